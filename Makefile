@@ -1,0 +1,64 @@
+# One door for every task; the same names run locally and in CI. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fmt lint types arch docs docs-check wheel check test test-all fault parity bench demo clean
+
+help: ## list the tasks
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,peers]"
+	@touch $(STAMP)
+
+setup: $(STAMP) ## make .venv with everything that tests and benchmarks need
+
+fmt: setup ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only -q .
+
+lint: setup ## ruff: style, common mistakes, formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+arch: setup ## the one-way doors between rooms
+	$(BIN)/lint-imports --no-cache
+
+docs: setup ## regenerate the command reference
+	$(BIN)/python -m tests.support.command_reference
+
+docs-check: setup ## fail when the command reference is not what --help says
+	$(BIN)/python -m tests.support.command_reference --check
+
+wheel: setup ## build the wheel, install it elsewhere, use it
+	$(BIN)/python -m tests.support.check_wheel
+
+check: lint types arch docs-check wheel ## all that a reviewer would ask for, but the tests
+
+test: setup ## the tests that need nothing but this machine
+	$(BIN)/python -m pytest
+
+fault: setup ## tests that kill processes, fill disks and cut networks
+	$(BIN)/python -m pytest -m fault
+
+parity: setup ## comparisons with torch and other peers
+	$(BIN)/python -m pytest -m parity
+
+test-all: setup ## every test this machine can run, the long property runs included
+	DSMOPS_TEST_LONG=1 $(BIN)/python -m pytest -m "not bench" --timeout 1200
+
+bench: setup ## measure against the peers, append to tests/bench/history.jsonl
+	$(BIN)/python -m tests.bench
+
+demo: setup ## the whole loop on generated data, without a GPU or a network
+	$(BIN)/python -m tests.support.demo
+
+clean: ## remove what the tasks made, but not .venv
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Read, convert and verify safetensors checkpoints, streaming and without torch."""

@@ -1,0 +1,1 @@
+"""What each result looks like to people: functions from a report value to blocks of text."""

@@ -1,0 +1,1 @@
+"""Facts to moshi-server TOML and back: plans, templates, lint."""

@@ -1,0 +1,185 @@
+"""The only careful file writing: whole or not at all, one writer at a time, room checked before.
+
+A file is written as a locked sibling `.<name>.dsmops-partial` and renamed over the target. The lock dies with its owner, so a
+leftover of a killed run is told from a file that a live run is writing, and is simply reused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dsmops.errors import DiskFullError, DsmopsError, FileAccessError, InputError, SourceError, TargetBusyError
+from dsmops.progress import SILENT, Progress
+
+BLOCK_BYTES = 1 << 20
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
+
+
+def translate(exc: OSError, path: Path | str) -> DsmopsError:
+    """Return the error that tells a user what an `OSError` met at `path` means. Raise it `from` the original."""
+    reason = exc.strerror or str(exc)
+    if exc.errno in _NO_ROOM:
+        free = _free_bytes(Path(path).parent)
+        return DiskFullError(f"no room left while writing {path}: {reason}", free_bytes=free)
+    if exc.errno in _REFUSED:
+        return FileAccessError(f"{path}: {reason}", hint="Check the permissions of the file and of its folder.")
+    if exc.errno in _NOT_THERE:
+        return SourceError(f"{path}: {reason}", hint="Check the path.", code="file.missing")
+    if exc.errno == errno.EISDIR:
+        return InputError(f"{path} is a folder, and a file was expected", hint="Name a file.", code="file.is_folder")
+    return FileAccessError(f"{path}: {reason}", hint="The disk or the file system reported this; look at `dmesg`.")
+
+
+@contextmanager
+def os_errors(path: Path | str) -> Iterator[None]:
+    """Turn every `OSError` of the block into the `DsmopsError` that `translate` gives for `path`."""
+    try:
+        yield
+    except OSError as exc:
+        raise translate(exc, path) from exc
+
+
+class PartialFile:
+    """A file being written; it becomes the target when its `replace_atomically` block ends without an exception.
+
+    `fd` is open for reading and writing, at offset 0, empty. It must not be closed by the caller.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of `data`."""
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[os.write(self.fd, view) :]
+
+
+@contextmanager
+def replace_atomically(path: Path, *, durable: bool = True, private: bool = False) -> Iterator[PartialFile]:
+    """Write `path` whole or not at all: at any moment it is absent, the old file or the complete new one.
+
+    Missing parent folders are made. An existing target keeps its permission bits; a new one gets 0666 less the umask, or 0600 with
+    `private`. Where `path` is a symbolic link the link is replaced, never the file it points to. `durable` waits until data
+    and name are on the disk.
+
+    Raises:
+        TargetBusyError: another live process is writing the same target.
+        DiskFullError: the disk, the quota or the file size limit ran out; nothing of the new file is left.
+        FileAccessError, InputError: the target or its folder cannot be written.
+    """
+    partial = path.parent / f".{path.name}.dsmops-partial"
+    with os_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = _open_locked(partial, path)
+        try:
+            try:
+                os.ftruncate(fd, 0)
+                if private:
+                    os.fchmod(fd, 0o600)
+                elif path.is_file():
+                    os.fchmod(fd, stat.S_IMODE(path.stat().st_mode))
+                yield PartialFile(fd, partial)
+                if durable:
+                    os.fsync(fd)
+                partial.rename(path)
+            except BaseException:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
+            if durable:
+                _sync_folder(path.parent)
+        finally:
+            os.close(fd)
+
+
+def write_text_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Write `text` as UTF-8, line endings as they are, under the promises of `replace_atomically`."""
+    with replace_atomically(path, private=private) as partial:
+        partial.write(text.encode())
+
+
+def sha256(path: Path, *, progress: Progress = SILENT) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hex digits. `progress` counts bytes; the caller starts and finishes it.
+
+    Raises:
+        SourceError: the file is not there.
+        FileAccessError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    buffer = bytearray(BLOCK_BYTES)
+    with os_errors(path), path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            progress.advance(count)
+    return digest.hexdigest()
+
+
+def require_free_space(folder: Path, need_bytes: int) -> None:
+    """Check that `need_bytes` fit on the disk that holds `folder`, which need not exist yet.
+
+    Raises:
+        DiskFullError: they do not; the message has both numbers.
+    """
+    free = _free_bytes(folder)
+    if free is not None and free < need_bytes:
+        raise DiskFullError(
+            f"{folder} has {free / 2**30:.2f} GiB free, and {need_bytes / 2**30:.2f} GiB are needed",
+            need_bytes=need_bytes,
+            free_bytes=free,
+        )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    for candidate in (folder, *folder.absolute().parents):
+        try:
+            return shutil.disk_usage(candidate).free
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def _open_locked(partial: Path, target: Path) -> int:
+    """Open and lock the partial file, taking over a dead owner's leftover."""
+    while True:
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The owner before us may have renamed or removed the file between our open and our lock.
+            if os.fstat(fd).st_ino == os.stat(partial, follow_symlinks=False).st_ino:
+                return fd
+        except BlockingIOError as exc:
+            os.close(fd)
+            raise TargetBusyError(
+                f"another process is writing {target} now", hint="Wait for it, or name another target."
+            ) from exc
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

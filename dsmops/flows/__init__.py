@@ -1,0 +1,1 @@
+"""Commands that cross rooms, as plain functions with plans and reports; nothing here prints."""

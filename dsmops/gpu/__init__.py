@@ -1,0 +1,1 @@
+"""Detect, choose and judge GPUs, without torch."""

@@ -1,0 +1,1 @@
+"""Where a checkpoint comes from: a path, the Hugging Face cache, `hf://`."""

@@ -1,0 +1,152 @@
+"""The published DSM models: their shapes, files and names, as one table.
+
+Foundation, because three rooms speak of models: `checkpoint` recognises one by its tensors, `config` writes one into a TOML, `hub` knows
+where one is kept. Source of every figure: the published configs and files of Kyutai, see runbooks/architecture.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FRAME_SAMPLES = 1920
+"""PCM samples of one frame, 80 ms at 24 kHz mono."""
+FRAME_MS = 80.0
+"""A step must end within this time, or the server falls behind its real-time clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class LmShape:
+    """Dimensions of a DSM language model, named as in moshi-server's `[model]` tables.
+
+    `num_heads` cannot be read from tensor shapes. `extra_heads` are the semantic-VAD heads: (number, classes each), or None.
+    """
+
+    d_model: int
+    num_heads: int
+    num_layers: int
+    dim_feedforward: int
+    context: int
+    text_in_vocab_size: int
+    text_out_vocab_size: int
+    audio_vocab_size: int
+    audio_codebooks: int
+    extra_heads: tuple[int, int] | None
+
+    @property
+    def ffn_hidden(self) -> int:
+        """Rows of each gate half: 11·d/4 when `dim_feedforward` is 4·d, else two thirds of it (integer division)."""
+        if self.dim_feedforward == 4 * self.d_model:
+            return 11 * self.d_model // 4
+        return 2 * self.dim_feedforward // 3
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Return name → shape of every tensor that moshi-server loads for this model, in file order.
+
+        RMS-norm gated-SiLU models without biases, conditioners, cross-attention and depformer: the STT models. Extra tensors in a file are
+        ignored by the server; a missing one or another shape stops its start.
+        """
+        d, hidden = self.d_model, self.ffn_hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            f"emb.{index}.weight": (self.audio_vocab_size, d) for index in range(self.audio_codebooks)
+        }
+        for index in range(self.extra_heads[0] if self.extra_heads else 0):
+            shapes[f"extra_heads.{index}.weight"] = (self.extra_heads[1] if self.extra_heads else 0, d)
+        shapes["out_norm.alpha"] = (1, 1, d)
+        shapes["text_emb.weight"] = (self.text_in_vocab_size, d)
+        shapes["text_linear.weight"] = (self.text_out_vocab_size, d)
+        for index in range(self.num_layers):
+            layer = f"transformer.layers.{index}"
+            shapes[f"{layer}.gating.linear_in.weight"] = (2 * hidden, d)
+            shapes[f"{layer}.gating.linear_out.weight"] = (d, hidden)
+            shapes[f"{layer}.norm1.alpha"] = (1, 1, d)
+            shapes[f"{layer}.norm2.alpha"] = (1, 1, d)
+            shapes[f"{layer}.self_attn.in_proj_weight"] = (3 * d, d)
+            shapes[f"{layer}.self_attn.out_proj.weight"] = (d, d)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the language model."""
+        d = self.d_model
+        per_layer = 4 * d * d + 3 * self.ffn_hidden * d + 2 * d
+        tables = self.text_in_vocab_size + self.text_out_vocab_size + self.audio_codebooks * self.audio_vocab_size
+        heads = self.extra_heads[0] * self.extra_heads[1] if self.extra_heads else 0
+        return self.num_layers * per_layer + tables * d + d + heads * d
+
+    def kv_bytes_per_stream(self, itemsize: int, context: int | None = None) -> int:
+        """Return the bytes of one stream's key-value cache: 2 · layers · context · d_model · itemsize."""
+        return 2 * self.num_layers * (context or self.context) * self.d_model * itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedModel:
+    """One released model and the repository that moshi-server's shipped config loads it from.
+
+    `lm` is None for the TTS model, which the server runs through Python. `asr_delay_in_tokens` counts steps of 80 ms.
+    `batch_size` is what the shipped config says.
+    """
+
+    name: str
+    hf_repo: str
+    model_file: str
+    tokenizer_file: str
+    mimi_file: str
+    preset: str
+    lm: LmShape | None
+    asr_delay_in_tokens: int | None
+    batch_size: int
+
+
+_MIMI = "mimi-pytorch-e351c8d8@125.safetensors"
+
+MODELS: dict[str, PublishedModel] = {
+    model.name: model
+    for model in (
+        PublishedModel(
+            name="stt-1b-en_fr",
+            hf_repo="kyutai/stt-1b-en_fr-candle",
+            model_file="model.safetensors",
+            tokenizer_file="tokenizer_en_fr_audio_8000.model",
+            mimi_file=_MIMI,
+            preset="config-stt-en_fr-hf.toml",
+            lm=LmShape(2048, 16, 16, 8192, 750, 8001, 8000, 2049, 32, (4, 6)),
+            asr_delay_in_tokens=6,
+            batch_size=64,
+        ),
+        PublishedModel(
+            name="stt-2.6b-en",
+            hf_repo="kyutai/stt-2.6b-en-candle",
+            model_file="model.safetensors",
+            tokenizer_file="tokenizer_en_audio_4000.model",
+            mimi_file=_MIMI,
+            preset="config-stt-en-hf.toml",
+            lm=LmShape(2048, 32, 48, 8192, 375, 4001, 4000, 2049, 32, None),
+            asr_delay_in_tokens=32,
+            batch_size=16,
+        ),
+        PublishedModel(
+            name="tts-1.6b-en_fr",
+            hf_repo="kyutai/tts-1.6b-en_fr",
+            model_file="dsm_tts_1e68beda@240.safetensors",
+            tokenizer_file="tokenizer_spm_8k_en_fr_audio.model",
+            mimi_file="tokenizer-e351c8d8-checkpoint125.safetensors",
+            preset="config-tts.toml",
+            lm=None,
+            asr_delay_in_tokens=None,
+            batch_size=8,
+        ),
+    )
+}
+
+MIMI_TENSOR_PROBES: dict[str, tuple[int, ...]] = {
+    "encoder.model.0.conv.conv.weight": (64, 1, 7),
+    "downsample.conv.conv.conv.weight": (512, 512, 4),
+    "quantizer.rvq_first.vq.layers.0._codebook.embedding_sum": (2048, 256),
+}
+"""A few tensors, with their shapes, by which a Mimi file is recognised."""
+
+
+def model_of_repo(hf_repo: str) -> PublishedModel | None:
+    """Return the published model kept in `hf_repo`; the PyTorch and the `-candle` repositories count alike."""
+    plain = hf_repo.removesuffix("-candle")
+    return next((model for model in MODELS.values() if model.hf_repo.removesuffix("-candle") == plain), None)

@@ -1,0 +1,41 @@
+"""Run the command line as a user does, in a process of its own, and look at what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run ended and what it said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout."""
+        loaded = json.loads(self.stdout)
+        assert isinstance(loaded, dict)
+        return loaded
+
+
+def dsmops(*args: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 60) -> Run:
+    """Run `dsmops` with `args`. `env` is added to this process's environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dsmops", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        timeout=timeout_s,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
