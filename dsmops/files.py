@@ -162,13 +162,11 @@ def _open_locked(partial: Path, target: Path) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The owner before us may have renamed or removed the file between our open and our lock.
-            if os.fstat(fd).st_ino == os.stat(partial, follow_symlinks=False).st_ino:
+            if os.fstat(fd).st_ino == partial.lstat().st_ino:
                 return fd
         except BlockingIOError as exc:
             os.close(fd)
-            raise TargetBusyError(
-                f"another process is writing {target} now", hint="Wait for it, or name another target."
-            ) from exc
+            raise TargetBusyError(f"another process is writing {target} now", hint="Wait for it, or name another target.") from exc
         except FileNotFoundError:
             pass
         except BaseException:

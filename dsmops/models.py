@@ -1,7 +1,7 @@
 """The published DSM models: their shapes, files and names, as one table.
 
-Foundation, because three rooms speak of models: `checkpoint` recognises one by its tensors, `config` writes one into a TOML, `hub` knows
-where one is kept. Source of every figure: the published configs and files of Kyutai, see runbooks/architecture.md.
+Foundation, because three rooms speak of models: `checkpoint` recognises one by its tensors, `config` writes one into a TOML,
+`hub` knows where one is kept. Source of every figure: the published configs and files of Kyutai.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class LmShape:
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return name → shape of every tensor that moshi-server loads for this model, in file order.
 
-        RMS-norm gated-SiLU models without biases, conditioners, cross-attention and depformer: the STT models. Extra tensors in a file are
-        ignored by the server; a missing one or another shape stops its start.
+        RMS-norm gated-SiLU models without biases, conditioners, cross-attention and depformer: the STT models. Extra tensors in
+        a file are ignored by the server; a missing one or another shape stops its start.
         """
         d, hidden = self.d_model, self.ffn_hidden
         shapes: dict[str, tuple[int, ...]] = {

@@ -41,9 +41,7 @@ def _report_bug(exc: Exception) -> int:
     reporter = Reporter.current or Reporter()
     if reporter.debug:
         traceback.print_exc()
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="dsmops-crash-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
+    with tempfile.NamedTemporaryFile("w", prefix="dsmops-crash-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(f"dsmops {reporter.command}\n")
         traceback.print_exc(file=file)
     bug = DsmopsError(

@@ -24,9 +24,7 @@ SimulateOpt = Annotated[
 ]
 DeviceOpt = Annotated[
     int | None,
-    typer.Option(
-        "--device", metavar="N", help="CUDA ordinal of the device to use. Default: 0, the one moshi-server takes."
-    ),
+    typer.Option("--device", metavar="N", help="CUDA ordinal of the device to use. Default: 0, the one moshi-server takes."),
 ]
 
 

@@ -34,8 +34,8 @@ Block = str | Table
 class Reporter:
     """Speaks for one run of one command.
 
-    With `json`, `result` prints one document and nothing else goes to stdout. With `quiet`, only errors (and the JSON document, when asked
-    for) are printed. `debug` adds tracebacks to errors.
+    With `json`, `result` prints one document and nothing else goes to stdout. With `quiet`, only errors (and the JSON document,
+    when asked for) are printed. `debug` adds tracebacks to errors.
     """
 
     current: ClassVar[Reporter | None] = None
@@ -120,7 +120,7 @@ def to_json(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters, but for newline and tab, spelled out, so that a hostile name cannot drive a terminal."""
+    """Return `text` with control characters spelled out, so that a hostile name cannot drive a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
 
 

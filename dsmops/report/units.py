@@ -10,9 +10,7 @@ def size(count: int | None) -> str:
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(amount) < 1024 or unit == "TiB":
-            return (
-                f"{count} B" if unit == "B" else f"{amount:.{0 if amount >= 100 else 1 if amount >= 10 else 2}f} {unit}"
-            )
+            return f"{count} B" if unit == "B" else f"{amount:.{0 if amount >= 100 else 1 if amount >= 10 else 2}f} {unit}"
         amount /= 1024
     raise AssertionError("unreachable")
 
