@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dsmops import __version__
-from dsmops.cli import checkpoint, config, gpu, plan, prep
+from dsmops.cli import checkpoint, config, gpu, logs, plan, prep, publish
 
 app = typer.Typer(
     name="dsmops",
@@ -36,5 +36,5 @@ def root(
 ) -> None: ...
 
 
-for group in (gpu, checkpoint, plan, config, prep):
+for group in (gpu, checkpoint, plan, config, prep, logs, publish):
     group.register(app)

@@ -1,0 +1,1 @@
+"""Server logs: lines to records to lines, redacted, whatever the dialect."""

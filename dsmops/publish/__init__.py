@@ -1,0 +1,1 @@
+"""Artefacts to an object store, once per content, and back."""
