@@ -144,6 +144,15 @@ def require_free_space(folder: Path, need_bytes: int) -> None:
         )
 
 
+def state_folder() -> Path:
+    """Return where dsmops keeps what it learns about this machine: `$XDG_STATE_HOME/dsmops`, by default `~/.local/state/dsmops`.
+
+    The folder need not exist yet.
+    """
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "dsmops"
+
+
 def _free_bytes(folder: Path) -> int | None:
     for candidate in (folder, *folder.absolute().parents):
         try:

@@ -1,0 +1,147 @@
+"""How long a step takes, and so how many streams keep up: measured where a profile exists, estimated otherwise.
+
+Every step of moshi-server runs the whole configured batch, used or not, and must end within 80 ms. This module knows nothing of
+memory; the planner takes the smaller of both bounds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsmops.errors import InputError
+from dsmops.facts import Device, DType
+from dsmops.files import os_errors
+from dsmops.models import FRAME_MS, LmShape
+
+BUDGET_SHARE = 0.8
+"""Share of the 80 ms that a planned step may take: what is left absorbs jitter, so that the slowest steps still end in time."""
+BUDGET_MS = FRAME_MS * BUDGET_SHARE
+
+# The estimate. Its fixed part comes from the only public trace of a Turing card: RTX 2070 class, 1B model, f16, batch 2, median 28.8 ms,
+# of which the memory traffic below explains 8 ms. The remaining 21 ms are kernel launches, split by their number: about half in the 16
+# language-model layers, half in Mimi with its 32 quantiser stages.
+_LAUNCH_MS_PER_LM_LAYER = 0.62
+_LAUNCH_MS_MIMI = 11.0
+_BANDWIDTH_SHARE = 0.7
+"""Share of the theoretical memory bandwidth that such kernels reach."""
+_MIMI_ENCODER_BYTES = 225_000_000
+"""Mimi's encoder half in F32, read once a step."""
+_MIMI_TRAFFIC_BYTES_PER_STREAM = 28_000_000
+"""Encoder KV (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
+
+PROFILE_SCHEMA = "dsmops.step-profile/1"
+
+
+@dataclass(frozen=True, slots=True)
+class StepPoint:
+    """One measured batch size: median and 99th percentile of the whole step, in milliseconds."""
+
+    batch_size: int
+    step_p50_ms: float
+    step_p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepProfile:
+    """Measured step times of one model on one kind of device, by rising batch size."""
+
+    device_name: str
+    model: str
+    dtype: DType
+    runtime: str
+    points: tuple[StepPoint, ...]
+
+    def step_p99_ms(self, batch_size: int) -> float | None:
+        """Return the 99th percentile at `batch_size`, linear between measured points, level below the first, None beyond the last."""
+        below = self.points[0]
+        for point in self.points:
+            if point.batch_size >= batch_size:
+                span = point.batch_size - below.batch_size
+                share = (batch_size - below.batch_size) / span if span > 0 and batch_size > below.batch_size else 0.0
+                start = below if span > 0 else point
+                return start.step_p99_ms + share * (point.step_p99_ms - start.step_p99_ms)
+            below = point
+        return None
+
+    def largest_batch(self, budget_ms: float = BUDGET_MS) -> int:
+        """Return the largest batch whose 99th percentile stays within `budget_ms`, never beyond what was measured; 0 when none does."""
+        fitting = 0
+        for batch_size in range(1, self.points[-1].batch_size + 1):
+            step_ms = self.step_p99_ms(batch_size)
+            if step_ms is None or step_ms > budget_ms:
+                break
+            fitting = batch_size
+        return fitting
+
+
+def estimate_step_ms(lm: LmShape, dtype: DType, batch_size: int, device: Device, *, context: int | None = None) -> float | None:
+    """Return a rough step time in milliseconds, None where the device's memory bandwidth is unknown.
+
+    Kernel launches plus memory traffic (weights once, every slot's full KV cache and Mimi state) at 70 % of the bus. Calibrated on one
+    public trace of one card; good for "tens or hundreds of streams", not for promises. Measure before relying on it.
+    """
+    if device.memory_bandwidth_bytes_per_s is None:
+        return None
+    fixed_bytes = lm.parameters * dtype.itemsize + _MIMI_ENCODER_BYTES
+    per_stream_bytes = lm.kv_bytes_per_stream(dtype.itemsize, context) + _MIMI_TRAFFIC_BYTES_PER_STREAM
+    traffic_s = (fixed_bytes + batch_size * per_stream_bytes) / (device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE)
+    return _LAUNCH_MS_MIMI + lm.num_layers * _LAUNCH_MS_PER_LM_LAYER + traffic_s * 1000
+
+
+def estimate_largest_batch(
+    lm: LmShape, dtype: DType, device: Device, *, context: int | None = None, budget_ms: float = BUDGET_MS
+) -> int | None:
+    """Return the largest batch whose estimated step stays within `budget_ms`; None where there is no estimate, 0 when none does."""
+    empty_ms = estimate_step_ms(lm, dtype, 0, device, context=context)
+    one_ms = estimate_step_ms(lm, dtype, 1, device, context=context)
+    if empty_ms is None or one_ms is None:
+        return None
+    return max(0, int((budget_ms - empty_ms) / (one_ms - empty_ms)))
+
+
+def read_profile(path: Path) -> StepProfile:
+    """Read a measured profile.
+
+    The file is a JSON object: `schema` ("dsmops.step-profile/1"), `device_name`, `model`, `dtype`, `runtime`, and `points`, a list of
+    objects with `batch_size`, `step_p50_ms` and `step_p99_ms`.
+
+    Raises:
+        SourceError: the file is not there.
+        InputError: it is not such an object; the message names what is wrong.
+    """
+    with os_errors(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return _parse_profile(json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        what = f"the key {exc} is missing" if isinstance(exc, KeyError) else str(exc)
+        raise InputError(
+            f"{path} is not a step profile: {what}", hint=f"Its schema is {PROFILE_SCHEMA}; remove the file to plan without it."
+        ) from exc
+
+
+def find_profile(folder: Path, *, device_name: str, model: str, dtype: DType, runtime: str) -> StepProfile | None:
+    """Return the profile in `folder` that was measured for exactly this device, model, dtype and runtime, if there is one."""
+    wanted = (device_name, model, dtype, runtime)
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        profile = read_profile(path)
+        if (profile.device_name, profile.model, profile.dtype, profile.runtime) == wanted:
+            return profile
+    return None
+
+
+def _parse_profile(body: Any) -> StepProfile:
+    if not isinstance(body, dict) or body.get("schema") != PROFILE_SCHEMA:
+        raise ValueError(f"its schema is not {PROFILE_SCHEMA}")
+    points = tuple(
+        StepPoint(int(point["batch_size"]), float(point["step_p50_ms"]), float(point["step_p99_ms"])) for point in body["points"]
+    )
+    sizes = [point.batch_size for point in points]
+    if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
+        raise ValueError("its points must be there, with rising batch sizes from 1")
+    if any(not 0 < point.step_p99_ms < float("inf") for point in points):
+        raise ValueError("a step time is not a positive number")
+    return StepProfile(str(body["device_name"]), str(body["model"]), DType.parse(str(body["dtype"])), str(body["runtime"]), points)

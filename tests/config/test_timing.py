@@ -1,0 +1,110 @@
+"""Step times: profiles are interpolated and never extrapolated; estimates say what they cannot know."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dsmops.config.timing import (
+    BUDGET_MS,
+    PROFILE_SCHEMA,
+    StepPoint,
+    StepProfile,
+    estimate_largest_batch,
+    estimate_step_ms,
+    find_profile,
+    read_profile,
+)
+from dsmops.errors import InputError, SourceError
+from dsmops.facts import ComputeCapability, Device, DType
+from dsmops.models import MODELS
+
+LM = MODELS["stt-1b-en_fr"].lm
+assert LM is not None
+GOOD = {
+    "schema": PROFILE_SCHEMA,
+    "device_name": "Tesla T4",
+    "model": "stt-1b-en_fr",
+    "dtype": "F16",
+    "runtime": "moshi-server",
+    "points": [
+        {"batch_size": 4, "step_p50_ms": 20.0, "step_p99_ms": 30.0},
+        {"batch_size": 8, "step_p50_ms": 30.0, "step_p99_ms": 50.0},
+        {"batch_size": 16, "step_p50_ms": 60.0, "step_p99_ms": 90.0},
+    ],
+}
+
+
+def device(bandwidth: int | None) -> Device:
+    return Device("card", ComputeCapability(7, 5), 8 * 2**30, None, bandwidth, 0, 0, None, "simulated")
+
+
+def test_a_profile_is_linear_between_points_and_silent_beyond_them() -> None:
+    """Between 8 and 16 the 99th percentile rises linearly; below the first point it is level; beyond the last it is unknown."""
+    profile = StepProfile("T4", "m", DType.F16, "r", (StepPoint(4, 20, 30), StepPoint(8, 30, 50), StepPoint(16, 60, 90)))
+    assert [profile.step_p99_ms(batch) for batch in (1, 4, 6, 8, 12, 16, 17)] == [30, 30, 40, 50, 70, 90, None]
+    assert profile.largest_batch(70) == 12
+    assert profile.largest_batch(29) == 0
+    assert profile.largest_batch(1000) == 16
+
+
+def test_the_estimate_meets_the_trace_it_was_calibrated_on() -> None:
+    """An RTX 2070 (448 GB/s) at batch 2 in f16 is estimated at the 28.8 ms its public trace shows."""
+    assert estimate_step_ms(LM, DType.F16, 2, device(448_000_000_000)) == pytest.approx(28.8, abs=0.2)
+
+
+def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() -> None:
+    """More slots cost more, a wider bus or a shorter context less; the largest batch sits at the edge of the budget."""
+    slow, fast = device(320_000_000_000), device(900_000_000_000)
+    assert estimate_step_ms(LM, DType.F16, 8, slow) > estimate_step_ms(LM, DType.F16, 7, slow)
+    assert estimate_step_ms(LM, DType.F16, 8, fast) < estimate_step_ms(LM, DType.F16, 8, slow)
+    assert estimate_step_ms(LM, DType.F16, 8, slow, context=375) < estimate_step_ms(LM, DType.F16, 8, slow)
+    edge = estimate_largest_batch(LM, DType.F16, slow)
+    assert estimate_step_ms(LM, DType.F16, edge, slow) <= BUDGET_MS < estimate_step_ms(LM, DType.F16, edge + 1, slow)
+
+
+def test_without_bandwidth_there_is_no_estimate() -> None:
+    """A card of unknown bandwidth gets no number rather than a wrong one."""
+    assert estimate_step_ms(LM, DType.F16, 1, device(None)) is None
+    assert estimate_largest_batch(LM, DType.F16, device(None)) is None
+
+
+def test_a_profile_file_is_found_by_what_it_measured(tmp_path: Path) -> None:
+    """Only the file for the same device, model, dtype and runtime is taken."""
+    (tmp_path / "a.json").write_text(json.dumps({**GOOD, "device_name": "Tesla V100"}))
+    (tmp_path / "b.json").write_text(json.dumps(GOOD))
+    wanted = {"device_name": "Tesla T4", "model": "stt-1b-en_fr", "runtime": "moshi-server"}
+    found = find_profile(tmp_path, dtype=DType.F16, **wanted)
+    assert found == read_profile(tmp_path / "b.json")
+    assert find_profile(tmp_path, dtype=DType.F32, **wanted) is None
+    assert find_profile(tmp_path / "none", dtype=DType.F16, **wanted) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "not json",
+        "[]",
+        json.dumps({**GOOD, "schema": "other/1"}),
+        json.dumps({**GOOD, "points": []}),
+        json.dumps({**GOOD, "points": GOOD["points"][::-1]}),
+        json.dumps({**GOOD, "points": [{"batch_size": 1}]}),
+        json.dumps({**GOOD, "dtype": "int8"}),
+        json.dumps({**GOOD, "points": [{"batch_size": 1, "step_p50_ms": 1, "step_p99_ms": -1}]}),
+        json.dumps({**GOOD, "points": 7}),
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_profile_is_an_input_error(tmp_path: Path, body: str) -> None:
+    """Whatever is wrong with the file, the error names it and says how to go on."""
+    path = tmp_path / "p.json"
+    path.write_text(body)
+    with pytest.raises(InputError, match="not a step profile") as caught:
+        read_profile(path)
+    assert caught.value.hint
+
+
+def test_a_missing_profile_is_a_source_error(tmp_path: Path) -> None:
+    """A file that was named and is not there is an error, not a plan without it."""
+    with pytest.raises(SourceError):
+        read_profile(tmp_path / "missing.json")
