@@ -46,9 +46,7 @@ class LmShape:
         a file are ignored by the server; a missing one or another shape stops its start.
         """
         d, hidden = self.d_model, self.ffn_hidden
-        shapes: dict[str, tuple[int, ...]] = {
-            f"emb.{index}.weight": (self.audio_vocab_size, d) for index in range(self.audio_codebooks)
-        }
+        shapes: dict[str, tuple[int, ...]] = {f"emb.{index}.weight": (self.audio_vocab_size, d) for index in range(self.audio_codebooks)}
         for index in range(self.extra_heads[0] if self.extra_heads else 0):
             shapes[f"extra_heads.{index}.weight"] = (self.extra_heads[1] if self.extra_heads else 0, d)
         shapes["out_norm.alpha"] = (1, 1, d)

@@ -34,3 +34,9 @@ def parse_dtype(text: str) -> DType:
         return DType.parse(text)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
+
+
+DTypeOpt = Annotated[
+    DType | None,
+    typer.Option("--dtype", metavar="DTYPE", parser=parse_dtype, help="bf16, f16 or f32 (also float16, fp16, ...). Default: the card's."),
+]

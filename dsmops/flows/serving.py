@@ -1,0 +1,65 @@
+"""From a card to a plan: which device, which model, what the measured profiles say."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsmops.config.plan import RUNTIME, ServingPlan, plan_serving
+from dsmops.config.timing import find_profile, read_profile
+from dsmops.errors import InputError
+from dsmops.facts import Device, DType
+from dsmops.files import state_folder
+from dsmops.gpu import choose, probe, simulate
+from dsmops.models import MODELS, PublishedModel
+
+
+def find_device(simulated: Sequence[str] | None, ordinal: int | None) -> Device:
+    """Return the device to plan for: among `simulated` cards when given, else among those of this machine.
+
+    `ordinal` None means 0, the one moshi-server takes.
+
+    Raises:
+        DriverMissingError: this machine shows no usable GPU.
+        InputError: there is no device with that ordinal, or a simulated card cannot be understood.
+    """
+    report = simulate(simulated) if simulated else probe()
+    return choose(report, ordinal)
+
+
+def find_model(name: str) -> PublishedModel:
+    """Return a published model by its name.
+
+    Raises:
+        InputError: no model has that name; the hint has the closest names.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    near = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.3) or list(MODELS)
+    raise InputError(f"no model is called {name!r}", hint=f"Did you mean {' or '.join(near)}? Known: {', '.join(MODELS)}.")
+
+
+def plan_model(
+    model: PublishedModel,
+    device: Device,
+    *,
+    dtype: DType | None = None,
+    context: int | None = None,
+    reserve_bytes: int | None = None,
+    profile_file: Path | None = None,
+) -> ServingPlan:
+    """Plan `model` on `device`, with the measured step times of `profile_file` or of this machine's own profiles when there are any.
+
+    Raises:
+        InputError: what was asked for makes no sense, or a profile is damaged.
+    """
+    plan = plan_serving(device, model, dtype=dtype, context=context, reserve_bytes=reserve_bytes)
+    if profile_file is not None:
+        profile = read_profile(profile_file)
+    else:
+        found = find_profile(state_folder() / "profiles", device_name=device.name, model=model.name, dtype=plan.dtype, runtime=RUNTIME)
+        if found is None:
+            return plan
+        profile = found
+    return plan_serving(device, model, dtype=dtype, context=context, reserve_bytes=reserve_bytes, profile=profile)
