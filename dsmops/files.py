@@ -67,20 +67,28 @@ class PartialFile:
             view = view[os.write(self.fd, view) :]
 
 
+def partial_path(path: Path) -> Path:
+    """Return where `replace_atomically` writes what will become `path`."""
+    return path.parent / f".{path.name}.dsmops-partial"
+
+
 @contextmanager
-def replace_atomically(path: Path, *, durable: bool = True, private: bool = False) -> Iterator[PartialFile]:
+def replace_atomically(path: Path, *, durable: bool = True, private: bool = False, resume: bool = False) -> Iterator[PartialFile]:
     """Write `path` whole or not at all: at any moment it is absent, the old file or the complete new one.
 
     Missing parent folders are made. An existing target keeps its permission bits; a new one gets 0666 less the umask, or 0600 with
     `private`. Where `path` is a symbolic link the link is replaced, never the file it points to. `durable` waits until data
     and name are on the disk.
 
+    With `resume` a block that fails keeps what it has written, unless the disk is full, and the next one finds it: `fd` then
+    stands at offset 0 of a file that is not empty.
+
     Raises:
         TargetBusyError: another live process is writing the same target.
         DiskFullError: the disk, the quota or the file size limit ran out; nothing of the new file is left.
         FileAccessError, InputError: the target or its folder cannot be written.
     """
-    partial = path.parent / f".{path.name}.dsmops-partial"
+    partial = partial_path(path)
     with os_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -88,7 +96,8 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
         fd = _open_locked(partial, path)
         try:
             try:
-                os.ftruncate(fd, 0)
+                if not resume:
+                    os.ftruncate(fd, 0)
                 if private:
                     os.fchmod(fd, 0o600)
                 elif path.is_file():
@@ -97,9 +106,11 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
                 if durable:
                     os.fsync(fd)
                 partial.rename(path)
-            except BaseException:
-                with suppress(OSError):
-                    partial.unlink()
+            except BaseException as exc:
+                disk_full = isinstance(exc, OSError) and exc.errno in _NO_ROOM
+                if not resume or disk_full or not os.fstat(fd).st_size:
+                    with suppress(OSError):
+                        partial.unlink()
                 raise
             if durable:
                 _sync_folder(path.parent)

@@ -1,0 +1,170 @@
+"""From names on the hub to files on this machine: plan with sizes, fetch, reuse.
+
+The cache comes first. When all files of a plan are in it, for a pinned commit or for a branch that was resolved before, no request
+is made at all: a second run works offline and at once. The price is that a branch which has moved on the hub is not noticed;
+`refresh` asks again. When anything is missing, the revision is resolved anew and all files of it come from that one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dsmops import files
+from dsmops.errors import SourceError
+from dsmops.hub import cache
+from dsmops.hub.settings import HubSettings, read_settings
+from dsmops.hub.source import DEFAULT_REVISION, FileVersion, HubFile
+from dsmops.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file of a plan, and the version of it that will be used.
+
+    `path` is where the cache has it, None when there is something to do. `fetch_bytes` counts what is still to come over the
+    network: nothing for content that is already there, less than the whole for a download that was interrupted.
+    """
+
+    file: HubFile
+    version: FileVersion
+    path: Path | None
+    fetch_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadPlan:
+    """What `fetch` would do: the files in the order they were asked for, and which hub and cache they are for."""
+
+    files: tuple[PlannedFile, ...]
+    settings: HubSettings
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files."""
+        return sum(planned.version.size_bytes for planned in self.files)
+
+    @property
+    def fetch_bytes(self) -> int:
+        """What has to come over the network, and onto the disk."""
+        return sum(planned.fetch_bytes for planned in self.files)
+
+
+def in_cache(file: HubFile) -> Path | None:
+    """Return where the cache has `file`, or None. No network, no huggingface_hub; well under a millisecond."""
+    return cache.find(read_settings().cache, file)
+
+
+def plan_download(wanted: Iterable[HubFile], *, offline: bool = False, refresh: bool = False) -> DownloadPlan:
+    """Return what it takes to have the wanted files here. Nothing is downloaded; duplicates count once.
+
+    `offline` (or `HF_HUB_OFFLINE`) allows no request. `refresh` asks the hub even where the cache has everything.
+
+    Raises:
+        SourceError: a file, revision or repository is not there; offline, and something is not in the cache.
+        CredentialsError: the repository is gated, or the hub refused the token.
+        TransferError: the hub cannot be reached, or fails.
+    """
+    settings = read_settings(offline=offline)
+    wanted = tuple(dict.fromkeys(wanted))
+    here = {file: cache.find(settings.cache, file) for file in wanted}
+    missing = [file for file, path in here.items() if path is None]
+    if settings.offline and missing:
+        raise _not_staged(missing, settings)
+    stale = wanted if refresh and not settings.offline else missing
+    unresolved = {(file.repo, file.revision) for file in stale}
+    commits: dict[tuple[str, str], str] = {}
+    planned = []
+    for file in wanted:
+        path, snapshot = here[file], (file.repo, file.revision)
+        if path is not None and snapshot not in unresolved:
+            planned.append(PlannedFile(file, cache.read_version(settings.cache, file, path), path, 0))
+            continue
+        planned.append(_plan_from_hub(file, commits.get(snapshot), settings))
+        commits[snapshot] = planned[-1].version.commit
+    return DownloadPlan(tuple(planned), settings)
+
+
+def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, Path]:
+    """Bring what the plan lacks into the cache and return where every file of it is.
+
+    An interrupted download goes on where it stopped. Large files are compared with their SHA-256. A branch is recorded as standing
+    at the new commit only once all files are there, so that a failure leaves the old ones usable.
+
+    Raises:
+        DiskFullError: the cache's disk has no room; checked before the first byte, and noticed later too.
+        TransferError, CredentialsError, SourceError: the network or the hub failed.
+        IntegrityError: what arrived is not what the hub promised; it was removed.
+        TargetBusyError: another process downloads one of the files now.
+    """
+    paths = {planned.file: planned.path for planned in plan.files if planned.path is not None}
+    lacking = [planned for planned in plan.files if planned.path is None]
+    if lacking:
+        files.require_free_space(plan.settings.cache, plan.fetch_bytes)
+        progress.start(f"Downloading from {', '.join(sorted({planned.file.repo for planned in lacking}))}", plan.fetch_bytes)
+        try:
+            for planned in lacking:
+                paths[planned.file] = _fetch_one(planned, plan.settings, progress)
+        finally:
+            progress.finish()
+    for planned in plan.files:
+        cache.remember_commit(plan.settings.cache, planned.file, planned.version.commit)
+    return {planned.file: paths[planned.file] for planned in plan.files}
+
+
+def read_head(file: HubFile, size: int, *, offline: bool = False) -> tuple[bytes, int]:
+    """Return the first `size` bytes of `file` (fewer if it is shorter) and the size of the whole, without downloading it.
+
+    From the cache where it has the file, else by one range request. Raises as `plan_download` does.
+    """
+    settings = read_settings(offline=offline)
+    path = cache.find(settings.cache, file)
+    if path is not None:
+        with files.os_errors(path), path.open("rb") as opened:
+            return opened.read(size), path.stat().st_size
+    if settings.offline:
+        raise _not_staged([file], settings)
+    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+
+    version = transfer.ask_version(file, settings)
+    return transfer.read_head(file, version.commit, min(size, version.size_bytes), settings), version.size_bytes
+
+
+def _plan_from_hub(file: HubFile, commit: str | None, settings: HubSettings) -> PlannedFile:
+    """Ask the hub about `file`, at `commit` where another file of the same revision was already found there."""
+    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+
+    version = transfer.ask_version(file, settings, commit)
+    path = cache.find(settings.cache, replace(file, revision=version.commit))
+    blob = cache.blob_path(settings.cache, file, version.etag)
+    if path is not None or blob.exists():
+        return PlannedFile(file, version, path, 0)
+    return PlannedFile(file, version, None, version.size_bytes - _left_by_an_interrupted_download(blob, version))
+
+
+def _left_by_an_interrupted_download(blob: Path, version: FileVersion) -> int:
+    try:
+        left = files.partial_path(blob).stat().st_size
+    except OSError:
+        return 0
+    return left if version.sha256 and left <= version.size_bytes else 0
+
+
+def _fetch_one(planned: PlannedFile, settings: HubSettings, progress: Progress) -> Path:
+    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+
+    if not cache.blob_path(settings.cache, planned.file, planned.version.etag).exists():
+        transfer.download(planned.file, planned.version, settings, progress)
+    return cache.link(settings.cache, planned.file, planned.version)
+
+
+def _not_staged(missing: list[HubFile], settings: HubSettings) -> SourceError:
+    first = missing[0]
+    revision = "" if first.revision == DEFAULT_REVISION else f" --revision {first.revision}"
+    names = " ".join(file.filename for file in missing if (file.repo, file.revision) == (first.repo, first.revision))
+    return SourceError(
+        f"offline, and not in the cache {settings.cache}: {', '.join(map(str, missing))}",
+        hint=f"With a network run `hf download {first.repo} {names}{revision}`, or copy that cache folder from a machine that has it.",
+        code="hub.offline",
+    )
