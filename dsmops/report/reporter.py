@@ -143,4 +143,5 @@ def _draw(block: Block) -> None:
         table.add_row(*(Text(printable(cell)) for cell in row))
     with console.capture() as capture:
         console.print(table)
-    sys.stdout.write("\n".join(line.rstrip() for line in capture.get().strip("\n").split("\n")) + "\n")
+    drawn = "\n".join(line.rstrip() for line in capture.get().split("\n"))
+    sys.stdout.write(drawn.strip("\n") + "\n")

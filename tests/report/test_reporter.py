@@ -1,0 +1,98 @@
+"""The reporter: one document or text on stdout, everything else on stderr, nothing that drives a terminal."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dsmops.errors import InputError
+from dsmops.facts import ComputeCapability, DType
+from dsmops.report import Reporter, Table
+from dsmops.report.reporter import to_json
+from dsmops.report.units import counted, duration, size
+
+
+@dataclass(frozen=True)
+class Found:
+    name: str
+    capability: ComputeCapability
+    sizes: tuple[int, ...]
+    share: float
+
+
+FOUND = Found("a", ComputeCapability(7, 5), (1, 2), float("nan"))
+BLOCKS = ["line", Table(["name", "bytes>"], [["x", "1"], ["longer", "1000"]])]
+
+
+def test_json_is_one_document_with_its_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    """Dataclasses become objects, capabilities strings, non-finite numbers null; notes stay silent."""
+    reporter = Reporter("check-gpu", json=True)
+    reporter.note("not shown")
+    reporter.result(FOUND, BLOCKS)
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"schema": "dsmops.check-gpu/1", "name": "a", "capability": "7.5", "sizes": [1, 2], "share": None}
+    assert err == ""
+
+
+def test_text_draws_lines_and_aligned_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column whose heading ends in > is right-aligned; no trailing blanks."""
+    Reporter("x").result(FOUND, BLOCKS)
+    out, _ = capsys.readouterr()
+    assert out.splitlines() == ["line", " name     bytes", " ──────────────", " x            1", " longer    1000"]
+
+
+def test_quiet_prints_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """With quiet neither results, notes nor warnings are printed, errors are."""
+    reporter = Reporter("x", quiet=True)
+    reporter.result(FOUND, BLOCKS)
+    reporter.note("n")
+    reporter.warn("w")
+    reporter.error(InputError("bad", hint="do this"))
+    assert capsys.readouterr() == ("", "error: bad\nhint: do this\n")
+
+
+def test_an_error_beside_json_is_a_document_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """stdout stays empty; stderr has code, message and hint."""
+    Reporter("x", json=True).error(InputError("bad", hint="do this"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert json.loads(err) == {"error": {"code": "input", "message": "bad", "hint": "do this"}}
+
+
+def test_names_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences in text, tables and errors are spelled out."""
+    reporter = Reporter("x")
+    reporter.result({}, ["\x1b[2J", Table(["a"], [["\x1b]0;t\x07"]])])
+    reporter.error(InputError("\x1b[31m"))
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert "\\x1b[2J" in out
+
+
+def test_values_become_json() -> None:
+    """Paths, enums, times and nested containers have one spelling each."""
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert to_json({"p": Path("/a"), "d": DType.F16, "t": when, "n": None, "s": {2, 1}}) == {
+        "p": "/a",
+        "d": "F16",
+        "t": "2026-01-02T03:04:05Z",
+        "n": None,
+        "s": [1, 2],
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(None, "n/a"), (0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (16 * 2**30, "16.0 GiB"), (2**40 * 2000, "2000 TiB")],
+)
+def test_sizes_are_binary_and_short(count: int | None, text: str) -> None:
+    """Three significant digits, binary units."""
+    assert size(count) == text
+
+
+def test_durations_and_counts_read_well() -> None:
+    """Milliseconds, seconds, minutes, hours; singular and plural."""
+    assert [duration(value) for value in (0.085, 2.44, 185, 3720)] == ["85 ms", "2.4 s", "3 min 05 s", "1 h 02 min"]
+    assert [counted(value, "entry", "entries") for value in (0, 1, 1200)] == ["0 entries", "1 entry", "1,200 entries"]

@@ -1,0 +1,167 @@
+"""Careful file writing: whole or not at all, one writer, clear words for full and forbidden disks."""
+
+import errno
+import hashlib
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsmops.errors import DiskFullError, FileAccessError, InputError, SourceError, TargetBusyError
+from dsmops.files import replace_atomically, require_free_space, sha256, state_folder, translate, write_text_atomically
+
+HOLD = """
+import sys, pathlib, time
+from dsmops.files import replace_atomically
+with replace_atomically(pathlib.Path(sys.argv[1])) as partial:
+    partial.write(b"half of it")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_target_appears_whole_with_its_folders(tmp_path: Path) -> None:
+    """Nothing is visible under the name until the block ends; then all of it is, and nothing else."""
+    target = tmp_path / "a" / "b" / "file"
+    with replace_atomically(target) as partial:
+        partial.write(b"one ")
+        partial.write(memoryview(b"two"))
+        assert not target.exists()
+    assert target.read_bytes() == b"one two"
+    assert leftovers(target.parent) == ["file"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    """An exception in the block keeps the old bytes and removes the partial file."""
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with pytest.raises(TypeError), replace_atomically(target) as partial:
+        partial.write(b"new")
+        partial.write("not bytes")  # type: ignore[arg-type]
+    assert target.read_bytes() == b"old"
+    assert leftovers(tmp_path) == ["file"]
+
+
+def test_permissions_of_an_existing_target_are_kept(tmp_path: Path) -> None:
+    """A replaced file keeps its mode; a private one gets 0600."""
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    write_text_atomically(target, "new")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    write_text_atomically(tmp_path / "secret", "key", private=True)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_not(tmp_path: Path) -> None:
+    """Writing over a symbolic link never writes into the file behind it (a hub cache blob, say)."""
+    blob = tmp_path / "blob"
+    blob.write_text("precious")
+    (tmp_path / "link").symlink_to(blob)
+    write_text_atomically(tmp_path / "link", "new")
+    assert blob.read_text() == "precious"
+    assert (tmp_path / "link").read_text() == "new"
+
+
+def test_a_second_writer_is_told_and_the_first_one_wins(tmp_path: Path) -> None:
+    """While a process writes a target, another gets `TargetBusyError`."""
+    target = tmp_path / "file"
+    with replace_atomically(target) as partial:
+        partial.write(b"first")
+        with pytest.raises(TargetBusyError, match="another process"), replace_atomically(target):
+            pass
+    assert target.read_bytes() == b"first"
+
+
+def test_a_killed_writer_leaves_the_old_file_and_its_leftover_is_reused(tmp_path: Path) -> None:
+    """After `kill -9` the target is the old one; the next writer succeeds and clears what was left."""
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "writing\n"
+        with pytest.raises(TargetBusyError), replace_atomically(target):
+            pass
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert target.read_bytes() == b"old"
+    assert len(leftovers(tmp_path)) == 2
+    write_text_atomically(target, "new")
+    assert target.read_bytes() == b"new"
+    assert leftovers(tmp_path) == ["file"]
+
+
+def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
+    """Running into the limit raises `DiskFullError`, keeps the old file and leaves no litter."""
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises(DiskFullError), replace_atomically(target) as partial:
+            partial.write(bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert target.read_bytes() == b"old"
+    assert leftovers(tmp_path) == ["file"]
+
+
+def test_a_folder_is_no_target(tmp_path: Path) -> None:
+    """Naming a folder as the target is an input error."""
+    with pytest.raises(InputError, match="folder"), replace_atomically(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, DiskFullError),
+        (errno.EDQUOT, DiskFullError),
+        (errno.EACCES, FileAccessError),
+        (errno.EROFS, FileAccessError),
+        (errno.ENOENT, SourceError),
+        (errno.EIO, FileAccessError),
+    ],
+)
+def test_system_errors_get_a_meaning_and_a_hint(number: int, kind: type) -> None:
+    """Each errno maps to the class a user can act on, naming the path."""
+    error = translate(OSError(number, os.strerror(number)), "/some/file")
+    assert isinstance(error, kind)
+    assert "/some/file" in error.message
+    assert error.hint
+
+
+def test_sha256_is_the_digest_of_the_bytes(tmp_path: Path) -> None:
+    """Also beyond one block, and for an empty file."""
+    for size in (0, 1, (1 << 20) + 3):
+        data = os.urandom(size)
+        (tmp_path / "f").write_bytes(data)
+        assert sha256(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    """A folder to be made later is judged by its parent's disk; both numbers are in the error."""
+    require_free_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(DiskFullError, match="GiB free") as caught:
+        require_free_space(tmp_path / "not" / "yet", 2**60)
+    assert caught.value.need_bytes == 2**60
+    assert caught.value.free_bytes is not None
+
+
+def test_the_state_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`XDG_STATE_HOME` when absolute, `~/.local/state` otherwise."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert state_folder() == tmp_path / "dsmops"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert state_folder() == Path.home() / ".local" / "state" / "dsmops"
