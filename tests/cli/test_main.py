@@ -1,0 +1,128 @@
+"""The way out: every end of a command has its words and its exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import dsmops
+
+# A command of our own, run through the real `main`: what it raises stands for what any command may meet.
+RAISING = """
+import sys, typer
+from dsmops.cli.app import app
+from dsmops.cli.main import main
+from dsmops.report import Reporter
+from dsmops.errors import *
+
+@app.command("fail")
+def fail(json: bool = False, debug: bool = False) -> None:
+    Reporter.open("fail", json=json, quiet=False, debug=debug)
+    {body}
+
+sys.argv = ["dsmops", "fail", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+def fail_with(body: str, *args: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", RAISING.format(body=body), *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("raise InputError('m', hint='h')", 3),
+        ("raise HeaderError('m', hint='h')", 3),
+        ("raise ConfigError('m', path='a.toml', line=3, hint='h')", 3),
+        ("raise DriverMissingError('m', hint='h')", 4),
+        ("raise DiskFullError('m', hint='h')", 5),
+        ("raise TransferError('m', hint='h')", 6),
+        ("raise typer.Exit(1)", 1),
+        ("return", 0),
+    ],
+)
+def test_each_class_of_error_has_its_exit_code(body: str, code: int, tmp_path: Path) -> None:
+    """Errors end with their class's code, an error line and a hint line, and no traceback."""
+    done = fail_with(body, tmp_path=tmp_path)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if code > 1:
+        assert done.stderr.startswith("error: ")
+        assert "hint: h" in done.stderr
+
+
+def test_an_error_beside_json_leaves_stdout_empty(tmp_path: Path) -> None:
+    """With --json the error is one document on stderr."""
+    done = fail_with("raise ConfigError('bad key', path='a.toml', line=3, col=7, hint='h')", "--json", tmp_path=tmp_path)
+    assert done.stdout == ""
+    assert json.loads(done.stderr) == {"error": {"code": "config.unreadable", "message": "a.toml:3:7: bad key", "hint": "h"}}
+
+
+def test_a_bug_is_one_line_and_a_saved_traceback(tmp_path: Path) -> None:
+    """An unexpected exception exits 70, says that it is a bug, and keeps the traceback in a file."""
+    done = fail_with("raise ZeroDivisionError('oops')", tmp_path=tmp_path)
+    assert done.returncode == 70
+    assert "Traceback" not in done.stderr
+    assert "oops" in done.stderr
+    (saved,) = tmp_path.glob("dsmops-crash-*.txt")
+    assert "Traceback" in saved.read_text()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    """--debug adds the traceback to a user's error too."""
+    done = fail_with("raise InputError('m', hint='h')", "--debug", tmp_path=tmp_path)
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+
+
+def test_usage_errors_exit_2() -> None:
+    """An unknown command and an unknown option are Typer's to explain."""
+    assert dsmops("no-such-command").code == 2
+    assert dsmops("plan", "--no-such-option").code == 2
+
+
+def test_ctrl_c_exits_130(tmp_path: Path) -> None:
+    """SIGINT ends a command with 130 and without a traceback."""
+    body = "print('ready', flush=True); import time; time.sleep(30)"
+    with subprocess.Popen(
+        [sys.executable, "-c", RAISING.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        _, stderr = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert "Traceback" not in stderr
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    """`dsmops ... | head -1` ends quietly."""
+    body = "[print('x' * 1000) for _ in range(10000)]"
+    with subprocess.Popen(
+        [sys.executable, "-c", RAISING.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        stderr = child.stderr.read()
+        child.wait(timeout=20)
+    assert "Traceback" not in stderr
+    assert "Exception ignored" not in stderr
+
+
+def test_version_and_help_answer() -> None:
+    """The two first things a newcomer types."""
+    assert dsmops("--version").stdout.startswith("dsmops ")
+    assert "prep-sm75" in dsmops("--help").stdout
