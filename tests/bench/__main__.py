@@ -16,7 +16,7 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    return max(importlib.import_module(f"tests.bench.{name}").main() for name in names or known)
+    return max(int(importlib.import_module(f"tests.bench.{name}").main()) for name in names or known)
 
 
 if __name__ == "__main__":
