@@ -25,7 +25,6 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from dsmops import __version__
 from dsmops.errors import CredentialsError, DsmopsError, SourceError, TransferError
-from dsmops.files import BLOCK_BYTES
 from dsmops.hub.settings import HubSettings
 from dsmops.hub.source import FileVersion, HubFile
 
@@ -67,7 +66,7 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
 def open_content(
     file: HubFile, commit: str, settings: HubSettings, *, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Give the offset at which the answer begins and its bytes, in blocks. One request; leaving the block closes it.
+    """Give the offset at which the answer begins and its bytes, as they arrive. One request; leaving the block closes it.
 
     Asked for are the bytes from `start` up to, not including, `stop` (None: the end). A server without ranges begins at 0 and
     goes to the end, so look at the offset and stop reading when there is enough.
@@ -81,7 +80,7 @@ def open_content(
         get_session().stream("GET", url, headers=headers, timeout=settings.timeout_s, follow_redirects=True) as response,
     ):
         hf_raise_for_status(response)
-        yield start if response.status_code == 206 else 0, response.iter_bytes(BLOCK_BYTES)
+        yield start if response.status_code == 206 else 0, response.iter_bytes()
 
 
 def _url(file: HubFile, revision: str, settings: HubSettings) -> str:
@@ -162,11 +161,13 @@ def _translate_status(exc: HfHubHTTPError, file: HubFile, settings: HubSettings)
             code="hub.forbidden",
         )
     if status in _TRY_AGAIN:
-        wait = exc.response.headers.get("Retry-After", "")
+        headers = exc.response.headers
+        # The hub limits requests by the RateLimit header of an IETF draft (t: seconds to its next window), others by Retry-After.
+        wait = re.fullmatch(r"(\d+)", headers.get("Retry-After", "")) or re.search(r";\s*t=(\d+)", headers.get("RateLimit", ""))
         return TryLaterError(
             f"{settings.endpoint} answers {status} for {file}",
             hint="The hub is overloaded or limits requests; try again in a few minutes.",
-            wait_s=int(wait) if wait.isdecimal() else 0,
+            wait_s=int(wait[1]) if wait else 0,
         )
     return TransferError(f"{settings.endpoint} answers {status} for {file}", hint="Check HF_ENDPOINT.", code="hub.answer")
 

@@ -128,7 +128,9 @@ def read_head(file: HubFile, size: int, *, offline: bool = False) -> tuple[bytes
     from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
 
     version = transfer.ask_version(file, settings)
-    return transfer.read_head(file, version.commit, min(size, version.size_bytes), settings), version.size_bytes
+    # No range fits an empty file.
+    head = transfer.read_head(file, version.commit, min(size, version.size_bytes), settings) if version.size_bytes else b""
+    return head, version.size_bytes
 
 
 def _plan_from_hub(file: HubFile, commit: str | None, settings: HubSettings) -> PlannedFile:

@@ -23,7 +23,7 @@ _HUB_REFERENCE = re.compile(r"refs/(?:pr/\d+|convert/[\w.-]+)(?=/|$)", re.ASCII)
 # What the hub allows in each half of a repository's name; no `--` or `..`, no `.git` at the end, 96 characters in all.
 _REPO_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 _REPO_MAX_CHARS = 96
-_WEB_PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:blob|resolve|raw)/([^/]+)/([^?#]+)")
+_WEB_PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:blob|resolve|raw)/([^/]+)/([^?#]+)(?:[?#].*)?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,95 @@
+"""Networks that reset and hang, processes that die, disks that fill: what is left, and that the next run completes."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsmops.errors import TargetBusyError
+from dsmops.hub.resolve import fetch, in_cache, plan_download
+from dsmops.hub.settings import read_settings
+from dsmops.hub.source import HubFile
+from tests.hub.conftest import StartHub
+from tests.support.hub_server import Fault
+
+pytestmark = pytest.mark.fault
+
+WEIGHTS = HubFile("org/repo", "main", "model.safetensors")
+CONTENT = os.urandom(8 << 20)
+KEPT = 5_000_000
+
+FETCH = """
+from dsmops.hub.resolve import fetch, plan_download
+from dsmops.hub.source import parse_source
+file = parse_source("hf://org/repo/model.safetensors")
+try:
+    fetch(plan_download([file]))
+except Exception as exc:
+    print(type(exc).__name__, exc)
+"""
+
+
+def leftovers() -> list[Path]:
+    return list(read_settings().cache.glob("**/*.dsmops-partial"))
+
+
+def test_a_reset_connection_is_continued(start_hub: StartHub) -> None:
+    """After a TCP reset in the middle the rest comes by a range, in the same run."""
+    hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
+    hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="reset"))
+    assert fetch(plan_download([WEIGHTS]))[WEIGHTS].read_bytes() == CONTENT
+    assert [request.range is not None for request in hub.requests if "cdn" in request.path] == [False, True]
+
+
+def test_a_hanging_connection_is_given_up_and_continued(start_hub: StartHub) -> None:
+    """A server that stops sending is left after the time-out, and the rest comes by a range."""
+    hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
+    hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="stall"))
+    assert fetch(plan_download([WEIGHTS]))[WEIGHTS].read_bytes() == CONTENT
+    assert hub.sent_bytes() == len(CONTENT)
+
+
+def test_a_slow_connection_is_not_a_hanging_one(start_hub: StartHub) -> None:
+    """A trickle that outlasts the time-out in all, but never pauses that long, is one request."""
+    hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT[:40_000]}})
+    hub.faults.append(Fault("GET /cdn", pause_s=0.15))
+    assert fetch(plan_download([WEIGHTS]))[WEIGHTS].read_bytes() == CONTENT[:40_000]
+    assert sum("cdn" in request.path for request in hub.requests) == 1
+
+
+def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> None:
+    """While a process downloads, a second one is told so; once it is killed, the next run fetches only the rest."""
+    hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
+    hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="stall"))
+    child = subprocess.Popen([sys.executable, "-c", FETCH], env={**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "60"})
+    assert hub.stalled.wait(60)
+    with pytest.raises(TargetBusyError):
+        fetch(plan_download([WEIGHTS]))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert in_cache(WEIGHTS) is None
+    hub.requests.clear()
+    plan = plan_download([WEIGHTS])
+    assert fetch(plan)[WEIGHTS].read_bytes() == CONTENT
+    # What the child had not yet read from its socket when it died has to come again.
+    assert len(CONTENT) - KEPT <= hub.sent_bytes() == plan.fetch_bytes < len(CONTENT)
+    assert leftovers() == []
+
+
+def test_a_disk_that_fills_in_the_middle_leaves_nothing(start_hub: StartHub) -> None:
+    """When the file cannot grow further, the error says so and the room is given back."""
+    start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (KEPT, KEPT))
+
+    done = subprocess.run(
+        [sys.executable, "-c", FETCH], preexec_fn=small_files, env=dict(os.environ), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("DiskFullError no room left while writing")
+    assert leftovers() == []
+    assert in_cache(WEIGHTS) is None
