@@ -1,1 +1,22 @@
-"""Where a checkpoint comes from: a path, the Hugging Face cache, `hf://`."""
+"""Where a checkpoint comes from: a path, the Hugging Face cache, `hf://`.
+
+Importing this room is cheap; huggingface_hub is loaded only when a request has to be made.
+"""
+
+from __future__ import annotations
+
+from dsmops.hub.resolve import DownloadPlan, PlannedFile, fetch, in_cache, plan_download, read_head
+from dsmops.hub.source import FileVersion, HubFile, is_hub_source, parse_source
+
+__all__ = [
+    "DownloadPlan",
+    "FileVersion",
+    "HubFile",
+    "PlannedFile",
+    "fetch",
+    "in_cache",
+    "is_hub_source",
+    "parse_source",
+    "plan_download",
+    "read_head",
+]

@@ -9,8 +9,7 @@ import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 from dsmops.errors import TransferError
-from dsmops.hub import cache
-from dsmops.hub.resolve import fetch, in_cache, plan_download
+from dsmops.hub import cache, fetch, in_cache, plan_download
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import FileVersion, HubFile
 from tests.hub.conftest import StartHub
@@ -92,7 +91,7 @@ def test_looking_into_the_cache_is_cheap() -> None:
     """`in_cache` needs neither huggingface_hub nor an HTTP library, so a second run starts at once."""
     code = """
 import sys
-from dsmops.hub.resolve import in_cache, plan_download
+from dsmops.hub import in_cache, plan_download
 from dsmops.hub.source import parse_source
 assert in_cache(parse_source("hf://org/repo/model.safetensors")) is None
 print([name for name in sys.modules if name.split(".")[0] in ("huggingface_hub", "httpx", "httpx2", "tqdm", "requests")])

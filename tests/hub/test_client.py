@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import CredentialsError, DsmopsError, SourceError, TransferError
-from dsmops.hub.resolve import plan_download, read_head
+from dsmops.hub import plan_download, read_head
 from dsmops.hub.source import HubFile, parse_source
 from tests.hub.conftest import StartHub
 from tests.support.hub_server import Fault, Repo, no_hub

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import TargetBusyError
-from dsmops.hub.resolve import fetch, in_cache, plan_download
+from dsmops.hub import fetch, in_cache, plan_download
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
 from tests.hub.conftest import StartHub
@@ -23,7 +23,7 @@ CONTENT = os.urandom(8 << 20)
 KEPT = 5_000_000
 
 FETCH = """
-from dsmops.hub.resolve import fetch, plan_download
+from dsmops.hub import fetch, plan_download
 from dsmops.hub.source import parse_source
 file = parse_source("hf://org/repo/model.safetensors")
 try:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import DiskFullError, IntegrityError, SourceError, TransferError
-from dsmops.hub.resolve import DownloadPlan, fetch, in_cache, plan_download, read_head
+from dsmops.hub import DownloadPlan, fetch, in_cache, plan_download, read_head
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
 from tests.hub.conftest import StartHub
