@@ -1,0 +1,43 @@
+"""What is wrong, unwise or worth knowing about a moshi-server TOML: small rules in one tuple, pure functions of text and facts.
+
+`report.CODES` lists everything a lint can say. The server itself checks little: unknown keys are ignored, and most mistakes show only as
+a process that listens and never answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dsmops.config.lint import access, device, files, keys, model
+from dsmops.config.lint.facts import FileFact, FileState, LintFacts
+from dsmops.config.lint.report import CODES, Finding, Findings, LintReport, Severity
+from dsmops.config.load import Config
+
+__all__ = ["CODES", "FileFact", "FileState", "Finding", "LintFacts", "LintReport", "Severity", "lint"]
+
+RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
+    keys.schema_problems,
+    model.transformer_limits,
+    model.conditioning,
+    model.batch_sizes,
+    files.expansion,
+    files.sources,
+    files.files,
+    device.dtype_words,
+    device.dtype_on_device,
+    device.server_version,
+    device.memory,
+    device.step_time,
+    access.routes,
+    access.api_keys,
+    access.exposure,
+    access.folders,
+    access.captures,
+    access.instance_name,
+)
+
+
+def lint(config: Config, facts: LintFacts) -> LintReport:
+    """Return everything the rules find in `config`, by line. What `facts` leave open is not judged."""
+    found = [finding for rule in RULES for finding in rule(config, facts)]
+    return LintReport(tuple(sorted(found, key=lambda item: (item.line, item.code, item.where, item.message))))

@@ -1,0 +1,150 @@
+"""Rules about who gets in and what they see: routes, API keys, the listening address, what is written to disk and what is served."""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+from collections.abc import Iterator
+
+from dsmops.config.lint.facts import LintFacts
+from dsmops.config.lint.report import Finding, Findings, finding
+from dsmops.config.load import Config, KeyPath
+from dsmops.config.modules import Module, modules
+from dsmops.config.values import resolve
+
+PUBLIC_TOKEN = "public_token"  # noqa: S105 the key that Kyutai's example clients send
+SHORT_API_KEY_CHARS = 16
+"""Below this a key is within reach of guessing: 16 characters of a 64-letter alphabet are 96 bits."""
+
+_BUILT_IN = {("GET", path): "the server's own" for path in ("/api/build_info", "/api/modules_info", "/metrics")}
+_METHODS = {"BatchedAsr": "GET POST", "PyBatchedAsr": "GET POST", "Py": "GET POST", "PyPost": "POST", "Tts": "POST"}
+_NEEDS_NO_API_KEY = frozenset({"Lm", "PyPost"})
+
+
+def _routes(module: Module) -> Iterator[tuple[str, str, str]]:
+    """Yield method, path and the key that gave it, for every route of a module."""
+    for key in ("path", "send_path", "recv_path"):
+        path = module.text(key)
+        if path is not None and (key == "path") == (module.kind != "Mimi"):
+            for method in _METHODS.get(module.kind, "GET").split():
+                yield method, path, key
+            if module.kind == "Tts":
+                yield "GET", f"{path}_streaming", key
+
+
+def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report routes that make the server panic at start."""
+    taken = dict(_BUILT_IN)
+    for module in modules(config):
+        clashes: dict[str, tuple[str, str]] = {}
+        for method, path, key in _routes(module):
+            if not path.startswith("/"):
+                clashes[key] = ("bad-path", f'the route "{path}" does not begin with a slash: the server panics at start')
+            elif (method, path) in taken:
+                message = f"{method} {path} is taken already ({taken[method, path]}): the server panics at start"
+                clashes.setdefault(key, ("path-clash", message))
+            taken.setdefault((method, path), ".".join(module.where(key)))
+        for key, (code, message) in clashes.items():
+            hint = "Write it as /api/asr-streaming." if code == "bad-path" else "Give each module a path of its own."
+            yield finding(config, code, module.where(key), message, hint)
+
+
+def api_keys(config: Config, facts: LintFacts) -> Findings:
+    """Report keys that let in everybody or nobody. Messages never repeat a key, but for the public one."""
+    keys = config.values.get("authorized_ids")
+    if not isinstance(keys, list):
+        return
+    here: KeyPath = ("authorized_ids",)
+    if not keys and any(module.kind not in _NEEDS_NO_API_KEY for module in modules(config)):
+        yield finding(
+            config, "no-api-keys", here, "authorized_ids is empty: every client is refused", "Add a key; `dsmops make-config` makes one."
+        )
+    texts = [key for key in keys if isinstance(key, str)]
+    for number, key in enumerate(texts, 1):
+        if key in texts[: number - 1]:
+            yield finding(config, "repeated-api-key", here, f"key {number} is the same as an earlier one", "Remove it.")
+        elif key == PUBLIC_TOKEN:
+            yield _public_token(config, facts)
+        elif len(key) < SHORT_API_KEY_CHARS:
+            message = f"key {number} has {len(key)} characters, few enough to be guessed"
+            yield finding(config, "short-api-key", here, message, f"Use {SHORT_API_KEY_CHARS} or more random ones.")
+
+
+def _public_token(config: Config, facts: LintFacts) -> Finding:
+    here: KeyPath = ("authorized_ids",)
+    if _listens_to_others(facts.addr):
+        message = f'everybody knows "{PUBLIC_TOKEN}", and {facts.addr} is reachable from other machines'
+        return finding(config, "public-token-exposed", here, message, "Put a key of your own in its place, or listen on 127.0.0.1.")
+    message = f'everybody knows "{PUBLIC_TOKEN}": whoever reaches the port can use the server'
+    return finding(config, "public-token", here, message, "Fine on 127.0.0.1; put a key of your own in its place elsewhere.")
+
+
+def exposure(config: Config, facts: LintFacts) -> Findings:
+    """Report what listening on `addr` means; without it, that this was not judged."""
+    if facts.addr is None:
+        message = "exposure was not judged: the server listens on all interfaces (0.0.0.0) unless told otherwise"
+        yield finding(config, "addr-not-given", (), message, "Give --addr as the server gets it.")
+        return
+    if _parse_addr(facts.addr) is None:
+        message = f"--addr {facts.addr} is no IP address: the server listens on ::1 instead, and says nothing"
+        yield finding(config, "bad-addr", (), message, "Give an address such as 127.0.0.1.")
+    if not _listens_to_others(facts.addr):
+        return
+    message = f"{facts.addr} is reachable from other machines, and the server speaks plain HTTP: keys and voices travel readable"
+    yield finding(config, "plain-http-exposed", (), message, "Put a TLS proxy in front and listen on 127.0.0.1.")
+    for module in modules(config):
+        for method, path, key in _routes(module):
+            if module.kind in _NEEDS_NO_API_KEY or (key == "recv_path" and module.table.get("auth_recv") is False):
+                message = f"{method} {path} asks for no API key"
+                yield finding(config, "open-route", module.where(key), message, "Let the proxy ask for one.")
+
+
+def folders(config: Config, facts: LintFacts) -> Findings:
+    """Report logs that the server would serve as static files."""
+    static, logs = (_folder(config, key, facts) for key in ("static_dir", "log_dir"))
+    if static is None or logs is None or (posixpath.isabs(static) != posixpath.isabs(logs) and static != "/"):
+        return
+    if static in {logs, ".", "/"} or logs.startswith(static.rstrip("/") + "/"):
+        message = f"log_dir ({logs}) lies in static_dir ({static}), whose files anybody can fetch: logs hold API keys and texts"
+        yield finding(config, "logs-served", ("static_dir",), message, "Keep the two apart.")
+
+
+def _folder(config: Config, key: str, facts: LintFacts) -> str | None:
+    value = config.values.get(key)
+    if not isinstance(value, str):
+        return None
+    # An empty value is the working directory.
+    folder = posixpath.normpath(resolve(value, facts.environ).text or ".")
+    return None if folder.startswith("..") else folder
+
+
+def captures(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report what is written into `log_dir` besides logs."""
+    for module in modules(config):
+        if module.kind in {"Asr", "Lm", "Tts"}:
+            message = f"{module.kind} writes text, decodable voice tokens and the caller's API key into log_dir after every session"
+            yield finding(config, "writes-voice", module.where("type"), message, "Protect log_dir, or use BatchedAsr.")
+        elif module.kind == "BatchedAsr" and "log_frequency_s" in module.table:
+            message = "log_frequency_s makes the server write decodable voice tokens into log_dir"
+            yield finding(config, "writes-voice", module.where("log_frequency_s"), message, "Remove it unless the recordings are wanted.")
+
+
+def instance_name(config: Config, facts: LintFacts) -> Findings:
+    """Report a name that loses its tail."""
+    value = config.values.get("instance_name")
+    name = resolve(value, facts.environ).text if isinstance(value, str) else ""
+    if "." in name:
+        message = f"instance_name {name} has a dot: capture files lose what follows the last one, and may overwrite each other"
+        yield finding(config, "instance-name-dot", ("instance_name",), message, f"Use {name.replace('.', '-')}.")
+
+
+def _parse_addr(addr: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(addr)
+    except ValueError:
+        return None
+
+
+def _listens_to_others(addr: str | None) -> bool:
+    address = _parse_addr(addr) if addr is not None else None
+    return address is not None and not address.is_loopback

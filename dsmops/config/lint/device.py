@@ -1,0 +1,171 @@
+"""Rules about the dtype, the device, its memory, and the server's version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsmops.config.lint.facts import LintFacts
+from dsmops.config.lint.report import Findings, finding
+from dsmops.config.load import Config
+from dsmops.config.memory import MIB, RUNTIME_BYTES, largest_batch, serving_memory
+from dsmops.config.modules import Module, modules
+from dsmops.config.schema import DTYPE_OVERRIDE_SINCE
+from dsmops.config.timing import estimate_step_ms
+from dsmops.facts import ComputeCapability, Device, DType
+from dsmops.models import FRAME_MS
+
+_CANDLE_NAMES = {dtype.candle_name: dtype for dtype in DType}
+_F16_KERNELS_SINCE = ComputeCapability(5, 3)
+"""candle compiles its f16 kernels for this architecture and newer ones."""
+_TIGHT_SHARE = 0.9
+
+
+def dtype_words(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report `dtype_override` values that load and fail later."""
+    for module in _with_lm(config):
+        text = module.text("dtype_override")
+        if text is None or text in _CANDLE_NAMES:
+            continue
+        try:
+            hint = f'Write "{DType.parse(text).candle_name}".'
+        except ValueError:
+            hint = f"Use one of {', '.join(_CANDLE_NAMES)}."
+        message = f'dtype_override = "{text}" loads, and the module then fails to start; names are lower case and short'
+        yield finding(config, "bad-dtype", module.where("dtype_override"), message, hint)
+
+
+def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
+    """Report dtypes that do not suit the device."""
+    device = facts.device
+    capability = device.compute_capability if device else None
+    if device is None or capability is None:
+        return
+    for module in _with_lm(config):
+        if "dtype_override" not in module.table:
+            if not capability.native_bf16:
+                message = (
+                    f"no dtype_override, so the server computes in bf16, which {device.label} cannot: it starts, listens, "
+                    "and never sends Ready (CUDA_ERROR_NOT_FOUND)"
+                )
+                hint = f'Add dtype_override = "{capability.serving_dtype.candle_name}" below batch_size.'
+                yield finding(config, "dtype-override-missing", module.where(), message, hint)
+            continue
+        dtype = _CANDLE_NAMES.get(module.text("dtype_override") or "")
+        if dtype is not None:
+            for code, message in _unsuited(dtype, device, capability):
+                hint = f'"{capability.serving_dtype.candle_name}" suits this device.'
+                yield finding(config, code, module.where("dtype_override"), message, hint)
+    for module in modules(config):
+        if module.is_python and not capability.native_bf16 and "script" not in module.table and _device_word(module) != "cpu":
+            message = (
+                f"{module.kind} computes in bf16, written into its script; {device.label} emulates that, several times slower than f16"
+            )
+            hint = "Give it a script: a copy of the embedded one (`moshi-server configs`) that passes float16."
+            yield finding(config, "python-bf16", module.where("type"), message, hint)
+
+
+def _unsuited(dtype: DType, device: Device, capability: ComputeCapability) -> Iterator[tuple[str, str]]:
+    best = capability.serving_dtype
+    if dtype is DType.BF16 and not capability.native_bf16:
+        yield "bf16-on-old-device", f"{device.label} has no bf16 arithmetic: the server starts, listens, and never sends Ready"
+    elif dtype is DType.F16 and capability < _F16_KERNELS_SINCE:
+        yield "no-f16-kernels", f"the server has no f16 kernels for {device.label}: it starts, listens, and never sends Ready"
+    elif dtype is DType.F16 and best is DType.F32:
+        yield "slow-f16", f"f16 arithmetic on {device.label} crawls, at 1/64 of the f32 rate on most such cards"
+    elif dtype is DType.F16 and best is DType.BF16:
+        yield "f16-on-bf16-device", f"{device.label} computes bf16, for which the model was trained; f16 works and saves nothing"
+    elif dtype is DType.F32 and best is not DType.F32:
+        yield "costly-f32", f"f32 takes twice the memory of {best.candle_name}, and more time, on {device.label}"
+
+
+def _device_word(module: Module) -> str | None:
+    # voice.py (PyPost) computes on the CPU unless told otherwise.
+    return module.text("py", "device") or ("cpu" if module.kind == "PyPost" else None)
+
+
+def server_version(config: Config, facts: LintFacts) -> Findings:
+    """Report what the server's version does to `dtype_override` and to newer module types."""
+    version, capability = facts.server_version, facts.device.compute_capability if facts.device else None
+    needed = capability is not None and not capability.native_bf16
+    newer = f"Use moshi-server {DTYPE_OVERRIDE_SINCE} or newer."
+    if version is not None and version >= DTYPE_OVERRIDE_SINCE:
+        return
+    for module in modules(config):
+        if module.kind == "PyBatchedAsr" and version is not None:
+            message = f"moshi-server {version} does not know the type PyBatchedAsr, and refuses the config"
+            yield finding(config, "module-too-new", module.where("type"), message, newer)
+        if not module.has_lm or "dtype_override" not in module.table:
+            continue
+        where = module.where("dtype_override")
+        if version is None:
+            message = f"read by moshi-server {DTYPE_OVERRIDE_SINCE} and newer; an older one ignores it without a word"
+            yield finding(config, "needs-newer-server", where, message, "Give --server-version to have it judged.")
+        elif needed:
+            message = f"moshi-server {version} ignores dtype_override, and this device cannot do without: the server would never send Ready"
+            yield finding(config, "override-unread", where, message, newer)
+        else:
+            message = f"moshi-server {version} ignores dtype_override without a word, and computes in bf16"
+            yield finding(config, "override-too-new", where, message, newer)
+
+
+def memory(config: Config, facts: LintFacts) -> Findings:
+    """Report batches that do not fit. Counts the STT modules, of which the size is known; every figure is derived, not measured."""
+    device = facts.device
+    if device is None or device.memory_total_bytes is None:
+        return
+    needs = [(own, module) for module in _with_lm(config) if (own := _own_bytes(module)) is not None]
+    if not needs:
+        return
+    own, module = max(needs, key=lambda pair: pair[0])
+    need = sum(bytes_ for bytes_, _ in needs) + RUNTIME_BYTES
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    where, shown = module.where("batch_size"), f"the config needs about {need // MIB:,} MiB"
+    hint = _what_fits(module, int(total * _TIGHT_SHARE) - (need - own - RUNTIME_BYTES))
+    if need > total:
+        yield finding(config, "memory-too-small", where, f"{shown}, and {device.label} has {total // MIB:,}", hint)
+    elif need > total * _TIGHT_SHARE:
+        yield finding(config, "memory-tight", where, f"{shown} of the {total // MIB:,} of {device.label}, which leaves little", hint)
+    elif free is not None and need > free:
+        message = f"{shown}, and {device.label} has {free // MIB:,} free now"
+        yield finding(config, "memory-tight", where, message, "`dsmops check-gpu` says who uses the rest.")
+
+
+def _own_bytes(module: Module) -> int | None:
+    """Return the memory of one module without what every server takes, None where it is not known."""
+    lm, dtype, batch_size = module.lm_shape(), _served_dtype(module), _slots(module)
+    if lm is None or dtype is None or batch_size is None:
+        return None
+    return serving_memory(lm, dtype, batch_size).total_bytes - RUNTIME_BYTES
+
+
+def _what_fits(module: Module, usable_bytes: int) -> str:
+    lm, dtype = module.lm_shape(), _served_dtype(module)
+    fitting = largest_batch(lm, dtype, usable_bytes) if lm and dtype and module.kind == "BatchedAsr" else 0
+    return f"batch_size = {fitting} fits." if fitting else "`dsmops plan` says what would fit."
+
+
+def step_time(config: Config, facts: LintFacts) -> Findings:
+    """Report batches that are estimated to miss the 80 ms of a step."""
+    device = facts.device
+    for module in _with_lm(config):
+        lm, dtype, batch_size = module.lm_shape(), _served_dtype(module), module.whole("batch_size")
+        if device is None or lm is None or dtype is None or not batch_size:
+            continue
+        step_ms = estimate_step_ms(lm, dtype, batch_size, device)
+        if step_ms is not None and step_ms > FRAME_MS:
+            message = f"a step of {batch_size} slots is estimated at {step_ms:.0f} ms on {device.label}, and a frame is {FRAME_MS:.0f} ms"
+            yield finding(config, "slower-than-real-time", module.where("batch_size"), message, "`dsmops plan` says what keeps up.")
+
+
+def _with_lm(config: Config) -> tuple[Module, ...]:
+    return tuple(module for module in modules(config) if module.has_lm)
+
+
+def _served_dtype(module: Module) -> DType | None:
+    """Return the dtype on a GPU: bf16 unless overridden, None for a word the server cannot read."""
+    return _CANDLE_NAMES.get(module.text("dtype_override") or "") if "dtype_override" in module.table else DType.BF16
+
+
+def _slots(module: Module) -> int | None:
+    """Return the streams that memory is taken for: all of a batch at load, at least one where each connection adds its own."""
+    return {"BatchedAsr": module.whole("batch_size"), "Asr": 1}.get(module.kind)

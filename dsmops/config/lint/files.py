@@ -1,0 +1,214 @@
+"""Rules about path-like values and the files behind them: what the server will find there, and whether it fits `[model]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from dsmops.config.lint.facts import FileFact, FileState, LintFacts
+from dsmops.config.lint.report import Finding, Findings, finding
+from dsmops.config.load import Config, KeyPath
+from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
+from dsmops.config.values import HUB_SNAPSHOT, hub_problem, resolve
+from dsmops.facts import DType
+from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
+
+Header = Mapping[str, tuple[str, tuple[int, ...]]]
+
+_LM_PROBE = "text_emb.weight"
+_NAMED_DIFFERENCES = 3
+
+
+def expansion(config: Config, facts: LintFacts) -> Findings:
+    """Report variables that become nothing, and spellings that the server does not expand."""
+    for where, value in _path_like(config):
+        seen = resolve(value, facts.environ)
+        for name in seen.unset:
+            message = f"${name} is not set here, so the server sees {seen.text!r}"
+            yield finding(config, "unset-variable", where, message, f"Set {name} in the server's environment, or write the path out.")
+        for braced in seen.braced:
+            message = f"{braced} is not expanded: the server knows $NAME only"
+            yield finding(config, "not-expanded", where, message, f"Write ${braced[2:-1]}.")
+        # The Python scripts expand `~` in the folders they own; the server never does.
+        if seen.tilde and "py" not in where:
+            yield finding(config, "not-expanded", where, "~ is not expanded: the server means a folder of that name", "Write $HOME.")
+
+
+def _path_like(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    """Yield every string that the server expands."""
+    for key in ("static_dir", "log_dir", "instance_name"):
+        value = config.values.get(key)
+        if isinstance(value, str):
+            yield (key,), value
+    for module in modules(config):
+        for key in module.table:
+            value = module.text(key)
+            if value is not None and (key.endswith("_file") or key in {"voice_dir", "script"}):
+                yield module.where(key), value
+        for table in ("voices", "py"):
+            for key in module.subtable(table) or {}:
+                value = module.text(table, key)
+                if value is not None:
+                    yield module.where(table, key), value
+
+
+def sources(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report names of hub files that the server cannot fetch."""
+    for where, value in _path_like(config):
+        problem = hub_problem(value) if value.startswith("hf://") else ""
+        if problem:
+            yield finding(
+                config, "bad-source", where, f"{value} {problem}", "Write it like hf://kyutai/stt-1b-en_fr-candle/model.safetensors."
+            )
+        elif value.startswith(HUB_SNAPSHOT) and where[2:] != ("py", "voice_folder"):
+            message = f"{HUB_SNAPSHOT} works in voice_folder of a Py module only; here it is a path that does not exist"
+            yield finding(config, "bad-source", where, message, "Name one file with hf://, or a local folder.")
+
+
+def files(config: Config, facts: LintFacts) -> Findings:
+    """Report files that are absent, unreadable, or not what their key says. Files without facts are not judged."""
+    by_name = {module.name: module for module in modules(config)}
+    for reference in file_references(config, facts.environ):
+        fact = facts.files.get(reference.value.text)
+        if fact is not None:
+            yield from _file(config, by_name[reference.where[1]], reference, fact)
+
+
+def _file(config: Config, module: Module, reference: FileReference, fact: FileFact) -> Findings:
+    where, name = reference.where, reference.value.text
+    if fact.state is FileState.NOT_CACHED:
+        yield finding(
+            config, "not-checked", where, f"{name} is not in the hub cache, and was not checked", "The server downloads it at start."
+        )
+    elif fact.state is FileState.MISSING:
+        hint = "Relative paths count from the server's working directory."
+        if "fp16" in name:
+            hint = "`dsmops prep-sm75` makes converted files. " + hint
+        yield finding(config, "file-missing", where, f"{name or 'an empty path'} is not there", hint)
+    elif reference.role is FileRole.TOKENIZER:
+        yield from _tokenizer(config, module, where, name, fact)
+    elif reference.role is not FileRole.OTHER:
+        if fact.tensors is None:
+            message = f"{name} is no readable safetensors file: {fact.problem}"
+            yield finding(config, "not-safetensors", where, message, "Download or convert it again; the server reads safetensors only.")
+        elif reference.role is FileRole.MIMI:
+            yield from _mimi(config, where, name, fact.tensors)
+        else:
+            yield from _language_model(config, module, where, name, fact.tensors)
+
+
+def _tokenizer(config: Config, module: Module, where: KeyPath, name: str, fact: FileFact) -> Findings:
+    if fact.pieces is None:
+        message = f"{name} is no sentencepiece model: {fact.problem}"
+        yield finding(config, "not-a-tokenizer", where, message, "Name the tokenizer_….model file of the model's repository.")
+        return
+    tokens = module.whole("model", "text_out_vocab_size")
+    if tokens is not None and tokens != fact.pieces:
+        message = f"{name} has {fact.pieces} pieces, and text_out_vocab_size is {tokens}: words would come out wrong"
+        yield finding(config, "tokenizer-size", where, message, "Take the tokenizer from the same repository as the language model.")
+
+
+def _mimi(config: Config, where: KeyPath, name: str, header: Header) -> Findings:
+    if _LM_PROBE in header:
+        yield _swapped(config, where, f"{name} is a language model, and {where[-1]} wants Mimi")
+    elif not _is_mimi(header):
+        message = f"{name} does not hold Mimi's tensors"
+        yield finding(config, "not-mimi", where, message, "Name the mimi-….safetensors file of the model's repository.")
+
+
+def _language_model(config: Config, module: Module, where: KeyPath, name: str, header: Header) -> Findings:
+    if _is_mimi(header):
+        yield _swapped(config, where, f"{name} is Mimi, and {where[-1]} wants the language model")
+        return
+    expected = expected_tensors(module, len(header))
+    differences = [
+        f"{tensor} is missing" if tensor not in header else f"{tensor} is {header[tensor][1]}, [model] says {shape}"
+        for tensor, shape in expected.items()
+        if tensor not in header or header[tensor][1] != shape
+    ]
+    if differences:
+        more = len(differences) - _NAMED_DIFFERENCES
+        named = "; ".join(differences[:_NAMED_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        yield finding(config, "tensor-mismatch", where, f"{name} does not fit [model]: {named}", _model_of(header))
+    yield from _stored_dtypes(config, module, where, header)
+
+
+def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Header) -> Findings:
+    stored = {dtype for dtype, _ in header.values()}
+    override = module.text("dtype_override")
+    f32 = sum(dtype == DType.F32 for dtype, _ in header.values())
+    if override == "f16" and f32 and DType.F16 in stored:
+        message = f"{f32} tensors are kept in F32, and the server casts them to f16 at load, back to infinity where they overflow"
+        yield finding(config, "kept-f32-cast", where, message, 'Use dtype_override = "f32" if they were kept because they overflow.')
+    elif override == "f16" and stored & {DType.BF16, DType.F32}:
+        message = "the file is not in f16: the server casts at load, and values beyond 65,504 become infinite unseen"
+        yield finding(config, "cast-at-load", where, message, "`dsmops convert` does the same once, and reports every such value.")
+    elif override == "bf16" and stored == {DType.F16}:
+        message = "the file is in f16, and the server casts it up to bf16 at load, with 3 bits less of precision"
+        yield finding(config, "cast-at-load", where, message, "Name the original bf16 file.")
+
+
+def expected_tensors(module: Module, tensors_in_file: int) -> dict[str, tuple[int, ...]]:
+    """Return name → shape of the tensors that `[model]` surely asks for; empty when its sizes are not all there.
+
+    Left out are tensors whose form depends on more than the sizes: LayerNorms, blocks without gating, cross-attention, biases,
+    layer scales, the inside of a depformer. Counts are cut to what a file of `tensors_in_file` can hold and one more, so that a
+    absurd number of layers costs nothing and is still a difference.
+    """
+    shape = module.lm_shape()
+    if shape is None:
+        return {}
+    most = tensors_in_file + 1
+    heads = shape.extra_heads
+    shape = replace(
+        shape,
+        num_layers=min(shape.num_layers, most),
+        audio_codebooks=min(shape.audio_codebooks, most),
+        extra_heads=(min(heads[0], most), heads[1]) if heads else None,
+    )
+    expected = shape.tensors()
+    if module.text("model", "transformer", "norm") != "RmsNorm":
+        expected = {name: value for name, value in expected.items() if "norm" not in name}
+    if "gating" not in (module.subtable("model", "transformer") or {}):
+        expected = {name: value for name, value in expected.items() if ".gating." not in name}
+    return expected | _conditioner_tensors(module, shape) | _depformer_tensors(module, shape, most)
+
+
+def _conditioner_tensors(module: Module, shape: LmShape) -> dict[str, tuple[int, ...]]:
+    expected: dict[str, tuple[int, ...]] = {}
+    for name in module.subtable("model", "conditioners") or {}:
+        prefix = f"condition_provider.conditioners.{name}"
+        dim, bins = (module.whole("model", "conditioners", name, key) for key in ("dim", "n_bins"))
+        if dim is not None:
+            expected[f"{prefix}.output_proj.weight"] = (shape.d_model, dim)
+            expected[f"{prefix}.learnt_padding"] = (1, 1, shape.d_model)
+            if bins is not None:
+                expected[f"{prefix}.embed.weight"] = (bins + 1, dim)
+    return expected
+
+
+def _depformer_tensors(module: Module, shape: LmShape, most: int) -> dict[str, tuple[int, ...]]:
+    slices, width = module.whole("model", "depformer", "num_slices"), module.whole("model", "depformer", "transformer", "d_model")
+    if slices is None or width is None:
+        return {}
+    expected: dict[str, tuple[int, ...]] = {}
+    for index in range(min(slices, most)):
+        expected[f"depformer.{index}.linear_in.weight"] = (width, shape.d_model)
+        expected[f"depformer.{index}.linear_out.weight"] = (shape.audio_vocab_size - 1, width)
+    return expected
+
+
+def _is_mimi(header: Header) -> bool:
+    return all(name in header and header[name][1] == shape for name, shape in MIMI_TENSOR_PROBES.items())
+
+
+def _model_of(header: Header) -> str:
+    """Say which published model the file is, when it is one."""
+    for model in MODELS.values():
+        if model.lm and all(name in header and header[name][1] == shape for name, shape in model.lm.tensors().items()):
+            return f"The file is {model.name}: copy the [model] tables of {model.preset}."
+    return "Copy the [model] tables of the file's own config."
+
+
+def _swapped(config: Config, where: KeyPath, message: str) -> Finding:
+    return finding(config, "swapped-files", where, message, "Exchange lm_model_file and audio_tokenizer_file.")

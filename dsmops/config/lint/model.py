@@ -1,0 +1,74 @@
+"""Rules about values that load and then fail or do nothing: what the server's transformer cannot compute, and batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsmops.config.lint.facts import LintFacts
+from dsmops.config.lint.report import Findings, finding
+from dsmops.config.load import Config
+from dsmops.config.modules import Module, modules
+
+_TRANSFORMER_MUST = {
+    "causal": (True, "fails at the first step"),
+    "norm_first": (True, "fails at the first step"),
+    "use_conv_block": (False, "does not load the model"),
+    "kv_repeat": (1, "fails at the first step"),
+}
+
+
+def transformer_limits(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report values that the server's transformer refuses after the file has loaded."""
+    for module in modules(config):
+        for keys in (("model", "transformer"), ("model", "depformer", "transformer")):
+            table = module.subtable(*keys) or {}
+            for where, message, hint in _limits(module, keys, table.get("d_model"), table.get("num_heads")):
+                yield finding(config, "unsupported-transformer", module.where(*keys, where), message, hint)
+
+
+def _limits(module: Module, keys: tuple[str, ...], width: object, heads: object) -> Iterator[tuple[str, str, str]]:
+    table = module.subtable(*keys) or {}
+    for key, (must, effect) in _TRANSFORMER_MUST.items():
+        value = table.get(key)
+        # `true` equals 1 in Python, and a wrong type is another rule's business.
+        if type(value) is type(must) and value != must:
+            shown, wanted = (str(item).lower() for item in (value, must))
+            yield key, f"{key} = {shown}: the server {effect}", f"Write {key} = {wanted}."
+    if module.kind == "BatchedAsr" and table.get("positional_embedding") == "Sin":
+        yield "positional_embedding", "BatchedAsr cannot compute Sin: it fails at the first step", 'The published models use "Rope".'
+    for key in ("d_model", "num_heads", "num_layers", "context"):
+        if type(table.get(key)) is int and table[key] == 0:
+            yield key, f"{key} is 0, which is no model", "Copy the [model] tables of the model's own config."
+    if type(width) is int and type(heads) is int and heads > 0 and width % heads:
+        yield "num_heads", f"d_model = {width} does not divide into {heads} heads", "Copy both from the model's own config."
+
+
+def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report conditioning keys that contradict the model: required with conditioners, without effect otherwise."""
+    for module in modules(config):
+        if module.kind not in {"Asr", "BatchedAsr"}:
+            continue
+        given = [key for key in ("conditioning_delay", "conditioning_learnt_padding") if _is_given(module, key)]
+        if not module.subtable("model", "conditioners"):
+            for key in given:
+                message = f"{key} has no effect: the model has no conditioners"
+                yield finding(config, "ineffective-key", module.where(key), message, "It may stay or go.")
+        elif module.kind == "BatchedAsr" and len(given) != 1:
+            message = "a model with conditioners needs either conditioning_delay or conditioning_learnt_padding = true"
+            yield finding(config, "conditioning-choice", module.where(), message, "Both are given." if given else "Neither is given.")
+        elif module.kind == "Asr" and "conditioning_delay" not in given:
+            message = "a model with conditioners needs conditioning_delay"
+            yield finding(config, "conditioning-choice", module.where(), message, "conditioning_learnt_padding is not enough for Asr.")
+
+
+def _is_given(module: Module, key: str) -> bool:
+    # `conditioning_learnt_padding = false` is what absence means.
+    return key in module.table and module.table[key] is not False
+
+
+def batch_sizes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report batches of nothing."""
+    for module in modules(config):
+        if module.whole("batch_size") == 0:
+            hint = "Use 1 or more; `dsmops plan` says what fits."
+            yield finding(config, "batch-size-zero", module.where("batch_size"), "batch_size is 0: no slot for anybody", hint)

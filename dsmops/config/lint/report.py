@@ -1,0 +1,121 @@
+"""What a lint says: findings, their severities, and the one table of all codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dsmops.config.load import Config, KeyPath
+
+
+class Severity(StrEnum):
+    """An error keeps the server from doing its job, a warning is likely not what was meant, a note is worth knowing."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+CODES: dict[str, tuple[Severity, str]] = {
+    # keys and types: what loading the file decides
+    "missing-key": (_E, "a key that the server requires is not there"),
+    "wrong-type": (_E, "a value has a type that the server refuses"),
+    "out-of-range": (_E, "a number is outside what the server's integer can hold"),
+    "wrong-value": (_E, "a word is none of those the server knows, in that case"),
+    "unknown-key": (_W, "no server reads the key; it is ignored without a word"),
+    "misplaced-key": (_W, "the key is real, but not at this level or in this module type"),
+    "ignored-key": (_W, "upstream's own configs carry the key, and nothing reads it"),
+    "fork-key": (_W, "only a fork of the server reads the key"),
+    "no-modules": (_W, "the config has no module, so the server has nothing to serve"),
+    # the model tables: what the first steps decide
+    "unsupported-transformer": (_E, "the server's transformer cannot compute with the value"),
+    "conditioning-choice": (_E, "a model with conditioners needs to be told how to condition"),
+    "ineffective-key": (_W, "the key has no effect with the rest of this config"),
+    "batch-size-zero": (_E, "a batch of no slots serves nobody"),
+    # routes
+    "bad-path": (_E, "a route does not begin with a slash"),
+    "path-clash": (_E, "two handlers share a route and method; the server panics at start"),
+    # values and files
+    "bad-source": (_E, "an hf:// or hf-snapshot:// value that the server cannot fetch"),
+    "unset-variable": (_W, "an environment variable is not set here and becomes an empty string"),
+    "not-expanded": (_W, "`~` and `${NAME}` are not expanded by the server"),
+    "file-missing": (_E, "a file that the server will open is not there"),
+    "not-safetensors": (_E, "a weights file is no readable safetensors file"),
+    "swapped-files": (_E, "the language model and Mimi stand in each other's place"),
+    "not-mimi": (_E, "the audio tokenizer file does not hold Mimi"),
+    "tensor-mismatch": (_E, "tensors of the file do not match the [model] tables"),
+    "not-a-tokenizer": (_E, "the text tokenizer file is no sentencepiece model"),
+    "tokenizer-size": (_W, "the tokenizer has another number of pieces than the model has text tokens"),
+    "cast-at-load": (_N, "the file's dtype is not the one served in; the server casts while loading"),
+    "kept-f32-cast": (_W, "tensors kept in F32 are cast to f16 by the server all the same"),
+    "not-checked": (_N, "a file of the hub is not in the cache, and was not looked at"),
+    # device, dtype, memory, version
+    "bad-dtype": (_E, "dtype_override is no dtype the server can serve in"),
+    "dtype-override-missing": (_E, "the device has no bf16 arithmetic and nothing tells the server to avoid it"),
+    "bf16-on-old-device": (_E, "dtype_override asks for bf16 on a device that has none"),
+    "no-f16-kernels": (_E, "dtype_override asks for f16 on a device that has no f16 kernels"),
+    "slow-f16": (_W, "f16 arithmetic crawls on this device"),
+    "costly-f32": (_N, "f32 takes twice the memory of what this device serves in"),
+    "f16-on-bf16-device": (_N, "the device computes bf16, for which the model was trained"),
+    "python-bf16": (_W, "a Python-backed module computes in bf16, which this device only emulates"),
+    "override-unread": (_E, "this server version ignores dtype_override, and the device needs it"),
+    "override-too-new": (_W, "this server version ignores dtype_override"),
+    "needs-newer-server": (_N, "only servers from 0.6.4 on read dtype_override; older ones say nothing"),
+    "module-too-new": (_E, "this server version does not know the module type"),
+    "memory-too-small": (_E, "the batch does not fit into the device's memory"),
+    "memory-tight": (_W, "the batch leaves less than a tenth of the device's memory, or more than is free now"),
+    "slower-than-real-time": (_N, "the full batch is estimated to miss the 80 ms of a step"),
+    # who can get in, and what they can see
+    "no-api-keys": (_E, "an empty authorized_ids rejects every client"),
+    "repeated-api-key": (_W, "an API key is listed twice"),
+    "short-api-key": (_W, "an API key is short enough to be guessed"),
+    "public-token": (_W, "the API key of Kyutai's example clients is known to everybody"),
+    "public-token-exposed": (_E, "the server listens to other machines with a key that everybody knows"),
+    "plain-http-exposed": (_W, "the server listens to other machines without TLS"),
+    "open-route": (_W, "the server listens to other machines on a route that asks for no key"),
+    "bad-addr": (_W, "the server cannot read the address and listens on ::1 instead"),
+    "addr-not-given": (_N, "exposure was not judged"),
+    "logs-served": (_E, "log_dir lies in static_dir, which the server gives to everybody"),
+    "writes-voice": (_W, "the module writes decodable voice tokens into log_dir"),
+    "instance-name-dot": (_W, "capture files lose what follows the last dot of instance_name"),
+}
+"""Every code with its severity and what it means. One code has one severity, so that scripts can rely on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know about a config. `where` is the dotted key, `line` the line it stands on, or would."""
+
+    severity: Severity
+    code: str
+    where: str
+    line: int
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class LintReport:
+    """The findings of one config, by line."""
+
+    findings: tuple[Finding, ...]
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings have this severity."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+
+Findings = Iterator[Finding]
+
+
+def finding(config: Config, code: str, where: KeyPath, message: str, hint: str = "") -> Finding:
+    """Return the finding of `code` at a key of `config`, with the severity and line that belong to them."""
+    return Finding(CODES[code][0], code, dotted(where), config.line(where), message, hint)
+
+
+def dotted(where: KeyPath) -> str:
+    """Return a key path as TOML writes it: `modules.asr.batch_size`, odd names in quotes."""
+    return ".".join(name if name and all(char.isalnum() or char in "_-" for char in name) else f'"{name}"' for name in where)

@@ -1,0 +1,131 @@
+"""A config as read from its file: the text, the values in it, and the line of every key.
+
+Values come from the standard library's parser, which reads TOML 1.0 as the server's does; tomlkit also accepts newer syntax that the
+server refuses. tomlkit knows where each key stands, which the standard library does not tell.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import AoT, Item, Key, Table
+
+from dsmops.errors import ConfigError
+from dsmops.files import os_errors
+
+KeyPath = tuple[str, ...]
+
+_MAX_BYTES = 1 << 20
+"""A config is a few kilobytes; more is another file named by mistake, a checkpoint most likely."""
+_BOM = "\ufeff"
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One TOML file. `path` is what to call it; `values` are plain Python values; `lines` count from 1.
+
+    `text` is the file's own but for a byte order mark, which is dropped.
+    """
+
+    path: str
+    text: str
+    values: Mapping[str, Any]
+    lines: Mapping[KeyPath, int]
+
+    def line(self, where: KeyPath) -> int:
+        """Return the line of a key, or of the nearest table around it that stands in the file; 1 when there is none."""
+        for length in range(len(where), 0, -1):
+            if where[:length] in self.lines:
+                return self.lines[where[:length]]
+        return 1
+
+
+def read_config(path: Path) -> Config:
+    """Read a config from its file.
+
+    Raises:
+        ConfigError: it is no TOML 1.0 in UTF-8; the message has line and column.
+        InputError, FileAccessError: the file is absent, a folder or unreadable.
+    """
+    with os_errors(path), path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(
+            "larger than a config can be (1 MiB)", path=str(path), hint="Name the .toml file, not the checkpoint it refers to."
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as exc:
+        line, col = _position(data, exc.start)
+        raise ConfigError(
+            f"not UTF-8 text (byte 0x{data[exc.start]:02x})", path=str(path), line=line, col=col, hint="Save the file as UTF-8."
+        ) from exc
+    return parse_config(text, path=str(path))
+
+
+def parse_config(text: str, *, path: str = "<text>") -> Config:
+    """Return the config written in `text`; `path` is what messages call it.
+
+    Raises:
+        ConfigError: it is no TOML 1.0.
+    """
+    text = text.removeprefix(_BOM)
+    try:
+        values = tomllib.loads(text)
+        document = tomlkit.parse(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise _unparsable(exc, text, path) from exc
+    except (TOMLKitError, RecursionError) as exc:
+        raise ConfigError(f"not usable as a config: {exc}", path=path, hint="Write it in plainer TOML.") from exc
+    lines: dict[KeyPath, int] = {}
+    _find_lines(document.body, (), 1, lines)
+    return Config(path, text, values, lines)
+
+
+def _find_lines(body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: int, lines: dict[KeyPath, int]) -> int:
+    """Enter the line of every key of a table, of which the first entry stands on `line`; return the line after its end.
+
+    A table that is opened in several places keeps its first line. Keys of inline tables are not entered.
+    """
+    for key, item in body:
+        if key is None:
+            line += item.as_string().count("\n")
+            continue
+        where = (*prefix, key.key)
+        lines.setdefault(where, line + item.trivia.indent.count("\n"))
+        if isinstance(item, Table):
+            has_header = not (item.is_super_table() or key.is_dotted())
+            line = _find_lines(item.value.body, where, line + has_header, lines)
+        elif isinstance(item, AoT):
+            for table in item.body:
+                line = _find_lines(table.value.body, where, line + 1, lines)
+        else:
+            line += (item.as_string() + item.trivia.trail).count("\n")
+    return line
+
+
+def _unparsable(exc: tomllib.TOMLDecodeError, text: str, path: str) -> ConfigError:
+    message = str(exc)
+    found = _POSITION.search(message)
+    line, col = (int(found[1]), int(found[2])) if found and found[1] else (text.count("\n") + 1, None)
+    reason = _POSITION.sub("", message)
+    return ConfigError(
+        f"not TOML: {reason[:1].lower()}{reason[1:]}",
+        path=path,
+        line=line,
+        col=col,
+        hint="Correct the syntax there; the server reads TOML 1.0.",
+    )
+
+
+def _position(data: bytes, offset: int) -> tuple[int, int]:
+    before = data[:offset]
+    return before.count(b"\n") + 1, offset - (before.rfind(b"\n") + 1) + 1

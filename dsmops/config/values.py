@@ -1,0 +1,56 @@
+"""What the server really sees in a path-like value: `$NAME` replaced, `hf://` looked up, everything else taken as it stands.
+
+Source: moshi-server `utils.rs` (`resolve_or_download`, `replace_env_vars`). Nothing is read here; the environment is handed in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+HUB = "hf://"
+HUB_SNAPSHOT = "hf-snapshot://"
+
+_VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+_BRACED = re.compile(r"\$\{[^}]*\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A value after the server's own expansion.
+
+    `text` is what the server uses: a path, or for `is_hub` the unchanged `hf://` name, of which it takes the file from revision `main`.
+    `unset` names the variables that are not set here; each became an empty string. `braced` holds `${NAME}` as written, `tilde` says
+    whether the path begins with `~`: the server expands neither, and looks for files of that very name.
+    """
+
+    text: str
+    is_hub: bool = False
+    unset: tuple[str, ...] = ()
+    braced: tuple[str, ...] = ()
+    tilde: bool = False
+
+
+def resolve(value: str, environ: Mapping[str, str]) -> Resolved:
+    """Return what the server makes of a path-like value in this environment."""
+    if value.startswith(HUB):
+        return Resolved(value, is_hub=True)
+    names = _VARIABLE.findall(value)
+    text = _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
+    return Resolved(
+        text,
+        unset=tuple(dict.fromkeys(name for name in names if name not in environ)),
+        braced=tuple(_BRACED.findall(value)),
+        tilde=text == "~" or text.startswith("~/"),
+    )
+
+
+def hub_problem(value: str) -> str:
+    """Return why the server cannot fetch an `hf://` value, or an empty string."""
+    segments = value.removeprefix(HUB).split("/")
+    if len(segments) < 3 or not all(segments):
+        return "needs an organisation, a repository and a file: hf://ORG/REPO/FILE"
+    if "@" in segments[1]:
+        return "names a revision, and the server knows none: it looks for a repository of that very name"
+    return ""
