@@ -44,6 +44,9 @@ class ServerVersion(NamedTuple):
 DTYPE_OVERRIDE_SINCE = ServerVersion(0, 6, 4)
 """The first release that reads `dtype_override` and knows `PyBatchedAsr`; earlier ones ignore the key without a word."""
 
+PUBLIC_TOKEN = "public_token"  # noqa: S105
+"""The API key in upstream's own configs, which Kyutai's example clients send: known to everybody, and so no secret."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:

@@ -10,9 +10,9 @@ from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.report import Finding, Findings, finding
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import Module, modules
+from dsmops.config.schema import PUBLIC_TOKEN
 from dsmops.config.values import resolve
 
-PUBLIC_TOKEN = "public_token"  # noqa: S105 the key that Kyutai's example clients send
 SHORT_API_KEY_CHARS = 16
 """Below this a key is within reach of guessing: 16 characters of a 64-letter alphabet are 96 bits."""
 

@@ -1,0 +1,174 @@
+"""A template and what is to change in it become a new TOML, with every untouched line as it was. Pure and deterministic."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import secrets
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tomlkit
+
+from dsmops.config.load import Config, KeyPath, parse_config
+from dsmops.config.modules import Module, modules
+from dsmops.config.schema import MODULES, PUBLIC_TOKEN
+from dsmops.errors import InputError
+from dsmops.facts import DType
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSettings:
+    """What to set in a template; None leaves what it says.
+
+    All but the last four belong to the one module that loads a language model, or to the only module there is.
+    """
+
+    lm_model_file: str | None = None
+    text_tokenizer_file: str | None = None
+    audio_tokenizer_file: str | None = None
+    dtype_override: DType | None = None
+    batch_size: int | None = None
+    context: int | None = None
+    authorized_ids: tuple[str, ...] | None = None
+    log_dir: str | None = None
+    static_dir: str | None = None
+    instance_name: str | None = None
+
+
+_TOP_KEYS = ("static_dir", "log_dir", "instance_name", "authorized_ids")
+_MODULE_KEYS = ("lm_model_file", "text_tokenizer_file", "audio_tokenizer_file", "batch_size", "dtype_override", "context")
+
+
+def render(template_text: str, settings: ConfigSettings) -> str:
+    """Return the template with `settings` in it; comments, order and line endings of everything else stay.
+
+    A value that is there already is replaced in its line, and left alone when it is the wanted one. A new `dtype_override` goes below
+    `batch_size`, under a comment that says what it is for.
+
+    Raises:
+        ConfigError: the template is no TOML.
+        InputError: it has no module, or more than one, that the settings could belong to, or that module has no such key.
+    """
+    template = parse_config(template_text)
+    changes = _changes(template, settings)
+    # Edits keep what stands around them, so the values in the result say whether every one of them worked.
+    wanted = _with_changes(template.values, changes)
+    text = template.text
+    for where, value in changes.items():
+        text = _set(text, where, value)
+    if tomllib.loads(text) != wanted:
+        raise InputError(
+            "the template is laid out in a way that cannot be edited", hint="Write one key = value a line, below a [modules.NAME]."
+        )
+    return text
+
+
+def diff(old_text: str, new_text: str, *, name: str = "config.toml") -> str:
+    """Return the change between two texts as a unified diff, empty when there is none."""
+    lines = difflib.unified_diff(old_text.splitlines(), new_text.splitlines(), f"{name} (before)", f"{name} (after)", lineterm="")
+    return "\n".join(lines)
+
+
+def generate_api_key() -> str:
+    """Return a new random API key, 43 characters that are safe in a header and in a URL."""
+    return secrets.token_urlsafe(32)
+
+
+def own_api_keys(config: Config) -> tuple[str, ...]:
+    """Return the API keys of a config but for the public one: those to keep when it is rendered again."""
+    keys = config.values.get("authorized_ids")
+    return tuple(key for key in keys if isinstance(key, str) and key != PUBLIC_TOKEN) if isinstance(keys, list) else ()
+
+
+def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
+    """Return key path → plain TOML value of everything that is to be different from the template."""
+    changes: dict[KeyPath, Any] = {(key,): getattr(settings, key) for key in _TOP_KEYS}
+    of_module = {key: value for key in _MODULE_KEYS if (value := getattr(settings, key)) is not None}
+    if of_module:
+        module = _module(template)
+        for key, value in of_module.items():
+            where = ("model", "transformer", key) if key == "context" else (key,)
+            if where[0] not in MODULES[module.kind].keys:
+                raise InputError(f"a module of type {module.kind} has no {where[-1]}", hint="Use a template with a BatchedAsr module.")
+            changes[module.where(*where)] = value.candle_name if isinstance(value, DType) else value
+    plain = {where: list(value) if isinstance(value, tuple) else value for where, value in changes.items() if value is not None}
+    return {where: value for where, value in plain.items() if _get(template.values, where) != value}
+
+
+def _module(template: Config) -> Module:
+    found = modules(template)
+    chosen = [module for module in found if module.has_lm] or list(found)
+    if len(chosen) != 1:
+        names = ", ".join(module.name for module in chosen) or "none"
+        raise InputError(
+            f"the template must have one module that loads a language model; it has {len(chosen)} ({names})",
+            hint="Use one template a model.",
+        )
+    return chosen[0]
+
+
+def _set(text: str, where: KeyPath, value: Any) -> str:
+    config = parse_config(text)
+    anchor = _anchor(config, where) if _get(config.values, where) is None else None
+    if anchor is not None:
+        lines = text.splitlines(keepends=True)
+        end = re.search(r"\r?\n?$", lines[anchor - 1])
+        indent = re.match(r"[ \t]*", lines[anchor - 1])
+        newline = (end and end[0]) or "\n"
+        added = [*_comments(where, value), f"{where[-1]} = {tomlkit.item(value).as_string()}"]
+        lines[anchor - 1 : anchor] = [
+            lines[anchor - 1].rstrip("\r\n") + newline,
+            *((indent[0] if indent else "") + line + newline for line in added),
+        ]
+        return "".join(lines)
+    document = tomlkit.parse(text)
+    table: Any = document
+    for key in where[:-1]:
+        table = table.setdefault(key, {})
+    table[where[-1]] = value
+    return tomlkit.dumps(document)
+
+
+def _anchor(config: Config, where: KeyPath) -> int | None:
+    """Return the line below which a new key may stand as a line of its own, None when there is no plain `key = value` line beside it."""
+    beside = ("batch_size", "type") if where[0] == "modules" else _TOP_KEYS
+    lines = config.text.splitlines()
+    for key in beside:
+        line = config.lines.get((*where[:-1], key))
+        if line is not None and re.match(rf"\s*{key}\s*=\s*[^\[{{\s]", lines[line - 1]) and '"""' not in lines[line - 1]:
+            return line
+    return None
+
+
+def _comments(where: KeyPath, value: Any) -> list[str]:
+    if where[-1] != "dtype_override":
+        return []
+    if value == DType.BF16.candle_name:
+        return ["# What the server takes on a GPU by itself, written out."]
+    return [
+        "# Without this line the server computes in bf16, which cards older than Ampere (8.0) cannot: it would listen and never answer.",
+        "# moshi-server reads it from 0.6.4 on; older ones ignore it.",
+    ]
+
+
+def _get(values: Mapping[str, Any], where: KeyPath) -> Any:
+    value: Any = values
+    for key in where:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _with_changes(values: Mapping[str, Any], changes: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    """Return a copy of `values` with the changes in it; tables on the way are copied or made, all else is shared."""
+    result = dict(values)
+    for where, value in changes.items():
+        table = result
+        for key in where[:-1]:
+            inner = table.get(key)
+            table[key] = dict(inner) if isinstance(inner, dict) else {}
+            table = table[key]
+        table[where[-1]] = value
+    return result
