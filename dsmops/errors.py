@@ -16,7 +16,8 @@
     │   ├── FileAccessError               permission refused, or the disk failed
     │   └── TargetBusyError               a second writer holds the target
     └── RemoteError              exit 6   the other side failed; `retryable` says whether again may help
-        ├── TransferError
+        ├── TransferError                 retries were used up; `upload_id` names an unfinished upload left behind
+        ├── MissingObjectError            the store has no object of that name
         └── IntegrityError                what arrived is not what was promised
 
 A check that ran and said no is not an exception: the command exits 1. Usage errors are Typer's own, exit 2.
@@ -145,6 +146,11 @@ class RemoteError(DsmopsError):
 
 class TransferError(RemoteError):
     default_code = "remote.transfer"
+    upload_id: str | None = None
+
+
+class MissingObjectError(RemoteError):
+    default_code = "remote.missing"
 
 
 class IntegrityError(RemoteError):
