@@ -93,6 +93,16 @@ def test_an_empty_file_is_a_file(start_hub: StartHub) -> None:
     assert fetch(plan_download([empty]))[empty].read_bytes() == b""
 
 
+def test_odd_names_and_revisions_reach_the_hub_as_they_are(start_hub: StartHub) -> None:
+    """Spaces, `#`, `?`, `%` and `@` in a name, and a branch with a slash, are one file and one branch."""
+    hub = start_hub({"org/repo": CONTENT})
+    name = "a b/mimi#1?x=%2F@125.safetensors"
+    hub.repos["org/repo"].publish({name: b"odd"}, revision="feature/x")
+    file = HubFile("org/repo", "feature/x", name)
+    assert fetch(plan_download([file]))[file].read_bytes() == b"odd"
+    assert in_cache(file) is not None
+
+
 def test_an_interrupted_download_goes_on_where_it_stopped(start_hub: StartHub) -> None:
     """After Ctrl-C the next run plans and transfers only the rest, and the file is whole."""
     hub = start_hub({"org/repo": CONTENT})
