@@ -54,13 +54,22 @@ def read_version(cache: Path, file: HubFile, path: Path) -> FileVersion:
     return FileVersion(commit, _linked_blob(path), size_bytes)
 
 
+def snapshot_path(cache: Path, file: HubFile, commit: str) -> Path:
+    """Return where `file` at `commit` is, or will be once it was fetched.
+
+    Raises:
+        TransferError: the commit that the server gave cannot be a folder name.
+    """
+    return repo_folder(cache, file.repo) / "snapshots" / _safe(commit, "a commit") / file.filename
+
+
 def link(cache: Path, file: HubFile, version: FileVersion) -> Path:
     """Make the blob of `version` visible under the name of `file`, and return that path.
 
     Where the file system has no links, the blob itself is moved there, as huggingface_hub does.
     """
     blob = blob_path(cache, file, version.etag)
-    path = repo_folder(cache, file.repo) / "snapshots" / _safe(version.commit, "a commit") / file.filename
+    path = snapshot_path(cache, file, version.commit)
     with os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

@@ -50,6 +50,10 @@ class DownloadPlan:
         """What has to come over the network, and onto the disk."""
         return sum(planned.fetch_bytes for planned in self.files)
 
+    def path_of(self, planned: PlannedFile) -> Path:
+        """Return where the cache has a file of this plan, or will have it once it was fetched."""
+        return planned.path or cache.snapshot_path(self.settings.cache, planned.file, planned.version.commit)
+
 
 def in_cache(file: HubFile) -> Path | None:
     """Return where the cache has `file`, or None. No network, no huggingface_hub; well under a millisecond."""
