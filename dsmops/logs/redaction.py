@@ -1,0 +1,199 @@
+"""Redaction: secrets and personal data out, keyed pseudonyms in, so that one caller stays one caller.
+
+Nothing is promised about free text that no rule describes. What a rule finds is gone: a pseudonym is an HMAC under a key that stays
+with the operator, and texts to be spoken are dropped altogether.
+
+Lines of a server log are few texts with other numbers in them. So a line is first looked at with its digits read as 0, its shape: what
+was once found clean of hints (`rules`) need not be looked at again, and a 4 MiB block is judged by the few shapes it holds.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from dsmops.errors import InputError
+from dsmops.files import os_errors
+from dsmops.logs.blocks import cut_blocks, read_chunks
+from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule
+
+KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
+MIN_KEY_CHARS = 16
+"""Shorter keys could be tried out, and with them every IPv4 address."""
+
+DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
+_DIGITS_TO_0 = {ord(digit): "0" for digit in "123456789"}
+_HINTS = re.compile("|".join(rule.hint for rule in RULES), re.ASCII)
+_HINTS_IN_BYTES = re.compile("|".join(rule.hint for rule in RULES).encode())
+_SHAPES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """The content without what the rules found, and how often each rule hit. Never the values."""
+
+    data: bytes
+    counts: dict[str, int]
+
+
+class Redactor:
+    """Redacts line after line of one text; `counts` grows by rule. Feed lines in order: a PEM block may span many."""
+
+    def __init__(self, key: bytes) -> None:
+        self.counts: Counter[str] = Counter()
+        self._key = key
+        self._clean_shapes: set[str] = set()
+        self._pem_lines_left = 0
+
+    @property
+    def inside_pem(self) -> bool:
+        """Whether a PEM block is open, so that the next line may be part of it."""
+        return self._pem_lines_left > 0
+
+    def line(self, text: str) -> str:
+        """Return one line, without its ending, redacted. Redacting the result again changes nothing."""
+        if self._pem_lines_left:
+            text = self._inside_pem(text)
+        shape = text.translate(_DIGITS_TO_0)
+        if shape in self._clean_shapes:
+            return text
+        if _HINTS.search(shape) is None:
+            if len(self._clean_shapes) >= _SHAPES_KEPT:
+                self._clean_shapes.clear()
+            self._clean_shapes.add(shape)
+            return text
+        return self._by_rules(text)
+
+    def _by_rules(self, text: str) -> str:
+        if PEM_OPEN.search(text):
+            self._pem_lines_left = PEM_LINES
+        for rule in RULES:
+            text = self._apply(rule, text)
+        return text
+
+    def _apply(self, rule: Rule, text: str) -> str:
+        def replace(match: re.Match[str]) -> str:
+            instead = rule.replace(match, self._pseudonym)
+            if instead is None:
+                return match[0]
+            self.counts[rule.name] += 1
+            return instead
+
+        return rule.pattern.sub(replace, text)
+
+    def _inside_pem(self, text: str) -> str:
+        if closing := PEM_CLOSE.match(text):
+            self._pem_lines_left = 0
+            return "<pem>" + text[closing.end() :]
+        if body := PEM_BODY.fullmatch(text):
+            self._pem_lines_left -= 1
+            return body["before"] + "<pem>"
+        return text
+
+    def _pseudonym(self, kind: str, value: str) -> str:
+        digest = hmac.digest(self._key, f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256")
+        return f"<{kind}:{digest[:4].hex()}>"
+
+
+def redact(data: bytes, key: bytes) -> Redacted:
+    """Return `data` redacted under `key`, with line endings, invalid UTF-8 and everything the rules do not name as they were.
+
+    Idempotent: pseudonyms are no hits. The same value gives the same pseudonym under the same key, in this text and any other.
+    """
+    redactor = Redactor(key)
+    blocks = BlockRedactor(redactor)
+    out = b"".join(map(blocks.redact, cut_blocks(read_chunks(BytesIO(data)))))
+    return Redacted(out, dict(redactor.counts))
+
+
+def scan(content: bytes | BinaryIO) -> dict[str, int]:
+    """Return how often each rule would hit in `content`; empty means nothing that redaction knows is left in it.
+
+    A binary stream is read to its end in constant memory. Compressed content is not looked into: hand in what `decompressed` gives.
+    """
+    redactor = Redactor(b"")
+    blocks = BlockRedactor(redactor)
+    for block in cut_blocks(read_chunks(BytesIO(content) if isinstance(content, bytes) else content)):
+        blocks.redact(block)
+    return dict(redactor.counts)
+
+
+class BlockRedactor:
+    """Redacts whole blocks of lines, at the cost of looking at each shape once."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._clean: set[bytes] = set()
+
+    def redact(self, block: bytes) -> bytes:
+        """Return a block of whole lines redacted. Blocks come in order."""
+        shapes = block.translate(DIGITS_TO_0).split(b"\n")
+        loud = {shape for shape in set(shapes) - self._clean if _HINTS_IN_BYTES.search(shape)}
+        if len(self._clean) < _SHAPES_KEPT:
+            self._clean.update(set(shapes) - loud)
+        if not loud and not self._redactor.inside_pem:
+            return block
+        lines = block.split(b"\n")
+        for index, shape in enumerate(shapes):
+            if shape in loud or self._redactor.inside_pem:
+                lines[index] = self._line(lines[index])
+        return b"\n".join(lines)
+
+    def _line(self, line: bytes) -> bytes:
+        text = line.decode("utf-8", "surrogateescape")
+        ending = "\r" if text.endswith("\r") else ""
+        return (self._redactor.line(text.removesuffix("\r")) + ending).encode("utf-8", "surrogateescape")
+
+
+def load_or_create_key() -> bytes:
+    """Return the operator's redaction key: `DSMOPS_REDACTION_KEY`, else the key file of this user, made on first use (mode 0600).
+
+    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`. Two first runs at once agree on one key.
+
+    Raises:
+        InputError: the variable or the file holds too short a key.
+        FileAccessError: the file cannot be read or made.
+    """
+    given = os.environ.get(KEY_VARIABLE, "")
+    if given:
+        return _checked(given, f"the key in {KEY_VARIABLE}", f"Set {KEY_VARIABLE} to at least {MIN_KEY_CHARS} characters, or unset it.")
+    path = _key_file()
+    with os_errors(path):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _create_once(path)
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+    return _checked(text, f"the redaction key in {path}", "Remove the file; the next run makes a new key, and with it new pseudonyms.")
+
+
+def _checked(text: str, what: str, hint: str) -> bytes:
+    if len(text) < MIN_KEY_CHARS:
+        raise InputError(f"{what} has {len(text)} characters, and {MIN_KEY_CHARS} are the least", hint=hint, code="logs.redaction_key")
+    return text.encode()
+
+
+def _key_file() -> Path:
+    state = os.environ.get("XDG_STATE_HOME", "")
+    folder = Path(state) if state.startswith("/") else Path("~/.local/state").expanduser()
+    return folder / "dsmops" / "redaction.key"
+
+
+def _create_once(path: Path) -> None:
+    """Write a new key under a name of our own and link it in place, which fails where another process was first."""
+    own = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        with suppress(FileExistsError):
+            os.link(own, path)
+    finally:
+        own.unlink(missing_ok=True)

@@ -1,0 +1,212 @@
+"""What must not leave in a log: the redaction rules, by field name and by shape.
+
+A rule finds a value and says what stands in its place. Rules run in the order of `RULES` on one line without its ending, in linear
+time whatever the line. Letters are ASCII letters only, so a text and its UTF-8 bytes read as Latin-1 give the same hits.
+
+A hint is the rule as seen on a line whose digits all read 0; a line without any hint is clean. `redaction` relies on it to look at
+few lines. A new rule needs a hint, a higher `RULE_SET_VERSION`, and variants in the seeded corpus of the tests.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+RULE_SET_VERSION = 1
+"""Raised with every change of what is found. Publishers keep it with the content they let through."""
+
+Pseudonym = Callable[[str, str], str]
+"""Returns `<kind:8 hex digits>` for `(kind, value)`, always the same for the same two."""
+
+PSEUDONYM = r"(?:<(?:key|ip|email|user):[0-9a-f]{8}>|<text>|<pem>)"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing to find. `name` appears in counts; several rules may share one. `replace` returns None for a harmless match."""
+
+    name: str
+    hint: str
+    pattern: re.Pattern[str]
+    replace: Callable[[re.Match[str], Pseudonym], str | None]
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.ASCII | re.VERBOSE)
+
+
+# --- values behind names -------------------------------------------------------------------------------------------------------------
+# `name=value`, `name: value`, `"name": "value"`, `("name", "value")`, `name: Some("value")`, also where quotes are escaped once or more.
+
+_FOLLOWS = r"""(?: \\*["'] \s{0,3} , \s{0,3} (?=b?\\*["']) | (?:\\*["'])? \s{0,3} (?: => | =(?!=) | :(?!:) ) \s{0,3} )"""
+_WRAPPED = r"""(?: (?:Some|Ok|Secret) \( | b(?=\\*["']) ){0,3}"""
+_QUOTED = r"""(?: (?P<quote>\\*["']) (?P<quoted> .*? ) (?: (?<!\\)(?P=quote) | $ ) )"""
+# A bare value ends before a blank, a quote or `&`; commas and brackets at its end belong to what is around it.
+_BARE = r"""(?P<bare> [^\s"'&]+? (?= [,;)\]}]{0,4} (?: [\s"'&] | $ ) ) )"""
+_LIST = r"""(?P<list> \[ (?: (?=[\[(]) .* | (?: "(?:[^"\\]|\\.)*+"? | [^"\]] )*+ \]? ) )"""
+
+_HARMLESS = re.compile(
+    rf"(?:{PSEUDONYM}|none|null|nil|true|false|\*+|[<\[(]?(?:redacted|sensitive|hidden)[>\])]?|\$\{{?\w+\}}?|\[\])?\)?",
+    re.IGNORECASE | re.ASCII,
+)
+_NUMBER = re.compile(r"[-+]?\d{1,9}(?:\.\d{1,9})?", re.ASCII)
+
+
+def _instead(match: re.Match[str], text: str) -> str:
+    """Return the match with `text` in place of the value, which is always the last group that took part."""
+    start, end = match.span(match.lastgroup or 0)
+    return match.string[match.start() : start] + text + match.string[end : match.end()]
+
+
+# Words of tokenizers and language models, not of credentials.
+_VOCABULARY_TOKEN = re.compile(
+    r"(?:.*[-_.])?(?:text|audio|image|bos|eos|pad|unk|sep|cls|mask|special|start|end|stop|first|last|next|prev|initial|zero|new)"
+    r"[-_]?token",
+    re.IGNORECASE,
+)
+
+
+def _secret(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+    value, name = match[match.lastgroup or 0], (match["name"] or "").lower()
+    if _HARMLESS.fullmatch(value):
+        return None
+    if name.endswith("token") and (_NUMBER.fullmatch(value) or _VOCABULARY_TOKEN.fullmatch(name)):
+        return None
+    if name == "pwd" and value.startswith("/"):
+        return None
+    return _instead(match, pseudonym("key", value))
+
+
+_SCHEME = re.compile(r"(?:Bearer|Basic|Token|ApiKey|Digest|Negotiate|AWS4-HMAC-SHA256)\s+", re.IGNORECASE)
+
+
+def _credential(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+    """Keep the scheme, so that `Authorization: Bearer X` and `token=X` show the same pseudonym."""
+    value = match[match.lastgroup or 0]
+    scheme = found[0] if (found := _SCHEME.match(value)) else ""
+    value = value.removeprefix(scheme)
+    return None if _HARMLESS.fullmatch(value) else _instead(match, scheme + pseudonym("key", value))
+
+
+def _text(match: re.Match[str], _: Pseudonym) -> str | None:
+    value = match[match.lastgroup or 0]
+    return None if _HARMLESS.fullmatch(value) or _NUMBER.fullmatch(value) else _instead(match, "<text>")
+
+
+def _key(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+    value = match[match.lastgroup or 0]
+    return None if _HARMLESS.fullmatch(value) else _instead(match, pseudonym("key", value))
+
+
+_TEXT = rf"""
+    (?<![\w.-]) (?i: (?:[a-z0-9]{{1,40}}[-_]){{0,6}} (?:texts?|prompt|transcripts?) )
+    (?: {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | {_LIST} )
+      | = (?![="'\[]) (?P<bare> \S .*? ) (?= \s+ [a-z_]\w{{0,40}}= | $ ) )
+"""
+_POST_BODY = r"handling[ ]py[ ]asr[ ]streaming[ ]post[ ]query[ ] (?P<body> .+ )"
+_COOKIE = rf"(?<![\w.-]) (?i: (?:set[-_])?cookies? ) {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | (?P<rest> [^\s\"'] .* ) )"
+_AUTHORIZATION = rf"""
+    (?<![\w.-]) (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,6}} authorization ) {_FOLLOWS}
+    (?: {_WRAPPED} {_QUOTED} | (?P<simple> (?i:Bearer|Basic|Token|ApiKey)\s{{1,3}}[^\s"',;)}}\]]+ ) | (?P<rest> [^\s"'] .* ) )
+"""
+_BEARER = r"""(?<!\w) (?:Bearer|Basic|bearer) \s{1,3} (?P<bare> (?=[^\s"']{0,200}?(?:\d|[a-z][A-Z]|=)) [\w.~+/=-]{8,} )"""
+_NAMED = rf"""
+    (?<![\w.-]) (?P<option>--)? (?P<name> (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,12}} (?:
+        auth[-_]?ids? | authorized[-_]?ids? | auth[-_]?key | authorization[-_]?(?:key|token|code)
+      | (?:api|access|secret|private|signing|encryption|session|account|master|service)[-_]?(?:access[-_]?)?keys?(?:[-_]?id)?
+      | (?:[a-z0-9]{{0,40}}) (?:secret|passwd|password|passphrase) | pwd | credentials? | session[-_]?id | jwt
+      | (?:access|refresh|auth|session|id|api|hf|bearer|security|client|user|csrf|xsrf|device|bot|login|secret)? [-_]? token
+      | x-amz-(?:signature|credential|security-token) | awsaccesskeyid
+    )))
+    (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?!-) | (?!) ) )
+    (?: {_WRAPPED} {_QUOTED} | {_LIST} | {_WRAPPED} {_BARE} )
+"""
+_PARAMETER = rf"(?<=[?&]) (?i: key | sig | signature | code | auth | access | session | sid | policy | key-pair-id ) = {_BARE}"
+
+# --- shapes --------------------------------------------------------------------------------------------------------------------------
+
+_PEM = r"-----BEGIN[ ][A-Z0-9 ]{1,40}----- .*? (?: -----END[ ][A-Z0-9 ]{1,40}----- | $ )"
+_JWT = r"(?<![\w-]) eyJ[\w-]{5,} (?: \.[\w-]{2,} ){1,4} \.?"
+_AWS_ID = r"(?<![A-Za-z0-9]) (?:AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AIPA|ANPA|ANVA|APKA|AROA)[A-Z0-9]{16} (?![A-Za-z0-9])"
+_AWS_PRIVATE = r"(?<![\w/+=.-]) [A-Za-z0-9/+]{40} (?![\w/+=])"
+_VENDOR_KEY = r"""
+    (?<![A-Za-z0-9_-]) (?: hf_[A-Za-z0-9]{30,} | api_org_[A-Za-z0-9]{30,} | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_\w{20,}
+      | glpat-[\w-]{20,} | sk-[\w-]{20,} | xox[abprs]-[\w-]{10,} | AIza[\w-]{35} | ya29\.[\w-]{20,} )
+"""
+_USERINFO = r"(?<=://) (?P<userinfo> [^\s/@:\"']{0,256} : [^\s/@\"']{1,256} ) (?=@)"
+# Names of voices and checkpoints hold `@240.safetensors`; `git@host` is no person.
+_EMAIL = r"""
+    (?<![\w.%+-]) (?!git@) [\w.%+-]{1,64} (?:@|%40) (?: [A-Za-z0-9-]{1,63} \. ){1,8}
+    (?! (?:safetensors|wav|mp3|flac|ogg|opus|json|bin|gguf|onnx|toml|txt|log|gz|zst) (?!\w) ) [A-Za-z]{2,24} (?![\w-])
+"""
+_HOME = rf"""(?: / (?:home|Users) / | \\{{1,4}} Users \\{{1,4}} ) (?P<user> (?!{PSEUDONYM}) [^\s/\\"'`<>:,;()\[\]{{}}|*?&=$]+ )"""
+_OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = rf"""(?<![\w.]) (?<!==) (?<![A-Za-z]/) (?:::ffff:)? (?P<address> (?:{_OCTET}\.){{3}}{_OCTET} ) (?! \.?\w | -(?:py|cp)\d )"""
+_IPV4_IN_HOST = rf"(?<![\w-]) (?:ip|ec2) - (?P<address> (?:{_OCTET}-){{3}}{_OCTET} ) (?![\w-])"
+_IPV6 = r"(?<![\w:.]) (?P<address> (?: [23fF][0-9a-fA-F]{3} | 64:ff9b ) : [0-9a-fA-F:]{1,34} ) (?![\w.])"
+_VERSION_WORD = re.compile(
+    r"(?:\bv(?:er(?:sion)?)?|version|release|build|cuda|cudnn|cublas|nccl|cufft|curand|cusolver|cusparse|tensorrt|torch|python|driver)"
+    r"[\"']?\s{0,3}[:=(]?\s{0,3}[\"']?$",
+    re.IGNORECASE,
+)
+_OF_SOMEBODY = tuple(ipaddress.ip_network(net) for net in ("2000::/3", "fc00::/7", "fe80::/10", "ff00::/8", "64:ff9b::/96"))
+
+
+def _aws_secret(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+    value = match[0]
+    # 40 characters alone are also a git commit; a secret mixes cases and stands near a word that says whose it is.
+    mixed = not (value.islower() or value.isupper()) and any(char.isdigit() for char in value)
+    near = re.search(r"aws|secret|amazon|s3|<key:", match.string, re.IGNORECASE)
+    return pseudonym("key", value) if mixed and near else None
+
+
+def _ipv4(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+    value = match["address"].replace("-", ".")
+    # 0.0.0.0, loopback and netmasks are nobody's address.
+    if value.split(".", 1)[0] in ("0", "127", "255") or _VERSION_WORD.search(match.string, max(0, match.start() - 40), match.start()):
+        return None
+    return match[0].replace(match["address"], pseudonym("ip", value))
+
+
+def _ipv6(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+    value = match["address"]
+    shown = value if value.endswith("::") else value.removesuffix(":")
+    try:
+        address = ipaddress.IPv6Address(shown)
+    except ValueError:
+        return None
+    if not any(address in network for network in _OF_SOMEBODY):
+        return None
+    return pseudonym("ip", str(address)) + value[len(shown) :]
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("text", "(?i:text|prompt|transcript)", _compile(_TEXT), _text),
+    Rule("text", "post query", _compile(_POST_BODY), _text),
+    Rule("pem", "-----BEGIN ", _compile(_PEM), lambda *_: "<pem>"),
+    Rule("cookie", "(?i:cookie)", _compile(_COOKIE), _key),
+    Rule("authorization", "(?i:authorization)", _compile(_AUTHORIZATION), _credential),
+    Rule("authorization", "[Bb]earer|Basic", _compile(_BEARER), _key),
+    Rule("key", "(?i:auth|key|secret|passw|passphrase|pwd|credential|session|jwt|token|x-amz-)", _compile(_NAMED), _secret),
+    Rule("key", "[?&](?i:key|sig|code|auth|access|session|sid|policy)", _compile(_PARAMETER), _key),
+    Rule("key", "://", _compile(_USERINFO), _key),
+    Rule("jwt", "eyJ", _compile(_JWT), lambda match, pseudonym: pseudonym("key", match[0])),
+    Rule("aws", "A[KSBCGIR][CIOPD]A|AN[PV]A", _compile(_AWS_ID), lambda match, pseudonym: pseudonym("key", match[0])),
+    Rule("aws", "(?i:aws|secret|amazon|s0)", _compile(_AWS_PRIVATE), _aws_secret),
+    Rule("token", "hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|xox|AIza|ya00", _compile(_VENDOR_KEY), lambda m, p: p("key", m[0])),
+    Rule("email", "@|%00", _compile(_EMAIL), lambda match, pseudonym: pseudonym("email", match[0].replace("%40", "@").lower())),
+    Rule("home", "/home/|Users", _compile(_HOME), lambda match, pseudonym: _instead(match, pseudonym("user", match["user"]))),
+    Rule("ip", r"0\.0{1,3}\.0{1,3}\.0", _compile(_IPV4), _ipv4),
+    Rule("ip", "(?:ip|ec0)-0", _compile(_IPV4_IN_HOST), _ipv4),
+    Rule("ip", r"(?<![\w:.])(?:[0Ff][0A-Fa-f]{3}|00:ff0b):", _compile(_IPV6), _ipv6),
+)
+
+# --- PEM over several lines ----------------------------------------------------------------------------------------------------------
+
+PEM_OPEN = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----(?!.*-----END )")
+PEM_CLOSE = re.compile(r".*-----END [A-Z0-9 ]{1,40}-----")
+PEM_BODY = re.compile(r"(?P<before>\s*(?:[\w.-]+\s+\| ?)?\s*)(?:[A-Za-z0-9+/]+={0,2}|(?:Proc-Type|DEK-Info): .*)\s*", re.ASCII)
+PEM_LINES = 256
+"""A 16,384-bit RSA key takes about 200 lines of 64 characters; after this many an END that never came is given up."""
