@@ -1,0 +1,84 @@
+"""`dsmops plan` as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dsmops.config.timing import PROFILE_SCHEMA
+from tests.support.cli import dsmops
+
+
+def test_the_answer_comes_first_and_the_split_adds_up() -> None:
+    """Text names batch size and what limits it; the JSON split sums to what the total says, and fits."""
+    assert "limited by" in dsmops("plan", "--simulate", "rtx2070").stdout.splitlines()[1]
+    document = dsmops("plan", "--simulate", "rtx2070", "--json").document
+    assert document["schema"] == "dsmops.plan/1"
+    assert sum(document["memory"].values()) <= document["usable_bytes"]
+    assert document["dtype"] == "F16"
+    assert document["batch_size"] == min(document["memory_batch_size"], document["time_batch_size"])
+
+
+def test_a_model_that_does_not_fit_exits_1_and_says_what_would() -> None:
+    """The 2.6B model in f32 does not fit in 8 GiB; f16 or the 1B does."""
+    run = dsmops("plan", "--model", "stt-2.6b-en", "--simulate", "rtx2070", "--dtype", "f32")
+    assert run.code == 1
+    assert "Would fit: --model stt-2.6b-en --dtype f16" in run.stdout
+
+
+def test_options_change_the_plan() -> None:
+    """A shorter context and a larger reserve move the memory bound in their directions."""
+    bound = [
+        dsmops("plan", "--simulate", "gtx1060", "--json", *extra).document["memory_batch_size"]
+        for extra in ([], ["--context", "375"], ["--reserve", "1GiB"])
+    ]
+    assert bound[1] > bound[0] > bound[2]
+
+
+def test_a_bare_capability_is_planned_cautiously() -> None:
+    """`--simulate sm75` names no memory; the plan says so instead of guessing."""
+    run = dsmops("plan", "--simulate", "sm75")
+    assert run.code == 0
+    assert "memory is unknown" in run.stdout
+
+
+def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
+    """A profile of this card in the state folder decides; one named by --profile too."""
+    profile = {
+        "schema": PROFILE_SCHEMA,
+        "device_name": "Tesla T4",
+        "model": "stt-1b-en_fr",
+        "dtype": "f16",
+        "runtime": "moshi-server",
+        "points": [{"batch_size": 1, "step_p50_ms": 20, "step_p99_ms": 25}, {"batch_size": 20, "step_p50_ms": 50, "step_p99_ms": 60}],
+    }
+    folder = tmp_path / "state" / "dsmops" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "t4.json").write_text(json.dumps(profile))
+    found = dsmops("plan", "--simulate", "t4", "--json", env={"XDG_STATE_HOME": str(tmp_path / "state")}).document
+    named = dsmops("plan", "--simulate", "t4", "--json", "--profile", folder / "t4.json").document
+    assert found["time_basis"] == named["time_basis"] == "measured profile"
+    assert found["batch_size"] == named["batch_size"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--model", "stt-1b"], 3, "stt-1b-en_fr"),
+        (["--model", "tts-1.6b-en_fr", "--simulate", "t4"], 3, "Python"),
+        (["--simulate", "t4", "--dtype", "bf16"], 3, "--dtype f16"),
+        (["--simulate", "t4", "--dtype", "int8"], 2, "dtype"),
+        (["--simulate", "t4", "--reserve", "lots"], 2, "size"),
+        (["--simulate", "t4", "--context", "9000"], 3, "750"),
+        (["--simulate", "t4", "--device", "3"], 3, ""),
+        (["--simulate", "t5"], 3, "t4"),
+        (["--simulate", "t4", "--profile", "missing.json"], 3, "missing.json"),
+    ],
+)
+def test_wrong_input_is_named_with_a_way_out(arguments: list[str], code: int, words: str) -> None:
+    """Each mistake has its exit code and a message that helps, without a traceback."""
+    run = dsmops("plan", *arguments)
+    assert run.code == code, run.stderr
+    assert words in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
