@@ -115,7 +115,7 @@ def _find_lines(body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: 
 def _unparsable(exc: tomllib.TOMLDecodeError, text: str, path: str) -> ConfigError:
     message = str(exc)
     found = _POSITION.search(message)
-    line, col = (int(found[1]), int(found[2])) if found and found[1] else (text.count("\n") + 1, None)
+    line, col = (int(found[1]), int(found[2])) if found and found[1] else (text.rstrip("\n").count("\n") + 1, None)
     reason = _POSITION.sub("", message)
     return ConfigError(
         f"not TOML: {reason[:1].lower()}{reason[1:]}",

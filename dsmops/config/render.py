@@ -112,35 +112,40 @@ def _module(template: Config) -> Module:
 
 def _set(text: str, where: KeyPath, value: Any) -> str:
     config = parse_config(text)
-    anchor = _anchor(config, where) if _get(config.values, where) is None else None
-    if anchor is not None:
-        lines = text.splitlines(keepends=True)
-        end = re.search(r"\r?\n?$", lines[anchor - 1])
-        indent = re.match(r"[ \t]*", lines[anchor - 1])
-        newline = (end and end[0]) or "\n"
+    below = _line_above(config, where) if _get(config.values, where) is None else None
+    if below is not None:
         added = [*_comments(where, value), f"{where[-1]} = {tomlkit.item(value).as_string()}"]
-        lines[anchor - 1 : anchor] = [
-            lines[anchor - 1].rstrip("\r\n") + newline,
-            *((indent[0] if indent else "") + line + newline for line in added),
-        ]
-        return "".join(lines)
+        return _with_lines(text, added, below)
     document = tomlkit.parse(text)
     table: Any = document
     for key in where[:-1]:
         table = table.setdefault(key, {})
     table[where[-1]] = value
-    return tomlkit.dumps(document)
+    edited = tomlkit.dumps(document)
+    # What tomlkit adds ends in "\n", also among lines that end in "\r\n".
+    return edited if "\n" in text.replace("\r\n", "") else re.sub(r"(?<!\r)\n", "\r\n", edited)
 
 
-def _anchor(config: Config, where: KeyPath) -> int | None:
-    """Return the line below which a new key may stand as a line of its own, None when there is no plain `key = value` line beside it."""
-    beside = ("batch_size", "type") if where[0] == "modules" else _TOP_KEYS
-    lines = config.text.splitlines()
-    for key in beside:
+def _line_above(config: Config, where: KeyPath) -> int | None:
+    """Return the line below which a new key may stand as a line of its own: 0 for the top of the file, None when there is no such place."""
+    lines = config.text.split("\n")
+    for key in ("batch_size", "type") if where[0] == "modules" else _TOP_KEYS:
         line = config.lines.get((*where[:-1], key))
-        if line is not None and re.match(rf"\s*{key}\s*=\s*[^\[{{\s]", lines[line - 1]) and '"""' not in lines[line - 1]:
+        # Not within an inline table, below a dotted key, or after the first line of a value that has several.
+        if line is not None and re.match(rf"[ \t]*{key}[ \t]*=[ \t]*(?!\"\"\"|'''|\[|\{{)", lines[line - 1]):
             return line
-    return None
+    return None if where[0] == "modules" else 0
+
+
+def _with_lines(text: str, added: list[str], below: int) -> str:
+    """Return the text with lines added below a line, in that line's indentation and with the file's line ending."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    lines = text.split("\n")
+    above, rest = lines[:below], "\n".join(lines[below:])
+    indent = above[-1][: len(above[-1]) - len(above[-1].lstrip(" \t"))] if above else ""
+    # The last line of a file may have no end.
+    above_text = "\n".join(above) + ("\n" if below < len(lines) else newline) if above else ""
+    return above_text + "".join(indent + line + newline for line in added) + rest
 
 
 def _comments(where: KeyPath, value: Any) -> list[str]:

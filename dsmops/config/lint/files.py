@@ -138,7 +138,7 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
     override = module.text("dtype_override")
     f32 = sum(dtype == DType.F32 for dtype, _ in header.values())
     if override == "f16" and f32 and DType.F16 in stored:
-        message = f"{f32} tensors are kept in F32, and the server casts them to f16 at load, back to infinity where they overflow"
+        message = f"{f32} of {len(header)} tensors are kept in F32, and the server casts them to f16 all the same, overflows to infinity"
         yield finding(config, "kept-f32-cast", where, message, 'Use dtype_override = "f32" if they were kept because they overflow.')
     elif override == "f16" and stored & {DType.BF16, DType.F32}:
         message = "the file is not in f16: the server casts at load, and values beyond 65,504 become infinite unseen"
@@ -152,7 +152,7 @@ def expected_tensors(module: Module, tensors_in_file: int) -> dict[str, tuple[in
     """Return name → shape of the tensors that `[model]` surely asks for; empty when its sizes are not all there.
 
     Left out are tensors whose form depends on more than the sizes: LayerNorms, blocks without gating, cross-attention, biases,
-    layer scales, the inside of a depformer. Counts are cut to what a file of `tensors_in_file` can hold and one more, so that a
+    layer scales, the inside of a depformer. Counts are cut to what a file of `tensors_in_file` can hold and one more, so that an
     absurd number of layers costs nothing and is still a difference.
     """
     shape = module.lm_shape()
