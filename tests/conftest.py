@@ -12,6 +12,11 @@ settings.register_profile("long", max_examples=10_000, deadline=None, suppress_h
 settings.load_profile("long" if LONG else "short")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` rewrites recorded expectations from what the code gives now; the diff is then read like code."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite golden files from the present output")
+
+
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the machine's settings out: no visible-device mask, no hub token or cache, no debug switch, plain wide output."""

@@ -1,0 +1,80 @@
+"""Look at this machine: NVML, then nvidia-smi, never torch (which would create a CUDA context just to list GPUs)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dsmops.gpu import nvml, smi
+from dsmops.gpu.catalogue import capability_of, find_card
+from dsmops.gpu.findings import HostFinding, no_driver, nvml_failed, on_reading
+from dsmops.gpu.host import HostFacts, read_host
+from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
+from dsmops.gpu.report import GpuReport, device_report
+from dsmops.gpu.torch_build import installed_torch
+from dsmops.gpu.verdict import judge
+from dsmops.gpu.visible import MASK, visible_devices
+
+# Where NVML fails for these, nvidia-smi fails for the same reason, and may take its whole time limit to say so.
+_FINAL = {FailureKind.VERSION_MISMATCH, FailureKind.DRIVER_NOT_LOADED}
+
+
+def probe(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> GpuReport:
+    """Return the report on this machine's GPUs. Never raises for what hardware, driver or environment do: that is what it reports.
+
+    `root` is where the machine's files are read from, `environ` (default: this process's) holds the mask of visible devices.
+    """
+    environ = os.environ if environ is None else environ
+    host = read_host(root, environ)
+    reading = nvml.read()
+    extra: list[HostFinding] = []
+    if isinstance(reading, Failure):
+        refusal = reading
+        second = None if refusal.kind in _FINAL else smi.read(root)
+        if not isinstance(second, HostReading):
+            found = (no_driver(refusal, second, host),)
+            return GpuReport((), found, source=None, cuda_visible_devices=environ.get(MASK), torch=installed_torch())
+        reading = second
+        extra.append(nvml_failed(refusal))
+    return _report(reading, host, environ, extra)
+
+
+def _report(reading: HostReading, host: HostFacts, environ: Mapping[str, str], extra: Sequence[HostFinding]) -> GpuReport:
+    readings = [_fill_in(device) for device in reading.devices]
+    visibility = visible_devices(readings, environ)
+    torch = installed_torch()
+    ordinal_of = {at: ordinal for ordinal, at in enumerate(visibility.ordinals)}
+    devices = tuple(
+        device_report(device, reading.source, ordinal_of.get(at), judge(device.compute_capability, reading.cuda_driver_version, torch))
+        for at, device in enumerate(readings)
+    )
+    cuda = reading.cuda_driver_version
+    return GpuReport(
+        devices=devices,
+        findings=(*on_reading(host, readings, visibility), *extra),
+        source=reading.source,
+        driver_version=reading.driver_version,
+        cuda_driver_version=f"{cuda[0]}.{cuda[1]}" if cuda else None,
+        cuda_visible_devices=visibility.mask,
+        ordinals_certain=visibility.certain,
+        torch=torch,
+        nvml_init_ms=reading.nvml_init_ms,
+        nvml_read_ms=reading.nvml_read_ms,
+    )
+
+
+def _fill_in(reading: DeviceReading) -> DeviceReading:
+    """Take from the catalogue what is the same for every card of that name, and say so in `from_catalogue`."""
+    if reading.name is None or reading.mig_parent_uuid is not None:
+        return reading
+    card = find_card(reading.name)
+    filled: dict[str, object] = {}
+    if reading.compute_capability is None and (capability := capability_of(reading.name)):
+        filled["compute_capability"] = capability
+    # One name may stand for two memory buses, but not with the same amount of memory.
+    same_memory = card and reading.memory_total_bytes and abs(reading.memory_total_bytes / card.memory_bytes - 1) < 0.1
+    if reading.memory_bandwidth_bytes_per_s is None and card and same_memory:
+        filled["memory_bandwidth_bytes_per_s"] = card.memory_bandwidth_bytes_per_s
+    return replace(reading, **filled, from_catalogue=tuple(filled)) if filled else reading  # type: ignore[arg-type]

@@ -1,0 +1,241 @@
+"""Distinct verdicts on a machine: each with a stable code, its cause in words, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dsmops.gpu.host import HostFacts
+from dsmops.gpu.readings import DeviceReading, Failure, FailureKind
+from dsmops.gpu.visible import MASK, ORDER, Visibility
+
+
+class Severity(StrEnum):
+    """`error`: because of this, nothing is usable. `warning`: something is, but not all. `note`: worth knowing."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class HostFinding:
+    """One thing about the machine. `code` is stable (`gpu.driver_mismatch`), for scripts and runbooks."""
+
+    code: str
+    severity: Severity
+    cause: str
+    fix: str
+
+
+def no_driver(nvml: Failure, smi: Failure | None, host: HostFacts) -> HostFinding:
+    """Return the one finding that explains why neither NVML nor nvidia-smi answered (`smi` None: it was not asked)."""
+    code, cause, fix = _explain_failure(nvml, smi, host)
+    return HostFinding(code, Severity.ERROR, cause, fix)
+
+
+def _explain_failure(nvml: Failure, smi: Failure | None, host: HostFacts) -> tuple[str, str, str]:
+    if host.platform != "linux":
+        return "gpu.driver_missing", f"there is no CUDA on this system ({host.platform})", "Run this on the Linux machine with the GPU."
+    if host.jetson_model:
+        spec = f" Plan for it with `--simulate {host.jetson_sm}`." if host.jetson_sm else ""
+        return (
+            "gpu.jetson",
+            f"{host.jetson_model}: an integrated GPU, whose driver has no NVML to ask",
+            f"JetPack 7 and some of 6 have NVML.{spec}",
+        )
+    kind = smi.kind if nvml.kind is FailureKind.BINDINGS_MISSING and smi else nvml.kind
+    match kind:
+        case FailureKind.VERSION_MISMATCH:
+            return _mismatch(host)
+        case FailureKind.DRIVER_NOT_LOADED:
+            return "gpu.driver_not_loaded", *_not_loaded(host)
+        case FailureKind.NO_PERMISSION | FailureKind.BLOCKED:
+            return "gpu.access_refused", f"the driver refused access: {nvml.detail}", _access_fix(host)
+        case FailureKind.LOST | FailureKind.RESET_REQUIRED | FailureKind.NO_POWER:
+            return "gpu.device_lost", f"a GPU is there but does not work: {nvml.detail}", _LOST_FIX
+        case FailureKind.LIBRARY_MISSING | FailureKind.TOOL_MISSING:
+            return _library_missing(smi, host)
+    if smi and smi.kind is FailureKind.NO_ANSWER:
+        return "gpu.no_answer", f"NVML failed ({nvml.detail}) and {smi.detail}", _LOST_FIX
+    if host.container:
+        # The known case: a systemd reload on the host takes the devices away from running containers.
+        fix = "Restart the container; then check its `--gpus` option."
+        return "gpu.access_refused", f"NVML failed inside a container: {nvml.detail}", fix
+    return "gpu.driver_failed", f"NVML failed: {nvml.detail}", "Run `nvidia-smi`, look at `sudo dmesg | grep -i nvrm`, and reboot."
+
+
+_LOST_FIX = (
+    "Look at `sudo dmesg | grep -i -e xid -e nvrm` for the reason, then reboot. "
+    "If it happens again: power, heat, or the card's seat in its slot."
+)
+
+
+def _mismatch(host: HostFacts) -> tuple[str, str, str]:
+    version = f" {host.driver_module_version}" if host.driver_module_version else ""
+    cause = f"the loaded kernel module{version} and NVIDIA's libraries are of different versions, as after an update without a reboot"
+    if host.container:
+        return "gpu.driver_mismatch", cause, "Restart the container; if that does not help, reboot the host."
+    reload = "`sudo rmmod nvidia_drm nvidia_modeset nvidia_uvm nvidia && sudo modprobe nvidia`"
+    return "gpu.driver_mismatch", cause, f"Reboot. Without a reboot: stop what uses the GPU, then {reload}."
+
+
+def _not_loaded(host: HostFacts) -> tuple[str, str]:
+    if host.kernel_driver == "nouveau":
+        return (
+            "NVIDIA's libraries are installed, but the kernel uses the nouveau driver for the card",
+            "Blacklist nouveau (`echo 'blacklist nouveau' | sudo tee /etc/modprobe.d/nouveau.conf`), rebuild the initramfs, and reboot.",
+        )
+    if host.kernel_driver == "vfio-pci":
+        return "the card is reserved for a virtual machine (vfio-pci)", "Run dsmops in that machine, or give the card back to the host."
+    return (
+        "NVIDIA's libraries are installed, but its kernel module is not loaded",
+        "`sudo modprobe nvidia`. If that fails: `dkms status`, and Secure Boot, which refuses unsigned modules (`mokutil --sb-state`).",
+    )
+
+
+def _access_fix(host: HostFacts) -> str:
+    if host.wsl:
+        return "In Windows: update the NVIDIA driver, then `wsl --shutdown`, and start WSL again."
+    if host.container:
+        return "Start the container with the NVIDIA runtime (`docker run --gpus all ...`), so that its cgroup may use the devices."
+    return "Check `ls -l /dev/nvidia*` and the groups of this user (`video`, `render`)."
+
+
+def _library_missing(smi: Failure | None, host: HostFacts) -> tuple[str, str, str]:
+    if host.wsl:
+        return _wsl(host)
+    if smi and smi.kind is not FailureKind.TOOL_MISSING:
+        cause = f"libnvidia-ml.so.1 cannot be loaded, and nvidia-smi says: {smi.detail}"
+        return "gpu.driver_missing", cause, "Reinstall the NVIDIA driver."
+    if host.container:
+        return (
+            "gpu.container_without_gpu",
+            "this is a container without NVIDIA's libraries, so it was not started with the NVIDIA runtime",
+            "Start it with `docker run --gpus all ...` (nvidia-container-toolkit on the host), or with your platform's GPU request.",
+        )
+    if host.pci_cards:
+        cards = "an NVIDIA card is" if host.pci_cards == 1 else f"{host.pci_cards} NVIDIA cards are"
+        using = f" (the kernel uses {host.kernel_driver})" if host.kernel_driver else ""
+        return (
+            "gpu.driver_missing",
+            f"{cards} on the PCI bus{using}, but no NVIDIA driver is installed",
+            "Install one: `sudo ubuntu-drivers install` on Ubuntu, the package nvidia-driver on Debian and Fedora; then reboot.",
+        )
+    return (
+        "gpu.driver_missing",
+        "no NVIDIA driver, and no NVIDIA card on the PCI bus",
+        "Run this on the machine with the GPU.",
+    )
+
+
+def _wsl(host: HostFacts) -> tuple[str, str, str]:
+    if host.wsl_library:
+        return (
+            "gpu.wsl_library_path",
+            "WSL has NVIDIA's libraries in /usr/lib/wsl/lib, but the loader does not look there",
+            "`echo /usr/lib/wsl/lib | sudo tee /etc/ld.so.conf.d/ld.wsl.conf && sudo ldconfig`, or set LD_LIBRARY_PATH.",
+        )
+    if not host.wsl_gpu:
+        return (
+            "gpu.wsl_without_gpu",
+            "WSL without a GPU: /dev/dxg is missing, as under WSL 1 or an old Windows",
+            "In Windows: `wsl --update`, and `wsl --set-version DISTRIBUTION 2` if `wsl -l -v` says 1.",
+        )
+    return (
+        "gpu.wsl_driver_missing",
+        "WSL sees a GPU, but Windows gives it no NVIDIA driver",
+        "Install the NVIDIA driver in Windows, never inside WSL; then `wsl --shutdown`.",
+    )
+
+
+def on_reading(host: HostFacts, readings: Sequence[DeviceReading], visibility: Visibility) -> Iterable[HostFinding]:
+    """Yield what there is to say about a machine whose driver answered, errors first."""
+    usable = bool(visibility.ordinals)
+    serious = Severity.WARNING if usable else Severity.ERROR
+    if not readings:
+        fix = "Check the virtual machine's or container's device settings." if not host.pci_cards else _LOST_FIX
+        yield HostFinding("gpu.device_missing", Severity.ERROR, "the NVIDIA driver works, but has no device", fix)
+    for reading in readings:
+        if reading.failure:
+            yield _device_failure(reading, reading.failure, serious)
+    working = [reading for reading in readings if reading.failure is None]
+    empty_mig = [card for card in working if card.mig_enabled and (card.uuid or "") not in {other.mig_parent_uuid for other in working}]
+    if visibility.mask is not None and visibility.mask_problem and working:
+        code = "gpu.mask_cut" if usable else "gpu.all_hidden"
+        cause = f"{MASK}={visibility.mask!r}: {visibility.mask_problem}"
+        yield HostFinding(code, serious, cause, f"`unset {MASK}`, or name the devices by UUID (`nvidia-smi -L`).")
+    for card in empty_mig:
+        yield HostFinding(
+            "gpu.mig_empty",
+            serious,
+            f"MIG is on for {card.name} (NVML index {card.nvml_index}) and no instance is set up: CUDA cannot use the card",
+            f"`sudo nvidia-smi -i {card.nvml_index} -mig 0` to use it whole, or create an instance (`nvidia-smi mig -lgip`, then `-cgi`).",
+        )
+    yield from _notes(host, working, visibility)
+
+
+def _device_failure(reading: DeviceReading, failure: Failure, severity: Severity) -> HostFinding:
+    where = f"the GPU with NVML index {reading.nvml_index}"
+    if failure.kind is FailureKind.NO_PERMISSION:
+        return HostFinding("gpu.access_refused", severity, f"{where} may not be used here: {failure.detail}", "Check `ls -l /dev/nvidia*`.")
+    if failure.kind is FailureKind.NO_POWER:
+        fix = "Connect the card's power cables."
+        return HostFinding("gpu.no_power", severity, f"{where} lacks power: {failure.detail}", fix)
+    return HostFinding("gpu.device_lost", severity, f"{where} does not answer: {failure.detail}", _LOST_FIX)
+
+
+def _notes(host: HostFacts, working: Sequence[DeviceReading], visibility: Visibility) -> Iterable[HostFinding]:
+    whole = [reading for reading in working if reading.mig_parent_uuid is None]
+    if any(reading.mig_parent_uuid is not None for reading in working):
+        yield HostFinding(
+            "gpu.mig",
+            Severity.NOTE,
+            "MIG is on: a CUDA program sees one instance, the first one unless told otherwise, and no whole card beside it",
+            f"Choose by UUID: `export {MASK}=MIG-...` (`nvidia-smi -L` lists them).",
+        )
+    if not visibility.certain and len(whole) > 1:
+        yield HostFinding(
+            "gpu.order_uncertain",
+            Severity.WARNING,
+            "cards of different models: CUDA counts the fastest first by a rule of its own, so the ordinals shown are an estimate",
+            f"`export {ORDER}=PCI_BUS_ID` to count as NVML does, or choose by UUID: `export {MASK}=GPU-...`.",
+        )
+    if host.jetson_model:
+        cause = f"{host.jetson_model}: the integrated GPU shares the host's memory, and its NVML gives few readings"
+        yield HostFinding("gpu.jetson", Severity.NOTE, cause, "Take memory from `free -b`; build the server on the device itself.")
+    if host.wsl:
+        yield HostFinding(
+            "gpu.wsl",
+            Severity.NOTE,
+            "WSL: the driver belongs to Windows, and some readings (processes, their memory) are not available",
+            "Update the driver in Windows, never inside WSL. Windows programs use GPU memory too.",
+        )
+    elif working and not host.jetson_model and not host.uvm_node:
+        yield HostFinding(
+            "gpu.device_nodes_missing",
+            Severity.WARNING,
+            "the driver answers, but /dev/nvidia-uvm is missing, without which CUDA does not start",
+            "`sudo nvidia-modprobe -u -c=0` makes it; in a container, pass the device through.",
+        )
+    filled = [reading for reading in working if reading.compute_capability is None or "compute_capability" in reading.from_catalogue]
+    if filled and not host.jetson_model:
+        known = all(reading.compute_capability for reading in filled)
+        how = "they were taken from the catalogue by the cards' names" if known else "the catalogue does not know every card either"
+        yield HostFinding(
+            "gpu.capability_not_reported",
+            Severity.NOTE if known else Severity.WARNING,
+            f"this driver does not report compute capabilities (those before 510 do not through nvidia-smi); {how}",
+            "Update the driver, or say what the card is: `--simulate sm75`.",
+        )
+
+
+def nvml_failed(failure: Failure) -> HostFinding:
+    """Return the finding for a machine on which only nvidia-smi answered."""
+    return HostFinding(
+        "gpu.nvml_failed",
+        Severity.WARNING,
+        f"NVML could not be used ({failure.detail}); nvidia-smi answered, with fewer readings",
+        "Make libnvidia-ml.so.1 loadable (`ldconfig -p | grep nvidia-ml`).",
+    )

@@ -1,0 +1,148 @@
+"""Recorded hosts, played back to the real probe: each is told apart from the others, and nothing that is missing crashes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsmops.errors import DriverMissingError
+from dsmops.gpu import GpuReport, choose, probe
+from dsmops.report.units import size
+from tests.gpu.hosts import HOSTS, PlayedHost, host_names, load_host
+
+Play = Callable[[str], PlayedHost]
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Put a recorded host in place of this machine."""
+    return lambda name: PlayedHost(load_host(name), tmp_path, monkeypatch)
+
+
+def summary(report: GpuReport) -> dict[str, Any]:
+    """Return what the expectations of the recorded hosts hold: every finding, and every device in one line."""
+    lines = []
+    for each in report.devices:
+        device, build = each.device, each.verdict.build
+        parts = [
+            "-" if device.cuda_ordinal is None else str(device.cuda_ordinal),
+            device.label,
+            each.state.value,
+            f"{size(device.memory_total_bytes)} total",
+            f"{size(device.memory_free_bytes)} free",
+            "n/a" if device.memory_bandwidth_bytes_per_s is None else f"{device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s",
+            "serve n/a" if each.verdict.serving_dtype is None else f"serve {each.verdict.serving_dtype.candle_name}",
+            "build n/a" if build is None else f"build {build.cuda_compute_cap} with {build.toolkit_min} to {build.toolkit_max}",
+        ]
+        parts += [f"catalogue: {', '.join(each.from_catalogue)}"] if each.from_catalogue else []
+        parts += [f"{process.pid} {process.name} {process.used_bytes}" for process in each.processes or ()]
+        lines.append(", ".join(parts))
+    return {
+        "source": report.source,
+        "driver": report.driver_version,
+        "cuda": report.cuda_driver_version,
+        "ordinals_certain": report.ordinals_certain,
+        "findings": [f"{finding.severity.value} {finding.code}" for finding in report.findings],
+        "devices": lines,
+    }
+
+
+@pytest.mark.parametrize("name", host_names())
+def test_a_recorded_host_is_reported_as_expected(name: str, play: Play, request: pytest.FixtureRequest) -> None:
+    """The report on each recorded host has exactly the devices and findings written in its file."""
+    host = play(name)
+    found = summary(probe(host.root, host.environ))
+    if request.config.getoption("--update-golden"):
+        recorded = load_host(name) | {"expect": found}
+        (HOSTS / f"{name}.json").write_text(json.dumps(recorded, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert found == load_host(name)["expect"]
+
+
+@pytest.mark.parametrize("name", host_names())
+def test_a_device_or_a_reason_with_a_fix(name: str, play: Play) -> None:
+    """A host yields a device for the server, or an error that carries the code of its first finding, says why and what to do."""
+    host = play(name)
+    report = probe(host.root, host.environ)
+    assert all(finding.cause and finding.fix.endswith(".") for finding in report.findings)
+    errors = [finding for finding in report.findings if finding.severity == "error"]
+    if report.visible:
+        assert not errors
+        assert choose(report).cuda_ordinal == 0
+    else:
+        with pytest.raises(DriverMissingError) as caught:
+            choose(report)
+        assert caught.value.exit_code == 4
+        assert caught.value.code == errors[0].code
+        assert errors[0].cause in caught.value.message
+        assert caught.value.hint.startswith(errors[0].fix)
+
+
+def test_verdicts_that_need_different_fixes_have_different_codes() -> None:
+    """No driver, mismatch, no device, all hidden, lost device, empty MIG, WSL, Jetson and a container each have a code of their own."""
+    hosts = (
+        "no_driver",
+        "mismatch",
+        "module_not_loaded",
+        "no_device",
+        "all_hidden_empty",
+        "lost_only_gpu",
+        "mig_empty",
+        "wsl_no_driver",
+        "wsl_1",
+        "wsl_library_path",
+        "jetson_no_nvml",
+        "container_without_runtime",
+        "access_blocked",
+    )
+    codes = [next(line for line in load_host(name)["expect"]["findings"] if line.startswith("error")) for name in hosts]
+    assert len(set(codes)) == len(hosts)
+
+
+def test_nvml_is_shut_down_after_every_start(play: Play) -> None:
+    """A started NVML is shut down once, also when a device fails on the way."""
+    host = play("lost_gpu")
+    probe(host.root, host.environ)
+    assert host.shut_down == 1
+
+
+def test_nvml_that_never_started_is_not_shut_down(play: Play) -> None:
+    """Shutting down what did not start would be an error of its own."""
+    host = play("mismatch")
+    probe(host.root, host.environ)
+    assert host.shut_down == 0
+
+
+def test_a_process_name_in_no_encoding_is_missing(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that the bindings cannot decode is a missing reading."""
+    host = play("processes_unknown")
+    monkeypatch.setattr("pynvml.nvmlSystemGetProcessName", lambda pid: b"\xff".decode())
+    [process] = probe(host.root, host.environ).devices[0].processes or ()
+    assert (process.pid, process.name) == (4242, None)
+
+
+def test_nvml_times_are_reported_apart(play: Play) -> None:
+    """NVML's start and read times are there when NVML answered, and null when it did not."""
+    host = play("t4_cloud")
+    report = probe(host.root, host.environ)
+    assert report.nvml_init_ms is not None
+    assert report.nvml_read_ms is not None
+
+
+def test_this_machine_can_be_probed() -> None:
+    """The real probe on this very machine gives devices or a reason, and raises nothing."""
+    report = probe()
+    assert report.devices or any(finding.severity == "error" for finding in report.findings)
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists(), reason="this machine has an NVIDIA driver")
+def test_no_driver_for_real() -> None:
+    """On a machine without a driver, NVML and nvidia-smi fail for real, and the report says so with exit code 4."""
+    report = probe()
+    assert report.source is None
+    assert report.devices == ()
+    with pytest.raises(DriverMissingError):
+        choose(report)
