@@ -83,7 +83,8 @@ def _parse_uuids(mask: str, readings: Sequence[DeviceReading]) -> tuple[list[int
     chosen: list[int] = []
     for entry in mask.split(","):
         found = [at for at, reading in enumerate(readings) if reading.uuid and reading.uuid.startswith(entry) and not reading.failure]
-        if not entry.startswith(prefix) or len(found) != 1:
+        # "GPU-" alone shows nothing, also where it would name one card (seen with driver 580).
+        if not entry.startswith(prefix) or entry == prefix or len(found) != 1:
             return chosen, _cut(entry, empty=False, at_start=not chosen)
         if found[0] in chosen:
             return [], f"{entry} appears twice, and CUDA then shows no device at all"

@@ -104,6 +104,11 @@ def test_uuids_make_mixed_cards_certain() -> None:
     assert seen.certain
 
 
+def test_a_bare_prefix_names_no_card() -> None:
+    """`GPU-` shows nothing even where it would be unambiguous, as the CUDA driver does on a machine with one card."""
+    assert visible_devices([card(0)], {"CUDA_VISIBLE_DEVICES": "GPU-"}).ordinals == ()
+
+
 def test_a_mig_card_stands_for_its_first_instance() -> None:
     """CUDA enumerates one MIG instance and then no whole card, whether the mask names the card, the instance or nothing."""
     readings = [card(0), card(1, mig_enabled=True), instance(1, 0), instance(1, 1)]
