@@ -38,7 +38,7 @@ def check_config(
       dsmops check-config --simulate t4 --server-version 0.6.4 my.toml
       dsmops check-config --addr 0.0.0.0 --strict *.toml
     """
-    from dsmops.cli.views.config import view_config_check
+    from dsmops.cli.views.config import show_config_check
     from dsmops.flows.check import check_files
     from dsmops.flows.serving import find_device
 
@@ -46,7 +46,7 @@ def check_config(
     version = parse_server_version(server_version)
     judged_for = find_device(simulate, device) if simulate or device is not None else None
     check = check_files(files, device=judged_for, server_version=version, addr=addr)
-    out.result(check, view_config_check(check))
+    out.result(check, show_config_check(check))
     if not check.is_clean(strict=strict):
         raise typer.Exit(1)
 

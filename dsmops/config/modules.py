@@ -9,7 +9,7 @@ from typing import Any
 
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.schema import MODULES
-from dsmops.config.values import Resolved, resolve
+from dsmops.config.values import Resolved, resolve, source_problem
 from dsmops.models import LmShape
 
 
@@ -108,7 +108,8 @@ _PY_FILES = ("mimi_weight", "moshi_weight", "config_path", "tokenizer")
 def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileReference, ...]:
     """Return every file that the modules name, as the server sees it in this environment.
 
-    Left out: `speaker_tokenizer_file = ""`, which means a part of the language model's file, and folders that a script looks into.
+    Left out: `speaker_tokenizer_file = ""`, which means a part of the language model's file, folders that a script looks into, and
+    names that the server cannot fetch, which a rule of their own reports.
     """
     found: list[FileReference] = []
     for module in modules(config):
@@ -117,7 +118,7 @@ def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileRef
         named |= {("py", key): FileRole.OTHER for key in _PY_FILES}
         for keys, role in named.items():
             value = module.text(*keys)
-            if value is not None and (value or keys[0] != "speaker_tokenizer_file"):
+            if value is not None and (value or keys[0] != "speaker_tokenizer_file") and not source_problem(value):
                 found.append(FileReference(module.where(*keys), role, resolve(value, environ)))
     return tuple(found)
 

@@ -46,8 +46,12 @@ def resolve(value: str, environ: Mapping[str, str]) -> Resolved:
     )
 
 
-def hub_problem(value: str) -> str:
-    """Return why the server cannot fetch an `hf://` value, or an empty string."""
+def source_problem(value: str) -> str:
+    """Return why the server cannot use a value as the name of a file, or an empty string: wrong `hf://`, misplaced `hf-snapshot://`."""
+    if value.startswith(HUB_SNAPSHOT):
+        return "works in voice_folder of a Py module only; here it is a path that does not exist"
+    if not value.startswith(HUB):
+        return ""
     segments = value.removeprefix(HUB).split("/")
     if len(segments) < 3 or not all(segments):
         return "needs an organisation, a repository and a file: hf://ORG/REPO/FILE"

@@ -77,7 +77,7 @@ def lint_config(
     for reference in file_references(config, os.environ):
         value = reference.value
         if value.text not in found:
-            found[value.text] = _hub_file(value.text, reference.role) if value.is_hub else _local_file(Path(value.text), reference.role)
+            found[value.text] = _hub_file(value.text, reference.role) if value.is_hub else _local_file(value.text, reference.role)
     return lint(config, LintFacts(environ=os.environ, files=found, device=device, server_version=server_version, addr=addr))
 
 
@@ -86,15 +86,16 @@ def _hub_file(name: str, role: FileRole) -> FileFact:
         path = in_cache(parse_source(name))
     except SourceError:
         path = None  # the lint itself says what is wrong with the name
-    return FileFact(FileState.NOT_CACHED) if path is None else _local_file(path, role)
+    return FileFact(FileState.NOT_CACHED) if path is None else _local_file(str(path), role)
 
 
-def _local_file(path: Path, role: FileRole) -> FileFact:
+def _local_file(name: str, role: FileRole) -> FileFact:
+    path = Path(name)
     try:
         exists, is_file = path.exists(), path.is_file()
     except (OSError, ValueError):  # a name too long, or with a NUL in it
         exists = is_file = False
-    if not exists:
+    if not (exists and name):
         return FileFact(FileState.MISSING)
     if role is FileRole.OTHER:
         return FileFact(FileState.PRESENT)

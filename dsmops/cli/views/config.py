@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from dsmops.config.lint import Finding
 from dsmops.flows.check import ConfigCheck
-from dsmops.report.reporter import Block
+from dsmops.report import Block
 from dsmops.report.units import counted
 
 
-def view_config_check(check: ConfigCheck) -> Iterator[Block]:
-    """Show findings by file and line, each with what to do, then the sum and what was not judged."""
+def show_config_check(check: ConfigCheck) -> Iterator[Block]:
+    """Yield the findings by file and line, then their sum and what they were judged for."""
     for checked in check.files:
-        for finding in checked.findings:
-            where = f" {finding.where}:" if finding.where else ""
-            yield f"{checked.path}:{finding.line}: {finding.severity.value}[{finding.code}]{where} {finding.message}"
-            if finding.hint:
-                yield f"    hint: {finding.hint}"
-        if checked.findings:
-            yield ""
-    sums = ", ".join(
-        (
-            counted(check.errors, "error"),
-            counted(check.warnings, "warning"),
-            counted(check.notes, "note"),
-            counted(len(check.files), "file"),
-        )
-    )
-    yield f"{sums}. {_judged(check)}"
+        yield from view_findings(checked.path, checked.findings)
+    counts = [counted(check.errors, "error"), counted(check.warnings, "warning"), counted(check.notes, "note")]
+    yield f"{', '.join(counts)} in {counted(len(check.files), 'file')}. {_judged(check)}"
+
+
+def view_findings(path: str, findings: Sequence[Finding]) -> Iterator[Block]:
+    """Yield one line for each finding of a file, as compilers write them, and one for what to do about it."""
+    for finding in findings:
+        where = f" {finding.where}:" if finding.where else ""
+        yield f"{path}:{finding.line}: {finding.severity.value}[{finding.code}]{where} {finding.message}"
+        if finding.hint:
+            yield f"    hint: {finding.hint}"
+    if findings:
+        yield ""
 
 
 def _judged(check: ConfigCheck) -> str:
-    judged = {
-        "device": check.device.label if check.device else None,
-        "server version": check.server_version,
-        "address": check.addr,
+    given = {
+        "--device or --simulate": check.device and check.device.label,
+        "--server-version": check.server_version and f"moshi-server {check.server_version}",
+        "--addr": check.addr and f"--addr {check.addr}",
     }
-    known = ", ".join(f"{name} {value}" for name, value in judged.items() if value)
-    unknown = ", ".join(name for name, value in judged.items() if not value)
-    return " ".join(part for part in (f"Judged for {known}." if known else "", f"Not judged: {unknown}." if unknown else "") if part)
+    judged = ", ".join(value for value in given.values() if value)
+    missing = ", ".join(option for option, value in given.items() if not value)
+    return " ".join([f"Judged for {judged}."] * bool(judged) + [f"To have more judged, give {missing}."] * bool(missing))

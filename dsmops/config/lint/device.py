@@ -71,7 +71,7 @@ def _unsuited(dtype: DType, device: Device, capability: ComputeCapability) -> It
     elif dtype is DType.F16 and capability < _F16_KERNELS_SINCE:
         yield "no-f16-kernels", f"the server has no f16 kernels for {device.label}: it starts, listens, and never sends Ready"
     elif dtype is DType.F16 and best is DType.F32:
-        yield "slow-f16", f"f16 arithmetic on {device.label} crawls, at 1/64 of the f32 rate on most such cards"
+        yield "slow-f16", f"f16 arithmetic on {device.label} crawls, at 1/64 of the f32 rate"
     elif dtype is DType.F16 and best is DType.BF16:
         yield "f16-on-bf16-device", f"{device.label} computes bf16, for which the model was trained; f16 works and saves nothing"
     elif dtype is DType.F32 and best is not DType.F32:

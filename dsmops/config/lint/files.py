@@ -9,7 +9,7 @@ from dsmops.config.lint.facts import FileFact, FileState, LintFacts
 from dsmops.config.lint.report import Finding, Findings, finding
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
-from dsmops.config.values import HUB_SNAPSHOT, hub_problem, resolve
+from dsmops.config.values import HUB_SNAPSHOT, resolve, source_problem
 from dsmops.facts import DType
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
 
@@ -55,14 +55,10 @@ def _path_like(config: Config) -> Iterator[tuple[KeyPath, str]]:
 def sources(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     """Report names of hub files that the server cannot fetch."""
     for where, value in _path_like(config):
-        problem = hub_problem(value) if value.startswith("hf://") else ""
-        if problem:
-            yield finding(
-                config, "bad-source", where, f"{value} {problem}", "Write it like hf://kyutai/stt-1b-en_fr-candle/model.safetensors."
-            )
-        elif value.startswith(HUB_SNAPSHOT) and where[2:] != ("py", "voice_folder"):
-            message = f"{HUB_SNAPSHOT} works in voice_folder of a Py module only; here it is a path that does not exist"
-            yield finding(config, "bad-source", where, message, "Name one file with hf://, or a local folder.")
+        problem = source_problem(value)
+        if problem and not (value.startswith(HUB_SNAPSHOT) and where[2:] == ("py", "voice_folder")):
+            hint = "Name one file, like hf://kyutai/stt-1b-en_fr-candle/model.safetensors, or something local."
+            yield finding(config, "bad-source", where, f"{value} {problem}", hint)
 
 
 def files(config: Config, facts: LintFacts) -> Findings:

@@ -36,7 +36,7 @@ def _section(table: Mapping[str, Any], section: Section, where: KeyPath) -> Iter
             else:
                 yield from _value(table[name], key.type, (*where, name), lax=section.lax)
         elif key.required:
-            hint = f"It is {key.meaning}." if key.meaning else ""
+            hint = f"Its meaning: {key.meaning}." if key.meaning else ""
             yield "missing-key", (*where, name), f"{name} is missing, and the server does not start without it", hint
     for name in table:
         if name not in section.keys:

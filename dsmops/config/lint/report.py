@@ -107,6 +107,11 @@ class LintReport:
         """Return how many findings have this severity."""
         return sum(finding.severity is severity for finding in self.findings)
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether something keeps the server from doing its job."""
+        return self.count(Severity.ERROR) > 0
+
 
 Findings = Iterator[Finding]
 
