@@ -211,7 +211,7 @@ def _alternatives(device: Device, model: PublishedModel, dtype: DType, usable_by
 def _notes(device: Device, dtype: DType, context: int, lm: LmShape, step_ms: float | None, limited_by: LimitedBy) -> tuple[str, ...]:
     notes = ["Memory is derived from the server's sources, not measured on a device."]
     if device.compute_capability is not None and not device.compute_capability.native_bf16:
-        notes.append(f'The config must say dtype_override = "{dtype.candle_name}", and the server must be 0.6.4 or newer to honour it.')
+        notes.append(f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older ones ignore the key silently.')
     if limited_by is LimitedBy.UNKNOWN_MEMORY:
         notes.append("The card's memory is unknown, so a cautious batch size is planned; name the card to plan by memory.")
     if step_ms is not None and step_ms > BUDGET_MS:

@@ -66,6 +66,14 @@ def render(template_text: str, settings: ConfigSettings) -> str:
     return text
 
 
+def retitle(text: str, title: str) -> str:
+    """Return a config whose opening comment, up to the first empty comment or other line, says `title` instead."""
+    lines = text.splitlines(keepends=True)
+    rest = next((number for number, line in enumerate(lines) if not line.startswith("# ")), len(lines))
+    newline = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
+    return "".join([f"# {title}{newline}", *lines[rest:]])
+
+
 def diff(old_text: str, new_text: str, *, name: str = "config.toml") -> str:
     """Return the change between two texts as a unified diff, empty when there is none."""
     lines = difflib.unified_diff(old_text.splitlines(), new_text.splitlines(), f"{name} (before)", f"{name} (after)", lineterm="")

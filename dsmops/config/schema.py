@@ -41,8 +41,7 @@ class ServerVersion(NamedTuple):
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
-DTYPE_OVERRIDE_SINCE = ServerVersion(0, 6, 4)
-"""The first release that reads `dtype_override` and knows `PyBatchedAsr`; earlier ones ignore the key without a word."""
+_SINCE_0_6_4 = ServerVersion(0, 6, 4)
 
 PUBLIC_TOKEN = "public_token"  # noqa: S105
 """The API key in upstream's own configs, which Kyutai's example clients send: known to everybody, and so no secret."""
@@ -100,10 +99,14 @@ class Anything:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A table with known keys. `lax` means that pydantic reads it, which turns `"24"` and `24.0` into 24."""
+    """A table with known keys. `lax` means that pydantic reads it, which turns `"24"` and `24.0` into 24.
+
+    `since` is the first release that knows the table at all; older ones refuse a config with it.
+    """
 
     keys: Mapping[str, Key]
     lax: bool = False
+    since: ServerVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,10 @@ Type = Text | Flag | Whole | Number | OneOf | Texts | TextTable | CrossAttention
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. `default` is what an absent optional key means, None where it means nothing. `meaning` says what the name does not."""
+    """One key. `default` is what an absent optional key means, None where it means nothing. `meaning` says what the name does not.
+
+    `since` is the first release that reads it; older ones ignore it without a word.
+    """
 
     type: Type
     required: bool = False
@@ -261,7 +267,7 @@ _STT = {
     "conditioning_learnt_padding": Key(Flag(), default=False),
     "temperature": Key(Number(), default=0.0),
 }
-_DTYPE = {"dtype_override": Key(Text(), default="bf16 on a GPU, f32 on a CPU", since=DTYPE_OVERRIDE_SINCE)}
+_DTYPE = {"dtype_override": Key(Text(), default="bf16 on a GPU, f32 on a CPU", since=_SINCE_0_6_4)}
 _SCRIPT = {"script": Key(Text(), meaning="a Python file in place of the embedded one")}
 
 MODULES: Mapping[str, Section] = {
@@ -286,7 +292,8 @@ MODULES: Mapping[str, Section] = {
             **_DELAY,
             **_SCRIPT,
             "py": Key(PY_BATCHED_ASR),
-        }
+        },
+        since=_SINCE_0_6_4,
     ),
     "Tts": Section(
         {

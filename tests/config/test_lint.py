@@ -102,7 +102,7 @@ def test_a_typo_is_answered_with_the_real_name() -> None:
     """The hint of an unknown key names the key that was meant, and of a misplaced one the place."""
     unknown = lint(read_config(DATA / "invalid" / "unknown-key.toml"), ON_LOOPBACK).findings[0]
     misplaced = lint(read_config(DATA / "invalid" / "misplaced-key-at-top.toml"), ON_LOOPBACK).findings[0]
-    assert unknown.hint == "Is dtype_override meant?"
+    assert unknown.hint == "Is dtype_override meant? Without it the server takes bf16 on a GPU, f32 on a CPU."
     assert "[modules.NAME.model.transformer]" in misplaced.message
 
 

@@ -12,7 +12,6 @@ from dsmops.config.lint import Severity, lint
 from dsmops.config.lint.facts import LintFacts
 from dsmops.config.load import Config, parse_config
 from dsmops.config.schema import (
-    DTYPE_OVERRIDE_SINCE,
     MODULES,
     PY_BATCHED_ASR,
     PY_TTS,
@@ -79,7 +78,7 @@ def test_the_override_is_marked_with_its_version() -> None:
     with_lm = {kind for kind, section in MODULES.items() if "model" in section.keys}
     assert with_lm == {"Asr", "BatchedAsr", "Tts", "Lm"}
     assert {kind for kind, section in MODULES.items() if "dtype_override" in section.keys} == with_lm
-    assert all(MODULES[kind].keys["dtype_override"].since == DTYPE_OVERRIDE_SINCE for kind in with_lm)
+    assert all(MODULES[kind].keys["dtype_override"].since == (0, 6, 4) for kind in with_lm)
 
 
 def remove_each(values: Any, section: Section, where: tuple[str, ...] = ()) -> Any:

@@ -9,7 +9,7 @@ from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
 from dsmops.config.memory import MIB, RUNTIME_BYTES, largest_batch, serving_memory
 from dsmops.config.modules import Module, modules
-from dsmops.config.schema import DTYPE_OVERRIDE_SINCE
+from dsmops.config.schema import MODULES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.facts import ComputeCapability, Device, DType
 from dsmops.models import FRAME_MS
@@ -57,10 +57,9 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
                 yield finding(config, code, module.where("dtype_override"), message, hint)
     for module in modules(config):
         if module.is_python and not capability.native_bf16 and "script" not in module.table and _device_word(module) != "cpu":
-            message = (
-                f"{module.kind} computes in bf16, written into its script; {device.label} emulates that, several times slower than f16"
-            )
-            hint = "Give it a script: a copy of the embedded one (`moshi-server configs`) that passes float16."
+            message = f"{module.kind} computes in bf16, written into its script; {device.label} only emulates that, and slowly"
+            dtype_name = f"float{8 * capability.serving_dtype.itemsize}"
+            hint = f"Give it a script: a copy of the embedded one (`moshi-server configs`) that passes {dtype_name}."
             yield finding(config, "python-bf16", module.where("type"), message, hint)
 
 
@@ -84,28 +83,27 @@ def _device_word(module: Module) -> str | None:
 
 
 def server_version(config: Config, facts: LintFacts) -> Findings:
-    """Report what the server's version does to `dtype_override` and to newer module types."""
+    """Report keys and module types that are newer than the server; it ignores the former and refuses the latter."""
     version, capability = facts.server_version, facts.device.compute_capability if facts.device else None
     needed = capability is not None and not capability.native_bf16
-    newer = f"Use moshi-server {DTYPE_OVERRIDE_SINCE} or newer."
-    if version is not None and version >= DTYPE_OVERRIDE_SINCE:
-        return
     for module in modules(config):
-        if module.kind == "PyBatchedAsr" and version is not None:
-            message = f"moshi-server {version} does not know the type PyBatchedAsr, and refuses the config"
-            yield finding(config, "module-too-new", module.where("type"), message, newer)
-        if not module.has_lm or "dtype_override" not in module.table:
-            continue
-        where = module.where("dtype_override")
-        if version is None:
-            message = f"read by moshi-server {DTYPE_OVERRIDE_SINCE} and newer; an older one ignores it without a word"
-            yield finding(config, "needs-newer-server", where, message, "Give --server-version to have it judged.")
-        elif needed:
-            message = f"moshi-server {version} ignores dtype_override, and this device cannot do without: the server would never send Ready"
-            yield finding(config, "override-unread", where, message, newer)
-        else:
-            message = f"moshi-server {version} ignores dtype_override without a word, and computes in bf16"
-            yield finding(config, "override-too-new", where, message, newer)
+        section = MODULES[module.kind]
+        if section.since and version and version < section.since:
+            message = f"moshi-server {version} does not know the type {module.kind}, and refuses the config"
+            yield finding(config, "module-too-new", module.where("type"), message, f"Use moshi-server {section.since} or newer.")
+        for name, key in section.keys.items():
+            if key.since is None or name not in module.table or (version and version >= key.since):
+                continue
+            where, newer = module.where(name), f"Use moshi-server {key.since} or newer."
+            if version is None:
+                message = f"read by moshi-server {key.since} and newer; an older one ignores it without a word"
+                yield finding(config, "needs-newer-server", where, message, "Give --server-version to have it judged.")
+            elif needed:
+                message = f"moshi-server {version} ignores {name}, and this device cannot do without: the server would never send Ready"
+                yield finding(config, "override-unread", where, message, newer)
+            else:
+                message = f"moshi-server {version} ignores {name} without a word, and computes in bf16"
+                yield finding(config, "override-too-new", where, message, newer)
 
 
 def memory(config: Config, facts: LintFacts) -> Findings:

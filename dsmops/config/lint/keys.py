@@ -40,7 +40,7 @@ def _section(table: Mapping[str, Any], section: Section, where: KeyPath) -> Iter
             yield "missing-key", (*where, name), f"{name} is missing, and the server does not start without it", hint
     for name in table:
         if name not in section.keys:
-            yield _unknown(name, section, (*where, name))
+            yield _unknown(name, section, table, (*where, name))
 
 
 def _variants(tables: Mapping[str, Any], variants: Variants, where: KeyPath) -> Iterator[Problem]:
@@ -195,11 +195,18 @@ def _wrong_word(value: str, names: tuple[str, ...], where: KeyPath) -> Problem:
     return "wrong-value", where, f'{where[-1]} = "{value}" is not known to the server; case counts', hint
 
 
-def _unknown(name: str, section: Section, where: KeyPath) -> Problem:
+def _unknown(name: str, section: Section, table: Mapping[str, Any], where: KeyPath) -> Problem:
     if name in _LEVELS:
         return "misplaced-key", where, f"{name} is ignored here; the server reads it in {', '.join(_LEVELS[name])}", "Move it there."
     near = _nearest(name, tuple(section.keys))
-    return "unknown-key", where, f"{dotted((name,))} is ignored: the server knows no such key", f"Is {near} meant?" if near else ""
+    hint = f"Is {near} meant?" if near else "Leave it out."
+    if near and near not in table and section.keys[near].default is not None:
+        hint += f" Without it the server takes {_described_default(section.keys[near].default)}."
+    return "unknown-key", where, f"{dotted((name,))} is ignored: the server knows no such key", hint
+
+
+def _described_default(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _nearest(name: str, names: tuple[str, ...]) -> str | None:
