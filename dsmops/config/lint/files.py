@@ -207,4 +207,4 @@ def _model_of(header: Header) -> str:
 
 
 def _swapped(config: Config, where: KeyPath, message: str) -> Finding:
-    return finding(config, "swapped-files", where, message, "Exchange lm_model_file and audio_tokenizer_file.")
+    return finding(config, "swapped-files", where, message, "When both keys are wrong so, exchange them; otherwise name the right file.")
