@@ -29,10 +29,8 @@ KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
 MIN_KEY_CHARS = 16
 """Shorter keys could be tried out, and with them every IPv4 address."""
 
-DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
-_DIGITS_TO_0 = {ord(digit): "0" for digit in "123456789"}
-_HINTS = re.compile("|".join(rule.hint for rule in RULES), re.ASCII)
-_HINTS_IN_BYTES = re.compile("|".join(rule.hint for rule in RULES).encode())
+_DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
+_HINTS = re.compile("|".join(rule.hint for rule in RULES).encode())
 _SHAPES_KEPT = 4096
 
 
@@ -50,8 +48,12 @@ class Redactor:
     def __init__(self, key: bytes) -> None:
         self.counts: Counter[str] = Counter()
         self._key = key
-        self._clean_shapes: set[str] = set()
+        self._clean_shapes: set[bytes] = set()
         self._pem_lines_left = 0
+
+    def fresh(self) -> Redactor:
+        """Return a redactor with the same key that has seen nothing."""
+        return Redactor(self._key)
 
     @property
     def inside_pem(self) -> bool:
@@ -62,7 +64,7 @@ class Redactor:
         """Return one line, without its ending, redacted. Redacting the result again changes nothing."""
         if self._pem_lines_left:
             text = self._inside_pem(text)
-        shape = text.translate(_DIGITS_TO_0)
+        shape = text.encode("utf-8", "surrogateescape").translate(_DIGITS_TO_0)
         if shape in self._clean_shapes:
             return text
         if _HINTS.search(shape) is None:
@@ -135,8 +137,8 @@ class BlockRedactor:
 
     def redact(self, block: bytes) -> bytes:
         """Return a block of whole lines redacted. Blocks come in order."""
-        shapes = block.translate(DIGITS_TO_0).split(b"\n")
-        loud = {shape for shape in set(shapes) - self._clean if _HINTS_IN_BYTES.search(shape)}
+        shapes = block.translate(_DIGITS_TO_0).split(b"\n")
+        loud = {shape for shape in set(shapes) - self._clean if _HINTS.search(shape)}
         if len(self._clean) < _SHAPES_KEPT:
             self._clean.update(set(shapes) - loud)
         if not loud and not self._redactor.inside_pem:

@@ -1,0 +1,98 @@
+"""Which records are wanted: by level, target and time. Lines that belong to a record share its fate."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta, tzinfo
+
+from dsmops.errors import InputError
+from dsmops.logs.reader import Line
+from dsmops.logs.records import LEVELS, LogRecord
+
+_RELATIVE = re.compile(r"-(\d{1,6}(?:\.\d{1,6})?)\s*(s|sec|m|min|h|d|w)")
+_UNIT_S = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+@dataclass(slots=True)
+class Filter:
+    """Decides line by line. `level` is the least wanted; `targets` are module paths, each with all below it.
+
+    `since` is the first wanted instant and `until` the first that is not, both UTC. A line of no dialect goes with the record before
+    it, and with nothing where there is none.
+    """
+
+    level: str | None = None
+    targets: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    _kept: dict[str | None, bool] = field(default_factory=dict)
+    _in_time: dict[str | None, bool] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        return bool(self.level or self.targets or self.since or self.until)
+
+    def keeps(self, line: Line) -> bool:
+        """Return whether a line is wanted. Lines come in order."""
+        if not self.active:
+            return True
+        if line.record is None:
+            return self._kept.get(line.service, False)
+        record = line.record
+        # A Python traceback bears no time: it happened when the record before it did.
+        in_time = self._in_time.get(line.service, not (self.since or self.until))
+        if record.time is not None:
+            in_time = bool(self.in_time(record.time, record.time))
+        kept = in_time and self.wants(record)
+        self.begin(line.service, in_time, kept)
+        return kept
+
+    def begin(self, service: str | None, in_time: bool, kept: bool) -> None:
+        """Take note of the fate of a record, for the lines after it."""
+        self._in_time[service] = in_time
+        self._kept[service] = kept
+
+    def wants(self, record: LogRecord) -> bool:
+        """Return whether level and target of a record are wanted."""
+        if self.level and (record.level not in LEVELS or LEVELS.index(record.level) < LEVELS.index(self.level)):
+            return False
+        name = record.target or ""
+        return not self.targets or any(name == target or name.startswith(f"{target}::") for target in self.targets)
+
+    def in_time(self, first: datetime, last: datetime) -> bool | None:
+        """Return whether all instants from `first` to `last` are wanted, or None when only some may be."""
+        if (self.since and last < self.since) or (self.until and first >= self.until):
+            return False
+        return True if (not self.since or first >= self.since) and (not self.until or last < self.until) else None
+
+
+def parse_moment(text: str, now: datetime, zone: tzinfo | None) -> datetime:
+    """Return the UTC instant that `--since` and `--until` name.
+
+    `2025-11-15`, `2025-11-15 08:39[:03[.5]]` (also with `T`, `Z` or an offset), `08:39[:03]` (today), `today`, `yesterday`, `now`, or
+    back from now: `-3h`, `-90s`, `-2d`. Without an offset the zone is `zone` (None: the machine's own).
+
+    Raises:
+        InputError: it is none of these.
+    """
+    words = text.strip()
+    if match := _RELATIVE.fullmatch(words):
+        return now - timedelta(seconds=float(match[1]) * _UNIT_S[match[2]])
+    if words == "now":
+        return now
+    today = now.astimezone(zone).date()
+    try:
+        if words in ("today", "yesterday"):
+            moment = datetime.combine(today - timedelta(days=words == "yesterday"), time())
+        elif re.fullmatch(r"\d\d:\d\d.*", words):
+            moment = datetime.combine(today, time.fromisoformat(words))
+        else:
+            moment = datetime.fromisoformat(words)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError) as exc:
+        raise InputError(
+            f"{text!r} is no time",
+            hint="Write it like '2025-11-15 08:39', 08:39 (today), or -3h (back from now; units s, m, h, d, w).",
+            code="logs.moment",
+        ) from exc

@@ -1,0 +1,37 @@
+"""Bytes of a line to text that is safe to show: no colours, no control characters, valid UTF-8, and nothing lost."""
+
+from __future__ import annotations
+
+import re
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_USUAL_COLOURS = ("\x1b[0m", "\x1b[2m", "\x1b[3m", "\x1b[32m")
+"""What tracing writes on every line; 4 plain replacements are 5 times faster than the pattern on its 18 codes a line."""
+
+_BLANKS = " \t\r"
+# C0 but for tab, DEL, C1, line and paragraph separators, the marks that turn text round (a line can lie with them), and halves of
+# surrogate pairs, which JSON can spell and UTF-8 cannot.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def decode(line: bytes) -> str:
+    r"""Return a line's bytes as text; bytes that are no UTF-8 appear as `\xff`."""
+    text = line.decode("utf-8", "backslashreplace")
+    return text if line.isascii() else text.removeprefix("\ufeff")
+
+
+def clean(text: str) -> str:
+    r"""Return `text` without colours and blanks at its end, its control characters spelled out like `\x07`. Idempotent."""
+    if "\x1b" in text:
+        for code in _USUAL_COLOURS:
+            text = text.replace(code, "")
+    # Until none is left, so that no code can be put together from the rest of others. The order makes no difference to the result.
+    while "\x1b" in text and _COLOUR.search(text):
+        text = _COLOUR.sub("", text)
+    text = text.rstrip(_BLANKS)
+    return text if text.isascii() and text.isprintable() else _CONTROL.sub(_spelled, text)
+
+
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -1,0 +1,134 @@
+"""Lines to records: which line begins an event, and which belong to the event before.
+
+A line continues its event when it is blank or indented, names a cause, or is part of a Python traceback. What is left is text of no
+dialect: Python prints, download bars. Nothing here raises on any input, and no line is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from dsmops.logs.clock import Clock
+from dsmops.logs.formats import FORMATS
+from dsmops.logs.plain_text import clean, decode
+from dsmops.logs.records import LogRecord
+
+_SERVICE = re.compile(r"(?P<prefix>(?P<service>[A-Za-z0-9][\w.-]{0,99}) +\|)(?: (?P<text>.*))?", re.ASCII)
+"""What `docker compose logs` puts in front: the container's name, padded, and a bar."""
+
+_TRACEBACK = "Traceback (most recent call last):"
+_CONTINUES = re.compile(
+    r"$|[ \t]|Caused by:|[Ss]tack backtrace:|note: run with `RUST_BACKTRACE"
+    r"|During handling of the above exception|The above exception was the direct cause"
+)
+
+
+class Line(NamedTuple):
+    """A line as the reader understands it. Exactly one of three: it begins an event, it continues one, or it is mere text."""
+
+    text: str
+    """The cleaned line, without `prefix`."""
+    prefix: str
+    """`stt-1  |` of docker compose, or empty."""
+    service: str | None
+    record: LogRecord | None
+    """The event that begins here. A traceback that no error announced is an event of its own, format `python`, level ERROR."""
+    continues: bool
+
+    @property
+    def is_text(self) -> bool:
+        return self.record is None and not self.continues
+
+
+@dataclass(slots=True)
+class _Event:
+    """What the reader remembers of the event that a service is in."""
+
+    is_error: bool = False
+    in_traceback: bool = False
+
+
+class Reader:
+    """Understands the lines of one log, in order. Containers of docker compose are kept apart."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._formats = list(FORMATS)
+        self._events: dict[str | None, _Event] = {}
+
+    def line(self, raw: bytes) -> Line:
+        """Return what a line without its line end is."""
+        text = clean(decode(raw))
+        prefix, service = "", None
+        record = self._parse(text)
+        if record is None and (found := _SERVICE.fullmatch(text)):
+            prefix, service, text = found["prefix"], found["service"], found["text"] or ""
+            record = self._parse(text)
+            record = record and replace(record, service=service)
+        if record is not None:
+            self.begin(service, record.level)
+            return Line(text, prefix, service, record, continues=False)
+        event = self._events.setdefault(service, _Event())
+        if text == _TRACEBACK and not event.is_error:
+            self._events[service] = _Event(is_error=True, in_traceback=True)
+            return Line(text, prefix, service, LogRecord("python", text, level="ERROR", service=service), continues=False)
+        continues = bool(_CONTINUES.match(text)) or text == _TRACEBACK or event.in_traceback
+        # The first line of a traceback that is not indented names the exception, and ends it.
+        event.in_traceback = text == _TRACEBACK or (event.in_traceback and bool(_CONTINUES.match(text)))
+        return Line(text, prefix, service, None, continues)
+
+    def begin(self, service: str | None, level: str | None) -> None:
+        """Take note that an event began, for a caller that understood its line without the reader."""
+        self._events[service] = _Event(is_error=level == "ERROR")
+
+    def _parse(self, text: str) -> LogRecord | None:
+        for index, dialect in enumerate(self._formats):
+            if record := dialect.parse(text, self._clock):
+                if index:  # What hit last is tried first.
+                    self._formats.insert(0, self._formats.pop(index))
+                return record
+        return None
+
+
+def parse(lines: Iterable[bytes], clock: Clock | None = None) -> Iterator[LogRecord]:
+    """Yield the records of a log whose lines come without line ends; default clock: the machine's zone for stamps without one.
+
+    Lines that belong to an event are in its `continuation`. A line of no dialect is a record of format `text`. Records come in the
+    order in which they are complete, so containers of docker compose may overtake each other, never themselves.
+    """
+    grouping = Grouping()
+    reader = Reader(clock or Clock())
+    for raw in lines:
+        yield from grouping.add(reader.line(raw))
+    yield from grouping.finish()
+
+
+class Grouping:
+    """Gathers lines into whole records."""
+
+    def __init__(self) -> None:
+        self._open: dict[str | None, tuple[LogRecord, list[str]]] = {}
+
+    def add(self, line: Line) -> Iterator[LogRecord]:
+        """Take a line, and yield the record that it completes."""
+        pending = self._open.get(line.service)
+        if line.continues and pending:
+            pending[1].append(line.text)
+            return
+        if pending:
+            yield _whole(*pending)
+        record = line.record or LogRecord("text", line.text, service=line.service)
+        self._open[line.service] = (record, list(record.continuation))
+
+    def finish(self) -> Iterator[LogRecord]:
+        """Yield what is still open; the log ends here."""
+        for pending in self._open.values():
+            yield _whole(*pending)
+        self._open.clear()
+
+
+def _whole(record: LogRecord, continuation: list[str]) -> LogRecord:
+    return replace(record, continuation=tuple(continuation)) if continuation else record
