@@ -80,6 +80,14 @@ def diff(old_text: str, new_text: str, *, name: str = "config.toml") -> str:
     return "\n".join(lines)
 
 
+def masked_diff(before: Config, after: Config) -> str:
+    """Return the change from one config to another as a unified diff, without the API keys of either."""
+    shown = diff(before.text, after.text, name=after.path)
+    for key in (*own_api_keys(before), *own_api_keys(after)):
+        shown = shown.replace(key, "<api key>")
+    return shown
+
+
 def generate_api_key() -> str:
     """Return a new random API key, 43 characters that are safe in a header and in a URL."""
     return secrets.token_urlsafe(32)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from dsmops.config.lint import Finding
 from dsmops.flows.check import ConfigCheck
+from dsmops.flows.make import MadeConfig
 from dsmops.report import Block
 from dsmops.report.units import counted
 
@@ -16,6 +18,24 @@ def show_config_check(check: ConfigCheck) -> Iterator[Block]:
         yield from view_findings(checked.path, checked.findings)
     counts = [counted(check.errors, "error"), counted(check.warnings, "warning"), counted(check.notes, "note")]
     yield f"{', '.join(counts)} in {counted(len(check.files), 'file')}. {_judged(check)}"
+
+
+def show_made_config(made: MadeConfig, target: Path | None, *, written: bool, dry_run: bool) -> Iterator[Block]:
+    """Yield the config itself when it goes to stdout; else what happened to the file, what changed, and the findings."""
+    if target is None:
+        yield made.text.removesuffix("\n")
+        return
+    if made.change:
+        yield made.change
+    yield from view_findings(str(target), made.lint.findings)
+    if made.plan is not None:
+        yield f"batch_size: largest safe {made.plan.batch_size}, limited by {made.plan.limited_by.value}"
+    if written:
+        yield f"wrote {target}"
+    elif dry_run:
+        yield f"dry run: {target} was not written"
+    else:
+        yield f"{target} is up to date" if made.lint.is_clean(strict=False) else f"{target} was not written: the config has errors"
 
 
 def view_findings(path: str, findings: Sequence[Finding]) -> Iterator[Block]:

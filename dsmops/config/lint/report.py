@@ -112,6 +112,10 @@ class LintReport:
         """Whether something keeps the server from doing its job."""
         return self.count(Severity.ERROR) > 0
 
+    def is_clean(self, *, strict: bool) -> bool:
+        """Return whether there are no errors, and with `strict` no warnings either."""
+        return not (self.has_errors or (strict and self.count(Severity.WARNING)))
+
 
 Findings = Iterator[Finding]
 
