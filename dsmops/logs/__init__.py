@@ -1,6 +1,42 @@
-"""Server logs: lines to records to lines, redacted, whatever the dialect."""
+"""Server logs: lines to records to lines, redacted, whatever the dialect.
 
+format_log      one run: source, file or stream, report
+parse, render   lines to `LogRecord`s, and back to friendly lines or JSON
+Formatter       whole blocks at a time, step lines in bulk
+redact, scan    bytes without what the rules find; how much they would find
+"""
+
+from dsmops.logs.clock import Clock
+from dsmops.logs.filters import Filter, parse_moment
+from dsmops.logs.formatter import Counts, Formatter
+from dsmops.logs.job import FormatReport, format_log
+from dsmops.logs.reader import parse
+from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redacted, Redactor, load_or_create_key, redact, scan
+from dsmops.logs.render import Style, render
 from dsmops.logs.rules import RULE_SET_VERSION
+from dsmops.logs.sinks import plan_output
+from dsmops.logs.sources import decompressed, open_source
 
-__all__ = ["RULE_SET_VERSION", "Redacted", "Redactor", "load_or_create_key", "redact", "scan"]
+__all__ = [
+    "RULE_SET_VERSION",
+    "Clock",
+    "Counts",
+    "Filter",
+    "FormatReport",
+    "Formatter",
+    "LogRecord",
+    "Redacted",
+    "Redactor",
+    "Style",
+    "decompressed",
+    "format_log",
+    "load_or_create_key",
+    "open_source",
+    "parse",
+    "parse_moment",
+    "plan_output",
+    "redact",
+    "render",
+    "scan",
+]

@@ -21,11 +21,14 @@ def read_chunks(stream: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
 def cut_blocks(chunks: Iterable[bytes], *, max_line: int = MAX_LINE_BYTES) -> Iterator[bytes]:
     """Yield the same bytes as blocks of whole lines: each but the last ends with a line end.
 
-    A line of more than `max_line` bytes is cut there, so a block may also end inside such a line. Where lines are cut does not depend
-    on the chunks.
+    A line of more than `max_line` bytes is cut there, so a block may also end inside such a line. Where lines are cut does not depend on
+    the chunks. An empty chunk tells of a pause of the source, and passes as an empty block.
     """
     carry = b""
     for chunk in chunks:
+        if not chunk:
+            yield b""
+            continue
         carry += chunk
         while len(carry) > max_line:
             end = (carry.find(b"\n", 0, max_line + 1) + 1) or max_line
