@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dsmops.cli.views.config import view_findings
 from dsmops.checkpoint import ConversionReport
+from dsmops.cli.views.config import view_findings
 from dsmops.config.lint import LintReport, Severity
 from dsmops.flows.prepare import PrepareReport, Step
 from dsmops.report import Block, Table

@@ -1,0 +1,117 @@
+"""`make demo`: the loop as far as it is built, on a tiny generated checkpoint and a simulated T4, without a GPU and without a network.
+
+Each step is a real command in a process of its own; the demo fails with the first that fails, or that does not do what it must.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.s3_servers import moto_server
+from tests.support.tiny import write_tiny_companions, write_tiny_template, write_tiny_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "demo"
+API_KEY = "demo-key-3f1c9a7be2"
+RAW_LOG = "".join(
+    f"\x1b[2m2026-01-02T03:04:{second:02d}.595169Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mmoshi_server::batched_asr\x1b[0m\x1b[2m:\x1b[0m "
+    f"\x1b[2msrc/batched_asr.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m{line}:\x1b[0m {message}\n"
+    for second, line, message in (
+        (1, 228, "starting asr loop 4"),
+        (2, 565, f'batched-asr ws query \x1b[3mquery\x1b[0m\x1b[2m=\x1b[0mAsrStreamingQuery {{ auth_id: Some("{API_KEY}") }}'),
+        *((second, 268, f"2{second % 10}.38ms \x1b[3mstep_idx\x1b[0m\x1b[2m=\x1b[0m{second}") for second in range(3, 50)),
+    )
+)
+"""A raw log of moshi-server with a key in it, as the server writes them."""
+
+
+@dataclass
+class Demo:
+    """Runs the steps, one line each, and remembers what they proved."""
+
+    proven: list[tuple[str, float]] = field(default_factory=list)
+
+    def step(self, claim: str, *command: str | Path, code: int = 0, check: Callable[[str], bool] = lambda _: True) -> str:
+        """Run `dsmops` with `command`; `claim` is proven when it exits with `code` and `check` accepts its output."""
+        words = [str(part) for part in command]
+        shown = " ".join(str(Path(word).relative_to(FOLDER)) if word.startswith(str(FOLDER)) else word for word in words)
+        print(f"$ dsmops {shown}", flush=True)
+        start_s = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", "dsmops", *words], cwd=FOLDER, capture_output=True, text=True, check=False)
+        seconds = time.monotonic() - start_s
+        if done.returncode != code or not check(done.stdout):
+            print(f"{done.stdout}{done.stderr}\nfailed: {claim}")
+            raise SystemExit(1)
+        print(f"  {claim} ({seconds:.1f} s)", flush=True)
+        self.proven.append((claim, seconds))
+        return done.stdout
+
+
+def share_logs(demo: Demo) -> None:
+    """Format a raw log, publish it to an S3 server of our own twice and once more after a rotation, and pull it back."""
+    raw = FOLDER / "logs" / "moshi-logs" / "raw" / "log.demo.2026-01-02"
+    raw.parent.mkdir(parents=True)
+    raw.write_text(RAW_LOG, encoding="utf-8")
+    friendly, rotated = raw.parent.parent / raw.name, raw.parent.parent / "log.demo.2026-01-02.1"
+    demo.step(
+        "a raw log becomes readable, and its key is gone",
+        *("format-log", raw, "--tz", "UTC"),
+        check=lambda _: API_KEY not in friendly.read_text() and "[INFO] [moshi_server::batched_asr]" in friendly.read_text(),
+    )
+    with moto_server() as server:
+        os.environ.update(server.env)
+        to = ("--bucket", server.new_bucket(), "--endpoint-url", server.url)
+        publish = ("publish-logs", *to, "--source", friendly.parent, "--json")
+        demo.step("it is published", *publish, check=lambda out: json.loads(out)["body_bytes"] == friendly.stat().st_size)
+        demo.step("a second run sends nothing", *publish, check=lambda out: json.loads(out)["body_bytes"] == 0)
+        friendly.rename(rotated)
+        demo.step("nor does one after a rotation", *publish, check=lambda out: json.loads(out)["body_bytes"] == 0)
+        pulled = FOLDER / "pulled"
+        demo.step("it comes back byte for byte", "pull-logs", *to, "--output", pulled)
+    if (pulled / rotated.name).read_bytes() != rotated.read_bytes():
+        raise SystemExit("failed: the pulled log differs")
+
+
+def main() -> int:
+    """Run the loop and say what was proven."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    source = FOLDER / "source"
+    source.mkdir(parents=True)
+    weights = write_tiny_weights(source / "model.safetensors")
+    write_tiny_companions(source)
+    template = write_tiny_template(source / "template.toml")
+    converted = FOLDER / "assets" / "fp16" / "model.fp16.safetensors"
+    config = converted.with_suffix(".toml")
+    prepare = ("prep-sm75", "--simulate", "t4", "--input-path", weights, "--template", template)
+    demo = Demo()
+
+    demo.step("a T4 is found to need f16, and why is said", "check-gpu", "--simulate", "t4", check=lambda out: "dtype_override" in out)
+    demo.step("--fail-on-pre-ampere says no", "check-gpu", "--simulate", "t4", "--fail-on-pre-ampere", "--quiet", code=1)
+    demo.step("memory and time of the real 1B model are planned", "plan", "--simulate", "t4", check=lambda out: "batch_size = " in out)
+    demo.step("the generated checkpoint is bf16", "inspect", weights, check=lambda out: "BF16" in out)
+    demo.step("a dry run shows the plan", *prepare, "--dry-run", check=lambda out: "would convert" in out and not converted.exists())
+    demo.step("the card is prepared: converted, configured, linted", *prepare, check=lambda _: converted.exists() and config.exists())
+    demo.step("a second run does nothing", *prepare, check=lambda out: "nothing was done" in out)
+    demo.step("every converted value is the right one", "verify", weights, converted)
+    demo.step("the config suits the card and server 0.6.4", "check-config", config, "--simulate", "t4", "--server-version", "0.6.4")
+    demo.step("server 0.6.3 would ignore the switch", "check-config", config, "--simulate", "t4", "--server-version", "0.6.3", code=1)
+    share_logs(demo)
+
+    print(f"\nProven in {sum(seconds for _, seconds in demo.proven):.0f} s:")
+    for claim, seconds in demo.proven:
+        print(f"  {seconds:5.1f} s  {claim}")
+    print("\nNot part of the loop yet: running the model (worker, smoke-test).")
+    print(f"Files: {FOLDER.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The runbooks cannot rot: every command in a `console` block runs, and every link leads somewhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsmops.models import MODELS
+from tests.support.hub_server import HubServer
+from tests.support.tiny import write_published_header
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(path for path in (ROOT / "runbooks").rglob("*.md") if path.name != "commands.md")
+
+
+def console_commands(page: Path) -> list[str]:
+    """Return the commands of a page's `console` blocks: lines that begin with `$ `."""
+    blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+WITH_COMMANDS = [page for page in PAGES if console_commands(page)]
+
+
+@pytest.fixture(scope="module")
+def published_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a hub on loopback that has the published 1B model, its header real and its values zero."""
+    folder = tmp_path_factory.mktemp("hub")
+    model = MODELS["stt-1b-en_fr"]
+    files = {
+        model.model_file: write_published_header(folder / "model.safetensors"),
+        model.tokenizer_file: b"pieces",
+        model.mimi_file: b"codec",
+    }
+    with HubServer({model.hf_repo: files}) as hub:
+        yield hub.env(folder / "home")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that looks like a checkout to the commands, and takes what they write."""
+    for name in ("configs", "runbooks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    if (ROOT / "tests" / "data" / "logs").is_dir():
+        shutil.copytree(ROOT / "tests" / "data" / "logs", tmp_path / "tests" / "data" / "logs")
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "dsmops"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dsmops "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run(page: Path, checkout: Path, published_hub: dict[str, str]) -> None:
+    """In order, in one folder, each exits 0 and prints something."""
+    env = {**os.environ, **published_hub, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for command in console_commands(page):
+        done = subprocess.run(command, shell=True, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
+        assert done.stdout + done.stderr, command
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """Relative links name files that are there."""
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_listed() -> None:
+    """The index names each page beside it."""
+    index = (ROOT / "runbooks" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "runbooks").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
