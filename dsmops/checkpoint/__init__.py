@@ -1,1 +1,60 @@
-"""Read, convert and verify safetensors checkpoints, streaming and without torch."""
+"""Read, convert and verify safetensors checkpoints, streaming and without torch.
+
+What reads headers only is imported at once; what touches tensor data, and with it numpy, on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dsmops.checkpoint.header import Header, TensorInfo, parse_header
+from dsmops.checkpoint.identity import ModelIdentity, identify
+from dsmops.checkpoint.losses import LossCounts, LossReport, TensorLoss
+from dsmops.checkpoint.plan import ConversionPlan, OverflowPolicy, plan_conversion
+from dsmops.checkpoint.record import ConversionReport, is_current
+from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint, read_header
+
+if TYPE_CHECKING:
+    from dsmops.checkpoint.conversion import convert, scan
+    from dsmops.checkpoint.synthetic import write_checkpoint
+    from dsmops.checkpoint.verification import VerifyReport, verify
+
+__all__ = [
+    "Checkpoint",
+    "ConversionPlan",
+    "ConversionReport",
+    "Header",
+    "LossCounts",
+    "LossReport",
+    "ModelIdentity",
+    "OverflowPolicy",
+    "Shard",
+    "TensorInfo",
+    "TensorLoss",
+    "VerifyReport",
+    "convert",
+    "identify",
+    "is_current",
+    "open_checkpoint",
+    "parse_header",
+    "plan_conversion",
+    "read_header",
+    "scan",
+    "verify",
+    "write_checkpoint",
+]
+
+_NEEDS_NUMPY = {
+    "convert": "conversion",
+    "scan": "conversion",
+    "VerifyReport": "verification",
+    "verify": "verification",
+    "write_checkpoint": "synthetic",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_NUMPY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDS_NUMPY[name]}"), name)

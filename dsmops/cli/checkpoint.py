@@ -1,9 +1,149 @@
-"""Commands of this group; see `register`."""
+"""Commands about checkpoint files: `inspect`, `convert`, `verify`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
+
+from dsmops.cli.options import DebugOpt, DryRunOpt, ForceOpt, JsonOpt, QuietOpt, parse_dtype
+from dsmops.facts import DType
+from dsmops.report import Reporter
+
+if TYPE_CHECKING:
+    from dsmops.checkpoint.losses import LossReport
+    from dsmops.checkpoint.shards import Checkpoint
+
+SourceArg = Annotated[str, typer.Argument(metavar="SOURCE", help="A .safetensors file, a folder, an index file, or hf://org/repo/file.")]
+ToDTypeOpt = Annotated[
+    DType,
+    typer.Option("--dtype", metavar="DTYPE", parser=parse_dtype, help="What BF16 tensors become: f16 or f32 (also float16, fp16, ...)."),
+]
+# The values of checkpoint.OverflowPolicy, spelled out so that starting up does not load the room.
+Policy = Literal["fail", "clamp", "keep-f32"]
+
+
+def inspect(
+    source: SourceArg,
+    scan: Annotated[bool, typer.Option("--scan", help="Read all values too, and say what converting to F16 would lose.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Show what a checkpoint holds: tensors, dtypes, parameters, which model it is.
+
+    Reads headers only, and of a file on the hub nothing more is downloaded, unless --scan asks for the values.
+
+    \b
+    Examples:
+      dsmops inspect model.safetensors
+      dsmops inspect --scan hf://kyutai/stt-1b-en_fr-candle/model.safetensors
+      dsmops inspect --tensors --json sharded-model/
+    """
+    from dsmops.checkpoint.inspection import inspect_checkpoint, inspect_headers
+    from dsmops.checkpoint.shards import open_checkpoint
+    from dsmops.cli.views.checkpoint import show_inspection
+    from dsmops.flows.sources import local_checkpoint, source_header
+
+    out = Reporter.open("inspect", json=json, quiet=quiet, debug=debug)
+    if source.startswith("hf://") and source.endswith(".safetensors") and not scan:
+        found = inspect_headers(source, {source.rpartition("/")[2]: source_header(source)})
+    else:
+        checkpoint = open_checkpoint(local_checkpoint(source, progress=out.progress()))
+        found = inspect_checkpoint(source, checkpoint, forecast=_forecast(checkpoint, out) if scan else None)
+    out.result(found, show_inspection(found, all_tensors=tensors))
+
+
+def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
+    from dsmops.checkpoint.conversion import scan
+
+    return scan(checkpoint, DType.F16, progress=out.progress())
+
+
+def convert(
+    source: SourceArg,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The .safetensors file to write, or a folder for a sharded source.")],
+    dtype: ToDTypeOpt = DType.F16,
+    on_overflow: Annotated[
+        Policy,
+        typer.Option("--on-overflow", help="What to do with values beyond the range of F16: stop, hold at 65504, or keep the tensor F32."),
+    ] = "fail",
+    keep_f32: Annotated[
+        list[str] | None, typer.Option("--keep-f32", metavar="GLOB", help="Store BF16 tensors whose names match as F32. Repeatable.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write the JSON document there as well.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read the target back and compare every value.")] = False,
+    no_digest: Annotated[bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")] = False,
+    no_fsync: Annotated[bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")] = False,
+    force: ForceOpt = False,
+    dry_run: DryRunOpt = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Convert the BF16 tensors of a checkpoint to F16 or F32, and say exactly what was lost.
+
+    Streams: memory stays small whatever the size. The target is absent, old or complete at any moment. Tensors of other dtypes, names,
+    order, shapes and metadata stay as they are. A target that is up to date is left alone. Exits 1 when --verify finds a difference.
+
+    \b
+    Examples:
+      dsmops convert model.safetensors model.fp16.safetensors
+      dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
+      dsmops convert --keep-f32 'condition_*' --report loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
+    """
+    from json import dumps
+
+    from dsmops.checkpoint.outcome import carry_out
+    from dsmops.checkpoint.plan import OverflowPolicy, plan_conversion
+    from dsmops.cli.views.checkpoint import show_outcome
+    from dsmops.files import write_text_atomically
+    from dsmops.flows.sources import local_checkpoint
+    from dsmops.report.reporter import to_json
+
+    out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
+    path = local_checkpoint(source, progress=out.progress())
+    plan = plan_conversion(path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ())
+    outcome = carry_out(plan, force=force, dry_run=dry_run, check=verify, digest=not no_digest, fsync=not no_fsync, progress=out.progress())
+    if report is not None:
+        write_text_atomically(report, dumps({"schema": "dsmops.convert/1", **to_json(outcome)}, indent=2, ensure_ascii=False) + "\n")
+    out.result(outcome, show_outcome(outcome))
+    if outcome.verification is not None and not outcome.verification.same:
+        raise typer.Exit(1)
+
+
+def verify(
+    source: SourceArg,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="What it was converted to.")],
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Check every value of a converted checkpoint against its source.
+
+    Works without any record, so files converted by other programs can be checked too. Exits 1 when something differs, and names the first
+    differing element of each tensor.
+
+    \b
+    Examples:
+      dsmops verify model.safetensors model.fp16.safetensors
+      dsmops verify --json sharded-model/ sharded-model-fp16/
+    """
+    from dsmops.checkpoint.verification import verify as compare
+    from dsmops.cli.views.checkpoint import show_verification
+    from dsmops.flows.sources import local_checkpoint
+
+    out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
+    found = compare(local_checkpoint(source, progress=out.progress()), target, progress=out.progress())
+    out.result(found, show_verification(found))
+    if not found.same:
+        raise typer.Exit(1)
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
+    app.command("inspect")(inspect)
+    app.command("convert")(convert)
+    app.command("verify")(verify)

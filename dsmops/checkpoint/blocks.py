@@ -1,0 +1,121 @@
+"""A stream of bytes into a file through a few reused blocks: filled here, hashed by one thread, written by another.
+
+The blocks bound memory whatever the size of file and tensors. hashlib, numpy and the write calls release the interpreter lock, so the
+three kinds of work run side by side. With `direct` the bytes go to the disk past the page cache: where they must reach the disk
+anyway, that spares a copy of each page and its write-back later. File systems that cannot do it get ordinary writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+BLOCK_BYTES = 2 << 20
+BLOCKS = 8
+DIRECT_ALIGNMENT = 4096
+"""Offset, length and address of a direct write are multiples of this; it covers every disk sector size in use."""
+
+_O_DIRECT = getattr(os, "O_DIRECT", 0)  # absent on macOS
+
+
+class BlockWriter:
+    """Appends to `fd`, an empty file opened for writing; use it as a context, and `finish` it before leaving.
+
+    Fill `room()` and tell `advance()` how much of it is filled, or `write()` bytes of any length. An `OSError` of a write comes out of
+    one of the later calls. Leaving the context stops the threads; unless finished, the file is then incomplete.
+    """
+
+    def __init__(self, fd: int, *, digest: bool, direct: bool) -> None:
+        self._fd = fd
+        self._hash = hashlib.sha256() if digest else None
+        self._direct = direct and bool(_O_DIRECT)
+        self._hasher, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        # Anonymous maps, because they begin at a page boundary as direct writes want it.
+        self._blocks = [memoryview(mmap.mmap(-1, BLOCK_BYTES)) for _ in range(BLOCKS)]
+        self._pending: list[list[Future[None]]] = [[] for _ in range(BLOCKS)]
+        self._current = 0
+        self._filled = 0
+        self._offset = 0
+        if self._direct:
+            self._direct = _set_direct(fd, True)
+
+    def __enter__(self) -> BlockWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        for pool in (self._hasher, self._writer):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def room(self) -> memoryview:
+        """Return the part of the current block that is still free; never empty."""
+        return self._blocks[self._current][self._filled :]
+
+    def advance(self, count: int) -> None:
+        """Take `count` bytes at the start of `room()` as filled."""
+        self._filled += count
+        if self._filled == BLOCK_BYTES:
+            self._hand_over()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        view = memoryview(data).cast("B")
+        while view:
+            room = self.room()
+            count = min(len(view), len(room))
+            room[:count] = view[:count]
+            self.advance(count)
+            view = view[count:]
+
+    def finish(self) -> str | None:
+        """Write what is left, wait for everything, and return the SHA-256 of all bytes (None without `digest`)."""
+        if self._filled:
+            self._hand_over()
+        for pending in self._pending:
+            _await(pending)
+        return self._hash.hexdigest() if self._hash else None
+
+    def _hand_over(self) -> None:
+        block = self._blocks[self._current][: self._filled]
+        self._pending[self._current] = [self._writer.submit(self._write_block, block, self._offset)]
+        if self._hash:
+            self._pending[self._current].append(self._hasher.submit(self._hash.update, block))
+        self._offset += self._filled
+        self._filled = 0
+        self._current = (self._current + 1) % BLOCKS
+        _await(self._pending[self._current])
+
+    def _write_block(self, block: memoryview, offset: int) -> None:
+        while block:
+            if self._direct and len(block) % DIRECT_ALIGNMENT:
+                # The end of the file, or what a short write left over.
+                self._direct = not _set_direct(self._fd, False)
+            try:
+                count = os.pwrite(self._fd, block, offset)
+            except OSError as exc:
+                if exc.errno != errno.EINVAL or not self._direct:
+                    raise
+                self._direct = not _set_direct(self._fd, False)
+                continue
+            block = block[count:]
+            offset += count
+
+
+def _set_direct(fd: int, wanted: bool) -> bool:
+    """Switch direct writing on or off; return whether the file system did so."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | _O_DIRECT if wanted else flags & ~_O_DIRECT)
+    except OSError:
+        return False
+    return True
+
+
+def _await(pending: list[Future[None]]) -> None:
+    for future in pending:
+        future.result()
+    pending.clear()

@@ -1,0 +1,194 @@
+"""BF16 values to F16 or F32, bit for bit, in blocks small enough for a processor cache, with exact counts of what was lost.
+
+numpy has no bfloat16, and needs none: all work is integer arithmetic on the 16-bit patterns. Almost every weight of a model lies in
+the range where F16 follows from BF16 by moving bits; the few that do not are found by one comparison and looked up in a table of all
+65,536 patterns. runbooks/decisions/0007-numpy-for-casts.md has the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsmops.checkpoint.losses import LossCounts
+from dsmops.facts import DType
+
+BLOCK_ELEMENTS = 1 << 18
+"""Elements per call. Smaller blocks cost more Python than arithmetic; larger ones leave the cache."""
+
+Bits = NDArray[np.uint16]
+
+# Kinds of BF16 pattern, by what becomes of them in F16.
+EXACT, SUBNORMAL, ROUNDED, UNDERFLOWED, OVERFLOWED, INFINITE, NAN = range(7)
+
+_SIGN = 0x8000
+_BF16_INF = 0x7F80
+_F16_INF, _F16_MAX = 0x7C00, 0x7BFF
+
+
+@cache
+def f16_patterns() -> Bits:
+    """Return the F16 pattern of every BF16 pattern, rounded to nearest, ties to even, too large to infinity; NaN stays NaN.
+
+    Source: IEEE 754 binary16; BF16 is the upper half of binary32, from which numpy rounds correctly.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return _all_bf16_as_f32().astype(np.float16).view(np.uint16)
+
+
+@cache
+def pattern_kinds() -> NDArray[np.uint8]:
+    """Return the kind (`EXACT` to `NAN`) of every BF16 pattern."""
+    source, target = _all_bf16_as_f32(), f16_patterns()
+    magnitude = target & ~np.uint16(_SIGN)
+    kinds = np.full(source.size, EXACT, np.uint8)
+    kinds[(magnitude != 0) & (magnitude < 0x0400)] = SUBNORMAL
+    with np.errstate(invalid="ignore"):
+        kinds[target.view(np.float16).astype(np.float32) != source] = ROUNDED
+    kinds[(magnitude == 0) & (source != 0)] = UNDERFLOWED
+    kinds[magnitude == _F16_INF] = OVERFLOWED
+    kinds[np.isinf(source)] = INFINITE
+    kinds[np.isnan(source)] = NAN
+    return kinds
+
+
+def _all_bf16_as_f32() -> NDArray[np.float32]:
+    return (np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)).view(np.float32)
+
+
+class Bf16ToF16:
+    """Casts blocks and counts losses until `take_counts`. Keeps scratch memory, so use one per thread.
+
+    Exact for 0 and for 2**-17 <= abs(x) <= 65280. Smaller magnitudes may round to an F16 subnormal; at or below 2**-25 they become
+    zero. From 65536 upward they become infinite, or ±65504 with `clamp`; what is infinite in the source stays so. NaN stays NaN; its
+    payload may change. It never raises: whether a count matters is the caller's policy.
+    """
+
+    # For 2**-14 <= abs(x) < 2 the pattern is s0111mmmmmmmmmmm (s sign, m the low exponent and mantissa bits), and the F16 pattern is
+    # s0mmmmmmmmmmm000. Modulo 2**16, x * -7 is (something in bits 14, 15) and 0x3800 - 7m below them, and x - (0x3800 - 7m) is what is
+    # wanted. ±0 comes out right as well. Everything else is special.
+    _FACTOR = np.uint16(-7 & 0xFFFF)
+    _LOW_14 = np.uint16(0x3FFF)
+    # Doubling drops the sign. As signed numbers the regular patterns are then 0x7100..0x7FFF, and all others are below.
+    _FIRST_REGULAR = np.int16(2 * 0x3880)
+
+    def __init__(self, *, clamp: bool = False) -> None:
+        self._doubled = np.empty(BLOCK_ELEMENTS, np.uint16)
+        self._special = np.empty(BLOCK_ELEMENTS, np.bool_)
+        self._patterns = f16_patterns()
+        if clamp:
+            beyond = pattern_kinds() == OVERFLOWED
+            self._patterns = np.where(beyond, self._patterns - np.uint16(_F16_INF - _F16_MAX), self._patterns)
+        self._kinds = pattern_kinds()
+        self._tally = _Tally()
+
+    def __call__(self, bits: Bits, out: Bits) -> None:
+        """Write the F16 patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must not overlap `bits`."""
+        count = bits.size
+        doubled = np.add(bits, bits, out=self._doubled[:count])
+        if self._tally.note_magnitudes(doubled) == 0:
+            out[:] = bits
+            return
+        np.multiply(bits, self._FACTOR, out=out)
+        np.bitwise_and(out, self._LOW_14, out=out)
+        np.subtract(bits, out, out=out)
+        special = np.less(doubled.view(np.int16), self._FIRST_REGULAR, out=self._special[:count])
+        many = count >> 2
+        if (found := np.count_nonzero(special)) > many:
+            np.logical_and(special, doubled, out=special)  # zeros came out right; where they are many, leave them
+            found = np.count_nonzero(special)
+        if found > many:
+            # Mostly far from 1: looking every element up is cheaper than picking out the special ones.
+            index = bits.astype(np.intp)
+            np.take(self._patterns, index, out=out, mode="wrap")
+            self._tally.count_patterns(np.bincount(index, minlength=1 << 16))
+        else:
+            where = np.flatnonzero(special)
+            patterns = bits[where]
+            out[where] = self._patterns[patterns]
+            self._tally.count_kinds(np.bincount(self._kinds[patterns], minlength=NAN + 1))
+
+    def take_counts(self) -> LossCounts:
+        """Return the counts since the last call, and start anew."""
+        tally, self._tally = self._tally, _Tally()
+        return tally.result()
+
+
+class Bf16ToF32:
+    """Casts blocks, exactly: BF16 is the upper half of F32. Counts as `Bf16ToF16` does; nothing is ever lost."""
+
+    def __init__(self, *, clamp: bool = False) -> None:  # noqa: ARG002 nothing overflows, so there is nothing to clamp
+        self._doubled = np.empty(BLOCK_ELEMENTS, np.uint16)
+        self._tally = _Tally()
+
+    def __call__(self, bits: Bits, out: NDArray[np.uint32]) -> None:
+        """Write the F32 patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`."""
+        doubled = np.add(bits, bits, out=self._doubled[: bits.size])
+        if self._tally.note_magnitudes(doubled) >= 2 * _BF16_INF:
+            nan, infinite = np.count_nonzero(doubled > 2 * _BF16_INF), np.count_nonzero(doubled == 2 * _BF16_INF)
+            self._tally.count_kinds(np.array([0, 0, 0, 0, 0, infinite, nan]))
+        np.left_shift(bits, 16, out=out, dtype=np.uint32)
+
+    def take_counts(self) -> LossCounts:
+        """Return the counts since the last call, and start anew."""
+        tally, self._tally = self._tally, _Tally()
+        return tally.result()
+
+
+class _Tally:
+    """Running counts of one tensor."""
+
+    def __init__(self) -> None:
+        self._elements = 0
+        self._kinds = np.zeros(NAN + 1, np.int64)
+        self._patterns: NDArray[np.int64] | None = None
+        self._top = -1
+
+    def note_magnitudes(self, doubled: Bits) -> int:
+        """Take in a block of doubled patterns; return the largest of them (0: all elements are zero)."""
+        if not doubled.size:
+            return 0
+        self._elements += doubled.size
+        top = int(doubled.max())
+        if top < 2 * _BF16_INF:
+            self._top = max(self._top, top)
+        else:
+            finite = doubled[doubled < 2 * _BF16_INF]
+            self._top = max(self._top, int(finite.max())) if finite.size else self._top
+        return top
+
+    def count_kinds(self, counts: NDArray[np.int64]) -> None:
+        self._kinds += counts
+
+    def count_patterns(self, counts: NDArray[np.int64]) -> None:
+        # Summing 65,536 counts up by kind takes as long as counting a block, so it is left to the end.
+        self._patterns = counts if self._patterns is None else self._patterns + counts
+
+    def result(self) -> LossCounts:
+        if self._patterns is not None:
+            by_kind = np.bincount(pattern_kinds(), weights=self._patterns, minlength=NAN + 1)  # float64: exact up to 2**53
+            self._kinds += by_kind.astype(np.int64)
+        _, subnormal, rounded, underflowed, overflowed, infinite, nan = self._kinds.tolist()
+        return LossCounts(
+            elements=self._elements,
+            overflowed=overflowed,
+            underflowed=underflowed,
+            subnormal=subnormal + rounded,
+            rounded=rounded,
+            infinite=infinite,
+            nan=nan,
+            largest_magnitude=float(_all_bf16_as_f32()[self._top >> 1]) if self._top >= 0 else None,
+        )
+
+
+Cast = Bf16ToF16 | Bf16ToF32
+
+CASTS: dict[DType, tuple[Callable[..., Cast], np.dtype[Any]]] = {
+    DType.F16: (Bf16ToF16, np.dtype("<u2")),
+    DType.F32: (Bf16ToF32, np.dtype("<u4")),
+}
+"""What BF16 can become: the cast, and the dtype of its patterns on disk."""

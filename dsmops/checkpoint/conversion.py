@@ -1,0 +1,238 @@
+"""Carrying out a conversion plan: one pass over the source, in bounded memory, whole or not at all.
+
+Four kinds of work run side by side: reading and casting (here), hashing the source, hashing the target, writing it (`blocks`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from types import TracebackType
+
+import numpy as np
+
+from dsmops.checkpoint import record
+from dsmops.checkpoint.blocks import BlockWriter
+from dsmops.checkpoint.casts import BLOCK_ELEMENTS, CASTS, Bits, Cast
+from dsmops.checkpoint.losses import LossReport, TensorLoss
+from dsmops.checkpoint.plan import ConversionPlan, FilePlan, OverflowPolicy, TensorPlan, lay_out
+from dsmops.checkpoint.reading import ShardReader
+from dsmops.checkpoint.record import ConversionReport, FileRecord
+from dsmops.checkpoint.shards import Checkpoint, Shard, open_shard
+from dsmops.errors import TensorRangeError
+from dsmops.facts import DType
+from dsmops.files import replace_atomically, require_free_space, sha256
+from dsmops.progress import SILENT, Progress
+
+
+def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool = True, fsync: bool = True) -> ConversionReport:
+    """Write the target that `plan` describes, and a record beside it, and return what was lost.
+
+    At any moment each target file is absent, the old one or complete; the index of a sharded target comes last. On any error nothing new
+    is left. `digest` adds the SHA-256 of every source and target file. `fsync` waits until all is on the disk. Peak memory is about 60 MiB
+    whatever the size of files and tensors.
+
+    Raises:
+        TensorRangeError: values beyond the target's range, under `OverflowPolicy.FAIL`; names the tensors.
+        InputError: a source file changed while it was read.
+        DiskFullError: checked before the first byte is written, and met while writing.
+        TargetBusyError: another process is writing the same target.
+    """
+    start_s = time.monotonic()
+    shards = plan.checkpoint.shards
+    with ExitStack() as sources, _SourceDigests(shards, wanted=digest) as digests, ExitStack() as targets:
+        readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in shards}
+        if plan.on_overflow is OverflowPolicy.KEEP_F32 and plan.dtype is DType.F16:
+            forecast = _scan(plan.checkpoint, plan.dtype, readers, progress)
+            plan = lay_out(plan, {*plan.kept_f32, *(loss.name for loss in forecast.overflowing)})
+        # Entered first, so renamed last; it also keeps a second run off the whole folder.
+        index = targets.enter_context(replace_atomically(plan.index[0], durable=fsync)) if plan.index else None
+        partials = [targets.enter_context(replace_atomically(file.path, durable=fsync)) for file in plan.files]
+        # After a killed run's leftovers have been emptied.
+        require_free_space(plan.files[0].path.parent, plan.target_bytes)
+        casts = _Casts(clamp=plan.on_overflow is OverflowPolicy.CLAMP)
+        target_digests: list[str | None] = []
+        losses: list[TensorLoss] = []
+        progress.start("Converting", plan.target_bytes)
+        try:
+            for file, partial in zip(plan.files, partials, strict=True):
+                with BlockWriter(partial.fd, digest=digest, direct=fsync) as writer:
+                    losses += _fill(file, writer, readers, casts, progress)
+                    target_digests.append(writer.finish())
+            source_digests = digests.results()
+        finally:
+            progress.finish()
+        for reader in readers.values():
+            reader.confirm_unchanged()
+        report = LossReport.of(losses)
+        if plan.on_overflow is OverflowPolicy.FAIL and report.overflowing:
+            raise _range_error(report, plan.dtype)
+        if index is not None and plan.index is not None:
+            index.write(plan.index[1].encode())
+    written = [open_shard(file.path, file.path.name) for file in plan.files]
+    result = ConversionReport(
+        dtype=plan.dtype.value,
+        on_overflow=plan.on_overflow.value,
+        keep_f32=plan.keep_f32,
+        kept_f32=plan.kept_f32,
+        sources=tuple(map(FileRecord.of, shards, source_digests)),
+        targets=tuple(map(FileRecord.of, written, target_digests)),
+        tensors=len(plan.tensors),
+        losses=report,
+        elapsed_s=time.monotonic() - start_s,
+    )
+    record.save(result, plan.record_path, durable=fsync)
+    return result
+
+
+def scan(checkpoint: Checkpoint, dtype: DType, *, progress: Progress = SILENT) -> LossReport:
+    """Return what converting `checkpoint` to `dtype` would lose, without writing anything.
+
+    Raises:
+        InputError: the source changed while it was read.
+    """
+    with ExitStack() as sources:
+        readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in checkpoint.shards}
+        report = _scan(checkpoint, dtype, readers, progress)
+        for reader in readers.values():
+            reader.confirm_unchanged()
+    return report
+
+
+def _scan(checkpoint: Checkpoint, dtype: DType, readers: Mapping[str, ShardReader], progress: Progress) -> LossReport:
+    casts = _Casts(clamp=False)
+    cast, disk_dtype = casts[dtype]
+    discarded = np.empty(BLOCK_ELEMENTS, disk_dtype)
+    castable = [tensor for tensor in checkpoint.tensors.values() if tensor.dtype == DType.BF16]
+    losses = []
+    progress.start("Scanning", sum(tensor.nbytes for tensor in castable))
+    try:
+        for tensor in castable:
+            shard = checkpoint.shard_of[tensor.name]
+            offset = shard.offset_of(tensor)
+            for start in range(0, tensor.elements, BLOCK_ELEMENTS):
+                bits = casts.scratch[: tensor.elements - start]
+                readers[shard.name].read_into(bits.data, offset + 2 * start)
+                cast(bits, discarded[: bits.size])
+                progress.advance(bits.nbytes)
+            losses.append(TensorLoss(**asdict(cast.take_counts()), name=tensor.name, target_dtype=dtype.value))
+    finally:
+        progress.finish()
+    return LossReport.of(losses)
+
+
+class _Casts:
+    """The casts of one run, made when first needed, and a block of source patterns for them to read."""
+
+    def __init__(self, *, clamp: bool) -> None:
+        self._clamp = clamp
+        self._made: dict[str, tuple[Cast, np.dtype[np.unsignedinteger]]] = {}
+        self.scratch: Bits = np.empty(BLOCK_ELEMENTS, "<u2")
+
+    def __getitem__(self, dtype: str) -> tuple[Cast, np.dtype[np.unsignedinteger]]:
+        if dtype not in self._made:
+            kind, disk_dtype = CASTS[DType(dtype)]
+            self._made[dtype] = kind(clamp=self._clamp), disk_dtype
+        return self._made[dtype]
+
+
+def _fill(
+    file: FilePlan, writer: BlockWriter, readers: Mapping[str, ShardReader], casts: _Casts, progress: Progress
+) -> Iterable[TensorLoss]:
+    """Write one target file; yield the losses of each tensor that was cast."""
+    writer.write(file.head)
+    for tensor in file.tensors:
+        reader = readers[tensor.shard.name]
+        if not tensor.cast:
+            _copy(tensor, writer, reader, progress)
+            continue
+        cast, disk_dtype = casts[tensor.target.dtype]
+        _cast(tensor, writer, reader, cast, disk_dtype, casts.scratch, progress)
+        yield TensorLoss(**asdict(cast.take_counts()), name=tensor.target.name, target_dtype=tensor.target.dtype)
+
+
+def _copy(tensor: TensorPlan, writer: BlockWriter, reader: ShardReader, progress: Progress) -> None:
+    offset, left = tensor.shard.offset_of(tensor.source), tensor.source.nbytes
+    while left:
+        room = writer.room()[:left]
+        reader.read_into(room, offset)
+        writer.advance(len(room))
+        progress.advance(len(room))
+        offset += len(room)
+        left -= len(room)
+
+
+def _cast(
+    tensor: TensorPlan,
+    writer: BlockWriter,
+    reader: ShardReader,
+    cast: Cast,
+    disk_dtype: np.dtype[np.unsignedinteger],
+    scratch: Bits,
+    progress: Progress,
+) -> None:
+    offset, left = tensor.shard.offset_of(tensor.source), tensor.source.elements
+    while left:
+        room = writer.room()
+        count = min(left, BLOCK_ELEMENTS, len(room) // disk_dtype.itemsize)
+        bits = scratch[: max(count, 1)]
+        reader.read_into(bits.data, offset)
+        if count:
+            cast(bits, np.frombuffer(room, disk_dtype, count))
+            writer.advance(count * disk_dtype.itemsize)
+        else:
+            # One element lies across two blocks.
+            single = np.empty(1, disk_dtype)
+            cast(bits, single)
+            writer.write(single.tobytes())
+        progress.advance(bits.size * disk_dtype.itemsize)
+        offset += bits.nbytes
+        left -= bits.size
+
+
+class _SourceDigests:
+    """SHA-256 of the source files, computed by a thread of its own; a context. A hub cache that knows a digest is believed."""
+
+    def __init__(self, shards: Iterable[Shard], *, wanted: bool) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._stop = _Stop()
+        self._digests: list[str | Future[str] | None] = [
+            shard.known_sha256 or self._pool.submit(sha256, shard.path, progress=self._stop) if wanted else None for shard in shards
+        ]
+
+    def __enter__(self) -> _SourceDigests:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def results(self) -> list[str | None]:
+        """Return one digest per shard, when all are there; None where none was wanted."""
+        return [digest.result() if isinstance(digest, Future) else digest for digest in self._digests]
+
+
+class _Stop(threading.Event):
+    """A progress that ends the work it observes once it is set: at the next block, by an exception nobody looks at."""
+
+    def start(self, label: str, total: int | None, unit: str = "bytes") -> None: ...
+
+    def advance(self, amount: int) -> None:  # noqa: ARG002
+        if self.is_set():
+            raise CancelledError
+
+    def finish(self) -> None: ...
+
+
+def _range_error(report: LossReport, dtype: DType) -> TensorRangeError:
+    worst = [f"{loss.name} ({loss.overflowed:,} of {loss.elements:,}, up to {loss.largest_magnitude:g})" for loss in report.overflowing[:8]]
+    count = len(report.overflowing)
+    return TensorRangeError(
+        f"{count} {'tensor holds' if count == 1 else 'tensors hold'} finite values beyond the range of {dtype}, 65504: {', '.join(worst)}"
+        + (f" and {count - len(worst)} more" if count > len(worst) else ""),
+        hint="Choose what becomes of them: --on-overflow clamp holds them at 65504, keep-f32 stores these tensors as F32.",
+    )

@@ -1,0 +1,118 @@
+"""What `dsmops convert` does with a plan: look whether the work is done already, do it when not, check it when asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from dsmops.checkpoint import record
+from dsmops.checkpoint.conversion import convert
+from dsmops.checkpoint.dtypes import CASTABLE
+from dsmops.checkpoint.identity import ModelIdentity
+from dsmops.checkpoint.plan import KYUTAI_LICENCE, ConversionPlan
+from dsmops.checkpoint.record import ConversionReport, is_current
+from dsmops.checkpoint.verification import VerifyReport, verify
+from dsmops.facts import DType
+from dsmops.progress import SILENT, Progress
+
+
+class Status(StrEnum):
+    """What came of a plan."""
+
+    CONVERTED = "converted"
+    UP_TO_DATE = "up to date"
+    PLANNED = "planned"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file of the target, as planned."""
+
+    path: Path
+    size_bytes: int
+    cast: int
+    copied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was done, or with a dry run would be. `conversion` is None for a dry run, `verification` where none was asked for.
+
+    `notes` are what the user should know before serving the target.
+    """
+
+    status: Status
+    source: Path
+    target: Path
+    dtype: DType
+    identity: ModelIdentity
+    files: tuple[PlannedFile, ...]
+    conversion: ConversionReport | None
+    verification: VerifyReport | None
+    notes: tuple[str, ...]
+
+
+def carry_out(
+    plan: ConversionPlan,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    check: bool = False,
+    digest: bool = True,
+    fsync: bool = True,
+    progress: Progress = SILENT,
+) -> Outcome:
+    """Convert unless the target is up to date, or `force` says so regardless.
+
+    With `check` the trust in an existing target rests on full digests instead of sizes and times, and a new one is read back and compared
+    value by value.
+
+    Raises:
+        The errors of `convert` and `verify`.
+    """
+    conversion = verification = None
+    if not force and is_current(plan, full=check, progress=progress):
+        status, conversion = Status.UP_TO_DATE, record.load(plan.record_path)
+    elif dry_run:
+        status = Status.PLANNED
+    else:
+        status, conversion = Status.CONVERTED, convert(plan, progress=progress, digest=digest, fsync=fsync)
+        if check:
+            verification = verify(plan.checkpoint.path, plan.index[0] if plan.index else plan.target, progress=progress)
+    return Outcome(
+        status=status,
+        source=plan.checkpoint.path,
+        target=plan.target,
+        dtype=plan.dtype,
+        identity=plan.identity,
+        files=tuple(
+            PlannedFile(
+                file.path, file.nbytes, sum(tensor.cast for tensor in file.tensors), sum(not tensor.cast for tensor in file.tensors)
+            )
+            for file in plan.files
+        ),
+        conversion=conversion,
+        verification=verification,
+        notes=tuple(_notes(plan, conversion)),
+    )
+
+
+def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[str]:
+    notes = []
+    if not any(tensor.dtype == CASTABLE for tensor in plan.checkpoint.tensors.values()):
+        notes.append(f"The source holds no {CASTABLE} tensor: the target is a copy with a new header.")
+    if plan.checkpoint.unlisted:
+        notes.append(f"{len(plan.checkpoint.unlisted)} tensors are in shards but not in the index; they stay with their shards.")
+    kept = conversion.kept_f32 if conversion else plan.kept_f32
+    if kept and plan.dtype is DType.F16:
+        notes.append(
+            f"{len(kept)} tensors stay F32. That helps the embedded worker only: moshi-server casts every tensor to its dtype_override "
+            "at load, back to infinity where values are too large."
+        )
+    totals = conversion.losses.totals if conversion else None
+    if totals and (totals.nan or totals.infinite):
+        notes.append(f"The source itself holds {totals.nan:,} NaN and {totals.infinite:,} infinite values; they are kept.")
+    licence = f"{KYUTAI_LICENCE}, attribution to Kyutai" if plan.identity.name else "whatever it is"
+    notes.append(f"Converted weights keep the licence of their source ({licence}).")
+    return notes

@@ -1,0 +1,211 @@
+"""Deciding a conversion before a byte is written: which tensor becomes what, where it goes, and what the headers will say."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import stat
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from dsmops.checkpoint.dtypes import CASTABLE, require_target
+from dsmops.checkpoint.header import TensorInfo, render_header
+from dsmops.checkpoint.identity import ModelIdentity, identify
+from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
+from dsmops.errors import CheckpointError, InputError
+from dsmops.facts import DType
+from dsmops.files import os_errors
+
+RECIPE = 1
+"""Raised when the same source and options begin to give other bytes; targets of an older recipe are then out of date."""
+
+KYUTAI_LICENCE = "CC-BY-4.0"
+"""Of every weight file that Kyutai publishes; converting does not change it. Goes into the metadata of recognised models."""
+
+
+class OverflowPolicy(StrEnum):
+    """What to do with finite values beyond the target's range: stop, hold them at the largest value, or keep the tensor as F32."""
+
+    FAIL = "fail"
+    CLAMP = "clamp"
+    KEEP_F32 = "keep-f32"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """One tensor of the target, from `source` in `shard`: copied as it is when the dtype stays, else cast."""
+
+    shard: Shard
+    source: TensorInfo
+    target: TensorInfo
+
+    @property
+    def cast(self) -> bool:
+        return self.source.dtype != self.target.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """One file of the target: its path, all bytes before the data, and its tensors in the order of their data."""
+
+    path: Path
+    head: bytes = field(repr=False)
+    tensors: tuple[TensorPlan, ...] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.head) + sum(tensor.target.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """All that `convert` will do. `index` is the target's index file and its text, None for a single file.
+
+    `kept_f32` are the BF16 tensors that become F32 although `dtype` is F16; with `OverflowPolicy.KEEP_F32` more may join once the values
+    have been looked at.
+    """
+
+    checkpoint: Checkpoint
+    identity: ModelIdentity
+    target: Path
+    dtype: DType
+    on_overflow: OverflowPolicy
+    keep_f32: tuple[str, ...]
+    kept_f32: tuple[str, ...]
+    files: tuple[FilePlan, ...]
+    index: tuple[Path, str] | None
+
+    @property
+    def tensors(self) -> tuple[TensorPlan, ...]:
+        return tuple(tensor for file in self.files for tensor in file.tensors)
+
+    @property
+    def target_bytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+    @property
+    def record_path(self) -> Path:
+        """Where the record of this conversion is kept, beside the target (or beside its index)."""
+        main = self.index[0] if self.index else self.target
+        return main.with_name(f"{main.name}.dsmops.json")
+
+
+def plan_conversion(
+    source: Path,
+    target: Path,
+    dtype: DType,
+    *,
+    on_overflow: OverflowPolicy = OverflowPolicy.FAIL,
+    keep_f32: Sequence[str] = (),
+) -> ConversionPlan:
+    """Return the plan for converting the BF16 tensors of `source` to `dtype`. Reads headers only, writes nothing.
+
+    A `target` ending in `.safetensors` is one file, whatever the source is; an existing folder, or any other name for a sharded source, is
+    a folder that gets the source's own file names and index. `keep_f32` are shell patterns; BF16 tensors that match become F32.
+
+    Raises:
+        InputError: the target is the source, or no place for a checkpoint; `dtype` cannot be made; a pattern matches nothing.
+        HeaderError, CheckpointError, SourceError: the source cannot be used.
+    """
+    require_target(dtype)
+    checkpoint = open_checkpoint(source)
+    identity = identify(checkpoint.tensors)
+    kept = _matching(checkpoint, keep_f32)
+    plan = ConversionPlan(checkpoint, identity, target, dtype, on_overflow, tuple(keep_f32), (), (), None)
+    plan = lay_out(replace(plan, target=_target_path(checkpoint, target)), kept)
+    for file in plan.files:
+        _refuse_overwriting_source(file.path, checkpoint)
+    return plan
+
+
+def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
+    """Return `plan` with its files laid out anew, the tensors named in `kept_f32` as F32."""
+    checkpoint = plan.checkpoint
+    if checkpoint.index is None or plan.target.suffix == ".safetensors":
+        groups: list[tuple[Path, Sequence[Shard]]] = [(plan.target, checkpoint.shards)]
+    else:
+        groups = [(plan.target / shard.name, (shard,)) for shard in checkpoint.shards]
+    files = tuple(_lay_out_file(plan, path, shards, kept_f32) for path, shards in groups)
+    index = None
+    if checkpoint.index is not None and plan.target.suffix != ".safetensors":
+        total = sum(tensor.target.nbytes for file in files for tensor in file.tensors)
+        body = {"metadata": {**checkpoint.index.metadata, "total_size": total}, "weight_map": checkpoint.index.weight_map}
+        index = (plan.target / checkpoint.index.path.name, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+    return replace(plan, files=files, index=index, kept_f32=tuple(name for name in checkpoint.tensors if name in kept_f32))
+
+
+def _lay_out_file(plan: ConversionPlan, path: Path, shards: Sequence[Shard], kept_f32: Collection[str]) -> FilePlan:
+    placed: dict[str, TensorPlan] = {}
+    reached = 0
+    for shard in shards:
+        for source in shard.header.in_data_order():
+            if source.name in placed:
+                raise CheckpointError(
+                    f"tensor {source.name!r} is in more than one shard of {plan.checkpoint.path}",
+                    hint="Convert to a folder instead of one file.",
+                )
+            dtype, nbytes = source.dtype, source.nbytes
+            if dtype == CASTABLE:
+                made = DType.F32 if source.name in kept_f32 else plan.dtype
+                dtype, nbytes = made.value, source.elements * made.itemsize
+            target = TensorInfo(source.name, dtype, source.shape, reached, reached + nbytes)
+            placed[source.name] = TensorPlan(shard, source, target)
+            reached += nbytes
+    in_header_order = (placed[name].target for shard in shards for name in shard.header.tensors)
+    return FilePlan(path, render_header(in_header_order, _metadata(plan, shards)), tuple(placed.values()))
+
+
+def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
+    """Return the source's metadata and where the target came from. Nothing that differs between two runs: no time, path or digest."""
+    merged = {key: text for shard in reversed(shards) for key, text in shard.header.metadata.items()}
+    licence = KYUTAI_LICENCE if plan.identity.name else "that of the source"
+    return {
+        **{key: text for key, text in merged.items() if not key.startswith("dsmops.")},
+        "dsmops.source": ", ".join(Path(shard.name).name for shard in shards),
+        "dsmops.dtype": plan.dtype.value,
+        "dsmops.on_overflow": plan.on_overflow.value,
+        "dsmops.recipe": str(RECIPE),
+        "dsmops.licence": licence,
+    }
+
+
+def _matching(checkpoint: Checkpoint, patterns: Iterable[str]) -> set[str]:
+    castable = [name for name, tensor in checkpoint.tensors.items() if tensor.dtype == CASTABLE]
+    kept: set[str] = set()
+    for pattern in patterns:
+        found = [name for name in castable if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise InputError(
+                f"--keep-f32 {pattern!r} matches no BF16 tensor of {checkpoint.path}",
+                hint="dsmops inspect --tensors lists the names.",
+                code="checkpoint.no_match",
+            )
+        kept.update(found)
+    return kept
+
+
+def _target_path(checkpoint: Checkpoint, target: Path) -> Path:
+    with os_errors(target):
+        if target.is_dir():
+            return target if checkpoint.index else target / checkpoint.shards[0].path.name
+        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+            raise InputError(f"{target} is not a regular file", hint="Name a .safetensors file.", code="file.not_regular")
+    if target.suffix == ".safetensors" or (checkpoint.index is not None and not target.exists()):
+        return target
+    raise InputError(
+        f"{target} is no name for a checkpoint file", hint="End it in .safetensors, or name an existing folder.", code="checkpoint.target"
+    )
+
+
+def _refuse_overwriting_source(path: Path, checkpoint: Checkpoint) -> None:
+    with os_errors(path):
+        if not path.exists():
+            return
+        status = path.stat()
+    for shard in checkpoint.shards:
+        if (status.st_dev, status.st_ino) == (shard.stamp.device, shard.stamp.inode):
+            raise InputError(
+                f"{path} is the source itself", hint="Name another target: the source is never changed.", code="checkpoint.same"
+            )

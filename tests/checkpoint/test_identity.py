@@ -1,0 +1,60 @@
+"""Recognising models by names and shapes."""
+
+import dataclasses
+
+import pytest
+
+from dsmops.checkpoint import TensorInfo, identify
+from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
+
+STT_1B = MODELS["stt-1b-en_fr"].lm
+assert STT_1B is not None
+
+
+def as_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(name, "BF16", shape, 0, 0) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.lm is not None])
+def test_the_published_layouts_are_recognised(name: str) -> None:
+    """Every language model is known by its own tensors, and more tensors beside them do not matter to the server."""
+    shape = MODELS[name].lm
+    assert shape is not None
+    assert identify(as_tensors(shape.tensors())).name == name
+    assert identify(as_tensors({**shape.tensors(), "extra": (1,)})).name == name
+
+
+def test_mimi_and_the_tts_model_are_known_by_a_few_tensors() -> None:
+    """The codec by its quantiser, the TTS model by its depformer."""
+    assert identify(as_tensors(MIMI_TENSOR_PROBES)).name == "mimi"
+    tts = {
+        "text_emb.weight": (8001, 2048),
+        "transformer.layers.15.cross_attention.in_proj_weight": (6144, 2048),
+        "depformer_in.10.weight": (1024, 2048),
+        "depformer_text_emb.weight": (8001, 128),
+        "depformer_emb.30.weight": (2049, 128),
+        "linears.31.weight": (2048, 1024),
+    }
+    assert identify(as_tensors(tts)).name == "tts-1.6b-en_fr"
+
+
+def without_vad_heads(shape: LmShape) -> dict[str, tuple[int, ...]]:
+    return dataclasses.replace(shape, extra_heads=None).tensors()
+
+
+def test_a_near_miss_says_what_differs() -> None:
+    """The PyTorch file of the 1B model lacks the VAD heads; a cut-down one lacks layers; a retrained one has another vocabulary."""
+    found = identify(as_tensors(without_vad_heads(STT_1B)))
+    assert (found.name, found.nearest) == (None, "stt-1b-en_fr")
+    assert found.differences == ("4 missing: extra_heads.0.weight, extra_heads.1.weight, extra_heads.2.weight, ...",)
+    found = identify(as_tensors({**STT_1B.tensors(), "text_emb.weight": (9001, 2048), "lora.weight": (1,)}))
+    assert found.differences == (
+        "1 of another shape: text_emb.weight is (9001, 2048), not (8001, 2048)",
+        "1 more than it has: lora.weight",
+    )
+
+
+def test_a_stranger_stays_unknown() -> None:
+    """Other models, and files without tensors, are not forced into a name."""
+    assert identify(as_tensors({"model.embed_tokens.weight": (32_000, 4096)})).nearest is None
+    assert identify({}).name is None
