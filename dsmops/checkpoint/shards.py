@@ -120,7 +120,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     chosen = _choose(path)
     if chosen.name.endswith(".json"):
-        return open_sharded(path, _read_index(chosen))
+        return open_sharded(path, read_index(chosen))
     shard = open_shard(chosen, chosen.name)
     return Checkpoint(path, (shard,), shard.header.tensors, dict.fromkeys(shard.header.tensors, shard), None)
 
@@ -186,7 +186,13 @@ def _known_sha256(path: Path) -> str | None:
     return blob.name if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name) else None
 
 
-def _read_index(path: Path) -> IndexFile:
+def read_index(path: Path) -> IndexFile:
+    """Return what an index file says; the shards need not be there.
+
+    Raises:
+        CheckpointError: it is no index, or names files that are not below its folder.
+    """
+
     def refuse(reason: str) -> NoReturn:
         raise CheckpointError(f"{path}: {reason}", hint="Fetch the index file again.", code="checkpoint.index")
 

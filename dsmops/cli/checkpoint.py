@@ -45,15 +45,24 @@ def inspect(
     from dsmops.checkpoint.inspection import inspect_checkpoint, inspect_headers
     from dsmops.checkpoint.shards import open_checkpoint
     from dsmops.cli.views.checkpoint import show_inspection
-    from dsmops.flows.sources import local_checkpoint, source_header
+    from dsmops.flows.sources import source_headers
+    from dsmops.hub import is_hub_source
 
     out = Reporter.open("inspect", json=json, quiet=quiet, debug=debug)
-    if source.startswith("hf://") and source.endswith(".safetensors") and not scan:
-        found = inspect_headers(source, {source.rpartition("/")[2]: source_header(source)})
+    if is_hub_source(source) and not scan:
+        found = inspect_headers(source, source_headers(source))
     else:
-        checkpoint = open_checkpoint(local_checkpoint(source, progress=out.progress()))
+        checkpoint = open_checkpoint(_at_hand(source, out))
         found = inspect_checkpoint(source, checkpoint, forecast=_forecast(checkpoint, out) if scan else None)
     out.result(found, show_inspection(found, all_tensors=tensors))
+
+
+def _at_hand(source: str, out: Reporter) -> Path:
+    """Return the local path of `source`. What has to be downloaded is shown first, with its sizes."""
+    from dsmops.cli.views.hub import download_lines
+    from dsmops.flows.sources import local_checkpoint
+
+    return local_checkpoint(source, progress=out.progress(), announce=lambda plan: out.note("\n".join(download_lines(plan))))
 
 
 def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
@@ -100,11 +109,10 @@ def convert(
     from dsmops.checkpoint.plan import OverflowPolicy, plan_conversion
     from dsmops.cli.views.checkpoint import show_outcome
     from dsmops.files import write_text_atomically
-    from dsmops.flows.sources import local_checkpoint
     from dsmops.report.reporter import to_json
 
     out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
-    path = local_checkpoint(source, progress=out.progress())
+    path = _at_hand(source, out)
     plan = plan_conversion(path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ())
     outcome = carry_out(plan, force=force, dry_run=dry_run, check=verify, digest=not no_digest, fsync=not no_fsync, progress=out.progress())
     if report is not None:
@@ -133,10 +141,9 @@ def verify(
     """
     from dsmops.checkpoint.verification import verify as compare
     from dsmops.cli.views.checkpoint import show_verification
-    from dsmops.flows.sources import local_checkpoint
 
     out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
-    found = compare(local_checkpoint(source, progress=out.progress()), target, progress=out.progress())
+    found = compare(_at_hand(source, out), target, progress=out.progress())
     out.result(found, show_verification(found))
     if not found.same:
         raise typer.Exit(1)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from dsmops.errors import CheckpointError, SourceError
-from dsmops.files import os_errors
-from dsmops.hub import DownloadPlan, HubFile, fetch, parse_source, plan_download
+from dsmops.checkpoint.header import LENGTH_BYTES, Header, parse_data_start, parse_header
+from dsmops.checkpoint.shards import INDEX_SUFFIX, read_index
+from dsmops.errors import SourceError
+from dsmops.hub import DownloadPlan, HubFile, fetch, parse_source, plan_download, read_head
 from dsmops.progress import SILENT, Progress
 
-_INDEX_SUFFIX = ".safetensors.index.json"
+# The headers of the published speech-to-text models have 15 and 38 KB: one read gets them whole.
+_FIRST_READ_BYTES = 1 << 17
 Announce = Callable[[DownloadPlan], None]
 
 
@@ -31,28 +32,57 @@ def local_checkpoint(source: str, *, progress: Progress = SILENT, announce: Anno
         if not path.exists():
             raise SourceError(f"{source} does not exist", hint="Check the path, or name a hub file as hf://org/repo/model.safetensors.")
         return path
-    file = parse_source(source)
-    if not file.filename.endswith((".safetensors", _INDEX_SUFFIX)):
-        raise SourceError(
-            f"{source} is no checkpoint: its name ends neither in .safetensors nor in {_INDEX_SUFFIX}",
-            hint="Name a checkpoint, as in hf://org/repo/model.safetensors.",
-        )
+    file = _parse_checkpoint(source)
     wanted = [file]
-    if file.filename.endswith(_INDEX_SUFFIX):
-        wanted += _shards(file, fetch(plan_download([file]))[file])
+    if file.filename.endswith(INDEX_SUFFIX):
+        wanted += _shards(file, fetch(plan_download([file]))[file]).values()
     plan = plan_download(wanted)
     if plan.fetch_bytes:
         announce(plan)
     return fetch(plan, progress=progress)[file]
 
 
-def _shards(index: HubFile, path: Path) -> list[HubFile]:
-    """Return the files that an index names, which lie in its folder or below."""
-    with os_errors(path):
-        text = path.read_bytes()
-    try:
-        names = sorted(set(json.loads(text)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise CheckpointError(f"{index} is no index of shards: it has no weight_map from tensor to file") from exc
-    folder = str(index).rpartition("/")[0]
-    return [parse_source(f"{folder}/{name}") for name in names]
+def source_headers(source: str) -> dict[str, Header]:
+    """Return the headers of the checkpoint that an `hf://` source names, by file name: one, or one of each shard of an index.
+
+    From the cache where it has the files, else by range requests; of what is not there, only an index file is downloaded.
+
+    Raises:
+        HeaderError, CheckpointError: what is there is no safetensors file, or no index.
+        SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.
+    """
+    file = _parse_checkpoint(source)
+    if not file.filename.endswith(INDEX_SUFFIX):
+        return {PurePosixPath(file.filename).name: _read_header(file)}
+    shards = _shards(file, fetch(plan_download([file]))[file])
+    return {name: _read_header(shard) for name, shard in shards.items()}
+
+
+def source_header(source: str) -> Header:
+    """Return the header of the one checkpoint file that an `hf://` source names. Reads and raises as `source_headers` does."""
+    return _read_header(_parse_checkpoint(source))
+
+
+def _parse_checkpoint(source: str) -> HubFile:
+    file = parse_source(source)
+    if not file.filename.endswith((".safetensors", INDEX_SUFFIX)):
+        raise SourceError(
+            f"{source} is no checkpoint: its name ends neither in .safetensors nor in {INDEX_SUFFIX}",
+            hint="Name a checkpoint, as in hf://org/repo/model.safetensors.",
+        )
+    return file
+
+
+def _shards(index: HubFile, path: Path) -> dict[str, HubFile]:
+    """Return the files that an index names, by the names it gives them: paths from its folder down."""
+    folder = PurePosixPath(index.filename).parent
+    names = dict.fromkeys(read_index(path).weight_map.values())
+    return {name: index.sibling(str(folder / name)) for name in names}
+
+
+def _read_header(file: HubFile) -> Header:
+    head, file_bytes = read_head(file, _FIRST_READ_BYTES)
+    header_bytes = parse_data_start(head[:LENGTH_BYTES], file_bytes, name=str(file))
+    if header_bytes > len(head):
+        head, file_bytes = read_head(file, header_bytes)
+    return parse_header(head, file_bytes, name=str(file))

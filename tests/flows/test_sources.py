@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dsmops.cli.views.hub import download_lines
-from dsmops.errors import CheckpointError, SourceError
-from dsmops.flows.sources import local_checkpoint
+from dsmops.errors import CheckpointError, HeaderError, SourceError
+from dsmops.flows.sources import local_checkpoint, source_header, source_headers
 from dsmops.hub import DownloadPlan
 from tests.support.hub_server import HubServer
 
@@ -64,11 +64,11 @@ def test_an_index_brings_its_shards(hub: HubServer) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", ""])
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd.safetensors", "a/../../b.safetensors", ""])
 def test_an_index_cannot_reach_outside_its_folder(name: str, hub: HubServer) -> None:
     """A shard name that climbs, is absolute or empty is refused before anything is asked for it."""
     hub.repos["org/repo"].publish({"m.safetensors.index.json": json.dumps({"weight_map": {"a": name}}).encode()})
-    with pytest.raises(SourceError, match=r"file name|names a repository"):
+    with pytest.raises(CheckpointError, match="below this folder"):
         local_checkpoint("hf://org/repo/m.safetensors.index.json")
     assert len(hub.requests) == 2
 
@@ -77,7 +77,7 @@ def test_an_index_cannot_reach_outside_its_folder(name: str, hub: HubServer) -> 
 def test_an_index_without_shards_is_refused(text: bytes, hub: HubServer) -> None:
     """What is no index is called one error, whatever it holds."""
     hub.repos["org/repo"].publish({"m.safetensors.index.json": text})
-    with pytest.raises(CheckpointError, match="weight_map"):
+    with pytest.raises(CheckpointError, match="index"):
         local_checkpoint("hf://org/repo/m.safetensors.index.json")
 
 
@@ -98,3 +98,51 @@ def test_what_is_no_source_is_refused_without_a_request(source: str, words: str,
         local_checkpoint(source)
     assert "hf://" in refused.value.hint
     assert hub.requests == []
+
+
+def checkpoint(tensors: int, data_bytes_each: int) -> bytes:
+    """Return a safetensors file of many small tensors."""
+    entries = {
+        f"transformer.layers.{index}.weight": {
+            "dtype": "U8",
+            "shape": [data_bytes_each],
+            "data_offsets": [index * data_bytes_each, (index + 1) * data_bytes_each],
+        }
+        for index in range(tensors)
+    }
+    header = json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(tensors * data_bytes_each)
+
+
+@pytest.mark.parametrize(("tensors", "requests"), [(2, 3), (3000, 6)])
+def test_a_remote_header_is_read_without_the_data(tensors: int, requests: int, hub: HubServer) -> None:
+    """The header of a remote checkpoint costs one request for its version and at most two reads, whatever the file's size."""
+    body = checkpoint(tensors, 2000)
+    hub.repos["org/repo"].publish({"big.safetensors": body})
+    header = source_header("hf://org/repo/big.safetensors")
+    assert (len(header.tensors), header.file_bytes) == (tensors, len(body))
+    assert len(hub.requests) == requests
+    assert hub.sent_bytes() <= 2**17 + header.data_start
+    hub.requests.clear()
+    local_checkpoint("hf://org/repo/big.safetensors")
+    hub.requests.clear()
+    assert source_header("hf://org/repo/big.safetensors") == header
+    assert hub.requests == []
+
+
+def test_the_headers_of_remote_shards_are_read_without_their_data(hub: HubServer) -> None:
+    """Of an index on the hub only the index is downloaded; every shard gives its header, under the name the index has for it."""
+    shards = {"one.safetensors": checkpoint(2, 500_000), "below/two.safetensors": checkpoint(3, 500_000)}
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    hub.repos["org/repo"].publish({"m/x.safetensors.index.json": index, **{f"m/{name}": body for name, body in shards.items()}})
+    headers = source_headers("hf://org/repo/m/x.safetensors.index.json")
+    assert {name: len(header.tensors) for name, header in headers.items()} == {"one.safetensors": 2, "below/two.safetensors": 3}
+    assert hub.sent_bytes() == 2 * 2**17
+
+
+@pytest.mark.parametrize("body", [b"", b"weights", (1 << 62).to_bytes(8, "little") + b"{}", checkpoint(2, 9)[:-1]])
+def test_a_remote_file_that_is_no_checkpoint_is_a_header_error(body: bytes, hub: HubServer) -> None:
+    """What is at the other end is judged by its size and first bytes, and named by its hf:// name."""
+    hub.repos["org/repo"].publish({"bad.safetensors": body})
+    with pytest.raises(HeaderError, match=r"hf://org/repo/bad\.safetensors"):
+        source_header("hf://org/repo/bad.safetensors")
