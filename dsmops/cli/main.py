@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import traceback
@@ -26,10 +25,6 @@ def main() -> int:
             traceback.print_exc()
         reporter.error(exc)
         return exc.exit_code
-    except BrokenPipeError:
-        # The reader of our stdout went away (`| head -1`). Nothing is left to say, and the interpreter must not try at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
     except Exception as exc:  # noqa: BLE001 the one place that may: a bug must end in one line and a saved traceback

@@ -62,13 +62,17 @@ class Reporter:
 
         `document` is a dataclass or a mapping. `schema` is raised when the meaning of a key changes, not when one is added.
         """
-        if self.json:
-            body = {"schema": f"dsmops.{self.command}/{schema}", **to_json(document)}
-            sys.stdout.write(jsonlib.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        elif not self.quiet:
-            for block in text:
-                _draw(block)
-        sys.stdout.flush()
+        try:
+            if self.json:
+                body = {"schema": f"dsmops.{self.command}/{schema}", **to_json(document)}
+                sys.stdout.write(jsonlib.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            elif not self.quiet:
+                for block in text:
+                    _draw(block)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read stdout has seen enough (`| head -1`). The command goes on to the exit code it would have had.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def note(self, text: str) -> None:
         """Tell people something on the side, on stderr."""
