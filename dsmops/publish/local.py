@@ -1,0 +1,103 @@
+"""A plain folder as a store: for a shared disk, for tests, and to keep the door from taking the shape of S3."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dsmops.errors import MissingObjectError, TargetBusyError
+from dsmops.files import BLOCK_BYTES, os_errors, replace_atomically
+from dsmops.progress import SILENT, Progress
+from dsmops.publish.store import Digest, Meter, StoredObject, blocks_of, require_unchanged
+
+_PARTIAL = ".dsmops-partial"
+_BUSY_ATTEMPTS = 10
+_BUSY_FIRST_WAIT_S = 0.02
+
+
+class FolderStore:
+    """See `ObjectStore`. A key is a path below `folder`, which appears with the first object."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"file://{folder}"
+        self.meter = Meter()
+        self._folder = folder
+
+    def put(self, source: Path | bytes, key: str, *, sha256: str, size_bytes: int, progress: Progress = SILENT) -> None:
+        self.meter.count("put", sent_bytes=size_bytes)
+        for attempt in range(_BUSY_ATTEMPTS):
+            try:
+                return self._put(source, key, sha256, size_bytes, progress)
+            except TargetBusyError:
+                # Another publisher writes the same content now; wait for it rather than trust it.
+                if attempt == _BUSY_ATTEMPTS - 1:
+                    raise
+                time.sleep(_BUSY_FIRST_WAIT_S * 2**attempt)
+        return None
+
+    def _put(self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress) -> None:
+        digest = hashlib.sha256()
+        with replace_atomically(self._folder / key) as partial:
+            for block in blocks_of(source, size_bytes):
+                digest.update(block)
+                partial.write(block)
+                progress.advance(len(block))
+            require_unchanged(source, digest.hexdigest(), sha256)
+
+    def get(self, key: str, write: Callable[[bytes], object], *, sha256: str | None, progress: Progress = SILENT) -> None:
+        path = self._folder / key
+        digest = Digest(str(path), sha256)
+        self.meter.count("get")
+        with os_errors(path):
+            try:
+                file = path.open("rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError) as exc:
+                raise MissingObjectError(
+                    f"{path} is not there", hint="Publish the file again with --force from where it still exists."
+                ) from exc
+        with file:
+            while True:
+                with os_errors(path):
+                    block = file.read(BLOCK_BYTES)
+                if not block:
+                    break
+                self.meter.count(received_bytes=len(block))
+                digest.update(block)
+                write(block)
+                progress.advance(len(block))
+        digest.check()
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        self.meter.count("list")
+        start = self._folder / prefix.rpartition("/")[0]
+        with os_errors(start):
+            paths = sorted(start.rglob("*")) if start.is_dir() else []
+        found = []
+        for path in paths:
+            key = path.relative_to(self._folder).as_posix()
+            if not key.startswith(prefix) or path.name.endswith(_PARTIAL):
+                continue
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # deleted since it was listed
+            if path.is_file():
+                found.append(StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)))
+        yield from sorted(found, key=lambda item: item.key)
+
+    def delete(self, key: str) -> None:
+        self.meter.count("delete")
+        with os_errors(self._folder / key):
+            (self._folder / key).unlink(missing_ok=True)
+
+    def abort_unfinished(self, started_before: datetime) -> int:
+        count = 0
+        for path in self._folder.rglob(f".*{_PARTIAL}"):
+            with os_errors(path):
+                if datetime.fromtimestamp(path.stat().st_mtime, UTC) < started_before:
+                    path.unlink(missing_ok=True)
+                    count += 1
+        return count

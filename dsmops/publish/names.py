@@ -1,0 +1,91 @@
+"""Names and keys: which files are logs, how a file's name becomes part of a key, and which names may be restored.
+
+A body's key is `bodies/<scan>/<sha256>/<name>`: the digest makes it an address, `<scan>` says which redaction rules the content
+passed (`rules-3`) or that it passed none (`unredacted`), so that a bucket policy can tell the two apart, and the name it was
+first stored under lets a listing alone rebuild a lost manifest. Names are percent-encoded, so that every key is plain ASCII.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container, Sequence
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from dsmops.errors import InputError
+
+BODIES = "bodies/"
+
+NOT_VOUCHED = 0
+"""In place of a rule-set version: the content was published although redaction rules hit, or were not asked."""
+
+LOG_NAMES = ("log.*", "friendly-*", "*.log")
+"""What moshi-server, the formatter and everyone else call a log, without its rotation and compression endings."""
+
+CAPTURES = {".safetensors", ".json", ".npy", ".npz", ".pt", ".bin"}
+"""Endings of what the server captures beside its logs: decodable voice, and queries with their keys."""
+
+AUDIO = {".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a", ".aac", ".webm", ".pcm", ".raw"}
+
+_COMPRESSION = re.compile(r"\.(gz|zst)$")
+_ROTATION = re.compile(r"[.-]\d[\d-]*$")
+_KEY = re.compile(rf"{BODIES}(?:rules-(?P<rules>[1-9]\d*)|unredacted)/(?P<sha256>[0-9a-f]{{64}})/(?P<name>.+)")
+_KEY_SAFE = "/ !$&'()*+,;=:@"
+
+
+def family(name: str) -> str:
+    """Return a file's name without what rotation adds (`.1`, `.2025-11-15`, `-20251115`, `.gz`): all ages of one log share it."""
+    name = _COMPRESSION.sub("", name)
+    while (shorter := _ROTATION.sub("", name)) != name and shorter:
+        name = shorter
+    return name
+
+
+def is_log(name: str) -> bool:
+    """Tell whether a file of this base name is a log that may be published without asking."""
+    stem = family(name)
+    if name.startswith(".") or PurePosixPath(stem).suffix.lower() in CAPTURES | AUDIO:
+        return False
+    return any(fnmatchcase(candidate, pattern) for candidate in (name, stem) for pattern in LOG_NAMES)
+
+
+def matches_any(name: str, patterns: Sequence[str]) -> bool:
+    """Tell whether one of the shell patterns fits the whole name or its last part."""
+    return any(fnmatchcase(candidate, pattern) for candidate in (name, name.rpartition("/")[2]) for pattern in patterns)
+
+
+def with_mark(name: str, sha256: str, taken: Container[str]) -> str:
+    """Return a free name for a content that lost its own to a newer one: `log.x.~1f2e3d4c`, `log.x.~1f2e3d4c.gz`."""
+    compression = match[0] if (match := _COMPRESSION.search(name)) else ""
+    stem = name.removesuffix(compression)
+    candidates = [f"{stem}.~{sha256[:length]}{compression}" for length in (8, 16, 64)]
+    return next((candidate for candidate in candidates if candidate not in taken), candidates[-1])
+
+
+def body_key(name: str, sha256: str, rules: int) -> str:
+    """Return the key under which content is stored that was found at `name` and passed the rule set `rules`."""
+    scan = "unredacted" if rules == NOT_VOUCHED else f"rules-{rules}"
+    return f"{BODIES}{scan}/{sha256}/{quote_from_bytes(os.fsencode(name), safe=_KEY_SAFE)}"
+
+
+def parse_body_key(key: str) -> tuple[str, str, int] | None:
+    """Return name, digest and rule-set version of a body's key; None when this is not one."""
+    match = _KEY.fullmatch(key)
+    if match is None or any(segment in ("", ".", "..") for segment in key.split("/")):
+        return None
+    name = os.fsdecode(unquote_to_bytes(match["name"]))
+    return name, match["sha256"], int(match["rules"] or NOT_VOUCHED)
+
+
+def require_safe(name: str) -> PurePosixPath:
+    """Return `name` as a path that stays below the folder it is restored into.
+
+    Raises:
+        InputError: it is absolute, climbs out, or holds what no log's name holds. Whoever can write to the store chooses names.
+    """
+    segments = name.split("/")
+    if any(segment in ("", ".", "..") for segment in segments) or "\\" in name or any(ord(char) < 32 for char in name):
+        raise InputError(f"the name {name!r} is not safe to restore", hint="Look who wrote it to the store.", code="publish.name")
+    return PurePosixPath(name)

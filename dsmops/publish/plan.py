@@ -1,0 +1,154 @@
+"""What a run has to do: which contents the store lacks, which it only lacks under this name, and which must not leave.
+
+Content decides. A file whose name and digest the store knows costs nothing; a known digest under a new name (rotation renames) costs a
+line in a manifest; only new content is scanned for what redaction should have removed, and sent.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from io import RawIOBase
+from pathlib import Path
+
+from dsmops.errors import DsmopsError
+from dsmops.progress import SILENT, Progress
+from dsmops.publish.manifest import Catalogue, Entry
+from dsmops.publish.names import NOT_VOUCHED, body_key, family
+from dsmops.publish.source import Failure, Snapshot, SnapshotReader
+
+Scan = Callable[[str, RawIOBase], Mapping[str, int]]
+"""Looks through a file's bytes for what should have been redacted; returns hits by rule. It may raise an `InputError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One content to send, and every name it has here."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+    path: Path
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A file that stays here: how often each redaction rule found something in it, never what."""
+
+    name: str
+    hits: dict[str, int]
+    in_store: bool
+    """The same content was published before, under older rules or with the check off."""
+
+    @property
+    def hint(self) -> str:
+        left = "It was published before; delete it there too. " if self.in_store else ""
+        return f"{left}Format the raw log with `dsmops format-log`, which redacts, or say --allow-unredacted."
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPlan:
+    """What to send, what to name, what to leave."""
+
+    uploads: tuple[Upload, ...]
+    renamed: tuple[Entry, ...]
+    """Contents that the store has, under names or rule sets that it does not know yet."""
+    unchanged: tuple[str, ...]
+    refused: tuple[Refusal, ...]
+    failed: tuple[Failure, ...]
+
+    @property
+    def send_bytes(self) -> int:
+        return sum(upload.size_bytes for upload in self.uploads)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What reading a new content told."""
+
+    hits: dict[str, int]
+    continues: str
+
+
+def needs_inspection(snapshot: Snapshot, vouched: Mapping[str, int], rules: int, *, allow_unredacted: bool = False) -> bool:
+    """Tell whether a content has to be scanned: the store lacks it, or it has not passed these rules or newer ones.
+
+    `vouched` is `Catalogue.vouched()`. With `allow_unredacted` it is enough that the content was once let through.
+    """
+    passed = vouched.get(snapshot.sha256)
+    return passed is None or (passed < rules and not (allow_unredacted and passed == NOT_VOUCHED))
+
+
+def inspect(
+    snapshots: Iterable[Snapshot], catalogue: Catalogue, scan: Scan, progress: Progress = SILENT
+) -> tuple[dict[str, Inspection], list[Failure]]:
+    """Read each content once more: scan it, and see whether an earlier content of the same log is its beginning.
+
+    Returns the findings by digest, and the files that could not be read or were rewritten meanwhile. `progress` counts bytes.
+    """
+    beginnings = _beginnings(catalogue)
+    found: dict[str, Inspection] = {}
+    failed: list[Failure] = []
+    for snapshot in snapshots:
+        if snapshot.sha256 not in found:
+            try:
+                with SnapshotReader(snapshot, beginnings.get(family(snapshot.name))) as reader:
+                    hits = {rule: count for rule, count in scan(snapshot.name, reader).items() if count}
+                    reader.finish()
+                found[snapshot.sha256] = Inspection(hits, reader.continues)
+            except DsmopsError as exc:
+                failed.append(Failure(snapshot.name, exc))
+        progress.advance(snapshot.size_bytes)
+    return found, failed
+
+
+def plan_upload(
+    snapshots: Iterable[Snapshot],
+    catalogue: Catalogue,
+    inspections: Mapping[str, Inspection],
+    failed: Iterable[Failure],
+    *,
+    rules: int,
+    now: datetime,
+    allow_unredacted: bool = False,
+    force: bool = False,
+) -> UploadPlan:
+    """Decide about each snapshot. One without an inspection is taken as vouched for by the store; `force` sends it all the same."""
+    failed = tuple(failed)
+    now_ms = int(now.timestamp() * 1000)
+    left_out = {failure.name for failure in failed}
+    bodies, vouched = catalogue.bodies(), catalogue.vouched()
+    uploads: dict[str, Upload] = {}
+    renamed: list[Entry] = []
+    unchanged: list[str] = []
+    refused: list[Refusal] = []
+    for snapshot in snapshots:
+        if snapshot.name in left_out:
+            continue
+        sha256, size_bytes = snapshot.sha256, snapshot.size_bytes
+        inspection = inspections.get(sha256) or Inspection({}, "")
+        if inspection.hits and not allow_unredacted:
+            refused.append(Refusal(snapshot.name, inspection.hits, in_store=sha256 in bodies))
+            continue
+        passed = NOT_VOUCHED if inspection.hits else rules if sha256 in inspections else vouched[sha256]
+        key = uploads[sha256].key if sha256 in uploads else bodies.get(sha256) or body_key(snapshot.name, sha256, passed)
+        entry = Entry(snapshot.name, sha256, size_bytes, snapshot.mtime_ns, now_ms, passed, key, inspection.continues)
+        if force or sha256 not in bodies:
+            others = uploads[sha256].entries if sha256 in uploads else ()
+            uploads[sha256] = Upload(key, sha256, size_bytes, snapshot.path, (*others, entry))
+        elif catalogue.says(entry):
+            unchanged.append(snapshot.name)
+        else:
+            renamed.append(entry)
+    return UploadPlan(tuple(uploads.values()), tuple(renamed), tuple(unchanged), tuple(refused), failed)
+
+
+def _beginnings(catalogue: Catalogue) -> dict[str, dict[int, set[str]]]:
+    """Return what a log may have been when it was shorter: by family, length and digest."""
+    known: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for entry in catalogue.entries.values():
+        known[family(entry.name)][entry.size_bytes].add(entry.sha256)
+    return known

@@ -1,0 +1,103 @@
+"""Carrying out a plan: bodies first, many at a time, then one manifest that names those that arrived."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dsmops.errors import CredentialsError, RemoteError
+from dsmops.progress import SILENT, Progress
+from dsmops.publish.manifest import Catalogue, Entry, record, unnamed_bodies
+from dsmops.publish.plan import Upload, UploadPlan
+from dsmops.publish.source import Failure
+from dsmops.publish.store import ObjectStore
+from dsmops.publish.transfer import transfer_each
+
+ABANDONED_AFTER = timedelta(days=1)
+"""An upload unfinished for so long belongs to a killed run. The same span as S3's shortest lifecycle rule."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What arrived."""
+
+    sent: tuple[Upload, ...]
+    failed: tuple[Failure, ...]
+    manifest: str | None
+    """Key of the manifest written; None when there was nothing new to say."""
+
+
+def publish(
+    store: ObjectStore,
+    plan: UploadPlan,
+    catalogue: Catalogue,
+    *,
+    recovered: Sequence[Entry] = (),
+    now: datetime,
+    workers: int,
+    progress: Progress = SILENT,
+) -> Published:
+    """Send what the plan says and write a manifest that names what arrived, also when the run is cut short by an error or Ctrl-C.
+
+    One body that fails does not stop the rest. `progress` counts bytes. Bodies without a manifest (killed run) harm nobody: the
+    next run sends them again to the same keys.
+
+    Raises:
+        CredentialsError: the store refused; nothing else would get through.
+        RemoteError: the manifest could not be written.
+    """
+    if plan.uploads:
+        _clear_abandoned(store, now)
+    sent: list[Upload] = []
+    failed: list[Failure] = []
+
+    def send(upload: Upload) -> None:
+        store.put(upload.path, upload.key, sha256=upload.sha256, size_bytes=upload.size_bytes, progress=progress)
+
+    manifest = None
+    try:
+        for upload, error in transfer_each(plan.uploads, send, workers):
+            if error is None:
+                sent.append(upload)
+            else:
+                failed += (Failure(entry.name, error) for entry in upload.entries)
+    finally:
+        news = [entry for upload in sent for entry in upload.entries] + [*plan.renamed, *recovered]
+        if catalogue.damaged or not all(map(catalogue.says, news)):
+            manifest = record(store, catalogue, news, now)
+    return Published(tuple(sent), tuple(failed), manifest)
+
+
+def _clear_abandoned(store: ObjectStore, now: datetime) -> None:
+    try:
+        if count := store.abort_unfinished(now - ABANDONED_AFTER):
+            _log.info("%s: cleared %d uploads that killed runs had left", store.url, count)
+    except (CredentialsError, RemoteError) as exc:
+        _log.debug("%s: unfinished uploads were not looked for: %s", store.url, exc)
+
+
+def recover(store: ObjectStore, catalogue: Catalogue, *, workers: int, progress: Progress = SILENT) -> tuple[list[Entry], list[Failure]]:
+    """Return entries for the bodies that no manifest names, each read whole and found to be what its key claims, and the others.
+
+    `progress` counts objects.
+    """
+    lost = unnamed_bodies(store, catalogue)
+    progress.start("reading unnamed objects", len(lost), "objects")
+
+    def read(entry: Entry) -> None:
+        store.get(entry.key, lambda _: None, sha256=entry.sha256)
+        progress.advance(1)
+
+    found: list[Entry] = []
+    failed: list[Failure] = []
+    for entry, error in transfer_each(lost, read, workers):
+        if error is None:
+            found.append(entry)
+        else:
+            failed.append(Failure(entry.name, error))
+    progress.finish()
+    return found, failed
