@@ -14,6 +14,7 @@ from dsmops.report import Reporter
 if TYPE_CHECKING:
     from dsmops.checkpoint.losses import LossReport
     from dsmops.checkpoint.shards import Checkpoint
+    from dsmops.hub import DownloadPlan
 
 SourceArg = Annotated[str, typer.Argument(metavar="SOURCE", help="A .safetensors file, a folder, an index file, or hf://org/repo/file.")]
 ToDTypeOpt = Annotated[
@@ -57,12 +58,15 @@ def inspect(
     out.result(found, show_inspection(found, all_tensors=tensors))
 
 
-def _at_hand(source: str, out: Reporter) -> Path:
+def _at_hand(source: str, out: Reporter, *, download: bool = True) -> Path:
     """Return the local path of `source`. What has to be downloaded is shown first, with its sizes."""
     from dsmops.cli.views.hub import download_lines
     from dsmops.flows.sources import local_checkpoint
 
-    return local_checkpoint(source, progress=out.progress(), announce=lambda plan: out.note("\n".join(download_lines(plan))))
+    def announce(plan: DownloadPlan) -> None:
+        out.note("\n".join(download_lines(plan)))
+
+    return local_checkpoint(source, download=download, progress=out.progress(), announce=announce)
 
 
 def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
@@ -112,7 +116,7 @@ def convert(
     from dsmops.report.reporter import to_json
 
     out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
-    path = _at_hand(source, out)
+    path = _at_hand(source, out, download=not dry_run)
     plan = plan_conversion(path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ())
     outcome = carry_out(plan, force=force, dry_run=dry_run, check=verify, digest=not no_digest, fsync=not no_fsync, progress=out.progress())
     if report is not None:

@@ -16,14 +16,15 @@ _FIRST_READ_BYTES = 1 << 17
 Announce = Callable[[DownloadPlan], None]
 
 
-def local_checkpoint(source: str, *, progress: Progress = SILENT, announce: Announce = lambda _: None) -> Path:
+def local_checkpoint(source: str, *, download: bool = True, progress: Progress = SILENT, announce: Announce = lambda _: None) -> Path:
     """Return the local file or folder that `source` names, downloading it into the Hugging Face cache when it is `hf://`.
 
     An index file brings the shards that it names. `announce` gets the plan, with its sizes, before a download begins; it is not
-    called when everything is in the cache, which is then used without a request.
+    called when everything is in the cache, which is then used without a request. Without `download`, as in a dry run, what is not in the
+    cache is an error.
 
     Raises:
-        SourceError: nothing is there, or it is no checkpoint by its name.
+        SourceError: nothing is there, it is no checkpoint by its name, or it would have to be downloaded.
         CheckpointError: an index that names no shards, or some outside its folder.
         RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
     """
@@ -33,10 +34,15 @@ def local_checkpoint(source: str, *, progress: Progress = SILENT, announce: Anno
             raise SourceError(f"{source} does not exist", hint="Check the path, or name a hub file as hf://org/repo/model.safetensors.")
         return path
     file = _parse_checkpoint(source)
-    wanted = [file]
-    if file.filename.endswith(INDEX_SUFFIX):
-        wanted += _shards(file, fetch(plan_download([file]))[file]).values()
-    plan = plan_download(wanted)
+    plan = plan_download([file])
+    if file.filename.endswith(INDEX_SUFFIX) and (download or not plan.fetch_bytes):
+        plan = plan_download([file, *_shards(file, fetch(plan)[file]).values()])
+    if plan.fetch_bytes and not download:
+        raise SourceError(
+            f"{source} is not in the cache: {plan.fetch_bytes:,} bytes are to be downloaded first, and a dry run downloads nothing",
+            hint=f"See what it holds with `dsmops inspect {source}`, or leave out --dry-run.",
+            code="source.not_here",
+        )
     if plan.fetch_bytes:
         announce(plan)
     return fetch(plan, progress=progress)[file]

@@ -49,6 +49,16 @@ def test_a_hub_file_is_announced_and_downloaded_once(hub: HubServer) -> None:
     assert (len(plans), hub.requests) == (1, [])
 
 
+def test_a_dry_run_downloads_nothing(hub: HubServer) -> None:
+    """Without leave to download, a file that is not in the cache is an error with its size; one that is there is used."""
+    for name, size in (("model.safetensors", "7"), ("sub/model.safetensors.index.json", str(len(INDEX)))):
+        with pytest.raises(SourceError, match=f"{size} bytes"):
+            local_checkpoint(f"hf://org/repo/{name}", download=False)
+    assert {request.method for request in hub.requests} == {"HEAD"}
+    path = local_checkpoint("hf://org/repo/model.safetensors")
+    assert local_checkpoint("hf://org/repo/model.safetensors", download=False) == path
+
+
 def test_an_index_brings_its_shards(hub: HubServer) -> None:
     """Beside the index lie the shards that it names, all of one commit, announced in one plan."""
     plans: list[DownloadPlan] = []
