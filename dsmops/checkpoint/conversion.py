@@ -69,11 +69,11 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
         for reader in readers.values():
             reader.confirm_unchanged()
         report = LossReport.of(losses)
-        if plan.on_overflow is OverflowPolicy.FAIL and report.overflowing:
+        if plan.on_overflow is not OverflowPolicy.CLAMP and report.overflowing:
             raise _range_error(report, plan.dtype)
         if index is not None and plan.index is not None:
             index.write(plan.index[1].encode())
-    written = [open_shard(file.path, file.path.name) for file in plan.files]
+    written = [open_shard(file.path, file.name) for file in plan.files]
     result = ConversionReport(
         dtype=plan.dtype.value,
         on_overflow=plan.on_overflow.value,

@@ -94,7 +94,8 @@ def carry_out(
         ),
         conversion=conversion,
         verification=verification,
-        notes=tuple(_notes(plan, conversion)),
+        # Said once, when the target is made.
+        notes=(*_notes(plan, conversion), *([_licence(plan)] if status is Status.CONVERTED else [])),
     )
 
 
@@ -113,6 +114,9 @@ def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[st
     totals = conversion.losses.totals if conversion else None
     if totals and (totals.nan or totals.infinite):
         notes.append(f"The source itself holds {totals.nan:,} NaN and {totals.infinite:,} infinite values; they are kept.")
-    licence = f"{KYUTAI_LICENCE}, attribution to Kyutai" if plan.identity.name else "whatever it is"
-    notes.append(f"Converted weights keep the licence of their source ({licence}).")
     return notes
+
+
+def _licence(plan: ConversionPlan) -> str:
+    known = f": {KYUTAI_LICENCE}, attribution to Kyutai" if plan.identity.name else ""
+    return f"Converted weights keep the licence of their source{known}."

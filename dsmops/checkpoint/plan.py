@@ -48,8 +48,9 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One file of the target: its path, all bytes before the data, and its tensors in the order of their data."""
+    """One file of the target: its name there, all bytes before the data, and its tensors in the order of their data."""
 
+    name: str
     path: Path
     head: bytes = field(repr=False)
     tensors: tuple[TensorPlan, ...] = field(repr=False)
@@ -124,10 +125,10 @@ def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
     """Return `plan` with its files laid out anew, the tensors named in `kept_f32` as F32."""
     checkpoint = plan.checkpoint
     if checkpoint.index is None or plan.target.suffix == ".safetensors":
-        groups: list[tuple[Path, Sequence[Shard]]] = [(plan.target, checkpoint.shards)]
+        parts: list[tuple[str, Path, Sequence[Shard]]] = [(plan.target.name, plan.target, checkpoint.shards)]
     else:
-        groups = [(plan.target / shard.name, (shard,)) for shard in checkpoint.shards]
-    files = tuple(_lay_out_file(plan, path, shards, kept_f32) for path, shards in groups)
+        parts = [(shard.name, plan.target / shard.name, (shard,)) for shard in checkpoint.shards]
+    files = tuple(_lay_out_file(plan, *part, kept_f32) for part in parts)
     index = None
     if checkpoint.index is not None and plan.target.suffix != ".safetensors":
         total = sum(tensor.target.nbytes for file in files for tensor in file.tensors)
@@ -136,7 +137,7 @@ def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
     return replace(plan, files=files, index=index, kept_f32=tuple(name for name in checkpoint.tensors if name in kept_f32))
 
 
-def _lay_out_file(plan: ConversionPlan, path: Path, shards: Sequence[Shard], kept_f32: Collection[str]) -> FilePlan:
+def _lay_out_file(plan: ConversionPlan, name: str, path: Path, shards: Sequence[Shard], kept_f32: Collection[str]) -> FilePlan:
     placed: dict[str, TensorPlan] = {}
     reached = 0
     for shard in shards:
@@ -154,7 +155,7 @@ def _lay_out_file(plan: ConversionPlan, path: Path, shards: Sequence[Shard], kep
             placed[source.name] = TensorPlan(shard, source, target)
             reached += nbytes
     in_header_order = (placed[name].target for shard in shards for name in shard.header.tensors)
-    return FilePlan(path, render_header(in_header_order, _metadata(plan, shards)), tuple(placed.values()))
+    return FilePlan(name, path, render_header(in_header_order, _metadata(plan, shards)), tuple(placed.values()))
 
 
 def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:

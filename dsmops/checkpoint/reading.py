@@ -19,13 +19,13 @@ class ShardReader:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
-        with os_errors(shard.path):
-            self._fd = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._fd = -1
 
     def __enter__(self) -> ShardReader:
-        self.confirm_unchanged()
+        with os_errors(self._shard.path):
+            self._fd = os.open(self._shard.path, os.O_RDONLY | os.O_CLOEXEC)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:

@@ -100,7 +100,7 @@ def is_current(plan: ConversionPlan, *, full: bool = False, progress: Progress =
     try:
         if made.index is not None and made.index[0].read_text(encoding="utf-8") != made.index[1]:
             return False
-        targets = [open_shard(file.path, file.path.name) for file in made.files]
+        targets = [open_shard(file.path, file.name) for file in made.files]
         if [target.header.sha256 for target in targets] != [hashlib.sha256(file.head).hexdigest() for file in made.files]:
             return False
         pairs = list(zip((*plan.checkpoint.shards, *targets), (*report.sources, *report.targets), strict=True))

@@ -39,16 +39,12 @@ def write_checkpoint(
     Raises:
         KeyError: a dtype is not one of the format's.
     """
-    entries, reached = [], 0
-    for name, (dtype, shape) in tensors.items():
-        nbytes = -(-math.prod(shape) * ITEM_BITS[dtype] // 8)
-        entries.append(TensorInfo(name, dtype, shape, reached, reached + nbytes))
-        reached += nbytes
+    entries = planned_tensors(tensors)
     rng = np.random.default_rng(seed)
     pool = rng.standard_normal(POOL_ELEMENTS, dtype=np.float32)
     pool[rng.integers(POOL_ELEMENTS, size=POOL_ELEMENTS * OUTLIERS_PER_MILLION // 1_000_000)] *= 10
     planted = plant or {}
-    progress.start("Generating", reached)
+    progress.start("Generating", sum(entry.nbytes for entry in entries))
     try:
         with replace_atomically(path, durable=False) as partial:
             partial.write(render_header(entries, metadata or {}))
@@ -63,6 +59,16 @@ def write_checkpoint(
                     first += block.size
     finally:
         progress.finish()
+
+
+def planned_tensors(tensors: Layout) -> list[TensorInfo]:
+    """Return the header entries of `tensors`, their data following each other in the given order."""
+    entries, reached = [], 0
+    for name, (dtype, shape) in tensors.items():
+        nbytes = math.prod(shape) * ITEM_BITS[dtype] // 8
+        entries.append(TensorInfo(name, dtype, shape, reached, reached + nbytes))
+        reached += nbytes
+    return entries
 
 
 def _blocks(entry: TensorInfo, pool: NDArray[np.float32], rng: np.random.Generator) -> Iterable[NDArray[np.generic]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,14 @@ from dsmops.errors import InputError
 from dsmops.facts import DType
 from dsmops.progress import SILENT, Progress
 
-BLOCK_BYTES = 2 * BLOCK_ELEMENTS
+Patterns = NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One way in which the target is not what converting the source gives. `tensor` is None when it concerns the whole checkpoint.
 
-    `elements` counts differing elements; None where shapes, dtypes or names already disagree.
+    `elements` counts what differs (bytes, in a copied tensor); None where shapes, dtypes or names already disagree.
     """
 
     tensor: str | None
@@ -75,8 +76,12 @@ def verify(source: Path, target: Path, *, progress: Progress = SILENT) -> Verify
         with ExitStack() as stack:
             readers = {shard: stack.enter_context(ShardReader(shard)) for shard in {*before.shards, *after.shards}}
             for name in comparable:
-                pair = _Pair(before, after, name, readers)
-                found = pair.compare(progress)
+                source_shard, target_shard = before.shard_of[name], after.shard_of[name]
+                found = _compare_data(
+                    _Located(before.tensors[name], source_shard, readers[source_shard]),
+                    _Located(after.tensors[name], target_shard, readers[target_shard]),
+                    progress,
+                )
                 if found is not None:
                     differences.append(found)
             for reader in readers.values():
@@ -93,6 +98,18 @@ def verify(source: Path, target: Path, *, progress: Progress = SILENT) -> Verify
         compared_bytes=sum(before.tensors[name].nbytes + after.tensors[name].nbytes for name in comparable),
         differences=tuple(differences),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """One tensor on one side, and the open file that it is in."""
+
+    tensor: TensorInfo
+    shard: Shard
+    reader: ShardReader
+
+    def read_into(self, items: Patterns, first: int) -> None:
+        self.reader.read_into(items.data, self.shard.offset_of(self.tensor) + first * items.itemsize)
 
 
 def _comparable(source: TensorInfo, target: TensorInfo) -> bool:
@@ -119,62 +136,51 @@ def _layout_differences(before: Checkpoint, after: Checkpoint) -> Iterator[Diffe
                 yield Difference(None, f"metadata {key!r} is {'changed' if key in kept else 'missing'} in the target")
 
 
-class _Pair:
-    """One tensor in source and target."""
-
-    def __init__(self, before: Checkpoint, after: Checkpoint, name: str, readers: dict[Shard, ShardReader]) -> None:
-        self._source, self._target = before.tensors[name], after.tensors[name]
-        self._source_shard, self._target_shard = before.shard_of[name], after.shard_of[name]
-        self._readers = readers
-        self._clamped = self._target_shard.header.metadata.get("dsmops.on_overflow") == "clamp"
-
-    def compare(self, progress: Progress) -> Difference | None:
-        """Return how the tensor's data differ, or None."""
-        different, first = 0, ""
-        cast = self._source.dtype != self._target.dtype
-        for start, source, target in self._blocks():
-            # What is copied is compared as bytes, what is cast as elements.
-            expected = self._expected(source) if cast else source
-            wrong = expected != target
-            if cast and wrong.any():
-                wrong &= ~(_is_nan(expected) & _is_nan(target))
-            if wrong.any():
-                if not different:
-                    index = int(wrong.argmax())
-                    unit = "element" if cast else "byte"
-                    first = f"first at {unit} {start + index}: {source[index]:#06x} became {target[index]:#06x}, not {expected[index]:#06x}"
-                different += int(np.count_nonzero(wrong))
-            progress.advance(source.nbytes)
-        if not different:
-            return None
-        what = f"{self._source.dtype} to {self._target.dtype}" if cast else f"{self._source.dtype}, not converted"
-        return Difference(self._source.name, f"{different} of {self._source.elements} differ ({what}), {first}", different)
-
-    def _blocks(self) -> Iterator[tuple[int, NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]]:
-        """Yield (number of the first item, source items, target items); items are bytes, or elements where the tensor was cast."""
-        cast = self._source.dtype != self._target.dtype
-        source_dtype, target_dtype = ("<u2", "<u4" if self._target.dtype == DType.F32 else "<u2") if cast else ("u1", "u1")
-        count = self._source.elements if cast else self._source.nbytes
-        size = BLOCK_ELEMENTS if cast else BLOCK_BYTES
-        source, target = np.empty(min(size, count), source_dtype), np.empty(min(size, count), target_dtype)
-        for start in range(0, count, size):
-            here, there = source[: count - start], target[: count - start]
-            self._readers[self._source_shard].read_into(here.data, self._source_shard.offset_of(self._source) + start * here.itemsize)
-            self._readers[self._target_shard].read_into(there.data, self._target_shard.offset_of(self._target) + start * there.itemsize)
-            yield start, here, there
-
-    def _expected(self, source: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
-        if self._target.dtype == DType.F32:
-            return source.astype(np.uint32) << np.uint32(16)
-        expected: NDArray[np.uint16] = _table(self._clamped)[source]
-        return expected
+def _compare_data(source: _Located, target: _Located, progress: Progress) -> Difference | None:
+    """Return how the data of one tensor differ, or None. What was cast is compared by elements, what was copied by bytes."""
+    was, became = source.tensor.dtype, target.tensor.dtype
+    cast = was != became
+    item, there_dtype = ("<u2", "<u4" if became == DType.F32 else "<u2") if cast else ("u1", "u1")
+    clamped = target.shard.header.metadata.get("dsmops.on_overflow") == "clamp"
+    count = source.tensor.elements if cast else source.tensor.nbytes
+    here, there = np.empty(min(count, BLOCK_ELEMENTS), item), np.empty(min(count, BLOCK_ELEMENTS), there_dtype)
+    different, first = 0, ""
+    for start in range(0, count, BLOCK_ELEMENTS):
+        before, after = here[: count - start], there[: count - start]
+        source.read_into(before, start)
+        target.read_into(after, start)
+        wanted = _cast_by_table(before, became, clamped) if cast else before
+        wrong = wanted != after
+        if cast and wrong.any():
+            wrong &= ~(_is_nan(wanted) & _is_nan(after))
+        if wrong.any():
+            at = int(wrong.argmax())
+            digits = 2 + 2 * wanted.itemsize
+            first = first or (
+                f"{start + at}: {before[at]:#0{2 + 2 * before.itemsize}x} became {after[at]:#0{digits}x}"
+                + (f", not {wanted[at]:#0{digits}x}" if cast else "")
+            )
+            different += int(np.count_nonzero(wrong))
+        progress.advance(before.nbytes)
+    if not different:
+        return None
+    unit, what = ("element", f"{was} to {became}") if cast else ("byte", f"{was}, copied")
+    return Difference(source.tensor.name, f"{different} of {count} {unit}s differ ({what}), first {unit} {first}", different)
 
 
-def _table(clamped: bool) -> NDArray[np.uint16]:
+def _cast_by_table(patterns: Patterns, dtype: str, clamped: bool) -> Patterns:
+    if dtype == DType.F32:
+        return patterns.astype(np.uint32) << np.uint32(16)
+    found: NDArray[np.uint16] = _f16_table(clamped)[patterns]
+    return found
+
+
+@cache
+def _f16_table(clamped: bool) -> NDArray[np.uint16]:
     table = f16_patterns()
     return np.where(pattern_kinds() == OVERFLOWED, table - np.uint16(1), table) if clamped else table
 
 
-def _is_nan(patterns: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
+def _is_nan(patterns: Patterns) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = np.isnan(patterns.view(np.float16 if patterns.itemsize == 2 else np.float32))
     return found
