@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
-from dsmops.errors import TransferError
+from dsmops.errors import SourceError, TransferError
 from dsmops.hub import cache, fetch, in_cache, plan_download
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import FileVersion, HubFile
@@ -49,6 +49,21 @@ def test_dsmops_finds_what_huggingface_hub_fetched(start_hub: StartHub, tmp_path
         assert path.read_bytes() == CONTENT[WEIGHTS.filename]
         assert plan_download([file]).fetch_bytes == 0
     assert len(hub.requests) == before
+
+
+def test_the_staging_command_of_the_offline_error_works(start_hub: StartHub) -> None:
+    """What the error for a missing file tells an operator to run is accepted by the official tool, and offline work goes on."""
+    hub = start_hub({"org/repo": CONTENT})
+    with pytest.raises(SourceError) as missing:
+        plan_download([WEIGHTS, CONFIG], offline=True)
+    command = missing.value.hint.split("`")[1].split()
+    assert command[0] == "hf"
+    code = "from huggingface_hub.cli.hf import main; main()"
+    subprocess.run([sys.executable, "-c", code, *command[1:]], env=dict(os.environ), check=True, capture_output=True)
+    hub.requests.clear()
+    paths = fetch(plan_download([WEIGHTS, CONFIG], offline=True))
+    assert {file.filename: path.read_bytes() for file, path in paths.items()} == CONTENT
+    assert hub.requests == []
 
 
 def test_a_link_without_its_blob_is_not_in_the_cache(start_hub: StartHub) -> None:
