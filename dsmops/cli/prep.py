@@ -49,7 +49,10 @@ def prep_sm75(
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Convert again, and write the config afresh (the old one is kept as .bak).")
+        bool,
+        typer.Option(
+            "--force", help="Ask the hub for a newer version, convert again, and write the config afresh (the old one is kept as .bak)."
+        ),
     ] = False,
     skip_when_undetected: Annotated[
         bool, typer.Option("--skip-when-undetected", help="Without a GPU do nothing and exit 0, instead of exiting 4.")

@@ -144,7 +144,7 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
     tensors = read_tensors(weights)
     model, template = _model_and_template(request, tensors)
     serving = plan_model(model, device, dtype=request.dtype)
-    staging = stage(weights, model.tokenizer_file, model.mimi_file)
+    staging = stage(weights, model.tokenizer_file, model.mimi_file, refresh=request.force)
     needed = serving.dtype is not DType.BF16 and any(tensor.dtype == "BF16" for tensor in tensors.values())
     output = (request.output or _default_output(request, weights, serving.dtype)) if needed else None
     conversion = _weights_part(staging, output, serving.dtype, tensors, force=request.force)

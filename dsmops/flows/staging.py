@@ -56,8 +56,10 @@ def read_tensors(origin: Origin) -> Mapping[str, TensorInfo]:
     return open_checkpoint(origin).tensors if isinstance(origin, Path) else source_header(str(origin)).tensors
 
 
-def stage(weights: Origin, tokenizer_name: str, mimi_name: str) -> Staging:
+def stage(weights: Origin, tokenizer_name: str, mimi_name: str, *, refresh: bool = False) -> Staging:
     """Return where the files of a model are: all of one hub repository and revision, or those beside a local checkpoint.
+
+    `refresh` asks the hub whether a branch has moved, also where the cache has everything.
 
     Raises:
         SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.
@@ -66,6 +68,6 @@ def stage(weights: Origin, tokenizer_name: str, mimi_name: str) -> Staging:
         folder = weights if weights.is_dir() else weights.parent
         tokenizer, mimi = (path if (path := folder / name).is_file() else None for name in (tokenizer_name, mimi_name))
         return Staging(weights, tokenizer, mimi, None)
-    plan = plan_download([weights, weights.sibling(tokenizer_name), weights.sibling(mimi_name)])
+    plan = plan_download([weights, weights.sibling(tokenizer_name), weights.sibling(mimi_name)], refresh=refresh)
     paths = [plan.path_of(planned) for planned in plan.files]
     return Staging(paths[0], paths[1], paths[2], plan)
