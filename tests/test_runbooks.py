@@ -77,3 +77,14 @@ def test_every_page_is_listed() -> None:
     index = (ROOT / "runbooks" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "runbooks").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    """A ticked promise ends with a test of this suite; an open one says what is missing."""
+    lines = [line for line in (ROOT / "runbooks" / "promises.md").read_text(encoding="utf-8").splitlines() if line.startswith("- [")]
+    assert lines
+    for line in lines:
+        named = re.search(r"`(tests/[\w/]+\.py)::(\w+)`$", line)
+        assert (named is not None) == line.startswith("- [x]"), line
+        if named is not None:
+            assert f"def {named[2]}(" in (ROOT / named[1]).read_text(encoding="utf-8"), line
