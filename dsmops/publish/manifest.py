@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from dsmops.errors import CredentialsError, InputError, IntegrityError, MissingObjectError, RemoteError
-from dsmops.publish.names import BODIES, NOT_VOUCHED, parse_body_key
+from dsmops.publish.names import BODIES, NOT_VOUCHED, key_digest, parse_body_key
 from dsmops.publish.store import ObjectStore
 
 MANIFESTS = "manifests/"
@@ -143,11 +143,11 @@ def _entry(row: list[Any]) -> Entry:
     name, sha256, size_bytes, mtime_ns, named_ms, rules, key, continues = entry
     if not (type(name) is type(sha256) is type(key) is type(continues) is str):
         raise ValueError(f"not text: {row!r:.200}")
-    numbers = (size_bytes, mtime_ns, named_ms, rules)
-    if any(type(number) is not int or not 0 <= number <= MAX_NUMBER for number in numbers):
+    if not (type(size_bytes) is type(mtime_ns) is type(named_ms) is type(rules) is int):
         raise ValueError(f"not numbers: {row!r:.200}")
-    parsed = parse_body_key(key)
-    if parsed is None or parsed[1] != sha256 or (continues and not _SHA256.fullmatch(continues)):
+    if min(size_bytes, mtime_ns, named_ms, rules) < 0 or max(size_bytes, mtime_ns, named_ms, rules) > MAX_NUMBER:
+        raise ValueError(f"not possible numbers: {row!r:.200}")
+    if key_digest(key) != sha256 or (continues and not _SHA256.fullmatch(continues)):
         raise ValueError(f"not the address of its content: {row!r:.200}")
     return entry
 

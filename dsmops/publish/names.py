@@ -21,8 +21,8 @@ BODIES = "bodies/"
 NOT_VOUCHED = 0
 """In place of a rule-set version: the content was published although redaction rules hit, or were not asked."""
 
-LOG_NAMES = ("log.*", "friendly-*", "*.log")
-"""What moshi-server, the formatter and everyone else call a log, without its rotation and compression endings."""
+LOG_BEGINNINGS = ("log.", "friendly-")
+"""How moshi-server and the formatter name their files; everyone else's logs end in `.log` before rotation and compression."""
 
 CAPTURES = {".safetensors", ".json", ".npy", ".npz", ".pt", ".bin"}
 """Endings of what the server captures beside its logs: decodable voice, and queries with their keys."""
@@ -31,7 +31,10 @@ AUDIO = {".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a", ".aac", ".webm", ".pc
 
 _COMPRESSION = re.compile(r"\.(gz|zst)$")
 _ROTATION = re.compile(r"[.-]\d[\d-]*$")
-_KEY = re.compile(rf"{BODIES}(?:rules-(?P<rules>[1-9]\d*)|unredacted)/(?P<sha256>[0-9a-f]{{64}})/(?P<name>.+)")
+_SEGMENT = r"(?!\.{0,2}(?:/|$))[^/]+"
+_KEY = re.compile(
+    rf"{BODIES}(?:rules-(?P<rules>[1-9]\d*)|unredacted)/(?P<sha256>[0-9a-f]{{64}})/(?P<name>{_SEGMENT}(?:/{_SEGMENT})*)", re.DOTALL
+)
 _KEY_SAFE = "/ !$&'()*+,;=:@"
 
 
@@ -45,10 +48,11 @@ def family(name: str) -> str:
 
 def is_log(name: str) -> bool:
     """Tell whether a file of this base name is a log that may be published without asking."""
-    stem = family(name)
-    if name.startswith(".") or PurePosixPath(stem).suffix.lower() in CAPTURES | AUDIO:
+    if name.startswith("."):
         return False
-    return any(fnmatchcase(candidate, pattern) for candidate in (name, stem) for pattern in LOG_NAMES)
+    stem = family(name)
+    ending = stem[dot:].lower() if (dot := stem.rfind(".")) > 0 else ""
+    return (name.startswith(LOG_BEGINNINGS) or ending == ".log") and ending not in CAPTURES and ending not in AUDIO
 
 
 def matches_any(name: str, patterns: Sequence[str]) -> bool:
@@ -70,10 +74,16 @@ def body_key(name: str, sha256: str, rules: int) -> str:
     return f"{BODIES}{scan}/{sha256}/{quote_from_bytes(os.fsencode(name), safe=_KEY_SAFE)}"
 
 
+def key_digest(key: str) -> str:
+    """Return the digest that a body's key claims; empty when it is not the key of a body."""
+    match = _KEY.fullmatch(key)
+    return match["sha256"] if match else ""
+
+
 def parse_body_key(key: str) -> tuple[str, str, int] | None:
     """Return name, digest and rule-set version of a body's key; None when this is not one."""
     match = _KEY.fullmatch(key)
-    if match is None or any(segment in ("", ".", "..") for segment in key.split("/")):
+    if match is None:
         return None
     name = os.fsdecode(unquote_to_bytes(match["name"]))
     return name, match["sha256"], int(match["rules"] or NOT_VOUCHED)

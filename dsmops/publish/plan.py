@@ -129,6 +129,9 @@ def plan_upload(
         if snapshot.name in left_out:
             continue
         sha256, size_bytes = snapshot.sha256, snapshot.size_bytes
+        if sha256 not in inspections and (snapshot.name, sha256) in catalogue.entries:
+            unchanged.append(snapshot.name)
+            continue
         inspection = inspections.get(sha256) or Inspection({}, "")
         if inspection.hits and not allow_unredacted:
             refused.append(Refusal(snapshot.name, inspection.hits, in_store=sha256 in bodies))
@@ -138,7 +141,7 @@ def plan_upload(
         entry = Entry(snapshot.name, sha256, size_bytes, snapshot.mtime_ns, now_ms, passed, key, inspection.continues)
         if force or sha256 not in bodies:
             others = uploads[sha256].entries if sha256 in uploads else ()
-            uploads[sha256] = Upload(key, sha256, size_bytes, snapshot.path, (*others, entry))
+            uploads[sha256] = Upload(key, sha256, size_bytes, Path(snapshot.path), (*others, entry))
         elif catalogue.says(entry):
             unchanged.append(snapshot.name)
         else:

@@ -78,7 +78,7 @@ def test_special_files_are_not_opened(tmp_path: Path) -> None:
     """A pipe named like a log is passed over instead of waited for."""
     os.mkfifo(tmp_path / "log.pipe")
     assert find_logs(tmp_path).skipped == {"no regular file": 1}
-    snapshots, failures = take_snapshots([Candidate("log.pipe", tmp_path / "log.pipe", 0)])
+    snapshots, failures = take_snapshots([Candidate("log.pipe", str(tmp_path / "log.pipe"), 0)])
     assert (len(snapshots), len(failures)) == (1, 0)
 
 
@@ -95,15 +95,15 @@ def test_snapshots_have_size_time_and_digest(tmp_path: Path) -> None:
     """A snapshot is what was read; what cannot be read is a failure beside it."""
     make(tmp_path, "log.a")
     os.utime(tmp_path / "log.a", ns=(5, 7))
-    files = [*find_logs(tmp_path).files, Candidate("log.gone", tmp_path / "log.gone", 1)]
+    files = [*find_logs(tmp_path).files, Candidate("log.gone", str(tmp_path / "log.gone"), 1)]
     (snapshot,), (failure,) = take_snapshots(files)
-    assert snapshot == Snapshot("log.a", tmp_path / "log.a", 5, 7, hashlib.sha256(b"log.a").hexdigest())
+    assert snapshot == Snapshot("log.a", str(tmp_path / "log.a"), 5, 7, hashlib.sha256(b"log.a").hexdigest())
     assert failure.name == "log.gone"
     assert isinstance(failure.error, SourceError)
 
 
 def snapshot_of(path: Path) -> Snapshot:
-    (snapshot,), _ = take_snapshots([Candidate(path.name, path, 0)])
+    (snapshot,), _ = take_snapshots([Candidate(path.name, str(path), 0)])
     return snapshot
 
 
