@@ -6,6 +6,7 @@ Formatter       whole blocks at a time, step lines in bulk
 redact, scan    bytes without what the rules find; how much they would find
 """
 
+from dsmops.facts import RULE_SET_VERSION
 from dsmops.logs.clock import Clock
 from dsmops.logs.filters import Filter, parse_moment
 from dsmops.logs.formatter import Counts, Formatter
@@ -14,7 +15,6 @@ from dsmops.logs.reader import parse
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redacted, Redactor, load_or_create_key, redact, scan
 from dsmops.logs.render import Style, render
-from dsmops.logs.rules import RULE_SET_VERSION
 from dsmops.logs.sinks import plan_output
 from dsmops.logs.sources import decompressed, open_source
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from dsmops.logs.filters import Filter
+from dsmops.logs.kinds import STEP, Rendered, Rows
+from dsmops.logs.learning import Kinds
 from dsmops.logs.reader import Grouping, Line, Reader
 from dsmops.logs.records import LogRecord
-from dsmops.logs.redaction import Redactor
+from dsmops.logs.redaction import Redactor, has_hints, shape_of
 from dsmops.logs.render import Style, render, render_line, render_text
-from dsmops.logs.step_lines import STEP, Rendered, Rows, StepLine
 
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
-_MOST_KINDS = 8
-_MOST_LESSONS = 64
-"""Experiments on lines that no kind fits are given up after so many."""
 
 
 @dataclass(slots=True)
@@ -28,6 +26,12 @@ class Counts:
     unparsed_lines: int = 0
     records_written: int = 0
 
+    def add_records(self, count: int, *, written: bool) -> None:
+        """Count records of one line each."""
+        self.lines += count
+        self.records += count
+        self.records_written += count * written
+
 
 class Formatter:
     """Formats one log; `feed` takes its blocks in order. Where blocks are cut makes no difference to the bytes that come out."""
@@ -37,12 +41,11 @@ class Formatter:
         self._style = style
         self._redactor = redactor
         self._wanted = wanted or Filter()
+        self._filters = self._wanted.active
         self._reader = Reader(style.clock)
         self._grouping = Grouping()
-        self._probe_style = replace(style, clock=style.clock.fresh())
-        self._kinds: list[StepLine] = []
-        self._found: Counter[StepLine] = Counter()
-        self._lessons = 0
+        self._aside = replace(style, clock=style.clock.fresh())
+        self._kinds = Kinds(self._render_aside, self._aside.clock, lambda text: not has_hints(text))
 
     @property
     def redactions(self) -> Counter[str]:
@@ -54,8 +57,7 @@ class Formatter:
         if self._style.jsonl:
             return self._json_lines(block)
         out = self._convert(block)
-        self._kinds.sort(key=lambda kind: -self._found[kind])
-        self._found.clear()
+        self._kinds.sort()
         return out
 
     def flush(self) -> bytes:
@@ -89,56 +91,67 @@ class Formatter:
         lines = _split(text)
         out: list[bytes] = []
         for index, raw in enumerate(lines):
+            shape = shape_of(raw)
+            if shown := self._seen_before(raw, shape):
+                out.append(shown)
+                continue
             line = self._read(raw)
             if self._wanted.keeps(line):
                 self.counts.records_written += line.record is not None
                 out.append(_shown(line, self._style, self._redactor))
-            if line.record and STEP.fullmatch(line.record.message) and self._learn(raw):
+            if line.record is None or line.record.time is None:
+                if line.continues and not self._filters and not self._reader.in_traceback(line.service) and not has_hints(line.text):
+                    self._kinds.continuations[raw] = (line.service, out[-1])
+                continue
+            if not STEP.fullmatch(line.record.message):
+                self._kinds.learn_shape(raw, shape, line.record.format)
+            elif self._kinds.learn_step(raw, line.record.format):
                 rest = text[sum(map(len, lines[: index + 1])) + index + 1 :]
                 return b"".join(out) + (self._convert(rest) if rest else b"")
         return b"".join(out)
 
-    # --- rows of step lines ------------------------------------------------------------------------------------------------------
+    # --- the fast ways -----------------------------------------------------------------------------------------------------------
+
+    def _seen_before(self, raw: bytes, shape: bytes) -> bytes | None:
+        """Return the friendly text of a line like one that came before, or None where it has to be looked at."""
+        if self._filters:
+            return None
+        if kind := self._kinds.of_shape(shape):
+            shown = kind.format(raw, self._style.clock)
+            if shown:
+                self._reader.begin(kind.record.service, kind.record.level)
+                self.counts.add_records(1, written=True)
+            return shown
+        service, shown = self._kinds.continuations.get(raw, (None, None))
+        if shown is None or self._reader.in_traceback(service) or (self._redactor and self._redactor.inside_pem):
+            return None
+        self.counts.lines += 1
+        return shown
 
     def _convert(self, text: bytes, kind: int = 0) -> bytes:
-        """Return the friendly text of whole lines: rows of the kinds from `kind` on in bulk, what is between them line by line."""
+        """Return the friendly text of whole lines: rows of step kinds from number `kind` on in bulk, what is between line by line."""
         rows = None
-        while rows is None and kind < len(self._kinds):
-            rows = self._kinds[kind].find(text)
+        while rows is None and kind < len(self._kinds.steps):
+            rows = self._kinds.steps[kind].find(text)
             kind += 1
-        decided = self._decide(rows) if rows else None
-        if rows is None or decided is None:
+        begins = rows.begins(self._style.clock) if rows else None
+        in_time = {self._wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in begins.values()} if begins else {None}
+        if rows is None or begins is None or len(in_time) > 1 or None in in_time:
+            # No rows; or a minute that occurs twice or never, or a time limit among them, so that each line has to be looked at.
             return self._lines(text)
-        around, in_time = decided
-        kept = in_time and self._wanted.wants(rows.kind.record)
+        in_time_all = True in in_time
+        kept = in_time_all and self._wanted.wants(rows.kind.record)
         for number, piece in enumerate(rows.between):
             if number and (piece or number == rows.count):
-                self._stand_after(rows, number - 1, in_time, kept)
+                self._stand_after(rows, number - 1, in_time_all, kept)
             if piece:
                 rows.between[number] = self._convert(piece, kind)
-        self._found[rows.kind] += rows.count
-        self.counts.lines += rows.count
-        self.counts.records += rows.count
+        self._kinds.took(rows)
+        self.counts.add_records(rows.count, written=kept)
         if not kept:
             return b"".join(rows.between)
-        self.counts.records_written += rows.count
         self.redactions.update({rule: hits * rows.count for rule, hits in rows.kind.hits.items()})
-        return rows.join(around)
-
-    def _decide(self, rows: Rows) -> tuple[dict[bytes, tuple[str, str]], bool] | None:
-        """Return how each minute of the rows is shown, and whether they are in the wanted time.
-
-        None where only looking at each line tells: a minute that occurs twice or never, or a time limit among the rows.
-        """
-        around, in_time = {}, set()
-        for minute in set(rows.minutes):
-            begin = self._style.clock.minute(minute.decode(), rows.kind.tail)
-            if not isinstance(begin, datetime):
-                return None
-            around[minute] = self._style.clock.around(begin)
-            in_time.add(self._wanted.in_time(begin, begin + _REST_OF_MINUTE))
-        only = in_time.pop()
-        return None if in_time or only is None else (around, only)
+        return rows.join(begins, self._style.clock)
 
     def _stand_after(self, rows: Rows, number: int, in_time: bool, kept: bool) -> None:
         """Leave behind what the slow way would have left after a row."""
@@ -148,27 +161,13 @@ class Formatter:
         if not rows.kind.tail:
             self._style.clock.instant(rows.minutes[number].decode(), rows.seconds[number].decode(), "")
 
-    def _learn(self, raw: bytes) -> bool:
-        """Make a kind of a step line that no kind fits, and return whether that worked."""
-        row = raw + b"\n"
-        if self._lessons == _MOST_LESSONS or len(self._kinds) == _MOST_KINDS or any(kind.find(row) for kind in self._kinds):
-            return False
-        self._lessons += 1
-        kind = StepLine.learn(raw, self._rendered_alone, self._probe_style.clock)
-        rows, wanted = kind and kind.find(row), self._rendered_alone(raw)
-        decided = rows and self._decide(rows)
-        # The proof of the recipe: the line it was learnt from.
-        if not (kind and rows and decided and wanted) or rows.join(decided[0]) != f"{wanted.text}\n".encode():
-            return False
-        self._kinds.append(kind)
-        return True
-
-    def _rendered_alone(self, raw: bytes) -> Rendered | None:
-        line = Reader(self._probe_style.clock).line(raw)
-        if line.record is None or line.record.continuation or not STEP.fullmatch(line.record.message):
+    def _render_aside(self, raw: bytes) -> Rendered | None:
+        """Go the slow way and leave nothing behind, for experiments."""
+        line = Reader(self._aside.clock).line(raw)
+        if line.record is None or line.record.time is None or line.record.continuation:
             return None
-        redactor = self._redactor and self._redactor.fresh()
-        text = _shown(line, self._probe_style, redactor).decode().removesuffix("\n")
+        redactor = self._redactor.fresh() if self._redactor else None
+        text = _shown(line, self._aside, redactor).decode().removesuffix("\n")
         return Rendered(line.record, text, redactor.counts if redactor else {})
 
 
@@ -181,19 +180,18 @@ def _split(block: bytes) -> list[bytes]:
 
 def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
     """Return a line as it is written, with its line end; a record that came with its continuation becomes several."""
-    shown = [render_line(line.record, style)] if line.record else [render_text(line.text, style)]
-    if line.record:
-        shown += (render_text(text, style) for text in line.record.continuation)
+    record = line.record or LogRecord("text", line.text)
     if redactor:
-        shown = [redactor.line(text) for text in shown]
-    return "".join(f"{line.prefix} {text}".rstrip() + "\n" if line.prefix else f"{text}\n" for text in shown).encode()
+        record = _redacted(record, redactor)
+    shown = [render_line(record, style), *(render_text(text, style) for text in record.continuation)]
+    if line.prefix:
+        shown = [f"{line.prefix} {text}".rstrip() for text in shown]
+    return ("\n".join(shown) + "\n").encode()
 
 
 def _redacted(record: LogRecord, redactor: Redactor) -> LogRecord:
-    return replace(
-        record,
-        file=record.file and redactor.line(record.file),
-        spans=record.spans and redactor.line(record.spans),
-        message=redactor.line(record.message),
-        continuation=tuple(map(redactor.line, record.continuation)),
-    )
+    parts = (record.file, record.spans, record.message, *record.continuation)
+    file, spans, message, *continuation = (text and redactor.line(text) for text in parts)
+    if (file, spans, message, *continuation) == parts:
+        return record
+    return replace(record, file=file, spans=spans, message=message or "", continuation=tuple(text or "" for text in continuation))

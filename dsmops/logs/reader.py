@@ -73,7 +73,7 @@ class Reader:
             return Line(text, prefix, service, record, continues=False)
         event = self._events.setdefault(service, _Event())
         if text == _TRACEBACK and not event.is_error:
-            self._events[service] = _Event(is_error=True, in_traceback=True)
+            event.is_error = event.in_traceback = True
             return Line(text, prefix, service, LogRecord("python", text, level="ERROR", service=service), continues=False)
         continues = bool(_CONTINUES.match(text)) or text == _TRACEBACK or event.in_traceback
         # The first line of a traceback that is not indented names the exception, and ends it.
@@ -82,7 +82,13 @@ class Reader:
 
     def begin(self, service: str | None, level: str | None) -> None:
         """Take note that an event began, for a caller that understood its line without the reader."""
-        self._events[service] = _Event(is_error=level == "ERROR")
+        event = self._events.get(service) or self._events.setdefault(service, _Event())
+        event.is_error, event.in_traceback = level == "ERROR", False
+
+    def in_traceback(self, service: str | None) -> bool:
+        """Return whether the next line of a service may belong to a traceback, whatever it looks like."""
+        event = self._events.get(service)
+        return event is not None and event.in_traceback
 
     def _parse(self, text: str) -> LogRecord | None:
         for index, dialect in enumerate(self._formats):

@@ -3,8 +3,8 @@
 Nothing is promised about free text that no rule describes. What a rule finds is gone: a pseudonym is an HMAC under a key that stays
 with the operator, and texts to be spoken are dropped altogether.
 
-Lines of a server log are few texts with other numbers in them. So a line is first looked at with its digits read as 0, its shape: what
-was once found clean of hints (`rules`) need not be looked at again, and a 4 MiB block is judged by the few shapes it holds.
+Lines of a server log are few texts with other numbers in them. So a line is first looked at with its digits read as 0, its shape: which
+rules may find something in it is asked once for each shape (see the hints in `rules`), and a block is judged by the few shapes it holds.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import os
 import re
 import secrets
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from dsmops.errors import InputError
 from dsmops.files import os_errors
@@ -30,8 +30,21 @@ MIN_KEY_CHARS = 16
 """Shorter keys could be tried out, and with them every IPv4 address."""
 
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
-_HINTS = re.compile("|".join(rule.hint for rule in RULES).encode())
+_HINTS = {rule: re.compile(rule.hint.encode()) for rule in RULES}
+_ANY_HINT = re.compile("|".join(rule.hint for rule in RULES).encode())
+_TEXTS_KEPT, _TEXT_KEPT_CHARS = 1024, 1000
 _SHAPES_KEPT = 4096
+"""A cache of shapes is begun anew when it holds so many, to stay small on logs that never repeat themselves."""
+
+
+def shape_of(text: bytes) -> bytes:
+    """Return `text` with all digits as 0."""
+    return text.translate(_DIGITS_TO_0)
+
+
+def has_hints(text: str) -> bool:
+    """Return whether any rule may find something in lines like this one, whatever their digits."""
+    return _ANY_HINT.search(shape_of(text.encode("utf-8", "surrogateescape"))) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +61,8 @@ class Redactor:
     def __init__(self, key: bytes) -> None:
         self.counts: Counter[str] = Counter()
         self._key = key
-        self._clean_shapes: set[bytes] = set()
+        self._rules_by_shape: dict[bytes, tuple[Rule, ...]] = {}
+        self._known: dict[str, tuple[str, list[str]]] = {}
         self._pem_lines_left = 0
 
     def fresh(self) -> Redactor:
@@ -64,32 +78,60 @@ class Redactor:
         """Return one line, without its ending, redacted. Redacting the result again changes nothing."""
         if self._pem_lines_left:
             text = self._inside_pem(text)
-        shape = text.encode("utf-8", "surrogateescape").translate(_DIGITS_TO_0)
-        if shape in self._clean_shapes:
+        rules = self.rules(shape_of(text.encode("utf-8", "surrogateescape")))
+        if not rules:
             return text
-        if _HINTS.search(shape) is None:
-            if len(self._clean_shapes) >= _SHAPES_KEPT:
-                self._clean_shapes.clear()
-            self._clean_shapes.add(shape)
-            return text
-        return self._by_rules(text)
-
-    def _by_rules(self, text: str) -> str:
         if PEM_OPEN.search(text):
             self._pem_lines_left = PEM_LINES
-        for rule in RULES:
-            text = self._apply(rule, text)
-        return text
+        # Callers come back, and with them the same words.
+        known = self._known.get(text)
+        if known is None:
+            known = self._apply(rules, text)
+            if len(self._known) >= _TEXTS_KEPT:
+                self._known.clear()
+            if len(text) <= _TEXT_KEPT_CHARS:
+                self._known[text] = known
+        self.counts.update(known[1])
+        return known[0]
 
-    def _apply(self, rule: Rule, text: str) -> str:
-        def replace(match: re.Match[str]) -> str:
-            instead = rule.replace(match, self._pseudonym)
-            if instead is None:
-                return match[0]
-            self.counts[rule.name] += 1
-            return instead
+    def block(self, block: bytes) -> bytes:
+        """Return whole lines redacted, each shape of line looked at once. Blocks come in order."""
+        shapes = shape_of(block).split(b"\n")
+        loud = {shape for shape in set(shapes) if self.rules(shape)}
+        if not loud and not self.inside_pem:
+            return block
+        lines = block.split(b"\n")
+        for index, shape in enumerate(shapes):
+            if shape in loud or self.inside_pem:
+                text = lines[index].decode("utf-8", "surrogateescape")
+                ending = "\r" if text.endswith("\r") else ""
+                lines[index] = (self.line(text.removesuffix("\r")) + ending).encode("utf-8", "surrogateescape")
+        return b"\n".join(lines)
 
-        return rule.pattern.sub(replace, text)
+    def rules(self, shape: bytes) -> tuple[Rule, ...]:
+        """Return the rules that may find something in lines of a shape; for most shapes none."""
+        rules = self._rules_by_shape.get(shape)
+        if rules is None:
+            rules = tuple(rule for rule, hint in _HINTS.items() if hint.search(shape)) if _ANY_HINT.search(shape) else ()
+            if len(self._rules_by_shape) >= _SHAPES_KEPT:
+                self._rules_by_shape.clear()
+            self._rules_by_shape[shape] = rules
+        return rules
+
+    def _apply(self, rules: Iterable[Rule], text: str) -> tuple[str, list[str]]:
+        """Return a text redacted, and the name of the rule for each hit."""
+        hits = []
+        for rule in rules:
+
+            def replace(match: re.Match[str], rule: Rule = rule) -> str:
+                instead = rule.replace(match, self._pseudonym)
+                if instead is None:
+                    return match[0]
+                hits.append(rule.name)
+                return instead
+
+            text = rule.pattern.sub(replace, text)
+        return text, hits
 
     def _inside_pem(self, text: str) -> str:
         if closing := PEM_CLOSE.match(text):
@@ -111,48 +153,20 @@ def redact(data: bytes, key: bytes) -> Redacted:
     Idempotent: pseudonyms are no hits. The same value gives the same pseudonym under the same key, in this text and any other.
     """
     redactor = Redactor(key)
-    blocks = BlockRedactor(redactor)
-    out = b"".join(map(blocks.redact, cut_blocks(read_chunks(BytesIO(data)))))
+    out = b"".join(map(redactor.block, cut_blocks(read_chunks(BytesIO(data)))))
     return Redacted(out, dict(redactor.counts))
 
 
-def scan(content: bytes | BinaryIO) -> dict[str, int]:
+def scan(content: bytes | Iterable[bytes]) -> dict[str, int]:
     """Return how often each rule would hit in `content`; empty means nothing that redaction knows is left in it.
 
-    A binary stream is read to its end in constant memory. Compressed content is not looked into: hand in what `decompressed` gives.
+    Chunks of any size are taken in constant memory; `decompressed` makes them of a stream. Compressed content is not looked into.
     """
+    chunks = read_chunks(BytesIO(content)) if isinstance(content, bytes) else content
     redactor = Redactor(b"")
-    blocks = BlockRedactor(redactor)
-    for block in cut_blocks(read_chunks(BytesIO(content) if isinstance(content, bytes) else content)):
-        blocks.redact(block)
+    for block in cut_blocks(chunks):
+        redactor.block(block)
     return dict(redactor.counts)
-
-
-class BlockRedactor:
-    """Redacts whole blocks of lines, at the cost of looking at each shape once."""
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._clean: set[bytes] = set()
-
-    def redact(self, block: bytes) -> bytes:
-        """Return a block of whole lines redacted. Blocks come in order."""
-        shapes = block.translate(_DIGITS_TO_0).split(b"\n")
-        loud = {shape for shape in set(shapes) - self._clean if _HINTS.search(shape)}
-        if len(self._clean) < _SHAPES_KEPT:
-            self._clean.update(set(shapes) - loud)
-        if not loud and not self._redactor.inside_pem:
-            return block
-        lines = block.split(b"\n")
-        for index, shape in enumerate(shapes):
-            if shape in loud or self._redactor.inside_pem:
-                lines[index] = self._line(lines[index])
-        return b"\n".join(lines)
-
-    def _line(self, line: bytes) -> bytes:
-        text = line.decode("utf-8", "surrogateescape")
-        ending = "\r" if text.endswith("\r") else ""
-        return (self._redactor.line(text.removesuffix("\r")) + ending).encode("utf-8", "surrogateescape")
 
 
 def load_or_create_key() -> bytes:

@@ -1,0 +1,298 @@
+"""What `format-log` has to write, said the slow and plain way: one line at a time, one thing after another, nothing remembered but state.
+
+It shares the redaction rules with the room, without their hints, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any
+
+from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES
+
+LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"]
+TARGET = r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]+)*"
+SOURCE = r"(\S+\.rs):(0|[1-9][0-9]{0,8})"
+STAMP = r"(20\d\d-\d\d-\d\d)[T ](\d\d:\d\d:[0-5]\d(?:\.\d{1,9})?)(Z|[+-]\d\d:\d\d|)"
+
+
+@dataclass
+class Options:
+    zone: tzinfo | None = UTC
+    hours24: bool = False
+    source: bool = True
+    strip_raw: bool = False
+    key: bytes | None = None
+    level: str | None = None
+    targets: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass
+class Start:
+    """The first line of an event, taken apart."""
+
+    time: datetime
+    level: str
+    target: str
+    file: str
+    number: str
+    spans: str
+    message: str
+    more: list[str]
+
+
+class Oracle:
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.last_local: tuple[datetime, bool | None] | None = None
+        self.kept: dict[str, bool] = {}
+        self.in_time: dict[str, bool] = {}
+        self.is_error: dict[str, bool] = {}
+        self.pem_left = 0
+        self.counts: dict[str, int] = {}
+
+    def format(self, data: bytes) -> bytes:
+        lines = data.split(b"\n")
+        if lines[-1] == b"":
+            lines.pop()
+        return "".join(shown + "\n" for line in lines for shown in self.line(line)).encode()
+
+    def line(self, raw: bytes) -> list[str]:
+        text = clean(readable(raw))
+        prefix, service = "", ""
+        start = self.start(text)
+        if start is None and (match := re.fullmatch(r"(([A-Za-z0-9][A-Za-z0-9_.-]{0,99}) +\|)(?: (.*))?", text)):
+            prefix, service, text = match[1], match[2], match[3] or ""
+            start = self.start(text)
+        if not self.wanted(start, text, service):
+            return []
+        if start:
+            start.file, start.spans, start.message = self.redacted(start.file), self.redacted(start.spans), self.redacted(start.message)
+            shown = [self.friendly(start), *(self.trimmed(self.redacted(line)) for line in start.more)]
+        else:
+            shown = [self.trimmed(self.redacted(text))]
+        return [f"{prefix} {line}".rstrip() if prefix else line for line in shown]
+
+    def trimmed(self, text: str) -> str:
+        return text.lstrip() if self.options.strip_raw else text
+
+    def friendly(self, start: Start) -> str:
+        here = start.time.astimezone(self.options.zone)
+        clock = here.strftime("%H:%M:%S" if self.options.hours24 else "%I:%M:%S")
+        half = "" if self.options.hours24 else " AM" if here.hour < 12 else " PM"
+        line = (
+            f"[{here:%Y-%m-%d} {clock}.{here.microsecond // 1000:03d}{half} {here:%Z} ({here:%z})] [{start.level}] [{start.target or '-'}]"
+        )
+        if self.options.source and start.file:
+            line += f" {start.file}:" + (f"{start.number}:" if start.number else "")
+        if start.spans:
+            line += f" {start.spans}:"
+        return f"{line} {start.message}" if start.message else line
+
+    # --- dialects ----------------------------------------------------------------------------------------------------------------
+
+    def start(self, text: str) -> Start | None:
+        for dialect in (self.friendly_line, self.json_line, self.icon_line, self.tracing_line):
+            found = dialect(text)
+            if found:
+                return found
+        return None
+
+    def tracing_line(self, text: str) -> Start | None:
+        match = re.fullmatch(rf"{STAMP} +({'|'.join(LEVELS)}) (.*)", text, re.ASCII)
+        if not match:
+            return None
+        rest = match[5]
+        # The target is the first module path that is followed by file and line; what is before it is spans.
+        for found in re.finditer(r"(?:^|: )(?=[A-Za-z_])", rest):
+            tail = re.fullmatch(rf"({TARGET}): {SOURCE}:(?: (.*))?", rest[found.end() :], re.ASCII)
+            if tail:
+                return self.at(match, match[4], tail[1], (tail[2], tail[3]), rest[: found.start()], tail[4] or "")
+        tail = re.fullmatch(rf"({TARGET}): (.*)", rest, re.ASCII)
+        return self.at(match, match[4], tail[1], ("", ""), "", tail[2]) if tail else None
+
+    def icon_line(self, text: str) -> Start | None:
+        match = re.fullmatch(rf"{STAMP} ([·●✓⚠✕]) (.*)", text, re.ASCII)
+        if not match:
+            return None
+        level, target, source, spans, message = LEVELS["·●✓⚠✕".index(match[4])], "", ("", ""), "", match[5]
+        if found := re.match(rf"({'|'.join(LEVELS)}) ", message):
+            level, message = found[1], message[found.end() :]
+            found = re.match(rf"({TARGET}) ", message, re.ASCII)
+            if found and ("_" in found[1] or "::" in found[1]):
+                target, message = found[1], message[found.end() :]
+                if found := re.match(r"((?:\S+: )*)([^\s]+\.rs):(0|[1-9][0-9]{0,8}) ", message, re.ASCII):
+                    spans = ":".join(found[1].split(": ")[:-1])
+                    source, message = (found[2], found[3]), message[found.end() :]
+        return self.at(match, level, target, source, spans, message)
+
+    def friendly_line(self, text: str) -> Start | None:
+        match = re.fullmatch(
+            r"\[(20\d\d-\d\d-\d\d) (\d\d):(\d\d):([0-5]\d)\.(\d{3})(?: ([AP]M))? (\S{1,40}) \(([+-])(\d\d)(\d\d)\)\] "
+            r"\[([A-Z]{1,9})\] \[([^\]]*)\](?: (.*))?",
+            text,
+            re.ASCII,
+        )
+        if not match:
+            return None
+        hour = int(match[2])
+        if match[6]:
+            if not 1 <= hour <= 12:
+                return None
+            hour = hour % 12 + (12 if match[6] == "PM" else 0)
+        try:
+            offset = timedelta(hours=int(match[9]), minutes=int(match[10])) * (-1 if match[8] == "-" else 1)
+            wall = datetime.fromisoformat(f"{match[1]} {hour:02d}:{match[3]}:{match[4]}.{match[5]}")
+            time = wall.replace(tzinfo=timezone(offset)).astimezone(UTC)
+        except ValueError:
+            return None
+        file, number, message = "", "", match[13] or ""
+        if found := re.match(rf"{SOURCE}:(?: |$)", message, re.ASCII):
+            file, number, message = found[1], found[2], message[found.end() :]
+        return Start(time, match[11], "" if match[12] == "-" else match[12], file, number, "", message, [])
+
+    def json_line(self, text: str) -> Start | None:
+        try:
+            document = json.loads(text) if text.startswith("{") and text.endswith("}") else None
+        except (ValueError, RecursionError):
+            return None
+        if document is None:
+            return None
+        match = re.fullmatch(STAMP, str(document.get("timestamp")), re.ASCII)
+        fields = document.get("fields")
+        if not match or document.get("level") not in LEVELS or not isinstance(fields, dict):
+            return None
+        known = ("timestamp", "level", "fields", "target", "filename", "line_number", "span", "spans")
+        fields = fields | {name: value for name, value in document.items() if name not in known}
+        words = [str(fields.pop("message", ""))]
+        words += [" ".join(f"{name}={json_value(name, value)}" for name, value in fields.items())]
+        lines = [clean(line) for line in " ".join(filter(None, words)).split("\n")]
+        spans = document.get("spans") or [document.get("span")]
+        shown_spans = clean(":".join(json_span(span) for span in spans if span)) if isinstance(spans, list) else ""
+        file, number = clean(str(document.get("filename") or "")), document.get("line_number")
+        source = (file, str(number) if type(number) is int and number else "")
+        return self.at(match, document["level"], clean(str(document.get("target") or "")), source, shown_spans, lines[0], lines[1:])
+
+    def at(
+        self, stamp: re.Match[str], level: str, target: str, source: tuple[str, str], spans: str, message: str, more: Sequence[str] = ()
+    ) -> Start | None:
+        """Return the start with its time in UTC; None where that time does not exist."""
+        seconds, _, fraction = stamp[2].partition(".")
+        try:
+            wall = datetime.fromisoformat(f"{stamp[1]} {seconds}").replace(microsecond=int(fraction[:6].ljust(6, "0")))
+            if stamp[3] == "Z":
+                time = wall.replace(tzinfo=UTC)
+            elif stamp[3]:
+                time = datetime.fromisoformat(wall.isoformat() + stamp[3]).astimezone(UTC)
+            else:
+                time = self.local_to_utc(wall)
+        except ValueError:
+            return None
+        return Start(time, level, target, *source, spans, message, list(more))
+
+    def local_to_utc(self, wall: datetime) -> datetime:
+        first = wall.replace(tzinfo=self.options.zone, fold=0).astimezone(UTC)
+        second = wall.replace(tzinfo=self.options.zone, fold=1).astimezone(UTC)
+        if first >= second:
+            self.last_local = (wall, None)
+            return first
+        late = False
+        if self.last_local:
+            last, was_late = self.last_local
+            late = wall < last if was_late is None else was_late or wall < last - timedelta(minutes=1)
+        self.last_local = (wall, late)
+        return second if late else first
+
+    # --- filters -----------------------------------------------------------------------------------------------------------------
+
+    def wanted(self, start: Start | None, text: str, service: str) -> bool:
+        options = self.options
+        level, target, time = (start.level, start.target, start.time) if start else ("", "", None)
+        if start is None and text == "Traceback (most recent call last):" and not self.is_error.get(service, False):
+            level = "ERROR"
+        if level:
+            self.is_error[service] = level == "ERROR"
+        if not (options.level or options.targets or options.since or options.until):
+            return True
+        if not level:
+            return self.kept.get(service, False)
+        if time is not None:
+            self.in_time[service] = not (options.since and time < options.since) and not (options.until and time >= options.until)
+        kept = self.in_time.get(service, not (options.since or options.until))
+        if options.level and (level not in LEVELS or LEVELS.index(level) < LEVELS.index(options.level)):
+            kept = False
+        if options.targets and not any(target == name or target.startswith(name + "::") for name in options.targets):
+            kept = False
+        self.in_time.setdefault(service, not (options.since or options.until))
+        self.kept[service] = kept
+        return kept
+
+    # --- redaction ---------------------------------------------------------------------------------------------------------------
+
+    def redacted(self, text: str) -> str:
+        if self.options.key is None:
+            return text
+        if self.pem_left:
+            if found := PEM_CLOSE.match(text):
+                self.pem_left = 0
+                text = "<pem>" + text[found.end() :]
+            elif found := PEM_BODY.fullmatch(text):
+                self.pem_left -= 1
+                text = found["before"] + "<pem>"
+        if PEM_OPEN.search(text):
+            self.pem_left = PEM_LINES
+        for rule in RULES:
+            done, out = 0, []
+            for match in rule.pattern.finditer(text):
+                instead = rule.replace(match, self.pseudonym)
+                if instead is not None:
+                    out += [text[done : match.start()], instead]
+                    done = match.end()
+                    self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
+            text = "".join([*out, text[done:]])
+        return text
+
+    def pseudonym(self, kind: str, value: str) -> str:
+        digest = hmac.new(self.options.key or b"", f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+        return f"<{kind}:{digest[:8]}>"
+
+
+def readable(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace").removeprefix("\ufeff")
+
+
+def clean(text: str) -> str:
+    while re.search(r"\x1b\[[0-9;]*m", text):
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    out = []
+    for char in text.rstrip(" \t\r"):
+        code = ord(char)
+        turns = code in range(0x202A, 0x202F) or code in range(0x2066, 0x206A) or code in (0x200E, 0x200F, 0x2028, 0x2029)
+        if (code < 0x20 and char != "\t") or 0x7F <= code < 0xA0:
+            out.append(f"\\x{code:02x}")
+        elif turns or 0xD800 <= code < 0xE000:
+            out.append(f"\\u{code:04x}")
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def json_value(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    like_rust = value[:1] in ('"', "[", "(", "{") or re.match(r"[A-Z][A-Za-z0-9_]*[ ({]", value)
+    return value if name in ("err", "error") or like_rust or not re.search(r"\s", value) else json.dumps(value, ensure_ascii=False)
+
+
+def json_span(span: Any) -> str:
+    if not isinstance(span, dict):
+        return json.dumps(span, ensure_ascii=False)
+    fields = " ".join(f"{name}={json_value(name, value)}" for name, value in span.items() if name != "name")
+    return f"{span.get('name', '')}" + (f"{{{fields}}}" if fields else "")
