@@ -80,8 +80,8 @@ class LmShape:
 class PublishedModel:
     """One released model and the repository that moshi-server's shipped config loads it from.
 
-    `lm` is None for the TTS model, which the server runs through Python. `asr_delay_in_tokens` counts steps of 80 ms.
-    `batch_size` is what the shipped config says.
+    `lm` is None for the TTS model, which the server runs through Python. `batch_size` is what the shipped config says. A model that only
+    a config describes has neither `hf_repo` nor `preset`.
     """
 
     name: str
@@ -91,7 +91,6 @@ class PublishedModel:
     mimi_file: str
     preset: str
     lm: LmShape | None
-    asr_delay_in_tokens: int | None
     batch_size: int
 
 
@@ -108,7 +107,6 @@ MODELS: dict[str, PublishedModel] = {
             mimi_file=_MIMI,
             preset="config-stt-en_fr-hf.toml",
             lm=LmShape(2048, 16, 16, 8192, 750, 8001, 8000, 2049, 32, (4, 6)),
-            asr_delay_in_tokens=6,
             batch_size=64,
         ),
         PublishedModel(
@@ -119,7 +117,6 @@ MODELS: dict[str, PublishedModel] = {
             mimi_file=_MIMI,
             preset="config-stt-en-hf.toml",
             lm=LmShape(2048, 32, 48, 8192, 375, 4001, 4000, 2049, 32, None),
-            asr_delay_in_tokens=32,
             batch_size=16,
         ),
         PublishedModel(
@@ -130,7 +127,6 @@ MODELS: dict[str, PublishedModel] = {
             mimi_file="tokenizer-e351c8d8-checkpoint125.safetensors",
             preset="config-tts.toml",
             lm=None,
-            asr_delay_in_tokens=None,
             batch_size=8,
         ),
     )

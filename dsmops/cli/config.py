@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from dsmops.cli.options import DebugOpt, DeviceOpt, DryRunOpt, DTypeOpt, JsonOpt, QuietOpt, SimulateOpt
+from dsmops.cli.options import (
+    AddrOpt,
+    ApiKeyOpt,
+    BatchSizeOpt,
+    ContextOpt,
+    DebugOpt,
+    DeviceOpt,
+    DryRunOpt,
+    DTypeOpt,
+    JsonOpt,
+    QuietOpt,
+    ServerVersionOpt,
+    SimulateOpt,
+    StrictOpt,
+    TemplateOpt,
+    parse_server_version,
+)
 from dsmops.report import Reporter
-
-if TYPE_CHECKING:
-    from dsmops.config.schema import ServerVersion
 
 
 def check_config(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="moshi-server TOML files.")],
-    server_version: Annotated[
-        str | None, typer.Option("--server-version", metavar="V", help="Judge for this moshi-server release, for example 0.6.4.")
-    ] = None,
+    server_version: ServerVersionOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
-    addr: Annotated[str | None, typer.Option("--addr", metavar="IP", help="Judge exposure for this --addr of the server.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail the check as well.")] = False,
+    addr: AddrOpt = None,
+    strict: StrictOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
@@ -54,32 +65,21 @@ def check_config(
 def make_config(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - for stdout.")] = "-",
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Published model. Default: stt-1b-en_fr, or the template's own.")
+        str | None, typer.Option("--model", metavar="NAME", help="Published model. Default: stt-1b-en_fr. Not together with --template.")
     ] = None,
-    template: Annotated[
-        Path | None, typer.Option("--template", metavar="FILE", help="Config to start from. Default: the ready one of the model.")
-    ] = None,
+    template: TemplateOpt = None,
     lm_model_file: Annotated[
         str | None, typer.Option("--lm-model-file", metavar="PATH", help="Checkpoint to serve: a path, or hf://org/repo/file.")
     ] = None,
     dtype: DTypeOpt = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", metavar="N", min=1, help="Streams at once. Default: what fits and keeps up, at most the published size."
-        ),
-    ] = None,
-    context: Annotated[int | None, typer.Option("--context", metavar="N", min=1, help="Attention window in frames of 80 ms.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option("--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", help="Key that clients send. Default: a new one.")
-    ] = None,
-    server_version: Annotated[
-        str | None, typer.Option("--server-version", metavar="V", help="moshi-server's version, to judge the config by.")
-    ] = None,
-    addr: Annotated[str | None, typer.Option("--addr", metavar="IP", help="Judge exposure for this --addr of the server.")] = None,
+    batch_size: BatchSizeOpt = None,
+    context: ContextOpt = None,
+    api_key: ApiKeyOpt = None,
+    server_version: ServerVersionOpt = None,
+    addr: AddrOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail the command as well.")] = False,
+    strict: StrictOpt = False,
     force: Annotated[bool, typer.Option("--force", help="Replace another config that is there already.")] = False,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -90,7 +90,7 @@ def make_config(
 
     Takes the template's comments and order, and sets dtype_override, batch_size and an API key as the card and the plan ask for. A card is
     not needed when --dtype and --batch-size are both given. Exits 1 when the result has lint errors, with --strict on warnings too; it
-    is not written then.
+    is then printed, but not written to a file.
 
     \b
     Examples:
@@ -99,34 +99,25 @@ def make_config(
       dsmops make-config --model stt-2.6b-en --dtype f16 --batch-size 8 -o my.toml
     """
     from dsmops.cli.views.config import show_made_config, view_findings
-    from dsmops.flows.make import ConfigRequest, make_config, write_config
+    from dsmops.flows import make
     from dsmops.flows.serving import find_device
 
+    target = None if output == "-" else Path(output)
+    if quiet and target is None and not json:
+        raise typer.BadParameter("the config itself would not be printed; name a file with --output", param_hint="--quiet")
     out = Reporter.open("make-config", json=json, quiet=quiet, debug=debug)
     version = parse_server_version(server_version)
+    request = make.ConfigRequest(model, template, lm_model_file, dtype, batch_size, context, api_key, version, addr)
     needs_device = simulate or device is not None or dtype is None or batch_size is None
-    request = ConfigRequest(model, template, lm_model_file, dtype, batch_size, context, api_key, version, addr)
-    target = None if output == "-" else Path(output)
-    made = make_config(request, find_device(simulate, device) if needs_device else None, target=target)
-    clean = made.lint.is_clean(strict=strict)
-    written = clean and not dry_run and target is not None and write_config(made, target, force=force)
-    document = {"path": target, "written": written, "text": made.text if target is None else None, "plan": made.plan, "lint": made.lint}
-    out.result(document, show_made_config(made, target, written=written, dry_run=dry_run))
+    made = make.make_config(request, find_device(simulate, device) if needs_device else None, target=target)
+    outcome = make.place_config(made, target, strict=strict, dry_run=dry_run, force=force)
+    document = {"outcome": outcome, "path": target, "text": None if target else made.text, "plan": made.plan, "lint": made.lint}
+    out.result(document, show_made_config(made, target, outcome))
     if target is None:
         for line in view_findings("<stdout>", made.lint.findings):
             out.note(str(line))
-    if not clean:
+    if not made.lint.is_clean(strict=strict):
         raise typer.Exit(1)
-
-
-def parse_server_version(text: str | None) -> ServerVersion | None:
-    """Return the version of a `--server-version` option, a usage error for what is none."""
-    from dsmops.config.schema import ServerVersion
-
-    try:
-        return None if text is None else ServerVersion.parse(text)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--server-version") from exc
 
 
 def register(app: typer.Typer) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dsmops.facts import DType
+
+if TYPE_CHECKING:
+    from dsmops.config.schema import ServerVersion
 
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only; the exit code tells the rest.")]
@@ -28,6 +32,29 @@ DeviceOpt = Annotated[
 ]
 
 
+TemplateOpt = Annotated[
+    str | None,
+    typer.Option("--template", metavar="FILE|NAME", help="Config to start from: a file, or a ready one by name. Default: the model's."),
+]
+BatchSizeOpt = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", min=1, help="Streams at once. Default: what fits and keeps up, at most the published size."),
+]
+ContextOpt = Annotated[
+    int | None,
+    typer.Option("--context", metavar="N", min=1, help="Attention window in frames of 80 ms. Default: the model's own."),
+]
+ApiKeyOpt = Annotated[
+    str | None,
+    typer.Option("--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", help="Key that clients send. Default: a new one."),
+]
+ServerVersionOpt = Annotated[
+    str | None, typer.Option("--server-version", metavar="V", help="Judge for this moshi-server release, for example 0.6.4.")
+]
+AddrOpt = Annotated[str | None, typer.Option("--addr", metavar="IP", help="Judge exposure for this --addr of the server.")]
+StrictOpt = Annotated[bool, typer.Option("--strict", help="Let warnings fail as well.")]
+
+
 def parse_dtype(text: str) -> DType:
     """Parser of `--dtype` options: every spelling of `DType.parse`, a usage error for the rest."""
     try:
@@ -40,3 +67,23 @@ DTypeOpt = Annotated[
     DType | None,
     typer.Option("--dtype", metavar="DTYPE", parser=parse_dtype, help="bf16, f16 or f32 (also float16, fp16, ...). Default: the card's."),
 ]
+
+
+def parse_server_version(text: str | None) -> ServerVersion | None:
+    """Return the version of a `--server-version` option, a usage error for what is none."""
+    from dsmops.config.schema import ServerVersion
+
+    try:
+        return None if text is None else ServerVersion.parse(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--server-version") from exc
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of `512MiB`, `0.5 GiB`, `500MB` or a plain number; a usage error for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a size; write it like 512MiB or 1.5GB")
+    unit = (match[2] or "B").upper()
+    base = 1024 if "I" in unit else 1000
+    return int(float(match[1]) * base ** "BKMGT".index(unit[0]))

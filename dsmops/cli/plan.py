@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dsmops.cli.options import DebugOpt, DeviceOpt, DTypeOpt, JsonOpt, QuietOpt, SimulateOpt
+from dsmops.cli.options import ContextOpt, DebugOpt, DeviceOpt, DTypeOpt, JsonOpt, QuietOpt, SimulateOpt, parse_size
 from dsmops.report import Reporter
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of `512MiB`, `0.5 GiB`, `500MB` or a plain number; a usage error for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is not a size; write it like 512MiB or 1.5GB")
-    unit = (match[2] or "B").upper()
-    base = 1024 if "I" in unit else 1000
-    return int(float(match[1]) * base ** "BKMGT".index(unit[0]))
 
 
 def plan(
@@ -27,9 +16,7 @@ def plan(
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
     dtype: DTypeOpt = None,
-    context: Annotated[
-        int | None, typer.Option("--context", metavar="N", help="Attention window in frames of 80 ms. Default: the model's own.")
-    ] = None,
+    context: ContextOpt = None,
     reserve: Annotated[
         int | None,
         typer.Option(
@@ -40,7 +27,8 @@ def plan(
         ),
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option("--profile", metavar="FILE", help="Measured step times (JSON) instead of an estimate.")
+        Path | None,
+        typer.Option("--profile", metavar="FILE", help="Measured step times (JSON, schema dsmops.step-profile/1) instead of an estimate."),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show where each number comes from.")] = False,
     json: JsonOpt = False,

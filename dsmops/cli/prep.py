@@ -7,8 +7,20 @@ from typing import Annotated
 
 import typer
 
-from dsmops.cli.config import parse_server_version
-from dsmops.cli.options import DebugOpt, DeviceOpt, DryRunOpt, DTypeOpt, JsonOpt, QuietOpt, SimulateOpt
+from dsmops.cli.options import (
+    ApiKeyOpt,
+    BatchSizeOpt,
+    DebugOpt,
+    DeviceOpt,
+    DryRunOpt,
+    DTypeOpt,
+    JsonOpt,
+    QuietOpt,
+    ServerVersionOpt,
+    SimulateOpt,
+    TemplateOpt,
+    parse_server_version,
+)
 from dsmops.report import Reporter
 
 
@@ -20,8 +32,10 @@ def prep_sm75(
         str | None, typer.Option("--model-file", metavar="NAME", help="Weights in that repository. Default: the published name.")
     ] = None,
     input_path: Annotated[
-        Path | None,
-        typer.Option("--input-path", metavar="PATH", help="Local checkpoint instead; tokenizer and Mimi are taken from beside it."),
+        str | None,
+        typer.Option(
+            "--input-path", metavar="PATH", help="Local checkpoint (or hf:// file) instead; tokenizer and Mimi are taken from beside it."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -30,22 +44,11 @@ def prep_sm75(
     config_out: Annotated[
         Path | None, typer.Option("--config-out", metavar="FILE", help="Config to write. Default: beside the converted checkpoint, .toml.")
     ] = None,
-    template: Annotated[
-        Path | None, typer.Option("--template", metavar="FILE", help="Config to start from, for a model that is not a published one.")
-    ] = None,
+    template: TemplateOpt = None,
     dtype: DTypeOpt = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", metavar="N", min=1, help="Streams at once. Default: what fits and keeps up, at most the published size."
-        ),
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option("--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", help="Key that clients send. Default: a new one.")
-    ] = None,
-    server_version: Annotated[
-        str | None, typer.Option("--server-version", metavar="V", help="moshi-server's version, to judge the config by.")
-    ] = None,
+    batch_size: BatchSizeOpt = None,
+    api_key: ApiKeyOpt = None,
+    server_version: ServerVersionOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
     force: Annotated[
@@ -55,7 +58,11 @@ def prep_sm75(
         ),
     ] = False,
     skip_when_undetected: Annotated[
-        bool, typer.Option("--skip-when-undetected", help="Without a GPU do nothing and exit 0, instead of exiting 4.")
+        bool,
+        typer.Option(
+            "--skip-when-undetected",
+            help="On a machine without a GPU do nothing and exit 0, instead of exiting 4. A GPU that does not work still exits 4.",
+        ),
     ] = False,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -75,10 +82,11 @@ def prep_sm75(
       dsmops prep-sm75
       dsmops prep-sm75 --simulate t4 --input-path model.safetensors --output out.fp16.safetensors
     """
+    from dsmops.cli.views.hub import download_lines
     from dsmops.cli.views.plan import show_plan
     from dsmops.cli.views.prep import show_preparation
     from dsmops.errors import DriverMissingError
-    from dsmops.flows.prepare import PrepareRequest, plan_preparation, prepare, preview
+    from dsmops.flows.prepare import Outcome, PrepareRequest, means_no_card, plan_preparation, prepare, preview
 
     out = Reporter.open("prep-sm75", json=json, quiet=quiet, debug=debug)
     request = PrepareRequest(
@@ -99,16 +107,16 @@ def prep_sm75(
     try:
         plan = plan_preparation(request)
     except DriverMissingError as exc:
-        if not skip_when_undetected:
+        if not (skip_when_undetected and means_no_card(exc)):
             raise
-        out.result({"skipped": True, "reason": exc.message}, [f"Nothing done: {exc.message}"])
+        out.result({"outcome": Outcome.SKIPPED, "reason": exc.message}, [f"Nothing done: {exc.message}"])
         return
-    if not plan.serving.fits:
-        out.result(preview(plan), show_plan(plan.serving))
-        raise typer.Exit(1)
-    report = preview(plan) if dry_run else prepare(plan, fresh=force, progress=out.progress())
-    out.result(report, show_preparation(report))
-    if report.lint is not None and report.lint.has_errors:
+    if dry_run or not plan.fits:
+        report = preview(plan)
+    else:
+        report = prepare(plan, progress=out.progress(), announce=lambda found: out.note("\n".join(download_lines(found))))
+    out.result(report, show_preparation(report) if plan.fits else show_plan(plan.serving))
+    if not plan.fits or (report.lint is not None and report.lint.has_errors):
         raise typer.Exit(1)
 
 

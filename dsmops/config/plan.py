@@ -101,7 +101,7 @@ def plan_serving(
         InputError: the model has no memory model, the dtype cannot run on the device, or a number makes no sense.
     """
     lm = _language_model(model)
-    chosen = _serving_dtype(device, dtype)
+    chosen = serving_dtype(device, dtype)
     window = lm.context if context is None else context
     if not 0 < window <= lm.context:
         raise InputError(f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {lm.context} (its own).")
@@ -145,7 +145,12 @@ def _language_model(model: PublishedModel) -> LmShape:
     return model.lm
 
 
-def _serving_dtype(device: Device, asked: DType | None) -> DType:
+def serving_dtype(device: Device, asked: DType | None = None) -> DType:
+    """Return the dtype to serve in: the one asked for, or what the device computes best.
+
+    Raises:
+        InputError: the device cannot compute the one asked for, or nobody knows what it computes.
+    """
     capability = device.compute_capability
     if capability is None and asked is None:
         raise InputError(f"the compute capability of {device.name} is unknown", hint="Name the dtype to serve in: --dtype f16.")

@@ -81,11 +81,18 @@ def diff(old_text: str, new_text: str, *, name: str = "config.toml") -> str:
 
 
 def masked_diff(before: Config, after: Config) -> str:
-    """Return the change from one config to another as a unified diff, without the API keys of either."""
-    shown = diff(before.text, after.text, name=after.path)
-    for key in (*own_api_keys(before), *own_api_keys(after)):
-        shown = shown.replace(key, "<api key>")
-    return shown
+    """Return the change from one config to another as a unified diff that shows no API key; empty when there is none."""
+    if before.text == after.text:
+        return ""
+    same_keys = before.values.get("authorized_ids") == after.values.get("authorized_ids")
+    shown = [_without_keys(before, "hidden"), _without_keys(after, "hidden" if same_keys else "hidden, another one")]
+    return diff(shown[0], shown[1], name=after.path)
+
+
+def _without_keys(config: Config, word: str) -> str:
+    if "authorized_ids" not in config.values:
+        return config.text
+    return render(config.text, ConfigSettings(authorized_ids=(f"<{word}>",)))
 
 
 def generate_api_key() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,9 @@ PROFILE_SCHEMA = "dsmops.step-profile/1"
 
 @dataclass(frozen=True, slots=True)
 class StepPoint:
-    """One measured batch size: median and 99th percentile of the whole step, in milliseconds."""
+    """One measured batch size and the 99th percentile of the whole step, in milliseconds."""
 
     batch_size: int
-    step_p50_ms: float
     step_p99_ms: float
 
 
@@ -53,6 +53,11 @@ class StepProfile:
     dtype: DType
     runtime: str
     points: tuple[StepPoint, ...]
+
+    @property
+    def measured(self) -> tuple[str, str, DType, str]:
+        """Device name, model, dtype and runtime: what a plan must share with a profile to use it."""
+        return self.device_name, self.model, self.dtype, self.runtime
 
     def step_p99_ms(self, batch_size: int) -> float | None:
         """Return the 99th percentile at `batch_size`, linear between measured points, level below the first, None beyond the last."""
@@ -67,14 +72,14 @@ class StepProfile:
         return None
 
     def largest_batch(self, budget_ms: float = BUDGET_MS) -> int:
-        """Return the largest batch whose 99th percentile stays within `budget_ms`, never beyond what was measured; 0 when none does."""
-        fitting = 0
-        for batch_size in range(1, self.points[-1].batch_size + 1):
-            step_ms = self.step_p99_ms(batch_size)
-            if step_ms is None or step_ms > budget_ms:
-                break
-            fitting = batch_size
-        return fitting
+        """Return the largest batch up to which the 99th percentile stays within `budget_ms`, never beyond what was measured; 0: none."""
+        if self.points[0].step_p99_ms > budget_ms:
+            return 0
+        for below, above in pairwise(self.points):
+            if above.step_p99_ms > budget_ms:
+                rise = (above.step_p99_ms - below.step_p99_ms) / (above.batch_size - below.batch_size)
+                return below.batch_size + int((budget_ms - below.step_p99_ms) / rise)
+        return self.points[-1].batch_size
 
 
 def estimate_step_ms(lm: LmShape, dtype: DType, batch_size: int, device: Device, *, context: int | None = None) -> float | None:
@@ -106,7 +111,7 @@ def read_profile(path: Path) -> StepProfile:
     """Read a measured profile.
 
     The file is a JSON object: `schema` ("dsmops.step-profile/1"), `device_name`, `model`, `dtype`, `runtime`, and `points`, a list of
-    objects with `batch_size`, `step_p50_ms` and `step_p99_ms`.
+    objects with `batch_size` and `step_p99_ms`.
 
     Raises:
         SourceError: the file is not there.
@@ -123,22 +128,16 @@ def read_profile(path: Path) -> StepProfile:
         ) from exc
 
 
-def find_profile(folder: Path, *, device_name: str, model: str, dtype: DType, runtime: str) -> StepProfile | None:
+def find_profile(folder: Path, measured: tuple[str, str, DType, str]) -> StepProfile | None:
     """Return the profile in `folder` that was measured for exactly this device, model, dtype and runtime, if there is one."""
-    wanted = (device_name, model, dtype, runtime)
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        profile = read_profile(path)
-        if (profile.device_name, profile.model, profile.dtype, profile.runtime) == wanted:
-            return profile
-    return None
+    profiles = map(read_profile, sorted(folder.glob("*.json"))) if folder.is_dir() else ()
+    return next((profile for profile in profiles if profile.measured == measured), None)
 
 
 def _parse_profile(body: Any) -> StepProfile:
     if not isinstance(body, dict) or body.get("schema") != PROFILE_SCHEMA:
         raise ValueError(f"its schema is not {PROFILE_SCHEMA}")
-    points = tuple(
-        StepPoint(int(point["batch_size"]), float(point["step_p50_ms"]), float(point["step_p99_ms"])) for point in body["points"]
-    )
+    points = tuple(StepPoint(int(point["batch_size"]), float(point["step_p99_ms"])) for point in body["points"])
     sizes = [point.batch_size for point in points]
     if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
         raise ValueError("its points must be there, with rising batch sizes from 1")

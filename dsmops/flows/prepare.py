@@ -6,7 +6,8 @@ A second run finds everything up to date and changes nothing. What an operator e
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,23 +16,43 @@ from shlex import quote
 from dsmops.checkpoint import ConversionReport, TensorInfo, convert, identify, is_current, plan_conversion
 from dsmops.config.lint import LintReport
 from dsmops.config.load import Config, parse_config, read_config
-from dsmops.config.modules import Module, modules
+from dsmops.config.modules import modules
 from dsmops.config.plan import ServingPlan
-from dsmops.config.presets import template_path
-from dsmops.config.render import ConfigSettings, generate_api_key, masked_diff, own_api_keys, render, retitle
+from dsmops.config.presets import described_model, find_template, is_shipped
+from dsmops.config.render import masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
-from dsmops.errors import CheckpointError, InputError
+from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
+from dsmops.errors import CheckpointError, DriverMissingError
 from dsmops.facts import Device, DType
 from dsmops.files import os_errors, require_free_space, write_text_atomically
 from dsmops.flows.check import lint_config
 from dsmops.flows.serving import find_device, plan_model
-from dsmops.flows.staging import Origin, Staging, locate_weights, read_tensors, stage
-from dsmops.hub import fetch
+from dsmops.flows.sources import locate
+from dsmops.flows.staging import Origin, Staging, plan_staging, read_tensors
+from dsmops.hub import DownloadPlan, fetch
 from dsmops.models import MODELS, PublishedModel, model_of_repo
 from dsmops.progress import SILENT, Progress
 
 LOG_FOLDER = "logs/moshi-logs/raw"
 _FOLDERS = {DType.F16: "fp16", DType.F32: "fp32", DType.BF16: "bf16"}
+_NO_CARD = {
+    "gpu.driver_missing",
+    "gpu.device_missing",
+    "gpu.container_without_gpu",
+    "gpu.wsl_without_gpu",
+    "gpu.wsl_driver_missing",
+}
+"""Findings that mean a machine without a GPU; any other means one with a GPU that does not work."""
+
+
+class Outcome(StrEnum):
+    """How a preparation ended."""
+
+    DONE = "done"
+    UP_TO_DATE = "up to date"
+    DRY_RUN = "dry run"
+    DOES_NOT_FIT = "does not fit"
+    SKIPPED = "skipped"
 
 
 class Step(StrEnum):
@@ -49,14 +70,18 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PrepareRequest:
-    """What was asked for; None means: as follows from the card and the model."""
+    """What was asked for; None means: as follows from the card and the model.
+
+    `input_path` is a local path or an `hf://` file, and goes before `hf_repo` (org/repo[@revision]). `template` is a file or the name of a
+    ready config.
+    """
 
     hf_repo: str
     model_file: str | None = None
-    input_path: Path | None = None
+    input_path: str | None = None
     output: Path | None = None
     config_out: Path | None = None
-    template: Path | None = None
+    template: str | None = None
     dtype: DType | None = None
     batch_size: int | None = None
     api_key: str | None = None
@@ -81,7 +106,8 @@ class Part:
 class PreparePlan:
     """Everything a preparation would do; nothing has been downloaded or written. `prepare` acts on it, `preview` shows it.
 
-    `output` is the converted file, None where no conversion is needed. `config_before` is the config that is already there.
+    `output` is the converted file, None where no conversion is needed. `before` is the config that is already there; with `afresh` it is
+    replaced and kept as a backup.
     """
 
     device: Device
@@ -89,29 +115,33 @@ class PreparePlan:
     serving: ServingPlan
     staging: Staging
     output: Path | None
-    convert: bool
-    config_path: Path
-    config_text: str
-    config_before: Config | None
+    config: Config
+    before: Config | None
+    afresh: bool
     server_version: ServerVersion | None
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
 
     @property
+    def fits(self) -> bool:
+        """Whether there is any point in acting on this plan."""
+        return self.serving.fits
+
+    @property
     def changes_something(self) -> bool:
-        """Whether acting on this plan downloads or writes anything."""
+        """Whether acting on it downloads or writes anything."""
         return any(part.step in {Step.DOWNLOAD, Step.CONVERT, Step.WRITE, Step.CHANGE} for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
-    """What was done, or with `dry_run` would be; `lint` is None then, for there is nothing to look at yet.
+    """What was done, or would be.
 
-    `config_diff` is the change to a config that was already there, with its API keys masked.
+    `lint` is None where no config was written: in a dry run, or when nothing fits. `config_diff` is the change to a config that was already
+    there, without API keys.
     """
 
-    dry_run: bool
-    changed: bool
+    outcome: Outcome
     device: Device
     model: str
     dtype: DType
@@ -129,8 +159,7 @@ class PrepareReport:
 def plan_preparation(request: PrepareRequest) -> PreparePlan:
     """Decide what to download, convert and write for the card.
 
-    Where files are not in the cache, the hub is asked for their sizes and for the checkpoint's header. The plan may say that nothing fits
-    (`serving.fits`); acting on it is then pointless.
+    Where files are not in the cache, the hub is asked for their sizes and for the checkpoint's header. The plan may say that nothing fits.
 
     Raises:
         DriverMissingError: no GPU, and none was simulated.
@@ -138,76 +167,75 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         RemoteError, CredentialsError: the hub failed or refused.
     """
     device = find_device(request.simulated, request.ordinal)
-    published = model_of_repo(request.hf_repo.partition("@")[0])
-    model_file = request.model_file or (published.model_file if published else "model.safetensors")
-    weights = locate_weights(request.input_path, request.hf_repo, model_file)
-    tensors = read_tensors(weights)
+    weights = locate(request.input_path or f"hf://{request.hf_repo}/{_model_file(request)}")
+    tensors = read_tensors(weights, refresh=request.force)
     model, template = _model_and_template(request, tensors)
     serving = plan_model(model, device, dtype=request.dtype)
-    staging = stage(weights, model.tokenizer_file, model.mimi_file, refresh=request.force)
-    needed = serving.dtype is not DType.BF16 and any(tensor.dtype == "BF16" for tensor in tensors.values())
-    output = (request.output or _default_output(request, weights, serving.dtype)) if needed else None
-    conversion = _weights_part(staging, output, serving.dtype, tensors, force=request.force)
-    config_path = request.config_out or (output or _default_output(request, weights, serving.dtype)).with_suffix(".toml")
-    before = _existing_config(config_path)
-    settings = _settings(request, model, serving, staging, output or staging.weights, before)
-    if before is None or request.force:
-        text = render(retitle(template.text, _title(device, model, serving)), settings)
-    else:
-        text = render(before.text, settings)
+    staging = plan_staging(weights, model.tokenizer_file, model.mimi_file, refresh=request.force)
+    default_output = request.output or _default_output(weights, serving.dtype)
+    output = default_output if _needs_conversion(request, serving.dtype, tensors) else None
+    config_path = request.config_out or default_output.with_suffix(".toml")
+    before = read_config(config_path) if config_path.exists() else None
+    config = _render(request, model, serving, staging, output, template, before, config_path)
+    parts = [
+        *_file_parts(staging, model),
+        _conversion_part(request, staging, output, serving.dtype, tensors),
+        _config_part(config, before, afresh=request.force),
+    ]
+    notes = [*serving.notes, *(["Converted weights keep their licence (CC-BY 4.0)."] if output else [])]
     return PreparePlan(
-        device=device,
-        model=model,
-        serving=serving,
-        staging=staging,
-        output=output,
-        convert=conversion.step is Step.CONVERT,
-        config_path=config_path,
-        config_text=text,
-        config_before=before,
-        server_version=request.server_version,
-        parts=(*_file_parts(staging, model), conversion, _config_part(config_path, before, text)),
-        notes=_notes(serving, needed=needed),
+        device, model, serving, staging, output, config, before, request.force, request.server_version, tuple(parts), tuple(notes)
     )
 
 
 def preview(plan: PreparePlan) -> PrepareReport:
-    """Return what acting on `plan` would do."""
-    return _report(plan, dry_run=True, changed=False, conversion=None, lint=None)
+    """Return what acting on `plan` would do, or that it would be pointless."""
+    return _report(plan, Outcome.DRY_RUN if plan.fits else Outcome.DOES_NOT_FIT)
 
 
-def prepare(plan: PreparePlan, *, fresh: bool = False, progress: Progress = SILENT) -> PrepareReport:
+def prepare(plan: PreparePlan, *, progress: Progress = SILENT, announce: Callable[[DownloadPlan], None] = lambda _: None) -> PrepareReport:
     """Do what `plan` says: download, convert, write the config, lint it. What is up to date is not touched.
 
-    `fresh` keeps a config that is replaced as `<name>.bak`.
+    `announce` gets the downloads, with their sizes, before they begin.
 
     Raises:
-        DiskFullError: checked for downloads and conversion before either begins.
-        TensorRangeError: weights that do not fit the dtype; nothing is written.
+        DiskFullError: for downloads and conversion together, before either begins.
+        TensorRangeError: weights that do not fit the dtype; no checkpoint and no config is written.
         TransferError, IntegrityError, CredentialsError: the download failed.
         TargetBusyError: another process writes the same file.
     """
-    conversion = None
-    if plan.output is not None and plan.convert:
-        require_free_space(plan.output.parent, sum(part.size_bytes or 0 for part in plan.parts if part.step is Step.CONVERT))
-    if plan.staging.downloads is not None and plan.staging.fetch_bytes:
+    _require_room(plan)
+    if plan.staging.downloads is not None and not plan.staging.is_here:
+        announce(plan.staging.downloads)
         fetch(plan.staging.downloads, progress=progress)
-    if plan.output is not None and plan.convert:
+    conversion = None
+    if plan.output is not None and any(part.step is Step.CONVERT for part in plan.parts):
         conversion = convert(plan_conversion(plan.staging.weights, plan.output, plan.serving.dtype), progress=progress)
-    if plan.config_before is None or plan.config_text != plan.config_before.text:
-        if plan.config_before is not None and fresh:
-            with os_errors(plan.config_path):
-                shutil.copy2(plan.config_path, plan.config_path.with_name(plan.config_path.name + ".bak"))
-        write_text_atomically(plan.config_path, plan.config_text, private=plan.config_before is None)
-    lint = lint_config(read_config(plan.config_path), device=plan.device, server_version=plan.server_version)
-    return _report(plan, dry_run=False, changed=plan.changes_something, conversion=conversion, lint=lint)
+    path = Path(plan.config.path)
+    if plan.before is None or plan.before.text != plan.config.text:
+        if plan.before is not None and plan.afresh:
+            with os_errors(path):
+                shutil.copy2(path, path.with_name(f"{path.name}.bak"))
+        write_text_atomically(path, plan.config.text, private=plan.before is None)
+    lint = lint_config(plan.config, device=plan.device, server_version=plan.server_version)
+    return _report(plan, Outcome.DONE if plan.changes_something else Outcome.UP_TO_DATE, conversion=conversion, lint=lint)
+
+
+def means_no_card(error: DriverMissingError) -> bool:
+    """Return whether the error says that this machine has no GPU, rather than one that does not work or is hidden."""
+    return error.code in _NO_CARD
+
+
+def _model_file(request: PrepareRequest) -> str:
+    published = model_of_repo(request.hf_repo.partition("@")[0])
+    return request.model_file or (published.model_file if published else "model.safetensors")
 
 
 def _model_and_template(request: PrepareRequest, tensors: Mapping[str, TensorInfo]) -> tuple[PublishedModel, Config]:
     """Return which model the checkpoint is and the config to start from."""
     if request.template is not None:
-        template = read_config(request.template)
-        return _model_of_template(template), template
+        template = read_config(find_template(request.template))
+        return described_model(template), template
     identity = identify(tensors)
     model = MODELS.get(identity.name or "")
     if model is None:
@@ -215,88 +243,76 @@ def _model_and_template(request: PrepareRequest, tensors: Mapping[str, TensorInf
         raise CheckpointError(
             f"this checkpoint is no published model ({identity.description}{differences})",
             hint="Name a moshi-server config that describes it: --template FILE.",
+            code="checkpoint.unknown_model",
         )
     if model.lm is None:
         raise CheckpointError(
             f"{model.name} cannot be prepared for moshi-server on such a card: the server runs it through a Python module in bf16, "
             "and its Rust module runs no released file",
             hint="prep-sm75 prepares the speech-to-text models: kyutai/stt-1b-en_fr-candle, kyutai/stt-2.6b-en-candle.",
+            code="checkpoint.not_servable",
         )
-    return model, read_config(template_path(model.preset))
+    return model, read_config(find_template(model.preset))
 
 
-def _model_of_template(template: Config) -> PublishedModel:
-    found = [module for module in modules(template) if module.kind == "BatchedAsr" and module.lm_shape()]
-    if len(found) != 1:
-        raise InputError(
-            f"{template.path} must describe one BatchedAsr module with its [model] tables; it has {len(found)}",
-            hint="Start from one of the ready configs.",
-        )
-    module = found[0]
-    return PublishedModel(
-        name=module.name,
-        hf_repo="",
-        model_file=_file_name(module, "lm_model_file"),
-        tokenizer_file=_file_name(module, "text_tokenizer_file"),
-        mimi_file=_file_name(module, "audio_tokenizer_file"),
-        preset="",
-        lm=module.lm_shape(),
-        asr_delay_in_tokens=module.whole("asr_delay_in_tokens"),
-        batch_size=module.whole("batch_size") or 1,
-    )
+def _needs_conversion(request: PrepareRequest, dtype: DType, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a converted file is wanted: to f16 always, for it proves that the weights fit; to f32, which proves nothing and
+    doubles the file, only when it was asked for."""
+    wanted = dtype is DType.F16 or (dtype is DType.F32 and request.dtype is DType.F32)
+    return wanted and any(tensor.dtype == "BF16" for tensor in tensors.values())
 
 
-def _file_name(module: Module, key: str) -> str:
-    return (module.text(key) or "").rpartition("/")[2]
-
-
-def _default_output(request: PrepareRequest, weights: Origin, dtype: DType) -> Path:
-    stem = request.hf_repo.partition("@")[0].rpartition("/")[2]
-    if isinstance(weights, Path):
-        stem = weights.name if weights.is_dir() else weights.stem
+def _default_output(weights: Origin, dtype: DType) -> Path:
+    # A repository's files are all called model.safetensors; its own name tells more.
+    local = weights.stem if isinstance(weights, Path) and weights.is_file() else ""
+    stem = local or (weights.name if isinstance(weights, Path) else weights.repo.rpartition("/")[2])
     folder = _FOLDERS[dtype]
     return Path("assets", folder, f"{stem}.{folder}.safetensors")
 
 
-def _existing_config(path: Path) -> Config | None:
-    return read_config(path) if path.exists() else None
-
-
-def _settings(
-    request: PrepareRequest, model: PublishedModel, serving: ServingPlan, staging: Staging, weights: Path, before: Config | None
-) -> ConfigSettings:
-    """Return what the config must say: in one that is there already only files and dtype, in a new one all that depends on the place."""
-    own = ConfigSettings(
-        lm_model_file=str(weights.absolute()),
+def _render(
+    request: PrepareRequest,
+    model: PublishedModel,
+    serving: ServingPlan,
+    staging: Staging,
+    output: Path | None,
+    template: Config,
+    before: Config | None,
+    path: Path,
+) -> Config:
+    """Return the config as it shall be: made from the template, or the one that is there with its files and dtype brought up to date."""
+    stays = before is not None and not request.force
+    base = before if before is not None and stays else template
+    settings = replace(
+        serving_settings(
+            base,
+            model,
+            serving,
+            dtype=request.dtype,
+            batch_size=request.batch_size,
+            api_key=request.api_key,
+            kept_keys=None if stays else keys_to_keep(before),
+        ),
+        lm_model_file=str((output or staging.weights).absolute()),
         text_tokenizer_file=str(staging.tokenizer.absolute()) if staging.tokenizer else None,
         audio_tokenizer_file=str(staging.mimi.absolute()) if staging.mimi else None,
-        dtype_override=None if serving.dtype is DType.BF16 and request.dtype is None else serving.dtype,
-        batch_size=request.batch_size,
-        authorized_ids=(request.api_key,) if request.api_key else None,
     )
-    if before is not None and not request.force:
-        return own
-    keys = own.authorized_ids or (own_api_keys(before) if before else ()) or (generate_api_key(),)
-    return replace(
-        own,
-        batch_size=own.batch_size or max(1, min(serving.batch_size, model.batch_size)),
-        authorized_ids=keys,
-        log_dir=LOG_FOLDER,
-        instance_name=f"{serving.model}-{_FOLDERS[serving.dtype]}".replace(".", "_"),
-    )
+    if not stays:
+        name = f"{model.name}-{_FOLDERS[serving.dtype]}".replace(".", "_")
+        settings = replace(settings, log_dir=LOG_FOLDER, instance_name=name)
+    text = render(base.text, settings)
+    if is_shipped(base):
+        text = retitle(text, planned_title(model, serving.dtype, serving.device.label, "prep-sm75"))
+    return parse_config(text, path=str(path))
 
 
 def _file_parts(staging: Staging, model: PublishedModel) -> list[Part]:
     """Return what happens to weights, tokenizer and Mimi before any conversion."""
     if staging.downloads is not None:
         return [
-            Part(
-                planned.file.filename,
-                Step.DOWNLOAD if planned.fetch_bytes else Step.PRESENT,
-                str(planned.file),
-                planned.fetch_bytes or planned.version.size_bytes,
-                "" if planned.fetch_bytes else "in the Hugging Face cache",
-            )
+            Part(planned.file.filename, Step.DOWNLOAD, str(planned.file), planned.fetch_bytes)
+            if planned.path is None
+            else Part(planned.file.filename, Step.PRESENT, str(planned.file), planned.version.size_bytes, "in the Hugging Face cache")
             for planned in staging.downloads.files
         ]
     parts = [Part("weights", Step.PRESENT, str(staging.weights), None, "local")]
@@ -304,62 +320,73 @@ def _file_parts(staging: Staging, model: PublishedModel) -> list[Part]:
         if path is not None:
             parts.append(Part(name, Step.PRESENT, str(path), path.stat().st_size, "beside the weights"))
         else:
-            parts.append(Part(name, Step.LEFT_TO_SERVER, file_name, None, "not beside the weights; the config names it on the hub"))
+            parts.append(Part(name, Step.LEFT_TO_SERVER, file_name, None, "not beside the weights; stays as the template names it"))
     return parts
 
 
-def _weights_part(staging: Staging, output: Path | None, dtype: DType, tensors: Mapping[str, TensorInfo], *, force: bool) -> Part:
+def _conversion_part(
+    request: PrepareRequest, staging: Staging, output: Path | None, dtype: DType, tensors: Mapping[str, TensorInfo]
+) -> Part:
     """Return what happens to the weights: converted, already converted, or served as they are."""
     if output is None:
-        reason = "the device computes bf16" if dtype is DType.BF16 else "the file holds no bf16"
+        reasons = {DType.BF16: "the device computes bf16", DType.F32: "the server casts to f32 without loss while loading"}
+        has_bf16 = any(tensor.dtype == "BF16" for tensor in tensors.values())
+        reason = reasons.get(dtype, "") if has_bf16 else "the file holds no bf16"
         return Part("conversion", Step.NOT_NEEDED, str(staging.weights), None, reason)
-    size_bytes = sum(tensor.nbytes * (dtype.itemsize // 2 if tensor.dtype == "BF16" else 1) for tensor in tensors.values())
-    here = staging.fetch_bytes == 0
-    if here and not force and is_current(plan_conversion(staging.weights, output, dtype)):
+    if staging.is_here and not request.force and is_current(plan_conversion(staging.weights, output, dtype)):
         return Part("conversion", Step.UP_TO_DATE, str(output), output.stat().st_size, "made from this source by this recipe")
+    size_bytes = sum(tensor.nbytes * (dtype.itemsize // 2 if tensor.dtype == "BF16" else 1) for tensor in tensors.values())
     return Part("conversion", Step.CONVERT, str(output), size_bytes, f"bf16 to {dtype.candle_name}")
 
 
-def _config_part(path: Path, before: Config | None, text: str) -> Part:
+def _config_part(config: Config, before: Config | None, *, afresh: bool) -> Part:
+    size_bytes = len(config.text.encode())
     if before is None:
-        return Part("config", Step.WRITE, str(path), len(text.encode()))
-    if before.text == text:
-        return Part("config", Step.UP_TO_DATE, str(path), len(text.encode()))
-    return Part("config", Step.CHANGE, str(path), len(text.encode()), "what you edited stays")
+        return Part("config", Step.WRITE, config.path, size_bytes)
+    if before.text == config.text:
+        return Part("config", Step.UP_TO_DATE, config.path, size_bytes)
+    return Part("config", Step.CHANGE, config.path, size_bytes, "the old one stays as .bak" if afresh else "what you edited stays")
 
 
-def _title(device: Device, model: PublishedModel, serving: ServingPlan) -> str:
-    return f"{model.name} in {serving.dtype.candle_name} for {device.label}, as `dsmops prep-sm75` planned it."
+def _require_room(plan: PreparePlan) -> None:
+    """Check the room for downloads and conversion together, disk by disk.
 
-
-def _notes(serving: ServingPlan, *, needed: bool) -> tuple[str, ...]:
-    notes = list(serving.notes)
-    if needed:
-        notes.append("Converted weights keep their licence (CC-BY 4.0).")
-    return tuple(notes)
+    Raises:
+        DiskFullError: one of the disks has less than it would have to take.
+    """
+    needs: defaultdict[int, int] = defaultdict(int)
+    folders: dict[int, Path] = {}
+    wanted = [(plan.output.parent, part.size_bytes or 0) for part in plan.parts if plan.output and part.step is Step.CONVERT]
+    if plan.staging.downloads is not None:
+        wanted.append((plan.staging.downloads.settings.cache, plan.staging.downloads.fetch_bytes))
+    for folder, need_bytes in wanted:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        disk = there.stat().st_dev
+        needs[disk] += need_bytes
+        folders[disk] = folder
+    for disk, need_bytes in needs.items():
+        require_free_space(folders[disk], need_bytes)
 
 
 def _report(
-    plan: PreparePlan, *, dry_run: bool, changed: bool, conversion: ConversionReport | None, lint: LintReport | None
+    plan: PreparePlan, outcome: Outcome, *, conversion: ConversionReport | None = None, lint: LintReport | None = None
 ) -> PrepareReport:
-    config = parse_config(plan.config_text, path=plan.config_path.name)
-    config_name = quote(str(plan.config_path))
-    commands = [f"dsmops check-config {config_name}", f"moshi-server worker --config {config_name} --addr 127.0.0.1"]
+    name = quote(plan.config.path)
+    commands = [f"dsmops check-config {name}", f"moshi-server worker --config {name} --addr 127.0.0.1"]
     if plan.output is not None:
         commands.insert(0, f"dsmops verify {quote(str(plan.staging.weights))} {quote(str(plan.output))}")
     return PrepareReport(
-        dry_run=dry_run,
-        changed=changed,
+        outcome=outcome,
         device=plan.device,
         model=plan.model.name,
         dtype=plan.serving.dtype,
-        batch_size=next((module.whole("batch_size") for module in modules(config) if module.has_lm), None),
+        batch_size=next((module.whole("batch_size") for module in modules(plan.config) if module.has_lm), None),
         parts=plan.parts,
         serving=plan.serving,
         conversion=conversion,
-        config_path=plan.config_path,
-        config_diff=masked_diff(plan.config_before, config) if plan.config_before else "",
+        config_path=Path(plan.config.path),
+        config_diff=masked_diff(plan.before, plan.config) if plan.before else "",
         lint=lint,
-        next_commands=tuple(commands),
+        next_commands=tuple(commands) if outcome in {Outcome.DONE, Outcome.UP_TO_DATE} else (),
         notes=plan.notes,
     )

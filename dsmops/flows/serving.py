@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsmops.config.plan import RUNTIME, ServingPlan, plan_serving
-from dsmops.config.timing import find_profile, read_profile
+from dsmops.config.plan import RUNTIME, ServingPlan, plan_serving, serving_dtype
+from dsmops.config.timing import StepProfile, find_profile, read_profile
 from dsmops.errors import InputError
 from dsmops.facts import Device, DType
 from dsmops.files import state_folder
@@ -37,7 +37,9 @@ def find_model(name: str) -> PublishedModel:
     if name in MODELS:
         return MODELS[name]
     near = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.3) or list(MODELS)
-    raise InputError(f"no model is called {name!r}", hint=f"Did you mean {' or '.join(near)}? Known: {', '.join(MODELS)}.")
+    raise InputError(
+        f"no model is called {name!r}", hint=f"Did you mean {' or '.join(near)}? Known: {', '.join(MODELS)}.", code="model.unknown"
+    )
 
 
 def plan_model(
@@ -52,14 +54,18 @@ def plan_model(
     """Plan `model` on `device`, with the measured step times of `profile_file` or of this machine's own profiles when there are any.
 
     Raises:
-        InputError: what was asked for makes no sense, or a profile is damaged.
+        InputError: what was asked for makes no sense, or a profile is damaged or of something else.
     """
-    plan = plan_serving(device, model, dtype=dtype, context=context, reserve_bytes=reserve_bytes)
+    measured = (device.name, model.name, serving_dtype(device, dtype), RUNTIME)
     if profile_file is not None:
-        profile = read_profile(profile_file)
+        profile: StepProfile | None = read_profile(profile_file)
+        if profile is not None and profile.measured != measured:
+            found, wanted = next((was, now) for was, now in zip(profile.measured, measured, strict=True) if was != now)
+            raise InputError(
+                f"{profile_file} was measured with {found}, and this plan is for {wanted}",
+                hint="Leave --profile away to plan with an estimate.",
+                code="plan.other_profile",
+            )
     else:
-        found = find_profile(state_folder() / "profiles", device_name=device.name, model=model.name, dtype=plan.dtype, runtime=RUNTIME)
-        if found is None:
-            return plan
-        profile = found
+        profile = find_profile(state_folder() / "profiles", measured)
     return plan_serving(device, model, dtype=dtype, context=context, reserve_bytes=reserve_bytes, profile=profile)

@@ -28,12 +28,9 @@ def local_checkpoint(source: str, *, download: bool = True, progress: Progress =
         CheckpointError: an index that names no shards, or some outside its folder.
         RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
     """
-    if "://" not in source:
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise SourceError(f"{source} does not exist", hint="Check the path, or name a hub file as hf://org/repo/model.safetensors.")
-        return path
-    file = _parse_checkpoint(source)
+    file = locate(source)
+    if isinstance(file, Path):
+        return file
     plan = plan_download([file])
     if file.filename.endswith(INDEX_SUFFIX) and (download or not plan.fetch_bytes):
         plan = plan_download([file, *_shards(file, fetch(plan)[file]).values()])
@@ -48,6 +45,20 @@ def local_checkpoint(source: str, *, download: bool = True, progress: Progress =
     return fetch(plan, progress=progress)[file]
 
 
+def locate(source: str) -> Path | HubFile:
+    """Return what a SOURCE names: a file or folder that is here, or a checkpoint file of the hub, which need not exist.
+
+    Raises:
+        SourceError: there is no such path, or the name is none of a checkpoint on the hub.
+    """
+    if "://" in source:
+        return _parse_checkpoint(source)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise SourceError(f"{source} does not exist", hint="Check the path, or name a hub file as hf://org/repo/model.safetensors.")
+    return path
+
+
 def source_headers(source: str) -> dict[str, Header]:
     """Return the headers of the checkpoint that an `hf://` source names, by file name: one, or one of each shard of an index.
 
@@ -59,14 +70,23 @@ def source_headers(source: str) -> dict[str, Header]:
     """
     file = _parse_checkpoint(source)
     if not file.filename.endswith(INDEX_SUFFIX):
-        return {PurePosixPath(file.filename).name: _read_header(file)}
+        return {PurePosixPath(file.filename).name: read_hub_header(file)}
     shards = _shards(file, fetch(plan_download([file]))[file])
-    return {name: _read_header(shard) for name, shard in shards.items()}
+    return {name: read_hub_header(shard) for name, shard in shards.items()}
 
 
-def source_header(source: str) -> Header:
-    """Return the header of the one checkpoint file that an `hf://` source names. Reads and raises as `source_headers` does."""
-    return _read_header(_parse_checkpoint(source))
+def read_hub_header(file: HubFile) -> Header:
+    """Return the header of one checkpoint file of the hub: from the cache where it has the file, else by range requests.
+
+    Raises:
+        HeaderError: what is there is no safetensors file.
+        SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.
+    """
+    head, file_bytes = read_head(file, _FIRST_READ_BYTES)
+    header_bytes = parse_data_start(head[:LENGTH_BYTES], file_bytes, name=str(file))
+    if header_bytes > len(head):
+        head, file_bytes = read_head(file, header_bytes)
+    return parse_header(head, file_bytes, name=str(file))
 
 
 def _parse_checkpoint(source: str) -> HubFile:
@@ -84,11 +104,3 @@ def _shards(index: HubFile, path: Path) -> dict[str, HubFile]:
     folder = PurePosixPath(index.filename).parent
     names = dict.fromkeys(read_index(path).weight_map.values())
     return {name: index.sibling(str(folder / name)) for name in names}
-
-
-def _read_header(file: HubFile) -> Header:
-    head, file_bytes = read_head(file, _FIRST_READ_BYTES)
-    header_bytes = parse_data_start(head[:LENGTH_BYTES], file_bytes, name=str(file))
-    if header_bytes > len(head):
-        head, file_bytes = read_head(file, header_bytes)
-    return parse_header(head, file_bytes, name=str(file))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsmops.checkpoint import TensorInfo, open_checkpoint
-from dsmops.errors import InputError
-from dsmops.flows.sources import source_header
-from dsmops.hub import DownloadPlan, HubFile, parse_source, plan_download
+from dsmops.flows.sources import read_hub_header
+from dsmops.hub import DownloadPlan, HubFile, plan_download
 
 Origin = Path | HubFile
 
@@ -27,46 +26,35 @@ class Staging:
     downloads: DownloadPlan | None
 
     @property
-    def fetch_bytes(self) -> int:
-        """What has to come over the network."""
-        return self.downloads.fetch_bytes if self.downloads else 0
+    def is_here(self) -> bool:
+        """Whether every file can be opened now."""
+        return self.downloads is None or all(planned.path is not None for planned in self.downloads.files)
 
 
-def locate_weights(input_path: Path | None, hf_repo: str, model_file: str) -> Origin:
-    """Return where the weights come from: the local path when given, else `model_file` of `org/repo[@revision]`.
-
-    Raises:
-        InputError: the path is not there, or the names are none the hub can have.
-    """
-    if input_path is None:
-        return parse_source(f"hf://{hf_repo}/{model_file}")
-    path = input_path.expanduser()
-    if not path.exists():
-        raise InputError(f"{input_path} does not exist", hint="Check --input-path, or leave it away to download.", code="file.missing")
-    return path
-
-
-def read_tensors(origin: Origin) -> Mapping[str, TensorInfo]:
+def read_tensors(origin: Origin, *, refresh: bool = False) -> Mapping[str, TensorInfo]:
     """Return the tensors that a checkpoint's headers promise, by name, downloading at most a remote header.
+
+    `refresh` asks the hub whether a branch has moved, also where the cache has the file.
 
     Raises:
         HeaderError, CheckpointError: it is no usable checkpoint.
         RemoteError, CredentialsError: the hub failed or refused.
     """
-    return open_checkpoint(origin).tensors if isinstance(origin, Path) else source_header(str(origin)).tensors
+    if isinstance(origin, Path):
+        return open_checkpoint(origin).tensors
+    (planned,) = plan_download([origin], refresh=refresh).files
+    return read_hub_header(replace(origin, revision=planned.version.commit)).tensors
 
 
-def stage(weights: Origin, tokenizer_name: str, mimi_name: str, *, refresh: bool = False) -> Staging:
+def plan_staging(weights: Origin, tokenizer_name: str, mimi_name: str, *, refresh: bool = False) -> Staging:
     """Return where the files of a model are: all of one hub repository and revision, or those beside a local checkpoint.
-
-    `refresh` asks the hub whether a branch has moved, also where the cache has everything.
 
     Raises:
         SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.
     """
     if isinstance(weights, Path):
         folder = weights if weights.is_dir() else weights.parent
-        tokenizer, mimi = (path if (path := folder / name).is_file() else None for name in (tokenizer_name, mimi_name))
+        tokenizer, mimi = (path if name and (path := folder / name).is_file() else None for name in (tokenizer_name, mimi_name))
         return Staging(weights, tokenizer, mimi, None)
     plan = plan_download([weights, weights.sibling(tokenizer_name), weights.sibling(mimi_name)], refresh=refresh)
     paths = [plan.path_of(planned) for planned in plan.files]

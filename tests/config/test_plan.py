@@ -45,7 +45,7 @@ def test_time_limits_a_large_slow_card() -> None:
 
 def test_a_measured_profile_replaces_the_estimate() -> None:
     """With a profile the time bound is the measured one."""
-    profile = StepProfile("card", ONE_B.name, DType.F16, "moshi-server", (StepPoint(1, 20, 25), StepPoint(8, 50, 60), StepPoint(9, 70, 85)))
+    profile = StepProfile("card", ONE_B.name, DType.F16, "moshi-server", (StepPoint(1, 25), StepPoint(8, 60), StepPoint(9, 85)))
     plan = plan_serving(card(), ONE_B, profile=profile)
     assert (plan.batch_size, plan.limited_by, plan.time_basis, plan.step_ms) == (8, LimitedBy.TIME, TimeBasis.MEASURED, 60)
 

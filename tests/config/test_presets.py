@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.config.load import parse_config, read_config
-from dsmops.config.presets import preset_names, served_model, template_path
+from dsmops.config.presets import find_template, preset_names, served_model
 from dsmops.config.tokenizer import count_pieces
 from dsmops.errors import InputError
 from dsmops.models import MODELS
@@ -16,29 +16,29 @@ from dsmops.models import MODELS
 def test_each_model_has_its_ready_config() -> None:
     """The config that a published model names is there, and serves that model."""
     for model in MODELS.values():
-        served = served_model(read_config(template_path(model.preset)))
+        served = served_model(read_config(find_template(model.preset)))
         assert served is (model if model.lm else None)
 
 
 def test_the_suffix_may_be_left_out() -> None:
     """A name is found with and without .toml."""
-    assert template_path("config-tts") == template_path("config-tts.toml")
-    assert {path.name for path in map(template_path, preset_names())} == set(preset_names())
+    assert find_template("config-tts") == find_template("config-tts.toml")
+    assert {path.name for path in map(find_template, preset_names())} == set(preset_names())
 
 
 def test_an_unknown_name_leads_to_the_near_ones() -> None:
     """A typo is answered with the name that was meant, nonsense with all of them."""
     with pytest.raises(InputError) as caught:
-        template_path("config-stt-en_fr-hv")
+        find_template("config-stt-en_fr-hv")
     assert "config-stt-en_fr-hf.toml" in caught.value.hint
     with pytest.raises(InputError) as caught:
-        template_path("zzz")
+        find_template("zzz")
     assert "config-tts.toml" in caught.value.hint
 
 
 def test_a_shorter_context_is_still_the_same_model() -> None:
     """Lowering the attention window changes memory, not the model; changing a dimension does."""
-    text = template_path("config-stt-en_fr-hf").read_text()
+    text = find_template("config-stt-en_fr-hf").read_text()
     same, other = (
         parse_config(text.replace(*change)) for change in (("context = 750", "context = 125"), ("num_layers = 16", "num_layers = 12"))
     )

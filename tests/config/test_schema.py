@@ -59,7 +59,6 @@ def test_the_model_table_agrees_with_the_ready_configs(model: Any) -> None:
     assert module["lm_model_file"] == f"hf://{model.hf_repo}/{model.model_file}"
     assert module["text_tokenizer_file"] == f"hf://{model.hf_repo}/{model.tokenizer_file}"
     assert module["audio_tokenizer_file"] == f"hf://{model.hf_repo}/{model.mimi_file}"
-    assert (module["asr_delay_in_tokens"], module["batch_size"]) == (model.asr_delay_in_tokens, model.batch_size)
 
 
 def test_only_what_can_be_left_out_has_a_default() -> None:

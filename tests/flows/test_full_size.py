@@ -64,7 +64,7 @@ def test_from_a_local_path(weights: Path, tmp_path: Path) -> None:
     arguments = ("prep-sm75", "--simulate", "t4", "--input-path", weights, "--json")
     check_result(dsmops(*arguments, cwd=tmp_path, timeout_s=300), tmp_path)
     assert dsmops("verify", weights, "assets/fp16/model.fp16.safetensors", cwd=tmp_path, timeout_s=300).code == 0
-    assert dsmops(*arguments, cwd=tmp_path).document["changed"] is False
+    assert dsmops(*arguments, cwd=tmp_path).document["outcome"] == "up to date"
 
 
 def test_from_a_hub(hub: dict[str, str], tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_from_a_hub(hub: dict[str, str], tmp_path: Path) -> None:
     assert {part["step"] for part in first.document["parts"]} >= {"download", "convert", "write"}
     again = dsmops(*arguments, cwd=tmp_path, env={**hub, "HF_ENDPOINT": "http://127.0.0.1:9"})
     assert again.code == 0, again.stderr
-    assert again.document["changed"] is False
+    assert again.document["outcome"] == "up to date"
 
 
 def test_memory_stays_small(weights: Path, tmp_path: Path) -> None:

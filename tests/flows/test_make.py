@@ -28,7 +28,7 @@ def test_a_config_on_stdout_is_what_the_card_needs(tmp_path: Path) -> None:
 def test_a_second_run_finds_the_file_up_to_date_and_keeps_its_key(tmp_path: Path) -> None:
     """Written once with mode 0600; made again it is the same; another one is refused unless forced, and keeps the key."""
     target = tmp_path / "my.toml"
-    assert "wrote" in make("--simulate", "t4", "-o", target, cwd=tmp_path).stdout
+    assert "was written" in make("--simulate", "t4", "-o", target, cwd=tmp_path).stdout
     assert target.stat().st_mode & 0o077 == 0
     first = target.read_text()
     assert "up to date" in make("--simulate", "t4", "-o", target, cwd=tmp_path).stdout
@@ -66,3 +66,28 @@ def test_a_template_of_ones_own_keeps_its_model(tmp_path: Path) -> None:
     made, before = tomllib.loads(run.stdout)["modules"]["asr"], tomllib.loads(template.read_text())["modules"]["asr"]
     assert made["model"] == before["model"]
     assert made["text_tokenizer_file"] == before["text_tokenizer_file"]
+
+
+def test_strict_refuses_warnings_and_says_so(tmp_path: Path) -> None:
+    """With --strict a warning is enough: exit 1, no file, and no claim that there is one."""
+    run = make("--simulate", "t4", "--server-version", "0.6.4", "--addr", "127.0.0.1", "-o", "new.toml", "--strict", cwd=tmp_path)
+    assert (run.code, list(tmp_path.iterdir())) == (1, [])
+    assert "was not written" in run.stdout
+
+
+def test_a_ready_config_is_a_template_by_name(tmp_path: Path) -> None:
+    """An installed wheel's configs can be named; an unknown name lists the near ones; quiet needs a file."""
+    assert "lowram" in make("--template", "config-stt-en_fr-lowram", "--simulate", "t4", cwd=tmp_path).stderr
+    assert make("--template", "config-stt-en_fr-lowram-sm75", "--simulate", "t4", "-o", "a.toml", cwd=tmp_path).code == 1
+    assert make("--template", "config-stt-en-hf", "--simulate", "a10", "-o", "a.toml", "-q", cwd=tmp_path).code == 0
+    assert make("--simulate", "t4", "--quiet", cwd=tmp_path).code == 2
+
+
+def test_keys_are_never_shown_whatever_they_look_like(tmp_path: Path) -> None:
+    """A key that TOML has to escape, or that is a common word, is not in the diff."""
+    for key in ('ab"cdsecret', "batch"):
+        target = tmp_path / "k.toml"
+        make("--simulate", "t4", "-o", target, "--api-key", key, "--force", cwd=tmp_path)
+        shown = make("--simulate", "t4", "-o", target, "--batch-size", "2", "--dry-run", cwd=tmp_path).stdout
+        assert "cdsecret" not in shown
+        assert "batch_size = 2" in shown

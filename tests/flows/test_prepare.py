@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from dsmops.checkpoint import open_checkpoint
 from dsmops.config.lint import Severity
 from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, InputError, TensorRangeError
-from dsmops.flows.prepare import PrepareReport, PrepareRequest, Step, plan_preparation, prepare, preview
+from dsmops.facts import DType
+from dsmops.flows.prepare import Outcome, PrepareReport, PrepareRequest, Step, plan_preparation, prepare, preview
 from tests.support.cli import dsmops
+from tests.support.hub_server import HubServer
 from tests.support.tiny import write_published_header, write_tiny_companions, write_tiny_template, write_tiny_weights
 
 REPO = "kyutai/stt-1b-en_fr-candle"
@@ -32,17 +35,16 @@ def source(tmp_path: Path) -> Path:
 def request(source: Path, **changes: object) -> PrepareRequest:
     values: dict[str, object] = {
         "hf_repo": REPO,
-        "input_path": source / "model.safetensors",
+        "input_path": str(source / "model.safetensors"),
         "output": source.parent / "out" / "tiny.fp16.safetensors",
-        "template": source / "template.toml",
+        "template": str(source / "template.toml"),
         "simulated": ("t4",),
     }
     return PrepareRequest(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def run(source: Path, **changes: object) -> PrepareReport:
-    asked = request(source, **changes)
-    return prepare(plan_preparation(asked), fresh=asked.force)
+    return prepare(plan_preparation(request(source, **changes)))
 
 
 def steps(report: PrepareReport) -> dict[str, Step]:
@@ -79,7 +81,7 @@ def test_a_second_run_changes_nothing(source: Path) -> None:
     run(source)
     before = tree(source.parent)
     again = run(source)
-    assert not again.changed
+    assert again.outcome is Outcome.UP_TO_DATE
     assert {steps(again)[name] for name in ("conversion", "config")} == {Step.UP_TO_DATE}
     assert tree(source.parent) == before
 
@@ -89,7 +91,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_same(source: Path) -> None:
     before = tree(source.parent)
     shown = preview(plan_preparation(request(source)))
     assert tree(source.parent) == before
-    assert shown.dry_run
+    assert shown.outcome is Outcome.DRY_RUN
     assert steps(shown) == steps(run(source))
 
 
@@ -139,12 +141,42 @@ def test_a_card_that_computes_bf16_needs_no_conversion(source: Path) -> None:
     assert module["lm_model_file"] == str(source / "model.safetensors")
 
 
-def test_a_card_without_fast_f16_gets_f32(source: Path) -> None:
-    """A GTX 1060 is prepared in f32, file and switch alike."""
-    report = run(source, simulated=("gtx1060",))
-    assert tomllib.loads(report.config_path.read_text())["modules"]["asr"]["dtype_override"] == "f32"
+def test_a_card_without_fast_f16_serves_the_original_in_f32(source: Path) -> None:
+    """On a GTX 1060 the switch says f32 and no file is made; --dtype f32 asks for one."""
+    config = source.parent / "gtx.toml"
+    report = run(source, simulated=("gtx1060",), output=None, config_out=config)
+    assert steps(report)["conversion"] is Step.NOT_NEEDED
+    module = tomllib.loads(config.read_text())["modules"]["asr"]
+    assert (module["dtype_override"], module["lm_model_file"]) == ("f32", str(source / "model.safetensors"))
+    run(source, simulated=("gtx1060",), dtype=DType.F32)
     output = source.parent / "out" / "tiny.fp16.safetensors"
     assert {tensor.dtype for tensor in open_checkpoint(output).tensors.values()} == {"F32"}
+
+
+def test_a_template_for_an_old_card_is_set_right_for_a_new_one(source: Path) -> None:
+    """A dtype_override that the template brings is replaced by bf16 where the card computes it."""
+    template = source / "template.toml"
+    template.write_text(template.read_text().replace("batch_size =", 'dtype_override = "f16"\nbatch_size =', 1))
+    report = run(source, simulated=("l4",), output=None, config_out=source.parent / "l4.toml")
+    assert tomllib.loads(report.config_path.read_text())["modules"]["asr"]["dtype_override"] == "bf16"
+
+
+def test_from_a_hub_with_nothing_cached_then_without_a_network(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is downloaded, prepared, and later ready offline; a cache that lost its links, not its contents, is mended."""
+    files = {name: source / name for name in ("model.safetensors", "tokenizer_tiny_40.model", "mimi-tiny.safetensors")}
+    with HubServer({"org/tiny": files}) as hub:
+        for name, value in hub.env(tmp_path / "hf").items():
+            monkeypatch.setenv(name, value)
+        changes = {"hf_repo": "org/tiny", "input_path": None, "output": None, "config_out": tmp_path / "hub.toml"}
+        monkeypatch.chdir(tmp_path)
+        first = run(source, **changes)
+        assert [step for step in steps(first).values() if step is Step.DOWNLOAD] == [Step.DOWNLOAD] * 3
+        asked = len(hub.requests)
+        assert run(source, **changes).outcome is Outcome.UP_TO_DATE
+        assert len(hub.requests) == asked
+        shutil.rmtree(next((tmp_path / "hf").rglob("snapshots")))
+        assert run(source, **changes).lint is not None
+        assert hub.sent_bytes() < 1.5 * sum(path.stat().st_size for path in files.values()), "the contents were sent twice"
 
 
 def test_weights_that_do_not_fit_stop_everything(source: Path) -> None:
@@ -158,11 +190,11 @@ def test_weights_that_do_not_fit_stop_everything(source: Path) -> None:
 def test_a_published_model_is_recognised_by_its_header(tmp_path: Path) -> None:
     """The 1B layout needs no template; its preset, delay and published batch size are used."""
     weights = write_published_header(tmp_path / "model.safetensors")
-    plan = plan_preparation(PrepareRequest(hf_repo=REPO, input_path=weights, simulated=("t4",)))
+    plan = plan_preparation(PrepareRequest(hf_repo=REPO, input_path=str(weights), simulated=("t4",)))
     assert plan.model.name == "stt-1b-en_fr"
     assert plan.output == Path("assets/fp16/model.fp16.safetensors")
-    assert "asr_delay_in_tokens = 6" in plan.config_text
-    assert "Tesla T4" in plan.config_text.splitlines()[0]
+    assert "asr_delay_in_tokens = 6" in plan.config.text
+    assert "Tesla T4" in plan.config.text.splitlines()[0]
 
 
 def test_an_unknown_checkpoint_is_refused_with_what_differs(source: Path) -> None:
@@ -190,7 +222,7 @@ def test_a_config_that_is_no_toml_is_not_overwritten(source: Path) -> None:
 def test_a_missing_input_is_named(source: Path) -> None:
     """A path that is not there is an input error, before anything is looked up elsewhere."""
     with pytest.raises(InputError, match="nowhere"):
-        plan_preparation(request(source, input_path=Path("nowhere.safetensors")))
+        plan_preparation(request(source, input_path="nowhere.safetensors"))
 
 
 def test_the_command_from_a_terminal(source: Path) -> None:
@@ -204,7 +236,7 @@ def test_the_command_from_a_terminal(source: Path) -> None:
     assert "nothing was done" in second.stdout
     document = dsmops(*arguments, "--json", cwd=source.parent).document
     assert document["schema"] == "dsmops.prep-sm75/1"
-    assert document["changed"] is False
+    assert document["outcome"] == "up to date"
     assert {part["name"] for part in document["parts"]} >= {"weights", "conversion", "config"}
     small = dsmops("prep-sm75", "--simulate", "gtx1050", "--input-path", write_published_header(source.parent / "big.safetensors"))
     assert small.code == 1, small.stderr

@@ -8,8 +8,8 @@ import pytest
 
 from dsmops.cli.views.hub import download_lines
 from dsmops.errors import CheckpointError, HeaderError, SourceError
-from dsmops.flows.sources import local_checkpoint, source_header, source_headers
-from dsmops.hub import DownloadPlan
+from dsmops.flows.sources import local_checkpoint, read_hub_header, source_headers
+from dsmops.hub import DownloadPlan, parse_source
 from tests.support.hub_server import HubServer
 
 SHARDS = {"sub/model-00001-of-00002.safetensors": b"one" * 500_000, "sub/model-00002-of-00002.safetensors": b"two"}
@@ -129,14 +129,14 @@ def test_a_remote_header_is_read_without_the_data(tensors: int, requests: int, h
     """The header of a remote checkpoint costs one request for its version and at most two reads, whatever the file's size."""
     body = checkpoint(tensors, 2000)
     hub.repos["org/repo"].publish({"big.safetensors": body})
-    header = source_header("hf://org/repo/big.safetensors")
+    header = read_hub_header(parse_source("hf://org/repo/big.safetensors"))
     assert (len(header.tensors), header.file_bytes) == (tensors, len(body))
     assert len(hub.requests) == requests
     assert hub.sent_bytes() <= 2**17 + header.data_start
     hub.requests.clear()
     local_checkpoint("hf://org/repo/big.safetensors")
     hub.requests.clear()
-    assert source_header("hf://org/repo/big.safetensors") == header
+    assert read_hub_header(parse_source("hf://org/repo/big.safetensors")) == header
     assert hub.requests == []
 
 
@@ -155,4 +155,4 @@ def test_a_remote_file_that_is_no_checkpoint_is_a_header_error(body: bytes, hub:
     """What is at the other end is judged by its size and first bytes, and named by its hf:// name."""
     hub.repos["org/repo"].publish({"bad.safetensors": body})
     with pytest.raises(HeaderError, match=r"hf://org/repo/bad\.safetensors"):
-        source_header("hf://org/repo/bad.safetensors")
+        read_hub_header(parse_source("hf://org/repo/bad.safetensors"))

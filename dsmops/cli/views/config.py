@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dsmops.config.lint import Finding
 from dsmops.flows.check import ConfigCheck
-from dsmops.flows.make import MadeConfig
+from dsmops.flows.make import MadeConfig, Outcome
 from dsmops.report import Block
 from dsmops.report.units import counted
 
@@ -20,9 +20,9 @@ def show_config_check(check: ConfigCheck) -> Iterator[Block]:
     yield f"{', '.join(counts)} in {counted(len(check.files), 'file')}. {_judged(check)}"
 
 
-def show_made_config(made: MadeConfig, target: Path | None, *, written: bool, dry_run: bool) -> Iterator[Block]:
-    """Yield the config itself when it goes to stdout; else what happened to the file, what changed, and the findings."""
-    if target is None:
+def show_made_config(made: MadeConfig, target: Path | None, outcome: Outcome) -> Iterator[Block]:
+    """Yield the config itself when it goes to stdout; else what changed, the findings, and what became of the file."""
+    if outcome is Outcome.PRINTED:
         yield made.text.removesuffix("\n")
         return
     if made.change:
@@ -30,12 +30,13 @@ def show_made_config(made: MadeConfig, target: Path | None, *, written: bool, dr
     yield from view_findings(str(target), made.lint.findings)
     if made.plan is not None:
         yield f"batch_size: largest safe {made.plan.batch_size}, limited by {made.plan.limited_by.value}"
-    if written:
-        yield f"wrote {target}"
-    elif dry_run:
-        yield f"dry run: {target} was not written"
-    else:
-        yield f"{target} is up to date" if made.lint.is_clean(strict=False) else f"{target} was not written: the config has errors"
+    words = {
+        Outcome.WRITTEN: "was written",
+        Outcome.UNCHANGED: "is up to date",
+        Outcome.DRY_RUN: "was not written: dry run",
+        Outcome.REFUSED: "was not written: see the findings above",
+    }
+    yield f"{target} {words[outcome]}"
 
 
 def view_findings(path: str, findings: Sequence[Finding]) -> Iterator[Block]:

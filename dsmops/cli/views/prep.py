@@ -8,7 +8,7 @@ from pathlib import Path
 from dsmops.checkpoint import ConversionReport
 from dsmops.cli.views.config import view_findings
 from dsmops.config.lint import LintReport, Severity
-from dsmops.flows.prepare import PrepareReport, Step
+from dsmops.flows.prepare import Outcome, PrepareReport, Step
 from dsmops.report import Block, Table
 from dsmops.report.units import counted, duration, size
 
@@ -24,7 +24,7 @@ _DID = {Step.DOWNLOAD: "downloaded", Step.CONVERT: "converted", Step.WRITE: "wri
 def show_preparation(report: PrepareReport) -> Iterator[Block]:
     """Yield the parts, the batch size and why, the lint, and the next commands."""
     yield f"{report.model} in {report.dtype.candle_name} for {report.device.label}"
-    words = _WOULD if report.dry_run else _DID
+    words = _WOULD if report.outcome is Outcome.DRY_RUN else _DID
     yield Table(
         ["part", "", "size>", "where", ""],
         [
@@ -41,10 +41,10 @@ def show_preparation(report: PrepareReport) -> Iterator[Block]:
         yield from _lint_lines(report.lint, report.config_path)
     for note in report.notes:
         yield f"note: {note}"
-    if report.dry_run:
+    if report.outcome is Outcome.DRY_RUN:
         yield "Dry run: nothing was downloaded or written."
         return
-    if not report.changed:
+    if report.outcome is Outcome.UP_TO_DATE:
         yield "Everything is up to date; nothing was done."
     yield "Next:"
     for command in report.next_commands:
