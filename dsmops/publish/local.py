@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -72,20 +74,11 @@ class FolderStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         self.meter.count("list")
-        start = self._folder / prefix.rpartition("/")[0]
-        with os_errors(start):
-            paths = sorted(start.rglob("*")) if start.is_dir() else []
-        found = []
-        for path in paths:
-            key = path.relative_to(self._folder).as_posix()
-            if not key.startswith(prefix) or path.name.endswith(_PARTIAL):
-                continue
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue  # deleted since it was listed
-            if path.is_file():
-                found.append(StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)))
+        found = [
+            StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+            for path, status in self._files(prefix.rpartition("/")[0])
+            if (key := path.relative_to(self._folder).as_posix()).startswith(prefix) and not path.name.endswith(_PARTIAL)
+        ]
         yield from sorted(found, key=lambda item: item.key)
 
     def delete(self, key: str) -> None:
@@ -95,9 +88,21 @@ class FolderStore:
 
     def abort_unfinished(self, started_before: datetime) -> int:
         count = 0
-        for path in self._folder.rglob(f".*{_PARTIAL}"):
-            with os_errors(path):
-                if datetime.fromtimestamp(path.stat().st_mtime, UTC) < started_before:
+        for path, status in self._files(""):
+            if path.name.endswith(_PARTIAL) and datetime.fromtimestamp(status.st_mtime, UTC) < started_before:
+                with os_errors(path):
                     path.unlink(missing_ok=True)
-                    count += 1
+                count += 1
         return count
+
+    def _files(self, below: str) -> Iterator[tuple[Path, os.stat_result]]:
+        """Yield the regular files below a subfolder; one that goes away meanwhile is left out."""
+        start = self._folder / below
+        with os_errors(start):
+            for path in start.rglob("*"):
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    yield path, status
