@@ -25,25 +25,27 @@ TRICKLE_PAUSE_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks for; `count` numbers requests from 1."""
+    """What a client asks for; `count` numbers requests from 1, header names are in lower case."""
 
     count: int
     method: str
     path: str
+    headers: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One way to misbehave.
 
-    `status`: answer with an error and do not pass the request on. `drop`: close without an answer. `lose_answer`: pass the request
-    on, then close without an answer. `reset`: as `drop`, with a TCP reset. `stall`: hold the request until the client hangs up or
-    the relay closes. `cut`: send half of the answer's body, then close. `trickle`: send the answer in small pieces. `garble_request`,
-    `garble_answer`: flip a bit of the body.
+    `status`: answer with an error of that status and code and do not pass the request on. `drop`: close without an answer.
+    `lose_answer`: pass the request on, then close without an answer. `reset`: as `drop`, with a TCP reset. `stall`: hold the request
+    until the client hangs up or the relay closes. `cut`: send half of the answer's body, then close. `trickle`: send the answer in small
+    pieces. `garble_request`, `garble_answer`: flip a bit of the body. `other_etag`: answer with an ETag that is no MD5.
     """
 
-    kind: Literal["status", "drop", "lose_answer", "reset", "stall", "cut", "trickle", "garble_request", "garble_answer"]
+    kind: Literal["status", "drop", "lose_answer", "reset", "stall", "cut", "trickle", "garble_request", "garble_answer", "other_etag"]
     status: int = 503
+    code: str = "SlowDown"
 
 
 class Relay:
@@ -75,9 +77,9 @@ class Relay:
         self._thread.join()
         self._server.server_close()
 
-    def note(self, method: str, path: str) -> Request:
+    def note(self, method: str, path: str, headers: dict[str, str]) -> Request:
         with self._lock:
-            request = Request(len(self.seen) + 1, method, path)
+            request = Request(len(self.seen) + 1, method, path, headers)
             self.seen.append(request)
             return request
 
@@ -98,16 +100,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _relay(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        request = self.owner.note(self.command, self.path)
+        request = self.owner.note(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
         fault = self.owner.fault(request)
         kind = fault.kind if fault else ""
         if fault and kind == "status":
-            self._answer(fault.status, "Fault", [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>")
+            body = f"<Error><Code>{fault.code}</Code><Message>as told</Message></Error>".encode()
+            self._answer(fault.status, "Fault", [("Content-Type", "application/xml")], body)
             return
         if kind in ("drop", "reset", "stall"):
             self._hang_up(kind)
             return
         status, reason, headers, answer = self._ask(_flipped(body) if kind == "garble_request" else body)
+        if kind == "other_etag":
+            headers = [(name, '"0123"' if name.lower() == "etag" else value) for name, value in headers]
         if kind == "lose_answer":
             self._hang_up("drop")
         elif kind == "cut":

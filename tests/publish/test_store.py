@@ -1,0 +1,53 @@
+"""How a store is named, and which options it takes."""
+
+from pathlib import Path
+
+import pytest
+
+from dsmops.errors import InputError
+from dsmops.publish.store import StoreOptions, join_url, open_store
+
+
+@pytest.mark.parametrize(
+    ("bucket", "prefix", "url"),
+    [
+        ("logs", "", "s3://logs"),
+        ("logs", "stt/host-1", "s3://logs/stt/host-1"),
+        ("logs", "/stt//host-1/", "s3://logs/stt/host-1"),
+        ("s3://logs/", "stt", "s3://logs/stt"),
+        ("file:/mnt/share", "stt", "file:/mnt/share/stt"),
+        ("file:share", "", "file:share"),
+    ],
+)
+def test_bucket_and_prefix_make_one_name(bucket: str, prefix: str, url: str) -> None:
+    """A bare bucket is S3; surrounding and doubled slashes of a prefix mean nothing."""
+    assert join_url(bucket, prefix) == url
+
+
+@pytest.mark.parametrize("prefix", ["..", "a/../b", "./a"])
+def test_prefixes_do_not_climb(prefix: str) -> None:
+    """A prefix with relative segments is an error: on a folder it would lead out."""
+    with pytest.raises(InputError, match="relative"):
+        join_url("file:share", prefix)
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3://No_Such", "s3://a", "/mnt/share", "share", "http://x", "file:", "file://host/x"])
+def test_what_names_no_store(url: str) -> None:
+    """Impossible buckets, bare paths, other schemes and foreign hosts are refused with a hint on how to write it."""
+    with pytest.raises(InputError) as caught:
+        open_store(url)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("form", ["file:{}", "file://{}", "file://localhost{}"])
+def test_folders_by_every_spelling(form: str, tmp_path: Path) -> None:
+    """Each way to write a folder names the same one, spaces and percent signs included."""
+    folder = tmp_path / "my logs"
+    store = open_store(form.format(str(folder).replace(" ", "%20") if "//" in form else folder))
+    assert store.url == f"file://{folder}"
+
+
+def test_only_s3_options_are_told(tmp_path: Path) -> None:
+    """The error names the options that a folder does not have, as they are typed."""
+    with pytest.raises(InputError, match="--endpoint-url, --sse"):
+        open_store(f"file:{tmp_path}", StoreOptions(endpoint_url="http://x", sse="AES256"))
