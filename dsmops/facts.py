@@ -1,4 +1,4 @@
-"""Values that several rooms speak of: dtypes, compute capabilities, devices. No I/O, no third-party imports."""
+"""Values that several rooms speak of: severities, dtypes, compute capabilities, devices. No I/O, no third-party imports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from enum import StrEnum
 RULE_SET_VERSION = 1
 """Version of the redaction rules in `logs.rules`, raised with every change of what they find. Publishing keeps it with the content it let
 through; it stands here so that a run without news needs none of the rules."""
+
+
+class Severity(StrEnum):
+    """How much a finding matters: an error keeps the purpose from being reached, a warning may, a note is worth knowing."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
 
 
 class DType(StrEnum):
@@ -90,6 +98,14 @@ class ComputeCapability:
     def native_bf16(self) -> bool:
         """Whether bf16 arithmetic is in the hardware, and so in candle's kernels: from 8.0 (Ampere) on."""
         return self >= ComputeCapability(8, 0)
+
+    @property
+    def has_f16_kernels(self) -> bool:
+        """Whether f16 arithmetic is in the hardware, and so in candle's kernels: from 5.3 on.
+
+        Source: CUDA C programming guide, arithmetic instructions; candle-kernels 0.9.1, `__CUDA_ARCH__ >= 530`.
+        """
+        return self >= ComputeCapability(5, 3)
 
     @property
     def serving_dtype(self) -> DType:

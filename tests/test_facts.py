@@ -41,6 +41,16 @@ def test_the_serving_dtype_of_every_generation(capability: str, dtype: DType) ->
     assert ComputeCapability.parse(capability).serving_dtype is dtype
 
 
+def test_f16_kernels_begin_with_5_3() -> None:
+    """5.3 and everything after it can run candle's f16 kernels, 6.1 included, where they crawl; 5.2 cannot."""
+    assert [text for text in ("3.7", "5.0", "5.2", "5.3", "6.1", "7.5", "10.0") if ComputeCapability.parse(text).has_f16_kernels] == [
+        "5.3",
+        "6.1",
+        "7.5",
+        "10.0",
+    ]
+
+
 def test_dtypes_are_read_in_every_spelling_and_written_as_candle_does() -> None:
     """All common spellings are accepted, only `bf16`, `f16`, `f32` come out."""
     assert {DType.parse(text).candle_name for text in ("f16", "fp16", "float16", "half", "F16", "Float16")} == {"f16"}

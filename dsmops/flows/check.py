@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsmops.checkpoint import read_header
-from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, LintReport, Severity, lint
+from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, LintReport, lint
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import FileRole, file_references
 from dsmops.config.schema import ServerVersion
 from dsmops.config.tokenizer import count_pieces
 from dsmops.errors import DsmopsError, SourceError
-from dsmops.facts import Device
+from dsmops.facts import Device, Severity
 from dsmops.files import os_errors
 from dsmops.hub import in_cache, parse_source
 

@@ -1,38 +1,33 @@
-"""Distinct verdicts on a machine: each with a stable code, its cause in words, and what to do about it."""
+"""Distinct verdicts on a machine: each with a stable code, what is the matter in words, and what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from dsmops.facts import Severity
 from dsmops.gpu.host import HostFacts
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind
 from dsmops.gpu.visible import MASK, ORDER, Visibility
 
 
-class Severity(StrEnum):
-    """`error`: because of this, nothing is usable. `warning`: something is, but not all. `note`: worth knowing."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
-
-
 @dataclass(frozen=True, slots=True)
 class HostFinding:
-    """One thing about the machine. `code` is stable (`gpu.driver_mismatch`), for scripts and runbooks."""
+    """One thing about the machine. `code` is stable (`gpu.driver_mismatch`), for scripts and runbooks.
+
+    An error means that because of it nothing is usable, a warning that something is, but not all.
+    """
 
     code: str
     severity: Severity
-    cause: str
-    fix: str
+    message: str
+    hint: str
 
 
 def no_driver(nvml: Failure, smi: Failure | None, host: HostFacts) -> HostFinding:
     """Return the one finding that explains why neither NVML nor nvidia-smi answered (`smi` None: it was not asked)."""
-    code, cause, fix = _explain_failure(nvml, smi, host)
-    return HostFinding(code, Severity.ERROR, cause, fix)
+    code, message, hint = _explain_failure(nvml, smi, host)
+    return HostFinding(code, Severity.ERROR, message, hint)
 
 
 def _explain_failure(nvml: Failure, smi: Failure | None, host: HostFacts) -> tuple[str, str, str]:
@@ -52,21 +47,21 @@ def _explain_failure(nvml: Failure, smi: Failure | None, host: HostFacts) -> tup
         case FailureKind.DRIVER_NOT_LOADED:
             return "gpu.driver_not_loaded", *_not_loaded(host)
         case FailureKind.NO_PERMISSION | FailureKind.BLOCKED:
-            return "gpu.access_refused", f"the driver refused access: {nvml.detail}", _access_fix(host)
+            return "gpu.access_refused", f"the driver refused access: {nvml.detail}", _access_hint(host)
         case FailureKind.LOST | FailureKind.RESET_REQUIRED | FailureKind.NO_POWER:
-            return "gpu.device_lost", f"a GPU is there but does not work: {nvml.detail}", _LOST_FIX
+            return "gpu.device_lost", f"a GPU is there but does not work: {nvml.detail}", _LOST_HINT
         case FailureKind.LIBRARY_MISSING | FailureKind.TOOL_MISSING:
             return _library_missing(smi, host)
     if smi and smi.kind is FailureKind.NO_ANSWER:
-        return "gpu.no_answer", f"NVML failed ({nvml.detail}) and {smi.detail}", _LOST_FIX
+        return "gpu.no_answer", f"NVML failed ({nvml.detail}) and {smi.detail}", _LOST_HINT
     if host.container:
         # The known case: a systemd reload on the host takes the devices away from running containers.
-        fix = "Restart the container; then check its `--gpus` option."
-        return "gpu.access_refused", f"NVML failed inside a container: {nvml.detail}", fix
+        hint = "Restart the container; then check its `--gpus` option."
+        return "gpu.access_refused", f"NVML failed inside a container: {nvml.detail}", hint
     return "gpu.driver_failed", f"NVML failed: {nvml.detail}", "Run `nvidia-smi`, look at `sudo dmesg | grep -i nvrm`, and reboot."
 
 
-_LOST_FIX = (
+_LOST_HINT = (
     "Look at `sudo dmesg | grep -i -e xid -e nvrm` for the reason, then reboot. "
     "If it happens again: power, heat, or the card's seat in its slot."
 )
@@ -74,11 +69,11 @@ _LOST_FIX = (
 
 def _mismatch(host: HostFacts) -> tuple[str, str, str]:
     version = f" {host.driver_module_version}" if host.driver_module_version else ""
-    cause = f"the loaded kernel module{version} and NVIDIA's libraries are of different versions, as after an update without a reboot"
+    message = f"the loaded kernel module{version} and NVIDIA's libraries are of different versions, as after an update without a reboot"
     if host.container:
-        return "gpu.driver_mismatch", cause, "Restart the container; if that does not help, reboot the host."
+        return "gpu.driver_mismatch", message, "Restart the container; if that does not help, reboot the host."
     reload = "`sudo rmmod nvidia_drm nvidia_modeset nvidia_uvm nvidia && sudo modprobe nvidia`"
-    return "gpu.driver_mismatch", cause, f"Reboot. Without a reboot: stop what uses the GPU, then {reload}."
+    return "gpu.driver_mismatch", message, f"Reboot. Without a reboot: stop what uses the GPU, then {reload}."
 
 
 def _not_loaded(host: HostFacts) -> tuple[str, str]:
@@ -95,7 +90,7 @@ def _not_loaded(host: HostFacts) -> tuple[str, str]:
     )
 
 
-def _access_fix(host: HostFacts) -> str:
+def _access_hint(host: HostFacts) -> str:
     if host.wsl:
         return "In Windows: update the NVIDIA driver, then `wsl --shutdown`, and start WSL again."
     if host.container:
@@ -107,8 +102,8 @@ def _library_missing(smi: Failure | None, host: HostFacts) -> tuple[str, str, st
     if host.wsl:
         return _wsl(host)
     if smi and smi.kind is not FailureKind.TOOL_MISSING:
-        cause = f"libnvidia-ml.so.1 cannot be loaded, and nvidia-smi says: {smi.detail}"
-        return "gpu.driver_missing", cause, "Reinstall the NVIDIA driver."
+        message = f"libnvidia-ml.so.1 cannot be loaded, and nvidia-smi says: {smi.detail}"
+        return "gpu.driver_missing", message, "Reinstall the NVIDIA driver."
     if host.container:
         return (
             "gpu.container_without_gpu",
@@ -155,8 +150,8 @@ def on_reading(host: HostFacts, readings: Sequence[DeviceReading], visibility: V
     usable = bool(visibility.ordinals)
     serious = Severity.WARNING if usable else Severity.ERROR
     if not readings:
-        fix = "Check the virtual machine's or container's device settings." if not host.pci_cards else _LOST_FIX
-        yield HostFinding("gpu.device_missing", Severity.ERROR, "the NVIDIA driver works, but has no device", fix)
+        hint = "Check the virtual machine's or container's device settings." if not host.pci_cards else _LOST_HINT
+        yield HostFinding("gpu.device_missing", Severity.ERROR, "the NVIDIA driver works, but has no device", hint)
     for reading in readings:
         if reading.failure:
             yield _device_failure(reading, reading.failure, serious)
@@ -164,8 +159,8 @@ def on_reading(host: HostFacts, readings: Sequence[DeviceReading], visibility: V
     empty_mig = [card for card in working if card.mig_enabled and (card.uuid or "") not in {other.mig_parent_uuid for other in working}]
     if visibility.mask is not None and visibility.mask_problem and working:
         code = "gpu.mask_cut" if usable else "gpu.all_hidden"
-        cause = f"{MASK}={visibility.mask!r}: {visibility.mask_problem}"
-        yield HostFinding(code, serious, cause, f"`unset {MASK}`, or name the devices by UUID (`nvidia-smi -L`).")
+        message = f"{MASK}={visibility.mask!r}: {visibility.mask_problem}"
+        yield HostFinding(code, serious, message, f"`unset {MASK}`, or name the devices by UUID (`nvidia-smi -L`).")
     for card in empty_mig:
         yield HostFinding(
             "gpu.mig_empty",
@@ -181,9 +176,9 @@ def _device_failure(reading: DeviceReading, failure: Failure, severity: Severity
     if failure.kind is FailureKind.NO_PERMISSION:
         return HostFinding("gpu.access_refused", severity, f"{where} may not be used here: {failure.detail}", "Check `ls -l /dev/nvidia*`.")
     if failure.kind is FailureKind.NO_POWER:
-        fix = "Connect the card's power cables."
-        return HostFinding("gpu.no_power", severity, f"{where} lacks power: {failure.detail}", fix)
-    return HostFinding("gpu.device_lost", severity, f"{where} does not answer: {failure.detail}", _LOST_FIX)
+        hint = "Connect the card's power cables."
+        return HostFinding("gpu.no_power", severity, f"{where} lacks power: {failure.detail}", hint)
+    return HostFinding("gpu.device_lost", severity, f"{where} does not answer: {failure.detail}", _LOST_HINT)
 
 
 def _notes(host: HostFacts, working: Sequence[DeviceReading], visibility: Visibility) -> Iterable[HostFinding]:
@@ -203,8 +198,8 @@ def _notes(host: HostFacts, working: Sequence[DeviceReading], visibility: Visibi
             f"`export {ORDER}=PCI_BUS_ID` to count as NVML does, or choose by UUID: `export {MASK}=GPU-...`.",
         )
     if host.jetson_model:
-        cause = f"{host.jetson_model}: the integrated GPU shares the host's memory, and its NVML gives few readings"
-        yield HostFinding("gpu.jetson", Severity.NOTE, cause, "Take memory from `free -b`; build the server on the device itself.")
+        message = f"{host.jetson_model}: the integrated GPU shares the host's memory, and its NVML gives few readings"
+        yield HostFinding("gpu.jetson", Severity.NOTE, message, "Take memory from `free -b`; build the server on the device itself.")
     if host.wsl:
         yield HostFinding(
             "gpu.wsl",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dsmops.errors import DriverMissingError, EnvironmentMissingError, InputError
-from dsmops.facts import Device
-from dsmops.gpu.findings import HostFinding, Severity
+from dsmops.facts import Device, Severity
+from dsmops.gpu.findings import HostFinding
 from dsmops.gpu.readings import DeviceReading, Process
 from dsmops.gpu.torch_build import TorchBuild
 from dsmops.gpu.verdict import Verdict
@@ -94,8 +94,8 @@ def require_visible(report: GpuReport) -> None:
     if report.visible:
         return
     why = next(finding for finding in report.findings if finding.severity is Severity.ERROR)
-    hint = f"{why.fix} To plan for a card that is not here, pretend: `--simulate t4`."
-    raise DriverMissingError(f"no usable GPU: {why.cause}", hint=hint, code=why.code)
+    hint = f"{why.hint} To plan for a card that is not here, pretend: `--simulate t4`."
+    raise DriverMissingError(f"no usable GPU: {why.message}", hint=hint, code=why.code)
 
 
 def device_report(reading: DeviceReading, source: str, ordinal: int | None, verdict: Verdict) -> DeviceReport:

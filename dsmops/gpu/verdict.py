@@ -126,8 +126,7 @@ def judge(capability: ComputeCapability | None, cuda_driver_version: CudaVersion
 
 
 def _native_dtypes(capability: ComputeCapability) -> tuple[DType, ...]:
-    # f16 arithmetic came with 5.3, bf16 with 8.0. Source: CUDA C programming guide, arithmetic instructions.
-    f16 = (DType.F16,) if capability >= ComputeCapability(5, 3) else ()
+    f16 = (DType.F16,) if capability.has_f16_kernels else ()
     bf16 = (DType.BF16,) if capability.native_bf16 else ()
     return (DType.F32, *f16, *bf16)
 
@@ -137,7 +136,7 @@ def _serving_reason(capability: ComputeCapability) -> str:
         return "bf16 is in the hardware"
     if capability.serving_dtype is DType.F16:
         return "no bf16 in the hardware; f16 is, at full speed"
-    if capability >= ComputeCapability(5, 3):
+    if capability.has_f16_kernels:
         return "no bf16 in the hardware, and f16 arithmetic runs at 1/64 of the f32 rate"
     return "neither bf16 nor f16 arithmetic in the hardware"
 

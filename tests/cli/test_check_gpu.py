@@ -106,7 +106,7 @@ def test_json_has_its_keys_whatever_is_missing(name: str, play: Any) -> None:
         assert set(each["verdict"]) == VERDICT_KEYS
         assert each["verdict"]["build"] is None or "cuda_compute_cap" in each["verdict"]["build"]
     for finding in document["findings"]:
-        assert set(finding) == {"code", "severity", "cause", "fix"}
+        assert set(finding) == {"code", "severity", "message", "hint"}
 
 
 def test_json_of_a_turing_card(play: Any) -> None:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.config.lint import CODES, LintFacts, Severity, lint
+from dsmops.config.lint import CODES, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.schema import MODULES, TOP, ServerVersion
-from dsmops.facts import ComputeCapability, Device
+from dsmops.facts import ComputeCapability, Device, Severity
 from dsmops.shipped import shipped_folder
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "configs"

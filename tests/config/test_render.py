@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.config.lint import LintFacts, Severity, lint
+from dsmops.config.lint import LintFacts, lint
 from dsmops.config.load import parse_config
 from dsmops.config.render import ConfigSettings, diff, generate_api_key, own_api_keys, render
 from dsmops.config.schema import ServerVersion
 from dsmops.errors import ConfigError, InputError
-from dsmops.facts import ComputeCapability, Device, DType
+from dsmops.facts import ComputeCapability, Device, DType, Severity
 from dsmops.shipped import shipped_folder
 from tests.support.toml import documents
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.config.lint import Severity, lint
+from dsmops.config.lint import lint
 from dsmops.config.lint.facts import LintFacts
 from dsmops.config.load import Config, parse_config
 from dsmops.config.schema import (
@@ -25,6 +25,7 @@ from dsmops.config.schema import (
     Variants,
     Whole,
 )
+from dsmops.facts import Severity
 from dsmops.models import MODELS
 from dsmops.shipped import shipped_folder
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from dsmops.checkpoint import open_checkpoint
-from dsmops.config.lint import Severity
 from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, InputError, TensorRangeError
-from dsmops.facts import DType
+from dsmops.facts import DType, Severity
 from dsmops.flows.prepare import Outcome, PrepareReport, PrepareRequest, Step, plan_preparation, prepare, preview
 from tests.support.cli import dsmops
 from tests.support.hub_server import HubServer

@@ -15,24 +15,24 @@ NO_TOOL = Failure(FailureKind.TOOL_MISSING, "nvidia-smi is not on PATH")
 
 
 def test_a_mismatch_names_the_loaded_module() -> None:
-    """The version that the kernel runs is in the cause; a container is told to restart, a machine to reboot."""
+    """The version that the kernel runs is in the message; a container is told to restart, a machine to reboot."""
     refused = Failure(FailureKind.VERSION_MISMATCH, "Driver/library version mismatch")
     on_machine = no_driver(refused, None, HostFacts(driver_module_version="535.161.07"))
     in_container = no_driver(refused, None, HostFacts(driver_module_version="535.161.07", container=True))
-    assert "535.161.07" in on_machine.cause
-    assert on_machine.fix.startswith("Reboot")
-    assert in_container.fix.startswith("Restart the container")
+    assert "535.161.07" in on_machine.message
+    assert on_machine.hint.startswith("Reboot")
+    assert in_container.hint.startswith("Restart the container")
 
 
-def test_without_a_driver_the_fix_depends_on_the_card() -> None:
+def test_without_a_driver_the_hint_depends_on_the_card() -> None:
     """A card without a driver needs one installed; no card means another machine."""
-    assert "ubuntu-drivers" in no_driver(NO_LIBRARY, NO_TOOL, HostFacts(pci_cards=1)).fix
-    assert no_driver(NO_LIBRARY, NO_TOOL, HostFacts()).fix == "Run this on the machine with the GPU."
+    assert "ubuntu-drivers" in no_driver(NO_LIBRARY, NO_TOOL, HostFacts(pci_cards=1)).hint
+    assert no_driver(NO_LIBRARY, NO_TOOL, HostFacts()).hint == "Run this on the machine with the GPU."
 
 
 def test_other_systems_have_no_cuda() -> None:
     """On macOS the reason is the system, not a missing driver."""
-    assert "darwin" in no_driver(NO_LIBRARY, NO_TOOL, HostFacts(platform="darwin")).cause
+    assert "darwin" in no_driver(NO_LIBRARY, NO_TOOL, HostFacts(platform="darwin")).message
 
 
 def test_missing_bindings_leave_the_verdict_to_nvidia_smi() -> None:
@@ -48,7 +48,7 @@ def test_a_driver_that_hangs_is_named() -> None:
     hangs = Failure(FailureKind.NO_ANSWER, "nvidia-smi did not answer within 5 s")
     found = no_driver(Failure(FailureKind.UNKNOWN, "Unknown Error"), hangs, HostFacts())
     assert found.code == "gpu.no_answer"
-    assert "dmesg" in found.fix
+    assert "dmesg" in found.hint
 
 
 def test_bindings_that_cannot_be_imported_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

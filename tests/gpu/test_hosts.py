@@ -67,7 +67,7 @@ def test_a_device_or_a_reason_with_a_fix(name: str, play: Play) -> None:
     """A host yields a device for the server, or an error that carries the code of its first finding, says why and what to do."""
     host = play(name)
     report = probe(host.root, host.environ)
-    assert all(finding.cause and finding.fix.endswith(".") for finding in report.findings)
+    assert all(finding.message and finding.hint.endswith(".") for finding in report.findings)
     errors = [finding for finding in report.findings if finding.severity == "error"]
     if report.visible:
         assert not errors
@@ -77,8 +77,8 @@ def test_a_device_or_a_reason_with_a_fix(name: str, play: Play) -> None:
             choose(report)
         assert caught.value.exit_code == 4
         assert caught.value.code == errors[0].code
-        assert errors[0].cause in caught.value.message
-        assert caught.value.hint.startswith(errors[0].fix)
+        assert errors[0].message in caught.value.message
+        assert caught.value.hint.startswith(errors[0].hint)
 
 
 def test_verdicts_that_need_different_fixes_have_different_codes() -> None:

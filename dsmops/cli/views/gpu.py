@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import PurePath
 
-from dsmops.facts import DType
-from dsmops.gpu.findings import Severity
+from dsmops.facts import DType, Severity
 from dsmops.gpu.report import DeviceReport, DeviceState, GpuReport
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels
 from dsmops.gpu.verdict import ServerBuild
@@ -29,8 +28,8 @@ def show_gpus(report: GpuReport) -> Iterator[Block]:
         yield from _details(list(alike), report.torch)
     for finding in report.findings:
         if report.visible or finding.severity is not Severity.ERROR:
-            yield f"{finding.severity.value}: {finding.cause}"
-            yield f"  {finding.fix}"
+            yield f"{finding.severity.value}: {finding.message}"
+            yield f"  {finding.hint}"
             yield ""
     if report.visible:
         yield "Next:"

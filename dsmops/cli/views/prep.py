@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dsmops.checkpoint import ConversionReport
 from dsmops.cli.views.config import view_findings
-from dsmops.config.lint import LintReport, Severity
+from dsmops.config.lint import LintReport
+from dsmops.facts import Severity
 from dsmops.flows.prepare import Outcome, PrepareReport, Step
 from dsmops.report import Block, Table
 from dsmops.report.units import counted, duration, size

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from dsmops.config.lint import access, device, files, keys, model
 from dsmops.config.lint.facts import FileFact, FileState, LintFacts
-from dsmops.config.lint.report import CODES, Finding, Findings, LintReport, Severity
+from dsmops.config.lint.report import CODES, Finding, Findings, LintReport
 from dsmops.config.load import Config
 
-__all__ = ["CODES", "FileFact", "FileState", "Finding", "LintFacts", "LintReport", "Severity", "lint"]
+__all__ = ["CODES", "FileFact", "FileState", "Finding", "LintFacts", "LintReport", "lint"]
 
 RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
     keys.schema_problems,

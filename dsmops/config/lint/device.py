@@ -15,8 +15,6 @@ from dsmops.facts import ComputeCapability, Device, DType
 from dsmops.models import FRAME_MS
 
 _CANDLE_NAMES = {dtype.candle_name: dtype for dtype in DType}
-_F16_KERNELS_SINCE = ComputeCapability(5, 3)
-"""candle compiles its f16 kernels for this architecture and newer ones."""
 _TIGHT_SHARE = 0.9
 
 
@@ -67,7 +65,7 @@ def _unsuited(dtype: DType, device: Device, capability: ComputeCapability) -> It
     best = capability.serving_dtype
     if dtype is DType.BF16 and not capability.native_bf16:
         yield "bf16-on-old-device", f"{device.label} has no bf16 arithmetic: the server starts, listens, and never sends Ready"
-    elif dtype is DType.F16 and capability < _F16_KERNELS_SINCE:
+    elif dtype is DType.F16 and not capability.has_f16_kernels:
         yield "no-f16-kernels", f"the server has no f16 kernels for {device.label}: it starts, listens, and never sends Ready"
     elif dtype is DType.F16 and best is DType.F32:
         yield "slow-f16", f"f16 arithmetic on {device.label} crawls, at 1/64 of the f32 rate"

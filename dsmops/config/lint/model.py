@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.report import Findings, finding
@@ -21,13 +21,12 @@ def transformer_limits(config: Config, facts: LintFacts) -> Findings:  # noqa: A
     """Report values that the server's transformer refuses after the file has loaded."""
     for module in modules(config):
         for keys in (("model", "transformer"), ("model", "depformer", "transformer")):
-            table = module.subtable(*keys) or {}
-            for where, message, hint in _limits(module, keys, table.get("d_model"), table.get("num_heads")):
+            for where, message, hint in _limits(module, module.subtable(*keys) or {}):
                 yield finding(config, "unsupported-transformer", module.where(*keys, where), message, hint)
 
 
-def _limits(module: Module, keys: tuple[str, ...], width: object, heads: object) -> Iterator[tuple[str, str, str]]:
-    table = module.subtable(*keys) or {}
+def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Yield key, message and hint of each value in a transformer's table that the server cannot compute with."""
     for key, (must, effect) in _TRANSFORMER_MUST.items():
         value = table.get(key)
         # `true` equals 1 in Python, and a wrong type is another rule's business.
@@ -39,6 +38,7 @@ def _limits(module: Module, keys: tuple[str, ...], width: object, heads: object)
     for key in ("d_model", "num_heads", "num_layers", "context"):
         if type(table.get(key)) is int and table[key] == 0:
             yield key, f"{key} is 0, which is no model", "Copy the [model] tables of the model's own config."
+    width, heads = table.get("d_model"), table.get("num_heads")
     if type(width) is int and type(heads) is int and heads > 0 and width % heads:
         yield "num_heads", f"d_model = {width} does not divide into {heads} heads", "Copy both from the model's own config."
 

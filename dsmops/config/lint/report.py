@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from dsmops.config.load import Config, KeyPath
-
-
-class Severity(StrEnum):
-    """An error keeps the server from doing its job, a warning is likely not what was meant, a note is worth knowing."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
-
+from dsmops.facts import Severity
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -82,7 +73,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "writes-voice": (_W, "the module writes decodable voice tokens into log_dir"),
     "instance-name-dot": (_W, "capture files lose what follows the last dot of instance_name"),
 }
-"""Every code with its severity and what it means. One code has one severity, so that scripts can rely on it."""
+"""Every code with its severity and what it means. One code has one severity, so that scripts can rely on it.
+
+An error keeps the server from doing its job, a warning is likely not what was meant.
+"""
 
 
 @dataclass(frozen=True, slots=True)
