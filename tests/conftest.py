@@ -1,4 +1,4 @@
-"""What every test gets: no surprises from the machine's own settings, and a state folder of its own."""
+"""What every test gets: no surprises from the machine, its GPU, its network or its settings, and a state folder of its own."""
 
 import os
 from pathlib import Path
@@ -18,12 +18,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's settings out: no visible-device mask, no hub token or cache, no debug switch, plain wide output."""
+def _own_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine out: no GPU but in tests marked `gpu`, no hub but one of the test's own, no settings, plain wide output."""
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "DSMOPS_DEBUG"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    # The discard port, on which nothing listens: a test that forgot its own hub fails instead of asking the public one.
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))

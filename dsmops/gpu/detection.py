@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,14 @@ from dsmops.gpu.visible import MASK, visible_devices
 _FINAL = {FailureKind.VERSION_MISMATCH, FailureKind.DRIVER_NOT_LOADED}
 
 
-def probe(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> GpuReport:
+def probe(root: Path = Path("/"), environ: Mapping[str, str] | None = None, platform: str = sys.platform) -> GpuReport:
     """Return the report on this machine's GPUs. Never raises for what hardware, driver or environment do: that is what it reports.
 
-    `root` is where the machine's files are read from, `environ` (default: this process's) holds the mask of visible devices.
+    `root` is where the machine's files are read from, `environ` (default: this process's) holds the mask of visible devices, `platform` is
+    its operating system as `sys.platform` spells it.
     """
     environ = os.environ if environ is None else environ
-    host = read_host(root, environ)
+    host = read_host(root, environ, platform)
     reading = nvml.read()
     extra: list[HostFinding] = []
     if isinstance(reading, Failure):

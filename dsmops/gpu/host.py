@@ -6,7 +6,6 @@ Only used to tell apart machines on which the driver does not answer, and to wor
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,13 +39,16 @@ class HostFacts:
     uvm_node: bool = True
 
 
-def read_host(root: Path, environ: Mapping[str, str]) -> HostFacts:
-    """Return the facts of the machine whose file system starts at `root`. What cannot be read is taken as absent."""
+def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostFacts:
+    """Return the facts of the machine whose file system starts at `root`. What cannot be read is taken as absent.
+
+    `platform` is its operating system as `sys.platform` spells it.
+    """
     release = _text(root / "proc/sys/kernel/osrelease")
     jetson = _jetson_model(root)
     cards = _nvidia_pci_cards(root)
     return HostFacts(
-        platform=sys.platform,
+        platform=platform,
         wsl="microsoft" in release.lower(),
         wsl_gpu=(root / "dev/dxg").exists(),
         wsl_library=(root / "usr/lib/wsl/lib/libnvidia-ml.so.1").exists(),

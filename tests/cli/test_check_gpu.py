@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from dsmops.cli.app import app
-from dsmops.gpu.detection import probe
 from dsmops.gpu.torch_build import TorchBuild
 from tests.gpu.hosts import PlayedHost, load_host
 from tests.support.cli import dsmops
@@ -77,7 +75,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(name: str, *args: str) -> Any:
         host = PlayedHost(load_host(name), tmp_path, monkeypatch)
-        monkeypatch.setattr("dsmops.gpu.probe", functools.partial(probe, host.root, host.environ))
+        monkeypatch.setattr("dsmops.gpu.probe", host.probe)
         return CliRunner().invoke(app, ["check-gpu", *args])
 
     return run
@@ -129,7 +127,7 @@ def test_a_hidden_card_does_not_count_as_pre_ampere(tmp_path: Path, monkeypatch:
         folder = tmp_path / mask
         folder.mkdir()
         host = PlayedHost(load_host("mixed_t4_l4") | {"environ": {"CUDA_VISIBLE_DEVICES": mask}}, folder, monkeypatch)
-        monkeypatch.setattr("dsmops.gpu.probe", functools.partial(probe, host.root, host.environ))
+        monkeypatch.setattr("dsmops.gpu.probe", host.probe)
         assert CliRunner().invoke(app, ["check-gpu", "--fail-on-pre-ampere"]).exit_code == code
 
 

@@ -20,6 +20,9 @@ from typing import Any
 import pynvml
 import pytest
 
+from dsmops.gpu import GpuReport
+from dsmops.gpu.detection import probe
+
 HOSTS = Path(__file__).resolve().parents[1] / "data" / "gpu" / "hosts"
 
 SIMPLE = (
@@ -51,7 +54,7 @@ def host_names() -> list[str]:
 
 
 class PlayedHost:
-    """A recorded host in place: `root` and `environ` are what `probe` takes. `shut_down` counts the calls of nvmlShutdown."""
+    """A recorded host in place. `shut_down` counts the calls of nvmlShutdown."""
 
     def __init__(self, host: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = folder / "root"
@@ -64,6 +67,10 @@ class PlayedHost:
         if "nvidia_smi" in host:
             _write_tool(tools / "nvidia-smi", host["nvidia_smi"])
         monkeypatch.setenv("PATH", str(tools))
+
+    def probe(self) -> GpuReport:
+        """Return the report of the real probe. All recorded hosts run Linux, whatever runs the tests."""
+        return probe(self.root, self.environ, "linux")
 
     def _fake_nvml(self, recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         devices: list[Any] = recorded.get("devices", [])

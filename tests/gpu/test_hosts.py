@@ -55,7 +55,7 @@ def summary(report: GpuReport) -> dict[str, Any]:
 def test_a_recorded_host_is_reported_as_expected(name: str, play: Play, request: pytest.FixtureRequest) -> None:
     """The report on each recorded host has exactly the devices and findings written in its file."""
     host = play(name)
-    found = summary(probe(host.root, host.environ))
+    found = summary(host.probe())
     if request.config.getoption("--update-golden"):
         recorded = load_host(name) | {"expect": found}
         (HOSTS / f"{name}.json").write_text(json.dumps(recorded, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -66,7 +66,7 @@ def test_a_recorded_host_is_reported_as_expected(name: str, play: Play, request:
 def test_a_device_or_a_reason_with_a_fix(name: str, play: Play) -> None:
     """A host yields a device for the server, or an error that carries the code of its first finding, says why and what to do."""
     host = play(name)
-    report = probe(host.root, host.environ)
+    report = host.probe()
     assert all(finding.message and finding.hint.endswith(".") for finding in report.findings)
     errors = [finding for finding in report.findings if finding.severity == "error"]
     if report.visible:
@@ -105,14 +105,14 @@ def test_verdicts_that_need_different_fixes_have_different_codes() -> None:
 def test_nvml_is_shut_down_after_every_start(play: Play) -> None:
     """A started NVML is shut down once, also when a device fails on the way."""
     host = play("lost_gpu")
-    probe(host.root, host.environ)
+    host.probe()
     assert host.shut_down == 1
 
 
 def test_nvml_that_never_started_is_not_shut_down(play: Play) -> None:
     """Shutting down what did not start would be an error of its own."""
     host = play("mismatch")
-    probe(host.root, host.environ)
+    host.probe()
     assert host.shut_down == 0
 
 
@@ -120,16 +120,25 @@ def test_a_process_name_in_no_encoding_is_missing(play: Play, monkeypatch: pytes
     """A name that the bindings cannot decode is a missing reading."""
     host = play("processes_unknown")
     monkeypatch.setattr("pynvml.nvmlSystemGetProcessName", lambda pid: b"\xff".decode())
-    [process] = probe(host.root, host.environ).devices[0].processes or ()
+    [process] = host.probe().devices[0].processes or ()
     assert (process.pid, process.name) == (4242, None)
 
 
 def test_nvml_times_are_reported_apart(play: Play) -> None:
     """NVML's start and read times are there when NVML answered, and null when it did not."""
     host = play("t4_cloud")
-    report = probe(host.root, host.environ)
+    report = host.probe()
     assert report.nvml_init_ms is not None
     assert report.nvml_read_ms is not None
+
+
+def test_a_recorded_host_needs_no_linux(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said about a host follows from its own system, not from the one that plays it back."""
+    monkeypatch.setattr("sys.platform", "darwin")
+    host = play("mismatch")
+    assert [finding.code for finding in host.probe().findings] == ["gpu.driver_mismatch"]
+    [elsewhere] = probe(host.root, host.environ, "darwin").findings
+    assert "darwin" in elsewhere.message
 
 
 def test_this_machine_can_be_probed() -> None:

@@ -55,7 +55,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def report() -> GpuReport:
     """The report on this machine, which must have a visible device."""
-    found = probe()
+    found = probe(environ={})
     if not found.visible:
         pytest.skip(f"no usable CUDA device: {[finding.code for finding in found.findings]}")
     return found
