@@ -18,12 +18,23 @@ from pathlib import Path
 
 from dsmops.errors import DiskFullError, DsmopsError, FileAccessError, InputError, SourceError, TargetBusyError
 from dsmops.progress import SILENT, Progress
+from dsmops.units import size
 
 BLOCK_BYTES = 1 << 20
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
+# A failing disk, a lost mount, a damaged file system; not every system has all of these.
+_BROKEN = {getattr(errno, name) for name in ("EIO", "ENODEV", "ESTALE", "EREMOTEIO", "EUCLEAN") if hasattr(errno, name)}
+# Paths that cannot work: what is wrong with them, what to do, and the error's code.
+_UNUSABLE = {
+    errno.EISDIR: ("is a folder, and a file was expected", "Name a file.", "file.is_folder"),
+    errno.EEXIST: ("is there already, or a part of it is a file where a folder is needed", "Name another path.", "file.exists"),
+    errno.ENAMETOOLONG: ("is a longer name than the file system takes", "Use a shorter one.", "file.name"),
+    errno.ELOOP: ("leads through too many symbolic links", "See where they point with `ls -l`.", "file.name"),
+    errno.EILSEQ: ("has characters that the file system does not take", "Use another name.", "file.name"),
+}
 
 
 def translate(exc: OSError, path: Path | str) -> DsmopsError:
@@ -36,9 +47,12 @@ def translate(exc: OSError, path: Path | str) -> DsmopsError:
         return FileAccessError(f"{path}: {reason}", hint="Check the permissions of the file and of its folder.")
     if exc.errno in _NOT_THERE:
         return SourceError(f"{path}: {reason}", hint="Check the path.", code="file.missing")
-    if exc.errno == errno.EISDIR:
-        return InputError(f"{path} is a folder, and a file was expected", hint="Name a file.", code="file.is_folder")
-    return FileAccessError(f"{path}: {reason}", hint="The disk or the file system reported this; look at `dmesg`.")
+    if exc.errno in _UNUSABLE:
+        what, hint, code = _UNUSABLE[exc.errno]
+        return InputError(f"{path} {what}", hint=hint, code=code)
+    if exc.errno in _BROKEN:
+        return FileAccessError(f"{path}: {reason}", hint="The disk or the file system reported this; look at `dmesg`.")
+    return FileAccessError(f"{path}: {reason}", hint="The operating system says so; see whether another path or disk works.")
 
 
 @contextmanager
@@ -149,7 +163,7 @@ def require_free_space(folder: Path, need_bytes: int) -> None:
     free = _free_bytes(folder)
     if free is not None and free < need_bytes:
         raise DiskFullError(
-            f"{folder} has {free / 2**30:.2f} GiB free, and {need_bytes / 2**30:.2f} GiB are needed",
+            f"{folder} has {size(free)} free, and {size(need_bytes)} are needed",
             need_bytes=need_bytes,
             free_bytes=free,
         )

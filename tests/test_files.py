@@ -132,6 +132,12 @@ def test_a_folder_is_no_target(tmp_path: Path) -> None:
         (errno.EROFS, FileAccessError),
         (errno.ENOENT, SourceError),
         (errno.EIO, FileAccessError),
+        (errno.EMFILE, FileAccessError),
+        (errno.EISDIR, InputError),
+        (errno.EEXIST, InputError),
+        (errno.ELOOP, InputError),
+        (errno.ENAMETOOLONG, InputError),
+        (errno.EILSEQ, InputError),
     ],
 )
 def test_system_errors_get_a_meaning_and_a_hint(number: int, kind: type) -> None:
@@ -140,6 +146,25 @@ def test_system_errors_get_a_meaning_and_a_hint(number: int, kind: type) -> None
     assert isinstance(error, kind)
     assert "/some/file" in error.message
     assert error.hint
+
+
+@pytest.mark.parametrize(("number", "hardware"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EMFILE, False), (errno.ELOOP, False)])
+def test_only_a_failing_disk_points_to_the_kernel_log(number: int, hardware: bool) -> None:
+    """`dmesg` is the hint for what the hardware does, not for what a user or a limit does."""
+    assert ("dmesg" in translate(OSError(number, os.strerror(number)), "/some/file").hint) == hardware
+
+
+def test_paths_that_cannot_work_are_bad_input(tmp_path: Path) -> None:
+    """A name that is too long, links in a circle and a file in place of a folder end with exit code 3, each saying what it is."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "plain").write_bytes(b"")
+    with pytest.raises(InputError, match="longer name"), replace_atomically(tmp_path / ("x" * 300)):
+        pass
+    with pytest.raises(InputError, match="symbolic links"):
+        sha256(tmp_path / "a")
+    with pytest.raises(InputError, match="file where a folder is needed"), replace_atomically(tmp_path / "plain" / "f"):
+        pass
 
 
 def test_sha256_is_the_digest_of_the_bytes(tmp_path: Path) -> None:
@@ -153,7 +178,7 @@ def test_sha256_is_the_digest_of_the_bytes(tmp_path: Path) -> None:
 def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
     """A folder to be made later is judged by its parent's disk; both numbers are in the error."""
     require_free_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(DiskFullError, match="GiB free") as caught:
+    with pytest.raises(DiskFullError, match="iB free, and 1048576 TiB are needed") as caught:
         require_free_space(tmp_path / "not" / "yet", 2**60)
     assert caught.value.need_bytes == 2**60
     assert caught.value.free_bytes is not None

@@ -11,7 +11,7 @@ import pytest
 
 from dsmops.errors import DriverMissingError
 from dsmops.gpu import GpuReport, choose, probe
-from dsmops.report.units import size
+from dsmops.units import size
 from tests.gpu.hosts import HOSTS, PlayedHost, host_names, load_host
 
 Play = Callable[[str], PlayedHost]

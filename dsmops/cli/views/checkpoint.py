@@ -12,7 +12,7 @@ from dsmops.checkpoint.outcome import Outcome, Status
 from dsmops.checkpoint.record import ConversionReport
 from dsmops.checkpoint.verification import VerifyReport
 from dsmops.report import Block, Table
-from dsmops.report.units import counted, duration, size
+from dsmops.units import counted, duration, size
 
 SHOWN_TENSORS = 12
 SHOWN_LOSSES = 10

@@ -9,7 +9,7 @@ from dsmops.config.lint import Finding
 from dsmops.flows.check import ConfigCheck
 from dsmops.flows.make import MadeConfig, Outcome
 from dsmops.report import Block
-from dsmops.report.units import counted
+from dsmops.units import counted
 
 
 def show_config_check(check: ConfigCheck) -> Iterator[Block]:

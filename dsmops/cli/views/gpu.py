@@ -12,7 +12,7 @@ from dsmops.gpu.report import DeviceReport, DeviceState, GpuReport
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels
 from dsmops.gpu.verdict import ServerBuild
 from dsmops.report import Block, Table
-from dsmops.report.units import size
+from dsmops.units import size
 
 
 def show_gpus(report: GpuReport) -> Iterator[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsmops.hub import DownloadPlan
-from dsmops.report.units import counted, size
+from dsmops.units import counted, size
 
 
 def download_lines(plan: DownloadPlan) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dsmops.report.units import counted, size
+from dsmops.units import counted, size
 
 if TYPE_CHECKING:
     from dsmops.logs import FormatReport

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dsmops.config.plan import LimitedBy, ServingPlan, TimeBasis
 from dsmops.report import Block, Table
-from dsmops.report.units import size
+from dsmops.units import size
 
 _SOURCES = {
     "weights": "parameters × bytes of the dtype",

@@ -11,7 +11,7 @@ from dsmops.config.lint import LintReport
 from dsmops.facts import Severity
 from dsmops.flows.prepare import Outcome, PrepareReport, Step
 from dsmops.report import Block, Table
-from dsmops.report.units import counted, duration, size
+from dsmops.units import counted, duration, size
 
 _WOULD = {
     Step.DOWNLOAD: "would download",

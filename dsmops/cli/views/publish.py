@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dsmops.report import Block, Table
-from dsmops.report.units import counted, size
+from dsmops.units import counted, size
 
 if TYPE_CHECKING:
     from dsmops.flows.publish import FileOutcome, PublishReport, PulledFile, PullReport
