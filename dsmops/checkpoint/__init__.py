@@ -12,7 +12,7 @@ from dsmops.checkpoint.header import Header, TensorInfo, parse_header
 from dsmops.checkpoint.identity import ModelIdentity, identify
 from dsmops.checkpoint.losses import LossCounts, LossReport, TensorLoss
 from dsmops.checkpoint.plan import ConversionPlan, OverflowPolicy, plan_conversion
-from dsmops.checkpoint.record import ConversionReport, is_current
+from dsmops.checkpoint.record import ConversionReport, is_current, made_by_conversion
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint, read_header
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "convert",
     "identify",
     "is_current",
+    "made_by_conversion",
     "open_checkpoint",
     "parse_header",
     "plan_conversion",

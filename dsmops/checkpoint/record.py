@@ -86,6 +86,16 @@ def load(path: Path) -> ConversionReport | None:
         return None
 
 
+def made_by_conversion(path: Path) -> bool:
+    """Return whether `path` is a file that `convert` wrote, whole or damaged since, by the record beside it or by its own metadata."""
+    if path.with_name(f"{path.name}.dsmops.json").exists():
+        return True
+    try:
+        return "dsmops.recipe" in open_shard(path, path.name).header.metadata
+    except DsmopsError:
+        return False
+
+
 def is_current(plan: ConversionPlan, *, full: bool = False, progress: Progress = SILENT) -> bool:
     """Return whether the target is already what `plan` would make, by the record beside it.
 

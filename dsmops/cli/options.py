@@ -32,6 +32,13 @@ DeviceOpt = Annotated[
 ]
 
 
+def check_api_key(text: str | None) -> str | None:
+    """Callback of `--api-key`: what an HTTP header can carry, a usage error for the rest. The key itself is not repeated."""
+    if text is not None and re.fullmatch(r"[\x21-\x7e]+", text) is None:
+        raise typer.BadParameter("a key is one or more visible ASCII characters, without spaces")
+    return text
+
+
 TemplateOpt = Annotated[
     str | None,
     typer.Option("--template", metavar="FILE|NAME", help="Config to start from: a file, or a ready one by name. Default: the model's."),
@@ -46,7 +53,9 @@ ContextOpt = Annotated[
 ]
 ApiKeyOpt = Annotated[
     str | None,
-    typer.Option("--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", help="Key that clients send. Default: a new one."),
+    typer.Option(
+        "--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that clients send. Default: a new one."
+    ),
 ]
 ServerVersionOpt = Annotated[
     str | None, typer.Option("--server-version", metavar="V", help="Judge for this moshi-server release, for example 0.6.4.")
@@ -81,7 +90,7 @@ def parse_server_version(text: str | None) -> ServerVersion | None:
 
 def parse_size(text: str) -> int:
     """Return the bytes of `512MiB`, `0.5 GiB`, `500MB` or a plain number; a usage error for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a size; write it like 512MiB or 1.5GB")
     unit = (match[2] or "B").upper()

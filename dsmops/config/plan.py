@@ -105,7 +105,7 @@ def plan_serving(
     window = lm.context if context is None else context
     if not 0 < window <= lm.context:
         raise InputError(f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {lm.context} (its own).")
-    reserve = reserve_bytes if reserve_bytes is not None else _default_reserve(device)
+    reserve = reserve_bytes if reserve_bytes is not None else default_reserve_bytes(device)
     usable = _usable_bytes(device, reserve)
     time_batch, basis = _time_bound(lm, chosen, window, device, profile)
     memory_batch = None if usable is None else largest_batch(lm, chosen, usable, context=window)
@@ -162,7 +162,8 @@ def serving_dtype(device: Device, asked: DType | None = None) -> DType:
     return asked or capability.serving_dtype  # type: ignore[union-attr]  # one of both is there, by the first check
 
 
-def _default_reserve(device: Device) -> int:
+def default_reserve_bytes(device: Device) -> int:
+    """Return the memory to leave free: 3 % of the card, at least 256 MiB."""
     return max(_MIN_RESERVE_BYTES, int((device.memory_total_bytes or 0) * _RESERVE_SHARE))
 
 
@@ -215,6 +216,8 @@ def _alternatives(device: Device, model: PublishedModel, dtype: DType, usable_by
 
 def _notes(device: Device, dtype: DType, context: int, lm: LmShape, step_ms: float | None, limited_by: LimitedBy) -> tuple[str, ...]:
     notes = ["Memory is derived from the server's sources, not measured on a device."]
+    if device.cuda_ordinal:
+        notes.append(f"moshi-server takes CUDA device 0: start it with {visible_to_server(device)} for this one.")
     if device.compute_capability is not None and not device.compute_capability.native_bf16:
         notes.append(f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older ones ignore the key silently.')
     if limited_by is LimitedBy.UNKNOWN_MEMORY:
@@ -226,3 +229,8 @@ def _notes(device: Device, dtype: DType, context: int, lm: LmShape, step_ms: flo
     if limited_by is LimitedBy.NOTHING_FITS:
         notes.append("For a card this small, moshi.cpp with quantised weights serves a single stream.")
     return tuple(notes)
+
+
+def visible_to_server(device: Device) -> str:
+    """Return the environment variable, as a shell writes it, that makes `device` the one moshi-server takes."""
+    return f"CUDA_VISIBLE_DEVICES={device.uuid or device.cuda_ordinal}"

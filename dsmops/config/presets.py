@@ -9,7 +9,7 @@ from pathlib import Path
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.errors import InputError
-from dsmops.models import MODELS, PublishedModel
+from dsmops.models import MODELS, LmShape, PublishedModel
 from dsmops.shipped import shipped_folder
 
 
@@ -70,15 +70,15 @@ def described_model(config: Config) -> PublishedModel:
 
 
 def served_model(config: Config) -> PublishedModel | None:
-    """Return the published model whose dimensions a config's `[model]` tables have, None when it is none or no single one.
-
-    `context` does not count: it may be lowered to save memory.
-    """
+    """Return the published model whose dimensions a config's `[model]` tables have, None when it is none or no single one."""
     shapes = [shape for module in modules(config) if (shape := module.lm_shape())]
-    served = [
-        model for model in MODELS.values() if model.lm and any(replace(shape, context=model.lm.context) == model.lm for shape in shapes)
-    ]
+    served = [model for model in MODELS.values() if model.lm and any(same_dimensions(shape, model.lm) for shape in shapes)]
     return served[0] if len(served) == 1 else None
+
+
+def same_dimensions(shape: LmShape | None, other: LmShape) -> bool:
+    """Return whether two shapes are one model's. `context` does not count: it may be lowered to save memory."""
+    return shape is not None and replace(shape, context=other.context) == other
 
 
 def _file_name(module: Module, key: str) -> str:

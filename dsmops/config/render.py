@@ -42,7 +42,7 @@ _TOP_KEYS = ("static_dir", "log_dir", "instance_name", "authorized_ids")
 _MODULE_KEYS = ("lm_model_file", "text_tokenizer_file", "audio_tokenizer_file", "batch_size", "dtype_override", "context")
 
 
-def render(template_text: str, settings: ConfigSettings) -> str:
+def render(template_text: str, settings: ConfigSettings, *, name: str = "the template") -> str:
     """Return the template with `settings` in it; comments, order and line endings of everything else stay.
 
     A value that is there already is replaced in its line, and left alone when it is the wanted one. A new `dtype_override` goes below
@@ -52,7 +52,7 @@ def render(template_text: str, settings: ConfigSettings) -> str:
         ConfigError: the template is no TOML.
         InputError: it has no module, or more than one, that the settings could belong to, or that module has no such key.
     """
-    template = parse_config(template_text)
+    template = parse_config(template_text, path=name)
     changes = _changes(template, settings)
     # Edits keep what stands around them, so the values in the result say whether every one of them worked.
     wanted = _with_changes(template.values, changes)
@@ -66,17 +66,25 @@ def render(template_text: str, settings: ConfigSettings) -> str:
     return text
 
 
+_WITHOUT_EFFECT = re.compile(r"^conditioning_learnt_padding\s*=.*\n", re.MULTILINE)
+"""A key that upstream's configs carry and that does nothing for models without conditioners, as the published ones are."""
+
+
 def retitle(text: str, title: str) -> str:
-    """Return a config whose opening comment, up to the first empty comment or other line, says `title` instead."""
+    """Return a ready config as the start of a made one: its opening comment says `title`, and keys without effect are left out.
+
+    The opening comment ends at the first empty comment or other line.
+    """
     lines = text.splitlines(keepends=True)
     rest = next((number for number, line in enumerate(lines) if not line.startswith("# ")), len(lines))
-    newline = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    return "".join([f"# {title}{newline}", *lines[rest:]])
+    return _WITHOUT_EFFECT.sub("", "".join([f"# {title}\n", *lines[rest:]]))
 
 
-def diff(old_text: str, new_text: str, *, name: str = "config.toml") -> str:
+def diff(old_text: str, new_text: str, *, name: str = "config.toml", context_lines: int = 3) -> str:
     """Return the change between two texts as a unified diff, empty when there is none."""
-    lines = difflib.unified_diff(old_text.splitlines(), new_text.splitlines(), f"{name} (before)", f"{name} (after)", lineterm="")
+    lines = difflib.unified_diff(
+        old_text.splitlines(), new_text.splitlines(), f"{name} (before)", f"{name} (after)", lineterm="", n=context_lines
+    )
     return "\n".join(lines)
 
 
@@ -86,7 +94,8 @@ def masked_diff(before: Config, after: Config) -> str:
         return ""
     same_keys = before.values.get("authorized_ids") == after.values.get("authorized_ids")
     shown = [_without_keys(before, "hidden"), _without_keys(after, "hidden" if same_keys else "hidden, another one")]
-    return diff(shown[0], shown[1], name=after.path)
+    # No lines around the changes: a comment there may hold a key too.
+    return diff(shown[0], shown[1], name=after.path, context_lines=0)
 
 
 def _without_keys(config: Config, word: str) -> str:
@@ -127,8 +136,8 @@ def _module(template: Config) -> Module:
     if len(chosen) != 1:
         names = ", ".join(module.name for module in chosen) or "none"
         raise InputError(
-            f"the template must have one module that loads a language model; it has {len(chosen)} ({names})",
-            hint="Use one template a model.",
+            f"{template.path} must have one module that loads a language model; it has {len(chosen)} ({names})",
+            hint="Use one config a model.",
         )
     return chosen[0]
 

@@ -121,7 +121,7 @@ def read_profile(path: Path) -> StepProfile:
         text = path.read_text(encoding="utf-8", errors="replace")
     try:
         return _parse_profile(json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
         what = f"the key {exc} is missing" if isinstance(exc, KeyError) else str(exc)
         raise InputError(
             f"{path} is not a step profile: {what}", hint=f"Its schema is {PROFILE_SCHEMA}; remove the file to plan without it."

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
 
-from dsmops.checkpoint import ConversionReport, TensorInfo, convert, identify, is_current, plan_conversion
+from dsmops.checkpoint import ConversionReport, TensorInfo, convert, identify, is_current, made_by_conversion, plan_conversion
 from dsmops.config.lint import LintReport
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.modules import modules
-from dsmops.config.plan import ServingPlan
-from dsmops.config.presets import described_model, find_template, is_shipped
+from dsmops.config.plan import ServingPlan, visible_to_server
+from dsmops.config.presets import described_model, find_template, is_shipped, same_dimensions
 from dsmops.config.render import masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
-from dsmops.errors import CheckpointError, DriverMissingError
+from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, InputError, TensorRangeError
 from dsmops.facts import Device, DType
 from dsmops.files import os_errors, require_free_space, write_text_atomically
 from dsmops.flows.check import lint_config
@@ -167,24 +167,35 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         RemoteError, CredentialsError: the hub failed or refused.
     """
     device = find_device(request.simulated, request.ordinal)
+    _require_distinct(request)
     weights = locate(request.input_path or f"hf://{request.hf_repo}/{_model_file(request)}")
     tensors = read_tensors(weights, refresh=request.force)
     model, template = _model_and_template(request, tensors)
     serving = plan_model(model, device, dtype=request.dtype)
     staging = plan_staging(weights, model.tokenizer_file, model.mimi_file, refresh=request.force)
-    default_output = request.output or _default_output(weights, serving.dtype)
+    default_output = _output(request, weights, serving.dtype)
     output = default_output if _needs_conversion(request, serving.dtype, tensors) else None
     config_path = request.config_out or default_output.with_suffix(".toml")
-    before = read_config(config_path) if config_path.exists() else None
+    before = _existing_config(config_path, model, afresh=request.force)
+    _require_writable(request, staging, output, config_path)
     config = _render(request, model, serving, staging, output, template, before, config_path)
     parts = [
         *_file_parts(staging, model),
         _conversion_part(request, staging, output, serving.dtype, tensors),
         _config_part(config, before, afresh=request.force),
     ]
-    notes = [*serving.notes, *(["Converted weights keep their licence (CC-BY 4.0)."] if output else [])]
     return PreparePlan(
-        device, model, serving, staging, output, config, before, request.force, request.server_version, tuple(parts), tuple(notes)
+        device=device,
+        model=model,
+        serving=serving,
+        staging=staging,
+        output=output,
+        config=config,
+        before=before,
+        afresh=request.force,
+        server_version=request.server_version,
+        parts=tuple(parts),
+        notes=(*serving.notes, *_own_notes(request, serving.dtype, output, tensors)),
     )
 
 
@@ -210,13 +221,13 @@ def prepare(plan: PreparePlan, *, progress: Progress = SILENT, announce: Callabl
         fetch(plan.staging.downloads, progress=progress)
     conversion = None
     if plan.output is not None and any(part.step is Step.CONVERT for part in plan.parts):
-        conversion = convert(plan_conversion(plan.staging.weights, plan.output, plan.serving.dtype), progress=progress)
+        conversion = _convert(plan.staging.weights, plan.output, plan.serving.dtype, progress)
     path = Path(plan.config.path)
     if plan.before is None or plan.before.text != plan.config.text:
-        if plan.before is not None and plan.afresh:
+        if plan.afresh and path.exists():
             with os_errors(path):
                 shutil.copy2(path, path.with_name(f"{path.name}.bak"))
-        write_text_atomically(path, plan.config.text, private=plan.before is None)
+        write_text_atomically(path, plan.config.text, private=not path.exists())
     lint = lint_config(plan.config, device=plan.device, server_version=plan.server_version)
     return _report(plan, Outcome.DONE if plan.changes_something else Outcome.UP_TO_DATE, conversion=conversion, lint=lint)
 
@@ -262,12 +273,109 @@ def _needs_conversion(request: PrepareRequest, dtype: DType, tensors: Mapping[st
     return wanted and any(tensor.dtype == "BF16" for tensor in tensors.values())
 
 
-def _default_output(weights: Origin, dtype: DType) -> Path:
+def _output(request: PrepareRequest, weights: Origin, dtype: DType) -> Path:
+    """Return the converted file's path, whether or not one is needed."""
     # A repository's files are all called model.safetensors; its own name tells more.
     local = weights.stem if isinstance(weights, Path) and weights.is_file() else ""
     stem = local or (weights.name if isinstance(weights, Path) else weights.repo.rpartition("/")[2])
     folder = _FOLDERS[dtype]
-    return Path("assets", folder, f"{stem}.{folder}.safetensors")
+    name = f"{stem}.{folder}.safetensors"
+    if request.output is None:
+        return Path("assets", folder, name)
+    if request.output.is_dir():
+        return request.output / name
+    if request.output.suffix != ".safetensors":
+        raise InputError(
+            f"--output {request.output} does not end in .safetensors", hint="Name a file that does, or a folder.", code="prep.output_name"
+        )
+    return request.output
+
+
+def _require_distinct(request: PrepareRequest) -> None:
+    """Check that no file is to be two things at once.
+
+    Raises:
+        InputError: two options name the same file.
+    """
+    record = Path(f"{request.output}.dsmops.json") if request.output else None
+    named = {"--output": request.output, "--output's record": record, "--config-out": request.config_out, "--template": request.template}
+    seen: dict[Path, str] = {}
+    for option, path in named.items():
+        if path is None:
+            continue
+        place = Path(path).absolute()
+        if place in seen:
+            raise InputError(f"{seen[place]} and {option} name the same file, {path}", hint="Give each its own.", code="prep.same_file")
+        seen[place] = option
+
+
+def _require_writable(request: PrepareRequest, staging: Staging, output: Path | None, config_path: Path) -> None:
+    """Check what will be written before anything is done: nothing of somebody else's is replaced, and the server can read the paths.
+
+    Raises:
+        InputError: a target is a source, or a checkpoint that dsmops did not make, or a path that a config cannot hold.
+    """
+    sources = {path.absolute() for path in (staging.weights, staging.tokenizer, staging.mimi) if path is not None}
+    for option, path in (("--output", output), ("--config-out", config_path)):
+        if path is not None and path.absolute() in sources:
+            raise InputError(f"{option} {path} is one of the sources", hint="Name another file.", code="prep.same_file")
+    if output is not None and output.is_file() and not request.force and not made_by_conversion(output):
+        raise InputError(
+            f"{output} is there already, and dsmops did not make it",
+            hint="Name another --output, or replace it with --force.",
+            code="prep.foreign_output",
+        )
+    for path in (output or staging.weights, staging.tokenizer, staging.mimi):
+        text = str(path.absolute()) if path else ""
+        if "$" in text or not text.isprintable():
+            raise InputError(
+                f"the server could not find {text}: it expands $ in paths, and a config holds printable UTF-8 only",
+                hint="Choose a path without such characters.",
+                code="prep.path",
+            )
+
+
+def _existing_config(path: Path, model: PublishedModel, *, afresh: bool) -> Config | None:
+    """Return the config that is at `path` already, if it is one of this model's.
+
+    Raises:
+        ConfigError: it is no TOML, and is not to be replaced.
+        InputError: it serves another model, and is not to be replaced.
+    """
+    if not path.exists():
+        return None
+    try:
+        before = read_config(path)
+    except ConfigError:
+        if afresh:
+            return None
+        raise
+    if afresh or (model.lm and any(module.has_lm and same_dimensions(module.lm_shape(), model.lm) for module in modules(before))):
+        return before
+    raise InputError(
+        f"{path} is there already, and does not serve {model.name}",
+        hint="Name another --config-out, or replace it with --force (it is kept as .bak).",
+        code="prep.other_config",
+    )
+
+
+def _convert(source: Path, target: Path, dtype: DType, progress: Progress) -> ConversionReport:
+    try:
+        return convert(plan_conversion(source, target, dtype), progress=progress)
+    except TensorRangeError as exc:
+        command = f"dsmops convert {quote(str(source))} clamped.safetensors --dtype {dtype.candle_name} --on-overflow clamp"
+        hint = f"Choose what becomes of them, for example `{command}`, then give the result as --input-path."
+        raise TensorRangeError(exc.message, hint=hint) from exc
+
+
+def _own_notes(request: PrepareRequest, dtype: DType, output: Path | None, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+    if output is not None:
+        yield "Converted weights keep their licence (CC-BY 4.0)."
+    elif request.output is not None:
+        yield "--output is not used: nothing is converted."
+    wide = sum(tensor.dtype == "F32" for tensor in tensors.values())
+    if wide and dtype is DType.F16:
+        yield f"{wide} tensors are F32: the server casts them to f16 while loading, unchecked; values beyond 65504 become infinite."
 
 
 def _render(
@@ -300,7 +408,7 @@ def _render(
     if not stays:
         name = f"{model.name}-{_FOLDERS[serving.dtype]}".replace(".", "_")
         settings = replace(settings, log_dir=LOG_FOLDER, instance_name=name)
-    text = render(base.text, settings)
+    text = render(base.text, settings, name=base.path)
     if is_shipped(base):
         text = retitle(text, planned_title(model, serving.dtype, serving.device.label, "prep-sm75"))
     return parse_config(text, path=str(path))
@@ -372,7 +480,8 @@ def _report(
     plan: PreparePlan, outcome: Outcome, *, conversion: ConversionReport | None = None, lint: LintReport | None = None
 ) -> PrepareReport:
     name = quote(plan.config.path)
-    commands = [f"dsmops check-config {name}", f"moshi-server worker --config {name} --addr 127.0.0.1"]
+    visible = f"{visible_to_server(plan.device)} " if plan.device.cuda_ordinal else ""
+    commands = [f"dsmops check-config {name}", f"{visible}moshi-server worker --config {name} --addr 127.0.0.1"]
     if plan.output is not None:
         commands.insert(0, f"dsmops verify {quote(str(plan.staging.weights))} {quote(str(plan.output))}")
     return PrepareReport(

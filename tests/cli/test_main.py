@@ -117,6 +117,33 @@ def test_a_reader_that_leaves_does_not_change_the_answer(arguments: list[str], c
     assert (done.returncode, done.stderr) == (code, "")
 
 
+@pytest.mark.parametrize(("redirect", "code"), [(">&-", 0), ("2>&-", 0), ("> /dev/full", 5)])
+def test_streams_that_fail_are_no_bug(redirect: str, code: int) -> None:
+    """A closed stream is silence, a full one the error it is."""
+    command = f'"{sys.executable}" -m dsmops plan --simulate t4 {redirect}'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "should not" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check-gpu", "--simulate", "75:Té", "--json"], ["check-config", os.fsdecode(b"\xff.toml"), "--json"]]
+)
+def test_any_text_can_be_printed_anywhere(arguments: list[str]) -> None:
+    """Neither an ASCII terminal nor a file name that is no UTF-8 ends in a bug."""
+    for encoding in ("ascii", "utf-8"):
+        run = dsmops(*arguments, env={"PYTHONIOENCODING": encoding})
+        assert run.code in (0, 3), run.stderr
+
+
+@pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "ключ"])
+def test_a_key_that_no_client_can_send_is_refused(key: str) -> None:
+    """--api-key takes what an HTTP header carries, and does not repeat what it refuses."""
+    run = dsmops("make-config", "--simulate", "t4", "--api-key", key)
+    assert run.code == 2
+    assert not key or key not in run.stderr
+
+
 def test_version_and_help_answer() -> None:
     """The two first things a newcomer types."""
     assert dsmops("--version").stdout.startswith("dsmops ")

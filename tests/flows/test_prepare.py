@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.checkpoint import open_checkpoint
+from dsmops.checkpoint import open_checkpoint, write_checkpoint
 from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, InputError, TensorRangeError
 from dsmops.facts import DType, Severity
 from dsmops.flows.prepare import Outcome, PrepareReport, PrepareRequest, Step, plan_preparation, prepare, preview
+from dsmops.shipped import shipped_folder
 from tests.support.cli import dsmops
 from tests.support.hub_server import HubServer
-from tests.support.tiny import write_published_header, write_tiny_companions, write_tiny_template, write_tiny_weights
+from tests.support.tiny import TINY, write_published_header, write_tiny_companions, write_tiny_template, write_tiny_weights
 
 REPO = "kyutai/stt-1b-en_fr-candle"
 
@@ -222,6 +223,51 @@ def test_a_missing_input_is_named(source: Path) -> None:
     """A path that is not there is an input error, before anything is looked up elsewhere."""
     with pytest.raises(InputError, match="nowhere"):
         plan_preparation(request(source, input_path="nowhere.safetensors"))
+
+
+def test_nothing_of_somebody_elses_is_replaced(source: Path) -> None:
+    """A checkpoint that dsmops did not make, a source, and another model's config stay as they are, and the error names them."""
+    foreign = source.parent / "foreign.safetensors"
+    foreign.write_bytes((source / "mimi-tiny.safetensors").read_bytes())
+    other = source.parent / "other.toml"
+    other.write_text((shipped_folder("configs") / "config-stt-en-hf.toml").read_text())
+    before = tree(source.parent)
+    for changes, words in (
+        ({"output": foreign}, "did not make"),
+        ({"output": source / "mimi-tiny.safetensors", "force": True}, "one of the sources"),
+        ({"config_out": other}, "does not serve"),
+        ({"output": foreign, "config_out": foreign, "force": True}, "same file"),
+        ({"config_out": source / "template.toml"}, "same file"),
+        ({"output": source.parent / "name.bin"}, "end in"),
+        ({"output": source.parent / "$HOME" / "a.safetensors"}, "expands"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            run(source, **changes)
+        assert caught.value.hint
+        assert tree(source.parent) == before
+    assert run(source, output=foreign, force=True).outcome is Outcome.DONE
+
+
+def test_a_broken_config_is_replaced_only_by_force_and_kept(source: Path) -> None:
+    """--force writes it afresh and keeps what was there as .bak."""
+    target = source.parent / "mine.toml"
+    target.write_text("[[[")
+    run(source, config_out=target, force=True)
+    assert target.with_name("mine.toml.bak").read_text() == "[[["
+    assert tomllib.loads(target.read_text())["modules"]["asr"]["dtype_override"] == "f16"
+
+
+def test_another_card_than_the_first_is_made_visible(source: Path) -> None:
+    """The server takes CUDA device 0, so for --device 1 the command to start it says which."""
+    report = run(source, simulated=("a100", "t4"), ordinal=1)
+    assert any(command.startswith("CUDA_VISIBLE_DEVICES=1 moshi-server") for command in report.next_commands)
+    assert any("CUDA device 0" in note for note in report.notes)
+
+
+def test_f32_tensors_under_f16_are_not_passed_over(source: Path) -> None:
+    """What the server would cast unchecked is said."""
+    write_checkpoint(source / "model.safetensors", {name: ("F32", shape) for name, shape in TINY.tensors().items()})
+    assert any("F32" in note and "65504" in note for note in run(source, output=None, config_out=source.parent / "f.toml").notes)
 
 
 def test_the_command_from_a_terminal(source: Path) -> None:

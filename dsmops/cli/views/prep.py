@@ -65,4 +65,9 @@ def loss_line(conversion: ConversionReport) -> str:
     return (
         f"converted in {duration(conversion.elapsed_s)}: of {totals.elements:,} values {totals.overflowed:,} are beyond the range, "
         f"{totals.underflowed:,} became zero, {totals.rounded:,} were rounded; the rest is exact"
+        + (
+            f"\nwarning: the source holds {totals.nan:,} NaN and {totals.infinite:,} infinite values"
+            if totals.nan or totals.infinite
+            else ""
+        )
     )
