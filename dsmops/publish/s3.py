@@ -16,7 +16,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -131,15 +131,12 @@ class S3Store:
         begun = self._client.create_multipart_upload(**where, ContentType=_content_type(key), ChecksumAlgorithm="SHA256", **self._on_write)
         upload = {**where, "UploadId": begun["UploadId"]}
         digest, md5s = hashlib.sha256(), b""
+        blocks = blocks_of(source, size_bytes, part_bytes)
         sent: list[Future[dict[str, Any]]] = []
         try:
-            for data in _in_parts(blocks_of(source, size_bytes), part_bytes):
+            while (data := self._next_part(blocks, sent)) is not None:
                 digest.update(data)
                 md5s += _md5(data).digest()
-                self._buffers.acquire()
-                if any(future.done() and future.exception() for future in sent):
-                    self._buffers.release()
-                    break
                 sent.append(self._part_pool.submit(self._put_part, upload, len(sent) + 1, data, progress))
             parts = [future.result() for future in sent]
             require_unchanged(source, digest.hexdigest(), sha256)
@@ -153,12 +150,25 @@ class S3Store:
             answer = self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except (sdk.ClientError, sdk.BotoCoreError) as exc:
             # An answer that was lost on its way makes the retry find no such upload: look whether the object is there.
-            if self._reads_back(key, sha256):
-                return
+            with suppress(RemoteError):
+                if self._reads_back(key, sha256):
+                    return
             self._abort(upload, [], exc)
             raise
         if not self._holds(key, sha256, answer, f"{_md5(md5s).hexdigest()}-{len(parts)}"):
             raise self._damaged(key)
+
+    def _next_part(self, blocks: Iterator[bytes], sent: list[Future[dict[str, Any]]]) -> bytes | None:
+        """Wait for a free buffer, then read a part into it; None at the end, or when a part before it failed. `_put_part` frees it."""
+        self._buffers.acquire()
+        data = None
+        try:
+            if not any(future.done() and future.exception() for future in sent):
+                data = next(blocks, None)
+        finally:
+            if data is None:
+                self._buffers.release()
+        return data
 
     def _put_part(self, upload: dict[str, str], number: int, data: bytes, progress: Progress) -> dict[str, Any]:
         try:
@@ -195,9 +205,10 @@ class S3Store:
         return answer.get("ETag", "").strip('"') == etag or self._reads_back(key, sha256)
 
     def _reads_back(self, key: str, sha256: str) -> bool:
+        """Tell whether the object is there with the right bytes, by reading it."""
         try:
             self.get(key, lambda _: None, sha256=sha256)
-        except RemoteError:
+        except (IntegrityError, MissingObjectError):
             return False
         return True
 
@@ -285,17 +296,6 @@ class S3Store:
 def part_size(size_bytes: int, wanted_bytes: int) -> int:
     """Return the bytes per part for an object: as wanted, or more where S3's 10,000 parts would not do."""
     return max(wanted_bytes, -(-size_bytes // MAX_PARTS))
-
-
-def _in_parts(blocks: Iterator[bytes], part_bytes: int) -> Iterator[bytes]:
-    buffer = bytearray()
-    for block in blocks:
-        buffer += block
-        while len(buffer) >= part_bytes:
-            yield bytes(buffer[:part_bytes])
-            del buffer[:part_bytes]
-    if buffer:
-        yield bytes(buffer)
 
 
 def _content_type(key: str) -> str:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 from urllib.parse import unquote
@@ -160,24 +161,18 @@ def join_url(bucket: str, prefix: str) -> str:
     return "/".join([base.rstrip("/") or base, *segments])
 
 
-def read_exactly(path: Path, size_bytes: int) -> Iterator[bytes]:
-    """Yield the first `size_bytes` of a file in blocks; fewer when it has become shorter.
+def blocks_of(source: Path | bytes, size_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield the first `size_bytes` of what `put` was given, in blocks that are full but for the last; fewer when it has become shorter.
 
     Raises:
-        SourceError, FileAccessError: it is gone, or cannot be read.
+        SourceError, FileAccessError: the file is gone, or cannot be read.
     """
-    with os_errors(path), path.open("rb", buffering=0) as file:
+    name = "data" if isinstance(source, bytes) else source
+    with os_errors(name), BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         left = size_bytes
-        while left and (block := file.read(min(left, BLOCK_BYTES))):
+        while left and (block := file.read(min(left, block_bytes))):
             left -= len(block)
             yield block
-
-
-def blocks_of(source: Path | bytes, size_bytes: int) -> Iterator[bytes]:
-    """Yield the first `size_bytes` of what `put` was given."""
-    if isinstance(source, bytes):
-        return iter((source[:size_bytes],))
-    return read_exactly(source, size_bytes)
 
 
 def require_unchanged(source: Path | bytes, digest: str, sha256: str) -> None:
