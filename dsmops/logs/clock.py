@@ -33,8 +33,10 @@ class Clock:
         self._hours24 = hours24
         self._minutes: dict[tuple[str, str], datetime | tuple[datetime, datetime] | None] = {}
         self._around: dict[datetime, tuple[str, str]] = {}
-        self._last: tuple[datetime, bool | None] | None = None
+        self.last: tuple[datetime, bool | None] | None = None
         """The last stamp without a zone, and in an ambiguous hour whether it was taken for the second pass."""
+        self.guessed = False
+        """Whether the first stamp without a zone was ambiguous, so that stamps before it would have mattered."""
 
     def fresh(self) -> Clock:
         """Return a clock of the same zone that has seen nothing."""
@@ -52,7 +54,7 @@ class Clock:
             second_pass = wall is not None and self._is_second_pass(wall)
             found = found[1] if second_pass else found[0]
         if wall is not None:
-            self._last = (wall, second_pass)
+            self.last = (wall, second_pass)
         return found.replace(second=second, microsecond=microsecond)
 
     def minute(self, minute: str, tail: str) -> datetime | tuple[datetime, datetime] | None:
@@ -103,9 +105,10 @@ class Clock:
         return wall.replace(tzinfo=timezone(-east if offset[0] == "-" else east)).astimezone(UTC)
 
     def _is_second_pass(self, wall: datetime) -> bool:
-        if self._last is None:
+        if self.last is None:
+            self.guessed = True
             return False
-        last, second_pass = self._last
+        last, second_pass = self.last
         if second_pass is None:
             return wall < last
         return second_pass or wall < last - _JITTER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from dsmops.logs.filters import Filter
 from dsmops.logs.kinds import STEP, Rendered, Rows
@@ -26,6 +26,13 @@ class Counts:
     unparsed_lines: int = 0
     records_written: int = 0
 
+    def add(self, other: Counts) -> None:
+        """Add what was in a later part of the log."""
+        self.lines += other.lines
+        self.records += other.records
+        self.unparsed_lines += other.unparsed_lines
+        self.records_written += other.records_written
+
     def add_records(self, count: int, *, written: bool) -> None:
         """Count records of one line each."""
         self.lines += count
@@ -33,11 +40,25 @@ class Counts:
         self.records_written += count * written
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What formatting a part of a log came to, but for its text."""
+
+    counts: Counts
+    redactions: Counter[str]
+    read_bytes: int
+    leaves_open: bool
+    """A PEM block has not ended, or events of containers may go on."""
+    clock_last: tuple[datetime, bool | None] | None
+    clock_guessed: bool
+
+
 class Formatter:
     """Formats one log; `feed` takes its blocks in order. Where blocks are cut makes no difference to the bytes that come out."""
 
     def __init__(self, style: Style, *, redactor: Redactor | None = None, wanted: Filter | None = None) -> None:
         self.counts = Counts()
+        self.read_bytes = 0
         self._style = style
         self._redactor = redactor
         self._wanted = wanted or Filter()
@@ -54,6 +75,7 @@ class Formatter:
 
     def feed(self, block: bytes) -> bytes:
         """Return the friendly text of a block of whole lines. A last line without its end is taken as whole."""
+        self.read_bytes += len(block)
         if self._style.jsonl:
             return self._json_lines(block)
         out = self._convert(block)
@@ -63,6 +85,28 @@ class Formatter:
     def flush(self) -> bytes:
         """Return what was held back to see whether more lines belong to it: the end of the log, or a pause in it."""
         return b"".join(map(self._json, self._grouping.finish()))
+
+    def outcome(self) -> Outcome:
+        """Return what this log came to, for a formatter that `take`s it for a part of a longer one."""
+        clock = self._style.clock
+        return Outcome(self.counts, self.redactions, self.read_bytes, self._leaves_open(), clock.last, clock.guessed)
+
+    def can_take(self, part: Outcome) -> bool:
+        """Return whether another formatter made of the next part of this log, which begins with a record, what this one would have.
+
+        False also where what comes after that part depends on more than an outcome tells.
+        """
+        return not (self._leaves_open() or part.leaves_open or (part.clock_guessed and self._style.clock.last))
+
+    def take(self, part: Outcome) -> None:
+        """Take over what another formatter made of the next part of this log."""
+        self.counts.add(part.counts)
+        self.redactions.update(part.redactions)
+        self.read_bytes += part.read_bytes
+        self._style.clock.last = part.clock_last or self._style.clock.last
+
+    def _leaves_open(self) -> bool:
+        return self._reader.knows_services or (self._redactor is not None and self._redactor.inside_pem)
 
     # --- line by line ------------------------------------------------------------------------------------------------------------
 
@@ -92,20 +136,21 @@ class Formatter:
         out: list[bytes] = []
         for index, raw in enumerate(lines):
             shape = shape_of(raw)
-            if shown := self._seen_before(raw, shape):
+            shown = None if self._filters else self._seen_before(raw, shape)
+            if shown is not None:
                 out.append(shown)
                 continue
             line = self._read(raw)
             if self._wanted.keeps(line):
                 self.counts.records_written += line.record is not None
                 out.append(_shown(line, self._style, self._redactor))
-            if line.record is None or line.record.time is None:
-                if line.continues and not self._filters and not self._reader.in_traceback(line.service) and not has_hints(line.text):
-                    self._kinds.continuations[raw] = (line.service, out[-1])
-                continue
-            if not STEP.fullmatch(line.record.message):
-                self._kinds.learn_shape(raw, shape, line.record.format)
-            elif self._kinds.learn_step(raw, line.record.format):
+            record = line.record
+            if record is None or record.time is None:
+                if line.continues and not self._filters and not self._reader.in_traceback(line.service):
+                    self._kinds.learn_continuation(raw, line.service, out[-1], _shown(line, self._style, None))
+            elif not STEP.fullmatch(record.message):
+                self._kinds.learn_shape(raw, shape, record.format)
+            elif self._kinds.learn_step(raw, record.format):
                 rest = text[sum(map(len, lines[: index + 1])) + index + 1 :]
                 return b"".join(out) + (self._convert(rest) if rest else b"")
         return b"".join(out)
@@ -114,11 +159,10 @@ class Formatter:
 
     def _seen_before(self, raw: bytes, shape: bytes) -> bytes | None:
         """Return the friendly text of a line like one that came before, or None where it has to be looked at."""
-        if self._filters:
-            return None
-        if kind := self._kinds.of_shape(shape):
+        kind = self._kinds.shapes.get(shape)
+        if kind:
             shown = kind.format(raw, self._style.clock)
-            if shown:
+            if shown is not None:
                 self._reader.begin(kind.record.service, kind.record.level)
                 self.counts.add_records(1, written=True)
             return shown
@@ -190,8 +234,9 @@ def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
 
 
 def _redacted(record: LogRecord, redactor: Redactor) -> LogRecord:
-    parts = (record.file, record.spans, record.message, *record.continuation)
-    file, spans, message, *continuation = (text and redactor.line(text) for text in parts)
-    if (file, spans, message, *continuation) == parts:
+    of_message = redactor.line if record.time is None else redactor.part
+    file, spans = (text and redactor.part(text) for text in (record.file, record.spans))
+    message, continuation = of_message(record.message), tuple(map(redactor.line, record.continuation))
+    if (file, spans, message, continuation) == (record.file, record.spans, record.message, record.continuation):
         return record
-    return replace(record, file=file, spans=spans, message=message or "", continuation=tuple(text or "" for text in continuation))
+    return replace(record, file=file, spans=spans, message=message, continuation=continuation)

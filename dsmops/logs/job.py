@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import UnsupportedOperation
-from itertools import chain
 from pathlib import Path
 from threading import Event
 
-from dsmops.logs.blocks import cut_blocks
+from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.filters import Filter
 from dsmops.logs.follow import follow
 from dsmops.logs.formatter import Formatter
+from dsmops.logs.parts import Part, PartAtWork, at_work, plan_parts
 from dsmops.logs.redaction import Redactor
 from dsmops.logs.render import Style
 from dsmops.logs.sinks import STDOUT, Write, open_sink, plan_output, refuse_same_file
@@ -61,23 +61,18 @@ def format_log(
     following = stop is not None and source != STDIN and local_path(source).is_file()
     target = plan_output(source, STDOUT if output is None and following else output)
     formatter = Formatter(style, redactor=Redactor(key) if key is not None else None, wanted=wanted)
-    read_bytes = written_bytes = 0
-    with (
-        _open_chunks(source, stop if following else None, progress) as chunks,
-        _open_target(source, target, streaming=following) as write,
-        # Writing leaves the interpreter free, so it costs next to nothing beside the next block.
-        ThreadPoolExecutor(max_workers=1) as pool,
-    ):
-        written: Future[object] | None = None
-        for block in chain(cut_blocks(chunks), [b""]):
-            read_bytes += len(block)
-            out = formatter.feed(block) if block else formatter.flush()
-            written_bytes += len(out)
-            if written:
-                written.result()
-            written = pool.submit(write, out)
-        if written:
-            written.result()
+    with _open_target(source, target, streaming=following) as write:
+        # Parts are files until their turn comes, so a stream, which may have no room for them, gets none.
+        parts = [] if target is None or following else plan_parts(source)
+        with at_work(parts[1:], formatter) as others, _Behind(write) as out:
+            if following:
+                _pump(follow(local_path(source), stop or Event()), formatter, out)
+            elif others:
+                _pump_parts(parts[0], others, formatter, out, progress)
+            else:
+                with open_source(source, progress=progress) as chunks:
+                    _pump(chunks, formatter, out)
+            out.put(formatter.flush())
     counts = formatter.counts
     return FormatReport(
         input=source,
@@ -87,18 +82,55 @@ def format_log(
         unparsed_lines=counts.unparsed_lines,
         records_written=counts.records_written,
         redactions=None if key is None else dict(sorted(formatter.redactions.items())),
-        read_bytes=read_bytes,
-        written_bytes=written_bytes,
+        read_bytes=formatter.read_bytes,
+        written_bytes=out.written_bytes,
     )
 
 
-@contextmanager
-def _open_chunks(source: str, stop: Event | None, progress: Progress) -> Iterator[Iterator[bytes]]:
-    if stop is not None:
-        yield follow(local_path(source), stop)
-    else:
-        with open_source(source, progress=progress) as chunks:
-            yield chunks
+class _Behind:
+    """Writes in a thread of its own: writing leaves the interpreter free, so it costs next to nothing beside the next block."""
+
+    def __init__(self, write: Write) -> None:
+        self.written_bytes = 0
+        self._write = write
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._last: Future[object] | None = None
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if self._last and failure is None:
+            self._last.result()
+
+    def put(self, data: bytes) -> None:
+        """Write `data` after what was put before; a failure shows at the next call or at the end."""
+        if self._last:
+            self._last.result()
+        self.written_bytes += len(data)
+        self._last = self._pool.submit(self._write, data)
+
+
+def _pump(chunks: Iterable[bytes], formatter: Formatter, out: _Behind) -> None:
+    for block in cut_blocks(chunks):
+        out.put(formatter.feed(block) if block else formatter.flush())
+
+
+def _pump_parts(first: Part, others: list[PartAtWork], formatter: Formatter, out: _Behind, progress: Progress) -> None:
+    """Format the first part here, and take over the others or format them again."""
+    progress.start(f"Formatting {first.path.name}", first.end)
+    _pump(first.chunks(progress), formatter, out)
+    progress.finish()
+    for other in others:
+        outcome = other.outcome()
+        if outcome and formatter.can_take(outcome):
+            out.put(formatter.flush())
+            formatter.take(outcome)
+            for chunk in read_chunks(other.output):
+                out.put(chunk)
+        else:
+            _pump(other.part.chunks(), formatter, out)
 
 
 @contextmanager

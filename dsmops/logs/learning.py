@@ -10,9 +10,9 @@ from dsmops.logs.kinds import Render, Rows, ShapeKind, StepKind, find_recipe
 
 _MOST_STEP_KINDS = 8
 _MOST_SHAPES = 4096
-_FREE_LESSONS = 64
-_LINES_PER_LESSON = 8
-"""A lesson costs about as much as ten lines the slow way, so there are no more than kinds have saved, after the free ones."""
+_MOST_CONTINUATIONS, _CONTINUATION_BYTES = 1024, 1000
+_MOST_LESSONS = 1000
+"""A lesson costs about as much as ten lines the slow way. A log of ever new shapes is not worth more of them."""
 
 
 class Kinds:
@@ -23,15 +23,14 @@ class Kinds:
         self.steps: list[StepKind] = []
         self._render, self._clock, self._is_quiet = render, clock, is_quiet
         self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
-        self._shapes: dict[bytes, ShapeKind | None] = {}
+        self.shapes: dict[bytes, ShapeKind | None] = {}
         self._seen: set[bytes] = set()
         self._rows: Counter[StepKind] = Counter()
-        self._lessons = self._saved = 0
+        self._lessons = 0
 
     def took(self, rows: Rows) -> None:
         """Take note that rows went the fast way."""
         self._rows[rows.kind] += rows.count
-        self._saved += rows.count
 
     def sort(self) -> None:
         """Put the kinds first that came most since the last time."""
@@ -55,29 +54,28 @@ class Kinds:
         self.steps.append(kind)
         return True
 
-    def of_shape(self, shape: bytes) -> ShapeKind | None:
-        """Return the kind of lines of this shape, if it was learnt."""
-        kind = self._shapes.get(shape)
-        self._saved += kind is not None
-        return kind
-
     def learn_shape(self, raw: bytes, shape: bytes, dialect: str) -> None:
         """Make a kind of a line that went the slow way, when its shape came before."""
-        if shape in self._shapes or dialect in ("json", "friendly"):
+        if shape in self.shapes or dialect in ("json", "friendly"):
             return
         if shape not in self._seen:
             if len(self._seen) >= _MOST_SHAPES:
                 self._seen.clear()
             self._seen.add(shape)
             return
-        if len(self._shapes) >= _MOST_SHAPES or not self._may_learn():
+        if len(self.shapes) >= _MOST_SHAPES or not self._may_learn():
             return
         recipe, alone = find_recipe(raw, dialect, self._render, self._clock, only_message=False), self._render(raw)
         kind = ShapeKind(recipe) if recipe and alone and self._is_quiet(alone.text) else None
         if kind and alone and kind.format(raw, self._clock) != f"{alone.text}\n".encode():
             kind = None
-        self._shapes[shape] = kind
+        self.shapes[shape] = kind
+
+    def learn_continuation(self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes) -> None:
+        """Remember a line of which nothing was redacted, and which does nothing but continue an event."""
+        if shown == unredacted and len(self.continuations) < _MOST_CONTINUATIONS and len(raw) <= _CONTINUATION_BYTES:
+            self.continuations[raw] = (service, shown)
 
     def _may_learn(self) -> bool:
         self._lessons += 1
-        return self._lessons <= _FREE_LESSONS + self._saved // _LINES_PER_LESSON
+        return self._lessons <= _MOST_LESSONS

@@ -80,6 +80,11 @@ class Reader:
         event.in_traceback = text == _TRACEBACK or (event.in_traceback and bool(_CONTINUES.match(text)))
         return Line(text, prefix, service, None, continues)
 
+    @property
+    def knows_services(self) -> bool:
+        """Whether there were lines of docker compose, whose containers each have an event that may go on."""
+        return any(self._events.keys() - {None})
+
     def begin(self, service: str | None, level: str | None) -> None:
         """Take note that an event began, for a caller that understood its line without the reader."""
         event = self._events.get(service) or self._events.setdefault(service, _Event())

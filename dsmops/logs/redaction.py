@@ -76,8 +76,10 @@ class Redactor:
 
     def line(self, text: str) -> str:
         """Return one line, without its ending, redacted. Redacting the result again changes nothing."""
-        if self._pem_lines_left:
-            text = self._inside_pem(text)
+        return self.part(self._inside_pem(text) if self._pem_lines_left else text)
+
+    def part(self, text: str) -> str:
+        """Return a part of a line that bears a stamp redacted; such a line may begin a PEM block, and is never inside one."""
         rules = self.rules(shape_of(text.encode("utf-8", "surrogateescape")))
         if not rules:
             return text

@@ -38,7 +38,10 @@ def _compile(pattern: str) -> re.Pattern[str]:
 # --- values behind names -------------------------------------------------------------------------------------------------------------
 # `name=value`, `name: value`, `"name": "value"`, `("name", "value")`, `name: Some("value")`, also where quotes are escaped once or more.
 
-_FOLLOWS = r"""(?: \\*["'] \s{0,3} , \s{0,3} (?=b?\\*["']) | (?:\\*["'])? \s{0,3} (?: => | =(?!=) | :(?!:) ) \s{0,3} )"""
+_BEGIN = r"""(?<![\w.-]) (?P<opened> (?<=["']) )?"""
+_FOLLOWS = (
+    r"""(?: (?(opened) \\*["'] \s{0,3} , \s{0,3} (?=b?\\*["']) | (?!) ) | (?:\\*["'])? \s{0,3} (?: => | =(?!=) | :(?!:) ) \s{0,3} )"""
+)
 _WRAPPED = r"""(?: (?:Some|Ok|Secret) \( | b(?=\\*["']) ){0,3}"""
 _QUOTED = r"""(?: (?P<quote>\\*["']) (?P<quoted> .*? ) (?: (?<!\\)(?P=quote) | $ ) )"""
 # A bare value ends before a blank, a quote or `&`; commas and brackets at its end belong to what is around it.
@@ -49,7 +52,13 @@ _HARMLESS = re.compile(
     rf"(?:{PSEUDONYM}|none|null|nil|true|false|\*+|[<\[(]?(?:redacted|sensitive|hidden)[>\])]?|\$\{{?\w+\}}?|\[\])?\)?",
     re.IGNORECASE | re.ASCII,
 )
+# A value that runs to the end of the line was replaced before when it begins with a pseudonym.
+_DONE = re.compile(rf"""{PSEUDONYM}(?=[\\"'\s,;)}}\]]|$)""")
 _NUMBER = re.compile(r"[-+]?\d{1,9}(?:\.\d{1,9})?", re.ASCII)
+
+
+def _is_harmless(value: str) -> bool:
+    return bool(_HARMLESS.fullmatch(value) or _DONE.match(value))
 
 
 def _instead(match: re.Match[str], text: str) -> str:
@@ -68,7 +77,7 @@ _VOCABULARY_TOKEN = re.compile(
 
 def _secret(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     value, name = match[match.lastgroup or 0], (match["name"] or "").lower()
-    if _HARMLESS.fullmatch(value):
+    if _is_harmless(value):
         return None
     if name.endswith("token") and (_NUMBER.fullmatch(value) or _VOCABULARY_TOKEN.fullmatch(name)):
         return None
@@ -85,33 +94,33 @@ def _credential(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     value = match[match.lastgroup or 0]
     scheme = found[0] if (found := _SCHEME.match(value)) else ""
     value = value.removeprefix(scheme)
-    return None if _HARMLESS.fullmatch(value) else _instead(match, scheme + pseudonym("key", value))
+    return None if _is_harmless(value) else _instead(match, scheme + pseudonym("key", value))
 
 
 def _text(match: re.Match[str], _: Pseudonym) -> str | None:
     value = match[match.lastgroup or 0]
-    return None if _HARMLESS.fullmatch(value) or _NUMBER.fullmatch(value) else _instead(match, "<text>")
+    return None if _is_harmless(value) or _NUMBER.fullmatch(value) else _instead(match, "<text>")
 
 
 def _key(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     value = match[match.lastgroup or 0]
-    return None if _HARMLESS.fullmatch(value) else _instead(match, pseudonym("key", value))
+    return None if _is_harmless(value) else _instead(match, pseudonym("key", value))
 
 
 _TEXT = rf"""
-    (?<![\w.-]) (?i: (?:[a-z0-9]{{1,40}}[-_]){{0,6}} (?:texts?|prompt|transcripts?) )
+    {_BEGIN} (?i: (?:[a-z0-9]{{1,40}}[-_]){{0,6}} (?:texts?|prompt|transcripts?) )
     (?: {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | {_LIST} )
       | = (?![="'\[]) (?P<bare> \S .*? ) (?= \s+ [a-z_]\w{{0,40}}= | $ ) )
 """
 _POST_BODY = r"handling[ ]py[ ]asr[ ]streaming[ ]post[ ]query[ ] (?P<body> .+ )"
-_COOKIE = rf"(?<![\w.-]) (?i: (?:set[-_])?cookies? ) {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | (?P<rest> [^\s\"'] .* ) )"
+_COOKIE = rf"{_BEGIN} (?i: (?:set[-_])?cookies? ) {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | (?P<rest> [^\s\"'] .* ) )"
 _AUTHORIZATION = rf"""
-    (?<![\w.-]) (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,6}} authorization ) {_FOLLOWS}
+    {_BEGIN} (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,6}} authorization ) {_FOLLOWS}
     (?: {_WRAPPED} {_QUOTED} | (?P<simple> (?i:Bearer|Basic|Token|ApiKey)\s{{1,3}}[^\s"',;)}}\]]+ ) | (?P<rest> [^\s"'] .* ) )
 """
 _BEARER = r"""(?<!\w) (?:Bearer|Basic|bearer) \s{1,3} (?P<bare> (?=[^\s"']{0,200}?(?:\d|[a-z][A-Z]|=)) [\w.~+/=-]{8,} )"""
 _NAMED = rf"""
-    (?<![\w.-]) (?P<option>--)? (?P<name> (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,12}} (?:
+    {_BEGIN} (?P<option>--)? (?P<name> (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,12}} (?:
         auth[-_]?ids? | authorized[-_]?ids? | auth[-_]?key | authorization[-_]?(?:key|token|code)
       | (?:api|access|secret|private|signing|encryption|session|account|master|service)[-_]?(?:access[-_]?)?keys?(?:[-_]?id)?
       | (?:[a-z0-9]{{0,40}}) (?:secret|passwd|password|passphrase) | pwd | credentials? | session[-_]?id | jwt
@@ -180,21 +189,29 @@ def _ipv6(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     return pseudonym("ip", str(address)) + value[len(shown) :]
 
 
+# What of a name and of what follows it shows on a line whose digits read 0. `text_token` and `auth_id: None` come on every connection.
+_FOLLOWS_HINT = r"""(?:\\*["'])?\s{0,3}[=:,](?! None)"""
+_TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
+_NAMED_HINT = (
+    r"(?i:ed[-_]?ids?|h[-_]?ids?|n[-_]?id|y[-_]?id|keys?|code|secret|passwd|password|passphrase|pwd|credentials?|jwt|(?<!text_)token|signature)"
+    rf"{_FOLLOWS_HINT}|--\w[\w.-]*\s"
+)
+
 RULES: tuple[Rule, ...] = (
-    Rule("text", "(?i:text|prompt|transcript)", _compile(_TEXT), _text),
-    Rule("text", "post query", _compile(_POST_BODY), _text),
+    Rule("text", _TEXT_HINT, _compile(_TEXT), _text),
+    Rule("text", "py asr streaming post query", _compile(_POST_BODY), _text),
     Rule("pem", "-----BEGIN ", _compile(_PEM), lambda *_: "<pem>"),
-    Rule("aws", "(?i:aws|secret|amazon|s0|a[ks]ia)", _compile(_AWS_PRIVATE), _aws_secret),
+    Rule("aws", "[A-Za-z0/+]{40}", _compile(_AWS_PRIVATE), _aws_secret),
     Rule("cookie", "(?i:cookie)", _compile(_COOKIE), _key),
     Rule("authorization", "(?i:authorization)", _compile(_AUTHORIZATION), _credential),
-    Rule("authorization", "[Bb]earer|Basic", _compile(_BEARER), _key),
-    Rule("key", "(?i:auth|key|secret|passw|passphrase|pwd|credential|session|jwt|token|x-amz-)", _compile(_NAMED), _secret),
+    Rule("authorization", r"(?:[Bb]earer|Basic)\s", _compile(_BEARER), _key),
+    Rule("key", _NAMED_HINT, _compile(_NAMED), _secret),
     Rule("key", "[?&](?i:key|sig|code|auth|access|session|sid|policy)", _compile(_PARAMETER), _key),
-    Rule("key", "://", _compile(_USERINFO), _key),
+    Rule("key", r"://[^\s/@]{0,600}@", _compile(_USERINFO), _key),
     Rule("jwt", "eyJ", _compile(_JWT), lambda match, pseudonym: pseudonym("key", match[0])),
     Rule("aws", "A[KSBCGIR][CIOPD]A|AN[PV]A", _compile(_AWS_ID), lambda match, pseudonym: pseudonym("key", match[0])),
     Rule("token", "hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|xox|AIza|ya00", _compile(_VENDOR_KEY), lambda m, p: p("key", m[0])),
-    Rule("email", "@|%00", _compile(_EMAIL), lambda match, pseudonym: pseudonym("email", match[0].replace("%40", "@").lower())),
+    Rule("email", r"@(?!0{1,6}\.safetensors)|%00", _compile(_EMAIL), lambda m, p: p("email", m[0].replace("%40", "@").lower())),
     Rule("home", "/home/|Users", _compile(_HOME), lambda match, pseudonym: _instead(match, pseudonym("user", match["user"]))),
     Rule("ip", r"0\.0{1,3}\.0{1,3}\.0", _compile(_IPV4), _ipv4),
     Rule("ip", "(?:ip|ec0)-0", _compile(_IPV4_IN_HOST), _ipv4),

@@ -74,7 +74,9 @@ class Oracle:
         if not self.wanted(start, text, service):
             return []
         if start:
-            start.file, start.spans, start.message = self.redacted(start.file), self.redacted(start.spans), self.redacted(start.message)
+            start.file, start.spans, start.message = (
+                self.redacted(part, stamped=True) for part in (start.file, start.spans, start.message)
+            )
             shown = [self.friendly(start), *(self.trimmed(self.redacted(line)) for line in start.more)]
         else:
             shown = [self.trimmed(self.redacted(text))]
@@ -236,10 +238,10 @@ class Oracle:
 
     # --- redaction ---------------------------------------------------------------------------------------------------------------
 
-    def redacted(self, text: str) -> str:
+    def redacted(self, text: str, *, stamped: bool = False) -> str:
         if self.options.key is None:
             return text
-        if self.pem_left:
+        if self.pem_left and not stamped:
             if found := PEM_CLOSE.match(text):
                 self.pem_left = 0
                 text = "<pem>" + text[found.end() :]

@@ -194,6 +194,7 @@ def other(rng: random.Random, time: datetime) -> Event:
     return Event(time, level, target, file, line, message, fields)
 
 
+BUILD_INFO = 'BuildInfo { git_hash: "3f2a9bc4d5e6f7081920a1b2c3d4e5f60718293a", rustc_version: "1.91.1", debug: "false" }'
 CAUSES = ["", "Caused by:", "    0: WebSocket protocol error: Connection reset without closing handshake", "    1: Connection reset"]
 TRACEBACK = [
     "Traceback (most recent call last):",

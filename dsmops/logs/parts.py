@@ -1,0 +1,147 @@
+"""A big file in parts, one process each: the same bytes as in one go, or it is done in one go.
+
+What a line becomes depends on lines before it only here and there: on an open PEM block, on containers of docker compose, and, for
+stamps without a zone, in the hour that occurs twice. So each part begins at a record and is formatted as a log of its own, and its
+result is taken only where the parts before left nothing behind that matters to it. Otherwise that part is formatted once more, here.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+from dsmops.errors import InputError
+from dsmops.files import os_errors
+from dsmops.logs.blocks import BLOCK_BYTES, cut_blocks
+from dsmops.logs.clock import Clock
+from dsmops.logs.formatter import Formatter, Outcome
+from dsmops.logs.reader import Reader
+from dsmops.logs.sources import MAGIC_BYTES, STDIN, is_compressed, local_path
+from dsmops.progress import SILENT, Progress
+
+PART_BYTES = 16 << 20
+"""A smaller part is not worth a process, which costs some 20 ms."""
+
+_MOST_PARTS = 8
+_RECORD = re.compile(rb"(?<=\n)(?:\x1b\[2m)?20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z.*\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a file, from `begin` up to `end` (None: whatever there is)."""
+
+    path: Path
+    status: os.stat_result
+    begin: int
+    end: int | None
+
+    def chunks(self, progress: Progress = SILENT) -> Iterator[bytes]:
+        """Yield its bytes.
+
+        Raises:
+            InputError: another file has the name now.
+            FileAccessError: the file cannot be read.
+        """
+        with os_errors(self.path):
+            file = self.path.open("rb", buffering=0)
+        with file:
+            if not os.path.samestat(os.fstat(file.fileno()), self.status):
+                raise InputError(f"{self.path} was replaced while it was being read", hint="Run the command again.", code="logs.replaced")
+            file.seek(self.begin)
+            left = sys.maxsize if self.end is None else self.end - self.begin
+            while chunk := self._read(file, min(BLOCK_BYTES, left)):
+                left -= len(chunk)
+                progress.advance(len(chunk))
+                yield chunk
+
+    def _read(self, file: FileIO, size: int) -> bytes:
+        with os_errors(self.path):
+            return file.read(size)
+
+
+def plan_parts(source: str) -> list[Part]:
+    """Return the parts of a source: one for each processor, or none where it is no big plain file or has no place to cut."""
+    path = local_path(source)
+    try:
+        with path.open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            # Parts are formatted in forked processes. To fork beside other threads could lock a child for ever.
+            several = source != STDIN and stat.S_ISREG(status.st_mode) and sys.platform == "linux" and threading.active_count() == 1
+            count = min(len(os.sched_getaffinity(0)), _MOST_PARTS, status.st_size // PART_BYTES) if several else 1
+            if count < 2 or is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
+                return []
+            cuts = (_place_to_cut(file.fileno(), status.st_size * number // count) for number in range(1, count))
+            begins = sorted({0, *filter(None, cuts)})
+    except OSError:  # `open_source` will tell.
+        return []
+    return [Part(path, status, begin, end) for begin, end in zip(begins, [*begins[1:], None], strict=True)]
+
+
+def _place_to_cut(fd: int, near: int) -> int | None:
+    """Return where the first record soon after `near` begins."""
+    for found in _RECORD.finditer(os.pread(fd, BLOCK_BYTES, near)):
+        if Reader(Clock()).line(found[0].removesuffix(b"\n")).record:
+            return near + found.start()
+    return None
+
+
+class PartAtWork:
+    """A part that another process formats into a file of its own."""
+
+    def __init__(self, part: Part, formatter: Formatter) -> None:
+        self.part = part
+        self.output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 closed by `end`
+        self._results, results = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _work(part, formatter, self.output, results)
+        os.close(results)
+
+    def outcome(self) -> Outcome | None:
+        """Wait for the process and return what it came to; None where it failed, and the part has to be formatted here."""
+        with os.fdopen(self._results, "rb", closefd=False) as file:
+            data = file.read()
+        self.output.seek(0)
+        return pickle.loads(data) if data else None  # noqa: S301 written by our own child
+
+    def end(self) -> None:
+        """Leave no process and no file behind."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._results)
+        self.output.close()
+
+
+@contextmanager
+def at_work(parts: list[Part], formatter: Formatter) -> Iterator[list[PartAtWork]]:
+    """Yield the parts, each being formatted by a process of its own with a copy of `formatter`, which has seen nothing yet."""
+    working: list[PartAtWork] = []
+    try:
+        working.extend(PartAtWork(part, formatter) for part in parts)
+        yield working
+    finally:
+        for part in working:
+            part.end()
+
+
+def _work(part: Part, formatter: Formatter, output: BinaryIO, results: int) -> None:
+    """Format a part in the child, and end the child whatever happens: the parent sees results or none."""
+    try:
+        output.writelines(formatter.feed(block) for block in cut_blocks(part.chunks()))
+        output.write(formatter.flush())
+        output.flush()
+        os.write(results, pickle.dumps(formatter.outcome()))
+    finally:
+        os._exit(0)

@@ -1,0 +1,305 @@
+"""Messages with secrets planted in them, made from a random source: the corpus on which redaction must miss nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+
+ALNUM = string.ascii_letters + string.digits
+WORDS = ["hello", "my name is", "Ångström", "call me at home", "the code is 1234", "it's [urgent]", 'she said "no"', "a, b & c", "null"]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A message, the rule that has to hit, and what must not be seen afterwards."""
+
+    rule: str
+    message: str
+    secrets: tuple[str, ...]
+
+
+SECRET_NAMES = [
+    "token",
+    "api_key",
+    "apiKey",
+    "API-KEY",
+    "kyutai-api-key",
+    "secret",
+    "password",
+    "client_secret",
+    "access_token",
+    "refreshToken",
+    "session_id",
+    "auth_id",
+    "HF_TOKEN",
+    "passwd",
+    "private_key",
+    "credential",
+    "auth-token",
+    "csrf_token",
+    "authorization_code",
+]
+
+Plant = Callable[[random.Random], Planted]
+PLANTS: list[Plant] = []
+
+
+def plant(function: Plant) -> Plant:
+    PLANTS.append(function)
+    return function
+
+
+def chars(rng: random.Random, count: int, alphabet: str = ALNUM) -> str:
+    return "".join(rng.choice(alphabet) for _ in range(count))
+
+
+def secret(rng: random.Random) -> str:
+    """A password or key that needs no particular shape, not even a long one."""
+    return rng.choice(
+        [f"sk_live.{chars(rng, 9)}", f"{chars(rng, 5)}-{chars(rng, 5)}!{chars(rng, 3)}", chars(rng, 24), f"pa$${chars(rng, 6)}"]
+    )
+
+
+def jwt(rng: random.Random) -> str:
+    def part(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return ".".join([part({"alg": "HS256", "typ": "JWT"}), part({"sub": chars(rng, 12), "exp": rng.randint(1, 2**31)}), chars(rng, 43)])
+
+
+def aws_id(rng: random.Random) -> str:
+    return rng.choice(["AKIA", "ASIA"]) + chars(rng, 16, string.ascii_uppercase + string.digits)
+
+
+def aws_secret(rng: random.Random) -> str:
+    return "wJ4" + chars(rng, 37, ALNUM + "/+")
+
+
+def ipv4(rng: random.Random) -> str:
+    return ".".join(map(str, [rng.choice([10, 34, 85, 172, 192, 203]), rng.randint(0, 255), rng.randint(0, 255), rng.randint(1, 254)]))
+
+
+def ipv6(rng: random.Random) -> str:
+    groups = [f"{rng.randint(1, 0xFFFF):x}" for _ in range(6)]
+    return rng.choice(
+        [
+            f"2001:db8:{':'.join(groups)}",
+            f"2a02:8108:{groups[0]}::{groups[1]}",
+            f"fd12:3456:789a::{groups[2]}",
+            f"fe80::{groups[3]}:{groups[4]}",
+        ]
+    )
+
+
+@plant
+def debug_struct(rng: random.Random) -> Planted:
+    value = secret(rng)
+    struct = rng.choice(["AsrStreamingQuery", "PyStreamingQuery", "MimiStreamingQuery", "TtsStreamingQuery"])
+    more = rng.choice(["", ", format: PcmMessagePack, voice: None", ', room_id: Some("a")'])
+    return Planted("key", f'batched-asr ws query query={struct} {{ auth_id: Some("{value}"){more} }}', (value,))
+
+
+@plant
+def debug_struct_in_a_string(rng: random.Random) -> Planted:
+    value = secret(rng)
+    return Planted("key", f'request="Query {{ auth_id: Some(\\"{value}\\"), x: 1 }}" status=200', (value,))
+
+
+@plant
+def named_value(rng: random.Random) -> Planted:
+    value = secret(rng)
+    name = rng.choice(SECRET_NAMES)
+    form = rng.choice(
+        ["{}={}", "{}: {}", '{}="{}"', "{}: '{}'", '"{}": "{}"', "'{}': '{}'", "{} = {}", '("{}", "{}")', "{}=>{}", "x{{{}={}}}"]
+    )
+    return Planted("key", f"config {form.format(name, value)} end", (value,))
+
+
+@plant
+def list_of_keys(rng: random.Random) -> Planted:
+    values = [secret(rng) for _ in range(3)]
+    return Planted("key", f"authorized_ids: {json.dumps(values)}, modules: 2", tuple(values))
+
+
+@plant
+def url_parameter(rng: random.Random) -> Planted:
+    value = chars(rng, rng.randint(6, 40))
+    name = rng.choice(["auth_id", "token", "access_token", "api_key", "key", "sig", "code"])
+    return Planted("key", f"GET /api/asr-streaming?format=PcmMessagePack&{name}={value}&x=1 HTTP/1.1", (value,))
+
+
+@plant
+def command_line(rng: random.Random) -> Planted:
+    value = chars(rng, 20)
+    return Planted("key", f"+ {rng.choice(['huggingface-cli login --token', 'serve --api-key', 'x --password'])} {value} --add", (value,))
+
+
+@plant
+def url_with_password(rng: random.Random) -> Planted:
+    value = chars(rng, 12)
+    return Planted("key", f"connecting to postgres://kyutai:{value}@db.internal:5432/logs", (value,))
+
+
+@plant
+def bare_jwt(rng: random.Random) -> Planted:
+    value = jwt(rng)
+    return Planted("jwt", f"client sent {value}, expired", (value, value.split(".")[2]))
+
+
+@plant
+def jwt_in_a_path(rng: random.Random) -> Planted:
+    value = jwt(rng)
+    return Planted("jwt", f'request{{uri="/api/tts/{value}/stream"}} started', (value.split(".")[1],))
+
+
+@plant
+def authorization(rng: random.Random) -> Planted:
+    value = rng.choice([jwt(rng), chars(rng, 32), base64.b64encode(f"user:{secret(rng)}".encode()).decode()])
+    scheme = rng.choice(["Bearer", "Basic", "bearer", "Token"])
+    form = rng.choice(
+        ["Authorization: {}", '"authorization": "{}"', "authorization={}", "('authorization', '{}')", "headers={{'Authorization': '{}'}}"]
+    )
+    return Planted("authorization", form.format(f"{scheme} {value}"), (value,))
+
+
+@plant
+def signed_authorization(rng: random.Random) -> Planted:
+    key, signature = aws_id(rng), chars(rng, 64, "0123456789abcdef")
+    header = f"AWS4-HMAC-SHA256 Credential={key}/20251115/eu-west-3/s3/aws4_request, SignedHeaders=host;range, Signature={signature}"
+    return Planted("authorization", f"> Authorization: {header}", (key, signature))
+
+
+@plant
+def bare_bearer(rng: random.Random) -> Planted:
+    value = chars(rng, 30) + "7"
+    return Planted("authorization", f"sent Bearer {value} upstream", (value,))
+
+
+@plant
+def cookie(rng: random.Random) -> Planted:
+    value = chars(rng, 32)
+    form = rng.choice(
+        [
+            "Cookie: theme=dark; better-auth.session_token={}",
+            '"cookie": "better-auth.session_token={}; a=b"',
+            "set-cookie: sid={}; HttpOnly",
+        ]
+    )
+    return Planted("cookie", form.format(value), (value,))
+
+
+@plant
+def aws_pair(rng: random.Random) -> Planted:
+    key, value = aws_id(rng), aws_secret(rng)
+    if rng.random() < 0.3:
+        return Planted("key", f"AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={value}", (key, value))
+    return Planted("aws", rng.choice(["aws configure: {} {}", "s3 credentials {}:{}", "{} {}"]).format(key, value), (key, value))
+
+
+@plant
+def vendor_token(rng: random.Random) -> Planted:
+    value = rng.choice(
+        [
+            f"hf_{chars(rng, 34)}",
+            f"ghp_{chars(rng, 36)}",
+            f"github_pat_{chars(rng, 40)}",
+            f"sk-proj-{chars(rng, 40)}",
+            f"glpat-{chars(rng, 20)}",
+        ]
+    )
+    return Planted("token", f"failed to download with {value}: 401", (value,))
+
+
+@plant
+def presigned_url(rng: random.Random) -> Planted:
+    key, signature, session = aws_id(rng), chars(rng, 64, "0123456789abcdef"), chars(rng, 60)
+    url = (
+        f"https://bucket.s3.amazonaws.com/model.safetensors?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={key}%2F20251115%2Fus-east-1"
+        f"%2Fs3%2Faws4_request&X-Amz-Date=20251115T083903Z&X-Amz-Expires=3600&X-Amz-Security-Token={session}&X-Amz-Signature={signature}"
+    )
+    return Planted("key", f"downloading {url}", (key, signature, session))
+
+
+@plant
+def one_line_pem(rng: random.Random) -> Planted:
+    body = "\\n".join(chars(rng, 64) for _ in range(3))
+    kind = rng.choice(["RSA PRIVATE KEY", "PRIVATE KEY", "EC PRIVATE KEY", "CERTIFICATE"])
+    return Planted("pem", f"tls: -----BEGIN {kind}-----\\n{body}\\n-----END {kind}----- loaded", (body, body[:20]))
+
+
+@plant
+def address_v4(rng: random.Random) -> Planted:
+    value = ipv4(rng)
+    form = rng.choice(
+        [
+            'addr="{}"',
+            "addr={}:51234",
+            "client_ip={}",
+            "from {} after 3 s",
+            "ws://{}:8080/api",
+            "[{}]",
+            "X-Forwarded-For: {}, 127.0.0.1",
+            "peer {}.",
+        ]
+    )
+    return Planted("ip", f"handling asr-streaming query {form.format(value)}", (value,))
+
+
+@plant
+def address_v6(rng: random.Random) -> Planted:
+    value = ipv6(rng)
+    return Planted(
+        "ip", rng.choice(["addr={}", "http://[{}]:8080/", "from {} port 1", '"x-real-ip": "{}"', "{}: refused"]).format(value), (value,)
+    )
+
+
+@plant
+def host_with_address(rng: random.Random) -> Planted:
+    value = ipv4(rng).replace(".", "-")
+    return Planted("ip", f"running on ip-{value}.eu-west-3.compute.internal", (value,))
+
+
+@plant
+def email(rng: random.Random) -> Planted:
+    value = f"{chars(rng, 6).lower()}.{chars(rng, 4)}@{chars(rng, 5).lower()}.{rng.choice(['com', 'co.uk', 'fr'])}"
+    return Planted("email", rng.choice(["user {} joined", "<{}>", "mailto:{}?x", 'owner="{}"', "sub={}"]).format(value), (value,))
+
+
+@plant
+def home_folder(rng: random.Random) -> Planted:
+    user = rng.choice(["alice", "j.doe", "marie-claire", "bob42", "ubuntu"])
+    form = rng.choice(
+        [
+            "/home/{}/.cargo/registry/src/x.rs",
+            "config=/Users/{}/dsm/config.toml",
+            "C:\\Users\\{}\\logs",
+            "file:///home/{}/a.wav",
+            '"/home/{}"',
+        ]
+    )
+    return Planted("home", f"loading {form.format(user)}", (user,))
+
+
+@plant
+def tts_text(rng: random.Random) -> Planted:
+    texts = [rng.choice(WORDS) for _ in range(rng.randint(1, 3))]
+    shown = json.dumps(texts, ensure_ascii=False)
+    form = rng.choice(
+        [
+            f"handling tts query Json(TtsQuery {{ text: {shown}, seed: 42, temperature: 0.8, voice: None }})",
+            f'handling py streaming post query Json(TtsQuery {{ text: {json.dumps(" ".join(texts), ensure_ascii=False)}, voice: "a" }})',
+            f"starting tts prompt={shown}",
+            f'saved query {{"texts": {shown}, "seed": 1}}',
+        ]
+    )
+    return Planted("text", form, tuple(json.dumps(text, ensure_ascii=False)[1:-1] for text in texts if text != "null"))
+
+
+@plant
+def post_body(rng: random.Random) -> Planted:
+    value = chars(rng, 30)
+    return Planted("text", f'handling py asr streaming post query b"RIFF\\x24\\x00{value}"', (value,))

@@ -1,0 +1,202 @@
+"""The fast ways give the bytes of the plain one, whatever the log and wherever it is cut."""
+
+import random
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsmops.logs import Clock, Filter, Formatter, Redactor, Style
+from dsmops.logs.blocks import cut_blocks
+from tests.logs.oracle import LEVELS, Options, Oracle
+from tests.logs.secret_lines import PLANTS
+from tests.logs.server_logs import DIALECTS, START, Event, server_log, step
+
+KEY = b"a key for tests only"
+ZONES: list[tzinfo] = [UTC, ZoneInfo("America/New_York"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Australia/Lord_Howe")]
+STARTS = [
+    START,
+    datetime(2025, 11, 2, 4, 55, tzinfo=UTC),  # New York's clocks go back at 06:00 UTC
+    datetime(2025, 3, 9, 6, 50, tzinfo=UTC),  # and forward at 07:00
+    datetime(2025, 4, 5, 14, 30, tzinfo=UTC),  # Lord Howe's go back by half an hour at 15:00
+]
+PEM = ["-----BEGIN PRIVATE KEY-----", "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC", "  c2hvcnQ=", "-----END PRIVATE KEY-----"]
+DAMAGE = [
+    b"",
+    b"\n",
+    b"\xff",
+    b"\x1b",
+    b"\x1b[0m",
+    b"7",
+    b" ",
+    b'"',
+    b"\x00",
+    b"\r",
+    b"\t",
+    "é".encode(),
+    "\u202e".encode(),
+    b"Z",
+    b"{",
+    b"0",
+]
+
+
+def formatter(options: Options, *, jsonl: bool = False) -> Formatter:
+    return Formatter(
+        Style(Clock(options.zone, hours24=options.hours24), source=options.source, strip_raw=options.strip_raw, jsonl=jsonl),
+        redactor=None if options.key is None else Redactor(options.key),
+        wanted=Filter(options.level, options.targets, options.since, options.until),
+    )
+
+
+def formatted(data: bytes, chunk: int, options: Options, *, jsonl: bool = False) -> tuple[bytes, Formatter]:
+    ours = formatter(options, jsonl=jsonl)
+    chunks = [data[place : place + chunk] for place in range(0, len(data), chunk)]
+    return b"".join([*(ours.feed(block) for block in cut_blocks(chunks)), ours.flush()]), ours
+
+
+def some_options(rng: random.Random, start: datetime) -> Options:
+    """Return options that differ from the defaults in a few points."""
+    options = Options(zone=rng.choice(ZONES), hours24=rng.random() < 0.3, source=rng.random() < 0.7, strip_raw=rng.random() < 0.2)
+    options.key = rng.choice([None, KEY, KEY])
+    if rng.random() < 0.3:
+        options.level = rng.choice(LEVELS)
+    if rng.random() < 0.2:
+        options.targets = (rng.choice(["moshi_server", "moshi_server::batched_asr", "tower_http"]),)
+    if rng.random() < 0.2:
+        options.since = start + timedelta(seconds=rng.randint(0, 60))
+    if rng.random() < 0.2:
+        options.until = start + timedelta(seconds=rng.randint(0, 600))
+    return options
+
+
+def some_log(rng: random.Random, start: datetime) -> bytes:
+    """Return a log of mixed dialects, with secrets, key blocks, either line end, and damage."""
+    gap_ms, steps = rng.choice([1, 80, 30_000, 120_000]), rng.choice([0.3, 0.9, 0.99])
+    lines = []
+    for line in server_log(rng, rng.randint(1, 150), start=start, gap_ms=gap_ms, steps=steps):
+        lines.append(line)
+        if rng.random() < 0.05:
+            lines.append(
+                DIALECTS[rng.choice(sorted(DIALECTS))](
+                    Event(start, "INFO", "moshi_server", "src/main.rs", 9, rng.choice(PLANTS)(rng).message)
+                )
+            )
+        if rng.random() < 0.01:
+            lines += PEM[: rng.randint(1, 4)]
+    data = b"".join(line.encode() + rng.choice([b"\n"] * 9 + [b"\r\n"]) for line in lines)
+    if rng.random() < 0.3:
+        data = data[: -rng.randint(1, 30)]
+    damaged = bytearray(data)
+    for _ in range(rng.choice([0, 0, 1, 20])):
+        place = rng.randint(0, len(damaged))
+        damaged[place : place + rng.randint(0, 2)] = rng.choice(DAMAGE)
+    return bytes(damaged)
+
+
+def assert_same(data: bytes, chunk: int, options: Options) -> None:
+    oracle = Oracle(options)
+    expected = oracle.format(data)
+    got, ours = formatted(data, chunk, options)
+    assert got == expected
+    assert dict(ours.redactions) == oracle.counts
+    assert ours.counts.lines == data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+
+
+@given(seed=st.integers(0, 2**64))
+def test_any_log_gives_the_bytes_of_the_plain_way(seed: int) -> None:
+    """Mixed dialects, clock changes, secrets, filters and damage, cut into chunks of any size: the same bytes and the same counts."""
+    rng = random.Random(seed)
+    start = rng.choice(STARTS)
+    assert_same(some_log(rng, start), rng.choice([1, 7, 100, 1000, 1 << 20]), some_options(rng, start))
+
+
+PIECES = [
+    *(dialect(step(random.Random(5), START, 17)).encode() for dialect in DIALECTS.values()),
+    *(dialect(Event(START, "ERROR", "moshi_server", "src/main.rs", 7, "py", {"err": "1"})).encode() for dialect in DIALECTS.values()),
+    *(line.encode() for line in PEM),
+    *DAMAGE,
+    b"Caused by:",
+    b"Traceback (most recent call last):",
+    b"stt-1  | ",
+    b"2025-11-15T08:39:03.595169Z",
+    b"auth_id=",
+    b"text: ",
+]
+
+
+@given(
+    pieces=st.lists(st.sampled_from(PIECES) | st.binary(max_size=12) | st.just(b"\n"), max_size=40),
+    chunk=st.integers(1, 400),
+    zone=st.sampled_from(ZONES),
+    key=st.sampled_from([None, KEY]),
+)
+def test_any_bytes_give_the_bytes_of_the_plain_way(pieces: list[bytes], chunk: int, zone: tzinfo, key: bytes | None) -> None:
+    """Pieces of log lines and arbitrary bytes in any order never raise, and give what the plain way gives."""
+    assert_same(b"".join(pieces), chunk, Options(zone=zone, key=key))
+
+
+@given(seed=st.integers(0, 2**64))
+def test_json_lines_do_not_depend_on_the_cut(seed: int) -> None:
+    """With --jsonl each line of the log is in exactly one document, the same ones wherever the log is cut."""
+    rng = random.Random(seed)
+    data = some_log(rng, START)
+    whole, ours = formatted(data, len(data) or 1, Options(key=KEY), jsonl=True)
+    assert formatted(data, rng.choice([1, 50, 999]), Options(key=KEY), jsonl=True)[0] == whole
+    assert whole.count(b"\n") == ours.counts.records + ours.counts.unparsed_lines + (
+        whole.count(b'"format":"text"') - ours.counts.unparsed_lines
+    )
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_step_lines_of_every_dialect_go_the_fast_way(name: str) -> None:
+    """A log of one dialect needs one kind of rows, and all its lines after the first are rows."""
+    rng = random.Random(3)
+    events = [step(rng, START + timedelta(milliseconds=37 * index), index) for index in range(200)]
+    data = "".join(DIALECTS[name](event) + "\n" for event in events).encode()
+    _, ours = formatted(data, 1 << 20, Options(key=KEY))
+    assert len(ours._kinds.steps) == 1
+    assert ours._kinds.steps[0].find(data).count == 200
+    assert_same(data, 1 << 20, Options(key=KEY))
+
+
+@pytest.mark.parametrize("name", ["ansi", "plain", "spans", "local_time", "pretty", "compose_ansi"])
+def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
+    """After two lines with other numbers a message is known, and its lines still come out as the plain way has them."""
+    events = [
+        Event(START + timedelta(minutes=index), "INFO", "moshi_server", "src/main.rs", 50 + index, f"slot {index} of 64")
+        for index in range(40)
+    ]
+    data = "".join(DIALECTS[name](event) + "\n" for event in events).encode()
+    _, ours = formatted(data, 1 << 20, Options(key=KEY))
+    assert any(ours._kinds.shapes.values())
+    assert_same(data, 1 << 20, Options(key=KEY))
+
+
+def test_a_line_of_a_megabyte_is_a_line_like_others() -> None:
+    """A 1 MB message between two step lines is kept whole, and what follows it too."""
+    rng = random.Random(1)
+    long = DIALECTS["ansi"](Event(START, "INFO", "moshi_server", "src/main.rs", 1, "x" * 1_000_000 + " auth_id=abcdef12 end"))
+    lines = [DIALECTS["ansi"](step(rng, START, 1)), long, DIALECTS["ansi"](step(rng, START, 2))]
+    assert_same("\n".join(lines).encode(), 64 << 10, Options(key=KEY))
+
+
+def test_a_line_without_end_is_cut_and_nothing_of_it_is_lost() -> None:
+    """Where a line exceeds the limit it becomes several, at the same places however it arrives."""
+    data = b"a" * 25 + b"\n" + b"b" * 10 + b"\n" + b"c" * 7
+    for size in (1, 3, 10, 100):
+        blocks = list(cut_blocks([data[place : place + size] for place in range(0, len(data), size)], max_line=10))
+        lines = [line for block in blocks for line in block.splitlines()]
+        assert lines == [b"a" * 10, b"a" * 10, b"a" * 5, b"b" * 10, b"c" * 7]
+
+
+@pytest.mark.slow
+@given(seed=st.integers(0, 2**64))
+def test_long_logs_give_the_bytes_of_the_plain_way(seed: int) -> None:
+    """The same with logs long enough for all caches to fill and all kinds to be met."""
+    rng = random.Random(seed)
+    start = rng.choice(STARTS)
+    data = b"".join(some_log(rng, start) for _ in range(20))
+    assert_same(data, rng.choice([4096, 1 << 20]), some_options(rng, start))

@@ -1,0 +1,263 @@
+"""Nothing planted stays, next to nothing clean is touched, one caller stays one caller, and keys are made with care."""
+
+import os
+import random
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsmops.errors import InputError
+from dsmops.logs import Clock, Formatter, Redactor, Style, load_or_create_key, redact, scan
+from dsmops.logs.redaction import shape_of
+from dsmops.logs.rules import RULES
+from tests.logs.secret_lines import PLANTS, aws_id, ipv4, jwt
+from tests.logs.server_logs import DIALECTS, START, Event, server_log
+
+KEY = b"a key for tests only"
+EACH = 4 if os.environ.get("DSMOPS_TEST_LONG", "") in ("", "0") else 100
+"""Variants of each of the 24 kinds of secret, in each of 15 dialects and both styles."""
+
+
+def redacted(text: str, key: bytes = KEY) -> str:
+    return redact(text.encode(), key).data.decode()
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_every_planted_secret_is_caught(dialect: str) -> None:
+    """In every dialect and both output styles no part of a planted secret is left, its rule has hit, and a scan finds nothing more."""
+    rng = random.Random(20251115)
+    for plant in PLANTS * EACH:
+        planted = plant(rng)
+        line = DIALECTS[dialect](Event(START, "INFO", "moshi_server", "src/main.rs", 12, planted.message)).encode()
+        for jsonl in (False, True):
+            formatter = Formatter(Style(Clock(), jsonl=jsonl), redactor=Redactor(KEY))
+            out = (formatter.feed(line + b"\n") + formatter.flush()).decode()
+            assert not [secret for secret in planted.secrets if secret in out], planted.message
+            assert formatter.redactions[planted.rule], planted.message
+            assert scan(out.encode()) == {}, out
+
+
+def test_clean_lines_are_left_alone(shared_data: Path) -> None:
+    """Of the real log's lines without a key and of 8,000 generated ones fewer than one in a thousand is touched."""
+    real = (shared_data / "logs" / "log.config-stt-en_fr-lowram-sm75.2025-11-15").read_text().splitlines()
+    lines = [line for line in real if "auth_id" not in line] + list(server_log(random.Random(8), 8000, steps=0.3))
+    touched = [line for line in lines if redacted(line) != line]
+    assert len(touched) * 1000 < len(lines)
+    assert touched == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "listening on http://0.0.0.0:8080 and [::]:8080, probe 127.0.0.1:9 and ::1, mask 255.255.255.0",
+        "cudnn 9.1.0.70 nvidia-cublas-cu12==12.4.5.8 torch-2.7.1.2-cp311 Chrome/120.0.0.0 version=1.2.3.4 v10.2.3.4",
+        "moshi_server::face::add feed::beef c10::cuda::CUDAError 08:39:03 aa:bb:cc:dd:ee:ff",
+        'git_hash: "3f2a9bc4d5e6f7081920a1b2c3d4e5f60718293a" sha256 ' + "ab12" * 16,
+        "sampled text token text_token=17 num_tokens=5 tokens=[1, 2] eos_token=</s> token=42 max_tokens: 7",
+        "auth_id: None, token: null, password=***, secret=<redacted>, key: ${API_KEY}, cookie: none",
+        "voices: expresso/p329_022.wav.1e68beda@240.safetensors from git@github.com:kyutai-labs/moshi",
+        "/root/moshi/src/main.rs:12: text: 5, context=750, prompt: None, no tokens to log, basic checks, bearer of news",
+        "2025-11-15T08:39:16.338577Z step_idx=123456 143.38ms [2025-11-15 08:39:03.595 AM UTC (+0000)]",
+    ],
+)
+def test_what_only_looks_like_a_secret_stays(text: str) -> None:
+    """Versions, module paths, hashes, counters, placeholders and unspecified addresses are nobody's."""
+    assert redacted(text) == text
+    assert scan(text.encode()) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('auth_id: Some("public_token") }', 'auth_id: Some("<key:{0}>") }'),
+        ("?auth_id=public_token&x=1", "?auth_id=<key:{0}>&x=1"),
+        ('{"kyutai-api-key": "public_token"}', '{"kyutai-api-key": "<key:{0}>"}'),
+        ("Authorization: Bearer public_token", "Authorization: Bearer <key:{0}>"),
+        ("('authorization', 'Bearer public_token')", "('authorization', 'Bearer <key:{0}>')"),
+        ("login --token public_token --x", "login --token <key:{0}> --x"),
+    ],
+)
+def test_one_caller_is_one_pseudonym_wherever_the_key_stands(text: str, expected: str) -> None:
+    """The same value gives the same pseudonym in a query, a header and a command, and only the value is replaced."""
+    pseudonym = redacted("token=public_token").removeprefix("token=<key:").removesuffix(">")
+    assert redacted(text) == expected.replace("{0}", pseudonym)
+
+
+def test_one_address_is_one_pseudonym_however_written() -> None:
+    """Upper case, zeros and IPv4 within IPv6 do not make another caller of the same address."""
+    assert redacted("203.0.113.9") == redacted("::ffff:203.0.113.9").removeprefix("::ffff:")
+    assert redacted("2001:DB8:0::1") == redacted("2001:db8::1")
+    assert redacted("Bob@Example.com") == redacted("bob@example.com")
+
+
+def test_the_key_decides_and_counts_tell_no_values() -> None:
+    """Another key gives other pseudonyms; counts hold rule names and numbers."""
+    text = 'auth_id: Some("public_token") from 203.0.113.9 and 203.0.113.10'
+    ours, theirs = redact(text.encode(), KEY), redact(text.encode(), b"another key")
+    assert ours.data != theirs.data
+    assert ours.counts == theirs.counts == {"key": 1, "ip": 2}
+
+
+def test_a_key_block_over_several_lines_goes_whole() -> None:
+    """From BEGIN to END every line of a PEM block becomes `<pem>`, indented or behind a container's name, also beside other lines."""
+    body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
+    begin, end = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
+    block = ["key:", begin, f"  {body}", "Proc-Type: 4,ENCRYPTED", "hello there", f"stt-1  | {body}", f"{end} ok", body]
+    assert redacted("\n".join(block)).split("\n") == [
+        "key:",
+        "<pem>",
+        "  <pem>",
+        "<pem>",
+        "hello there",
+        "stt-1  | <pem>",
+        "<pem> ok",
+        body,
+    ]
+
+
+def test_a_key_block_that_never_ends_does_not_swallow_the_log() -> None:
+    """Lines that are no part of a key come through, and after 256 lines that might be the search is given up."""
+    lines = ["-----BEGIN RSA PRIVATE KEY-----", *["word"] * 300, "a line"]
+    out = redacted("\n".join(lines)).split("\n")
+    assert out.count("<pem>") == 257
+    assert out[-1] == "a line"
+
+
+def test_key_blocks_are_found_in_formatted_logs_too() -> None:
+    """A block that Python printed after an event is redacted in the friendly log and in JSON Lines."""
+    raw = DIALECTS["ansi"](Event(START, "ERROR", "moshi_server", "src/main.rs", 1, "tls -----BEGIN RSA PRIVATE KEY-----")) + "\n"
+    raw += "  MIIEpAIBAAKCAQEA7\n  c2VjcmV0\n-----END RSA PRIVATE KEY-----\n"
+    for jsonl in (False, True):
+        formatter = Formatter(Style(Clock(), jsonl=jsonl), redactor=Redactor(KEY))
+        out = (formatter.feed(raw.encode()) + formatter.flush()).decode()
+        assert "MIIE" not in out
+        assert "c2VjcmV0" not in out
+
+
+SOUP = st.lists(
+    st.sampled_from(
+        ["auth_id", "token", "=", ": ", '"', "'", "\\", "Some(", ")", "[", "]", "<", ">", "text", "cookie", "Bearer ", "\n", "\r\n"]
+    )
+    | st.sampled_from(
+        [" ", ",", "&", "?", "@", "://", "/home/", "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "eyJabc.def.ghi"]
+    )
+    | st.sampled_from(
+        ["AKIAIOSFODNN7EXAMPLE", "10.1.2.3", "fd00::1:2", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "--password", "aws", "<text>"]
+    )
+    | st.text(max_size=8),
+    max_size=30,
+).map("".join)
+
+
+@given(text=SOUP)
+def test_redacting_again_changes_nothing(text: str) -> None:
+    """On any text: the second pass finds nothing, and neither does a scan."""
+    once = redact(text.encode("utf-8", "surrogatepass"), KEY)
+    assert redact(once.data, KEY).data == once.data
+    assert scan(once.data) == {}
+
+
+@given(text=SOUP)
+def test_hints_miss_nothing(text: str) -> None:
+    """A rule whose hint is absent from a line's shape finds nothing in the line, nor in what earlier rules made of it."""
+    redactor = Redactor(KEY)
+    for line in text.split("\n"):
+        expected = line
+        for rule in RULES:
+            expected = rule.pattern.sub(lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0], expected)  # type: ignore[misc]
+        by_hints = line
+        for rule in redactor.rules(shape_of(line.encode("utf-8", "surrogatepass"))):
+            by_hints = rule.pattern.sub(lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0], by_hints)  # type: ignore[misc]
+        assert by_hints == expected
+
+
+@given(data=st.binary(max_size=300), size=st.integers(1, 50))
+def test_bytes_outside_the_rules_stay(data: bytes, size: int) -> None:
+    """Arbitrary bytes never raise and keep their lines, and a scan counts the same however they are cut."""
+    done = redact(data, KEY)
+    assert done.data.count(b"\n") == data.count(b"\n")
+    if not done.counts:
+        assert done.data == data
+    assert scan([data[place : place + size] for place in range(0, len(data), size)]) == done.counts
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "a",
+        "a.",
+        "a@",
+        "token=",
+        'auth_id="',
+        "\\",
+        "text: [",
+        "eyJ",
+        "1.",
+        "f",
+        "fe80:",
+        "/home/",
+        "://a:",
+        "Bearer ",
+        "a_",
+        "-",
+        "cookie:",
+        "A",
+        "[",
+    ],
+)
+def test_a_megabyte_of_anything_takes_linear_time(unit: str) -> None:
+    """No rule goes quadratic: 1 MB of what might begin a match ends within the limit of every test."""
+    redact((unit * (1_000_000 // len(unit))).encode(), KEY)
+
+
+def test_a_file_of_many_secrets_keeps_its_callers_apart() -> None:
+    """1,000 callers stay 1,000 callers."""
+    rng = random.Random(3)
+    values = {maker(rng) for maker in (jwt, aws_id, ipv4) for _ in range(400)}
+    text = "\n".join(f"token={value}" for value in sorted(values))
+    assert len(set(redacted(text).split("\n"))) == len(values)
+
+
+# --- the key -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_of_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DSMOPS_REDACTION_KEY is the key, and no file is made."""
+    monkeypatch.setenv("DSMOPS_REDACTION_KEY", "0123456789abcdef")
+    assert load_or_create_key() == b"0123456789abcdef"
+    assert not Path(os.environ["XDG_STATE_HOME"]).exists()
+
+
+def test_the_key_file_is_made_once_and_for_its_owner_only() -> None:
+    """Without the variable a random key is kept in the state folder, mode 0600, and found again."""
+    key = load_or_create_key()
+    path = Path(os.environ["XDG_STATE_HOME"]) / "dsmops" / "redaction.key"
+    assert len(key) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_or_create_key() == key
+    assert [other.name for other in path.parent.iterdir()] == ["redaction.key"]
+
+
+def test_first_runs_at_once_agree_on_one_key() -> None:
+    """Three processes that all find no key end up with the same."""
+    code = "from dsmops.logs import load_or_create_key; print(load_or_create_key().decode())"
+    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({run.communicate()[0] for run in runs}) == 1
+
+
+def test_a_key_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short key could be guessed, and with it every address; the error says where it came from, not what it is."""
+    monkeypatch.setenv("DSMOPS_REDACTION_KEY", "hunter2")
+    with pytest.raises(InputError, match="DSMOPS_REDACTION_KEY") as error:
+        load_or_create_key()
+    assert "hunter2" not in error.value.message + error.value.hint
+    monkeypatch.delenv("DSMOPS_REDACTION_KEY")
+    load_or_create_key()
+    (Path(os.environ["XDG_STATE_HOME"]) / "dsmops" / "redaction.key").write_text("short\n")
+    with pytest.raises(InputError, match=r"redaction\.key"):
+        load_or_create_key()
