@@ -47,7 +47,7 @@ class _Patience:
             tried = f" ({self._attempts} attempts)" if self._attempts > 1 else ""
             raise TransferError(f"{error.message}{asked}{tried}", hint=error.hint, retryable=True) from error
         wait_s = max(self._waits_s.pop(0), error.wait_s)
-        _log.info("%s; again in %.0f s", error.message, wait_s)
+        _log.warning("%s; trying again in %.0f s", error.message, wait_s)
         time.sleep(wait_s)
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING
+
+from dsmops.report.reporter import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 SHOW_AFTER_S = 2.0
 
@@ -15,9 +20,10 @@ class BarProgress:
     def __init__(self, show_after_s: float = SHOW_AFTER_S) -> None:
         self._show_after_s = show_after_s
         self._lock = threading.Lock()
-        self._bar: Any = None
-        self._task: Any = None
-        self._label, self._total, self._unit = "", None, "bytes"  # type: str, int | None, str
+        self._drawn: tuple[Progress, TaskID] | None = None
+        self._label = ""
+        self._total: int | None = None
+        self._unit = "bytes"
         self._done = 0
         self._started_s = 0.0
 
@@ -30,18 +36,19 @@ class BarProgress:
     def advance(self, amount: int) -> None:
         with self._lock:
             self._done += amount
-            if self._bar is None and time.monotonic() - self._started_s >= self._show_after_s:
-                self._open()
-            if self._bar is not None:
-                self._bar.update(self._task, completed=self._done)
+            if self._drawn is None and time.monotonic() - self._started_s >= self._show_after_s:
+                self._drawn = self._open()
+            if self._drawn is not None:
+                bar, task = self._drawn
+                bar.update(task, completed=self._done)
 
     def finish(self) -> None:
         with self._lock:
-            if self._bar is not None:
-                self._bar.stop()
-            self._bar = self._task = None
+            if self._drawn is not None:
+                self._drawn[0].stop()
+            self._drawn = None
 
-    def _open(self) -> None:
+    def _open(self) -> tuple[Progress, TaskID]:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -56,14 +63,15 @@ class BarProgress:
 
         amounts: list[ProgressColumn]
         amounts = [DownloadColumn(), TransferSpeedColumn()] if self._unit == "bytes" else [MofNCompleteColumn()]
-        self._bar = Progress(
-            TextColumn("{task.description}"),
+        bar = Progress(
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             *amounts,
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        # The rate counts from the real start, not from the moment the bar appeared.
-        self._task = self._bar.add_task(self._label, total=self._total, completed=self._done)
-        self._bar.start()
+        # What was done before the bar appeared counts too. A label may hold any file name.
+        task = bar.add_task(printable(self._label), total=self._total, completed=self._done)
+        bar.start()
+        return bar, task

@@ -1,17 +1,36 @@
-"""dsmops' own logging: the `dsmops` logger, on stderr, warnings and up unless debugging."""
+"""dsmops' own logging: the `dsmops` logger, on stderr, warnings and up unless told otherwise."""
 
 from __future__ import annotations
 
 import logging
 import sys
 
+from dsmops.report.reporter import printable
 
-def setup_logging(*, debug: bool) -> None:
-    """Send the `dsmops` logger to stderr. Called once a run; the root logger and other libraries are left alone."""
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever stderr is at the time, so that lines go above a bar that is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(printable(self.format(record)) + "\n")
+
+
+class _Sentence(logging.Formatter):
+    """`warning: ...`, as the reporter writes `error: ...`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def setup_logging(*, debug: bool, quiet: bool = False) -> None:
+    """Send the `dsmops` logger to stderr: warnings, only errors when `quiet`, everything when `debug`.
+
+    Called once a run; the root logger and other libraries are left alone.
+    """
     logger = logging.getLogger("dsmops")
     logger.handlers.clear()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if debug else _Sentence())
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    logger.setLevel(logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING)
     logger.propagate = False

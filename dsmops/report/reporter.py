@@ -6,6 +6,7 @@ import dataclasses
 import json as jsonlib
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,8 +25,9 @@ class Table:
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
-    title: str = ""
 
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Block = str | Table
 """A line or a paragraph of text, or a table. Views yield blocks; the reporter draws them."""
@@ -53,18 +55,16 @@ class Reporter:
         from dsmops.report.logs import setup_logging
 
         reporter = cls(command, json=json, quiet=quiet, debug=debug)
-        setup_logging(debug=reporter.debug)
+        setup_logging(debug=reporter.debug, quiet=quiet)
         Reporter.current = reporter
         return reporter
 
-    def result(self, document: Any, text: Iterable[Block], *, schema: int = 1) -> None:
-        """Show what the command found: `document` as JSON, or `text` block by block.
-
-        `document` is a dataclass or a mapping. `schema` is raised when the meaning of a key changes, not when one is added.
-        """
+    def result(self, document: Any, text: Iterable[Block]) -> None:
+        """Show what the command found: `document`, a dataclass or a mapping, as JSON, or `text` block by block."""
         try:
             if self.json:
-                body = {"schema": f"dsmops.{self.command}/{schema}", **to_json(document)}
+                # The number is that of the document's meaning: a new key leaves it, a changed meaning raises it.
+                body = {"schema": f"dsmops.{self.command}/1", **to_json(document)}
                 sys.stdout.write(jsonlib.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             elif not self.quiet:
                 for block in text:
@@ -77,17 +77,12 @@ class Reporter:
     def note(self, text: str) -> None:
         """Tell people something on the side, on stderr."""
         if not (self.json or self.quiet):
-            sys.stderr.write(f"{text}\n")
-
-    def warn(self, text: str) -> None:
-        """Warn on stderr, also beside JSON."""
-        if not self.quiet:
-            sys.stderr.write(f"warning: {text}\n")
+            sys.stderr.write(f"{printable(text)}\n")
 
     def error(self, error: DsmopsError) -> None:
         """Report the error that ends the command, on stderr: two lines for people, or one JSON document."""
         if self.json:
-            body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+            body = to_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
             sys.stderr.write(jsonlib.dumps(body, ensure_ascii=False) + "\n")
             return
         sys.stderr.write(f"error: {printable(error.message)}\n")
@@ -104,15 +99,20 @@ class Reporter:
 
 
 def to_json(value: Any) -> Any:
-    """Return `value` as JSON knows it: dataclasses become objects, times UTC ISO 8601, non-finite floats null."""
-    if isinstance(value, ComputeCapability | Path):
-        return str(value)
+    """Return `value` as JSON knows it: dataclasses become objects, times UTC ISO 8601, non-finite floats null.
+
+    Bytes of a file name that are not UTF-8 become U+FFFD, since JSON cannot hold them.
+    """
+    if isinstance(value, Path | ComputeCapability):
+        value = str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {to_json(str(key)): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value) if isinstance(value, set | frozenset) else value
         return [to_json(item) for item in items]
@@ -124,8 +124,15 @@ def to_json(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters spelled out, so that a hostile name cannot drive a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    """Return `text` with control characters, and bytes of no encoding, spelled out, so that a hostile name cannot drive a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else _spelled(char) for char in text)
+
+
+def _spelled(char: str) -> str:
+    number = ord(char)
+    # Python keeps a byte that is not UTF-8 as a surrogate of its own.
+    byte = number - 0xDC00 if 0xDC80 <= number <= 0xDCFF else number
+    return f"\\x{byte:02x}" if byte < 0x100 else f"\\u{byte:04x}"
 
 
 def _draw(block: Block) -> None:
@@ -139,7 +146,7 @@ def _draw(block: Block) -> None:
 
     # Into a file or a pipe a table is as wide as it needs to be: a cut cell helps nobody there.
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
-    table = RichTable(title=block.title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in block.headings:
         right = heading.endswith(">")
         table.add_column(Text(heading.removesuffix(">")), justify="right" if right else "left", overflow="fold")

@@ -7,6 +7,7 @@ import pytest
 from dsmops.errors import CredentialsError, DsmopsError, SourceError, TransferError
 from dsmops.hub import plan_download, read_head
 from dsmops.hub.source import HubFile, parse_source
+from dsmops.report.logs import setup_logging
 from tests.hub.conftest import StartHub
 from tests.support.hub_server import Fault, Repo, no_hub
 
@@ -79,6 +80,17 @@ def test_a_hub_that_recovers_is_asked_again(start_hub: StartHub) -> None:
     hub.faults += [Fault("HEAD", status=503), Fault("HEAD", status=429, headers={"Retry-After": "0"})]
     assert plan_download([HubFile("org/open", "main", "model.safetensors")]).total_bytes == len(b"weights")
     assert [request.status for request in hub.requests] == [503, 429, 302]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_waiting_is_not_silent(quiet: bool, start_hub: StartHub, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before each pause people are told why and for how long, unless they asked for quiet."""
+    hub = start_hub({"org/open": FILES})
+    hub.faults.append(Fault("HEAD", status=503))
+    setup_logging(debug=False, quiet=quiet)
+    plan_download([HubFile("org/open", "main", "model.safetensors")])
+    told = f"warning: {hub.url} answers 503 for hf://org/open/model.safetensors; trying again in 0 s\n"
+    assert capsys.readouterr().err == ("" if quiet else told)
 
 
 def test_without_a_network(start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

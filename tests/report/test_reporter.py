@@ -1,6 +1,7 @@
 """The reporter: one document or text on stdout, everything else on stderr, nothing that drives a terminal."""
 
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,11 +44,10 @@ def test_text_draws_lines_and_aligned_tables(capsys: pytest.CaptureFixture[str])
 
 
 def test_quiet_prints_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """With quiet neither results, notes nor warnings are printed, errors are."""
+    """With quiet neither results nor notes are printed, errors are."""
     reporter = Reporter("x", quiet=True)
     reporter.result(FOUND, BLOCKS)
     reporter.note("n")
-    reporter.warn("w")
     reporter.error(InputError("bad", hint="do this"))
     assert capsys.readouterr() == ("", "error: bad\nhint: do this\n")
 
@@ -61,13 +61,31 @@ def test_an_error_beside_json_is_a_document_on_stderr(capsys: pytest.CaptureFixt
 
 
 def test_names_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Escape sequences in text, tables and errors are spelled out."""
+    """Escape sequences in text, tables, notes and errors are spelled out, and so are characters that turn text around."""
     reporter = Reporter("x")
-    reporter.result({}, ["\x1b[2J", Table(["a"], [["\x1b]0;t\x07"]])])
-    reporter.error(InputError("\x1b[31m"))
+    reporter.result({}, ["\x1b[2J", Table(["a"], [["\x1b]0;t\x07"], ["[bold]"]])])
+    reporter.note("\x1b[1A\u202e")
+    reporter.error(InputError("\x1b[31m", hint="\x9b2J"))
     out, err = capsys.readouterr()
-    assert "\x1b" not in out + err
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(out + err)
     assert "\\x1b[2J" in out
+    assert "[bold]" in out
+    assert err == "\\x1b[1A\\u202e\nerror: \\x1b[31m\nhint: \\x9b2J\n"
+
+
+def test_a_name_in_no_encoding_can_be_shown(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A file name that is not UTF-8 is valid JSON, with U+FFFD for what JSON cannot hold, and readable text."""
+    path = Path(os.fsdecode(b"\xff.toml"))
+    for reporter in (Reporter("x", json=True), Reporter("x")):
+        reporter.result({"path": path, str(path): "\ud800"}, [f"{path}: fine", Table(["file"], [[str(path)]])])
+        reporter.error(InputError(f"{path}: bad"))
+    out, err = capfdbinary.readouterr()
+    document, _, text = out.decode().partition("\n}\n")
+    assert json.loads(document + "}") == {"schema": "dsmops.x/1", "path": "\ufffd.toml", "\ufffd.toml": "\ufffd"}
+    assert text.splitlines() == ["\\xff.toml: fine", " file", " ─────────", " \\xff.toml"]
+    first, second = err.decode().splitlines()
+    assert json.loads(first)["error"]["message"] == "\ufffd.toml: bad"
+    assert second == "error: \\xff.toml: bad"
 
 
 def test_values_become_json() -> None:
