@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,17 +67,24 @@ def snapshot_path(cache: Path, file: HubFile, commit: str) -> Path:
 def link(cache: Path, file: HubFile, version: FileVersion) -> Path:
     """Make the blob of `version` visible under the name of `file`, and return that path.
 
-    Where the file system has no links, the blob itself is moved there, as huggingface_hub does.
+    At any moment the path is absent or whole, however many processes link it. Where the file system has no links, the blob itself is
+    moved there, as huggingface_hub does.
     """
     blob = blob_path(cache, file, version.etag)
     path = snapshot_path(cache, file, version.commit)
     with os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        new = path.with_name(f".{secrets.token_hex(8)}.dsmops-partial")
         try:
-            path.symlink_to(os.path.relpath(blob, path.parent))
+            new.symlink_to(os.path.relpath(blob, path.parent))
         except PermissionError:  # EPERM is how Linux says that a file system has no symbolic links
-            blob.rename(path)
+            try:
+                blob.replace(path)
+            except FileNotFoundError:
+                if not path.is_file():  # else another process has just moved it
+                    raise
+        else:
+            new.replace(path)
     return path
 
 

@@ -52,7 +52,8 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
         TransferError: whatever answered is no hub.
     """
     with _translated(file, settings):
-        found = get_hf_file_metadata(_url(file, commit or file.revision, settings), headers=_headers(), endpoint=settings.endpoint)
+        url = _url(file, commit or file.revision, settings)
+        found = get_hf_file_metadata(url, headers=_headers(), endpoint=settings.endpoint, timeout=settings.timeout_s)
     if found.commit_hash is None or found.etag is None or found.size is None:
         raise TransferError(
             f"{settings.endpoint} does not answer like a Hugging Face hub: no commit, ETag or size for {file}",
@@ -176,7 +177,8 @@ def _neighbours(file: HubFile, settings: HubSettings) -> str:
     """Return a sentence naming the files that could have been meant, or nothing where the hub does not list them."""
     names: list[str] = []
     with suppress(_HTTP_ERROR):
-        names = HfApi(endpoint=settings.endpoint).list_repo_files(file.repo, revision=file.revision)
+        found = HfApi(endpoint=settings.endpoint).model_info(file.repo, revision=file.revision, timeout=settings.timeout_s)
+        names = [sibling.rfilename for sibling in found.siblings or []]
     ending = file.filename.rpartition(".")[2]
     near = difflib.get_close_matches(file.filename, names, n=_NEIGHBOURS) or [name for name in names if name.endswith(ending)]
     return f"Near names there: {', '.join((near or names)[:_NEIGHBOURS])}" if names else ""

@@ -60,17 +60,17 @@ def in_cache(file: HubFile) -> Path | None:
     return cache.find(read_settings().cache, file)
 
 
-def plan_download(wanted: Iterable[HubFile], *, offline: bool = False, refresh: bool = False) -> DownloadPlan:
+def plan_download(wanted: Iterable[HubFile], *, refresh: bool = False) -> DownloadPlan:
     """Return what it takes to have the wanted files here. Nothing is downloaded; duplicates count once.
 
-    `offline` (or `HF_HUB_OFFLINE`) allows no request. `refresh` asks the hub even where the cache has everything.
+    `refresh` asks the hub even where the cache has everything, unless `HF_HUB_OFFLINE` forbids it.
 
     Raises:
         SourceError: a file, revision or repository is not there; offline, and something is not in the cache.
         CredentialsError: the repository is gated, or the hub refused the token.
         TransferError: the hub cannot be reached, or fails.
     """
-    settings = read_settings(offline=offline)
+    settings = read_settings()
     wanted = tuple(dict.fromkeys(wanted))
     here = {file: cache.find(settings.cache, file) for file in wanted}
     missing = [file for file, path in here.items() if path is None]
@@ -117,12 +117,12 @@ def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, P
     return {planned.file: paths[planned.file] for planned in plan.files}
 
 
-def read_head(file: HubFile, size: int, *, offline: bool = False) -> tuple[bytes, int]:
+def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
     """Return the first `size` bytes of `file` (fewer if it is shorter) and the size of the whole, without downloading it.
 
     From the cache where it has the file, else by one range request. Raises as `plan_download` does.
     """
-    settings = read_settings(offline=offline)
+    settings = read_settings()
     path = cache.find(settings.cache, file)
     if path is not None:
         with files.os_errors(path), path.open("rb") as opened:

@@ -28,10 +28,12 @@ class HubSettings:
     timeout_s: int
 
 
-def read_settings(*, offline: bool = False) -> HubSettings:
-    """Return the settings of this process: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`.
+def read_settings() -> HubSettings:
+    """Return the settings of this process.
 
-    `offline=True` adds to what the environment says; False leaves it to the environment.
+    The hub is `HF_ENDPOINT`. The cache is `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, else `huggingface/hub`
+    in `XDG_CACHE_HOME` or `~/.cache`. `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` forbids requests. `HF_HUB_DOWNLOAD_TIMEOUT` bounds
+    every wait; `HF_HUB_ETAG_TIMEOUT` is not read.
 
     Raises:
         InputError: a variable holds what cannot be used.
@@ -51,7 +53,7 @@ def read_settings(*, offline: bool = False) -> HubSettings:
     return HubSettings(
         endpoint=endpoint,
         cache=_cache_folder(),
-        offline=offline or stay_offline.upper() in _TRUE,
+        offline=stay_offline.upper() in _TRUE,
         timeout_s=int(timeout) or _DEFAULT_TIMEOUT_S,
     )
 

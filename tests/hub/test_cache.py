@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,17 +52,19 @@ def test_dsmops_finds_what_huggingface_hub_fetched(start_hub: StartHub, tmp_path
     assert len(hub.requests) == before
 
 
-def test_the_staging_command_of_the_offline_error_works(start_hub: StartHub) -> None:
+def test_the_staging_command_of_the_offline_error_works(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the error for a missing file tells an operator to run is accepted by the official tool, and offline work goes on."""
     hub = start_hub({"org/repo": CONTENT})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SourceError) as missing:
-        plan_download([WEIGHTS, CONFIG], offline=True)
+        plan_download([WEIGHTS, CONFIG])
     command = missing.value.hint.split("`")[1].split()
     assert command[0] == "hf"
     code = "from huggingface_hub.cli.hf import main; main()"
-    subprocess.run([sys.executable, "-c", code, *command[1:]], env=dict(os.environ), check=True, capture_output=True)
+    online = {**os.environ, "HF_HUB_OFFLINE": "0"}
+    subprocess.run([sys.executable, "-c", code, *command[1:]], env=online, check=True, capture_output=True)
     hub.requests.clear()
-    paths = fetch(plan_download([WEIGHTS, CONFIG], offline=True))
+    paths = fetch(plan_download([WEIGHTS, CONFIG]))
     assert {file.filename: path.read_bytes() for file, path in paths.items()} == CONTENT
     assert hub.requests == []
 
@@ -75,6 +78,21 @@ def test_a_link_without_its_blob_is_not_in_the_cache(start_hub: StartHub) -> Non
     assert fetch(plan_download([WEIGHTS]))[WEIGHTS].read_bytes() == CONTENT[WEIGHTS.filename]
 
 
+def test_a_link_is_there_at_every_moment_while_others_make_it_too(tmp_path: Path) -> None:
+    """Two linkers of one file never fail, never leave litter, and a reader never finds the file gone."""
+    version = FileVersion("c" * 40, "e" * 64, 7)
+    blob = cache.blob_path(tmp_path, WEIGHTS, version.etag)
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"content")
+    path = cache.link(tmp_path, WEIGHTS, version)
+    with ThreadPoolExecutor(2) as pool:
+        linkers = [pool.submit(lambda: [cache.link(tmp_path, WEIGHTS, version) for _ in range(300)]) for _ in range(2)]
+        while not all(linker.done() for linker in linkers):
+            assert path.read_bytes() == b"content"
+    assert [linker.result()[-1] for linker in linkers] == [path, path]
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
 def test_a_file_system_without_links_keeps_plain_copies(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where links are refused the content stands in the snapshot itself, and is found there again."""
     hub = start_hub({"org/repo": CONTENT})
@@ -85,6 +103,7 @@ def test_a_file_system_without_links_keeps_plain_copies(start_hub: StartHub, mon
     monkeypatch.setattr(Path, "symlink_to", refuse)
     path = fetch(plan_download([WEIGHTS]))[WEIGHTS]
     assert not path.is_symlink()
+    assert cache.link(read_settings().cache, WEIGHTS, plan_download([WEIGHTS], refresh=True).files[0].version) == path
     assert path.read_bytes() == CONTENT[WEIGHTS.filename]
     before = len(hub.requests)
     plan = plan_download([WEIGHTS])

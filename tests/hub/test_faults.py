@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.errors import TargetBusyError
+from dsmops.errors import SourceError, TargetBusyError, TransferError
 from dsmops.hub import fetch, in_cache, plan_download
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
@@ -51,6 +51,21 @@ def test_a_hanging_connection_is_given_up_and_continued(start_hub: StartHub) -> 
     hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="stall"))
     assert fetch(plan_download([WEIGHTS]))[WEIGHTS].read_bytes() == CONTENT
     assert hub.sent_bytes() == len(CONTENT)
+
+
+@pytest.mark.timeout(25)
+def test_a_silent_hub_is_given_up(start_hub: StartHub) -> None:
+    """A hub that takes a question and never answers is left after the time-out, also when it is only asked for near names."""
+    hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
+    hub.faults.append(Fault("HEAD", silent=True))
+    assert plan_download([WEIGHTS]).total_bytes == len(CONTENT)
+    hub.faults += [Fault("HEAD", times=99, silent=True)]
+    with pytest.raises(TransferError, match="3 attempts"):
+        plan_download([WEIGHTS])
+    hub.faults[:] = [Fault("/api/models", times=99, silent=True)]
+    with pytest.raises(SourceError) as refused:
+        plan_download([WEIGHTS.sibling("model.safetensor")])
+    assert refused.value.hint.endswith("/org/repo/tree/main")
 
 
 def test_a_slow_connection_is_not_a_hanging_one(start_hub: StartHub) -> None:

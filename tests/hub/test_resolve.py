@@ -234,18 +234,19 @@ def test_a_token_never_reaches_the_content_network(start_hub: StartHub, monkeypa
     assert {request.path.startswith("/cdn"): request.authorized for request in hub.requests} == {False: True, True: False}
 
 
-def test_offline_uses_the_cache_and_names_what_is_missing(start_hub: StartHub) -> None:
+def test_offline_uses_the_cache_and_names_what_is_missing(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, cached files work; a missing one is named with the command that stages it, without a request."""
     hub = start_hub({"org/repo": CONTENT})
     paths = fetch(plan_download([WEIGHTS]))
     hub.requests.clear()
-    assert fetch(plan_download([WEIGHTS], offline=True, refresh=True)) == paths
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetch(plan_download([WEIGHTS], refresh=True)) == paths
     tagged = HubFile("org/repo", "v1", "model.safetensors")
     with pytest.raises(SourceError, match=r"tokenizer\.model") as missing:
-        plan_download([WEIGHTS, TOKENIZER, CONFIG], offline=True)
+        plan_download([WEIGHTS, TOKENIZER, CONFIG])
     assert "hf download org/repo tokenizer.model config.json`" in missing.value.hint
     with pytest.raises(SourceError) as missing:
-        read_head(tagged, 8, offline=True)
+        read_head(tagged, 8)
     assert "hf download org/repo model.safetensors --revision v1" in missing.value.hint
     assert hub.requests == []
 
@@ -269,12 +270,13 @@ def test_reading_a_head_stops_by_itself_where_ranges_are_unknown(start_hub: Star
     assert read_head(WEIGHTS, 100)[0] == CONTENT[WEIGHTS.filename][:100]
 
 
-def test_reading_a_head_prefers_the_cache(start_hub: StartHub) -> None:
+def test_reading_a_head_prefers_the_cache(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cached file's head is read from the disk, also offline."""
     hub = start_hub({"org/repo": CONTENT})
     fetch(plan_download([WEIGHTS]))
     hub.requests.clear()
-    assert read_head(WEIGHTS, 100, offline=True) == (CONTENT[WEIGHTS.filename][:100], len(CONTENT[WEIGHTS.filename]))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert read_head(WEIGHTS, 100) == (CONTENT[WEIGHTS.filename][:100], len(CONTENT[WEIGHTS.filename]))
     assert hub.requests == []
 
 

@@ -44,14 +44,6 @@ def test_settings_agree_with_huggingface_hub(variables: dict[str, str]) -> None:
     assert ours == theirs
 
 
-def test_the_argument_adds_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`offline=True` keeps a run offline whatever the environment says; False leaves it to the environment."""
-    assert read_settings(offline=True).offline
-    assert not read_settings().offline
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert read_settings(offline=False).offline
-
-
 @pytest.mark.parametrize(("name", "value"), [("HF_ENDPOINT", "huggingface.co"), ("HF_ENDPOINT", ""), ("HF_HUB_DOWNLOAD_TIMEOUT", "soon")])
 def test_an_unusable_variable_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that cannot be used is an input error that names it, not a traceback from a library."""

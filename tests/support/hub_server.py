@@ -34,10 +34,14 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Content:
-    """What one file holds: bytes in memory, or a file on the disk for full-size tests."""
+    """What one file holds: bytes in memory, or a file on the disk for full-size tests.
+
+    Its `digest` may be given where working it out would take longer than the test; the bytes are then not those it promises.
+    """
 
     name: str
     body: bytes | Path
+    digest: str | None = None
 
     @property
     def is_large(self) -> bool:
@@ -51,6 +55,8 @@ class Content:
         return self.body.open("rb") if isinstance(self.body, Path) else io.BytesIO(self.body)
 
     def etag(self) -> str:
+        if self.digest is not None:
+            return self.digest
         digest = hashlib.sha256() if self.is_large else hashlib.sha1(b"blob %d\0" % self.size)
         with self.open() as file:
             while block := file.read(BLOCK_BYTES):
@@ -64,16 +70,16 @@ class Repo:
     `publish` moves a branch to a new commit; the older commits stay.
     """
 
-    def __init__(self, files: Mapping[str, bytes | Path], *, readers: frozenset[str] | None = None, gated: bool = False) -> None:
+    def __init__(self, files: Mapping[str, bytes | Path | Content], *, readers: frozenset[str] | None = None, gated: bool = False) -> None:
         self.readers = frozenset() if gated and readers is None else readers
         self.gated = gated
         self.refs: dict[str, str] = {}
         self.commits: dict[str, dict[str, tuple[Content, str]]] = {}
         self.publish(files)
 
-    def publish(self, files: Mapping[str, bytes | Path], *, revision: str = "main") -> str:
+    def publish(self, files: Mapping[str, bytes | Path | Content], *, revision: str = "main") -> str:
         """Make `files` the content of `revision` and return the commit."""
-        entries = {name: Content(name, body) for name, body in files.items()}
+        entries = {name: body if isinstance(body, Content) else Content(name, body) for name, body in files.items()}
         named = {name: (content, content.etag()) for name, content in sorted(entries.items())}
         text = "\n".join(f"{etag} {name}" for name, (_, etag) in named.items())
         commit = hashlib.sha1(f"{revision}\n{text}".encode()).hexdigest()
@@ -86,13 +92,14 @@ class Repo:
 class Fault:
     """What goes wrong, `times` times, with requests whose `METHOD /path` contains `where`.
 
-    `status` answers that instead, with `headers`. Otherwise the body is cut `after_bytes` of it and `then` the connection is closed,
-    reset or left hanging; or one byte of it is `damaged`; or it comes in 4 KiB blocks with `pause_s` between them.
+    `status` answers that instead, with `headers`; `silent` never answers. Otherwise the body is cut `after_bytes` of it and `then` the
+    connection is closed, reset or left hanging; or one byte of it is `damaged`; or it comes in 4 KiB blocks with `pause_s` between them.
     """
 
     where: str
     times: int = 1
     status: int | None = None
+    silent: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     after_bytes: int | None = None
     then: Literal["close", "reset", "stall"] = "close"
@@ -115,7 +122,7 @@ class Request:
 class HubServer:
     """The hub, running from `__enter__` to `__exit__`. `tokens` are those it knows; any other token is refused everywhere."""
 
-    def __init__(self, repos: Mapping[str, Repo | Mapping[str, bytes | Path]], *, tokens: frozenset[str] = frozenset()) -> None:
+    def __init__(self, repos: Mapping[str, Repo | Mapping[str, bytes | Path | Content]], *, tokens: frozenset[str] = frozenset()) -> None:
         self.repos = {name: repo if isinstance(repo, Repo) else Repo(repo) for name, repo in repos.items()}
         self.tokens = tokens
         self.faults: list[Fault] = []
@@ -209,7 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.fault = hub.take_fault(self.seen)
         path = self.path.partition("?")[0]
         try:
-            if self.fault and self.fault.status:
+            if self.fault and self.fault.silent:
+                hub.closing.wait()
+            elif self.fault and self.fault.status:
                 self._send(self.fault.status, self.fault.headers, b"{}")
             elif path.startswith("/cdn/"):
                 self._send_content(self._by_sha256(path.rpartition("/")[2]), {})
