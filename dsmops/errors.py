@@ -9,13 +9,12 @@
     │   └── SourceError                   a source that is not there, or not what was named
     ├── EnvironmentMissingError  exit 4   something this machine lacks
     │   ├── DriverMissingError            no usable GPU driver or device where one was needed
-    │   ├── ExtraMissingError             an optional part of dsmops is not installed
     │   └── CredentialsError              no credentials, or they were refused
     ├── ResourceError            exit 5   the machine has it, but not enough, or it is taken
     │   ├── DiskFullError
     │   ├── FileAccessError               permission refused, or the disk failed
     │   └── TargetBusyError               a second writer holds the target
-    └── RemoteError              exit 6   the other side failed; `retryable` says whether again may help
+    └── RemoteError              exit 6   the other side failed
         ├── TransferError                 retries were used up; `upload_id` names an unfinished upload left behind
         ├── MissingObjectError            the store has no object of that name
         └── IntegrityError                what arrived is not what was promised
@@ -96,10 +95,6 @@ class DriverMissingError(EnvironmentMissingError):
     default_code = "gpu.driver_missing"
 
 
-class ExtraMissingError(EnvironmentMissingError):
-    default_code = "environment.extra_missing"
-
-
 class CredentialsError(EnvironmentMissingError):
     default_code = "credentials"
 
@@ -138,10 +133,6 @@ class TargetBusyError(ResourceError):
 class RemoteError(DsmopsError):
     exit_code = 6
     default_code = "remote"
-
-    def __init__(self, message: str, *, hint: str = "", code: str | None = None, retryable: bool = False) -> None:
-        super().__init__(message, hint=hint, code=code)
-        self.retryable = retryable
 
 
 class TransferError(RemoteError):

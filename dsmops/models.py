@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FRAME_SAMPLES = 1920
-"""PCM samples of one frame, 80 ms at 24 kHz mono."""
 FRAME_MS = 80.0
-"""A step must end within this time, or the server falls behind its real-time clients."""
+"""One frame of audio, 1920 samples at 24 kHz. A step must end within this time, or the server falls behind its real-time clients."""
 
 
 @dataclass(frozen=True, slots=True)

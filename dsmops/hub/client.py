@@ -38,7 +38,7 @@ class TryLaterError(TransferError):
     """The hub or the network failed in a way that often passes. `wait_s` is how long the hub asked to wait, 0 if it did not."""
 
     def __init__(self, message: str, *, hint: str, wait_s: int = 0) -> None:
-        super().__init__(message, hint=hint, retryable=True)
+        super().__init__(message, hint=hint)
         self.wait_s = wait_s
 
 

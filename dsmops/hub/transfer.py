@@ -45,7 +45,7 @@ class _Patience:
         if not self._waits_s or error.wait_s > LONGEST_WAIT_S:
             asked = f" and asks to wait {error.wait_s} s" if error.wait_s else ""
             tried = f" ({self._attempts} attempts)" if self._attempts > 1 else ""
-            raise TransferError(f"{error.message}{asked}{tried}", hint=error.hint, retryable=True) from error
+            raise TransferError(f"{error.message}{asked}{tried}", hint=error.hint) from error
         wait_s = max(self._waits_s.pop(0), error.wait_s)
         _log.warning("%s; trying again in %.0f s", error.message, wait_s)
         time.sleep(wait_s)

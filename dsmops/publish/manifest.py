@@ -187,7 +187,7 @@ def read_catalogue(store: ObjectStore) -> Catalogue:
                 replaced=tuple(sorted((here & replaced) - read.keys())),
                 damaged=tuple(sorted(damaged - replaced)),
             )
-    raise RemoteError(f"{store.url}: the manifests keep changing", hint="Many publishers are busy; try again.", retryable=True)
+    raise RemoteError(f"{store.url}: the manifests keep changing", hint="Many publishers are busy; try again.")
 
 
 def _read(store: ObjectStore, key: str) -> tuple[list[Entry], list[str]]:

@@ -196,7 +196,6 @@ class S3Store:
                     f"{self.url}: sending failed ({_reason(cause)}), and the unfinished upload {upload_id} of {upload['Key']} "
                     "could not be taken back",
                     hint="Run the command again later; it clears unfinished uploads older than a day. Or abort it by its id.",
-                    retryable=True,
                 )
                 error.upload_id = upload_id
                 raise error from cause

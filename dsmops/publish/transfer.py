@@ -30,7 +30,7 @@ def transfer_each(items: Iterable[Item], act: Callable[[Item], None], workers: i
             for future in as_completed(pending):
                 item = pending[future]
                 if future.cancelled():
-                    yield item, TransferError("not tried: the store no longer answers", hint="Run the command again.", retryable=True)
+                    yield item, TransferError("not tried: the store no longer answers", hint="Run the command again.")
                     continue
                 error = future.exception()
                 if error is not None and (not isinstance(error, DsmopsError) or isinstance(error, EnvironmentMissingError)):

@@ -94,14 +94,13 @@ def test_waiting_is_not_silent(quiet: bool, start_hub: StartHub, capsys: pytest.
 
 
 def test_without_a_network(start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused connection is a retryable transfer error that names the address and the way to work from the cache."""
+    """A refused connection is a transfer error that names the address and the way to work from the cache."""
     start_hub({})
     with no_hub(tmp_path) as env:
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(TransferError, match=env["HF_ENDPOINT"]) as failed:
             plan_download([HubFile("org/open", "main", "model.safetensors")])
-    assert failed.value.retryable
     assert failed.value.exit_code == 6
     assert "HF_HUB_OFFLINE=1" in failed.value.hint
 
