@@ -45,7 +45,8 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
 def show_pull(report: PullReport) -> Iterator[Block]:
     """Yield the list of what is published, or what was fetched and kept, then the sums."""
     if report.output is None:
-        yield Table(("name", "size>", "written (UTC)", "passed rules>", "sha256"), [_row(file) for file in report.files])
+        if report.files:
+            yield Table(("name", "size>", "written (UTC)", "passed rules>", "sha256"), [_row(file) for file in report.files])
         yield f"{report.store}: {counted(len(report.files), 'log')}, {size(sum(file.size_bytes or 0 for file in report.files))}"
     else:
         yield from _short([file for file in report.files if file.outcome == "fetched"], "fetched")
