@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
@@ -111,7 +113,7 @@ def format_log(
         raise typer.BadParameter("--json reports on stdout, where the log goes; name a file with -o")
     zone, now = parse_zone(tz), datetime.now(UTC)
     begin, end = (parse_moment(moment, now, zone) if moment else None for moment in (since, until))
-    with _stop_on_ctrl_c(follow) as stop:
+    with _stop_on_ctrl_c(follow) as stop, _end_with_the_reader_of_stdout():
         report = run(
             source,
             output,
@@ -146,6 +148,16 @@ def _stop_on_ctrl_c(follow: bool) -> Iterator[Event | None]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _end_with_the_reader_of_stdout() -> Iterator[None]:
+    """End the command, quietly and well, when whoever reads its stdout has seen enough (`| head`)."""
+    try:
+        yield
+    except BrokenPipeError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from exc
 
 
 def register(app: typer.Typer) -> None:

@@ -18,14 +18,14 @@ FRIENDLY_STAMP = r"\[(?P<minute>20\d\d-\d\d-\d\d \d\d:\d\d):(?P<seconds>[0-5]\d\
 _FRIENDLY_TAIL = re.compile(r"(?: (?P<half>[AP]M))? \S+ \((?P<offset>[+-]\d{4})\)")
 _MINUTES_KEPT = 4096
 _JITTER = timedelta(minutes=1)
-"""Threads write a little out of order. Only a larger step back says that the clock was turned back."""
+"""Threads write a little out of order. Only a larger step back in time is none, and so the second pass of that hour."""
 
 
 class Clock:
     """Reads stamps and writes friendly ones in one zone (None: the machine's own, as the environment says).
 
-    Stamps without a zone are taken to be in the same zone. In the hour that occurs twice they are ambiguous: the first pass is assumed
-    until the clock steps back. So `instant` depends on the stamps before, and wants them in order.
+    Stamps without a zone are taken to be in the same zone. In the hour that occurs twice such a stamp is taken for the first pass, unless
+    that would be a step back in time. So `instant` depends on the stamps before, and wants them in order.
     """
 
     def __init__(self, zone: tzinfo | None = None, *, hours24: bool = False) -> None:
@@ -33,8 +33,8 @@ class Clock:
         self._hours24 = hours24
         self._minutes: dict[tuple[str, str], datetime | tuple[datetime, datetime] | None] = {}
         self._around: dict[datetime, tuple[str, str]] = {}
-        self.last: tuple[datetime, bool | None] | None = None
-        """The last stamp without a zone, and in an ambiguous hour whether it was taken for the second pass."""
+        self.last: datetime | None = None
+        """What the last stamp without a zone was taken for, in UTC."""
         self.guessed = False
         """Whether the first stamp without a zone was ambiguous, so that stamps before it would have mattered."""
 
@@ -47,15 +47,16 @@ class Clock:
         found = self.minute(minute, tail)
         if found is None:
             return None
-        second, microsecond = int(seconds[:2]), int(seconds[3:9].ljust(6, "0"))
-        wall = None if tail else datetime.fromisoformat(minute).replace(second=second, microsecond=microsecond)
-        second_pass = None
+        parts = timedelta(seconds=int(seconds[:2]), microseconds=int(seconds[3:9].ljust(6, "0")))
         if isinstance(found, tuple):
-            second_pass = wall is not None and self._is_second_pass(wall)
-            found = found[1] if second_pass else found[0]
-        if wall is not None:
-            self.last = (wall, second_pass)
-        return found.replace(second=second, microsecond=microsecond)
+            first, second = (begin + parts for begin in found)
+            self.guessed |= self.last is None
+            time = second if self.last and first < self.last - _JITTER else first
+        else:
+            time = found + parts
+        if not tail:
+            self.last = time
+        return time
 
     def minute(self, minute: str, tail: str) -> datetime | tuple[datetime, datetime] | None:
         """Return the UTC time at which a stamp's minute begins: None where it does not exist, two where it occurs twice (no tail)."""
@@ -103,12 +104,3 @@ class Clock:
             wall = wall.replace(hour=wall.hour % 12 + (12 if friendly["half"] == "PM" else 0))
         east = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5]))
         return wall.replace(tzinfo=timezone(-east if offset[0] == "-" else east)).astimezone(UTC)
-
-    def _is_second_pass(self, wall: datetime) -> bool:
-        if self.last is None:
-            self.guessed = True
-            return False
-        last, second_pass = self.last
-        if second_pass is None:
-            return wall < last
-        return second_pass or wall < last - _JITTER

@@ -77,12 +77,12 @@ def parse_moment(text: str, now: datetime, zone: tzinfo | None) -> datetime:
         InputError: it is none of these.
     """
     words = text.strip()
-    if match := _RELATIVE.fullmatch(words):
-        return now - timedelta(seconds=float(match[1]) * _UNIT_S[match[2]])
     if words == "now":
         return now
     today = now.astimezone(zone).date()
     try:
+        if match := _RELATIVE.fullmatch(words):
+            return now - timedelta(seconds=float(match[1]) * _UNIT_S[match[2]])
         if words in ("today", "yesterday"):
             moment = datetime.combine(today - timedelta(days=words == "yesterday"), time())
         elif re.fullmatch(r"\d\d:\d\d.*", words):

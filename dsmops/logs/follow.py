@@ -17,7 +17,7 @@ POLL_S = 0.25
 
 
 def follow(path: Path, stop: Event, *, poll_s: float = POLL_S) -> Iterator[bytes]:
-    r"""Yield the bytes of `path` from its beginning and whatever is added, until `stop` is set; an empty chunk tells of a pause.
+    r"""Return the bytes of `path` from its beginning and whatever is added, until `stop` is set; an empty chunk tells of a pause.
 
     When another file takes the name, the old one is read to its end first. When the file becomes shorter it is read anew. A last line
     that a rotation leaves without its end gets one. While no file has the name, one is waited for; only at the start must it be there.
@@ -27,10 +27,15 @@ def follow(path: Path, stop: Event, *, poll_s: float = POLL_S) -> Iterator[bytes
         SourceError, InputError, FileAccessError: the path cannot be followed.
     """
     with os_errors(path):
-        file: FileIO | None = path.open("rb", buffering=0)
-    if file and is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
+        file = path.open("rb", buffering=0)
+    if is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
         file.close()
         raise InputError(f"{path} is compressed, and such a file does not grow", hint="Format it without --follow.")
+    return _follow(file, path, stop, poll_s)
+
+
+def _follow(first: FileIO, path: Path, stop: Event, poll_s: float) -> Iterator[bytes]:
+    file: FileIO | None = first
     while file is not None:
         with file:
             yield from _tail(file, path, stop, poll_s)

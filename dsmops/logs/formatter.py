@@ -49,7 +49,7 @@ class Outcome:
     read_bytes: int
     leaves_open: bool
     """A PEM block has not ended, or events of containers may go on."""
-    clock_last: tuple[datetime, bool | None] | None
+    clock_last: datetime | None
     clock_guessed: bool
 
 

@@ -58,21 +58,21 @@ def format_log(
         FileAccessError, DiskFullError, TargetBusyError: reading or writing failed.
         BrokenPipeError: the reader of standard output went away.
     """
-    following = stop is not None and source != STDIN and local_path(source).is_file()
+    path = None if source == STDIN else local_path(source)
+    following = stop is not None and path is not None and path.is_file()
     target = plan_output(source, STDOUT if output is None and following else output)
     formatter = Formatter(style, redactor=Redactor(key) if key is not None else None, wanted=wanted)
-    with _open_target(source, target, streaming=following) as write:
-        # Parts are files until their turn comes, so a stream, which may have no room for them, gets none.
-        parts = [] if target is None or following else plan_parts(source)
-        with at_work(parts[1:], formatter) as others, _Behind(write) as out:
-            if following:
-                _pump(follow(local_path(source), stop or Event()), formatter, out)
-            elif others:
-                _pump_parts(parts[0], others, formatter, out, progress)
-            else:
-                with open_source(source, progress=progress) as chunks:
-                    _pump(chunks, formatter, out)
-            out.put(formatter.flush())
+    # A part is a file until its turn comes, so a stream, which may be endless, gets none.
+    parts = [] if target is None or following else plan_parts(source)
+    with (
+        _open_chunks(source, stop if following else None, parts, progress) as chunks,
+        _open_target(source, target, streaming=following) as write,
+        at_work(parts[1:], formatter) as others,
+        _Behind(write) as out,
+    ):
+        _pump(chunks, formatter, out)
+        _take_over(others, formatter, out)
+        out.put(formatter.flush())
     counts = formatter.counts
     return FormatReport(
         input=source,
@@ -117,11 +117,8 @@ def _pump(chunks: Iterable[bytes], formatter: Formatter, out: _Behind) -> None:
         out.put(formatter.feed(block) if block else formatter.flush())
 
 
-def _pump_parts(first: Part, others: list[PartAtWork], formatter: Formatter, out: _Behind, progress: Progress) -> None:
-    """Format the first part here, and take over the others or format them again."""
-    progress.start(f"Formatting {first.path.name}", first.end)
-    _pump(first.chunks(progress), formatter, out)
-    progress.finish()
+def _take_over(others: list[PartAtWork], formatter: Formatter, out: _Behind) -> None:
+    """Put what other processes made of the later parts, or format a part here where its own process could not know enough."""
     for other in others:
         outcome = other.outcome()
         if outcome and formatter.can_take(outcome):
@@ -131,6 +128,18 @@ def _pump_parts(first: Part, others: list[PartAtWork], formatter: Formatter, out
                 out.put(chunk)
         else:
             _pump(other.part.chunks(), formatter, out)
+
+
+@contextmanager
+def _open_chunks(source: str, stop: Event | None, parts: list[Part], progress: Progress) -> Iterator[Iterator[bytes]]:
+    """Yield the bytes to format here: what grows, the first of several parts, or all."""
+    if stop is not None:
+        yield follow(local_path(source), stop)
+    elif len(parts) > 1:
+        yield parts[0].chunks(progress)
+    else:
+        with open_source(source, progress=progress) as chunks:
+            yield chunks
 
 
 @contextmanager

@@ -56,6 +56,7 @@ class Part:
         """
         with os_errors(self.path):
             file = self.path.open("rb", buffering=0)
+        progress.start(f"Formatting {self.path.name}", self.end and self.end - self.begin)
         with file:
             if not os.path.samestat(os.fstat(file.fileno()), self.status):
                 raise InputError(f"{self.path} was replaced while it was being read", hint="Run the command again.", code="logs.replaced")
@@ -65,6 +66,7 @@ class Part:
                 left -= len(chunk)
                 progress.advance(len(chunk))
                 yield chunk
+        progress.finish()
 
     def _read(self, file: FileIO, size: int) -> bytes:
         with os_errors(self.path):
@@ -72,7 +74,7 @@ class Part:
 
 
 def plan_parts(source: str) -> list[Part]:
-    """Return the parts of a source: one for each processor, or none where it is no big plain file or has no place to cut."""
+    """Return the parts of a source: one for each processor, or at most one where it is no big plain file or has no place to cut."""
     path = local_path(source)
     try:
         with path.open("rb", buffering=0) as file:

@@ -86,6 +86,8 @@ def _open_file(source: str, progress: Progress) -> Iterator[Iterator[bytes]]:
 
 @contextmanager
 def _open_stdin(progress: Progress) -> Iterator[Iterator[bytes]]:
+    if sys.stdin is None:
+        raise SourceError("standard input is closed", hint="Name a file, or pipe a log into the command.")
     # The raw stream gives what is there; a buffered one would wait for a full block of a log that is still being written.
     yield decompressed(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "standard input", progress)
 

@@ -51,7 +51,7 @@ class Start:
 class Oracle:
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.last_local: tuple[datetime, bool | None] | None = None
+        self.last_local: datetime | None = None
         self.kept: dict[str, bool] = {}
         self.in_time: dict[str, bool] = {}
         self.is_error: dict[str, bool] = {}
@@ -202,15 +202,9 @@ class Oracle:
     def local_to_utc(self, wall: datetime) -> datetime:
         first = wall.replace(tzinfo=self.options.zone, fold=0).astimezone(UTC)
         second = wall.replace(tzinfo=self.options.zone, fold=1).astimezone(UTC)
-        if first >= second:
-            self.last_local = (wall, None)
-            return first
-        late = False
-        if self.last_local:
-            last, was_late = self.last_local
-            late = wall < last if was_late is None else was_late or wall < last - timedelta(minutes=1)
-        self.last_local = (wall, late)
-        return second if late else first
+        went_back = self.last_local is not None and first < self.last_local - timedelta(minutes=1)
+        self.last_local = second if first < second and went_back else first
+        return self.last_local
 
     # --- filters -----------------------------------------------------------------------------------------------------------------
 

@@ -45,4 +45,6 @@ def test_formatting_a_formatted_log_changes_nothing(case: str) -> None:
 
 def test_the_cases_are_there() -> None:
     """Each dialect of the reference has a golden log."""
-    assert {"colours", "no-color", "spans", "registry-path", "local-time", "json-lines", "icons", "compose", "python", "formatted"} <= set(CASES)
+    assert {"colours", "no-color", "spans", "registry-path", "local-time", "json-lines", "icons", "compose", "python", "formatted"} <= set(
+        CASES
+    )

@@ -1,0 +1,167 @@
+"""Opening logs, compressed or not, and what goes wrong with them."""
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from dsmops.errors import InputError, SourceError
+from dsmops.logs import decompressed, open_source
+from dsmops.logs.follow import follow
+
+TEXT = b"".join(b"line %d of a log\n" % number for number in range(20_000))
+
+
+def read(source: str) -> bytes:
+    with open_source(source) as chunks:
+        return b"".join(chunks)
+
+
+COMPRESSED = {
+    "gzip": gzip.compress(TEXT),
+    "two gzip members": gzip.compress(TEXT[:1000]) + gzip.compress(TEXT[1000:]),
+    "zstd": zstandard.compress(TEXT),
+    "two zstd frames": zstandard.compress(TEXT[:1000]) + zstandard.compress(TEXT[1000:]),
+    "plain": TEXT,
+}
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_content_is_known_by_its_first_bytes(kind: str, tmp_path: Path) -> None:
+    """Whatever the name, gzip and zstd are unpacked, several members included, and anything else is taken as it is."""
+    path = tmp_path / "log.x"
+    path.write_bytes(COMPRESSED[kind])
+    assert read(str(path)) == TEXT
+    assert read(f"file://{path}") == TEXT
+    assert b"".join(decompressed(io.BytesIO(COMPRESSED[kind]), "a stream")) == TEXT
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f", b"\x28\xb5", b"a", b"ab\n"])
+def test_short_files_are_read_whole(content: bytes, tmp_path: Path) -> None:
+    """A file shorter than a magic number is a file like others."""
+    (tmp_path / "log").write_bytes(content)
+    assert read(str(tmp_path / "log")) == content
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_data_that_is_cut_off_is_an_error(kind: str, tmp_path: Path) -> None:
+    """A compressed file without its end is named with its kind, not taken for a short log."""
+    path = tmp_path / "log.x"
+    path.write_bytes(COMPRESSED[kind][:-20])
+    with pytest.raises(InputError, match=rf"log\.x: the {kind} data is cut off"):
+        read(str(path))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_damaged_data_is_an_error(kind: str, tmp_path: Path) -> None:
+    """A compressed file with wrong bytes inside is named, and so is one with something else behind its end."""
+    path = tmp_path / "log.x"
+    damaged = bytearray(COMPRESSED[kind])
+    damaged[20:60] = bytes(40)
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=rf"damaged {kind} data|cut off"):
+        read(str(path))
+    path.write_bytes(COMPRESSED[kind] + b"something else")
+    with pytest.raises(InputError, match=f"damaged {kind} data"):
+        read(str(path))
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    """A missing file, a folder and an unknown scheme each get their own words."""
+    with pytest.raises(SourceError, match="No such file"):
+        read(str(tmp_path / "none"))
+    with pytest.raises(InputError, match="is a folder"):
+        read(str(tmp_path))
+    with pytest.raises(SourceError, match="logs cannot be read from s3://"):
+        read("s3://bucket/log")
+
+
+def test_standard_input_may_be_compressed() -> None:
+    """`-` reads stdin, and looks at its first bytes too."""
+    code = "import sys; from dsmops.logs import open_source\nwith open_source('-') as chunks: sys.stdout.buffer.writelines(chunks)"
+    for content in (COMPRESSED["gzip"], TEXT):
+        assert subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True).stdout == TEXT
+
+
+# --- following -----------------------------------------------------------------------------------------------------------------------
+
+
+class Pauses:
+    """Stands in for the event that ends following: runs a step of the script at each pause, and is set when there is none left."""
+
+    def __init__(self, *steps: object) -> None:
+        self.steps = list(steps)
+        self.over = False
+
+    def is_set(self) -> bool:
+        return self.over
+
+    def wait(self, _: float) -> None:
+        if not self.steps:
+            self.over = True
+        elif callable(step := self.steps.pop(0)):
+            step()
+
+
+def followed(path: Path, *steps: object) -> bytes:
+    return b"".join(follow(path, Pauses(*steps)))  # type: ignore[arg-type]
+
+
+def test_what_is_appended_comes_after_what_was_there(tmp_path: Path) -> None:
+    """The file from its beginning, then what is written to it, half lines too."""
+    path = tmp_path / "log"
+    path.write_bytes(b"one\n")
+
+    def append(data: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(data)
+
+    assert followed(path, lambda: append(b"tw"), None, lambda: append(b"o\nthree\n")) == b"one\ntwo\nthree\n"
+
+
+def test_a_rename_is_followed_to_the_new_file(tmp_path: Path) -> None:
+    """What was written to the old file up to its rename and after it is read first; a half line at its end gets a line end."""
+    path = tmp_path / "log"
+    path.write_bytes(b"old\n")
+    old = path.open("ab", buffering=0)
+
+    def rotate() -> None:
+        old.write(b"late ")
+        path.rename(tmp_path / "log.1")
+        old.write(b"later")
+        path.write_bytes(b"new\n")
+
+    with old:
+        assert followed(path, rotate) == b"old\nlate later\nnew\n"
+
+
+def test_a_gap_between_two_files_is_waited_out(tmp_path: Path) -> None:
+    """While no file has the name nothing ends, and the next file is read when it is there."""
+    path = tmp_path / "log"
+    path.write_bytes(b"old\n")
+    moved = [lambda: path.rename(tmp_path / "log.1"), None, lambda: path.write_bytes(b"new\n")]
+    assert followed(path, *moved) == b"old\nnew\n"
+
+
+def test_a_truncated_file_is_read_anew(tmp_path: Path) -> None:
+    """Copy-and-truncate rotation: what comes after the cut is read from the start, and a half line before it is ended."""
+    path = tmp_path / "log"
+    path.write_bytes(b"a long first line\nhalf")
+    assert followed(path, lambda: path.write_bytes(b"short\n")) == b"a long first line\nhalf\nshort\n"
+    path.write_bytes(b"x" * 50 + b"\n")
+    assert followed(path, lambda: os.truncate(path, 0), lambda: path.write_bytes(b"y\n")) == b"x" * 50 + b"\ny\n"
+
+
+def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
+    """A missing file is an error at the start, and a compressed one does not grow."""
+    with pytest.raises(SourceError):
+        followed(tmp_path / "none")
+    path = tmp_path / "log.gz"
+    path.write_bytes(COMPRESSED["gzip"])
+    with pytest.raises(InputError, match="does not grow"):
+        followed(path)
