@@ -254,6 +254,7 @@ def test_refused_credentials_end_the_run_at_once(network: Network, monkeypatch: 
     assert len(network.relay.seen) == 1
 
 
+@pytest.mark.fault
 def test_an_interrupted_run_names_what_arrived(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle still writes a manifest for the files that had arrived, and the next run sends only the rest."""
     network.write(**{f"log_{index:02}": f"{index}".encode() for index in range(30)})
