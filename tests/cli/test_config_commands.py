@@ -7,7 +7,7 @@ import pytest
 
 from dsmops.config.lint import CODES
 from tests.support.cli import dsmops
-from tests.support.small_server import CONFIG, write_small_server
+from tests.support.tiny import CONFIG, WEIGHTS_FILE, write_tiny_server
 
 GIVEN = ("--server-version", "0.6.4", "--addr", "127.0.0.1")
 
@@ -15,7 +15,7 @@ GIVEN = ("--server-version", "0.6.4", "--addr", "127.0.0.1")
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A complete server in its own folder."""
-    return write_small_server(tmp_path)
+    return write_tiny_server(tmp_path)
 
 
 def test_a_clean_config_exits_0(config: Path) -> None:
@@ -31,7 +31,7 @@ def test_errors_exit_1_with_place_code_and_hint(config: Path) -> None:
     run = dsmops("check-config", config.name, *GIVEN, "--simulate", "sm75", cwd=config.parent)
     assert run.code == 1
     lines = run.stdout.splitlines()
-    assert lines[0].startswith("small.toml:6: error[dtype-override-missing] modules.asr: ")
+    assert lines[0].startswith("tiny.toml:7: error[dtype-override-missing] modules.asr: ")
     assert lines[1] == '    hint: Add dtype_override = "f16" below batch_size.'
     assert lines[-1].startswith("1 error, 0 warnings, 0 notes in 1 file.")
     assert dsmops("check-config", config.name, *GIVEN, "--simulate", "a100", cwd=config.parent).code == 0
@@ -49,14 +49,14 @@ def test_warnings_fail_only_when_strict(config: Path) -> None:
 
 def test_json_is_one_document(config: Path) -> None:
     """Findings by file with the fields that scripts need, nulls for what was not given."""
-    config.write_text(CONFIG.replace("batch_size = 2", "batch_size = 2\nbatchsize = 4"))
+    config.write_text(CONFIG.replace("batch_size = 4", "batch_size = 4\nbatchsize = 2"))
     run = dsmops("check-config", config.name, "--json", cwd=config.parent)
     document = run.document
     assert run.code == 0
     assert document["schema"] == "dsmops.check-config/1"
     assert (document["device"], document["server_version"], document["addr"]) == (None, None, None)
     (checked,) = document["files"]
-    assert checked["path"] == "small.toml"
+    assert checked["path"] == "tiny.toml"
     assert {finding["code"] for finding in checked["findings"]} == {"addr-not-given", "needs-newer-server", "unknown-key"}
     assert all(set(finding) == {"severity", "code", "where", "line", "message", "hint"} for finding in checked["findings"])
     assert all(CODES[finding["code"]][0].value == finding["severity"] for finding in checked["findings"])
@@ -75,10 +75,10 @@ def test_quiet_leaves_the_exit_code(config: Path) -> None:
         ((), 2, "Missing argument"),
         (("absent.toml",), 3, "absent.toml"),
         ((".",), 3, "folder"),
-        (("lm.safetensors",), 3, "lm.safetensors"),
-        (("small.toml", "--server-version", "latest"), 2, "0.6.4"),
-        (("small.toml", "--simulate", "potato"), 3, "potato"),
-        (("small.toml", "--device", "0"), 4, "GPU"),
+        ((WEIGHTS_FILE,), 3, WEIGHTS_FILE),
+        (("tiny.toml", "--server-version", "latest"), 2, "0.6.4"),
+        (("tiny.toml", "--simulate", "potato"), 3, "potato"),
+        (("tiny.toml", "--device", "0"), 4, "GPU"),
     ],
 )
 def test_mistakes_are_answered_in_words(config: Path, args: tuple[str, ...], code: int, said: str) -> None:
@@ -92,7 +92,7 @@ def test_mistakes_are_answered_in_words(config: Path, args: tuple[str, ...], cod
 
 def test_control_characters_in_a_config_do_not_reach_the_terminal(config: Path) -> None:
     """A hostile name is spelled out."""
-    config.write_text(CONFIG.replace("batch_size = 2", 'batch_size = 2\n"\\u001b[2J" = 1'))
+    config.write_text(CONFIG.replace("batch_size = 4", 'batch_size = 4\n"\\u001b[2J" = 1'))
     run = dsmops("check-config", config.name, cwd=config.parent)
     assert "\x1b" not in run.stdout
     assert re.search(r"unknown-key.*\\x1b", run.stdout)

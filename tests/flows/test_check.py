@@ -11,14 +11,14 @@ from dsmops.config.schema import ServerVersion
 from dsmops.errors import ConfigError, InputError
 from dsmops.flows.check import check_files, lint_config
 from dsmops.models import MIMI_TENSOR_PROBES
-from tests.support.small_server import CONFIG, LM, tokenizer, write_small_server, write_zeros
+from tests.support.tiny import CONFIG, MIMI_FILE, TINY, TOKENIZER_FILE, WEIGHTS_FILE, tokenizer, write_tiny_server, write_zeros
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A complete server in its own folder, which is the working directory."""
     monkeypatch.chdir(tmp_path)
-    return write_small_server(tmp_path)
+    return write_tiny_server(tmp_path)
 
 
 def codes(path: Path) -> dict[str, str]:
@@ -35,12 +35,12 @@ def test_a_complete_server_is_clean(config: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "key", "code"),
     [
-        ("lm.safetensors", None, "lm_model_file", "file-missing"),
-        ("lm.safetensors", b"", "lm_model_file", "not-safetensors"),
-        ("mimi.safetensors", b"\xff" * 64, "audio_tokenizer_file", "not-safetensors"),
-        ("tokenizer.model", b"{}", "text_tokenizer_file", "not-a-tokenizer"),
-        ("tokenizer.model", tokenizer(41), "text_tokenizer_file", "tokenizer-size"),
-        ("tokenizer.model", b"\n" * (5 << 20), "text_tokenizer_file", "not-a-tokenizer"),
+        (WEIGHTS_FILE, None, "lm_model_file", "file-missing"),
+        (WEIGHTS_FILE, b"", "lm_model_file", "not-safetensors"),
+        (MIMI_FILE, b"\xff" * 64, "audio_tokenizer_file", "not-safetensors"),
+        (TOKENIZER_FILE, b"{}", "text_tokenizer_file", "not-a-tokenizer"),
+        (TOKENIZER_FILE, tokenizer(41), "text_tokenizer_file", "tokenizer-size"),
+        (TOKENIZER_FILE, b"\n" * (5 << 20), "text_tokenizer_file", "not-a-tokenizer"),
     ],
 )
 def test_each_file_is_looked_into(config: Path, name: str, content: bytes | None, key: str, code: str) -> None:
@@ -54,29 +54,29 @@ def test_each_file_is_looked_into(config: Path, name: str, content: bytes | None
 
 def test_a_truncated_checkpoint_is_seen(config: Path) -> None:
     """A download that broke off has a good header and too little data; the server would fail, and so does the check."""
-    path = config.parent / "lm.safetensors"
+    path = config.parent / WEIGHTS_FILE
     os.truncate(path, path.stat().st_size - 1)
     assert codes(config) == {"lm_model_file": "not-safetensors"}
 
 
 def test_a_folder_in_place_of_a_file(config: Path) -> None:
     """A folder of shards is no file, and the server takes files only."""
-    (config.parent / "lm.safetensors").unlink()
-    (config.parent / "lm.safetensors").mkdir()
+    (config.parent / WEIGHTS_FILE).unlink()
+    (config.parent / WEIGHTS_FILE).mkdir()
     assert codes(config) == {"lm_model_file": "not-safetensors"}
 
 
 @pytest.mark.parametrize("value", ["", "nul\\u0000byte", "x" * 5000])
 def test_a_name_that_can_be_no_file_is_missing(config: Path, value: str) -> None:
     """Names that the system itself refuses are reported, not raised."""
-    config.write_text(CONFIG.replace("lm.safetensors", value))
+    config.write_text(CONFIG.replace(WEIGHTS_FILE, value))
     assert codes(config) == {"lm_model_file": "file-missing"}
 
 
 def test_the_environment_is_expanded_as_the_server_does(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """$NAME finds the file; an unset one is told apart from a missing file."""
     monkeypatch.setenv("MODELS", str(config.parent))
-    config.write_text(CONFIG.replace('"lm.safetensors"', '"$MODELS/lm.safetensors"'))
+    config.write_text(CONFIG.replace(WEIGHTS_FILE, f"$MODELS/{WEIGHTS_FILE}"))
     assert codes(config) == {}
     monkeypatch.delenv("MODELS")
     found = check_files([config], server_version=ServerVersion(0, 6, 4), addr="127.0.0.1").files[0].findings
@@ -91,14 +91,14 @@ def test_files_of_the_hub_are_read_from_the_cache_and_never_fetched(config: Path
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    config.write_text(CONFIG.replace('"lm.safetensors"', '"hf://org/repo/folder/lm@1.safetensors"'))
+    config.write_text(CONFIG.replace(WEIGHTS_FILE, "hf://org/repo/folder/lm@1.safetensors"))
     assert codes(config) == {"lm_model_file": "not-checked"}
     repo = Path(os.environ["HF_HOME"]) / "hub" / "models--org--repo"
     cached = repo / "snapshots" / ("0" * 40) / "folder" / "lm@1.safetensors"
     cached.parent.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0" * 40)
-    write_zeros(cached, LM.tensors(), "F16")
+    write_zeros(cached, TINY.tensors(), "F16")
     assert codes(config) == {}
     write_zeros(cached, MIMI_TENSOR_PROBES, "F32")
     assert codes(config) == {"lm_model_file": "swapped-files"}
@@ -106,7 +106,7 @@ def test_files_of_the_hub_are_read_from_the_cache_and_never_fetched(config: Path
 
 def test_a_name_that_the_server_cannot_fetch_is_one_error(config: Path) -> None:
     """A revision in the name is wrong for the server, though dsmops itself takes it elsewhere."""
-    config.write_text(CONFIG.replace('"lm.safetensors"', '"hf://org/repo@v1/lm.safetensors"'))
+    config.write_text(CONFIG.replace(WEIGHTS_FILE, "hf://org/repo@v1/lm.safetensors"))
     assert codes(config) == {"lm_model_file": "bad-source"}
 
 

@@ -32,8 +32,8 @@ def main() -> int:
         configs, runbooks = (Path(line) for line in shipped.split())
         assert configs.is_relative_to(folder), configs
         assert list(runbooks.glob("*.md")), runbooks
-        for name in ("config-stt-en_fr-hf.toml", "config-stt-en-hf.toml", "config-tts.toml"):
-            _run([command, "check-config", str(configs / name)], folder)
+        for config in ("config-stt-en_fr-hf.toml", "config-stt-en-hf.toml", "config-tts.toml"):
+            _run([command, "check-config", str(configs / config)], folder)
         _run([command, "make-config", "--simulate", "t4", "-o", "made.toml"], folder)
         planned = json.loads(_run([command, "plan", "--simulate", "t4", "--json"], folder))
         assert planned["batch_size"] > 0, planned

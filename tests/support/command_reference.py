@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 TARGET = Path(__file__).resolve().parents[2] / "runbooks" / "commands.md"
-# Help is wrapped to the terminal; the page must not depend on whose terminal wrote it.
-os.environ.update(COLUMNS="120", TERMINAL_WIDTH="120", NO_COLOR="1")
 
 
 def command_names() -> list[str]:

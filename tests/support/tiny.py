@@ -1,18 +1,17 @@
-"""A model small enough for every test: the STT architecture with tiny dimensions, its checkpoint, its tokenizer, its config.
+"""A model small enough for every test: the STT architecture with tiny dimensions, and a complete moshi-server around it.
 
 And the published layout without its data: a sparse file of the right size and header, for what reads headers only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import tomlkit
-
-from dsmops.checkpoint import TensorInfo, write_checkpoint
+from dsmops.checkpoint import write_checkpoint
 from dsmops.checkpoint.header import render_header
+from dsmops.checkpoint.synthetic import planned_tensors
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
-from dsmops.shipped import shipped_folder
 
 TINY = LmShape(
     d_model=64,
@@ -26,52 +25,105 @@ TINY = LmShape(
     audio_codebooks=4,
     extra_heads=(4, 6),
 )
+WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer_tiny_40.model"
 MIMI_FILE = "mimi-tiny.safetensors"
 
+CONFIG = f"""\
+# Speech to text with a model that fits into a test.
+static_dir = "static"
+log_dir = "logs"
+instance_name = "tiny"
+authorized_ids = ["a-key-that-nobody-guesses"]
 
-def write_tiny_weights(path: Path, *, plant: dict[str, dict[int, int]] | None = None, seed: int = 7) -> Path:
-    """Write the tiny model's weights in bf16; `plant` puts bit patterns at element numbers."""
-    write_checkpoint(path, {name: ("BF16", shape) for name, shape in TINY.tensors().items()}, seed=seed, plant=plant)
+[modules.asr]
+path = "/api/asr-streaming"
+type = "BatchedAsr"
+lm_model_file = "{WEIGHTS_FILE}"
+text_tokenizer_file = "{TOKENIZER_FILE}"
+audio_tokenizer_file = "{MIMI_FILE}"
+asr_delay_in_tokens = 6
+batch_size = 4
+dtype_override = "f16"
+
+[modules.asr.model]
+audio_vocab_size = {TINY.audio_vocab_size}
+text_in_vocab_size = {TINY.text_in_vocab_size}
+text_out_vocab_size = {TINY.text_out_vocab_size}
+audio_codebooks = {TINY.audio_codebooks}
+
+[modules.asr.model.transformer]
+d_model = {TINY.d_model}
+num_heads = {TINY.num_heads}
+num_layers = {TINY.num_layers}
+dim_feedforward = {TINY.dim_feedforward}
+causal = true
+norm_first = true
+bias_ff = false
+bias_attn = false
+context = {TINY.context}
+max_period = 100000
+use_conv_block = false
+use_conv_bias = true
+gating = "silu"
+norm = "RmsNorm"
+positional_embedding = "Rope"
+conv_layout = false
+conv_kernel_size = 3
+kv_repeat = 1
+max_seq_len = 40960
+
+[modules.asr.model.extra_heads]
+num_heads = 4
+dim = 6
+"""
+"""The server's config, for the weights in f16. Its relative paths count from its own folder."""
+
+
+def write_tiny_server(folder: Path) -> Path:
+    """Write `CONFIG` and all its files, the weights in f16 and zero, into `folder`, and return the config's path."""
+    write_zeros(folder / WEIGHTS_FILE, TINY.tensors(), "F16")
+    write_tiny_companions(folder)
+    path = folder / "tiny.toml"
+    path.write_text(CONFIG, encoding="utf-8")
     return path
 
 
-def write_tiny_template(path: Path, *, weights: str = "model.safetensors") -> Path:
-    """Write the shipped 1B config with the tiny model's dimensions and file names."""
-    config = tomlkit.parse((shipped_folder("configs") / "config-stt-en_fr-hf.toml").read_text(encoding="utf-8"))
-    module = config["modules"]["asr"]  # type: ignore[index]
-    module["lm_model_file"] = weights  # type: ignore[index]
-    module["text_tokenizer_file"] = TOKENIZER_FILE  # type: ignore[index]
-    module["audio_tokenizer_file"] = MIMI_FILE  # type: ignore[index]
-    model = module["model"]  # type: ignore[index]
-    for key in ("audio_vocab_size", "text_in_vocab_size", "text_out_vocab_size", "audio_codebooks"):
-        model[key] = getattr(TINY, key)  # type: ignore[index]
-    for key in ("d_model", "num_heads", "num_layers", "dim_feedforward", "context"):
-        model["transformer"][key] = getattr(TINY, key)  # type: ignore[index]
-    path.write_text(tomlkit.dumps(config), encoding="utf-8")
+def write_tiny_template(path: Path) -> Path:
+    """Write the config as it was before anybody thought of f16, and return `path`."""
+    path.write_text(CONFIG.replace('dtype_override = "f16"\n', ""), encoding="utf-8")
+    return path
+
+
+def write_tiny_weights(path: Path, *, plant: Mapping[str, Mapping[int, int]] | None = None, seed: int = 7) -> Path:
+    """Write the weights in bf16, with values like a trained model's; `plant` puts bit patterns at element numbers."""
+    write_checkpoint(path, {name: ("BF16", shape) for name, shape in TINY.tensors().items()}, seed=seed, plant=plant)
     return path
 
 
 def write_tiny_companions(folder: Path) -> None:
     """Write a tokenizer of the right number of pieces and a Mimi file with its characteristic tensors into `folder`."""
-    pieces = b"".join(b"\x0a" + bytes([len(piece)]) + piece for piece in (b"\x0a\x01" + bytes([97 + n % 26]) for n in range(40)))
-    (folder / TOKENIZER_FILE).write_bytes(pieces)
-    write_checkpoint(folder / MIMI_FILE, {name: ("F32", shape) for name, shape in MIMI_TENSOR_PROBES.items()})
+    (folder / TOKENIZER_FILE).write_bytes(tokenizer(TINY.text_out_vocab_size))
+    write_zeros(folder / MIMI_FILE, MIMI_TENSOR_PROBES, "F32")
 
 
 def write_published_header(path: Path, model: str = "stt-1b-en_fr") -> Path:
-    """Write a sparse file with the header and the size of a published checkpoint; its values read as zero."""
+    """Write a sparse file with the header and the size of a published checkpoint, and return `path`; its values read as zero."""
     lm = MODELS[model].lm
     assert lm is not None
-    entries, reached = [], 0
-    for name, shape in lm.tensors().items():
-        nbytes = 2
-        for length in shape:
-            nbytes *= length
-        entries.append(TensorInfo(name, "BF16", shape, reached, reached + nbytes))
-        reached += nbytes
-    head = render_header(entries, {})
-    with path.open("wb") as file:
-        file.write(head)
-        file.truncate(len(head) + reached)
+    write_zeros(path, lm.tensors(), "BF16")
     return path
+
+
+def write_zeros(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
+    """Write a safetensors file of zeros, as a sparse file."""
+    entries = planned_tensors({name: (dtype, shape) for name, shape in shapes.items()})
+    header = render_header(entries, {})
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + entries[-1].end)
+
+
+def tokenizer(pieces: int) -> bytes:
+    """Return a sentencepiece model with as many pieces, in its protobuf layout, and nothing else."""
+    return b"\n\x03\n\x01a" * pieces
