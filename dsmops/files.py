@@ -110,7 +110,8 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
         fd = _open_locked(partial, path)
         try:
             try:
-                if not resume:
+                # Only where there is a leftover: ext4 flushes a file on close that was cut to nothing before (0.7 s for 2 GB).
+                if not resume and os.fstat(fd).st_size:
                     os.ftruncate(fd, 0)
                 if private:
                     os.fchmod(fd, 0o600)
