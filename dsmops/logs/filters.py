@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
 from dsmops.errors import InputError
@@ -14,44 +14,17 @@ _RELATIVE = re.compile(r"-(\d{1,6}(?:\.\d{1,6})?)\s*(s|sec|m|min|h|d|w)")
 _UNIT_S = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Filter:
-    """Decides line by line. `level` is the least wanted; `targets` are module paths, each with all below it.
+    """What is wanted. `level` is the least; `targets` are module paths, each with all below it.
 
-    `since` is the first wanted instant and `until` the first that is not, both UTC. A line of no dialect goes with the record before
-    it, and with nothing where there is none.
+    `since` is the first wanted instant and `until` the first that is not, both in UTC.
     """
 
     level: str | None = None
     targets: tuple[str, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
-    _kept: dict[str | None, bool] = field(default_factory=dict)
-    _in_time: dict[str | None, bool] = field(default_factory=dict)
-
-    @property
-    def active(self) -> bool:
-        return bool(self.level or self.targets or self.since or self.until)
-
-    def keeps(self, line: Line) -> bool:
-        """Return whether a line is wanted. Lines come in order."""
-        if not self.active:
-            return True
-        if line.record is None:
-            return self._kept.get(line.service, False)
-        record = line.record
-        # A Python traceback bears no time: it happened when the record before it did.
-        in_time = self._in_time.get(line.service, not (self.since or self.until))
-        if record.time is not None:
-            in_time = bool(self.in_time(record.time, record.time))
-        kept = in_time and self.wants(record)
-        self.begin(line.service, in_time, kept)
-        return kept
-
-    def begin(self, service: str | None, in_time: bool, kept: bool) -> None:
-        """Take note of the fate of a record, for the lines after it."""
-        self._in_time[service] = in_time
-        self._kept[service] = kept
 
     def wants(self, record: LogRecord) -> bool:
         """Return whether level and target of a record are wanted."""
@@ -65,6 +38,39 @@ class Filter:
         if (self.since and last < self.since) or (self.until and first >= self.until):
             return False
         return True if (not self.since or first >= self.since) and (not self.until or last < self.until) else None
+
+
+class Sieve:
+    """Applies a filter to the lines of one log, in order: a line that begins no record shares the fate of the record before it.
+
+    Before the first record there is none, and such a line is dropped. Containers of docker compose are kept apart.
+    """
+
+    def __init__(self, wanted: Filter) -> None:
+        self.wanted = wanted
+        self.active = wanted != Filter()
+        self._kept: dict[str | None, bool] = {}
+        self._in_time: dict[str | None, bool] = {}
+
+    def keeps(self, line: Line) -> bool:
+        """Return whether a line is wanted."""
+        if not self.active:
+            return True
+        if line.record is None:
+            return self._kept.get(line.service, False)
+        record = line.record
+        # A Python traceback bears no time: it happened when the record before it did.
+        in_time = self._in_time.get(line.service, not (self.wanted.since or self.wanted.until))
+        if record.time is not None:
+            in_time = bool(self.wanted.in_time(record.time, record.time))
+        kept = in_time and self.wanted.wants(record)
+        self.begin(line.service, in_time, kept)
+        return kept
+
+    def begin(self, service: str | None, in_time: bool, kept: bool) -> None:
+        """Take note of the fate of a record, for the lines after it."""
+        self._in_time[service] = in_time
+        self._kept[service] = kept
 
 
 def parse_moment(text: str, now: datetime, zone: tzinfo | None) -> datetime:

@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from dsmops.logs.filters import Filter
+from dsmops.logs.filters import Filter, Sieve
 from dsmops.logs.kinds import STEP, Rendered, Rows
 from dsmops.logs.learning import Kinds
 from dsmops.logs.reader import Grouping, Line, Reader
 from dsmops.logs.records import LogRecord
-from dsmops.logs.redaction import Redactor, has_hints, shape_of
+from dsmops.logs.redaction import Redactor, shape_of
 from dsmops.logs.render import Style, render, render_line, render_text
 
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
@@ -59,14 +59,12 @@ class Formatter:
     def __init__(self, style: Style, *, redactor: Redactor | None = None, wanted: Filter | None = None) -> None:
         self.counts = Counts()
         self.read_bytes = 0
-        self._style = style
+        self._style, self._aside = (replace(style, clock=style.clock.fresh()) for _ in range(2))
         self._redactor = redactor
-        self._wanted = wanted or Filter()
-        self._filters = self._wanted.active
-        self._reader = Reader(style.clock)
+        self._sieve = Sieve(wanted or Filter())
+        self._reader = Reader(self._style.clock)
         self._grouping = Grouping()
-        self._aside = replace(style, clock=style.clock.fresh())
-        self._kinds = Kinds(self._render_aside, self._aside.clock, lambda text: not has_hints(text))
+        self._kinds = Kinds(self._render_aside, self._aside.clock)
 
     @property
     def redactions(self) -> Counter[str]:
@@ -121,7 +119,7 @@ class Formatter:
         out: list[bytes] = []
         for raw in _split(block):
             line = self._read(raw)
-            if self._wanted.keeps(line):
+            if self._sieve.keeps(line):
                 out += map(self._json, self._grouping.add(line))
         return b"".join(out)
 
@@ -136,17 +134,17 @@ class Formatter:
         out: list[bytes] = []
         for index, raw in enumerate(lines):
             shape = shape_of(raw)
-            shown = None if self._filters else self._seen_before(raw, shape)
+            shown = None if self._sieve.active else self._seen_before(raw, shape)
             if shown is not None:
                 out.append(shown)
                 continue
             line = self._read(raw)
-            if self._wanted.keeps(line):
+            if self._sieve.keeps(line):
                 self.counts.records_written += line.record is not None
                 out.append(_shown(line, self._style, self._redactor))
             record = line.record
             if record is None or record.time is None:
-                if line.continues and not self._filters and not self._reader.in_traceback(line.service):
+                if line.continues and not self._sieve.active and not self._reader.in_traceback(line.service):
                     self._kinds.learn_continuation(raw, line.service, out[-1], _shown(line, self._style, None))
             elif not STEP.fullmatch(record.message):
                 self._kinds.learn_shape(raw, shape, record.format)
@@ -179,15 +177,16 @@ class Formatter:
             rows = self._kinds.steps[kind].find(text)
             kind += 1
         begins = rows.begins(self._style.clock) if rows else None
-        in_time = {self._wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in begins.values()} if begins else {None}
-        if rows is None or begins is None or len(in_time) > 1 or None in in_time:
+        wanted = self._sieve.wanted
+        fates = {wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in begins.values()} if begins else set()
+        if rows is None or begins is None or len(fates) != 1 or None in fates:
             # No rows; or a minute that occurs twice or never, or a time limit among them, so that each line has to be looked at.
             return self._lines(text)
-        in_time_all = True in in_time
-        kept = in_time_all and self._wanted.wants(rows.kind.record)
+        in_time = True in fates
+        kept = in_time and wanted.wants(rows.kind.record)
         for number, piece in enumerate(rows.between):
             if number and (piece or number == rows.count):
-                self._stand_after(rows, number - 1, in_time_all, kept)
+                self._stand_after(rows, number - 1, in_time, kept)
             if piece:
                 rows.between[number] = self._convert(piece, kind)
         self._kinds.took(rows)
@@ -201,7 +200,7 @@ class Formatter:
         """Leave behind what the slow way would have left after a row."""
         record = rows.kind.record
         self._reader.begin(record.service, record.level)
-        self._wanted.begin(record.service, in_time, kept)
+        self._sieve.begin(record.service, in_time, kept)
         if not rows.kind.tail:
             self._style.clock.instant(rows.minutes[number].decode(), rows.seconds[number].decode(), "")
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from dsmops.logs.clock import Clock
 from dsmops.logs.kinds import Render, Rows, ShapeKind, StepKind, find_recipe
+from dsmops.logs.redaction import has_hints
 
 _MOST_STEP_KINDS = 8
 _MOST_SHAPES = 4096
-_MOST_CONTINUATIONS, _CONTINUATION_BYTES = 1024, 1000
+_MOST_CONTINUATIONS = 1024
+_LINE_BYTES = 1000
+"""Longer lines are not remembered: caches stay small on any log."""
 _MOST_LESSONS = 1000
 """A lesson costs about as much as ten lines the slow way. A log of ever new shapes is not worth more of them."""
 
 
 class Kinds:
-    """Kinds of step lines in the order of how often they came, and kinds by shape."""
+    """What was learnt of one log."""
 
-    def __init__(self, render: Render, clock: Clock, is_quiet: Callable[[str], bool]) -> None:
-        """`render` is the slow way, `clock` the one it uses; `is_quiet` tells of a friendly line whether its digits matter to nobody."""
+    def __init__(self, render: Render, clock: Clock) -> None:
+        """`render` is the slow way, and `clock` the one it uses."""
         self.steps: list[StepKind] = []
-        self._render, self._clock, self._is_quiet = render, clock, is_quiet
-        self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
+        """In the order of how often they came."""
         self.shapes: dict[bytes, ShapeKind | None] = {}
+        """By shape; None where an experiment failed."""
+        self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
+        """Raw lines that come again and do nothing but continue an event, with their service and what is written for them."""
+        self._render, self._clock = render, clock
         self._seen: set[bytes] = set()
         self._rows: Counter[StepKind] = Counter()
         self._lessons = 0
@@ -40,40 +45,37 @@ class Kinds:
     def learn_step(self, raw: bytes, dialect: str) -> bool:
         """Make a kind of a step line that went the slow way, and return whether that worked."""
         row = raw + b"\n"
-        if len(self.steps) == _MOST_STEP_KINDS or not self._may_learn() or any(kind.find(row) for kind in self.steps):
+        if len(self.steps) == _MOST_STEP_KINDS or any(kind.find(row) for kind in self.steps) or not self._may_learn():
             return False
-        recipe = find_recipe(raw, dialect, self._render, self._clock, only_message=True)
-        if recipe is None:
+        recipe, alone = find_recipe(raw, dialect, self._render, self._clock, only_message=True), self._render(raw)
+        if recipe is None or alone is None:
             return False
         kind = StepKind(raw, dialect, recipe)
-        rows, alone = kind.find(row), self._render(raw)
+        rows = kind.find(row)
         begins = rows.begins(self._clock) if rows else None
         # The proof of the recipe: the line it was learnt from.
-        if not (rows and begins and alone) or rows.join(begins, self._clock) != f"{alone.text}\n".encode():
+        if rows is None or begins is None or rows.join(begins, self._clock) != f"{alone.text}\n".encode():
             return False
         self.steps.append(kind)
         return True
 
     def learn_shape(self, raw: bytes, shape: bytes, dialect: str) -> None:
-        """Make a kind of a line that went the slow way, when its shape came before."""
-        if shape in self.shapes or dialect in ("json", "friendly"):
+        """Make a kind of a line that went the slow way, when its shape came before and no redaction rule looks at its digits."""
+        if shape in self.shapes or dialect in ("json", "friendly") or len(raw) > _LINE_BYTES:
             return
         if shape not in self._seen:
             if len(self._seen) >= _MOST_SHAPES:
                 self._seen.clear()
             self._seen.add(shape)
-            return
-        if len(self.shapes) >= _MOST_SHAPES or not self._may_learn():
-            return
-        recipe, alone = find_recipe(raw, dialect, self._render, self._clock, only_message=False), self._render(raw)
-        kind = ShapeKind(recipe) if recipe and alone and self._is_quiet(alone.text) else None
-        if kind and alone and kind.format(raw, self._clock) != f"{alone.text}\n".encode():
-            kind = None
-        self.shapes[shape] = kind
+        elif len(self.shapes) < _MOST_SHAPES and self._may_learn():
+            recipe, alone = find_recipe(raw, dialect, self._render, self._clock, only_message=False), self._render(raw)
+            kind = ShapeKind(recipe) if recipe and alone and not has_hints(alone.text) else None
+            proved = kind and alone and kind.format(raw, self._clock) == f"{alone.text}\n".encode()
+            self.shapes[shape] = kind if proved else None
 
     def learn_continuation(self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes) -> None:
         """Remember a line of which nothing was redacted, and which does nothing but continue an event."""
-        if shown == unredacted and len(self.continuations) < _MOST_CONTINUATIONS and len(raw) <= _CONTINUATION_BYTES:
+        if shown == unredacted and len(self.continuations) < _MOST_CONTINUATIONS and len(raw) <= _LINE_BYTES:
             self.continuations[raw] = (service, shown)
 
     def _may_learn(self) -> bool:

@@ -19,22 +19,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 from dsmops.errors import InputError
 from dsmops.files import os_errors
 from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule
 
+K = TypeVar("K", str, bytes)
+V = TypeVar("V")
+
 KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
-MIN_KEY_CHARS = 16
+MIN_KEY_CHARS = 8
 """Shorter keys could be tried out, and with them every IPv4 address."""
 
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _HINTS = {rule: re.compile(rule.hint.encode()) for rule in RULES}
 _ANY_HINT = re.compile("|".join(rule.hint for rule in RULES).encode())
-_TEXTS_KEPT, _TEXT_KEPT_CHARS = 1024, 1000
-_SHAPES_KEPT = 4096
-"""A cache of shapes is begun anew when it holds so many, to stay small on logs that never repeat themselves."""
+_MOST_KEPT, _LONGEST_KEPT = 4096, 1000
+"""Entries of a cache, and the length of a line in one: caches stay small on any log."""
 
 
 def shape_of(text: bytes) -> bytes:
@@ -89,10 +92,7 @@ class Redactor:
         known = self._known.get(text)
         if known is None:
             known = self._apply(rules, text)
-            if len(self._known) >= _TEXTS_KEPT:
-                self._known.clear()
-            if len(text) <= _TEXT_KEPT_CHARS:
-                self._known[text] = known
+            _remember(self._known, text, known)
         self.counts.update(known[1])
         return known[0]
 
@@ -115,9 +115,7 @@ class Redactor:
         rules = self._rules_by_shape.get(shape)
         if rules is None:
             rules = tuple(rule for rule, hint in _HINTS.items() if hint.search(shape)) if _ANY_HINT.search(shape) else ()
-            if len(self._rules_by_shape) >= _SHAPES_KEPT:
-                self._rules_by_shape.clear()
-            self._rules_by_shape[shape] = rules
+            _remember(self._rules_by_shape, shape, rules)
         return rules
 
     def _apply(self, rules: Iterable[Rule], text: str) -> tuple[str, list[str]]:
@@ -147,6 +145,13 @@ class Redactor:
     def _pseudonym(self, kind: str, value: str) -> str:
         digest = hmac.digest(self._key, f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256")
         return f"<{kind}:{digest[:4].hex()}>"
+
+
+def _remember(cache: dict[K, V], key: K, value: V) -> None:
+    if len(cache) >= _MOST_KEPT:
+        cache.clear()
+    if len(key) <= _LONGEST_KEPT:
+        cache[key] = value
 
 
 def redact(data: bytes, key: bytes) -> Redacted:
