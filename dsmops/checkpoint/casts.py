@@ -97,17 +97,15 @@ class Bf16ToF16:
         np.bitwise_and(out, self._LOW_14, out=out)
         np.subtract(bits, out, out=out)
         special = np.less(doubled.view(np.int16), self._FIRST_REGULAR, out=self._special[:count])
-        many = count >> 2
-        if (found := np.count_nonzero(special)) > many:
-            np.logical_and(special, doubled, out=special)  # zeros came out right; where they are many, leave them
-            found = np.count_nonzero(special)
-        if found > many:
+        where, many = np.flatnonzero(special), count >> 2
+        if where.size > many:
+            where = np.flatnonzero(np.logical_and(special, doubled, out=special))  # zeros came out right; where they are many, leave them
+        if where.size > many:
             # Mostly far from 1: looking every element up is cheaper than picking out the special ones.
             index = bits.astype(np.intp)
             np.take(self._patterns, index, out=out, mode="wrap")
             self._tally.count_patterns(np.bincount(index, minlength=1 << 16))
         else:
-            where = np.flatnonzero(special)
             patterns = bits[where]
             out[where] = self._patterns[patterns]
             self._tally.count_kinds(np.bincount(self._kinds[patterns], minlength=NAN + 1))

@@ -145,6 +145,7 @@ def _fill(
 ) -> Iterable[TensorLoss]:
     """Write one target file; yield the losses of each tensor that was cast."""
     writer.write(file.head)
+    progress.advance(len(file.head))
     for tensor in file.tensors:
         reader = readers[tensor.shard.name]
         if not tensor.cast:
