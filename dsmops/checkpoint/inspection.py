@@ -22,6 +22,14 @@ class DTypeShare:
 
 
 @dataclass(frozen=True, slots=True)
+class FileLine:
+    """One file and its size, header included."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class TensorLine:
     """One tensor and the file it is in."""
 
@@ -36,13 +44,13 @@ class TensorLine:
 class Inspection:
     """A checkpoint at a glance. `parameters` counts elements of all tensors; `forecast` is what a conversion would lose, if asked for.
 
-    `files` are sizes in bytes by name. `unlisted` are tensors that shards hold but the index does not name. `total_size_bytes` is what the
+    `unlisted` are tensors that shards hold but the index does not name. `total_size_bytes` is what the
     index states, None without one.
     """
 
     source: str
     identity: ModelIdentity
-    files: Mapping[str, int]
+    files: tuple[FileLine, ...]
     parameters: int
     data_bytes: int
     dtypes: tuple[DTypeShare, ...]
@@ -83,7 +91,7 @@ def inspect_headers(
     return Inspection(
         source=source,
         identity=identify(tensors),
-        files={name: header.file_bytes for name, header in headers.items()},
+        files=tuple(FileLine(name, header.file_bytes) for name, header in headers.items()),
         parameters=sum(tensor.elements for found in shares.values() for tensor in found),
         data_bytes=sum(line.data_bytes for line in lines),
         dtypes=tuple(

@@ -104,16 +104,17 @@ def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[st
     if not any(tensor.dtype == CASTABLE for tensor in plan.checkpoint.tensors.values()):
         notes.append(f"The source holds no {CASTABLE} tensor: the target is a copy with a new header.")
     if plan.checkpoint.unlisted:
-        notes.append(f"{len(plan.checkpoint.unlisted)} tensors are in shards but not in the index; they stay with their shards.")
+        notes.append(f"In shards but not in the index: {len(plan.checkpoint.unlisted)} tensors. They stay with their shards.")
     kept = conversion.kept_f32 if conversion else plan.kept_f32
     if kept and plan.dtype is DType.F16:
+        names = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
         notes.append(
-            f"{len(kept)} tensors stay F32. That helps the embedded worker only: moshi-server casts every tensor to its dtype_override "
-            "at load, back to infinity where values are too large."
+            f"Kept as F32: {names}. That helps the embedded worker only: moshi-server casts every tensor to its dtype_override at load, "
+            "back to infinity where values are too large."
         )
     totals = conversion.losses.totals if conversion else None
     if totals and (totals.nan or totals.infinite):
-        notes.append(f"The source itself holds {totals.nan:,} NaN and {totals.infinite:,} infinite values; they are kept.")
+        notes.append(f"Not finite in the source itself, and kept so: {totals.nan:,} NaN, {totals.infinite:,} infinite.")
     return notes
 
 

@@ -32,7 +32,7 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
         [[share.dtype, f"{share.tensors:,}", f"{share.elements:,}", size(share.data_bytes)] for share in found.dtypes],
     )
     if len(found.files) > 1:
-        yield Table(["file", "size>"], [[name, size(count)] for name, count in found.files.items()])
+        yield Table(["file", "size>"], [[file.name, size(file.size_bytes)] for file in found.files])
     if found.total_size_bytes is not None and found.total_size_bytes != found.data_bytes:
         yield f"The index states {found.total_size_bytes:,} bytes of data, the shards hold {found.data_bytes:,}."
     if found.unlisted:
@@ -88,10 +88,10 @@ def show_verification(found: VerifyReport) -> Iterator[Block]:
 
 
 def _conversion(outcome: Outcome, done: ConversionReport) -> Iterator[Block]:
-    rate = size(round(done.target_bytes / max(done.elapsed_s, 1e-3)))
+    rate = f" ({size(round(done.target_bytes / done.elapsed_s))}/s)" if done.elapsed_s > 0.5 else ""
     yield (
         f"Converted {outcome.source} to {outcome.target}: {counted(done.tensors, 'tensor')}, {size(done.target_bytes)} in "
-        f"{duration(done.elapsed_s)} ({rate}/s)."
+        f"{duration(done.elapsed_s)}{rate}."
     )
     yield from _losses(done.losses)
     for role, files in (("source", done.sources), ("target", done.targets)):
@@ -104,8 +104,8 @@ def _losses(report: LossReport) -> Iterator[Block]:
     totals = report.totals
     if totals.largest_magnitude is not None:
         yield (
-            f"Of {totals.elements:,} values {totals.overflowed:,} are beyond the range, {totals.underflowed:,} became zero and "
-            f"{totals.rounded:,} were rounded; the rest is exact. Largest magnitude: {totals.largest_magnitude:g}."
+            f"Of {counted(totals.elements, 'value')}: {totals.overflowed:,} beyond the range, {totals.underflowed:,} to zero, "
+            f"{totals.rounded:,} rounded, the rest exact. Largest magnitude: {totals.largest_magnitude:g}."
         )
     lossy = sorted(
         (loss for loss in report.tensors if not loss.lossless or loss.nan or loss.infinite),
