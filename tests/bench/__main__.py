@@ -1,4 +1,4 @@
-"""`python -m tests.bench [NAME ...]` runs all benchmarks, or those named, one after another."""
+"""`python -m tests.bench [NAME ...]` runs all benchmarks, or those named; with `--compare` it shows the last two runs of each instead."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import pkgutil
 import sys
 
 import tests.bench
+from tests.bench.compare import compare
+
+NO_BENCHES = {"__main__", "compare", "harness"}
 
 
-def main(names: list[str]) -> int:
-    """Run the benchmarks and return the worst exit code."""
-    known = sorted(module.name for module in pkgutil.iter_modules(tests.bench.__path__) if module.name not in {"__main__", "harness"})
+def main(words: list[str]) -> int:
+    """Run the benchmarks, or compare their last two runs, and return the worst exit code."""
+    names = [word for word in words if word != "--compare"]
+    known = sorted(module.name for module in pkgutil.iter_modules(tests.bench.__path__) if module.name not in NO_BENCHES)
     unknown = sorted(set(names) - set(known))
     if unknown:
         print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
+    if "--compare" in words:
+        print("\n\n".join(compare(name) for name in names or known))
+        return 0
     return max(int(importlib.import_module(f"tests.bench.{name}").main()) for name in names or known)
 
 

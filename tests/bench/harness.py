@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from dsmops.gpu import probe
 
 HISTORY = Path(__file__).with_name("history.jsonl")
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +105,7 @@ def record(bench: str, *, parameters: dict[str, Any], figures: Figures | None = 
         "bench": bench,
         "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "driver": probe().driver_version},
         "versions": {"python": platform.python_version(), **_versions("numpy", "torch", "typer", "boto3")},
         "parameters": parameters,
         **results,
@@ -116,11 +117,6 @@ def record(bench: str, *, parameters: dict[str, Any], figures: Figures | None = 
     print(text)
     with HISTORY.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
-
-
-def own_peak_rss_bytes() -> int:
-    """Return the most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _git(*arguments: str) -> str:
