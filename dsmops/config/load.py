@@ -7,8 +7,9 @@ server refuses. tomlkit knows where each key stands, which the standard library 
 from __future__ import annotations
 
 import re
+import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Item, Key, Table
 
-from dsmops.errors import ConfigError
+from dsmops.errors import ConfigError, InputError
 from dsmops.files import os_errors
 
 KeyPath = tuple[str, ...]
 
 _MAX_BYTES = 1 << 20
 """A config is a few kilobytes; more is another file named by mistake, a checkpoint most likely."""
+_I64_MIN, _I64_MAX = -(2**63), 2**63 - 1
+"""The integers of TOML 1.0. The server's parser refuses a whole file for one beyond them; Python's takes any."""
+_TOO_LARGE = "an integer is too large for 64 bits"
 _BOM = "\ufeff"
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -53,10 +57,15 @@ def read_config(path: Path) -> Config:
 
     Raises:
         ConfigError: it is no TOML 1.0 in UTF-8; the message has line and column.
-        InputError, FileAccessError: the file is absent, a folder or unreadable.
+        InputError, FileAccessError: the file is absent, a folder, a pipe, a device or unreadable.
     """
-    with os_errors(path), path.open("rb") as file:
-        data = file.read(_MAX_BYTES + 1)
+    with os_errors(path):
+        mode = path.stat().st_mode
+        # Opening a pipe waits for somebody to write into it, and a device may never end. Folders are refused by `open`.
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path} is a pipe or a device, and a file was expected", hint="Save the config in a file, and name that.")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise ConfigError(
             "larger than a config can be (1 MiB)", path=str(path), hint="Name the .toml file, not the checkpoint it refers to."
@@ -85,9 +94,28 @@ def parse_config(text: str, *, path: str = "<text>") -> Config:
         raise _unparsable(exc, text, path) from exc
     except (TOMLKitError, RecursionError) as exc:
         raise ConfigError(f"not usable as a config: {exc}", path=path, hint="Write it in plainer TOML.") from exc
+    except ValueError as exc:  # thousands of digits, which Python does not convert
+        raise ConfigError(f"not TOML: {_TOO_LARGE}", path=path, hint="Look for a number of thousands of digits.") from exc
     lines: dict[KeyPath, int] = {}
     _find_lines(document.body, (), 1, lines)
-    return Config(path, text, values, lines)
+    config = Config(path, text, values, lines)
+    where = next(_too_large(values, ()), None)
+    if where is not None:
+        # Without the number: it may be an API key that lost its quotes.
+        raise ConfigError(f"not TOML: {_TOO_LARGE}", path=path, line=config.line(where), hint="Correct the number, or put it in quotes.")
+    return config
+
+
+def _too_large(value: object, where: KeyPath) -> Iterator[KeyPath]:
+    """Yield the key of every integer that TOML cannot hold."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _too_large(item, (*where, name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _too_large(item, where)
+    elif isinstance(value, int) and not _I64_MIN <= value <= _I64_MAX:
+        yield where
 
 
 def _find_lines(body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: int, lines: dict[KeyPath, int]) -> int:

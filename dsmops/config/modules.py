@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from dsmops.config.load import Config, KeyPath
-from dsmops.config.schema import MODULES
+from dsmops.config.schema import MODULES, Key, Section
 from dsmops.config.values import Resolved, resolve, source_problem
 from dsmops.models import LmShape
 
@@ -30,6 +30,12 @@ class Module:
     def is_python(self) -> bool:
         """Whether a Python script does the work."""
         return "script" in MODULES[self.kind].keys
+
+    @property
+    def py_keys(self) -> Mapping[str, Key]:
+        """The keys that the embedded script reads from `py`; none where another script, or nobody, reads the table."""
+        py = MODULES[self.kind].keys.get("py")
+        return py.type.keys if py and isinstance(py.type, Section) and "script" not in self.table else {}
 
     def where(self, *keys: str) -> KeyPath:
         """Return the key path of something in this module."""
@@ -108,14 +114,17 @@ _PY_FILES = ("mimi_weight", "moshi_weight", "config_path", "tokenizer")
 def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileReference, ...]:
     """Return every file that the modules name, as the server sees it in this environment.
 
-    Left out: `speaker_tokenizer_file = ""`, which means a part of the language model's file, folders that a script looks into, and
-    names that the server cannot fetch, which a rule of their own reports.
+    Left out: keys that this type of module does not read, `speaker_tokenizer_file = ""`, which means a part of the language model's file,
+    folders that a script looks into, everything that a script of the operator's own gets, and names that the server cannot fetch, which
+    a rule of their own reports.
     """
     found: list[FileReference] = []
     for module in modules(config):
-        named: dict[KeyPath, FileRole] = {(key,): role for key, role in _ROLES.items() if key in MODULES[module.kind].keys}
-        named |= {("voices", voice): FileRole.OTHER for voice in module.subtable("voices") or {}}
-        named |= {("py", key): FileRole.OTHER for key in _PY_FILES}
+        known = MODULES[module.kind].keys
+        named: dict[KeyPath, FileRole] = {(key,): role for key, role in _ROLES.items() if key in known}
+        if "voices" in known:
+            named |= {("voices", voice): FileRole.OTHER for voice in module.subtable("voices") or {}}
+        named |= {("py", key): FileRole.OTHER for key in _PY_FILES if key in module.py_keys}
         for keys, role in named.items():
             value = module.text(*keys)
             if value is not None and (value or keys[0] != "speaker_tokenizer_file") and not source_problem(value):

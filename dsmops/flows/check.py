@@ -53,7 +53,7 @@ def check_files(
     """Lint every file for what is known of its server.
 
     Raises:
-        ConfigError, InputError: a file is no readable TOML; none is judged then.
+        ConfigError, InputError: a file is no readable TOML, or no file; none is judged then.
     """
     configs = [read_config(path) for path in paths]
     reports = [lint_config(config, device=device, server_version=server_version, addr=addr) for config in configs]
@@ -73,11 +73,11 @@ def lint_config(
     config: Config, *, device: Device | None = None, server_version: ServerVersion | None = None, addr: str | None = None
 ) -> LintReport:
     """Lint one config, with the files it names as this machine and this environment have them."""
-    found: dict[str, FileFact] = {}
+    found: dict[tuple[str, FileRole], FileFact] = {}
     for reference in file_references(config, os.environ):
-        value = reference.value
-        if value.text not in found:
-            found[value.text] = _hub_file(value.text, reference.role) if value.is_hub else _local_file(value.text, reference.role)
+        name, role = reference.value.text, reference.role
+        if (name, role) not in found:
+            found[name, role] = _hub_file(name, role) if reference.value.is_hub else _local_file(name, role)
     return lint(config, LintFacts(environ=os.environ, files=found, device=device, server_version=server_version, addr=addr))
 
 
@@ -92,15 +92,15 @@ def _hub_file(name: str, role: FileRole) -> FileFact:
 def _local_file(name: str, role: FileRole) -> FileFact:
     path = Path(name)
     try:
-        exists, is_file = path.exists(), path.is_file()
+        exists, is_file, is_folder = path.exists(), path.is_file(), path.is_dir()
     except (OSError, ValueError):  # a name too long, or with a NUL in it
-        exists = is_file = False
+        exists = is_file = is_folder = False
     if not (exists and name):
         return FileFact(FileState.MISSING)
     if role is FileRole.OTHER:
         return FileFact(FileState.PRESENT)
     if not is_file:
-        return FileFact(FileState.PRESENT, problem="it is a folder")
+        return FileFact(FileState.PRESENT, problem="it is a folder" if is_folder else "it is a pipe or a device")
     try:
         if role is FileRole.TOKENIZER:
             return _tokenizer(path)

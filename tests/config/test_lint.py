@@ -1,6 +1,7 @@
 """One file per mistake: the first line of each says which codes it earns, at which lines, and for which device, server and address."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from dsmops.config.lint import CODES, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
+from dsmops.config.plan import LimitedBy, plan_serving
 from dsmops.config.schema import MODULES, TOP, ServerVersion
 from dsmops.facts import ComputeCapability, Device, Severity
+from dsmops.models import MODELS, PublishedModel
 from dsmops.shipped import shipped_folder
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "configs"
@@ -86,6 +89,7 @@ def test_findings_read_well(path: Path) -> None:
         assert not finding.hint or finding.hint[-1] in ".?"
         assert "0123456789abcdef" not in finding.message + finding.hint
         assert "hunter2" not in finding.message + finding.hint
+        assert "987654321" not in finding.message + finding.hint
 
 
 @pytest.mark.parametrize("name", ["config-stt-en_fr-hf.toml", "config-stt-en-hf.toml", "config-tts.toml"])
@@ -134,6 +138,74 @@ def test_two_modules_share_the_memory() -> None:
     facts = facts_of(parse_config(text))
     assert lint(parse_config(text), facts).findings == ()
     assert [finding.code for finding in lint(parse_config(text + "\n" + twin), facts).findings] == ["memory-too-small"]
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS.values() if model.lm], ids=lambda model: model.name)
+@pytest.mark.parametrize("memory_mib", [4096, 6144, 8192, 15360, 16384, 24564, 81920])
+def test_what_the_planner_fills_is_not_called_tight(model: PublishedModel, memory_mib: int) -> None:
+    """The lint and the planner draw the same line: the planned batch is fine, one slot more is not."""
+    device = Device(
+        name="Test card",
+        compute_capability=ComputeCapability(7, 5),
+        memory_total_bytes=memory_mib * 2**20,
+        memory_free_bytes=None,
+        memory_bandwidth_bytes_per_s=None,
+        nvml_index=0,
+        cuda_ordinal=0,
+        uuid=None,
+        source="simulated",
+    )
+    plan = plan_serving(device, model)
+    template = (shipped_folder("configs") / model.preset).read_text()
+
+    def codes(batch_size: int) -> set[str]:
+        text = re.sub(r"batch_size = \d+", f'batch_size = {batch_size}\ndtype_override = "{plan.dtype.candle_name}"', template)
+        return {finding.code for finding in lint(parse_config(text), replace(ON_LOOPBACK, device=device)).findings}
+
+    about_memory = {"memory-tight", "memory-too-small"}
+    if plan.fits:
+        assert not codes(plan.batch_size) & about_memory
+    assert plan.limited_by in {LimitedBy.MEMORY, LimitedBy.NOTHING_FITS}
+    assert codes(plan.batch_size + 1) & about_memory
+
+
+@pytest.mark.parametrize(
+    ("static", "logs", "served"),
+    [
+        ("..", "logs", True),
+        ("../..", "../logs", True),
+        ("../x", "../x/logs", True),
+        ("a/../b", "./b/logs", True),
+        ("", "logs", True),
+        ("/", "../logs", True),
+        ("//srv", "/srv/logs", True),
+        ("logs", "logs/", True),
+        ("../x", "../logs", False),
+        ("../x", "logs", False),
+        (".", "../logs", False),
+        ("static", "static-logs", False),
+        ("..", "/var/log", False),
+        ("/srv", "srv/logs", False),
+        ("../..", "../../../logs", False),
+    ],
+)
+def test_logs_are_served_when_they_lie_in_static_dir(static: str, logs: str, *, served: bool) -> None:
+    """Paths are compared as they read, parents included; what depends on the server's working directory is not guessed."""
+    text = f'static_dir = "{static}"\nlog_dir = "{logs}"\n'
+    codes = {finding.code for finding in lint(parse_config(text), ON_LOOPBACK).findings}
+    assert ("logs-served" in codes) is served
+
+
+def test_a_shorter_context_is_no_mistake() -> None:
+    """Less memory than the model was trained with is a choice, which `dsmops plan` offers itself."""
+    config = parse_config((DATA / "valid" / "served-on-turing.toml").read_text().replace("context = 750", "context = 125"))
+    assert lint(config, ON_LOOPBACK).findings == ()
+
+
+def test_the_place_of_a_string_in_a_nested_table_is_told() -> None:
+    """What goes to a script is followed through tables and arrays."""
+    config = read_config(DATA / "invalid" / "bad-source-nested-in-py.toml")
+    assert [finding.where for finding in lint(config, facts_of(config)).findings] == ["modules.tts.py.voices.0.file"]
 
 
 KEYS = st.sampled_from(

@@ -7,6 +7,7 @@ import pytest
 
 from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
+from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
 
@@ -42,7 +43,11 @@ def turing(text_changes: dict[str, str] | None = None) -> Config:
 
 def findings(config: Config, *, lm: FileFact | None = None, mimi: FileFact = MIMI, tokenizer: FileFact = TOKENIZER) -> tuple[Finding, ...]:
     """What the lint says with these three files behind the config."""
-    files = {"lm.safetensors": lm or header(STT_1B), "mimi.safetensors": mimi, "tokenizer.model": tokenizer}
+    files = {
+        ("lm.safetensors", FileRole.LM): lm or header(STT_1B),
+        ("mimi.safetensors", FileRole.MIMI): mimi,
+        ("tokenizer.model", FileRole.TOKENIZER): tokenizer,
+    }
     return lint(config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")).findings
 
 
@@ -66,7 +71,7 @@ def test_an_absent_file_is_an_error(key: str, name: str) -> None:
 def test_an_absent_converted_file_names_the_command_that_makes_it() -> None:
     """The hint for a missing fp16 file leads to the conversion."""
     config = turing({'"lm.safetensors"': '"assets/fp16/x.fp16.safetensors"'})
-    files = {"assets/fp16/x.fp16.safetensors": MISSING}
+    files = {("assets/fp16/x.fp16.safetensors", FileRole.LM): MISSING}
     found = lint(config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")).findings
     assert "dsmops prep-sm75" in only(found, "file-missing", "lm_model_file").hint
 
@@ -138,7 +143,7 @@ def test_conditioners_and_depformer_are_compared() -> None:
     """Their tensors are expected by the sizes that the config gives them."""
     found = lint(
         read_config(VALID / "one-session-at-a-time.toml"),
-        LintFacts(files={"tts.safetensors": header(STT_1B)}, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1"),
+        LintFacts(files={("tts.safetensors", FileRole.LM): header(STT_1B)}, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1"),
     ).findings
     (finding,) = [finding for finding in found if finding.code == "tensor-mismatch"]
     # 4 tensors (no LayerNorms) for each of 32 more layers, 3 of the conditioner, 2 for each of 16 slices; three of them are named.

@@ -49,6 +49,11 @@ def test_the_ready_configs_have_all_keys_in_place(path: Path) -> None:
         ("\x00", "x.toml:1:1"),
         ("a = [1,", "x.toml:1"),
         ("a = " + "[" * 5000, "x.toml"),
+        ("a = 1\nb = 9223372036854775808", "x.toml:2"),
+        ("a = 1\n[b]\nc = [1,\n -9223372036854775809]", "x.toml:3"),
+        ("a = { b = 0xffffffffffffffff }", "x.toml:1"),
+        ("a = " + "9" * 5000, "x.toml"),
+        ("a = 0x" + "f" * 9000, "x.toml:1"),
     ],
 )
 def test_what_is_no_toml_is_an_error_with_its_place(text: str, where: str) -> None:
@@ -64,6 +69,28 @@ def test_syntax_newer_than_the_server_is_refused(text: str) -> None:
     """TOML 1.1 is not accepted, for the server's parser would not start with it."""
     with pytest.raises(ConfigError):
         parse_config(text)
+
+
+def test_the_largest_integers_are_read() -> None:
+    """Exactly what 64 bits hold, at both ends."""
+    assert parse_config("a = 9223372036854775807\nb = -9223372036854775808").values == {"a": 2**63 - 1, "b": -(2**63)}
+
+
+def test_a_number_that_is_too_large_is_not_repeated() -> None:
+    """It may be an API key without its quotes."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config("authorized_ids = [98765432109876543210]")
+    assert "9876" not in str(caught.value) + caught.value.hint
+
+
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path: Path) -> None:
+    """Neither is waited for: nobody may ever write into the pipe, and the device has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(InputError, match="pipe or a device") as caught:
+            read_config(path)
+        assert str(path) in caught.value.message
+        assert caught.value.hint
 
 
 def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:

@@ -66,6 +66,60 @@ def test_a_folder_in_place_of_a_file(config: Path) -> None:
     assert codes(config) == {"lm_model_file": "not-safetensors"}
 
 
+def test_a_pipe_in_place_of_a_file(config: Path) -> None:
+    """What is no file is not opened, for that could take for ever."""
+    (config.parent / TOKENIZER_FILE).unlink()
+    os.mkfifo(config.parent / TOKENIZER_FILE)
+    assert codes(config) == {"text_tokenizer_file": "not-a-tokenizer"}
+
+
+PY_MODULE = f"""
+[modules.tts]
+type = "Py"
+path = "/api/tts_streaming"
+text_tokenizer_file = "{TOKENIZER_FILE}"
+batch_size = 1
+text_bos_token = 1
+
+[modules.tts.py]
+"""
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_file_is_looked_at_for_each_of_its_roles(config: Path, *, first: bool) -> None:
+    """A file that a script opens may be the Mimi of another module; which module comes first does not matter."""
+    table = PY_MODULE + f'mimi_weight = "{MIMI_FILE}"\nmoshi_weight = "{TOKENIZER_FILE}"\n'
+    top, asr, rest = CONFIG.partition("[modules.asr]")
+    config.write_text(top + table + asr + rest if first else CONFIG + table)
+    assert codes(config) == {}
+
+
+def test_one_file_for_everything_is_wrong_for_each_in_its_own_way(config: Path) -> None:
+    """Every key says what it wanted of the file."""
+    config.write_text(CONFIG.replace(MIMI_FILE, WEIGHTS_FILE).replace(TOKENIZER_FILE, WEIGHTS_FILE))
+    assert codes(config) == {"audio_tokenizer_file": "swapped-files", "text_tokenizer_file": "not-a-tokenizer"}
+
+
+def test_files_of_a_script_of_the_operators_own_are_not_judged(config: Path) -> None:
+    """The embedded script opens these keys as files; what another one makes of them nobody knows."""
+    (config.parent / "mine.py").touch()
+    table = PY_MODULE + 'tokenizer = "absent.model"\n'
+    config.write_text(CONFIG + table)
+    assert codes(config) == {"modules.tts.py.tokenizer": "file-missing"}
+    config.write_text(CONFIG + table.replace("batch_size", 'script = "mine.py"\nbatch_size'))
+    assert codes(config) == {}
+
+
+def test_keys_that_the_server_ignores_are_not_looked_up(config: Path) -> None:
+    """Files named where no server reads them are misplaced, and nothing more."""
+    ignored = """speaker_tokenizer_file = "absent.safetensors"
+voices = { alice = "absent.safetensors" }
+py = { mimi_weight = "absent.safetensors", voices = ["hf://kyutai"] }
+"""
+    config.write_text(CONFIG.replace('dtype_override = "f16"\n', 'dtype_override = "f16"\n' + ignored))
+    assert codes(config) == dict.fromkeys(("speaker_tokenizer_file", "voices", "py"), "misplaced-key")
+
+
 @pytest.mark.parametrize("value", ["", "nul\\u0000byte", "x" * 5000])
 def test_a_name_that_can_be_no_file_is_missing(config: Path, value: str) -> None:
     """Names that the system itself refuses are reported, not raised."""

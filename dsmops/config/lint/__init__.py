@@ -19,6 +19,7 @@ RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
     keys.schema_problems,
     model.transformer_limits,
     model.conditioning,
+    model.context_lengths,
     model.batch_sizes,
     files.expansion,
     files.sources,

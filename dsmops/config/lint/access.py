@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import posixpath
+import re
 from collections.abc import Iterator
 
 from dsmops.config.lint.facts import LintFacts
@@ -38,15 +39,36 @@ def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     for module in modules(config):
         clashes: dict[str, tuple[str, str]] = {}
         for method, path, key in _routes(module):
-            if not path.startswith("/"):
-                clashes[key] = ("bad-path", f'the route "{path}" does not begin with a slash: the server panics at start')
+            if problem := _path_problem(path):
+                clashes[key] = ("bad-path", f'the route "{path}" {problem}: the server panics at start')
             elif (method, path) in taken:
                 message = f"{method} {path} is taken already ({taken[method, path]}): the server panics at start"
                 clashes.setdefault(key, ("path-clash", message))
             taken.setdefault((method, path), ".".join(module.where(key)))
         for key, (code, message) in clashes.items():
-            hint = "Write it as /api/asr-streaming." if code == "bad-path" else "Give each module a path of its own."
+            hint = "Write it plainly, as /api/asr-streaming." if code == "bad-path" else "Give each module a path of its own."
             yield finding(config, code, module.where(key), message, hint)
+
+
+_SEGMENT = re.compile(r"[^{}]*(?P<capture>\{(?P<rest>\*?)[^}*]+\})?")
+"""What may stand between two slashes: text, and one capture `{name}` or `{*name}` at the end of it."""
+
+
+def _path_problem(path: str) -> str:
+    """Return why the server's router (axum 0.8.4 on matchit 0.8.4) panics at a route, or an empty string."""
+    if not path.startswith("/"):
+        return "does not begin with a slash"
+    if "/:" in path or "/*" in path:
+        return "has a part that begins with : or *, the older way to write a capture"
+    # Doubled braces stand for plain ones.
+    segments = path.replace("{{", "(").replace("}}", ")").split("/")
+    for number, segment in enumerate(segments, 1):
+        found = _SEGMENT.fullmatch(segment)
+        if found is None:
+            return "has braces that are no capture at the end of a part"
+        if found["rest"] and number < len(segments):
+            return "goes on after a capture of the whole rest"
+    return ""
 
 
 def api_keys(config: Config, facts: LintFacts) -> Findings:
@@ -102,9 +124,7 @@ def exposure(config: Config, facts: LintFacts) -> Findings:
 def folders(config: Config, facts: LintFacts) -> Findings:
     """Report logs that the server would serve as static files."""
     static, logs = (_folder(config, key, facts) for key in ("static_dir", "log_dir"))
-    if static is None or logs is None or (posixpath.isabs(static) != posixpath.isabs(logs) and static != "/"):
-        return
-    if static in {logs, ".", "/"} or logs.startswith(static.rstrip("/") + "/"):
+    if static is not None and logs is not None and _is_inside(logs, static):
         message = f"log_dir ({logs}) lies in static_dir ({static}), whose files anybody can fetch: logs hold API keys and texts"
         yield finding(config, "logs-served", ("static_dir",), message, "Keep the two apart.")
 
@@ -114,8 +134,15 @@ def _folder(config: Config, key: str, facts: LintFacts) -> str | None:
     if not isinstance(value, str):
         return None
     # An empty value is the working directory.
-    folder = posixpath.normpath(resolve(value, facts.environ).text or ".")
-    return None if folder.startswith("..") else folder
+    return posixpath.normpath(resolve(value, facts.environ).text or ".")
+
+
+def _is_inside(folder: str, other: str) -> bool:
+    """Return whether `folder` is `other` or lies in it, as far as the paths alone tell. The working directory is not known."""
+    depth = max(folder.count(".."), other.count("..")) + 1
+    nowhere = "/" + "\0/" * depth  # a working directory that no path names, with a parent for each `..`
+    inner, outer = (posixpath.normpath(posixpath.join(nowhere, path)).lstrip("/") + "/" for path in (folder, other))
+    return outer == "/" or inner.startswith(outer)
 
 
 def captures(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001

@@ -9,6 +9,7 @@ from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
 from dsmops.config.memory import RUNTIME_BYTES, largest_batch, serving_memory
 from dsmops.config.modules import Module, modules
+from dsmops.config.plan import default_reserve_bytes
 from dsmops.config.schema import MODULES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.facts import ComputeCapability, Device, DType
@@ -16,7 +17,6 @@ from dsmops.models import FRAME_MS
 from dsmops.units import size
 
 _CANDLE_NAMES = {dtype.candle_name: dtype for dtype in DType}
-_TIGHT_SHARE = 0.9
 
 
 def dtype_words(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
@@ -116,11 +116,12 @@ def memory(config: Config, facts: LintFacts) -> Findings:
     own, module = max(needs, key=lambda pair: pair[0])
     need = sum(bytes_ for bytes_, _ in needs) + RUNTIME_BYTES
     total, free = device.memory_total_bytes, device.memory_free_bytes
+    usable = total - default_reserve_bytes(device)
     where, shown = module.where("batch_size"), f"the config needs about {size(need)}"
-    hint = _what_fits(module, int(total * _TIGHT_SHARE) - (need - own - RUNTIME_BYTES))
+    hint = _what_fits(module, usable - (need - own - RUNTIME_BYTES))
     if need > total:
         yield finding(config, "memory-too-small", where, f"{shown}, and {device.label} has {size(total)}", hint)
-    elif need > total * _TIGHT_SHARE:
+    elif need > usable:
         yield finding(config, "memory-tight", where, f"{shown} of the {size(total)} of {device.label}, which leaves little", hint)
     elif free is not None and need > free:
         message = f"{shown}, and {device.label} has {size(free)} free now"

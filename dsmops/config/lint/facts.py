@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
 from dsmops.facts import Device
 
@@ -36,12 +37,12 @@ class FileFact:
 class LintFacts:
     """Everything is optional: what is not known is not judged.
 
-    `files` is keyed by the value as the server sees it, relative paths as written. `addr` is what the server's `--addr` will be.
-    `environ` is the environment that the server will have.
+    `files` is keyed by the value as the server sees it, relative paths as written, and by what the server opens it as. `addr` is what
+    the server's `--addr` will be, `environ` the environment that it will have.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, FileFact] = field(default_factory=dict)
+    files: Mapping[tuple[str, FileRole], FileFact] = field(default_factory=dict)
     device: Device | None = None
     server_version: ServerVersion | None = None
     addr: str | None = None

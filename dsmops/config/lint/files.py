@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from dsmops.config.lint.facts import FileFact, FileState, LintFacts
 from dsmops.config.lint.report import Finding, Findings, finding
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
+from dsmops.config.schema import MODULES
 from dsmops.config.values import HUB_SNAPSHOT, resolve, source_problem
 from dsmops.facts import DType
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
@@ -24,48 +26,73 @@ def expansion(config: Config, facts: LintFacts) -> Findings:
     for where, value in _path_like(config):
         seen = resolve(value, facts.environ)
         for name in seen.unset:
-            message = f"${name} is not set here, so the server sees {seen.text!r}"
+            shown = "an empty string in its place" if _looks_secret(where) else repr(seen.text)
+            message = f"${name} is not set here, so the server sees {shown}"
             yield finding(config, "unset-variable", where, message, f"Set {name} in the server's environment, or write the path out.")
         for braced in seen.braced:
             message = f"{braced} is not expanded: the server knows $NAME only"
             yield finding(config, "not-expanded", where, message, f"Write ${braced[2:-1]}.")
         # The Python scripts expand `~` in the folders they own; the server never does.
-        if seen.tilde and "py" not in where:
+        if seen.tilde and where[2:3] != ("py",):
             yield finding(config, "not-expanded", where, "~ is not expanded: the server means a folder of that name", "Write $HOME.")
 
 
 def _path_like(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """Yield every string that the server expands."""
+    """Yield every string that the server expands. Keys that it does not read at their place are none of them."""
     for key in ("static_dir", "log_dir", "instance_name"):
         value = config.values.get(key)
         if isinstance(value, str):
             yield (key,), value
     for module in modules(config):
-        for key in module.table:
-            value = module.text(key)
-            if value is not None and (key.endswith("_file") or key in {"voice_dir", "script"}):
-                yield module.where(key), value
-        for table in ("voices", "py"):
-            for key in module.subtable(table) or {}:
-                value = module.text(table, key)
-                if value is not None:
-                    yield module.where(table, key), value
+        for key in MODULES[module.kind].keys:
+            if key.endswith("_file") or key in {"voice_dir", "script", "voices", "py"}:
+                yield from _strings(module.table.get(key), module.where(key), nested=key == "py")
+
+
+def _strings(value: object, where: KeyPath, *, nested: bool) -> Iterator[tuple[KeyPath, str]]:
+    """Yield a string, or those of a table; with `nested` those of all tables and arrays in it."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if nested or isinstance(item, str):
+                yield from _strings(item, (*where, name), nested=nested)
+    elif isinstance(value, list) and nested:
+        for index, item in enumerate(value):
+            yield from _strings(item, (*where, str(index)), nested=nested)
+
+
+_SECRET_NAME = re.compile(r"key|tokens?$|secret|passw|credential|auth|bearer", re.IGNORECASE)
+
+
+def _looks_secret(where: KeyPath) -> bool:
+    """Whether a value may be an API key, by the names it stands under: findings are shown, logged and shared."""
+    return any(_SECRET_NAME.search(name) for name in where[2:])
 
 
 def sources(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     """Report names of hub files that the server cannot fetch."""
+    by_name = {module.name: module for module in modules(config)}
     for where, value in _path_like(config):
         problem = source_problem(value)
-        if problem and not (value.startswith(HUB_SNAPSHOT) and where[2:] == ("py", "voice_folder")):
+        if value.startswith(HUB_SNAPSHOT) and where[2:3] == ("py",) and _may_be_snapshot(by_name[where[1]], where[3:]):
+            continue
+        if problem:
+            shown = "the value" if _looks_secret(where) else value
             hint = "Name one file, like hf://kyutai/stt-1b-en_fr-candle/model.safetensors, or something local."
-            yield finding(config, "bad-source", where, f"{value} {problem}", hint)
+            yield finding(config, "bad-source", where, f"{shown} {problem}", hint)
+
+
+def _may_be_snapshot(module: Module, keys: KeyPath) -> bool:
+    """Whether a value of a `py` table may be hf-snapshot://, which the server hands on as it stands; only voice_folder wants one."""
+    return keys == ("voice_folder",) or len(keys) > 1 or keys[0] not in module.py_keys
 
 
 def files(config: Config, facts: LintFacts) -> Findings:
     """Report files that are absent, unreadable, or not what their key says. Files without facts are not judged."""
     by_name = {module.name: module for module in modules(config)}
     for reference in file_references(config, facts.environ):
-        fact = facts.files.get(reference.value.text)
+        fact = facts.files.get((reference.value.text, reference.role))
         if fact is not None:
             yield from _file(config, by_name[reference.where[1]], reference, fact)
 

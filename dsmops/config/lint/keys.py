@@ -10,6 +10,7 @@ from typing import Any
 
 from dsmops.config import schema
 from dsmops.config.lint.facts import LintFacts
+from dsmops.config.lint.lax import is_lax_flag, is_lax_integer, is_lax_number
 from dsmops.config.lint.report import Findings, dotted, finding
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.schema import MODULES, TOP, Anything, OneOf, Section, Text, Variants, Whole
@@ -31,6 +32,7 @@ def _section(table: Mapping[str, Any], section: Section, where: KeyPath) -> Iter
         if name in table:
             if key.ignored:
                 yield "ignored-key", (*where, name), f"{name} is ignored: nothing in the server reads it", "Leave it out."
+                yield from _dates_handed_on(table, name, section, where)
             elif key.fork:
                 yield "fork-key", (*where, name), f"{name} is ignored by upstream's server; only a fork reads it", "Leave it out."
             else:
@@ -41,6 +43,13 @@ def _section(table: Mapping[str, Any], section: Section, where: KeyPath) -> Iter
     for name in table:
         if name not in section.keys:
             yield _unknown(name, section, table, (*where, name))
+            yield from _dates_handed_on(table, name, section, where)
+
+
+def _dates_handed_on(table: Mapping[str, Any], name: str, section: Section, where: KeyPath) -> Iterator[Problem]:
+    """Find dates under a key that nothing reads: in a table for Python the server fails at them all the same."""
+    if section.lax:
+        yield from _dates(table[name], (*where, name))
 
 
 def _variants(tables: Mapping[str, Any], variants: Variants, where: KeyPath) -> Iterator[Problem]:
@@ -73,7 +82,7 @@ def _value(value: Any, kind: schema.Type, where: KeyPath, *, lax: bool) -> Itera
                 yield _wrong_type(value, "a table", where)
         case schema.Texts():
             if isinstance(value, list):
-                yield from _texts({str(index): item for index, item in enumerate(value)}, where)
+                yield from _text_array(value, where)
             else:
                 yield _wrong_type(value, "an array of strings", where)
         case schema.CrossAttention():
@@ -95,10 +104,17 @@ def _table(table: dict[str, Any], kind: schema.Type, where: KeyPath) -> Iterator
         case Anything():
             yield from _dates(table, where)
         case _:
-            yield from _texts(table, where)
+            yield from _text_table(table, where)
 
 
-def _texts(items: Mapping[str, Any], where: KeyPath) -> Iterator[Problem]:
+def _text_array(items: list[Any], where: KeyPath) -> Iterator[Problem]:
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            message = f"item {index + 1} of {where[-1]} is {_described(item)}, and the server wants a string"
+            yield "wrong-type", (*where, str(index)), message, "Put it in quotes."
+
+
+def _text_table(items: Mapping[str, Any], where: KeyPath) -> Iterator[Problem]:
     for name, item in items.items():
         yield from _scalar(item, Text(), (*where, name), lax=False)
 
@@ -108,25 +124,15 @@ def _scalar(value: Any, kind: schema.Type, where: KeyPath, *, lax: bool) -> Iter
     match kind:
         case Text() if not isinstance(value, str):
             yield _wrong_type(value, "a string", where)
-        case schema.Flag() if not isinstance(value, bool) and not (lax and value in _LAX_FLAGS):
+        case schema.Flag() if not (isinstance(value, bool) or (lax and is_lax_flag(value))):
             yield _wrong_type(value, "true or false", where)
-        case schema.Number() if not is_number and not (lax and _is_numeric(value, _NUMERIC)):
+        case schema.Number() if not (is_number or (lax and is_lax_number(value))):
             yield _wrong_type(value, "a number", where)
-
-
-# What pydantic turns into an integer, a float and a bool.
-_INTEGRAL = re.compile(r"\s*[-+]?\d+(?:\.0*)?\s*")
-_NUMERIC = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*")
-_LAX_FLAGS: tuple[Any, ...] = (0, 1, *("0", "1", "true", "false", "yes", "no", "on", "off", "t", "f", "y", "n"))
-
-
-def _is_numeric(value: Any, pattern: re.Pattern[str]) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str) and pattern.fullmatch(value) is not None)
 
 
 def _whole(value: Any, kind: Whole, where: KeyPath, *, lax: bool) -> Iterator[Problem]:
     if lax:
-        if not (isinstance(value, int) or (isinstance(value, float) and value.is_integer()) or _is_numeric(value, _INTEGRAL)):
+        if not is_lax_integer(value):
             yield _wrong_type(value, "a whole number", where)
     elif type(value) is not int:
         yield _wrong_type(value, "an integer", where)
@@ -169,24 +175,24 @@ def _dates(value: Any, where: KeyPath) -> Iterator[Problem]:
 
 
 def _wrong_type(value: Any, wanted: str, where: KeyPath) -> Problem:
+    """Return the problem of a value that is not `wanted`. Values are repeated where a number or a bool belongs; others may be secret."""
     hint = ""
-    if isinstance(value, float) and value.is_integer():
+    if wanted in _WHOLE_NUMBERS and isinstance(value, float) and value.is_integer():
         hint = f"Write {int(value)}."
-    elif isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?|true|false", value):
+    elif wanted in _UNQUOTED and isinstance(value, str) and re.fullmatch(_UNQUOTED[wanted], value, re.ASCII):
         hint = f"Write {value} without the quotes."
     return "wrong-type", where, f"{dotted(where[-1:])} is {_described(value)}, and the server wants {wanted}", hint
 
 
+_WHOLE_NUMBERS = ("an integer", "a whole number")
+_UNQUOTED = {"an integer": r"\d+", "a whole number": r"-?\d+", "a number": r"-?\d+(\.\d+)?", "true or false": "true|false"}
+
+
 def _described(value: Any) -> str:
-    if isinstance(value, bool):
-        return f"the bool {str(value).lower()}"
-    if isinstance(value, int | float):
-        return f"the {'integer' if isinstance(value, int) else 'float'} {value}"
     if isinstance(value, list):
         return f"an array of {len(value)}"
-    if isinstance(value, str):
-        return "a string"  # not quoted: it may be an API key
-    return "a table" if isinstance(value, dict) else "a date or time"
+    kinds = {bool: "a bool", int: "an integer", float: "a float", str: "a string", dict: "a table"}
+    return kinds.get(type(value), "a date or time")
 
 
 def _wrong_word(value: str, names: tuple[str, ...], where: KeyPath) -> Problem:

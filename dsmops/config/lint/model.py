@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
+from dsmops.models import MODELS
 
 _TRANSFORMER_MUST = {
     "causal": (True, "fails at the first step"),
@@ -64,6 +66,22 @@ def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
 def _is_given(module: Module, key: str) -> bool:
     # `conditioning_learnt_padding = false` is what absence means.
     return key in module.table and module.table[key] is not False
+
+
+def context_lengths(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report a published model that is given a longer memory than it was trained with."""
+    for module in modules(config):
+        lm = module.lm_shape() if module.has_lm else None
+        for model in MODELS.values():
+            if lm is None or model.lm is None or lm.context <= model.lm.context:
+                continue
+            if replace(lm, context=model.lm.context, extra_heads=model.lm.extra_heads) == model.lm:
+                message = (
+                    f"{model.name} was trained on a context of {model.lm.context} steps; positions beyond are new to it, "
+                    "and the cache of every slot grows with them"
+                )
+                where = module.where("model", "transformer", "context")
+                yield finding(config, "context-too-long", where, message, f"Write context = {model.lm.context}.")
 
 
 def batch_sizes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001

@@ -25,9 +25,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "unsupported-transformer": (_E, "the server's transformer cannot compute with the value"),
     "conditioning-choice": (_E, "a model with conditioners needs to be told how to condition"),
     "ineffective-key": (_W, "the key has no effect with the rest of this config"),
+    "context-too-long": (_W, "the context has positions that this published model was not trained on"),
     "batch-size-zero": (_E, "a batch of no slots serves nobody"),
     # routes
-    "bad-path": (_E, "a route does not begin with a slash"),
+    "bad-path": (_E, "a route that the server's router cannot read; the server panics at start"),
     "path-clash": (_E, "two handlers share a route and method; the server panics at start"),
     # values and files
     "bad-source": (_E, "an hf:// or hf-snapshot:// value that the server cannot fetch"),
@@ -57,7 +58,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "needs-newer-server": (_N, "only servers from 0.6.4 on read dtype_override; older ones say nothing"),
     "module-too-new": (_E, "this server version does not know the module type"),
     "memory-too-small": (_E, "the batch does not fit into the device's memory"),
-    "memory-tight": (_W, "the batch leaves less than a tenth of the device's memory, or more than is free now"),
+    "memory-tight": (_W, "the batch leaves less of the device's memory than `dsmops plan` does, or takes more than is free now"),
     "slower-than-real-time": (_N, "the full batch is estimated to miss the 80 ms of a step"),
     # who can get in, and what they can see
     "no-api-keys": (_E, "an empty authorized_ids rejects every client"),
