@@ -36,6 +36,7 @@ MIN_KEY_CHARS = 8
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _HINTS = {rule: re.compile(rule.hint.encode()) for rule in RULES}
 _ANY_HINT = re.compile("|".join(rule.hint for rule in RULES).encode())
+MOST_PASSES = 8
 _MOST_KEPT, _LONGEST_KEPT = 4096, 1000
 """Entries of a cache, and the length of a line in one: caches stay small on any log."""
 
@@ -47,7 +48,11 @@ def shape_of(text: bytes) -> bytes:
 
 def has_hints(text: str) -> bool:
     """Return whether any rule may find something in lines like this one, whatever their digits."""
-    return _ANY_HINT.search(shape_of(text.encode("utf-8", "surrogateescape"))) is not None
+    return _ANY_HINT.search(_shape(text)) is not None
+
+
+def _shape(text: str) -> bytes:
+    return shape_of(text.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,14 @@ class Redactor:
 
     def part(self, text: str) -> str:
         """Return a part of a line that bears a stamp redacted; such a line may begin a PEM block, and is never inside one."""
-        rules = self.rules(shape_of(text.encode("utf-8", "surrogateescape")))
-        if not rules:
+        if not self.rules(_shape(text)):
             return text
         if PEM_OPEN.search(text):
             self._pem_lines_left = PEM_LINES
         # Callers come back, and with them the same words.
         known = self._known.get(text)
         if known is None:
-            known = self._apply(rules, text)
+            known = self._apply(text)
             _remember(self._known, text, known)
         self.counts.update(known[1])
         return known[0]
@@ -118,19 +122,26 @@ class Redactor:
             _remember(self._rules_by_shape, shape, rules)
         return rules
 
-    def _apply(self, rules: Iterable[Rule], text: str) -> tuple[str, list[str]]:
-        """Return a text redacted, and the name of the rule for each hit."""
-        hits = []
-        for rule in rules:
+    def _apply(self, text: str) -> tuple[str, list[str]]:
+        """Return a text redacted, and the name of the rule for each hit.
 
-            def replace(match: re.Match[str], rule: Rule = rule) -> str:
-                instead = rule.replace(match, self._pseudonym)
-                if instead is None:
-                    return match[0]
-                hits.append(rule.name)
-                return instead
+        A replacement may uncover another value, so it is done over until nothing is found; that also makes it idempotent.
+        """
+        hits: list[str] = []
+        for _ in range(MOST_PASSES):
+            before = len(hits)
+            for rule in self.rules(_shape(text)):
 
-            text = rule.pattern.sub(replace, text)
+                def replace(match: re.Match[str], rule: Rule = rule) -> str:
+                    instead = rule.replace(match, self._pseudonym)
+                    if instead is None:
+                        return match[0]
+                    hits.append(rule.name)
+                    return instead
+
+                text = rule.pattern.sub(replace, text)
+            if len(hits) == before:
+                break
         return text, hits
 
     def _inside_pem(self, text: str) -> str:

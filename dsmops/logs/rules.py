@@ -142,7 +142,7 @@ _VENDOR_KEY = r"""
     (?<![A-Za-z0-9_-]) (?: hf_[A-Za-z0-9]{30,} | api_org_[A-Za-z0-9]{30,} | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_\w{20,}
       | glpat-[\w-]{20,} | sk-[\w-]{20,} | xox[abprs]-[\w-]{10,} | AIza[\w-]{35} | ya29\.[\w-]{20,} )
 """
-_USERINFO = r"(?<=://) (?P<userinfo> [^\s/@:\"']{0,256} : [^\s/@\"']{1,256} ) (?=@)"
+_USERINFO = r"(?<=://) (?P<userinfo> [^\s/@:\"'<>]{0,256} : [^\s/@\"'<>]{1,256} ) (?=@)"
 # Names of voices and checkpoints hold `@240.safetensors`; `git@host` is no person.
 _EMAIL = r"""
     (?<![\w.%+-]) (?!git@) [\w.%+-]{1,64} (?:@|%40) (?: [A-Za-z0-9-]{1,63} \. ){1,8}
@@ -189,11 +189,12 @@ def _ipv6(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     return pseudonym("ip", str(address)) + value[len(shown) :]
 
 
-# What of a name and of what follows it shows on a line whose digits read 0. `text_token` and `auth_id: None` come on every connection.
-_FOLLOWS_HINT = r"""(?:\\*["'])?\s{0,3}[=:,](?! None)"""
+# What of a name and of what follows it shows on a line whose digits read 0, but for two harmless ones that come on every connection:
+# `text_token=17` and `auth_id: None`.
+_FOLLOWS_HINT = r"""(?:\\*["'])?\s{0,3}[=:,](?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
 _NAMED_HINT = (
-    r"(?i:ed[-_]?ids?|h[-_]?ids?|n[-_]?id|y[-_]?id|keys?|code|secret|passwd|password|passphrase|pwd|credentials?|jwt|(?<!text_)token|signature)"
+    r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|passwd|password|passphrase|pwd|credentials?|jwt|(?<!\btext_)token|signature)"
     rf"{_FOLLOWS_HINT}|--\w[\w.-]*\s"
 )
 
@@ -211,7 +212,7 @@ RULES: tuple[Rule, ...] = (
     Rule("jwt", "eyJ", _compile(_JWT), lambda match, pseudonym: pseudonym("key", match[0])),
     Rule("aws", "A[KSBCGIR][CIOPD]A|AN[PV]A", _compile(_AWS_ID), lambda match, pseudonym: pseudonym("key", match[0])),
     Rule("token", "hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|xox|AIza|ya00", _compile(_VENDOR_KEY), lambda m, p: p("key", m[0])),
-    Rule("email", r"@(?!0{1,6}\.safetensors)|%00", _compile(_EMAIL), lambda m, p: p("email", m[0].replace("%40", "@").lower())),
+    Rule("email", r"@(?!0{1,6}\.safetensors(?![\w.-]))|%00", _compile(_EMAIL), lambda m, p: p("email", m[0].replace("%40", "@").lower())),
     Rule("home", "/home/|Users", _compile(_HOME), lambda match, pseudonym: _instead(match, pseudonym("user", match["user"]))),
     Rule("ip", r"0\.0{1,3}\.0{1,3}\.0", _compile(_IPV4), _ipv4),
     Rule("ip", "(?:ip|ec0)-0", _compile(_IPV4_IN_HOST), _ipv4),

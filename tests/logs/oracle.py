@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
-from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES
+from dsmops.logs.redaction import MOST_PASSES
+from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule
 
 LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"]
 TARGET = r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]+)*"
@@ -244,16 +245,23 @@ class Oracle:
                 text = found["before"] + "<pem>"
         if PEM_OPEN.search(text):
             self.pem_left = PEM_LINES
-        for rule in RULES:
-            done, out = 0, []
-            for match in rule.pattern.finditer(text):
-                instead = rule.replace(match, self.pseudonym)
-                if instead is not None:
-                    out += [text[done : match.start()], instead]
-                    done = match.end()
-                    self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
-            text = "".join([*out, text[done:]])
+        for _ in range(MOST_PASSES):
+            before = sum(self.counts.values())
+            for rule in RULES:
+                text = self.by_rule(rule, text)
+            if sum(self.counts.values()) == before:
+                break
         return text
+
+    def by_rule(self, rule: Rule, text: str) -> str:
+        done, out = 0, []
+        for match in rule.pattern.finditer(text):
+            instead = rule.replace(match, self.pseudonym)
+            if instead is not None:
+                out += [text[done : match.start()], instead]
+                done = match.end()
+                self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
+        return "".join([*out, text[done:]])
 
     def pseudonym(self, kind: str, value: str) -> str:
         digest = hmac.new(self.options.key or b"", f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256").hexdigest()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmops.logs import Clock, Filter, Formatter, Redactor, Style
@@ -193,6 +193,7 @@ def test_a_line_without_end_is_cut_and_nothing_of_it_is_lost() -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**64))
 def test_long_logs_give_the_bytes_of_the_plain_way(seed: int) -> None:
     """The same with logs long enough for all caches to fill and all kinds to be met."""

@@ -15,7 +15,7 @@ from dsmops.errors import InputError
 from dsmops.logs import Clock, Formatter, Redactor, Style, load_or_create_key, redact, scan
 from dsmops.logs.redaction import shape_of
 from dsmops.logs.rules import RULES
-from tests.logs.secret_lines import PLANTS, aws_id, ipv4, jwt
+from tests.logs.secret_lines import PLANTS, SECRET_NAMES, aws_id, ipv4, jwt
 from tests.logs.server_logs import DIALECTS, START, Event, server_log
 
 KEY = b"a key for tests only"
@@ -149,6 +149,8 @@ SOUP = st.lists(
     | st.sampled_from(
         ["AKIAIOSFODNN7EXAMPLE", "10.1.2.3", "fd00::1:2", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "--password", "aws", "<text>"]
     )
+    | st.sampled_from([" None", "None", "17", "text_token", "context_token", "@240.safetensors", ".com", "api_keys_id", "foo@", "::ffff:"])
+    | st.sampled_from(SECRET_NAMES)
     | st.text(max_size=8),
     max_size=30,
 ).map("".join)
