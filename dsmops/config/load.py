@@ -95,7 +95,7 @@ def parse_config(text: str, *, path: str = "<text>") -> Config:
     except (TOMLKitError, RecursionError) as exc:
         raise ConfigError(f"not usable as a config: {exc}", path=path, hint="Write it in plainer TOML.") from exc
     except ValueError as exc:  # thousands of digits, which Python does not convert
-        raise ConfigError(f"not TOML: {_TOO_LARGE}", path=path, hint="Look for a number of thousands of digits.") from exc
+        raise ConfigError(f"not TOML: {_TOO_LARGE}", path=path, hint="Look for one of thousands of digits.") from exc
     lines: dict[KeyPath, int] = {}
     _find_lines(document.body, (), 1, lines)
     config = Config(path, text, values, lines)

@@ -40,11 +40,11 @@ def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
         clashes: dict[str, tuple[str, str]] = {}
         for method, path, key in _routes(module):
             if problem := _path_problem(path):
-                clashes[key] = ("bad-path", f'the route "{path}" {problem}: the server panics at start')
-            elif (method, path) in taken:
-                message = f"{method} {path} is taken already ({taken[method, path]}): the server panics at start"
+                clashes[key] = ("bad-path", f'the server panics at start: the route "{path}" {problem}')
+            elif (method, _shape(path)) in taken:
+                message = f"{method} {path} is taken already ({taken[method, _shape(path)]}): the server panics at start"
                 clashes.setdefault(key, ("path-clash", message))
-            taken.setdefault((method, path), ".".join(module.where(key)))
+            taken.setdefault((method, _shape(path)), ".".join(module.where(key)))
         for key, (code, message) in clashes.items():
             hint = "Write it plainly, as /api/asr-streaming." if code == "bad-path" else "Give each module a path of its own."
             yield finding(config, code, module.where(key), message, hint)
@@ -60,8 +60,7 @@ def _path_problem(path: str) -> str:
         return "does not begin with a slash"
     if "/:" in path or "/*" in path:
         return "has a part that begins with : or *, the older way to write a capture"
-    # Doubled braces stand for plain ones.
-    segments = path.replace("{{", "(").replace("}}", ")").split("/")
+    segments = _without_doubled_braces(path).split("/")
     for number, segment in enumerate(segments, 1):
         found = _SEGMENT.fullmatch(segment)
         if found is None:
@@ -69,6 +68,16 @@ def _path_problem(path: str) -> str:
         if found["rest"] and number < len(segments):
             return "goes on after a capture of the whole rest"
     return ""
+
+
+def _shape(path: str) -> str:
+    """Return a route without the names of its captures, which do not tell two routes apart."""
+    return re.sub(r"\{(\*?)[^}]*\}", r"{\1}", _without_doubled_braces(path))
+
+
+def _without_doubled_braces(path: str) -> str:
+    # They stand for plain ones in a route.
+    return path.replace("{{", "\x01").replace("}}", "\x02")
 
 
 def api_keys(config: Config, facts: LintFacts) -> Findings:

@@ -111,7 +111,8 @@ def _text_array(items: list[Any], where: KeyPath) -> Iterator[Problem]:
     for index, item in enumerate(items):
         if not isinstance(item, str):
             message = f"item {index + 1} of {where[-1]} is {_described(item)}, and the server wants a string"
-            yield "wrong-type", (*where, str(index)), message, "Put it in quotes."
+            hint = "Put it in quotes." if isinstance(item, int | float) else ""
+            yield "wrong-type", (*where, str(index)), message, hint
 
 
 def _text_table(items: Mapping[str, Any], where: KeyPath) -> Iterator[Problem]:
@@ -171,7 +172,8 @@ def _dates(value: Any, where: KeyPath) -> Iterator[Problem]:
         for item in value:
             yield from _dates(item, where)
     elif isinstance(value, datetime.date | datetime.time):
-        yield _wrong_type(value, "anything but a date or time", where)
+        message = f"{dotted(where[-1:])} is a date or time, which the server cannot hand on to a script"
+        yield "wrong-type", where, message, "Put it in quotes, or leave it out."
 
 
 def _wrong_type(value: Any, wanted: str, where: KeyPath) -> Problem:
