@@ -66,8 +66,9 @@ def format_log(
     parts = [] if target is None or following else plan_parts(source)
     with (
         _open_chunks(source, stop if following else None, parts, progress) as chunks,
-        _open_target(source, target, streaming=following) as write,
+        # Before the target is opened: a process inherits what is open, and with it the lock that says who writes the target.
         at_work(parts[1:], formatter) as others,
+        _open_target(source, target, streaming=following) as write,
         _Behind(write) as out,
     ):
         _pump(chunks, formatter, out)

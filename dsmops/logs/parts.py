@@ -106,9 +106,10 @@ class PartAtWork:
         self.part = part
         self.output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 closed by `end`
         self._results, results = os.pipe()
+        parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            _work(part, formatter, self.output, results)
+            _work(part, formatter, self.output, results, parent)
         os.close(results)
 
     def outcome(self) -> Outcome | None:
@@ -138,7 +139,7 @@ def at_work(parts: list[Part], formatter: Formatter) -> Iterator[list[PartAtWork
             part.end()
 
 
-def _work(part: Part, formatter: Formatter, output: BinaryIO, results: int) -> None:
+def _work(part: Part, formatter: Formatter, output: BinaryIO, results: int, parent: int) -> None:
     """Format a part in the child, and end the child whatever happens: the parent sees results or none."""
     try:
         output.writelines(formatter.feed(block) for block in cut_blocks(part.chunks()))

@@ -19,6 +19,9 @@ from dsmops.logs.records import LogRecord
 _SERVICE = re.compile(r"(?P<prefix>(?P<service>[A-Za-z0-9][\w.-]{0,99}) +\|)(?: (?P<text>.*))?", re.ASCII)
 """What `docker compose logs` puts in front: the container's name, padded, and a bar."""
 
+MOST_SERVICES = 1000
+"""More names before a bar are no containers but a table somebody printed; what is remembered of each stays bounded."""
+
 _TRACEBACK = "Traceback (most recent call last):"
 _CONTINUES = re.compile(
     r"$|[ \t]|Caused by:|[Ss]tack backtrace:|note: run with `RUST_BACKTRACE"
@@ -64,7 +67,7 @@ class Reader:
         text = clean(decode(raw))
         prefix, service = "", None
         record = self._parse(text)
-        if record is None and (found := _SERVICE.fullmatch(text)):
+        if record is None and (found := _SERVICE.fullmatch(text)) and self._may_be_service(found["service"]):
             prefix, service, text = found["prefix"], found["service"], found["text"] or ""
             record = self._parse(text)
             record = record and replace(record, service=service)
@@ -94,6 +97,9 @@ class Reader:
         """Return whether the next line of a service may belong to a traceback, whatever it looks like."""
         event = self._events.get(service)
         return event is not None and event.in_traceback
+
+    def _may_be_service(self, name: str) -> bool:
+        return name in self._events or len(self._events) < MOST_SERVICES
 
     def _parse(self, text: str) -> LogRecord | None:
         for index, dialect in enumerate(self._formats):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
+from dsmops.logs.reader import MOST_SERVICES
 from dsmops.logs.redaction import MOST_PASSES
 from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule
 
@@ -56,6 +57,7 @@ class Oracle:
         self.kept: dict[str, bool] = {}
         self.in_time: dict[str, bool] = {}
         self.is_error: dict[str, bool] = {}
+        self.services: set[str] = set()
         self.pem_left = 0
         self.counts: dict[str, int] = {}
 
@@ -69,9 +71,14 @@ class Oracle:
         text = clean(readable(raw))
         prefix, service = "", ""
         start = self.start(text)
-        if start is None and (match := re.fullmatch(r"(([A-Za-z0-9][A-Za-z0-9_.-]{0,99}) +\|)(?: (.*))?", text)):
+        if (
+            start is None
+            and (match := re.fullmatch(r"(([A-Za-z0-9][A-Za-z0-9_.-]{0,99}) +\|)(?: (.*))?", text))
+            and (match[2] in self.services or len(self.services) < MOST_SERVICES)
+        ):
             prefix, service, text = match[1], match[2], match[3] or ""
             start = self.start(text)
+        self.services.add(service)
         if not self.wanted(start, text, service):
             return []
         if start:

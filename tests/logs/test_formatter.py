@@ -192,6 +192,12 @@ def test_a_line_without_end_is_cut_and_nothing_of_it_is_lost() -> None:
         assert lines == [b"a" * 10, b"a" * 10, b"a" * 5, b"b" * 10, b"c" * 7]
 
 
+def test_a_printed_table_is_no_fleet_of_containers() -> None:
+    """Thousands of names before a bar are kept as they are, in memory that does not grow with them."""
+    lines = [f"name{number} | 1.5" for number in range(3000)] + [DIALECTS["compose_ansi"](step(random.Random(1), START, 1))]
+    assert_same("\n".join(lines).encode(), 1000, Options(key=KEY))
+
+
 @pytest.mark.slow
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**64))

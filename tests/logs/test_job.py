@@ -3,6 +3,9 @@
 import gzip
 import os
 import random
+import subprocess
+import sys
+from contextlib import suppress
 from datetime import UTC, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -205,3 +208,21 @@ def test_a_file_that_is_replaced_meanwhile_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"another")
     with pytest.raises(InputError, match="was replaced"):
         list(planned[1].chunks())
+
+
+@pytest.mark.fault
+def test_a_killed_run_leaves_the_old_output_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    """`kill -9` at several moments: the target is the old file or the complete new one, and no process goes on for long."""
+    path, target = tmp_path / "log", tmp_path / "out"
+    path.write_bytes("\n".join(LOGS["step lines"] * 3000).encode() + b"\n")
+    run(path, tmp_path / "expected")
+    expected = (tmp_path / "expected").read_bytes()
+    target.write_bytes(b"old")
+    command = [sys.executable, "-m", "dsmops", "format-log", str(path), "-o", str(target), "--tz", "UTC"]
+    for seconds in (0.2, 0.3, 0.4, 0.6, 0.8):
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=seconds, check=False)  # on its time limit the child is killed
+        assert target.read_bytes() in (b"old", expected)
+    run(path, target)
+    assert target.read_bytes() == expected
+    assert sorted(other.name for other in tmp_path.iterdir()) == ["expected", "log", "out"]
