@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -129,6 +130,8 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut files of a few kilobytes, as if there were four processors."""
     monkeypatch.setattr(parts, "PART_BYTES", 5000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    # Servers of other tests may have left idle threads in this process, beside which the tool itself would not fork.
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
 LOGS = {
