@@ -7,7 +7,6 @@ the range where F16 follows from BF16 by moving bits; the few that do not are fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -60,12 +59,32 @@ def _all_bf16_as_f32() -> NDArray[np.float32]:
     return (np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)).view(np.float32)
 
 
-class Bf16ToF16:
+class Cast:
     """Casts blocks and counts losses until `take_counts`. Keeps scratch memory, so use one per thread.
+
+    It never raises: whether a count matters is the caller's policy.
+    """
+
+    def __init__(self) -> None:
+        self._doubled = np.empty(BLOCK_ELEMENTS, np.uint16)
+        self._tally = _Tally()
+
+    def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
+        """Write the target patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must not overlap `bits`."""
+        raise NotImplementedError
+
+    def take_counts(self) -> LossCounts:
+        """Return the counts since the last call, and start anew."""
+        tally, self._tally = self._tally, _Tally()
+        return tally.result()
+
+
+class Bf16ToF16(Cast):
+    """BF16 to F16, rounded to nearest, ties to even.
 
     Exact for 0 and for 2**-17 <= abs(x) <= 65280. Smaller magnitudes may round to an F16 subnormal; at or below 2**-25 they become
     zero. From 65536 upward they become infinite, or ±65504 with `clamp`; what is infinite in the source stays so. NaN stays NaN; its
-    payload may change. It never raises: whether a count matters is the caller's policy.
+    payload may change.
     """
 
     # For 2**-14 <= abs(x) < 2 the pattern is s0111mmmmmmmmmmm (s sign, m the low exponent and mantissa bits), and the F16 pattern is
@@ -77,17 +96,15 @@ class Bf16ToF16:
     _FIRST_REGULAR = np.int16(2 * 0x3880)
 
     def __init__(self, *, clamp: bool = False) -> None:
-        self._doubled = np.empty(BLOCK_ELEMENTS, np.uint16)
+        super().__init__()
         self._special = np.empty(BLOCK_ELEMENTS, np.bool_)
         self._patterns = f16_patterns()
         if clamp:
             beyond = pattern_kinds() == OVERFLOWED
             self._patterns = np.where(beyond, self._patterns - np.uint16(_F16_INF - _F16_MAX), self._patterns)
         self._kinds = pattern_kinds()
-        self._tally = _Tally()
 
-    def __call__(self, bits: Bits, out: Bits) -> None:
-        """Write the F16 patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must not overlap `bits`."""
+    def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
         count = bits.size
         doubled = np.add(bits, bits, out=self._doubled[:count])
         if self._tally.note_magnitudes(doubled) == 0:
@@ -110,31 +127,16 @@ class Bf16ToF16:
             out[where] = self._patterns[patterns]
             self._tally.count_kinds(np.bincount(self._kinds[patterns], minlength=NAN + 1))
 
-    def take_counts(self) -> LossCounts:
-        """Return the counts since the last call, and start anew."""
-        tally, self._tally = self._tally, _Tally()
-        return tally.result()
 
+class Bf16ToF32(Cast):
+    """BF16 to F32, always exact: BF16 is the upper half of F32."""
 
-class Bf16ToF32:
-    """Casts blocks, exactly: BF16 is the upper half of F32. Counts as `Bf16ToF16` does; nothing is ever lost."""
-
-    def __init__(self, *, clamp: bool = False) -> None:  # noqa: ARG002 nothing overflows, so there is nothing to clamp
-        self._doubled = np.empty(BLOCK_ELEMENTS, np.uint16)
-        self._tally = _Tally()
-
-    def __call__(self, bits: Bits, out: NDArray[np.uint32]) -> None:
-        """Write the F32 patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`."""
+    def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
         doubled = np.add(bits, bits, out=self._doubled[: bits.size])
         if self._tally.note_magnitudes(doubled) >= 2 * _BF16_INF:
-            nan, infinite = np.count_nonzero(doubled > 2 * _BF16_INF), np.count_nonzero(doubled == 2 * _BF16_INF)
+            infinite, nan = np.count_nonzero(doubled == 2 * _BF16_INF), np.count_nonzero(doubled > 2 * _BF16_INF)
             self._tally.count_kinds(np.array([0, 0, 0, 0, 0, infinite, nan]))
         np.left_shift(bits, 16, out=out, dtype=np.uint32)
-
-    def take_counts(self) -> LossCounts:
-        """Return the counts since the last call, and start anew."""
-        tally, self._tally = self._tally, _Tally()
-        return tally.result()
 
 
 class _Tally:
@@ -179,14 +181,12 @@ class _Tally:
             rounded=rounded,
             infinite=infinite,
             nan=nan,
-            largest_magnitude=float(_all_bf16_as_f32()[self._top >> 1]) if self._top >= 0 else None,
+            largest_magnitude=float(np.uint32(self._top >> 1 << 16).view(np.float32)) if self._top >= 0 else None,
         )
 
 
-Cast = Bf16ToF16 | Bf16ToF32
-
-CASTS: dict[DType, tuple[Callable[..., Cast], np.dtype[Any]]] = {
-    DType.F16: (Bf16ToF16, np.dtype("<u2")),
-    DType.F32: (Bf16ToF32, np.dtype("<u4")),
-}
-"""What BF16 can become: the cast, and the dtype of its patterns on disk."""
+def make_cast(dtype: DType, *, clamp: bool = False) -> tuple[Cast, np.dtype[Any]]:
+    """Return the cast from BF16 to `dtype`, and the dtype of its patterns on disk. `clamp` concerns F16 only."""
+    if dtype is DType.F16:
+        return Bf16ToF16(clamp=clamp), np.dtype("<u2")
+    return Bf16ToF32(), np.dtype("<u4")

@@ -12,12 +12,13 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from dsmops.checkpoint import record
 from dsmops.checkpoint.blocks import BlockWriter
-from dsmops.checkpoint.casts import BLOCK_ELEMENTS, CASTS, Bits, Cast
+from dsmops.checkpoint.casts import BLOCK_ELEMENTS, Bits, Cast, make_cast
 from dsmops.checkpoint.losses import LossReport, TensorLoss
 from dsmops.checkpoint.plan import ConversionPlan, FilePlan, OverflowPolicy, TensorPlan, lay_out
 from dsmops.checkpoint.reading import ShardReader
@@ -130,13 +131,12 @@ class _Casts:
 
     def __init__(self, *, clamp: bool) -> None:
         self._clamp = clamp
-        self._made: dict[str, tuple[Cast, np.dtype[np.unsignedinteger]]] = {}
+        self._made: dict[str, tuple[Cast, np.dtype[Any]]] = {}
         self.scratch: Bits = np.empty(BLOCK_ELEMENTS, "<u2")
 
-    def __getitem__(self, dtype: str) -> tuple[Cast, np.dtype[np.unsignedinteger]]:
+    def __getitem__(self, dtype: str) -> tuple[Cast, np.dtype[Any]]:
         if dtype not in self._made:
-            kind, disk_dtype = CASTS[DType(dtype)]
-            self._made[dtype] = kind(clamp=self._clamp), disk_dtype
+            self._made[dtype] = make_cast(DType(dtype), clamp=self._clamp)
         return self._made[dtype]
 
 
@@ -172,7 +172,7 @@ def _cast(
     writer: BlockWriter,
     reader: ShardReader,
     cast: Cast,
-    disk_dtype: np.dtype[np.unsignedinteger],
+    disk_dtype: np.dtype[Any],
     scratch: Bits,
     progress: Progress,
 ) -> None:

@@ -19,28 +19,27 @@ class ShardReader:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
-        self._fd = -1
+        with os_errors(shard.path):
+            self._file = shard.path.open("rb", buffering=0)
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def __enter__(self) -> ShardReader:
-        with os_errors(self._shard.path):
-            self._fd = os.open(self._shard.path, os.O_RDONLY | os.O_CLOEXEC)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the file's bytes from `offset` on."""
         view = buffer.cast("B")
         with os_errors(self._shard.path):
+            self._file.seek(offset)
             while view:
-                count = os.preadv(self._fd, [view], offset)
+                count = self._file.readinto(view)
                 if not count:
                     raise self._changed()
                 view = view[count:]
-                offset += count
 
     def confirm_unchanged(self) -> None:
         """Check that the file is the one whose header was read, untouched since.
@@ -49,8 +48,8 @@ class ShardReader:
             InputError: it changed, so what was read of it may be a mixture.
         """
         with os_errors(self._shard.path):
-            stamp = FileStamp.of(os.fstat(self._fd))
-        if stamp != self._shard.stamp:
+            stamps = {FileStamp.of(os.fstat(self._file.fileno())), FileStamp.of(self._shard.path.stat())}
+        if stamps != {self._shard.stamp}:
             raise self._changed()
 
     def _changed(self) -> InputError:

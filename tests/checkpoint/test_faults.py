@@ -131,13 +131,16 @@ class Hook:
     def finish(self) -> None: ...
 
 
-@pytest.mark.parametrize("change", ["cut short", "rewritten in place", "grown"])
+@pytest.mark.parametrize("change", ["cut short", "rewritten in place", "grown", "replaced by another file"])
 def test_a_source_that_changes_meanwhile_discards_the_output(tmp_path: Path, change: str) -> None:
     """A mixture of two sources is never taken for a result."""
     source = tmp_path / "in.safetensors"
     write_checkpoint(source, {"a": ("BF16", (ELEMENTS,))})
 
     def act() -> None:
+        if change == "replaced by another file":
+            write_checkpoint(source, {"a": ("BF16", (ELEMENTS,))}, seed=1)
+            return
         with source.open("r+b") as file:
             if change == "cut short":
                 file.truncate(1000)
