@@ -119,8 +119,8 @@ def is_current(plan: ConversionPlan, *, full: bool = False, progress: Progress =
     if any((shard.stamp.size_bytes, shard.header.sha256) != (was.size_bytes, was.header_sha256) for shard, was in pairs):
         return False
     doubtful = [(shard, was) for shard, was in pairs if full or shard.stamp.mtime_ns != was.mtime_ns]
-    if not all(was.sha256 for _, was in doubtful):
-        return False
+    if not doubtful or not all(was.sha256 for _, was in doubtful):
+        return not doubtful
     progress.start("Comparing digests", sum(shard.stamp.size_bytes for shard, _ in doubtful))
     try:
         return all((shard.known_sha256 or sha256(shard.path, progress=progress)) == was.sha256 for shard, was in doubtful)

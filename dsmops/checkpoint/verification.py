@@ -171,8 +171,7 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
 def _cast_by_table(patterns: Patterns, dtype: str, clamped: bool) -> Patterns:
     if dtype == DType.F32:
         return patterns.astype(np.uint32) << np.uint32(16)
-    found: NDArray[np.uint16] = _f16_table(clamped)[patterns]
-    return found
+    return _f16_table(clamped).take(patterns, mode="clip")
 
 
 @cache
