@@ -142,7 +142,10 @@ def at_work(parts: list[Part], formatter: Formatter) -> Iterator[list[PartAtWork
 def _work(part: Part, formatter: Formatter, output: BinaryIO, results: int, parent: int) -> None:
     """Format a part in the child, and end the child whatever happens: the parent sees results or none."""
     try:
-        output.writelines(formatter.feed(block) for block in cut_blocks(part.chunks()))
+        for block in cut_blocks(part.chunks()):
+            if os.getppid() != parent:  # It was killed, and nobody will come for the results.
+                return
+            output.write(formatter.feed(block))
         output.write(formatter.flush())
         output.flush()
         os.write(results, pickle.dumps(formatter.outcome()))
