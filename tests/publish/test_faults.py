@@ -103,7 +103,9 @@ def test_passing_faults_are_overcome(network: Network, fault: Fault) -> None:
     network.relay.fault = every(3, fault)
     report = network.publish(workers=1)
     assert (report.counts["sent"], report.counts["failed"]) == (6, 0)
-    assert len(network.relay.seen) == report.usage.total_requests
+    # A request on a connection that the relay has just closed counts where it was sent, and never arrives.
+    arrived = len(network.relay.seen)
+    assert arrived <= report.usage.total_requests <= arrived + arrived // 3
     assert network.published() == network.written()
     _, files = network.pull(network.relay.url)
     assert files == network.written()
