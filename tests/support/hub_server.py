@@ -151,8 +151,8 @@ class HubServer:
 
     @property
     def cdn_url(self) -> str:
-        """Where large files are redirected to: another origin, which must never see a token."""
-        return f"http://127.0.0.1:{self._servers[1].server_port}/cdn"
+        """Where large files are redirected to: another host by name, as huggingface_hub 1.x judges it, which must never see a token."""
+        return f"http://localhost:{self._servers[1].server_port}/cdn"
 
     def env(self, home: Path) -> dict[str, str]:
         """Return the environment that makes huggingface_hub and dsmops use this hub, with cache and token file under `home`."""
@@ -288,8 +288,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self._begin(status, {**headers, "Content-Length": str(len(body))})
         if self.command != "HEAD":
-            self.wfile.write(body)
             self.seen.body_bytes = len(body)
+            self.wfile.write(body)
 
     def _begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.seen.status = status
@@ -312,8 +312,9 @@ class _Handler(BaseHTTPRequestHandler):
         with content.open() as file, suppress(ConnectionError):
             file.seek(start)
             for block in self._blocks(file, stop - start):
-                self.wfile.write(block)
+                # Counted first: whoever has the bytes may look at the count at once.
                 self.seen.body_bytes += len(block)
+                self.wfile.write(block)
 
     def _blocks(self, file: BinaryIO, count: int) -> Iterator[bytes]:
         """Yield the next `count` bytes of `file`, less what the fault of this request takes away."""
