@@ -8,12 +8,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from dsmops.checkpoint import open_checkpoint, write_checkpoint
+from dsmops.cli.app import app
 from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, InputError, TensorRangeError
 from dsmops.facts import DType, Severity
 from dsmops.flows.prepare import Outcome, PrepareReport, PrepareRequest, Step, plan_preparation, prepare, preview
 from dsmops.shipped import shipped_folder
+from tests.gpu.hosts import PlayedHost, load_host
 from tests.support.cli import dsmops
 from tests.support.hub_server import HubServer
 from tests.support.tiny import TINY, write_published_header, write_tiny_companions, write_tiny_template, write_tiny_weights
@@ -288,10 +291,21 @@ def test_the_command_from_a_terminal(source: Path) -> None:
     assert "Does not fit" in small.stdout
 
 
-def test_skip_when_undetected_exits_0(tmp_path: Path) -> None:
-    """On a machine without a GPU the flag makes it a success that did nothing."""
-    run = dsmops("prep-sm75", "--skip-when-undetected", cwd=tmp_path)
-    assert run.code == 0
-    assert "Nothing done" in run.stdout
-    assert list(tmp_path.iterdir()) == []
-    assert dsmops("prep-sm75", cwd=tmp_path).code == 4
+def test_skip_when_undetected_exits_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a GPU the flag makes it a success that did nothing; without the flag it is an error."""
+    monkeypatch.setattr("dsmops.flows.serving.probe", PlayedHost(load_host("no_driver"), tmp_path, monkeypatch).probe)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    skipped = CliRunner().invoke(app, ["prep-sm75", "--skip-when-undetected"])
+    assert skipped.exit_code == 0
+    assert "Nothing done" in skipped.stdout
+    assert list(Path().iterdir()) == []
+    assert isinstance(CliRunner().invoke(app, ["prep-sm75"]).exception, DriverMissingError)
+
+
+def test_a_hidden_card_is_not_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that the mask hides is there and cannot be used: the flag does not make that a success."""
+    monkeypatch.setattr("dsmops.flows.serving.probe", PlayedHost(load_host("all_hidden_empty"), tmp_path, monkeypatch).probe)
+    refused = CliRunner().invoke(app, ["prep-sm75", "--skip-when-undetected"])
+    assert isinstance(refused.exception, DriverMissingError)
+    assert refused.exception.code == "gpu.all_hidden"

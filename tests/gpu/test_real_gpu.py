@@ -47,6 +47,7 @@ print(json.dumps({
     "count": torch.cuda.device_count(),
     "capability": torch.cuda.get_device_capability(0),
     "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
+    "architectures": [name for name in torch.cuda.get_arch_list() if name.startswith("sm_")],
     "works": float((torch.ones(8, device="cuda") * 2).sum()),
 }))
 """
@@ -163,7 +164,7 @@ def test_masks_mean_what_cuda_makes_of_them(mask: str, order: str | None, report
 
 
 def test_the_same_as_torch(report: GpuReport) -> None:
-    """Where torch is installed, it counts the same devices, sees the same capability, and runs exactly where its kernels were promised."""
+    """Where torch is installed, it counts the same devices, sees the same capability, has the architectures its table gives, and runs."""
     if report.torch is None:
         pytest.skip("torch is not installed here")
     verdict = report.visible[0].verdict
@@ -173,6 +174,8 @@ def test_the_same_as_torch(report: GpuReport) -> None:
     assert torch["count"] == len(report.visible)
     assert ComputeCapability(*torch["capability"]) == report.visible[0].device.compute_capability
     assert torch["bf16"] == (not verdict.bf16_fails)
+    if report.torch.architectures is not None:
+        assert set(report.torch.architectures) == {ComputeCapability.parse(name) for name in torch["architectures"]}
     assert torch["works"] == 16.0
 
 
