@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -69,7 +70,13 @@ def _at_hand(source: str, out: Reporter, *, download: bool = True) -> Path:
     return local_checkpoint(source, download=download, progress=out.progress(), announce=announce)
 
 
+def _without_blas_threads() -> None:
+    # numpy's BLAS starts a thread per core on import, which spins for 70 ms. Nothing here uses BLAS, and the cores are needed.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
+    _without_blas_threads()
     from dsmops.checkpoint.conversion import scan
 
     return scan(checkpoint, DType.F16, progress=out.progress())
@@ -107,6 +114,7 @@ def convert(
       dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
       dsmops convert --keep-f32 'condition_*' --report loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
+    _without_blas_threads()
     from json import dumps
 
     from dsmops.checkpoint.outcome import carry_out
@@ -143,6 +151,7 @@ def verify(
       dsmops verify model.safetensors model.fp16.safetensors
       dsmops verify --json sharded-model/ sharded-model-fp16/
     """
+    _without_blas_threads()
     from dsmops.checkpoint.verification import verify as compare
     from dsmops.cli.views.checkpoint import show_verification
 
