@@ -43,7 +43,7 @@ wheel: setup ## build the wheel, install it elsewhere, use it
 check: lint types arch docs-check wheel ## all that a reviewer would ask for, but the tests
 
 test: setup ## the tests that need nothing but this machine
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 fault: setup ## tests that kill processes, fill disks and cut networks
 	$(BIN)/python -m pytest -m fault
