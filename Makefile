@@ -12,7 +12,7 @@ help: ## list the tasks
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,peers]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,worker]"
 	@touch $(STAMP)
 
 setup: $(STAMP) ## make .venv with everything that tests and benchmarks need

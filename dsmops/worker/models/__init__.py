@@ -1,0 +1,1 @@
+"""The networks: tensors in, tensors out. No sockets, no clocks, no files other than weights."""

@@ -1,0 +1,111 @@
+"""Causal self-attention with rotary positions over a window, whole or streaming through a ring of keys and values.
+
+Streaming semantics are those of `moshi` 0.2.13: a row holds its last `context` positions; the positions of one call are written
+before any of them attends, so with two positions a call the first no longer sees the oldest key (Mimi's transformers).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsmops.worker.models.state import RowState
+
+_RING_ALIGNMENT = 8
+"""Rings are this much rounded up: fused attention kernels copy a mask whose rows are not a multiple of 8 long."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingState:
+    """Positions done per row (int64 [B]) and, per layer, keys and values [B, H, capacity, D], stored with their rotation."""
+
+    offset: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """What all layers share in one call of T positions: rotation, mask and, when streaming, where to write.
+
+    `cos`, `sin`: float32 [B or 1, 1, T, D/2]. `mask`: additive, in the compute dtype, broadcastable to [B, H, T, keys].
+    `slots`: int64 [B, T], ring entries of the new positions; None for a whole pass.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor
+    slots: Tensor | None
+
+
+def init_ring(rows: RowState, layers: int, heads: int, head_dim: int, context: int, dtype: torch.dtype) -> RingState:
+    """Return empty rings of `layers` layers for `rows`."""
+    capacity = -(-context // _RING_ALIGNMENT) * _RING_ALIGNMENT
+
+    def ring() -> Tensor:
+        return rows.zeros(heads, capacity, head_dim, dtype=dtype)
+
+    return RingState(rows.zeros(dtype=torch.int64), [ring() for _ in range(layers)], [ring() for _ in range(layers)])
+
+
+def plan_positions(
+    length: int, *, head_dim: int, context: int, period: float, dtype: torch.dtype, device: torch.device, ring: RingState | None
+) -> Positions:
+    """Return what the attention layers of one call of `length` positions share.
+
+    Without `ring`: positions 0..length-1, key p visible to query t where 0 <= t - p < context. With it, the next `length` positions of
+    every row; the caller moves `ring.offset` on when all layers are done. A position is exact up to 2**24 (15 days of frames).
+    """
+    steps = torch.arange(length, device=device)
+    if ring is None:
+        queries = steps[None]
+        keys, newest, slots = steps[None, None], queries[..., -1:, None], None
+    else:
+        queries = ring.offset[:, None] + steps
+        capacity = ring.keys[0].shape[2]
+        newest = queries[:, -1:, None]
+        entries = torch.arange(capacity, device=device)
+        keys = newest - (newest - entries) % capacity
+        slots = queries % capacity
+    seen = (keys >= 0) & (keys <= queries[..., None])
+    seen &= (queries[..., None] if ring is None else newest) - keys < context
+    mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[:, None]
+    frequency = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
+    angle = queries[:, None, :, None].float() * torch.exp(frequency * -math.log(period))
+    return Positions(angle.cos(), angle.sin(), mask, slots)
+
+
+def rotate(x: Tensor, at: Positions) -> Tensor:
+    """Return `x` [B, H, T, D] with each adjacent pair (2i, 2i+1) turned by its position's angle; in float32, rounded back."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([even * at.cos - odd * at.sin, even * at.sin + odd * at.cos], dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Attention without biases: packed input rows [Q | K | V], heads contiguous, scale 1/√D."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, at: Positions, ring: RingState | None = None, layer: int = 0) -> Tensor:
+        """Return [B, T, width] for `x` [B, T, width]; with `ring`, this layer's keys and values are written before they are read."""
+        packed = F.linear(x, self.in_proj_weight).unflatten(-1, (3, self.heads, -1))
+        query, key, value = packed.permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, at), rotate(key, at)
+        if ring is not None and at.slots is not None:
+            rows = torch.arange(x.shape[0], device=x.device)[:, None]
+            keys, values = ring.keys[layer], ring.values[layer]
+            # Idle rows write too, where their own next active step will write again.
+            keys[rows, :, at.slots] = key.transpose(1, 2)
+            values[rows, :, at.slots] = value.transpose(1, 2)
+            key, value = keys, values
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=at.mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(-2))

@@ -1,0 +1,95 @@
+"""Causal 1-D convolutions, whole or streaming.
+
+Whole: zeros (or copies of the first input) on the left, nothing on the right. Streaming: the last inputs of the previous call
+take the place of the padding, so the outputs of consecutive calls are those of one whole call.
+
+Source of the arithmetic: the Mimi codec of `moshi` 0.2.13, `modules/conv.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsmops.worker.models.state import RowState, keep
+
+
+@dataclass(frozen=True, slots=True)
+class ConvState:
+    """The last inputs of a convolution [B, C, P]; `started` (bool [B]) only where the padding repeats the first input."""
+
+    previous: Tensor
+    started: Tensor | None
+
+
+class CausalConv(nn.Module):
+    """Convolution [B, in, T] → [B, out, T / stride]. T must be a multiple of `stride`.
+
+    `repeat_first` pads the start of a stream with copies of its first input instead of zeros.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, bias: bool = True, repeat_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.stride = stride
+        self.left = kernel - stride
+        self.repeat_first = repeat_first
+
+    def init_state(self, rows: RowState) -> ConvState | None:
+        """Return the state for `rows`, None where no input needs to be remembered."""
+        if self.left == 0:
+            return None
+        previous = rows.zeros(self.weight.shape[1], self.left)
+        return ConvState(previous, rows.zeros(dtype=torch.bool) if self.repeat_first else None)
+
+    def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+        """Convolve one whole signal, or the next part of each row's stream when `state` and `exec_mask` (bool [B]) are given."""
+        if self.left:
+            x = torch.cat([self._left_context(x, state), x], dim=-1)
+            if state is not None and exec_mask is not None:
+                keep(state.previous, x[..., -self.left :], exec_mask)
+                if state.started is not None:
+                    state.started.logical_or_(exec_mask)
+        return F.conv1d(x, self.weight, self.bias, stride=self.stride)
+
+    def _left_context(self, x: Tensor, state: ConvState | None) -> Tensor:
+        start = x[..., :1].expand(-1, -1, self.left) if self.repeat_first else x.new_zeros(*x.shape[:-1], self.left)
+        if state is None:
+            return start
+        return state.previous if state.started is None else torch.where(state.started.view(-1, 1, 1), state.previous, start)
+
+
+class CausalConvTranspose(nn.Module):
+    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel longer than its stride.
+
+    Weight layout (in, out / groups, kernel). Streaming adds the tail of the previous call to the start of this one and holds the new
+    tail back, without the bias, which each output gets once.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, bias: bool = True, groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_channels, out_channels // groups, kernel))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.stride = stride
+        self.groups = groups
+        self.overlap = kernel - stride
+        self.out_channels = out_channels
+
+    def init_state(self, rows: RowState) -> Tensor:
+        """Return the tail [B, out, kernel - stride] that the next call adds."""
+        return rows.zeros(self.out_channels, self.overlap)
+
+    def forward(self, x: Tensor, state: Tensor | None = None, exec_mask: Tensor | None = None) -> Tensor:
+        """Expand one whole signal, or the next part of each row's stream when `state` and `exec_mask` (bool [B]) are given."""
+        y = F.conv_transpose1d(x, self.weight, None, stride=self.stride, groups=self.groups)
+        ready = y[..., : -self.overlap]
+        if state is not None and exec_mask is not None:
+            ready = torch.cat([ready[..., : self.overlap] + state, ready[..., self.overlap :]], dim=-1)
+            keep(state, y[..., -self.overlap :], exec_mask)
+        return ready if self.bias is None else ready + self.bias.view(1, -1, 1)

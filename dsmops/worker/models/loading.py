@@ -1,0 +1,214 @@
+"""Strict loading: every tensor of a file is expected, every expected tensor is there, shapes agree; or one error names them.
+
+Accepts the spellings that published files and live modules use: attention packed (`in_proj_weight`) or split (`in_projs.0.weight`), and
+the older names of Mimi's codebook buffers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from dsmops.errors import CheckpointError
+from dsmops.files import os_errors
+from dsmops.models import LmShape
+from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
+from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
+from dsmops.worker.models.quantizer import ResidualQuantizer, centroids
+from dsmops.worker.models.stt_lm import RmsNorm, SttLm
+
+MIMI_CONFIG_KEY = "mimi_config"
+"""Metadata key of a Mimi file that is not the released model: its config, in the JSON that `moshi` takes. moshi-server ignores it."""
+
+_SPELLINGS = (
+    (re.compile(r"\.in_projs\.0\.weight$|\.in_proj\.weight$"), ".in_proj_weight"),
+    (re.compile(r"\.out_projs\.0\.weight$"), ".out_proj.weight"),
+    (re.compile(r"\._codebook\.inited$"), "._codebook._initialized"),
+    (re.compile(r"\._codebook\.cluster_size$"), "._codebook.cluster_usage"),
+    (re.compile(r"\._codebook\.embed(_avg|_sum)$"), "._codebook.embedding_sum"),
+)
+_Half = TypeVar("_Half", MimiEncoder, MimiDecoder)
+
+_SHOWN = 4
+"""How many tensors of a kind an error names."""
+
+
+class TensorFile:
+    """An open safetensors file whose names are read in their published spelling."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with os_errors(path):
+            path.open("rb").close()
+        try:
+            self._file = safe_open(str(path), framework="pt")
+        except (SafetensorError, OSError) as exc:
+            raise CheckpointError(f"{path} is not a complete safetensors file: {exc}", hint=f"`dsmops inspect {path}` says more.") from exc
+        self._stored = {_published(name): name for name in self._file.keys()}  # noqa: SIM118 not a dict
+        self.metadata: Mapping[str, str] = self._file.metadata() or {}
+
+    def __enter__(self) -> TensorFile:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.__exit__(kind, error, trace)
+
+    def expect(self, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+        """Check that the file holds exactly the tensors `shapes`.
+
+        Raises:
+            CheckpointError: one is missing, unexpected or has another shape; the message names the first few of each.
+        """
+        missing = [f"{name} {_shape(shapes[name])}" for name in shapes if name not in self._stored]
+        extra = [f"{name} {_shape(self._shape(name))}" for name in self._stored if name not in shapes]
+        wrong = [
+            f"{name} is {_shape(self._shape(name))}, not {_shape(shapes[name])}"
+            for name in shapes
+            if name in self._stored and self._shape(name) != shapes[name]
+        ]
+        findings = [_listed(label, names) for label, names in (("missing", missing), ("wrong", wrong), ("unexpected", extra)) if names]
+        if findings:
+            heads = any(name.startswith("extra_heads.") for name in (*missing, *extra))
+            raise CheckpointError(
+                f"{self.path} does not hold {what}: {'; '.join(findings)}",
+                hint="The semantic-VAD heads exist only in stt-1b-en_fr-candle: take the config and the weights from one repository."
+                if heads
+                else "Take the config and the weights from one repository; `dsmops inspect` shows which model a file holds.",
+            )
+
+    def read(self, name: str) -> Tensor:
+        """Return the tensor of this published name, on the CPU."""
+        tensor: Tensor = self._file.get_tensor(self._stored[name])
+        return tensor
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(self._stored[name]).get_shape())
+
+
+def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.device, dtype: torch.dtype) -> SttLm:
+    """Return the language model in `path`, weights cast to `dtype` (norms to float32), on `device`.
+
+    Raises:
+        CheckpointError: the file is no safetensors file, or its tensors are not those of `shape`.
+        SourceError: it is not there.
+    """
+    with torch.device("meta"):
+        lm = SttLm(shape, max_period).to(dtype)
+    for module in lm.modules():
+        if isinstance(module, RmsNorm):
+            module.float()
+    lm = lm.to_empty(device=device).eval().requires_grad_(False)
+    heads: Iterable[Tensor] = lm.extra_heads.view(*(shape.extra_heads or ()), -1) if lm.extra_heads is not None else []
+    tables = {f"emb.{number}.weight": table for number, table in enumerate(lm.emb.view(shape.audio_codebooks, shape.audio_vocab_size, -1))}
+    tables |= {f"extra_heads.{number}.weight": head for number, head in enumerate(heads)}
+    tables |= {"text_emb.weight": lm.text_emb}
+    for name, parameter in lm.named_parameters():
+        if name not in ("emb", "text_emb", "extra_heads"):
+            tables[f"transformer.{name}" if name.startswith("layers.") else name] = parameter
+    with TensorFile(path) as file:
+        file.expect(shape.tensors(), "the language model that its config describes")
+        for name, target in tables.items():
+            target.copy_(file.read(name))
+    return lm
+
+
+def load_mimi_encoder(path: Path, *, device: torch.device) -> MimiEncoder:
+    """Return the encoder half of the Mimi codec in `path`, in float32 on `device`. The whole file is checked.
+
+    Raises:
+        CheckpointError: the file is no safetensors file, or not a Mimi codec.
+        SourceError: it is not there.
+    """
+    with TensorFile(path) as file:
+        config = _mimi_config(file)
+        return _fill(_on_meta(MimiEncoder, config), file, device)
+
+
+def load_mimi_decoder(path: Path, *, device: torch.device) -> MimiDecoder:
+    """Return the decoder half of the Mimi codec in `path`, in float32 on `device`; otherwise as `load_mimi_encoder`."""
+    with TensorFile(path) as file:
+        config = _mimi_config(file)
+        return _fill(_on_meta(MimiDecoder, config), file, device)
+
+
+def mimi_tensors(config: MimiConfig) -> dict[str, tuple[int, ...]]:
+    """Return name → shape of every tensor that a Mimi file of this config holds."""
+    halves = (_on_meta(MimiEncoder, config), _on_meta(MimiDecoder, config))
+    return {name: shape for half in halves for name, shape in _published_shapes(half)}
+
+
+def _on_meta(kind: type[_Half], config: MimiConfig) -> _Half:
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _mimi_config(file: TensorFile) -> MimiConfig:
+    """Return the config in the file's metadata, the released model's where there is none, once the file's tensors are checked."""
+    text = file.metadata.get(MIMI_CONFIG_KEY)
+    try:
+        config = MimiConfig() if text is None else MimiConfig.from_json(json.loads(text))
+    except ValueError as exc:
+        raise CheckpointError(f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not JSON: {exc}") from exc
+    file.expect(mimi_tensors(config), "a Mimi codec")
+    return config
+
+
+def _fill(half: _Half, file: TensorFile, device: torch.device) -> _Half:
+    half = half.to_empty(device=device).eval().requires_grad_(False)
+    for name, parameter in half.named_parameters():
+        parameter.copy_(file.read(_published_parameter(half, name)))
+    for name, module in half.named_modules():
+        if isinstance(module, ResidualQuantizer):
+            for number, codebook in enumerate(module.codebooks):
+                prefix = f"{name}.vq.layers.{number}._codebook"
+                codebook.copy_(centroids(file.read(f"{prefix}.embedding_sum").float(), file.read(f"{prefix}.cluster_usage").float()))
+            module.prepare()
+    return half
+
+
+def _published_shapes(half: nn.Module) -> Iterable[tuple[str, tuple[int, ...]]]:
+    for name, parameter in half.named_parameters():
+        yield _published_parameter(half, name), tuple(parameter.shape)
+    for name, module in half.named_modules():
+        if isinstance(module, ResidualQuantizer):
+            count, bins, dimension = module.codebooks.shape
+            for number in range(count):
+                prefix = f"{name}.vq.layers.{number}._codebook"
+                yield f"{prefix}._initialized", (1,)
+                yield f"{prefix}.cluster_usage", (bins,)
+                yield f"{prefix}.embedding_sum", (bins, dimension)
+
+
+def _published_parameter(half: nn.Module, name: str) -> str:
+    """Return a parameter's name in published files, which wrap each convolution twice, and the two that resample three times."""
+    owner, _, leaf = name.rpartition(".")
+    module = half.get_submodule(owner)
+    if isinstance(module, CausalConv):
+        owner += ".conv" * (3 if owner == "downsample" else 2)
+    elif isinstance(module, CausalConvTranspose):
+        owner += ".convtr" * (3 if owner == "upsample" else 2)
+    return f"{owner}.{leaf}".replace("_transformer.layers.", "_transformer.transformer.layers.")
+
+
+def _published(name: str) -> str:
+    for pattern, spelling in _SPELLINGS:
+        name = pattern.sub(spelling, name)
+    return name
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _listed(label: str, names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{label}: {', '.join(names[:_SHOWN])}{more}"

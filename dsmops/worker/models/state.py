@@ -1,0 +1,43 @@
+"""Streaming state that can be seen: one row per slot, in tensors that are updated in place.
+
+Every tensor starts a stream as zeros, so a reset is one fill, and a CUDA graph can be captured over all of it, because no state tensor
+is ever replaced. A row whose execution mask is False ends a step as it began.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RowState:
+    """The state tensors of a model for a fixed number of slots."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = rows
+        self.device = device
+        self._tensors: list[Tensor] = []
+
+    def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return a new zeroed state tensor [rows, *shape], reset together with the others."""
+        tensor = torch.zeros(self.rows, *shape, dtype=dtype, device=self.device)
+        self._tensors.append(tensor)
+        return tensor
+
+    def reset(self, rows: Tensor) -> None:
+        """Start new streams in `rows` (int64 [n], row numbers). Other rows are untouched.
+
+        Clears the caches too, not only their positions: a NaN left in a masked entry would come back as 0·NaN.
+        """
+        for tensor in self._tensors:
+            tensor.index_fill_(0, rows, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all state tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors)
+
+
+def keep(state: Tensor, new: Tensor, exec_mask: Tensor) -> None:
+    """Write `new` [B, ...] into `state` in the rows that `exec_mask` (bool [B]) marks; the others stay."""
+    state.copy_(torch.where(exec_mask.view(-1, *(1,) * (state.dim() - 1)), new, state))

@@ -1,0 +1,1 @@
+"""The engine: slots, batching, words, step times. No wire format, no sockets."""
