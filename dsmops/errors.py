@@ -9,9 +9,12 @@
     │   └── SourceError                   a source that is not there, or not what was named
     ├── EnvironmentMissingError  exit 4   something this machine lacks
     │   ├── DriverMissingError            no usable GPU driver or device where one was needed
+    │   ├── ExtraMissingError             a package of an optional extra is not installed
     │   └── CredentialsError              no credentials, or they were refused
     ├── ResourceError            exit 5   the machine has it, but not enough, or it is taken
     │   ├── DiskFullError
+    │   ├── GpuMemoryError                a model and its streams do not fit on the device
+    │   ├── DeviceLostError               the GPU failed while it worked
     │   ├── FileAccessError               permission refused, or the disk failed
     │   └── TargetBusyError               a second writer holds the target
     └── RemoteError              exit 6   the other side failed
@@ -95,6 +98,19 @@ class DriverMissingError(EnvironmentMissingError):
     default_code = "gpu.driver_missing"
 
 
+class ExtraMissingError(EnvironmentMissingError):
+    """`purpose` ("reading audio") needs `package`, which comes with the extra `extra` and is not installed. Raise it `from` the ImportError."""
+
+    default_code = "environment.extra"
+
+    def __init__(self, purpose: str, package: str, *, extra: str = "worker") -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed or cannot be loaded",
+            hint=f"Run `pip install 'dsmops[{extra}]'`.",
+        )
+        self.package, self.extra = package, extra
+
+
 class CredentialsError(EnvironmentMissingError):
     default_code = "credentials"
 
@@ -120,6 +136,14 @@ class DiskFullError(ResourceError):
     ) -> None:
         super().__init__(message, hint=hint, code=code)
         self.need_bytes, self.free_bytes = need_bytes, free_bytes
+
+
+class GpuMemoryError(ResourceError):
+    default_code = "gpu.memory"
+
+
+class DeviceLostError(ResourceError):
+    default_code = "gpu.lost"
 
 
 class FileAccessError(ResourceError):
