@@ -51,7 +51,7 @@ class ResidualQuantizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Return latents [B, width, T] of `codes` [B, K, T], K at most the number of codebooks."""
         summed = sum(codebook[code] for codebook, code in zip(self.codebooks, codes.unbind(1), strict=False))
-        return self.output_proj(summed.transpose(1, 2))  # type: ignore[union-attr]
+        return self.output_proj(summed.transpose(1, 2))
 
 
 class SplitQuantizer(nn.Module):

@@ -1,0 +1,96 @@
+"""A whole speech-to-text model: Mimi's encoder, the language model, the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dsmops.errors import DeviceLostError, GpuMemoryError, InputError
+from dsmops.facts import DType
+from dsmops.worker.models.config import SttConfig
+from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm
+from dsmops.worker.models.mimi import MimiEncoder
+from dsmops.worker.models.stt_lm import SttLm
+from dsmops.worker.models.tokenizer import TextTokenizer
+
+TORCH_DTYPES = {DType.BF16: torch.bfloat16, DType.F16: torch.float16, DType.F32: torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class SttFiles:
+    """The three local files of a model."""
+
+    lm: Path
+    mimi: Path
+    tokenizer: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SttModel:
+    """A loaded model. `lm` is in its serving dtype, `mimi` always in float32, both on `device`."""
+
+    config: SttConfig
+    lm: SttLm
+    mimi: MimiEncoder
+    tokenizer: TextTokenizer
+    device: torch.device
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of one frame."""
+        return self.mimi.config.frame_samples
+
+
+def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype: DType) -> SttModel:
+    """Load a model onto `device`, its language model cast to `dtype`.
+
+    Raises:
+        CheckpointError: a file is not what `config` describes; the message names tensors and shapes.
+        InputError: the tokenizer or Mimi does not fit the language model.
+        GpuMemoryError: the device is too small.
+    """
+    tokenizer = TextTokenizer(files.tokenizer)
+    if tokenizer.size != config.lm.text_out_vocab_size:
+        raise InputError(
+            f"{files.tokenizer} has {tokenizer.size} pieces, the model {config.lm.text_out_vocab_size} text tokens",
+            hint="Take the tokenizer from the model's own repository.",
+            code="tokenizer.mismatch",
+        )
+    with device_errors(device):
+        mimi = load_mimi_encoder(files.mimi, device=device)
+        codec = mimi.config
+        if codec.n_q < config.lm.audio_codebooks or codec.bins != config.lm.audio_vocab_size - 1:
+            raise InputError(
+                f"{files.mimi} has {codec.n_q} codebooks of {codec.bins}, "
+                f"the model wants {config.lm.audio_codebooks} of {config.lm.audio_vocab_size - 1}",
+                hint="Take Mimi from the model's own repository.",
+                code="mimi.mismatch",
+            )
+        lm = load_stt_lm(files.lm, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype])
+    return SttModel(config, lm, mimi, tokenizer, device)
+
+
+def find_device(*, cpu: bool) -> torch.device:
+    """Return the device that models run on: CUDA ordinal 0, as moshi-server takes, or the CPU where asked or alone."""
+    return torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda:0")
+
+
+@contextmanager
+def device_errors(device: torch.device) -> Iterator[None]:
+    """Turn what CUDA raises inside the block into `GpuMemoryError` or `DeviceLostError`."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as exc:
+        free, total = torch.cuda.mem_get_info(device)
+        raise GpuMemoryError(
+            f"the GPU has no room: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free",
+            hint="`dsmops plan --runtime embedded` shows what fits; see `nvidia-smi` for what else uses the card.",
+        ) from exc
+    except torch.AcceleratorError as exc:
+        raise DeviceLostError(
+            f"the GPU failed: {str(exc).splitlines()[0]}", hint="See `nvidia-smi` and `dmesg`; every stream on it is lost."
+        ) from exc
