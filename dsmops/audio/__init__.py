@@ -1,0 +1,22 @@
+"""Files and bytes to 24 kHz mono float32 and back.
+
+Importing this room is cheap; soundfile and soxr, which come with the worker extra, are loaded when audio is opened or written.
+"""
+
+from dsmops.audio.pcm import FRAME_SAMPLES, SAMPLE_RATE_HZ, LevelMeter, Levels, Samples, frames
+from dsmops.audio.reading import AudioSource, open_audio, read
+from dsmops.audio.writing import Written, write
+
+__all__ = [
+    "FRAME_SAMPLES",
+    "SAMPLE_RATE_HZ",
+    "AudioSource",
+    "LevelMeter",
+    "Levels",
+    "Samples",
+    "Written",
+    "frames",
+    "open_audio",
+    "read",
+    "write",
+]

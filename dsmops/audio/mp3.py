@@ -1,0 +1,123 @@
+"""The length of an MP3, which its header need not tell, so that libsndfile reads it to its end.
+
+libsndfile stops at the length it believes in: that of the Xing header (the first one, where files were joined), else a guess from the
+bit rate of the first frame. For a file of varying bit rate without that header, as encoders write into a pipe, the guess can be a
+seventh of the truth, and the rest is lost without a word. So the frames are counted here, and a file that would be cut is read
+behind a Xing header of ours.
+
+Source: ISO/IEC 11172-3 §2.4.1 and 13818-3 (frame header), the LAME project's description of the Xing header.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+"""Sample rates by version field: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5."""
+
+_PADDING_SAMPLES = 4 * 1152
+"""How far an honest Xing header may fall short of its frames: the encoder's delay and padding, two frames or three."""
+
+
+_MOST_GAPS = 10_000
+"""Places that look like a frame and are none, after which counting is given up: a hostile file could hold one at every byte."""
+
+
+_SEARCH_BYTES = 4096
+"""How far one look for the next header reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer3Stream:
+    """The layer III frames of a file: the first header, where it stands, how many frames are like it, and whether a Xing header leads."""
+
+    first_header: bytes
+    start: int
+    count: int
+    has_xing: bool
+
+    @property
+    def samples(self) -> int:
+        """Samples of one channel in all frames, a Xing header's own silent frame left out."""
+        return (self.count - self.has_xing) * (1152 if _version(self.first_header) == 3 else 576)
+
+    def is_cut_at(self, declared_samples: int) -> bool:
+        """Whether reading up to `declared_samples` would lose audio."""
+        return declared_samples < self.samples - _PADDING_SAMPLES
+
+
+def read_stream(file: BinaryIO) -> Layer3Stream | None:
+    """Return the layer III frames of a seekable file that libsndfile takes for MPEG audio, None where they could not be counted.
+
+    The file's position is moved.
+    """
+    first, start, count, gaps = b"", 0, 0, 0
+    position = 0
+    while len(header := _bytes_at(file, position, 10)) >= 4:
+        length = _frame_bytes(header)
+        # The first header stands where another one follows; after that, frames are those of its kind.
+        if length and (_same_kind(header, first) if count else _frame_bytes(_bytes_at(file, position + length, 4))):
+            if not count:
+                first, start = header[:4], position
+            count += 1
+            position += length
+        elif header[:3] == b"ID3" and len(header) == 10:
+            # Its size: four bytes of seven bits, without the ten of its header.
+            a, b, c, d = header[6:]
+            position += 10 + ((a & 127) << 21 | (b & 127) << 14 | (c & 127) << 7 | d & 127)
+        else:
+            gaps += 1
+            if gaps == _MOST_GAPS:
+                return None
+            ahead = _bytes_at(file, position + 1, _SEARCH_BYTES).find(b"\xff")
+            position += 1 + ahead if ahead >= 0 else _SEARCH_BYTES
+    if not count:
+        return None
+    frame = _bytes_at(file, start, _frame_bytes(first))
+    return Layer3Stream(first, start, count, has_xing=b"Xing" in frame or b"Info" in frame)
+
+
+def xing_frame(stream: Layer3Stream) -> bytes:
+    """Return a frame, to be read in front of the others, that says how many there are.
+
+    A Xing header that came first until now is decoded as one frame of silence.
+    """
+    header = bytearray(stream.first_header)
+    header[1] |= 1  # no checksum follows
+    header[2] = header[2] & 0x0C | 9 << 4  # bit rate 9 of 14, 80 or 128 kbit/s, so that there is room for what follows
+    frame = bytearray(_frame_bytes(header))
+    frame[:4] = header
+    mono = header[3] >> 6 == 3
+    side_info = (17 if mono else 32) if _version(header) == 3 else (9 if mono else 17)
+    # Flag 1: only the number of frames is given.
+    tag = b"Xing" + (1).to_bytes(4, "big") + stream.count.to_bytes(4, "big")
+    frame[4 + side_info : 4 + side_info + len(tag)] = tag
+    return bytes(frame)
+
+
+def _bytes_at(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _version(header: bytes | bytearray) -> int:
+    return header[1] >> 3 & 3
+
+
+def _same_kind(header: bytes, first: bytes) -> bool:
+    """Whether a header has the version, layer and sample rate of the first one."""
+    return (header[1] ^ first[1]) & 0x1E == 0 and (header[2] ^ first[2]) & 0x0C == 0
+
+
+def _frame_bytes(header: bytes | bytearray) -> int:
+    """Return the length of the layer III frame that begins so, 0 where none does."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, rate, kbps = _version(header), header[2] >> 2 & 3, header[2] >> 4
+    if version == 1 or rate == 3 or kbps in (0, 15):
+        return 0
+    bits_per_s = 1000 * (_KBPS_MPEG1 if version == 3 else _KBPS_MPEG2)[kbps]
+    return (144 if version == 3 else 72) * bits_per_s // _RATES_HZ[version][rate] + (header[2] >> 1 & 1)

@@ -1,0 +1,131 @@
+"""24 kHz mono float32 into a file, whole or not at all, or into a stream as it comes. Every format gets 16-bit samples."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from dsmops.audio.libraries import soundfile
+from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples, require_audible_numbers
+from dsmops.errors import FileAccessError, InputError
+from dsmops.files import BLOCK_BYTES, PartialFile, replace_atomically, translate
+
+_ENCODERS = {".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS")}
+"""What libsndfile writes, by the ending of the name. WAV needs no library."""
+
+_UNKNOWN_BYTES = 0xFFFFFFFF
+"""The size in the header of a WAV that is still being written, as ffmpeg does; also what stands there beyond 4 GiB (a day)."""
+
+_ENCODER_SAMPLES = 8192
+"""Samples handed to libsndfile at once. Its Vorbis encoder keeps them on the stack, and some minutes of audio end the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How many samples were written, and how many of them lay beyond ±1 and were clipped to it."""
+
+    samples: int
+    clipped: int
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples / SAMPLE_RATE_HZ
+
+
+def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples]) -> Written:
+    """Write audio and return what was written.
+
+    A path is replaced atomically, in the format of its ending: `.wav`, `.flac`, `.ogg` (Vorbis) or `.opus`. A stream, or `-` for
+    standard output, gets a WAV of unknown length, each block as soon as it is there. Sample k of a 16-bit file is k / 32768 in
+    `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
+
+    Raises:
+        InputError: the ending is none of these, there is no sample, or one is not finite.
+        DiskFullError, FileAccessError, TargetBusyError: the file cannot be written; nothing of it is left.
+        BrokenPipeError: the reader of the stream went away.
+        ExtraMissingError: the format needs soundfile, which is not installed.
+    """
+    quantizer = _Quantizer(blocks)
+    if not isinstance(target, Path):
+        _stream_wav(sys.stdout.buffer if target == "-" else target, quantizer)
+    elif target.suffix.lower() == ".wav":
+        with replace_atomically(target) as partial:
+            _write_wav(partial, quantizer)
+    elif target.suffix.lower() in _ENCODERS:
+        soundfile()
+        with replace_atomically(target) as partial:
+            _encode(partial, *_ENCODERS[target.suffix.lower()], target, quantizer)
+    else:
+        raise InputError(
+            f"{target} does not say in which format to write", hint=f"End the name in .wav or {', '.join(_ENCODERS)}.", code="audio.format"
+        )
+    return quantizer.written
+
+
+class _Quantizer:
+    """Turns blocks into 16-bit samples, once, and counts."""
+
+    def __init__(self, blocks: Iterable[Samples]) -> None:
+        self._blocks = blocks
+        self.written = Written(0, 0)
+
+    def __iter__(self) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int16]]]:
+        samples = clipped = 0
+        for block in self._blocks:
+            require_audible_numbers(block, name="the audio to write", before=samples, rate_hz=SAMPLE_RATE_HZ)
+            yield np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype("<i2")
+            samples += len(block)
+            clipped += int(np.count_nonzero(np.abs(block) > 1))
+            self.written = Written(samples, clipped)
+        if not samples:
+            raise InputError("there is no audio to write", code="audio.empty", hint="Whatever should have made it gave no sample.")
+
+
+def _write_wav(partial: PartialFile, quantizer: _Quantizer) -> None:
+    partial.write(_wav_header(_UNKNOWN_BYTES))
+    for values in quantizer:
+        partial.write(values.tobytes())
+    os.lseek(partial.fd, 0, os.SEEK_SET)
+    partial.write(_wav_header(2 * quantizer.written.samples))
+
+
+def _stream_wav(stream: BinaryIO, quantizer: _Quantizer) -> None:
+    header = _wav_header(_UNKNOWN_BYTES)
+    for values in quantizer:
+        try:
+            stream.write(header + values.tobytes())
+            stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise translate(exc, "the output") from exc
+        header = b""
+
+
+def _encode(partial: PartialFile, container: str, encoding: str, target: Path, quantizer: _Quantizer) -> None:
+    library = soundfile()
+    try:
+        with library.SoundFile(partial.fd, "w", SAMPLE_RATE_HZ, 1, encoding, format=container, closefd=False) as file:
+            for values in quantizer:
+                for start in range(0, len(values), _ENCODER_SAMPLES):
+                    file.write(values[start : start + _ENCODER_SAMPLES])
+    except library.LibsndfileError as exc:
+        # libsndfile does not say why it could not write. Where the system is the reason, it gives it again.
+        os.lseek(partial.fd, 0, os.SEEK_END)
+        partial.write(bytes(BLOCK_BYTES))
+        raise FileAccessError(f"{target}: the encoder failed ({exc.error_string.strip(' .')})", hint="Write a .wav instead.") from exc
+
+
+def _wav_header(data_bytes: int) -> bytes:
+    """Return the 44 bytes before the samples: PCM, one channel, 16 bits."""
+    riff_bytes = min(data_bytes + 36, _UNKNOWN_BYTES)
+    rate = SAMPLE_RATE_HZ
+    chunks = struct.pack("<4s4sIHHIIHH", b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
+    return struct.pack("<4sI", b"RIFF", riff_bytes) + chunks + struct.pack("<4sI", b"data", min(data_bytes, _UNKNOWN_BYTES))
