@@ -35,8 +35,14 @@ _REQUIRED: dict[str, tuple[Any, Any]] = {
     "dep_q": (8, 0),
     "existing_text_padding_id": (3, PADDING),
     "existing_text_end_padding_id": (0, END_OF_PADDING),
+    "lora_name": (None, None),
 }
 """Key → (value when the key is absent, the only value that STT models have)."""
+
+MOST = 2**20
+"""No dimension of a published model comes near. A larger one is damage, for which no memory must be asked."""
+_MOST_LAYERS = 1024
+_MOST_SILENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,51 +66,92 @@ class SttConfig:
         Raises:
             InputError: a key is missing, has the wrong type, or describes something that is not an STT model.
         """
-        for key, (default, required) in _REQUIRED.items():
-            if body.get(key, default) != required:
-                raise InputError(
-                    f"this config.json has {key} = {body.get(key, default)!r}; speech-to-text models have {required!r}",
-                    hint="The embedded worker transcribes with kyutai/stt-1b-en_fr, kyutai/stt-2.6b-en and their -candle repositories.",
-                )
         try:
+            for key, (default, required) in _REQUIRED.items():
+                if body.get(key, default) != required:
+                    says = f"has {key} = {body[key]!r}" if key in body else f"does not say {key}, which means {default!r}"
+                    raise InputError(
+                        f"this config.json {says}; speech-to-text models have {required!r}",
+                        hint="The embedded worker transcribes with kyutai/stt-1b-en_fr, kyutai/stt-2.6b-en and their -candle repositories.",
+                    )
             return _read(body)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            what = f"the key {exc} is missing" if isinstance(exc, KeyError) else str(exc)
-            raise InputError(f"this config.json cannot be used: {what}") from exc
+        except ValueError as exc:
+            raise InputError(f"this config.json cannot be used: {exc}", hint="Take config.json from the model's own repository.") from exc
+
+
+def whole_number(body: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 1, most: int = MOST) -> int:
+    """Return an integer of a parsed JSON object.
+
+    Raises:
+        ValueError: it is missing and has no default, is no integer, or is out of range.
+    """
+    value = body.get(key, default)
+    if value is None and key not in body:
+        raise ValueError(f"the key {key!r} is missing")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key} = {value!r} is not a whole number from {least} to {most}")
+    return value
+
+
+def finite_number(body: Mapping[str, Any], key: str, default: float, *, least: float = 0.0, most: float = 1e9) -> float:
+    """Return a finite number of a parsed JSON object.
+
+    Raises:
+        ValueError: it is no number, or out of range.
+    """
+    value = body.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key} = {value!r} is not a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def section(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the object under `key`, an empty one where it is absent or null.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    value = body.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key} = {value!r} is not an object of keys and values")  # noqa: TRY004 one kind for every bad value
+    return value
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError unless `heads` attention heads share `width`, each with an even number of channels to rotate in pairs."""
+    if width % (2 * heads):
+        raise ValueError(f"a width of {width} cannot be shared by {heads} attention heads of an even size")
 
 
 def _read(body: Mapping[str, Any]) -> SttConfig:
-    width, n_q, text_card = (_positive(body, key) for key in ("dim", "n_q", "text_card"))
-    if any(body.get("delays", ())):
-        raise ValueError("its streams have delays; those of STT models have none")
-    heads = int(body.get("extra_heads_num_heads", 0))
-    stt = body.get("stt_config") or {}
+    width, heads, text_card = (whole_number(body, key) for key in ("dim", "num_heads", "text_card"))
+    check_heads(width, heads)
+    delays = body.get("delays", [])
+    if not isinstance(delays, list) or any(delay != 0 for delay in delays):
+        raise ValueError(f"delays = {delays!r}; the streams of speech-to-text models have none")
+    vad_heads = whole_number(body, "extra_heads_num_heads", 0, least=0, most=_MOST_LAYERS)
+    stt, generation = section(body, "stt_config"), section(body, "lm_gen_config")
     shape = LmShape(
         d_model=width,
-        num_heads=_positive(body, "num_heads"),
-        num_layers=_positive(body, "num_layers"),
-        dim_feedforward=_feed_forward_like_the_servers(width, float(body.get("hidden_scale", 4))),
-        context=_positive(body, "context"),
+        num_heads=heads,
+        num_layers=whole_number(body, "num_layers", most=_MOST_LAYERS),
+        dim_feedforward=_feed_forward_like_the_servers(width, finite_number(body, "hidden_scale", 4, most=1024)),
+        context=whole_number(body, "context"),
         text_in_vocab_size=text_card + 1,
-        text_out_vocab_size=int(body.get("text_card_out") or text_card),
-        audio_vocab_size=_positive(body, "card") + 1,
-        audio_codebooks=n_q,
-        extra_heads=(heads, int(body.get("extra_heads_dim", 6))) if heads else None,
+        text_out_vocab_size=text_card if body.get("text_card_out") is None else whole_number(body, "text_card_out"),
+        audio_vocab_size=whole_number(body, "card") + 1,
+        audio_codebooks=whole_number(body, "n_q", most=_MOST_LAYERS),
+        extra_heads=(vad_heads, whole_number(body, "extra_heads_dim", 6)) if vad_heads else None,
     )
     return SttConfig(
         lm=shape,
-        max_period=float(body.get("max_period", 10_000)),
-        text_delay_steps=int(float(stt.get("audio_delay_seconds", 0.0)) * FRAMES_PER_S),
-        silence_prefix_s=float(stt.get("audio_silence_prefix_seconds", 0.0)),
-        temperature=float((body.get("lm_gen_config") or {}).get("temp_text", 0.0)),
+        max_period=finite_number(body, "max_period", 10_000, least=1),
+        text_delay_steps=int(finite_number(stt, "audio_delay_seconds", 0.0, most=_MOST_SILENCE_S) * FRAMES_PER_S),
+        silence_prefix_s=finite_number(stt, "audio_silence_prefix_seconds", 0.0, most=_MOST_SILENCE_S),
+        temperature=finite_number(generation, "temp_text", 0.0),
     )
-
-
-def _positive(body: Mapping[str, Any], key: str) -> int:
-    value = body[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key} = {value!r} is not a positive integer")
-    return value
 
 
 def _feed_forward_like_the_servers(width: int, hidden_scale: float) -> int:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dsmops.errors import CheckpointError
+from dsmops.errors import CheckpointError, InputError
 from dsmops.files import os_errors
 from dsmops.models import LmShape
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
@@ -37,6 +37,8 @@ _SPELLINGS = (
 )
 _Half = TypeVar("_Half", MimiEncoder, MimiDecoder)
 
+_WEIGHT_DTYPES = frozenset({"BF16", "F16", "F32", "F64"})
+
 _SHOWN = 4
 """How many tensors of a kind an error names."""
 
@@ -52,7 +54,11 @@ class TensorFile:
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as exc:
             raise CheckpointError(f"{path} is not a complete safetensors file: {exc}", hint=f"`dsmops inspect {path}` says more.") from exc
-        self._stored = {_published(name): name for name in self._file.keys()}  # noqa: SIM118 not a dict
+        self._stored: dict[str, str] = {}
+        for name in self._file.keys():  # noqa: SIM118 not a dict
+            twin = self._stored.setdefault(_published(name), name)
+            if twin != name:
+                raise CheckpointError(f"{path} holds one tensor under two names: {twin} and {name}", hint="Write it with one of them.")
         self.metadata: Mapping[str, str] = self._file.metadata() or {}
 
     def __enter__(self) -> TensorFile:
@@ -66,7 +72,7 @@ class TensorFile:
         """Check that the file holds exactly the tensors `shapes`.
 
         Raises:
-            CheckpointError: one is missing, unexpected or has another shape; the message names the first few of each.
+            CheckpointError: one is missing, unexpected, has another shape or no floating-point dtype; the message names the first few.
         """
         missing = [f"{name} {_shape(shapes[name])}" for name in shapes if name not in self._stored]
         extra = [f"{name} {_shape(self._shape(name))}" for name in self._stored if name not in shapes]
@@ -75,6 +81,8 @@ class TensorFile:
             for name in shapes
             if name in self._stored and self._shape(name) != shapes[name]
         ]
+        kinds = {name: self._file.get_slice(stored).get_dtype() for name, stored in self._stored.items() if name in shapes}
+        wrong += [f"{name} is {kind}, not floating point" for name, kind in kinds.items() if kind not in _WEIGHT_DTYPES]
         findings = [_listed(label, names) for label, names in (("missing", missing), ("wrong", wrong), ("unexpected", extra)) if names]
         if findings:
             heads = any(name.startswith("extra_heads.") for name in (*missing, *extra))
@@ -101,24 +109,32 @@ def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.
         CheckpointError: the file is no safetensors file, or its tensors are not those of `shape`.
         SourceError: it is not there.
     """
-    with torch.device("meta"):
-        lm = SttLm(shape, max_period).to(dtype)
-    for module in lm.modules():
-        if isinstance(module, RmsNorm):
-            module.float()
-    lm = lm.to_empty(device=device).eval().requires_grad_(False)
-    heads: Iterable[Tensor] = lm.extra_heads.view(*(shape.extra_heads or ()), -1) if lm.extra_heads is not None else []
+    # The file first: dimensions from a damaged config would ask for any amount of memory.
+    with TensorFile(path) as file:
+        file.expect(shape.tensors(), "the language model that its config describes")
+        with torch.device("meta"):
+            lm = SttLm(shape, max_period).to(dtype)
+        for module in lm.modules():
+            if isinstance(module, RmsNorm):
+                module.float()
+        lm = lm.to_empty(device=device).eval().requires_grad_(False)
+        for name, target in _published_tables(lm).items():
+            target.copy_(file.read(name))
+    return lm
+
+
+def _published_tables(lm: SttLm) -> dict[str, Tensor]:
+    """Return published name → the weights in memory that it fills."""
+    shape = lm.shape
     tables = {f"emb.{number}.weight": table for number, table in enumerate(lm.emb.view(shape.audio_codebooks, shape.audio_vocab_size, -1))}
-    tables |= {f"extra_heads.{number}.weight": head for number, head in enumerate(heads)}
+    if lm.extra_heads is not None and shape.extra_heads is not None:
+        heads = lm.extra_heads.view(*shape.extra_heads, -1)
+        tables |= {f"extra_heads.{number}.weight": head for number, head in enumerate(heads)}
     tables |= {"text_emb.weight": lm.text_emb}
     for name, parameter in lm.named_parameters():
         if name not in ("emb", "text_emb", "extra_heads"):
             tables[f"transformer.{name}" if name.startswith("layers.") else name] = parameter
-    with TensorFile(path) as file:
-        file.expect(shape.tensors(), "the language model that its config describes")
-        for name, target in tables.items():
-            target.copy_(file.read(name))
-    return lm
+    return tables
 
 
 def load_mimi_encoder(path: Path, *, device: torch.device) -> MimiEncoder:
@@ -153,11 +169,17 @@ def _on_meta(kind: type[_Half], config: MimiConfig) -> _Half:
 
 def _mimi_config(file: TensorFile) -> MimiConfig:
     """Return the config in the file's metadata, the released model's where there is none, once the file's tensors are checked."""
-    text = file.metadata.get(MIMI_CONFIG_KEY)
+    text = file.metadata.get(MIMI_CONFIG_KEY, "{}")
     try:
-        config = MimiConfig() if text is None else MimiConfig.from_json(json.loads(text))
-    except ValueError as exc:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as exc:
         raise CheckpointError(f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise CheckpointError(f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not an object of keys and values: {body!r}")
+    try:
+        config = MimiConfig.from_json(body)
+    except InputError as exc:
+        raise CheckpointError(f"{file.path}: {exc}") from exc
     file.expect(mimi_tensors(config), "a Mimi codec")
     return config
 

@@ -7,9 +7,9 @@ Source: the Mimi codec of `moshi` 0.2.13; parity with it is tested.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,17 @@ from torch import Tensor, nn
 
 from dsmops.errors import InputError
 from dsmops.worker.models.attention import RingState, SelfAttention, init_ring, plan_positions
+from dsmops.worker.models.config import check_heads, finite_number, section, whole_number
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose, ConvState
 from dsmops.worker.models.quantizer import SplitQuantizer
 from dsmops.worker.models.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder
 from dsmops.worker.models.state import RowState
+
+_MOST = 2**14
+"""Several times the largest dimension of the released model. A larger one is damage, for which no memory must be asked."""
+_MOST_LAYERS = 256
+_MOST_RATIOS = 8
+_MOST_SAMPLE_RATE_HZ = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +75,58 @@ class MimiConfig:
             InputError: a value has the wrong type, or the frame is no whole number of latents.
         """
         try:
+            seanet, transformer, quantizer = (section(body, key) for key in ("seanet", "transformer", "quantizer"))
             config = cls(
-                sample_rate=int(body.get("sample_rate", 24_000)),
-                frame_rate=float(body.get("frame_rate", 12.5)),
-                seanet=_pick(SeanetConfig, body.get("seanet", {})),
-                transformer=_pick(CodecTransformerConfig, body.get("transformer", {})),
-                quantizer_dimension=int(body.get("quantizer", {}).get("dimension", 256)),
-                n_q=int(body.get("quantizer", {}).get("n_q", 32)),
-                bins=int(body.get("quantizer", {}).get("bins", 2048)),
+                sample_rate=whole_number(body, "sample_rate", 24_000, most=_MOST_SAMPLE_RATE_HZ),
+                frame_rate=finite_number(body, "frame_rate", 12.5, least=1),
+                seanet=_pick(SeanetConfig(), seanet),
+                transformer=_pick(CodecTransformerConfig(), transformer),
+                quantizer_dimension=whole_number(quantizer, "dimension", 256, most=_MOST),
+                n_q=whole_number(quantizer, "n_q", 32, most=_MOST_LAYERS),
+                bins=whole_number(quantizer, "bins", 2048, most=_MOST),
             )
-        except (TypeError, ValueError, AttributeError) as exc:
+            _check_fit(config)
+        except ValueError as exc:
             raise InputError(f"this Mimi config cannot be used: {exc}") from exc
-        if config.resample_stride < 1 or config.resample_stride * prod(config.seanet.ratios) * config.frame_rate != config.sample_rate:
-            raise InputError("this Mimi config cannot be used: its frame is no whole number of latents")
         return config
 
 
-def _pick(config: type, body: Mapping[str, Any]) -> Any:
-    known = {name: body[name] for name in config.__dataclass_fields__ if name in body}  # type: ignore[attr-defined]
-    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+_Part = TypeVar("_Part", SeanetConfig, CodecTransformerConfig)
+
+
+def _pick(released: _Part, body: Mapping[str, Any]) -> _Part:
+    """Return the dimensions that `body` names, those of the released model where it does not."""
+    values: dict[str, Any] = {}
+    for name in (entry.name for entry in fields(released)):
+        default = getattr(released, name)
+        if isinstance(default, float):
+            values[name] = finite_number(body, name, default, least=1)
+        elif isinstance(default, tuple):
+            values[name] = _ratios(body.get(name, default))
+        else:
+            values[name] = whole_number(body, name, default, most=_MOST_LAYERS if name == "num_layers" else _MOST)
+    return type(released)(**values)
+
+
+def _ratios(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list | tuple) or not 0 < len(given) <= _MOST_RATIOS:
+        raise ValueError(f"ratios = {given!r} is not a list of 1 to {_MOST_RATIOS} numbers")
+    return tuple(whole_number({"ratios": ratio}, "ratios", most=_MOST) for ratio in given)
+
+
+def _check_fit(config: MimiConfig) -> None:
+    """Raise ValueError where the parts of a codec do not fit together."""
+    transformer, width = config.transformer, config.seanet.dimension
+    check_heads(transformer.d_model, transformer.num_heads)
+    if transformer.d_model != width:
+        raise ValueError(f"its transformers are {transformer.d_model} wide, its latents {width}")
+    if config.seanet.compress > config.seanet.n_filters:
+        raise ValueError(f"compress = {config.seanet.compress} leaves nothing of {config.seanet.n_filters} filters")
+    hop = prod(config.seanet.ratios)
+    if config.resample_stride < 1 or config.resample_stride * hop * config.frame_rate != config.sample_rate:
+        raise ValueError(
+            f"at {config.sample_rate} Hz and {config.frame_rate:g} frames/s a frame is no whole number of latents of {hop} samples"
+        )
 
 
 class _LayerScale(nn.Module):
