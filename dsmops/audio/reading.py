@@ -9,15 +9,16 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from dsmops.audio import mp3
+from dsmops.audio import mp3, ogg
 from dsmops.audio.libraries import soundfile, soxr, unreadable
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples, require_audible_numbers
 from dsmops.errors import InputError
@@ -57,7 +58,7 @@ class AudioSource:
     sample_rate_hz: int
     channels: int
     duration_s: float | None
-    _decoder: _Decoder
+    _decode: Callable[[], _Decoder]
 
     def blocks(self, block_s: float = 1.0) -> Iterator[Samples]:
         """Yield the whole audio as 24 kHz mono float32 arrays of about `block_s` seconds, none of them empty.
@@ -76,12 +77,12 @@ class AudioSource:
         """Yield mono audio at the source's rate."""
         count = max(1, min(round(block_s * self.sample_rate_hz), _PIECE_VALUES // self.channels))
         done = 0
-        self._decoder.rewind()
-        while len(piece := self._decoder.read(count)):
-            mono = piece[:, 0] if self.channels == 1 else piece.mean(axis=1, dtype=np.float32)
-            require_audible_numbers(mono, name=self.name, before=done, rate_hz=self.sample_rate_hz)
-            done += len(mono)
-            yield mono
+        with closing(self._decode()) as decoder:
+            while len(piece := decoder.read(count)):
+                mono = piece[:, 0] if self.channels == 1 else piece.mean(axis=1, dtype=np.float32)
+                require_audible_numbers(mono, name=self.name, before=done, rate_hz=self.sample_rate_hz)
+                done += len(mono)
+                yield mono
         self._require_complete(done / self.sample_rate_hz)
 
     def _require_complete(self, read_s: float) -> None:
@@ -106,19 +107,21 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
     name = _name(source)
     with ExitStack() as stack:
         stream = _open_bytes(source, name, stack)
-        decoder = stack.enter_context(closing(_Decoder(stream, name)))
-        samples: int | None = decoder.info.frames
-        if decoder.info.format == "MP3":
+        decode = partial(_Decoder, stream, name)
+        info = stack.enter_context(closing(decode())).info
+        samples: int | None = info.frames
+        if info.format == "MP3":
             layer3 = mp3.read_stream(stream)
-            if layer3 is not None and layer3.is_cut_at(decoder.info.frames):
-                decoder = stack.enter_context(closing(_Decoder(stream, name, head=mp3.xing_frame(layer3), start=layer3.start)))
-                samples = decoder.info.frames
+            if layer3 is not None and layer3.is_cut_at(info.frames):
+                decode = partial(_Decoder, stream, name, head=mp3.xing_frame(layer3), start=layer3.start)
+                samples = layer3.samples
             elif layer3 is None or not layer3.has_xing:
                 samples = None if layer3 is None else layer3.samples
-        info = decoder.info
+        elif info.format == "OGG" and ogg.ends_inside_a_page(stream):
+            raise unreadable(name, "cut short: its last page is incomplete", code="audio.damaged")
         _require_sane(info, name)
         duration_s = None if samples is None else samples / info.samplerate
-        yield AudioSource(name, f"{info.format} {info.subtype}", info.samplerate, info.channels, duration_s, decoder)
+        yield AudioSource(name, f"{info.format} {info.subtype}", info.samplerate, info.channels, duration_s, decode)
 
 
 def read(source: Source) -> Samples:
@@ -184,17 +187,15 @@ class _Decoder:
         self._name = name
         self._bytes = _Bytes(stream, head, start)
         with self._errors("not readable as audio"):
-            self.info = soundfile().SoundFile(self._bytes)
+            self.info = _forward_only()(self._bytes)
+        self._done = 0
 
     def read(self, count: int) -> Any:
         """Return up to `count` samples as float32 [n, channels]; none at the end."""
-        with self._errors(f"damaged after {self.info.tell() / self.info.samplerate:.2f} s"):
-            return self.info.read(count, dtype="float32", always_2d=True)
-
-    def rewind(self) -> None:
-        if self.info.tell():
-            with self._errors("damaged"):
-                self.info.seek(0)
+        with self._errors(f"damaged after {self._done / self.info.samplerate:.2f} s"):
+            piece = self.info.read(count, dtype="float32", always_2d=True)
+        self._done += len(piece)
+        return piece
 
     def close(self) -> None:
         self.info.close()
@@ -208,6 +209,15 @@ class _Decoder:
             code = "audio.damaged" if what.startswith("damaged") else "audio.format"
             raise unreadable(self._name, f"{what} (libsndfile: {exc.error_string.strip(' .')})", code=code) from exc
         self._bytes.raise_failure(self._name)
+
+
+def _forward_only() -> Any:
+    """Return a `soundfile.SoundFile` that leaves the position alone.
+
+    The plain one asks for it and seeks to it, where it is anyway, around each read. An MP3 decoder that seeks forgets the bits it had
+    saved up, and the next frames come out as noise.
+    """
+    return type("ForwardOnly", (soundfile().SoundFile,), {"seekable": lambda _self: False})
 
 
 class _Bytes:

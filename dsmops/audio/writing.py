@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dsmops.audio.libraries import soundfile
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples, require_audible_numbers
@@ -64,7 +65,7 @@ def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples]) -> 
             _encode(partial, *_ENCODERS[target.suffix.lower()], target, quantizer)
     else:
         raise InputError(
-            f"{target} does not say in which format to write", hint=f"End the name in .wav or {', '.join(_ENCODERS)}.", code="audio.format"
+            f"{target} does not say in which format to write", hint=f"End the name in .wav, {', '.join(_ENCODERS)}.", code="audio.format"
         )
     return quantizer.written
 
@@ -76,7 +77,7 @@ class _Quantizer:
         self._blocks = blocks
         self.written = Written(0, 0)
 
-    def __iter__(self) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int16]]]:
+    def __iter__(self) -> Iterator[NDArray[np.int16]]:
         samples = clipped = 0
         for block in self._blocks:
             require_audible_numbers(block, name="the audio to write", before=samples, rate_hz=SAMPLE_RATE_HZ)

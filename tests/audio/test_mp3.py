@@ -1,0 +1,99 @@
+"""The length of MP3 files: all of the audio is read, whatever the header says or leaves out."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dsmops.audio import open_audio, read
+from dsmops.audio.mp3 import read_stream
+from dsmops.errors import InputError
+from tests.support.sound import encoded, sweep
+
+ID3 = b"ID3\x04\0\0\0\0\x02\x05" + bytes(2 * 128 + 5)
+
+
+def varying(rate_hz: int, channels: int = 1) -> NDArray[np.float32]:
+    """Return half a second of noise, five of silence and one of tone: a first frame that says nothing about the rest."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, rate_hz // 2).astype(np.float32)
+    mono = np.concatenate([noise, np.zeros(5 * rate_hz, np.float32), sweep(rate_hz, 1.0)])
+    return mono if channels == 1 else np.stack([mono] * channels, axis=1)
+
+
+def variable_mp3(samples: NDArray[np.float32], rate_hz: int) -> bytes:
+    return encoded(samples, rate_hz, "MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE")
+
+
+def without_xing(data: bytes) -> bytes:
+    """Return the file without its first frame, the Xing header, as an encoder leaves it that writes into a pipe."""
+    return data[data.index(data[:2], 4) :]
+
+
+def seconds_of(data: bytes) -> float:
+    return len(read(io.BytesIO(data))) / 24_000
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_varying_bit_rate_without_a_xing_header_is_read_whole(rate_hz: int, channels: int) -> None:
+    """libsndfile alone stops at a guess, at a seventh of this file; we read it to its last frame."""
+    samples = varying(rate_hz, channels)
+    data = without_xing(variable_mp3(samples, rate_hz))
+    assert soundfile.info(io.BytesIO(data)).frames < len(samples) / 2
+    # At most the encoder's delay and padding too much, three frames of 576 or 1152.
+    assert seconds_of(data) == pytest.approx(len(samples) / rate_hz, abs=3 * 1152 / rate_hz)
+    with open_audio(io.BytesIO(data)) as audio:
+        assert audio.duration_s == pytest.approx(6.5, abs=3 * 1152 / rate_hz)
+
+
+def test_joined_files_are_read_whole() -> None:
+    """The first file's Xing header does not hide the second, nor does the tag between them."""
+    data = variable_mp3(varying(24_000), 24_000)
+    assert seconds_of(ID3 + data + ID3 + data) == pytest.approx(13, abs=0.3)
+
+
+def test_an_honest_xing_header_is_believed() -> None:
+    """Then the encoder's delay and padding are cut off: as many samples come out as went in."""
+    samples = varying(24_000)
+    assert len(read(io.BytesIO(ID3 + variable_mp3(samples, 24_000)))) == len(samples)
+
+
+def test_what_is_read_behind_our_header_is_the_same_audio() -> None:
+    """Joined to itself, the file begins as it does alone, one silent frame later."""
+    data = variable_mp3(varying(24_000), 24_000)
+    plain, ours = read(io.BytesIO(data)), read(io.BytesIO(data + data))
+    assert np.allclose(ours[1152 : 1152 + len(plain)], plain, atol=1e-4)
+
+
+def test_blocks_do_not_disturb_the_decoder() -> None:
+    """An MP3 frame leans on bits of earlier ones: reading in blocks gives what one read gives, without noise at the seams."""
+    samples = varying(24_000)
+    data = variable_mp3(samples, 24_000)
+    whole, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    for block_s in (0.05, 1.0, 60.0):
+        with open_audio(io.BytesIO(data)) as audio:
+            assert np.array_equal(np.concatenate(list(audio.blocks(block_s))), whole)
+
+
+def test_a_file_cut_short_is_known_by_its_xing_header() -> None:
+    """The header promises more than is there."""
+    data = variable_mp3(varying(24_000), 24_000)
+    with pytest.raises(InputError, match="cut short or damaged"):
+        read(io.BytesIO(data[: len(data) // 2]))
+
+
+@given(st.binary(max_size=2000), st.integers(0, 3))
+def test_counting_never_fails(data: bytes, copies: int) -> None:
+    """Any bytes, between frames or alone, give a count or none."""
+    frame = variable_mp3(sweep(24_000, 0.1), 24_000)
+    stream = read_stream(io.BytesIO(data + (frame + data) * copies))
+    assert stream is None or stream.count > 0
+
+
+def test_bytes_that_all_look_like_headers_are_given_up() -> None:
+    """A hostile file costs a bounded number of looks."""
+    assert read_stream(io.BytesIO(b"\xff" * 1_000_000)) is None
