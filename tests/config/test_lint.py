@@ -22,7 +22,7 @@ VALID = sorted((DATA / "valid").glob("*.toml"))
 ON_LOOPBACK = LintFacts(environ={"HOME": "/home/operator"}, addr="127.0.0.1", server_version=ServerVersion(0, 6, 4))
 # Codes about files, which need headers beside the text: tests/config/test_lint_files.py.
 ABOUT_FILES = {
-    *("file-missing", "not-safetensors", "swapped-files", "not-mimi", "tensor-mismatch", "not-a-tokenizer", "tokenizer-size"),
+    *("file-missing", "not-safetensors", "swapped-files", "not-mimi", "other-mimi", "tensor-mismatch", "not-a-tokenizer", "tokenizer-size"),
     *("cast-at-load", "kept-f32-cast", "not-checked"),
 }
 

@@ -9,6 +9,7 @@ from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
+from dsmops.facts import Severity
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
 
 VALID = Path(__file__).resolve().parents[1] / "data" / "configs" / "valid"
@@ -100,6 +101,14 @@ def test_another_file_in_the_place_of_mimi() -> None:
     """A safetensors file that is neither is told from Mimi by its tensors."""
     other = FileFact(FileState.PRESENT, tensors={"weight": ("F32", (1,))})
     only(findings(turing(), mimi=other), "not-mimi", "audio_tokenizer_file")
+
+
+def test_a_mimi_of_other_dimensions_is_for_the_embedded_worker() -> None:
+    """Mimi's tensors in other shapes: moshi-server would panic, `dsmops worker` reads them; a warning, at its key."""
+    small = FileFact(FileState.PRESENT, tensors=dict.fromkeys(MIMI_TENSOR_PROBES, ("F32", (8,))))
+    finding = only(findings(turing(), mimi=small), "other-mimi", "audio_tokenizer_file")
+    assert finding.severity is Severity.WARNING
+    only(findings(turing(), lm=small), "swapped-files", "lm_model_file")
 
 
 def test_another_model_is_recognised() -> None:

@@ -38,6 +38,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "not-safetensors": (_E, "a weights file is no readable safetensors file"),
     "swapped-files": (_E, "the language model and Mimi stand in each other's place"),
     "not-mimi": (_E, "the audio tokenizer file does not hold Mimi"),
+    "other-mimi": (_W, "Mimi has other dimensions than the released codec, which only `dsmops worker` can read"),
     "tensor-mismatch": (_E, "tensors of the file do not match the [model] tables"),
     "not-a-tokenizer": (_E, "the text tokenizer file is no sentencepiece model"),
     "tokenizer-size": (_W, "the tokenizer has another number of pieces than the model has text tokens"),
