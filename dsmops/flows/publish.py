@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from dsmops.errors import DsmopsError, RemoteError, SourceError
+from dsmops.errors import DsmopsError, InputError, RemoteError, SourceError
 from dsmops.facts import RULE_SET_VERSION
 from dsmops.progress import SILENT, Progress
+from dsmops.publish.local import FolderStore
 from dsmops.publish.manifest import Catalogue, Entry, read_catalogue, union, unnamed_bodies
 from dsmops.publish.names import NOT_VOUCHED
 from dsmops.publish.plan import Scan, UploadPlan, inspect, needs_inspection, plan_upload
@@ -125,15 +126,27 @@ class RedactionCheck:
     scan: Scan
 
 
+_NO_TEXT = bytes((*range(0x07), *range(0x0E, 0x1A)))
+"""Control characters that no text has: archives, UTF-16, audio and captures are full of them, and no rule can look into those."""
+
+
 def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
     from dsmops.logs.redaction import scan  # noqa: PLC0415 a run without news needs no rules, and is 50 ms faster without
     from dsmops.logs.sources import decompressed  # noqa: PLC0415
 
-    return scan(decompressed(cast(BinaryIO, stream), name))
+    no_text = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal no_text
+        for chunk in decompressed(cast(BinaryIO, stream), name):
+            no_text += len(chunk) - len(chunk.translate(None, _NO_TEXT))
+            yield chunk
+
+    return {**scan(chunks()), "no-text": no_text}
 
 
 LOG_RULES = RedactionCheck(RULE_SET_VERSION, _find_secrets)
-"""The log room's rules, on what is inside gzip and zstd too."""
+"""The log room's rules, on what is inside gzip and zstd too; and no content that they cannot read."""
 
 
 def publish_logs(
@@ -144,12 +157,18 @@ def publish_logs(
     Content in which `check` finds something is refused unless told.
 
     Raises:
-        SourceError, InputError: the folder, the store's name or an option is wrong.
+        SourceError, InputError: the folder, the store's name or an option is wrong, or the store lies in the folder.
         CredentialsError, RemoteError: the store cannot be read, or the manifest cannot be written.
     """
     now = now or datetime.now(UTC)
     selection = find_logs(request.source, include_raw=request.include_raw, also=request.include)
     store = open_store(request.store, request.options)
+    if isinstance(store, FolderStore) and store.folder.resolve().is_relative_to(request.source.resolve()):
+        raise InputError(
+            f"{store.folder} lies in {request.source}: it would be published into itself",
+            hint="Name a folder outside of --source.",
+            code="publish.store",
+        )
     workers = request.options.workers
     catalogue = read_catalogue(store)
     recovered, damaged = _recover(store, catalogue, request, progress)

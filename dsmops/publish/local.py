@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dsmops.errors import MissingObjectError, TargetBusyError
+from dsmops.errors import InputError, MissingObjectError, TargetBusyError
 from dsmops.files import BLOCK_BYTES, os_errors, replace_atomically
 from dsmops.progress import SILENT, Progress
 from dsmops.publish.store import Digest, Meter, StoredObject, blocks_of, require_unchanged
@@ -24,9 +24,9 @@ class FolderStore:
     """See `ObjectStore`. A key is a path below `folder`, which appears with the first object."""
 
     def __init__(self, folder: Path) -> None:
-        self.url = f"file://{folder}"
+        self.url = "file://" + str(folder).replace("%", "%25")
         self.meter = Meter()
-        self._folder = folder
+        self.folder = folder
 
     def put(self, source: Path | bytes, key: str, *, sha256: str, size_bytes: int, progress: Progress = SILENT) -> None:
         self.meter.count("put", sent_bytes=size_bytes)
@@ -42,7 +42,7 @@ class FolderStore:
 
     def _put(self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress) -> None:
         digest = hashlib.sha256()
-        with replace_atomically(self._folder / key) as partial:
+        with replace_atomically(self.folder / key) as partial:
             for block in blocks_of(source, size_bytes):
                 digest.update(block)
                 partial.write(block)
@@ -50,7 +50,7 @@ class FolderStore:
             require_unchanged(source, digest.hexdigest(), sha256)
 
     def get(self, key: str, write: Callable[[bytes], object], *, sha256: str | None, progress: Progress = SILENT) -> None:
-        path = self._folder / key
+        path = self.folder / key
         digest = Digest(str(path), sha256)
         self.meter.count("get")
         with os_errors(path):
@@ -74,17 +74,21 @@ class FolderStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         self.meter.count("list")
+        if not self._can_be_a_folder():
+            raise InputError(
+                f"{self.folder} is no folder", hint="Name a folder after `file:`, or one that can be made.", code="publish.store"
+            )
         found = [
             StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
             for path, status in self._files(prefix.rpartition("/")[0])
-            if (key := path.relative_to(self._folder).as_posix()).startswith(prefix) and not path.name.endswith(_PARTIAL)
+            if (key := path.relative_to(self.folder).as_posix()).startswith(prefix) and not path.name.endswith(_PARTIAL)
         ]
         yield from sorted(found, key=lambda item: item.key)
 
     def delete(self, key: str) -> None:
         self.meter.count("delete")
-        with os_errors(self._folder / key):
-            (self._folder / key).unlink(missing_ok=True)
+        with os_errors(self.folder / key):
+            (self.folder / key).unlink(missing_ok=True)
 
     def abort_unfinished(self, started_before: datetime) -> int:
         count = 0
@@ -95,9 +99,15 @@ class FolderStore:
                 count += 1
         return count
 
+    def _can_be_a_folder(self) -> bool:
+        try:
+            return stat.S_ISDIR(self.folder.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            return isinstance(exc, FileNotFoundError)
+
     def _files(self, below: str) -> Iterator[tuple[Path, os.stat_result]]:
         """Yield the regular files below a subfolder; one that goes away meanwhile is left out."""
-        start = self._folder / below
+        start = self.folder / below
         with os_errors(start):
             for path in start.rglob("*"):
                 try:

@@ -21,14 +21,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from dsmops.errors import CredentialsError, InputError, IntegrityError, MissingObjectError, RemoteError
-from dsmops.publish.names import BODIES, NOT_VOUCHED, key_digest, parse_body_key
+from dsmops.publish.names import BODIES, MAX_NUMBER, NOT_VOUCHED, key_digest, parse_body_key
 from dsmops.publish.store import ObjectStore
 
 MANIFESTS = "manifests/"
 SCHEMA = "dsmops.log-manifest/1"
-
-MAX_NUMBER = 2**63 - 1
-"""A signed 64-bit number: as nanoseconds the year 2262; no system can restore a later time."""
 
 _NAME = re.compile(rf"{MANIFESTS}\d{{8}}T\d{{6}}Z-[0-9a-f]{{16}}-[0-9a-f]{{64}}\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -86,8 +83,12 @@ class Catalogue:
         """Return the digests of contents that are the beginning of another content here."""
         return {entry.continues for entry in self.entries.values()} - {""}
 
+    def holders(self) -> dict[str, Entry]:
+        """Return the content that has each name: the one it was last said of."""
+        return {entry.name: entry for entry in sorted(self.entries.values(), key=lambda entry: (entry.named_ms, entry.sha256))}
+
     def says(self, entry: Entry) -> bool:
-        """Tell whether adding `entry` would add nothing. Later times for the same bytes are nothing."""
+        """Tell whether adding `entry` would add nothing but later times for the same bytes."""
         known = self.entries.get((entry.name, entry.sha256))
         return known is not None and join(known, entry)._replace(mtime_ns=known.mtime_ns, named_ms=known.named_ms) == known
 
@@ -234,7 +235,7 @@ def unnamed_bodies(store: ObjectStore, catalogue: Catalogue) -> list[Entry]:
         parsed = parse_body_key(item.key)
         if parsed is not None and parsed[1] not in known:
             name, sha256, rules = parsed
-            stored_ms = int(item.modified.timestamp() * 1000)
+            stored_ms = max(0, int(item.modified.timestamp() * 1000))
             found.append(Entry(name, sha256, item.size_bytes, stored_ms * 1_000_000, stored_ms, rules, item.key))
     return found
 

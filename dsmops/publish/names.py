@@ -21,20 +21,28 @@ BODIES = "bodies/"
 NOT_VOUCHED = 0
 """In place of a rule-set version: the content was published although redaction rules hit, or were not asked."""
 
+MAX_NUMBER = 2**63 - 1
+"""The largest number of an entry, signed 64-bit: as nanoseconds the year 2262; no system can restore a later time."""
+
 LOG_BEGINNINGS = ("log.", "friendly-")
 """How moshi-server and the formatter name their files; everyone else's logs end in `.log` before rotation and compression."""
 
 CAPTURES = {".safetensors", ".json", ".npy", ".npz", ".pt", ".bin"}
 """Endings of what the server captures beside its logs: decodable voice, and queries with their keys."""
 
-AUDIO = {".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a", ".aac", ".webm", ".pcm", ".raw"}
+AUDIO = {".wav", ".mp3", ".mp4", ".ogg", ".opus", ".flac", ".m4a", ".aac", ".aif", ".aiff", ".webm", ".pcm", ".raw"}
+
+MAX_PART_BYTES = 255 - len("..dsmops-partial")
+"""Of a name, between slashes: what file systems take, less what a file's name grows by while it is written."""
 
 _COMPRESSION = re.compile(r"\.(gz|zst)$")
 _ROTATION = re.compile(r"[.-]\d[\d-]*$")
 _SEGMENT = r"(?!\.{0,2}(?:/|$))[^/]+"
 _KEY = re.compile(
-    rf"{BODIES}(?:rules-(?P<rules>[1-9]\d*)|unredacted)/(?P<sha256>[0-9a-f]{{64}})/(?P<name>{_SEGMENT}(?:/{_SEGMENT})*)", re.DOTALL
+    rf"{BODIES}(?:rules-(?P<rules>[1-9]\d{{0,8}})|unredacted)/(?P<sha256>[0-9a-f]{{64}})/(?P<name>{_SEGMENT}(?:/{_SEGMENT})*)", re.DOTALL
 )
+# Control characters, backslashes, what stands for no byte, and parts that are empty, relative or hidden.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udc7f\udd00-\udfff]|(?:^|/)(?:[./]|$)")
 _KEY_SAFE = "/ !$&'()*+,;=:@"
 
 
@@ -47,12 +55,14 @@ def family(name: str) -> str:
 
 
 def is_log(name: str) -> bool:
-    """Tell whether a file of this base name is a log that may be published without asking."""
+    """Tell whether a file of this base name is a log that may be published without asking.
+
+    An ending of captures or audio anywhere in it speaks against it: `log.x.json.bak` is a copy of a capture.
+    """
     if name.startswith("."):
         return False
-    stem = family(name)
-    ending = stem[dot:].lower() if (dot := stem.rfind(".")) > 0 else ""
-    return (name.startswith(LOG_BEGINNINGS) or ending == ".log") and ending not in CAPTURES and ending not in AUDIO
+    endings = {f".{part}" for part in re.split(r"[.~]", name.lower())[1:]}
+    return (name.startswith(LOG_BEGINNINGS) or family(name).lower().endswith(".log")) and not endings & (CAPTURES | AUDIO)
 
 
 def matches_any(name: str, patterns: Sequence[str]) -> bool:
@@ -93,9 +103,13 @@ def require_safe(name: str) -> PurePosixPath:
     """Return `name` as a path that stays below the folder it is restored into.
 
     Raises:
-        InputError: it is absolute, climbs out, or holds what no log's name holds. Whoever can write to the store chooses names.
+        InputError: it is absolute, climbs out, is hidden, or holds what no log's name holds. Whoever can write to the store chooses
+            names; a file of such a name is not published either.
     """
-    segments = name.split("/")
-    if any(segment in ("", ".", "..") for segment in segments) or "\\" in name or any(ord(char) < 32 for char in name):
-        raise InputError(f"the name {name!r} is not safe to restore", hint="Look who wrote it to the store.", code="publish.name")
+    if _UNSAFE.search(name) or any(len(os.fsencode(part)) > MAX_PART_BYTES for part in name.split("/")):
+        raise InputError(
+            f"the name {name!r} is not safe to restore",
+            hint=f"Rename the file: no control characters, no backslash, no part above {MAX_PART_BYTES} bytes or with a dot in front.",
+            code="publish.name",
+        )
     return PurePosixPath(name)

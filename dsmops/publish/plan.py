@@ -16,7 +16,7 @@ from pathlib import Path
 from dsmops.errors import DsmopsError
 from dsmops.progress import SILENT, Progress
 from dsmops.publish.manifest import Catalogue, Entry
-from dsmops.publish.names import NOT_VOUCHED, body_key, family
+from dsmops.publish.names import MAX_NUMBER, NOT_VOUCHED, body_key, family
 from dsmops.publish.source import Failure, Snapshot, SnapshotReader
 
 Scan = Callable[[str, RawIOBase], Mapping[str, int]]
@@ -46,7 +46,7 @@ class Refusal:
     @property
     def hint(self) -> str:
         left = "It was published before; delete it there too. " if self.in_store else ""
-        return f"{left}Format the raw log with `dsmops format-log`, which redacts, or say --allow-unredacted."
+        return f"{left}Format the raw log, unpacked, with `dsmops format-log`, which redacts, or say --allow-unredacted."
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def plan_upload(
     failed = tuple(failed)
     now_ms = int(now.timestamp() * 1000)
     left_out = {failure.name for failure in failed}
-    bodies, vouched = catalogue.bodies(), catalogue.vouched()
+    bodies, vouched, holders = catalogue.bodies(), catalogue.vouched(), catalogue.holders()
     uploads: dict[str, Upload] = {}
     renamed: list[Entry] = []
     unchanged: list[str] = []
@@ -129,7 +129,9 @@ def plan_upload(
         if snapshot.name in left_out:
             continue
         sha256, size_bytes = snapshot.sha256, snapshot.size_bytes
-        if sha256 not in inspections and (snapshot.name, sha256) in catalogue.entries:
+        holder = holders.get(snapshot.name)
+        has_name = holder is not None and holder.sha256 == sha256
+        if sha256 not in inspections and has_name:
             unchanged.append(snapshot.name)
             continue
         inspection = inspections.get(sha256) or Inspection({}, "")
@@ -138,11 +140,13 @@ def plan_upload(
             continue
         passed = NOT_VOUCHED if inspection.hits else rules if sha256 in inspections else vouched[sha256]
         key = uploads[sha256].key if sha256 in uploads else bodies.get(sha256) or body_key(snapshot.name, sha256, passed)
-        entry = Entry(snapshot.name, sha256, size_bytes, snapshot.mtime_ns, now_ms, passed, key, inspection.continues)
+        # Later than what was said of this name before, by whatever clock: a host whose clock ran ahead does not keep a name for ever.
+        named_ms = now_ms if holder is None or has_name else min(max(now_ms, holder.named_ms + 1), MAX_NUMBER)
+        entry = Entry(snapshot.name, sha256, size_bytes, snapshot.mtime_ns, named_ms, passed, key, inspection.continues)
         if force or sha256 not in bodies:
             others = uploads[sha256].entries if sha256 in uploads else ()
             uploads[sha256] = Upload(key, sha256, size_bytes, Path(snapshot.path), (*others, entry))
-        elif catalogue.says(entry):
+        elif has_name and catalogue.says(entry):
             unchanged.append(snapshot.name)
         else:
             renamed.append(entry)

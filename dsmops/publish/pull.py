@@ -64,10 +64,9 @@ def published_logs(catalogue: Catalogue, *, names: Sequence[str] = (), since: da
     `names` are shell patterns; `since` leaves out what was last written before.
     """
     superseded = catalogue.superseded()
-    entries = sorted(catalogue.entries.values(), key=lambda entry: (entry.named_ms, entry.sha256))
-    holder = {entry.name: entry for entry in entries}  # the one said last comes last and stays
+    holder = catalogue.holders()
     placed = {entry.sha256 for entry in holder.values()}
-    homeless = {entry.sha256: entry for entry in entries if entry.sha256 not in placed | superseded}
+    homeless = {entry.sha256: entry for entry in catalogue.entries.values() if entry.sha256 not in placed | superseded}
     logs = [PublishedLog(name, entry) for name, entry in holder.items()]
     logs += (PublishedLog(with_mark(entry.name, entry.sha256, holder), entry) for entry in homeless.values())
     oldest_ns = int(since.timestamp() * 1e9) if since else 0

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -22,6 +22,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import botocore
 import botocore.session
 from botocore import exceptions as sdk
 from botocore.config import Config
@@ -37,6 +38,8 @@ MAX_PARTS = 10_000
 _READ_BYTES = 256 << 10
 _BACKOFF_MAX_S = 20.0
 _CONNECT_S = 10.0
+_SMALL_BYTES = 64 << 10
+"""A body that is sent without waiting for the server's word: as much as a connection's buffers take anyway."""
 
 _KINDS: dict[str, RequestKind] = {
     "ListObjectsV2": "list",
@@ -63,7 +66,7 @@ class S3Store:
             with _errors(self.url):
                 self._client = self._connect()
         except ValueError as exc:  # how the library reports an endpoint that is no URL
-            raise InputError(f"{self.url}: {exc}", hint="Check --endpoint-url.", code="publish.endpoint") from exc
+            raise InputError(f"{self.url}: {exc}", hint=_ENDPOINT, code="publish.endpoint") from exc
         self._buffers = threading.BoundedSemaphore(options.workers)
         self._part_pool = ThreadPoolExecutor(options.workers, thread_name_prefix="part")
         given = {
@@ -88,10 +91,12 @@ class S3Store:
                 # The SDK's own CRC32 in a trailer is refused by R2, older MinIO, GCS and Ceph; we send SHA-256 in a header instead.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                user_agent_extra=f"dsmops/{__version__}",
+                # Given whole: else the library puts it together anew for every request, twice.
+                user_agent=f"dsmops/{__version__} Botocore/{botocore.__version__}",
             ),
         )
         client.meta.events.register("before-send.s3", self._count)
+        client.meta.events.register_last("before-call.s3", _send_at_once)
         return client
 
     def _count(self, event_name: str, **_: object) -> None:
@@ -257,14 +262,30 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         wanted = {"Bucket": self._bucket, "Prefix": self._root + prefix}
-        with _errors(self.url):
-            while True:
-                page = self._client.list_objects_v2(**wanted)
-                for item in page.get("Contents", ()):
-                    yield StoredObject(item["Key"].removeprefix(self._root), item["Size"], item["LastModified"])
-                if not page.get("IsTruncated"):
-                    return
-                wanted["ContinuationToken"] = page["NextContinuationToken"]
+        while True:
+            page, token = self._page(wanted)
+            yield from page
+            if token is None:
+                return
+            if token == wanted.get("ContinuationToken"):
+                raise InputError(f"{self.url}: the server's listing goes in a circle", hint=_ENDPOINT, code="publish.endpoint")
+            wanted["ContinuationToken"] = token
+
+    def _page(self, wanted: dict[str, str]) -> tuple[Sequence[StoredObject], str | None]:
+        """Return a page of a listing and the token of the next one."""
+        try:
+            with _errors(self.url):
+                answer = self._client.list_objects_v2(**wanted)
+                page = [
+                    StoredObject(item["Key"].removeprefix(self._root), item["Size"], item["LastModified"])
+                    for item in answer.get("Contents", ())
+                ]
+                token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
+        except MissingObjectError as exc:
+            raise InputError(exc.message, hint=_NO_BUCKET) from exc
+        except (KeyError, ValueError) as exc:  # a web page with status 200, for one, is to the library an answer without content
+            raise InputError(f"{self.url}: what answers is no S3 server ({exc!r})", hint=_ENDPOINT, code="publish.endpoint") from exc
+        return page, token
 
     def delete(self, key: str) -> None:
         with _errors(f"{self.url}/{key}"):
@@ -297,6 +318,13 @@ def part_size(size_bytes: int, wanted_bytes: int) -> int:
     return max(wanted_bytes, -(-size_bytes // MAX_PARTS))
 
 
+def _send_at_once(params: dict[str, Any], **_: object) -> None:
+    """Take back `Expect: 100-continue` for a small body: waiting for the answer would cost each small file a second round trip."""
+    body = params.get("body")
+    if isinstance(body, BytesIO) and body.getbuffer().nbytes <= _SMALL_BYTES:
+        params["headers"].pop("Expect", None)
+
+
 def _content_type(key: str) -> str:
     return _CONTENT_TYPES.get(PurePosixPath(key).suffix, "text/plain; charset=utf-8")
 
@@ -309,19 +337,19 @@ def _md5(data: bytes) -> Any:
     return hashlib.md5(data, usedforsecurity=False)
 
 
-# Error codes of S3 and what they mean for a user. What is not listed is a TransferError with the server's own words.
+# Error codes of S3 and what they mean for a user. What is not listed, nor has status 401 or 403, is a TransferError in the server's words.
 _REFUSED = "The least rights that publishing needs are in runbooks/s3-setup.md."
 _LOGIN = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile."
+_NO_BUCKET = "Check --bucket, --region and --endpoint-url; dsmops never creates a bucket."
+_ENDPOINT = "--endpoint-url is http://HOST:PORT or https://HOST, of the server's S3 service, not of its console."
 _BY_CODE: dict[str, tuple[type[DsmopsError], str]] = {
     "AccessDenied": (CredentialsError, _REFUSED),
-    "AllAccessDisabled": (CredentialsError, _REFUSED),
-    "403": (CredentialsError, _REFUSED),
     "ExpiredToken": (CredentialsError, "Sign in again, then repeat the command."),
     "InvalidAccessKeyId": (CredentialsError, _LOGIN),
     "InvalidToken": (CredentialsError, _LOGIN),
     "SignatureDoesNotMatch": (CredentialsError, "The secret key is wrong, or this machine's clock is."),
     "RequestTimeTooSkewed": (CredentialsError, "Set this machine's clock."),
-    "NoSuchBucket": (InputError, "Check --bucket, --region and --endpoint-url; dsmops never creates a bucket."),
+    "NoSuchBucket": (InputError, _NO_BUCKET),
     "InvalidBucketName": (InputError, "Check --bucket."),
     "PermanentRedirect": (InputError, "The bucket is in another region: name it with --region."),
     "AuthorizationHeaderMalformed": (InputError, "The bucket is in another region: name it with --region."),
@@ -346,7 +374,9 @@ _BY_TYPE: tuple[tuple[type[Exception], type[DsmopsError], str], ...] = (
     (sdk.TokenRetrievalError, CredentialsError, "Sign in again with `aws sso login`."),
     (sdk.NoRegionError, InputError, "Name it with --region."),
     (sdk.InvalidRegionError, InputError, "Check --region."),
-    (sdk.InvalidEndpointConfigurationError, InputError, "Check --endpoint-url."),
+    (sdk.InvalidEndpointConfigurationError, InputError, _ENDPOINT),
+    (sdk.EndpointProviderError, InputError, _ENDPOINT),
+    (sdk.ConfigParseError, InputError, "Correct the file, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE."),
     (sdk.ParamValidationError, InputError, "Check the options of the store."),
     (sdk.HTTPClientError, TransferError, "Check the network and --endpoint-url, then run the command again."),
     (sdk.ConnectionError, TransferError, "Check the network and --endpoint-url, then run the command again."),
@@ -360,12 +390,20 @@ def _errors(what: str) -> Iterator[None]:
         yield
     except (sdk.BotoCoreError, sdk.ClientError) as exc:
         raise _translate(exc, what) from exc
+    except RecursionError as exc:  # sent elsewhere, the library asks the bucket where it is, is sent elsewhere, asks again
+        raise InputError(
+            f"{what}: the server redirects elsewhere", hint="Check --endpoint-url (http or https?) and --region.", code="publish.endpoint"
+        ) from exc
 
 
 def _translate(exc: Exception, what: str) -> DsmopsError:
     if isinstance(exc, sdk.ClientError):
-        kind, hint = _BY_CODE.get(_code_of(exc), (TransferError, "Run the command again; what arrived is kept."))
+        refused = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403)
+        unlisted = (CredentialsError, _REFUSED) if refused else (TransferError, "Run the command again; what arrived is kept.")
+        kind, hint = _BY_CODE.get(_code_of(exc), unlisted)
         return kind(f"{what}: {_reason(exc)}", hint=hint)
+    if isinstance(exc, sdk.HTTPClientError) and "header value" in str(exc):  # the library's words repeat the value, a token perhaps
+        return InputError(f"{what}: a credential or an option holds a line break", hint="Look at the AWS_ variables and the options.")
     for of_sdk, kind, hint in _BY_TYPE:
         if isinstance(exc, of_sdk):
             return kind(f"{what}: {_reason(exc)}", hint=hint)
@@ -373,7 +411,10 @@ def _translate(exc: Exception, what: str) -> DsmopsError:
 
 
 def _code_of(exc: Exception) -> str:
-    return str(exc.response.get("Error", {}).get("Code", "")) if isinstance(exc, sdk.ClientError) else ""
+    """Return the error code, or the HTTP status where a server gives none; empty for what is no answer of a server."""
+    if not isinstance(exc, sdk.ClientError):
+        return ""
+    return str(exc.response.get("Error", {}).get("Code") or exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
 
 
 def _reason(exc: BaseException) -> str:
@@ -381,5 +422,6 @@ def _reason(exc: BaseException) -> str:
     if isinstance(exc, sdk.ClientError):
         error = exc.response.get("Error", {})
         tries = exc.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
-        return f"{error.get('Code')}: {error.get('Message')}" + (f" (tried {tries} times)" if tries > 1 else "")
+        words = ": ".join(filter(None, (_code_of(exc), error.get("Message"))))
+        return words + (f" (tried {tries} times)" if tries > 1 else "")
     return str(exc)

@@ -18,7 +18,7 @@ from typing import Any
 from dsmops.errors import DsmopsError, InputError, SourceError
 from dsmops.files import BLOCK_BYTES, os_errors, translate
 from dsmops.progress import SILENT, Progress
-from dsmops.publish.names import is_log, matches_any
+from dsmops.publish.names import MAX_NUMBER, is_log, matches_any, require_safe
 
 RAW = "raw"
 """A folder of this name holds logs as the server wrote them, keys and addresses included."""
@@ -114,13 +114,16 @@ def _walk(folder: Path | str, prefix: str, skipped: Counter[str], *, include_raw
 def take_snapshots(files: Iterable[Candidate], progress: Progress = SILENT) -> tuple[list[Snapshot], list[Failure]]:
     """Read each file once, up to the length it has when opened, and return what it held. `progress` counts bytes.
 
-    A file that cannot be read becomes a `Failure`, also one that went away since it was listed.
+    A file that cannot be read becomes a `Failure`, also one that went away since it was listed, or that could not be restored.
     """
     snapshots: list[Snapshot] = []
     failures: list[Failure] = []
     for file in files:
         try:
+            require_safe(file.name)
             snapshots.append(_snapshot(file))
+        except InputError as exc:
+            failures.append(Failure(file.name, exc))
         except OSError as exc:
             failures.append(Failure(file.name, translate(exc, file.path)))
         progress.advance(file.size_bytes)
@@ -139,7 +142,7 @@ def _snapshot(file: Candidate) -> Snapshot:
             left -= len(block)
     finally:
         os.close(fd)
-    return Snapshot(file.name, file.path, status.st_size - left, max(0, status.st_mtime_ns), digest.hexdigest())
+    return Snapshot(file.name, file.path, status.st_size - left, min(max(0, status.st_mtime_ns), MAX_NUMBER), digest.hexdigest())
 
 
 class SnapshotReader(RawIOBase):

@@ -152,13 +152,19 @@ def join_url(bucket: str, prefix: str) -> str:
     """Return the store URL of a `--bucket` (a bare name, `s3://` or `file:`) and a `--prefix`.
 
     Raises:
-        InputError: the prefix holds `.` or `..` segments.
+        InputError: the prefix holds `.` or `..` segments, or characters that cannot be seen.
     """
+    base = bucket if ":" in bucket else f"s3://{bucket}"
+    return "/".join([base.rstrip("/"), *_segments(prefix)])
+
+
+def _segments(prefix: str) -> list[str]:
     segments = [segment for segment in prefix.split("/") if segment]
     if any(segment in (".", "..") for segment in segments):
         raise InputError(f"the prefix {prefix!r} holds a relative segment", hint="Name it in full.", code="publish.prefix")
-    base = bucket if ":" in bucket else f"s3://{bucket}"
-    return "/".join([base.rstrip("/") or base, *segments])
+    if not prefix.isprintable():
+        raise InputError(f"the prefix {prefix!r} holds characters that cannot be seen", hint="Leave them out.", code="publish.prefix")
+    return segments
 
 
 def blocks_of(source: Path | bytes, size_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
@@ -214,7 +220,7 @@ def _open_s3(url: str, options: StoreOptions) -> ObjectStore:
             hint="3 to 63 lower-case letters, digits, dots and hyphens. A folder is written file:FOLDER.",
             code="publish.bucket",
         )
-    return S3Store(bucket, prefix, options)
+    return S3Store(bucket, "/".join(_segments(prefix)), options)
 
 
 def _open_folder(url: str, options: StoreOptions) -> ObjectStore:

@@ -67,7 +67,7 @@ def publish(
                 failed += (Failure(entry.name, error) for entry in upload.entries)
     finally:
         news = [entry for upload in sent for entry in upload.entries] + [*plan.renamed, *recovered]
-        if catalogue.damaged or not all(map(catalogue.says, news)):
+        if catalogue.damaged or news:
             manifest = record(store, catalogue, news, now)
     return Published(tuple(sent), tuple(failed), manifest)
 

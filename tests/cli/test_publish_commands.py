@@ -84,6 +84,22 @@ def test_leaks_inside_compressed_logs_are_found(logs: Path, tmp_path: Path) -> N
     assert run.code == 6
 
 
+def test_what_no_rule_can_look_into_stays_here(logs: Path, tmp_path: Path) -> None:
+    """Archives that are not unpacked, UTF-16 and other content that is no text is refused, whatever its name."""
+    import bz2
+    import gzip
+    import lzma
+
+    (logs / "log.a.xz").write_bytes(lzma.compress(LEAK.encode()))
+    (logs / "log.b.bz2").write_bytes(bz2.compress(LEAK.encode()))
+    (logs / "log.c").write_bytes(LEAK.encode("utf-16"))
+    (logs / "log.d.gz").write_bytes(gzip.compress(gzip.compress(LEAK.encode())))
+    run = dsmops("publish-logs", "--bucket", "file:store", "--json", cwd=tmp_path)
+    refused = [(file["name"], *file["hits"]) for file in run.document["files"] if file["outcome"] == "refused"]
+    assert refused == [(name, "no-text") for name in ("log.a.xz", "log.b.bz2", "log.c", "log.d.gz")]
+    assert run.code == 1
+
+
 def test_quiet_says_nothing(logs: Path, tmp_path: Path) -> None:
     """`--quiet` leaves the answer to the exit code."""
     run = dsmops("publish-logs", "--bucket", "file:store", "--quiet", cwd=tmp_path)
@@ -105,6 +121,7 @@ def test_a_dry_run_leaves_no_trace(logs: Path, tmp_path: Path) -> None:
         (["publish-logs", "--bucket", "./store"], 3, "file:FOLDER"),
         (["publish-logs", "--bucket", "Bad_Bucket"], 3, "cannot be a bucket"),
         (["publish-logs", "--bucket", "ftp://x"], 3, "names no store"),
+        (["publish-logs", "--bucket", "file:logs/moshi-logs/shared"], 3, "published into itself"),
         (["publish-logs", "--bucket", "file:store", "--acl", "private"], 3, "--acl: only S3"),
         (["publish-logs", "--bucket", "logs", "--prefix", "../x"], 3, "relative"),
         (["publish-logs", "--bucket", "logs", "--sse-kms-key-id", "k"], 2, "aws:kms"),

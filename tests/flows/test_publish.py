@@ -128,6 +128,29 @@ def test_a_growing_log_comes_back_once(world: World) -> None:
     assert world.pulled() == {"log.x.1": "one\ntwo\nthree\n", "log.x": "next day\n"}
 
 
+def test_a_name_that_has_an_earlier_content_again(world: World) -> None:
+    """Rotation leaves an empty log again: the name is said of that content anew, once, and no body is sent."""
+    for content in ("", "one\n"):
+        world.write(log_x=content)
+        world.publish()
+    world.write(log_x="", log_x_1="one\n")
+    assert world.publish().counts["renamed"] == 2
+    assert world.publish().manifest is None
+    world.pull()
+    assert world.pulled() == {"log.x": "", "log.x.1": "one\n"}
+
+
+def test_a_clock_that_ran_ahead_does_not_keep_a_name(world: World) -> None:
+    """What is published after a run dated 2099 has its name all the same."""
+    world.write(log_x="from the future")
+    request = PublishRequest(f"file:{world.store}", world.logs)
+    publish_logs(request, check=CHECK, now=datetime(2099, 1, 1, tzinfo=UTC))
+    world.write(log_x="now")
+    world.publish()
+    world.pull()
+    assert world.pulled()["log.x"] == "now"
+
+
 def test_content_with_secrets_stays_here(world: World) -> None:
     """A file with a hit is refused with its counts, the others go, the exit code is 1, and the value is nowhere in the store."""
     world.write(log_a="fine", log_b="a SECRET and another SECRET")

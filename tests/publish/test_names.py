@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dsmops.errors import InputError
 from dsmops.publish.names import (
+    MAX_PART_BYTES,
     body_key,
     family,
     is_log,
@@ -53,6 +54,10 @@ def test_names_of_logs(name: str) -> None:
         "log.voice.MP3",
         "friendly-query.json.gz",
         "log.audio.opus.zst",
+        "log.capture.json.bak",
+        "log.capture.json~",
+        "log.stt.safetensors.part",
+        "log.voice.wav.xz",
         "notes.txt",
         "config.toml",
         "core.1234",
@@ -102,6 +107,7 @@ def test_a_name_that_is_no_utf_8_survives() -> None:
         f"bodies/rules-1/{DIGEST}/a//b",
         f"bodies/rules-1/{DIGEST}/",
         f"bodies/rules-0/{DIGEST}/a",
+        f"bodies/rules-{10**20}/{DIGEST}/a",
         f"bodies/rules-1/{DIGEST[:-1]}/a",
         f"bodies/rules-1/{DIGEST.upper()}/a",
         f"other/rules-1/{DIGEST}/a",
@@ -114,11 +120,23 @@ def test_what_is_no_body_key(key: str) -> None:
     assert parse_body_key(key) is None
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/.", "", "a\\b", "a\nb", "a\x00b", "\x1b[2Jx"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/.", "", ".bashrc", ".ssh/authorized_keys", "a/.b"),
+        *("a\\b", "a\nb", "a\x00b", "\x1b[2Jx", "\x9b2Jx", "\ud800", "\udc00", "x" * (MAX_PART_BYTES + 1)),
+    ],
+)
 def test_hostile_names_are_refused(name: str) -> None:
-    """A name that is absolute, climbs out or holds control characters is not restored."""
+    """A name that is absolute, climbs out, is hidden, is no file's name or holds control characters is not restored."""
     with pytest.raises(InputError, match="not safe"):
         require_safe(name)
+
+
+@pytest.mark.parametrize("name", ["log.x", "a b/log.ü", "-rf.log", "log..x", os.fsdecode(b"log.\xff"), "x" * MAX_PART_BYTES])
+def test_odd_but_harmless_names_are_restored(name: str) -> None:
+    """Spaces, other scripts, dashes and bytes that are no UTF-8 are somebody's logs."""
+    assert str(require_safe(name)) == name
 
 
 def test_marks_keep_the_compression_ending_and_avoid_taken_names() -> None:

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import re
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +130,97 @@ def test_an_endpoint_that_is_no_url(place: Place, endpoint: str) -> None:
     with pytest.raises(InputError) as caught:
         put(place, endpoint_url=endpoint)
     assert "--endpoint-url" in caught.value.hint
+
+
+@pytest.mark.parametrize("endpoint", ["htp://127.0.0.1:9", "http://127.0.0.1:99999", "http://127.0.0.1:9?x=1"])
+def test_an_endpoint_that_only_looks_like_a_url(place: Place, endpoint: str) -> None:
+    """What the client library notices late is the same input error."""
+    with pytest.raises(InputError) as caught:
+        list(place.open(endpoint_url=endpoint).list(""))
+    assert "--endpoint-url" in caught.value.hint
+
+
+@contextmanager
+def answering(status: int, body: str, **headers: str) -> Iterator[str]:
+    """A server that gives one answer to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body.encode())
+
+        do_HEAD = do_GET  # noqa: N815 likewise
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+TRUNCATED = "<ListBucketResult><IsTruncated>true</IsTruncated>{}</ListBucketResult>"
+STRANGERS = {
+    "a web page": (200, "<html>Sign in</html>"),
+    "nothing": (200, ""),
+    "a page without an end": (200, TRUNCATED.format("")),
+    "a circle": (200, TRUNCATED.format("<NextContinuationToken>x</NextContinuationToken>")),
+    "an object without a size": (200, "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>"),
+    "a page that is not there": (404, "<html>Not here</html>"),
+}
+
+
+@pytest.mark.parametrize("answer", STRANGERS.values(), ids=STRANGERS)
+def test_what_is_no_s3_server_is_not_an_empty_bucket(place: Place, answer: tuple[int, str]) -> None:
+    """A console's port, a captive portal, a broken listing: an input error, where an empty listing would say that nothing is published."""
+    with answering(*answer) as url, pytest.raises(InputError) as caught:
+        list(place.open(endpoint_url=url, attempts=1).list(""))
+    assert "--endpoint-url" in caught.value.hint
+
+
+def test_a_server_that_redirects_is_named(place: Place) -> None:
+    """http where https is wanted: the client library would ask until its stack is full."""
+    with answering(302, "", Location="http://127.0.0.1:9/") as url, pytest.raises(InputError, match="redirects") as caught:
+        list(place.open(endpoint_url=url, attempts=1).list(""))
+    assert "https" in caught.value.hint
+
+
+def test_refusals_without_a_known_code_are_refusals(place: Place) -> None:
+    """Status 401 and 403 mean credentials, whatever word a server or a proxy has for it."""
+    for status in (401, 403):
+        with answering(status, "<html>no</html>") as url, pytest.raises(CredentialsError, match=str(status)):
+            list(place.open(endpoint_url=url, attempts=1).list(""))
+
+
+def test_a_token_with_a_line_break_is_not_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A badly pasted credential is an input error that does not show it."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-token\nsecret")
+    with pytest.raises(InputError, match="line break") as caught:
+        list(place.open(attempts=1).list(""))
+    assert "secret" not in caught.value.message
+
+
+def test_a_broken_aws_config_is_the_user_s_to_mend(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A config file that cannot be parsed is an input error with its name."""
+    (tmp_path / "config").write_text("no [ section\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(InputError, match="config"):
+        place.open()
+
+
+def test_small_bodies_are_sent_at_once(place: Place, relay: Relay) -> None:
+    """A small file costs one round trip; a large one waits for the server's word before its bytes go."""
+    for size in (1000, 1 << 20):
+        put(place, b"x" * size, endpoint_url=relay.url)
+    assert ["expect" in request.headers for request in relay.seen] == [False, True]
 
 
 def test_an_endpoint_where_nobody_listens(place: Place) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.errors import InputError, SourceError
+from dsmops.publish.names import MAX_NUMBER
 from dsmops.publish.source import Candidate, Snapshot, SnapshotReader, find_logs, take_snapshots
 
 
@@ -100,6 +101,23 @@ def test_snapshots_have_size_time_and_digest(tmp_path: Path) -> None:
     assert snapshot == Snapshot("log.a", str(tmp_path / "log.a"), 5, 7, hashlib.sha256(b"log.a").hexdigest())
     assert failure.name == "log.gone"
     assert isinstance(failure.error, SourceError)
+
+
+def test_names_that_could_not_be_restored_are_failures(tmp_path: Path) -> None:
+    """What `pull-logs` would refuse is not published first."""
+    make(tmp_path, "log.a", "log.new\nline", "log.back\\slash")
+    snapshots, failures = take_snapshots(find_logs(tmp_path).files)
+    assert [snapshot.name for snapshot in snapshots] == ["log.a"]
+    assert {failure.name for failure in failures} == {"log.new\nline", "log.back\\slash"}
+
+
+def test_times_that_no_manifest_can_say_are_brought_into_range(tmp_path: Path) -> None:
+    """A file from before 1970, or after 2262 where the file system can say that, makes no manifest that nobody can read."""
+    make(tmp_path, "log.early", "log.late")
+    os.utime(tmp_path / "log.early", (-5, -5))
+    os.utime(tmp_path / "log.late", (2**34, 2**34))
+    snapshots, _ = take_snapshots(find_logs(tmp_path).files)
+    assert all(0 <= snapshot.mtime_ns <= MAX_NUMBER for snapshot in snapshots)
 
 
 def snapshot_of(path: Path) -> Snapshot:

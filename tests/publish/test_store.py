@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import InputError
+from dsmops.publish.local import FolderStore
 from dsmops.publish.store import StoreOptions, join_url, open_store
 
 
@@ -31,6 +32,20 @@ def test_prefixes_do_not_climb(prefix: str) -> None:
         join_url("file:share", prefix)
 
 
+def test_prefixes_of_a_bucket_url_are_tidied_and_do_not_climb() -> None:
+    """A prefix written behind the bucket is held to the same rules as `--prefix`."""
+    assert open_store("s3://logs//a//b/").url == "s3://logs/a/b"
+    with pytest.raises(InputError, match="relative"):
+        open_store("s3://logs/a/../b")
+
+
+@pytest.mark.parametrize("prefix", ["new\nline", "\udcff", "\x1b[2J"])
+def test_prefixes_can_be_seen(prefix: str) -> None:
+    """Control characters and bytes that are no UTF-8 are refused: servers do not agree on them."""
+    with pytest.raises(InputError, match="cannot be seen"):
+        join_url("logs", prefix)
+
+
 @pytest.mark.parametrize("url", ["s3://", "s3://No_Such", "s3://a", "/mnt/share", "share", "http://x", "file:", "file://host/x"])
 def test_what_names_no_store(url: str) -> None:
     """Impossible buckets, bare paths, other schemes and foreign hosts are refused with a hint on how to write it."""
@@ -45,6 +60,22 @@ def test_folders_by_every_spelling(form: str, tmp_path: Path) -> None:
     folder = tmp_path / "my logs"
     store = open_store(form.format(str(folder).replace(" ", "%20") if "//" in form else folder))
     assert store.url == f"file://{folder}"
+
+
+def test_a_folder_s_url_names_that_folder(tmp_path: Path) -> None:
+    """What a report shows can be given back, percent signs included."""
+    folder = tmp_path / "100%20 ü"
+    store = open_store(open_store(f"file:{folder}").url)
+    assert isinstance(store, FolderStore)
+    assert store.folder == folder
+
+
+@pytest.mark.parametrize("below", ["", "/sub"])
+def test_a_file_is_no_store(tmp_path: Path, below: str) -> None:
+    """A file in the place of the folder is said on the first look, not after a dry run that promised success."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="no folder"):
+        list(open_store(f"file:{tmp_path}/file{below}").list(""))
 
 
 def test_only_s3_options_are_told(tmp_path: Path) -> None:
