@@ -1,0 +1,160 @@
+"""Words with times as captions: SubRip (`.srt`) and WebVTT (`.vtt`). Pure functions from words to text.
+
+Words are gathered into cues that can be read: one or two lines, some seconds, ending where a sentence or a pause does.
+Source: W3C WebVTT (cue text, timings); the limits are those common in subtitle guidelines (Netflix, BBC).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+LINE_CHARS = 42
+"""Longest line, unless one word alone is longer."""
+
+CUE_LINES = 2
+CUE_MS = 6_000
+"""Longest time from the first word's start to the last word's end, unless one word alone takes longer."""
+
+PAUSE_MS = 800
+"""A silence between two words longer than this ends a cue."""
+
+WORD_MS = 400
+"""How long a word lasts that has no end of its own, where the next one leaves it that much time. About the mean of English speech."""
+
+MIN_CUE_MS = 1
+"""Shortest cue: a player drops one that ends when it starts."""
+
+
+class Word(Protocol):
+    """A word of a transcript; `stop_s` is None where nobody said when it ended."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def start_s(self) -> float: ...
+
+    @property
+    def stop_s(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """What is shown at once: lines of text, and whole milliseconds from the start of the audio."""
+
+    start_ms: int
+    stop_ms: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _TimedWord:
+    text: str
+    start_ms: int
+    stop_ms: int
+
+
+def srt(words: Iterable[Word]) -> str:
+    """Return the words as SubRip, numbered cues with `00:00:01,000` times; empty without words."""
+    blocks = (f"{number}\n{_timing(cue, ',')}\n{_lines(cue, _one_arrow_less)}\n" for number, cue in enumerate(cues_of(words), start=1))
+    return "\n".join(blocks)
+
+
+def webvtt(words: Iterable[Word]) -> str:
+    """Return the words as WebVTT with `00:00:01.000` times, markup in them escaped; the header alone without words."""
+    return "\n".join(["WEBVTT\n", *(f"{_timing(cue, '.')}\n{_lines(cue, _escaped)}\n" for cue in cues_of(words))])
+
+
+def cues_of(words: Iterable[Word]) -> list[Cue]:
+    """Return the words, none lost and in their order, as cues whose times rise and never overlap.
+
+    Times that step back are moved forward to the word before.
+    """
+    groups: list[list[_TimedWord]] = []
+    for word in _timed(words):
+        if groups and _goes_on(groups[-1], word):
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    cues = []
+    free_ms = 0
+    for index, group in enumerate(groups):
+        start_ms = max(group[0].start_ms, free_ms)
+        stop_ms = group[-1].stop_ms
+        if index + 1 < len(groups):
+            stop_ms = min(stop_ms, groups[index + 1][0].start_ms)
+        free_ms = max(stop_ms, start_ms + MIN_CUE_MS)
+        cues.append(Cue(start_ms, free_ms, tuple(_wrapped(word.text for word in group))))
+    return cues
+
+
+def _timed(words: Iterable[Word]) -> list[_TimedWord]:
+    """Return the words with both times in milliseconds, starts in order; words that are only white space are left out."""
+    kept = [(" ".join(word.text.split()), word) for word in words]
+    kept = [(text, word) for text, word in kept if text]
+    starts: list[int] = []
+    for _, word in kept:
+        starts.append(max(round(word.start_s * 1000), starts[-1] if starts else 0))
+    timed = []
+    for index, (text, word) in enumerate(kept):
+        if word.stop_s is not None:
+            stop_ms = max(round(word.stop_s * 1000), starts[index])
+        else:
+            stop_ms = starts[index] + WORD_MS
+            if index + 1 < len(kept):
+                stop_ms = min(stop_ms, starts[index + 1])
+        timed.append(_TimedWord(text, starts[index], stop_ms))
+    return timed
+
+
+def _goes_on(group: Sequence[_TimedWord], word: _TimedWord) -> bool:
+    """Whether `word` belongs into the cue of `group`."""
+    last = group[-1]
+    if word.start_ms - last.stop_ms > PAUSE_MS or _ends_sentence(last.text) or word.stop_ms - group[0].start_ms > CUE_MS:
+        return False
+    return sum(1 for _ in _wrapped([*(one.text for one in group), word.text])) <= CUE_LINES
+
+
+def _ends_sentence(text: str) -> bool:
+    """Whether a sentence ends with this word: `end.`, `what?!`, `"so."`; a lone letter before the full stop is an initial."""
+    return re.search(r"(?:[?!…。？！]|(?<!\b\w)\.)[\"'»”’)\]]*$", text) is not None
+
+
+def _wrapped(texts: Iterable[str]) -> Iterator[str]:
+    """Yield lines of at most `LINE_CHARS`; a longer word gets its own."""
+    line = ""
+    for text in texts:
+        if line and len(line) + 1 + len(text) > LINE_CHARS:
+            yield line
+            line = text
+        else:
+            line = f"{line} {text}" if line else text
+    yield line
+
+
+def _lines(cue: Cue, spelled: Callable[[str], str]) -> str:
+    return "\n".join(spelled(line) for line in cue.lines)
+
+
+def _escaped(line: str) -> str:
+    """Spell what WebVTT would take for markup; `-->` is then `--&gt;`."""
+    return html.escape(line, quote=False)
+
+
+def _one_arrow_less(line: str) -> str:
+    """SubRip has no escapes, and some players take any line with `-->` for times."""
+    return line.replace("-->", "→")
+
+
+def _timing(cue: Cue, point: str) -> str:
+    return f"{_timestamp(cue.start_ms, point)} --> {_timestamp(cue.stop_ms, point)}"
+
+
+def _timestamp(time_ms: int, point: str) -> str:
+    """Return `01:02:03.004`; hours go beyond two digits when they must."""
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"
