@@ -106,19 +106,20 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
     """
     name = _name(source)
     with ExitStack() as stack:
-        stream = _open_bytes(source, name, stack)
-        decode = partial(_Decoder, stream, name)
-        info = stack.enter_context(closing(decode())).info
-        samples: int | None = info.frames
-        if info.format == "MP3":
-            layer3 = mp3.read_stream(stream)
-            if layer3 is not None and layer3.is_cut_at(info.frames):
-                decode = partial(_Decoder, stream, name, head=mp3.xing_frame(layer3), start=layer3.start)
-                samples = layer3.samples
-            elif layer3 is None or not layer3.has_xing:
-                samples = None if layer3 is None else layer3.samples
-        elif info.format == "OGG" and ogg.ends_inside_a_page(stream):
-            raise unreadable(name, "cut short: its last page is incomplete", code="audio.damaged")
+        with os_errors(name):
+            stream = _open_bytes(source, name, stack)
+            decode = partial(_Decoder, stream, name)
+            info = stack.enter_context(closing(decode())).info
+            samples: int | None = info.frames
+            if info.format == "MP3":
+                layer3 = mp3.read_stream(stream)
+                if layer3 is not None and layer3.is_cut_at(info.frames):
+                    decode = partial(_Decoder, stream, name, head=mp3.xing_frame(layer3), start=layer3.start)
+                    samples = layer3.samples
+                elif layer3 is None or not layer3.has_xing:
+                    samples = None if layer3 is None else layer3.samples
+            elif info.format == "OGG" and ogg.ends_inside_a_page(stream):
+                raise unreadable(name, "cut short: its last page is incomplete", code="audio.damaged")
         _require_sane(info, name)
         duration_s = None if samples is None else samples / info.samplerate
         yield AudioSource(name, f"{info.format} {info.subtype}", info.samplerate, info.channels, duration_s, decode)
@@ -127,7 +128,7 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
 def read(source: Source) -> Samples:
     """Return the whole audio as 24 kHz mono float32 [n]; errors as for `open_audio` and `AudioSource.blocks`."""
     with open_audio(source) as audio:
-        return np.concatenate(list(audio.blocks()))
+        return np.concatenate([np.zeros(0, np.float32), *audio.blocks()])
 
 
 def _resampled(pieces: Iterator[Samples], rate_hz: int) -> Iterator[Samples]:
@@ -152,20 +153,18 @@ def _name(source: Source) -> str:
 
 def _open_bytes(source: Source, name: str, stack: ExitStack) -> BinaryIO:
     """Return a seekable, non-empty stream of the source's bytes, closed by `stack` where we opened it."""
-    with os_errors(name):
-        if isinstance(source, Path):
-            stream: BinaryIO = stack.enter_context(source.open("rb"))
-        elif source == "-":
-            if sys.stdin is None:
-                raise InputError("standard input is closed", hint="Pipe audio into the command, or name a file.")
-            stream = sys.stdin.buffer
-        else:
-            stream = source
-        if not stream.seekable():
-            stream = stack.enter_context(_spooled(stream))
-        if not stream.seek(0, io.SEEK_END):
-            raise InputError(f"{name} is empty", hint="Look at what should have written it.", code="audio.empty")
-        stream.seek(0)
+    if isinstance(source, Path):
+        stream: BinaryIO = stack.enter_context(source.open("rb"))
+    elif source == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed", hint="Pipe audio into the command, or name a file.")
+        stream = sys.stdin.buffer
+    else:
+        stream = source
+    if not stream.seekable():
+        stream = stack.enter_context(_spooled(stream))
+    if not stream.seek(0, io.SEEK_END):
+        raise InputError(f"{name} is empty", hint="Look at what should have written it.", code="audio.empty")
     return stream
 
 
