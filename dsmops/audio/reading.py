@@ -39,6 +39,9 @@ _PIECE_VALUES = 1 << 20
 _UNKNOWN_LENGTH = 0x7FFF0000
 """Sizes from here on are what programs write into a WAV header before they know better: ffmpeg 0xFFFFFFFF, sox and arecord less."""
 
+_UNKNOWN_SAMPLES = 1 << 62
+"""libsndfile gives 2**63 - 1 samples where a header leaves the number open, as encoders do that write FLAC into a pipe."""
+
 _SIZE_SLACK_BYTES = 64
 """How much longer than the file a header may claim to be: some writers count the header itself."""
 
@@ -110,7 +113,7 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
             stream = _open_bytes(source, name, stack)
             decode = partial(_Decoder, stream, name)
             info = stack.enter_context(closing(decode())).info
-            samples: int | None = info.frames
+            samples: int | None = info.frames if info.frames < _UNKNOWN_SAMPLES else None
             if info.format == "MP3":
                 layer3 = mp3.read_stream(stream)
                 if layer3 is not None and layer3.is_cut_at(info.frames):

@@ -108,6 +108,11 @@ def test_values_beyond_full_scale_are_kept() -> None:
     assert read(io.BytesIO(encoded(np.array([3.0, -5.0], np.float32), 24_000, "WAV", "FLOAT"))).tolist() == [3.0, -5.0]
 
 
+def test_less_than_one_sample_is_read_as_none() -> None:
+    """A sample or two of a high rate leave nothing at 24 kHz, and that is no failure."""
+    assert len(read(io.BytesIO(encoded(np.zeros(2, np.float32), 768_000)))) == 0
+
+
 def test_blocks_can_be_read_again() -> None:
     """Each call of `blocks` begins at the start, also beside another that is under way."""
     with open_audio(io.BytesIO(encoded(sweep(16_000, 0.5), 16_000, "FLAC"))) as audio:
@@ -122,6 +127,16 @@ def test_a_wav_of_unknown_length_is_read_to_its_end(claimed: int) -> None:
     """What ffmpeg, sox and arecord write into a pipe has a size that nobody believes."""
     with open_audio(io.BytesIO(piped_wav(sweep(24_000, 0.3), claimed_bytes=claimed))) as audio:
         assert audio.duration_s == pytest.approx(0.3)
+        assert sum(map(len, audio.blocks())) == 7200
+
+
+def test_a_flac_of_unknown_length_is_read_to_its_end() -> None:
+    """An encoder that writes FLAC into a pipe leaves the number of samples at 0: 36 bits from byte 21 of the file on, after four others."""
+    data = bytearray(encoded(sweep(24_000, 0.3), 24_000, "FLAC"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    with open_audio(io.BytesIO(bytes(data))) as audio:
+        assert audio.duration_s is None
         assert sum(map(len, audio.blocks())) == 7200
 
 
