@@ -12,16 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from dsmops.worker.models.config import SttConfig
+from dsmops.worker.models.loading import mimi_tensors
+from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.state import RowState
 from tests.support.networks import (
     CPU,
+    MIMI_BODY,
+    STT_BODY,
     LmRows,
     LmStep,
     every_row,
-    golden_mimi_weights,
-    golden_stt_weights,
     load_lm,
     load_mimi,
+    wave_weights,
     write_mimi,
     write_stt,
 )
@@ -56,6 +60,14 @@ PCM_RMS = 0.733039
 FRAMES, FRAME = 8, 96
 
 
+def _stt_weights() -> dict[str, torch.Tensor]:
+    return wave_weights(SttConfig.from_json(STT_BODY).lm.tensors(), phase=13.571, gain=2)
+
+
+def _mimi_weights() -> dict[str, torch.Tensor]:
+    return wave_weights(mimi_tensors(MimiConfig.from_json(MIMI_BODY)), phase=8.1234, gain=4)
+
+
 def _close(seen: torch.Tensor, expected: object) -> None:
     torch.testing.assert_close(seen, torch.tensor(expected), atol=1e-5, rtol=0)
 
@@ -63,14 +75,14 @@ def _close(seen: torch.Tensor, expected: object) -> None:
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[LmStep]:
     """Sixteen steps of the tiny model with two rows."""
-    rows = LmRows(load_lm(write_stt(tmp_path_factory.mktemp("stt") / "model.safetensors")), 2)
+    rows = LmRows(load_lm(write_stt(tmp_path_factory.mktemp("stt") / "model.safetensors", _stt_weights())), 2)
     codes = torch.tensor([[[(7 * t + 3 * q + 5 * b + t * t // 3 + 1) % 32 for q in range(4)] for b in range(2)] for t in range(16)])
     return [rows.step(frame) for frame in codes]
 
 
 def test_weights_are_those_of_the_recording() -> None:
     """The formula gives the recorded first values of an embedding and of a norm, which is tensor 8 of the sorted names."""
-    weights = golden_stt_weights()
+    weights = _stt_weights()
     _close(weights["emb.0.weight"][0, :2], [0.989830, 0.960864])
     assert sorted(weights).index("out_norm.alpha") == 8
     _close(weights["out_norm.alpha"].flatten()[:2], [0.995969, 0.955270])
@@ -78,7 +90,7 @@ def test_weights_are_those_of_the_recording() -> None:
 
 def test_sizes_are_those_of_the_recording() -> None:
     """The tiny models have the recorded numbers of tensors and values."""
-    for weights, tensors, values in ((golden_stt_weights(), 23, 116_864), (golden_mimi_weights(), 126, 110_781)):
+    for weights, tensors, values in ((_stt_weights(), 23, 116_864), (_mimi_weights(), 126, 110_781)):
         assert len(weights) == tensors
         assert sum(math.prod(weight.shape) for weight in weights.values()) == values
 
@@ -102,7 +114,7 @@ def test_pause_probabilities(spoken: list[LmStep]) -> None:
 
 def test_mimi(tmp_path: Path) -> None:
     """Streaming encode and decode of eight frames give the recorded latents, codes and PCM."""
-    encoder, decoder = load_mimi(write_mimi(tmp_path / "mimi.safetensors"))
+    encoder, decoder = load_mimi(write_mimi(tmp_path / "mimi.safetensors", _mimi_weights()))
     index = torch.arange(FRAMES * FRAME, dtype=torch.float64)
     pcm = (0.7 * torch.sin(0.0011 * index**2 + 0.02 * index)).float().view(1, 1, -1)
     rows = RowState(1, CPU)
