@@ -21,10 +21,8 @@ _RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_02
 _PADDING_SAMPLES = 4 * 1152
 """How far an honest Xing header may fall short of its frames: the encoder's delay and padding, two frames or three."""
 
-
 _MOST_GAPS = 10_000
 """Places that look like a frame and are none, after which counting is given up: a hostile file could hold one at every byte."""
-
 
 _SEARCH_BYTES = 4096
 """How far one look for the next header reaches."""
@@ -46,7 +44,7 @@ class Layer3Stream:
 
     def is_cut_at(self, declared_samples: int) -> bool:
         """Whether reading up to `declared_samples` would lose audio."""
-        return declared_samples < self.samples - _PADDING_SAMPLES
+        return declared_samples < self.samples - (_PADDING_SAMPLES if self.has_xing else 0)
 
 
 def read_stream(file: BinaryIO) -> Layer3Stream | None:

@@ -115,7 +115,7 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
             info = stack.enter_context(closing(decode())).info
             samples: int | None = info.frames if info.frames < _UNKNOWN_SAMPLES else None
             if info.format == "MP3":
-                layer3 = mp3.read_stream(stream)
+                layer3 = mp3.read_stream(stream) if info.subtype == "MPEG_LAYER_III" else None
                 if layer3 is not None and layer3.is_cut_at(info.frames):
                     decode = partial(_Decoder, stream, name, head=mp3.xing_frame(layer3), start=layer3.start)
                     samples = layer3.samples
