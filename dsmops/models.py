@@ -79,7 +79,7 @@ class PublishedModel:
     """One released model and the repository that moshi-server's shipped config loads it from.
 
     `lm` is None for the TTS model, which the server runs through Python. `batch_size` is what the shipped config says. A model that only
-    a config describes has neither `hf_repo` nor `preset`.
+    a config describes has neither `hf_repo` nor `preset`. `silence_prefix_s`: silence that it wants to hear before a recording.
     """
 
     name: str
@@ -90,6 +90,7 @@ class PublishedModel:
     preset: str
     lm: LmShape | None
     batch_size: int
+    silence_prefix_s: float = 0.0
 
 
 _MIMI = "mimi-pytorch-e351c8d8@125.safetensors"
@@ -116,6 +117,7 @@ MODELS: dict[str, PublishedModel] = {
             preset="config-stt-en-hf.toml",
             lm=LmShape(2048, 32, 48, 8192, 375, 4001, 4000, 2049, 32, None),
             batch_size=16,
+            silence_prefix_s=1.0,
         ),
         PublishedModel(
             name="tts-1.6b-en_fr",

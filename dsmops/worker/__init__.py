@@ -2,3 +2,22 @@
 
 Everything below this package may import torch; nothing else may. Importing `dsmops.worker` itself imports no torch.
 """
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from dsmops.errors import ExtraMissingError
+
+_PACKAGES = ("torch", "safetensors", "sentencepiece")
+
+
+def require_worker(purpose: str) -> None:
+    """Check that what the networks need is installed, without importing it. `purpose` is what the user asked for.
+
+    Raises:
+        ExtraMissingError: a package is not installed.
+    """
+    for package in _PACKAGES:
+        if find_spec(package) is None:
+            raise ExtraMissingError(purpose, package)

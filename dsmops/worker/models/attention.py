@@ -21,23 +21,21 @@ _RING_ALIGNMENT = 8
 
 @dataclass(frozen=True, slots=True)
 class RingState:
-    """Positions done per row (int64 [B]) and, per layer, keys and values [B, H, capacity, D], stored with their rotation."""
+    """Positions done per row (int64 [B]) and, per layer, keys and values in one tensor [B, H, 2, capacity, D], keys rotated."""
 
     offset: Tensor
-    keys: list[Tensor]
-    values: list[Tensor]
+    entries: list[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Positions:
     """What all layers share in one call of T positions: rotation, mask and, when streaming, where to write.
 
-    `cos`, `sin`: float32 [B or 1, 1, T, D/2]. `mask`: additive, in the compute dtype, broadcastable to [B, H, T, keys].
+    `rotation`: complex64 [B or 1, 1, T, D/2]. `mask`: additive, in the compute dtype, broadcastable to [B, H, T, keys].
     `slots`: int64 [B, T], ring entries of the new positions; None for a whole pass.
     """
 
-    cos: Tensor
-    sin: Tensor
+    rotation: Tensor
     mask: Tensor
     slots: Tensor | None
 
@@ -45,11 +43,7 @@ class Positions:
 def init_ring(rows: RowState, layers: int, heads: int, head_dim: int, context: int, dtype: torch.dtype) -> RingState:
     """Return empty rings of `layers` layers for `rows`."""
     capacity = -(-context // _RING_ALIGNMENT) * _RING_ALIGNMENT
-
-    def ring() -> Tensor:
-        return rows.zeros(heads, capacity, head_dim, dtype=dtype)
-
-    return RingState(rows.zeros(dtype=torch.int64), [ring() for _ in range(layers)], [ring() for _ in range(layers)])
+    return RingState(rows.zeros(dtype=torch.int64), [rows.zeros(heads, 2, capacity, head_dim, dtype=dtype) for _ in range(layers)])
 
 
 def plan_positions(
@@ -66,7 +60,7 @@ def plan_positions(
         keys, newest, slots = steps[None, None], queries[..., -1:, None], None
     else:
         queries = ring.offset[:, None] + steps
-        capacity = ring.keys[0].shape[2]
+        capacity = ring.entries[0].shape[3]
         newest = queries[:, -1:, None]
         entries = torch.arange(capacity, device=device)
         keys = newest - (newest - entries) % capacity
@@ -76,14 +70,22 @@ def plan_positions(
     mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[:, None]
     frequency = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
     angle = queries[:, None, :, None].float() * torch.exp(frequency * -math.log(period))
-    return Positions(angle.cos(), angle.sin(), mask, slots)
+    return Positions(torch.polar(torch.ones_like(angle), angle), mask, slots)
 
 
-def rotate(x: Tensor, at: Positions) -> Tensor:
-    """Return `x` [B, H, T, D] with each adjacent pair (2i, 2i+1) turned by its position's angle; in float32, rounded back."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * at.cos - odd * at.sin, even * at.sin + odd * at.cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Return `x` [..., D] with each adjacent pair (2i, 2i+1) turned by its angle; in float32, rounded back."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Return softmax(Q·Kᵀ/√D + mask)·V for Q [B, H, T, D], K and V [B, H, keys, D]; every query sees at least itself."""
+    if query.dtype is torch.float32:
+        # With one or two queries the fused float32 kernels are slower than plain products, which the memory bus bounds.
+        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)) + mask
+        return torch.matmul(scores.softmax(-1), value)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 class SelfAttention(nn.Module):
@@ -96,16 +98,17 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, at: Positions, ring: RingState | None = None, layer: int = 0) -> Tensor:
-        """Return [B, T, width] for `x` [B, T, width]; with `ring`, this layer's keys and values are written before they are read."""
-        packed = F.linear(x, self.in_proj_weight).unflatten(-1, (3, self.heads, -1))
-        query, key, value = packed.permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, at), rotate(key, at)
+        """Return what attention reads, [B, T, width], before the output projection; `x` is [B, T, width].
+
+        With `ring`, this layer's keys and values are written before they are read.
+        """
+        packed = F.linear(x, self.in_proj_weight).unflatten(-1, (3, self.heads, -1)).permute(0, 3, 2, 1, 4)
+        turned = rotate(packed[:, :, :2], at.rotation[:, None])
+        query, key, value = turned[:, :, 0], turned[:, :, 1], packed[:, :, 2]
         if ring is not None and at.slots is not None:
-            rows = torch.arange(x.shape[0], device=x.device)[:, None]
-            keys, values = ring.keys[layer], ring.values[layer]
+            entries = ring.entries[layer]
             # Idle rows write too, where their own next active step will write again.
-            keys[rows, :, at.slots] = key.transpose(1, 2)
-            values[rows, :, at.slots] = value.transpose(1, 2)
-            key, value = keys, values
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=at.mask)
-        return self.out_proj(mixed.transpose(1, 2).flatten(-2))
+            new = torch.stack([key, value], dim=2)
+            entries.scatter_(3, at.slots[:, None, None, :, None].expand_as(new), new)
+            key, value = entries[:, :, 0], entries[:, :, 1]
+        return attend(query, key, value, at.mask).transpose(1, 2).flatten(-2)

@@ -23,7 +23,7 @@ from dsmops.models import LmShape
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer, centroids
-from dsmops.worker.models.stt_lm import RmsNorm, SttLm
+from dsmops.worker.models.stt_lm import SttLm
 
 MIMI_CONFIG_KEY = "mimi_config"
 """Metadata key of a Mimi file that is not the released model: its config, in the JSON that `moshi` takes. moshi-server ignores it."""
@@ -103,7 +103,7 @@ class TensorFile:
 
 
 def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.device, dtype: torch.dtype) -> SttLm:
-    """Return the language model in `path`, weights cast to `dtype` (norms to float32), on `device`.
+    """Return the language model in `path`, weights cast to `dtype`, on `device`.
 
     Raises:
         CheckpointError: the file is no safetensors file, or its tensors are not those of `shape`.
@@ -114,9 +114,6 @@ def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.
         file.expect(shape.tensors(), "the language model that its config describes")
         with torch.device("meta"):
             lm = SttLm(shape, max_period).to(dtype)
-        for module in lm.modules():
-            if isinstance(module, RmsNorm):
-                module.float()
         lm = lm.to_empty(device=device).eval().requires_grad_(False)
         for name, target in _published_tables(lm).items():
             target.copy_(file.read(name))
@@ -189,6 +186,8 @@ def _fill(half: _Half, file: TensorFile, device: torch.device) -> _Half:
     for name, parameter in half.named_parameters():
         parameter.copy_(file.read(_published_parameter(half, name)))
     for name, module in half.named_modules():
+        if isinstance(module, CausalConv):
+            module.prepare()
         if isinstance(module, ResidualQuantizer):
             for number, codebook in enumerate(module.codebooks):
                 prefix = f"{name}.vq.layers.{number}._codebook"

@@ -150,7 +150,7 @@ class CodecLayer(nn.Module):
         self.layer_scale_2 = _LayerScale(width)
 
     def forward(self, x: Tensor, at: Any, ring: RingState | None, layer: int) -> Tensor:
-        x = x + self.layer_scale_1.scale * self.self_attn(self.norm1(x), at, ring, layer)
+        x = x + self.layer_scale_1.scale * self.self_attn.out_proj(self.self_attn(self.norm1(x), at, ring, layer))
         return x + self.layer_scale_2.scale * self.linear2(F.gelu(self.linear1(self.norm2(x))))
 
 

@@ -62,11 +62,6 @@ class SplitQuantizer(nn.Module):
         self.rvq_first = ResidualQuantizer(width, dimension, 1, bins)
         self.rvq_rest = ResidualQuantizer(width, dimension, count - 1, bins)
 
-    def prepare(self) -> None:
-        """Derive what encoding needs; to be called once after loading."""
-        self.rvq_first.prepare()
-        self.rvq_rest.prepare()
-
     def encode(self, latents: Tensor, count: int) -> Tensor:
         """Return the first `count` codes [B, count, T] of `latents` [B, width, T]."""
         return torch.stack([*self.rvq_first.encode(latents, 1), *self.rvq_rest.encode(latents, count - 1)], dim=1)

@@ -40,4 +40,4 @@ class RowState:
 
 def keep(state: Tensor, new: Tensor, exec_mask: Tensor) -> None:
     """Write `new` [B, ...] into `state` in the rows that `exec_mask` (bool [B]) marks; the others stay."""
-    state.copy_(torch.where(exec_mask.view(-1, *(1,) * (state.dim() - 1)), new, state))
+    torch.where(exec_mask.view(-1, *(1,) * (state.dim() - 1)), new, state, out=state)

@@ -18,14 +18,14 @@ _NORM_EPS = 1e-8
 
 
 class RmsNorm(nn.Module):
-    """x · alpha / √(mean(x²) + 1e-8), in float32; `alpha` [1, 1, D] stays float32. The result has the dtype of `x`."""
+    """x · alpha / √(mean(x²) + 1e-8), computed in float32 and rounded once to the dtype of `x` and `alpha` [1, 1, D]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.empty(1, 1, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.alpha.shape[-1:], self.alpha.view(-1), _NORM_EPS).to(x.dtype)
+        return F.rms_norm(x, self.alpha.shape[-1:], self.alpha.view(-1), _NORM_EPS)
 
 
 class GatedFeedForward(nn.Module):
@@ -37,8 +37,9 @@ class GatedFeedForward(nn.Module):
         self.linear_out = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return what `linear_out` reads."""
         gate, up = self.linear_in(x).chunk(2, dim=-1)
-        return self.linear_out(F.silu(gate) * up)
+        return F.silu(gate) * up
 
 
 class Layer(nn.Module):
@@ -52,8 +53,13 @@ class Layer(nn.Module):
         self.gating = GatedFeedForward(shape.d_model, shape.ffn_hidden)
 
     def forward(self, x: Tensor, at: Positions, ring: RingState | None, layer: int) -> Tensor:
-        x = x + self.self_attn(self.norm1(x), at, ring, layer)
-        return x + self.gating(self.norm2(x))
+        x = _add_linear(x, self.self_attn(self.norm1(x), at, ring, layer), self.self_attn.out_proj)
+        return _add_linear(x, self.gating(self.norm2(x)), self.gating.linear_out)
+
+
+def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
+    """Return x + W·y, summed before the one rounding."""
+    return torch.addmm(x.flatten(0, 1), y.flatten(0, 1), linear.weight.t()).view_as(x)
 
 
 class SttLm(nn.Module):
