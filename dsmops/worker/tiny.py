@@ -1,0 +1,397 @@
+"""A speech-to-text model small enough for every test and for a machine without a GPU: all files of a published repository, made up.
+
+Its words are nonsense, but it behaves like a model: silence gives padding and high pause probabilities, sounds give short words with
+pauses between them, other sounds give other words. Nothing is trained and nothing is run to make it. What brings this about:
+
+- Mimi's encoder has no biases and the first centroid of each codebook is zero, so silence, or a faint hiss, is code 0 in all of them.
+- The rows of code 0 in the language model's tables all point one way, and so do the output row of the padding token and the rows of
+  each pause detector's first class.
+- The output rows of the two tokens without text are longer than others, so that one of them wins about half of the time.
+- Two channels tell whether the last token was text. Pieces that begin a word are barred after text, all others after a pause.
+- Audio weighs more than the text fed back, so that a token changed by rounding is soon forgotten.
+
+All values are multiples and roots of uniform random numbers, which every machine computes alike: one seed, one set of bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from torch import Tensor
+
+from dsmops.files import replace_atomically
+from dsmops.models import LmShape
+from dsmops.worker.models.config import END_OF_PADDING, PADDING
+from dsmops.worker.models.loading import MIMI_CONFIG_KEY, mimi_tensors
+from dsmops.worker.models.mimi import MimiConfig
+from dsmops.worker.models.stt import SttFiles
+
+_TEXT_TOKENS = 320
+_CODEBOOKS = 8
+_BINS = 64
+_MAX_PERIOD = 100_000
+_DELAY_STEPS = 6
+
+LM = LmShape(
+    d_model=64,
+    num_heads=4,
+    num_layers=2,
+    dim_feedforward=256,
+    context=100,
+    text_in_vocab_size=_TEXT_TOKENS + 1,
+    text_out_vocab_size=_TEXT_TOKENS,
+    audio_vocab_size=_BINS + 1,
+    audio_codebooks=_CODEBOOKS,
+    extra_heads=(4, 6),
+)
+"""Dimensions of the language model. Its window is over after 8 s."""
+
+LM_FILE = "model.safetensors"
+MIMI_FILE = "mimi-tiny@1.safetensors"
+TOKENIZER_FILE = f"tokenizer_tiny_{_TEXT_TOKENS}.model"
+MODEL_CONFIG_FILE = "config.json"
+SERVER_CONFIG_FILE = "config-stt-tiny.toml"
+API_KEY = "q7VfJ2mXw9ZrKc4TbN8sYh5LdPa3Ge6UtRx1WzQk0Mo"
+"""The one key of the server's config. It is no secret: for servers that nobody else reaches."""
+
+_MIMI: dict[str, Any] = {
+    "channels": 1,
+    "sample_rate": 24_000,
+    "frame_rate": 12.5,
+    "seanet": {
+        "channels": 1,
+        "dimension": 32,
+        "causal": True,
+        "n_filters": 4,
+        "n_residual_layers": 1,
+        "activation": "ELU",
+        "compress": 2,
+        "dilation_base": 2,
+        "disable_norm_outer_blocks": 0,
+        "kernel_size": 7,
+        "residual_kernel_size": 3,
+        "last_kernel_size": 3,
+        "norm": "none",
+        "pad_mode": "constant",
+        "ratios": [8, 6, 5, 4],
+        "true_skip": True,
+    },
+    "transformer": {
+        "d_model": 32,
+        "num_heads": 4,
+        "num_layers": 2,
+        "causal": True,
+        "layer_scale": 0.05,
+        "context": 250,
+        "conv_layout": True,
+        "max_period": 10_000,
+        "gating": "none",
+        "norm": "layer_norm",
+        "positional_embedding": "rope",
+        "dim_feedforward": 64,
+        "input_dimension": 32,
+        "output_dimensions": [32],
+    },
+    "quantizer": {"dimension": 16, "n_q": _CODEBOOKS, "bins": _BINS, "input_dimension": 32, "output_dimension": 32},
+}
+"""Mimi's config, with all that `moshi` takes: the released model's rate, frame and hop, little else of it."""
+
+_PAUSE_LENGTH = 4.0
+"""Length of the output rows of padding and end of padding, others having 1: the best of 150 normal values is near 2.7."""
+_PAUSE_DETECTOR_LENGTH = 3.0
+_ALIGNMENT = 0.6
+"""Cosine between the direction of silence and the rows that answer to it."""
+_TEXT_LENGTH = 0.25
+"""Length of the fed-back text's embedding, the audio's having 1."""
+_MARKS = slice(0, 2)
+"""Two channels that nothing but the text fed back writes to: the first marks a pause or the start, the second text."""
+_MARK = 2.0
+_MARK_WEIGHT = 8.0
+_NO_TEXT = ("<s>", "</s>", "▁")
+"""Pieces that would give empty words. Their logits stay 0, far below the best."""
+_MIMI_GAIN = 1.4
+"""Keeps a signal's size through an ELU and a convolution."""
+_INPUT_GAIN = 4.0
+"""Puts speech among the outer centroids, and what lies below about -55 dBFS next to the zero one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TinyStt:
+    """What `write_tiny_stt` wrote: the model's three files, its own `config.json`, and a moshi-server config that names the files.
+
+    The names in `server_config` are relative: the server, or `check-config`, is to run in the folder.
+    """
+
+    files: SttFiles
+    model_config: Path
+    server_config: Path
+
+
+def write_tiny_stt(folder: Path, *, seed: int = 0) -> TinyStt:
+    """Write a complete tiny model into `folder`, named like a published `-candle` repository, and return its files.
+
+    The language model is stored in BF16 with semantic-VAD heads, Mimi in F32 with its config in the metadata, encoder and decoder: one
+    megabyte in all. The same seed gives the same bytes; another seed other weights, with the same tokenizer and configs.
+
+    Raises:
+        ResourceError, FileAccessError: the folder cannot be written.
+    """
+    tokenizer = _train_tokenizer()
+    pieces = SentencePieceProcessor(model_proto=tokenizer).id_to_piece(list(range(_TEXT_TOKENS)))
+    files = SttFiles(folder / LM_FILE, folder / MIMI_FILE, folder / TOKENIZER_FILE)
+    tiny = TinyStt(files, folder / MODEL_CONFIG_FILE, folder / SERVER_CONFIG_FILE)
+    contents = {
+        files.lm: save(_lm_tensors(seed, pieces)),
+        files.mimi: save(_mimi_tensors(seed), {MIMI_CONFIG_KEY: json.dumps(_MIMI)}),
+        files.tokenizer: tokenizer,
+        tiny.model_config: (json.dumps(_model_config(), indent=2) + "\n").encode(),
+        tiny.server_config: _SERVER_CONFIG.encode(),
+    }
+    for path, content in contents.items():
+        with replace_atomically(path, durable=False) as partial:
+            partial.write(content)
+    return tiny
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return uniform values of mean 0 and deviation 1. Normal ones would need logarithms, which differ between machines."""
+    return (rng.random(shape) * 2 - 1) * math.sqrt(3)
+
+
+def _lm_tensors(seed: int, pieces: list[str]) -> dict[str, Tensor]:
+    """Return the language model's weights, for text tokens that mean `pieces`."""
+    rng = np.random.default_rng([seed, 0])
+    unit = 1 / math.sqrt(LM.d_model)
+    silence = np.sign(_random(rng, (LM.d_model,))) * unit
+    silence[_MARKS] = 0
+
+    def facing_silence(row: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _ALIGNMENT * silence + math.sqrt(1 - _ALIGNMENT**2) * row
+
+    pauses = [PADDING, END_OF_PADDING]
+    tensors = {}
+    for name, shape in LM.tensors().items():
+        values = _random(rng, shape)
+        if name.endswith("alpha"):
+            values = 1 + 0.1 * values
+        elif name.startswith("emb."):
+            values[0] = silence / unit
+            values[:, _MARKS] = 0
+            values /= math.sqrt(_CODEBOOKS)
+        elif name == "text_emb.weight":
+            values *= _TEXT_LENGTH
+            values[:, _MARKS] = 0, _MARK
+            values[[*pauses, _TEXT_TOKENS], _MARKS] = _MARK, 0
+        else:
+            values /= math.sqrt(shape[-1])
+        if name.endswith(("out_proj.weight", "linear_out.weight")):
+            values[_MARKS] = 0
+        elif name == "text_linear.weight":
+            values[PADDING] = facing_silence(values[PADDING])
+            values[pauses] *= _PAUSE_LENGTH
+            begins = np.array([piece.startswith("▁") for piece in pieces])
+            values[begins, _MARKS] = 0, -_MARK_WEIGHT
+            values[~begins, _MARKS] = -_MARK_WEIGHT, 0
+            values[pauses, _MARKS] = 0
+            values[[pieces.index(piece) for piece in _NO_TEXT]] = 0
+        elif name.startswith("extra_heads."):
+            values[0] = facing_silence(values[0])
+            values *= _PAUSE_DETECTOR_LENGTH
+        tensors[name] = torch.from_numpy(values.astype(np.float32)).bfloat16()
+    return tensors
+
+
+def _mimi_tensors(seed: int) -> dict[str, Tensor]:
+    """Return the codec's weights and codebooks."""
+    rng = np.random.default_rng([seed, 1])
+    config = MimiConfig.from_json(_MIMI)
+    # Centroids of many lengths, so that soft and loud sounds both get different codes; the first is zero.
+    lengths = 0.5 + 7.5 * (np.arange(_BINS) / _BINS) ** 2
+    lengths[0] = 0
+    tensors = {}
+    for name, shape in mimi_tensors(config).items():
+        values = _random(rng, shape)
+        leaf = name.rpartition(".")[2]
+        if leaf == "_initialized":
+            values[:] = 1
+        elif leaf == "cluster_usage":
+            values = 1 + 0.25 * values
+        elif leaf == "embedding_sum":
+            values *= lengths[:, None]
+        elif leaf == "bias":
+            values *= 0 if name.startswith("encoder") else 0.1
+        elif leaf == "scale":
+            values = _MIMI["transformer"]["layer_scale"] * (1 + 0.2 * values)
+        elif ".norm" in name:
+            values = 1 + 0.1 * values
+        else:
+            values *= _MIMI_GAIN / math.sqrt(math.prod(shape[1:]))
+            if ".block.3." in name:  # half of a sum each: the residual branch is not to outgrow its trunk
+                values /= 2
+            elif name == "encoder.model.0.conv.conv.weight":
+                values *= _INPUT_GAIN
+        tensors[name] = torch.from_numpy(values.astype(np.float32))
+    return tensors
+
+
+def _train_tokenizer() -> bytes:
+    """Return a SentencePiece model of `_TEXT_TOKENS` pieces; ids 0..3 are unknown, start, end and padding, as in published ones.
+
+    BPE because its scores are ranks: counting gives the same model everywhere.
+    """
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(_TEXT.splitlines()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=_TEXT_TOKENS,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        num_threads=1,
+        shuffle_input_sentence=False,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _model_config() -> dict[str, Any]:
+    """Return the `config.json`: the keys of the published STT repositories, flat."""
+    return {
+        "card": _BINS,
+        "n_q": _CODEBOOKS,
+        "dep_q": 0,
+        "delays": [0] * (_CODEBOOKS + 1),
+        "dim": LM.d_model,
+        "text_card": _TEXT_TOKENS,
+        "existing_text_padding_id": PADDING,
+        "num_heads": LM.num_heads,
+        "num_layers": LM.num_layers,
+        "hidden_scale": 4.125,
+        "causal": True,
+        "layer_scale": None,
+        "context": LM.context,
+        "max_period": _MAX_PERIOD,
+        "gating": "silu",
+        "norm": "rms_norm_f32",
+        "positional_embedding": "rope",
+        "depformer_dim": 32,
+        "depformer_num_heads": 2,
+        "depformer_num_layers": 2,
+        "depformer_dim_feedforward": None,
+        "depformer_multi_linear": True,
+        "depformer_pos_emb": "none",
+        "depformer_weights_per_step": True,
+        "conditioners": {},
+        "fuser": None,
+        "cross_attention": False,
+        "extra_heads_num_heads": 4,
+        "extra_heads_dim": 6,
+        "mimi_name": MIMI_FILE,
+        "moshi_name": LM_FILE,
+        "tokenizer_name": TOKENIZER_FILE,
+        "lm_gen_config": {"temp": 0.0, "temp_text": 0.0, "top_k": 250, "top_k_text": 50},
+        "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": 0.5},
+        "model_type": "stt",
+    }
+
+
+_SERVER_CONFIG = f"""\
+# Speech to text with a tiny made-up model, for trying out servers, tools and configs. Its words mean nothing.
+# File names count from the folder in which the server starts: start it in this one.
+
+static_dir = "./static/"
+log_dir = "./logs/"
+instance_name = "tiny"
+authorized_ids = ["{API_KEY}"]
+
+[modules.asr]
+path = "/api/asr-streaming"
+type = "BatchedAsr"
+lm_model_file = "{LM_FILE}"
+text_tokenizer_file = "{TOKENIZER_FILE}"
+audio_tokenizer_file = "{MIMI_FILE}"
+asr_delay_in_tokens = {_DELAY_STEPS}
+batch_size = 4
+temperature = 0.0
+
+[modules.asr.model]
+audio_vocab_size = {LM.audio_vocab_size}
+text_in_vocab_size = {LM.text_in_vocab_size}
+text_out_vocab_size = {LM.text_out_vocab_size}
+audio_codebooks = {LM.audio_codebooks}
+
+[modules.asr.model.transformer]
+d_model = {LM.d_model}
+num_heads = {LM.num_heads}
+num_layers = {LM.num_layers}
+dim_feedforward = {LM.dim_feedforward}
+causal = true
+norm_first = true
+bias_ff = false
+bias_attn = false
+context = {LM.context}
+max_period = {_MAX_PERIOD}
+use_conv_block = false
+use_conv_bias = true
+gating = "silu"
+norm = "RmsNorm"
+positional_embedding = "Rope"
+conv_layout = false
+conv_kernel_size = 3
+kv_repeat = 1
+max_seq_len = 40960
+
+[modules.asr.model.extra_heads]
+num_heads = 4
+dim = 6
+"""
+
+_TEXT = """\
+The morning train leaves the old station at seven, and it is never late.
+We walked along the river until the lights of the town came on.
+Can you hear me now, or should I speak a little louder?
+She read the letter twice, put it back in the drawer and said nothing.
+There are three bridges over the water, and the second one is closed.
+My brother works in the kitchen of a small hotel near the harbour.
+It rained all night, so the garden looks green again today.
+Please bring the blue chair into the other room before they arrive.
+Nobody knew where the music was coming from, but everyone listened.
+I would like two tickets for tomorrow evening, if there are any left.
+The winter was long, the summer was short, and the harvest was good.
+What time does the market open on Sunday?
+He counted the boxes, wrote the number down and closed the door.
+Their children learn both languages at school and mix them at home.
+That question is harder than it sounds; let me think about it.
+You can see the mountains from here when the weather is clear.
+Le train du matin quitte la vieille gare à sept heures, et il n'est jamais en retard.
+Nous avons marché le long de la rivière jusqu'à la tombée de la nuit.
+Est-ce que vous m'entendez bien, ou faut-il que je parle plus fort?
+Elle a relu la lettre, l'a remise dans le tiroir et n'a rien dit.
+Il y a trois ponts sur le fleuve, et le deuxième est fermé.
+Mon frère travaille dans la cuisine d'un petit hôtel près du port.
+Il a plu toute la nuit, alors le jardin est de nouveau vert.
+Apportez la chaise bleue dans l'autre pièce avant leur arrivée.
+Personne ne savait d'où venait la musique, mais tout le monde écoutait.
+Je voudrais deux places pour demain soir, s'il en reste encore.
+L'hiver a été long, l'été a été court, et la récolte a été bonne.
+À quelle heure ouvre le marché le dimanche?
+Il a compté les boîtes, noté le nombre et fermé la porte.
+Leurs enfants apprennent les deux langues à l'école et les mélangent à la maison.
+Cette question est plus difficile qu'elle n'en a l'air; laissez-moi réfléchir.
+On voit les montagnes d'ici quand le ciel est clair, ça vous plaira.
+"""
+"""What the tokenizer learns its pieces from."""
