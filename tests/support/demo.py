@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dsmops.worker.tiny import write_tiny_stt
 from tests.support.s3_servers import moto_server
-from tests.support.tiny import write_tiny_companions, write_tiny_template, write_tiny_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "demo"
@@ -83,14 +83,11 @@ def share_logs(demo: Demo) -> None:
 def main() -> int:
     """Run the loop and say what was proven."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    source = FOLDER / "source"
-    source.mkdir(parents=True)
-    weights = write_tiny_weights(source / "model.safetensors")
-    write_tiny_companions(source)
-    template = write_tiny_template(source / "template.toml")
+    tiny = write_tiny_stt(FOLDER / "source")
+    weights = tiny.files.lm
     converted = FOLDER / "assets" / "fp16" / "model.fp16.safetensors"
     config = converted.with_suffix(".toml")
-    prepare = ("prep-sm75", "--simulate", "t4", "--input-path", weights, "--template", template)
+    prepare = ("prep-sm75", "--simulate", "t4", "--input-path", weights, "--template", tiny.server_config)
     demo = Demo()
 
     demo.step("a T4 is found to need f16, and why is said", "check-gpu", "--simulate", "t4", check=lambda out: "dtype_override" in out)
