@@ -7,7 +7,8 @@ pauses between them, other sounds give other words. Nothing is trained and nothi
 - The rows of code 0 in the language model's tables all point one way, and so do the output row of the padding token and the rows of
   each pause detector's first class.
 - The output rows of the two tokens without text are longer than others, so that one of them wins about half of the time.
-- Two channels tell whether the last token was text. Pieces that begin a word are barred after text, all others after a pause.
+- Two channels tell whether the last token was text. Pieces that begin a word are barred after text, all others after a pause, and a word
+  is likely to end.
 - Audio weighs more than the text fed back, so that a token changed by rounding is soon forgotten.
 
 All values are multiples and roots of uniform random numbers, which every machine computes alike: one seed, one set of bytes.
@@ -116,7 +117,10 @@ _TEXT_LENGTH = 0.25
 _MARKS = slice(0, 2)
 """Two channels that nothing but the text fed back writes to: the first marks a pause or the start, the second text."""
 _MARK = 2.0
-_MARK_WEIGHT = 8.0
+_BAR_WEIGHT = 8.0
+"""Puts a logit that is not to win about 12 lower."""
+_WORD_END_WEIGHT = 2.0
+"""Raises the two tokens without text by about 3 after text: most words have one to three pieces."""
 _NO_TEXT = ("<s>", "</s>", "▁")
 """Pieces that would give empty words. Their logits stay 0, far below the best."""
 _MIMI_GAIN = 1.4
@@ -200,9 +204,9 @@ def _lm_tensors(seed: int, pieces: list[str]) -> dict[str, Tensor]:
             values[PADDING] = facing_silence(values[PADDING])
             values[pauses] *= _PAUSE_LENGTH
             begins = np.array([piece.startswith("▁") for piece in pieces])
-            values[begins, _MARKS] = 0, -_MARK_WEIGHT
-            values[~begins, _MARKS] = -_MARK_WEIGHT, 0
-            values[pauses, _MARKS] = 0
+            values[begins, _MARKS] = 0, -_BAR_WEIGHT
+            values[~begins, _MARKS] = -_BAR_WEIGHT, 0
+            values[pauses, _MARKS] = 0, _WORD_END_WEIGHT
             values[[pieces.index(piece) for piece in _NO_TEXT]] = 0
         elif name.startswith("extra_heads."):
             values[0] = facing_silence(values[0])
@@ -219,7 +223,7 @@ def _mimi_tensors(seed: int) -> dict[str, Tensor]:
     lengths = 0.5 + 7.5 * (np.arange(_BINS) / _BINS) ** 2
     lengths[0] = 0
     tensors = {}
-    for name, shape in mimi_tensors(config).items():
+    for name, shape in sorted(mimi_tensors(config).items()):
         values = _random(rng, shape)
         leaf = name.rpartition(".")[2]
         if leaf == "_initialized":
