@@ -99,7 +99,7 @@ class DriverMissingError(EnvironmentMissingError):
 
 
 class ExtraMissingError(EnvironmentMissingError):
-    """`purpose` ("reading audio") needs `package`, which comes with the extra `extra` and is not installed. Raise it `from` the ImportError."""
+    """`purpose` ("reading audio") needs `package` of the extra `extra`, which is not installed. Raise it `from` the ImportError."""
 
     default_code = "environment.extra"
 

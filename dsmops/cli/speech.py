@@ -1,0 +1,85 @@
+"""Commands that listen: `transcribe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt
+from dsmops.report import Reporter
+
+ModelOpt = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="SOURCE",
+        help="A published model's name, hf://org/repo, a folder with a config.json, or a moshi-server .toml.",
+    ),
+]
+CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU. Default: CUDA device 0 where there is one.")]
+
+
+def transcribe(
+    audio: Annotated[str, typer.Argument(metavar="AUDIO", help="Any file that libsndfile reads, at any rate; - for standard input.")],
+    model: ModelOpt = "stt-1b-en_fr",
+    dtype: DTypeOpt = None,
+    cpu: CpuOpt = False,
+    timestamps: Annotated[bool, typer.Option("--timestamps", help="Show each word with its start and stop.")] = False,
+    timing: Annotated[
+        Literal["server", "python"], typer.Option("--timing", help="Word times as moshi-server sends them, or as upstream's Python script.")
+    ] = "server",
+    vad: Annotated[bool, typer.Option("--vad", help="Show where turns end, by the model's semantic VAD.")] = False,
+    prompt_text: Annotated[str, typer.Option("--prompt-text", metavar="TEXT", help="Words that came before, to settle spelling.")] = "",
+    prompt_audio: Annotated[
+        Path | None, typer.Option("--prompt-audio", metavar="FILE", help="A recording that came before; left out of the transcript.")
+    ] = None,
+    srt: Annotated[bool, typer.Option("--srt", help="Print SubRip captions.")] = False,
+    vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT captions.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the text or captions there.")] = None,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Write down what is said in a recording, on this machine.
+
+    Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best, f32 on a CPU. Channels are mixed.
+
+    \b
+    Examples:
+      dsmops transcribe speech.mp3
+      dsmops transcribe --model config-stt-en_fr-lowram-sm75.toml --timestamps --vad meeting.flac
+      ffmpeg -i talk.mkv -f wav - | dsmops transcribe --srt -o talk.srt -
+    """
+    from dsmops.cli.views.hub import download_lines
+    from dsmops.cli.views.speech import captions, listening_notes, show_transcription
+    from dsmops.files import write_text_atomically
+    from dsmops.flows.transcribe import Prompting
+    from dsmops.flows.transcribe import transcribe as listen
+
+    if sum((json, srt, vtt)) > 1:
+        raise typer.BadParameter("--json, --srt and --vtt are three forms of one output; choose one")
+    out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
+    heard = listen(
+        None if audio == "-" else Path(audio).expanduser(),
+        model,
+        dtype=dtype,
+        cpu=cpu,
+        prompting=Prompting(prompt_text, prompt_audio),
+        timing=timing,
+        progress=out.progress(),
+        announce=lambda plan: out.note("\n".join(download_lines(plan))),
+    )
+    for note in listening_notes(heard, vad=vad):
+        out.note(note)
+    text = captions(heard, srt=srt) if srt or vtt else list(show_transcription(heard, timestamps=timestamps, vad=vad))
+    if output is not None:
+        write_text_atomically(output, "\n".join(text) + "\n")
+        text = [f"{output}: {len(heard.words)} words of {heard.audio_s:.1f} s"]
+    out.result(heard, text)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands to the application."""
+    app.command("transcribe")(transcribe)

@@ -1,0 +1,146 @@
+"""`transcribe`: a recording through the embedded engine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsmops.audio import LevelMeter, Levels, Samples, frames, open_audio
+from dsmops.errors import CheckpointError
+from dsmops.flows.speech import Announce, find_stt, load_stt_source
+from dsmops.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from dsmops.facts import DType
+    from dsmops.worker.models.stt import SttModel
+    from dsmops.worker.runtime.transcription import TurnEnd
+    from dsmops.worker.runtime.words import TimedWord
+
+
+@dataclass(frozen=True, slots=True)
+class Transcription:
+    """What was heard, by which model on what, and what it took.
+
+    Times count from the recording's start. `speedup` is seconds of audio per second of computing, loading excluded; None where there was
+    no audio.
+    """
+
+    audio: str
+    audio_s: float
+    model: str
+    device: str
+    dtype: str
+    text: str
+    words: tuple[TimedWord, ...]
+    turns: tuple[TurnEnd, ...]
+    has_vad: bool
+    levels: Levels
+    steps: int
+    compute_s: float
+    speedup: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """What the model is told before the recording: words it should have written, a recording it should have heard."""
+
+    text: str = ""
+    audio: Path | None = None
+
+
+def transcribe(
+    source: Path | None,
+    model: str,
+    *,
+    dtype: DType | None = None,
+    cpu: bool = False,
+    prompting: Prompting = Prompting(),
+    timing: str = "server",
+    progress: Progress = SILENT,
+    announce: Announce = lambda _: None,
+) -> Transcription:
+    """Transcribe the recording in `source`, standard input when None, with the model that `model` names (see `find_stt`).
+
+    `timing` is one of the names of `Timing`.
+
+    Raises:
+        InputError, SourceError: the recording, the prompt or the model cannot be used.
+        CheckpointError: the model computes numbers that are not finite; its text would mean nothing.
+        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation failed.
+    """
+    meter = LevelMeter()
+    # Before the model, which takes long to load.
+    with open_audio(source or sys.stdin.buffer) as audio:
+        prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
+        found = find_stt(model, progress=progress, announce=announce)
+        loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
+
+        from dsmops.worker.runtime.engine import SttEngine  # noqa: PLC0415 takes torch along
+        from dsmops.worker.runtime.transcription import Prompt, Recording, Timing, run  # noqa: PLC0415 takes torch along
+
+        engine = SttEngine(loaded, batch_size=1)
+        recording = Recording(
+            _metered(frames(audio.blocks()), meter, progress),
+            loaded.config,
+            loaded.tokenizer,
+            loaded.frame_samples,
+            prompt=Prompt(prompting.text, prompt_frames),
+            timing=Timing(timing),
+        )
+        progress.start(f"Transcribing {audio.name}", round((audio.duration_s or 0.0) * 1000), "ms of audio")
+        try:
+            for _ in run(engine, [recording]):
+                pass
+        finally:
+            progress.finish()
+    transcript = recording.transcript()
+    require_finite(transcript.figures.non_finite_steps, transcript.figures.steps, loaded)
+    return Transcription(
+        audio=audio.name,
+        audio_s=meter.levels.duration_s,
+        model=found.name,
+        device=str(loaded.device),
+        dtype=dtype_name(loaded),
+        text=transcript.text,
+        words=transcript.words,
+        turns=transcript.turns,
+        has_vad=loaded.config.lm.extra_heads is not None,
+        levels=meter.levels,
+        steps=transcript.figures.steps,
+        compute_s=transcript.figures.compute_s,
+        speedup=meter.levels.duration_s / transcript.figures.compute_s if transcript.figures.compute_s else None,
+    )
+
+
+def dtype_name(model: SttModel) -> str:
+    """Return the dtype of a loaded model's language model, in safetensors spelling."""
+    return {"torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float32": "F32"}[str(model.lm.dtype)]
+
+
+def require_finite(non_finite_steps: int, steps: int, model: SttModel) -> None:
+    """Check that a run's logits were numbers.
+
+    Raises:
+        CheckpointError: in some steps they were not.
+    """
+    if non_finite_steps:
+        raise CheckpointError(
+            f"{non_finite_steps} of {steps} steps gave NaN or infinity in {dtype_name(model)}: the text would mean nothing",
+            hint="`dsmops verify --numerics` shows in which layer it begins; --dtype f32 shows whether the weights themselves are damaged.",
+            code="model.not_finite",
+        )
+
+
+def _read_frames(path: Path) -> tuple[Samples, ...]:
+    with open_audio(path) as audio:
+        return tuple(frames(audio.blocks()))
+
+
+def _metered(heard: Iterator[Samples], meter: LevelMeter, progress: Progress) -> Iterator[Samples]:
+    for frame in heard:
+        meter.add(frame)
+        progress.advance(80)
+        yield frame
