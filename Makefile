@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .peers
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fmt lint types arch docs docs-check wheel check test test-all fault parity bench demo clean
@@ -48,8 +49,13 @@ test: setup ## the tests that need nothing but this machine
 fault: setup ## tests that kill processes, fill disks and cut networks
 	$(BIN)/python -m pytest -m fault
 
-parity: setup ## comparisons with torch and other peers
-	$(BIN)/python -m pytest -m parity
+# moshi asks for older versions of packages that it works with as they are; so without its dependencies, in a folder that only this task reads.
+$(PEERS)/moshi: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(PEERS) moshi==0.2.13 einops==0.8.2
+	@touch $@
+
+parity: $(PEERS)/moshi ## comparisons with torch, the moshi package and other peers
+	PYTHONPATH=$(PEERS) $(BIN)/python -m pytest -m parity
 
 test-all: setup ## every test this machine can run, the long property runs included
 	DSMOPS_TEST_LONG=1 $(BIN)/python -m pytest -m "not bench" --timeout 1200
@@ -61,4 +67,4 @@ demo: setup ## the whole loop on generated data, without a GPU or a network
 	$(BIN)/python -m tests.support.demo
 
 clean: ## remove what the tasks made, but not .venv
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

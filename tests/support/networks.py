@@ -226,7 +226,7 @@ class LmRows:
 
     def reset(self, rows: list[int]) -> None:
         """Start new streams in `rows`."""
-        self.state.reset(torch.tensor(rows, device=self.device))
+        self.state.reset(torch.tensor(rows, dtype=torch.int64, device=self.device))
         self._started[rows] = False
         self._text[rows] = self.lm.initial_text
 

@@ -1,0 +1,183 @@
+"""Our networks and those of the `moshi` package (0.2.13), fed alike from the same files, and how far their outputs are apart.
+
+Importing this module does not need `moshi`; following upstream does. Its compiled kernels and CUDA graphs are switched off: compiled code
+keeps intermediates that eager code rounds, so 16-bit results would not compare.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsmops.worker.models.state import RowState
+from tests.support.networks import LmRows, load_lm, load_mimi
+
+os.environ["NO_TORCH_COMPILE"] = os.environ["NO_CUDA_GRAPH"] = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Per step and row (bool [S, B]): who starts anew before the step, who advances in it."""
+
+    resets: Tensor
+    masks: Tensor
+
+    @classmethod
+    def steady(cls, steps: int, rows: int) -> Schedule:
+        """Return the schedule of rows that all advance in every step."""
+        return cls(torch.zeros(steps, rows, dtype=torch.bool), torch.ones(steps, rows, dtype=torch.bool))
+
+    @classmethod
+    def out_of_sync(cls, steps: int, rows: int, *, seed: int = 0) -> Schedule:
+        """Return a random schedule: rows advance two times out of three and start anew now and then; the last one starts late."""
+        generator = torch.Generator().manual_seed(seed)
+        masks = torch.rand(steps, rows, generator=generator) < 0.67
+        masks[: min(5, steps // 2), -1] = False
+        return cls(torch.rand(steps, rows, generator=generator) < 0.04, masks)
+
+
+@dataclass(frozen=True, slots=True)
+class LmTrace:
+    """What a language model gave, on the CPU in float32: logits [S, B, V], tokens [S, B], pauses [S, B, heads]."""
+
+    logits: Tensor
+    tokens: Tensor
+    pauses: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MimiTrace:
+    """What a codec gave, on the CPU: latents [S, B, C, T], codes [S, B, K, T] and, decoded from them, PCM [S, B, 1, samples]."""
+
+    latents: Tensor
+    codes: Tensor
+    pcm: Tensor
+
+
+@torch.no_grad()
+def our_lm(
+    path: Path,
+    body: Mapping[str, Any],
+    codes: Tensor,
+    schedule: Schedule,
+    *,
+    say: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> LmTrace:
+    """Feed `codes` [S, B, K] by the schedule. With `say` [S, B] those tokens are fed back, without it the most probable ones."""
+    rows = LmRows(load_lm(path, body, dtype=dtype, device=torch.device(device)), codes.shape[1])
+    logits, tokens, pauses = [], [], []
+    for step, frame in enumerate(codes.to(device)):
+        rows.reset(schedule.resets[step].nonzero()[:, 0].tolist())
+        out = rows.step(frame, schedule.masks[step].to(device), say=None if say is None else say[step].to(device))
+        logits.append(out.logits.float().cpu())
+        tokens.append(out.tokens.cpu())
+        pauses.append(torch.zeros(len(frame), 0) if out.pauses is None else out.pauses.cpu())
+    return LmTrace(torch.stack(logits), torch.stack(tokens), torch.stack(pauses))
+
+
+@torch.no_grad()
+def upstream_lm(
+    path: Path,
+    body: Mapping[str, Any],
+    codes: Tensor,
+    schedule: Schedule,
+    *,
+    say: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> LmTrace:
+    """The same through upstream's `LMGen`."""
+    from moshi.models import LMGen, loaders  # type: ignore[import-not-found]
+
+    lm = loaders.get_moshi_lm(path, lm_kwargs=copy.deepcopy(dict(body)), device=device, dtype=dtype)
+    logits: list[Tensor] = []
+    told: list[Tensor] = []
+    generation = LMGen(
+        lm,
+        use_sampling=False,
+        support_out_of_sync=True,
+        on_text_logits_hook=lambda seen: logits.append(seen[:, 0, 0].float().cpu()),
+        on_text_hook=None if say is None else lambda token: token.copy_(told[-1]),
+    )
+    tokens, pauses = [], []
+    with generation.streaming(codes.shape[1]):
+        for step, frame in enumerate(codes.to(device)):
+            if schedule.resets[step].any():
+                generation.reset_streaming(schedule.resets[step].to(device))
+            generation.set_exec_mask(schedule.masks[step].to(device))
+            if say is not None:
+                told.append(say[step].to(device))
+            out, heads = generation.step_with_extra_heads(frame[..., None])
+            tokens.append(out[:, 0, 0].cpu())
+            pauses.append(torch.stack([head[:, 0, 0].float().cpu() for head in heads], 1) if heads else torch.zeros(len(frame), 0))
+    return LmTrace(torch.stack(logits), torch.stack(tokens), torch.stack(pauses))
+
+
+@torch.no_grad()
+def our_mimi(path: Path, pcm: Tensor, schedule: Schedule | None, *, codebooks: int, device: str = "cpu") -> MimiTrace:
+    """Feed `pcm` [S, B, 1, samples] by the schedule; without one, each step is a whole signal."""
+    encoder, decoder = load_mimi(path, device=torch.device(device))
+    rows = RowState(pcm.shape[1], torch.device(device))
+    encoding, decoding = encoder.init_state(rows), decoder.init_state(rows)
+    steps = []
+    for step, frame in enumerate(pcm.to(device)):
+        state: tuple[Any, Any, Any] = (None, None, None)
+        if schedule is not None:
+            rows.reset(schedule.resets[step].nonzero()[:, 0].to(device))
+            state = (encoding, decoding, schedule.masks[step].to(device))
+        latents = encoder.latents(frame, state[0], state[2])
+        codes = encoder.quantizer.encode(latents, codebooks)
+        steps.append((latents, codes, decoder.decode(codes, state[1], state[2])))
+    return MimiTrace(*(torch.stack([part.cpu() for part in parts]) for parts in zip(*steps, strict=True)))
+
+
+@torch.no_grad()
+def upstream_mimi(
+    path: Path, config: Mapping[str, Any] | None, pcm: Tensor, schedule: Schedule | None, *, codebooks: int, device: str = "cpu"
+) -> MimiTrace:
+    """The same through upstream's codec; `config` None is the released model."""
+    from moshi.models import loaders
+
+    mimi = loaders.get_mimi(path, mimi_config=config and copy.deepcopy(dict(config)), device=device, num_codebooks=codebooks)
+    if schedule is not None:
+        mimi.streaming_forever(pcm.shape[1])
+    steps = []
+    for step, frame in enumerate(pcm.to(device)):
+        if schedule is not None:
+            if schedule.resets[step].any():
+                mimi.reset_streaming(schedule.resets[step].to(device))
+            mimi.set_exec_mask(schedule.masks[step].to(device))
+        latents = mimi.encode_to_latent(frame, quantize=False).clone()
+        codes = mimi.quantizer.encode(latents)
+        steps.append((latents, codes, mimi.decode(codes)))
+    return MimiTrace(*(torch.stack([part.cpu() for part in parts]) for parts in zip(*steps, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The largest absolute difference between two computations and the largest value of the second."""
+
+    largest: float
+    scale: float
+
+    @classmethod
+    def of(cls, one: Tensor, other: Tensor, active: Tensor) -> Difference:
+        """Compare where `active` (bool [S, B]) is set; NaN anywhere there is an infinite difference."""
+        one, other = one[active], other[active]
+        if not one.numel():
+            return cls(0.0, 0.0)
+        return cls((one - other).abs().nan_to_num(torch.inf).max().item(), other.abs().max().item())
+
+
+def agreement(one: Tensor, other: Tensor, active: Tensor) -> float:
+    """Return the share of equal integers where `active` is set."""
+    return (one[active] == other[active]).double().mean().item()
