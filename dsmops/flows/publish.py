@@ -140,6 +140,8 @@ def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
         nonlocal no_text
         for chunk in decompressed(cast(BinaryIO, stream), name):
             no_text += len(chunk) - len(chunk.translate(None, _NO_TEXT))
+            if no_text:
+                return  # it stays here whatever else is in it
             yield chunk
 
     return {**scan(chunks()), "no-text": no_text}

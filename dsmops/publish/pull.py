@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from dsmops.errors import DsmopsError, InputError
+from dsmops.errors import DsmopsError, InputError, IntegrityError
 from dsmops.files import os_errors, replace_atomically, require_free_space, sha256
 from dsmops.progress import SILENT, Progress
 from dsmops.publish.manifest import Catalogue, Entry
@@ -110,8 +110,17 @@ def pull(store: ObjectStore, plan: PullPlan, *, workers: int, progress: Progress
     def fetch(log: PublishedLog) -> None:
         entry = log.entry
         target = _target(plan.output, log.name)
+        left = entry.size_bytes
         with replace_atomically(target, durable=False) as partial:
-            store.get(entry.key, partial.write, sha256=entry.sha256, progress=progress)
+
+            def write(block: bytes) -> None:
+                nonlocal left
+                left -= len(block)
+                if left < 0:  # there may be no room for it
+                    raise IntegrityError(f"{entry.key} is larger than published", hint="Look who wrote it to the store.")
+                partial.write(block)
+
+            store.get(entry.key, write, sha256=entry.sha256, progress=progress)
             with os_errors(target):
                 os.utime(partial.fd, ns=(entry.mtime_ns, entry.mtime_ns))
 

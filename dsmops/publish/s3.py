@@ -99,9 +99,11 @@ class S3Store:
         client.meta.events.register_last("before-call.s3", _send_at_once)
         return client
 
-    def _count(self, event_name: str, **_: object) -> None:
+    def _count(self, event_name: str, request: Any, **_: object) -> None:
         operation = event_name.rpartition(".")[2]
-        self.meter.count(_KINDS.get(operation, "head" if operation.startswith("Head") else "multipart"))
+        kind = _KINDS.get(operation, "head" if operation.startswith("Head") else "multipart")
+        is_content = operation in ("PutObject", "UploadPart")
+        self.meter.count(kind, sent_bytes=int(request.headers["Content-Length"]) if is_content else 0)
 
     def put(self, source: Path | bytes, key: str, *, sha256: str, size_bytes: int, progress: Progress = SILENT) -> None:
         part_bytes = part_size(size_bytes, self._options.part_bytes)
@@ -124,7 +126,6 @@ class S3Store:
                     ChecksumSHA256=_base64(bytes.fromhex(sha256)),
                     **self._on_write,
                 )
-                self.meter.count(sent_bytes=size_bytes)
                 if self._holds(key, sha256, answer, _md5(data).hexdigest()):
                     progress.advance(size_bytes)
                     return
@@ -181,7 +182,6 @@ class S3Store:
             answer = self._client.upload_part(**upload, PartNumber=number, Body=data, ChecksumSHA256=checksum)
         finally:
             self._buffers.release()
-        self.meter.count(sent_bytes=len(data))
         progress.advance(len(data))
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 

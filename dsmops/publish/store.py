@@ -37,7 +37,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run asked of a store: requests by kind, every retry counted, and object bytes each way."""
+    """What a run asked of a store: requests by kind and object bytes each way, every retry counted."""
 
     requests: dict[RequestKind, int]
     total_requests: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from dsmops.errors import DsmopsError, EnvironmentMissingError, TransferError
@@ -25,8 +25,10 @@ def transfer_each(items: Iterable[Item], act: Callable[[Item], None], workers: i
     """
     in_a_row = 0
     with ThreadPoolExecutor(workers, thread_name_prefix="transfer") as pool:
-        pending = {pool.submit(act, item): item for item in items}
+        pending: dict[Future[None], Item] = {}
         try:
+            for item in items:
+                pending[pool.submit(act, item)] = item
             for future in as_completed(pending):
                 item = pending[future]
                 if future.cancelled():

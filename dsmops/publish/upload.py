@@ -57,13 +57,12 @@ def publish(
 
     def send(upload: Upload) -> None:
         store.put(upload.path, upload.key, sha256=upload.sha256, size_bytes=upload.size_bytes, progress=progress)
+        sent.append(upload)  # here, so that Ctrl-C loses none that arrived
 
     manifest = None
     try:
         for upload, error in transfer_each(plan.uploads, send, workers):
-            if error is None:
-                sent.append(upload)
-            else:
+            if error is not None:
                 failed += (Failure(entry.name, error) for entry in upload.entries)
     finally:
         news = [entry for upload in sent for entry in upload.entries] + [*plan.renamed, *recovered]

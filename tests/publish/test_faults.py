@@ -271,6 +271,7 @@ def test_an_interrupted_run_names_what_arrived(network: Network, monkeypatch: py
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(upload, "transfer_each", interrupted)
         network.publish()
-    assert len(network.published()) == 10
-    assert network.publish().counts["sent"] == 20
+    arrived = len(network.published())
+    assert 10 <= arrived < 30
+    assert network.publish().counts["sent"] == 30 - arrived
     assert network.published() == network.written()

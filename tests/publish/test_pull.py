@@ -109,6 +109,17 @@ def test_wrong_bytes_never_become_a_file(store: ObjectStore, tmp_path: Path) -> 
     assert (tmp_path / "out/log.x").read_text() == "older"
 
 
+def test_more_bytes_than_were_published_do_not_fill_the_disk(store: ObjectStore, tmp_path: Path) -> None:
+    """A body that goes on past its published size is given up there, and nothing of it is left."""
+    one = entry("log.a", "x" * 1000)
+    put(store, "x" * 5_000_000, one)
+    _, fetched, (failure,) = fetch(store, tmp_path / "out", one)
+    assert fetched == []
+    assert "larger" in failure.error.message
+    assert store.meter.received_bytes < 5_000_000
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_missing_body_does_not_stop_the_rest(store: ObjectStore, tmp_path: Path) -> None:
     """One object that is gone is a failure; the others arrive."""
     here, gone = entry("log.a", "a"), entry("log.b", "b")

@@ -216,6 +216,14 @@ def test_a_broken_aws_config_is_the_user_s_to_mend(place: Place, monkeypatch: py
         place.open()
 
 
+def test_bytes_sent_again_are_counted_again(place: Place, relay: Relay) -> None:
+    """The totals are what went over the network: a retry costs a request and its bytes."""
+    relay.fault = lambda request: Fault("status", 503) if request.count == 1 else None
+    store = place.open(endpoint_url=relay.url)
+    store.put(b"x" * 1000, "bodies/a", sha256=hashlib.sha256(b"x" * 1000).hexdigest(), size_bytes=1000)
+    assert (store.meter.usage().total_requests, store.meter.usage().sent_bytes) == (2, 2000)
+
+
 def test_small_bodies_are_sent_at_once(place: Place, relay: Relay) -> None:
     """A small file costs one round trip; a large one waits for the server's word before its bytes go."""
     for size in (1000, 1 << 20):
