@@ -53,11 +53,11 @@ class SttSource:
     dtype: DType | None
 
 
-def find_stt(source: str, *, progress: Progress = SILENT, announce: Announce = lambda _: None) -> SttSource:
+def find_stt(source: str, *, lm: Path | None = None, progress: Progress = SILENT, announce: Announce = lambda _: None) -> SttSource:
     """Return the model that `source` names, its files downloaded where they were not here.
 
     `source` is a moshi-server TOML, a folder with a `config.json`, such a file, `hf://org/repo[@revision]`, or a published model's name.
-    `announce` gets a download's plan before it begins.
+    `lm` takes the place of its language model's file, which is then not looked for. `announce` gets a download's plan before it begins.
 
     Raises:
         SourceError: nothing is there, or it is none of these.
@@ -72,14 +72,14 @@ def find_stt(source: str, *, progress: Progress = SILENT, announce: Announce = l
             raise InputError(f"{source} is a text-to-speech model", hint=f"Transcribe with {DEFAULT_MODEL}.", code="model.not_stt")
         source = f"hf://{MODELS[source].hf_repo}"
     if is_hub_source(source):
-        return _from_hub(source, here)
+        return _from_hub(source, lm, here)
     path = Path(source).expanduser()
     if path.suffix == ".toml":
-        return _from_toml(path, here)
+        return _from_toml(path, lm, here)
     if path.is_dir():
         path /= _CONFIG_FILE
     if path.name.endswith(".json"):
-        return _from_json(str(path.parent), _read_json(path), lambda names: [path.parent / name for name in names])
+        return _from_json(str(path.parent), _read_json(path), lm, lambda names: [path.parent / name for name in names])
     raise SourceError(
         f"{source} names no model",
         hint=f"Name a moshi-server .toml, a folder with {_CONFIG_FILE}, hf://org/repo, or one of {', '.join(MODELS)}.",
@@ -115,7 +115,7 @@ class _Downloads:
         return [paths[file] for file in wanted]
 
 
-def _from_hub(source: str, here: _Downloads) -> SttSource:
+def _from_hub(source: str, lm: Path | None, here: _Downloads) -> SttSource:
     try:
         config = parse_source(source)
     except SourceError:
@@ -127,10 +127,10 @@ def _from_hub(source: str, here: _Downloads) -> SttSource:
             code="model.unknown",
         )
     body = _read_json(here.fetch([config])[0])
-    return _from_json(f"hf://{config.repo}", body, lambda names: here.fetch([config.sibling(name) for name in names]))
+    return _from_json(f"hf://{config.repo}", body, lm, lambda names: here.fetch([config.sibling(name) for name in names]))
 
 
-def _from_json(name: str, body: Mapping[str, Any], locate: Callable[[list[str]], list[Path]]) -> SttSource:
+def _from_json(name: str, body: Mapping[str, Any], lm: Path | None, locate: Callable[[list[str]], list[Path]]) -> SttSource:
     from dsmops.worker.models.config import SttConfig  # noqa: PLC0415 with the worker, whose packages may be absent
     from dsmops.worker.models.stt import SttFiles  # noqa: PLC0415 takes torch along
 
@@ -139,10 +139,11 @@ def _from_json(name: str, body: Mapping[str, Any], locate: Callable[[list[str]],
     for file in names:
         if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
             raise InputError(f"{name}: {file!r} is no file name", hint=f"Correct {' and '.join(_FILE_KEYS)} in its {_CONFIG_FILE}.")
-    return SttSource(name, SttFiles(*locate(names)), config, None)
+    files = locate(names) if lm is None else [lm, *locate(names[1:])]
+    return SttSource(name, SttFiles(*files), config, None)
 
 
-def _from_toml(path: Path, here: _Downloads) -> SttSource:
+def _from_toml(path: Path, lm: Path | None, here: _Downloads) -> SttSource:
     from dsmops.worker.models.stt import SttFiles  # noqa: PLC0415 takes torch along
 
     found = [module for module in modules(read_config(path)) if module.kind in _SPEECH_TO_TEXT]
@@ -152,7 +153,8 @@ def _from_toml(path: Path, here: _Downloads) -> SttSource:
         )
     module = found[0]
     config = _server_config(path, module)
-    files = SttFiles(*(_locate(path, module, key, here) for key in ("lm_model_file", "audio_tokenizer_file", "text_tokenizer_file")))
+    mimi, tokenizer = (_locate(path, module, key, here) for key in ("audio_tokenizer_file", "text_tokenizer_file"))
+    files = SttFiles(lm or _locate(path, module, "lm_model_file", here), mimi, tokenizer)
     override = module.text("dtype_override")
     try:
         return SttSource(f"{path} [modules.{module.name}]", files, config, None if override is None else DType.parse(override))

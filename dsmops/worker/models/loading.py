@@ -115,12 +115,12 @@ def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.
         with torch.device("meta"):
             lm = SttLm(shape, max_period).to(dtype)
         lm = lm.to_empty(device=device).eval().requires_grad_(False)
-        for name, target in _published_tables(lm).items():
+        for name, target in published_tables(lm).items():
             target.copy_(file.read(name))
     return lm
 
 
-def _published_tables(lm: SttLm) -> dict[str, Tensor]:
+def published_tables(lm: SttLm) -> dict[str, Tensor]:
     """Return published name → the weights in memory that it fills."""
     shape = lm.shape
     tables = {f"emb.{number}.weight": table for number, table in enumerate(lm.emb.view(shape.audio_codebooks, shape.audio_vocab_size, -1))}

@@ -57,6 +57,12 @@ def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype:
         InputError: the tokenizer or Mimi does not fit the language model.
         GpuMemoryError: the device is too small.
     """
+    tokenizer, mimi = load_companions(files, config, device=device)
+    return SttModel(config, load_lm(files.lm, config, device=device, dtype=dtype), mimi, tokenizer, device)
+
+
+def load_companions(files: SttFiles, config: SttConfig, *, device: torch.device) -> tuple[TextTokenizer, MimiEncoder]:
+    """Load what a language model needs beside it, as `load_stt` does; `files.lm` is not read."""
     if device.type == "cpu" and config.lm.parameters < _SINGLE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     tokenizer = TextTokenizer(files.tokenizer)
@@ -68,16 +74,21 @@ def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype:
         )
     with device_errors(device):
         mimi = load_mimi_encoder(files.mimi, device=device)
-        codec = mimi.config
-        if codec.n_q < config.lm.audio_codebooks or codec.bins != config.lm.audio_vocab_size - 1:
-            raise InputError(
-                f"{files.mimi} has {codec.n_q} codebooks of {codec.bins}, "
-                f"the model wants {config.lm.audio_codebooks} of {config.lm.audio_vocab_size - 1}",
-                hint="Take Mimi from the model's own repository.",
-                code="mimi.mismatch",
-            )
-        lm = load_stt_lm(files.lm, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype])
-    return SttModel(config, lm, mimi, tokenizer, device)
+    codec = mimi.config
+    if codec.n_q < config.lm.audio_codebooks or codec.bins != config.lm.audio_vocab_size - 1:
+        raise InputError(
+            f"{files.mimi} has {codec.n_q} codebooks of {codec.bins}, "
+            f"the model wants {config.lm.audio_codebooks} of {config.lm.audio_vocab_size - 1}",
+            hint="Take Mimi from the model's own repository.",
+            code="mimi.mismatch",
+        )
+    return tokenizer, mimi
+
+
+def load_lm(path: Path, config: SttConfig, *, device: torch.device, dtype: DType) -> SttLm:
+    """Load the language model alone, cast to `dtype`, as `load_stt` does."""
+    with device_errors(device):
+        return load_stt_lm(path, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype])
 
 
 def find_device(*, cpu: bool) -> torch.device:
