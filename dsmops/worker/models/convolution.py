@@ -75,7 +75,7 @@ class CausalConv(nn.Module):
 
 
 class CausalConvTranspose(nn.Module):
-    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel longer than its stride.
+    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel longer than its stride and at most twice as long.
 
     Weight layout (in, out / groups, kernel). Streaming adds the tail of the previous call to the start of this one and holds the new
     tail back, without the bias, which each output gets once.
