@@ -19,6 +19,13 @@ class Severity(StrEnum):
     NOTE = "note"
 
 
+class Runtime(StrEnum):
+    """Who serves a model."""
+
+    MOSHI_SERVER = "moshi-server"
+    EMBEDDED = "embedded"
+
+
 class DType(StrEnum):
     """The three dtypes a DSM language model is served in, spelled as safetensors does."""
 

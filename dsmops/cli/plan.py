@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dsmops.cli.options import ContextOpt, DebugOpt, DeviceOpt, DTypeOpt, JsonOpt, QuietOpt, SimulateOpt, parse_size
 from dsmops.report import Reporter
 
+if TYPE_CHECKING:
+    from dsmops.config.plan import ServingPlan
+
 
 def plan(
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="Published model to serve.")] = "stt-1b-en_fr",
+    runtime: Annotated[
+        Literal["moshi-server", "embedded"], typer.Option("--runtime", help="Who serves it: moshi-server, or the embedded PyTorch worker.")
+    ] = "moshi-server",
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
     dtype: DTypeOpt = None,
@@ -30,6 +36,10 @@ def plan(
         Path | None,
         typer.Option("--profile", metavar="FILE", help="Measured step times (JSON, schema dsmops.step-profile/1) instead of an estimate."),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="First measure the embedded worker's step times on the card, with random weights, and keep them."),
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show where each number comes from.")] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -37,27 +47,36 @@ def plan(
 ) -> None:
     """Plan memory and step time of a model on a device.
 
-    Shows the memory split, the largest safe batch_size, what limits it, and, when the model does not fit, what would. Exit code 1 means
-    that it does not fit.
+    Shows the memory split, the largest safe batch_size, what limits it, and, when the model does not fit, what would. Step times are
+    measured ones where this machine has them (--measure), else an estimate. Exit code 1 means that it does not fit.
 
     \b
     Examples:
       dsmops plan
       dsmops plan --simulate t4 --explain
       dsmops plan --model stt-2.6b-en --simulate rtx2070 --json
+      dsmops plan --runtime embedded --measure
     """
     from dsmops.cli.views.plan import show_plan
+    from dsmops.facts import Runtime
     from dsmops.flows.serving import find_device, find_model, plan_model
 
+    if measure and (runtime != "embedded" or profile):
+        raise typer.BadParameter("--measure is for --runtime embedded, without --profile", param_hint="--measure")
     out = Reporter.open("plan", json=json, quiet=quiet, debug=debug)
-    found = plan_model(
-        find_model(model),
-        find_device(simulate, device),
-        dtype=dtype,
-        context=context,
-        reserve_bytes=reserve,
-        profile_file=profile,
-    )
+    published, card = find_model(model), find_device(simulate, device)
+
+    def plan_it() -> ServingPlan:
+        return plan_model(
+            published, card, runtime=Runtime(runtime), dtype=dtype, context=context, reserve_bytes=reserve, profile_file=profile
+        )
+
+    found = plan_it()
+    if measure:
+        from dsmops.flows.measure import measure_profile
+
+        out.note(f"measured: {measure_profile(found, published, progress=out.progress())}")
+        found = plan_it()
     out.result(found, show_plan(found, explain=explain))
     if not found.fits:
         raise typer.Exit(1)

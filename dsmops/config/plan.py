@@ -12,10 +12,9 @@ from enum import StrEnum
 from dsmops.config.memory import MIB, MemorySplit, largest_batch, serving_memory
 from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch, estimate_step_ms
 from dsmops.errors import InputError
-from dsmops.facts import Device, DType
+from dsmops.facts import Device, DType, Runtime
 from dsmops.models import MODELS, LmShape, PublishedModel
 
-RUNTIME = "moshi-server"
 CAUTIOUS_BATCH_SIZE = 4
 """Slots planned where the card's memory is unknown; the 1B model then needs 2.8 GiB in f16."""
 _MIN_RESERVE_BYTES = 256 * MIB
@@ -52,7 +51,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class ServingPlan:
-    """The planned serving of one model on one device by moshi-server.
+    """The planned serving of one model on one device by one runtime.
 
     `batch_size` is the largest safe number of slots, 0 when not even one fits. `memory` is the split at that size (at one slot when
     nothing fits). `memory_batch_size` and `time_batch_size` are the two bounds, None where unknown. `step_ms` is the 99th percentile of a
@@ -60,7 +59,7 @@ class ServingPlan:
     """
 
     model: str
-    runtime: str
+    runtime: Runtime
     device: Device
     dtype: DType
     context: int
@@ -87,6 +86,7 @@ def plan_serving(
     device: Device,
     model: PublishedModel,
     *,
+    runtime: Runtime = Runtime.MOSHI_SERVER,
     dtype: DType | None = None,
     context: int | None = None,
     reserve_bytes: int | None = None,
@@ -107,16 +107,16 @@ def plan_serving(
         raise InputError(f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {lm.context} (its own).")
     reserve = reserve_bytes if reserve_bytes is not None else default_reserve_bytes(device)
     usable = _usable_bytes(device, reserve)
-    time_batch, basis = _time_bound(lm, chosen, window, device, profile)
-    memory_batch = None if usable is None else largest_batch(lm, chosen, usable, context=window)
+    time_batch, basis = _time_bound(lm, chosen, window, device, profile, runtime)
+    memory_batch = None if usable is None else largest_batch(lm, chosen, usable, context=window, runtime=runtime)
     batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
     if profile is not None:
         step_ms = profile.step_p99_ms(max(1, batch_size))
     else:
-        step_ms = estimate_step_ms(lm, chosen, max(1, batch_size), device, context=window)
+        step_ms = estimate_step_ms(lm, chosen, max(1, batch_size), device, context=window, runtime=runtime)
     return ServingPlan(
         model=model.name,
-        runtime=RUNTIME,
+        runtime=runtime,
         device=device,
         dtype=chosen,
         context=window,
@@ -129,9 +129,9 @@ def plan_serving(
         time_basis=basis,
         step_ms=step_ms,
         step_budget_ms=BUDGET_MS,
-        memory=serving_memory(lm, chosen, max(1, batch_size), context=window),
-        alternatives=() if batch_size or usable is None else _alternatives(device, model, chosen, usable),
-        notes=_notes(device, chosen, window, lm, step_ms, limited_by),
+        memory=serving_memory(lm, chosen, max(1, batch_size), context=window, runtime=runtime),
+        alternatives=() if batch_size or usable is None else _alternatives(device, model, chosen, usable, runtime),
+        notes=_notes(device, chosen, window, lm, step_ms, limited_by, runtime),
     )
 
 
@@ -172,10 +172,12 @@ def _usable_bytes(device: Device, reserve_bytes: int) -> int | None:
     return None if available is None else max(0, available - reserve_bytes)
 
 
-def _time_bound(lm: LmShape, dtype: DType, context: int, device: Device, profile: StepProfile | None) -> tuple[int | None, TimeBasis]:
+def _time_bound(
+    lm: LmShape, dtype: DType, context: int, device: Device, profile: StepProfile | None, runtime: Runtime
+) -> tuple[int | None, TimeBasis]:
     if profile is not None:
         return profile.largest_batch(), TimeBasis.MEASURED
-    estimate = estimate_largest_batch(lm, dtype, device, context=context)
+    estimate = estimate_largest_batch(lm, dtype, device, context=context, runtime=runtime)
     return estimate, TimeBasis.UNKNOWN if estimate is None else TimeBasis.ESTIMATE
 
 
@@ -191,7 +193,7 @@ def _smaller_bound(memory_batch: int | None, time_batch: int | None) -> tuple[in
     return memory_batch, LimitedBy.MEMORY
 
 
-def _alternatives(device: Device, model: PublishedModel, dtype: DType, usable_bytes: int) -> tuple[Alternative, ...]:
+def _alternatives(device: Device, model: PublishedModel, dtype: DType, usable_bytes: int, runtime: Runtime) -> tuple[Alternative, ...]:
     """Return what would fit: another dtype, a shorter context, a smaller model, each with the size it allows."""
     capability = device.compute_capability
     dtypes = [dtype]
@@ -204,21 +206,29 @@ def _alternatives(device: Device, model: PublishedModel, dtype: DType, usable_by
             continue
         for other_dtype in dtypes:
             for context in (other.lm.context, *(short for short in _SHORTER_CONTEXTS if short < other.lm.context)):
-                batch_size = largest_batch(other.lm, other_dtype, usable_bytes, context=context)
+                batch_size = largest_batch(other.lm, other_dtype, usable_bytes, context=context, runtime=runtime)
                 if batch_size:
                     change = f"--model {other.name} --dtype {other_dtype.candle_name}"
                     change += f" --context {context}" if context != other.lm.context else ""
-                    total = serving_memory(other.lm, other_dtype, batch_size, context=context).total_bytes
+                    total = serving_memory(other.lm, other_dtype, batch_size, context=context, runtime=runtime).total_bytes
                     found.append(Alternative(change, batch_size, total))
                     break
     return tuple(found)
 
 
-def _notes(device: Device, dtype: DType, context: int, lm: LmShape, step_ms: float | None, limited_by: LimitedBy) -> tuple[str, ...]:
-    notes = ["Memory is derived from the server's sources, not measured on a device."]
+def _notes(
+    device: Device, dtype: DType, context: int, lm: LmShape, step_ms: float | None, limited_by: LimitedBy, runtime: Runtime
+) -> tuple[str, ...]:
+    embedded = runtime is Runtime.EMBEDDED
+    notes = [
+        "Memory is modelled on measurements of the embedded worker on one H200; the CUDA runtime's share differs between cards."
+        if embedded
+        else "Memory is derived from the server's sources, not measured on a device."
+    ]
     if device.cuda_ordinal:
-        notes.append(f"moshi-server takes CUDA device 0: start it with {visible_to_server(device)} for this one.")
-    if device.compute_capability is not None and not device.compute_capability.native_bf16:
+        who = "The embedded worker" if embedded else "moshi-server"
+        notes.append(f"{who} takes CUDA device 0: start it with {visible_to_server(device)} for this one.")
+    if not embedded and device.compute_capability is not None and not device.compute_capability.native_bf16:
         notes.append(f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older ones ignore the key silently.')
     if limited_by is LimitedBy.UNKNOWN_MEMORY:
         notes.append("The card's memory is unknown, so a cautious batch size is planned; name the card to plan by memory.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dsmops.errors import InputError
-from dsmops.facts import Device, DType
+from dsmops.facts import Device, DType, Runtime
 from dsmops.files import os_errors
 from dsmops.models import FRAME_MS, LmShape
 
@@ -24,8 +24,9 @@ BUDGET_MS = FRAME_MS * BUDGET_SHARE
 # The estimate. Its fixed part comes from the only public trace of a Turing card: RTX 2070 class, 1B model, f16, batch 2, median 28.8 ms,
 # of which the memory traffic below explains 8 ms. The remaining 21 ms are kernel launches, split by their number: about half in the 16
 # language-model layers, half in Mimi with its 32 quantiser stages.
-_LAUNCH_MS_PER_LM_LAYER = 0.62
-_LAUNCH_MS_MIMI = 11.0
+# The embedded worker replays one graph and launches nothing: its fixed part is the shortest that its kernels take, on an H200.
+_LAUNCH_MS_PER_LM_LAYER = {Runtime.MOSHI_SERVER: 0.62, Runtime.EMBEDDED: 0.06}
+_LAUNCH_MS_MIMI = {Runtime.MOSHI_SERVER: 11.0, Runtime.EMBEDDED: 1.3}
 _BANDWIDTH_SHARE = 0.7
 """Share of the theoretical memory bandwidth that such kernels reach."""
 _MIMI_ENCODER_BYTES = 225_000_000
@@ -82,7 +83,15 @@ class StepProfile:
         return self.points[-1].batch_size
 
 
-def estimate_step_ms(lm: LmShape, dtype: DType, batch_size: int, device: Device, *, context: int | None = None) -> float | None:
+def estimate_step_ms(
+    lm: LmShape,
+    dtype: DType,
+    batch_size: int,
+    device: Device,
+    *,
+    context: int | None = None,
+    runtime: Runtime = Runtime.MOSHI_SERVER,
+) -> float | None:
     """Return a rough step time in milliseconds, None where the device's memory bandwidth is unknown.
 
     Kernel launches plus memory traffic (weights once, every slot's full KV cache and Mimi state) at 70 % of the bus. Calibrated on one
@@ -93,15 +102,21 @@ def estimate_step_ms(lm: LmShape, dtype: DType, batch_size: int, device: Device,
     fixed_bytes = lm.parameters * dtype.itemsize + _MIMI_ENCODER_BYTES
     per_stream_bytes = lm.kv_bytes_per_stream(dtype.itemsize, context) + _MIMI_TRAFFIC_BYTES_PER_STREAM
     traffic_s = (fixed_bytes + batch_size * per_stream_bytes) / (device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE)
-    return _LAUNCH_MS_MIMI + lm.num_layers * _LAUNCH_MS_PER_LM_LAYER + traffic_s * 1000
+    return _LAUNCH_MS_MIMI[runtime] + lm.num_layers * _LAUNCH_MS_PER_LM_LAYER[runtime] + traffic_s * 1000
 
 
 def estimate_largest_batch(
-    lm: LmShape, dtype: DType, device: Device, *, context: int | None = None, budget_ms: float = BUDGET_MS
+    lm: LmShape,
+    dtype: DType,
+    device: Device,
+    *,
+    context: int | None = None,
+    budget_ms: float = BUDGET_MS,
+    runtime: Runtime = Runtime.MOSHI_SERVER,
 ) -> int | None:
     """Return the largest batch whose estimated step stays within `budget_ms`; None where there is no estimate, 0 when none does."""
-    empty_ms = estimate_step_ms(lm, dtype, 0, device, context=context)
-    one_ms = estimate_step_ms(lm, dtype, 1, device, context=context)
+    empty_ms = estimate_step_ms(lm, dtype, 0, device, context=context, runtime=runtime)
+    one_ms = estimate_step_ms(lm, dtype, 1, device, context=context, runtime=runtime)
     if empty_ms is None or one_ms is None:
         return None
     return max(0, int((budget_ms - empty_ms) / (one_ms - empty_ms)))

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsmops.config.plan import RUNTIME, ServingPlan, plan_serving, serving_dtype
+from dsmops.config.plan import ServingPlan, plan_serving, serving_dtype
 from dsmops.config.timing import StepProfile, find_profile, read_profile
 from dsmops.errors import InputError
-from dsmops.facts import Device, DType
+from dsmops.facts import Device, DType, Runtime
 from dsmops.files import state_folder
 from dsmops.gpu import choose, probe, simulate
 from dsmops.models import MODELS, PublishedModel
@@ -46,6 +46,7 @@ def plan_model(
     model: PublishedModel,
     device: Device,
     *,
+    runtime: Runtime = Runtime.MOSHI_SERVER,
     dtype: DType | None = None,
     context: int | None = None,
     reserve_bytes: int | None = None,
@@ -56,7 +57,7 @@ def plan_model(
     Raises:
         InputError: what was asked for makes no sense, or a profile is damaged or of something else.
     """
-    measured = (device.name, model.name, serving_dtype(device, dtype), RUNTIME)
+    measured = (device.name, model.name, serving_dtype(device, dtype), runtime.value)
     if profile_file is not None:
         profile: StepProfile | None = read_profile(profile_file)
         if profile is not None and profile.measured != measured:
@@ -67,5 +68,10 @@ def plan_model(
                 code="plan.other_profile",
             )
     else:
-        profile = find_profile(state_folder() / "profiles", measured)
-    return plan_serving(device, model, dtype=dtype, context=context, reserve_bytes=reserve_bytes, profile=profile)
+        profile = find_profile(profile_folder(), measured)
+    return plan_serving(device, model, runtime=runtime, dtype=dtype, context=context, reserve_bytes=reserve_bytes, profile=profile)
+
+
+def profile_folder() -> Path:
+    """Return where this machine's measured step times are kept."""
+    return state_folder() / "profiles"

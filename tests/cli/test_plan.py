@@ -82,3 +82,30 @@ def test_wrong_input_is_named_with_a_way_out(arguments: list[str], code: int, wo
     assert words in run.stderr
     assert "Traceback" not in run.stderr
     assert run.stdout == ""
+
+
+def test_the_embedded_worker_is_planned_by_its_own_memory() -> None:
+    """The embedded worker needs less than moshi-server, and says where its figures come from."""
+    embedded, server = (
+        dsmops("plan", "--simulate", "t4", "--json", "--runtime", runtime).document for runtime in ("embedded", "moshi-server")
+    )
+    assert embedded["runtime"] == "embedded"
+    assert embedded["memory"]["mimi_weights_bytes"] < server["memory"]["mimi_weights_bytes"]
+    assert embedded["memory_batch_size"] > server["memory_batch_size"]
+    assert "measurements of the embedded worker" in embedded["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--measure",), 2, "--measure is for --runtime embedded"),
+        (("--measure", "--runtime", "embedded", "--profile", "p.json"), 2, "without --profile"),
+        (("--measure", "--runtime", "embedded", "--simulate", "t4"), 3, "is not a card of this machine"),
+        (("--runtime", "candle"), 2, "embedded"),
+    ],
+)
+def test_measuring_needs_a_card_that_is_here(words: tuple[str, ...], code: int, said: str) -> None:
+    """What cannot be measured is refused in words."""
+    ran = dsmops("plan", *words)
+    assert ran.code == code
+    assert said in ran.stderr

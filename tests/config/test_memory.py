@@ -3,7 +3,7 @@
 import pytest
 
 from dsmops.config.memory import MIB, RUNTIME_BYTES, largest_batch, serving_memory
-from dsmops.facts import DType
+from dsmops.facts import DType, Runtime
 from dsmops.models import MODELS
 
 ONE_B = MODELS["stt-1b-en_fr"].lm
@@ -49,3 +49,40 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
         batch = largest_batch(ONE_B, DType.F16, usable, context=375)
         assert batch == 0 or serving_memory(ONE_B, DType.F16, batch, context=375).total_bytes <= usable
         assert serving_memory(ONE_B, DType.F16, batch + 1, context=375).total_bytes > usable
+
+
+# Bytes that one H200 lost to an embedded worker: torch 2.11, CUDA 13, 2026-11-23; `python -m tests.bench.memory` measures again.
+MEASURED_ON_AN_H200 = (
+    ("stt-1b-en_fr", DType.F16, 1, 3245146112),
+    ("stt-1b-en_fr", DType.F16, 8, 4084006912),
+    ("stt-1b-en_fr", DType.F16, 64, 10255925248),
+    ("stt-1b-en_fr", DType.F16, 256, 31460229120),
+    ("stt-1b-en_fr", DType.F16, 400, 47386001408),
+    ("stt-1b-en_fr", DType.BF16, 1, 3245146112),
+    ("stt-1b-en_fr", DType.BF16, 8, 4084006912),
+    ("stt-1b-en_fr", DType.BF16, 64, 10255925248),
+    ("stt-1b-en_fr", DType.BF16, 256, 31460229120),
+    ("stt-1b-en_fr", DType.BF16, 400, 47386001408),
+    ("stt-1b-en_fr", DType.F32, 1, 5308743680),
+    ("stt-1b-en_fr", DType.F32, 64, 18495635456),
+    ("stt-1b-en_fr", DType.F32, 200, 46949793792),
+    ("stt-2.6b-en", DType.F16, 1, 6569132032),
+    ("stt-2.6b-en", DType.F16, 8, 7745634304),
+    ("stt-2.6b-en", DType.F16, 64, 16671113216),
+    ("stt-2.6b-en", DType.F16, 256, 47335669760),
+    ("stt-2.6b-en", DType.F16, 400, 70414827520),
+    ("stt-2.6b-en", DType.BF16, 1, 6569132032),
+    ("stt-2.6b-en", DType.BF16, 64, 16635461632),
+    ("stt-2.6b-en", DType.F32, 1, 11956715520),
+    ("stt-2.6b-en", DType.F32, 64, 31317622784),
+    ("stt-2.6b-en", DType.F32, 200, 73225011200),
+)
+
+
+@pytest.mark.parametrize(("model", "dtype", "batch", "used_bytes"), MEASURED_ON_AN_H200)
+def test_the_embedded_workers_memory_is_what_a_card_measured(model: str, dtype: DType, batch: int, used_bytes: int) -> None:
+    """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost."""
+    lm = MODELS[model].lm
+    assert lm is not None
+    planned = serving_memory(lm, dtype, batch, runtime=Runtime.EMBEDDED).total_bytes
+    assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)

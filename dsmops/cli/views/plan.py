@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsmops.config.plan import LimitedBy, ServingPlan, TimeBasis
+from dsmops.facts import Runtime
 from dsmops.report import Block, Table
 from dsmops.units import size
 
 _SOURCES = {
-    "weights": "parameters × bytes of the dtype",
-    "KV cache": "2 × layers × context × width × bytes × slots, all allocated at load",
-    "Mimi weights": "114,040,673 floats, always F32",
-    "Mimi state": "16.4 MB a slot, F32, both transformers",
-    "step workspace": "estimate, 5 MiB a slot",
-    "CUDA runtime": "estimate, 600 MiB: context, cuBLAS, kernels",
-    "left free": "--reserve",
+    Runtime.MOSHI_SERVER: {
+        "weights": "parameters × bytes of the dtype",
+        "KV cache": "2 × layers × context × width × bytes × slots, all allocated at load",
+        "Mimi weights": "114,040,673 floats, always F32",
+        "Mimi state": "16.4 MB a slot, F32, both transformers",
+        "step workspace": "estimate, 5 MiB a slot",
+        "CUDA runtime": "estimate, 600 MiB: context, cuBLAS, kernels",
+    },
+    Runtime.EMBEDDED: {
+        "weights": "parameters × bytes of the dtype",
+        "KV cache": "2 × layers × context rounded up to 8 × width × bytes × slots, all allocated at load",
+        "Mimi weights": "56,234,272 floats of the encoder half, always F32",
+        "Mimi state": "8.4 MB a slot, F32, encoder only",
+        "step workspace": "measured, 3.6 MB a slot: activations of the captured step",
+        "CUDA runtime": "measured on an H200, 960 MB: context, kernels, workspaces",
+    },
 }
 
 
@@ -63,9 +73,9 @@ def _memory_table(plan: ServingPlan, *, explain: bool) -> Table:
         ("step workspace", split.workspace_bytes, split.workspace_bytes // slots),
         ("CUDA runtime", split.runtime_bytes, None),
     ]
-    rows = [[name, size(total), "" if each is None else size(each), _SOURCES[name]] for name, total, each in lines]
+    rows = [[name, size(total), "" if each is None else size(each), _SOURCES[plan.runtime][name]] for name, total, each in lines]
     rows.append([f"total for {slots}", size(split.total_bytes), "", ""])
-    rows.append(["left free", size(plan.reserve_bytes), "", _SOURCES["left free"]])
+    rows.append(["left free", size(plan.reserve_bytes), "", "--reserve"])
     if plan.limited_by is not LimitedBy.UNKNOWN_MEMORY:
         rows.append(["usable", size(plan.usable_bytes), "", ""])
     headings = ["memory", "bytes>", "a slot>", "where from"]

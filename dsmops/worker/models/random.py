@@ -33,7 +33,7 @@ def random_stt(shape: LmShape, device: torch.device, dtype: DType, *, seed: int 
     generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         lm = SttLm(shape, 100_000.0).to(TORCH_DTYPES[dtype])
-        encoder = MimiEncoder(mimi or MimiConfig())
+        encoder = MimiEncoder(mimi or MimiConfig(bins=shape.audio_vocab_size - 1))
     for network in (lm, encoder):
         network.to_empty(device=device).eval().requires_grad_(False)
         for name, parameter in network.named_parameters():

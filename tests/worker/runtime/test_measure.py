@@ -1,0 +1,61 @@
+"""Step times by batch size, and the profile that plans read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the worker extra is not installed")
+
+from dsmops.config.plan import TimeBasis
+from dsmops.config.timing import find_profile
+from dsmops.errors import DriverMissingError, InputError
+from dsmops.facts import ComputeCapability, Device, DType, Runtime
+from dsmops.flows import measure
+from dsmops.flows.serving import plan_model, profile_folder
+from dsmops.models import MODELS
+from dsmops.worker.runtime import measure as runtime_measure
+from dsmops.worker.runtime.measure import measure_steps
+from dsmops.worker.tiny import LM
+
+GIB = 2**30
+CARD = Device("A card", ComputeCapability(7, 5), 16 * GIB, 16 * GIB, 320_000_000_000, 0, 0, "GPU-1", "nvml")
+TINY = replace(MODELS["stt-1b-en_fr"], lm=LM)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Few steps, and the state folder in a test's own."""
+    monkeypatch.setattr(runtime_measure, "_TIMED_STEPS", 3)
+    monkeypatch.setattr(runtime_measure, "_WARM_UP_STEPS", 0)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    steps = runtime_measure.measure_steps
+    monkeypatch.setattr(runtime_measure, "measure_steps", lambda *args, device_name: steps(*args, device_name="cpu"))
+
+
+def test_a_card_that_torch_does_not_see() -> None:
+    """The error says how many devices torch sees."""
+    with pytest.raises(DriverMissingError, match="and not cuda:99"):
+        list(measure_steps(LM, DType.F16, [1], device_name="cuda:99"))
+
+
+def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real steps, timed on the CPU, end in the state folder, where the planner finds them."""
+    monkeypatch.setattr(measure, "_LADDER", (1, 2))
+    plan = plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16)
+    path = measure.measure_profile(plan, TINY)
+    assert path.parent == profile_folder()
+    profile = find_profile(profile_folder(), ("A card", TINY.name, DType.F16, "embedded"))
+    assert profile is not None
+    assert profile.points[0].batch_size == 1
+    assert plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16).time_basis is TimeBasis.MEASURED
+    assert plan_model(TINY, CARD, dtype=DType.F16).time_basis is TimeBasis.ESTIMATE
+
+
+def test_a_simulated_card_cannot_be_measured() -> None:
+    """Only a card that is here has step times."""
+    plan = plan_model(TINY, replace(CARD, source="simulated"), runtime=Runtime.EMBEDDED)
+    with pytest.raises(InputError, match="not a card of this machine"):
+        measure.measure_profile(plan, TINY)
