@@ -100,6 +100,12 @@ def test_text_tokens(spoken: list[LmStep]) -> None:
     assert tuple(torch.stack([step.tokens for step in spoken]).T.tolist()) == TOKENS
 
 
+def test_margin(spoken: list[LmStep]) -> None:
+    """The closest call between two tokens is as close as recorded, so rounding decides none of them."""
+    best, second = torch.stack([step.logits for step in spoken]).topk(2).values.unbind(-1)
+    assert 6e-4 < (best - second).min() < 8e-4
+
+
 def test_text_logits(spoken: list[LmStep]) -> None:
     """The first and the last step have the recorded logits; both rows start alike."""
     _close(spoken[0].logits[:, :6], [LOGITS_STEP_0] * 2)

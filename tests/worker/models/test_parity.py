@@ -34,9 +34,11 @@ from tests.support.networks import (
 from tests.support.tolerances import FULL_LOGITS, FULL_MIMI, LOGITS, MIMI, PAUSES
 from tests.support.upstream import Difference, Schedule, agreement, our_lm, our_mimi, upstream_lm, upstream_mimi
 
+if find_spec("moshi") is None:
+    pytest.skip("the package moshi is not installed; `make parity` brings it", allow_module_level=True)
+
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.skipif(find_spec("moshi") is None, reason="the package moshi is not installed; `make parity` brings it"),
     # What upstream's own code makes the present torch say.
     pytest.mark.filterwarnings("ignore"),
 ]

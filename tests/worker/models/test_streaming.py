@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -74,6 +74,21 @@ def test_language_model_in_pieces(stt_file: Path, lengths: list[int]) -> None:
     torch.testing.assert_close(streamed, lm(text, audio)[0], atol=LOGITS[torch.float32], rtol=0)
 
 
+@pytest.mark.parametrize(("hours", "limit"), [(0.25, 2e-4), (24, 0.02)])
+def test_long_stream(stt_file: Path, hours: float, limit: float) -> None:
+    """A stream that has run for hours hears what it heard at first: only distances between positions count, but for float32 angles."""
+    lm = load_lm(stt_file)
+    fresh, late = LmRows(lm, 1), LmRows(lm, 1)
+    late.ring.offset.fill_(int(hours * 3600 * 12.5))
+    generator = torch.Generator().manual_seed(4)
+    for step in range(50):
+        codes, said = torch.randint(32, (1, 4), generator=generator), torch.randint(48, (1,), generator=generator)
+        one, other = fresh.step(codes, say=said), late.step(codes, say=said)
+        # Two layers of 12 positions: from then on nothing is left of the empty ring that the late stream began with.
+        if step > 24:
+            torch.testing.assert_close(one.logits, other.logits, atol=limit, rtol=0)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_language_model_in_16_bits(stt_file: Path, dtype: torch.dtype) -> None:
@@ -88,6 +103,7 @@ def test_language_model_in_16_bits(stt_file: Path, dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_mimi(wide_mimi: tuple[MimiEncoder, MimiDecoder], lengths: list[int]) -> None:
     """Latents, codes and PCM of a stream of frames, however many a call, are those of the whole inside the window."""
