@@ -68,7 +68,7 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
     Raises:
         SourceError: there is no such folder.
         InputError: the source is itself a raw folder, or lies in one.
-        FileAccessError: a folder cannot be read.
+        FileAccessError: the folder cannot be read; one below it that cannot is passed over.
     """
     if not source.is_dir():
         kind = "is a file, and a folder was expected" if source.is_file() else "does not exist"
@@ -94,8 +94,14 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
 
 
 def _walk(folder: Path | str, prefix: str, skipped: Counter[str], *, include_raw: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os_errors(folder), os.scandir(folder) as entries:
-        found = list(entries)
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError as exc:
+        if not prefix:
+            raise translate(exc, folder) from exc
+        skipped["folder that cannot be read"] += 1  # `lost+found`, or gone since it was listed
+        return
     for entry in found:
         if entry.name.startswith("."):
             skipped["hidden"] += 1

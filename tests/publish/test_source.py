@@ -1,14 +1,16 @@
 """Files as they were at one moment, and only the ones that may leave."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.errors import InputError, SourceError
+from dsmops.errors import FileAccessError, InputError, SourceError
 from dsmops.publish.names import MAX_NUMBER
 from dsmops.publish.source import Candidate, Snapshot, SnapshotReader, find_logs, take_snapshots
 
@@ -90,6 +92,25 @@ def test_a_missing_source_or_a_file_is_an_error(tmp_path: Path) -> None:
         find_logs(tmp_path / "gone")
     with pytest.raises(SourceError, match="is a file"):
         find_logs(tmp_path / "log.a")
+
+
+def test_a_folder_that_cannot_be_read_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `lost+found` of root's is passed over and counted; a source that cannot be read is an error."""
+    make(tmp_path, "log.a", "lost+found/log.b")
+    original = os.scandir
+
+    def refusing(path: Path | str) -> Any:
+        if Path(path).name == refused:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    refused = "lost+found"
+    found = find_logs(tmp_path)
+    assert ([file.name for file in found.files], found.skipped) == (["log.a"], {"folder that cannot be read": 1})
+    refused = tmp_path.name
+    with pytest.raises(FileAccessError):
+        find_logs(tmp_path)
 
 
 def test_snapshots_have_size_time_and_digest(tmp_path: Path) -> None:
