@@ -137,7 +137,7 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
         d_model=width,
         num_heads=heads,
         num_layers=whole_number(body, "num_layers", most=_MOST_LAYERS),
-        dim_feedforward=_feed_forward_like_the_servers(width, finite_number(body, "hidden_scale", 4, most=1024)),
+        dim_feedforward=_feed_forward_like_the_servers(width, finite_number(body, "hidden_scale", 4, least=1, most=1024)),
         context=whole_number(body, "context"),
         text_in_vocab_size=text_card + 1,
         text_out_vocab_size=text_card if body.get("text_card_out") is None else whole_number(body, "text_card_out"),

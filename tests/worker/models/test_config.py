@@ -135,6 +135,7 @@ def test_dimension_of_no_use(key: str, value: object) -> None:
         ("hidden_scale", float("inf")),
         ("hidden_scale", float("nan")),
         ("hidden_scale", "4.125"),
+        ("hidden_scale", 0),
         ("max_period", 0),
         ("max_period", -1.0),
         ("max_period", 10**400),
