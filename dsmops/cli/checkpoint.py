@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,7 +17,10 @@ from dsmops.report import Reporter
 if TYPE_CHECKING:
     from dsmops.checkpoint.losses import LossReport
     from dsmops.checkpoint.shards import Checkpoint
+    from dsmops.flows.numerics import NumericsPlan
+    from dsmops.flows.numerics_verdict import NumericsReport
     from dsmops.hub import DownloadPlan
+    from dsmops.report import Block
 
 SourceArg = Annotated[str, typer.Argument(metavar="SOURCE", help="A .safetensors file, a folder, an index file, or hf://org/repo/file.")]
 ToDTypeOpt = Annotated[
@@ -137,29 +142,77 @@ def convert(
 def verify(
     source: SourceArg,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="What it was converted to.")],
+    numerics: Annotated[
+        str | None, typer.Option("--numerics", metavar="AUDIO", help="Run both on this recording too; - for standard input.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="SOURCE",
+            help="With --numerics, whose config, tokenizer and Mimi to take, named as for `transcribe`. Default: what lies beside SOURCE.",
+        ),
+    ] = None,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="With --numerics, compute on the CPU. Default: CUDA device 0 where there is one.")
+    ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Check every value of a converted checkpoint against its source.
+    """Check every value of a converted checkpoint against its source, and with --numerics what the two make of a recording.
 
     Works without any record, so files converted by other programs can be checked too. Exits 1 when something differs, and names the first
     differing element of each tensor.
+
+    --numerics (pip install 'dsmops[worker]') computes the source in f32 and the target in its own dtype: error of the logits, agreement of
+    the tokens, the range of the activations in each layer, and where NaN or infinity begin. Exits 1 when the answer is no.
 
     \b
     Examples:
       dsmops verify model.safetensors model.fp16.safetensors
       dsmops verify --json sharded-model/ sharded-model-fp16/
+      dsmops verify --numerics speech.mp3 --model stt-1b-en_fr model.safetensors model.fp16.safetensors
     """
     _without_blas_threads()
     from dsmops.checkpoint.verification import verify as compare
     from dsmops.cli.views.checkpoint import show_verification
+    from dsmops.report.reporter import to_json
 
+    if numerics is None and (model is not None or cpu):
+        raise typer.BadParameter("--model and --cpu say how --numerics AUDIO is run; name a recording")
     out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
-    found = compare(_at_hand(source, out), target, progress=out.progress())
-    out.result(found, show_verification(found))
-    if not found.same:
+    path = _at_hand(source, out)
+    plan = None if numerics is None else _numerics_plan(source, (path, target), numerics, model, out)
+    found = compare(path, target, progress=out.progress())
+    report, lines = (None, ()) if plan is None else _run_numerics(plan, out, cpu=cpu)
+    out.result({**to_json(found), "numerics": report}, chain(show_verification(found), lines))
+    if not found.same or (report is not None and report.verdict == "no"):
         raise typer.Exit(1)
+
+
+def _numerics_plan(source: str, files: tuple[Path, Path], audio: str, model: str | None, out: Reporter) -> NumericsPlan:
+    from dsmops.cli.views.hub import download_lines
+    from dsmops.flows.numerics import plan_numerics
+
+    return plan_numerics(
+        source,
+        files,
+        "-" if audio == "-" else Path(audio).expanduser(),
+        model=model,
+        progress=out.progress(),
+        announce=lambda plan: out.note("\n".join(download_lines(plan))),
+    )
+
+
+def _run_numerics(plan: NumericsPlan, out: Reporter, *, cpu: bool) -> tuple[NumericsReport | None, Iterable[Block]]:
+    from dsmops.cli.views.numerics import show_numerics
+    from dsmops.flows.numerics import compare_numerics
+
+    if not plan.same_layout:
+        return None, ["The two were not run: they do not hold the same tensors."]
+    report = compare_numerics(plan, cpu=cpu, progress=out.progress())
+    return report, show_numerics(report)
 
 
 def register(app: typer.Typer) -> None:

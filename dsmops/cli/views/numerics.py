@@ -1,0 +1,82 @@
+"""Two models on one recording, as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from dsmops.flows.numerics_verdict import NumericsReport, Place, Side, Verdict
+from dsmops.report import Block, Table
+from dsmops.units import counted, duration
+
+_ANSWERS = {
+    Verdict.YES: "yes",
+    Verdict.WARNING: "yes, with little to spare",
+    Verdict.NO: "no",
+}
+
+
+def show_numerics(report: NumericsReport) -> Iterator[Block]:
+    """Yield the verdict and its reasons, what both models wrote, how far apart they are, the range of each layer, and the notes."""
+    source, target, limits = report.source, report.target, report.thresholds
+    yield f"Does {target.file} in {target.dtype} say what {source.file} says in {source.dtype}? {_ANSWERS[report.verdict]}"
+    yield from (f"  {finding.verdict}: {finding.message}" for finding in report.findings)
+    yield (
+        f"Heard {report.audio_s:.1f} s of {report.audio} on {report.device} in {counted(report.steps, 'step')}: "
+        f"{source.dtype} took {duration(source.compute_s)}, {target.dtype} {duration(target.compute_s)}."
+    )
+    yield from _texts(source, target, same=report.agreement.same_text)
+    agreement, logits = report.agreement, report.logits
+    apart = ""
+    if agreement.first_difference_step is not None:
+        apart = f"; first different at step {agreement.first_difference_step}, {agreement.first_difference_s:.2f} s"
+    yield f"Tokens, each by itself: {agreement.same:,} of {agreement.steps:,} the same ({agreement.share:.1%}){apart}."
+    if logits.relative_rms is not None:
+        yield (
+            f"Logits, given the same inputs: off by {_number(logits.max_abs)} at most, {_number(logits.rms)} rms, "
+            f"{logits.relative_rms:.2g} of their size; the same choice in {logits.same_choice_share:.1%} of the steps."
+        )
+    else:
+        yield "Logits cannot be compared: none are finite in both."
+    yield "Largest magnitudes, of the two models the larger:"
+    yield Table(
+        ["layer", "scores>", "after attention>", "gate product>", "output>", "headroom>", "not finite>", "from step>"],
+        [_row(layer, list(places)) for layer, places in groupby(report.places, key=lambda place: place.layer)],
+    )
+    yield (
+        f"Headroom is {limits.f16_max:,.0f} over the largest magnitude. No: anything not finite, logits more than "
+        f"{limits.largest_relative_rms:g} of their size apart, or attention scores that moshi-server cannot form in f16. Warning: headroom "
+        f"below {limits.least_headroom:g} × in f16, or logits more than {limits.large_relative_rms:g} apart."
+    )
+    yield from report.notes
+
+
+def _texts(source: Side, target: Side, *, same: bool) -> Iterator[str]:
+    if same:
+        yield f"Both wrote: {source.text or '(nothing)'}"
+        return
+    yield f"{source.dtype} wrote: {source.text or '(nothing)'}"
+    yield f"{target.dtype} wrote: {target.text or '(nothing)'}"
+
+
+def _row(layer: str, places: Sequence[Place]) -> list[str]:
+    """Return the figures of one layer; the embedding and the logits have nothing but an output."""
+    inside = {place.stage: _number(place.largest) for place in places}
+    steps = [place.first_non_finite_step for place in places if place.first_non_finite_step is not None]
+    bad, bad_in_source = sum(place.target_non_finite for place in places), sum(place.source_non_finite for place in places)
+    return [
+        layer,
+        *(inside.get(stage, "") for stage in ("attention_scores", "attention_residual", "gate_product")),
+        _number(places[-1].largest),
+        _times(min((place.headroom for place in places if place.headroom is not None), default=None)),
+        f"{bad:,} ({bad_in_source:,} in the original)" if bad_in_source else f"{bad:,}",
+        str(min(steps)) if steps else "",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _times(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:,.0f} ×" if value >= 10 else f"{value:.2g} ×"
