@@ -48,7 +48,7 @@ class Outcome:
     redactions: Counter[str]
     read_bytes: int
     leaves_open: bool
-    """A PEM block has not ended, or events of containers may go on."""
+    """A PEM block or a list has not ended, or events of containers may go on."""
     clock_last: datetime | None
     clock_guessed: bool
 
@@ -104,7 +104,7 @@ class Formatter:
         self._style.clock.last = part.clock_last or self._style.clock.last
 
     def _leaves_open(self) -> bool:
-        return self._reader.knows_services or (self._redactor is not None and self._redactor.inside_pem)
+        return self._reader.knows_services or (self._redactor is not None and self._redactor.inside_block)
 
     # --- line by line ------------------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Formatter:
                 self.counts.add_records(1, written=True)
             return shown
         service, shown = self._kinds.continuations.get(raw, (None, None))
-        if shown is None or self._reader.in_traceback(service) or (self._redactor and self._redactor.inside_pem):
+        if shown is None or self._reader.in_traceback(service) or (self._redactor and self._redactor.inside_block):
             return None
         self.counts.lines += 1
         return shown

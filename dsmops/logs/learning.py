@@ -74,8 +74,9 @@ class Kinds:
             self.shapes[shape] = kind if proved else None
 
     def learn_continuation(self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes) -> None:
-        """Remember a line of which nothing was redacted, and which does nothing but continue an event."""
-        if shown == unredacted and len(self.continuations) < _MOST_CONTINUATIONS and len(raw) <= _LINE_BYTES:
+        """Remember a line in which no rule may find anything, and which does nothing but continue an event."""
+        harmless = shown == unredacted and not has_hints(shown.decode())
+        if harmless and len(self.continuations) < _MOST_CONTINUATIONS and len(raw) <= _LINE_BYTES:
             self.continuations[raw] = (service, shown)
 
     def _may_learn(self) -> bool:

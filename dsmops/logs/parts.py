@@ -1,6 +1,6 @@
 """A big file in parts, one process each: the same bytes as in one go, or it is done in one go.
 
-What a line becomes depends on lines before it only here and there: on an open PEM block, on containers of docker compose, and, for
+What a line becomes depends on lines before it only here and there: on an open PEM block or list, on containers of docker compose, and, for
 stamps without a zone, in the hour that occurs twice. So each part begins at a record and is formatted as a log of its own, and its
 result is taken only where the parts before left nothing behind that matters to it. Otherwise that part is formatted once more, here.
 """

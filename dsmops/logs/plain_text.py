@@ -22,14 +22,33 @@ def decode(line: bytes) -> str:
 
 def clean(text: str) -> str:
     r"""Return `text` without colours and blanks at its end, its control characters spelled out like `\x07`. Idempotent."""
+    text = without_colours(text).rstrip(_BLANKS)
+    return text if text.isascii() and text.isprintable() else _CONTROL.sub(_spelled, text)
+
+
+def without_colours(text: str) -> str:
+    """Return `text` without colour codes, those included that only the removal of others puts together."""
     if "\x1b" in text:
         for code in _USUAL_COLOURS:
             text = text.replace(code, "")
-    # Until none is left, so that no code can be put together from the rest of others. The order makes no difference to the result.
-    while "\x1b" in text and _COLOUR.search(text):
+    if "\x1b" in text:
         text = _COLOUR.sub("", text)
-    text = text.rstrip(_BLANKS)
-    return text if text.isascii() and text.isprintable() else _CONTROL.sub(_spelled, text)
+    return _without_nested(text) if "\x1b" in text and _COLOUR.search(text) else text
+
+
+def _without_nested(text: str) -> str:
+    """Return `text` without colour codes in one pass, however deep: passes until none is left would take hours for a hostile megabyte."""
+    kept: list[str] = []
+    for char in text:
+        if char == "m":
+            start = len(kept)
+            while start and kept[start - 1] in "0123456789;":
+                start -= 1
+            if kept[max(0, start - 2) : start] == ["\x1b", "["]:
+                del kept[start - 2 :]
+                continue
+        kept.append(char)
+    return "".join(kept)
 
 
 def _spelled(match: re.Match[str]) -> str:

@@ -24,7 +24,8 @@ from typing import TypeVar
 from dsmops.errors import InputError
 from dsmops.files import os_errors
 from dsmops.logs.blocks import cut_blocks, read_chunks
-from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule
+from dsmops.logs.plain_text import without_colours
+from dsmops.logs.rules import LIST_ITEM, LIST_OPEN, PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule, replace_item
 
 K = TypeVar("K", str, bytes)
 V = TypeVar("V")
@@ -64,7 +65,7 @@ class Redacted:
 
 
 class Redactor:
-    """Redacts line after line of one text; `counts` grows by rule. Feed lines in order: a PEM block may span many."""
+    """Redacts line after line of one text; `counts` grows by rule. Feed lines in order: a PEM block or a list may span many."""
 
     def __init__(self, key: bytes) -> None:
         self.counts: Counter[str] = Counter()
@@ -72,26 +73,33 @@ class Redactor:
         self._rules_by_shape: dict[bytes, tuple[Rule, ...]] = {}
         self._known: dict[str, tuple[str, list[str]]] = {}
         self._pem_lines_left = 0
+        self._open_list: str | None = None
+        """What the items of a list that has not ended are: the rule that replaces them."""
 
     def fresh(self) -> Redactor:
         """Return a redactor with the same key that has seen nothing."""
         return Redactor(self._key)
 
     @property
-    def inside_pem(self) -> bool:
-        """Whether a PEM block is open, so that the next line may be part of it."""
-        return self._pem_lines_left > 0
+    def inside_block(self) -> bool:
+        """Whether a PEM block or a list is open, so that the next line may be part of it."""
+        return self._pem_lines_left > 0 or self._open_list is not None
 
     def line(self, text: str) -> str:
         """Return one line, without its ending, redacted. Redacting the result again changes nothing."""
-        return self.part(self._inside_pem(text) if self._pem_lines_left else text)
+        if self._pem_lines_left:
+            text = self._inside_pem(text)
+        if self._open_list:
+            text = self._inside_list(text, self._open_list)
+        return self.part(text)
 
     def part(self, text: str) -> str:
-        """Return a part of a line that bears a stamp redacted; such a line may begin a PEM block, and is never inside one."""
+        """Return a part of a line that bears a stamp redacted; such a line may begin a PEM block or a list, and is never inside one."""
         if not self.rules(_shape(text)):
             return text
         if PEM_OPEN.search(text):
             self._pem_lines_left = PEM_LINES
+        self._open_list = next((kind for kind, pattern in LIST_OPEN.items() if pattern.search(text)), self._open_list)
         # Callers come back, and with them the same words.
         known = self._known.get(text)
         if known is None:
@@ -101,17 +109,22 @@ class Redactor:
         return known[0]
 
     def block(self, block: bytes) -> bytes:
-        """Return whole lines redacted, each shape of line looked at once. Blocks come in order."""
-        shapes = shape_of(block).split(b"\n")
+        """Return whole lines redacted, each shape of line looked at once. A line in colour that has a hit loses its colours.
+
+        Blocks come in order.
+        """
+        shapes = shape_of(without_colours(block.decode("latin-1")).encode("latin-1") if b"\x1b" in block else block).split(b"\n")
         loud = {shape for shape in set(shapes) if self.rules(shape)}
-        if not loud and not self.inside_pem:
+        if not loud and not self.inside_block:
             return block
         lines = block.split(b"\n")
         for index, shape in enumerate(shapes):
-            if shape in loud or self.inside_pem:
-                text = lines[index].decode("utf-8", "surrogateescape")
+            if shape in loud or self.inside_block:
+                text = without_colours(lines[index].decode("utf-8", "surrogateescape"))
                 ending = "\r" if text.endswith("\r") else ""
-                lines[index] = (self.line(text.removesuffix("\r")) + ending).encode("utf-8", "surrogateescape")
+                shown = self.line(text.removesuffix("\r")) + ending
+                if shown != text:
+                    lines[index] = shown.encode("utf-8", "surrogateescape")
         return b"\n".join(lines)
 
     def rules(self, shape: bytes) -> tuple[Rule, ...]:
@@ -153,6 +166,17 @@ class Redactor:
             return body["before"] + "<pem>"
         return text
 
+    def _inside_list(self, text: str, kind: str) -> str:
+        item = LIST_ITEM.fullmatch(text)
+        if item is None:
+            self._open_list = None
+            return text
+        shown = replace_item(kind, item, self._pseudonym)
+        if shown is None:
+            return text
+        self.counts[kind] += 1
+        return shown
+
     def _pseudonym(self, kind: str, value: str) -> str:
         digest = hmac.digest(self._key, f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256")
         return f"<{kind}:{digest[:4].hex()}>"
@@ -167,6 +191,8 @@ def _remember(cache: dict[K, V], key: K, value: V) -> None:
 
 def redact(data: bytes, key: bytes) -> Redacted:
     """Return `data` redacted under `key`, with line endings, invalid UTF-8 and everything the rules do not name as they were.
+
+    Only where a rule hits are the colours of that line gone with it.
 
     Idempotent: pseudonyms are no hits. The same value gives the same pseudonym under the same key, in this text and any other.
     """

@@ -15,7 +15,7 @@ from typing import Any
 
 from dsmops.logs.reader import MOST_SERVICES
 from dsmops.logs.redaction import MOST_PASSES
-from dsmops.logs.rules import PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule
+from dsmops.logs.rules import LIST_ITEM, LIST_OPEN, PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule, replace_item
 
 LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"]
 TARGET = r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]+)*"
@@ -59,6 +59,7 @@ class Oracle:
         self.is_error: dict[str, bool] = {}
         self.services: set[str] = set()
         self.pem_left = 0
+        self.list_kind = ""
         self.counts: dict[str, int] = {}
 
     def format(self, data: bytes) -> bytes:
@@ -250,8 +251,18 @@ class Oracle:
             elif found := PEM_BODY.fullmatch(text):
                 self.pem_left -= 1
                 text = found["before"] + "<pem>"
+        if self.list_kind and not stamped:
+            item = LIST_ITEM.fullmatch(text)
+            if item is None:
+                self.list_kind = ""
+            elif (instead := replace_item(self.list_kind, item, self.pseudonym)) is not None:
+                self.counts[self.list_kind] = self.counts.get(self.list_kind, 0) + 1
+                text = instead
         if PEM_OPEN.search(text):
             self.pem_left = PEM_LINES
+        for kind in ("text", "key"):
+            if LIST_OPEN[kind].search(text):
+                self.list_kind = kind
         for _ in range(MOST_PASSES):
             before = sum(self.counts.values())
             for rule in RULES:

@@ -8,6 +8,7 @@ import random
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 ALNUM = string.ascii_letters + string.digits
 WORDS = ["hello", "my name is", "Ångström", "call me at home", "the code is 1234", "it's [urgent]", 'she said "no"', "a, b & c"]
@@ -122,7 +123,32 @@ def named_value(rng: random.Random) -> Planted:
 @plant
 def list_of_keys(rng: random.Random) -> Planted:
     values = [secret(rng) for _ in range(3)]
-    return Planted("key", f"authorized_ids: {json.dumps(values)}, modules: 2", tuple(values))
+    shown = json.dumps(values)[1:-1]
+    form = rng.choice(["[{}]", "{{{}}}", "({})", "Some({{{}}})", "Array [{}]", "[[[{}]]]", 'Ids {{ name: "a]", ids: [{}] }}'])
+    return Planted("key", f"authorized_ids: {form.format(shown)}, modules: 2", tuple(values))
+
+
+@plant
+def wrapped_value(rng: random.Random) -> Planted:
+    """In the types that Debug of JSON and TOML values, of smart pointers and of structs shows."""
+    value = secret(rng)
+    form = rng.choice(['String("{}")', 'Some(String("{}"))', 'Secret(Box("{}"))', 'Token {{ value: "{}" }}', 'Sensitive("{}")', '&"{}"'])
+    return Planted("key", f'Object {{"auth_id": {form.format(value)}, "x": Number(1)}}', (value,))
+
+
+@plant
+def name_beside_value(rng: random.Random) -> Planted:
+    value = secret(rng)
+    form = rng.choice(['{{"name":"{}","value":"{}"}}', "{{'name': '{}', 'value': '{}'}}", 'Header {{ name: "{}", value: "{}" }}'])
+    return Planted("key", f"headers: [{form.format(rng.choice(SECRET_NAMES), value)}]", (value,))
+
+
+@plant
+def url_in_a_url(rng: random.Random) -> Planted:
+    value = chars(rng, 20)
+    name = rng.choice(["auth_id", "token", "X-Amz-Signature", "X-Goog-Signature", "api_key", "sig"])
+    target = quote(f"https://host/api?{name}={value}&x=1", safe="")
+    return Planted("key", f"GET /login?next={rng.choice([target, quote(target)] if name != 'sig' else [target])} 302", (value,))
 
 
 @plant
@@ -209,6 +235,9 @@ def vendor_token(rng: random.Random) -> Planted:
             f"github_pat_{chars(rng, 40)}",
             f"sk-proj-{chars(rng, 40)}",
             f"glpat-{chars(rng, 20)}",
+            f"sk_live_{chars(rng, 24)}",
+            f"npm_{chars(rng, 36)}",
+            f"x_hf_{chars(rng, 34)}",
         ]
     )
     return Planted("token", f"failed to download with {value}: 401", (value,))
@@ -244,6 +273,7 @@ def address_v4(rng: random.Random) -> Planted:
             "[{}]",
             "X-Forwarded-For: {}, 127.0.0.1",
             "peer {}.",
+            "peer/{}:51234",
         ]
     )
     return Planted("ip", f"handling asr-streaming query {form.format(value)}", (value,))
@@ -253,7 +283,11 @@ def address_v4(rng: random.Random) -> Planted:
 def address_v6(rng: random.Random) -> Planted:
     value = ipv6(rng)
     return Planted(
-        "ip", rng.choice(["addr={}", "http://[{}]:8080/", "from {} port 1", '"x-real-ip": "{}"', "{}: refused"]).format(value), (value,)
+        "ip",
+        rng.choice(["addr={}", "http://[{}]:8080/", "from {} port 1", '"x-real-ip": "{}"', "{}: refused", "peer {}.", "{}%eth0"]).format(
+            value
+        ),
+        (value,),
     )
 
 
@@ -279,6 +313,9 @@ def home_folder(rng: random.Random) -> Planted:
             "C:\\Users\\{}\\logs",
             "file:///home/{}/a.wav",
             '"/home/{}"',
+            "/home//{}/x",
+            "c:\\users\\{}\\logs",
+            "next=%2Fhome%2F{}%2Fx",
         ]
     )
     return Planted("home", f"loading {form.format(user)}", (user,))
@@ -294,6 +331,7 @@ def tts_text(rng: random.Random) -> Planted:
             f'handling py streaming post query Json(TtsQuery {{ text: {json.dumps(" ".join(texts), ensure_ascii=False)}, voice: "a" }})',
             f"starting tts prompt={shown}",
             f'saved query {{"texts": {shown}, "seed": 1}}',
+            f'sent {{"type": "Text", "text": {json.dumps(texts[0], ensure_ascii=False)}}}',
         ]
     )
     return Planted("text", form, tuple(json.dumps(text, ensure_ascii=False)[1:-1] for text in texts))

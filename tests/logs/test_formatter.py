@@ -22,6 +22,7 @@ STARTS = [
     datetime(2025, 3, 9, 6, 50, tzinfo=UTC),  # and forward at 07:00
     datetime(2025, 4, 5, 14, 30, tzinfo=UTC),  # Lord Howe's go back by half an hour at 15:00
 ]
+LIST = ["  auth_id: Some(", '    "s3cret-one",', "authorized_ids = [", "  'a', 'b'", "text: [", "]"]
 PEM = ["-----BEGIN PRIVATE KEY-----", "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC", "  c2hvcnQ=", "-----END PRIVATE KEY-----"]
 DAMAGE = [
     b"",
@@ -86,6 +87,8 @@ def some_log(rng: random.Random, start: datetime) -> bytes:
             )
         if rng.random() < 0.01:
             lines += PEM[: rng.randint(1, 4)]
+        if rng.random() < 0.02:
+            lines += rng.choices(LIST, k=rng.randint(1, 6))
     data = b"".join(line.encode() + rng.choice([b"\n"] * 9 + [b"\r\n"]) for line in lines)
     if rng.random() < 0.3:
         data = data[: -rng.randint(1, 30)]
@@ -116,7 +119,7 @@ def test_any_log_gives_the_bytes_of_the_plain_way(seed: int) -> None:
 PIECES = [
     *(dialect(step(random.Random(5), START, 17)).encode() for dialect in DIALECTS.values()),
     *(dialect(Event(START, "ERROR", "moshi_server", "src/main.rs", 7, "py", {"err": "1"})).encode() for dialect in DIALECTS.values()),
-    *(line.encode() for line in PEM),
+    *(line.encode() for line in [*PEM, *LIST]),
     *DAMAGE,
     b"Caused by:",
     b"Traceback (most recent call last):",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dsmops.logs import Clock, LogRecord, Style, parse, render
 from dsmops.logs.formats import FORMATS
+from dsmops.logs.plain_text import clean
 from dsmops.logs.reader import Reader
 from tests.logs.server_logs import CAUSES, DIALECTS, START, TRACEBACK, Event, ansi, compose, other, plain
 
@@ -19,6 +20,12 @@ INFO = Event(START, "INFO", "moshi_server", "src/main.rs", 7, "hello")
 
 def records(*lines: str) -> list[LogRecord]:
     return list(parse((line.encode() for line in lines), Clock(ZoneInfo("America/New_York"))))
+
+
+def test_colours_within_colours_go_in_linear_time() -> None:
+    """A code that only the removal of others puts together goes too, however deep, and what is left over is spelled out."""
+    assert clean("\x1b\x1b[2m[0mone\x1b[3") == "one\\x1b[3"
+    assert clean("\x1b[" * 200_000 + "1;2m" * 200_000 + "two") == "two"
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
