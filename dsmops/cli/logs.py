@@ -52,7 +52,7 @@ def format_log(
             "-o",
             metavar="FILE",
             help="Where to write; - is stdout; names in .gz and .zst are compressed. Default: from a folder named raw to the folder "
-            "above it, else friendly-<name> beside the input; stdout for stdin and --follow.",
+            "above it, else friendly-<name> beside the input; stdout for stdin, pipes and --follow.",
         ),
     ] = None,
     tz: Annotated[
@@ -78,7 +78,9 @@ def format_log(
         typer.Option("--since", metavar="TIME", help="From this time on: '2025-11-15 08:39', 08:39 (today), yesterday, or -3h."),
     ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows, through rotation, until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as the log grows, through rotation and into the next day's file, until Ctrl-C.")
+    ] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Write one JSON object per event, its continuation lines included.")] = False,
     redact: Annotated[
         bool,
@@ -105,15 +107,16 @@ def format_log(
       dsmops format-log log.stt.2025-11-15 --follow --jsonl
     """
     from dsmops.cli.views.logs import show_format
-    from dsmops.logs import Clock, Filter, Style, load_or_create_key, parse_moment
+    from dsmops.logs import Clock, Filter, Style, can_follow, load_or_create_key, parse_moment, plan_output
     from dsmops.logs import format_log as run
 
     out = Reporter.open("format-log", json=json, quiet=quiet, debug=debug)
-    if json and (output == "-" or (output is None and (source == "-" or follow))):
+    following = follow and can_follow(source)
+    if json and plan_output(source, output, following=following) is None:
         raise typer.BadParameter("--json reports on stdout, where the log goes; name a file with -o")
     zone, now = parse_zone(tz), datetime.now(UTC)
     begin, end = (parse_moment(moment, now, zone) if moment else None for moment in (since, until))
-    with _stop_on_ctrl_c(follow) as stop, _end_with_the_reader_of_stdout():
+    with _stop_on_ctrl_c(following) as stop, _end_with_the_reader_of_stdout():
         report = run(
             source,
             output,
@@ -121,6 +124,7 @@ def format_log(
             key=load_or_create_key() if redact else None,
             wanted=Filter(parse_level(level) if level else None, tuple(target or ()), begin, end),
             stop=stop,
+            on_next=lambda path: out.note(f"{path.name}: a later date, goes on there"),
             progress=out.progress(),
         )
     if json:
@@ -132,9 +136,9 @@ def format_log(
 
 
 @contextmanager
-def _stop_on_ctrl_c(follow: bool) -> Iterator[Event | None]:
+def _stop_on_ctrl_c(following: bool) -> Iterator[Event | None]:
     """Yield an event that the first Ctrl-C sets, so that what was read is still written. A second one ends the process at once."""
-    if not follow:
+    if not following:
         yield None
         return
     stop = Event()

@@ -9,6 +9,7 @@ redact, scan    bytes without what the rules find; how much they would find
 from dsmops.facts import RULE_SET_VERSION
 from dsmops.logs.clock import Clock
 from dsmops.logs.filters import Filter, parse_moment
+from dsmops.logs.follow import can_follow
 from dsmops.logs.formatter import Counts, Formatter
 from dsmops.logs.job import FormatReport, format_log
 from dsmops.logs.reader import parse
@@ -29,6 +30,7 @@ __all__ = [
     "Redacted",
     "Redactor",
     "Style",
+    "can_follow",
     "decompressed",
     "format_log",
     "load_or_create_key",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,15 +11,16 @@ from io import UnsupportedOperation
 from pathlib import Path
 from threading import Event
 
+from dsmops.files import translate
 from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.filters import Filter
-from dsmops.logs.follow import follow
+from dsmops.logs.follow import can_follow, follow
 from dsmops.logs.formatter import Formatter
 from dsmops.logs.parts import Part, PartAtWork, at_work, plan_parts
 from dsmops.logs.redaction import Redactor
 from dsmops.logs.render import Style
-from dsmops.logs.sinks import STDOUT, Write, open_sink, plan_output, refuse_same_file
-from dsmops.logs.sources import STDIN, local_path, open_source
+from dsmops.logs.sinks import Write, open_sink, plan_output, refuse_same_file
+from dsmops.logs.sources import local_path, open_source
 from dsmops.progress import SILENT, Progress
 
 
@@ -46,26 +47,26 @@ def format_log(
     key: bytes | None,
     wanted: Filter | None = None,
     stop: Event | None = None,
+    on_next: Callable[[Path], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> FormatReport:
     """Format a log and return what was seen. `output` is a path, `-`, or None for the place that `plan_output` finds.
 
-    `key` redacts under this key; None leaves everything in. With `stop` the log is followed until it is set; standard input and pipes
-    end by themselves. The output appears whole or not at all, unless it is followed or a stream.
+    `key` redacts under this key; None leaves everything in. With `stop` a log that `can_follow` is followed until it is set; `on_next` is
+    told of each file of a later date in which it goes on. The output appears whole or not at all, unless it is followed or a stream.
 
     Raises:
         InputError: source and output cannot be used as they are.
         FileAccessError, DiskFullError, TargetBusyError: reading or writing failed.
         BrokenPipeError: the reader of standard output went away.
     """
-    path = None if source == STDIN else local_path(source)
-    following = stop is not None and path is not None and path.is_file()
-    target = plan_output(source, STDOUT if output is None and following else output)
+    following = stop is not None and can_follow(source)
+    target = plan_output(source, output, following=following)
     formatter = Formatter(style, redactor=Redactor(key) if key is not None else None, wanted=wanted)
     # A part is a file until its turn comes, so a stream, which may be endless, gets none.
     parts = [] if target is None or following else plan_parts(source)
     with (
-        _open_chunks(source, stop if following else None, parts, progress) as chunks,
+        _open_chunks(source, parts, progress, stop if following else None, on_next) as chunks,
         # Before the target is opened: a process inherits what is open, and with it the lock that says who writes the target.
         at_work(parts[1:], formatter) as others,
         _open_target(source, target, streaming=following) as write,
@@ -132,10 +133,12 @@ def _take_over(others: list[PartAtWork], formatter: Formatter, out: _Behind) -> 
 
 
 @contextmanager
-def _open_chunks(source: str, stop: Event | None, parts: list[Part], progress: Progress) -> Iterator[Iterator[bytes]]:
+def _open_chunks(
+    source: str, parts: list[Part], progress: Progress, stop: Event | None, on_next: Callable[[Path], object]
+) -> Iterator[Iterator[bytes]]:
     """Yield the bytes to format here: what grows, the first of several parts, or all."""
     if stop is not None:
-        yield follow(local_path(source), stop)
+        yield follow(local_path(source), stop, on_next=on_next)
     elif len(parts) > 1:
         yield parts[0].chunks(progress)
     else:
@@ -154,7 +157,12 @@ def _open_target(source: str, target: Path | None, *, streaming: bool) -> Iterat
         refuse_same_file(source, stdout.fileno())
 
     def write_now(data: bytes) -> None:
-        stdout.write(data)
-        stdout.flush()
+        try:
+            stdout.write(data)
+            stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise translate(exc, "standard output") from exc
 
     yield write_now

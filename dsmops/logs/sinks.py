@@ -14,7 +14,7 @@ import zstandard
 
 from dsmops.errors import InputError
 from dsmops.files import os_errors, replace_atomically
-from dsmops.logs.sources import STDIN, local_path
+from dsmops.logs.sources import STDIN, is_stream, local_path
 
 STDOUT = "-"
 
@@ -26,16 +26,16 @@ _COMPRESSORS: dict[str, Callable[[], Any]] = {
 }
 
 
-def plan_output(source: str, output: str | None) -> Path | None:
+def plan_output(source: str, output: str | None, *, following: bool = False) -> Path | None:
     """Return the file to write for a source, or None for standard output.
 
     Without `output`: a log in a folder named `raw` goes to the folder above it, any other beside itself as `friendly-<name>`, both seen
-    from the real place of the file; standard input goes to standard output.
+    from the real place of the file; standard input, pipes, devices and what is followed go to standard output.
 
     Raises:
         InputError: that file is the source.
     """
-    if output == STDOUT or (output is None and source == STDIN):
+    if output == STDOUT or (output is None and (following or source == STDIN or is_stream(local_path(source)))):
         return None
     if output is not None:
         target = Path(output)
@@ -65,7 +65,7 @@ def open_sink(target: Path, *, streaming: bool = False) -> Iterator[Write]:
     output that has no end.
     """
     new = _COMPRESSORS.get(target.suffix)
-    if streaming or (target.exists() and not target.is_file() and not target.is_dir()):
+    if streaming or is_stream(target):
         if new and streaming:
             raise InputError(f"{target}: output that is followed cannot be compressed", hint="Name a file without .gz or .zst.")
         with os_errors(target), target.open("wb", buffering=0) as file:

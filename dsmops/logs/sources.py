@@ -24,6 +24,8 @@ _COMPRESSED_CHUNK_BYTES = 64 << 10
 _MAGIC: dict[bytes, tuple[str, Callable[[], Any]]] = {
     b"\x1f\x8b": ("gzip", lambda: zlib.decompressobj(wbits=31)),
     b"\x28\xb5\x2f\xfd": ("zstd", lambda: zstandard.ZstdDecompressor().decompressobj()),
+    # A frame to skip, with which pzstd begins.
+    b"\x50\x2a\x4d\x18": ("zstd", lambda: zstandard.ZstdDecompressor().decompressobj()),
 }
 
 
@@ -49,6 +51,11 @@ def open_source(source: str, *, progress: Progress = SILENT) -> AbstractContextM
 def local_path(source: str) -> Path:
     """Return the path that a source of scheme `file`, or without one, names."""
     return Path(source.removeprefix("file://"))
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether something is there that is neither a file nor a folder: a pipe, a device."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def decompressed(stream: BinaryIO, name: str, progress: Progress = SILENT) -> Iterator[bytes]:

@@ -178,6 +178,44 @@ def test_following_goes_through_rotation_and_ends_with_ctrl_c(log: Path) -> None
     assert "events" in err
 
 
+def test_following_goes_on_in_the_file_of_the_next_day(log: Path) -> None:
+    """At midnight moshi-server begins a new file; it is followed, and stderr says so."""
+    following = Following(log)
+    try:
+        for _ in range(6):
+            following.line()
+        log.with_name("log.stt.2025-11-16").write_text(plain(EVENT) + "\n")
+        assert following.line() == LINE + "\n"
+        code, _, err = following.interrupt()
+    finally:
+        following.process.kill()
+    assert code == 130
+    assert "log.stt.2025-11-16: a later date, goes on there" in err
+
+
+def test_ctrl_c_ends_what_cannot_be_followed_at_once(tmp_path: Path) -> None:
+    """A pipe that is open but silent does not hold `--follow` back from ending."""
+    os.mkfifo(tmp_path / "pipe")
+    following = Following(tmp_path / "pipe")
+    try:
+        with (tmp_path / "pipe").open("w", buffering=1) as pipe:
+            pipe.write("one\n")
+            assert following.line() == "one\n"
+            assert following.interrupt()[0] == 130
+    finally:
+        following.process.kill()
+
+
+def test_a_full_disk_behind_standard_output_is_named() -> None:
+    """`> /dev/full` is one clear error, without a second one when Python ends."""
+    command = [sys.executable, "-m", "dsmops", "format-log", "-", "--quiet"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, input=b"one\n", stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 5
+    assert done.stderr.decode().splitlines()[0].startswith("error: no room left while writing standard output")
+    assert b"Exception ignored" not in done.stderr
+
+
 def test_following_json_lines_does_not_hold_the_last_event_back(log: Path) -> None:
     """In a pause of the log the last event is complete, and is written."""
     following = Following(log, "--jsonl")

@@ -57,6 +57,15 @@ def test_streams_stay_streams() -> None:
     assert plan_output("-", None) is None
     assert plan_output("log.x", "-") is None
     assert plan_output("-", "out") == Path("out")
+    assert plan_output("log.x", None, following=True) is None
+
+
+def test_pipes_and_devices_go_to_standard_output(tmp_path: Path) -> None:
+    """`format-log <(zcat log.gz)` has no place beside its input; nothing is made in /dev or /proc."""
+    os.mkfifo(tmp_path / "pipe")
+    assert plan_output(str(tmp_path / "pipe"), None) is None
+    assert plan_output("/dev/null", None) is None
+    assert plan_output(str(tmp_path / "pipe"), "out") == Path("out")
 
 
 def test_the_input_is_never_the_output(log: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ COMPRESSED = {
     "two gzip members": gzip.compress(TEXT[:1000]) + gzip.compress(TEXT[1000:]),
     "zstd": zstandard.compress(TEXT),
     "two zstd frames": zstandard.compress(TEXT[:1000]) + zstandard.compress(TEXT[1000:]),
+    "zstd after a frame to skip": b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstandard.compress(TEXT),
     "plain": TEXT,
 }
 
@@ -155,6 +156,39 @@ def test_a_truncated_file_is_read_anew(tmp_path: Path) -> None:
     assert followed(path, lambda: path.write_bytes(b"short\n")) == b"a long first line\nhalf\nshort\n"
     path.write_bytes(b"x" * 50 + b"\n")
     assert followed(path, lambda: os.truncate(path, 0), lambda: path.write_bytes(b"y\n")) == b"x" * 50 + b"\ny\n"
+
+
+def test_the_file_of_the_next_day_comes_next(tmp_path: Path) -> None:
+    """A dated log is read to its end, then the next day's, day after day, and each is told; other names are other logs."""
+    path = tmp_path / "log.stt.2025-11-15"
+    path.write_bytes(b"one\n")
+    others = ["log.stt.2025-11-14", "log.stt.2025-11-16.gz", "log.tts.2025-11-16", "friendly-log.stt.2025-11-16", "log.stt.2025-11-1x"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"another\n")
+    told: list[str] = []
+
+    def midnight() -> None:
+        with path.open("ab") as file:
+            file.write(b"half")
+        (tmp_path / "log.stt.2025-11-16").write_bytes(b"two\n")
+        (tmp_path / "log.stt.2025-11-18").write_bytes(b"three\n")
+
+    steps = Pauses(None, midnight, lambda: path.rename(tmp_path / "away"))
+    assert b"".join(follow(path, steps, on_next=lambda new: told.append(new.name))) == b"one\nhalf\ntwo\nthree\n"  # type: ignore[arg-type]
+    assert told == ["log.stt.2025-11-16", "log.stt.2025-11-18"]
+
+
+def test_a_dated_file_that_is_replaced_is_read_before_the_next_day(tmp_path: Path) -> None:
+    """Nothing of a day is skipped because the next one has begun."""
+    path = tmp_path / "log.stt.2025-11-15"
+    path.write_bytes(b"one\n")
+
+    def rotate() -> None:
+        path.rename(tmp_path / "away")
+        path.write_bytes(b"two\n")
+        (tmp_path / "log.stt.2025-11-16").write_bytes(b"three\n")
+
+    assert followed(path, rotate) == b"one\ntwo\nthree\n"
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
