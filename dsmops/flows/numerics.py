@@ -191,4 +191,4 @@ def _notes(plan: NumericsPlan, audio_s: float, *, on_cpu: bool) -> Iterator[str]
         tensors = counted(plan.kept_f32, "tensor")
         yield f"Stored in F32 but computed in {plan.dtype} like the rest, as moshi-server and the embedded worker do: {tensors}."
     if audio_s >= LONGEST_S:
-        yield f"Only the first {LONGEST_S:.0f} s of the recording were used."
+        yield f"No more than the first {LONGEST_S:g} s of a recording are used."

@@ -1,7 +1,8 @@
 """`python -m tests.support.numerics_report`: what float16 does to language models of the published sizes, with random weights.
 
 Writes each model as bfloat16, converts it as `convert` does, and compares the two as `verify --numerics` does, on generated sound through
-a random Mimi. Needs torch, safetensors, sentencepiece, numpy and rich.
+a random Mimi. Needs torch, safetensors, sentencepiece, numpy and rich. With `--break`, two weights that fit float16 well are planted in a
+layer whose gate product then does not.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from tests.support.networks import published_shape, random_weights, write_mimi
 from tests.support.random_stt import NoText
 
 FRAME_SAMPLES = 1920
+BROKEN_LAYER = 7
+LARGE = 0x46EA  # 29952, in bfloat16
 
 
 def sound(seconds: float) -> Iterator[Frame]:
@@ -45,12 +48,14 @@ def sound(seconds: float) -> Iterator[Frame]:
         yield (rng.uniform(-0.3, 0.3, FRAME_SAMPLES) * swell).astype(np.float32)
 
 
-def report(name: str, folder: Path, device: torch.device, seconds: float) -> NumericsReport:
+def report(name: str, folder: Path, device: torch.device, seconds: float, *, broken: bool = False) -> NumericsReport:
     """Compare one random model with its conversion."""
     shape = published_shape(name)
     config = SttConfig(shape, 100_000.0, 6)
     files = folder / f"{name}.safetensors", folder / f"{name}.f16.safetensors"
-    write_checkpoint(files[0], {tensor: ("BF16", size) for tensor, size in shape.tensors().items()})
+    gates = f"transformer.layers.{BROKEN_LAYER}.gating.linear_in.weight"
+    plant = {gates: {0: LARGE, shape.ffn_hidden * shape.d_model: LARGE}} if broken else {}
+    write_checkpoint(files[0], {tensor: ("BF16", size) for tensor, size in shape.tensors().items()}, plant=plant)
     convert(plan_conversion(files[0], files[1], DType.F16), digest=False, fsync=False)
     mimi_file = folder / "mimi.safetensors"
     if not mimi_file.exists():
@@ -84,11 +89,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", choices=models, action="append", help="default: all")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--break", dest="broken", action="store_true", help="make one layer overflow in float16")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.model or models:
-            found = report(name, Path(folder), torch.device(chosen.device), chosen.seconds)
+            found = report(name, Path(folder), torch.device(chosen.device), chosen.seconds, broken=chosen.broken)
             Reporter("numerics", json=chosen.json).result(found, show_numerics(found))
     return 0
 
