@@ -215,53 +215,54 @@ def test_with_a_model_named_its_own_weights_are_not_looked_for(folder: Path) -> 
     assert plan.stt.files.lm == source
 
 
-class TestCommand:
-    """The whole command, as it is run."""
+def run(folder: Path, target: Path, *more: str | Path) -> Run:
+    return dsmops("verify", folder / LM_FILE, target, "--numerics", folder / "speech.wav", "--cpu", *more)
 
-    @staticmethod
-    def run(folder: Path, target: Path, *more: str | Path) -> Run:
-        return dsmops("verify", folder / LM_FILE, target, "--numerics", folder / "speech.wav", "--cpu", *more)
 
-    def test_yes_is_exit_0_with_both_answers_in_one_document(self, folder: Path) -> None:
-        """Values and numerics, with the thresholds that the verdict was measured by."""
-        done = self.run(folder, converted(folder), "--json")
-        assert (done.code, done.stderr) == (0, "")
-        found = done.document
-        assert (found["schema"], found["differences"]) == ("dsmops.verify/1", [])
-        assert found["numerics"]["verdict"] == "yes"
-        assert found["numerics"]["thresholds"]["least_headroom"] == 2.0
-        assert {place["layer"] for place in found["numerics"]["places"]} >= {"emb", "transformer.layers.1", "text_linear"}
-        assert len(found["numerics"]["source"]["tokens"]) == found["numerics"]["steps"]
+def test_yes_is_exit_0_with_both_answers_in_one_document(folder: Path) -> None:
+    """Values and numerics, with the thresholds that the verdict was measured by."""
+    done = run(folder, converted(folder), "--json")
+    assert (done.code, done.stderr) == (0, "")
+    found = done.document
+    assert (found["schema"], found["differences"]) == ("dsmops.verify/1", [])
+    assert found["numerics"]["verdict"] == "yes"
+    assert found["numerics"]["thresholds"]["least_headroom"] == 2.0
+    assert {place["layer"] for place in found["numerics"]["places"]} >= {"emb", "transformer.layers.1", "text_linear"}
+    assert len(found["numerics"]["source"]["tokens"]) == found["numerics"]["steps"]
 
-    def test_no_is_exit_1_although_every_value_agrees(self, folder: Path) -> None:
-        """The table and the reason are on stdout, and nothing is on stderr."""
-        change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
-        done = self.run(folder, converted(folder))
-        assert (done.code, done.stderr) == (1, "")
-        assert "every value compared" in done.stdout
-        assert "no: the converted model, computed in F16, gives NaN or infinity" in done.stdout
-        assert "transformer.layers.1" in done.stdout
 
-    def test_checkpoints_of_different_shapes_are_not_run(self, folder: Path) -> None:
-        """The differences are named, the answer is no, and there are no numerics."""
-        other = write_tiny_weights(folder / "other.safetensors")
-        done = self.run(folder, other, "--json")
-        assert done.code == 1
-        assert done.document["numerics"] is None
-        assert done.document["differences"]
-        assert "were not run" in self.run(folder, other).stdout
+def test_no_is_exit_1_although_every_value_agrees(folder: Path) -> None:
+    """The table and the reason are on stdout, and nothing is on stderr."""
+    change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
+    done = run(folder, converted(folder))
+    assert (done.code, done.stderr) == (1, "")
+    assert "every value compared" in done.stdout
+    assert "no: the converted model, computed in F16, gives NaN or infinity" in done.stdout
+    assert "transformer.layers.1" in done.stdout
 
-    def test_options_of_numerics_need_it(self, folder: Path) -> None:
-        """--model and --cpu alone are a mistake in the command line."""
-        assert dsmops("verify", folder / LM_FILE, converted(folder), "--cpu").code == 2
 
-    def test_without_it_no_torch_is_loaded(self, folder: Path) -> None:
-        """Comparing values needs neither the extra nor its time."""
-        script = (
-            "import sys\nfrom dsmops.cli.app import app\n"
-            f"app(['verify', {str(folder / LM_FILE)!r}, {str(converted(folder))!r}], standalone_mode=False)\n"
-            "sys.exit(bool({'torch', 'soundfile'} & sys.modules.keys()))"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "every value compared" in done.stdout
+def test_checkpoints_of_different_shapes_are_not_run(folder: Path) -> None:
+    """The differences are named, the answer is no, and there are no numerics."""
+    other = write_tiny_weights(folder / "other.safetensors")
+    done = run(folder, other, "--json")
+    assert done.code == 1
+    assert done.document["numerics"] is None
+    assert done.document["differences"]
+    assert "were not run" in run(folder, other).stdout
+
+
+def test_options_of_numerics_need_it(folder: Path) -> None:
+    """--model and --cpu alone are a mistake in the command line."""
+    assert dsmops("verify", folder / LM_FILE, converted(folder), "--cpu").code == 2
+
+
+def test_without_it_no_torch_is_loaded(folder: Path) -> None:
+    """Comparing values needs neither the extra nor its time."""
+    script = (
+        "import sys\nfrom dsmops.cli.app import app\n"
+        f"app(['verify', {str(folder / LM_FILE)!r}, {str(converted(folder))!r}], standalone_mode=False)\n"
+        "sys.exit(bool({'torch', 'soundfile'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "every value compared" in done.stdout
