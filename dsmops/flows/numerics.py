@@ -18,7 +18,7 @@ from dsmops.audio import Samples, frames, open_audio
 from dsmops.checkpoint import Checkpoint, open_checkpoint
 from dsmops.errors import GpuMemoryError, InputError, SourceError
 from dsmops.facts import DType
-from dsmops.flows.numerics_verdict import Heard, NumericsReport, judge
+from dsmops.flows.numerics_verdict import NumericsReport, Setting, judge
 from dsmops.flows.speech import Announce, SttSource, find_stt
 from dsmops.hub import is_hub_source, parse_source
 from dsmops.progress import SILENT, Progress
@@ -85,7 +85,7 @@ def plan_numerics(
         dtype=dtype,
         kept_f32=0 if dtype is DType.F32 else sum(tensor.dtype == DType.F32 for tensor in after.tensors.values()),
         same_layout=_shapes(before) == _shapes(after),
-        stt=find_stt(model or _model_beside(source), lm=original, progress=progress, announce=announce),
+        stt=_find_model(source, model, original, progress, announce),
     )
 
 
@@ -124,7 +124,7 @@ def compare_numerics(plan: NumericsPlan, *, cpu: bool = False, progress: Progres
         raise GpuMemoryError(exc.message, hint=hint) from exc
     audio_s = recording.heard_frames / FRAMES_PER_S
     return judge(
-        Heard(audio.name, audio_s, ceil(config.silence_prefix_s * FRAMES_PER_S), plan.stt.name, str(device)),
+        Setting(audio.name, audio_s, ceil(config.silence_prefix_s * FRAMES_PER_S), plan.stt.name, str(device)),
         (plan.source, plan.target),
         plan.dtype,
         (original, converted),
@@ -166,19 +166,21 @@ def _main_dtype(checkpoint: Checkpoint) -> DType:
     return DType(name)
 
 
-def _model_beside(source: str) -> str:
-    """Return what names the model that a checkpoint belongs to: the config in its repository or folder."""
-    if is_hub_source(source):
-        return str(parse_source(source).sibling(_CONFIG_FILE))
+def _find_model(source: str, model: str | None, lm: Path, progress: Progress, announce: Announce) -> SttSource:
+    """Return the model that `model` names, else the one whose config lies beside `source`; its weights are `lm`."""
+    if model is not None:
+        return find_stt(model, lm=lm, progress=progress, announce=announce)
     path = Path(source).expanduser()
-    config = (path if path.is_dir() else path.parent) / _CONFIG_FILE
-    if not config.is_file():
+    folder = path if path.is_dir() else path.parent
+    config = parse_source(source).sibling(_CONFIG_FILE) if is_hub_source(source) else folder / _CONFIG_FILE
+    try:
+        return find_stt(str(config), lm=lm, progress=progress, announce=announce)
+    except SourceError as exc:
         raise SourceError(
-            f"there is no {_CONFIG_FILE} beside {source}, which would say how its model is run",
+            f"how the model in {source} is run should be said beside it, and is not: {exc.message}",
             hint="Pass --model: a published model's name, hf://org/repo, a folder with a config.json, or a moshi-server .toml.",
             code="model.unknown",
-        )
-    return str(config)
+        ) from exc
 
 
 def _notes(plan: NumericsPlan, audio_s: float, *, on_cpu: bool) -> Iterator[str]:

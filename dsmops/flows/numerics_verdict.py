@@ -125,8 +125,8 @@ class NumericsReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """The recording that both models heard. `prefix_frames` of silence went before it."""
+class Setting:
+    """What both models heard, and what they ran on. `prefix_frames` of silence went before the recording."""
 
     audio: str
     audio_s: float
@@ -140,7 +140,7 @@ class _Decoder(Protocol):
 
 
 def judge(
-    heard: Heard,
+    setting: Setting,
     files: tuple[Path, Path],
     dtype: DType,
     runs: tuple[Hearing, Hearing],
@@ -170,15 +170,15 @@ def judge(
         findings=findings,
         notes=tuple(notes),
         thresholds=Thresholds(),
-        model=heard.model,
-        device=heard.device,
-        audio=heard.audio,
-        audio_s=heard.audio_s,
+        model=setting.model,
+        device=setting.device,
+        audio=setting.audio,
+        audio_s=setting.audio_s,
         steps=len(original.tokens),
         source=source,
         target=target,
         logits=logits,
-        agreement=_agreement(source, target, heard.prefix_frames),
+        agreement=_agreement(source, target, setting.prefix_frames),
         places=places,
     )
 

@@ -22,7 +22,7 @@ import torch
 from dsmops.checkpoint import convert, plan_conversion, write_checkpoint
 from dsmops.cli.views.numerics import show_numerics
 from dsmops.facts import DType
-from dsmops.flows.numerics_verdict import Heard, NumericsReport, judge
+from dsmops.flows.numerics_verdict import NumericsReport, Setting, judge
 from dsmops.models import MODELS
 from dsmops.report import Reporter
 from dsmops.worker.models.config import FRAMES_PER_S, SttConfig
@@ -78,8 +78,8 @@ def report(name: str, folder: Path, device: torch.device, seconds: float, *, bro
     converted = follow(files[1], DType.F16, original)
     for file in files:
         file.unlink()
-    heard = Heard("generated sound", seconds, 0, f"{name}, random weights", str(device))
-    return judge(heard, files, DType.F16, (original, converted), compare(original, converted), NoText())
+    setting = Setting("generated sound", seconds, 0, f"{name}, random weights", str(device))
+    return judge(setting, files, DType.F16, (original, converted), compare(original, converted), NoText())
 
 
 def main(arguments: list[str] | None = None) -> int:

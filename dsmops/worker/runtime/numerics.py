@@ -102,8 +102,8 @@ def encode(mimi: MimiEncoder, frames: Iterable[Frame], codebooks: int, *, device
 def hear(lm: SttLm, codes: Tensor, *, told: Hearing | None = None, progress: Progress = SILENT) -> Hearing:
     """Step `lm` through `codes` (int64 [T, K]), always choosing the most probable token; step t hears frame t - 1, as in serving.
 
-    With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is fed its own. The tokens that a
-    prompt or a temperature would change are not: this compares arithmetic.
+    With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is fed its own. Prompts
+    and temperatures play no part: this compares arithmetic.
 
     Raises:
         GpuMemoryError, DeviceLostError: the device has no room, or failed.
