@@ -15,6 +15,8 @@
     │   ├── DiskFullError
     │   ├── GpuMemoryError                a model and its streams do not fit on the device
     │   ├── DeviceLostError               the GPU failed while it worked
+    │   ├── ModelLoopError                the loop that steps a served model died of something unforeseen
+    │   ├── PortInUseError                another process listens there
     │   ├── FileAccessError               permission refused, or the disk failed
     │   └── TargetBusyError               a second writer holds the target
     └── RemoteError              exit 6   the other side failed
@@ -99,14 +101,17 @@ class DriverMissingError(EnvironmentMissingError):
 
 
 class ExtraMissingError(EnvironmentMissingError):
-    """`purpose` ("reading audio") needs `package` of the extra `extra`, which is not installed. Raise it `from` the ImportError."""
+    """`purpose` ("reading audio") needs `package`, which is not installed. Raise it `from` the ImportError.
+
+    `extra` is the one that brings the package, None for a package that no extra brings.
+    """
 
     default_code = "environment.extra"
 
-    def __init__(self, purpose: str, package: str, *, extra: str = "worker") -> None:
+    def __init__(self, purpose: str, package: str, *, extra: str | None = "worker") -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed or cannot be loaded",
-            hint=f"Run `pip install 'dsmops[{extra}]'`.",
+            hint=f"Run `pip install 'dsmops[{extra}]'`." if extra else f"Run `pip install {package}`.",
         )
         self.package, self.extra = package, extra
 
@@ -144,6 +149,14 @@ class GpuMemoryError(ResourceError):
 
 class DeviceLostError(ResourceError):
     default_code = "gpu.lost"
+
+
+class ModelLoopError(ResourceError):
+    default_code = "worker.loop_died"
+
+
+class PortInUseError(ResourceError):
+    default_code = "port.in_use"
 
 
 class FileAccessError(ResourceError):

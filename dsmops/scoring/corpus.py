@@ -1,0 +1,48 @@
+"""Recordings with what is said in them, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsmops.errors import InputError
+
+BAD_ROW = "corpus.row"
+
+TEXT_COLUMNS = ("text", "sentence", "normalized_text", "transcript", "transcription")
+"""Where a reference is looked for; the first that is there counts. Source: upstream's evaluation script."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A recording, by its path or as the bytes of its file, and what is said in it. `name` is for people."""
+
+    name: str
+    audio: Path | bytes
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What to evaluate on: `count` utterances, which can be read once."""
+
+    name: str
+    count: int
+    utterances: Iterable[Utterance]
+
+
+def reference_of(row: Mapping[str, Any], *, where: str) -> str:
+    """Return a row's reference; `where` the row is, is for the error.
+
+    Raises:
+        InputError: it has none, or one that is no text.
+    """
+    column = next((column for column in TEXT_COLUMNS if column in row), None)
+    if column is None:
+        raise InputError(f"{where}: no reference", hint=f"It goes under {', '.join(TEXT_COLUMNS)}; the first counts.", code=BAD_ROW)
+    reference = row[column]
+    if not isinstance(reference, str):
+        raise InputError(f"{where}: its {column} is {reference!r}", hint="A reference is text; nothing said is an empty one.", code=BAD_ROW)
+    return reference

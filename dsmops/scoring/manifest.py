@@ -1,0 +1,159 @@
+"""Lists of recordings and references, as people keep them: JSON Lines, CSV and TSV with column names, or a path, a tab and the text.
+
+What a list is shows in its first line. A bad line is one error with its number; nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsmops.errors import InputError, SourceError
+from dsmops.files import os_errors
+from dsmops.scoring.corpus import BAD_ROW, TEXT_COLUMNS, Corpus, Utterance, reference_of
+from dsmops.units import size
+
+AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file_name")
+"""Where a recording's path is looked for: ours, NeMo's, Common Voice's and Hugging Face AudioFolder's."""
+
+_MAX_BYTES = 256 << 20
+"""Longest list taken: a million utterances. What is longer is something else."""
+
+_FORMS = (
+    'A manifest has a JSON object a line, {"audio": "a.wav", "text": "..."}; or columns with names, in a .csv or with tabs; '
+    "or a path, a tab, the text."
+)
+
+_Row = tuple[int, Mapping[str, Any]]
+
+
+def read_manifest(path: Path) -> Corpus:
+    """Read a list of recordings. Relative paths count from the list's folder. Some of the recordings may be missing, not all.
+
+    Raises:
+        SourceError, InputError, FileAccessError: it cannot be read, is no such list, a line in it has no path or no reference, or none
+            of its recordings is there.
+    """
+    with os_errors(path), path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{path} is longer than {size(_MAX_BYTES)}: no list of recordings", hint=_FORMS, code="manifest.unreadable")
+    lines = list(_lines(path, data))
+    number, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
+    if not first:
+        raise InputError(f"{path} has no lines", hint=_FORMS, code="manifest.empty")
+    if first.lstrip().startswith("{"):
+        rows = _json_rows(path, lines)
+    elif path.suffix.lower() == ".csv":
+        rows = _csv_rows(path, lines)
+    elif "\t" in first:
+        rows = _tab_rows(path, lines)
+    else:
+        raise _bad_line(path, number, "neither a JSON object nor columns with tabs between them")
+    utterances = [_utterance(path, number, row) for number, row in rows]
+    if not utterances:
+        raise InputError(f"{path} has column names and no lines below them", hint=_FORMS, code="manifest.empty")
+    # A wrong folder is a mistake to tell at once. os.path takes a name that is too long for one that is not there.
+    if not any(os.path.exists(path.parent / utterance.name) for utterance in utterances):  # noqa: PTH110
+        raise SourceError(
+            f"{path}: none of its recordings is there, the first being {path.parent / utterances[0].name}",
+            hint="Relative paths count from the folder of the manifest.",
+            code="manifest.no_audio",
+        )
+    return Corpus(str(path), len(utterances), utterances)
+
+
+def _lines(path: Path, data: bytes) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines without their ends. Only a newline ends one: JSON may hold U+2028 and the like as they are."""
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            text = line.removesuffix(b"\r").decode()
+        except UnicodeDecodeError as exc:
+            raise _bad_line(path, number, f"not UTF-8 at byte {exc.start + 1}") from exc
+        if "\0" in text:
+            raise _bad_line(path, number, "a NUL character, as in files that are no text")
+        yield number, text
+
+
+def _json_rows(path: Path, lines: Sequence[tuple[int, str]]) -> Iterator[_Row]:
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as exc:
+            raise _bad_line(path, number, f"no JSON: {exc}") from exc
+        if not isinstance(row, dict):
+            raise _bad_line(path, number, "no JSON object")
+        yield number, row
+
+
+def _csv_rows(path: Path, lines: Sequence[tuple[int, str]]) -> Iterator[_Row]:
+    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    columns: Sequence[str] = ()
+    begin = 1
+    try:
+        for cells in reader:
+            if cells and columns:
+                yield begin, _row(path, begin, columns, cells)
+            elif cells:
+                columns = _columns(path, begin, cells)
+            begin = reader.line_num + 1
+    except csv.Error as exc:
+        raise _bad_line(path, begin, f"no CSV: {exc}") from exc
+
+
+def _tab_rows(path: Path, lines: Sequence[tuple[int, str]]) -> Iterator[_Row]:
+    """Yield rows under the first one's names if it has names of ours, else under `audio` and `text`. A quote is a character as any."""
+    columns: Sequence[str] = ()
+    for number, line in lines:
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if columns:
+            yield number, _row(path, number, columns, cells)
+        elif {cell.strip() for cell in cells}.intersection(AUDIO_COLUMNS):
+            columns = _columns(path, number, cells)
+        else:
+            columns = (AUDIO_COLUMNS[0], TEXT_COLUMNS[0])
+            yield number, _row(path, number, columns, cells)
+
+
+def _columns(path: Path, number: int, cells: Sequence[str]) -> Sequence[str]:
+    """Return the names in a line of names, among which there must be ones that we know."""
+    columns = [cell.strip() for cell in cells]
+    for known in (AUDIO_COLUMNS, TEXT_COLUMNS):
+        if not set(known).intersection(columns):
+            raise _bad_line(path, number, f"none of its columns is called {' or '.join(known)}")
+    return columns
+
+
+def _row(path: Path, number: int, columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, str]:
+    if len(cells) != len(columns):
+        raise _bad_line(path, number, f"{len(cells)} columns where there are {len(columns)}")
+    return dict(zip(columns, cells, strict=True))
+
+
+def _utterance(path: Path, number: int, row: Mapping[str, Any]) -> Utterance:
+    column = next((column for column in AUDIO_COLUMNS if column in row), None)
+    if column is None:
+        raise _bad_line(path, number, f"no path under any of {', '.join(AUDIO_COLUMNS)}")
+    name = row[column]
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise _bad_line(path, number, f"its {column} is {name!r}, and a path was expected")
+    if row.get("offset"):
+        # NeMo's manifests may cut one file into many utterances; scored against the whole file, each would be mostly wrong.
+        raise _bad_line(path, number, f"its utterance begins at offset {row['offset']}, and recordings are heard whole")
+    return Utterance(name, path.parent / name, reference_of(row, where=_where(path, number)))
+
+
+def _bad_line(path: Path, number: int, what: str) -> InputError:
+    return InputError(f"{_where(path, number)}: {what}", hint=_FORMS, code=BAD_ROW)
+
+
+def _where(path: Path, number: int) -> str:
+    return f"{path}, line {number}"
