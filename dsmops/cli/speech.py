@@ -1,4 +1,4 @@
-"""Commands that listen: `transcribe`."""
+"""Commands that listen: `transcribe`, `evaluate`."""
 
 from __future__ import annotations
 
@@ -80,6 +80,77 @@ def transcribe(
     out.result(heard, text)
 
 
+def evaluate(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="JSON Lines, CSV or TSV of recordings and references; hf-dataset://org/name[:config[:split]]; or its alias.",
+        ),
+    ],
+    model: ModelOpt = "stt-1b-en_fr",
+    dtype: DTypeOpt = None,
+    cpu: CpuOpt = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Recordings at a time. Default: 32 on a GPU, 4 on a CPU.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Take only the first N utterances.")] = None,
+    normalizer: Annotated[
+        Literal["english", "basic", "none"],
+        typer.Option("--normalizer", help="Whisper's rules for English, its basic ones for other languages, or texts as they are."),
+    ] = "english",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write one JSON line per utterance there.")] = None,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Measure a model's word error rate on recordings whose words are known.
+
+    Definitions are those of the published figures. Exits 1 if a recording could not be read: it is then in no figure, and named.
+
+    \b
+    Examples:
+      dsmops evaluate manifest.jsonl
+      dsmops evaluate calls.tsv --model config-stt-en_fr-lowram-sm75.toml --dtype f16 -o calls-f16.jsonl
+      dsmops evaluate french.csv --normalizer basic --limit 100
+      dsmops evaluate librispeech.clean --model stt-2.6b-en
+    """
+    from contextlib import ExitStack
+    from json import dumps
+
+    from dsmops.cli.views.evaluation import show_evaluation, speed_note
+    from dsmops.cli.views.hub import download_lines
+    from dsmops.files import replace_atomically
+    from dsmops.flows.evaluate import evaluate as measure
+    from dsmops.report.reporter import to_json
+    from dsmops.scoring import Normalizer
+
+    if output is not None and output.exists() and Path(manifest).exists() and output.samefile(manifest):
+        raise typer.BadParameter("--output is the manifest itself; name another file")
+    out = Reporter.open("evaluate", json=json, quiet=quiet, debug=debug)
+    with ExitStack() as stack:
+        # Before the work, which may take hours, so that a target that cannot be written is told at once.
+        lines = stack.enter_context(replace_atomically(output)) if output is not None else None
+        report = measure(
+            manifest,
+            model,
+            dtype=dtype,
+            cpu=cpu,
+            batch_size=batch_size,
+            limit=limit,
+            normal_form=Normalizer(normalizer),
+            progress=out.progress(),
+            announce=lambda plan: out.note("\n".join(download_lines(plan))),
+        )
+        if lines is not None:
+            lines.write("".join(f"{dumps(to_json(file), ensure_ascii=False)}\n" for file in report.files).encode())
+    out.note(speed_note(report))
+    out.result(report, show_evaluation(report))
+    if report.totals.failed:
+        raise typer.Exit(1)
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
     app.command("transcribe")(transcribe)
+    app.command("evaluate")(evaluate)

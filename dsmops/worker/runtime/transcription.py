@@ -58,10 +58,11 @@ class Prompt:
 
 @dataclass(slots=True)
 class Figures:
-    """What a finished recording took. `compute_s` counts whole steps, shared with the slots that ran beside it."""
+    """What a finished recording took. `compute_s` counts whole steps, `share_s` of each its part among the slots that ran."""
 
     steps: int = 0
     compute_s: float = 0.0
+    share_s: float = 0.0
     non_finite_steps: int = 0
 
 
@@ -245,6 +246,7 @@ def run(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[Heard]:
         for slot, recording in running.items():
             recording.figures.steps += 1
             recording.figures.compute_s += output.step_ms / 1000
+            recording.figures.share_s += output.step_ms / 1000 / len(running)
             recording.figures.non_finite_steps += not finite[slot]
             events = recording.take(tokens[slot], pauses[slot])
             if events:
