@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,21 @@ def test_a_clean_conversion_says_what_the_original_says(folder: Path) -> None:
     assert 0 < report.logits.relative_rms < 0.003
     assert all(place.headroom is not None and place.headroom > 100 for place in report.places)
     assert "? yes" in said(report)
+
+
+def test_long_texts_are_shown_where_they_begin_to_differ(folder: Path) -> None:
+    """What both wrote alike for minutes does not hide the word that is different."""
+    report = judged(folder, converted(folder))
+    alike = "the same " * 200
+    for one, other, shown in (("here", "there", "here"), ("here", "here", "the same the")):
+        sides = (replace(report.source, text=alike + one), replace(report.target, text=alike + other))
+        agreement = replace(report.agreement, same_text=one == other)
+        (line, *_) = [
+            line for line in said(replace(report, source=sides[0], target=sides[1], agreement=agreement)).split("\n") if " wrote: " in line
+        ]
+        assert shown in line
+        assert "…" in line
+        assert len(line) < 450
 
 
 def test_f32_differs_in_nothing(folder: Path) -> None:

@@ -9,6 +9,8 @@ from dsmops.flows.numerics_verdict import NumericsReport, Place, Side, Verdict
 from dsmops.report import Block, Table
 from dsmops.units import counted, duration
 
+_SHOWN_TEXT = 400
+_BEFORE_DIFFERENCE = 60
 _ANSWERS = {
     Verdict.YES: "yes",
     Verdict.WARNING: "yes, with little to spare",
@@ -52,11 +54,20 @@ def show_numerics(report: NumericsReport) -> Iterator[Block]:
 
 
 def _texts(source: Side, target: Side, *, same: bool) -> Iterator[str]:
+    """Yield what both wrote; of long texts the part where they begin to differ."""
     if same:
-        yield f"Both wrote: {source.text or '(nothing)'}"
+        yield f"Both wrote: {_part(source.text, 0)}"
         return
-    yield f"{source.dtype} wrote: {source.text or '(nothing)'}"
-    yield f"{target.dtype} wrote: {target.text or '(nothing)'}"
+    pairs = enumerate(zip(source.text, target.text, strict=False))
+    apart = next((at for at, (one, other) in pairs if one != other), min(len(source.text), len(target.text)))
+    start = max(0, apart - _BEFORE_DIFFERENCE)
+    for side in (source, target):
+        yield f"{side.dtype} wrote: {_part(side.text, start)}"
+
+
+def _part(text: str, start: int) -> str:
+    shown = text[start : start + _SHOWN_TEXT]
+    return f"{'…' if start else ''}{shown or '(nothing)'}{'…' if start + len(shown) < len(text) else ''}"
 
 
 def _row(layer: str, places: Sequence[Place]) -> list[str]:
