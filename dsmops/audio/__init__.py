@@ -1,8 +1,9 @@
 """Files and bytes to 24 kHz mono float32 and back.
 
-Importing this room is cheap; soundfile and soxr, which come with the worker extra, are loaded when audio is opened or written.
+Importing this room is cheap; soundfile, soxr and sphn, which come with the worker extra, are loaded when audio is opened or written.
 """
 
+from dsmops.audio.opus import OpusDecoder
 from dsmops.audio.pcm import FRAME_SAMPLES, SAMPLE_RATE_HZ, LevelMeter, Levels, Samples, frames
 from dsmops.audio.reading import AudioSource, open_audio, read
 from dsmops.audio.writing import Written, write
@@ -13,6 +14,7 @@ __all__ = [
     "AudioSource",
     "LevelMeter",
     "Levels",
+    "OpusDecoder",
     "Samples",
     "Written",
     "frames",

@@ -1,4 +1,4 @@
-"""The door to soundfile (libsndfile) and soxr, which come with an extra: loaded on first use, their errors put into words."""
+"""The door to soundfile (libsndfile), soxr and sphn, which come with an extra: loaded on first use, their errors put into words."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def soxr() -> Any:
     except ImportError as exc:
         raise ExtraMissingError("changing the sample rate of audio", "soxr") from exc
     return soxr
+
+
+def sphn() -> Any:
+    """Return the module.
+
+    Raises:
+        ExtraMissingError: it is not installed.
+    """
+    try:
+        import sphn  # noqa: PLC0415
+    except ImportError as exc:
+        raise ExtraMissingError("reading Ogg/Opus streams", "sphn") from exc
+    return sphn
 
 
 def unreadable(name: str, reason: str, *, code: str = "audio.format", flags: str = "") -> InputError:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dsmops import __version__
-from dsmops.cli import checkpoint, config, gpu, logs, plan, prep, publish, speech
+from dsmops.cli import checkpoint, config, gpu, logs, plan, prep, publish, speech, worker
 
 app = typer.Typer(
     name="dsmops",
@@ -34,5 +34,5 @@ def root(
 ) -> None: ...
 
 
-for group in (gpu, checkpoint, plan, config, prep, logs, publish, speech):
+for group in (gpu, checkpoint, plan, config, prep, logs, publish, speech, worker):
     group.register(app)

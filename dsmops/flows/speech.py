@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dsmops.worker.models.stt import SttFiles, SttModel
 
 DEFAULT_MODEL = "stt-1b-en_fr"
-_SPEECH_TO_TEXT = ("BatchedAsr", "Asr")
+SPEECH_TO_TEXT = ("BatchedAsr", "Asr")
 _CONFIG_FILE = "config.json"
 # What the networks do; a TOML that says otherwise describes another network.
 _TRANSFORMER = {"norm": "RmsNorm", "gating": "silu", "positional_embedding": "Rope", "bias_ff": False, "bias_attn": False, "kv_repeat": 1}
@@ -144,14 +144,22 @@ def _from_json(name: str, body: Mapping[str, Any], lm: Path | None, locate: Call
 
 
 def _from_toml(path: Path, lm: Path | None, here: _Downloads) -> SttSource:
-    from dsmops.worker.models.stt import SttFiles  # noqa: PLC0415 takes torch along
-
-    found = [module for module in modules(read_config(path)) if module.kind in _SPEECH_TO_TEXT]
+    found = [module for module in modules(read_config(path)) if module.kind in SPEECH_TO_TEXT]
     if not found:
         raise ConfigError(
-            f"no module of type {' or '.join(_SPEECH_TO_TEXT)}", path=str(path), hint="`dsmops check-config` shows what a config serves."
+            f"no module of type {' or '.join(SPEECH_TO_TEXT)}", path=str(path), hint="`dsmops check-config` shows what a config serves."
         )
-    module = found[0]
+    return _of_module(path, found[0], lm, here)
+
+
+def find_stt_module(path: Path, module: Module, *, progress: Progress = SILENT, announce: Announce = lambda _: None) -> SttSource:
+    """Return the model of one speech-to-text module of the config in `path`, its files downloaded; errors as for `find_stt`."""
+    return _of_module(path, module, None, _Downloads(progress, announce))
+
+
+def _of_module(path: Path, module: Module, lm: Path | None, here: _Downloads) -> SttSource:
+    from dsmops.worker.models.stt import SttFiles  # noqa: PLC0415 takes torch along
+
     config = _server_config(path, module)
     mimi, tokenizer = (_locate(path, module, key, here) for key in ("audio_tokenizer_file", "text_tokenizer_file"))
     files = SttFiles(lm or _locate(path, module, "lm_model_file", here), mimi, tokenizer)

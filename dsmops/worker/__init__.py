@@ -9,15 +9,16 @@ from importlib.util import find_spec
 
 from dsmops.errors import ExtraMissingError
 
-_PACKAGES = ("torch", "safetensors", "sentencepiece")
+NETWORKS = ("torch", "safetensors", "sentencepiece")
+SERVER = (*NETWORKS, "aiohttp", "msgspec", "prometheus_client", "soundfile", "soxr", "sphn")
 
 
-def require_worker(purpose: str) -> None:
-    """Check that what the networks need is installed, without importing it. `purpose` is what the user asked for.
+def require_worker(purpose: str, packages: tuple[str, ...] = NETWORKS) -> None:
+    """Check that what the networks, or the server, need is installed, without importing it. `purpose` is what the user asked for.
 
     Raises:
         ExtraMissingError: a package is not installed.
     """
-    for package in _PACKAGES:
+    for package in packages:
         if find_spec(package) is None:
             raise ExtraMissingError(purpose, package)

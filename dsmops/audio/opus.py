@@ -1,0 +1,39 @@
+"""Ogg/Opus as it arrives: bytes in any pieces in, samples out. One decoder per sender; what breaks it, breaks it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dsmops.audio.libraries import sphn
+from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples
+from dsmops.errors import InputError
+
+_PIECE_BYTES = 512
+"""Handed to the decoder at once. A packet of two bytes can stand for 120 ms of silence, so a piece may become 30 s of audio."""
+
+
+class OpusDecoder:
+    """A stream's decoder."""
+
+    def __init__(self) -> None:
+        """Raises ExtraMissingError where sphn is not installed."""
+        self._reader: Any = sphn().OpusStreamReader(SAMPLE_RATE_HZ)
+
+    def decode(self, data: bytes) -> Iterator[Samples]:
+        """Yield the 24 kHz mono audio of all packets that are complete with `data`, none of it empty.
+
+        Raises:
+            InputError: these bytes do not continue an Ogg/Opus stream; the decoder is of no further use.
+        """
+        for start in range(0, len(data), _PIECE_BYTES):
+            try:
+                pcm = self._reader.append_bytes(data[start : start + _PIECE_BYTES])
+            except ValueError as exc:
+                raise InputError(
+                    f"not readable as Ogg/Opus: {exc}", hint="Send the pages of one stream, in order, headers first.", code="audio.opus"
+                ) from exc
+            if len(pcm):
+                yield np.ascontiguousarray(pcm, np.float32)

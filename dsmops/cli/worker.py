@@ -1,0 +1,72 @@
+"""The command that serves: `worker`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
+from dsmops.report import Reporter
+
+
+def worker(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="moshi-server TOML with BatchedAsr or Asr modules.")],
+    addr: Annotated[str, typer.Option("--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose.")] = 8080,
+    log: Annotated[
+        str, typer.Option("--log", "-l", metavar="LEVEL", help="off, error, warn, info, debug, trace, or 0 to 5, for file and console.")
+    ] = "info",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU. Default: CUDA device 0 where there is one.")] = False,
+    silent: Annotated[bool, typer.Option("--silent", help="Write the log to its file only.")] = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Serve speech to text to clients of moshi-server, with the embedded engine.
+
+    Takes the flags and the TOML of `moshi-server worker`, and speaks its messages, metrics and log lines. Listens when every model is
+    loaded and has run; SIGTERM lets conversations end and exits 0. With --json one document on stdout says where it listens, once it
+    does, and the log goes to stderr.
+
+    \b
+    Examples:
+      dsmops worker --config configs/config-stt-en_fr-hf.toml
+      dsmops worker --config my.toml --addr 0.0.0.0 --port 8998 --silent
+      dsmops worker --config my.toml --cpu --port 0 --json
+    """
+    from dsmops.cli.views.hub import download_lines
+    from dsmops.flows.worker import Options, check_options, open_service, serve
+
+    out = Reporter.open("worker", json=json, quiet=quiet, debug=debug)
+    options = Options(addr=addr, port=port, log_level=log, cpu=cpu, silent=silent or quiet, log_to_stderr=json)
+    try:
+        check_options(options)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--log") from exc
+    service = open_service(config, options)
+    for finding in service.findings:
+        out.note(str(finding))
+    ended = serve(
+        service,
+        options,
+        lambda listening: out.result(listening, ()),
+        progress=out.progress(),
+        announce=lambda plan: out.note("\n".join(download_lines(plan))),
+    )
+    code = 128 + signal.SIGINT if ended.signal is signal.SIGINT else 0
+    if ended.hangs:
+        # A thread in the middle of a step that never ends would keep the interpreter from leaving.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands to the application."""
+    app.command("worker")(worker)

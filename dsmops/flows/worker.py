@@ -1,0 +1,150 @@
+"""`worker`: a moshi-server TOML, served by the embedded engine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsmops.config.lint import Finding
+from dsmops.config.load import Config, read_config
+from dsmops.config.modules import Module, modules
+from dsmops.config.values import resolve
+from dsmops.errors import ConfigError
+from dsmops.facts import Severity
+from dsmops.flows.check import lint_config
+from dsmops.flows.speech import SPEECH_TO_TEXT, Announce, SttSource, find_stt_module, load_stt_source
+from dsmops.progress import SILENT, Progress
+from dsmops.worker import SERVER, require_worker
+
+if TYPE_CHECKING:
+    from dsmops.worker.asr import AsrSettings
+    from dsmops.worker.runtime.engine import SttEngine
+    from dsmops.worker.server import Ended, Listening
+
+_EXPOSURE = ("public-token-exposed",)
+"""Errors of the lint with which the server does work: it is the operator's decision."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line: that of `moshi-server worker`, and whether the console's log goes to stderr."""
+
+    addr: str = "127.0.0.1"
+    port: int = 8080
+    log_level: str = "info"
+    cpu: bool = False
+    silent: bool = False
+    log_to_stderr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A config that can be served, and what the lint finds worth knowing about it."""
+
+    path: Path
+    config: Config
+    modules: tuple[Module, ...]
+    findings: tuple[Finding, ...]
+
+
+def check_options(options: Options) -> None:
+    """Raise ValueError unless `log_level` is one."""
+    require_worker("serving models", SERVER)
+    from dsmops.worker.logs import Level  # noqa: PLC0415 with the worker, whose packages may be absent
+
+    Level.parse(options.log_level)
+
+
+def open_service(path: Path, options: Options) -> Service:
+    """Read and check a config. Nothing is loaded or downloaded.
+
+    Raises:
+        ConfigError, InputError: it cannot be served.
+        ExtraMissingError: the worker's libraries are not installed.
+    """
+    require_worker("serving models", SERVER)
+    config = read_config(path)
+    report = lint_config(config, addr=options.addr)
+    errors = [finding for finding in report.findings if finding.severity is Severity.ERROR and finding.code not in _EXPOSURE]
+    if errors:
+        more = f", and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise ConfigError(
+            f"cannot be served: {'; '.join(str(finding) for finding in errors[:_SHOWN])}{more}",
+            path=str(path),
+            hint=f"`dsmops check-config {path}` says more.",
+            code="config.unusable",
+        )
+    found = modules(config)
+    others = [module for module in found if module.kind not in SPEECH_TO_TEXT]
+    if others or not found:
+        what = f"[modules.{others[0].name}] is of type {others[0].kind}" if others else "it has no modules"
+        raise ConfigError(
+            f"{what}, and this worker serves {' and '.join(SPEECH_TO_TEXT)}",
+            path=str(path),
+            hint="Take such modules out; a moshi-server binary serves them.",
+            code="config.unusable",
+        )
+    findings = tuple(finding for finding in report.findings if finding.severity is not Severity.NOTE)
+    return Service(path, config, found, findings)
+
+
+def serve(
+    service: Service,
+    options: Options,
+    on_ready: Callable[[Listening], None],
+    *,
+    progress: Progress = SILENT,
+    announce: Announce = lambda _: None,
+) -> Ended:
+    """Download what is missing, load, and serve until a signal comes; errors as for `find_stt` and `worker.server.serve`."""
+    from dsmops.worker.logs import DailyFile, Level, ServerLog  # noqa: PLC0415 with the worker, whose packages may be absent
+    from dsmops.worker.server import WorkerSettings  # noqa: PLC0415
+    from dsmops.worker.server import serve as serve_settings  # noqa: PLC0415
+
+    found = [find_stt_module(service.path, module, progress=progress, announce=announce) for module in service.modules]
+    values = service.config.values
+    settings = WorkerSettings(
+        addr=options.addr,
+        port=options.port,
+        static_dir=Path(_expanded(values["static_dir"])),
+        authorized_ids=tuple(values["authorized_ids"]),
+        modules=[_settings(module, source, options) for module, source in zip(service.modules, found, strict=True)],
+    )
+    file = DailyFile(Path(_expanded(values["log_dir"])), _expanded(values["instance_name"]))
+    console = None if options.silent else sys.stderr if options.log_to_stderr else sys.stdout
+    log = ServerLog(Level.parse(options.log_level), file, console, no_color=bool(os.environ.get("NO_COLOR")))
+    try:
+        return serve_settings(settings, log, on_ready)
+    finally:
+        log.close()
+
+
+def _settings(module: Module, source: SttSource, options: Options) -> AsrSettings:
+    from dsmops.worker.asr import ASR_SESSIONS, AsrSettings  # noqa: PLC0415 with the worker, whose packages may be absent
+
+    slots = module.whole("batch_size") if module.kind == "BatchedAsr" else ASR_SESSIONS
+    return AsrSettings(
+        name=module.name,
+        kind=module.kind,
+        path=module.text("path") or "",
+        slots=slots or 0,
+        lm_file=str(source.files.lm),
+        audio_tokenizer_file=str(source.files.mimi),
+        open_engine=partial(_open_engine, source, slots or 0, cpu=options.cpu),
+    )
+
+
+def _open_engine(source: SttSource, slots: int, *, cpu: bool) -> SttEngine:
+    from dsmops.worker.runtime.engine import SttEngine  # noqa: PLC0415 takes torch along
+
+    return SttEngine(load_stt_source(source, cpu=cpu), slots)
+
+
+def _expanded(value: str) -> str:
+    return resolve(value, os.environ).text
