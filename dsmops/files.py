@@ -90,9 +90,9 @@ def partial_path(path: Path) -> Path:
 def replace_atomically(path: Path, *, durable: bool = True, private: bool = False, resume: bool = False) -> Iterator[PartialFile]:
     """Write `path` whole or not at all: at any moment it is absent, the old file or the complete new one.
 
-    Missing parent folders are made. An existing target keeps its permission bits; a new one gets 0666 less the umask, or 0600 with
-    `private`. Where `path` is a symbolic link the link is replaced, never the file it points to. `durable` waits until data
-    and name are on the disk.
+    Missing parent folders are made. An existing target keeps its permission bits, and its owner where the system allows; a new one gets
+    0666 less the umask, or 0600 with `private`. Where `path` is a symbolic link the link is replaced, never the file it points to.
+    A device, a pipe or a socket is refused, by whatever link it is called. `durable` waits until data and name are on the disk.
 
     With `resume` a block that fails keeps what it has written, unless the disk is full, and the next one finds it: `fd` then
     stands at offset 0 of a file that is not empty.
@@ -104,8 +104,11 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
     """
     partial = partial_path(path)
     with os_errors(path):
-        if path.is_dir():
+        before = _status(path)
+        if before is not None and stat.S_ISDIR(before.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if before is not None and not stat.S_ISREG(before.st_mode):
+            raise InputError(f"{path} is not a regular file", hint="Name a file.", code="file.not_regular")
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = _open_locked(partial, path)
         try:
@@ -113,11 +116,12 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
                 # Only where there is a leftover: ext4 flushes a file on close that was cut to nothing before (0.7 s for 2 GB).
                 if not resume and os.fstat(fd).st_size:
                     os.ftruncate(fd, 0)
-                if private:
+                if private or before is not None:
+                    # Nobody may read on the way what will be closed to them; a leftover must stay writable for the next run.
                     os.fchmod(fd, 0o600)
-                elif path.is_file():
-                    os.fchmod(fd, stat.S_IMODE(path.stat().st_mode))
                 yield PartialFile(fd, partial)
+                if before is not None and not private:
+                    _take_after(fd, before)
                 if durable:
                     os.fsync(fd)
                 partial.rename(path)
@@ -177,6 +181,26 @@ def state_folder() -> Path:
     """
     base = os.environ.get("XDG_STATE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "dsmops"
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return the status of what `path` leads to; None where it leads nowhere."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        # A link that leads round in circles can be replaced like one that leads nowhere.
+        if exc.errno == errno.ELOOP and path.is_symlink():
+            return None
+        raise
+
+
+def _take_after(fd: int, before: os.stat_result) -> None:
+    """Give a file the owner, if this user may, and the permission bits of the one it replaces."""
+    with suppress(PermissionError):
+        os.fchown(fd, before.st_uid, before.st_gid)
+    os.fchmod(fd, stat.S_IMODE(before.st_mode))
 
 
 def _free_bytes(folder: Path) -> int | None:

@@ -62,6 +62,51 @@ def test_permissions_of_an_existing_target_are_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
+def test_a_read_only_target_is_replaced_by_a_read_only_one(tmp_path: Path) -> None:
+    """On the way the file is open to its owner alone: a killed run's leftover can be taken over, and nobody reads ahead."""
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    target.chmod(0o444)
+    with replace_atomically(target) as partial:
+        assert stat.S_IMODE(partial.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(target.stat().st_mode) == 0o444
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_of_an_existing_target_is_kept(tmp_path: Path) -> None:
+    """What root replaces stays readable to the service that it belongs to."""
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    os.chown(target, 12345, 23456)
+    write_text_atomically(target, "new")
+    status = target.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o600)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_what_is_no_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    """Not even by root, who could put a file where /dev/null was."""
+    target = tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(target)
+    else:
+        target.symlink_to("/dev/null")
+    with pytest.raises(InputError, match="not a regular file"):
+        write_text_atomically(target, "new")
+    assert target.is_fifo() or target.is_symlink()
+    assert leftovers(tmp_path) == ["target"]
+
+
+def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path) -> None:
+    """Dangling or round in a circle."""
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("dangling", "circle"):
+        write_text_atomically(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new"
+
+
 def test_a_link_is_replaced_and_what_it_points_to_is_not(tmp_path: Path) -> None:
     """Writing over a symbolic link never writes into the file behind it (a hub cache blob, say)."""
     blob = tmp_path / "blob"

@@ -19,6 +19,7 @@ import numpy as np
 from dsmops.checkpoint import record
 from dsmops.checkpoint.blocks import BlockWriter
 from dsmops.checkpoint.casts import BLOCK_ELEMENTS, Bits, Cast, make_cast
+from dsmops.checkpoint.dtypes import CASTABLE
 from dsmops.checkpoint.losses import LossReport, TensorLoss
 from dsmops.checkpoint.plan import ConversionPlan, FilePlan, OverflowPolicy, TensorPlan, lay_out
 from dsmops.checkpoint.reading import ShardReader
@@ -45,48 +46,55 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
     """
     start_s = time.monotonic()
     shards = plan.checkpoint.shards
-    with ExitStack() as sources, _SourceDigests(shards, wanted=digest) as digests, ExitStack() as targets:
+    with (
+        # Entered first, so renamed last. It keeps a second run off the whole target, and tells before the work what cannot be written.
+        replace_atomically(plan.record_path, durable=fsync) as kept_record,
+        ExitStack() as sources,
+        _SourceDigests(shards, wanted=digest) as digests,
+    ):
         readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in shards}
         if plan.on_overflow is OverflowPolicy.KEEP_F32 and plan.dtype is DType.F16:
             forecast = _scan(plan.checkpoint, plan.dtype, readers, progress)
             plan = lay_out(plan, {*plan.kept_f32, *(loss.name for loss in forecast.overflowing)})
-        # Entered first, so renamed last; it also keeps a second run off the whole folder.
-        index = targets.enter_context(replace_atomically(plan.index[0], durable=fsync)) if plan.index else None
-        partials = [targets.enter_context(replace_atomically(file.path, durable=fsync)) for file in plan.files]
-        # After a killed run's leftovers have been emptied.
-        require_free_space(plan.files[0].path.parent, plan.target_bytes)
-        casts = _Casts(clamp=plan.on_overflow is OverflowPolicy.CLAMP)
-        target_digests: list[str | None] = []
-        losses: list[TensorLoss] = []
-        progress.start("Converting", plan.target_bytes)
-        try:
-            for file, partial in zip(plan.files, partials, strict=True):
-                with BlockWriter(partial.fd, digest=digest, direct=fsync) as writer:
-                    losses += _fill(file, writer, readers, casts, progress)
-                    target_digests.append(writer.finish())
-            source_digests = digests.results()
-        finally:
-            progress.finish()
-        for reader in readers.values():
-            reader.confirm_unchanged()
-        report = LossReport.of(losses)
-        if plan.on_overflow is not OverflowPolicy.CLAMP and report.overflowing:
-            raise _range_error(report, plan.dtype)
-        if index is not None and plan.index is not None:
-            index.write(plan.index[1].encode())
-    written = [open_shard(file.path, file.name) for file in plan.files]
-    result = ConversionReport(
-        dtype=plan.dtype.value,
-        on_overflow=plan.on_overflow.value,
-        keep_f32=plan.keep_f32,
-        kept_f32=plan.kept_f32,
-        sources=tuple(map(FileRecord.of, shards, source_digests)),
-        targets=tuple(map(FileRecord.of, written, target_digests)),
-        tensors=len(plan.tensors),
-        losses=report,
-        elapsed_s=time.monotonic() - start_s,
-    )
-    record.save(result, plan.record_path, durable=fsync)
+        with ExitStack() as targets:
+            index = targets.enter_context(replace_atomically(plan.index[0], durable=fsync)) if plan.index else None
+            partials = [targets.enter_context(replace_atomically(file.path, durable=fsync)) for file in plan.files]
+            # After a killed run's leftovers have been emptied.
+            require_free_space(plan.files[0].path.parent, plan.target_bytes)
+            casts = _Casts(clamp=plan.on_overflow is OverflowPolicy.CLAMP)
+            target_digests: list[str | None] = []
+            losses: list[TensorLoss] = []
+            progress.start("Converting", plan.target_bytes)
+            try:
+                for file, partial in zip(plan.files, partials, strict=True):
+                    with BlockWriter(partial.fd, digest=digest, direct=fsync) as writer:
+                        losses += _fill(file, writer, readers, casts, progress)
+                        target_digests.append(writer.finish())
+                source_digests = digests.results()
+            finally:
+                progress.finish()
+            for reader in readers.values():
+                reader.confirm_unchanged()
+            report = LossReport.of(losses)
+            if plan.on_overflow is not OverflowPolicy.CLAMP and report.overflowing:
+                raise _range_error(report, plan.dtype)
+            if index is not None and plan.index is not None:
+                index.write(plan.index[1].encode())
+                # From the first shard renamed to the last, the folder holds some of each: it must not pass for either.
+                plan.index[0].unlink(missing_ok=True)
+        written = [open_shard(file.path, file.name) for file in plan.files]
+        result = ConversionReport(
+            dtype=plan.dtype.value,
+            on_overflow=plan.on_overflow.value,
+            keep_f32=plan.keep_f32,
+            kept_f32=plan.kept_f32,
+            sources=tuple(map(FileRecord.of, shards, source_digests)),
+            targets=tuple(map(FileRecord.of, written, target_digests)),
+            tensors=len(plan.tensors),
+            losses=report,
+            elapsed_s=time.monotonic() - start_s,
+        )
+        record.save(result, kept_record)
     return result
 
 
@@ -108,12 +116,11 @@ def _scan(checkpoint: Checkpoint, dtype: DType, readers: Mapping[str, ShardReade
     casts = _Casts(clamp=False)
     cast, disk_dtype = casts[dtype]
     discarded = np.empty(BLOCK_ELEMENTS, disk_dtype)
-    castable = [tensor for tensor in checkpoint.tensors.values() if tensor.dtype == DType.BF16]
+    castable = [(shard, tensor) for shard, tensor in checkpoint.stored() if tensor.dtype == CASTABLE]
     losses = []
-    progress.start("Scanning", sum(tensor.nbytes for tensor in castable))
+    progress.start("Scanning", sum(tensor.nbytes for _, tensor in castable))
     try:
-        for tensor in castable:
-            shard = checkpoint.shard_of[tensor.name]
+        for shard, tensor in castable:
             offset = shard.offset_of(tensor)
             for start in range(0, tensor.elements, BLOCK_ELEMENTS):
                 bits = casts.scratch[: tensor.elements - start]

@@ -10,9 +10,10 @@ from dsmops.checkpoint import record
 from dsmops.checkpoint.conversion import convert
 from dsmops.checkpoint.dtypes import CASTABLE
 from dsmops.checkpoint.identity import ModelIdentity
-from dsmops.checkpoint.plan import KYUTAI_LICENCE, ConversionPlan
-from dsmops.checkpoint.record import ConversionReport, is_current
+from dsmops.checkpoint.plan import KYUTAI_LICENCE, ConversionPlan, OverflowPolicy
+from dsmops.checkpoint.record import ConversionReport, is_current, made_by_conversion
 from dsmops.checkpoint.verification import VerifyReport, verify
+from dsmops.errors import InputError
 from dsmops.facts import DType
 from dsmops.progress import SILENT, Progress
 
@@ -65,15 +66,23 @@ def carry_out(
 ) -> Outcome:
     """Convert unless the target is up to date, or `force` says so regardless.
 
+    Without `force` no file is replaced that `convert` did not make.
     With `check` the trust in an existing target rests on full digests instead of sizes and times, and a new one is read back and compared
     value by value.
 
     Raises:
+        InputError: a file of another origin stands where the target shall be.
         The errors of `convert` and `verify`.
     """
     conversion = verification = None
     if not force and is_current(plan, full=check, progress=progress):
         status, conversion = Status.UP_TO_DATE, record.load(plan.record_path)
+    elif not force and (foreign := _foreign_file(plan)) is not None:
+        raise InputError(
+            f"{foreign} is there already, and dsmops did not make it",
+            hint="Name another target, or replace it with --force.",
+            code="checkpoint.foreign_target",
+        )
     elif dry_run:
         status = Status.PLANNED
     else:
@@ -99,8 +108,17 @@ def carry_out(
     )
 
 
+def _foreign_file(plan: ConversionPlan) -> Path | None:
+    """Return a file that the plan would replace although no conversion made it. A record vouches for all files of its target."""
+    if plan.record_path.is_file():
+        return None
+    return next((file.path for file in plan.files if file.path.exists() and not made_by_conversion(file.path)), None)
+
+
 def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[str]:
     notes = []
+    if conversion is None and plan.on_overflow is OverflowPolicy.KEEP_F32 and plan.dtype is DType.F16:
+        notes.append("Not counted: tensors with values beyond the range of F16, which --on-overflow keep-f32 stores in twice the size.")
     if not any(tensor.dtype == CASTABLE for tensor in plan.checkpoint.tensors.values()):
         notes.append(f"The source holds no {CASTABLE} tensor: the target is a copy with a new header.")
     if plan.checkpoint.unlisted:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import fnmatch
 import json
 import stat
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from dsmops.checkpoint.dtypes import CASTABLE, require_target
-from dsmops.checkpoint.header import TensorInfo, render_header
+from dsmops.checkpoint.header import LENGTH_BYTES, MAX_HEADER_BYTES, TensorInfo, render_header
 from dsmops.checkpoint.identity import ModelIdentity, identify
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
 from dsmops.errors import CheckpointError, InputError
 from dsmops.facts import DType
-from dsmops.files import os_errors
+from dsmops.files import os_errors, partial_path
 
 RECIPE = 1
 """Raised when the same source and options begin to give other bytes; targets of an older recipe are then out of date."""
@@ -92,6 +92,11 @@ class ConversionPlan:
         main = self.index[0] if self.index else self.target
         return main.with_name(f"{main.name}.dsmops.json")
 
+    def written_paths(self) -> Iterator[Path]:
+        """Yield every path that carrying this out writes to, on the way too."""
+        for path in (*(file.path for file in self.files), *([self.index[0]] if self.index else []), self.record_path):
+            yield from (path, partial_path(path))
+
 
 def plan_conversion(
     source: Path,
@@ -116,9 +121,23 @@ def plan_conversion(
     kept = _matching(checkpoint, keep_f32)
     plan = ConversionPlan(checkpoint, identity, target, dtype, on_overflow, tuple(keep_f32), (), (), None)
     plan = lay_out(replace(plan, target=_target_path(checkpoint, target)), kept)
-    for file in plan.files:
-        _refuse_overwriting_source(file.path, checkpoint)
+    _refuse_overwriting_source(plan)
     return plan
+
+
+def require_apart(report: Path, plan: ConversionPlan) -> None:
+    """Check that `report`, a file to be written besides, is none of those that `plan` reads or writes.
+
+    Raises:
+        InputError: it is.
+    """
+    sources = (shard.path for shard in plan.checkpoint.shards)
+    index = [plan.checkpoint.index.path] if plan.checkpoint.index else []
+    for path in (*sources, *index, *plan.written_paths()):
+        with os_errors(path):
+            same = report.resolve() == path.resolve() or (report.exists() and path.exists() and report.samefile(path))
+        if same:
+            raise InputError(f"the report would overwrite {path}", hint="Name another file for the report.", code="checkpoint.same")
 
 
 def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
@@ -134,7 +153,8 @@ def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
         total = sum(tensor.target.nbytes for file in files for tensor in file.tensors)
         body = {"metadata": {**checkpoint.index.metadata, "total_size": total}, "weight_map": checkpoint.index.weight_map}
         index = (plan.target / checkpoint.index.path.name, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
-    return replace(plan, files=files, index=index, kept_f32=tuple(name for name in checkpoint.tensors if name in kept_f32))
+    cast = (tensor.source.name for file in files for tensor in file.tensors if tensor.cast)
+    return replace(plan, files=files, index=index, kept_f32=tuple(name for name in dict.fromkeys(cast) if name in kept_f32))
 
 
 def _lay_out_file(plan: ConversionPlan, name: str, path: Path, shards: Sequence[Shard], kept_f32: Collection[str]) -> FilePlan:
@@ -155,7 +175,13 @@ def _lay_out_file(plan: ConversionPlan, name: str, path: Path, shards: Sequence[
             placed[source.name] = TensorPlan(shard, source, target)
             reached += nbytes
     in_header_order = (placed[name].target for shard in shards for name in shard.header.tensors)
-    return FilePlan(name, path, render_header(in_header_order, _metadata(plan, shards)), tuple(placed.values()))
+    head = render_header(in_header_order, _metadata(plan, shards))
+    if len(head) > LENGTH_BYTES + MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path} would have a header of {len(head) - LENGTH_BYTES} bytes; the format allows {MAX_HEADER_BYTES}",
+            hint="The names or the metadata of the source are too long. Convert a sharded source to a folder instead of one file.",
+        )
+    return FilePlan(name, path, head, tuple(placed.values()))
 
 
 def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
@@ -164,7 +190,8 @@ def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
     licence = KYUTAI_LICENCE if plan.identity.name else "that of the source"
     return {
         **{key: text for key, text in merged.items() if not key.startswith("dsmops.")},
-        "dsmops.source": ", ".join(Path(shard.name).name for shard in shards),
+        # A file name need not be text; a header must be.
+        "dsmops.source": ", ".join(Path(shard.name).name for shard in shards).encode(errors="replace").decode(),
         "dsmops.dtype": plan.dtype.value,
         "dsmops.on_overflow": plan.on_overflow.value,
         "dsmops.recipe": str(RECIPE),
@@ -173,7 +200,7 @@ def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
 
 
 def _matching(checkpoint: Checkpoint, patterns: Iterable[str]) -> set[str]:
-    castable = [name for name, tensor in checkpoint.tensors.items() if tensor.dtype == CASTABLE]
+    castable = [tensor.name for _, tensor in checkpoint.stored() if tensor.dtype == CASTABLE]
     kept: set[str] = set()
     for pattern in patterns:
         found = [name for name in castable if fnmatch.fnmatchcase(name, pattern)]
@@ -200,13 +227,12 @@ def _target_path(checkpoint: Checkpoint, target: Path) -> Path:
     )
 
 
-def _refuse_overwriting_source(path: Path, checkpoint: Checkpoint) -> None:
-    with os_errors(path):
-        if not path.exists():
-            return
-        status = path.stat()
-    for shard in checkpoint.shards:
-        if (status.st_dev, status.st_ino) == (shard.stamp.device, shard.stamp.inode):
+def _refuse_overwriting_source(plan: ConversionPlan) -> None:
+    sources = {(shard.stamp.device, shard.stamp.inode) for shard in plan.checkpoint.shards}
+    for path in plan.written_paths():
+        with os_errors(path):
+            status = path.stat() if path.exists() else None
+        if status is not None and (status.st_dev, status.st_ino) in sources:
             raise InputError(
                 f"{path} is the source itself", hint="Name another target: the source is never changed.", code="checkpoint.same"
             )

@@ -16,7 +16,7 @@ from dsmops.checkpoint.losses import LossReport
 from dsmops.checkpoint.plan import RECIPE, ConversionPlan, lay_out
 from dsmops.checkpoint.shards import Shard, open_shard
 from dsmops.errors import DsmopsError
-from dsmops.files import replace_atomically, sha256
+from dsmops.files import PartialFile, sha256
 from dsmops.progress import SILENT, Progress
 
 SCHEMA = "dsmops.conversion-record/1"
@@ -62,10 +62,10 @@ class ConversionReport:
         return sum(file.size_bytes for file in self.targets)
 
 
-def save(report: ConversionReport, path: Path, *, durable: bool) -> None:
+def save(report: ConversionReport, partial: PartialFile) -> None:
     """Write the record of a conversion that has just ended."""
-    with replace_atomically(path, durable=durable) as partial:
-        partial.write(json.dumps({"schema": SCHEMA, **asdict(report)}, indent=1, ensure_ascii=False).encode())
+    # Escaped throughout, because names of files need not be text.
+    partial.write(json.dumps({"schema": SCHEMA, **asdict(report)}, indent=1).encode())
 
 
 def load(path: Path) -> ConversionReport | None:
@@ -81,6 +81,8 @@ def load(path: Path) -> ConversionReport | None:
             body[key] = tuple(FileRecord(**file) for file in body[key])
         for key in ("keep_f32", "kept_f32"):
             body[key] = tuple(body[key])
+            if not all(isinstance(text, str) for text in body[key]):
+                return None
         return ConversionReport(**body)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -107,6 +109,8 @@ def is_current(plan: ConversionPlan, *, full: bool = False, progress: Progress =
     if report is None or (report.recipe, report.dtype, report.on_overflow, report.keep_f32) != wanted:
         return False
     made = lay_out(plan, set(report.kept_f32))
+    if made.kept_f32 != report.kept_f32:
+        return False
     try:
         if made.index is not None and made.index[0].read_text(encoding="utf-8") != made.index[1]:
             return False

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -95,6 +95,10 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all files but the index."""
         return sum(shard.header.file_bytes for shard in self.shards)
+
+    def stored(self) -> Iterator[tuple[Shard, TensorInfo]]:
+        """Yield every tensor of every shard, in the order of their data; those of `unlisted` too, so a name may come twice."""
+        return ((shard, tensor) for shard in self.shards for tensor in shard.header.in_data_order())
 
 
 def read_header(path: Path) -> Header:
@@ -202,12 +206,16 @@ def read_index(path: Path) -> IndexFile:
         refuse(f"an index file of more than {MAX_INDEX_BYTES} bytes")
     try:
         body = json.loads(data.decode(), object_pairs_hook=_without_duplicates)
+        # What cannot be written again is refused too: numbers beyond every range, halves of a character.
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as exc:
         refuse(f"not a valid index file: {exc}")
     weight_map = body.get("weight_map") if isinstance(body, dict) else None
     metadata = body.get("metadata", {}) if isinstance(body, dict) else {}
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         refuse("not an index file: it has no `weight_map` from tensor names to file names")
+    if not weight_map:
+        refuse("its `weight_map` names no tensor")
     for tensor, shard in weight_map.items():
         pure = PurePosixPath(shard)
         if not shard or pure.is_absolute() or ".." in pure.parts or "\0" in shard or pure.suffix != ".safetensors":

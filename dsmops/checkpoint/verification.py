@@ -126,8 +126,9 @@ def _layout_differences(before: Checkpoint, after: Checkpoint) -> Iterator[Diffe
             yield Difference(name, f"shape {list(tensor.shape)} became {list(other.shape)}")
         elif not _comparable(tensor, other):
             yield Difference(name, f"{tensor.dtype} became {other.dtype}, which no conversion does")
+    known = {tensor.name for _, tensor in before.stored()}
     for name in after.tensors:
-        if name not in before.tensors:
+        if name not in known:
             yield Difference(name, "not in the source")
     kept = {key: text for shard in after.shards for key, text in shard.header.metadata.items()}
     for shard in before.shards:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsmops.cli.options import DebugOpt, DryRunOpt, ForceOpt, JsonOpt, QuietOpt, parse_dtype
+from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt, parse_dtype
 from dsmops.facts import DType
 from dsmops.report import Reporter
 
@@ -102,7 +102,9 @@ def convert(
     verify: Annotated[bool, typer.Option("--verify", help="Read the target back and compare every value.")] = False,
     no_digest: Annotated[bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")] = False,
     no_fsync: Annotated[bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")] = False,
-    force: ForceOpt = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Convert even where the target is up to date, and replace a file that dsmops did not make.")
+    ] = False,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -111,7 +113,8 @@ def convert(
     """Convert the BF16 tensors of a checkpoint to F16 or F32, and say exactly what was lost.
 
     Streams: memory stays small whatever the size. The target is absent, old or complete at any moment. Tensors of other dtypes, names,
-    order, shapes and metadata stay as they are. A target that is up to date is left alone. Exits 1 when --verify finds a difference.
+    order, shapes and metadata stay as they are. A target that is up to date is left alone, and so is a file that dsmops did not make.
+    Exits 1 when --verify finds a difference.
 
     \b
     Examples:
@@ -123,17 +126,23 @@ def convert(
     from json import dumps
 
     from dsmops.checkpoint.outcome import carry_out
-    from dsmops.checkpoint.plan import OverflowPolicy, plan_conversion
+    from dsmops.checkpoint.plan import OverflowPolicy, plan_conversion, require_apart
     from dsmops.cli.views.checkpoint import show_outcome
-    from dsmops.files import write_text_atomically
+    from dsmops.files import replace_atomically
     from dsmops.report.reporter import to_json
 
     out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
     path = _at_hand(source, out, download=not dry_run)
     plan = plan_conversion(path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ())
-    outcome = carry_out(plan, force=force, dry_run=dry_run, check=verify, digest=not no_digest, fsync=not no_fsync, progress=out.progress())
-    if report is not None:
-        write_text_atomically(report, dumps({"schema": "dsmops.convert/1", **to_json(outcome)}, indent=2, ensure_ascii=False) + "\n")
+    options = {"force": force, "dry_run": dry_run, "check": verify, "digest": not no_digest, "fsync": not no_fsync}
+    if report is None:
+        outcome = carry_out(plan, **options, progress=out.progress())
+    else:
+        require_apart(report, plan)
+        with replace_atomically(report) as partial:
+            outcome = carry_out(plan, **options, progress=out.progress())
+            document = {"schema": "dsmops.convert/1", **to_json(outcome)}
+            partial.write(f"{dumps(document, indent=2, ensure_ascii=False)}\n".encode())
     out.result(outcome, show_outcome(outcome))
     if outcome.verification is not None and not outcome.verification.same:
         raise typer.Exit(1)

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.checkpoint import ConversionReport, OverflowPolicy, convert, plan_conversion, scan, write_checkpoint
+from dsmops.checkpoint import ConversionReport, OverflowPolicy, convert, is_current, plan_conversion, scan, verify, write_checkpoint
 from dsmops.checkpoint.blocks import BLOCK_BYTES
 from dsmops.checkpoint.shards import open_checkpoint
 from dsmops.errors import CheckpointError, DiskFullError, InputError, SourceError, TensorRangeError
 from dsmops.facts import DType
+from dsmops.files import partial_path
 from tests.support.checkpoints import (
     Stored,
     bf16,
@@ -267,6 +268,18 @@ def test_a_sharded_source_can_become_one_file(tmp_path: Path) -> None:
         plan_conversion(source, tmp_path / "all.safetensors", DType.F16)
 
 
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_tensors_that_the_index_does_not_name_are_converted_all_the_same(tmp_path: Path, name: str) -> None:
+    """They travel with their shard: policies, patterns and verification hold for them as well."""
+    source = write_sharded(tmp_path / "in", {"one.safetensors": {"a": bf16(1), "stray": bf16(1e30), "named": bf16(2)}})
+    index = json.loads((source / INDEX).read_text())
+    (source / INDEX).write_text(json.dumps({**index, "weight_map": {"a": "one.safetensors"}}))
+    report = run(source, tmp_path / name, on_overflow="keep-f32", keep_f32=("named",))
+    assert report.kept_f32 == ("stray", "named")
+    assert is_current(plan_conversion(source, tmp_path / name, DType.F16, on_overflow=OverflowPolicy.KEEP_F32, keep_f32=("named",)))
+    assert verify(source, tmp_path / name).same
+
+
 def test_a_failing_shard_leaves_the_whole_folder_as_it_was(tmp_path: Path) -> None:
     """When the last shard cannot be converted, the shards before it are not replaced either."""
     source = write_sharded(tmp_path / "in", SHARDS)
@@ -306,7 +319,14 @@ def own_folder(source: Path) -> Path:
     return source.parent
 
 
-@pytest.mark.parametrize("make_target", [same_path, hard_link, soft_link, own_folder])
+def leftover_of_itself(source: Path) -> Path:
+    """The name under which a target is written is that of the source."""
+    target = source.with_name("other.safetensors")
+    os.link(source, partial_path(target))
+    return target
+
+
+@pytest.mark.parametrize("make_target", [same_path, hard_link, soft_link, own_folder, leftover_of_itself])
 def test_the_source_is_never_the_target(tmp_path: Path, make_target: Callable[[Path], Path]) -> None:
     """By whatever name it is called, and its bytes stay."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
@@ -324,6 +344,34 @@ def test_a_target_that_is_no_checkpoint_name_is_refused(tmp_path: Path, name: st
         os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match=name):
         plan_conversion(source, tmp_path / name, DType.F16)
+
+
+def test_a_header_longer_than_the_format_allows_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metadata of the target come on top of the source's; what would not open again is refused before the work."""
+    source = write_file(tmp_path / "in.safetensors", MIXED)
+    monkeypatch.setattr("dsmops.checkpoint.plan.MAX_HEADER_BYTES", 500)
+    with pytest.raises(CheckpointError, match=r"header of \d+ bytes; the format allows 500"):
+        plan_conversion(source, tmp_path / "out.safetensors", DType.F16)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """Files are called by bytes: whatever those are, the conversion goes through and is known to be done afterwards."""
+    source = write_file(tmp_path / os.fsdecode(b"in\xff.safetensors"), MIXED)
+    target = tmp_path / os.fsdecode(b"out\xfe.safetensors")
+    run(source, target)
+    assert read_file(target)[1]["dsmops.source"] == "in?.safetensors"
+    assert is_current(plan_conversion(source, target, DType.F16), full=True)
+
+
+@pytest.mark.parametrize("folder", ["out.safetensors.dsmops.json", ".out.safetensors.dsmops.json.dsmops-partial"])
+def test_a_record_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, folder: str) -> None:
+    """No target appears without its record."""
+    source = write_file(tmp_path / "in.safetensors", MIXED)
+    (tmp_path / folder).mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        run(source, tmp_path / "out.safetensors")
+    assert leftovers(tmp_path) == ["in.safetensors"]
 
 
 def test_what_cannot_be_made_is_refused_with_what_can(tmp_path: Path) -> None:

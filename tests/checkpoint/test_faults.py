@@ -45,6 +45,13 @@ class Killer:
 
 if when == "before the record":
     record.save = die
+if when == "between two renames":
+    rename, renamed = Path.rename, []
+    def counted(path, target):
+        if renamed:
+            die()
+        renamed.append(rename(path, target))
+    Path.rename = counted
 convert(plan_conversion(source, target, DType.F16), progress=Killer())
 """
 
@@ -96,12 +103,24 @@ def test_kill_9_never_leaves_an_index_without_its_shards(tmp_path: Path, when: s
     assert names == [index, f"{index}.dsmops.json", "one.safetensors", "two.safetensors"]
 
 
-@pytest.mark.parametrize("option", ["--force", "--no-fsync"])
+def test_kill_9_never_leaves_an_index_over_shards_of_two_conversions(tmp_path: Path) -> None:
+    """Where some shards are new and some old, there is no index: the folder must not pass for a model."""
+    source = write_sharded(tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "two.safetensors": {"b": bf16(2)}})
+    convert(plan_conversion(source, tmp_path / "out", DType.F32))
+    kill_at(source, tmp_path / "out", "between two renames")
+    dtypes = {read_file(tmp_path / "out" / name)[0][tensor][0] for name, tensor in (("one.safetensors", "a"), ("two.safetensors", "b"))}
+    assert dtypes == {"F16", "F32"}
+    assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
+    convert(plan_conversion(source, tmp_path / "out", DType.F16))
+    assert is_current(plan_conversion(source, tmp_path / "out", DType.F16), full=True)
+
+
+@pytest.mark.parametrize("option", ["--verify", "--no-fsync"])
 def test_a_file_size_limit_is_a_full_disk(large: Path, tmp_path: Path, option: str) -> None:
     """Running out of room midway is one error with exit code 5; the old target stays and nothing else does."""
     (tmp_path / "out.safetensors").write_bytes(b"old")
     done = subprocess.run(
-        [sys.executable, "-m", "dsmops", "convert", option, large / "in.safetensors", tmp_path / "out.safetensors"],
+        [sys.executable, "-m", "dsmops", "convert", "--force", option, large / "in.safetensors", tmp_path / "out.safetensors"],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_001, 5_000_001)),

@@ -1,5 +1,6 @@
 """Knowing that there is nothing to do: quickly, and never wrongly."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from dsmops.checkpoint import ConversionPlan, OverflowPolicy, convert, is_current, plan_conversion, record
 from dsmops.facts import DType
+from dsmops.files import replace_atomically
 from tests.support.checkpoints import bf16, write_file, write_sharded
 
 
@@ -92,7 +94,24 @@ def shorten_record(plan: ConversionPlan) -> None:
 def older_recipe(plan: ConversionPlan) -> None:
     found = record.load(plan.record_path)
     assert found is not None
-    record.save(replace(found, recipe=0), plan.record_path, durable=False)
+    with replace_atomically(plan.record_path) as partial:
+        record.save(replace(found, recipe=0), partial)
+
+
+def rewrite_record(plan: ConversionPlan, **changes: object) -> None:
+    plan.record_path.write_text(json.dumps({**json.loads(plan.record_path.read_text()), **changes}))
+
+
+def keep_a_list(plan: ConversionPlan) -> None:
+    rewrite_record(plan, kept_f32=[["a"]])
+
+
+def keep_a_number(plan: ConversionPlan) -> None:
+    rewrite_record(plan, kept_f32=[5])
+
+
+def keep_what_is_not_there(plan: ConversionPlan) -> None:
+    rewrite_record(plan, kept_f32=["ghost"])
 
 
 CHANGES = [
@@ -106,6 +125,9 @@ CHANGES = [
     nonsense_record,
     shorten_record,
     older_recipe,
+    keep_a_list,
+    keep_a_number,
+    keep_what_is_not_there,
 ]
 
 

@@ -79,11 +79,24 @@ def test_an_index_entry_outside_its_folder_is_refused(tmp_path: Path, entry: str
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "[" * 100_000, '{"weight_map": {"a": "x", "a": "y"}}', "\udcff"],
-    ids=["empty", "list", "no map", "map is a list", "number", "deep", "twice", "not UTF-8"],
+    [
+        pytest.param("", id="empty"),
+        pytest.param("[]", id="list"),
+        pytest.param("{}", id="no map"),
+        pytest.param('{"weight_map": []}', id="map is a list"),
+        pytest.param('{"weight_map": {}}', id="map is empty"),
+        pytest.param('{"weight_map": {"a": 1}}', id="number"),
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param('{"weight_map": {"a": "x", "a": "y"}}', id="twice"),
+        pytest.param("\udcff", id="not UTF-8"),
+        pytest.param('{"metadata": {"total_size": 1e999}, "weight_map": {"a": "a.safetensors"}}', id="beyond every range"),
+        pytest.param('{"metadata": {"total_size": NaN}, "weight_map": {"a": "a.safetensors"}}', id="no number"),
+        pytest.param('{"metadata": {"by": "\\ud800"}, "weight_map": {"a": "a.safetensors"}}', id="half a character"),
+    ],
 )
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     """Whatever is in an index file, the answer is an error that names it."""
+    write_file(tmp_path / "a.safetensors", A)
     (tmp_path / INDEX).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(CheckpointError, match=INDEX):
         open_checkpoint(tmp_path)

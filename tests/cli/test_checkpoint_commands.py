@@ -171,6 +171,49 @@ def test_verify_after_converting_trusts_digests_only(model: Path, tmp_path: Path
     assert target.read_bytes() == wanted
 
 
+def test_a_file_of_another_origin_is_replaced_with_force_only(model: Path, tmp_path: Path) -> None:
+    """Swapped arguments do not cost a checkpoint; what `convert` made it may replace, even damaged."""
+    other = write_file(tmp_path / "other.safetensors", {"x": bf16(9)})
+    before = other.read_bytes()
+    for option in ("--dry-run", "--quiet"):
+        done = dsmops("convert", option, model, other)
+        assert (done.code, "dsmops did not make it" in done.stderr) == (3, True)
+        assert other.read_bytes() == before
+    assert run("convert", "--force", model, other)[0] == 0
+    assert run("convert", "--dtype", "f32", model, other)[0] == 0
+    other.write_bytes(b"damaged")
+    assert run("convert", model, other)[0] == 0
+    other.with_name("other.safetensors.dsmops.json").unlink()
+    assert run("convert", "--dtype", "f32", model, other)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "hard.safetensors", "sub/../out.safetensors", ".out.safetensors.dsmops-partial"])
+def test_a_report_never_overwrites_a_checkpoint(model: Path, tmp_path: Path, name: str) -> None:
+    """Neither the source nor what is being written, however it is spelled."""
+    (tmp_path / "hard.safetensors").hardlink_to(model)
+    (tmp_path / "sub").mkdir()
+    before = model.read_bytes()
+    done = dsmops("convert", "model.safetensors", "out.safetensors", "--report", name, cwd=tmp_path)
+    assert done.code == 3
+    assert "the report would overwrite" in done.stderr
+    assert model.read_bytes() == before
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(model: Path, tmp_path: Path) -> None:
+    """A folder or a pipe for a report: exit code 3, no target, and the pipe is still one."""
+    os.mkfifo(tmp_path / "pipe")
+    for name in (".", "pipe"):
+        assert dsmops("convert", model, "out.safetensors", "--report", name, cwd=tmp_path).code == 3
+    assert (tmp_path / "pipe").is_fifo()
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_dry_run_says_what_it_cannot_count(model: Path, tmp_path: Path) -> None:
+    """Which tensors overflow is known only once the values are read."""
+    assert "Not counted: tensors" in run("convert", "--dry-run", "--on-overflow", "keep-f32", model, tmp_path / "x.safetensors")[1]
+
+
 MISTAKES = {
     "no such source": (["inspect", "absent"], 3),
     "source is a pickle": (["convert", "model.bin", "out.safetensors"], 3),
