@@ -120,8 +120,8 @@ def evaluate(
     """Transcribe the recordings that `manifest` lists, `batch_size` at a time, and compare with their references.
 
     `manifest` is a file (see `read_manifest`) or names a dataset (see `open_dataset`), of which the first `limit` utterances count;
-    `model` is as for `find_stt`. Recordings that cannot be read are told in the result, and the rest goes on. How many are heard at a
-    time changes how long it takes, not what is heard.
+    `model` is as for `find_stt`. Recordings that cannot be read are told in the result, and the rest goes on. Slots are independent
+    rows: how many there are changes the time, and nothing else but what a device's rounding makes of it.
 
     Raises:
         InputError, SourceError: the manifest or the model cannot be used, or no reference says anything.

@@ -42,7 +42,7 @@ def _totals(totals: Totals) -> Iterator[str]:
         f"{words.insertions:,} insertions in {words.reference_length:,} words"
     )
     yield f"mean of utterances: WER {_percent(totals.wer)}, CER {_percent(totals.cer)}"
-    left_out = [f"{totals.dropped:,} dropped (nothing to say in the reference)"] if totals.dropped else []
+    left_out = [f"{totals.dropped:,} dropped (their references say nothing)"] if totals.dropped else []
     if totals.failed:
         left_out.append(f"{totals.failed:,} failed, which are in none of these figures")
     yield f"{totals.scored:,} of {counted(totals.utterances, 'utterance')} scored{''.join(f'; {part}' for part in left_out)}"
