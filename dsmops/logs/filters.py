@@ -49,6 +49,7 @@ class Sieve:
     def __init__(self, wanted: Filter) -> None:
         self.wanted = wanted
         self.active = wanted != Filter()
+        self.limits_time = bool(wanted.since or wanted.until)
         self._kept: dict[str | None, bool] = {}
         self._in_time: dict[str | None, bool] = {}
 
@@ -60,14 +61,14 @@ class Sieve:
             return self._kept.get(line.service, False)
         record = line.record
         # A Python traceback bears no time: it happened when the record before it did.
-        in_time = self._in_time.get(line.service, not (self.wanted.since or self.wanted.until))
+        in_time = self._in_time.get(line.service, not self.limits_time)
         if record.time is not None:
             in_time = bool(self.wanted.in_time(record.time, record.time))
         kept = in_time and self.wanted.wants(record)
-        self.begin(line.service, in_time, kept)
+        self.begin(line.service, in_time=in_time, kept=kept)
         return kept
 
-    def begin(self, service: str | None, in_time: bool, kept: bool) -> None:
+    def begin(self, service: str | None, *, in_time: bool, kept: bool) -> None:
         """Take note of the fate of a record, for the lines after it."""
         self._in_time[service] = in_time
         self._kept[service] = kept

@@ -134,7 +134,7 @@ class Formatter:
         out: list[bytes] = []
         for index, raw in enumerate(lines):
             shape = shape_of(raw)
-            shown = None if self._sieve.active else self._seen_before(raw, shape)
+            shown = self._seen_before(raw, shape)
             if shown is not None:
                 out.append(shown)
                 continue
@@ -156,14 +156,22 @@ class Formatter:
     # --- the fast ways -----------------------------------------------------------------------------------------------------------
 
     def _seen_before(self, raw: bytes, shape: bytes) -> bytes | None:
-        """Return the friendly text of a line like one that came before, or None where it has to be looked at."""
+        """Return the friendly text of a line like one that came before, or None where it has to be looked at.
+
+        Of a line that is not wanted nothing is left.
+        """
         kind = self._kinds.shapes.get(shape)
         if kind:
-            shown = kind.format(raw, self._style.clock)
-            if shown is not None:
-                self._reader.begin(kind.record.service, kind.record.level)
-                self.counts.add_records(1, written=True)
-            return shown
+            shown = None if self._sieve.limits_time else kind.format(raw, self._style.clock)
+            if shown is None:
+                return None
+            self._reader.begin(kind.record.service, kind.record.level)
+            kept = True
+            if self._sieve.active:
+                kept = self._sieve.wanted.wants(kind.record)
+                self._sieve.begin(kind.record.service, in_time=True, kept=kept)
+            self.counts.add_records(1, written=kept)
+            return shown if kept else b""
         service, shown = self._kinds.continuations.get(raw, (None, None))
         if shown is None or self._reader.in_traceback(service) or (self._redactor and self._redactor.inside_block):
             return None
@@ -200,7 +208,7 @@ class Formatter:
         """Leave behind what the slow way would have left after a row."""
         record = rows.kind.record
         self._reader.begin(record.service, record.level)
-        self._sieve.begin(record.service, in_time, kept)
+        self._sieve.begin(record.service, in_time=in_time, kept=kept)
         if not rows.kind.tail:
             self._style.clock.instant(rows.minutes[number].decode(), rows.seconds[number].decode(), "")
 

@@ -75,8 +75,9 @@ class Kinds:
 
     def learn_continuation(self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes) -> None:
         """Remember a line in which no rule may find anything, and which does nothing but continue an event."""
-        harmless = shown == unredacted and not has_hints(shown.decode())
-        if harmless and len(self.continuations) < _MOST_CONTINUATIONS and len(raw) <= _LINE_BYTES:
+        if raw in self.continuations or shown != unredacted or len(raw) > _LINE_BYTES or len(self.continuations) >= _MOST_CONTINUATIONS:
+            return
+        if not has_hints(shown.decode()):
             self.continuations[raw] = (service, shown)
 
     def _may_learn(self) -> bool:

@@ -25,7 +25,7 @@ from dsmops.errors import InputError
 from dsmops.files import os_errors
 from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.plain_text import without_colours
-from dsmops.logs.rules import LIST_ITEM, LIST_OPEN, PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule, replace_item
+from dsmops.logs.rules import LIST_BRACKETS, LIST_ITEM, LIST_OPEN, PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule, replace_item
 
 K = TypeVar("K", str, bytes)
 V = TypeVar("V")
@@ -99,7 +99,8 @@ class Redactor:
             return text
         if PEM_OPEN.search(text):
             self._pem_lines_left = PEM_LINES
-        self._open_list = next((kind for kind, pattern in LIST_OPEN.items() if pattern.search(text)), self._open_list)
+        if text.rstrip().endswith(LIST_BRACKETS):
+            self._open_list = next((kind for kind, pattern in LIST_OPEN.items() if pattern.search(text)), self._open_list)
         # Callers come back, and with them the same words.
         known = self._known.get(text)
         if known is None:

@@ -279,6 +279,7 @@ LIST_OPEN = {
     for kind, name in (("key", _CREDENTIAL_NAME), ("text", _TEXT_NAME))
 }
 """By the rule that replaces its items: a line that ends where a list, or another value of several lines, begins."""
+LIST_BRACKETS = ("[", "{", "(")
 LIST_ITEM = re.compile(
     rf"""(?: \s* (?:[\w.-]+\s+\|[ ]?)? \s* (?: (?:\\*["'])?\w{{1,40}}(?:\\*["'])?\s?[:=]\s? )? ) {_WRAPPED} {_QUOTED} [,)\]}}\s]*""",
     re.ASCII | re.VERBOSE,

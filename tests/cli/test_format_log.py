@@ -193,19 +193,6 @@ def test_following_goes_on_in_the_file_of_the_next_day(log: Path) -> None:
     assert "log.stt.2025-11-16: a later date, goes on there" in err
 
 
-def test_ctrl_c_ends_what_cannot_be_followed_at_once(tmp_path: Path) -> None:
-    """A pipe that is open but silent does not hold `--follow` back from ending."""
-    os.mkfifo(tmp_path / "pipe")
-    following = Following(tmp_path / "pipe")
-    try:
-        with (tmp_path / "pipe").open("w", buffering=1) as pipe:
-            pipe.write("one\n")
-            assert following.line() == "one\n"
-            assert following.interrupt()[0] == 130
-    finally:
-        following.process.kill()
-
-
 def test_a_full_disk_behind_standard_output_is_named() -> None:
     """`> /dev/full` is one clear error, without a second one when Python ends."""
     command = [sys.executable, "-m", "dsmops", "format-log", "-", "--quiet"]

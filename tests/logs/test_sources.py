@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from dsmops.errors import InputError, SourceError
-from dsmops.logs import decompressed, open_source
+from dsmops.logs import can_follow, decompressed, open_source
 from dsmops.logs.follow import follow
 
 TEXT = b"".join(b"line %d of a log\n" % number for number in range(20_000))
@@ -189,6 +189,15 @@ def test_a_dated_file_that_is_replaced_is_read_before_the_next_day(tmp_path: Pat
         (tmp_path / "log.stt.2025-11-16").write_bytes(b"three\n")
 
     assert followed(path, rotate) == b"one\ntwo\nthree\n"
+
+
+def test_only_files_can_be_followed(tmp_path: Path) -> None:
+    """Pipes, devices and standard input end by themselves, and Ctrl-C ends them at once."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "log").write_bytes(b"")
+    assert can_follow(str(tmp_path / "log"))
+    assert can_follow(f"file://{tmp_path}/log")
+    assert not any(can_follow(source) for source in ("-", "/dev/null", str(tmp_path / "pipe"), str(tmp_path), str(tmp_path / "none")))
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
