@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,12 +144,17 @@ def _utterance(path: Path, number: int, row: Mapping[str, Any]) -> Utterance:
     if column is None:
         raise _bad_line(path, number, f"no path under any of {', '.join(AUDIO_COLUMNS)}")
     name = row[column]
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
+    if not _is_path(name):
         raise _bad_line(path, number, f"its {column} is {name!r}, and a path was expected")
     if row.get("offset"):
         # NeMo's manifests may cut one file into many utterances; scored against the whole file, each would be mostly wrong.
         raise _bad_line(path, number, f"its utterance begins at offset {row['offset']}, and recordings are heard whole")
     return Utterance(name, path.parent / name, reference_of(row, where=_where(path, number)))
+
+
+def _is_path(name: Any) -> bool:
+    # JSON can spell a NUL and halves of surrogate pairs, which no file name holds.
+    return isinstance(name, str) and bool(name.strip()) and re.search("[\0\ud800-\udfff]", name) is None
 
 
 def _bad_line(path: Path, number: int, what: str) -> InputError:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsmops.errors import DsmopsError, InputError, SourceError
 from dsmops.scoring import Utterance, read_manifest
@@ -79,6 +81,7 @@ GOOD = '{"audio": "a.wav", "text": "x"}\n'
         ("m.jsonl", '{"audio": 5, "text": "x"}\n', "line 1: its audio is 5"),
         ("m.jsonl", '{"audio": " ", "text": "x"}\n', "line 1: its audio is ' '"),
         ("m.jsonl", '{"audio": "a\\u0000.wav", "text": "x"}\n', "line 1: its audio is "),
+        ("m.jsonl", '{"audio": "\\ud800.wav", "text": "x"}\n', "line 1: its audio is "),
         ("m.jsonl", '{"audio": "a.wav", "text": "x", "offset": 3.5}\n', "line 1: its utterance begins at offset 3.5"),
         ("m.jsonl", '[{"audio": "a.wav", "text": "x"}]\n', "line 1: neither a JSON object nor columns"),
         ("m.jsonl", GOOD.encode() + b'{"audio": "a.wav", "text": "\xff"}\n', "line 2: not UTF-8 at byte 29"),
@@ -128,6 +131,37 @@ def test_nothing_endless_is_read(tmp_path: Path) -> None:
         file.truncate((256 << 20) + 1)
     with pytest.raises(InputError, match="longer than 256 MiB"):
         read_manifest(path)
+
+
+PIECES = st.sampled_from(
+    [
+        b'{"audio": "a.wav", "text": "x"}',
+        b"audio,text",
+        b"a.wav,x",
+        b"path\tsentence",
+        b"a.wav\tx",
+        b"\n",
+        b"\r\n",
+        b'"',
+        b"{}",
+        b",",
+        b"\t",
+        b"\r",
+    ]
+)
+
+
+@given(name=st.sampled_from(["m.jsonl", "m.csv", "m.tsv"]), content=st.lists(PIECES | st.binary(max_size=6), max_size=8).map(b"".join))
+def test_any_bytes_give_utterances_or_an_error(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes) -> None:
+    """Whatever is in a list, it is read or refused in words; what is read has a path and a reference each."""
+    path = manifest(tmp_path_factory.getbasetemp(), name, content)
+    try:
+        corpus = read_manifest(path)
+    except InputError:
+        return
+    utterances = list(corpus.utterances)
+    assert len(utterances) == corpus.count > 0
+    assert all(utterance.audio == path.parent / utterance.name for utterance in utterances)
 
 
 def test_source_errors_are_input_errors(tmp_path: Path) -> None:
