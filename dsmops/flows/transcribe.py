@@ -16,8 +16,7 @@ from dsmops.progress import SILENT, Progress
 if TYPE_CHECKING:
     from dsmops.facts import DType
     from dsmops.worker.models.stt import SttModel
-    from dsmops.worker.runtime.transcription import TurnEnd
-    from dsmops.worker.runtime.words import TimedWord
+    from dsmops.worker.runtime.words import TimedWord, TurnEnd
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,12 @@ from numpy.typing import NDArray
 
 from dsmops.worker.models.config import END_OF_PADDING, FRAMES_PER_S, LAST_SPECIAL, PADDING, SttConfig
 from dsmops.worker.runtime.engine import SttEngine
-from dsmops.worker.runtime.words import Decoder, TimedWord, Word, WordEnd, WordMachine, words_of_sequence
+from dsmops.worker.runtime.words import Decoder, TimedWord, TurnDetector, TurnEnd, Word, WordEnd, WordMachine, words_of_sequence
 
 CLOSING_SILENCE_S = 1.0
 """Silence fed beyond the text delay when the audio is over, so that the last word's end is heard (as `stt-rs` does)."""
 PROMPT_GAP_FRAMES = 10
 """Silent frames between a prompt's audio and the recording (as upstream's prompt script)."""
-TURN_HEAD = 2
-TURN_THRESHOLD = 0.5
-"""A turn has ended when the head for pauses of 2 s gives more than this; announced once, until the next word."""
-
 Frame = NDArray[np.float32]
 
 
@@ -35,13 +31,6 @@ class Timing(StrEnum):
 
     SERVER = "server"
     PYTHON = "python"
-
-
-@dataclass(frozen=True, slots=True)
-class TurnEnd:
-    """The model heard the end of a turn; `time_s` is how much of the recording it had heard then."""
-
-    time_s: float
 
 
 Event = Word | WordEnd | TurnEnd
@@ -119,7 +108,7 @@ class Recording:
         self._tokens: list[int] = []
         self._spoken: list[int] = []
         self._events: list[Event] = []
-        self._in_turn = False
+        self._turns = TurnDetector()
         self.heard_frames = 0
         self.figures = Figures()
 
@@ -146,10 +135,8 @@ class Recording:
             of_prompt = True
         self._spoken.append(PADDING if of_prompt and token != END_OF_PADDING else token)
         events = self._placed(self._machine.take(self._spoken[-1]))
-        if any(isinstance(event, Word) for event in events):
-            self._in_turn = True
-        if self._in_turn and len(pauses) > TURN_HEAD and pauses[TURN_HEAD] > TURN_THRESHOLD:
-            self._in_turn = False
+        spoken = any(isinstance(event, Word) for event in events)
+        if self._turns.take(pauses, spoken=spoken):
             events.append(TurnEnd(self._since_start_s(len(self._tokens) / FRAMES_PER_S)))
         self._events += events
         return events

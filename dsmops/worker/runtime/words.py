@@ -1,4 +1,4 @@
-"""From text tokens to words with times, by the two rules that are published.
+"""From text tokens to words with times, by the two rules that are published, and from pause probabilities to ends of turns.
 
 The server's rule works step by step and is what clients of moshi-server see. The Python package's rule looks at a finished sequence and
 shares a segment's time among its words. Both count from the start of what was fed, silence prefix included, until told otherwise.
@@ -49,6 +49,33 @@ class TimedWord:
     text: str
     start_s: float
     stop_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The model heard the end of a turn; `time_s` is how much of the recording it had heard then."""
+
+    time_s: float
+
+
+class TurnDetector:
+    """Kyutai's rule for ends of turns: the head for pauses of 2 s gives more than a half; announced once, until the next word.
+
+    Source: `stt-rs` and the file and microphone clients of delayed-streams-modeling.
+    """
+
+    HEAD = 2
+    THRESHOLD = 0.5
+
+    def __init__(self) -> None:
+        self._in_turn = False
+
+    def take(self, pauses: Sequence[float], *, spoken: bool) -> bool:
+        """Take a step's pause probabilities, and whether it brought a word; return whether a turn ends with it."""
+        self._in_turn |= spoken
+        ends = self._in_turn and len(pauses) > self.HEAD and pauses[self.HEAD] > self.THRESHOLD
+        self._in_turn &= not ends
+        return ends
 
 
 class WordMachine:
