@@ -89,7 +89,9 @@ def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
 
 def convert(
     source: SourceArg,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The .safetensors file to write, or a folder for a sharded source.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", readable=False, help="The .safetensors file to write, or a folder for a sharded source.")
+    ],
     dtype: ToDTypeOpt = DType.F16,
     on_overflow: Annotated[
         Policy,
@@ -98,7 +100,9 @@ def convert(
     keep_f32: Annotated[
         list[str] | None, typer.Option("--keep-f32", metavar="GLOB", help="Store BF16 tensors whose names match as F32. Repeatable.")
     ] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write the JSON document there as well.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", readable=False, help="Write the JSON document there as well.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the target back and compare every value.")] = False,
     no_digest: Annotated[bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")] = False,
     no_fsync: Annotated[bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")] = False,
@@ -150,7 +154,7 @@ def convert(
 
 def verify(
     source: SourceArg,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="What it was converted to.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", readable=False, help="What it was converted to.")],
     numerics: Annotated[
         str | None, typer.Option("--numerics", metavar="AUDIO", help="Run both on this recording too; - for standard input.")
     ] = None,

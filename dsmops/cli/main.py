@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from dsmops.report.reporter import Reporter
 def main() -> int:
     """Run the command line of this process and return its exit code (`dsmops.errors` lists them)."""
     _prepare_streams()
-    from dsmops.cli.app import app
-
+    _prepare_signals()
     try:
+        from dsmops.cli.app import app
+
         app(prog_name="dsmops")
     except DsmopsError as exc:
         return _report(exc)
@@ -25,6 +27,9 @@ def main() -> int:
         from dsmops.files import translate
 
         return _report(translate(exc, exc.filename or "the system"))
+    except KeyboardInterrupt:
+        # While the program was still loading: Typer answers those that come later.
+        return 128 + signal.SIGINT
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
     except Exception as exc:  # noqa: BLE001 the one place that may: a bug must end in one line and a saved traceback
@@ -40,6 +45,14 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _prepare_signals() -> None:
+    """Let a plain kill, or a terminal that goes away, end a command like Ctrl-C: partial files of gigabytes are cleared, not left."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What the caller wants ignored (nohup) stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def _report(error: DsmopsError) -> int:

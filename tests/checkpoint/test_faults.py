@@ -12,7 +12,7 @@ import pytest
 from dsmops.checkpoint import convert, is_current, plan_conversion, write_checkpoint
 from dsmops.errors import InputError
 from dsmops.facts import DType
-from dsmops.files import replace_atomically
+from dsmops.files import partial_path, replace_atomically
 from tests.support.checkpoints import bf16, read_file, write_file, write_sharded
 from tests.support.cli import dsmops
 
@@ -198,19 +198,36 @@ def test_many_writers_on_one_target_leave_one_whole_file(large: Path, tmp_path: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    """An interrupt in the middle ends within moments, without a traceback and without a partial file."""
-    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
-    write_checkpoint(source, {"a": ("BF16", (150_000_000,))})
-    child = subprocess.Popen([sys.executable, "-m", "dsmops", "convert", source, target], stderr=subprocess.PIPE, text=True)
-    partial = tmp_path / ".out.safetensors.dsmops-partial"
+def interrupted(folder: Path, number: signal.Signals, *under: str) -> tuple[int, str, list[str]]:
+    """Send a signal to a conversion that has begun to write, run `under` a command; return exit code, stderr, files left beside the source."""
+    write_checkpoint(folder / "in.safetensors", {"a": ("BF16", (150_000_000,))})
+    child = subprocess.Popen(
+        [*under, sys.executable, "-m", "dsmops", "convert", "--quiet", "in.safetensors", "out.safetensors"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = partial_path(folder / "out.safetensors")
     while child.poll() is None and not (partial.exists() and partial.stat().st_size):
         os.sched_yield()
-    child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=30)
-    assert child.returncode == 130
+    child.send_signal(number)
+    _, stderr = child.communicate(timeout=60)
+    return child.returncode, stderr, sorted(path.name for path in folder.iterdir() if path.name != "in.safetensors")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Ctrl-C, a plain kill or a closed terminal in the middle: the usual exit code, no traceback, no partial file."""
+    ended, stderr, left = interrupted(tmp_path, number)
+    assert (ended, left) == (code, [])
     assert "Traceback" not in stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    """A signal that the caller wants ignored is ignored: the conversion ends well."""
+    code, _, left = interrupted(tmp_path, signal.SIGHUP, "nohup")
+    assert (code, left) == (0, ["out.safetensors", "out.safetensors.dsmops.json"])
 
 
 def test_an_unreadable_source_is_one_error(tmp_path: Path) -> None:
