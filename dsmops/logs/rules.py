@@ -261,7 +261,7 @@ RULES: tuple[Rule, ...] = (
     Rule("home", r"home[/%]|(?i:users)[/\\%]", _compile(_HOME), lambda match, pseudonym: _instead(match, pseudonym("user", match["user"]))),
     Rule("ip", r"0\.0{1,3}\.0{1,3}\.0", _compile(_IPV4), _ipv4),
     Rule("ip", "(?:ip|ec0)-0", _compile(_IPV4_IN_HOST), _ipv4),
-    Rule("ip", r"(?<![\w:.])(?:[0Ff][0A-Fa-f]{3}|00:ff0b|::[Ff]{4}):", _compile(_IPV6), _ipv6),
+    Rule("ip", r"(?:(?<![\w:.])(?:[0Ff][0A-Fa-f]{3}|00:ff0b)|::[Ff]{4}):", _compile(_IPV6), _ipv6),
 )
 
 # --- PEM over several lines ----------------------------------------------------------------------------------------------------------
@@ -280,6 +280,7 @@ LIST_OPEN = {
 }
 """By the rule that replaces its items: a line that ends where a list, or another value of several lines, begins."""
 LIST_BRACKETS = ("[", "{", "(")
+"""How such a line ends, but for blanks."""
 LIST_ITEM = re.compile(
     rf"""(?: \s* (?:[\w.-]+\s+\|[ ]?)? \s* (?: (?:\\*["'])?\w{{1,40}}(?:\\*["'])?\s?[:=]\s? )? ) {_WRAPPED} {_QUOTED} [,)\]}}\s]*""",
     re.ASCII | re.VERBOSE,
