@@ -199,7 +199,7 @@ def test_many_writers_on_one_target_leave_one_whole_file(large: Path, tmp_path: 
 
 
 def interrupted(folder: Path, number: signal.Signals, *under: str) -> tuple[int, str, list[str]]:
-    """Send a signal to a conversion that has begun to write, run `under` a command; return exit code, stderr, files left beside the source."""
+    """Send a signal to a conversion, run `under` a command, that has begun to write. Return exit code, stderr and the files it left."""
     write_checkpoint(folder / "in.safetensors", {"a": ("BF16", (150_000_000,))})
     child = subprocess.Popen(
         [*under, sys.executable, "-m", "dsmops", "convert", "--quiet", "in.safetensors", "out.safetensors"],
