@@ -1,0 +1,23 @@
+"""A real worker with the tiny model, shared by the tests that leave it as it was."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsmops.worker.tiny import TinyStt, write_tiny_stt
+from tests.support.workers import WorkerProcess
+
+
+@pytest.fixture(scope="session")
+def tiny_stt(tmp_path_factory: pytest.TempPathFactory) -> TinyStt:
+    """The tiny model in a folder of its own."""
+    return write_tiny_stt(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_stt: TinyStt) -> Iterator[WorkerProcess]:
+    """The worker, ready, with four slots."""
+    folder: Path = tiny_stt.server_config.parent
+    with WorkerProcess(folder, tiny_stt.server_config) as running:
+        yield running
