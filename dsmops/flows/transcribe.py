@@ -24,14 +24,15 @@ class Transcription:
     """What was heard, by which model on what, and what it took.
 
     Times count from the recording's start. `speedup` is seconds of audio per second of computing, loading excluded; None where there was
-    no audio.
+    no audio. Through a server, `model` is its address, `device` and `dtype` are None, and `compute_s` is the time until all was heard.
+    `interrupted`: the recording was ended early, and this is what was heard until then.
     """
 
     audio: str
     audio_s: float
     model: str
-    device: str
-    dtype: str
+    device: str | None
+    dtype: str | None
     text: str
     words: tuple[TimedWord, ...]
     turns: tuple[TurnEnd, ...]
@@ -40,6 +41,7 @@ class Transcription:
     steps: int
     compute_s: float
     speedup: float | None
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""A well-behaved client of any moshi-server, ours or the original."""

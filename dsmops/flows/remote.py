@@ -1,0 +1,120 @@
+"""`transcribe --url`: a recording through any moshi-server, heard as its clients hear it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from dsmops.audio import LevelMeter, Samples, frames, open_audio
+from dsmops.client.address import websocket_url
+from dsmops.client.asr import FRAME_S, LEAD_IN_FRAMES, Answer
+from dsmops.client.asr import transcribe as stream_transcribe
+from dsmops.flows.transcribe import Transcription
+from dsmops.progress import SILENT, Progress
+from dsmops.worker.protocol import EndWord, Step, Word
+from dsmops.worker.runtime.words import TimedWord, TurnDetector, TurnEnd
+
+
+def transcribe_remotely(
+    source: Path | None, url: str, *, api_key: str | None = None, speed: float = 1.01, progress: Progress = SILENT
+) -> Transcription:
+    """Transcribe the recording in `source`, standard input when None, through the server at `url`.
+
+    `speed` is × real time, 0 for as fast as the server takes it. Ctrl-C ends the recording there; what was sent is still transcribed, and
+    `interrupted` says so. A second Ctrl-C ends everything.
+
+    Raises:
+        InputError, SourceError: the recording or the address cannot be used.
+        CredentialsError, TransferError: the server refused, failed or cannot be reached.
+        ExtraMissingError: the worker's libraries are not installed.
+    """
+    address = websocket_url(url)
+    meter = LevelMeter()
+    with open_audio(source or sys.stdin.buffer) as audio:
+        heard = _Hearing()
+        progress.start(f"Transcribing {audio.name}", round((audio.duration_s or 0.0) * 1000), "ms of audio")
+        try:
+            elapsed_s = asyncio.run(_hear(frames(audio.blocks()), address, api_key, speed, heard, meter, progress))
+        finally:
+            progress.finish()
+    return Transcription(
+        audio=audio.name,
+        audio_s=meter.levels.duration_s,
+        model=address,
+        device=None,
+        dtype=None,
+        text=" ".join(word.text for word in heard.words),
+        words=tuple(heard.words),
+        turns=tuple(heard.turns),
+        has_vad=heard.steps > 0,
+        levels=meter.levels,
+        steps=heard.steps,
+        compute_s=elapsed_s,
+        speedup=meter.levels.duration_s / elapsed_s if elapsed_s else None,
+        interrupted=heard.interrupted,
+    )
+
+
+class _Hearing:
+    """What the server's answers add up to."""
+
+    def __init__(self) -> None:
+        self.words: list[TimedWord] = []
+        self.turns: list[TurnEnd] = []
+        self.steps = 0
+        self.interrupted = False
+        self._detector = TurnDetector()
+
+    def take(self, answer: Answer) -> None:
+        match answer:
+            case Word():
+                self.words.append(TimedWord(answer.text, answer.start_time, None))
+                self._detector.take((), spoken=True)
+            case EndWord() if self.words:
+                self.words[-1] = replace(self.words[-1], stop_s=answer.stop_time)
+            case Step():
+                self.steps += 1
+                if self._detector.take(answer.prs, spoken=False):
+                    self.turns.append(TurnEnd(max(0.0, (self.steps - LEAD_IN_FRAMES) * FRAME_S)))
+
+
+async def _hear(
+    recording: Iterator[Samples], address: str, api_key: str | None, speed: float, heard: _Hearing, meter: LevelMeter, progress: Progress
+) -> float:
+    """Stream the recording and return how long that took, in seconds."""
+
+    async def metered() -> AsyncIterator[Samples]:
+        for frame in recording:
+            meter.add(frame)
+            progress.advance(round(FRAME_S * 1000))
+            yield frame
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    begin_s = loop.time()
+    with _first_ctrl_c_sets(stop, loop):
+        await stream_transcribe(address, metered(), heard.take, api_key=api_key, speed=speed, stop=stop)
+    heard.interrupted = stop.is_set()
+    return loop.time() - begin_s
+
+
+@contextmanager
+def _first_ctrl_c_sets(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let the first Ctrl-C set `stop`, and the second do what it always does."""
+
+    def on_first() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    with suppress(NotImplementedError, ValueError):  # not on every system, and only in the main thread
+        loop.add_signal_handler(signal.SIGINT, on_first)
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError, ValueError):
+            loop.remove_signal_handler(signal.SIGINT)
