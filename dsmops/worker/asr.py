@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -175,18 +176,21 @@ class AsrModule:
         self._log.info(BATCHED_ASR, "batched-asr post query")
         self.posts += 1
         try:
-            stream = await self._wait_for_slot()
+            stream = await self._wait_for_slot(request)
             if stream is None:
                 self._log.error(BATCHED_ASR, "no free channels after 1000 tries")
                 return web.Response(status=500, text=NO_FREE_CHANNELS)
             try:
                 self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
-                words = await _transcribe(stream, body)
+                words = await _transcribe(stream, body, request)
             finally:
                 self._close(stream)
         except DsmopsError as exc:
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
+        except ConnectionResetError as exc:
+            self._log.error(UTILS, "returning internal server error 500", err=Shown(str(exc)))
+            return web.Response(status=500)
         finally:
             self.posts -= 1
         return web.Response(body=msgspec.json.encode(words), content_type="application/json")
@@ -202,8 +206,9 @@ class AsrModule:
         if self.is_batched:
             self._metrics.slot_released(stream.steps)
 
-    async def _wait_for_slot(self) -> Stream | None:
+    async def _wait_for_slot(self, request: web.Request) -> Stream | None:
         for _ in range(_POST_TRIES):
+            _require_sender(request)
             stream = self._open()
             if stream is not None:
                 return stream
@@ -227,12 +232,19 @@ class AsrModule:
         return {} if addr is None else {"addr": addr}
 
 
-async def _transcribe(stream: Stream, body: bytes) -> list[protocol.ServerMessage]:
+def _require_sender(request: web.Request) -> None:
+    """Raise ConnectionResetError when whoever asked has hung up."""
+    if request.transport is None or request.transport.is_closing():
+        raise ConnectionResetError("the client has left")
+
+
+async def _transcribe(stream: Stream, body: bytes, request: web.Request) -> list[protocol.ServerMessage]:
     """Return the words of a whole audio file.
 
     Raises:
         InputError: the body is no audio.
         DsmopsError: the stream failed.
+        ConnectionResetError: nobody waits for the words any more.
     """
     news = asyncio.Event()
     stream.on_news = news.set
@@ -241,8 +253,11 @@ async def _transcribe(stream: Stream, body: bytes) -> list[protocol.ServerMessag
     words: list[protocol.ServerMessage] = []
     try:
         while True:
-            await news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POST_PAUSE_S):
+                    await news.wait()
             news.clear()
+            _require_sender(request)
             if feeder.done():
                 feeder.result()
             for event in stream.fetch():

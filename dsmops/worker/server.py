@@ -117,7 +117,7 @@ class Server:
         with bind(settings.addr, settings.port) as listener:
             access = Access(settings.authorized_ids)
             self._modules = [AsrModule(module, access, self._log, self._metrics, settings.limits) for module in settings.modules]
-            runner = web.AppRunner(self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+            runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             try:
                 site = await self._open(runner, listener, stopped)

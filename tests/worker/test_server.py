@@ -156,10 +156,12 @@ def test_bad_messages_end_their_sender_with_a_reason(worker: WorkerProcess, sent
 
 
 def test_a_message_beyond_the_limit_is_refused(worker: WorkerProcess) -> None:
-    """Nine megabytes end the connection with 1009."""
+    """Nine megabytes end the connection with 1009, which a reset may overtake while the client still sends."""
     with AsrClient(worker.url, API_KEY) as client:
         send_until_gone(client, np.zeros(1_900_000, np.float32), samples=1_900_000)
-        assert list_until_closed(client) == ([], 1009)
+        messages, code = list_until_closed(client)
+        assert messages == []
+        assert code in (1009, 1006)
     wait_for_slots(worker.url, 0, within_s=2)
 
 
