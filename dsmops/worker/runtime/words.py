@@ -61,7 +61,8 @@ class TurnEnd:
 class TurnDetector:
     """Kyutai's rule for ends of turns: the head for pauses of 2 s gives more than a half; announced once, until the next word.
 
-    Silence before the first word ends no turn. Source of the rest: `stt-rs` and the file and microphone clients of delayed-streams-modeling.
+    Silence before the first word ends no turn here. Source of the rest: `stt-rs`, file and microphone clients of
+    delayed-streams-modeling.
     """
 
     HEAD = 2
@@ -127,8 +128,8 @@ def words_of_sequence(tokens: Sequence[int], tokenizer: Decoder, *, prefix_frame
     """Return the words of a finished token sequence by the Python package's rule.
 
     A segment lies between two tokens 0; what comes before the first does not count. A single word takes its whole segment. Of several,
-    each but the last takes as many frames as it has tokens when encoded alone, but none beyond the segment. Times are moved back by the prefix, in whole seconds, and
-    the delay, and never lie before 0.
+    each but the last takes as many frames as it has tokens when encoded alone, none beyond the segment. Times are moved back by the
+    prefix, in whole seconds, and the delay, and never lie before 0.
 
     Source: `scripts/stt_from_file_pytorch.py` of delayed-streams-modeling; its last segment fails when more than 12 frames follow, here
     it ends after a second.

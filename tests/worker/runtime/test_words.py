@@ -95,7 +95,8 @@ def test_server_rule(tokens: list[int], delay_steps: int) -> None:
 
 @given(TOKENS, st.integers(0, 30), st.sampled_from([0.0, 0.5, 2.5]))
 @example([BOUNDARY, *[8] * 40], 0, 0.0)
-@example([BOUNDARY, 4, 6, 5, 7, BOUNDARY], 0, 0.0)
+@example([BOUNDARY, END, 4], 0, 0.0)
+@example([BOUNDARY, 4, 6, 5, BOUNDARY], 0, 0.0)  # the first word's four letters would take more than the segment
 def test_python_rule(tokens: list[int], prefix_frames: int, delay_s: float) -> None:
     """A finished sequence's words and times are those of the Python package's rule."""
     words = words_of_sequence(tokens, Toy(), prefix_frames=prefix_frames, delay_s=delay_s)
