@@ -27,16 +27,17 @@ from dsmops.checkpoint.record import ConversionReport, FileRecord
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_shard
 from dsmops.errors import TensorRangeError
 from dsmops.facts import DType
-from dsmops.files import replace_atomically, require_free_space, sha256
+from dsmops.files import PartialFile, replace_atomically, require_free_space, sha256
 from dsmops.progress import SILENT, Progress
 
 
 def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool = True, fsync: bool = True) -> ConversionReport:
     """Write the target that `plan` describes, and a record beside it, and return what was lost.
 
-    At any moment each target file is absent, the old one or complete; the index of a sharded target comes last. On any error nothing new
-    is left. `digest` adds the SHA-256 of every source and target file. `fsync` waits until all is on the disk. Peak memory is about 60 MiB
-    whatever the size of files and tensors.
+    At any moment each target file is absent, the old one or complete. The index of a sharded target goes before its first shard is
+    replaced and comes back last, so a folder with an index is of one conversion. On any error before that nothing new is left.
+    `digest` adds the SHA-256 of every source and target file. `fsync` waits until all is on the disk. Peak memory is about 60 MiB
+    whatever the size of files and tensors; only many thousands of tensors take more.
 
     Raises:
         TensorRangeError: values beyond the target's range, under `OverflowPolicy.FAIL`; names the tensors.
@@ -61,23 +62,16 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
             partials = [targets.enter_context(replace_atomically(file.path, durable=fsync)) for file in plan.files]
             # After a killed run's leftovers have been emptied.
             require_free_space(plan.files[0].path.parent, plan.target_bytes)
-            casts = _Casts(clamp=plan.on_overflow is OverflowPolicy.CLAMP)
-            target_digests: list[str | None] = []
-            losses: list[TensorLoss] = []
             progress.start("Converting", plan.target_bytes)
             try:
-                for file, partial in zip(plan.files, partials, strict=True):
-                    with BlockWriter(partial.fd, digest=digest, direct=fsync) as writer:
-                        losses += _fill(file, writer, readers, casts, progress)
-                        target_digests.append(writer.finish())
+                losses, target_digests = _fill_all(plan, partials, readers, progress, digest=digest, direct=fsync)
                 source_digests = digests.results()
             finally:
                 progress.finish()
             for reader in readers.values():
                 reader.confirm_unchanged()
-            report = LossReport.of(losses)
-            if plan.on_overflow is not OverflowPolicy.CLAMP and report.overflowing:
-                raise _range_error(report, plan.dtype)
+            if plan.on_overflow is not OverflowPolicy.CLAMP and losses.overflowing:
+                raise _range_error(losses, plan.dtype)
             if index is not None and plan.index is not None:
                 index.write(plan.index[1].encode())
                 # From the first shard renamed to the last, the folder holds some of each: it must not pass for either.
@@ -91,7 +85,7 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
             sources=tuple(map(FileRecord.of, shards, source_digests)),
             targets=tuple(map(FileRecord.of, written, target_digests)),
             tensors=len(plan.tensors),
-            losses=report,
+            losses=losses,
             elapsed_s=time.monotonic() - start_s,
         )
         record.save(result, kept_record)
@@ -145,6 +139,26 @@ class _Casts:
         if dtype not in self._made:
             self._made[dtype] = make_cast(DType(dtype), clamp=self._clamp)
         return self._made[dtype]
+
+
+def _fill_all(
+    plan: ConversionPlan,
+    partials: Iterable[PartialFile],
+    readers: Mapping[str, ShardReader],
+    progress: Progress,
+    *,
+    digest: bool,
+    direct: bool,
+) -> tuple[LossReport, list[str | None]]:
+    """Write every target file; return what was lost, and the digest of each."""
+    casts = _Casts(clamp=plan.on_overflow is OverflowPolicy.CLAMP)
+    losses: list[TensorLoss] = []
+    digests = []
+    for file, partial in zip(plan.files, partials, strict=True):
+        with BlockWriter(partial.fd, digest=digest, direct=direct) as writer:
+            losses += _fill(file, writer, readers, casts, progress)
+            digests.append(writer.finish())
+    return LossReport.of(losses), digests
 
 
 def _fill(

@@ -172,7 +172,8 @@ def open_shard(path: Path, name: str) -> Shard:
             except HeaderError:
                 _refuse_other_formats(path, head)
                 raise
-            head += file.read(data_start - LENGTH_BYTES)
+            file.seek(0)
+            head = file.read(data_start)
     return Shard(name, path, parse_header(head, status.st_size, name=str(path)), FileStamp.of(status), _known_sha256(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -53,7 +54,7 @@ def locate(source: str) -> Path | HubFile:
     """
     if "://" in source:
         return _parse_checkpoint(source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where nobody has that name
     if not path.exists():
         raise SourceError(f"{source} does not exist", hint="Check the path, or name a hub file as hf://org/repo/model.safetensors.")
     return path
