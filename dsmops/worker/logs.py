@@ -14,6 +14,7 @@ Source: tracing-subscriber 0.3.19 `fmt`, tracing-appender 0.2.3.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import re
@@ -240,4 +241,7 @@ class ServerLog:
     def _give_up_file(self, exc: OSError) -> None:
         # Serving goes on: a full disk is no reason to hang up on people.
         _logger.warning("the log file can no longer be written: %s", exc)
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
         self._file = None
