@@ -220,6 +220,7 @@ def _open_locked(partial: Path, target: Path) -> int:
         fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _require_leftover(fd, partial)
             # The owner before us may have renamed or removed the file between our open and our lock.
             if os.fstat(fd).st_ino == partial.lstat().st_ino:
                 return fd
@@ -232,6 +233,12 @@ def _open_locked(partial: Path, target: Path) -> int:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _require_leftover(fd: int, partial: Path) -> None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise InputError(f"{partial} is in the way: a pipe, or a second name of another file", hint="Move it elsewhere.")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,12 +8,13 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dsmops.errors import DiskFullError, FileAccessError, InputError, SourceError, TargetBusyError
-from dsmops.files import replace_atomically, require_free_space, sha256, state_folder, translate, write_text_atomically
+from dsmops.files import partial_path, replace_atomically, require_free_space, sha256, state_folder, translate, write_text_atomically
 
 HOLD = """
 import sys, pathlib, time
@@ -70,6 +71,17 @@ def test_a_read_only_target_is_replaced_by_a_read_only_one(tmp_path: Path) -> No
     with replace_atomically(target) as partial:
         assert stat.S_IMODE(partial.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(target.stat().st_mode) == 0o444
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.link(path.with_name("precious"), path)], ids=["pipe", "hard link"])
+def test_what_stands_where_a_leftover_would_is_not_written_to(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe, or a second name of another file: an error that names it, and both stay."""
+    (tmp_path / "precious").write_text("precious")
+    make(partial_path(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"\.file\.dsmops-partial is in the way"):
+        write_text_atomically(tmp_path / "file", "new")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert leftovers(tmp_path) == [".file.dsmops-partial", "precious"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -71,7 +71,7 @@ def save(report: ConversionReport, partial: PartialFile) -> None:
 def load(path: Path) -> ConversionReport | None:
     """Return the report that `save` wrote; None when there is none, or it is not of this schema."""
     try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:
             return None
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if body.pop("schema") != SCHEMA:
@@ -112,7 +112,7 @@ def is_current(plan: ConversionPlan, *, full: bool = False, progress: Progress =
     if made.kept_f32 != report.kept_f32:
         return False
     try:
-        if made.index is not None and made.index[0].read_text(encoding="utf-8") != made.index[1]:
+        if made.index is not None and not (made.index[0].is_file() and made.index[0].read_text(encoding="utf-8") == made.index[1]):
             return False
         targets = [open_shard(file.path, file.name) for file in made.files]
         if [target.header.sha256 for target in targets] != [hashlib.sha256(file.head).hexdigest() for file in made.files]:

@@ -162,8 +162,7 @@ def open_shard(path: Path, name: str) -> Shard:
     if path.suffix in _PICKLE_SUFFIXES:
         _refuse_pickle(path)
     with os_errors(path):
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise InputError(f"{path} is not a regular file", hint="Name a .safetensors file.", code="file.not_regular")
+        _require_regular(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             head = file.read(LENGTH_BYTES)
@@ -175,6 +174,13 @@ def open_shard(path: Path, name: str) -> Shard:
             file.seek(0)
             head = file.read(data_start)
     return Shard(name, path, parse_header(head, status.st_size, name=str(path)), FileStamp.of(status), _known_sha256(path))
+
+
+def _require_regular(path: Path) -> None:
+    # Opening a pipe would wait for its other end. Opening a folder fails, in words of its own.
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path} is not a regular file", hint="Name a .safetensors file.", code="file.not_regular")
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
@@ -201,8 +207,10 @@ def read_index(path: Path) -> IndexFile:
     def refuse(reason: str) -> NoReturn:
         raise CheckpointError(f"{path}: {reason}", hint="Fetch the index file again.", code="checkpoint.index")
 
-    with os_errors(path), path.open("rb") as file:
-        data = file.read(MAX_INDEX_BYTES + 1)
+    with os_errors(path):
+        _require_regular(path)
+        with path.open("rb") as file:
+            data = file.read(MAX_INDEX_BYTES + 1)
     if len(data) > MAX_INDEX_BYTES:
         refuse(f"an index file of more than {MAX_INDEX_BYTES} bytes")
     try:

@@ -86,6 +86,11 @@ def nonsense_record(plan: ConversionPlan) -> None:
     plan.record_path.write_text("[" * 100_000)
 
 
+def pipe_for_a_record(plan: ConversionPlan) -> None:
+    plan.record_path.unlink()
+    os.mkfifo(plan.record_path)
+
+
 def shorten_record(plan: ConversionPlan) -> None:
     text = plan.record_path.read_text()
     plan.record_path.write_text(text[: len(text) // 2])
@@ -123,6 +128,7 @@ CHANGES = [
     remove_record,
     empty_record,
     nonsense_record,
+    pipe_for_a_record,
     shorten_record,
     older_recipe,
     keep_a_list,
@@ -173,6 +179,9 @@ def test_a_sharded_target_is_current_only_with_its_index(tmp_path: Path) -> None
     assert is_current(plan, full=True)
     index = tmp_path / "out" / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("two", "one"))
+    assert not is_current(plan)
+    index.unlink()
+    os.mkfifo(index)
     assert not is_current(plan)
 
 

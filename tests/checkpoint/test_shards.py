@@ -180,11 +180,13 @@ def test_what_is_no_checkpoint_gets_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "none.safetensors").touch()
     os.mkfifo(tmp_path / "pipe.safetensors")
+    os.mkfifo(tmp_path / f"pipe.{INDEX}")
     expected: dict[str, type[DsmopsError]] = {
         "absent.safetensors": SourceError,
         "empty": CheckpointError,
         "two": CheckpointError,
         "pipe.safetensors": InputError,
+        f"pipe.{INDEX}": InputError,
         "none.safetensors": HeaderError,
     }
     for name, kind in expected.items():
