@@ -55,8 +55,11 @@ def locate(source: str) -> Path | HubFile:
     if "://" in source:
         return _parse_checkpoint(source)
     path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where nobody has that name
-    if not path.exists():
-        raise SourceError(f"{source} does not exist", hint="Check the path, or name a hub file as hf://org/repo/model.safetensors.")
+    # An empty name, of a variable that is not set, say, would be this folder.
+    if not source or not path.exists():
+        raise SourceError(
+            f"{source or 'an empty name'} does not exist", hint="Check the path, or name a hub file as hf://org/repo/model.safetensors."
+        )
     return path
 
 

@@ -216,6 +216,7 @@ def test_a_dry_run_says_what_it_cannot_count(model: Path, tmp_path: Path) -> Non
 
 MISTAKES = {
     "no such source": (["inspect", "absent"], 3),
+    "empty source": (["convert", "", "out.safetensors"], 3),
     "no such user": (["inspect", "~nobody-of-that-name/model.safetensors"], 3),
     "source is a pickle": (["convert", "model.bin", "out.safetensors"], 3),
     "source is no checkpoint": (["inspect", "notes.safetensors"], 3),

@@ -24,7 +24,7 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
     yield f"{found.source}: {found.identity.description}"
     yield from _differences(found.identity)
     yield (
-        f"{counted(len(found.tensors), 'tensor')}, {found.parameters:,} parameters, {size(found.data_bytes)} of data in "
+        f"{counted(len(found.tensors), 'tensor')}, {counted(found.parameters, 'parameter')}, {size(found.data_bytes)} of data in "
         f"{counted(len(found.files), 'file')}"
     )
     yield Table(
