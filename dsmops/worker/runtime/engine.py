@@ -88,7 +88,13 @@ class SttEngine:
         return self._rows.nbytes
 
     def reset(self, slots: list[int]) -> None:
-        """Start new streams in `slots`; their next step is a stream's first. Other slots are untouched."""
+        """Start new streams in `slots`; their next step is a stream's first. Other slots are untouched.
+
+        Raises:
+            ValueError: there is no such slot; a bug in the caller.
+        """
+        if not all(0 <= slot < self.batch_size for slot in slots):
+            raise ValueError(f"slots {slots} are not all among {self.batch_size}")
         with device_errors(self.model.device), torch.inference_mode():
             self._rows.reset(torch.tensor(slots, dtype=torch.int64, device=self.model.device))
 
@@ -108,8 +114,9 @@ class SttEngine:
 
         Source: masking and reset follow moshi 0.2.13; differences are listed in runbooks/decisions.
         """
-        if pcm.shape != self._pcm.shape or exec_mask.shape != self._exec_mask.shape:
-            raise ValueError(f"pcm {tuple(pcm.shape)} and exec_mask {tuple(exec_mask.shape)} do not fit {self.batch_size} slots")
+        for name, given, wanted in (("pcm", pcm, self._pcm), ("exec_mask", exec_mask, self._exec_mask), ("forced", forced, self._forced)):
+            if given is not None and given.shape != wanted.shape:
+                raise ValueError(f"{name} {list(given.shape)} does not fit {self.batch_size} slots; {list(wanted.shape)} does")
         begin = time.perf_counter()
         with device_errors(self.model.device), torch.inference_mode():
             self._pcm.copy_(pcm, non_blocking=True)
@@ -122,7 +129,7 @@ class SttEngine:
                 self._step()
             else:
                 self._graph.replay()
-            report = self._report.cpu()
+            report = self._report.to("cpu", copy=True)  # on a CPU too: the next step overwrites it
         return StepOutput(report[:, 0].long(), report[:, 2:], report[:, 1].bool(), (time.perf_counter() - begin) * 1000)
 
     def _step(self) -> None:
