@@ -62,14 +62,14 @@ _NO_PROMPT = Prompt()
 class Transcript:
     """A recording's text, its words in order, the ends of its turns, the raw tokens and what they cost.
 
-    `text` is decoded from all text tokens at once. `audio_s` is the length of the recording in whole frames; `tokens` holds one id per
-    step, prefix and prompt included.
+    `text` is decoded from all its text tokens at once. `unsaid_prompt` is what was left of the prompt's text when the recording ended.
+    `tokens` holds one id per step, prefix and prompt included.
     """
 
     text: str
     words: tuple[TimedWord, ...]
     turns: tuple[TurnEnd, ...]
-    audio_s: float
+    unsaid_prompt: str
     tokens: tuple[int, ...]
     figures: Figures
 
@@ -94,8 +94,9 @@ class Recording:
         self._timing = timing
         self._silent_frames = ceil(config.silence_prefix_s * FRAMES_PER_S)
         self._prompt_frames = len(prompt.frames) + PROMPT_GAP_FRAMES if prompt.frames else 0
-        # The text of the prompt's audio is through after this many steps; what follows belongs to the recording.
+        # The text of the prompt's audio is through after this many steps, but for the end of a word that has begun.
         self._prompt_steps = self._silent_frames + len(prompt.frames) + config.text_delay_steps if prompt.frames else 0
+        self._in_prompt = False
         self._feed = chain(
             repeat(silence, self._silent_frames),
             prompt.frames,
@@ -129,15 +130,18 @@ class Recording:
     def take(self, token: int, pauses: Sequence[float]) -> list[Event]:
         """Take what the step of the last frame gave, and return what it means."""
         self._tokens.append(token)
-        of_prompt = len(self._tokens) <= self._prompt_steps
+        steps = len(self._tokens)
+        self._in_prompt = steps <= self._prompt_steps or (self._in_prompt and token not in (PADDING, END_OF_PADDING))
+        # No text before the delay has passed can come from the audio; moshi-server drops it too.
+        hidden = self._in_prompt or steps < self._config.text_delay_steps
         if token == self.forced:
             del self._waiting[0]
-            of_prompt = True
-        self._spoken.append(PADDING if of_prompt and token != END_OF_PADDING else token)
+            hidden = True
+        self._spoken.append(PADDING if hidden and token != END_OF_PADDING else token)
         events = self._placed(self._machine.take(self._spoken[-1]))
         spoken = any(isinstance(event, Word) for event in events)
         if self._turns.take(pauses, spoken=spoken):
-            events.append(TurnEnd(self._since_start_s(len(self._tokens) / FRAMES_PER_S)))
+            events.append(TurnEnd(self._since_start_s(steps / FRAMES_PER_S)))
         self._events += events
         return events
 
@@ -153,7 +157,7 @@ class Recording:
             text=self._tokenizer.decode([token for token in self._spoken if token > LAST_SPECIAL]),
             words=tuple(self._python_words() if self._timing is Timing.PYTHON else self._server_words()),
             turns=tuple(event for event in self._events if isinstance(event, TurnEnd)),
-            audio_s=self.heard_frames / FRAMES_PER_S,
+            unsaid_prompt=self._tokenizer.decode(self._waiting),
             tokens=tuple(self._tokens),
             figures=self.figures,
         )
