@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 from aiohttp import web
 
@@ -193,7 +192,7 @@ class AsrModule:
             return web.Response(status=500)
         finally:
             self.posts -= 1
-        return web.Response(body=msgspec.json.encode(words), content_type="application/json")
+        return web.Response(body=protocol.encode_json(words), content_type="application/json")
 
     def _open(self) -> Stream | None:
         stream = self.loop.open()

@@ -14,6 +14,7 @@ Source: moshi-server `asr.rs` and `batched_asr.rs`, rmp-serde 1.3.0.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -197,6 +198,11 @@ def encode(message: ClientMessage | ServerMessage) -> bytes:
         case Step():
             return _encoder.encode(_Step(message.step_idx, Raw(_float32s(message.prs)), message.buffered_pcm))
     return _encoder.encode(message)
+
+
+def encode_json(messages: Sequence[ServerMessage]) -> bytes:
+    """Return messages as a JSON array of objects, `type` first: the answer to a POST."""
+    return msgspec.json.encode(messages)
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
