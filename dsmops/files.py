@@ -197,10 +197,10 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _take_after(fd: int, before: os.stat_result) -> None:
-    """Give a file the owner, if this user may, and the permission bits of the one it replaces."""
+    """Give a file the permission bits of the one it replaces and, if this user may, its owner."""
+    os.fchmod(fd, stat.S_IMODE(before.st_mode))
     with suppress(PermissionError):
         os.fchown(fd, before.st_uid, before.st_gid)
-    os.fchmod(fd, stat.S_IMODE(before.st_mode))
 
 
 def _free_bytes(folder: Path) -> int | None:
