@@ -35,9 +35,9 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
     """Write the target that `plan` describes, and a record beside it, and return what was lost.
 
     At any moment each target file is absent, the old one or complete. The index of a sharded target goes before its first shard is
-    replaced and comes back last, so a folder with an index is of one conversion. On any error before that nothing new is left but empty folders.
-    `digest` adds the SHA-256 of every source and target file. `fsync` waits until all is on the disk. Peak memory is about 60 MiB
-    whatever the size of files and tensors; only many thousands of tensors take more.
+    replaced and comes back last, so a folder with an index is of one conversion. On any error before that nothing new is left but
+    empty folders. `digest` adds the SHA-256 of every source and target file. `fsync` waits until all is on the disk. Peak memory is about
+    60 MiB whatever the size of files and tensors; only many thousands of tensors take more.
 
     Raises:
         TensorRangeError: values beyond the target's range, under `OverflowPolicy.FAIL`; names the tensors.
