@@ -37,7 +37,7 @@ class StepOutput:
     """What one step gave, on the CPU. Rows that did not advance hold meaningless values.
 
     `text_tokens` int64 [B]; `pause_probabilities` float32 [B, heads], heads 0 for a model without them; `finite` bool [B], False where
-    a logit was NaN or infinite; `step_ms` wall time with the device synchronised.
+    a latent of Mimi or a logit was NaN or infinite; `step_ms` wall time with the device synchronised.
     """
 
     text_tokens: Tensor
@@ -135,7 +135,8 @@ class SttEngine:
     def _step(self) -> None:
         lm, mask = self.model.lm, self._exec_mask
         pcm = torch.where(mask.view(-1, 1, 1), self._pcm, 0.0)
-        self.codes.copy_(self.model.mimi.encode(pcm, lm.shape.audio_codebooks, self._mimi, mask)[..., 0])
+        latents = self.model.mimi.latents(pcm, self._mimi, mask)
+        self.codes.copy_(self.model.mimi.quantizer.encode(latents, lm.shape.audio_codebooks)[..., 0])
         heard = self._held_codes if self.alignment is Alignment.SERVER else self.codes
         audio = torch.where(self._started[:, None], heard, lm.initial_audio)
         text = torch.where(self._started, self._last_text, lm.initial_text)
@@ -146,7 +147,8 @@ class SttEngine:
         keep(self._held_codes, self.codes, mask)
         self._started.logical_or_(mask)
         self._report[:, 0] = token
-        self._report[:, 1] = self.logits.isfinite().all(-1)
+        # A latent that is NaN still has a nearest centroid: behind the quantiser nobody would notice.
+        self._report[:, 1] = latents.isfinite().flatten(1).all(-1) & self.logits.isfinite().all(-1)
         pauses = lm.pause_probabilities(states)
         if pauses is not None:
             self._report[:, 2:] = pauses[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -297,3 +298,38 @@ def test_a_model_without_heads_has_no_pauses(tiny_stt: TinyStt, config: SttConfi
     plain = replace(config, lm=replace(config.lm, extra_heads=None))
     engine = SttEngine(load_stt(SttFiles(path, tiny_stt.files.mimi, tiny_stt.files.tokenizer), plain, device=CPU, dtype=DType.F32), 2)
     assert engine.step(torch.zeros(2, 1, FRAME), everyone(2)).pause_probabilities.shape == (2, 0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_broken_sound_is_told(model: SttModel, clips: Tensor, bad: float) -> None:
+    """One sample that is not finite marks its slot, and no other, for as long as its stream remembers it; a reset heals the slot."""
+    engine, alone = SttEngine(model, SLOTS), SttEngine(model, SLOTS)
+    for number, frame in enumerate(clips[:20]):
+        given = frame.clone()
+        if number == 5:
+            given[1, 0, 700] = bad
+        output, expected = engine.step(given, everyone(SLOTS)), alone.step(frame, everyone(SLOTS))
+        assert output.finite.tolist() == [True, number < 5, True]
+        assert output.text_tokens[[0, 2]].tolist() == expected.text_tokens[[0, 2]].tolist()
+    engine.reset([1])
+    assert engine.step(clips[0], everyone(SLOTS)).finite.all()
+
+
+def allocated() -> dict[int, int]:
+    """Return the bytes of every tensor storage that is in use, by address."""
+    gc.collect()
+    storages = [thing.untyped_storage() for thing in gc.get_objects() if type(thing) is Tensor]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def test_state_is_all_that_is_allocated(model: SttModel, clips: Tensor) -> None:
+    """`state_bytes` counts every tensor of an engine but its inputs and outputs, and steps keep none besides."""
+    before = allocated()
+    engine = SttEngine(model, SLOTS)
+    after = allocated()
+    inputs, outputs = FRAME * 4 + 1 + 8, (2 + 4) * 4 + LM.audio_codebooks * 8 + LM.text_out_vocab_size * 4
+    taken = sum(size for address, size in after.items() if address not in before)
+    assert engine.state_bytes == taken - SLOTS * (inputs + outputs)
+    for frame in clips[:3]:
+        engine.step(frame, everyone(SLOTS))
+    assert allocated().keys() <= after.keys()
