@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -138,15 +139,15 @@ def convert(
     out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
     path = _at_hand(source, out, download=not dry_run)
     plan = plan_conversion(path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ())
-    options = {"force": force, "dry_run": dry_run, "check": verify, "digest": not no_digest, "fsync": not no_fsync}
-    if report is None:
-        outcome = carry_out(plan, **options, progress=out.progress())
-    else:
+    if report is not None:
         require_apart(report, plan)
-        with replace_atomically(report) as partial:
-            outcome = carry_out(plan, **options, progress=out.progress())
+    # Opened first: a report that cannot be written is told before the work.
+    with nullcontext() if report is None else replace_atomically(report) as file:
+        options = {"force": force, "dry_run": dry_run, "check": verify, "digest": not no_digest, "fsync": not no_fsync}
+        outcome = carry_out(plan, **options, progress=out.progress())
+        if file is not None:
             document = {"schema": "dsmops.convert/1", **to_json(outcome)}
-            partial.write(f"{dumps(document, indent=2, ensure_ascii=False)}\n".encode())
+            file.write(f"{dumps(document, indent=2, ensure_ascii=False)}\n".encode())
     out.result(outcome, show_outcome(outcome))
     if outcome.verification is not None and not outcome.verification.same:
         raise typer.Exit(1)
