@@ -1,0 +1,29 @@
+"""The tiny model, loaded once. Steps this small gain nothing from threads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from dsmops.facts import DType
+from dsmops.worker.models.config import SttConfig
+from dsmops.worker.models.stt import SttModel, load_stt
+from dsmops.worker.tiny import TinyStt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_stt: TinyStt) -> SttModel:
+    """The tiny model in float32 on the CPU."""
+    config = SttConfig.from_json(json.loads(tiny_stt.model_config.read_text()))
+    return load_stt(tiny_stt.files, config, device=torch.device("cpu"), dtype=DType.F32)
