@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -87,8 +88,9 @@ class AsrClient:
         return self.until("Marker")
 
     def vanish(self) -> None:
-        """Be gone without a word: the connection is reset."""
-        self.ws.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """Be gone without a word: the connection is reset, if it still is one."""
+        with contextlib.suppress(OSError):
+            self.ws.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.ws.close_socket()
 
 
