@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt
+from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, check_api_key
 from dsmops.report import Reporter
 
+DEFAULT_MODEL = "stt-1b-en_fr"
 ModelOpt = Annotated[
     str,
     typer.Option(
@@ -23,7 +24,7 @@ CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU. Default
 
 def transcribe(
     audio: Annotated[str, typer.Argument(metavar="AUDIO", help="Any file that libsndfile reads, at any rate; - for standard input.")],
-    model: ModelOpt = "stt-1b-en_fr",
+    model: ModelOpt = DEFAULT_MODEL,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
     timestamps: Annotated[bool, typer.Option("--timestamps", help="Show each word with its start and stop.")] = False,
@@ -35,6 +36,19 @@ def transcribe(
     prompt_audio: Annotated[
         Path | None, typer.Option("--prompt-audio", metavar="FILE", help="A recording that came before; left out of the transcript.")
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="Let this moshi-server do it, like ws://127.0.0.1:8080; the audio goes there."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that the server of --url takes."
+        ),
+    ] = None,
+    rtf: Annotated[
+        float, typer.Option("--rtf", metavar="X", min=0, help="Send audio to --url at X times real time; 0: as fast as it is taken.")
+    ] = 1.01,
     srt: Annotated[bool, typer.Option("--srt", help="Print SubRip captions.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT captions.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the text or captions there.")] = None,
@@ -42,35 +56,45 @@ def transcribe(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Write down what is said in a recording, on this machine.
+    """Write down what is said in a recording, on this machine or through a server.
 
     Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best, f32 on a CPU. Channels are mixed.
+    With --url, Ctrl-C ends the recording there, and what was sent is still written down; a second one ends everything.
 
     \b
     Examples:
       dsmops transcribe speech.mp3
       dsmops transcribe --model config-stt-en_fr-lowram-sm75.toml --timestamps --vad meeting.flac
       ffmpeg -i talk.mkv -f wav - | dsmops transcribe --srt -o talk.srt -
+      dsmops transcribe --url ws://127.0.0.1:8080 --rtf 0 speech.mp3
     """
     from dsmops.cli.views.hub import download_lines
     from dsmops.cli.views.speech import captions, listening_notes, show_transcription
     from dsmops.files import write_text_atomically
+    from dsmops.flows.remote import transcribe_remotely
     from dsmops.flows.transcribe import Prompting
     from dsmops.flows.transcribe import transcribe as listen
 
     if sum((json, srt, vtt)) > 1:
         raise typer.BadParameter("--json, --srt and --vtt are three forms of one output; choose one")
     out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
-    heard = listen(
-        None if audio == "-" else Path(audio).expanduser(),
-        model,
-        dtype=dtype,
-        cpu=cpu,
-        prompting=Prompting(prompt_text, prompt_audio),
-        timing=timing,
-        progress=out.progress(),
-        announce=lambda plan: out.note("\n".join(download_lines(plan))),
-    )
+    path = None if audio == "-" else Path(audio).expanduser()
+    if url is not None:
+        _refuse_what_the_server_decides(
+            model=model, dtype=dtype, cpu=cpu, prompt_text=prompt_text, prompt_audio=prompt_audio, timing=timing
+        )
+        heard = transcribe_remotely(path, url, api_key=api_key, speed=rtf, progress=out.progress())
+    else:
+        heard = listen(
+            path,
+            model,
+            dtype=dtype,
+            cpu=cpu,
+            prompting=Prompting(prompt_text, prompt_audio),
+            timing=timing,
+            progress=out.progress(),
+            announce=lambda plan: out.note("\n".join(download_lines(plan))),
+        )
     for note in listening_notes(heard, vad=vad):
         out.note(note)
     text = captions(heard, srt=srt) if srt or vtt else list(show_transcription(heard, timestamps=timestamps, vad=vad))
@@ -78,6 +102,16 @@ def transcribe(
         write_text_atomically(output, "\n".join(text) + "\n")
         text = [f"{output}: {len(heard.words)} words of {heard.audio_s:.1f} s"]
     out.result(heard, text)
+    if heard.interrupted:
+        raise typer.Exit(130)
+
+
+def _refuse_what_the_server_decides(**chosen: object) -> None:
+    """Refuse options that mean nothing to a server: it has its model, its dtype and its rules."""
+    usual = {"model": DEFAULT_MODEL, "dtype": None, "cpu": False, "prompt_text": "", "prompt_audio": None, "timing": "server"}
+    named = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value != usual[name]]
+    if named:
+        raise typer.BadParameter(f"with --url the server decides; leave away {' and '.join(named)}")
 
 
 def evaluate(
@@ -88,7 +122,7 @@ def evaluate(
             help="JSON Lines, CSV or TSV of recordings and references; hf-dataset://org/name[:config[:split]]; or its alias.",
         ),
     ],
-    model: ModelOpt = "stt-1b-en_fr",
+    model: ModelOpt = DEFAULT_MODEL,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
     batch_size: Annotated[

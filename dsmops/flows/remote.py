@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
-from dsmops.audio import LevelMeter, Samples, frames, open_audio
+from dsmops.audio import LevelMeter, Samples, open_audio
 from dsmops.client.address import websocket_url
 from dsmops.client.asr import FRAME_S, LEAD_IN_FRAMES, Answer
 from dsmops.client.asr import transcribe as stream_transcribe
-from dsmops.flows.transcribe import Transcription
+from dsmops.flows.transcribe import Transcription, hear
 from dsmops.progress import SILENT, Progress
 from dsmops.worker.protocol import EndWord, Step, Word
 from dsmops.worker.runtime.words import TimedWord, TurnDetector, TurnEnd
@@ -35,11 +35,11 @@ def transcribe_remotely(
     """
     address = websocket_url(url)
     meter = LevelMeter()
-    with open_audio(source or sys.stdin.buffer) as audio:
+    with open_audio(source or "-") as audio:
         heard = _Hearing()
-        progress.start(f"Transcribing {audio.name}", round((audio.duration_s or 0.0) * 1000), "ms of audio")
+        progress.start(f"Transcribing {audio.name}", None if audio.duration_s is None else ceil(audio.duration_s), "s of audio")
         try:
-            elapsed_s = asyncio.run(_hear(frames(audio.blocks()), address, api_key, speed, heard, meter, progress))
+            elapsed_s = asyncio.run(_hear(hear(audio, meter, progress), address, api_key, speed, heard))
         finally:
             progress.finish()
     return Transcription(
@@ -83,22 +83,18 @@ class _Hearing:
                     self.turns.append(TurnEnd(max(0.0, (self.steps - LEAD_IN_FRAMES) * FRAME_S)))
 
 
-async def _hear(
-    recording: Iterator[Samples], address: str, api_key: str | None, speed: float, heard: _Hearing, meter: LevelMeter, progress: Progress
-) -> float:
+async def _hear(recording: Iterator[Samples], address: str, api_key: str | None, speed: float, heard: _Hearing) -> float:
     """Stream the recording and return how long that took, in seconds."""
 
-    async def metered() -> AsyncIterator[Samples]:
+    async def frames() -> AsyncIterator[Samples]:
         for frame in recording:
-            meter.add(frame)
-            progress.advance(round(FRAME_S * 1000))
             yield frame
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     begin_s = loop.time()
     with _first_ctrl_c_sets(stop, loop):
-        await stream_transcribe(address, metered(), heard.take, api_key=api_key, speed=speed, stop=stop)
+        await stream_transcribe(address, frames(), heard.take, api_key=api_key, speed=speed, stop=stop)
     heard.interrupted = stop.is_set()
     return loop.time() - begin_s
 

@@ -5,6 +5,7 @@ What the server runs and what the embedded worker runs are described in two lang
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -39,6 +40,8 @@ _FILE_KEYS = {
     "tokenizer_name": "tokenizer_spm_32k_3.model",
 }
 _MAX_JSON_BYTES = 1 << 20
+_MOST_DELAY_STEPS = 750
+"""A minute. The published models write their text half a second or two and a half after they heard it."""
 
 Announce = Callable[[DownloadPlan], None]
 
@@ -73,16 +76,19 @@ def find_stt(source: str, *, lm: Path | None = None, progress: Progress = SILENT
         source = f"hf://{MODELS[source].hf_repo}"
     if is_hub_source(source):
         return _from_hub(source, lm, here)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where nobody has that name
     if path.suffix == ".toml":
         return _from_toml(path, lm, here)
-    if path.is_dir():
+    # An empty name, of a variable that is not set, say, would be this folder.
+    if source and path.is_dir():
         path /= _CONFIG_FILE
-    if path.name.endswith(".json"):
-        return _from_json(str(path.parent), _read_json(path), lm, lambda names: [path.parent / name for name in names])
+    if path.suffix == ".json":
+        return _from_json(str(path.parent), _read_json(path), lm, lambda names: _beside(path, names))
+    near = difflib.get_close_matches(source, MODELS, n=1)
     raise SourceError(
-        f"{source} names no model",
-        hint=f"Name a moshi-server .toml, a folder with {_CONFIG_FILE}, hf://org/repo, or one of {', '.join(MODELS)}.",
+        f"{source or 'an empty name'} names no model",
+        hint=f"{f'Did you mean {near[0]}? ' if near else ''}Name a moshi-server .toml, a folder with {_CONFIG_FILE}, hf://org/repo, "
+        f"or one of {', '.join(model.name for model in MODELS.values() if model.lm)}.",
         code="model.unknown",
     )
 
@@ -143,6 +149,19 @@ def _from_json(name: str, body: Mapping[str, Any], lm: Path | None, locate: Call
     return SttSource(name, SttFiles(*files), config, None)
 
 
+def _beside(config: Path, names: list[str]) -> list[Path]:
+    """Return the files `names` in the folder of `config`, which names them."""
+    paths = [config.parent / name for name in names]
+    for path in paths:
+        if not path.exists():
+            raise SourceError(
+                f"{path}, which {config} names, is not there",
+                hint="Download the whole repository, or correct the name.",
+                code="file.missing",
+            )
+    return paths
+
+
 def _from_toml(path: Path, lm: Path | None, here: _Downloads) -> SttSource:
     found = [module for module in modules(read_config(path)) if module.kind in SPEECH_TO_TEXT]
     if not found:
@@ -171,7 +190,12 @@ def _of_module(path: Path, module: Module, lm: Path | None, here: _Downloads) ->
 
 
 def _server_config(path: Path, module: Module) -> SttConfig:
-    from dsmops.worker.models.config import SttConfig  # noqa: PLC0415 with the worker, whose packages may be absent
+    from dsmops.worker.models.config import (  # noqa: PLC0415 with the worker, whose packages may be absent
+        SttConfig,
+        check_heads,
+        finite_number,
+        whole_number,
+    )
 
     shape = module.lm_shape()
     transformer = module.subtable("model", "transformer") or {}
@@ -181,13 +205,20 @@ def _server_config(path: Path, module: Module) -> SttConfig:
     for table in ("conditioners", "depformer"):
         if module.subtable("model", table):
             raise _unusable(path, module, f"model.{table} is there, and STT models have none")
-    period = module.whole("model", "transformer", "max_period")
-    delay = module.whole("asr_delay_in_tokens")
-    temperature = module.table.get("temperature", 0.0)
-    if shape is None or period is None or delay is None or isinstance(temperature, bool) or not isinstance(temperature, int | float):
-        raise _unusable(path, module, "a dimension, asr_delay_in_tokens or temperature is missing or no number")
-    prefix_s = next((model.silence_prefix_s for model in MODELS.values() if model.lm == shape), 0.0)
-    return SttConfig(shape, float(period), delay, silence_prefix_s=prefix_s, temperature=float(temperature))
+    if shape is None:
+        raise _unusable(path, module, "a dimension in its model is missing or no whole number")
+    try:
+        check_heads(shape.d_model, shape.num_heads)
+        whole_number(transformer, "context")
+        return SttConfig(
+            shape,
+            max_period=whole_number(transformer, "max_period", most=10**9),
+            text_delay_steps=whole_number(module.table, "asr_delay_in_tokens", least=0, most=_MOST_DELAY_STEPS),
+            silence_prefix_s=next((model.silence_prefix_s for model in MODELS.values() if model.lm == shape), 0.0),
+            temperature=finite_number(module.table, "temperature", 0.0),
+        )
+    except ValueError as exc:
+        raise _unusable(path, module, str(exc)) from exc
 
 
 def _locate(path: Path, module: Module, key: str, here: _Downloads) -> Path:
@@ -195,7 +226,16 @@ def _locate(path: Path, module: Module, key: str, here: _Downloads) -> Path:
     if not value:
         raise _unusable(path, module, f"{key} is missing")
     resolved = resolve(value, os.environ)
-    return here.fetch([parse_source(resolved.text)])[0] if resolved.is_hub else Path(resolved.text)
+    if resolved.is_hub:
+        return here.fetch([parse_source(resolved.text)])[0]
+    file = Path(resolved.text)
+    if not file.exists():
+        raise SourceError(
+            f"{file}, the {key} of {path}, is not there",
+            hint=f"Relative names count from the folder in which the command runs, {Path.cwd()}, as for the server.",
+            code="file.missing",
+        )
+    return file
 
 
 def _unusable(path: Path, module: Module, reason: str) -> ConfigError:
@@ -213,7 +253,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         body = json.loads(data) if len(data) <= _MAX_JSON_BYTES else None
     except (ValueError, RecursionError) as exc:
-        raise InputError(f"{path} is not JSON: {exc}") from exc
+        raise InputError(f"{path} is not JSON: {exc}", hint=f"Take {_CONFIG_FILE} from the model's own repository.") from exc
     if not isinstance(body, dict):
         raise InputError(f"{path} is no model config", hint="Its top level is an object with keys such as model_type and dim.")
     return body

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.audio import LevelMeter, Levels, Samples, frames, open_audio
+from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, AudioSource, LevelMeter, Levels, Samples, frames, open_audio
 from dsmops.errors import CheckpointError
 from dsmops.flows.speech import Announce, find_stt, load_stt_source
 from dsmops.progress import SILENT, Progress
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 class Transcription:
     """What was heard, by which model on what, and what it took.
 
-    Times count from the recording's start. `speedup` is seconds of audio per second of computing, loading excluded; None where there was
+    `audio_s` is the recording's own length. Times count from its start. `unsaid_prompt` is what the model had not written of the prompt's
+    text when the recording ended: until it has, it writes nothing else.
+
+    `speedup` is seconds of audio per second of computing, loading excluded; None where there was
     no audio. Through a server, `model` is its address, `device` and `dtype` are None, and `compute_s` is the time until all was heard.
     `interrupted`: the recording was ended early, and this is what was heard until then.
     """
@@ -41,6 +44,7 @@ class Transcription:
     steps: int
     compute_s: float
     speedup: float | None
+    unsaid_prompt: str = ""
     interrupted: bool = False
 
 
@@ -74,7 +78,7 @@ def transcribe(
     """
     meter = LevelMeter()
     # Before the model, which takes long to load.
-    with open_audio(source or sys.stdin.buffer) as audio:
+    with open_audio(source or "-") as audio:
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
         found = find_stt(model, progress=progress, announce=announce)
         loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
@@ -84,14 +88,15 @@ def transcribe(
 
         engine = SttEngine(loaded, batch_size=1)
         recording = Recording(
-            _metered(frames(audio.blocks()), meter, progress),
+            hear(audio, meter, progress),
             loaded.config,
             loaded.tokenizer,
             loaded.frame_samples,
             prompt=Prompt(prompting.text, prompt_frames),
             timing=Timing(timing),
         )
-        progress.start(f"Transcribing {audio.name}", round((audio.duration_s or 0.0) * 1000), "ms of audio")
+        total_s = None if audio.duration_s is None else ceil(audio.duration_s)
+        progress.start(f"Transcribing {audio.name}", total_s, "s of audio")
         try:
             for _ in run(engine, [recording]):
                 pass
@@ -110,6 +115,7 @@ def transcribe(
         turns=transcript.turns,
         has_vad=loaded.config.lm.extra_heads is not None,
         levels=meter.levels,
+        unsaid_prompt=transcript.unsaid_prompt,
         steps=transcript.figures.steps,
         compute_s=transcript.figures.compute_s,
         speedup=meter.levels.duration_s / transcript.figures.compute_s if transcript.figures.compute_s else None,
@@ -140,8 +146,16 @@ def _read_frames(path: Path) -> tuple[Samples, ...]:
         return tuple(frames(audio.blocks()))
 
 
-def _metered(heard: Iterator[Samples], meter: LevelMeter, progress: Progress) -> Iterator[Samples]:
-    for frame in heard:
-        meter.add(frame)
-        progress.advance(80)
-        yield frame
+def hear(audio: AudioSource, meter: LevelMeter, progress: Progress) -> Iterator[Samples]:
+    """Yield the frames of a recording; `meter` and `progress`, which counts seconds, are told of what it really holds."""
+
+    def told() -> Iterator[Samples]:
+        samples = 0
+        # In pieces of a frame's length, by which silence is judged.
+        for block in audio.blocks(FRAME_SAMPLES / SAMPLE_RATE_HZ):
+            meter.add(block)
+            progress.advance((samples + len(block)) // SAMPLE_RATE_HZ - samples // SAMPLE_RATE_HZ)
+            samples += len(block)
+            yield block
+
+    return frames(told())

@@ -33,9 +33,14 @@ def listening_notes(heard: Transcription, *, vad: bool) -> Iterator[str]:
     if heard.levels.silent_share > _SILENT_SHARE:
         yield f"warning: {heard.audio} is silent (peak {heard.levels.peak:.4f} of 1)"
     if vad and not heard.has_vad:
-        yield f"warning: {heard.model} has no semantic VAD; only stt-1b-en_fr-candle has"
+        yield f"warning: {heard.model} has no semantic VAD; of the published models only stt-1b-en_fr has, in its -candle repository"
+    if heard.unsaid_prompt:
+        yield f"warning: the model never wrote all of the prompt ({heard.unsaid_prompt!r} was left), and so nothing else"
+    if heard.interrupted:
+        yield f"ended early, after {heard.audio_s:.1f} s of {heard.audio}"
     if heard.speedup is not None:
-        yield f"{heard.audio_s:.1f} s of audio in {heard.compute_s:.1f} s, {heard.speedup:.1f} × real time, {heard.dtype} on {heard.device}"
+        where = f"{heard.dtype} on {heard.device}" if heard.device else f"through {heard.model}"
+        yield f"{heard.audio_s:.1f} s of audio in {heard.compute_s:.1f} s, {heard.speedup:.1f} × real time, {where}"
 
 
 def _paragraphs(heard: Transcription) -> Iterator[str]:
