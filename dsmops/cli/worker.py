@@ -50,7 +50,7 @@ def worker(
         raise typer.BadParameter(str(exc), param_hint="--log") from exc
     service = open_service(config, options)
     for finding in service.findings:
-        out.note(str(finding))
+        out.note(f"{finding.severity.value}: {config}: {finding.where}: {finding.message}")
     ended = serve(
         service,
         options,

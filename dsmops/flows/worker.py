@@ -75,7 +75,7 @@ def open_service(path: Path, options: Options) -> Service:
     if errors:
         more = f", and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
         raise ConfigError(
-            f"cannot be served: {'; '.join(str(finding) for finding in errors[:_SHOWN])}{more}",
+            f"cannot be served: {'; '.join(f'{finding.where}: {finding.message}' for finding in errors[:_SHOWN])}{more}",
             path=str(path),
             hint=f"`dsmops check-config {path}` says more.",
             code="config.unusable",
