@@ -94,9 +94,10 @@ class Recording:
         self._timing = timing
         self._silent_frames = ceil(config.silence_prefix_s * FRAMES_PER_S)
         self._prompt_frames = len(prompt.frames) + PROMPT_GAP_FRAMES if prompt.frames else 0
-        # The text of the prompt's audio is through after this many steps, but for the end of a word that has begun.
+        # The text of the prompt's audio is through after this many steps, its own text with the last token, both but for the end of a
+        # word that has begun.
         self._prompt_steps = self._silent_frames + len(prompt.frames) + config.text_delay_steps if prompt.frames else 0
-        self._in_prompt = False
+        self._in_prompts_word = False
         self._feed = chain(
             repeat(silence, self._silent_frames),
             prompt.frames,
@@ -131,13 +132,14 @@ class Recording:
         """Take what the step of the last frame gave, and return what it means."""
         self._tokens.append(token)
         steps = len(self._tokens)
-        self._in_prompt = steps <= self._prompt_steps or (self._in_prompt and token not in (PADDING, END_OF_PADDING))
-        # No text before the delay has passed can come from the audio; moshi-server drops it too.
-        hidden = self._in_prompt or steps < self._config.text_delay_steps
+        is_text = token not in (PADDING, END_OF_PADDING)
+        of_prompt = steps <= self._prompt_steps or token == self.forced or (is_text and self._in_prompts_word)
+        self._in_prompts_word = of_prompt and is_text
         if token == self.forced:
             del self._waiting[0]
-            hidden = True
-        self._spoken.append(PADDING if hidden and token != END_OF_PADDING else token)
+        # No text before the delay has passed can come from the audio; moshi-server drops it too.
+        hidden = of_prompt or steps < self._config.text_delay_steps
+        self._spoken.append(PADDING if hidden and is_text else token)
         events = self._placed(self._machine.take(self._spoken[-1]))
         spoken = any(isinstance(event, Word) for event in events)
         if self._turns.take(pauses, spoken=spoken):

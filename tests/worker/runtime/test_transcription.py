@@ -289,15 +289,31 @@ def test_prompt_text_is_never_shown(tiny_model: SttModel, prompt: list[int], say
             assert not any(isinstance(event, Word) for event in recording.take(left.pop(0), ()))
         elif says_it is not True:
             assert not any(isinstance(event, Word) for event in recording.take(int(says_it), ()))
-    if left:
-        shown = []
-    else:
-        shown, begun = [token for token in tokens if token not in PROMPT_PIECES], len(recording.transcript().tokens)
-        told(recording, shown)
-        shown = [token for number, token in enumerate(shown, start=begun + 1) if number >= DELAY]
+    shown: list[int] = []
+    if not left:
+        tokens = [PADDING, *(token for token in tokens if token not in PROMPT_PIECES)]
+        begun = len(recording.transcript().tokens)
+        told(recording, tokens)
+        shown = [token for number, token in enumerate(tokens, start=begun + 1) if number >= DELAY]
     transcript = recording.transcript()
     assert transcript.unsaid_prompt == Toy().decode(left)
     assert transcript.text == Toy().decode(shown)
+
+
+@pytest.mark.parametrize(("pauses", "shown"), [([PADDING], "to"), ([BOUNDARY], "to"), ([], "")])
+def test_a_prompts_last_word_is_hidden_whole(tiny_model: SttModel, pauses: list[int], shown: str) -> None:
+    """What the model adds to the last word of a prompt's text before it pauses belongs to the prompt."""
+    recording = Recording([], tiny_model.config, Toy(), 1, prompt=Prompt("at"))
+    told(recording, [PADDING] * 7 + [BOUNDARY, 7, 9, *pauses, 4, PADDING])
+    assert recording.transcript().text == shown
+
+
+@pytest.mark.parametrize(("boundary", "shown"), [(8, "to"), (9, "to"), (10, "atner to")])
+def test_where_an_audio_prompt_ends(tiny_model: SttModel, boundary: int, shown: str) -> None:
+    """A word that begins within the prompt's four frames and the delay is the prompt's, to its end; the next step's is the recording's."""
+    recording = Recording([], tiny_model.config, Toy(), 1, prompt=Prompt(frames=numbered(1, 4)))
+    told(recording, [PADDING] * (boundary - 1) + [BOUNDARY, 7, 9, BOUNDARY, 4, PADDING])
+    assert recording.transcript().text == shown
 
 
 def test_times_after_a_prompt(tiny_model: SttModel) -> None:
