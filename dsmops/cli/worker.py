@@ -39,6 +39,7 @@ def worker(
       dsmops worker --config my.toml --addr 0.0.0.0 --port 8998 --silent
       dsmops worker --config my.toml --cpu --port 0 --json
     """
+    from dsmops.cli.views.config import view_findings
     from dsmops.cli.views.hub import download_lines
     from dsmops.flows.worker import Options, check_options, open_service, serve
 
@@ -49,8 +50,8 @@ def worker(
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--log") from exc
     service = open_service(config, options)
-    for finding in service.findings:
-        out.note(f"{finding.severity.value}: {config}: {finding.where}: {finding.message}")
+    for line in view_findings(str(config), service.findings):
+        out.note(str(line))
     ended = serve(
         service,
         options,
