@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,39 +70,47 @@ def transcribe(
       ffmpeg -i talk.mkv -f wav - | dsmops transcribe --srt -o talk.srt -
       dsmops transcribe --url ws://127.0.0.1:8080 --rtf 0 speech.mp3
     """
+    from contextlib import ExitStack
+
     from dsmops.cli.views.hub import download_lines
     from dsmops.cli.views.speech import captions, listening_notes, show_transcription
-    from dsmops.files import write_text_atomically
+    from dsmops.files import replace_atomically
     from dsmops.flows.remote import transcribe_remotely
     from dsmops.flows.transcribe import Prompting
     from dsmops.flows.transcribe import transcribe as listen
+    from dsmops.units import counted
 
     if sum((json, srt, vtt)) > 1:
         raise typer.BadParameter("--json, --srt and --vtt are three forms of one output; choose one")
-    out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
-    path = None if audio == "-" else Path(audio).expanduser()
+    path = None if audio == "-" else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    _require_other_file(output, {"recording": path or Path("/dev/stdin"), "prompt": prompt_audio, "model": Path(model)})
     if url is not None:
         _refuse_what_the_server_decides(
             model=model, dtype=dtype, cpu=cpu, prompt_text=prompt_text, prompt_audio=prompt_audio, timing=timing
         )
-        heard = transcribe_remotely(path, url, api_key=api_key, speed=rtf, progress=out.progress())
-    else:
-        heard = listen(
-            path,
-            model,
-            dtype=dtype,
-            cpu=cpu,
-            prompting=Prompting(prompt_text, prompt_audio),
-            timing=timing,
-            progress=out.progress(),
-            announce=lambda plan: out.note("\n".join(download_lines(plan))),
-        )
+    out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
+    with ExitStack() as stack:
+        # Before the work, which may take long, so that a target that cannot be written is told at once.
+        file = stack.enter_context(replace_atomically(output)) if output is not None else None
+        if url is not None:
+            heard = transcribe_remotely(path, url, api_key=api_key, speed=rtf, progress=out.progress())
+        else:
+            heard = listen(
+                path,
+                model,
+                dtype=dtype,
+                cpu=cpu,
+                prompting=Prompting(prompt_text, prompt_audio),
+                timing=timing,
+                progress=out.progress(),
+                announce=lambda plan: out.note("\n".join(download_lines(plan))),
+            )
+        text = captions(heard, srt=srt) if srt or vtt else list(show_transcription(heard, timestamps=timestamps, vad=vad))
+        if file is not None:
+            file.write("".join(f"{line}\n" for line in text).encode())
+            text = [f"{output}: {counted(len(heard.words), 'word')} of {heard.audio_s:.1f} s"]
     for note in listening_notes(heard, vad=vad):
         out.note(note)
-    text = captions(heard, srt=srt) if srt or vtt else list(show_transcription(heard, timestamps=timestamps, vad=vad))
-    if output is not None:
-        write_text_atomically(output, "\n".join(text) + "\n")
-        text = [f"{output}: {len(heard.words)} words of {heard.audio_s:.1f} s"]
     out.result(heard, text)
     if heard.interrupted:
         raise typer.Exit(130)
@@ -159,8 +169,7 @@ def evaluate(
     from dsmops.report.reporter import to_json
     from dsmops.scoring import Normalizer
 
-    if output is not None and output.exists() and Path(manifest).exists() and output.samefile(manifest):
-        raise typer.BadParameter("--output is the manifest itself; name another file")
+    _require_other_file(output, {"manifest": Path(manifest)})
     out = Reporter.open("evaluate", json=json, quiet=quiet, debug=debug)
     with ExitStack() as stack:
         # Before the work, which may take hours, so that a target that cannot be written is told at once.
@@ -182,6 +191,13 @@ def evaluate(
     out.result(report, show_evaluation(report))
     if report.totals.failed:
         raise typer.Exit(1)
+
+
+def _require_other_file(output: Path | None, read: Mapping[str, Path | None]) -> None:
+    """Usage error where `output` is one of the files that are to be read, which it would replace."""
+    for what, path in read.items():
+        if output is not None and path is not None and output.exists() and path.exists() and output.samefile(path):
+            raise typer.BadParameter(f"--output is the {what} itself; name another file")
 
 
 def register(app: typer.Typer) -> None:

@@ -26,9 +26,9 @@ class Transcription:
     `audio_s` is the recording's own length. Times count from its start. `unsaid_prompt` is what the model had not written of the prompt's
     text when the recording ended: until it has, it writes nothing else.
 
-    `speedup` is seconds of audio per second of computing, loading excluded; None where there was
-    no audio. Through a server, `model` is its address, `device` and `dtype` are None, and `compute_s` is the time until all was heard.
-    `interrupted`: the recording was ended early, and this is what was heard until then.
+    `speedup` is seconds of audio per second of computing, loading excluded; None where there was no audio. Through a server, `model` is
+    its address, `device` and `dtype` are None, and `compute_s` is the time until all was heard. `interrupted`: the recording was ended
+    early, and this is what was heard until then.
     """
 
     audio: str
