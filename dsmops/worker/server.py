@@ -12,23 +12,26 @@ import contextlib
 import errno
 import ipaddress
 import json
+import logging
 import os
 import platform
 import signal
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from dsmops import __version__
 from dsmops.errors import DsmopsError, InputError, PortInUseError, ResourceError
 from dsmops.worker.access import Access
 from dsmops.worker.asr import AsrModule, AsrSettings
 from dsmops.worker.connection import Ending, Limits
-from dsmops.worker.logs import MAIN, ServerLog, Shown
+from dsmops.worker.logs import MAIN, UTILS, ServerLog, Shown
 from dsmops.worker.metrics import CONTENT_TYPE, AsrMetrics
 from dsmops.worker.protocol import CloseCode
 
@@ -117,7 +120,7 @@ class Server:
         with bind(settings.addr, settings.port) as listener:
             access = Access(settings.authorized_ids)
             self._modules = [AsrModule(module, access, self._log, self._metrics, settings.limits) for module in settings.modules]
-            runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
+            runner = web.AppRunner(self._application(), access_log=None, logger=_no_logger(), shutdown_timeout=1.0)
             await runner.setup()
             try:
                 site = await self._open(runner, listener, stopped)
@@ -160,6 +163,7 @@ class Server:
         while clock() < until_s and not self._is_idle and self._signals.empty():
             await asyncio.sleep(_POLL_S)
         if stopped.done():
+            self._log.info(MAIN, "shutting down", signal=Shown(stopped.result().name))
             for module in self._modules:
                 module.tell(Ending(CloseCode.GOING_AWAY, "the server is shutting down", task="send_loop"))
         until_s = clock() + _PARTING_S
@@ -171,7 +175,7 @@ class Server:
         return all(module.is_idle for module in self._modules)
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_guard(self._log)])
         app.router.add_get("/api/build_info", _without_query(lambda: web.json_response(BUILD_INFO)), allow_head=True)
         app.router.add_get("/api/modules_info", _without_query(self._modules_info), allow_head=True)
         app.router.add_get("/metrics", _without_query(self._exposition), allow_head=True)
@@ -200,6 +204,32 @@ class Server:
         except (OSError, ValueError):  # a name too long, or with a NUL in it
             pass
         raise web.HTTPNotFound
+
+
+def _guard(records: ServerLog) -> Middleware:
+    """Return what stands between a handler's bug and everybody else: the traceback goes into the log, the client gets 500."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except ConnectionError as exc:
+            # Gone before it could be answered; nobody will see this status.
+            records.error(UTILS, "returning internal server error 500", err=Shown(f"the client has left: {exc}"))
+        except Exception as exc:  # noqa: BLE001 the edge of one connection: its bug must not become the server's
+            records.error(UTILS, "returning internal server error 500", traceback.format_exc().splitlines(), err=Shown(repr(exc)))
+        return web.Response(status=500)
+
+    return guarded
+
+
+def _no_logger() -> logging.Logger:
+    """Return a logger for aiohttp to be silent with: what matters is in the server's own log, and garbage from clients does not."""
+    logger = logging.getLogger(f"{__name__}.aiohttp")
+    logger.setLevel(logging.CRITICAL + 1)
+    return logger
 
 
 def _without_query(answer: Callable[[], web.Response]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

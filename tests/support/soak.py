@@ -1,7 +1,8 @@
 """`python -m tests.support.soak --minutes 30`: random clients against a real worker with the tiny model, on loopback.
 
-Half of the clients behave, and must hear exactly what each hears alone. The others abort, stall, send garbage or broken Opus, read nothing,
-or come in storms. At the end every slot must be free, the memory flat, and the exit code 0. Bounded in time and in connections.
+Half of the clients behave, and must hear exactly what each hears alone. The others abort, stall, send garbage or broken Opus, flood,
+read nothing, post noise, leave half a handshake, or come in storms. At the end every slot must be free, the memory flat, and the exit
+code 0. Bounded in time and in connections.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import socket
 import sys
 import tempfile
 import threading
@@ -25,7 +27,7 @@ from websockets.exceptions import WebSocketException
 
 from dsmops.worker.tiny import API_KEY, write_tiny_stt
 from tests.support.asr_client import FRAME, AsrClient, Message, words
-from tests.support.workers import WorkerProcess, request
+from tests.support.workers import PATH, WorkerProcess, request
 
 CLIENTS = 6
 """More than the tiny config's four slots, so that the server is often full."""
@@ -112,7 +114,13 @@ def _read_nothing(client: AsrClient, clip: Clip, dice: random.Random) -> None:
     client.vanish()
 
 
-NUISANCES: list[Callable[[AsrClient, Clip, random.Random], None]] = [_abort, _stall, _garbage, _broken_opus, _read_nothing]
+def _flood(client: AsrClient, _: Clip, dice: random.Random) -> None:
+    for _message in range(dice.randrange(1500)):
+        client.send({"type": dice.choice(["Init", "Marker"]), "id": 1})
+    client.vanish()
+
+
+NUISANCES: list[Callable[[AsrClient, Clip, random.Random], None]] = [_abort, _stall, _garbage, _broken_opus, _flood, _read_nothing]
 
 
 def _storm(url: str, dice: random.Random) -> None:
@@ -121,12 +129,31 @@ def _storm(url: str, dice: random.Random) -> None:
             AsrClient(url, API_KEY, ready=False).vanish()
 
 
+def _half(url: str, dice: random.Random) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    upgrade = (
+        f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {API_KEY}\r\n\r\n"
+    ).encode() + dice.randbytes(dice.randrange(100))
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(upgrade[: dice.randrange(len(upgrade))])
+
+
+def _post(url: str, dice: random.Random) -> None:
+    request(url, "POST", PATH, body=dice.randbytes(dice.randrange(5000)), headers={"kyutai-api-key": API_KEY})
+
+
+STRAYS: list[Callable[[str, random.Random], None]] = [_storm, _half, _post]
+"""What comes without a slot."""
+
+
 def _client(url: str, seed: int, until_s: float, alone: list[Heard], made: list[Clip], tally: Tally) -> None:
     dice = random.Random(seed)
     while time.monotonic() < until_s and not tally.wrong:
-        if dice.random() < 0.02:
-            _storm(url, dice)
-            tally.count("storm")
+        if dice.random() < 0.06:
+            stray = dice.choice(STRAYS)
+            stray(url, dice)
+            tally.count(stray.__name__.strip("_"))
             continue
         number = dice.randrange(len(made))
         nuisance = None if dice.random() < 0.5 else dice.choice(NUISANCES)
@@ -193,6 +220,8 @@ def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str,
             code = worker.end()
             if code:
                 tally.fail(f"the worker ended with {code}: {worker.errors[-2000:]}")
+            if "Traceback" in worker.errors:
+                tally.fail(f"a traceback: {worker.errors[worker.errors.index('Traceback') :][:2000]}")
     settled = [size for at_s, size in resident if at_s >= min(SETTLE_S, seconds / 2)]
     growth = settled[-1] - settled[0]
     if growth > GROWTH_BYTES:

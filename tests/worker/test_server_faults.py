@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from dsmops.errors import DeviceLostError, GpuMemoryError
+from dsmops.logs import Clock, parse
+from dsmops.worker.asr import AsrModule
 from dsmops.worker.connection import Limits
 from dsmops.worker.runtime.slots import MOST_EVENTS, WARM_UP_STEPS
 from tests.support.asr_client import FRAME, AsrClient, Message
@@ -119,6 +122,7 @@ def test_a_silent_client_is_let_go() -> None:
             assert messages == [{"type": "Error", "message": "nothing came for 0.2 s"}]
         assert used_slots(server) == "0"
     assert "recv loop short timeout batch_idx=0" in server.log
+    assert "shutting down signal=SIGTERM" in server.log
 
 
 def test_a_client_that_only_answers_pings_is_let_go() -> None:
@@ -182,6 +186,21 @@ def test_a_client_faster_than_the_model_is_not_read() -> None:
             assert client.receive()["type"] == "Step"
         sender.join()
     assert len(sent) == 400
+
+
+def test_a_bug_in_one_request_is_that_requests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 for it, the traceback in the log as one event, everybody else served."""
+    with ThreadedServer(EchoEngine) as server, AsrClient(server.url, KEY) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(AsrModule, "info", lambda _self: {}["no such key"])
+            answer = request(server.url, "GET", "/api/modules_info")
+            assert (answer.status, answer.body) == (500, b"")
+        client.audio(frames(3))
+        assert client.receive()["type"] == "Step"
+    events = list(parse(server.log.encode().splitlines(), Clock(UTC)))
+    failed = [event for event in events if "KeyError('no such key')" in event.message]
+    assert [event.level for event in failed] == ["ERROR"]
+    assert "Traceback (most recent call last):" in failed[0].continuation
 
 
 def test_after_sigterm_who_does_not_end_is_told() -> None:
