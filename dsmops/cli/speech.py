@@ -25,7 +25,9 @@ CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU. Default
 
 
 def transcribe(
-    audio: Annotated[str, typer.Argument(metavar="AUDIO", help="Any file that libsndfile reads, at any rate; - for standard input.")],
+    audio: Annotated[
+        str | None, typer.Argument(metavar="AUDIO", help="Any file that libsndfile reads, at any rate; - for standard input.")
+    ] = None,
     model: ModelOpt = DEFAULT_MODEL,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
@@ -51,6 +53,9 @@ def transcribe(
     rtf: Annotated[
         float, typer.Option("--rtf", metavar="X", min=0, help="Send audio to --url at X times real time; 0: as fast as it is taken.")
     ] = 1.01,
+    mic: Annotated[
+        bool, typer.Option("--mic", help="Send the microphone instead of AUDIO to --url, until Ctrl-C (pip install 'dsmops[mic]').")
+    ] = False,
     srt: Annotated[bool, typer.Option("--srt", help="Print SubRip captions.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT captions.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the text or captions there.")] = None,
@@ -69,20 +74,23 @@ def transcribe(
       dsmops transcribe --model config-stt-en_fr-lowram-sm75.toml --timestamps --vad meeting.flac
       ffmpeg -i talk.mkv -f wav - | dsmops transcribe --srt -o talk.srt -
       dsmops transcribe --url ws://127.0.0.1:8080 --rtf 0 speech.mp3
+      dsmops transcribe --url ws://127.0.0.1:8080 --mic
     """
     from contextlib import ExitStack
 
     from dsmops.cli.views.hub import download_lines
     from dsmops.cli.views.speech import captions, listening_notes, show_transcription
     from dsmops.files import replace_atomically
-    from dsmops.flows.remote import transcribe_remotely
+    from dsmops.flows.remote import transcribe_microphone, transcribe_remotely
     from dsmops.flows.transcribe import Prompting
     from dsmops.flows.transcribe import transcribe as listen
     from dsmops.units import counted
 
     if sum((json, srt, vtt)) > 1:
         raise typer.BadParameter("--json, --srt and --vtt are three forms of one output; choose one")
-    path = None if audio == "-" else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    if (audio is None) != mic or (mic and url is None):
+        raise typer.BadParameter("name one AUDIO, or give --mic together with --url", param_hint="AUDIO")
+    path = None if audio in (None, "-") else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
     _require_other_file(output, {"recording": path or Path("/dev/stdin"), "prompt": prompt_audio, "model": Path(model)})
     if url is not None:
         _refuse_what_the_server_decides(
@@ -92,7 +100,9 @@ def transcribe(
     with ExitStack() as stack:
         # Before the work, which may take long, so that a target that cannot be written is told at once.
         file = stack.enter_context(replace_atomically(output)) if output is not None else None
-        if url is not None:
+        if url is not None and mic:
+            heard = transcribe_microphone(url, out.live, api_key=api_key)
+        elif url is not None:
             heard = transcribe_remotely(path, url, api_key=api_key, speed=rtf, progress=out.progress())
         else:
             heard = listen(

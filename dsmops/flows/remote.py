@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
 from dsmops.audio import LevelMeter, Samples, open_audio
+from dsmops.audio.microphone import microphone
 from dsmops.client.address import websocket_url
 from dsmops.client.asr import FRAME_S, LEAD_IN_FRAMES, Answer
 from dsmops.client.asr import transcribe as stream_transcribe
@@ -35,15 +36,46 @@ def transcribe_remotely(
     """
     address = websocket_url(url)
     meter = LevelMeter()
+    heard = _Hearing()
     with open_audio(source or "-") as audio:
-        heard = _Hearing()
+
+        async def frames(_: asyncio.Event) -> AsyncIterator[Samples]:
+            for frame in hear(audio, meter, progress):
+                yield frame
+
         progress.start(f"Transcribing {audio.name}", None if audio.duration_s is None else ceil(audio.duration_s), "s of audio")
         try:
-            elapsed_s = asyncio.run(_hear(hear(audio, meter, progress), address, api_key, speed, heard))
+            elapsed_s = asyncio.run(_hear(frames, address, api_key, speed, heard))
         finally:
             progress.finish()
+    return _transcription(audio.name, address, heard, meter, elapsed_s)
+
+
+def transcribe_microphone(url: str, on_word: Callable[[str], None], *, api_key: str | None = None) -> Transcription:
+    """Transcribe what the microphone hears, through the server at `url`, until Ctrl-C; `on_word` gets each word as it comes.
+
+    Raises:
+        InputError: the address cannot be used.
+        CredentialsError, TransferError: the server refused, failed or cannot be reached.
+        EnvironmentMissingError: there is no microphone, or the libraries for it are not installed.
+    """
+    address = websocket_url(url)
+    meter = LevelMeter()
+    heard = _Hearing(on_word)
+
+    async def frames(stop: asyncio.Event) -> AsyncIterator[Samples]:
+        async for frame in microphone(stop):
+            meter.add(frame)
+            yield frame
+
+    elapsed_s = asyncio.run(_hear(frames, address, api_key, 0.0, heard))
+    heard.interrupted = False  # Ctrl-C is how it ends.
+    return _transcription("the microphone", address, heard, meter, elapsed_s)
+
+
+def _transcription(audio: str, address: str, heard: _Hearing, meter: LevelMeter, elapsed_s: float) -> Transcription:
     return Transcription(
-        audio=audio.name,
+        audio=audio,
         audio_s=meter.levels.duration_s,
         model=address,
         device=None,
@@ -63,7 +95,8 @@ def transcribe_remotely(
 class _Hearing:
     """What the server's answers add up to."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_word: Callable[[str], None] = lambda _: None) -> None:
+        self._on_word = on_word
         self.words: list[TimedWord] = []
         self.turns: list[TurnEnd] = []
         self.steps = 0
@@ -75,6 +108,7 @@ class _Hearing:
             case Word():
                 self.words.append(TimedWord(answer.text, answer.start_time, None))
                 self._detector.take((), spoken=True)
+                self._on_word(answer.text)
             case EndWord() if self.words:
                 self.words[-1] = replace(self.words[-1], stop_s=answer.stop_time)
             case Step():
@@ -83,18 +117,15 @@ class _Hearing:
                     self.turns.append(TurnEnd(max(0.0, (self.steps - LEAD_IN_FRAMES) * FRAME_S)))
 
 
-async def _hear(recording: Iterator[Samples], address: str, api_key: str | None, speed: float, heard: _Hearing) -> float:
-    """Stream the recording and return how long that took, in seconds."""
-
-    async def frames() -> AsyncIterator[Samples]:
-        for frame in recording:
-            yield frame
-
+async def _hear(
+    frames: Callable[[asyncio.Event], AsyncIterator[Samples]], address: str, api_key: str | None, speed: float, heard: _Hearing
+) -> float:
+    """Stream the frames and return how long that took, in seconds. `frames` gets the event that Ctrl-C sets."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     begin_s = loop.time()
     with _first_ctrl_c_sets(stop, loop):
-        await stream_transcribe(address, frames(), heard.take, api_key=api_key, speed=speed, stop=stop)
+        await stream_transcribe(address, frames(stop), heard.take, api_key=api_key, speed=speed, stop=stop)
     heard.interrupted = stop.is_set()
     return loop.time() - begin_s
 

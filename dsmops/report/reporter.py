@@ -79,6 +79,12 @@ class Reporter:
         if not (self.json or self.quiet):
             sys.stderr.write(f"{printable(text)}\n")
 
+    def live(self, text: str) -> None:
+        """Show a piece of what is being found while the command still runs, on stderr and only on a terminal."""
+        if not (self.json or self.quiet) and sys.stderr.isatty():
+            sys.stderr.write(f"{printable(text)} ")
+            sys.stderr.flush()
+
     def error(self, error: DsmopsError) -> None:
         """Report the error that ends the command, on stderr: two lines for people, or one JSON document."""
         if self.json:

@@ -1,0 +1,96 @@
+"""`dsmops transcribe --url` as a user types it, against the worker."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the worker extra is not installed")
+
+from dsmops.worker.tiny import API_KEY, write_tiny_stt
+from tests.support.cli import dsmops
+from tests.support.sound import encoded
+from tests.support.workers import WorkerProcess
+
+KEY = {"DSMOPS_API_KEY": API_KEY}
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    folder = tmp_path_factory.mktemp("model")
+    with WorkerProcess(folder, write_tiny_stt(folder).server_config, "--silent") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(1)
+    loudness = np.repeat(rng.random(41), 2400)[: 4 * 24_000]
+    path = tmp_path_factory.mktemp("audio") / "clip.wav"
+    path.write_bytes(encoded((0.2 * loudness * rng.standard_normal(4 * 24_000)).astype(np.float32), encoding="FLOAT"))
+    return path
+
+
+def test_a_server_writes_down_what_is_said(worker: WorkerProcess, clip: Path) -> None:
+    """Text, words in order within the recording, and one document that says which server it was."""
+    document = dsmops("transcribe", "--url", worker.url, "--rtf", "0", "--json", clip, env=KEY).document
+    assert document["schema"] == "dsmops.transcribe/1"
+    assert document["audio_s"] == pytest.approx(4.0)
+    assert document["model"].startswith("ws://127.0.0.1:")
+    assert (document["device"], document["dtype"], document["interrupted"]) == (None, None, False)
+    starts = [word["start_s"] for word in document["words"]]
+    assert starts
+    assert starts == sorted(starts)
+    assert starts[-1] < 5
+    assert document["text"] == " ".join(word["text"] for word in document["words"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--api-key", "wrong"), 4, "refused the key"),
+        (("--cpu",), 2, "leave away --cpu"),
+        (("--dtype", "f16", "--prompt-text", "x"), 2, "leave away --dtype and --prompt-text"),
+        (("--rtf", "-1"), 2, "--rtf"),
+        (("--mic",), 2, "name one AUDIO"),
+    ],
+)
+def test_mistakes_are_told_in_words(worker: WorkerProcess, clip: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    """One error, and the key is not repeated."""
+    ran = dsmops("transcribe", "--url", worker.url, *words, clip, env=KEY)
+    assert ran.code == code
+    assert said in ran.stderr
+    assert API_KEY not in ran.stderr
+
+
+def test_a_server_that_is_not_there_is_a_remote_failure(clip: Path) -> None:
+    """Exit 6, after a few tries."""
+    ran = dsmops("transcribe", "--url", "ws://127.0.0.1:9", clip)
+    assert ran.code == 6
+    assert "cannot be reached" in ran.stderr
+
+
+def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path: Path) -> None:
+    """The first Ctrl-C ends the recording there: text comes out, the exit code is 130, and the slot is free again."""
+    line = [sys.executable, "-m", "dsmops", "transcribe", "--url", worker.url, "--rtf", "0.2", "--json", str(clip), "--api-key", API_KEY]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        # It listens at a fifth of real time: 20 s, of which it has sent something once the server counts a slot.
+        while '"used_slots": "0"' in _modules(worker):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert '"interrupted": true' in stdout
+    assert '"used_slots": "0"' in _modules(worker)
+
+
+def _modules(worker: WorkerProcess) -> str:
+    from tests.support.workers import request
+
+    return request(worker.url, "GET", "/api/modules_info").text.replace('":"', '": "')
