@@ -180,6 +180,6 @@ def test_damage_further_in_ends_it(folder: Path) -> None:
     """A recording that stops before its header says is no transcript of half of it."""
     (folder / "cut.flac").write_bytes(encoded(sweep(RATE_HZ, 3), container="FLAC")[:40_000])
     progress = Recorder()
-    with pytest.raises(InputError, match="cut short or damaged|damaged after"):
+    with pytest.raises(InputError, match=r"cut short or damaged|damaged after"):
         heard(folder, "cut.flac", progress=progress)
     assert progress.seen[-1] == "finished"
