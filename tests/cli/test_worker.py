@@ -67,7 +67,6 @@ def test_a_taken_port_is_known_before_anything_is_loaded(tiny: TinyStt) -> None:
     ("args", "code", "words"),
     [
         (["--addr", "somewhere"], 3, "'somewhere' is no IP address"),
-        (["--addr", "192.0.2.1"], 3, "192.0.2.1 is no address of this machine"),
         (["--log", "loud"], 2, "'loud' is no log level"),
         (["--port", "70000"], 2, "70000"),
     ],

@@ -87,10 +87,11 @@ class AsrClient:
         self.audio(np.zeros(delay_frames * FRAME, np.float32), samples=FRAME * 100)
         return self.until("Marker")
 
-    def vanish(self) -> None:
-        """Be gone without a word: the connection is reset, if it still is one."""
+    def vanish(self, *, reset: bool = True) -> None:
+        """Be gone without a word: the connection is reset, or ends as that of a killed process does."""
         with contextlib.suppress(OSError):
-            self.ws.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if reset:
+                self.ws.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.ws.close_socket()
 
 

@@ -193,17 +193,17 @@ def test_the_closing_handshake_is_answered(worker: WorkerProcess) -> None:
 
 @pytest.mark.parametrize("seconds", [0.04, 2, 40], ids=["idle", "busy", "with its queue full"])
 def test_a_client_that_vanishes_leaves_no_slot_behind(worker: WorkerProcess, seconds: float) -> None:
-    """A connection that is reset gives its slot back within a second; a neighbour's words are as ever."""
+    """A connection that is reset or cut gives its slot back within a second; a neighbour's words are as ever."""
     with AsrClient(worker.url, API_KEY) as neighbour:
         expected = words(neighbour.transcribe(speech(1.6)))
         neighbour.send({"type": "Init"})
         neighbour.until("Ready")
-        for _ in range(3):
+        for reset in (True, False, True):
             gone = AsrClient(worker.url, API_KEY)
             sender = threading.Thread(target=send_until_gone, args=(gone, speech(seconds)))
             sender.start()
             gone.receive() if seconds > 1 else None
-            gone.vanish()
+            gone.vanish(reset=reset)
             sender.join()
             wait_for_slots(worker.url, 1, within_s=1)
         assert words(neighbour.transcribe(speech(1.6))) == expected

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from dsmops.errors import DeviceLostError, GpuMemoryError
+from dsmops.errors import DeviceLostError, GpuMemoryError, InputError, PortInUseError
 from dsmops.logs import Clock, parse
 from dsmops.worker.asr import AsrModule
 from dsmops.worker.connection import Limits
 from dsmops.worker.runtime.slots import MOST_EVENTS, WARM_UP_STEPS
+from dsmops.worker.server import bind, where
 from tests.support.asr_client import FRAME, AsrClient, Message
 from tests.support.engines import EchoEngine
 from tests.support.workers import KEY, PATH, ThreadedServer, request
@@ -111,6 +112,21 @@ def test_broken_numbers_are_told_to_the_one_they_hit() -> None:
         neighbour.audio(frames(3))
         assert neighbour.receive()["type"] == "Step"
         assert used_slots(server) == "1"
+
+
+def test_addresses_that_cannot_be_had() -> None:
+    """Named with what to do; IPv6 is an address like any other."""
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(PortInUseError, match=r"port \d+ of 127.0.0.1 is taken"):
+            bind("127.0.0.1", taken.getsockname()[1])
+        assert where(taken).url == f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(InputError, match="is no address of this machine"):
+        bind("192.0.2.1", 0)
+    with pytest.raises(InputError, match="is no IP address"):
+        bind("localhost", 0)
+    with bind("::1", 0) as six:
+        assert where(six).url == f"http://[::1]:{six.getsockname()[1]}"
 
 
 def test_a_silent_client_is_let_go() -> None:
