@@ -52,7 +52,7 @@ class AsrModule:
         self.settings = settings
         self.is_batched = settings.kind == BATCHED.kind
         self._rules = BATCHED if self.is_batched else UNBATCHED
-        self._limits = limits if self.is_batched else replace(limits, session_s=_ASR_SESSION_S)
+        self._limits = limits if self.is_batched else replace(limits, session_s=limits.session_s or _ASR_SESSION_S)
         self._origin: Origin = BATCHED_ASR if self.is_batched else ASR
         self._access, self._log, self._metrics = access, log, metrics
         self._event_loop = asyncio.get_running_loop()
@@ -138,7 +138,7 @@ class AsrModule:
         if not ws.can_prepare(request):
             return web.Response(status=400, text="Connection header did not include 'upgrade'\n")
         self._access.require(request, query=True)
-        addr = self._addr(request)
+        addr = _addr(request)
         if self.is_batched:
             self._log.info(MAIN, "handling batched asr-streaming query", **addr)
             given = 'Some("<redacted>")' if "auth_id" in request.query else "None"
@@ -187,9 +187,6 @@ class AsrModule:
         except DsmopsError as exc:
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
-        except ConnectionResetError as exc:
-            self._log.error(UTILS, "returning internal server error 500", err=Shown(str(exc)))
-            return web.Response(status=500)
         finally:
             self.posts -= 1
         return web.Response(body=protocol.encode_json(words), content_type="application/json")
@@ -226,9 +223,11 @@ class AsrModule:
             for task in ("recv_loop", "send_loop"):
                 self._log.info(UTILS, "task completed successfully", name=task)
 
-    def _addr(self, request: web.Request) -> dict[str, str | int]:
-        addr = request.headers.get("X-Real-IP")
-        return {} if addr is None else {"addr": addr}
+
+def _addr(request: web.Request) -> dict[str, str]:
+    """Return the log field of the client's address, where a proxy tells it."""
+    addr = request.headers.get("X-Real-IP")
+    return {} if addr is None else {"addr": addr}
 
 
 def _require_sender(request: web.Request) -> None:

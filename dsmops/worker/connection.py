@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -68,34 +69,30 @@ class Connection:
         self._opus: OpusDecoder | None = None
         self._output = asyncio.Event()
         self._room = asyncio.Event()
-        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._told: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.on_news = self._on_news
 
     def tell(self, ending: Ending) -> None:
         """End the conversation for a reason from outside."""
         if not self._told.done():
-            self._told.set_exception(ending)
+            self._told.set_result(ending)
 
     async def converse(self) -> Ending:
         """Serve the stream until it ends, and return why."""
         tasks = [asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._send())]
+        either: list[asyncio.Future[Any]] = [*tasks, self._told]
         try:
-            done, _ = await asyncio.wait([*tasks, self._told], timeout=self._limits.session_s, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(either, timeout=self._limits.session_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._told.cancel()
-        for future in (self._told, *tasks):
-            if future in done:
-                exc = future.exception()
-                if isinstance(exc, Ending):
-                    return exc
-                if exc is not None:
-                    raise exc
+        if self._told.done():
+            return self._told.result()
         if not done:
             return Ending(CloseCode.TIMED_OUT, f"the session's {self._limits.session_s:g} s are over", logged="reached timeout")
-        return Ending(CloseCode.NORMAL)
+        failures = [exc for future in done if (exc := future.exception()) is not None]
+        return _as_ending(failures[0]) if failures else Ending(CloseCode.NORMAL)
 
     def _on_news(self) -> None:
         self._output.set()
@@ -178,8 +175,18 @@ class Connection:
         except TimeoutError:
             reason = f"the client read nothing for {self._limits.stalled_s:g} s"
             raise Ending(CloseCode.TIMED_OUT, logged=reason, task="send_loop", gone=True) from None
-        except ConnectionError as exc:
-            raise Ending(CloseCode.NORMAL, logged="Trying to work with closed connection", task="send_loop", gone=True) from exc
+
+
+def _as_ending(exc: BaseException) -> Ending:
+    """Return what an exception of a conversation means."""
+    if isinstance(exc, Ending):
+        return exc
+    if isinstance(exc, ConnectionError):
+        ending = Ending(CloseCode.NORMAL, logged="Trying to work with closed connection", task="send_loop", gone=True)
+    else:
+        ending = Ending(CloseCode.FAILED, "the server failed; its log says how", logged="unforeseen")
+    ending.__cause__ = exc
+    return ending
 
 
 def answer(event: Event, rules: Rules) -> protocol.ServerMessage | None:

@@ -217,7 +217,7 @@ def _guard(records: ServerLog) -> Middleware:
             raise
         except ConnectionError as exc:
             # Gone before it could be answered; nobody will see this status.
-            records.error(UTILS, "returning internal server error 500", err=Shown(f"the client has left: {exc}"))
+            records.error(UTILS, "returning internal server error 500", err=Shown(str(exc)))
         except Exception as exc:  # noqa: BLE001 the edge of one connection: its bug must not become the server's
             records.error(UTILS, "returning internal server error 500", traceback.format_exc().splitlines(), err=Shown(repr(exc)))
         return web.Response(status=500)

@@ -14,7 +14,7 @@ from dsmops.errors import DeviceLostError, GpuMemoryError, InputError, PortInUse
 from dsmops.logs import Clock, parse
 from dsmops.worker.asr import AsrModule
 from dsmops.worker.connection import Limits
-from dsmops.worker.runtime.slots import MOST_EVENTS, WARM_UP_STEPS
+from dsmops.worker.runtime.slots import MOST_EVENTS, WARM_UP_STEPS, Stream
 from dsmops.worker.server import bind, where
 from tests.support.asr_client import FRAME, AsrClient, Message
 from tests.support.engines import EchoEngine
@@ -217,6 +217,29 @@ def test_a_bug_in_one_request_is_that_requests_alone(monkeypatch: pytest.MonkeyP
     failed = [event for event in events if "KeyError('no such key')" in event.message]
     assert [event.level for event in failed] == ["ERROR"]
     assert "Traceback (most recent call last):" in failed[0].continuation
+
+
+def test_a_bug_in_one_conversation_ends_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Error, 1011, the slot back, the cause in the log."""
+    with ThreadedServer(EchoEngine) as server, AsrClient(server.url, KEY) as neighbour:
+        with AsrClient(server.url, KEY) as client, monkeypatch.context() as patch:
+            patch.setattr(Stream, "mark", lambda _self, _id: {}["no such key"])
+            client.send({"type": "Marker", "id": 1})
+            messages, code = ending(client)
+            assert (messages[-1]["message"], code) == ("the server failed; its log says how", 1011)
+        assert used_slots(server) == "1"
+        neighbour.audio(frames(3))
+        assert neighbour.receive()["type"] == "Step"
+    assert "KeyError: 'no such key'" in server.log
+
+
+def test_a_session_of_an_unbatched_module_has_an_end() -> None:
+    """After its time: an Error and 1008."""
+    with ThreadedServer(EchoEngine, kind="Asr", limits=Limits(session_s=0.2)) as server:
+        with AsrClient(server.url, KEY, ready=False) as client:
+            messages, code = ending(client)
+            assert (messages[-1]["message"], code) == ("the session's 0.2 s are over", 1008)
+    assert "ERROR moshi_server::asr: src/asr.rs:0: reached timeout" in server.log
 
 
 def test_after_sigterm_who_does_not_end_is_told() -> None:
