@@ -18,13 +18,13 @@ import platform
 import signal
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from dsmops import __version__
 from dsmops.errors import DsmopsError, InputError, PortInUseError, ResourceError
@@ -101,6 +101,7 @@ class Server:
         self._metrics = AsrMetrics()
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._modules: list[AsrModule] = []
+        self._parting = False
 
     def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
         """Ask for the end, as the signal does."""
@@ -157,6 +158,7 @@ class Server:
 
     async def _part(self, stopped: asyncio.Future[signal.Signals]) -> None:
         """Let conversations end, for as long as how it ended allows; then tell the rest."""
+        self._parting = True
         clock = asyncio.get_running_loop().time
         patient = stopped.done() and stopped.result() is signal.SIGTERM
         until_s = clock() + (self._settings.drain_s if patient else 0)
@@ -175,7 +177,7 @@ class Server:
         return all(module.is_idle for module in self._modules)
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_guard(self._log)])
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._refuse, _guard(self._log)])
         app.router.add_get("/api/build_info", _without_query(lambda: web.json_response(BUILD_INFO)), allow_head=True)
         app.router.add_get("/api/modules_info", _without_query(self._modules_info), allow_head=True)
         app.router.add_get("/metrics", _without_query(self._exposition), allow_head=True)
@@ -185,6 +187,11 @@ class Server:
                 app.router.add_post(module.settings.path, module.post)
         app.router.add_get("/{path:.*}", self._static, allow_head=True)
         return app
+
+    @web.middleware
+    async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer 503 on connections that were kept open from before the end began."""
+        return web.Response(status=503, text="the server is shutting down\n") if self._parting else await handler(request)
 
     def _modules_info(self) -> web.Response:
         return web.json_response([module.info() for module in self._modules if module.is_batched])
@@ -210,7 +217,7 @@ def _guard(records: ServerLog) -> Middleware:
     """Return what stands between a handler's bug and everybody else: the traceback goes into the log, the client gets 500."""
 
     @web.middleware
-    async def guarded(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except web.HTTPException:
@@ -232,7 +239,7 @@ def _no_logger() -> logging.Logger:
     return logger
 
 
-def _without_query(answer: Callable[[], web.Response]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _without_query(answer: Callable[[], web.Response]) -> Handler:
     """Return a handler that refuses every query parameter, as moshi-server does."""
 
     async def handler(request: web.Request) -> web.StreamResponse:

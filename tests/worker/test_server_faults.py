@@ -1,5 +1,6 @@
 """What the server does when clients stall, models fail and times run out: the server itself, with an engine that is no model."""
 
+import http.client
 import json
 import threading
 from collections.abc import Callable
@@ -235,17 +236,27 @@ def test_a_bug_in_one_conversation_ends_that_one(monkeypatch: pytest.MonkeyPatch
 
 def test_a_session_of_an_unbatched_module_has_an_end() -> None:
     """After its time: an Error and 1008."""
-    with ThreadedServer(EchoEngine, kind="Asr", limits=Limits(session_s=0.2)) as server:
-        with AsrClient(server.url, KEY, ready=False) as client:
-            messages, code = ending(client)
-            assert (messages[-1]["message"], code) == ("the session's 0.2 s are over", 1008)
+    server = ThreadedServer(EchoEngine, kind="Asr", limits=Limits(session_s=0.2))
+    with server, AsrClient(server.url, KEY, ready=False) as client:
+        messages, code = ending(client)
+        assert (messages[-1]["message"], code) == ("the session's 0.2 s are over", 1008)
     assert "ERROR moshi_server::asr: src/asr.rs:0: reached timeout" in server.log
 
 
 def test_after_sigterm_who_does_not_end_is_told() -> None:
-    """When the time is over: an Error and 1001; new conversations were refused since the signal."""
+    """When the time is over: an Error and 1001; what comes on connections that were open already was refused since the signal."""
     with ThreadedServer(EchoEngine, drain_s=0.3) as server, AsrClient(server.url, KEY) as client:
-        server.stop()
+        kept = http.client.HTTPConnection(*server.url.removeprefix("http://").split(":"))
+        statuses: list[int] = []
+        while statuses[-1:] in ([], [200]):
+            kept.request("GET", "/api/modules_info")
+            answer = kept.getresponse()
+            answer.read()
+            if not statuses:
+                server.stop()
+            statuses.append(answer.status)
+        assert (statuses[0], statuses[-1]) == (200, 503)
+        kept.close()
         assert ending(client) == ([{"type": "Error", "message": "the server is shutting down"}], 1001)
         server.join()
         assert server.ended is not None
