@@ -24,6 +24,8 @@ def console_commands(page: Path) -> list[str]:
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
+RUN_A_MODEL = {"transcribing"}
+"""Pages whose commands run the 1B model, on `speech.wav`."""
 WITH_COMMANDS = [page for page in PAGES if console_commands(page)]
 
 
@@ -42,6 +44,25 @@ def published_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
         yield hub.env(folder / "home")
 
 
+@pytest.fixture(scope="module")
+def runnable_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a hub whose published 1B model is a tiny one, which can be run."""
+    pytest.importorskip("torch", reason="the worker extra is not installed")
+    from dsmops.worker.tiny import write_tiny_stt
+
+    folder = tmp_path_factory.mktemp("runnable")
+    write_tiny_stt(folder / "model")
+    with HubServer({MODELS["stt-1b-en_fr"].hf_repo: {path.name: path for path in (folder / "model").iterdir()}}) as hub:
+        yield hub.env(folder / "home")
+
+
+def recording() -> bytes:
+    """Return a WAV file of two seconds."""
+    from tests.support.sound import encoded, sweep
+
+    return encoded(sweep(24_000, 2))
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder that looks like a checkout to the commands, and takes what they write."""
@@ -57,9 +78,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run(page: Path, checkout: Path, published_hub: dict[str, str]) -> None:
+def test_the_commands_of_a_page_run(page: Path, checkout: Path, request: pytest.FixtureRequest) -> None:
     """In order, in one folder, each exits 0 and prints something."""
-    env = {**os.environ, **published_hub, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    hub = request.getfixturevalue("runnable_hub" if page.stem in RUN_A_MODEL else "published_hub")
+    if page.stem in RUN_A_MODEL:
+        (checkout / "speech.wav").write_bytes(recording())
+    env = {**os.environ, **hub, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for command in console_commands(page):
         done = subprocess.run(command, shell=True, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
