@@ -265,12 +265,16 @@ def test_after_sigterm_who_does_not_end_is_told() -> None:
 
 def test_a_step_that_hangs_does_not_hold_up_the_end() -> None:
     """Clients are told, and the caller learns that a thread is left behind."""
-    gate = threading.Event()
-    engine = EchoEngine(before_step=lambda step: None if step < WARM_UP_STEPS else (gate.wait(30), None)[1])
-    with ThreadedServer(lambda: engine) as server, AsrClient(server.url, KEY) as client:
+    gate, entered = threading.Event(), threading.Event()
+
+    def before_step(step: int) -> None:
+        if step >= WARM_UP_STEPS:
+            entered.set()
+            gate.wait(30)
+
+    with ThreadedServer(lambda: EchoEngine(before_step=before_step)) as server, AsrClient(server.url, KEY) as client:
         client.audio(frames(3))
-        while used_slots(server) != "1":
-            pass
+        assert entered.wait(10)
         server.stop()
         assert ending(client)[1] == 1001
         server.join()
