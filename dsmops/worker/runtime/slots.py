@@ -336,7 +336,7 @@ class AsrLoop:
                 exc,
                 ModelLoopError(
                     f"the model loop {self.name} died: {type(exc).__name__}: {exc}",
-                    hint="Every stream is lost; start the worker again. `dsmops transcribe` with the same config shows whether the model runs at all.",
+                    hint="Every stream is lost. `dsmops transcribe --model` with the same config shows whether the model runs at all.",
                 ),
             )
             exc.__cause__ = cause
