@@ -58,7 +58,9 @@ def transcribe(
     ] = False,
     srt: Annotated[bool, typer.Option("--srt", help="Print SubRip captions.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT captions.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the text or captions there.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the text or captions there; - for stdout.")
+    ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
@@ -91,6 +93,7 @@ def transcribe(
     if (audio is None) != mic or (mic and url is None):
         raise typer.BadParameter("name one AUDIO, or give --mic together with --url", param_hint="AUDIO")
     path = None if audio in (None, "-") else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    output = None if output == Path("-") else output
     _require_other_file(output, {"recording": path or Path("/dev/stdin"), "prompt": prompt_audio, "model": Path(model)})
     if url is not None:
         _refuse_what_the_server_decides(

@@ -177,6 +177,8 @@ def test_a_file_gets_the_text(folder: Path, transcribe: Callable[..., Result], s
     done = transcribe("speech.wav", "-o", "new/text.txt", "--json")
     assert (folder / "new" / "text.txt").read_text() == said
     assert json.loads(done.stdout)["text"] == said.strip()
+    assert transcribe("speech.wav", "-o", "-").stdout == said
+    assert not (folder / "-").exists()
 
 
 def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
