@@ -125,9 +125,9 @@ def _times_ms(step: Callable[[], object]) -> list[float]:
 def _ours(model: str, batch: int, dtype: DType) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
     import torch
 
+    from dsmops.worker.models.random import random_stt
     from dsmops.worker.models.state import RowState
     from dsmops.worker.runtime.engine import SttEngine
-    from tests.support.random_stt import random_stt
 
     device = torch.device("cuda:0")
     shape = MODELS[model].lm

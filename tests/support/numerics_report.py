@@ -28,11 +28,11 @@ from dsmops.report import Reporter
 from dsmops.worker.models.config import FRAMES_PER_S, SttConfig
 from dsmops.worker.models.loading import load_mimi_encoder, mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
+from dsmops.worker.models.random import NoText
 from dsmops.worker.models.stt import load_lm
 from dsmops.worker.runtime.numerics import Hearing, compare, encode, hear
 from dsmops.worker.runtime.transcription import Frame
 from tests.support.networks import published_shape, random_weights, write_mimi
-from tests.support.random_stt import NoText
 
 FRAME_SAMPLES = 1920
 BROKEN_LAYER = 7
