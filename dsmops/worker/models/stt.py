@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dsmops.errors import DeviceLostError, GpuMemoryError, InputError
+from dsmops.errors import DeviceLostError, GpuMemoryError, InputError, ResourceError
 from dsmops.facts import ComputeCapability, DType
 from dsmops.worker.models.config import SttConfig
 from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm
@@ -103,7 +103,7 @@ def best_dtype(device: torch.device) -> DType:
 
 @contextmanager
 def device_errors(device: torch.device) -> Iterator[None]:
-    """Turn what CUDA raises inside the block into `GpuMemoryError` or `DeviceLostError`."""
+    """Turn torch's errors about memory and devices inside the block into `GpuMemoryError`, `ResourceError` or `DeviceLostError`."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as exc:
@@ -115,4 +115,13 @@ def device_errors(device: torch.device) -> Iterator[None]:
     except torch.AcceleratorError as exc:
         raise DeviceLostError(
             f"the GPU failed: {str(exc).splitlines()[0]}", hint="See `nvidia-smi` and `dmesg`; every stream on it is lost."
+        ) from exc
+    except RuntimeError as exc:
+        # torch has no class of its own for this.
+        if "DefaultCPUAllocator" not in str(exc):
+            raise
+        raise ResourceError(
+            "this machine has no memory left for the model and its streams",
+            hint="A smaller batch, or --dtype bf16, takes less of it; `dsmops plan --runtime embedded` shows what fits a card.",
+            code="memory.full",
         ) from exc

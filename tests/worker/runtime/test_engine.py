@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dsmops.errors import ResourceError
 from dsmops.facts import DType
 from dsmops.worker.models.config import END_OF_PADDING, LAST_SPECIAL, PADDING, SttConfig
-from dsmops.worker.models.stt import SttFiles, SttModel, load_stt
+from dsmops.worker.models.stt import SttFiles, SttModel, device_errors, load_stt
 from dsmops.worker.runtime.engine import Alignment, SttEngine
 from dsmops.worker.tiny import LM, TinyStt
 
@@ -265,6 +266,16 @@ def test_a_slot_that_is_not_there_cannot_be_reset(model: SttModel, slot: int) ->
     """On a GPU such an index would end every stream."""
     with pytest.raises(ValueError, match="not all among 2"):
         SttEngine(model, 2).reset([0, slot])
+
+
+def test_slots_that_do_not_fit_are_told(model: SttModel) -> None:
+    """More than any machine has memory for is an error that says so, not a bug; what else goes wrong stays what it is."""
+    with pytest.raises(ResourceError, match="no memory left") as caught:
+        # The first state tensor alone is too much, so that nothing is taken before the failure.
+        SttEngine(model, 2**48)
+    assert (caught.value.code, caught.value.exit_code) == ("memory.full", 5)
+    with pytest.raises(RuntimeError, match="shape"), device_errors(CPU):
+        torch.zeros(2).view(3)
 
 
 def test_outputs_are_the_callers_to_keep(model: SttModel, clips: Tensor) -> None:
