@@ -92,7 +92,8 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
 
     Missing parent folders are made. An existing target keeps its permission bits, and its owner where the system allows; a new one gets
     0666 less the umask, or 0600 with `private`. Where `path` is a symbolic link the link is replaced, never the file it points to.
-    A device, a pipe or a socket is refused, by whatever link it is called. `durable` waits until data and name are on the disk.
+    A device, a pipe or a socket is refused, by whatever link it is called, and so is every name in `/dev`, where a link is no file of ours
+    even when it leads to one (`/dev/stdout`, redirected). `durable` waits until data and name are on the disk.
 
     With `resume` a block that fails keeps what it has written, unless the disk is full, and the next one finds it: `fd` then
     stands at offset 0 of a file that is not empty.
@@ -107,7 +108,7 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
         before = _status(path)
         if before is not None and stat.S_ISDIR(before.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if before is not None and not stat.S_ISREG(before.st_mode):
+        if (before is not None and not stat.S_ISREG(before.st_mode)) or os.path.realpath(path.parent) == "/dev":
             raise InputError(f"{path} is not a regular file", hint="Name a file.", code="file.not_regular")
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = _open_locked(partial, path)

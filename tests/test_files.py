@@ -110,6 +110,17 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
     assert leftovers(tmp_path) == ["target"]
 
 
+def test_nothing_in_dev_is_replaced(tmp_path: Path) -> None:
+    """`/dev/stdout` is a regular file to whoever redirected it; root would put a file where every program's link is."""
+    (tmp_path / "dev").symlink_to("/dev")
+    # A name that nobody has, so that a failure of this test harms no link of the machine.
+    name = f"dsmops-test-{os.getpid()}"
+    for target in (Path("/dev") / name, tmp_path / "dev" / name):
+        with pytest.raises(InputError, match="not a regular file"):
+            write_text_atomically(target, "new")
+    assert not (Path("/dev") / name).exists()
+
+
 def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path) -> None:
     """Dangling or round in a circle."""
     (tmp_path / "dangling").symlink_to("nothing")
