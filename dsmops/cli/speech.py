@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +25,13 @@ ModelOpt = Annotated[
 CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU. Default: CUDA device 0 where there is one.")]
 
 
+def check_text(text: str) -> str:
+    """Callback of `--prompt-text`: bytes that are not UTF-8 come as lone surrogates, which no tokenizer takes."""
+    if re.search("[\ud800-\udfff]", text):
+        raise typer.BadParameter("the text is not UTF-8")
+    return text
+
+
 def transcribe(
     audio: Annotated[
         str | None, typer.Argument(metavar="AUDIO", help="Any file that libsndfile reads, at any rate; - for standard input.")
@@ -36,7 +44,9 @@ def transcribe(
         Literal["server", "python"], typer.Option("--timing", help="Word times as moshi-server sends them, or as upstream's Python script.")
     ] = "server",
     vad: Annotated[bool, typer.Option("--vad", help="Show where turns end, by the model's semantic VAD.")] = False,
-    prompt_text: Annotated[str, typer.Option("--prompt-text", metavar="TEXT", help="Words that came before, to settle spelling.")] = "",
+    prompt_text: Annotated[
+        str, typer.Option("--prompt-text", metavar="TEXT", callback=check_text, help="Words that came before, to settle spelling.")
+    ] = "",
     prompt_audio: Annotated[
         Path | None, typer.Option("--prompt-audio", metavar="FILE", help="A recording that came before; left out of the transcript.")
     ] = None,
@@ -90,11 +100,17 @@ def transcribe(
 
     if sum((json, srt, vtt)) > 1:
         raise typer.BadParameter("--json, --srt and --vtt are three forms of one output; choose one")
-    if (audio is None) != mic or (mic and url is None):
+    if (not audio) != mic or (mic and url is None):
         raise typer.BadParameter("name one AUDIO, or give --mic together with --url", param_hint="AUDIO")
-    path = None if audio in (None, "-") else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    path = None if audio in (None, "", "-") else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
     output = None if output == Path("-") else output
-    _require_other_file(output, {"recording": path or Path("/dev/stdin"), "prompt": prompt_audio, "model": Path(model)})
+    read = {
+        "recording": path or Path("/dev/stdin"),
+        "prompt": prompt_audio,
+        "model": Path(model),
+        "model's config": Path(model, "config.json"),
+    }
+    _require_other_file(output, read)
     if url is not None:
         _refuse_what_the_server_decides(
             model=model, dtype=dtype, cpu=cpu, prompt_text=prompt_text, prompt_audio=prompt_audio, timing=timing
@@ -115,6 +131,7 @@ def transcribe(
                 cpu=cpu,
                 prompting=Prompting(prompt_text, prompt_audio),
                 timing=timing,
+                target=output,
                 progress=out.progress(),
                 announce=lambda plan: out.note("\n".join(download_lines(plan))),
             )
@@ -195,6 +212,7 @@ def evaluate(
             batch_size=batch_size,
             limit=limit,
             normal_form=Normalizer(normalizer),
+            target=output,
             progress=out.progress(),
             announce=lambda plan: out.note("\n".join(download_lines(plan))),
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, frames, open_audio
 from dsmops.errors import FileAccessError, InputError, SourceError
-from dsmops.flows.speech import Announce, find_stt, load_stt_source
+from dsmops.flows.speech import Announce, find_stt, load_stt_source, require_spared
 from dsmops.flows.transcribe import dtype_name, require_finite
 from dsmops.progress import SILENT, Progress
 from dsmops.scoring import (
@@ -114,6 +114,7 @@ def evaluate(
     batch_size: int | None = None,
     limit: int | None = None,
     normal_form: Normalizer = Normalizer.ENGLISH,
+    target: Path | None = None,
     progress: Progress = SILENT,
     announce: Announce = lambda _: None,
 ) -> Evaluation:
@@ -121,7 +122,8 @@ def evaluate(
 
     `manifest` is a file (see `read_manifest`) or names a dataset (see `open_dataset`), of which the first `limit` utterances count;
     `model` is as for `find_stt`. Recordings that cannot be read are told in the result, and the rest goes on. Slots are independent
-    rows: how many there are changes the time, and nothing else but what a device's rounding makes of it.
+    rows: how many there are changes the time, and nothing else but what a device's rounding makes of it. `target` is where the caller
+    will write, which must be none of the model's files.
 
     Raises:
         InputError, SourceError: the manifest or the model cannot be used, or no reference says anything.
@@ -134,6 +136,7 @@ def evaluate(
         raise InputError(f"{corpus.name} is empty", hint="Name another split.", code="dataset.empty")
     count = corpus.count if limit is None else min(limit, corpus.count)
     found = find_stt(model, progress=progress, announce=announce)
+    require_spared(target, found)
     loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
     from dsmops.worker.runtime.engine import SttEngine  # noqa: PLC0415 takes torch along

@@ -106,6 +106,18 @@ def load_stt_source(source: SttSource, *, dtype: DType | None = None, cpu: bool 
     return load_stt(source.files, source.config, device=device, dtype=dtype or source.dtype or best_dtype(device))
 
 
+def require_spared(target: Path | None, source: SttSource) -> None:
+    """Check that `target`, which a command is going to write, is none of the model's files.
+
+    Raises:
+        InputError: it is one, and would be lost.
+    """
+    files = source.files
+    for file in (files.lm, files.mimi, files.tokenizer):
+        if target is not None and target.exists() and target.samefile(file):
+            raise InputError(f"{target} is a file of the model itself", hint="Write to another file.", code="target.is_source")
+
+
 class _Downloads:
     """Brings hub files here."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, AudioSource, LevelMeter, Levels, Samples, frames, open_audio
 from dsmops.errors import CheckpointError
-from dsmops.flows.speech import Announce, find_stt, load_stt_source
+from dsmops.flows.speech import Announce, find_stt, load_stt_source, require_spared
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -64,12 +64,13 @@ def transcribe(
     cpu: bool = False,
     prompting: Prompting = Prompting(),
     timing: str = "server",
+    target: Path | None = None,
     progress: Progress = SILENT,
     announce: Announce = lambda _: None,
 ) -> Transcription:
     """Transcribe the recording in `source`, standard input when None, with the model that `model` names (see `find_stt`).
 
-    `timing` is one of the names of `Timing`.
+    `timing` is one of the names of `Timing`. `target` is where the caller will write, which must be none of the model's files.
 
     Raises:
         InputError, SourceError: the recording, the prompt or the model cannot be used.
@@ -81,6 +82,7 @@ def transcribe(
     with open_audio(source or "-") as audio:
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
         found = find_stt(model, progress=progress, announce=announce)
+        require_spared(target, found)
         loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
         from dsmops.worker.runtime.engine import SttEngine  # noqa: PLC0415 takes torch along

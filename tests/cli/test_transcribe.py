@@ -188,6 +188,7 @@ def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
     done = transcribe("silence.wav", "--prompt-text", "a prompt of many words")
     assert "warning: the model never wrote all of the prompt (" in done.stderr
     assert transcribe("speech.wav", "--prompt-text", "").stdout == said
+    assert len(transcribe("silence.wav", "--prompt-text", "a prompt of many words " * 500).stderr) < 500
 
 
 def test_silence_is_told(transcribe: Callable[..., Result]) -> None:
@@ -227,6 +228,12 @@ def test_dtypes(transcribe: Callable[..., Result], dtype: str, shown: str) -> No
         (["speech.wav", "-o", "link.wav"], 2, "--output is the recording itself"),
         (["speech.wav", "--prompt-audio", "prompt.wav", "-o", "prompt.wav"], 2, "--output is the prompt itself"),
         (["speech.wav", "--model", "model/config.json", "-o", "model/config.json"], 2, "--output is the model itself"),
+        (["speech.wav", "--model", "model", "-o", "model/config.json"], 2, "--output is the model's config itself"),
+        (["speech.wav", "--model", "model", "-o", "model/model.safetensors"], 3, "model/model.safetensors is a file of the model itself"),
+        (["speech.wav", "--model", "model", "-o", "model/tokenizer_tiny_320.model"], 3, "is a file of the model itself"),
+        (["speech.wav", "-o", "/dev/full"], 3, "error: /dev/full is not a regular file"),
+        (["speech.wav", "--prompt-text", "caf\udce9"], 2, "--prompt-text"),
+        (["", "--cpu"], 2, "name one AUDIO"),
         (["speech.wav", "--srt", "--vtt"], 2, "choose one"),
         (["speech.wav", "--srt", "--json"], 2, "choose one"),
         (["speech.wav", "--dtype", "int8"], 2, "--dtype"),

@@ -9,6 +9,8 @@ from dsmops.cli.views.captions import webvtt
 from dsmops.flows.transcribe import Transcription
 
 _SILENT_SHARE = 0.999
+_SHOWN_CHARS = 80
+"""How much of a prompt is repeated in a note."""
 
 
 def show_transcription(heard: Transcription, *, timestamps: bool, vad: bool) -> Iterator[str]:
@@ -35,7 +37,8 @@ def listening_notes(heard: Transcription, *, vad: bool) -> Iterator[str]:
     if vad and not heard.has_vad:
         yield f"warning: {heard.model} has no semantic VAD; of the published models only stt-1b-en_fr has, in its -candle repository"
     if heard.unsaid_prompt:
-        yield f"warning: the model never wrote all of the prompt ({heard.unsaid_prompt!r} was left), and so nothing else"
+        left = heard.unsaid_prompt if len(heard.unsaid_prompt) <= _SHOWN_CHARS else f"{heard.unsaid_prompt[:_SHOWN_CHARS]}..."
+        yield f"warning: the model never wrote all of the prompt ({left!r} was left), and so nothing else"
     if heard.interrupted:
         yield f"ended early, after {heard.audio_s:.1f} s of {heard.audio}"
     if heard.speedup is not None:
