@@ -126,6 +126,7 @@ def test_both_modules_of_the_server_are_known(tiny: Path, command: str) -> None:
         ('norm = "RmsNorm"', 'norm = "LayerNorm"', "model.transformer.norm = 'LayerNorm'"),
         ("kv_repeat = 1", "kv_repeat = 2", "kv_repeat = 2"),
         ("[modules.asr.model.extra_heads]", "[modules.asr.model.depformer]\nnum_slices = 2\n[modules.asr.model.extra_heads]", "depformer"),
+        ("[modules.asr.model.extra_heads]", "[modules.asr.model.conditioners]\nx = 1\n[modules.asr.model.extra_heads]", "conditioners"),
         ('lm_model_file = "model.safetensors"', "", "lm_model_file is missing"),
         ('lm_model_file = "model.safetensors"', "lm_model_file = 3", "lm_model_file is missing"),
     ],
