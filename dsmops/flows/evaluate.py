@@ -123,7 +123,7 @@ def evaluate(
     `manifest` is a file (see `read_manifest`) or names a dataset (see `open_dataset`), of which the first `limit` utterances count;
     `model` is as for `find_stt`. Recordings that cannot be read are told in the result, and the rest goes on. Slots are independent
     rows: how many there are changes the time, and nothing else but what a device's rounding makes of it. `target` is where the caller
-    will write, which must be none of the model's files.
+    will write, which must be none of the model's files and no recording.
 
     Raises:
         InputError, SourceError: the manifest or the model cannot be used, or no reference says anything.
@@ -150,6 +150,7 @@ def evaluate(
 
     def recordings() -> Iterator[Recording]:
         for number, utterance in enumerate(islice(corpus.utterances, limit)):
+            _require_other_than(target, utterance)
             hearing = _Hearing(utterance, normalize)
             if is_scored(hearing.normalized_reference):
                 recording = Recording(hearing.frames(), loaded.config, loaded.tokenizer, loaded.frame_samples)
@@ -187,6 +188,13 @@ def evaluate(
         totals=_totals(files),
         files=files,
     )
+
+
+def _require_other_than(target: Path | None, utterance: Utterance) -> None:
+    """Refuse to write over a recording; nothing of `target` is touched until the end."""
+    recording = utterance.audio
+    if target is not None and isinstance(recording, Path) and target.exists() and recording.exists() and target.samefile(recording):
+        raise InputError(f"{target} is a recording of the manifest", hint="Write to another file.", code="target.is_source")
 
 
 def _open_corpus(name: str, progress: Progress) -> Corpus:

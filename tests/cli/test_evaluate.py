@@ -84,6 +84,7 @@ def test_the_document_has_all(folder: Path, evaluate: Callable[..., Result]) -> 
         (["good.tsv", "-o", "a.wav/lines.jsonl"], 3, "error: a.wav/lines.jsonl"),
         (["good.tsv", "-o", "./good.tsv"], 2, "--output is the manifest itself"),
         (["good.tsv", "-o", "model/model.safetensors"], 3, "model/model.safetensors is a file of the model itself"),
+        (["good.tsv", "-o", "a.wav"], 3, "a.wav is a recording of the manifest"),
         (["good.tsv", "--batch-size", "0"], 2, "--batch-size"),
         (["good.tsv", "--limit", "0"], 2, "--limit"),
         (["good.tsv", "--normalizer", "french"], 2, "--normalizer"),
