@@ -7,6 +7,7 @@ the range where F16 follows from BF16 by moving bits; the few that do not are fo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any
 
@@ -59,7 +60,7 @@ def _all_bf16_as_f32() -> NDArray[np.float32]:
     return (np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)).view(np.float32)
 
 
-class Cast:
+class Cast(ABC):
     """Casts blocks and counts losses until `take_counts`. Keeps scratch memory, so use one per thread.
 
     It never raises: whether a count matters is the caller's policy.
@@ -69,9 +70,9 @@ class Cast:
         self._doubled = np.empty(BLOCK_ELEMENTS, np.uint16)
         self._tally = _Tally()
 
+    @abstractmethod
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
         """Write the target patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must not overlap `bits`."""
-        raise NotImplementedError
 
     def take_counts(self) -> LossCounts:
         """Return the counts since the last call, and start anew."""

@@ -18,7 +18,9 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from dsmops.audio import FRAME_SAMPLES
 from dsmops.errors import CredentialsError, RemoteError, TransferError
+from dsmops.models import FRAME_MS
 from dsmops.worker.protocol import (
     Audio,
     CloseCode,
@@ -34,8 +36,7 @@ from dsmops.worker.protocol import (
     encode,
 )
 
-FRAME_S = 0.08
-FRAME_SAMPLES = 1920
+FRAME_S = FRAME_MS / 1000
 LEAD_IN_FRAMES = 13
 """Silence before the audio, about the second that Kyutai's clients send: the 2.6B model needs it, the 1B does not mind."""
 CLOSING_FRAMES = 40

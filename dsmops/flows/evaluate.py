@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, frames, open_audio
 from dsmops.errors import FileAccessError, InputError, SourceError
 from dsmops.flows.speech import Announce, find_stt, load_stt_source, require_spared
-from dsmops.flows.transcribe import dtype_name, require_finite
+from dsmops.flows.transcribe import require_finite
 from dsmops.progress import SILENT, Progress
 from dsmops.scoring import (
     DATASETS,
@@ -182,7 +182,7 @@ def evaluate(
         manifest=corpus.name,
         model=found.name,
         device=str(loaded.device),
-        dtype=dtype_name(loaded),
+        dtype=loaded.dtype,
         batch_size=engine.batch_size,
         normalizer=normal_form,
         totals=_totals(files),

@@ -138,10 +138,9 @@ def _first_ctrl_c_sets(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> 
         stop.set()
         loop.remove_signal_handler(signal.SIGINT)
 
-    with suppress(NotImplementedError, ValueError):  # not on every system, and only in the main thread
+    with suppress(RuntimeError):  # outside the main thread, where no signal arrives anyway
         loop.add_signal_handler(signal.SIGINT, on_first)
     try:
         yield
     finally:
-        with suppress(NotImplementedError, ValueError):
-            loop.remove_signal_handler(signal.SIGINT)
+        loop.remove_signal_handler(signal.SIGINT)

@@ -111,7 +111,7 @@ def transcribe(
         audio_s=meter.levels.duration_s,
         model=found.name,
         device=str(loaded.device),
-        dtype=dtype_name(loaded),
+        dtype=loaded.dtype,
         text=transcript.text,
         words=transcript.words,
         turns=transcript.turns,
@@ -124,11 +124,6 @@ def transcribe(
     )
 
 
-def dtype_name(model: SttModel) -> str:
-    """Return the dtype of a loaded model's language model, in safetensors spelling."""
-    return {"torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float32": "F32"}[str(model.lm.dtype)]
-
-
 def require_finite(non_finite_steps: int, steps: int, model: SttModel) -> None:
     """Check that a run's logits were numbers.
 
@@ -137,7 +132,7 @@ def require_finite(non_finite_steps: int, steps: int, model: SttModel) -> None:
     """
     if non_finite_steps:
         raise CheckpointError(
-            f"{non_finite_steps} of {steps} steps gave NaN or infinity in {dtype_name(model)}: the text would mean nothing",
+            f"{non_finite_steps} of {steps} steps gave NaN or infinity in {model.dtype}: the text would mean nothing",
             hint="`dsmops verify --numerics` shows in which layer it begins; --dtype f32 shows whether the weights themselves are damaged.",
             code="model.not_finite",
         )

@@ -16,7 +16,8 @@ pytest.importorskip("aiohttp", reason="the worker extra is not installed")
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
-from dsmops.client.asr import CLOSING_FRAMES, FRAME_S, FRAME_SAMPLES, LEAD_IN_FRAMES, Answer, Patience, transcribe
+from dsmops.audio import FRAME_SAMPLES
+from dsmops.client.asr import CLOSING_FRAMES, FRAME_S, LEAD_IN_FRAMES, Answer, Patience, transcribe
 from dsmops.errors import CredentialsError, InputError, TransferError
 from dsmops.worker.protocol import Audio, EndWord, Error, Marker, Ready, ServerMessage, Step, Word, decode, encode
 

@@ -44,6 +44,11 @@ class SttModel:
     device: torch.device
 
     @property
+    def dtype(self) -> DType:
+        """Dtype of the language model."""
+        return next(dtype for dtype, torchs in TORCH_DTYPES.items() if torchs is self.lm.dtype)
+
+    @property
     def frame_samples(self) -> int:
         """Samples of one frame."""
         return self.mimi.config.frame_samples

@@ -23,7 +23,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_stt: TinyStt) -> SttModel:
+def config(tiny_stt: TinyStt) -> SttConfig:
+    """What the tiny model's `config.json` says."""
+    return SttConfig.from_json(json.loads(tiny_stt.model_config.read_text()))
+
+
+@pytest.fixture(scope="session")
+def model(tiny_stt: TinyStt, config: SttConfig) -> SttModel:
     """The tiny model in float32 on the CPU."""
-    config = SttConfig.from_json(json.loads(tiny_stt.model_config.read_text()))
     return load_stt(tiny_stt.files, config, device=torch.device("cpu"), dtype=DType.F32)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -28,24 +26,6 @@ STEPS = 60
 SLOTS = 3
 POISON = 7
 """A text token whose embedding is NaN in `poisoned`: once a row has been made to say it, its next logits are NaN."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Loading sets how many threads torch uses; other tests get theirs back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def config(tiny_stt: TinyStt) -> SttConfig:
-    return SttConfig.from_json(json.loads(tiny_stt.model_config.read_text()))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_stt: TinyStt, config: SttConfig) -> SttModel:
-    return load_stt(tiny_stt.files, config, device=CPU, dtype=DType.F32)
 
 
 @pytest.fixture(scope="module")

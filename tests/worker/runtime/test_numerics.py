@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +16,11 @@ from torch import Tensor
 
 from dsmops.facts import DType
 from dsmops.worker.models.config import SttConfig
-from dsmops.worker.models.stt import SttModel, load_lm, load_stt
+from dsmops.worker.models.stt import SttModel, load_lm
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.runtime.engine import SttEngine
 from dsmops.worker.runtime.numerics import Hearing, Stage, compare, encode, hear
-from dsmops.worker.tiny import LM, TinyStt, write_tiny_stt
+from dsmops.worker.tiny import LM, TinyStt
 from tests.support.tolerances import LOGITS
 
 CPU = torch.device("cpu")
@@ -30,29 +28,6 @@ FRAMES = 30
 LAYER = "transformer.layers.1"
 BIG = 30_000.0
 """Fits into float16 well; its product with another such value does not."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Steps this small gain nothing from threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStt:
-    return write_tiny_stt(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def config(tiny: TinyStt) -> SttConfig:
-    return SttConfig.from_json(json.loads(tiny.model_config.read_text()))
-
-
-@pytest.fixture(scope="module")
-def model(tiny: TinyStt, config: SttConfig) -> SttModel:
-    return load_stt(tiny.files, config, device=CPU, dtype=DType.F32)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +48,9 @@ def original(model: SttModel, codes: Tensor) -> Hearing:
     return hear(model.lm, codes)
 
 
-def spoilt(tiny: TinyStt, config: SttConfig, folder: Path, dtype: DType, **values: tuple[tuple[int, ...], float]) -> SttLm:
+def spoilt(tiny_stt: TinyStt, config: SttConfig, folder: Path, dtype: DType, **values: tuple[tuple[int, ...], float]) -> SttLm:
     """Load the tiny model with single weights changed; `__` in a name stands for a dot, and names without a layer belong to `LAYER`."""
-    weights = load_file(tiny.files.lm)
+    weights = load_file(tiny_stt.files.lm)
     for name, (at, value) in values.items():
         dotted = name.replace("__", ".")
         weights[dotted if dotted in weights else f"{LAYER}.{dotted}"][at] = value
@@ -145,9 +120,11 @@ def test_text_that_was_told_is_heard(model: SttModel, codes: Tensor, original: H
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
-def test_errors_of_16_bits_are_within_the_table(tiny: TinyStt, config: SttConfig, codes: Tensor, original: Hearing, dtype: DType) -> None:
+def test_errors_of_16_bits_are_within_the_table(
+    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, original: Hearing, dtype: DType
+) -> None:
     """The largest error is what the tolerances allow for logits of this size; f16 is nearer than bf16."""
-    error = compare(original, hear(load_lm(tiny.files.lm, config, device=CPU, dtype=dtype), codes, told=original))
+    error = compare(original, hear(load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, told=original))
     torch_dtype = {DType.F16: torch.float16, DType.BF16: torch.bfloat16}[dtype]
     assert error.max_abs is not None
     # The table is for logits up to 4; those of this model reach 17.
@@ -165,34 +142,34 @@ def test_errors_of_16_bits_are_within_the_table(tiny: TinyStt, config: SttConfig
     ids=["scores", "attention", "gate", "feed-forward"],
 )
 def test_overflow_is_seen_where_it_begins(
-    tiny: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, weights: dict[str, tuple[tuple[int, ...], float]], stage: Stage
+    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, weights: dict[str, tuple[tuple[int, ...], float]], stage: Stage
 ) -> None:
     """Weights that all fit, activations that do not: in f16 the first place that is not finite is the one after them, and f32 has none."""
-    seen = hear(spoilt(tiny, config, tmp_path, DType.F16, **weights), codes)
+    seen = hear(spoilt(tiny_stt, config, tmp_path, DType.F16, **weights), codes)
     assert seen.faults == ()
     bad = [reading for reading in seen.readings if reading.first_non_finite_step is not None]
     first = min(bad, key=lambda reading: reading.first_non_finite_step or 0)
     assert (first.layer, first.stage) == (LAYER, stage)
-    exact = hear(spoilt(tiny, config, tmp_path, DType.F32, **weights), codes)
+    exact = hear(spoilt(tiny_stt, config, tmp_path, DType.F32, **weights), codes)
     assert not any(reading.non_finite for reading in exact.readings)
 
 
-def test_what_is_not_finite_is_counted_from_its_first_step(tiny: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path) -> None:
+def test_what_is_not_finite_is_counted_from_its_first_step(tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path) -> None:
     """A NaN in the row of one code comes up when that code is heard, a step after its frame."""
     code = int(codes[4, 0])
     step = codes[:, 0].tolist().index(code) + 1
-    lm = spoilt(tiny, config, tmp_path, DType.F32, emb__0__weight=((code, 5), float("nan")))
+    lm = spoilt(tiny_stt, config, tmp_path, DType.F32, emb__0__weight=((code, 5), float("nan")))
     seen = hear(lm, codes)
     assert [(fault.tensor, fault.non_finite) for fault in seen.faults] == [("emb.0.weight", 1)]
     embedding = seen.readings[0]
     assert embedding.first_non_finite_step == step
     assert embedding.non_finite == codes[:-1, 0].tolist().count(code)
-    assert compare(hear(spoilt(tiny, config, tmp_path, DType.F32), codes), seen).max_abs is not None
+    assert compare(hear(spoilt(tiny_stt, config, tmp_path, DType.F32), codes), seen).max_abs is not None
 
 
-def test_nothing_finite_gives_no_error(tiny: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, original: Hearing) -> None:
+def test_nothing_finite_gives_no_error(tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, original: Hearing) -> None:
     """Where every logit is NaN there is no figure, and no zero that looks like a good one."""
-    lm = spoilt(tiny, config, tmp_path, DType.F32, out_norm__alpha=((0, 0, 0), float("nan")))
+    lm = spoilt(tiny_stt, config, tmp_path, DType.F32, out_norm__alpha=((0, 0, 0), float("nan")))
     seen = hear(lm, codes, told=original)
     error = compare(original, seen)
     assert (error.max_abs, error.rms, error.relative_rms, error.same_choice_share) == (None, None, None, 0)
