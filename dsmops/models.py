@@ -7,6 +7,7 @@ Foundation, because three rooms speak of models: `checkpoint` recognises one by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 FRAME_MS = 80.0
 """One frame of audio, 1920 samples at 24 kHz. A step must end within this time, or the server falls behind its real-time clients."""
@@ -75,10 +76,87 @@ class LmShape:
 
 
 @dataclass(frozen=True, slots=True)
+class DepformerShape:
+    """Dimensions of the small transformer over the codebooks of one frame. `schedule[q]` is the weight set that codebook q uses."""
+
+    d_model: int
+    num_heads: int
+    num_layers: int
+    ffn_hidden: int
+    schedule: tuple[int, ...]
+    low_rank: int
+
+    @property
+    def weight_sets(self) -> int:
+        """Number of weight sets."""
+        return max(self.schedule) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionerShape:
+    """One conditioner: a lookup table of `bins` rows (and one for a missing value), or, where `bins` is None, a tensor; `width` wide."""
+
+    name: str
+    width: int
+    bins: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TtsShape:
+    """Dimensions of a DSM text-to-speech model: a backbone with cross-attention in every layer, a depformer, conditioners."""
+
+    lm: LmShape
+    depformer: DepformerShape
+    conditioners: tuple[ConditionerShape, ...]
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Return name → shape of every tensor of a published file. Those under `condition_provider.` are stored in F32."""
+        d, inner, rank = self.lm.d_model, self.depformer.d_model, self.depformer.low_rank
+        sets, hidden, bins = self.depformer.weight_sets, self.depformer.ffn_hidden, self.lm.audio_vocab_size
+        shapes = self.lm.tensors()
+        for layer in range(self.lm.num_layers):
+            prefix = f"transformer.layers.{layer}"
+            shapes[f"{prefix}.cross_attention.in_proj_weight"] = (3 * d, d)
+            shapes[f"{prefix}.cross_attention.out_proj.weight"] = (d, d)
+            shapes[f"{prefix}.norm_cross.weight"] = shapes[f"{prefix}.norm_cross.bias"] = (d,)
+        shapes["text_emb.out1.weight"] = shapes["text_emb.out2.weight"] = (d, d)
+        shapes["depformer_text_emb.weight"] = (self.lm.text_in_vocab_size, rank)
+        for leaf in ("out1", "out2", "low_rank"):
+            shapes[f"depformer_text_emb.{leaf}.weight"] = (inner, rank)
+        for number in range(sets):
+            shapes[f"depformer_in.{number}.weight"] = (inner, d)
+        for codebook in range(len(self.depformer.schedule)):
+            shapes[f"linears.{codebook}.weight"] = (bins - 1, inner)
+            if codebook:  # the last codebook is never read
+                shapes[f"depformer_emb.{codebook - 1}.weight"] = (bins, rank)
+                shapes[f"depformer_emb.{codebook - 1}.low_rank.weight"] = (inner, rank)
+        for layer in range(self.depformer.num_layers):
+            prefix = f"depformer.layers.{layer}"
+            shapes[f"{prefix}.self_attn.in_proj_weight"] = (sets * 3 * inner, inner)
+            shapes[f"{prefix}.self_attn.out_proj.weight"] = (sets * inner, inner)
+            shapes[f"{prefix}.norm1.alpha"] = shapes[f"{prefix}.norm2.alpha"] = (1, 1, inner)
+            for number in range(sets):
+                shapes[f"{prefix}.gating.{number}.linear_in.weight"] = (2 * hidden, inner)
+                shapes[f"{prefix}.gating.{number}.linear_out.weight"] = (inner, hidden)
+        for conditioner in self.conditioners:
+            prefix = f"condition_provider.conditioners.{conditioner.name}"
+            shapes[f"{prefix}.learnt_padding"] = (1, 1, d)
+            shapes[f"{prefix}.output_proj.weight"] = (d, conditioner.width)
+            if conditioner.bins is not None:
+                shapes[f"{prefix}.embed.weight"] = (conditioner.bins + 1, conditioner.width)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, conditioners included."""
+        return sum(prod(shape) for shape in self.tensors().values())
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedModel:
     """One released model and the repository that moshi-server's shipped config loads it from.
 
-    `lm` is None for the TTS model, which the server runs through Python. `batch_size` is what the shipped config says. A model that only
+    `lm` is None for the TTS model, which the server runs through Python; its dimensions are in `tts`. `batch_size` is what the shipped config says. A model that only
     a config describes has neither `hf_repo` nor `preset`. `silence_prefix_s`: silence that it wants to hear before a recording.
     """
 
@@ -91,6 +169,7 @@ class PublishedModel:
     lm: LmShape | None
     batch_size: int
     silence_prefix_s: float = 0.0
+    tts: TtsShape | None = None
 
 
 _MIMI = "mimi-pytorch-e351c8d8@125.safetensors"
@@ -128,6 +207,11 @@ MODELS: dict[str, PublishedModel] = {
             preset="config-tts.toml",
             lm=None,
             batch_size=8,
+            tts=TtsShape(
+                lm=LmShape(2048, 16, 16, 8448, 500, 8001, 8000, 2049, 32, None),
+                depformer=DepformerShape(1024, 16, 4, 2048, (*range(8), *[8] * 8, *[9] * 8, *[10] * 8), 128),
+                conditioners=(ConditionerShape("speaker_wavs", 512), ConditionerShape("cfg", 16, 7), ConditionerShape("control", 2048, 1)),
+            ),
         ),
     )
 }

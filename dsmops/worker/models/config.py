@@ -41,7 +41,7 @@ _REQUIRED: dict[str, tuple[Any, Any]] = {
 
 MOST = 2**20
 """No dimension of a published model comes near. A larger one is damage, for which no memory must be asked."""
-_MOST_LAYERS = 1024
+MOST_LAYERS = 1024
 _MOST_SILENCE_S = 60.0
 
 
@@ -131,18 +131,18 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
     delays = body.get("delays", [])
     if not isinstance(delays, list) or any(delay != 0 for delay in delays):
         raise ValueError(f"delays = {delays!r}; the streams of speech-to-text models have none")
-    vad_heads = whole_number(body, "extra_heads_num_heads", 0, least=0, most=_MOST_LAYERS)
+    vad_heads = whole_number(body, "extra_heads_num_heads", 0, least=0, most=MOST_LAYERS)
     stt, generation = section(body, "stt_config"), section(body, "lm_gen_config")
     shape = LmShape(
         d_model=width,
         num_heads=heads,
-        num_layers=whole_number(body, "num_layers", most=_MOST_LAYERS),
-        dim_feedforward=_feed_forward_like_the_servers(width, finite_number(body, "hidden_scale", 4, least=1, most=1024)),
+        num_layers=whole_number(body, "num_layers", most=MOST_LAYERS),
+        dim_feedforward=feed_forward_like_the_servers(width, finite_number(body, "hidden_scale", 4, least=1, most=1024)),
         context=whole_number(body, "context"),
         text_in_vocab_size=text_card + 1,
         text_out_vocab_size=text_card if body.get("text_card_out") is None else whole_number(body, "text_card_out"),
         audio_vocab_size=whole_number(body, "card") + 1,
-        audio_codebooks=whole_number(body, "n_q", most=_MOST_LAYERS),
+        audio_codebooks=whole_number(body, "n_q", most=MOST_LAYERS),
         extra_heads=(vad_heads, whole_number(body, "extra_heads_dim", 6)) if vad_heads else None,
     )
     return SttConfig(
@@ -154,7 +154,7 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
     )
 
 
-def _feed_forward_like_the_servers(width: int, hidden_scale: float) -> int:
+def feed_forward_like_the_servers(width: int, hidden_scale: float) -> int:
     """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python does from `hidden_scale`.
 
     Python: h = 2·⌊hidden_scale·d⌋/3, but 21·d/8 when ⌊hidden_scale·d⌋ is 4·d. moshi-server's rule differs in that case (11·d/4).

@@ -1,0 +1,109 @@
+"""A whole text-to-speech model: the language model with its depformer, Mimi's decoder, the tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dsmops.errors import InputError
+from dsmops.facts import DType
+from dsmops.files import os_errors
+from dsmops.worker.models.loading import load_mimi_decoder, load_tts_lm
+from dsmops.worker.models.mimi import MimiDecoder
+from dsmops.worker.models.stt import TORCH_DTYPES, device_errors, use_threads_for
+from dsmops.worker.models.tokenizer import TextTokenizer
+from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.models.tts_lm import TtsLm
+
+
+@dataclass(frozen=True, slots=True)
+class TtsFiles:
+    """The four local files of a model; `config` is its own `config.json`."""
+
+    lm: Path
+    mimi: Path
+    tokenizer: Path
+    config: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TtsModel:
+    """A loaded model. `lm` is in its serving dtype, its conditioners and `mimi` always in float32, all on `device`."""
+
+    config: TtsConfig
+    lm: TtsLm
+    mimi: MimiDecoder
+    tokenizer: TextTokenizer
+    device: torch.device
+
+    @property
+    def dtype(self) -> DType:
+        """Dtype of the language model."""
+        return next(dtype for dtype, torchs in TORCH_DTYPES.items() if torchs is self.lm.dtype)
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of one frame."""
+        return self.mimi.config.frame_samples
+
+    @property
+    def codebooks(self) -> int:
+        """Codebooks that are generated, `n_q` of `load_tts`."""
+        return self.lm.codebooks
+
+
+def read_tts_config(path: Path) -> TtsConfig:
+    """Return what the `config.json` at `path` says.
+
+    Raises:
+        InputError: it is no JSON, or not the config of a text-to-speech model that the networks here can run.
+        SourceError: it is not there.
+    """
+    with os_errors(path):
+        content = path.read_bytes()
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"{path} is not JSON: {exc}", hint="Take config.json from the model's own repository.") from exc
+    if not isinstance(body, dict):
+        raise InputError(f"{path} is not an object of keys and values", hint="Take config.json from the model's own repository.")
+    return TtsConfig.from_json(body)
+
+
+def load_tts(files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | None = None) -> TtsModel:
+    """Load a model onto `device`, its language model cast to `dtype`. On a CPU it also sets how many threads torch uses in this process.
+
+    `n_q` codebooks are generated, all unless it is given: fewer are faster, take less memory and sound worse.
+
+    Raises:
+        CheckpointError: a file is not what the config describes; the message names tensors and shapes.
+        InputError: the config cannot be used, `n_q` is no number of its codebooks, or tokenizer or Mimi do not fit.
+        GpuMemoryError: the device is too small.
+    """
+    config = read_tts_config(files.config)
+    shape = config.shape.lm
+    codebooks = shape.audio_codebooks if n_q is None else n_q
+    if not 1 <= codebooks <= shape.audio_codebooks:
+        raise InputError(f"n_q = {n_q}, and the model has 1 to {shape.audio_codebooks} codebooks", hint="Published values are 8 to 32.")
+    use_threads_for(config.shape.parameters, device)
+    tokenizer = TextTokenizer(files.tokenizer)
+    if tokenizer.size != shape.text_out_vocab_size:
+        raise InputError(
+            f"{files.tokenizer} has {tokenizer.size} pieces, the model {shape.text_out_vocab_size} text tokens",
+            hint="Take the tokenizer from the model's own repository.",
+            code="tokenizer.mismatch",
+        )
+    with device_errors(device):
+        mimi = load_mimi_decoder(files.mimi, device=device)
+        if mimi.config.n_q < codebooks or mimi.config.bins != shape.audio_vocab_size - 1:
+            raise InputError(
+                f"{files.mimi} has {mimi.config.n_q} codebooks of {mimi.config.bins}, "
+                f"the model wants {codebooks} of {shape.audio_vocab_size - 1}",
+                hint="Take Mimi from the model's own repository.",
+                code="mimi.mismatch",
+            )
+        lm = load_tts_lm(files.lm, config, codebooks, device=device, dtype=TORCH_DTYPES[dtype])
+    return TtsModel(config, lm, mimi, tokenizer, device)
