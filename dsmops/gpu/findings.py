@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dsmops.facts import Severity
 from dsmops.gpu.host import HostFacts
-from dsmops.gpu.readings import DeviceReading, Failure, FailureKind
+from dsmops.gpu.readings import ComputeMode, DeviceReading, Failure, FailureKind
 from dsmops.gpu.visible import MASK, ORDER, Visibility
 
 
@@ -168,6 +168,9 @@ def on_reading(host: HostFacts, readings: Sequence[DeviceReading], visibility: V
             f"MIG is on for {card.name} (NVML index {card.nvml_index}) and no instance is set up: CUDA cannot use the card",
             f"`sudo nvidia-smi -i {card.nvml_index} -mig 0` to use it whole, or create an instance (`nvidia-smi mig -lgip`, then `-cgi`).",
         )
+    for card in working:
+        if card.compute_mode in (ComputeMode.EXCLUSIVE, ComputeMode.PROHIBITED):
+            yield _compute_mode(card, card.compute_mode)
     yield from _notes(host, working, visibility)
 
 
@@ -179,6 +182,16 @@ def _device_failure(reading: DeviceReading, failure: Failure, severity: Severity
         hint = "Connect the card's power cables."
         return HostFinding("gpu.no_power", severity, f"{where} lacks power: {failure.detail}", hint)
     return HostFinding("gpu.device_lost", severity, f"{where} does not answer: {failure.detail}", _LOST_HINT)
+
+
+def _compute_mode(card: DeviceReading, mode: ComputeMode) -> HostFinding:
+    one = mode is ComputeMode.EXCLUSIVE
+    return HostFinding(
+        "gpu.compute_mode",
+        Severity.NOTE if one else Severity.WARNING,
+        f"{card.name} (NVML index {card.nvml_index}) is set to let {'one program' if one else 'no program'} compute on it at a time",
+        f"`sudo nvidia-smi -i {card.nvml_index} -c DEFAULT` lets several do.",
+    )
 
 
 def _notes(host: HostFacts, working: Sequence[DeviceReading], visibility: Visibility) -> Iterable[HostFinding]:

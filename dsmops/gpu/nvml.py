@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dsmops.facts import ComputeCapability
-from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading, Process
+from dsmops.gpu.readings import ComputeMode, DeviceReading, Failure, FailureKind, HostReading, Process
 
 # NVML return codes that end a device's or the driver's reading (nvml.h, nvmlReturn_t). All others mean one missing value.
 _FAILURES = {
@@ -25,6 +25,8 @@ _FAILURES = {
     18: FailureKind.VERSION_MISMATCH,
 }
 _FUNCTION_NOT_FOUND = 13
+# nvmlComputeMode_t; exclusive by thread is long gone and means the same now.
+_COMPUTE_MODES = {0: ComputeMode.SHARED, 1: ComputeMode.EXCLUSIVE, 2: ComputeMode.PROHIBITED, 3: ComputeMode.EXCLUSIVE}
 
 
 def read() -> HostReading | Failure:
@@ -114,6 +116,7 @@ def _read_device(nvml: Any, handle: Any, index: int) -> DeviceReading:
         memory_bandwidth_bytes_per_s=_bandwidth(nvml, handle),
         throughput=cores * clock_mhz if cores and clock_mhz else None,
         display_active=bool(display) if display is not None else None,
+        compute_mode=_COMPUTE_MODES.get(_ask(nvml, nvml.nvmlDeviceGetComputeMode, handle)),
         mig_enabled=mig[0] == nvml.NVML_DEVICE_MIG_ENABLE if mig else None,
         processes=_processes(nvml, handle),
     )

@@ -33,6 +33,14 @@ class Failure:
     detail: str
 
 
+class ComputeMode(StrEnum):
+    """How many programs the driver lets compute on a card at once, as `nvidia-smi -c` sets it."""
+
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+    PROHIBITED = "prohibited"
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """A process that holds memory of a device. Name and bytes are None where the driver does not tell (WSL, other containers)."""
@@ -64,6 +72,7 @@ class DeviceReading:
     display_active: bool | None = None
     mig_enabled: bool | None = None
     mig_parent_uuid: str | None = None
+    compute_mode: ComputeMode | None = None
     processes: tuple[Process, ...] | None = None
     failure: Failure | None = None
     from_catalogue: tuple[str, ...] = ()

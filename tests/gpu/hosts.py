@@ -30,6 +30,7 @@ SIMPLE = (
     "nvmlDeviceGetUUID",
     "nvmlDeviceGetCudaComputeCapability",
     "nvmlDeviceGetDisplayActive",
+    "nvmlDeviceGetComputeMode",
     "nvmlDeviceGetMigMode",
     "nvmlDeviceGetNumGpuCores",
     "nvmlDeviceGetMemoryBusWidth",
