@@ -37,7 +37,8 @@ def probe(root: Path = Path("/"), environ: Mapping[str, str] | None = None, plat
         second = None if refusal.kind in _FINAL else smi.read(root)
         if not isinstance(second, HostReading):
             found = (no_driver(refusal, second, host),)
-            return GpuReport((), found, source=None, cuda_visible_devices=environ.get(MASK), torch=installed_torch())
+            mask = environ.get(MASK)
+            return GpuReport((), found, source=None, cuda_visible_devices=mask, torch=installed_torch(), pci_cards=host.pci_cards)
         reading = second
         extra.append(nvml_failed(refusal))
     return _report(reading, host, environ, extra)
@@ -62,6 +63,7 @@ def _report(reading: HostReading, host: HostFacts, environ: Mapping[str, str], e
         cuda_visible_devices=visibility.mask,
         ordinals_certain=visibility.certain,
         torch=torch,
+        pci_cards=host.pci_cards,
         nvml_init_ms=reading.nvml_init_ms,
         nvml_read_ms=reading.nvml_read_ms,
     )

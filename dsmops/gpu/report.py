@@ -47,7 +47,8 @@ class GpuReport:
     """All devices of a machine in NVML order (simulated ones as given), with what there is to say about the machine.
 
     `source` is `nvml`, `nvidia-smi`, `simulated`, or None when nothing answered. `cuda_driver_version` is the newest CUDA that the driver
-    runs. `ordinals_certain` is False where the CUDA ordinals are an estimate. The times are NVML's own, apart from dsmops'.
+    runs. `ordinals_certain` is False where the CUDA ordinals are an estimate. `pci_cards` counts the NVIDIA cards on
+    the PCI bus, whatever the driver says of them; None for simulated ones. The times are NVML's own, apart from dsmops'.
     """
 
     devices: tuple[DeviceReport, ...]
@@ -58,6 +59,7 @@ class GpuReport:
     cuda_visible_devices: str | None = None
     ordinals_certain: bool = True
     torch: TorchBuild | None = None
+    pci_cards: int | None = None
     nvml_init_ms: float | None = None
     nvml_read_ms: float | None = None
 

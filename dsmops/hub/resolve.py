@@ -137,6 +137,19 @@ def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
     return head, version.size_bytes
 
 
+def ask_once(file: HubFile, *, timeout_s: int) -> FileVersion:
+    """Ask the hub which version of `file` it has, once and with little patience: one request, whatever the cache holds.
+
+    Raises:
+        SourceError: the file, revision or repository is not there.
+        CredentialsError: the repository is gated, or the hub refused the token or the machine.
+        TransferError: the hub cannot be reached within `timeout_s`, or fails.
+    """
+    from dsmops.hub import client  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+
+    return client.read_version(file, replace(read_settings(), timeout_s=timeout_s))
+
+
 def _plan_from_hub(file: HubFile, commit: str | None, settings: HubSettings) -> PlannedFile:
     """Ask the hub about `file`, at `commit` where another file of the same revision was already found there."""
     from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import

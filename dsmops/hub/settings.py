@@ -1,7 +1,7 @@
 """What the environment says about the hub: which one, where its cache is, whether to stay offline.
 
 The variables and defaults are huggingface_hub's own, read here without importing it (140 ms) and at the time of the call.
-The token is left to huggingface_hub.
+Where a token would come from is said here too; reading it is left to huggingface_hub.
 """
 
 from __future__ import annotations
@@ -58,8 +58,37 @@ def read_settings() -> HubSettings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Where this machine keeps a token: `variable` is the name of the one that is set, `file` the file, whether or not it is there."""
+
+    variable: str | None
+    file: Path
+    has_file: bool
+
+
+def find_tokens() -> Tokens:
+    """Return where a token would be taken from. The variable wins; moshi-server reads the file alone."""
+    environ = os.environ
+    variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if environ.get(name, "").strip()), None)
+    file = Path(os.path.expandvars(environ.get("HF_TOKEN_PATH", str(Path(_home()) / "token")))).expanduser()
+    return Tokens(variable, file, file.is_file())
+
+
+def server_cache() -> Path:
+    """Return the cache that moshi-server uses in this environment: it knows `HF_HOME`, and none of the other variables.
+
+    Source: hf-hub 0.4.3, `Cache::from_env`.
+    """
+    home = os.environ.get("HF_HOME")
+    return (Path(home) if home else Path("~/.cache/huggingface").expanduser()).absolute() / "hub"
+
+
+def _home() -> str:
+    return os.environ.get("HF_HOME", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
+
+
 def _cache_folder() -> Path:
     environ = os.environ
-    home = environ.get("HF_HOME", str(Path(environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
-    default = environ.get("HUGGINGFACE_HUB_CACHE", str(Path(os.path.expandvars(home)).expanduser() / "hub"))
+    default = environ.get("HUGGINGFACE_HUB_CACHE", str(Path(os.path.expandvars(_home())).expanduser() / "hub"))
     return Path(os.path.expandvars(environ.get("HF_HUB_CACHE", default))).expanduser().absolute()

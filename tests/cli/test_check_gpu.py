@@ -62,6 +62,7 @@ DOCUMENT_KEYS = {
     "cuda_visible_devices",
     "ordinals_certain",
     "torch",
+    "pci_cards",
     "nvml_init_ms",
     "nvml_read_ms",
 }
