@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from torch import Tensor
 
 from dsmops.models import MODELS, LmShape
 from dsmops.worker.models.config import SttConfig
-from dsmops.worker.models.loading import MIMI_CONFIG_KEY, load_mimi_decoder, load_mimi_encoder, load_stt_lm, mimi_tensors
+from dsmops.worker.models.loading import MIMI_CONFIG_KEY, load_mimi_decoder, load_mimi_encoder, load_stt_lm, load_tts_lm, mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
+from dsmops.worker.models.random import NoText
 from dsmops.worker.models.state import RowState
 from dsmops.worker.models.stt_lm import SttLm
+from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts_config import TtsConfig
 
 CPU = torch.device("cpu")
 
@@ -74,6 +77,50 @@ FULL_STT_BODY: dict[str, Any] = STT_BODY | {
     "depformer_num_layers": 6,
 }
 """The dimensions of stt-1b-en_fr with its semantic-VAD heads."""
+
+TTS_BODY: dict[str, Any] = {
+    **{key: value for key, value in STT_BODY.items() if not key.startswith("extra_heads")},
+    "context": 40,
+    "max_period": 10_000,
+    "dep_q": 4,
+    "delays": [0, 0, 2, 2, 2],
+    "depformer_dim_feedforward": 96,
+    "depformer_weights_per_step_schedule": [0, 1, 2, 2],
+    "depformer_low_rank_embeddings": 16,
+    "demux_second_stream": True,
+    "text_card_out": None,
+    "cross_attention": True,
+    "conditioners": {
+        "speaker_wavs": {"type": "tensor", "tensor": {"dim": 24}},
+        "cfg": {
+            "type": "lut",
+            "lut": {"n_bins": 7, "dim": 16, "tokenizer": "noop", "possible_values": ["1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"]},
+        },
+        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 64, "tokenizer": "noop", "possible_values": ["ok"]}},
+    },
+    "fuser": {
+        "cross_attention_pos_emb": True,
+        "cross_attention_pos_emb_scale": 1,
+        "sum": ["control", "cfg"],
+        "prepend": [],
+        "cross": ["speaker_wavs"],
+    },
+}
+"""A tiny TTS model, in the keys that upstream's language model takes. 240,896 parameters."""
+
+TTS_CONFIG_BODY: dict[str, Any] = TTS_BODY | {
+    "model_type": "tts",
+    "tts_config": {"audio_delay": 0.4, "second_stream_ahead": 2, "max_speakers": 2},
+}
+"""The same as a whole `config.json`: five steps from text to audio, two speakers."""
+
+TTS_VOICE_FRAMES = 5
+
+UNGUIDED_TTS_CONFIG_BODY: dict[str, Any] = TTS_CONFIG_BODY | {
+    "conditioners": {name: TTS_BODY["conditioners"][name] for name in ("speaker_wavs", "control")},
+    "fuser": TTS_BODY["fuser"] | {"sum": ["control"]},
+}
+"""The same without the conditioner for guidance, so not distilled."""
 
 _SEANET = {
     "channels": 1,
@@ -164,6 +211,37 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0, gain
 def tiny_stt_weights() -> dict[str, Tensor]:
     """Return random weights of the tiny language model."""
     return random_weights(SttConfig.from_json(STT_BODY).lm.tensors())
+
+
+def tts_config(body: Mapping[str, Any] = TTS_CONFIG_BODY) -> TtsConfig:
+    """Return what a tiny TTS config says, with voices of a few frames."""
+    return replace(TtsConfig.from_json(body), voice_frames=TTS_VOICE_FRAMES)
+
+
+def write_tts(
+    path: Path,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    body: Mapping[str, Any] = TTS_CONFIG_BODY,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write the weights of a TTS language model, random ones unless told otherwise, and return `path`."""
+    return write_stt(path, random_weights(tts_config(body).shape.tensors()) if weights is None else weights, dtype=dtype)
+
+
+def load_tts_model(
+    lm: Path,
+    mimi: Path,
+    *,
+    body: Mapping[str, Any] = TTS_CONFIG_BODY,
+    n_q: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+) -> TtsModel:
+    """Load a tiny TTS model; it has no tokenizer."""
+    config = tts_config(body)
+    network = load_tts_lm(lm, config, n_q or config.shape.lm.audio_codebooks, device=device, dtype=dtype)
+    return TtsModel(config, network, load_mimi_decoder(mimi, device=device), NoText(), device)  # type: ignore[arg-type]
 
 
 def tiny_mimi_weights() -> dict[str, Tensor]:

@@ -79,11 +79,13 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Return softmax(Q·Kᵀ/√D + mask)·V for Q [B, H, T, D], K and V [B, H, keys, D]; every query sees at least itself."""
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Return softmax(Q·Kᵀ/√D + mask)·V for Q [B, H, T, D], K and V [B, H, keys, D]; every query sees at least one key."""
     if query.dtype is torch.float32:
         # With one or two queries the fused float32 kernels are slower than plain products, which the memory bus bounds.
-        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)) + mask
+        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+        if mask is not None:
+            scores = scores + mask
         return torch.matmul(scores.softmax(-1), value)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
@@ -112,3 +114,23 @@ class SelfAttention(nn.Module):
             entries.scatter_(3, at.slots[:, None, None, :, None].expand_as(new), new)
             key, value = entries[:, :, 0], entries[:, :, 1]
         return attend(query, key, value, at.mask).transpose(1, 2).flatten(-2)
+
+
+class CrossAttention(nn.Module):
+    """Attention without biases or positions to a sequence that a stream keeps: packed input rows [Q | K | V] as in `SelfAttention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def project(self, sequence: Tensor) -> Tensor:
+        """Return keys and values [..., H, 2, L, D] of `sequence` [..., L, width]."""
+        width = sequence.shape[-1]
+        return F.linear(sequence, self.in_proj_weight[width:]).unflatten(-1, (2, self.heads, -1)).movedim(-4, -2).transpose(-3, -4)
+
+    def forward(self, x: Tensor, entries: Tensor) -> Tensor:
+        """Return what attention reads, [B, T, width], before the output projection; `entries` [B, H, 2, L, D] as `project` makes them."""
+        query = F.linear(x, self.in_proj_weight[: x.shape[-1]]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return attend(query, entries[:, :, 0], entries[:, :, 1], None).transpose(1, 2).flatten(-2)

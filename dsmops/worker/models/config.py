@@ -137,7 +137,7 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
         d_model=width,
         num_heads=heads,
         num_layers=whole_number(body, "num_layers", most=MOST_LAYERS),
-        dim_feedforward=feed_forward_like_the_servers(width, finite_number(body, "hidden_scale", 4, least=1, most=1024)),
+        dim_feedforward=feed_forward_like_the_servers(width, int(finite_number(body, "hidden_scale", 4, least=1, most=1024) * width)),
         context=whole_number(body, "context"),
         text_in_vocab_size=text_card + 1,
         text_out_vocab_size=text_card if body.get("text_card_out") is None else whole_number(body, "text_card_out"),
@@ -154,12 +154,11 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
     )
 
 
-def feed_forward_like_the_servers(width: int, hidden_scale: float) -> int:
-    """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python does from `hidden_scale`.
+def feed_forward_like_the_servers(width: int, feed_forward: int) -> int:
+    """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python does from `feed_forward`.
 
-    Python: h = 2·⌊hidden_scale·d⌋/3, but 21·d/8 when ⌊hidden_scale·d⌋ is 4·d. moshi-server's rule differs in that case (11·d/4).
+    Python: h = 2·feed_forward/3, but 21·d/8 when feed_forward is 4·d. moshi-server's rule differs in that case (11·d/4).
     """
-    feed_forward = int(hidden_scale * width)
     if feed_forward != 4 * width:
         return feed_forward
     hidden = 21 * width // 8

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,20 +21,25 @@ from dsmops.errors import CheckpointError, InputError
 from dsmops.files import os_errors
 from dsmops.models import LmShape
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
+from dsmops.worker.models.depformer import DepformerLayer
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer, centroids
 from dsmops.worker.models.stt_lm import SttLm
+from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.models.tts_lm import TtsLm
 
 MIMI_CONFIG_KEY = "mimi_config"
 """Metadata key of a Mimi file that is not the released model: its config, in the JSON that `moshi` takes. moshi-server ignores it."""
 
 _SPELLINGS = (
-    (re.compile(r"\.in_projs\.0\.weight$|\.in_proj\.weight$"), ".in_proj_weight"),
-    (re.compile(r"\.out_projs\.0\.weight$"), ".out_proj.weight"),
+    (re.compile(r"\.in_proj\.weight$"), ".in_proj_weight"),
     (re.compile(r"\._codebook\.inited$"), "._codebook._initialized"),
     (re.compile(r"\._codebook\.cluster_size$"), "._codebook.cluster_usage"),
     (re.compile(r"\._codebook\.embed(_avg|_sum)$"), "._codebook.embedding_sum"),
 )
+_SPLIT = re.compile(r"\.(in|out)_projs\.(\d{1,9})\.weight$")
+"""Attention weights as a live module names them: one part for each weight set, one in all where there are no sets."""
+_PACKED = {"in": ".in_proj_weight", "out": ".out_proj.weight"}
 _Half = TypeVar("_Half", MimiEncoder, MimiDecoder)
 
 _WEIGHT_DTYPES = frozenset({"BF16", "F16", "F32", "F64"})
@@ -54,11 +59,18 @@ class TensorFile:
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as exc:
             raise CheckpointError(f"{path} is not a complete safetensors file: {exc}", hint=f"`dsmops inspect {path}` says more.") from exc
-        self._stored: dict[str, str] = {}
+        self._stored: dict[str, dict[int, str]] = {}
+        """Published name → number of a part → its name in the file. The parts follow each other in the first dimension."""
         for name in self._file.keys():  # noqa: SIM118 not a dict
-            twin = self._stored.setdefault(_published(name), name)
+            published, part = _published(name)
+            twin = self._stored.setdefault(published, {}).setdefault(part, name)
             if twin != name:
                 raise CheckpointError(f"{path} holds one tensor under two names: {twin} and {name}", hint="Write it with one of them.")
+        for published, parts in self._stored.items():
+            if sorted(parts) != list(range(len(parts))):
+                raise CheckpointError(
+                    f"{path} holds {published} in parts, and not all of them: {', '.join(parts.values())}", hint="Write the file again."
+                )
         self.metadata: Mapping[str, str] = self._file.metadata() or {}
 
     def __enter__(self) -> TensorFile:
@@ -81,8 +93,8 @@ class TensorFile:
             for name in shapes
             if name in self._stored and self._shape(name) != shapes[name]
         ]
-        kinds = {name: self._file.get_slice(stored).get_dtype() for name, stored in self._stored.items() if name in shapes}
-        wrong += [f"{name} is {kind}, not floating point" for name, kind in kinds.items() if kind not in _WEIGHT_DTYPES]
+        kinds = [(name, self._file.get_slice(stored).get_dtype()) for name in shapes for stored in self._stored.get(name, {}).values()]
+        wrong += [f"{name} is {kind}, not floating point" for name, kind in kinds if kind not in _WEIGHT_DTYPES]
         findings = [_listed(label, names) for label, names in (("missing", missing), ("wrong", wrong), ("unexpected", extra)) if names]
         if findings:
             heads = any(name.startswith("extra_heads.") for name in (*missing, *extra))
@@ -95,11 +107,17 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         """Return the tensor of this published name, on the CPU."""
-        tensor: Tensor = self._file.get_tensor(self._stored[name])
-        return tensor
+        parts = self._stored[name]
+        tensors: list[Tensor] = [self._file.get_tensor(parts[number]) for number in sorted(parts)]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(self._stored[name]).get_shape())
+        first, *others = [tuple(self._file.get_slice(stored).get_shape()) for stored in self._stored[name].values()]
+        if not others:
+            return first
+        # Parts that do not fit together give a shape that nobody expects.
+        same = all(shape[1:] == first[1:] and shape for shape in (first, *others))
+        return (sum(shape[0] for shape in (first, *others)), *first[1:]) if same else ()
 
 
 def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.device, dtype: torch.dtype) -> SttLm:
@@ -132,6 +150,55 @@ def published_tables(lm: SttLm) -> dict[str, Tensor]:
         if name not in ("emb", "text_emb", "extra_heads"):
             tables[f"transformer.{name}" if name.startswith("layers.") else name] = parameter
     return tables
+
+
+def load_tts_lm(path: Path, config: TtsConfig, codebooks: int, *, device: torch.device, dtype: torch.dtype) -> TtsLm:
+    """Return the language model in `path` for the first `codebooks` codebooks, on `device`, all but its conditioners cast to `dtype`.
+
+    The whole file is checked; what only the other codebooks need is not kept.
+
+    Raises:
+        CheckpointError: the file is no safetensors file, or its tensors are not those of `config`.
+        SourceError: it is not there.
+    """
+    with TensorFile(path) as file:
+        file.expect(config.shape.tensors(), "the text-to-speech model that its config describes")
+        with torch.device("meta"):
+            lm = TtsLm(config, codebooks).to(dtype)
+            lm.conditioning.float()
+        lm = lm.to_empty(device=device).eval().requires_grad_(False)
+        for name, target in published_tts_tables(lm).items():
+            target.copy_(file.read(name)[: len(target)])
+        lm.prepare()
+    return lm
+
+
+def published_tts_tables(lm: TtsLm) -> dict[str, Tensor]:
+    """Return published name → the weights in memory that it fills. Of a stack of weight sets a model may hold only the first ones."""
+    shape, inner = lm.shape, lm.depformer
+    tables = {
+        f"emb.{number}.weight": table for number, table in enumerate(lm.emb[:-1].view(shape.audio_codebooks, shape.audio_vocab_size, -1))
+    }
+    for prefix, embedding in (("text_emb", lm.text_emb), ("depformer_text_emb", inner.text_emb)):
+        tables[f"{prefix}.weight"] = embedding.weight[:-1]
+        tables[f"{prefix}.out1.weight"], tables[f"{prefix}.out2.weight"] = embedding.out.chunk(2, dim=1)
+    width = inner.heads.shape[-1]
+    tables |= {f"depformer_in.{number}.weight": weight for number, weight in enumerate(inner.inputs.split(width))}
+    tables |= {f"depformer_emb.{number}.weight": table for number, table in enumerate(inner.emb)}
+    tables |= {f"depformer_emb.{number}.low_rank.weight": weight for number, weight in enumerate(inner.low_rank)}
+    tables |= {f"linears.{number}.weight": weight for number, weight in enumerate(inner.heads)}
+    for number, module in enumerate(inner.layers):
+        layer, prefix = cast("DepformerLayer", module), f"depformer.layers.{number}"
+        tables[f"{prefix}.self_attn.in_proj_weight"] = layer.in_proj.flatten(0, 1)
+        tables[f"{prefix}.self_attn.out_proj.weight"] = layer.out_proj.flatten(0, 1)
+        for part, weights in (("linear_in", layer.linear_in), ("linear_out", layer.linear_out)):
+            tables |= {f"{prefix}.gating.{weight_set}.{part}.weight": weight for weight_set, weight in enumerate(weights)}
+        tables |= {f"{prefix}.norm1.alpha": layer.norm1.alpha, f"{prefix}.norm2.alpha": layer.norm2.alpha}
+    tables |= {f"condition_provider.{name}": weight for name, weight in lm.conditioning.named_parameters()}
+    for name, parameter in lm.named_parameters():
+        if name.startswith("layers."):
+            tables[f"transformer.{name}"] = parameter
+    return tables | {"out_norm.alpha": lm.out_norm.alpha, "text_linear.weight": lm.text_linear.weight}
 
 
 def load_mimi_encoder(path: Path, *, device: torch.device) -> MimiEncoder:
@@ -220,10 +287,12 @@ def _published_parameter(half: nn.Module, name: str) -> str:
     return f"{owner}.{leaf}".replace("_transformer.layers.", "_transformer.transformer.layers.")
 
 
-def _published(name: str) -> str:
+def _published(name: str) -> tuple[str, int]:
+    """Return a tensor's published name and which part of that tensor it is."""
     for pattern, spelling in _SPELLINGS:
         name = pattern.sub(spelling, name)
-    return name
+    split = _SPLIT.search(name)
+    return (name[: split.start()] + _PACKED[split[1]], int(split[2])) if split else (name, 0)
 
 
 def _shape(shape: Iterable[int]) -> str:

@@ -7,6 +7,7 @@ the codebooks before it left over. Always float32: centroids are running sums di
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _USAGE_FLOOR = 1e-5
@@ -50,7 +51,9 @@ class ResidualQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return latents [B, width, T] of `codes` [B, K, T], K at most the number of codebooks."""
-        summed = sum(codebook[code] for codebook, code in zip(self.codebooks, codes.unbind(1), strict=False))
+        count, bins = codes.shape[1], self.codebooks.shape[1]
+        first_rows = torch.arange(count, device=codes.device)[:, None] * bins
+        summed = F.embedding(codes + first_rows, self.codebooks.flatten(0, 1)).sum(1)
         return self.output_proj(summed.transpose(1, 2))
 
 

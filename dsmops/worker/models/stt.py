@@ -68,8 +68,7 @@ def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype:
 
 def load_companions(files: SttFiles, config: SttConfig, *, device: torch.device) -> tuple[TextTokenizer, MimiEncoder]:
     """Load what a language model needs beside it, as `load_stt` does; `files.lm` is not read."""
-    if device.type == "cpu" and config.lm.parameters < _SINGLE_THREAD_PARAMETERS:
-        torch.set_num_threads(1)
+    use_threads_for(config.lm.parameters, device)
     tokenizer = TextTokenizer(files.tokenizer)
     if tokenizer.size != config.lm.text_out_vocab_size:
         raise InputError(
@@ -94,6 +93,12 @@ def load_lm(path: Path, config: SttConfig, *, device: torch.device, dtype: DType
     """Load the language model alone, cast to `dtype`, as `load_stt` does."""
     with device_errors(device):
         return load_stt_lm(path, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype])
+
+
+def use_threads_for(parameters: int, device: torch.device) -> None:
+    """Set torch to one thread in this process where a model of so many parameters is to run on a CPU and is small."""
+    if device.type == "cpu" and parameters < _SINGLE_THREAD_PARAMETERS:
+        torch.set_num_threads(1)
 
 
 def find_device(*, cpu: bool) -> torch.device:

@@ -56,13 +56,19 @@ _REQUIRED: dict[str, tuple[Any, Any]] = {
 """Key → (value when the key is absent, the only value that the networks here take)."""
 
 _READ = frozenset(
-    "n_q dep_q card text_card text_card_out delays dim num_heads num_layers hidden_scale context max_period conditioners fuser tts_config "
-    "model_id depformer_dim depformer_num_heads depformer_num_layers depformer_dim_feedforward depformer_weights_per_step_schedule "
-    "depformer_low_rank_embeddings".split()
+    {
+        *("n_q", "dep_q", "card", "text_card", "text_card_out", "delays"),
+        *("dim", "num_heads", "num_layers", "hidden_scale", "context", "max_period"),
+        *("conditioners", "fuser", "tts_config", "model_id"),
+        *("depformer_dim", "depformer_num_heads", "depformer_num_layers", "depformer_dim_feedforward"),
+        *("depformer_weights_per_step_schedule", "depformer_low_rank_embeddings"),
+    }
 )
 _WITHOUT_EFFECT = frozenset(
-    "moshi_name mimi_name tokenizer_name lm_gen_config stt_config extra_heads_dim depformer_causal depformer_context depformer_max_period "
-    "lora_rank lora_scaling".split()
+    {
+        *("moshi_name", "mimi_name", "tokenizer_name", "lm_gen_config", "stt_config"),
+        *("extra_heads_dim", "depformer_causal", "depformer_context", "depformer_max_period", "lora_rank", "lora_scaling"),
+    }
 )
 """File names, which the caller resolves, and keys that change nothing in a model of this kind, in upstream's package either."""
 
@@ -146,7 +152,7 @@ def _read(body: Mapping[str, Any]) -> TtsConfig:
         d_model=width,
         num_heads=heads,
         num_layers=whole_number(body, "num_layers", most=MOST_LAYERS),
-        dim_feedforward=feed_forward_like_the_servers(width, hidden_scale),
+        dim_feedforward=feed_forward_like_the_servers(width, int(hidden_scale * width)),
         context=whole_number(body, "context"),
         text_in_vocab_size=text_card + 1,
         text_out_vocab_size=text_card,
@@ -154,7 +160,7 @@ def _read(body: Mapping[str, Any]) -> TtsConfig:
         audio_codebooks=codebooks,
         extra_heads=None,
     )
-    conditioners, values = _read_conditioners(body, width)
+    conditioners, values = _read_conditioners(body)
     tts, model_id = section(body, "tts_config"), section(body, "model_id")
     _refuse_unknown("tts_config", tts, {"audio_delay", "second_stream_ahead", "multistream", "max_speakers"})
     if tts.get("multistream", False):
@@ -193,21 +199,19 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
         or sorted(set(schedule)) != list(range(max(schedule) + 1))
     ):
         raise ValueError(f"depformer_weights_per_step_schedule = {schedule!r} does not name a weight set, from 0 on, for every codebook")
-    if body.get("depformer_dim_feedforward") is None:
-        feed_forward = feed_forward_like_the_servers(width, hidden_scale)
-    else:
-        feed_forward = feed_forward_like_the_servers(width, whole_number(body, "depformer_dim_feedforward") / width)
+    given = body.get("depformer_dim_feedforward")
+    feed_forward = int(hidden_scale * width) if given is None else whole_number(body, "depformer_dim_feedforward")
     return DepformerShape(
         d_model=width,
         num_heads=heads,
         num_layers=whole_number(body, "depformer_num_layers", most=MOST_LAYERS),
-        ffn_hidden=2 * feed_forward // 3,
+        ffn_hidden=2 * feed_forward_like_the_servers(width, feed_forward) // 3,
         schedule=tuple(schedule),
         low_rank=whole_number(body, "depformer_low_rank_embeddings"),
     )
 
 
-def _read_conditioners(body: Mapping[str, Any], width: int) -> tuple[tuple[ConditionerShape, ...], dict[str, list[str]]]:
+def _read_conditioners(body: Mapping[str, Any]) -> tuple[tuple[ConditionerShape, ...], dict[str, list[str]]]:
     """Return the conditioners, the values of those that are lookup tables, and check that the fuser puts each where it belongs."""
     given, fuser = section(body, "conditioners"), section(body, "fuser")
     _refuse_unknown("conditioners", given, {CONTROL, CFG, VOICE})

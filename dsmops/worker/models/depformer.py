@@ -1,0 +1,107 @@
+"""The depformer: a small causal transformer over the codebooks of one frame, with a set of weights for each or for several of them.
+
+It starts afresh at every step. Each codebook sees the state of the language model, the text token, and the codes chosen before it.
+Source: `moshi` 0.2.13, `models/lm.py`, `depformer_step`; parity is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsmops.models import DepformerShape, TtsShape
+from dsmops.worker.models.attention import attend
+from dsmops.worker.models.backbone import RmsNorm
+
+Pick = Callable[[int, Tensor], Tensor]
+"""Takes a codebook's number and its logits [R, card]; returns one code per stream, int64 [B], R being B or a multiple of it."""
+
+
+class DemuxEmbedding(nn.Module):
+    """Two text streams in one number: u = (r + 1)·R + l, for R rows, stands for O1·W[l] + O2·W[r], the second only where r >= 0.
+
+    u = -1 is the zero vector. `weight` has a row of zeros behind its R rows, `out` holds [O1 | O2].
+    """
+
+    def __init__(self, rows: int, inner: int, width: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.weight = nn.Parameter(torch.empty(rows + 1, inner))
+        self.out = nn.Parameter(torch.empty(width, 2 * inner))
+
+    def prepare(self) -> None:
+        """Fill the row that no file holds; to be called once the weights are loaded."""
+        self.weight[self.rows].zero_()
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Return [..., 2·inner], what `out` is to be applied to."""
+        left = torch.where(tokens < 0, self.rows, tokens % self.rows)
+        right = torch.where(tokens < self.rows, self.rows, tokens // self.rows - 1)
+        return F.embedding(torch.stack([left, right], dim=-1), self.weight).flatten(-2)
+
+
+class DepformerLayer(nn.Module):
+    """One layer's weights, all sets of them stacked; the norms are shared."""
+
+    def __init__(self, shape: DepformerShape, sets: int) -> None:
+        super().__init__()
+        width, hidden = shape.d_model, shape.ffn_hidden
+        self.heads = shape.num_heads
+        self.norm1 = RmsNorm(width)
+        self.norm2 = RmsNorm(width)
+        self.in_proj = nn.Parameter(torch.empty(sets, 3 * width, width))
+        self.out_proj = nn.Parameter(torch.empty(sets, width, width))
+        self.linear_in = nn.Parameter(torch.empty(sets, 2 * hidden, width))
+        self.linear_out = nn.Parameter(torch.empty(sets, width, hidden))
+
+    def forward(self, x: Tensor, past: Tensor, codebook: int, weight_set: int) -> Tensor:
+        """Advance `x` [R, width], which is overwritten, by one codebook; `past` [R, K, 3·width] holds [Q | K | V] of each codebook."""
+        width = x.shape[-1]
+        # The product writes straight into its place, so that keys and values are never copied.
+        torch.mm(self.norm1(x), self.in_proj[weight_set].t(), out=past[:, codebook])
+        query = past[:, codebook : codebook + 1, :width]
+        key, value = past[:, : codebook + 1, width:].split(width, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        x = x.addmm_(attend(query, key, value, None).flatten(1), self.out_proj[weight_set].t())
+        gate, up = F.linear(self.norm2(x), self.linear_in[weight_set]).chunk(2, dim=-1)
+        return x.addmm_(F.silu(gate).mul_(up), self.linear_out[weight_set].t())
+
+
+class Depformer(nn.Module):
+    """The first `codebooks` codebooks of a depformer.
+
+    `inputs`: [sets · width, D], from the language model's state. `emb`: [K - 1, card + 1, rank] with `low_rank` [K - 1, width, rank].
+    `heads`: [K, card, width].
+    """
+
+    def __init__(self, shape: TtsShape, codebooks: int) -> None:
+        super().__init__()
+        inner = shape.depformer
+        self.schedule = inner.schedule[:codebooks]
+        sets = max(self.schedule) + 1
+        self.inputs = nn.Parameter(torch.empty(sets * inner.d_model, shape.lm.d_model))
+        self.text_emb = DemuxEmbedding(shape.lm.text_in_vocab_size, inner.low_rank, inner.d_model)
+        self.emb = nn.Parameter(torch.empty(codebooks - 1, shape.lm.audio_vocab_size, inner.low_rank))
+        self.low_rank = nn.Parameter(torch.empty(codebooks - 1, inner.d_model, inner.low_rank))
+        self.layers = nn.ModuleList(DepformerLayer(inner, sets) for _ in range(inner.num_layers))
+        self.heads = nn.Parameter(torch.empty(codebooks, shape.lm.audio_vocab_size - 1, inner.d_model))
+
+    def forward(self, states: Tensor, text: Tensor, pick: Pick) -> Tensor:
+        """Return the codes int64 [B, K] that `pick` chose for `states` [R, D] and the multiplexed text tokens `text` int64 [B]."""
+        count, width, times = len(self.schedule), self.heads.shape[-1], len(states) // len(text)
+        starts = F.linear(states, self.inputs).unflatten(-1, (-1, width))
+        pasts = [states.new_empty(len(states), count, 3 * width) for _ in self.layers]
+        codes: list[Tensor] = []
+        read, spread = self.text_emb.read(text.repeat(times)), cast("Tensor", self.text_emb.out)
+        for codebook, weight_set in enumerate(self.schedule):
+            if codebook:
+                read, spread = F.embedding(codes[-1].repeat(times), self.emb[codebook - 1]), self.low_rank[codebook - 1]
+            x = torch.addmm(starts[:, weight_set], read, spread.t())
+            for layer, past in zip(self.layers, pasts, strict=True):
+                x = layer(x, past, codebook, weight_set)
+            codes.append(pick(codebook, F.linear(x, self.heads[codebook])))
+        return torch.stack(codes, dim=1)
