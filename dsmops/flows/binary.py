@@ -44,14 +44,14 @@ _PTX_VERSION = re.compile(rb"\n\.version (\d{1,2})\.(\d)\n")
 _MISSING_LIBRARY = re.compile(r"error while loading shared libraries: ([^:\s]+)|Library not loaded: (\S+)")
 _SUBCOMMAND = re.compile(r"^  ([a-z][\w-]*)", re.MULTILINE)
 
-# The newest CUDA toolkit that writes a PTX version. Source: release notes of the PTX ISA, table of versions.
+# The first CUDA that knows a PTX version, and so the oldest driver that runs it. Source: PTX ISA, table of its versions.
 _TOOLKIT_OF_PTX = {
     (8, 0): "12.0",
     (8, 1): "12.1",
     (8, 2): "12.2",
     (8, 3): "12.3",
     (8, 4): "12.4",
-    (8, 5): "12.6",
+    (8, 5): "12.5",
     (8, 6): "12.7",
     (8, 7): "12.8",
     (8, 8): "12.9",
@@ -74,9 +74,10 @@ class BinaryKind(StrEnum):
 class Binary:
     """A program and what is known of it; None is unknown.
 
-    `version` is a release, known for builds by `cargo install` and for dsmops. `architectures` are those its CUDA kernels were compiled
-    for, empty for a file that shows none, such as a build without CUDA or a script. `cuda_toolkit` is the CUDA they were compiled with.
-    `missing_library` is a shared library without which it does not start, `problem` why it gave no help. `evidence` are sentences.
+    `version` is a release, known for builds by `cargo install` and for dsmops. `architectures` are those its CUDA kernels are for,
+    empty for a file that shows none, such as a build without CUDA or a script. `cuda_toolkit` is the oldest CUDA that runs them: the one
+    they were compiled with, or the one before. `missing_library` is a shared library without which it does not start, `problem` why it
+    gave no help. `evidence` are sentences.
     """
 
     path: str
@@ -198,7 +199,7 @@ def _evidence(reason: str, content: _Content, toolkit: str | None) -> list[str]:
         told.append(f"its file {'holds' if content.has_dtype_override else 'does not hold'} 'dtype_override'")
     if content.targets:
         targets = ", ".join(f"sm_{target}" for target in sorted(content.targets, key=int))
-        told.append(f"its CUDA kernels are for {targets}" + (f", made by CUDA {toolkit}" if toolkit else ""))
+        told.append(f"its CUDA kernels are for {targets}" + (f", for CUDA from {toolkit} on" if toolkit else ""))
     return told
 
 
