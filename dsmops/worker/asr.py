@@ -20,7 +20,8 @@ from dsmops.worker.connection import BATCHED, UNBATCHED, Connection, Ending, Lim
 from dsmops.worker.logs import ASR, BATCHED_ASR, MAIN, UTILS, Origin, ServerLog, Shown, causes
 from dsmops.worker.metrics import AsrMetrics
 from dsmops.worker.protocol import CloseCode
-from dsmops.worker.runtime.slots import AsrLoop, Engine, MarkerReached, Observer, Stream, StreamFailed
+from dsmops.worker.runtime.loop import StreamFailed
+from dsmops.worker.runtime.slots import AsrLoop, Engine, MarkerReached, Observer, Stream
 from dsmops.worker.runtime.words import Word, WordEnd
 
 NO_FREE_CHANNELS = "no free channels"

@@ -16,7 +16,8 @@ from dsmops.audio import OpusDecoder
 from dsmops.errors import InputError
 from dsmops.worker import protocol
 from dsmops.worker.protocol import CloseCode
-from dsmops.worker.runtime.slots import Event, MarkerReached, Started, Stepped, Stream, StreamFailed
+from dsmops.worker.runtime.loop import Started, StreamFailed
+from dsmops.worker.runtime.slots import Event, MarkerReached, Stepped, Stream
 from dsmops.worker.runtime.words import Word, WordEnd
 
 

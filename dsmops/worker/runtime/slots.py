@@ -1,8 +1,6 @@
-"""The model loop: streams come and go, one thread steps the engine whenever any of them has a frame.
+"""The model loop of speech-to-text: it steps the engine whenever any stream has a frame.
 
-That thread is the only one that touches the engine. Everybody else talks to streams, under one lock that is held for copies only.
-Nothing here grows without bound: a stream that holds `MOST_WAITING_SAMPLES` wants no more audio, one whose events are not fetched is not
-stepped, and whoever feeds it is to stop reading its socket.
+A stream that holds `MOST_WAITING_SAMPLES` wants no more audio, and whoever feeds it is to stop reading its socket.
 
 A `Marker` comes back with the step that makes everything before it heard and written: that of the last whole frame before it, plus the
 text delay, counted in the stream's own steps. moshi-server counts steps of all streams, and so returns markers early where others are
@@ -11,9 +9,8 @@ busier. Less than a frame before a marker does not count, as there.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsmops.errors import DsmopsError, ModelLoopError
 from dsmops.worker.models.config import SttConfig
 from dsmops.worker.runtime.engine import StepOutput
+from dsmops.worker.runtime.loop import NOT_FINITE, LoopObserver, ModelLoop, SlotStream, Started, StreamFailed
 from dsmops.worker.runtime.words import Decoder, Word, WordEnd, WordMachine
 
 WARM_UP_STEPS = 2
@@ -63,11 +60,6 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """The stream has begun, or begun anew: its slot is reset."""
-
-
-@dataclass(frozen=True, slots=True)
 class Stepped:
     """A frame of the stream was heard.
 
@@ -87,48 +79,30 @@ class MarkerReached:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class StreamFailed:
-    """The stream is over: its numbers are broken, or the whole loop is. The last event."""
-
-    reason: str
-
-
 Event = Started | Stepped | Word | WordEnd | MarkerReached | StreamFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Observer:
-    """What a loop tells while it works, called on its thread but for `marker`. Exceptions in here end the loop."""
+class Observer(LoopObserver["Stream"]):
+    """What the loop tells besides; `marker` is called on the caller's thread."""
 
-    warming_up: Callable[[], None]
-    started: Callable[[int], None]
-    """With the number of slots."""
     stepped: Callable[[float, int, int], None]
     """With the step's milliseconds, its index, and how many streams had a frame."""
     marker: Callable[[int, int], None]
-    """With slot and id of a marker as it is received, on the caller's thread."""
-    news: Callable[[Iterable[Stream]], None]
-    """With the streams that have new events, or room again for audio."""
-    died: Callable[[DsmopsError], None]
+    """With slot and id of a marker as it is received."""
 
 
-class Stream:
+class Stream(SlotStream[Stepped | Word | WordEnd | MarkerReached]):
     """One client's conversation, from `AsrLoop.open` to `AsrLoop.close`. May be used from any thread."""
 
     def __init__(self, loop: AsrLoop, slot: int) -> None:
-        self.slot = slot
-        self.on_news: Callable[[], None] = lambda: None
-        """For the observer's `news` to call, wherever it sees fit."""
-        self.steps = 0
+        super().__init__(slot, loop.work, MOST_EVENTS)
         self._fed = 0
         self._loop = loop
         self._pcm: deque[Samples] = deque()
         self._waiting = 0
         self._markers: deque[tuple[int, int]] = deque()
-        self._events: deque[Event] = deque()
         self._begins = True
-        self._over = False
         self._machine = loop.new_machine()
 
     @property
@@ -166,15 +140,6 @@ class Stream:
             self._begins = True
             self._loop.work.notify()
 
-    def fetch(self) -> list[Event]:
-        """Return the events that nobody fetched yet, in order."""
-        with self._loop.lock:
-            events = list(self._events)
-            self._events.clear()
-            if len(events) >= MOST_EVENTS:
-                self._loop.work.notify()
-            return events
-
     # What follows is the loop's, which holds the lock.
 
     def begins(self) -> bool:
@@ -185,7 +150,7 @@ class Stream:
         return begins
 
     def has_frame(self) -> bool:
-        return not self._over and self._waiting >= self._loop.frame_samples and len(self._events) < MOST_EVENTS
+        return self.is_heard and self._waiting >= self._loop.frame_samples
 
     def fill(self, frame: Samples) -> None:
         """Move the next samples into `frame`."""
@@ -211,103 +176,52 @@ class Stream:
         while self._markers and self._markers[0][0] <= self.steps:
             self._events.append(MarkerReached(self._markers.popleft()[1]))
 
-    def fail(self, reason: str) -> None:
-        if not self._over:
-            self._over = True
-            self._events.append(StreamFailed(reason))
 
-
-class AsrLoop:
+class AsrLoop(ModelLoop[Stream]):
     """An engine with its thread. `start`, then `open` and `close` streams, at last `stop`."""
+
+    observer: Observer
 
     def __init__(self, name: str, open_engine: Callable[[], Engine], observer: Observer) -> None:
         """`open_engine` is called on the loop's thread, where the engine lives; `name` is for messages."""
-        self.name = name
-        self.observer = observer
-        self.lock = threading.RLock()
-        self.work = threading.Condition(self.lock)
-        self.failure: DsmopsError | None = None
-        self.slots = 0
+        super().__init__(name, observer, remedy="`dsmops transcribe --model` with the same config shows whether the model runs at all.")
         self.delay_steps = 0
         self.frame_samples = 0
         self._open_engine = open_engine
         self._tokenizer: Decoder | None = None
-        self._streams: dict[int, Stream] = {}
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"model-loop-{name}", daemon=True)
-
-    def start(self) -> None:
-        """Begin to load and to warm up; the observer's `started` or `died` says how that went."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 2.0) -> bool:
-        """End the loop after its present step, and return whether it ended. Streams get no more news."""
-        with self.lock:
-            self._stopping = True
-            self.work.notify()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    @property
-    def used_slots(self) -> int:
-        """How many streams are open."""
-        return len(self._streams)
 
     def open(self) -> Stream | None:
         """Return a new stream, None where no slot is free or the loop is dead."""
-        with self.lock:
-            if self.failure is not None or self._stopping:
-                return None
-            slot = next((slot for slot in range(self.slots) if slot not in self._streams), None)
-            if slot is None:
-                return None
-            stream = self._streams[slot] = Stream(self, slot)
-            self.work.notify()
-            return stream
-
-    def close(self, stream: Stream) -> None:
-        """Give the slot back at once. What the stream still holds is dropped."""
-        with self.lock:
-            if self._streams.get(stream.slot) is stream:
-                del self._streams[stream.slot]
+        return self._lend(lambda slot: Stream(self, slot))
 
     def new_machine(self) -> WordMachine:
         if self._tokenizer is None:
             raise RuntimeError("the loop was not started")
         return WordMachine(self._tokenizer, self.delay_steps)
 
-    def _run(self) -> None:
-        try:
-            engine = self._open_engine()
-            model = engine.model
-            self.slots, self.frame_samples = engine.batch_size, model.frame_samples
-            self.delay_steps, self._tokenizer = model.config.text_delay_steps, model.tokenizer
-            pcm = torch.zeros(engine.batch_size, 1, model.frame_samples, pin_memory=model.device.type == "cuda")
-            self.observer.warming_up()
-            for _ in range(WARM_UP_STEPS):
-                engine.step(pcm, torch.ones(engine.batch_size, dtype=torch.bool))
-            self.observer.started(engine.batch_size)
-            self._step_for_ever(engine, pcm)
-        except Exception as exc:  # noqa: BLE001 whatever ends the loop has to reach every stream and end the process
-            self._die(exc)
+    def _serve(self) -> None:
+        engine = self._open_engine()
+        model = engine.model
+        self.slots, self.frame_samples = engine.batch_size, model.frame_samples
+        self.delay_steps, self._tokenizer = model.config.text_delay_steps, model.tokenizer
+        pcm = torch.zeros(engine.batch_size, 1, model.frame_samples, pin_memory=model.device.type == "cuda")
+        self.observer.warming_up()
+        for _ in range(WARM_UP_STEPS):
+            engine.step(pcm, torch.ones(engine.batch_size, dtype=torch.bool))
+        self.observer.started(engine.batch_size)
+        self._step_for_ever(engine, pcm)
 
     def _step_for_ever(self, engine: Engine, pcm: Tensor) -> None:
-        samples = pcm.numpy()
         step_idx = WARM_UP_STEPS
-        while True:
-            with self.work:
-                begun, stepping = self._next()
-                while not begun and not stepping and not self._stopping:
-                    self.work.wait()
-                    begun, stepping = self._next()
-                if self._stopping:
-                    return
-                for stream in stepping:
-                    stream.fill(samples[stream.slot, 0])
+        samples = pcm.numpy()
+        while (turn := self._await(self._next)) is not None:
+            begun, stepping = turn
             if begun:
                 engine.reset([stream.slot for stream in begun])
             if stepping:
+                with self.lock:
+                    for stream in stepping:
+                        stream.fill(samples[stream.slot, 0])
                 exec_mask = torch.zeros(engine.batch_size, dtype=torch.bool)
                 exec_mask[[stream.slot for stream in stepping]] = True
                 output = engine.step(pcm, exec_mask)
@@ -316,10 +230,12 @@ class AsrLoop:
                 step_idx += 1
             self.observer.news({*begun, *stepping})
 
-    def _next(self) -> tuple[list[Stream], list[Stream]]:
-        """Return the streams whose slots are to be reset, and those with a frame to step."""
+    def _next(self) -> tuple[list[Stream], list[Stream]] | None:
+        """Return the streams whose slots are to be reset, and those with a frame to step; None where there are neither."""
         streams = list(self._streams.values())
-        return [stream for stream in streams if stream.begins()], [stream for stream in streams if stream.has_frame()]
+        begun = [stream for stream in streams if stream.begins()]
+        stepping = [stream for stream in streams if stream.has_frame()]
+        return (begun, stepping) if begun or stepping else None
 
     def _hand_out(self, output: StepOutput, stepping: Sequence[Stream], step_idx: int) -> None:
         tokens, finite, pauses = output.text_tokens.tolist(), output.finite.tolist(), output.pause_probabilities.tolist()
@@ -328,22 +244,4 @@ class AsrLoop:
                 if finite[stream.slot]:
                     stream.take(step_idx, tokens[stream.slot], tuple(pauses[stream.slot]))
                 else:
-                    stream.fail("the model gave numbers that are not finite for this stream")
-
-    def _die(self, exc: Exception) -> None:
-        if not isinstance(exc, DsmopsError):
-            cause, exc = (
-                exc,
-                ModelLoopError(
-                    f"the model loop {self.name} died: {type(exc).__name__}: {exc}",
-                    hint="Every stream is lost. `dsmops transcribe --model` with the same config shows whether the model runs at all.",
-                ),
-            )
-            exc.__cause__ = cause
-        with self.lock:
-            self.failure = exc
-            streams = list(self._streams.values())
-            for stream in streams:
-                stream.fail(exc.message)
-        self.observer.died(exc)
-        self.observer.news(streams)
+                    stream.fail(NOT_FINITE)

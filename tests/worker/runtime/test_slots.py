@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmops.errors import DeviceLostError, DsmopsError, GpuMemoryError, ModelLoopError
+from dsmops.worker.runtime.loop import Started, StreamFailed
 from dsmops.worker.runtime.slots import (
     MOST_EVENTS,
     MOST_MARKERS,
@@ -20,10 +21,8 @@ from dsmops.worker.runtime.slots import (
     Event,
     MarkerReached,
     Observer,
-    Started,
     Stepped,
     Stream,
-    StreamFailed,
 )
 from dsmops.worker.runtime.words import Word, WordEnd
 from tests.support.engines import EchoEngine
