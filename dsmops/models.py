@@ -151,13 +151,50 @@ class TtsShape:
         """Number of weights, conditioners included."""
         return sum(prod(shape) for shape in self.tensors().values())
 
+    @property
+    def distilled(self) -> bool:
+        """Whether guidance is an input of the model. One that is not runs every stream twice, once told nothing."""
+        return any(conditioner.name == "cfg" for conditioner in self.conditioners)
+
+    @property
+    def backbone_parameters(self) -> int:
+        """Number of weights that do not belong to the depformer or the conditioners."""
+        d = self.lm.d_model
+        return self.lm.parameters + self.lm.num_layers * (4 * d * d + 2 * d) + 2 * d * d
+
+    @property
+    def conditioner_parameters(self) -> int:
+        """Number of weights of the conditioners, which stay in F32."""
+        d = self.lm.d_model
+        return sum(d + d * one.width + (0 if one.bins is None else (one.bins + 1) * one.width) for one in self.conditioners)
+
+    def depformer_parameters(self, codebooks: int) -> int:
+        """Number of weights that generating the first `codebooks` codebooks reads: fewer of them need fewer weight sets and heads."""
+        d, inner, hidden, rank = self.lm.d_model, self.depformer.d_model, self.depformer.ffn_hidden, self.depformer.low_rank
+        sets, bins = max(self.depformer.schedule[:codebooks]) + 1, self.lm.audio_vocab_size
+        per_layer = sets * (4 * inner * inner + 3 * hidden * inner) + 2 * inner
+        text_table = self.lm.text_in_vocab_size * rank + 2 * inner * rank
+        audio_tables = (codebooks - 1) * (bins * rank + inner * rank) + codebooks * (bins - 1) * inner
+        return sets * inner * d + text_table + audio_tables + self.depformer.num_layers * per_layer
+
+    @property
+    def depformer_parameters_per_codebook(self) -> int:
+        """Number of weights that one pass of the depformer reads: one weight set and one head."""
+        d, inner, hidden = self.lm.d_model, self.depformer.d_model, self.depformer.ffn_hidden
+        return inner * d + self.depformer.num_layers * (4 * inner * inner + 3 * hidden * inner) + (self.lm.audio_vocab_size - 1) * inner
+
+
+Shape = LmShape | TtsShape
+"""Dimensions of a model of either kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
     """One released model and the repository that moshi-server's shipped config loads it from.
 
-    `lm` is None for the TTS model, which the server runs through Python; its dimensions are in `tts`. `batch_size` is what the shipped config says. A model that only
-    a config describes has neither `hf_repo` nor `preset`. `silence_prefix_s`: silence that it wants to hear before a recording.
+    `lm` is None for the TTS model, which the server runs through Python; its dimensions are in `tts`. `batch_size` is what the shipped
+    config says. A model that only a config describes has neither `hf_repo` nor `preset`. `silence_prefix_s`: silence that it wants to
+    hear before a recording.
     """
 
     name: str
@@ -170,6 +207,14 @@ class PublishedModel:
     batch_size: int
     silence_prefix_s: float = 0.0
     tts: TtsShape | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Dimensions of the model, whichever kind it is."""
+        shape = self.tts or self.lm
+        if shape is None:
+            raise ValueError(f"{self.name} has no dimensions")
+        return shape
 
 
 _MIMI = "mimi-pytorch-e351c8d8@125.safetensors"

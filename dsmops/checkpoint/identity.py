@@ -10,16 +10,6 @@ from dsmops.models import MIMI_TENSOR_PROBES, MODELS
 
 Shape = tuple[int, ...]
 
-_TTS_PROBES: dict[str, Shape] = {
-    "depformer_in.10.weight": (1024, 2048),
-    "depformer_text_emb.weight": (8001, 128),
-    "depformer_emb.30.weight": (2049, 128),
-    "linears.31.weight": (2048, 1024),
-    "text_emb.weight": (8001, 2048),
-    "transformer.layers.15.cross_attention.in_proj_weight": (6144, 2048),
-}
-"""A few tensors by which the TTS 1.6B model is recognised."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
@@ -38,31 +28,33 @@ class ModelIdentity:
 def identify(tensors: Mapping[str, TensorInfo]) -> ModelIdentity:
     """Return which published model has tensors of these names and shapes.
 
-    A language model is recognised when every tensor that moshi-server loads is there in its shape; tensors beyond those are ignored, as
-    the server ignores them. The TTS model and the Mimi codec are recognised by a few characteristic tensors.
+    A language model is recognised when every tensor that is loaded of it is there in its shape; tensors beyond those are ignored, as
+    moshi-server ignores them. The Mimi codec is recognised by a few characteristic tensors.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if _share(shapes, MIMI_TENSOR_PROBES) == 1:
         return ModelIdentity("mimi", "Mimi audio codec")
-    if _share(shapes, _TTS_PROBES) == 1:
-        return ModelIdentity("tts-1.6b-en_fr", _described("tts-1.6b-en_fr", "text-to-speech language model"))
-    candidates = {name: model.lm.tensors() for name, model in MODELS.items() if model.lm is not None}
+    candidates = {name: model.shape.tensors() for name, model in MODELS.items()}
     for name, wanted in candidates.items():
         if _share(shapes, wanted) == 1:
-            return ModelIdentity(name, _described(name, "speech-to-text language model"))
-    nearest = max(candidates, key=lambda name: _share(shapes, candidates[name]))
+            kind = "text-to-speech" if MODELS[name].tts else "speech-to-text"
+            return ModelIdentity(name, f"Kyutai {name}, {kind} language model")
+    # By what is missing and what is too much: the speaking models have all tensors of a hearing one, and more.
+    nearest = max(candidates, key=lambda name: _likeness(shapes, candidates[name]))
     if _share(shapes, candidates[nearest]) < 0.25:
         return ModelIdentity(None, "not a model this program knows")
     return ModelIdentity(None, f"like {nearest}, but not the same", nearest, tuple(_differences(shapes, candidates[nearest])))
 
 
-def _described(name: str, kind: str) -> str:
-    return f"Kyutai {name}, {kind}"
-
-
 def _share(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> float:
     """Return how many of the `wanted` tensors are there in their shape, from 0 to 1."""
     return sum(shapes.get(name) == shape for name, shape in wanted.items()) / len(wanted)
+
+
+def _likeness(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> float:
+    """Return how many of all tensors of both are in both in the same shape, from 0 to 1."""
+    same = sum(shapes.get(name) == shape for name, shape in wanted.items())
+    return same / (len(shapes) + len(wanted) - same)
 
 
 def _differences(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Published model to serve.")] = "stt-1b-en_fr",
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Published model to serve, or its repository.")] = "stt-1b-en_fr",
     runtime: Annotated[
         Literal["moshi-server", "embedded"], typer.Option("--runtime", help="Who serves it: moshi-server, or the embedded PyTorch worker.")
     ] = "moshi-server",
@@ -23,6 +23,10 @@ def plan(
     simulate: SimulateOpt = None,
     dtype: DTypeOpt = None,
     context: ContextOpt = None,
+    n_q: Annotated[
+        int | None,
+        typer.Option("--n-q", metavar="N", min=1, help="Codebooks that a text-to-speech model makes; fewer are faster. Default: all."),
+    ] = None,
     reserve: Annotated[
         int | None,
         typer.Option(
@@ -55,6 +59,7 @@ def plan(
       dsmops plan
       dsmops plan --simulate t4 --explain
       dsmops plan --model stt-2.6b-en --simulate rtx2070 --json
+      dsmops plan --model tts-1.6b-en_fr --runtime embedded --n-q 24 --simulate t4 --explain
       dsmops plan --runtime embedded --measure
     """
     from dsmops.cli.views.plan import show_plan
@@ -68,7 +73,7 @@ def plan(
 
     def plan_it() -> ServingPlan:
         return plan_model(
-            published, card, runtime=Runtime(runtime), dtype=dtype, context=context, reserve_bytes=reserve, profile_file=profile
+            published, card, runtime=Runtime(runtime), dtype=dtype, context=context, n_q=n_q, reserve_bytes=reserve, profile_file=profile
         )
 
     found = plan_it()

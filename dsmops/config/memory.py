@@ -1,17 +1,17 @@
-"""How much GPU memory an STT model takes, as an explained split, for each of the two runtimes.
+"""How much GPU memory a model takes, as an explained split, for each of the two runtimes.
 
-moshi-server's BatchedAsr is derived from its and candle's sources, not measured on a device. The embedded worker is our own, and held to
-measurement (`tests/bench/memory.py`). Both take everything at load: weights once, and the caches of all `batch_size` streams, so the figure
-does not grow while they serve. What this module does not know: what other processes hold, which is the device's free memory and the
-planner's concern.
+moshi-server's BatchedAsr is derived from its and candle's sources, its Python module for text-to-speech from the `moshi` package's;
+neither was measured on a device. The embedded worker is our own, and held to measurement (`tests/bench/memory.py`). All take everything at
+load: weights once, and the caches of all `batch_size` streams, so the figure does not grow while they serve. What this module does not
+know: what other processes hold, which is the device's free memory and the planner's concern.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from dsmops.facts import DType, Runtime
-from dsmops.models import LmShape
+from dsmops.models import Shape, TtsShape
 
 MIB = 2**20
 
@@ -31,7 +31,7 @@ class _Costs:
     ring_multiple: int
 
 
-_COSTS = {
+_STT_COSTS = {
     Runtime.MOSHI_SERVER: _Costs(
         # Mimi with 32 codebooks, always F32: encoder and decoder, codebook tables kept beside the raw ones, expanded upsampling kernel.
         mimi_weight_bytes=456_162_692,
@@ -55,11 +55,37 @@ _COSTS = {
         ring_multiple=8,
     ),
 }
+_TTS_COSTS = {
+    Runtime.MOSHI_SERVER: _Costs(
+        # Both halves of Mimi, F32, and the centroids that the package keeps beside the sums that they are made from.
+        mimi_weight_bytes=4 * (96_151_393 + 32 * 2048 * 256),
+        # Both halves' state, the encoder's for nothing: rings of 250 positions, 24,198 floats of convolution state.
+        mimi_state_bytes_per_stream=4 * (2 * 2 * 8 * 250 * 512 + 24_198),
+        # Estimates: no part of it was measured. Activations as the embedded worker's; one more graph's fixed part for each of its graphs.
+        workspace_bytes_per_stream=6_000_000,
+        runtime_bytes=1_100_000_000,
+        ring_multiple=1,
+    ),
+    Runtime.EMBEDDED: _Costs(
+        # The decoder half alone, F32: quantiser with its half norms, upsampling, transformer, SEANet.
+        mimi_weight_bytes=4 * (2_048 + 25_190_400 + 14_724_641 + 524_288 + 32 * 2048 * 257),
+        # K and V × 8 layers × 256 positions × 512 × F32, 12,672 floats of convolution state, the position.
+        mimi_state_bytes_per_stream=4 * (2 * 8 * 256 * 512 + 12_672) + 8,
+        workspace_bytes_per_stream=6_000_000,
+        runtime_bytes=960_000_000,
+        ring_multiple=8,
+    ),
+}
+VOICE_POSITIONS = 5 * 125
+"""Keys and values of a slot's voices: five speakers, 10 s each at 12.5 Hz, whether used or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySplit:
-    """Bytes of GPU memory by purpose, for one model at one batch size."""
+    """Bytes of GPU memory by purpose, for one model at one batch size. The last three are a text-to-speech model's, else 0.
+
+    `depformer_state_bytes` are the queries, keys and values of one step's codebooks: they live within a step, and their room is kept.
+    """
 
     weights_bytes: int
     kv_bytes: int
@@ -67,31 +93,40 @@ class MemorySplit:
     mimi_state_bytes: int
     workspace_bytes: int
     runtime_bytes: int
+    depformer_weights_bytes: int = 0
+    cross_kv_bytes: int = 0
+    depformer_state_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return (
-            self.weights_bytes + self.kv_bytes + self.mimi_weights_bytes + self.mimi_state_bytes + self.workspace_bytes + self.runtime_bytes
-        )
+        return sum(getattr(self, part.name) for part in fields(self))
 
 
 def serving_memory(
-    lm: LmShape, dtype: DType, batch_size: int, *, context: int | None = None, runtime: Runtime = Runtime.MOSHI_SERVER
+    shape: Shape,
+    dtype: DType,
+    batch_size: int,
+    *,
+    context: int | None = None,
+    runtime: Runtime = Runtime.MOSHI_SERVER,
+    n_q: int | None = None,
 ) -> MemorySplit:
-    """Return what `runtime` takes for `lm` in `dtype`, with `batch_size` slots of `context` positions each.
+    """Return what `runtime` takes for a model in `dtype`, with `batch_size` slots of `context` positions each.
 
-    `context` None means the model's own. The language model and its KV cache are in `dtype`; Mimi is always F32. A file in another
-    dtype is cast tensor by tensor while loading, so no second copy of the model appears.
+    `context` None means the model's own, `n_q` None all codebooks of a text-to-speech model. The language model and its caches are in
+    `dtype`; conditioners and Mimi are always F32. A file in another dtype is cast tensor by tensor while loading, so no second copy of the
+    model appears. A text-to-speech model that is not distilled takes two rows of each cache for a slot: guidance runs it twice.
 
-    Source: candle 0.9.1 and moshi-core allocation paths; see runbooks/architecture.md, "Memory model". For the embedded worker,
-    measurements over model, dtype and batch size, in tests/bench/history.jsonl.
+    Source: candle 0.9.1, moshi-core and `moshi` 0.2.13 allocation paths; see runbooks/architecture.md, "Memory model". For the embedded
+    worker, measurements over model, dtype, batch size and codebooks, in tests/bench/history.jsonl.
     """
-    costs = _COSTS[runtime]
-    positions = -(-(context or lm.context) // costs.ring_multiple) * costs.ring_multiple
+    if isinstance(shape, TtsShape):
+        return _speaking_memory(shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks)
+    costs = _STT_COSTS[runtime]
     return MemorySplit(
-        weights_bytes=lm.parameters * dtype.itemsize,
-        kv_bytes=batch_size * lm.kv_bytes_per_stream(dtype.itemsize, positions),
+        weights_bytes=shape.parameters * dtype.itemsize,
+        kv_bytes=batch_size * shape.kv_bytes_per_stream(dtype.itemsize, _ring(context or shape.context, costs)),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
         workspace_bytes=batch_size * costs.workspace_bytes_per_stream,
@@ -99,10 +134,37 @@ def serving_memory(
     )
 
 
+def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Runtime, n_q: int) -> MemorySplit:
+    costs, item = _TTS_COSTS[runtime], dtype.itemsize
+    rows = batch_size if shape.distilled else 2 * batch_size
+    # The package loads all weight sets and runs as many passes as it is told; the embedded worker leaves out what it does not read.
+    loaded = n_q if runtime is Runtime.EMBEDDED else shape.lm.audio_codebooks
+    return MemorySplit(
+        weights_bytes=shape.backbone_parameters * item + shape.conditioner_parameters * DType.F32.itemsize,
+        kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, _ring(shape.lm.context, costs)),
+        mimi_weights_bytes=costs.mimi_weight_bytes,
+        mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
+        workspace_bytes=batch_size * costs.workspace_bytes_per_stream,
+        runtime_bytes=costs.runtime_bytes,
+        depformer_weights_bytes=shape.depformer_parameters(loaded) * item,
+        cross_kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS),
+        depformer_state_bytes=rows * 3 * shape.depformer.num_layers * loaded * shape.depformer.d_model * item,
+    )
+
+
+def _ring(context: int, costs: _Costs) -> int:
+    return -(-context // costs.ring_multiple) * costs.ring_multiple
+
+
 def largest_batch(
-    lm: LmShape, dtype: DType, usable_bytes: int, *, context: int | None = None, runtime: Runtime = Runtime.MOSHI_SERVER
+    shape: Shape,
+    dtype: DType,
+    usable_bytes: int,
+    *,
+    context: int | None = None,
+    runtime: Runtime = Runtime.MOSHI_SERVER,
+    n_q: int | None = None,
 ) -> int:
     """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`; 0 when not even one slot fits."""
-    fixed = serving_memory(lm, dtype, 0, context=context, runtime=runtime).total_bytes
-    per_stream = serving_memory(lm, dtype, 1, context=context, runtime=runtime).total_bytes - fixed
-    return max(0, (usable_bytes - fixed) // per_stream)
+    fixed, one = (serving_memory(shape, dtype, slots, context=context, runtime=runtime, n_q=n_q).total_bytes for slots in (0, 1))
+    return max(0, (usable_bytes - fixed) // (one - fixed))

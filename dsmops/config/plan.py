@@ -6,6 +6,7 @@ fits, time says what keeps up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +14,7 @@ from dsmops.config.memory import MIB, MemorySplit, largest_batch, serving_memory
 from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch, estimate_step_ms
 from dsmops.errors import InputError
 from dsmops.facts import Device, DType, Runtime
-from dsmops.models import MODELS, LmShape, PublishedModel
+from dsmops.models import MODELS, PublishedModel, Shape, TtsShape
 
 CAUTIOUS_BATCH_SIZE = 4
 """Slots planned where the card's memory is unknown; the 1B model then needs 2.8 GiB in f16."""
@@ -21,6 +22,8 @@ _MIN_RESERVE_BYTES = 256 * MIB
 _RESERVE_SHARE = 0.03
 _SHORTER_CONTEXTS = (375, 250, 125)
 """Attention windows tried when nothing fits: 30, 20 and 10 s."""
+CODEBOOK_CHOICES = (8, 16, 24, 32)
+"""Codebooks that a plan for a text-to-speech model compares: of 32, moshi-server's config generates 24."""
 
 
 class LimitedBy(StrEnum):
@@ -50,12 +53,22 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class CodebookChoice:
+    """What generating `n_q` codebooks would take at the planned batch size. `step_ms` is an estimate, None where there is none."""
+
+    n_q: int
+    step_ms: float | None
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServingPlan:
     """The planned serving of one model on one device by one runtime.
 
     `batch_size` is the largest safe number of slots, 0 when not even one fits. `memory` is the split at that size (at one slot when
     nothing fits). `memory_batch_size` and `time_batch_size` are the two bounds, None where unknown. `step_ms` is the 99th percentile of a
-    measured profile, or an estimate, at `batch_size`.
+    measured profile, or an estimate, at `batch_size`. `n_q` is how many codebooks a text-to-speech model generates, None for others, and
+    `codebook_choices` what other numbers would change.
     """
 
     model: str
@@ -63,6 +76,7 @@ class ServingPlan:
     device: Device
     dtype: DType
     context: int
+    n_q: int | None
     usable_bytes: int | None
     reserve_bytes: int
     batch_size: int
@@ -74,6 +88,7 @@ class ServingPlan:
     step_budget_ms: float
     memory: MemorySplit
     alternatives: tuple[Alternative, ...]
+    codebook_choices: tuple[CodebookChoice, ...]
     notes: tuple[str, ...]
 
     @property
@@ -89,6 +104,7 @@ def plan_serving(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     dtype: DType | None = None,
     context: int | None = None,
+    n_q: int | None = None,
     reserve_bytes: int | None = None,
     profile: StepProfile | None = None,
 ) -> ServingPlan:
@@ -98,28 +114,33 @@ def plan_serving(
     free now where the machine says, from the whole card otherwise.
 
     Raises:
-        InputError: the model has no memory model, the dtype cannot run on the device, or a number makes no sense.
+        InputError: `runtime` cannot serve the model there, or a number makes no sense.
     """
-    lm = _language_model(model)
-    chosen = serving_dtype(device, dtype)
-    window = lm.context if context is None else context
-    if not 0 < window <= lm.context:
-        raise InputError(f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {lm.context} (its own).")
+    shape = model.shape
+    chosen = planned_dtype(device, model, runtime, dtype)
+    window, codebooks = _window(model, context), planned_codebooks(model, n_q)
     reserve = reserve_bytes if reserve_bytes is not None else default_reserve_bytes(device)
     usable = _usable_bytes(device, reserve)
-    time_batch, basis = _time_bound(lm, chosen, window, device, profile, runtime)
-    memory_batch = None if usable is None else largest_batch(lm, chosen, usable, context=window, runtime=runtime)
-    batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
     if profile is not None:
-        step_ms = profile.step_p99_ms(max(1, batch_size))
+        time_batch: int | None = profile.largest_batch()
+        basis = TimeBasis.MEASURED
     else:
-        step_ms = estimate_step_ms(lm, chosen, max(1, batch_size), device, context=window, runtime=runtime)
+        time_batch = estimate_largest_batch(shape, chosen, device, context=window, runtime=runtime, n_q=codebooks)
+        basis = TimeBasis.UNKNOWN if time_batch is None else TimeBasis.ESTIMATE
+    memory_batch = None if usable is None else largest_batch(shape, chosen, usable, context=window, runtime=runtime, n_q=codebooks)
+    batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
+    slots = max(1, batch_size)
+    if profile is not None:
+        step_ms = profile.step_p99_ms(slots)
+    else:
+        step_ms = estimate_step_ms(shape, chosen, slots, device, context=window, runtime=runtime, n_q=codebooks)
     return ServingPlan(
         model=model.name,
         runtime=runtime,
         device=device,
         dtype=chosen,
         context=window,
+        n_q=codebooks,
         usable_bytes=usable,
         reserve_bytes=reserve,
         batch_size=batch_size,
@@ -129,20 +150,66 @@ def plan_serving(
         time_basis=basis,
         step_ms=step_ms,
         step_budget_ms=BUDGET_MS,
-        memory=serving_memory(lm, chosen, max(1, batch_size), context=window, runtime=runtime),
-        alternatives=() if batch_size or usable is None else _alternatives(device, model, chosen, usable, runtime),
-        notes=_notes(device, chosen, window, lm, step_ms, limited_by, runtime),
+        memory=serving_memory(shape, chosen, slots, context=window, runtime=runtime, n_q=codebooks),
+        alternatives=() if batch_size or usable is None else _alternatives(device, model, chosen, codebooks, usable, runtime),
+        codebook_choices=tuple(_codebook_choices(shape, chosen, slots, device, runtime)),
+        notes=tuple(_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime)),
     )
 
 
-def _language_model(model: PublishedModel) -> LmShape:
-    if model.lm is None:
-        known = ", ".join(name for name, other in MODELS.items() if other.lm)
+def _window(model: PublishedModel, context: int | None) -> int:
+    shape = model.shape
+    own = shape.lm.context if isinstance(shape, TtsShape) else shape.context
+    if context is None:
+        return own
+    if model.tts:
         raise InputError(
-            f"{model.name} cannot be planned: moshi-server runs it through Python, in bf16, with memory this tool does not model yet",
-            hint=f"Models that can be planned: {known}.",
+            f"the context of {model.name} stands in its config.json and is not chosen here",
+            hint="Leave --context away; --n-q makes it faster.",
+            code="plan.context",
         )
-    return model.lm
+    if not 0 < context <= own:
+        raise InputError(f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {own} (its own).")
+    return context
+
+
+def planned_codebooks(model: PublishedModel, asked: int | None) -> int | None:
+    """Return how many codebooks a text-to-speech model generates, all unless it was asked otherwise; None for a model that hears.
+
+    Raises:
+        InputError: the model has not so many, or none.
+    """
+    if model.tts is None:
+        if asked is not None:
+            raise InputError(f"{model.name} generates no codebooks: it hears", hint="Leave --n-q away.", code="plan.codebooks")
+        return None
+    most = model.tts.lm.audio_codebooks
+    if asked is not None and not 1 <= asked <= most:
+        raise InputError(f"{model.name} has no {asked} codebooks", hint=f"Use 1 to {most}; fewer are faster.", code="plan.codebooks")
+    return most if asked is None else asked
+
+
+def planned_dtype(device: Device, model: PublishedModel, runtime: Runtime, asked: DType | None) -> DType:
+    """Return the dtype that `runtime` serves `model` in on `device`: the one asked for, or what the device computes best.
+
+    Raises:
+        InputError: the device or the runtime cannot compute the one asked for, or nobody knows what it computes.
+    """
+    if model.tts is None or runtime is Runtime.EMBEDDED:
+        return serving_dtype(device, asked)
+    capability = device.compute_capability
+    if asked is not None and asked is not DType.BF16:
+        why = f"not {asked.candle_name}"
+    elif capability is not None and not capability.native_bf16:
+        why = f"and {device.label} has no bf16 arithmetic"
+    else:
+        return DType.BF16
+    raise InputError(
+        f"moshi-server cannot serve {model.name} so: its Python module computes in bf16 and no key changes that, {why}; "
+        "its Rust module (type Tts) runs no released file",
+        hint="`dsmops worker` serves the same files in f16 or f32: --runtime embedded.",
+        code="plan.python_bf16",
+    )
 
 
 def serving_dtype(device: Device, asked: DType | None = None) -> DType:
@@ -172,15 +239,6 @@ def _usable_bytes(device: Device, reserve_bytes: int) -> int | None:
     return None if available is None else max(0, available - reserve_bytes)
 
 
-def _time_bound(
-    lm: LmShape, dtype: DType, context: int, device: Device, profile: StepProfile | None, runtime: Runtime
-) -> tuple[int | None, TimeBasis]:
-    if profile is not None:
-        return profile.largest_batch(), TimeBasis.MEASURED
-    estimate = estimate_largest_batch(lm, dtype, device, context=context, runtime=runtime)
-    return estimate, TimeBasis.UNKNOWN if estimate is None else TimeBasis.ESTIMATE
-
-
 def _smaller_bound(memory_batch: int | None, time_batch: int | None) -> tuple[int, LimitedBy]:
     """Join the bounds. Time never brings the size below one: a slow estimate is a warning, an empty card a fact."""
     if memory_batch == 0:
@@ -193,8 +251,10 @@ def _smaller_bound(memory_batch: int | None, time_batch: int | None) -> tuple[in
     return memory_batch, LimitedBy.MEMORY
 
 
-def _alternatives(device: Device, model: PublishedModel, dtype: DType, usable_bytes: int, runtime: Runtime) -> tuple[Alternative, ...]:
-    """Return what would fit: another dtype, a shorter context, a smaller model, each with the size it allows."""
+def _alternatives(
+    device: Device, model: PublishedModel, dtype: DType, n_q: int | None, usable_bytes: int, runtime: Runtime
+) -> tuple[Alternative, ...]:
+    """Return what would fit: another dtype, a shorter context or fewer codebooks, a smaller model, each with the size it allows."""
     capability = device.compute_capability
     dtypes = [dtype]
     if dtype is DType.F32:
@@ -202,43 +262,70 @@ def _alternatives(device: Device, model: PublishedModel, dtype: DType, usable_by
         dtypes += [DType.F16] if capability is None or (capability.major, capability.minor) >= (5, 3) else []
     found: list[Alternative] = []
     for other in (model, *(known for known in MODELS.values() if known is not model)):
-        if other.lm is None or (model.lm is not None and other.lm.parameters > model.lm.parameters):
+        if (other.tts is None) != (model.tts is None) or other.shape.parameters > model.shape.parameters:
             continue
         for other_dtype in dtypes:
-            for context in (other.lm.context, *(short for short in _SHORTER_CONTEXTS if short < other.lm.context)):
-                batch_size = largest_batch(other.lm, other_dtype, usable_bytes, context=context, runtime=runtime)
+            for words, context, codebooks in _savings(other, n_q):
+                batch_size = largest_batch(other.shape, other_dtype, usable_bytes, context=context, runtime=runtime, n_q=codebooks)
                 if batch_size:
-                    change = f"--model {other.name} --dtype {other_dtype.candle_name}"
-                    change += f" --context {context}" if context != other.lm.context else ""
-                    total = serving_memory(other.lm, other_dtype, batch_size, context=context, runtime=runtime).total_bytes
-                    found.append(Alternative(change, batch_size, total))
+                    change = f"--model {other.name} --dtype {other_dtype.candle_name}{words}"
+                    split = serving_memory(other.shape, other_dtype, batch_size, context=context, runtime=runtime, n_q=codebooks)
+                    found.append(Alternative(change, batch_size, split.total_bytes))
                     break
     return tuple(found)
 
 
+def _savings(model: PublishedModel, n_q: int | None) -> Iterator[tuple[str, int | None, int | None]]:
+    """Yield what may be made smaller in one model, as options, and the context and codebooks that they mean; first: nothing."""
+    yield f" --n-q {n_q}" if n_q and model.tts and n_q < model.tts.lm.audio_codebooks else "", None, n_q
+    if model.lm:
+        yield from ((f" --context {short}", short, None) for short in _SHORTER_CONTEXTS if short < model.lm.context)
+    else:
+        yield from ((f" --n-q {fewer}", None, fewer) for fewer in reversed(CODEBOOK_CHOICES) if n_q and fewer < n_q)
+
+
+def _codebook_choices(shape: Shape, dtype: DType, batch_size: int, device: Device, runtime: Runtime) -> Iterator[CodebookChoice]:
+    if not isinstance(shape, TtsShape):
+        return
+    for n_q in CODEBOOK_CHOICES:
+        if n_q <= shape.lm.audio_codebooks:
+            step_ms = estimate_step_ms(shape, dtype, batch_size, device, runtime=runtime, n_q=n_q)
+            yield CodebookChoice(n_q, step_ms, serving_memory(shape, dtype, batch_size, runtime=runtime, n_q=n_q).total_bytes)
+
+
 def _notes(
-    device: Device, dtype: DType, context: int, lm: LmShape, step_ms: float | None, limited_by: LimitedBy, runtime: Runtime
-) -> tuple[str, ...]:
-    embedded = runtime is Runtime.EMBEDDED
-    notes = [
-        "Memory is modelled on measurements of the embedded worker on one H200; the CUDA runtime's share differs between cards."
-        if embedded
-        else "Memory is derived from the server's sources, not measured on a device."
-    ]
+    device: Device,
+    model: PublishedModel,
+    dtype: DType,
+    context: int,
+    n_q: int | None,
+    step_ms: float | None,
+    limited_by: LimitedBy,
+    runtime: Runtime,
+) -> Iterator[str]:
+    embedded, speaks = runtime is Runtime.EMBEDDED, model.tts is not None
+    if embedded:
+        yield "Memory is modelled on measurements of the embedded worker on one H200; the CUDA runtime's share differs between cards."
+    elif speaks:
+        yield "Memory is derived from the `moshi` package, which the server's Python module runs; it was not measured on a device."
+        yield "Speech comes from the server's Python module (type Py), in bf16; its Rust module (type Tts) runs no released file."
+    else:
+        yield "Memory is derived from the server's sources, not measured on a device."
     if device.cuda_ordinal:
         who = "The embedded worker" if embedded else "moshi-server"
-        notes.append(f"{who} takes CUDA device 0: start it with {visible_to_server(device)} for this one.")
-    if not embedded and device.compute_capability is not None and not device.compute_capability.native_bf16:
-        notes.append(f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older ones ignore the key silently.')
+        yield f"{who} takes CUDA device 0: start it with {visible_to_server(device)} for this one."
+    if not embedded and not speaks and device.compute_capability is not None and not device.compute_capability.native_bf16:
+        yield f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older ones ignore the key silently.'
     if limited_by is LimitedBy.UNKNOWN_MEMORY:
-        notes.append("The card's memory is unknown, so a cautious batch size is planned; name the card to plan by memory.")
+        yield "The card's memory is unknown, so a cautious batch size is planned; name the card to plan by memory."
     if step_ms is not None and step_ms > BUDGET_MS:
-        notes.append(f"A step may take {step_ms:.0f} ms, more than the {BUDGET_MS:.0f} ms planned for: measure before relying on it.")
-    if context < lm.context:
-        notes.append(f"The attention window shrinks to {context * 0.08:.0f} s; its effect on quality is unknown.")
-    if limited_by is LimitedBy.NOTHING_FITS:
-        notes.append("For a card this small, moshi.cpp with quantised weights serves a single stream.")
-    return tuple(notes)
+        yield f"A step may take {step_ms:.0f} ms, more than the {BUDGET_MS:.0f} ms planned for: measure before relying on it."
+    if model.lm and context < model.lm.context:
+        yield f"The attention window shrinks to {context * 0.08:.0f} s; its effect on quality is unknown."
+    if model.tts and n_q and n_q < model.tts.lm.audio_codebooks:
+        yield f"{n_q} of {model.tts.lm.audio_codebooks} codebooks are generated: faster, and it sounds worse."
+    if limited_by is LimitedBy.NOTHING_FITS and not speaks:
+        yield "For a card this small, moshi.cpp with quantised weights serves a single stream."
 
 
 def visible_to_server(device: Device) -> str:

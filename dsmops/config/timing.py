@@ -1,7 +1,7 @@
 """How long a step takes, and so how many streams keep up: measured where a profile exists, estimated otherwise.
 
-Every step of moshi-server runs the whole configured batch, used or not, and must end within 80 ms. This module knows nothing of
-memory; the planner takes the smaller of both bounds.
+Every step runs the whole configured batch, used or not, and must end within 80 ms. This module knows nothing of what fits; the planner
+takes the smaller of both bounds.
 """
 
 from __future__ import annotations
@@ -12,29 +12,45 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from dsmops.config.memory import VOICE_POSITIONS
 from dsmops.errors import InputError
 from dsmops.facts import Device, DType, Runtime
 from dsmops.files import os_errors
-from dsmops.models import FRAME_MS, LmShape
+from dsmops.models import FRAME_MS, Shape, TtsShape
 
 BUDGET_SHARE = 0.8
 """Share of the 80 ms that a planned step may take: what is left absorbs jitter, so that the slowest steps still end in time."""
 BUDGET_MS = FRAME_MS * BUDGET_SHARE
 
-# The estimate. Its fixed part comes from the only public trace of a Turing card: RTX 2070 class, 1B model, f16, batch 2, median 28.8 ms,
-# of which the memory traffic below explains 8 ms. The remaining 21 ms are kernel launches, split by their number: about half in the 16
-# language-model layers, half in Mimi with its 32 quantiser stages.
+
+@dataclass(frozen=True, slots=True)
+class _Launches:
+    """What a step takes on an endlessly wide bus, in milliseconds: by layer of the language model, codebook of a depformer, and Mimi."""
+
+    layer_ms: float
+    mimi_ms: float
+    codebook_ms: float = 0.0
+
+
+# The estimate. Its fixed part for moshi-server comes from the only public trace of a Turing card: RTX 2070 class, 1B model, f16, batch 2,
+# median 28.8 ms, of which the memory traffic below explains 8 ms. The remaining 21 ms are kernel launches, split by their number: about
+# half in the 16 language-model layers, half in Mimi with its 32 quantiser stages.
 # The embedded worker replays one graph and launches nothing: its fixed part is the shortest that its kernels take, on an H200.
-_LAUNCH_MS_PER_LM_LAYER = {Runtime.MOSHI_SERVER: 0.62, Runtime.EMBEDDED: 0.06}
-_LAUNCH_MS_MIMI = {Runtime.MOSHI_SERVER: 11.0, Runtime.EMBEDDED: 1.3}
+_STT_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.62, 11.0), Runtime.EMBEDDED: _Launches(0.06, 1.3)}
+# The `moshi` package, which moshi-server's Python module runs: 21 ms at batch 1 and 32 codebooks on one H200, 2 of them traffic.
+_TTS_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.3, 2.5, 0.375), Runtime.EMBEDDED: _Launches(0.08, 1.0, 0.12)}
 _BANDWIDTH_SHARE = 0.7
 """Share of the theoretical memory bandwidth that such kernels reach."""
-_MIMI_ENCODER_BYTES = 225_000_000
-"""Mimi's encoder half in F32, read once a step."""
+_MIMI_HALF_BYTES = 225_000_000
+"""One half of Mimi in F32, the encoder or the decoder, read once a step."""
 _MIMI_TRAFFIC_BYTES_PER_STREAM = 28_000_000
-"""Encoder KV (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
+"""KV of one half (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
 
 PROFILE_SCHEMA = "dsmops.step-profile/1"
+
+
+Measured = tuple[str, str, DType, str, int | None]
+"""Device name, model, dtype, runtime, and how many codebooks are generated (None: the model hears)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +70,12 @@ class StepProfile:
     dtype: DType
     runtime: str
     points: tuple[StepPoint, ...]
+    n_q: int | None = None
 
     @property
-    def measured(self) -> tuple[str, str, DType, str]:
-        """Device name, model, dtype and runtime: what a plan must share with a profile to use it."""
-        return self.device_name, self.model, self.dtype, self.runtime
+    def measured(self) -> Measured:
+        """What a plan must share with a profile to use it."""
+        return self.device_name, self.model, self.dtype, self.runtime, self.n_q
 
     def step_p99_ms(self, batch_size: int) -> float | None:
         """Return the 99th percentile at `batch_size`, linear between measured points, level below the first, None beyond the last."""
@@ -84,39 +101,50 @@ class StepProfile:
 
 
 def estimate_step_ms(
-    lm: LmShape,
+    shape: Shape,
     dtype: DType,
     batch_size: int,
     device: Device,
     *,
     context: int | None = None,
     runtime: Runtime = Runtime.MOSHI_SERVER,
+    n_q: int | None = None,
 ) -> float | None:
     """Return a rough step time in milliseconds, None where the device's memory bandwidth is unknown.
 
-    Kernel launches plus memory traffic (weights once, every slot's full KV cache and Mimi state) at 70 % of the bus. Calibrated on one
-    public trace of one card; good for "tens or hundreds of streams", not for promises. Measure before relying on it.
+    Kernel launches plus memory traffic (weights once, every slot's full caches and Mimi state) at 70 % of the bus. A text-to-speech model
+    reads one weight set of its depformer for each of `n_q` codebooks (None: all), again where two use the same one. Calibrated on one
+    public trace of one card, and for speaking on another; good for "tens or hundreds of streams", not for promises. Measure before
+    relying on it.
     """
     if device.memory_bandwidth_bytes_per_s is None:
         return None
-    fixed_bytes = lm.parameters * dtype.itemsize + _MIMI_ENCODER_BYTES
-    per_stream_bytes = lm.kv_bytes_per_stream(dtype.itemsize, context) + _MIMI_TRAFFIC_BYTES_PER_STREAM
-    traffic_s = (fixed_bytes + batch_size * per_stream_bytes) / (device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE)
-    return _LAUNCH_MS_MIMI[runtime] + lm.num_layers * _LAUNCH_MS_PER_LM_LAYER[runtime] + traffic_s * 1000
+    if isinstance(shape, TtsShape):
+        lm, codebooks, launches = shape.lm, n_q or shape.lm.audio_codebooks, _TTS_LAUNCHES[runtime]
+        rows = batch_size if shape.distilled else 2 * batch_size
+        parameters = shape.backbone_parameters + codebooks * shape.depformer_parameters_per_codebook
+        positions = lm.context + VOICE_POSITIONS
+    else:
+        lm, codebooks, launches, rows = shape, 0, _STT_LAUNCHES[runtime], batch_size
+        parameters, positions = lm.parameters, context or lm.context
+    fixed_bytes = parameters * dtype.itemsize + _MIMI_HALF_BYTES
+    slots_bytes = rows * lm.kv_bytes_per_stream(dtype.itemsize, positions) + batch_size * _MIMI_TRAFFIC_BYTES_PER_STREAM
+    traffic_s = (fixed_bytes + slots_bytes) / (device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE)
+    return launches.mimi_ms + lm.num_layers * launches.layer_ms + codebooks * launches.codebook_ms + traffic_s * 1000
 
 
 def estimate_largest_batch(
-    lm: LmShape,
+    shape: Shape,
     dtype: DType,
     device: Device,
     *,
     context: int | None = None,
     budget_ms: float = BUDGET_MS,
     runtime: Runtime = Runtime.MOSHI_SERVER,
+    n_q: int | None = None,
 ) -> int | None:
     """Return the largest batch whose estimated step stays within `budget_ms`; None where there is no estimate, 0 when none does."""
-    empty_ms = estimate_step_ms(lm, dtype, 0, device, context=context, runtime=runtime)
-    one_ms = estimate_step_ms(lm, dtype, 1, device, context=context, runtime=runtime)
+    empty_ms, one_ms = (estimate_step_ms(shape, dtype, slots, device, context=context, runtime=runtime, n_q=n_q) for slots in (0, 1))
     if empty_ms is None or one_ms is None:
         return None
     return max(0, int((budget_ms - empty_ms) / (one_ms - empty_ms)))
@@ -125,8 +153,8 @@ def estimate_largest_batch(
 def read_profile(path: Path) -> StepProfile:
     """Read a measured profile.
 
-    The file is a JSON object: `schema` ("dsmops.step-profile/1"), `device_name`, `model`, `dtype`, `runtime`, and `points`, a list of
-    objects with `batch_size` and `step_p99_ms`.
+    The file is a JSON object: `schema` ("dsmops.step-profile/1"), `device_name`, `model`, `dtype`, `runtime`, for a text-to-speech model
+    `n_q`, and `points`, a list of objects with `batch_size` and `step_p99_ms`.
 
     Raises:
         SourceError: the file is not there.
@@ -143,8 +171,8 @@ def read_profile(path: Path) -> StepProfile:
         ) from exc
 
 
-def find_profile(folder: Path, measured: tuple[str, str, DType, str]) -> StepProfile | None:
-    """Return the profile in `folder` that was measured for exactly this device, model, dtype and runtime, if there is one."""
+def find_profile(folder: Path, measured: Measured) -> StepProfile | None:
+    """Return the profile in `folder` that was measured for exactly this, if there is one."""
     profiles = map(read_profile, sorted(folder.glob("*.json"))) if folder.is_dir() else ()
     return next((profile for profile in profiles if profile.measured == measured), None)
 
@@ -158,4 +186,5 @@ def _parse_profile(body: Any) -> StepProfile:
         raise ValueError("its points must be there, with rising batch sizes from 1")
     if any(not 0 < point.step_p99_ms < float("inf") for point in points):
         raise ValueError("a step time is not a positive number")
-    return StepProfile(str(body["device_name"]), str(body["model"]), DType.parse(str(body["dtype"])), str(body["runtime"]), points)
+    n_q = None if body.get("n_q") is None else int(body["n_q"])
+    return StepProfile(str(body["device_name"]), str(body["model"]), DType.parse(str(body["dtype"])), str(body["runtime"]), points, n_q)

@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsmops.config.plan import ServingPlan, plan_serving, serving_dtype
+from dsmops.config.plan import ServingPlan, plan_serving, planned_codebooks, planned_dtype
 from dsmops.config.timing import StepProfile, find_profile, read_profile
 from dsmops.errors import InputError
 from dsmops.facts import Device, DType, Runtime
 from dsmops.files import state_folder
 from dsmops.gpu import choose, probe, simulate
-from dsmops.models import MODELS, PublishedModel
+from dsmops.models import MODELS, PublishedModel, model_of_repo
 
 
 def find_device(simulated: Sequence[str] | None, ordinal: int | None) -> Device:
@@ -29,13 +29,14 @@ def find_device(simulated: Sequence[str] | None, ordinal: int | None) -> Device:
 
 
 def find_model(name: str) -> PublishedModel:
-    """Return a published model by its name.
+    """Return a published model by its name, or by its repository's.
 
     Raises:
         InputError: no model has that name; the hint has the closest names.
     """
-    if name in MODELS:
-        return MODELS[name]
+    found = MODELS.get(name) or model_of_repo(name)
+    if found is not None:
+        return found
     near = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.3) or list(MODELS)
     raise InputError(
         f"no model is called {name!r}", hint=f"Did you mean {' or '.join(near)}? Known: {', '.join(MODELS)}.", code="model.unknown"
@@ -49,6 +50,7 @@ def plan_model(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     dtype: DType | None = None,
     context: int | None = None,
+    n_q: int | None = None,
     reserve_bytes: int | None = None,
     profile_file: Path | None = None,
 ) -> ServingPlan:
@@ -57,7 +59,8 @@ def plan_model(
     Raises:
         InputError: what was asked for makes no sense, or a profile is damaged or of something else.
     """
-    measured = (device.name, model.name, serving_dtype(device, dtype), runtime.value)
+    served = planned_dtype(device, model, runtime, dtype)
+    measured = (device.name, model.name, served, runtime.value, planned_codebooks(model, n_q))
     if profile_file is not None:
         profile: StepProfile | None = read_profile(profile_file)
         if profile is not None and profile.measured != measured:
@@ -69,7 +72,7 @@ def plan_model(
             )
     else:
         profile = find_profile(profile_folder(), measured)
-    return plan_serving(device, model, runtime=runtime, dtype=dtype, context=context, reserve_bytes=reserve_bytes, profile=profile)
+    return plan_serving(device, model, runtime=runtime, dtype=dtype, context=context, n_q=n_q, reserve_bytes=reserve_bytes, profile=profile)
 
 
 def profile_folder() -> Path:

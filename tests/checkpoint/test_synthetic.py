@@ -12,14 +12,15 @@ from dsmops.facts import DType
 from dsmops.models import MODELS
 from tests.support import make_checkpoint
 from tests.support.checkpoints import read_file
+from tests.support.tiny import published_layout
 
 
-@pytest.mark.parametrize(("name", "published_bytes"), [("stt-1b-en_fr", 1_978_522_200), ("stt-2.6b-en", 5_234_275_128)])
+@pytest.mark.parametrize(
+    ("name", "published_bytes"), [("stt-1b-en_fr", 1_978_522_200), ("stt-2.6b-en", 5_234_275_128), ("tts-1.6b-en_fr", 3_683_719_712)]
+)
 def test_the_published_layouts_have_the_published_size(name: str, published_bytes: int) -> None:
     """Header and data together are as large as the file on the hub, so names, shapes, dtypes and header style agree."""
-    shape = MODELS[name].lm
-    assert shape is not None
-    tensors = planned_tensors({tensor: ("BF16", dimensions) for tensor, dimensions in shape.tensors().items()})
+    tensors = planned_tensors(published_layout(MODELS[name].shape))
     assert len(render_header(tensors, {})) + sum(tensor.nbytes for tensor in tensors) == published_bytes
 
 

@@ -65,7 +65,9 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["--model", "stt-1b"], 3, "stt-1b-en_fr"),
-        (["--model", "tts-1.6b-en_fr", "--simulate", "t4"], 3, "Python"),
+        (["--model", "tts-1.6b-en_fr", "--simulate", "t4"], 3, "--runtime embedded"),
+        (["--model", "tts-1.6b-en_fr", "--simulate", "t4", "--runtime", "embedded", "--n-q", "40"], 3, "1 to 32"),
+        (["--simulate", "t4", "--n-q", "0"], 2, "n-q"),
         (["--simulate", "t4", "--dtype", "bf16"], 3, "--dtype f16"),
         (["--simulate", "t4", "--dtype", "int8"], 2, "dtype"),
         (["--simulate", "t4", "--reserve", "lots"], 2, "size"),
@@ -109,3 +111,17 @@ def test_measuring_needs_a_card_that_is_here(words: tuple[str, ...], code: int, 
     ran = dsmops("plan", *words)
     assert ran.code == code
     assert said in ran.stderr
+
+
+def test_a_speaking_model_is_explained_part_by_part() -> None:
+    """By its name or its repository's: caches, depformer and codebooks stand beside where they come from; the JSON sums to what fits."""
+    arguments = ("plan", "--model", "kyutai/tts-1.6b-en_fr", "--runtime", "embedded", "--simulate", "t4", "--n-q", "24")
+    text = dsmops(*arguments, "--explain").stdout
+    assert "tts-1.6b-en_fr in f16 with 24 codebooks" in text.splitlines()[0]
+    for part in ("depformer weights", "cross KV", "625 positions", "decoder half", "once for each of n_q codebooks"):
+        assert part in text, part
+    document = dsmops(*arguments, "--json").document
+    assert document["n_q"] == 24
+    assert sum(document["memory"].values()) <= document["usable_bytes"]
+    assert [choice["n_q"] for choice in document["codebook_choices"]] == [8, 16, 24, 32]
+    assert "cross KV" not in dsmops("plan", "--simulate", "t4", "--explain").stdout

@@ -1,8 +1,10 @@
 """The memory model gives the figures that were derived by hand from the server's sources."""
 
+from dataclasses import replace
+
 import pytest
 
-from dsmops.config.memory import MIB, RUNTIME_BYTES, largest_batch, serving_memory
+from dsmops.config.memory import MIB, RUNTIME_BYTES, VOICE_POSITIONS, largest_batch, serving_memory
 from dsmops.facts import DType, Runtime
 from dsmops.models import MODELS
 
@@ -10,6 +12,8 @@ ONE_B = MODELS["stt-1b-en_fr"].lm
 TWO_B = MODELS["stt-2.6b-en"].lm
 assert ONE_B is not None
 assert TWO_B is not None
+TTS = MODELS["tts-1.6b-en_fr"].tts
+assert TTS is not None
 
 
 @pytest.mark.parametrize(
@@ -86,3 +90,59 @@ def test_the_embedded_workers_memory_is_what_a_card_measured(model: str, dtype: 
     assert lm is not None
     planned = serving_memory(lm, dtype, batch, runtime=Runtime.EMBEDDED).total_bytes
     assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
+
+
+def test_a_speaking_models_weights_and_caches_are_exact() -> None:
+    """Weights are those of the published file but for one tensor that nobody reads; a slot's caches are the derived figures."""
+    one, two = (serving_memory(TTS, DType.F16, slots) for slots in (1, 2))
+    unread_bytes = 1024 * 128 * 2
+    assert one.weights_bytes + one.depformer_weights_bytes == 3_673_100_544 + 2 * 5_286_016 - unread_bytes
+    assert one.kv_bytes == two.kv_bytes - one.kv_bytes == 65_536_000
+    assert one.cross_kv_bytes == two.cross_kv_bytes - one.cross_kv_bytes == 81_920_000
+    assert one.mimi_state_bytes == pytest.approx(16_500_000, rel=0.01)
+
+
+def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> None:
+    """Each eight codebooks fewer save heads and a weight set or more; what the backbone takes stays; moshi-server loads all the same."""
+    splits = [serving_memory(TTS, DType.F16, 4, runtime=Runtime.EMBEDDED, n_q=n_q) for n_q in (8, 16, 24, 32)]
+    assert sorted({split.depformer_weights_bytes for split in splits}) == [split.depformer_weights_bytes for split in splits]
+    assert len({replace(split, depformer_weights_bytes=0, depformer_state_bytes=0) for split in splits}) == 1
+    assert serving_memory(TTS, DType.BF16, 4, n_q=8) == serving_memory(TTS, DType.BF16, 4, n_q=32)
+
+
+def test_guidance_takes_every_cache_twice() -> None:
+    """A model without the cfg conditioner is run with and without its conditions; only what a stream carries through Mimi stays single."""
+    undistilled = replace(TTS, conditioners=tuple(one for one in TTS.conditioners if one.name != "cfg"))
+    once, twice = (serving_memory(shape, DType.F16, 4, runtime=Runtime.EMBEDDED) for shape in (TTS, undistilled))
+    for part in ("kv_bytes", "cross_kv_bytes", "depformer_state_bytes"):
+        assert getattr(twice, part) == 2 * getattr(once, part)
+    assert twice.mimi_state_bytes == once.mimi_state_bytes
+
+
+@pytest.mark.parametrize("n_q", [1, 8, 24, 32])
+def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
+    """Weights and streaming state of the embedded worker, tensor by tensor, are what the plan says, but for rows of zeros."""
+    torch = pytest.importorskip("torch", reason="the worker extra is not installed")
+    from dsmops.worker.models.mimi import MimiConfig, MimiDecoder
+    from dsmops.worker.models.state import RowState
+    from dsmops.worker.models.tts_config import TtsConfig
+    from dsmops.worker.models.tts_lm import TtsLm
+
+    config = TtsConfig(TTS, 10_000, (0, *[2] * 31), 16, 2, cfg_values=(1.0, 2.0), control_values=("ok",))
+    with torch.device("meta"):
+        lm, mimi = TtsLm(config, n_q).to(torch.float16), MimiDecoder(MimiConfig())
+    held = {"depformer": 0, "conditioning": 0, "rest": 0}
+    for name, parameter in lm.named_parameters():
+        held[name.partition(".")[0] if name.partition(".")[0] in held else "rest"] += parameter.numel()
+    rings, voices = RowState(2, torch.device("meta")), VOICE_POSITIONS * 2 * TTS.lm.num_layers * TTS.lm.d_model * 2
+    lm.init_state(rings)
+    split = serving_memory(TTS, DType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q)
+    zeros = TTS.lm.d_model * 2  # of the audio and the text tables
+    assert split.weights_bytes == 2 * (held["rest"] - zeros) + 4 * held["conditioning"]
+    assert split.depformer_weights_bytes == 2 * (held["depformer"] - TTS.depformer.low_rank)
+    assert split.kv_bytes == rings.nbytes - 2 * 8
+    assert split.cross_kv_bytes == 2 * voices
+    decoding = RowState(2, torch.device("meta"))
+    mimi.init_state(decoding)
+    assert split.mimi_state_bytes == decoding.nbytes
+    assert split.mimi_weights_bytes == sum(tensor.nbytes for tensor in (*mimi.parameters(), *mimi.buffers()))

@@ -6,11 +6,11 @@ from dsmops.config.memory import serving_memory
 from dsmops.config.plan import CAUTIOUS_BATCH_SIZE, LimitedBy, TimeBasis, plan_serving
 from dsmops.config.timing import StepPoint, StepProfile
 from dsmops.errors import InputError
-from dsmops.facts import ComputeCapability, Device, DType
+from dsmops.facts import ComputeCapability, Device, DType, Runtime
 from dsmops.models import MODELS
 
 GIB = 2**30
-ONE_B, TWO_B = MODELS["stt-1b-en_fr"], MODELS["stt-2.6b-en"]
+ONE_B, TWO_B, TTS = MODELS["stt-1b-en_fr"], MODELS["stt-2.6b-en"], MODELS["tts-1.6b-en_fr"]
 
 
 def card(capability: str = "7.5", gib: float | None = 8, free_gib: float | None = None, gb_per_s: int | None = 448) -> Device:
@@ -99,6 +99,7 @@ def test_a_slow_estimate_warns_but_does_not_forbid() -> None:
         (card(capability=""), {}, "capability"),
         (card(), {"context": 0x1000}, "context"),
         (card(), {"context": 0}, "context"),
+        (card(), {"n_q": 8}, "hears"),
     ],
 )
 def test_what_cannot_work_is_refused(device, arguments, words) -> None:
@@ -108,10 +109,62 @@ def test_what_cannot_work_is_refused(device, arguments, words) -> None:
     assert caught.value.hint
 
 
-def test_a_model_without_a_memory_model_is_refused() -> None:
-    """The TTS model is not planned by guesswork."""
-    with pytest.raises(InputError, match="Python"):
-        plan_serving(card(), MODELS["tts-1.6b-en_fr"])
+@pytest.mark.parametrize(
+    ("device", "arguments", "words"),
+    [
+        (card(), {}, "no bf16 arithmetic"),
+        (card("8.6"), {"dtype": DType.F16}, "not f16"),
+        (card("8.6"), {"context": 250}, "config.json"),
+        (card("8.6"), {"n_q": 33}, "no 33 codebooks"),
+        (card("8.6"), {"n_q": 0}, "no 0 codebooks"),
+    ],
+)
+def test_a_speaking_model_that_cannot_be_served_so_is_refused(device, arguments, words) -> None:
+    """moshi-server's Python module is bf16 on every card and in every config; numbers that the model does not have are named."""
+    with pytest.raises(InputError, match=words) as caught:
+        plan_serving(device, TTS, **arguments)
+    assert caught.value.hint
+
+
+def test_an_old_card_speaks_through_the_embedded_worker() -> None:
+    """What moshi-server cannot do on Turing the worker plans in f16, by memory and time; fewer codebooks never plan fewer slots."""
+    with pytest.raises(InputError) as caught:
+        plan_serving(card(), TTS)
+    assert "--runtime embedded" in caught.value.hint
+    plans = [plan_serving(card(), TTS, runtime=Runtime.EMBEDDED, n_q=n_q) for n_q in (32, 24, 8)]
+    assert {plan.dtype for plan in plans} == {DType.F16}
+    assert plans[0].batch_size <= plans[1].batch_size < plans[2].batch_size
+    assert all(plan.memory.total_bytes <= plan.usable_bytes for plan in plans)
+    assert not any("sounds worse" in note for note in plans[0].notes)
+    assert any("sounds worse" in note for note in plans[1].notes)
+
+
+def test_a_speaking_plan_says_what_fewer_codebooks_would_change() -> None:
+    """Steps and memory of 8 to 32 codebooks at the planned size; the row of its own number is the plan itself."""
+    plan = plan_serving(card(), TTS, runtime=Runtime.EMBEDDED, n_q=24)
+    assert [choice.n_q for choice in plan.codebook_choices] == [8, 16, 24, 32]
+    assert [choice.step_ms for choice in plan.codebook_choices] == sorted(choice.step_ms for choice in plan.codebook_choices)
+    own = plan.codebook_choices[2]
+    assert (own.step_ms, own.total_bytes) == (plan.step_ms, plan.memory.total_bytes)
+    assert plan_serving(card(), ONE_B).codebook_choices == ()
+
+
+def test_moshi_servers_speaking_module_is_planned_as_derived() -> None:
+    """On a card with bf16 its memory is told, with what it is made of and that nobody measured it."""
+    plan = plan_serving(card("8.6", gib=24), TTS)
+    assert plan.dtype is DType.BF16
+    assert plan.fits
+    assert any("not measured" in note for note in plan.notes)
+    assert any("type Tts" in note and "no released file" in note for note in plan.notes)
+
+
+def test_a_speaking_model_that_does_not_fit_is_offered_fewer_codebooks() -> None:
+    """Never another kind of model: an alternative speaks, and fits."""
+    plan = plan_serving(card(gib=4.9), TTS, runtime=Runtime.EMBEDDED)
+    assert not plan.fits
+    (alternative,) = plan.alternatives
+    assert "--model tts-1.6b-en_fr --dtype f16 --n-q" in alternative.change
+    assert alternative.total_bytes <= plan.usable_bytes
 
 
 def test_a_shorter_context_saves_exactly_its_cache() -> None:

@@ -1,6 +1,7 @@
 """Step times: profiles are interpolated and never extrapolated; estimates say what they cannot know."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dsmops.config.timing import (
     read_profile,
 )
 from dsmops.errors import InputError, SourceError
-from dsmops.facts import ComputeCapability, Device, DType
+from dsmops.facts import ComputeCapability, Device, DType, Runtime
 from dsmops.models import MODELS
 
 LM = MODELS["stt-1b-en_fr"].lm
@@ -53,6 +54,23 @@ def test_the_estimate_meets_the_trace_it_was_calibrated_on() -> None:
     assert estimate_step_ms(LM, DType.F16, 2, device(448_000_000_000)) == pytest.approx(28.8, abs=0.2)
 
 
+@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 21), (32, 24), (64, 28), (128, 31)])
+def test_the_estimate_for_speaking_is_near_the_packages_own_times(batch_size: int, measured_ms: float) -> None:
+    """The `moshi` package on an H200 (4.8 TB/s), 32 codebooks in bf16: within a sixth of what was measured."""
+    shape = MODELS["tts-1.6b-en_fr"].shape
+    assert estimate_step_ms(shape, DType.BF16, batch_size, device(4_800_000_000_000)) == pytest.approx(measured_ms, rel=1 / 6)
+
+
+def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
+    """A step grows evenly with n_q, by launches and one weight set, also where codebooks share theirs; other models have no codebooks."""
+    shape, card = MODELS["tts-1.6b-en_fr"].shape, device(320_000_000_000)
+    steps = [estimate_step_ms(shape, DType.F16, 4, card, runtime=Runtime.EMBEDDED, n_q=n_q) for n_q in (8, 16, 24, 32)]
+    gains = [after - before for before, after in pairwise(steps)]
+    assert gains == pytest.approx([gains[0]] * 3)
+    assert gains[0] > 8 * 92_274_688 / 320_000_000_000 * 1000
+    assert estimate_step_ms(shape, DType.F16, 4, card, runtime=Runtime.EMBEDDED) == steps[-1]
+
+
 def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() -> None:
     """More slots cost more, a wider bus or a shorter context less; the largest batch sits at the edge of the budget."""
     slow, fast = device(320_000_000_000), device(900_000_000_000)
@@ -70,11 +88,14 @@ def test_without_bandwidth_there_is_no_estimate() -> None:
 
 
 def test_a_profile_file_is_found_by_what_it_measured(tmp_path: Path) -> None:
-    """Only the file for the same device, model, dtype and runtime is taken."""
+    """Only the file for the same device, model, dtype, runtime and number of codebooks is taken."""
     (tmp_path / "a.json").write_text(json.dumps({**GOOD, "device_name": "Tesla V100"}))
     (tmp_path / "b.json").write_text(json.dumps(GOOD))
-    wanted = ("Tesla T4", "stt-1b-en_fr", DType.F16, "moshi-server")
+    (tmp_path / "c.json").write_text(json.dumps({**GOOD, "n_q": 24}))
+    wanted = ("Tesla T4", "stt-1b-en_fr", DType.F16, "moshi-server", None)
     assert find_profile(tmp_path, wanted) == read_profile(tmp_path / "b.json")
+    assert find_profile(tmp_path, (*wanted[:4], 24)) == read_profile(tmp_path / "c.json")
+    assert find_profile(tmp_path, (*wanted[:4], 16)) is None
     assert find_profile(tmp_path, (*wanted[:2], DType.F32, wanted[3])) is None
     assert find_profile(tmp_path / "none", wanted) is None
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dsmops.checkpoint import write_checkpoint
 from dsmops.checkpoint.header import render_header
-from dsmops.checkpoint.synthetic import planned_tensors
-from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
+from dsmops.checkpoint.synthetic import Layout, planned_tensors
+from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape, Shape
 
 TINY = LmShape(
     d_model=64,
@@ -107,17 +107,25 @@ def write_tiny_companions(folder: Path) -> None:
     write_zeros(folder / MIMI_FILE, MIMI_TENSOR_PROBES, "F32")
 
 
+def published_layout(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the layout of a published checkpoint: BF16, but for conditioners; wide values first, then by name."""
+    layout = {name: ("F32" if name.startswith("condition_provider.") else "BF16", sizes) for name, sizes in shape.tensors().items()}
+    return dict(sorted(layout.items(), key=lambda item: (item[1][0] != "F32", item[0])))
+
+
 def write_published_header(path: Path, model: str = "stt-1b-en_fr") -> Path:
     """Write a sparse file with the header and the size of a published checkpoint, and return `path`; its values read as zero."""
-    lm = MODELS[model].lm
-    assert lm is not None
-    write_zeros(path, lm.tensors(), "BF16")
+    _write_sparse(path, published_layout(MODELS[model].shape))
     return path
 
 
 def write_zeros(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
     """Write a safetensors file of zeros, as a sparse file."""
-    entries = planned_tensors({name: (dtype, shape) for name, shape in shapes.items()})
+    _write_sparse(path, {name: (dtype, shape) for name, shape in shapes.items()})
+
+
+def _write_sparse(path: Path, layout: Layout) -> None:
+    entries = planned_tensors(layout)
     header = render_header(entries, {})
     with path.open("wb") as file:
         file.write(header)
