@@ -37,9 +37,9 @@ from dsmops.worker.models.loading import MIMI_CONFIG_KEY, mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.stt import SttFiles
 
-_TEXT_TOKENS = 320
-_CODEBOOKS = 8
-_BINS = 64
+TEXT_TOKENS = 320
+CODEBOOKS = 8
+BINS = 64
 _MAX_PERIOD = 100_000
 _DELAY_STEPS = 6
 
@@ -49,23 +49,23 @@ LM = LmShape(
     num_layers=2,
     dim_feedforward=256,
     context=100,
-    text_in_vocab_size=_TEXT_TOKENS + 1,
-    text_out_vocab_size=_TEXT_TOKENS,
-    audio_vocab_size=_BINS + 1,
-    audio_codebooks=_CODEBOOKS,
+    text_in_vocab_size=TEXT_TOKENS + 1,
+    text_out_vocab_size=TEXT_TOKENS,
+    audio_vocab_size=BINS + 1,
+    audio_codebooks=CODEBOOKS,
     extra_heads=(4, 6),
 )
 """Dimensions of the language model. Its window is over after 8 s."""
 
 LM_FILE = "model.safetensors"
 MIMI_FILE = "mimi-tiny@1.safetensors"
-TOKENIZER_FILE = f"tokenizer_tiny_{_TEXT_TOKENS}.model"
+TOKENIZER_FILE = f"tokenizer_tiny_{TEXT_TOKENS}.model"
 MODEL_CONFIG_FILE = "config.json"
 SERVER_CONFIG_FILE = "config-stt-tiny.toml"
 API_KEY = "q7VfJ2mXw9ZrKc4TbN8sYh5LdPa3Ge6UtRx1WzQk0Mo"
 """The one key of the server's config. It is no secret: for servers that nobody else reaches."""
 
-_MIMI: dict[str, Any] = {
+MIMI_BODY: dict[str, Any] = {
     "channels": 1,
     "sample_rate": 24_000,
     "frame_rate": 12.5,
@@ -103,11 +103,11 @@ _MIMI: dict[str, Any] = {
         "input_dimension": 32,
         "output_dimensions": [32],
     },
-    "quantizer": {"dimension": 16, "n_q": _CODEBOOKS, "bins": _BINS, "input_dimension": 32, "output_dimension": 32},
+    "quantizer": {"dimension": 16, "n_q": CODEBOOKS, "bins": BINS, "input_dimension": 32, "output_dimension": 32},
 }
 """Mimi's config, with all that `moshi` takes: the released model's rate, frame and hop, little else of it."""
 
-_PAUSE_LENGTH = 4.0
+PAUSE_LENGTH = 4.0
 """Length of the output rows of padding and end of padding, others having 1: the best of 150 normal values is near 2.7."""
 _PAUSE_DETECTOR_LENGTH = 3.0
 _ALIGNMENT = 0.6
@@ -127,6 +127,9 @@ _MIMI_GAIN = 1.4
 """Keeps a signal's size through an ELU and a convolution."""
 _INPUT_GAIN = 4.0
 """Puts speech among the outer centroids, and what lies below about -55 dBFS next to the zero one."""
+
+_OUTPUT_GAIN = 0.015
+"""Brings what is decoded from random codes to about -25 dBFS; its peaks stay below full scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +153,13 @@ def write_tiny_stt(folder: Path, *, seed: int = 0) -> TinyStt:
     Raises:
         ResourceError, FileAccessError: the folder cannot be written.
     """
-    tokenizer = _train_tokenizer()
-    pieces = SentencePieceProcessor(model_proto=tokenizer).id_to_piece(list(range(_TEXT_TOKENS)))
+    tokenizer = train_tokenizer()
+    pieces = SentencePieceProcessor(model_proto=tokenizer).id_to_piece(list(range(TEXT_TOKENS)))
     files = SttFiles(folder / LM_FILE, folder / MIMI_FILE, folder / TOKENIZER_FILE)
     tiny = TinyStt(files, folder / MODEL_CONFIG_FILE, folder / SERVER_CONFIG_FILE)
     contents = {
         files.lm: save(_lm_tensors(seed, pieces)),
-        files.mimi: save(_mimi_tensors(seed), {MIMI_CONFIG_KEY: json.dumps(_MIMI)}),
+        files.mimi: tiny_mimi(seed),
         files.tokenizer: tokenizer,
         tiny.model_config: (json.dumps(_model_config(), indent=2) + "\n").encode(),
         tiny.server_config: _SERVER_CONFIG.encode(),
@@ -167,7 +170,7 @@ def write_tiny_stt(folder: Path, *, seed: int = 0) -> TinyStt:
     return tiny
 
 
-def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return uniform values of mean 0 and deviation 1. Normal ones would need logarithms, which differ between machines."""
     return (rng.random(shape) * 2 - 1) * math.sqrt(3)
 
@@ -176,7 +179,7 @@ def _lm_tensors(seed: int, pieces: list[str]) -> dict[str, Tensor]:
     """Return the language model's weights, for text tokens that mean `pieces`."""
     rng = np.random.default_rng([seed, 0])
     unit = 1 / math.sqrt(LM.d_model)
-    silence = np.sign(_random(rng, (LM.d_model,))) * unit
+    silence = np.sign(uniform(rng, (LM.d_model,))) * unit
     silence[_MARKS] = 0
 
     def facing_silence(row: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -185,24 +188,24 @@ def _lm_tensors(seed: int, pieces: list[str]) -> dict[str, Tensor]:
     pauses = [PADDING, END_OF_PADDING]
     tensors = {}
     for name, shape in LM.tensors().items():
-        values = _random(rng, shape)
+        values = uniform(rng, shape)
         if name.endswith("alpha"):
             values = 1 + 0.1 * values
         elif name.startswith("emb."):
             values[0] = silence / unit
             values[:, _MARKS] = 0
-            values /= math.sqrt(_CODEBOOKS)
+            values /= math.sqrt(CODEBOOKS)
         elif name == "text_emb.weight":
             values *= _TEXT_LENGTH
             values[:, _MARKS] = 0, _MARK
-            values[[*pauses, _TEXT_TOKENS], _MARKS] = _MARK, 0
+            values[[*pauses, TEXT_TOKENS], _MARKS] = _MARK, 0
         else:
             values /= math.sqrt(shape[-1])
         if name.endswith(("out_proj.weight", "linear_out.weight")):
             values[_MARKS] = 0
         elif name == "text_linear.weight":
             values[PADDING] = facing_silence(values[PADDING])
-            values[pauses] *= _PAUSE_LENGTH
+            values[pauses] *= PAUSE_LENGTH
             begins = np.array([piece.startswith("▁") for piece in pieces])
             values[begins, _MARKS] = 0, -_BAR_WEIGHT
             values[~begins, _MARKS] = -_BAR_WEIGHT, 0
@@ -215,16 +218,16 @@ def _lm_tensors(seed: int, pieces: list[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def _mimi_tensors(seed: int) -> dict[str, Tensor]:
-    """Return the codec's weights and codebooks."""
+def tiny_mimi(seed: int) -> bytes:
+    """Return a safetensors file of the codec, encoder and decoder, with its config in the metadata."""
     rng = np.random.default_rng([seed, 1])
-    config = MimiConfig.from_json(_MIMI)
+    config = MimiConfig.from_json(MIMI_BODY)
     # Centroids of many lengths, so that soft and loud sounds both get different codes; the first is zero.
-    lengths = 0.5 + 7.5 * (np.arange(_BINS) / _BINS) ** 2
+    lengths = 0.5 + 7.5 * (np.arange(BINS) / BINS) ** 2
     lengths[0] = 0
     tensors = {}
     for name, shape in sorted(mimi_tensors(config).items()):
-        values = _random(rng, shape)
+        values = uniform(rng, shape)
         leaf = name.rpartition(".")[2]
         if leaf == "_initialized":
             values[:] = 1
@@ -235,7 +238,7 @@ def _mimi_tensors(seed: int) -> dict[str, Tensor]:
         elif leaf == "bias":
             values *= 0 if name.startswith("encoder") else 0.1
         elif leaf == "scale":
-            values = _MIMI["transformer"]["layer_scale"] * (1 + 0.2 * values)
+            values = MIMI_BODY["transformer"]["layer_scale"] * (1 + 0.2 * values)
         elif ".norm" in name:
             values = 1 + 0.1 * values
         else:
@@ -244,12 +247,14 @@ def _mimi_tensors(seed: int) -> dict[str, Tensor]:
                 values /= 2
             elif name == "encoder.model.0.conv.conv.weight":
                 values *= _INPUT_GAIN
+        if name.startswith("decoder.model.14."):
+            values *= _OUTPUT_GAIN
         tensors[name] = torch.from_numpy(values.astype(np.float32))
-    return tensors
+    return save(tensors, {MIMI_CONFIG_KEY: json.dumps(MIMI_BODY)})
 
 
-def _train_tokenizer() -> bytes:
-    """Return a SentencePiece model of `_TEXT_TOKENS` pieces; ids 0..3 are unknown, start, end and padding, as in published ones.
+def train_tokenizer() -> bytes:
+    """Return a SentencePiece model of `TEXT_TOKENS` pieces; ids 0..3 are unknown, start, end and padding, as in published ones.
 
     BPE because its scores are ranks: counting gives the same model everywhere.
     """
@@ -258,7 +263,7 @@ def _train_tokenizer() -> bytes:
         sentence_iterator=iter(_TEXT.splitlines()),
         model_writer=model,
         model_type="bpe",
-        vocab_size=_TEXT_TOKENS,
+        vocab_size=TEXT_TOKENS,
         character_coverage=1.0,
         normalization_rule_name="identity",
         unk_id=0,
@@ -275,12 +280,12 @@ def _train_tokenizer() -> bytes:
 def _model_config() -> dict[str, Any]:
     """Return the `config.json`: the keys of the published STT repositories, flat."""
     return {
-        "card": _BINS,
-        "n_q": _CODEBOOKS,
+        "card": BINS,
+        "n_q": CODEBOOKS,
         "dep_q": 0,
-        "delays": [0] * (_CODEBOOKS + 1),
+        "delays": [0] * (CODEBOOKS + 1),
         "dim": LM.d_model,
-        "text_card": _TEXT_TOKENS,
+        "text_card": TEXT_TOKENS,
         "existing_text_padding_id": PADDING,
         "num_heads": LM.num_heads,
         "num_layers": LM.num_layers,
