@@ -283,6 +283,8 @@ _TABLE = (
 FAILURES = {failure.name: failure for failure in _TABLE}
 """Every failure that `scan` can find, by name."""
 
+_STEP_FIELD = b"step_idx"
+"""Stands in the line of every step, of which there are millions and in which nothing else does; to pass them over is 20 times faster."""
 _ANY = re.compile("|".join(failure.pattern.pattern for failure in _TABLE))
 
 
@@ -294,6 +296,8 @@ def scan(lines: Iterable[bytes]) -> list[FailureSeen]:
     redactor = Redactor(secrets.token_bytes(16))
     seen: dict[str, FailureSeen] = {}
     for number, raw in enumerate(lines, start=1):
+        if _STEP_FIELD in raw:
+            continue
         line = clean(decode(raw[:_MOST_LINE_BYTES]))
         if not _ANY.search(line):
             continue

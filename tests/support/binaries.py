@@ -32,10 +32,10 @@ def write_server(path: Path, *, fork: bool = False) -> Path:
     return write_script(
         path,
         f"""case "$*" in
---help) cat <<'EOF'
+--help) /bin/cat <<'EOF'
 {_HELP}EOF
 ;;
-"worker --help") cat <<'EOF'
+"worker --help") /bin/cat <<'EOF'
 {_FORK_HELP if fork else _WORKER_HELP}EOF
 ;;
 *) echo "error: unexpected argument"; exit 2;;

@@ -113,4 +113,6 @@ def _end_of(path: Path) -> tuple[bytes, bool]:
             data += chunk
             if len(data) > 2 * _MOST_BYTES:
                 data, cut = data[-_MOST_BYTES:], True
+    if len(data) > _MOST_BYTES:
+        data, cut = data[-_MOST_BYTES:], True
     return (data[data.find(b"\n") + 1 :] if cut else data), cut

@@ -54,8 +54,7 @@ def _download_bytes(model: PublishedModel, missing: set[str]) -> int:
 
 
 def _weight_bytes(model: PublishedModel) -> int:
-    shape = model.lm or model.tts
-    return 2 * shape.parameters if shape else 0
+    return 2 * model.shape.parameters
 
 
 def _disk(folder: Path, need_bytes: int, what: str) -> Iterator[Finding]:
