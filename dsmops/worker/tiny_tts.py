@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
@@ -135,17 +136,23 @@ def write_tiny_tts(folder: Path, *, seed: int = 0) -> TinyTts:
         files.config: (json.dumps(BODY, indent=2) + "\n").encode(),
         tiny.server_config: _SERVER_CONFIG.encode(),
     }
-    metadata = {key: str(value) for key, value in BODY["model_id"].items()}
     for number, name in enumerate(VOICES):
         voice = uniform(np.random.default_rng([seed, 3, number]), (1, config.voice_width, config.voice_frames))
-        contents[tiny.voice_folder / f"{name}{config.voice_suffix}"] = save(
-            {"speaker_wavs": torch.from_numpy(voice.astype(np.float32))}, metadata
-        )
+        contents[tiny.voice_folder / f"{name}{config.voice_suffix}"] = _voice_file(voice.astype("<f4"))
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_atomically(path, durable=False) as partial:
             partial.write(content)
     return tiny
+
+
+def _voice_file(voice: NDArray[np.float32]) -> bytes:
+    """Return a safetensors file as published ones are. The library writes the two keys of the metadata in an order of its mood."""
+    metadata = {key: str(value) for key, value in BODY["model_id"].items()}
+    tensor = {"dtype": "F32", "shape": voice.shape, "data_offsets": [0, voice.nbytes]}
+    header = json.dumps({"__metadata__": metadata, "speaker_wavs": tensor}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + voice.tobytes()
 
 
 def _lm_tensors(seed: int, config: TtsConfig) -> dict[str, Tensor]:
