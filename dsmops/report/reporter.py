@@ -47,6 +47,7 @@ class Reporter:
         self.command = command
         self.json = json
         self.quiet = quiet
+        self._is_live = False
         self.debug = debug or os.environ.get("DSMOPS_DEBUG", "") not in ("", "0")
 
     @classmethod
@@ -61,6 +62,7 @@ class Reporter:
 
     def result(self, document: Any, text: Iterable[Block]) -> None:
         """Show what the command found: `document`, a dataclass or a mapping, as JSON, or `text` block by block."""
+        self._end_live()
         try:
             if self.json:
                 # The number is that of the document's meaning: a new key leaves it, a changed meaning raises it.
@@ -76,6 +78,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Tell people something on the side, on stderr."""
+        self._end_live()
         if not (self.json or self.quiet):
             sys.stderr.write(f"{printable(text)}\n")
 
@@ -84,9 +87,17 @@ class Reporter:
         if not (self.json or self.quiet) and sys.stderr.isatty():
             sys.stderr.write(f"{printable(text)} ")
             sys.stderr.flush()
+            self._is_live = True
+
+    def _end_live(self) -> None:
+        """Begin a new line after what `live` showed."""
+        if self._is_live:
+            sys.stderr.write("\n")
+            self._is_live = False
 
     def error(self, error: DsmopsError) -> None:
         """Report the error that ends the command, on stderr: two lines for people, or one JSON document."""
+        self._end_live()
         if self.json:
             body = to_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
             sys.stderr.write(jsonlib.dumps(body, ensure_ascii=False) + "\n")

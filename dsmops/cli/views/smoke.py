@@ -1,0 +1,69 @@
+"""How a smoke test looks as text and as JUnit XML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+from dsmops.flows.smoke import Check, SmokeReport, Status
+from dsmops.report import Block, Table
+from dsmops.units import duration
+
+_MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.BLOCKED: "could not run", Status.SKIPPED: "-"}
+
+
+def show_smoke(report: SmokeReport) -> Iterator[Block]:
+    """Yield the checks, what to do about those that failed, and the verdict."""
+    yield Table(("check", "", "time>", "evidence"), [_row(check) for check in report.checks])
+    for check in report.checks:
+        if check.status is Status.FAILED:
+            yield f"{_name(check)}: {check.hint} See {check.runbook}." if check.hint else f"{_name(check)}: see {check.runbook}."
+    for module in report.modules:
+        if module.words:
+            yield f"Heard{f' by {module.module}' if module.module else ''}: {' '.join(module.words)}"
+    if report.raw_log is not None:
+        yield f"Raw log: {report.raw_log}"
+    yield report.verdict
+
+
+def junit_xml(report: SmokeReport) -> str:
+    """Return the checks as a JUnit test suite: failed ones as failures, blocked ones and those that do not apply as skipped."""
+    statuses = [check.status for check in report.checks]
+    suite = ElementTree.Element(
+        "testsuite",
+        name="dsmops.smoke-test",
+        tests=str(len(statuses)),
+        failures=str(statuses.count(Status.FAILED)),
+        errors="0",
+        skipped=str(statuses.count(Status.BLOCKED) + statuses.count(Status.SKIPPED)),
+        time=f"{report.seconds:.3f}",
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name in ("backend", "server", "url", "config", "simulated", "verdict", "raw_log"):
+        ElementTree.SubElement(properties, "property", name=name, value=_xml(str(getattr(report, name) or "")))
+    for check in report.checks:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=_xml(check.module or "server"), name=check.name, time=f"{check.seconds:.3f}"
+        )
+        if check.status is Status.FAILED:
+            failure = ElementTree.SubElement(case, "failure", message=_xml(check.evidence))
+            failure.text = _xml(f"{check.hint}\nSee {check.runbook}.".lstrip())
+        elif check.status is not Status.PASSED:
+            ElementTree.SubElement(case, "skipped", message=_xml(check.evidence))
+        else:
+            ElementTree.SubElement(case, "system-out").text = _xml(check.evidence)
+    ElementTree.indent(suite)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(suite, encoding="unicode")}\n'
+
+
+def _row(check: Check) -> tuple[str, str, str, str]:
+    return _name(check), _MARKS[check.status], duration(check.seconds) if check.seconds else "", check.evidence
+
+
+def _name(check: Check) -> str:
+    return f"{check.name} [{check.module}]" if check.module else check.name
+
+
+def _xml(text: str) -> str:
+    """Return `text` without the control characters that XML cannot hold."""
+    return "".join(char if char in "\n\t" or (char.isprintable() and not "\ud800" <= char <= "\udfff") else "\ufffd" for char in text)

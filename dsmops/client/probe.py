@@ -1,0 +1,123 @@
+"""A WebSocket to a moshi-server for whoever wants to see what the server does, rather than to be served well.
+
+Nothing is tried twice, nothing is smoothed over: a refusal, a close code and a silence are values. `client.asr` is the well-behaved client.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+
+import aiohttp
+
+from dsmops.client.asr import KEY_HEADER
+from dsmops.errors import TransferError
+from dsmops.worker.protocol import ClientMessage, ProtocolError, ServerMessage, decode_answer, encode
+
+_CONNECT_S = 10.0
+_ENDINGS = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The other side ended the connection: with a close code (1005: a Close frame without one), or without a Close frame at all."""
+
+    code: int | None
+
+    def __str__(self) -> str:
+        return "the connection dropped without a Close frame" if self.code is None else f"closed with code {self.code}"
+
+
+class Probe:
+    """One conversation. Use `Probe.open`, and then `close` or `vanish`."""
+
+    def __init__(self, session: aiohttp.ClientSession, ws: aiohttp.ClientWebSocketResponse, url: str) -> None:
+        self._session, self._ws, self._url = session, ws, url
+
+    @classmethod
+    async def open(cls, url: str, api_key: str | None) -> Probe | int:
+        """Connect to the WebSocket address `url`, and return the conversation, or the HTTP status of a refusal.
+
+        Raises:
+            TransferError: nothing answers there.
+        """
+        session = _session({KEY_HEADER: api_key} if api_key else {})
+        try:
+            return cls(session, await session.ws_connect(url, max_msg_size=0, autoping=True), url)
+        except aiohttp.WSServerHandshakeError as exc:
+            await session.close()
+            return exc.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            await session.close()
+            raise _unreachable(url, exc) from exc
+
+    async def send(self, *messages: ClientMessage) -> None:
+        """Send messages; into a connection that is gone they go nowhere, and `receive` says that it is gone."""
+        try:
+            for message in messages:
+                await self._ws.send_bytes(encode(message))
+        except (aiohttp.ClientConnectionError, ConnectionError):
+            return
+
+    async def receive(self) -> ServerMessage | Closed:
+        """Return the next message, or the end.
+
+        Raises:
+            TransferError: it is none that a moshi-server sends.
+        """
+        message = await self._ws.receive()
+        if message.type in _ENDINGS:
+            # aiohttp says 1006 where no Close frame came.
+            code = self._ws.close_code
+            return Closed(None if code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE else code)
+        if message.type is not aiohttp.WSMsgType.BINARY:
+            raise TransferError(f"{self._url} sent {message.type.name}, and its messages are binary", hint="Check the path.")
+        try:
+            return decode_answer(message.data)
+        except ProtocolError as exc:
+            said = f"{self._url} sent what no moshi-server sends: {exc}"
+            raise TransferError(said, hint="Check the path.", code="server.foreign") from exc
+
+    async def close(self) -> Closed:
+        """Send a Close frame, wait for how the server ends the connection, and return that. Messages on their way are dropped."""
+        try:
+            await self._ws.close()
+        finally:
+            await self._session.close()
+        code = self._ws.close_code
+        return Closed(None if code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE else code)
+
+    async def vanish(self, *, reset: bool = False) -> None:
+        """Drop the TCP connection without a Close frame: as a process that died does, or, with `reset`, as a lost host's."""
+        link = self._ws.get_extra_info("socket")
+        if reset and link is not None:
+            # Closing then sends RST, and drops what is still to be sent.
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await self._session.close()
+
+
+async def get(url: str) -> tuple[int, str]:
+    """Return status and text of what is at an HTTP address.
+
+    Raises:
+        TransferError: nothing answers there.
+    """
+    async with _session({}) as session:
+        try:
+            async with session.get(url, timeout=aiohttp.ClientTimeout(total=_CONNECT_S)) as response:
+                return response.status, await response.text(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise _unreachable(url, exc) from exc
+
+
+def _session(headers: dict[str, str]) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S))
+
+
+def _unreachable(url: str, exc: Exception) -> TransferError:
+    return TransferError(
+        f"{url} cannot be reached: {str(exc) or type(exc).__name__}",
+        hint="See whether the server runs and listens there.",
+        code="server.unreachable",
+    )

@@ -1,0 +1,377 @@
+"""`smoke-test`: start a server, or join one, and find out whether it works, by talking to it.
+
+The order is that of an operator's questions, from the config to the closed port. Whatever happens, the server and all its processes
+are gone at the end, and its output stays as a raw log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from dsmops.audio import Samples, read
+from dsmops.audio.clip import speech_like
+from dsmops.client.address import websocket_url
+from dsmops.client.probe import get
+from dsmops.config.load import Config, read_config
+from dsmops.config.modules import Module, modules
+from dsmops.errors import InputError, SourceError
+from dsmops.facts import Runtime, Severity
+from dsmops.flows.binary import find_binary, identify_binary
+from dsmops.flows.check import lint_config
+from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
+from dsmops.flows.smoke.hearing import Heard, Subject, check_hearing
+from dsmops.flows.smoke.memory import MemoryWatch, judge_memory
+from dsmops.flows.smoke.process import Child, accepts, free_port, require_free
+from dsmops.flows.smoke.report import Backend, SmokeReport, make_report
+from dsmops.logs.failures import FAILURES, scan
+from dsmops.worker import SERVER, require_worker
+
+LOG_FOLDER = Path("logs", "moshi-logs", "raw")
+CLIP_S = 4.0
+_ADDR = "127.0.0.1"
+_HEARING = ("BatchedAsr", "PyBatchedAsr", "Asr")
+_POLL_S = 0.1
+_STARTING_SHARE = 0.8
+"""Of the time that is left, for loading."""
+_DEAD_LOOP = "model-loop-dead"
+
+OnStart = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeRequest:
+    """What was asked for. `url` joins a running server; else the server of `config` is started: `moshi_bin`, or the embedded worker.
+
+    `audio` None is the built-in sound. `timeout_s` is for the whole test; what tidies up may go on for a grace period more.
+    `command` takes the place of the backend's own command line, `folder` is where the server runs.
+    """
+
+    config: Path | None = None
+    url: str | None = None
+    moshi_bin: str | None = None
+    api_key: str | None = None
+    intrusive: bool = False
+    timeout_s: float = 180.0
+    extra_args: tuple[str, ...] = ()
+    cpu: bool = False
+    port: int | None = None
+    audio: Path | None = None
+    command: tuple[str, ...] | None = None
+    folder: Path | None = None
+    clip_s: float = CLIP_S
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def backend(self) -> Backend:
+        """What is tested."""
+        return Backend.URL if self.url else Backend.MOSHI_SERVER if self.moshi_bin else Backend.EMBEDDED
+
+
+def smoke_test(request: SmokeRequest, *, on_start: OnStart = lambda _: None) -> SmokeReport:
+    """Run the whole test. SIGTERM and SIGINT end it early, and still leave nothing behind.
+
+    Raises:
+        InputError, ConfigError, SourceError: there is nothing that could be tested: no such file, no such address, no such binary.
+        ExtraMissingError: the worker's libraries are not installed.
+    """
+    require_worker("talking to a server", SERVER)
+    if request.moshi_bin and find_binary(request.moshi_bin) is None:
+        raise SourceError(
+            f"{request.moshi_bin} is no program here, neither as a path nor on PATH",
+            hint="`cargo install moshi-server` puts it into ~/.cargo/bin; leave --moshi-bin away to test the embedded worker.",
+            code="smoke.binary",
+        )
+    clip = _clip(request)
+    if request.url:
+        return run_ledger(request.timeout_s, lambda ledger: check_running(ledger, request, clip), on_start)
+    if request.config is None:
+        raise InputError("nothing to test", hint="Name a config with --config, a running server with --url, or use --simulate-success.")
+    config = read_config(request.config)
+    return run_ledger(request.timeout_s, lambda ledger: check_config(ledger, request, config, clip), on_start)
+
+
+def run_ledger(timeout_s: float, work: Callable[[Ledger], Awaitable[SmokeReport]], on_start: OnStart) -> SmokeReport:
+    """Run checks on an event loop of their own; `on_start` is told the name of each as it begins. SIGTERM ends them as Ctrl-C does."""
+
+    async def main() -> SmokeReport:
+        task = asyncio.current_task()
+        with contextlib.suppress(RuntimeError):  # outside the main thread, where no signal arrives anyway
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # type: ignore[union-attr]  # it is one
+        return await work(Ledger(timeout_s, on_start))
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+async def check_running(ledger: Ledger, request: SmokeRequest, clip: Samples) -> SmokeReport:
+    """Test the server at `request.url`, without starting or ending anything."""
+    url = websocket_url(request.url or "")
+    parts = urlsplit(url)
+    http_url = urlunsplit((parts.scheme.replace("ws", "http", 1), parts.netloc, "", "", ""))
+    who = ["unknown"]
+
+    async def listening() -> str:
+        _, text = await get(f"{http_url}/api/build_info")
+        who[0] = _server_name(text)
+        return f"{http_url} answers: {who[0]}"
+
+    await ledger.run("listening", listening)
+    heard = await check_hearing(
+        ledger,
+        Subject(url, http_url, parts.path, request.api_key, limits=request.limits),
+        clip,
+        intrusive=request.intrusive,
+        wants_words=request.audio is not None,
+        patient=False,
+    )
+    return make_report(ledger.checks, {None: heard}, backend=Backend.URL, seconds=ledger.seconds, server=who[0], url=url)
+
+
+async def check_config(
+    ledger: Ledger, request: SmokeRequest, config: Config, clip: Samples, *, simulated: str | None = None
+) -> SmokeReport:
+    """Start the server of a config, test each module that hears, and end it. Everything is intrusive: nobody else is there.
+
+    `simulated` names a card that the config was made for and that is not here.
+    """
+    return await _Launch(ledger, request, config, clip, simulated).run()
+
+
+class _Launch:
+    """One server, from its config to its closed port."""
+
+    def __init__(self, ledger: Ledger, request: SmokeRequest, config: Config, clip: Samples, simulated: str | None) -> None:
+        self._ledger, self._request, self._config, self._clip, self._simulated = ledger, request, config, clip, simulated
+        self._child: Child | None = None
+        self._port = request.port or free_port(_ADDR)
+        self._watch = MemoryWatch()
+        self._server = "dsmops worker" if request.backend is Backend.EMBEDDED else "unknown"
+        self._heard: dict[str | None, Heard] = {}
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")
+        self._raw_log = LOG_FOLDER / f"log.smoke-test.{stamp}"
+
+    @property
+    def _binary(self) -> Path:
+        """The program of `moshi_bin`, links and all."""
+        return Path(os.path.abspath(find_binary(self._request.moshi_bin or "") or ""))  # noqa: PTH100 links stay
+
+    async def run(self) -> SmokeReport:
+        request, ledger = self._request, self._ledger
+        try:
+            await ledger.run("config-lint", self._lint)
+            if request.moshi_bin:
+                await ledger.run("server-binary", self._identify)
+            await ledger.run("port-free", self._port_is_free)
+            await ledger.run("process-alive", self._start)
+            await ledger.run("listening", self._listen)
+            hearing = [module for module in modules(self._config) if module.kind in _HEARING]
+            for module in hearing:
+                self._heard[module.name] = await check_hearing(
+                    ledger,
+                    self._subject(module),
+                    self._clip,
+                    intrusive=True,
+                    wants_words=request.audio is not None or self._simulated is not None,
+                    patient=self._simulated is not None,
+                )
+            await ledger.run("memory", self._memory)
+            await ledger.run("shutdown", self._shut_down, always=True)
+            await ledger.run("orphans", self._orphans, always=True)
+        finally:
+            await self._watch.stop()
+            if self._child is not None:
+                await self._child.tear_down()
+        await ledger.run("port-released", self._port_is_released, always=True)
+        await ledger.run("known-failures", self._known_failures, always=True)
+        return make_report(
+            ledger.checks,
+            self._heard,
+            backend=request.backend,
+            seconds=ledger.seconds,
+            server=self._server,
+            url=self._http_url.replace("http", "ws", 1),
+            config=self._config.path,
+            simulated=self._simulated,
+            raw_log=self._raw_log if self._child else None,
+        )
+
+    @property
+    def _http_url(self) -> str:
+        return f"http://{_ADDR}:{self._port}"
+
+    def _subject(self, module: Module) -> Subject:
+        path = module.text("path") or "/"
+        keys = self._config.values.get("authorized_ids") or [None]
+        python = module.kind == "PyBatchedAsr"
+        return Subject(
+            url=f"ws://{_ADDR}:{self._port}{path}",
+            http_url=self._http_url,
+            path=path,
+            api_key=self._request.api_key or keys[0],
+            module=module.name,
+            sends_ready=module.kind != "Asr",
+            has_steps=True if python else module.subtable("model", "extra_heads") is not None,
+            slots=module.whole("batch_size"),
+            alone=True,
+            limits=self._request.limits,
+            lines=lambda: self._child.lines if self._child else (),
+            died=self._dead_loop,
+        )
+
+    async def _lint(self) -> str:
+        found = (await asyncio.to_thread(lint_config, self._config, addr=_ADDR)).findings
+        errors = [finding for finding in found if finding.severity is Severity.ERROR]
+        if errors:
+            raise CheckFailed(
+                "; ".join(f"{finding.where}: {finding.message}" for finding in errors[:3]),
+                f"`dsmops check-config {self._config.path}` says more.",
+            )
+        if not any(module.kind in _HEARING for module in modules(self._config)):
+            raise CheckFailed(f"the config has no module of type {', '.join(_HEARING)}", "There would be nothing to talk to.")
+        warnings = sum(finding.severity is Severity.WARNING for finding in found)
+        return f"{self._config.path}: no errors, {warnings or 'no'} warning{'' if warnings == 1 else 's'}"
+
+    async def _identify(self) -> str:
+        binary = await asyncio.to_thread(identify_binary, self._binary)
+        self._server = f"{binary.kind.value} moshi-server {binary.version or 'of unknown release'}"
+        if binary.problem:
+            raise CheckFailed(f"{binary.path}: {binary.problem}", f"`dsmops doctor --moshi-bin {binary.path}` looks for the cause.")
+        if not binary.can_serve:
+            raise CheckFailed(f"{binary.path} has no subcommand `worker`: {binary.evidence[0]}", "Install moshi-server with cargo.")
+        if binary.has_dtype_override is False and any(module.text("dtype_override") for module in modules(self._config)):
+            raise CheckFailed(
+                f"{binary.path} does not know `dtype_override`, which the config sets: it would be ignored without a word",
+                "Install moshi-server 0.6.4 or newer.",
+            )
+        return f"{binary.path}: {self._server}; {binary.evidence[0]}"
+
+    async def _port_is_free(self) -> str:
+        require_free(self._port, _ADDR)
+        return f"nobody listens on {_ADDR}:{self._port}"
+
+    def _command(self) -> Sequence[str]:
+        request = self._request
+        if request.command is not None:
+            head = list(request.command)
+        elif request.moshi_bin:
+            head = [str(self._binary), "worker"]
+        else:
+            head = [sys.executable, "-m", "dsmops", "worker"]
+        config = os.path.abspath(self._config.path)  # noqa: PTH100 the links in it stay
+        options = ["--config", config, "--addr", _ADDR, "--port", str(self._port), *(["--cpu"] if request.cpu else [])]
+        return [*head, *options, *request.extra_args]
+
+    async def _start(self) -> str:
+        await self._watch.start()
+        begin_s = _now_s()
+        child = self._child = await Child.start(self._command(), self._raw_log, folder=self._request.folder)
+        if not self._request.cpu:
+            self._watch.follow(child.pid)
+        until_s = begin_s + _STARTING_SHARE * self._ledger.left_s
+        while child.code is None and not accepts(self._port, _ADDR) and _now_s() < until_s:
+            await asyncio.sleep(_POLL_S)
+        if child.code is not None:
+            await asyncio.sleep(_POLL_S)  # for its last words to come through the pipe
+            raise CheckFailed(f"the server ended with exit code {child.code} before it listened: {_said(child)}", f"See {self._raw_log}.")
+        return f"process {child.pid} runs, {_now_s() - begin_s:.1f} s after it was started"
+
+    async def _listen(self) -> str:
+        if not accepts(self._port, _ADDR):
+            raise CheckFailed(
+                f"nobody listens on {_ADDR}:{self._port}, {self._ledger.seconds:.0f} s into the test; the server said last: "
+                f"{self._living().last_line}",
+                "It may still be downloading or loading: allow it more with --timeout.",
+            )
+        return f"{self._http_url} takes connections"
+
+    def _dead_loop(self) -> str | None:
+        lines = self._living().lines
+        return next((seen.evidence for seen in scan(line.encode() for line in lines) if seen.name == _DEAD_LOOP), None)
+
+    async def _memory(self) -> str:
+        await self._watch.stop()
+        runtime = Runtime.EMBEDDED if self._request.backend is Backend.EMBEDDED else Runtime.MOSHI_SERVER
+        return judge_memory(self._config, self._watch, runtime, self._living().pid)
+
+    async def _shut_down(self) -> str:
+        child = self._living()
+        if not accepts(self._port, _ADDR):
+            await asyncio.sleep(_POLL_S)  # it may be on its way out
+        if child.code is not None:
+            raise CheckFailed(f"the server had ended by itself, with exit code {child.code}: {_said(child)}", f"See {self._raw_log}.")
+        begin_s = _now_s()
+        stopped = await child.stop(self._request.limits.grace_s)
+        if stopped.killed:
+            raise CheckFailed(
+                f"the server ignored SIGTERM for {self._request.limits.grace_s:g} s and was killed",
+                "Supervisors would have to kill it as well.",
+            )
+        took = f"{_now_s() - begin_s:.1f} s after SIGTERM"
+        # moshi-server has no signal handlers: the signal itself ends it.
+        if stopped.code == -signal.SIGTERM:
+            return f"ended by the signal, {took}, as moshi-server does"
+        if stopped.code:
+            raise CheckFailed(f"the server ended with exit code {stopped.code}, {took}: {_said(child)}", f"See {self._raw_log}.")
+        return f"ended with exit code 0, {took}"
+
+    async def _orphans(self) -> str:
+        left = self._living().left_over()
+        if left:
+            raise CheckFailed(
+                f"still running after the server's end: {', '.join(left)}", "They are killed now; see what the server starts."
+            )
+        return "no process of its group is left"
+
+    async def _port_is_released(self) -> str:
+        require_free(self._port, _ADDR)
+        return f"{_ADDR}:{self._port} can be listened on again"
+
+    async def _known_failures(self) -> str:
+        child = self._living()
+        seen = scan(line.encode() for line in child.lines)
+        errors = [failure for failure in seen if FAILURES[failure.name].severity is Severity.ERROR]
+        if errors:
+            first = FAILURES[errors[0].name]
+            raise CheckFailed(
+                "; ".join(f"`{failure.name}` on line {failure.line}: {failure.evidence}" for failure in errors[:3]),
+                f"{first.meaning[0].upper()}{first.meaning[1:]}. {first.fix} See runbooks/{first.runbook}.",
+            )
+        others = f"; also seen: {', '.join(failure.name for failure in seen)}" if seen else ""
+        return f"none in {len(child.lines)} lines of log{others}"
+
+    def _living(self) -> Child:
+        if self._child is None:
+            raise DoesNotApply("the server was not started")
+        return self._child
+
+
+def _clip(request: SmokeRequest) -> Samples:
+    return read(request.audio) if request.audio else speech_like(request.clip_s)
+
+
+def _server_name(build_info: str) -> str:
+    """Return who answered `/api/build_info`."""
+    try:
+        return f"{json.loads(build_info)['git_describe']}"
+    except (ValueError, LookupError, TypeError):
+        return "something that has no /api/build_info"
+
+
+def _said(child: Child) -> str:
+    return next((line.strip() for line in child.lines if line.lower().startswith(("error", "thread '"))), child.last_line)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

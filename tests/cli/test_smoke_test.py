@@ -1,0 +1,166 @@
+"""`dsmops smoke-test` as an operator and a CI job type it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from dsmops.flows.smoke import KINDS
+from dsmops.flows.smoke.process import free_port
+from dsmops.worker.tiny import API_KEY, TinyStt, write_tiny_stt
+from tests.support.cli import Run, dsmops
+from tests.support.workers import WorkerProcess
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStt:
+    return write_tiny_stt(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def worker(tiny: TinyStt) -> Iterator[WorkerProcess]:
+    with WorkerProcess(tiny.server_config.parent, tiny.server_config) as running:
+        yield running
+
+
+def statuses(run: Run) -> dict[str, str]:
+    return {check["name"]: check["status"] for check in run.document["checks"]}
+
+
+def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
+    """A document, a JUnit file, the model's files where they were asked for, and a raw log that format-log reads."""
+    run = dsmops("smoke-test", "--simulate-success", "--folder", "made", "--junit", "smoke.xml", "--json", cwd=tmp_path)
+    assert run.code == 0, run.stderr
+    document = run.document
+    assert document["schema"] == "dsmops.smoke-test/1"
+    assert document["passed"]
+    assert document["simulated"] == "Tesla T4"
+    assert list(statuses(run)) == [name for name in KINDS if name != "server-binary"]
+    assert all(check["evidence"] and check["runbook"] for check in document["checks"])
+    assert document["modules"][0]["words"]
+    assert document["modules"][0]["step_times"]["count"] > 50
+    suite = ElementTree.parse(tmp_path / "smoke.xml").getroot()
+    assert suite.get("tests") == str(len(document["checks"]))
+    assert [case.get("name") for case in suite.iter("testcase")] == list(statuses(run))
+    assert suite.get("failures") == "0"
+    assert (tmp_path / "made" / "assets" / "fp16" / "model.fp16.safetensors").is_file()
+    friendly = dsmops("format-log", document["raw_log"], "-o", "-", cwd=tmp_path)
+    assert "[INFO] [moshi_server] src/main.rs" in friendly.stdout
+
+
+def test_a_running_server_is_left_as_it_was(worker: WorkerProcess) -> None:
+    """Only harmless checks, unless more is asked for; it still serves afterwards."""
+    for more, intrusive in ((), "skipped"), (("--intrusive",), "passed"):
+        run = dsmops("smoke-test", "--url", worker.url, "--api-key", API_KEY, "--json", *more)
+        assert run.code == 0, run.stdout
+        found = statuses(run)
+        assert (found["slots-full"], found["slot-return"]) == (intrusive, intrusive)
+        assert {"ready", "step", "marker", "closing", "clip", "step-time", "finite-numbers", "wrong-key"} <= {
+            name for name, status in found.items() if status == "passed"
+        }
+        assert run.document["raw_log"] is None
+        assert run.document["server"].startswith("dsmops ")
+    assert worker.process.poll() is None
+
+
+def test_a_wrong_key_is_told(worker: WorkerProcess) -> None:
+    """As what it is, not as a dead server."""
+    run = dsmops("smoke-test", "--url", worker.url, "--api-key", "nobody")
+    assert run.code == 1
+    assert "the server refused the key" in run.stdout
+    assert "Failed at `ready`" in run.stdout
+
+
+def test_nobody_listening_is_a_failed_check() -> None:
+    """Exit 1, with what to do; the rest could not run."""
+    run = dsmops("smoke-test", "--url", f"127.0.0.1:{free_port()}", "--json")
+    assert run.code == 1
+    assert run.document["failed"] == ["listening"]
+    assert set(statuses(run).values()) == {"failed", "blocked"}
+
+
+def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> None:
+    """Here a script that has moshi-server's command line; its name may be looked up on PATH."""
+    binary = tmp_path / "moshi-server"
+    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m dsmops "$@"\n')
+    binary.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    args = ("--config", tiny.server_config, "--backend", "moshi-server", "--extra-arg", "--cpu", "--json")
+    run = dsmops("smoke-test", *args, cwd=tiny.server_config.parent, env={"PATH": path})
+    assert run.code == 0, run.stdout
+    assert statuses(run)["server-binary"] == "passed"
+    assert run.document["backend"] == "moshi-server"
+    assert run.document["server"].startswith("dsmops moshi-server")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--url", "ws://x", "--simulate-success"], 2, "--url and --simulate-success are different tests"),
+        (["--url", "ws://x", "--cpu"], 2, "are for a server that is started here"),
+        (["--backend", "candle"], 2, "'candle' is none"),
+        (["--simulate-success", "--moshi-bin", "x"], 2, "the embedded worker is to be tested"),
+        (["--timeout", "1"], 2, "--timeout"),
+        (["--config", "nothing.toml"], 3, "nothing.toml"),
+        ([], 3, "config-stt-en_fr-lowram-sm75.toml"),
+        (["--url", "ftp://x"], 3, "is no server address"),
+        (["--simulate-success", "--junit", "nowhere/smoke.xml"], 3, "nowhere"),
+        (["--simulate-success", "--audio", "nothing.wav"], 3, "nothing.wav"),
+        (["--config", "a.toml", "--moshi-bin", "no-such-program"], 3, "no-such-program is no program here"),
+    ],
+)
+def test_mistyped_commands_are_told(tmp_path: Path, args: list[str], code: int, words: str) -> None:
+    """One clear error with the exit code of its kind; nothing is started or written."""
+    (tmp_path / "a.toml").write_text("")
+    run = dsmops("smoke-test", *args, cwd=tmp_path)
+    assert run.code == code, run.stderr
+    assert words in run.stderr.replace("\n", " ")
+    assert "Traceback" not in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.toml"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -> None:
+    """Whatever ends the test: asked to, or killed outright."""
+    if number is signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("only Linux lets a child die with its parent")
+    test = subprocess.Popen(
+        [sys.executable, "-m", "dsmops", "smoke-test", "--simulate-success"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        wait_until(lambda: any("listening on" in log.read_text() for log in tmp_path.glob("logs/moshi-logs/raw/*")))
+        servers = children(test.pid)
+        assert servers
+        test.send_signal(number)
+        output, errors = test.communicate(timeout=30)
+    finally:
+        test.kill()
+        test.communicate()
+    wait_until(lambda: not any(is_alive(pid) for pid in servers))
+    assert test.returncode == (-number if number is signal.SIGKILL else 128 + number)
+    assert b"Traceback" not in errors
+    assert output == b""
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

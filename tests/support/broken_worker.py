@@ -1,0 +1,171 @@
+"""The real worker with one part that does not work: `python broken_worker.py FAULT --config FILE ...`, for what has to notice.
+
+The faults are those of real servers: most of them are what moshi-server does on cards, or with clients, that it cannot cope with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+
+from dsmops.cli.main import main
+from dsmops.worker import asr, connection
+from dsmops.worker.access import Access
+from dsmops.worker.protocol import ServerMessage
+from dsmops.worker.runtime.engine import SttEngine
+from dsmops.worker.runtime.loop import Started
+from dsmops.worker.runtime.slots import AsrLoop, Event, MarkerReached, Stepped
+from dsmops.worker.server import Server
+
+DEAD = """\
+2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND)
+"""
+
+
+def patch(owner: object, name: str, value: object) -> None:
+    """Put `value` where the worker has something that works."""
+    assert hasattr(owner, name)
+    setattr(owner, name, value)
+
+
+def dead_loop() -> None:
+    """The model loop dies in its warm-up; the server listens, takes connections and slots, and never says `Ready`."""
+
+    def run(self: AsrLoop) -> None:
+        self.slots = 4
+        self.observer.started(4)
+        print(DEAD, end="", flush=True)
+
+    patch(AsrLoop, "_run", run)
+
+
+def loop_dies_later() -> None:
+    """`Ready` comes, and the first frame kills the loop, which the server does not notice."""
+
+    def step_for_ever(self: AsrLoop, engine: Any, pcm: Any) -> None:
+        while (turn := self._await(self._next)) is not None:
+            begun, stepping = turn
+            if stepping:
+                return
+            self.observer.news(begun)
+
+    patch(AsrLoop, "_step_for_ever", step_for_ever)
+
+
+def swallow(kind: type[Event]) -> Callable[[], None]:
+    """Messages of one kind never leave the server."""
+
+    def without() -> None:
+        whole = connection.answer
+
+        def answer(event: Event, rules: connection.Rules) -> ServerMessage | None:
+            return None if isinstance(event, kind) else whole(event, rules)
+
+        patch(connection, "answer", answer)
+
+    return without
+
+
+def leaked_slot() -> None:
+    """Slots of clients that leave are never free again."""
+    patch(AsrLoop, "close", lambda self, stream: None)
+
+
+def ignores_sigterm() -> None:
+    patch(Server, "stop", lambda self, by=None: None)
+
+
+def open_door() -> None:
+    """Every key is as good as another."""
+    patch(Access, "require", lambda self, request, *, query: None)
+
+
+def slow() -> None:
+    """Steps take longer than their frames."""
+    whole = SttEngine.step
+
+    def step(self: SttEngine, *args: Any, **more: Any) -> Any:
+        output = whole(self, *args, **more)
+        time.sleep(0.09)
+        return replace(output, step_ms=output.step_ms + 90)
+
+    patch(SttEngine, "step", step)
+
+
+def no_goodbye() -> None:
+    """Neither a Close frame nor a client too many is ever answered."""
+    init = web.WebSocketResponse.__init__
+
+    def stubborn(self: web.WebSocketResponse, *args: Any, **more: Any) -> None:
+        init(self, *args, **more, autoclose=False)
+
+    async def never(*args: Any) -> None:
+        await asyncio.sleep(3600)
+
+    patch(web.WebSocketResponse, "__init__", stubborn)
+    patch(asr, "part", never)
+
+
+def too_generous() -> None:
+    """A client too many is taken in, and told nothing."""
+    whole = AsrLoop.open
+
+    def open_(self: AsrLoop) -> Any:
+        while (stream := whole(self)) is None and len(self._streams) >= self.slots:
+            self._streams.popitem()
+        return stream
+
+    patch(AsrLoop, "open", open_)
+
+
+def leaves_a_child() -> None:
+    """Something that the server started outlives it."""
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+
+
+def crashes_at_marker() -> None:
+    """The process ends in the middle of a conversation."""
+    whole = connection.answer
+    patch(connection, "answer", lambda event, rules: os._exit(7) if isinstance(event, MarkerReached) else whole(event, rules))
+
+
+def never_listens() -> None:
+    print("loading", flush=True)
+    time.sleep(300)
+
+
+def ends_at_once() -> None:
+    print("Error: tokenizer.model", flush=True)
+    sys.exit(1)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "dead-loop": dead_loop,
+    "loop-dies-later": loop_dies_later,
+    "no-ready": swallow(Started),
+    "no-step": swallow(Stepped),
+    "no-marker": swallow(MarkerReached),
+    "leaked-slot": leaked_slot,
+    "ignores-sigterm": ignores_sigterm,
+    "open-door": open_door,
+    "slow": slow,
+    "no-goodbye": no_goodbye,
+    "too-generous": too_generous,
+    "leaves-a-child": leaves_a_child,
+    "crashes-at-marker": crashes_at_marker,
+    "never-listens": never_listens,
+    "ends-at-once": ends_at_once,
+}
+
+if __name__ == "__main__":
+    FAULTS[sys.argv[1]]()
+    sys.argv[1] = "worker"
+    main()

@@ -1,0 +1,46 @@
+"""The simulation of `smoke-test` with a part of it exchanged, and what must hold of its report whatever the part was."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dsmops.flows.smoke import KINDS, Parts, SmokeReport, SmokeRequest, Status, simulate_success
+from dsmops.flows.smoke.checks import Limits
+
+BROKEN_WORKER = Path(__file__).with_name("broken_worker.py")
+HASTY = Limits(ready_s=2.0, step_s=2.0, marker_s=3.0, close_s=2.0, return_s=1.0, grace_s=3.0)
+"""For a tiny model, whose steps take milliseconds."""
+
+
+def broken_worker(fault: str) -> Parts:
+    """The simulation with a worker of which one part does not work."""
+    return Parts(command=(sys.executable, str(BROKEN_WORKER), fault))
+
+
+def simulate(folder: Path, parts: Parts | None = None, *, port: int | None = None, timeout_s: float = 60.0) -> SmokeReport:
+    """Run the simulation, short, and check that its report is complete and that nothing is left of the server."""
+    report = simulate_success(folder, SmokeRequest(timeout_s=timeout_s, port=port, clip_s=0.6, limits=HASTY), parts=parts)
+    names = [check.name for check in report.checks]
+    assert names == [name for name in KINDS if name != "server-binary"]
+    for check in report.checks:
+        assert check.evidence
+        if check.status is Status.BLOCKED:
+            assert check.evidence.startswith("could not run: ")
+    assert report.passed == (not any(check.status in (Status.FAILED, Status.BLOCKED) for check in report.checks))
+    if report.url and port is None:
+        with socket.create_server(("127.0.0.1", urlsplit(report.url).port or 0)):
+            pass
+    return report
+
+
+def evidence(report: SmokeReport, name: str) -> str:
+    """What a check saw."""
+    return next(check.evidence for check in report.checks if check.name == name)
+
+
+def blocked(report: SmokeReport) -> set[str]:
+    """The checks that could not run."""
+    return {check.name for check in report.checks if check.status is Status.BLOCKED}
