@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from dsmops.worker.models.state import RowState
-from tests.support.networks import LmRows, load_lm, load_mimi
+from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine
+from tests.support.networks import LmRows, load_lm, load_mimi, load_tts_model, tts_config
 
 os.environ["NO_TORCH_COMPILE"] = os.environ["NO_CUDA_GRAPH"] = "1"
 
@@ -120,6 +121,131 @@ def upstream_lm(
             tokens.append(out[:, 0, 0].cpu())
             pauses.append(torch.stack([head[:, 0, 0].float().cpu() for head in heads], 1) if heads else torch.zeros(len(frame), 0))
     return LmTrace(torch.stack(logits), torch.stack(tokens), torch.stack(pauses))
+
+
+@dataclass(frozen=True, slots=True)
+class TtsTrace:
+    """What a text-to-speech model gave, on the CPU: text logits [S, B, V], audio logits [S, B, K, card] (none where the depformer did not
+    run), codes [S, B, K], chosen by each step."""
+
+    text_logits: Tensor
+    audio_logits: Tensor
+    codes: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TtsRows:
+    """What the rows of a text-to-speech model are fed: tokens [S, B], each row's voices [voices, channels, frames], one cfg for all."""
+
+    text: Tensor
+    voices: list[Tensor]
+    cfg: float
+
+
+def our_tts(
+    path: Path,
+    mimi: Path,
+    body: Mapping[str, Any],
+    rows: TtsRows,
+    schedule: Schedule,
+    *,
+    n_q: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> TtsTrace:
+    """Feed `rows.text` by the schedule, greedily."""
+    model = load_tts_model(path, mimi, body=body, n_q=n_q, dtype=dtype, device=torch.device(device))
+    engine = TtsEngine(model, rows.text.shape[1], guidance=not model.config.distilled and rows.cfg != 1, cuda_graph=False)
+    requests = [SlotRequest(tuple(voice.numpy() for voice in voices), cfg=rows.cfg, temperature=0.0) for voices in rows.voices]
+    engine.reset(range(engine.batch_size), requests)
+    steps = []
+    for tokens, resets, mask in zip(rows.text.numpy(), schedule.resets, schedule.masks.numpy(), strict=True):
+        again = resets.nonzero()[:, 0].tolist()
+        engine.reset(again, [requests[row] for row in again])
+        engine.step(mask, lambda _, tokens=tokens: tokens)  # type: ignore[misc]
+        shown = (engine.text_logits, engine.audio_logits, engine.codes[:, : model.codebooks])
+        steps.append([part.to("cpu", copy=True) for part in shown])
+    return TtsTrace(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
+
+
+@torch.no_grad()
+def upstream_tts(
+    path: Path,
+    body: Mapping[str, Any],
+    rows: TtsRows,
+    schedule: Schedule,
+    *,
+    n_q: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> TtsTrace:
+    """The same through upstream's `LMGen`, with the hooks of its `TTSModel`."""
+    from moshi.conditioners import ConditionAttributes, TensorCondition, dropout_all_conditions
+    from moshi.models import LMGen, loaders
+
+    config = tts_config(body)
+    lm = loaders.get_moshi_lm(
+        path, lm_kwargs=copy.deepcopy({key: value for key, value in body.items() if key not in ("model_type", "tts_config")}),
+        device=device, dtype=dtype,
+    )  # fmt: skip
+    lm.dep_q = n_q or lm.dep_q
+    count, guided = rows.text.shape[1], not config.distilled and rows.cfg != 1
+    attributes = []
+    for voices in rows.voices:
+        tensor = torch.zeros(1, config.max_speakers, config.voice_frames, config.voice_width)
+        mask = torch.zeros(1, config.max_speakers, config.voice_frames, dtype=torch.bool)
+        for number, voice in enumerate(voices):
+            tensor[0, number], mask[0, number] = voice.t(), True
+        text = {"control": "ok"} | ({"cfg": format(rows.cfg, ".1f")} if config.distilled else {})
+        attributes.append(ConditionAttributes(text, {"speaker_wavs": TensorCondition(tensor.flatten(1, 2), mask.flatten(1, 2))}))
+    attributes += dropout_all_conditions(attributes) if guided else []
+    text_logits: list[Tensor] = []
+    audio_logits: list[list[Tensor]] = []
+    said: list[Tensor] = []
+    offsets = torch.zeros(count, dtype=torch.int64)
+
+    def force(codes: Tensor) -> None:
+        early = offsets[:, None] < config.delay_steps + torch.tensor(config.delays[: codes.shape[1]])
+        codes[early.to(codes.device)] = -1
+
+    generation = LMGen(
+        lm,
+        use_sampling=False,
+        support_out_of_sync=True,
+        condition_tensors=lm.condition_provider.prepare_and_provide(attributes),
+        cfg_coef=rows.cfg if guided else 1.0,
+        cfg_is_no_text=True,
+        on_text_logits_hook=lambda logits: text_logits.append(logits[:, 0, 0].float().cpu()),
+        on_text_hook=lambda tokens: tokens.copy_(said[-1]),
+        on_audio_hook=force,
+    )
+    for number, head in enumerate(lm.linears):
+        head.register_forward_hook(lambda *call, number=number: audio_logits[-1].append(_mixed(call[2], guided, rows.cfg)))
+    codes = []
+    with generation.streaming(count):
+        for tokens, resets, mask in zip(rows.text, schedule.resets, schedule.masks, strict=True):
+            if resets.any():
+                generation.reset_streaming(resets.to(device))
+            generation.set_exec_mask(mask.to(device))
+            offsets[resets] = 0
+            said.append(tokens.to(device))
+            audio_logits.append([])
+            silent = torch.full((count, lm.n_q - lm.dep_q, 1), -1, dtype=torch.int64, device=device)
+            generation.step(silent)
+            # What the step put away as the next one's input.
+            state = generation._streaming_state
+            position = (state.offsets % state.cache.shape[2])[:, None, None].expand(-1, lm.dep_q, 1)
+            codes.append(state.cache[:, 1 : lm.dep_q + 1].gather(2, position)[..., 0].cpu())
+            offsets += mask
+    return TtsTrace(torch.stack(text_logits), torch.stack([torch.stack(heads, 1) for heads in audio_logits]), torch.stack(codes))
+
+
+def _mixed(logits: Tensor, guided: bool, cfg: float) -> Tensor:
+    logits = logits[:, 0]
+    if guided:
+        conditional, null = logits.chunk(2)
+        logits = null + (conditional - null) * cfg
+    return logits.float().cpu()
 
 
 @torch.no_grad()

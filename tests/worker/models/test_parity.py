@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,20 +20,38 @@ from dsmops.worker.models.config import SttConfig
 from dsmops.worker.models.loading import mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.engine import Alignment, SttEngine
 from tests.support.networks import (
     CPU,
     FULL_STT_BODY,
     MIMI_BODY,
     STT_BODY,
+    TTS_CONFIG_BODY,
+    UNGUIDED_TTS_CONFIG_BODY,
     load_lm,
     load_mimi,
+    load_tts_model,
     random_weights,
+    tts_config,
     write_mimi,
     write_stt,
+    write_tts,
 )
 from tests.support.tolerances import FULL_LOGITS, FULL_MIMI, LOGITS, MIMI, PAUSES
-from tests.support.upstream import Difference, Schedule, agreement, our_lm, our_mimi, upstream_lm, upstream_mimi
+from tests.support.upstream import (
+    Difference,
+    Schedule,
+    TtsRows,
+    TtsTrace,
+    agreement,
+    our_lm,
+    our_mimi,
+    our_tts,
+    upstream_lm,
+    upstream_mimi,
+    upstream_tts,
+)
 
 if find_spec("moshi") is None:
     pytest.skip("the package moshi is not installed; `make parity` brings it", allow_module_level=True)
@@ -210,3 +229,71 @@ def test_engine(stt_file: Path, mimi_file: Path, alignment: Alignment) -> None:
         torch.testing.assert_close(engine.logits, theirs.logits[step], atol=LOGITS[torch.float32], rtol=0)
         torch.testing.assert_close(out.pause_probabilities, theirs.pauses[step], atol=PAUSES[torch.float32], rtol=0)
         assert out.finite.all()
+
+
+@pytest.fixture(scope="module")
+def tts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny text-to-speech model."""
+    return write_tts(tmp_path_factory.mktemp("tts") / "model.safetensors")
+
+
+def _rows(config: TtsConfig, steps: int, count: int, *, cfg: float = 2.0) -> TtsRows:
+    """Multiplexed random text, rows with no voice, one and two."""
+    generator = torch.Generator().manual_seed(steps + count)
+    table = config.shape.lm.text_in_vocab_size
+    main, second = (torch.randint(low, table - 1, (steps, count), generator=generator) for low in (0, -1))
+    voices = [torch.randn(row % 3, config.voice_width, config.voice_frames, generator=generator) for row in range(count)]
+    return TtsRows((second + 1) * table + main, voices, cfg)
+
+
+def _same_speech(ours: TtsTrace, theirs: TtsTrace, active: Tensor, limit: float) -> None:
+    _within("text logits", ours.text_logits, theirs.text_logits, active, limit)
+    _within("audio logits", ours.audio_logits, theirs.audio_logits, active, limit)
+    assert agreement(ours.codes, theirs.codes, active) == 1
+
+
+@pytest.mark.parametrize("schedule", _schedules(STEPS, ROWS), ids=["steady", "out of sync 1", "out of sync 2"])
+@pytest.mark.parametrize("n_q", [None, 2, 1])
+def test_speech(tts_file: Path, mimi_file: Path, schedule: Schedule, n_q: int | None) -> None:
+    """Greedy streams give upstream's logits and codes, for as many codebooks as asked for, rows idle and starting anew."""
+    rows = _rows(tts_config(), STEPS, ROWS)
+    ours = our_tts(tts_file, mimi_file, TTS_CONFIG_BODY, rows, schedule, n_q=n_q)
+    theirs = upstream_tts(tts_file, TTS_CONFIG_BODY, rows, schedule, n_q=n_q)
+    _same_speech(ours, theirs, schedule.masks, LOGITS[torch.float32])
+
+
+@pytest.mark.parametrize("schedule", _schedules(STEPS, ROWS), ids=["steady", "out of sync 1", "out of sync 2"])
+@pytest.mark.parametrize("cfg", [1.0, 2.5])
+def test_guided_speech(tmp_path: Path, mimi_file: Path, schedule: Schedule, cfg: float) -> None:
+    """A model that is not distilled, guided away from what it says without text and voice, gives upstream's logits and codes."""
+    path = write_tts(tmp_path / "model.safetensors", body=UNGUIDED_TTS_CONFIG_BODY)
+    rows = _rows(tts_config(UNGUIDED_TTS_CONFIG_BODY), STEPS, ROWS, cfg=cfg)
+    ours = our_tts(path, mimi_file, UNGUIDED_TTS_CONFIG_BODY, rows, schedule)
+    theirs = upstream_tts(path, UNGUIDED_TTS_CONFIG_BODY, rows, schedule)
+    _same_speech(ours, theirs, schedule.masks, cfg * LOGITS[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_speech_in_16_bits(tts_file: Path, mimi_file: Path, dtype: torch.dtype) -> None:
+    """In 16 bits, where no codes were fed back yet, logits are upstream's but for rounding, and no further from float32 than upstream's."""
+    # Codes are taken greedily, so that a rounding may change one, and all that follows: only the first steps compare.
+    steps = tts_config().delay_steps + 1
+    rows, schedule = _rows(tts_config(), steps, 8), Schedule.steady(steps, 8)
+    ours = our_tts(tts_file, mimi_file, TTS_CONFIG_BODY, rows, schedule, dtype=dtype)
+    theirs, exact = (upstream_tts(tts_file, TTS_CONFIG_BODY, rows, schedule, dtype=kind) for kind in (dtype, torch.float32))
+    _within(f"{dtype} text logits", ours.text_logits, theirs.text_logits, schedule.masks, LOGITS[dtype])
+    _within(f"{dtype} first audio logits", ours.audio_logits[:, :, 0], theirs.audio_logits[:, :, 0], schedule.masks, LOGITS[dtype])
+    error, reference = ((trace.text_logits - exact.text_logits).square().mean().sqrt().item() for trace in (ours, theirs))
+    print(f"{dtype} text logits against float32, rms: ours {error:.2e}, upstream's {reference:.2e}")
+    assert error < 1.2 * reference
+
+
+def test_speech_weights_saved_by_upstream(tts_file: Path, mimi_file: Path, tmp_path: Path) -> None:
+    """What upstream's live module saves, the attention weights of every weight set apart, loads as what it was loaded from."""
+    from moshi.models import loaders
+
+    body = {key: value for key, value in TTS_CONFIG_BODY.items() if key not in ("model_type", "tts_config")}
+    lm = loaders.get_moshi_lm(tts_file, lm_kwargs=copy.deepcopy(body), device="cpu", dtype=torch.float32)
+    save_file(lm.state_dict(), tmp_path / "lm.safetensors")
+    ours, original = (load_tts_model(path, mimi_file).lm.state_dict() for path in (tmp_path / "lm.safetensors", tts_file))
+    assert all(torch.equal(value, original[name]) for name, value in ours.items())
