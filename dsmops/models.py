@@ -273,3 +273,8 @@ def model_of_repo(hf_repo: str) -> PublishedModel | None:
     """Return the published model kept in `hf_repo`; the PyTorch and the `-candle` repositories count alike."""
     plain = hf_repo.removesuffix("-candle")
     return next((model for model in MODELS.values() if model.hf_repo.removesuffix("-candle") == plain), None)
+
+
+def speaking_model() -> PublishedModel:
+    """Return the one published text-to-speech model that the servers' Python module runs."""
+    return next(model for model in MODELS.values() if model.tts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -88,6 +88,9 @@ class FileRole(StrEnum):
     LM = "language model"
     MIMI = "Mimi"
     TOKENIZER = "text tokenizer"
+    MODEL_CONFIG = "model's own config"
+    VOICES = "folder of voices"
+    VOICE = "voice"
     OTHER = "file"
 
 
@@ -108,15 +111,19 @@ _ROLES = {
     "voice_dir": FileRole.OTHER,
     "script": FileRole.OTHER,
 }
-_PY_FILES = ("mimi_weight", "moshi_weight", "config_path", "tokenizer")
+_PY_ROLES = {
+    "moshi_weight": FileRole.LM,
+    "mimi_weight": FileRole.MIMI,
+    "tokenizer": FileRole.TOKENIZER,
+    "config_path": FileRole.MODEL_CONFIG,
+}
 
 
 def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileReference, ...]:
     """Return every file that the modules name, as the server sees it in this environment.
 
     Left out: keys that this type of module does not read, `speaker_tokenizer_file = ""`, which means a part of the language model's file,
-    folders that a script looks into, everything that a script of the operator's own gets, and names that the server cannot fetch, which
-    a rule of their own reports.
+    everything that a script of the operator's own gets, and names that the server cannot fetch, which a rule of their own reports.
     """
     found: list[FileReference] = []
     for module in modules(config):
@@ -124,12 +131,27 @@ def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileRef
         named: dict[KeyPath, FileRole] = {(key,): role for key, role in _ROLES.items() if key in known}
         if "voices" in known:
             named |= {("voices", voice): FileRole.OTHER for voice in module.subtable("voices") or {}}
-        named |= {("py", key): FileRole.OTHER for key in _PY_FILES if key in module.py_keys}
+        # PyPost encodes voices, with networks of its own.
+        named |= {
+            ("py", key): role if module.kind != "PyPost" else FileRole.OTHER for key, role in _PY_ROLES.items() if key in module.py_keys
+        }
         for keys, role in named.items():
             value = module.text(*keys)
             if value is not None and (value or keys[0] != "speaker_tokenizer_file") and not source_problem(value):
                 found.append(FileReference(module.where(*keys), role, resolve(value, environ)))
+        found += _voices(module, environ)
     return tuple(found)
+
+
+def _voices(module: Module, environ: Mapping[str, str]) -> Iterator[FileReference]:
+    """Yield a module's own folder of voices and its default voice in it, none where they come from the hub."""
+    folder, voice = module.text("py", "voice_folder"), module.text("py", "default_voice")
+    if "voice_folder" not in module.py_keys or folder is None or "://" in folder:
+        return
+    seen = resolve(folder, environ)
+    yield FileReference(module.where("py", "voice_folder"), FileRole.VOICES, seen)
+    if voice:
+        yield FileReference(module.where("py", "default_voice"), FileRole.VOICE, replace(seen, text=f"{seen.text}/{voice}"))
 
 
 def _at(table: Mapping[str, Any], keys: tuple[str, ...]) -> object:

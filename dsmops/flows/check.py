@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from dsmops.hub import in_cache, parse_source
 
 _MAX_TOKENIZER_BYTES = 4 << 20
 """The published ones are 60 to 140 kB."""
+_MAX_MODEL_CONFIG_BYTES = 1 << 20
+"""The published ones are 1 to 3 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,10 @@ def _local_file(name: str, role: FileRole) -> FileFact:
         exists, is_file, is_folder = path.exists(), path.is_file(), path.is_dir()
     except (OSError, ValueError):  # a name too long, or with a NUL in it
         exists = is_file = is_folder = False
+    if role is FileRole.VOICES:
+        return FileFact(FileState.PRESENT if path.expanduser().is_dir() else FileState.MISSING)
+    if role is FileRole.VOICE:
+        return FileFact(FileState.PRESENT if _is_voice(path.expanduser()) else FileState.MISSING)
     if not (exists and name):
         return FileFact(FileState.MISSING)
     if role is FileRole.OTHER:
@@ -104,10 +112,29 @@ def _local_file(name: str, role: FileRole) -> FileFact:
     try:
         if role is FileRole.TOKENIZER:
             return _tokenizer(path)
+        if role is FileRole.MODEL_CONFIG:
+            return _model_config(path)
         header = read_header(path)
     except DsmopsError as exc:
         return FileFact(FileState.PRESENT, problem=exc.message)
     return FileFact(FileState.PRESENT, tensors={name: (tensor.dtype, tensor.shape) for name, tensor in header.tensors.items()})
+
+
+def _is_voice(path: Path) -> bool:
+    """Whether a voice of this name is there: the file itself, or one with a model's suffix behind its name."""
+    return path.is_file() or (path.parent.is_dir() and any(path.parent.glob(f"{glob.escape(path.name)}.*safetensors")))
+
+
+def _model_config(path: Path) -> FileFact:
+    with os_errors(path), path.open("rb") as file:
+        data = file.read(_MAX_MODEL_CONFIG_BYTES + 1)
+    try:
+        values = json.loads(data) if len(data) <= _MAX_MODEL_CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        return FileFact(FileState.PRESENT, problem="it is no JSON object of a config's size")
+    return FileFact(FileState.PRESENT, values=values)
 
 
 def _tokenizer(path: Path) -> FileFact:

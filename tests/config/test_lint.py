@@ -23,7 +23,7 @@ ON_LOOPBACK = LintFacts(environ={"HOME": "/home/operator"}, addr="127.0.0.1", se
 # Codes about files, which need headers beside the text: tests/config/test_lint_files.py.
 ABOUT_FILES = {
     *("file-missing", "not-safetensors", "swapped-files", "not-mimi", "other-mimi", "tensor-mismatch", "not-a-tokenizer", "tokenizer-size"),
-    *("cast-at-load", "kept-f32-cast", "not-checked"),
+    *("cast-at-load", "kept-f32-cast", "not-checked", "not-tts", "bad-model-config"),
 }
 
 
@@ -100,6 +100,27 @@ def test_the_published_configs_are_clean(name: str, shared_data: Path) -> None:
         assert report.count(Severity.ERROR) == 0
         assert {finding.code for finding in report.findings} <= {"public-token", "ineffective-key", "ignored-key"}
         assert "public-token" in {finding.code for finding in report.findings}
+
+
+def test_a_speaking_module_on_an_old_card_is_sent_to_the_worker() -> None:
+    """The warning is no error, for the same file is served by `dsmops worker`; the hint says so, and in which dtype."""
+    config = read_config(DATA / "invalid" / "python-bf16.toml")
+    (finding,) = lint(config, facts_of(config)).findings
+    assert finding.severity is Severity.WARNING
+    assert "`dsmops worker` serves this file in f16" in finding.hint
+
+
+def test_a_speaking_batch_that_does_not_fit_is_told_what_would() -> None:
+    """The size in the hint fits, and one more does not, as far as the lint can tell."""
+    config = read_config(DATA / "invalid" / "memory-too-small-for-speech.toml")
+    facts = facts_of(config)
+    (finding,) = lint(config, facts).findings
+    fitting = int(re.findall(r"batch_size = (\d+) fits", finding.hint)[0])
+    codes = [
+        [found.code for found in lint(parse_config(config.text.replace("batch_size = 40", f"batch_size = {size}")), facts).findings]
+        for size in (fitting, fitting + 1)
+    ]
+    assert codes == [[], ["memory-tight"]]
 
 
 def test_a_typo_is_answered_with_the_real_name() -> None:

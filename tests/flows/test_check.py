@@ -1,15 +1,17 @@
 """`check-config` against real files: local ones, ones in the hub cache, damaged ones."""
 
+import json
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from dsmops.config.load import parse_config
+from dsmops.config.load import parse_config, read_config
 from dsmops.config.schema import ServerVersion
 from dsmops.errors import ConfigError, InputError
 from dsmops.flows.check import check_files, lint_config
+from dsmops.flows.serving import find_device
 from dsmops.models import MIMI_TENSOR_PROBES
 from tests.support.tiny import CONFIG, MIMI_FILE, TINY, TOKENIZER_FILE, WEIGHTS_FILE, tokenizer, write_tiny_server, write_zeros
 
@@ -88,10 +90,52 @@ text_bos_token = 1
 @pytest.mark.parametrize("first", [True, False])
 def test_one_file_is_looked_at_for_each_of_its_roles(config: Path, *, first: bool) -> None:
     """A file that a script opens may be the Mimi of another module; which module comes first does not matter."""
-    table = PY_MODULE + f'mimi_weight = "{MIMI_FILE}"\nmoshi_weight = "{TOKENIZER_FILE}"\n'
+    table = PY_MODULE + f'mimi_weight = "{MIMI_FILE}"\ntokenizer = "{TOKENIZER_FILE}"\n'
     top, asr, rest = CONFIG.partition("[modules.asr]")
     config.write_text(top + table + asr + rest if first else CONFIG + table)
     assert codes(config) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (f'moshi_weight = "{WEIGHTS_FILE}"', "not-tts"),
+        (f'moshi_weight = "{MIMI_FILE}"', "swapped-files"),
+        (f'mimi_weight = "{WEIGHTS_FILE}"', "swapped-files"),
+        (f'tokenizer = "{WEIGHTS_FILE}"', "not-a-tokenizer"),
+        (f'config_path = "{WEIGHTS_FILE}"', "bad-model-config"),
+        ('config_path = "stt.json"', "bad-model-config"),
+        ('config_path = "absent.json"', "file-missing"),
+        ('voice_folder = "absent"', "file-missing"),
+        ('default_voice = "me.wav"\nvoice_folder = "voices"', None),
+        ('default_voice = "you.wav"\nvoice_folder = "voices"', "bad-voice"),
+        ('config_path = "tts.json"\nn_q = 8\ncfg_coef = 1.5', None),
+        ('config_path = "tts.json"\nn_q = 9', "bad-n-q"),
+        ('config_path = "tts.json"\ncfg_coef = 2.0', "bad-cfg"),
+    ],
+)
+def test_the_files_of_a_speaking_module_are_looked_into(config: Path, line: str, code: str | None) -> None:
+    """Weights, codec, tokenizer, the model's own config and the voices: each wrong one has its code, and the config's numbers count."""
+    folder = config.parent
+    (folder / "stt.json").write_text('{"model_type": "stt"}')
+    cfg = {"type": "lut", "lut": {"possible_values": ["1.0", "1.5"]}}
+    (folder / "tts.json").write_text(json.dumps({"model_type": "tts", "dep_q": 8, "conditioners": {"cfg": cfg}}))
+    (folder / "voices").mkdir()
+    (folder / "voices" / "me.wav.1e68beda@240.safetensors").touch()
+    config.write_text(CONFIG + PY_MODULE + line + "\n")
+    assert list(codes(config).values()) == ([code] if code else [])
+
+
+def test_the_tiny_speaking_model_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own server's config has nothing to say, on a card of any age but for the dtype of moshi-server's script."""
+    pytest.importorskip("torch", reason="the worker extra is not installed")
+    from dsmops.worker.tiny_tts import write_tiny_tts
+
+    path = write_tiny_tts(tmp_path).server_config
+    monkeypatch.chdir(tmp_path)
+    report = lint_config(read_config(path), device=find_device(["t4"], None), server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")
+    assert not report.has_errors, report.findings
+    assert "python-bf16" in {finding.code for finding in report.findings}
 
 
 def test_one_file_for_everything_is_wrong_for_each_in_its_own_way(config: Path) -> None:

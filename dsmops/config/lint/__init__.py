@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dsmops.config.lint import access, device, files, keys, model
+from dsmops.config.lint import access, device, files, keys, model, speech
 from dsmops.config.lint.facts import FileFact, FileState, LintFacts
 from dsmops.config.lint.report import CODES, Finding, Findings, LintReport
 from dsmops.config.load import Config
@@ -21,6 +21,10 @@ RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
     model.conditioning,
     model.context_lengths,
     model.batch_sizes,
+    speech.codebooks,
+    speech.guidance,
+    speech.first_token,
+    speech.default_voice,
     files.expansion,
     files.sources,
     files.files,

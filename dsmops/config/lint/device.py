@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from dsmops.config.lint import speech
 from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
-from dsmops.config.memory import RUNTIME_BYTES, largest_batch, serving_memory
+from dsmops.config.memory import largest_batch, serving_memory
 from dsmops.config.modules import Module, modules
 from dsmops.config.plan import default_reserve_bytes
 from dsmops.config.schema import MODULES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.facts import ComputeCapability, Device, DType
-from dsmops.models import FRAME_MS
+from dsmops.models import FRAME_MS, Shape, speaking_model
 from dsmops.units import size
 
 _CANDLE_NAMES = {dtype.candle_name: dtype for dtype in DType}
@@ -56,9 +58,14 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
                 yield finding(config, code, module.where("dtype_override"), message, hint)
     for module in modules(config):
         if module.is_python and not capability.native_bf16 and "script" not in module.table and _device_word(module) != "cpu":
-            message = f"{module.kind} computes in bf16, written into its script; {device.label} only emulates that, and slowly"
-            dtype_name = f"float{8 * capability.serving_dtype.itemsize}"
-            hint = f"Give it a script: a copy of the embedded one (`moshi-server configs`) that passes {dtype_name}."
+            message = (
+                f"{module.kind} computes in bf16, written into its script, and {device.label} has no bf16 arithmetic: "
+                "moshi-server fails there, or emulates it too slowly to be of use"
+            )
+            dtype = capability.serving_dtype
+            hint = f"Give it a script: a copy of the embedded one (`moshi-server configs`) that passes float{8 * dtype.itemsize}."
+            if module.kind == "Py":
+                hint = f"`dsmops worker` serves this file in {dtype.candle_name}. Else: {hint[0].lower()}{hint[1:]}"
             yield finding(config, "python-bf16", module.where("type"), message, hint)
 
 
@@ -106,19 +113,23 @@ def server_version(config: Config, facts: LintFacts) -> Findings:
 
 
 def memory(config: Config, facts: LintFacts) -> Findings:
-    """Report batches that do not fit. Counts the STT modules, of which the size is known; every figure is derived, not measured."""
+    """Report batches that do not fit. Counts the modules of which the size is known; every figure is derived, not measured."""
     device = facts.device
     if device is None or device.memory_total_bytes is None:
         return
-    needs = [(own, module) for module in _with_lm(config) if (own := _own_bytes(module)) is not None]
+    needs = [(served, serving_memory(served.shape, served.dtype, served.slots, n_q=served.n_q)) for served in _served(config, facts)]
     if not needs:
         return
-    own, module = max(needs, key=lambda pair: pair[0])
-    need = sum(bytes_ for bytes_, _ in needs) + RUNTIME_BYTES
+    own = [split.total_bytes - split.runtime_bytes for _, split in needs]
+    # Each language brings a CUDA runtime of its own into the one process; modules of one share it.
+    runtimes = sum({split.runtime_bytes for _, split in needs})
+    need = sum(own) + runtimes
+    largest = max(range(len(own)), key=own.__getitem__)
+    served = needs[largest][0]
     total, free = device.memory_total_bytes, device.memory_free_bytes
     usable = total - default_reserve_bytes(device)
-    where, shown = module.where("batch_size"), f"the config needs about {size(need)}"
-    hint = _what_fits(module, usable - (need - own - RUNTIME_BYTES))
+    where, shown = served.module.where("batch_size"), f"the config needs about {size(need)}"
+    hint = _what_fits(served, usable - (need - own[largest] - needs[largest][1].runtime_bytes))
     if need > total:
         yield finding(config, "memory-too-small", where, f"{shown}, and {device.label} has {size(total)}", hint)
     elif need > usable:
@@ -128,31 +139,44 @@ def memory(config: Config, facts: LintFacts) -> Findings:
         yield finding(config, "memory-tight", where, message, "`dsmops check-gpu` says who uses the rest.")
 
 
-def _own_bytes(module: Module) -> int | None:
-    """Return the memory of one module without what every server takes, None where it is not known."""
-    lm, dtype, batch_size = module.lm_shape(), _served_dtype(module), _slots(module)
-    if lm is None or dtype is None or batch_size is None:
-        return None
-    return serving_memory(lm, dtype, batch_size).total_bytes - RUNTIME_BYTES
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A module whose model is known, and what it is served with."""
+
+    module: Module
+    shape: Shape
+    dtype: DType
+    slots: int
+    n_q: int | None = None
 
 
-def _what_fits(module: Module, usable_bytes: int) -> str:
-    lm, dtype = module.lm_shape(), _served_dtype(module)
-    fitting = largest_batch(lm, dtype, usable_bytes) if lm and dtype and module.kind == "BatchedAsr" else 0
+def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
+    for module in _with_lm(config):
+        shape, dtype, slots = module.lm_shape(), _served_dtype(module), _slots(module)
+        if shape is not None and dtype is not None and slots is not None:
+            yield _Served(module, shape, dtype, slots)
+    for module in speech.speaking(config):
+        slots, n_q = module.whole("batch_size"), speech.n_q(module)
+        if slots is not None and n_q is not None and speech.is_released(module, facts):
+            yield _Served(module, speaking_model().shape, DType.BF16, slots, n_q)
+
+
+def _what_fits(served: _Served, usable_bytes: int) -> str:
+    batched = served.module.kind in {"BatchedAsr", "Py"}
+    fitting = largest_batch(served.shape, served.dtype, usable_bytes, n_q=served.n_q) if batched else 0
     return f"batch_size = {fitting} fits." if fitting else "`dsmops plan` says what would fit."
 
 
 def step_time(config: Config, facts: LintFacts) -> Findings:
     """Report batches that are estimated to miss the 80 ms of a step."""
     device = facts.device
-    for module in _with_lm(config):
-        lm, dtype, batch_size = module.lm_shape(), _served_dtype(module), module.whole("batch_size")
-        if device is None or lm is None or dtype is None or not batch_size:
+    for served in _served(config, facts):
+        if device is None or not served.module.whole("batch_size"):
             continue
-        step_ms = estimate_step_ms(lm, dtype, batch_size, device)
+        step_ms = estimate_step_ms(served.shape, served.dtype, served.slots, device, n_q=served.n_q)
         if step_ms is not None and step_ms > FRAME_MS:
-            message = f"a step of {batch_size} slots is estimated at {step_ms:.0f} ms on {device.label}, and a frame is {FRAME_MS:.0f} ms"
-            yield finding(config, "slower-than-real-time", module.where("batch_size"), message, "`dsmops plan` says what keeps up.")
+            message = f"a step of {served.slots} slots is estimated at {step_ms:.0f} ms on {device.label}, and a frame is {FRAME_MS:.0f} ms"
+            yield finding(config, "slower-than-real-time", served.module.where("batch_size"), message, "`dsmops plan` says what keeps up.")
 
 
 def _with_lm(config: Config) -> tuple[Module, ...]:

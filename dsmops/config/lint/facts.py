@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
@@ -24,12 +25,14 @@ class FileFact:
     """What was found at one path or `hf://` name.
 
     `tensors` is the header of a safetensors file, name → (dtype as the format spells it, shape), None where it was not or could not be
-    read; `problem` then says why, if that was tried. `pieces` counts the pieces of a sentencepiece model likewise.
+    read; `problem` then says why, if that was tried. `pieces` counts the pieces of a sentencepiece model likewise, `values` is what a
+    model's config.json says.
     """
 
     state: FileState
     tensors: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
     pieces: int | None = None
+    values: Mapping[str, Any] | None = None
     problem: str = ""
 
 

@@ -11,13 +11,14 @@ from dsmops.config.lint.report import Finding, Findings, finding
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
 from dsmops.config.schema import MODULES
-from dsmops.config.values import HUB_SNAPSHOT, resolve, source_problem
+from dsmops.config.values import HUB, HUB_SNAPSHOT, resolve, source_problem
 from dsmops.facts import DType
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
 
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
 
 _LM_PROBE = "text_emb.weight"
+_TTS_PROBE = "depformer_text_emb.weight"
 _NAMED_DIFFERENCES = 3
 
 
@@ -75,17 +76,31 @@ def sources(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     by_name = {module.name: module for module in modules(config)}
     for where, value in _path_like(config):
         problem = source_problem(value)
-        if value.startswith(HUB_SNAPSHOT) and where[2:3] == ("py",) and _may_be_snapshot(by_name[where[1]], where[3:]):
+        if where[2:] == ("py", "voice_folder") and "voice_folder" in by_name[where[1]].py_keys:
+            problem = _folder_problem(value)
+        elif value.startswith(HUB_SNAPSHOT) and where[2:3] == ("py",) and _may_be_snapshot(by_name[where[1]], where[3:]):
             continue
         if problem:
             shown = "the value" if _looks_secret(where) else value
             hint = "Name one file, like hf://kyutai/stt-1b-en_fr-candle/model.safetensors, or something local."
+            if where[-1] == "voice_folder":
+                hint = "Kyutai's own are hf-snapshot://kyutai/tts-voices/**/*.safetensors; a local folder will do."
             yield finding(config, "bad-source", where, f"{shown} {problem}", hint)
 
 
+def _folder_problem(value: str) -> str:
+    """Return why the script cannot find a folder of voices under a name, or an empty string."""
+    if value.startswith(HUB):
+        return "names one file, and the voices are a folder of them: hf-snapshot://ORG/REPO/PATTERN"
+    segments = value.removeprefix(HUB_SNAPSHOT).split("/")
+    if value.startswith(HUB_SNAPSHOT) and (len(segments) < 2 or not all(segments[:2])):
+        return "needs an organisation and a repository: hf-snapshot://ORG/REPO/PATTERN"
+    return ""
+
+
 def _may_be_snapshot(module: Module, keys: KeyPath) -> bool:
-    """Whether a value of a `py` table may be hf-snapshot://, which the server hands on as it stands; only voice_folder wants one."""
-    return keys == ("voice_folder",) or len(keys) > 1 or keys[0] not in module.py_keys
+    """Whether nobody but a script of the operator's own would miss a folder in a value of a `py` table."""
+    return len(keys) > 1 or keys[0] not in module.py_keys
 
 
 def files(config: Config, facts: LintFacts) -> Findings:
@@ -103,6 +118,8 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
         yield finding(
             config, "not-checked", where, f"{name} is not in the hub cache, and was not checked", "The server downloads it at start."
         )
+    elif fact.state is FileState.MISSING and reference.role is FileRole.VOICE:
+        yield finding(config, "bad-voice", where, f"{name} is not there", "Name a voice that is, by its path from voice_folder.")
     elif fact.state is FileState.MISSING:
         hint = "Relative paths count from the server's working directory."
         if "fp16" in name:
@@ -110,7 +127,9 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
         yield finding(config, "file-missing", where, f"{name or 'an empty path'} is not there", hint)
     elif reference.role is FileRole.TOKENIZER:
         yield from _tokenizer(config, module, where, name, fact)
-    elif reference.role is not FileRole.OTHER:
+    elif reference.role is FileRole.MODEL_CONFIG:
+        yield from _model_config(config, where, name, fact)
+    elif reference.role in {FileRole.LM, FileRole.MIMI}:
         if fact.tensors is None:
             message = f"{name} is no readable safetensors file: {fact.problem}"
             yield finding(config, "not-safetensors", where, message, "Download or convert it again; the server reads safetensors only.")
@@ -131,6 +150,14 @@ def _tokenizer(config: Config, module: Module, where: KeyPath, name: str, fact: 
         yield finding(config, "tokenizer-size", where, message, "Take the tokenizer from the same repository as the language model.")
 
 
+def _model_config(config: Config, where: KeyPath, name: str, fact: FileFact) -> Findings:
+    kind = None if fact.values is None else fact.values.get("model_type")
+    if kind != "tts":
+        problem = fact.problem if fact.values is None else f"its model_type is {kind!r}"
+        message = f"{name} is no config.json of a text-to-speech model: {problem}"
+        yield finding(config, "bad-model-config", where, message, "Take config.json from the model's own repository.")
+
+
 def _mimi(config: Config, where: KeyPath, name: str, header: Header) -> Findings:
     if _LM_PROBE in header:
         yield _swapped(config, where, f"{name} is a language model, and {where[-1]} wants Mimi")
@@ -145,6 +172,12 @@ def _mimi(config: Config, where: KeyPath, name: str, header: Header) -> Findings
 def _language_model(config: Config, module: Module, where: KeyPath, name: str, header: Header) -> Findings:
     if _is_mimi(header):
         yield _swapped(config, where, f"{name} is Mimi, and {where[-1]} wants the language model")
+        return
+    if module.kind == "Py" and _TTS_PROBE not in header:
+        message = f"{name} has no {_TTS_PROBE}: it is no text-to-speech model"
+        yield finding(
+            config, "not-tts", where, message, "Name the dsm_tts_….safetensors file of the model's repository, or one made from it."
+        )
         return
     expected = expected_tensors(module, len(header))
     differences = [

@@ -33,3 +33,8 @@ def is_lax_number(value: object) -> bool:
         return _NUMBER.fullmatch(value.strip()) is not None
     # Underscores and blanks do not go together, unlike in integers.
     return "__" not in value and "_" not in {value[0], value[-1]} and _NUMBER.fullmatch(value.replace("_", "")) is not None
+
+
+def lax_number(value: object) -> float | None:
+    """Return the number that pydantic makes of `value`, None where it makes none."""
+    return float(value) if isinstance(value, str | int | float) and is_lax_number(value) else None
