@@ -1,4 +1,4 @@
-"""One WebSocket of a speech-to-text module, from its slot to its closing handshake.
+"""One WebSocket of a module, from its slot to its closing handshake, whatever is said on it.
 
 Two tasks share it: one reads messages as long as the stream has room, one sends what the model loop gives. Whichever ends first ends
 both. The slot is given back before the closing handshake, which may take as long as the client likes.
@@ -7,51 +7,34 @@ both. The slot is given back before the closing handshake, which may take as lon
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
-from dsmops.audio import OpusDecoder
-from dsmops.errors import InputError
-from dsmops.worker import protocol
 from dsmops.worker.protocol import CloseCode
-from dsmops.worker.runtime.loop import Started, StreamFailed
-from dsmops.worker.runtime.slots import Event, MarkerReached, Stepped, Stream
-from dsmops.worker.runtime.words import Word, WordEnd
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds. Those up to `session_s` are moshi-server's."""
+    """Times in seconds. Those up to `speech_silence_s` are moshi-server's."""
 
     ping_s: float = 10.0
     """Without anything to send, a ping."""
     silence_s: float = 20.0
-    """Without any frame from the client, the end."""
+    """Without any frame from a speech-to-text client, the end."""
     no_audio_s: float = 120.0
-    """Without a binary frame, the end, when another frame comes."""
+    """Without a binary frame from one, the end, when another frame comes."""
     session_s: float | None = None
+    speech_silence_s: float = 30.0
+    """Without any frame from a text-to-speech client, the end; those that only listen answer pings."""
     stalled_s: float = 20.0
     """How long a client may leave what is sent to it unread."""
     close_s: float = 1.0
     """For the client's part of the closing handshake."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How the types of modules differ on the wire."""
-
-    kind: str
-    has_init: bool
-    """Whether `Init` and `Ready` exist."""
-    counts_all_steps: bool
-    """Whether `step_idx` counts the steps of all streams, and `buffered_pcm` is told."""
-    receive_timeouts: bool
-
-
-BATCHED = Rules("BatchedAsr", has_init=True, counts_all_steps=True, receive_timeouts=True)
-UNBATCHED = Rules("Asr", has_init=False, counts_all_steps=False, receive_timeouts=False)
 
 
 class Ending(Exception):  # noqa: N818 not every ending is an error
@@ -62,16 +45,47 @@ class Ending(Exception):  # noqa: N818 not every ending is an error
         self.code, self.said, self.logged, self.task, self.gone = code, said, logged or said, task, gone
 
 
-class Connection:
-    """A stream on a WebSocket."""
+EventT = TypeVar("EventT")
+_EventT_co = TypeVar("_EventT_co", covariant=True)
 
-    def __init__(self, ws: web.WebSocketResponse, stream: Stream, rules: Rules, limits: Limits) -> None:
-        self._ws, self._stream, self._rules, self._limits = ws, stream, rules, limits
-        self._opus: OpusDecoder | None = None
+
+class Stream(Protocol[_EventT_co]):
+    """What a connection asks of a model loop's stream."""
+
+    on_news: Callable[[], None]
+
+    @property
+    def is_full(self) -> bool: ...
+    def fetch(self) -> Sequence[_EventT_co]: ...
+
+
+class Connection(ABC, Generic[EventT]):
+    """A stream on a WebSocket. What a message does to the stream, and what an event is sent as, is the subclass's."""
+
+    pings_while_sending = False
+    """Whether a ping goes out every `ping_s`, rather than only where nothing else did."""
+
+    def __init__(
+        self, ws: web.WebSocketResponse, stream: Stream[EventT], limits: Limits, *, silence_s: float | None, no_audio_s: float | None
+    ) -> None:
+        self._ws, self._stream, self._limits = ws, stream, limits
+        self._silence_s, self._no_audio_s = silence_s, no_audio_s
         self._output = asyncio.Event()
         self._room = asyncio.Event()
         self._told: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.on_news = self._on_news
+
+    @abstractmethod
+    async def _take(self, message: WSMessage) -> None:
+        """Do what a text or binary frame asks for; raise `Ending` where it cannot be done."""
+
+    @abstractmethod
+    async def _send_event(self, event: EventT) -> None:
+        """Send an event with `_send_bytes`; raise `Ending` where it is the last."""
+
+    @abstractmethod
+    def last_words(self, ending: Ending) -> bytes | None:
+        """Return the message that tells the client why its conversation ends, None where there is nothing to tell."""
 
     def tell(self, ending: Ending) -> None:
         """End the conversation for a reason from outside."""
@@ -101,28 +115,28 @@ class Connection:
 
     async def _receive(self) -> None:
         """Read until the client closes."""
-        limits, clock = self._limits, asyncio.get_running_loop().time
+        clock = asyncio.get_running_loop().time
         last_binary_s = clock()
         while True:
-            await self._wait_for_room()
             try:
-                async with asyncio.timeout(limits.silence_s if self._rules.receive_timeouts else None):
+                async with asyncio.timeout(self._silence_s):
                     message = await self._ws.receive()
             except TimeoutError:
-                raise Ending(CloseCode.TIMED_OUT, f"nothing came for {limits.silence_s:g} s", logged="recv loop short timeout") from None
-            if message.type is WSMsgType.BINARY:
-                last_binary_s = clock()
-                await self._take(message.data)
-            elif message.type is WSMsgType.CLOSE:
+                raise Ending(CloseCode.TIMED_OUT, f"nothing came for {self._silence_s:g} s", logged="recv loop short timeout") from None
+            if message.type is WSMsgType.CLOSE:
                 return
-            elif message.type is WSMsgType.PING:
+            if message.type is WSMsgType.PING:
                 await self._ws.pong(message.data)
             elif message.type is WSMsgType.ERROR:
                 raise Ending(CloseCode.TOO_BIG, logged=f"WebSocket protocol error: {message.data}", gone=True)
             elif message.type in (WSMsgType.CLOSED, WSMsgType.CLOSING):
                 raise Ending(CloseCode.NORMAL, logged="WebSocket protocol error: Connection reset without closing handshake", gone=True)
-            if self._rules.receive_timeouts and clock() - last_binary_s > limits.no_audio_s:
-                raise Ending(CloseCode.TIMED_OUT, f"no audio came for {limits.no_audio_s:g} s", logged="recv loop long timeout")
+            if message.type is WSMsgType.BINARY:
+                last_binary_s = clock()
+            elif self._no_audio_s is not None and clock() - last_binary_s > self._no_audio_s:
+                raise Ending(CloseCode.TIMED_OUT, f"no audio came for {self._no_audio_s:g} s", logged="recv loop long timeout")
+            if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
+                await self._take(message)
 
     async def _wait_for_room(self) -> None:
         while self._stream.is_full:
@@ -130,49 +144,29 @@ class Connection:
             if self._stream.is_full:
                 await self._room.wait()
 
-    async def _take(self, data: bytes) -> None:
-        try:
-            match protocol.decode(data):
-                case protocol.Audio(pcm=pcm):
-                    self._stream.push(pcm)
-                case protocol.OggOpus(data=pages):
-                    self._opus = self._opus or OpusDecoder()
-                    for pcm in self._opus.decode(pages):
-                        self._stream.push(pcm)
-                        await self._wait_for_room()
-                case protocol.Marker(id=marker_id):
-                    self._stream.mark(marker_id)
-                case protocol.Init():
-                    if self._rules.has_init:
-                        self._stream.restart()
-        except ValueError as exc:  # a ProtocolError, or too many markers
-            raise Ending(CloseCode.BAD_MESSAGE, str(exc)) from exc
-        except InputError as exc:
-            raise Ending(CloseCode.BAD_MESSAGE, f"{exc.message}. {exc.hint}") from exc
-
     async def _send(self) -> None:
+        clock = asyncio.get_running_loop().time
+        last_s = clock()
         while True:
             self._output.clear()
             events = self._stream.fetch()
             self._room.set()
             for event in events:
                 await self._send_event(event)
+            if events and not self.pings_while_sending:
+                last_s = clock()
+            if clock() - last_s >= self._limits.ping_s:
+                await self._ws.ping()
+                last_s = clock()
             if not events:
-                try:
-                    async with asyncio.timeout(self._limits.ping_s):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(last_s + self._limits.ping_s - clock()):
                         await self._output.wait()
-                except TimeoutError:
-                    await self._ws.ping()
 
-    async def _send_event(self, event: Event) -> None:
-        if isinstance(event, StreamFailed):
-            raise Ending(CloseCode.FAILED, event.reason, task="send_loop")
-        message = answer(event, self._rules)
-        if message is None:
-            return
+    async def _send_bytes(self, data: bytes) -> None:
         try:
             async with asyncio.timeout(self._limits.stalled_s):
-                await self._ws.send_bytes(protocol.encode(message))
+                await self._ws.send_bytes(data)
         except TimeoutError:
             reason = f"the client read nothing for {self._limits.stalled_s:g} s"
             raise Ending(CloseCode.TIMED_OUT, logged=reason, task="send_loop", gone=True) from None
@@ -190,27 +184,10 @@ def _as_ending(exc: BaseException) -> Ending:
     return ending
 
 
-def answer(event: Event, rules: Rules) -> protocol.ServerMessage | None:
-    """Return what a client is sent about an event, None where that is nothing."""
-    match event:
-        case Started():
-            return protocol.Ready() if rules.has_init else None
-        case Stepped():
-            if rules.counts_all_steps:
-                return protocol.Step(event.step_idx, event.pauses, event.waiting_samples)
-            return protocol.Step(event.own_step, event.pauses, 0)
-        case Word():
-            return protocol.Word(event.text, event.start_s)
-        case WordEnd():
-            return protocol.EndWord(event.stop_s)
-        case MarkerReached():
-            return protocol.Marker(event.id)
-        case StreamFailed():
-            return protocol.Error(event.reason)
-
-
-async def part(ws: web.WebSocketResponse, transport: asyncio.Transport | None, ending: Ending, limits: Limits) -> None:
-    """Close the socket for the reason given: an `Error` where there is something to say, then the closing handshake."""
+async def part(
+    ws: web.WebSocketResponse, transport: asyncio.Transport | None, ending: Ending, limits: Limits, last_words: bytes | None
+) -> None:
+    """Close the socket for the reason given: `last_words` where there are any, then the closing handshake."""
     if ending.gone:
         # Nobody reads; what is still to be written would wait for ever.
         if transport is not None:
@@ -218,8 +195,8 @@ async def part(ws: web.WebSocketResponse, transport: asyncio.Transport | None, e
         return
     try:
         async with asyncio.timeout(2 * limits.close_s):
-            if ending.said:
-                await ws.send_bytes(protocol.encode(protocol.Error(ending.said)))
+            if last_words is not None:
+                await ws.send_bytes(last_words)
             await ws.close(code=ending.code, message=ending.said.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode())
     except (TimeoutError, ConnectionError):
         return

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -29,10 +29,10 @@ from aiohttp.typedefs import Handler, Middleware
 from dsmops import __version__
 from dsmops.errors import DsmopsError, InputError, PortInUseError, ResourceError
 from dsmops.worker.access import Access
-from dsmops.worker.asr import AsrModule, AsrSettings
 from dsmops.worker.connection import Ending, Limits
 from dsmops.worker.logs import MAIN, UTILS, ServerLog, Shown
-from dsmops.worker.metrics import CONTENT_TYPE, AsrMetrics
+from dsmops.worker.metrics import CONTENT_TYPE, Metrics
+from dsmops.worker.module import Surroundings
 from dsmops.worker.protocol import CloseCode
 
 MAX_BODY_BYTES = 2 << 20
@@ -52,6 +52,26 @@ BUILD_INFO = {
 """The keys of moshi-server's, all strings; `git_describe` says who answers."""
 
 
+class Module(Protocol):
+    """What the server asks of a module, whatever it does."""
+
+    died: asyncio.Future[DsmopsError]
+
+    async def start(self) -> None: ...
+    def stop(self) -> bool: ...
+    def add_routes(self, router: web.UrlDispatcher) -> None: ...
+    def info(self) -> dict[str, str] | None: ...
+    @property
+    def is_idle(self) -> bool: ...
+    def tell(self, ending: Ending) -> None: ...
+
+
+class ModuleSettings(Protocol):
+    """A module of the config."""
+
+    def open(self, around: Surroundings) -> Module: ...
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """What to serve, and where. `port` 0 lets the system choose."""
@@ -60,7 +80,7 @@ class WorkerSettings:
     port: int
     static_dir: Path
     authorized_ids: Sequence[str]
-    modules: Sequence[AsrSettings]
+    modules: Sequence[ModuleSettings]
     limits: Limits = field(default_factory=Limits)
     drain_s: float = DRAIN_S
 
@@ -98,9 +118,9 @@ class Server:
 
     def __init__(self, settings: WorkerSettings, log: ServerLog) -> None:
         self._settings, self._log = settings, log
-        self._metrics = AsrMetrics()
+        self._metrics = Metrics()
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        self._modules: list[AsrModule] = []
+        self._modules: list[Module] = []
         self._parting = False
 
     def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
@@ -119,8 +139,8 @@ class Server:
         stopped = asyncio.ensure_future(self._signals.get())
         hangs = False
         with bind(settings.addr, settings.port) as listener:
-            access = Access(settings.authorized_ids)
-            self._modules = [AsrModule(module, access, self._log, self._metrics, settings.limits) for module in settings.modules]
+            around = Surroundings(Access(settings.authorized_ids), self._log, self._metrics, settings.limits)
+            self._modules = [module.open(around) for module in settings.modules]
             runner = web.AppRunner(self._application(), access_log=None, logger=_no_logger(), shutdown_timeout=1.0)
             await runner.setup()
             try:
@@ -134,7 +154,7 @@ class Server:
             finally:
                 await runner.cleanup()
                 for module in self._modules:
-                    hangs |= not module.loop.stop()
+                    hangs |= not module.stop()
         for module in self._modules:
             if module.died.done():
                 raise module.died.result()
@@ -182,9 +202,7 @@ class Server:
         app.router.add_get("/api/modules_info", _without_query(self._modules_info), allow_head=True)
         app.router.add_get("/metrics", _without_query(self._exposition), allow_head=True)
         for module in self._modules:
-            app.router.add_get(module.settings.path, module.socket, allow_head=False)
-            if module.is_batched:
-                app.router.add_post(module.settings.path, module.post)
+            module.add_routes(app.router)
         app.router.add_get("/{path:.*}", self._static, allow_head=True)
         return app
 
@@ -194,7 +212,7 @@ class Server:
         return web.Response(status=503, text="the server is shutting down\n") if self._parting else await handler(request)
 
     def _modules_info(self) -> web.Response:
-        return web.json_response([module.info() for module in self._modules if module.is_batched])
+        return web.json_response([info for module in self._modules if (info := module.info()) is not None])
 
     def _exposition(self) -> web.Response:
         return web.Response(body=self._metrics.exposition().encode(), headers={"Content-Type": CONTENT_TYPE})
