@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from dsmops.cli.main import main
-from dsmops.worker import asr, connection
+from dsmops.worker import asr_connection, module
 from dsmops.worker.access import Access
 from dsmops.worker.protocol import ServerMessage
 from dsmops.worker.runtime.engine import SttEngine
@@ -64,12 +64,12 @@ def swallow(kind: type[Event]) -> Callable[[], None]:
     """Messages of one kind never leave the server."""
 
     def without() -> None:
-        whole = connection.answer
+        whole = asr_connection.answer
 
-        def answer(event: Event, rules: connection.Rules) -> ServerMessage | None:
+        def answer(event: Event, rules: asr_connection.Rules) -> ServerMessage | None:
             return None if isinstance(event, kind) else whole(event, rules)
 
-        patch(connection, "answer", answer)
+        patch(asr_connection, "answer", answer)
 
     return without
 
@@ -111,7 +111,7 @@ def no_goodbye() -> None:
         await asyncio.sleep(3600)
 
     patch(web.WebSocketResponse, "__init__", stubborn)
-    patch(asr, "part", never)
+    patch(module, "part", never)
 
 
 def too_generous() -> None:
@@ -133,8 +133,8 @@ def leaves_a_child() -> None:
 
 def crashes_at_marker() -> None:
     """The process ends in the middle of a conversation."""
-    whole = connection.answer
-    patch(connection, "answer", lambda event, rules: os._exit(7) if isinstance(event, MarkerReached) else whole(event, rules))
+    whole = asr_connection.answer
+    patch(asr_connection, "answer", lambda event, rules: os._exit(7) if isinstance(event, MarkerReached) else whole(event, rules))
 
 
 def never_listens() -> None:
