@@ -172,8 +172,8 @@ class _Words:
         shown = ", ".join(_cut(word) for word in list(self._unsayable)[:_SHOWN])
         more = f" and {len(self._unsayable) - _SHOWN} more words" if len(self._unsayable) > _SHOWN else ""
         first = next(iter(self._unsayable))
-        wrong = dict.fromkeys(character for character in first if self._encode(character) is None)
-        at_fault = f"; it knows no {' '.join(map(repr, list(wrong)[:_SHOWN]))}" if wrong else ""
+        wrong = [character for character in dict.fromkeys(first) if self._encode(character) is None]
+        at_fault = f"; it knows no {' '.join(map(repr, wrong[:_SHOWN]))}" if wrong else ""
         raise InputError(
             f"the model's tokenizer cannot say {shown}{more}{at_fault}",
             hint="Write it out in a language and an alphabet that the model speaks, or leave it out.",
@@ -183,9 +183,10 @@ class _Words:
     def _encode(self, text: str) -> list[int] | None:
         """Return the tokens of `text`, None where it is no Unicode or has no tokens."""
         try:
-            tokens = self._tokenizer.encode(text)
-        except UnicodeEncodeError:
+            text.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair
             return None
+        tokens = self._tokenizer.encode(text)
         return None if any(token <= LAST_SPECIAL for token in tokens) else tokens
 
 

@@ -25,7 +25,7 @@ from dsmops.worker.runtime.tts_script import Encoder, TextStream
 from dsmops.worker.runtime.utterance import SpeechAudio, SpokenWord, Utterance
 
 WARM_UP_STEPS = 2
-"""Steps before the first stream, one of each kind; they count in `SpeechStep.step_idx`."""
+"""Steps before the first stream, one of each kind where there are two; they count in `SpeechStep.step_idx`."""
 MOST_WAITING_WORDS = 1000
 """Some six minutes of speech. With the text that was being taken when they were reached, a stream holds about 20 MB at most."""
 MOST_TEXT = 200_000
@@ -250,7 +250,7 @@ class TtsLoop(ModelLoop[Speech]):
         engine = self._engine = self._open_engine()
         self.slots = engine.batch_size
         self.observer.warming_up()
-        for text_only in (True, False):
+        for text_only in (engine.model.config.delay_steps > 0, False):
             engine.step(np.ones(engine.batch_size, np.bool_), lambda predictions: predictions, text_only=text_only)
         self.observer.started(engine.batch_size)
         step_idx = WARM_UP_STEPS
