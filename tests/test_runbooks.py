@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dsmops.flows.doctor import RUNBOOKS
 from dsmops.models import MODELS
 from tests.support.hub_server import Content, HubServer
 from tests.support.tiny import write_published_header
@@ -113,3 +114,19 @@ def test_every_promise_names_a_test_that_exists() -> None:
         assert (named is not None) == line.startswith("- [x]"), line
         if named is not None:
             assert f"def {named[2]}(" in (ROOT / named[1]).read_text(encoding="utf-8"), line
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", sorted(RUNBOOKS))
+def test_every_name_that_is_given_has_its_page(name: str) -> None:
+    """What `doctor` and the log scan can name is written about: the page is there, has the heading, and spells the name."""
+    page, _, anchor = RUNBOOKS[name].partition("#")
+    path = ROOT / "runbooks" / page
+    assert path.is_file(), f"{name}: there is no {page}"
+    assert not anchor or anchor in headings(path), f"{name}: {page} has no heading {anchor}"
+    assert f"`{name}`" in path.read_text(encoding="utf-8"), f"{page} does not name {name}"

@@ -47,7 +47,7 @@ class Finding:
 
 
 _GPU, _TORCH, _SERVER, _FILES, _PORT = "gpu-not-usable.md", "torch-for-the-worker.md", "server-binary.md", "model-files.md", "port-taken.md"
-_LOG, _CONFIG, _MACHINE = "reading-a-moshi-server-log.md", "config-findings.md", "disk-space.md"
+_DOCTOR, _CONFIG, _DISK = "doctor.md", "config-findings.md", "disk-space.md"
 
 _GPU_CODES = (
     "driver-missing",
@@ -117,23 +117,23 @@ _TABLE: dict[str, tuple[str, str | None]] = {
     "hub-file-missing": (_FILES, None),
     "hub-token-unread": (_FILES, None),
     "hub-cache-elsewhere": (_FILES, None),
-    "disk-too-small": (_MACHINE, None),
-    "disk-low": (_MACHINE, None),
-    "disk-not-writable": (_MACHINE, None),
+    "disk-too-small": (_DISK, None),
+    "disk-low": (_DISK, None),
+    "disk-not-writable": (_DISK, None),
     "port-taken": (_PORT, None),
     "port-refused": (_PORT, None),
     "port-server": (_PORT, None),
     "port-server-full": (_PORT, None),
-    "log-none": (_LOG, None),
-    "log-unreadable": (_LOG, None),
-    "area-unseen": (_LOG, None),
+    "log-none": (_DOCTOR, None),
+    "log-unreadable": (_DOCTOR, None),
+    "area-unseen": (_DOCTOR, None),
 }
 
 _OK = frozenset(f"{area}-ok" for area in ("gpu", "torch", "packages", "server", "config", "checkpoint", "hub", "disk", "port", "log"))
 
 RUNBOOKS: dict[str, str] = {
     **{name: failure.runbook for name, failure in FAILURES.items()},
-    **{f"config-{code}": f"{_CONFIG}#{code}" for code in CODES},
+    **{f"config-{code}": _CONFIG for code in CODES},
     **{name: f"{page}#{name}" for name, (page, _) in _TABLE.items()},
 }
 """Every name with something to do about it, and its page and heading."""
