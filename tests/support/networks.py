@@ -114,6 +114,27 @@ TTS_CONFIG_BODY: dict[str, Any] = TTS_BODY | {
 }
 """The same as a whole `config.json`: five steps from text to audio, two speakers."""
 
+FULL_TTS_CONFIG_BODY: dict[str, Any] = TTS_CONFIG_BODY | {
+    **{key: FULL_STT_BODY[key] for key in ("dim", "num_heads", "num_layers", "text_card", "card", "n_q")},
+    "context": 500,
+    "dep_q": 32,
+    "delays": [0, 0, *[2] * 31],
+    "depformer_dim": 1024,
+    "depformer_num_heads": 16,
+    "depformer_num_layers": 4,
+    "depformer_dim_feedforward": 3072,
+    "depformer_weights_per_step_schedule": [*range(8), *[8] * 8, *[9] * 8, *[10] * 8],
+    "depformer_low_rank_embeddings": 128,
+    "conditioners": {
+        "speaker_wavs": {"type": "tensor", "tensor": {"dim": 512}},
+        "cfg": TTS_BODY["conditioners"]["cfg"],
+        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 2048, "tokenizer": "noop", "possible_values": ["ok"]}},
+    },
+    "tts_config": {"audio_delay": 1.28, "second_stream_ahead": 2},
+    "model_id": {"sig": "1e68beda", "epoch": 240},
+}
+"""The dimensions of tts-1.6b-en_fr."""
+
 TTS_VOICE_FRAMES = 5
 
 UNGUIDED_TTS_CONFIG_BODY: dict[str, Any] = TTS_CONFIG_BODY | {

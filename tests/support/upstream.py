@@ -180,7 +180,7 @@ def upstream_tts(
     device: str = "cpu",
 ) -> TtsTrace:
     """The same through upstream's `LMGen`, with the hooks of its `TTSModel`."""
-    from moshi.conditioners import ConditionAttributes, TensorCondition, dropout_all_conditions
+    from moshi.conditioners import ConditionAttributes, TensorCondition, dropout_all_conditions  # type: ignore[import-not-found]
     from moshi.models import LMGen, loaders
 
     config = tts_config(body)
