@@ -1,19 +1,23 @@
-"""Speech-to-text models with random weights, made in memory on the device: for step times and memory, which do not depend on values."""
+"""Models with random weights, made in memory on the device: for step times and memory, which do not depend on values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
 from dsmops.facts import DType
-from dsmops.models import LmShape
+from dsmops.models import LmShape, TtsShape
 from dsmops.worker.models.config import SttConfig
 from dsmops.worker.models.convolution import CausalConv
-from dsmops.worker.models.mimi import MimiConfig, MimiEncoder
+from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer
 from dsmops.worker.models.stt import TORCH_DTYPES, SttModel
 from dsmops.worker.models.stt_lm import SttLm
+from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts_config import CONTROL_VALUE, TtsConfig
+from dsmops.worker.models.tts_lm import TtsLm
 
 
 class NoText:
@@ -35,16 +39,51 @@ def random_stt(shape: LmShape, device: torch.device, dtype: DType, *, seed: int 
         lm = SttLm(shape, 100_000.0).to(TORCH_DTYPES[dtype])
         encoder = MimiEncoder(mimi or MimiConfig(bins=shape.audio_vocab_size - 1))
     for network in (lm, encoder):
-        network.to_empty(device=device).eval().requires_grad_(False)
-        for name, parameter in network.named_parameters():
-            if parameter.dim() < 2 or name.endswith("alpha"):
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            else:
-                fan_in = parameter[0].numel() if "emb" not in name else 1
-                parameter.normal_(generator=generator).mul_(fan_in**-0.5)
-        for module in network.modules():
-            if isinstance(module, ResidualQuantizer):
-                module.codebooks.normal_(generator=generator)
-            if isinstance(module, ResidualQuantizer | CausalConv):
-                module.prepare()
+        _fill(network, device, generator)
     return SttModel(SttConfig(shape, 100_000.0, 6), lm, encoder, NoText(), device)  # type: ignore[arg-type]
+
+
+def random_tts(
+    shape: TtsShape, device: torch.device, dtype: DType, *, n_q: int | None = None, seed: int = 0, mimi: MimiConfig | None = None
+) -> TtsModel:
+    """Return a model of `shape` that generates `n_q` codebooks, with the released model's delays and voices; otherwise as `random_stt`."""
+    generator = torch.Generator(device).manual_seed(seed)
+    codebooks = shape.lm.audio_codebooks
+    config = TtsConfig(
+        shape=shape,
+        max_period=10_000.0,
+        delays=(0, *[2] * (codebooks - 1)),
+        delay_steps=16,
+        second_stream_ahead=2,
+        control_values=(CONTROL_VALUE,),
+        cfg_values=(1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
+    )
+    with torch.device("meta"):
+        lm = TtsLm(config, n_q or codebooks).to(TORCH_DTYPES[dtype])
+        lm.conditioning.float()
+        decoder = MimiDecoder(mimi or MimiConfig(bins=shape.lm.audio_vocab_size - 1))
+    for network in (lm, decoder):
+        _fill(network, device, generator)
+    lm.prepare()
+    return TtsModel(config, lm, decoder, NoText(), device)  # type: ignore[arg-type]
+
+
+def _fill(network: nn.Module, device: torch.device, generator: torch.Generator) -> None:
+    network.to_empty(device=device).eval().requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if parameter.dim() < 2 or name.endswith("alpha"):
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.normal_(generator=generator).mul_(_fan_in(name, parameter) ** -0.5)
+    for module in network.modules():
+        if isinstance(module, ResidualQuantizer):
+            module.codebooks.normal_(generator=generator)
+        if isinstance(module, ResidualQuantizer | CausalConv):
+            module.prepare()
+
+
+def _fan_in(name: str, parameter: Tensor) -> int:
+    if name.endswith(("emb", "emb.weight", "embed.weight")):
+        return 1
+    # Weight sets are stacked matrices; a convolution's kernel has its taps last.
+    return parameter.shape[-1] if name.startswith("depformer.") else parameter[0].numel()
