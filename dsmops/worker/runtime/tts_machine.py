@@ -73,7 +73,11 @@ class TextMachine:
 
     @property
     def sees_enough(self) -> bool:
-        """Whether what waits decides the next step: a pause comes next, or a word and as many behind it as the second stream needs."""
+        """Whether what is known decides the next step: no entry can begin in it, or a pause is next, or a word and as many behind it as the
+        second stream needs. moshi-server asks for these words in every step, which gives the same tokens later.
+        """
+        if self._main or self._must_pad > 0:
+            return True
         if not self._entries or not self._entries[0].tokens:
             return bool(self._entries)
         return self._word(self._ahead) is not None

@@ -67,8 +67,8 @@ class Utterance:
 
     @property
     def can_step(self) -> bool:
-        """Whether the text that is known decides the next step."""
-        return not self.has_ended and (self.is_closed or self._machine.sees_enough)
+        """Whether there is something to say, and the text that is known decides the next step."""
+        return not self._is_empty and not self.has_ended and (self.is_closed or self._machine.sees_enough)
 
     @property
     def is_text_only(self) -> bool:

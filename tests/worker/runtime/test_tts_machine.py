@@ -165,9 +165,25 @@ def test_a_stream_that_waits_for_its_text_feeds_what_the_whole_text_feeds(
 )
 def test_what_a_step_has_to_know(entries: list[Entry], ahead: int, enough: bool) -> None:
     """A pause comes next, or a word and as many more as the second stream looks ahead; pauses do not count as words."""
-    machine = TextMachine(ahead=ahead, text_rows=ROWS, pacing=Pacing())
+    machine = TextMachine(ahead=ahead, text_rows=ROWS, pacing=Pacing(initial_padding=0))
     machine.extend(entries)
     assert machine.sees_enough is enough
+
+
+def test_steps_in_which_nothing_can_begin_need_no_text() -> None:
+    """The padding before the first word, and a word's own tokens and padding."""
+    machine = TextMachine(ahead=1, text_rows=ROWS, pacing=Pacing(initial_padding=2))
+    enough = []
+    for step in range(2):
+        enough.append(machine.sees_enough)
+        machine.step(step, 0)
+    assert enough == [True, True]
+    machine.extend([Entry((9, 10), "a", 3), Entry((11,), "b", 1)])
+    enough = []
+    for step in range(2, 7):
+        enough.append(machine.sees_enough)
+        machine.step(step, 3 if step == 6 else 0)
+    assert enough == [True, True, True, True, False]
 
 
 @given(entries=ENTRIES, ahead=st.integers(1, 3), pacing=PACINGS)
