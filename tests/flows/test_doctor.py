@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from dsmops.gpu import GpuReport
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels
 from dsmops.logs.failures import FAILURES
 from dsmops.models import MODELS
+from dsmops.shipped import shipped_folder
 from tests.gpu.hosts import PlayedHost, host_names, load_host
 from tests.support.binaries import write_machine_code, write_script, write_server
 from tests.support.hub_server import HubServer, Repo
@@ -215,11 +217,26 @@ def test_a_config_is_judged_for_this_card_and_server(scope: Scope, play: Play) -
 
 def test_ready_configs_are_nobodys(scope: Scope, play: Play) -> None:
     """As shipped they say nothing of this machine, unless they are named."""
-    shutil.copytree(Path(__file__).resolve().parents[2] / "configs", scope.folder / "configs")
+    shutil.copytree(shipped_folder("configs"), scope.folder / "configs")
     report = play("t4_cloud")
     assert "config-none" in found(diagnose(scope, report))
     named = diagnose(replace(scope, configs=(scope.folder / "configs" / "config-stt-en_fr-hf.toml",)), report)
     assert "config-dtype-override-missing" in found(named)
+
+
+def test_a_ready_config_that_was_edited_is_somebodys(scope: Scope, play: Play) -> None:
+    """Its digest is no longer that of the shipped one, wherever it lies."""
+    folder = Path(shutil.copytree(shipped_folder("configs"), scope.folder / "configs"))
+    with (folder / "config-stt-en_fr-hf.toml").open("a") as file:
+        file.write("# mine\n")
+    assert found(diagnose(scope, play("t4_cloud")))["config-dtype-override-missing"].severity is Level.ERROR
+
+
+def test_the_digests_of_the_ready_configs_are_theirs() -> None:
+    """After a change of a ready config: `cd configs && sha256sum *.toml > SHA256SUMS`."""
+    folder = shipped_folder("configs")
+    listed = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert listed == {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.toml")}
 
 
 def test_damaged_configs_do_not_stop_the_others(scope: Scope, bare: GpuReport) -> None:
@@ -422,6 +439,18 @@ def test_failures_count_since_the_last_start(scope: Scope, bare: GpuReport) -> N
     assert seen["model-loop-dead"].severity is Level.NOTE
     assert seen["key-in-log"].severity is Level.WARNING
     assert "0b4c" not in repr(seen)
+
+
+def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) -> None:
+    """A text to be spoken that reads like a server's first line is no start; a start in colours is one."""
+    log = scope.folder / "log.stt"
+    said = b'2025-11-15T08:40:00.000000Z  INFO moshi_server: src/main.rs:7: handling tts query Q { text: "main.rs:475: build_info=" }\n'
+    log.write_bytes(START + DEAD + said)
+    assert log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Level.ERROR
+    dim, italic, end = b"\x1b[2m", b"\x1b[3m", b"\x1b[0m"
+    colours = dim + b"src/main.rs" + end + dim + b":" + end + dim + b"475:" + end + b" " + italic + b"build_info" + end + b"=B\n"
+    log.write_bytes(START + DEAD + colours)
+    assert log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Level.NOTE
 
 
 def test_a_long_log_is_read_from_its_end(scope: Scope, bare: GpuReport) -> None:

@@ -11,6 +11,8 @@ from dsmops.units import counted
 
 def show_diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
     """Yield every finding, then how many there are of each kind and what could not be seen."""
+    yield f"dsmops {diagnosis.dsmops_version}, Python {diagnosis.python_version}, {diagnosis.system}"
+    yield ""
     for area in diagnosis.areas:
         if area.findings:
             yield area.name

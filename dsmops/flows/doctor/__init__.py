@@ -6,9 +6,11 @@ one that cannot look says so, and the others go on.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dsmops import __version__
 from dsmops.errors import DsmopsError
 from dsmops.files import translate
 from dsmops.flows.doctor.cards import cards, packages, torch
@@ -48,8 +50,11 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Every area with its findings, how many of them are what, and what could not be judged."""
+    """Every area with its findings, how many of them are what, and what could not be judged; and what it was that looked."""
 
+    dsmops_version: str
+    python_version: str
+    system: str
     areas: tuple[Area, ...]
     errors: int
     warnings: int
@@ -66,7 +71,16 @@ def diagnose(scope: Scope, gpu: GpuReport | None = None) -> Diagnosis:
     areas = tuple(Area(name, tuple(_ask(name, area, site))) for name, area in AREAS)
     findings = [each for area in areas for each in area.findings]
     errors, warnings, notes = (sum(each.severity is level for each in findings) for level in (Level.ERROR, Level.WARNING, Level.NOTE))
-    return Diagnosis(areas, errors, warnings, notes, tuple(dict.fromkeys(each.unseen for each in findings if each.unseen)))
+    return Diagnosis(
+        dsmops_version=__version__,
+        python_version=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        areas=areas,
+        errors=errors,
+        warnings=warnings,
+        notes=notes,
+        not_seen=tuple(dict.fromkeys(each.unseen for each in findings if each.unseen)),
+    )
 
 
 def _ask(name: str, area: Callable[[Site], Iterator[Finding]], site: Site) -> Iterator[Finding]:

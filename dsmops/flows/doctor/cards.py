@@ -17,6 +17,7 @@ from dsmops.units import counted, size
 
 _ABSENT = {"gpu.driver_missing", "gpu.container_without_gpu", "gpu.wsl_without_gpu"}
 """Codes that a machine without a card has too."""
+_OTHER_TORCH = "Install a torch made with CUDA 12.6, which has kernels from 5.0 to 9.0: https://pytorch.org/get-started/previous-versions"
 _SOMEBODYS_BYTES = 1 << 30
 """More than a driver, a desktop or an idle context takes."""
 
@@ -108,7 +109,7 @@ def torch(site: Site) -> Iterator[Finding]:
                 Level.WARNING,
                 f"the embedded worker would not use {label}: this torch was made without CUDA",
                 said,
-                fix="pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+                fix=_OTHER_TORCH,
             )
         case TorchKernels.NO:
             yield finding(
@@ -117,7 +118,7 @@ def torch(site: Site) -> Iterator[Finding]:
                 f"the embedded worker would fail on {label}: this torch has no kernels for it",
                 said,
                 f"its kernels are for {holds}",
-                fix="pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+                fix=_OTHER_TORCH,
             )
         case TorchKernels.DRIVER_TOO_OLD:
             yield finding(

@@ -96,7 +96,7 @@ def ports(site: Site) -> Iterator[Finding]:
     if isinstance(build, dict) and "git_describe" in build:
         yield _server(port, build)
     else:
-        yield _taken(site, port, "it does not answer like a moshi-server")
+        yield _taken(site, port, "by another program", "it does not answer like a moshi-server")
 
 
 def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[Finding]:
@@ -115,16 +115,16 @@ def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[Finding]:
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:
             raise
-        yield _taken(site, port, f"on loopback: {refused.strerror or refused}")
+        yield _taken(site, port, "on an address that is not loopback", f"on loopback: {refused.strerror or refused}")
     else:
         yield ok("port", f"port {port} is free")
 
 
-def _taken(site: Site, port: int, said: str) -> Finding:
+def _taken(site: Site, port: int, how: str, said: str) -> Finding:
     return finding(
         "port-taken",
         Level.ERROR if site.scope.port else Level.WARNING,
-        f"port {port} is taken by another program",
+        f"port {port} is taken {how}",
         said,
         *_listeners(port),
         fix=f"Give the server another: --port {port + 1 if port < 65535 else DEFAULT_PORT}",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import FileRole, file_references
-from dsmops.errors import DsmopsError
+from dsmops.errors import DsmopsError, SourceError
 from dsmops.facts import Device
 from dsmops.flows.binary import Binary, find_binary, identify_binary
 from dsmops.gpu import GpuReport, probe
@@ -59,7 +61,11 @@ class Site:
             for reference in file_references(config, os.environ)
             if reference.value.is_hub and reference.role is not FileRole.OTHER
         )
-        return tuple(dict.fromkeys(map(parse_source, names)))
+        found: dict[HubFile, None] = {}
+        for name in names:
+            with suppress(SourceError):  # the lint says what is wrong with the name
+                found[parse_source(name)] = None
+        return tuple(found)
 
     @property
     def missing_hub_files(self) -> tuple[HubFile, ...]:
@@ -92,7 +98,7 @@ def look(scope: Scope, gpu: GpuReport | None = None) -> Site:
 
 def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[Path]]:
     """Return the configs that are somebody's, those that cannot be read, and the ready ones as they were shipped."""
-    shipped = {path.read_bytes() for path in shipped_folder("configs").glob("*.toml")} if not scope.configs else set()
+    ready = set() if scope.configs else _ready_digests()
     configs: list[Config] = []
     unreadable: list[DsmopsError] = []
     templates: list[Path] = []
@@ -102,11 +108,16 @@ def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[P
         except DsmopsError as exc:
             unreadable.append(exc)
             continue
-        if config.text.encode() in shipped:
+        if ready and hashlib.sha256(config.text.encode()).hexdigest() in ready:
             templates.append(path)
         else:
             configs.append(config)
     return configs, unreadable, templates
+
+
+def _ready_digests() -> set[str]:
+    """Return the digests of the ready configs as they were shipped; in a checkout the files themselves may have been edited."""
+    return {line.split()[0] for line in (shipped_folder("configs") / "SHA256SUMS").read_text(encoding="ascii").splitlines()}
 
 
 def _find_server(scope: Scope) -> tuple[Binary | None, DsmopsError | None]:
