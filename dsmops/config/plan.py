@@ -212,6 +212,16 @@ def planned_dtype(device: Device, model: PublishedModel, runtime: Runtime, asked
     )
 
 
+def config_runtime(model: PublishedModel, device: Device, asked: DType | None = None) -> Runtime:
+    """Return the runtime that a config of `model` is made for: moshi-server, or the embedded worker where that alone can serve it.
+
+    That is a text-to-speech model in another dtype than bf16, asked for or for want of bf16 arithmetic.
+    """
+    capability = device.compute_capability
+    served = asked or (capability.serving_dtype if capability else DType.BF16)
+    return Runtime.EMBEDDED if model.tts and served is not DType.BF16 else Runtime.MOSHI_SERVER
+
+
 def serving_dtype(device: Device, asked: DType | None = None) -> DType:
     """Return the dtype to serve in: the one asked for, or what the device computes best.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.errors import InputError
-from dsmops.models import MODELS, LmShape, PublishedModel
+from dsmops.models import MODELS, LmShape, PublishedModel, speaking_model
 from dsmops.shipped import shipped_folder
 
 
@@ -47,12 +47,14 @@ def described_model(config: Config) -> PublishedModel:
     The latter is named as its module, has the file names that the config gives, and belongs to no repository.
 
     Raises:
-        InputError: not exactly one BatchedAsr module has complete `[model]` tables.
+        InputError: not exactly one BatchedAsr module has complete `[model]` tables, and the module is no Py module alone.
     """
+    if speaking_module(config) is not None:
+        return speaking_model()
     found = [module for module in modules(config) if module.kind == "BatchedAsr" and module.lm_shape()]
     if len(found) != 1:
         raise InputError(
-            f"{config.path} must describe one BatchedAsr module with its [model] tables; it has {len(found)}",
+            f"{config.path} must describe one BatchedAsr module with its [model] tables, or one Py module; it has {len(found)}",
             hint="Start from one of the ready configs.",
             code="config.no_model",
         )
@@ -69,8 +71,19 @@ def described_model(config: Config) -> PublishedModel:
     )
 
 
+def speaking_module(config: Config) -> Module | None:
+    """Return a config's one module when the server's own script speaks there, None for any other config."""
+    found = modules(config)
+    return found[0] if len(found) == 1 and found[0].kind == "Py" and found[0].py_keys else None
+
+
 def served_model(config: Config) -> PublishedModel | None:
-    """Return the published model whose dimensions a config's `[model]` tables have, None when it is none or no single one."""
+    """Return the published model that a config serves, None when it is none or no single one.
+
+    A hearing model is known by the dimensions in its `[model]` tables; there is one speaking model.
+    """
+    if speaking_module(config) is not None:
+        return speaking_model()
     shapes = [shape for module in modules(config) if (shape := module.lm_shape())]
     served = [model for model in MODELS.values() if model.lm and any(same_dimensions(shape, model.lm) for shape in shapes)]
     return served[0] if len(served) == 1 else None

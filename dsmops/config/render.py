@@ -23,12 +23,15 @@ from dsmops.facts import DType
 class ConfigSettings:
     """What to set in a template; None leaves what it says.
 
-    All but the last four belong to the one module that loads a language model, or to the only module there is.
+    All but the last four belong to the one module that loads a language model, or to the only module there is. In a module whose script
+    speaks, the files go into its `py` table; `model_config_file` and `n_q` are for such a module alone.
     """
 
     lm_model_file: str | None = None
     text_tokenizer_file: str | None = None
     audio_tokenizer_file: str | None = None
+    model_config_file: str | None = None
+    n_q: int | None = None
     dtype_override: DType | None = None
     batch_size: int | None = None
     context: int | None = None
@@ -39,7 +42,25 @@ class ConfigSettings:
 
 
 _TOP_KEYS = ("static_dir", "log_dir", "instance_name", "authorized_ids")
-_MODULE_KEYS = ("lm_model_file", "text_tokenizer_file", "audio_tokenizer_file", "batch_size", "dtype_override", "context")
+_MODULE_KEYS = (
+    "lm_model_file",
+    "text_tokenizer_file",
+    "audio_tokenizer_file",
+    "model_config_file",
+    "n_q",
+    "batch_size",
+    "dtype_override",
+    "context",
+)
+_PLACES: dict[str, tuple[KeyPath, ...]] = {"context": (("model", "transformer", "context"),)}
+_SPEAKING_PLACES: dict[str, tuple[KeyPath, ...]] = {
+    "lm_model_file": (("py", "moshi_weight"),),
+    "text_tokenizer_file": (("text_tokenizer_file",), ("py", "tokenizer")),
+    "audio_tokenizer_file": (("py", "mimi_weight"),),
+    "model_config_file": (("py", "config_path"),),
+    "n_q": (("py", "n_q"),),
+}
+"""Where a setting stands in a module, when it is not at the key of its own name: in any, and in one whose script speaks."""
 
 
 def render(template_text: str, settings: ConfigSettings, *, name: str = "the template") -> str:
@@ -66,18 +87,18 @@ def render(template_text: str, settings: ConfigSettings, *, name: str = "the tem
     return text
 
 
-_WITHOUT_EFFECT = re.compile(r"^conditioning_learnt_padding\s*=.*\n", re.MULTILINE)
-"""A key that upstream's configs carry and that does nothing for models without conditioners, as the published ones are."""
+_WITHOUT_EFFECT = re.compile(r"^(?:conditioning_learnt_padding|cfg_is_no_text)\s*=.*\n", re.MULTILINE)
+"""Keys that upstream's configs carry: one does nothing for models without conditioners, as the hearing ones are, nobody reads the other."""
 
 
 def retitle(text: str, title: str) -> str:
-    """Return a ready config as the start of a made one: its opening comment says `title`, and keys without effect are left out.
+    """Return a ready config as the start of a made one: its opening comment says `title`, lines and all; keys without effect are left out.
 
     The opening comment ends at the first empty comment or other line.
     """
     lines = text.splitlines(keepends=True)
     rest = next((number for number, line in enumerate(lines) if not line.startswith("# ")), len(lines))
-    return _WITHOUT_EFFECT.sub("", "".join([f"# {title}\n", *lines[rest:]]))
+    return _WITHOUT_EFFECT.sub("", "".join([*(f"# {line}\n" for line in title.splitlines()), *lines[rest:]]))
 
 
 def diff(old_text: str, new_text: str, *, name: str = "config.toml", context_lines: int = 3) -> str:
@@ -121,11 +142,12 @@ def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
     of_module = {key: value for key in _MODULE_KEYS if (value := getattr(settings, key)) is not None}
     if of_module:
         module = _module(template)
+        places = _SPEAKING_PLACES if module.kind == "Py" and module.py_keys else _PLACES
         for key, value in of_module.items():
-            where = ("model", "transformer", key) if key == "context" else (key,)
-            if where[0] not in MODULES[module.kind].keys:
-                raise InputError(f"a module of type {module.kind} has no {where[-1]}", hint="Use a template with a BatchedAsr module.")
-            changes[module.where(*where)] = value.candle_name if isinstance(value, DType) else value
+            for where in places.get(key, ((key,),)):
+                if where[0] not in MODULES[module.kind].keys:
+                    raise InputError(f"a module of type {module.kind} has no {where[-1]}", hint="Use a template with a BatchedAsr module.")
+                changes[module.where(*where)] = value.candle_name if isinstance(value, DType) else value
     plain = {where: list(value) if isinstance(value, tuple) else value for where, value in changes.items() if value is not None}
     return {where: value for where, value in plain.items() if _get(template.values, where) != value}
 

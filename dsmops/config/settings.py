@@ -26,7 +26,8 @@ def serving_settings(
     end. `kept_keys` are keys of a config that is replaced, empty for a new one; None says that `base` itself stays in use, and then
     batch size and keys change only when asked for.
     """
-    served = dtype or (plan.dtype if plan else None)
+    # A module that speaks has no key for its dtype.
+    served = None if model.tts else dtype or (plan.dtype if plan else None)
     inherited = next((module.text("dtype_override") for module in modules(base) if module.has_lm), None)
     # bf16 is what the server takes by itself: it is written only where it was asked for, or has to replace something else.
     if served is DType.BF16 and dtype is None and inherited in (None, served.candle_name):
@@ -52,4 +53,7 @@ def planned_title(model: PublishedModel, dtype: DType | None, device_label: str 
     """Return the opening comment of a config made from a ready one."""
     served = f" in {dtype.candle_name}" if dtype else ""
     where = f" for {device_label}" if device_label else ""
-    return f"{model.name}{served}{where}, as `dsmops {command}` planned it."
+    title = f"{model.name}{served}{where}, as `dsmops {command}` planned it."
+    if model.tts is None or dtype in (None, DType.BF16):
+        return title
+    return f"{title}\nServe it with `dsmops worker`: moshi-server's Python module would compute in bf16, whatever a config says."

@@ -7,9 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from dsmops.config.lint import LintReport
+from dsmops.config.lint.speech import codebooks_of
 from dsmops.config.load import Config, parse_config, read_config
-from dsmops.config.plan import ServingPlan
-from dsmops.config.presets import described_model, find_template, is_shipped
+from dsmops.config.plan import ServingPlan, config_runtime
+from dsmops.config.presets import described_model, find_template, is_shipped, speaking_module
 from dsmops.config.render import masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
@@ -18,6 +19,7 @@ from dsmops.facts import Device, DType
 from dsmops.files import write_text_atomically
 from dsmops.flows.check import lint_config
 from dsmops.flows.serving import find_model, plan_model
+from dsmops.models import PublishedModel
 
 DEFAULT_MODEL = "stt-1b-en_fr"
 
@@ -78,7 +80,7 @@ def make_config(request: ConfigRequest, device: Device | None, *, target: Path |
         )
     template = read_config(find_template(request.template or find_model(request.model or DEFAULT_MODEL).preset))
     model = described_model(template)
-    plan = plan_model(model, device, dtype=request.dtype, context=request.context) if device is not None else None
+    plan = _plan(template, model, device, request) if device is not None else None
     before = read_config(target) if target is not None and target.exists() else None
     settings = serving_settings(
         template,
@@ -100,6 +102,18 @@ def make_config(request: ConfigRequest, device: Device | None, *, target: Path |
         change=masked_diff(before, config) if before else "",
         plan=plan,
         lint=lint_config(config, device=device, server_version=request.server_version, addr=request.addr),
+    )
+
+
+def _plan(template: Config, model: PublishedModel, device: Device, request: ConfigRequest) -> ServingPlan:
+    speaking = speaking_module(template)
+    return plan_model(
+        model,
+        device,
+        runtime=config_runtime(model, device, request.dtype),
+        dtype=request.dtype,
+        context=request.context,
+        n_q=codebooks_of(speaking) if speaking else None,
     )
 
 

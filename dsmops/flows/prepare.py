@@ -15,19 +15,21 @@ from shlex import quote
 
 from dsmops.checkpoint import ConversionReport, TensorInfo, convert, identify, is_current, made_by_conversion, plan_conversion
 from dsmops.config.lint import LintReport
+from dsmops.config.lint.speech import codebooks_of
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.modules import modules
-from dsmops.config.plan import ServingPlan, visible_to_server
-from dsmops.config.presets import described_model, find_template, is_shipped, same_dimensions
+from dsmops.config.plan import ServingPlan, config_runtime, planned_dtype, visible_to_server
+from dsmops.config.presets import described_model, find_template, is_shipped, same_dimensions, speaking_module
 from dsmops.config.render import masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
-from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, InputError, TensorRangeError
-from dsmops.facts import Device, DType
+from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, InputError, SourceError, TensorRangeError
+from dsmops.facts import Device, DType, Runtime
 from dsmops.files import os_errors, require_free_space, write_text_atomically
 from dsmops.flows.check import lint_config
 from dsmops.flows.serving import find_device, plan_model
 from dsmops.flows.sources import locate
+from dsmops.flows.speaking import MODEL_CONFIG_FILE, describe_speaking, speaks, weights_in
 from dsmops.flows.staging import Origin, Staging, plan_staging, read_tensors
 from dsmops.hub import DownloadPlan, fetch
 from dsmops.models import MODELS, PublishedModel, model_of_repo
@@ -169,14 +171,20 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
     device = find_device(request.simulated, request.ordinal)
     _require_distinct(request)
     weights = locate(request.input_path or f"hf://{request.hf_repo}/{_model_file(request)}")
+    if isinstance(weights, Path) and weights.is_dir():
+        weights = weights_in(weights)
     tensors = read_tensors(weights, refresh=request.force)
-    model, template = _model_and_template(request, tensors)
-    serving = plan_model(model, device, dtype=request.dtype)
-    staging = plan_staging(weights, model.tokenizer_file, model.mimi_file, refresh=request.force)
-    default_output = _output(request, weights, serving.dtype)
-    output = default_output if _needs_conversion(request, serving.dtype, tensors) else None
+    model, template = _model_and_template(request, weights, tensors)
+    runtime = config_runtime(model, device, request.dtype)
+    dtype = planned_dtype(device, model, runtime, request.dtype)
+    staging = plan_staging(weights, model.tokenizer_file, model.mimi_file, MODEL_CONFIG_FILE if model.tts else None, refresh=request.force)
+    _require_companions(model, staging)
+    default_output = _output(request, weights, dtype)
+    output = default_output if _needs_conversion(request, dtype, tensors) else None
     config_path = request.config_out or default_output.with_suffix(".toml")
     before = _existing_config(config_path, model, afresh=request.force)
+    n_q = _codebooks(model, template if before is None or request.force else before)
+    serving = plan_model(model, device, runtime=runtime, dtype=request.dtype, n_q=n_q)
     _require_writable(request, staging, output, config_path)
     config = _render(request, model, serving, staging, output, template, before, config_path)
     parts = [
@@ -195,7 +203,7 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         afresh=request.force,
         server_version=request.server_version,
         parts=tuple(parts),
-        notes=(*serving.notes, *_own_notes(request, serving.dtype, output, tensors)),
+        notes=(*serving.notes, *_own_notes(request, model, dtype, output, tensors)),
     )
 
 
@@ -242,28 +250,50 @@ def _model_file(request: PrepareRequest) -> str:
     return request.model_file or (published.model_file if published else "model.safetensors")
 
 
-def _model_and_template(request: PrepareRequest, tensors: Mapping[str, TensorInfo]) -> tuple[PublishedModel, Config]:
+def _model_and_template(request: PrepareRequest, weights: Origin, tensors: Mapping[str, TensorInfo]) -> tuple[PublishedModel, Config]:
     """Return which model the checkpoint is and the config to start from."""
-    if request.template is not None:
-        template = read_config(find_template(request.template))
+    template = read_config(find_template(request.template)) if request.template is not None else None
+    if template is not None and speaks(tensors) != (speaking_module(template) is not None):
+        raise InputError(
+            f"{template.path} has no single module of the kind that the checkpoint needs: {'Py' if speaks(tensors) else 'BatchedAsr'}",
+            hint="Leave --template away, or name one for this model.",
+            code="prep.other_template",
+        )
+    if speaks(tensors):
+        model = describe_speaking(weights, tensors)
+        return model, template or read_config(find_template(model.preset))
+    if template is not None:
         return described_model(template), template
     identity = identify(tensors)
-    model = MODELS.get(identity.name or "")
-    if model is None:
+    known = MODELS.get(identity.name or "")
+    if known is None:
         differences = "".join(f"; {difference}" for difference in identity.differences)
         raise CheckpointError(
             f"this checkpoint is no published model ({identity.description}{differences})",
             hint="Name a moshi-server config that describes it: --template FILE.",
             code="checkpoint.unknown_model",
         )
-    if model.lm is None:
-        raise CheckpointError(
-            f"{model.name} cannot be prepared for moshi-server on such a card: the server runs it through a Python module in bf16, "
-            "and its Rust module runs no released file",
-            hint="prep-sm75 prepares the speech-to-text models: kyutai/stt-1b-en_fr-candle, kyutai/stt-2.6b-en-candle.",
-            code="checkpoint.not_servable",
-        )
-    return model, read_config(find_template(model.preset))
+    return known, read_config(find_template(known.preset))
+
+
+def _require_companions(model: PublishedModel, staging: Staging) -> None:
+    """Check that a speaking model that nobody publishes has its files beside it: no server knows where to find them.
+
+    Raises:
+        SourceError: one is not there.
+    """
+    for name, path in ((model.tokenizer_file, staging.tokenizer), (model.mimi_file, staging.mimi)):
+        if model.tts and not model.hf_repo and path is None:
+            raise SourceError(f"{name}, which its {MODEL_CONFIG_FILE} names, is not beside the checkpoint", hint="Put it there.")
+
+
+def _codebooks(model: PublishedModel, config: Config) -> int | None:
+    """Return how many codebooks a speaking model is to generate: what the config says where the model has so many, else all."""
+    module = speaking_module(config)
+    if model.tts is None or module is None:
+        return None
+    most = model.tts.lm.audio_codebooks
+    return codebooks_of(module, most) or most
 
 
 def _needs_conversion(request: PrepareRequest, dtype: DType, tensors: Mapping[str, TensorInfo]) -> bool:
@@ -315,7 +345,8 @@ def _require_writable(request: PrepareRequest, staging: Staging, output: Path | 
     Raises:
         InputError: a target is a source, or a checkpoint that dsmops did not make, or a path that a config cannot hold.
     """
-    sources = {path.absolute() for path in (staging.weights, staging.tokenizer, staging.mimi) if path is not None}
+    companions = (staging.tokenizer, staging.mimi, staging.model_config)
+    sources = {path.absolute() for path in (staging.weights, *companions) if path is not None}
     for option, path in (("--output", output), ("--config-out", config_path)):
         if path is not None and path.absolute() in sources:
             raise InputError(f"{option} {path} is one of the sources", hint="Name another file.", code="prep.same_file")
@@ -325,7 +356,7 @@ def _require_writable(request: PrepareRequest, staging: Staging, output: Path | 
             hint="Name another --output, or replace it with --force.",
             code="prep.foreign_output",
         )
-    for path in (output or staging.weights, staging.tokenizer, staging.mimi):
+    for path in (output or staging.weights, *companions):
         text = str(path.absolute()) if path else ""
         if "$" in text or not text.isprintable():
             raise InputError(
@@ -350,7 +381,8 @@ def _existing_config(path: Path, model: PublishedModel, *, afresh: bool) -> Conf
         if afresh:
             return None
         raise
-    if afresh or (model.lm and any(module.has_lm and same_dimensions(module.lm_shape(), model.lm) for module in modules(before))):
+    hears = model.lm and any(module.has_lm and same_dimensions(module.lm_shape(), model.lm) for module in modules(before))
+    if afresh or hears or (model.tts and speaking_module(before) is not None):
         return before
     raise InputError(
         f"{path} is there already, and does not serve {model.name}",
@@ -368,13 +400,22 @@ def _convert(source: Path, target: Path, dtype: DType, progress: Progress) -> Co
         raise TensorRangeError(exc.message, hint=hint) from exc
 
 
-def _own_notes(request: PrepareRequest, dtype: DType, output: Path | None, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+def _own_notes(
+    request: PrepareRequest, model: PublishedModel, dtype: DType, output: Path | None, tensors: Mapping[str, TensorInfo]
+) -> Iterator[str]:
     if output is not None:
         yield "Converted weights keep their licence (CC-BY 4.0)."
     elif request.output is not None:
         yield "--output is not used: nothing is converted."
     wide = sum(tensor.dtype == "F32" for tensor in tensors.values())
-    if wide and dtype is DType.F16:
+    if model.tts:
+        if dtype is not DType.BF16:
+            yield (
+                "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever a config says, and its Rust module "
+                f"(type Tts) runs no released file. `dsmops worker` serves this config in {dtype.candle_name}."
+            )
+        yield f"{wide} tensors are F32 and stay so: conditioners, which are computed in float32 everywhere."
+    elif wide and dtype is DType.F16:
         yield f"{wide} tensors are F32: the server casts them to f16 while loading, unchecked; values beyond 65504 become infinite."
 
 
@@ -404,6 +445,8 @@ def _render(
         lm_model_file=str((output or staging.weights).absolute()),
         text_tokenizer_file=str(staging.tokenizer.absolute()) if staging.tokenizer else None,
         audio_tokenizer_file=str(staging.mimi.absolute()) if staging.mimi else None,
+        model_config_file=str(staging.model_config.absolute()) if staging.model_config else None,
+        n_q=serving.n_q,
     )
     if not stays:
         name = f"{model.name}-{_FOLDERS[serving.dtype]}".replace(".", "_")
@@ -429,6 +472,9 @@ def _file_parts(staging: Staging, model: PublishedModel) -> list[Part]:
             parts.append(Part(name, Step.PRESENT, str(path), path.stat().st_size, "beside the weights"))
         else:
             parts.append(Part(name, Step.LEFT_TO_SERVER, file_name, None, "not beside the weights; stays as the template names it"))
+    if staging.model_config is not None:
+        path = staging.model_config
+        parts.append(Part(path.name, Step.PRESENT, str(path), path.stat().st_size, "beside the weights"))
     return parts
 
 
@@ -481,7 +527,11 @@ def _report(
 ) -> PrepareReport:
     name = quote(plan.config.path)
     visible = f"{visible_to_server(plan.device)} " if plan.device.cuda_ordinal else ""
-    commands = [f"dsmops check-config {name}", f"{visible}moshi-server worker --config {name} --addr 127.0.0.1"]
+    commands = [f"dsmops check-config {name}"]
+    if plan.serving.runtime is Runtime.MOSHI_SERVER:
+        commands.append(f"{visible}moshi-server worker --config {name} --addr 127.0.0.1")
+    if plan.model.tts:
+        commands.append(f"{visible}dsmops worker --config {name} --addr 127.0.0.1")
     if plan.output is not None:
         commands.insert(0, f"dsmops verify {quote(str(plan.staging.weights))} {quote(str(plan.output))}")
     return PrepareReport(
@@ -489,7 +539,7 @@ def _report(
         device=plan.device,
         model=plan.model.name,
         dtype=plan.serving.dtype,
-        batch_size=next((module.whole("batch_size") for module in modules(plan.config) if module.has_lm), None),
+        batch_size=next((module.whole("batch_size") for module in modules(plan.config) if module.has_lm or module.kind == "Py"), None),
         parts=plan.parts,
         serving=plan.serving,
         conversion=conversion,

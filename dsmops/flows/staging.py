@@ -15,15 +15,17 @@ Origin = Path | HubFile
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """Where the three files are or will be. A None is left to the server, which downloads what the config names by `hf://`.
+    """Where the files are or will be. A None is left to the server, which downloads what the config names by `hf://`.
 
-    `downloads` covers all that come from the hub, in the cache or not; None when nothing does.
+    `model_config` is the model's own config.json where that was asked for, and is never left to anybody. `downloads` covers all that come
+    from the hub, in the cache or not; None when nothing does.
     """
 
     weights: Path
     tokenizer: Path | None
     mimi: Path | None
     downloads: DownloadPlan | None
+    model_config: Path | None = None
 
     @property
     def is_here(self) -> bool:
@@ -46,7 +48,7 @@ def read_tensors(origin: Origin, *, refresh: bool = False) -> Mapping[str, Tenso
     return read_hub_header(replace(origin, revision=planned.version.commit)).tensors
 
 
-def plan_staging(weights: Origin, tokenizer_name: str, mimi_name: str, *, refresh: bool = False) -> Staging:
+def plan_staging(weights: Origin, tokenizer_name: str, mimi_name: str, config_name: str | None = None, *, refresh: bool = False) -> Staging:
     """Return where the files of a model are: all of one hub repository and revision, or those beside a local checkpoint.
 
     Raises:
@@ -55,7 +57,8 @@ def plan_staging(weights: Origin, tokenizer_name: str, mimi_name: str, *, refres
     if isinstance(weights, Path):
         folder = weights if weights.is_dir() else weights.parent
         tokenizer, mimi = (path if name and (path := folder / name).is_file() else None for name in (tokenizer_name, mimi_name))
-        return Staging(weights, tokenizer, mimi, None)
-    plan = plan_download([weights, weights.sibling(tokenizer_name), weights.sibling(mimi_name)], refresh=refresh)
+        return Staging(weights, tokenizer, mimi, None, folder / config_name if config_name else None)
+    names = [tokenizer_name, mimi_name, *([config_name] if config_name else [])]
+    plan = plan_download([weights, *(weights.sibling(name) for name in names)], refresh=refresh)
     paths = [plan.path_of(planned) for planned in plan.files]
-    return Staging(paths[0], paths[1], paths[2], plan)
+    return Staging(paths[0], paths[1], paths[2], plan, paths[3] if config_name else None)

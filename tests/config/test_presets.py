@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.config.load import parse_config, read_config
-from dsmops.config.presets import find_template, preset_names, served_model
+from dsmops.config.presets import described_model, find_template, preset_names, served_model
 from dsmops.config.tokenizer import count_pieces
 from dsmops.errors import InputError
 from dsmops.models import MODELS
@@ -16,8 +16,8 @@ from dsmops.models import MODELS
 def test_each_model_has_its_ready_config() -> None:
     """The config that a published model names is there, and serves that model."""
     for model in MODELS.values():
-        served = served_model(read_config(find_template(model.preset)))
-        assert served is (model if model.lm else None)
+        config = read_config(find_template(model.preset))
+        assert served_model(config) is described_model(config) is model
 
 
 def test_the_suffix_may_be_left_out() -> None:

@@ -139,10 +139,12 @@ def test_lines_that_are_not_meant_stay_in_any_document(document: tuple[str, Any]
 
 
 def test_settings_that_no_module_takes_are_refused() -> None:
-    """A Python module has no weights file, and two models in one template leave open which is meant."""
+    """A Python module has no dtype, a hearing one no codebooks; two models in one template leave open which is meant."""
     tts = text_of(shipped_folder("configs") / "config-tts.toml")
-    with pytest.raises(InputError, match="no lm_model_file"):
-        render(tts, ConfigSettings(lm_model_file="x"))
+    with pytest.raises(InputError, match="no dtype_override"):
+        render(tts, ConfigSettings(dtype_override=DType.F16))
+    with pytest.raises(InputError, match="no n_q"):
+        render(text_of(STT[0]), ConfigSettings(n_q=8))
     assert tomllib.loads(render(tts, ConfigSettings(batch_size=2)))["modules"]["tts_py"]["batch_size"] == 2
     two = text_of(STT[0]) + '\n[modules.second]\ntype = "Asr"\n'
     with pytest.raises(InputError, match="asr, second"):
@@ -151,6 +153,19 @@ def test_settings_that_no_module_takes_are_refused() -> None:
         render("a = 1\n", ConfigSettings(batch_size=2))
     with pytest.raises(ConfigError):
         render("a = ", ConfigSettings())
+
+
+def test_the_files_of_a_speaking_module_go_where_its_script_reads_them() -> None:
+    """Into the py table, the tokenizer into the module's own key too; every comment and all other keys stay."""
+    tts = text_of(shipped_folder("configs") / "config-tts.toml")
+    settings = ConfigSettings(
+        lm_model_file="lm", text_tokenizer_file="pieces", audio_tokenizer_file="codec", model_config_file="config", n_q=8
+    )
+    made = render(tts, settings)
+    module, before = (tomllib.loads(text)["modules"]["tts_py"] for text in (made, tts))
+    wanted = {"moshi_weight": "lm", "tokenizer": "pieces", "mimi_weight": "codec", "config_path": "config", "n_q": 8}
+    assert module == {**before, "text_tokenizer_file": "pieces", "py": {**before["py"], **wanted}}
+    assert made.count("#") == tts.count("#")
 
 
 def test_the_speech_module_is_found_beside_others() -> None:

@@ -68,6 +68,22 @@ def test_a_template_of_ones_own_keeps_its_model(tmp_path: Path) -> None:
     assert made["text_tokenizer_file"] == before["text_tokenizer_file"]
 
 
+def test_a_speaking_config_has_no_dtype_and_says_who_serves_it(tmp_path: Path) -> None:
+    """On a T4 it is made for the worker and opens with that; on an L4 for either. A card that is too small, and a context, are refused."""
+    for card, opens in (("t4", "Serve it with `dsmops worker`"), ("l4", "#")):
+        run = make("--model", "tts-1.6b-en_fr", "--simulate", card, "-o", f"{card}.toml", cwd=tmp_path)
+        assert run.code == 0, run.stderr
+        text = (tmp_path / f"{card}.toml").read_text()
+        assert opens in text.splitlines()[1]
+        module = tomllib.loads(text)["modules"]["tts_py"]
+        assert (module["batch_size"], module["py"]["n_q"], "dtype_override" in text) == (8, 24, False)
+    assert make("--model", "tts-1.6b-en_fr", "--simulate", "gtx1060", "-o", "small.toml", cwd=tmp_path).code == 1
+    assert not (tmp_path / "small.toml").exists()
+    assert "config.json" in make("--model", "tts-1.6b-en_fr", "--simulate", "t4", "--context", "250", cwd=tmp_path).stderr
+    named = make("--template", "config-tts", "--dtype", "f16", "--batch-size", "2", "--lm-model-file", "x.safetensors", cwd=tmp_path)
+    assert tomllib.loads(named.stdout)["modules"]["tts_py"]["py"]["moshi_weight"] == "x.safetensors"
+
+
 def test_strict_passes_what_is_right_and_refuses_warnings(tmp_path: Path) -> None:
     """A made config has no warnings of its own; with one, --strict exits 1 without a file and without claiming one."""
     strict = ("--simulate", "t4", "--server-version", "0.6.4", "--strict")

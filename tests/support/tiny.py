@@ -107,6 +107,32 @@ def write_tiny_companions(folder: Path) -> None:
     write_zeros(folder / MIMI_FILE, MIMI_TENSOR_PROBES, "F32")
 
 
+PUBLISHED_TTS_CONFIG = {
+    "card": 2048, "n_q": 32, "dep_q": 32, "delays": [0, 0, *[2] * 31], "dim": 2048, "text_card": 8000, "text_card_out": None,
+    "existing_text_padding_id": 3, "num_heads": 16, "num_layers": 16, "hidden_scale": 4.125, "causal": True, "layer_scale": None,
+    "context": 500, "max_period": 10_000, "gating": "silu", "norm": "rms_norm_f32", "positional_embedding": "rope",
+    "cross_attention": True, "demux_second_stream": True, "depformer_dim": 1024, "depformer_num_heads": 16, "depformer_num_layers": 4,
+    "depformer_dim_feedforward": 3072, "depformer_multi_linear": True, "depformer_pos_emb": "none", "depformer_weights_per_step": True,
+    "depformer_weights_per_step_schedule": [*range(8), *[8] * 8, *[9] * 8, *[10] * 8], "depformer_low_rank_embeddings": 128,
+    "conditioners": {
+        "speaker_wavs": {"type": "tensor", "tensor": {"dim": 512}},
+        "cfg": {
+            "type": "lut",
+            "lut": {"n_bins": 7, "dim": 16, "tokenizer": "noop", "possible_values": ["1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"]},
+        },
+        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 2048, "tokenizer": "noop", "possible_values": ["ok"]}},
+    },
+    "fuser": {
+        "cross_attention_pos_emb": True, "cross_attention_pos_emb_scale": 1, "sum": ["control", "cfg"], "prepend": [],
+        "cross": ["speaker_wavs"],
+    },
+    "model_type": "tts", "mimi_name": MODELS["tts-1.6b-en_fr"].mimi_file, "moshi_name": MODELS["tts-1.6b-en_fr"].model_file,
+    "tokenizer_name": MODELS["tts-1.6b-en_fr"].tokenizer_file, "tts_config": {"audio_delay": 1.28, "second_stream_ahead": 2},
+    "lm_gen_config": {"temp": 0.6, "text_temp": 0.6}, "model_id": {"sig": "1e68beda", "epoch": 240},
+}  # fmt: skip
+"""The config.json of the published text-to-speech model."""
+
+
 def published_layout(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return the layout of a published checkpoint: BF16, but for conditioners; wide values first, then by name."""
     layout = {name: ("F32" if name.startswith("condition_provider.") else "BF16", sizes) for name, sizes in shape.tensors().items()}

@@ -9,12 +9,12 @@ from dsmops.config.lint import speech
 from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
-from dsmops.config.memory import largest_batch, serving_memory
+from dsmops.config.memory import MemorySplit, largest_batch, serving_memory
 from dsmops.config.modules import Module, modules
 from dsmops.config.plan import default_reserve_bytes
 from dsmops.config.schema import MODULES
 from dsmops.config.timing import estimate_step_ms
-from dsmops.facts import ComputeCapability, Device, DType
+from dsmops.facts import ComputeCapability, Device, DType, Runtime
 from dsmops.models import FRAME_MS, Shape, speaking_model
 from dsmops.units import size
 
@@ -117,7 +117,7 @@ def memory(config: Config, facts: LintFacts) -> Findings:
     device = facts.device
     if device is None or device.memory_total_bytes is None:
         return
-    needs = [(served, serving_memory(served.shape, served.dtype, served.slots, n_q=served.n_q)) for served in _served(config, facts)]
+    needs = [(served, served.memory()) for served in _served(config, facts)]
     if not needs:
         return
     own = [split.total_bytes - split.runtime_bytes for _, split in needs]
@@ -147,7 +147,11 @@ class _Served:
     shape: Shape
     dtype: DType
     slots: int
+    runtime: Runtime = Runtime.MOSHI_SERVER
     n_q: int | None = None
+
+    def memory(self) -> MemorySplit:
+        return serving_memory(self.shape, self.dtype, self.slots, runtime=self.runtime, n_q=self.n_q)
 
 
 def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
@@ -156,14 +160,18 @@ def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
         if shape is not None and dtype is not None and slots is not None:
             yield _Served(module, shape, dtype, slots)
     for module in speech.speaking(config):
-        slots, n_q = module.whole("batch_size"), speech.n_q(module)
+        slots, n_q = module.whole("batch_size"), speech.codebooks_of(module)
         if slots is not None and n_q is not None and speech.is_released(module, facts):
-            yield _Served(module, speaking_model().shape, DType.BF16, slots, n_q)
+            model, capability = speaking_model(), facts.device.compute_capability if facts.device else None
+            dtype = capability.serving_dtype if capability else DType.BF16
+            # Where moshi-server's script cannot, the embedded worker serves the same file.
+            runtime = Runtime.MOSHI_SERVER if dtype is DType.BF16 else Runtime.EMBEDDED
+            yield _Served(module, model.shape, dtype, slots, runtime, n_q)
 
 
 def _what_fits(served: _Served, usable_bytes: int) -> str:
     batched = served.module.kind in {"BatchedAsr", "Py"}
-    fitting = largest_batch(served.shape, served.dtype, usable_bytes, n_q=served.n_q) if batched else 0
+    fitting = largest_batch(served.shape, served.dtype, usable_bytes, runtime=served.runtime, n_q=served.n_q) if batched else 0
     return f"batch_size = {fitting} fits." if fitting else "`dsmops plan` says what would fit."
 
 
@@ -173,7 +181,7 @@ def step_time(config: Config, facts: LintFacts) -> Findings:
     for served in _served(config, facts):
         if device is None or not served.module.whole("batch_size"):
             continue
-        step_ms = estimate_step_ms(served.shape, served.dtype, served.slots, device, n_q=served.n_q)
+        step_ms = estimate_step_ms(served.shape, served.dtype, served.slots, device, runtime=served.runtime, n_q=served.n_q)
         if step_ms is not None and step_ms > FRAME_MS:
             message = f"a step of {served.slots} slots is estimated at {step_ms:.0f} ms on {device.label}, and a frame is {FRAME_MS:.0f} ms"
             yield finding(config, "slower-than-real-time", served.module.where("batch_size"), message, "`dsmops plan` says what keeps up.")

@@ -90,10 +90,10 @@ def is_released(module: Module, facts: LintFacts) -> bool:
     return own is None or (own.get("dim"), own.get("num_layers"), own.get("dep_q")) == (2048, 16, _CODEBOOKS)
 
 
-def n_q(module: Module) -> int | None:
-    """Return how many codebooks a module generates, None for a number that the released model has not."""
+def codebooks_of(module: Module, most: int = _CODEBOOKS) -> int | None:
+    """Return how many codebooks a module generates, None for a number that a model with `most` of them has not."""
     found = lax_number(_py(module).get("n_q", module.py_keys["n_q"].default))
-    return int(found) if found is not None and 1 <= found <= _CODEBOOKS else None
+    return int(found) if found is not None and 1 <= found <= most else None
 
 
 def _py(module: Module) -> Mapping[str, Any]:
