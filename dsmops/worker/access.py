@@ -29,7 +29,7 @@ class Access:
             raise web.HTTPBadRequest(text=f"Failed to deserialize query string: duplicate field `{QUERY}`")
         key = request.headers.get(HEADER, asked[0] if asked else None)
         if key is None or not self._is_known(key.encode("utf-8", "surrogateescape")):
-            raise web.HTTPUnauthorized(body=b"")
+            raise web.HTTPUnauthorized(text="")
 
     def _is_known(self, key: bytes) -> bool:
         """Compare with every key, in a time that tells nothing about any."""

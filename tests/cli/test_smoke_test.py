@@ -110,7 +110,7 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
         (["--config", "nothing.toml"], 3, "nothing.toml"),
         ([], 3, "config-stt-en_fr-lowram-sm75.toml"),
         (["--url", "ftp://x"], 3, "is no server address"),
-        (["--simulate-success", "--junit", "nowhere/smoke.xml"], 3, "nowhere"),
+        (["--simulate-success", "--junit", "a.toml/smoke.xml"], 3, "a.toml"),
         (["--simulate-success", "--audio", "nothing.wav"], 3, "nothing.wav"),
         (["--config", "a.toml", "--moshi-bin", "no-such-program"], 3, "no-such-program is no program here"),
     ],

@@ -1,4 +1,4 @@
-"""`make demo`: the loop as far as it is built, on a tiny generated checkpoint and a simulated T4, without a GPU and without a network.
+"""`make demo`: the whole loop on a tiny generated checkpoint and a simulated T4, without a GPU and without a network.
 
 Each step is a real command in a process of its own; the demo fails with the first that fails, or that does not do what it must.
 """
@@ -11,16 +11,21 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dsmops.audio import write
+from dsmops.audio.clip import speech_like
+from dsmops.report import Reporter, Table
+from dsmops.units import size
 from dsmops.worker.tiny import write_tiny_stt
 from tests.support.s3_servers import moto_server
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "demo"
 API_KEY = "demo-key-3f1c9a7be2"
+BOLD, GREEN, PLAIN = ("\x1b[1m", "\x1b[32m", "\x1b[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("", "", "")
 RAW_LOG = "".join(
     f"\x1b[2m2026-01-02T03:04:{second:02d}.595169Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mmoshi_server::batched_asr\x1b[0m\x1b[2m:\x1b[0m "
     f"\x1b[2msrc/batched_asr.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m{line}:\x1b[0m {message}\n"
@@ -35,7 +40,7 @@ RAW_LOG = "".join(
 
 @dataclass
 class Demo:
-    """Runs the steps, one line each, and remembers what they proved."""
+    """Runs the steps, two lines each, and remembers what they proved."""
 
     proven: list[tuple[str, float]] = field(default_factory=list)
 
@@ -43,41 +48,82 @@ class Demo:
         """Run `dsmops` with `command`; `claim` is proven when it exits with `code` and `check` accepts its output."""
         words = [str(part) for part in command]
         shown = " ".join(str(Path(word).relative_to(FOLDER)) if word.startswith(str(FOLDER)) else word for word in words)
-        print(f"$ dsmops {shown}", flush=True)
+        print(f"{BOLD}$ dsmops {shown}{PLAIN}", flush=True)
         start_s = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "dsmops", *words], cwd=FOLDER, capture_output=True, text=True, check=False)
         seconds = time.monotonic() - start_s
         if done.returncode != code or not check(done.stdout):
-            print(f"{done.stdout}{done.stderr}\nfailed: {claim}")
+            print(f"{done.stdout}{done.stderr}\nfailed after {seconds:.1f} s, with exit code {done.returncode}: {claim}")
             raise SystemExit(1)
-        print(f"  {claim} ({seconds:.1f} s)", flush=True)
+        print(f"  {GREEN}{claim}{PLAIN} ({seconds:.1f} s)", flush=True)
         self.proven.append((claim, seconds))
         return done.stdout
 
+    def conclude(self, files: Sequence[tuple[str, Path]]) -> None:
+        """Say what was proven, how long each step took, and where the files are."""
+        total_s = sum(seconds for _, seconds in self.proven)
+        rows = [(claim, f"{seconds:.1f} s") for claim, seconds in self.proven]
+        found = [(what, str(path.relative_to(ROOT)), size(path.stat().st_size)) for what, path in files]
+        print()
+        Reporter().result({}, [Table((f"proven, in {total_s:.0f} s", "took>"), rows), Table(("file", "where", "size>"), found)])
+        print("The card was simulated and the model made up; everything else was real. On a machine with a card: dsmops prep-sm75")
 
-def share_logs(demo: Demo) -> None:
-    """Format a raw log, publish it to an S3 server of our own twice and once more after a rotation, and pull it back."""
-    raw = FOLDER / "logs" / "moshi-logs" / "raw" / "log.demo.2026-01-02"
-    raw.parent.mkdir(parents=True)
+
+def run_the_model(demo: Demo, config: Path) -> Path:
+    """Serve the converted model and test the server, then listen with the model itself; return the server's raw log."""
+    text = demo.step(
+        "the converted model is served, answers in time, gives its slots back and ends when asked",
+        *("smoke-test", "--config", config, "--cpu", "--junit", FOLDER / "smoke.xml", "--json"),
+        check=lambda out: json.loads(out)["passed"],
+    )
+    recording = FOLDER / "sound.wav"
+    write(recording, [speech_like(4.0)])
+    demo.step(
+        "it writes words down on this machine, too",
+        "transcribe",
+        "--model",
+        config,
+        "--cpu",
+        recording,
+        check=lambda out: bool(out.strip()),
+    )
+    broken = FOLDER / "broken.toml"
+    broken.write_text(config.read_text().replace('dtype_override = "f16"', 'dtype_override = "float16"'))
+    demo.step(
+        "a config with a wrong dtype is not started",
+        *("smoke-test", "--config", broken, "--cpu", "--json"),
+        code=1,
+        check=lambda out: json.loads(out)["failed"] == ["config-lint"],
+    )
+    return FOLDER / str(json.loads(text)["raw_log"])
+
+
+def share_logs(demo: Demo, raw_log: Path) -> Path:
+    """Format the server's log and one of moshi-server's, publish them to an S3 server of our own, also after a rotation, and pull them."""
+    raw = raw_log.with_name("log.demo.2026-01-02")
     raw.write_text(RAW_LOG, encoding="utf-8")
     friendly, rotated = raw.parent.parent / raw.name, raw.parent.parent / "log.demo.2026-01-02.1"
+    served = raw.parent.parent / raw_log.name
+    demo.step("the server's raw log becomes readable", "format-log", raw_log, check=lambda _: "starting asr loop" in served.read_text())
     demo.step(
-        "a raw log becomes readable, and its key is gone",
+        "so does one of moshi-server, and the key in it is gone",
         *("format-log", raw, "--tz", "UTC"),
         check=lambda _: API_KEY not in friendly.read_text() and "[INFO] [moshi_server::batched_asr]" in friendly.read_text(),
     )
+    sent_bytes = friendly.stat().st_size + served.stat().st_size
     with moto_server() as server:
         os.environ.update(server.env)
         to = ("--bucket", server.new_bucket(), "--endpoint-url", server.url)
         publish = ("publish-logs", *to, "--source", friendly.parent, "--json")
-        demo.step("it is published", *publish, check=lambda out: json.loads(out)["body_bytes"] == friendly.stat().st_size)
+        demo.step("both are published", *publish, check=lambda out: json.loads(out)["body_bytes"] == sent_bytes)
         demo.step("a second run sends nothing", *publish, check=lambda out: json.loads(out)["body_bytes"] == 0)
         friendly.rename(rotated)
         demo.step("nor does one after a rotation", *publish, check=lambda out: json.loads(out)["body_bytes"] == 0)
         pulled = FOLDER / "pulled"
-        demo.step("it comes back byte for byte", "pull-logs", *to, "--output", pulled)
+        demo.step("they come back byte for byte", "pull-logs", *to, "--output", pulled)
     if (pulled / rotated.name).read_bytes() != rotated.read_bytes():
         raise SystemExit("failed: the pulled log differs")
+    return served
 
 
 def main() -> int:
@@ -100,13 +146,18 @@ def main() -> int:
     demo.step("every converted value is the right one", "verify", weights, converted)
     demo.step("the config suits the card and server 0.6.4", "check-config", config, "--simulate", "t4", "--server-version", "0.6.4")
     demo.step("server 0.6.3 would ignore the switch", "check-config", config, "--simulate", "t4", "--server-version", "0.6.3", code=1)
-    share_logs(demo)
-
-    print(f"\nProven in {sum(seconds for _, seconds in demo.proven):.0f} s:")
-    for claim, seconds in demo.proven:
-        print(f"  {seconds:5.1f} s  {claim}")
-    print("\nNot part of the loop yet: running the model (worker, smoke-test).")
-    print(f"Files: {FOLDER.relative_to(ROOT)}")
+    raw_log = run_the_model(demo, config)
+    friendly = share_logs(demo, raw_log)
+    demo.conclude(
+        [
+            ("the bf16 model", weights),
+            ("converted to f16", converted),
+            ("its config", config),
+            ("what the smoke test found", FOLDER / "smoke.xml"),
+            ("the server's raw log", raw_log),
+            ("the same, to read and to share", friendly),
+        ]
+    )
     return 0
 
 

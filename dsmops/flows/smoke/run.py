@@ -91,7 +91,7 @@ def smoke_test(request: SmokeRequest, *, on_start: OnStart = lambda _: None) -> 
             hint="`cargo install moshi-server` puts it into ~/.cargo/bin; leave --moshi-bin away to test the embedded worker.",
             code="smoke.binary",
         )
-    clip = _clip(request)
+    clip = make_clip(request)
     if request.url:
         return run_ledger(request.timeout_s, lambda ledger: check_running(ledger, request, clip), on_start)
     if request.config is None:
@@ -357,7 +357,12 @@ class _Launch:
         return self._child
 
 
-def _clip(request: SmokeRequest) -> Samples:
+def make_clip(request: SmokeRequest) -> Samples:
+    """Return the sound to send.
+
+    Raises:
+        InputError, SourceError: the recording cannot be used.
+    """
     return read(request.audio) if request.audio else speech_like(request.clip_s)
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dsmops.audio.clip import speech_like
+from dsmops.audio import Samples
 from dsmops.checkpoint import read_header, verify
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import modules
 from dsmops.flows.prepare import PrepareReport, PrepareRequest, plan_preparation, prepare
 from dsmops.flows.smoke.checks import CheckFailed, Ledger
 from dsmops.flows.smoke.report import Backend, SmokeReport, make_report
-from dsmops.flows.smoke.run import OnStart, SmokeRequest, check_config, run_ledger
+from dsmops.flows.smoke.run import OnStart, SmokeRequest, check_config, make_clip, run_ledger
 from dsmops.units import size
 from dsmops.worker import SERVER, require_worker
 
@@ -67,12 +67,14 @@ def simulate_success(folder: Path, request: SmokeRequest, *, parts: Parts | None
 
     Raises:
         ExtraMissingError: the worker's libraries are not installed.
+        InputError, SourceError: the recording cannot be used.
     """
     require_worker("simulating", SERVER)
-    return run_ledger(request.timeout_s, lambda ledger: _simulate(ledger, folder, request, parts or Parts()), on_start)
+    clip = make_clip(request)
+    return run_ledger(request.timeout_s, lambda ledger: _simulate(ledger, folder, request, clip, parts or Parts()), on_start)
 
 
-async def _simulate(ledger: Ledger, folder: Path, request: SmokeRequest, parts: Parts) -> SmokeReport:
+async def _simulate(ledger: Ledger, folder: Path, request: SmokeRequest, clip: Samples, parts: Parts) -> SmokeReport:
     made = _Made(target=folder / "assets" / "fp16" / "model.fp16.safetensors")
 
     async def generate() -> str:
@@ -101,7 +103,7 @@ async def _simulate(ledger: Ledger, folder: Path, request: SmokeRequest, parts: 
         await ledger.block_rest()
         return make_report(ledger.checks, {}, backend=Backend.EMBEDDED, seconds=ledger.seconds, simulated=_CARD_NAME)
     served = replace(request, config=Path(made.config.path), cpu=True, folder=folder, command=parts.command)
-    return await check_config(ledger, served, made.config, speech_like(request.clip_s), simulated=_CARD_NAME)
+    return await check_config(ledger, served, made.config, clip, simulated=_CARD_NAME)
 
 
 def _judge_conversion(weights: Path, config: Config) -> str:
