@@ -1,0 +1,77 @@
+"""A voice, as the files of `kyutai/tts-voices` hold it: ten seconds of somebody's speech as latents of a codec made for one model.
+
+That codec's encoder is not published, so voices cannot be made here, and those of one model say nothing to another.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from dsmops.errors import CheckpointError, InputError
+from dsmops.files import os_errors
+from dsmops.worker.models.tts_config import VOICE, TtsConfig
+
+_SIGNED_NAME = re.compile(r"\.(?P<sig>[0-9a-zA-Z]+)@(?P<epoch>\d+)\.safetensors\Z")
+
+
+def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
+    """Return the voice in `path`, float32 [512, 125]: channels, frames.
+
+    Raises:
+        CheckpointError: it is no voice file, or one for another model.
+        SourceError: it is not there.
+    """
+    with os_errors(path):
+        path.open("rb").close()
+    hint = f"Voice files are those of hf://kyutai/tts-voices whose names end in {config.voice_suffix}."
+    try:
+        with safe_open(str(path), framework="np") as file:
+            names, metadata = list(file.keys()), file.metadata() or {}
+            if names != [VOICE]:
+                raise CheckpointError(f"{path} is no voice: it does not hold one tensor {VOICE}", hint=hint, code="voice.unusable")
+            header = file.get_slice(VOICE)
+            dtype, shape = header.get_dtype(), list(header.get_shape())
+            if dtype != "F32" or shape != [1, config.voice_width, config.voice_frames]:
+                raise CheckpointError(
+                    f"{path} is no voice of this model: {VOICE} is {dtype} {shape}, not F32 {[1, config.voice_width, config.voice_frames]}",
+                    hint=hint,
+                    code="voice.unusable",
+                )
+            _require_same_model(path, metadata, config, hint)
+            values = file.get_tensor(VOICE)
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(
+            f"{path} is no voice: it is not a complete safetensors file ({exc})", hint=hint, code="voice.unusable"
+        ) from exc
+    return as_voice(values, config, name=str(path))
+
+
+def as_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) -> NDArray[np.float32]:
+    """Return `values` as a voice, float32 [512, 125], from that shape or [1, 512, 125]; `name` is for the error.
+
+    Raises:
+        InputError: they have another shape, or are not all finite.
+    """
+    wanted = (config.voice_width, config.voice_frames)
+    if values.shape not in (wanted, (1, *wanted)):
+        raise InputError(f"{name} has the shape {list(values.shape)}, and a voice of this model {[1, *wanted]}", code="voice.unusable")
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} holds numbers that are not finite", hint="Take the voice from its source again.", code="voice.unusable")
+    return np.ascontiguousarray(values.reshape(wanted), np.float32)
+
+
+def _require_same_model(path: Path, metadata: dict[str, str], config: TtsConfig, hint: str) -> None:
+    """Check that the file says the same of its model as `config`, or that one of them says nothing."""
+    ours = _SIGNED_NAME.search(config.voice_suffix)
+    theirs = metadata if {"sig", "epoch"} <= metadata.keys() else _SIGNED_NAME.search(path.name)
+    if ours and theirs and (theirs["sig"], theirs["epoch"]) != (ours["sig"], ours["epoch"]):
+        raise CheckpointError(
+            f"{path} is a voice of another model, {theirs['sig']}@{theirs['epoch']}; this one is {ours['sig']}@{ours['epoch']}",
+            hint=hint,
+            code="voice.other_model",
+        )
