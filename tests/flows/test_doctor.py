@@ -248,11 +248,17 @@ def test_damaged_configs_do_not_stop_the_others(scope: Scope, bare: GpuReport) -
     assert {"config-unreadable", "config-ok"} <= found(diagnosis).keys()
 
 
-def test_a_file_that_a_config_names_and_is_missing(scope: Scope, bare: GpuReport) -> None:
-    """The lint of the config looks for it."""
+def test_files_that_a_config_names(scope: Scope, bare: GpuReport) -> None:
+    """One that is missing or cut off is an error of the config, once; one that is whole is said to be."""
     config = write_tiny_server(scope.folder)
     (scope.folder / MIMI_FILE).unlink()
-    assert found(diagnose(replace(scope, configs=(config,)), bare))["config-file-missing"].severity is Level.ERROR
+    diagnosis = diagnose(replace(scope, configs=(config,)), bare)
+    assert found(diagnosis)["config-file-missing"].severity is Level.ERROR
+    assert WEIGHTS_FILE in found(diagnosis)["checkpoint-ok"].cause
+    os.truncate(scope.folder / WEIGHTS_FILE, 100)
+    diagnosis = diagnose(replace(scope, configs=(config,)), bare)
+    assert found(diagnosis)["config-not-safetensors"].severity is Level.ERROR
+    assert diagnosis.errors == 2
 
 
 def test_checkpoints_are_read_by_their_headers(scope: Scope, play: Play) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dsmops.checkpoint import Header, identify, read_header
 from dsmops.config.load import Config
+from dsmops.config.modules import FileRole, file_references
 from dsmops.config.schema import ServerVersion
 from dsmops.errors import DsmopsError, SourceError
 from dsmops.facts import Severity
@@ -62,10 +65,12 @@ def _needs_f16(site: Site) -> bool:
 
 
 def checkpoints(site: Site) -> Iterator[Finding]:
-    """Report checkpoints that are cut off or something else, by their headers: those named, those converted here, Kyutai's in the cache."""
+    """Report checkpoints that are cut off or something else, by their headers: those named; else those
+    converted here, Kyutai's in the cache, and those that configs name."""
     named = [_located(source) for source in site.scope.checkpoints]
     yield from (each for each in named if isinstance(each, Finding))
-    files = [each for each in named if isinstance(each, Path)] if named else list(_usual(site))
+    usual = () if named else (*_usual(site), *_of_configs(site))
+    files = list({path.resolve(): path for path in (*named, *usual) if isinstance(path, Path)}.values())
     for path in files:
         yield from _checkpoint(site, path)
     yield from _leftovers(site)
@@ -107,6 +112,17 @@ def _usual(site: Site) -> Iterator[Path]:
         if path.is_file() and (key not in newest or path.lstat().st_mtime > newest[key].lstat().st_mtime):
             newest[key] = path
     yield from (newest[key] for key in sorted(newest))
+
+
+def _of_configs(site: Site) -> Iterator[Path]:
+    """Yield the local weights that configs name and that can be read; what is wrong with the others is said of the config."""
+    for config in site.configs:
+        for reference in file_references(config, os.environ):
+            path = site.scope.folder / reference.value.text
+            if reference.role in (FileRole.LM, FileRole.MIMI) and not reference.value.is_hub:
+                with suppress(DsmopsError):
+                    read_header(path)
+                    yield path
 
 
 def _checkpoint(site: Site, path: Path) -> Iterator[Finding]:

@@ -53,6 +53,11 @@ class Site:
     binary_error: DsmopsError | None
 
     @property
+    def lacks_bf16(self) -> bool | None:
+        """Whether the card that serves has no bf16; None without a card, or for one of unknown capability."""
+        return self.gpu.visible[0].verdict.bf16_fails if self.gpu.visible else None
+
+    @property
     def hub_files(self) -> tuple[HubFile, ...]:
         """The weights, codecs and tokenizers that the configs name on the hub, each once."""
         names = (
