@@ -35,7 +35,7 @@ def disks(site: Site) -> Iterator[Finding]:
     models = site.models or (DEFAULT_MODEL,)
     missing = {file.filename for file in site.missing_hub_files}
     needs = {read_settings().cache: (sum(_download_bytes(model, missing) for model in models), "downloads")}
-    if any(card.verdict.bf16_fails for card in site.gpu.visible[:1]):
+    if site.lacks_bf16:
         folder = site.scope.folder / "assets" / "fp16"
         needs[folder] = (0 if any(folder.glob("*.safetensors")) else sum(map(_weight_bytes, models)), "converted checkpoints")
     for config in site.configs:

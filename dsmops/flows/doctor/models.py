@@ -38,7 +38,7 @@ def configs(site: Site) -> Iterator[Finding]:
             Level.NOTE,
             f"no config of your own in {site.scope.folder / 'configs'}",
             ready,
-            fix="dsmops prep-sm75" if _needs_f16(site) else "dsmops make-config",
+            fix="dsmops prep-sm75" if site.lacks_bf16 else "dsmops make-config",
             unseen="whether the config that serves is right; name it with --config",
         )
 
@@ -60,13 +60,11 @@ def _version(site: Site) -> ServerVersion | None:
     return ServerVersion.parse(binary.version) if binary and binary.version and binary.kind is BinaryKind.UPSTREAM else None
 
 
-def _needs_f16(site: Site) -> bool:
-    return any(card.verdict.bf16_fails for card in site.gpu.visible[:1])
-
-
 def checkpoints(site: Site) -> Iterator[Finding]:
-    """Report checkpoints that are cut off or something else, by their headers: those named; else those
-    converted here, Kyutai's in the cache, and those that configs name."""
+    """Report checkpoints that are cut off or something else, by their headers.
+
+    They are those named; else those converted here, Kyutai's in the cache, and those that configs name.
+    """
     named = [_located(source) for source in site.scope.checkpoints]
     yield from (each for each in named if isinstance(each, Finding))
     usual = () if named else (*_usual(site), *_of_configs(site))
@@ -79,7 +77,7 @@ def checkpoints(site: Site) -> Iterator[Finding]:
             "checkpoint-none",
             Level.NOTE,
             f"no checkpoint of Kyutai's in {site.scope.folder / _CONVERTED} or in the hub cache {read_settings().cache}",
-            fix="dsmops prep-sm75" if _needs_f16(site) else "hf download kyutai/stt-1b-en_fr-candle",
+            fix="dsmops prep-sm75" if site.lacks_bf16 else "hf download kyutai/stt-1b-en_fr-candle",
             unseen="whether a checkpoint is whole; name it with --checkpoint",
         )
 
@@ -150,7 +148,7 @@ def _whole(site: Site, path: Path, header: Header) -> Iterator[Finding]:
     for tensor in header.tensors.values():
         held[tensor.dtype] = held.get(tensor.dtype, 0) + tensor.nbytes
     dtypes = ", ".join(f"{size(nbytes)} in {dtype}" for dtype, nbytes in sorted(held.items(), key=lambda item: -item[1]))
-    if "BF16" in held and _needs_f16(site) and identity.name != "mimi":
+    if "BF16" in held and site.lacks_bf16 and identity.name != "mimi":
         yield finding(
             "checkpoint-bf16",
             Level.NOTE,

@@ -93,11 +93,10 @@ def _problems(site: Site, binary: Binary, serious: Level) -> Iterator[Finding]:
 def _override(site: Site, binary: Binary) -> Iterator[Finding]:
     if binary.has_dtype_override is not False:
         return
-    needed = site.gpu.visible[0].verdict.bf16_fails if site.gpu.visible else None
     yield finding(
         "server-ignores-override",
-        {True: Level.ERROR, False: Level.NOTE, None: Level.WARNING}[needed],
-        f"{binary.path} ignores `dtype_override` without a word" + (", and this card needs it" if needed else ""),
+        {True: Level.ERROR, False: Level.NOTE, None: Level.WARNING}[site.lacks_bf16],
+        f"{binary.path} ignores `dtype_override` without a word" + (", and this card needs it" if site.lacks_bf16 else ""),
         *_told(binary, "dtype_override"),
         f"it is moshi-server {binary.version}; the key came with 0.6.4" if binary.version else "the key came with 0.6.4",
         fix=_rebuild(site.device),
