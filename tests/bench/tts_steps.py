@@ -1,0 +1,261 @@
+"""Whole step of text-to-speech on a CUDA card, language model, depformer and Mimi's decoder, beside the `moshi` package on the same card.
+
+Random weights: a step's time does not depend on their values. Every figure is taken after at least `context` steps, in a process of its
+own, so that the memory figures are that run's. Targets (one H200, f16, 32 codebooks): at most 10 ms at batch 1 and 14 ms at 64, first
+audio after at most 250 ms at 64. `python -m tests.bench.tts_steps --help` has the choices; the peer is left out where `moshi` is not
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from dsmops.facts import DType
+from dsmops.models import FRAME_MS, MODELS, TtsShape
+
+MODEL = "tts-1.6b-en_fr"
+TARGETS_MS = {1: 10.0, 64: 14.0}
+FIRST_AUDIO_TARGETS_MS = {64: 250.0}
+TIMED_STEPS = 100
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measure every batch size asked for, ours and the peer, and record one line each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.tts_steps", description=__doc__)
+    parser.add_argument("--dtype", default="f16")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 32, 64, 128])
+    parser.add_argument("--n-q", type=int, default=32, help="codebooks generated")
+    parser.add_argument("--no-peer", action="store_true", help="leave `moshi` out")
+    parser.add_argument("--no-record", action="store_true", help="leave the history file alone")
+    parser.add_argument("--profile", action="store_true", help="show the kernels that take longest")
+    parser.add_argument("--one", nargs=2, metavar=("WHO", "BATCH"), help="one measurement in this process, as JSON")
+    chosen = parser.parse_args(words or [])
+    import torch
+
+    if not torch.cuda.is_available():
+        print("tts_steps: no CUDA device, nothing measured")
+        return 0
+    dtype = DType.parse(chosen.dtype)
+    if chosen.one:
+        who, batch = chosen.one
+        print(json.dumps(_measure(who, int(batch), dtype, chosen.n_q, profile=chosen.profile)))
+        return 0
+    missed = []
+    for batch in chosen.batch:
+        figures = {}
+        for who in ("dsmops", *(() if chosen.no_peer or find_spec("moshi") is None else ("moshi",))):
+            line = [
+                sys.executable,
+                "-m",
+                "tests.bench.tts_steps",
+                "--dtype",
+                chosen.dtype,
+                "--n-q",
+                str(chosen.n_q),
+                "--one",
+                who,
+                str(batch),
+            ]
+            found = subprocess.run([*line, *(["--profile"] if chosen.profile else [])], capture_output=True, text=True, check=False)
+            if found.returncode:
+                print(f"{who} batch {batch}: failed\n{found.stderr[-2000:]}")
+                continue
+            *shown, last = found.stdout.strip().splitlines()
+            print("\n".join(shown))
+            figures[who] = json.loads(last)
+            print(f"{who:7} {MODEL} {chosen.dtype} n_q {chosen.n_q} batch {batch:4}: {_words(figures[who])}", flush=True)
+        if not chosen.no_record:
+            from tests.bench.harness import record
+
+            parameters = {"model": MODEL, "dtype": chosen.dtype, "n_q": chosen.n_q, "batch": batch, "device": torch.cuda.get_device_name()}
+            record("tts_steps", parameters=parameters, **figures)
+        missed += _missed(batch, figures.get("dsmops", {})) if chosen.n_q == len(_shape().depformer.schedule) else []
+    print("\n".join(missed) or "targets met")
+    return 1 if missed else 0
+
+
+def _shape() -> TtsShape:
+    shape = MODELS[MODEL].tts
+    assert shape is not None
+    return shape
+
+
+def _missed(batch: int, figures: dict[str, Any]) -> list[str]:
+    checks = (("step_p50_ms", TARGETS_MS), ("first_audio_ms", FIRST_AUDIO_TARGETS_MS))
+    return [
+        f"batch {batch}: {key} {figures[key]}, target {targets[batch]}"
+        for key, targets in checks
+        if batch in targets and key in figures and figures[key] > targets[batch]
+    ]
+
+
+def _words(figures: dict[str, Any]) -> str:
+    batched = f"{figures['speedup'] * figures['batch']:,.0f} × in all"
+    parts = ", ".join(f"{key.removesuffix('_p50_ms')} {value}" for key, value in figures["parts"].items())
+    return (
+        f"step p50 {figures['step_p50_ms']} p99 {figures['step_p99_ms']} ms, {figures['speedup']} × real time a stream, {batched}; "
+        f"{parts} ms; first audio {figures.get('first_audio_ms')} ms; {figures['peak_device_bytes'] / 2**20:,.0f} MiB on the device"
+    )
+
+
+def _measure(who: str, batch: int, dtype: DType, n_q: int, *, profile: bool) -> dict[str, Any]:
+    import torch
+
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    before_bytes = torch.cuda.mem_get_info()[0]
+    step, parts, details = (_ours if who == "dsmops" else _moshi)(batch, dtype, n_q)
+    for _ in range(_shape().lm.context + 10):
+        step()
+    if profile:
+        for run in parts.values():
+            _show_kernels(run)
+    times = _times_ms(step)
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "batch": batch,
+        "step_p50_ms": round(statistics.median(times), 3),
+        "step_p99_ms": round(sorted(times)[int(len(times) * 0.99) - 1], 3),
+        "speedup": round(FRAME_MS / statistics.median(times), 1),
+        "parts": {f"{name}_p50_ms": round(statistics.median(_times_ms(run)), 3) for name, run in parts.items()},
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+        "peak_device_bytes": total - free,
+        "device_bytes_before": total - before_bytes,
+        "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32},
+        **details,
+    }
+
+
+def _times_ms(step: Callable[[], object]) -> list[float]:
+    import torch
+
+    times = []
+    for _ in range(TIMED_STEPS):
+        torch.cuda.synchronize()
+        begin_s = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - begin_s) * 1000)
+    return times
+
+
+def _ours(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
+    import numpy as np
+    import torch
+
+    from dsmops.worker.models.random import random_tts
+    from dsmops.worker.models.state import RowState
+    from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine, TtsOutput
+
+    device = torch.device("cuda:0")
+    model = random_tts(_shape(), device, dtype, n_q=n_q)
+    weights_bytes = torch.cuda.memory_allocated()
+    engine = TtsEngine(model, batch)
+    rng = np.random.default_rng(0)
+    voice = rng.standard_normal((model.config.voice_width, model.config.voice_frames)).astype(np.float32)
+    everyone, padding = np.ones(batch, np.bool_), np.full(batch, 3)
+
+    def begin() -> None:
+        for slot in range(batch):
+            engine.reset([slot], [SlotRequest((voice,), seed=slot)])
+
+    def step(*, text_only: bool = False) -> TtsOutput:
+        return engine.step(everyone, lambda _: padding, text_only=text_only)
+
+    def first_audio() -> None:
+        while not step(text_only=bool((engine.offsets < model.config.delay_steps).all())).valid.all():
+            pass
+
+    begin()
+    first_audio()
+    begin_s = time.perf_counter()
+    begin()
+    torch.cuda.synchronize()
+    reset_ms = (time.perf_counter() - begin_s) * 1000
+    begin_s = time.perf_counter()
+    first_audio()
+    first_audio_ms = (time.perf_counter() - begin_s) * 1000
+
+    # Mimi alone, in a graph of its own.
+    with torch.inference_mode():
+        rows = RowState(batch, device)
+        state, codes = model.mimi.init_state(rows), torch.zeros(batch, n_q, 1, dtype=torch.int64, device=device)
+        mask = torch.ones(batch, dtype=torch.bool, device=device)
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model.mimi.decode(codes, state, mask)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            model.mimi.decode(codes, state, mask)
+    parts: dict[str, Callable[[], object]] = {"text": engine._predict, "depformer_and_mimi": engine._say, "mimi": graph.replay}
+    details = {
+        "weights_bytes": weights_bytes,
+        "state_bytes": engine.state_bytes,
+        "reset_ms_a_slot": round(reset_ms / batch, 3),
+        "first_audio_ms": round(first_audio_ms, 1),
+    }
+    return step, parts, details
+
+
+def _moshi(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
+    import copy
+
+    import torch
+    from moshi.conditioners import ConditionAttributes, TensorCondition  # type: ignore[import-not-found]
+    from moshi.models import LMGen, loaders  # type: ignore[import-not-found]
+
+    from dsmops.worker.models.stt import TORCH_DTYPES
+    from tests.support.networks import FULL_TTS_CONFIG_BODY
+
+    kwargs = {key: value for key, value in FULL_TTS_CONFIG_BODY.items() if key not in ("model_type", "tts_config", "model_id")}
+    lm = loaders.get_moshi_lm(None, lm_kwargs=copy.deepcopy(kwargs), device="cuda", dtype=TORCH_DTYPES[dtype])
+    lm.dep_q = n_q
+    mimi = loaders.get_mimi(None, device="cuda", num_codebooks=n_q)
+    voice = TensorCondition(torch.randn(1, 625, 512), (torch.arange(625) < 125)[None])
+    attributes = [ConditionAttributes({"control": "ok", "cfg": "2.0"}, {"speaker_wavs": voice})] * batch
+    conditions = lm.condition_provider.prepare_and_provide(attributes)
+
+    def choose(tokens: torch.Tensor) -> None:
+        tokens.tolist()
+        tokens[:] = torch.tensor([3] * batch, device=tokens.device)
+
+    generator = LMGen(lm, temp=0.6, temp_text=0.6, condition_tensors=conditions, on_text_hook=choose)
+    mimi.streaming_forever(batch)
+    generator.streaming_forever(batch)
+    silent = torch.full((batch, lm.n_q - n_q, 1), -1, dtype=torch.int64, device="cuda")
+    codes = torch.zeros(batch, n_q, 1, dtype=torch.int64, device="cuda")
+
+    def step() -> object:
+        with torch.no_grad():
+            tokens = generator.step(silent)
+            return None if tokens is None else mimi.decode(tokens[:, 1:].clamp(min=0)).cpu()
+
+    def mimi_step() -> object:
+        with torch.no_grad():
+            return mimi.decode(codes)
+
+    return step, {"mimi": mimi_step}, {}
+
+
+def _show_kernels(step: Callable[[], object]) -> None:
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        for _ in range(5):
+            step()
+        torch.cuda.synchronize()
+    print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=90))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
