@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.flows.doctor import RUNBOOKS
+from dsmops.flows.smoke import KINDS
 from dsmops.models import MODELS
 from tests.support.hub_server import Content, HubServer
 from tests.support.tiny import write_published_header
@@ -122,10 +123,13 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("name", sorted(RUNBOOKS))
+NAMED = RUNBOOKS | {kind.name: kind.runbook.removeprefix("runbooks/") for kind in KINDS.values()}
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
 def test_every_name_that_is_given_has_its_page(name: str) -> None:
-    """What `doctor` and the log scan can name is written about: the page is there, has the heading, and spells the name."""
-    page, _, anchor = RUNBOOKS[name].partition("#")
+    """What `doctor`, the log scan and `smoke-test` can name is written about: the page is there, has the heading, and spells the name."""
+    page, _, anchor = NAMED[name].partition("#")
     path = ROOT / "runbooks" / page
     assert path.is_file(), f"{name}: there is no {page}"
     assert not anchor or anchor in headings(path), f"{name}: {page} has no heading {anchor}"

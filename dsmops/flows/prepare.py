@@ -527,7 +527,7 @@ def _report(
 ) -> PrepareReport:
     name = quote(plan.config.path)
     visible = f"{visible_to_server(plan.device)} " if plan.device.cuda_ordinal else ""
-    commands = [f"dsmops check-config {name}"]
+    commands = [f"dsmops check-config {name}", f"{visible}dsmops smoke-test --config {name}"]
     if plan.serving.runtime is Runtime.MOSHI_SERVER:
         commands.append(f"{visible}moshi-server worker --config {name} --addr 127.0.0.1")
     if plan.model.tts:

@@ -21,7 +21,8 @@ from dsmops.units import counted, size
 _MOST_FILES = 5
 _MOST_BYTES = 8 << 20
 """Of a longer log the end is read: hours of one stream, and a tenth of a second of work."""
-_NAME = re.compile(r"log\.[^/]+|[^/]+\.log(?:\.\d+)?")
+_NAME = re.compile(r"log\.(?!smoke-test\.)[^/]+|[^/]+\.log(?:\.\d+)?")
+"""Without those of smoke tests: they were judged there, and hold failures that the test brought about on purpose."""
 _STARTED = re.compile(rb'^[^"\n]*main\.rs(?:\x1b\[\d*m|[\d: ])*(?:build_info|starting worker)', re.MULTILINE)
 """The first lines of a server. What clients say stands in quotes, and cannot pass for them."""
 _FOLDERS = (Path("logs"), Path("logs", "moshi-logs", "raw"))
