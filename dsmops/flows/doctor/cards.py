@@ -42,7 +42,9 @@ def cards(site: Site) -> Iterator[Finding]:
 
 def _of_host(found: HostFinding) -> Finding:
     name = found.code.replace(".", "-").replace("_", "-")
-    return finding(name, Level.of(found.severity), found.message, fix=found.hint)
+    # A container is often meant to have no card, and the machine around it is in order.
+    level = Level.WARNING if found.code == "gpu.container_without_gpu" else Level.of(found.severity)
+    return finding(name, level, found.message, fix=found.hint)
 
 
 def _card(site: Site, report: DeviceReport) -> Iterator[Finding]:
@@ -52,7 +54,7 @@ def _card(site: Site, report: DeviceReport) -> Iterator[Finding]:
     cuda = f", runs CUDA up to {site.gpu.cuda_driver_version}" if site.gpu.cuda_driver_version else ""
     driver = f"driver {site.gpu.driver_version or 'of unknown version'}{cuda}"
     memory = f"{size(free)} of {size(total)} free"
-    yield ok("gpu", f"{device.label} works, as CUDA ordinal {device.cuda_ordinal}", driver, memory, f"read by {device.source}")
+    yield ok("gpu", f"{device.label} answers, as CUDA ordinal {device.cuda_ordinal}", driver, memory, f"read by {device.source}")
     if verdict.bf16_fails and verdict.dtype_override:
         yield finding(
             "gpu-pre-ampere",
