@@ -38,6 +38,12 @@ def find(cache: Path, file: HubFile) -> Path | None:
     return path if path.is_file() else None
 
 
+def list_files(cache: Path, file: HubFile) -> list[str]:
+    """Return the names of the files that the cache has of the repository and revision of `file`."""
+    snapshot = repo_folder(cache, file.repo) / "snapshots" / _commit_of(cache, file)
+    return [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+
+
 def blob_path(cache: Path, file: HubFile, etag: str) -> Path:
     """Return where the contents of `file` are kept, whether or not they are there yet.
 

@@ -63,6 +63,15 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
     return FileVersion(found.commit_hash, found.etag, found.size)
 
 
+def list_files(file: HubFile, settings: HubSettings) -> list[str]:
+    """Return the names of all files that the repository has at the revision of `file`, whose own name does not count. One request.
+
+    Raises as `read_version` does.
+    """
+    with _translated(file, settings):
+        return _names(file, settings)
+
+
 @contextmanager
 def open_content(
     file: HubFile, commit: str, settings: HubSettings, *, start: int = 0, stop: int | None = None
@@ -173,12 +182,16 @@ def _translate_status(exc: HfHubHTTPError, file: HubFile, settings: HubSettings)
     return TransferError(f"{settings.endpoint} answers {status} for {file}", hint="Check HF_ENDPOINT.", code="hub.answer")
 
 
+def _names(file: HubFile, settings: HubSettings) -> list[str]:
+    found = HfApi(endpoint=settings.endpoint).model_info(file.repo, revision=file.revision, timeout=settings.timeout_s)
+    return [sibling.rfilename for sibling in found.siblings or []]
+
+
 def _neighbours(file: HubFile, settings: HubSettings) -> str:
     """Return a sentence naming the files that could have been meant, or nothing where the hub does not list them."""
     names: list[str] = []
     with suppress(_HTTP_ERROR):
-        found = HfApi(endpoint=settings.endpoint).model_info(file.repo, revision=file.revision, timeout=settings.timeout_s)
-        names = [sibling.rfilename for sibling in found.siblings or []]
+        names = _names(file, settings)
     ending = file.filename.rpartition(".")[2]
     near = difflib.get_close_matches(file.filename, names, n=_NEIGHBOURS) or [name for name in names if name.endswith(ending)]
     return f"Near names there: {', '.join((near or names)[:_NEIGHBOURS])}" if names else ""

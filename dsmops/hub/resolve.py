@@ -117,6 +117,19 @@ def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, P
     return {planned.file: paths[planned.file] for planned in plan.files}
 
 
+def list_files(file: HubFile) -> list[str]:
+    """Return the names of all files of the repository and revision of `file`, sorted: by one request, or, offline, of those in the cache.
+
+    Raises as `plan_download` does.
+    """
+    settings = read_settings()
+    if settings.offline:
+        return sorted(cache.list_files(settings.cache, file))
+    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+
+    return sorted(transfer.list_files(file, settings))
+
+
 def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
     """Return the first `size` bytes of `file` (fewer if it is shorter) and the size of the whole, without downloading it.
 

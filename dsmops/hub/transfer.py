@@ -56,6 +56,11 @@ def ask_version(file: HubFile, settings: HubSettings, commit: str | None = None)
     return _patiently(lambda: client.read_version(file, settings, commit))
 
 
+def list_files(file: HubFile, settings: HubSettings) -> list[str]:
+    """Return the names of all files of the repository. Retries; raises as `client.list_files`."""
+    return _patiently(lambda: client.list_files(file, settings))
+
+
 def read_head(file: HubFile, commit: str, size: int, settings: HubSettings) -> bytes:
     """Return the first `size` bytes, fewer if the file is shorter, and read no more than these. Retries."""
 
