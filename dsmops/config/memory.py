@@ -71,6 +71,8 @@ _TTS_COSTS = {
         mimi_weight_bytes=4 * (2_048 + 25_190_400 + 14_724_641 + 524_288 + 32 * 2048 * 257),
         # K and V × 8 layers × 256 positions × 512 × F32, 12,672 floats of convolution state, the position.
         mimi_state_bytes_per_stream=4 * (2 * 8 * 256 * 512 + 12_672) + 8,
+        # Estimates until `tests/bench/memory.py` has run with this model: activations as Mimi's encoder has them, and a depformer's logits
+        # and noise; the runtime as measured for speech-to-text.
         workspace_bytes_per_stream=6_000_000,
         runtime_bytes=960_000_000,
         ring_multiple=8,
@@ -137,6 +139,7 @@ def serving_memory(
 def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Runtime, n_q: int) -> MemorySplit:
     costs, item = _TTS_COSTS[runtime], dtype.itemsize
     rows = batch_size if shape.distilled else 2 * batch_size
+    voice_bytes = shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS)
     # The package loads all weight sets and runs as many passes as it is told; the embedded worker leaves out what it does not read.
     loaded = n_q if runtime is Runtime.EMBEDDED else shape.lm.audio_codebooks
     return MemorySplit(
@@ -144,10 +147,11 @@ def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Ru
         kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, _ring(shape.lm.context, costs)),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
-        workspace_bytes=batch_size * costs.workspace_bytes_per_stream,
+        # Keys and values of a new voice are made aside, for all layers, and then put into its slot.
+        workspace_bytes=batch_size * costs.workspace_bytes_per_stream + voice_bytes,
         runtime_bytes=costs.runtime_bytes,
         depformer_weights_bytes=shape.depformer_parameters(loaded) * item,
-        cross_kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS),
+        cross_kv_bytes=rows * voice_bytes,
         depformer_state_bytes=rows * 3 * shape.depformer.num_layers * loaded * shape.depformer.d_model * item,
     )
 

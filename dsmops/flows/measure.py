@@ -33,16 +33,17 @@ def measure_profile(plan: ServingPlan, model: PublishedModel, *, progress: Progr
     require_worker("measuring")
     if plan.device.cuda_ordinal is None or plan.device.source == "simulated":
         raise InputError(f"{plan.device.label} is not a card of this machine that CUDA sees", hint="Leave --simulate away to measure.")
-    if model.lm is None or not plan.fits:
+    if not plan.fits:
         raise InputError(f"not one slot of {plan.model} fits on {plan.device.label}: there is nothing to measure", code="plan.no_fit")
     from dsmops.worker.runtime.measure import measure_steps  # noqa: PLC0415 takes torch along, 1.4 s
 
-    most = plan.memory_batch_size or largest_batch(model.lm, plan.dtype, plan.usable_bytes or 0, runtime=plan.runtime)
+    most = plan.memory_batch_size or largest_batch(model.shape, plan.dtype, plan.usable_bytes or 0, runtime=plan.runtime, n_q=plan.n_q)
     sizes = sorted({size for size in _LADDER if size < most} | {min(most, _LADDER[-1])})
     points = []
     progress.start(f"Measuring {plan.model} on {plan.device.name}", len(sizes), "batch sizes")
     try:
-        for batch_size, step_p99_ms in measure_steps(model.lm, plan.dtype, sizes, device_name=f"cuda:{plan.device.cuda_ordinal}"):
+        device_name = f"cuda:{plan.device.cuda_ordinal}"
+        for batch_size, step_p99_ms in measure_steps(model.shape, plan.dtype, sizes, device_name=device_name, n_q=plan.n_q):
             points.append({"batch_size": batch_size, "step_p99_ms": round(step_p99_ms, 3)})
             progress.advance(1)
     finally:
@@ -53,9 +54,11 @@ def measure_profile(plan: ServingPlan, model: PublishedModel, *, progress: Progr
         "model": plan.model,
         "dtype": plan.dtype,
         "runtime": plan.runtime,
+        **({"n_q": plan.n_q} if plan.n_q else {}),
         "points": points,
     }
-    name = "-".join((plan.device.name, plan.model, plan.dtype.candle_name, plan.runtime))
+    codebooks = (f"{plan.n_q}-codebooks",) if plan.n_q else ()
+    name = "-".join((plan.device.name, plan.model, plan.dtype.candle_name, plan.runtime, *codebooks))
     path = profile_folder() / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(body, indent=2) + "\n")

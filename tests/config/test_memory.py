@@ -146,3 +146,23 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
     mimi.init_state(decoding)
     assert split.mimi_state_bytes == decoding.nbytes
     assert split.mimi_weights_bytes == sum(tensor.nbytes for tensor in (*mimi.parameters(), *mimi.buffers()))
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
+def test_the_plan_counts_the_state_that_the_engine_takes(dtype: DType) -> None:
+    """All slots' streaming state of the whole engine, but for a few kilobytes of numbers a slot."""
+    torch = pytest.importorskip("torch", reason="the worker extra is not installed")
+    from dsmops.worker.models.mimi import MimiConfig, MimiDecoder
+    from dsmops.worker.models.stt import TORCH_DTYPES
+    from dsmops.worker.models.tts import TtsModel
+    from dsmops.worker.models.tts_config import TtsConfig
+    from dsmops.worker.models.tts_lm import TtsLm
+    from dsmops.worker.runtime.tts_engine import TtsEngine
+
+    config = TtsConfig(TTS, 10_000, (0, *[2] * 31), 16, 2, cfg_values=(1.0, 2.0), control_values=("ok",))
+    with torch.device("meta"):
+        lm, mimi = TtsLm(config, 24).to(TORCH_DTYPES[dtype]), MimiDecoder(MimiConfig())
+    engine = TtsEngine(TtsModel(config, lm, mimi, None, torch.device("meta")), 3)
+    split = serving_memory(TTS, dtype, 3, runtime=Runtime.EMBEDDED, n_q=24)
+    planned = split.kv_bytes + split.cross_kv_bytes + split.mimi_state_bytes
+    assert planned <= engine.state_bytes <= planned + 3 * 16 * 1024

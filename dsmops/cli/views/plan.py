@@ -43,7 +43,7 @@ _SPEAKING = {
         "depformer state": "Q, K and V × layers × 32 codebooks × width × bytes × slots, kept for each step",
         "Mimi weights": "112,928,609 floats: both halves, centroids twice; always F32",
         "Mimi state": "16.5 MB a slot, F32, both halves",
-        "step workspace": "estimate, 6 MB a slot",
+        "step workspace": "estimate, 6 MB a slot; one voice in the making",
         "CUDA runtime": "estimate, 1.1 GB: context, kernels, several graphs",
     },
     Runtime.EMBEDDED: {
@@ -53,8 +53,8 @@ _SPEAKING = {
         "depformer state": "Q, K and V × layers × n_q × width × bytes × slots, kept for each step",
         "Mimi weights": "57,284,129 floats of the decoder half, always F32",
         "Mimi state": "8.4 MB a slot, F32, decoder only",
-        "step workspace": "measured, 6 MB a slot: activations of the captured steps",
-        "CUDA runtime": "measured on an H200, 960 MB: context, kernels, workspaces",
+        "step workspace": "estimate, 6 MB a slot: activations of the captured steps; one voice in the making",
+        "CUDA runtime": "estimate, 960 MB: context, kernels, workspaces",
     },
 }
 """Where each part comes from, by who serves and what is served."""

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 
 from dsmops.errors import DriverMissingError, GpuMemoryError
 from dsmops.facts import DType
-from dsmops.models import FRAME_MS, LmShape
-from dsmops.worker.models.random import random_stt
+from dsmops.models import FRAME_MS, LmShape, Shape, TtsShape
+from dsmops.worker.models.random import random_stt, random_tts
 from dsmops.worker.runtime.engine import SttEngine
+from dsmops.worker.runtime.tts_engine import TtsEngine
 
 _WARM_UP_STEPS = 10
 _TIMED_STEPS = 200
 """Enough for a 99th percentile with two steps above it."""
 
 
-def measure_steps(shape: LmShape, dtype: DType, batch_sizes: Sequence[int], *, device_name: str) -> Iterator[tuple[int, float]]:
+Step = Callable[[], object]
+
+
+def measure_steps(
+    shape: Shape, dtype: DType, batch_sizes: Sequence[int], *, device_name: str, n_q: int | None = None
+) -> Iterator[tuple[int, float]]:
     """Yield (batch size, 99th percentile of the whole step in ms) for rising `batch_sizes` on `device_name`, as torch names it (`cuda:0`).
+
+    `n_q` is how many codebooks a text-to-speech model generates; None: all.
 
     Ends early, without an error, where the next size does not fit, or once a step takes longer than a frame: no larger one can keep up.
 
@@ -33,10 +42,10 @@ def measure_steps(shape: LmShape, dtype: DType, batch_sizes: Sequence[int], *, d
             f"torch sees {torch.cuda.device_count()} CUDA devices here, and not {device_name}",
             hint="`dsmops check-gpu` shows the cards, the driver and whether the installed torch fits them.",
         )
-    model = random_stt(shape, device, dtype)
+    open_engine = _speaking(shape, device, dtype, n_q) if isinstance(shape, TtsShape) else _hearing(shape, device, dtype)
     for batch_size in batch_sizes:
         try:
-            step_p99_ms = _time_steps(SttEngine(model, batch_size))
+            step_p99_ms = _time_steps(open_engine(batch_size))
         except GpuMemoryError:
             return
         yield batch_size, step_p99_ms
@@ -47,13 +56,33 @@ def measure_steps(shape: LmShape, dtype: DType, batch_sizes: Sequence[int], *, d
             torch.cuda.empty_cache()
 
 
-def _time_steps(engine: SttEngine) -> float:
-    pcm = torch.rand(engine.batch_size, 1, engine.model.frame_samples)
-    everyone = torch.ones(engine.batch_size, dtype=torch.bool)
+def _hearing(shape: LmShape, device: torch.device, dtype: DType) -> Callable[[int], Step]:
+    model = random_stt(shape, device, dtype)
+
+    def open_engine(batch_size: int) -> Step:
+        engine = SttEngine(model, batch_size)
+        pcm, everyone = torch.rand(batch_size, 1, model.frame_samples), torch.ones(batch_size, dtype=torch.bool)
+        return lambda: engine.step(pcm, everyone)
+
+    return open_engine
+
+
+def _speaking(shape: TtsShape, device: torch.device, dtype: DType, n_q: int | None) -> Callable[[int], Step]:
+    model = random_tts(shape, device, dtype, n_q=n_q)
+
+    def open_engine(batch_size: int) -> Step:
+        engine = TtsEngine(model, batch_size)
+        everyone = np.ones(batch_size, dtype=np.bool_)
+        return lambda: engine.step(everyone, lambda predicted: predicted)
+
+    return open_engine
+
+
+def _time_steps(step: Step) -> float:
     times_ms = []
-    for step in range(_WARM_UP_STEPS + _TIMED_STEPS):
+    for number in range(_WARM_UP_STEPS + _TIMED_STEPS):
         begin_s = time.perf_counter()
-        engine.step(pcm, everyone)
-        if step >= _WARM_UP_STEPS:
+        step()
+        if number >= _WARM_UP_STEPS:
             times_ms.append((time.perf_counter() - begin_s) * 1000)
     return sorted(times_ms)[int(_TIMED_STEPS * 0.99) - 1]

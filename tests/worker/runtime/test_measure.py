@@ -16,13 +16,16 @@ from dsmops.facts import ComputeCapability, Device, DType, Runtime
 from dsmops.flows import measure
 from dsmops.flows.serving import plan_model, profile_folder
 from dsmops.models import MODELS
+from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime import measure as runtime_measure
 from dsmops.worker.runtime.measure import measure_steps
 from dsmops.worker.tiny import LM
+from dsmops.worker.tiny_tts import BODY
 
 GIB = 2**30
 CARD = Device("A card", ComputeCapability(7, 5), 16 * GIB, 16 * GIB, 320_000_000_000, 0, 0, "GPU-1", "nvml")
 TINY = replace(MODELS["stt-1b-en_fr"], lm=LM)
+SPEAKING = replace(MODELS["tts-1.6b-en_fr"], tts=TtsConfig.from_json(BODY).shape)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,7 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(runtime_measure, "_WARM_UP_STEPS", 0)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     steps = runtime_measure.measure_steps
-    monkeypatch.setattr(runtime_measure, "measure_steps", lambda *args, device_name: steps(*args, device_name="cpu"))
+    monkeypatch.setattr(runtime_measure, "measure_steps", lambda *args, device_name, n_q: steps(*args, device_name="cpu", n_q=n_q))
 
 
 def test_a_card_that_torch_does_not_see() -> None:
@@ -47,11 +50,21 @@ def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.Monk
     plan = plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16)
     path = measure.measure_profile(plan, TINY)
     assert path.parent == profile_folder()
-    profile = find_profile(profile_folder(), ("A card", TINY.name, DType.F16, "embedded"))
+    profile = find_profile(profile_folder(), ("A card", TINY.name, DType.F16, "embedded", None))
     assert profile is not None
     assert profile.points[0].batch_size == 1
     assert plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16).time_basis is TimeBasis.MEASURED
     assert plan_model(TINY, CARD, dtype=DType.F16).time_basis is TimeBasis.ESTIMATE
+
+
+def test_a_speaking_models_profile_is_one_of_its_codebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps with four codebooks are planned with where four are generated, and not where all are."""
+    monkeypatch.setattr(measure, "_LADDER", (1, 2))
+    plan = plan_model(SPEAKING, CARD, runtime=Runtime.EMBEDDED, n_q=4)
+    path = measure.measure_profile(plan, SPEAKING)
+    assert "4-codebooks" in path.name
+    bases = [plan_model(SPEAKING, CARD, runtime=Runtime.EMBEDDED, n_q=n_q).time_basis for n_q in (4, None)]
+    assert bases == [TimeBasis.MEASURED, TimeBasis.ESTIMATE]
 
 
 def test_a_simulated_card_cannot_be_measured() -> None:
