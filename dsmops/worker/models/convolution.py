@@ -77,30 +77,38 @@ class CausalConv(nn.Module):
 
 
 class CausalConvTranspose(nn.Module):
-    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel longer than its stride and at most twice as long.
+    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel twice as long as its stride.
 
-    Weight layout (in, out / groups, kernel). Streaming adds the tail of the previous call to the start of this one and holds the new
-    tail back, without the bias, which each output gets once.
+    Weight layout (in, out, kernel), or (channels, 1, kernel) when `depthwise`. Streaming adds the tail of the previous call to the start
+    of this one and holds the new tail back, without the bias, which each output gets once.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, bias: bool = True, groups: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, bias: bool = True, depthwise: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_channels, out_channels // groups, kernel))
+        self.weight = nn.Parameter(torch.empty(in_channels, 1 if depthwise else out_channels, 2 * stride))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.stride = stride
-        self.groups = groups
-        self.overlap = kernel - stride
+        self.depthwise = depthwise
         self.out_channels = out_channels
 
+    def prepare(self) -> None:
+        """Lay the loaded weights out as one matrix from the inputs to every tap of every output."""
+        self.weight.data = self.weight.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+
     def init_state(self, rows: RowState) -> Tensor:
-        """Return the tail [B, out, kernel - stride] that the next call adds."""
-        return rows.zeros(self.out_channels, self.overlap)
+        """Return the tail [B, stride, out] that the next call adds."""
+        return rows.zeros(self.stride, self.out_channels)
 
     def forward(self, x: Tensor, state: Tensor | None = None, exec_mask: Tensor | None = None) -> Tensor:
         """Expand one whole signal, or the next part of each row's stream when `state` and `exec_mask` (bool [B]) are given."""
-        y = F.conv_transpose1d(x, self.weight, None, stride=self.stride, groups=self.groups)
-        ready = y[..., : -self.overlap]
+        inputs, taps = x.transpose(1, 2), self.weight.permute(2, 1, 0)
+        # Plain products, channels innermost, as the convolutions around have them: cuDNN would turn its input and weights first.
+        expanded = inputs[:, :, None] * taps[:, 0] if self.depthwise else F.linear(inputs, taps.flatten(0, 1)).unflatten(-1, taps.shape[:2])
+        # Every input reaches over two strides of outputs.
+        early, late = expanded.chunk(2, dim=2)
+        y = early.contiguous() if self.bias is None else early + self.bias
+        y[:, 1:].add_(late[:, :-1])
         if state is not None and exec_mask is not None:
-            ready = torch.cat([ready[..., : self.overlap] + state, ready[..., self.overlap :]], dim=-1)
-            keep(state, y[..., -self.overlap :], exec_mask)
-        return ready if self.bias is None else ready + self.bias.view(1, -1, 1)
+            y[:, 0].add_(state)
+            keep(state, late[:, -1], exec_mask)
+        return y.flatten(1, 2).transpose(1, 2)

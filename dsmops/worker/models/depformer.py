@@ -12,10 +12,14 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsmops.models import DepformerShape, TtsShape
 from dsmops.worker.models.attention import attend
 from dsmops.worker.models.backbone import RmsNorm
+
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Where there is a choice, cuDNN's attention is left out: it is built anew for every number of keys, up to 32 times."""
 
 Pick = Callable[[int, Tensor], Tensor]
 """Takes a codebook's number and its logits [R, card]; returns one code per stream, int64 [B], R being B or a multiple of it."""
@@ -92,6 +96,10 @@ class Depformer(nn.Module):
 
     def forward(self, states: Tensor, text: Tensor, pick: Pick) -> Tensor:
         """Return the codes int64 [B, K] that `pick` chose for `states` [R, D] and the multiplexed text tokens `text` int64 [B]."""
+        with sdpa_kernel(_KERNELS, set_priority=True):
+            return self._forward(states, text, pick)
+
+    def _forward(self, states: Tensor, text: Tensor, pick: Pick) -> Tensor:
         count, width, times = len(self.schedule), self.heads.shape[-1], len(states) // len(text)
         starts = F.linear(states, self.inputs).unflatten(-1, (-1, width))
         pasts = [states.new_empty(len(states), count, 3 * width) for _ in self.layers]

@@ -253,7 +253,7 @@ def _fill(half: _Half, file: TensorFile, device: torch.device) -> _Half:
     for name, parameter in half.named_parameters():
         parameter.copy_(file.read(_published_parameter(half, name)))
     for name, module in half.named_modules():
-        if isinstance(module, CausalConv):
+        if isinstance(module, CausalConv | CausalConvTranspose):
             module.prepare()
         if isinstance(module, ResidualQuantizer):
             for number, codebook in enumerate(module.codebooks):

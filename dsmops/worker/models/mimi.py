@@ -242,7 +242,7 @@ class MimiDecoder(nn.Module):
         self.config = config
         width, stride = config.seanet.dimension, config.resample_stride
         self.quantizer = SplitQuantizer(width, config.quantizer_dimension, config.n_q, config.bins)
-        self.upsample = CausalConvTranspose(width, width, 2 * stride, stride, bias=False, groups=width)
+        self.upsample = CausalConvTranspose(width, width, stride, bias=False, depthwise=True)
         self.decoder_transformer = CodecTransformer(config.transformer)
         self.decoder = SeanetDecoder(config.seanet)
 

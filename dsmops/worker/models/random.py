@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dsmops.facts import DType
 from dsmops.models import LmShape, TtsShape
 from dsmops.worker.models.config import SttConfig
-from dsmops.worker.models.convolution import CausalConv
+from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer
 from dsmops.worker.models.stt import TORCH_DTYPES, SttModel
@@ -78,7 +78,7 @@ def _fill(network: nn.Module, device: torch.device, generator: torch.Generator) 
     for module in network.modules():
         if isinstance(module, ResidualQuantizer):
             module.codebooks.normal_(generator=generator)
-        if isinstance(module, ResidualQuantizer | CausalConv):
+        if isinstance(module, ResidualQuantizer | CausalConv | CausalConvTranspose):
             module.prepare()
 
 

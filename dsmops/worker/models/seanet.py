@@ -84,6 +84,6 @@ class SeanetDecoder(_Seanet):
         widths = [config.n_filters * 2**power for power in range(len(config.ratios), -1, -1)]
         self.model = nn.ModuleDict({"0": CausalConv(config.dimension, widths[0], config.kernel_size)})
         for number, (ratio, (wide, narrow)) in enumerate(zip(config.ratios, pairwise(widths), strict=True)):
-            self.model[str(3 * number + 2)] = CausalConvTranspose(wide, narrow, 2 * ratio, ratio)
+            self.model[str(3 * number + 2)] = CausalConvTranspose(wide, narrow, ratio)
             self.model[str(3 * number + 3)] = Residual(narrow, config)
         self.model[str(3 * len(config.ratios) + 2)] = CausalConv(widths[-1], 1, config.last_kernel_size)

@@ -114,12 +114,13 @@ class TtsEngine:
             self._delays = torch.tensor(config.delays, device=device)
             self._is_padding = (torch.arange(shape.text_out_vocab_size, device=device) == PADDING).float()
             # Inputs and outputs stay in place, so that captured graphs find them.
-            self._exec_mask = torch.zeros(batch_size, dtype=torch.bool, device=device)
-            self._sounding = torch.zeros(batch_size, dtype=torch.bool, device=device)
+            self._masks = torch.zeros(2, batch_size, dtype=torch.bool, device=device)
+            self._exec_mask, self._sounding = self._masks
             self._text = torch.full((batch_size,), PADDING, dtype=torch.int64, device=device)
             self._states = torch.zeros(self._lm_rows.rows, shape.d_model, dtype=lm.dtype, device=device)
             self._predicted = torch.zeros(batch_size, 2, dtype=torch.int64, device=device)
             self._sound = torch.zeros(batch_size, model.frame_samples + 1, device=device)
+            self._heard = torch.zeros(self._sound.shape, pin_memory=device.type == "cuda")
             self.text_logits = torch.zeros(batch_size, shape.text_out_vocab_size, device=device)
             """Text logits of the last step, float32 [B, V], before any bonus; overwritten by the next step."""
             self.audio_logits = torch.zeros(batch_size, codebooks, shape.audio_vocab_size - 1, device=device)
@@ -204,8 +205,7 @@ class TtsEngine:
         valid = exec_mask & (self.offsets >= config.delay_steps + config.max_delay)
         begin = time.perf_counter()
         with device_errors(self.model.device), torch.inference_mode():
-            self._exec_mask.copy_(torch.from_numpy(exec_mask))
-            self._sounding.copy_(torch.from_numpy(valid))
+            self._masks.copy_(torch.from_numpy(np.stack([exec_mask, valid])))
             self._predict()
             predicted = self._predicted.cpu().numpy()
         chosen = choose(predicted[:, 0].copy())
@@ -219,7 +219,7 @@ class TtsEngine:
                 pcm = np.zeros((self.batch_size, self.model.frame_samples), np.float32)
             else:
                 self._say()
-                sound = self._sound.to("cpu", copy=True).numpy()  # on a CPU too: the next step overwrites it
+                sound = self._heard.copy_(self._sound).numpy().copy()  # on a CPU too: the next step overwrites it
                 pcm, finite = sound[:, :-1], finite & sound[:, -1].astype(np.bool_)
         self.offsets[exec_mask] += 1
         return TtsOutput(pcm, valid, finite, (time.perf_counter() - begin) * 1000)
