@@ -3,10 +3,10 @@
 Importing this room is cheap; soundfile, soxr and sphn, which come with the worker extra, are loaded when audio is opened or written.
 """
 
-from dsmops.audio.opus import OpusDecoder
+from dsmops.audio.opus import OpusDecoder, OpusEncoder
 from dsmops.audio.pcm import FRAME_SAMPLES, SAMPLE_RATE_HZ, LevelMeter, Levels, Samples, frames
 from dsmops.audio.reading import AudioSource, open_audio, read
-from dsmops.audio.writing import Written, write
+from dsmops.audio.writing import Written, pcm_16, stream_header, write
 
 __all__ = [
     "FRAME_SAMPLES",
@@ -15,10 +15,13 @@ __all__ = [
     "LevelMeter",
     "Levels",
     "OpusDecoder",
+    "OpusEncoder",
     "Samples",
     "Written",
     "frames",
     "open_audio",
+    "pcm_16",
     "read",
+    "stream_header",
     "write",
 ]

@@ -81,7 +81,7 @@ class _Quantizer:
         samples = clipped = 0
         for block in self._blocks:
             require_audible_numbers(block, name="the audio to write", before=samples, rate_hz=SAMPLE_RATE_HZ)
-            yield np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype("<i2")
+            yield pcm_16(block)
             samples += len(block)
             clipped += int(np.count_nonzero(np.abs(block) > 1))
             self.written = Written(samples, clipped)
@@ -90,7 +90,7 @@ class _Quantizer:
 
 
 def _write_wav(partial: PartialFile, quantizer: _Quantizer) -> None:
-    partial.write(_wav_header(_UNKNOWN_BYTES))
+    partial.write(stream_header())
     for values in quantizer:
         partial.write(values.tobytes())
     os.lseek(partial.fd, 0, os.SEEK_SET)
@@ -98,7 +98,7 @@ def _write_wav(partial: PartialFile, quantizer: _Quantizer) -> None:
 
 
 def _stream_wav(stream: BinaryIO, quantizer: _Quantizer) -> None:
-    header = _wav_header(_UNKNOWN_BYTES)
+    header = stream_header()
     for values in quantizer:
         try:
             stream.write(header + values.tobytes())
@@ -122,6 +122,17 @@ def _encode(partial: PartialFile, container: str, encoding: str, target: Path, q
         os.lseek(partial.fd, 0, os.SEEK_END)
         partial.write(bytes(BLOCK_BYTES))
         raise FileAccessError(f"{target}: the encoder failed ({exc.error_string.strip(' .')})", hint="Write a .wav instead.") from exc
+
+
+def pcm_16(samples: Samples) -> NDArray[np.int16]:
+    """Return samples as 16-bit ones, clipped to ±1, in the byte order of a WAV."""
+    values: NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype("<i2")
+    return values
+
+
+def stream_header() -> bytes:
+    """Return the header of a WAV whose length nobody knows yet; 16-bit samples follow."""
+    return _wav_header(_UNKNOWN_BYTES)
 
 
 def _wav_header(data_bytes: int) -> bytes:

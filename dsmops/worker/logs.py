@@ -67,6 +67,7 @@ class Origin:
 MAIN = Origin("moshi_server", "src/main.rs")
 BATCHED_ASR = Origin("moshi_server::batched_asr", "src/batched_asr.rs")
 ASR = Origin("moshi_server::asr", "src/asr.rs")
+PY = Origin("moshi_server::py_module", "src/py_module.rs")
 UTILS = Origin("moshi_server::utils", "src/utils.rs")
 
 

@@ -21,7 +21,8 @@ from dsmops.worker.asr import AsrSettings
 from dsmops.worker.connection import Limits
 from dsmops.worker.logs import Level, ServerLog
 from dsmops.worker.runtime.slots import Engine
-from dsmops.worker.server import Ended, Listening, Server, WorkerSettings
+from dsmops.worker.server import Ended, Listening, ModuleSettings, Server, WorkerSettings
+from tests.support.engines import EchoEngine
 
 KEY = "a key of the tests"
 PATH = "/api/asr-streaming"
@@ -109,13 +110,15 @@ class WorkerProcess:
 class ThreadedServer:
     """The server in a thread of this process, ready on entry, stopped on exit. `failure` is what ended it otherwise."""
 
-    open_engine: Callable[[], Engine]
+    open_engine: Callable[[], Engine] = EchoEngine
     slots: int = 2
     kind: str = "BatchedAsr"
     limits: Limits = field(default_factory=Limits)
     drain_s: float = 0.0
     static_dir: Path = Path("/nonexistent")
     keys: Sequence[str] = (KEY,)
+    module: ModuleSettings | None = None
+    """Served instead of a speech-to-text module with that engine."""
     failure: DsmopsError | None = None
     ended: Ended | None = None
 
@@ -149,7 +152,7 @@ class ThreadedServer:
         return self.console.getvalue()
 
     def _run(self) -> None:
-        module = AsrSettings("asr", self.kind, PATH, self.slots, "lm.safetensors", "mimi.safetensors", self.open_engine)
+        module = self.module or AsrSettings("asr", self.kind, PATH, self.slots, "lm.safetensors", "mimi.safetensors", self.open_engine)
         settings = WorkerSettings("127.0.0.1", 0, self.static_dir, self.keys, [module], self.limits, self.drain_s)
         log = ServerLog(Level.INFO, None, self.console, no_color=True)
         try:
