@@ -21,7 +21,9 @@ LOUDEST = 0.99
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
-    """A word, or a stream's pause, with its times in the audio, in seconds: from the step behind its beginning to that of the next."""
+    """A word, or a stream's pause, with its times in the audio, in seconds: from the step behind the one in which it began to that of the
+    next. The last one stops where a further word would have begun; moshi-server has it stop with all sound, two seconds later.
+    """
 
     text: str
     start_s: float

@@ -1,16 +1,23 @@
 """Whole scripts through an engine of one's own."""
 
+import queue
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from dsmops.errors import CheckpointError, InputError
+from dsmops.facts import DType
+from dsmops.worker.models.tts import TtsModel, load_tts
+from dsmops.worker.models.voice import read_voice
 from dsmops.worker.runtime.synthesis import speak
-from dsmops.worker.runtime.tts_engine import SlotRequest
+from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine
 from dsmops.worker.runtime.tts_machine import Entry, Pacing
-from dsmops.worker.runtime.tts_script import script_entries
+from dsmops.worker.runtime.tts_script import TextStream, script_entries
+from dsmops.worker.runtime.tts_slots import SpeechEnded, TtsLoop, TtsObserver
 from dsmops.worker.runtime.utterance import SpeechAudio, SpokenWord
+from dsmops.worker.tiny_tts import write_tiny_tts
 from tests.support.engines import Letters
 from tests.support.tts_engines import BROKEN, TALK, TalkEngine
 
@@ -86,3 +93,43 @@ def test_broken_numbers_end_it() -> None:
     with pytest.raises(CheckpointError):
         for event in got:
             assert not isinstance(event, SpeechAudio) or np.isfinite(event.pcm).all()
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[TtsModel, SlotRequest]:
+    """The tiny model, and its own voice at a temperature that shows differences."""
+    tiny = write_tiny_tts(tmp_path_factory.mktemp("tts"))
+    model = load_tts(tiny.files, device=torch.device("cpu"), dtype=DType.F32)
+    voice = read_voice(tiny.voice_folder / f"{tiny.voice_name}{model.config.voice_suffix}", model.config)
+    return model, SlotRequest(voices=(voice, voice), seed=5)
+
+
+def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[TtsModel, SlotRequest]) -> None:
+    """A stream whose words come one by one, beside others, sounds as the whole text does alone; so do its words' times."""
+    model, request = talker
+    text = "Hello there, this is a test of speech"
+    alone = list(speak(TtsEngine(model, 3), TextStream(model.tokenizer).take(text), request))
+    ready: queue.Queue[object] = queue.Queue()
+    news: queue.Queue[object] = queue.Queue()
+    observer = TtsObserver(
+        warming_up=lambda: None, started=ready.put, died=ready.put, stepped=lambda _: None, news=lambda streams: news.put(list(streams))
+    )
+    loop = TtsLoop("tts", lambda: TtsEngine(model, 3), observer)
+    loop.start()
+    assert ready.get(timeout=30) == 3
+    speech, neighbour = loop.open(request), loop.open(SlotRequest(seed=1))
+    assert speech is not None
+    assert neighbour is not None
+    neighbour.say("somebody else speaks and speaks")
+    for word in text.split():
+        speech.say(word)
+    speech.finish()
+    heard = speech.fetch()
+    while SpeechEnded() not in heard:
+        news.get(timeout=30)
+        heard += speech.fetch()
+    assert loop.stop()
+    assert [event for event in heard if isinstance(event, SpokenWord)] == [event for event in alone if isinstance(event, SpokenWord)]
+    frames, others = ([event.pcm for event in events if isinstance(event, SpeechAudio)] for events in (heard, alone))
+    np.testing.assert_allclose(np.concatenate(frames), np.concatenate(others), atol=1e-5)
+    assert np.abs(np.concatenate(frames)).max() > 0.01
