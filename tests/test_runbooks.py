@@ -1,5 +1,6 @@
 """The runbooks cannot rot: every command in a `console` block runs, and every link leads somewhere."""
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from dsmops.flows.doctor import RUNBOOKS
 from dsmops.flows.smoke import KINDS
 from dsmops.models import MODELS
 from tests.support.hub_server import Content, HubServer
-from tests.support.tiny import write_published_header
+from tests.support.tiny import PUBLISHED_TTS_CONFIG, write_published_header
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (ROOT / "runbooks").rglob("*.md") if path.name != "commands.md")
@@ -33,16 +34,19 @@ WITH_COMMANDS = [page for page in PAGES if console_commands(page)]
 
 @pytest.fixture(scope="module")
 def published_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a hub on loopback that has the published 1B model, its header real and its values zero."""
+    """The environment of a hub on loopback that has the published 1B and TTS models, their headers real and their values zero."""
     folder = tmp_path_factory.mktemp("hub")
-    model = MODELS["stt-1b-en_fr"]
-    files = {
-        # Working out the digest of 2 GB of zeros would take seconds, and no page downloads them.
-        model.model_file: Content(model.model_file, write_published_header(folder / "model.safetensors"), digest="0" * 64),
-        model.tokenizer_file: b"pieces",
-        model.mimi_file: b"codec",
-    }
-    with HubServer({model.hf_repo: files}) as hub:
+    repos: dict[str, dict[str, Content | bytes]] = {}
+    for model in (MODELS["stt-1b-en_fr"], MODELS["tts-1.6b-en_fr"]):
+        header = write_published_header(folder / model.name, model.name)
+        repos[model.hf_repo] = {
+            # Working out the digest of gigabytes of zeros would take seconds, and no page downloads them.
+            model.model_file: Content(model.model_file, header, digest=f"{len(repos)}" * 64),
+            model.tokenizer_file: b"pieces",
+            model.mimi_file: b"codec",
+            "config.json": json.dumps(PUBLISHED_TTS_CONFIG if model.tts else {}).encode(),
+        }
+    with HubServer(repos) as hub:
         yield hub.env(folder / "home")
 
 

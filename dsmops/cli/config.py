@@ -88,15 +88,17 @@ def make_config(
 ) -> None:
     """Render a moshi-server TOML for a card.
 
-    Takes the template's comments and order, and sets dtype_override, batch_size and an API key as the card and the plan ask for. A card is
-    not needed when --dtype and --batch-size are both given. Exits 1 when the result has lint errors, with --strict on warnings too; it
-    is then printed, but not written to a file.
+    Takes the template's comments and order, and sets dtype_override, batch_size and an API key as the card and the plan ask for. A config
+    for text-to-speech has no dtype; where moshi-server's Python module cannot compute, it is planned for `dsmops worker`. A card is not
+    needed when --dtype and --batch-size are both given. Exits 1 when the result has lint errors, with --strict on warnings too; it is then
+    printed, but not written to a file.
 
     \b
     Examples:
       dsmops make-config --simulate t4
       dsmops make-config -o my.toml --lm-model-file assets/fp16/stt-1b-en_fr-candle.fp16.safetensors
       dsmops make-config --model stt-2.6b-en --dtype f16 --batch-size 8 -o my.toml
+      dsmops make-config --model tts-1.6b-en_fr --simulate t4
     """
     from dsmops.cli.views.config import show_made_config, view_findings
     from dsmops.flows import make

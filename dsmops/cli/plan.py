@@ -52,7 +52,8 @@ def plan(
     """Plan memory and step time of a model on a device.
 
     Shows the memory split, the largest safe batch_size, what limits it, and, when the model does not fit, what would. Step times are
-    measured ones where this machine has them (--measure), else an estimate. Exit code 1 means that it does not fit.
+    measured ones where this machine has them (--measure), else an estimate. Exit code 1 means that it does not fit. --explain also says
+    what fewer codebooks would change of a text-to-speech model.
 
     \b
     Examples:

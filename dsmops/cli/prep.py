@@ -74,12 +74,16 @@ def prep_sm75(
     Idempotent: what is up to date is left alone, and a config that is already there keeps what you edited. On a card that computes bf16
     nothing is converted. Exit code 1 means that the model does not fit or that the config has errors.
 
+    A text-to-speech model is prepared for `dsmops worker`: moshi-server's Python module computes in bf16 only. Its config.json says what it
+    is, and is taken from beside it, as tokenizer and Mimi are.
+
     Differs from the script that this replaces: without a GPU it stops, unless --simulate names a card.
 
     \b
     Examples:
       dsmops prep-sm75 --dry-run
       dsmops prep-sm75
+      dsmops prep-sm75 --hf-repo kyutai/tts-1.6b-en_fr
       dsmops prep-sm75 --simulate t4 --input-path model.safetensors --output out.fp16.safetensors
     """
     from dsmops.cli.views.hub import download_lines
