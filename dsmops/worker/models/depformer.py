@@ -103,11 +103,15 @@ class Depformer(nn.Module):
         count, width, times = len(self.schedule), self.heads.shape[-1], len(states) // len(text)
         starts = F.linear(states, self.inputs).unflatten(-1, (-1, width))
         pasts = [states.new_empty(len(states), count, 3 * width) for _ in self.layers]
+
+        def for_all(tokens: Tensor) -> Tensor:
+            return tokens.repeat(times) if times > 1 else tokens
+
         codes: list[Tensor] = []
-        read, spread = self.text_emb.read(text.repeat(times)), cast("Tensor", self.text_emb.out)
+        read, spread = self.text_emb.read(for_all(text)), cast("Tensor", self.text_emb.out)
         for codebook, weight_set in enumerate(self.schedule):
             if codebook:
-                read, spread = F.embedding(codes[-1].repeat(times), self.emb[codebook - 1]), self.low_rank[codebook - 1]
+                read, spread = F.embedding(for_all(codes[-1]), self.emb[codebook - 1]), self.low_rank[codebook - 1]
             x = torch.addmm(starts[:, weight_set], read, spread.t())
             for layer, past in zip(self.layers, pasts, strict=True):
                 x = layer(x, past, codebook, weight_set)

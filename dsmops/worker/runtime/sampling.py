@@ -52,10 +52,12 @@ def noise(keys: Tensor, steps: Tensor, first: int, count: int, tokens: int) -> T
 def draw(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: int) -> Tensor:
     """Return int64 [B]: one token each out of softmax(logits / temperature), among the `top_k` most probable; the best at temperature 0.
 
-    `logits` and `noise`, from `noise`, float32 [B, V]; `temperature` float32 [B]. Tokens that tie with the last of the most probable
-    count among them, so the choice does not depend on the order in which a device sorts.
+    `logits` [B, V] of any floating dtype, raised to float32; `noise` float32 [B, V], from `noise`; `temperature` float32 [B]. Tokens that
+    tie with the last of the most probable count among them, so the choice does not depend on the order in which a device sorts.
     """
-    least = logits.topk(min(top_k, logits.shape[-1]), dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    size = logits.shape[-1]
+    # Of 16-bit logits as they are: the selection goes through a number's bits, two a pass.
+    least = logits.kthvalue(size - min(top_k, size) + 1, dim=-1, keepdim=True).values
     # argmax(l/T + gumbel), with both sides times T.
     scores = torch.addcmul(logits, noise, temperature[:, None], value=-1)
     return scores.masked_fill_(logits < least, -torch.inf).argmax(-1)

@@ -120,7 +120,7 @@ class TtsEngine:
             self._states = torch.zeros(self._lm_rows.rows, shape.d_model, dtype=lm.dtype, device=device)
             self._predicted = torch.zeros(batch_size, 2, dtype=torch.int64, device=device)
             self._sound = torch.zeros(batch_size, model.frame_samples + 1, device=device)
-            self._heard = torch.zeros(self._sound.shape, pin_memory=device.type == "cuda")
+            self._pcm_host = torch.zeros(self._sound.shape, pin_memory=device.type == "cuda")
             self.text_logits = torch.zeros(batch_size, shape.text_out_vocab_size, device=device)
             """Text logits of the last step, float32 [B, V], before any bonus; overwritten by the next step."""
             self.audio_logits = torch.zeros(batch_size, codebooks, shape.audio_vocab_size - 1, device=device)
@@ -219,7 +219,7 @@ class TtsEngine:
                 pcm = np.zeros((self.batch_size, self.model.frame_samples), np.float32)
             else:
                 self._say()
-                sound = self._heard.copy_(self._sound).numpy().copy()  # on a CPU too: the next step overwrites it
+                sound = self._pcm_host.copy_(self._sound).numpy().copy()  # on a CPU too: the next step overwrites it
                 pcm, finite = sound[:, :-1], finite & sound[:, -1].astype(np.bool_)
         self.offsets[exec_mask] += 1
         return TtsOutput(pcm, valid, finite, (time.perf_counter() - begin) * 1000)
@@ -253,14 +253,17 @@ class TtsEngine:
         steps, codebooks = self._ring.offset[: self.batch_size], self.model.lm.codebooks
         rolls = noise(self._keys, steps, 1, codebooks, self.audio_logits.shape[-1])
 
+        all_logits: list[Tensor] = []
+
         def pick(codebook: int, logits: Tensor) -> Tensor:
             if self._guided:
                 conditional, null = logits.chunk(2)
                 logits = null + (conditional - null) * self._cfg[:, None]
-            row = self.audio_logits[:, codebook].copy_(logits)
-            return draw(row, rolls[:, codebook], self._temperature, _TOP_K_AUDIO)
+            all_logits.append(logits)
+            return draw(logits, rolls[:, codebook], self._temperature, _TOP_K_AUDIO)
 
         codes = self.model.lm.depformer(self._states, self._text, pick)
+        self.audio_logits.copy_(torch.stack(all_logits, dim=1))
         codes = F.pad(codes, (0, len(self._delays) - codebooks), value=ZERO)
         self.codes.copy_(torch.where(steps[:, None] < self.model.config.delay_steps + self._delays, ZERO, codes))
         recent = torch.cat([self._past, self.codes[..., None]], dim=-1)
