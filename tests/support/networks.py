@@ -235,8 +235,9 @@ def tiny_stt_weights() -> dict[str, Tensor]:
 
 
 def tts_config(body: Mapping[str, Any] = TTS_CONFIG_BODY) -> TtsConfig:
-    """Return what a tiny TTS config says, with voices of a few frames."""
-    return replace(TtsConfig.from_json(body), voice_frames=TTS_VOICE_FRAMES)
+    """Return what a TTS config says; a tiny model's voices have a few frames."""
+    config = TtsConfig.from_json(body)
+    return replace(config, voice_frames=TTS_VOICE_FRAMES) if config.shape.lm.d_model == TTS_BODY["dim"] else config
 
 
 def write_tts(

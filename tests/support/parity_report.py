@@ -11,7 +11,7 @@ import gc
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,32 @@ from torch import Tensor
 from dsmops.worker.models.config import SttConfig
 from dsmops.worker.models.loading import mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
-from tests.support.networks import FULL_STT_BODY, MIMI_BODY, STT_BODY, random_weights, write_mimi, write_stt
-from tests.support.upstream import Difference, LmTrace, Schedule, agreement, our_lm, our_mimi, upstream_lm, upstream_mimi
+from tests.support.networks import (
+    FULL_STT_BODY,
+    FULL_TTS_CONFIG_BODY,
+    MIMI_BODY,
+    STT_BODY,
+    TTS_CONFIG_BODY,
+    random_weights,
+    tts_config,
+    write_mimi,
+    write_stt,
+    write_tts,
+)
+from tests.support.upstream import (
+    Difference,
+    LmTrace,
+    Schedule,
+    TtsRows,
+    TtsTrace,
+    agreement,
+    our_lm,
+    our_mimi,
+    our_tts,
+    upstream_lm,
+    upstream_mimi,
+    upstream_tts,
+)
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 HEAD = ("what", "dtype", "steps", "rows", "ours-moshi", "ours-f32", "moshi-f32", "scale", "same choices")
@@ -34,11 +58,13 @@ class Size:
 
     name: str
     stt: dict[str, Any]
+    tts: dict[str, Any]
     mimi: dict[str, Any] | None
     codebooks: int
     rows: int
     steps: int
     frames: int
+    tts_name: str
 
     @property
     def frame_samples(self) -> int:
@@ -46,8 +72,8 @@ class Size:
         return MimiConfig.from_json(self.mimi or {}).frame_samples
 
 
-TINY = Size("tiny", STT_BODY, MIMI_BODY, codebooks=8, rows=4, steps=60, frames=60)
-FULL = Size("stt-1b", FULL_STT_BODY, None, codebooks=32, rows=2, steps=12, frames=12)
+TINY = Size("tiny", STT_BODY, TTS_CONFIG_BODY, MIMI_BODY, codebooks=8, rows=4, steps=60, frames=60, tts_name="tiny tts")
+FULL = Size("stt-1b", FULL_STT_BODY, FULL_TTS_CONFIG_BODY, None, codebooks=32, rows=2, steps=12, frames=12, tts_name="tts-1.6b")
 
 
 def lm_lines(size: Size, folder: Path, dtypes: list[str], device: str) -> Iterator[tuple[str, ...]]:
@@ -77,6 +103,45 @@ def lm_lines(size: Size, folder: Path, dtypes: list[str], device: str) -> Iterat
         same = _share(agreement(said, expected, schedule.masks))
         yield (f"{size.name} tokens, fed back", name, str(size.steps), str(size.rows), *[""] * 4, same)
     path.unlink()
+
+
+def tts_lines(size: Size, folder: Path, dtypes: list[str], device: str) -> Iterator[tuple[str, ...]]:
+    """Compare text-to-speech models that speak greedily, in 16 bits only until codes are fed back: a rounding may change one for good."""
+    config, name = tts_config(size.tts), size.tts_name
+    path = write_tts(folder / f"{name}.safetensors", body=size.tts, dtype=torch.bfloat16)
+    mimi = write_mimi(
+        folder / f"{name}-mimi.safetensors", random_weights(mimi_tensors(MimiConfig.from_json(size.mimi or {}))), config=size.mimi
+    )
+    generator = torch.Generator().manual_seed(0)
+    silent = config.delay_steps + 1
+    steps = max(size.steps, silent + 8)
+    table = config.shape.lm.text_in_vocab_size
+    words = torch.randint(table - 1, (steps, size.rows), generator=generator)
+    voices = [torch.randn(row % 3, config.voice_width, config.voice_frames, generator=generator) for row in range(size.rows)]
+
+    def trace(ours: bool, dtype: torch.dtype, steps: int) -> TtsTrace:
+        rows, schedule = TtsRows(words[:steps] + table, voices, 2.0), Schedule.steady(steps, size.rows)
+        made = (
+            our_tts(path, mimi, size.tts, rows, schedule, dtype=dtype, device=device)
+            if ours
+            else upstream_tts(path, size.tts, rows, schedule, dtype=dtype, device=device)
+        )
+        gc.collect()
+        return made
+
+    exact = trace(False, torch.float32, steps)
+    for dtype in dtypes:
+        count = steps if dtype == "f32" else silent
+        active = Schedule.steady(count, size.rows).masks
+        ours = trace(True, DTYPES[dtype], count)
+        theirs = exact if dtype == "f32" else trace(False, DTYPES[dtype], count)
+        text = (ours.text_logits, theirs.text_logits, exact.text_logits[:count])
+        first = (ours.audio_logits[:, :, 0], theirs.audio_logits[:, :, 0], exact.audio_logits[:count, :, 0])
+        best = agreement(ours.text_logits.argmax(-1), theirs.text_logits.argmax(-1), active)
+        yield _line(f"{name} text logits", dtype, words[:count], text, active, best)
+        yield _line(f"{name} codebook 0 logits", dtype, words[:count], first, active, agreement(ours.codes, theirs.codes, active))
+    path.unlink()
+    mimi.unlink()
 
 
 def mimi_lines(size: Size, folder: Path, device: str) -> Iterator[tuple[str, ...]]:
@@ -112,7 +177,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--size", nargs="+", choices=("tiny", "full"), default=["tiny", "full"])
-    parser.add_argument("--layers", type=int, help="fewer layers for the full-size language model")
+    parser.add_argument("--layers", type=int, help="fewer layers for the full-size language models")
     parser.add_argument("--steps", type=int, help="more or fewer steps of the full-size models")
     chosen = parser.parse_args(words)
     # Else float32 products are rounded to 10 bits on a card, and what is compared is two choices of kernel.
@@ -125,11 +190,14 @@ def main(words: list[str] | None = None) -> int:
         if name == "full":
             steps = chosen.steps or FULL.steps
             stt = FULL_STT_BODY | {"num_layers": chosen.layers or FULL_STT_BODY["num_layers"]}
-            size = Size(FULL.name, stt, FULL.mimi, FULL.codebooks, FULL.rows, steps, steps)
+            tts = FULL_TTS_CONFIG_BODY | {"num_layers": chosen.layers or FULL_TTS_CONFIG_BODY["num_layers"]}
+            size = replace(FULL, stt=stt, tts=tts, steps=steps, frames=steps)
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             for line in mimi_lines(size, Path(folder), chosen.device):
                 _show(line)
             for line in lm_lines(size, Path(folder), chosen.dtype, chosen.device):
+                _show(line)
+            for line in tts_lines(size, Path(folder), chosen.dtype, chosen.device):
                 _show(line)
     return 0
 
