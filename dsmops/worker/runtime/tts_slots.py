@@ -152,7 +152,7 @@ class Speech(SlotStream[SpokenWord | SpeechAudio | SpeechEnded]):
 
     def set_up(self) -> SlotRequest | None:
         """Return the request that the slot is to be reset for, None where that was done."""
-        if self._is_set_up or self._over:
+        if self._is_set_up:
             return None
         self._is_set_up = True
         if not self._has_started:

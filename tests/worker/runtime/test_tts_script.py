@@ -127,6 +127,13 @@ def test_pieces_cut_at_spaces_and_in_pauses_give_the_same_entries(text: str, dat
     assert entries + stream.close() == whole
 
 
+def test_a_client_that_splits_at_spaces_may_send_pauses() -> None:
+    """Upstream's client sends word by word, and knows nothing of tags."""
+    text = 'ab <break  time="0.5s"  /> c<break time="1s"/>d'
+    stream = TextStream(ALL)
+    assert [entry for piece in text.split() for entry in stream.take(piece)] == server_entries(text)
+
+
 def test_every_piece_ends_a_word() -> None:
     """As clients send words without spaces; an opening bracket that began no pause is a word too."""
     stream = TextStream(ALL)
