@@ -191,3 +191,14 @@ def test_tensors_kept_in_f32_are_cast_all_the_same() -> None:
     """A file that was converted with some tensors kept in F32 does not help this server."""
     lm = header(STT_1B, **{"out_norm.alpha": ("F32", (1, 1, 2048))})
     assert "1 of 135 tensors" in only(findings(turing(), lm=lm), "kept-f32-cast", "lm_model_file").message
+
+
+@pytest.mark.parametrize("kind", ["BatchedAsr", "Tts"])
+def test_a_released_speaking_model_is_for_no_rust_module(kind: str) -> None:
+    """Whatever the [model] tables say: the server's Rust code lacks what its depformer needs, and the hint names who has it."""
+    tts = MODELS["tts-1.6b-en_fr"].shape.tensors()
+    fact = FileFact(FileState.PRESENT, tensors={name: ("BF16", shape) for name, shape in tts.items()})
+    config = turing({'type = "BatchedAsr"': f'type = "{kind}"'})
+    (found,) = [finding for finding in findings(config, lm=fact) if finding.code == "tensor-mismatch"]
+    assert "no Rust module" in found.message
+    assert "type Py" in found.hint

@@ -1,12 +1,13 @@
 """What the lint takes for a bool, an integer and a float in a `py` table, asked of pydantic itself where it is installed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.config.lint.lax import is_lax_flag, is_lax_integer, is_lax_number
+from dsmops.config.lint.lax import is_lax_flag, is_lax_integer, is_lax_number, lax_integer, lax_number
 
 TESTS = {bool: is_lax_flag, int: is_lax_integer, float: is_lax_number}
 LITERALS = ("True", "1", "yes", "Off", "24", "1_000", "24.0", "-3", "+7", ".5", "1.", "1e3", "nan", "-inf", "Infinity", "1e400", "0x10")
@@ -45,12 +46,21 @@ def test_the_rules_of_pydantic(kind: type, taken: tuple[Any, ...], refused: tupl
 
 @given(values())
 def test_pydantic_says_the_same(value: Any) -> None:
-    """Whatever a config holds, the lint accepts what the script will."""
+    """Whatever a config holds, the lint accepts what the script will, and reads the same number."""
     pydantic = pytest.importorskip("pydantic")
+    numbers: dict[type, Callable[[object], object]] = {int: lax_integer, float: lax_number}
     for kind, test in TESTS.items():
         try:
-            pydantic.TypeAdapter(kind).validate_python(value)
+            taken = pydantic.TypeAdapter(kind).validate_python(value)
         except pydantic.ValidationError:
             assert not test(value), kind
+            assert kind is bool or numbers[kind](value) is None
         else:
             assert test(value), kind
+            assert kind is bool or repr(numbers[kind](value)) == repr(taken)
+
+
+@pytest.mark.parametrize(("value", "number"), [("1_6", 16), (" 24.0 ", 24), (True, 1), (24.0, 24), ("-3", -3), (24.5, None), ([24], None)])
+def test_the_integer_that_is_meant(value: Any, number: int | None) -> None:
+    """As the script will read it, also where pydantic is not installed."""
+    assert lax_integer(value) == number

@@ -179,6 +179,10 @@ def _language_model(config: Config, module: Module, where: KeyPath, name: str, h
             config, "not-tts", where, message, "Name the dsm_tts_….safetensors file of the model's repository, or one made from it."
         )
         return
+    if not module.is_python and _TTS_PROBE in header:
+        message = f"{name} is a text-to-speech model in the form of the Python package, which no Rust module runs, {module.kind} neither"
+        yield finding(config, "tensor-mismatch", where, message, "Serve it with a module of type Py, as config-tts.toml does.")
+        return
     expected = expected_tensors(module, len(header))
     differences = [
         f"{tensor} is missing" if tensor not in header else f"{tensor} is {header[tensor][1]}, [model] says {shape}"

@@ -35,6 +35,13 @@ def is_lax_number(value: object) -> bool:
     return "__" not in value and "_" not in {value[0], value[-1]} and _NUMBER.fullmatch(value.replace("_", "")) is not None
 
 
+def lax_integer(value: object) -> int | None:
+    """Return the integer that pydantic makes of `value`, None where it makes none."""
+    if not isinstance(value, str | int | float) or not is_lax_integer(value):
+        return None
+    return int(value.strip().partition(".")[0]) if isinstance(value, str) else int(value)
+
+
 def lax_number(value: object) -> float | None:
     """Return the number that pydantic makes of `value`, None where it makes none."""
     return float(value) if isinstance(value, str | int | float) and is_lax_number(value) else None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsmops.config.lint.facts import LintFacts
-from dsmops.config.lint.lax import lax_number
+from dsmops.config.lint.lax import lax_integer, lax_number
 from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
 from dsmops.config.modules import FileRole, Module, modules
@@ -28,9 +28,9 @@ _VOICE_SUFFIX = ".safetensors"
 def codebooks(config: Config, facts: LintFacts) -> Findings:
     """Report numbers of codebooks that the model does not have."""
     for module in speaking(config):
-        n_q, most = lax_number(_py(module).get("n_q")), _most_codebooks(model_config(module, facts))
+        n_q, most = lax_integer(_py(module).get("n_q")), _most_codebooks(model_config(module, facts))
         if n_q is not None and not 1 <= n_q <= most:
-            message = f"n_q is {n_q:g}, and the model generates 1 to {most} codebooks: the script fails"
+            message = f"n_q is {n_q}, and the model generates 1 to {most} codebooks: the script fails"
             yield finding(config, "bad-n-q", module.where("py", "n_q"), message, f"Use {most} for the best sound; fewer are faster.")
 
 
@@ -92,8 +92,8 @@ def is_released(module: Module, facts: LintFacts) -> bool:
 
 def codebooks_of(module: Module, most: int = _CODEBOOKS) -> int | None:
     """Return how many codebooks a module generates, None for a number that a model with `most` of them has not."""
-    found = lax_number(_py(module).get("n_q", module.py_keys["n_q"].default))
-    return int(found) if found is not None and 1 <= found <= most else None
+    found = lax_integer(_py(module).get("n_q", module.py_keys["n_q"].default))
+    return found if found is not None and 1 <= found <= most else None
 
 
 def _py(module: Module) -> Mapping[str, Any]:
