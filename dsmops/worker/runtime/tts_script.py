@@ -96,8 +96,8 @@ class TextStream:
             InputError: as for `script_entries`. The piece is lost whole, the stream goes on.
         """
         if self._held:
-            # Between `<break` and `time` there has to be a space, and who splits at spaces has taken it away.
-            joined = self._held + (" " if self._held == "<break" else "") + text
+            joined = self._held + text
+            # Who splits at spaces has taken one away; and what is no pause after all ended a word.
             is_break = _STREAM_BREAK.match(joined) or _UNFINISHED_BREAK.match(joined)
             text, self._held = joined if is_break else f"{self._held} {text}", ""
         unfinished = _UNFINISHED_BREAK.search(text)
