@@ -230,7 +230,12 @@ def test_streams_sound_as_if_they_were_alone(texts: list[list[str]], drops: list
 
 @pytest.mark.parametrize(
     ("most", "kinds"),
-    [(2, [True, True, False, False, False]), (1, [True, False, True, False, False]), (9, [True, True, True, False, False]), (0, [False] * 5)],
+    [
+        (2, [True, True, False, False, False]),
+        (1, [True, False, True, False, False]),
+        (9, [True, True, True, False, False]),
+        (0, [False] * 5),
+    ],
 )
 def test_new_streams_take_cheap_steps_of_their_own(most: int, kinds: list[bool]) -> None:
     """All of them where nobody sounds yet; beside one that sounds, so many in a row at most, in which that one rests."""
