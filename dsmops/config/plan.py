@@ -215,11 +215,11 @@ def planned_dtype(device: Device, model: PublishedModel, runtime: Runtime, asked
 def config_runtime(model: PublishedModel, device: Device, asked: DType | None = None) -> Runtime:
     """Return the runtime that a config of `model` is made for: moshi-server, or the embedded worker where that alone can serve it.
 
-    That is a text-to-speech model in another dtype than bf16, asked for or for want of bf16 arithmetic.
+    That is a text-to-speech model in another dtype than bf16, or on a card without bf16 arithmetic.
     """
     capability = device.compute_capability
-    served = asked or (capability.serving_dtype if capability else DType.BF16)
-    return Runtime.EMBEDDED if model.tts and served is not DType.BF16 else Runtime.MOSHI_SERVER
+    in_bf16 = asked in {None, DType.BF16} and (capability is None or capability.native_bf16)
+    return Runtime.MOSHI_SERVER if model.tts is None or in_bf16 else Runtime.EMBEDDED
 
 
 def serving_dtype(device: Device, asked: DType | None = None) -> DType:

@@ -113,6 +113,9 @@ def test_a_card_with_bf16_serves_it_either_way(model: Path) -> None:
     asked = run(model, simulated=("l4",), dtype=DType.F16, config_out=model.parent / "f16.toml")
     assert asked.serving.runtime is Runtime.EMBEDDED
     assert not any("moshi-server" in command for command in asked.next_commands)
+    with pytest.raises(InputError, match="no bf16 arithmetic") as caught:
+        run(model, dtype=DType.BF16)
+    assert "--dtype f16" in caught.value.hint
 
 
 def test_from_a_hub_with_nothing_cached_then_without_asking(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
