@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from dsmops.client.asr import KEY_HEADER
+from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
 from dsmops.worker.protocol import ClientMessage, ProtocolError, ServerMessage, decode_answer, encode
 

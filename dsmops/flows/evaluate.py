@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from io import BytesIO
 from itertools import islice
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, frames, open_audio
 from dsmops.errors import FileAccessError, InputError, SourceError
-from dsmops.flows.speech import Announce, find_stt, load_stt_source, require_spared
+from dsmops.flows.model_files import Announce, require_spared
+from dsmops.flows.speech import find_stt, load_stt_source
 from dsmops.flows.transcribe import require_finite
 from dsmops.progress import SILENT, Progress
 from dsmops.scoring import (
@@ -136,7 +137,7 @@ def evaluate(
         raise InputError(f"{corpus.name} is empty", hint="Name another split.", code="dataset.empty")
     count = corpus.count if limit is None else min(limit, corpus.count)
     found = find_stt(model, progress=progress, announce=announce)
-    require_spared(target, found)
+    require_spared(target, astuple(found.files))
     loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
     from dsmops.worker.runtime.engine import SttEngine  # noqa: PLC0415 takes torch along

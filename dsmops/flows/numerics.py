@@ -18,8 +18,9 @@ from dsmops.audio import Samples, frames, open_audio
 from dsmops.checkpoint import Checkpoint, open_checkpoint
 from dsmops.errors import GpuMemoryError, InputError, SourceError
 from dsmops.facts import DType
+from dsmops.flows.model_files import Announce
 from dsmops.flows.numerics_verdict import NumericsReport, Setting, judge
-from dsmops.flows.speech import Announce, SttSource, find_stt
+from dsmops.flows.speech import SttSource, find_stt
 from dsmops.hub import is_hub_source, parse_source
 from dsmops.progress import SILENT, Progress
 from dsmops.units import counted

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, AudioSource, LevelMeter, Levels, Samples, frames, open_audio
 from dsmops.errors import CheckpointError
-from dsmops.flows.speech import Announce, find_stt, load_stt_source, require_spared
+from dsmops.flows.model_files import Announce, require_spared
+from dsmops.flows.speech import find_stt, load_stt_source
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def transcribe(
     with open_audio(source or "-") as audio:
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
         found = find_stt(model, progress=progress, announce=announce)
-        require_spared(target, found)
+        require_spared(target, astuple(found.files))
         loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
         from dsmops.worker.runtime.engine import SttEngine  # noqa: PLC0415 takes torch along

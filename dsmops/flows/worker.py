@@ -17,14 +17,17 @@ from dsmops.config.values import resolve
 from dsmops.errors import ConfigError
 from dsmops.facts import Severity
 from dsmops.flows.check import lint_config
-from dsmops.flows.speech import SPEECH_TO_TEXT, Announce, SttSource, find_stt_module, load_stt_source
+from dsmops.flows.model_files import Announce
+from dsmops.flows.speech import SPEECH_TO_TEXT, SttSource, find_stt_module, load_stt_source
+from dsmops.flows.tts_source import TEXT_TO_SPEECH, TtsSource, find_tts_module, load_tts_source, served_voices
 from dsmops.progress import SILENT, Progress
 from dsmops.worker import SERVER, require_worker
 
 if TYPE_CHECKING:
-    from dsmops.worker.asr import AsrSettings
     from dsmops.worker.runtime.engine import SttEngine
-    from dsmops.worker.server import Ended, Listening
+    from dsmops.worker.runtime.tts_engine import TtsEngine
+    from dsmops.worker.server import Ended, Listening, ModuleSettings
+    from dsmops.worker.tts import TtsSettings
 
 _EXPOSURE = ("public-token-exposed",)
 """Errors of the lint with which the server does work: it is the operator's decision."""
@@ -81,11 +84,11 @@ def open_service(path: Path, options: Options) -> Service:
             code="config.unusable",
         )
     found = modules(config)
-    others = [module for module in found if module.kind not in SPEECH_TO_TEXT]
+    others = [module for module in found if module.kind not in (*SPEECH_TO_TEXT, TEXT_TO_SPEECH)]
     if others or not found:
         what = f"[modules.{others[0].name}] is of type {others[0].kind}" if others else "it has no modules"
         raise ConfigError(
-            f"{what}, and this worker serves {' and '.join(SPEECH_TO_TEXT)}",
+            f"{what}, and this worker serves {', '.join(SPEECH_TO_TEXT)} and {TEXT_TO_SPEECH}",
             path=str(path),
             hint="Take such modules out; a moshi-server binary serves them.",
             code="config.unusable",
@@ -107,14 +110,14 @@ def serve(
     from dsmops.worker.server import WorkerSettings  # noqa: PLC0415
     from dsmops.worker.server import serve as serve_settings  # noqa: PLC0415
 
-    found = [find_stt_module(service.path, module, progress=progress, announce=announce) for module in service.modules]
+    served = [_settings(service.path, module, options, progress, announce) for module in service.modules]
     values = service.config.values
     settings = WorkerSettings(
         addr=options.addr,
         port=options.port,
         static_dir=Path(_expanded(values["static_dir"])),
         authorized_ids=tuple(values["authorized_ids"]),
-        modules=[_settings(module, source, options) for module, source in zip(service.modules, found, strict=True)],
+        modules=served,
     )
     file = DailyFile(Path(_expanded(values["log_dir"])), _expanded(values["instance_name"]))
     console = None if options.silent else sys.stderr if options.log_to_stderr else sys.stdout
@@ -125,9 +128,13 @@ def serve(
         log.close()
 
 
-def _settings(module: Module, source: SttSource, options: Options) -> AsrSettings:
+def _settings(path: Path, module: Module, options: Options, progress: Progress, announce: Announce) -> ModuleSettings:
+    if module.kind == TEXT_TO_SPEECH:
+        return _tts_settings(path, module, options, progress, announce)
+
     from dsmops.worker.asr import ASR_SESSIONS, AsrSettings  # noqa: PLC0415 with the worker, whose packages may be absent
 
+    source = find_stt_module(path, module, progress=progress, announce=announce)
     slots = module.whole("batch_size") if module.kind == "BatchedAsr" else ASR_SESSIONS
     return AsrSettings(
         name=module.name,
@@ -136,14 +143,35 @@ def _settings(module: Module, source: SttSource, options: Options) -> AsrSetting
         slots=slots or 0,
         lm_file=str(source.files.lm),
         audio_tokenizer_file=str(source.files.mimi),
-        open_engine=partial(_open_engine, source, slots or 0, cpu=options.cpu),
+        open_engine=partial(_open_stt_engine, source, slots or 0, cpu=options.cpu),
     )
 
 
-def _open_engine(source: SttSource, slots: int, *, cpu: bool) -> SttEngine:
+def _tts_settings(path: Path, module: Module, options: Options, progress: Progress, announce: Announce) -> TtsSettings:
+    from dsmops.worker.tts import TtsSettings  # noqa: PLC0415 with the worker, whose packages may be absent
+
+    source = find_tts_module(path, module, progress=progress, announce=announce)
+    return TtsSettings(
+        name=module.name,
+        path=module.text("path") or "",
+        open_engine=partial(_open_tts_engine, source, module.whole("batch_size") or 0, cpu=options.cpu),
+        find_voice=served_voices(source, progress=progress, announce=announce),
+        request=source.manner.request(),
+        pacing=source.manner.pacing(),
+        interleaved_text_only=source.manner.interleaved_text_only,
+    )
+
+
+def _open_stt_engine(source: SttSource, slots: int, *, cpu: bool) -> SttEngine:
     from dsmops.worker.runtime.engine import SttEngine  # noqa: PLC0415 takes torch along
 
     return SttEngine(load_stt_source(source, cpu=cpu), slots)
+
+
+def _open_tts_engine(source: TtsSource, slots: int, *, cpu: bool) -> TtsEngine:
+    from dsmops.worker.runtime.tts_engine import TtsEngine  # noqa: PLC0415 takes torch along
+
+    return TtsEngine(load_tts_source(source, cpu=cpu), slots, guidance=not source.config.distilled and source.manner.cfg != 1)
 
 
 def _expanded(value: str) -> str:

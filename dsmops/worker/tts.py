@@ -112,7 +112,7 @@ class TtsModule(LoopModule[Speech]):
         try:
             wanted = await self._request(voice)
             speech = self._lend(wanted)
-        except InputError as exc:
+        except DsmopsError as exc:
             ending = refusal(exc)
             self._log.error(UTILS, "task failed", name=ending.task, err=Shown(ending.logged))
             await self._turn_away(request, ws, ending, wire.last_words(ending))
@@ -150,7 +150,7 @@ class TtsModule(LoopModule[Speech]):
             finally:
                 self._release(speech)
         except InputError as exc:
-            self._log.error(UTILS, "returning client error 400", err=Shown(exc.message))
+            self._log.error(UTILS, "returning client error 400", err=Shown(refusal(exc).logged))
             return web.Response(status=400, text=f"{exc.message}\n{exc.hint}\n")
         except DsmopsError as exc:
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))

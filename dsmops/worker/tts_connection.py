@@ -80,7 +80,7 @@ class TtsConnection(Connection[SpeechEvent]):
         except protocol.ProtocolError as exc:
             raise Ending(CloseCode.BAD_MESSAGE, str(exc)) from exc
         except InputError as exc:
-            raise refusal(exc) from exc
+            raise refusal(exc) from None  # a cause would be logged
 
     async def _send_event(self, event: SpeechEvent) -> None:
         match event:
@@ -101,8 +101,13 @@ class TtsConnection(Connection[SpeechEvent]):
 
 
 def refusal(exc: DsmopsError) -> Ending:
-    """Return the ending of a conversation in which the client asked for what cannot be."""
-    return Ending(CloseCode.BAD_MESSAGE, f"{exc.message}. {exc.hint}")
+    """Return the ending of a conversation in which the client asked for what cannot be, or the server failed to get it.
+
+    What is to be said is never logged.
+    """
+    code = CloseCode.BAD_MESSAGE if isinstance(exc, InputError) else CloseCode.FAILED
+    logged = f"the text cannot be said ({exc.code})" if exc.code.startswith("text.") else exc.message
+    return Ending(code, f"{exc.message}. {exc.hint}", logged=logged)
 
 
 def _latents(voice: protocol.Voice) -> Samples:

@@ -17,7 +17,8 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
 from dsmops.audio import FRAME_SAMPLES
-from dsmops.client.asr import CLOSING_FRAMES, FRAME_S, LEAD_IN_FRAMES, Answer, Patience, transcribe
+from dsmops.client.asr import CLOSING_FRAMES, FRAME_S, LEAD_IN_FRAMES, Answer, transcribe
+from dsmops.client.session import Patience
 from dsmops.errors import CredentialsError, InputError, TransferError
 from dsmops.worker.protocol import Audio, EndWord, Error, Marker, Ready, ServerMessage, Step, Word, decode, encode
 

@@ -34,6 +34,8 @@ from tests.worker.test_server import wait_for_slots
 TEXT = "hello there my friend how are you"
 VOICES = {name: (np.full((6, 5), number, np.float32),) * 2 for number, name in enumerate(("default.wav", "first.wav", "second.wav"), 1)}
 SECRET = "a secret of mine"
+UNSAYABLE = "CAPITALS"
+"""The engine's tokenizer has small letters only."""
 
 
 def find_voice(name: str) -> tuple[NDArray[np.float32], ...]:
@@ -430,11 +432,15 @@ def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> No
         client.send({"type": "Text", "text": "one two three four"})
         client.receive()
     post(server, {"text": SECRET, "voice": ""})
+    assert post(server, {"text": UNSAYABLE, "voice": ""}).status == 400
+    with TtsClient(server.url, KEY) as client:
+        client.say(UNSAYABLE)
+        assert UNSAYABLE in client.rest()[-1]["message"]
     wait_for_slots(server.url, 0, within_s=1)
     exposition = request(server.url, "GET", "/metrics").text
-    assert 'py_connect{handler="all"} 3.0' in exposition
+    assert 'py_connect{handler="all"} 5.0' in exposition
     assert 'py_open_channels{handler="all"} 0.0' in exposition
-    assert "py_model_connection_num_steps_count 3.0" in exposition
+    assert "py_model_connection_num_steps_count 5.0" in exposition
     assert 'py_model_connection_num_steps_bucket{le="62.5"}' in exposition
     assert 'py_model_step_duration_bucket{le="0.015"}' in exposition
     for counter in ("py_total_steps", "py_active_steps", "py_could_have_run_steps"):
@@ -457,6 +463,8 @@ def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> No
     ):
         assert any(line in message for message in messages), line
     assert SECRET not in server.log
+    assert UNSAYABLE not in server.log
+    assert "the text cannot be said (text.unsayable)" in server.log
     assert KEY not in server.log
 
 

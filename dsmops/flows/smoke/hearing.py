@@ -15,7 +15,8 @@ from statistics import quantiles
 
 from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames
 from dsmops.audio.clip import silence
-from dsmops.client.asr import LEAD_IN_FRAMES, Answer, Patience, transcribe
+from dsmops.client.asr import LEAD_IN_FRAMES, Answer, transcribe
+from dsmops.client.session import Patience
 from dsmops.client.probe import Closed, Probe, get
 from dsmops.errors import DsmopsError
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
@@ -145,6 +146,8 @@ class _Hearing:
                         "On cards before Ampere see `dsmops prep-sm75`; `dsmops doctor` looks for causes.",
                     )
                 if _now_s() - begin_s > self._limits.ready_s:
+                    if await self._listed() == []:
+                        raise DoesNotApply("the server lists no batched module at this path, and those of type Asr send no Ready")
                     raise CheckFailed(
                         f"the server took the connection and sent no Ready in {self._limits.ready_s:g} s: its model loop does not run",
                         "Look for `task failed` in its log; on cards before Ampere see `dsmops prep-sm75`.",
@@ -341,12 +344,19 @@ class _Hearing:
 
     async def _slots(self) -> tuple[int | None, int | None]:
         """Return the used and the total slots of the module as the server tells them; without that, the config's total."""
-        status, text = await get(f"{self._subject.http_url}/api/modules_info")
+        listed = await self._listed()
         try:
-            listed = [module for module in json.loads(text) if module["path"] == self._subject.path] if status == 200 else []
-            return int(listed[0]["used_slots"]), int(listed[0]["total_slots"])
+            return int(listed[0]["used_slots"]), int(listed[0]["total_slots"])  # type: ignore[index]  # None is a TypeError
         except (ValueError, LookupError, TypeError):
             return None, self._subject.slots
+
+    async def _listed(self) -> list[dict[str, str]] | None:
+        """Return what /api/modules_info says of this path, empty where it lists others only; None where it is no such list."""
+        status, text = await get(f"{self._subject.http_url}/api/modules_info")
+        try:
+            return [module for module in json.loads(text) if module["path"] == self._subject.path] if status == 200 else None
+        except (ValueError, LookupError, TypeError):
+            return None
 
     def _frame(self) -> Samples:
         return next(iter(frames([self._clip])))
