@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import DiskFullError, IntegrityError, SourceError, TransferError
-from dsmops.hub import DownloadPlan, fetch, in_cache, plan_download, read_head
+from dsmops.hub import DownloadPlan, fetch, in_cache, list_files, plan_download, read_head
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
 from tests.hub.conftest import StartHub
@@ -277,6 +277,20 @@ def test_reading_a_head_prefers_the_cache(start_hub: StartHub, monkeypatch: pyte
     hub.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert read_head(WEIGHTS, 100) == (CONTENT[WEIGHTS.filename][:100], len(CONTENT[WEIGHTS.filename]))
+    assert hub.requests == []
+
+
+def test_a_repository_lists_its_files_and_the_cache_what_it_has(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request, and one more try where the hub is busy; offline only what was fetched, of any repository."""
+    hub = start_hub({"org/repo": CONTENT})
+    hub.faults.append(Fault("GET /api/models", status=503))
+    assert list_files(CONFIG) == sorted(CONTENT)
+    assert [request.status for request in hub.requests] == [503, 200]
+    fetch(plan_download([WEIGHTS]))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub.requests.clear()
+    assert list_files(CONFIG) == [WEIGHTS.filename]
+    assert list_files(HubFile("org/other", "main", "x")) == []
     assert hub.requests == []
 
 
