@@ -16,8 +16,8 @@ from statistics import quantiles
 from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames
 from dsmops.audio.clip import silence
 from dsmops.client.asr import LEAD_IN_FRAMES, Answer, transcribe
-from dsmops.client.session import Patience
 from dsmops.client.probe import Closed, Probe, get
+from dsmops.client.session import Patience
 from dsmops.errors import DsmopsError
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
 from dsmops.models import FRAME_MS
@@ -155,6 +155,7 @@ class _Hearing:
                 await asyncio.wait({listening}, timeout=_POLL_S)
         finally:
             listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
         answer = listening.result()
         if isinstance(answer, Ready):
             return f"Ready came after {(_now_s() - begin_s) * 1000:.0f} ms"
