@@ -80,17 +80,18 @@ class Utterance:
     @property
     def has_ended(self) -> bool:
         """Whether all is said; at once where there was nothing to say."""
-        if not self.is_closed or self._is_empty:
-            return self.is_closed
+        if not self.is_closed:
+            return False
+        if self._is_empty:
+            return True
         end_step = self._machine.end_step
         return end_step is not None and self.steps >= end_step + self._closing_steps
 
     def choose(self, prediction: int) -> int:
         """Return the token to feed in this step, from the model's own."""
-        had_ended = self._machine.end_step is not None
+        end_step = self._machine.end_step
         token, begun = self._machine.step(self.steps, prediction)
-        has_ended = self._machine.end_step is not None
-        if begun is not None or has_ended > had_ended:
+        if begun is not None or self._machine.end_step != end_step:
             now_s = (self.steps + 1) / FRAMES_PER_S
             if self._word is not None:
                 self._spoken.append(SpokenWord(*self._word, now_s))
