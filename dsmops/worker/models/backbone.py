@@ -54,7 +54,7 @@ class Layer(nn.Module):
         self.gating = GatedFeedForward(shape.d_model, shape.ffn_hidden)
 
     def forward(self, x: Tensor, at: Positions, ring: RingState | None, layer: int, cross: Tensor | None = None) -> Tensor:
-        """Return the next `x` [B, T, D]. `cross`: keys and values of the sequence attended to, as `CrossAttention.project` makes them."""
+        """Return the next `x` [B, T, D], written over the one given. `cross`: what is attended to, as `CrossAttention.project` makes it."""
         x = _add_linear(x, self.self_attn(self.norm1(x), at, ring, layer), self.self_attn.out_proj)
         if self.norm_cross is not None and self.cross_attention is not None:
             x = _add_linear(x, self.cross_attention(self.norm_cross(x), cross), self.cross_attention.out_proj)
@@ -62,5 +62,6 @@ class Layer(nn.Module):
 
 
 def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
-    """Return x + W·y, summed before the one rounding."""
-    return torch.addmm(x.flatten(0, 1), y.flatten(0, 1), linear.weight.t()).view_as(x)
+    """Return x + W·y, summed before the one rounding and written over `x` [B, T, D]."""
+    x.flatten(0, 1).addmm_(y.flatten(0, 1), linear.weight.t())
+    return x

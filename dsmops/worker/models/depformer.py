@@ -7,19 +7,14 @@ Source: `moshi` 0.2.13, `models/lm.py`, `depformer_step`; parity is tested.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsmops.models import DepformerShape, TtsShape
 from dsmops.worker.models.attention import attend
 from dsmops.worker.models.backbone import RmsNorm
-
-_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Where there is a choice, cuDNN's attention is left out: it is built anew for every number of keys, up to 32 times."""
 
 Pick = Callable[[int, Tensor], Tensor]
 """Takes a codebook's number and its logits [R, card]; returns one code per stream, int64 [B], R being B or a multiple of it."""
@@ -64,13 +59,13 @@ class DepformerLayer(nn.Module):
 
     def forward(self, x: Tensor, past: Tensor, codebook: int, weight_set: int) -> Tensor:
         """Advance `x` [R, width], which is overwritten, by one codebook; `past` [R, K, 3·width] holds [Q | K | V] of each codebook."""
-        width = x.shape[-1]
         # The product writes straight into its place, so that keys and values are never copied.
         torch.mm(self.norm1(x), self.in_proj[weight_set].t(), out=past[:, codebook])
-        query = past[:, codebook : codebook + 1, :width]
-        key, value = past[:, : codebook + 1, width:].split(width, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        x = x.addmm_(attend(query, key, value, None).flatten(1), self.out_proj[weight_set].t())
+        query, key, value = past.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = query[:, :, codebook : codebook + 1], key[:, :, : codebook + 1], value[:, :, : codebook + 1]
+        # The first codebook sees itself alone.
+        seen = attend(query, key, value, None) if codebook else value
+        x = x.addmm_(seen.flatten(1), self.out_proj[weight_set].t())
         gate, up = F.linear(self.norm2(x), self.linear_in[weight_set]).chunk(2, dim=-1)
         return x.addmm_(F.silu(gate).mul_(up), self.linear_out[weight_set].t())
 
@@ -78,9 +73,11 @@ class DepformerLayer(nn.Module):
 class Depformer(nn.Module):
     """The first `codebooks` codebooks of a depformer.
 
-    `inputs`: [sets · width, D], from the language model's state. `emb`: [K - 1, card + 1, rank] with `low_rank` [K - 1, width, rank].
-    `heads`: [K, card, width].
+    `inputs`: [sets · width, D], from the language model's state. `emb`: [K - 1, card + 1, rank] with `low_rank` [K - 1, width, rank];
+    `tables`: their products [K - 1, card + 1, width], which save a product for every codebook. `heads`: [K, card, width].
     """
+
+    tables: Tensor
 
     def __init__(self, shape: TtsShape, codebooks: int) -> None:
         super().__init__()
@@ -93,13 +90,15 @@ class Depformer(nn.Module):
         self.low_rank = nn.Parameter(torch.empty(codebooks - 1, inner.d_model, inner.low_rank))
         self.layers = nn.ModuleList(DepformerLayer(inner, sets) for _ in range(inner.num_layers))
         self.heads = nn.Parameter(torch.empty(codebooks, shape.lm.audio_vocab_size - 1, inner.d_model))
+        self.register_buffer("tables", torch.empty(0), persistent=False)
+
+    def prepare(self) -> None:
+        """Derive what no file holds; to be called once the weights are loaded."""
+        self.text_emb.prepare()
+        self.tables = torch.bmm(self.emb, self.low_rank.transpose(1, 2))
 
     def forward(self, states: Tensor, text: Tensor, pick: Pick) -> Tensor:
         """Return the codes int64 [B, K] that `pick` chose for `states` [R, D] and the multiplexed text tokens `text` int64 [B]."""
-        with sdpa_kernel(_KERNELS, set_priority=True):
-            return self._forward(states, text, pick)
-
-    def _forward(self, states: Tensor, text: Tensor, pick: Pick) -> Tensor:
         count, width, times = len(self.schedule), self.heads.shape[-1], len(states) // len(text)
         starts = F.linear(states, self.inputs).unflatten(-1, (-1, width))
         pasts = [states.new_empty(len(states), count, 3 * width) for _ in self.layers]
@@ -108,11 +107,11 @@ class Depformer(nn.Module):
             return tokens.repeat(times) if times > 1 else tokens
 
         codes: list[Tensor] = []
-        read, spread = self.text_emb.read(for_all(text)), cast("Tensor", self.text_emb.out)
+        told = F.linear(self.text_emb.read(for_all(text)), self.text_emb.out)
         for codebook, weight_set in enumerate(self.schedule):
             if codebook:
-                read, spread = F.embedding(for_all(codes[-1]), self.emb[codebook - 1]), self.low_rank[codebook - 1]
-            x = torch.addmm(starts[:, weight_set], read, spread.t())
+                told = F.embedding(for_all(codes[-1]), self.tables[codebook - 1])
+            x = starts[:, weight_set] + told
             for layer, past in zip(self.layers, pasts, strict=True):
                 x = layer(x, past, codebook, weight_set)
             codes.append(pick(codebook, F.linear(x, self.heads[codebook])))

@@ -74,7 +74,7 @@ class TtsLm(nn.Module):
         """Fill what no file holds; to be called once the weights are loaded."""
         self.emb[-1].zero_()
         self.text_emb.prepare()
-        self.depformer.text_emb.prepare()
+        self.depformer.prepare()
 
     def voice(self, sequence: Tensor) -> list[Tensor]:
         """Return each layer's keys and values [H, 2, L, D] of a conditioning sequence, float32 [L, width], cast once."""
