@@ -23,7 +23,8 @@ _FILE_KEYS = {
     "tokenizer_name": "tokenizer_spm_32k_3.model",
 }
 """File name keys of a config.json, and the names that `moshi` takes where they are absent."""
-_MAX_JSON_BYTES = 1 << 20
+MAX_JSON_BYTES = 1 << 20
+"""The published ones have 1 to 3 kB."""
 
 Announce = Callable[[DownloadPlan], None]
 Locate = Callable[[Sequence[str]], list[Path]]
@@ -157,13 +158,21 @@ def read_json(path: Path) -> Mapping[str, Any]:
         SourceError: it is not there.
     """
     with os_errors(path), path.open("rb") as file:
-        data = file.read(_MAX_JSON_BYTES + 1)
+        return parse_json(file.read(MAX_JSON_BYTES + 1), str(path))
+
+
+def parse_json(data: bytes, name: str) -> Mapping[str, Any]:
+    """Return what the bytes of a model's own config say, which messages call `name`; more than `MAX_JSON_BYTES` are none.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
     try:
-        body = json.loads(data) if len(data) <= _MAX_JSON_BYTES else None
+        body = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
     except (ValueError, RecursionError) as exc:
-        raise InputError(f"{path} is not JSON: {exc}", hint=f"Take {CONFIG_FILE} from the model's own repository.") from exc
+        raise InputError(f"{name} is not JSON: {exc}", hint=f"Take {CONFIG_FILE} from the model's own repository.") from exc
     if not isinstance(body, dict):
-        raise InputError(f"{path} is no model config", hint="Its top level is an object with keys such as model_type and dim.")
+        raise InputError(f"{name} is no model config", hint="Its top level is an object with keys such as model_type and dim.")
     return body
 
 

@@ -27,9 +27,10 @@ from dsmops.errors import CheckpointError, ConfigError, DriverMissingError, Inpu
 from dsmops.facts import Device, DType, Runtime
 from dsmops.files import os_errors, require_free_space, write_text_atomically
 from dsmops.flows.check import lint_config
+from dsmops.flows.model_files import CONFIG_FILE
 from dsmops.flows.serving import find_device, plan_model
 from dsmops.flows.sources import locate
-from dsmops.flows.speaking import MODEL_CONFIG_FILE, describe_speaking, speaks, weights_in
+from dsmops.flows.speaking import describe_speaking, speaks, weights_in
 from dsmops.flows.staging import Origin, Staging, plan_staging, read_tensors
 from dsmops.hub import DownloadPlan, fetch
 from dsmops.models import MODELS, PublishedModel, model_of_repo
@@ -177,7 +178,7 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
     model, template = _model_and_template(request, weights, tensors)
     runtime = config_runtime(model, device, request.dtype)
     dtype = planned_dtype(device, model, runtime, request.dtype)
-    staging = plan_staging(weights, model.tokenizer_file, model.mimi_file, MODEL_CONFIG_FILE if model.tts else None, refresh=request.force)
+    staging = plan_staging(weights, model.tokenizer_file, model.mimi_file, CONFIG_FILE if model.tts else None, refresh=request.force)
     _require_companions(model, staging)
     default_output = _output(request, weights, dtype)
     output = default_output if _needs_conversion(request, dtype, tensors) else None
@@ -284,7 +285,7 @@ def _require_companions(model: PublishedModel, staging: Staging) -> None:
     """
     for name, path in ((model.tokenizer_file, staging.tokenizer), (model.mimi_file, staging.mimi)):
         if model.tts and not model.hf_repo and path is None:
-            raise SourceError(f"{name}, which its {MODEL_CONFIG_FILE} names, is not beside the checkpoint", hint="Put it there.")
+            raise SourceError(f"{name}, which its {CONFIG_FILE} names, is not beside the checkpoint", hint="Put it there.")
 
 
 def _codebooks(model: PublishedModel, config: Config) -> int | None:

@@ -5,28 +5,19 @@ A moshi-server TOML does not describe such a model; config.json does: dimensions
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dsmops.checkpoint import TensorInfo, identify
-from dsmops.errors import CheckpointError, InputError, SourceError
-from dsmops.files import os_errors
+from dsmops.errors import CheckpointError, SourceError
+from dsmops.flows.model_files import CONFIG_FILE, MAX_JSON_BYTES, file_names, parse_json, read_json
 from dsmops.flows.staging import Origin
 from dsmops.hub import read_head
 from dsmops.models import MODELS, PublishedModel, speaking_model
 
-MODEL_CONFIG_FILE = "config.json"
-_MAX_BYTES = 1 << 20
 _SPEAKING_TENSOR = "depformer_text_emb.weight"
-_NAMES = {
-    "moshi_name": "model.safetensors",
-    "mimi_name": "tokenizer-e351c8d8-checkpoint125.safetensors",
-    "tokenizer_name": "tokenizer_spm_32k_3.model",
-}
-"""File name keys of a config.json, and what they mean where they are absent."""
 
 
 def speaks(tensors: Mapping[str, TensorInfo]) -> bool:
@@ -36,11 +27,11 @@ def speaks(tensors: Mapping[str, TensorInfo]) -> bool:
 
 def weights_in(folder: Path) -> Path:
     """Return the language model in a folder that has the config.json of a text-to-speech model, else the folder itself."""
-    path = folder / MODEL_CONFIG_FILE
+    path = folder / CONFIG_FILE
     if not path.is_file():
         return folder
-    body = _read(path)
-    named = folder / _file_name(body, "moshi_name", str(path))
+    body = read_json(path)
+    named = folder / file_names(str(path), body)[0]
     return named if body.get("model_type") == "tts" and named.is_file() else folder
 
 
@@ -66,57 +57,21 @@ def describe_speaking(weights: Origin, tensors: Mapping[str, TensorInfo]) -> Pub
             hint="Take both from one repository.",
             code="checkpoint.other_config",
         )
-    files = {key: _file_name(body, key, where) for key in _NAMES}
-    published = MODELS.get(identify(tensors).name or "")
-    if published is not None:
-        return replace(published, mimi_file=files["mimi_name"], tokenizer_file=files["tokenizer_name"])
-    template = speaking_model()
-    return PublishedModel(
-        name=files["moshi_name"].removesuffix(".safetensors"),
-        hf_repo="",
-        model_file=files["moshi_name"],
-        tokenizer_file=files["tokenizer_name"],
-        mimi_file=files["mimi_name"],
-        preset=template.preset,
-        lm=None,
-        batch_size=template.batch_size,
-        tts=shape,
-    )
+    lm, mimi, tokenizer = file_names(where, body)
+    known = MODELS.get(identify(tensors).name or "")
+    unknown = replace(speaking_model(), name=Path(lm).stem, hf_repo="", model_file=lm, tts=shape)
+    return replace(known or unknown, mimi_file=mimi, tokenizer_file=tokenizer)
 
 
 def _config_beside(weights: Origin) -> tuple[str, Mapping[str, Any]]:
     if isinstance(weights, Path):
-        path = (weights if weights.is_dir() else weights.parent) / MODEL_CONFIG_FILE
+        path = (weights if weights.is_dir() else weights.parent) / CONFIG_FILE
         if not path.is_file():
             raise SourceError(
                 f"{path} is not there, and a text-to-speech checkpoint cannot be served without it",
-                hint=f"Put the {MODEL_CONFIG_FILE} of the checkpoint's own repository beside it.",
+                hint=f"Put the {CONFIG_FILE} of the checkpoint's own repository beside it.",
                 code="source.no_model_config",
             )
-        return str(path), _read(path)
-    file = weights.sibling(MODEL_CONFIG_FILE)
-    head, size_bytes = read_head(file, _MAX_BYTES)
-    return str(file), _parse(head if size_bytes <= _MAX_BYTES else b"", str(file))
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    with os_errors(path), path.open("rb") as file:
-        content = file.read(_MAX_BYTES + 1)
-    return _parse(content if len(content) <= _MAX_BYTES else b"", str(path))
-
-
-def _parse(content: bytes, where: str) -> Mapping[str, Any]:
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"{where} is no JSON of a config's size: {exc}", hint="Take it from the model's own repository.") from exc
-    if not isinstance(body, dict):
-        raise InputError(f"{where} is not an object of keys and values", hint="Take it from the model's own repository.")
-    return body
-
-
-def _file_name(body: Mapping[str, Any], key: str, where: str) -> str:
-    name = body.get(key, _NAMES[key])
-    if not isinstance(name, str) or not name or Path(name).name != name:
-        raise InputError(f"{where}: {key} = {name!r} is no file name", hint="Take it from the model's own repository.")
-    return name
+        return str(path), read_json(path)
+    file = weights.sibling(CONFIG_FILE)
+    return str(file), parse_json(read_head(file, MAX_JSON_BYTES + 1)[0], str(file))

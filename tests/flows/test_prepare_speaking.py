@@ -165,7 +165,7 @@ def test_what_cannot_be_prepared_is_named_before_anything_is_written(model: Path
         (CheckpointError, "another checkpoint", {}, {**body, "num_layers": 3}),
         (InputError, "no file name", {}, {**body, "mimi_name": "../mimi.safetensors"}),
         (InputError, "model_type", {}, {**body, "model_type": "stt"}),
-        (InputError, "no JSON", {}, "{"),
+        (InputError, "not JSON", {}, "{"),
         (SourceError, "not beside", {}, {**body, "mimi_name": "elsewhere.safetensors"}),
         (InputError, "'Py'|Py", {"template": str(stt)}, body),
         (InputError, "does not serve", {"config_out": there}, body),
