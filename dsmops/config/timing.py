@@ -37,14 +37,17 @@ class _Launches:
 # half in the 16 language-model layers, half in Mimi with its 32 quantiser stages.
 # The embedded worker replays one graph and launches nothing: its fixed part is the shortest that its kernels take, on an H200.
 _STT_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.62, 11.0), Runtime.EMBEDDED: _Launches(0.06, 1.3)}
-# The `moshi` package, which moshi-server's Python module runs: 21 ms at batch 1 and 32 codebooks on one H200, 2 of them traffic.
-_TTS_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.3, 2.5, 0.375), Runtime.EMBEDDED: _Launches(0.08, 1.0, 0.12)}
+# Text-to-speech on one H200 at batch 1, 32 codebooks in f16: 21 ms in the `moshi` package, which moshi-server's Python module runs, and
+# 10.1 ms in the embedded worker, 2.0 of them in the language model and 1.0 in Mimi; 1.7 ms of either are traffic.
+_TTS_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.3, 2.5, 0.375), Runtime.EMBEDDED: _Launches(0.075, 0.95, 0.19)}
 _BANDWIDTH_SHARE = 0.7
 """Share of the theoretical memory bandwidth that such kernels reach."""
 _MIMI_HALF_BYTES = 225_000_000
 """One half of Mimi in F32, the encoder or the decoder, read once a step."""
-_MIMI_TRAFFIC_BYTES_PER_STREAM = 28_000_000
-"""KV of one half (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
+_MIMI_ENCODER_TRAFFIC_BYTES = 28_000_000
+"""KV (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
+_MIMI_DECODER_TRAFFIC_BYTES = 100_000_000
+"""What takes as long as the decoder does for one more stream on an H200: 0.03 ms, from batch 1 to 64."""
 
 PROFILE_SCHEMA = "dsmops.step-profile/1"
 
@@ -123,12 +126,12 @@ def estimate_step_ms(
         lm, codebooks, launches = shape.lm, n_q or shape.lm.audio_codebooks, _TTS_LAUNCHES[runtime]
         rows = batch_size if shape.distilled else 2 * batch_size
         parameters = shape.backbone_parameters + codebooks * shape.depformer_parameters_per_codebook
-        positions = lm.context + VOICE_POSITIONS
+        positions, mimi_bytes = lm.context + VOICE_POSITIONS, _MIMI_DECODER_TRAFFIC_BYTES
     else:
         lm, codebooks, launches, rows = shape, 0, _STT_LAUNCHES[runtime], batch_size
-        parameters, positions = lm.parameters, context or lm.context
+        parameters, positions, mimi_bytes = lm.parameters, context or lm.context, _MIMI_ENCODER_TRAFFIC_BYTES
     fixed_bytes = parameters * dtype.itemsize + _MIMI_HALF_BYTES
-    slots_bytes = rows * lm.kv_bytes_per_stream(dtype.itemsize, positions) + batch_size * _MIMI_TRAFFIC_BYTES_PER_STREAM
+    slots_bytes = rows * lm.kv_bytes_per_stream(dtype.itemsize, positions) + batch_size * mimi_bytes
     traffic_s = (fixed_bytes + slots_bytes) / (device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE)
     return launches.mimi_ms + lm.num_layers * launches.layer_ms + codebooks * launches.codebook_ms + traffic_s * 1000
 

@@ -61,6 +61,14 @@ def test_the_estimate_for_speaking_is_near_the_packages_own_times(batch_size: in
     assert estimate_step_ms(shape, DType.BF16, batch_size, device(4_800_000_000_000)) == pytest.approx(measured_ms, rel=1 / 6)
 
 
+@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 10.1), (32, 12.5), (64, 15.5)])
+def test_the_estimate_for_speaking_is_near_the_workers_own_times(batch_size: int, measured_ms: float) -> None:
+    """The embedded worker on the same card, 32 codebooks in f16: within a tenth."""
+    shape = MODELS["tts-1.6b-en_fr"].shape
+    estimated = estimate_step_ms(shape, DType.F16, batch_size, device(4_800_000_000_000), runtime=Runtime.EMBEDDED)
+    assert estimated == pytest.approx(measured_ms, rel=0.1)
+
+
 def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
     """A step grows evenly with n_q, by launches and one weight set, also where codebooks share theirs; other models have no codebooks."""
     shape, card = MODELS["tts-1.6b-en_fr"].shape, device(320_000_000_000)

@@ -53,7 +53,7 @@ _SPEAKING = {
         "depformer state": "Q, K and V × layers × n_q × width × bytes × slots, kept for each step",
         "Mimi weights": "57,284,129 floats of the decoder half, always F32",
         "Mimi state": "8.4 MB a slot, F32, decoder only",
-        "step workspace": "estimate, 6 MB a slot: activations of the captured steps; one voice in the making",
+        "step workspace": "estimate, 4 MB a slot: activations of the captured steps; one voice in the making",
         "CUDA runtime": "estimate, 960 MB: context, kernels, workspaces",
     },
 }
