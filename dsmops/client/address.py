@@ -8,6 +8,8 @@ from dsmops.errors import InputError
 
 ASR_PATH = "/api/asr-streaming"
 """The path of the shipped speech-to-text configs."""
+TTS_PATH = "/api/tts_streaming"
+"""The path of the shipped text-to-speech config."""
 
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
