@@ -150,13 +150,33 @@ class TtsEngine:
         for voice in request.voices:
             if voice.shape != wanted or not np.isfinite(voice).all():
                 found = list(voice.shape) if voice.shape != wanted else "not all finite"
-                raise InputError(f"a voice of this model is {list(wanted)} finite numbers; this one is {found}", code="voice.shape")
+                raise InputError(
+                    f"a voice of this model is {list(wanted)} finite numbers; this one is {found}",
+                    hint=f"Voices made for this model are files that end in {config.voice_suffix}.",
+                    code="voice.shape",
+                )
+        if not 0 <= request.temperature < np.inf or not np.isfinite(request.padding_bonus):
+            raise InputError(
+                f"temperature {request.temperature:g} and padding bonus {request.padding_bonus:g} are not a number from 0 on and a number",
+                hint="Published values are 0.6, and -2 to 2.",
+                code="request.numbers",
+            )
         if len(request.voices) > config.max_speakers:
-            raise InputError(f"{len(request.voices)} voices were given; this model knows {config.max_speakers} speakers", code="voice.many")
+            raise InputError(
+                f"{len(request.voices)} voices were given; this model knows {config.max_speakers} speakers",
+                hint="Give the main speaker's voice first, then the other's.",
+                code="voice.many",
+            )
         if config.distilled and request.cfg not in config.cfg_values:
-            raise InputError(f"cfg {request.cfg:g} is unknown to this model; it takes {_listed(config.cfg_values)}", code="cfg.unknown")
+            raise InputError(
+                f"this model does not know cfg {request.cfg:g}",
+                hint=f"It was trained with {_listed(config.cfg_values)}.",
+                code="cfg.unknown",
+            )
         if not config.distilled and not self._guided and request.cfg != 1:
-            raise InputError(f"cfg {request.cfg:g} needs guidance, which is off; without it cfg is 1", code="cfg.off")
+            raise InputError(
+                f"cfg {request.cfg:g} needs guidance, which is off", hint="Without guidance cfg is 1, and steps cost half.", code="cfg.off"
+            )
 
     def reset(self, slots: Sequence[int], requests: Sequence[SlotRequest]) -> None:
         """Start new streams in `slots`, as `requests` say; their next step is a stream's first. Other slots are untouched.
@@ -194,7 +214,7 @@ class TtsEngine:
         A frame is 80 ms, so a `step_ms` above 80 means the engine falls behind. Row i depends on row i alone.
 
         Raises:
-            ValueError: a shape does not fit this engine's B, or `text_only` with a row that must speak; a bug in the caller.
+            ValueError: a shape does not fit this engine's B, a token no table, or `text_only` a row that must speak; a bug in the caller.
             DeviceLostError: the GPU failed during the step; every slot is lost.
         """
         config = self.model.config
@@ -211,9 +231,13 @@ class TtsEngine:
         chosen = choose(predicted[:, 0].copy())
         if chosen.shape != (self.batch_size,):
             raise ValueError(f"{list(chosen.shape)} tokens were chosen for {self.batch_size} slots")
+        # A token beyond the table would cost the device, and every stream on it.
+        text, rows = np.where(exec_mask, chosen, PADDING), self.model.lm.shape.text_in_vocab_size
+        if not ((text >= ZERO) & (text < rows * (rows + 1))).all():
+            raise ValueError(f"the tokens {text.tolist()} are not all pairs of {rows} ids")
         finite = predicted[:, 1].astype(np.bool_)
         with device_errors(self.model.device), torch.inference_mode():
-            self._text.copy_(torch.from_numpy(np.ascontiguousarray(chosen, dtype=np.int64)))
+            self._text.copy_(torch.from_numpy(text))
             if text_only:
                 self._say_nothing()
                 pcm = np.zeros((self.batch_size, self.model.frame_samples), np.float32)

@@ -314,6 +314,10 @@ def test_a_choice_that_fails_moves_no_row(model: TtsModel) -> None:
         (SlotRequest((np.full((24, 5), np.inf, np.float32),)), ["finite"]),
         (SlotRequest((_voice(0),) * 3), ["3 voices", "2 speakers"]),
         (SlotRequest(cfg=2.2), ["cfg 2.2", "1, 1.5, 2, 2.5, 3, 3.5, 4"]),
+        (SlotRequest(cfg=float("nan")), ["cfg nan"]),
+        (SlotRequest(temperature=-0.1), ["temperature -0.1"]),
+        (SlotRequest(temperature=float("nan")), ["temperature nan"]),
+        (SlotRequest(padding_bonus=float("inf")), ["padding bonus inf"]),
     ],
 )
 def test_requests_that_are_refused(model: TtsModel, request_: SlotRequest, words: list[str]) -> None:
@@ -324,7 +328,7 @@ def test_requests_that_are_refused(model: TtsModel, request_: SlotRequest, words
         used.step(np.ones(2, np.bool_), feed(TEXT[0, :2]))
     with pytest.raises(InputError) as raised:
         engine.reset([0, 1], [REQUESTS[0], request_])
-    assert all(word in str(raised.value) for word in words)
+    assert all(word in f"{raised.value} {raised.value.hint}" for word in words)
     for used in (engine, plain):
         used.step(np.ones(2, np.bool_), feed(TEXT[1, :2]))
     assert torch.equal(engine.text_logits, plain.text_logits)
@@ -352,6 +356,10 @@ def test_calls_that_are_bugs(model: TtsModel) -> None:
         engine.step(np.ones(3, np.bool_), feed(np.zeros(2, np.int64)))
     with pytest.raises(ValueError, match="chosen"):
         engine.step(everyone, feed(np.zeros(3, np.int64)))
+    for token in (-2, 49 * 50):
+        with pytest.raises(ValueError, match="pairs of 49"):
+            engine.step(everyone, feed(np.array([3, token])))
+        engine.step(np.array([True, False]), feed(np.array([3, token])))
     engine.reset([0, 1], [SlotRequest(), SlotRequest()])
     for _ in range(model.config.delay_steps):
         engine.step(everyone, feed(np.zeros(2, np.int64)), text_only=True)
