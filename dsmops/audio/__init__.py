@@ -5,6 +5,7 @@ Importing this room is cheap; soundfile, soxr and sphn, which come with the work
 
 from dsmops.audio.opus import OpusDecoder, OpusEncoder
 from dsmops.audio.pcm import FRAME_SAMPLES, SAMPLE_RATE_HZ, LevelMeter, Levels, Samples, frames
+from dsmops.audio.playback import play
 from dsmops.audio.reading import AudioSource, open_audio, read
 from dsmops.audio.writing import Written, pcm_16, stream_header, write
 
@@ -21,6 +22,7 @@ __all__ = [
     "frames",
     "open_audio",
     "pcm_16",
+    "play",
     "read",
     "stream_header",
     "write",

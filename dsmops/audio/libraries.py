@@ -1,4 +1,6 @@
-"""The door to soundfile (libsndfile), soxr and sphn, which come with an extra: loaded on first use, their errors put into words."""
+"""The door to soundfile (libsndfile), soxr, sphn and sounddevice (PortAudio), which come with extras: loaded on first use, their errors
+put into words.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +48,19 @@ def sphn() -> Any:
     except ImportError as exc:
         raise ExtraMissingError("reading Ogg/Opus streams", "sphn") from exc
     return sphn
+
+
+def sounddevice(purpose: str) -> Any:
+    """Return the module.
+
+    Raises:
+        ExtraMissingError: it is not installed, or lacks PortAudio.
+    """
+    try:
+        import sounddevice  # noqa: PLC0415
+    except (ImportError, OSError) as exc:
+        raise ExtraMissingError(purpose, "sounddevice", extra="mic") from exc
+    return sounddevice
 
 
 def unreadable(name: str, reason: str, *, code: str = "audio.format", flags: str = "") -> InputError:

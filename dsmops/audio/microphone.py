@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+from dsmops.audio.libraries import sounddevice
 from dsmops.audio.pcm import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
-from dsmops.errors import EnvironmentMissingError, ExtraMissingError, TransferError
+from dsmops.errors import EnvironmentMissingError, TransferError
 
 _MOST_WAITING = 750
 """Frames that may wait, a minute: whoever reads so far behind will not catch up."""
-_PURPOSE = "listening to a microphone"
 
 
 async def microphone(stop: asyncio.Event) -> AsyncIterator[Samples]:
@@ -23,7 +23,7 @@ async def microphone(stop: asyncio.Event) -> AsyncIterator[Samples]:
         EnvironmentMissingError: there is no microphone, or it cannot be opened.
         TransferError: whoever reads the frames is a minute behind.
     """
-    library = _sounddevice()
+    library = sounddevice("listening to a microphone")
     loop = asyncio.get_running_loop()
     waiting: asyncio.Queue[Samples] = asyncio.Queue()
 
@@ -53,11 +53,3 @@ async def microphone(stop: asyncio.Event) -> AsyncIterator[Samples]:
     finally:
         stopped.cancel()
         stream.__exit__(None, None, None)
-
-
-def _sounddevice() -> Any:
-    try:
-        import sounddevice  # noqa: PLC0415
-    except (ImportError, OSError) as exc:
-        raise ExtraMissingError(_PURPOSE, "sounddevice", extra="mic") from exc
-    return sounddevice

@@ -40,12 +40,12 @@ class Written:
         return self.samples / SAMPLE_RATE_HZ
 
 
-def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples]) -> Written:
+def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples], *, raw: bool = False) -> Written:
     """Write audio and return what was written.
 
     A path is replaced atomically, in the format of its ending: `.wav`, `.flac`, `.ogg` (Vorbis) or `.opus`. A stream, or `-` for
-    standard output, gets a WAV of unknown length, each block as soon as it is there. Sample k of a 16-bit file is k / 32768 in
-    `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
+    standard output, gets a WAV of unknown length, or with `raw` its samples alone, each block as soon as it is there. Sample k of a
+    16-bit file is k / 32768 in `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
 
     Raises:
         InputError: the ending is none of these, there is no sample, or one is not finite.
@@ -55,7 +55,7 @@ def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples]) -> 
     """
     quantizer = _Quantizer(blocks)
     if not isinstance(target, Path):
-        _stream_wav(sys.stdout.buffer if target == "-" else target, quantizer)
+        _stream(sys.stdout.buffer if target == "-" else target, quantizer, b"" if raw else stream_header())
     elif target.suffix.lower() == ".wav":
         with replace_atomically(target) as partial:
             _write_wav(partial, quantizer)
@@ -97,8 +97,7 @@ def _write_wav(partial: PartialFile, quantizer: _Quantizer) -> None:
     partial.write(_wav_header(2 * quantizer.written.samples))
 
 
-def _stream_wav(stream: BinaryIO, quantizer: _Quantizer) -> None:
-    header = stream_header()
+def _stream(stream: BinaryIO, quantizer: _Quantizer, header: bytes) -> None:
     for values in quantizer:
         try:
             stream.write(header + values.tobytes())

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dsmops import __version__
-from dsmops.cli import checkpoint, config, doctor, gpu, logs, plan, prep, publish, smoke, speech, worker
+from dsmops.cli import checkpoint, config, doctor, gpu, logs, plan, prep, publish, smoke, speech, synthesize, worker
 
 app = typer.Typer(
     name="dsmops",
@@ -34,5 +34,5 @@ def root(
 ) -> None: ...
 
 
-for group in (gpu, checkpoint, plan, config, prep, logs, publish, speech, worker, smoke, doctor):
+for group in (gpu, checkpoint, plan, config, prep, logs, publish, speech, synthesize, worker, smoke, doctor):
     group.register(app)
