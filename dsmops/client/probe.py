@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import aiohttp
 
 from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
-from dsmops.worker.protocol import ClientMessage, ProtocolError, ServerMessage, decode_answer, encode
+from dsmops.worker.protocol import ClientMessage, ProtocolError, SpeechRequest, encode
+
+AnswerT = TypeVar("AnswerT")
+Decode = Callable[[bytes], AnswerT]
 
 _CONNECT_S = 10.0
 _ENDINGS = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
@@ -29,22 +34,24 @@ class Closed:
         return "the connection dropped without a Close frame" if self.code is None else f"closed with code {self.code}"
 
 
-class Probe:
+class Probe(Generic[AnswerT]):
     """One conversation. Use `Probe.open`, and then `close` or `vanish`."""
 
-    def __init__(self, session: aiohttp.ClientSession, ws: aiohttp.ClientWebSocketResponse, url: str) -> None:
-        self._session, self._ws, self._url = session, ws, url
+    def __init__(self, session: aiohttp.ClientSession, ws: aiohttp.ClientWebSocketResponse, url: str, decode: Decode[AnswerT]) -> None:
+        self._session, self._ws, self._url, self._decode = session, ws, url, decode
 
     @classmethod
-    async def open(cls, url: str, api_key: str | None) -> Probe | int:
+    async def open(cls, url: str, api_key: str | None, decode: Decode[AnswerT]) -> Probe[AnswerT] | int:
         """Connect to the WebSocket address `url`, and return the conversation, or the HTTP status of a refusal.
+
+        `decode` reads the messages that come.
 
         Raises:
             TransferError: nothing answers there.
         """
         session = _session({KEY_HEADER: api_key} if api_key else {})
         try:
-            return cls(session, await session.ws_connect(url, max_msg_size=0, autoping=True), url)
+            return cls(session, await session.ws_connect(url, max_msg_size=0), url, decode)
         except aiohttp.WSServerHandshakeError as exc:
             await session.close()
             return exc.status
@@ -52,7 +59,7 @@ class Probe:
             await session.close()
             raise _unreachable(url, exc) from exc
 
-    async def send(self, *messages: ClientMessage) -> None:
+    async def send(self, *messages: ClientMessage | SpeechRequest) -> None:
         """Send messages; into a connection that is gone they go nowhere, and `receive` says that it is gone."""
         try:
             for message in messages:
@@ -60,7 +67,7 @@ class Probe:
         except (aiohttp.ClientConnectionError, ConnectionError):
             return
 
-    async def receive(self) -> ServerMessage | Closed:
+    async def receive(self) -> AnswerT | Closed:
         """Return the next message, or the end.
 
         Raises:
@@ -74,7 +81,7 @@ class Probe:
         if message.type is not aiohttp.WSMsgType.BINARY:
             raise TransferError(f"{self._url} sent {message.type.name}, and its messages are binary", hint="Check the path.")
         try:
-            return decode_answer(message.data)
+            return self._decode(message.data)
         except ProtocolError as exc:
             said = f"{self._url} sent what no moshi-server sends: {exc}"
             raise TransferError(said, hint="Check the path.", code="server.foreign") from exc

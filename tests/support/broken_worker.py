@@ -23,7 +23,10 @@ from dsmops.worker.protocol import ServerMessage
 from dsmops.worker.runtime.engine import SttEngine
 from dsmops.worker.runtime.loop import Started
 from dsmops.worker.runtime.slots import AsrLoop, Event, MarkerReached, Stepped
+from dsmops.worker.runtime.tts_engine import TtsEngine
+from dsmops.worker.runtime.tts_slots import SpeechEnded
 from dsmops.worker.server import Server
+from dsmops.worker.tts_connection import TtsConnection, Wire
 
 DEAD = """\
 2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND)
@@ -147,6 +150,39 @@ def ends_at_once() -> None:
     sys.exit(1)
 
 
+def speech_becomes(change: Callable[[Any], Any], pause_s: float = 0.0) -> Callable[[], None]:
+    """Sound is not what the model made."""
+
+    def changed() -> None:
+        whole = TtsEngine.step
+
+        def step(self: TtsEngine, *args: Any, **more: Any) -> Any:
+            output = whole(self, *args, **more)
+            time.sleep(pause_s)
+            return replace(output, pcm=change(output.pcm), step_ms=output.step_ms + pause_s * 1000)
+
+        patch(TtsEngine, "step", step)
+
+    return changed
+
+
+def swallows_words() -> None:
+    """The first word of a text is never told."""
+    whole = Wire.word
+    patch(Wire, "word", lambda self, word: None if word.text == "The" else whole(self, word))
+
+
+def never_ends() -> None:
+    """All is said, and the stream stays open."""
+    whole = TtsConnection._send_event
+
+    async def send(self: TtsConnection, event: Any) -> None:
+        if not isinstance(event, SpeechEnded):
+            await whole(self, event)
+
+    patch(TtsConnection, "_send_event", send)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "dead-loop": dead_loop,
     "loop-dies-later": loop_dies_later,
@@ -163,6 +199,11 @@ FAULTS: dict[str, Callable[[], None]] = {
     "crashes-at-marker": crashes_at_marker,
     "never-listens": never_listens,
     "ends-at-once": ends_at_once,
+    "mute": speech_becomes(lambda pcm: pcm * 0),
+    "shouting": speech_becomes(lambda pcm: pcm * 1000),
+    "speaks-slowly": speech_becomes(lambda pcm: pcm, pause_s=0.1),
+    "swallows-words": swallows_words,
+    "never-ends": never_ends,
 }
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ def broken_worker(fault: str) -> Parts:
 def simulate(folder: Path, parts: Parts | None = None, *, port: int | None = None, timeout_s: float = 60.0) -> SmokeReport:
     """Run the simulation, short, and check that its report is complete and that nothing is left of the server."""
     report = simulate_success(folder, SmokeRequest(timeout_s=timeout_s, port=port, clip_s=0.6, limits=HASTY), parts=parts)
-    names = [check.name for check in report.checks]
-    assert names == [name for name in KINDS if name != "server-binary"]
+    assert {check.name for check in report.checks} == set(KINDS) - {"server-binary"}
+    for module in {check.module for check in report.checks}:
+        names = [check.name for check in report.checks if check.module == module]
+        assert names == [name for name in KINDS if name in names]
     for check in report.checks:
         assert check.evidence
         if check.status is Status.BLOCKED:
@@ -36,11 +38,11 @@ def simulate(folder: Path, parts: Parts | None = None, *, port: int | None = Non
     return report
 
 
-def evidence(report: SmokeReport, name: str) -> str:
-    """What a check saw."""
-    return next(check.evidence for check in report.checks if check.name == name)
+def evidence(report: SmokeReport, name: str, module: str | None = None) -> str:
+    """What a check saw; of several modules the first, or the one that is named."""
+    return next(check.evidence for check in report.checks if check.name == name and module in (None, check.module))
 
 
-def blocked(report: SmokeReport) -> set[str]:
-    """The checks that could not run."""
-    return {check.name for check in report.checks if check.status is Status.BLOCKED}
+def blocked(report: SmokeReport, module: str | None = None) -> set[str]:
+    """The checks that could not run, of the server and all modules, or of the server and one."""
+    return {check.name for check in report.checks if check.status is Status.BLOCKED and (module is None or check.module in (None, module))}

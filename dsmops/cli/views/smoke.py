@@ -20,7 +20,7 @@ def show_smoke(report: SmokeReport) -> Iterator[Block]:
             yield f"{_name(check)}: {check.hint} See {check.runbook}." if check.hint else f"{_name(check)}: see {check.runbook}."
     for module in report.modules:
         if module.words:
-            yield f"Heard{f' by {module.module}' if module.module else ''}: {' '.join(module.words)}"
+            yield f"Words{f' of {module.module}' if module.module else ''}: {' '.join(module.words)}"
     if report.raw_log is not None:
         yield f"Raw log: {report.raw_log}"
     yield report.verdict

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from dsmops.flows.smoke.checks import Check, Status
-from dsmops.flows.smoke.hearing import Heard, StepTimes
+from dsmops.flows.smoke.conversation import Seen, StepTimes
 
 
 class Backend(StrEnum):
@@ -20,8 +20,8 @@ class Backend(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleHeard:
-    """What came of the clip in one module: its words, and the model's step times where they could be seen."""
+class ModuleSeen:
+    """What was seen of one module: the words that it wrote down or said, and its step times where they could be seen."""
 
     module: str | None
     words: tuple[str, ...]
@@ -47,12 +47,12 @@ class SmokeReport:
     seconds: float
     raw_log: Path | None
     checks: tuple[Check, ...]
-    modules: tuple[ModuleHeard, ...]
+    modules: tuple[ModuleSeen, ...]
 
 
 def make_report(
     checks: Sequence[Check],
-    heard: Mapping[str | None, Heard],
+    seen: Mapping[str | None, Seen],
     *,
     backend: Backend,
     seconds: float,
@@ -78,7 +78,7 @@ def make_report(
         seconds=round(seconds, 2),
         raw_log=raw_log,
         checks=tuple(checks),
-        modules=tuple(ModuleHeard(module, tuple(found.words), found.step_times) for module, found in heard.items()),
+        modules=tuple(ModuleSeen(module, tuple(found.words), found.step_times) for module, found in seen.items()),
     )
 
 

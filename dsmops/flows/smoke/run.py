@@ -20,17 +20,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 from dsmops.audio import Samples, read
 from dsmops.audio.clip import speech_like
-from dsmops.client.address import websocket_url
+from dsmops.client.address import ASR_PATH, websocket_url
 from dsmops.client.probe import get
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import Module, modules
-from dsmops.errors import InputError, SourceError
+from dsmops.errors import InputError, RemoteError, SourceError
 from dsmops.facts import Runtime, Severity
 from dsmops.flows.binary import find_binary, identify_binary
 from dsmops.flows.check import lint_config
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
-from dsmops.flows.smoke.hearing import Heard, Subject, check_hearing
+from dsmops.flows.smoke.conversation import Seen, Subject
 from dsmops.flows.smoke.memory import MemoryWatch, judge_memory
+from dsmops.flows.smoke.modules import HEARING, TESTED, Manner, check_modules
 from dsmops.flows.smoke.process import Child, accepts, free_port, require_free
 from dsmops.flows.smoke.report import Backend, SmokeReport, make_report
 from dsmops.logs.failures import FAILURES, scan
@@ -39,7 +40,8 @@ from dsmops.worker import SERVER, require_worker
 LOG_FOLDER = Path("logs", "moshi-logs", "raw")
 CLIP_S = 4.0
 _ADDR = "127.0.0.1"
-_HEARING = ("BatchedAsr", "PyBatchedAsr", "Asr")
+_KINDS = {"batched_asr": "BatchedAsr", "py_batched_asr": "PyBatchedAsr", "py": "Py"}
+"""Types in /api/modules_info, and in configs."""
 _POLL_S = 0.1
 _STARTING_SHARE = 0.8
 """Of the time that is left, for loading."""
@@ -116,8 +118,8 @@ def run_ledger(timeout_s: float, work: Callable[[Ledger], Awaitable[SmokeReport]
 
 
 async def check_running(ledger: Ledger, request: SmokeRequest, clip: Samples) -> SmokeReport:
-    """Test the server at `request.url`, without starting or ending anything."""
-    url = websocket_url(request.url or "")
+    """Test the modules of the server at `request.url`, the one at its path where it names one, without starting or ending anything."""
+    url = websocket_url(request.url or "", default_path="")
     parts = urlsplit(url)
     http_url = urlunsplit((parts.scheme.replace("ws", "http", 1), parts.netloc, "", "", ""))
     who = ["unknown"]
@@ -127,16 +129,38 @@ async def check_running(ledger: Ledger, request: SmokeRequest, clip: Samples) ->
         who[0] = _server_name(text)
         return f"{http_url} answers: {who[0]}"
 
-    await ledger.run("listening", listening)
-    heard = await check_hearing(
+    subjects = []
+    if await ledger.run("listening", listening):
+        subjects = [(kind, path) for kind, path in await _listed_modules(http_url) if parts.path in ("", path)]
+    several = len(subjects) > 1
+    seen = await check_modules(
         ledger,
-        Subject(url, http_url, parts.path, request.api_key, limits=request.limits),
-        clip,
-        intrusive=request.intrusive,
-        wants_words=request.audio is not None,
-        patient=False,
+        [
+            (
+                kind,
+                Subject(
+                    urlunsplit((parts.scheme, parts.netloc, path, "", "")),
+                    http_url,
+                    path,
+                    request.api_key,
+                    module=path if several else None,
+                    limits=request.limits,
+                ),
+            )
+            for kind, path in subjects or [(HEARING[0], parts.path or ASR_PATH)]
+        ],
+        Manner(clip, wants_words=request.audio is not None, intrusive=request.intrusive, patient=False),
     )
-    return make_report(ledger.checks, {None: heard}, backend=Backend.URL, seconds=ledger.seconds, server=who[0], url=url)
+    return make_report(ledger.checks, seen, backend=Backend.URL, seconds=ledger.seconds, server=who[0], url=url)
+
+
+async def _listed_modules(http_url: str) -> list[tuple[str, str]]:
+    """Return types, as configs name them, and paths of the modules that /api/modules_info lists; none where it is no such list."""
+    try:
+        listed = json.loads((await get(f"{http_url}/api/modules_info"))[1])
+        return [(_KINDS[module["type"]], module["path"]) for module in listed if module["type"] in _KINDS]
+    except (ValueError, LookupError, TypeError, RemoteError):
+        return []
 
 
 async def check_config(
@@ -158,7 +182,7 @@ class _Launch:
         self._port = request.port or free_port(_ADDR)
         self._watch = MemoryWatch()
         self._server = "dsmops worker" if request.backend is Backend.EMBEDDED else "unknown"
-        self._heard: dict[str | None, Heard] = {}
+        self._seen: dict[str | None, Seen] = {}
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")
         self._raw_log = LOG_FOLDER / f"log.smoke-test.{stamp}"
 
@@ -176,16 +200,12 @@ class _Launch:
             await ledger.run("port-free", self._port_is_free)
             await ledger.run("process-alive", self._start)
             await ledger.run("listening", self._listen)
-            hearing = [module for module in modules(self._config) if module.kind in _HEARING]
-            for module in hearing:
-                self._heard[module.name] = await check_hearing(
-                    ledger,
-                    self._subject(module),
-                    self._clip,
-                    intrusive=True,
-                    wants_words=request.audio is not None or self._simulated is not None,
-                    patient=self._simulated is not None,
-                )
+            simulated = self._simulated is not None
+            self._seen = await check_modules(
+                ledger,
+                [(module.kind, self._subject(module)) for module in modules(self._config) if module.kind in TESTED],
+                Manner(self._clip, wants_words=request.audio is not None or simulated, intrusive=True, patient=simulated),
+            )
             await ledger.run("memory", self._memory)
             await ledger.run("shutdown", self._shut_down, always=True)
             await ledger.run("orphans", self._orphans, always=True)
@@ -197,7 +217,7 @@ class _Launch:
         await ledger.run("known-failures", self._known_failures, always=True)
         return make_report(
             ledger.checks,
-            self._heard,
+            self._seen,
             backend=request.backend,
             seconds=ledger.seconds,
             server=self._server,
@@ -238,8 +258,8 @@ class _Launch:
                 "; ".join(f"{finding.where}: {finding.message}" for finding in errors[:3]),
                 f"`dsmops check-config {self._config.path}` says more.",
             )
-        if not any(module.kind in _HEARING for module in modules(self._config)):
-            raise CheckFailed(f"the config has no module of type {', '.join(_HEARING)}", "There would be nothing to talk to.")
+        if not any(module.kind in TESTED for module in modules(self._config)):
+            raise CheckFailed(f"the config has no module of type {', '.join(TESTED)}", "There would be nothing to talk to.")
         warnings = sum(finding.severity is Severity.WARNING for finding in found)
         return f"{self._config.path}: no errors, {warnings or 'no'} warning{'' if warnings == 1 else 's'}"
 

@@ -1,6 +1,7 @@
 """`smoke-test --simulate-success`: everything is real but the card, and every part is needed."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
@@ -8,14 +9,15 @@ from shutil import copyfile
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dsmops.checkpoint import read_header
 from dsmops.files import write_text_atomically
 from dsmops.flows.prepare import PrepareReport
 from dsmops.flows.smoke import KINDS, Parts, SmokeReport, Status
+from dsmops.flows.smoke.simulate import TinyModel
 from tests.support.smoke import blocked, evidence, simulate
 
 AFTER_CONVERSION = set(list(KINDS)[list(KINDS).index("conversion") + 1 :]) - {"server-binary"}
 WHOLE = Parts()
+HEARS = "stt"
 
 
 @pytest.fixture(autouse=True)
@@ -47,33 +49,34 @@ def test_what_the_server_said_is_kept(sound: SmokeReport) -> None:
     assert "starting asr loop 4" in sound.raw_log.read_text()
 
 
-def serving_the_source(weights: Path, template: Path, output: Path) -> PrepareReport:
+def serving_the_source(model: TinyModel, output: Path) -> PrepareReport:
     """Prepare without converting: the config serves the bf16 file."""
-    report = WHOLE.prepare(weights, template, output)
-    return edited(report, str(output.absolute()), str(weights.absolute()))
+    report = WHOLE.prepare(model, output)
+    return edited(report, str(output.absolute()), str(model.weights.absolute()))
 
 
-def copying_instead(weights: Path, template: Path, output: Path) -> PrepareReport:
+def copying_instead(model: TinyModel, output: Path) -> PrepareReport:
     """Prepare with a conversion that does nothing."""
-    report = WHOLE.prepare(weights, template, output)
-    copyfile(weights, output)
+    report = WHOLE.prepare(model, output)
+    copyfile(model.weights, output)
     return report
 
 
-def with_a_dtype_of_its_own(weights: Path, template: Path, output: Path) -> PrepareReport:
+def with_a_dtype_of_its_own(model: TinyModel, output: Path) -> PrepareReport:
     """Write a dtype that candle does not know."""
-    return edited(WHOLE.prepare(weights, template, output), 'dtype_override = "f16"', 'dtype_override = "float16"')
+    report = WHOLE.prepare(model, output)
+    return edited(report, 'dtype_override = "f16"', 'dtype_override = "float16"') if HEARS in model.weights.parts else report
 
 
-def cutting_the_target(weights: Path, template: Path, output: Path) -> PrepareReport:
-    report = WHOLE.prepare(weights, template, output)
+def cutting_the_target(model: TinyModel, output: Path) -> PrepareReport:
+    report = WHOLE.prepare(model, output)
     with output.open("r+b") as file:
         file.truncate(output.stat().st_size - 100)
     return report
 
 
-def changing_a_value(weights: Path, template: Path, output: Path) -> PrepareReport:
-    report = WHOLE.prepare(weights, template, output)
+def changing_a_value(model: TinyModel, output: Path) -> PrepareReport:
+    report = WHOLE.prepare(model, output)
     with output.open("r+b") as file:
         file.seek(-2, 2)
         file.write(b"\x00\x3c")
@@ -93,11 +96,13 @@ def edited(report: PrepareReport, old: str, new: str) -> PrepareReport:
         (serving_the_source, "conversion", "holds BF16, and the card needs F16"),
         (copying_instead, "conversion", "holds BF16, and the card needs F16"),
         (changing_a_value, "conversion", "does not hold the values of"),
-        (cutting_the_target, "conversion", "model.fp16.safetensors"),
+        (cutting_the_target, "conversion", "stt.fp16.safetensors"),
         (with_a_dtype_of_its_own, "config-lint", "float16"),
     ],
 )
-def test_a_preparation_that_went_wrong_is_named(tmp_path: Path, prepare: type[Parts], failed: str, words: str) -> None:
+def test_a_preparation_that_went_wrong_is_named(
+    tmp_path: Path, prepare: Callable[[TinyModel, Path], PrepareReport], failed: str, words: str
+) -> None:
     """Nothing is started then, and every later check says why it could not run."""
     report = simulate(tmp_path, Parts(prepare=prepare))
     assert report.failed == (failed,)
@@ -106,22 +111,27 @@ def test_a_preparation_that_went_wrong_is_named(tmp_path: Path, prepare: type[Pa
     assert not list(tmp_path.glob("logs/**/log.smoke-test*"))
 
 
-def cut(folder: Path) -> tuple[Path, Path]:
-    """Generate a model and lose its last bytes."""
-    weights, config = WHOLE.generate(folder)
+def cut(folder: Path) -> tuple[TinyModel, ...]:
+    """Generate models and lose the last bytes of one."""
+    models = WHOLE.generate(folder)
+    weights = models[1].weights
     with weights.open("r+b") as file:
         file.truncate(weights.stat().st_size - 100)
-    return weights, config
+    return models
 
 
-def with_a_nan(folder: Path) -> tuple[Path, Path]:
-    """Generate a model and put one NaN into it."""
-    weights, config = WHOLE.generate(folder)
-    tensors = load_file(weights)
-    tensors["out_norm.alpha"].view(-1)[0] = float("nan")
-    save_file(tensors, weights)
-    assert {tensor.dtype for tensor in read_header(weights).tensors.values()} == {"BF16"}
-    return weights, config
+def with_a_nan(number: int) -> Callable[[Path], tuple[TinyModel, ...]]:
+    """Generate models and put one NaN into one of them."""
+
+    def generate(folder: Path) -> tuple[TinyModel, ...]:
+        models = WHOLE.generate(folder)
+        weights = models[number].weights
+        tensors = load_file(weights)
+        tensors["out_norm.alpha"].view(-1)[0] = float("nan")
+        save_file(tensors, weights)
+        return models
+
+    return generate
 
 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
@@ -131,11 +141,13 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
     assert blocked(report) == {"preparation", "conversion"} | AFTER_CONVERSION
 
 
-def test_a_nan_in_the_weights_is_named(tmp_path: Path) -> None:
-    """It is converted faithfully, loads, and warms up; the numbers tell."""
-    report = simulate(tmp_path, Parts(generate=with_a_nan))
-    assert set(report.failed) == {"step", "finite-numbers", "known-failures"}
-    assert "numbers that are not finite" in evidence(report, "finite-numbers")
+@pytest.mark.parametrize(("number", "module", "asked"), [(0, "asr", "step"), (1, "tts_py", "speech")])
+def test_a_nan_in_the_weights_is_named(tmp_path: Path, number: int, module: str, asked: str) -> None:
+    """It is converted faithfully, loads, and warms up; the numbers tell, and of which module."""
+    report = simulate(tmp_path, Parts(generate=with_a_nan(number)))
+    assert set(report.failed) == {asked, "finite-numbers", "known-failures"}
+    assert "numbers that are not finite" in evidence(report, "finite-numbers", module)
+    assert all(check.module in (None, module) for check in report.checks if check.status is Status.FAILED)
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
