@@ -119,7 +119,8 @@ def read_text(argument: str) -> str:
 def _file(argument: str) -> Path | None:
     path = Path(os.path.expanduser(argument))  # noqa: PTH111 the method fails at ~name where nobody has that name
     try:
-        return path if path.exists() else None
+        # An empty name would be this folder.
+        return path if argument and path.exists() else None
     except (OSError, ValueError):  # no file has such a name
         return None
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "tts-1.6b-en_fr"
 TEXT_TO_SPEECH = "Py"
 _SCRIPTS_VOICE, _SCRIPTS_FOLDER = "barack_demo.wav", "~/models/tts-voices"
-"""What the script takes where its table names none."""
+_SCRIPTS_CODEBOOKS = 24
+"""What the script takes where its table says nothing."""
 _KEPT_VOICES = 64
 """Voices that a server keeps in memory, 256 kB each."""
 
@@ -189,11 +190,12 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
         locate(path, module, "py", key, here=here) if module.text("py", key) else here.fetch([config_file.sibling(name)])[0]
         for key, name in names.items()
     )
-    files = TtsFiles(lm, mimi, tokenizer, config)
-    return TtsSource(f"{path} [modules.{module.name}]", files, TtsConfig.from_json(body), _manner(path, module))
+    described = TtsConfig.from_json(body)
+    manner = _manner(path, module, most_codebooks=described.shape.lm.audio_codebooks)
+    return TtsSource(f"{path} [modules.{module.name}]", TtsFiles(lm, mimi, tokenizer, config), described, manner)
 
 
-def _manner(path: Path, module: Module) -> Manner:
+def _manner(path: Path, module: Module, *, most_codebooks: int) -> Manner:
     """Return what the table `py` says. Numbers may be written as texts, as the script takes them."""
     table = module.subtable("py") or {}
 
@@ -209,7 +211,7 @@ def _manner(path: Path, module: Module) -> Manner:
         raise unusable(path, module, f"py.device = {device!r}; this worker takes CUDA device 0 or the CPU")
     defaults = Manner()
     return Manner(
-        n_q=number("n_q", int, 24),
+        n_q=number("n_q", int, min(_SCRIPTS_CODEBOOKS, most_codebooks)),
         voice_folder=resolve(module.text("py", "voice_folder") or _SCRIPTS_FOLDER, os.environ).text,
         default_voice=module.text("py", "default_voice") or _SCRIPTS_VOICE,
         temperature=number("temp", float, defaults.temperature),

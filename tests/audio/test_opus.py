@@ -1,5 +1,6 @@
-"""Ogg/Opus as it arrives, whole and damaged."""
+"""Ogg/Opus as it arrives, whole and damaged, and as it is made."""
 
+import io
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import sphn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.audio import OpusDecoder
+from dsmops.audio import OpusDecoder, OpusEncoder, read
 from dsmops.errors import InputError
 from tests.support.sound import sweep
 
@@ -59,3 +60,26 @@ def test_damage_gives_audio_or_an_error(changes: list[tuple[int, int]]) -> None:
     except InputError:
         pass
     assert sum(map(len, [*first, *other.decode(WHOLE[half:])])) == 25 * FRAME
+
+
+def test_frames_become_pages_that_hold_all_so_far() -> None:
+    """Whatever reads the stream has each frame when its pages are there; the headers come with a frame of silence."""
+    rng = np.random.default_rng(2)
+    encoder, decoder = OpusEncoder(), OpusDecoder()
+    assert encoder.headers.startswith(b"OggS")
+    assert b"OpusHead" in encoder.headers
+    assert sum(map(len, decoder.decode(encoder.headers))) == FRAME
+    for _ in range(20):
+        pages = encoder.encode((0.1 * rng.standard_normal(FRAME)).astype(np.float32))
+        assert pages.startswith(b"OggS")
+        assert sum(map(len, decoder.decode(pages))) == FRAME
+
+
+def test_players_that_read_the_header_hear_all_and_only_the_sound() -> None:
+    """What the header tells them to skip is the silence, and no speech."""
+    pcm = sweep(24_000, 20 * FRAME / 24_000)
+    encoder = OpusEncoder()
+    heard = read(io.BytesIO(b"".join([encoder.headers, *(encoder.encode(frame) for frame in pcm.reshape(-1, FRAME))])))
+    assert len(heard) == len(pcm)
+    lag = int(np.correlate(heard[:12_000], pcm[:10_000], "valid").argmax())
+    assert lag < 240, "the codec's own delay is 6.5 ms"

@@ -1,6 +1,7 @@
 """The wire format, held to bytes written by hand and to an independent MessagePack library."""
 
 import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -13,16 +14,23 @@ from dsmops.worker import protocol
 from dsmops.worker.protocol import (
     Audio,
     EndWord,
+    Eos,
     Error,
     Init,
     Marker,
     OggOpus,
     ProtocolError,
     Ready,
+    SpeechFormat,
+    SpokenText,
     Step,
+    Text,
+    Voice,
     Word,
     decode,
     decode_answer,
+    decode_speech_answer,
+    decode_speech_request,
     encode,
 )
 
@@ -184,3 +192,101 @@ def test_lies_about_size_cost_no_memory(sent: bytes) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * len(sent) + 1_000_000
+
+
+texts = st.text(st.characters(codec="utf-8"))
+speech_requests = st.one_of(
+    texts.map(Text),
+    st.just(Eos()),
+    st.tuples(st.integers(1, 3), st.integers(1, 4)).flatmap(
+        lambda shape: st.lists(float32s, min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]).map(
+            lambda values: Voice(np.array(values, np.float32), shape)
+        )
+    ),
+)
+speech_answers = st.one_of(
+    st.just(Ready()),
+    st.builds(SpokenText, texts, st.floats(allow_nan=False), st.floats(allow_nan=False)),
+    st.lists(float32s, max_size=40).map(lambda pcm: Audio(np.array(pcm, np.float32))),
+    st.binary(max_size=400).map(OggOpus),
+    st.builds(Error, texts),
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "sent"),
+    [
+        (Text("hi"), "82 a4 74797065 a4 54657874 a4 74657874 a2 6869"),
+        (Eos(), "81 a4 74797065 a3 456f73"),
+        (
+            Voice(np.array([0.5, 1.0], np.float32), (1, 2)),
+            "83 a4 74797065 a5 566f696365 aa 656d62656464696e6773 92 ca 3f000000 ca 3f800000 a5 7368617065 92 01 02",
+        ),
+        (
+            SpokenText("é", 0.08, 1.0),
+            "84 a4 74797065 a4 54657874 a4 74657874 a2 c3a9 a7 73746172745f73 cb 3fb47ae147ae147b a6 73746f705f73 cb 3ff0000000000000",
+        ),
+        (OggOpus(b"Og\xff"), "82 a4 74797065 a7 4f67674f707573 a4 64617461 93 4f 67 cc ff"),
+    ],
+)
+def test_speech_is_sent_as_moshi_server_does(message: Any, sent: str) -> None:
+    """Byte for byte: `type` first, fields in order, times as float64, samples as float32, Opus as integers."""
+    assert encode(message) == bytes.fromhex(sent)
+
+
+@given(speech_requests)
+def test_what_a_speaking_client_sends_is_read(message: Any) -> None:
+    """Through our encoder, and an independent one that orders and types things differently."""
+    read = decode_speech_request(encode(message))
+    foreign: dict[str, Any]
+    match message:
+        case Voice(embeddings=embeddings, shape=shape):
+            assert isinstance(read, Voice)
+            assert (read.shape, read.embeddings.tobytes()) == (shape, embeddings.tobytes())
+            foreign = {"shape": list(shape), "embeddings": embeddings.tolist(), "type": "Voice"}
+            again = decode_speech_request(msgpack.packb(foreign))
+            assert isinstance(again, Voice)
+            assert again.embeddings.tobytes() == embeddings.tobytes()
+        case _:
+            assert read == message
+            name = type(message).__name__
+            foreign = {"more": None, **({"text": message.text} if isinstance(message, Text) else {}), "type": name}
+            assert decode_speech_request(msgpack.packb(foreign)) == message
+            listed = [name, message.text] if isinstance(message, Text) else [name]
+            assert decode_speech_request(msgpack.packb(listed)) == message
+
+
+def test_one_byte_is_the_end_of_the_text() -> None:
+    """As Kyutai's Rust clients send it."""
+    assert decode_speech_request(b"\0") == Eos()
+
+
+@given(speech_answers)
+def test_what_a_speaking_server_sends_is_read(message: Any) -> None:
+    """Whichever it is."""
+    assert decode_speech_answer(encode(message)) == message
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_speech_message_or_an_error(data: bytes) -> None:
+    """Nothing else is raised."""
+    for read in (decode_speech_request, decode_speech_answer):
+        with suppress(ProtocolError):
+            read(data)
+
+
+@pytest.mark.parametrize("shape", [[], [0], [-1], [1, 1, 1, 1], [2], [2.0], "1", None, [2**40, 2**40]], ids=str)
+def test_a_voice_has_the_shape_that_it_says(shape: Any) -> None:
+    """One to three dimensions that hold its numbers."""
+    with pytest.raises(ProtocolError):
+        decode_speech_request(msgpack.packb({"type": "Voice", "embeddings": [1.0], "shape": shape}))
+
+
+def test_formats_say_what_they_carry() -> None:
+    """Four, two with messages, two with Opus; names as on the wire."""
+    assert [(str(form), form.has_messages, form.is_opus) for form in SpeechFormat] == [
+        ("OggOpus", False, True),
+        ("OggOpusMessagePack", True, True),
+        ("Pcm", False, False),
+        ("PcmMessagePack", True, False),
+    ]
