@@ -60,9 +60,9 @@ def synthesize(
     temperature: Annotated[
         float | None, typer.Option("--temperature", metavar="X", min=0, help="0 is the likeliest each time. Default: 0.6, or the config's.")
     ] = None,
-    codebooks: Annotated[
+    n_q: Annotated[
         int | None,
-        typer.Option("--codebooks", metavar="N", min=1, help="Fewer are faster and sound worse. Default: all, or the config's n_q."),
+        typer.Option("--n-q", metavar="N", min=1, help="Codebooks that the model makes; fewer are faster and sound worse. Default: the config's, or all."),
     ] = None,
     url: Annotated[
         str | None,
@@ -104,7 +104,7 @@ def synthesize(
     _check_usage(text, output, voices=names, url=url, play=play, form=form, shows=json or timestamps)
     if url is not None:
         _refuse_what_the_server_decides(
-            model=model, dtype=dtype, cpu=cpu, voices=voices, seed=seed, cfg=cfg, temperature=temperature, codebooks=codebooks
+            model=model, dtype=dtype, cpu=cpu, voices=voices, seed=seed, cfg=cfg, temperature=temperature, n_q=n_q
         )
     out = Reporter.open("synthesize", json=json, quiet=quiet, debug=debug)
     words = read_text(text)
@@ -118,7 +118,7 @@ def synthesize(
             words,
             sink,
             model,
-            Wish(names, voices, seed, cfg, temperature, codebooks),
+            Wish(names, voices, seed, cfg, temperature, n_q),
             dtype=dtype,
             cpu=cpu,
             target=target,
@@ -152,7 +152,7 @@ def _check_usage(text: str, output: Path | None, *, voices: tuple[str, ...], url
 def _refuse_what_the_server_decides(**chosen: object) -> None:
     """Refuse options that mean nothing to a server: it has its model, its voices and its way of speaking."""
     usual = {"model": DEFAULT_MODEL, "cpu": False}
-    named = [f"--{name}" for name, value in chosen.items() if value != usual.get(name)]
+    named = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value != usual.get(name)]
     if named:
         raise typer.BadParameter(f"with --url the server decides; leave away {' and '.join(named)}")
 
@@ -164,7 +164,7 @@ def _sink(output: Path | None, form: str, out: Reporter) -> Sink:
     def to_loudspeaker(blocks: Iterator[Samples]) -> None:
         late = play(blocks)
         if late:
-            out.note(f"warning: the sound stopped {late} times to wait for more; --codebooks makes it cheaper, a file needs no hurry")
+            out.note(f"warning: the sound stopped {late} times to wait for more; a smaller --n-q is faster, a file needs no hurry")
 
     def to_stdout(blocks: Iterator[Samples]) -> None:
         try:

@@ -15,7 +15,7 @@ from dsmops.report import Reporter
 
 
 def worker(
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="moshi-server TOML with BatchedAsr or Asr modules.")],
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="moshi-server TOML with BatchedAsr, Asr or Py modules.")],
     addr: Annotated[str, typer.Option("--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose.")] = 8080,
     log: Annotated[
@@ -27,7 +27,7 @@ def worker(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Serve speech to text to clients of moshi-server, with the embedded engine.
+    """Serve speech to text, and text to speech, to clients of moshi-server, with the embedded engine.
 
     Takes the flags and the TOML of `moshi-server worker`, and speaks its messages, metrics and log lines. Listens when every model is
     loaded and has run; SIGTERM lets conversations end and exits 0. With --json one document on stdout says where it listens, once it
@@ -36,6 +36,7 @@ def worker(
     \b
     Examples:
       dsmops worker --config configs/config-stt-en_fr-hf.toml
+      dsmops worker --config configs/config-tts.toml --port 8089
       dsmops worker --config my.toml --addr 0.0.0.0 --port 8998 --silent
       dsmops worker --config my.toml --cpu --port 0 --json
     """

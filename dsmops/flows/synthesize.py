@@ -46,7 +46,7 @@ class Wish:
     """How the text is to be said; None, and no voice, leave it to the model's config.
 
     Two voices make it a dialogue: they say its paragraphs in turn. `voice_folder` is where voices are looked for, as for `open_voices`.
-    `codebooks`: how many the model generates; fewer are faster and sound worse.
+    `n_q`: codebooks that the model makes; fewer are faster and sound worse.
     """
 
     voices: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Wish:
     seed: int | None = None
     cfg: float | None = None
     temperature: float | None = None
-    codebooks: int | None = None
+    n_q: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def synthesize(
             cfg=manner.cfg if wish.cfg is None else wish.cfg,
             temperature=manner.temperature if wish.temperature is None else wish.temperature,
         )
-        loaded = load_tts_source(source, dtype=dtype, n_q=wish.codebooks, cpu=cpu)
+        loaded = load_tts_source(source, dtype=dtype, n_q=wish.n_q, cpu=cpu)
         engine = TtsEngine(loaded, 1, guidance=not source.config.distilled and request.cfg != 1)
         facts.update(
             model=source.name,

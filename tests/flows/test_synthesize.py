@@ -99,7 +99,7 @@ def test_what_a_config_says_counts_unless_it_is_asked_otherwise(tiny: Path) -> N
     assert (asked.cfg, asked.temperature) == (3.0, 0.4)
     assert np.array_equal(sound, same)
     assert np.array_equal(*(said("one two three", Wish(seed=seed, temperature=0.0))[1] for seed in (1, 2)))
-    assert not np.array_equal(sound, said("one two three", Wish(seed=1, codebooks=2))[1])
+    assert not np.array_equal(sound, said("one two three", Wish(seed=1, n_q=2))[1])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_a_config_says_counts_unless_it_is_asked_otherwise(tiny: Path) -> N
         ("hello", Wish(("config.json",)), "config.json is no voice file"),
         ("hello", Wish(voice_folder="nowhere"), "nowhere is no folder of voices"),
         ("hello", Wish(cfg=2.2), "2.2"),
-        ("hello", Wish(codebooks=9), "1 to 8 codebooks"),
+        ("hello", Wish(n_q=9), "1 to 8 codebooks"),
     ],
 )
 def test_what_cannot_be_said_is_told_and_leaves_nothing(tiny: Path, text: str, wish: Wish, message: str) -> None:
