@@ -142,6 +142,8 @@ def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Ru
     voice_bytes = shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS)
     # The package loads all weight sets and runs as many passes as it is told; the embedded worker leaves out what it does not read.
     loaded = n_q if runtime is Runtime.EMBEDDED else shape.lm.audio_codebooks
+    # The embedded worker also keeps the embeddings of all codebooks but the last multiplied out, which saves it a product a codebook.
+    tables = (n_q - 1) * shape.lm.audio_vocab_size * shape.depformer.d_model if runtime is Runtime.EMBEDDED else 0
     return MemorySplit(
         weights_bytes=shape.backbone_parameters * item + shape.conditioner_parameters * DType.F32.itemsize,
         kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, _ring(shape.lm.context, costs)),
@@ -150,7 +152,7 @@ def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Ru
         # Keys and values of a new voice are made aside, for all layers, and then put into its slot.
         workspace_bytes=batch_size * costs.workspace_bytes_per_stream + voice_bytes,
         runtime_bytes=costs.runtime_bytes,
-        depformer_weights_bytes=shape.depformer_parameters(loaded) * item,
+        depformer_weights_bytes=(shape.depformer_parameters(loaded) + tables) * item,
         cross_kv_bytes=rows * voice_bytes,
         depformer_state_bytes=rows * 3 * shape.depformer.num_layers * loaded * shape.depformer.d_model * item,
     )

@@ -139,7 +139,8 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
     split = serving_memory(TTS, DType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q)
     zeros = TTS.lm.d_model * 2  # of the audio and the text tables
     assert split.weights_bytes == 2 * (held["rest"] - zeros) + 4 * held["conditioning"]
-    assert split.depformer_weights_bytes == 2 * (held["depformer"] - TTS.depformer.low_rank)
+    tables = lm.depformer.emb.shape[:2].numel() * TTS.depformer.d_model  # made while loading, from these and their maps
+    assert split.depformer_weights_bytes == 2 * (held["depformer"] - TTS.depformer.low_rank + tables)
     assert split.kv_bytes == rings.nbytes - 2 * 8
     assert split.cross_kv_bytes == 2 * voices
     decoding = RowState(2, torch.device("meta"))

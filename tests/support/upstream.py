@@ -168,6 +168,13 @@ def our_tts(
     return TtsTrace(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
 
 
+_LOADERS_KEYS = {
+    *("model_type", "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "model_id", "lora_name"),
+    *("stt_config", "tts_config", "lm_gen_config"),
+}
+"""What upstream takes out of a config.json before the language model sees it."""
+
+
 @torch.no_grad()
 def upstream_tts(
     path: Path,
@@ -185,7 +192,7 @@ def upstream_tts(
 
     config = tts_config(body)
     lm = loaders.get_moshi_lm(
-        path, lm_kwargs=copy.deepcopy({key: value for key, value in body.items() if key not in ("model_type", "tts_config")}),
+        path, lm_kwargs=copy.deepcopy({key: value for key, value in body.items() if key not in _LOADERS_KEYS}),
         device=device, dtype=dtype,
     )  # fmt: skip
     lm.dep_q = n_q or lm.dep_q

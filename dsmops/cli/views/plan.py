@@ -49,7 +49,7 @@ _SPEAKING = {
     Runtime.EMBEDDED: {
         **_SPEAKING_ALIKE,
         "KV cache": "2 × layers × context rounded up to 8 × width × bytes × slots, all allocated at load",
-        "depformer weights": "the weight sets and heads of n_q codebooks × bytes of the dtype",
+        "depformer weights": "the weight sets and heads of n_q codebooks, and their embeddings multiplied out × bytes of the dtype",
         "depformer state": "Q, K and V × layers × n_q × width × bytes × slots, kept for each step",
         "Mimi weights": "57,284,129 floats of the decoder half, always F32",
         "Mimi state": "8.4 MB a slot, F32, decoder only",
