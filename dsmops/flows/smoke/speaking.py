@@ -161,7 +161,7 @@ class Speaking(Conversation[SpeechAnswer]):
     async def _sound(self) -> str:
         found = quality(join(self._said.pieces))
         said = f"peak {found.peak:.2f}, RMS {found.rms:.3f}, {found.clipped_share:.1%} clipped"
-        if self._said.seconds * SAMPLE_RATE_HZ % FRAME_SAMPLES:
+        if round(self._said.seconds * SAMPLE_RATE_HZ) % FRAME_SAMPLES:
             raise CheckFailed(f"{self._said.seconds:.3f} s of sound are no whole frames of {FRAME_SAMPLES} samples")
         if not found.is_finite:
             raise CheckFailed("samples are NaN or infinite", NAN_HINT)
