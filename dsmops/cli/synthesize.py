@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -62,7 +63,12 @@ def synthesize(
     ] = None,
     n_q: Annotated[
         int | None,
-        typer.Option("--n-q", metavar="N", min=1, help="Codebooks that the model makes; fewer are faster and sound worse. Default: the config's, or all."),
+        typer.Option(
+            "--n-q",
+            metavar="N",
+            min=1,
+            help="Codebooks that the model makes; fewer are faster and sound worse. Default: the config's, or all.",
+        ),
     ] = None,
     url: Annotated[
         str | None,
@@ -108,6 +114,8 @@ def synthesize(
         )
     out = Reporter.open("synthesize", json=json, quiet=quiet, debug=debug)
     words = read_text(text)
+    if words == text and re.fullmatch(r"\S+\.\w+|\S*/\S*", text):
+        out.note(f"note: there is no file {text}, so these are the words that are said")
     sink, target = _sink(output, form, out), None if output == Path("-") else output
     if url is not None:
         said = synthesize_remotely(

@@ -17,7 +17,7 @@ from aiohttp import web
 from dsmops.audio import Samples, pcm_16, stream_header
 from dsmops.errors import DsmopsError, InputError
 from dsmops.worker.connection import Ending
-from dsmops.worker.logs import MAIN, PY, UTILS, Shown
+from dsmops.worker.logs import MAIN, PY, UTILS, Shown, causes
 from dsmops.worker.module import NO_FREE_CHANNELS, POST_PAUSE_S, LoopModule, Surroundings, addr_field, require_sender
 from dsmops.worker.protocol import CloseCode, SpeechFormat
 from dsmops.worker.runtime.loop import StreamFailed
@@ -114,7 +114,7 @@ class TtsModule(LoopModule[Speech]):
             speech = self._lend(wanted)
         except DsmopsError as exc:
             ending = refusal(exc)
-            self._log.error(UTILS, "task failed", name=ending.task, err=Shown(ending.logged))
+            self._log.error(UTILS, "task failed", causes(exc), name=ending.task, err=Shown(ending.logged))
             await self._turn_away(request, ws, ending, wire.last_words(ending))
             return ws
         if speech is None:
@@ -174,13 +174,10 @@ class TtsModule(LoopModule[Speech]):
                 case SpeechAudio():
                     if not response.prepared:
                         await response.prepare(request)
-                        await response.write(stream_header())
-                    await response.write(pcm_16(event.pcm).tobytes())
+                        await self._write(request, response, stream_header())
+                    await self._write(request, response, pcm_16(event.pcm).tobytes())
                 case StreamFailed() if response.prepared:
-                    # The status is out; a connection that is cut is what tells the client that this is not all.
-                    if request.transport is not None:
-                        request.transport.abort()
-                    raise ConnectionResetError(event.reason)
+                    raise _cut(request, event.reason)
                 case StreamFailed():
                     raise DsmopsError(event.reason)
         if not response.prepared:
@@ -188,6 +185,13 @@ class TtsModule(LoopModule[Speech]):
         self._log.info(PY, "tts finished", batch_idx=speech.slot)
         await response.write_eof()
         return response
+
+    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._limits.stalled_s):
+                await response.write(data)
+        except TimeoutError:
+            raise _cut(request, f"the client read nothing for {self._limits.stalled_s:g} s") from None
 
     async def _request(self, voice: str | None) -> SlotRequest:
         """Return how a stream with this voice speaks.
@@ -210,6 +214,13 @@ class TtsModule(LoopModule[Speech]):
 
     def _log_timeout(self, ending: Ending, stream: Speech) -> None:
         self._log.info(PY, ending.logged, bidx=stream.slot)
+
+
+def _cut(request: web.Request, reason: str) -> ConnectionResetError:
+    """Cut the connection of an answer that has begun, which tells the client that this is not all, and return the error to raise."""
+    if request.transport is not None:
+        request.transport.abort()
+    return ConnectionResetError(reason)
 
 
 def _query(request: web.Request) -> tuple[SpeechFormat, str | None]:

@@ -146,6 +146,10 @@ def test_a_servers_clients_name_voices(tiny: Path) -> None:
             voices(name)
         assert "tiny/first.wav" in caught.value.hint
         assert str(tiny) not in caught.value.message + caught.value.hint
+    (tiny / "voices" / f"broken.wav{SUFFIX}").write_bytes(b"no voice")
+    with pytest.raises(InputError, match=r"voice 'broken\.wav' is none of its model") as caught:
+        voices("broken.wav")
+    assert "/" not in caught.value.message
 
 
 def test_a_default_voice_that_is_not_there_is_known_at_once(tiny: Path) -> None:

@@ -415,6 +415,21 @@ def test_a_post_whose_sender_leaves_gives_its_slot_back(server: ThreadedServer) 
     wait_for_slots(server.url, 0, within_s=2)
 
 
+def test_a_post_that_nobody_reads_is_cut() -> None:
+    """Its slot is free again, and the log says why."""
+    with speaking(slots=1, limits=Limits(stalled_s=0.3, close_s=0.2)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        body = json.dumps({"text": f"{TEXT} " * 5000, "voice": ""}).encode()
+        head = f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: application/json\r\n"
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((host, int(port)))
+            sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+            wait_for_slots(server.url, 0, within_s=20)
+    assert "the client read nothing for 0.3 s" in server.log
+
+
 def used(server: ThreadedServer) -> str:
     info = json.loads(request(server.url, "GET", "/api/modules_info").body)
     assert info == [{"type": "py", "path": TTS_PATH, "script": "tts.py", "used_slots": info[0]["used_slots"], "total_slots": "2"}]
