@@ -6,7 +6,7 @@ What full, dead, foreign and silent servers are, and whether trying again helps,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -43,7 +43,9 @@ class Patience:
 
 
 @asynccontextmanager
-async def open_session(url: str, api_key: str | None, patience: Patience, await_slot: AwaitSlot) -> AsyncIterator[Socket]:
+async def open_session(
+    url: str, api_key: str | None, patience: Patience, await_slot: AwaitSlot, query: Mapping[str, str] | None = None
+) -> AsyncIterator[Socket]:
     """Open a WebSocket for which `await_slot` returns. Full or unreachable servers are tried again, each time after twice as long.
 
     Raises:
@@ -56,7 +58,7 @@ async def open_session(url: str, api_key: str | None, patience: Patience, await_
         wait_s = patience.back_off_s
         for attempt in range(1, patience.attempts + 1):
             try:
-                socket = await _open(session, url, patience, await_slot)
+                socket = await _open(session, url, patience, await_slot, query)
                 break
             except TransferError as exc:
                 if attempt == patience.attempts or exc.code not in ("server.full", "server.unreachable"):
@@ -120,13 +122,11 @@ def not_ready(url: str, after_s: float) -> TransferError:
     )
 
 
-async def _open(session: aiohttp.ClientSession, url: str, patience: Patience, await_slot: AwaitSlot) -> Socket:
+async def _open(
+    session: aiohttp.ClientSession, url: str, patience: Patience, await_slot: AwaitSlot, query: Mapping[str, str] | None
+) -> Socket:
     try:
-        socket = await session.ws_connect(
-            url,
-            max_msg_size=0,
-            timeout=aiohttp.ClientWSTimeout(ws_close=patience.close_s),
-        )
+        socket = await session.ws_connect(url, params=query, max_msg_size=0, timeout=aiohttp.ClientWSTimeout(ws_close=patience.close_s))
     except aiohttp.WSServerHandshakeError as exc:
         raise _refused(url, exc.status) from exc
     except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError) as exc:

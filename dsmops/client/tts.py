@@ -12,7 +12,6 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
-from urllib.parse import urlencode
 
 import aiohttp
 
@@ -37,6 +36,8 @@ WORDS_AHEAD = 400
 _PIECE_WORDS = 50
 _QUIET_S = 1.0
 """After so long without anything new, all that was sent is said, however the server counts words."""
+_PATIENCE = Patience(marker_s=120.0)
+"""Before its first sound a model takes eighteen steps in silence, which on a CPU may need a minute."""
 _CLEAN = (0, 1000)
 """Close codes once all is said: moshi-server gives none, which is 0 here; a connection that was cut has 1006."""
 _WORD = re.compile(r"(?:<break\s[^>]*>|\S)+")
@@ -62,7 +63,7 @@ async def synthesize(
         CredentialsError: the server refused the key.
         TransferError: it cannot be reached, is full, stopped answering, ended in the middle or is no such server.
     """
-    patience = patience or Patience()
+    patience = patience or _PATIENCE
     asked = {"format": SpeechFormat.PCM_MESSAGE_PACK.value, **({} if voice is None else {"voice": voice})}
 
     async def await_slot(_: aiohttp.ClientSession, socket: Socket) -> None:
@@ -76,7 +77,7 @@ async def synthesize(
         if not isinstance(answer, Ready):
             raise TransferError(f"{url} began without Ready", hint="Check the path.", code="server.foreign")
 
-    async with open_session(f"{url}?{urlencode(asked)}", api_key, patience, await_slot) as socket:
+    async with open_session(url, api_key, patience, await_slot, asked) as socket:
         conversation = _Conversation(socket, url, patience.marker_s)
         async with aclosing(conversation.run(texts)) as answers:
             async for answer in answers:

@@ -150,7 +150,7 @@ def synthesize(
     meter = _Meter(progress)
     facts: dict[str, Any] = {}
 
-    def events() -> Iterator[SpeechAudio | SpokenWord]:
+    def events() -> Generator[SpeechAudio | SpokenWord]:
         source = find_tts(model, progress=progress, announce=announce)
         manner = source.manner
         script = _script(text, wish, source)
@@ -228,7 +228,7 @@ def synthesize_remotely(
     address = websocket_url(url, TTS_PATH)
     meter = _Meter(progress)
 
-    def events() -> Iterator[SpeechAudio | SpokenWord]:
+    def events() -> Generator[SpeechAudio | SpokenWord]:
         meter.begin(len(text.split()))
         yield from _remote_events(address, text, voice, api_key)
 
@@ -251,10 +251,10 @@ class _Meter:
         self._progress.start("Speaking", words, "words")
         self._spent_s = -time.perf_counter()
 
-    def pour(self, events: Iterator[SpeechAudio | SpokenWord], sink: Sink) -> None:
+    def pour(self, events: Generator[SpeechAudio | SpokenWord], sink: Sink) -> None:
         """Hand the sound of `events` to `sink`, which may leave off before its end."""
         try:
-            with closing(self._blocks(events)) as blocks:
+            with closing(events), closing(self._blocks(events)) as blocks:
                 sink(blocks)
         finally:
             self._progress.finish()
