@@ -314,9 +314,7 @@ def _notes(
     runtime: Runtime,
 ) -> Iterator[str]:
     embedded, speaks = runtime is Runtime.EMBEDDED, model.tts is not None
-    if embedded and speaks:
-        yield "Weights and caches are exact; workspace and CUDA runtime are estimates, and differ between cards."
-    elif embedded:
+    if embedded:
         yield "Memory is modelled on measurements of the embedded worker on one H200; the CUDA runtime's share differs between cards."
     elif speaks:
         yield "Memory is derived from the `moshi` package, which the server's Python module runs; it was not measured on a device."

@@ -92,6 +92,34 @@ def test_the_embedded_workers_memory_is_what_a_card_measured(model: str, dtype: 
     assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
 
 
+# The same of a worker that speaks: codebooks, slots, bytes in f16 (to the byte those in bf16), bytes in f32.
+SPEECH_MEASURED_ON_AN_H200 = (
+    (32, 1, 5273878528, 9317187584),
+    (32, 8, 6483935232, 11571625984),
+    (32, 64, 15484911616, 28875227136),
+    (32, 200, 37322555392, 71069925376),
+    (32, 400, 69616599040, 133323882496),
+    (24, 1, 5112397824, 8994226176),
+    (24, 8, 6322454528, 11248664576),
+    (24, 64, 15377956864, 28583723008),
+    (24, 200, 37247057920, 70545637376),
+    (24, 400, 69400592384, 132434690048),
+    (8, 1, 4787339264, 8346206208),
+    (8, 8, 5999493120, 10598547456),
+    (8, 64, 15017246720, 27835039744),
+    (8, 200, 36750032896, 69713068032),
+    (8, 400, 68760961024, 131323199488),
+)
+
+
+@pytest.mark.parametrize(("n_q", "batch", "half_bytes", "full_bytes"), SPEECH_MEASURED_ON_AN_H200)
+def test_the_embedded_workers_speech_takes_what_a_card_measured(n_q: int, batch: int, half_bytes: int, full_bytes: int) -> None:
+    """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost, in every dtype."""
+    for dtype, used_bytes in ((DType.F16, half_bytes), (DType.BF16, half_bytes), (DType.F32, full_bytes)):
+        planned = serving_memory(TTS, dtype, batch, runtime=Runtime.EMBEDDED, n_q=n_q).total_bytes
+        assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
+
+
 def test_a_speaking_models_weights_and_caches_are_exact() -> None:
     """Weights are those of the published file but for one tensor that nobody reads; a slot's caches are the derived figures."""
     one, two = (serving_memory(TTS, DType.F16, slots) for slots in (1, 2))
