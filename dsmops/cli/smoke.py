@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -91,6 +93,9 @@ def smoke_test(
 
     ways = {"--config": config, "--url": url, "--simulate-success": simulate}
     _require_one_way([name for name, value in ways.items() if value])
+    if not isfinite(timeout):
+        raise typer.BadParameter("is a number of seconds", param_hint="--timeout")
+    _require_other_file(junit, {"config": config, "recording": audio, "server": Path(moshi_bin) if moshi_bin else None})
     if url and (moshi_bin or backend or cpu or port or extra_arg):
         raise typer.BadParameter("--moshi-bin, --backend, --cpu, --port and --extra-arg are for a server that is started here")
     request = SmokeRequest(
@@ -119,6 +124,12 @@ def smoke_test(
     out.result(report, show_smoke(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _require_other_file(junit: Path | None, read: Mapping[str, Path | None]) -> None:
+    for what, path in read.items():
+        if junit is not None and path is not None and junit.exists() and path.exists() and junit.samefile(path):
+            raise typer.BadParameter(f"is the {what} itself; name another file", param_hint="--junit")
 
 
 def _require_one_way(named: list[str]) -> None:

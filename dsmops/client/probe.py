@@ -13,14 +13,17 @@ from typing import Generic, TypeVar
 
 import aiohttp
 
+from dsmops.client.http import CONNECT_S, new_session
 from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
+from dsmops.units import size
 from dsmops.worker.protocol import ClientMessage, ProtocolError, SpeechRequest, encode
 
 AnswerT = TypeVar("AnswerT")
 Decode = Callable[[bytes], AnswerT]
 
-_CONNECT_S = 10.0
+_MOST_BODY_BYTES = 4 << 20
+_MOST_MESSAGE_BYTES = 64 << 20
 _ENDINGS = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 
 
@@ -49,12 +52,15 @@ class Probe(Generic[AnswerT]):
         Raises:
             TransferError: nothing answers there.
         """
-        session = _session({KEY_HEADER: api_key} if api_key else {})
+        session = new_session({KEY_HEADER: api_key} if api_key else {})
         try:
-            return cls(session, await session.ws_connect(url, max_msg_size=0), url, decode)
+            return cls(session, await session.ws_connect(url, max_msg_size=_MOST_MESSAGE_BYTES), url, decode)
         except aiohttp.WSServerHandshakeError as exc:
             await session.close()
             return exc.status
+        except TransferError:
+            await session.close()
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             await session.close()
             raise _unreachable(url, exc) from exc
@@ -108,23 +114,27 @@ async def get(url: str) -> tuple[int, str]:
     """Return status and text of what is at an HTTP address.
 
     Raises:
-        TransferError: nothing answers there.
+        TransferError: nothing answers there, or more than anybody has to say.
     """
-    async with _session({}) as session:
+    async with new_session() as session:
         try:
-            async with session.get(url, timeout=aiohttp.ClientTimeout(total=_CONNECT_S)) as response:
-                return response.status, await response.text(errors="replace")
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            async with session.get(url, timeout=aiohttp.ClientTimeout(total=CONNECT_S)) as response:
+                body = await response.content.read(_MOST_BODY_BYTES)
+                # A short read is no end of the body.
+                while len(body) <= _MOST_BODY_BYTES and (more := await response.content.read(_MOST_BODY_BYTES)):
+                    body += more
+        except TimeoutError as exc:
+            raise TransferError(f"{url} did not answer within {CONNECT_S:g} s", hint="See its log.", code="server.silent") from exc
+        except (aiohttp.ClientError, OSError) as exc:
             raise _unreachable(url, exc) from exc
-
-
-def _session(headers: dict[str, str]) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S))
+    if len(body) > _MOST_BODY_BYTES:
+        raise TransferError(f"{url} answered with more than {size(_MOST_BODY_BYTES)}", hint="Check the address.", code="server.foreign")
+    return response.status, body.decode(errors="replace")
 
 
 def _unreachable(url: str, exc: Exception) -> TransferError:
     return TransferError(
         f"{url} cannot be reached: {str(exc) or type(exc).__name__}",
-        hint="See whether the server runs and listens there.",
+        hint="See whether the server runs and listens there, and whether it speaks TLS (wss://) or not (ws://).",
         code="server.unreachable",
     )

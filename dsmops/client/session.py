@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
+from dsmops.client.http import new_session
 from dsmops.errors import CredentialsError, RemoteError, TransferError
 from dsmops.worker.protocol import CloseCode, ProtocolError
 
@@ -53,8 +54,7 @@ async def open_session(
         TransferError: it cannot be reached, is full or is no such server.
     """
     headers = {KEY_HEADER: api_key} if api_key else {}
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=patience.connect_s)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+    async with new_session(headers, patience.connect_s) as session:
         wait_s = patience.back_off_s
         for attempt in range(1, patience.attempts + 1):
             try:

@@ -1,8 +1,11 @@
 """The probe: what a server does, unsmoothed. Against the real worker, and against one that says odd things."""
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -102,3 +105,54 @@ def test_get_returns_status_and_text(server: ThreadedServer) -> None:
     """Whatever they are."""
     assert asyncio.run(get(f"{server.url}/api/modules_info"))[0] == 200
     assert asyncio.run(get(f"{server.url}/nothing"))[0] == 404
+
+
+def test_no_redirection_is_followed() -> None:
+    """A key goes to the address that was named, and nowhere else."""
+    asked: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("kyutai-api-key", ""))
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None: ...
+
+    class Redirecting(Elsewhere):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{there.server_port}{self.path}")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as there, ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as here:
+        threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in (there, here)]
+        for thread in threads:
+            thread.start()
+        url = f"127.0.0.1:{here.server_port}/api/asr-streaming"
+        with pytest.raises(TransferError, match="answered 302 and points to"):
+            asyncio.run(Probe.open(f"ws://{url}", KEY, decode_answer))
+        with pytest.raises(TransferError, match="answered 302 and points to"):
+            asyncio.run(get(f"http://{url}"))
+        for server in (there, here):
+            server.shutdown()
+    assert asked == []
+
+
+def test_an_endless_answer_is_not_taken() -> None:
+    """Nobody has so much to say about a server."""
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b"x" * 1_000_000)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TransferError, match="more than 4"):
+            asyncio.run(get(f"http://127.0.0.1:{server.server_port}/"))
+        server.shutdown()

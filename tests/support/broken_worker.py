@@ -82,6 +82,12 @@ def leaked_slot() -> None:
     patch(AsrLoop, "close", lambda self, stream: None)
 
 
+def lies_about_slots() -> None:
+    """They are lost, and /api/modules_info says that all are free."""
+    leaked_slot()
+    patch(AsrLoop, "used_slots", property(lambda self: 0))
+
+
 def ignores_sigterm() -> None:
     patch(Server, "stop", lambda self, by=None: None)
 
@@ -190,6 +196,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-step": swallow(Stepped),
     "no-marker": swallow(MarkerReached),
     "leaked-slot": leaked_slot,
+    "lies-about-slots": lies_about_slots,
     "ignores-sigterm": ignores_sigterm,
     "open-door": open_door,
     "slow": slow,

@@ -27,15 +27,15 @@ def show_smoke(report: SmokeReport) -> Iterator[Block]:
 
 
 def junit_xml(report: SmokeReport) -> str:
-    """Return the checks as a JUnit test suite: failed ones as failures, blocked ones and those that do not apply as skipped."""
+    """Return the checks as a JUnit test suite: failed ones as failures, those that could not run as errors."""
     statuses = [check.status for check in report.checks]
     suite = ElementTree.Element(
         "testsuite",
         name="dsmops.smoke-test",
         tests=str(len(statuses)),
         failures=str(statuses.count(Status.FAILED)),
-        errors="0",
-        skipped=str(statuses.count(Status.BLOCKED) + statuses.count(Status.SKIPPED)),
+        errors=str(statuses.count(Status.BLOCKED)),
+        skipped=str(statuses.count(Status.SKIPPED)),
         time=f"{report.seconds:.3f}",
     )
     properties = ElementTree.SubElement(suite, "properties")
@@ -48,7 +48,9 @@ def junit_xml(report: SmokeReport) -> str:
         if check.status is Status.FAILED:
             failure = ElementTree.SubElement(case, "failure", message=_xml(check.evidence))
             failure.text = _xml(f"{check.hint}\nSee {check.runbook}.".lstrip())
-        elif check.status is not Status.PASSED:
+        elif check.status is Status.BLOCKED:
+            ElementTree.SubElement(case, "error", message=_xml(check.evidence))
+        elif check.status is Status.SKIPPED:
             ElementTree.SubElement(case, "skipped", message=_xml(check.evidence))
         else:
             ElementTree.SubElement(case, "system-out").text = _xml(check.evidence)

@@ -133,6 +133,11 @@ class Ledger:
         self._on_start = on_start
         self._clock = asyncio.get_running_loop().time
         self._begin_s = self._clock()
+        self._secrets: set[str] = set()
+
+    def hide(self, *keys: str | None) -> None:
+        """Keep API keys out of what is told, whoever wrote them."""
+        self._secrets.update(key for key in keys if key)
 
     @property
     def seconds(self) -> float:
@@ -176,6 +181,9 @@ class Ledger:
             self._add(name, module, Status.FAILED, exc.message, exc.hint, begin_s)
         except DoesNotApply as exc:
             self._add(name, module, Status.SKIPPED, f"does not apply: {exc}", "", begin_s)
+        except Exception as exc:  # noqa: BLE001 what the other checks found must be told all the same
+            what = f"this check of ours broke: {type(exc).__name__}: {exc}"
+            self._add(name, module, Status.FAILED, what, "Report it: it is a bug of dsmops, met at an odd server.", begin_s)
         else:
             self._add(name, module, Status.PASSED, evidence, "", begin_s)
         return self.checks[-1].status is Status.PASSED
@@ -199,6 +207,8 @@ class Ledger:
     def _add(self, name: str, module: str | None, status: Status, evidence: str, hint: str = "", begin_s: float | None = None) -> None:
         seconds = 0.0 if begin_s is None else self._clock() - begin_s
         kind = KINDS[name]
+        for key in self._secrets:
+            evidence, hint = (text.replace(key, "<key>") for text in (evidence, hint))
         self.checks.append(Check(name, module, status, evidence, hint, round(seconds, 3), kind.question, kind.runbook))
 
 

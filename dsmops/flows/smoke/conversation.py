@@ -6,16 +6,18 @@ Works on any moshi-server. What differs between servers is in `Subject`; what a 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import ClassVar, Generic
 
 from dsmops.client.probe import AnswerT, Closed, Probe, get
+from dsmops.errors import TransferError
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
 from dsmops.models import FRAME_MS
 from dsmops.worker.protocol import Error, Ready
@@ -26,9 +28,9 @@ NAN_HINT = "The weights hold NaN, or activations overflow: `dsmops verify --nume
 _MOST_SOCKETS = 1024
 _VANISHING = 8
 _LEAK = "Each such client makes the server smaller until it is full for everybody; restart it, and see its log."
-_UNAUTHORIZED = 401
+_OK, _UNAUTHORIZED = 200, 401
+_OUR_LIMITS = (errno.EMFILE, errno.ENFILE)
 _BUCKET = r'^{name}_bucket\{{le="([^"]+)"\}} (\S+)$'
-_STEP_LINE = re.compile(r"\b(\d+\.\d+)ms step_idx=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Subject:
     """What is known of the module under test before it is talked to; None where nobody knows.
 
     `sends_ready` is False for modules of type `Asr`; `has_steps` says whether the model has the heads without which no `Step` is sent.
-    `alone`: nobody else talks to the server. `lines` gives the server's log, None where it cannot be seen; `died` a line that says that
-    the model loop is dead.
+    `alone`: nobody else talks to the server. `steps_ms` gives the times of the model's steps so far, where its log can be seen; `died` the
+    line that says that the model loop is dead.
     """
 
     url: str
@@ -50,7 +52,7 @@ class Subject:
     slots: int | None = None
     alone: bool = False
     limits: Limits = field(default_factory=Limits)
-    lines: Callable[[], Sequence[str]] | None = None
+    steps_ms: Callable[[], Sequence[float]] = tuple
     died: Callable[[], str | None] = lambda: None
 
 
@@ -151,7 +153,7 @@ class Conversation(ABC, Generic[AnswerT]):
         answer = listening.result()
         if isinstance(answer, Ready):
             return f"Ready came after {(now_s() - begin_s) * 1000:.0f} ms"
-        raise CheckFailed(f"instead of Ready came {self._describe(answer)}")
+        raise CheckFailed(f"instead of Ready came {_named(answer)}")
 
     async def _closing(self) -> str:
         probe, self._probe = self._talking(), None
@@ -190,24 +192,23 @@ class Conversation(ABC, Generic[AnswerT]):
         used, total = await self._slots()
         if used and self._subject.alone:
             used = await self._used_at_most(0)  # clients that were just here
-        if total is None:
+        if total is None or not self._subject.sends_ready:
             raise DoesNotApply("nobody knows how many slots the module has")
-        if total - (used or 0) >= _MOST_SOCKETS:
+        if self._subject.alone and self._subject.slots not in (None, total):
+            raise CheckFailed(f"the server says that it has {total} slots, and the config gives it {self._subject.slots}")
+        free = total - (used or 0)
+        if free >= _MOST_SOCKETS:
             raise DoesNotApply(f"{total} slots are more than are opened at once here")
-        held: list[Probe[AnswerT]] = []
+        held = await self._take_slots(free)
         try:
-            for number in range(total - (used or 0)):
-                held.append(probe := await self._open())
-                if not isinstance(answer := await self._next(probe), Ready):
-                    raise CheckFailed(f"slot {number + 1} of {total} was refused: {self._describe(answer)}")
             held.append(probe := await self._open())
-            answer = await self._next(probe)
+            answer = await probe.receive()
             if not (isinstance(answer, Error) and FULL in answer.message):
-                raise CheckFailed(f"with {total} of {total} slots taken, one more client got {self._describe(answer)}, not `{FULL}`")
+                raise CheckFailed(f"with {total} of {total} slots taken, one more client got {_named(answer)}, not `{FULL}`")
             if not isinstance(await probe.receive(), Closed):
                 raise CheckFailed("a client that was told that the server is full was not disconnected")
         finally:
-            await asyncio.gather(*(probe.vanish() for probe in held))
+            await _vanish(held)
         return f"{total} of {total} slots taken, the next client was told `{answer.message}` and disconnected"
 
     async def _slot_return(self) -> str:
@@ -218,22 +219,49 @@ class Conversation(ABC, Generic[AnswerT]):
         if before and self._subject.alone:
             raise CheckFailed(f"{before} of {total} slots are taken, and nobody is connected any more", _LEAK)
         count = min(_VANISHING, total - before)
-        if not count:
+        if count <= 0:
             raise DoesNotApply("other clients have all the slots")
         for reset in (False, True):
-            probes = [await self._open() for _ in range(count)]
+            probes = await self._take_slots(count)
             for probe in probes:
-                await self._next(probe)
                 await self._occupy(probe)
-            await asyncio.gather(*(probe.vanish(reset=reset) for probe in probes))
+            await _vanish(probes, reset=reset)
             lost = await self._used_at_most(before) - before
             if lost > 0:
                 raise CheckFailed(
                     f"{lost} of {count} slots are still taken {self._limits.return_s:g} s after their clients vanished", _LEAK
                 )
-        return (
-            f"{count} clients vanished, and {count} more with a TCP reset; their slots were free again within {self._limits.return_s:g} s"
-        )
+        # What a server says of its slots is one thing, what it gives another.
+        await _vanish(await self._take_slots(min(total - before, _MOST_SOCKETS) if self._subject.alone else count))
+        within = f"{self._limits.return_s:g} s"
+        return f"{count} clients vanished, and {count} more with a TCP reset; their slots were free again within {within}, and given out"
+
+    async def _take_slots(self, count: int) -> list[Probe[AnswerT]]:
+        """Open `count` conversations, each with a slot of its own.
+
+        Raises:
+            CheckFailed: one was refused.
+            DoesNotApply: this machine allows no more connections.
+        """
+        held: list[Probe[AnswerT]] = []
+        refused: AnswerT | Closed | None = None
+        try:
+            while len(held) < count and refused is None:
+                held.append(probe := await self._open())
+                answer = await probe.receive()
+                refused = None if isinstance(answer, Ready) else answer
+        except TransferError as exc:
+            await _vanish(held)
+            if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _OUR_LIMITS:
+                raise DoesNotApply(f"this machine allows no more than {len(held)} connections here (`ulimit -n`)") from exc
+            raise
+        except BaseException:
+            await _vanish(held)
+            raise
+        if refused is not None:
+            await _vanish(held)
+            raise CheckFailed(f"client {len(held)} of {count} for as many free slots got {_named(refused)}", _LEAK)
+        return held
 
     async def _used_at_most(self, wanted: int) -> int:
         """Wait up to the limit for the used slots to come down to `wanted`, and return how many are used then."""
@@ -246,17 +274,17 @@ class Conversation(ABC, Generic[AnswerT]):
         """Return the used and the total slots of the module as the server tells them; without that, the config's total."""
         listed = await self._listed()
         try:
-            return int(listed[0]["used_slots"]), int(listed[0]["total_slots"])  # type: ignore[index]  # None is a TypeError
+            used, total = int(listed[0]["used_slots"]), int(listed[0]["total_slots"])  # type: ignore[index]  # None is a TypeError
         except (ValueError, LookupError, TypeError):
             return None, self._subject.slots
+        if not 0 <= used <= total:
+            raise CheckFailed(f"/api/modules_info says that {used} of {total} slots are used")
+        return used, total
 
     async def _listed(self) -> list[dict[str, str]] | None:
         """Return what /api/modules_info says of this path, empty where it lists others only; None where it is no such list."""
-        status, text = await get(f"{self._subject.http_url}/api/modules_info")
-        try:
-            return [module for module in json.loads(text) if module["path"] == self._subject.path] if status == 200 else None
-        except (ValueError, LookupError, TypeError):
-            return None
+        listed = await listed_modules(self._subject.http_url)
+        return None if listed is None else [module for module in listed if module["path"] == self._subject.path]
 
     def _talking(self) -> Probe[AnswerT]:
         if self._probe is None:
@@ -281,20 +309,13 @@ class Conversation(ABC, Generic[AnswerT]):
         if "not finite" in said:
             self.seen.broken = said
 
-    def _describe(self, answer: AnswerT | Closed) -> str:
-        return f"the error `{answer.message}`" if isinstance(answer, Error) else str(answer)
-
     async def _note_steps(self) -> None:
         """Remember where the step times of what comes now begin."""
-        self._steps_before = len(self._step_lines())
+        self._steps_before = len(self._subject.steps_ms())
         self._buckets_before = await self._buckets()
 
-    def _step_lines(self) -> list[float]:
-        lines = self._subject.lines() if self._subject.lines else ()
-        return [float(match[1]) for line in lines if (match := _STEP_LINE.search(line))]
-
     def _times_in_log(self) -> StepTimes | None:
-        times_ms = self._step_lines()[self._steps_before :]
+        times_ms = self._subject.steps_ms()[self._steps_before :]
         if len(times_ms) < 2:
             return None
         cuts = quantiles(times_ms, n=100, method="inclusive")
@@ -323,6 +344,29 @@ class Conversation(ABC, Generic[AnswerT]):
 
 async def _not_intrusive() -> str:
     raise DoesNotApply("it takes slots from other clients; ask for it with --intrusive")
+
+
+async def listed_modules(http_url: str) -> list[dict[str, str]] | None:
+    """Return what /api/modules_info lists, each with a path and a type; None where it is no such list."""
+    status, text = await get(f"{http_url}/api/modules_info")
+    try:
+        listed = json.loads(text) if status == _OK else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(listed, list):
+        return None
+    return [module for module in listed if isinstance(module, dict) and all(isinstance(module.get(key), str) for key in ("path", "type"))]
+
+
+async def _vanish(probes: Iterable[Probe[AnswerT]], *, reset: bool = False) -> None:
+    await asyncio.gather(*(probe.vanish(reset=reset) for probe in probes))
+
+
+def _named(answer: object) -> str:
+    """Return a message as people speak of it."""
+    if isinstance(answer, Error):
+        return f"the error `{answer.message}`"
+    return str(answer) if isinstance(answer, Closed) else type(answer).__name__
 
 
 def now_s() -> float:

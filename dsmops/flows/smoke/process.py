@@ -6,24 +6,25 @@ import asyncio
 import contextlib
 import ctypes
 import os
-import re
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from dsmops.errors import InputError, PortInUseError
 from dsmops.files import os_errors
+from dsmops.flows.smoke.output import Output
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _DIES_WITH_PARENT = 1
 """`PR_SET_PDEATHSIG` of Linux's prctl."""
-_MOST_LINES = 200_000
-"""An hour and more of steps; a smoke test is over long before."""
-_PIECE_BYTES = 1 << 16
+_MARK = "DSMOPS_SMOKE_TEST"
+"""Set in the environment of the server, and so of all that it starts."""
+_LISTENS = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
+_PROC = Path("/proc")
 _POLL_S = 0.02
 
 
@@ -36,14 +37,11 @@ class Stopped:
 
 
 class Child:
-    """A running command. Its stdout and stderr go to `raw_log`, byte for byte, and to `lines`, without colours."""
+    """A running command, with all that it starts. `output` has its stdout and stderr."""
 
-    def __init__(self, process: asyncio.subprocess.Process, raw_log: Path, file: BinaryIO) -> None:
-        self.raw_log = raw_log
-        self.lines: list[str] = []
-        self._process, self._file = process, file
-        self._rest = ""
-        self._drain = asyncio.ensure_future(self._keep_output())
+    def __init__(self, process: asyncio.subprocess.Process, mark: str, output: Output, pipe: asyncio.ReadTransport, drain: _Drain) -> None:
+        self.output = output
+        self._process, self._mark, self._pipe, self._drain = process, mark, pipe, drain
 
     @classmethod
     async def start(cls, command: Sequence[str], raw_log: Path, *, folder: Path | None = None) -> Child:
@@ -56,24 +54,32 @@ class Child:
         with os_errors(raw_log):
             raw_log.parent.mkdir(parents=True, exist_ok=True)
             file = os.fdopen(os.open(raw_log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+        mark = secrets.token_hex(16)
+        # A pipe of our own: that of asyncio stays open for as long as any grandchild holds its other end.
+        reading, writing = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=writing,
+                stderr=writing,
                 cwd=folder,
-                env=_environment(os.environ),
+                env=_environment(os.environ, mark),
                 start_new_session=True,
                 preexec_fn=_die_with_parent(),
             )
         except OSError as exc:
             file.close()
             raw_log.unlink()
+            os.close(reading)
             raise InputError(
                 f"{command[0]} cannot be run: {exc.strerror}", hint="Name an executable file for this machine.", code="smoke.command"
             ) from exc
-        return cls(process, raw_log, file)
+        finally:
+            os.close(writing)
+        output = Output(raw_log, file)
+        pipe, drain = await asyncio.get_running_loop().connect_read_pipe(lambda: _Drain(output), os.fdopen(reading, "rb", buffering=0))
+        return cls(process, mark, output, pipe, drain)
 
     @property
     def pid(self) -> int:
@@ -85,14 +91,9 @@ class Child:
         """The exit code, None while it runs."""
         return self._process.returncode
 
-    @property
-    def last_line(self) -> str:
-        """The last thing it said that is not blank."""
-        return next((line.strip() for line in reversed(self.lines) if line.strip()), "it said nothing")
-
     async def wait(self) -> int:
         """Wait for its end, and return its exit code."""
-        # asyncio's own wait also waits for the pipe, which a grandchild may hold open for ever.
+        # asyncio's own wait may also wait for pipes.
         while (code := self.code) is None:
             await asyncio.sleep(_POLL_S)
         return code
@@ -112,38 +113,53 @@ class Child:
                     os.kill(self.pid, signal.SIGKILL)
         return Stopped(await self.wait(), killed)
 
-    def left_over(self) -> list[str]:
-        """Return what still runs of its group, as text for people; call it after the end."""
-        members = _members(self.pid)
-        if members is None:
-            return [f"something in process group {self.pid}"] if _group_lives(self.pid) else []
-        return [f"{pid} ({name})" for pid, name in members]
+    async def left_over(self, within_s: float = 0.0) -> list[str]:
+        """Return what still runs of all that it started, as text for people; helpers get `within_s` to see that it has ended."""
+        until_s = asyncio.get_running_loop().time() + within_s
+        while (found := self._others()) and asyncio.get_running_loop().time() < until_s:
+            await asyncio.sleep(_POLL_S)
+        return found
+
+    def listens(self, port: int) -> bool | None:
+        """Return whether the listener on a TCP port is one of its processes; None where the system does not tell."""
+        sockets = _listeners(port)
+        if sockets is None:
+            return None
+        return any(_holds(pid, sockets) for pid, _ in _processes(self.pid, self._mark) or ())
 
     async def tear_down(self) -> None:
-        """Kill what is left of the whole group, and close the log. To be called whatever happened, once."""
+        """Kill what is left of all that it started, and close the log. To be called whatever happened, once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        for pid, _ in _processes(self.pid, self._mark) or ():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         await self.wait()
-        try:
-            # A grandchild that left the group may hold the pipe open for ever.
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
-                await self._drain
-        except TimeoutError:
-            pass
-        finally:
-            self._file.close()
+                await self._drain.ended.wait()
+        self._pipe.close()
+        self.output.end()
 
-    async def _keep_output(self) -> None:
-        stream = self._process.stdout
-        if stream is None:
-            raise RuntimeError("the child was started without a pipe")
-        while piece := await stream.read(_PIECE_BYTES):
-            self._file.write(piece)
-            *lines, self._rest = (self._rest + piece.decode(errors="replace")).split("\n")
-            if len(self.lines) < _MOST_LINES:
-                self.lines += [_ANSI.sub("", line) for line in lines]
-        if self._rest:
-            self.lines.append(_ANSI.sub("", self._rest))
+    def _others(self) -> list[str]:
+        found = _processes(self.pid, self._mark)
+        if found is None:
+            return [f"something in process group {self.pid}"] if _group_lives(self.pid) else []
+        return [f"{pid} ({name})" for pid, name in found if pid != self.pid]
+
+
+class _Drain(asyncio.Protocol):
+    """Reads a pipe as fast as it is filled: a server whose pipe is full stands still."""
+
+    def __init__(self, output: Output) -> None:
+        self.ended = asyncio.Event()
+        self._output = output
+
+    def data_received(self, data: bytes) -> None:
+        self._output.take(data)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.ended.set()
 
 
 def free_port(addr: str = "127.0.0.1") -> int:
@@ -176,9 +192,9 @@ def accepts(port: int, addr: str = "127.0.0.1") -> bool:
     return True
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+def _environment(environ: Mapping[str, str], mark: str) -> dict[str, str]:
     # Without colours a log can be read by anything; what Python prints is to be in it before a kill.
-    return {**environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    return {**environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", _MARK: mark}
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -199,16 +215,45 @@ def _group_lives(group: int) -> bool:
     return True
 
 
-def _members(group: int) -> list[tuple[int, str]] | None:
-    """Return process ids and names of a group, without those that ended and that nobody asked about; None on a system without /proc."""
-    processes = Path("/proc")
-    if not (processes / "self" / "stat").exists():
+def _processes(group: int, mark: str) -> list[tuple[int, str]] | None:
+    """Return id and name of every process of a group, and of those that carry the mark in their environment, as daemons do that left it.
+
+    Those that ended and that nobody asked about are left out. None on a system without /proc.
+    """
+    if not _PROC.joinpath("self", "stat").exists():
         return None
+    wanted = f"{_MARK}={mark}".encode()
     found = []
-    for folder in processes.glob("[0-9]*"):
+    for folder in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            name, _, fields = (folder / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+            name, _, fields = folder.joinpath("stat").read_text(errors="replace").partition("(")[2].rpartition(")")
             state, _, leader = fields.split()[:3]
-            if int(leader) == group and state != "Z":
+            if state != "Z" and (int(leader) == group or wanted in folder.joinpath("environ").read_bytes().split(b"\0")):
                 found.append((int(folder.name), name))
     return found
+
+
+def _listeners(port: int) -> set[str] | None:
+    """Return the sockets that listen on a TCP port, as /proc/PID/fd names them; None on a system that does not tell."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = _PROC.joinpath("net", table).read_text().splitlines()[1:]
+        except OSError:
+            if table == "tcp":
+                return None
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _holds(pid: int, sockets: set[str]) -> bool:
+    """Return whether a process has one of these sockets open."""
+    with contextlib.suppress(OSError):
+        for descriptor in _PROC.joinpath(str(pid), "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) in sockets:
+                    return True
+    return False

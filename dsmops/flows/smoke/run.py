@@ -29,12 +29,13 @@ from dsmops.facts import Runtime, Severity
 from dsmops.flows.binary import find_binary, identify_binary
 from dsmops.flows.check import lint_config
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
-from dsmops.flows.smoke.conversation import Seen, Subject
+from dsmops.flows.smoke.conversation import Seen, Subject, listed_modules
 from dsmops.flows.smoke.memory import MemoryWatch, judge_memory
 from dsmops.flows.smoke.modules import HEARING, TESTED, Manner, check_modules
 from dsmops.flows.smoke.process import Child, accepts, free_port, require_free
 from dsmops.flows.smoke.report import Backend, SmokeReport, make_report
-from dsmops.logs.failures import FAILURES, scan
+from dsmops.logs.failures import FAILURES
+from dsmops.units import counted
 from dsmops.worker import SERVER, require_worker
 
 LOG_FOLDER = Path("logs", "moshi-logs", "raw")
@@ -45,7 +46,9 @@ _KINDS = {"batched_asr": "BatchedAsr", "py_batched_asr": "PyBatchedAsr", "py": "
 _POLL_S = 0.1
 _STARTING_SHARE = 0.8
 """Of the time that is left, for loading."""
-_DEAD_LOOP = "model-loop-dead"
+_CONNECT_S = 15.0
+_HELPERS_S = 2.0
+"""In which helpers of a server see that it has ended."""
 
 OnStart = Callable[[str], None]
 
@@ -120,6 +123,7 @@ def run_ledger(timeout_s: float, work: Callable[[Ledger], Awaitable[SmokeReport]
 async def check_running(ledger: Ledger, request: SmokeRequest, clip: Samples) -> SmokeReport:
     """Test the modules of the server at `request.url`, the one at its path where it names one, without starting or ending anything."""
     url = websocket_url(request.url or "", default_path="")
+    ledger.hide(request.api_key)
     parts = urlsplit(url)
     http_url = urlunsplit((parts.scheme.replace("ws", "http", 1), parts.netloc, "", "", ""))
     who = ["unknown"]
@@ -130,7 +134,7 @@ async def check_running(ledger: Ledger, request: SmokeRequest, clip: Samples) ->
         return f"{http_url} answers: {who[0]}"
 
     subjects = []
-    if await ledger.run("listening", listening):
+    if await ledger.run("listening", listening, within_s=_CONNECT_S):
         subjects = [(kind, path) for kind, path in await _listed_modules(http_url) if parts.path in ("", path)]
     several = len(subjects) > 1
     seen = await check_modules(
@@ -157,10 +161,10 @@ async def check_running(ledger: Ledger, request: SmokeRequest, clip: Samples) ->
 async def _listed_modules(http_url: str) -> list[tuple[str, str]]:
     """Return types, as configs name them, and paths of the modules that /api/modules_info lists; none where it is no such list."""
     try:
-        listed = json.loads((await get(f"{http_url}/api/modules_info"))[1])
-        return [(_KINDS[module["type"]], module["path"]) for module in listed if module["type"] in _KINDS]
-    except (ValueError, LookupError, TypeError, RemoteError):
+        listed = await listed_modules(http_url) or []
+    except RemoteError:
         return []
+    return [(_KINDS[module["type"]], module["path"]) for module in listed if module["type"] in _KINDS and module["path"].startswith("/")]
 
 
 async def check_config(
@@ -193,6 +197,8 @@ class _Launch:
 
     async def run(self) -> SmokeReport:
         request, ledger = self._request, self._ledger
+        keys = self._config.values.get("authorized_ids")
+        ledger.hide(request.api_key, *(key for key in (keys if isinstance(keys, list) else []) if isinstance(key, str)))
         try:
             await ledger.run("config-lint", self._lint)
             if request.moshi_bin:
@@ -228,6 +234,10 @@ class _Launch:
         )
 
     @property
+    def _see_log(self) -> str:
+        return f"See {self._raw_log}."
+
+    @property
     def _http_url(self) -> str:
         return f"http://{_ADDR}:{self._port}"
 
@@ -243,11 +253,11 @@ class _Launch:
             module=module.name,
             sends_ready=module.kind != "Asr",
             has_steps=True if python else module.subtable("model", "extra_heads") is not None,
-            slots=module.whole("batch_size"),
+            slots=None if module.kind == "Asr" else module.whole("batch_size"),  # where it is ignored
             alone=True,
             limits=self._request.limits,
-            lines=lambda: self._child.lines if self._child else (),
-            died=self._dead_loop,
+            steps_ms=lambda: self._child.output.steps_ms if self._child else (),
+            died=lambda: self._child.output.dead_loop if self._child else None,
         )
 
     async def _lint(self) -> str:
@@ -304,21 +314,22 @@ class _Launch:
             await asyncio.sleep(_POLL_S)
         if child.code is not None:
             await asyncio.sleep(_POLL_S)  # for its last words to come through the pipe
-            raise CheckFailed(f"the server ended with exit code {child.code} before it listened: {_said(child)}", f"See {self._raw_log}.")
+            raise CheckFailed(f"the server ended with exit code {child.code} before it listened: {child.output.complaint}", self._see_log)
         return f"process {child.pid} runs, {_now_s() - begin_s:.1f} s after it was started"
 
     async def _listen(self) -> str:
         if not accepts(self._port, _ADDR):
             raise CheckFailed(
                 f"nobody listens on {_ADDR}:{self._port}, {self._ledger.seconds:.0f} s into the test; the server said last: "
-                f"{self._living().last_line}",
+                f"{self._living().output.last_words}",
                 "It may still be downloading or loading: allow it more with --timeout.",
             )
+        if self._living().listens(self._port) is False:
+            raise CheckFailed(
+                f"another process has taken port {self._port} while the server was loading",
+                f"`ss -ltnp 'sport = :{self._port}'` names it; leave --port away to use a free one.",
+            )
         return f"{self._http_url} takes connections"
-
-    def _dead_loop(self) -> str | None:
-        lines = self._living().lines
-        return next((seen.evidence for seen in scan(line.encode() for line in lines) if seen.name == _DEAD_LOOP), None)
 
     async def _memory(self) -> str:
         await self._watch.stop()
@@ -330,7 +341,7 @@ class _Launch:
         if not accepts(self._port, _ADDR):
             await asyncio.sleep(_POLL_S)  # it may be on its way out
         if child.code is not None:
-            raise CheckFailed(f"the server had ended by itself, with exit code {child.code}: {_said(child)}", f"See {self._raw_log}.")
+            raise CheckFailed(f"the server had ended by itself, with exit code {child.code}: {child.output.complaint}", self._see_log)
         begin_s = _now_s()
         stopped = await child.stop(self._request.limits.grace_s)
         if stopped.killed:
@@ -343,11 +354,11 @@ class _Launch:
         if stopped.code == -signal.SIGTERM:
             return f"ended by the signal, {took}, as moshi-server does"
         if stopped.code:
-            raise CheckFailed(f"the server ended with exit code {stopped.code}, {took}: {_said(child)}", f"See {self._raw_log}.")
+            raise CheckFailed(f"the server ended with exit code {stopped.code}, {took}: {child.output.complaint}", self._see_log)
         return f"ended with exit code 0, {took}"
 
     async def _orphans(self) -> str:
-        left = self._living().left_over()
+        left = await self._living().left_over(_HELPERS_S)
         if left:
             raise CheckFailed(
                 f"still running after the server's end: {', '.join(left)}", "They are killed now; see what the server starts."
@@ -360,7 +371,7 @@ class _Launch:
 
     async def _known_failures(self) -> str:
         child = self._living()
-        seen = scan(line.encode() for line in child.lines)
+        seen = await asyncio.to_thread(child.output.failures)
         errors = [failure for failure in seen if FAILURES[failure.name].severity is Severity.ERROR]
         if errors:
             first = FAILURES[errors[0].name]
@@ -369,7 +380,8 @@ class _Launch:
                 f"{first.meaning[0].upper()}{first.meaning[1:]}. {first.fix} See runbooks/{first.runbook}.",
             )
         others = f"; also seen: {', '.join(failure.name for failure in seen)}" if seen else ""
-        return f"none in {len(child.lines)} lines of log{others}"
+        partly = f"; {child.output.problem}" if child.output.problem else ""
+        return f"none in {counted(child.output.lines, 'line')} of log{others}{partly}"
 
     def _living(self) -> Child:
         if self._child is None:
@@ -389,13 +401,9 @@ def make_clip(request: SmokeRequest) -> Samples:
 def _server_name(build_info: str) -> str:
     """Return who answered `/api/build_info`."""
     try:
-        return f"{json.loads(build_info)['git_describe']}"
-    except (ValueError, LookupError, TypeError):
+        return str(json.loads(build_info)["git_describe"])[:100]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return "something that has no /api/build_info"
-
-
-def _said(child: Child) -> str:
-    return next((line.strip() for line in child.lines if line.lower().startswith(("error", "thread '"))), child.last_line)
 
 
 def _now_s() -> float:

@@ -15,7 +15,8 @@ from dsmops.audio import Samples
 from dsmops.checkpoint import read_header, verify
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import modules
-from dsmops.files import write_text_atomically
+from dsmops.errors import InputError
+from dsmops.files import os_errors, write_text_atomically
 from dsmops.flows.prepare import PrepareReport, PrepareRequest, plan_preparation, prepare
 from dsmops.flows.smoke.checks import CheckFailed, Ledger
 from dsmops.flows.smoke.report import Backend, SmokeReport, make_report
@@ -80,13 +81,17 @@ class _Made:
 
 
 def simulate_success(folder: Path, request: SmokeRequest, *, parts: Parts | None = None, on_start: OnStart = lambda _: None) -> SmokeReport:
-    """Try the whole path in `folder`; its files stay.
+    """Try the whole path in `folder`, which is made, or empty; its files stay.
 
     Raises:
         ExtraMissingError: the worker's libraries are not installed.
-        InputError, SourceError: the recording cannot be used.
+        InputError, SourceError: the folder is not empty, or the recording cannot be used.
     """
     require_worker("simulating", SERVER)
+    with os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty", hint="Name a new folder: what is in this one could be lost.", code="smoke.folder")
     clip = make_clip(request)
     return run_ledger(request.timeout_s, lambda ledger: _simulate(ledger, folder, request, clip, parts or Parts()), on_start)
 

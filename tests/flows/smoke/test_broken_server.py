@@ -39,6 +39,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("loop-dies-later", {"step"}, "no Step came out", AFTER_STEP),
         ("no-marker", {"marker"}, "the marker did not come back in 3 s", {"closing", "clip", "step-time", "round-trip"}),
         ("leaked-slot", {"slot-return"}, "4 of 4 slots are taken, and nobody is connected any more", {"round-trip"}),
+        ("lies-about-slots", {"slots-full", "slot-return"}, "for as many free slots got the error `no free channels`", {"round-trip"}),
         ("slow", {"step-time"}, "longer than the 80 ms of a frame", set()),
         ("open-door", {"wrong-key"}, "a wrong key was let in", set()),
         ("too-generous", {"slots-full"}, "one more client got", set()),

@@ -80,6 +80,35 @@ def test_a_failure_blocks_what_needs_it_and_that_blocks_what_needs_that() -> Non
     ]
 
 
+def test_keys_are_not_repeated() -> None:
+    """Whoever wrote them into what was seen."""
+
+    async def telling() -> str:
+        raise CheckFailed("the server said sk-4711", "Try sk-4711 again.")
+
+    async def work(made: Ledger) -> None:
+        made.hide("sk-4711", None, "")
+        await made.run("listening", telling)
+
+    (check,) = ledger(work)
+    assert (check.evidence, check.hint) == ("the server said <key>", "Try <key> again.")
+
+
+def test_a_bug_of_a_check_costs_no_report() -> None:
+    """It fails, says so, and the others run."""
+
+    async def buggy() -> str:
+        raise ZeroDivisionError("oh")
+
+    async def work(made: Ledger) -> None:
+        await made.run("config-lint", buggy)
+        await made.run("port-released", fine, always=True)
+
+    found = ledger(work)
+    assert found[0].evidence == "this check of ours broke: ZeroDivisionError: oh"
+    assert found[1].status is Status.PASSED
+
+
 def test_a_check_has_its_own_time() -> None:
     """And says how much."""
     (check,) = ledger(lambda made: made.run("listening", hanging, within_s=0.05))

@@ -1,6 +1,7 @@
 """A server as a child process: its output kept, its group gone."""
 
 import asyncio
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -37,11 +38,11 @@ os.write(1, b'\x1b[2mone\x1b[0m\ntw'); os.write(2, b'o\n\xff\xfe'); os.write(1, 
 """
     child, code = run(tmp_path, script, ended)
     assert code == 0
-    raw = child.raw_log.read_bytes()
+    raw = child.output.raw_log.read_bytes()
     assert raw == b"\x1b[2mone\x1b[0m\ntwo\n\xff\xfe\n" + b"x" * 300000 + b"\nend"
-    assert child.lines == ["one", "two", "��", "x" * 300000, "end"]
-    assert child.last_line == "end"
-    assert child.raw_log.stat().st_mode & 0o077 == 0
+    assert child.output.lines >= 5
+    assert child.output.last_words == "end"
+    assert child.output.raw_log.stat().st_mode & 0o077 == 0
 
 
 def test_a_talkative_child_is_never_blocked(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_a_child_that_ends_when_asked_is_not_killed(tmp_path: Path) -> None:
     script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(9)); print('up', flush=True); time.sleep(60)"
 
     async def stop(child: Child) -> object:
-        while not child.lines:
+        while not child.output.lines:
             await asyncio.sleep(0.01)
         return await child.stop(10)
 
@@ -69,14 +70,60 @@ def test_what_outlives_the_child_is_named_and_killed(tmp_path: Path) -> None:
 
     async def leave(child: Child) -> list[str]:
         await child.wait()
-        return child.left_over()
+        return await child.left_over()
 
     begin_s = time.monotonic()
     child, left = run(tmp_path, script, leave)
     assert len(left) == 1  # type: ignore[arg-type]
     assert "python" in left[0]  # type: ignore[index]
-    assert child.left_over() == []
+    assert asyncio.run(child.left_over()) == []
     assert time.monotonic() - begin_s < 30
+
+
+def test_a_daemon_that_left_the_group_is_found_and_killed(tmp_path: Path) -> None:
+    """It carries the mark of its server, whatever session it leads and whoever is its parent."""
+    script = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+"""
+
+    async def leave(child: Child) -> list[str]:
+        await child.wait()
+        return await child.left_over()
+
+    child, left = run(tmp_path, script, leave)
+    assert len(left) == 1  # type: ignore[arg-type]
+    assert asyncio.run(child.left_over(5)) == []
+
+
+def test_a_helper_that_sees_the_end_is_no_orphan(tmp_path: Path) -> None:
+    """It gets a moment."""
+    script = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(0.3)'])"
+
+    async def leave(child: Child) -> list[str]:
+        await child.wait()
+        return await child.left_over(10)
+
+    assert run(tmp_path, script, leave)[1] == []
+
+
+def test_who_listens_is_told(tmp_path: Path) -> None:
+    """The child itself, or somebody else."""
+    port = free_port()
+    script = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print('up', flush=True); time.sleep(60)"
+
+    async def look(child: Child) -> tuple[bool | None, bool | None]:
+        while not child.output.lines:
+            await asyncio.sleep(0.01)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            return child.listens(port), child.listens(other.getsockname()[1])
+
+    assert run(tmp_path, script, look)[1] == (True, False)
 
 
 def test_what_cannot_be_run_leaves_no_log(tmp_path: Path) -> None:
@@ -95,8 +142,6 @@ def test_ports_are_told_free_and_taken() -> None:
     port = free_port()
     require_free(port)
     assert not accepts(port)
-    import socket
-
     with socket.create_server(("127.0.0.1", port)):
         assert accepts(port)
         with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is taken"):

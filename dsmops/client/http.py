@@ -1,0 +1,31 @@
+"""HTTP as every part of this room speaks it: a key goes to the address that was named, and nowhere else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import aiohttp
+
+from dsmops.errors import TransferError
+
+CONNECT_S = 10.0
+
+
+def new_session(headers: dict[str, str] | None = None, connect_s: float = CONNECT_S) -> aiohttp.ClientSession:
+    """Return a session that follows no redirection: the key among its headers would go along, to whatever host.
+
+    A request that is redirected raises TransferError.
+    """
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_refuse)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
+    return aiohttp.ClientSession(headers=headers, timeout=timeout, trace_configs=[trace])
+
+
+async def _refuse(_: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams) -> None:
+    where = params.response.headers.get("Location", "elsewhere")
+    raise TransferError(
+        f"{params.url} answered {params.response.status} and points to {where[:200]}, which no moshi-server does",
+        hint="Check the address; if the server has moved, name its new one.",
+        code="server.redirect",
+    )
