@@ -84,9 +84,10 @@ VOICE_POSITIONS = 5 * 125
 
 @dataclass(frozen=True, slots=True)
 class MemorySplit:
-    """Bytes of GPU memory by purpose, for one model at one batch size. The last three are a text-to-speech model's, else 0.
+    """Bytes of GPU memory by purpose, for one model at one batch size. The last four are a text-to-speech model's, else 0.
 
     `depformer_state_bytes` are the queries, keys and values of one step's codebooks: they live within a step, and their room is kept.
+    `new_voice_bytes` are the keys and values of a voice, which are made aside for all layers and then put into its slot.
     """
 
     weights_bytes: int
@@ -98,6 +99,7 @@ class MemorySplit:
     depformer_weights_bytes: int = 0
     cross_kv_bytes: int = 0
     depformer_state_bytes: int = 0
+    new_voice_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -149,12 +151,12 @@ def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Ru
         kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, _ring(shape.lm.context, costs)),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
-        # Keys and values of a new voice are made aside, for all layers, and then put into its slot.
-        workspace_bytes=batch_size * costs.workspace_bytes_per_stream + voice_bytes,
+        workspace_bytes=batch_size * costs.workspace_bytes_per_stream,
         runtime_bytes=costs.runtime_bytes,
         depformer_weights_bytes=(shape.depformer_parameters(loaded) + tables) * item,
         cross_kv_bytes=rows * voice_bytes,
         depformer_state_bytes=rows * 3 * shape.depformer.num_layers * loaded * shape.depformer.d_model * item,
+        new_voice_bytes=voice_bytes,
     )
 
 

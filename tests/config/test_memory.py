@@ -127,6 +127,7 @@ def test_a_speaking_models_weights_and_caches_are_exact() -> None:
     assert one.weights_bytes + one.depformer_weights_bytes == 3_673_100_544 + 2 * 5_286_016 - unread_bytes
     assert one.kv_bytes == two.kv_bytes - one.kv_bytes == 65_536_000
     assert one.cross_kv_bytes == two.cross_kv_bytes - one.cross_kv_bytes == 81_920_000
+    assert one.new_voice_bytes == two.new_voice_bytes == one.cross_kv_bytes
     assert one.mimi_state_bytes == pytest.approx(16_500_000, rel=0.01)
 
 

@@ -35,6 +35,7 @@ _SPEAKING_ALIKE = {
     **_ALIKE,
     "weights": "parameters of the backbone × bytes of the dtype; conditioners F32",
     "cross KV": f"2 × layers × {VOICE_POSITIONS} positions of voices × width × bytes × slots",
+    "new voice": "as cross KV, once: made aside, then put into its slot",
 }
 _SPEAKING = {
     Runtime.MOSHI_SERVER: {
@@ -43,7 +44,7 @@ _SPEAKING = {
         "depformer state": "Q, K and V × layers × 32 codebooks × width × bytes × slots, kept for each step",
         "Mimi weights": "112,928,609 floats: both halves, centroids twice; always F32",
         "Mimi state": "16.5 MB a slot, F32, both halves",
-        "step workspace": "estimate, 6 MB a slot; one voice in the making",
+        "step workspace": "estimate, 6 MB a slot",
         "CUDA runtime": "estimate, 1.1 GB: context, kernels, several graphs",
     },
     Runtime.EMBEDDED: {
@@ -53,7 +54,7 @@ _SPEAKING = {
         "depformer state": "Q, K and V × layers × n_q × width × bytes × slots, kept for each step",
         "Mimi weights": "57,284,129 floats of the decoder half, always F32",
         "Mimi state": "8.4 MB a slot, F32, decoder only",
-        "step workspace": "measured, 4 MB a slot: activations of the captured steps; one voice in the making",
+        "step workspace": "measured, 4 MB a slot: activations of the captured steps",
         "CUDA runtime": "measured on an H200, 1.03 GB: context, kernels, workspaces, two graphs",
     },
 }
@@ -66,7 +67,8 @@ def show_plan(plan: ServingPlan, *, explain: bool = False) -> Iterator[Block]:
     if plan.device.memory_free_bytes is not None:
         where += f" ({size(plan.device.memory_free_bytes)} free)"
     what = f"{plan.model} in {plan.dtype.candle_name}" + (f" with {plan.n_q} codebooks" if plan.n_q else "")
-    yield f"{what} on {where}, {plan.runtime}"
+    served_by = "the embedded worker" if plan.runtime is Runtime.EMBEDDED else plan.runtime
+    yield f"{what} on {where}, served by {served_by}"
     if plan.fits:
         yield f"batch_size = {plan.batch_size}, limited by {plan.limited_by.value}"
     else:
@@ -118,6 +120,7 @@ def _memory_table(plan: ServingPlan, *, explain: bool) -> Table:
         ("KV cache", split.kv_bytes, split.kv_bytes // slots),
         ("cross KV", split.cross_kv_bytes, split.cross_kv_bytes // slots),
         ("depformer state", split.depformer_state_bytes, split.depformer_state_bytes // slots),
+        ("new voice", split.new_voice_bytes, None),
         ("Mimi weights", split.mimi_weights_bytes, None),
         ("Mimi state", split.mimi_state_bytes, split.mimi_state_bytes // slots),
         ("step workspace", split.workspace_bytes, split.workspace_bytes // slots),
