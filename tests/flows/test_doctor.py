@@ -343,11 +343,14 @@ def test_a_hub_that_does_not_answer_matters_when_it_is_needed(scope: Scope, hub_
 
 
 def test_settings_that_the_server_does_not_read(scope: Scope, hub_config: Path, bare: GpuReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache elsewhere, no network by decree, and an address that is none."""
+    """A cache elsewhere, a token elsewhere, no network by decree, and an address that is none."""
     monkeypatch.setenv("HF_HUB_CACHE", str(scope.folder / "cache"))
+    (scope.folder / "token").write_text("hf_mine")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(scope.folder / "token"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     seen = found(diagnose(replace(scope, configs=(hub_config,), offline=False), bare))
     assert seen["hub-cache-elsewhere"].severity is Level.WARNING
+    assert str(scope.folder / "token") in seen["hub-token-unread"].cause
     assert seen["hub-offline"].severity is Level.ERROR
     monkeypatch.setenv("HF_ENDPOINT", "ftp://hub")
     seen = found(diagnose(scope, bare))

@@ -150,7 +150,7 @@ def packages(site: Site) -> Iterator[Finding]:  # noqa: ARG001 every area is ask
         yield finding(
             "packages-missing",
             Level.NOTE,
-            "the embedded worker (`worker`, `transcribe`, `smoke-test`) lacks packages; moshi-server needs none of them",
+            "the embedded worker (`worker`, `transcribe`, `synthesize`) lacks packages; moshi-server needs none of them",
             f"not installed: {', '.join(missing)}",
             fix="pip install 'dsmops[worker]'",
         )

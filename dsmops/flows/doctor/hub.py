@@ -54,13 +54,13 @@ def hub(site: Site) -> Iterator[Finding]:
 
 
 def _tokens() -> Iterator[Finding]:
-    tokens = find_tokens()
-    if tokens.variable and not tokens.has_file:
+    tokens, read = find_tokens(), server_cache().parent / "token"
+    if (tokens.variable or tokens.has_file) and not read.is_file():
         yield finding(
             "hub-token-unread",
             Level.WARNING,
-            f"moshi-server does not read {tokens.variable}: to it this machine has no token",
-            f"{tokens.file} does not exist",
+            f"moshi-server does not read {tokens.variable or tokens.file}: to it this machine has no token",
+            f"{read} does not exist",
             "Kyutai's models need no token",
             fix="hf auth login",
         )

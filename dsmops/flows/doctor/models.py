@@ -38,7 +38,7 @@ def configs(site: Site) -> Iterator[Finding]:
             Level.NOTE,
             f"no config of your own in {site.scope.folder / 'configs'}",
             ready,
-            fix="dsmops prep-sm75" if site.lacks_bf16 else "dsmops make-config",
+            fix="dsmops prep-sm75" if site.lacks_bf16 else "dsmops make-config" + ("" if site.device else " --simulate t4"),
             unseen="whether the config that serves is right; name it with --config",
         )
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dsmops.facts import ComputeCapability, Device
+from dsmops.facts import Device
 from dsmops.flows.binary import DEFAULT_NAME, Binary, BinaryKind
 from dsmops.flows.doctor.findings import Finding, Level, finding, ok
 from dsmops.flows.doctor.site import Site
-
-_AMPERE = ComputeCapability(8, 0)
 
 
 def server(site: Site) -> Iterator[Finding]:
@@ -24,7 +22,7 @@ def server(site: Site) -> Iterator[Finding]:
             "server-none",
             Level.NOTE,
             f"no {DEFAULT_NAME} on PATH or in ~/.cargo/bin",
-            fix="`dsmops worker` serves speech to text without it; to build it: runbooks/build-moshi-server-turing.md",
+            fix="`dsmops worker` serves speech to text and text to speech without it; to build it: runbooks/build-moshi-server-turing.md",
             unseen="whether the server knows dtype_override and has kernels for the card",
         )
     else:
@@ -125,7 +123,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
             *kernels,
             fix=_rebuild(device),
         )
-    elif capability is not None and oldest < _AMPERE <= capability:
+    elif capability is not None and capability.native_bf16 and not oldest.native_bf16:
         yield finding(
             "server-built-for-older",
             Level.WARNING,
