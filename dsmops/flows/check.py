@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from dsmops.config.tokenizer import count_pieces
 from dsmops.errors import DsmopsError, SourceError
 from dsmops.facts import Device, Severity
 from dsmops.files import os_errors
+from dsmops.flows.model_files import read_json
 from dsmops.hub import in_cache, parse_source
 
 _MAX_TOKENIZER_BYTES = 4 << 20
 """The published ones are 60 to 140 kB."""
-_MAX_MODEL_CONFIG_BYTES = 1 << 20
-"""The published ones are 1 to 3 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ def _local_file(name: str, role: FileRole) -> FileFact:
         if role is FileRole.TOKENIZER:
             return _tokenizer(path)
         if role is FileRole.MODEL_CONFIG:
-            return _model_config(path)
+            return FileFact(FileState.PRESENT, values=read_json(path))
         header = read_header(path)
     except DsmopsError as exc:
         return FileFact(FileState.PRESENT, problem=exc.message)
@@ -123,18 +121,6 @@ def _local_file(name: str, role: FileRole) -> FileFact:
 def _is_voice(path: Path) -> bool:
     """Whether a voice of this name is there: the file itself, or one with a model's suffix behind its name."""
     return path.is_file() or (path.parent.is_dir() and any(path.parent.glob(f"{glob.escape(path.name)}.*safetensors")))
-
-
-def _model_config(path: Path) -> FileFact:
-    with os_errors(path), path.open("rb") as file:
-        data = file.read(_MAX_MODEL_CONFIG_BYTES + 1)
-    try:
-        values = json.loads(data) if len(data) <= _MAX_MODEL_CONFIG_BYTES else None
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        return FileFact(FileState.PRESENT, problem="it is no JSON object of a config's size")
-    return FileFact(FileState.PRESENT, values=values)
 
 
 def _tokenizer(path: Path) -> FileFact:
