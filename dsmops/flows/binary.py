@@ -102,7 +102,7 @@ class _Content:
     """What was found in a file."""
 
     is_machine_code: bool = False
-    interpreter: str = ""
+    is_script: bool = False
     head: bytes = b""
     has_dtype_override: bool = False
     has_about: bool = False
@@ -126,7 +126,7 @@ def find_binary(name: str = DEFAULT_NAME) -> Path | None:
 
 
 def identify_binary(path: Path, *, time_limit_s: float = _TIME_LIMIT_S) -> Binary:
-    """Return what the program at `path` is. It runs twice or less, each time for at most `time_limit_s`, and nothing of it stays behind.
+    """Return what the program at `path` is. It runs three times or less, each for at most `time_limit_s`, and nothing of it stays behind.
 
     Raises:
         SourceError, FileAccessError: nothing is there, or it cannot be read.
@@ -140,7 +140,7 @@ def identify_binary(path: Path, *, time_limit_s: float = _TIME_LIMIT_S) -> Binar
         raise InputError(f"{path} is not executable", hint=f"If it is the server: `chmod +x {path}`.")
     content = _read(path)
     # Started, this one imports torch, and then refuses the subcommand.
-    if content.interpreter and b"moshi.server" in content.head:
+    if content.is_script and b"moshi.server" in content.head:
         return Binary(str(path), BinaryKind.PYTHON, evidence=("it is a Python script that imports moshi.server",))
     help_text = _ask(path, "--help", time_limit_s=time_limit_s)
     subcommands = _subcommands(help_text.text)
@@ -214,8 +214,7 @@ def _read(path: Path) -> _Content:
     with os_errors(path), path.open("rb") as file:
         found.head = tail = file.read(4096)
         found.is_machine_code = tail.startswith(_MACHINE_CODE)
-        if tail.startswith(b"#!"):
-            found.interpreter = tail[2:].split(b"\n")[0].decode(errors="replace").strip()
+        found.is_script = tail.startswith(b"#!")
         while True:
             found.has_dtype_override |= b"dtype_override" in tail
             found.has_about |= _ABOUT in tail
