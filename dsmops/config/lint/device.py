@@ -122,7 +122,7 @@ def memory(config: Config, facts: LintFacts) -> Findings:
         return
     own = [split.total_bytes - split.runtime_bytes for _, split in needs]
     # Each language brings a CUDA runtime of its own into the one process; modules of one share it.
-    runtimes = sum({split.runtime_bytes for _, split in needs})
+    runtimes = sum({served.module.is_python: split.runtime_bytes for served, split in needs}.values())
     need = sum(own) + runtimes
     largest = max(range(len(own)), key=own.__getitem__)
     served = needs[largest][0]
