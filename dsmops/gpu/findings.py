@@ -189,7 +189,7 @@ def _compute_mode(card: DeviceReading, mode: ComputeMode) -> HostFinding:
     return HostFinding(
         "gpu.compute_mode",
         Severity.NOTE if one else Severity.WARNING,
-        f"{card.name} (NVML index {card.nvml_index}) is set to let {'one program' if one else 'no program'} compute on it at a time",
+        f"{card.name} (NVML index {card.nvml_index}) is set to let {'one program at a time' if one else 'no program'} compute on it",
         f"`sudo nvidia-smi -i {card.nvml_index} -c DEFAULT` lets several do.",
     )
 
