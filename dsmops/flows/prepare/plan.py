@@ -205,12 +205,12 @@ def _own_notes(
     elif request.output is not None:
         yield "--output is not used: nothing is converted."
     wide = sum(tensor.dtype == "F32" for tensor in tensors.values())
-    if model.tts:
-        if dtype is not DType.BF16:
-            yield (
-                "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever a config says, and its Rust module "
-                f"(type Tts) runs no released file. `dsmops worker` serves this config in {dtype.candle_name}."
-            )
+    if model.tts and dtype is not DType.BF16:
+        yield (
+            "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever a config says, and its Rust module "
+            f"(type Tts) runs no released file. `dsmops worker` serves this config in {dtype.candle_name}."
+        )
+    if wide and model.tts:
         yield f"{wide} tensors are F32 and stay so: conditioners, which are computed in float32 everywhere."
     elif wide and dtype is DType.F16:
         yield f"{wide} tensors are F32: the server casts them to f16 while loading, unchecked; values beyond 65504 become infinite."
