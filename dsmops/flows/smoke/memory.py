@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 
 from dsmops.config.load import Config
 from dsmops.config.memory import MIB, serving_memory
-from dsmops.config.modules import modules
+from dsmops.config.modules import Module, modules
+from dsmops.config.values import resolve
+from dsmops.errors import DsmopsError
 from dsmops.facts import Device, DType, Runtime
+from dsmops.flows.model_files import read_json
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply
 from dsmops.gpu import probe
 from dsmops.gpu.report import DeviceReport
+from dsmops.models import TtsShape
 from dsmops.units import size
 
 _EVERY_S = 0.5
 _TOLERANCE = {Runtime.EMBEDDED: 0.03, Runtime.MOSHI_SERVER: 0.10}
 """The plan for moshi-server is derived from its sources, not measured."""
 _LEAST_TOLERANCE_BYTES = 150 * MIB
+_SCRIPTS_CODEBOOKS = 24
+"""What moshi-server's tts.py generates where a config does not say."""
 
 
 class MemoryWatch:
@@ -67,7 +74,7 @@ class MemoryWatch:
 
 
 def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int) -> str:
-    """Compare the peak with the plan of every speech-to-text module of the config, and return that as evidence.
+    """Compare the peak with the plan of every module of the config, and return that as evidence.
 
     Raises:
         CheckFailed: it took more than planned.
@@ -91,15 +98,29 @@ def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | No
     """Return what all modules take together; the runtime's own part counts once. None where one of them cannot be planned."""
     total = shared = 0
     for module in modules(config):
-        shape, batch_size = module.lm_shape(), module.whole("batch_size")
-        if shape is None or batch_size is None or device.compute_capability is None:
+        speaks = module.kind == "Py"
+        shape = _speaking_shape(module) if speaks else module.lm_shape()
+        batch_size = module.whole("batch_size")
+        if shape is None or batch_size is None or device.compute_capability is None or (speaks and runtime is not Runtime.EMBEDDED):
             return None
         override = module.text("dtype_override")
         dtype = DType.parse(override) if override else device.compute_capability.serving_dtype
-        split = serving_memory(shape, dtype, batch_size, runtime=runtime)
+        n_q = min(module.whole("py", "n_q") or _SCRIPTS_CODEBOOKS, shape.lm.audio_codebooks) if isinstance(shape, TtsShape) else None
+        split = serving_memory(shape, dtype, batch_size, runtime=runtime, n_q=n_q)
         total += split.total_bytes - split.runtime_bytes
         shared = split.runtime_bytes
     return total + shared
+
+
+def _speaking_shape(module: Module) -> TtsShape | None:
+    """Return the dimensions of a module that speaks, from the config.json that it names; None where it names none that is here."""
+    from dsmops.worker.models.tts_config import TtsConfig  # noqa: PLC0415 with the networks, though it needs none of their packages
+
+    path = module.text("py", "config_path")
+    try:
+        return TtsConfig.from_json(read_json(Path(resolve(path, os.environ).text))).shape if path else None
+    except DsmopsError:
+        return None
 
 
 def _first_device() -> DeviceReport | None:
