@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from dsmops.audio import write
 from dsmops.audio.clip import speech_like
+from dsmops.flows.smoke import Parts
+from dsmops.flows.smoke.simulate import TinyModel
 from dsmops.report import Reporter, Table
 from dsmops.units import size
-from dsmops.worker.tiny import write_tiny_stt
 from tests.support.s3_servers import moto_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +49,7 @@ class Demo:
     def step(self, claim: str, *command: str | Path, code: int = 0, check: Callable[[str], bool] = lambda _: True) -> str:
         """Run `dsmops` with `command`; `claim` is proven when it exits with `code` and `check` accepts its output."""
         words = [str(part) for part in command]
-        shown = " ".join(str(Path(word).relative_to(FOLDER)) if word.startswith(str(FOLDER)) else word for word in words)
+        shown = " ".join(quote(str(Path(word).relative_to(FOLDER)) if word.startswith(str(FOLDER)) else word) for word in words)
         print(f"{BOLD}$ dsmops {shown}{PLAIN}", flush=True)
         start_s = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "dsmops", *words], cwd=FOLDER, capture_output=True, text=True, check=False)
@@ -98,6 +100,21 @@ def run_the_model(demo: Demo, config: Path) -> Path:
     return FOLDER / str(json.loads(text)["raw_log"])
 
 
+def speak(demo: Demo, model: TinyModel, hearing: Path) -> Path:
+    """Prepare the model that speaks, let it say something, and let the other one write that down; return the recording."""
+    config = FOLDER / "assets" / "fp16" / "speaking.toml"
+    demo.step(
+        "the model that speaks is prepared as well",
+        *("prep-sm75", "--simulate", "t4", "--input-path", model.weights, "--template", model.template, "--config-out", config),
+        check=lambda _: config.exists(),
+    )
+    said = FOLDER / "said.wav"
+    text = "The morning train leaves the old station at seven, and it is never late."
+    demo.step("it says a text", "synthesize", text, said, "--model", config, "--cpu", "--seed", "7", check=lambda _: said.exists())
+    demo.step("which the first one writes down", "transcribe", "--model", hearing, "--cpu", said, check=lambda out: bool(out.strip()))
+    return said
+
+
 def share_logs(demo: Demo, raw_log: Path) -> Path:
     """Format the server's log and one of moshi-server's, publish them to an S3 server of our own, also after a rotation, and pull them."""
     raw = raw_log.with_name("log.demo.2026-01-02")
@@ -129,11 +146,11 @@ def share_logs(demo: Demo, raw_log: Path) -> Path:
 def main() -> int:
     """Run the loop and say what was proven."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    tiny = write_tiny_stt(FOLDER / "source")
-    weights = tiny.files.lm
+    hears, speaks = Parts().generate(FOLDER / "source")
+    weights = hears.weights
     converted = FOLDER / "assets" / "fp16" / "model.fp16.safetensors"
     config = converted.with_suffix(".toml")
-    prepare = ("prep-sm75", "--simulate", "t4", "--input-path", weights, "--template", tiny.server_config)
+    prepare = ("prep-sm75", "--simulate", "t4", "--input-path", weights, "--template", hears.template)
     demo = Demo()
 
     demo.step("a T4 is found to need f16, and why is said", "check-gpu", "--simulate", "t4", check=lambda out: "dtype_override" in out)
@@ -147,6 +164,7 @@ def main() -> int:
     demo.step("the config suits the card and server 0.6.4", "check-config", config, "--simulate", "t4", "--server-version", "0.6.4")
     demo.step("server 0.6.3 would ignore the switch", "check-config", config, "--simulate", "t4", "--server-version", "0.6.3", code=1)
     raw_log = run_the_model(demo, config)
+    said = speak(demo, speaks, config)
     friendly = share_logs(demo, raw_log)
     demo.conclude(
         [
@@ -154,6 +172,7 @@ def main() -> int:
             ("converted to f16", converted),
             ("its config", config),
             ("what the smoke test found", FOLDER / "smoke.xml"),
+            ("what was said", said),
             ("the server's raw log", raw_log),
             ("the same, to read and to share", friendly),
         ]
