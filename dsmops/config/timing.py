@@ -37,9 +37,9 @@ class _Launches:
 # half in the 16 language-model layers, half in Mimi with its 32 quantiser stages.
 # The embedded worker replays one graph and launches nothing: its fixed part is the shortest that its kernels take, on an H200.
 _STT_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.62, 11.0), Runtime.EMBEDDED: _Launches(0.06, 1.3)}
-# Text-to-speech on one H200 at batch 1, 32 codebooks in f16: 21 ms in the `moshi` package, which moshi-server's Python module runs, and
-# 10.1 ms in the embedded worker, 2.0 of them in the language model and 1.0 in Mimi; 1.7 ms of either are traffic.
-_TTS_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.3, 2.5, 0.375), Runtime.EMBEDDED: _Launches(0.075, 0.95, 0.19)}
+# Text-to-speech on one H200 at batch 1, 32 codebooks in f16: 19.4 ms in the `moshi` package, which moshi-server's Python module runs,
+# and 9.5 ms in the embedded worker, 1.9 of them in the language model and 0.9 in Mimi; 1.7 ms of either are traffic.
+_TTS_LAUNCHES = {Runtime.MOSHI_SERVER: _Launches(0.3, 2.5, 0.33), Runtime.EMBEDDED: _Launches(0.07, 0.95, 0.17)}
 _BANDWIDTH_SHARE = 0.7
 """Share of the theoretical memory bandwidth that such kernels reach."""
 _MIMI_HALF_BYTES = 225_000_000
@@ -47,7 +47,7 @@ _MIMI_HALF_BYTES = 225_000_000
 _MIMI_ENCODER_TRAFFIC_BYTES = 28_000_000
 """KV (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
 _MIMI_DECODER_TRAFFIC_BYTES = 100_000_000
-"""What takes as long as the decoder does for one more stream on an H200: 0.03 ms, from batch 1 to 64."""
+"""What takes 0.03 ms there. One more stream takes the package's decoder 0.04 ms on an H200, the worker's 0.02, from batch 1 to 64."""
 
 PROFILE_SCHEMA = "dsmops.step-profile/1"
 

@@ -54,19 +54,19 @@ def test_the_estimate_meets_the_trace_it_was_calibrated_on() -> None:
     assert estimate_step_ms(LM, DType.F16, 2, device(448_000_000_000)) == pytest.approx(28.8, abs=0.2)
 
 
-@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 21), (32, 24), (64, 28), (128, 31)])
+@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 19.4), (32, 22.1), (64, 24.9), (128, 29.3)])
 def test_the_estimate_for_speaking_is_near_the_packages_own_times(batch_size: int, measured_ms: float) -> None:
-    """The `moshi` package on an H200 (4.8 TB/s), 32 codebooks in bf16: within a sixth of what was measured."""
+    """The `moshi` package on an H200 (4.8 TB/s), 32 codebooks in two bytes a number: within a twentieth of what was measured."""
     shape = MODELS["tts-1.6b-en_fr"].shape
-    assert estimate_step_ms(shape, DType.BF16, batch_size, device(4_800_000_000_000)) == pytest.approx(measured_ms, rel=1 / 6)
+    assert estimate_step_ms(shape, DType.BF16, batch_size, device(4_800_000_000_000)) == pytest.approx(measured_ms, rel=0.05)
 
 
-@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 10.1), (32, 12.5), (64, 15.5)])
+@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 9.5), (32, 11.2), (64, 13.5), (128, 18.4)])
 def test_the_estimate_for_speaking_is_near_the_workers_own_times(batch_size: int, measured_ms: float) -> None:
-    """The embedded worker on the same card, 32 codebooks in f16: within a tenth."""
+    """The embedded worker on the same card, 32 codebooks in f16: within a twentieth."""
     shape = MODELS["tts-1.6b-en_fr"].shape
     estimated = estimate_step_ms(shape, DType.F16, batch_size, device(4_800_000_000_000), runtime=Runtime.EMBEDDED)
-    assert estimated == pytest.approx(measured_ms, rel=0.1)
+    assert estimated == pytest.approx(measured_ms, rel=0.05)
 
 
 def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
@@ -104,7 +104,7 @@ def test_a_profile_file_is_found_by_what_it_measured(tmp_path: Path) -> None:
     assert find_profile(tmp_path, wanted) == read_profile(tmp_path / "b.json")
     assert find_profile(tmp_path, (*wanted[:4], 24)) == read_profile(tmp_path / "c.json")
     assert find_profile(tmp_path, (*wanted[:4], 16)) is None
-    assert find_profile(tmp_path, (*wanted[:2], DType.F32, wanted[3])) is None
+    assert find_profile(tmp_path, (*wanted[:2], DType.F32, *wanted[3:])) is None
     assert find_profile(tmp_path / "none", wanted) is None
 
 
