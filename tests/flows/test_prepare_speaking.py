@@ -167,7 +167,7 @@ def test_what_cannot_be_prepared_is_named_before_anything_is_written(model: Path
         (InputError, "model_type", {}, {**body, "model_type": "stt"}),
         (InputError, "not JSON", {}, "{"),
         (SourceError, "not beside", {}, {**body, "mimi_name": "elsewhere.safetensors"}),
-        (InputError, "'Py'|Py", {"template": str(stt)}, body),
+        (InputError, "needs: Py", {"template": str(stt)}, body),
         (InputError, "does not serve", {"config_out": there}, body),
     ]
     for kind, words, changes, config in cases:
