@@ -371,6 +371,16 @@ def test_room_is_compared_with_what_comes_next(scope: Scope, play: Play, monkeyp
     assert seen["disk-low"].severity is Level.WARNING
 
 
+def test_what_a_speaking_config_takes_without_naming_it_is_counted(scope: Scope, bare: GpuReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ready config names a tokenizer; the server's script fetches weights, Mimi and config.json all the same."""
+    usage = shutil.disk_usage(scope.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 << 30))
+    seen = found(diagnose(replace(scope, configs=(shipped_folder("configs") / "config-tts.toml",)), bare))
+    assert "3.80 GiB" in seen["disk-too-small"].cause
+    assert len([line for line in seen["hub-offline"].evidence if "kyutai/tts-1.6b-en_fr/" in line]) == 4
+    assert seen["checkpoint-none"].fix == "hf download kyutai/tts-1.6b-en_fr"
+
+
 def test_a_folder_that_may_not_be_written(scope: Scope, bare: GpuReport, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who owns it is said."""
     monkeypatch.setattr(os, "access", lambda *_: False)

@@ -16,7 +16,7 @@ from dsmops.facts import Severity
 from dsmops.flows.binary import BinaryKind
 from dsmops.flows.check import lint_config
 from dsmops.flows.doctor.findings import Finding, Level, finding, ok
-from dsmops.flows.doctor.site import Site
+from dsmops.flows.doctor.site import DEFAULT_MODEL, Site
 from dsmops.flows.sources import locate
 from dsmops.hub import HubFile, in_cache, read_settings
 from dsmops.units import counted, size
@@ -73,11 +73,12 @@ def checkpoints(site: Site) -> Iterator[Finding]:
         yield from _checkpoint(site, path)
     yield from _leftovers(site)
     if not named and not files:
+        repo = (site.models or (DEFAULT_MODEL,))[0].hf_repo
         yield finding(
             "checkpoint-none",
             Level.NOTE,
             f"no checkpoint of Kyutai's in {site.scope.folder / _CONVERTED} or in the hub cache {read_settings().cache}",
-            fix="dsmops prep-sm75" if site.lacks_bf16 else "hf download kyutai/stt-1b-en_fr-candle",
+            fix=f"dsmops prep-sm75 --hf-repo {repo}" if site.lacks_bf16 else f"hf download {repo}",
             unseen="whether a checkpoint is whole; name it with --checkpoint",
         )
 

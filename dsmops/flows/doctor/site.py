@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsmops.config.lint.speech import speaking
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import FileRole, file_references
 from dsmops.errors import DsmopsError, SourceError
 from dsmops.facts import Device
 from dsmops.flows.binary import Binary, find_binary, identify_binary
+from dsmops.flows.model_files import CONFIG_FILE
 from dsmops.gpu import GpuReport, probe
 from dsmops.hub import HubFile, in_cache, parse_source
-from dsmops.models import MODELS, PublishedModel, model_of_repo
+from dsmops.models import MODELS, PublishedModel, model_of_repo, speaking_model
 from dsmops.shipped import shipped_folder
 
 DEFAULT_MODEL = MODELS["stt-1b-en_fr"]
@@ -59,7 +62,8 @@ class Site:
 
     @property
     def hub_files(self) -> tuple[HubFile, ...]:
-        """The weights, codecs and tokenizers that the configs name on the hub, each once."""
+        """The files of models that the servers take from the hub, each once: those that configs name, and those that a speaking module
+        takes where it names none. Voices are not among them."""
         names = (
             reference.value.text
             for config in self.configs
@@ -70,6 +74,8 @@ class Site:
         for name in names:
             with suppress(SourceError):  # the lint says what is wrong with the name
                 found[parse_source(name)] = None
+        for config in self.configs:
+            found.update(dict.fromkeys(_unnamed_files(config)))
         return tuple(found)
 
     @property
@@ -99,6 +105,20 @@ def look(scope: Scope, gpu: GpuReport | None = None) -> Site:
         binary=binary,
         binary_error=binary_error,
     )
+
+
+def _unnamed_files(config: Config) -> Iterator[HubFile]:
+    """Yield what the server's script takes from the published repository for keys that are not there."""
+    model = speaking_model()
+    names = {
+        "moshi_weight": model.model_file,
+        "mimi_weight": model.mimi_file,
+        "tokenizer": model.tokenizer_file,
+        "config_path": CONFIG_FILE,
+    }
+    for module in speaking(config):
+        if module.text("py", "hf_repo") in {None, model.hf_repo}:
+            yield from (HubFile(model.hf_repo, "main", name) for key, name in names.items() if module.text("py", key) is None)
 
 
 def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[Path]]:
