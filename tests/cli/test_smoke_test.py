@@ -49,7 +49,7 @@ def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
     assert suite.get("tests") == str(len(document["checks"]))
     assert [case.get("name") for case in suite.iter("testcase")] == [check["name"] for check in document["checks"]]
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
-    assert (tmp_path / "made" / "assets" / "fp16" / "model.fp16.safetensors").is_file()
+    assert (tmp_path / "made" / "assets" / "fp16" / "stt.fp16.safetensors").is_file()
     friendly = dsmops("format-log", document["raw_log"], "-o", "-", cwd=tmp_path)
     assert "[INFO] [moshi_server] src/main.rs" in friendly.stdout
 

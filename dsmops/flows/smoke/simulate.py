@@ -19,8 +19,10 @@ from dsmops.errors import InputError
 from dsmops.files import os_errors, write_text_atomically
 from dsmops.flows.prepare import PrepareReport, PrepareRequest, plan_preparation, prepare
 from dsmops.flows.smoke.checks import CheckFailed, Ledger
+from dsmops.flows.smoke.launch import check_config
 from dsmops.flows.smoke.report import Backend, SmokeReport, make_report
-from dsmops.flows.smoke.run import OnStart, SmokeRequest, check_config, make_clip, run_ledger
+from dsmops.flows.smoke.request import OnStart, SmokeRequest, make_clip
+from dsmops.flows.smoke.run import run_ledger
 from dsmops.units import counted, size
 from dsmops.worker import SERVER, require_worker
 
