@@ -68,7 +68,7 @@ class Tokens:
 
 
 def find_tokens() -> Tokens:
-    """Return where a token would be taken from. The variable wins; moshi-server reads the file alone."""
+    """Return where a token would be taken from; the variable wins. moshi-server reads none of them but `token` beside its cache."""
     environ = os.environ
     variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if environ.get(name, "").strip()), None)
     file = Path(os.path.expandvars(environ.get("HF_TOKEN_PATH", str(Path(_home()) / "token")))).expanduser()
