@@ -25,7 +25,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from dsmops import __version__
 from dsmops.errors import CredentialsError, DsmopsError, SourceError, TransferError
-from dsmops.hub.settings import HubSettings
+from dsmops.hub.settings import HubSettings, without_userinfo
 from dsmops.hub.source import FileVersion, HubFile
 
 # Base of every failure below and above HTTP: the class of httpx under huggingface_hub 1.x, of httpx2 under 2.x.
@@ -56,7 +56,7 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
         found = get_hf_file_metadata(url, headers=_headers(), endpoint=settings.endpoint, timeout=settings.timeout_s)
     if found.commit_hash is None or found.etag is None or found.size is None:
         raise TransferError(
-            f"{settings.endpoint} does not answer like a Hugging Face hub: no commit, ETag or size for {file}",
+            f"{settings.shown} does not answer like a Hugging Face hub: no commit, ETag or size for {file}",
             hint="Check HF_ENDPOINT, and whether a proxy or a log-in page of the network answers in its place.",
             code="hub.answer",
         )
@@ -118,7 +118,7 @@ def _translated(file: HubFile, settings: HubSettings) -> Iterator[None]:
 
 def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsError:
     """The table: exceptions of huggingface_hub and of its HTTP library, to what a user can do about them."""
-    page = f"{settings.endpoint}/{file.repo}"
+    page = f"{settings.shown}/{file.repo}"
     match exc:
         case GatedRepoError():
             return CredentialsError(
@@ -149,9 +149,9 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
         case HfHubHTTPError():
             return _translate_status(exc, file, settings)
         case _:
-            reason = str(exc) or type(exc).__name__
+            reason = without_userinfo(str(exc)) or type(exc).__name__
             return TryLaterError(
-                f"cannot get {file} from {settings.endpoint}: {reason}",
+                f"cannot get {file} from {settings.shown}: {reason}",
                 hint="Check the network and its proxy settings. What is in the cache can be used without it: HF_HUB_OFFLINE=1.",
             )
 
@@ -175,11 +175,11 @@ def _translate_status(exc: HfHubHTTPError, file: HubFile, settings: HubSettings)
         # The hub limits requests by the RateLimit header of an IETF draft (t: seconds to its next window), others by Retry-After.
         wait = re.fullmatch(r"(\d+)", headers.get("Retry-After", "")) or re.search(r";\s*t=(\d+)", headers.get("RateLimit", ""))
         return TryLaterError(
-            f"{settings.endpoint} answers {status} for {file}",
+            f"{settings.shown} answers {status} for {file}",
             hint="The hub is overloaded or limits requests; try again in a few minutes.",
             wait_s=int(wait[1]) if wait else 0,
         )
-    return TransferError(f"{settings.endpoint} answers {status} for {file}", hint="Check HF_ENDPOINT.", code="hub.answer")
+    return TransferError(f"{settings.shown} answers {status} for {file}", hint="Check HF_ENDPOINT.", code="hub.answer")
 
 
 def _names(file: HubFile, settings: HubSettings) -> list[str]:

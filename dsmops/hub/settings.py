@@ -7,6 +7,7 @@ Where a token would come from is said here too; reading it is left to huggingfac
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,16 @@ class HubSettings:
     offline: bool
     timeout_s: int
 
+    @property
+    def shown(self) -> str:
+        """The endpoint as people may see it: without the user name and password that an address of a mirror may hold."""
+        return without_userinfo(self.endpoint)
+
+
+def without_userinfo(text: str) -> str:
+    """Return `text` with every `user:password@` taken out of the addresses in it."""
+    return re.sub(r"//[^/\s@]*@", "//", text)
+
 
 def read_settings() -> HubSettings:
     """Return the settings of this process.
@@ -42,7 +53,7 @@ def read_settings() -> HubSettings:
     endpoint = environ.get("HF_ENDPOINT", PUBLIC_ENDPOINT).rstrip("/")
     if not endpoint.startswith(("http://", "https://")):
         raise InputError(
-            f"HF_ENDPOINT is {endpoint!r}, which is no web address",
+            f"HF_ENDPOINT is {without_userinfo(endpoint)!r}, which is no web address",
             hint=f"Unset it for the public hub, or set it to an address such as {PUBLIC_ENDPOINT}.",
             code="hub.endpoint",
         )

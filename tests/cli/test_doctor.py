@@ -94,3 +94,13 @@ def test_quiet_leaves_the_exit_code(tmp_path: Path, port: str) -> None:
         result = dsmops("doctor", "--quiet", "--offline", "--port", port, *args, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": "0"})
         assert (result.stdout, result.stderr) == ("", "")
         assert result.code == code
+
+
+def test_the_password_of_a_mirror_is_not_shown(tmp_path: Path) -> None:
+    """Neither by the doctor nor by what fetches."""
+    mirror = {"HF_ENDPOINT": "http://someone:pwSECRET@127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
+    told = dsmops("doctor", "--json", cwd=tmp_path, env=mirror)
+    assert "http://127.0.0.1:9" in told.stdout
+    fetched = dsmops("inspect", "hf://kyutai/stt-1b-en_fr-candle/model.safetensors", cwd=tmp_path, env=mirror)
+    assert fetched.code == 6
+    assert "SECRET" not in told.stdout + told.stderr + fetched.stdout + fetched.stderr

@@ -85,15 +85,15 @@ def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[Findin
     answers = _within(_PATIENCE_S, lambda: [_answer(file) for file in asked])
     for file, error in zip(asked, answers or [_silence()] * len(asked), strict=True):
         if error is None:
-            yield ok("hub", f"{settings.endpoint} gives this machine {file}", f"token: {_token()}")
+            yield ok("hub", f"{settings.shown} gives this machine {file}", f"token: {_token()}")
         elif isinstance(error, RemoteError):
             yield finding(
                 "hub-unreachable",
                 Level.ERROR if missing else Level.NOTE,
-                f"{settings.endpoint} does not answer this machine",
+                f"{settings.shown} does not answer this machine",
                 error.message,
                 fix="See whether this goes through, and its proxy settings: "
-                f"curl -I {settings.endpoint}. On a machine without a network: --offline",
+                f"curl -I {settings.shown}. On a machine without a network: --offline",
                 unseen=_UNSEEN,
             )
             return
