@@ -57,6 +57,10 @@ ApiKeyOpt = Annotated[
         "--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that clients send. Default: a new one."
     ),
 ]
+ServerKeyOpt = Annotated[
+    str | None,
+    typer.Option("--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that the server of --url takes."),
+]
 ServerVersionOpt = Annotated[
     str | None, typer.Option("--server-version", metavar="V", help="Judge for this moshi-server release, for example 0.6.4.")
 ]

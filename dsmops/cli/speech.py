@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, check_api_key
+from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt
 from dsmops.report import Reporter
 
 DEFAULT_MODEL = "stt-1b-en_fr"
@@ -54,12 +54,7 @@ def transcribe(
         str | None,
         typer.Option("--url", metavar="URL", help="Let this moshi-server do it, like ws://127.0.0.1:8080; the audio goes there."),
     ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that the server of --url takes."
-        ),
-    ] = None,
+    api_key: ServerKeyOpt = None,
     rtf: Annotated[
         float, typer.Option("--rtf", metavar="X", min=0, help="Send audio to --url at X times real time; 0: as fast as it is taken.")
     ] = 1.01,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, check_api_key
+from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt
 from dsmops.cli.speech import CpuOpt
 from dsmops.report import Reporter
 
@@ -74,12 +74,7 @@ def synthesize(
         str | None,
         typer.Option("--url", metavar="URL", help="Let this moshi-server do it, like ws://127.0.0.1:8080; the text goes there."),
     ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that the server of --url takes."
-        ),
-    ] = None,
+    api_key: ServerKeyOpt = None,
     play: Annotated[bool, typer.Option("--play", help="Play it instead of OUT, as it comes (pip install 'dsmops[mic]').")] = False,
     form: Annotated[
         Literal["wav", "raw"], typer.Option("--format", help="Of OUT -: a WAV, or its 16-bit samples alone, 24 kHz mono.")
