@@ -158,8 +158,7 @@ def _report(
     commands = [f"dsmops check-config {name}", f"{visible}dsmops smoke-test --config {name}"]
     if plan.serving.runtime is Runtime.MOSHI_SERVER:
         commands.append(f"{visible}moshi-server worker --config {name} --addr 127.0.0.1")
-    if plan.model.tts:
-        commands.append(f"{visible}dsmops worker --config {name} --addr 127.0.0.1")
+    commands.append(f"{visible}dsmops worker --config {name} --addr 127.0.0.1")
     if plan.output is not None:
         commands.insert(0, f"dsmops verify {quote(str(plan.staging.weights))} {quote(str(plan.output))}")
     return PrepareReport(

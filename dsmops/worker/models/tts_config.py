@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -195,7 +196,7 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
     if (
         not isinstance(schedule, list)
         or len(schedule) != codebooks
-        or not all(type(number) is int for number in schedule)
+        or not all(type(number) is int and 0 <= number < codebooks for number in schedule)
         or sorted(set(schedule)) != list(range(max(schedule) + 1))
     ):
         raise ValueError(f"depformer_weights_per_step_schedule = {schedule!r} does not name a weight set, from 0 on, for every codebook")
@@ -219,8 +220,11 @@ def _read_conditioners(body: Mapping[str, Any]) -> tuple[tuple[ConditionerShape,
         raise ValueError(f"there is no conditioner {VOICE!r}; models that are given their voice in another way are not supported")
     summed = [name for name in given if name != VOICE]
     _refuse_unknown("fuser", fuser, {"sum", "cross", *_FUSER_REQUIRED})
+    sums = fuser.get("sum", [])
+    if not isinstance(sums, list) or not all(isinstance(name, str) for name in sums):
+        raise ValueError(f"fuser.sum = {sums!r} is no list of names")
     wrong = [key for key, value in _FUSER_REQUIRED.items() if fuser.get(key, value if key == "prepend" else None) != value]
-    if wrong or sorted(fuser.get("sum", [])) != sorted(summed) or fuser.get("cross") != [VOICE]:
+    if wrong or sorted(sums) != sorted(summed) or fuser.get("cross") != [VOICE]:
         raise ValueError(f"fuser = {dict(fuser)!r} does not sum {summed} and attend to {VOICE!r} with a code of its positions")
     shapes, values = [], {}
     for name, entry in ((name, section(given, name)) for name in given):
@@ -248,5 +252,6 @@ def _read_values(name: str, values: Any, bins: int) -> list[str]:
         raise ValueError(f"the conditioner {name!r} does not know {CONTROL_VALUE!r}")
     if name == CFG:
         for value in values:
-            float(value)
+            if not math.isfinite(float(value)):
+                raise ValueError(f"the conditioner {name!r} has {value!r} among its possible_values")
     return values

@@ -59,7 +59,11 @@ def as_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) -> ND
     """
     wanted = (config.voice_width, config.voice_frames)
     if values.shape not in (wanted, (1, *wanted)):
-        raise InputError(f"{name} has the shape {list(values.shape)}, and a voice of this model {[1, *wanted]}", code="voice.unusable")
+        raise InputError(
+            f"{name} has the shape {list(values.shape)}, and a voice of this model {[1, *wanted]}",
+            hint="Take a voice that was made for this model.",
+            code="voice.unusable",
+        )
     if not np.isfinite(values).all():
         raise InputError(f"{name} holds numbers that are not finite", hint="Take the voice from its source again.", code="voice.unusable")
     return np.ascontiguousarray(values.reshape(wanted), np.float32)

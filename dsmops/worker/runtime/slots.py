@@ -143,7 +143,7 @@ class Stream(SlotStream[Stepped | Word | WordEnd | MarkerReached]):
     # What follows is the loop's, which holds the lock.
 
     def begins(self) -> bool:
-        begins, self._begins = self._begins, False
+        begins, self._begins = self._begins and not self._over, False
         if begins:
             self._machine = self._loop.new_machine()
             self._events.append(Started())

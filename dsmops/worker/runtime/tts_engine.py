@@ -28,6 +28,8 @@ from dsmops.worker.runtime.sampling import draw, noise, stream_key
 
 _WARM_UP_STEPS = 3
 """Eager steps before a graph is captured: libraries choose their kernels and take their workspaces in the first ones."""
+_MOST_TEMPERATURE, _MOST_BONUS, _MOST_CFG = 100.0, 100.0, 100.0
+"""Far beyond what changes anything: logits lie within ±30."""
 _TOP_K_TEXT, _TOP_K_AUDIO = 25, 250
 """What every published service uses; upstream's defaults."""
 
@@ -155,9 +157,11 @@ class TtsEngine:
                     hint=f"Voices made for this model are files that end in {config.voice_suffix}.",
                     code="voice.shape",
                 )
-        if not 0 <= request.temperature < np.inf or not np.isfinite(request.padding_bonus):
+        # Not what float32 can hold, which would end the loop at the reset, but what makes sense.
+        if not 0 <= request.temperature <= _MOST_TEMPERATURE or not abs(request.padding_bonus) <= _MOST_BONUS:
             raise InputError(
-                f"temperature {request.temperature:g} and padding bonus {request.padding_bonus:g} are not a number from 0 on and a number",
+                f"temperature {request.temperature:g} and padding bonus {request.padding_bonus:g} are not numbers from 0 to "
+                f"{_MOST_TEMPERATURE:g} and from -{_MOST_BONUS:g} to {_MOST_BONUS:g}",
                 hint="Published values are 0.6, and -2 to 2.",
                 code="request.numbers",
             )
@@ -167,10 +171,10 @@ class TtsEngine:
                 hint="Give the main speaker's voice first, then the other's.",
                 code="voice.many",
             )
-        if config.distilled and request.cfg not in config.cfg_values:
+        if not abs(request.cfg) <= _MOST_CFG or (config.distilled and request.cfg not in config.cfg_values):
             raise InputError(
                 f"this model does not know cfg {request.cfg:g}",
-                hint=f"It was trained with {_listed(config.cfg_values)}.",
+                hint=f"It was trained with {_listed(config.cfg_values)}." if config.distilled else f"Give a number up to {_MOST_CFG:g}.",
                 code="cfg.unknown",
             )
         if not config.distilled and not self._guided and request.cfg != 1:

@@ -95,15 +95,16 @@ class TextStream:
         Raises:
             InputError: as for `script_entries`. The piece is lost whole, the stream goes on.
         """
-        if self._held:
-            joined = self._held + text
+        before, self._held = self._held, ""
+        if before:
+            joined = before + text
             # Who splits at spaces has taken one away; and what is no pause after all ended a word.
             is_break = _STREAM_BREAK.match(joined) or _UNFINISHED_BREAK.match(joined)
-            text, self._held = joined if is_break else f"{self._held} {text}", ""
+            text = joined if is_break else f"{before} {text}"
         unfinished = _UNFINISHED_BREAK.search(text)
-        if unfinished:
-            text, self._held = text[: unfinished.start()], unfinished[0]
-        return self._prepare(text)
+        entries = self._prepare(text[: unfinished.start()] if unfinished else text)
+        self._held = unfinished[0] if unfinished else ""
+        return entries
 
     def close(self) -> list[Entry]:
         """Return the entries of what waited for more text; errors as for `take`."""
