@@ -29,3 +29,8 @@ async def _refuse(_: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp
         hint="Check the address; if the server has moved, name its new one.",
         code="server.redirect",
     )
+
+
+def reason(exc: Exception) -> str:
+    """Return why a connection failed, as people speak of it: without the library's note on TLS, which names plain addresses too."""
+    return str(exc).replace(" ssl:default", "") or type(exc).__name__

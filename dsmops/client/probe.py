@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import aiohttp
 
-from dsmops.client.http import CONNECT_S, new_session
+from dsmops.client.http import CONNECT_S, new_session, reason
 from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
 from dsmops.units import size
@@ -134,7 +134,7 @@ async def get(url: str) -> tuple[int, str]:
 
 def _unreachable(url: str, exc: Exception) -> TransferError:
     return TransferError(
-        f"{url} cannot be reached: {str(exc) or type(exc).__name__}",
+        f"{url} cannot be reached: {reason(exc)}",
         hint="See whether the server runs and listens there, and whether it speaks TLS (wss://) or not (ws://).",
         code="server.unreachable",
     )

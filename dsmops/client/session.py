@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from dsmops.client.http import new_session
+from dsmops.client.http import new_session, reason
 from dsmops.errors import CredentialsError, RemoteError, TransferError
 from dsmops.worker.protocol import CloseCode, ProtocolError
 
@@ -137,7 +137,7 @@ async def _open(
         ) from exc
     except (aiohttp.ClientError, TimeoutError, OSError) as exc:
         raise TransferError(
-            f"{url} cannot be reached: {str(exc) or type(exc).__name__}",
+            f"{url} cannot be reached: {reason(exc)}",
             hint="See whether the server runs and listens there.",
             code="server.unreachable",
         ) from exc

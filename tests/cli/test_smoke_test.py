@@ -111,7 +111,7 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
         (["--config", "a.toml", "--junit", "a.toml"], 2, "is the config itself"),
         (["--simulate-success", "--folder", "."], 3, ". is not empty"),
         (["--config", "nothing.toml"], 3, "nothing.toml"),
-        ([], 3, "config-stt-en_fr-lowram-sm75.toml"),
+        ([], 2, "config-stt-en_fr-lowram-sm75.toml is not here"),
         (["--url", "ftp://x"], 3, "is no server address"),
         (["--simulate-success", "--junit", "a.toml/smoke.xml"], 3, "a.toml"),
         (["--simulate-success", "--audio", "nothing.wav"], 3, "nothing.wav"),

@@ -137,7 +137,7 @@ class _Launch:
         if errors:
             raise CheckFailed(
                 "; ".join(f"{finding.where}: {finding.message}" for finding in errors[:3]),
-                f"`dsmops check-config {self._config.path}` says more.",
+                f"`dsmops check-config {self._config.path}` says more; `dsmops prep-sm75` makes converted files.",
             )
         if not any(module.kind in TESTED for module in modules(self._config)):
             raise CheckFailed(f"the config has no module of type {', '.join(TESTED)}", "There would be nothing to talk to.")

@@ -317,7 +317,9 @@ def test_a_choice_that_fails_moves_no_row(model: TtsModel) -> None:
         (SlotRequest(cfg=float("nan")), ["cfg nan"]),
         (SlotRequest(temperature=-0.1), ["temperature -0.1"]),
         (SlotRequest(temperature=float("nan")), ["temperature nan"]),
+        (SlotRequest(temperature=1e39), ["temperature 1e+39"]),
         (SlotRequest(padding_bonus=float("inf")), ["padding bonus inf"]),
+        (SlotRequest(padding_bonus=-1e39), ["padding bonus -1e+39"]),
     ],
 )
 def test_requests_that_are_refused(model: TtsModel, request_: SlotRequest, words: list[str]) -> None:

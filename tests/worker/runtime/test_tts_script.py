@@ -152,6 +152,14 @@ def test_a_pause_that_is_none_is_named(text: str) -> None:
         script_entries([f"a {text} b"], ALL)
 
 
+def test_a_refused_piece_is_lost_whole(tokenizer: TextTokenizer) -> None:
+    """The beginning of a pause in it, too."""
+    stream = TextStream(tokenizer)
+    with pytest.raises(InputError):
+        stream.take("日 <break")
+    assert words(stream.take("hello ")) == ["hello"]
+
+
 def test_a_pause_that_was_not_finished_is_named_at_the_end() -> None:
     """When no more text comes."""
     stream = TextStream(ALL)
