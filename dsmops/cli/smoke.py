@@ -98,12 +98,13 @@ def smoke_test(
     _require_other_file(junit, {"config": config, "recording": audio, "server": Path(moshi_bin) if moshi_bin else None})
     if url and (moshi_bin or backend or cpu or port or extra_arg):
         raise typer.BadParameter("--moshi-bin, --backend, --cpu, --port and --extra-arg are for a server that is started here")
+    binary = _binary(backend, moshi_bin, simulate=simulate)
     if not (url or simulate or config or _CONFIG.exists()):
         raise typer.BadParameter(f"name one: {_CONFIG} is not here; or use --url, or --simulate-success", param_hint="--config")
     request = SmokeRequest(
         config=None if url or simulate else config or _CONFIG,
         url=url,
-        moshi_bin=_binary(backend, moshi_bin, simulate=simulate),
+        moshi_bin=binary,
         api_key=api_key,
         intrusive=intrusive,
         timeout_s=timeout,
