@@ -27,6 +27,7 @@ from dsmops import __version__
 from dsmops.errors import CredentialsError, DsmopsError, SourceError, TransferError
 from dsmops.hub.settings import HubSettings, without_userinfo
 from dsmops.hub.source import FileVersion, HubFile
+from dsmops.models import MODELS
 
 # Base of every failure below and above HTTP: the class of httpx under huggingface_hub 1.x, of httpx2 under 2.x.
 _HTTP_ERROR = cast("type[Exception]", next(base for base in HfHubHTTPError.__bases__ if base is not OSError))
@@ -141,9 +142,11 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
                 code="hub.file_missing",
             )
         case RepositoryNotFoundError():
+            near = difflib.get_close_matches(file.repo, [model.hf_repo for model in MODELS.values()], n=1)
             return SourceError(
                 f"the hub has no repository {file.repo}, or it is private",
-                hint="Check the name. For a private repository log in with `hf auth login` or set HF_TOKEN.",
+                hint=f"{f'Did you mean {near[0]}?' if near else 'Check the name.'} "
+                "For a private repository log in with `hf auth login` or set HF_TOKEN.",
                 code="hub.repo_missing",
             )
         case HfHubHTTPError():

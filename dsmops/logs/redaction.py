@@ -32,7 +32,7 @@ V = TypeVar("V")
 
 KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
 MIN_KEY_CHARS = 8
-"""Shorter keys could be tried out, and with them every IPv4 address."""
+"""Shorter keys could be tried out, and with them every IPv4 address. Shorter ones in a log may be words, and stand elsewhere as such."""
 
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _HINTS = {rule: re.compile(rule.hint.encode()) for rule in RULES}
@@ -139,15 +139,24 @@ class Redactor:
     def _apply(self, text: str) -> tuple[str, list[str]]:
         """Return a text redacted, and the name of the rule for each hit.
 
-        A replacement may uncover another value, so it is done over until nothing is found; that also makes it idempotent.
+        A replacement may uncover another value, so it is done over until nothing is found; that also makes it idempotent. A key that one
+        place of the line announces is replaced in all its places.
         """
         hits: list[str] = []
+        keys: dict[str, str] = {}
+
+        def pseudonym(kind: str, value: str) -> str:
+            shown = self._pseudonym(kind, value)
+            if kind == "key" and len(value) >= MIN_KEY_CHARS:
+                keys[value] = shown
+            return shown
+
         for _ in range(MOST_PASSES):
             before = len(hits)
             for rule in self.rules(_shape(text)):
 
                 def replace(match: re.Match[str], rule: Rule = rule) -> str:
-                    instead = rule.replace(match, self._pseudonym)
+                    instead = rule.replace(match, pseudonym)
                     if instead is None:
                         return match[0]
                     hits.append(rule.name)
@@ -156,6 +165,9 @@ class Redactor:
                 text = rule.pattern.sub(replace, text)
             if len(hits) == before:
                 break
+        for value, shown in keys.items():
+            hits += ["key"] * text.count(value)
+            text = text.replace(value, shown)
         return text, hits
 
     def _inside_pem(self, text: str) -> str:

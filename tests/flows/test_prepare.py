@@ -228,6 +228,22 @@ def test_a_missing_input_is_named(source: Path) -> None:
         plan_preparation(request(source, input_path="nowhere.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("named", "hint"),
+    [
+        ("stt-1b-en_fr", "Did you mean kyutai/stt-1b-en_fr-candle?"),
+        ("nonsense", "kyutai/stt-1b-en_fr-candle or kyutai/stt-2.6b-en-candle or kyutai/tts-1.6b-en_fr"),
+        ("./model.safetensors", "--input-path"),
+        ("", "--input-path"),
+    ],
+)
+def test_what_is_no_repository_is_told_before_the_hub_is_asked(source: Path, named: str, hint: str) -> None:
+    """With the names of the published ones, and of the option for a file that is here."""
+    with pytest.raises(InputError, match="is no repository") as caught:
+        plan_preparation(request(source, input_path=None, hf_repo=named))
+    assert hint in caught.value.hint
+
+
 def test_nothing_of_somebody_elses_is_replaced(source: Path) -> None:
     """A checkpoint that dsmops did not make, a source, and another model's config stay as they are, and the error names them."""
     foreign = source.parent / "foreign.safetensors"

@@ -24,6 +24,7 @@ REPOS = {
     [
         ("hf://org/none/model.safetensors", "", SourceError, "hub.repo_missing", "Check the name"),
         ("hf://org/none/model.safetensors", "hf_good", SourceError, "hub.repo_missing", "Check the name"),
+        ("hf://kyutai/tts-1.6b-en_rf/model.safetensors", "", SourceError, "hub.repo_missing", "Did you mean kyutai/tts-1.6b-en_fr?"),
         ("hf://org/private/model.safetensors", "", SourceError, "hub.repo_missing", "hf auth login"),
         ("hf://org/private/model.safetensors", "hf_good", SourceError, "hub.repo_missing", "private"),
         ("hf://org/gated/model.safetensors", "", CredentialsError, "hub.gated", "/org/gated"),

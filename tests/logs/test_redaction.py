@@ -105,6 +105,16 @@ def test_one_address_is_one_pseudonym_however_written() -> None:
     assert redacted("Bob@Example.com") == redacted("bob@example.com")
 
 
+def test_a_key_goes_from_every_place_of_its_line() -> None:
+    """Announced once, it is known; what is too short to be one may be a word elsewhere."""
+    twice = "token=Tr0ub4dor-and-3 was refused, not in list: Tr0ub4dor-and-3, 12"
+    out = redact(twice.encode(), KEY)
+    assert b"Tr0ub" not in out.data
+    assert out.counts == {"key": 2}
+    assert scan(out.data) == {}
+    assert redacted("pwd=on at the door, on time").endswith("at the door, on time")
+
+
 def test_the_key_decides_and_counts_tell_no_values() -> None:
     """Another key gives other pseudonyms; counts hold rule names and numbers."""
     text = 'auth_id: Some("public_token") from 203.0.113.9 and 203.0.113.10'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from dsmops.checkpoint import TensorInfo, identify
@@ -95,7 +96,7 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
     """
     device = find_device(request.simulated, request.ordinal)
     require_distinct(request.output, request.config_out, request.template)
-    weights = locate(request.input_path or f"hf://{request.hf_repo}/{_model_file(request)}")
+    weights = locate(request.input_path or _published_file(request))
     if isinstance(weights, Path) and weights.is_dir():
         weights = weights_in(weights)
     tensors = read_tensors(weights, refresh=request.force)
@@ -132,9 +133,19 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
     )
 
 
-def _model_file(request: PrepareRequest) -> str:
-    published = model_of_repo(request.hf_repo.partition("@")[0])
-    return request.model_file or (published.model_file if published else "model.safetensors")
+def _published_file(request: PrepareRequest) -> str:
+    """Return the `hf://` name of the weights in the repository that was asked for."""
+    repo = request.hf_repo.partition("@")[0]
+    if repo.count("/") != 1 or repo.startswith(("/", ".", "~")):
+        near = get_close_matches(repo.rpartition("/")[2], MODELS, n=1) or MODELS
+        wanted = [MODELS[name].hf_repo for name in near]
+        raise InputError(
+            f"{request.hf_repo or 'an empty name'} is no repository: org/name is wanted",
+            hint=f"Did you mean {' or '.join(wanted)}? A checkpoint on this machine is named with --input-path.",
+            code="prep.repository",
+        )
+    published = model_of_repo(repo)
+    return f"hf://{request.hf_repo}/{request.model_file or (published.model_file if published else 'model.safetensors')}"
 
 
 def _model_and_template(request: PrepareRequest, weights: Origin, tensors: Mapping[str, TensorInfo]) -> tuple[PublishedModel, Config]:
