@@ -27,6 +27,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
+_MOST_RULE_CHARS = 120
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Block = str | Table
@@ -171,5 +172,7 @@ def _draw(block: Block) -> None:
         table.add_row(*(Text(printable(cell)) for cell in row))
     with console.capture() as capture:
         console.print(table)
-    drawn = "\n".join(line.rstrip() for line in capture.get().split("\n"))
+    lines = [line.rstrip() for line in capture.get().split("\n")]
+    # One long cell is no reason for a rule that fills a screen of a CI log.
+    drawn = "\n".join(line[:_MOST_RULE_CHARS] if line.strip(" ─") == "" else line for line in lines)
     sys.stdout.write(drawn.strip("\n") + "\n")

@@ -43,6 +43,15 @@ def test_text_draws_lines_and_aligned_tables(capsys: pytest.CaptureFixture[str])
     assert out.splitlines() == ["line", " name     bytes", " ──────────────", " x            1", " longer    1000"]
 
 
+def test_a_long_cell_in_a_file_is_whole_and_its_rule_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is cut helps nobody; a rule of hundreds of characters neither."""
+    Reporter("x").result({}, [Table(["evidence"], [["word " * 60 + "end"]])])
+    heading, rule, row = capsys.readouterr().out.splitlines()
+    assert heading == " evidence"
+    assert row.endswith("word end")
+    assert len(rule) == 120
+
+
 def test_quiet_prints_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     """With quiet neither results nor notes are printed, errors are."""
     reporter = Reporter("x", quiet=True)

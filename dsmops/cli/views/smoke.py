@@ -9,7 +9,7 @@ from dsmops.flows.smoke import Check, SmokeReport, Status
 from dsmops.report import Block, Table
 from dsmops.units import duration
 
-_MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.BLOCKED: "could not run", Status.SKIPPED: "-"}
+_MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.BLOCKED: "blocked", Status.SKIPPED: "-"}
 
 
 def show_smoke(report: SmokeReport) -> Iterator[Block]:

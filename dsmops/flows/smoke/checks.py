@@ -7,6 +7,7 @@ was over, or because it does not apply. None is left out in silence.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from enum import StrEnum
 from dsmops.errors import DsmopsError
 
 RUNBOOK = "runbooks/smoke-test.md"
+_LONG_KEY_CHARS = 8
 
 
 class Status(StrEnum):
@@ -208,7 +210,9 @@ class Ledger:
         seconds = 0.0 if begin_s is None else self._clock() - begin_s
         kind = KINDS[name]
         for key in self._secrets:
-            evidence, hint = (text.replace(key, "<key>") for text in (evidence, hint))
+            # A short one only where it stands alone: a key of one letter is no reason to spell every word without it.
+            shown = re.compile(re.escape(key) if len(key) >= _LONG_KEY_CHARS else rf"(?<!\w){re.escape(key)}(?!\w)")
+            evidence, hint = (shown.sub("<key>", text) for text in (evidence, hint))
         self.checks.append(Check(name, module, status, evidence, hint, round(seconds, 3), kind.question, kind.runbook))
 
 

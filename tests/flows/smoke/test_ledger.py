@@ -80,18 +80,25 @@ def test_a_failure_blocks_what_needs_it_and_that_blocks_what_needs_that() -> Non
     ]
 
 
-def test_keys_are_not_repeated() -> None:
-    """Whoever wrote them into what was seen."""
+@pytest.mark.parametrize(
+    ("key", "evidence", "hint"),
+    [
+        ("sk-471100", "the <key>_server said k", "Try <key> again: ?auth_id=k"),
+        ("k", "the sk-471100_server said <key>", "Try sk-471100 again: ?auth_id=<key>"),
+    ],
+)
+def test_keys_are_not_repeated(key: str, evidence: str, hint: str) -> None:
+    """Whoever wrote them into what was seen; short ones where they stand alone."""
 
     async def telling() -> str:
-        raise CheckFailed("the server said sk-4711", "Try sk-4711 again.")
+        raise CheckFailed("the sk-471100_server said k", "Try sk-471100 again: ?auth_id=k")
 
     async def work(made: Ledger) -> None:
-        made.hide("sk-4711", None, "")
+        made.hide(key, None, "")
         await made.run("listening", telling)
 
     (check,) = ledger(work)
-    assert (check.evidence, check.hint) == ("the server said <key>", "Try <key> again.")
+    assert (check.evidence, check.hint) == (evidence, hint)
 
 
 def test_a_bug_of_a_check_costs_no_report() -> None:
