@@ -134,7 +134,12 @@ def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -
     if number is signal.SIGKILL and sys.platform != "linux":
         pytest.skip("only Linux lets a child die with its parent")
     test = subprocess.Popen(
-        [sys.executable, "-m", "dsmops", "smoke-test", "--simulate-success"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "dsmops", "smoke-test", "--simulate-success"],
+        cwd=tmp_path,
+        # What is killed outright tidies up nothing.
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         wait_until(lambda: any("listening on" in log.read_text() for log in tmp_path.glob("logs/moshi-logs/raw/*")))
