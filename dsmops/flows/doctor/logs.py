@@ -79,7 +79,7 @@ def _log(path: Path) -> Iterator[Finding]:
     for seen in earlier:
         yield _seen(seen, where, 0, past=True)
     if not (now or earlier):
-        yield ok("log", f"{path} tells of no known failure", counted(len(before) + len(since) - 1, "line"))
+        yield ok("log", f"{where}: no known failure", counted(len(before) + len(since) - 1, "line"))
 
 
 def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> Finding:
