@@ -46,7 +46,7 @@ class Downloads:
         return [paths[file] for file in wanted]
 
 
-def find_model(source: str, repos: Mapping[str, str], here: Downloads) -> Path | tuple[str, Path, Locate]:
+def find_model_config(source: str, repos: Mapping[str, str], here: Downloads) -> Path | tuple[str, Path, Locate]:
     """Return the moshi-server TOML that `source` is, or a model's name, its `config.json` and what locates the files that this names.
 
     Of the published models those of `repos`, name to repository, count.

@@ -97,11 +97,12 @@ def compare_numerics(plan: NumericsPlan, *, cpu: bool = False, progress: Progres
         InputError, CheckpointError: the recording is damaged, or a file is not what the model's config describes.
         GpuMemoryError, DeviceLostError: the device has no room, or failed.
     """
-    from dsmops.worker.models.stt import find_device, load_companions, load_lm  # noqa: PLC0415 takes torch along, 1.4 s
+    from dsmops.worker.models.device import best_device  # noqa: PLC0415 takes torch along, 1.4 s
+    from dsmops.worker.models.stt import load_companions, load_lm  # noqa: PLC0415
     from dsmops.worker.runtime.numerics import compare, encode, hear  # noqa: PLC0415 takes torch along
     from dsmops.worker.runtime.transcription import Recording  # noqa: PLC0415 takes torch along
 
-    device, config = find_device(cpu=cpu), plan.stt.config
+    device, config = best_device(cpu=cpu), plan.stt.config
 
     def follow(file: Path, dtype: DType, told: Hearing | None = None) -> Hearing:
         lm = load_lm(file, config, device=device, dtype=dtype)

@@ -13,7 +13,7 @@ from dsmops.config.load import read_config
 from dsmops.config.modules import Module, modules
 from dsmops.errors import ConfigError, InputError
 from dsmops.facts import DType
-from dsmops.flows.model_files import Announce, Downloads, file_names, find_model, locate, read_json, unusable
+from dsmops.flows.model_files import Announce, Downloads, file_names, find_model_config, locate, read_json, unusable
 from dsmops.models import MODELS
 from dsmops.progress import SILENT, Progress
 from dsmops.worker import require_worker
@@ -56,7 +56,7 @@ def find_stt(source: str, *, lm: Path | None = None, progress: Progress = SILENT
     if source in MODELS and MODELS[source].lm is None:
         raise InputError(f"{source} is a text-to-speech model", hint=f"Transcribe with {DEFAULT_MODEL}.", code="model.not_stt")
     here = Downloads(progress, announce)
-    found = find_model(source, {model.name: model.hf_repo for model in MODELS.values() if model.lm}, here)
+    found = find_model_config(source, {model.name: model.hf_repo for model in MODELS.values() if model.lm}, here)
     if isinstance(found, Path):
         return _from_toml(found, lm, here)
 
@@ -78,9 +78,10 @@ def load_stt_source(source: SttSource, *, dtype: DType | None = None, cpu: bool 
         CheckpointError, InputError: a file is not what the config describes.
         GpuMemoryError, DeviceLostError: the device has no room, or failed.
     """
-    from dsmops.worker.models.stt import best_dtype, find_device, load_stt  # noqa: PLC0415 takes torch along, 1.4 s
+    from dsmops.worker.models.device import best_device, best_dtype  # noqa: PLC0415 takes torch along, 1.4 s
+    from dsmops.worker.models.stt import load_stt  # noqa: PLC0415
 
-    device = find_device(cpu=cpu)
+    device = best_device(cpu=cpu)
     return load_stt(source.files, source.config, device=device, dtype=dtype or source.dtype or best_dtype(device))
 
 

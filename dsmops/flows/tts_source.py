@@ -18,7 +18,7 @@ from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
 from dsmops.errors import CheckpointError, ConfigError, InputError, SourceError
 from dsmops.facts import DType
-from dsmops.flows.model_files import CONFIG_FILE, Announce, Downloads, file_names, find_model, locate, read_json, unusable
+from dsmops.flows.model_files import CONFIG_FILE, Announce, Downloads, file_names, find_model_config, locate, read_json, unusable
 from dsmops.flows.voices import DEFAULT_VOICE, PUBLISHED_VOICES, open_voices
 from dsmops.hub import parse_source
 from dsmops.models import MODELS
@@ -99,7 +99,7 @@ def find_tts(source: str, *, progress: Progress = SILENT, announce: Announce = l
     if source in MODELS and MODELS[source].tts is None:
         raise InputError(f"{source} is a speech-to-text model", hint=f"Speak with {DEFAULT_MODEL}.", code="model.not_tts")
     here = Downloads(progress, announce)
-    found = find_model(source, {model.name: model.hf_repo for model in MODELS.values() if model.tts}, here)
+    found = find_model_config(source, {model.name: model.hf_repo for model in MODELS.values() if model.tts}, here)
     if isinstance(found, Path):
         return _from_toml(found, here)
 
@@ -125,10 +125,10 @@ def load_tts_source(source: TtsSource, *, dtype: DType | None = None, n_q: int |
         CheckpointError, InputError: a file is not what the config describes.
         GpuMemoryError, DeviceLostError: the device has no room, or failed.
     """
-    from dsmops.worker.models.stt import best_dtype, find_device  # noqa: PLC0415 takes torch along
+    from dsmops.worker.models.device import best_device, best_dtype  # noqa: PLC0415 takes torch along
     from dsmops.worker.models.tts import load_tts  # noqa: PLC0415
 
-    device = find_device(cpu=cpu or source.manner.cpu)
+    device = best_device(cpu=cpu or source.manner.cpu)
     return load_tts(source.files, device=device, dtype=dtype or best_dtype(device), n_q=n_q or source.manner.n_q)
 
 

@@ -163,7 +163,7 @@ def _moshi(model: str, batch: int, dtype: DType) -> tuple[Callable[[], object], 
     import torch
     from moshi.models import LMGen, loaders  # type: ignore[import-not-found]
 
-    from dsmops.worker.models.stt import TORCH_DTYPES
+    from dsmops.worker.models.device import TORCH_DTYPES
 
     shape = MODELS[model].lm
     assert shape is not None

@@ -214,7 +214,7 @@ def _moshi(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], di
     from moshi.conditioners import ConditionAttributes, TensorCondition  # type: ignore[import-not-found]
     from moshi.models import LMGen, loaders  # type: ignore[import-not-found]
 
-    from dsmops.worker.models.stt import TORCH_DTYPES
+    from dsmops.worker.models.device import TORCH_DTYPES
     from tests.support.networks import FULL_TTS_CONFIG_BODY
 
     kwargs = {key: value for key, value in FULL_TTS_CONFIG_BODY.items() if key not in ("model_type", "tts_config", "model_id")}

@@ -182,8 +182,8 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
 def test_the_plan_counts_the_state_that_the_engine_takes(dtype: DType) -> None:
     """All slots' streaming state of the whole engine, but for a few kilobytes of numbers a slot."""
     torch = pytest.importorskip("torch", reason="the worker extra is not installed")
+    from dsmops.worker.models.device import TORCH_DTYPES
     from dsmops.worker.models.mimi import MimiConfig, MimiDecoder
-    from dsmops.worker.models.stt import TORCH_DTYPES
     from dsmops.worker.models.tts import TtsModel
     from dsmops.worker.models.tts_config import TtsConfig
     from dsmops.worker.models.tts_lm import TtsLm

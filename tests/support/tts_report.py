@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from dsmops.facts import DType
 from dsmops.models import MODELS, TtsShape
+from dsmops.worker.models.device import TORCH_DTYPES
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.random import random_tts
-from dsmops.worker.models.stt import TORCH_DTYPES
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine

@@ -11,9 +11,10 @@ from dsmops.facts import DType
 from dsmops.models import LmShape, TtsShape
 from dsmops.worker.models.config import SttConfig
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
+from dsmops.worker.models.device import TORCH_DTYPES
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer
-from dsmops.worker.models.stt import TORCH_DTYPES, SttModel
+from dsmops.worker.models.stt import SttModel
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_config import CONTROL_VALUE, TtsConfig

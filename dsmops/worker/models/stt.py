@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dsmops.errors import DeviceLostError, GpuMemoryError, InputError, ResourceError
-from dsmops.facts import ComputeCapability, DType
+from dsmops.errors import InputError
+from dsmops.facts import DType
 from dsmops.worker.models.config import SttConfig
+from dsmops.worker.models.device import TORCH_DTYPES, device_errors, use_threads_for
 from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm
 from dsmops.worker.models.mimi import MimiEncoder
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.models.tokenizer import TextTokenizer
-
-_SINGLE_THREAD_PARAMETERS = 20_000_000
-"""On a CPU, models smaller than this run on one thread: their kernels take microseconds, and waking a second thread for each made a step
-of the tiny test model 3.2 ms on one thread and 60 ms on two, on a machine with other work."""
-
-TORCH_DTYPES = {DType.BF16: torch.bfloat16, DType.F16: torch.float16, DType.F32: torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,45 +86,3 @@ def load_lm(path: Path, config: SttConfig, *, device: torch.device, dtype: DType
     """Load the language model alone, cast to `dtype`, as `load_stt` does."""
     with device_errors(device):
         return load_stt_lm(path, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype])
-
-
-def use_threads_for(parameters: int, device: torch.device) -> None:
-    """Set torch to one thread in this process where a model of so many parameters is to run on a CPU and is small."""
-    if device.type == "cpu" and parameters < _SINGLE_THREAD_PARAMETERS:
-        torch.set_num_threads(1)
-
-
-def find_device(*, cpu: bool) -> torch.device:
-    """Return the device that models run on: CUDA ordinal 0, as moshi-server takes, or the CPU where asked or alone."""
-    return torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda:0")
-
-
-def best_dtype(device: torch.device) -> DType:
-    """Return the dtype that `device` serves a language model in best: f32 on a CPU, by its compute capability on a GPU."""
-    return DType.F32 if device.type == "cpu" else ComputeCapability(*torch.cuda.get_device_capability(device)).serving_dtype
-
-
-@contextmanager
-def device_errors(device: torch.device) -> Iterator[None]:
-    """Turn torch's errors about memory and devices inside the block into `GpuMemoryError`, `ResourceError` or `DeviceLostError`."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as exc:
-        free, total = torch.cuda.mem_get_info(device)
-        raise GpuMemoryError(
-            f"the GPU has no room: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free",
-            hint="`dsmops plan --runtime embedded` shows what fits; see `nvidia-smi` for what else uses the card.",
-        ) from exc
-    except torch.AcceleratorError as exc:
-        raise DeviceLostError(
-            f"the GPU failed: {str(exc).splitlines()[0]}", hint="See `nvidia-smi` and `dmesg`; every stream on it is lost."
-        ) from exc
-    except RuntimeError as exc:
-        # torch has no class of its own for this.
-        if "DefaultCPUAllocator" not in str(exc):
-            raise
-        raise ResourceError(
-            "this machine has no memory left for the model and its streams",
-            hint="A smaller batch, or --dtype bf16, takes less of it; `dsmops plan --runtime embedded` shows what fits a card.",
-            code="memory.full",
-        ) from exc

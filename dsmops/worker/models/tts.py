@@ -11,9 +11,9 @@ import torch
 from dsmops.errors import InputError
 from dsmops.facts import DType
 from dsmops.files import os_errors
+from dsmops.worker.models.device import TORCH_DTYPES, device_errors, use_threads_for
 from dsmops.worker.models.loading import load_mimi_decoder, load_tts_lm
 from dsmops.worker.models.mimi import MimiDecoder
-from dsmops.worker.models.stt import TORCH_DTYPES, device_errors, use_threads_for
 from dsmops.worker.models.tokenizer import TextTokenizer
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.models.tts_lm import TtsLm

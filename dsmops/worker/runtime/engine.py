@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dsmops.worker.models.config import END_OF_PADDING, PADDING
+from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
-from dsmops.worker.models.stt import SttModel, device_errors
+from dsmops.worker.models.stt import SttModel
 
 _WARM_UP_STEPS = 3
 """Eager steps before a graph is captured: libraries choose their kernels and take their workspaces in the first ones."""

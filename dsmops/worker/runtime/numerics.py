@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from dsmops.progress import SILENT, Progress
 from dsmops.worker.models.attention import Positions, RingState, SelfAttention, rotate
 from dsmops.worker.models.backbone import Layer
+from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.loading import published_tables
 from dsmops.worker.models.mimi import MimiEncoder
 from dsmops.worker.models.state import RowState
-from dsmops.worker.models.stt import device_errors
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.runtime.transcription import Frame
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dsmops.errors import InputError
 from dsmops.worker.models.config import PADDING
+from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
-from dsmops.worker.models.stt import device_errors
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_lm import ZERO
 from dsmops.worker.runtime.sampling import draw, noise, stream_key

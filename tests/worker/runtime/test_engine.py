@@ -16,7 +16,8 @@ from torch import Tensor
 from dsmops.errors import ResourceError
 from dsmops.facts import DType
 from dsmops.worker.models.config import END_OF_PADDING, LAST_SPECIAL, PADDING, SttConfig
-from dsmops.worker.models.stt import SttFiles, SttModel, device_errors, load_stt
+from dsmops.worker.models.device import device_errors
+from dsmops.worker.models.stt import SttFiles, SttModel, load_stt
 from dsmops.worker.runtime.engine import Alignment, SttEngine
 from dsmops.worker.tiny import LM, TinyStt
 
