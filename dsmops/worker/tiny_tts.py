@@ -137,7 +137,7 @@ def write_tiny_tts(folder: Path, *, seed: int = 0) -> TinyTts:
         tiny.server_config: _SERVER_CONFIG.encode(),
     }
     for number, name in enumerate(VOICES):
-        voice = uniform(np.random.default_rng([seed, 3, number]), (1, config.voice_width, config.voice_frames))
+        voice = uniform(np.random.default_rng([seed, 3, number]), (1, *config.voice_shape))
         contents[tiny.voice_folder / f"{name}{config.voice_suffix}"] = _voice_file(voice.astype("<f4"))
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
 
         return hear
     tts = random_tts(shape, device, dtype, n_q=n_q)
-    voice = np.random.default_rng(0).standard_normal((tts.config.voice_width, tts.config.voice_frames), dtype=np.float32)
+    voice = np.random.default_rng(0).standard_normal(tts.config.voice_shape, dtype=np.float32)
 
     def speak(batch: int) -> TtsEngine:
         engine = TtsEngine(tts, batch)

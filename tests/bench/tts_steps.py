@@ -160,7 +160,7 @@ def _ours(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dic
     weights_bytes = torch.cuda.memory_allocated()
     engine = TtsEngine(model, batch)
     rng = np.random.default_rng(0)
-    voice = rng.standard_normal((model.config.voice_width, model.config.voice_frames)).astype(np.float32)
+    voice = rng.standard_normal(model.config.voice_shape).astype(np.float32)
     everyone, padding = np.ones(batch, np.bool_), np.full(batch, 3)
 
     def begin() -> None:

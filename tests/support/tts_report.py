@@ -56,7 +56,7 @@ def speak(model: TtsModel, schedule: Schedule, *, cuda_graph: bool = True) -> Sp
     """Run rows of different voices and seeds by `schedule`, fed the same random words everywhere."""
     engine = TtsEngine(model, ROWS, cuda_graph=cuda_graph)
     config, rng = model.config, np.random.default_rng(0)
-    shape = (config.voice_width, config.voice_frames)
+    shape = config.voice_shape
     voices = [tuple(rng.standard_normal(shape).astype(np.float32) for _ in range(row % 3)) for row in range(ROWS)]
     requests = [SlotRequest(voices[row], cfg=1.0 + row / 2, seed=row) for row in range(ROWS)]
     words = rng.integers(4, config.shape.lm.text_out_vocab_size, (len(schedule.masks), ROWS))

@@ -112,6 +112,11 @@ class TtsConfig:
         return next(conditioner.width for conditioner in self.shape.conditioners if conditioner.name == VOICE)
 
     @property
+    def voice_shape(self) -> tuple[int, int]:
+        """Shape of a voice: channels, frames."""
+        return self.voice_width, self.voice_frames
+
+    @property
     def distilled(self) -> bool:
         """Whether guidance is an input of the model."""
         return bool(self.cfg_values)

@@ -24,10 +24,12 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
 
     Raises:
         CheckpointError: it is no voice file, or one for another model.
+        InputError: its numbers are not all finite.
         SourceError: it is not there.
     """
     with os_errors(path):
         path.open("rb").close()
+    stored = [1, *config.voice_shape]
     hint = f"Voice files are those of hf://kyutai/tts-voices whose names end in {config.voice_suffix}."
     try:
         with safe_open(str(path), framework="np") as file:
@@ -36,37 +38,36 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
                 raise CheckpointError(f"{path} is no voice: it does not hold one tensor {VOICE}", hint=hint, code="voice.unusable")
             header = file.get_slice(VOICE)
             dtype, shape = header.get_dtype(), list(header.get_shape())
-            if dtype != "F32" or shape != [1, config.voice_width, config.voice_frames]:
+            if dtype != "F32" or shape != stored:
                 raise CheckpointError(
-                    f"{path} is no voice of this model: {VOICE} is {dtype} {shape}, not F32 {[1, config.voice_width, config.voice_frames]}",
+                    f"{path} is no voice of this model: {VOICE} is {dtype} {shape}, not F32 {stored}",
                     hint=hint,
                     code="voice.unusable",
                 )
             _require_same_model(path, metadata, config, hint)
-            values = file.get_tensor(VOICE)
+            voice: NDArray[np.float32] = file.get_tensor(VOICE)[0]
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(
             f"{path} is no voice: it is not a complete safetensors file ({exc})", hint=hint, code="voice.unusable"
         ) from exc
-    return as_voice(values, config, name=str(path))
+    require_voice(voice, config, name=str(path))
+    return voice
 
 
-def as_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) -> NDArray[np.float32]:
-    """Return `values` as a voice, float32 [512, 125], from that shape or [1, 512, 125]; `name` is for the error.
+def require_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) -> None:
+    """Check that `values`, which the error calls `name`, are a voice: finite numbers [512, 125].
 
     Raises:
         InputError: they have another shape, or are not all finite.
     """
-    wanted = (config.voice_width, config.voice_frames)
-    if values.shape not in (wanted, (1, *wanted)):
+    if values.shape != config.voice_shape:
         raise InputError(
-            f"{name} has the shape {list(values.shape)}, and a voice of this model {[1, *wanted]}",
-            hint="Take a voice that was made for this model.",
+            f"{name} has the shape {list(values.shape)}, and a voice of this model {list(config.voice_shape)}",
+            hint=f"Voices made for this model are files that end in {config.voice_suffix}.",
             code="voice.unusable",
         )
     if not np.isfinite(values).all():
         raise InputError(f"{name} holds numbers that are not finite", hint="Take the voice from its source again.", code="voice.unusable")
-    return np.ascontiguousarray(values.reshape(wanted), np.float32)
 
 
 def _require_same_model(path: Path, metadata: dict[str, str], config: TtsConfig, hint: str) -> None:

@@ -17,9 +17,7 @@ from dsmops.worker.models.config import END_OF_PADDING, PADDING
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
 from dsmops.worker.models.stt import SttModel
-
-_WARM_UP_STEPS = 3
-"""Eager steps before a graph is captured: libraries choose their kernels and take their workspaces in the first ones."""
+from dsmops.worker.runtime.capture import capture
 
 
 class Alignment(StrEnum):
@@ -81,7 +79,7 @@ class SttEngine:
             """Codes of the last step's frames, int64 [B, K], on the device; overwritten by the next step."""
             self.logits = torch.zeros(batch_size, lm.shape.text_out_vocab_size, device=device)
             """Text logits of the last step, float32 [B, V], before any restriction; overwritten by the next step."""
-            self._graph = self._capture() if cuda_graph and device.type == "cuda" else None
+            (self._advance,) = capture(self._step) if cuda_graph and device.type == "cuda" else (self._step,)
 
     @property
     def state_bytes(self) -> int:
@@ -126,10 +124,7 @@ class SttEngine:
                 self._forced.fill_(-1)
             else:
                 self._forced.copy_(forced, non_blocking=True)
-            if self._graph is None:
-                self._step()
-            else:
-                self._graph.replay()
+            self._advance()
             report = self._report.to("cpu", copy=True)  # on a CPU too: the next step overwrites it
         return StepOutput(report[:, 0].long(), report[:, 2:], report[:, 1].bool(), (time.perf_counter() - begin) * 1000)
 
@@ -165,16 +160,3 @@ class SttEngine:
         if temperature > 0:
             logits = logits / temperature - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """Capture the step. No row is marked, so warm-up leaves every stream at its start."""
-        warm_up = torch.cuda.Stream()
-        warm_up.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warm_up):
-            for _ in range(_WARM_UP_STEPS):
-                self._step()
-        torch.cuda.current_stream().wait_stream(warm_up)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph

@@ -6,8 +6,12 @@ would. The functions take and return tensors and can be captured.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+_Numbers = TypeVar("_Numbers", int, Tensor)
 
 _MASK = 0xFFFFFFFF
 _FIRST, _SECOND = 0x21F0AAAD, 0x735A2D97
@@ -21,12 +25,12 @@ def stream_key(seed: int) -> int:
     """Return the 32-bit key of a stream with this `seed`; all 64 bits of a seed matter, and its sign."""
     key = 0
     for part in (seed & _MASK, (seed >> 32) & _MASK, (seed >> 64) & _MASK):
-        key = _mix_number(key ^ part ^ _STREAM)
+        key = mix(key ^ part ^ _STREAM)
     return key
 
 
-def mix(x: Tensor) -> Tensor:
-    """Return a hash, 0 to 2**32 - 1, of each number of `x`, int64 of the same range."""
+def mix(x: _Numbers) -> _Numbers:
+    """Return a hash, 0 to 2**32 - 1, of `x`, or of each number of an int64 tensor; both of the same range."""
     for shift, multiplier in ((16, _FIRST), (15, _SECOND)):
         x = ((x ^ (x >> shift)) * multiplier) & _MASK
     return x ^ (x >> 15)
@@ -61,9 +65,3 @@ def draw(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: int) -> Tens
     # argmax(l/T + gumbel), with both sides times T.
     scores = torch.addcmul(logits, noise, temperature[:, None], value=-1)
     return scores.masked_fill_(logits < least, -torch.inf).argmax(-1)
-
-
-def _mix_number(x: int) -> int:
-    for shift, multiplier in ((16, _FIRST), (15, _SECOND)):
-        x = ((x ^ (x >> shift)) * multiplier) & _MASK
-    return x ^ (x >> 15)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_lm import ZERO
+from dsmops.worker.models.voice import require_voice
+from dsmops.worker.runtime.capture import capture
 from dsmops.worker.runtime.sampling import draw, noise, stream_key
 
-_WARM_UP_STEPS = 3
-"""Eager steps before a graph is captured: libraries choose their kernels and take their workspaces in the first ones."""
 _MOST_TEMPERATURE, _MOST_BONUS, _MOST_CFG = 100.0, 100.0, 100.0
 """Far beyond what changes anything: logits lie within ±30."""
 _TOP_K_TEXT, _TOP_K_AUDIO = 25, 250
@@ -129,12 +128,8 @@ class TtsEngine:
             """Logits of the last step's codes, float32 [B, K, card]; overwritten by the next step that is not text-only."""
             self.codes = torch.zeros(batch_size, shape.audio_codebooks, dtype=torch.int64, device=device)
             """Codes that the last step generated, int64 [B, all codebooks], -1 where it generated none; overwritten by the next step."""
-            captured = cuda_graph and device.type == "cuda"
-            # One pool for all graphs: none leaves anything in it that another reads.
-            pool = torch.cuda.graph_pool_handle() if captured else None
-            self._predict, self._say, self._say_nothing = (
-                _capture(part, pool) if captured else part for part in (self._predict_text, self._generate, self._keep_silent)
-            )
+            parts = (self._predict_text, self._generate, self._keep_silent)
+            self._predict, self._say, self._say_nothing = capture(*parts) if cuda_graph and device.type == "cuda" else parts
 
     @property
     def state_bytes(self) -> int:
@@ -148,15 +143,8 @@ class TtsEngine:
             InputError: it has a voice of another shape or too many of them, or a `cfg` that the model does not know.
         """
         config = self.model.config
-        wanted = (config.voice_width, config.voice_frames)
         for voice in request.voices:
-            if voice.shape != wanted or not np.isfinite(voice).all():
-                found = list(voice.shape) if voice.shape != wanted else "not all finite"
-                raise InputError(
-                    f"a voice of this model is {list(wanted)} finite numbers; this one is {found}",
-                    hint=f"Voices made for this model are files that end in {config.voice_suffix}.",
-                    code="voice.shape",
-                )
+            require_voice(voice, config, name="the voice")
         # Not what float32 can hold, which would end the loop at the reset, but what makes sense.
         if not 0 <= request.temperature <= _MOST_TEMPERATURE or not abs(request.padding_bonus) <= _MOST_BONUS:
             raise InputError(
@@ -255,7 +243,7 @@ class TtsEngine:
     def _condition(self, row: int, request: SlotRequest, *, null: bool) -> None:
         lm = self.model.lm
         self._summed[row] = lm.conditioning.summed(request.cfg, null=null)
-        voices = [] if null else [torch.from_numpy(voice).to(self.model.device) for voice in request.voices]
+        voices = [] if null else [torch.tensor(voice, device=self.model.device) for voice in request.voices]
         for entries, projected in zip(self._cross, lm.voice(lm.conditioning.cross(voices)), strict=True):
             entries[row] = projected
 
@@ -313,20 +301,6 @@ class TtsEngine:
         keep(self._past, recent[..., 1:], mask)
         keep(self._last_text, self._text, mask)
         self._ring.offset.add_(mask.repeat(2) if self._guided else mask)
-
-
-def _capture(part: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """Return a replay of `part`. No row is marked, so warm-up leaves every stream at its start."""
-    warm_up = torch.cuda.Stream()
-    warm_up.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(warm_up):
-        for _ in range(_WARM_UP_STEPS):
-            part()
-    torch.cuda.current_stream().wait_stream(warm_up)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        part()
-    return graph.replay
 
 
 def _listed(values: Sequence[float]) -> str:

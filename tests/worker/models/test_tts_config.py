@@ -38,7 +38,7 @@ def test_published_model() -> None:
     assert config.delays == (0, *[2] * 31)
     assert config.cfg_values == (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
     assert config.distilled
-    assert (config.voice_width, config.voice_frames) == (512, 125)
+    assert config.voice_shape == (512, 125)
     assert config.voice_suffix == ".1e68beda@240.safetensors"
     assert config.max_period == 10_000
 

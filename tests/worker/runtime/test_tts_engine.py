@@ -336,6 +336,17 @@ def test_requests_that_are_refused(model: TtsModel, request_: SlotRequest, words
     assert torch.equal(engine.text_logits, plain.text_logits)
 
 
+def test_a_voice_may_be_read_only(model: TtsModel) -> None:
+    """It is copied, without a warning, however its owner holds it: mapped from a file, or seen in a message."""
+    voice = _voice(0)
+    voice.setflags(write=False)
+    given, copied = TtsEngine(model, 1), TtsEngine(model, 1)
+    for engine, request in ((given, SlotRequest((voice,))), (copied, SlotRequest((_voice(0),)))):
+        engine.reset([0], [request])
+        engine.step(np.ones(1, np.bool_), feed(TEXT[0, :1]))
+    assert torch.equal(given.text_logits, copied.text_logits)
+
+
 def test_guidance_belongs_to_models_that_are_not_distilled(model: TtsModel, unguided: TtsModel) -> None:
     """A distilled model refuses to be guided again; another is guided only where the engine was opened for it."""
     with pytest.raises(InputError, match="guidance as an input"):
