@@ -90,14 +90,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-class SelfAttention(nn.Module):
-    """Attention without biases: packed input rows [Q | K | V], heads contiguous, scale 1/√D."""
+class _Attention(nn.Module):
+    """Weights of an attention without biases: packed input rows [Q | K | V], heads contiguous. Callers apply `out_proj`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.out_proj = nn.Linear(width, width, bias=False)
+
+
+class SelfAttention(_Attention):
+    """Causal attention among the positions of a stream, their keys and queries rotated."""
 
     def forward(self, x: Tensor, at: Positions, ring: RingState | None = None, layer: int = 0) -> Tensor:
         """Return what attention reads, [B, T, width], before the output projection; `x` is [B, T, width].
@@ -116,14 +120,8 @@ class SelfAttention(nn.Module):
         return attend(query, key, value, at.mask).transpose(1, 2).flatten(-2)
 
 
-class CrossAttention(nn.Module):
-    """Attention without biases or positions to a sequence that a stream keeps: packed input rows [Q | K | V] as in `SelfAttention`."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.out_proj = nn.Linear(width, width, bias=False)
+class CrossAttention(_Attention):
+    """Attention, without positions, to a sequence that a stream keeps."""
 
     def project(self, sequence: Tensor) -> Tensor:
         """Return keys and values [..., H, 2, L, D] of `sequence` [..., L, width]."""

@@ -1,4 +1,4 @@
-"""What the language models of speech-to-text and text-to-speech share: the layers of a causal transformer over frames.
+"""What the language models of speech-to-text and text-to-speech share: a causal transformer over frames.
 
 RMS norms, rotary positions, gated SiLU feed-forward, no biases. Norms and rotations are computed in float32 whatever the weights are.
 Source: `moshi` 0.2.13, `modules/transformer.py`; parity is tested.
@@ -6,12 +6,15 @@ Source: `moshi` 0.2.13, `modules/transformer.py`; parity is tested.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsmops.models import LmShape
-from dsmops.worker.models.attention import CrossAttention, Positions, RingState, SelfAttention
+from dsmops.worker.models.attention import CrossAttention, Positions, RingState, SelfAttention, init_ring, plan_positions
+from dsmops.worker.models.state import RowState
 
 _NORM_EPS = 1e-8
 
@@ -65,3 +68,65 @@ def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
     """Return x + W·y, summed before the one rounding and written over `x` [B, T, D]."""
     x.flatten(0, 1).addmm_(y.flatten(0, 1), linear.weight.t())
     return x
+
+
+class Backbone(nn.Module):
+    """The transformer of a language model, from the sum of a step's embeddings to text logits. Whoever derives from it embeds.
+
+    The audio tables of all K codebooks are one, in which codebook q starts at row q · audio_vocab_size. The last row of each table, and
+    of the text table, is the initial token. `cross`: every layer attends to a sequence that the stream keeps, too.
+    """
+
+    def __init__(self, shape: LmShape, max_period: float, *, cross: bool = False) -> None:
+        super().__init__()
+        self.shape = shape
+        self.max_period = max_period
+        self.head_dim = shape.d_model // shape.num_heads
+        self.layers = nn.ModuleList(Layer(shape, cross=cross) for _ in range(shape.num_layers))
+        self.out_norm = RmsNorm(shape.d_model)
+        self.text_linear = nn.Linear(shape.d_model, shape.text_out_vocab_size, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of weights, activations and caches."""
+        return self.text_linear.weight.dtype
+
+    @property
+    def initial_text(self) -> int:
+        """The text token of a stream's first step."""
+        return self.shape.text_in_vocab_size - 1
+
+    @property
+    def initial_audio(self) -> int:
+        """The code of every codebook before its first own."""
+        return self.shape.audio_vocab_size - 1
+
+    def init_state(self, rows: RowState) -> RingState:
+        """Return empty rings of `context` positions for `rows`."""
+        shape = self.shape
+        return init_ring(rows, shape.num_layers, shape.num_heads, self.head_dim, shape.context, self.dtype)
+
+    def audio_rows(self, audio: Tensor) -> Tensor:
+        """Return the rows of the audio tables, int64 [B, K, T], that hold the codes `audio`, int64 [B, K, T]."""
+        first_rows = torch.arange(self.shape.audio_codebooks, device=audio.device)[:, None] * self.shape.audio_vocab_size
+        return audio + first_rows
+
+    def transform(self, x: Tensor, ring: RingState | None, cross: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return text logits [B, T, V] and normed states [B, T, D] of embedded steps `x` [B, T, D], which is overwritten.
+
+        Without `ring` the T steps are a whole stream; with it, each row's next ones, and the caller moves `ring.offset` on. `cross`: per
+        layer what it attends to, as `CrossAttention.project` makes it.
+        """
+        at = plan_positions(
+            x.shape[1],
+            head_dim=self.head_dim,
+            context=self.shape.context,
+            period=self.max_period,
+            dtype=x.dtype,
+            device=x.device,
+            ring=ring,
+        )
+        for number, layer in enumerate(self.layers):
+            x = layer(x, at, ring, number, None if cross is None else cross[number])
+        x = self.out_norm(x)
+        return self.text_linear(x), x
