@@ -18,6 +18,11 @@ TORCH_DTYPES = {DType.BF16: torch.bfloat16, DType.F16: torch.float16, DType.F32:
 """What language models are served in."""
 
 
+def dtype_of(dtype: torch.dtype) -> DType:
+    """Return the name of one of `TORCH_DTYPES`."""
+    return next(name for name, torchs in TORCH_DTYPES.items() if torchs is dtype)
+
+
 def best_device(*, cpu: bool) -> torch.device:
     """Return the device that models run on: CUDA ordinal 0, as moshi-server takes, or the CPU where asked or alone."""
     return torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda:0")

@@ -220,6 +220,20 @@ def load_mimi_decoder(path: Path, *, device: torch.device) -> MimiDecoder:
         return _fill(_on_meta(MimiDecoder, config), file, device)
 
 
+def require_codebooks(path: Path, codec: MimiConfig, shape: LmShape, codebooks: int) -> None:
+    """Check that the Mimi codec in `path` has the codes of the first `codebooks` codebooks of a language model.
+
+    Raises:
+        InputError: it has fewer codebooks, or others.
+    """
+    if codec.n_q < codebooks or codec.bins != shape.audio_vocab_size - 1:
+        raise InputError(
+            f"{path} has {codec.n_q} codebooks of {codec.bins}, the model wants {codebooks} of {shape.audio_vocab_size - 1}",
+            hint="Take Mimi from the model's own repository.",
+            code="mimi.mismatch",
+        )
+
+
 def mimi_tensors(config: MimiConfig) -> dict[str, tuple[int, ...]]:
     """Return name → shape of every tensor that a Mimi file of this config holds."""
     halves = (_on_meta(MimiEncoder, config), _on_meta(MimiDecoder, config))

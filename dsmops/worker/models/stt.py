@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 
-from dsmops.errors import InputError
 from dsmops.facts import DType
 from dsmops.worker.models.config import SttConfig
-from dsmops.worker.models.device import TORCH_DTYPES, device_errors, use_threads_for
-from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm
+from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
+from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm, require_codebooks
 from dsmops.worker.models.mimi import MimiEncoder
 from dsmops.worker.models.stt_lm import SttLm
-from dsmops.worker.models.tokenizer import TextTokenizer
+from dsmops.worker.models.tokenizer import TextTokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class SttModel:
     @property
     def dtype(self) -> DType:
         """Dtype of the language model."""
-        return next(dtype for dtype, torchs in TORCH_DTYPES.items() if torchs is self.lm.dtype)
+        return dtype_of(self.lm.dtype)
 
     @property
     def frame_samples(self) -> int:
@@ -62,23 +61,10 @@ def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype:
 def load_companions(files: SttFiles, config: SttConfig, *, device: torch.device) -> tuple[TextTokenizer, MimiEncoder]:
     """Load what a language model needs beside it, as `load_stt` does; `files.lm` is not read."""
     use_threads_for(config.lm.parameters, device)
-    tokenizer = TextTokenizer(files.tokenizer)
-    if tokenizer.size != config.lm.text_out_vocab_size:
-        raise InputError(
-            f"{files.tokenizer} has {tokenizer.size} pieces, the model {config.lm.text_out_vocab_size} text tokens",
-            hint="Take the tokenizer from the model's own repository.",
-            code="tokenizer.mismatch",
-        )
+    tokenizer = load_tokenizer(files.tokenizer, config.lm.text_out_vocab_size)
     with device_errors(device):
         mimi = load_mimi_encoder(files.mimi, device=device)
-    codec = mimi.config
-    if codec.n_q < config.lm.audio_codebooks or codec.bins != config.lm.audio_vocab_size - 1:
-        raise InputError(
-            f"{files.mimi} has {codec.n_q} codebooks of {codec.bins}, "
-            f"the model wants {config.lm.audio_codebooks} of {config.lm.audio_vocab_size - 1}",
-            hint="Take Mimi from the model's own repository.",
-            code="mimi.mismatch",
-        )
+    require_codebooks(files.mimi, mimi.config, config.lm, config.lm.audio_codebooks)
     return tokenizer, mimi
 
 

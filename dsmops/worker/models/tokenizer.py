@@ -11,6 +11,23 @@ from dsmops.errors import InputError
 from dsmops.files import os_errors
 
 
+def load_tokenizer(path: Path, tokens: int) -> TextTokenizer:
+    """Return the tokenizer in `path`, for a language model of so many text tokens.
+
+    Raises:
+        InputError: it is no SentencePiece model, or has another number of pieces.
+        SourceError: it is not there.
+    """
+    tokenizer = TextTokenizer(path)
+    if tokenizer.size != tokens:
+        raise InputError(
+            f"{path} has {tokenizer.size} pieces, the model {tokens} text tokens",
+            hint="Take the tokenizer from the model's own repository.",
+            code="tokenizer.mismatch",
+        )
+    return tokenizer
+
+
 class TextTokenizer:
     """Ids to text and back. Ids of pieces count from 0; those up to 3 are special and carry no text."""
 

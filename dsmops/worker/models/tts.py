@@ -11,10 +11,10 @@ import torch
 from dsmops.errors import InputError
 from dsmops.facts import DType
 from dsmops.files import os_errors
-from dsmops.worker.models.device import TORCH_DTYPES, device_errors, use_threads_for
-from dsmops.worker.models.loading import load_mimi_decoder, load_tts_lm
+from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
+from dsmops.worker.models.loading import load_mimi_decoder, load_tts_lm, require_codebooks
 from dsmops.worker.models.mimi import MimiDecoder
-from dsmops.worker.models.tokenizer import TextTokenizer
+from dsmops.worker.models.tokenizer import TextTokenizer, load_tokenizer
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.models.tts_lm import TtsLm
 
@@ -42,7 +42,7 @@ class TtsModel:
     @property
     def dtype(self) -> DType:
         """Dtype of the language model."""
-        return next(dtype for dtype, torchs in TORCH_DTYPES.items() if torchs is self.lm.dtype)
+        return dtype_of(self.lm.dtype)
 
     @property
     def frame_samples(self) -> int:
@@ -89,21 +89,9 @@ def load_tts(files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | 
     if not 1 <= codebooks <= shape.audio_codebooks:
         raise InputError(f"n_q = {n_q}, and the model has 1 to {shape.audio_codebooks} codebooks", hint="Published values are 8 to 32.")
     use_threads_for(config.shape.parameters, device)
-    tokenizer = TextTokenizer(files.tokenizer)
-    if tokenizer.size != shape.text_out_vocab_size:
-        raise InputError(
-            f"{files.tokenizer} has {tokenizer.size} pieces, the model {shape.text_out_vocab_size} text tokens",
-            hint="Take the tokenizer from the model's own repository.",
-            code="tokenizer.mismatch",
-        )
+    tokenizer = load_tokenizer(files.tokenizer, shape.text_out_vocab_size)
     with device_errors(device):
         mimi = load_mimi_decoder(files.mimi, device=device)
-        if mimi.config.n_q < codebooks or mimi.config.bins != shape.audio_vocab_size - 1:
-            raise InputError(
-                f"{files.mimi} has {mimi.config.n_q} codebooks of {mimi.config.bins}, "
-                f"the model wants {codebooks} of {shape.audio_vocab_size - 1}",
-                hint="Take Mimi from the model's own repository.",
-                code="mimi.mismatch",
-            )
+        require_codebooks(files.mimi, mimi.config, shape, codebooks)
         lm = load_tts_lm(files.lm, config, codebooks, device=device, dtype=TORCH_DTYPES[dtype])
     return TtsModel(config, lm, mimi, tokenizer, device)
