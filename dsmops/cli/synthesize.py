@@ -109,7 +109,7 @@ def synthesize(
         )
     out = Reporter.open("synthesize", json=json, quiet=quiet, debug=debug)
     words = read_text(text)
-    if words == text and re.fullmatch(r"\S+\.\w+|\S*/\S*", text):
+    if words == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):
         out.note(f"note: there is no file {text}, so these are the words that are said")
     sink, target = _sink(output, form, out), None if output == Path("-") else output
     if url is not None:

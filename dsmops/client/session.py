@@ -14,7 +14,7 @@ from typing import TypeVar
 import aiohttp
 
 from dsmops.client.http import new_session, reason
-from dsmops.errors import CredentialsError, RemoteError, TransferError
+from dsmops.errors import CredentialsError, InputError, RemoteError, TransferError
 from dsmops.worker.protocol import CloseCode, ProtocolError
 
 KEY_HEADER = "kyutai-api-key"
@@ -88,8 +88,13 @@ async def next_answer(socket: Socket, url: str, decode: Callable[[bytes], Answer
             return None
 
 
-def ended(url: str, awaited: str, said: str, close_code: int | None = None) -> TransferError:
-    """Return the error for a stream that ended before `awaited` was out; `said` is what the server gave as its reason."""
+def ended(url: str, awaited: str, said: str, close_code: int | None = None) -> TransferError | InputError:
+    """Return the error for a stream that ended before `awaited` was out; `said` is what the server gave as its reason, and, on a second
+    line, as its advice. What our worker refuses as a bad message was the user's input.
+    """
+    if said and close_code == CloseCode.BAD_MESSAGE:
+        message, _, advice = said.partition("\n")
+        return InputError(f"{url}: {message}", hint=advice or "Look at the server's log.", code="server.refused")
     if said.startswith(_FULL) or close_code == CloseCode.FULL:
         return TransferError(
             f"{url} is full: no slot is free",

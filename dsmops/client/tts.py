@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import aiohttp
 
 from dsmops.client.session import Patience, Socket, ended, next_answer, not_ready, open_session, silent
-from dsmops.errors import TransferError
+from dsmops.errors import DsmopsError, TransferError
 from dsmops.worker.protocol import (
     Audio,
     Eos,
@@ -40,7 +40,7 @@ _PATIENCE = Patience(marker_s=120.0)
 """Before its first sound a model takes eighteen steps in silence, which on a CPU may need a minute."""
 _CLEAN = (0, 1000)
 """Close codes once all is said: moshi-server gives none, which is 0 here; a connection that was cut has 1006."""
-_WORD = re.compile(r"(?:<break\s[^>]*>|\S)+")
+_WORD = re.compile(r"(?:<break\s[^<>]*>|\S)+")
 """What the server must not get in two pieces: a word, or a pause's tag, which has a space in it."""
 
 Answer = SpokenText | Audio
@@ -60,6 +60,7 @@ async def synthesize(
     it, too.
 
     Raises:
+        InputError: the server has no such voice, or cannot say the text.
         CredentialsError: the server refused the key.
         TransferError: it cannot be reached, is full, stopped answering, ended in the middle or is no such server.
     """
@@ -73,12 +74,12 @@ async def synthesize(
         except TimeoutError:
             raise not_ready(url, patience.ready_s) from None
         if answer is None or isinstance(answer, Error):
-            raise ended(url, "speech", answer.message if answer else "", socket.close_code)
+            raise await _ended(socket, url, patience.close_s, answer.message if answer else "")
         if not isinstance(answer, Ready):
             raise TransferError(f"{url} began without Ready", hint="Check the path.", code="server.foreign")
 
     async with open_session(url, api_key, patience, await_slot, asked) as socket:
-        conversation = _Conversation(socket, url, patience.marker_s)
+        conversation = _Conversation(socket, url, patience)
         async with aclosing(conversation.run(texts)) as answers:
             async for answer in answers:
                 yield answer
@@ -87,8 +88,8 @@ async def synthesize(
 class _Conversation:
     """A sender, a reader, and what lies between the reader and the caller."""
 
-    def __init__(self, socket: Socket, url: str, silence_s: float) -> None:
-        self._socket, self._url, self._silence_s = socket, url, silence_s
+    def __init__(self, socket: Socket, url: str, patience: Patience) -> None:
+        self._socket, self._url, self._silence_s, self._close_s = socket, url, patience.marker_s, patience.close_s
         self._answers: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
         self._moved = asyncio.Event()
         self._taken_words = 0
@@ -151,12 +152,20 @@ class _Conversation:
                 case SpokenText() | Audio():
                     self._answers.put_nowait(answer)
                 case Error():
-                    raise ended(self._url, "speech", answer.message)
+                    raise await _ended(self._socket, self._url, self._close_s, answer.message)
                 case OggOpus():
                     raise TransferError(f"{self._url} sent Opus, and samples were asked for", hint="Check the path.", code="server.foreign")
         if self._socket.close_code not in _CLEAN or not self._is_all_sent:
             raise ended(self._url, "speech", "", self._socket.close_code)
         self._answers.put_nowait(None)
+
+
+async def _ended(socket: Socket, url: str, close_s: float, said: str) -> DsmopsError:
+    """Return the error for what a server said last: the close code that follows tells whose fault it was."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(close_s):
+            await socket.receive()
+    return ended(url, "speech", said, socket.close_code)
 
 
 async def _next(socket: Socket, url: str) -> SpeechAnswer | None:

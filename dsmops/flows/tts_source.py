@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dsmops.config.load import read_config
 from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
-from dsmops.errors import CheckpointError, ConfigError, InputError, SourceError
+from dsmops.errors import CheckpointError, ConfigError, CredentialsError, InputError, RemoteError, ResourceError, SourceError
 from dsmops.facts import DType
 from dsmops.flows.model_files import CONFIG_FILE, Announce, Downloads, file_names, find_model_config, locate, read_json, unusable
 from dsmops.flows.voices import DEFAULT_VOICE, PUBLISHED_VOICES, open_voices
@@ -163,6 +163,8 @@ def served_voices(
             raise InputError(f"this server has no voice {name!r}", hint=exc.hint, code=exc.code) from exc
         except CheckpointError as exc:
             raise InputError(f"this server's voice {name!r} is none of its model", hint="Ask for another one.", code=exc.code) from exc
+        except (ResourceError, RemoteError, CredentialsError) as exc:
+            raise RemoteError(f"this server cannot get its voice {name!r}", hint="Its log says why.", code=exc.code) from exc
 
     read(manner.default_voice)
     return find

@@ -7,16 +7,19 @@ A voice's name is its file's path in its folder, less the suffix that says which
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from dsmops.errors import DsmopsError, SourceError
-from dsmops.hub import DownloadPlan, HubFile, fetch, is_hub_source, list_files, parse_source, plan_download
+from dsmops.hub import DownloadPlan, HubFile, fetch, is_hub_source, list_files, parse_source, plan_download, read_settings
 from dsmops.progress import SILENT, Progress
 
 PUBLISHED_VOICES = "hf-snapshot://kyutai/tts-voices"
@@ -25,6 +28,8 @@ DEFAULT_VOICE = "unmute-prod-website/default_voice.wav"
 
 _HUB_FOLDERS = ("hf-snapshot://", "hf://")
 _TENSORS = ".safetensors"
+_LISTED_S = 600.0
+"""How long a list of the hub's counts, so that a server does not ask the hub whenever a client asks for what is not there."""
 _NEAR = 5
 Announce = Callable[[DownloadPlan], None]
 
@@ -41,7 +46,7 @@ class Voices(Protocol):
 
     def find(self, name: str) -> Path:
         """Return the file of a voice, with or without its suffix in `name`, downloaded where it was not here. Nothing outside the folder
-        is ever found, so a stranger may choose the name.
+        is ever found, so a stranger may choose the name. May be called from any thread.
 
         Raises:
             SourceError: there is no such voice; the hint names those near to it, and how many there are.
@@ -122,7 +127,7 @@ class _LocalVoices:
         return path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _HubVoices:
     where: str
     suffix: str
@@ -130,25 +135,38 @@ class _HubVoices:
     """In the place of a file name stands the pattern; its `*` matches slashes too, as in huggingface_hub."""
     progress: Progress
     announce: Announce
+    _asking: threading.RLock = field(default_factory=threading.RLock, init=False)
+    """One asks at a time: two that fetch the same file are in each other's way."""
+    _files: list[str] = field(default_factory=list, init=False)
+    _listed_s: float = field(default=-math.inf, init=False)
 
     def names(self) -> list[str]:
-        files = [file for file in list_files(self.pattern) if file.endswith(self.suffix) and self._matches(file)]
+        with self._asking:
+            if not self._is_listed:
+                self._files, self._listed_s = list_files(self.pattern), time.monotonic()
+            files = [file for file in self._files if file.endswith(self.suffix) and self._matches(file)]
         return [file.removesuffix(self.suffix) for file in files]
 
     def find(self, name: str) -> Path:
         file = self.pattern.sibling(_file_name(name, self.suffix))
-        if not _stays_below(name) or not self._matches(file.filename):
-            raise _missing(name, self.where, self.names(), self.suffix)
-        try:
-            plan = plan_download([file])
-        except SourceError as exc:
-            if exc.code not in ("hub.file_missing", "hub.offline"):
-                raise
-            offline = exc.hint if exc.code == "hub.offline" else ""
-            raise _missing(name, self.where, self.names(), self.suffix, offline) from exc
-        if plan.fetch_bytes:
-            self.announce(plan)
-        return fetch(plan, progress=self.progress)[file]
+        with self._asking:
+            if not _stays_below(name) or not self._matches(file.filename) or (self._is_listed and file.filename not in self._files):
+                raise _missing(name, self.where, self.names(), self.suffix)
+            try:
+                plan = plan_download([file])
+            except SourceError as exc:
+                if exc.code not in ("hub.file_missing", "hub.offline"):
+                    raise
+                offline = exc.hint if exc.code == "hub.offline" else ""
+                raise _missing(name, self.where, self.names(), self.suffix, offline) from exc
+            if plan.fetch_bytes:
+                self.announce(plan)
+            return fetch(plan, progress=self.progress)[file]
+
+    @property
+    def _is_listed(self) -> bool:
+        """Whether `_files` is what the hub said lately. Offline the cache is looked at each time, which costs nothing."""
+        return time.monotonic() - self._listed_s < _LISTED_S and not read_settings().offline
 
     def _matches(self, file: str) -> bool:
         return fnmatchcase(file, self.pattern.filename)

@@ -128,7 +128,7 @@ class AsrModule(LoopModule[Stream]):
     async def post(self, request: web.Request) -> web.Response:
         """Transcribe the audio file in the body."""
         self._access.require(request, query=False)
-        body = await request.read()
+        body = await self._read_body(request)
         self._log.info(MAIN, "handling asr post query", len=len(body))
         self._log.info(BATCHED_ASR, "batched-asr post query")
         self.posts += 1

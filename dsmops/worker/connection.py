@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -35,6 +35,8 @@ class Limits:
     """How long a client may leave what is sent to it unread."""
     close_s: float = 1.0
     """For the client's part of the closing handshake."""
+    body_s: float = 60.0
+    """For the body of a post, 2 MiB at most."""
 
 
 class Ending(Exception):  # noqa: N818 not every ending is an error
@@ -126,7 +128,7 @@ class Connection(ABC, Generic[EventT]):
             if message.type is WSMsgType.CLOSE:
                 return
             if message.type is WSMsgType.PING:
-                await self._ws.pong(message.data)
+                await self._deliver(self._ws.pong(message.data))
             elif message.type is WSMsgType.ERROR:
                 raise Ending(CloseCode.TOO_BIG, logged=f"WebSocket protocol error: {message.data}", gone=True)
             elif message.type in (WSMsgType.CLOSED, WSMsgType.CLOSING):
@@ -156,7 +158,7 @@ class Connection(ABC, Generic[EventT]):
             if events and not self.pings_while_sending:
                 last_s = clock()
             if clock() - last_s >= self._limits.ping_s:
-                await self._ws.ping()
+                await self._deliver(self._ws.ping())
                 last_s = clock()
             if not events:
                 with contextlib.suppress(TimeoutError):
@@ -164,9 +166,12 @@ class Connection(ABC, Generic[EventT]):
                         await self._output.wait()
 
     async def _send_bytes(self, data: bytes) -> None:
+        await self._deliver(self._ws.send_bytes(data))
+
+    async def _deliver(self, sending: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(self._limits.stalled_s):
-                await self._ws.send_bytes(data)
+                await sending
         except TimeoutError:
             reason = f"the client read nothing for {self._limits.stalled_s:g} s"
             raise Ending(CloseCode.TIMED_OUT, logged=reason, task="send_loop", gone=True) from None

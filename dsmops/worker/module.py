@@ -119,6 +119,21 @@ class LoopModule(ABC, Generic[StreamT]):
             await asyncio.sleep(POST_PAUSE_S)
         return None
 
+    async def _read_body(self, request: web.Request) -> bytes:
+        """Return what was posted.
+
+        Raises:
+            HTTPException: it is larger than 2 MiB (413), cannot be unpacked (400), or does not come (408).
+            ConnectionResetError: whoever sends it has hung up.
+        """
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                return await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text=f"the body did not come within {self._limits.body_s:g} s\n") from None
+        except web.RequestPayloadError as exc:
+            raise web.HTTPBadRequest(text=f"Failed to read the request body: {exc}\n") from exc
+
     def _log_ending(self, ending: Ending, stream: StreamT) -> None:
         if ending.logged.endswith("timeout"):
             self._log_timeout(ending, stream)

@@ -129,7 +129,8 @@ class TtsModule(LoopModule[Speech]):
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Say the text in the body, and stream it as a WAV."""
         self._access.require(request, query=False)
-        text, voice = await _read_query(request)
+        _require_json(request)
+        text, voice = _parse_query(await self._read_body(request))
         self._log.info(
             MAIN,
             f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: {json.dumps(voice)} }})',
@@ -240,16 +241,19 @@ def _query(request: web.Request) -> tuple[SpeechFormat, str | None]:
         raise web.HTTPBadRequest(text=f"Failed to deserialize query string: unknown variant `{form}`, expected one of {known}") from None
 
 
-async def _read_query(request: web.Request) -> tuple[str, str]:
+def _require_json(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="Expected request with `Content-Type: application/json`")
+
+
+def _parse_query(data: bytes) -> tuple[str, str]:
     """Return text and voice of a post's body.
 
     Raises:
-        HTTPException: it is no JSON (400), is not called so (415), lacks a key (422) or is larger than 2 MiB (413).
+        HTTPException: it is no JSON (400) or lacks a key (422).
     """
-    if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="Expected request with `Content-Type: application/json`")
     try:
-        body = json.loads(await request.read())
+        body = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise web.HTTPBadRequest(text=f"Failed to parse the request body as JSON: {exc}") from exc
     for key in ("text", "voice"):

@@ -107,7 +107,8 @@ def refusal(exc: DsmopsError) -> Ending:
     """
     code = CloseCode.BAD_MESSAGE if isinstance(exc, InputError) else CloseCode.FAILED
     logged = f"the text cannot be said ({exc.code})" if exc.code.startswith("text.") else exc.message
-    return Ending(code, f"{exc.message}. {exc.hint}", logged=logged)
+    # Two lines: a client can tell the reason from the advice.
+    return Ending(code, f"{exc.message}\n{exc.hint}".strip(), logged=logged)
 
 
 def _latents(voice: protocol.Voice) -> Samples:

@@ -222,8 +222,8 @@ def test_a_server_says_100_kb_of_text(worker: WorkerProcess, tmp_path: Path) -> 
     ("args", "code", "said"),
     [
         (("--api-key", "wrong"), 4, "refused the key"),
-        (("--voice", "nobody.wav"), 6, "this server has no voice 'nobody.wav'"),
-        (("--voice", "tiny/first.wav", "--json"), 6, "cannot say"),
+        (("--voice", "nobody.wav"), 3, "this server has no voice 'nobody.wav'"),
+        (("--voice", "tiny/first.wav", "--json"), 3, "Write it out in a language"),
     ],
 )
 def test_what_a_server_refuses_is_told(worker: WorkerProcess, tmp_path: Path, args: tuple[str, ...], code: int, said: str) -> None:

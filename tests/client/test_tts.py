@@ -15,8 +15,8 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
 from dsmops.client.session import Patience
-from dsmops.client.tts import WORDS_AHEAD, Answer, synthesize
-from dsmops.errors import CredentialsError, TransferError
+from dsmops.client.tts import WORDS_AHEAD, Answer, _pieces, synthesize
+from dsmops.errors import CredentialsError, InputError, TransferError
 from dsmops.worker.protocol import Audio, Eos, Error, OggOpus, Ready, SpeechAnswer, SpokenText, Text, decode_speech_request, encode
 
 PATH = "/api/tts_streaming"
@@ -210,7 +210,7 @@ async def falls_silent(played: Played, socket: Socket) -> None:
 
 
 async def refusing(played: Played, socket: Socket) -> None:
-    await send(socket, Error("this server has no voice 'x'"))
+    await send(socket, Error("this server has no voice 'x'\nNear names: y."))
     await socket.close(code=1007)
 
 
@@ -257,7 +257,6 @@ async def in_opus(played: Played, socket: Socket) -> None:
         (full_without_a_word, PATH, "server.full", "no slot is free"),
         (dead_loop, PATH, "server.not_ready", "its model loop does not run"),
         (falls_silent, PATH, "server.silent", "stopped answering"),
-        (refusing, PATH, "server.ended", "has no voice 'x'"),
         (failing, PATH, "server.ended", "the model gave no numbers"),
         (leaving, PATH, "server.ended", "with code 1011"),
         (cut, PATH, "server.ended", "with code 1006"),
@@ -274,6 +273,19 @@ def test_each_way_of_failing_has_its_own_words(script: Script, path: str, code: 
         talk(script, "word " * 600, path=path)
     assert failed.value.code == code
     assert failed.value.hint
+
+
+def test_what_the_user_asked_for_and_cannot_have_is_an_input_error() -> None:
+    """Close code 1007 says so, after the server's own reason and advice; one attempt is enough."""
+    with pytest.raises(InputError, match="has no voice 'x'$") as refused:
+        talk(refusing, "word")
+    assert (refused.value.code, refused.value.hint, refused.value.exit_code) == ("server.refused", "Near names: y.", 3)
+
+
+def test_a_text_full_of_broken_tags_is_cut_in_no_time() -> None:
+    """No tag is searched for to the end of the text from each place where one begins."""
+    text = "<break " * 150_000
+    assert " ".join(_pieces([text])).split() == text.split()
 
 
 def test_a_refused_key_is_not_tried_again() -> None:

@@ -1,6 +1,8 @@
 """Names of voices to files: this machine, folders, a hub."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,37 @@ def test_a_pattern_bounds_what_counts(hub: HubServer, pattern: str, names: list[
         else:
             with pytest.raises(SourceError, match="has no voice"):
                 voices.find(name)
+
+
+def test_what_is_not_there_is_asked_for_once(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that a server's clients make up cost the hub nothing while its list is fresh; what is there is found, and what comes, later."""
+    voices = open_voices(f"hf://{REPO}", SUFFIX)
+    with pytest.raises(SourceError):
+        voices.find("nobody.wav")
+    hub.requests.clear()
+    for name in ("nobody.wav", "somebody.wav", "../nobody.wav"):
+        with pytest.raises(SourceError, match="has no voice") as missing:
+            voices.find(name)
+        assert "It has 5 voices" in missing.value.hint
+    assert hub.requests == []
+    assert voices.find("top.wav").read_bytes() == b"top"
+    hub.repos[REPO].publish({**FILES, f"nobody.wav{SUFFIX}": b"born"})
+    monkeypatch.setattr("dsmops.flows.voices._LISTED_S", 0)
+    assert voices.find("nobody.wav").read_bytes() == b"born"
+
+
+def test_many_may_want_the_same_voice_at_once(hub: HubServer) -> None:
+    """The first download serves them all: none meets the other's half-written file."""
+    voices = open_voices(f"hf://{REPO}", SUFFIX)
+    together = threading.Barrier(6)
+
+    def find(_: int) -> bytes:
+        together.wait(10)
+        return voices.find("expresso/sad.wav").read_bytes()
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(find, range(6))) == [b"sad"] * 6
+    assert sum((request.method, request.body_bytes) == ("GET", 3) for request in hub.requests) == 1
 
 
 def test_offline_the_cache_is_all_there_is(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

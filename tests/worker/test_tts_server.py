@@ -1,5 +1,6 @@
 """The text-to-speech module as its clients see it: the server itself with an engine that is no model, and a client that shares no code."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -153,7 +154,7 @@ def test_voices_differ_and_an_unknown_one_is_an_error(server: ThreadedServer) ->
             assert client.ws.close_reason is not None
             assert "no voice is named nobody.wav" in client.ws.close_reason
         assert [msg["message"] for msg in unpacked(received)] == (
-            ["no voice is named nobody.wav. Near it: default.wav, first.wav, second.wav."] if form == "PcmMessagePack" else []
+            ["no voice is named nobody.wav\nNear it: default.wav, first.wav, second.wav."] if form == "PcmMessagePack" else []
         )
     wait_for_slots(server.url, 0, within_s=1)
 
@@ -190,6 +191,10 @@ def test_a_client_may_bring_its_own_voice(server: ThreadedServer) -> None:
         client.send(voice)
         assert "after the text has begun" in client.rest()[-1]["message"]
         assert client.close_code == 1007
+    with TtsClient(server.url, KEY) as client:
+        client.send({"type": "Text", "text": "<break"})
+        client.send(voice)
+        assert "after the text has begun" in client.rest()[-1]["message"]
     with TtsClient(server.url, KEY) as client:
         client.send({**voice, "shape": [6, 6]})
         assert "does not hold" in client.rest()[-1]["message"]
@@ -428,6 +433,40 @@ def test_a_post_that_nobody_reads_is_cut() -> None:
             assert sock.recv(100).startswith(b"HTTP/1.1 200")
             wait_for_slots(server.url, 0, within_s=20)
     assert "the client read nothing for 0.3 s" in server.log
+
+
+def test_a_body_that_stops_or_cannot_be_unpacked_is_refused() -> None:
+    """408 and 400, and no traceback in the log."""
+    with speaking(limits=Limits(body_s=0.2)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        head = f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: application/json\r\n"
+        for rest, status in (
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nab", b"408"),
+            ("Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", b"400"),
+        ):
+            with socket.create_connection((host, int(port)), timeout=10) as sock:
+                sock.sendall(f"{head}{rest}".encode())
+                assert sock.recv(100).startswith(b"HTTP/1.1 " + status)
+    assert "Traceback" not in server.log
+
+
+def test_pings_whose_answers_nobody_reads_hold_no_slot() -> None:
+    """Who floods the server with pings and never reads is dropped."""
+    with speaking(slots=1, limits=Limits(stalled_s=0.3, close_s=0.2)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((host, int(port)))
+            sock.settimeout(1)
+            sock.sendall(
+                f"GET {TTS_PATH} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {KEY}\r\n\r\n".encode()
+            )
+            wait_for_slots(server.url, 1, within_s=5)
+            with contextlib.suppress(OSError):
+                while True:
+                    sock.sendall((b"\x89\xfd\0\0\0\0" + bytes(125)) * 1000)
+            wait_for_slots(server.url, 0, within_s=5)
 
 
 def used(server: ThreadedServer) -> str:

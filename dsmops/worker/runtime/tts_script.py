@@ -24,7 +24,7 @@ LONGEST_STREAM_BREAK_S = 10.0
 
 _BREAK_HINT = 'Write pauses as <break time="0.5s"/>.'
 _SHOWN = 5
-_SCRIPT_BREAK = re.compile(r'<break\s+time="([0-9]+(?:.[0-9]*)?)s"\s*/?>')
+_SCRIPT_BREAK = re.compile(r'<break\s+time="([0-9]{1,16}(?:.[0-9]{0,16})?)s"\s*/?>')
 _STREAM_BREAK = re.compile(r'<break\s{1,64}time="([0-9.]{1,16})s"\s{0,64}/>')
 _UNFINISHED_BREAK = re.compile(
     reduce(
@@ -88,6 +88,11 @@ class TextStream:
         self._tokenizer, self._padding_between = tokenizer, padding_between
         self._speaker: int | None = MAIN_SPEAKER
         self._held = ""
+
+    @property
+    def holds_text(self) -> bool:
+        """Whether the beginning of a pause waits for its rest."""
+        return bool(self._held)
 
     def take(self, text: str) -> list[Entry]:
         """Return the entries of the next piece of text.

@@ -113,7 +113,7 @@ class Speech(SlotStream[SpokenWord | SpeechAudio | SpeechEnded]):
         """
         self._loop.check(request)
         with self._work:
-            if self._utterance.waiting or self._utterance.steps or self._utterance.is_closed:
+            if self._text.holds_text or self._utterance.waiting or self._utterance.steps or self._utterance.is_closed:
                 raise InputError("the voice comes after the text has begun", hint="Send it before the first word.", code="speech.order")
             self._request, self._is_set_up = request, False
             self._work.notify()
