@@ -112,22 +112,26 @@ def synthesize(
     if words == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):
         out.note(f"note: there is no file {text}, so these are the words that are said")
     sink, target = _sink(output, form, out), None if output == Path("-") else output
-    if url is not None:
-        said = synthesize_remotely(
-            words, sink, url, voice=names[0] if names else None, api_key=api_key, target=target, progress=out.progress()
-        )
-    else:
-        said = speak(
-            words,
-            sink,
-            model,
-            Wish(names, voices, seed, cfg, temperature, n_q),
-            dtype=dtype,
-            cpu=cpu,
-            target=target,
-            progress=out.progress(),
-            announce=lambda plan: out.note("\n".join(download_lines(plan))),
-        )
+    try:
+        if url is not None:
+            said = synthesize_remotely(
+                words, sink, url, voice=names[0] if names else None, api_key=api_key, target=target, progress=out.progress()
+            )
+        else:
+            said = speak(
+                words,
+                sink,
+                model,
+                Wish(names, voices, seed, cfg, temperature, n_q),
+                dtype=dtype,
+                cpu=cpu,
+                target=target,
+                progress=out.progress(),
+                announce=lambda plan: out.note("\n".join(download_lines(plan))),
+            )
+    except KeyboardInterrupt:
+        out.note(f"stopped; {target} is as it was" if target is not None else "stopped")
+        raise typer.Exit(130) from None
     out.note(synthesis_note(said))
     if output is None or target is not None:
         out.result(said, show_synthesis(said, timestamps=timestamps))
@@ -144,6 +148,8 @@ def _check_usage(text: str, output: Path | None, *, voices: tuple[str, ...], url
         raise typer.BadParameter("standard output is a terminal; send it into a file or a program", param_hint="OUT")
     if form != "wav" and not to_stdout:
         raise typer.BadParameter("only standard output, OUT -, has a choice; a file's name says its format", param_hint="--format")
+    if "" in voices:
+        raise typer.BadParameter("it is empty; leave it away for the default voice", param_hint="--voice")
     if len(voices) > (1 if url is not None else 2):
         most = "a server speaks in one voice" if url is not None else "a dialogue has two voices"
         raise typer.BadParameter(f"{most}, and {len(voices)} are named", param_hint="--voice")
@@ -175,6 +181,7 @@ def _sink(output: Path | None, form: str, out: Reporter) -> Sink:
         except BrokenPipeError:
             # Whoever read stdout has heard enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            out.note("note: whoever read standard output has left; the rest was not said")
 
     if output is None:
         return to_loudspeaker

@@ -117,6 +117,7 @@ def test_who_has_heard_enough_may_leave(tiny: TinyTts) -> None:
         errors = process.stderr.read().decode()
         assert process.wait(60) == 0
     assert "error" not in errors
+    assert "the rest was not said" in errors
 
 
 def test_two_voices_are_a_dialogue(tiny: TinyTts, tmp_path: Path) -> None:
@@ -162,6 +163,7 @@ def test_what_cannot_be_is_one_error_with_a_hint(tiny: TinyTts, args: tuple[str,
         (("hello", "x.wav", "--format", "raw"), "a file's name says its format"),
         (("hello", "x.wav", "--seed", "-1"), "--seed"),
         (("hello", "x.wav", *("--voice", "tiny/first.wav") * 3), "a dialogue has two voices"),
+        (("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--voice", ""), "leave it away for the default voice"),
         (("config.json", "config.json"), "OUT is the text itself"),
         (("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--seed", "1", "--cpu"), "leave away --cpu and --seed"),
         (("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--voice", "a", "--voice", "b"), "a server speaks in one voice"),
@@ -188,6 +190,8 @@ def test_an_old_file_stays_until_the_new_one_is_whole(tiny: TinyTts, tmp_path: P
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+        assert process.stderr is not None
+        assert process.stderr.read().decode() == f"stopped; {target} is as it was\n"
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
     assert speak(tiny, "hello there", target).code == 0

@@ -277,7 +277,7 @@ def test_each_way_of_failing_has_its_own_words(script: Script, path: str, code: 
 
 def test_what_the_user_asked_for_and_cannot_have_is_an_input_error() -> None:
     """Close code 1007 says so, after the server's own reason and advice; one attempt is enough."""
-    with pytest.raises(InputError, match="has no voice 'x'$") as refused:
+    with pytest.raises(InputError, match=r"has no voice 'x'$") as refused:
         talk(refusing, "word")
     assert (refused.value.code, refused.value.hint, refused.value.exit_code) == ("server.refused", "Near names: y.", 3)
 
