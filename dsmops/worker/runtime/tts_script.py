@@ -24,7 +24,7 @@ LONGEST_STREAM_BREAK_S = 10.0
 
 _BREAK_HINT = 'Write pauses as <break time="0.5s"/>.'
 _SHOWN = 5
-_SCRIPT_BREAK = re.compile(r'<break\s+time="([0-9]{1,16}(?:.[0-9]{0,16})?)s"\s*/?>')
+_SCRIPT_BREAK = re.compile(r'<break\s+time="([0-9]{1,400}(?:.[0-9]{0,400})?)s"\s*/?>')
 _STREAM_BREAK = re.compile(r'<break\s{1,64}time="([0-9.]{1,16})s"\s{0,64}/>')
 _UNFINISHED_BREAK = re.compile(
     reduce(

@@ -223,3 +223,9 @@ def test_a_script_is_read_as_upstream_reads_it(turns: list[str], padding_between
     theirs = upstream.script_to_entries(ALL, upstream.TokenIds(50), 12.5, turns, padding_between=padding_between)
     ours = script_entries(turns, ALL, padding_between=padding_between)
     assert ours == [Entry(tuple(entry.tokens), entry.text, entry.padding) for entry in theirs]
+
+
+def test_a_number_without_an_end_is_no_pause_at_once() -> None:
+    """Digits are not counted through again from each of them: 100 kB of them would take minutes."""
+    with pytest.raises(InputError, match="begins no pause"):
+        script_entries([f'<break time="{"1" * 100_000}'], LETTERS)
