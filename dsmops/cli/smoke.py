@@ -86,11 +86,6 @@ def smoke_test(
       dsmops smoke-test --config my.toml --moshi-bin ~/.cargo/bin/moshi-server --junit smoke.xml
       dsmops smoke-test --url ws://10.0.0.5:8080 --api-key KEY
     """
-    from dsmops.cli.views.smoke import junit_xml, show_smoke
-    from dsmops.files import replace_atomically
-    from dsmops.flows.smoke import SmokeRequest, simulate_success
-    from dsmops.flows.smoke import smoke_test as test
-
     ways = {"--config": config, "--url": url, "--simulate-success": simulate}
     _require_one_way([name for name, value in ways.items() if value])
     if not isfinite(timeout):
@@ -101,6 +96,13 @@ def smoke_test(
     binary = _binary(backend, moshi_bin, simulate=simulate)
     if not (url or simulate or config or _CONFIG.exists()):
         raise typer.BadParameter(f"name one: {_CONFIG} is not here; or use --url, or --simulate-success", param_hint="--config")
+    out = Reporter.open("smoke-test", json=json, quiet=quiet, debug=debug)
+    # Not before: where packages are absent, loading these says so through the reporter.
+    from dsmops.cli.views.smoke import junit_xml, show_smoke
+    from dsmops.files import replace_atomically
+    from dsmops.flows.smoke import SmokeRequest, simulate_success
+    from dsmops.flows.smoke import smoke_test as test
+
     request = SmokeRequest(
         config=None if url or simulate else config or _CONFIG,
         url=url,
@@ -113,15 +115,24 @@ def smoke_test(
         port=port,
         audio=audio,
     )
-    out = Reporter.open("smoke-test", json=json, quiet=quiet, debug=debug)
     with ExitStack() as stack:
         # Before the work, so that a target that cannot be written is told at once.
         file = stack.enter_context(replace_atomically(junit)) if junit is not None else None
-        if simulate:
-            place = folder or Path(stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-")))
-            report = simulate_success(place, request, on_start=out.live)
-        else:
-            report = test(request, on_start=out.live)
+        begun = ["the start"]
+
+        def on_start(name: str) -> None:
+            begun.append(f"`{name}`")
+            out.live(name)
+
+        try:
+            if simulate:
+                place = folder or Path(stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-")))
+                report = simulate_success(place, request, on_start=on_start)
+            else:
+                report = test(request, on_start=on_start)
+        except KeyboardInterrupt:
+            out.note(f"stopped at {begun[-1]}; nothing that was started still runs")
+            raise typer.Exit(130) from None
         if file is not None:
             file.write(junit_xml(report).encode())
     out.result(report, show_smoke(report))

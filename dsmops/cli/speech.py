@@ -88,7 +88,6 @@ def transcribe(
     from dsmops.cli.views.hub import download_lines
     from dsmops.cli.views.speech import captions, listening_notes, show_transcription
     from dsmops.files import replace_atomically
-    from dsmops.flows.remote import transcribe_microphone, transcribe_remotely
     from dsmops.flows.transcribe import Prompting
     from dsmops.flows.transcribe import transcribe as listen
     from dsmops.units import counted
@@ -114,10 +113,14 @@ def transcribe(
     with ExitStack() as stack:
         # Before the work, which may take long, so that a target that cannot be written is told at once.
         file = stack.enter_context(replace_atomically(output)) if output is not None else None
-        if url is not None and mic:
-            heard = transcribe_microphone(url, out.live, api_key=api_key)
-        elif url is not None:
-            heard = transcribe_remotely(path, url, api_key=api_key, speed=rtf, progress=out.progress())
+        if url is not None:
+            from dsmops.flows.remote import transcribe_microphone, transcribe_remotely
+
+            heard = (
+                transcribe_microphone(url, out.live, api_key=api_key)
+                if mic
+                else transcribe_remotely(path, url, api_key=api_key, speed=rtf, progress=out.progress())
+            )
         else:
             heard = listen(
                 path,

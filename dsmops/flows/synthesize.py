@@ -222,8 +222,7 @@ def synthesize_remotely(
         CredentialsError, TransferError: the server refused, failed or cannot be reached.
         ExtraMissingError: the worker's libraries are not installed.
     """
-    require_worker("speaking")
-    from dsmops.client.address import TTS_PATH, websocket_url  # noqa: PLC0415 with the worker, whose packages may be absent
+    from dsmops.client.address import TTS_PATH, websocket_url  # noqa: PLC0415 with the client, whose packages may be absent
 
     address = websocket_url(url, TTS_PATH)
     meter = _Meter(progress)

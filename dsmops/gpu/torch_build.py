@@ -17,7 +17,8 @@ from pathlib import Path
 from dsmops.facts import ComputeCapability
 
 # Architectures in the published wheels, by the tag in the version. Sources: the CUDA support matrix in RELEASE.md of PyTorch for 2.9
-# to 2.14, its wheel build script for 2.7 and 2.8, and its CUDA upgrade notes for 11.8.
+# to 2.14, its wheel build script for 2.7 and 2.8, its CUDA upgrade notes for 11.8, and `torch.cuda.get_arch_list()` of the 2.15 wheel for
+# CUDA 13.2.
 _UP_TO_HOPPER = ("5.0", "6.0", "7.0", "7.5", "8.0", "8.6", "9.0")
 _TURING_ON = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")
 _VOLTA_ON = ("7.0", *_TURING_ON)
@@ -30,7 +31,7 @@ _X86_WHEELS: dict[str, tuple[tuple[int, int, tuple[str, ...]], ...]] = {
     "cu128": ((7, 7, _TURING_ON), (8, 10, _VOLTA_ON), (11, 11, _TURING_ON)),
     "cu129": ((8, 8, _VOLTA_ON),),
     "cu130": ((9, 14, _TURING_ON),),
-    "cu132": ((12, 14, _TURING_ON),),
+    "cu132": ((12, 15, _TURING_ON),),
 }
 _ARM_WHEELS: dict[str, tuple[tuple[int, int, tuple[str, ...]], ...]] = {
     "cu126": ((9, 14, ("8.0", "9.0")),),

@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from dsmops.errors import ExtraMissingError
 
 NETWORKS = ("torch", "safetensors", "sentencepiece")
-SERVER = (*NETWORKS, "aiohttp", "msgspec", "prometheus_client", "soundfile", "soxr", "sphn")
+CLIENT = ("aiohttp", "msgspec")
+SERVER = (*NETWORKS, *CLIENT, "prometheus_client", "soundfile", "soxr", "sphn")
 
 
 def require_worker(purpose: str, packages: tuple[str, ...] = NETWORKS) -> None:
-    """Check that what the networks, or the server, need is installed, without importing it. `purpose` is what the user asked for.
+    """Check that what the networks, a client or the server need is installed, without importing it. `purpose` is what the user asked for.
 
     Raises:
         ExtraMissingError: a package is not installed.

@@ -1,11 +1,14 @@
 """`dsmops smoke-test` as an operator and a CI job type it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -128,6 +131,30 @@ def test_mistyped_commands_are_told(tmp_path: Path, args: list[str], code: int, 
     assert [path.name for path in tmp_path.iterdir()] == ["a.toml"]
 
 
+@pytest.mark.parametrize("package", ["aiohttp", "msgspec", "torch"])
+@pytest.mark.parametrize("way", [["--simulate-success"], ["--url", "ws://127.0.0.1:1"]])
+def test_without_the_worker_extra_it_says_what_to_install(tmp_path: Path, package: str, way: list[str]) -> None:
+    """Exit 4 and the command, as a document where one was asked for."""
+    code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "smoke-test", *way, "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 4, done.stderr
+    error = json.loads(done.stderr)["error"]
+    assert package in error["message"]
+    assert "dsmops[worker]" in error["hint"]
+
+
+def test_something_that_is_no_speech_server_is_not_blamed_for_its_keys(tmp_path: Path) -> None:
+    """No stream opens there with any key: that fails, and no check of keys."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run = dsmops("smoke-test", "--url", f"127.0.0.1:{server.server_port}", "--json", cwd=tmp_path)
+        server.shutdown()
+    assert run.code == 1
+    assert run.document["failed"] == ["ready"]
+    assert statuses(run)["wrong-key"] == "skipped"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -> None:
     """Whatever ends the test: asked to, or killed outright."""
@@ -154,6 +181,7 @@ def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -
     assert test.returncode == (-number if number is signal.SIGKILL else 128 + number)
     assert b"Traceback" not in errors
     assert output == b""
+    assert (b"stopped at `" in errors) == (number is signal.SIGINT)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

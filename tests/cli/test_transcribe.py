@@ -287,6 +287,16 @@ def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("package", ["aiohttp", "msgspec"])
+def test_without_what_talks_to_servers_it_says_what_to_install(folder: Path, package: str) -> None:
+    """Exit 4 and the command."""
+    code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "transcribe", "speech.wav", "--url", "ws://127.0.0.1:1", "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 4, done.stderr
+    assert package in json.loads(done.stderr)["error"]["message"]
+
+
 def test_ctrl_c_while_it_listens(folder: Path, transcribe: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 130; what -o names stays as it was, and nothing lies beside it."""
     (folder / "kept.txt").write_text("kept")

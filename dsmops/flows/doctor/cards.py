@@ -150,7 +150,8 @@ def packages(site: Site) -> Iterator[Finding]:  # noqa: ARG001 every area is ask
         yield finding(
             "packages-missing",
             Level.NOTE,
-            "the embedded worker (`worker`, `transcribe`, `synthesize`) lacks packages; moshi-server needs none of them",
+            "the embedded worker and what talks to servers (`worker`, `transcribe`, `synthesize`, `evaluate`, `smoke-test`) lack packages; "
+            "moshi-server needs none of them",
             f"not installed: {', '.join(missing)}",
             fix="pip install 'dsmops[worker]'",
         )

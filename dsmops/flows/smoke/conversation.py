@@ -93,6 +93,8 @@ class Conversation(ABC, Generic[AnswerT]):
         self._probe: Probe[AnswerT] | None = None
         self._steps_before = 0
         self._buckets_before: dict[float, float] | None = None
+        self._no_stream: int | None = None
+        """The status with which the server refused a stream for another reason than its key."""
 
     @staticmethod
     @abstractmethod
@@ -123,7 +125,11 @@ class Conversation(ABC, Generic[AnswerT]):
             return opened
         if opened == _UNAUTHORIZED:
             raise CheckFailed("the server refused the key", "Give one of its authorized_ids: --api-key, or DSMOPS_API_KEY.")
-        raise CheckFailed(f"the server answered {opened} instead of opening a stream", "Check the path: /api/modules_info lists them.")
+        self._no_stream = opened
+        raise CheckFailed(
+            f"the server answered {opened} instead of opening a stream",
+            "Check the address and the path: a moshi-server lists its paths at /api/modules_info.",
+        )
 
     async def _ready(self) -> str:
         subject = self._subject
@@ -184,6 +190,8 @@ class Conversation(ABC, Generic[AnswerT]):
             if isinstance(opened, Probe):
                 await opened.vanish()
                 raise CheckFailed(f"{what} was let in", "Anybody who reaches the port can use the server; look at its authorized_ids.")
+            if opened == self._no_stream:
+                raise DoesNotApply(f"no stream opens here with the right key either: status {opened}")
             if opened != _UNAUTHORIZED:
                 raise CheckFailed(f"{what} was answered with status {opened}, and {_UNAUTHORIZED} is right")
         return "a wrong key and none were answered with 401"
