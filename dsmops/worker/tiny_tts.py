@@ -23,8 +23,8 @@ from dsmops.files import replace_atomically
 from dsmops.worker.models.config import END_OF_PADDING, PADDING
 from dsmops.worker.models.tts import TtsFiles
 from dsmops.worker.models.tts_config import TtsConfig
-from dsmops.worker.tiny import (
-    API_KEY,
+from dsmops.worker.tiny import API_KEY
+from dsmops.worker.tiny_parts import (
     BINS,
     CODEBOOKS,
     MIMI_FILE,

@@ -25,7 +25,7 @@ from dsmops.worker.models.random import random_tts
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine
-from dsmops.worker.tiny import MIMI_BODY
+from dsmops.worker.tiny_parts import MIMI_BODY
 from dsmops.worker.tiny_tts import BODY
 from tests.support.upstream import Schedule
 
