@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from types import SimpleNamespace
+from typing import TypeVar
 
 import aiohttp
 
 from dsmops.errors import TransferError
 
 CONNECT_S = 10.0
+UPGRADE_S = 20.0
+
+AnswerT = TypeVar("AnswerT")
 
 
 def new_session(headers: dict[str, str] | None = None, connect_s: float = CONNECT_S) -> aiohttp.ClientSession:
@@ -20,6 +26,25 @@ def new_session(headers: dict[str, str] | None = None, connect_s: float = CONNEC
     trace.on_request_redirect.append(_refuse)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
     return aiohttp.ClientSession(headers=headers, timeout=timeout, trace_configs=[trace])
+
+
+async def answered(upgrade: Awaitable[AnswerT], url: str, within_s: float = UPGRADE_S) -> AnswerT:
+    """Return what the request `upgrade` for a WebSocket at `url` brings. aiohttp alone would wait for its answer without end.
+
+    Raises:
+        TransferError: no answer came in time.
+    """
+    try:
+        async with asyncio.timeout(within_s) as limit:
+            return await upgrade
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise TransferError(
+            f"{url} did not answer in {within_s:g} s",
+            hint="Check address and port: what listens there is no speech server, or hangs.",
+            code="server.mute",
+        ) from exc
 
 
 async def _refuse(_: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams) -> None:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import aiohttp
 
-from dsmops.client.http import CONNECT_S, new_session, reason
+from dsmops.client.http import CONNECT_S, answered, new_session, reason
 from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
 from dsmops.units import size
@@ -54,7 +54,8 @@ class Probe(Generic[AnswerT]):
         """
         session = new_session({KEY_HEADER: api_key} if api_key else {})
         try:
-            return cls(session, await session.ws_connect(url, max_msg_size=_MOST_MESSAGE_BYTES), url, decode)
+            ws = await answered(session.ws_connect(url, max_msg_size=_MOST_MESSAGE_BYTES), url)
+            return cls(session, ws, url, decode)
         except aiohttp.WSServerHandshakeError as exc:
             await session.close()
             return exc.status

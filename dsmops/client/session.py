@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from dsmops.client.http import new_session, reason
+from dsmops.client.http import CONNECT_S, UPGRADE_S, answered, new_session, reason
 from dsmops.errors import CredentialsError, InputError, RemoteError, TransferError
 from dsmops.worker.protocol import CloseCode, ProtocolError
 
@@ -30,11 +30,12 @@ AnswerT = TypeVar("AnswerT")
 class Patience:
     """How long to wait, in seconds, and how often to try while nothing was sent.
 
-    `first_s`: for a first message, before asking which module it is. `ready_s`: for `Ready` where it must come. `marker_s`: for the next
-    message once all is sent.
+    `upgrade_s`: for the answer to the request for a WebSocket. `first_s`: for a first message, before asking which module it is. `ready_s`:
+    for `Ready` where it must come. `marker_s`: for the next message once all is sent.
     """
 
-    connect_s: float = 10.0
+    connect_s: float = CONNECT_S
+    upgrade_s: float = UPGRADE_S
     first_s: float = 2.0
     ready_s: float = 20.0
     marker_s: float = 30.0
@@ -131,7 +132,8 @@ async def _open(
     session: aiohttp.ClientSession, url: str, patience: Patience, await_slot: AwaitSlot, query: Mapping[str, str] | None
 ) -> Socket:
     try:
-        socket = await session.ws_connect(url, params=query, max_msg_size=0, timeout=aiohttp.ClientWSTimeout(ws_close=patience.close_s))
+        limits = aiohttp.ClientWSTimeout(ws_close=patience.close_s)
+        socket = await answered(session.ws_connect(url, params=query, max_msg_size=0, timeout=limits), url, patience.upgrade_s)
     except aiohttp.WSServerHandshakeError as exc:
         raise _refused(url, exc.status) from exc
     except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError) as exc:

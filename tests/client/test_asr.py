@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -254,6 +255,21 @@ def test_a_server_that_is_not_there() -> None:
     with pytest.raises(TransferError, match="cannot be reached") as failed:
         asyncio.run(transcribe("ws://127.0.0.1:9" + PATH, speech(1), lambda _: None, patience=QUICK))
     assert failed.value.code == "server.unreachable"
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_what_takes_a_connection_and_never_answers_is_waited_for_once(attempts: int) -> None:
+    """Any other server's port, or one whose loop hangs: trying again would only wait again."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"ws://127.0.0.1:{listening.getsockname()[1]}{PATH}"
+        with pytest.raises(TransferError, match="did not answer in") as failed:
+            asyncio.run(transcribe(url, speech(1), lambda _: None, patience=replace(QUICK, upgrade_s=0.3, attempts=attempts)))
+        listening.settimeout(0.2)
+        listening.accept()[0].close()
+        with pytest.raises(TimeoutError):
+            listening.accept()
+    assert failed.value.code == "server.mute"
+    assert failed.value.hint
 
 
 def test_audio_that_breaks_off_ends_the_stream() -> None:

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from dsmops.audio import Samples, read, write
-from dsmops.errors import InputError, SourceError, TransferError
+from dsmops.errors import InputError, SourceError
 from dsmops.flows.synthesize import MOST_TEXT_BYTES, Synthesis, Wish, read_text, synthesize, synthesize_remotely
 from dsmops.worker.runtime.tts_engine import SlotRequest
 from dsmops.worker.runtime.tts_machine import Pacing
@@ -232,6 +232,6 @@ def test_a_sink_that_fails_is_what_is_told(server: ThreadedServer) -> None:
 
 def test_a_server_that_refuses_leaves_no_file(server: ThreadedServer, tmp_path: Path) -> None:
     """Its reason is the error."""
-    with pytest.raises(TransferError, match="has no voice 'nobody'"):
+    with pytest.raises(InputError, match="has no voice 'nobody'"):
         synthesize_remotely("hello", partial(write, tmp_path / "a.wav"), server.url, voice="nobody", api_key=KEY)
     assert list(tmp_path.iterdir()) == []
