@@ -21,8 +21,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
-from dsmops.errors import InputError
-from dsmops.files import os_errors
+from dsmops.errors import FileAccessError, InputError
+from dsmops.files import translate
 from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.plain_text import without_colours
 from dsmops.logs.rules import LIST_BRACKETS, LIST_ITEM, LIST_OPEN, PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule, replace_item
@@ -239,11 +239,14 @@ def load_or_create_key() -> bytes:
     if given:
         return _checked(given, f"the key in {KEY_VARIABLE}", f"Set {KEY_VARIABLE} to at least {MIN_KEY_CHARS} characters, or unset it.")
     path = _key_file()
-    with os_errors(path):
+    try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _create_once(path)
         text = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as exc:
+        hint = f"Your redaction key is kept there. Make it writable, or set {KEY_VARIABLE} to {MIN_KEY_CHARS} secret characters or more."
+        raise FileAccessError(translate(exc, path).message, hint=hint, code="logs.redaction_key") from exc
     return _checked(text, f"the redaction key in {path}", "Remove the file; the next run makes a new key, and with it new pseudonyms.")
 
 

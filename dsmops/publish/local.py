@@ -29,7 +29,7 @@ class FolderStore:
         self.folder = folder
 
     def put(self, source: Path | bytes, key: str, *, sha256: str, size_bytes: int, progress: Progress = SILENT) -> None:
-        self.meter.count("put", sent_bytes=size_bytes)
+        self.meter.count("put")
         for attempt in range(_BUSY_ATTEMPTS):
             try:
                 return self._put(source, key, sha256, size_bytes, progress)
@@ -46,6 +46,7 @@ class FolderStore:
             for block in blocks_of(source, size_bytes):
                 digest.update(block)
                 partial.write(block)
+                self.meter.count(sent_bytes=len(block))
                 progress.advance(len(block))
             require_unchanged(source, digest.hexdigest(), sha256)
 

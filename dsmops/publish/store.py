@@ -152,8 +152,10 @@ def join_url(bucket: str, prefix: str) -> str:
     """Return the store URL of a `--bucket` (a bare name, `s3://` or `file:`) and a `--prefix`.
 
     Raises:
-        InputError: the prefix holds `.` or `..` segments, or characters that cannot be seen.
+        InputError: `bucket` is a path, or the prefix holds `.` or `..` segments, or characters that cannot be seen.
     """
+    if bucket.startswith(("/", "~", ".")):
+        raise InputError(f"{bucket!r} is a path, and no bucket's name", hint=f"A folder is written file:{bucket}.", code="publish.bucket")
     base = bucket if ":" in bucket else f"s3://{bucket}"
     return "/".join([base.rstrip("/"), *_segments(prefix)])
 
@@ -213,7 +215,7 @@ class Digest:
 def _open_s3(url: str, options: StoreOptions) -> ObjectStore:
     from dsmops.publish.s3 import S3Store  # noqa: PLC0415 the client library takes 0.2 s to load; folders do without
 
-    bucket, _, prefix = url.partition(":")[2].strip("/").partition("/")
+    bucket, _, prefix = url.partition(":")[2].removeprefix("//").partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise InputError(
             f"{bucket!r} cannot be a bucket's name",

@@ -48,6 +48,17 @@ def test_documents_carry_sums_and_schema(logs: Path, tmp_path: Path) -> None:
     assert file["modified"].endswith("Z")
 
 
+def test_a_content_that_is_lost_is_not_said_to_be_compared(logs: Path, tmp_path: Path) -> None:
+    """It is named, with what to do; the closing line promises nothing, and the exit code is that of the other side."""
+    dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path)
+    (lost,) = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.read_text() == CLEAN]
+    lost.unlink()
+    run = dsmops("pull-logs", "--bucket", "file:store", "--output", "here", cwd=tmp_path)
+    assert run.code == 6
+    assert "failed    log.stt.2025-11-15" in run.stdout
+    assert "compared" not in run.stdout
+
+
 def test_content_that_leaks_stays_here(logs: Path, tmp_path: Path) -> None:
     """A key in a log refuses that file with exit code 1, the count, the way out, and never the value."""
     (logs / "log.leak").write_text(LEAK)
@@ -118,7 +129,8 @@ def test_a_dry_run_leaves_no_trace(logs: Path, tmp_path: Path) -> None:
     [
         (["publish-logs"], 2, "--bucket"),
         (["publish-logs", "--bucket", "file:store", "--source", "nowhere"], 3, "nowhere does not exist"),
-        (["publish-logs", "--bucket", "./store"], 3, "file:FOLDER"),
+        (["publish-logs", "--bucket", "./store"], 3, "file:./store"),
+        (["publish-logs", "--bucket", "/srv/logs"], 3, "file:/srv/logs"),
         (["publish-logs", "--bucket", "Bad_Bucket"], 3, "cannot be a bucket"),
         (["publish-logs", "--bucket", "ftp://x"], 3, "names no store"),
         (["publish-logs", "--bucket", "file:logs/moshi-logs/shared"], 3, "published into itself"),

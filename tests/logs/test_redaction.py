@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dsmops.errors import InputError
+from dsmops.errors import FileAccessError, InputError
 from dsmops.logs import Clock, Formatter, Redactor, Style, load_or_create_key, redact, scan
 from dsmops.logs.redaction import shape_of
 from dsmops.logs.rules import RULES
@@ -333,6 +333,15 @@ def test_first_runs_at_once_agree_on_one_key() -> None:
     code = "from dsmops.logs import load_or_create_key; print(load_or_create_key().decode())"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({run.communicate()[0] for run in runs}) == 1
+
+
+def test_where_no_key_can_be_kept_the_variable_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service's home may be read-only, or none."""
+    (tmp_path / "state").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with pytest.raises(FileAccessError, match=r"redaction\.key") as caught:
+        load_or_create_key()
+    assert "DSMOPS_REDACTION_KEY" in caught.value.hint
 
 
 def test_a_key_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

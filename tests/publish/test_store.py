@@ -25,6 +25,14 @@ def test_bucket_and_prefix_make_one_name(bucket: str, prefix: str, url: str) -> 
     assert join_url(bucket, prefix) == url
 
 
+@pytest.mark.parametrize("bucket", ["/mnt/share", "~/share", "./share", "../share"])
+def test_a_path_is_no_bucket(bucket: str) -> None:
+    """Not even one whose first folder could be a bucket's name: logs must not go to whoever owns that bucket."""
+    with pytest.raises(InputError, match="is a path") as caught:
+        join_url(bucket, "stt")
+    assert caught.value.hint == f"A folder is written file:{bucket}."
+
+
 @pytest.mark.parametrize("prefix", ["..", "a/../b", "./a"])
 def test_prefixes_do_not_climb(prefix: str) -> None:
     """A prefix with relative segments is an error: on a folder it would lead out."""
@@ -46,7 +54,9 @@ def test_prefixes_can_be_seen(prefix: str) -> None:
         join_url("logs", prefix)
 
 
-@pytest.mark.parametrize("url", ["s3://", "s3://No_Such", "s3://a", "/mnt/share", "share", "http://x", "file:", "file://host/x"])
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///srv/logs", "s3://No_Such", "s3://a", "/mnt/share", "share", "http://x", "file:", "file://host/x"]
+)
 def test_what_names_no_store(url: str) -> None:
     """Impossible buckets, bare paths, other schemes and foreign hosts are refused with a hint on how to write it."""
     with pytest.raises(InputError) as caught:

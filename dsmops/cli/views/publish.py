@@ -59,7 +59,8 @@ def show_pull(report: PullReport) -> Iterator[Block]:
         counts = report.counts
         sums = f"{counted(counts['fetched'], 'file')} fetched, {counts['same']} already there"
         sums += "".join(f", {counts[kind]} {kind}" for kind in ("kept", "failed") if counts[kind])
-        yield f"{report.store} → {report.output}: {sums}; every byte compared"
+        compared = "" if counts["failed"] else "; every byte compared"
+        yield f"{report.store} → {report.output}: {sums}{compared}"
     for manifest in report.damaged_manifests:
         yield f"damaged   {manifest}: its contents were looked up in the store; `publish-logs --rebuild` repairs it"
     yield _cost(report.usage)
