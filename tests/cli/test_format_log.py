@@ -54,6 +54,13 @@ def test_stdout_and_options(log: Path) -> None:
     assert dsmops("format-log", log, "-o", "-", "--tz", "UTC", "--until", "2025-11-15 08:39:04").stdout.startswith(LINE)
 
 
+def test_what_is_no_log_is_said_to_be_none(log: Path, tmp_path: Path) -> None:
+    """It is kept as it is, and the last line asks; of a log it does not."""
+    (tmp_path / "notes").write_text("hello\nworld\n")
+    assert "is this the right file?" in dsmops("format-log", tmp_path / "notes", "-o", "-").stderr
+    assert "is this the right file?" not in dsmops("format-log", log, "-o", "-", "--level", "trace", "--since", "-3h").stderr
+
+
 def test_the_local_zone_is_the_default(log: Path) -> None:
     """Without --tz stamps are in the zone of the environment."""
     run = dsmops("format-log", log, "-o", "-", env={"TZ": "America/New_York"})

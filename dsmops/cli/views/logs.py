@@ -18,6 +18,8 @@ def show_format(report: FormatReport) -> Iterator[str]:
     wanted = "" if report.records_written == report.records else f" ({report.records_written:,} wanted)"
     unparsed = f"{counted(report.unparsed_lines, 'line')} of no known format"
     yield f"{counted(report.lines, 'line')}, {counted(report.records, 'event')}{wanted}, {unparsed}"
+    if report.lines and not report.records:
+        yield "no line of it is one that a server writes: is this the right file?"
     if report.redactions is None:
         yield "not redacted: keys, addresses and texts are still in it"
     elif report.redactions:

@@ -126,6 +126,7 @@ _TABLE: dict[str, tuple[str, str | None]] = {
     "port-server-full": (_PORT, None),
     "log-none": (_DOCTOR, None),
     "log-unreadable": (_DOCTOR, None),
+    "log-foreign": (_DOCTOR, None),
     "area-unseen": (_DOCTOR, None),
 }
 

@@ -13,7 +13,7 @@ from dsmops.errors import DsmopsError, InputError
 from dsmops.files import os_errors
 from dsmops.flows.doctor.findings import Finding, Level, finding, ok
 from dsmops.flows.doctor.site import Site
-from dsmops.logs import decompressed
+from dsmops.logs import decompressed, parse
 from dsmops.logs.failures import FAILURES, FailureSeen, scan
 from dsmops.logs.sources import MAGIC_BYTES, is_compressed
 from dsmops.units import counted, size
@@ -21,6 +21,7 @@ from dsmops.units import counted, size
 _MOST_FILES = 5
 _MOST_BYTES = 8 << 20
 """Of a longer log the end is read: hours of one stream, and a tenth of a second of work."""
+_MOST_PARSED_LINES = 10_000
 _NAME = re.compile(r"log\.(?!smoke-test\.)[^/]+|[^/]+\.log(?:\.\d+)?")
 """Without those of smoke tests: they were judged there, and hold failures that the test brought about on purpose."""
 _STARTED = re.compile(rb'^[^"\n]*main\.rs(?:\x1b\[\d*m|[\d: ])*(?:build_info|starting worker)', re.MULTILINE)
@@ -40,7 +41,7 @@ def logs(site: Site) -> Iterator[Finding]:
         )
     for path in files:
         try:
-            yield from _log(path)
+            yield from _log(path, named=path in site.scope.logs)
         except DsmopsError as exc:
             level = Level.ERROR if path in site.scope.logs else Level.WARNING
             yield finding("log-unreadable", level, f"a log cannot be read: {exc.message}", fix=exc.hint, unseen=f"what is in {path}")
@@ -66,7 +67,7 @@ def _logs_in(folder: Path) -> Iterator[Path]:
             yield from (path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_file())
 
 
-def _log(path: Path) -> Iterator[Finding]:
+def _log(path: Path, *, named: bool) -> Iterator[Finding]:
     data, is_end = _end_of(path)
     started = max((match.start() for match in _STARTED.finditer(data)), default=0)
     start = data.rfind(b"\n", 0, started) + 1
@@ -78,7 +79,17 @@ def _log(path: Path) -> Iterator[Finding]:
     earlier = [seen for seen in scan(before) if seen.name not in now]
     for seen in earlier:
         yield _seen(seen, where, 0, past=True)
-    if not (now or earlier):
+    if now or earlier:
+        return
+    if any(data.split()) and not any(record.format != "text" for record in parse((before + since)[-_MOST_PARSED_LINES:])):
+        yield finding(
+            "log-foreign",
+            Level.WARNING if named else Level.NOTE,
+            f"{where}: no line of it is one that a server writes",
+            fix="Name the file that the server's output went to.",
+            unseen=f"what went wrong before: {path} is no server's log",
+        )
+    else:
         yield ok("log", f"{where}: no known failure", counted(len(before) + len(since) - 1, "line"))
 
 

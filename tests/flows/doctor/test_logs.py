@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_a_long_log_is_read_from_its_end(scope: Scope, bare: GpuReport) -> None:
         seen = log_findings(replace(scope, logs=(path,)), bare)
         assert seen.keys() == {"no-free-channels"}
         assert "the last 8.00 MiB" in seen["no-free-channels"].evidence[0]
+
+
+def test_what_is_no_log_is_not_found_to_be_in_order(scope: Scope, bare: GpuReport) -> None:
+    """Any bytes and other programs' words: a warning where it was named, a note where it only lay there. A failure in it still counts."""
+    foreign = scope.folder / "logs" / "log.stt.2025-11-15"
+    foreign.parent.mkdir()
+    for content in (random.Random(1).randbytes(50_000), b"hello\nworld\n", b"\n".join(b"row %d" % row for row in range(20_000))):
+        foreign.write_bytes(content)
+        assert log_findings(scope, bare)["log-foreign"].severity is Level.NOTE
+        assert log_findings(replace(scope, logs=(foreign,)), bare)["log-foreign"].severity is Level.WARNING
+    foreign.write_bytes(b"hello\nno free channels\n")
+    assert log_findings(scope, bare).keys() == {"no-free-channels"}
+    foreign.write_bytes(b"")
+    assert log_findings(scope, bare).keys() == {"log-ok"}
 
 
 def test_logs_that_cannot_be_read(scope: Scope, bare: GpuReport) -> None:
