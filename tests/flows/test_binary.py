@@ -11,7 +11,7 @@ from dsmops.flows.binary import BinaryKind, find_binary, identify_binary
 from tests.support.binaries import write_machine_code, write_script, write_server
 
 UPSTREAM = b"Kyutai moshi server"
-RELEASE = b"/root/.cargo/registry/src/x-1949/moshi-server-0.6.3/src/main.rs"
+RELEASE = b"/home/ci/.cargo/registry/src/x-1949/moshi-server-0.6.3/src/main.rs"
 PTX_75 = b"//\n.version 8.4\n.target sm_75\n.address_size 64\n"
 
 
