@@ -41,4 +41,6 @@ def _split(address: str, text: str) -> SplitResult:
 
 
 def _unusable(text: str, reason: str) -> InputError:
-    return InputError(f"{text} {reason}", hint="Write it like ws://127.0.0.1:8080; give a key with --api-key.", code="url.unusable")
+    return InputError(
+        f"{text or repr(text)} {reason}", hint="Write it like ws://127.0.0.1:8080; give a key with --api-key.", code="url.unusable"
+    )

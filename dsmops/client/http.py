@@ -14,6 +14,9 @@ from dsmops.errors import TransferError
 CONNECT_S = 10.0
 UPGRADE_S = 20.0
 
+CHECK_PATH = "Check the path: /api/modules_info lists each module's."
+"""The hint where something answers that is no such module."""
+
 AnswerT = TypeVar("AnswerT")
 
 

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import aiohttp
 
-from dsmops.client.http import CONNECT_S, answered, new_session, reason
+from dsmops.client.http import CHECK_PATH, CONNECT_S, answered, new_session, reason
 from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
 from dsmops.units import size
@@ -86,12 +86,12 @@ class Probe(Generic[AnswerT]):
             code = self._ws.close_code
             return Closed(None if code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE else code)
         if message.type is not aiohttp.WSMsgType.BINARY:
-            raise TransferError(f"{self._url} sent {message.type.name}, and its messages are binary", hint="Check the path.")
+            raise TransferError(f"{self._url} sent {message.type.name}, and its messages are binary", hint=CHECK_PATH)
         try:
             return self._decode(message.data)
         except ProtocolError as exc:
             said = f"{self._url} sent what no moshi-server sends: {exc}"
-            raise TransferError(said, hint="Check the path.", code="server.foreign") from exc
+            raise TransferError(said, hint=CHECK_PATH, code="server.foreign") from exc
 
     async def close(self) -> Closed:
         """Send a Close frame, wait for how the server ends the connection, and return that. Messages on their way are dropped."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from dsmops.client.http import CONNECT_S, UPGRADE_S, answered, new_session, reason
+from dsmops.client.http import CHECK_PATH, CONNECT_S, UPGRADE_S, answered, new_session, reason
 from dsmops.errors import CredentialsError, InputError, RemoteError, TransferError
 from dsmops.worker.protocol import CloseCode, ProtocolError
 
@@ -84,7 +84,7 @@ async def next_answer(socket: Socket, url: str, decode: Callable[[bytes], Answer
             try:
                 return decode(message.data)
             except ProtocolError as exc:
-                raise TransferError(f"{url} sent what no moshi-server sends: {exc}", hint="Check the path.", code="server.foreign") from exc
+                raise TransferError(f"{url} sent what no moshi-server sends: {exc}", hint=CHECK_PATH, code="server.foreign") from exc
         if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR):
             return None
 
@@ -95,7 +95,7 @@ def ended(url: str, awaited: str, said: str, close_code: int | None = None) -> T
     """
     if said and close_code == CloseCode.BAD_MESSAGE:
         message, _, advice = said.partition("\n")
-        return InputError(f"{url}: {message}", hint=advice or "Look at the server's log.", code="server.refused")
+        return InputError(f"{url}: {message}", hint=advice or f"{CHECK_PATH} The server's log may say more.", code="server.refused")
     if said.startswith(_FULL) or close_code == CloseCode.FULL:
         return TransferError(
             f"{url} is full: no slot is free",
@@ -138,7 +138,7 @@ async def _open(
         raise _refused(url, exc.status) from exc
     except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError) as exc:
         raise TransferError(
-            f"no TLS connection to {url}: {exc}",
+            f"no TLS connection to {url}: {reason(exc)}",
             hint="moshi-server itself speaks no TLS: use ws://, or the address of its proxy. SSL_CERT_FILE adds a certificate authority.",
             code="server.tls",
         ) from exc
@@ -164,7 +164,7 @@ def _refused(url: str, status: int) -> RemoteError | CredentialsError:
     if status == _NOT_FOUND:
         return TransferError(
             f"{url}: the server has nothing at that path",
-            hint="Use the path of a module in its config; /api/modules_info lists them.",
+            hint=CHECK_PATH,
             code="server.path",
         )
     return TransferError(f"{url} answered {status} instead of opening a stream", hint="Check address and path.", code="server.status")

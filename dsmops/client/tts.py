@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 
 import aiohttp
 
+from dsmops.client.http import CHECK_PATH
 from dsmops.client.session import Patience, Socket, ended, next_answer, not_ready, open_session, silent
 from dsmops.errors import DsmopsError, TransferError
 from dsmops.worker.protocol import (
@@ -76,7 +77,7 @@ async def synthesize(
         if answer is None or isinstance(answer, Error):
             raise await _ended(socket, url, patience.close_s, answer.message if answer else "")
         if not isinstance(answer, Ready):
-            raise TransferError(f"{url} began without Ready", hint="Check the path.", code="server.foreign")
+            raise TransferError(f"{url} began without Ready", hint=CHECK_PATH, code="server.foreign")
 
     async with open_session(url, api_key, patience, await_slot, asked) as socket:
         conversation = _Conversation(socket, url, patience)
@@ -154,7 +155,7 @@ class _Conversation:
                 case Error():
                     raise await _ended(self._socket, self._url, self._close_s, answer.message)
                 case OggOpus():
-                    raise TransferError(f"{self._url} sent Opus, and samples were asked for", hint="Check the path.", code="server.foreign")
+                    raise TransferError(f"{self._url} sent Opus, and samples were asked for", hint=CHECK_PATH, code="server.foreign")
         if self._socket.close_code not in _CLEAN or not self._is_all_sent:
             raise ended(self._url, "speech", "", self._socket.close_code)
         self._answers.put_nowait(None)

@@ -34,3 +34,4 @@ def test_what_is_no_address_is_refused_without_its_secrets(typed: str) -> None:
     with pytest.raises(InputError) as refused:
         websocket_url(typed)
     assert "secret" not in refused.value.message
+    assert refused.value.message.split(" ", 1)[0]

@@ -23,9 +23,10 @@ from dsmops.worker.runtime.tts_engine import SlotRequest
 from dsmops.worker.runtime.tts_machine import Pacing
 from dsmops.worker.tiny_tts import TinyTts, write_tiny_tts
 from dsmops.worker.tts import TtsSettings
+from tests.support.engines import EchoEngine
 from tests.support.tts_client import TTS_PATH
 from tests.support.tts_engines import TalkEngine
-from tests.support.workers import KEY, ThreadedServer
+from tests.support.workers import KEY, PATH, ThreadedServer
 from tests.worker.test_server import wait_for_slots
 
 CONFIG = "config-tts-tiny.toml"
@@ -234,4 +235,12 @@ def test_a_server_that_refuses_leaves_no_file(server: ThreadedServer, tmp_path: 
     """Its reason is the error."""
     with pytest.raises(InputError, match="has no voice 'nobody'"):
         synthesize_remotely("hello", partial(write, tmp_path / "a.wav"), server.url, voice="nobody", api_key=KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_hears_cannot_be_made_to_speak(tmp_path: Path) -> None:
+    """What it cannot read is told, with where to look for the path that was meant."""
+    with ThreadedServer(EchoEngine) as hearing, pytest.raises(InputError, match="no message of this protocol") as caught:
+        synthesize_remotely("hello", partial(write, tmp_path / "a.wav"), hearing.url + PATH, api_key=KEY)
+    assert "/api/modules_info lists" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
