@@ -52,7 +52,7 @@ def format_log(
             "-o",
             metavar="FILE",
             help="Where to write; - is stdout; names in .gz and .zst are compressed. Default: from a folder named raw to the folder "
-            "above it, else friendly-<name> beside the input; stdout for stdin, pipes and --follow.",
+            "above it, else friendly-<name> beside the input; stdout where INPUT is stdin or a pipe, and with --follow.",
         ),
     ] = None,
     tz: Annotated[
