@@ -64,6 +64,19 @@ def os_errors(path: Path | str) -> Iterator[None]:
         raise translate(exc, path) from exc
 
 
+def require_file(path: Path, what: str) -> None:
+    """Check that `path` is no pipe and no device: opening those may wait, and reading them go on, without end. Folders `open` refuses.
+
+    Raises:
+        InputError: it is one; `what` names what should have been there.
+        SourceError, FileAccessError: it is not there, or cannot be looked at.
+    """
+    with os_errors(path):
+        mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path} is a pipe or a device, and a file was expected", hint=f"Save the {what} in a file, and name that.")
+
+
 class PartialFile:
     """A file being written; it becomes the target when its `replace_atomically` block ends without an exception.
 

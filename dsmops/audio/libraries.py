@@ -69,11 +69,10 @@ def unreadable(name: str, reason: str, *, code: str = "audio.format", flags: str
     readable = [label for key, label in _FORMATS.items() if key in known]
     source = shlex.quote(name) if Path(name).is_file() else "INPUT"
     target = shlex.quote(f"{Path(name).stem}-24k.wav") if Path(name).is_file() else "OUTPUT.wav"
-    return InputError(
-        f"{name}: {reason}",
-        hint=f"Readable here: {', '.join(readable)}. To convert anything else: ffmpeg {flags}-i {source} -ac 1 -ar 24000 {target}",
-        code=code,
-    )
+    remedy = f"Readable here: {', '.join(readable)}. To convert anything else:"
+    if code == "audio.damaged":
+        remedy = "Fetch or record it again. To use what is left of it:"
+    return InputError(f"{name}: {reason}", hint=f"{remedy} ffmpeg {flags}-i {source} -ac 1 -ar 24000 {target}", code=code)
 
 
 _FORMATS = {

@@ -28,7 +28,7 @@ from dsmops.report import Reporter
 
 
 def check_config(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="moshi-server TOML files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", readable=False, help="moshi-server TOML files.")],
     server_version: ServerVersionOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,

@@ -13,7 +13,8 @@ from dsmops.report import Reporter
 
 def doctor(
     config: Annotated[
-        list[Path] | None, typer.Option("--config", metavar="FILE", help="Server TOML to judge. Repeatable. Default: those in ./configs.")
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE", readable=False, help="Server TOML to judge. Repeatable. Default: those in ./configs."),
     ] = None,
     checkpoint: Annotated[
         list[str] | None,
@@ -27,7 +28,12 @@ def doctor(
     ] = None,
     log: Annotated[
         list[Path] | None,
-        typer.Option("--log", metavar="FILE|DIR", help="Server log, or a folder of them. Repeatable. Default: ./logs and each log_dir."),
+        typer.Option(
+            "--log",
+            metavar="FILE|DIR",
+            readable=False,
+            help="Server log, or a folder of them. Repeatable. Default: ./logs and each log_dir.",
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option("--port", "-p", metavar="N", min=1, max=65535, help="Port the server shall have. Default: 8080.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -26,7 +27,7 @@ def main() -> int:
         # Met where no room expects one: a folder that vanished under us, a name too long, a full disk behind stdout.
         from dsmops.files import translate
 
-        return _report(translate(exc, exc.filename or "the system"))
+        return _report(translate(exc, exc.filename or ("standard output" if exc.errno == errno.ENOSPC else "the system")))
     except KeyboardInterrupt:
         # While the program was still loading: Typer answers those that come later.
         return 128 + signal.SIGINT

@@ -38,7 +38,12 @@ def plan(
     ] = None,
     profile: Annotated[
         Path | None,
-        typer.Option("--profile", metavar="FILE", help="Measured step times (JSON, schema dsmops.step-profile/1) instead of an estimate."),
+        typer.Option(
+            "--profile",
+            metavar="FILE",
+            readable=False,
+            help="Measured step times (JSON, schema dsmops.step-profile/1) instead of an estimate.",
+        ),
     ] = None,
     measure: Annotated[
         bool,

@@ -39,10 +39,15 @@ def prep_sm75(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Converted checkpoint. Default: assets/fp16/<repository>.fp16.safetensors."),
+        typer.Option(
+            "--output", metavar="FILE", readable=False, help="Converted checkpoint. Default: assets/fp16/<repository>.fp16.safetensors."
+        ),
     ] = None,
     config_out: Annotated[
-        Path | None, typer.Option("--config-out", metavar="FILE", help="Config to write. Default: beside the converted checkpoint, .toml.")
+        Path | None,
+        typer.Option(
+            "--config-out", metavar="FILE", readable=False, help="Config to write. Default: beside the converted checkpoint, .toml."
+        ),
     ] = None,
     template: TemplateOpt = None,
     dtype: DTypeOpt = None,

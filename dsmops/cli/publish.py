@@ -23,7 +23,9 @@ EndpointOpt = Annotated[
 def publish_logs(
     bucket: BucketOpt,
     prefix: PrefixOpt = "",
-    source: Annotated[Path, typer.Option("--source", metavar="DIR", help="Folder of formatted logs.")] = Path("logs/moshi-logs"),
+    source: Annotated[Path, typer.Option("--source", metavar="DIR", readable=False, help="Folder of formatted logs.")] = Path(
+        "logs/moshi-logs"
+    ),
     include_raw: Annotated[bool, typer.Option("--include-raw", help="Also publish what lies in folders named raw.")] = False,
     include: Annotated[
         list[str] | None,
@@ -88,7 +90,9 @@ def publish_logs(
 def pull_logs(
     bucket: BucketOpt,
     prefix: PrefixOpt = "",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Bring the logs into this folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", readable=False, help="Bring the logs into this folder.")
+    ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Only list what is published.")] = False,
     name: Annotated[
         list[str] | None, typer.Option("--name", metavar="GLOB", help="Only names that match, such as 'log.*stt*'. Repeatable.")

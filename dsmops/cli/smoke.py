@@ -20,7 +20,9 @@ _CONFIG = Path("configs", "config-stt-en_fr-lowram-sm75.toml")
 def smoke_test(
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help=f"Config of the server to start. Default: {_CONFIG}.", show_default=False),
+        typer.Option(
+            "--config", metavar="FILE", readable=False, help=f"Config of the server to start. Default: {_CONFIG}.", show_default=False
+        ),
     ] = None,
     backend: Annotated[
         str | None, typer.Option("--backend", metavar="NAME", help="embedded (the default) or moshi-server, which takes --moshi-bin.")
@@ -49,7 +51,10 @@ def smoke_test(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--folder", metavar="DIR", help="With --simulate-success: work here, and keep the files. Default: a temporary folder."
+            "--folder",
+            metavar="DIR",
+            readable=False,
+            help="With --simulate-success: work here, and keep the files. Default: a temporary folder.",
         ),
     ] = None,
     timeout: Annotated[
@@ -60,12 +65,17 @@ def smoke_test(
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Start the server with --cpu.")] = False,
     audio: Annotated[
-        Path | None, typer.Option("--audio", metavar="FILE", help="Recording to send, which must bring words. Default: a built-in sound.")
+        Path | None,
+        typer.Option(
+            "--audio", metavar="FILE", readable=False, help="Recording to send, which must bring words. Default: a built-in sound."
+        ),
     ] = None,
     extra_arg: Annotated[
         list[str] | None, typer.Option("--extra-arg", metavar="ARG", help="Further argument for the server's command line. Repeatable.")
     ] = None,
-    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the checks as JUnit XML as well.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", readable=False, help="Write the checks as JUnit XML as well.")
+    ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
@@ -89,10 +99,12 @@ def smoke_test(
     ways = {"--config": config, "--url": url, "--simulate-success": simulate}
     _require_one_way([name for name, value in ways.items() if value])
     if not isfinite(timeout):
-        raise typer.BadParameter("is a number of seconds", param_hint="--timeout")
+        raise typer.BadParameter(f"{timeout} is no number of seconds", param_hint="--timeout")
     _require_other_file(junit, {"config": config, "recording": audio, "server": Path(moshi_bin) if moshi_bin else None})
     if url and (moshi_bin or backend or cpu or port or extra_arg):
         raise typer.BadParameter("--moshi-bin, --backend, --cpu, --port and --extra-arg are for a server that is started here")
+    if folder and not simulate:
+        raise typer.BadParameter("only --simulate-success works in a folder", param_hint="--folder")
     binary = _binary(backend, moshi_bin, simulate=simulate)
     if not (url or simulate or config or _CONFIG.exists()):
         raise typer.BadParameter(f"name one: {_CONFIG} is not here; or use --url, or --simulate-success", param_hint="--config")
@@ -118,6 +130,9 @@ def smoke_test(
     with ExitStack() as stack:
         # Before the work, so that a target that cannot be written is told at once.
         file = stack.enter_context(replace_atomically(junit)) if junit is not None else None
+        if junit is not None:
+            # What an earlier run wrote there must not pass for this one's verdict, should this one be killed.
+            junit.unlink(missing_ok=True)
         begun = ["the start"]
 
         def on_start(name: str) -> None:
@@ -133,9 +148,10 @@ def smoke_test(
         except KeyboardInterrupt:
             out.note(f"stopped at {begun[-1]}; nothing that was started still runs")
             raise typer.Exit(130) from None
+        # Before the file: its disk may have become full, and the verdict must not be lost for that.
+        out.result(report, show_smoke(report))
         if file is not None:
             file.write(junit_xml(report).encode())
-    out.result(report, show_smoke(report))
     if not report.passed:
         raise typer.Exit(1)
 

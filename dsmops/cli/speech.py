@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,7 +49,8 @@ def transcribe(
         str, typer.Option("--prompt-text", metavar="TEXT", callback=check_text, help="Words that came before, to settle spelling.")
     ] = "",
     prompt_audio: Annotated[
-        Path | None, typer.Option("--prompt-audio", metavar="FILE", help="A recording that came before; left out of the transcript.")
+        Path | None,
+        typer.Option("--prompt-audio", metavar="FILE", readable=False, help="A recording that came before; left out of the transcript."),
     ] = None,
     url: Annotated[
         str | None,
@@ -64,7 +66,7 @@ def transcribe(
     srt: Annotated[bool, typer.Option("--srt", help="Print SubRip captions.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT captions.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the text or captions there; - for stdout.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", readable=False, help="Write the text or captions there; - for stdout.")
     ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -94,6 +96,8 @@ def transcribe(
 
     if sum((json, srt, vtt)) > 1:
         raise typer.BadParameter("--json, --srt and --vtt are three forms of one output; choose one")
+    if not isfinite(rtf):
+        raise typer.BadParameter(f"{rtf} is no speed; 0 is as fast as it is taken", param_hint="--rtf")
     if (not audio) != mic or (mic and url is None):
         raise typer.BadParameter("name one AUDIO, or give --mic together with --url", param_hint="AUDIO")
     path = None if audio in (None, "", "-") else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
@@ -171,7 +175,9 @@ def evaluate(
         Literal["english", "basic", "none"],
         typer.Option("--normalizer", help="Whisper's rules for English, its basic ones for other languages, or texts as they are."),
     ] = "english",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write one JSON line per utterance there.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", readable=False, help="Write one JSON line per utterance there.")
+    ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,

@@ -28,7 +28,11 @@ def synthesize(
     ],
     output: Annotated[
         Path | None,
-        typer.Argument(metavar="OUT", help="Where the sound goes: a .wav, .flac, .ogg or .opus file; - for standard output, as it comes."),
+        typer.Argument(
+            metavar="OUT",
+            readable=False,
+            help="Where the sound goes: a .wav, .flac, .ogg or .opus file; - for standard output, as it comes.",
+        ),
     ] = None,
     model: Annotated[
         str,

@@ -15,7 +15,9 @@ from dsmops.report import Reporter
 
 
 def worker(
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="moshi-server TOML with BatchedAsr, Asr or Py modules.")],
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE", readable=False, help="moshi-server TOML with BatchedAsr, Asr or Py modules.")
+    ],
     addr: Annotated[str, typer.Option("--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose.")] = 8080,
     log: Annotated[

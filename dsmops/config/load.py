@@ -7,7 +7,6 @@ server refuses. tomlkit knows where each key stands, which the standard library 
 from __future__ import annotations
 
 import re
-import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Item, Key, Table
 
-from dsmops.errors import ConfigError, InputError
-from dsmops.files import os_errors
+from dsmops.errors import ConfigError
+from dsmops.files import os_errors, require_file
 
 KeyPath = tuple[str, ...]
 
@@ -59,13 +58,9 @@ def read_config(path: Path) -> Config:
         ConfigError: it is no TOML 1.0 in UTF-8; the message has line and column.
         InputError, FileAccessError: the file is absent, a folder, a pipe, a device or unreadable.
     """
-    with os_errors(path):
-        mode = path.stat().st_mode
-        # Opening a pipe waits for somebody to write into it, and a device may never end. Folders are refused by `open`.
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise InputError(f"{path} is a pipe or a device, and a file was expected", hint="Save the config in a file, and name that.")
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+    require_file(path, "config")
+    with os_errors(path), path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise ConfigError(
             "larger than a config can be (1 MiB)", path=str(path), hint="Name the .toml file, not the checkpoint it refers to."

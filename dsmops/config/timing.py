@@ -15,7 +15,7 @@ from typing import Any
 from dsmops.config.memory import VOICE_POSITIONS
 from dsmops.errors import InputError
 from dsmops.facts import Device, DType, Runtime
-from dsmops.files import os_errors
+from dsmops.files import os_errors, require_file
 from dsmops.models import FRAME_MS, Shape, TtsShape
 
 BUDGET_SHARE = 0.8
@@ -160,9 +160,10 @@ def read_profile(path: Path) -> StepProfile:
     `n_q`, and `points`, a list of objects with `batch_size` and `step_p99_ms`.
 
     Raises:
-        SourceError: the file is not there.
-        InputError: it is not such an object; the message names what is wrong.
+        SourceError, FileAccessError: the file is not there, or cannot be read.
+        InputError: it is no file, or not such an object; the message names what is wrong.
     """
+    require_file(path, "profile")
     with os_errors(path):
         text = path.read_text(encoding="utf-8", errors="replace")
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples
-from dsmops.errors import InputError
+from dsmops.errors import InputError, SourceError
 from dsmops.files import os_errors
 from dsmops.flows.model_files import Announce, require_spared
 from dsmops.flows.tts_source import TtsSource, find_tts, load_tts_source
@@ -97,6 +97,8 @@ def read_text(argument: str) -> str:
         InputError: it is a folder, not UTF-8, longer than a megabyte, or there is nothing in it.
         SourceError, FileAccessError: the file cannot be read.
     """
+    if argument == "-" and sys.stdin is None:
+        raise SourceError("standard input is closed", hint="Give the text as an argument or a file, or pipe it into the command.")
     if argument == "-":
         name, data = "standard input", sys.stdin.buffer.read(MOST_TEXT_BYTES + 1)
     elif (path := _file(argument)) is not None:
@@ -119,10 +121,13 @@ def read_text(argument: str) -> str:
 def _file(argument: str) -> Path | None:
     path = Path(os.path.expanduser(argument))  # noqa: PTH111 the method fails at ~name where nobody has that name
     try:
-        # An empty name would be this folder.
-        return path if argument and path.exists() else None
-    except (OSError, ValueError):  # no file has such a name
+        path.stat()
+    except PermissionError:  # something is there, or may be; opening it says what
+        return path
+    except (OSError, ValueError):  # nothing is there, or nothing can have such a name
         return None
+    # An empty name would be this folder.
+    return path if argument else None
 
 
 def synthesize(

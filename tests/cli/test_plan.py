@@ -75,6 +75,7 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
         (["--simulate", "t4", "--device", "3"], 3, ""),
         (["--simulate", "t5"], 3, "t4"),
         (["--simulate", "t4", "--profile", "missing.json"], 3, "missing.json"),
+        (["--simulate", "t4", "--profile", "/dev/zero"], 3, "pipe or a device"),
     ],
 )
 def test_wrong_input_is_named_with_a_way_out(arguments: list[str], code: int, words: str) -> None:

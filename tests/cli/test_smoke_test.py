@@ -111,6 +111,7 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
         (["--simulate-success", "--moshi-bin", "x"], 2, "the embedded worker is to be tested"),
         (["--timeout", "1"], 2, "--timeout"),
         (["--timeout", "nan"], 2, "--timeout"),
+        (["--config", "a.toml", "--folder", "x"], 2, "--folder"),
         (["--config", "a.toml", "--junit", "a.toml"], 2, "is the config itself"),
         (["--simulate-success", "--folder", "."], 3, ". is not empty"),
         (["--config", "nothing.toml"], 3, "nothing.toml"),
@@ -129,6 +130,16 @@ def test_mistyped_commands_are_told(tmp_path: Path, args: list[str], code: int, 
     assert words in run.stderr.replace("\n", " ")
     assert "Traceback" not in run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.toml"]
+
+
+@pytest.mark.parametrize("way", [["--simulate-success"], ["--config", "a.toml"]])
+def test_logs_that_cannot_be_kept_are_no_fault_of_the_server(tmp_path: Path, way: list[str]) -> None:
+    """Told before any check, with the exit code of what is wrong; nothing is started."""
+    (tmp_path / "a.toml").write_text("")
+    (tmp_path / "logs").write_text("")
+    run = dsmops("smoke-test", *way, cwd=tmp_path)
+    assert (run.code, run.stdout) == (3, "")
+    assert "logs/moshi-logs/raw" in run.stderr
 
 
 @pytest.mark.parametrize("package", ["aiohttp", "msgspec", "torch"])
@@ -160,8 +171,9 @@ def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -
     """Whatever ends the test: asked to, or killed outright."""
     if number is signal.SIGKILL and sys.platform != "linux":
         pytest.skip("only Linux lets a child die with its parent")
+    (tmp_path / "smoke.xml").write_text("an older verdict")
     test = subprocess.Popen(
-        [sys.executable, "-m", "dsmops", "smoke-test", "--simulate-success"],
+        [sys.executable, "-m", "dsmops", "smoke-test", "--simulate-success", "--junit", "smoke.xml"],
         cwd=tmp_path,
         # What is killed outright tidies up nothing.
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -182,6 +194,7 @@ def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -
     assert b"Traceback" not in errors
     assert output == b""
     assert (b"stopped at `" in errors) == (number is signal.SIGINT)
+    assert not (tmp_path / "smoke.xml").exists()
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

@@ -58,6 +58,8 @@ def test_a_server_writes_down_what_is_said(worker: WorkerProcess, clip: Path) ->
         (("--cpu",), 2, "leave away --cpu"),
         (("--dtype", "f16", "--prompt-text", "x"), 2, "leave away --dtype and --prompt-text"),
         (("--rtf", "-1"), 2, "--rtf"),
+        (("--rtf", "nan"), 2, "--rtf"),
+        (("--rtf", "inf"), 2, "--rtf"),
         (("--mic",), 2, "name one AUDIO"),
     ],
 )

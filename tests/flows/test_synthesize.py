@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from dsmops.audio import Samples, read, write
-from dsmops.errors import InputError, SourceError
+from dsmops.errors import FileAccessError, InputError, SourceError
 from dsmops.flows.synthesize import MOST_TEXT_BYTES, Synthesis, Wish, read_text, synthesize, synthesize_remotely
 from dsmops.worker.runtime.tts_engine import SlotRequest
 from dsmops.worker.runtime.tts_machine import Pacing
@@ -176,6 +177,25 @@ def test_what_is_no_text_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_text("-")
     with pytest.raises(InputError, match=message):
         read_text(os.fsdecode(content))
+
+
+def test_closed_standard_input_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service may have none."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SourceError, match="standard input is closed"):
+        read_text("-")
+
+
+def test_the_name_of_a_file_in_a_closed_folder_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is there is not for us to see; that these are its words is not to be thought."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(FileAccessError, match="Permission denied"):
+        read_text(str(tmp_path / "text"))
 
 
 def test_a_folder_is_no_text(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ def show_made_config(made: MadeConfig, target: Path | None, outcome: Outcome) ->
     if outcome is Outcome.PRINTED:
         yield made.text.removesuffix("\n")
         return
+    if outcome is Outcome.REFUSED:
+        yield made.text
     if made.change:
         yield made.change
     yield from view_findings(str(target), made.lint.findings)

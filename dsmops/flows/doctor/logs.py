@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from dsmops.config.values import resolve
-from dsmops.errors import DsmopsError, InputError
-from dsmops.files import os_errors
+from dsmops.errors import DsmopsError
+from dsmops.files import os_errors, require_file
 from dsmops.flows.doctor.findings import Finding, Level, finding, ok
 from dsmops.flows.doctor.site import Site
 from dsmops.logs import decompressed, parse
@@ -114,13 +113,11 @@ def _end_of(path: Path) -> tuple[bytes, bool]:
         InputError: it is a pipe or a device, or damaged compressed data.
         SourceError, FileAccessError: it is not there, or cannot be read.
     """
-    with os_errors(path):
-        status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is a pipe or a device, and a file was expected", hint="Save the log in a file, and name that.")
+    require_file(path, "log")
     with os_errors(path), path.open("rb") as file:
-        cut = status.st_size > _MOST_BYTES and not is_compressed(file.read(MAGIC_BYTES))
-        file.seek(status.st_size - _MOST_BYTES if cut else 0)
+        size_bytes = os.fstat(file.fileno()).st_size
+        cut = size_bytes > _MOST_BYTES and not is_compressed(file.read(MAGIC_BYTES))
+        file.seek(size_bytes - _MOST_BYTES if cut else 0)
         data = b""
         for chunk in decompressed(file, str(path)):
             data += chunk

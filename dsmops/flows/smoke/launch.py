@@ -12,11 +12,13 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from dsmops.audio import Samples
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.facts import Runtime, Severity
+from dsmops.files import os_errors
 from dsmops.flows.binary import find_binary, identify_binary
 from dsmops.flows.check import lint_config
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger
@@ -46,6 +48,17 @@ async def check_config(
     `simulated` names a card that the config was made for and that is not here.
     """
     return await _Launch(ledger, request, config, clip, simulated).run()
+
+
+def require_log_folder() -> None:
+    """Check that the log of a server can be kept, before any work: it is no fault of the server where it cannot.
+
+    Raises:
+        FileAccessError, InputError, DiskFullError: the folder cannot be made, or nothing can be written there.
+    """
+    with os_errors(LOG_FOLDER):
+        LOG_FOLDER.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=LOG_FOLDER).close()
 
 
 class _Launch:

@@ -11,7 +11,7 @@ from dsmops.config.load import read_config
 from dsmops.errors import InputError, SourceError
 from dsmops.flows.binary import find_binary
 from dsmops.flows.smoke.checks import Ledger
-from dsmops.flows.smoke.launch import check_config
+from dsmops.flows.smoke.launch import check_config, require_log_folder
 from dsmops.flows.smoke.report import SmokeReport
 from dsmops.flows.smoke.request import OnStart, SmokeRequest, make_clip
 from dsmops.flows.smoke.running import check_running
@@ -38,6 +38,7 @@ def smoke_test(request: SmokeRequest, *, on_start: OnStart = lambda _: None) -> 
     if request.config is None:
         raise InputError("nothing to test", hint="Name a config with --config, a running server with --url, or use --simulate-success.")
     config = read_config(request.config)
+    require_log_folder()
     return run_ledger(request.timeout_s, lambda ledger: check_config(ledger, request, config, clip), on_start)
 
 

@@ -19,7 +19,7 @@ from dsmops.errors import InputError
 from dsmops.files import os_errors, write_text_atomically
 from dsmops.flows.prepare import PrepareReport, PrepareRequest, plan_preparation, prepare
 from dsmops.flows.smoke.checks import CheckFailed, Ledger
-from dsmops.flows.smoke.launch import check_config
+from dsmops.flows.smoke.launch import check_config, require_log_folder
 from dsmops.flows.smoke.report import Backend, SmokeReport, make_report
 from dsmops.flows.smoke.request import OnStart, SmokeRequest, make_clip
 from dsmops.flows.smoke.run import run_ledger
@@ -88,6 +88,7 @@ def simulate_success(folder: Path, request: SmokeRequest, *, parts: Parts | None
     Raises:
         ExtraMissingError: the worker's libraries are not installed.
         InputError, SourceError: the folder is not empty, or the recording cannot be used.
+        FileAccessError: the folder of logs cannot be written.
     """
     require_worker("simulating", SERVER)
     with os_errors(folder):
@@ -95,6 +96,7 @@ def simulate_success(folder: Path, request: SmokeRequest, *, parts: Parts | None
         if any(folder.iterdir()):
             raise InputError(f"{folder} is not empty", hint="Name a new folder: what is in this one could be lost.", code="smoke.folder")
     clip = make_clip(request)
+    require_log_folder()
     return run_ledger(request.timeout_s, lambda ledger: _simulate(ledger, folder, request, clip, parts or Parts()), on_start)
 
 
