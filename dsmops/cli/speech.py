@@ -100,6 +100,8 @@ def transcribe(
         raise typer.BadParameter(f"{rtf} is no speed; 0 is as fast as it is taken", param_hint="--rtf")
     if (not audio) != mic or (mic and url is None):
         raise typer.BadParameter("name one AUDIO, or give --mic together with --url", param_hint="AUDIO")
+    if prompt_audio == Path("-"):
+        raise typer.BadParameter("standard input is for AUDIO alone; name a file", param_hint="--prompt-audio")
     path = None if audio in (None, "", "-") else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
     output = None if output == Path("-") else output
     read = {

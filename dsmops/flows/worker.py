@@ -68,10 +68,14 @@ def open_service(path: Path, options: Options) -> Service:
     """Read and check a config. Nothing is loaded or downloaded.
 
     Raises:
-        ConfigError, InputError: it cannot be served.
+        ConfigError, InputError: it cannot be served, or not at that address.
         ExtraMissingError: the worker's libraries are not installed.
     """
     require_worker("serving models", SERVER)
+    from dsmops.worker.server import address_family  # noqa: PLC0415 with the worker, whose packages may be absent
+
+    # Before the lint, which says what moshi-server makes of one.
+    address_family(options.addr)
     config = read_config(path)
     report = lint_config(config, addr=options.addr)
     errors = [finding for finding in report.findings if finding.severity is Severity.ERROR and finding.code not in _EXPOSURE]

@@ -268,6 +268,18 @@ def _without_query(answer: Callable[[], web.Response]) -> Handler:
     return handler
 
 
+def address_family(addr: str) -> socket.AddressFamily:
+    """Return the family of an IP address.
+
+    Raises:
+        InputError: `addr` is none.
+    """
+    try:
+        return socket.AF_INET6 if ipaddress.ip_address(addr).version == 6 else socket.AF_INET
+    except ValueError as exc:
+        raise InputError(f"{addr!r} is no IP address", hint="Use 127.0.0.1, or 0.0.0.0 for every network.", code="addr.unusable") from exc
+
+
 def bind(addr: str, port: int) -> socket.socket:
     """Return a socket that has the address, and does not listen yet.
 
@@ -276,11 +288,7 @@ def bind(addr: str, port: int) -> socket.socket:
         PortInUseError: the port is taken.
         ResourceError: it may not be taken by this user.
     """
-    try:
-        family = socket.AF_INET6 if ipaddress.ip_address(addr).version == 6 else socket.AF_INET
-    except ValueError as exc:
-        raise InputError(f"{addr!r} is no IP address", hint="Use 127.0.0.1, or 0.0.0.0 for every network.", code="addr.unusable") from exc
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(address_family(addr), socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         with address_errors(addr, port):

@@ -216,6 +216,7 @@ def test_dtypes(transcribe: Callable[..., Result], dtype: str, shown: str) -> No
         (["."], 3, "error: . is a folder"),
         (["speech.wav", "--prompt-audio", "text.wav"], 3, "error: text.wav: not readable as audio"),
         (["speech.wav", "--prompt-audio", "gone.wav"], 3, "error: gone.wav: No such file"),
+        (["speech.wav", "--prompt-audio", "-"], 2, "--prompt-audio"),
         (["speech.wav", "--model", "stt-1b-en-fr"], 3, "hint: Did you mean stt-1b-en_fr?"),
         (["speech.wav", "--model", "tts-1.6b-en_fr"], 3, "is a text-to-speech model"),
         (["speech.wav", "--model", "gone.toml"], 3, "error: gone.toml: No such file"),
