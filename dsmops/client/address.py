@@ -25,8 +25,7 @@ def websocket_url(text: str, default_path: str = ASR_PATH) -> str:
     if scheme is None or not parts.hostname:
         raise _unusable(text, "is no server address")
     if parts.username or parts.password or parts.query or parts.fragment:
-        # Keys in addresses end up in logs.
-        raise _unusable(text.partition("?")[0].partition("#")[0].rpartition("@")[2], "holds more than scheme, host, port and path")
+        raise _unusable(text, "holds more than scheme, host, port and path")
     path = parts.path if parts.path.strip("/") else default_path
     return urlunsplit((scheme, parts.netloc, path, "", ""))
 
@@ -36,11 +35,13 @@ def _split(address: str, text: str) -> SplitResult:
         parts = urlsplit(address)
         _ = parts.port  # raises where it is none
     except ValueError as exc:
-        raise _unusable(text, f"is no server address: {exc}") from exc
+        raise _unusable(text, "is no server address") from exc
     return parts
 
 
 def _unusable(text: str, reason: str) -> InputError:
+    # Keys in addresses end up in logs; and where a password ends cannot be told in an address that is none.
+    shown = "the address" if "@" in text else text.partition("?")[0].partition("#")[0]
     return InputError(
-        f"{text or repr(text)} {reason}", hint="Write it like ws://127.0.0.1:8080; give a key with --api-key.", code="url.unusable"
+        f"{shown or repr(shown)} {reason}", hint="Write it like ws://127.0.0.1:8080; give a key with --api-key.", code="url.unusable"
     )

@@ -21,6 +21,7 @@ from dsmops.client.session import Patience, Socket, ended, next_answer, not_read
 from dsmops.models import FRAME_MS
 from dsmops.worker.protocol import (
     Audio,
+    ClientMessage,
     EndWord,
     Error,
     Marker,
@@ -71,11 +72,18 @@ async def transcribe(
 
     async with open_session(url, api_key, patience, await_slot) as socket:
         reader = _Reader(socket, url, take)
-        sender = asyncio.create_task(_send(socket, frames, speed, stop or asyncio.Event()))
+        outlet = _Outlet(socket)
+        sender = asyncio.create_task(_send(outlet, frames, speed, stop or asyncio.Event()))
         receiver = asyncio.create_task(reader.read_to_marker())
         try:
             # Whichever fails ends both.
-            await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+            while not (sender.done() or receiver.done()):
+                left_s = patience.marker_s
+                if outlet.waits_since_s is not None:  # a server that still answers is slow, and not dead
+                    left_s += max(outlet.waits_since_s, reader.last_s) - clock()
+                if left_s <= 0:
+                    raise silent(url, "text", patience.marker_s, "asr_model_step_duration")
+                await asyncio.wait({sender, receiver}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if receiver.done():
                 receiver.result()
             await sender
@@ -92,31 +100,40 @@ async def transcribe(
             await asyncio.gather(sender, receiver, return_exceptions=True)
 
 
-async def _send(socket: Socket, frames: Frames, speed: float, stop: asyncio.Event) -> None:
+async def _send(outlet: _Outlet, frames: Frames, speed: float, stop: asyncio.Event) -> None:
     """Send lead-in, audio and end. A frame is due at its place on the clock, so that one late frame delays no other."""
     clock = asyncio.get_running_loop().time
     begin_s = clock()
     try:
-        await _send_audio(socket, np.tile(_SILENCE, LEAD_IN_FRAMES))
+        await outlet.send(Audio(np.tile(_SILENCE, LEAD_IN_FRAMES)))
         number = 0
         async for frame in frames:
             if stop.is_set():
                 break
-            await _send_audio(socket, frame)
+            await outlet.send(Audio(frame))
             number += 1
             if speed:
                 await _sleep_until(begin_s + number * FRAME_S / speed, stop)
-        closing = np.tile(_SILENCE, CLOSING_FRAMES)
-        await _send_audio(socket, closing)
-        await socket.send_bytes(encode(Marker(0)))
+        closing = Audio(np.tile(_SILENCE, CLOSING_FRAMES))
+        await outlet.send(closing)
+        await outlet.send(Marker(0))
         # In one message right behind the marker: the stream then steps on until the marker is due, whatever other streams do.
-        await _send_audio(socket, closing)
+        await outlet.send(closing)
     except (aiohttp.ClientConnectionError, ConnectionError):
         return  # The reader knows why.
 
 
-async def _send_audio(socket: Socket, pcm: NDArray[np.float32]) -> None:
-    await socket.send_bytes(encode(Audio(pcm)))
+class _Outlet:
+    """Sends messages; `waits_since_s` is since when one waits for a server that does not read, on the event loop's clock."""
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+        self.waits_since_s: float | None = None
+
+    async def send(self, message: ClientMessage) -> None:
+        self.waits_since_s = asyncio.get_running_loop().time()
+        await self._socket.send_bytes(encode(message))
+        self.waits_since_s = None
 
 
 async def _sleep_until(due_s: float, stop: asyncio.Event) -> None:
@@ -188,4 +205,5 @@ async def _is_batched(session: aiohttp.ClientSession, url: str) -> bool:
             modules = await response.json()
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return True
-    return any(isinstance(module, dict) and module.get("path") == parts.path for module in modules if isinstance(modules, list))
+    listed = modules if isinstance(modules, list) else []
+    return any(isinstance(module, dict) and module.get("path") == parts.path for module in listed)

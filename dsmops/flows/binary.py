@@ -118,9 +118,14 @@ class _Answer:
     problem: str | None = None
 
 
+def cargo_folder() -> Path:
+    """Return where `cargo install` puts programs of this user."""
+    return Path(os.path.expanduser("~/.cargo/bin"))  # noqa: PTH111 the method fails for a user without a home
+
+
 def find_binary(name: str = DEFAULT_NAME) -> Path | None:
     """Return the program of that name or path: on PATH, else in `~/.cargo/bin`; None where there is none."""
-    folders = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path.home() / ".cargo" / "bin")])
+    folders = os.pathsep.join([os.environ.get("PATH", os.defpath), str(cargo_folder())])
     found = shutil.which(name, path=folders)
     return Path(found) if found else None
 

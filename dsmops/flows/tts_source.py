@@ -6,6 +6,7 @@ keys `log_folder` and `debug` say nothing to this worker, and `tokenizer` is for
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -203,12 +204,15 @@ def _manner(path: Path, module: Module, *, most_codebooks: int) -> Manner:
     """Return what the table `py` says. Numbers may be written as texts, as the script takes them."""
     table = module.subtable("py") or {}
 
-    def number(key: str, kind: Callable[[Any], Any], default: float) -> Any:
+    def number(key: str, kind: Callable[[Any], Any], default: float, *, least: float = -math.inf) -> Any:
         value = table.get(key, default)
         try:
-            return kind(value)
-        except (TypeError, ValueError) as exc:
+            found = kind(value)
+        except (TypeError, ValueError, OverflowError) as exc:
             raise unusable(path, module, f"py.{key} = {value!r} is no number") from exc
+        if not math.isfinite(found) or found < least:
+            raise unusable(path, module, f"py.{key} = {value!r} is no number{f' from {least:g} on' if found < least else ''}")
+        return found
 
     device = module.text("py", "device") or "cuda"
     if device not in ("cpu", "cuda", "cuda:0"):
@@ -218,13 +222,13 @@ def _manner(path: Path, module: Module, *, most_codebooks: int) -> Manner:
         n_q=number("n_q", int, min(_SCRIPTS_CODEBOOKS, most_codebooks)),
         voice_folder=resolve(module.text("py", "voice_folder") or _SCRIPTS_FOLDER, os.environ).text,
         default_voice=module.text("py", "default_voice") or _SCRIPTS_VOICE,
-        temperature=number("temp", float, defaults.temperature),
+        temperature=number("temp", float, defaults.temperature, least=0),
         cfg=number("cfg_coef", float, defaults.cfg),
         padding_bonus=number("padding_bonus", float, defaults.padding_bonus),
-        max_padding=number("max_padding", int, defaults.max_padding),
-        initial_padding=number("initial_padding", int, defaults.initial_padding),
-        final_padding=number("final_padding", int, defaults.final_padding),
-        padding_between=number("padding_between", int, defaults.padding_between),
-        interleaved_text_only=number("interleaved_text_only", int, defaults.interleaved_text_only),
+        max_padding=number("max_padding", int, defaults.max_padding, least=0),
+        initial_padding=number("initial_padding", int, defaults.initial_padding, least=0),
+        final_padding=number("final_padding", int, defaults.final_padding, least=0),
+        padding_between=number("padding_between", int, defaults.padding_between, least=0),
+        interleaved_text_only=number("interleaved_text_only", int, defaults.interleaved_text_only, least=0),
         cpu=device == "cpu",
     )

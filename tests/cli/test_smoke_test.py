@@ -38,7 +38,17 @@ def statuses(run: Run) -> dict[str, str]:
 
 def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
     """A document, a JUnit file, the model's files where they were asked for, and a raw log that format-log reads."""
-    run = dsmops("smoke-test", "--simulate-success", "--folder", "made", "--junit", "smoke.xml", "--json", cwd=tmp_path)
+    run = dsmops(
+        "smoke-test",
+        "--simulate-success",
+        "--folder",
+        "made",
+        "--junit",
+        "smoke.xml",
+        "--json",
+        cwd=tmp_path,
+        env={"DSMOPS_API_KEY": "key-of-another-server"},
+    )
     assert run.code == 0, run.stderr
     document = run.document
     assert document["schema"] == "dsmops.smoke-test/1"

@@ -27,7 +27,20 @@ def test_addresses_are_completed(typed: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "ftp://host", "ws://", "host:port", "ws://host:99999", "ws://[::1", "ws://host/a?auth_id=secret", "ws://user:secret@host"]
+    "typed",
+    [
+        "",
+        "ftp://host",
+        "ws://",
+        "host:port",
+        "ws://host:99999",
+        "ws://[::1",
+        "ws://host/a?auth_id=secret",
+        "ws://user:secret@host",
+        "ws://me:secret@host:80x",
+        "ftp://me:secret@host",
+        "ws://me:secret?more@host",
+    ],
 )
 def test_what_is_no_address_is_refused_without_its_secrets(typed: str) -> None:
     """One error; keys and passwords in an address are not repeated."""

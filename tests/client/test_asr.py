@@ -78,7 +78,7 @@ def talk(
     frames: AsyncIterator[NDArray[np.float32]] | None = None,
     *,
     path: str = PATH,
-    listed: bool = True,
+    listed: bool | None = True,
     speed: float = 0,
     stop: asyncio.Event | None = None,
 ) -> tuple[Played, list[Answer]]:
@@ -96,7 +96,7 @@ def talk(
         return socket
 
     async def modules(request: web.Request) -> web.Response:
-        return web.json_response([{"type": "batched_asr", "path": PATH}] if listed else [])
+        return web.json_response([{"type": "batched_asr", "path": PATH}] if listed else None if listed is None else [])
 
     async def both() -> None:
         app = web.Application()
@@ -270,6 +270,33 @@ def test_what_takes_a_connection_and_never_answers_is_waited_for_once(attempts: 
             listening.accept()
     assert failed.value.code == "server.mute"
     assert failed.value.hint
+
+
+def test_a_server_that_stops_reading_is_given_up() -> None:
+    """What is to be sent piles up in the system's buffers first; then nothing moves, and nothing comes."""
+
+    async def deaf(played: Played, socket: Socket) -> None:
+        await send(socket, Ready())
+        await asyncio.sleep(60)
+
+    async def endless() -> AsyncIterator[NDArray[np.float32]]:
+        while True:
+            yield np.full(FRAME_SAMPLES * 100, 0.5, np.float32)
+
+    with pytest.raises(TransferError, match="stopped answering") as failed:
+        talk(deaf, endless())
+    assert failed.value.code == "server.silent"
+
+
+def test_a_modules_list_that_is_none_is_no_crash() -> None:
+    """An odd server in front: the module is then taken for one that never says Ready."""
+
+    async def unbatched(played: Played, socket: Socket) -> None:
+        await read_to_marker(played, socket)
+        await send(socket, Word("hi", LEAD_IN_S), Marker(0))
+
+    _, answers = talk(unbatched, listed=None)
+    assert len(answers) == 1
 
 
 def test_audio_that_breaks_off_ends_the_stream() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -90,6 +91,14 @@ def lies_about_slots() -> None:
 
 def ignores_sigterm() -> None:
     patch(Server, "stop", lambda self, by=None: None)
+
+
+def dies_of_sigterm() -> None:
+    def at_once(self: Server, by: object = None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    patch(Server, "stop", at_once)
 
 
 def open_door() -> None:
@@ -198,6 +207,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "leaked-slot": leaked_slot,
     "lies-about-slots": lies_about_slots,
     "ignores-sigterm": ignores_sigterm,
+    "dies-of-sigterm": dies_of_sigterm,
     "open-door": open_door,
     "slow": slow,
     "no-goodbye": no_goodbye,

@@ -55,9 +55,12 @@ def _places(site: Site) -> tuple[list[Path], list[Path]]:
         values = (config.values.get("log_dir") for config in site.configs)
         folders += [site.scope.folder / resolve(value, os.environ).text for value in values if isinstance(value, str)]
     folders = list(dict.fromkeys(folders))
-    found = {path.resolve(): path for folder in folders for path in _logs_in(folder)}
-    newest = sorted(found.values(), key=lambda path: path.stat().st_mtime, reverse=True)[:_MOST_FILES]
-    return folders, [path for path in named if not path.is_dir()] + newest
+    newest = {path.resolve(): path for folder in folders for path in _newest(folder)}
+    return folders, [path for path in named if not path.is_dir()] + list(newest.values())
+
+
+def _newest(folder: Path) -> list[Path]:
+    return sorted(_logs_in(folder), key=lambda path: path.stat().st_mtime, reverse=True)[:_MOST_FILES]
 
 
 def _logs_in(folder: Path) -> Iterator[Path]:
@@ -89,7 +92,7 @@ def _log(path: Path, *, named: bool) -> Iterator[Finding]:
             unseen=f"what went wrong before: {path} is no server's log",
         )
     else:
-        yield ok("log", f"{where}: no known failure", counted(len(before) + len(since) - 1, "line"))
+        yield ok("log", f"{where}: no known failure", counted(data.count(b"\n") + bool(data) - data.endswith(b"\n"), "line"))
 
 
 def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> Finding:

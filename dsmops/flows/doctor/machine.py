@@ -160,7 +160,7 @@ def _get(port: int, path: str) -> object:
         connection.request("GET", path)
         answer = connection.getresponse()
         return json.loads(answer.read(_MOST_ANSWER_BYTES)) if answer.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError):
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
         return None
     finally:
         connection.close()

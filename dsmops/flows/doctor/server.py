@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from dsmops.facts import Device
-from dsmops.flows.binary import DEFAULT_NAME, Binary, BinaryKind
+from dsmops.flows.binary import DEFAULT_NAME, Binary, BinaryKind, cargo_folder
 from dsmops.flows.doctor.findings import Finding, Level, finding, ok
 from dsmops.flows.doctor.site import Site
 
@@ -34,7 +33,7 @@ def _binary(site: Site, binary: Binary) -> Iterator[Finding]:
     serious = Level.ERROR if site.scope.moshi_bin else Level.WARNING
     match binary.kind:
         case BinaryKind.PYTHON:
-            cargo = Path.home() / ".cargo" / "bin" / DEFAULT_NAME
+            cargo = cargo_folder() / DEFAULT_NAME
             yield finding(
                 "server-python",
                 serious,

@@ -24,6 +24,8 @@ from dsmops.worker.protocol import Error, Ready
 
 POLL_S = 0.05
 FULL = "no free channels"
+GOOD_CODES = (None, 1000, 1005)
+"""With which a conversation ends that nothing was wrong with: no Close frame, a normal end, or one without a code."""
 NAN_HINT = "The weights hold NaN, or activations overflow: `dsmops verify --numerics` finds the layer."
 _MOST_SOCKETS = 1024
 _VANISHING = 8
@@ -166,6 +168,8 @@ class Conversation(ABC, Generic[AnswerT]):
         begin_s = now_s()
         closed = await probe.close()
         took = f"after {(now_s() - begin_s) * 1000:.0f} ms"
+        if closed.code not in GOOD_CODES:
+            raise CheckFailed(f"the server answered a Close frame with code {closed.code}, {took}", "Look at its log for what failed.")
         # moshi-server never answers a Close frame: it stops reading and drops the connection.
         how = "the connection dropped, as moshi-server does it" if closed.code is None else "the server answered the Close frame"
         return f"{how}, {took}"
@@ -241,6 +245,9 @@ class Conversation(ABC, Generic[AnswerT]):
                 )
         # What a server says of its slots is one thing, what it gives another.
         await _vanish(await self._take_slots(min(total - before, _MOST_SOCKETS) if self._subject.alone else count))
+        lost = await self._used_at_most(before) - before  # what comes next may need them
+        if lost > 0:
+            raise CheckFailed(f"{lost} slots are still taken {self._limits.return_s:g} s after all clients vanished", _LEAK)
         within = f"{self._limits.return_s:g} s"
         return f"{count} clients vanished, and {count} more with a TCP reset; their slots were free again within {within}, and given out"
 
@@ -342,7 +349,10 @@ class Conversation(ABC, Generic[AnswerT]):
         return StepTimes(int(total), p50, p95, p99, "at most, from /metrics, with the steps of other clients")
 
     async def _buckets(self) -> dict[float, float] | None:
-        status, text = await get(f"{self._subject.http_url}/metrics")
+        try:
+            status, text = await get(f"{self._subject.http_url}/metrics")
+        except TransferError:  # no fault of the stream that is looked at
+            return None
         return (
             {float(limit): float(count) for limit, count in re.findall(_BUCKET.format(name=self.histogram), text, re.MULTILINE)}
             if status == 200

@@ -81,8 +81,7 @@ class _Launch:
 
     async def run(self) -> SmokeReport:
         request, ledger = self._request, self._ledger
-        keys = self._config.values.get("authorized_ids")
-        ledger.hide(request.api_key, *(key for key in (keys if isinstance(keys, list) else []) if isinstance(key, str)))
+        ledger.hide(request.api_key, *self._keys)
         try:
             await ledger.run("config-lint", self._lint)
             if request.moshi_bin:
@@ -100,9 +99,9 @@ class _Launch:
             await ledger.run("shutdown", self._shut_down, always=True)
             await ledger.run("orphans", self._orphans, always=True)
         finally:
-            await self._watch.stop()
             if self._child is not None:
                 await self._child.tear_down()
+            await self._watch.stop()
         await ledger.run("port-released", self._port_is_released, always=True)
         await ledger.run("known-failures", self._known_failures, always=True)
         return make_report(
@@ -118,6 +117,11 @@ class _Launch:
         )
 
     @property
+    def _keys(self) -> list[str]:
+        keys = self._config.values.get("authorized_ids")
+        return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+
+    @property
     def _see_log(self) -> str:
         return f"See {self._raw_log}."
 
@@ -127,13 +131,12 @@ class _Launch:
 
     def _subject(self, module: Module) -> Subject:
         path = module.text("path") or "/"
-        keys = self._config.values.get("authorized_ids") or [None]
         python = module.kind == "PyBatchedAsr"
         return Subject(
             url=f"ws://{_ADDR}:{self._port}{path}",
             http_url=self._http_url,
             path=path,
-            api_key=self._request.api_key or keys[0],
+            api_key=self._request.api_key or next(iter(self._keys), None),
             module=module.name,
             sends_ready=module.kind != "Asr",
             has_steps=True if python else module.subtable("model", "extra_heads") is not None,
@@ -222,7 +225,8 @@ class _Launch:
 
     async def _shut_down(self) -> str:
         child = self._living()
-        if not accepts(self._port, _ADDR):
+        listened = accepts(self._port, _ADDR)
+        if not listened:
             await asyncio.sleep(_POLL_S)  # it may be on its way out
         if child.code is not None:
             raise CheckFailed(f"the server had ended by itself, with exit code {child.code}: {child.output.complaint}", self._see_log)
@@ -234,8 +238,10 @@ class _Launch:
                 "Supervisors would have to kill it as well.",
             )
         took = f"{now_s() - begin_s:.1f} s after SIGTERM"
-        # moshi-server has no signal handlers: the signal itself ends it.
         if stopped.code == -signal.SIGTERM:
+            # moshi-server has no signal handlers. The worker has, once it serves: it lets conversations end, and exits 0.
+            if listened and self._request.backend is Backend.EMBEDDED:
+                raise CheckFailed(f"the signal itself ended the worker, {took}: it let no conversation end", self._see_log)
             return f"ended by the signal, {took}, as moshi-server does"
         if stopped.code:
             raise CheckFailed(f"the server ended with exit code {stopped.code}, {took}: {child.output.complaint}", self._see_log)

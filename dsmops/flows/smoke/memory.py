@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from pathlib import Path
 
@@ -53,8 +52,8 @@ class MemoryWatch:
         """End the readings."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # A reading that failed is none; what it was to be compared with says so.
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _look(self, pid: int) -> None:
         while True:

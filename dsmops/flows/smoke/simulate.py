@@ -97,6 +97,7 @@ def simulate_success(folder: Path, request: SmokeRequest, *, parts: Parts | None
             raise InputError(f"{folder} is not empty", hint="Name a new folder: what is in this one could be lost.", code="smoke.folder")
     clip = make_clip(request)
     require_log_folder()
+    request = replace(request, api_key=None)  # its servers have keys of their own
     return run_ledger(request.timeout_s, lambda ledger: _simulate(ledger, folder, request, clip, parts or Parts()), on_start)
 
 

@@ -10,7 +10,7 @@ from dsmops.audio.pcm import SILENCE_RMS
 from dsmops.audio.quality import join, quality
 from dsmops.client.probe import Closed, Probe
 from dsmops.flows.smoke.checks import CheckFailed, DoesNotApply, Ledger
-from dsmops.flows.smoke.conversation import NAN_HINT, Conversation, Seen, Subject, now_s
+from dsmops.flows.smoke.conversation import GOOD_CODES, NAN_HINT, Conversation, Seen, Subject, now_s
 from dsmops.flows.smoke.hearing import Hearing
 from dsmops.units import counted
 from dsmops.worker.protocol import Audio, Eos, Error, SpeechAnswer, SpokenText, Text, Word, decode_speech_answer
@@ -21,7 +21,6 @@ QUERY = "format=PcmMessagePack"
 _FIRST_AUDIO_S = 2.0
 """After which people think that nobody is there. The models' own delay is 18 steps, at most 1.44 s."""
 _MOST_CLIPPED = 0.01
-_GOOD_CODES = (None, 1000, 1005)
 """moshi-server sends none."""
 
 
@@ -87,9 +86,9 @@ class Speaking(Conversation[SpeechAnswer]):
         await probe.send(Text(TEXT))
 
     async def _speak(self) -> str:
+        await self._note_steps()
         probe, self._probe = self._talking(), None
         said = self._said
-        await self._note_steps()
         try:
             said.begin_s = now_s()
             # Word by word, as a language model writes them.
@@ -121,7 +120,7 @@ class Speaking(Conversation[SpeechAnswer]):
                 ) from None
             if isinstance(answer, Closed):
                 said.end_s = now_s()
-                if answer.code not in _GOOD_CODES:
+                if answer.code not in GOOD_CODES:
                     raise CheckFailed(f"the server ended the stream: {answer}")
                 return
             if isinstance(answer, Error):
@@ -148,7 +147,8 @@ class Speaking(Conversation[SpeechAnswer]):
 
     async def _playback(self) -> str:
         said = self._said
-        speed = said.seconds / (said.end_s - said.begin_s)
+        # From the first sound on: what the model needs before it is `first-audio`.
+        speed = said.seconds / max(said.end_s - said.arrived_s[0], 1e-3)
         played_s, late = said.arrived_s[0], 0
         for piece, arrived_s in zip(said.pieces, said.arrived_s, strict=True):
             late += arrived_s > played_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,26 @@ def test_a_long_log_is_read_from_its_end(scope: Scope, bare: GpuReport) -> None:
         seen = log_findings(replace(scope, logs=(path,)), bare)
         assert seen.keys() == {"no-free-channels"}
         assert "the last 8.00 MiB" in seen["no-free-channels"].evidence[0]
+
+
+def test_every_folder_that_was_named_is_looked_into(scope: Scope, bare: GpuReport) -> None:
+    """However many newer logs lie in another one."""
+    old, new = scope.folder / "a", scope.folder / "b"
+    for folder in (old, new):
+        folder.mkdir()
+    (old / "log.stt.2025-11-15").write_bytes(START + DEAD)
+    os.utime(old / "log.stt.2025-11-15", (0, 0))
+    for day in range(10, 20):
+        (new / f"log.stt.2025-12-{day}").write_bytes(START + STEP)
+    assert "model-loop-dead" in log_findings(replace(scope, logs=(old, new)), bare)
+
+
+def test_lines_are_counted(scope: Scope, bare: GpuReport) -> None:
+    """With or without an end of the last one."""
+    log = scope.folder / "log.stt"
+    for content in (START, START.rstrip()):
+        log.write_bytes(content)
+        assert log_findings(replace(scope, logs=(log,)), bare)["log-ok"].evidence == ("1 line",)
 
 
 def test_what_is_no_log_is_not_found_to_be_in_order(scope: Scope, bare: GpuReport) -> None:

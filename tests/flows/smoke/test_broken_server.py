@@ -45,6 +45,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("too-generous", {"slots-full"}, "one more client got", set()),
         ("no-goodbye", {"closing", "speech", "slots-full", "shutdown"}, "nothing came within 2 s", {"memory", "round-trip"}),
         ("ignores-sigterm", {"shutdown"}, "ignored SIGTERM for 3 s and was killed", set()),
+        ("dies-of-sigterm", {"shutdown"}, "it let no conversation end", set()),
         ("leaves-a-child", {"orphans"}, "still running after the server's end", set()),
         (
             "ends-at-once",

@@ -116,6 +116,16 @@ def test_a_bug_of_a_check_costs_no_report() -> None:
     assert found[1].status is Status.PASSED
 
 
+def test_a_time_limit_of_the_work_is_not_that_of_the_check() -> None:
+    """The system knows time limits, too: of a file on a network, say."""
+
+    async def stale() -> str:
+        raise TimeoutError(110, "Connection timed out")
+
+    (check,) = ledger(lambda made: made.run("config-lint", stale))
+    assert (check.status, check.evidence) == (Status.FAILED, "nothing came in time: [Errno 110] Connection timed out")
+
+
 def test_a_check_has_its_own_time() -> None:
     """And says how much."""
     (check,) = ledger(lambda made: made.run("listening", hanging, within_s=0.05))

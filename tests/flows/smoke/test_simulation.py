@@ -41,6 +41,13 @@ def test_the_whole_path_passes(sound: SmokeReport) -> None:
     assert "simulated" in sound.verdict
 
 
+def test_the_order_of_the_modules_does_not_matter() -> None:
+    """The one that hears may come last: its slots are free again when the other's speech is to be written down."""
+    report = simulate(Path.cwd(), Parts(generate=lambda folder: WHOLE.generate(folder)[::-1]))
+    assert report.passed, report.verdict
+    assert evidence(report, "round-trip").startswith("said ")
+
+
 def test_what_the_server_said_is_kept(sound: SmokeReport) -> None:
     """As a raw log under logs/moshi-logs/raw, readable by nobody else."""
     assert sound.raw_log is not None
