@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
@@ -41,10 +42,11 @@ class TtsClient:
         self.ws.send(message if isinstance(message, bytes) else msgpack.packb(message, use_single_float=True))
 
     def say(self, *texts: str) -> None:
-        """Send text in these pieces, and its end."""
-        for text in texts:
-            self.send({"type": "Text", "text": text})
-        self.send({"type": "Eos"})
+        """Send text in these pieces, and its end, as far as the server takes it: what it refuses at once is told by `receive`."""
+        with suppress(ConnectionClosed):
+            for text in texts:
+                self.send({"type": "Text", "text": text})
+            self.send({"type": "Eos"})
 
     def receive(self, timeout_s: float = 20) -> Message:
         """Return the next message; websockets' `ConnectionClosed` after the last."""
