@@ -96,12 +96,16 @@ def test_the_scripts_defaults_count_where_its_table_is_silent(tiny: Path) -> Non
     [
         ('type = "Py"', 'type = "Py"\nscript = "mine.py"', ConfigError, "script = 'mine.py' is a program of its own"),
         ("n_q = 8", 'n_q = "many"', ConfigError, "n_q = 'many' is no number"),
+        ("n_q = 8", "n_q = inf", ConfigError, "n_q = inf is no number"),
+        ("n_q = 8", "temp = nan", ConfigError, "temp = nan is no number"),
+        ("n_q = 8", "temp = -1.0", ConfigError, "temp = -1.0 is no number from 0 on"),
+        ("n_q = 8", "final_padding = -50", ConfigError, "final_padding = -50 is no number from 0 on"),
         ("n_q = 8", 'device = "cuda:1"', ConfigError, "takes CUDA device 0 or the CPU"),
         ('type = "Py"', 'type = "Tts"', ConfigError, "no module of type Py"),
         ('text_tokenizer_file = "tok', 'text_tokenizer_file = "token', SourceError, "text_tokenizer_file"),
         ('moshi_weight = "dsm', 'moshi_weight = "gone/dsm', SourceError, "the py.moshi_weight of"),
     ],
-    ids=["script", "number", "device", "kind", "tokenizer", "weights"],
+    ids=["script", "number", "infinity", "nan", "temperature", "padding", "device", "kind", "tokenizer", "weights"],
 )
 def test_a_server_config_that_cannot_be_run_is_told(tiny: Path, old: str, new: str, error: type[InputError], message: str) -> None:
     """What is wrong, where, and a hint."""
