@@ -33,13 +33,13 @@ arch: setup ## the one-way doors between rooms
 	$(BIN)/lint-imports --no-cache
 
 docs: setup ## regenerate the command reference
-	$(BIN)/python -m tests.support.command_reference
+	$(BIN)/python -m tools.command_reference
 
 docs-check: setup ## fail when the command reference is not what --help says
-	$(BIN)/python -m tests.support.command_reference --check
+	$(BIN)/python -m tools.command_reference --check
 
 wheel: setup ## build the wheel, install it elsewhere, use it
-	$(BIN)/python -m tests.support.check_wheel
+	$(BIN)/python -m tools.check_wheel
 
 check: lint types arch docs-check wheel ## all that a reviewer would ask for, but the tests
 
@@ -64,7 +64,7 @@ bench: setup ## measure against the peers, append to tests/bench/history.jsonl
 	$(BIN)/python -m tests.bench
 
 demo: setup ## the whole loop on generated data, without a GPU or a network
-	$(BIN)/python -m tests.support.demo
+	$(BIN)/python -m tools.demo
 
 clean: ## remove what the tasks made, but not .venv
 	rm -rf $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,8 +24,8 @@
         ├── MissingObjectError            the store has no object of that name
         └── IntegrityError                what arrived is not what was promised
 
-A check that ran and said no is not an exception: the command exits 1. Usage errors are Typer's own, exit 2.
-Anything else that escapes is a bug, exit 70.
+A check that ran and said no is not an exception: the command exits 1. Usage errors are Typer's own,
+exit 2. Anything else that escapes is a bug, exit 70.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from typing import ClassVar
 class DsmopsError(Exception):
     """What the user can act on: a message that names the thing and the value, and a hint on what to do next.
 
-    `code` is short and stable (`"checkpoint.header"`), for scripts. `hint` is a sentence or a command; it may be empty only where
-    the message already says what to do.
+    `code` is short and stable (`"checkpoint.header"`), for scripts. `hint` is a sentence or a
+    command; it may be empty only where the message already says what to do.
     """
 
     exit_code: ClassVar[int] = 70
@@ -111,7 +111,9 @@ class ExtraMissingError(EnvironmentMissingError):
     def __init__(self, purpose: str, package: str, *, extra: str | None = "worker") -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed or cannot be loaded",
-            hint=f"Run `pip install 'dsmops[{extra}]'`." if extra else f"Run `pip install {package}`.",
+            hint=f"Run `pip install 'dsmops[{extra}]'`."
+            if extra
+            else f"Run `pip install {package}`.",
         )
         self.package, self.extra = package, extra
 

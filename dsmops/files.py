@@ -1,7 +1,8 @@
 """The only careful file writing: whole or not at all, one writer at a time, room checked before.
 
-A file is written as a locked sibling `.<name>.dsmops-partial` and renamed over the target. The lock dies with its owner, so a
-leftover of a killed run is told from a file that a live run is writing, and is simply reused.
+A file is written as a locked sibling `.<name>.dsmops-partial` and renamed over the target. The lock
+dies with its owner, so a leftover of a killed run is told from a file that a live run is writing,
+and is simply reused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dsmops.errors import DiskFullError, DsmopsError, FileAccessError, InputError, SourceError, TargetBusyError
+from dsmops.errors import (
+    DiskFullError,
+    DsmopsError,
+    FileAccessError,
+    InputError,
+    SourceError,
+    TargetBusyError,
+)
 from dsmops.progress import SILENT, Progress
 from dsmops.units import size
 
@@ -26,14 +34,34 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
 # A failing disk, a lost mount, a damaged file system; not every system has all of these.
-_BROKEN = {getattr(errno, name) for name in ("EIO", "ENODEV", "ESTALE", "EREMOTEIO", "EUCLEAN") if hasattr(errno, name)}
+_BROKEN = {
+    getattr(errno, name)
+    for name in ("EIO", "ENODEV", "ESTALE", "EREMOTEIO", "EUCLEAN")
+    if hasattr(errno, name)
+}
 # Paths that cannot work: what is wrong with them, what to do, and the error's code.
 _UNUSABLE = {
     errno.EISDIR: ("is a folder, and a file was expected", "Name a file.", "file.is_folder"),
-    errno.EEXIST: ("is there already, or a part of it is a file where a folder is needed", "Name another path.", "file.exists"),
-    errno.ENAMETOOLONG: ("is a longer name than the file system takes", "Use a shorter one.", "file.name"),
-    errno.ELOOP: ("leads through too many symbolic links", "See where they point with `ls -l`.", "file.name"),
-    errno.EILSEQ: ("has characters that the file system does not take", "Use another name.", "file.name"),
+    errno.EEXIST: (
+        "is there already, or a part of it is a file where a folder is needed",
+        "Name another path.",
+        "file.exists",
+    ),
+    errno.ENAMETOOLONG: (
+        "is a longer name than the file system takes",
+        "Use a shorter one.",
+        "file.name",
+    ),
+    errno.ELOOP: (
+        "leads through too many symbolic links",
+        "See where they point with `ls -l`.",
+        "file.name",
+    ),
+    errno.EILSEQ: (
+        "has characters that the file system does not take",
+        "Use another name.",
+        "file.name",
+    ),
 }
 
 
@@ -44,15 +72,22 @@ def translate(exc: OSError, path: Path | str) -> DsmopsError:
         free = _free_bytes(Path(path).parent)
         return DiskFullError(f"no room left while writing {path}: {reason}", free_bytes=free)
     if exc.errno in _REFUSED:
-        return FileAccessError(f"{path}: {reason}", hint="Check the permissions of the file and of its folder.")
+        return FileAccessError(
+            f"{path}: {reason}", hint="Check the permissions of the file and of its folder."
+        )
     if exc.errno in _NOT_THERE:
         return SourceError(f"{path}: {reason}", hint="Check the path.", code="file.missing")
     if exc.errno in _UNUSABLE:
         what, hint, code = _UNUSABLE[exc.errno]
         return InputError(f"{path} {what}", hint=hint, code=code)
     if exc.errno in _BROKEN:
-        return FileAccessError(f"{path}: {reason}", hint="The disk or the file system reported this; look at `dmesg`.")
-    return FileAccessError(f"{path}: {reason}", hint="The operating system says so; see whether another path or disk works.")
+        return FileAccessError(
+            f"{path}: {reason}", hint="The disk or the file system reported this; look at `dmesg`."
+        )
+    return FileAccessError(
+        f"{path}: {reason}",
+        hint="The operating system says so; see whether another path or disk works.",
+    )
 
 
 @contextmanager
@@ -74,7 +109,10 @@ def require_file(path: Path, what: str) -> None:
     with os_errors(path):
         mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path} is a pipe or a device, and a file was expected", hint=f"Save the {what} in a file, and name that.")
+        raise InputError(
+            f"{path} is a pipe or a device, and a file was expected",
+            hint=f"Save the {what} in a file, and name that.",
+        )
 
 
 class PartialFile:
@@ -100,16 +138,20 @@ def partial_path(path: Path) -> Path:
 
 
 @contextmanager
-def replace_atomically(path: Path, *, durable: bool = True, private: bool = False, resume: bool = False) -> Iterator[PartialFile]:
+def replace_atomically(
+    path: Path, *, durable: bool = True, private: bool = False, resume: bool = False
+) -> Iterator[PartialFile]:
     """Write `path` whole or not at all: at any moment it is absent, the old file or the complete new one.
 
-    Missing parent folders are made. An existing target keeps its permission bits, and its owner where the system allows; a new one gets
-    0666 less the umask, or 0600 with `private`. Where `path` is a symbolic link the link is replaced, never the file it points to.
-    A device, a pipe or a socket is refused, by whatever link it is called, and so is every name in `/dev`, where a link is no file of ours
-    even when it leads to one (`/dev/stdout`, redirected). `durable` waits until data and name are on the disk.
+    Missing parent folders are made. An existing target keeps its permission bits, and its owner
+    where the system allows; a new one gets 0666 less the umask, or 0600 with `private`. Where
+    `path` is a symbolic link the link is replaced, never the file it points to. A device, a pipe or
+    a socket is refused, by whatever link it is called, and so is every name in `/dev`, where a link
+    is no file of ours even when it leads to one (`/dev/stdout`, redirected). `durable` waits until
+    data and name are on the disk.
 
-    With `resume` a block that fails keeps what it has written, unless the disk is full, and the next one finds it: `fd` then
-    stands at offset 0 of a file that is not empty.
+    With `resume` a block that fails keeps what it has written, unless the disk is full, and the
+    next one finds it: `fd` then stands at offset 0 of a file that is not empty.
 
     Raises:
         TargetBusyError: another live process is writing the same target.
@@ -121,17 +163,23 @@ def replace_atomically(path: Path, *, durable: bool = True, private: bool = Fals
         before = _status(path)
         if before is not None and stat.S_ISDIR(before.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if (before is not None and not stat.S_ISREG(before.st_mode)) or os.path.realpath(path.parent) == "/dev":
-            raise InputError(f"{path} is not a regular file", hint="Name a file.", code="file.not_regular")
+        if (before is not None and not stat.S_ISREG(before.st_mode)) or os.path.realpath(
+            path.parent
+        ) == "/dev":
+            raise InputError(
+                f"{path} is not a regular file", hint="Name a file.", code="file.not_regular"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = _open_locked(partial, path)
         try:
             try:
-                # Only where there is a leftover: ext4 flushes a file on close that was cut to nothing before (0.7 s for 2 GB).
+                # Only where there is a leftover: ext4 flushes a file on close that was cut to
+                # nothing before (0.7 s for 2 GB).
                 if not resume and os.fstat(fd).st_size:
                     os.ftruncate(fd, 0)
                 if private or before is not None:
-                    # Nobody may read on the way what will be closed to them; a leftover must stay writable for the next run.
+                    # Nobody may read on the way what will be closed to them; a leftover must stay
+                    # writable for the next run.
                     os.fchmod(fd, 0o600)
                 yield PartialFile(fd, partial)
                 if before is not None and not private:
@@ -235,12 +283,16 @@ def _open_locked(partial: Path, target: Path) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _require_leftover(fd, partial)
-            # The owner before us may have renamed or removed the file between our open and our lock.
+            # The owner before us may have renamed or removed the file between our open and our
+            # lock.
             if os.fstat(fd).st_ino == partial.lstat().st_ino:
                 return fd
         except BlockingIOError as exc:
             os.close(fd)
-            raise TargetBusyError(f"another process is writing {target} now", hint="Wait for it, or name another target.") from exc
+            raise TargetBusyError(
+                f"another process is writing {target} now",
+                hint="Wait for it, or name another target.",
+            ) from exc
         except FileNotFoundError:
             pass
         except BaseException:
@@ -252,7 +304,10 @@ def _open_locked(partial: Path, target: Path) -> int:
 def _require_leftover(fd: int, partial: Path) -> None:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise InputError(f"{partial} is in the way: a pipe, or a second name of another file", hint="Move it elsewhere.")
+        raise InputError(
+            f"{partial} is in the way: a pipe, or a second name of another file",
+            hint="Move it elsewhere.",
+        )
 
 
 def _sync_folder(folder: Path) -> None:

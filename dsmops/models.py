@@ -1,7 +1,8 @@
 """The published DSM models: their shapes, files and names, as one table.
 
-Foundation, because three rooms speak of models: `checkpoint` recognises one by its tensors, `config` writes one into a TOML,
-`hub` knows where one is kept. Source of every figure: the published configs and files of Kyutai.
+Foundation, because three rooms speak of models: `checkpoint` recognises one by its tensors,
+`config` writes one into a TOML, `hub` knows where one is kept. Source of every figure: the
+published configs and files of Kyutai.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ FRAME_MS = 80.0
 class LmShape:
     """Dimensions of a DSM language model, named as in moshi-server's `[model]` tables.
 
-    `num_heads` cannot be read from tensor shapes. `extra_heads` are the semantic-VAD heads: (number, classes each), or None.
+    `num_heads` cannot be read from tensor shapes. `extra_heads` are the semantic-VAD heads:
+    (number, classes each), or None.
     """
 
     d_model: int
@@ -41,13 +43,20 @@ class LmShape:
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return name → shape of every tensor that moshi-server loads for this model, in file order.
 
-        RMS-norm gated-SiLU models without biases, conditioners, cross-attention and depformer: the STT models. Extra tensors in
-        a file are ignored by the server; a missing one or another shape stops its start.
+        RMS-norm gated-SiLU models without biases, conditioners, cross-attention and depformer: the
+        STT models. Extra tensors in a file are ignored by the server; a missing one or another
+        shape stops its start.
         """
         d, hidden = self.d_model, self.ffn_hidden
-        shapes: dict[str, tuple[int, ...]] = {f"emb.{index}.weight": (self.audio_vocab_size, d) for index in range(self.audio_codebooks)}
+        shapes: dict[str, tuple[int, ...]] = {
+            f"emb.{index}.weight": (self.audio_vocab_size, d)
+            for index in range(self.audio_codebooks)
+        }
         for index in range(self.extra_heads[0] if self.extra_heads else 0):
-            shapes[f"extra_heads.{index}.weight"] = (self.extra_heads[1] if self.extra_heads else 0, d)
+            shapes[f"extra_heads.{index}.weight"] = (
+                self.extra_heads[1] if self.extra_heads else 0,
+                d,
+            )
         shapes["out_norm.alpha"] = (1, 1, d)
         shapes["text_emb.weight"] = (self.text_in_vocab_size, d)
         shapes["text_linear.weight"] = (self.text_out_vocab_size, d)
@@ -66,7 +75,11 @@ class LmShape:
         """Number of weights of the language model."""
         d = self.d_model
         per_layer = 4 * d * d + 3 * self.ffn_hidden * d + 2 * d
-        tables = self.text_in_vocab_size + self.text_out_vocab_size + self.audio_codebooks * self.audio_vocab_size
+        tables = (
+            self.text_in_vocab_size
+            + self.text_out_vocab_size
+            + self.audio_codebooks * self.audio_vocab_size
+        )
         heads = self.extra_heads[0] * self.extra_heads[1] if self.extra_heads else 0
         return self.num_layers * per_layer + tables * d + d + heads * d
 
@@ -112,7 +125,11 @@ class TtsShape:
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return name → shape of every tensor of a published file. Those under `condition_provider.` are stored in F32."""
         d, inner, rank = self.lm.d_model, self.depformer.d_model, self.depformer.low_rank
-        sets, hidden, bins = self.depformer.weight_sets, self.depformer.ffn_hidden, self.lm.audio_vocab_size
+        sets, hidden, bins = (
+            self.depformer.weight_sets,
+            self.depformer.ffn_hidden,
+            self.lm.audio_vocab_size,
+        )
         shapes = self.lm.tensors()
         for layer in range(self.lm.num_layers):
             prefix = f"transformer.layers.{layer}"
@@ -166,22 +183,36 @@ class TtsShape:
     def conditioner_parameters(self) -> int:
         """Number of weights of the conditioners, which stay in F32."""
         d = self.lm.d_model
-        return sum(d + d * one.width + (0 if one.bins is None else (one.bins + 1) * one.width) for one in self.conditioners)
+        return sum(
+            d + d * one.width + (0 if one.bins is None else (one.bins + 1) * one.width)
+            for one in self.conditioners
+        )
 
     def depformer_parameters(self, codebooks: int) -> int:
         """Number of weights that generating the first `codebooks` codebooks reads: fewer of them need fewer weight sets and heads."""
-        d, inner, hidden, rank = self.lm.d_model, self.depformer.d_model, self.depformer.ffn_hidden, self.depformer.low_rank
+        d, inner, hidden, rank = (
+            self.lm.d_model,
+            self.depformer.d_model,
+            self.depformer.ffn_hidden,
+            self.depformer.low_rank,
+        )
         sets, bins = max(self.depformer.schedule[:codebooks]) + 1, self.lm.audio_vocab_size
         per_layer = sets * (4 * inner * inner + 3 * hidden * inner) + 2 * inner
         text_table = self.lm.text_in_vocab_size * rank + 2 * inner * rank
-        audio_tables = (codebooks - 1) * (bins * rank + inner * rank) + codebooks * (bins - 1) * inner
+        audio_tables = (codebooks - 1) * (bins * rank + inner * rank) + codebooks * (
+            bins - 1
+        ) * inner
         return sets * inner * d + text_table + audio_tables + self.depformer.num_layers * per_layer
 
     @property
     def depformer_parameters_per_codebook(self) -> int:
         """Number of weights that one pass of the depformer reads: one weight set and one head."""
         d, inner, hidden = self.lm.d_model, self.depformer.d_model, self.depformer.ffn_hidden
-        return inner * d + self.depformer.num_layers * (4 * inner * inner + 3 * hidden * inner) + (self.lm.audio_vocab_size - 1) * inner
+        return (
+            inner * d
+            + self.depformer.num_layers * (4 * inner * inner + 3 * hidden * inner)
+            + (self.lm.audio_vocab_size - 1) * inner
+        )
 
 
 Shape = LmShape | TtsShape
@@ -192,9 +223,10 @@ Shape = LmShape | TtsShape
 class PublishedModel:
     """One released model and the repository that moshi-server's shipped config loads it from.
 
-    `lm` is None for the TTS model, which the server runs through Python; its dimensions are in `tts`. `batch_size` is what the shipped
-    config says. A model that only a config describes has neither `hf_repo` nor `preset`. `silence_prefix_s`: silence that it wants to
-    hear before a recording.
+    `lm` is None for the TTS model, which the server runs through Python; its dimensions are in
+    `tts`. `batch_size` is what the shipped config says. A model that only a config describes has
+    neither `hf_repo` nor `preset`. `silence_prefix_s`: silence that it wants to hear before a
+    recording.
     """
 
     name: str
@@ -254,8 +286,14 @@ MODELS: dict[str, PublishedModel] = {
             batch_size=8,
             tts=TtsShape(
                 lm=LmShape(2048, 16, 16, 8448, 500, 8001, 8000, 2049, 32, None),
-                depformer=DepformerShape(1024, 16, 4, 2048, (*range(8), *[8] * 8, *[9] * 8, *[10] * 8), 128),
-                conditioners=(ConditionerShape("speaker_wavs", 512), ConditionerShape("cfg", 16, 7), ConditionerShape("control", 2048, 1)),
+                depformer=DepformerShape(
+                    1024, 16, 4, 2048, (*range(8), *[8] * 8, *[9] * 8, *[10] * 8), 128
+                ),
+                conditioners=(
+                    ConditionerShape("speaker_wavs", 512),
+                    ConditionerShape("cfg", 16, 7),
+                    ConditionerShape("control", 2048, 1),
+                ),
             ),
         ),
     )
@@ -272,9 +310,11 @@ MIMI_TENSOR_PROBES: dict[str, tuple[int, ...]] = {
 def model_of_repo(hf_repo: str) -> PublishedModel | None:
     """Return the published model kept in `hf_repo`; the PyTorch and the `-candle` repositories count alike."""
     plain = hf_repo.removesuffix("-candle")
-    return next((model for model in MODELS.values() if model.hf_repo.removesuffix("-candle") == plain), None)
+    return next(
+        (model for model in MODELS.values() if model.hf_repo.removesuffix("-candle") == plain), None
+    )
 
 
-def speaking_model() -> PublishedModel:
+def tts_model() -> PublishedModel:
     """Return the one published text-to-speech model that the servers' Python module runs."""
     return next(model for model in MODELS.values() if model.tts)

@@ -1,24 +1,38 @@
-"""Progress as a protocol: rooms report, `report` draws, and silence is the default."""
+"""Progress as a protocol: packages report, `report` draws, and silence is the default."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """One task at a time: `start` opens it, `advance` moves it, `finish` closes it."""
+    """What long work tells the user: what it is about to download, and how far it is.
+
+    One task at a time: `start` opens it, `advance` moves it, `finish` closes it.
+    """
+
+    def announce(self, lines: Iterable[str]) -> None:
+        """Show what is about to happen, before it begins."""
 
     def start(self, label: str, total: int | None, unit: str = "bytes") -> None:
         """Begin a task of `total` units (None: unknown). `unit` is `"bytes"` or a plural noun."""
 
     def advance(self, amount: int) -> None:
-        """Move by `amount` units since the last call. May be called from any thread; may be negative when work is redone."""
+        """Move by `amount` units since the last call.
+
+        Any thread may call it. A negative amount means that work is done again.
+        """
 
     def finish(self) -> None:
         """End the task, whether or not it reached its total."""
 
 
-class _Silent:
+class SilentProgress:
+    """Shows nothing. Base class of those that show a part."""
+
+    def announce(self, lines: Iterable[str]) -> None: ...
+
     def start(self, label: str, total: int | None, unit: str = "bytes") -> None: ...
 
     def advance(self, amount: int) -> None: ...
@@ -26,4 +40,4 @@ class _Silent:
     def finish(self) -> None: ...
 
 
-SILENT: Progress = _Silent()
+SILENT: Progress = SilentProgress()

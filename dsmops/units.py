@@ -10,7 +10,11 @@ def size(count: int | None) -> str:
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(amount) < 1024 or unit == "TiB":
-            return f"{count} B" if unit == "B" else f"{amount:.{0 if amount >= 100 else 1 if amount >= 10 else 2}f} {unit}"
+            return (
+                f"{count} B"
+                if unit == "B"
+                else f"{amount:.{0 if amount >= 100 else 1 if amount >= 10 else 2}f} {unit}"
+            )
         amount /= 1024
     raise AssertionError("unreachable")
 
@@ -22,7 +26,11 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -8,25 +8,40 @@ from hypothesis import HealthCheck, settings
 
 LONG = os.environ.get("DSMOPS_TEST_LONG", "") not in ("", "0")
 settings.register_profile("short", max_examples=60, deadline=None, derandomize=True)
-settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "long", max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck)
+)
 settings.load_profile("long" if LONG else "short")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` rewrites recorded expectations from what the code gives now; the diff is then read like code."""
-    parser.addoption("--update-golden", action="store_true", help="rewrite golden files from the present output")
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite golden files from the present output"
+    )
 
 
 @pytest.fixture(autouse=True)
-def _own_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_world(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Keep the machine out: no GPU but in tests marked `gpu`, no hub but one of the test's own, no settings, plain wide output."""
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "DSMOPS_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    for name in (
+        "HF_TOKEN",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+    ):
         monkeypatch.delenv(name, raising=False)
-    # The discard port, on which nothing listens: a test that forgot its own hub fails instead of asking the public one.
+    # The discard port, on which nothing listens: a test that forgot its own hub fails instead of
+    # asking the public one.
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     home = tmp_path_factory.mktemp("home")

@@ -7,8 +7,22 @@ from tests.bench.compare import compare
 
 
 def line(commit: str, median_s: float, spread_s: list[float], **changed: object) -> str:
-    run = {"bench": "b", "commit": commit, "date": "2026-01-02T03:04:05Z", "machine": {"cores": 2}, "versions": {}, "parameters": {}}
-    return json.dumps(run | {"median_s": {"ours": median_s, "theirs": 1.0}, "spread_s": {"ours": spread_s, "theirs": [0.9, 1.1]}} | changed)
+    run = {
+        "bench": "b",
+        "commit": commit,
+        "date": "2026-01-02T03:04:05Z",
+        "machine": {"cores": 2},
+        "versions": {},
+        "parameters": {},
+    }
+    return json.dumps(
+        run
+        | {
+            "median_s": {"ours": median_s, "theirs": 1.0},
+            "spread_s": {"ours": spread_s, "theirs": [0.9, 1.1]},
+        }
+        | changed
+    )
 
 
 def test_the_last_two_runs_stand_side_by_side(tmp_path: Path) -> None:
@@ -25,7 +39,9 @@ def test_the_last_two_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert title == "b: one of 2026-01-02  ->  two of 2026-01-02"
     assert ours.split() == ["ours", "1.000s", "0.500s", "-50%", "20%", "40%", "*"]
     assert theirs.split() == ["theirs", "1.000s", "1.000s", "+0%", "20%", "20%"]
-    history.write_text("\n".join([runs[1], line("two", 1.0, [0.9, 1.1], machine={"cores": 64})]) + "\n")
+    history.write_text(
+        "\n".join([runs[1], line("two", 1.0, [0.9, 1.1], machine={"cores": 64})]) + "\n"
+    )
     assert "beware: other machine" in compare("b", history)
 
 

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import DiskFullError, FileAccessError, InputError, SourceError, TargetBusyError
-from dsmops.files import partial_path, replace_atomically, require_free_space, sha256, state_folder, translate, write_text_atomically
+from dsmops.files import (
+    partial_path,
+    replace_atomically,
+    require_free_space,
+    sha256,
+    state_folder,
+    translate,
+    write_text_atomically,
+)
 
 HOLD = """
 import sys, pathlib, time
@@ -73,8 +81,14 @@ def test_a_read_only_target_is_replaced_by_a_read_only_one(tmp_path: Path) -> No
     assert stat.S_IMODE(target.stat().st_mode) == 0o444
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.link(path.with_name("precious"), path)], ids=["pipe", "hard link"])
-def test_what_stands_where_a_leftover_would_is_not_written_to(tmp_path: Path, make: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: os.link(path.with_name("precious"), path)],
+    ids=["pipe", "hard link"],
+)
+def test_what_stands_where_a_leftover_would_is_not_written_to(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     """A pipe, or a second name of another file: an error that names it, and both stay."""
     (tmp_path / "precious").write_text("precious")
     make(partial_path(tmp_path / "file"))
@@ -154,7 +168,9 @@ def test_a_killed_writer_leaves_the_old_file_and_its_leftover_is_reused(tmp_path
     """After `kill -9` the target is the old one; the next writer succeeds and clears what was left."""
     target = tmp_path / "file"
     target.write_bytes(b"old")
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "writing\n"
         with pytest.raises(TargetBusyError), replace_atomically(target):
@@ -216,10 +232,15 @@ def test_system_errors_get_a_meaning_and_a_hint(number: int, kind: type) -> None
     assert error.hint
 
 
-@pytest.mark.parametrize(("number", "hardware"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EMFILE, False), (errno.ELOOP, False)])
+@pytest.mark.parametrize(
+    ("number", "hardware"),
+    [(errno.EIO, True), (errno.ESTALE, True), (errno.EMFILE, False), (errno.ELOOP, False)],
+)
 def test_only_a_failing_disk_points_to_the_kernel_log(number: int, hardware: bool) -> None:
     """`dmesg` is the hint for what the hardware does, not for what a user or a limit does."""
-    assert ("dmesg" in translate(OSError(number, os.strerror(number)), "/some/file").hint) == hardware
+    assert (
+        "dmesg" in translate(OSError(number, os.strerror(number)), "/some/file").hint
+    ) == hardware
 
 
 def test_paths_that_cannot_work_are_bad_input(tmp_path: Path) -> None:
@@ -231,7 +252,10 @@ def test_paths_that_cannot_work_are_bad_input(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="symbolic links"):
         sha256(tmp_path / "a")
-    with pytest.raises(InputError, match="file where a folder is needed"), replace_atomically(tmp_path / "plain" / "f"):
+    with (
+        pytest.raises(InputError, match="file where a folder is needed"),
+        replace_atomically(tmp_path / "plain" / "f"),
+    ):
         pass
 
 
@@ -252,7 +276,9 @@ def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path: Path) -
     assert caught.value.free_bytes is not None
 
 
-def test_the_state_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_state_folder_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """`XDG_STATE_HOME` when absolute, `~/.local/state` otherwise."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert state_folder() == tmp_path / "dsmops"

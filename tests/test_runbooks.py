@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.flows.doctor import RUNBOOKS
-from dsmops.flows.smoke import KINDS
 from dsmops.models import MODELS
+from dsmops.operations.doctor import RUNBOOKS
+from dsmops.operations.smoke import KINDS
 from tests.support.hub_server import Content, HubServer
-from tests.support.tiny import PUBLISHED_TTS_CONFIG, write_published_header
+from tests.support.tiny_checkpoint import PUBLISHED_TTS_CONFIG, write_published_header
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (ROOT / "runbooks").rglob("*.md") if path.name != "commands.md")
@@ -23,7 +23,9 @@ PAGES = sorted(path for path in (ROOT / "runbooks").rglob("*.md") if path.name !
 
 def console_commands(page: Path) -> list[str]:
     """Return the commands of a page's `console` blocks: lines that begin with `$ `."""
-    blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
@@ -40,7 +42,8 @@ def published_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
     for model in (MODELS["stt-1b-en_fr"], MODELS["tts-1.6b-en_fr"]):
         header = write_published_header(folder / model.name, model.name)
         repos[model.hf_repo] = {
-            # Working out the digest of gigabytes of zeros would take seconds, and no page downloads them.
+            # Working out the digest of gigabytes of zeros would take seconds, and no page downloads
+            # them.
             model.model_file: Content(model.model_file, header, digest=f"{len(repos)}" * 64),
             model.tokenizer_file: b"pieces",
             model.mimi_file: b"codec",
@@ -54,11 +57,13 @@ def published_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 def runnable_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a hub whose published 1B model is a tiny one, which can be run."""
     pytest.importorskip("torch", reason="the worker extra is not installed")
-    from dsmops.worker.tiny import write_tiny_stt
+    from dsmops.worker.tiny.stt import write_tiny_stt
 
     folder = tmp_path_factory.mktemp("runnable")
     write_tiny_stt(folder / "model")
-    with HubServer({MODELS["stt-1b-en_fr"].hf_repo: {path.name: path for path in (folder / "model").iterdir()}}) as hub:
+    with HubServer(
+        {MODELS["stt-1b-en_fr"].hf_repo: {path.name: path for path in (folder / "model").iterdir()}}
+    ) as hub:
         yield hub.env(folder / "home")
 
 
@@ -84,14 +89,30 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run(page: Path, checkout: Path, request: pytest.FixtureRequest) -> None:
+def test_the_commands_of_a_page_run(
+    page: Path, checkout: Path, request: pytest.FixtureRequest
+) -> None:
     """In order, in one folder, each exits 0 and prints something."""
     hub = request.getfixturevalue("runnable_hub" if page.stem in RUN_A_MODEL else "published_hub")
     if page.stem in RUN_A_MODEL:
         (checkout / "speech.wav").write_bytes(recording())
-    env = {**os.environ, **hub, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    env = {
+        **os.environ,
+        **hub,
+        "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
     for command in console_commands(page):
-        done = subprocess.run(command, shell=True, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=checkout,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
         assert done.stdout + done.stderr, command
 
@@ -112,7 +133,11 @@ def test_every_page_is_listed() -> None:
 
 def test_every_promise_names_a_test_that_exists() -> None:
     """A ticked promise ends with a test of this suite; an open one says what is missing."""
-    lines = [line for line in (ROOT / "runbooks" / "promises.md").read_text(encoding="utf-8").splitlines() if line.startswith("- [")]
+    lines = [
+        line
+        for line in (ROOT / "runbooks" / "promises.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("- [")
+    ]
     assert lines
     for line in lines:
         named = re.search(r"`(tests/[\w/]+\.py)::(\w+)`$", line)

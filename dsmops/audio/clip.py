@@ -1,7 +1,8 @@
 """A sound to try servers out with: made here, alike on every machine, in the rhythm and the band of speech, and free to ship.
 
-It is no speech: what a trained model writes about it means nothing. It moves like speech, though: voiced syllables of changing pitch and
-vowel colour, a few to a group, with pauses between the groups.
+It is no speech: what a trained model writes about it means nothing. It moves like speech, though:
+voiced syllables of changing pitch and vowel colour, a few to a group, with pauses between the
+groups.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ _SYLLABLE_S = 0.19
 _PAUSE_S = 0.33
 _GROUPS = (3, 2, 4, 1, 3)
 """Syllables between pauses."""
-_VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
+_VOWELS_HZ = (
+    (730, 1090, 2440),
+    (270, 2290, 3010),
+    (300, 870, 2240),
+    (530, 1840, 2480),
+    (570, 840, 2410),
+)
 """First three formants of five English vowels, after Peterson and Barney 1952."""
 _BAND_HZ = 160.0
 _PEAK = 0.4

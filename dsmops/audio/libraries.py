@@ -18,7 +18,7 @@ def soundfile() -> Any:
         ExtraMissingError: it is not installed, or lacks its C library.
     """
     try:
-        import soundfile  # noqa: PLC0415
+        import soundfile
     except (ImportError, OSError) as exc:
         raise ExtraMissingError("reading and writing audio files", "soundfile") from exc
     return soundfile
@@ -31,7 +31,7 @@ def soxr() -> Any:
         ExtraMissingError: it is not installed.
     """
     try:
-        import soxr  # noqa: PLC0415
+        import soxr
     except ImportError as exc:
         raise ExtraMissingError("changing the sample rate of audio", "soxr") from exc
     return soxr
@@ -44,7 +44,7 @@ def sphn() -> Any:
         ExtraMissingError: it is not installed.
     """
     try:
-        import sphn  # noqa: PLC0415
+        import sphn
     except ImportError as exc:
         raise ExtraMissingError("reading Ogg/Opus streams", "sphn") from exc
     return sphn
@@ -57,13 +57,15 @@ def sounddevice(purpose: str) -> Any:
         ExtraMissingError: it is not installed, or lacks PortAudio.
     """
     try:
-        import sounddevice  # noqa: PLC0415
+        import sounddevice
     except (ImportError, OSError) as exc:
         raise ExtraMissingError(purpose, "sounddevice", extra="mic") from exc
     return sounddevice
 
 
-def unreadable(name: str, reason: str, *, code: str = "audio.format", flags: str = "") -> InputError:
+def unreadable(
+    name: str, reason: str, *, code: str = "audio.format", flags: str = ""
+) -> InputError:
     """Return the error for audio that libsndfile cannot use, with the formats that it can and a way to make one."""
     known = soundfile().available_formats()
     readable = [label for key, label in _FORMATS.items() if key in known]
@@ -72,7 +74,11 @@ def unreadable(name: str, reason: str, *, code: str = "audio.format", flags: str
     remedy = f"Readable here: {', '.join(readable)}. To convert anything else:"
     if code == "audio.damaged":
         remedy = "Fetch or record it again. To use what is left of it:"
-    return InputError(f"{name}: {reason}", hint=f"{remedy} ffmpeg {flags}-i {source} -ac 1 -ar 24000 {target}", code=code)
+    return InputError(
+        f"{name}: {reason}",
+        hint=f"{remedy} ffmpeg {flags}-i {source} -ac 1 -ar 24000 {target}",
+        code=code,
+    )
 
 
 _FORMATS = {

@@ -33,11 +33,18 @@ async def microphone(stop: asyncio.Event) -> AsyncIterator[Samples]:
             loop.call_soon_threadsafe(waiting.put_nowait, heard[:, 0].copy())
 
     try:
-        stream = library.InputStream(samplerate=SAMPLE_RATE_HZ, channels=1, dtype="float32", blocksize=FRAME_SAMPLES, callback=on_frame)
+        stream = library.InputStream(
+            samplerate=SAMPLE_RATE_HZ,
+            channels=1,
+            dtype="float32",
+            blocksize=FRAME_SAMPLES,
+            callback=on_frame,
+        )
         stream.__enter__()
     except library.PortAudioError as exc:
         raise EnvironmentMissingError(
-            f"the microphone cannot be opened: {exc}", hint="See `python -m sounddevice` for the devices that PortAudio knows."
+            f"the microphone cannot be opened: {exc}",
+            hint="See `python -m sounddevice` for the devices that PortAudio knows.",
         ) from exc
     stopped = asyncio.ensure_future(stop.wait())
     try:
@@ -48,7 +55,10 @@ async def microphone(stop: asyncio.Event) -> AsyncIterator[Samples]:
                 frame.cancel()
                 return
             if waiting.qsize() > _MOST_WAITING:
-                raise TransferError("the microphone is a minute ahead of the server", hint="The server or the network is too slow.")
+                raise TransferError(
+                    "the microphone is a minute ahead of the server",
+                    hint="The server or the network is too slow.",
+                )
             yield frame.result()
     finally:
         stopped.cancel()

@@ -1,8 +1,9 @@
 """The length of an MP3, which its header need not tell, so that libsndfile reads it to its end.
 
-libsndfile stops at the length it believes in: that of the Xing header (the first one, where files were joined), else a guess from the
-bit rate of the first frame. For a file of varying bit rate without that header, as encoders write into a pipe, the guess can be a
-seventh of the truth, and the rest is lost without a word. So the frames are counted here, and a file that would be cut is read
+libsndfile stops at the length it believes in: that of the Xing header (the first one, where files
+were joined), else a guess from the bit rate of the first frame. For a file of varying bit rate
+without that header, as encoders write into a pipe, the guess can be a seventh of the truth, and the
+rest is lost without a word. So the frames are counted here, and a file that would be cut is read
 behind a Xing header of ours.
 
 Source: ISO/IEC 11172-3 §2.4.1 and 13818-3 (frame header), the LAME project's description of the Xing header.
@@ -56,8 +57,13 @@ def read_stream(file: BinaryIO) -> Layer3Stream | None:
     position = 0
     while len(header := _bytes_at(file, position, 10)) >= 4:
         length = _frame_bytes(header)
-        # The first header stands where another one follows; after that, frames are those of its kind.
-        if length and (_same_kind(header, first) if count else _frame_bytes(_bytes_at(file, position + length, 4))):
+        # The first header stands where another one follows; after that, frames are those of its
+        # kind.
+        if length and (
+            _same_kind(header, first)
+            if count
+            else _frame_bytes(_bytes_at(file, position + length, 4))
+        ):
             if not count:
                 first, start = header[:4], position
             count += 1
@@ -85,7 +91,9 @@ def xing_frame(stream: Layer3Stream) -> bytes:
     """
     header = bytearray(stream.first_header)
     header[1] |= 1  # no checksum follows
-    header[2] = header[2] & 0x0C | 9 << 4  # bit rate 9 of 14, 80 or 128 kbit/s, so that there is room for what follows
+    header[2] = (
+        header[2] & 0x0C | 9 << 4
+    )  # bit rate 9 of 14, 80 or 128 kbit/s, so that there is room for what follows
     frame = bytearray(_frame_bytes(header))
     frame[:4] = header
     mono = header[3] >> 6 == 3
@@ -118,4 +126,6 @@ def _frame_bytes(header: bytes | bytearray) -> int:
     if version == 1 or rate == 3 or kbps in (0, 15):
         return 0
     bits_per_s = 1000 * (_KBPS_MPEG1 if version == 3 else _KBPS_MPEG2)[kbps]
-    return (144 if version == 3 else 72) * bits_per_s // _RATES_HZ[version][rate] + (header[2] >> 1 & 1)
+    return (144 if version == 3 else 72) * bits_per_s // _RATES_HZ[version][rate] + (
+        header[2] >> 1 & 1
+    )

@@ -1,6 +1,7 @@
 """Whether an Ogg file is cut short, which libsndfile does not say: it reads up to the last whole page.
 
-A missing end-of-stream mark proves nothing, since a recorded live stream has none; a page that goes on behind the end of the file does.
+A missing end-of-stream mark proves nothing, since a recorded live stream has none; a page that goes
+on behind the end of the file does.
 Source: RFC 3533 §6 (the page header).
 """
 

@@ -33,7 +33,9 @@ class OpusDecoder:
                 pcm = self._reader.append_bytes(data[start : start + _PIECE_BYTES])
             except ValueError as exc:
                 raise InputError(
-                    f"not readable as Ogg/Opus: {exc}", hint="Send the pages of one stream, in order, headers first.", code="audio.opus"
+                    f"not readable as Ogg/Opus: {exc}",
+                    hint="Send the pages of one stream, in order, headers first.",
+                    code="audio.opus",
                 ) from exc
             if len(pcm):
                 yield np.ascontiguousarray(pcm, np.float32)
@@ -42,7 +44,8 @@ class OpusDecoder:
 class OpusEncoder:
     """A stream's encoder: each frame's pages are complete with the frame, so nothing waits for the next one.
 
-    A frame costs about a millisecond, in which no other Python runs. The codec's own delay is 6.5 ms.
+    A frame costs about a millisecond, in which no other Python runs. The codec's own delay is 6.5
+    ms.
     """
 
     def __init__(self) -> None:
@@ -51,7 +54,8 @@ class OpusEncoder:
         self.headers = self.encode(np.zeros(FRAME_SAMPLES, np.float32))
         """What the stream begins with: the header pages, which tell players to skip 80 ms, and these 80 ms, as silence.
 
-        Without them players would skip speech. Those that do not read the header (Kyutai's clients) play the silence.
+        Without them players would skip speech. Those that do not read the header (Kyutai's clients)
+        play the silence.
         """
 
     def encode(self, frame: Samples) -> bytes:

@@ -29,7 +29,8 @@ Samples = NDArray[np.float32]
 def frames(blocks: Iterable[Samples], prefix_s: float = 0.0) -> Iterator[Samples]:
     """Yield the audio of `blocks`, of any lengths, as frames float32 [1920], the last one filled up with zeros.
 
-    `prefix_s` seconds of silence come first. No audio and no prefix give no frame. A frame that lies whole in a block is a view of it.
+    `prefix_s` seconds of silence come first. No audio and no prefix give no frame. A frame that
+    lies whole in a block is a view of it.
     """
     pending = np.zeros(FRAME_SAMPLES, np.float32)
     silent_frames, held = divmod(round(prefix_s * SAMPLE_RATE_HZ), FRAME_SAMPLES)
@@ -105,7 +106,8 @@ def require_audible_numbers(block: Samples, *, name: str, before: int, rate_hz: 
     Raises:
         InputError: one is not; the message has its position and value.
     """
-    # Written so that a NaN, which compares false with everything, is caught too. max() hands a NaN through.
+    # Written so that a NaN, which compares false with everything, is caught too. max() hands a NaN
+    # through.
     if not len(block) or float(np.abs(block).max()) <= LOUDEST:
         return
     index = int(np.argmax(~(np.abs(block) <= LOUDEST)))

@@ -12,7 +12,8 @@ from dsmops.errors import EnvironmentMissingError
 def play(blocks: Iterable[Samples]) -> int:
     """Play 24 kHz mono audio on the system's default device, each block as soon as it is there, and return when all has sounded.
 
-    Returns how often the device had nothing to play because a block came late. The device is opened before the first block is asked for.
+    Returns how often the device had nothing to play because a block came late. The device is opened
+    before the first block is asked for.
 
     Raises:
         ExtraMissingError: sounddevice is not installed, or lacks PortAudio.
@@ -27,6 +28,7 @@ def play(blocks: Iterable[Samples]) -> int:
                 late += bool(stream.write(block.reshape(-1, 1))) and number > 0
     except library.PortAudioError as exc:
         raise EnvironmentMissingError(
-            f"the loudspeaker cannot be used: {exc}", hint="See `python -m sounddevice` for the devices that PortAudio knows."
+            f"the loudspeaker cannot be used: {exc}",
+            hint="See `python -m sounddevice` for the devices that PortAudio knows.",
         ) from exc
     return late

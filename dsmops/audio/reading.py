@@ -1,6 +1,7 @@
 """Any audio that libsndfile reads, as 24 kHz mono float32: in blocks at constant memory, or whole.
 
-Bad input is found as early as the format allows: what the header tells at once, damage further in when the decoder meets it.
+Bad input is found as early as the format allows: what the header tells at once, damage further in
+when the decoder meets it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ _LOSS_TOLERANCE_S = 0.5
 class AudioSource:
     """Audio that is open. `name` is for messages, `format` such as `FLAC PCM_16`; both rates and channels are those of the source.
 
-    `duration_s` is what the source holds according to its header, None where that cannot be known before it is read.
+    `duration_s` is what the source holds according to its header, None where that cannot be known
+    before it is read.
     """
 
     name: str
@@ -66,15 +68,20 @@ class AudioSource:
     def blocks(self, block_s: float = 1.0) -> Iterator[Samples]:
         """Yield the whole audio as 24 kHz mono float32 arrays of about `block_s` seconds, none of them empty.
 
-        Channels are averaged. The samples, and how many there are, do not depend on `block_s`: n samples become
-        n · 24000 / rate of them, rounded. Values beyond ±1 stay as they are. Memory does not grow with the length.
+        Channels are averaged. The samples, and how many there are, do not depend on `block_s`: n
+        samples become n · 24000 / rate of them, rounded. Values beyond ±1 stay as they are. Memory
+        does not grow with the length.
 
         Raises:
             InputError: the audio is damaged, ends before its header says, or holds values that are no audio.
             ExtraMissingError: the rate has to be changed, and soxr is not installed.
         """
         pieces = self._pieces(block_s)
-        return pieces if self.sample_rate_hz == SAMPLE_RATE_HZ else _resampled(pieces, self.sample_rate_hz)
+        return (
+            pieces
+            if self.sample_rate_hz == SAMPLE_RATE_HZ
+            else _resampled(pieces, self.sample_rate_hz)
+        )
 
     def _pieces(self, block_s: float) -> Iterator[Samples]:
         """Yield mono audio at the source's rate."""
@@ -83,7 +90,9 @@ class AudioSource:
         with closing(self._decode()) as decoder:
             while len(piece := decoder.read(count)):
                 mono = piece[:, 0] if self.channels == 1 else piece.mean(axis=1, dtype=np.float32)
-                require_audible_numbers(mono, name=self.name, before=done, rate_hz=self.sample_rate_hz)
+                require_audible_numbers(
+                    mono, name=self.name, before=done, rate_hz=self.sample_rate_hz
+                )
                 done += len(mono)
                 yield mono
         self._require_complete(done / self.sample_rate_hz)
@@ -92,7 +101,9 @@ class AudioSource:
         if not read_s:
             raise _no_samples(self.name)
         if self.duration_s is not None and read_s < self.duration_s - _LOSS_TOLERANCE_S:
-            reason = f"cut short or damaged: {read_s:.2f} s of {self.duration_s:.2f} s could be read"
+            reason = (
+                f"cut short or damaged: {read_s:.2f} s of {self.duration_s:.2f} s could be read"
+            )
             raise unreadable(self.name, reason, code="audio.damaged")
 
 
@@ -117,15 +128,26 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
             if info.format == "MP3":
                 layer3 = mp3.read_stream(stream) if info.subtype == "MPEG_LAYER_III" else None
                 if layer3 is not None and layer3.is_cut_at(info.frames):
-                    decode = partial(_Decoder, stream, name, head=mp3.xing_frame(layer3), start=layer3.start)
+                    decode = partial(
+                        _Decoder, stream, name, head=mp3.xing_frame(layer3), start=layer3.start
+                    )
                     samples = layer3.samples
                 elif layer3 is None or not layer3.has_xing:
                     samples = None if layer3 is None else layer3.samples
             elif info.format == "OGG" and ogg.ends_inside_a_page(stream):
-                raise unreadable(name, "cut short: its last page is incomplete", code="audio.damaged")
+                raise unreadable(
+                    name, "cut short: its last page is incomplete", code="audio.damaged"
+                )
         _require_sane(info, name)
         duration_s = None if samples is None else samples / info.samplerate
-        yield AudioSource(name, f"{info.format} {info.subtype}", info.samplerate, info.channels, duration_s, decode)
+        yield AudioSource(
+            name,
+            f"{info.format} {info.subtype}",
+            info.samplerate,
+            info.channels,
+            duration_s,
+            decode,
+        )
 
 
 def read(source: Source) -> Samples:
@@ -160,14 +182,18 @@ def _open_bytes(source: Source, name: str, stack: ExitStack) -> BinaryIO:
         stream: BinaryIO = stack.enter_context(source.open("rb"))
     elif source == "-":
         if sys.stdin is None:
-            raise InputError("standard input is closed", hint="Pipe audio into the command, or name a file.")
+            raise InputError(
+                "standard input is closed", hint="Pipe audio into the command, or name a file."
+            )
         stream = sys.stdin.buffer
     else:
         stream = source
     if not stream.seekable():
         stream = stack.enter_context(_spooled(stream))
     if not stream.seek(0, io.SEEK_END):
-        raise InputError(f"{name} is empty", hint="Look at what should have written it.", code="audio.empty")
+        raise InputError(
+            f"{name} is empty", hint="Look at what should have written it.", code="audio.empty"
+        )
     return stream
 
 
@@ -209,15 +235,17 @@ class _Decoder:
         except soundfile().LibsndfileError as exc:
             self._bytes.raise_failure(self._name)
             code = "audio.damaged" if what.startswith("damaged") else "audio.format"
-            raise unreadable(self._name, f"{what} (libsndfile: {exc.error_string.strip(' .')})", code=code) from exc
+            raise unreadable(
+                self._name, f"{what} (libsndfile: {exc.error_string.strip(' .')})", code=code
+            ) from exc
         self._bytes.raise_failure(self._name)
 
 
 def _forward_only() -> Any:
     """Return a `soundfile.SoundFile` that leaves the position alone.
 
-    The plain one asks for it and seeks to it, where it is anyway, around each read. An MP3 decoder that seeks forgets the bits it had
-    saved up, and the next frames come out as noise.
+    The plain one asks for it and seeks to it, where it is anyway, around each read. An MP3 decoder
+    that seeks forgets the bits it had saved up, and the next frames come out as noise.
     """
     return type("ForwardOnly", (soundfile().SoundFile,), {"seekable": lambda _self: False})
 
@@ -225,8 +253,8 @@ def _forward_only() -> Any:
 class _Bytes:
     """What soundfile needs of a stream: `head`, then the bytes of `stream` from `start` on.
 
-    An error of the system cannot pass through libsndfile, so it is kept. There is no `name`, for whose ending in `.raw` soundfile
-    would take the bytes for headerless samples.
+    An error of the system cannot pass through libsndfile, so it is kept. There is no `name`, for
+    whose ending in `.raw` soundfile would take the bytes for headerless samples.
     """
 
     def __init__(self, stream: BinaryIO, head: bytes, start: int) -> None:
@@ -239,7 +267,9 @@ class _Bytes:
         return self._at
 
     def seek(self, offset: int, whence: int) -> None:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        self._at = max(
+            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        )
 
     def read(self, count: int) -> bytes:
         data = self._head[self._at : self._at + count]
@@ -263,15 +293,29 @@ def _require_sane(info: Any, name: str) -> None:
         reason = f"{info.samplerate} samples a second, and audio has {MIN_RATE_HZ} to {MAX_RATE_HZ}"
         raise unreadable(name, reason, code="audio.rate")
     if info.channels > MAX_CHANNELS:
-        raise unreadable(name, f"{info.channels} channels, and at most {MAX_CHANNELS} are taken", code="audio.channels")
+        raise unreadable(
+            name,
+            f"{info.channels} channels, and at most {MAX_CHANNELS} are taken",
+            code="audio.channels",
+        )
     # libsndfile shortens silently what the file does not hold; its log tells.
     for claimed, held in re.findall(r": (\d+) \(should be (\d+)\)", info.extra_info):
         if int(held) + _SIZE_SLACK_BYTES < int(claimed) < _UNKNOWN_LENGTH:
-            raise unreadable(name, f"cut short: its header promises {claimed} bytes, and {held} are there", code="audio.damaged")
+            raise unreadable(
+                name,
+                f"cut short: its header promises {claimed} bytes, and {held} are there",
+                code="audio.damaged",
+            )
     if not info.frames:
         raise _no_samples(name)
 
 
 def _no_samples(name: str) -> InputError:
-    # A recorder that was killed, or that wrote into a pipe, leaves a header that says 0; ffmpeg can be told not to believe it.
-    return unreadable(name, "no samples in it, or so its header says", code="audio.empty", flags="-ignore_length 1 ")
+    # A recorder that was killed, or that wrote into a pipe, leaves a header that says 0; ffmpeg can
+    # be told not to believe it.
+    return unreadable(
+        name,
+        "no samples in it, or so its header says",
+        code="audio.empty",
+        flags="-ignore_length 1 ",
+    )

@@ -40,12 +40,15 @@ class Written:
         return self.samples / SAMPLE_RATE_HZ
 
 
-def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples], *, raw: bool = False) -> Written:
+def write(
+    target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples], *, raw: bool = False
+) -> Written:
     """Write audio and return what was written.
 
-    A path is replaced atomically, in the format of its ending: `.wav`, `.flac`, `.ogg` (Vorbis) or `.opus`. A stream, or `-` for
-    standard output, gets a WAV of unknown length, or with `raw` its samples alone, each block as soon as it is there. Sample k of a
-    16-bit file is k / 32768 in `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
+    A path is replaced atomically, in the format of its ending: `.wav`, `.flac`, `.ogg` (Vorbis) or
+    `.opus`. A stream, or `-` for standard output, gets a WAV of unknown length, or with `raw` its
+    samples alone, each block as soon as it is there. Sample k of a 16-bit file is k / 32768 in
+    `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
 
     Raises:
         InputError: the ending is none of these, there is no sample, or one is not finite.
@@ -55,7 +58,11 @@ def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples], *, 
     """
     quantizer = _Quantizer(blocks)
     if not isinstance(target, Path):
-        _stream(sys.stdout.buffer if target == "-" else target, quantizer, b"" if raw else stream_header())
+        _stream(
+            sys.stdout.buffer if target == "-" else target,
+            quantizer,
+            b"" if raw else stream_header(),
+        )
     elif target.suffix.lower() == ".wav":
         with replace_atomically(target) as partial:
             _write_wav(partial, quantizer)
@@ -65,7 +72,9 @@ def write(target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples], *, 
             _encode(partial, *_ENCODERS[target.suffix.lower()], target, quantizer)
     else:
         raise InputError(
-            f"{target} does not say in which format to write", hint=f"End the name in .wav, {', '.join(_ENCODERS)}.", code="audio.format"
+            f"{target} does not say in which format to write",
+            hint=f"End the name in .wav, {', '.join(_ENCODERS)}.",
+            code="audio.format",
         )
     return quantizer.written
 
@@ -80,13 +89,19 @@ class _Quantizer:
     def __iter__(self) -> Iterator[NDArray[np.int16]]:
         samples = clipped = 0
         for block in self._blocks:
-            require_audible_numbers(block, name="the audio to write", before=samples, rate_hz=SAMPLE_RATE_HZ)
+            require_audible_numbers(
+                block, name="the audio to write", before=samples, rate_hz=SAMPLE_RATE_HZ
+            )
             yield pcm_16(block)
             samples += len(block)
             clipped += int(np.count_nonzero(np.abs(block) > 1))
             self.written = Written(samples, clipped)
         if not samples:
-            raise InputError("there is no audio to write", code="audio.empty", hint="Whatever should have made it gave no sample.")
+            raise InputError(
+                "there is no audio to write",
+                code="audio.empty",
+                hint="Whatever should have made it gave no sample.",
+            )
 
 
 def _write_wav(partial: PartialFile, quantizer: _Quantizer) -> None:
@@ -109,23 +124,33 @@ def _stream(stream: BinaryIO, quantizer: _Quantizer, header: bytes) -> None:
         header = b""
 
 
-def _encode(partial: PartialFile, container: str, encoding: str, target: Path, quantizer: _Quantizer) -> None:
+def _encode(
+    partial: PartialFile, container: str, encoding: str, target: Path, quantizer: _Quantizer
+) -> None:
     library = soundfile()
     try:
-        with library.SoundFile(partial.fd, "w", SAMPLE_RATE_HZ, 1, encoding, format=container, closefd=False) as file:
+        with library.SoundFile(
+            partial.fd, "w", SAMPLE_RATE_HZ, 1, encoding, format=container, closefd=False
+        ) as file:
             for values in quantizer:
                 for start in range(0, len(values), _ENCODER_SAMPLES):
                     file.write(values[start : start + _ENCODER_SAMPLES])
     except library.LibsndfileError as exc:
-        # libsndfile does not say why it could not write. Where the system is the reason, it gives it again.
+        # libsndfile does not say why it could not write. Where the system is the reason, it gives
+        # it again.
         os.lseek(partial.fd, 0, os.SEEK_END)
         partial.write(bytes(BLOCK_BYTES))
-        raise FileAccessError(f"{target}: the encoder failed ({exc.error_string.strip(' .')})", hint="Write a .wav instead.") from exc
+        raise FileAccessError(
+            f"{target}: the encoder failed ({exc.error_string.strip(' .')})",
+            hint="Write a .wav instead.",
+        ) from exc
 
 
 def pcm_16(samples: Samples) -> NDArray[np.int16]:
     """Return samples as 16-bit ones, clipped to ±1, in the byte order of a WAV."""
-    values: NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype("<i2")
+    values: NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(
+        "<i2"
+    )
     return values
 
 
@@ -139,4 +164,8 @@ def _wav_header(data_bytes: int) -> bytes:
     riff_bytes = min(data_bytes + 36, _UNKNOWN_BYTES)
     rate = SAMPLE_RATE_HZ
     chunks = struct.pack("<4s4sIHHIIHH", b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
-    return struct.pack("<4sI", b"RIFF", riff_bytes) + chunks + struct.pack("<4sI", b"data", min(data_bytes, _UNKNOWN_BYTES))
+    return (
+        struct.pack("<4sI", b"RIFF", riff_bytes)
+        + chunks
+        + struct.pack("<4sI", b"data", min(data_bytes, _UNKNOWN_BYTES))
+    )

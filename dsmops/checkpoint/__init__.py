@@ -1,6 +1,7 @@
 """Read, convert and verify safetensors checkpoints, streaming and without torch.
 
-What reads headers only is imported at once; what touches tensor data, and with it numpy, on first use.
+What reads headers only is imported at once; what touches tensor data, and with it numpy, on first
+use.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint, read_he
 
 if TYPE_CHECKING:
     from dsmops.checkpoint.conversion import convert, scan
-    from dsmops.checkpoint.synthetic import write_checkpoint
     from dsmops.checkpoint.verification import VerifyReport, verify
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "read_header",
     "scan",
     "verify",
-    "write_checkpoint",
 ]
 
 _NEEDS_NUMPY = {
@@ -51,7 +50,6 @@ _NEEDS_NUMPY = {
     "scan": "conversion",
     "VerifyReport": "verification",
     "verify": "verification",
-    "write_checkpoint": "synthetic",
 }
 
 

@@ -1,8 +1,9 @@
 """A stream of bytes into a file through a few reused blocks: filled here, hashed by one thread, written by another.
 
-The blocks bound memory whatever the size of file and tensors. hashlib, numpy and the write calls release the interpreter lock, so the
-three kinds of work run side by side. With `direct` the bytes go to the disk past the page cache: where they must reach the disk
-anyway, that spares a copy of each page and its write-back later. File systems that cannot do it get ordinary writes.
+The blocks bound memory whatever the size of file and tensors. hashlib, numpy and the write calls
+release the interpreter lock, so the three kinds of work run side by side. With `direct` the bytes
+go to the disk past the page cache: where they must reach the disk anyway, that spares a copy of
+each page and its write-back later. File systems that cannot do it get ordinary writes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _O_DIRECT = getattr(os, "O_DIRECT", 0)  # absent on macOS
 class BlockWriter:
     """Appends to `fd`, an empty file opened for writing; use it as a context, and `finish` it before leaving.
 
-    Fill `room()` and tell `advance()` how much of it is filled, or `write()` bytes of any length. An `OSError` of a write comes out of
-    one of the later calls. Leaving the context stops the threads; unless finished, the file is then incomplete.
+    Fill `room()` and tell `advance()` how much of it is filled, or `write()` bytes of any length.
+    An `OSError` of a write comes out of one of the later calls. Leaving the context stops the
+    threads; unless finished, the file is then incomplete.
     """
 
     def __init__(self, fd: int, *, digest: bool, direct: bool) -> None:
@@ -51,7 +53,12 @@ class BlockWriter:
     def __enter__(self) -> BlockWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for pool in (self._hasher, self._writer):
             pool.shutdown(wait=True, cancel_futures=True)
 

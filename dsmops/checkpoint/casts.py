@@ -1,8 +1,9 @@
 """BF16 values to F16 or F32, bit for bit, in blocks small enough for a processor cache, with exact counts of what was lost.
 
-numpy has no bfloat16, and needs none: all work is integer arithmetic on the 16-bit patterns. Almost every weight of a model lies in
-the range where F16 follows from BF16 by moving bits; the few that do not are found by one comparison and looked up in a table of all
-65,536 patterns. runbooks/decisions/0007-numpy-for-casts.md has the measurements.
+numpy has no bfloat16, and needs none: all work is integer arithmetic on the 16-bit patterns. Almost
+every weight of a model lies in the range where F16 follows from BF16 by moving bits; the few that
+do not are found by one comparison and looked up in a table of all 65,536 patterns.
+runbooks/decisions/0007-numpy-for-casts.md has the measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsmops.checkpoint.losses import LossCounts
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 
 BLOCK_ELEMENTS = 1 << 18
 """Elements per call. Smaller blocks cost more Python than arithmetic; larger ones leave the cache."""
@@ -83,17 +84,19 @@ class Cast(ABC):
 class Bf16ToF16(Cast):
     """BF16 to F16, rounded to nearest, ties to even.
 
-    Exact for 0 and for 2**-17 <= abs(x) <= 65280. Smaller magnitudes may round to an F16 subnormal; at or below 2**-25 they become
-    zero. From 65536 upward they become infinite, or ±65504 with `clamp`; what is infinite in the source stays so. NaN stays NaN; its
-    payload may change.
+    Exact for 0 and for 2**-17 <= abs(x) <= 65280. Smaller magnitudes may round to an F16 subnormal;
+    at or below 2**-25 they become zero. From 65536 upward they become infinite, or ±65504 with
+    `clamp`; what is infinite in the source stays so. NaN stays NaN; its payload may change.
     """
 
-    # For 2**-14 <= abs(x) < 2 the pattern is s0111mmmmmmmmmmm (s sign, m the low exponent and mantissa bits), and the F16 pattern is
-    # s0mmmmmmmmmmm000. Modulo 2**16, x * -7 is (something in bits 14, 15) and 0x3800 - 7m below them, and x - (0x3800 - 7m) is what is
-    # wanted. ±0 comes out right as well. Everything else is special.
+    # For 2**-14 <= abs(x) < 2 the pattern is s0111mmmmmmmmmmm (s sign, m the low exponent and
+    # mantissa bits), and the F16 pattern is s0mmmmmmmmmmm000. Modulo 2**16, x * -7 is (something in
+    # bits 14, 15) and 0x3800 - 7m below them, and x - (0x3800 - 7m) is what is wanted. ±0 comes out
+    # right as well. Everything else is special.
     _FACTOR = np.uint16(-7 & 0xFFFF)
     _LOW_14 = np.uint16(0x3FFF)
-    # Doubling drops the sign. As signed numbers the regular patterns are then 0x7100..0x7FFF, and all others are below.
+    # Doubling drops the sign. As signed numbers the regular patterns are then 0x7100..0x7FFF, and
+    # all others are below.
     _FIRST_REGULAR = np.int16(2 * 0x3880)
 
     def __init__(self, *, clamp: bool = False) -> None:
@@ -102,7 +105,9 @@ class Bf16ToF16(Cast):
         self._patterns = f16_patterns()
         if clamp:
             beyond = pattern_kinds() == OVERFLOWED
-            self._patterns = np.where(beyond, self._patterns - np.uint16(_F16_INF - _F16_MAX), self._patterns)
+            self._patterns = np.where(
+                beyond, self._patterns - np.uint16(_F16_INF - _F16_MAX), self._patterns
+            )
         self._kinds = pattern_kinds()
 
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
@@ -117,9 +122,12 @@ class Bf16ToF16(Cast):
         special = np.less(doubled.view(np.int16), self._FIRST_REGULAR, out=self._special[:count])
         where, many = np.flatnonzero(special), count >> 2
         if where.size > many:
-            where = np.flatnonzero(np.logical_and(special, doubled, out=special))  # zeros came out right; where they are many, leave them
+            where = np.flatnonzero(
+                np.logical_and(special, doubled, out=special)
+            )  # zeros came out right; where they are many, leave them
         if where.size > many:
-            # Mostly far from 1: looking every element up is cheaper than picking out the special ones.
+            # Mostly far from 1: looking every element up is cheaper than picking out the special
+            # ones.
             index = bits.astype(np.intp)
             np.take(self._patterns, index, out=out, mode="wrap")
             self._tally.count_patterns(np.bincount(index, minlength=1 << 16))
@@ -135,7 +143,10 @@ class Bf16ToF32(Cast):
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
         doubled = np.add(bits, bits, out=self._doubled[: bits.size])
         if self._tally.note_magnitudes(doubled) >= 2 * _BF16_INF:
-            infinite, nan = np.count_nonzero(doubled == 2 * _BF16_INF), np.count_nonzero(doubled > 2 * _BF16_INF)
+            infinite, nan = (
+                np.count_nonzero(doubled == 2 * _BF16_INF),
+                np.count_nonzero(doubled > 2 * _BF16_INF),
+            )
             self._tally.count_kinds(np.array([0, 0, 0, 0, 0, infinite, nan]))
         np.left_shift(bits, 16, out=out, dtype=np.uint32)
 
@@ -166,12 +177,15 @@ class _Tally:
         self._kinds += counts
 
     def count_patterns(self, counts: NDArray[np.int64]) -> None:
-        # Summing 65,536 counts up by kind takes as long as counting a block, so it is left to the end.
+        # Summing 65,536 counts up by kind takes as long as counting a block, so it is left to the
+        # end.
         self._patterns = counts if self._patterns is None else self._patterns + counts
 
     def result(self) -> LossCounts:
         if self._patterns is not None:
-            by_kind = np.bincount(pattern_kinds(), weights=self._patterns, minlength=NAN + 1)  # float64: exact up to 2**53
+            by_kind = np.bincount(
+                pattern_kinds(), weights=self._patterns, minlength=NAN + 1
+            )  # float64: exact up to 2**53
             self._kinds += by_kind.astype(np.int64)
         _, subnormal, rounded, underflowed, overflowed, infinite, nan = self._kinds.tolist()
         return LossCounts(
@@ -182,7 +196,9 @@ class _Tally:
             rounded=rounded,
             infinite=infinite,
             nan=nan,
-            largest_magnitude=float(np.uint32(self._top >> 1 << 16).view(np.float32)) if self._top >= 0 else None,
+            largest_magnitude=float(np.uint32(self._top >> 1 << 16).view(np.float32))
+            if self._top >= 0
+            else None,
         )
 
 

@@ -1,6 +1,7 @@
 """Carrying out a conversion plan: one pass over the source, in bounded memory, whole or not at all.
 
-Four kinds of work run side by side: reading and casting (here), hashing the source, hashing the target, writing it (`blocks`).
+Four kinds of work run side by side: reading and casting (here), hashing the source, hashing the
+target, writing it (`blocks`).
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ from dsmops.checkpoint.plan import ConversionPlan, FilePlan, OverflowPolicy, Ten
 from dsmops.checkpoint.reading import ShardReader
 from dsmops.checkpoint.record import ConversionReport, FileRecord
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_shard
+from dsmops.dtypes import DType
 from dsmops.errors import TensorRangeError
-from dsmops.facts import DType
 from dsmops.files import PartialFile, replace_atomically, require_free_space, sha256
-from dsmops.progress import SILENT, Progress
+from dsmops.progress import SILENT, Progress, SilentProgress
 
 
-def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool = True, fsync: bool = True) -> ConversionReport:
+def convert(
+    plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool = True, fsync: bool = True
+) -> ConversionReport:
     """Write the target that `plan` describes, and a record beside it, and return what was lost.
 
-    At any moment each target file is absent, the old one or complete. The index of a sharded target goes before its first shard is
-    replaced and comes back last, so a folder with an index is of one conversion. On any error before that nothing new is left but
-    empty folders. `digest` adds the SHA-256 of every source and target file. `fsync` waits until all is on the disk. Peak memory is about
-    60 MiB whatever the size of files and tensors; only many thousands of tensors take more.
+    At any moment each target file is absent, the old one or complete. The index of a sharded target
+    goes before its first shard is replaced and comes back last, so a folder with an index is of one
+    conversion. On any error before that nothing new is left but empty folders. `digest` adds the
+    SHA-256 of every source and target file. `fsync` waits until all is on the disk. Peak memory is
+    about 60 MiB whatever the size of files and tensors; only many thousands of tensors take more.
 
     Raises:
         TensorRangeError: values beyond the target's range, under `OverflowPolicy.FAIL`; names the tensors.
@@ -48,7 +52,8 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
     start_s = time.monotonic()
     shards = plan.checkpoint.shards
     with (
-        # Entered first, so renamed last. It keeps a second run off the whole target, and tells before the work what cannot be written.
+        # Entered first, so renamed last. It keeps a second run off the whole target, and tells
+        # before the work what cannot be written.
         replace_atomically(plan.record_path, durable=fsync) as kept_record,
         ExitStack() as sources,
         _SourceDigests(shards, wanted=digest) as digests,
@@ -58,13 +63,22 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
             forecast = _scan(plan.checkpoint, plan.dtype, readers, progress)
             plan = lay_out(plan, {*plan.kept_f32, *(loss.name for loss in forecast.overflowing)})
         with ExitStack() as targets:
-            index = targets.enter_context(replace_atomically(plan.index[0], durable=fsync)) if plan.index else None
-            partials = [targets.enter_context(replace_atomically(file.path, durable=fsync)) for file in plan.files]
+            index = (
+                targets.enter_context(replace_atomically(plan.index[0], durable=fsync))
+                if plan.index
+                else None
+            )
+            partials = [
+                targets.enter_context(replace_atomically(file.path, durable=fsync))
+                for file in plan.files
+            ]
             # After a killed run's leftovers have been emptied.
             require_free_space(plan.files[0].path.parent, plan.target_bytes)
             progress.start("Converting", plan.target_bytes)
             try:
-                losses, target_digests = _fill_all(plan, partials, readers, progress, digest=digest, direct=fsync)
+                losses, target_digests = _fill_all(
+                    plan, partials, readers, progress, digest=digest, direct=fsync
+                )
                 source_digests = digests.results()
             finally:
                 progress.finish()
@@ -74,7 +88,8 @@ def convert(plan: ConversionPlan, *, progress: Progress = SILENT, digest: bool =
                 raise _range_error(losses, plan.dtype)
             if index is not None and plan.index is not None:
                 index.write(plan.index[1].encode())
-                # From the first shard renamed to the last, the folder holds some of each: it must not pass for either.
+                # From the first shard renamed to the last, the folder holds some of each: it must
+                # not pass for either.
                 plan.index[0].unlink(missing_ok=True)
         written = [open_shard(file.path, file.name) for file in plan.files]
         result = ConversionReport(
@@ -99,18 +114,24 @@ def scan(checkpoint: Checkpoint, dtype: DType, *, progress: Progress = SILENT) -
         InputError: the source changed while it was read.
     """
     with ExitStack() as sources:
-        readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in checkpoint.shards}
+        readers = {
+            shard.name: sources.enter_context(ShardReader(shard)) for shard in checkpoint.shards
+        }
         report = _scan(checkpoint, dtype, readers, progress)
         for reader in readers.values():
             reader.confirm_unchanged()
     return report
 
 
-def _scan(checkpoint: Checkpoint, dtype: DType, readers: Mapping[str, ShardReader], progress: Progress) -> LossReport:
+def _scan(
+    checkpoint: Checkpoint, dtype: DType, readers: Mapping[str, ShardReader], progress: Progress
+) -> LossReport:
     casts = _Casts(clamp=False)
     cast, disk_dtype = casts[dtype]
     discarded = np.empty(BLOCK_ELEMENTS, disk_dtype)
-    castable = [(shard, tensor) for shard, tensor in checkpoint.stored() if tensor.dtype == CASTABLE]
+    castable = [
+        (shard, tensor) for shard, tensor in checkpoint.stored() if tensor.dtype == CASTABLE
+    ]
     losses = []
     progress.start("Scanning", sum(tensor.nbytes for _, tensor in castable))
     try:
@@ -121,7 +142,9 @@ def _scan(checkpoint: Checkpoint, dtype: DType, readers: Mapping[str, ShardReade
                 readers[shard.name].read_into(bits.data, offset + 2 * start)
                 cast(bits, discarded[: bits.size])
                 progress.advance(bits.nbytes)
-            losses.append(TensorLoss(**asdict(cast.take_counts()), name=tensor.name, target_dtype=dtype.value))
+            losses.append(
+                TensorLoss(**asdict(cast.take_counts()), name=tensor.name, target_dtype=dtype.value)
+            )
     finally:
         progress.finish()
     return LossReport.of(losses)
@@ -162,7 +185,11 @@ def _fill_all(
 
 
 def _fill(
-    file: FilePlan, writer: BlockWriter, readers: Mapping[str, ShardReader], casts: _Casts, progress: Progress
+    file: FilePlan,
+    writer: BlockWriter,
+    readers: Mapping[str, ShardReader],
+    casts: _Casts,
+    progress: Progress,
 ) -> Iterable[TensorLoss]:
     """Write one target file; yield the losses of each tensor that was cast."""
     writer.write(file.head)
@@ -174,7 +201,9 @@ def _fill(
             continue
         cast, disk_dtype = casts[tensor.target.dtype]
         _cast(tensor, writer, reader, cast, disk_dtype, casts.scratch, progress)
-        yield TensorLoss(**asdict(cast.take_counts()), name=tensor.target.name, target_dtype=tensor.target.dtype)
+        yield TensorLoss(
+            **asdict(cast.take_counts()), name=tensor.target.name, target_dtype=tensor.target.dtype
+        )
 
 
 def _copy(tensor: TensorPlan, writer: BlockWriter, reader: ShardReader, progress: Progress) -> None:
@@ -223,35 +252,51 @@ class _SourceDigests:
         self._pool = ThreadPoolExecutor(1)
         self._stop = _Stop()
         self._digests: list[str | Future[str] | None] = [
-            shard.known_sha256 or self._pool.submit(sha256, shard.path, progress=self._stop) if wanted else None for shard in shards
+            shard.known_sha256 or self._pool.submit(sha256, shard.path, progress=self._stop)
+            if wanted
+            else None
+            for shard in shards
         ]
 
     def __enter__(self) -> _SourceDigests:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def results(self) -> list[str | None]:
         """Return one digest per shard, when all are there; None where none was wanted."""
-        return [digest.result() if isinstance(digest, Future) else digest for digest in self._digests]
+        return [
+            digest.result() if isinstance(digest, Future) else digest for digest in self._digests
+        ]
 
 
-class _Stop(threading.Event):
+class _Stop(SilentProgress):
     """A progress that ends the work it observes once it is set: at the next block, by an exception nobody looks at."""
 
-    def start(self, label: str, total: int | None, unit: str = "bytes") -> None: ...
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """End the work at its next block."""
+        self._event.set()
 
     def advance(self, amount: int) -> None:  # noqa: ARG002
-        if self.is_set():
+        if self._event.is_set():
             raise CancelledError
-
-    def finish(self) -> None: ...
 
 
 def _range_error(report: LossReport, dtype: DType) -> TensorRangeError:
-    worst = [f"{loss.name} ({loss.overflowed:,} of {loss.elements:,}, up to {loss.largest_magnitude:g})" for loss in report.overflowing[:8]]
+    worst = [
+        f"{loss.name} ({loss.overflowed:,} of {loss.elements:,}, up to {loss.largest_magnitude:g})"
+        for loss in report.overflowing[:8]
+    ]
     count = len(report.overflowing)
     return TensorRangeError(
         f"{count} {'tensor holds' if count == 1 else 'tensors hold'} finite values beyond the range of {dtype}, 65504: {', '.join(worst)}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import DType
 
 ITEM_BITS: dict[str, int] = {
     "BOOL": 8,

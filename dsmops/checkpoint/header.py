@@ -1,9 +1,10 @@
 """The safetensors header: bytes to a checked `Header` and back. Tensor data is never touched here.
 
-A file is 8 bytes of header length (little-endian), the header (JSON, UTF-8), then the data section. Each tensor names a byte range of
-that section; the ranges must cover it exactly, without holes or overlaps.
-Files come from strangers, so the header is read by a small grammar instead of a general JSON parser: nothing nests deeper than the
-format does, and memory stays in proportion to the header whatever is in it.
+A file is 8 bytes of header length (little-endian), the header (JSON, UTF-8), then the data section.
+Each tensor names a byte range of that section; the ranges must cover it exactly, without holes or
+overlaps. Files come from strangers, so the header is read by a small grammar instead of a general
+JSON parser: nothing nests deeper than the format does, and memory stays in proportion to the header
+whatever is in it.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class TensorInfo:
 class Header:
     """A header that passed every check: `tensors` by name, in header order, and `metadata`, the strings of `__metadata__`.
 
-    `data_start` is where the data section begins in the file, `file_bytes` the size of the whole file, and `sha256` the digest of
-    everything before the data section.
+    `data_start` is where the data section begins in the file, `file_bytes` the size of the whole
+    file, and `sha256` the digest of everything before the data section.
     """
 
     tensors: Mapping[str, TensorInfo] = field(hash=False)
@@ -79,7 +80,9 @@ def parse_data_start(prefix: bytes, file_bytes: int, *, name: str = "the file") 
         HeaderError: the file is too short, or the length it states is impossible.
     """
     if file_bytes < LENGTH_BYTES or len(prefix) < LENGTH_BYTES:
-        raise HeaderError(f"{name} has {file_bytes} bytes, too few for a safetensors file", hint=_CUT_OFF)
+        raise HeaderError(
+            f"{name} has {file_bytes} bytes, too few for a safetensors file", hint=_CUT_OFF
+        )
     length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
     if length > MAX_HEADER_BYTES:
         raise HeaderError(
@@ -87,7 +90,10 @@ def parse_data_start(prefix: bytes, file_bytes: int, *, name: str = "the file") 
             hint="It is damaged, or not a safetensors file at all.",
         )
     if length > file_bytes - LENGTH_BYTES:
-        raise HeaderError(f"{name} states a header of {length} bytes but has only {file_bytes} in all", hint=_CUT_OFF)
+        raise HeaderError(
+            f"{name} states a header of {length} bytes but has only {file_bytes} in all",
+            hint=_CUT_OFF,
+        )
     return LENGTH_BYTES + length
 
 
@@ -102,7 +108,9 @@ def parse_header(head: bytes, file_bytes: int, *, name: str = "the file") -> Hea
     """
     data_start = parse_data_start(head[:LENGTH_BYTES], file_bytes, name=name)
     if len(head) < data_start:
-        raise HeaderError(f"{name}: {len(head)} of the header's {data_start} bytes were read", hint=_CUT_OFF)
+        raise HeaderError(
+            f"{name}: {len(head)} of the header's {data_start} bytes were read", hint=_CUT_OFF
+        )
     head = head[:data_start]
     tensors, metadata = _Parser(head, name).parse()
     header = Header(tensors, metadata, data_start, file_bytes, hashlib.sha256(head).hexdigest())
@@ -114,14 +122,20 @@ def render_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) ->
     """Return the bytes that stand before the data section: length, compact JSON, spaces up to a multiple of 8."""
     body: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for tensor in tensors:
-        body[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (tensor.begin, tensor.end)}
+        body[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "data_offsets": (tensor.begin, tensor.end),
+        }
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 _CUT_OFF = "The copy or download was cut off, or this is no safetensors file. Fetch it again."
-_DAMAGED = "The file is damaged or was written by a faulty program. Fetch it again from where it came."
+_DAMAGED = (
+    "The file is damaged or was written by a faulty program. Fetch it again from where it came."
+)
 
 # Possessive (`*+`): no backtracking, so no memory beyond the match however long it is.
 _STRING = re.compile(rb'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"')
@@ -173,13 +187,21 @@ class _Parser:
     def _entry(self, name: str) -> TensorInfo:
         match = _ENTRY.match(self._text, self._at)
         if match is None:
-            self._fail(f"tensor {name!r} is not described by a JSON object of at most {MAX_ENTRY_BYTES} bytes")
+            self._fail(
+                f"tensor {name!r} is not described by a JSON object of at most {MAX_ENTRY_BYTES} bytes"
+            )
         self._at = match.end()
         try:
-            fields = json.loads(match[0].decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+            fields = json.loads(
+                match[0].decode(),
+                object_pairs_hook=_without_duplicates,
+                parse_constant=_refuse_constant,
+            )
             return _entry_of(name, fields)
         except (ValueError, RecursionError) as exc:
-            self._fail(f"tensor {name!r}: {exc if isinstance(exc, ValueError) else 'lists are nested too deeply'}")
+            self._fail(
+                f"tensor {name!r}: {exc if isinstance(exc, ValueError) else 'lists are nested too deeply'}"
+            )
 
     def _open_object(self) -> bool:
         """Step over `{`, and over `}` when it follows at once; return whether a member follows."""
@@ -257,26 +279,40 @@ def _entry_of(name: str, fields: dict[str, Any]) -> TensorInfo:
     if bits > MAX_INTEGER:
         raise ValueError(f"shape {shape} has more elements than any file can hold")
     if bits != 8 * (offsets[1] - offsets[0]):
-        raise ValueError(f"shape {shape} of {dtype} needs {bits / 8:g} bytes, data_offsets span {offsets[1] - offsets[0]}")
+        raise ValueError(
+            f"shape {shape} of {dtype} needs {bits / 8:g} bytes, data_offsets span {offsets[1] - offsets[0]}"
+        )
     return TensorInfo(name, dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     # bool is an int to Python; to the format it is not.
-    return isinstance(value, list) and all(type(item) is int and 0 <= item <= MAX_INTEGER for item in value)
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item <= MAX_INTEGER for item in value
+    )
 
 
 def _check_layout(header: Header, name: str) -> None:
     reached, data_bytes = 0, header.data_bytes
     for tensor in header.in_data_order():
         if tensor.begin != reached:
-            kind = "leaves a hole before" if tensor.begin > reached else "overlaps what comes before"
-            raise HeaderError(f"{name}: bad header: tensor {_shortened(repr(tensor.name))} {kind} byte {tensor.begin}", hint=_DAMAGED)
+            kind = (
+                "leaves a hole before" if tensor.begin > reached else "overlaps what comes before"
+            )
+            raise HeaderError(
+                f"{name}: bad header: tensor {_shortened(repr(tensor.name))} {kind} byte {tensor.begin}",
+                hint=_DAMAGED,
+            )
         reached = tensor.end
     if reached > data_bytes:
-        raise HeaderError(f"{name} is cut off: its tensors need {reached} bytes of data, {data_bytes} are there", hint=_CUT_OFF)
+        raise HeaderError(
+            f"{name} is cut off: its tensors need {reached} bytes of data, {data_bytes} are there",
+            hint=_CUT_OFF,
+        )
     if reached < data_bytes:
-        raise HeaderError(f"{name}: {data_bytes - reached} bytes at the end belong to no tensor", hint=_DAMAGED)
+        raise HeaderError(
+            f"{name}: {data_bytes - reached} bytes at the end belong to no tensor", hint=_DAMAGED
+        )
 
 
 def _shortened(text: str) -> str:

@@ -15,8 +15,8 @@ Shape = tuple[int, ...]
 class ModelIdentity:
     """What a checkpoint is.
 
-    `name` is a key of `models.MODELS`, `"mimi"`, or None when it is none of them. `nearest` is then the model that it resembles, if any,
-    and `differences` says in words where it departs from it.
+    `name` is a key of `models.MODELS`, `"mimi"`, or None when it is none of them. `nearest` is then
+    the model that it resembles, if any, and `differences` says in words where it departs from it.
     """
 
     name: str | None
@@ -28,8 +28,9 @@ class ModelIdentity:
 def identify(tensors: Mapping[str, TensorInfo]) -> ModelIdentity:
     """Return which published model has tensors of these names and shapes.
 
-    A language model is recognised when every tensor that is loaded of it is there in its shape; tensors beyond those are ignored, as
-    moshi-server ignores them. The Mimi codec is recognised by a few characteristic tensors.
+    A language model is recognised when every tensor that is loaded of it is there in its shape;
+    tensors beyond those are ignored, as moshi-server ignores them. The Mimi codec is recognised by
+    a few characteristic tensors.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if _share(shapes, MIMI_TENSOR_PROBES) == 1:
@@ -39,11 +40,17 @@ def identify(tensors: Mapping[str, TensorInfo]) -> ModelIdentity:
         if _share(shapes, wanted) == 1:
             kind = "text-to-speech" if MODELS[name].tts else "speech-to-text"
             return ModelIdentity(name, f"Kyutai {name}, {kind} language model")
-    # By what is missing and what is too much: the speaking models have all tensors of a hearing one, and more.
+    # By what is missing and what is too much: the speaking models have all tensors of a hearing
+    # one, and more.
     nearest = max(candidates, key=lambda name: _likeness(shapes, candidates[name]))
     if _share(shapes, candidates[nearest]) < 0.25:
         return ModelIdentity(None, "not a model this program knows")
-    return ModelIdentity(None, f"like {nearest}, but not the same", nearest, tuple(_differences(shapes, candidates[nearest])))
+    return ModelIdentity(
+        None,
+        f"like {nearest}, but not the same",
+        nearest,
+        tuple(_differences(shapes, candidates[nearest])),
+    )
 
 
 def _share(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> float:
@@ -66,7 +73,9 @@ def _differences(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> li
         found.append(f"{len(missing)} missing: {_listed(missing)}")
     if reshaped:
         first = reshaped[0]
-        found.append(f"{len(reshaped)} of another shape: {first} is {shapes[first]}, not {wanted[first]}")
+        found.append(
+            f"{len(reshaped)} of another shape: {first} is {shapes[first]}, not {wanted[first]}"
+        )
     if extra:
         found.append(f"{len(extra)} more than it has: {_listed(extra)}")
     return found

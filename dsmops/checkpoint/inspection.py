@@ -44,8 +44,8 @@ class TensorLine:
 class Inspection:
     """A checkpoint at a glance. `parameters` counts elements of all tensors; `forecast` is what a conversion would lose, if asked for.
 
-    `unlisted` are tensors that shards hold but the index does not name. `total_size_bytes` is what the
-    index states, None without one.
+    `unlisted` are tensors that shards hold but the index does not name. `total_size_bytes` is what
+    the index states, None without one.
     """
 
     source: str
@@ -61,12 +61,16 @@ class Inspection:
     forecast: LossReport | None = None
 
 
-def inspect_checkpoint(source: str, checkpoint: Checkpoint, *, forecast: LossReport | None = None) -> Inspection:
+def inspect_checkpoint(
+    source: str, checkpoint: Checkpoint, *, forecast: LossReport | None = None
+) -> Inspection:
     """Describe an opened checkpoint; `source` is how the user called it."""
     headers = {shard.name: shard.header for shard in checkpoint.shards}
     stated = checkpoint.index.metadata.get("total_size") if checkpoint.index else None
     total = int(stated) if isinstance(stated, int | float) else None
-    return inspect_headers(source, headers, unlisted=checkpoint.unlisted, total_size_bytes=total, forecast=forecast)
+    return inspect_headers(
+        source, headers, unlisted=checkpoint.unlisted, total_size_bytes=total, forecast=forecast
+    )
 
 
 def inspect_headers(
@@ -83,9 +87,16 @@ def inspect_headers(
         for file, header in headers.items()
         for tensor in header.tensors.values()
     )
-    tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
+    tensors = {
+        name: tensor for header in headers.values() for name, tensor in header.tensors.items()
+    }
     shares = {
-        dtype: [tensor for header in headers.values() for tensor in header.tensors.values() if tensor.dtype == dtype]
+        dtype: [
+            tensor
+            for header in headers.values()
+            for tensor in header.tensors.values()
+            if tensor.dtype == dtype
+        ]
         for dtype in sorted({line.dtype for line in lines})
     }
     return Inspection(
@@ -95,11 +106,18 @@ def inspect_headers(
         parameters=sum(tensor.elements for found in shares.values() for tensor in found),
         data_bytes=sum(line.data_bytes for line in lines),
         dtypes=tuple(
-            DTypeShare(dtype, len(found), sum(tensor.elements for tensor in found), sum(tensor.nbytes for tensor in found))
+            DTypeShare(
+                dtype,
+                len(found),
+                sum(tensor.elements for tensor in found),
+                sum(tensor.nbytes for tensor in found),
+            )
             for dtype, found in shares.items()
         ),
         tensors=lines,
-        metadata={key: text for header in headers.values() for key, text in header.metadata.items()},
+        metadata={
+            key: text for header in headers.values() for key, text in header.metadata.items()
+        },
         unlisted=unlisted,
         total_size_bytes=total_size_bytes,
         forecast=forecast,

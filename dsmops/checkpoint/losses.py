@@ -54,7 +54,10 @@ class LossReport:
         """Sum up `tensors`."""
         listed = tuple(tensors)
         sums = {name: sum(getattr(tensor, name) for tensor in listed) for name in _SUMMED}
-        largest = max((tensor.largest_magnitude for tensor in listed if tensor.largest_magnitude is not None), default=None)
+        largest = max(
+            (tensor.largest_magnitude for tensor in listed if tensor.largest_magnitude is not None),
+            default=None,
+        )
         return cls(LossCounts(**sums, largest_magnitude=largest), listed)
 
     @classmethod
@@ -65,7 +68,12 @@ class LossReport:
     @property
     def overflowing(self) -> tuple[TensorLoss, ...]:
         """The tensors with values beyond the target's range, worst first."""
-        return tuple(sorted((loss for loss in self.tensors if loss.overflowed), key=lambda loss: -loss.overflowed))
+        return tuple(
+            sorted(
+                (loss for loss in self.tensors if loss.overflowed),
+                key=lambda loss: -loss.overflowed,
+            )
+        )
 
 
 _SUMMED = tuple(field.name for field in fields(LossCounts) if field.name != "largest_magnitude")

@@ -13,8 +13,8 @@ from dsmops.checkpoint.identity import ModelIdentity
 from dsmops.checkpoint.plan import KYUTAI_LICENCE, ConversionPlan, OverflowPolicy
 from dsmops.checkpoint.record import ConversionReport, is_current, made_by_conversion
 from dsmops.checkpoint.verification import VerifyReport, verify
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import DType
 from dsmops.progress import SILENT, Progress
 
 
@@ -66,9 +66,9 @@ def carry_out(
 ) -> Outcome:
     """Convert unless the target is up to date, or `force` says so regardless.
 
-    Without `force` no file is replaced that `convert` did not make.
-    With `check` the trust in an existing target rests on full digests instead of sizes and times, and a new one is read back and compared
-    value by value.
+    Without `force` no file is replaced that `convert` did not make. With `check` the trust in an
+    existing target rests on full digests instead of sizes and times, and a new one is read back and
+    compared value by value.
 
     Raises:
         InputError: a file of another origin stands where the target shall be.
@@ -86,9 +86,16 @@ def carry_out(
     elif dry_run:
         status = Status.PLANNED
     else:
-        status, conversion = Status.CONVERTED, convert(plan, progress=progress, digest=digest, fsync=fsync)
+        status, conversion = (
+            Status.CONVERTED,
+            convert(plan, progress=progress, digest=digest, fsync=fsync),
+        )
         if check:
-            verification = verify(plan.checkpoint.path, plan.index[0] if plan.index else plan.target, progress=progress)
+            verification = verify(
+                plan.checkpoint.path,
+                plan.index[0] if plan.index else plan.target,
+                progress=progress,
+            )
     return Outcome(
         status=status,
         source=plan.checkpoint.path,
@@ -97,14 +104,20 @@ def carry_out(
         identity=plan.identity,
         files=tuple(
             PlannedFile(
-                file.path, file.nbytes, sum(tensor.cast for tensor in file.tensors), sum(not tensor.cast for tensor in file.tensors)
+                file.path,
+                file.nbytes,
+                sum(tensor.cast for tensor in file.tensors),
+                sum(not tensor.cast for tensor in file.tensors),
             )
             for file in plan.files
         ),
         conversion=conversion,
         verification=verification,
         # Said once, when the target is made.
-        notes=(*_notes(plan, conversion), *([_licence(plan)] if status is Status.CONVERTED else [])),
+        notes=(
+            *_notes(plan, conversion),
+            *([_licence(plan)] if status is Status.CONVERTED else []),
+        ),
     )
 
 
@@ -112,17 +125,34 @@ def _foreign_file(plan: ConversionPlan) -> Path | None:
     """Return a file that the plan would replace although no conversion made it. A record vouches for all files of its target."""
     if plan.record_path.is_file():
         return None
-    return next((file.path for file in plan.files if file.path.exists() and not made_by_conversion(file.path)), None)
+    return next(
+        (
+            file.path
+            for file in plan.files
+            if file.path.exists() and not made_by_conversion(file.path)
+        ),
+        None,
+    )
 
 
 def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[str]:
     notes = []
-    if conversion is None and plan.on_overflow is OverflowPolicy.KEEP_F32 and plan.dtype is DType.F16:
-        notes.append("Not counted: tensors with values beyond the range of F16, which --on-overflow keep-f32 stores in twice the size.")
+    if (
+        conversion is None
+        and plan.on_overflow is OverflowPolicy.KEEP_F32
+        and plan.dtype is DType.F16
+    ):
+        notes.append(
+            "Not counted: tensors with values beyond the range of F16, which --on-overflow keep-f32 stores in twice the size."
+        )
     if not any(tensor.dtype == CASTABLE for tensor in plan.checkpoint.tensors.values()):
-        notes.append(f"The source holds no {CASTABLE} tensor: the target is a copy with a new header.")
+        notes.append(
+            f"The source holds no {CASTABLE} tensor: the target is a copy with a new header."
+        )
     if plan.checkpoint.unlisted:
-        notes.append(f"In shards but not in the index: {len(plan.checkpoint.unlisted)} tensors. They stay with their shards.")
+        notes.append(
+            f"In shards but not in the index: {len(plan.checkpoint.unlisted)} tensors. They stay with their shards."
+        )
     kept = conversion.kept_f32 if conversion else plan.kept_f32
     if kept and plan.dtype is DType.F16:
         names = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
@@ -132,7 +162,9 @@ def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[st
         )
     totals = conversion.losses.totals if conversion else None
     if totals and (totals.nan or totals.infinite):
-        notes.append(f"Not finite in the source itself, and kept so: {totals.nan:,} NaN, {totals.infinite:,} infinite.")
+        notes.append(
+            f"Not finite in the source itself, and kept so: {totals.nan:,} NaN, {totals.infinite:,} infinite."
+        )
     return notes
 
 

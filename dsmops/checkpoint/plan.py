@@ -14,8 +14,8 @@ from dsmops.checkpoint.dtypes import CASTABLE, require_target
 from dsmops.checkpoint.header import LENGTH_BYTES, MAX_HEADER_BYTES, TensorInfo, render_header
 from dsmops.checkpoint.identity import ModelIdentity, identify
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
+from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, InputError
-from dsmops.facts import DType
 from dsmops.files import os_errors, partial_path
 
 RECIPE = 1
@@ -64,8 +64,8 @@ class FilePlan:
 class ConversionPlan:
     """All that `convert` will do. `index` is the target's index file and its text, None for a single file.
 
-    `kept_f32` are the BF16 tensors that become F32 although `dtype` is F16; with `OverflowPolicy.KEEP_F32` more may join once the values
-    have been looked at.
+    `kept_f32` are the BF16 tensors that become F32 although `dtype` is F16; with
+    `OverflowPolicy.KEEP_F32` more may join once the values have been looked at.
     """
 
     checkpoint: Checkpoint
@@ -94,7 +94,11 @@ class ConversionPlan:
 
     def written_paths(self) -> Iterator[Path]:
         """Yield every path that carrying this out writes to, on the way too."""
-        for path in (*(file.path for file in self.files), *([self.index[0]] if self.index else []), self.record_path):
+        for path in (
+            *(file.path for file in self.files),
+            *([self.index[0]] if self.index else []),
+            self.record_path,
+        ):
             yield from (path, partial_path(path))
 
 
@@ -108,8 +112,9 @@ def plan_conversion(
 ) -> ConversionPlan:
     """Return the plan for converting the BF16 tensors of `source` to `dtype`. Reads headers only, writes nothing.
 
-    A `target` ending in `.safetensors` is one file, whatever the source is; an existing folder, or any other name for a sharded source, is
-    a folder that gets the source's own file names and index. `keep_f32` are shell patterns; BF16 tensors that match become F32.
+    A `target` ending in `.safetensors` is one file, whatever the source is; an existing folder, or
+    any other name for a sharded source, is a folder that gets the source's own file names and
+    index. `keep_f32` are shell patterns; BF16 tensors that match become F32.
 
     Raises:
         InputError: the target is the source, or no place for a checkpoint; `dtype` cannot be made; a pattern matches nothing.
@@ -119,7 +124,9 @@ def plan_conversion(
     checkpoint = open_checkpoint(source)
     identity = identify(checkpoint.tensors)
     kept = _matching(checkpoint, keep_f32)
-    plan = ConversionPlan(checkpoint, identity, target, dtype, on_overflow, tuple(keep_f32), (), (), None)
+    plan = ConversionPlan(
+        checkpoint, identity, target, dtype, on_overflow, tuple(keep_f32), (), (), None
+    )
     plan = lay_out(replace(plan, target=_target_path(checkpoint, target)), kept)
     _refuse_overwriting_source(plan)
     return plan
@@ -135,29 +142,50 @@ def require_apart(report: Path, plan: ConversionPlan) -> None:
     index = [plan.checkpoint.index.path] if plan.checkpoint.index else []
     for path in (*sources, *index, *plan.written_paths()):
         with os_errors(path):
-            same = report.resolve() == path.resolve() or (report.exists() and path.exists() and report.samefile(path))
+            same = report.resolve() == path.resolve() or (
+                report.exists() and path.exists() and report.samefile(path)
+            )
         if same:
-            raise InputError(f"the report would overwrite {path}", hint="Name another file for the report.", code="checkpoint.same")
+            raise InputError(
+                f"the report would overwrite {path}",
+                hint="Name another file for the report.",
+                code="checkpoint.same",
+            )
 
 
 def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
     """Return `plan` with its files laid out anew, the tensors named in `kept_f32` as F32."""
     checkpoint = plan.checkpoint
     if checkpoint.index is None or plan.target.suffix == ".safetensors":
-        parts: list[tuple[str, Path, Sequence[Shard]]] = [(plan.target.name, plan.target, checkpoint.shards)]
+        parts: list[tuple[str, Path, Sequence[Shard]]] = [
+            (plan.target.name, plan.target, checkpoint.shards)
+        ]
     else:
         parts = [(shard.name, plan.target / shard.name, (shard,)) for shard in checkpoint.shards]
     files = tuple(_lay_out_file(plan, *part, kept_f32) for part in parts)
     index = None
     if checkpoint.index is not None and plan.target.suffix != ".safetensors":
         total = sum(tensor.target.nbytes for file in files for tensor in file.tensors)
-        body = {"metadata": {**checkpoint.index.metadata, "total_size": total}, "weight_map": checkpoint.index.weight_map}
-        index = (plan.target / checkpoint.index.path.name, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+        body = {
+            "metadata": {**checkpoint.index.metadata, "total_size": total},
+            "weight_map": checkpoint.index.weight_map,
+        }
+        index = (
+            plan.target / checkpoint.index.path.name,
+            json.dumps(body, indent=2, ensure_ascii=False) + "\n",
+        )
     cast = (tensor.source.name for file in files for tensor in file.tensors if tensor.cast)
-    return replace(plan, files=files, index=index, kept_f32=tuple(name for name in dict.fromkeys(cast) if name in kept_f32))
+    return replace(
+        plan,
+        files=files,
+        index=index,
+        kept_f32=tuple(name for name in dict.fromkeys(cast) if name in kept_f32),
+    )
 
 
-def _lay_out_file(plan: ConversionPlan, name: str, path: Path, shards: Sequence[Shard], kept_f32: Collection[str]) -> FilePlan:
+def _lay_out_file(
+    plan: ConversionPlan, name: str, path: Path, shards: Sequence[Shard], kept_f32: Collection[str]
+) -> FilePlan:
     placed: dict[str, TensorPlan] = {}
     reached = 0
     for shard in shards:
@@ -186,12 +214,16 @@ def _lay_out_file(plan: ConversionPlan, name: str, path: Path, shards: Sequence[
 
 def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
     """Return the source's metadata and where the target came from. Nothing that differs between two runs: no time, path or digest."""
-    merged = {key: text for shard in reversed(shards) for key, text in shard.header.metadata.items()}
+    merged = {
+        key: text for shard in reversed(shards) for key, text in shard.header.metadata.items()
+    }
     licence = KYUTAI_LICENCE if plan.identity.name else "that of the source"
     return {
         **{key: text for key, text in merged.items() if not key.startswith("dsmops.")},
         # A file name need not be text; a header must be.
-        "dsmops.source": ", ".join(Path(shard.name).name for shard in shards).encode(errors="replace").decode(),
+        "dsmops.source": ", ".join(Path(shard.name).name for shard in shards)
+        .encode(errors="replace")
+        .decode(),
         "dsmops.dtype": plan.dtype.value,
         "dsmops.on_overflow": plan.on_overflow.value,
         "dsmops.recipe": str(RECIPE),
@@ -219,11 +251,17 @@ def _target_path(checkpoint: Checkpoint, target: Path) -> Path:
         if target.is_dir():
             return target if checkpoint.index else target / checkpoint.shards[0].path.name
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            raise InputError(f"{target} is not a regular file", hint="Name a .safetensors file.", code="file.not_regular")
+            raise InputError(
+                f"{target} is not a regular file",
+                hint="Name a .safetensors file.",
+                code="file.not_regular",
+            )
     if target.suffix == ".safetensors" or (checkpoint.index is not None and not target.exists()):
         return target
     raise InputError(
-        f"{target} is no name for a checkpoint file", hint="End it in .safetensors, or name an existing folder.", code="checkpoint.target"
+        f"{target} is no name for a checkpoint file",
+        hint="End it in .safetensors, or name an existing folder.",
+        code="checkpoint.target",
     )
 
 
@@ -234,5 +272,7 @@ def _refuse_overwriting_source(plan: ConversionPlan) -> None:
             status = path.stat() if path.exists() else None
         if status is not None and (status.st_dev, status.st_ino) in sources:
             raise InputError(
-                f"{path} is the source itself", hint="Name another target: the source is never changed.", code="checkpoint.same"
+                f"{path} is the source itself",
+                hint="Name another target: the source is never changed.",
+                code="checkpoint.same",
             )

@@ -13,8 +13,8 @@ from dsmops.files import os_errors
 class ShardReader:
     """One shard, open for reading; a context. It must be the file that was planned for, and stay so.
 
-    Plain reads rather than a memory map: what is mapped counts as memory of this process, and a map of a file that is cut short
-    kills the process instead of raising.
+    Plain reads rather than a memory map: what is mapped counts as memory of this process, and a map
+    of a file that is cut short kills the process instead of raising.
     """
 
     def __init__(self, shard: Shard) -> None:
@@ -27,7 +27,12 @@ class ShardReader:
     def __enter__(self) -> ShardReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._file.close()
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
@@ -48,7 +53,10 @@ class ShardReader:
             InputError: it changed, so what was read of it may be a mixture.
         """
         with os_errors(self._shard.path):
-            stamps = {FileStamp.of(os.fstat(self._file.fileno())), FileStamp.of(self._shard.path.stat())}
+            stamps = {
+                FileStamp.of(os.fstat(self._file.fileno())),
+                FileStamp.of(self._shard.path.stat()),
+            }
         if stamps != {self._shard.stamp}:
             raise self._changed()
 

@@ -1,7 +1,7 @@
 """What a conversion leaves beside its target, so that the next run can tell in milliseconds that there is nothing to do.
 
-An up-to-date target is trusted when size, mtime and header digest of every source and target file are those recorded. Where only the
-mtime moved (a copy, a touch) the full digests decide.
+An up-to-date target is trusted when size, mtime and header digest of every source and target file
+are those recorded. Where only the mtime moved (a copy, a touch) the full digests decide.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ class FileRecord:
     @classmethod
     def of(cls, shard: Shard, digest: str | None) -> FileRecord:
         """Describe an opened file."""
-        return cls(shard.name, shard.stamp.size_bytes, shard.stamp.mtime_ns, shard.header.sha256, digest)
+        return cls(
+            shard.name, shard.stamp.size_bytes, shard.stamp.mtime_ns, shard.header.sha256, digest
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
     """How a target was made from a source, and what was lost; also what the record beside the target holds.
 
-    `kept_f32` are BF16 tensors stored as F32 because of a pattern or the overflow policy. `elapsed_s` is the time the conversion took.
+    `kept_f32` are BF16 tensors stored as F32 because of a pattern or the overflow policy.
+    `elapsed_s` is the time the conversion took.
     """
 
     dtype: str
@@ -101,32 +104,51 @@ def made_by_conversion(path: Path) -> bool:
 def is_current(plan: ConversionPlan, *, full: bool = False, progress: Progress = SILENT) -> bool:
     """Return whether the target is already what `plan` would make, by the record beside it.
 
-    Costs a few file headers. Only where an mtime differs, or with `full`, are whole files read and their digests compared; without
-    recorded digests the answer is then no.
+    Costs a few file headers. Only where an mtime differs, or with `full`, are whole files read and
+    their digests compared; without recorded digests the answer is then no.
     """
     report = load(plan.record_path)
     wanted = (RECIPE, plan.dtype.value, plan.on_overflow.value, plan.keep_f32)
-    if report is None or (report.recipe, report.dtype, report.on_overflow, report.keep_f32) != wanted:
+    if (
+        report is None
+        or (report.recipe, report.dtype, report.on_overflow, report.keep_f32) != wanted
+    ):
         return False
     made = lay_out(plan, set(report.kept_f32))
     if made.kept_f32 != report.kept_f32:
         return False
     try:
-        if made.index is not None and not (made.index[0].is_file() and made.index[0].read_text(encoding="utf-8") == made.index[1]):
+        if made.index is not None and not (
+            made.index[0].is_file() and made.index[0].read_text(encoding="utf-8") == made.index[1]
+        ):
             return False
         targets = [open_shard(file.path, file.name) for file in made.files]
-        if [target.header.sha256 for target in targets] != [hashlib.sha256(file.head).hexdigest() for file in made.files]:
+        if [target.header.sha256 for target in targets] != [
+            hashlib.sha256(file.head).hexdigest() for file in made.files
+        ]:
             return False
-        pairs = list(zip((*plan.checkpoint.shards, *targets), (*report.sources, *report.targets), strict=True))
+        pairs = list(
+            zip(
+                (*plan.checkpoint.shards, *targets), (*report.sources, *report.targets), strict=True
+            )
+        )
     except (DsmopsError, OSError, ValueError):
         return False
-    if any((shard.stamp.size_bytes, shard.header.sha256) != (was.size_bytes, was.header_sha256) for shard, was in pairs):
+    if any(
+        (shard.stamp.size_bytes, shard.header.sha256) != (was.size_bytes, was.header_sha256)
+        for shard, was in pairs
+    ):
         return False
-    doubtful = [(shard, was) for shard, was in pairs if full or shard.stamp.mtime_ns != was.mtime_ns]
+    doubtful = [
+        (shard, was) for shard, was in pairs if full or shard.stamp.mtime_ns != was.mtime_ns
+    ]
     if not doubtful or not all(was.sha256 for _, was in doubtful):
         return not doubtful
     progress.start("Comparing digests", sum(shard.stamp.size_bytes for shard, _ in doubtful))
     try:
-        return all((shard.known_sha256 or sha256(shard.path, progress=progress)) == was.sha256 for shard, was in doubtful)
+        return all(
+            (shard.known_sha256 or sha256(shard.path, progress=progress)) == was.sha256
+            for shard, was in doubtful
+        )
     finally:
         progress.finish()

@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from dsmops.checkpoint.header import LENGTH_BYTES, Header, TensorInfo, parse_data_start, parse_header
+from dsmops.checkpoint.header import (
+    LENGTH_BYTES,
+    Header,
+    TensorInfo,
+    parse_data_start,
+    parse_header,
+)
 from dsmops.errors import CheckpointError, HeaderError, InputError
 from dsmops.files import os_errors
 
@@ -28,13 +34,21 @@ _PICKLE_HINT = (
     "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)."
 )
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
-    (b"PK\x03\x04", "a PyTorch zip archive, which holds a pickle: loading it can run code hidden in it", _PICKLE_HINT),
+    (
+        b"PK\x03\x04",
+        "a PyTorch zip archive, which holds a pickle: loading it can run code hidden in it",
+        _PICKLE_HINT,
+    ),
     (b"\x80\x02", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"\x80\x03", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"\x80\x04", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"\x80\x05", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"GGUF", "a GGUF file", "Get the model's .safetensors files."),
-    (b"version ", "a Git LFS pointer, not the file it stands for", "Fetch the file itself: git lfs pull, or dsmops with hf://."),
+    (
+        b"version ",
+        "a Git LFS pointer, not the file it stands for",
+        "Fetch the file itself: git lfs pull, or dsmops with hf://.",
+    ),
     (b"<!DOCTYP", "a web page", "The download gave an error page. Fetch the file again."),
 )
 
@@ -81,7 +95,8 @@ class IndexFile:
 class Checkpoint:
     """A model's weights, headers read: `shards` (one for a single file), `tensors` by name, in file order, and the shard of each.
 
-    `unlisted` are tensors that a shard holds but the index does not name; they travel with their shard.
+    `unlisted` are tensors that a shard holds but the index does not name; they travel with their
+    shard.
     """
 
     path: Path
@@ -115,18 +130,22 @@ def read_header(path: Path) -> Header:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a `.safetensors` file, an index file, or a folder that holds one or the other.
 
-    In a folder `model.safetensors` is taken first, then the index, then the only `.safetensors` file. Symbolic links are followed, so
-    a snapshot of a Hugging Face cache works; an index entry that is absolute or climbs out of its folder is refused.
+    In a folder `model.safetensors` is taken first, then the index, then the only `.safetensors`
+    file. Symbolic links are followed, so a snapshot of a Hugging Face cache works; an index entry
+    that is absolute or climbs out of its folder is refused.
 
     Raises:
-        HeaderError, CheckpointError: a file breaks the format, is a pickle, or index and shards disagree; the message names it.
+        HeaderError, CheckpointError: a file breaks the format, is a pickle, or index and shards
+        disagree; the message names it.
         SourceError: nothing is there, or a shard is missing.
     """
     chosen = _choose(path)
     if chosen.name.endswith(".json"):
         return open_sharded(path, read_index(chosen))
     shard = open_shard(chosen, chosen.name)
-    return Checkpoint(path, (shard,), shard.header.tensors, dict.fromkeys(shard.header.tensors, shard), None)
+    return Checkpoint(
+        path, (shard,), shard.header.tensors, dict.fromkeys(shard.header.tensors, shard), None
+    )
 
 
 def _choose(path: Path) -> Path:
@@ -143,17 +162,24 @@ def _choose(path: Path) -> Path:
             return path / found[0]
     if files or indexes:
         raise CheckpointError(
-            f"{path} holds several checkpoints: {', '.join((indexes or files)[:8])}", hint="Name one of the files instead of the folder."
+            f"{path} holds several checkpoints: {', '.join((indexes or files)[:8])}",
+            hint="Name one of the files instead of the folder.",
         )
     pickles = [name for name in names if Path(name).suffix in _PICKLE_SUFFIXES]
     if pickles:
         _refuse_pickle(path / pickles[0])
-    raise CheckpointError(f"{path} holds no .safetensors file", hint="Name the file, or the folder it is in.", code="checkpoint.none")
+    raise CheckpointError(
+        f"{path} holds no .safetensors file",
+        hint="Name the file, or the folder it is in.",
+        code="checkpoint.none",
+    )
 
 
 def _refuse_pickle(path: Path) -> NoReturn:
     raise CheckpointError(
-        f"{path} is a pickle by its name: loading it can run code hidden in it", hint=_PICKLE_HINT, code="checkpoint.pickle"
+        f"{path} is a pickle by its name: loading it can run code hidden in it",
+        hint=_PICKLE_HINT,
+        code="checkpoint.pickle",
     )
 
 
@@ -173,18 +199,29 @@ def open_shard(path: Path, name: str) -> Shard:
                 raise
             file.seek(0)
             head = file.read(data_start)
-    return Shard(name, path, parse_header(head, status.st_size, name=str(path)), FileStamp.of(status), _known_sha256(path))
+    return Shard(
+        name,
+        path,
+        parse_header(head, status.st_size, name=str(path)),
+        FileStamp.of(status),
+        _known_sha256(path),
+    )
 
 
 def _require_regular(path: Path) -> None:
     # Opening a pipe would wait for its other end. Opening a folder fails, in words of its own.
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise InputError(f"{path} is not a regular file", hint="Name a .safetensors file.", code="file.not_regular")
+        raise InputError(
+            f"{path} is not a regular file",
+            hint="Name a .safetensors file.",
+            code="file.not_regular",
+        )
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
-    # Asked only once the first bytes are no possible header length: the length 640 begins like a pickle.
+    # Asked only once the first bytes are no possible header length: the length 640 begins like a
+    # pickle.
     for magic, kind, hint in _MAGIC:
         if head.startswith(magic):
             code = "checkpoint.pickle" if hint is _PICKLE_HINT else None
@@ -194,7 +231,11 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
 def _known_sha256(path: Path) -> str | None:
     """Return the digest that a Hugging Face cache keeps `path` under: its blobs are named by their SHA-256."""
     blob = path.resolve()
-    return blob.name if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name) else None
+    return (
+        blob.name
+        if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
+        else None
+    )
 
 
 def read_index(path: Path) -> IndexFile:
@@ -205,7 +246,9 @@ def read_index(path: Path) -> IndexFile:
     """
 
     def refuse(reason: str) -> NoReturn:
-        raise CheckpointError(f"{path}: {reason}", hint="Fetch the index file again.", code="checkpoint.index")
+        raise CheckpointError(
+            f"{path}: {reason}", hint="Fetch the index file again.", code="checkpoint.index"
+        )
 
     with os_errors(path):
         _require_regular(path)
@@ -215,20 +258,31 @@ def read_index(path: Path) -> IndexFile:
         refuse(f"an index file of more than {MAX_INDEX_BYTES} bytes")
     try:
         body = json.loads(data.decode(), object_pairs_hook=_without_duplicates)
-        # What cannot be written again is refused too: numbers beyond every range, halves of a character.
+        # What cannot be written again is refused too: numbers beyond every range, halves of a
+        # character.
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as exc:
         refuse(f"not a valid index file: {exc}")
     weight_map = body.get("weight_map") if isinstance(body, dict) else None
     metadata = body.get("metadata", {}) if isinstance(body, dict) else {}
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(shard, str) for shard in weight_map.values()
+    ):
         refuse("not an index file: it has no `weight_map` from tensor names to file names")
     if not weight_map:
         refuse("its `weight_map` names no tensor")
     for tensor, shard in weight_map.items():
         pure = PurePosixPath(shard)
-        if not shard or pure.is_absolute() or ".." in pure.parts or "\0" in shard or pure.suffix != ".safetensors":
-            refuse(f"tensor {tensor!r} is said to be in {shard!r}, which is not a .safetensors file below this folder")
+        if (
+            not shard
+            or pure.is_absolute()
+            or ".." in pure.parts
+            or "\0" in shard
+            or pure.suffix != ".safetensors"
+        ):
+            refuse(
+                f"tensor {tensor!r} is said to be in {shard!r}, which is not a .safetensors file below this folder"
+            )
     return IndexFile(path, weight_map, metadata if isinstance(metadata, dict) else {})
 
 
@@ -250,7 +304,9 @@ def open_sharded(path: Path, index: IndexFile) -> Checkpoint:
             code="checkpoint.shard_missing",
         )
     shards = {name: open_shard(folder / name, name) for name in names}
-    shard_of = {tensor: shards[str(PurePosixPath(name))] for tensor, name in index.weight_map.items()}
+    shard_of = {
+        tensor: shards[str(PurePosixPath(name))] for tensor, name in index.weight_map.items()
+    }
     absent = [tensor for tensor, shard in shard_of.items() if tensor not in shard.header.tensors]
     if absent:
         raise CheckpointError(
@@ -258,7 +314,11 @@ def open_sharded(path: Path, index: IndexFile) -> Checkpoint:
             hint="Index and shards are of different releases. Fetch all of them again.",
             code="checkpoint.index",
         )
-    held = [(shard, tensor) for shard in shards.values() for tensor in shard.header.tensors.values()]
+    held = [
+        (shard, tensor) for shard in shards.values() for tensor in shard.header.tensors.values()
+    ]
     tensors = {tensor.name: tensor for shard, tensor in held if shard_of.get(tensor.name) is shard}
-    unlisted = tuple(tensor.name for shard, tensor in held if shard_of.get(tensor.name) is not shard)
+    unlisted = tuple(
+        tensor.name for shard, tensor in held if shard_of.get(tensor.name) is not shard
+    )
     return Checkpoint(path, tuple(shards.values()), tensors, shard_of, index, unlisted)

@@ -16,8 +16,8 @@ from dsmops.checkpoint.dtypes import CASTABLE
 from dsmops.checkpoint.header import TensorInfo
 from dsmops.checkpoint.reading import ShardReader
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import DType
 from dsmops.progress import SILENT, Progress
 
 Patterns = NDArray[np.unsignedinteger]
@@ -27,7 +27,8 @@ Patterns = NDArray[np.unsignedinteger]
 class Difference:
     """One way in which the target is not what converting the source gives. `tensor` is None when it concerns the whole checkpoint.
 
-    `elements` counts what differs (bytes, in a copied tensor); None where shapes, dtypes or names already disagree.
+    `elements` counts what differs (bytes, in a copied tensor); None where shapes, dtypes or names
+    already disagree.
     """
 
     tensor: str | None
@@ -39,7 +40,8 @@ class Difference:
 class VerifyReport:
     """What was compared, and every difference found, in the source's order.
 
-    `converted` tensors were compared value by value, `untouched` ones byte by byte; NaN matches NaN whatever its payload.
+    `converted` tensors were compared value by value, `untouched` ones byte by byte; NaN matches NaN
+    whatever its payload.
     """
 
     source: Path
@@ -58,9 +60,10 @@ class VerifyReport:
 def verify(source: Path, target: Path, *, progress: Progress = SILENT) -> VerifyReport:
     """Compare every tensor of `target` with what converting `source` must give.
 
-    Needs no record, so targets of other programs can be checked too. BF16 tensors may be BF16, F16 or F32 in the target; F16 is
-    expected to be rounded to nearest even, with values beyond its range infinite, or ±65504 where the target's metadata says that they
-    were clamped. Source bytes are read once; memory is bounded.
+    Needs no record, so targets of other programs can be checked too. BF16 tensors may be BF16, F16
+    or F32 in the target; F16 is expected to be rounded to nearest even, with values beyond its
+    range infinite, or ±65504 where the target's metadata says that they were clamped. Source bytes
+    are read once; memory is bounded.
 
     Raises:
         HeaderError, CheckpointError, SourceError: one of the two cannot be read.
@@ -68,13 +71,23 @@ def verify(source: Path, target: Path, *, progress: Progress = SILENT) -> Verify
     """
     before, after = open_checkpoint(source), open_checkpoint(target)
     if {shard.stamp for shard in before.shards} & {shard.stamp for shard in after.shards}:
-        raise InputError(f"{source} and {target} are the same file", hint="Name the source and what it was converted to.")
+        raise InputError(
+            f"{source} and {target} are the same file",
+            hint="Name the source and what it was converted to.",
+        )
     differences = list(_layout_differences(before, after))
-    comparable = [name for name, tensor in before.tensors.items() if name in after.tensors and _comparable(tensor, after.tensors[name])]
+    comparable = [
+        name
+        for name, tensor in before.tensors.items()
+        if name in after.tensors and _comparable(tensor, after.tensors[name])
+    ]
     progress.start("Verifying", sum(before.tensors[name].nbytes for name in comparable))
     try:
         with ExitStack() as stack:
-            readers = {shard: stack.enter_context(ShardReader(shard)) for shard in {*before.shards, *after.shards}}
+            readers = {
+                shard: stack.enter_context(ShardReader(shard))
+                for shard in {*before.shards, *after.shards}
+            }
             for name in comparable:
                 source_shard, target_shard = before.shard_of[name], after.shard_of[name]
                 found = _compare_data(
@@ -95,7 +108,9 @@ def verify(source: Path, target: Path, *, progress: Progress = SILENT) -> Verify
         tensors=len(before.tensors),
         converted=converted,
         untouched=len(comparable) - converted,
-        compared_bytes=sum(before.tensors[name].nbytes + after.tensors[name].nbytes for name in comparable),
+        compared_bytes=sum(
+            before.tensors[name].nbytes + after.tensors[name].nbytes for name in comparable
+        ),
         differences=tuple(differences),
     )
 
@@ -109,7 +124,9 @@ class _Located:
     reader: ShardReader
 
     def read_into(self, items: Patterns, first: int) -> None:
-        self.reader.read_into(items.data, self.shard.offset_of(self.tensor) + first * items.itemsize)
+        self.reader.read_into(
+            items.data, self.shard.offset_of(self.tensor) + first * items.itemsize
+        )
 
 
 def _comparable(source: TensorInfo, target: TensorInfo) -> bool:
@@ -134,7 +151,10 @@ def _layout_differences(before: Checkpoint, after: Checkpoint) -> Iterator[Diffe
     for shard in before.shards:
         for key, text in shard.header.metadata.items():
             if not key.startswith("dsmops.") and kept.get(key) != text:
-                yield Difference(None, f"metadata {key!r} is {'changed' if key in kept else 'missing'} in the target")
+                yield Difference(
+                    None,
+                    f"metadata {key!r} is {'changed' if key in kept else 'missing'} in the target",
+                )
 
 
 def _compare_data(source: _Located, target: _Located, progress: Progress) -> Difference | None:
@@ -144,7 +164,10 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
     item, there_dtype = ("<u2", "<u4" if became == DType.F32 else "<u2") if cast else ("u1", "u1")
     clamped = target.shard.header.metadata.get("dsmops.on_overflow") == "clamp"
     count = source.tensor.elements if cast else source.tensor.nbytes
-    here, there = np.empty(min(count, BLOCK_ELEMENTS), item), np.empty(min(count, BLOCK_ELEMENTS), there_dtype)
+    here, there = (
+        np.empty(min(count, BLOCK_ELEMENTS), item),
+        np.empty(min(count, BLOCK_ELEMENTS), there_dtype),
+    )
     different, first = 0, ""
     for start in range(0, count, BLOCK_ELEMENTS):
         before, after = here[: count - start], there[: count - start]
@@ -166,7 +189,11 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
     if not different:
         return None
     unit, what = ("element", f"{was} to {became}") if cast else ("byte", f"{was}, copied")
-    return Difference(source.tensor.name, f"{different} of {count} {unit}s differ ({what}), first {unit} {first}", different)
+    return Difference(
+        source.tensor.name,
+        f"{different} of {count} {unit}s differ ({what}), first {unit} {first}",
+        different,
+    )
 
 
 def _cast_by_table(patterns: Patterns, dtype: str, clamped: bool) -> Patterns:
@@ -178,9 +205,13 @@ def _cast_by_table(patterns: Patterns, dtype: str, clamped: bool) -> Patterns:
 @cache
 def _f16_table(clamped: bool) -> NDArray[np.uint16]:
     table = f16_patterns()
-    return np.where(pattern_kinds() == OVERFLOWED, table - np.uint16(1), table) if clamped else table
+    return (
+        np.where(pattern_kinds() == OVERFLOWED, table - np.uint16(1), table) if clamped else table
+    )
 
 
 def _is_nan(patterns: Patterns) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = np.isnan(patterns.view(np.float16 if patterns.itemsize == 2 else np.float32))
+    found: NDArray[np.bool_] = np.isnan(
+        patterns.view(np.float16 if patterns.itemsize == 2 else np.float32)
+    )
     return found

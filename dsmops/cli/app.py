@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from dsmops import __version__
-from dsmops.cli import checkpoint, config, doctor, gpu, logs, plan, prep, publish, smoke, speech, synthesize, worker
+from dsmops.cli import (
+    checkpoint,
+    config,
+    doctor,
+    gpu,
+    logs,
+    plan,
+    prepare,
+    publish,
+    smoke,
+    stt,
+    tts,
+    worker,
+)
 
 app = typer.Typer(
     name="dsmops",
@@ -30,9 +43,27 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
 ) -> None: ...
 
 
-for group in (gpu, checkpoint, plan, config, prep, logs, publish, speech, synthesize, worker, smoke, doctor):
+for group in (
+    gpu,
+    checkpoint,
+    plan,
+    config,
+    prepare,
+    logs,
+    publish,
+    stt,
+    tts,
+    worker,
+    smoke,
+    doctor,
+):
     group.register(app)

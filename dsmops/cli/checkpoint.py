@@ -12,21 +12,31 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt, parse_dtype
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
     from dsmops.checkpoint.losses import LossReport
     from dsmops.checkpoint.shards import Checkpoint
-    from dsmops.flows.numerics import NumericsPlan
-    from dsmops.flows.numerics_verdict import NumericsReport
-    from dsmops.hub import DownloadPlan
+    from dsmops.operations.speech.numerics import NumericsPlan
+    from dsmops.operations.speech.numerics_verdict import NumericsReport
     from dsmops.report import Block
 
-SourceArg = Annotated[str, typer.Argument(metavar="SOURCE", help="A .safetensors file, a folder, an index file, or hf://org/repo/file.")]
+SourceArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A .safetensors file, a folder, an index file, or hf://org/repo/file.",
+    ),
+]
 ToDTypeOpt = Annotated[
     DType,
-    typer.Option("--dtype", metavar="DTYPE", parser=parse_dtype, help="What BF16 tensors become: f16 or f32 (also float16, fp16, ...)."),
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        parser=parse_dtype,
+        help="What BF16 tensors become: f16 or f32 (also float16, fp16, ...).",
+    ),
 ]
 # The values of checkpoint.OverflowPolicy, spelled out so that starting up does not load the room.
 Policy = Literal["fail", "clamp", "keep-f32"]
@@ -34,7 +44,12 @@ Policy = Literal["fail", "clamp", "keep-f32"]
 
 def inspect(
     source: SourceArg,
-    scan: Annotated[bool, typer.Option("--scan", help="Read all values too, and say what converting to F16 would lose.")] = False,
+    scan: Annotated[
+        bool,
+        typer.Option(
+            "--scan", help="Read all values too, and say what converting to F16 would lose."
+        ),
+    ] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -42,7 +57,8 @@ def inspect(
 ) -> None:
     """Show what a checkpoint holds: tensors, dtypes, parameters, which model it is.
 
-    Reads headers only, and of a file on the hub nothing more is downloaded, unless --scan asks for the values.
+    Reads headers only, and of a file on the hub nothing more is downloaded, unless --scan asks for
+    the values.
 
     \b
     Examples:
@@ -53,31 +69,30 @@ def inspect(
     from dsmops.checkpoint.inspection import inspect_checkpoint, inspect_headers
     from dsmops.checkpoint.shards import open_checkpoint
     from dsmops.cli.views.checkpoint import show_inspection
-    from dsmops.flows.sources import source_headers
     from dsmops.hub import is_hub_source
+    from dsmops.operations.models.sources import source_headers
 
     out = Reporter.open("inspect", json=json, quiet=quiet, debug=debug)
     if is_hub_source(source) and not scan:
         found = inspect_headers(source, source_headers(source))
     else:
         checkpoint = open_checkpoint(_at_hand(source, out))
-        found = inspect_checkpoint(source, checkpoint, forecast=_forecast(checkpoint, out) if scan else None)
+        found = inspect_checkpoint(
+            source, checkpoint, forecast=_forecast(checkpoint, out) if scan else None
+        )
     out.result(found, show_inspection(found, all_tensors=tensors))
 
 
 def _at_hand(source: str, out: Reporter, *, download: bool = True) -> Path:
     """Return the local path of `source`. What has to be downloaded is shown first, with its sizes."""
-    from dsmops.cli.views.hub import download_lines
-    from dsmops.flows.sources import local_checkpoint
+    from dsmops.operations.models.sources import local_checkpoint
 
-    def announce(plan: DownloadPlan) -> None:
-        out.note("\n".join(download_lines(plan)))
-
-    return local_checkpoint(source, download=download, progress=out.progress(), announce=announce)
+    return local_checkpoint(source, download=download, progress=out.progress())
 
 
 def _without_blas_threads() -> None:
-    # numpy's BLAS starts a thread per core on import, which spins for 70 ms. Nothing here uses BLAS, and the cores are needed.
+    # numpy's BLAS starts a thread per core on import, which spins for 70 ms. Nothing here uses
+    # BLAS, and the cores are needed.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
@@ -91,24 +106,53 @@ def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
 def convert(
     source: SourceArg,
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", readable=False, help="The .safetensors file to write, or a folder for a sharded source.")
+        Path,
+        typer.Argument(
+            metavar="TARGET",
+            readable=False,
+            help="The .safetensors file to write, or a folder for a sharded source.",
+        ),
     ],
     dtype: ToDTypeOpt = DType.F16,
     on_overflow: Annotated[
         Policy,
-        typer.Option("--on-overflow", help="What to do with values beyond the range of F16: stop, hold at 65504, or keep the tensor F32."),
+        typer.Option(
+            "--on-overflow",
+            help="What to do with values beyond the range of F16: stop, hold at 65504, or keep the tensor F32.",
+        ),
     ] = "fail",
     keep_f32: Annotated[
-        list[str] | None, typer.Option("--keep-f32", metavar="GLOB", help="Store BF16 tensors whose names match as F32. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--keep-f32",
+            metavar="GLOB",
+            help="Store BF16 tensors whose names match as F32. Repeatable.",
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", readable=False, help="Write the JSON document there as well.")
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            readable=False,
+            help="Write the JSON document there as well.",
+        ),
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Read the target back and compare every value.")] = False,
-    no_digest: Annotated[bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")] = False,
-    no_fsync: Annotated[bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read the target back and compare every value.")
+    ] = False,
+    no_digest: Annotated[
+        bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")
+    ] = False,
+    no_fsync: Annotated[
+        bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")
+    ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Convert even where the target is up to date, and replace a file that dsmops did not make.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Convert even where the target is up to date, and replace a file that dsmops did not make.",
+        ),
     ] = False,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -123,9 +167,9 @@ def convert(
 
     \b
     Examples:
-      dsmops convert model.safetensors model.fp16.safetensors
-      dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
-      dsmops convert --keep-f32 'condition_*' --report loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
+      dsmops convert model.safetensors model.fp16.safetensors dsmops convert --dry-run --dtype f32
+      model.safetensors model.fp32.safetensors dsmops convert --keep-f32 'condition_*' --report
+      loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
     _without_blas_threads()
     from json import dumps
@@ -134,16 +178,24 @@ def convert(
     from dsmops.checkpoint.plan import OverflowPolicy, plan_conversion, require_apart
     from dsmops.cli.views.checkpoint import show_outcome
     from dsmops.files import replace_atomically
-    from dsmops.report.reporter import to_json
+    from dsmops.report.document import to_json
 
     out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
     path = _at_hand(source, out, download=not dry_run)
-    plan = plan_conversion(path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ())
+    plan = plan_conversion(
+        path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ()
+    )
     if report is not None:
         require_apart(report, plan)
     # Opened first: a report that cannot be written is told before the work.
     with nullcontext() if report is None else replace_atomically(report) as file:
-        options = {"force": force, "dry_run": dry_run, "check": verify, "digest": not no_digest, "fsync": not no_fsync}
+        options = {
+            "force": force,
+            "dry_run": dry_run,
+            "check": verify,
+            "digest": not no_digest,
+            "fsync": not no_fsync,
+        }
         outcome = carry_out(plan, **options, progress=out.progress())
         if file is not None:
             document = {"schema": "dsmops.convert/1", **to_json(outcome)}
@@ -155,9 +207,16 @@ def convert(
 
 def verify(
     source: SourceArg,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", readable=False, help="What it was converted to.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", readable=False, help="What it was converted to.")
+    ],
     numerics: Annotated[
-        str | None, typer.Option("--numerics", metavar="AUDIO", help="Run both on this recording too; - for standard input.")
+        str | None,
+        typer.Option(
+            "--numerics",
+            metavar="AUDIO",
+            help="Run both on this recording too; - for standard input.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -168,7 +227,11 @@ def verify(
         ),
     ] = None,
     cpu: Annotated[
-        bool, typer.Option("--cpu", help="With --numerics, compute on the CPU. Default: CUDA device 0 where there is one.")
+        bool,
+        typer.Option(
+            "--cpu",
+            help="With --numerics, compute on the CPU. Default: CUDA device 0 where there is one.",
+        ),
     ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -176,28 +239,32 @@ def verify(
 ) -> None:
     """Check every value of a converted checkpoint against its source, and with --numerics what the two make of a recording.
 
-    Works without any record, so files converted by other programs can be checked too. Exits 1 when something differs, and names the first
-    differing element of each tensor.
+    Works without any record, so files converted by other programs can be checked too. Exits 1 when
+    something differs, and names the first differing element of each tensor.
 
     --numerics (pip install 'dsmops[worker]') computes the source in f32 and the target in its own dtype: error of the logits, agreement of
     the tokens, the range of the activations in each layer, and where NaN or infinity begin. Exits 1 when the answer is no.
 
     \b
     Examples:
-      dsmops verify model.safetensors model.fp16.safetensors
-      dsmops verify --json sharded-model/ sharded-model-fp16/
-      dsmops verify --numerics speech.mp3 --model stt-1b-en_fr model.safetensors model.fp16.safetensors
+      dsmops verify model.safetensors model.fp16.safetensors dsmops verify --json sharded-model/
+      sharded-model-fp16/ dsmops verify --numerics speech.mp3 --model stt-1b-en_fr model.safetensors
+      model.fp16.safetensors
     """
     _without_blas_threads()
     from dsmops.checkpoint.verification import verify as compare
     from dsmops.cli.views.checkpoint import show_verification
-    from dsmops.report.reporter import to_json
+    from dsmops.report.document import to_json
 
     if numerics is None and (model is not None or cpu):
-        raise typer.BadParameter("--model and --cpu say how --numerics AUDIO is run; name a recording")
+        raise typer.BadParameter(
+            "--model and --cpu say how --numerics AUDIO is run; name a recording"
+        )
     out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
     path = _at_hand(source, out)
-    plan = None if numerics is None else _numerics_plan(source, (path, target), numerics, model, out)
+    plan = (
+        None if numerics is None else _numerics_plan(source, (path, target), numerics, model, out)
+    )
     found = compare(path, target, progress=out.progress())
     report, lines = (None, ()) if plan is None else _run_numerics(plan, out, cpu=cpu)
     out.result({**to_json(found), "numerics": report}, chain(show_verification(found), lines))
@@ -205,9 +272,10 @@ def verify(
         raise typer.Exit(1)
 
 
-def _numerics_plan(source: str, files: tuple[Path, Path], audio: str, model: str | None, out: Reporter) -> NumericsPlan:
-    from dsmops.cli.views.hub import download_lines
-    from dsmops.flows.numerics import plan_numerics
+def _numerics_plan(
+    source: str, files: tuple[Path, Path], audio: str, model: str | None, out: Reporter
+) -> NumericsPlan:
+    from dsmops.operations.speech.numerics import plan_numerics
 
     return plan_numerics(
         source,
@@ -215,13 +283,14 @@ def _numerics_plan(source: str, files: tuple[Path, Path], audio: str, model: str
         "-" if audio == "-" else Path(audio).expanduser(),
         model=model,
         progress=out.progress(),
-        announce=lambda plan: out.note("\n".join(download_lines(plan))),
     )
 
 
-def _run_numerics(plan: NumericsPlan, out: Reporter, *, cpu: bool) -> tuple[NumericsReport | None, Iterable[Block]]:
+def _run_numerics(
+    plan: NumericsPlan, out: Reporter, *, cpu: bool
+) -> tuple[NumericsReport | None, Iterable[Block]]:
     from dsmops.cli.views.numerics import show_numerics
-    from dsmops.flows.numerics import compare_numerics
+    from dsmops.operations.speech.numerics import compare_numerics
 
     if not plan.same_layout:
         return None, ["The two were not run: they do not hold the same tensors."]

@@ -28,7 +28,10 @@ from dsmops.report import Reporter
 
 
 def check_config(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", readable=False, help="moshi-server TOML files.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", readable=False, help="moshi-server TOML files."),
+    ],
     server_version: ServerVersionOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
@@ -40,8 +43,9 @@ def check_config(
 ) -> None:
     """Say what moshi-server will make of a TOML: mistakes, ignored keys, missing files, exposure.
 
-    Knows every key of the server and looks into the files that are on this machine; it downloads nothing. Dtype and memory are
-    judged for a device when one is named with --device or --simulate. Exits 1 on errors, with --strict on warnings too.
+    Knows every key of the server and looks into the files that are on this machine; it downloads
+    nothing. Dtype and memory are judged for a device when one is named with --device or --simulate.
+    Exits 1 on errors, with --strict on warnings too.
 
     \b
     Examples:
@@ -50,8 +54,8 @@ def check_config(
       dsmops check-config --addr 0.0.0.0 --strict *.toml
     """
     from dsmops.cli.views.config import show_config_check
-    from dsmops.flows.check import check_files
-    from dsmops.flows.serving import find_device
+    from dsmops.operations.configs.checking import check_files
+    from dsmops.operations.configs.planning import find_device
 
     out = Reporter.open("check-config", json=json, quiet=quiet, debug=debug)
     version = parse_server_version(server_version)
@@ -63,13 +67,25 @@ def check_config(
 
 
 def make_config(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - for stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - for stdout.")
+    ] = "-",
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Published model. Default: stt-1b-en_fr. Not together with --template.")
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Published model. Default: stt-1b-en_fr. Not together with --template.",
+        ),
     ] = None,
     template: TemplateOpt = None,
     lm_model_file: Annotated[
-        str | None, typer.Option("--lm-model-file", metavar="PATH", help="Checkpoint to serve: a path, or hf://org/repo/file.")
+        str | None,
+        typer.Option(
+            "--lm-model-file",
+            metavar="PATH",
+            help="Checkpoint to serve: a path, or hf://org/repo/file.",
+        ),
     ] = None,
     dtype: DTypeOpt = None,
     batch_size: BatchSizeOpt = None,
@@ -80,7 +96,9 @@ def make_config(
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
     strict: StrictOpt = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace another config that is there already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another config that is there already.")
+    ] = False,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -88,10 +106,11 @@ def make_config(
 ) -> None:
     """Render a moshi-server TOML for a card.
 
-    Takes the template's comments and order, and sets dtype_override, batch_size and an API key as the card and the plan ask for. A config
-    for text-to-speech has no dtype; where moshi-server's Python module cannot compute, it is planned for `dsmops worker`. A card is not
-    needed when --dtype and --batch-size are both given. Exits 1 when the result has lint errors, with --strict on warnings too; it is then
-    printed, but not written to a file.
+    Takes the template's comments and order, and sets dtype_override, batch_size and an API key as
+    the card and the plan ask for. A config for text-to-speech has no dtype; where moshi-server's
+    Python module cannot compute, it is planned for `dsmops worker`. A card is not needed when
+    --dtype and --batch-size are both given. Exits 1 when the result has lint errors, with --strict
+    on warnings too; it is then printed, but not written to a file.
 
     \b
     Examples:
@@ -101,19 +120,32 @@ def make_config(
       dsmops make-config --model tts-1.6b-en_fr --simulate t4
     """
     from dsmops.cli.views.config import show_made_config, view_findings
-    from dsmops.flows import make
-    from dsmops.flows.serving import find_device
+    from dsmops.operations.configs import writing as make
+    from dsmops.operations.configs.planning import find_device
 
     target = None if output == "-" else Path(output)
     if quiet and target is None and not json:
-        raise typer.BadParameter("the config itself would not be printed; name a file with --output", param_hint="--quiet")
+        raise typer.BadParameter(
+            "the config itself would not be printed; name a file with --output",
+            param_hint="--quiet",
+        )
     out = Reporter.open("make-config", json=json, quiet=quiet, debug=debug)
     version = parse_server_version(server_version)
-    request = make.ConfigRequest(model, template, lm_model_file, dtype, batch_size, context, api_key, version, addr)
+    request = make.ConfigRequest(
+        model, template, lm_model_file, dtype, batch_size, context, api_key, version, addr
+    )
     needs_device = simulate or device is not None or dtype is None or batch_size is None
-    made = make.make_config(request, find_device(simulate, device) if needs_device else None, target=target)
+    made = make.make_config(
+        request, find_device(simulate, device) if needs_device else None, target=target
+    )
     outcome = make.place_config(made, target, strict=strict, dry_run=dry_run, force=force)
-    document = {"outcome": outcome, "path": target, "text": None if target else made.text, "plan": made.plan, "lint": made.lint}
+    document = {
+        "outcome": outcome,
+        "path": target,
+        "text": None if target else made.text,
+        "plan": made.plan,
+        "lint": made.lint,
+    }
     out.result(document, show_made_config(made, target, outcome))
     if target is None:
         for line in view_findings("<stdout>", made.lint.findings):

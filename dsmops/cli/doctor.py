@@ -14,17 +14,28 @@ from dsmops.report import Reporter
 def doctor(
     config: Annotated[
         list[Path] | None,
-        typer.Option("--config", metavar="FILE", readable=False, help="Server TOML to judge. Repeatable. Default: those in ./configs."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            help="Server TOML to judge. Repeatable. Default: those in ./configs.",
+        ),
     ] = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
-            "--checkpoint", metavar="PATH", help="Checkpoint to look at. Repeatable. Default: assets/fp16 and Kyutai's in the hub cache."
+            "--checkpoint",
+            metavar="PATH",
+            help="Checkpoint to look at. Repeatable. Default: assets/fp16 and Kyutai's in the hub cache.",
         ),
     ] = None,
     moshi_bin: Annotated[
         str | None,
-        typer.Option("--moshi-bin", metavar="PATH", help="Server binary. Default: moshi-server on PATH, then in ~/.cargo/bin."),
+        typer.Option(
+            "--moshi-bin",
+            metavar="PATH",
+            help="Server binary. Default: moshi-server on PATH, then in ~/.cargo/bin.",
+        ),
     ] = None,
     log: Annotated[
         list[Path] | None,
@@ -36,18 +47,29 @@ def doctor(
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", "-p", metavar="N", min=1, max=65535, help="Port the server shall have. Default: 8080.")
+        int | None,
+        typer.Option(
+            "--port",
+            "-p",
+            metavar="N",
+            min=1,
+            max=65535,
+            help="Port the server shall have. Default: 8080.",
+        ),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask nobody outside this machine.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask nobody outside this machine.")
+    ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Look at everything a speech server needs here, and say what is wrong with it.
 
-    GPU and driver, torch, the server's binary, configs, checkpoints, the hub and its token, disk, ports and recent logs; each finding
-    with cause, evidence, public report, fix and runbook page. Takes seconds, needs no GPU, torch or network, changes nothing, and
-    says what it could not see. Exits 1 when there are errors.
+    GPU and driver, torch, the server's binary, configs, checkpoints, the hub and its token, disk,
+    ports and recent logs; each finding with cause, evidence, public report, fix and runbook page.
+    Takes seconds, needs no GPU, torch or network, changes nothing, and says what it could not see.
+    Exits 1 when there are errors.
 
     \b
     Examples:
@@ -56,7 +78,7 @@ def doctor(
       dsmops doctor --config my.toml --moshi-bin ~/.cargo/bin/moshi-server --port 8998
     """
     from dsmops.cli.views.doctor import show_diagnosis
-    from dsmops.flows.doctor import Scope, diagnose
+    from dsmops.operations.doctor import Scope, diagnose
 
     out = Reporter.open("doctor", json=json, quiet=quiet, debug=debug)
     scope = Scope(

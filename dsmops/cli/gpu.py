@@ -14,7 +14,10 @@ def check_gpu(
     simulate: SimulateOpt = None,
     fail_on_pre_ampere: Annotated[
         bool,
-        typer.Option("--fail-on-pre-ampere", help="Exit 1 when a visible device has no bf16 (compute capability below 8.0)."),
+        typer.Option(
+            "--fail-on-pre-ampere",
+            help="Exit 1 when a visible device has no bf16 (compute capability below 8.0).",
+        ),
     ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -22,10 +25,11 @@ def check_gpu(
 ) -> None:
     """Show this machine's GPUs and what each is good for.
 
-    Capability, memory, driver, MIG and who uses the memory; the dtype to serve in, what moshi-server needs for it, how to build the
-    server for the card, and whether the installed torch has kernels for it. All cards are shown, also those that
-    CUDA_VISIBLE_DEVICES hides; moshi-server takes CUDA ordinal 0. Exit code 4 means that no CUDA program would find a device here:
-    the report is printed all the same, and the error says why and what to do.
+    Capability, memory, driver, MIG and who uses the memory; the dtype to serve in, what
+    moshi-server needs for it, how to build the server for the card, and whether the installed torch
+    has kernels for it. All cards are shown, also those that CUDA_VISIBLE_DEVICES hides;
+    moshi-server takes CUDA ordinal 0. Exit code 4 means that no CUDA program would find a device
+    here: the report is printed all the same, and the error says why and what to do.
 
     \b
     Examples:

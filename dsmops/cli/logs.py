@@ -16,7 +16,14 @@ import typer
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
 
-_LEVELS = {"trace": "TRACE", "debug": "DEBUG", "info": "INFO", "warn": "WARN", "warning": "WARN", "error": "ERROR"}
+_LEVELS = {
+    "trace": "TRACE",
+    "debug": "DEBUG",
+    "info": "INFO",
+    "warn": "WARN",
+    "warning": "WARN",
+    "error": "ERROR",
+}
 
 
 def parse_level(text: str) -> str:
@@ -40,11 +47,15 @@ def parse_zone(text: str) -> tzinfo | None:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
         near = get_close_matches(text, available_timezones(), n=3, cutoff=0.4) or ["Europe/Paris"]
-        raise typer.BadParameter(f"{text!r} is no time zone; use local, UTC or an IANA name like {', '.join(near)}") from exc
+        raise typer.BadParameter(
+            f"{text!r} is no time zone; use local, UTC or an IANA name like {', '.join(near)}"
+        ) from exc
 
 
 def format_log(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="Log file, plain, gzip or zstd; or - for stdin.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Log file, plain, gzip or zstd; or - for stdin.")
+    ],
     output: Annotated[
         str | None,
         typer.Option(
@@ -57,31 +68,64 @@ def format_log(
     ] = None,
     tz: Annotated[
         str,
-        typer.Option("--tz", metavar="ZONE", help="Zone of stamps written, and of stamps read that name none: local, UTC, Europe/Paris."),
+        typer.Option(
+            "--tz",
+            metavar="ZONE",
+            help="Zone of stamps written, and of stamps read that name none: local, UTC, Europe/Paris.",
+        ),
     ] = "local",
-    hours24: Annotated[bool, typer.Option("--24h", help="Write 24-hour times, without AM and PM.")] = False,
+    hours24: Annotated[
+        bool, typer.Option("--24h", help="Write 24-hour times, without AM and PM.")
+    ] = False,
     no_source: Annotated[bool, typer.Option("--no-source", help="Leave out file:line.")] = False,
     strip_raw: Annotated[
         bool,
-        typer.Option("--strip-raw", help="Also trim the left of lines without a stamp, causes and tracebacks included."),
+        typer.Option(
+            "--strip-raw",
+            help="Also trim the left of lines without a stamp, causes and tracebacks included.",
+        ),
     ] = False,
     level: Annotated[
         str | None,
-        typer.Option("--level", metavar="LEVEL", help="Only events of this level and above: trace, debug, info, warn, error."),
+        typer.Option(
+            "--level",
+            metavar="LEVEL",
+            help="Only events of this level and above: trace, debug, info, warn, error.",
+        ),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", metavar="MODULE", help="Only events of this module or below: moshi_server::utils. Repeatable."),
+        typer.Option(
+            "--target",
+            metavar="MODULE",
+            help="Only events of this module or below: moshi_server::utils. Repeatable.",
+        ),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option("--since", metavar="TIME", help="From this time on: '2025-11-15 08:39', 08:39 (today), yesterday, or -3h."),
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="From this time on: '2025-11-15 08:39', 08:39 (today), yesterday, or -3h.",
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Before this time.")
+    ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as the log grows, through rotation and into the next day's file, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--follow",
+            "-f",
+            help="Go on as the log grows, through rotation and into the next day's file, until Ctrl-C.",
+        ),
     ] = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Write one JSON object per event, its continuation lines included.")] = False,
+    jsonl: Annotated[
+        bool,
+        typer.Option(
+            "--jsonl", help="Write one JSON object per event, its continuation lines included."
+        ),
+    ] = False,
     redact: Annotated[
         bool,
         typer.Option(
@@ -95,9 +139,10 @@ def format_log(
 ) -> None:
     """Turn a raw moshi-server log into one that people can read and share.
 
-    Reads every dialect (colours, plain, JSON lines, icons, docker compose, formatted before), mixed in one file, and writes
-    [2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message. Causes and tracebacks stay with their
-    event, and lines of no dialect are kept. What was seen is told on stderr.
+    Reads every dialect (colours, plain, JSON lines, icons, docker compose, formatted before), mixed
+    in one file, and writes [2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server]
+    src/main.rs:475: message. Causes and tracebacks stay with their event, and lines of no dialect
+    are kept. What was seen is told on stderr.
 
     \b
     Examples:
@@ -107,20 +152,32 @@ def format_log(
       dsmops format-log log.stt.2025-11-15 --follow --jsonl
     """
     from dsmops.cli.views.logs import show_format
-    from dsmops.logs import Clock, Filter, Style, can_follow, load_or_create_key, parse_moment, plan_output
+    from dsmops.logs import (
+        Clock,
+        Filter,
+        Style,
+        can_follow,
+        load_or_create_key,
+        parse_moment,
+        plan_output,
+    )
     from dsmops.logs import format_log as run
 
     out = Reporter.open("format-log", json=json, quiet=quiet, debug=debug)
     following = follow and can_follow(source)
     if json and plan_output(source, output, following=following) is None:
-        raise typer.BadParameter("--json reports on stdout, where the log goes; name a file with -o")
+        raise typer.BadParameter(
+            "--json reports on stdout, where the log goes; name a file with -o"
+        )
     zone, now = parse_zone(tz), datetime.now(UTC)
     begin, end = (parse_moment(moment, now, zone) if moment else None for moment in (since, until))
     with _stop_on_ctrl_c(following) as stop, _end_with_the_reader_of_stdout():
         report = run(
             source,
             output,
-            style=Style(Clock(zone, hours24=hours24), source=not no_source, strip_raw=strip_raw, jsonl=jsonl),
+            style=Style(
+                Clock(zone, hours24=hours24), source=not no_source, strip_raw=strip_raw, jsonl=jsonl
+            ),
             key=load_or_create_key() if redact else None,
             wanted=Filter(parse_level(level) if level else None, tuple(target or ()), begin, end),
             stop=stop,

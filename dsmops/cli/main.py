@@ -24,10 +24,16 @@ def main() -> int:
     except DsmopsError as exc:
         return _report(exc)
     except OSError as exc:
-        # Met where no room expects one: a folder that vanished under us, a name too long, a full disk behind stdout.
+        # Met where no room expects one: a folder that vanished under us, a name too long, a full
+        # disk behind stdout.
         from dsmops.files import translate
 
-        return _report(translate(exc, exc.filename or ("standard output" if exc.errno == errno.ENOSPC else "the system")))
+        return _report(
+            translate(
+                exc,
+                exc.filename or ("standard output" if exc.errno == errno.ENOSPC else "the system"),
+            )
+        )
     except KeyboardInterrupt:
         # While the program was still loading: Typer answers those that come later.
         return 128 + signal.SIGINT
@@ -72,7 +78,9 @@ def _report_bug(exc: Exception) -> int:
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="dsmops-crash-", suffix=".txt", delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="dsmops-crash-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
         file.write(f"dsmops {Reporter.current.command if Reporter.current else ''}\n")
         traceback.print_exc(file=file)
     bug = DsmopsError(

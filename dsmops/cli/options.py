@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 
 if TYPE_CHECKING:
     from dsmops.config.schema import ServerVersion
 
-JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
-QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only; the exit code tells the rest.")]
-DebugOpt = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logging (also DSMOPS_DEBUG=1).")]
-DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with sizes, and write nothing.")]
-ForceOpt = Annotated[bool, typer.Option("--force", help="Do the work again even where the result is up to date.")]
+JsonOpt = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")
+]
+QuietOpt = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors only; the exit code tells the rest.")
+]
+DebugOpt = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks and debug logging (also DSMOPS_DEBUG=1).")
+]
+DryRunOpt = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done, with sizes, and write nothing.")
+]
+ForceOpt = Annotated[
+    bool, typer.Option("--force", help="Do the work again even where the result is up to date.")
+]
 SimulateOpt = Annotated[
     list[str] | None,
     typer.Option(
@@ -28,7 +38,11 @@ SimulateOpt = Annotated[
 ]
 DeviceOpt = Annotated[
     int | None,
-    typer.Option("--device", metavar="N", help="CUDA ordinal of the device to use. Default: 0, the one moshi-server takes."),
+    typer.Option(
+        "--device",
+        metavar="N",
+        help="CUDA ordinal of the device to use. Default: 0, the one moshi-server takes.",
+    ),
 ]
 
 
@@ -41,30 +55,62 @@ def check_api_key(text: str | None) -> str | None:
 
 TemplateOpt = Annotated[
     str | None,
-    typer.Option("--template", metavar="FILE|NAME", help="Config to start from: a file, or a ready one by name. Default: the model's."),
+    typer.Option(
+        "--template",
+        metavar="FILE|NAME",
+        help="Config to start from: a file, or a ready one by name. Default: the model's.",
+    ),
 ]
 BatchSizeOpt = Annotated[
     int | None,
-    typer.Option("--batch-size", metavar="N", min=1, help="Streams at once. Default: what fits and keeps up, at most the published size."),
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Streams at once. Default: what fits and keeps up, at most the published size.",
+    ),
 ]
 ContextOpt = Annotated[
     int | None,
-    typer.Option("--context", metavar="N", min=1, help="Attention window in frames of 80 ms. Default: the model's own."),
+    typer.Option(
+        "--context",
+        metavar="N",
+        min=1,
+        help="Attention window in frames of 80 ms. Default: the model's own.",
+    ),
 ]
 ApiKeyOpt = Annotated[
     str | None,
     typer.Option(
-        "--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that clients send. Default: a new one."
+        "--api-key",
+        metavar="KEY",
+        envvar="DSMOPS_API_KEY",
+        callback=check_api_key,
+        help="Key that clients send. Default: a new one.",
     ),
 ]
 ServerKeyOpt = Annotated[
     str | None,
-    typer.Option("--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Key that the server of --url takes."),
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar="DSMOPS_API_KEY",
+        callback=check_api_key,
+        help="Key that the server of --url takes.",
+    ),
 ]
 ServerVersionOpt = Annotated[
-    str | None, typer.Option("--server-version", metavar="V", help="Judge for this moshi-server release, for example 0.6.4.")
+    str | None,
+    typer.Option(
+        "--server-version",
+        metavar="V",
+        help="Judge for this moshi-server release, for example 0.6.4.",
+    ),
 ]
-AddrOpt = Annotated[str | None, typer.Option("--addr", metavar="IP", help="Judge exposure for this --addr of the server.")]
+AddrOpt = Annotated[
+    str | None,
+    typer.Option("--addr", metavar="IP", help="Judge exposure for this --addr of the server."),
+]
 StrictOpt = Annotated[bool, typer.Option("--strict", help="Let warnings fail as well.")]
 
 
@@ -78,7 +124,12 @@ def parse_dtype(text: str) -> DType:
 
 DTypeOpt = Annotated[
     DType | None,
-    typer.Option("--dtype", metavar="DTYPE", parser=parse_dtype, help="bf16, f16 or f32 (also float16, fp16, ...). Default: the card's."),
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        parser=parse_dtype,
+        help="bf16, f16 or f32 (also float16, fp16, ...). Default: the card's.",
+    ),
 ]
 
 

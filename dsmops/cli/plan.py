@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsmops.cli.options import ContextOpt, DebugOpt, DeviceOpt, DTypeOpt, JsonOpt, QuietOpt, SimulateOpt, parse_size
+from dsmops.cli.options import (
+    ContextOpt,
+    DebugOpt,
+    DeviceOpt,
+    DTypeOpt,
+    JsonOpt,
+    QuietOpt,
+    SimulateOpt,
+    parse_size,
+)
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
@@ -15,9 +24,17 @@ if TYPE_CHECKING:
 
 
 def plan(
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Published model to serve, or its repository.")] = "stt-1b-en_fr",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", metavar="NAME", help="Published model to serve, or its repository."
+        ),
+    ] = "stt-1b-en_fr",
     runtime: Annotated[
-        Literal["moshi-server", "embedded"], typer.Option("--runtime", help="Who serves it: moshi-server, or the embedded PyTorch worker.")
+        Literal["moshi-server", "embedded"],
+        typer.Option(
+            "--runtime", help="Who serves it: moshi-server, or the embedded PyTorch worker."
+        ),
     ] = "moshi-server",
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
@@ -25,7 +42,12 @@ def plan(
     context: ContextOpt = None,
     n_q: Annotated[
         int | None,
-        typer.Option("--n-q", metavar="N", min=1, help="Codebooks that a text-to-speech model makes; fewer are faster. Default: all."),
+        typer.Option(
+            "--n-q",
+            metavar="N",
+            min=1,
+            help="Codebooks that a text-to-speech model makes; fewer are faster. Default: all.",
+        ),
     ] = None,
     reserve: Annotated[
         int | None,
@@ -47,18 +69,24 @@ def plan(
     ] = None,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="First measure the embedded worker's step times on the card, with random weights, and keep them."),
+        typer.Option(
+            "--measure",
+            help="First measure the embedded worker's step times on the card, with random weights, and keep them.",
+        ),
     ] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Show where each number comes from.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show where each number comes from.")
+    ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Plan memory and step time of a model on a device.
 
-    Shows the memory split, the largest safe batch_size, what limits it, and, when the model does not fit, what would. Step times are
-    measured ones where this machine has them (--measure), else an estimate. Exit code 1 means that it does not fit. --explain also says
-    what fewer codebooks would change of a text-to-speech model.
+    Shows the memory split, the largest safe batch_size, what limits it, and, when the model does
+    not fit, what would. Step times are measured ones where this machine has them (--measure), else
+    an estimate. Exit code 1 means that it does not fit. --explain also says what fewer codebooks
+    would change of a text-to-speech model.
 
     \b
     Examples:
@@ -69,22 +97,31 @@ def plan(
       dsmops plan --runtime embedded --measure
     """
     from dsmops.cli.views.plan import show_plan
-    from dsmops.facts import Runtime
-    from dsmops.flows.serving import find_device, find_model, plan_model
+    from dsmops.devices import Runtime
+    from dsmops.operations.configs.planning import find_device, find_model, plan_model
 
     if measure and (runtime != "embedded" or profile):
-        raise typer.BadParameter("--measure is for --runtime embedded, without --profile", param_hint="--measure")
+        raise typer.BadParameter(
+            "--measure is for --runtime embedded, without --profile", param_hint="--measure"
+        )
     out = Reporter.open("plan", json=json, quiet=quiet, debug=debug)
     published, card = find_model(model), find_device(simulate, device)
 
     def plan_it() -> ServingPlan:
         return plan_model(
-            published, card, runtime=Runtime(runtime), dtype=dtype, context=context, n_q=n_q, reserve_bytes=reserve, profile_file=profile
+            published,
+            card,
+            runtime=Runtime(runtime),
+            dtype=dtype,
+            context=context,
+            n_q=n_q,
+            reserve_bytes=reserve,
+            profile_file=profile,
         )
 
     found = plan_it()
     if measure:
-        from dsmops.flows.measure import measure_profile
+        from dsmops.operations.configs.measuring import measure_profile
 
         out.note(f"measured: {measure_profile(found, published, progress=out.progress())}")
         found = plan_it()

@@ -11,40 +11,90 @@ import typer
 from dsmops.cli.options import DebugOpt, DryRunOpt, ForceOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
 
-BucketOpt = Annotated[str, typer.Option("--bucket", metavar="BUCKET", help="Bucket, as NAME or s3://NAME; or a folder, as file:FOLDER.")]
-PrefixOpt = Annotated[str, typer.Option("--prefix", metavar="PREFIX", help="Keep everything below this prefix of the bucket.")]
-ProfileOpt = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="AWS profile. Default: AWS_PROFILE, else `default`.")]
-RegionOpt = Annotated[str | None, typer.Option("--region", metavar="REGION", help="AWS region. Default: the profile's.")]
+BucketOpt = Annotated[
+    str,
+    typer.Option(
+        "--bucket",
+        metavar="BUCKET",
+        help="Bucket, as NAME or s3://NAME; or a folder, as file:FOLDER.",
+    ),
+]
+PrefixOpt = Annotated[
+    str,
+    typer.Option(
+        "--prefix", metavar="PREFIX", help="Keep everything below this prefix of the bucket."
+    ),
+]
+ProfileOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", metavar="NAME", help="AWS profile. Default: AWS_PROFILE, else `default`."
+    ),
+]
+RegionOpt = Annotated[
+    str | None,
+    typer.Option("--region", metavar="REGION", help="AWS region. Default: the profile's."),
+]
 EndpointOpt = Annotated[
-    str | None, typer.Option("--endpoint-url", metavar="URL", help="An S3 server that is not AWS. Default: AWS_ENDPOINT_URL.")
+    str | None,
+    typer.Option(
+        "--endpoint-url",
+        metavar="URL",
+        help="An S3 server that is not AWS. Default: AWS_ENDPOINT_URL.",
+    ),
 ]
 
 
 def publish_logs(
     bucket: BucketOpt,
     prefix: PrefixOpt = "",
-    source: Annotated[Path, typer.Option("--source", metavar="DIR", readable=False, help="Folder of formatted logs.")] = Path(
-        "logs/moshi-logs"
-    ),
-    include_raw: Annotated[bool, typer.Option("--include-raw", help="Also publish what lies in folders named raw.")] = False,
+    source: Annotated[
+        Path,
+        typer.Option("--source", metavar="DIR", readable=False, help="Folder of formatted logs."),
+    ] = Path("logs/moshi-logs"),
+    include_raw: Annotated[
+        bool, typer.Option("--include-raw", help="Also publish what lies in folders named raw.")
+    ] = False,
     include: Annotated[
         list[str] | None,
         typer.Option(
-            "--include", metavar="GLOB", help="Also publish files of this name that are no logs (captures hold voices). Repeatable."
+            "--include",
+            metavar="GLOB",
+            help="Also publish files of this name that are no logs (captures hold voices). Repeatable.",
         ),
     ] = None,
     allow_unredacted: Annotated[
-        bool, typer.Option("--allow-unredacted", help="Publish also what still holds keys, addresses or spoken text.")
+        bool,
+        typer.Option(
+            "--allow-unredacted",
+            help="Publish also what still holds keys, addresses or spoken text.",
+        ),
     ] = False,
-    acl: Annotated[str | None, typer.Option("--acl", metavar="ACL", help="Canned ACL. Default: none, as AWS buckets want it.")] = None,
-    sse: Annotated[str | None, typer.Option("--sse", metavar="KIND", help="Encryption at rest: AES256 or aws:kms.")] = None,
-    sse_kms_key_id: Annotated[str | None, typer.Option("--sse-kms-key-id", metavar="KEY", help="Key for --sse aws:kms.")] = None,
-    storage_class: Annotated[str | None, typer.Option("--storage-class", metavar="CLASS", help="Such as STANDARD_IA.")] = None,
+    acl: Annotated[
+        str | None,
+        typer.Option(
+            "--acl", metavar="ACL", help="Canned ACL. Default: none, as AWS buckets want it."
+        ),
+    ] = None,
+    sse: Annotated[
+        str | None,
+        typer.Option("--sse", metavar="KIND", help="Encryption at rest: AES256 or aws:kms."),
+    ] = None,
+    sse_kms_key_id: Annotated[
+        str | None, typer.Option("--sse-kms-key-id", metavar="KEY", help="Key for --sse aws:kms.")
+    ] = None,
+    storage_class: Annotated[
+        str | None, typer.Option("--storage-class", metavar="CLASS", help="Such as STANDARD_IA.")
+    ] = None,
     profile: ProfileOpt = None,
     region: RegionOpt = None,
     endpoint_url: EndpointOpt = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Look for objects that no manifest names, check their bytes, name them again.")
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Look for objects that no manifest names, check their bytes, name them again.",
+        ),
     ] = False,
     force: ForceOpt = False,
     dry_run: DryRunOpt = False,
@@ -54,8 +104,9 @@ def publish_logs(
 ) -> None:
     """Publish friendly logs to S3 or a shared folder, once per content.
 
-    Unchanged and renamed files send nothing. Only names of logs are taken, new content is searched for what redaction removes, and
-    a file with a hit stays here (exit code 1). One file that fails does not stop the rest (exit code 6).
+    Unchanged and renamed files send nothing. Only names of logs are taken, new content is searched
+    for what redaction removes, and a file with a hit stays here (exit code 1). One file that fails
+    does not stop the rest (exit code 6).
 
     \b
     Examples:
@@ -65,7 +116,7 @@ def publish_logs(
       dsmops publish-logs --bucket file:/mnt/share/logs
     """
     from dsmops.cli.views.publish import show_publish
-    from dsmops.flows.publish import PublishRequest, publish_logs
+    from dsmops.operations.publishing import PublishRequest, publish_logs
     from dsmops.publish.store import StoreOptions, join_url
 
     if sse_kms_key_id and not (sse or "").startswith("aws:kms"):
@@ -91,29 +142,46 @@ def pull_logs(
     bucket: BucketOpt,
     prefix: PrefixOpt = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", readable=False, help="Bring the logs into this folder.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", readable=False, help="Bring the logs into this folder."
+        ),
     ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Only list what is published.")] = False,
     name: Annotated[
-        list[str] | None, typer.Option("--name", metavar="GLOB", help="Only names that match, such as 'log.*stt*'. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="GLOB", help="Only names that match, such as 'log.*stt*'. Repeatable."
+        ),
     ] = None,
     since: Annotated[
         datetime | None,
-        typer.Option("--since", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Only what was written since then, in UTC."),
+        typer.Option(
+            "--since",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+            help="Only what was written since then, in UTC.",
+        ),
     ] = None,
     profile: ProfileOpt = None,
     region: RegionOpt = None,
     endpoint_url: EndpointOpt = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also bring objects that no manifest names.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace local files of the same name that were never published.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Also bring objects that no manifest names.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace local files of the same name that were never published."
+        ),
+    ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Bring published logs to this machine, or list them.
 
-    Every byte is compared with its published digest, and what is here already is not fetched again. Local files that were never
-    published are kept (exit code 1).
+    Every byte is compared with its published digest, and what is here already is not fetched again.
+    Local files that were never published are kept (exit code 1).
 
     \b
     Examples:
@@ -124,7 +192,7 @@ def pull_logs(
     from datetime import UTC
 
     from dsmops.cli.views.publish import show_pull
-    from dsmops.flows.publish import PullRequest, pull_logs
+    from dsmops.operations.publishing import PullRequest, pull_logs
     from dsmops.publish.store import StoreOptions, join_url
 
     if (output is None) != list_only:

@@ -21,25 +21,53 @@ def smoke_test(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", metavar="FILE", readable=False, help=f"Config of the server to start. Default: {_CONFIG}.", show_default=False
+            "--config",
+            metavar="FILE",
+            readable=False,
+            help=f"Config of the server to start. Default: {_CONFIG}.",
+            show_default=False,
         ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", metavar="NAME", help="embedded (the default) or moshi-server, which takes --moshi-bin.")
+        str | None,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="embedded (the default) or moshi-server, which takes --moshi-bin.",
+        ),
     ] = None,
     moshi_bin: Annotated[
         str | None,
-        typer.Option("--moshi-bin", metavar="PATH", help="Start this binary instead of the embedded worker: a path, or a name on PATH."),
+        typer.Option(
+            "--moshi-bin",
+            metavar="PATH",
+            help="Start this binary instead of the embedded worker: a path, or a name on PATH.",
+        ),
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", metavar="URL", help="Test a server that is running already, for example ws://127.0.0.1:8080.")
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="Test a server that is running already, for example ws://127.0.0.1:8080.",
+        ),
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option("--api-key", metavar="KEY", envvar="DSMOPS_API_KEY", callback=check_api_key, help="Default: the config's first."),
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            envvar="DSMOPS_API_KEY",
+            callback=check_api_key,
+            help="Default: the config's first.",
+        ),
     ] = None,
     intrusive: Annotated[
-        bool, typer.Option("--intrusive", help="With --url: also take all free slots, and vanish from some, which other clients notice.")
+        bool,
+        typer.Option(
+            "--intrusive",
+            help="With --url: also take all free slots, and vanish from some, which other clients notice.",
+        ),
     ] = False,
     simulate: Annotated[
         bool,
@@ -58,23 +86,49 @@ def smoke_test(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=5, max=86400, help="Seconds for the whole test; ending the server may add 12.")
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="S",
+            min=5,
+            max=86400,
+            help="Seconds for the whole test; ending the server may add 12.",
+        ),
     ] = 180.0,
     port: Annotated[
-        int | None, typer.Option("--port", "-p", metavar="N", min=1, max=65535, help="Port of the server to start. Default: a free one.")
+        int | None,
+        typer.Option(
+            "--port",
+            "-p",
+            metavar="N",
+            min=1,
+            max=65535,
+            help="Port of the server to start. Default: a free one.",
+        ),
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Start the server with --cpu.")] = False,
     audio: Annotated[
         Path | None,
         typer.Option(
-            "--audio", metavar="FILE", readable=False, help="Recording to send, which must bring words. Default: a built-in sound."
+            "--audio",
+            metavar="FILE",
+            readable=False,
+            help="Recording to send, which must bring words. Default: a built-in sound.",
         ),
     ] = None,
     extra_arg: Annotated[
-        list[str] | None, typer.Option("--extra-arg", metavar="ARG", help="Further argument for the server's command line. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--extra-arg",
+            metavar="ARG",
+            help="Further argument for the server's command line. Repeatable.",
+        ),
     ] = None,
     junit: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", readable=False, help="Write the checks as JUnit XML as well.")
+        Path | None,
+        typer.Option(
+            "--junit", metavar="FILE", readable=False, help="Write the checks as JUnit XML as well."
+        ),
     ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -82,11 +136,13 @@ def smoke_test(
 ) -> None:
     """Find out whether a speech server works, by talking to it.
 
-    A live port is not a live server: checked are the config, the start, Ready, frames in and answers out, a clip in real time, step
-    times, refused keys, full and lost slots, memory, shutdown and the log. A check that cannot run says why. Exit code 1 means that one
-    failed. The server's output stays in logs/moshi-logs/raw/.
+    A live port is not a live server: checked are the config, the start, Ready, frames in and
+    answers out, a clip in real time, step times, refused keys, full and lost slots, memory,
+    shutdown and the log. A check that cannot run says why. Exit code 1 means that one failed. The
+    server's output stays in logs/moshi-logs/raw/.
 
-    Differs from the script that this replaces: --timeout is for the whole test, not for how long the server must stay alive, and
+    Differs from the script that this replaces: --timeout is for the whole test, not for how long
+    the server must stay alive, and
     --simulate-success does the work.
 
     \b
@@ -100,20 +156,28 @@ def smoke_test(
     _require_one_way([name for name, value in ways.items() if value])
     if not isfinite(timeout):
         raise typer.BadParameter(f"{timeout} is no number of seconds", param_hint="--timeout")
-    _require_other_file(junit, {"config": config, "recording": audio, "server": Path(moshi_bin) if moshi_bin else None})
+    _require_other_file(
+        junit,
+        {"config": config, "recording": audio, "server": Path(moshi_bin) if moshi_bin else None},
+    )
     if url and (moshi_bin or backend or cpu or port or extra_arg):
-        raise typer.BadParameter("--moshi-bin, --backend, --cpu, --port and --extra-arg are for a server that is started here")
+        raise typer.BadParameter(
+            "--moshi-bin, --backend, --cpu, --port and --extra-arg are for a server that is started here"
+        )
     if folder and not simulate:
         raise typer.BadParameter("only --simulate-success works in a folder", param_hint="--folder")
     binary = _binary(backend, moshi_bin, simulate=simulate)
     if not (url or simulate or config or _CONFIG.exists()):
-        raise typer.BadParameter(f"name one: {_CONFIG} is not here; or use --url, or --simulate-success", param_hint="--config")
+        raise typer.BadParameter(
+            f"name one: {_CONFIG} is not here; or use --url, or --simulate-success",
+            param_hint="--config",
+        )
     out = Reporter.open("smoke-test", json=json, quiet=quiet, debug=debug)
     # Not before: where packages are absent, loading these says so through the reporter.
     from dsmops.cli.views.smoke import junit_xml, show_smoke
     from dsmops.files import replace_atomically
-    from dsmops.flows.smoke import SmokeRequest, simulate_success
-    from dsmops.flows.smoke import smoke_test as test
+    from dsmops.operations.smoke import SmokeRequest, simulate_success
+    from dsmops.operations.smoke import smoke_test as test
 
     request = SmokeRequest(
         config=None if url or simulate else config or _CONFIG,
@@ -131,7 +195,8 @@ def smoke_test(
         # Before the work, so that a target that cannot be written is told at once.
         file = stack.enter_context(replace_atomically(junit)) if junit is not None else None
         if junit is not None:
-            # What an earlier run wrote there must not pass for this one's verdict, should this one be killed.
+            # What an earlier run wrote there must not pass for this one's verdict, should this one
+            # be killed.
             junit.unlink(missing_ok=True)
         begun = ["the start"]
 
@@ -141,7 +206,9 @@ def smoke_test(
 
         try:
             if simulate:
-                place = folder or Path(stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-")))
+                place = folder or Path(
+                    stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-"))
+                )
                 report = simulate_success(place, request, on_start=on_start)
             else:
                 report = test(request, on_start=on_start)
@@ -158,8 +225,16 @@ def smoke_test(
 
 def _require_other_file(junit: Path | None, read: Mapping[str, Path | None]) -> None:
     for what, path in read.items():
-        if junit is not None and path is not None and junit.exists() and path.exists() and junit.samefile(path):
-            raise typer.BadParameter(f"is the {what} itself; name another file", param_hint="--junit")
+        if (
+            junit is not None
+            and path is not None
+            and junit.exists()
+            and path.exists()
+            and junit.samefile(path)
+        ):
+            raise typer.BadParameter(
+                f"is the {what} itself; name another file", param_hint="--junit"
+            )
 
 
 def _require_one_way(named: list[str]) -> None:
@@ -170,9 +245,13 @@ def _require_one_way(named: list[str]) -> None:
 def _binary(backend: str | None, moshi_bin: str | None, *, simulate: bool) -> str | None:
     """Return the binary to start, None for the embedded worker."""
     if backend not in (None, "embedded", "moshi-server"):
-        raise typer.BadParameter(f"{backend!r} is none; use embedded or moshi-server", param_hint="--backend")
+        raise typer.BadParameter(
+            f"{backend!r} is none; use embedded or moshi-server", param_hint="--backend"
+        )
     if moshi_bin and (backend == "embedded" or simulate):
-        raise typer.BadParameter("the embedded worker is to be tested; leave it away", param_hint="--moshi-bin")
+        raise typer.BadParameter(
+            "the embedded worker is to be tested; leave it away", param_hint="--moshi-bin"
+        )
     if backend == "moshi-server":
         return moshi_bin or "moshi-server"
     return moshi_bin

@@ -16,24 +16,54 @@ from dsmops.report import Reporter
 
 def worker(
     config: Annotated[
-        Path, typer.Option("--config", metavar="FILE", readable=False, help="moshi-server TOML with BatchedAsr, Asr or Py modules.")
+        Path,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            help="moshi-server TOML with BatchedAsr, Asr or Py modules.",
+        ),
     ],
-    addr: Annotated[str, typer.Option("--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose.")] = 8080,
+    addr: Annotated[
+        str,
+        typer.Option(
+            "--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose."
+        ),
+    ] = 8080,
     log: Annotated[
-        str, typer.Option("--log", "-l", metavar="LEVEL", help="off, error, warn, info, debug, trace, or 0 to 5, for file and console.")
+        str,
+        typer.Option(
+            "--log",
+            "-l",
+            metavar="LEVEL",
+            help="off, error, warn, info, debug, trace, or 0 to 5, for file and console.",
+        ),
     ] = "info",
-    cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU. Default: CUDA device 0 where there is one.")] = False,
-    silent: Annotated[bool, typer.Option("--silent", help="Write the log to its file only.")] = False,
+    cpu: Annotated[
+        bool,
+        typer.Option(
+            "--cpu", help="Compute on the CPU. Default: CUDA device 0 where there is one."
+        ),
+    ] = False,
+    silent: Annotated[
+        bool, typer.Option("--silent", help="Write the log to its file only.")
+    ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Serve speech to text, and text to speech, to clients of moshi-server, with the embedded engine.
 
-    Takes the flags and the TOML of `moshi-server worker`, and speaks its messages, metrics and log lines. Listens when every model is
-    loaded and has run; SIGTERM lets conversations end and exits 0. With --json one document on stdout says where it listens, once it
-    does, and the log goes to stderr.
+    Takes the flags and the TOML of `moshi-server worker`, and speaks its messages, metrics and log
+    lines. Listens when every model is loaded and has run; SIGTERM lets conversations end and exits
+    0. With --json one document on stdout says where it listens, once it does, and the log goes to
+    stderr.
 
     \b
     Examples:
@@ -43,11 +73,12 @@ def worker(
       dsmops worker --config my.toml --cpu --port 0 --json
     """
     from dsmops.cli.views.config import view_findings
-    from dsmops.cli.views.hub import download_lines
-    from dsmops.flows.worker import Options, check_options, open_service, serve
+    from dsmops.operations.speech.serving import Options, check_options, open_service, serve
 
     out = Reporter.open("worker", json=json, quiet=quiet, debug=debug)
-    options = Options(addr=addr, port=port, log_level=log, cpu=cpu, silent=silent or quiet, log_to_stderr=json)
+    options = Options(
+        addr=addr, port=port, log_level=log, cpu=cpu, silent=silent or quiet, log_to_stderr=json
+    )
     try:
         check_options(options)
     except ValueError as exc:
@@ -60,7 +91,6 @@ def worker(
         options,
         lambda listening: out.result(listening, ()),
         progress=out.progress(),
-        announce=lambda plan: out.note("\n".join(download_lines(plan))),
     )
     code = 128 + signal.SIGINT if ended.signal is signal.SIGINT else 0
     if ended.hangs:

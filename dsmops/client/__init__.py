@@ -3,6 +3,6 @@
 Raises ExtraMissingError on import where the libraries that it talks with are not installed.
 """
 
-from dsmops.worker import CLIENT, require_worker
+from dsmops.extras import CLIENT, require_worker
 
 require_worker("talking to a server", CLIENT)

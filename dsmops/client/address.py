@@ -40,8 +40,11 @@ def _split(address: str, text: str) -> SplitResult:
 
 
 def _unusable(text: str, reason: str) -> InputError:
-    # Keys in addresses end up in logs; and where a password ends cannot be told in an address that is none.
+    # Keys in addresses end up in logs; and where a password ends cannot be told in an address that
+    # is none.
     shown = "the address" if "@" in text else text.partition("?")[0].partition("#")[0]
     return InputError(
-        f"{shown or repr(shown)} {reason}", hint="Write it like ws://127.0.0.1:8080; give a key with --api-key.", code="url.unusable"
+        f"{shown or repr(shown)} {reason}",
+        hint="Write it like ws://127.0.0.1:8080; give a key with --api-key.",
+        code="url.unusable",
     )

@@ -20,7 +20,9 @@ CHECK_PATH = "Check the path: /api/modules_info lists each module's."
 AnswerT = TypeVar("AnswerT")
 
 
-def new_session(headers: dict[str, str] | None = None, connect_s: float = CONNECT_S) -> aiohttp.ClientSession:
+def new_session(
+    headers: dict[str, str] | None = None, connect_s: float = CONNECT_S
+) -> aiohttp.ClientSession:
     """Return a session that follows no redirection: the key among its headers would go along, to whatever host.
 
     A request that is redirected raises TransferError.
@@ -50,7 +52,9 @@ async def answered(upgrade: Awaitable[AnswerT], url: str, within_s: float = UPGR
         ) from exc
 
 
-async def _refuse(_: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams) -> None:
+async def _refuse(
+    _: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams
+) -> None:
     where = params.response.headers.get("Location", "elsewhere")
     raise TransferError(
         f"{params.url} answered {params.response.status} and points to {where[:200]}, which no moshi-server does",

@@ -1,6 +1,7 @@
 """A WebSocket to a moshi-server for whoever wants to see what the server does, rather than to be served well.
 
-Nothing is tried twice, nothing is smoothed over: a refusal, a close code and a silence are values. `client.asr` is the well-behaved client.
+Nothing is tried twice, nothing is smoothed over: a refusal, a close code and a silence are values.
+`client.asr` is the well-behaved client.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ import aiohttp
 from dsmops.client.http import CHECK_PATH, CONNECT_S, answered, new_session, reason
 from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
+from dsmops.protocol import ProtocolError, SttRequest, TtsRequest, encode
 from dsmops.units import size
-from dsmops.worker.protocol import ClientMessage, ProtocolError, SpeechRequest, encode
 
 AnswerT = TypeVar("AnswerT")
 Decode = Callable[[bytes], AnswerT]
 
 _MOST_BODY_BYTES = 4 << 20
 _MOST_MESSAGE_BYTES = 64 << 20
-_ENDINGS = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+_ENDINGS = (
+    aiohttp.WSMsgType.CLOSE,
+    aiohttp.WSMsgType.CLOSING,
+    aiohttp.WSMsgType.CLOSED,
+    aiohttp.WSMsgType.ERROR,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +40,29 @@ class Closed:
     code: int | None
 
     def __str__(self) -> str:
-        return "the connection dropped without a Close frame" if self.code is None else f"closed with code {self.code}"
+        return (
+            "the connection dropped without a Close frame"
+            if self.code is None
+            else f"closed with code {self.code}"
+        )
 
 
 class Probe(Generic[AnswerT]):
     """One conversation. Use `Probe.open`, and then `close` or `vanish`."""
 
-    def __init__(self, session: aiohttp.ClientSession, ws: aiohttp.ClientWebSocketResponse, url: str, decode: Decode[AnswerT]) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        ws: aiohttp.ClientWebSocketResponse,
+        url: str,
+        decode: Decode[AnswerT],
+    ) -> None:
         self._session, self._ws, self._url, self._decode = session, ws, url, decode
 
     @classmethod
-    async def open(cls, url: str, api_key: str | None, decode: Decode[AnswerT]) -> Probe[AnswerT] | int:
+    async def open(
+        cls, url: str, api_key: str | None, decode: Decode[AnswerT]
+    ) -> Probe[AnswerT] | int:
         """Connect to the WebSocket address `url`, and return the conversation, or the HTTP status of a refusal.
 
         `decode` reads the messages that come.
@@ -66,7 +84,7 @@ class Probe(Generic[AnswerT]):
             await session.close()
             raise _unreachable(url, exc) from exc
 
-    async def send(self, *messages: ClientMessage | SpeechRequest) -> None:
+    async def send(self, *messages: SttRequest | TtsRequest) -> None:
         """Send messages; into a connection that is gone they go nowhere, and `receive` says that it is gone."""
         try:
             for message in messages:
@@ -86,7 +104,10 @@ class Probe(Generic[AnswerT]):
             code = self._ws.close_code
             return Closed(None if code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE else code)
         if message.type is not aiohttp.WSMsgType.BINARY:
-            raise TransferError(f"{self._url} sent {message.type.name}, and its messages are binary", hint=CHECK_PATH)
+            raise TransferError(
+                f"{self._url} sent {message.type.name}, and its messages are binary",
+                hint=CHECK_PATH,
+            )
         try:
             return self._decode(message.data)
         except ProtocolError as exc:
@@ -122,14 +143,24 @@ async def get(url: str) -> tuple[int, str]:
             async with session.get(url, timeout=aiohttp.ClientTimeout(total=CONNECT_S)) as response:
                 body = await response.content.read(_MOST_BODY_BYTES)
                 # A short read is no end of the body.
-                while len(body) <= _MOST_BODY_BYTES and (more := await response.content.read(_MOST_BODY_BYTES)):
+                while len(body) <= _MOST_BODY_BYTES and (
+                    more := await response.content.read(_MOST_BODY_BYTES)
+                ):
                     body += more
         except TimeoutError as exc:
-            raise TransferError(f"{url} did not answer within {CONNECT_S:g} s", hint="See its log.", code="server.silent") from exc
+            raise TransferError(
+                f"{url} did not answer within {CONNECT_S:g} s",
+                hint="See its log.",
+                code="server.silent",
+            ) from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise _unreachable(url, exc) from exc
     if len(body) > _MOST_BODY_BYTES:
-        raise TransferError(f"{url} answered with more than {size(_MOST_BODY_BYTES)}", hint="Check the address.", code="server.foreign")
+        raise TransferError(
+            f"{url} answered with more than {size(_MOST_BODY_BYTES)}",
+            hint="Check the address.",
+            code="server.foreign",
+        )
     return response.status, body.decode(errors="replace")
 
 

@@ -1,6 +1,7 @@
 """A WebSocket to a module of a moshi-server with a slot behind it: opened with patience, refused in words.
 
-What full, dead, foreign and silent servers are, and whether trying again helps, is the same whatever the module does.
+What full, dead, foreign and silent servers are, and whether trying again helps, is the same
+whatever the module does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import aiohttp
 
 from dsmops.client.http import CHECK_PATH, CONNECT_S, UPGRADE_S, answered, new_session, reason
 from dsmops.errors import CredentialsError, InputError, RemoteError, TransferError
-from dsmops.worker.protocol import CloseCode, ProtocolError
+from dsmops.protocol import CloseCode, ProtocolError
 
 KEY_HEADER = "kyutai-api-key"
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
@@ -30,8 +31,9 @@ AnswerT = TypeVar("AnswerT")
 class Patience:
     """How long to wait, in seconds, and how often to try while nothing was sent.
 
-    `upgrade_s`: for the answer to the request for a WebSocket. `first_s`: for a first message, before asking which module it is. `ready_s`:
-    for `Ready` where it must come. `marker_s`: for the next message once all is sent.
+    `upgrade_s`: for the answer to the request for a WebSocket. `first_s`: for a first message,
+    before asking which module it is. `ready_s`: for `Ready` where it must come. `marker_s`: for the
+    next message once all is sent.
     """
 
     connect_s: float = CONNECT_S
@@ -46,7 +48,11 @@ class Patience:
 
 @asynccontextmanager
 async def open_session(
-    url: str, api_key: str | None, patience: Patience, await_slot: AwaitSlot, query: Mapping[str, str] | None = None
+    url: str,
+    api_key: str | None,
+    patience: Patience,
+    await_slot: AwaitSlot,
+    query: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Socket]:
     """Open a WebSocket for which `await_slot` returns. Full or unreachable servers are tried again, each time after twice as long.
 
@@ -62,7 +68,10 @@ async def open_session(
                 socket = await _open(session, url, patience, await_slot, query)
                 break
             except TransferError as exc:
-                if attempt == patience.attempts or exc.code not in ("server.full", "server.unreachable"):
+                if attempt == patience.attempts or exc.code not in (
+                    "server.full",
+                    "server.unreachable",
+                ):
                     raise
             await asyncio.sleep(wait_s)
             wait_s *= 2
@@ -72,7 +81,9 @@ async def open_session(
             await socket.close()
 
 
-async def next_answer(socket: Socket, url: str, decode: Callable[[bytes], AnswerT]) -> AnswerT | None:
+async def next_answer(
+    socket: Socket, url: str, decode: Callable[[bytes], AnswerT]
+) -> AnswerT | None:
     """Return the next message as `decode` reads it, None where the server has closed.
 
     Raises:
@@ -84,18 +95,33 @@ async def next_answer(socket: Socket, url: str, decode: Callable[[bytes], Answer
             try:
                 return decode(message.data)
             except ProtocolError as exc:
-                raise TransferError(f"{url} sent what no moshi-server sends: {exc}", hint=CHECK_PATH, code="server.foreign") from exc
-        if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR):
+                raise TransferError(
+                    f"{url} sent what no moshi-server sends: {exc}",
+                    hint=CHECK_PATH,
+                    code="server.foreign",
+                ) from exc
+        if message.type in (
+            aiohttp.WSMsgType.CLOSE,
+            aiohttp.WSMsgType.CLOSED,
+            aiohttp.WSMsgType.CLOSING,
+            aiohttp.WSMsgType.ERROR,
+        ):
             return None
 
 
-def ended(url: str, awaited: str, said: str, close_code: int | None = None) -> TransferError | InputError:
+def ended(
+    url: str, awaited: str, said: str, close_code: int | None = None
+) -> TransferError | InputError:
     """Return the error for a stream that ended before `awaited` was out; `said` is what the server gave as its reason, and, on a second
     line, as its advice. What our worker refuses as a bad message was the user's input.
     """
     if said and close_code == CloseCode.BAD_MESSAGE:
         message, _, advice = said.partition("\n")
-        return InputError(f"{url}: {message}", hint=advice or f"{CHECK_PATH} The server's log may say more.", code="server.refused")
+        return InputError(
+            f"{url}: {message}",
+            hint=advice or f"{CHECK_PATH} The server's log may say more.",
+            code="server.refused",
+        )
     if said.startswith(_FULL) or close_code == CloseCode.FULL:
         return TransferError(
             f"{url} is full: no slot is free",
@@ -129,11 +155,19 @@ def not_ready(url: str, after_s: float) -> TransferError:
 
 
 async def _open(
-    session: aiohttp.ClientSession, url: str, patience: Patience, await_slot: AwaitSlot, query: Mapping[str, str] | None
+    session: aiohttp.ClientSession,
+    url: str,
+    patience: Patience,
+    await_slot: AwaitSlot,
+    query: Mapping[str, str] | None,
 ) -> Socket:
     try:
         limits = aiohttp.ClientWSTimeout(ws_close=patience.close_s)
-        socket = await answered(session.ws_connect(url, params=query, max_msg_size=0, timeout=limits), url, patience.upgrade_s)
+        socket = await answered(
+            session.ws_connect(url, params=query, max_msg_size=0, timeout=limits),
+            url,
+            patience.upgrade_s,
+        )
     except aiohttp.WSServerHandshakeError as exc:
         raise _refused(url, exc.status) from exc
     except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError) as exc:
@@ -159,7 +193,9 @@ async def _open(
 def _refused(url: str, status: int) -> RemoteError | CredentialsError:
     if status == _UNAUTHORIZED:
         return CredentialsError(
-            f"{url} refused the key", hint="Give one of the server's authorized_ids: --api-key, or DSMOPS_API_KEY.", code="server.key"
+            f"{url} refused the key",
+            hint="Give one of the server's authorized_ids: --api-key, or DSMOPS_API_KEY.",
+            code="server.key",
         )
     if status == _NOT_FOUND:
         return TransferError(
@@ -167,4 +203,8 @@ def _refused(url: str, status: int) -> RemoteError | CredentialsError:
             hint=CHECK_PATH,
             code="server.path",
         )
-    return TransferError(f"{url} answered {status} instead of opening a stream", hint="Check address and path.", code="server.status")
+    return TransferError(
+        f"{url} answered {status} instead of opening a stream",
+        hint="Check address and path.",
+        code="server.status",
+    )

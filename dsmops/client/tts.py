@@ -1,7 +1,8 @@
 """Streaming text-to-speech from a moshi-server: text in pieces, as fast as it is spoken; sound and word times out.
 
-A server makes sound faster than anybody listens, and keeps none. So text goes out only a few minutes ahead of what the caller has taken,
-while everything that comes is read at once, pings included: neither side's memory grows with the length of the text.
+A server makes sound faster than anybody listens, and keeps none. So text goes out only a few
+minutes ahead of what the caller has taken, while everything that comes is read at once, pings
+included: neither side's memory grows with the length of the text.
 
 Source: moshi-server 0.6.4, `py_module.rs`.
 """
@@ -16,19 +17,27 @@ from contextlib import aclosing, suppress
 import aiohttp
 
 from dsmops.client.http import CHECK_PATH
-from dsmops.client.session import Patience, Socket, ended, next_answer, not_ready, open_session, silent
+from dsmops.client.session import (
+    Patience,
+    Socket,
+    ended,
+    next_answer,
+    not_ready,
+    open_session,
+    silent,
+)
 from dsmops.errors import DsmopsError, TransferError
-from dsmops.worker.protocol import (
+from dsmops.protocol import (
     Audio,
     Eos,
     Error,
     OggOpus,
     Ready,
-    SpeechAnswer,
-    SpeechFormat,
-    SpokenText,
     Text,
-    decode_speech_answer,
+    TtsAnswer,
+    TtsFormat,
+    TtsText,
+    decode_tts_answer,
     encode,
 )
 
@@ -44,7 +53,7 @@ _CLEAN = (0, 1000)
 _WORD = re.compile(r"(?:<break\s[^<>]*>|\S)+")
 """What the server must not get in two pieces: a word, or a pause's tag, which has a space in it."""
 
-Answer = SpokenText | Audio
+Answer = TtsText | Audio
 
 
 async def synthesize(
@@ -57,8 +66,8 @@ async def synthesize(
 ) -> AsyncGenerator[Answer]:
     """Yield words and sound (float32, 24 kHz mono) of `texts`, said at the WebSocket address `url`, as they come.
 
-    Each of `texts` ends with the end of a word. `voice` None is the server's default one. Servers other than ours say an unknown voice with
-    it, too.
+    Each of `texts` ends with the end of a word. `voice` None is the server's default one. Servers
+    other than ours say an unknown voice with it, too.
 
     Raises:
         InputError: the server has no such voice, or cannot say the text.
@@ -66,7 +75,10 @@ async def synthesize(
         TransferError: it cannot be reached, is full, stopped answering, ended in the middle or is no such server.
     """
     patience = patience or _PATIENCE
-    asked = {"format": SpeechFormat.PCM_MESSAGE_PACK.value, **({} if voice is None else {"voice": voice})}
+    asked = {
+        "format": TtsFormat.PCM_MESSAGE_PACK.value,
+        **({} if voice is None else {"voice": voice}),
+    }
 
     async def await_slot(_: aiohttp.ClientSession, socket: Socket) -> None:
         try:
@@ -77,7 +89,9 @@ async def synthesize(
         if answer is None or isinstance(answer, Error):
             raise await _ended(socket, url, patience.close_s, answer.message if answer else "")
         if not isinstance(answer, Ready):
-            raise TransferError(f"{url} began without Ready", hint=CHECK_PATH, code="server.foreign")
+            raise TransferError(
+                f"{url} began without Ready", hint=CHECK_PATH, code="server.foreign"
+            )
 
     async with open_session(url, api_key, patience, await_slot, asked) as socket:
         conversation = _Conversation(socket, url, patience)
@@ -90,7 +104,12 @@ class _Conversation:
     """A sender, a reader, and what lies between the reader and the caller."""
 
     def __init__(self, socket: Socket, url: str, patience: Patience) -> None:
-        self._socket, self._url, self._silence_s, self._close_s = socket, url, patience.marker_s, patience.close_s
+        self._socket, self._url, self._silence_s, self._close_s = (
+            socket,
+            url,
+            patience.marker_s,
+            patience.close_s,
+        )
         self._answers: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
         self._moved = asyncio.Event()
         self._taken_words = 0
@@ -103,7 +122,7 @@ class _Conversation:
             task.add_done_callback(self._report)
         try:
             while (answer := await self._next_answer()) is not None:
-                if isinstance(answer, SpokenText):
+                if isinstance(answer, TtsText):
                     self._taken_words += 1
                 self._moved.set()
                 yield answer
@@ -150,12 +169,16 @@ class _Conversation:
     async def _read(self) -> None:
         while (answer := await _next(self._socket, self._url)) is not None:
             match answer:
-                case SpokenText() | Audio():
+                case TtsText() | Audio():
                     self._answers.put_nowait(answer)
                 case Error():
                     raise await _ended(self._socket, self._url, self._close_s, answer.message)
                 case OggOpus():
-                    raise TransferError(f"{self._url} sent Opus, and samples were asked for", hint=CHECK_PATH, code="server.foreign")
+                    raise TransferError(
+                        f"{self._url} sent Opus, and samples were asked for",
+                        hint=CHECK_PATH,
+                        code="server.foreign",
+                    )
         if self._socket.close_code not in _CLEAN or not self._is_all_sent:
             raise ended(self._url, "speech", "", self._socket.close_code)
         self._answers.put_nowait(None)
@@ -169,8 +192,8 @@ async def _ended(socket: Socket, url: str, close_s: float, said: str) -> DsmopsE
     return ended(url, "speech", said, socket.close_code)
 
 
-async def _next(socket: Socket, url: str) -> SpeechAnswer | None:
-    return await next_answer(socket, url, decode_speech_answer)
+async def _next(socket: Socket, url: str) -> TtsAnswer | None:
+    return await next_answer(socket, url, decode_tts_answer)
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """A config as read from its file: the text, the values in it, and the line of every key.
 
-Values come from the standard library's parser, which reads TOML 1.0 as the server's does; tomlkit also accepts newer syntax that the
-server refuses. tomlkit knows where each key stands, which the standard library does not tell.
+Values come from the standard library's parser, which reads TOML 1.0 as the server's does; tomlkit
+also accepts newer syntax that the server refuses. tomlkit knows where each key stands, which the
+standard library does not tell.
 """
 
 from __future__ import annotations
@@ -63,14 +64,20 @@ def read_config(path: Path) -> Config:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise ConfigError(
-            "larger than a config can be (1 MiB)", path=str(path), hint="Name the .toml file, not the checkpoint it refers to."
+            "larger than a config can be (1 MiB)",
+            path=str(path),
+            hint="Name the .toml file, not the checkpoint it refers to.",
         )
     try:
         text = data.decode()
     except UnicodeDecodeError as exc:
         line, col = _position(data, exc.start)
         raise ConfigError(
-            f"not UTF-8 text (byte 0x{data[exc.start]:02x})", path=str(path), line=line, col=col, hint="Save the file as UTF-8."
+            f"not UTF-8 text (byte 0x{data[exc.start]:02x})",
+            path=str(path),
+            line=line,
+            col=col,
+            hint="Save the file as UTF-8.",
         ) from exc
     return parse_config(text, path=str(path))
 
@@ -88,16 +95,25 @@ def parse_config(text: str, *, path: str = "<text>") -> Config:
     except tomllib.TOMLDecodeError as exc:
         raise _unparsable(exc, text, path) from exc
     except (TOMLKitError, RecursionError) as exc:
-        raise ConfigError(f"not usable as a config: {exc}", path=path, hint="Write it in plainer TOML.") from exc
+        raise ConfigError(
+            f"not usable as a config: {exc}", path=path, hint="Write it in plainer TOML."
+        ) from exc
     except ValueError as exc:  # thousands of digits, which Python does not convert
-        raise ConfigError(f"not TOML: {_TOO_LARGE}", path=path, hint="Look for one of thousands of digits.") from exc
+        raise ConfigError(
+            f"not TOML: {_TOO_LARGE}", path=path, hint="Look for one of thousands of digits."
+        ) from exc
     lines: dict[KeyPath, int] = {}
     _find_lines(document.body, (), 1, lines)
     config = Config(path, text, values, lines)
     where = next(_too_large(values, ()), None)
     if where is not None:
         # Without the number: it may be an API key that lost its quotes.
-        raise ConfigError(f"not TOML: {_TOO_LARGE}", path=path, line=config.line(where), hint="Correct the number, or put it in quotes.")
+        raise ConfigError(
+            f"not TOML: {_TOO_LARGE}",
+            path=path,
+            line=config.line(where),
+            hint="Correct the number, or put it in quotes.",
+        )
     return config
 
 
@@ -113,10 +129,13 @@ def _too_large(value: object, where: KeyPath) -> Iterator[KeyPath]:
         yield where
 
 
-def _find_lines(body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: int, lines: dict[KeyPath, int]) -> int:
+def _find_lines(
+    body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: int, lines: dict[KeyPath, int]
+) -> int:
     """Enter the line of every key of a table, of which the first entry stands on `line`; return the line after its end.
 
-    A table that is opened in several places keeps its first line. Keys of inline tables are not entered.
+    A table that is opened in several places keeps its first line. Keys of inline tables are not
+    entered.
     """
     for key, item in body:
         if key is None:
@@ -138,7 +157,11 @@ def _find_lines(body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: 
 def _unparsable(exc: tomllib.TOMLDecodeError, text: str, path: str) -> ConfigError:
     message = str(exc)
     found = _POSITION.search(message)
-    line, col = (int(found[1]), int(found[2])) if found and found[1] else (text.rstrip("\n").count("\n") + 1, None)
+    line, col = (
+        (int(found[1]), int(found[2]))
+        if found and found[1]
+        else (text.rstrip("\n").count("\n") + 1, None)
+    )
     reason = _POSITION.sub("", message)
     return ConfigError(
         f"not TOML: {reason[:1].lower()}{reason[1:]}",

@@ -1,7 +1,8 @@
 """How much GPU memory a model takes, as an explained split, for each of the two runtimes.
 
-moshi-server's BatchedAsr is derived from its and candle's sources, its Python module for text-to-speech from the `moshi` package's;
-neither was measured on a device. The embedded worker is our own, and held to measurement (`tests/bench/memory.py`). All take everything at
+moshi-server's BatchedAsr is derived from its and candle's sources, its Python module for
+text-to-speech from the `moshi` package's; neither was measured on a device. The embedded worker is
+our own, and held to measurement (`tests/bench/memory.py`). All take everything at
 load: weights once, and the caches of all `batch_size` streams, so the figure does not grow while they serve. What this module does not
 know: what other processes hold, which is the device's free memory and the planner's concern.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from dsmops.facts import DType, Runtime
+from dsmops.devices import Runtime
+from dsmops.dtypes import DType
 from dsmops.models import Shape, TtsShape
 
 MIB = 2**20
@@ -33,47 +35,59 @@ class _Costs:
 
 _STT_COSTS = {
     Runtime.MOSHI_SERVER: _Costs(
-        # Mimi with 32 codebooks, always F32: encoder and decoder, codebook tables kept beside the raw ones, expanded upsampling kernel.
+        # Mimi with 32 codebooks, always F32: encoder and decoder, codebook tables kept beside the
+        # raw ones, expanded upsampling kernel.
         mimi_weight_bytes=456_162_692,
-        # Two transformers (the decoder's is never used by STT, and still allocated) × K and V × 8 layers × 250 positions × 512 × F32, and
-        # about 46 kB of convolution state.
+        # Two transformers (the decoder's is never used by STT, and still allocated) × K and V × 8
+        # layers × 250 positions × 512 × F32, and about 46 kB of convolution state.
         mimi_state_bytes_per_stream=2 * 2 * 8 * 250 * 512 * 4 + 46 * 1024,
-        # Step activations, mostly im2col buffers of Mimi's first convolutions at 24 kHz. An estimate of 3 to 5 MiB; the upper end.
+        # Step activations, mostly im2col buffers of Mimi's first convolutions at 24 kHz. An
+        # estimate of 3 to 5 MiB; the upper end.
         workspace_bytes_per_stream=5 * MIB,
         runtime_bytes=RUNTIME_BYTES,
         ring_multiple=1,
     ),
     Runtime.EMBEDDED: _Costs(
-        # The encoder half alone, F32: SEANet, transformer, downsampling, quantiser with its half norms.
+        # The encoder half alone, F32: SEANet, transformer, downsampling, quantiser with its half
+        # norms.
         mimi_weight_bytes=4 * (12_628_256 + 25_190_400 + 1_048_576 + 524_288 + 32 * 2048 * 257),
         # K and V × 8 layers × 256 positions × 512 × F32, and 11,526 floats of convolution state.
         mimi_state_bytes_per_stream=2 * 8 * 256 * 512 * 4 + 4 * 11_526,
-        # Measured: activations of the captured step, 3.5 to 3.7 MB a slot in every dtype, most of it Mimi's first convolutions.
+        # Measured: activations of the captured step, 3.5 to 3.7 MB a slot in every dtype, most of
+        # it Mimi's first convolutions.
         workspace_bytes_per_stream=3_600_000,
-        # Measured on one H200 with torch 2.11 for CUDA 13: context 651 MB, libraries' workspaces and the graph's fixed part.
+        # Measured on one H200 with torch 2.11 for CUDA 13: context 651 MB, libraries' workspaces
+        # and the graph's fixed part.
         runtime_bytes=960_000_000,
         ring_multiple=8,
     ),
 }
 _TTS_COSTS = {
     Runtime.MOSHI_SERVER: _Costs(
-        # Both halves of Mimi, F32, and the centroids that the package keeps beside the sums that they are made from.
+        # Both halves of Mimi, F32, and the centroids that the package keeps beside the sums that
+        # they are made from.
         mimi_weight_bytes=4 * (96_151_393 + 32 * 2048 * 256),
-        # Both halves' state, the encoder's for nothing: rings of 250 positions, 24,198 floats of convolution state.
+        # Both halves' state, the encoder's for nothing: rings of 250 positions, 24,198 floats of
+        # convolution state.
         mimi_state_bytes_per_stream=4 * (2 * 2 * 8 * 250 * 512 + 24_198),
-        # Estimates: no part of it was measured. Activations as the embedded worker's; one more graph's fixed part for each of its graphs.
+        # Estimates: no part of it was measured. Activations as the embedded worker's; one more
+        # graph's fixed part for each of its graphs.
         workspace_bytes_per_stream=6_000_000,
         runtime_bytes=1_100_000_000,
         ring_multiple=1,
     ),
     Runtime.EMBEDDED: _Costs(
-        # The decoder half alone, F32: quantiser with its half norms, upsampling, transformer, SEANet.
+        # The decoder half alone, F32: quantiser with its half norms, upsampling, transformer,
+        # SEANet.
         mimi_weight_bytes=4 * (2_048 + 25_190_400 + 14_724_641 + 524_288 + 32 * 2048 * 257),
-        # K and V × 8 layers × 256 positions × 512 × F32, 12,672 floats of convolution state, the position.
+        # K and V × 8 layers × 256 positions × 512 × F32, 12,672 floats of convolution state, the
+        # position.
         mimi_state_bytes_per_stream=4 * (2 * 8 * 256 * 512 + 12_672) + 8,
-        # Measured on one H200 with torch 2.11 for CUDA 13, 8 to 32 codebooks: what 1 to 400 slots take beyond weights and caches.
+        # Measured on one H200 with torch 2.11 for CUDA 13, 8 to 32 codebooks: what 1 to 400 slots
+        # take beyond weights and caches.
         workspace_bytes_per_stream=4_000_000,
-        # Measured there: 70 MB more than speech-to-text takes, for the fixed parts of two graphs instead of one.
+        # Measured there: 70 MB more than speech-to-text takes, for the fixed parts of two graphs
+        # instead of one.
         runtime_bytes=1_030_000_000,
         ring_multiple=8,
     ),
@@ -86,8 +100,9 @@ VOICE_POSITIONS = 5 * 125
 class MemorySplit:
     """Bytes of GPU memory by purpose, for one model at one batch size. The last four are a text-to-speech model's, else 0.
 
-    `depformer_state_bytes` are the queries, keys and values of one step's codebooks: they live within a step, and their room is kept.
-    `new_voice_bytes` are the keys and values of a voice, which are made aside for all layers and then put into its slot.
+    `depformer_state_bytes` are the queries, keys and values of one step's codebooks: they live
+    within a step, and their room is kept. `new_voice_bytes` are the keys and values of a voice,
+    which are made aside for all layers and then put into its slot.
     """
 
     weights_bytes: int
@@ -118,9 +133,11 @@ def serving_memory(
 ) -> MemorySplit:
     """Return what `runtime` takes for a model in `dtype`, with `batch_size` slots of `context` positions each.
 
-    `context` None means the model's own, `n_q` None all codebooks of a text-to-speech model. The language model and its caches are in
-    `dtype`; conditioners and Mimi are always F32. A file in another dtype is cast tensor by tensor while loading, so no second copy of the
-    model appears. A text-to-speech model that is not distilled takes two rows of each cache for a slot: guidance runs it twice.
+    `context` None means the model's own, `n_q` None all codebooks of a text-to-speech model. The
+    language model and its caches are in `dtype`; conditioners and Mimi are always F32. A file in
+    another dtype is cast tensor by tensor while loading, so no second copy of the model appears. A
+    text-to-speech model that is not distilled takes two rows of each cache for a slot: guidance
+    runs it twice.
 
     Source: candle 0.9.1, moshi-core and `moshi` 0.2.13 allocation paths; see runbooks/architecture.md, "Memory model". For the embedded
     worker, measurements over model, dtype, batch size and codebooks, in tests/bench/history.jsonl.
@@ -130,7 +147,8 @@ def serving_memory(
     costs = _STT_COSTS[runtime]
     return MemorySplit(
         weights_bytes=shape.parameters * dtype.itemsize,
-        kv_bytes=batch_size * shape.kv_bytes_per_stream(dtype.itemsize, _ring(context or shape.context, costs)),
+        kv_bytes=batch_size
+        * shape.kv_bytes_per_stream(dtype.itemsize, _ring(context or shape.context, costs)),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
         workspace_bytes=batch_size * costs.workspace_bytes_per_stream,
@@ -138,16 +156,25 @@ def serving_memory(
     )
 
 
-def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Runtime, n_q: int) -> MemorySplit:
+def _speaking_memory(
+    shape: TtsShape, dtype: DType, batch_size: int, runtime: Runtime, n_q: int
+) -> MemorySplit:
     costs, item = _TTS_COSTS[runtime], dtype.itemsize
     rows = batch_size if shape.distilled else 2 * batch_size
     voice_bytes = shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS)
-    # The package loads all weight sets and runs as many passes as it is told; the embedded worker leaves out what it does not read.
+    # The package loads all weight sets and runs as many passes as it is told; the embedded worker
+    # leaves out what it does not read.
     loaded = n_q if runtime is Runtime.EMBEDDED else shape.lm.audio_codebooks
-    # The embedded worker also keeps the embeddings of all codebooks but the last multiplied out, which saves it a product a codebook.
-    tables = (n_q - 1) * shape.lm.audio_vocab_size * shape.depformer.d_model if runtime is Runtime.EMBEDDED else 0
+    # The embedded worker also keeps the embeddings of all codebooks but the last multiplied out,
+    # which saves it a product a codebook.
+    tables = (
+        (n_q - 1) * shape.lm.audio_vocab_size * shape.depformer.d_model
+        if runtime is Runtime.EMBEDDED
+        else 0
+    )
     return MemorySplit(
-        weights_bytes=shape.backbone_parameters * item + shape.conditioner_parameters * DType.F32.itemsize,
+        weights_bytes=shape.backbone_parameters * item
+        + shape.conditioner_parameters * DType.F32.itemsize,
         kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, _ring(shape.lm.context, costs)),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
@@ -155,7 +182,12 @@ def _speaking_memory(shape: TtsShape, dtype: DType, batch_size: int, runtime: Ru
         runtime_bytes=costs.runtime_bytes,
         depformer_weights_bytes=(shape.depformer_parameters(loaded) + tables) * item,
         cross_kv_bytes=rows * voice_bytes,
-        depformer_state_bytes=rows * 3 * shape.depformer.num_layers * loaded * shape.depformer.d_model * item,
+        depformer_state_bytes=rows
+        * 3
+        * shape.depformer.num_layers
+        * loaded
+        * shape.depformer.d_model
+        * item,
         new_voice_bytes=voice_bytes,
     )
 
@@ -174,5 +206,8 @@ def largest_batch(
     n_q: int | None = None,
 ) -> int:
     """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`; 0 when not even one slot fits."""
-    fixed, one = (serving_memory(shape, dtype, slots, context=context, runtime=runtime, n_q=n_q).total_bytes for slots in (0, 1))
+    fixed, one = (
+        serving_memory(shape, dtype, slots, context=context, runtime=runtime, n_q=n_q).total_bytes
+        for slots in (0, 1)
+    )
     return max(0, (usable_bytes - fixed) // (one - fixed))

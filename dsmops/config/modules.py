@@ -35,7 +35,11 @@ class Module:
     def py_keys(self) -> Mapping[str, Key]:
         """The keys that the embedded script reads from `py`; none where another script, or nobody, reads the table."""
         py = MODULES[self.kind].keys.get("py")
-        return py.type.keys if py and isinstance(py.type, Section) and "script" not in self.table else {}
+        return (
+            py.type.keys
+            if py and isinstance(py.type, Section) and "script" not in self.table
+            else {}
+        )
 
     def where(self, *keys: str) -> KeyPath:
         """Return the key path of something in this module."""
@@ -58,13 +62,31 @@ class Module:
 
     def lm_shape(self) -> LmShape | None:
         """Return the dimensions that `[model]` gives, None when one is missing, zero or of another type."""
-        sizes = [self.whole("model", "transformer", key) for key in _TRANSFORMER_SIZES] + [self.whole("model", key) for key in _MODEL_SIZES]
+        sizes = [self.whole("model", "transformer", key) for key in _TRANSFORMER_SIZES] + [
+            self.whole("model", key) for key in _MODEL_SIZES
+        ]
         if not all(sizes):
             return None
-        vad_heads, classes = self.whole("model", "extra_heads", "num_heads"), self.whole("model", "extra_heads", "dim")
+        vad_heads, classes = (
+            self.whole("model", "extra_heads", "num_heads"),
+            self.whole("model", "extra_heads", "dim"),
+        )
         extra_heads = (vad_heads, classes) if vad_heads and classes else None
-        width, heads, layers, feedforward, context, text_in, text_out, audio_vocab, codebooks = (size or 0 for size in sizes)
-        return LmShape(width, heads, layers, feedforward, context, text_in, text_out, audio_vocab, codebooks, extra_heads)
+        width, heads, layers, feedforward, context, text_in, text_out, audio_vocab, codebooks = (
+            size or 0 for size in sizes
+        )
+        return LmShape(
+            width,
+            heads,
+            layers,
+            feedforward,
+            context,
+            text_in,
+            text_out,
+            audio_vocab,
+            codebooks,
+            extra_heads,
+        )
 
 
 _TRANSFORMER_SIZES = ("d_model", "num_heads", "num_layers", "dim_feedforward", "context")
@@ -78,7 +100,9 @@ def modules(config: Config) -> tuple[Module, ...]:
     return tuple(
         Module(name, table["type"], table)
         for name, table in found
-        if isinstance(table, dict) and isinstance(table.get("type"), str) and table["type"] in MODULES
+        if isinstance(table, dict)
+        and isinstance(table.get("type"), str)
+        and table["type"] in MODULES
     )
 
 
@@ -122,22 +146,33 @@ _PY_ROLES = {
 def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileReference, ...]:
     """Return every file that the modules name, as the server sees it in this environment.
 
-    Left out: keys that this type of module does not read, `speaker_tokenizer_file = ""`, which means a part of the language model's file,
-    everything that a script of the operator's own gets, and names that the server cannot fetch, which a rule of their own reports.
+    Left out: keys that this type of module does not read, `speaker_tokenizer_file = ""`, which
+    means a part of the language model's file, everything that a script of the operator's own gets,
+    and names that the server cannot fetch, which a rule of their own reports.
     """
     found: list[FileReference] = []
     for module in modules(config):
         known = MODULES[module.kind].keys
-        named: dict[KeyPath, FileRole] = {(key,): role for key, role in _ROLES.items() if key in known}
+        named: dict[KeyPath, FileRole] = {
+            (key,): role for key, role in _ROLES.items() if key in known
+        }
         if "voices" in known:
-            named |= {("voices", voice): FileRole.OTHER for voice in module.subtable("voices") or {}}
+            named |= {
+                ("voices", voice): FileRole.OTHER for voice in module.subtable("voices") or {}
+            }
         # PyPost encodes voices, with networks of its own.
         named |= {
-            ("py", key): role if module.kind != "PyPost" else FileRole.OTHER for key, role in _PY_ROLES.items() if key in module.py_keys
+            ("py", key): role if module.kind != "PyPost" else FileRole.OTHER
+            for key, role in _PY_ROLES.items()
+            if key in module.py_keys
         }
         for keys, role in named.items():
             value = module.text(*keys)
-            if value is not None and (value or keys[0] != "speaker_tokenizer_file") and not source_problem(value):
+            if (
+                value is not None
+                and (value or keys[0] != "speaker_tokenizer_file")
+                and not source_problem(value)
+            ):
                 found.append(FileReference(module.where(*keys), role, resolve(value, environ)))
         found += _voices(module, environ)
     return tuple(found)
@@ -151,7 +186,11 @@ def _voices(module: Module, environ: Mapping[str, str]) -> Iterator[FileReferenc
     seen = resolve(folder, environ)
     yield FileReference(module.where("py", "voice_folder"), FileRole.VOICES, seen)
     if voice:
-        yield FileReference(module.where("py", "default_voice"), FileRole.VOICE, replace(seen, text=f"{seen.text}/{voice}"))
+        yield FileReference(
+            module.where("py", "default_voice"),
+            FileRole.VOICE,
+            replace(seen, text=f"{seen.text}/{voice}"),
+        )
 
 
 def _at(table: Mapping[str, Any], keys: tuple[str, ...]) -> object:

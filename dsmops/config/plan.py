@@ -1,7 +1,7 @@
 """What to serve on a device: dtype, batch size, and the two bounds behind it, as one explained value. Pure.
 
-The server allocates for the whole batch at load and pays for the whole batch in every step, so both bounds matter: memory says what
-fits, time says what keeps up.
+The server allocates for the whole batch at load and pays for the whole batch in every step, so both
+bounds matter: memory says what fits, time says what keeps up.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from enum import StrEnum
 
 from dsmops.config.memory import MIB, MemorySplit, largest_batch, serving_memory
 from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch, estimate_step_ms
+from dsmops.devices import Device, Runtime
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import Device, DType, Runtime
 from dsmops.models import MODELS, PublishedModel, Shape, TtsShape
 
 CAUTIOUS_BATCH_SIZE = 4
@@ -65,10 +66,11 @@ class CodebookChoice:
 class ServingPlan:
     """The planned serving of one model on one device by one runtime.
 
-    `batch_size` is the largest safe number of slots, 0 when not even one fits. `memory` is the split at that size (at one slot when
-    nothing fits). `memory_batch_size` and `time_batch_size` are the two bounds, None where unknown. `step_ms` is the 99th percentile of a
-    measured profile, or an estimate, at `batch_size`. `n_q` is how many codebooks a text-to-speech model generates, None for others, and
-    `codebook_choices` what other numbers would change.
+    `batch_size` is the largest safe number of slots, 0 when not even one fits. `memory` is the
+    split at that size (at one slot when nothing fits). `memory_batch_size` and `time_batch_size`
+    are the two bounds, None where unknown. `step_ms` is the 99th percentile of a measured profile,
+    or an estimate, at `batch_size`. `n_q` is how many codebooks a text-to-speech model generates,
+    None for others, and `codebook_choices` what other numbers would change.
     """
 
     model: str
@@ -110,8 +112,9 @@ def plan_serving(
 ) -> ServingPlan:
     """Plan `model` on `device`; what is None follows from the device and the model.
 
-    The dtype is the one to serve in on that architecture, the reserve 3 % of the card and at least 256 MiB. Memory counts from what is
-    free now where the machine says, from the whole card otherwise.
+    The dtype is the one to serve in on that architecture, the reserve 3 % of the card and at least
+    256 MiB. Memory counts from what is free now where the machine says, from the whole card
+    otherwise.
 
     Raises:
         InputError: `runtime` cannot serve the model there, or a number makes no sense.
@@ -125,15 +128,23 @@ def plan_serving(
         time_batch: int | None = profile.largest_batch()
         basis = TimeBasis.MEASURED
     else:
-        time_batch = estimate_largest_batch(shape, chosen, device, context=window, runtime=runtime, n_q=codebooks)
+        time_batch = estimate_largest_batch(
+            shape, chosen, device, context=window, runtime=runtime, n_q=codebooks
+        )
         basis = TimeBasis.UNKNOWN if time_batch is None else TimeBasis.ESTIMATE
-    memory_batch = None if usable is None else largest_batch(shape, chosen, usable, context=window, runtime=runtime, n_q=codebooks)
+    memory_batch = (
+        None
+        if usable is None
+        else largest_batch(shape, chosen, usable, context=window, runtime=runtime, n_q=codebooks)
+    )
     batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
     slots = max(1, batch_size)
     if profile is not None:
         step_ms = profile.step_p99_ms(slots)
     else:
-        step_ms = estimate_step_ms(shape, chosen, slots, device, context=window, runtime=runtime, n_q=codebooks)
+        step_ms = estimate_step_ms(
+            shape, chosen, slots, device, context=window, runtime=runtime, n_q=codebooks
+        )
     return ServingPlan(
         model=model.name,
         runtime=runtime,
@@ -151,7 +162,9 @@ def plan_serving(
         step_ms=step_ms,
         step_budget_ms=BUDGET_MS,
         memory=serving_memory(shape, chosen, slots, context=window, runtime=runtime, n_q=codebooks),
-        alternatives=() if batch_size or usable is None else _alternatives(device, model, chosen, codebooks, usable, runtime),
+        alternatives=()
+        if batch_size or usable is None
+        else _alternatives(device, model, chosen, codebooks, usable, runtime),
         codebook_choices=tuple(_codebook_choices(shape, chosen, slots, device, runtime)),
         notes=tuple(_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime)),
     )
@@ -169,7 +182,9 @@ def _window(model: PublishedModel, context: int | None) -> int:
             code="plan.context",
         )
     if not 0 < context <= own:
-        raise InputError(f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {own} (its own).")
+        raise InputError(
+            f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {own} (its own)."
+        )
     return context
 
 
@@ -181,15 +196,25 @@ def planned_codebooks(model: PublishedModel, asked: int | None) -> int | None:
     """
     if model.tts is None:
         if asked is not None:
-            raise InputError(f"{model.name} generates no codebooks: it hears", hint="Leave --n-q away.", code="plan.codebooks")
+            raise InputError(
+                f"{model.name} generates no codebooks: it hears",
+                hint="Leave --n-q away.",
+                code="plan.codebooks",
+            )
         return None
     most = model.tts.lm.audio_codebooks
     if asked is not None and not 1 <= asked <= most:
-        raise InputError(f"{model.name} has no {asked} codebooks", hint=f"Use 1 to {most}; fewer are faster.", code="plan.codebooks")
+        raise InputError(
+            f"{model.name} has no {asked} codebooks",
+            hint=f"Use 1 to {most}; fewer are faster.",
+            code="plan.codebooks",
+        )
     return most if asked is None else asked
 
 
-def planned_dtype(device: Device, model: PublishedModel, runtime: Runtime, asked: DType | None) -> DType:
+def planned_dtype(
+    device: Device, model: PublishedModel, runtime: Runtime, asked: DType | None
+) -> DType:
     """Return the dtype that `runtime` serves `model` in on `device`: the one asked for, or what the device computes best.
 
     Raises:
@@ -230,7 +255,10 @@ def serving_dtype(device: Device, asked: DType | None = None) -> DType:
     """
     capability = device.compute_capability
     if capability is None and asked is None:
-        raise InputError(f"the compute capability of {device.name} is unknown", hint="Name the dtype to serve in: --dtype f16.")
+        raise InputError(
+            f"the compute capability of {device.name} is unknown",
+            hint="Name the dtype to serve in: --dtype f16.",
+        )
     if asked is DType.BF16 and capability is not None and not capability.native_bf16:
         raise InputError(
             f"{device.label} has no bf16 arithmetic: the server would listen and never answer",
@@ -245,7 +273,11 @@ def default_reserve_bytes(device: Device) -> int:
 
 
 def _usable_bytes(device: Device, reserve_bytes: int) -> int | None:
-    available = device.memory_free_bytes if device.memory_free_bytes is not None else device.memory_total_bytes
+    available = (
+        device.memory_free_bytes
+        if device.memory_free_bytes is not None
+        else device.memory_total_bytes
+    )
     return None if available is None else max(0, available - reserve_bytes)
 
 
@@ -262,45 +294,91 @@ def _smaller_bound(memory_batch: int | None, time_batch: int | None) -> tuple[in
 
 
 def _alternatives(
-    device: Device, model: PublishedModel, dtype: DType, n_q: int | None, usable_bytes: int, runtime: Runtime
+    device: Device,
+    model: PublishedModel,
+    dtype: DType,
+    n_q: int | None,
+    usable_bytes: int,
+    runtime: Runtime,
 ) -> tuple[Alternative, ...]:
     """Return what would fit: another dtype, a shorter context or fewer codebooks, a smaller model, each with the size it allows."""
     capability = device.compute_capability
     dtypes = [dtype]
     if dtype is DType.F32:
-        # f16 kernels exist from 5.3; they are slow on most of these cards, and slow is better than not at all.
-        dtypes += [DType.F16] if capability is None or (capability.major, capability.minor) >= (5, 3) else []
+        # f16 kernels exist from 5.3; they are slow on most of these cards, and slow is better than
+        # not at all.
+        dtypes += (
+            [DType.F16]
+            if capability is None or (capability.major, capability.minor) >= (5, 3)
+            else []
+        )
     found: list[Alternative] = []
     for other in (model, *(known for known in MODELS.values() if known is not model)):
-        if (other.tts is None) != (model.tts is None) or other.shape.parameters > model.shape.parameters:
+        if (other.tts is None) != (
+            model.tts is None
+        ) or other.shape.parameters > model.shape.parameters:
             continue
         for other_dtype in dtypes:
             for words, context, codebooks in _savings(other, n_q):
-                batch_size = largest_batch(other.shape, other_dtype, usable_bytes, context=context, runtime=runtime, n_q=codebooks)
+                batch_size = largest_batch(
+                    other.shape,
+                    other_dtype,
+                    usable_bytes,
+                    context=context,
+                    runtime=runtime,
+                    n_q=codebooks,
+                )
                 if batch_size:
                     change = f"--model {other.name} --dtype {other_dtype.candle_name}{words}"
-                    split = serving_memory(other.shape, other_dtype, batch_size, context=context, runtime=runtime, n_q=codebooks)
+                    split = serving_memory(
+                        other.shape,
+                        other_dtype,
+                        batch_size,
+                        context=context,
+                        runtime=runtime,
+                        n_q=codebooks,
+                    )
                     found.append(Alternative(change, batch_size, split.total_bytes))
                     break
     return tuple(found)
 
 
-def _savings(model: PublishedModel, n_q: int | None) -> Iterator[tuple[str, int | None, int | None]]:
+def _savings(
+    model: PublishedModel, n_q: int | None
+) -> Iterator[tuple[str, int | None, int | None]]:
     """Yield what may be made smaller in one model, as options, and the context and codebooks that they mean; first: nothing."""
-    yield f" --n-q {n_q}" if n_q and model.tts and n_q < model.tts.lm.audio_codebooks else "", None, n_q
+    yield (
+        f" --n-q {n_q}" if n_q and model.tts and n_q < model.tts.lm.audio_codebooks else "",
+        None,
+        n_q,
+    )
     if model.lm:
-        yield from ((f" --context {short}", short, None) for short in _SHORTER_CONTEXTS if short < model.lm.context)
+        yield from (
+            (f" --context {short}", short, None)
+            for short in _SHORTER_CONTEXTS
+            if short < model.lm.context
+        )
     else:
-        yield from ((f" --n-q {fewer}", None, fewer) for fewer in reversed(CODEBOOK_CHOICES) if n_q and fewer < n_q)
+        yield from (
+            (f" --n-q {fewer}", None, fewer)
+            for fewer in reversed(CODEBOOK_CHOICES)
+            if n_q and fewer < n_q
+        )
 
 
-def _codebook_choices(shape: Shape, dtype: DType, batch_size: int, device: Device, runtime: Runtime) -> Iterator[CodebookChoice]:
+def _codebook_choices(
+    shape: Shape, dtype: DType, batch_size: int, device: Device, runtime: Runtime
+) -> Iterator[CodebookChoice]:
     if not isinstance(shape, TtsShape):
         return
     for n_q in CODEBOOK_CHOICES:
         if n_q <= shape.lm.audio_codebooks:
             step_ms = estimate_step_ms(shape, dtype, batch_size, device, runtime=runtime, n_q=n_q)
-            yield CodebookChoice(n_q, step_ms, serving_memory(shape, dtype, batch_size, runtime=runtime, n_q=n_q).total_bytes)
+            yield CodebookChoice(
+                n_q,
+                step_ms,
+                serving_memory(shape, dtype, batch_size, runtime=runtime, n_q=n_q).total_bytes,
+            )
 
 
 def _notes(
@@ -324,7 +402,12 @@ def _notes(
     if device.cuda_ordinal:
         who = "The embedded worker" if embedded else "moshi-server"
         yield f"{who} takes CUDA device 0: start it with {visible_to_server(device)} for this one."
-    if not embedded and not speaks and device.compute_capability is not None and not device.compute_capability.native_bf16:
+    if (
+        not embedded
+        and not speaks
+        and device.compute_capability is not None
+        and not device.compute_capability.native_bf16
+    ):
         yield f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older ones ignore the key silently.'
     if limited_by is LimitedBy.UNKNOWN_MEMORY:
         yield "The card's memory is unknown, so a cautious batch size is planned; name the card to plan by memory."

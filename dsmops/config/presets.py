@@ -9,7 +9,7 @@ from pathlib import Path
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.errors import InputError
-from dsmops.models import MODELS, LmShape, PublishedModel, speaking_model
+from dsmops.models import MODELS, LmShape, PublishedModel, tts_model
 from dsmops.shipped import shipped_folder
 
 
@@ -31,7 +31,9 @@ def find_template(name: str) -> Path:
     if wanted not in names:
         near = get_close_matches(wanted, names, n=2) or names
         raise InputError(
-            f"there is no file and no ready config called {name!r}", hint=f"Ready are {' and '.join(near)}.", code="config.no_template"
+            f"there is no file and no ready config called {name!r}",
+            hint=f"Ready are {' and '.join(near)}.",
+            code="config.no_template",
         )
     return shipped_folder("configs") / wanted
 
@@ -44,14 +46,17 @@ def is_shipped(config: Config) -> bool:
 def described_model(config: Config) -> PublishedModel:
     """Return the model that a config's one speech module serves: a published one, or one that only the config describes.
 
-    The latter is named as its module, has the file names that the config gives, and belongs to no repository.
+    The latter is named as its module, has the file names that the config gives, and belongs to no
+    repository.
 
     Raises:
         InputError: not exactly one BatchedAsr module has complete `[model]` tables, and the module is no Py module alone.
     """
     if speaking_module(config) is not None:
-        return speaking_model()
-    found = [module for module in modules(config) if module.kind == "BatchedAsr" and module.lm_shape()]
+        return tts_model()
+    found = [
+        module for module in modules(config) if module.kind == "BatchedAsr" and module.lm_shape()
+    ]
     if len(found) != 1:
         raise InputError(
             f"{config.path} must describe one BatchedAsr module with its [model] tables, or one Py module; it has {len(found)}",
@@ -83,9 +88,13 @@ def served_model(config: Config) -> PublishedModel | None:
     A hearing model is known by the dimensions in its `[model]` tables; there is one speaking model.
     """
     if speaking_module(config) is not None:
-        return speaking_model()
+        return tts_model()
     shapes = [shape for module in modules(config) if (shape := module.lm_shape())]
-    served = [model for model in MODELS.values() if model.lm and any(same_dimensions(shape, model.lm) for shape in shapes)]
+    served = [
+        model
+        for model in MODELS.values()
+        if model.lm and any(same_dimensions(shape, model.lm) for shape in shapes)
+    ]
     return served[0] if len(served) == 1 else None
 
 

@@ -15,16 +15,17 @@ import tomlkit
 from dsmops.config.load import Config, KeyPath, parse_config
 from dsmops.config.modules import Module, modules
 from dsmops.config.schema import MODULES, PUBLIC_TOKEN
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import DType
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSettings:
     """What to set in a template; None leaves what it says.
 
-    All but the last four belong to the one module that loads a language model, or to the only module there is. In a module whose script
-    speaks, the files go into its `py` table; `model_config_file` and `n_q` are for such a module alone.
+    All but the last four belong to the one module that loads a language model, or to the only
+    module there is. In a module whose script speaks, the files go into its `py` table;
+    `model_config_file` and `n_q` are for such a module alone.
     """
 
     lm_model_file: str | None = None
@@ -66,8 +67,8 @@ _SPEAKING_PLACES: dict[str, tuple[KeyPath, ...]] = {
 def render(template_text: str, settings: ConfigSettings, *, name: str = "the template") -> str:
     """Return the template with `settings` in it; comments, order and line endings of everything else stay.
 
-    A value that is there already is replaced in its line, and left alone when it is the wanted one. A new `dtype_override` goes below
-    `batch_size`, under a comment that says what it is for.
+    A value that is there already is replaced in its line, and left alone when it is the wanted one.
+    A new `dtype_override` goes below `batch_size`, under a comment that says what it is for.
 
     Raises:
         ConfigError: the template is no TOML.
@@ -75,19 +76,23 @@ def render(template_text: str, settings: ConfigSettings, *, name: str = "the tem
     """
     template = parse_config(template_text, path=name)
     changes = _changes(template, settings)
-    # Edits keep what stands around them, so the values in the result say whether every one of them worked.
+    # Edits keep what stands around them, so the values in the result say whether every one of them
+    # worked.
     wanted = _with_changes(template.values, changes)
     text = template.text
     for where, value in changes.items():
         text = _set(text, where, value)
     if tomllib.loads(text) != wanted:
         raise InputError(
-            "the template is laid out in a way that cannot be edited", hint="Write one key = value a line, below a [modules.NAME]."
+            "the template is laid out in a way that cannot be edited",
+            hint="Write one key = value a line, below a [modules.NAME].",
         )
     return text
 
 
-_WITHOUT_EFFECT = re.compile(r"^(?:conditioning_learnt_padding|cfg_is_no_text)\s*=.*\n", re.MULTILINE)
+_WITHOUT_EFFECT = re.compile(
+    r"^(?:conditioning_learnt_padding|cfg_is_no_text)\s*=.*\n", re.MULTILINE
+)
 """Keys that upstream's configs carry: one does nothing for models without conditioners, as the hearing ones are, nobody reads the other."""
 
 
@@ -97,14 +102,23 @@ def retitle(text: str, title: str) -> str:
     The opening comment ends at the first empty comment or other line.
     """
     lines = text.splitlines(keepends=True)
-    rest = next((number for number, line in enumerate(lines) if not line.startswith("# ")), len(lines))
-    return _WITHOUT_EFFECT.sub("", "".join([*(f"# {line}\n" for line in title.splitlines()), *lines[rest:]]))
+    rest = next(
+        (number for number, line in enumerate(lines) if not line.startswith("# ")), len(lines)
+    )
+    return _WITHOUT_EFFECT.sub(
+        "", "".join([*(f"# {line}\n" for line in title.splitlines()), *lines[rest:]])
+    )
 
 
 def diff(old_text: str, new_text: str, *, name: str = "config.toml", context_lines: int = 3) -> str:
     """Return the change between two texts as a unified diff, empty when there is none."""
     lines = difflib.unified_diff(
-        old_text.splitlines(), new_text.splitlines(), f"{name} (before)", f"{name} (after)", lineterm="", n=context_lines
+        old_text.splitlines(),
+        new_text.splitlines(),
+        f"{name} (before)",
+        f"{name} (after)",
+        lineterm="",
+        n=context_lines,
     )
     return "\n".join(lines)
 
@@ -114,7 +128,10 @@ def masked_diff(before: Config, after: Config) -> str:
     if before.text == after.text:
         return ""
     same_keys = before.values.get("authorized_ids") == after.values.get("authorized_ids")
-    shown = [_without_keys(before, "hidden"), _without_keys(after, "hidden" if same_keys else "hidden, another one")]
+    shown = [
+        _without_keys(before, "hidden"),
+        _without_keys(after, "hidden" if same_keys else "hidden, another one"),
+    ]
     # No lines around the changes: a comment there may hold a key too.
     return diff(shown[0], shown[1], name=after.path, context_lines=0)
 
@@ -133,22 +150,37 @@ def generate_api_key() -> str:
 def own_api_keys(config: Config) -> tuple[str, ...]:
     """Return the API keys of a config but for the public one: those to keep when it is rendered again."""
     keys = config.values.get("authorized_ids")
-    return tuple(key for key in keys if isinstance(key, str) and key != PUBLIC_TOKEN) if isinstance(keys, list) else ()
+    return (
+        tuple(key for key in keys if isinstance(key, str) and key != PUBLIC_TOKEN)
+        if isinstance(keys, list)
+        else ()
+    )
 
 
 def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
     """Return key path → plain TOML value of everything that is to be different from the template."""
     changes: dict[KeyPath, Any] = {(key,): getattr(settings, key) for key in _TOP_KEYS}
-    of_module = {key: value for key in _MODULE_KEYS if (value := getattr(settings, key)) is not None}
+    of_module = {
+        key: value for key in _MODULE_KEYS if (value := getattr(settings, key)) is not None
+    }
     if of_module:
         module = _module(template)
         places = _SPEAKING_PLACES if module.kind == "Py" and module.py_keys else _PLACES
         for key, value in of_module.items():
             for where in places.get(key, ((key,),)):
                 if where[0] not in MODULES[module.kind].keys:
-                    raise InputError(f"a module of type {module.kind} has no {where[-1]}", hint="Use a template with a BatchedAsr module.")
-                changes[module.where(*where)] = value.candle_name if isinstance(value, DType) else value
-    plain = {where: list(value) if isinstance(value, tuple) else value for where, value in changes.items() if value is not None}
+                    raise InputError(
+                        f"a module of type {module.kind} has no {where[-1]}",
+                        hint="Use a template with a BatchedAsr module.",
+                    )
+                changes[module.where(*where)] = (
+                    value.candle_name if isinstance(value, DType) else value
+                )
+    plain = {
+        where: list(value) if isinstance(value, tuple) else value
+        for where, value in changes.items()
+        if value is not None
+    }
     return {where: value for where, value in plain.items() if _get(template.values, where) != value}
 
 
@@ -185,8 +217,11 @@ def _line_above(config: Config, where: KeyPath) -> int | None:
     lines = config.text.split("\n")
     for key in ("batch_size", "type") if where[0] == "modules" else _TOP_KEYS:
         line = config.lines.get((*where[:-1], key))
-        # Not within an inline table, below a dotted key, or after the first line of a value that has several.
-        if line is not None and re.match(rf"[ \t]*{key}[ \t]*=[ \t]*(?!\"\"\"|'''|\[|\{{)", lines[line - 1]):
+        # Not within an inline table, below a dotted key, or after the first line of a value that
+        # has several.
+        if line is not None and re.match(
+            rf"[ \t]*{key}[ \t]*=[ \t]*(?!\"\"\"|'''|\[|\{{)", lines[line - 1]
+        ):
             return line
     return None if where[0] == "modules" else 0
 

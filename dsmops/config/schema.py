@@ -1,7 +1,8 @@
 """What moshi-server reads from a TOML, as one table: every key of every level, its type, and what it means where that is not plain.
 
-Upstream 0.6.4 is the contract. A key that only the best known fork reads is marked `fork`, one that upstream's own configs carry and
-nothing reads is marked `ignored`. Nothing is checked here; see `dsmops.config.lint`.
+Upstream 0.6.4 is the contract. A key that only the best known fork reads is marked `fork`, one that
+upstream's own configs carry and nothing reads is marked `ignored`. Nothing is checked here; see
+`dsmops.config.lint`.
 
 Source: moshi-server `main.rs` and `utils.rs`, moshi-core `lm.rs`, `transformer.rs` and `conditioner.rs`, the three embedded Python scripts.
 """
@@ -32,7 +33,9 @@ class ServerVersion(NamedTuple):
         Raises:
             ValueError: the text is no such version.
         """
-        match = re.fullmatch(r"v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][\w.+-]+)?", text.strip(), re.ASCII)
+        match = re.fullmatch(
+            r"v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][\w.+-]+)?", text.strip(), re.ASCII
+        )
         if match is None:
             raise ValueError(f"{text!r} is not a version of moshi-server; write it like 0.6.4")
         return cls(int(match[1]), int(match[2]), int(match[3]))
@@ -116,7 +119,19 @@ class Variants:
     kinds: Mapping[str, Section]
 
 
-Type = Text | Flag | Whole | Number | OneOf | Texts | TextTable | CrossAttention | Anything | Section | Variants
+Type = (
+    Text
+    | Flag
+    | Whole
+    | Number
+    | OneOf
+    | Texts
+    | TextTable
+    | CrossAttention
+    | Anything
+    | Section
+    | Variants
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +177,24 @@ TRANSFORMER = Section(
     {
         **_required(Whole(), "d_model", "num_heads", "num_layers", "dim_feedforward"),
         **_required(Flag(), "causal", "norm_first", "bias_ff", "bias_attn"),
-        "layer_scale": Key(Number(), meaning="its presence adds layer-scale tensors; the value is not used"),
+        "layer_scale": Key(
+            Number(), meaning="its presence adds layer-scale tensors; the value is not used"
+        ),
         "positional_embedding": Key(OneOf(("Rope", "Sin", "None")), required=True),
         **_required(Flag(), "use_conv_block", "use_conv_bias"),
         "conv_kernel_size": Key(Whole(), required=True),
         "conv_layout": Key(Flag(), required=True),
         "cross_attention": Key(CrossAttention()),
-        "gating": Key(OneOf(_ACTIVATIONS, tables=("elu", "leakyrelu")), meaning="absent: a plain two-layer GELU block"),
+        "gating": Key(
+            OneOf(_ACTIVATIONS, tables=("elu", "leakyrelu")),
+            meaning="absent: a plain two-layer GELU block",
+        ),
         "norm": Key(OneOf(NORMS), required=True),
-        "context": Key(Whole(), required=True, meaning="attention window in steps of 80 ms, and the length of the KV cache"),
+        "context": Key(
+            Whole(),
+            required=True,
+            meaning="attention window in steps of 80 ms, and the length of the KV cache",
+        ),
         "max_period": Key(Whole(), required=True),
         "max_seq_len": Key(Whole(), required=True, meaning="must be there, and nothing reads it"),
         "kv_repeat": Key(Whole(), required=True),
@@ -182,17 +206,31 @@ TRANSFORMER = Section(
 CONDITIONERS = Variants(
     {
         "Lut": Section(
-            {"type": Key(Text(), required=True), **_required(Whole(), "n_bins", "dim"), **_required(Texts(), "possible_values")}
+            {
+                "type": Key(Text(), required=True),
+                **_required(Whole(), "n_bins", "dim"),
+                **_required(Texts(), "possible_values"),
+            }
         ),
         "ContinuousAttribute": Section(
-            {"type": Key(Text(), required=True), **_required(Whole(), "dim"), **_required(Number(), "scale_factor", "max_period")}
+            {
+                "type": Key(Text(), required=True),
+                **_required(Whole(), "dim"),
+                **_required(Number(), "scale_factor", "max_period"),
+            }
         ),
     }
 )
 
 MODEL = Section(
     {
-        **_required(Whole(), "text_in_vocab_size", "text_out_vocab_size", "audio_vocab_size", "audio_codebooks"),
+        **_required(
+            Whole(),
+            "text_in_vocab_size",
+            "text_out_vocab_size",
+            "audio_vocab_size",
+            "audio_codebooks",
+        ),
         "transformer": Key(TRANSFORMER, required=True),
         "depformer": Key(
             Section(
@@ -203,7 +241,10 @@ MODEL = Section(
                 }
             )
         ),
-        "extra_heads": Key(Section(_required(Whole(), "num_heads", "dim")), meaning="the semantic-VAD heads behind `Step` messages"),
+        "extra_heads": Key(
+            Section(_required(Whole(), "num_heads", "dim")),
+            meaning="the semantic-VAD heads behind `Step` messages",
+        ),
         "conditioners": Key(CONDITIONERS),
     }
 )
@@ -220,13 +261,22 @@ PY_TTS = Section(
         "tokenizer": Key(Text()),
         "device": Key(Text(), default="cuda"),
         "n_q": Key(Whole(), default=24, meaning="codebooks generated; fewer is faster"),
-        "voice_folder": Key(Text(), default="~/models/tts-voices", meaning="the only key that takes hf-snapshot://"),
-        "default_voice": Key(Text(), default="barack_demo.wav", meaning="also taken for a voice that is not there"),
+        "voice_folder": Key(
+            Text(), default="~/models/tts-voices", meaning="the only key that takes hf-snapshot://"
+        ),
+        "default_voice": Key(
+            Text(), default="barack_demo.wav", meaning="also taken for a voice that is not there"
+        ),
         "temp": Key(Number(), default=0.6),
         "cfg_coef": Key(Number(), default=2.0),
         **{
             name: Key(Whole(), default=steps)
-            for name, steps in (("max_padding", 8), ("initial_padding", 2), ("final_padding", 4), ("padding_between", 1))
+            for name, steps in (
+                ("max_padding", 8),
+                ("initial_padding", 2),
+                ("final_padding", 4),
+                ("padding_between", 1),
+            )
         },
         "padding_bonus": Key(Number(), default=0),
         "interleaved_text_only": Key(Whole(), default=2),
@@ -260,8 +310,16 @@ PY_VOICE = Section(
 _TYPE_AND_PATH = {"type": Key(Text(), required=True), "path": Key(Text(), required=True)}
 _LM_FILES = _required(Text(), "lm_model_file", "text_tokenizer_file", "audio_tokenizer_file")
 _MODEL = {"model": Key(MODEL, required=True)}
-_BATCH_SIZE = {"batch_size": Key(Whole(), required=True, meaning="simultaneous streams; every step computes all of them")}
-_DELAY = {"asr_delay_in_tokens": Key(Whole(), required=True, meaning="steps between audio and its text; a property of the model")}
+_BATCH_SIZE = {
+    "batch_size": Key(
+        Whole(), required=True, meaning="simultaneous streams; every step computes all of them"
+    )
+}
+_DELAY = {
+    "asr_delay_in_tokens": Key(
+        Whole(), required=True, meaning="steps between audio and its text; a property of the model"
+    )
+}
 _STT = {
     "conditioning_delay": Key(Number()),
     "conditioning_learnt_padding": Key(Flag(), default=False),
@@ -280,7 +338,9 @@ MODULES: Mapping[str, Section] = {
             **_MODEL,
             **_DELAY,
             **_STT,
-            "log_frequency_s": Key(Number(), meaning="writes decodable voice tokens into log_dir this often"),
+            "log_frequency_s": Key(
+                Number(), meaning="writes decodable voice tokens into log_dir this often"
+            ),
             **_DTYPE,
         }
     ),
@@ -305,8 +365,21 @@ MODULES: Mapping[str, Section] = {
             "generation": Key(
                 Section(
                     {
-                        **_required(Whole(), "acoustic_delay", "text_pad_token", "text_bos_token", "text_eos_token", "text_eop_token"),
-                        **_required(Whole(), "text_start_token", "text_audio_delay_in_tokens", "max_consecutive_pads", "extra_steps"),
+                        **_required(
+                            Whole(),
+                            "acoustic_delay",
+                            "text_pad_token",
+                            "text_bos_token",
+                            "text_eos_token",
+                            "text_eop_token",
+                        ),
+                        **_required(
+                            Whole(),
+                            "text_start_token",
+                            "text_audio_delay_in_tokens",
+                            "max_consecutive_pads",
+                            "extra_steps",
+                        ),
                         **_required(Number(), "speaker_cond_duration_s"),
                         **_required(Whole(), "speaker_cond_dim", "speaker_cond_n_speakers"),
                     }
@@ -324,8 +397,16 @@ MODULES: Mapping[str, Section] = {
             "gen": Key(
                 Section(
                     {
-                        **_required(Whole(), "generated_audio_codebooks", "input_audio_codebooks", "audio_vocab_size", "acoustic_delay"),
-                        **_required(Whole(), "text_pad_token", "text_eop_token", "text_start_token"),
+                        **_required(
+                            Whole(),
+                            "generated_audio_codebooks",
+                            "input_audio_codebooks",
+                            "audio_vocab_size",
+                            "acoustic_delay",
+                        ),
+                        **_required(
+                            Whole(), "text_pad_token", "text_eop_token", "text_start_token"
+                        ),
                     }
                 ),
                 required=True,
@@ -336,7 +417,11 @@ MODULES: Mapping[str, Section] = {
     "Mimi": Section(
         {
             **_required(Text(), "type", "send_path", "recv_path", "audio_tokenizer_file"),
-            "auth_recv": Key(Flag(), required=True, meaning="whether listening needs an API key; sending always does"),
+            "auth_recv": Key(
+                Flag(),
+                required=True,
+                meaning="whether listening needs an API key; sending always does",
+            ),
             "rooms": Key(Texts(), required=True),
             "default_room": Key(Text()),
         }
@@ -356,7 +441,9 @@ MODULES: Mapping[str, Section] = {
 
 TOP = Section(
     {
-        "static_dir": Key(Text(), required=True, meaning="served to everybody for paths that no module has"),
+        "static_dir": Key(
+            Text(), required=True, meaning="served to everybody for paths that no module has"
+        ),
         "log_dir": Key(Text(), required=True),
         "instance_name": Key(Text(), required=True, meaning="part of log and capture file names"),
         "authorized_ids": Key(Texts(), required=True, meaning="API keys that clients may send"),

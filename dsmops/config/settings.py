@@ -6,7 +6,7 @@ from dsmops.config.load import Config
 from dsmops.config.modules import modules
 from dsmops.config.plan import ServingPlan
 from dsmops.config.render import ConfigSettings, generate_api_key, own_api_keys
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 from dsmops.models import PublishedModel
 
 
@@ -22,14 +22,18 @@ def serving_settings(
 ) -> ConfigSettings:
     """Return dtype, batch size and API keys for `base`, the config that is to be rendered. Pure but for a new random key.
 
-    `dtype`, `batch_size` and `api_key` are what was asked for; what was not follows from `plan`, with the published batch size as its upper
-    end. `kept_keys` are keys of a config that is replaced, empty for a new one; None says that `base` itself stays in use, and then
-    batch size and keys change only when asked for.
+    `dtype`, `batch_size` and `api_key` are what was asked for; what was not follows from `plan`,
+    with the published batch size as its upper end. `kept_keys` are keys of a config that is
+    replaced, empty for a new one; None says that `base` itself stays in use, and then batch size
+    and keys change only when asked for.
     """
     # A module that speaks has no key for its dtype.
     served = None if model.tts else dtype or (plan.dtype if plan else None)
-    inherited = next((module.text("dtype_override") for module in modules(base) if module.has_lm), None)
-    # bf16 is what the server takes by itself: it is written only where it was asked for, or has to replace something else.
+    inherited = next(
+        (module.text("dtype_override") for module in modules(base) if module.has_lm), None
+    )
+    # bf16 is what the server takes by itself: it is written only where it was asked for, or has to
+    # replace something else.
     if served is DType.BF16 and dtype is None and inherited in (None, served.candle_name):
         served = None
     keys = (api_key,) if api_key else None
@@ -49,7 +53,9 @@ def keys_to_keep(before: Config | None) -> tuple[str, ...]:
     return own_api_keys(before) if before is not None else ()
 
 
-def planned_title(model: PublishedModel, dtype: DType | None, device_label: str | None, command: str) -> str:
+def planned_title(
+    model: PublishedModel, dtype: DType | None, device_label: str | None, command: str
+) -> str:
     """Return the opening comment of a config made from a ready one."""
     served = f" in {dtype.candle_name}" if dtype else ""
     where = f" for {device_label}" if device_label else ""

@@ -1,6 +1,7 @@
 """How many pieces a sentencepiece model has, read from its bytes without sentencepiece.
 
-The file is a protobuf message whose field 1 is repeated, once for each piece. Source: `sentencepiece_model.proto`.
+The file is a protobuf message whose field 1 is repeated, once for each piece. Source:
+`sentencepiece_model.proto`.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ _BRACED = re.compile(r"\$\{[^}]*\}")
 class Resolved:
     """A value after the server's own expansion.
 
-    `text` is what the server uses: a path, or for `is_hub` the unchanged `hf://` name, of which it takes the file from revision `main`.
-    `unset` names the variables that are not set here; each became an empty string. `braced` holds `${NAME}` as written, `tilde` says
-    whether the path begins with `~`: the server expands neither, and looks for files of that very name.
+    `text` is what the server uses: a path, or for `is_hub` the unchanged `hf://` name, of which it
+    takes the file from revision `main`. `unset` names the variables that are not set here; each
+    became an empty string. `braced` holds `${NAME}` as written, `tilde` says whether the path
+    begins with `~`: the server expands neither, and looks for files of that very name.
     """
 
     text: str

@@ -1,8 +1,10 @@
 """A small catalogue of cards: what `--simulate` pretends, and what fills in a reading that a driver did not give.
 
-Capabilities are those of NVIDIA's list of CUDA GPUs. Memory and bandwidth are those of NVIDIA's data sheets, product briefs (T4: PB-09256)
-and GeForce product pages. A card sold in two memory sizes under one name appears once under that name, as the more common one, and once
-with its size. Laptop variants share a name and a capability, not a memory bus, so only their capability is known here.
+Capabilities are those of NVIDIA's list of CUDA GPUs. Memory and bandwidth are those of NVIDIA's
+data sheets, product briefs (T4: PB-09256) and GeForce product pages. A card sold in two memory
+sizes under one name appears once under that name, as the more common one, and once with its size.
+Laptop variants share a name and a capability, not a memory bus, so only their capability is known
+here.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 
 _GIB = 1 << 30
 
@@ -26,9 +28,12 @@ class Card:
     memory_bandwidth_bytes_per_s: int
 
 
-def _card(name: str, sm: str, memory_gib: int, bandwidth_gb_s: int, *, ecc_in_memory: bool = False) -> Card:
-    # Data-centre cards with GDDR6 keep their error correction in the same memory and have it on by default: one part in 16 is gone
-    # (a T4 reports 15360 MiB, an L4 23034). HBM has room of its own for it; GeForce has none; Quadro RTX ships with it off.
+def _card(
+    name: str, sm: str, memory_gib: int, bandwidth_gb_s: int, *, ecc_in_memory: bool = False
+) -> Card:
+    # Data-centre cards with GDDR6 keep their error correction in the same memory and have it on by
+    # default: one part in 16 is gone (a T4 reports 15360 MiB, an L4 23034). HBM has room of its own
+    # for it; GeForce has none; Quadro RTX ships with it off.
     memory = memory_gib * _GIB * 15 // 16 if ecc_in_memory else memory_gib * _GIB
     return Card(name, ComputeCapability.parse(sm), memory, bandwidth_gb_s * 10**9)
 
@@ -110,7 +115,11 @@ CARDS = (
 def _key(name: str) -> str:
     """`NVIDIA GeForce RTX 2070 SUPER` and `rtx-2070-super` are the same card."""
     words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
-    return "".join(word for word in words if word not in {"nvidia", "geforce", "tesla", "corporation", "graphics"})
+    return "".join(
+        word
+        for word in words
+        if word not in {"nvidia", "geforce", "tesla", "corporation", "graphics"}
+    )
 
 
 _BY_KEY = {_key(card.name): card for card in CARDS}

@@ -18,15 +18,18 @@ from dsmops.gpu.torch_build import installed_torch
 from dsmops.gpu.verdict import judge
 from dsmops.gpu.visible import MASK, visible_devices
 
-# Where NVML fails for these, nvidia-smi fails for the same reason, and may take its whole time limit to say so.
+# Where NVML fails for these, nvidia-smi fails for the same reason, and may take its whole time
+# limit to say so.
 _FINAL = {FailureKind.VERSION_MISMATCH, FailureKind.DRIVER_NOT_LOADED}
 
 
-def probe(root: Path = Path("/"), environ: Mapping[str, str] | None = None, platform: str = sys.platform) -> GpuReport:
+def probe(
+    root: Path = Path("/"), environ: Mapping[str, str] | None = None, platform: str = sys.platform
+) -> GpuReport:
     """Return the report on this machine's GPUs. Never raises for what hardware, driver or environment do: that is what it reports.
 
-    `root` is where the machine's files are read from, `environ` (default: this process's) holds the mask of visible devices, `platform` is
-    its operating system as `sys.platform` spells it.
+    `root` is where the machine's files are read from, `environ` (default: this process's) holds the
+    mask of visible devices, `platform` is its operating system as `sys.platform` spells it.
     """
     environ = os.environ if environ is None else environ
     host = read_host(root, environ, platform)
@@ -38,19 +41,33 @@ def probe(root: Path = Path("/"), environ: Mapping[str, str] | None = None, plat
         if not isinstance(second, HostReading):
             found = (no_driver(refusal, second, host),)
             mask = environ.get(MASK)
-            return GpuReport((), found, source=None, cuda_visible_devices=mask, torch=installed_torch(), pci_cards=host.pci_cards)
+            return GpuReport(
+                (),
+                found,
+                source=None,
+                cuda_visible_devices=mask,
+                torch=installed_torch(),
+                pci_cards=host.pci_cards,
+            )
         reading = second
         extra.append(nvml_failed(refusal))
     return _report(reading, host, environ, extra)
 
 
-def _report(reading: HostReading, host: HostFacts, environ: Mapping[str, str], extra: Sequence[HostFinding]) -> GpuReport:
+def _report(
+    reading: HostReading, host: HostFacts, environ: Mapping[str, str], extra: Sequence[HostFinding]
+) -> GpuReport:
     readings = [_fill_in(device) for device in reading.devices]
     visibility = visible_devices(readings, environ)
     torch = installed_torch()
     ordinal_of = {at: ordinal for ordinal, at in enumerate(visibility.ordinals)}
     devices = tuple(
-        device_report(device, reading.source, ordinal_of.get(at), judge(device.compute_capability, reading.cuda_driver_version, torch))
+        device_report(
+            device,
+            reading.source,
+            ordinal_of.get(at),
+            judge(device.compute_capability, reading.cuda_driver_version, torch),
+        )
         for at, device in enumerate(readings)
     )
     cuda = reading.cuda_driver_version
@@ -78,7 +95,11 @@ def _fill_in(reading: DeviceReading) -> DeviceReading:
     if reading.compute_capability is None and (capability := capability_of(reading.name)):
         filled["compute_capability"] = capability
     # One name may stand for two memory buses, but not with the same amount of memory.
-    same_memory = card and reading.memory_total_bytes and abs(reading.memory_total_bytes / card.memory_bytes - 1) < 0.1
+    same_memory = (
+        card
+        and reading.memory_total_bytes
+        and abs(reading.memory_total_bytes / card.memory_bytes - 1) < 0.1
+    )
     if reading.memory_bandwidth_bytes_per_s is None and card and same_memory:
         filled["memory_bandwidth_bytes_per_s"] = card.memory_bandwidth_bytes_per_s
     return replace(reading, **filled, from_catalogue=tuple(filled)) if filled else reading  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dsmops.facts import Severity
+from dsmops.findings import Severity
 from dsmops.gpu.host import HostFacts
 from dsmops.gpu.readings import ComputeMode, DeviceReading, Failure, FailureKind
 from dsmops.gpu.visible import MASK, ORDER, Visibility
@@ -32,7 +32,11 @@ def no_driver(nvml: Failure, smi: Failure | None, host: HostFacts) -> HostFindin
 
 def _explain_failure(nvml: Failure, smi: Failure | None, host: HostFacts) -> tuple[str, str, str]:
     if host.platform != "linux":
-        return "gpu.driver_missing", f"there is no CUDA on this system ({host.platform})", "Run this on the Linux machine with the GPU."
+        return (
+            "gpu.driver_missing",
+            f"there is no CUDA on this system ({host.platform})",
+            "Run this on the Linux machine with the GPU.",
+        )
     if host.jetson_model:
         spec = f" Plan for it with `--simulate {host.jetson_sm}`." if host.jetson_sm else ""
         return (
@@ -47,7 +51,11 @@ def _explain_failure(nvml: Failure, smi: Failure | None, host: HostFacts) -> tup
         case FailureKind.DRIVER_NOT_LOADED:
             return "gpu.driver_not_loaded", *_not_loaded(host)
         case FailureKind.NO_PERMISSION | FailureKind.BLOCKED:
-            return "gpu.access_refused", f"the driver refused access: {nvml.detail}", _access_hint(host)
+            return (
+                "gpu.access_refused",
+                f"the driver refused access: {nvml.detail}",
+                _access_hint(host),
+            )
         case FailureKind.LOST | FailureKind.RESET_REQUIRED | FailureKind.NO_POWER:
             return "gpu.device_lost", f"a GPU is there but does not work: {nvml.detail}", _LOST_HINT
         case FailureKind.LIBRARY_MISSING | FailureKind.TOOL_MISSING:
@@ -55,10 +63,15 @@ def _explain_failure(nvml: Failure, smi: Failure | None, host: HostFacts) -> tup
     if smi and smi.kind is FailureKind.NO_ANSWER:
         return "gpu.no_answer", f"NVML failed ({nvml.detail}) and {smi.detail}", _LOST_HINT
     if host.container:
-        # The known case: a systemd reload on the host takes the devices away from running containers.
+        # The known case: a systemd reload on the host takes the devices away from running
+        # containers.
         hint = "Restart the container; then check its `--gpus` option."
         return "gpu.access_refused", f"NVML failed inside a container: {nvml.detail}", hint
-    return "gpu.driver_failed", f"NVML failed: {nvml.detail}", "Run `nvidia-smi`, look at `sudo dmesg | grep -i nvrm`, and reboot."
+    return (
+        "gpu.driver_failed",
+        f"NVML failed: {nvml.detail}",
+        "Run `nvidia-smi`, look at `sudo dmesg | grep -i nvrm`, and reboot.",
+    )
 
 
 _LOST_HINT = (
@@ -71,9 +84,17 @@ def _mismatch(host: HostFacts) -> tuple[str, str, str]:
     version = f" {host.driver_module_version}" if host.driver_module_version else ""
     message = f"the loaded kernel module{version} and NVIDIA's libraries are of different versions, as after an update without a reboot"
     if host.container:
-        return "gpu.driver_mismatch", message, "Restart the container; if that does not help, reboot the host."
+        return (
+            "gpu.driver_mismatch",
+            message,
+            "Restart the container; if that does not help, reboot the host.",
+        )
     reload = "`sudo rmmod nvidia_drm nvidia_modeset nvidia_uvm nvidia && sudo modprobe nvidia`"
-    return "gpu.driver_mismatch", message, f"Reboot. Without a reboot: stop what uses the GPU, then {reload}."
+    return (
+        "gpu.driver_mismatch",
+        message,
+        f"Reboot. Without a reboot: stop what uses the GPU, then {reload}.",
+    )
 
 
 def _not_loaded(host: HostFacts) -> tuple[str, str]:
@@ -83,7 +104,10 @@ def _not_loaded(host: HostFacts) -> tuple[str, str]:
             "Blacklist nouveau (`echo 'blacklist nouveau' | sudo tee /etc/modprobe.d/nouveau.conf`), rebuild the initramfs, and reboot.",
         )
     if host.kernel_driver == "vfio-pci":
-        return "the card is reserved for a virtual machine (vfio-pci)", "Run dsmops in that machine, or give the card back to the host."
+        return (
+            "the card is reserved for a virtual machine (vfio-pci)",
+            "Run dsmops in that machine, or give the card back to the host.",
+        )
     return (
         "NVIDIA's libraries are installed, but its kernel module is not loaded",
         "`sudo modprobe nvidia`. If that fails: `dkms status`, and Secure Boot, which refuses unsigned modules (`mokutil --sb-state`).",
@@ -145,22 +169,40 @@ def _wsl(host: HostFacts) -> tuple[str, str, str]:
     )
 
 
-def on_reading(host: HostFacts, readings: Sequence[DeviceReading], visibility: Visibility) -> Iterable[HostFinding]:
+def on_reading(
+    host: HostFacts, readings: Sequence[DeviceReading], visibility: Visibility
+) -> Iterable[HostFinding]:
     """Yield what there is to say about a machine whose driver answered, errors first."""
     usable = bool(visibility.ordinals)
     serious = Severity.WARNING if usable else Severity.ERROR
     if not readings:
-        hint = "Check the virtual machine's or container's device settings." if not host.pci_cards else _LOST_HINT
-        yield HostFinding("gpu.device_missing", Severity.ERROR, "the NVIDIA driver works, but has no device", hint)
+        hint = (
+            "Check the virtual machine's or container's device settings."
+            if not host.pci_cards
+            else _LOST_HINT
+        )
+        yield HostFinding(
+            "gpu.device_missing", Severity.ERROR, "the NVIDIA driver works, but has no device", hint
+        )
     for reading in readings:
         if reading.failure:
             yield _device_failure(reading, reading.failure, serious)
     working = [reading for reading in readings if reading.failure is None]
-    empty_mig = [card for card in working if card.mig_enabled and (card.uuid or "") not in {other.mig_parent_uuid for other in working}]
+    empty_mig = [
+        card
+        for card in working
+        if card.mig_enabled
+        and (card.uuid or "") not in {other.mig_parent_uuid for other in working}
+    ]
     if visibility.mask is not None and visibility.mask_problem and working:
         code = "gpu.mask_cut" if usable else "gpu.all_hidden"
         message = f"{MASK}={visibility.mask!r}: {visibility.mask_problem}"
-        yield HostFinding(code, serious, message, f"`unset {MASK}`, or name the devices by UUID (`nvidia-smi -L`).")
+        yield HostFinding(
+            code,
+            serious,
+            message,
+            f"`unset {MASK}`, or name the devices by UUID (`nvidia-smi -L`).",
+        )
     for card in empty_mig:
         yield HostFinding(
             "gpu.mig_empty",
@@ -177,11 +219,18 @@ def on_reading(host: HostFacts, readings: Sequence[DeviceReading], visibility: V
 def _device_failure(reading: DeviceReading, failure: Failure, severity: Severity) -> HostFinding:
     where = f"the GPU with NVML index {reading.nvml_index}"
     if failure.kind is FailureKind.NO_PERMISSION:
-        return HostFinding("gpu.access_refused", severity, f"{where} may not be used here: {failure.detail}", "Check `ls -l /dev/nvidia*`.")
+        return HostFinding(
+            "gpu.access_refused",
+            severity,
+            f"{where} may not be used here: {failure.detail}",
+            "Check `ls -l /dev/nvidia*`.",
+        )
     if failure.kind is FailureKind.NO_POWER:
         hint = "Connect the card's power cables."
         return HostFinding("gpu.no_power", severity, f"{where} lacks power: {failure.detail}", hint)
-    return HostFinding("gpu.device_lost", severity, f"{where} does not answer: {failure.detail}", _LOST_HINT)
+    return HostFinding(
+        "gpu.device_lost", severity, f"{where} does not answer: {failure.detail}", _LOST_HINT
+    )
 
 
 def _compute_mode(card: DeviceReading, mode: ComputeMode) -> HostFinding:
@@ -194,7 +243,9 @@ def _compute_mode(card: DeviceReading, mode: ComputeMode) -> HostFinding:
     )
 
 
-def _notes(host: HostFacts, working: Sequence[DeviceReading], visibility: Visibility) -> Iterable[HostFinding]:
+def _notes(
+    host: HostFacts, working: Sequence[DeviceReading], visibility: Visibility
+) -> Iterable[HostFinding]:
     whole = [reading for reading in working if reading.mig_parent_uuid is None]
     if any(reading.mig_parent_uuid is not None for reading in working):
         yield HostFinding(
@@ -212,7 +263,12 @@ def _notes(host: HostFacts, working: Sequence[DeviceReading], visibility: Visibi
         )
     if host.jetson_model:
         message = f"{host.jetson_model}: the integrated GPU shares the host's memory, and its NVML gives few readings"
-        yield HostFinding("gpu.jetson", Severity.NOTE, message, "Take memory from `free -b`; build the server on the device itself.")
+        yield HostFinding(
+            "gpu.jetson",
+            Severity.NOTE,
+            message,
+            "Take memory from `free -b`; build the server on the device itself.",
+        )
     if host.wsl:
         yield HostFinding(
             "gpu.wsl",
@@ -227,10 +283,18 @@ def _notes(host: HostFacts, working: Sequence[DeviceReading], visibility: Visibi
             "the driver answers, but /dev/nvidia-uvm is missing, without which CUDA does not start",
             "`sudo nvidia-modprobe -u -c=0` makes it; in a container, pass the device through.",
         )
-    filled = [reading for reading in working if reading.compute_capability is None or "compute_capability" in reading.from_catalogue]
+    filled = [
+        reading
+        for reading in working
+        if reading.compute_capability is None or "compute_capability" in reading.from_catalogue
+    ]
     if filled and not host.jetson_model:
         known = all(reading.compute_capability for reading in filled)
-        how = "they were taken from the catalogue by the cards' names" if known else "the catalogue does not know every card either"
+        how = (
+            "they were taken from the catalogue by the cards' names"
+            if known
+            else "the catalogue does not know every card either"
+        )
         yield HostFinding(
             "gpu.capability_not_reported",
             Severity.NOTE if known else Severity.WARNING,

@@ -14,16 +14,25 @@ from pathlib import Path
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"  # PCI class of VGA (0x0300) and 3D (0x0302) controllers
 
-# Module name in the device tree of a Jetson → compute capability. Longer names first. Source: CUDA GPUs list, Jetson products.
-_JETSON_SM = (("thor", "11.0"), ("orin", "8.7"), ("xavier", "7.2"), ("tx2", "6.2"), ("tx1", "5.3"), ("nano", "5.3"))
+# Module name in the device tree of a Jetson → compute capability. Longer names first. Source: CUDA
+# GPUs list, Jetson products.
+_JETSON_SM = (
+    ("thor", "11.0"),
+    ("orin", "8.7"),
+    ("xavier", "7.2"),
+    ("tx2", "6.2"),
+    ("tx1", "5.3"),
+    ("nano", "5.3"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
     """What kind of machine this is.
 
-    `kernel_driver` is the kernel driver bound to the first NVIDIA card on the PCI bus (`nvidia`, `nouveau`, `vfio-pci`), or None.
-    `driver_module_version` is the version of NVIDIA's loaded kernel module. `jetson_model` is None on anything but a Jetson.
+    `kernel_driver` is the kernel driver bound to the first NVIDIA card on the PCI bus (`nvidia`,
+    `nouveau`, `vfio-pci`), or None. `driver_module_version` is the version of NVIDIA's loaded
+    kernel module. `jetson_model` is None on anything but a Jetson.
     """
 
     platform: str = "linux"
@@ -54,7 +63,9 @@ def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostFact
         wsl_library=(root / "usr/lib/wsl/lib/libnvidia-ml.so.1").exists(),
         container=_in_container(root, environ),
         jetson_model=jetson,
-        jetson_sm=next((sm for name, sm in _JETSON_SM if name in jetson.lower()), None) if jetson else None,
+        jetson_sm=next((sm for name, sm in _JETSON_SM if name in jetson.lower()), None)
+        if jetson
+        else None,
         pci_cards=len(cards),
         kernel_driver=next((driver for card in cards if (driver := _bound_driver(card))), None),
         driver_module_version=_module_version(root),
@@ -80,7 +91,8 @@ def _nvidia_pci_cards(root: Path) -> list[Path]:
         return [
             card
             for card in sorted((root / "sys/bus/pci/devices").iterdir())
-            if _text(card / "vendor") == _NVIDIA_VENDOR and _text(card / "class").startswith(_DISPLAY_CLASS)
+            if _text(card / "vendor") == _NVIDIA_VENDOR
+            and _text(card / "class").startswith(_DISPLAY_CLASS)
         ]
     return []
 

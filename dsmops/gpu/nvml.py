@@ -1,6 +1,7 @@
 """The only module that imports pynvml. NVML is loaded inside `read`, asked everything once, and shut down again.
 
-A query that a device does not support gives None. Errors that concern a whole device or the whole driver become a `Failure`, by one table.
+A query that a device does not support gives None. Errors that concern a whole device or the whole
+driver become a `Failure`, by one table.
 """
 
 from __future__ import annotations
@@ -9,10 +10,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dsmops.facts import ComputeCapability
-from dsmops.gpu.readings import ComputeMode, DeviceReading, Failure, FailureKind, HostReading, Process
+from dsmops.devices import ComputeCapability
+from dsmops.gpu.readings import (
+    ComputeMode,
+    DeviceReading,
+    Failure,
+    FailureKind,
+    HostReading,
+    Process,
+)
 
-# NVML return codes that end a device's or the driver's reading (nvml.h, nvmlReturn_t). All others mean one missing value.
+# NVML return codes that end a device's or the driver's reading (nvml.h, nvmlReturn_t). All others
+# mean one missing value.
 _FAILURES = {
     4: FailureKind.NO_PERMISSION,
     8: FailureKind.NO_POWER,
@@ -26,13 +35,18 @@ _FAILURES = {
 }
 _FUNCTION_NOT_FOUND = 13
 # nvmlComputeMode_t; exclusive by thread is long gone and means the same now.
-_COMPUTE_MODES = {0: ComputeMode.SHARED, 1: ComputeMode.EXCLUSIVE, 2: ComputeMode.PROHIBITED, 3: ComputeMode.EXCLUSIVE}
+_COMPUTE_MODES = {
+    0: ComputeMode.SHARED,
+    1: ComputeMode.EXCLUSIVE,
+    2: ComputeMode.PROHIBITED,
+    3: ComputeMode.EXCLUSIVE,
+}
 
 
 def read() -> HostReading | Failure:
     """Return what NVML says about this machine, or why it says nothing. Never raises for what hardware or driver do."""
     try:
-        import pynvml  # noqa: PLC0415 40 ms that only this function should cost
+        import pynvml
     except ImportError as exc:
         return Failure(FailureKind.BINDINGS_MISSING, str(exc))
     started_s = time.perf_counter()
@@ -109,7 +123,8 @@ def _read_device(nvml: Any, handle: Any, index: int) -> DeviceReading:
         uuid=_ask(nvml, nvml.nvmlDeviceGetUUID, handle),
         pci_bus_id=pci.busId if pci else None,
         compute_capability=ComputeCapability(*capability) if capability else None,
-        # A driver of a card that shares the host's memory may answer with zeros instead of "not supported".
+        # A driver of a card that shares the host's memory may answer with zeros instead of "not
+        # supported".
         memory_total_bytes=(memory.total or None) if memory else None,
         memory_free_bytes=memory.free if memory and memory.total else None,
         memory_used_bytes=memory.used if memory and memory.total else None,
@@ -168,14 +183,21 @@ def _processes(nvml: Any, handle: Any) -> tuple[Process, ...] | None:
         for entry in entries:
             known = found.get(entry.pid)
             # A process with both kinds of context is listed twice with the same memory.
-            found[entry.pid] = entry.usedGpuMemory if known is None else max(known, entry.usedGpuMemory or 0)
+            found[entry.pid] = (
+                entry.usedGpuMemory if known is None else max(known, entry.usedGpuMemory or 0)
+            )
     if not listed:
         return None
     ordered = sorted(found.items(), key=lambda item: (-(item[1] or 0), item[0]))
-    return tuple(Process(pid, _ask(nvml, nvml.nvmlSystemGetProcessName, pid) or None, used) for pid, used in ordered)
+    return tuple(
+        Process(pid, _ask(nvml, nvml.nvmlSystemGetProcessName, pid) or None, used)
+        for pid, used in ordered
+    )
 
 
-def _ask_strictly(nvml: Any, newest: Callable[..., Any], older: Callable[..., Any], handle: Any) -> Any:
+def _ask_strictly(
+    nvml: Any, newest: Callable[..., Any], older: Callable[..., Any], handle: Any
+) -> Any:
     """Drivers before 510 lack the third version of the process queries, which the bindings call by default."""
     try:
         return newest(handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 
 
 class FailureKind(StrEnum):
@@ -54,9 +54,10 @@ class Process:
 class DeviceReading:
     """One GPU, or one MIG instance of a GPU, as the driver describes it.
 
-    A MIG instance carries the UUID of its card in `mig_parent_uuid` and follows that card in every list. `throughput` is cores × MHz,
-    only good for telling which of two cards is the faster. `processes` is None when the driver does not list them, and empty
-    when there are none. A device with a `failure` has few readings or none.
+    A MIG instance carries the UUID of its card in `mig_parent_uuid` and follows that card in every
+    list. `throughput` is cores × MHz, only good for telling which of two cards is the faster.
+    `processes` is None when the driver does not list them, and empty when there are none. A device
+    with a `failure` has few readings or none.
     """
 
     nvml_index: int
@@ -88,8 +89,9 @@ class DeviceReading:
 class HostReading:
     """All devices in NVML order, with the driver they belong to.
 
-    `cuda_driver_version` is the newest CUDA that the driver runs. `source` is `nvml` or `nvidia-smi`. The two times are NVML's own:
-    loading its library and initialising, then all queries; None when NVML was not what answered.
+    `cuda_driver_version` is the newest CUDA that the driver runs. `source` is `nvml` or
+    `nvidia-smi`. The two times are NVML's own: loading its library and initialising, then all
+    queries; None when NVML was not what answered.
     """
 
     devices: tuple[DeviceReading, ...]

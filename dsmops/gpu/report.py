@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dsmops.devices import Device
 from dsmops.errors import DriverMissingError, EnvironmentMissingError, InputError
-from dsmops.facts import Device, Severity
+from dsmops.findings import Severity
 from dsmops.gpu.findings import HostFinding
 from dsmops.gpu.readings import DeviceReading, Process
 from dsmops.gpu.torch_build import TorchBuild
@@ -27,7 +28,8 @@ class DeviceState(StrEnum):
 class DeviceReport:
     """One device: what planners need of it, what else was read, and the verdict.
 
-    `simulated_as` is the text after `--simulate`, None for a real device. `from_catalogue` names the values that the driver did not give.
+    `simulated_as` is the text after `--simulate`, None for a real device. `from_catalogue` names
+    the values that the driver did not give.
     """
 
     device: Device
@@ -46,9 +48,10 @@ class DeviceReport:
 class GpuReport:
     """All devices of a machine in NVML order (simulated ones as given), with what there is to say about the machine.
 
-    `source` is `nvml`, `nvidia-smi`, `simulated`, or None when nothing answered. `cuda_driver_version` is the newest CUDA that the driver
-    runs. `ordinals_certain` is False where the CUDA ordinals are an estimate. `pci_cards` counts the NVIDIA cards on
-    the PCI bus, whatever the driver says of them; None for simulated ones. The times are NVML's own, apart from dsmops'.
+    `source` is `nvml`, `nvidia-smi`, `simulated`, or None when nothing answered.
+    `cuda_driver_version` is the newest CUDA that the driver runs. `ordinals_certain` is False where
+    the CUDA ordinals are an estimate. `pci_cards` counts the NVIDIA cards on the PCI bus, whatever
+    the driver says of them; None for simulated ones. The times are NVML's own, apart from dsmops'.
     """
 
     devices: tuple[DeviceReport, ...]
@@ -81,9 +84,13 @@ def choose(report: GpuReport, ordinal: int | None = None) -> Device:
     for device in report.visible:
         if device.device.cuda_ordinal == (ordinal or 0):
             return device.device
-    listed = ", ".join(f"{each.device.cuda_ordinal} is {each.device.label}" for each in report.visible)
+    listed = ", ".join(
+        f"{each.device.cuda_ordinal} is {each.device.label}" for each in report.visible
+    )
     raise InputError(
-        f"there is no CUDA device {ordinal}", hint=f"Ordinals count the visible devices from 0: {listed}.", code="gpu.no_such_device"
+        f"there is no CUDA device {ordinal}",
+        hint=f"Ordinals count the visible devices from 0: {listed}.",
+        code="gpu.no_such_device",
     )
 
 
@@ -100,7 +107,9 @@ def require_visible(report: GpuReport) -> None:
     raise DriverMissingError(f"no usable GPU: {why.message}", hint=hint, code=why.code)
 
 
-def device_report(reading: DeviceReading, source: str, ordinal: int | None, verdict: Verdict) -> DeviceReport:
+def device_report(
+    reading: DeviceReading, source: str, ordinal: int | None, verdict: Verdict
+) -> DeviceReport:
     """Return the report on one reading. `ordinal` is its CUDA ordinal, None where CUDA does not enumerate it."""
     device = Device(
         name=reading.name or f"GPU {reading.nvml_index}",

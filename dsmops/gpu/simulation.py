@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from dsmops.devices import ComputeCapability, Device
 from dsmops.errors import InputError
-from dsmops.facts import ComputeCapability, Device
 from dsmops.gpu.catalogue import find_card, nearest_names
 from dsmops.gpu.report import DeviceReport, DeviceState, GpuReport
 from dsmops.gpu.torch_build import installed_torch
@@ -16,9 +16,10 @@ from dsmops.gpu.verdict import ARCHITECTURES, judge
 def simulate(specs: Sequence[str]) -> GpuReport:
     """Return the report on a machine with these cards, CUDA ordinals in the order given.
 
-    A spec is a compute capability (`sm75`, `sm_75`, `7.5`, `75`, `8`), one with a name (`75:Tesla T4`), or a card of the catalogue
-    (`t4`, `RTX 2070 SUPER`). Memory and bandwidth are known where the catalogue knows the name; memory counts as wholly free, since free
-    memory is None. There is no driver, so nothing limits the CUDA version.
+    A spec is a compute capability (`sm75`, `sm_75`, `7.5`, `75`, `8`), one with a name (`75:Tesla
+    T4`), or a card of the catalogue (`t4`, `RTX 2070 SUPER`). Memory and bandwidth are known where
+    the catalogue knows the name; memory counts as wholly free, since free memory is None. There is
+    no driver, so nothing limits the CUDA version.
 
     Raises:
         InputError: a spec is none of these; the hint has the nearest names.
@@ -48,7 +49,11 @@ def parse_spec(spec: str, ordinal: int) -> Device:
             code="gpu.unknown_card",
         )
     if colon and not name:
-        raise InputError(f"--simulate {spec}: no name after the colon", hint="Write it like `75:Tesla T4`.", code="gpu.unknown_card")
+        raise InputError(
+            f"--simulate {spec}: no name after the colon",
+            hint="Write it like `75:Tesla T4`.",
+            code="gpu.unknown_card",
+        )
     return Device(
         name=name or f"Simulated {ARCHITECTURES[capability].family} GPU",
         compute_capability=capability,
@@ -83,4 +88,6 @@ def _unknown(spec: str, head: str) -> InputError:
         hint = f"Did you mean {' or '.join(near)}? A capability works too: `--simulate sm75`."
     else:
         hint = "Name a card (t4, rtx2070, gtx1660ti, v100, l4, h100, ...), a capability (sm75, 7.5), or both (`75:My card`)."
-    return InputError(f"--simulate {spec}: no such card or compute capability", hint=hint, code="gpu.unknown_card")
+    return InputError(
+        f"--simulate {spec}: no such card or compute capability", hint=hint, code="gpu.unknown_card"
+    )

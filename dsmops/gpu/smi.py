@@ -1,6 +1,7 @@
 """Readings through the `nvidia-smi` program, for machines where NVML cannot be loaded but the tool can be run.
 
-Fewer readings than NVML gives: no processes, no bus width. Tolerates drivers that do not know a field (470 has no `compute_cap`).
+Fewer readings than NVML gives: no processes, no bus width. Tolerates drivers that do not know a
+field (470 has no `compute_cap`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
 
 TIMEOUT_S = 5.0
@@ -36,7 +37,8 @@ _FIELDS = (
 _NEEDED = {"index", "name"}
 _MIB = 1 << 20
 
-# Newest CUDA of each driver branch. Source: release notes of the CUDA toolkits, table of toolkit and driver versions.
+# Newest CUDA of each driver branch. Source: release notes of the CUDA toolkits, table of toolkit
+# and driver versions.
 _CUDA_OF_BRANCH = {
     450: (11, 0),
     455: (11, 1),
@@ -61,7 +63,8 @@ _CUDA_OF_BRANCH = {
     590: (13, 1),
 }
 
-# What nvidia-smi prints when it cannot work, in words that have been the same for years. First match wins.
+# What nvidia-smi prints when it cannot work, in words that have been the same for years. First
+# match wins.
 _WORDS = (
     ("version mismatch", FailureKind.VERSION_MISMATCH),
     ("couldn't communicate with the NVIDIA driver", FailureKind.DRIVER_NOT_LOADED),
@@ -77,7 +80,9 @@ _WORDS = (
 
 def read(root: Path = Path("/"), *, timeout_s: float = TIMEOUT_S) -> HostReading | Failure:
     """Return what nvidia-smi says about this machine, or why it says nothing."""
-    tool = shutil.which("nvidia-smi") or (str(root / WSL_TOOL) if (root / WSL_TOOL).exists() else None)
+    tool = shutil.which("nvidia-smi") or (
+        str(root / WSL_TOOL) if (root / WSL_TOOL).exists() else None
+    )
     if tool is None:
         return Failure(FailureKind.TOOL_MISSING, "nvidia-smi is not on PATH")
     fields = list(_FIELDS)
@@ -92,7 +97,9 @@ def read(root: Path = Path("/"), *, timeout_s: float = TIMEOUT_S) -> HostReading
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Failure(FailureKind.NO_ANSWER, f"nvidia-smi did not answer within {timeout_s:g} s")
+            return Failure(
+                FailureKind.NO_ANSWER, f"nvidia-smi did not answer within {timeout_s:g} s"
+            )
         except OSError as exc:
             return Failure(FailureKind.TOOL_MISSING, f"{tool}: {exc.strerror}")
         unknown = re.search(r'Field "([^"]+)" is not a valid field', done.stdout + done.stderr)
@@ -116,15 +123,26 @@ def _understand(stdout: str, stderr: str, fields: list[str]) -> HostReading | Fa
         return failure
     devices = [_device(row) for row in rows]
     if rows and failure and failure.kind is FailureKind.LOST:
-        free_index = next(index for index in range(len(devices) + 1) if index not in {device.nvml_index for device in devices})
+        free_index = next(
+            index
+            for index in range(len(devices) + 1)
+            if index not in {device.nvml_index for device in devices}
+        )
         devices.append(DeviceReading(nvml_index=free_index, failure=failure))
         devices.sort(key=lambda device: device.nvml_index)
     driver = next((row["driver_version"] for row in rows if row.get("driver_version")), None)
-    return HostReading(tuple(devices), source="nvidia-smi", driver_version=driver, cuda_driver_version=newest_cuda(driver))
+    return HostReading(
+        tuple(devices),
+        source="nvidia-smi",
+        driver_version=driver,
+        cuda_driver_version=newest_cuda(driver),
+    )
 
 
 def _kind_of(words: str) -> FailureKind:
-    return next((kind for text, kind in _WORDS if text.lower() in words.lower()), FailureKind.UNKNOWN)
+    return next(
+        (kind for text, kind in _WORDS if text.lower() in words.lower()), FailureKind.UNKNOWN
+    )
 
 
 def _value(cell: str) -> str | None:
@@ -133,13 +151,19 @@ def _value(cell: str) -> str | None:
 
 
 def _device(row: dict[str, str | None]) -> DeviceReading:
-    capability, mig, display = row.get("compute_cap"), row.get("mig.mode.current"), row.get("display_active")
+    capability, mig, display = (
+        row.get("compute_cap"),
+        row.get("mig.mode.current"),
+        row.get("display_active"),
+    )
     return DeviceReading(
         nvml_index=int(row["index"] or 0),
         name=row["name"],
         uuid=row.get("uuid"),
         pci_bus_id=row.get("pci.bus_id"),
-        compute_capability=ComputeCapability.parse(capability) if capability and re.fullmatch(r"\d+\.\d", capability) else None,
+        compute_capability=ComputeCapability.parse(capability)
+        if capability and re.fullmatch(r"\d+\.\d", capability)
+        else None,
         memory_total_bytes=_mebibytes(row.get("memory.total")),
         memory_free_bytes=_mebibytes(row.get("memory.free")),
         memory_used_bytes=_mebibytes(row.get("memory.used")),

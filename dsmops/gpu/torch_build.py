@@ -1,7 +1,8 @@
 """Whether the torch installed beside dsmops has kernels for a card, found out without importing it (1.4 s and a CUDA context).
 
-Its `version.py` names the CUDA it was built with; for the published wheels that decides the architectures inside. A torch that was built
-otherwise (conda, a vendor's container, from source) may hold anything: the answer is then "unknown".
+Its `version.py` names the CUDA it was built with; for the published wheels that decides the
+architectures inside. A torch that was built otherwise (conda, a vendor's container, from source)
+may hold anything: the answer is then "unknown".
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 
-# Architectures in the published wheels, by the tag in the version. Sources: the CUDA support matrix in RELEASE.md of PyTorch for 2.9
-# to 2.14, its wheel build script for 2.7 and 2.8, its CUDA upgrade notes for 11.8, and `torch.cuda.get_arch_list()` of the 2.15 wheel for
-# CUDA 13.2.
+# Architectures in the published wheels, by the tag in the version. Sources: the CUDA support matrix
+# in RELEASE.md of PyTorch for 2.9 to 2.14, its wheel build script for 2.7 and 2.8, its CUDA upgrade
+# notes for 11.8, and `torch.cuda.get_arch_list()` of the 2.15 wheel for CUDA 13.2.
 _UP_TO_HOPPER = ("5.0", "6.0", "7.0", "7.5", "8.0", "8.6", "9.0")
 _TURING_ON = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")
 _VOLTA_ON = ("7.0", *_TURING_ON)
@@ -56,8 +57,8 @@ class TorchKernels(StrEnum):
 class TorchBuild:
     """The torch of this Python environment.
 
-    `cuda` is the CUDA it was built with; None with a known version means a build without CUDA. `architectures` is None where they
-    cannot be told.
+    `cuda` is the CUDA it was built with; None with a known version means a build without CUDA.
+    `architectures` is None where they cannot be told.
     """
 
     version: str
@@ -84,14 +85,22 @@ def read_build(version_file: Path) -> TorchBuild | None:
     cuda = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
     if version is None:
         return None
-    return TorchBuild(version[1], cuda[1] if cuda else None, _architectures(version[1], platform.machine()))
+    return TorchBuild(
+        version[1], cuda[1] if cuda else None, _architectures(version[1], platform.machine())
+    )
 
 
 def _architectures(version: str, machine: str) -> tuple[ComputeCapability, ...] | None:
     match = re.fullmatch(r"2\.(\d+)\.\d+\+(cu\d+)", version)
     if match is None:
         return None
-    wheels = _X86_WHEELS if machine in {"x86_64", "AMD64"} else _ARM_WHEELS if machine in {"aarch64", "arm64"} else {}
+    wheels = (
+        _X86_WHEELS
+        if machine in {"x86_64", "AMD64"}
+        else _ARM_WHEELS
+        if machine in {"aarch64", "arm64"}
+        else {}
+    )
     for first, last, names in wheels.get(match[2], ()):
         if first <= int(match[1]) <= last:
             return tuple(map(ComputeCapability.parse, names))
@@ -99,12 +108,14 @@ def _architectures(version: str, machine: str) -> tuple[ComputeCapability, ...] 
 
 
 def kernels_for(
-    build: TorchBuild | None, capability: ComputeCapability | None, cuda_driver_version: tuple[int, int] | None
+    build: TorchBuild | None,
+    capability: ComputeCapability | None,
+    cuda_driver_version: tuple[int, int] | None,
 ) -> TorchKernels:
     """Return whether `build` can run on a card of that capability under a driver that runs CUDA up to that version.
 
-    Machine code for x.y runs on x.z with z ≥ y; and a build for CUDA N.x needs a driver of CUDA N.0 or newer (minor version
-    compatibility). Source: CUDA compatibility guide.
+    Machine code for x.y runs on x.z with z ≥ y; and a build for CUDA N.x needs a driver of CUDA N.0
+    or newer (minor version compatibility). Source: CUDA compatibility guide.
     """
     if build is None:
         return TorchKernels.NOT_INSTALLED
@@ -116,5 +127,8 @@ def kernels_for(
         return TorchKernels.UNKNOWN
     if capability.major > max(arch.major for arch in build.architectures):
         return TorchKernels.UNKNOWN  # some wheels carry PTX, which a newer card can compile
-    fits = any(arch.major == capability.major and arch.minor <= capability.minor for arch in build.architectures)
+    fits = any(
+        arch.major == capability.major and arch.minor <= capability.minor
+        for arch in build.architectures
+    )
     return TorchKernels.YES if fits else TorchKernels.NO

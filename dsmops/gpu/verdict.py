@@ -1,6 +1,7 @@
 """What a card is good for, a pure function of its capability and driver: dtypes, bf16 under moshi-server, how to build the server.
 
-Facts about the server are those of moshi-server 0.6.4 as its lock file pins it: candle 0.9.1, cudarc 0.16.2.
+Facts about the server are those of moshi-server 0.6.4 as its lock file pins it: candle 0.9.1,
+cudarc 0.16.2.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dsmops.facts import ComputeCapability, DType
+from dsmops.devices import ComputeCapability
+from dsmops.dtypes import DType
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels, kernels_for
 
 CUDA_NOT_FOUND = 'DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
@@ -16,11 +18,13 @@ CUDA_NOT_FOUND = 'DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
 
 CudaVersion = tuple[int, int]
 
-# cudarc 0.16.2 stops the build with "Unsupported cuda toolkit version" outside this range; 12.9 came with 0.16.3, 13.0 with 0.17.3.
+# cudarc 0.16.2 stops the build with "Unsupported cuda toolkit version" outside this range; 12.9
+# came with 0.16.3, 13.0 with 0.17.3.
 OLDEST_TOOLKIT: CudaVersion = (11, 4)
 NEWEST_TOOLKIT: CudaVersion = (12, 8)
-# Below compute_80 candle-kernels 0.9.1 defines __hmax_nan and __hmin_nan itself for toolkits older than 12.2, which lack them. (Its test
-# also fires on 13.0 and 13.1, which have them: the build then fails.) So from 12.2 on nothing rests on that header.
+# Below compute_80 candle-kernels 0.9.1 defines __hmax_nan and __hmin_nan itself for toolkits older
+# than 12.2, which lack them. (Its test also fires on 13.0 and 13.1, which have them: the build then
+# fails.) So from 12.2 on nothing rests on that header.
 TOOLKIT_WITH_NAN_OPS: CudaVersion = (12, 2)
 
 
@@ -34,7 +38,8 @@ class Architecture:
     embedded: bool = False
 
 
-# Source: release notes of the CUDA toolkits. CUDA 12.0 dropped Kepler, CUDA 13.0 Maxwell, Pascal and Volta.
+# Source: release notes of the CUDA toolkits. CUDA 12.0 dropped Kepler, CUDA 13.0 Maxwell, Pascal
+# and Volta.
 ARCHITECTURES: dict[ComputeCapability, Architecture] = {
     ComputeCapability(3, 5): Architecture("Kepler", (5, 0), (11, 8)),
     ComputeCapability(3, 7): Architecture("Kepler", (6, 5), (11, 8)),
@@ -72,7 +77,8 @@ class Conversion(StrEnum):
 class ServerBuild:
     """How to compile moshi-server for a card: the value of `CUDA_COMPUTE_CAP` and the CUDA toolkits that do it.
 
-    `problem` is set, and the rest None, where no toolkit does. `note` says what ends the range, and what else is special about it.
+    `problem` is set, and the rest None, where no toolkit does. `note` says what ends the range, and
+    what else is special about it.
     """
 
     cuda_compute_cap: str | None
@@ -86,8 +92,9 @@ class ServerBuild:
 class Verdict:
     """What follows from a card's capability and its driver. Everything is unknown (None) where the capability is.
 
-    `native_dtypes` are those with arithmetic in the hardware. `dtype_override` is what the server's config must say, None when it
-    needs nothing. `bf16_error` is the text in the server's log when it is left out.
+    `native_dtypes` are those with arithmetic in the hardware. `dtype_override` is what the server's
+    config must say, None when it needs nothing. `bf16_error` is the text in the server's log when
+    it is left out.
     """
 
     family: str | None
@@ -102,12 +109,18 @@ class Verdict:
     torch_kernels: TorchKernels
 
 
-def judge(capability: ComputeCapability | None, cuda_driver_version: CudaVersion | None, torch: TorchBuild | None) -> Verdict:
+def judge(
+    capability: ComputeCapability | None,
+    cuda_driver_version: CudaVersion | None,
+    torch: TorchBuild | None,
+) -> Verdict:
     """Return the verdict on a card of this capability under a driver that runs CUDA up to that version (None: unknown)."""
     kernels = kernels_for(torch, capability, cuda_driver_version)
     if capability is None:
         reason = "the compute capability is unknown"
-        return Verdict(None, None, None, reason, None, None, None, Conversion.UNKNOWN, None, kernels)
+        return Verdict(
+            None, None, None, reason, None, None, None, Conversion.UNKNOWN, None, kernels
+        )
     serving = capability.serving_dtype
     known = ARCHITECTURES.get(capability)
     return Verdict(
@@ -118,7 +131,8 @@ def judge(capability: ComputeCapability | None, cuda_driver_version: CudaVersion
         bf16_fails=not capability.native_bf16,
         bf16_error=None if capability.native_bf16 else CUDA_NOT_FOUND,
         dtype_override=None if capability.native_bf16 else serving.candle_name,
-        # To f16 the conversion proves that every weight fits; to f32 it proves nothing and doubles the file.
+        # To f16 the conversion proves that every weight fits; to f32 it proves nothing and doubles
+        # the file.
         conversion=Conversion.RECOMMENDED if serving is DType.F16 else Conversion.NOT_NEEDED,
         build=plan_build(capability, cuda_driver_version),
         torch_kernels=kernels,
@@ -141,11 +155,14 @@ def _serving_reason(capability: ComputeCapability) -> str:
     return "neither bf16 nor f16 arithmetic in the hardware"
 
 
-def plan_build(capability: ComputeCapability, cuda_driver_version: CudaVersion | None) -> ServerBuild:
+def plan_build(
+    capability: ComputeCapability, cuda_driver_version: CudaVersion | None
+) -> ServerBuild:
     """Return how to build moshi-server for a card.
 
-    The server's kernels are PTX, which the driver compiles when it loads them. So a toolkit may not be newer than the CUDA that the driver
-    runs (else CUDA_ERROR_UNSUPPORTED_PTX_VERSION), and where no accepted toolkit knows a card yet, an older architecture of it will do.
+    The server's kernels are PTX, which the driver compiles when it loads them. So a toolkit may not
+    be newer than the CUDA that the driver runs (else CUDA_ERROR_UNSUPPORTED_PTX_VERSION), and where
+    no accepted toolkit knows a card yet, an older architecture of it will do.
     """
     newest = min(NEWEST_TOOLKIT, cuda_driver_version or NEWEST_TOOLKIT)
     if newest < OLDEST_TOOLKIT:
@@ -164,13 +181,20 @@ def plan_build(capability: ComputeCapability, cuda_driver_version: CudaVersion |
         and (known.last_toolkit or newest) >= OLDEST_TOOLKIT
     ]
     if not fitting:
-        return ServerBuild(None, None, None, problem=f"no CUDA toolkit that the server accepts compiles for {capability.sm}")
+        return ServerBuild(
+            None,
+            None,
+            None,
+            problem=f"no CUDA toolkit that the server accepts compiles for {capability.sm}",
+        )
     target = max(fitting)
     known = ARCHITECTURES[target]
     oldest = max(OLDEST_TOOLKIT, known.first_toolkit)
     notes = []
     if target != capability:
-        notes.append(f"no accepted toolkit compiles for {capability.sm}; kernels for {target.sm} run on it")
+        notes.append(
+            f"no accepted toolkit compiles for {capability.sm}; kernels for {target.sm} run on it"
+        )
     if known.last_toolkit and known.last_toolkit < newest:
         newest = known.last_toolkit
         notes.append(f"later toolkits dropped {known.family}")
@@ -182,7 +206,9 @@ def plan_build(capability: ComputeCapability, cuda_driver_version: CudaVersion |
         if newest >= TOOLKIT_WITH_NAN_OPS:
             oldest = TOOLKIT_WITH_NAN_OPS
         else:
-            notes.append(f"below {_dotted(TOOLKIT_WITH_NAN_OPS)} is not tried; a newer driver allows the range that is")
+            notes.append(
+                f"below {_dotted(TOOLKIT_WITH_NAN_OPS)} is not tried; a newer driver allows the range that is"
+            )
     return ServerBuild(target.cuda_compute_cap, _dotted(oldest), _dotted(newest), "; ".join(notes))
 
 

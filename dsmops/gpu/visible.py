@@ -1,8 +1,9 @@
 """Which devices a CUDA program sees, under which ordinals: `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER` applied to readings.
 
-NVML counts cards in PCI order. CUDA by default counts the fastest first, by a rule that NVIDIA does not publish; cards of one model keep
-PCI order. So the two numberings agree for certain when `CUDA_DEVICE_ORDER=PCI_BUS_ID`, when all cards are of one model, or when
-the mask names UUIDs. With different models the fastest is estimated here and the result is marked as not certain.
+NVML counts cards in PCI order. CUDA by default counts the fastest first, by a rule that NVIDIA does
+not publish; cards of one model keep PCI order. So the two numberings agree for certain when
+`CUDA_DEVICE_ORDER=PCI_BUS_ID`, when all cards are of one model, or when the mask names UUIDs. With
+different models the fastest is estimated here and the result is marked as not certain.
 
 Sources: CUDA programming guide, "CUDA environment variables"; MIG user guide, "CUDA device enumeration"; for what the guide leaves out
 (numbers read like strtoul, a repeated entry hides everything) PyTorch's own device count, which follows the driver.
@@ -24,7 +25,8 @@ ORDER = "CUDA_DEVICE_ORDER"
 class Visibility:
     """The devices that CUDA enumerates: `ordinals[n]` is the position, in the list of readings, of the device with CUDA ordinal n.
 
-    `mask` is the value of `CUDA_VISIBLE_DEVICES`, None when unset. `mask_problem` says why the mask hides more than it seems to.
+    `mask` is the value of `CUDA_VISIBLE_DEVICES`, None when unset. `mask_problem` says why the mask
+    hides more than it seems to.
     """
 
     ordinals: tuple[int, ...]
@@ -36,7 +38,11 @@ class Visibility:
 def visible_devices(readings: Sequence[DeviceReading], environ: Mapping[str, str]) -> Visibility:
     """Return what a CUDA program started in `environ` would see. Cards with a failure are taken as not enumerated."""
     mask = environ.get(MASK)
-    cards = [at for at, reading in enumerate(readings) if reading.mig_parent_uuid is None and reading.failure is None]
+    cards = [
+        at
+        for at, reading in enumerate(readings)
+        if reading.mig_parent_uuid is None and reading.failure is None
+    ]
     mixed = len({readings[at].model for at in cards}) > 1
     by_bus = environ.get(ORDER) == "PCI_BUS_ID"
     if mixed and not by_bus:
@@ -82,7 +88,11 @@ def _parse_uuids(mask: str, readings: Sequence[DeviceReading]) -> tuple[list[int
     prefix = mask[:4]
     chosen: list[int] = []
     for entry in mask.split(","):
-        found = [at for at, reading in enumerate(readings) if reading.uuid and reading.uuid.startswith(entry) and not reading.failure]
+        found = [
+            at
+            for at, reading in enumerate(readings)
+            if reading.uuid and reading.uuid.startswith(entry) and not reading.failure
+        ]
         # "GPU-" alone shows nothing, also where it would name one card (seen with driver 580).
         if not entry.startswith(prefix) or entry == prefix or len(found) != 1:
             return chosen, _cut(entry, empty=False, at_start=not chosen)

@@ -5,7 +5,16 @@ Importing this room is cheap; huggingface_hub is loaded only when a request has 
 
 from __future__ import annotations
 
-from dsmops.hub.resolve import DownloadPlan, PlannedFile, ask_once, fetch, in_cache, list_files, plan_download, read_head
+from dsmops.hub.resolve import (
+    DownloadPlan,
+    PlannedFile,
+    ask_once,
+    fetch,
+    in_cache,
+    list_files,
+    plan_download,
+    read_head,
+)
 from dsmops.hub.settings import HubSettings, Tokens, find_tokens, read_settings, server_cache
 from dsmops.hub.source import FileVersion, HubFile, is_hub_source, parse_source
 

@@ -32,7 +32,8 @@ def repo_folder(cache: Path, repo: str) -> Path:
 def find(cache: Path, file: HubFile) -> Path | None:
     """Return the cached copy of `file`, or None.
 
-    A branch or tag means the commit it stood at when it was last downloaded. Costs a few system calls.
+    A branch or tag means the commit it stood at when it was last downloaded. Costs a few system
+    calls.
     """
     path = repo_folder(cache, file.repo) / "snapshots" / _commit_of(cache, file) / file.filename
     return path if path.is_file() else None
@@ -73,8 +74,8 @@ def snapshot_path(cache: Path, file: HubFile, commit: str) -> Path:
 def link(cache: Path, file: HubFile, version: FileVersion) -> Path:
     """Make the blob of `version` visible under the name of `file`, and return that path.
 
-    At any moment the path is absent or whole, however many processes link it. Where the file system has no links, the blob itself is
-    moved there, as huggingface_hub does.
+    At any moment the path is absent or whole, however many processes link it. Where the file system
+    has no links, the blob itself is moved there, as huggingface_hub does.
     """
     blob = blob_path(cache, file, version.etag)
     path = snapshot_path(cache, file, version.commit)
@@ -115,5 +116,9 @@ def _commit_of(cache: Path, file: HubFile) -> str:
 
 def _safe(name: str, what: str) -> str:
     if _SAFE_NAME.fullmatch(name) is None:
-        raise TransferError(f"the hub answered {name!r} as {what}", hint="Check HF_ENDPOINT: this is no hub.", code="hub.answer")
+        raise TransferError(
+            f"the hub answered {name!r} as {what}",
+            hint="Check HF_ENDPOINT: this is no hub.",
+            code="hub.answer",
+        )
     return name

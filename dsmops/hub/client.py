@@ -1,7 +1,8 @@
 """The only module that talks through huggingface_hub, and the one table from its exceptions to ours.
 
-Taken from it: addresses, tokens, headers, the HTTP session (proxies, certificates, redirects that drop the token) and what a
-status means. Importing it takes 140 ms, so callers import this module only once they need the network.
+Taken from it: addresses, tokens, headers, the HTTP session (proxies, certificates, redirects that
+drop the token) and what a status means. Importing it takes 140 ms, so callers import this module
+only once they need the network.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from dsmops.hub.settings import HubSettings, without_userinfo
 from dsmops.hub.source import FileVersion, HubFile
 from dsmops.models import MODELS
 
-# Base of every failure below and above HTTP: the class of httpx under huggingface_hub 1.x, of httpx2 under 2.x.
-_HTTP_ERROR = cast("type[Exception]", next(base for base in HfHubHTTPError.__bases__ if base is not OSError))
+# Base of every failure below and above HTTP: the class of httpx under huggingface_hub 1.x, of
+# httpx2 under 2.x.
+_HTTP_ERROR = cast(
+    "type[Exception]", next(base for base in HfHubHTTPError.__bases__ if base is not OSError)
+)
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
 _NEIGHBOURS = 5
 
@@ -54,7 +58,9 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
     """
     with _translated(file, settings):
         url = _url(file, commit or file.revision, settings)
-        found = get_hf_file_metadata(url, headers=_headers(), endpoint=settings.endpoint, timeout=settings.timeout_s)
+        found = get_hf_file_metadata(
+            url, headers=_headers(), endpoint=settings.endpoint, timeout=settings.timeout_s
+        )
     if found.commit_hash is None or found.etag is None or found.size is None:
         raise TransferError(
             f"{settings.shown} does not answer like a Hugging Face hub: no commit, ETag or size for {file}",
@@ -79,8 +85,9 @@ def open_content(
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
     """Give the offset at which the answer begins and its bytes, as they arrive. One request; leaving the block closes it.
 
-    Asked for are the bytes from `start` up to, not including, `stop` (None: the end). A server without ranges begins at 0 and
-    goes to the end, so look at the offset and stop reading when there is enough.
+    Asked for are the bytes from `start` up to, not including, `stop` (None: the end). A server
+    without ranges begins at 0 and goes to the end, so look at the offset and stop reading when
+    there is enough.
     """
     headers = {**_headers(), "Accept-Encoding": "identity"}
     if start or stop is not None:
@@ -88,7 +95,9 @@ def open_content(
     url = _url(file, commit, settings)
     with (
         _translated(file, settings),
-        get_session().stream("GET", url, headers=headers, timeout=settings.timeout_s, follow_redirects=True) as response,
+        get_session().stream(
+            "GET", url, headers=headers, timeout=settings.timeout_s, follow_redirects=True
+        ) as response,
     ):
         hf_raise_for_status(response)
         yield start if response.status_code == 206 else 0, response.iter_bytes()
@@ -128,7 +137,9 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
                 code="hub.gated",
             )
         case DisabledRepoError():
-            return SourceError(f"the hub has disabled {file.repo}", hint=f"See {page}", code="hub.disabled")
+            return SourceError(
+                f"the hub has disabled {file.repo}", hint=f"See {page}", code="hub.disabled"
+            )
         case RevisionNotFoundError():
             return SourceError(
                 f"{file.repo} has no revision {file.revision!r}",
@@ -138,11 +149,14 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
         case RemoteEntryNotFoundError():
             return SourceError(
                 f"{file.repo} has no file {file.filename!r} at {file.revision}",
-                hint=_neighbours(file, settings) or f"See what it has at {page}/tree/{file.revision}",
+                hint=_neighbours(file, settings)
+                or f"See what it has at {page}/tree/{file.revision}",
                 code="hub.file_missing",
             )
         case RepositoryNotFoundError():
-            near = difflib.get_close_matches(file.repo, [model.hf_repo for model in MODELS.values()], n=1)
+            near = difflib.get_close_matches(
+                file.repo, [model.hf_repo for model in MODELS.values()], n=1
+            )
             return SourceError(
                 f"the hub has no repository {file.repo}, or it is private",
                 hint=f"{f'Did you mean {near[0]}?' if near else 'Check the name.'} "
@@ -175,18 +189,27 @@ def _translate_status(exc: HfHubHTTPError, file: HubFile, settings: HubSettings)
         )
     if status in _TRY_AGAIN:
         headers = exc.response.headers
-        # The hub limits requests by the RateLimit header of an IETF draft (t: seconds to its next window), others by Retry-After.
-        wait = re.fullmatch(r"(\d+)", headers.get("Retry-After", "")) or re.search(r";\s*t=(\d+)", headers.get("RateLimit", ""))
+        # The hub limits requests by the RateLimit header of an IETF draft (t: seconds to its next
+        # window), others by Retry-After.
+        wait = re.fullmatch(r"(\d+)", headers.get("Retry-After", "")) or re.search(
+            r";\s*t=(\d+)", headers.get("RateLimit", "")
+        )
         return TryLaterError(
             f"{settings.shown} answers {status} for {file}",
             hint="The hub is overloaded or limits requests; try again in a few minutes.",
             wait_s=int(wait[1]) if wait else 0,
         )
-    return TransferError(f"{settings.shown} answers {status} for {file}", hint="Check HF_ENDPOINT.", code="hub.answer")
+    return TransferError(
+        f"{settings.shown} answers {status} for {file}",
+        hint="Check HF_ENDPOINT.",
+        code="hub.answer",
+    )
 
 
 def _names(file: HubFile, settings: HubSettings) -> list[str]:
-    found = HfApi(endpoint=settings.endpoint).model_info(file.repo, revision=file.revision, timeout=settings.timeout_s)
+    found = HfApi(endpoint=settings.endpoint).model_info(
+        file.repo, revision=file.revision, timeout=settings.timeout_s
+    )
     return [sibling.rfilename for sibling in found.siblings or []]
 
 
@@ -196,5 +219,7 @@ def _neighbours(file: HubFile, settings: HubSettings) -> str:
     with suppress(_HTTP_ERROR):
         names = _names(file, settings)
     ending = file.filename.rpartition(".")[2]
-    near = difflib.get_close_matches(file.filename, names, n=_NEIGHBOURS) or [name for name in names if name.endswith(ending)]
+    near = difflib.get_close_matches(file.filename, names, n=_NEIGHBOURS) or [
+        name for name in names if name.endswith(ending)
+    ]
     return f"Near names there: {', '.join((near or names)[:_NEIGHBOURS])}" if names else ""

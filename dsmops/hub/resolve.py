@@ -1,13 +1,14 @@
 """From names on the hub to files on this machine: plan with sizes, fetch, reuse.
 
-The cache comes first. When all files of a plan are in it, for a pinned commit or for a branch that was resolved before, no request
-is made at all: a second run works offline and at once. The price is that a branch which has moved on the hub is not noticed;
-`refresh` asks again. When anything is missing, the revision is resolved anew and all files of it come from that one commit.
+The cache comes first. When all files of a plan are in it, for a pinned commit or for a branch that
+was resolved before, no request is made at all: a second run works offline and at once. The price is
+that a branch which has moved on the hub is not noticed; `refresh` asks again. When anything is
+missing, the revision is resolved anew and all files of it come from that one commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +18,16 @@ from dsmops.hub import cache
 from dsmops.hub.settings import HubSettings, read_settings
 from dsmops.hub.source import DEFAULT_REVISION, FileVersion, HubFile
 from dsmops.progress import SILENT, Progress
+from dsmops.units import counted, size
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
     """One file of a plan, and the version of it that will be used.
 
-    `path` is where the cache has it, None when there is something to do. `fetch_bytes` counts what is still to come over the
-    network: nothing for content that is already there, less than the whole for a download that was interrupted.
+    `path` is where the cache has it, None when there is something to do. `fetch_bytes` counts what
+    is still to come over the network: nothing for content that is already there, less than the whole
+    for a download that was interrupted.
     """
 
     file: HubFile
@@ -50,9 +53,26 @@ class DownloadPlan:
         """What has to come over the network, and onto the disk."""
         return sum(planned.fetch_bytes for planned in self.files)
 
+    def lines(self) -> Iterator[str]:
+        """Yield what a download costs, for people: the total, then one line per file.
+
+        Nothing when every file is in the cache.
+        """
+        lacking = [planned for planned in self.files if planned.path is None]
+        if not lacking:
+            return
+        what = f"{counted(len(lacking), 'file')}, {size(self.fetch_bytes)}"
+        yield f"Downloading {what}, into {self.settings.cache}"
+        for planned in lacking:
+            whole, rest = planned.version.size_bytes, planned.fetch_bytes
+            had = "" if rest == whole else f", of which {size(whole - rest)} are here already"
+            yield f"  {planned.file}  {size(whole)}{had}"
+
     def path_of(self, planned: PlannedFile) -> Path:
         """Return where the cache has a file of this plan, or will have it once it was fetched."""
-        return planned.path or cache.snapshot_path(self.settings.cache, planned.file, planned.version.commit)
+        return planned.path or cache.snapshot_path(
+            self.settings.cache, planned.file, planned.version.commit
+        )
 
 
 def in_cache(file: HubFile) -> Path | None:
@@ -83,7 +103,9 @@ def plan_download(wanted: Iterable[HubFile], *, refresh: bool = False) -> Downlo
     for file in wanted:
         path, snapshot = here[file], (file.repo, file.revision)
         if path is not None and snapshot not in unresolved:
-            planned.append(PlannedFile(file, cache.read_version(settings.cache, file, path), path, 0))
+            planned.append(
+                PlannedFile(file, cache.read_version(settings.cache, file, path), path, 0)
+            )
             continue
         planned.append(_plan_from_hub(file, commits.get(snapshot), settings))
         commits[snapshot] = planned[-1].version.commit
@@ -93,8 +115,9 @@ def plan_download(wanted: Iterable[HubFile], *, refresh: bool = False) -> Downlo
 def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, Path]:
     """Bring what the plan lacks into the cache and return where every file of it is.
 
-    An interrupted download goes on where it stopped. Large files are compared with their SHA-256. A branch is recorded as standing
-    at the new commit only once all files are there, so that a failure leaves the old ones usable.
+    An interrupted download goes on where it stopped. Large files are compared with their SHA-256. A
+    branch is recorded as standing at the new commit only once all files are there, so that a
+    failure leaves the old ones usable.
 
     Raises:
         DiskFullError: the cache's disk has no room; checked before the first byte, and noticed later too.
@@ -106,7 +129,10 @@ def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, P
     lacking = [planned for planned in plan.files if planned.path is None]
     if lacking:
         files.require_free_space(plan.settings.cache, plan.fetch_bytes)
-        progress.start(f"Downloading from {', '.join(sorted({planned.file.repo for planned in lacking}))}", plan.fetch_bytes)
+        progress.start(
+            f"Downloading from {', '.join(sorted({planned.file.repo for planned in lacking}))}",
+            plan.fetch_bytes,
+        )
         try:
             for planned in lacking:
                 paths[planned.file] = _fetch_one(planned, plan.settings, progress)
@@ -125,7 +151,7 @@ def list_files(file: HubFile) -> list[str]:
     settings = read_settings()
     if settings.offline:
         return sorted(cache.list_files(settings.cache, file))
-    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+    from dsmops.hub import transfer
 
     return sorted(transfer.list_files(file, settings))
 
@@ -142,11 +168,15 @@ def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
             return opened.read(size), path.stat().st_size
     if settings.offline:
         raise _not_staged([file], settings)
-    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+    from dsmops.hub import transfer
 
     version = transfer.ask_version(file, settings)
     # No range fits an empty file.
-    head = transfer.read_head(file, version.commit, min(size, version.size_bytes), settings) if version.size_bytes else b""
+    head = (
+        transfer.read_head(file, version.commit, min(size, version.size_bytes), settings)
+        if version.size_bytes
+        else b""
+    )
     return head, version.size_bytes
 
 
@@ -158,21 +188,23 @@ def ask_once(file: HubFile, *, timeout_s: int) -> FileVersion:
         CredentialsError: the repository is gated, or the hub refused the token or the machine.
         TransferError: the hub cannot be reached within `timeout_s`, or fails.
     """
-    from dsmops.hub import client  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+    from dsmops.hub import client
 
     return client.read_version(file, replace(read_settings(), timeout_s=timeout_s))
 
 
 def _plan_from_hub(file: HubFile, commit: str | None, settings: HubSettings) -> PlannedFile:
     """Ask the hub about `file`, at `commit` where another file of the same revision was already found there."""
-    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+    from dsmops.hub import transfer
 
     version = transfer.ask_version(file, settings, commit)
     path = cache.find(settings.cache, replace(file, revision=version.commit))
     blob = cache.blob_path(settings.cache, file, version.etag)
     if path is not None or blob.exists():
         return PlannedFile(file, version, path, 0)
-    return PlannedFile(file, version, None, version.size_bytes - _left_by_an_interrupted_download(blob, version))
+    return PlannedFile(
+        file, version, None, version.size_bytes - _left_by_an_interrupted_download(blob, version)
+    )
 
 
 def _left_by_an_interrupted_download(blob: Path, version: FileVersion) -> int:
@@ -184,7 +216,7 @@ def _left_by_an_interrupted_download(blob: Path, version: FileVersion) -> int:
 
 
 def _fetch_one(planned: PlannedFile, settings: HubSettings, progress: Progress) -> Path:
-    from dsmops.hub import transfer  # noqa: PLC0415 huggingface_hub takes 140 ms to import
+    from dsmops.hub import transfer
 
     if not cache.blob_path(settings.cache, planned.file, planned.version.etag).exists():
         transfer.download(planned.file, planned.version, settings, progress)
@@ -194,7 +226,11 @@ def _fetch_one(planned: PlannedFile, settings: HubSettings, progress: Progress) 
 def _not_staged(missing: list[HubFile], settings: HubSettings) -> SourceError:
     first = missing[0]
     revision = "" if first.revision == DEFAULT_REVISION else f" --revision {first.revision}"
-    names = " ".join(file.filename for file in missing if (file.repo, file.revision) == (first.repo, first.revision))
+    names = " ".join(
+        file.filename
+        for file in missing
+        if (file.repo, file.revision) == (first.repo, first.revision)
+    )
     return SourceError(
         f"offline, and not in the cache {settings.cache}: {', '.join(map(str, missing))}",
         hint=f"With a network run `hf download {first.repo} {names}{revision}`, or copy that cache folder from a machine that has it.",

@@ -1,7 +1,8 @@
 """What the environment says about the hub: which one, where its cache is, whether to stay offline.
 
-The variables and defaults are huggingface_hub's own, read here without importing it (140 ms) and at the time of the call.
-Where a token would come from is said here too; reading it is left to huggingface_hub.
+The variables and defaults are huggingface_hub's own, read here without importing it (140 ms) and at
+the time of the call. Where a token would come from is said here too; reading it is left to
+huggingface_hub.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ def without_userinfo(text: str) -> str:
 def read_settings() -> HubSettings:
     """Return the settings of this process.
 
-    The hub is `HF_ENDPOINT`. The cache is `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, else `huggingface/hub`
-    in `XDG_CACHE_HOME` or `~/.cache`. `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` forbids requests. `HF_HUB_DOWNLOAD_TIMEOUT` bounds
-    every wait; `HF_HUB_ETAG_TIMEOUT` is not read.
+    The hub is `HF_ENDPOINT`. The cache is `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub`
+    in `HF_HOME`, else `huggingface/hub` in `XDG_CACHE_HOME` or `~/.cache`. `HF_HUB_OFFLINE` or
+    `TRANSFORMERS_OFFLINE` forbids requests. `HF_HUB_DOWNLOAD_TIMEOUT` bounds every wait;
+    `HF_HUB_ETAG_TIMEOUT` is not read.
 
     Raises:
         InputError: a variable holds what cannot be used.
@@ -59,7 +61,11 @@ def read_settings() -> HubSettings:
         )
     timeout = environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or str(_DEFAULT_TIMEOUT_S)
     if not timeout.isdecimal():
-        raise InputError(f"HF_HUB_DOWNLOAD_TIMEOUT is {timeout!r}, and should be whole seconds", hint="Unset it.", code="hub.timeout")
+        raise InputError(
+            f"HF_HUB_DOWNLOAD_TIMEOUT is {timeout!r}, and should be whole seconds",
+            hint="Unset it.",
+            code="hub.timeout",
+        )
     stay_offline = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
     return HubSettings(
         endpoint=endpoint,
@@ -81,8 +87,13 @@ class Tokens:
 def find_tokens() -> Tokens:
     """Return where a token would be taken from; the variable wins. moshi-server reads none of them but `token` beside its cache."""
     environ = os.environ
-    variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if environ.get(name, "").strip()), None)
-    file = Path(os.path.expandvars(environ.get("HF_TOKEN_PATH", str(Path(_home()) / "token")))).expanduser()
+    variable = next(
+        (name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if environ.get(name, "").strip()),
+        None,
+    )
+    file = Path(
+        os.path.expandvars(environ.get("HF_TOKEN_PATH", str(Path(_home()) / "token")))
+    ).expanduser()
     return Tokens(variable, file, file.is_file())
 
 
@@ -96,10 +107,14 @@ def server_cache() -> Path:
 
 
 def _home() -> str:
-    return os.environ.get("HF_HOME", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
+    return os.environ.get(
+        "HF_HOME", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+    )
 
 
 def _cache_folder() -> Path:
     environ = os.environ
-    default = environ.get("HUGGINGFACE_HUB_CACHE", str(Path(os.path.expandvars(_home())).expanduser() / "hub"))
+    default = environ.get(
+        "HUGGINGFACE_HUB_CACHE", str(Path(os.path.expandvars(_home())).expanduser() / "hub")
+    )
     return Path(os.path.expandvars(environ.get("HF_HUB_CACHE", default))).expanduser().absolute()

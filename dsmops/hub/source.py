@@ -1,8 +1,9 @@
 """The names of files on the hub: `hf://org/repo[@revision]/path/in/repo`, parsed and written.
 
-The revision belongs to the repository, because published file names contain `@`: only an `@` in the second segment starts one.
-It is one segment, percent-decoded (`@feature%2Fx`), or one of the hub's own references, which keep their slashes (`@refs/pr/1`,
-`@refs/convert/NAME`). huggingface_hub reads these names in the same way; dsmops takes model repositories only.
+The revision belongs to the repository, because published file names contain `@`: only an `@` in the
+second segment starts one. It is one segment, percent-decoded (`@feature%2Fx`), or one of the hub's
+own references, which keep their slashes (`@refs/pr/1`, `@refs/convert/NAME`). huggingface_hub reads
+these names in the same way; dsmops takes model repositories only.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ EXAMPLE = "hf://kyutai/stt-1b-en_fr-candle/model.safetensors"
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _OTHER_KINDS = ("datasets", "spaces", "kernels", "buckets")
 _HUB_REFERENCE = re.compile(r"refs/(?:pr/\d+|convert/[\w.-]+)(?=/|$)", re.ASCII)
-# What the hub allows in each half of a repository's name; no `--` or `..`, no `.git` at the end, 96 characters in all.
+# What the hub allows in each half of a repository's name; no `--` or `..`, no `.git` at the end, 96
+# characters in all.
 _REPO_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 _REPO_MAX_CHARS = 96
-_WEB_PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:blob|resolve|raw)/([^/]+)/([^?#]+)(?:[?#].*)?")
+_WEB_PAGE = re.compile(
+    r"https?://[^/]+/([^/]+/[^/]+)/(?:blob|resolve|raw)/([^/]+)/([^?#]+)(?:[?#].*)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,11 @@ class HubFile:
     def __str__(self) -> str:
         if self.revision == DEFAULT_REVISION:
             return f"{SCHEME}{self.repo}/{self.filename}"
-        reference = self.revision if _HUB_REFERENCE.fullmatch(self.revision) else quote(self.revision, safe="")
+        reference = (
+            self.revision
+            if _HUB_REFERENCE.fullmatch(self.revision)
+            else quote(self.revision, safe="")
+        )
         return f"{SCHEME}{self.repo}@{reference}/{self.filename}"
 
 
@@ -52,8 +60,8 @@ class HubFile:
 class FileVersion:
     """One state of a hub file: the commit it belongs to, the name of its content, its size.
 
-    `etag` is the SHA-256 for files in large-file storage, a git hash or something opaque for the others, and empty where a cache
-    keeps a plain copy without a name.
+    `etag` is the SHA-256 for files in large-file storage, a git hash or something opaque for the
+    others, and empty where a cache keeps a plain copy without a name.
     """
 
     commit: str
@@ -82,7 +90,11 @@ def parse_source(source: str) -> HubFile:
     page = _WEB_PAGE.fullmatch(source)
     if page is not None:
         repo, revision, filename = page[1], unquote(page[2]), unquote(page[3])
-        raise _bad(source, "is a web page or a download link", f"Write it as {HubFile(repo, revision, filename)}")
+        raise _bad(
+            source,
+            "is a web page or a download link",
+            f"Write it as {HubFile(repo, revision, filename)}",
+        )
     if not is_hub_source(source):
         raise _bad(source, f"does not begin with {SCHEME}")
     body = source.removeprefix(SCHEME).removeprefix("models/")
@@ -134,7 +146,11 @@ def _split_revision(rest: str) -> tuple[str, str]:
 
 def _is_safe_path(path: str) -> bool:
     """Return whether `path` stays below the folder it is joined to, and prints as one line."""
-    return path.isprintable() and "\\" not in path and all(part not in ("", ".", "..") for part in path.split("/"))
+    return (
+        path.isprintable()
+        and "\\" not in path
+        and all(part not in ("", ".", "..") for part in path.split("/"))
+    )
 
 
 def _bad(source: str, reason: str, hint: str = "") -> SourceError:

@@ -1,8 +1,9 @@
 """Bring contents from the hub to the disk: resumed where an earlier run stopped, retried, verified, whole or not at all.
 
-The bytes are written here rather than by `hf_hub_download`, because since huggingface_hub 1.x that throws away what an interrupted
-download had (its issue 4196), does not go on after a reset connection, and does not compare the content with its SHA-256.
-What this gives up is Xet's parallel transfer; every file of the hub can be had over plain HTTP too.
+The bytes are written here rather than by `hf_hub_download`, because since huggingface_hub 1.x that
+throws away what an interrupted download had (its issue 4196), does not go on after a reset
+connection, and does not compare the content with its SHA-256. What this gives up is Xet's parallel
+transfer; every file of the hub can be had over plain HTTP too.
 """
 
 from __future__ import annotations
@@ -76,11 +77,13 @@ def read_head(file: HubFile, commit: str, size: int, settings: HubSettings) -> b
     return _patiently(read)
 
 
-def download(file: HubFile, version: FileVersion, settings: HubSettings, progress: Progress) -> None:
+def download(
+    file: HubFile, version: FileVersion, settings: HubSettings, progress: Progress
+) -> None:
     """Store the content of `file` as its blob in the cache; `progress` counts the bytes that come over the network.
 
-    When interrupted, what has arrived stays beside the blob and the next call goes on from there. Content that differs from the
-    promised size or SHA-256 is removed.
+    When interrupted, what has arrived stays beside the blob and the next call goes on from there.
+    Content that differs from the promised size or SHA-256 is removed.
 
     Raises:
         IntegrityError: the content is not what the hub promised.
@@ -94,7 +97,9 @@ def download(file: HubFile, version: FileVersion, settings: HubSettings, progres
         patience = _Patience(CONTENT_WAITS_S)
         while incoming.missing_bytes > 0:
             try:
-                with client.open_content(file, version.commit, settings, start=incoming.size_bytes) as (start, blocks):
+                with client.open_content(
+                    file, version.commit, settings, start=incoming.size_bytes
+                ) as (start, blocks):
                     incoming.rewind(start)
                     for block in blocks:
                         incoming.append(block)
@@ -105,7 +110,11 @@ def download(file: HubFile, version: FileVersion, settings: HubSettings, progres
                 patience.spend(error)
             else:
                 if incoming.missing_bytes > 0:
-                    patience.spend(client.TryLaterError(f"the connection for {file} ended early", hint="Check the network."))
+                    patience.spend(
+                        client.TryLaterError(
+                            f"the connection for {file} ended early", hint="Check the network."
+                        )
+                    )
         fault = incoming.fault()
         if fault:
             incoming.clear()

@@ -6,7 +6,6 @@ Formatter       whole blocks at a time, step lines in bulk
 redact, scan    bytes without what the rules find; how much they would find
 """
 
-from dsmops.facts import RULE_SET_VERSION
 from dsmops.logs.clock import Clock
 from dsmops.logs.filters import Filter, parse_moment
 from dsmops.logs.follow import can_follow
@@ -18,6 +17,7 @@ from dsmops.logs.redaction import Redacted, Redactor, load_or_create_key, redact
 from dsmops.logs.render import Style, render
 from dsmops.logs.sinks import plan_output
 from dsmops.logs.sources import decompressed, open_source
+from dsmops.versions import RULE_SET_VERSION
 
 __all__ = [
     "RULE_SET_VERSION",

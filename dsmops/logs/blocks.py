@@ -21,8 +21,9 @@ def read_chunks(stream: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
 def cut_blocks(chunks: Iterable[bytes], *, max_line: int = MAX_LINE_BYTES) -> Iterator[bytes]:
     """Yield the same bytes as blocks of whole lines: each but the last ends with a line end.
 
-    A line of more than `max_line` bytes is cut there, so a block may also end inside such a line. Where lines are cut does not depend on
-    the chunks. An empty chunk tells of a pause of the source, and passes as an empty block.
+    A line of more than `max_line` bytes is cut there, so a block may also end inside such a line.
+    Where lines are cut does not depend on the chunks. An empty chunk tells of a pause of the
+    source, and passes as an empty block.
     """
     carry = b""
     for chunk in chunks:

@@ -1,7 +1,7 @@
 """Time stamps: from every dialect to UTC, and to the friendly stamp of one zone.
 
-Every dialect writes `YYYY-MM-DD HH:MM`, then `:SS.fraction`, then what says the zone (the tail). Time zones change on whole minutes, so a
-minute is worked out once and the seconds are copied.
+Every dialect writes `YYYY-MM-DD HH:MM`, then `:SS.fraction`, then what says the zone (the tail).
+Time zones change on whole minutes, so a minute is worked out once and the seconds are copied.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _JITTER = timedelta(minutes=1)
 class Clock:
     """Reads stamps and writes friendly ones in one zone (None: the machine's own, as the environment says).
 
-    Stamps without a zone are taken to be in the same zone. In the hour that occurs twice such a stamp is taken for the first pass, unless
-    that would be a step back in time. So `instant` depends on the stamps before, and wants them in order.
+    Stamps without a zone are taken to be in the same zone. In the hour that occurs twice such a
+    stamp is taken for the first pass, unless that would be a step back in time. So `instant`
+    depends on the stamps before, and wants them in order.
     """
 
     def __init__(self, zone: tzinfo | None = None, *, hours24: bool = False) -> None:
@@ -93,8 +94,11 @@ class Clock:
         if tail == "Z":
             return wall.replace(tzinfo=UTC)
         if not tail:
-            # A wall time skipped in spring gives first > second; the first is the one that the offset before the jump says.
-            first, second = (wall.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+            # A wall time skipped in spring gives first > second; the first is the one that the
+            # offset before the jump says.
+            first, second = (
+                wall.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1)
+            )
             return (first, second) if first < second else first
         friendly = _FRIENDLY_TAIL.fullmatch(tail)
         offset = friendly["offset"] if friendly else tail.replace(":", "")

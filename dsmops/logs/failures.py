@@ -1,7 +1,8 @@
 """Known failures of a speech server, as its log and its console tell them: a table of signatures, and a search for them.
 
-A signature is told apart from the same words in what a client said: a line is searched once its personal parts are gone, texts to be
-spoken among them. Only the two that *are* such parts, keys in the log, are searched for in the line as it was.
+A signature is told apart from the same words in what a client said: a line is searched once its
+personal parts are gone, texts to be spoken among them. Only the two that *are* such parts, keys in
+the log, are searched for in the line as it was.
 
 Sources: the messages of moshi-server 0.6.3 and 0.6.4, candle 0.9.1, hf-hub 0.4.3, cudarc and torch; issues are public reports.
 """
@@ -13,7 +14,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dsmops.facts import Severity
+from dsmops.findings import Severity
 from dsmops.logs.plain_text import clean, decode
 from dsmops.logs.redaction import Redactor
 
@@ -26,8 +27,9 @@ _MOST_LINE_BYTES = 64 << 10
 class KnownFailure:
     """One failure with a name of its own. `name` is stable, for scripts and runbooks.
 
-    `meaning` says what happened, `fix` what to do about it, as a command where there is one. `upstream_issue` is a public report of it
-    (`kyutai-labs/moshi#355`), None where there is none we know. `runbook` is the page, with the heading where the page has several.
+    `meaning` says what happened, `fix` what to do about it, as a command where there is one.
+    `upstream_issue` is a public report of it (`kyutai-labs/moshi#355`), None where there is none we
+    know. `runbook` is the page, with the heading where the page has several.
     """
 
     name: str
@@ -67,7 +69,9 @@ _TABLE = (
     KnownFailure(
         "ptx-unsupported",
         _ERROR,
-        re.compile(r"CUDA_ERROR_UNSUPPORTED_PTX_VERSION|PTX was compiled with an unsupported toolchain"),
+        re.compile(
+            r"CUDA_ERROR_UNSUPPORTED_PTX_VERSION|PTX was compiled with an unsupported toolchain"
+        ),
         "the server was built with a CUDA toolkit newer than the driver runs",
         "kyutai-labs/moshi#303",
         "Update the driver, or build with a toolkit that it runs: `dsmops check-gpu` names the newest.",
@@ -76,7 +80,9 @@ _TABLE = (
     KnownFailure(
         "kernel-image-missing",
         _ERROR,
-        re.compile(r"CUDA_ERROR_NO_BINARY_FOR_GPU|CUDA_ERROR_INVALID_PTX|no kernel image is available"),
+        re.compile(
+            r"CUDA_ERROR_NO_BINARY_FOR_GPU|CUDA_ERROR_INVALID_PTX|no kernel image is available"
+        ),
         "the server, or its torch, was built for other cards than this one",
         None,
         "Build the server for this card, or install a torch that has kernels for it: `dsmops check-gpu` says which.",
@@ -85,7 +91,9 @@ _TABLE = (
     KnownFailure(
         "gpu-out-of-memory",
         _ERROR,
-        re.compile(r"CUDA_ERROR_OUT_OF_MEMORY|CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"),
+        re.compile(
+            r"CUDA_ERROR_OUT_OF_MEMORY|CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"
+        ),
         "the card has no room for the model and its slots",
         "kyutai-labs/moshi#54",
         "See what fits: `dsmops plan`.",
@@ -175,7 +183,9 @@ _TABLE = (
     KnownFailure(
         "hub-refused",
         _ERROR,
-        re.compile(r"huggingface\.co\S*: status code 40[134]|40[134] Client Error|GatedRepoError|RepositoryNotFoundError"),
+        re.compile(
+            r"huggingface\.co\S*: status code 40[134]|40[134] Client Error|GatedRepoError|RepositoryNotFoundError"
+        ),
         "the hub refused a file: the token is wrong or lacks access, or there is no such repository",
         "kyutai-labs/delayed-streams-modeling#119",
         "See what the hub says to this machine: `dsmops doctor`.",
@@ -197,7 +207,9 @@ _TABLE = (
         "file-missing",
         _ERROR,
         # The server prints nothing but the path of a tokenizer that it cannot read.
-        re.compile(r"(?<!shared object file: )No such file or directory|^Error: \S+\.(?:model|safetensors)$"),
+        re.compile(
+            r"(?<!shared object file: )No such file or directory|^Error: \S+\.(?:model|safetensors)$"
+        ),
         "a file that the config names is not there, or cannot be read",
         None,
         "Ask which: `dsmops check-config CONFIG`.",
@@ -234,7 +246,9 @@ _TABLE = (
         "model-loop-dead",
         _ERROR,
         # In turn: 0.6.4, 0.6.3, the Python modules.
-        re.compile(r'task failed name="?model_loop"?|model loop err|model loop or post-process err'),
+        re.compile(
+            r'task failed name="?model_loop"?|model loop err|model loop or post-process err'
+        ),
         "the loop that steps the model died; the server goes on listening, and no client will ever get `Ready`",
         "kyutai-labs/delayed-streams-modeling#74",
         "Remove the cause, which the same line or the one before names, and restart the server.",

@@ -28,22 +28,31 @@ class Filter:
 
     def wants(self, record: LogRecord) -> bool:
         """Return whether level and target of a record are wanted."""
-        if self.level and (record.level not in LEVELS or LEVELS.index(record.level) < LEVELS.index(self.level)):
+        if self.level and (
+            record.level not in LEVELS or LEVELS.index(record.level) < LEVELS.index(self.level)
+        ):
             return False
         name = record.target or ""
-        return not self.targets or any(name == target or name.startswith(f"{target}::") for target in self.targets)
+        return not self.targets or any(
+            name == target or name.startswith(f"{target}::") for target in self.targets
+        )
 
     def in_time(self, first: datetime, last: datetime) -> bool | None:
         """Return whether all instants from `first` to `last` are wanted, or None when only some may be."""
         if (self.since and last < self.since) or (self.until and first >= self.until):
             return False
-        return True if (not self.since or first >= self.since) and (not self.until or last < self.until) else None
+        return (
+            True
+            if (not self.since or first >= self.since) and (not self.until or last < self.until)
+            else None
+        )
 
 
 class Sieve:
     """Applies a filter to the lines of one log, in order: a line that begins no record shares the fate of the record before it.
 
-    Before the first record there is none, and such a line is dropped. Containers of docker compose are kept apart.
+    Before the first record there is none, and such a line is dropped. Containers of docker compose
+    are kept apart.
     """
 
     def __init__(self, wanted: Filter) -> None:
@@ -77,8 +86,9 @@ class Sieve:
 def parse_moment(text: str, now: datetime, zone: tzinfo | None) -> datetime:
     """Return the UTC instant that `--since` and `--until` name.
 
-    `2025-11-15`, `2025-11-15 08:39[:03[.5]]` (also with `T`, `Z` or an offset), `08:39[:03]` (today), `today`, `yesterday`, `now`, or
-    back from now: `-3h`, `-90s`, `-2d`. Without an offset the zone is `zone` (None: the machine's own).
+    `2025-11-15`, `2025-11-15 08:39[:03[.5]]` (also with `T`, `Z` or an offset), `08:39[:03]`
+    (today), `today`, `yesterday`, `now`, or back from now: `-3h`, `-90s`, `-2d`. Without an offset
+    the zone is `zone` (None: the machine's own).
 
     Raises:
         InputError: it is none of these.

@@ -25,13 +25,21 @@ def can_follow(source: str) -> bool:
     return source != STDIN and local_path(source).is_file()
 
 
-def follow(path: Path, stop: Event, *, poll_s: float = POLL_S, on_next: Callable[[Path], object] = lambda _: None) -> Iterator[bytes]:
+def follow(
+    path: Path,
+    stop: Event,
+    *,
+    poll_s: float = POLL_S,
+    on_next: Callable[[Path], object] = lambda _: None,
+) -> Iterator[bytes]:
     r"""Return the bytes of `path` from its beginning and whatever is added, until `stop` is set; an empty chunk tells of a pause.
 
-    When another file takes the name, the old one is read to its end first. When the file becomes shorter it is read anew. When its name
-    ends in a date and the file of a later date is there, that one comes next, and `on_next` is told. A last line that a rotation leaves
-    without its end gets one. While no file has the name, one is waited for; only at the start must it be there.
-    A file that is truncated and as long as before or longer at the next look is taken for one that grew.
+    When another file takes the name, the old one is read to its end first. When the file becomes
+    shorter it is read anew. When its name ends in a date and the file of a later date is there,
+    that one comes next, and `on_next` is told. A last line that a rotation leaves without its end
+    gets one. While no file has the name, one is waited for; only at the start must it be there. A
+    file that is truncated and as long as before or longer at the next look is taken for one that
+    grew.
 
     Raises:
         SourceError, InputError, FileAccessError: the path cannot be followed.
@@ -40,11 +48,16 @@ def follow(path: Path, stop: Event, *, poll_s: float = POLL_S, on_next: Callable
         file = path.open("rb", buffering=0)
     if is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
         file.close()
-        raise InputError(f"{path} is compressed, and such a file does not grow", hint="Format it without --follow.")
+        raise InputError(
+            f"{path} is compressed, and such a file does not grow",
+            hint="Format it without --follow.",
+        )
     return _follow(file, path, stop, poll_s, on_next)
 
 
-def _follow(first: FileIO, path: Path, stop: Event, poll_s: float, on_next: Callable[[Path], object]) -> Iterator[bytes]:
+def _follow(
+    first: FileIO, path: Path, stop: Event, poll_s: float, on_next: Callable[[Path], object]
+) -> Iterator[bytes]:
     file: FileIO | None = first
     while file is not None:
         with file:
@@ -57,7 +70,9 @@ def _follow(first: FileIO, path: Path, stop: Event, poll_s: float, on_next: Call
         file = _reopen(path, stop, poll_s)
 
 
-def _tail(file: FileIO, path: Path, stop: Event, poll_s: float) -> Generator[bytes, None, Path | None]:
+def _tail(
+    file: FileIO, path: Path, stop: Event, poll_s: float
+) -> Generator[bytes, None, Path | None]:
     """Yield what is and comes in an open file, and return the path of its successor once there is one and this file is read to its end."""
     ended = True
     successor: Path | None = None
@@ -97,7 +112,13 @@ def _successor(path: Path, file: FileIO) -> Path | None:
         return None
     with os_errors(path.parent):
         names = [other.name for other in path.parent.iterdir()]
-    later = [name for name in names if name > path.name and (other := _DATED.fullmatch(name)) and other["prefix"] == dated["prefix"]]
+    later = [
+        name
+        for name in names
+        if name > path.name
+        and (other := _DATED.fullmatch(name))
+        and other["prefix"] == dated["prefix"]
+    ]
     return path.with_name(min(later)) if later else None
 
 

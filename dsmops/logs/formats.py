@@ -1,7 +1,8 @@
 """The dialects: one class each, with `parse(text, clock) -> LogRecord | None`.
 
-`FORMATS` lists them by how specific they are; no line is of two. A new dialect is a class here, a line in `FORMATS` and a golden log.
-Text comes without colours, control characters and line end; see `reader`.
+`FORMATS` lists them by how specific they are; no line is of two. A new dialect is a class here, a
+line in `FORMATS` and a golden log. Text comes without colours, control characters and line end; see
+`reader`.
 
 Sources: tracing-subscriber 0.3.19 `fmt` (full and JSON formats), moshi-server 0.6.4 `main.rs`, the fork's `logging.rs`.
 """
@@ -43,7 +44,9 @@ class Tracing:
 
     name = "tracing"
     _START = re.compile(rf"{STAMP} +{_LEVEL} (?P<rest>.*)", re.ASCII)
-    _REST = re.compile(rf"(?:(?P<spans>.*?): )??{_TARGET}: {_SOURCE}:(?: (?P<message>.*))?", re.ASCII)
+    _REST = re.compile(
+        rf"(?:(?P<spans>.*?): )??{_TARGET}: {_SOURCE}:(?: (?P<message>.*))?", re.ASCII
+    )
     _NO_SOURCE = re.compile(rf"{_TARGET}: (?P<message>.*)", re.ASCII)
 
     def parse(self, text: str, clock: Clock) -> LogRecord | None:
@@ -51,7 +54,11 @@ class Tracing:
         if start is None:
             return None
         rest = self._REST.fullmatch(start["rest"]) or self._NO_SOURCE.fullmatch(start["rest"])
-        return None if rest is None else _record(self.name, clock, start, {**rest.groupdict(), "level": start["level"]})
+        return (
+            None
+            if rest is None
+            else _record(self.name, clock, start, {**rest.groupdict(), "level": start["level"]})
+        )
 
 
 class Friendly:
@@ -72,7 +79,8 @@ class Icons:
     """The fork's console: `time ICON LEVEL [target] [span: ..file.rs:475] message`, in the smallest style only time, icon, message."""
 
     name = "icons"
-    # In the compact style no target is written. A first word with `::` or `_` is one, `listening` is not.
+    # In the compact style no target is written. A first word with `::` or `_` is one, `listening`
+    # is not.
     _LINE = re.compile(
         rf"{STAMP} (?P<icon>[{_ICONS}]) (?:{_LEVEL} (?:(?=\S*(?:_|::)){_TARGET} (?:(?P<spans>(?:\S+: )*){_SOURCE} )?)?)?(?P<message>.*)",
         re.ASCII,
@@ -93,7 +101,9 @@ class JsonLines:
 
     name = "json"
     _STAMP = re.compile(STAMP, re.ASCII)
-    _KNOWN = frozenset({"timestamp", "level", "fields", "target", "filename", "line_number", "span", "spans"})
+    _KNOWN = frozenset(
+        {"timestamp", "level", "fields", "target", "filename", "line_number", "span", "spans"}
+    )
 
     def parse(self, text: str, clock: Clock) -> LogRecord | None:
         if not (text.startswith("{") and text.endswith("}")):
@@ -103,11 +113,21 @@ class JsonLines:
         except (ValueError, RecursionError):
             return None
         stamp = self._STAMP.fullmatch(str(found.get("timestamp")))
-        if stamp is None or found.get("level") not in LEVELS or not isinstance(found.get("fields"), dict):
+        if (
+            stamp is None
+            or found.get("level") not in LEVELS
+            or not isinstance(found.get("fields"), dict)
+        ):
             return None
-        fields = {**found["fields"], **{name: value for name, value in found.items() if name not in self._KNOWN}}
+        fields = {
+            **found["fields"],
+            **{name: value for name, value in found.items() if name not in self._KNOWN},
+        }
         message = str(fields.pop("message", ""))
-        lines = [clean(line) for line in " ".join(filter(None, [message, _shown_fields(fields)])).split("\n")]
+        lines = [
+            clean(line)
+            for line in " ".join(filter(None, [message, _shown_fields(fields)])).split("\n")
+        ]
         spans = found.get("spans") or [found.get("span")]
         number = found.get("line_number")
         parts = {
@@ -115,7 +135,9 @@ class JsonLines:
             "target": clean(str(found.get("target") or "")),
             "file": clean(str(found.get("filename") or "")),
             "line": number if type(number) is int else None,
-            "spans": clean(":".join(map(_shown_span, filter(None, spans)))) if isinstance(spans, list) else None,
+            "spans": clean(":".join(map(_shown_span, filter(None, spans))))
+            if isinstance(spans, list)
+            else None,
             "message": lines[0],
         }
         record = _record(self.name, clock, stamp, parts)
@@ -125,7 +147,9 @@ class JsonLines:
 FORMATS: tuple[Format, ...] = (Friendly(), JsonLines(), Icons(), Tracing())
 
 
-def _record(name: str, clock: Clock, stamp: re.Match[str], parts: Mapping[str, Any]) -> LogRecord | None:
+def _record(
+    name: str, clock: Clock, stamp: re.Match[str], parts: Mapping[str, Any]
+) -> LogRecord | None:
     """Return the record of a line taken apart, or None when its time does not exist (30 February). Empty parts are absent ones."""
     time = clock.instant(stamp["minute"], stamp["seconds"], stamp["tail"])
     if time is None:

@@ -56,7 +56,9 @@ class Outcome:
 class Formatter:
     """Formats one log; `feed` takes its blocks in order. Where blocks are cut makes no difference to the bytes that come out."""
 
-    def __init__(self, style: Style, *, redactor: Redactor | None = None, wanted: Filter | None = None) -> None:
+    def __init__(
+        self, style: Style, *, redactor: Redactor | None = None, wanted: Filter | None = None
+    ) -> None:
         self.counts = Counts()
         self.read_bytes = 0
         self._style, self._aside = (replace(style, clock=style.clock.fresh()) for _ in range(2))
@@ -87,14 +89,25 @@ class Formatter:
     def outcome(self) -> Outcome:
         """Return what this log came to, for a formatter that `take`s it for a part of a longer one."""
         clock = self._style.clock
-        return Outcome(self.counts, self.redactions, self.read_bytes, self._leaves_open(), clock.last, clock.guessed)
+        return Outcome(
+            self.counts,
+            self.redactions,
+            self.read_bytes,
+            self._leaves_open(),
+            clock.last,
+            clock.guessed,
+        )
 
     def can_take(self, part: Outcome) -> bool:
         """Return whether another formatter made of the next part of this log, which begins with a record, what this one would have.
 
         False also where what comes after that part depends on more than an outcome tells.
         """
-        return not (self._leaves_open() or part.leaves_open or (part.clock_guessed and self._style.clock.last))
+        return not (
+            self._leaves_open()
+            or part.leaves_open
+            or (part.clock_guessed and self._style.clock.last)
+        )
 
     def take(self, part: Outcome) -> None:
         """Take over what another formatter made of the next part of this log."""
@@ -104,7 +117,9 @@ class Formatter:
         self._style.clock.last = part.clock_last or self._style.clock.last
 
     def _leaves_open(self) -> bool:
-        return self._reader.knows_services or (self._redactor is not None and self._redactor.inside_block)
+        return self._reader.knows_services or (
+            self._redactor is not None and self._redactor.inside_block
+        )
 
     # --- line by line ------------------------------------------------------------------------------------------------------------
 
@@ -144,8 +159,14 @@ class Formatter:
                 out.append(_shown(line, self._style, self._redactor))
             record = line.record
             if record is None or record.time is None:
-                if line.continues and not self._sieve.active and not self._reader.in_traceback(line.service):
-                    self._kinds.learn_continuation(raw, line.service, out[-1], _shown(line, self._style, None))
+                if (
+                    line.continues
+                    and not self._sieve.active
+                    and not self._reader.in_traceback(line.service)
+                ):
+                    self._kinds.learn_continuation(
+                        raw, line.service, out[-1], _shown(line, self._style, None)
+                    )
             elif not STEP.fullmatch(record.message):
                 self._kinds.learn_shape(raw, shape, record.format)
             elif self._kinds.learn_step(raw, record.format):
@@ -173,7 +194,11 @@ class Formatter:
             self.counts.add_records(1, written=kept)
             return shown if kept else b""
         service, shown = self._kinds.continuations.get(raw, (None, None))
-        if shown is None or self._reader.in_traceback(service) or (self._redactor and self._redactor.inside_block):
+        if (
+            shown is None
+            or self._reader.in_traceback(service)
+            or (self._redactor and self._redactor.inside_block)
+        ):
             return None
         self.counts.lines += 1
         return shown
@@ -186,9 +211,14 @@ class Formatter:
             kind += 1
         begins = rows.begins(self._style.clock) if rows else None
         wanted = self._sieve.wanted
-        fates = {wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in begins.values()} if begins else set()
+        fates = (
+            {wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in begins.values()}
+            if begins
+            else set()
+        )
         if rows is None or begins is None or len(fates) != 1 or None in fates:
-            # No rows; or a minute that occurs twice or never, or a time limit among them, so that each line has to be looked at.
+            # No rows; or a minute that occurs twice or never, or a time limit among them, so that
+            # each line has to be looked at.
             return self._lines(text)
         in_time = True in fates
         kept = in_time and wanted.wants(rows.kind.record)
@@ -210,7 +240,9 @@ class Formatter:
         self._reader.begin(record.service, record.level)
         self._sieve.begin(record.service, in_time=in_time, kept=kept)
         if not rows.kind.tail:
-            self._style.clock.instant(rows.minutes[number].decode(), rows.seconds[number].decode(), "")
+            self._style.clock.instant(
+                rows.minutes[number].decode(), rows.seconds[number].decode(), ""
+            )
 
     def _render_aside(self, raw: bytes) -> Rendered | None:
         """Go the slow way and leave nothing behind, for experiments."""
@@ -234,7 +266,10 @@ def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
     record = line.record or LogRecord("text", line.text)
     if redactor:
         record = _redacted(record, redactor)
-    shown = [render_line(record, style), *(render_text(text, style) for text in record.continuation)]
+    shown = [
+        render_line(record, style),
+        *(render_text(text, style) for text in record.continuation),
+    ]
     if line.prefix:
         shown = [f"{line.prefix} {text}".rstrip() for text in shown]
     return ("\n".join(shown) + "\n").encode()
@@ -243,7 +278,15 @@ def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
 def _redacted(record: LogRecord, redactor: Redactor) -> LogRecord:
     of_message = redactor.line if record.time is None else redactor.part
     file, spans = (text and redactor.part(text) for text in (record.file, record.spans))
-    message, continuation = of_message(record.message), tuple(map(redactor.line, record.continuation))
-    if (file, spans, message, continuation) == (record.file, record.spans, record.message, record.continuation):
+    message, continuation = (
+        of_message(record.message),
+        tuple(map(redactor.line, record.continuation)),
+    )
+    if (file, spans, message, continuation) == (
+        record.file,
+        record.spans,
+        record.message,
+        record.continuation,
+    ):
         return record
     return replace(record, file=file, spans=spans, message=message, continuation=continuation)

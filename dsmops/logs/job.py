@@ -52,8 +52,9 @@ def format_log(
 ) -> FormatReport:
     """Format a log and return what was seen. `output` is a path, `-`, or None for the place that `plan_output` finds.
 
-    `key` redacts under this key; None leaves everything in. With `stop` a log that `can_follow` is followed until it is set; `on_next` is
-    told of each file of a later date in which it goes on. The output appears whole or not at all, unless it is followed or a stream.
+    `key` redacts under this key; None leaves everything in. With `stop` a log that `can_follow` is
+    followed until it is set; `on_next` is told of each file of a later date in which it goes on.
+    The output appears whole or not at all, unless it is followed or a stream.
 
     Raises:
         InputError: source and output cannot be used as they are.
@@ -67,7 +68,8 @@ def format_log(
     parts = [] if target is None or following else plan_parts(source)
     with (
         _open_chunks(source, parts, progress, stop if following else None, on_next) as chunks,
-        # Before the target is opened: a process inherits what is open, and with it the lock that says who writes the target.
+        # Before the target is opened: a process inherits what is open, and with it the lock that
+        # says who writes the target.
         at_work(parts[1:], formatter) as others,
         _open_target(source, target, streaming=following) as write,
         _Behind(write) as out,
@@ -134,7 +136,11 @@ def _take_over(others: list[PartAtWork], formatter: Formatter, out: _Behind) -> 
 
 @contextmanager
 def _open_chunks(
-    source: str, parts: list[Part], progress: Progress, stop: Event | None, on_next: Callable[[Path], object]
+    source: str,
+    parts: list[Part],
+    progress: Progress,
+    stop: Event | None,
+    on_next: Callable[[Path], object],
 ) -> Iterator[Iterator[bytes]]:
     """Yield the bytes to format here: what grows, the first of several parts, or all."""
     if stop is not None:

@@ -1,8 +1,9 @@
 """Lines that differ in their numbers only: understood once, then formatted without being looked at.
 
-A server writes one line per model step, and few others. From the first line of a kind a recipe is made, by experiment: the slow way
-runs on the same line at another time and with marked numbers, and where the marks come out is where the numbers belong. So the fast
-ways know neither dialects nor styles, and cannot disagree with the slow one about them. There are two:
+A server writes one line per model step, and few others. From the first line of a kind a recipe is
+made, by experiment: the slow way runs on the same line at another time and with marked numbers, and
+where the marks come out is where the numbers belong. So the fast ways know neither dialects nor
+styles, and cannot disagree with the slow one about them. There are two:
 
 - `StepKind`, for step lines by the million: one `split` of a block by a pattern gives the numbers of all its rows, one `join` the text;
 - `ShapeKind`, for the other lines that come again: the line's bytes with all digits as 0 are the key, and slices give the numbers.
@@ -22,7 +23,10 @@ from dsmops.logs.records import LogRecord
 STEP = re.compile(r"\d{1,18}(?:\.\d{1,18})?ms(?: (?:step_idx|with_data)=\d{1,18})*", re.ASCII)
 """The message of a step line: nothing in it can be a secret, whatever the numbers."""
 
-_STAMPS = {name: re.compile((FRIENDLY_STAMP if name == "friendly" else STAMP).encode()) for name in ("friendly", "")}
+_STAMPS = {
+    name: re.compile((FRIENDLY_STAMP if name == "friendly" else STAMP).encode())
+    for name in ("friendly", "")
+}
 _NUMBER = re.compile(rb"\x1b\[[0-9;]*m|(?P<number>\d{1,18}(?P<fraction>\.\d{1,18})?)")
 _PROBE_MINUTE, _PROBE_SECONDS = "2031-05-07 11:23", "58.469"
 _MOST_NUMBERS = 100
@@ -60,26 +64,40 @@ class Recipe:
     hits: Mapping[str, int]
 
 
-def find_recipe(raw: bytes, dialect: str, render: Render, clock: Clock, *, only_message: bool) -> Recipe | None:
+def find_recipe(
+    raw: bytes, dialect: str, render: Render, clock: Clock, *, only_message: bool
+) -> Recipe | None:
     """Return the recipe of lines like `raw`, or None where the experiment fails. `clock` is the one that `render` uses.
 
-    With `only_message` only numbers of the message vary; those of paths and names belong to the kind.
+    With `only_message` only numbers of the message vary; those of paths and names belong to the
+    kind.
     """
     stamp = _STAMPS.get(dialect, _STAMPS[""]).search(raw)
-    found = [match for match in _NUMBER.finditer(raw, stamp.end() if stamp else 0) if match["number"]]
+    found = [
+        match for match in _NUMBER.finditer(raw, stamp.end() if stamp else 0) if match["number"]
+    ]
     if stamp is None or len(stamp["seconds"]) < len(_PROBE_SECONDS) or len(found) > _MOST_NUMBERS:
         return None
-    numbers = {b"7%03d7" % index + (b".77" if match["fraction"] else b""): match.span("number") for index, match in enumerate(found)}
+    numbers = {
+        b"7%03d7" % index + (b".77" if match["fraction"] else b""): match.span("number")
+        for index, match in enumerate(found)
+    }
     shown = render(_probe(raw, stamp, numbers))
     if shown and only_message:
-        numbers = {mark: span for mark, span in numbers.items() if mark.decode() in shown.record.message}
+        numbers = {
+            mark: span for mark, span in numbers.items() if mark.decode() in shown.record.message
+        }
         shown = render(_probe(raw, stamp, numbers))
     minute = clock.minute(_PROBE_MINUTE, stamp["tail"].decode("utf-8", "replace"))
     if shown is None or not isinstance(minute, datetime):
         return None
     before, after = clock.around(minute)
     head, found_stamp, rest = shown.text.partition(f"{before}{_PROBE_SECONDS}{after}")
-    parts = re.split(b"(" + b"|".join(map(re.escape, numbers)) + b")", rest.encode() + b"\n") if numbers else [rest.encode() + b"\n"]
+    parts = (
+        re.split(b"(" + b"|".join(map(re.escape, numbers)) + b")", rest.encode() + b"\n")
+        if numbers
+        else [rest.encode() + b"\n"]
+    )
     if not found_stamp or len(set(parts[1::2])) < len(parts[1::2]):
         return None
     order = {mark: index for index, mark in enumerate(numbers)}
@@ -88,7 +106,9 @@ def find_recipe(raw: bytes, dialect: str, render: Render, clock: Clock, *, only_
         numbers=tuple(numbers.values()),
         head=head.encode(),
         first=parts[0],
-        parts=tuple(order[part] if index % 2 else part for index, part in enumerate(parts[1:], start=1)),
+        parts=tuple(
+            order[part] if index % 2 else part for index, part in enumerate(parts[1:], start=1)
+        ),
         record=shown.record,
         hits=shown.hits,
     )
@@ -99,7 +119,10 @@ def _probe(raw: bytes, stamp: re.Match[bytes], numbers: Mapping[bytes, Span]) ->
     start, end = stamp.span("seconds")
     minute = _PROBE_MINUTE.encode().replace(b" ", stamp["minute"][10:11])
     changes = [(span, mark) for mark, span in numbers.items()]
-    changes += [(stamp.span("minute"), minute), ((start, end), _PROBE_SECONDS.encode().ljust(end - start, b"1"))]
+    changes += [
+        (stamp.span("minute"), minute),
+        ((start, end), _PROBE_SECONDS.encode().ljust(end - start, b"1")),
+    ]
     for (start, end), text in sorted(changes, reverse=True):
         raw = raw[:start] + text + raw[end:]
     return raw
@@ -116,9 +139,18 @@ class StepKind:
         whole = rb"(?:0|[1-9]\d{0,17})" if dialect == "json" else rb"\d{1,18}"
         surplus = len(recipe.stamp["seconds"]) - len(_PROBE_SECONDS)
         groups = [
-            (recipe.stamp.span("minute"), rb"(20\d\d-\d\d-\d\d" + recipe.stamp["minute"][10:11] + rb"\d\d:\d\d)"),
-            (recipe.stamp.span("seconds"), rb"([0-5]\d\.\d{3})" + (rb"\d{%d}" % surplus if surplus else b"")),
-            *((span, b"(" + whole + (rb"\.\d{1,18}" if b"." in raw[slice(*span)] else b"") + b")") for span in recipe.numbers),
+            (
+                recipe.stamp.span("minute"),
+                rb"(20\d\d-\d\d-\d\d" + recipe.stamp["minute"][10:11] + rb"\d\d:\d\d)",
+            ),
+            (
+                recipe.stamp.span("seconds"),
+                rb"([0-5]\d\.\d{3})" + (rb"\d{%d}" % surplus if surplus else b""),
+            ),
+            *(
+                (span, b"(" + whole + (rb"\.\d{1,18}" if b"." in raw[slice(*span)] else b"") + b")")
+                for span in recipe.numbers
+            ),
         ]
         pattern, done = b"^", 0
         for (start, end), group in groups:
@@ -129,7 +161,9 @@ class StepKind:
     def find(self, text: bytes) -> Rows | None:
         """Return the rows of this kind in a text of whole lines, or None where there are none."""
         pieces = self._pattern.split(text)
-        return Rows(self, self._recipe, pieces, self._pattern.groups + 1) if len(pieces) > 1 else None
+        return (
+            Rows(self, self._recipe, pieces, self._pattern.groups + 1) if len(pieces) > 1 else None
+        )
 
 
 class Rows:
@@ -146,7 +180,9 @@ class Rows:
 
     def begins(self, clock: Clock) -> dict[bytes, datetime] | None:
         """Return the UTC time at which each minute in the column begins; None where one occurs twice or never."""
-        found = {minute: clock.minute(minute.decode(), self.kind.tail) for minute in set(self.minutes)}
+        found = {
+            minute: clock.minute(minute.decode(), self.kind.tail) for minute in set(self.minutes)
+        }
         begins = {minute: begin for minute, begin in found.items() if isinstance(begin, datetime)}
         return begins if len(begins) == len(found) else None
 
@@ -161,7 +197,10 @@ class Rows:
             map(before.__getitem__, self.minutes),
             self.seconds,
             map(after.__getitem__, self.minutes),
-            *(self._numbers[part] if isinstance(part, int) else [part] * self.count for part in recipe.parts),
+            *(
+                self._numbers[part] if isinstance(part, int) else [part] * self.count
+                for part in recipe.parts
+            ),
         ]
         out = [b""] * (self.count * len(columns))
         for place, column in enumerate(columns):
@@ -175,9 +214,13 @@ class ShapeKind:
     def __init__(self, recipe: Recipe) -> None:
         self.record = recipe.record
         self._recipe = recipe
-        self._minute, self._seconds = (slice(*recipe.stamp.span(part)) for part in ("minute", "seconds"))
+        self._minute, self._seconds = (
+            slice(*recipe.stamp.span(part)) for part in ("minute", "seconds")
+        )
         self._tail = recipe.stamp["tail"].decode("utf-8", "replace")
-        self._parts = [slice(*recipe.numbers[part]) if isinstance(part, int) else part for part in recipe.parts]
+        self._parts = [
+            slice(*recipe.numbers[part]) if isinstance(part, int) else part for part in recipe.parts
+        ]
         self._sides: dict[bytes, tuple[bytes, bytes]] = {}
         # No source line begins with 0, so such a number says that the line is of another kind.
         places = {f"7{index:03d}7": start for index, (start, _) in enumerate(recipe.numbers)}
@@ -187,7 +230,11 @@ class ShapeKind:
         """Return the friendly line with its end, or None where the digits make no stamp, and the slow way has to tell."""
         minute, seconds = raw[self._minute], raw[self._seconds]
         sides = self._sides.get(minute) or self._look_up(minute, clock)
-        if sides is None or seconds >= b"60" or (self._source_line and raw[self._source_line] == ord("0")):
+        if (
+            sides is None
+            or seconds >= b"60"
+            or (self._source_line and raw[self._source_line] == ord("0"))
+        ):
             return None
         if not self._tail:
             clock.instant(minute.decode(), seconds.decode(), "")
@@ -201,5 +248,8 @@ class ShapeKind:
         before, after = clock.around(begin)
         if len(self._sides) >= _MINUTES_KEPT:
             self._sides.clear()
-        self._sides[minute] = (self._recipe.head + before.encode(), after.encode() + self._recipe.first)
+        self._sides[minute] = (
+            self._recipe.head + before.encode(),
+            after.encode() + self._recipe.first,
+        )
         return self._sides[minute]

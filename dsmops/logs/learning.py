@@ -45,16 +45,27 @@ class Kinds:
     def learn_step(self, raw: bytes, dialect: str) -> bool:
         """Make a kind of a step line that went the slow way, and return whether that worked."""
         row = raw + b"\n"
-        if len(self.steps) == _MOST_STEP_KINDS or any(kind.find(row) for kind in self.steps) or not self._may_learn():
+        if (
+            len(self.steps) == _MOST_STEP_KINDS
+            or any(kind.find(row) for kind in self.steps)
+            or not self._may_learn()
+        ):
             return False
-        recipe, alone = find_recipe(raw, dialect, self._render, self._clock, only_message=True), self._render(raw)
+        recipe, alone = (
+            find_recipe(raw, dialect, self._render, self._clock, only_message=True),
+            self._render(raw),
+        )
         if recipe is None or alone is None:
             return False
         kind = StepKind(raw, dialect, recipe)
         rows = kind.find(row)
         begins = rows.begins(self._clock) if rows else None
         # The proof of the recipe: the line it was learnt from.
-        if rows is None or begins is None or rows.join(begins, self._clock) != f"{alone.text}\n".encode():
+        if (
+            rows is None
+            or begins is None
+            or rows.join(begins, self._clock) != f"{alone.text}\n".encode()
+        ):
             return False
         self.steps.append(kind)
         return True
@@ -68,14 +79,24 @@ class Kinds:
                 self._seen.clear()
             self._seen.add(shape)
         elif len(self.shapes) < _MOST_SHAPES and self._may_learn():
-            recipe, alone = find_recipe(raw, dialect, self._render, self._clock, only_message=False), self._render(raw)
+            recipe, alone = (
+                find_recipe(raw, dialect, self._render, self._clock, only_message=False),
+                self._render(raw),
+            )
             kind = ShapeKind(recipe) if recipe and alone and not has_hints(alone.text) else None
             proved = kind and alone and kind.format(raw, self._clock) == f"{alone.text}\n".encode()
             self.shapes[shape] = kind if proved else None
 
-    def learn_continuation(self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes) -> None:
+    def learn_continuation(
+        self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes
+    ) -> None:
         """Remember a line in which no rule may find anything, and which does nothing but continue an event."""
-        if raw in self.continuations or shown != unredacted or len(raw) > _LINE_BYTES or len(self.continuations) >= _MOST_CONTINUATIONS:
+        if (
+            raw in self.continuations
+            or shown != unredacted
+            or len(raw) > _LINE_BYTES
+            or len(self.continuations) >= _MOST_CONTINUATIONS
+        ):
             return
         if not has_hints(shown.decode()):
             self.continuations[raw] = (service, shown)

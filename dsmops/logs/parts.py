@@ -1,8 +1,10 @@
 """A big file in parts, one process each: the same bytes as in one go, or it is done in one go.
 
-What a line becomes depends on lines before it only here and there: on an open PEM block or list, on containers of docker compose, and, for
-stamps without a zone, in the hour that occurs twice. So each part begins at a record and is formatted as a log of its own, and its
-result is taken only where the parts before left nothing behind that matters to it. Otherwise that part is formatted once more, here.
+What a line becomes depends on lines before it only here and there: on an open PEM block or list, on
+containers of docker compose, and, for stamps without a zone, in the hour that occurs twice. So each
+part begins at a record and is formatted as a log of its own, and its result is taken only where the
+parts before left nothing behind that matters to it. Otherwise that part is formatted once more,
+here.
 """
 
 from __future__ import annotations
@@ -59,7 +61,11 @@ class Part:
         progress.start(f"Formatting {self.path.name}", self.end and self.end - self.begin)
         with file:
             if not os.path.samestat(os.fstat(file.fileno()), self.status):
-                raise InputError(f"{self.path} was replaced while it was being read", hint="Run the command again.", code="logs.replaced")
+                raise InputError(
+                    f"{self.path} was replaced while it was being read",
+                    hint="Run the command again.",
+                    code="logs.replaced",
+                )
             file.seek(self.begin)
             left = sys.maxsize if self.end is None else self.end - self.begin
             while chunk := self._read(file, min(BLOCK_BYTES, left)):
@@ -79,16 +85,32 @@ def plan_parts(source: str) -> list[Part]:
     try:
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            # Parts are formatted in forked processes. To fork beside other threads could lock a child for ever.
-            several = source != STDIN and stat.S_ISREG(status.st_mode) and sys.platform == "linux" and threading.active_count() == 1
-            count = min(len(os.sched_getaffinity(0)), _MOST_PARTS, status.st_size // PART_BYTES) if several else 1
+            # Parts are formatted in forked processes. To fork beside other threads could lock a
+            # child for ever.
+            several = (
+                source != STDIN
+                and stat.S_ISREG(status.st_mode)
+                and sys.platform == "linux"
+                and threading.active_count() == 1
+            )
+            count = (
+                min(len(os.sched_getaffinity(0)), _MOST_PARTS, status.st_size // PART_BYTES)
+                if several
+                else 1
+            )
             if count < 2 or is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
                 return []
-            cuts = (_place_to_cut(file.fileno(), status.st_size * number // count) for number in range(1, count))
+            cuts = (
+                _place_to_cut(file.fileno(), status.st_size * number // count)
+                for number in range(1, count)
+            )
             begins = sorted({0, *filter(None, cuts)})
     except OSError:  # `open_source` will tell.
         return []
-    return [Part(path, status, begin, end) for begin, end in zip(begins, [*begins[1:], None], strict=True)]
+    return [
+        Part(path, status, begin, end)
+        for begin, end in zip(begins, [*begins[1:], None], strict=True)
+    ]
 
 
 def _place_to_cut(fd: int, near: int) -> int | None:

@@ -1,6 +1,7 @@
 """Lines to records: which line begins an event, and which belong to the event before.
 
-A line continues its event when it is blank or indented, names a cause, or is part of a Python traceback. What is left is text of no
+A line continues its event when it is blank or indented, names a cause, or is part of a Python
+traceback. What is left is text of no
 dialect: Python prints, download bars. Nothing here raises on any input, and no line is dropped.
 """
 
@@ -16,7 +17,9 @@ from dsmops.logs.formats import FORMATS
 from dsmops.logs.plain_text import clean, decode
 from dsmops.logs.records import LogRecord
 
-_SERVICE = re.compile(r"(?P<prefix>(?P<service>[A-Za-z0-9][\w.-]{0,99}) +\|)(?: (?P<text>.*))?", re.ASCII)
+_SERVICE = re.compile(
+    r"(?P<prefix>(?P<service>[A-Za-z0-9][\w.-]{0,99}) +\|)(?: (?P<text>.*))?", re.ASCII
+)
 """What `docker compose logs` puts in front: the container's name, padded, and a bar."""
 
 MOST_SERVICES = 1000
@@ -67,7 +70,11 @@ class Reader:
         text = clean(decode(raw))
         prefix, service = "", None
         record = self._parse(text)
-        if record is None and (found := _SERVICE.fullmatch(text)) and self._may_be_service(found["service"]):
+        if (
+            record is None
+            and (found := _SERVICE.fullmatch(text))
+            and self._may_be_service(found["service"])
+        ):
             prefix, service, text = found["prefix"], found["service"], found["text"] or ""
             record = self._parse(text)
             record = record and replace(record, service=service)
@@ -77,10 +84,18 @@ class Reader:
         event = self._events.setdefault(service, _Event())
         if text == _TRACEBACK and not event.is_error:
             event.is_error = event.in_traceback = True
-            return Line(text, prefix, service, LogRecord("python", text, level="ERROR", service=service), continues=False)
+            return Line(
+                text,
+                prefix,
+                service,
+                LogRecord("python", text, level="ERROR", service=service),
+                continues=False,
+            )
         continues = bool(_CONTINUES.match(text)) or text == _TRACEBACK or event.in_traceback
         # The first line of a traceback that is not indented names the exception, and ends it.
-        event.in_traceback = text == _TRACEBACK or (event.in_traceback and bool(_CONTINUES.match(text)))
+        event.in_traceback = text == _TRACEBACK or (
+            event.in_traceback and bool(_CONTINUES.match(text))
+        )
         return Line(text, prefix, service, None, continues)
 
     @property
@@ -113,8 +128,9 @@ class Reader:
 def parse(lines: Iterable[bytes], clock: Clock | None = None) -> Iterator[LogRecord]:
     """Yield the records of a log whose lines come without line ends; default clock: the machine's zone for stamps without one.
 
-    Lines that belong to an event are in its `continuation`. A line of no dialect is a record of format `text`. Records come in the
-    order in which they are complete, so containers of docker compose may overtake each other, never themselves.
+    Lines that belong to an event are in its `continuation`. A line of no dialect is a record of
+    format `text`. Records come in the order in which they are complete, so containers of docker
+    compose may overtake each other, never themselves.
     """
     grouping = Grouping()
     reader = Reader(clock or Clock())

@@ -12,7 +12,8 @@ LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR")
 class LogRecord:
     """One event: its first line taken apart, and the lines that belong to it as they were.
 
-    A part that the dialect does not write is None. `format` names the dialect; `text` is a line of none, which has only a message.
+    A part that the dialect does not write is None. `format` names the dialect; `text` is a line of
+    none, which has only a message.
     """
 
     format: str

@@ -1,10 +1,11 @@
 """Redaction: secrets and personal data out, keyed pseudonyms in, so that one caller stays one caller.
 
-Nothing is promised about free text that no rule describes. What a rule finds is gone: a pseudonym is an HMAC under a key that stays
-with the operator, and texts to be spoken are dropped altogether.
+Nothing is promised about free text that no rule describes. What a rule finds is gone: a pseudonym
+is an HMAC under a key that stays with the operator, and texts to be spoken are dropped altogether.
 
-Lines of a server log are few texts with other numbers in them. So a line is first looked at with its digits read as 0, its shape: which
-rules may find something in it is asked once for each shape (see the hints in `rules`), and a block is judged by the few shapes it holds.
+Lines of a server log are few texts with other numbers in them. So a line is first looked at with
+its digits read as 0, its shape: which rules may find something in it is asked once for each shape
+(see the hints in `rules`), and a block is judged by the few shapes it holds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,18 @@ from dsmops.errors import FileAccessError, InputError
 from dsmops.files import translate
 from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.plain_text import without_colours
-from dsmops.logs.rules import LIST_BRACKETS, LIST_ITEM, LIST_OPEN, PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule, replace_item
+from dsmops.logs.rules import (
+    LIST_BRACKETS,
+    LIST_ITEM,
+    LIST_OPEN,
+    PEM_BODY,
+    PEM_CLOSE,
+    PEM_LINES,
+    PEM_OPEN,
+    RULES,
+    Rule,
+    replace_item,
+)
 
 K = TypeVar("K", str, bytes)
 V = TypeVar("V")
@@ -100,7 +112,10 @@ class Redactor:
         if PEM_OPEN.search(text):
             self._pem_lines_left = PEM_LINES
         if text.rstrip().endswith(LIST_BRACKETS):
-            self._open_list = next((kind for kind, pattern in LIST_OPEN.items() if pattern.search(text)), self._open_list)
+            self._open_list = next(
+                (kind for kind, pattern in LIST_OPEN.items() if pattern.search(text)),
+                self._open_list,
+            )
         # Callers come back, and with them the same words.
         known = self._known.get(text)
         if known is None:
@@ -114,7 +129,11 @@ class Redactor:
 
         Blocks come in order.
         """
-        shapes = shape_of(without_colours(block.decode("latin-1")).encode("latin-1") if b"\x1b" in block else block).split(b"\n")
+        shapes = shape_of(
+            without_colours(block.decode("latin-1")).encode("latin-1")
+            if b"\x1b" in block
+            else block
+        ).split(b"\n")
         loud = {shape for shape in set(shapes) if self.rules(shape)}
         if not loud and not self.inside_block:
             return block
@@ -132,15 +151,20 @@ class Redactor:
         """Return the rules that may find something in lines of a shape; for most shapes none."""
         rules = self._rules_by_shape.get(shape)
         if rules is None:
-            rules = tuple(rule for rule, hint in _HINTS.items() if hint.search(shape)) if _ANY_HINT.search(shape) else ()
+            rules = (
+                tuple(rule for rule, hint in _HINTS.items() if hint.search(shape))
+                if _ANY_HINT.search(shape)
+                else ()
+            )
             _remember(self._rules_by_shape, shape, rules)
         return rules
 
     def _apply(self, text: str) -> tuple[str, list[str]]:
         """Return a text redacted, and the name of the rule for each hit.
 
-        A replacement may uncover another value, so it is done over until nothing is found; that also makes it idempotent. A key that one
-        place of the line announces is replaced in all its places.
+        A replacement may uncover another value, so it is done over until nothing is found; that
+        also makes it idempotent. A key that one place of the line announces is replaced in all its
+        places.
         """
         hits: list[str] = []
         keys: dict[str, str] = {}
@@ -191,7 +215,9 @@ class Redactor:
         return shown
 
     def _pseudonym(self, kind: str, value: str) -> str:
-        digest = hmac.digest(self._key, f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256")
+        digest = hmac.digest(
+            self._key, f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256"
+        )
         return f"<{kind}:{digest[:4].hex()}>"
 
 
@@ -217,7 +243,8 @@ def redact(data: bytes, key: bytes) -> Redacted:
 def scan(content: bytes | Iterable[bytes]) -> dict[str, int]:
     """Return how often each rule would hit in `content`; empty means nothing that redaction knows is left in it.
 
-    Chunks of any size are taken in constant memory; `decompressed` makes them of a stream. Compressed content is not looked into.
+    Chunks of any size are taken in constant memory; `decompressed` makes them of a stream.
+    Compressed content is not looked into.
     """
     chunks = read_chunks(BytesIO(content)) if isinstance(content, bytes) else content
     redactor = Redactor(b"")
@@ -229,7 +256,8 @@ def scan(content: bytes | Iterable[bytes]) -> dict[str, int]:
 def load_or_create_key() -> bytes:
     """Return the operator's redaction key: `DSMOPS_REDACTION_KEY`, else the key file of this user, made on first use (mode 0600).
 
-    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`. Two first runs at once agree on one key.
+    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`. Two first
+    runs at once agree on one key.
 
     Raises:
         InputError: the variable or the file holds too short a key.
@@ -237,7 +265,11 @@ def load_or_create_key() -> bytes:
     """
     given = os.environ.get(KEY_VARIABLE, "")
     if given:
-        return _checked(given, f"the key in {KEY_VARIABLE}", f"Set {KEY_VARIABLE} to at least {MIN_KEY_CHARS} characters, or unset it.")
+        return _checked(
+            given,
+            f"the key in {KEY_VARIABLE}",
+            f"Set {KEY_VARIABLE} to at least {MIN_KEY_CHARS} characters, or unset it.",
+        )
     path = _key_file()
     try:
         if not path.exists():
@@ -246,13 +278,23 @@ def load_or_create_key() -> bytes:
         text = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as exc:
         hint = f"Your redaction key is kept there. Make it writable, or set {KEY_VARIABLE} to {MIN_KEY_CHARS} secret characters or more."
-        raise FileAccessError(translate(exc, path).message, hint=hint, code="logs.redaction_key") from exc
-    return _checked(text, f"the redaction key in {path}", "Remove the file; the next run makes a new key, and with it new pseudonyms.")
+        raise FileAccessError(
+            translate(exc, path).message, hint=hint, code="logs.redaction_key"
+        ) from exc
+    return _checked(
+        text,
+        f"the redaction key in {path}",
+        "Remove the file; the next run makes a new key, and with it new pseudonyms.",
+    )
 
 
 def _checked(text: str, what: str, hint: str) -> bytes:
     if len(text) < MIN_KEY_CHARS:
-        raise InputError(f"{what} has {len(text)} characters, and {MIN_KEY_CHARS} are the least", hint=hint, code="logs.redaction_key")
+        raise InputError(
+            f"{what} has {len(text)} characters, and {MIN_KEY_CHARS} are the least",
+            hint=hint,
+            code="logs.redaction_key",
+        )
     return text.encode()
 
 

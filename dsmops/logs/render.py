@@ -24,12 +24,16 @@ class Style:
 def render(record: LogRecord, style: Style) -> str:
     """Return a record with its continuation lines as text, without a line end.
 
-    `[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message`, or one JSON object.
+    `[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message`, or
+    one JSON object.
     """
     if style.jsonl:
         return _json(record)
     prefix = f"{record.service} | " if record.service else ""
-    lines = (render_line(record, style), *(render_text(line, style) for line in record.continuation))
+    lines = (
+        render_line(record, style),
+        *(render_text(line, style) for line in record.continuation),
+    )
     return "\n".join(f"{prefix}{line}".rstrip() for line in lines)
 
 
@@ -41,7 +45,9 @@ def render_line(record: LogRecord, style: Style) -> str:
     if style.source and record.file:
         source = f"{record.file}:{record.line}:" if record.line is not None else f"{record.file}:"
     head = f"{style.clock.stamp(record.time)} [{record.level}] [{record.target or '-'}]"
-    return " ".join(filter(None, (head, source, record.spans and f"{record.spans}:", record.message)))
+    return " ".join(
+        filter(None, (head, source, record.spans and f"{record.spans}:", record.message))
+    )
 
 
 def render_text(text: str, style: Style) -> str:
@@ -52,7 +58,8 @@ def render_text(text: str, style: Style) -> str:
 def _json(record: LogRecord) -> str:
     document = {
         "schema": SCHEMA,
-        "time": record.time and record.time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "time": record.time
+        and record.time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "level": record.level,
         "target": record.target,
         "file": record.file,

@@ -1,11 +1,13 @@
 """What must not leave in a log: the redaction rules, by field name and by shape.
 
-A rule finds a value and says what stands in its place. Rules run in the order of `RULES` on one line without its ending, in linear
-time whatever the line. Letters are ASCII letters only, so a text and its UTF-8 bytes read as Latin-1 give the same hits.
+A rule finds a value and says what stands in its place. Rules run in the order of `RULES` on one
+line without its ending, in linear time whatever the line. Letters are ASCII letters only, so a text
+and its UTF-8 bytes read as Latin-1 give the same hits.
 
-A hint is the rule as seen on a line whose digits all read 0: where it is absent the rule finds nothing, whatever the digits and whatever
-earlier rules put into the line. `redaction` relies on it to look at few lines. A new rule needs a hint, a higher `RULE_SET_VERSION`,
-and variants in the seeded corpus of the tests.
+A hint is the rule as seen on a line whose digits all read 0: where it is absent the rule finds
+nothing, whatever the digits and whatever earlier rules put into the line. `redaction` relies on it
+to look at few lines. A new rule needs a hint, a higher `RULE_SET_VERSION`, and variants in the
+seeded corpus of the tests.
 """
 
 from __future__ import annotations
@@ -53,9 +55,11 @@ _WRAPPED = r"(?: (?:Some|Ok|Secret) \( ){0,3}"
 _QUOTED = r"""
     (?: (?:[A-Z]\w{0,40}\( | & | r\#{1,3} | b(?=\\*["']) ){0,4} (?P<quote>\\*["']) (?P<quoted> .*? ) (?: (?<!\\)(?P=quote) | $ ) )
 """
-# A bare value ends before a blank, a quote or `&`; commas and brackets at its end belong to what is around it.
+# A bare value ends before a blank, a quote or `&`; commas and brackets at its end belong to what is
+# around it.
 _BARE = r"""(?P<bare> [^\s"'&]+? (?= [,;)\]}]{0,4} (?: [\s"'&] | %(?:25)?26 | $ ) ) )"""
-# A list, a set, a struct: to its closing bracket, and where brackets are nested deeper than that to the end of the line.
+# A list, a set, a struct: to its closing bracket, and where brackets are nested deeper than that to
+# the end of the line.
 _STRING = r"""(?: "(?:[^"\\]|\\.)*+"? | '(?:[^'\\]|\\.)*+'? )"""
 _FLAT = rf"""(?: {_STRING} | [^"'()\[\]{{}}] )"""
 _LIST = rf"""
@@ -103,7 +107,9 @@ def _secret(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     return _instead(match, pseudonym("key", value))
 
 
-_SCHEME = re.compile(r"(?:Bearer|Basic|Token|ApiKey|Digest|Negotiate|AWS4-HMAC-SHA256)\s+", re.IGNORECASE)
+_SCHEME = re.compile(
+    r"(?:Bearer|Basic|Token|ApiKey|Digest|Negotiate|AWS4-HMAC-SHA256)\s+", re.IGNORECASE
+)
 
 
 def _credential(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
@@ -196,12 +202,16 @@ _VERSION_WORD = re.compile(
     r"[\"']?\s{0,3}[:=(]?\s{0,3}[\"']?$",
     re.IGNORECASE,
 )
-_OF_SOMEBODY = tuple(ipaddress.ip_network(net) for net in ("2000::/3", "fc00::/7", "fe80::/10", "ff00::/8", "64:ff9b::/96"))
+_OF_SOMEBODY = tuple(
+    ipaddress.ip_network(net)
+    for net in ("2000::/3", "fc00::/7", "fe80::/10", "ff00::/8", "64:ff9b::/96")
+)
 
 
 def _aws_secret(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     value = match[0]
-    # 40 characters alone are also a git commit; a secret mixes cases and stands near a word that says whose it is.
+    # 40 characters alone are also a git commit; a secret mixes cases and stands near a word that
+    # says whose it is.
     mixed = not (value.islower() or value.isupper()) and any(char.isdigit() for char in value)
     near = re.search(r"aws|secret|amazon|s3|a[ks]ia[a-z0-9]{16}", match.string, re.IGNORECASE)
     return pseudonym("key", value) if mixed and near else None
@@ -214,7 +224,9 @@ def _is_nobodys(address: str) -> bool:
 
 def _ipv4(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     value = match["address"].replace("-", ".")
-    if _is_nobodys(value) or _VERSION_WORD.search(match.string, max(0, match.start() - 40), match.start()):
+    if _is_nobodys(value) or _VERSION_WORD.search(
+        match.string, max(0, match.start() - 40), match.start()
+    ):
         return None
     return match[0].replace(match["address"], pseudonym("ip", value))
 
@@ -227,19 +239,27 @@ def _ipv6(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
     except ValueError:
         return None
     mapped = address.ipv4_mapped
-    nobodys = _is_nobodys(str(mapped)) if mapped else not any(address in network for network in _OF_SOMEBODY)
+    nobodys = (
+        _is_nobodys(str(mapped))
+        if mapped
+        else not any(address in network for network in _OF_SOMEBODY)
+    )
     return None if nobodys else pseudonym("ip", str(mapped or address)) + value[len(shown) :]
 
 
-# What of a name and of what follows it shows on a line whose digits read 0, but for two harmless ones that come on every connection:
-# `text_token=17` and `auth_id: None`.
-_FOLLOWS_HINT = r"""(?:\\*["'])?\s{0,16}(?:[=:,]|%0{1,5}[AaDd])(?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
+# What of a name and of what follows it shows on a line whose digits read 0, but for two harmless
+# ones that come on every connection: `text_token=17` and `auth_id: None`.
+_FOLLOWS_HINT = (
+    r"""(?:\\*["'])?\s{0,16}(?:[=:,]|%0{1,5}[AaDd])(?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
+)
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
 _NAMED_HINT = (
     r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|passwd|password|passphrase|pwd|credentials?|jwt|(?<!\btext_)token|signature)"
     rf"{_FOLLOWS_HINT}|--\w[\w.-]*\s"
 )
-_VENDOR_HINT = "hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|[rs]k_(?:live|test)_|npm_|pypi-|xox|AIza|ya00"
+_VENDOR_HINT = (
+    "hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|[rs]k_(?:live|test)_|npm_|pypi-|xox|AIza|ya00"
+)
 
 RULES: tuple[Rule, ...] = (
     Rule("text", _TEXT_HINT, _compile(_TEXT), _text),
@@ -252,13 +272,38 @@ RULES: tuple[Rule, ...] = (
     Rule("authorization", "(?i:authorization)", _compile(_AUTHORIZATION), _credential),
     Rule("authorization", r"(?:[Bb]earer|BEARER|Basic)(?:\s|%00|\+)", _compile(_BEARER), _key),
     Rule("key", _NAMED_HINT, _compile(_NAMED), _secret),
-    Rule("key", "(?:[?&]|%0[Ff]|%00)(?i:key|sig|code|auth|access|session|sid|policy)", _compile(_PARAMETER), _key),
+    Rule(
+        "key",
+        "(?:[?&]|%0[Ff]|%00)(?i:key|sig|code|auth|access|session|sid|policy)",
+        _compile(_PARAMETER),
+        _key,
+    ),
     Rule("key", r"://[^\s/@]{0,600}@", _compile(_USERINFO), _key),
     Rule("jwt", "eyJ", _compile(_JWT), lambda match, pseudonym: pseudonym("key", match[0])),
-    Rule("aws", "A[KSBCGIR][CIOPD]A|AN[PV]A", _compile(_AWS_ID), lambda match, pseudonym: pseudonym("key", match[0])),
-    Rule("token", _VENDOR_HINT, _compile(_VENDOR_KEY), lambda match, pseudonym: pseudonym("key", match[0])),
-    Rule("email", r"@(?!0{1,6}\.safetensors(?![\w.-]))|%00", _compile(_EMAIL), lambda m, p: p("email", m[0].replace("%40", "@").lower())),
-    Rule("home", r"home[/%]|(?i:users)[/\\%]", _compile(_HOME), lambda match, pseudonym: _instead(match, pseudonym("user", match["user"]))),
+    Rule(
+        "aws",
+        "A[KSBCGIR][CIOPD]A|AN[PV]A",
+        _compile(_AWS_ID),
+        lambda match, pseudonym: pseudonym("key", match[0]),
+    ),
+    Rule(
+        "token",
+        _VENDOR_HINT,
+        _compile(_VENDOR_KEY),
+        lambda match, pseudonym: pseudonym("key", match[0]),
+    ),
+    Rule(
+        "email",
+        r"@(?!0{1,6}\.safetensors(?![\w.-]))|%00",
+        _compile(_EMAIL),
+        lambda m, p: p("email", m[0].replace("%40", "@").lower()),
+    ),
+    Rule(
+        "home",
+        r"home[/%]|(?i:users)[/\\%]",
+        _compile(_HOME),
+        lambda match, pseudonym: _instead(match, pseudonym("user", match["user"])),
+    ),
     Rule("ip", r"0\.0{1,3}\.0{1,3}\.0", _compile(_IPV4), _ipv4),
     Rule("ip", "(?:ip|ec0)-0", _compile(_IPV4_IN_HOST), _ipv4),
     Rule("ip", r"(?:(?<![\w:.])(?:[0Ff][0A-Fa-f]{3}|00:ff0b)|::[Ff]{4}):", _compile(_IPV6), _ipv6),
@@ -268,14 +313,20 @@ RULES: tuple[Rule, ...] = (
 
 PEM_OPEN = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----(?!.*-----END )")
 PEM_CLOSE = re.compile(r".*-----END [A-Z0-9 ]{1,40}-----")
-PEM_BODY = re.compile(r"(?P<before>\s*(?:[\w.-]+\s+\| ?)?\s*)(?:[A-Za-z0-9+/]+={0,2}|(?:Proc-Type|DEK-Info): .*)\s*", re.ASCII)
+PEM_BODY = re.compile(
+    r"(?P<before>\s*(?:[\w.-]+\s+\| ?)?\s*)(?:[A-Za-z0-9+/]+={0,2}|(?:Proc-Type|DEK-Info): .*)\s*",
+    re.ASCII,
+)
 PEM_LINES = 256
 """A 16,384-bit RSA key takes about 200 lines of 64 characters; after this many an END that never came is given up."""
 
 # --- lists over several lines --------------------------------------------------------------------------------------------------------
 
 LIST_OPEN = {
-    kind: re.compile(rf"{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?:[A-Z]\w{{0,40}}[ ]?)? [(\[{{] \s* $", re.ASCII | re.VERBOSE)
+    kind: re.compile(
+        rf"{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?:[A-Z]\w{{0,40}}[ ]?)? [(\[{{] \s* $",
+        re.ASCII | re.VERBOSE,
+    )
     for kind, name in (("key", _CREDENTIAL_NAME), ("text", _TEXT_NAME))
 }
 """By the rule that replaces its items: a line that ends where a list, or another value of several lines, begins."""

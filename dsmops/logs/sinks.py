@@ -29,19 +29,26 @@ _COMPRESSORS: dict[str, Callable[[], Any]] = {
 def plan_output(source: str, output: str | None, *, following: bool = False) -> Path | None:
     """Return the file to write for a source, or None for standard output.
 
-    Without `output`: a log in a folder named `raw` goes to the folder above it, any other beside itself as `friendly-<name>`, both seen
-    from the real place of the file; standard input, pipes, devices and what is followed go to standard output.
+    Without `output`: a log in a folder named `raw` goes to the folder above it, any other beside
+    itself as `friendly-<name>`, both seen from the real place of the file; standard input, pipes,
+    devices and what is followed go to standard output.
 
     Raises:
         InputError: that file is the source.
     """
-    if output == STDOUT or (output is None and (following or source == STDIN or is_stream(local_path(source)))):
+    if output == STDOUT or (
+        output is None and (following or source == STDIN or is_stream(local_path(source)))
+    ):
         return None
     if output is not None:
         target = Path(output)
     else:
         real = local_path(source).resolve()
-        target = real.parent.parent / real.name if real.parent.name == "raw" else real.with_name(f"friendly-{real.name}")
+        target = (
+            real.parent.parent / real.name
+            if real.parent.name == "raw"
+            else real.with_name(f"friendly-{real.name}")
+        )
     refuse_same_file(source, target)
     return target
 
@@ -54,20 +61,27 @@ def refuse_same_file(source: str, target: Path | int) -> None:
     except OSError:  # One of them is not there yet, so they are not the same.
         return
     if stat.S_ISREG(ours.st_mode) and os.path.samestat(ours, theirs):
-        raise InputError("the output would overwrite the input", hint="Name another file with -o.", code="logs.same_file")
+        raise InputError(
+            "the output would overwrite the input",
+            hint="Name another file with -o.",
+            code="logs.same_file",
+        )
 
 
 @contextmanager
 def open_sink(target: Path, *, streaming: bool = False) -> Iterator[Write]:
     """Return a context whose value writes bytes to `target`, which appears whole when the block ends well, or not at all.
 
-    Names that end in `.gz` or `.zst` are compressed. Devices and pipes are written as they are, and so are files with `streaming`, for
-    output that has no end.
+    Names that end in `.gz` or `.zst` are compressed. Devices and pipes are written as they are, and
+    so are files with `streaming`, for output that has no end.
     """
     new = _COMPRESSORS.get(target.suffix)
     if streaming or is_stream(target):
         if new and streaming:
-            raise InputError(f"{target}: output that is followed cannot be compressed", hint="Name a file without .gz or .zst.")
+            raise InputError(
+                f"{target}: output that is followed cannot be compressed",
+                hint="Name a file without .gz or .zst.",
+            )
         with os_errors(target), target.open("wb", buffering=0) as file:
             yield lambda data: _write_all(file, data)
         return

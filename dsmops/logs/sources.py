@@ -29,10 +29,13 @@ _MAGIC: dict[bytes, tuple[str, Callable[[], Any]]] = {
 }
 
 
-def open_source(source: str, *, progress: Progress = SILENT) -> AbstractContextManager[Iterator[bytes]]:
+def open_source(
+    source: str, *, progress: Progress = SILENT
+) -> AbstractContextManager[Iterator[bytes]]:
     """Return a context whose value yields the bytes of `source`, decompressed, in chunks of any size.
 
-    `source` is a path, `-` for standard input, or a URL of a scheme in `SOURCES`. `progress` counts bytes read.
+    `source` is a path, `-` for standard input, or a URL of a scheme in `SOURCES`. `progress` counts
+    bytes read.
 
     Raises (inside the context):
         SourceError: nothing is there, or the scheme is unknown.
@@ -44,7 +47,10 @@ def open_source(source: str, *, progress: Progress = SILENT) -> AbstractContextM
         return _open_stdin(progress)
     if separator and scheme not in SOURCES:
         known = ", ".join(f"{name}://" for name in SOURCES)
-        raise SourceError(f"{source}: logs cannot be read from {scheme}://", hint=f"Name a file, - for stdin, or a URL with {known}")
+        raise SourceError(
+            f"{source}: logs cannot be read from {scheme}://",
+            hint=f"Name a file, - for stdin, or a URL with {known}",
+        )
     return SOURCES[scheme if separator else "file"](source, progress)
 
 
@@ -69,7 +75,9 @@ def decompressed(stream: BinaryIO, name: str, progress: Progress = SILENT) -> It
     while len(head) < MAGIC_BYTES and (more := _read(stream, MAGIC_BYTES - len(head), name)):
         head += more
     found = next((found for magic, found in _MAGIC.items() if head.startswith(magic)), None)
-    chunks = _chunks(stream, head, _COMPRESSED_CHUNK_BYTES if found else BLOCK_BYTES, name, progress)
+    chunks = _chunks(
+        stream, head, _COMPRESSED_CHUNK_BYTES if found else BLOCK_BYTES, name, progress
+    )
     yield from _inflate(chunks, *found, name) if found else chunks
 
 
@@ -94,12 +102,19 @@ def _open_file(source: str, progress: Progress) -> Iterator[Iterator[bytes]]:
 @contextmanager
 def _open_stdin(progress: Progress) -> Iterator[Iterator[bytes]]:
     if sys.stdin is None:
-        raise SourceError("standard input is closed", hint="Name a file, or pipe a log into the command.")
-    # The raw stream gives what is there; a buffered one would wait for a full block of a log that is still being written.
-    yield decompressed(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "standard input", progress)
+        raise SourceError(
+            "standard input is closed", hint="Name a file, or pipe a log into the command."
+        )
+    # The raw stream gives what is there; a buffered one would wait for a full block of a log that
+    # is still being written.
+    yield decompressed(
+        getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "standard input", progress
+    )
 
 
-SOURCES: dict[str, Callable[[str, Progress], AbstractContextManager[Iterator[bytes]]]] = {"file": _open_file}
+SOURCES: dict[str, Callable[[str, Progress], AbstractContextManager[Iterator[bytes]]]] = {
+    "file": _open_file
+}
 
 
 def _read(stream: BinaryIO, size: int, name: str) -> bytes:
@@ -107,7 +122,9 @@ def _read(stream: BinaryIO, size: int, name: str) -> bytes:
         return stream.read(size)
 
 
-def _chunks(stream: BinaryIO, head: bytes, size: int, name: str, progress: Progress) -> Iterator[bytes]:
+def _chunks(
+    stream: BinaryIO, head: bytes, size: int, name: str, progress: Progress
+) -> Iterator[bytes]:
     chunk = head
     while chunk:
         progress.advance(len(chunk))
@@ -115,7 +132,9 @@ def _chunks(stream: BinaryIO, head: bytes, size: int, name: str, progress: Progr
         chunk = _read(stream, size, name)
 
 
-def _inflate(chunks: Iterable[bytes], kind: str, new: Callable[[], Any], name: str) -> Iterator[bytes]:
+def _inflate(
+    chunks: Iterable[bytes], kind: str, new: Callable[[], Any], name: str
+) -> Iterator[bytes]:
     inflater = new()
     for chunk in chunks:
         rest = chunk
@@ -127,6 +146,12 @@ def _inflate(chunks: Iterable[bytes], kind: str, new: Callable[[], Any], name: s
                     yield data
                 rest = inflater.unused_data if inflater.eof else b""
         except (zlib.error, zstandard.ZstdError) as exc:
-            raise InputError(f"{name}: damaged {kind} data: {exc}", hint="Copy the file again from where it was made.") from exc
+            raise InputError(
+                f"{name}: damaged {kind} data: {exc}",
+                hint="Copy the file again from where it was made.",
+            ) from exc
     if not inflater.eof:
-        raise InputError(f"{name}: the {kind} data is cut off", hint="Copy the file again; or decompress what is there: `zcat`, `zstdcat`.")
+        raise InputError(
+            f"{name}: the {kind} data is cut off",
+            hint="Copy the file again; or decompress what is there: `zcat`, `zstdcat`.",
+        )

@@ -28,7 +28,15 @@ class FolderStore:
         self.meter = Meter()
         self.folder = folder
 
-    def put(self, source: Path | bytes, key: str, *, sha256: str, size_bytes: int, progress: Progress = SILENT) -> None:
+    def put(
+        self,
+        source: Path | bytes,
+        key: str,
+        *,
+        sha256: str,
+        size_bytes: int,
+        progress: Progress = SILENT,
+    ) -> None:
         self.meter.count("put")
         for attempt in range(_BUSY_ATTEMPTS):
             try:
@@ -40,7 +48,9 @@ class FolderStore:
                 time.sleep(_BUSY_FIRST_WAIT_S * 2**attempt)
         return None
 
-    def _put(self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress) -> None:
+    def _put(
+        self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress
+    ) -> None:
         digest = hashlib.sha256()
         with replace_atomically(self.folder / key) as partial:
             for block in blocks_of(source, size_bytes):
@@ -50,7 +60,14 @@ class FolderStore:
                 progress.advance(len(block))
             require_unchanged(source, digest.hexdigest(), sha256)
 
-    def get(self, key: str, write: Callable[[bytes], object], *, sha256: str | None, progress: Progress = SILENT) -> None:
+    def get(
+        self,
+        key: str,
+        write: Callable[[bytes], object],
+        *,
+        sha256: str | None,
+        progress: Progress = SILENT,
+    ) -> None:
         path = self.folder / key
         digest = Digest(str(path), sha256)
         self.meter.count("get")
@@ -59,7 +76,8 @@ class FolderStore:
                 file = path.open("rb", buffering=0)
             except (FileNotFoundError, NotADirectoryError) as exc:
                 raise MissingObjectError(
-                    f"{path} is not there", hint="Publish the file again with --force from where it still exists."
+                    f"{path} is not there",
+                    hint="Publish the file again with --force from where it still exists.",
                 ) from exc
         with file:
             while True:
@@ -77,12 +95,15 @@ class FolderStore:
         self.meter.count("list")
         if not self._can_be_a_folder():
             raise InputError(
-                f"{self.folder} is no folder", hint="Name a folder after `file:`, or one that can be made.", code="publish.store"
+                f"{self.folder} is no folder",
+                hint="Name a folder after `file:`, or one that can be made.",
+                code="publish.store",
             )
         found = [
             StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
             for path, status in self._files(prefix.rpartition("/")[0])
-            if (key := path.relative_to(self.folder).as_posix()).startswith(prefix) and not path.name.endswith(_PARTIAL)
+            if (key := path.relative_to(self.folder).as_posix()).startswith(prefix)
+            and not path.name.endswith(_PARTIAL)
         ]
         yield from sorted(found, key=lambda item: item.key)
 
@@ -94,7 +115,10 @@ class FolderStore:
     def abort_unfinished(self, started_before: datetime) -> int:
         count = 0
         for path, status in self._files(""):
-            if path.name.endswith(_PARTIAL) and datetime.fromtimestamp(status.st_mtime, UTC) < started_before:
+            if (
+                path.name.endswith(_PARTIAL)
+                and datetime.fromtimestamp(status.st_mtime, UTC) < started_before
+            ):
                 with os_errors(path):
                     path.unlink(missing_ok=True)
                 count += 1

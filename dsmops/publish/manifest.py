@@ -1,10 +1,12 @@
 """Manifests: which names and digests the bodies of a store have. Readers take the union of all that are there.
 
-A run that has news writes one manifest, under a name that nobody else can choose, with the union of what it read and its own
-entries; then it deletes the ones it read. A manifest that another run wrote meanwhile was not read, so it is neither
-deleted nor lost, and the next run merges it. The union is a join (associative, commutative, idempotent), so neither order nor
-repetition matters, and no step needs the store to compare and swap. Where deleting is forbidden, old manifests stay and
-`replaces` tells readers not to fetch them. The name ends in the digest of the bytes, so damage is noticed by whoever reads.
+A run that has news writes one manifest, under a name that nobody else can choose, with the union of
+what it read and its own entries; then it deletes the ones it read. A manifest that another run
+wrote meanwhile was not read, so it is neither deleted nor lost, and the next run merges it. The
+union is a join (associative, commutative, idempotent), so neither order nor repetition matters, and
+no step needs the store to compare and swap. Where deleting is forbidden, old manifests stay and
+`replaces` tells readers not to fetch them. The name ends in the digest of the bytes, so damage is
+noticed by whoever reads.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from dsmops.errors import CredentialsError, InputError, IntegrityError, MissingObjectError, RemoteError
+from dsmops.errors import (
+    CredentialsError,
+    InputError,
+    IntegrityError,
+    MissingObjectError,
+    RemoteError,
+)
 from dsmops.publish.names import BODIES, MAX_NUMBER, NOT_VOUCHED, key_digest, parse_body_key
 from dsmops.publish.store import ObjectStore
 
@@ -85,12 +93,21 @@ class Catalogue:
 
     def holders(self) -> dict[str, Entry]:
         """Return the content that has each name: the one it was last said of."""
-        return {entry.name: entry for entry in sorted(self.entries.values(), key=lambda entry: (entry.named_ms, entry.sha256))}
+        return {
+            entry.name: entry
+            for entry in sorted(
+                self.entries.values(), key=lambda entry: (entry.named_ms, entry.sha256)
+            )
+        }
 
     def says(self, entry: Entry) -> bool:
         """Tell whether adding `entry` would add nothing but later times for the same bytes."""
         known = self.entries.get((entry.name, entry.sha256))
-        return known is not None and join(known, entry)._replace(mtime_ns=known.mtime_ns, named_ms=known.named_ms) == known
+        return (
+            known is not None
+            and join(known, entry)._replace(mtime_ns=known.mtime_ns, named_ms=known.named_ms)
+            == known
+        )
 
 
 def join(first: Entry, second: Entry) -> Entry:
@@ -117,7 +134,12 @@ def union(*groups: Iterable[Entry]) -> dict[EntryKey, Entry]:
 
 def encode(entries: Iterable[Entry], replaces: Iterable[str], now: datetime) -> bytes:
     """Return a manifest's bytes. One entry a line, sorted, so that people can read and compare it."""
-    head = {"schema": SCHEMA, "written": _stamp(now), "replaces": sorted(replaces), "columns": Entry._fields}
+    head = {
+        "schema": SCHEMA,
+        "written": _stamp(now),
+        "replaces": sorted(replaces),
+        "columns": Entry._fields,
+    }
     rows = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in sorted(entries))
     return (json.dumps(head)[:-1] + f', "entries": [\n{rows}\n]}}\n').encode("ascii")
 
@@ -136,7 +158,11 @@ def parse(data: bytes, key: str) -> tuple[list[Entry], list[str]]:
             return [_entry(row) for row in rows], [str(name) for name in replaces]
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise IntegrityError(f"{key} is damaged: {exc}", hint=_REBUILD) from exc
-    raise InputError(f"{key} has the schema {schema!r}", hint="A newer dsmops wrote it: upgrade this one.", code="publish.schema")
+    raise InputError(
+        f"{key} has the schema {schema!r}",
+        hint="A newer dsmops wrote it: upgrade this one.",
+        code="publish.schema",
+    )
 
 
 def _entry(row: list[Any]) -> Entry:
@@ -146,7 +172,10 @@ def _entry(row: list[Any]) -> Entry:
         raise ValueError(f"not text: {row!r:.200}")
     if not (type(size_bytes) is type(mtime_ns) is type(named_ms) is type(rules) is int):
         raise ValueError(f"not numbers: {row!r:.200}")
-    if min(size_bytes, mtime_ns, named_ms, rules) < 0 or max(size_bytes, mtime_ns, named_ms, rules) > MAX_NUMBER:
+    if (
+        min(size_bytes, mtime_ns, named_ms, rules) < 0
+        or max(size_bytes, mtime_ns, named_ms, rules) > MAX_NUMBER
+    ):
         raise ValueError(f"not possible numbers: {row!r:.200}")
     if key_digest(key) != sha256 or (continues and not _SHA256.fullmatch(continues)):
         raise ValueError(f"not the address of its content: {row!r:.200}")
@@ -188,12 +217,17 @@ def read_catalogue(store: ObjectStore) -> Catalogue:
                 replaced=tuple(sorted((here & replaced) - read.keys())),
                 damaged=tuple(sorted(damaged - replaced)),
             )
-    raise RemoteError(f"{store.url}: the manifests keep changing", hint="Many publishers are busy; try again.")
+    raise RemoteError(
+        f"{store.url}: the manifests keep changing", hint="Many publishers are busy; try again."
+    )
 
 
 def _read(store: ObjectStore, key: str) -> tuple[list[Entry], list[str]]:
     sha256 = key[-len(".json") - 64 : -len(".json")]
-    for last in (False, True):  # bytes damaged on their way are right the second time, bytes damaged in the store are not
+    for last in (
+        False,
+        True,
+    ):  # bytes damaged on their way are right the second time, bytes damaged in the store are not
         data = bytearray()
         try:
             store.get(key, data.extend, sha256=sha256)
@@ -212,7 +246,9 @@ def record(store: ObjectStore, catalogue: Catalogue, news: Iterable[Entry], now:
     """
     repeated = (*catalogue.read, *catalogue.replaced)
     # Damaged ones are only set aside: their bytes may still be of use to a person.
-    data = encode(union(catalogue.entries.values(), news).values(), (*repeated, *catalogue.damaged), now)
+    data = encode(
+        union(catalogue.entries.values(), news).values(), (*repeated, *catalogue.damaged), now
+    )
     digest = hashlib.sha256(data).hexdigest()
     key = f"{MANIFESTS}{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(8)}-{digest}.json"
     store.put(data, key, sha256=digest, size_bytes=len(data))
@@ -227,7 +263,8 @@ def record(store: ObjectStore, catalogue: Catalogue, news: Iterable[Entry], now:
 def unnamed_bodies(store: ObjectStore, catalogue: Catalogue) -> list[Entry]:
     """Return an entry for each body that no manifest names, from a listing: how a lost manifest is rebuilt.
 
-    Their digests are what the keys claim; whoever uses the bytes checks them. Their time is when the store took the object.
+    Their digests are what the keys claim; whoever uses the bytes checks them. Their time is when
+    the store took the object.
     """
     known = set(catalogue.bodies())
     found = []
@@ -236,7 +273,11 @@ def unnamed_bodies(store: ObjectStore, catalogue: Catalogue) -> list[Entry]:
         if parsed is not None and parsed[1] not in known:
             name, sha256, rules = parsed
             stored_ms = max(0, int(item.modified.timestamp() * 1000))
-            found.append(Entry(name, sha256, item.size_bytes, stored_ms * 1_000_000, stored_ms, rules, item.key))
+            found.append(
+                Entry(
+                    name, sha256, item.size_bytes, stored_ms * 1_000_000, stored_ms, rules, item.key
+                )
+            )
     return found
 
 

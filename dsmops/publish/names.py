@@ -1,8 +1,9 @@
 """Names and keys: which files are logs, how a file's name becomes part of a key, and which names may be restored.
 
-A body's key is `bodies/<scan>/<sha256>/<name>`: the digest makes it an address, `<scan>` says which redaction rules the content
-passed (`rules-3`) or that it passed none (`unredacted`), so that a bucket policy can tell the two apart, and the name it was
-first stored under lets a listing alone rebuild a lost manifest. Names are percent-encoded, so that every key is plain ASCII.
+A body's key is `bodies/<scan>/<sha256>/<name>`: the digest makes it an address, `<scan>` says which
+redaction rules the content passed (`rules-3`) or that it passed none (`unredacted`), so that a
+bucket policy can tell the two apart, and the name it was first stored under lets a listing alone
+rebuild a lost manifest. Names are percent-encoded, so that every key is plain ASCII.
 """
 
 from __future__ import annotations
@@ -30,7 +31,21 @@ LOG_BEGINNINGS = ("log.", "friendly-")
 CAPTURES = {".safetensors", ".json", ".npy", ".npz", ".pt", ".bin"}
 """Endings of what the server captures beside its logs: decodable voice, and queries with their keys."""
 
-AUDIO = {".wav", ".mp3", ".mp4", ".ogg", ".opus", ".flac", ".m4a", ".aac", ".aif", ".aiff", ".webm", ".pcm", ".raw"}
+AUDIO = {
+    ".wav",
+    ".mp3",
+    ".mp4",
+    ".ogg",
+    ".opus",
+    ".flac",
+    ".m4a",
+    ".aac",
+    ".aif",
+    ".aiff",
+    ".webm",
+    ".pcm",
+    ".raw",
+}
 
 MAX_PART_BYTES = 255 - len("..dsmops-partial")
 """Of a name, between slashes: what file systems take, less what a file's name grows by while it is written."""
@@ -39,9 +54,11 @@ _COMPRESSION = re.compile(r"\.(gz|zst)$")
 _ROTATION = re.compile(r"[.-]\d[\d-]*$")
 _SEGMENT = r"(?!\.{0,2}(?:/|$))[^/]+"
 _KEY = re.compile(
-    rf"{BODIES}(?:rules-(?P<rules>[1-9]\d{{0,8}})|unredacted)/(?P<sha256>[0-9a-f]{{64}})/(?P<name>{_SEGMENT}(?:/{_SEGMENT})*)", re.DOTALL
+    rf"{BODIES}(?:rules-(?P<rules>[1-9]\d{{0,8}})|unredacted)/(?P<sha256>[0-9a-f]{{64}})/(?P<name>{_SEGMENT}(?:/{_SEGMENT})*)",
+    re.DOTALL,
 )
-# Control characters, backslashes, what stands for no byte, and parts that are empty, relative or hidden.
+# Control characters, backslashes, what stands for no byte, and parts that are empty, relative or
+# hidden.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udc7f\udd00-\udfff]|(?:^|/)(?:[./]|$)")
 _KEY_SAFE = "/ !$&'()*+,;=:@"
 
@@ -57,17 +74,24 @@ def family(name: str) -> str:
 def is_log(name: str) -> bool:
     """Tell whether a file of this base name is a log that may be published without asking.
 
-    An ending of captures or audio anywhere in it speaks against it: `log.x.json.bak` is a copy of a capture.
+    An ending of captures or audio anywhere in it speaks against it: `log.x.json.bak` is a copy of a
+    capture.
     """
     if name.startswith("."):
         return False
     endings = {f".{part}" for part in re.split(r"[.~]", name.lower())[1:]}
-    return (name.startswith(LOG_BEGINNINGS) or family(name).lower().endswith(".log")) and not endings & (CAPTURES | AUDIO)
+    return (
+        name.startswith(LOG_BEGINNINGS) or family(name).lower().endswith(".log")
+    ) and not endings & (CAPTURES | AUDIO)
 
 
 def matches_any(name: str, patterns: Sequence[str]) -> bool:
     """Tell whether one of the shell patterns fits the whole name or its last part."""
-    return any(fnmatchcase(candidate, pattern) for candidate in (name, name.rpartition("/")[2]) for pattern in patterns)
+    return any(
+        fnmatchcase(candidate, pattern)
+        for candidate in (name, name.rpartition("/")[2])
+        for pattern in patterns
+    )
 
 
 def with_mark(name: str, sha256: str, taken: Container[str]) -> str:
@@ -106,7 +130,9 @@ def require_safe(name: str) -> PurePosixPath:
         InputError: it is absolute, climbs out, is hidden, or holds what no log's name holds. Whoever can write to the store chooses
             names; a file of such a name is not published either.
     """
-    if _UNSAFE.search(name) or any(len(os.fsencode(part)) > MAX_PART_BYTES for part in name.split("/")):
+    if _UNSAFE.search(name) or any(
+        len(os.fsencode(part)) > MAX_PART_BYTES for part in name.split("/")
+    ):
         raise InputError(
             f"the name {name!r} is not safe to restore",
             hint=f"Rename the file: no control characters, no backslash, no part above {MAX_PART_BYTES} bytes or with a dot in front.",

@@ -1,7 +1,8 @@
 """What a run has to do: which contents the store lacks, which it only lacks under this name, and which must not leave.
 
-Content decides. A file whose name and digest the store knows costs nothing; a known digest under a new name (rotation renames) costs a
-line in a manifest; only new content is scanned for what redaction should have removed, and sent.
+Content decides. A file whose name and digest the store knows costs nothing; a known digest under a
+new name (rotation renames) costs a line in a manifest; only new content is scanned for what
+redaction should have removed, and sent.
 """
 
 from __future__ import annotations
@@ -73,10 +74,13 @@ class Inspection:
     continues: str
 
 
-def needs_inspection(snapshot: Snapshot, vouched: Mapping[str, int], rules: int, *, allow_unredacted: bool = False) -> bool:
+def needs_inspection(
+    snapshot: Snapshot, vouched: Mapping[str, int], rules: int, *, allow_unredacted: bool = False
+) -> bool:
     """Tell whether a content has to be scanned: the store lacks it, or it has not passed these rules or newer ones.
 
-    `vouched` is `Catalogue.vouched()`. With `allow_unredacted` it is enough that the content was once let through.
+    `vouched` is `Catalogue.vouched()`. With `allow_unredacted` it is enough that the content was
+    once let through.
     """
     passed = vouched.get(snapshot.sha256)
     return passed is None or (passed < rules and not (allow_unredacted and passed == NOT_VOUCHED))
@@ -87,7 +91,8 @@ def inspect(
 ) -> tuple[dict[str, Inspection], list[Failure]]:
     """Read each content once more: scan it, and see whether an earlier content of the same log is its beginning.
 
-    Returns the findings by digest, and the files that could not be read or were rewritten meanwhile. `progress` counts bytes.
+    Returns the findings by digest, and the files that could not be read or were rewritten
+    meanwhile. `progress` counts bytes.
     """
     beginnings = _beginnings(catalogue)
     found: dict[str, Inspection] = {}
@@ -96,7 +101,9 @@ def inspect(
         if snapshot.sha256 not in found:
             try:
                 with SnapshotReader(snapshot, beginnings.get(family(snapshot.name))) as reader:
-                    hits = {rule: count for rule, count in scan(snapshot.name, reader).items() if count}
+                    hits = {
+                        rule: count for rule, count in scan(snapshot.name, reader).items() if count
+                    }
                     reader.finish()
                 found[snapshot.sha256] = Inspection(hits, reader.continues)
             except DsmopsError as exc:
@@ -138,11 +145,31 @@ def plan_upload(
         if inspection.hits and not allow_unredacted:
             refused.append(Refusal(snapshot.name, inspection.hits, in_store=sha256 in bodies))
             continue
-        passed = NOT_VOUCHED if inspection.hits else rules if sha256 in inspections else vouched[sha256]
-        key = uploads[sha256].key if sha256 in uploads else bodies.get(sha256) or body_key(snapshot.name, sha256, passed)
-        # Later than what was said of this name before, by whatever clock: a host whose clock ran ahead does not keep a name for ever.
-        named_ms = now_ms if holder is None or has_name else min(max(now_ms, holder.named_ms + 1), MAX_NUMBER)
-        entry = Entry(snapshot.name, sha256, size_bytes, snapshot.mtime_ns, named_ms, passed, key, inspection.continues)
+        passed = (
+            NOT_VOUCHED if inspection.hits else rules if sha256 in inspections else vouched[sha256]
+        )
+        key = (
+            uploads[sha256].key
+            if sha256 in uploads
+            else bodies.get(sha256) or body_key(snapshot.name, sha256, passed)
+        )
+        # Later than what was said of this name before, by whatever clock: a host whose clock ran
+        # ahead does not keep a name for ever.
+        named_ms = (
+            now_ms
+            if holder is None or has_name
+            else min(max(now_ms, holder.named_ms + 1), MAX_NUMBER)
+        )
+        entry = Entry(
+            snapshot.name,
+            sha256,
+            size_bytes,
+            snapshot.mtime_ns,
+            named_ms,
+            passed,
+            key,
+            inspection.continues,
+        )
         if force or sha256 not in bodies:
             others = uploads[sha256].entries if sha256 in uploads else ()
             uploads[sha256] = Upload(key, sha256, size_bytes, Path(snapshot.path), (*others, entry))
@@ -150,7 +177,9 @@ def plan_upload(
             unchanged.append(snapshot.name)
         else:
             renamed.append(entry)
-    return UploadPlan(tuple(uploads.values()), tuple(renamed), tuple(unchanged), tuple(refused), failed)
+    return UploadPlan(
+        tuple(uploads.values()), tuple(renamed), tuple(unchanged), tuple(refused), failed
+    )
 
 
 def _beginnings(catalogue: Catalogue) -> dict[str, dict[int, set[str]]]:

@@ -1,8 +1,9 @@
 """Published logs brought back: every content under a name, every byte compared, and nothing written outside the folder asked for.
 
-A name may have had many contents: logs grow, rotation moves names on, hosts share them. The content last published under a name has
-it. A content that lost all its names is left out when it is the beginning of a longer one, and comes back as `<name>.~<digest>` when
-it is not: every byte that was published is restored.
+A name may have had many contents: logs grow, rotation moves names on, hosts share them. The content
+last published under a name has it. A content that lost all its names is left out when it is the
+beginning of a longer one, and comes back as `<name>.~<digest>` when it is not: every byte that was
+published is restored.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class PullPlan:
         return sum(log.entry.size_bytes for log in self.fetch)
 
 
-def published_logs(catalogue: Catalogue, *, names: Sequence[str] = (), since: datetime | None = None) -> list[PublishedLog]:
+def published_logs(
+    catalogue: Catalogue, *, names: Sequence[str] = (), since: datetime | None = None
+) -> list[PublishedLog]:
     """Return what is published with the names it is restored under, by name; nothing twice but what was published under two names.
 
     `names` are shell patterns; `since` leaves out what was last written before.
@@ -66,16 +69,32 @@ def published_logs(catalogue: Catalogue, *, names: Sequence[str] = (), since: da
     superseded = catalogue.superseded()
     holder = catalogue.holders()
     placed = {entry.sha256 for entry in holder.values()}
-    homeless = {entry.sha256: entry for entry in catalogue.entries.values() if entry.sha256 not in placed | superseded}
+    homeless = {
+        entry.sha256: entry
+        for entry in catalogue.entries.values()
+        if entry.sha256 not in placed | superseded
+    }
     logs = [PublishedLog(name, entry) for name, entry in holder.items()]
-    logs += (PublishedLog(with_mark(entry.name, entry.sha256, holder), entry) for entry in homeless.values())
+    logs += (
+        PublishedLog(with_mark(entry.name, entry.sha256, holder), entry)
+        for entry in homeless.values()
+    )
     oldest_ns = int(since.timestamp() * 1e9) if since else 0
-    wanted = (log for log in logs if log.entry.mtime_ns >= oldest_ns and (not names or matches_any(log.entry.name, names)))
+    wanted = (
+        log
+        for log in logs
+        if log.entry.mtime_ns >= oldest_ns and (not names or matches_any(log.entry.name, names))
+    )
     return sorted(wanted, key=lambda log: log.name)
 
 
 def plan_pull(
-    logs: Iterable[PublishedLog], catalogue: Catalogue, output: Path, *, force: bool = False, progress: Progress = SILENT
+    logs: Iterable[PublishedLog],
+    catalogue: Catalogue,
+    output: Path,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
 ) -> PullPlan:
     """Compare the folder with what is published. `progress` counts files. Nothing is written.
 
@@ -83,7 +102,9 @@ def plan_pull(
         InputError: `output` is a file.
     """
     if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is not a folder", hint="Name a folder with --output.", code="publish.output")
+        raise InputError(
+            f"{output} is not a folder", hint="Name a folder with --output.", code="publish.output"
+        )
     groups: dict[Here, list[PublishedLog]] = {state: [] for state in Here}
     failed: list[Failure] = []
     published = {entry.sha256 for entry in catalogue.entries.values()}
@@ -98,7 +119,9 @@ def plan_pull(
     return PullPlan(output, tuple(fetch), tuple(groups[Here.SAME]), tuple(kept), tuple(failed))
 
 
-def pull(store: ObjectStore, plan: PullPlan, *, workers: int, progress: Progress = SILENT) -> tuple[list[PublishedLog], list[Failure]]:
+def pull(
+    store: ObjectStore, plan: PullPlan, *, workers: int, progress: Progress = SILENT
+) -> tuple[list[PublishedLog], list[Failure]]:
     """Fetch what the plan says; each file appears whole, with its time, after its digest was right. `progress` counts bytes.
 
     Raises:
@@ -117,7 +140,10 @@ def pull(store: ObjectStore, plan: PullPlan, *, workers: int, progress: Progress
                 nonlocal left
                 left -= len(block)
                 if left < 0:  # there may be no room for it
-                    raise IntegrityError(f"{entry.key} is larger than published", hint="Look who wrote it to the store.")
+                    raise IntegrityError(
+                        f"{entry.key} is larger than published",
+                        hint="Look who wrote it to the store.",
+                    )
                 partial.write(block)
 
             store.get(entry.key, write, sha256=entry.sha256, progress=progress)
@@ -139,7 +165,10 @@ def _target(output: Path, name: str) -> Path:
     target = output / require_safe(name)
     with os_errors(target):
         if not target.parent.resolve().is_relative_to(output.resolve()):
-            raise InputError(f"{target.parent} leads out of {output}", hint="Remove the link, or choose another --output.")
+            raise InputError(
+                f"{target.parent} leads out of {output}",
+                hint="Remove the link, or choose another --output.",
+            )
     return target
 
 
@@ -150,4 +179,6 @@ def _look(target: Path, entry: Entry, published: set[str]) -> Here:
         if not target.exists():
             return Here.NOTHING
     digest = sha256(target)
-    return Here.SAME if digest == entry.sha256 else Here.OLDER if digest in published else Here.OTHER
+    return (
+        Here.SAME if digest == entry.sha256 else Here.OLDER if digest in published else Here.OTHER
+    )

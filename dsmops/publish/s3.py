@@ -1,9 +1,10 @@
 """An S3 bucket as a store. The only module that knows the S3 client library.
 
-botocore is used without boto3's layers: that halves the start-up, and its transfer manager would complete an upload
-before the digest of what was sent is known. Every upload carries its SHA-256, but since servers exist that take a wrong
-one with 200, an object counts as stored only when its ETag is the MD5 that the sent bytes give (a server can only know it by
-having received them) or, where an ETag means something else (KMS encryption), after it was read back.
+botocore is used without boto3's layers: that halves the start-up, and its transfer manager would
+complete an upload before the digest of what was sent is known. Every upload carries its SHA-256,
+but since servers exist that take a wrong one with 200, an object counts as stored only when its
+ETag is the MD5 that the sent bytes give (a server can only know it by having received them) or,
+where an ETag means something else (KMS encryption), after it was read back.
 """
 
 from __future__ import annotations
@@ -28,9 +29,25 @@ from botocore import exceptions as sdk
 from botocore.config import Config
 
 from dsmops import __version__
-from dsmops.errors import CredentialsError, DsmopsError, InputError, IntegrityError, MissingObjectError, RemoteError, TransferError
+from dsmops.errors import (
+    CredentialsError,
+    DsmopsError,
+    InputError,
+    IntegrityError,
+    MissingObjectError,
+    RemoteError,
+    TransferError,
+)
 from dsmops.progress import SILENT, Progress
-from dsmops.publish.store import Digest, Meter, RequestKind, StoredObject, StoreOptions, blocks_of, require_unchanged
+from dsmops.publish.store import (
+    Digest,
+    Meter,
+    RequestKind,
+    StoredObject,
+    StoreOptions,
+    blocks_of,
+    require_unchanged,
+)
 
 MAX_PARTS = 10_000
 """S3's own limit on the parts of one upload."""
@@ -48,7 +65,11 @@ _KINDS: dict[str, RequestKind] = {
     "PutObject": "put",
     "DeleteObject": "delete",
 }
-_CONTENT_TYPES = {".gz": "application/gzip", ".zst": "application/zstd", ".json": "application/json"}
+_CONTENT_TYPES = {
+    ".gz": "application/gzip",
+    ".zst": "application/zstd",
+    ".json": "application/json",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +109,8 @@ class S3Store:
                 read_timeout=options.timeout_s,
                 retries={"mode": "standard", "total_max_attempts": options.attempts},
                 max_pool_connections=2 * options.workers,
-                # The SDK's own CRC32 in a trailer is refused by R2, older MinIO, GCS and Ceph; we send SHA-256 in a header instead.
+                # The SDK's own CRC32 in a trailer is refused by R2, older MinIO, GCS and Ceph; we
+                # send SHA-256 in a header instead.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 # Given whole: else the library puts it together anew for every request, twice.
@@ -103,9 +125,19 @@ class S3Store:
         operation = event_name.rpartition(".")[2]
         kind = _KINDS.get(operation, "head" if operation.startswith("Head") else "multipart")
         is_content = operation in ("PutObject", "UploadPart")
-        self.meter.count(kind, sent_bytes=int(request.headers["Content-Length"]) if is_content else 0)
+        self.meter.count(
+            kind, sent_bytes=int(request.headers["Content-Length"]) if is_content else 0
+        )
 
-    def put(self, source: Path | bytes, key: str, *, sha256: str, size_bytes: int, progress: Progress = SILENT) -> None:
+    def put(
+        self,
+        source: Path | bytes,
+        key: str,
+        *,
+        sha256: str,
+        size_bytes: int,
+        progress: Progress = SILENT,
+    ) -> None:
         part_bytes = part_size(size_bytes, self._options.part_bytes)
         with _errors(f"{self.url}/{key}"):
             if size_bytes <= part_bytes:
@@ -113,7 +145,9 @@ class S3Store:
             else:
                 self._put_parts(source, key, sha256, size_bytes, part_bytes, progress)
 
-    def _put_whole(self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress) -> None:
+    def _put_whole(
+        self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress
+    ) -> None:
         with self._buffers:
             data = b"".join(blocks_of(source, size_bytes))
             require_unchanged(source, hashlib.sha256(data).hexdigest(), sha256)
@@ -131,10 +165,20 @@ class S3Store:
                     return
         raise self._damaged(key)
 
-    def _put_parts(self, source: Path | bytes, key: str, sha256: str, size_bytes: int, part_bytes: int, progress: Progress) -> None:
+    def _put_parts(
+        self,
+        source: Path | bytes,
+        key: str,
+        sha256: str,
+        size_bytes: int,
+        part_bytes: int,
+        progress: Progress,
+    ) -> None:
         """Send in parts, reading the source once; complete the upload only after the digest of all parts is right."""
         where = {"Bucket": self._bucket, "Key": self._root + key}
-        begun = self._client.create_multipart_upload(**where, ContentType=_content_type(key), ChecksumAlgorithm="SHA256", **self._on_write)
+        begun = self._client.create_multipart_upload(
+            **where, ContentType=_content_type(key), ChecksumAlgorithm="SHA256", **self._on_write
+        )
         upload = {**where, "UploadId": begun["UploadId"]}
         digest, md5s = hashlib.sha256(), b""
         blocks = blocks_of(source, size_bytes, part_bytes)
@@ -143,7 +187,9 @@ class S3Store:
             while (data := self._next_part(blocks, sent)) is not None:
                 digest.update(data)
                 md5s += _md5(data).digest()
-                sent.append(self._part_pool.submit(self._put_part, upload, len(sent) + 1, data, progress))
+                sent.append(
+                    self._part_pool.submit(self._put_part, upload, len(sent) + 1, data, progress)
+                )
             parts = [future.result() for future in sent]
             require_unchanged(source, digest.hexdigest(), sha256)
         except BaseException as exc:
@@ -153,9 +199,12 @@ class S3Store:
             self._abort(upload, [future for future in sent if not future.cancelled()], exc)
             raise
         try:
-            answer = self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+            answer = self._client.complete_multipart_upload(
+                **upload, MultipartUpload={"Parts": parts}
+            )
         except (sdk.ClientError, sdk.BotoCoreError) as exc:
-            # An answer that was lost on its way makes the retry find no such upload: look whether the object is there.
+            # An answer that was lost on its way makes the retry find no such upload: look whether
+            # the object is there.
             with suppress(RemoteError):
                 if self._reads_back(key, sha256):
                     return
@@ -164,7 +213,9 @@ class S3Store:
         if not self._holds(key, sha256, answer, f"{_md5(md5s).hexdigest()}-{len(parts)}"):
             raise self._damaged(key)
 
-    def _next_part(self, blocks: Iterator[bytes], sent: list[Future[dict[str, Any]]]) -> bytes | None:
+    def _next_part(
+        self, blocks: Iterator[bytes], sent: list[Future[dict[str, Any]]]
+    ) -> bytes | None:
         """Wait for a free buffer, then read a part into it; None at the end, or when a part before it failed. `_put_part` frees it."""
         self._buffers.acquire()
         data = None
@@ -176,16 +227,22 @@ class S3Store:
                 self._buffers.release()
         return data
 
-    def _put_part(self, upload: dict[str, str], number: int, data: bytes, progress: Progress) -> dict[str, Any]:
+    def _put_part(
+        self, upload: dict[str, str], number: int, data: bytes, progress: Progress
+    ) -> dict[str, Any]:
         try:
             checksum = _base64(hashlib.sha256(data).digest())
-            answer = self._client.upload_part(**upload, PartNumber=number, Body=data, ChecksumSHA256=checksum)
+            answer = self._client.upload_part(
+                **upload, PartNumber=number, Body=data, ChecksumSHA256=checksum
+            )
         finally:
             self._buffers.release()
         progress.advance(len(data))
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
-    def _abort(self, upload: dict[str, str], running: list[Future[dict[str, Any]]], cause: BaseException) -> None:
+    def _abort(
+        self, upload: dict[str, str], running: list[Future[dict[str, Any]]], cause: BaseException
+    ) -> None:
         """Take back an upload that cannot be completed; when that fails too, say which one is left."""
         for future in running:
             future.exception()  # a part that arrives after the abort would stay behind
@@ -195,7 +252,12 @@ class S3Store:
             if _code_of(exc) == "NoSuchUpload":
                 return
             upload_id = upload["UploadId"]
-            _log.warning("the unfinished upload %s of %s could not be aborted: %s", upload_id, upload["Key"], exc)
+            _log.warning(
+                "the unfinished upload %s of %s could not be aborted: %s",
+                upload_id,
+                upload["Key"],
+                exc,
+            )
             if isinstance(cause, Exception):
                 error = TransferError(
                     f"{self.url}: sending failed ({_reason(cause)}), and the unfinished upload {upload_id} of {upload['Key']} "
@@ -222,7 +284,14 @@ class S3Store:
             hint="Something between here and the store alters data; try another network, or an https endpoint.",
         )
 
-    def get(self, key: str, write: Callable[[bytes], object], *, sha256: str | None, progress: Progress = SILENT) -> None:
+    def get(
+        self,
+        key: str,
+        write: Callable[[bytes], object],
+        *,
+        sha256: str | None,
+        progress: Progress = SILENT,
+    ) -> None:
         what = f"{self.url}/{key}"
         digest = Digest(what, sha256)
         done, failures = 0, 0
@@ -268,7 +337,11 @@ class S3Store:
             if token is None:
                 return
             if token == wanted.get("ContinuationToken"):
-                raise InputError(f"{self.url}: the server's listing goes in a circle", hint=_ENDPOINT, code="publish.endpoint")
+                raise InputError(
+                    f"{self.url}: the server's listing goes in a circle",
+                    hint=_ENDPOINT,
+                    code="publish.endpoint",
+                )
             wanted["ContinuationToken"] = token
 
     def _page(self, wanted: dict[str, str]) -> tuple[Sequence[StoredObject], str | None]:
@@ -277,14 +350,23 @@ class S3Store:
             with _errors(self.url):
                 answer = self._client.list_objects_v2(**wanted)
                 page = [
-                    StoredObject(item["Key"].removeprefix(self._root), item["Size"], item["LastModified"])
+                    StoredObject(
+                        item["Key"].removeprefix(self._root), item["Size"], item["LastModified"]
+                    )
                     for item in answer.get("Contents", ())
                 ]
                 token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
         except MissingObjectError as exc:
             raise InputError(exc.message, hint=_NO_BUCKET) from exc
-        except (KeyError, ValueError) as exc:  # a web page with status 200, for one, is to the library an answer without content
-            raise InputError(f"{self.url}: what answers is no S3 server ({exc!r})", hint=_ENDPOINT, code="publish.endpoint") from exc
+        except (
+            KeyError,
+            ValueError,
+        ) as exc:  # a web page with status 200, for one, is to the library an answer without content
+            raise InputError(
+                f"{self.url}: what answers is no S3 server ({exc!r})",
+                hint=_ENDPOINT,
+                code="publish.endpoint",
+            ) from exc
         return page, token
 
     def delete(self, key: str) -> None:
@@ -293,9 +375,13 @@ class S3Store:
 
     def abort_unfinished(self, started_before: datetime) -> int:
         with _errors(self.url):
-            found = [upload for upload in self._unfinished() if upload["Initiated"] < started_before]
+            found = [
+                upload for upload in self._unfinished() if upload["Initiated"] < started_before
+            ]
             for upload in found:
-                self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                self._client.abort_multipart_upload(
+                    Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
         return len(found)
 
     def _unfinished(self) -> Iterator[dict[str, Any]]:
@@ -304,13 +390,18 @@ class S3Store:
             try:
                 page = self._client.list_multipart_uploads(**wanted)
             except sdk.ClientError as exc:
-                if _code_of(exc) == "NoSuchUpload":  # what `rclone serve s3` says when there are none
+                if (
+                    _code_of(exc) == "NoSuchUpload"
+                ):  # what `rclone serve s3` says when there are none
                     return
                 raise
             yield from page.get("Uploads", ())
             if not page.get("IsTruncated"):
                 return
-            wanted |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            wanted |= {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page["NextUploadIdMarker"],
+            }
 
 
 def part_size(size_bytes: int, wanted_bytes: int) -> int:
@@ -337,7 +428,8 @@ def _md5(data: bytes) -> Any:
     return hashlib.md5(data, usedforsecurity=False)
 
 
-# Error codes of S3 and what they mean for a user. What is not listed, nor has status 401 or 403, is a TransferError in the server's words.
+# Error codes of S3 and what they mean for a user. What is not listed, nor has status 401 or 403, is
+# a TransferError in the server's words.
 _REFUSED = "The least rights that publishing needs are in runbooks/s3-setup.md."
 _LOGIN = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile."
 _NO_BUCKET = "Check --bucket, --region and --endpoint-url; dsmops never creates a bucket."
@@ -347,28 +439,56 @@ _BY_CODE: dict[str, tuple[type[DsmopsError], str]] = {
     "ExpiredToken": (CredentialsError, "Sign in again, then repeat the command."),
     "InvalidAccessKeyId": (CredentialsError, _LOGIN),
     "InvalidToken": (CredentialsError, _LOGIN),
-    "SignatureDoesNotMatch": (CredentialsError, "The secret key is wrong, or this machine's clock is."),
+    "SignatureDoesNotMatch": (
+        CredentialsError,
+        "The secret key is wrong, or this machine's clock is.",
+    ),
     "RequestTimeTooSkewed": (CredentialsError, "Set this machine's clock."),
     "NoSuchBucket": (InputError, _NO_BUCKET),
     "InvalidBucketName": (InputError, "Check --bucket."),
     "PermanentRedirect": (InputError, "The bucket is in another region: name it with --region."),
-    "AuthorizationHeaderMalformed": (InputError, "The bucket is in another region: name it with --region."),
-    "IllegalLocationConstraintException": (InputError, "The bucket is in another region: name it with --region."),
-    "AccessControlListNotSupported": (InputError, "The bucket's owner controls all objects: leave out --acl."),
+    "AuthorizationHeaderMalformed": (
+        InputError,
+        "The bucket is in another region: name it with --region.",
+    ),
+    "IllegalLocationConstraintException": (
+        InputError,
+        "The bucket is in another region: name it with --region.",
+    ),
+    "AccessControlListNotSupported": (
+        InputError,
+        "The bucket's owner controls all objects: leave out --acl.",
+    ),
     "InvalidStorageClass": (InputError, "Check --storage-class."),
     "InvalidArgument": (InputError, "Check --acl, --sse, --sse-kms-key-id and --storage-class."),
     "KMS.NotFoundException": (InputError, "Check --sse-kms-key-id."),
-    "KeyTooLongError": (InputError, "S3 keys have at most 1,024 bytes: shorten --prefix or the file's name."),
-    "NoSuchKey": (MissingObjectError, "Publish the file again with --force from where it still exists."),
+    "KeyTooLongError": (
+        InputError,
+        "S3 keys have at most 1,024 bytes: shorten --prefix or the file's name.",
+    ),
+    "NoSuchKey": (
+        MissingObjectError,
+        "Publish the file again with --force from where it still exists.",
+    ),
     "404": (MissingObjectError, "Publish the file again with --force from where it still exists."),
-    "BadDigest": (IntegrityError, "Something between here and the store alters data; try another network."),
-    "XAmzContentSHA256Mismatch": (IntegrityError, "Something between here and the store alters data; try another network."),
+    "BadDigest": (
+        IntegrityError,
+        "Something between here and the store alters data; try another network.",
+    ),
+    "XAmzContentSHA256Mismatch": (
+        IntegrityError,
+        "Something between here and the store alters data; try another network.",
+    ),
 }
 _BY_TYPE: tuple[tuple[type[Exception], type[DsmopsError], str], ...] = (
     (sdk.NoCredentialsError, CredentialsError, _LOGIN),
     (sdk.PartialCredentialsError, CredentialsError, _LOGIN),
     (sdk.CredentialRetrievalError, CredentialsError, _LOGIN),
-    (sdk.ProfileNotFound, CredentialsError, "Look at ~/.aws/config for the names, or leave out --profile."),
+    (
+        sdk.ProfileNotFound,
+        CredentialsError,
+        "Look at ~/.aws/config for the names, or leave out --profile.",
+    ),
     (sdk.UnauthorizedSSOTokenError, CredentialsError, "Sign in again with `aws sso login`."),
     (sdk.SSOError, CredentialsError, "Sign in again with `aws sso login`."),
     (sdk.TokenRetrievalError, CredentialsError, "Sign in again with `aws sso login`."),
@@ -376,10 +496,22 @@ _BY_TYPE: tuple[tuple[type[Exception], type[DsmopsError], str], ...] = (
     (sdk.InvalidRegionError, InputError, "Check --region."),
     (sdk.InvalidEndpointConfigurationError, InputError, _ENDPOINT),
     (sdk.EndpointProviderError, InputError, _ENDPOINT),
-    (sdk.ConfigParseError, InputError, "Correct the file, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE."),
+    (
+        sdk.ConfigParseError,
+        InputError,
+        "Correct the file, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE.",
+    ),
     (sdk.ParamValidationError, InputError, "Check the options of the store."),
-    (sdk.HTTPClientError, TransferError, "Check the network and --endpoint-url, then run the command again."),
-    (sdk.ConnectionError, TransferError, "Check the network and --endpoint-url, then run the command again."),
+    (
+        sdk.HTTPClientError,
+        TransferError,
+        "Check the network and --endpoint-url, then run the command again.",
+    ),
+    (
+        sdk.ConnectionError,
+        TransferError,
+        "Check the network and --endpoint-url, then run the command again.",
+    ),
 )
 
 
@@ -392,29 +524,45 @@ def _errors(what: str) -> Iterator[None]:
         raise _translate(exc, what) from exc
     except RecursionError as exc:  # sent elsewhere, the library asks the bucket where it is, is sent elsewhere, asks again
         raise InputError(
-            f"{what}: the server redirects elsewhere", hint="Check --endpoint-url (http or https?) and --region.", code="publish.endpoint"
+            f"{what}: the server redirects elsewhere",
+            hint="Check --endpoint-url (http or https?) and --region.",
+            code="publish.endpoint",
         ) from exc
 
 
 def _translate(exc: Exception, what: str) -> DsmopsError:
     if isinstance(exc, sdk.ClientError):
         refused = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403)
-        unlisted = (CredentialsError, _REFUSED) if refused else (TransferError, "Run the command again; what arrived is kept.")
+        unlisted = (
+            (CredentialsError, _REFUSED)
+            if refused
+            else (TransferError, "Run the command again; what arrived is kept.")
+        )
         kind, hint = _BY_CODE.get(_code_of(exc), unlisted)
         return kind(f"{what}: {_reason(exc)}", hint=hint)
-    if isinstance(exc, sdk.HTTPClientError) and "header value" in str(exc):  # the library's words repeat the value, a token perhaps
-        return InputError(f"{what}: a credential or an option holds a line break", hint="Look at the AWS_ variables and the options.")
+    if isinstance(exc, sdk.HTTPClientError) and "header value" in str(
+        exc
+    ):  # the library's words repeat the value, a token perhaps
+        return InputError(
+            f"{what}: a credential or an option holds a line break",
+            hint="Look at the AWS_ variables and the options.",
+        )
     for of_sdk, kind, hint in _BY_TYPE:
         if isinstance(exc, of_sdk):
             return kind(f"{what}: {_reason(exc)}", hint=hint)
-    return TransferError(f"{what}: {_reason(exc)}", hint="Run the command again; what arrived is kept.")
+    return TransferError(
+        f"{what}: {_reason(exc)}", hint="Run the command again; what arrived is kept."
+    )
 
 
 def _code_of(exc: Exception) -> str:
     """Return the error code, or the HTTP status where a server gives none; empty for what is no answer of a server."""
     if not isinstance(exc, sdk.ClientError):
         return ""
-    return str(exc.response.get("Error", {}).get("Code") or exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    return str(
+        exc.response.get("Error", {}).get("Code")
+        or exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    )
 
 
 def _reason(exc: BaseException) -> str:

@@ -1,7 +1,8 @@
 """The files to publish, each taken as it was at one moment: the bytes up to the length seen when it was first read.
 
-A live log grows while it is read. Its snapshot is a length and a digest; whoever reads the file again (the scan, the upload) reads up
-to that length and compares, so what was scanned is what is sent, or the file is left for the next run.
+A live log grows while it is read. Its snapshot is a length and a digest; whoever reads the file
+again (the scan, the upload) reads up to that length and compares, so what was scanned is what is
+sent, or the file is left for the next run.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Failure:
 def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = ()) -> Selection:
     """Return the logs below `source`: allowed names only, nothing under a folder `raw` unless `include_raw`, no hidden files.
 
-    `also` are shell patterns of further names. Symbolic links are not followed: they could lead out of the source, or into `raw`.
+    `also` are shell patterns of further names. Symbolic links are not followed: they could lead out
+    of the source, or into `raw`.
 
     Raises:
         SourceError: there is no such folder.
@@ -72,7 +74,9 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
     """
     if not source.is_dir():
         kind = "is a file, and a folder was expected" if source.is_file() else "does not exist"
-        raise SourceError(f"{source} {kind}", hint="Name the folder of formatted logs with --source.")
+        raise SourceError(
+            f"{source} {kind}", hint="Name the folder of formatted logs with --source."
+        )
     source = source.resolve()
     if not include_raw and RAW in (part.lower() for part in source.parts):
         raise InputError(
@@ -87,13 +91,19 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
             try:
                 files.append(Candidate(name, entry.path, entry.stat(follow_symlinks=False).st_size))
             except FileNotFoundError:
-                skipped["gone since it was listed"] += 1  # rotation; its new name is found now or in the next run
+                skipped["gone since it was listed"] += (
+                    1  # rotation; its new name is found now or in the next run
+                )
         else:
             skipped["not a log by its name"] += 1
-    return Selection(tuple(sorted(files, key=lambda file: file.name)), dict(sorted(skipped.items())))
+    return Selection(
+        tuple(sorted(files, key=lambda file: file.name)), dict(sorted(skipped.items()))
+    )
 
 
-def _walk(folder: Path | str, prefix: str, skipped: Counter[str], *, include_raw: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(
+    folder: Path | str, prefix: str, skipped: Counter[str], *, include_raw: bool
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -117,10 +127,13 @@ def _walk(folder: Path | str, prefix: str, skipped: Counter[str], *, include_raw
             skipped["no regular file"] += 1
 
 
-def take_snapshots(files: Iterable[Candidate], progress: Progress = SILENT) -> tuple[list[Snapshot], list[Failure]]:
+def take_snapshots(
+    files: Iterable[Candidate], progress: Progress = SILENT
+) -> tuple[list[Snapshot], list[Failure]]:
     """Read each file once, up to the length it has when opened, and return what it held. `progress` counts bytes.
 
-    A file that cannot be read becomes a `Failure`, also one that went away since it was listed, or that could not be restored.
+    A file that cannot be read becomes a `Failure`, also one that went away since it was listed, or
+    that could not be restored.
     """
     snapshots: list[Snapshot] = []
     failures: list[Failure] = []
@@ -137,7 +150,8 @@ def take_snapshots(files: Iterable[Candidate], progress: Progress = SILENT) -> t
 
 
 def _snapshot(file: Candidate) -> Snapshot:
-    # O_NOFOLLOW: the name may have become a link since it was listed. O_NONBLOCK: or a pipe, which would wait for a writer.
+    # O_NOFOLLOW: the name may have become a link since it was listed. O_NONBLOCK: or a pipe, which
+    # would wait for a writer.
     fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
@@ -148,20 +162,32 @@ def _snapshot(file: Candidate) -> Snapshot:
             left -= len(block)
     finally:
         os.close(fd)
-    return Snapshot(file.name, file.path, status.st_size - left, min(max(0, status.st_mtime_ns), MAX_NUMBER), digest.hexdigest())
+    return Snapshot(
+        file.name,
+        file.path,
+        status.st_size - left,
+        min(max(0, status.st_mtime_ns), MAX_NUMBER),
+        digest.hexdigest(),
+    )
 
 
 class SnapshotReader(RawIOBase):
     """A snapshot's bytes as a binary stream. `finish` reads the rest and says whether they were still the same.
 
-    `beginnings` maps lengths to digests of earlier contents; `continues` is, after `finish`, the digest of the longest that this
-    content begins with, or empty.
+    `beginnings` maps lengths to digests of earlier contents; `continues` is, after `finish`, the
+    digest of the longest that this content begins with, or empty.
     """
 
-    def __init__(self, snapshot: Snapshot, beginnings: Mapping[int, Iterable[str]] | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, beginnings: Mapping[int, Iterable[str]] | None = None
+    ) -> None:
         super().__init__()
         self._snapshot = snapshot
-        self._beginnings = {size: set(digests) for size, digests in (beginnings or {}).items() if size < snapshot.size_bytes}
+        self._beginnings = {
+            size: set(digests)
+            for size, digests in (beginnings or {}).items()
+            if size < snapshot.size_bytes
+        }
         self._marks = sorted(self._beginnings, reverse=True)
         self._digest = hashlib.sha256()
         self._done = 0
@@ -185,7 +211,9 @@ class SnapshotReader(RawIOBase):
             pass
         if self._digest.hexdigest() != self._snapshot.sha256:
             raise InputError(
-                f"{self._snapshot.path} was rewritten while it was being read", hint="Run the command again.", code="publish.changed"
+                f"{self._snapshot.path} was rewritten while it was being read",
+                hint="Run the command again.",
+                code="publish.changed",
             )
 
     def close(self) -> None:

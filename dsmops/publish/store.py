@@ -1,6 +1,7 @@
 """The door to where artefacts are kept: a few methods that an S3 bucket and a plain folder can both keep their word on.
 
-A store is a flat map from key to bytes below one root. Nothing here relies on conditional writes or on the far side comparing
+A store is a flat map from key to bytes below one root. Nothing here relies on conditional writes or
+on the far side comparing
 checksums: some servers ignore the first and answer 200 to a wrong second, so every promise is kept by reading or proving bytes here.
 """
 
@@ -49,12 +50,16 @@ class Usage:
 class Meter:
     """Counts requests and bytes; any thread may."""
 
-    requests: dict[RequestKind, int] = field(default_factory=lambda: dict.fromkeys(get_args(RequestKind), 0))
+    requests: dict[RequestKind, int] = field(
+        default_factory=lambda: dict.fromkeys(get_args(RequestKind), 0)
+    )
     sent_bytes: int = 0
     received_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def count(self, kind: RequestKind | None = None, *, sent_bytes: int = 0, received_bytes: int = 0) -> None:
+    def count(
+        self, kind: RequestKind | None = None, *, sent_bytes: int = 0, received_bytes: int = 0
+    ) -> None:
         with self.lock:
             if kind is not None:
                 self.requests[kind] += 1
@@ -63,7 +68,12 @@ class Meter:
 
     def usage(self) -> Usage:
         with self.lock:
-            return Usage(dict(self.requests), sum(self.requests.values()), self.sent_bytes, self.received_bytes)
+            return Usage(
+                dict(self.requests),
+                sum(self.requests.values()),
+                self.sent_bytes,
+                self.received_bytes,
+            )
 
 
 class ObjectStore(Protocol):
@@ -78,19 +88,35 @@ class ObjectStore(Protocol):
     """Where this is, as people write it: `s3://bucket/prefix`, `file:///folder`."""
     meter: Meter
 
-    def put(self, source: Path | bytes, key: str, *, sha256: str, size_bytes: int, progress: Progress = SILENT) -> None:
+    def put(
+        self,
+        source: Path | bytes,
+        key: str,
+        *,
+        sha256: str,
+        size_bytes: int,
+        progress: Progress = SILENT,
+    ) -> None:
         """Store the first `size_bytes` of `source` under `key`, replacing what was there.
 
-        The object appears whole or not at all, and only after its bytes were found to have the digest `sha256` (64 hex digits)
-        here and, by proof or by reading back, in the store. On failure an unfinished upload is aborted; when even that cannot
-        reach the store, the `TransferError` carries `upload_id`. `progress` counts bytes and may go backwards.
+        The object appears whole or not at all, and only after its bytes were found to have the
+        digest `sha256` (64 hex digits) here and, by proof or by reading back, in the store. On
+        failure an unfinished upload is aborted; when even that cannot reach the store, the
+        `TransferError` carries `upload_id`. `progress` counts bytes and may go backwards.
 
         Raises:
             InputError: the source no longer holds those bytes; nothing was stored.
             IntegrityError: the store keeps other bytes than were sent.
         """
 
-    def get(self, key: str, write: Callable[[bytes], object], *, sha256: str | None, progress: Progress = SILENT) -> None:
+    def get(
+        self,
+        key: str,
+        write: Callable[[bytes], object],
+        *,
+        sha256: str | None,
+        progress: Progress = SILENT,
+    ) -> None:
         """Hand the object's bytes to `write`, in order, in pieces; an interrupted transfer goes on where it stopped.
 
         Raises:
@@ -130,7 +156,15 @@ class StoreOptions:
 
     def set_for_s3(self) -> list[str]:
         """Names of the options that were given and that only S3 knows."""
-        only = ("profile", "region", "endpoint_url", "acl", "sse", "sse_kms_key_id", "storage_class")
+        only = (
+            "profile",
+            "region",
+            "endpoint_url",
+            "acl",
+            "sse",
+            "sse_kms_key_id",
+            "storage_class",
+        )
         return [name for name in only if getattr(self, name) is not None]
 
 
@@ -144,7 +178,11 @@ def open_store(url: str, options: StoreOptions | None = None) -> ObjectStore:
     scheme, _, _ = url.partition(":")
     opener = _OPENERS.get(scheme.lower()) if ":" in url else None
     if opener is None:
-        raise InputError(f"{url!r} names no store", hint="A bucket is s3://NAME/PREFIX, a folder file:FOLDER.", code="publish.store")
+        raise InputError(
+            f"{url!r} names no store",
+            hint="A bucket is s3://NAME/PREFIX, a folder file:FOLDER.",
+            code="publish.store",
+        )
     return opener(url, options)
 
 
@@ -155,7 +193,11 @@ def join_url(bucket: str, prefix: str) -> str:
         InputError: `bucket` is a path, or the prefix holds `.` or `..` segments, or characters that cannot be seen.
     """
     if bucket.startswith(("/", "~", ".")):
-        raise InputError(f"{bucket!r} is a path, and no bucket's name", hint=f"A folder is written file:{bucket}.", code="publish.bucket")
+        raise InputError(
+            f"{bucket!r} is a path, and no bucket's name",
+            hint=f"A folder is written file:{bucket}.",
+            code="publish.bucket",
+        )
     base = bucket if ":" in bucket else f"s3://{bucket}"
     return "/".join([base.rstrip("/"), *_segments(prefix)])
 
@@ -163,20 +205,33 @@ def join_url(bucket: str, prefix: str) -> str:
 def _segments(prefix: str) -> list[str]:
     segments = [segment for segment in prefix.split("/") if segment]
     if any(segment in (".", "..") for segment in segments):
-        raise InputError(f"the prefix {prefix!r} holds a relative segment", hint="Name it in full.", code="publish.prefix")
+        raise InputError(
+            f"the prefix {prefix!r} holds a relative segment",
+            hint="Name it in full.",
+            code="publish.prefix",
+        )
     if not prefix.isprintable():
-        raise InputError(f"the prefix {prefix!r} holds characters that cannot be seen", hint="Leave them out.", code="publish.prefix")
+        raise InputError(
+            f"the prefix {prefix!r} holds characters that cannot be seen",
+            hint="Leave them out.",
+            code="publish.prefix",
+        )
     return segments
 
 
-def blocks_of(source: Path | bytes, size_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+def blocks_of(
+    source: Path | bytes, size_bytes: int, block_bytes: int = BLOCK_BYTES
+) -> Iterator[bytes]:
     """Yield the first `size_bytes` of what `put` was given, in blocks that are full but for the last; fewer when it has become shorter.
 
     Raises:
         SourceError, FileAccessError: the file is gone, or cannot be read.
     """
     name = "data" if isinstance(source, bytes) else source
-    with os_errors(name), BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with (
+        os_errors(name),
+        BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+    ):
         left = size_bytes
         while left and (block := file.read(min(left, block_bytes))):
             left -= len(block)
@@ -191,7 +246,11 @@ def require_unchanged(source: Path | bytes, digest: str, sha256: str) -> None:
     """
     if digest != sha256:
         name = "the data" if isinstance(source, bytes) else str(source)
-        raise InputError(f"{name} changed while it was being sent", hint="Run the command again.", code="publish.changed")
+        raise InputError(
+            f"{name} changed while it was being sent",
+            hint="Run the command again.",
+            code="publish.changed",
+        )
 
 
 class Digest:
@@ -213,7 +272,7 @@ class Digest:
 
 
 def _open_s3(url: str, options: StoreOptions) -> ObjectStore:
-    from dsmops.publish.s3 import S3Store  # noqa: PLC0415 the client library takes 0.2 s to load; folders do without
+    from dsmops.publish.s3 import S3Store
 
     bucket, _, prefix = url.partition(":")[2].removeprefix("//").partition("/")
     if not _BUCKET.fullmatch(bucket):
@@ -226,18 +285,29 @@ def _open_s3(url: str, options: StoreOptions) -> ObjectStore:
 
 
 def _open_folder(url: str, options: StoreOptions) -> ObjectStore:
-    from dsmops.publish.local import FolderStore  # noqa: PLC0415 it imports this module
+    from dsmops.publish.local import FolderStore
 
     if names := options.set_for_s3():
         flags = ", ".join("--" + name.replace("_", "-") for name in names)
-        raise InputError(f"{flags}: only S3 has that, and {url} is a folder", hint="Leave it out.", code="publish.options")
+        raise InputError(
+            f"{flags}: only S3 has that, and {url} is a folder",
+            hint="Leave it out.",
+            code="publish.options",
+        )
     path = url.partition(":")[2]
     if path.startswith("//"):
         host, slash, path = path[2:].partition("/")
         path = unquote(slash + path) if host in ("", "localhost") else ""
     if not path:
-        raise InputError(f"{url!r} names no folder", hint="Write file:FOLDER or file:///FOLDER.", code="publish.store")
+        raise InputError(
+            f"{url!r} names no folder",
+            hint="Write file:FOLDER or file:///FOLDER.",
+            code="publish.store",
+        )
     return FolderStore(Path(path).expanduser().absolute())
 
 
-_OPENERS: dict[str, Callable[[str, StoreOptions], ObjectStore]] = {"s3": _open_s3, "file": _open_folder}
+_OPENERS: dict[str, Callable[[str, StoreOptions], ObjectStore]] = {
+    "s3": _open_s3,
+    "file": _open_folder,
+}

@@ -14,11 +14,13 @@ GIVE_UP_AFTER = 10
 """Transfers that failed in a row, each after its own retries."""
 
 
-def transfer_each(items: Iterable[Item], act: Callable[[Item], None], workers: int) -> Iterator[tuple[Item, DsmopsError | None]]:
+def transfer_each(
+    items: Iterable[Item], act: Callable[[Item], None], workers: int
+) -> Iterator[tuple[Item, DsmopsError | None]]:
     """Call `act` on every item from `workers` threads; yield each item, as it ends, with its error or None.
 
-    After `GIVE_UP_AFTER` transfer errors in a row the items left come back as errors untried. When the caller is interrupted, what
-    runs is waited for and the rest is dropped.
+    After `GIVE_UP_AFTER` transfer errors in a row the items left come back as errors untried. When
+    the caller is interrupted, what runs is waited for and the rest is dropped.
 
     Raises:
         CredentialsError: the store refused, and would refuse the rest.
@@ -32,10 +34,17 @@ def transfer_each(items: Iterable[Item], act: Callable[[Item], None], workers: i
             for future in as_completed(pending):
                 item = pending[future]
                 if future.cancelled():
-                    yield item, TransferError("not tried: the store no longer answers", hint="Run the command again.")
+                    yield (
+                        item,
+                        TransferError(
+                            "not tried: the store no longer answers", hint="Run the command again."
+                        ),
+                    )
                     continue
                 error = future.exception()
-                if error is not None and (not isinstance(error, DsmopsError) or isinstance(error, EnvironmentMissingError)):
+                if error is not None and (
+                    not isinstance(error, DsmopsError) or isinstance(error, EnvironmentMissingError)
+                ):
                     raise error
                 in_a_row = in_a_row + 1 if isinstance(error, TransferError) else 0
                 if in_a_row == GIVE_UP_AFTER:

@@ -43,8 +43,8 @@ def publish(
 ) -> Published:
     """Send what the plan says and write a manifest that names what arrived, also when the run is cut short by an error or Ctrl-C.
 
-    One body that fails does not stop the rest. `progress` counts bytes. Bodies without a manifest (killed run) harm nobody: the
-    next run sends them again to the same keys.
+    One body that fails does not stop the rest. `progress` counts bytes. Bodies without a manifest
+    (killed run) harm nobody: the next run sends them again to the same keys.
 
     Raises:
         CredentialsError: the store refused; nothing else would get through.
@@ -56,7 +56,13 @@ def publish(
     failed: list[Failure] = []
 
     def send(upload: Upload) -> None:
-        store.put(upload.path, upload.key, sha256=upload.sha256, size_bytes=upload.size_bytes, progress=progress)
+        store.put(
+            upload.path,
+            upload.key,
+            sha256=upload.sha256,
+            size_bytes=upload.size_bytes,
+            progress=progress,
+        )
         sent.append(upload)  # here, so that Ctrl-C loses none that arrived
 
     manifest = None
@@ -79,7 +85,9 @@ def _clear_abandoned(store: ObjectStore, now: datetime) -> None:
         _log.debug("%s: unfinished uploads were not looked for: %s", store.url, exc)
 
 
-def recover(store: ObjectStore, catalogue: Catalogue, *, workers: int, progress: Progress = SILENT) -> tuple[list[Entry], list[Failure]]:
+def recover(
+    store: ObjectStore, catalogue: Catalogue, *, workers: int, progress: Progress = SILENT
+) -> tuple[list[Entry], list[Failure]]:
     """Return entries for the bodies that no manifest names, each read whole and found to be what its key claims, and the others.
 
     `progress` counts objects.

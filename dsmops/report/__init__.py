@@ -1,5 +1,6 @@
 """How things are shown: text for people, one JSON document for programs, bars on a terminal, logging on stderr."""
 
-from dsmops.report.reporter import Block, Reporter, Table
+from dsmops.report.reporter import Reporter
+from dsmops.report.terminal import Block, Table
 
 __all__ = ["Block", "Reporter", "Table"]

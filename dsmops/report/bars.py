@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from dsmops.report.reporter import printable
+from dsmops.report.terminal import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -17,7 +18,10 @@ SHOW_AFTER_S = 2.0
 class BarProgress:
     """A `Progress` drawn by rich. Short work never shows a bar, so quick commands stay quiet."""
 
-    def __init__(self, show_after_s: float = SHOW_AFTER_S) -> None:
+    def __init__(
+        self, note: Callable[[str], None] = lambda _: None, *, show_after_s: float = SHOW_AFTER_S
+    ) -> None:
+        self._note = note
         self._show_after_s = show_after_s
         self._lock = threading.Lock()
         self._drawn: tuple[Progress, TaskID] | None = None
@@ -26,6 +30,9 @@ class BarProgress:
         self._unit = "bytes"
         self._done = 0
         self._started_s = 0.0
+
+    def announce(self, lines: Iterable[str]) -> None:
+        self._note("\n".join(lines))
 
     def start(self, label: str, total: int | None, unit: str = "bytes") -> None:
         self.finish()
@@ -62,7 +69,11 @@ class BarProgress:
         )
 
         amounts: list[ProgressColumn]
-        amounts = [DownloadColumn(), TransferSpeedColumn()] if self._unit == "bytes" else [MofNCompleteColumn()]
+        amounts = (
+            [DownloadColumn(), TransferSpeedColumn()]
+            if self._unit == "bytes"
+            else [MofNCompleteColumn()]
+        )
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from dsmops.report.reporter import printable
+from dsmops.report.terminal import printable
 
 
 class _StderrHandler(logging.Handler):
@@ -30,7 +30,9 @@ def setup_logging(*, debug: bool, quiet: bool = False) -> None:
     logger = logging.getLogger("dsmops")
     logger.handlers.clear()
     handler = _StderrHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if debug else _Sentence())
+    handler.setFormatter(
+        logging.Formatter("%(levelname)s %(name)s: %(message)s") if debug else _Sentence()
+    )
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING)
     logger.propagate = False

@@ -1,6 +1,7 @@
 """What was said against what was heard: corpora of recordings with references, normalised forms, word and character error rates.
 
-Importing this room is cheap; jiwer and whisper-normalizer, which come with the worker extra, and datasets are loaded on first use.
+Importing this room is cheap; jiwer and whisper-normalizer, which come with the worker extra, and
+datasets are loaded on first use.
 """
 
 from dsmops.scoring.corpus import Corpus, Utterance

@@ -41,8 +41,16 @@ def reference_of(row: Mapping[str, Any], *, where: str) -> str:
     """
     column = next((column for column in TEXT_COLUMNS if column in row), None)
     if column is None:
-        raise InputError(f"{where}: no reference", hint=f"It goes under {', '.join(TEXT_COLUMNS)}; the first counts.", code=BAD_ROW)
+        raise InputError(
+            f"{where}: no reference",
+            hint=f"It goes under {', '.join(TEXT_COLUMNS)}; the first counts.",
+            code=BAD_ROW,
+        )
     reference = row[column]
     if not isinstance(reference, str):
-        raise InputError(f"{where}: its {column} is {reference!r}", hint="A reference is text; nothing said is an empty one.", code=BAD_ROW)
+        raise InputError(
+            f"{where}: its {column} is {reference!r}",
+            hint="A reference is text; nothing said is an empty one.",
+            code=BAD_ROW,
+        )
     return reference

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsmops.errors import EnvironmentMissingError, ExtraMissingError, InputError, SourceError, TransferError
+from dsmops.errors import (
+    EnvironmentMissingError,
+    ExtraMissingError,
+    InputError,
+    SourceError,
+    TransferError,
+)
 from dsmops.progress import SILENT, Progress
 from dsmops.scoring.corpus import Corpus, Utterance, reference_of
 
@@ -48,16 +54,23 @@ def open_dataset(name: str, *, progress: Progress = SILENT) -> Corpus:
     """
     repo, config, split = _parse(name)
     try:
-        import datasets  # noqa: PLC0415
+        import datasets
     except ImportError as exc:
         raise ExtraMissingError(f"reading {name}", "datasets", extra=None) from exc
     if progress is SILENT:
         datasets.disable_progress_bars()
     try:
-        # Not streamed, which has datasets encode each row's audio anew, by a package that would have to be installed for nothing.
-        rows = datasets.load_dataset(repo, config, split=split).cast_column("audio", datasets.Audio(decode=False))
+        # Not streamed, which has datasets encode each row's audio anew, by a package that would
+        # have to be installed for nothing.
+        rows = datasets.load_dataset(repo, config, split=split).cast_column(
+            "audio", datasets.Audio(decode=False)
+        )
     except FileNotFoundError as exc:
-        raise SourceError(f"{name}: {exc}", hint="Check the name; `hf auth login` for a gated set.", code="dataset.unknown") from exc
+        raise SourceError(
+            f"{name}: {exc}",
+            hint="Check the name; `hf auth login` for a gated set.",
+            code="dataset.unknown",
+        ) from exc
     except (ValueError, KeyError) as exc:
         raise _unusable(name, exc) from exc
     except OSError as exc:
@@ -66,7 +79,9 @@ def open_dataset(name: str, *, progress: Progress = SILENT) -> Corpus:
     except datasets.exceptions.DatasetsError as exc:
         reason = exc.__cause__ or exc
         if isinstance(reason, ImportError):
-            raise EnvironmentMissingError(f"{name}: {reason}", hint="Install what it names with pip.", code="dataset.package") from exc
+            raise EnvironmentMissingError(
+                f"{name}: {reason}", hint="Install what it names with pip.", code="dataset.package"
+            ) from exc
         raise _unusable(name, reason) from exc
     return Corpus(name, len(rows), _utterances(name, rows))
 

@@ -36,13 +36,18 @@ def read_manifest(path: Path) -> Corpus:
     """Read a list of recordings. Relative paths count from the list's folder. Some of the recordings may be missing, not all.
 
     Raises:
-        SourceError, InputError, FileAccessError: it cannot be read, is no such list, a line in it has no path or no reference, or none
+        SourceError, InputError, FileAccessError: it cannot be read, is no such list, a line in it
+        has no path or no reference, or none
             of its recordings is there.
     """
     with os_errors(path), path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
-        raise InputError(f"{path} is longer than {size(_MAX_BYTES)}: no list of recordings", hint=_FORMS, code="manifest.unreadable")
+        raise InputError(
+            f"{path} is longer than {size(_MAX_BYTES)}: no list of recordings",
+            hint=_FORMS,
+            code="manifest.unreadable",
+        )
     lines = list(_lines(path, data))
     number, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     if not first:
@@ -57,8 +62,11 @@ def read_manifest(path: Path) -> Corpus:
         raise _bad_line(path, number, "neither a JSON object nor columns with tabs between them")
     utterances = [_utterance(path, number, row) for number, row in rows]
     if not utterances:
-        raise InputError(f"{path} has column names and no lines below them", hint=_FORMS, code="manifest.empty")
-    # A wrong folder is a mistake to tell at once. os.path takes a name that is too long for one that is not there.
+        raise InputError(
+            f"{path} has column names and no lines below them", hint=_FORMS, code="manifest.empty"
+        )
+    # A wrong folder is a mistake to tell at once. os.path takes a name that is too long for one
+    # that is not there.
     if not any(os.path.exists(path.parent / utterance.name) for utterance in utterances):  # noqa: PTH110
         raise SourceError(
             f"{path}: none of its recordings is there, the first being {path.parent / utterances[0].name}",
@@ -133,7 +141,9 @@ def _columns(path: Path, number: int, cells: Sequence[str]) -> Sequence[str]:
     return columns
 
 
-def _row(path: Path, number: int, columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, str]:
+def _row(
+    path: Path, number: int, columns: Sequence[str], cells: Sequence[str]
+) -> Mapping[str, str]:
     if len(cells) != len(columns):
         raise _bad_line(path, number, f"{len(cells)} columns where there are {len(columns)}")
     return dict(zip(columns, cells, strict=True))
@@ -147,14 +157,23 @@ def _utterance(path: Path, number: int, row: Mapping[str, Any]) -> Utterance:
     if not _is_path(name):
         raise _bad_line(path, number, f"its {column} is {name!r}, and a path was expected")
     if row.get("offset"):
-        # NeMo's manifests may cut one file into many utterances; scored against the whole file, each would be mostly wrong.
-        raise _bad_line(path, number, f"its utterance begins at offset {row['offset']}, and recordings are heard whole")
+        # NeMo's manifests may cut one file into many utterances; scored against the whole file,
+        # each would be mostly wrong.
+        raise _bad_line(
+            path,
+            number,
+            f"its utterance begins at offset {row['offset']}, and recordings are heard whole",
+        )
     return Utterance(name, path.parent / name, reference_of(row, where=_where(path, number)))
 
 
 def _is_path(name: Any) -> bool:
     # JSON can spell a NUL and halves of surrogate pairs, which no file name holds.
-    return isinstance(name, str) and bool(name.strip()) and re.search("[\0\ud800-\udfff]", name) is None
+    return (
+        isinstance(name, str)
+        and bool(name.strip())
+        and re.search("[\0\ud800-\udfff]", name) is None
+    )
 
 
 def _bad_line(path: Path, number: int, what: str) -> InputError:

@@ -57,13 +57,16 @@ def compare(reference: str, hypothesis: str) -> Score:
         ExtraMissingError: jiwer is not installed.
     """
     try:
-        import jiwer  # noqa: PLC0415
+        import jiwer
     except ImportError as exc:
         raise ExtraMissingError("counting errors", "jiwer") from exc
     words = jiwer.process_words(reference, hypothesis)
     characters = jiwer.process_characters(reference, hypothesis)
     return Score(
-        *(Counts(found.hits, found.substitutions, found.deletions, found.insertions) for found in (words, characters)),
+        *(
+            Counts(found.hits, found.substitutions, found.deletions, found.insertions)
+            for found in (words, characters)
+        ),
     )
 
 

@@ -30,8 +30,8 @@ def normalizer(kind: Normalizer) -> Callable[[str], str]:
     if kind is not Normalizer.NONE:
         try:
             # Not the package as a whole: its other languages take along more.
-            from whisper_normalizer.basic import BasicTextNormalizer  # noqa: PLC0415
-            from whisper_normalizer.english import EnglishTextNormalizer  # noqa: PLC0415
+            from whisper_normalizer.basic import BasicTextNormalizer
+            from whisper_normalizer.english import EnglishTextNormalizer
         except ImportError as exc:
             raise ExtraMissingError("normalising text", "whisper-normalizer") from exc
         rules = EnglishTextNormalizer() if kind is Normalizer.ENGLISH else BasicTextNormalizer()

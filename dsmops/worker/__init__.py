@@ -1,25 +1,5 @@
 """The embedded worker: the DSM networks in PyTorch, the engine that steps them, and the server around it.
 
-Everything below this package may import torch; nothing else may. Importing `dsmops.worker` itself imports no torch.
+Everything below this package may import torch; nothing else may. Importing `dsmops.worker` itself
+imports no torch.
 """
-
-from __future__ import annotations
-
-from importlib.util import find_spec
-
-from dsmops.errors import ExtraMissingError
-
-NETWORKS = ("torch", "safetensors", "sentencepiece")
-CLIENT = ("aiohttp", "msgspec")
-SERVER = (*NETWORKS, *CLIENT, "prometheus_client", "soundfile", "soxr", "sphn")
-
-
-def require_worker(purpose: str, packages: tuple[str, ...] = NETWORKS) -> None:
-    """Check that what the networks, a client or the server need is installed, without importing it. `purpose` is what the user asked for.
-
-    Raises:
-        ExtraMissingError: a package is not installed.
-    """
-    for package in packages:
-        if find_spec(package) is None:
-            raise ExtraMissingError(purpose, package)

@@ -15,14 +15,20 @@ from tests.support.sound import encoded, sweep
 def test_the_room_can_be_imported_without_the_extra() -> None:
     """soundfile and soxr load when audio is opened, not before."""
     program = "import sys, dsmops.audio; print({'soundfile', 'soxr'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"set()\n"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+        == b"set()\n"
+    )
 
 
 def test_a_missing_soundfile_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     """Reading and encoding need it, and say how to get it; a WAV is written without."""
     data = encoded(sweep(24_000, 0.1))
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    for attempt in (lambda: read(io.BytesIO(data)), lambda: write(tmp_path / "x.flac", [np.zeros(10, np.float32)])):
+    for attempt in (
+        lambda: read(io.BytesIO(data)),
+        lambda: write(tmp_path / "x.flac", [np.zeros(10, np.float32)]),
+    ):
         with pytest.raises(ExtraMissingError) as caught:
             attempt()
         assert caught.value.exit_code == 4
@@ -32,7 +38,9 @@ def test_a_missing_soundfile_names_the_extra(monkeypatch: pytest.MonkeyPatch, tm
     assert write(tmp_path / "x.wav", [np.zeros(10, np.float32)]).samples == 10
 
 
-def test_a_missing_soxr_is_missed_only_where_the_rate_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_soxr_is_missed_only_where_the_rate_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Audio of 24 kHz passes without it."""
     monkeypatch.setitem(sys.modules, "soxr", None)
     assert len(read(io.BytesIO(encoded(sweep(24_000, 0.1))))) == 2400

@@ -26,7 +26,9 @@ def _library(play: Callable[[Callable[..., None]], None] | None) -> ModuleType:
     library = ModuleType("sounddevice")
 
     class InputStream:
-        def __init__(self, *, samplerate: int, channels: int, dtype: str, blocksize: int, callback: Any) -> None:
+        def __init__(
+            self, *, samplerate: int, channels: int, dtype: str, blocksize: int, callback: Any
+        ) -> None:
             assert (samplerate, channels, dtype, blocksize) == (24_000, 1, "float32", FRAME_SAMPLES)
             self._callback = callback
 

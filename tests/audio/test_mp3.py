@@ -39,7 +39,9 @@ def seconds_of(data: bytes) -> float:
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_varying_bit_rate_without_a_xing_header_is_read_whole(rate_hz: int, channels: int) -> None:
+def test_a_varying_bit_rate_without_a_xing_header_is_read_whole(
+    rate_hz: int, channels: int
+) -> None:
     """libsndfile alone stops at a guess, at a seventh of this file; we read it to its last frame."""
     samples = varying(rate_hz, channels)
     data = without_xing(variable_mp3(samples, rate_hz))

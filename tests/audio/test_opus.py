@@ -20,7 +20,10 @@ def pages(seconds: float) -> bytes:
     """Return a stream of 80 ms packets."""
     pcm = sweep(24_000, seconds)
     writer = sphn.OpusStreamWriter(24_000)
-    return b"".join(writer.append_pcm(pcm[start : start + FRAME]) for start in range(0, len(pcm) - FRAME + 1, FRAME))
+    return b"".join(
+        writer.append_pcm(pcm[start : start + FRAME])
+        for start in range(0, len(pcm) - FRAME + 1, FRAME)
+    )
 
 
 WHOLE = pages(2)
@@ -45,7 +48,11 @@ def test_what_is_no_ogg_is_an_error() -> None:
     assert refused.value.code == "audio.opus"
 
 
-@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=12
+    )
+)
 def test_damage_gives_audio_or_an_error(changes: list[tuple[int, int]]) -> None:
     """Nothing else ever comes out, and other decoders do not notice."""
     damaged = bytearray(WHOLE)
@@ -79,7 +86,13 @@ def test_players_that_read_the_header_hear_all_and_only_the_sound() -> None:
     """What the header tells them to skip is the silence, and no speech."""
     pcm = sweep(24_000, 20 * FRAME / 24_000)
     encoder = OpusEncoder()
-    heard = read(io.BytesIO(b"".join([encoder.headers, *(encoder.encode(frame) for frame in pcm.reshape(-1, FRAME))])))
+    heard = read(
+        io.BytesIO(
+            b"".join(
+                [encoder.headers, *(encoder.encode(frame) for frame in pcm.reshape(-1, FRAME))]
+            )
+        )
+    )
     assert len(heard) == len(pcm)
     lag = int(np.correlate(heard[:12_000], pcm[:10_000], "valid").argmax())
     assert lag < 240, "the codec's own delay is 6.5 ms"

@@ -10,11 +10,18 @@ from dsmops.audio.pcm import require_audible_numbers
 from dsmops.errors import InputError
 from tests.support.sound import sweep
 
-lengths = st.lists(st.one_of(st.integers(0, 50), st.integers(FRAME_SAMPLES - 3, FRAME_SAMPLES + 3), st.integers(0, 9000)), max_size=8)
+lengths = st.lists(
+    st.one_of(
+        st.integers(0, 50), st.integers(FRAME_SAMPLES - 3, FRAME_SAMPLES + 3), st.integers(0, 9000)
+    ),
+    max_size=8,
+)
 
 
 @given(lengths, st.one_of(st.just(0.0), st.floats(0, 0.5)))
-def test_frames_hold_prefix_audio_and_padding_wherever_the_blocks_end(counts: list[int], prefix_s: float) -> None:
+def test_frames_hold_prefix_audio_and_padding_wherever_the_blocks_end(
+    counts: list[int], prefix_s: float
+) -> None:
     """Put together, the frames are the silent prefix, every sample once and in order, and less than one frame of zeros."""
     samples = np.arange(1, sum(counts) + 1, dtype=np.float32)
     blocks = np.split(samples, np.cumsum(counts))
@@ -54,7 +61,9 @@ def test_no_audio_gives_no_frame() -> None:
 def test_levels_of_a_tone_are_its_amplitude_and_power() -> None:
     """A sine of amplitude a has peak a and RMS a/√2; half silence halves the power and is half silent."""
     meter = LevelMeter()
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ).astype(np.float32)
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ).astype(
+        np.float32
+    )
     for frame in frames([tone, np.zeros_like(tone)]):
         meter.add(frame)
     levels = meter.levels
@@ -89,4 +98,6 @@ def test_broken_numbers_are_named_with_their_place(value: float) -> None:
 
 def test_loud_numbers_pass() -> None:
     """Values beyond full scale are audio, as far as 32-bit integers go."""
-    require_audible_numbers(np.array([2.0, -(2.0**31)], np.float32), name="x", before=0, rate_hz=8000)
+    require_audible_numbers(
+        np.array([2.0, -(2.0**31)], np.float32), name="x", before=0, rate_hz=8000
+    )

@@ -17,7 +17,9 @@ class _PortAudioError(Exception):
     pass
 
 
-def _library(*, late: tuple[bool, ...] = (), fails_at: int | None = None, opens: bool = True) -> tuple[ModuleType, list[Samples]]:
+def _library(
+    *, late: tuple[bool, ...] = (), fails_at: int | None = None, opens: bool = True
+) -> tuple[ModuleType, list[Samples]]:
     """Return a sounddevice, and what it plays. `late` says for each block whether the device had run dry before it."""
     library = ModuleType("sounddevice")
     played: list[Samples] = []
@@ -60,7 +62,9 @@ def test_blocks_are_played_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [float(block[0]) for block in played[:4]] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_a_device_that_is_not_there_is_known_before_the_first_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_not_there_is_known_before_the_first_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """So nobody waits for a model in vain."""
     monkeypatch.setitem(sys.modules, "sounddevice", _library(opens=False)[0])
     blocks = _blocks(1)

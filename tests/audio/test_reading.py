@@ -48,12 +48,16 @@ def test_every_rate_becomes_24_khz(rate_hz: int) -> None:
     block_s=st.one_of(st.just(1e-6), st.floats(0.001, 0.3)),
     channels=st.integers(1, 6),
 )
-def test_samples_do_not_depend_on_the_blocks(rate_hz: int, count: int, block_s: float, channels: int) -> None:
+def test_samples_do_not_depend_on_the_blocks(
+    rate_hz: int, count: int, block_s: float, channels: int
+) -> None:
     """Any block length gives what one pass over the whole mix gives: as many samples, and the same."""
     samples = np.random.default_rng(count).uniform(-0.9, 0.9, (count, channels)).astype(np.float32)
     with open_audio(io.BytesIO(encoded(samples, rate_hz, "WAV", "FLOAT"))) as audio:
         blocks = list(audio.blocks(block_s))
-    wanted = soxr.resample(samples.mean(axis=1, dtype=np.float32), rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    wanted = soxr.resample(
+        samples.mean(axis=1, dtype=np.float32), rate_hz, SAMPLE_RATE_HZ, quality="HQ"
+    )
     assert all(len(block) for block in blocks)
     got = np.concatenate([*blocks, np.zeros(0, np.float32)])
     assert len(got) == len(wanted)
@@ -83,7 +87,9 @@ def test_samples_do_not_depend_on_the_blocks(rate_hz: int, count: int, block_s: 
         ("OGG", "OPUS", 0.1),
     ],
 )
-def test_every_format_is_read_to_its_precision(container: str, encoding: str, tolerance: float) -> None:
+def test_every_format_is_read_to_its_precision(
+    container: str, encoding: str, tolerance: float
+) -> None:
     """What the format can hold comes back: as many samples, each within a quantisation step."""
     samples = (0.5 * np.sin(np.arange(24_000) / 20)).astype(np.float32)
     with open_audio(io.BytesIO(encoded(samples, 24_000, container, encoding))) as audio:
@@ -99,13 +105,19 @@ def test_every_format_is_read_to_its_precision(container: str, encoding: str, to
 def test_channels_are_averaged() -> None:
     """Stereo and 5.1 become the mean of their channels."""
     for channels in (2, 6):
-        samples = np.stack([np.full(100, 0.1 * (index + 1), np.float32) for index in range(channels)], axis=1)
-        assert read(io.BytesIO(encoded(samples, 24_000, "WAV", "FLOAT"))) == pytest.approx(0.1 * (channels + 1) / 2)
+        samples = np.stack(
+            [np.full(100, 0.1 * (index + 1), np.float32) for index in range(channels)], axis=1
+        )
+        assert read(io.BytesIO(encoded(samples, 24_000, "WAV", "FLOAT"))) == pytest.approx(
+            0.1 * (channels + 1) / 2
+        )
 
 
 def test_values_beyond_full_scale_are_kept() -> None:
     """Nothing is clipped on the way in."""
-    assert read(io.BytesIO(encoded(np.array([3.0, -5.0], np.float32), 24_000, "WAV", "FLOAT"))).tolist() == [3.0, -5.0]
+    assert read(
+        io.BytesIO(encoded(np.array([3.0, -5.0], np.float32), 24_000, "WAV", "FLOAT"))
+    ).tolist() == [3.0, -5.0]
 
 
 def test_less_than_one_sample_is_read_as_none() -> None:
@@ -145,16 +157,24 @@ def test_standard_input_is_read_from_a_pipe_and_from_a_file(tmp_path: Path) -> N
     path = tmp_path / "piped.wav"
     path.write_bytes(piped_wav(sweep(16_000, 1.0), 16_000))
     program = [sys.executable, "-c", "from dsmops.audio import read; print(len(read('-')))"]
-    assert subprocess.run(program, input=path.read_bytes(), capture_output=True, check=True).stdout == b"24000\n"
+    assert (
+        subprocess.run(program, input=path.read_bytes(), capture_output=True, check=True).stdout
+        == b"24000\n"
+    )
     with path.open("rb") as file:
-        assert subprocess.run(program, stdin=file, capture_output=True, check=True).stdout == b"24000\n"
+        assert (
+            subprocess.run(program, stdin=file, capture_output=True, check=True).stdout
+            == b"24000\n"
+        )
 
 
 def test_a_named_pipe_is_read(tmp_path: Path) -> None:
     """So does a path that cannot seek, such as the shell's `<(ffmpeg ...)`."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    writer = threading.Thread(target=path.write_bytes, args=(encoded(sweep(24_000, 0.5), 24_000, "FLAC"),))
+    writer = threading.Thread(
+        target=path.write_bytes, args=(encoded(sweep(24_000, 0.5), 24_000, "FLAC"),)
+    )
     writer.start()
     assert len(read(path)) == 12_000
     writer.join()
@@ -177,7 +197,22 @@ def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
     """Decoding, mixing and resampling hold a few blocks at a time."""
     path = tmp_path / "hour.wav"
     data_bytes = 3600 * 8000
-    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", data_bytes + 36, b"WAVE", b"fmt ", 16, 1, 1, 8000, 8000, 1, 8, b"data", data_bytes)
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        data_bytes + 36,
+        b"WAVE",
+        b"fmt ",
+        16,
+        1,
+        1,
+        8000,
+        8000,
+        1,
+        8,
+        b"data",
+        data_bytes,
+    )
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + data_bytes)
@@ -214,7 +249,9 @@ def test_a_missing_file_a_folder_and_an_empty_file_are_named(tmp_path: Path) -> 
         read(tmp_path / "empty.wav")
 
 
-@pytest.mark.parametrize("data", [b"hello world\n" * 100, bytes(5000), b"\x89PNG\r\n\x1a\n" + bytes(500), b"RIFF"])
+@pytest.mark.parametrize(
+    "data", [b"hello world\n" * 100, bytes(5000), b"\x89PNG\r\n\x1a\n" + bytes(500), b"RIFF"]
+)
 def test_what_is_no_audio_gets_the_formats_and_a_command(tmp_path: Path, data: bytes) -> None:
     """The hint has what can be read, and an ffmpeg line that never writes over its input."""
     path = tmp_path / "my call.wav"
@@ -234,16 +271,31 @@ def test_a_name_that_ends_in_raw_changes_nothing(tmp_path: Path) -> None:
         assert len(read(file)) == len(read(path)) == 2400
 
 
-@pytest.mark.parametrize(("container", "encoding"), [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("W64", "PCM_16"), ("RF64", "PCM_16")])
-def test_a_file_shorter_than_its_header_says_is_refused_at_once(container: str, encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("container", "encoding"),
+    [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("W64", "PCM_16"), ("RF64", "PCM_16")],
+)
+def test_a_file_shorter_than_its_header_says_is_refused_at_once(
+    container: str, encoding: str
+) -> None:
     """libsndfile would shorten it without a word; it is refused before the first block."""
     data = encoded(sweep(24_000, 1.0), 24_000, container, encoding)
-    with pytest.raises(InputError, match="cut short: its header promises"), open_audio(io.BytesIO(data[: len(data) // 2])):
+    with (
+        pytest.raises(InputError, match="cut short: its header promises"),
+        open_audio(io.BytesIO(data[: len(data) // 2])),
+    ):
         pass
 
 
 @pytest.mark.parametrize(
-    ("container", "encoding"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("CAF", "PCM_16"), ("MP3", "MPEG_LAYER_III")]
+    ("container", "encoding"),
+    [
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("CAF", "PCM_16"),
+        ("MP3", "MPEG_LAYER_III"),
+    ],
 )
 def test_a_compressed_file_cut_in_half_is_refused(container: str, encoding: str) -> None:
     """Half a file never passes for the whole."""
@@ -270,7 +322,9 @@ def test_no_samples_is_an_error_that_knows_why() -> None:
 @pytest.mark.parametrize("rate_hz", [1, 999, 768_001, 0x7FFFFFFF])
 def test_absurd_rates_are_refused(rate_hz: int) -> None:
     """A header that nobody recorded with is not resampled."""
-    data = encoded(sweep(24_000, 0.1)).replace(struct.pack("<I", 24_000), struct.pack("<I", rate_hz), 1)
+    data = encoded(sweep(24_000, 0.1)).replace(
+        struct.pack("<I", 24_000), struct.pack("<I", rate_hz), 1
+    )
     assert error_of(data).code == "audio.rate"
 
 
@@ -312,10 +366,19 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("container", "encoding"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+    ("container", "encoding"),
+    [
+        ("WAV", "PCM_16"),
+        ("WAV", "FLOAT"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "OPUS"),
+        ("MP3", "MPEG_LAYER_III"),
+    ],
 )
 @given(seed=st.integers(0, 2**32))
-def test_damaged_bytes_give_audio_or_an_input_error(container: str, encoding: str, seed: int) -> None:
+def test_damaged_bytes_give_audio_or_an_input_error(
+    container: str, encoding: str, seed: int
+) -> None:
     """Whatever happens to a file: finite samples of 24 kHz, or one clear error."""
     data = mutated(_WHOLE[container, encoding], np.random.default_rng(seed))
     try:
@@ -332,5 +395,12 @@ def _make(container: str, encoding: str) -> bytes:
 
 
 _WHOLE = {
-    pair: _make(*pair) for pair in (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"))
+    pair: _make(*pair)
+    for pair in (
+        ("WAV", "PCM_16"),
+        ("WAV", "FLOAT"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "OPUS"),
+        ("MP3", "MPEG_LAYER_III"),
+    )
 }

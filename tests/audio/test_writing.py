@@ -21,7 +21,8 @@ from tests.support.sound import sweep
 
 
 @pytest.mark.parametrize(
-    ("suffix", "tolerance"), [(".wav", 1 / 32768), (".WAV", 1 / 32768), (".flac", 1 / 32768), (".ogg", 0.1), (".opus", 0.1)]
+    ("suffix", "tolerance"),
+    [(".wav", 1 / 32768), (".WAV", 1 / 32768), (".flac", 1 / 32768), (".ogg", 0.1), (".opus", 0.1)],
 )
 def test_what_is_written_is_read_back(tmp_path: Path, suffix: str, tolerance: float) -> None:
     """In every format: as many samples, as close as the format can hold them."""
@@ -47,7 +48,12 @@ def test_a_wav_is_one_that_others_read(tmp_path: Path) -> None:
     """Python's own reader sees the format and the length."""
     write(tmp_path / "speech.wav", [sweep(24_000, 0.5)])
     with wave.open(str(tmp_path / "speech.wav")) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()) == (1, 2, 24_000, 12_000)
+        assert (
+            file.getnchannels(),
+            file.getsampwidth(),
+            file.getframerate(),
+            file.getnframes(),
+        ) == (1, 2, 24_000, 12_000)
 
 
 def test_loud_samples_are_clipped_and_counted(tmp_path: Path) -> None:

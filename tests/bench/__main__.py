@@ -15,15 +15,24 @@ NO_BENCHES = {"__main__", "compare", "harness"}
 def main(words: list[str]) -> int:
     """Run the benchmarks, or compare their last two runs, and return the worst exit code."""
     names = [word for word in words if word != "--compare"]
-    known = sorted(module.name for module in pkgutil.iter_modules(tests.bench.__path__) if module.name not in NO_BENCHES)
+    known = sorted(
+        module.name
+        for module in pkgutil.iter_modules(tests.bench.__path__)
+        if module.name not in NO_BENCHES
+    )
     unknown = sorted(set(names) - set(known))
     if unknown:
-        print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        print(
+            f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}",
+            file=sys.stderr,
+        )
         return 2
     if "--compare" in words:
         print("\n\n".join(compare(name) for name in names or known))
         return 0
-    return max(int(importlib.import_module(f"tests.bench.{name}").main()) for name in names or known)
+    return max(
+        int(importlib.import_module(f"tests.bench.{name}").main()) for name in names or known
+    )
 
 
 if __name__ == "__main__":

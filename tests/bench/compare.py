@@ -11,16 +11,29 @@ from tests.bench.harness import HISTORY
 
 def compare(bench: str, history: Path = HISTORY) -> str:
     """Return a table of the last two history lines of `bench`. A change is marked when the two runs' ranges do not even touch."""
-    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()] if history.exists() else []
+    lines = (
+        [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+        if history.exists()
+        else []
+    )
     runs = [line for line in lines if line["bench"] == bench and "median_s" in line][-2:]
     if len(runs) < 2:
         return f"{bench}: {'one run' if runs else 'no run'} in {history.name}, nothing to compare"
     before, after = runs
     rows = [f"{bench}: {_named(before)}  ->  {_named(after)}"]
-    rows += [f"  beware: other {key}" for key in ("machine", "versions", "parameters") if before[key] != after[key]]
-    rows.append(f"  {'':30}{'before':>10}{'after':>10}{'change':>10}{'spread before':>16}{'after':>8}")
+    rows += [
+        f"  beware: other {key}"
+        for key in ("machine", "versions", "parameters")
+        if before[key] != after[key]
+    ]
+    rows.append(
+        f"  {'':30}{'before':>10}{'after':>10}{'change':>10}{'spread before':>16}{'after':>8}"
+    )
     shared = [name for name in after["median_s"] if name in before["median_s"]]
-    rows += [_row(name, *((run["median_s"][name], run["spread_s"][name]) for run in runs)) for name in shared]
+    rows += [
+        _row(name, *((run["median_s"][name], run["spread_s"][name]) for run in runs))
+        for name in shared
+    ]
     return "\n".join(rows)
 
 

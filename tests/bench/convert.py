@@ -37,11 +37,16 @@ save_file({name: tensor.to(torch.float16) if tensor.dtype == torch.bfloat16 else
 
 def main() -> int:
     """Generate the checkpoint, race, and show times, ratios and memory."""
-    with tempfile.TemporaryDirectory(dir=os.environ.get("DSMOPS_BENCH_DIR"), prefix="dsmops-bench-") as name:
+    with tempfile.TemporaryDirectory(
+        dir=os.environ.get("DSMOPS_BENCH_DIR"), prefix="dsmops-bench-"
+    ) as name:
         folder = Path(name)
         source, target = folder / "model.safetensors", folder / "target.safetensors"
-        # By a process of its own: a child's peak memory begins with what its parent holds, so this one stays small.
-        run_child([sys.executable, "-m", "tests.support.make_checkpoint", source, "--model", "stt-1b-en_fr"])
+        # By a process of its own: a child's peak memory begins with what its parent holds, so this
+        # one stays small.
+        run_child(
+            [sys.executable, "-m", "tools.make_checkpoint", source, "--model", "stt-1b-en_fr"]
+        )
         # As a hub cache keeps it: the file is named by its digest, so that need not be computed.
         (folder / "blobs").mkdir()
         blob = folder / "blobs" / sha256(source)
@@ -62,17 +67,26 @@ def main() -> int:
         if importlib.util.find_spec("torch") and importlib.util.find_spec("safetensors"):
             commands["torch, load all, cast, save"] = [sys.executable, "-c", NAIVE, local, target]
         figures = race(
-            [Contestant(name, _runner(name, command, peaks), lambda: _clear(local, target)) for name, command in commands.items()],
+            [
+                Contestant(name, _runner(name, command, peaks), lambda: _clear(local, target))
+                for name, command in commands.items()
+            ],
             rounds=ROUNDS,
         )
         size_bytes = local.stat().st_size
     show(f"Conversion of {size_bytes:,} bytes, BF16 to F16", figures, baselines=["cp", "cp + sync"])
     ratios = {
         "convert / cp + sync": figures.ratio("convert", "cp + sync"),
-        "convert from a hub cache / cp + sync": figures.ratio("convert from a hub cache", "cp + sync"),
+        "convert from a hub cache / cp + sync": figures.ratio(
+            "convert from a hub cache", "cp + sync"
+        ),
         "convert, no digest, no fsync / cp": figures.ratio("convert, no digest, no fsync", "cp"),
     }
-    for ours in ("convert", "convert, no digest, no fsync") if "torch, load all, cast, save" in commands else ():
+    for ours in (
+        ("convert", "convert, no digest, no fsync")
+        if "torch, load all, cast, save" in commands
+        else ()
+    ):
         ratios[f"torch / {ours}"] = figures.ratio("torch, load all, cast, save", ours)
     for label, ratio in ratios.items():
         print(f"{label:44}{ratio:8.2f}")

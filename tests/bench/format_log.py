@@ -45,7 +45,10 @@ def write_log(path: Path, size: int) -> int:
 def line_by_line(source: Path, target: Path) -> None:
     """Format the way the replaced script does: one line after the other, a `datetime` for each, local time, no redaction."""
     colour = re.compile(r"\x1b\[[0-9;]*m")
-    with source.open(encoding="utf-8", errors="replace") as raw, target.open("w", encoding="utf-8") as out:
+    with (
+        source.open(encoding="utf-8", errors="replace") as raw,
+        target.open("w", encoding="utf-8") as out,
+    ):
         for line in raw:
             text = colour.sub("", line).replace("\r", "").rstrip()
             text = "".join(char if char.isprintable() or char == "\t" else " " for char in text)
@@ -57,7 +60,11 @@ def line_by_line(source: Path, target: Path) -> None:
             if time is None:
                 out.write(text + "\n")
                 continue
-            stamp = time.strftime("%Y-%m-%d %I:%M:%S.") + f"{time.microsecond // 1000:03d} " + time.strftime("%p %Z (%z)")
+            stamp = (
+                time.strftime("%Y-%m-%d %I:%M:%S.")
+                + f"{time.microsecond // 1000:03d} "
+                + time.strftime("%p %Z (%z)")
+            )
             rest = parts[3] if len(parts) > 3 else ""
             out.write(f"[{stamp}] [{parts[1].upper()}] [{parts[2].rstrip(':')}] {rest}\n")
 
@@ -74,17 +81,25 @@ def main() -> int:
         folder = Path(name)
         big, small, target = folder / "log.big", folder / "log.small", folder / "out"
         size, _ = write_log(big, LOG_BYTES), write_log(small, SMALL_BYTES)
-        env = {"DSMOPS_REDACTION_KEY": "a key for benchmarks", "PYTHONPATH": str(ROOT), "LC_ALL": "C"}
+        env = {
+            "DSMOPS_REDACTION_KEY": "a key for benchmarks",
+            "PYTHONPATH": str(ROOT),
+            "LC_ALL": "C",
+        }
 
         def command(*words: str | Path) -> Callable[[], ChildRun]:
             return lambda: _check(run_child(words, env=env))
 
         def ours(source: Path) -> Callable[[], ChildRun]:
-            return command(sys.executable, "-m", "dsmops", "format-log", source, "-o", target, "--quiet")
+            return command(
+                sys.executable, "-m", "dsmops", "format-log", source, "-o", target, "--quiet"
+            )
 
         contestants = [
             Contestant(OURS, ours(big)),
-            Contestant(SCRIPT, command(sys.executable, "-m", "tests.bench.format_log", big, target)),
+            Contestant(
+                SCRIPT, command(sys.executable, "-m", "tests.bench.format_log", big, target)
+            ),
             Contestant(SED, command("sh", "-c", f"sed 's/\x1b\\[[0-9;]*m//g' {big} > {target}")),
         ]
         figures = race(contestants, rounds=5)
@@ -93,8 +108,18 @@ def main() -> int:
         peak = {"small": ours(small)().peak_rss_bytes, "big": ours(big)().peak_rss_bytes}
         digest = hashlib.sha256(target.read_bytes()).hexdigest()
     print("MB/s: " + ", ".join(f"{name} {value}" for name, value in speed.items()))
-    print("peak RSS, MiB: " + ", ".join(f"{name} log {value / 2**20:.0f}" for name, value in peak.items()))
-    record("format_log", parameters={"log_bytes": size}, figures=figures, mb_per_s=speed, peak_rss_bytes=peak, output_sha256=digest)
+    print(
+        "peak RSS, MiB: "
+        + ", ".join(f"{name} log {value / 2**20:.0f}" for name, value in peak.items())
+    )
+    record(
+        "format_log",
+        parameters={"log_bytes": size},
+        figures=figures,
+        mb_per_s=speed,
+        peak_rss_bytes=peak,
+        output_sha256=digest,
+    )
     return 0
 
 

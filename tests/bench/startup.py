@@ -38,7 +38,12 @@ def main() -> int:
     lines |= {name: [sys.executable, "-m", "dsmops", *words] for name, words in COMMANDS.items()}
     # The exit code is not looked at: that of check-gpu depends on the machine.
     contestants = [
-        Contestant(name, lambda line=line: subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False))  # type: ignore[misc]
+        Contestant(
+            name,
+            lambda line=line: subprocess.run(  # type: ignore[misc]
+                line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            ),
+        )
         for name, line in lines.items()
     ]
     figures = race(contestants, rounds=ROUNDS, warm_ups=2)
@@ -47,7 +52,9 @@ def main() -> int:
     print(f"over {PYTHON}, ms:", json.dumps(over_ms))
     record("startup", parameters={"rounds": ROUNDS}, figures=figures, over_python_ms=over_ms)
     missed = [
-        f"{name} takes {over_ms[name]} ms, target {target_ms:.0f}" for name, target_ms in TARGETS_MS.items() if over_ms[name] > target_ms
+        f"{name} takes {over_ms[name]} ms, target {target_ms:.0f}"
+        for name, target_ms in TARGETS_MS.items()
+        if over_ms[name] > target_ms
     ]
     print("\n".join(missed) or "targets met")
     return 1 if missed else 0

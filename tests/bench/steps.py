@@ -1,7 +1,8 @@
 """Whole step of speech-to-text on a CUDA card, Mimi and language model, beside the `moshi` package with the same shapes on the same card.
 
-Random weights: a step's time does not depend on their values. Every figure is taken after at least `context` steps, in a process of its
-own, so that the memory figures are that run's. Targets (one H200, f16): 1B at most 3 ms at batch 1 and 16 ms at 400; 2.6B at most 27 ms at
+Random weights: a step's time does not depend on their values. Every figure is taken after at least
+`context` steps, in a process of its own, so that the memory figures are that run's. Targets (one
+H200, f16): 1B at most 3 ms at batch 1 and 16 ms at 400; 2.6B at most 27 ms at
 400. `python -m tests.bench.steps --help` has the choices; the peer is left out where `moshi` is not installed.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 from dsmops.models import FRAME_MS, MODELS
 
 TARGETS_MS = {("stt-1b-en_fr", 1): 3.0, ("stt-1b-en_fr", 400): 16.0, ("stt-2.6b-en", 400): 27.0}
@@ -32,7 +33,12 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64, 400])
     parser.add_argument("--no-peer", action="store_true", help="leave `moshi` out")
     parser.add_argument("--profile", action="store_true", help="show the kernels that take longest")
-    parser.add_argument("--one", nargs=3, metavar=("WHO", "MODEL", "BATCH"), help="one measurement in this process, as JSON")
+    parser.add_argument(
+        "--one",
+        nargs=3,
+        metavar=("WHO", "MODEL", "BATCH"),
+        help="one measurement in this process, as JSON",
+    )
     chosen = parser.parse_args(words or [])
     import torch
 
@@ -48,20 +54,43 @@ def main(words: list[str] | None = None) -> int:
     for model in chosen.model:
         for batch in chosen.batch:
             figures = {}
-            for who in ("dsmops", *(() if chosen.no_peer or find_spec("moshi") is None else ("moshi",))):
-                line = [sys.executable, "-m", "tests.bench.steps", "--dtype", chosen.dtype, "--one", who, model, str(batch)]
-                found = subprocess.run([*line, *(["--profile"] if chosen.profile else [])], capture_output=True, text=True, check=False)
+            for who in (
+                "dsmops",
+                *(() if chosen.no_peer or find_spec("moshi") is None else ("moshi",)),
+            ):
+                line = [
+                    sys.executable,
+                    "-m",
+                    "tests.bench.steps",
+                    "--dtype",
+                    chosen.dtype,
+                    "--one",
+                    who,
+                    model,
+                    str(batch),
+                ]
+                found = subprocess.run(
+                    [*line, *(["--profile"] if chosen.profile else [])],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
                 if found.returncode:
                     print(f"{who} {model} batch {batch}: failed\n{found.stderr[-2000:]}")
                     continue
                 *shown, last = found.stdout.strip().splitlines()
                 print("\n".join(shown))
                 figures[who] = json.loads(last)
-                print(f"{who:7} {model} {chosen.dtype} batch {batch:4}: {_words(figures[who])}", flush=True)
+                print(
+                    f"{who:7} {model} {chosen.dtype} batch {batch:4}: {_words(figures[who])}",
+                    flush=True,
+                )
             _record(model, chosen.dtype, batch, figures)
             target_ms = TARGETS_MS.get((model, batch))
             if target_ms and "dsmops" in figures and figures["dsmops"]["step_p50_ms"] > target_ms:
-                missed.append(f"{model} at batch {batch}: {figures['dsmops']['step_p50_ms']} ms, target {target_ms}")
+                missed.append(
+                    f"{model} at batch {batch}: {figures['dsmops']['step_p50_ms']} ms, target {target_ms}"
+                )
     print("\n".join(missed) or "targets met")
     return 1 if missed else 0
 
@@ -78,7 +107,16 @@ def _record(model: str, dtype: str, batch: int, figures: dict[str, Any]) -> None
 
     from tests.bench.harness import record
 
-    record("steps", parameters={"model": model, "dtype": dtype, "batch": batch, "device": torch.cuda.get_device_name()}, **figures)
+    record(
+        "steps",
+        parameters={
+            "model": model,
+            "dtype": dtype,
+            "batch": batch,
+            "device": torch.cuda.get_device_name(),
+        },
+        **figures,
+    )
 
 
 def _measure(who: str, model: str, batch: int, dtype: DType, *, profile: bool) -> dict[str, Any]:
@@ -104,7 +142,10 @@ def _measure(who: str, model: str, batch: int, dtype: DType, *, profile: bool) -
         "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
         "peak_device_bytes": total - free,
         "device_bytes_before": total - before_bytes,
-        "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32},
+        "tf32": {
+            "matmul": torch.backends.cuda.matmul.allow_tf32,
+            "convolutions": torch.backends.cudnn.allow_tf32,
+        },
         **details,
     }
 
@@ -122,12 +163,14 @@ def _times_ms(step: Callable[[], object]) -> list[float]:
     return times
 
 
-def _ours(model: str, batch: int, dtype: DType) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
+def _ours(
+    model: str, batch: int, dtype: DType
+) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
     import torch
 
     from dsmops.worker.models.random import random_stt
     from dsmops.worker.models.state import RowState
-    from dsmops.worker.runtime.engine import SttEngine
+    from dsmops.worker.runtime.stt.engine import SttEngine
 
     device = torch.device("cuda:0")
     shape = MODELS[model].lm
@@ -159,7 +202,9 @@ def _ours(model: str, batch: int, dtype: DType) -> tuple[Callable[[], object], C
     return lambda: engine.step(pcm, mask), graph.replay, details
 
 
-def _moshi(model: str, batch: int, dtype: DType) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
+def _moshi(
+    model: str, batch: int, dtype: DType
+) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
     import torch
     from moshi.models import LMGen, loaders  # type: ignore[import-not-found]
 
@@ -203,7 +248,9 @@ def _show_kernels(step: Callable[[], object]) -> None:
         for _ in range(5):
             step()
         torch.cuda.synchronize()
-    print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=30, max_name_column_width=70))
+    print(
+        seen.key_averages().table(sort_by="cuda_time_total", row_limit=30, max_name_column_width=70)
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Whole step of text-to-speech on a CUDA card, language model, depformer and Mimi's decoder, beside the `moshi` package on the same card.
 
-Random weights: a step's time does not depend on their values. Every figure is taken after at least `context` steps, in a process of its
-own, so that the memory figures are that run's. Targets (one H200, f16, 32 codebooks): at most 10 ms at batch 1 and 14 ms at 64, first
-audio after at most 250 ms at 64. `python -m tests.bench.tts_steps --help` has the choices; the peer is left out where `moshi` is not
-installed.
+Random weights: a step's time does not depend on their values. Every figure is taken after at least
+`context` steps, in a process of its own, so that the memory figures are that run's. Targets (one
+H200, f16, 32 codebooks): at most 10 ms at batch 1 and 14 ms at 64, first audio after at most 250 ms
+at 64. `python -m tests.bench.tts_steps --help` has the choices; the peer is left out where `moshi`
+is not installed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 from dsmops.models import FRAME_MS, MODELS, TtsShape
 
 MODEL = "tts-1.6b-en_fr"
@@ -36,7 +37,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--no-peer", action="store_true", help="leave `moshi` out")
     parser.add_argument("--no-record", action="store_true", help="leave the history file alone")
     parser.add_argument("--profile", action="store_true", help="show the kernels that take longest")
-    parser.add_argument("--one", nargs=2, metavar=("WHO", "BATCH"), help="one measurement in this process, as JSON")
+    parser.add_argument(
+        "--one", nargs=2, metavar=("WHO", "BATCH"), help="one measurement in this process, as JSON"
+    )
     chosen = parser.parse_args(words or [])
     import torch
 
@@ -51,7 +54,10 @@ def main(words: list[str] | None = None) -> int:
     missed = []
     for batch in chosen.batch:
         figures = {}
-        for who in ("dsmops", *(() if chosen.no_peer or find_spec("moshi") is None else ("moshi",))):
+        for who in (
+            "dsmops",
+            *(() if chosen.no_peer or find_spec("moshi") is None else ("moshi",)),
+        ):
             line = [
                 sys.executable,
                 "-m",
@@ -64,20 +70,38 @@ def main(words: list[str] | None = None) -> int:
                 who,
                 str(batch),
             ]
-            found = subprocess.run([*line, *(["--profile"] if chosen.profile else [])], capture_output=True, text=True, check=False)
+            found = subprocess.run(
+                [*line, *(["--profile"] if chosen.profile else [])],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             if found.returncode:
                 print(f"{who} batch {batch}: failed\n{found.stderr[-2000:]}")
                 continue
             *shown, last = found.stdout.strip().splitlines()
             print("\n".join(shown))
             figures[who] = json.loads(last)
-            print(f"{who:7} {MODEL} {chosen.dtype} n_q {chosen.n_q} batch {batch:4}: {_words(figures[who])}", flush=True)
+            print(
+                f"{who:7} {MODEL} {chosen.dtype} n_q {chosen.n_q} batch {batch:4}: {_words(figures[who])}",
+                flush=True,
+            )
         if not chosen.no_record:
             from tests.bench.harness import record
 
-            parameters = {"model": MODEL, "dtype": chosen.dtype, "n_q": chosen.n_q, "batch": batch, "device": torch.cuda.get_device_name()}
+            parameters = {
+                "model": MODEL,
+                "dtype": chosen.dtype,
+                "n_q": chosen.n_q,
+                "batch": batch,
+                "device": torch.cuda.get_device_name(),
+            }
             record("tts_steps", parameters=parameters, **figures)
-        missed += _missed(batch, figures.get("dsmops", {})) if chosen.n_q == len(_shape().depformer.schedule) else []
+        missed += (
+            _missed(batch, figures.get("dsmops", {}))
+            if chosen.n_q == len(_shape().depformer.schedule)
+            else []
+        )
     print("\n".join(missed) or "targets met")
     return 1 if missed else 0
 
@@ -99,7 +123,9 @@ def _missed(batch: int, figures: dict[str, Any]) -> list[str]:
 
 def _words(figures: dict[str, Any]) -> str:
     batched = f"{figures['speedup'] * figures['batch']:,.0f} × in all"
-    parts = ", ".join(f"{key.removesuffix('_p50_ms')} {value}" for key, value in figures["parts"].items())
+    parts = ", ".join(
+        f"{key.removesuffix('_p50_ms')} {value}" for key, value in figures["parts"].items()
+    )
     return (
         f"step p50 {figures['step_p50_ms']} p99 {figures['step_p99_ms']} ms, {figures['speedup']} × real time a stream, {batched}; "
         f"{parts} ms; first audio {figures.get('first_audio_ms')} ms; {figures['peak_device_bytes'] / 2**20:,.0f} MiB on the device"
@@ -124,12 +150,18 @@ def _measure(who: str, batch: int, dtype: DType, n_q: int, *, profile: bool) -> 
         "step_p50_ms": round(statistics.median(times), 3),
         "step_p99_ms": round(sorted(times)[int(len(times) * 0.99) - 1], 3),
         "speedup": round(FRAME_MS / statistics.median(times), 1),
-        "parts": {f"{name}_p50_ms": round(statistics.median(_times_ms(run)), 3) for name, run in parts.items()},
+        "parts": {
+            f"{name}_p50_ms": round(statistics.median(_times_ms(run)), 3)
+            for name, run in parts.items()
+        },
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
         "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
         "peak_device_bytes": total - free,
         "device_bytes_before": total - before_bytes,
-        "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32},
+        "tf32": {
+            "matmul": torch.backends.cuda.matmul.allow_tf32,
+            "convolutions": torch.backends.cudnn.allow_tf32,
+        },
         **details,
     }
 
@@ -147,13 +179,15 @@ def _times_ms(step: Callable[[], object]) -> list[float]:
     return times
 
 
-def _ours(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
+def _ours(
+    batch: int, dtype: DType, n_q: int
+) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
     import numpy as np
     import torch
 
     from dsmops.worker.models.random import random_tts
     from dsmops.worker.models.state import RowState
-    from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine, TtsOutput
+    from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine, TtsOutput
 
     device = torch.device("cuda:0")
     model = random_tts(_shape(), device, dtype, n_q=n_q)
@@ -171,7 +205,9 @@ def _ours(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dic
         return engine.step(everyone, lambda _: padding, text_only=text_only)
 
     def first_audio() -> None:
-        while not step(text_only=bool((engine.offsets < model.config.delay_steps).all())).valid.all():
+        while not step(
+            text_only=bool((engine.offsets < model.config.delay_steps).all())
+        ).valid.all():
             pass
 
     begin()
@@ -187,7 +223,10 @@ def _ours(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dic
     # Mimi alone, in a graph of its own.
     with torch.inference_mode():
         rows = RowState(batch, device)
-        state, codes = model.mimi.init_state(rows), torch.zeros(batch, n_q, 1, dtype=torch.int64, device=device)
+        state, codes = (
+            model.mimi.init_state(rows),
+            torch.zeros(batch, n_q, 1, dtype=torch.int64, device=device),
+        )
         mask = torch.ones(batch, dtype=torch.bool, device=device)
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
@@ -197,7 +236,11 @@ def _ours(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dic
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             model.mimi.decode(codes, state, mask)
-    parts: dict[str, Callable[[], object]] = {"text": engine._predict, "depformer_and_mimi": engine._say, "mimi": graph.replay}
+    parts: dict[str, Callable[[], object]] = {
+        "text": engine._predict,
+        "depformer_and_mimi": engine._say,
+        "mimi": graph.replay,
+    }
     details = {
         "weights_bytes": weights_bytes,
         "state_bytes": engine.state_bytes,
@@ -207,7 +250,9 @@ def _ours(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dic
     return step, parts, details
 
 
-def _moshi(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
+def _moshi(
+    batch: int, dtype: DType, n_q: int
+) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
     import copy
 
     import torch
@@ -217,19 +262,29 @@ def _moshi(batch: int, dtype: DType, n_q: int) -> tuple[Callable[[], object], di
     from dsmops.worker.models.device import TORCH_DTYPES
     from tests.support.networks import FULL_TTS_CONFIG_BODY
 
-    kwargs = {key: value for key, value in FULL_TTS_CONFIG_BODY.items() if key not in ("model_type", "tts_config", "model_id")}
-    lm = loaders.get_moshi_lm(None, lm_kwargs=copy.deepcopy(kwargs), device="cuda", dtype=TORCH_DTYPES[dtype])
+    kwargs = {
+        key: value
+        for key, value in FULL_TTS_CONFIG_BODY.items()
+        if key not in ("model_type", "tts_config", "model_id")
+    }
+    lm = loaders.get_moshi_lm(
+        None, lm_kwargs=copy.deepcopy(kwargs), device="cuda", dtype=TORCH_DTYPES[dtype]
+    )
     lm.dep_q = n_q
     mimi = loaders.get_mimi(None, device="cuda", num_codebooks=n_q)
     voice = TensorCondition(torch.randn(1, 625, 512), (torch.arange(625) < 125)[None])
-    attributes = [ConditionAttributes({"control": "ok", "cfg": "2.0"}, {"speaker_wavs": voice})] * batch
+    attributes = [
+        ConditionAttributes({"control": "ok", "cfg": "2.0"}, {"speaker_wavs": voice})
+    ] * batch
     conditions = lm.condition_provider.prepare_and_provide(attributes)
 
     def choose(tokens: torch.Tensor) -> None:
         tokens.tolist()
         tokens[:] = torch.tensor([3] * batch, device=tokens.device)
 
-    generator = LMGen(lm, temp=0.6, temp_text=0.6, condition_tensors=conditions, on_text_hook=choose)
+    generator = LMGen(
+        lm, temp=0.6, temp_text=0.6, condition_tensors=conditions, on_text_hook=choose
+    )
     mimi.streaming_forever(batch)
     generator.streaming_forever(batch)
     silent = torch.full((batch, lm.n_q - n_q, 1), -1, dtype=torch.int64, device="cuda")
@@ -254,7 +309,9 @@ def _show_kernels(step: Callable[[], object]) -> None:
         for _ in range(5):
             step()
         torch.cuda.synchronize()
-    print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=90))
+    print(
+        seen.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=90)
+    )
 
 
 if __name__ == "__main__":

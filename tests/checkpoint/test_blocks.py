@@ -27,7 +27,15 @@ def write_all(path: Path, pieces: list[bytes], *, digest: bool, direct: bool) ->
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize(
     "size",
-    [0, 1, DIRECT_ALIGNMENT - 1, DIRECT_ALIGNMENT, BLOCK_BYTES, BLOCK_BYTES + 1, (BLOCKS + 2) * BLOCK_BYTES + 3 * DIRECT_ALIGNMENT + 7],
+    [
+        0,
+        1,
+        DIRECT_ALIGNMENT - 1,
+        DIRECT_ALIGNMENT,
+        BLOCK_BYTES,
+        BLOCK_BYTES + 1,
+        (BLOCKS + 2) * BLOCK_BYTES + 3 * DIRECT_ALIGNMENT + 7,
+    ],
 )
 def test_bytes_arrive_whole_and_hashed(tmp_path: Path, size: int, direct: bool) -> None:
     """Any size, also none, one that fills blocks exactly, and one that goes round the ring of blocks."""
@@ -39,7 +47,9 @@ def test_bytes_arrive_whole_and_hashed(tmp_path: Path, size: int, direct: bool) 
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20), st.booleans())
-def test_pieces_join_seamlessly(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], direct: bool) -> None:
+def test_pieces_join_seamlessly(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], direct: bool
+) -> None:
     """How bytes are cut into pieces, empty ones included, leaves no trace."""
     path = tmp_path_factory.mktemp("pieces") / "x"
     assert write_all(path, pieces, digest=False, direct=direct) is None
@@ -60,7 +70,9 @@ def test_room_is_never_empty(tmp_path: Path) -> None:
     assert (tmp_path / "x").stat().st_size == 3 * BLOCK_BYTES
 
 
-def test_a_file_system_without_direct_writes_gets_ordinary_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_direct_writes_gets_ordinary_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some accept the flag and then refuse every write with EINVAL."""
     real = os.pwrite
 
@@ -79,7 +91,10 @@ def test_a_failed_write_is_reported(tmp_path: Path) -> None:
     """The error of the writing thread comes out here, and the threads end."""
     fd = os.open("/dev/full", os.O_WRONLY)
     try:
-        with pytest.raises(OSError, match="No space"), BlockWriter(fd, digest=True, direct=False) as writer:
+        with (
+            pytest.raises(OSError, match="No space"),
+            BlockWriter(fd, digest=True, direct=False) as writer,
+        ):
             for _ in range(2 * BLOCKS):
                 writer.write(bytes(BLOCK_BYTES))
     finally:

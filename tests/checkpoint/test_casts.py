@@ -14,7 +14,9 @@ from dsmops.checkpoint.losses import LossCounts
 from tests.support.checkpoints import f16_of, f32_of, value_of
 
 ALL = np.arange(1 << 16, dtype=np.uint16)
-REGULAR = np.array([pattern | sign for pattern in range(0x3880, 0x4000) for sign in (0, 0x8000)], np.uint16)
+REGULAR = np.array(
+    [pattern | sign for pattern in range(0x3880, 0x4000) for sign in (0, 0x8000)], np.uint16
+)
 """Patterns that the bit arithmetic handles without the table: 2**-14 <= abs(x) < 2."""
 
 ORACLE_F16 = np.array([f16_of(pattern) for pattern in range(1 << 16)], np.uint16)
@@ -85,7 +87,9 @@ def test_both_casts_equal_torch_on_every_pattern() -> None:
     assert np.array_equal(out[~nan], theirs.view(torch.int32).numpy().view(np.uint32)[~nan])
 
 
-@pytest.mark.parametrize("name", ["each on its own path", "few among regular ones", "few among zeros"])
+@pytest.mark.parametrize(
+    "name", ["each on its own path", "few among regular ones", "few among zeros"]
+)
 def test_losses_of_every_pattern_are_counted_exactly(name: str) -> None:
     """The counts are those that follow from enumerating all patterns, on the sparse and on the dense path."""
     bits = arrangements()[name]
@@ -151,7 +155,9 @@ def test_f32_counts_what_is_not_finite() -> None:
     """Nothing is lost in F32; infinities and NaN of the source are still told."""
     cast = Bf16ToF32()
     cast(ALL, np.empty(ALL.size, np.uint32))
-    assert cast.take_counts() == LossCounts(elements=65_536, infinite=2, nan=254, largest_magnitude=value_of(0x7F7F))
+    assert cast.take_counts() == LossCounts(
+        elements=65_536, infinite=2, nan=254, largest_magnitude=value_of(0x7F7F)
+    )
 
 
 def test_only_non_finite_values_have_no_largest_magnitude() -> None:
@@ -170,4 +176,12 @@ def test_unaligned_results_are_right() -> None:
 
 def test_every_pattern_has_a_kind() -> None:
     """Kinds cover all patterns: as many of each as enumeration gives."""
-    assert np.bincount(pattern_kinds(), minlength=NAN + 1).tolist() == [7682, 1022, 1792, 26_112, 28_672, 2, 254]
+    assert np.bincount(pattern_kinds(), minlength=NAN + 1).tolist() == [
+        7682,
+        1022,
+        1792,
+        26_112,
+        28_672,
+        2,
+        254,
+    ]

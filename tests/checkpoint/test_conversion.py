@@ -11,11 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.checkpoint import ConversionReport, OverflowPolicy, convert, is_current, plan_conversion, scan, verify, write_checkpoint
+from dsmops.checkpoint import (
+    ConversionReport,
+    OverflowPolicy,
+    convert,
+    is_current,
+    plan_conversion,
+    scan,
+    verify,
+)
 from dsmops.checkpoint.blocks import BLOCK_BYTES
 from dsmops.checkpoint.shards import open_checkpoint
+from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, DiskFullError, InputError, SourceError, TensorRangeError
-from dsmops.facts import DType
 from dsmops.files import partial_path
 from tests.support.checkpoints import (
     Stored,
@@ -30,6 +38,7 @@ from tests.support.checkpoints import (
     write_file,
     write_sharded,
 )
+from tests.support.synthetic import write_checkpoint
 
 MIXED: dict[str, Stored] = {
     "z.first": bf16(1.5, -2.25, 0.0, 1e-6),
@@ -49,9 +58,17 @@ MIXED: dict[str, Stored] = {
 
 
 def run(
-    source: Path, target: Path, dtype: DType = DType.F16, on_overflow: str = "fail", keep_f32: tuple[str, ...] = ()
+    source: Path,
+    target: Path,
+    dtype: DType = DType.F16,
+    on_overflow: str = "fail",
+    keep_f32: tuple[str, ...] = (),
 ) -> ConversionReport:
-    return convert(plan_conversion(source, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32))
+    return convert(
+        plan_conversion(
+            source, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32
+        )
+    )
 
 
 def cast(stored: Stored, dtype: str) -> Stored:
@@ -86,7 +103,11 @@ def test_bf16_is_cast_and_everything_else_stays(tmp_path: Path, dtype: DType) ->
         "dsmops.recipe": "1",
         "dsmops.licence": "that of the source",
     }
-    assert leftovers(tmp_path) == ["in.safetensors", "out.safetensors", "out.safetensors.dsmops.json"]
+    assert leftovers(tmp_path) == [
+        "in.safetensors",
+        "out.safetensors",
+        "out.safetensors.dsmops.json",
+    ]
 
 
 def test_other_programs_read_the_target(tmp_path: Path) -> None:
@@ -94,7 +115,8 @@ def test_other_programs_read_the_target(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     load_file = pytest.importorskip("safetensors.torch").load_file
     source = write_file(
-        tmp_path / "in.safetensors", {name: stored for name, stored in MIXED.items() if stored[0] in {"BF16", "F32", "I64"}}
+        tmp_path / "in.safetensors",
+        {name: stored for name, stored in MIXED.items() if stored[0] in {"BF16", "F32", "I64"}},
     )
     run(source, tmp_path / "out.safetensors")
     before, after = load_file(source), load_file(tmp_path / "out.safetensors")
@@ -114,7 +136,10 @@ def test_header_order_and_data_order_may_differ(tmp_path: Path) -> None:
     (tmp_path / "in.safetensors").write_bytes(raw)
     run(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
     header = open_checkpoint(tmp_path / "out.safetensors").shards[0].header
-    assert [(tensor.name, tensor.begin) for tensor in header.tensors.values()] == [("b", 2), ("a", 0)]
+    assert [(tensor.name, tensor.begin) for tensor in header.tensors.values()] == [
+        ("b", 2),
+        ("a", 0),
+    ]
     assert read_file(tmp_path / "out.safetensors")[0]["b"][2] == patterns(0x4000)
 
 
@@ -129,8 +154,13 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["BF16", "U8", "F32"]), st.integers(0, 9)), max_size=8), st.randoms())
-def test_any_layout_comes_out_whole(tmp_path_factory: pytest.TempPathFactory, layout: list[tuple[str, int]], random: object) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from(["BF16", "U8", "F32"]), st.integers(0, 9)), max_size=8),
+    st.randoms(),
+)
+def test_any_layout_comes_out_whole(
+    tmp_path_factory: pytest.TempPathFactory, layout: list[tuple[str, int]], random: object
+) -> None:
     """Whatever dtypes and sizes follow each other, every tensor of the target is what the oracle says."""
     folder = tmp_path_factory.mktemp("any")
     sizes = {"BF16": 2, "U8": 1, "F32": 4}
@@ -140,21 +170,29 @@ def test_any_layout_comes_out_whole(tmp_path_factory: pytest.TempPathFactory, la
     }
     source = write_file(folder / "in.safetensors", stored)
     run(source, folder / "out.safetensors", DType.F32, "clamp")
-    assert read_file(folder / "out.safetensors")[0] == {name: cast(tensor, "F32") for name, tensor in stored.items()}
+    assert read_file(folder / "out.safetensors")[0] == {
+        name: cast(tensor, "F32") for name, tensor in stored.items()
+    }
 
 
 def test_tensors_larger_than_all_blocks_come_out_whole(tmp_path: Path) -> None:
     """Odd headers and odd tensors put element and block boundaries everywhere; the digests are those of the files."""
     count = 5 * BLOCK_BYTES // 2 + 12_345
     source = tmp_path / "in.safetensors"
-    write_checkpoint(source, {"odd": ("U8", (3,)), "large": ("BF16", (count,)), "tail": ("U8", (BLOCK_BYTES + 1,))})
+    write_checkpoint(
+        source,
+        {"odd": ("U8", (3,)), "large": ("BF16", (count,)), "tail": ("U8", (BLOCK_BYTES + 1,))},
+    )
     for dtype in (DType.F16, DType.F32):
         report = run(source, tmp_path / "out.safetensors", dtype)
         before, after = read_file(source)[0], read_file(tmp_path / "out.safetensors")[0]
         assert after["odd"] == before["odd"]
         assert after["tail"] == before["tail"]
         assert after["large"][2] == _large_cast(before["large"][2], dtype)
-        for file, path in ((report.sources[0], source), (report.targets[0], tmp_path / "out.safetensors")):
+        for file, path in (
+            (report.sources[0], source),
+            (report.targets[0], tmp_path / "out.safetensors"),
+        ):
             done = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True)
             assert file.sha256 == done.stdout.split()[0]
             assert file.size_bytes == path.stat().st_size
@@ -163,7 +201,8 @@ def test_tensors_larger_than_all_blocks_come_out_whole(tmp_path: Path) -> None:
 def _large_cast(raw: bytes, dtype: DType) -> bytes:
     np = pytest.importorskip("numpy")
     table = np.array(
-        [(f16_of if dtype is DType.F16 else f32_of)(pattern) for pattern in range(1 << 16)], "<u2" if dtype is DType.F16 else "<u4"
+        [(f16_of if dtype is DType.F16 else f32_of)(pattern) for pattern in range(1 << 16)],
+        "<u2" if dtype is DType.F16 else "<u4",
     )
     return bytes(table[np.frombuffer(raw, "<u2")].tobytes())
 
@@ -182,7 +221,12 @@ def test_losses_are_reported_per_tensor(tmp_path: Path) -> None:
     assert [loss.name for loss in report.tensors] == ["fine", "lossy"]
     lossy = report.tensors[1]
     assert (lossy.elements, lossy.underflowed, lossy.rounded, lossy.subnormal) == (6, 1, 0, 2)
-    assert (lossy.nan, lossy.infinite, lossy.overflowed, lossy.largest_magnitude) == (1, 1, 0, value_of(0x4380))
+    assert (lossy.nan, lossy.infinite, lossy.overflowed, lossy.largest_magnitude) == (
+        1,
+        1,
+        0,
+        value_of(0x4380),
+    )
     assert report.totals.elements == 8
     assert report.totals.largest_magnitude == 256.0
     assert scan(open_checkpoint(source), DType.F16) == report
@@ -198,7 +242,9 @@ HUGE: dict[str, Stored] = {
 def test_overflow_fails_by_default_and_names_the_tensors(tmp_path: Path) -> None:
     """The error has every tensor at fault with its counts, worst first, and nothing is left."""
     source = write_file(tmp_path / "in.safetensors", HUGE)
-    with pytest.raises(TensorRangeError, match=r"2 tensors .* norm \(2 of 4, up to 9.9\d+e\+29\), also \(1 of 1") as caught:
+    with pytest.raises(
+        TensorRangeError, match=r"2 tensors .* norm \(2 of 4, up to 9.9\d+e\+29\), also \(1 of 1"
+    ) as caught:
         run(source, tmp_path / "out.safetensors")
     assert "clamp" in caught.value.hint
     assert "fine" not in caught.value.message
@@ -209,7 +255,9 @@ def test_overflow_can_be_clamped(tmp_path: Path) -> None:
     """Finite values beyond the range become ±65504 and are counted; what is infinite already stays infinite."""
     source = write_file(tmp_path / "in.safetensors", HUGE)
     report = run(source, tmp_path / "out.safetensors", on_overflow="clamp")
-    assert read_file(tmp_path / "out.safetensors")[0]["norm"][2] == patterns(0x3C00, 0x7BFF, 0xFBFF, 0x7C00)
+    assert read_file(tmp_path / "out.safetensors")[0]["norm"][2] == patterns(
+        0x3C00, 0x7BFF, 0xFBFF, 0x7C00
+    )
     assert (report.losses.totals.overflowed, report.losses.totals.infinite) == (3, 1)
 
 
@@ -218,7 +266,11 @@ def test_overflowing_tensors_can_stay_f32(tmp_path: Path) -> None:
     source = write_file(tmp_path / "in.safetensors", HUGE)
     report = run(source, tmp_path / "out.safetensors", on_overflow="keep-f32")
     tensors, _ = read_file(tmp_path / "out.safetensors")
-    assert {name: dtype for name, (dtype, _, _) in tensors.items()} == {"norm": "F32", "also": "F32", "fine": "F16"}
+    assert {name: dtype for name, (dtype, _, _) in tensors.items()} == {
+        "norm": "F32",
+        "also": "F32",
+        "fine": "F16",
+    }
     assert tensors["norm"] == cast(HUGE["norm"], "F32")
     assert report.kept_f32 == ("norm", "also")
     assert report.losses.totals.overflowed == 0
@@ -227,7 +279,9 @@ def test_overflowing_tensors_can_stay_f32(tmp_path: Path) -> None:
 def test_named_tensors_can_stay_f32(tmp_path: Path) -> None:
     """A pattern keeps what it matches as F32; one that matches nothing is a mistake, not a wish."""
     source = write_file(tmp_path / "in.safetensors", HUGE)
-    report = run(source, tmp_path / "out.safetensors", on_overflow="clamp", keep_f32=("n*", "al[sx]o"))
+    report = run(
+        source, tmp_path / "out.safetensors", on_overflow="clamp", keep_f32=("n*", "al[sx]o")
+    )
     assert report.kept_f32 == ("norm", "also")
     assert read_file(tmp_path / "out.safetensors")[0]["also"] == cast(HUGE["also"], "F32")
     with pytest.raises(InputError, match="condition"):
@@ -246,15 +300,22 @@ def test_a_sharded_source_becomes_a_sharded_folder(tmp_path: Path, exists: bool)
     """Same file names and map, `total_size` of the new data, other index metadata kept; nothing else in the folder."""
     source = write_sharded(tmp_path / "in", SHARDS)
     index = json.loads((source / INDEX).read_text())
-    (source / INDEX).write_text(json.dumps({**index, "metadata": {**index["metadata"], "who": "me"}}))
+    (source / INDEX).write_text(
+        json.dumps({**index, "metadata": {**index["metadata"], "who": "me"}})
+    )
     target = tmp_path / "out"
     if exists:
         target.mkdir()
     report = run(source, target, DType.F32)
     made = json.loads((target / INDEX).read_text())
     assert made == {"metadata": {"total_size": 15, "who": "me"}, "weight_map": index["weight_map"]}
-    assert read_file(target / "sub/two.safetensors")[0] == {"b": cast(bf16(3), "F32"), "c": ("U8", (3,), b"xyz")}
-    assert leftovers(target) == sorted([INDEX, f"{INDEX}.dsmops.json", "one.safetensors", "two.safetensors"])
+    assert read_file(target / "sub/two.safetensors")[0] == {
+        "b": cast(bf16(3), "F32"),
+        "c": ("U8", (3,), b"xyz"),
+    }
+    assert leftovers(target) == sorted(
+        [INDEX, f"{INDEX}.dsmops.json", "one.safetensors", "two.safetensors"]
+    )
     assert [file.name for file in report.targets] == ["one.safetensors", "sub/two.safetensors"]
 
 
@@ -269,14 +330,26 @@ def test_a_sharded_source_can_become_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out", "out.safetensors"])
-def test_tensors_that_the_index_does_not_name_are_converted_all_the_same(tmp_path: Path, name: str) -> None:
+def test_tensors_that_the_index_does_not_name_are_converted_all_the_same(
+    tmp_path: Path, name: str
+) -> None:
     """They travel with their shard: policies, patterns and verification hold for them as well."""
-    source = write_sharded(tmp_path / "in", {"one.safetensors": {"a": bf16(1), "stray": bf16(1e30), "named": bf16(2)}})
+    source = write_sharded(
+        tmp_path / "in", {"one.safetensors": {"a": bf16(1), "stray": bf16(1e30), "named": bf16(2)}}
+    )
     index = json.loads((source / INDEX).read_text())
     (source / INDEX).write_text(json.dumps({**index, "weight_map": {"a": "one.safetensors"}}))
     report = run(source, tmp_path / name, on_overflow="keep-f32", keep_f32=("named",))
     assert report.kept_f32 == ("stray", "named")
-    assert is_current(plan_conversion(source, tmp_path / name, DType.F16, on_overflow=OverflowPolicy.KEEP_F32, keep_f32=("named",)))
+    assert is_current(
+        plan_conversion(
+            source,
+            tmp_path / name,
+            DType.F16,
+            on_overflow=OverflowPolicy.KEEP_F32,
+            keep_f32=("named",),
+        )
+    )
     assert verify(source, tmp_path / name).same
 
 
@@ -285,10 +358,14 @@ def test_a_failing_shard_leaves_the_whole_folder_as_it_was(tmp_path: Path) -> No
     source = write_sharded(tmp_path / "in", SHARDS)
     run(source, tmp_path / "out")
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    write_sharded(source, {"one.safetensors": {"a": bf16(5, 6)}, "sub/two.safetensors": {"b": bf16(1e30)}})
+    write_sharded(
+        source, {"one.safetensors": {"a": bf16(5, 6)}, "sub/two.safetensors": {"b": bf16(1e30)}}
+    )
     with pytest.raises(TensorRangeError):
         run(source, tmp_path / "out")
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == before
 
 
 def test_a_single_file_can_go_into_an_existing_folder(tmp_path: Path) -> None:
@@ -326,8 +403,12 @@ def leftover_of_itself(source: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize("make_target", [same_path, hard_link, soft_link, own_folder, leftover_of_itself])
-def test_the_source_is_never_the_target(tmp_path: Path, make_target: Callable[[Path], Path]) -> None:
+@pytest.mark.parametrize(
+    "make_target", [same_path, hard_link, soft_link, own_folder, leftover_of_itself]
+)
+def test_the_source_is_never_the_target(
+    tmp_path: Path, make_target: Callable[[Path], Path]
+) -> None:
     """By whatever name it is called, and its bytes stay."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     target = make_target(source)
@@ -346,7 +427,9 @@ def test_a_target_that_is_no_checkpoint_name_is_refused(tmp_path: Path, name: st
         plan_conversion(source, tmp_path / name, DType.F16)
 
 
-def test_a_header_longer_than_the_format_allows_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_longer_than_the_format_allows_is_never_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The metadata of the target come on top of the source's; what would not open again is refused before the work."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     monkeypatch.setattr("dsmops.checkpoint.plan.MAX_HEADER_BYTES", 500)
@@ -364,8 +447,12 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert is_current(plan_conversion(source, target, DType.F16), full=True)
 
 
-@pytest.mark.parametrize("folder", ["out.safetensors.dsmops.json", ".out.safetensors.dsmops.json.dsmops-partial"])
-def test_a_record_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize(
+    "folder", ["out.safetensors.dsmops.json", ".out.safetensors.dsmops.json.dsmops-partial"]
+)
+def test_a_record_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, folder: str
+) -> None:
     """No target appears without its record."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     (tmp_path / folder).mkdir()
@@ -394,7 +481,9 @@ def test_an_existing_target_is_replaced_whole_and_keeps_its_mode(tmp_path: Path)
     assert target.stat().st_mode & 0o777 == 0o640
 
 
-def test_space_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_checked_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk without room gives an error with both numbers, and leaves nothing."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     monkeypatch.setattr("dsmops.files._free_bytes", lambda folder: 100)
@@ -437,10 +526,23 @@ def test_memory_stays_below_128_mib_whatever_the_tensor_size(tmp_path: Path) -> 
     write_checkpoint(source, {"one": ("BF16", (300_000_000,))})
     for command in (
         ["convert", source, target],
-        ["convert", "--dtype", "f32", "--no-digest", "--no-fsync", source, tmp_path / "out32.safetensors"],
+        [
+            "convert",
+            "--dtype",
+            "f32",
+            "--no-digest",
+            "--no-fsync",
+            source,
+            tmp_path / "out32.safetensors",
+        ],
         ["inspect", "--scan", source],
         ["verify", source, target],
     ):
-        done = subprocess.run([sys.executable, "-c", PEAK, *map(str, command)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, *map(str, command)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         peak_bytes = int(done.stderr.split()[-1]) * 1024
         assert peak_bytes < 128 << 20, command[0]

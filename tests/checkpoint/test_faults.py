@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.checkpoint import convert, is_current, plan_conversion, write_checkpoint
+from dsmops.checkpoint import convert, is_current, plan_conversion
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import DType
 from dsmops.files import partial_path, replace_atomically
 from tests.support.checkpoints import bf16, read_file, write_file, write_sharded
 from tests.support.cli import dsmops
+from tests.support.synthetic import write_checkpoint
 
 pytestmark = pytest.mark.fault
 
@@ -24,14 +25,15 @@ HARNESS = """
 import os, signal, sys
 from pathlib import Path
 from dsmops.checkpoint import convert, plan_conversion, record
-from dsmops.facts import DType
+from dsmops.dtypes import DType
+from dsmops.progress import SilentProgress
 
 source, target, when = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-class Killer:
+class Killer(SilentProgress):
     done = 0
     def start(self, label, total, unit="bytes"):
         self.total = total
@@ -65,14 +67,21 @@ def kill_at(source: Path, target: Path, when: str) -> None:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source of 40 MB, and what it must become, beside it."""
     folder = tmp_path_factory.mktemp("large")
-    write_checkpoint(folder / "in.safetensors", {"a": ("BF16", (ELEMENTS,)), "b": ("U8", (1001,)), "c": ("BF16", (7,))})
+    write_checkpoint(
+        folder / "in.safetensors",
+        {"a": ("BF16", (ELEMENTS,)), "b": ("U8", (1001,)), "c": ("BF16", (7,))},
+    )
     convert(plan_conversion(folder / "in.safetensors", folder / "wanted.safetensors", DType.F16))
     return folder
 
 
-@pytest.mark.parametrize("when", ["0", "1", "37", "50", "99", "100", "before the rename", "before the record"])
+@pytest.mark.parametrize(
+    "when", ["0", "1", "37", "50", "99", "100", "before the rename", "before the record"]
+)
 @pytest.mark.parametrize("old", [None, b"what was there before"], ids=["no target", "old target"])
-def test_kill_9_leaves_the_old_file_or_the_complete_new_one(large: Path, tmp_path: Path, when: str, old: bytes | None) -> None:
+def test_kill_9_leaves_the_old_file_or_the_complete_new_one(
+    large: Path, tmp_path: Path, when: str, old: bytes | None
+) -> None:
     """At any point; a rerun then succeeds and clears what was left, and only a finished run counts as up to date."""
     source, target = large / "in.safetensors", tmp_path / "out.safetensors"
     wanted = (large / "wanted.safetensors").read_bytes()
@@ -86,14 +95,21 @@ def test_kill_9_leaves_the_old_file_or_the_complete_new_one(large: Path, tmp_pat
     convert(plan)
     assert target.read_bytes() == wanted
     assert is_current(plan)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "out.safetensors.dsmops.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.safetensors",
+        "out.safetensors.dsmops.json",
+    ]
 
 
 @pytest.mark.parametrize("when", ["0", "60", "100", "before the rename"])
 def test_kill_9_never_leaves_an_index_without_its_shards(tmp_path: Path, when: str) -> None:
     """The index comes last, so a folder with an index is whole; a rerun clears the leftovers."""
     source = write_sharded(
-        tmp_path / "in", {"one.safetensors": {"a": bf16(*range(5000))}, "sub/two.safetensors": {"b": bf16(*range(5000))}}
+        tmp_path / "in",
+        {
+            "one.safetensors": {"a": bf16(*range(5000))},
+            "sub/two.safetensors": {"b": bf16(*range(5000))},
+        },
     )
     kill_at(source, tmp_path / "out", when)
     assert not list((tmp_path / "out").glob("*.json"))
@@ -105,10 +121,15 @@ def test_kill_9_never_leaves_an_index_without_its_shards(tmp_path: Path, when: s
 
 def test_kill_9_never_leaves_an_index_over_shards_of_two_conversions(tmp_path: Path) -> None:
     """Where some shards are new and some old, there is no index: the folder must not pass for a model."""
-    source = write_sharded(tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "two.safetensors": {"b": bf16(2)}})
+    source = write_sharded(
+        tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "two.safetensors": {"b": bf16(2)}}
+    )
     convert(plan_conversion(source, tmp_path / "out", DType.F32))
     kill_at(source, tmp_path / "out", "between two renames")
-    dtypes = {read_file(tmp_path / "out" / name)[0][tensor][0] for name, tensor in (("one.safetensors", "a"), ("two.safetensors", "b"))}
+    dtypes = {
+        read_file(tmp_path / "out" / name)[0][tensor][0]
+        for name, tensor in (("one.safetensors", "a"), ("two.safetensors", "b"))
+    }
     assert dtypes == {"F16", "F32"}
     assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
     convert(plan_conversion(source, tmp_path / "out", DType.F16))
@@ -120,7 +141,16 @@ def test_a_file_size_limit_is_a_full_disk(large: Path, tmp_path: Path, option: s
     """Running out of room midway is one error with exit code 5; the old target stays and nothing else does."""
     (tmp_path / "out.safetensors").write_bytes(b"old")
     done = subprocess.run(
-        [sys.executable, "-m", "dsmops", "convert", "--force", option, large / "in.safetensors", tmp_path / "out.safetensors"],
+        [
+            sys.executable,
+            "-m",
+            "dsmops",
+            "convert",
+            "--force",
+            option,
+            large / "in.safetensors",
+            tmp_path / "out.safetensors",
+        ],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_001, 5_000_001)),
@@ -150,7 +180,9 @@ class Hook:
     def finish(self) -> None: ...
 
 
-@pytest.mark.parametrize("change", ["cut short", "rewritten in place", "grown", "replaced by another file"])
+@pytest.mark.parametrize(
+    "change", ["cut short", "rewritten in place", "grown", "replaced by another file"]
+)
 def test_a_source_that_changes_meanwhile_discards_the_output(tmp_path: Path, change: str) -> None:
     """A mixture of two sources is never taken for a result."""
     source = tmp_path / "in.safetensors"
@@ -168,7 +200,9 @@ def test_a_source_that_changes_meanwhile_discards_the_output(tmp_path: Path, cha
                 file.write(b"x" * 100)
 
     with pytest.raises(InputError, match="changed while it was being read"):
-        convert(plan_conversion(source, tmp_path / "out.safetensors", DType.F16), progress=Hook(act))
+        convert(
+            plan_conversion(source, tmp_path / "out.safetensors", DType.F16), progress=Hook(act)
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
 
 
@@ -187,14 +221,29 @@ def test_a_second_writer_is_told_that_the_target_is_busy(large: Path, tmp_path: 
 
 def test_many_writers_on_one_target_leave_one_whole_file(large: Path, tmp_path: Path) -> None:
     """Started together, each succeeds or says busy; the target is complete, its record true, and nothing else is left."""
-    command = [sys.executable, "-m", "dsmops", "convert", large / "in.safetensors", tmp_path / "out.safetensors"]
-    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    command = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "convert",
+        large / "in.safetensors",
+        tmp_path / "out.safetensors",
+    ]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     ends = [(child.communicate()[1], child.returncode) for child in running]
     assert {code for _, code in ends} <= {0, 5}
     assert any(code == 0 for _, code in ends)
     assert all("Traceback" not in text for text, _ in ends)
-    assert (tmp_path / "out.safetensors").read_bytes() == (large / "wanted.safetensors").read_bytes()
-    assert is_current(plan_conversion(large / "in.safetensors", tmp_path / "out.safetensors", DType.F16), full=True)
+    assert (tmp_path / "out.safetensors").read_bytes() == (
+        large / "wanted.safetensors"
+    ).read_bytes()
+    assert is_current(
+        plan_conversion(large / "in.safetensors", tmp_path / "out.safetensors", DType.F16),
+        full=True,
+    )
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -202,7 +251,16 @@ def interrupted(folder: Path, number: signal.Signals, *under: str) -> tuple[int,
     """Send a signal to a conversion, run `under` a command, that has begun to write. Return exit code, stderr and the files it left."""
     write_checkpoint(folder / "in.safetensors", {"a": ("BF16", (150_000_000,))})
     child = subprocess.Popen(
-        [*under, sys.executable, "-m", "dsmops", "convert", "--quiet", "in.safetensors", "out.safetensors"],
+        [
+            *under,
+            sys.executable,
+            "-m",
+            "dsmops",
+            "convert",
+            "--quiet",
+            "in.safetensors",
+            "out.safetensors",
+        ],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -213,10 +271,16 @@ def interrupted(folder: Path, number: signal.Signals, *under: str) -> tuple[int,
         os.sched_yield()
     child.send_signal(number)
     _, stderr = child.communicate(timeout=60)
-    return child.returncode, stderr, sorted(path.name for path in folder.iterdir() if path.name != "in.safetensors")
+    return (
+        child.returncode,
+        stderr,
+        sorted(path.name for path in folder.iterdir() if path.name != "in.safetensors"),
+    )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Ctrl-C, a plain kill or a closed terminal in the middle: the usual exit code, no traceback, no partial file."""
     ended, stderr, left = interrupted(tmp_path, number)

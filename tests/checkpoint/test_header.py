@@ -8,7 +8,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsmops.checkpoint.dtypes import ITEM_BITS
-from dsmops.checkpoint.header import MAX_HEADER_BYTES, TensorInfo, parse_data_start, parse_header, render_header
+from dsmops.checkpoint.header import (
+    MAX_HEADER_BYTES,
+    TensorInfo,
+    parse_data_start,
+    parse_header,
+    render_header,
+)
 from dsmops.errors import HeaderError
 from tests.support.checkpoints import described, framed
 
@@ -23,7 +29,10 @@ def test_a_header_is_read_with_shapes_offsets_and_metadata() -> None:
     """Tensors come in header order, with dtype, shape and byte range; metadata are strings."""
     raw = framed({"__metadata__": {"format": "pt"}, **TWO}, bytes(16))
     header = parse_header(raw, len(raw))
-    assert list(header.tensors.values()) == [TensorInfo("a", "BF16", (2, 3), 0, 12), TensorInfo("b", "F32", (), 12, 16)]
+    assert list(header.tensors.values()) == [
+        TensorInfo("a", "BF16", (2, 3), 0, 12),
+        TensorInfo("b", "F32", (), 12, 16),
+    ]
     assert header.tensors["a"].elements == 6
     assert header.tensors["b"].elements == 1
     assert header.metadata == {"format": "pt"}
@@ -68,9 +77,12 @@ HOSTILE = {
     "bad UTF-8 in a name": framed(b'{"\xff":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'),
     "bad UTF-8 in a dtype": framed(b'{"a":{"dtype":"\xff","shape":[0],"data_offsets":[0,0]}}'),
     "lone surrogate": framed('{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'),
-    "control character in a name": framed(b'{"a\nb":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'),
+    "control character in a name": framed(
+        b'{"a\nb":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+    ),
     "duplicate name": framed(
-        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}', b"ab"
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+        b"ab",
     ),
     "duplicate name by escape": framed(
         '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"\\u0061":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
@@ -104,14 +116,20 @@ HOSTILE = {
     "product that wraps around 64 bits": framed({"a": described("U8", [2**32, 2**32], 0, 0)}),
     "half a byte": framed({"a": described("F4", [3], 0, 1)}, b"a"),
     "hole before the first": framed({"a": described("U8", [1], 1, 2)}, b"ab"),
-    "hole between": framed({"a": described("U8", [1], 0, 1), "b": described("U8", [1], 2, 3)}, b"abc"),
+    "hole between": framed(
+        {"a": described("U8", [1], 0, 1), "b": described("U8", [1], 2, 3)}, b"abc"
+    ),
     "overlap": framed({"a": described("U8", [2], 0, 2), "b": described("U8", [2], 1, 3)}, b"abc"),
-    "the same bytes twice": framed({"a": described("U8", [2], 0, 2), "b": described("U8", [2], 0, 2)}, b"ab"),
+    "the same bytes twice": framed(
+        {"a": described("U8", [2], 0, 2), "b": described("U8", [2], 0, 2)}, b"ab"
+    ),
     "truncated data": framed(TWO, bytes(15)),
     "trailing data": framed(TWO, bytes(17)),
     "deep nesting of a tensor": framed('{"a":' * 5000 + "1" + "}" * 5000),
     "deep nesting of a list": framed("[" * 100_000),
-    "deep nesting of a shape": framed('{"a":{"dtype":"U8","shape":' + "[" * 1500 + "]" * 1500 + ',"data_offsets":[0,1]}}', b"a"),
+    "deep nesting of a shape": framed(
+        '{"a":{"dtype":"U8","shape":' + "[" * 1500 + "]" * 1500 + ',"data_offsets":[0,1]}}', b"a"
+    ),
     "endless description": framed({"a": described("U8", [1] * 5000, 0, 1)}, b"a"),
 }
 
@@ -128,7 +146,14 @@ def test_hostile_headers_are_refused(raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    [b"[],", b'{"a":{},', b'{"":', b'"\\n', b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},', b'{"__metadata__":{"":"",'],
+    [
+        b"[],",
+        b'{"a":{},',
+        b'{"":',
+        b'"\\n',
+        b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},',
+        b'{"__metadata__":{"":"",',
+    ],
     ids=["empty lists", "objects", "nesting", "escapes", "duplicates", "metadata"],
 )
 def test_a_large_hostile_header_costs_no_more_than_its_size(piece: bytes) -> None:
@@ -160,7 +185,9 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @st.composite
 def layouts(draw: st.DrawFn) -> list[TensorInfo]:
     found, reached = [], 0
-    for name in draw(st.lists(names.filter(lambda name: name != "__metadata__"), unique=True, max_size=6)):
+    for name in draw(
+        st.lists(names.filter(lambda name: name != "__metadata__"), unique=True, max_size=6)
+    ):
         dtype = draw(st.sampled_from(sorted(ITEM_BITS)))
         shape = tuple(draw(st.lists(st.sampled_from([0, 1, 2, 3, 8]), max_size=4)))
         info = TensorInfo(name, dtype, shape, 0, 0)
@@ -227,7 +254,9 @@ tokens = st.sampled_from(
 
 
 @given(st.lists(tokens, max_size=60).map("".join), st.integers(0, 8))
-def test_any_sequence_of_tokens_gives_a_header_or_a_header_error(text: str, data_bytes: int) -> None:
+def test_any_sequence_of_tokens_gives_a_header_or_a_header_error(
+    text: str, data_bytes: int
+) -> None:
     """Text made of the format's own pieces raises nothing else either, and what is accepted covers its data exactly."""
     raw = framed(text, bytes(data_bytes))
     try:
@@ -238,7 +267,9 @@ def test_any_sequence_of_tokens_gives_a_header_or_a_header_error(text: str, data
 
 
 @given(layouts(), st.data())
-def test_a_damaged_header_gives_a_header_or_a_header_error(tensors: list[TensorInfo], data: st.DataObject) -> None:
+def test_a_damaged_header_gives_a_header_or_a_header_error(
+    tensors: list[TensorInfo], data: st.DataObject
+) -> None:
     """One byte changed, cut or doubled anywhere in a good file never raises anything else."""
     raw = render_header(tensors, {"k": "v"}) + bytes(sum(tensor.nbytes for tensor in tensors))
     at = data.draw(st.integers(0, len(raw) - 1))

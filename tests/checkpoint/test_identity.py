@@ -36,8 +36,12 @@ def test_a_near_miss_says_what_differs() -> None:
     """The PyTorch file of the 1B model lacks the VAD heads; a cut-down one lacks layers; a retrained one has another vocabulary."""
     found = identify(as_tensors(without_vad_heads(STT_1B)))
     assert (found.name, found.nearest) == (None, "stt-1b-en_fr")
-    assert found.differences == ("4 missing: extra_heads.0.weight, extra_heads.1.weight, extra_heads.2.weight, ...",)
-    found = identify(as_tensors({**STT_1B.tensors(), "text_emb.weight": (9001, 2048), "lora.weight": (1,)}))
+    assert found.differences == (
+        "4 missing: extra_heads.0.weight, extra_heads.1.weight, extra_heads.2.weight, ...",
+    )
+    found = identify(
+        as_tensors({**STT_1B.tensors(), "text_emb.weight": (9001, 2048), "lora.weight": (1,)})
+    )
     assert found.differences == (
         "1 of another shape: text_emb.weight is (9001, 2048), not (8001, 2048)",
         "1 more than it has: lora.weight",
@@ -47,10 +51,14 @@ def test_a_near_miss_says_what_differs() -> None:
 def test_a_speaking_model_is_not_taken_for_a_hearing_one() -> None:
     """They share a backbone; what lacks a part of the depformer is like the speaking one, whose missing part is named."""
     shape = MODELS["tts-1.6b-en_fr"].shape
-    cut = {name: value for name, value in shape.tensors().items() if not name.startswith("linears.")}
+    cut = {
+        name: value for name, value in shape.tensors().items() if not name.startswith("linears.")
+    }
     found = identify(as_tensors(cut))
     assert (found.name, found.nearest) == (None, "tts-1.6b-en_fr")
-    assert found.differences == ("32 missing: linears.0.weight, linears.1.weight, linears.2.weight, ...",)
+    assert found.differences == (
+        "32 missing: linears.0.weight, linears.1.weight, linears.2.weight, ...",
+    )
 
 
 def test_a_stranger_stays_unknown() -> None:

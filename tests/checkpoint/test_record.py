@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.checkpoint import ConversionPlan, OverflowPolicy, convert, is_current, plan_conversion, record
-from dsmops.facts import DType
+from dsmops.checkpoint import (
+    ConversionPlan,
+    OverflowPolicy,
+    convert,
+    is_current,
+    plan_conversion,
+    record,
+)
+from dsmops.dtypes import DType
 from dsmops.files import replace_atomically
 from tests.support.checkpoints import bf16, write_file, write_sharded
 
@@ -26,7 +33,12 @@ def plan(tmp_path: Path) -> ConversionPlan:
 
 
 def planned_again(plan: ConversionPlan, **changes: object) -> ConversionPlan:
-    options = {"on_overflow": plan.on_overflow, "keep_f32": plan.keep_f32, "dtype": plan.dtype, **changes}
+    options = {
+        "on_overflow": plan.on_overflow,
+        "keep_f32": plan.keep_f32,
+        "dtype": plan.dtype,
+        **changes,
+    }
     return plan_conversion(plan.checkpoint.path, plan.target, **options)  # type: ignore[arg-type]
 
 
@@ -43,7 +55,9 @@ def test_the_report_survives_in_the_record(plan: ConversionPlan) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"dtype": DType.F32}, {"on_overflow": OverflowPolicy.CLAMP}, {"keep_f32": ("a",)}], ids=["dtype", "policy", "patterns"]
+    "options",
+    [{"dtype": DType.F32}, {"on_overflow": OverflowPolicy.CLAMP}, {"keep_f32": ("a",)}],
+    ids=["dtype", "policy", "patterns"],
 )
 def test_other_options_are_other_work(plan: ConversionPlan, options: dict[str, object]) -> None:
     """A target made with other options is not what is wanted now."""
@@ -138,7 +152,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_any_change_is_noticed(plan: ConversionPlan, change: Callable[[ConversionPlan], None]) -> None:
+def test_any_change_is_noticed(
+    plan: ConversionPlan, change: Callable[[ConversionPlan], None]
+) -> None:
     """A source, target or record that is not as the conversion left it means converting again, never an error."""
     change(plan)
     assert not is_current(planned_again(plan))
@@ -166,14 +182,18 @@ def test_a_touched_or_copied_source_is_still_the_same(plan: ConversionPlan) -> N
 def test_tensors_kept_by_the_overflow_policy_are_remembered(tmp_path: Path) -> None:
     """The plan cannot know them before reading the values; the record can."""
     source = write_file(tmp_path / "in.safetensors", {"a": bf16(1e30), "b": bf16(3)})
-    plan = plan_conversion(source, tmp_path / "out.safetensors", DType.F16, on_overflow=OverflowPolicy.KEEP_F32)
+    plan = plan_conversion(
+        source, tmp_path / "out.safetensors", DType.F16, on_overflow=OverflowPolicy.KEEP_F32
+    )
     convert(plan)
     assert is_current(plan)
 
 
 def test_a_sharded_target_is_current_only_with_its_index(tmp_path: Path) -> None:
     """Every shard and the index count."""
-    source = write_sharded(tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2)}})
+    source = write_sharded(
+        tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2)}}
+    )
     plan = plan_conversion(source, tmp_path / "out", DType.F16)
     convert(plan)
     assert is_current(plan, full=True)
@@ -188,8 +208,13 @@ def test_a_sharded_target_is_current_only_with_its_index(tmp_path: Path) -> None
 def test_the_quick_check_needs_no_numpy(plan: ConversionPlan) -> None:
     """Looking at headers and a record is cheap to start: numpy, which only data need, is not even imported."""
     code = (
-        "import sys; from pathlib import Path; from dsmops.facts import DType; from dsmops.checkpoint import is_current, plan_conversion; "
+        "import sys; from pathlib import Path; from dsmops.dtypes import DType; from dsmops.checkpoint import is_current, plan_conversion; "
         "print(is_current(plan_conversion(Path(sys.argv[1]), Path(sys.argv[2]), DType.F16)), 'numpy' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, plan.checkpoint.path, plan.target], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, plan.checkpoint.path, plan.target],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split() == ["True", "False"]

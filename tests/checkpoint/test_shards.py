@@ -28,7 +28,13 @@ def test_a_single_file_is_a_checkpoint_of_one_shard(tmp_path: Path) -> None:
     assert read_header(path) == shard.header
 
 
-@pytest.mark.parametrize("names", [["model.safetensors", "other.safetensors"], ["odd.safetensors", "notes.txt", ".hidden.safetensors"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["model.safetensors", "other.safetensors"],
+        ["odd.safetensors", "notes.txt", ".hidden.safetensors"],
+    ],
+)
 def test_a_folder_stands_for_the_file_in_it(tmp_path: Path, names: list[str]) -> None:
     """`model.safetensors` is taken before others, else the only `.safetensors` file; hidden files do not count."""
     for name in names:
@@ -67,7 +73,15 @@ def test_the_symlinks_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["/etc/one.safetensors", "../one.safetensors", "sub/../../one.safetensors", "", "one.bin", "nul\0.safetensors"]
+    "entry",
+    [
+        "/etc/one.safetensors",
+        "../one.safetensors",
+        "sub/../../one.safetensors",
+        "",
+        "one.bin",
+        "nul\0.safetensors",
+    ],
 )
 def test_an_index_entry_outside_its_folder_is_refused(tmp_path: Path, entry: str) -> None:
     """Absolute and climbing entries, and those that are no .safetensors file, name the tensor at fault."""
@@ -89,9 +103,18 @@ def test_an_index_entry_outside_its_folder_is_refused(tmp_path: Path, entry: str
         pytest.param("[" * 100_000, id="deep"),
         pytest.param('{"weight_map": {"a": "x", "a": "y"}}', id="twice"),
         pytest.param("\udcff", id="not UTF-8"),
-        pytest.param('{"metadata": {"total_size": 1e999}, "weight_map": {"a": "a.safetensors"}}', id="beyond every range"),
-        pytest.param('{"metadata": {"total_size": NaN}, "weight_map": {"a": "a.safetensors"}}', id="no number"),
-        pytest.param('{"metadata": {"by": "\\ud800"}, "weight_map": {"a": "a.safetensors"}}', id="half a character"),
+        pytest.param(
+            '{"metadata": {"total_size": 1e999}, "weight_map": {"a": "a.safetensors"}}',
+            id="beyond every range",
+        ),
+        pytest.param(
+            '{"metadata": {"total_size": NaN}, "weight_map": {"a": "a.safetensors"}}',
+            id="no number",
+        ),
+        pytest.param(
+            '{"metadata": {"by": "\\ud800"}, "weight_map": {"a": "a.safetensors"}}',
+            id="half a character",
+        ),
     ],
 )
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
@@ -113,7 +136,9 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_a_tensor_that_no_shard_holds_is_named(tmp_path: Path) -> None:
     """An index of another release than its shards is noticed."""
     write_sharded(tmp_path, {"one.safetensors": A})
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "one.safetensors", "ghost": "one.safetensors"}}))
+    (tmp_path / INDEX).write_text(
+        json.dumps({"weight_map": {"a": "one.safetensors", "ghost": "one.safetensors"}})
+    )
     with pytest.raises(CheckpointError, match="ghost"):
         open_checkpoint(tmp_path)
 
@@ -121,7 +146,9 @@ def test_a_tensor_that_no_shard_holds_is_named(tmp_path: Path) -> None:
 def test_a_tensor_that_the_index_does_not_name_is_told(tmp_path: Path) -> None:
     """It is no tensor of the checkpoint, but it is not hidden either."""
     write_sharded(tmp_path, {"one.safetensors": A, "two.safetensors": {**B, **A}})
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    (tmp_path / INDEX).write_text(
+        json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})
+    )
     checkpoint = open_checkpoint(tmp_path)
     assert list(checkpoint.tensors) == ["a", "b"]
     assert checkpoint.unlisted == ("c", "a")
@@ -138,7 +165,9 @@ PICKLES = {
 
 @pytest.mark.parametrize("name", PICKLES)
 @pytest.mark.parametrize("by_folder", [False, True])
-def test_pickles_are_refused_by_name_and_by_content(tmp_path: Path, name: str, by_folder: bool) -> None:
+def test_pickles_are_refused_by_name_and_by_content(
+    tmp_path: Path, name: str, by_folder: bool
+) -> None:
     """The error says that loading one can run code, and what to do instead; the file itself is never loaded."""
     (tmp_path / name).write_bytes(PICKLES[name])
     with pytest.raises(CheckpointError, match="can run code") as caught:
@@ -150,12 +179,17 @@ def test_pickles_are_refused_by_name_and_by_content(tmp_path: Path, name: str, b
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "Git LFS pointer"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+            "Git LFS pointer",
+        ),
         (b"GGUF\x03\x00\x00\x00" + bytes(100), "GGUF"),
         (b"<!DOCTYPE html><html>", "web page"),
     ],
 )
-def test_other_files_under_this_name_are_recognised(tmp_path: Path, content: bytes, said: str) -> None:
+def test_other_files_under_this_name_are_recognised(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
     """Common mistakes get their own words instead of a remark on the header length."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)

@@ -7,9 +7,17 @@ import pytest
 
 from dsmops.checkpoint import OverflowPolicy, convert, plan_conversion, verify
 from dsmops.checkpoint.casts import BLOCK_ELEMENTS
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import DType
-from tests.support.checkpoints import Stored, bf16, f16_of, patterns, read_file, write_file, write_sharded
+from tests.support.checkpoints import (
+    Stored,
+    bf16,
+    f16_of,
+    patterns,
+    read_file,
+    write_file,
+    write_sharded,
+)
 
 SOURCE: dict[str, Stored] = {
     "all": ("BF16", (256, 256), patterns(*range(1 << 16))),
@@ -23,12 +31,18 @@ def pair(tmp_path: Path, changed: dict[str, Stored]) -> tuple[Path, Path]:
     """A source, and a target made by the oracle with some tensors exchanged; the shape (-1,) takes a tensor away."""
     target = {**{name: oracle(stored) for name, stored in SOURCE.items()}, **changed}
     left = {name: stored for name, stored in target.items() if stored[1] != (-1,)}
-    return write_file(tmp_path / "in.safetensors", SOURCE, {"k": "v"}), write_file(tmp_path / "out.safetensors", left, {"k": "v"})
+    return write_file(tmp_path / "in.safetensors", SOURCE, {"k": "v"}), write_file(
+        tmp_path / "out.safetensors", left, {"k": "v"}
+    )
 
 
 def oracle(stored: Stored) -> Stored:
     dtype, shape, raw = stored
-    return ("F16", shape, patterns(*map(f16_of, struct.unpack(f"<{len(raw) // 2}H", raw)))) if dtype == "BF16" else stored
+    return (
+        ("F16", shape, patterns(*map(f16_of, struct.unpack(f"<{len(raw) // 2}H", raw))))
+        if dtype == "BF16"
+        else stored
+    )
 
 
 @pytest.mark.parametrize("policy", list(OverflowPolicy))
@@ -42,7 +56,9 @@ def test_every_conversion_verifies(tmp_path: Path, dtype: DType, policy: Overflo
         report = verify(source, target)
         assert report.same
         assert (report.tensors, report.converted, report.untouched) == (4, 3, 1)
-        assert report.compared_bytes == (1 << 17) * (1 + read_sizes(target)) + 10 + 2 + len(read_file(target)[0]["scalar"][2])
+        assert report.compared_bytes == (1 << 17) * (1 + read_sizes(target)) + 10 + 2 + len(
+            read_file(target)[0]["scalar"][2]
+        )
 
 
 def read_sizes(target: Path) -> int:
@@ -61,13 +77,22 @@ def test_one_wrong_element_is_named_with_its_patterns(tmp_path: Path) -> None:
     wrong = [f16_of(pattern) for pattern in range(1 << 16)]
     wrong[0x3F80] ^= 1
     wrong[0x4000] ^= 1
-    source, target = pair(tmp_path, {"all": ("F16", (256, 256), patterns(*wrong)), "bytes": ("U8", (5,), b"abXde")})
-    report = verify(source, target)
-    assert [(difference.tensor, difference.elements) for difference in report.differences] == [("all", 2), ("bytes", 1)]
-    assert (
-        report.differences[0].message == "2 of 65536 elements differ (BF16 to F16), first element 16256: 0x3f80 became 0x3c01, not 0x3c00"
+    source, target = pair(
+        tmp_path, {"all": ("F16", (256, 256), patterns(*wrong)), "bytes": ("U8", (5,), b"abXde")}
     )
-    assert report.differences[1].message == "1 of 5 bytes differ (U8, copied), first byte 2: 0x63 became 0x58"
+    report = verify(source, target)
+    assert [(difference.tensor, difference.elements) for difference in report.differences] == [
+        ("all", 2),
+        ("bytes", 1),
+    ]
+    assert (
+        report.differences[0].message
+        == "2 of 65536 elements differ (BF16 to F16), first element 16256: 0x3f80 became 0x3c01, not 0x3c00"
+    )
+    assert (
+        report.differences[1].message
+        == "1 of 5 bytes differ (U8, copied), first byte 2: 0x63 became 0x58"
+    )
 
 
 @pytest.mark.parametrize("pattern", [0x7FC0, 0x7F80, 0x4780], ids=["NaN", "infinity", "overflow"])
@@ -109,7 +134,9 @@ def test_lost_metadata_is_a_difference(tmp_path: Path) -> None:
 
 def test_sharded_and_single_are_compared_by_name(tmp_path: Path) -> None:
     """How tensors are spread over files does not matter."""
-    source = write_sharded(tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2)}})
+    source = write_sharded(
+        tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2)}}
+    )
     for target in (tmp_path / "out", tmp_path / "all.safetensors"):
         convert(plan_conversion(source, target, DType.F16))
         assert verify(source, target).same

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dsmops.cli.app import app
-from tests.support.command_reference import TARGET, command_names, reference
+from tools.command_reference import TARGET, command_names, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,11 @@ def test_each_command_explains_itself(name: str) -> None:
     shown = help_of(name)
     assert f"dsmops {name}" in shown.partition("Examples:")[2]
     assert all(option in shown for option in ("--json", "--quiet", "--debug"))
-    lines = [line.strip() for line in shown.partition("Options:")[2].splitlines() if line.strip().startswith("--")]
+    lines = [
+        line.strip()
+        for line in shown.partition("Options:")[2].splitlines()
+        if line.strip().startswith("--")
+    ]
     assert [line for line in lines if len(line.split("  ")) < 2 and len(line) < 30] == []
 
 

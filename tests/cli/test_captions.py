@@ -21,7 +21,10 @@ class Spoken:
 
 def spoken(text: str, *, start_s: float = 0.0, gap_s: float = 0.1) -> list[Spoken]:
     """Return the words of a sentence, 0.3 s each."""
-    return [Spoken(word, start_s + index * (0.3 + gap_s), start_s + index * (0.3 + gap_s) + 0.3) for index, word in enumerate(text.split())]
+    return [
+        Spoken(word, start_s + index * (0.3 + gap_s), start_s + index * (0.3 + gap_s) + 0.3)
+        for index, word in enumerate(text.split())
+    ]
 
 
 @st.composite
@@ -29,7 +32,10 @@ def transcripts(draw: st.DrawFn) -> list[Spoken]:
     """Words as models give them, and worse: any text, times that stand still, step back or pass the hours, ends that are missing."""
     now_s = draw(st.sampled_from([0.0, 3599.0, 360_000.0]))
     words = []
-    texts = st.one_of(st.sampled_from(["I", "say.", "what?", "-->", "<b>", "R&D", "&amp;", "x" * 60]), st.text(max_size=12))
+    texts = st.one_of(
+        st.sampled_from(["I", "say.", "what?", "-->", "<b>", "R&D", "&amp;", "x" * 60]),
+        st.text(max_size=12),
+    )
     for text in draw(st.lists(texts, max_size=40)):
         now_s = max(0.0, now_s + draw(st.sampled_from([0.0, 0.08, 0.3, 0.8, 0.81, 2.0, 7.0, -0.5])))
         length_s = draw(st.sampled_from([None, 0.0, 0.08, 0.4, 9.0, -1.0]))
@@ -45,7 +51,9 @@ def times_of(line: str) -> tuple[int, int]:
     found = re.fullmatch(f"{TIMING} --> {TIMING}", line)
     assert found is not None, line
     numbers = [int(group) for group in found.groups()]
-    start, stop = (((h * 60 + m) * 60 + s) * 1000 + ms for h, m, s, ms in (numbers[:4], numbers[4:]))
+    start, stop = (
+        ((h * 60 + m) * 60 + s) * 1000 + ms for h, m, s, ms in (numbers[:4], numbers[4:])
+    )
     return start, stop
 
 
@@ -73,7 +81,9 @@ def test_times_are_valid_rise_and_never_overlap(words: list[Spoken]) -> None:
         assert all(start < stop for start, stop in times)
         assert all(before[1] <= after[0] for before, after in pairwise(times))
         if timing:
-            assert [block[0] for block in blocks] == [str(number) for number in range(1, len(blocks) + 1)]
+            assert [block[0] for block in blocks] == [
+                str(number) for number in range(1, len(blocks) + 1)
+            ]
 
 
 @given(transcripts())
@@ -83,19 +93,38 @@ def test_cues_can_be_read(words: list[Spoken]) -> None:
         assert 1 <= len(cue.lines) <= CUE_LINES
         assert all(len(line) <= LINE_CHARS or " " not in line for line in cue.lines)
     body = webvtt(words).removeprefix("WEBVTT\n")
-    assert all("<" not in line and ("-->" not in line or re.match(TIMING, line)) for line in body.split("\n"))
+    assert all(
+        "<" not in line and ("-->" not in line or re.match(TIMING, line))
+        for line in body.split("\n")
+    )
 
 
 def test_a_sentence_and_a_pause_end_a_cue() -> None:
     """A full stop and a silence of more than 0.8 s; an initial and a shorter silence do not."""
-    words = [*spoken("Good morning."), *spoken("This is J. Smith", start_s=1.0), *spoken("speaking to you", start_s=3.2)]
-    assert [cue.lines for cue in cues_of(words)] == [("Good morning.",), ("This is J. Smith speaking to you",)]
+    words = [
+        *spoken("Good morning."),
+        *spoken("This is J. Smith", start_s=1.0),
+        *spoken("speaking to you", start_s=3.2),
+    ]
+    assert [cue.lines for cue in cues_of(words)] == [
+        ("Good morning.",),
+        ("This is J. Smith speaking to you",),
+    ]
     later = [Spoken("one", 0, 0.3), Spoken("two", 0.3 + PAUSE_MS / 1000 + 0.01, 1.5)]
     assert len(cues_of(later)) == 2
 
 
 @pytest.mark.parametrize(
-    ("text", "ends"), [("end.", True), ("what?!", True), ('"so."', True), ("3.5", False), ("J.", False), ("e.g", False), ("…", True)]
+    ("text", "ends"),
+    [
+        ("end.", True),
+        ("what?!", True),
+        ('"so."', True),
+        ("3.5", False),
+        ("J.", False),
+        ("e.g", False),
+        ("…", True),
+    ],
 )
 def test_what_ends_a_sentence(text: str, ends: bool) -> None:
     """Marks at the end of a word, behind quotes and brackets too; not a point within, nor after a lone letter."""

@@ -72,7 +72,9 @@ DOCUMENT_KEYS = {
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a command on a recorded host, with a still clock and one torch, and return the runner's result."""
     monkeypatch.setattr("dsmops.gpu.nvml.time", SimpleNamespace(perf_counter=lambda: 0.0))
-    monkeypatch.setattr("dsmops.gpu.detection.installed_torch", lambda: TorchBuild("2.5.1", "12.4", None))
+    monkeypatch.setattr(
+        "dsmops.gpu.detection.installed_torch", lambda: TorchBuild("2.5.1", "12.4", None)
+    )
 
     def run(name: str, *args: str) -> Any:
         host = PlayedHost(load_host(name), tmp_path, monkeypatch)
@@ -82,7 +84,17 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-@pytest.mark.parametrize("name", ["turing_8gb", "mixed_t4_l4", "mig_two_instances", "lost_gpu", "all_hidden_empty", "smi_old_driver_470"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "turing_8gb",
+        "mixed_t4_l4",
+        "mig_two_instances",
+        "lost_gpu",
+        "all_hidden_empty",
+        "smi_old_driver_470",
+    ],
+)
 def test_text(name: str, play: Any, request: pytest.FixtureRequest) -> None:
     """The text of a report is what the golden file shows."""
     shown = play(name).stdout
@@ -93,7 +105,17 @@ def test_text(name: str, play: Any, request: pytest.FixtureRequest) -> None:
     assert shown == golden.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["turing_8gb", "mixed_t4_l4", "mig_two_instances", "field_unsupported", "lost_gpu", "no_driver"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "turing_8gb",
+        "mixed_t4_l4",
+        "mig_two_instances",
+        "field_unsupported",
+        "lost_gpu",
+        "no_driver",
+    ],
+)
 def test_json_has_its_keys_whatever_is_missing(name: str, play: Any) -> None:
     """The document has the same keys on every host, with null where nothing is known."""
     document = json.loads(play(name, "--json").stdout)
@@ -118,23 +140,36 @@ def test_json_of_a_turing_card(play: Any) -> None:
     assert each["verdict"]["dtype_override"] == "f16"
     assert each["verdict"]["bf16_fails"] is True
     assert each["verdict"]["build"]["cuda_compute_cap"] == "75"
-    assert each["processes"][0] == {"pid": 1402, "name": "/usr/lib/xorg/Xorg", "used_bytes": 412 << 20}
+    assert each["processes"][0] == {
+        "pid": 1402,
+        "name": "/usr/lib/xorg/Xorg",
+        "used_bytes": 412 << 20,
+    }
     assert each["display_active"] is True
 
 
-def test_a_hidden_card_does_not_count_as_pre_ampere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hidden_card_does_not_count_as_pre_ampere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--fail-on-pre-ampere looks at what CUDA programs see: a T4 that the mask hides does not fail."""
     for code, mask in ((1, "GPU-00000001"), (0, "GPU-00000002")):
         folder = tmp_path / mask
         folder.mkdir()
-        host = PlayedHost(load_host("mixed_t4_l4") | {"environ": {"CUDA_VISIBLE_DEVICES": mask}}, folder, monkeypatch)
+        host = PlayedHost(
+            load_host("mixed_t4_l4") | {"environ": {"CUDA_VISIBLE_DEVICES": mask}},
+            folder,
+            monkeypatch,
+        )
         monkeypatch.setattr("dsmops.gpu.probe", host.probe)
         assert CliRunner().invoke(app, ["check-gpu", "--fail-on-pre-ampere"]).exit_code == code
 
 
 def test_fail_on_pre_ampere() -> None:
     """Exit 1 for a visible card below 8.0, 0 for none, also with --quiet and --json."""
-    assert dsmops("check-gpu", "--simulate", "t4", "--simulate", "l4", "--fail-on-pre-ampere").code == 1
+    assert (
+        dsmops("check-gpu", "--simulate", "t4", "--simulate", "l4", "--fail-on-pre-ampere").code
+        == 1
+    )
     assert dsmops("check-gpu", "--simulate", "l4", "--fail-on-pre-ampere").code == 0
     old = dsmops("check-gpu", "--simulate", "v100", "--fail-on-pre-ampere", "--json")
     assert old.code == 1

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dsmops.checkpoint import write_checkpoint
 from dsmops.cli.app import app
 from tests.support.checkpoints import Stored, bf16, patterns, read_file, write_file, write_sharded
 from tests.support.cli import dsmops
+from tests.support.synthetic import write_checkpoint
 
-MODEL: dict[str, Stored] = {"emb.weight": bf16(1, 2, 1e-7, 1e-9), "norm.alpha": bf16(3), "step": ("I64", (1,), bytes(8))}
+MODEL: dict[str, Stored] = {
+    "emb.weight": bf16(1, 2, 1e-7, 1e-9),
+    "norm.alpha": bf16(3),
+    "step": ("I64", (1,), bytes(8)),
+}
 BAD: dict[str, Stored] = {**MODEL, "norm.alpha": bf16(1e30, float("nan"))}
 
 
@@ -61,7 +65,10 @@ def test_inspect_scan_foretells_the_losses(model: Path) -> None:
 
 def test_inspect_knows_an_index(tmp_path: Path) -> None:
     """Files are listed with sizes, and a wrong `total_size` and unlisted tensors are told."""
-    folder = write_sharded(tmp_path, {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2), "c": bf16(3)}})
+    folder = write_sharded(
+        tmp_path,
+        {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2), "c": bf16(3)}},
+    )
     index = folder / "model.safetensors.index.json"
     body = json.loads(index.read_text())
     del body["weight_map"]["c"]
@@ -94,13 +101,18 @@ def test_convert_reports_and_does_nothing_the_second_time(model: Path, tmp_path:
 def test_convert_json_is_the_whole_story(model: Path, tmp_path: Path) -> None:
     """One document with files, digests and every tensor's losses; --report writes the same to a file."""
     report = tmp_path / "reports" / "loss.json"
-    code, text = run("convert", model, tmp_path / "out.safetensors", "--json", "--verify", "--report", report)
+    code, text = run(
+        "convert", model, tmp_path / "out.safetensors", "--json", "--verify", "--report", report
+    )
     document = json.loads(text)
     assert code == 0
     assert document == json.loads(report.read_text())
     assert document["schema"] == "dsmops.convert/1"
     assert document["status"] == "converted"
-    assert [tensor["name"] for tensor in document["conversion"]["losses"]["tensors"]] == ["emb.weight", "norm.alpha"]
+    assert [tensor["name"] for tensor in document["conversion"]["losses"]["tensors"]] == [
+        "emb.weight",
+        "norm.alpha",
+    ]
     assert len(document["conversion"]["targets"][0]["sha256"]) == 64
     assert document["verification"]["converted"] == 2
 
@@ -113,13 +125,17 @@ def test_convert_dry_run_writes_nothing(model: Path, tmp_path: Path) -> None:
     assert not target.parent.exists()
     assert "Nothing was written" in run("convert", "--dry-run", model, target)[1]
     run("convert", model, target)
-    assert document["files"] == [{"path": str(target), "size_bytes": target.stat().st_size, "cast": 2, "copied": 1}]
+    assert document["files"] == [
+        {"path": str(target), "size_bytes": target.stat().st_size, "cast": 2, "copied": 1}
+    ]
 
 
 def test_convert_without_digest_and_fsync(model: Path, tmp_path: Path) -> None:
     """The bytes are the same; the report says that there is no digest."""
     run("convert", model, tmp_path / "a.safetensors")
-    code, text = run("convert", "--no-digest", "--no-fsync", "--json", model, tmp_path / "b.safetensors")
+    code, text = run(
+        "convert", "--no-digest", "--no-fsync", "--json", model, tmp_path / "b.safetensors"
+    )
     assert code == 0
     assert json.loads(text)["conversion"]["sources"][0]["sha256"] is None
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -137,7 +153,10 @@ def test_convert_stops_at_values_that_do_not_fit(tmp_path: Path) -> None:
     assert not target.exists()
     assert "1 NaN" in run("convert", source, target, "--on-overflow", "clamp")[1]
     assert read_file(target)[0]["norm.alpha"][2][:2] == patterns(0x7BFF)
-    assert "moshi-server casts every tensor" in run("convert", source, target, "--on-overflow", "keep-f32")[1]
+    assert (
+        "moshi-server casts every tensor"
+        in run("convert", source, target, "--on-overflow", "keep-f32")[1]
+    )
     assert read_file(target)[0]["norm.alpha"][0] == "F32"
 
 
@@ -152,7 +171,10 @@ def test_verify_says_yes_or_no(model: Path, tmp_path: Path) -> None:
     write_file(target, {**tensors, "norm.alpha": ("F16", (1,), patterns(0x4201))}, metadata)
     code, text = run("verify", model, target)
     assert code == 1
-    assert "norm.alpha: 1 of 1 elements differ (BF16 to F16), first element 0: 0x4040 became 0x4201, not 0x4200" in text
+    assert (
+        "norm.alpha: 1 of 1 elements differ (BF16 to F16), first element 0: 0x4040 became 0x4201, not 0x4200"
+        in text
+    )
     code, text = run("verify", "--json", model, target)
     assert code == 1
     assert json.loads(text)["differences"][0]["tensor"] == "norm.alpha"
@@ -187,7 +209,15 @@ def test_a_file_of_another_origin_is_replaced_with_force_only(model: Path, tmp_p
     assert run("convert", "--dtype", "f32", model, other)[0] == 0
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "hard.safetensors", "sub/../out.safetensors", ".out.safetensors.dsmops-partial"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "hard.safetensors",
+        "sub/../out.safetensors",
+        ".out.safetensors.dsmops-partial",
+    ],
+)
 def test_a_report_never_overwrites_a_checkpoint(model: Path, tmp_path: Path, name: str) -> None:
     """Neither the source nor what is being written, however it is spelled."""
     (tmp_path / "hard.safetensors").hardlink_to(model)
@@ -200,7 +230,9 @@ def test_a_report_never_overwrites_a_checkpoint(model: Path, tmp_path: Path, nam
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_a_report_that_cannot_be_written_is_told_before_the_work(model: Path, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_told_before_the_work(
+    model: Path, tmp_path: Path
+) -> None:
     """A folder or a pipe for a report: exit code 3, no target, and the pipe is still one."""
     os.mkfifo(tmp_path / "pipe")
     for name in (".", "pipe"):
@@ -211,7 +243,12 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(model: Path, tm
 
 def test_a_dry_run_says_what_it_cannot_count(model: Path, tmp_path: Path) -> None:
     """Which tensors overflow is known only once the values are read."""
-    assert "Not counted: tensors" in run("convert", "--dry-run", "--on-overflow", "keep-f32", model, tmp_path / "x.safetensors")[1]
+    assert (
+        "Not counted: tensors"
+        in run(
+            "convert", "--dry-run", "--on-overflow", "keep-f32", model, tmp_path / "x.safetensors"
+        )[1]
+    )
 
 
 MISTAKES = {
@@ -226,8 +263,14 @@ MISTAKES = {
     "target is a device": (["convert", "model.safetensors", "/dev/null"], 3),
     "impossible dtype": (["convert", "--dtype", "bf16", "model.safetensors", "out.safetensors"], 3),
     "unknown dtype": (["convert", "--dtype", "int8", "model.safetensors", "out.safetensors"], 2),
-    "unknown policy": (["convert", "--on-overflow", "ignore", "model.safetensors", "out.safetensors"], 2),
-    "pattern without a match": (["convert", "--keep-f32", "zzz*", "model.safetensors", "out.safetensors"], 3),
+    "unknown policy": (
+        ["convert", "--on-overflow", "ignore", "model.safetensors", "out.safetensors"],
+        2,
+    ),
+    "pattern without a match": (
+        ["convert", "--keep-f32", "zzz*", "model.safetensors", "out.safetensors"],
+        3,
+    ),
     "target missing": (["convert", "model.safetensors"], 2),
     "verify without target file": (["verify", "model.safetensors", "absent.safetensors"], 3),
     "verify with itself": (["verify", "model.safetensors", "model.safetensors"], 3),
@@ -276,8 +319,21 @@ def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
         "from dsmops.cli.main import main; raise SystemExit(main())"
     )
     terminal, inside = pty.openpty()
-    command = [sys.executable, "-c", code, "convert", "--no-fsync", str(source), str(tmp_path / "out.safetensors")]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=inside, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"})
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "convert",
+        "--no-fsync",
+        str(source),
+        str(tmp_path / "out.safetensors"),
+    ]
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=inside,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
     os.close(inside)
     drawn = b""
     while True:

@@ -7,7 +7,7 @@ import pytest
 
 from dsmops.config.lint import CODES
 from tests.support.cli import dsmops
-from tests.support.tiny import CONFIG, WEIGHTS_FILE, write_tiny_server
+from tests.support.tiny_checkpoint import CONFIG, WEIGHTS_FILE, write_tiny_server
 
 GIVEN = ("--server-version", "0.6.4", "--addr", "127.0.0.1")
 
@@ -22,7 +22,10 @@ def test_a_clean_config_exits_0(config: Path) -> None:
     """Nothing to report is one line, which says what was judged."""
     run = dsmops("check-config", config.name, *GIVEN, "--simulate", "t4", cwd=config.parent)
     assert (run.code, run.stderr) == (0, "")
-    assert run.stdout == "0 errors, 0 warnings, 0 notes in 1 file. Judged for Tesla T4 (sm_75), moshi-server 0.6.4, --addr 127.0.0.1.\n"
+    assert (
+        run.stdout
+        == "0 errors, 0 warnings, 0 notes in 1 file. Judged for Tesla T4 (sm_75), moshi-server 0.6.4, --addr 127.0.0.1.\n"
+    )
 
 
 def test_errors_exit_1_with_place_code_and_hint(config: Path) -> None:
@@ -34,7 +37,10 @@ def test_errors_exit_1_with_place_code_and_hint(config: Path) -> None:
     assert lines[0].startswith("tiny.toml:7: error[dtype-override-missing] modules.asr: ")
     assert lines[1] == '    hint: Add dtype_override = "f16" below batch_size.'
     assert lines[-1].startswith("1 error, 0 warnings, 0 notes in 1 file.")
-    assert dsmops("check-config", config.name, *GIVEN, "--simulate", "a100", cwd=config.parent).code == 0
+    assert (
+        dsmops("check-config", config.name, *GIVEN, "--simulate", "a100", cwd=config.parent).code
+        == 0
+    )
 
 
 def test_warnings_fail_only_when_strict(config: Path) -> None:
@@ -57,9 +63,18 @@ def test_json_is_one_document(config: Path) -> None:
     assert (document["device"], document["server_version"], document["addr"]) == (None, None, None)
     (checked,) = document["files"]
     assert checked["path"] == "tiny.toml"
-    assert {finding["code"] for finding in checked["findings"]} == {"addr-not-given", "needs-newer-server", "unknown-key"}
-    assert all(set(finding) == {"severity", "code", "where", "line", "message", "hint"} for finding in checked["findings"])
-    assert all(CODES[finding["code"]][0].value == finding["severity"] for finding in checked["findings"])
+    assert {finding["code"] for finding in checked["findings"]} == {
+        "addr-not-given",
+        "needs-newer-server",
+        "unknown-key",
+    }
+    assert all(
+        set(finding) == {"severity", "code", "where", "line", "message", "hint"}
+        for finding in checked["findings"]
+    )
+    assert all(
+        CODES[finding["code"]][0].value == finding["severity"] for finding in checked["findings"]
+    )
 
 
 def test_quiet_leaves_the_exit_code(config: Path) -> None:
@@ -81,7 +96,9 @@ def test_quiet_leaves_the_exit_code(config: Path) -> None:
         (("tiny.toml", "--device", "0"), 4, "GPU"),
     ],
 )
-def test_mistakes_are_answered_in_words(config: Path, args: tuple[str, ...], code: int, said: str) -> None:
+def test_mistakes_are_answered_in_words(
+    config: Path, args: tuple[str, ...], code: int, said: str
+) -> None:
     """Each mistake has its exit code, names what was wrong, and shows no traceback."""
     run = dsmops("check-config", *args, cwd=config.parent)
     assert run.code == code

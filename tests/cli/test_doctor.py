@@ -11,13 +11,22 @@ import pytest
 from typer.testing import CliRunner
 
 from dsmops.cli.app import app
-from dsmops.flows.doctor import AREAS
+from dsmops.operations.doctor import AREAS
 from tests.gpu.hosts import PlayedHost, load_host
 from tests.support.binaries import write_server
 from tests.support.cli import dsmops
-from tests.support.tiny import CONFIG, write_tiny_server
+from tests.support.tiny_checkpoint import CONFIG, write_tiny_server
 
-FINDING_KEYS = {"name", "severity", "cause", "evidence", "fix", "upstream_issue", "runbook", "unseen"}
+FINDING_KEYS = {
+    "name",
+    "severity",
+    "cause",
+    "evidence",
+    "fix",
+    "upstream_issue",
+    "runbook",
+    "unseen",
+}
 
 
 @pytest.fixture
@@ -36,7 +45,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: str) -> Any:
     monkeypatch.chdir(folder)
 
     def run(host: str, *args: str | Path) -> Any:
-        monkeypatch.setattr("dsmops.flows.doctor.site.probe", PlayedHost(load_host(host), tmp_path, monkeypatch).probe)
+        monkeypatch.setattr(
+            "dsmops.operations.doctor.site.probe",
+            PlayedHost(load_host(host), tmp_path, monkeypatch).probe,
+        )
         return CliRunner().invoke(app, ["doctor", "--offline", "--port", port, *map(str, args)])
 
     return run
@@ -56,10 +68,14 @@ def test_an_error_exits_1_with_cause_evidence_fix_and_page(run: Any, tmp_path: P
     """A config that a T4 cannot serve is told with its line; the same with --quiet is silent."""
     config = write_tiny_server(tmp_path)
     config.write_text(CONFIG.replace('dtype_override = "f16"\n', ""))
-    result = run("t4_cloud", "--config", config, "--moshi-bin", write_server(tmp_path / "moshi-server"))
+    result = run(
+        "t4_cloud", "--config", config, "--moshi-bin", write_server(tmp_path / "moshi-server")
+    )
     assert result.exit_code == 1
     lines = [line.strip() for line in result.stdout.splitlines()]
-    at = next(index for index, line in enumerate(lines) if "[config-dtype-override-missing]" in line)
+    at = next(
+        index for index, line in enumerate(lines) if "[config-dtype-override-missing]" in line
+    )
     assert lines[at].startswith("error ")
     assert lines[at + 1] == f"{config}:7: modules.asr"
     assert lines[at + 2] == 'fix: Add dtype_override = "f16" below batch_size.'
@@ -81,7 +97,17 @@ def test_the_document_has_its_keys(run: Any, tmp_path: Path) -> None:
 
 def test_clumsy_input_gets_findings_not_a_traceback(run: Any) -> None:
     """Everything that was named and is not there is an error of its own."""
-    result = run("no_driver", "--config", "no.toml", "--checkpoint", "", "--moshi-bin", "nowhere", "--log", "no.log")
+    result = run(
+        "no_driver",
+        "--config",
+        "no.toml",
+        "--checkpoint",
+        "",
+        "--moshi-bin",
+        "nowhere",
+        "--log",
+        "no.log",
+    )
     assert result.exit_code == 1
     for name in ("config-unreadable", "checkpoint-missing", "server-missing", "log-unreadable"):
         assert f"[{name}]" in result.stdout
@@ -91,16 +117,30 @@ def test_clumsy_input_gets_findings_not_a_traceback(run: Any) -> None:
 def test_quiet_leaves_the_exit_code(tmp_path: Path, port: str) -> None:
     """A process of its own, as a script would run it."""
     for args, code in (((), 0), (("--config", "no.toml"), 1)):
-        result = dsmops("doctor", "--quiet", "--offline", "--port", port, *args, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": "0"})
+        result = dsmops(
+            "doctor",
+            "--quiet",
+            "--offline",
+            "--port",
+            port,
+            *args,
+            cwd=tmp_path,
+            env={"CUDA_VISIBLE_DEVICES": "0"},
+        )
         assert (result.stdout, result.stderr) == ("", "")
         assert result.code == code
 
 
 def test_the_password_of_a_mirror_is_not_shown(tmp_path: Path) -> None:
     """Neither by the doctor nor by what fetches."""
-    mirror = {"HF_ENDPOINT": "http://someone:pwSECRET@127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
+    mirror = {
+        "HF_ENDPOINT": "http://someone:pwSECRET@127.0.0.1:9",
+        "HF_HOME": str(tmp_path / "home"),
+    }
     told = dsmops("doctor", "--json", cwd=tmp_path, env=mirror)
     assert "http://127.0.0.1:9" in told.stdout
-    fetched = dsmops("inspect", "hf://kyutai/stt-1b-en_fr-candle/model.safetensors", cwd=tmp_path, env=mirror)
+    fetched = dsmops(
+        "inspect", "hf://kyutai/stt-1b-en_fr-candle/model.safetensors", cwd=tmp_path, env=mirror
+    )
     assert fetched.code == 6
     assert "SECRET" not in told.stdout + told.stderr + fetched.stdout + fetched.stderr

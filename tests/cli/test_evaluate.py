@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from dsmops.audio import write
 from dsmops.cli.app import app
-from dsmops.worker.tiny import write_tiny_stt
+from dsmops.worker.tiny.stt import write_tiny_stt
 from tests.support.cli import dsmops
 from tests.support.sound import sweep
 
@@ -53,23 +53,38 @@ def test_unreadable_audio_is_a_no(folder: Path, evaluate: Callable[..., Result])
     assert done.exit_code == 1
     assert "failed: broken.wav: not readable as audio" in done.stdout
     assert "1 of 2 utterances scored; 1 failed, which are in none of these figures" in done.stdout
-    assert [json.loads(line)["status"] for line in (folder / "lines.jsonl").read_text().splitlines()] == ["scored", "failed"]
+    assert [
+        json.loads(line)["status"] for line in (folder / "lines.jsonl").read_text().splitlines()
+    ] == ["scored", "failed"]
 
 
 def test_the_document_has_all(folder: Path, evaluate: Callable[..., Result]) -> None:
     """One JSON document with totals and a record per utterance, null where nothing is known; the lines of -o are its records."""
-    done = evaluate("good.tsv", "--json", "-o", "lines.jsonl", "--normalizer", "basic", "--batch-size", "1")
+    done = evaluate(
+        "good.tsv", "--json", "-o", "lines.jsonl", "--normalizer", "basic", "--batch-size", "1"
+    )
     document = json.loads(done.stdout)
     assert document["schema"] == "dsmops.evaluate/1"
-    assert (document["normalizer"], document["batch_size"], document["dtype"]) == ("basic", 1, "F32")
+    assert (document["normalizer"], document["batch_size"], document["dtype"]) == (
+        "basic",
+        1,
+        "F32",
+    )
     first, second = document["files"]
     assert first["normalized_reference"] == "twenty one words"
     assert set(first["score"]["words"]) == {"hits", "substitutions", "deletions", "insertions"}
     assert first["wer"] == document["totals"]["corpus_wer"] == document["totals"]["wer"]
     assert first["audio_s"] == document["totals"]["audio_s"] == 1.0
     # The basic rules take brackets for an aside too.
-    assert (second["status"], second["hypothesis"], second["wer"], second["audio_s"]) == ("dropped", None, None, None)
-    assert [json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()] == document["files"]
+    assert (second["status"], second["hypothesis"], second["wer"], second["audio_s"]) == (
+        "dropped",
+        None,
+        None,
+        None,
+    )
+    assert [
+        json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()
+    ] == document["files"]
     assert done.stderr == ""
 
 
@@ -83,7 +98,11 @@ def test_the_document_has_all(folder: Path, evaluate: Callable[..., Result]) -> 
         (["hf-dataset://nothing"], 3, "error: hf-dataset://nothing names no dataset"),
         (["good.tsv", "-o", "a.wav/lines.jsonl"], 3, "error: a.wav/lines.jsonl"),
         (["good.tsv", "-o", "./good.tsv"], 2, "--output is the manifest itself"),
-        (["good.tsv", "-o", "model/model.safetensors"], 3, "model/model.safetensors is a file of the model itself"),
+        (
+            ["good.tsv", "-o", "model/model.safetensors"],
+            3,
+            "model/model.safetensors is a file of the model itself",
+        ),
         (["good.tsv", "-o", "a.wav"], 3, "a.wav is a recording of the manifest"),
         (["good.tsv", "--batch-size", "0"], 2, "--batch-size"),
         (["good.tsv", "--limit", "0"], 2, "--limit"),

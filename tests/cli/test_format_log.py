@@ -23,8 +23,18 @@ def log(tmp_path: Path) -> Path:
     raw = tmp_path / "logs" / "raw"
     raw.mkdir(parents=True)
     path = raw / "log.stt.2025-11-15"
-    secret = Event(START, "ERROR", "moshi_server", "src/main.rs", 565, "query", {"auth_id": 'Some("public_token")'})
-    path.write_text("\n".join([ansi(EVENT), plain(secret), "", "Caused by:", "    no luck", "printed"]) + "\n")
+    secret = Event(
+        START,
+        "ERROR",
+        "moshi_server",
+        "src/main.rs",
+        565,
+        "query",
+        {"auth_id": 'Some("public_token")'},
+    )
+    path.write_text(
+        "\n".join([ansi(EVENT), plain(secret), "", "Caused by:", "    no luck", "printed"]) + "\n"
+    )
     return path
 
 
@@ -42,23 +52,44 @@ def test_a_log_becomes_the_friendly_one_beside_its_raw_folder(log: Path) -> None
 
 def test_stdout_and_options(log: Path) -> None:
     """`-o -`, zones, 24 hours, no source, trimmed continuation, no redaction: each does what its help says."""
-    run = dsmops("format-log", log, "-o", "-", "--tz", "Europe/Paris", "--24h", "--no-source", "--strip-raw", "--no-redact")
+    run = dsmops(
+        "format-log",
+        log,
+        "-o",
+        "-",
+        "--tz",
+        "Europe/Paris",
+        "--24h",
+        "--no-source",
+        "--strip-raw",
+        "--no-redact",
+    )
     lines = run.stdout.splitlines()
     assert lines[0] == "[2025-11-15 09:39:03.595 CET (+0100)] [INFO] [moshi_server] message"
     assert lines[1].endswith('query auth_id=Some("public_token")')
     assert lines[4] == "no luck"
     assert "not redacted" in run.stderr
-    assert dsmops("format-log", log, "-o", "-", "--tz", "UTC", "--level", "error", "--quiet").stdout.count("\n") == 5
+    assert (
+        dsmops(
+            "format-log", log, "-o", "-", "--tz", "UTC", "--level", "error", "--quiet"
+        ).stdout.count("\n")
+        == 5
+    )
     assert dsmops("format-log", log, "-o", "-", "--target", "moshi_server::none").stdout == ""
     assert dsmops("format-log", log, "-o", "-", "--since", "-3h").stdout == ""
-    assert dsmops("format-log", log, "-o", "-", "--tz", "UTC", "--until", "2025-11-15 08:39:04").stdout.startswith(LINE)
+    assert dsmops(
+        "format-log", log, "-o", "-", "--tz", "UTC", "--until", "2025-11-15 08:39:04"
+    ).stdout.startswith(LINE)
 
 
 def test_what_is_no_log_is_said_to_be_none(log: Path, tmp_path: Path) -> None:
     """It is kept as it is, and the last line asks; of a log it does not."""
     (tmp_path / "notes").write_text("hello\nworld\n")
     assert "is this the right file?" in dsmops("format-log", tmp_path / "notes", "-o", "-").stderr
-    assert "is this the right file?" not in dsmops("format-log", log, "-o", "-", "--level", "trace", "--since", "-3h").stderr
+    assert (
+        "is this the right file?"
+        not in dsmops("format-log", log, "-o", "-", "--level", "trace", "--since", "-3h").stderr
+    )
 
 
 def test_the_local_zone_is_the_default(log: Path) -> None:
@@ -71,7 +102,11 @@ def test_json_lines_hold_whole_events(log: Path) -> None:
     """--jsonl gives one object per event with its continuation; --json gives one document about the run when a file is written."""
     run = dsmops("format-log", log, "-o", "-", "--jsonl")
     first, second, third = map(json.loads, run.stdout.splitlines())
-    assert (first["time"], first["line"], first["message"]) == ("2025-11-15T08:39:03.595169Z", 475, "message")
+    assert (first["time"], first["line"], first["message"]) == (
+        "2025-11-15T08:39:03.595169Z",
+        475,
+        "message",
+    )
     assert second["continuation"] == ["", "Caused by:", "    no luck"]
     assert (third["format"], third["message"]) == ("text", "printed")
     document = dsmops("format-log", log, "--json").document
@@ -114,7 +149,9 @@ def test_formatting_twice_changes_nothing(log: Path) -> None:
         ([], 2, "Missing argument"),
     ],
 )
-def test_mistakes_get_one_clear_error(arguments: list[str], code: int, message: str, log: Path, tmp_path: Path) -> None:
+def test_mistakes_get_one_clear_error(
+    arguments: list[str], code: int, message: str, log: Path, tmp_path: Path
+) -> None:
     """The right exit code, the thing at fault, and no traceback; nothing is written."""
     before = sorted(tmp_path.rglob("*"))
     run = dsmops("format-log", *(part.replace("LOG", str(log)) for part in arguments), cwd=tmp_path)
@@ -130,7 +167,15 @@ def test_an_output_that_is_the_input_by_redirection_is_refused(log: Path) -> Non
     before = log.read_bytes()
     with log.open("rb") as source, log.open("ab") as target:
         command = [sys.executable, "-m", "dsmops", "format-log", "-"]
-        done = subprocess.run(command, stdin=source, stdout=target, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command,
+            stdin=source,
+            stdout=target,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 3
     assert "would overwrite the input" in done.stderr
     assert log.read_bytes() == before
@@ -141,7 +186,9 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("\n".join(server_log(random.Random(1), 20_000)))
     command = f'"{sys.executable}" -m dsmops format-log {path} -o - --quiet | head -1'
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
 
@@ -150,8 +197,19 @@ class Following:
     """A running `format-log --follow` whose stdout is read line by line."""
 
     def __init__(self, *arguments: str | Path) -> None:
-        command = [sys.executable, "-m", "dsmops", "format-log", *map(str, arguments), "--follow", "--tz", "UTC"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "dsmops",
+            "format-log",
+            *map(str, arguments),
+            "--follow",
+            "--tz",
+            "UTC",
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline
 
@@ -204,9 +262,15 @@ def test_a_full_disk_behind_standard_output_is_named() -> None:
     """`> /dev/full` is one clear error, without a second one when Python ends."""
     command = [sys.executable, "-m", "dsmops", "format-log", "-", "--quiet"]
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(command, input=b"one\n", stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        done = subprocess.run(
+            command, input=b"one\n", stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
     assert done.returncode == 5
-    assert done.stderr.decode().splitlines()[0].startswith("error: no room left while writing standard output")
+    assert (
+        done.stderr.decode()
+        .splitlines()[0]
+        .startswith("error: no room left while writing standard output")
+    )
     assert b"Exception ignored" not in done.stderr
 
 
@@ -223,7 +287,10 @@ def test_following_json_lines_does_not_hold_the_last_event_back(log: Path) -> No
 
 def test_the_machines_key_is_made_in_the_state_folder(log: Path) -> None:
     """The first run makes a key for this user, later runs use it; with a key of the environment pseudonyms are others."""
-    runs = [dsmops("format-log", log, "-o", "-", env=env).stdout for env in ({}, {}, {"DSMOPS_REDACTION_KEY": "another key of ours"})]
+    runs = [
+        dsmops("format-log", log, "-o", "-", env=env).stdout
+        for env in ({}, {}, {"DSMOPS_REDACTION_KEY": "another key of ours"})
+    ]
     assert runs[0] == runs[1] != runs[2]
     assert (Path(os.environ["XDG_STATE_HOME"]) / "dsmops" / "redaction.key").is_file()
     assert dsmops("format-log", log, "-o", "-", env={"DSMOPS_REDACTION_KEY": "short"}).code == 3

@@ -17,7 +17,10 @@ SOURCE = "hf://org/repo/model@1.safetensors"
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
-    repos = {"org/repo": Repo({"model@1.safetensors": MODEL}), "org/gated": Repo({"m.safetensors": MODEL}, gated=True)}
+    repos = {
+        "org/repo": Repo({"model@1.safetensors": MODEL}),
+        "org/gated": Repo({"m.safetensors": MODEL}, gated=True),
+    }
     with HubServer(repos) as server:
         yield server
 
@@ -38,7 +41,10 @@ def test_convert_shows_sizes_first_and_downloads_once(hub: HubServer, tmp_path: 
     assert (dry.code, hub.sent_bytes()) == (3, 0)
     first = dsmops("convert", SOURCE, target, env=env)
     assert first.code == 0
-    assert first.stderr.splitlines() == [f"Downloading 1 file, 977 KiB, into {tmp_path / 'home' / 'hub'}", f"  {SOURCE}  977 KiB"]
+    assert first.stderr.splitlines() == [
+        f"Downloading 1 file, 977 KiB, into {tmp_path / 'home' / 'hub'}",
+        f"  {SOURCE}  977 KiB",
+    ]
     hub.requests.clear()
     second = dsmops("convert", "--force", SOURCE, target, env=env)
     assert (second.code, second.stderr, hub.requests) == (0, "", [])
@@ -54,7 +60,9 @@ def test_convert_shows_sizes_first_and_downloads_once(hub: HubServer, tmp_path: 
         (SOURCE, {"HF_ENDPOINT": "hub.example"}, 3, "HF_ENDPOINT"),
     ],
 )
-def test_refusals_are_two_lines(source: str, variables: dict[str, str], code: int, words: str, hub: HubServer, tmp_path: Path) -> None:
+def test_refusals_are_two_lines(
+    source: str, variables: dict[str, str], code: int, words: str, hub: HubServer, tmp_path: Path
+) -> None:
     """Every refusal is one error and one hint, with its exit code and nothing from the library around it."""
     run: Run = dsmops("inspect", source, env={**hub.env(tmp_path), **variables})
     assert (run.code, run.stdout) == (code, "")

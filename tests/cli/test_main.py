@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.cli import dsmops
 
-# A command of our own, run through the real `main`: what it raises stands for what any command may meet.
+# A command of our own, run through the real `main`: what it raises stands for what any command may
+# meet.
 RAISING = """
 import sys, typer
 from dsmops.cli.app import app
@@ -64,9 +65,15 @@ def test_each_class_of_error_has_its_exit_code(body: str, code: int, tmp_path: P
 
 def test_an_error_beside_json_leaves_stdout_empty(tmp_path: Path) -> None:
     """With --json the error is one document on stderr."""
-    done = fail_with("raise ConfigError('bad key', path='a.toml', line=3, col=7, hint='h')", "--json", tmp_path=tmp_path)
+    done = fail_with(
+        "raise ConfigError('bad key', path='a.toml', line=3, col=7, hint='h')",
+        "--json",
+        tmp_path=tmp_path,
+    )
     assert done.stdout == ""
-    assert json.loads(done.stderr) == {"error": {"code": "config.unreadable", "message": "a.toml:3:7: bad key", "hint": "h"}}
+    assert json.loads(done.stderr) == {
+        "error": {"code": "config.unreadable", "message": "a.toml:3:7: bad key", "hint": "h"}
+    }
 
 
 def test_a_bug_is_one_line_and_a_saved_traceback(tmp_path: Path) -> None:
@@ -96,7 +103,10 @@ def test_ctrl_c_exits_130(tmp_path: Path) -> None:
     """SIGINT ends a command with 130 and without a traceback."""
     body = "print('ready', flush=True); import time; time.sleep(30)"
     with subprocess.Popen(
-        [sys.executable, "-c", RAISING.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", RAISING.format(body=body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()
@@ -106,7 +116,10 @@ def test_ctrl_c_exits_130(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--simulate", "t4"], 0), (["--simulate", "t4", "--fail-on-pre-ampere"], 1)])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--simulate", "t4"], 0), (["--simulate", "t4", "--fail-on-pre-ampere"], 1)],
+)
 def test_a_reader_that_leaves_does_not_change_the_answer(arguments: list[str], code: int) -> None:
     """`dsmops ... | head -1` ends quietly, with the exit code that the whole output would have had."""
     command = [sys.executable, "-m", "dsmops", "check-gpu", *arguments]
@@ -127,7 +140,11 @@ def test_streams_that_fail_are_no_bug(redirect: str, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["check-gpu", "--simulate", "75:Té", "--json"], ["check-config", os.fsdecode(b"\xff.toml"), "--json"]]
+    "arguments",
+    [
+        ["check-gpu", "--simulate", "75:Té", "--json"],
+        ["check-config", os.fsdecode(b"\xff.toml"), "--json"],
+    ],
 )
 def test_any_text_can_be_printed_anywhere(arguments: list[str]) -> None:
     """Neither an ASCII terminal nor a file name that is no UTF-8 ends in a bug."""

@@ -55,7 +55,9 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "dsmops" / "profiles"
     folder.mkdir(parents=True)
     (folder / "t4.json").write_text(json.dumps(profile))
-    found = dsmops("plan", "--simulate", "t4", "--json", env={"XDG_STATE_HOME": str(tmp_path / "state")}).document
+    found = dsmops(
+        "plan", "--simulate", "t4", "--json", env={"XDG_STATE_HOME": str(tmp_path / "state")}
+    ).document
     named = dsmops("plan", "--simulate", "t4", "--json", "--profile", folder / "t4.json").document
     assert found["time_basis"] == named["time_basis"] == "measured profile"
     assert found["batch_size"] == named["batch_size"] == 20
@@ -66,7 +68,20 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
     [
         (["--model", "stt-1b"], 3, "stt-1b-en_fr"),
         (["--model", "tts-1.6b-en_fr", "--simulate", "t4"], 3, "--runtime embedded"),
-        (["--model", "tts-1.6b-en_fr", "--simulate", "t4", "--runtime", "embedded", "--n-q", "40"], 3, "1 to 32"),
+        (
+            [
+                "--model",
+                "tts-1.6b-en_fr",
+                "--simulate",
+                "t4",
+                "--runtime",
+                "embedded",
+                "--n-q",
+                "40",
+            ],
+            3,
+            "1 to 32",
+        ),
         (["--simulate", "t4", "--n-q", "0"], 2, "n-q"),
         (["--simulate", "t4", "--dtype", "bf16"], 3, "--dtype f16"),
         (["--simulate", "t4", "--dtype", "int8"], 2, "dtype"),
@@ -90,7 +105,8 @@ def test_wrong_input_is_named_with_a_way_out(arguments: list[str], code: int, wo
 def test_the_embedded_worker_is_planned_by_its_own_memory() -> None:
     """The embedded worker needs less than moshi-server, and says where its figures come from."""
     embedded, server = (
-        dsmops("plan", "--simulate", "t4", "--json", "--runtime", runtime).document for runtime in ("embedded", "moshi-server")
+        dsmops("plan", "--simulate", "t4", "--json", "--runtime", runtime).document
+        for runtime in ("embedded", "moshi-server")
     )
     assert embedded["runtime"] == "embedded"
     assert embedded["memory"]["mimi_weights_bytes"] < server["memory"]["mimi_weights_bytes"]
@@ -103,7 +119,11 @@ def test_the_embedded_worker_is_planned_by_its_own_memory() -> None:
     [
         (("--measure",), 2, "--measure is for --runtime embedded"),
         (("--measure", "--runtime", "embedded", "--profile", "p.json"), 2, "without --profile"),
-        (("--measure", "--runtime", "embedded", "--simulate", "t4"), 3, "is not a card of this machine"),
+        (
+            ("--measure", "--runtime", "embedded", "--simulate", "t4"),
+            3,
+            "is not a card of this machine",
+        ),
         (("--runtime", "candle"), 2, "embedded"),
     ],
 )
@@ -116,10 +136,26 @@ def test_measuring_needs_a_card_that_is_here(words: tuple[str, ...], code: int, 
 
 def test_a_speaking_model_is_explained_part_by_part() -> None:
     """By its name or its repository's: caches, depformer and codebooks stand beside where they come from; the JSON sums to what fits."""
-    arguments = ("plan", "--model", "kyutai/tts-1.6b-en_fr", "--runtime", "embedded", "--simulate", "t4", "--n-q", "24")
+    arguments = (
+        "plan",
+        "--model",
+        "kyutai/tts-1.6b-en_fr",
+        "--runtime",
+        "embedded",
+        "--simulate",
+        "t4",
+        "--n-q",
+        "24",
+    )
     text = dsmops(*arguments, "--explain").stdout
     assert "tts-1.6b-en_fr in f16 with 24 codebooks" in text.splitlines()[0]
-    for part in ("depformer weights", "cross KV", "625 positions", "decoder half", "once for each of n_q codebooks"):
+    for part in (
+        "depformer weights",
+        "cross KV",
+        "625 positions",
+        "decoder half",
+        "once for each of n_q codebooks",
+    ):
         assert part in text, part
     document = dsmops(*arguments, "--json").document
     assert document["n_q"] == 24

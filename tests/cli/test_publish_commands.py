@@ -25,33 +25,56 @@ def test_publish_list_and_pull(logs: Path, tmp_path: Path) -> None:
     assert "sent      log.stt.2025-11-15" in run.stdout
     assert "1 file sent" in run.stdout
     assert "requests (" in run.stdout
-    assert "0 files sent (0 B), 1 unchanged" in dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path).stdout
+    assert (
+        "0 files sent (0 B), 1 unchanged"
+        in dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path).stdout
+    )
     listed = dsmops("pull-logs", "--bucket", "file:store", "--list", cwd=tmp_path)
     assert "log.stt.2025-11-15" in listed.stdout
     pulled = dsmops("pull-logs", "--bucket", "file:store", "--output", "here", cwd=tmp_path)
     assert (pulled.code, (tmp_path / "here/log.stt.2025-11-15").read_text()) == (0, CLEAN)
-    assert "0 files fetched, 1 already there" in dsmops("pull-logs", "--bucket", "file:store", "-o", "here", cwd=tmp_path).stdout
+    assert (
+        "0 files fetched, 1 already there"
+        in dsmops("pull-logs", "--bucket", "file:store", "-o", "here", cwd=tmp_path).stdout
+    )
 
 
 def test_documents_carry_sums_and_schema(logs: Path, tmp_path: Path) -> None:
     """`--json` has counts, files, bytes and requests by kind, in one document with its schema, for both commands."""
     sent = dsmops("publish-logs", "--bucket", "file:store", "--json", cwd=tmp_path).document
     assert sent["schema"] == "dsmops.publish-logs/1"
-    assert sent["counts"] == {"sent": 1, "renamed": 0, "unchanged": 0, "refused": 0, "failed": 0, "recovered": 0}
+    assert sent["counts"] == {
+        "sent": 1,
+        "renamed": 0,
+        "unchanged": 0,
+        "refused": 0,
+        "failed": 0,
+        "recovered": 0,
+    }
     assert sent["body_bytes"] == len(CLEAN)
     assert sent["usage"]["requests"]["put"] == 2
     assert sent["usage"]["total_requests"] == sum(sent["usage"]["requests"].values())
-    pulled = dsmops("pull-logs", "--bucket", "file:store", "-o", "here", "--json", cwd=tmp_path).document
+    pulled = dsmops(
+        "pull-logs", "--bucket", "file:store", "-o", "here", "--json", cwd=tmp_path
+    ).document
     assert pulled["schema"] == "dsmops.pull-logs/1"
     (file,) = pulled["files"]
-    assert (file["name"], file["outcome"], file["size_bytes"]) == ("log.stt.2025-11-15", "fetched", len(CLEAN))
+    assert (file["name"], file["outcome"], file["size_bytes"]) == (
+        "log.stt.2025-11-15",
+        "fetched",
+        len(CLEAN),
+    )
     assert file["modified"].endswith("Z")
 
 
 def test_a_content_that_is_lost_is_not_said_to_be_compared(logs: Path, tmp_path: Path) -> None:
     """It is named, with what to do; the closing line promises nothing, and the exit code is that of the other side."""
     dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path)
-    (lost,) = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.read_text() == CLEAN]
+    (lost,) = [
+        path
+        for path in (tmp_path / "store").rglob("*")
+        if path.is_file() and path.read_text() == CLEAN
+    ]
     lost.unlink()
     run = dsmops("pull-logs", "--bucket", "file:store", "--output", "here", cwd=tmp_path)
     assert run.code == 6
@@ -67,10 +90,14 @@ def test_content_that_leaks_stays_here(logs: Path, tmp_path: Path) -> None:
     assert "refused   log.leak: 1 × " in run.stdout
     assert "format-log" in run.stdout
     assert "s3cr3t" not in run.stdout + run.stderr
-    assert not any("s3cr3t" in path.read_text() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert not any(
+        "s3cr3t" in path.read_text() for path in (tmp_path / "store").rglob("*") if path.is_file()
+    )
     told = dsmops("publish-logs", "--bucket", "file:store", "--allow-unredacted", cwd=tmp_path)
     assert (told.code, "1 file sent" in told.stdout) == (0, True)
-    assert "unredacted" in dsmops("pull-logs", "--bucket", "file:store", "--list", cwd=tmp_path).stdout
+    assert (
+        "unredacted" in dsmops("pull-logs", "--bucket", "file:store", "--list", cwd=tmp_path).stdout
+    )
 
 
 def test_leaks_inside_compressed_logs_are_found(logs: Path, tmp_path: Path) -> None:
@@ -106,7 +133,11 @@ def test_what_no_rule_can_look_into_stays_here(logs: Path, tmp_path: Path) -> No
     (logs / "log.c").write_bytes(LEAK.encode("utf-16"))
     (logs / "log.d.gz").write_bytes(gzip.compress(gzip.compress(LEAK.encode())))
     run = dsmops("publish-logs", "--bucket", "file:store", "--json", cwd=tmp_path)
-    refused = [(file["name"], *file["hits"]) for file in run.document["files"] if file["outcome"] == "refused"]
+    refused = [
+        (file["name"], *file["hits"])
+        for file in run.document["files"]
+        if file["outcome"] == "refused"
+    ]
     assert refused == [(name, "no-text") for name in ("log.a.xz", "log.b.bz2", "log.c", "log.d.gz")]
     assert run.code == 1
 
@@ -128,7 +159,11 @@ def test_a_dry_run_leaves_no_trace(logs: Path, tmp_path: Path) -> None:
     ("args", "code", "words"),
     [
         (["publish-logs"], 2, "--bucket"),
-        (["publish-logs", "--bucket", "file:store", "--source", "nowhere"], 3, "nowhere does not exist"),
+        (
+            ["publish-logs", "--bucket", "file:store", "--source", "nowhere"],
+            3,
+            "nowhere does not exist",
+        ),
         (["publish-logs", "--bucket", "./store"], 3, "file:./store"),
         (["publish-logs", "--bucket", "/srv/logs"], 3, "file:/srv/logs"),
         (["publish-logs", "--bucket", "Bad_Bucket"], 3, "cannot be a bucket"),
@@ -146,7 +181,9 @@ def test_a_dry_run_leaves_no_trace(logs: Path, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_mistakes_get_one_clear_error(logs: Path, tmp_path: Path, args: list[str], code: int, words: str) -> None:
+def test_mistakes_get_one_clear_error(
+    logs: Path, tmp_path: Path, args: list[str], code: int, words: str
+) -> None:
     """Each mistake ends with its exit code and words that name it, without a traceback or anything written."""
     run = dsmops(*args, cwd=tmp_path)
     assert run.code == code
@@ -167,7 +204,9 @@ def test_a_raw_source_is_refused_by_name(logs: Path, tmp_path: Path) -> None:
     """Pointing `--source` at the raw folder is an error that says what to do."""
     (logs / "raw").mkdir()
     (logs / "raw/log.stt").write_text(LEAK)
-    run = dsmops("publish-logs", "--bucket", "file:store", "--source", str(logs / "raw"), cwd=tmp_path)
+    run = dsmops(
+        "publish-logs", "--bucket", "file:store", "--source", str(logs / "raw"), cwd=tmp_path
+    )
     assert run.code == 3
     assert "--include-raw" in run.stderr
 
@@ -180,5 +219,8 @@ def test_local_files_are_kept(logs: Path, tmp_path: Path) -> None:
     run = dsmops("pull-logs", "--bucket", "file:store", "-o", "here", cwd=tmp_path)
     assert (run.code, (tmp_path / "here/log.stt.2025-11-15").read_text()) == (1, "mine")
     assert "--force replaces it" in run.stdout
-    assert dsmops("pull-logs", "--bucket", "file:store", "-o", "here", "--force", cwd=tmp_path).code == 0
+    assert (
+        dsmops("pull-logs", "--bucket", "file:store", "-o", "here", "--force", cwd=tmp_path).code
+        == 0
+    )
     assert (tmp_path / "here/log.stt.2025-11-15").read_text() == CLEAN

@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dsmops.flows.smoke import KINDS
-from dsmops.flows.smoke.process import free_port
-from dsmops.worker.tiny import API_KEY, TinyStt, write_tiny_stt
+from dsmops.operations.smoke import KINDS
+from dsmops.operations.smoke.process import free_port
+from dsmops.worker.tiny.stt import API_KEY, TinyStt, write_tiny_stt
 from tests.support.cli import Run, dsmops
 from tests.support.workers import WorkerProcess
 
@@ -60,7 +60,9 @@ def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
     assert document["modules"][0]["step_times"]["count"] > 50
     suite = ElementTree.parse(tmp_path / "smoke.xml").getroot()
     assert suite.get("tests") == str(len(document["checks"]))
-    assert [case.get("name") for case in suite.iter("testcase")] == [check["name"] for check in document["checks"]]
+    assert [case.get("name") for case in suite.iter("testcase")] == [
+        check["name"] for check in document["checks"]
+    ]
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     assert (tmp_path / "made" / "assets" / "fp16" / "stt.fp16.safetensors").is_file()
     friendly = dsmops("format-log", document["raw_log"], "-o", "-", cwd=tmp_path)
@@ -74,9 +76,16 @@ def test_a_running_server_is_left_as_it_was(worker: WorkerProcess) -> None:
         assert run.code == 0, run.stdout
         found = statuses(run)
         assert (found["slots-full"], found["slot-return"]) == (intrusive, intrusive)
-        assert {"ready", "step", "marker", "closing", "clip", "step-time", "finite-numbers", "wrong-key"} <= {
-            name for name, status in found.items() if status == "passed"
-        }
+        assert {
+            "ready",
+            "step",
+            "marker",
+            "closing",
+            "clip",
+            "step-time",
+            "finite-numbers",
+            "wrong-key",
+        } <= {name for name, status in found.items() if status == "passed"}
         assert run.document["raw_log"] is None
         assert run.document["server"].startswith("dsmops ")
     assert worker.process.poll() is None
@@ -104,7 +113,15 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m dsmops "$@"\n')
     binary.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    args = ("--config", tiny.server_config, "--backend", "moshi-server", "--extra-arg", "--cpu", "--json")
+    args = (
+        "--config",
+        tiny.server_config,
+        "--backend",
+        "moshi-server",
+        "--extra-arg",
+        "--cpu",
+        "--json",
+    )
     run = dsmops("smoke-test", *args, cwd=tiny.server_config.parent, env={"PATH": path})
     assert run.code == 0, run.stdout
     assert statuses(run)["server-binary"] == "passed"
@@ -115,7 +132,11 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["--url", "ws://x", "--simulate-success"], 2, "--url and --simulate-success are different tests"),
+        (
+            ["--url", "ws://x", "--simulate-success"],
+            2,
+            "--url and --simulate-success are different tests",
+        ),
         (["--url", "ws://x", "--cpu"], 2, "are for a server that is started here"),
         (["--backend", "candle"], 2, "'candle' is none"),
         (["--simulate-success", "--moshi-bin", "x"], 2, "the embedded worker is to be tested"),
@@ -129,7 +150,11 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
         (["--url", "ftp://x"], 3, "is no server address"),
         (["--simulate-success", "--junit", "a.toml/smoke.xml"], 3, "a.toml"),
         (["--simulate-success", "--audio", "nothing.wav"], 3, "nothing.wav"),
-        (["--config", "a.toml", "--moshi-bin", "no-such-program"], 3, "no-such-program is no program here"),
+        (
+            ["--config", "a.toml", "--moshi-bin", "no-such-program"],
+            3,
+            "no-such-program is no program here",
+        ),
     ],
 )
 def test_mistyped_commands_are_told(tmp_path: Path, args: list[str], code: int, words: str) -> None:
@@ -143,7 +168,9 @@ def test_mistyped_commands_are_told(tmp_path: Path, args: list[str], code: int, 
 
 
 @pytest.mark.parametrize("way", [["--simulate-success"], ["--config", "a.toml"]])
-def test_logs_that_cannot_be_kept_are_no_fault_of_the_server(tmp_path: Path, way: list[str]) -> None:
+def test_logs_that_cannot_be_kept_are_no_fault_of_the_server(
+    tmp_path: Path, way: list[str]
+) -> None:
     """Told before any check, with the exit code of what is wrong; nothing is started."""
     (tmp_path / "a.toml").write_text("")
     (tmp_path / "logs").write_text("")
@@ -154,11 +181,15 @@ def test_logs_that_cannot_be_kept_are_no_fault_of_the_server(tmp_path: Path, way
 
 @pytest.mark.parametrize("package", ["aiohttp", "msgspec", "torch"])
 @pytest.mark.parametrize("way", [["--simulate-success"], ["--url", "ws://127.0.0.1:1"]])
-def test_without_the_worker_extra_it_says_what_to_install(tmp_path: Path, package: str, way: list[str]) -> None:
+def test_without_the_worker_extra_it_says_what_to_install(
+    tmp_path: Path, package: str, way: list[str]
+) -> None:
     """Exit 4 and the command, as a document where one was asked for."""
     code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "smoke-test", *way, "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 4, done.stderr
     error = json.loads(done.stderr)["error"]
     assert package in error["message"]
@@ -169,7 +200,9 @@ def test_something_that_is_no_speech_server_is_not_blamed_for_its_keys(tmp_path:
     """No stream opens there with any key: that fails, and no check of keys."""
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        run = dsmops("smoke-test", "--url", f"127.0.0.1:{server.server_port}", "--json", cwd=tmp_path)
+        run = dsmops(
+            "smoke-test", "--url", f"127.0.0.1:{server.server_port}", "--json", cwd=tmp_path
+        )
         server.shutdown()
     assert run.code == 1
     assert run.document["failed"] == ["ready"]
@@ -183,7 +216,15 @@ def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -
         pytest.skip("only Linux lets a child die with its parent")
     (tmp_path / "smoke.xml").write_text("an older verdict")
     test = subprocess.Popen(
-        [sys.executable, "-m", "dsmops", "smoke-test", "--simulate-success", "--junit", "smoke.xml"],
+        [
+            sys.executable,
+            "-m",
+            "dsmops",
+            "smoke-test",
+            "--simulate-success",
+            "--junit",
+            "smoke.xml",
+        ],
         cwd=tmp_path,
         # What is killed outright tidies up nothing.
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -191,7 +232,11 @@ def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -
         stderr=subprocess.PIPE,
     )
     try:
-        wait_until(lambda: any("listening on" in log.read_text() for log in tmp_path.glob("logs/moshi-logs/raw/*")))
+        wait_until(
+            lambda: any(
+                "listening on" in log.read_text() for log in tmp_path.glob("logs/moshi-logs/raw/*")
+            )
+        )
         servers = children(test.pid)
         assert servers
         test.send_signal(number)
@@ -215,7 +260,11 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 def is_alive(pid: int) -> bool:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from dsmops.audio import read
 from dsmops.cli.app import app
-from dsmops.worker.tiny_tts import API_KEY, TinyTts, write_tiny_tts
+from dsmops.worker.tiny.tts import API_KEY, TinyTts, write_tiny_tts
 from tests.support.cli import Run, dsmops
 from tests.support.workers import WorkerProcess
 
@@ -41,14 +41,18 @@ def worker(tiny: TinyTts) -> Iterator[WorkerProcess]:
 
 
 def speak(tiny: TinyTts, *args: str | Path) -> Run:
-    return dsmops("synthesize", "--config", tiny.server_config, "--cpu", *args, cwd=tiny.server_config.parent)
+    return dsmops(
+        "synthesize", "--config", tiny.server_config, "--cpu", *args, cwd=tiny.server_config.parent
+    )
 
 
 def test_a_text_becomes_a_file_of_the_format_in_its_name(tiny: TinyTts, tmp_path: Path) -> None:
     """The same seed gives the same sound in each, another one another; a line says how much, or each word when; another how fast."""
     sounds = []
     for name, seed in (("a.wav", "7"), ("b.FLAC", "7"), ("c.wav", "8"), ("d.opus", "7")):
-        run = speak(tiny, TEXT, tmp_path / name, "--seed", seed, *(("--timestamps",) if seed == "8" else ()))
+        run = speak(
+            tiny, TEXT, tmp_path / name, "--seed", seed, *(("--timestamps",) if seed == "8" else ())
+        )
         assert run.code == 0, run.stderr
         if seed == "8":
             assert [line.split()[2] for line in run.stdout.splitlines()] == TEXT.split()
@@ -65,7 +69,18 @@ def test_a_text_becomes_a_file_of_the_format_in_its_name(tiny: TinyTts, tmp_path
 
 def test_the_document_says_how_it_can_be_said_again(tiny: TinyTts, tmp_path: Path) -> None:
     """Words with times in the sound, figures with their units, and voice, seed and guidance, which a second run takes."""
-    first = speak(tiny, TEXT, tmp_path / "a.wav", "--json", "--cfg", "3", "--temperature", "0.9", "--voice", "tiny/second.wav").document
+    first = speak(
+        tiny,
+        TEXT,
+        tmp_path / "a.wav",
+        "--json",
+        "--cfg",
+        "3",
+        "--temperature",
+        "0.9",
+        "--voice",
+        "tiny/second.wav",
+    ).document
     assert first["schema"] == "dsmops.synthesize/1"
     assert [word["text"] for word in first["words"]] == TEXT.split()
     assert all(word["start_s"] < word["stop_s"] <= first["audio_s"] for word in first["words"])
@@ -73,7 +88,16 @@ def test_the_document_says_how_it_can_be_said_again(tiny: TinyTts, tmp_path: Pat
     assert first["first_audio_ms"] > 0
     assert first["speedup"] == pytest.approx(first["audio_s"] / first["compute_s"])
     assert first["audio_s"] == len(read(tmp_path / "a.wav")) / 24_000
-    again = ("--cfg", "3", "--temperature", "0.9", "--voice", "tiny/second.wav", "--seed", str(first["seed"]))
+    again = (
+        "--cfg",
+        "3",
+        "--temperature",
+        "0.9",
+        "--voice",
+        "tiny/second.wav",
+        "--seed",
+        str(first["seed"]),
+    )
     assert speak(tiny, TEXT, tmp_path / "b.wav", *again).code == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
@@ -91,8 +115,24 @@ def test_a_file_of_that_name_is_the_text(tiny: TinyTts, tmp_path: Path) -> None:
 
 
 def piped(tiny: TinyTts, text: bytes, *args: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "dsmops", "synthesize", "--config", str(tiny.server_config), "--cpu", *args]
-    return subprocess.run(command, input=text, capture_output=True, cwd=tiny.server_config.parent, timeout=60, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "synthesize",
+        "--config",
+        str(tiny.server_config),
+        "--cpu",
+        *args,
+    ]
+    return subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        cwd=tiny.server_config.parent,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_standard_output_gets_a_wav_or_bare_samples(tiny: TinyTts, tmp_path: Path) -> None:
@@ -108,8 +148,20 @@ def test_standard_output_gets_a_wav_or_bare_samples(tiny: TinyTts, tmp_path: Pat
 
 def test_who_has_heard_enough_may_leave(tiny: TinyTts) -> None:
     """`| head -c 1000` is no failure."""
-    command = [sys.executable, "-m", "dsmops", "synthesize", "--config", str(tiny.server_config), "--cpu", TEXT * 20, "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny.server_config.parent) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "synthesize",
+        "--config",
+        str(tiny.server_config),
+        "--cpu",
+        TEXT * 20,
+        "-",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny.server_config.parent
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert len(process.stdout.read(1000)) == 1000
@@ -141,7 +193,9 @@ def test_two_voices_are_a_dialogue(tiny: TinyTts, tmp_path: Path) -> None:
         (("hello", "--play"), 4, "dsmops[mic]"),
     ],
 )
-def test_what_cannot_be_is_one_error_with_a_hint(tiny: TinyTts, args: tuple[str, ...], code: int, said: str) -> None:
+def test_what_cannot_be_is_one_error_with_a_hint(
+    tiny: TinyTts, args: tuple[str, ...], code: int, said: str
+) -> None:
     """The right exit code, no traceback, and nothing is left behind."""
     folder = tiny.server_config.parent
     before = sorted(folder.rglob("*"))
@@ -163,13 +217,24 @@ def test_what_cannot_be_is_one_error_with_a_hint(tiny: TinyTts, args: tuple[str,
         (("hello", "x.wav", "--format", "raw"), "a file's name says its format"),
         (("hello", "x.wav", "--seed", "-1"), "--seed"),
         (("hello", "x.wav", *("--voice", "tiny/first.wav") * 3), "a dialogue has two voices"),
-        (("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--voice", ""), "leave it away for the default voice"),
+        (
+            ("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--voice", ""),
+            "leave it away for the default voice",
+        ),
         (("config.json", "config.json"), "OUT is the text itself"),
-        (("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--seed", "1", "--cpu"), "leave away --cpu and --seed"),
-        (("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--voice", "a", "--voice", "b"), "a server speaks in one voice"),
+        (
+            ("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--seed", "1", "--cpu"),
+            "leave away --cpu and --seed",
+        ),
+        (
+            ("hello", "x.wav", "--url", "ws://127.0.0.1:9", "--voice", "a", "--voice", "b"),
+            "a server speaks in one voice",
+        ),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(tiny: TinyTts, args: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_meant_is_a_usage_error(
+    tiny: TinyTts, args: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before anything is read or loaded."""
     monkeypatch.chdir(tiny.server_config.parent)
     result = CliRunner().invoke(app, ["synthesize", *args])
@@ -181,8 +246,20 @@ def test_an_old_file_stays_until_the_new_one_is_whole(tiny: TinyTts, tmp_path: P
     """Ctrl-C in the middle leaves it as it was, and nothing else; a run to the end replaces it."""
     target = tmp_path / "a.wav"
     target.write_bytes(b"old")
-    command = [sys.executable, "-m", "dsmops", "synthesize", "--config", str(tiny.server_config), "--cpu", f"{TEXT} " * 400, str(target)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny.server_config.parent) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "synthesize",
+        "--config",
+        str(tiny.server_config),
+        "--cpu",
+        f"{TEXT} " * 400,
+        str(target),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny.server_config.parent
+    ) as process:
         partial = tmp_path / ".a.wav.dsmops-partial"
         until_s = time.monotonic() + 30
         while not (partial.exists() and partial.stat().st_size > 10_000):
@@ -206,20 +283,38 @@ def test_a_server_says_it_too(worker: WorkerProcess, tmp_path: Path) -> None:
     assert [word["text"] for word in document["words"]] == TEXT.split()
     assert document["audio_s"] == len(read(tmp_path / "a.wav")) / 24_000
     assert document["voices"] == ["tiny/second.wav"]
-    assert [document[key] for key in ("device", "dtype", "seed", "cfg", "temperature")] == [None] * 5
+    assert [document[key] for key in ("device", "dtype", "seed", "cfg", "temperature")] == [
+        None
+    ] * 5
 
 
 def test_a_server_says_100_kb_of_text(worker: WorkerProcess, tmp_path: Path) -> None:
     """All of it, into a pipe that somebody leaves in the middle, and the server has its slot back."""
     script = tmp_path / "long.txt"
     script.write_text(f"{TEXT}\n" * 1400)
-    command = [sys.executable, "-m", "dsmops", "synthesize", "--url", worker.url, str(script), "-", "--format", "raw"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **KEY}) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "synthesize",
+        "--url",
+        worker.url,
+        str(script),
+        "-",
+        "--format",
+        "raw",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **KEY}
+    ) as process:
         assert process.stdout is not None
         assert len(process.stdout.read(1_000_000)) == 1_000_000
         process.stdout.close()
         assert process.wait(60) == 0
-    assert dsmops("synthesize", "hello there", tmp_path / "a.wav", "--url", worker.url, env=KEY).code == 0
+    assert (
+        dsmops("synthesize", "hello there", tmp_path / "a.wav", "--url", worker.url, env=KEY).code
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,9 +325,19 @@ def test_a_server_says_100_kb_of_text(worker: WorkerProcess, tmp_path: Path) -> 
         (("--voice", "tiny/first.wav", "--json"), 3, "Write it out in a language"),
     ],
 )
-def test_what_a_server_refuses_is_told(worker: WorkerProcess, tmp_path: Path, args: tuple[str, ...], code: int, said: str) -> None:
+def test_what_a_server_refuses_is_told(
+    worker: WorkerProcess, tmp_path: Path, args: tuple[str, ...], code: int, said: str
+) -> None:
     """One error with the right exit code, and no file."""
-    run = dsmops("synthesize", "hello 你好 there my friend", tmp_path / "a.wav", "--url", worker.url, *args, env=KEY)
+    run = dsmops(
+        "synthesize",
+        "hello 你好 there my friend",
+        tmp_path / "a.wav",
+        "--url",
+        worker.url,
+        *args,
+        env=KEY,
+    )
     assert run.code == code, run.stderr
     assert said in run.stderr
     assert list(tmp_path.iterdir()) == []

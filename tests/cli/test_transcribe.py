@@ -21,8 +21,8 @@ from typer.testing import CliRunner, Result
 from dsmops.audio import write
 from dsmops.cli.app import app
 from dsmops.errors import DsmopsError
-from dsmops.worker.runtime.engine import SttEngine
-from dsmops.worker.tiny import write_tiny_stt
+from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.tiny.stt import write_tiny_stt
 from tests.support.cli import dsmops
 from tests.support.sound import encoded, piped_wav, sweep
 
@@ -32,7 +32,9 @@ MODEL = ("--model", "model", "--cpu")
 
 def speech(seconds: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Return a rising tone in noise, with a pause in the second half."""
-    samples = sweep(RATE_HZ, seconds) + np.random.default_rng(1).normal(0, 0.05, round(RATE_HZ * seconds)).astype(np.float32)
+    samples = sweep(RATE_HZ, seconds) + np.random.default_rng(1).normal(
+        0, 0.05, round(RATE_HZ * seconds)
+    ).astype(np.float32)
     samples[len(samples) // 2 : 3 * len(samples) // 4] = 0
     return samples.astype(np.float32)
 
@@ -43,8 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("transcribe")
     write_tiny_stt(folder / "model")
     plain = write_tiny_stt(folder / "plain")
-    save_file({name: value for name, value in load_file(plain.files.lm).items() if not name.startswith("extra_heads")}, plain.files.lm)
-    plain.model_config.write_text(json.dumps(json.loads(plain.model_config.read_text()) | {"extra_heads_num_heads": 0}))
+    save_file(
+        {
+            name: value
+            for name, value in load_file(plain.files.lm).items()
+            if not name.startswith("extra_heads")
+        },
+        plain.files.lm,
+    )
+    plain.model_config.write_text(
+        json.dumps(json.loads(plain.model_config.read_text()) | {"extra_heads_num_heads": 0})
+    )
     damaged = write_tiny_stt(folder / "damaged")
     tensors = load_file(damaged.files.lm)
     tensors["out_norm.alpha"][..., 3] = float("nan")
@@ -67,7 +78,9 @@ def transcribe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
 @pytest.fixture(scope="module")
 def said(folder: Path) -> str:
     """What the tiny model hears in speech.wav."""
-    done = CliRunner().invoke(app, ["transcribe", str(folder / "speech.wav"), "--model", str(folder / "model"), "--cpu"])
+    done = CliRunner().invoke(
+        app, ["transcribe", str(folder / "speech.wav"), "--model", str(folder / "model"), "--cpu"]
+    )
     assert len(done.stdout.split()) > 5
     return done.stdout
 
@@ -94,10 +107,19 @@ def test_the_text_is_all_of_stdout(transcribe: Callable[..., Result], said: str)
         ("MP3", "MPEG_LAYER_III", 44_100, 2),
     ],
 )
-def test_formats(folder: Path, transcribe: Callable[..., Result], container: str, encoding: str, rate_hz: int, channels: int) -> None:
+def test_formats(
+    folder: Path,
+    transcribe: Callable[..., Result],
+    container: str,
+    encoding: str,
+    rate_hz: int,
+    channels: int,
+) -> None:
     """Whatever the container, the rate and the channels: words, and the recording's length."""
     samples = sweep(rate_hz, 3.02)
-    (folder / "other").write_bytes(encoded(np.stack([samples] * channels, axis=1), rate_hz, container, encoding))
+    (folder / "other").write_bytes(
+        encoded(np.stack([samples] * channels, axis=1), rate_hz, container, encoding)
+    )
     done = transcribe("other", "--json")
     document = json.loads(done.stdout)
     assert document["audio_s"] == pytest.approx(3.02, abs=0.1)
@@ -108,9 +130,15 @@ def test_standard_input(folder: Path, said: str) -> None:
     """A file or a pipe on stdin is heard as the file is, also with the header that ffmpeg writes into pipes."""
     command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL, "--quiet", "--json"]
     for given in ((folder / "speech.wav").read_bytes(), piped_wav(speech(3.02))):
-        done = subprocess.run(command, input=given, cwd=folder, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(
+            command, input=given, cwd=folder, capture_output=True, check=False, timeout=60
+        )
         document = json.loads(done.stdout)
-        assert (document["audio"], document["audio_s"], document["text"]) == ("standard input", 3.02, said.strip())
+        assert (document["audio"], document["audio_s"], document["text"]) == (
+            "standard input",
+            3.02,
+            said.strip(),
+        )
 
 
 def test_the_document_has_all(transcribe: Callable[..., Result], said: str) -> None:
@@ -118,10 +146,16 @@ def test_the_document_has_all(transcribe: Callable[..., Result], said: str) -> N
     done = transcribe("speech.wav", "--json")
     document = json.loads(done.stdout)
     assert document["schema"] == "dsmops.transcribe/1"
-    assert (document["text"], document["audio_s"], document["has_vad"]) == (said.strip(), 3.02, True)
+    assert (document["text"], document["audio_s"], document["has_vad"]) == (
+        said.strip(),
+        3.02,
+        True,
+    )
     assert (document["model"], document["device"], document["dtype"]) == ("model", "cpu", "F32")
     assert all(set(word) == {"text", "start_s", "stop_s"} for word in document["words"])
-    assert [word["start_s"] for word in document["words"]] == sorted(word["start_s"] for word in document["words"])
+    assert [word["start_s"] for word in document["words"]] == sorted(
+        word["start_s"] for word in document["words"]
+    )
     assert document["turns"]
     assert set(document["levels"]) == {"duration_s", "peak", "rms", "silent_share"}
     assert document["steps"] == 38 + 6 + 13
@@ -157,7 +191,9 @@ def test_vad_without_heads_is_told(transcribe: Callable[..., Result]) -> None:
     assert "warning" not in transcribe("speech.wav", model=("--model", "plain", "--cpu")).stderr
 
 
-@pytest.mark.parametrize(("form", "first"), [("--srt", "1\n00:00:0"), ("--vtt", "WEBVTT\n\n00:00:0")])
+@pytest.mark.parametrize(
+    ("form", "first"), [("--srt", "1\n00:00:0"), ("--vtt", "WEBVTT\n\n00:00:0")]
+)
 def test_captions(folder: Path, transcribe: Callable[..., Result], form: str, first: str) -> None:
     """On stdout, or in a file: the same text."""
     shown = transcribe("speech.wav", form).stdout
@@ -188,7 +224,10 @@ def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
     done = transcribe("silence.wav", "--prompt-text", "a prompt of many words")
     assert "warning: the model never wrote all of the prompt (" in done.stderr
     assert transcribe("speech.wav", "--prompt-text", "").stdout == said
-    assert len(transcribe("silence.wav", "--prompt-text", "a prompt of many words " * 500).stderr) < 500
+    assert (
+        len(transcribe("silence.wav", "--prompt-text", "a prompt of many words " * 500).stderr)
+        < 500
+    )
 
 
 def test_silence_is_told(transcribe: Callable[..., Result]) -> None:
@@ -199,7 +238,9 @@ def test_silence_is_told(transcribe: Callable[..., Result]) -> None:
     assert transcribe("silence.wav", "--srt").exit_code == 0
 
 
-@pytest.mark.parametrize(("dtype", "shown"), [("f16", "F16"), ("bfloat16", "BF16"), ("float32", "F32")])
+@pytest.mark.parametrize(
+    ("dtype", "shown"), [("f16", "F16"), ("bfloat16", "BF16"), ("float32", "F32")]
+)
 def test_dtypes(transcribe: Callable[..., Result], dtype: str, shown: str) -> None:
     """By any of their names, on a CPU too."""
     done = transcribe("speech.wav", "--dtype", dtype, "--json")
@@ -222,16 +263,40 @@ def test_dtypes(transcribe: Callable[..., Result], dtype: str, shown: str) -> No
         (["speech.wav", "--model", "gone.toml"], 3, "error: gone.toml: No such file"),
         (["speech.wav", "--model", ""], 3, "error: an empty name names no model"),
         (["speech.wav", "--model", "damaged"], 3, "57 of 57 steps gave NaN or infinity in F32"),
-        (["speech.wav", "--model", "damaged"], 3, "`dsmops verify --numerics` shows in which layer it begins"),
+        (
+            ["speech.wav", "--model", "damaged"],
+            3,
+            "`dsmops verify --numerics` shows in which layer it begins",
+        ),
         (["speech.wav", "-o", "text.wav/x"], 3, "error: text.wav/x"),
         (["speech.wav", "-o", "."], 3, "error: . is a folder"),
         (["speech.wav", "-o", "./speech.wav"], 2, "--output is the recording itself"),
         (["speech.wav", "-o", "link.wav"], 2, "--output is the recording itself"),
-        (["speech.wav", "--prompt-audio", "prompt.wav", "-o", "prompt.wav"], 2, "--output is the prompt itself"),
-        (["speech.wav", "--model", "model/config.json", "-o", "model/config.json"], 2, "--output is the model itself"),
-        (["speech.wav", "--model", "model", "-o", "model/config.json"], 2, "--output is the model's config itself"),
-        (["speech.wav", "--model", "model", "-o", "model/model.safetensors"], 3, "model/model.safetensors is a file of the model itself"),
-        (["speech.wav", "--model", "model", "-o", "model/tokenizer_tiny_320.model"], 3, "is a file of the model itself"),
+        (
+            ["speech.wav", "--prompt-audio", "prompt.wav", "-o", "prompt.wav"],
+            2,
+            "--output is the prompt itself",
+        ),
+        (
+            ["speech.wav", "--model", "model/config.json", "-o", "model/config.json"],
+            2,
+            "--output is the model itself",
+        ),
+        (
+            ["speech.wav", "--model", "model", "-o", "model/config.json"],
+            2,
+            "--output is the model's config itself",
+        ),
+        (
+            ["speech.wav", "--model", "model", "-o", "model/model.safetensors"],
+            3,
+            "model/model.safetensors is a file of the model itself",
+        ),
+        (
+            ["speech.wav", "--model", "model", "-o", "model/tokenizer_tiny_320.model"],
+            3,
+            "is a file of the model itself",
+        ),
         (["speech.wav", "-o", "/dev/full"], 3, "error: /dev/full is not a regular file"),
         (["speech.wav", "--prompt-text", "caf\udce9"], 2, "--prompt-text"),
         (["", "--cpu"], 2, "name one AUDIO"),
@@ -242,7 +307,9 @@ def test_dtypes(transcribe: Callable[..., Result], dtype: str, shown: str) -> No
         ([], 2, "AUDIO"),
     ],
 )
-def test_wrong_input_is_told(folder: Path, transcribe: Callable[..., Result], args: list[str], code: int, message: str) -> None:
+def test_wrong_input_is_told(
+    folder: Path, transcribe: Callable[..., Result], args: list[str], code: int, message: str
+) -> None:
     """A clear error, its class's exit code, nothing on stdout, and nothing left behind."""
     if not (folder / "link.wav").exists():
         (folder / "link.wav").symlink_to("speech.wav")
@@ -250,7 +317,10 @@ def test_wrong_input_is_told(folder: Path, transcribe: Callable[..., Result], ar
     done = transcribe(*args, model=() if "--model" in args else MODEL)
     error = done.exception
     if isinstance(error, DsmopsError):
-        assert (error.exit_code, message in f"error: {error.message}\nhint: {error.hint}\n") == (code, True), str(error)
+        assert (error.exit_code, message in f"error: {error.message}\nhint: {error.hint}\n") == (
+            code,
+            True,
+        ), str(error)
     else:
         assert (done.exit_code, message in done.stderr) == (code, True), done.output
     assert done.stdout == ""
@@ -261,7 +331,15 @@ def test_the_recording_on_stdin_is_not_replaced(folder: Path) -> None:
     """`transcribe - -o talk.wav < talk.wav` would lose it."""
     with (folder / "speech.wav").open("rb") as stdin:
         command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL, "-o", "speech.wav"]
-        done = subprocess.run(command, stdin=stdin, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            command,
+            stdin=stdin,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
     assert done.returncode == 2
     assert "--output is the recording itself" in done.stderr
 
@@ -281,7 +359,9 @@ def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package:
     """Exit 4 and the command, whichever part is missing."""
     code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "transcribe", "speech.wav", *MODEL]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 4, done.stderr
     assert package in done.stderr
     assert "dsmops[worker]" in done.stderr
@@ -292,13 +372,26 @@ def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package:
 def test_without_what_talks_to_servers_it_says_what_to_install(folder: Path, package: str) -> None:
     """Exit 4 and the command."""
     code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "transcribe", "speech.wav", "--url", "ws://127.0.0.1:1", "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "transcribe",
+        "speech.wav",
+        "--url",
+        "ws://127.0.0.1:1",
+        "--json",
+    ]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 4, done.stderr
     assert package in json.loads(done.stderr)["error"]["message"]
 
 
-def test_ctrl_c_while_it_listens(folder: Path, transcribe: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_it_listens(
+    folder: Path, transcribe: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit 130; what -o names stays as it was, and nothing lies beside it."""
     (folder / "kept.txt").write_text("kept")
     step, steps = SttEngine.step, iter(range(20))
@@ -318,7 +411,9 @@ def test_ctrl_c_while_it_listens(folder: Path, transcribe: Callable[..., Result]
 def test_ctrl_c_while_it_reads(folder: Path) -> None:
     """A pipe that nobody ends can be left."""
     command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL]
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
         assert running.stdin is not None
         # More than a pipe holds: once it is written, the command reads.
         running.stdin.write(bytes(1 << 20))
@@ -332,8 +427,19 @@ def test_ctrl_c_while_it_reads(folder: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
     """`| head -0` ends it quietly, with exit 0."""
-    command = [sys.executable, "-m", "dsmops", "transcribe", "speech.wav", *MODEL, "--quiet", "--json"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    command = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "transcribe",
+        "speech.wav",
+        *MODEL,
+        "--quiet",
+        "--json",
+    ]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
         assert running.stdout is not None
         running.stdout.close()
         assert running.stderr is not None
@@ -353,6 +459,14 @@ def test_memory_does_not_grow_with_the_recording(folder: Path) -> None:
     for minutes in (1, 10):
         write(folder / "long.wav", [minute] * minutes)
         command = [sys.executable, "-c", code, "transcribe", "long.wav", *MODEL, "--quiet"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=110, env=dict(os.environ))
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=110,
+            env=dict(os.environ),
+        )
         peaks_kib.append(int(done.stderr))
     assert peaks_kib[1] - peaks_kib[0] < 8 * 1024

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
-from dsmops.worker.tiny import API_KEY, write_tiny_stt
+from dsmops.worker.tiny.stt import API_KEY, write_tiny_stt
 from tests.support.cli import dsmops
 from tests.support.sound import encoded
 from tests.support.workers import WorkerProcess
@@ -33,13 +33,19 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     loudness = np.repeat(rng.random(41), 2400)[: 4 * 24_000]
     path = tmp_path_factory.mktemp("audio") / "clip.wav"
-    path.write_bytes(encoded((0.2 * loudness * rng.standard_normal(4 * 24_000)).astype(np.float32), encoding="FLOAT"))
+    path.write_bytes(
+        encoded(
+            (0.2 * loudness * rng.standard_normal(4 * 24_000)).astype(np.float32), encoding="FLOAT"
+        )
+    )
     return path
 
 
 def test_a_server_writes_down_what_is_said(worker: WorkerProcess, clip: Path) -> None:
     """Text, words in order within the recording, and one document that says which server it was."""
-    document = dsmops("transcribe", "--url", worker.url, "--rtf", "0", "--json", clip, env=KEY).document
+    document = dsmops(
+        "transcribe", "--url", worker.url, "--rtf", "0", "--json", clip, env=KEY
+    ).document
     assert document["schema"] == "dsmops.transcribe/1"
     assert document["audio_s"] == pytest.approx(4.0)
     assert document["model"].startswith("ws://127.0.0.1:")
@@ -63,7 +69,9 @@ def test_a_server_writes_down_what_is_said(worker: WorkerProcess, clip: Path) ->
         (("--mic",), 2, "name one AUDIO"),
     ],
 )
-def test_mistakes_are_told_in_words(worker: WorkerProcess, clip: Path, words: tuple[str, ...], code: int, said: str) -> None:
+def test_mistakes_are_told_in_words(
+    worker: WorkerProcess, clip: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
     """One error, and the key is not repeated."""
     ran = dsmops("transcribe", "--url", worker.url, *words, clip, env=KEY)
     assert ran.code == code
@@ -80,9 +88,25 @@ def test_a_server_that_is_not_there_is_a_remote_failure(clip: Path) -> None:
 
 def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path: Path) -> None:
     """The first Ctrl-C ends the recording there: text comes out, the exit code is 130, and the slot is free again."""
-    line = [sys.executable, "-m", "dsmops", "transcribe", "--url", worker.url, "--rtf", "0.2", "--json", str(clip), "--api-key", API_KEY]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        # It listens at a fifth of real time: 20 s, of which it has sent something once the server counts a slot.
+    line = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "transcribe",
+        "--url",
+        worker.url,
+        "--rtf",
+        "0.2",
+        "--json",
+        str(clip),
+        "--api-key",
+        API_KEY,
+    ]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        # It listens at a fifth of real time: 20 s, of which it has sent something once the server
+        # counts a slot.
         while '"used_slots": "0"' in _modules(worker):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmops.worker.tiny import API_KEY, TinyStt, write_tiny_stt
-from tests.support.asr_client import FRAME, AsrClient
+from dsmops.worker.tiny.stt import API_KEY, TinyStt, write_tiny_stt
 from tests.support.cli import dsmops
+from tests.support.stt_client import FRAME, SttClient
 from tests.support.workers import WorkerProcess
 
 
@@ -34,29 +34,47 @@ def test_a_run_leaves_a_log_that_format_log_reads(tiny: TinyStt) -> None:
     """Named by instance and day, every line an event of known level and target; the key is not in it; nothing in it wants redaction."""
     folder = tiny.server_config.parent
     with WorkerProcess(folder, tiny.server_config) as running:
-        with AsrClient(running.url, None, path=f"/api/asr-streaming?auth_id={API_KEY}") as client:
+        with SttClient(running.url, None, path=f"/api/asr-streaming?auth_id={API_KEY}") as client:
             client.send(b"nonsense")
         running.process.terminate()
         assert running.end() == 0
-    logs = [path for path in (folder / "logs").iterdir() if re.fullmatch(r"log\.tiny\.\d{4}-\d\d-\d\d", path.name)]
+    logs = [
+        path
+        for path in (folder / "logs").iterdir()
+        if re.fullmatch(r"log\.tiny\.\d{4}-\d\d-\d\d", path.name)
+    ]
     assert len(logs) == 1
     text = logs[0].read_text()
     assert API_KEY not in text
     run = dsmops("format-log", logs[0], "-o", "-", "--jsonl", cwd=folder)
     events = [json.loads(line) for line in run.stdout.splitlines()]
     assert {event["level"] for event in events} == {"INFO", "ERROR"}
-    assert {event["target"] for event in events} == {"moshi_server", "moshi_server::batched_asr", "moshi_server::utils"}
+    assert {event["target"] for event in events} == {
+        "moshi_server",
+        "moshi_server::batched_asr",
+        "moshi_server::utils",
+    }
     assert all(event["file"].endswith(".rs") for event in events)
     assert any(event["message"].startswith("listening on http://127.0.0.1:") for event in events)
     assert any(event["continuation"] for event in events)
-    assert len(events) == len(text.splitlines()) - sum(len(event["continuation"]) for event in events)
+    assert len(events) == len(text.splitlines()) - sum(
+        len(event["continuation"]) for event in events
+    )
 
 
 def test_a_taken_port_is_known_before_anything_is_loaded(tiny: TinyStt) -> None:
     """Exit 5, and who to ask."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        run = dsmops("worker", "--config", tiny.server_config, "--cpu", "--port", str(port), cwd=tiny.server_config.parent)
+        run = dsmops(
+            "worker",
+            "--config",
+            tiny.server_config,
+            "--cpu",
+            "--port",
+            str(port),
+            cwd=tiny.server_config.parent,
+        )
     assert run.code == 5
     assert f"error: port {port} of 127.0.0.1 is taken\nhint: `ss -ltnp" in run.stderr
     assert "warming-up" not in run.stdout
@@ -73,7 +91,9 @@ def test_a_taken_port_is_known_before_anything_is_loaded(tiny: TinyStt) -> None:
 )
 def test_mistyped_options_are_told(tiny: TinyStt, args: list[str], code: int, words: str) -> None:
     """With the exit code of their kind."""
-    run = dsmops("worker", "--config", tiny.server_config, "--cpu", *args, cwd=tiny.server_config.parent)
+    run = dsmops(
+        "worker", "--config", tiny.server_config, "--cpu", *args, cwd=tiny.server_config.parent
+    )
     assert run.code == code
     assert words in run.stderr
     assert "listens on ::1" not in run.stderr
@@ -92,7 +112,9 @@ def test_mistyped_options_are_told(tiny: TinyStt, args: list[str], code: int, wo
     ],
     ids=["no keys", "no file", "another module", "no slots", "no log folder", "no checkpoint"],
 )
-def test_a_config_that_cannot_be_served_is_refused(tiny: TinyStt, changes: list[tuple[str, str]], code: int, words: str) -> None:
+def test_a_config_that_cannot_be_served_is_refused(
+    tiny: TinyStt, changes: list[tuple[str, str]], code: int, words: str
+) -> None:
     """At once, with what is wrong and where to read more."""
     config = edited(tiny, "edited.toml", *changes)
     run = dsmops("worker", "--config", config, "--cpu", "--port", "0", cwd=config.parent)
@@ -106,12 +128,18 @@ def test_two_modules_are_served_side_by_side(tiny: TinyStt) -> None:
     """Each on its path, batched and not."""
     text = tiny.server_config.read_text()
     config = tiny.server_config.parent / "two.toml"
-    second = text[text.index("[modules.asr]") :].replace("[modules.asr", "[modules.one").replace("/api/asr-streaming", "/api/one")
-    config.write_text(text + "\n" + second.replace('"BatchedAsr"', '"Asr"').replace("batch_size = 4\n", ""))
+    second = (
+        text[text.index("[modules.asr]") :]
+        .replace("[modules.asr", "[modules.one")
+        .replace("/api/asr-streaming", "/api/one")
+    )
+    config.write_text(
+        text + "\n" + second.replace('"BatchedAsr"', '"Asr"').replace("batch_size = 4\n", "")
+    )
     with WorkerProcess(config.parent, config, "--silent") as running:
-        with AsrClient(running.url, API_KEY) as client:
+        with SttClient(running.url, API_KEY) as client:
             assert client.hello == {"type": "Ready"}
-        with AsrClient(running.url, API_KEY, path="/api/one", ready=False) as client:
+        with SttClient(running.url, API_KEY, path="/api/one", ready=False) as client:
             client.send({"type": "Marker", "id": 3})
             client.audio(np.zeros(6 * FRAME, np.float32))
             assert client.until("Marker")[-1] == {"type": "Marker", "id": 3}

@@ -12,8 +12,8 @@ import pytest
 
 from dsmops.client.probe import Closed, Probe, get
 from dsmops.errors import TransferError
-from dsmops.flows.smoke.process import free_port
-from dsmops.worker.protocol import Audio, Marker, Ready, Step, decode_answer
+from dsmops.operations.smoke.process import free_port
+from dsmops.protocol import Audio, Marker, Ready, Step, decode_stt_answer
 from tests.support.engines import EchoEngine
 from tests.support.workers import KEY, PATH, ThreadedServer
 
@@ -36,7 +36,7 @@ def test_a_conversation_is_seen_message_by_message(server: ThreadedServer) -> No
     """Ready, a Step for a frame, the Close frame's answer with its code."""
 
     async def talk() -> list[object]:
-        probe = await Probe.open(address(server), KEY, decode_answer)
+        probe = await Probe.open(address(server), KEY, decode_stt_answer)
         assert isinstance(probe, Probe)
         seen: list[object] = [await probe.receive()]
         await probe.send(Audio(np.zeros(1920, np.float32)))
@@ -52,14 +52,14 @@ def test_a_conversation_is_seen_message_by_message(server: ThreadedServer) -> No
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_a_refusal_is_a_status(server: ThreadedServer, key: str | None) -> None:
     """And nothing is raised for it."""
-    assert asyncio.run(Probe.open(address(server), key, decode_answer)) == 401
+    assert asyncio.run(Probe.open(address(server), key, decode_stt_answer)) == 401
 
 
 def test_a_server_that_closes_is_seen_with_its_code(server: ThreadedServer) -> None:
     """A message that it cannot read ends the stream: the error first, then the code."""
 
     async def talk() -> list[object]:
-        probe = await Probe.open(address(server), KEY, decode_answer)
+        probe = await Probe.open(address(server), KEY, decode_stt_answer)
         assert isinstance(probe, Probe)
         await probe.receive()
         await probe._ws.send_bytes(b"nonsense")
@@ -76,7 +76,7 @@ def test_vanishing_frees_the_slot(server: ThreadedServer, reset: bool) -> None:
     """Without a Close frame the server sees a connection that broke."""
 
     async def vanish() -> None:
-        probe = await Probe.open(address(server), KEY, decode_answer)
+        probe = await Probe.open(address(server), KEY, decode_stt_answer)
         assert isinstance(probe, Probe)
         await probe.receive()
         assert used_slots(server) == 1
@@ -89,14 +89,17 @@ def test_vanishing_frees_the_slot(server: ThreadedServer, reset: bool) -> None:
     assert used_slots(server) == 0
     server.stop()
     server.join()
-    assert "Connection reset without closing handshake" in server.log or "closed connection" in server.log
+    assert (
+        "Connection reset without closing handshake" in server.log
+        or "closed connection" in server.log
+    )
 
 
 def test_nobody_there_is_an_error() -> None:
     """For both kinds of question."""
     url = f"127.0.0.1:{free_port()}/"
     with pytest.raises(TransferError, match="cannot be reached"):
-        asyncio.run(Probe.open(f"ws://{url}", None, decode_answer))
+        asyncio.run(Probe.open(f"ws://{url}", None, decode_stt_answer))
     with pytest.raises(TransferError, match="cannot be reached"):
         asyncio.run(get(f"http://{url}"))
 
@@ -124,13 +127,18 @@ def test_no_redirection_is_followed() -> None:
             self.send_header("Location", f"http://127.0.0.1:{there.server_port}{self.path}")
             self.end_headers()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as there, ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as here:
-        threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in (there, here)]
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as there,
+        ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as here,
+    ):
+        threads = [
+            threading.Thread(target=server.serve_forever, daemon=True) for server in (there, here)
+        ]
         for thread in threads:
             thread.start()
         url = f"127.0.0.1:{here.server_port}/api/asr-streaming"
         with pytest.raises(TransferError, match="answered 302 and points to"):
-            asyncio.run(Probe.open(f"ws://{url}", KEY, decode_answer))
+            asyncio.run(Probe.open(f"ws://{url}", KEY, decode_stt_answer))
         with pytest.raises(TransferError, match="answered 302 and points to"):
             asyncio.run(get(f"http://{url}"))
         for server in (there, here):

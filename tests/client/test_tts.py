@@ -17,7 +17,18 @@ from aiohttp.test_utils import TestServer
 from dsmops.client.session import Patience
 from dsmops.client.tts import WORDS_AHEAD, Answer, _pieces, synthesize
 from dsmops.errors import CredentialsError, InputError, TransferError
-from dsmops.worker.protocol import Audio, Eos, Error, OggOpus, Ready, SpeechAnswer, SpokenText, Text, decode_speech_request, encode
+from dsmops.protocol import (
+    Audio,
+    Eos,
+    Error,
+    OggOpus,
+    Ready,
+    Text,
+    TtsAnswer,
+    TtsText,
+    decode_tts_request,
+    encode,
+)
 
 PATH = "/api/tts_streaming"
 QUICK = Patience(connect_s=5, ready_s=0.4, marker_s=0.4, close_s=0.2, attempts=3, back_off_s=0.01)
@@ -41,7 +52,7 @@ class Played:
         return " ".join(self.texts).split()
 
 
-async def send(socket: Socket, *messages: SpeechAnswer) -> None:
+async def send(socket: Socket, *messages: TtsAnswer) -> None:
     for message in messages:
         await socket.send_bytes(encode(message))
 
@@ -56,12 +67,16 @@ async def say_words(played: Played, socket: Socket) -> None:
     async for message in socket:
         if message.type is not WSMsgType.BINARY:
             return
-        match decode_speech_request(message.data):
+        match decode_tts_request(message.data):
             case Text(text=text):
                 played.texts.append(text)
                 for word in text.split():
                     number = len(played.words)
-                    await send(socket, frame(number / 1e4), SpokenText(word, number * 0.08, number * 0.08 + 0.08))
+                    await send(
+                        socket,
+                        frame(number / 1e4),
+                        TtsText(word, number * 0.08, number * 0.08 + 0.08),
+                    )
             case Eos():
                 played.ended = True
                 return
@@ -100,7 +115,9 @@ def talk(
         app.add_routes([web.get(PATH, handle)])
         async with TestServer(app) as server:
             url = str(server.make_url(path)).replace("http", "ws", 1)
-            async for answer in synthesize(url, texts or ("one two three",), voice=voice, api_key=key, patience=patience):
+            async for answer in synthesize(
+                url, texts or ("one two three",), voice=voice, api_key=key, patience=patience
+            ):
                 answers.append(answer)
                 see(played, answers)
 
@@ -114,7 +131,11 @@ def test_a_text_is_sent_and_its_sound_and_words_come_back() -> None:
     assert played.keys == ["right"]
     assert played.queries == [{"format": "PcmMessagePack", "voice": "a/b c.wav"}]
     assert (played.texts, played.ended) == (["one two", "three"], True)
-    assert [answer.text for answer in answers if isinstance(answer, SpokenText)] == ["one", "two", "three"]
+    assert [answer.text for answer in answers if isinstance(answer, TtsText)] == [
+        "one",
+        "two",
+        "three",
+    ]
     assert [answer.pcm.shape for answer in answers if isinstance(answer, Audio)] == [(1920,)] * 3
 
 
@@ -138,8 +159,8 @@ def test_text_waits_for_who_listens() -> None:
     ahead: list[int] = []
 
     def see(played: Played, answers: list[Answer]) -> None:
-        if isinstance(answers[-1], SpokenText):
-            ahead.append(len(played.words) - sum(isinstance(answer, SpokenText) for answer in answers))
+        if isinstance(answers[-1], TtsText):
+            ahead.append(len(played.words) - sum(isinstance(answer, TtsText) for answer in answers))
 
     played, _ = talk(well_behaved, "word " * 2000, see=see)
     assert len(played.words) == len(ahead) == 2000
@@ -152,7 +173,7 @@ def test_words_that_a_server_does_not_count_hold_nothing_up() -> None:
     async def wordless(played: Played, socket: Socket) -> None:
         await send(socket, Ready())
         async for message in socket:
-            match decode_speech_request(message.data):
+            match decode_tts_request(message.data):
                 case Text(text=text):
                     played.texts.append(text)
                 case Eos():
@@ -267,7 +288,9 @@ async def in_opus(played: Played, socket: Socket) -> None:
         (well_behaved, "/elsewhere", "server.path", "nothing at that path"),
     ],
 )
-def test_each_way_of_failing_has_its_own_words(script: Script, path: str, code: str, said: str) -> None:
+def test_each_way_of_failing_has_its_own_words(
+    script: Script, path: str, code: str, said: str
+) -> None:
     """One error with a hint, and it ends in seconds."""
     with pytest.raises(TransferError, match=said) as failed:
         talk(script, "word " * 600, path=path)
@@ -279,7 +302,11 @@ def test_what_the_user_asked_for_and_cannot_have_is_an_input_error() -> None:
     """Close code 1007 says so, after the server's own reason and advice; one attempt is enough."""
     with pytest.raises(InputError, match=r"has no voice 'x'$") as refused:
         talk(refusing, "word")
-    assert (refused.value.code, refused.value.hint, refused.value.exit_code) == ("server.refused", "Near names: y.", 3)
+    assert (refused.value.code, refused.value.hint, refused.value.exit_code) == (
+        "server.refused",
+        "Near names: y.",
+        3,
+    )
 
 
 def test_a_text_full_of_broken_tags_is_cut_in_no_time() -> None:

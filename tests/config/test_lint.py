@@ -12,17 +12,29 @@ from dsmops.config.lint import CODES, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.plan import LimitedBy, plan_serving
 from dsmops.config.schema import MODULES, TOP, ServerVersion
-from dsmops.facts import ComputeCapability, Device, Severity
+from dsmops.devices import ComputeCapability, Device
+from dsmops.findings import Severity
 from dsmops.models import MODELS, PublishedModel
 from dsmops.shipped import shipped_folder
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "configs"
 INVALID = sorted((DATA / "invalid").glob("*.toml"))
 VALID = sorted((DATA / "valid").glob("*.toml"))
-ON_LOOPBACK = LintFacts(environ={"HOME": "/home/operator"}, addr="127.0.0.1", server_version=ServerVersion(0, 6, 4))
+ON_LOOPBACK = LintFacts(
+    environ={"HOME": "/home/operator"}, addr="127.0.0.1", server_version=ServerVersion(0, 6, 4)
+)
 # Codes about files, which need headers beside the text: tests/config/test_lint_files.py.
 ABOUT_FILES = {
-    *("file-missing", "not-safetensors", "swapped-files", "not-mimi", "other-mimi", "tensor-mismatch", "not-a-tokenizer", "tokenizer-size"),
+    *(
+        "file-missing",
+        "not-safetensors",
+        "swapped-files",
+        "not-mimi",
+        "other-mimi",
+        "tensor-mismatch",
+        "not-a-tokenizer",
+        "tokenizer-size",
+    ),
     *("cast-at-load", "kept-f32-cast", "not-checked", "not-tts", "bad-model-config"),
 }
 
@@ -57,7 +69,9 @@ def facts_of(config: Config) -> LintFacts:
     return LintFacts(
         environ={"HOME": "/home/operator"},
         device=device if sm else None,
-        server_version=None if "no server" in given else ServerVersion.parse(server[1] if server else "0.6.4"),
+        server_version=None
+        if "no server" in given
+        else ServerVersion.parse(server[1] if server else "0.6.4"),
         addr=None if "no addr" in given else addr[1] if addr else "127.0.0.1",
     )
 
@@ -67,7 +81,9 @@ def test_each_file_earns_exactly_what_its_first_line_says(path: Path) -> None:
     """A mistake is reported at its line under its code, and nothing beside it; a right config gets nothing."""
     config = read_config(path)
     findings = lint(config, facts_of(config)).findings
-    assert sorted((finding.code, finding.line) for finding in findings) == expected_of(config), findings
+    assert sorted((finding.code, finding.line) for finding in findings) == expected_of(config), (
+        findings
+    )
 
 
 def test_every_code_has_a_file_that_earns_it() -> None:
@@ -92,13 +108,19 @@ def test_findings_read_well(path: Path) -> None:
         assert "987654321" not in finding.message + finding.hint
 
 
-@pytest.mark.parametrize("name", ["config-stt-en_fr-hf.toml", "config-stt-en-hf.toml", "config-tts.toml"])
+@pytest.mark.parametrize(
+    "name", ["config-stt-en_fr-hf.toml", "config-stt-en-hf.toml", "config-tts.toml"]
+)
 def test_the_published_configs_are_clean(name: str, shared_data: Path) -> None:
     """Upstream's own files have no errors, and warnings only for the public key and for keys without effect."""
     for path in (shared_data / "configs" / name, shipped_folder("configs") / name):
         report = lint(read_config(path), ON_LOOPBACK)
         assert report.count(Severity.ERROR) == 0
-        assert {finding.code for finding in report.findings} <= {"public-token", "ineffective-key", "ignored-key"}
+        assert {finding.code for finding in report.findings} <= {
+            "public-token",
+            "ineffective-key",
+            "ignored-key",
+        }
         assert "public-token" in {finding.code for finding in report.findings}
 
 
@@ -117,7 +139,12 @@ def test_a_speaking_batch_that_does_not_fit_is_told_what_would() -> None:
     (finding,) = lint(config, facts).findings
     fitting = int(re.findall(r"batch_size = (\d+) fits", finding.hint)[0])
     codes = [
-        [found.code for found in lint(parse_config(config.text.replace("batch_size = 40", f"batch_size = {size}")), facts).findings]
+        [
+            found.code
+            for found in lint(
+                parse_config(config.text.replace("batch_size = 40", f"batch_size = {size}")), facts
+            ).findings
+        ]
         for size in (fitting, fitting + 1)
     ]
     assert codes == [[], ["memory-tight"]]
@@ -126,8 +153,13 @@ def test_a_speaking_batch_that_does_not_fit_is_told_what_would() -> None:
 def test_a_typo_is_answered_with_the_real_name() -> None:
     """The hint of an unknown key names the key that was meant, and of a misplaced one the place."""
     unknown = lint(read_config(DATA / "invalid" / "unknown-key.toml"), ON_LOOPBACK).findings[0]
-    misplaced = lint(read_config(DATA / "invalid" / "misplaced-key-at-top.toml"), ON_LOOPBACK).findings[0]
-    assert unknown.hint == "Is dtype_override meant? Without it the server takes bf16 on a GPU, f32 on a CPU."
+    misplaced = lint(
+        read_config(DATA / "invalid" / "misplaced-key-at-top.toml"), ON_LOOPBACK
+    ).findings[0]
+    assert (
+        unknown.hint
+        == "Is dtype_override meant? Without it the server takes bf16 on a GPU, f32 on a CPU."
+    )
     assert "[modules.NAME.model.transformer]" in misplaced.message
 
 
@@ -148,20 +180,34 @@ def test_the_batch_size_that_fits_really_fits() -> None:
     assert fitting
     better = parse_config(config.text.replace("batch_size = 64", f"batch_size = {fitting[1]}"))
     assert lint(better, facts_of(config)).findings == ()
-    too_many = parse_config(config.text.replace("batch_size = 64", f"batch_size = {int(fitting[1]) + 1}"))
+    too_many = parse_config(
+        config.text.replace("batch_size = 64", f"batch_size = {int(fitting[1]) + 1}")
+    )
     assert lint(too_many, facts_of(config)).findings != ()
 
 
 def test_two_modules_share_the_memory() -> None:
     """Modules that fit alone are judged together, for the server loads all of them."""
-    text = (DATA / "valid" / "served-on-turing.toml").read_text().replace("batch_size = 4", "batch_size = 25")
-    twin = text[text.index("[modules.asr]") :].replace("modules.asr", "modules.twin").replace("/api/asr-streaming", "/api/twin")
+    text = (
+        (DATA / "valid" / "served-on-turing.toml")
+        .read_text()
+        .replace("batch_size = 4", "batch_size = 25")
+    )
+    twin = (
+        text[text.index("[modules.asr]") :]
+        .replace("modules.asr", "modules.twin")
+        .replace("/api/asr-streaming", "/api/twin")
+    )
     facts = facts_of(parse_config(text))
     assert lint(parse_config(text), facts).findings == ()
-    assert [finding.code for finding in lint(parse_config(text + "\n" + twin), facts).findings] == ["memory-too-small"]
+    assert [finding.code for finding in lint(parse_config(text + "\n" + twin), facts).findings] == [
+        "memory-too-small"
+    ]
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS.values() if model.lm], ids=lambda model: model.name)
+@pytest.mark.parametrize(
+    "model", [model for model in MODELS.values() if model.lm], ids=lambda model: model.name
+)
 @pytest.mark.parametrize("memory_mib", [4096, 6144, 8192, 15360, 16384, 24564, 81920])
 def test_what_the_planner_fills_is_not_called_tight(model: PublishedModel, memory_mib: int) -> None:
     """The lint and the planner draw the same line: the planned batch is fine, one slot more is not."""
@@ -180,8 +226,15 @@ def test_what_the_planner_fills_is_not_called_tight(model: PublishedModel, memor
     template = (shipped_folder("configs") / model.preset).read_text()
 
     def codes(batch_size: int) -> set[str]:
-        text = re.sub(r"batch_size = \d+", f'batch_size = {batch_size}\ndtype_override = "{plan.dtype.candle_name}"', template)
-        return {finding.code for finding in lint(parse_config(text), replace(ON_LOOPBACK, device=device)).findings}
+        text = re.sub(
+            r"batch_size = \d+",
+            f'batch_size = {batch_size}\ndtype_override = "{plan.dtype.candle_name}"',
+            template,
+        )
+        return {
+            finding.code
+            for finding in lint(parse_config(text), replace(ON_LOOPBACK, device=device)).findings
+        }
 
     about_memory = {"memory-tight", "memory-too-small"}
     if plan.fits:
@@ -210,7 +263,9 @@ def test_what_the_planner_fills_is_not_called_tight(model: PublishedModel, memor
         ("../..", "../../../logs", False),
     ],
 )
-def test_logs_are_served_when_they_lie_in_static_dir(static: str, logs: str, *, served: bool) -> None:
+def test_logs_are_served_when_they_lie_in_static_dir(
+    static: str, logs: str, *, served: bool
+) -> None:
     """Paths are compared as they read, parents included; what depends on the server's working directory is not guessed."""
     text = f'static_dir = "{static}"\nlog_dir = "{logs}"\n'
     codes = {finding.code for finding in lint(parse_config(text), ON_LOOPBACK).findings}
@@ -219,14 +274,20 @@ def test_logs_are_served_when_they_lie_in_static_dir(static: str, logs: str, *, 
 
 def test_a_shorter_context_is_no_mistake() -> None:
     """Less memory than the model was trained with is a choice, which `dsmops plan` offers itself."""
-    config = parse_config((DATA / "valid" / "served-on-turing.toml").read_text().replace("context = 750", "context = 125"))
+    config = parse_config(
+        (DATA / "valid" / "served-on-turing.toml")
+        .read_text()
+        .replace("context = 750", "context = 125")
+    )
     assert lint(config, ON_LOOPBACK).findings == ()
 
 
 def test_the_place_of_a_string_in_a_nested_table_is_told() -> None:
     """What goes to a script is followed through tables and arrays."""
     config = read_config(DATA / "invalid" / "bad-source-nested-in-py.toml")
-    assert [finding.where for finding in lint(config, facts_of(config)).findings] == ["modules.tts.py.voices.0.file"]
+    assert [finding.where for finding in lint(config, facts_of(config)).findings] == [
+        "modules.tts.py.voices.0.file"
+    ]
 
 
 KEYS = st.sampled_from(
@@ -252,16 +313,22 @@ SCALARS = st.one_of(
     st.sampled_from([*MODULES, "f16", "$X", "~", "hf://a", "/api", "", "Lut"]),
 )
 TABLES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=8)), max_leaves=40
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=8)),
+    max_leaves=40,
 )
 
 
 @given(
     top=st.dictionaries(KEYS, TABLES, max_size=6),
-    tables=st.dictionaries(st.sampled_from(["asr", "tts", ""]), st.dictionaries(KEYS, TABLES, max_size=12), max_size=3),
+    tables=st.dictionaries(
+        st.sampled_from(["asr", "tts", ""]), st.dictionaries(KEYS, TABLES, max_size=12), max_size=3
+    ),
     kind=st.sampled_from(sorted(MODULES)),
 )
-def test_no_values_upset_the_lint(top: dict[str, object], tables: dict[str, dict[str, object]], kind: str) -> None:
+def test_no_values_upset_the_lint(
+    top: dict[str, object], tables: dict[str, dict[str, object]], kind: str
+) -> None:
     """Whatever stands where, of whatever type, gets findings and never an exception."""
     values = {**top, "modules": {name: {**table, "type": kind} for name, table in tables.items()}}
     facts = facts_of(parse_config("# expect: nothing; given: sm_75, 8 GiB, 320 GB/s, addr 0.0.0.0"))

@@ -9,17 +9,21 @@ from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
-from dsmops.facts import Severity
+from dsmops.findings import Severity
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
 
 VALID = Path(__file__).resolve().parents[1] / "data" / "configs" / "valid"
 STT_1B, STT_26B = (MODELS[name].lm for name in ("stt-1b-en_fr", "stt-2.6b-en"))
 
 
-def header(lm: LmShape | None, dtype: str = "F16", **changed: tuple[str, tuple[int, ...]] | None) -> FileFact:
+def header(
+    lm: LmShape | None, dtype: str = "F16", **changed: tuple[str, tuple[int, ...]] | None
+) -> FileFact:
     """A file that holds `lm` in `dtype`, but for the tensors in `changed` (None: not there)."""
     assert lm is not None
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {name: (dtype, shape) for name, shape in lm.tensors().items()}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {
+        name: (dtype, shape) for name, shape in lm.tensors().items()
+    }
     for name, tensor in changed.items():
         if tensor is None:
             del tensors[name]
@@ -28,7 +32,9 @@ def header(lm: LmShape | None, dtype: str = "F16", **changed: tuple[str, tuple[i
     return FileFact(FileState.PRESENT, tensors=tensors)
 
 
-MIMI = FileFact(FileState.PRESENT, tensors={name: ("F32", shape) for name, shape in MIMI_TENSOR_PROBES.items()})
+MIMI = FileFact(
+    FileState.PRESENT, tensors={name: ("F32", shape) for name, shape in MIMI_TENSOR_PROBES.items()}
+)
 TOKENIZER = FileFact(FileState.PRESENT, pieces=8000)
 MISSING = FileFact(FileState.MISSING)
 
@@ -42,14 +48,22 @@ def turing(text_changes: dict[str, str] | None = None) -> Config:
     return parse_config(text)
 
 
-def findings(config: Config, *, lm: FileFact | None = None, mimi: FileFact = MIMI, tokenizer: FileFact = TOKENIZER) -> tuple[Finding, ...]:
+def findings(
+    config: Config,
+    *,
+    lm: FileFact | None = None,
+    mimi: FileFact = MIMI,
+    tokenizer: FileFact = TOKENIZER,
+) -> tuple[Finding, ...]:
     """What the lint says with these three files behind the config."""
     files = {
         ("lm.safetensors", FileRole.LM): lm or header(STT_1B),
         ("mimi.safetensors", FileRole.MIMI): mimi,
         ("tokenizer.model", FileRole.TOKENIZER): tokenizer,
     }
-    return lint(config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")).findings
+    return lint(
+        config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")
+    ).findings
 
 
 def only(found: tuple[Finding, ...], code: str, key: str) -> Finding:
@@ -63,7 +77,14 @@ def test_matching_files_are_clean() -> None:
     assert findings(turing(), lm=header(STT_1B, **{"some.extra.tensor": ("F16", (1,))})) == ()
 
 
-@pytest.mark.parametrize(("key", "name"), [("lm_model_file", "lm"), ("audio_tokenizer_file", "mimi"), ("text_tokenizer_file", "tokenizer")])
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("lm_model_file", "lm"),
+        ("audio_tokenizer_file", "mimi"),
+        ("text_tokenizer_file", "tokenizer"),
+    ],
+)
 def test_an_absent_file_is_an_error(key: str, name: str) -> None:
     """A file that is not there is named, whatever its role."""
     only(findings(turing(), **{name: MISSING}), "file-missing", key)
@@ -73,7 +94,9 @@ def test_an_absent_converted_file_names_the_command_that_makes_it() -> None:
     """The hint for a missing fp16 file leads to the conversion."""
     config = turing({'"lm.safetensors"': '"assets/fp16/x.fp16.safetensors"'})
     files = {("assets/fp16/x.fp16.safetensors", FileRole.LM): MISSING}
-    found = lint(config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")).findings
+    found = lint(
+        config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")
+    ).findings
     assert "dsmops prep-sm75" in only(found, "file-missing", "lm_model_file").hint
 
 
@@ -137,13 +160,22 @@ def test_a_config_with_fewer_layers_than_the_file_is_fine() -> None:
 
 def test_an_absurd_number_of_layers_costs_nothing() -> None:
     """A billion layers are a difference, found without listing them."""
-    config = turing({"num_layers = 16": "num_layers = 1000000000", "audio_codebooks = 32": "audio_codebooks = 1000000000"})
+    config = turing(
+        {
+            "num_layers = 16": "num_layers = 1000000000",
+            "audio_codebooks = 32": "audio_codebooks = 1000000000",
+        }
+    )
     assert "tensor-mismatch" in {finding.code for finding in findings(config)}
 
 
 def test_only_tensors_of_known_form_are_compared() -> None:
     """LayerNorms and blocks without gating have other tensors; none of them is called missing."""
-    plain = {name: ("F16", shape) for name, shape in STT_1B.tensors().items() if "norm" not in name and ".gating." not in name}  # type: ignore[union-attr]
+    plain = {
+        name: ("F16", shape)
+        for name, shape in STT_1B.tensors().items()
+        if "norm" not in name and ".gating." not in name
+    }  # type: ignore[union-attr]
     config = turing({'norm = "RmsNorm"': 'norm = "LayerNorm"', 'gating = "silu"\n': ""})
     assert findings(config, lm=FileFact(FileState.PRESENT, tensors=plain)) == ()
 
@@ -152,23 +184,36 @@ def test_conditioners_and_depformer_are_compared() -> None:
     """Their tensors are expected by the sizes that the config gives them."""
     found = lint(
         read_config(VALID / "one-session-at-a-time.toml"),
-        LintFacts(files={("tts.safetensors", FileRole.LM): header(STT_1B)}, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1"),
+        LintFacts(
+            files={("tts.safetensors", FileRole.LM): header(STT_1B)},
+            server_version=ServerVersion(0, 6, 4),
+            addr="127.0.0.1",
+        ),
     ).findings
     (finding,) = [finding for finding in found if finding.code == "tensor-mismatch"]
-    # 4 tensors (no LayerNorms) for each of 32 more layers, 3 of the conditioner, 2 for each of 16 slices; three of them are named.
+    # 4 tensors (no LayerNorms) for each of 32 more layers, 3 of the conditioner, 2 for each of 16
+    # slices; three of them are named.
     assert "and 160 more" in finding.message
 
 
 def test_a_tokenizer_of_another_size_is_suspicious() -> None:
     """The English tokenizer under the bilingual model would turn tokens into wrong words."""
-    finding = only(findings(turing(), tokenizer=replace(TOKENIZER, pieces=4000)), "tokenizer-size", "text_tokenizer_file")
+    finding = only(
+        findings(turing(), tokenizer=replace(TOKENIZER, pieces=4000)),
+        "tokenizer-size",
+        "text_tokenizer_file",
+    )
     assert "4000" in finding.message
     assert "8000" in finding.message
 
 
 def test_a_file_that_is_no_tokenizer() -> None:
     """Something else under the tokenizer's key is an error."""
-    only(findings(turing(), tokenizer=replace(TOKENIZER, pieces=None)), "not-a-tokenizer", "text_tokenizer_file")
+    only(
+        findings(turing(), tokenizer=replace(TOKENIZER, pieces=None)),
+        "not-a-tokenizer",
+        "text_tokenizer_file",
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +226,9 @@ def test_a_file_that_is_no_tokenizer() -> None:
         ("F16", "f32", None),
     ],
 )
-def test_casts_at_load_that_lose_something_are_noted(stored: str, override: str, code: str | None) -> None:
+def test_casts_at_load_that_lose_something_are_noted(
+    stored: str, override: str, code: str | None
+) -> None:
     """A file in another dtype is served, and the note says what the cast may lose; widening loses nothing."""
     found = findings(turing({'"f16"': f'"{override}"'}), lm=header(STT_1B, stored))
     assert [finding.code for finding in found] == ([code] if code else [])
@@ -190,15 +237,22 @@ def test_casts_at_load_that_lose_something_are_noted(stored: str, override: str,
 def test_tensors_kept_in_f32_are_cast_all_the_same() -> None:
     """A file that was converted with some tensors kept in F32 does not help this server."""
     lm = header(STT_1B, **{"out_norm.alpha": ("F32", (1, 1, 2048))})
-    assert "1 of 135 tensors" in only(findings(turing(), lm=lm), "kept-f32-cast", "lm_model_file").message
+    assert (
+        "1 of 135 tensors"
+        in only(findings(turing(), lm=lm), "kept-f32-cast", "lm_model_file").message
+    )
 
 
 @pytest.mark.parametrize("kind", ["BatchedAsr", "Tts"])
 def test_a_released_speaking_model_is_for_no_rust_module(kind: str) -> None:
     """Whatever the [model] tables say: the server's Rust code lacks what its depformer needs, and the hint names who has it."""
     tts = MODELS["tts-1.6b-en_fr"].shape.tensors()
-    fact = FileFact(FileState.PRESENT, tensors={name: ("BF16", shape) for name, shape in tts.items()})
+    fact = FileFact(
+        FileState.PRESENT, tensors={name: ("BF16", shape) for name, shape in tts.items()}
+    )
     config = turing({'type = "BatchedAsr"': f'type = "{kind}"'})
-    (found,) = [finding for finding in findings(config, lm=fact) if finding.code == "tensor-mismatch"]
+    (found,) = [
+        finding for finding in findings(config, lm=fact) if finding.code == "tensor-mismatch"
+    ]
     assert "no Rust module" in found.message
     assert "type Py" in found.hint

@@ -29,7 +29,9 @@ def test_an_absent_key_stands_at_its_table() -> None:
     assert config.line(("log_dir",)) == 1
 
 
-@pytest.mark.parametrize("path", sorted(shipped_folder("configs").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(shipped_folder("configs").glob("*.toml")), ids=lambda path: path.stem
+)
 def test_the_ready_configs_have_all_keys_in_place(path: Path) -> None:
     """Every key of a real file is on a line that begins with it."""
     config = read_config(path)
@@ -64,7 +66,9 @@ def test_what_is_no_toml_is_an_error_with_its_place(text: str, where: str) -> No
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["a = { x = 1,\n y = 2 }\n", "a = { x = 1, }\n", 'a = "\\e"\n', "a = 07:32\n"])
+@pytest.mark.parametrize(
+    "text", ["a = { x = 1,\n y = 2 }\n", "a = { x = 1, }\n", 'a = "\\e"\n', "a = 07:32\n"]
+)
 def test_syntax_newer_than_the_server_is_refused(text: str) -> None:
     """TOML 1.1 is not accepted, for the server's parser would not start with it."""
     with pytest.raises(ConfigError):
@@ -73,7 +77,10 @@ def test_syntax_newer_than_the_server_is_refused(text: str) -> None:
 
 def test_the_largest_integers_are_read() -> None:
     """Exactly what 64 bits hold, at both ends."""
-    assert parse_config("a = 9223372036854775807\nb = -9223372036854775808").values == {"a": 2**63 - 1, "b": -(2**63)}
+    assert parse_config("a = 9223372036854775807\nb = -9223372036854775808").values == {
+        "a": 2**63 - 1,
+        "b": -(2**63),
+    }
 
 
 def test_a_number_that_is_too_large_is_not_repeated() -> None:
@@ -129,7 +136,9 @@ def test_a_folder_or_nothing_in_place_of_a_config(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_a_config_or_an_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_any_bytes_give_a_config_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
     """No content ends in anything else."""
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(data)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from dsmops.config.memory import MIB, RUNTIME_BYTES, VOICE_POSITIONS, largest_batch, serving_memory
-from dsmops.facts import DType, Runtime
+from dsmops.devices import Runtime
+from dsmops.dtypes import DType
 from dsmops.models import MODELS
 
 ONE_B = MODELS["stt-1b-en_fr"].lm
@@ -36,14 +37,23 @@ def test_weights_and_caches_are_exact(lm, dtype, weights, kv_per_stream) -> None
 def test_the_shipped_configs_take_what_the_reference_says(lm, batch, mib) -> None:
     """The shipped 1B and 2.6B configs need 9,325 and 7,928 MiB before runtime and activations, within the rounding of conv state."""
     split = serving_memory(lm, DType.BF16, batch)
-    assert (split.total_bytes - RUNTIME_BYTES - split.workspace_bytes) / MIB == pytest.approx(mib, abs=4)
+    assert (split.total_bytes - RUNTIME_BYTES - split.workspace_bytes) / MIB == pytest.approx(
+        mib, abs=4
+    )
 
 
-@pytest.mark.parametrize(("gib", "expected"), [(6, (26, 5, 0, 0)), (8, (43, 15, 11, 0)), (11, (69, 29, 30, 0)), (16, (113, 53, 61, 16))])
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [(6, (26, 5, 0, 0)), (8, (43, 15, 11, 0)), (11, (69, 29, 30, 0)), (16, (113, 53, 61, 16))],
+)
 def test_the_sizing_table_is_reproduced(gib, expected) -> None:
     """97 % of a card holds the batch sizes of the hand-derived table, for both models in f16 and f32."""
     usable = int(gib * 2**30 * 0.97)
-    sizes = tuple(largest_batch(lm, dtype, usable) for lm in (ONE_B, TWO_B) for dtype in (DType.F16, DType.F32))
+    sizes = tuple(
+        largest_batch(lm, dtype, usable)
+        for lm in (ONE_B, TWO_B)
+        for dtype in (DType.F16, DType.F32)
+    )
     assert sizes == expected
 
 
@@ -51,11 +61,14 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     """`largest_batch` is the exact edge of `serving_memory`."""
     for usable in range(2 * 2**30, 20 * 2**30, 777_777_777):
         batch = largest_batch(ONE_B, DType.F16, usable, context=375)
-        assert batch == 0 or serving_memory(ONE_B, DType.F16, batch, context=375).total_bytes <= usable
+        assert (
+            batch == 0 or serving_memory(ONE_B, DType.F16, batch, context=375).total_bytes <= usable
+        )
         assert serving_memory(ONE_B, DType.F16, batch + 1, context=375).total_bytes > usable
 
 
-# Bytes that one H200 lost to an embedded worker: torch 2.11, CUDA 13, 2026-11-23; `python -m tests.bench.memory` measures again.
+# Bytes that one H200 lost to an embedded worker: torch 2.11, CUDA 13, 2026-11-23; `python -m
+# tests.bench.memory` measures again.
 MEASURED_ON_AN_H200 = (
     ("stt-1b-en_fr", DType.F16, 1, 3245146112),
     ("stt-1b-en_fr", DType.F16, 8, 4084006912),
@@ -84,7 +97,9 @@ MEASURED_ON_AN_H200 = (
 
 
 @pytest.mark.parametrize(("model", "dtype", "batch", "used_bytes"), MEASURED_ON_AN_H200)
-def test_the_embedded_workers_memory_is_what_a_card_measured(model: str, dtype: DType, batch: int, used_bytes: int) -> None:
+def test_the_embedded_workers_memory_is_what_a_card_measured(
+    model: str, dtype: DType, batch: int, used_bytes: int
+) -> None:
     """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost."""
     lm = MODELS[model].lm
     assert lm is not None
@@ -92,7 +107,8 @@ def test_the_embedded_workers_memory_is_what_a_card_measured(model: str, dtype: 
     assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
 
 
-# The same of a worker that speaks: codebooks, slots, bytes in f16 (to the byte those in bf16), bytes in f32.
+# The same of a worker that speaks: codebooks, slots, bytes in f16 (to the byte those in bf16),
+# bytes in f32.
 SPEECH_MEASURED_ON_AN_H200 = (
     (32, 1, 5273878528, 9317187584),
     (32, 8, 6483935232, 11571625984),
@@ -113,9 +129,15 @@ SPEECH_MEASURED_ON_AN_H200 = (
 
 
 @pytest.mark.parametrize(("n_q", "batch", "half_bytes", "full_bytes"), SPEECH_MEASURED_ON_AN_H200)
-def test_the_embedded_workers_speech_takes_what_a_card_measured(n_q: int, batch: int, half_bytes: int, full_bytes: int) -> None:
+def test_the_embedded_workers_speech_takes_what_a_card_measured(
+    n_q: int, batch: int, half_bytes: int, full_bytes: int
+) -> None:
     """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost, in every dtype."""
-    for dtype, used_bytes in ((DType.F16, half_bytes), (DType.BF16, half_bytes), (DType.F32, full_bytes)):
+    for dtype, used_bytes in (
+        (DType.F16, half_bytes),
+        (DType.BF16, half_bytes),
+        (DType.F32, full_bytes),
+    ):
         planned = serving_memory(TTS, dtype, batch, runtime=Runtime.EMBEDDED, n_q=n_q).total_bytes
         assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
 
@@ -124,7 +146,10 @@ def test_a_speaking_models_weights_and_caches_are_exact() -> None:
     """Weights are those of the published file but for one tensor that nobody reads; a slot's caches are the derived figures."""
     one, two = (serving_memory(TTS, DType.F16, slots) for slots in (1, 2))
     unread_bytes = 1024 * 128 * 2
-    assert one.weights_bytes + one.depformer_weights_bytes == 3_673_100_544 + 2 * 5_286_016 - unread_bytes
+    assert (
+        one.weights_bytes + one.depformer_weights_bytes
+        == 3_673_100_544 + 2 * 5_286_016 - unread_bytes
+    )
     assert one.kv_bytes == two.kv_bytes - one.kv_bytes == 65_536_000
     assert one.cross_kv_bytes == two.cross_kv_bytes - one.cross_kv_bytes == 81_920_000
     assert one.new_voice_bytes == two.new_voice_bytes == one.cross_kv_bytes
@@ -133,16 +158,31 @@ def test_a_speaking_models_weights_and_caches_are_exact() -> None:
 
 def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> None:
     """Each eight codebooks fewer save heads and a weight set or more; what the backbone takes stays; moshi-server loads all the same."""
-    splits = [serving_memory(TTS, DType.F16, 4, runtime=Runtime.EMBEDDED, n_q=n_q) for n_q in (8, 16, 24, 32)]
-    assert sorted({split.depformer_weights_bytes for split in splits}) == [split.depformer_weights_bytes for split in splits]
-    assert len({replace(split, depformer_weights_bytes=0, depformer_state_bytes=0) for split in splits}) == 1
+    splits = [
+        serving_memory(TTS, DType.F16, 4, runtime=Runtime.EMBEDDED, n_q=n_q)
+        for n_q in (8, 16, 24, 32)
+    ]
+    assert sorted({split.depformer_weights_bytes for split in splits}) == [
+        split.depformer_weights_bytes for split in splits
+    ]
+    assert (
+        len(
+            {replace(split, depformer_weights_bytes=0, depformer_state_bytes=0) for split in splits}
+        )
+        == 1
+    )
     assert serving_memory(TTS, DType.BF16, 4, n_q=8) == serving_memory(TTS, DType.BF16, 4, n_q=32)
 
 
 def test_guidance_takes_every_cache_twice() -> None:
     """A model without the cfg conditioner is run with and without its conditions; only what a stream carries through Mimi stays single."""
-    undistilled = replace(TTS, conditioners=tuple(one for one in TTS.conditioners if one.name != "cfg"))
-    once, twice = (serving_memory(shape, DType.F16, 4, runtime=Runtime.EMBEDDED) for shape in (TTS, undistilled))
+    undistilled = replace(
+        TTS, conditioners=tuple(one for one in TTS.conditioners if one.name != "cfg")
+    )
+    once, twice = (
+        serving_memory(shape, DType.F16, 4, runtime=Runtime.EMBEDDED)
+        for shape in (TTS, undistilled)
+    )
     for part in ("kv_bytes", "cross_kv_bytes", "depformer_state_bytes"):
         assert getattr(twice, part) == 2 * getattr(once, part)
     assert twice.mimi_state_bytes == once.mimi_state_bytes
@@ -157,25 +197,38 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
     from dsmops.worker.models.tts_config import TtsConfig
     from dsmops.worker.models.tts_lm import TtsLm
 
-    config = TtsConfig(TTS, 10_000, (0, *[2] * 31), 16, 2, cfg_values=(1.0, 2.0), control_values=("ok",))
+    config = TtsConfig(
+        TTS, 10_000, (0, *[2] * 31), 16, 2, cfg_values=(1.0, 2.0), control_values=("ok",)
+    )
     with torch.device("meta"):
         lm, mimi = TtsLm(config, n_q).to(torch.float16), MimiDecoder(MimiConfig())
     held = {"depformer": 0, "conditioning": 0, "rest": 0}
     for name, parameter in lm.named_parameters():
-        held[name.partition(".")[0] if name.partition(".")[0] in held else "rest"] += parameter.numel()
-    rings, voices = RowState(2, torch.device("meta")), VOICE_POSITIONS * 2 * TTS.lm.num_layers * TTS.lm.d_model * 2
+        held[name.partition(".")[0] if name.partition(".")[0] in held else "rest"] += (
+            parameter.numel()
+        )
+    rings, voices = (
+        RowState(2, torch.device("meta")),
+        VOICE_POSITIONS * 2 * TTS.lm.num_layers * TTS.lm.d_model * 2,
+    )
     lm.init_state(rings)
     split = serving_memory(TTS, DType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q)
     zeros = TTS.lm.d_model * 2  # of the audio and the text tables
     assert split.weights_bytes == 2 * (held["rest"] - zeros) + 4 * held["conditioning"]
-    tables = lm.depformer.emb.shape[:2].numel() * TTS.depformer.d_model  # made while loading, from these and their maps
-    assert split.depformer_weights_bytes == 2 * (held["depformer"] - TTS.depformer.low_rank + tables)
+    tables = (
+        lm.depformer.emb.shape[:2].numel() * TTS.depformer.d_model
+    )  # made while loading, from these and their maps
+    assert split.depformer_weights_bytes == 2 * (
+        held["depformer"] - TTS.depformer.low_rank + tables
+    )
     assert split.kv_bytes == rings.nbytes - 2 * 8
     assert split.cross_kv_bytes == 2 * voices
     decoding = RowState(2, torch.device("meta"))
     mimi.init_state(decoding)
     assert split.mimi_state_bytes == decoding.nbytes
-    assert split.mimi_weights_bytes == sum(tensor.nbytes for tensor in (*mimi.parameters(), *mimi.buffers()))
+    assert split.mimi_weights_bytes == sum(
+        tensor.nbytes for tensor in (*mimi.parameters(), *mimi.buffers())
+    )
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
@@ -187,9 +240,11 @@ def test_the_plan_counts_the_state_that_the_engine_takes(dtype: DType) -> None:
     from dsmops.worker.models.tts import TtsModel
     from dsmops.worker.models.tts_config import TtsConfig
     from dsmops.worker.models.tts_lm import TtsLm
-    from dsmops.worker.runtime.tts_engine import TtsEngine
+    from dsmops.worker.runtime.tts.engine import TtsEngine
 
-    config = TtsConfig(TTS, 10_000, (0, *[2] * 31), 16, 2, cfg_values=(1.0, 2.0), control_values=("ok",))
+    config = TtsConfig(
+        TTS, 10_000, (0, *[2] * 31), 16, 2, cfg_values=(1.0, 2.0), control_values=("ok",)
+    )
     with torch.device("meta"):
         lm, mimi = TtsLm(config, 24).to(TORCH_DTYPES[dtype]), MimiDecoder(MimiConfig())
     engine = TtsEngine(TtsModel(config, lm, mimi, None, torch.device("meta")), 3)

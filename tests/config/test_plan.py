@@ -5,15 +5,21 @@ import pytest
 from dsmops.config.memory import serving_memory
 from dsmops.config.plan import CAUTIOUS_BATCH_SIZE, LimitedBy, TimeBasis, plan_serving
 from dsmops.config.timing import StepPoint, StepProfile
+from dsmops.devices import ComputeCapability, Device, Runtime
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import ComputeCapability, Device, DType, Runtime
 from dsmops.models import MODELS
 
 GIB = 2**30
 ONE_B, TWO_B, TTS = MODELS["stt-1b-en_fr"], MODELS["stt-2.6b-en"], MODELS["tts-1.6b-en_fr"]
 
 
-def card(capability: str = "7.5", gib: float | None = 8, free_gib: float | None = None, gb_per_s: int | None = 448) -> Device:
+def card(
+    capability: str = "7.5",
+    gib: float | None = 8,
+    free_gib: float | None = None,
+    gb_per_s: int | None = 448,
+) -> Device:
     return Device(
         name="card",
         compute_capability=ComputeCapability.parse(capability) if capability else None,
@@ -45,9 +51,20 @@ def test_time_limits_a_large_slow_card() -> None:
 
 def test_a_measured_profile_replaces_the_estimate() -> None:
     """With a profile the time bound is the measured one."""
-    profile = StepProfile("card", ONE_B.name, DType.F16, "moshi-server", (StepPoint(1, 25), StepPoint(8, 60), StepPoint(9, 85)))
+    profile = StepProfile(
+        "card",
+        ONE_B.name,
+        DType.F16,
+        "moshi-server",
+        (StepPoint(1, 25), StepPoint(8, 60), StepPoint(9, 85)),
+    )
     plan = plan_serving(card(), ONE_B, profile=profile)
-    assert (plan.batch_size, plan.limited_by, plan.time_basis, plan.step_ms) == (8, LimitedBy.TIME, TimeBasis.MEASURED, 60)
+    assert (plan.batch_size, plan.limited_by, plan.time_basis, plan.step_ms) == (
+        8,
+        LimitedBy.TIME,
+        TimeBasis.MEASURED,
+        60,
+    )
 
 
 def test_free_memory_counts_not_the_size_of_the_card() -> None:
@@ -58,11 +75,18 @@ def test_free_memory_counts_not_the_size_of_the_card() -> None:
 def test_an_unknown_card_is_planned_cautiously() -> None:
     """Without a memory figure the batch size is small and the plan says why."""
     plan = plan_serving(card(gib=None, gb_per_s=None), ONE_B)
-    assert (plan.batch_size, plan.limited_by, plan.step_ms) == (CAUTIOUS_BATCH_SIZE, LimitedBy.UNKNOWN_MEMORY, None)
+    assert (plan.batch_size, plan.limited_by, plan.step_ms) == (
+        CAUTIOUS_BATCH_SIZE,
+        LimitedBy.UNKNOWN_MEMORY,
+        None,
+    )
     assert any("unknown" in note for note in plan.notes)
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [("7.5", DType.F16), ("6.1", DType.F32), ("8.9", DType.BF16), ("7.0", DType.F16)])
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [("7.5", DType.F16), ("6.1", DType.F32), ("8.9", DType.BF16), ("7.0", DType.F16)],
+)
 def test_the_dtype_follows_the_architecture(capability, dtype) -> None:
     """bf16 from Ampere, f16 on Volta and Turing, f32 on consumer Pascal."""
     assert plan_serving(card(capability), ONE_B).dtype is dtype
@@ -143,7 +167,9 @@ def test_a_speaking_plan_says_what_fewer_codebooks_would_change() -> None:
     """Steps and memory of 8 to 32 codebooks at the planned size; the row of its own number is the plan itself."""
     plan = plan_serving(card(), TTS, runtime=Runtime.EMBEDDED, n_q=24)
     assert [choice.n_q for choice in plan.codebook_choices] == [8, 16, 24, 32]
-    assert [choice.step_ms for choice in plan.codebook_choices] == sorted(choice.step_ms for choice in plan.codebook_choices)
+    assert [choice.step_ms for choice in plan.codebook_choices] == sorted(
+        choice.step_ms for choice in plan.codebook_choices
+    )
     own = plan.codebook_choices[2]
     assert (own.step_ms, own.total_bytes) == (plan.step_ms, plan.memory.total_bytes)
     assert plan_serving(card(), ONE_B).codebook_choices == ()

@@ -40,7 +40,8 @@ def test_a_shorter_context_is_still_the_same_model() -> None:
     """Lowering the attention window changes memory, not the model; changing a dimension does."""
     text = find_template("config-stt-en_fr-hf").read_text()
     same, other = (
-        parse_config(text.replace(*change)) for change in (("context = 750", "context = 125"), ("num_layers = 16", "num_layers = 12"))
+        parse_config(text.replace(*change))
+        for change in (("context = 750", "context = 125"), ("num_layers = 16", "num_layers = 12"))
     )
     assert served_model(same) is MODELS["stt-1b-en_fr"]
     assert served_model(other) is None
@@ -60,12 +61,28 @@ def field(number: int, body: bytes) -> bytes:
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=40))
 def test_pieces_are_counted(pieces: list[bytes]) -> None:
     """As many as there are, among the other fields of the file."""
-    data = b"".join(field(1, piece) for piece in pieces) + field(2, b"trainer") + varint(9 << 3) + b"\x01" + varint(10 << 3 | 5) + b"four"
+    data = (
+        b"".join(field(1, piece) for piece in pieces)
+        + field(2, b"trainer")
+        + varint(9 << 3)
+        + b"\x01"
+        + varint(10 << 3 | 5)
+        + b"four"
+    )
     assert count_pieces(data) == len(pieces)
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"plain text", b'{"version": 1}', b"\x08\x01", field(2, b"only"), field(1, b"cut off")[:-1], b"\x0a\xff"]
+    "data",
+    [
+        b"",
+        b"plain text",
+        b'{"version": 1}',
+        b"\x08\x01",
+        field(2, b"only"),
+        field(1, b"cut off")[:-1],
+        b"\x0a\xff",
+    ],
 )
 def test_other_files_have_no_pieces(data: bytes) -> None:
     """Text, JSON, another message, a truncated model: no number is made up."""

@@ -13,8 +13,10 @@ from dsmops.config.lint import LintFacts, lint
 from dsmops.config.load import parse_config
 from dsmops.config.render import ConfigSettings, diff, generate_api_key, own_api_keys, render
 from dsmops.config.schema import ServerVersion
+from dsmops.devices import ComputeCapability, Device
+from dsmops.dtypes import DType
 from dsmops.errors import ConfigError, InputError
-from dsmops.facts import ComputeCapability, Device, DType, Severity
+from dsmops.findings import Severity
 from dsmops.shipped import shipped_folder
 from tests.support.toml import documents
 
@@ -41,10 +43,14 @@ def text_of(path: Path) -> str:
 def changed_lines(old: str, new: str) -> tuple[list[str], list[str]]:
     """The lines that are gone, and those that are new."""
     lines = list(difflib.ndiff(old.splitlines(keepends=True), new.splitlines(keepends=True)))
-    return [line[2:] for line in lines if line.startswith("- ")], [line[2:] for line in lines if line.startswith("+ ")]
+    return [line[2:] for line in lines if line.startswith("- ")], [
+        line[2:] for line in lines if line.startswith("+ ")
+    ]
 
 
-@pytest.mark.parametrize("path", sorted(shipped_folder("configs").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(shipped_folder("configs").glob("*.toml")), ids=lambda path: path.stem
+)
 def test_nothing_to_set_changes_nothing(path: Path) -> None:
     """Without settings the result is the template itself."""
     assert render(text_of(path), ConfigSettings()) == text_of(path)
@@ -59,10 +65,21 @@ def test_everything_set_is_there_and_the_rest_stays(path: Path, newline: str) ->
     values = tomllib.loads(text)
     module = values["modules"]["asr"]
     assert values["authorized_ids"] == ["a-key-of-our-own", "and-another-one"]
-    assert (values["log_dir"], values["static_dir"], values["instance_name"]) == ("logs/moshi-logs/raw", "static", "stt-22")
-    assert (module["dtype_override"], module["batch_size"], module["model"]["transformer"]["context"]) == ("f16", 22, 375)
+    assert (values["log_dir"], values["static_dir"], values["instance_name"]) == (
+        "logs/moshi-logs/raw",
+        "static",
+        "stt-22",
+    )
+    assert (
+        module["dtype_override"],
+        module["batch_size"],
+        module["model"]["transformer"]["context"],
+    ) == ("f16", 22, 375)
     assert module["lm_model_file"] == "assets/fp16/stt.fp16.safetensors"
-    assert (module["text_tokenizer_file"], module["audio_tokenizer_file"]) == ('odd "name".model', "C:\\mimi.safetensors")
+    assert (module["text_tokenizer_file"], module["audio_tokenizer_file"]) == (
+        'odd "name".model',
+        "C:\\mimi.safetensors",
+    )
     gone, new = changed_lines(template, text)
     assert len(gone) <= 10
     assert len(new) <= 13
@@ -70,12 +87,17 @@ def test_everything_set_is_there_and_the_rest_stays(path: Path, newline: str) ->
     comments = [line.partition("#")[2] for line in template.splitlines() if "#" in line]
     kept = [line.partition("#")[2] for line in text.splitlines() if "#" in line]
     assert [comment for comment in kept if comment in comments] == comments
-    assert (text.count("\r\n"), text.count("\n")) == ((text.count("\n"), text.count("\n")) if newline == "\r\n" else (0, text.count("\n")))
+    assert (text.count("\r\n"), text.count("\n")) == (
+        (text.count("\n"), text.count("\n")) if newline == "\r\n" else (0, text.count("\n"))
+    )
 
 
 def test_a_new_override_stands_below_the_batch_size_and_says_why() -> None:
     """The line that decides everything on Turing is next to the other one that operators change."""
-    text = render(text_of(shipped_folder("configs") / "config-stt-en_fr-hf.toml"), ConfigSettings(dtype_override=DType.F16))
+    text = render(
+        text_of(shipped_folder("configs") / "config-stt-en_fr-hf.toml"),
+        ConfigSettings(dtype_override=DType.F16),
+    )
     lines = text.splitlines()
     batch = next(index for index, line in enumerate(lines) if line.startswith("batch_size"))
     assert "bf16" in lines[batch + 1]
@@ -110,7 +132,11 @@ def test_rendering_twice_changes_nothing_more() -> None:
 )
 def test_a_key_finds_its_place_in_any_layout(text: str) -> None:
     """Missing keys are added to plain lines, dotted keys and inline tables alike, at the top level too."""
-    values = tomllib.loads(render(text, ConfigSettings(dtype_override=DType.F32, authorized_ids=("key",), log_dir="logs")))
+    values = tomllib.loads(
+        render(
+            text, ConfigSettings(dtype_override=DType.F32, authorized_ids=("key",), log_dir="logs")
+        )
+    )
     assert values["modules"]["asr"]["dtype_override"] == "f32"
     assert values["authorized_ids"] == ["key"]
     assert values["log_dir"] == "logs"
@@ -118,12 +144,18 @@ def test_a_key_finds_its_place_in_any_layout(text: str) -> None:
 
 
 @given(documents(), st.sampled_from(["top", "module", "both"]), st.booleans())
-def test_lines_that_are_not_meant_stay_in_any_document(document: tuple[str, Any], present: str, ends: bool) -> None:
+def test_lines_that_are_not_meant_stay_in_any_document(
+    document: tuple[str, Any], present: str, ends: bool
+) -> None:
     """In documents of any layout, keys are replaced in their lines or added as lines, and no other line or line ending changes."""
     body, _ = document
     newline = "\r\n" if "\r\n" in body else "\n"
     head = f'log_dir = "old" # where{newline}' if present != "module" else ""
-    keys = ['type = "BatchedAsr"', *(['  dtype_override = "bf16" # why'] if present != "top" else []), "  batch_size = 4 # streams"]
+    keys = [
+        'type = "BatchedAsr"',
+        *(['  dtype_override = "bf16" # why'] if present != "top" else []),
+        "  batch_size = 4 # streams",
+    ]
     template = newline.join([head + body, "[modules.asr]", *keys]) + (newline if ends else "")
     text = render(template, ConfigSettings(batch_size=8, log_dir="new", dtype_override=DType.F16))
     wanted = tomllib.loads(template)
@@ -131,7 +163,11 @@ def test_lines_that_are_not_meant_stay_in_any_document(document: tuple[str, Any]
     wanted["log_dir"] = "new"
     assert tomllib.loads(text) == wanted
     gone, new = changed_lines(template, text)
-    replaced = {'log_dir = "old" # where', 'dtype_override = "bf16" # why', "batch_size = 4 # streams"}
+    replaced = {
+        'log_dir = "old" # where',
+        'dtype_override = "bf16" # why',
+        "batch_size = 4 # streams",
+    }
     assert {line.strip() for line in gone} == {line for line in replaced if line in template}
     assert len(new) == 3 + (2 if present == "top" else 0)
     if "\n" not in template.replace("\r\n", ""):
@@ -145,7 +181,10 @@ def test_settings_that_no_module_takes_are_refused() -> None:
         render(tts, ConfigSettings(dtype_override=DType.F16))
     with pytest.raises(InputError, match="no n_q"):
         render(text_of(STT[0]), ConfigSettings(n_q=8))
-    assert tomllib.loads(render(tts, ConfigSettings(batch_size=2)))["modules"]["tts_py"]["batch_size"] == 2
+    assert (
+        tomllib.loads(render(tts, ConfigSettings(batch_size=2)))["modules"]["tts_py"]["batch_size"]
+        == 2
+    )
     two = text_of(STT[0]) + '\n[modules.second]\ntype = "Asr"\n'
     with pytest.raises(InputError, match="asr, second"):
         render(two, ConfigSettings(batch_size=2))
@@ -159,18 +198,33 @@ def test_the_files_of_a_speaking_module_go_where_its_script_reads_them() -> None
     """Into the py table, the tokenizer into the module's own key too; every comment and all other keys stay."""
     tts = text_of(shipped_folder("configs") / "config-tts.toml")
     settings = ConfigSettings(
-        lm_model_file="lm", text_tokenizer_file="pieces", audio_tokenizer_file="codec", model_config_file="config", n_q=8
+        lm_model_file="lm",
+        text_tokenizer_file="pieces",
+        audio_tokenizer_file="codec",
+        model_config_file="config",
+        n_q=8,
     )
     made = render(tts, settings)
     module, before = (tomllib.loads(text)["modules"]["tts_py"] for text in (made, tts))
-    wanted = {"moshi_weight": "lm", "tokenizer": "pieces", "mimi_weight": "codec", "config_path": "config", "n_q": 8}
+    wanted = {
+        "moshi_weight": "lm",
+        "tokenizer": "pieces",
+        "mimi_weight": "codec",
+        "config_path": "config",
+        "n_q": 8,
+    }
     assert module == {**before, "text_tokenizer_file": "pieces", "py": {**before["py"], **wanted}}
     assert made.count("#") == tts.count("#")
 
 
 def test_the_speech_module_is_found_beside_others() -> None:
     """Settings go to the one module that loads a language model, whatever else the server runs."""
-    both = text_of(STT[0]) + text_of(shipped_folder("configs") / "config-tts.toml").partition("authorized_ids")[2].partition("\n")[2]
+    both = (
+        text_of(STT[0])
+        + text_of(shipped_folder("configs") / "config-tts.toml")
+        .partition("authorized_ids")[2]
+        .partition("\n")[2]
+    )
     values = tomllib.loads(render(both, ConfigSettings(batch_size=3)))["modules"]
     assert (values["asr"]["batch_size"], values["tts_py"]["batch_size"]) == (3, 8)
 
@@ -178,9 +232,32 @@ def test_the_speech_module_is_found_beside_others() -> None:
 @pytest.mark.parametrize("path", STT, ids=lambda path: path.stem)
 def test_a_rendered_config_lints_clean_on_turing(path: Path) -> None:
     """A ready config with an override, a fitting batch and a key of its own has no errors on a T4, and no warning about access."""
-    t4 = Device("Tesla T4", ComputeCapability(7, 5), 15 << 30, 15 << 30, 320 * 10**9, 0, 0, None, "simulated")
-    text = render(text_of(path), ConfigSettings(dtype_override=DType.F16, batch_size=8, authorized_ids=(generate_api_key(),)))
-    report = lint(parse_config(text), LintFacts(environ={"HOME": "/h"}, device=t4, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1"))
+    t4 = Device(
+        "Tesla T4",
+        ComputeCapability(7, 5),
+        15 << 30,
+        15 << 30,
+        320 * 10**9,
+        0,
+        0,
+        None,
+        "simulated",
+    )
+    text = render(
+        text_of(path),
+        ConfigSettings(
+            dtype_override=DType.F16, batch_size=8, authorized_ids=(generate_api_key(),)
+        ),
+    )
+    report = lint(
+        parse_config(text),
+        LintFacts(
+            environ={"HOME": "/h"},
+            device=t4,
+            server_version=ServerVersion(0, 6, 4),
+            addr="127.0.0.1",
+        ),
+    )
     assert report.count(Severity.ERROR) == 0
     assert {finding.code for finding in report.findings} == {"ineffective-key"}
 

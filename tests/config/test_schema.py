@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.config.lint import lint
-from dsmops.config.lint.facts import LintFacts
+from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config, parse_config
 from dsmops.config.schema import (
     MODULES,
@@ -25,7 +25,7 @@ from dsmops.config.schema import (
     Variants,
     Whole,
 )
-from dsmops.facts import Severity
+from dsmops.findings import Severity
 from dsmops.models import MODELS
 from dsmops.shipped import shipped_folder
 
@@ -44,16 +44,23 @@ def test_ready_configs_say_what_upstream_says(name: str, shared_data: Path) -> N
 def test_the_low_ram_config_is_the_model_of_the_other_one() -> None:
     """It differs from the published config of the same model only where a small Turing card asks for it."""
     published, low = (
-        tomllib.loads((shipped_folder("configs") / name).read_text()) for name in (NAMES[0], "config-stt-en_fr-lowram-sm75.toml")
+        tomllib.loads((shipped_folder("configs") / name).read_text())
+        for name in (NAMES[0], "config-stt-en_fr-lowram-sm75.toml")
     )
     module, low_module = published["modules"]["asr"], low["modules"]["asr"]
     assert low_module["model"] == module["model"]
-    assert {key for key in low_module if low_module[key] != module.get(key)} == {"lm_model_file", "batch_size", "dtype_override"}
+    assert {key for key in low_module if low_module[key] != module.get(key)} == {
+        "lm_model_file",
+        "batch_size",
+        "dtype_override",
+    }
     assert low_module["dtype_override"] == "f16"
     assert "." not in low["instance_name"]
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS.values() if model.lm], ids=lambda model: model.name)
+@pytest.mark.parametrize(
+    "model", [model for model in MODELS.values() if model.lm], ids=lambda model: model.name
+)
 def test_the_model_table_agrees_with_the_ready_configs(model: Any) -> None:
     """Files, sizes, delay and batch of each published model are those of its config."""
     module = tomllib.loads((shipped_folder("configs") / model.preset).read_text())["modules"]["asr"]
@@ -77,7 +84,9 @@ def test_the_override_is_marked_with_its_version() -> None:
     """Every module type that loads a language model reads it, from 0.6.4 on, and no other type does."""
     with_lm = {kind for kind, section in MODULES.items() if "model" in section.keys}
     assert with_lm == {"Asr", "BatchedAsr", "Tts", "Lm"}
-    assert {kind for kind, section in MODULES.items() if "dtype_override" in section.keys} == with_lm
+    assert {
+        kind for kind, section in MODULES.items() if "dtype_override" in section.keys
+    } == with_lm
     assert all(MODULES[kind].keys["dtype_override"].since == (0, 6, 4) for kind in with_lm)
 
 
@@ -98,16 +107,22 @@ def test_every_required_key_is_missed() -> None:
     values = tomllib.loads((shipped_folder("configs") / NAMES[0]).read_text())
     module = values["modules"]["asr"]
     cases = [
-        ((key,), {other: value for other, value in values.items() if other != key}) for key in ("static_dir", "log_dir", "instance_name")
+        ((key,), {other: value for other, value in values.items() if other != key})
+        for key in ("static_dir", "log_dir", "instance_name")
     ]
     cases += [
-        (("modules", "asr", *where), values | {"modules": {"asr": table}}) for where, table in remove_each(module, MODULES["BatchedAsr"])
+        (("modules", "asr", *where), values | {"modules": {"asr": table}})
+        for where, table in remove_each(module, MODULES["BatchedAsr"])
     ]
     assert len(cases) > 30
     for where, broken in cases:
         if where[-1] == "type":
             continue  # its absence is another message, and has a file of its own
-        errors = [finding for finding in lint(Config("x", "", broken, {}), LintFacts()).findings if finding.code == "missing-key"]
+        errors = [
+            finding
+            for finding in lint(Config("x", "", broken, {}), LintFacts()).findings
+            if finding.code == "missing-key"
+        ]
         assert [finding.where for finding in errors] == [".".join(where)]
 
 
@@ -115,31 +130,65 @@ PY = '[modules.t]\ntype = "Py"\npath = "/t"\ntext_tokenizer_file = "x"\nbatch_si
 
 
 @pytest.mark.parametrize(
-    "line", ['n_q = "24"', "n_q = 24.0", "n_q = true", 'temp = "0.6"', "temp = 1", "debug = 1", 'debug = "yes"', "max_padding = ' 8 '"]
+    "line",
+    [
+        'n_q = "24"',
+        "n_q = 24.0",
+        "n_q = true",
+        'temp = "0.6"',
+        "temp = 1",
+        "debug = 1",
+        'debug = "yes"',
+        "max_padding = ' 8 '",
+    ],
 )
 def test_python_tables_accept_what_pydantic_turns_round(line: str) -> None:
     """The script's own reader is laxer than the server's."""
-    assert "wrong-type" not in {finding.code for finding in lint(parse_config(PY + line), LintFacts()).findings}
+    assert "wrong-type" not in {
+        finding.code for finding in lint(parse_config(PY + line), LintFacts()).findings
+    }
 
 
 @pytest.mark.parametrize(
-    "line", ['n_q = "many"', "n_q = 24.5", "n_q = nan", "temp = 'warm'", "debug = 2", "tokenizer = 1", "n_q = []", "debug = []"]
+    "line",
+    [
+        'n_q = "many"',
+        "n_q = 24.5",
+        "n_q = nan",
+        "temp = 'warm'",
+        "debug = 2",
+        "tokenizer = 1",
+        "n_q = []",
+        "debug = []",
+    ],
 )
 def test_python_tables_refuse_the_rest(line: str) -> None:
     """What pydantic cannot turn into the right type stops the module."""
-    assert "wrong-type" in {finding.code for finding in lint(parse_config(PY + line), LintFacts()).findings}
+    assert "wrong-type" in {
+        finding.code for finding in lint(parse_config(PY + line), LintFacts()).findings
+    }
 
 
 @given(st.integers(0, 2**63 - 1))
 def test_every_usize_is_taken(number: int) -> None:
     """Whole numbers up to the largest that TOML holds are no type errors."""
     text = f'[modules.t]\ntype = "PyBatchedAsr"\nasr_delay_in_tokens = {number}\n'
-    codes = {finding.code for finding in lint(parse_config(text), LintFacts()).findings if finding.severity is Severity.ERROR}
+    codes = {
+        finding.code
+        for finding in lint(parse_config(text), LintFacts()).findings
+        if finding.severity is Severity.ERROR
+    }
     assert codes == {"missing-key"}
 
 
 @pytest.mark.parametrize(
-    ("text", "version"), [("0.6.4", (0, 6, 4)), ("v0.6.3", (0, 6, 3)), (" 0.7.0-rc1 ", (0, 7, 0)), ("1.10.2", (1, 10, 2))]
+    ("text", "version"),
+    [
+        ("0.6.4", (0, 6, 4)),
+        ("v0.6.3", (0, 6, 3)),
+        (" 0.7.0-rc1 ", (0, 7, 0)),
+        ("1.10.2", (1, 10, 2)),
+    ],
 )
 def test_versions_are_read(text: str, version: tuple[int, int, int]) -> None:
     """With or without a v, and with whatever follows the three numbers."""

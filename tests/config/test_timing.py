@@ -16,8 +16,9 @@ from dsmops.config.timing import (
     find_profile,
     read_profile,
 )
+from dsmops.devices import ComputeCapability, Device, Runtime
+from dsmops.dtypes import DType
 from dsmops.errors import InputError, SourceError
-from dsmops.facts import ComputeCapability, Device, DType, Runtime
 from dsmops.models import MODELS
 
 LM = MODELS["stt-1b-en_fr"].lm
@@ -37,13 +38,25 @@ GOOD = {
 
 
 def device(bandwidth: int | None) -> Device:
-    return Device("card", ComputeCapability(7, 5), 8 * 2**30, None, bandwidth, 0, 0, None, "simulated")
+    return Device(
+        "card", ComputeCapability(7, 5), 8 * 2**30, None, bandwidth, 0, 0, None, "simulated"
+    )
 
 
 def test_a_profile_is_linear_between_points_and_silent_beyond_them() -> None:
     """Between 8 and 16 the 99th percentile rises linearly; below the first point it is level; beyond the last it is unknown."""
-    profile = StepProfile("T4", "m", DType.F16, "r", (StepPoint(4, 30), StepPoint(8, 50), StepPoint(16, 90)))
-    assert [profile.step_p99_ms(batch) for batch in (1, 4, 6, 8, 12, 16, 17)] == [30, 30, 40, 50, 70, 90, None]
+    profile = StepProfile(
+        "T4", "m", DType.F16, "r", (StepPoint(4, 30), StepPoint(8, 50), StepPoint(16, 90))
+    )
+    assert [profile.step_p99_ms(batch) for batch in (1, 4, 6, 8, 12, 16, 17)] == [
+        30,
+        30,
+        40,
+        50,
+        70,
+        90,
+        None,
+    ]
     assert profile.largest_batch(70) == 12
     assert profile.largest_batch(29) == 0
     assert profile.largest_batch(1000) == 16
@@ -51,28 +64,45 @@ def test_a_profile_is_linear_between_points_and_silent_beyond_them() -> None:
 
 def test_the_estimate_meets_the_trace_it_was_calibrated_on() -> None:
     """An RTX 2070 (448 GB/s) at batch 2 in f16 is estimated at the 28.8 ms its public trace shows."""
-    assert estimate_step_ms(LM, DType.F16, 2, device(448_000_000_000)) == pytest.approx(28.8, abs=0.2)
+    assert estimate_step_ms(LM, DType.F16, 2, device(448_000_000_000)) == pytest.approx(
+        28.8, abs=0.2
+    )
 
 
-@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 19.4), (32, 22.1), (64, 24.9), (128, 29.3)])
-def test_the_estimate_for_speaking_is_near_the_packages_own_times(batch_size: int, measured_ms: float) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "measured_ms"), [(1, 19.4), (32, 22.1), (64, 24.9), (128, 29.3)]
+)
+def test_the_estimate_for_speaking_is_near_the_packages_own_times(
+    batch_size: int, measured_ms: float
+) -> None:
     """The `moshi` package on an H200 (4.8 TB/s), 32 codebooks in two bytes a number: within a twentieth of what was measured."""
     shape = MODELS["tts-1.6b-en_fr"].shape
-    assert estimate_step_ms(shape, DType.BF16, batch_size, device(4_800_000_000_000)) == pytest.approx(measured_ms, rel=0.05)
+    assert estimate_step_ms(
+        shape, DType.BF16, batch_size, device(4_800_000_000_000)
+    ) == pytest.approx(measured_ms, rel=0.05)
 
 
-@pytest.mark.parametrize(("batch_size", "measured_ms"), [(1, 9.5), (32, 11.2), (64, 13.5), (128, 18.4)])
-def test_the_estimate_for_speaking_is_near_the_workers_own_times(batch_size: int, measured_ms: float) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "measured_ms"), [(1, 9.5), (32, 11.2), (64, 13.5), (128, 18.4)]
+)
+def test_the_estimate_for_speaking_is_near_the_workers_own_times(
+    batch_size: int, measured_ms: float
+) -> None:
     """The embedded worker on the same card, 32 codebooks in f16: within a twentieth."""
     shape = MODELS["tts-1.6b-en_fr"].shape
-    estimated = estimate_step_ms(shape, DType.F16, batch_size, device(4_800_000_000_000), runtime=Runtime.EMBEDDED)
+    estimated = estimate_step_ms(
+        shape, DType.F16, batch_size, device(4_800_000_000_000), runtime=Runtime.EMBEDDED
+    )
     assert estimated == pytest.approx(measured_ms, rel=0.05)
 
 
 def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
     """A step grows evenly with n_q, by launches and one weight set, also where codebooks share theirs; other models have no codebooks."""
     shape, card = MODELS["tts-1.6b-en_fr"].shape, device(320_000_000_000)
-    steps = [estimate_step_ms(shape, DType.F16, 4, card, runtime=Runtime.EMBEDDED, n_q=n_q) for n_q in (8, 16, 24, 32)]
+    steps = [
+        estimate_step_ms(shape, DType.F16, 4, card, runtime=Runtime.EMBEDDED, n_q=n_q)
+        for n_q in (8, 16, 24, 32)
+    ]
     gains = [after - before for before, after in pairwise(steps)]
     assert gains == pytest.approx([gains[0]] * 3)
     assert gains[0] > 8 * 92_274_688 / 320_000_000_000 * 1000
@@ -84,9 +114,15 @@ def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() 
     slow, fast = device(320_000_000_000), device(900_000_000_000)
     assert estimate_step_ms(LM, DType.F16, 8, slow) > estimate_step_ms(LM, DType.F16, 7, slow)
     assert estimate_step_ms(LM, DType.F16, 8, fast) < estimate_step_ms(LM, DType.F16, 8, slow)
-    assert estimate_step_ms(LM, DType.F16, 8, slow, context=375) < estimate_step_ms(LM, DType.F16, 8, slow)
+    assert estimate_step_ms(LM, DType.F16, 8, slow, context=375) < estimate_step_ms(
+        LM, DType.F16, 8, slow
+    )
     edge = estimate_largest_batch(LM, DType.F16, slow)
-    assert estimate_step_ms(LM, DType.F16, edge, slow) <= BUDGET_MS < estimate_step_ms(LM, DType.F16, edge + 1, slow)
+    assert (
+        estimate_step_ms(LM, DType.F16, edge, slow)
+        <= BUDGET_MS
+        < estimate_step_ms(LM, DType.F16, edge + 1, slow)
+    )
 
 
 def test_without_bandwidth_there_is_no_estimate() -> None:

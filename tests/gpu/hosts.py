@@ -1,9 +1,10 @@
 """Recorded hosts: what NVML, nvidia-smi and the file system answer on a machine, played back to the real probe.
 
-A host is one JSON file in tests/data/gpu/hosts. NVML is faked at the functions of pynvml, so all of `gpu/nvml.py` runs; nvidia-smi is
-a program on PATH that answers queries from a table; the file system is a folder. Answers are keyed by NVML's own function names,
-a missing one means NVML_ERROR_NOT_SUPPORTED, and a text that starts with NVML_ERROR_ is raised. `record` writes such a file on a
-real machine: `python -m tests.gpu.hosts > tests/data/gpu/hosts/NAME.json`.
+A host is one JSON file in tests/data/gpu/hosts. NVML is faked at the functions of pynvml, so all of
+`gpu/nvml.py` runs; nvidia-smi is a program on PATH that answers queries from a table; the file
+system is a folder. Answers are keyed by NVML's own function names, a missing one means
+NVML_ERROR_NOT_SUPPORTED, and a text that starts with NVML_ERROR_ is raised. `record` writes such a
+file on a real machine: `python -m tests.gpu.hosts > tests/data/gpu/hosts/NAME.json`.
 """
 
 from __future__ import annotations
@@ -97,17 +98,28 @@ class PlayedHost:
         fake("nvmlDeviceGetCount", lambda: len(devices))
         fake("nvmlDeviceGetHandleByIndex", handle)
         fake("nvmlSystemGetDriverVersion", lambda: _answer(recorded["nvmlSystemGetDriverVersion"]))
-        fake("nvmlSystemGetCudaDriverVersion_v2", lambda: _answer(recorded["nvmlSystemGetCudaDriverVersion_v2"]))
+        fake(
+            "nvmlSystemGetCudaDriverVersion_v2",
+            lambda: _answer(recorded["nvmlSystemGetCudaDriverVersion_v2"]),
+        )
         fake("nvmlSystemGetProcessName", process_name)
         fake("nvmlDeviceGetPciInfo", lambda device: SimpleNamespace(busId=_get(device, "busId")))
-        fake("nvmlDeviceGetMaxClockInfo", lambda device, kind: _answer(_get(device, "nvmlDeviceGetMaxClockInfo")[str(kind)]))
+        fake(
+            "nvmlDeviceGetMaxClockInfo",
+            lambda device, kind: _answer(_get(device, "nvmlDeviceGetMaxClockInfo")[str(kind)]),
+        )
         fake("nvmlDeviceGetMaxMigDeviceCount", lambda device: len(device.get("instances", [])))
         fake("nvmlDeviceGetMigDeviceHandleByIndex", instance)
         fake("nvmlDeviceGetMemoryInfo", _memory)
         for name in SIMPLE:
             fake(name, lambda device, name=name: _get(device, name))
         for name in PROCESSES:
-            fake(name, lambda device, name=name: [SimpleNamespace(**entry) for entry in _get(device, name)])
+            fake(
+                name,
+                lambda device, name=name: [
+                    SimpleNamespace(**entry) for entry in _get(device, name)
+                ],
+            )
 
 
 def _answer(recorded: Any) -> Any:
@@ -166,7 +178,11 @@ def record() -> dict[str, Any]:
         try:
             return function(*args)
         except pynvml.NVMLError as exc:
-            known = [name for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_") and value == exc.value]
+            known = [
+                name
+                for name, value in vars(pynvml).items()
+                if name.startswith("NVML_ERROR_") and value == exc.value
+            ]
             return known[0]
 
     def device(index: int) -> Any:
@@ -174,13 +190,21 @@ def record() -> dict[str, Any]:
         answers = {name: ask(getattr(pynvml, name), handle) for name in SIMPLE}
         answers["busId"] = pynvml.nvmlDeviceGetPciInfo(handle).busId
         kinds = (pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM)
-        answers["nvmlDeviceGetMaxClockInfo"] = {str(kind): ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, kind) for kind in kinds}
+        answers["nvmlDeviceGetMaxClockInfo"] = {
+            str(kind): ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, kind) for kind in kinds
+        }
         memory = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-        answers["nvmlDeviceGetMemoryInfo"] = memory if isinstance(memory, str) else [memory.total, memory.free, memory.used]
+        answers["nvmlDeviceGetMemoryInfo"] = (
+            memory if isinstance(memory, str) else [memory.total, memory.free, memory.used]
+        )
         for name in PROCESSES[:2]:
             listed = ask(getattr(pynvml, name), handle)
             fields = ("pid", "usedGpuMemory")
-            answers[name] = listed if isinstance(listed, str) else [{key: getattr(entry, key) for key in fields} for entry in listed]
+            answers[name] = (
+                listed
+                if isinstance(listed, str)
+                else [{key: getattr(entry, key) for key in fields} for entry in listed]
+            )
         return answers
 
     return {

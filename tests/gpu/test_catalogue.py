@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 from dsmops.gpu.catalogue import CARDS, capability_of, find_card, nearest_names
 
-# Data rate in Gbit/s a pin and bus width in bits: a second way to the same bandwidth, from the same product pages.
+# Data rate in Gbit/s a pin and bus width in bits: a second way to the same bandwidth, from the same
+# product pages.
 GDDR = {
     "t4": (10, 256),
     "a10": (12.5, 384),
@@ -76,13 +77,19 @@ def test_bandwidth_is_data_rate_times_bus_width(name: str) -> None:
     card = find_card(name)
     assert card is not None
     gbit_per_s, width_bits = GDDR[name]
-    assert card.memory_bandwidth_bytes_per_s == pytest.approx(gbit_per_s * 1e9 * width_bits / 8, rel=0.01)
+    assert card.memory_bandwidth_bytes_per_s == pytest.approx(
+        gbit_per_s * 1e9 * width_bits / 8, rel=0.01
+    )
 
 
 def test_every_card_with_gddr_is_checked() -> None:
     """Only the HBM cards (P100, V100, A100, H100, H200) are left out of the table above."""
     checked = {find_card(name) for name in GDDR}
-    assert all(card.name.split()[1][:4] in {"P100", "V100", "A100", "H100", "H200"} for card in CARDS if card not in checked)
+    assert all(
+        card.name.split()[1][:4] in {"P100", "V100", "A100", "H100", "H200"}
+        for card in CARDS
+        if card not in checked
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,11 @@ def test_every_card_with_gddr_is_checked() -> None:
 )
 def test_a_series_has_one_capability(series: str, sm: str) -> None:
     """All cards of a consumer series are of one architecture."""
-    found = {card.compute_capability for card in CARDS if series in card.name and (series == "Quadro RTX" or "Quadro" not in card.name)}
+    found = {
+        card.compute_capability
+        for card in CARDS
+        if series in card.name and (series == "Quadro RTX" or "Quadro" not in card.name)
+    }
     assert found == {ComputeCapability.parse(sm)}
 
 
@@ -131,14 +142,26 @@ def test_names_are_understood_however_written(written: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "NVIDIA", "RTX 6000", "NVIDIA RTX 6000 Ada Generation", "T400", "RTX 2070 with Max-Q Design", "Radeon"]
+    "name",
+    [
+        "",
+        "NVIDIA",
+        "RTX 6000",
+        "NVIDIA RTX 6000 Ada Generation",
+        "T400",
+        "RTX 2070 with Max-Q Design",
+        "Radeon",
+    ],
 )
 def test_names_of_other_cards_are_not_taken_for_these(name: str) -> None:
     """A resembling name is not a match: an RTX 6000 Ada is no Quadro RTX 6000, and a laptop's memory bus is another."""
     assert find_card(name) is None
 
 
-@pytest.mark.parametrize("name", ["GeForce RTX 2070 with Max-Q Design", "NVIDIA GeForce RTX 2070 Laptop GPU", "RTX 2070 Mobile"])
+@pytest.mark.parametrize(
+    "name",
+    ["GeForce RTX 2070 with Max-Q Design", "NVIDIA GeForce RTX 2070 Laptop GPU", "RTX 2070 Mobile"],
+)
 def test_laptop_cards_share_the_capability(name: str) -> None:
     """The capability of a laptop variant is that of the card it is named after."""
     assert capability_of(name) == ComputeCapability(7, 5)

@@ -18,7 +18,9 @@ def test_a_mismatch_names_the_loaded_module() -> None:
     """The version that the kernel runs is in the message; a container is told to restart, a machine to reboot."""
     refused = Failure(FailureKind.VERSION_MISMATCH, "Driver/library version mismatch")
     on_machine = no_driver(refused, None, HostFacts(driver_module_version="535.161.07"))
-    in_container = no_driver(refused, None, HostFacts(driver_module_version="535.161.07", container=True))
+    in_container = no_driver(
+        refused, None, HostFacts(driver_module_version="535.161.07", container=True)
+    )
     assert "535.161.07" in on_machine.message
     assert on_machine.hint.startswith("Reboot")
     assert in_container.hint.startswith("Restart the container")
@@ -27,7 +29,9 @@ def test_a_mismatch_names_the_loaded_module() -> None:
 def test_without_a_driver_the_hint_depends_on_the_card() -> None:
     """A card without a driver needs one installed; no card means another machine."""
     assert "ubuntu-drivers" in no_driver(NO_LIBRARY, NO_TOOL, HostFacts(pci_cards=1)).hint
-    assert no_driver(NO_LIBRARY, NO_TOOL, HostFacts()).hint == "Run this on the machine with the GPU."
+    assert (
+        no_driver(NO_LIBRARY, NO_TOOL, HostFacts()).hint == "Run this on the machine with the GPU."
+    )
 
 
 def test_other_systems_have_no_cuda() -> None:
@@ -67,12 +71,14 @@ def test_pre_ampere_needs_a_known_capability() -> None:
 
 def test_pre_ampere_of_an_unknown_card_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device without a capability makes the check impossible: exit code 4."""
-    from dsmops.facts import Device
+    from dsmops.devices import Device
     from dsmops.gpu import DeviceReport, DeviceState
     from dsmops.gpu.verdict import judge
 
     device = Device("GRID", None, None, None, None, 0, 0, None, "nvml")
-    report = GpuReport((DeviceReport(device, DeviceState.VISIBLE, judge(None, None, None)),), (), source="nvml")
+    report = GpuReport(
+        (DeviceReport(device, DeviceState.VISIBLE, judge(None, None, None)),), (), source="nvml"
+    )
     with pytest.raises(EnvironmentMissingError) as caught:
         has_pre_ampere(report)
     assert (caught.value.exit_code, caught.value.code) == (4, "gpu.capability_unknown")

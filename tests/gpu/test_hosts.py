@@ -34,12 +34,20 @@ def summary(report: GpuReport) -> dict[str, Any]:
             each.state.value,
             f"{size(device.memory_total_bytes)} total",
             f"{size(device.memory_free_bytes)} free",
-            "n/a" if device.memory_bandwidth_bytes_per_s is None else f"{device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s",
-            "serve n/a" if each.verdict.serving_dtype is None else f"serve {each.verdict.serving_dtype.candle_name}",
-            "build n/a" if build is None else f"build {build.cuda_compute_cap} with {build.toolkit_min} to {build.toolkit_max}",
+            "n/a"
+            if device.memory_bandwidth_bytes_per_s is None
+            else f"{device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s",
+            "serve n/a"
+            if each.verdict.serving_dtype is None
+            else f"serve {each.verdict.serving_dtype.candle_name}",
+            "build n/a"
+            if build is None
+            else f"build {build.cuda_compute_cap} with {build.toolkit_min} to {build.toolkit_max}",
         ]
         parts += [f"catalogue: {', '.join(each.from_catalogue)}"] if each.from_catalogue else []
-        parts += [f"{process.pid} {process.name} {process.used_bytes}" for process in each.processes or ()]
+        parts += [
+            f"{process.pid} {process.name} {process.used_bytes}" for process in each.processes or ()
+        ]
         lines.append(", ".join(parts))
     return {
         "source": report.source,
@@ -52,13 +60,17 @@ def summary(report: GpuReport) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", host_names())
-def test_a_recorded_host_is_reported_as_expected(name: str, play: Play, request: pytest.FixtureRequest) -> None:
+def test_a_recorded_host_is_reported_as_expected(
+    name: str, play: Play, request: pytest.FixtureRequest
+) -> None:
     """The report on each recorded host has exactly the devices and findings written in its file."""
     host = play(name)
     found = summary(host.probe())
     if request.config.getoption("--update-golden"):
         recorded = load_host(name) | {"expect": found}
-        (HOSTS / f"{name}.json").write_text(json.dumps(recorded, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (HOSTS / f"{name}.json").write_text(
+            json.dumps(recorded, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     assert found == load_host(name)["expect"]
 
 
@@ -98,7 +110,10 @@ def test_verdicts_that_need_different_fixes_have_different_codes() -> None:
         "container_without_runtime",
         "access_blocked",
     )
-    codes = [next(line for line in load_host(name)["expect"]["findings"] if line.startswith("error")) for name in hosts]
+    codes = [
+        next(line for line in load_host(name)["expect"]["findings"] if line.startswith("error"))
+        for name in hosts
+    ]
     assert len(set(codes)) == len(hosts)
 
 
@@ -116,7 +131,9 @@ def test_nvml_that_never_started_is_not_shut_down(play: Play) -> None:
     assert host.shut_down == 0
 
 
-def test_a_process_name_in_no_encoding_is_missing(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_name_in_no_encoding_is_missing(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A name that the bindings cannot decode is a missing reading."""
     host = play("processes_unknown")
     monkeypatch.setattr("pynvml.nvmlSystemGetProcessName", lambda pid: b"\xff".decode())
@@ -147,7 +164,10 @@ def test_this_machine_can_be_probed() -> None:
     assert report.devices or any(finding.severity == "error" for finding in report.findings)
 
 
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists(), reason="this machine has an NVIDIA driver")
+@pytest.mark.skipif(
+    Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists(),
+    reason="this machine has an NVIDIA driver",
+)
 def test_no_driver_for_real() -> None:
     """On a machine without a driver, NVML and nvidia-smi fail for real, and the report says so with exit code 4."""
     report = probe()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 from dsmops.gpu import GpuReport, choose, nvml, probe, smi
 from dsmops.gpu.readings import HostReading
 from dsmops.gpu.torch_build import TorchKernels
@@ -20,7 +20,8 @@ from tests.support.cli import dsmops
 
 pytestmark = pytest.mark.gpu
 
-# Ask the CUDA driver, in a process of its own, what it enumerates: [[uuid hex, major, minor, total bytes], ...] and its CUDA version.
+# Ask the CUDA driver, in a process of its own, what it enumerates: [[uuid hex, major, minor, total
+# bytes], ...] and its CUDA version.
 ASK_CUDA = """
 import ctypes, json
 cuda = ctypes.CDLL("libcuda.so.1")
@@ -64,9 +65,18 @@ def report() -> GpuReport:
 
 def ask(code: str, environ: dict[str, str] | None = None) -> Any:
     """Run Python code in a process of its own, with a mask of devices, and return the JSON it prints."""
-    clean = {name: value for name, value in os.environ.items() if name not in {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=clean | (environ or {}), timeout=120
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean | (environ or {}),
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -89,7 +99,9 @@ def test_nvml_answers_with_every_reading(report: GpuReport) -> None:
     assert report.driver_version
     assert report.cuda_driver_version
     assert report.nvml_init_ms is not None
-    print(f"\n{device.label}: NVML started in {report.nvml_init_ms} ms, read in {report.nvml_read_ms} ms")
+    print(
+        f"\n{device.label}: NVML started in {report.nvml_init_ms} ms, read in {report.nvml_read_ms} ms"
+    )
 
 
 def test_the_same_as_nvidia_smi(report: GpuReport) -> None:
@@ -98,7 +110,11 @@ def test_the_same_as_nvidia_smi(report: GpuReport) -> None:
         pytest.skip("nvidia-smi is not on PATH")
     reading = smi.read()
     assert isinstance(reading, HostReading)
-    ours = {device.device.uuid: device.device for device in report.devices if device.mig_parent_uuid is None}
+    ours = {
+        device.device.uuid: device.device
+        for device in report.devices
+        if device.mig_parent_uuid is None
+    }
     assert reading.driver_version == report.driver_version
     assert {device.uuid for device in reading.devices} == set(ours)
     for device in reading.devices:
@@ -119,7 +135,9 @@ def test_the_driver_table_knows_this_driver(report: GpuReport) -> None:
 def test_the_same_as_the_cuda_driver(report: GpuReport) -> None:
     """CUDA itself enumerates the devices in the order reported, with the same capability."""
     cuda = ask(ASK_CUDA)
-    assert [row[0] for row in cuda["devices"]] == [plain(each.device.uuid) for each in report.visible]
+    assert [row[0] for row in cuda["devices"]] == [
+        plain(each.device.uuid) for each in report.visible
+    ]
     for row, each in zip(cuda["devices"], report.visible, strict=True):
         assert each.device.compute_capability == ComputeCapability(row[1], row[2])
         assert row[3] == pytest.approx(each.device.memory_total_bytes, rel=0.02)
@@ -151,7 +169,9 @@ MASKS += ["{uuid},0", "0,{uuid}", "GPU-ffffffff", "{uuid},GPU-ffffffff", "GPU-"]
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("order", [None, "PCI_BUS_ID"])
-def test_masks_mean_what_cuda_makes_of_them(mask: str, order: str | None, report: GpuReport) -> None:
+def test_masks_mean_what_cuda_makes_of_them(
+    mask: str, order: str | None, report: GpuReport
+) -> None:
     """Every way to write CUDA_VISIBLE_DEVICES, mistakes included, gives the devices that the CUDA driver enumerates under it."""
     first = report.visible[0].device.uuid or ""
     environ = {"CUDA_VISIBLE_DEVICES": mask.format(uuid=first, prefix=first[:12])}
@@ -159,7 +179,9 @@ def test_masks_mean_what_cuda_makes_of_them(mask: str, order: str | None, report
         environ["CUDA_DEVICE_ORDER"] = order
     reading = nvml.read()
     assert isinstance(reading, HostReading)
-    ours = [plain(reading.devices[at].uuid) for at in visible_devices(reading.devices, environ).ordinals]
+    ours = [
+        plain(reading.devices[at].uuid) for at in visible_devices(reading.devices, environ).ordinals
+    ]
     assert ours == [row[0] for row in ask(ASK_CUDA, environ)["devices"]]
 
 
@@ -168,14 +190,20 @@ def test_the_same_as_torch(report: GpuReport) -> None:
     if report.torch is None:
         pytest.skip("torch is not installed here")
     verdict = report.visible[0].verdict
-    if verdict.torch_kernels in {TorchKernels.NO_CUDA, TorchKernels.NO, TorchKernels.DRIVER_TOO_OLD}:
+    if verdict.torch_kernels in {
+        TorchKernels.NO_CUDA,
+        TorchKernels.NO,
+        TorchKernels.DRIVER_TOO_OLD,
+    }:
         pytest.skip(f"torch {report.torch.version} cannot run here: {verdict.torch_kernels.value}")
     torch = ask(ASK_TORCH)
     assert torch["count"] == len(report.visible)
     assert ComputeCapability(*torch["capability"]) == report.visible[0].device.compute_capability
     assert torch["bf16"] == (not verdict.bf16_fails)
     if report.torch.architectures is not None:
-        assert set(report.torch.architectures) == {ComputeCapability.parse(name) for name in torch["architectures"]}
+        assert set(report.torch.architectures) == {
+            ComputeCapability.parse(name) for name in torch["architectures"]
+        }
     assert torch["works"] == 16.0
 
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsmops.devices import ComputeCapability
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import ComputeCapability, DType
 from dsmops.gpu import choose, simulate
 from dsmops.gpu.simulation import parse_spec
 

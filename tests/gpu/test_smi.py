@@ -65,16 +65,33 @@ def test_the_tool_that_windows_puts_into_wsl_is_found(bin_folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 570.124\n", FailureKind.VERSION_MISMATCH),
+        (
+            "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 570.124\n",
+            FailureKind.VERSION_MISMATCH,
+        ),
         ("Failed to initialize NVML: Insufficient Permissions\n", FailureKind.NO_PERMISSION),
-        ("Failed to initialize NVML: GPU access blocked by the operating system\n", FailureKind.BLOCKED),
-        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure ...\n", FailureKind.DRIVER_NOT_LOADED),
-        ("NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.\n", FailureKind.LIBRARY_MISSING),
-        ("Unable to determine the device handle for GPU 0000:0B:00.0: Unknown Error\n", FailureKind.LOST),
+        (
+            "Failed to initialize NVML: GPU access blocked by the operating system\n",
+            FailureKind.BLOCKED,
+        ),
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure ...\n",
+            FailureKind.DRIVER_NOT_LOADED,
+        ),
+        (
+            "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.\n",
+            FailureKind.LIBRARY_MISSING,
+        ),
+        (
+            "Unable to determine the device handle for GPU 0000:0B:00.0: Unknown Error\n",
+            FailureKind.LOST,
+        ),
         ("Failed to initialize NVML: Unknown Error\n", FailureKind.UNKNOWN),
     ],
 )
-def test_what_the_tool_says_when_it_cannot(text: str, kind: FailureKind, bin_folder: Path, tmp_path: Path) -> None:
+def test_what_the_tool_says_when_it_cannot(
+    text: str, kind: FailureKind, bin_folder: Path, tmp_path: Path
+) -> None:
     """Its known sentences are told apart, on either stream, and kept in the detail."""
     tool(bin_folder, f"import sys; sys.stderr.write({text!r}); sys.exit(9)")
     found = smi.read(tmp_path)
@@ -86,7 +103,10 @@ def test_what_the_tool_says_when_it_cannot(text: str, kind: FailureKind, bin_fol
 @pytest.mark.parametrize("output", ["", "\n\n", "a,b,c\n", '"\n', "0, 1\n", "\\x00\\xff\n"])
 def test_odd_output_is_no_crash(output: str, bin_folder: Path, tmp_path: Path) -> None:
     """Whatever a program of that name prints, the result is no device or a failure."""
-    tool(bin_folder, f"import sys; sys.stdout.buffer.write({output.encode().decode('unicode_escape').encode('latin-1')!r})")
+    tool(
+        bin_folder,
+        f"import sys; sys.stdout.buffer.write({output.encode().decode('unicode_escape').encode('latin-1')!r})",
+    )
     found = smi.read(tmp_path)
     assert isinstance(found, Failure) or found.devices == ()
 
@@ -99,7 +119,15 @@ def test_a_tool_without_a_needed_field_ends(bin_folder: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("driver", "cuda"),
-    [("470.82.01", (11, 4)), ("550.54.15", (12, 4)), ("580.95.05", (13, 0)), ("999.1", None), ("", None), (None, None), ("abc", None)],
+    [
+        ("470.82.01", (11, 4)),
+        ("550.54.15", (12, 4)),
+        ("580.95.05", (13, 0)),
+        ("999.1", None),
+        ("", None),
+        (None, None),
+        ("abc", None),
+    ],
 )
 def test_newest_cuda_of_a_driver(driver: str | None, cuda: tuple[int, int] | None) -> None:
     """The driver's branch gives its CUDA; an unknown branch gives nothing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels, kernels_for, read_build
 
 VERSION_PY = """from typing import Optional
@@ -22,7 +22,13 @@ hip: Optional[str] = None
 """
 
 
-def build(version: str, cuda: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch, machine: str = "x86_64") -> TorchBuild:
+def build(
+    version: str,
+    cuda: str | None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str = "x86_64",
+) -> TorchBuild:
     """Return the build that a version file written as torch writes it describes."""
     monkeypatch.setattr("platform.machine", lambda: machine)
     file = folder / "version.py"
@@ -73,7 +79,9 @@ def test_answers(
     assert kernels_for(torch, ComputeCapability.parse(sm), driver) is answer
 
 
-def test_arm_wheels_have_other_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arm_wheels_have_other_architectures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same tag on aarch64 has no Turing kernels."""
     torch = build("2.13.0+cu130", "13.0", tmp_path, monkeypatch, machine="aarch64")
     assert kernels_for(torch, ComputeCapability(7, 5), (13, 0)) is TorchKernels.NO
@@ -83,7 +91,10 @@ def test_arm_wheels_have_other_architectures(tmp_path: Path, monkeypatch: pytest
 def test_no_torch_and_no_capability() -> None:
     """Without torch the answer is that, and without a capability it is unknown."""
     assert kernels_for(None, ComputeCapability(7, 5), (12, 4)) is TorchKernels.NOT_INSTALLED
-    assert kernels_for(TorchBuild("2.13.0+cu126", "12.6", (ComputeCapability(7, 5),)), None, None) is TorchKernels.UNKNOWN
+    assert (
+        kernels_for(TorchBuild("2.13.0+cu126", "12.6", (ComputeCapability(7, 5),)), None, None)
+        is TorchKernels.UNKNOWN
+    )
 
 
 @pytest.mark.parametrize("text", [None, "", "version = 3", "__version__ = compute()"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsmops.facts import ComputeCapability, DType
+from dsmops.devices import ComputeCapability
+from dsmops.dtypes import DType
 from dsmops.gpu.torch_build import TorchKernels
 from dsmops.gpu.verdict import ARCHITECTURES, CUDA_NOT_FOUND, Conversion, judge, plan_build
 
@@ -29,14 +30,29 @@ F32, F16, BF16 = DType.F32, DType.F16, DType.BF16
         ("12.0", "Blackwell", (F32, F16, BF16), BF16, Conversion.NOT_NEEDED),
     ],
 )
-def test_dtypes_of_every_generation(sm: str, family: str, native: tuple[DType, ...], serving: DType, conversion: Conversion) -> None:
+def test_dtypes_of_every_generation(
+    sm: str, family: str, native: tuple[DType, ...], serving: DType, conversion: Conversion
+) -> None:
     """Each generation has its native dtypes, its serving dtype, and a dtype_override exactly where bf16 fails."""
     verdict = judge(ComputeCapability.parse(sm), (12, 8), None)
-    assert (verdict.family, verdict.native_dtypes, verdict.serving_dtype, verdict.conversion) == (family, native, serving, conversion)
+    assert (verdict.family, verdict.native_dtypes, verdict.serving_dtype, verdict.conversion) == (
+        family,
+        native,
+        serving,
+        conversion,
+    )
     if serving is BF16:
-        assert (verdict.bf16_fails, verdict.bf16_error, verdict.dtype_override) == (False, None, None)
+        assert (verdict.bf16_fails, verdict.bf16_error, verdict.dtype_override) == (
+            False,
+            None,
+            None,
+        )
     else:
-        assert (verdict.bf16_fails, verdict.bf16_error, verdict.dtype_override) == (True, CUDA_NOT_FOUND, serving.candle_name)
+        assert (verdict.bf16_fails, verdict.bf16_error, verdict.dtype_override) == (
+            True,
+            CUDA_NOT_FOUND,
+            serving.candle_name,
+        )
 
 
 @pytest.mark.parametrize(
@@ -78,14 +94,18 @@ def test_toolkits_that_build_the_server(
 
 
 @pytest.mark.parametrize("capability", list(ARCHITECTURES), ids=str)
-def test_every_known_card_can_be_built_for_under_a_recent_driver(capability: ComputeCapability) -> None:
+def test_every_known_card_can_be_built_for_under_a_recent_driver(
+    capability: ComputeCapability,
+) -> None:
     """There is a build for every architecture, never for one newer than the card, and the range is not turned round."""
     build = plan_build(capability, (12, 8))
     assert build.cuda_compute_cap is not None
     assert ComputeCapability.parse(build.cuda_compute_cap) <= capability
     assert build.toolkit_min is not None
     assert build.toolkit_max is not None
-    assert tuple(map(int, build.toolkit_min.split("."))) <= tuple(map(int, build.toolkit_max.split(".")))
+    assert tuple(map(int, build.toolkit_min.split("."))) <= tuple(
+        map(int, build.toolkit_max.split("."))
+    )
 
 
 def test_an_unknown_capability_gives_an_unknown_verdict() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.facts import ComputeCapability
+from dsmops.devices import ComputeCapability
 from dsmops.gpu.findings import on_reading
 from dsmops.gpu.host import HostFacts
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind
@@ -28,7 +28,12 @@ def card(index: int, model: tuple[str, ComputeCapability] = L4, **more: object) 
 
 def instance(index: int, number: int) -> DeviceReading:
     """A MIG instance of the card with that NVML index."""
-    return DeviceReading(nvml_index=index, name="MIG 1g", uuid=f"MIG-{index}{number}-0000", mig_parent_uuid=card(index).uuid)
+    return DeviceReading(
+        nvml_index=index,
+        name="MIG 1g",
+        uuid=f"MIG-{index}{number}-0000",
+        mig_parent_uuid=card(index).uuid,
+    )
 
 
 FOUR = [card(0), card(1), card(2), card(3)]
@@ -65,7 +70,9 @@ FOUR = [card(0), card(1), card(2), card(3)]
         ("MIG-00", ()),
     ],
 )
-def test_a_mask_gives_these_ordinals_on_four_equal_cards(mask: str | None, ordinals: tuple[int, ...]) -> None:
+def test_a_mask_gives_these_ordinals_on_four_equal_cards(
+    mask: str | None, ordinals: tuple[int, ...]
+) -> None:
     """Numbers, UUID prefixes and mistakes select and order the devices as CUDA does, and a mask that hides too much says why."""
     seen = visible_devices(FOUR, {} if mask is None else {"CUDA_VISIBLE_DEVICES": mask})
     assert seen.ordinals == ordinals
@@ -92,7 +99,9 @@ def test_numbers_in_a_mask_follow_cudas_order_not_nvmls() -> None:
     """With mixed cards, `0` names the fastest one, unless the order is that of the bus."""
     readings = [card(0, T4), card(1, L4)]
     assert visible_devices(readings, {"CUDA_VISIBLE_DEVICES": "0"}).ordinals == (1,)
-    by_bus = visible_devices(readings, {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    by_bus = visible_devices(
+        readings, {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    )
     assert by_bus.ordinals == (0,)
     assert by_bus.certain
 
@@ -138,9 +147,13 @@ def machines(draw: st.DrawFn) -> list[DeviceReading]:
     for index in range(draw(st.integers(0, 4))):
         kind = draw(st.sampled_from(["whole", "lost", "split", "empty"]))
         if kind == "lost":
-            readings.append(DeviceReading(nvml_index=index, failure=Failure(FailureKind.LOST, "GPU is lost")))
+            readings.append(
+                DeviceReading(nvml_index=index, failure=Failure(FailureKind.LOST, "GPU is lost"))
+            )
             continue
-        readings.append(card(index, draw(st.sampled_from([L4, T4])), mig_enabled=kind in {"split", "empty"}))
+        readings.append(
+            card(index, draw(st.sampled_from([L4, T4])), mig_enabled=kind in {"split", "empty"})
+        )
         if kind == "split":
             readings += [instance(index, number) for number in range(draw(st.integers(1, 2)))]
     return readings
@@ -149,16 +162,35 @@ def machines(draw: st.DrawFn) -> list[DeviceReading]:
 MASKS = st.one_of(
     st.none(),
     st.text(max_size=12),
-    st.lists(st.sampled_from(["0", "1", "2", "9", "-1", "GPU-0", "GPU-1b", "GPU-", "MIG-10", "MIG-", "x", ""]), max_size=4).map(",".join),
+    st.lists(
+        st.sampled_from(
+            ["0", "1", "2", "9", "-1", "GPU-0", "GPU-1b", "GPU-", "MIG-10", "MIG-", "x", ""]
+        ),
+        max_size=4,
+    ).map(",".join),
 )
 
 
-@given(readings=machines(), mask=MASKS, order=st.sampled_from([None, "PCI_BUS_ID", "FASTEST_FIRST"]))
-def test_any_machine_under_any_mask_has_a_device_or_a_reason(readings: list[DeviceReading], mask: str | None, order: str | None) -> None:
+@given(
+    readings=machines(), mask=MASKS, order=st.sampled_from([None, "PCI_BUS_ID", "FASTEST_FIRST"])
+)
+def test_any_machine_under_any_mask_has_a_device_or_a_reason(
+    readings: list[DeviceReading], mask: str | None, order: str | None
+) -> None:
     """Ordinals are distinct usable devices; where there are none, a finding of severity error says why, and else there is no error."""
-    environ = {name: value for name, value in (("CUDA_VISIBLE_DEVICES", mask), ("CUDA_DEVICE_ORDER", order)) if value is not None}
+    environ = {
+        name: value
+        for name, value in (("CUDA_VISIBLE_DEVICES", mask), ("CUDA_DEVICE_ORDER", order))
+        if value is not None
+    }
     seen = visible_devices(readings, environ)
     assert len(set(seen.ordinals)) == len(seen.ordinals)
-    assert all(readings[at].failure is None and not readings[at].mig_enabled for at in seen.ordinals)
-    errors = [finding for finding in on_reading(HostFacts(), readings, seen) if finding.severity == "error"]
+    assert all(
+        readings[at].failure is None and not readings[at].mig_enabled for at in seen.ordinals
+    )
+    errors = [
+        finding
+        for finding in on_reading(HostFacts(), readings, seen)
+        if finding.severity == "error"
+    ]
     assert bool(errors) == (not seen.ordinals)

@@ -27,8 +27,12 @@ def test_huggingface_hub_finds_what_dsmops_fetched(start_hub: StartHub) -> None:
     folder = read_settings().cache
     before = len(hub.requests)
     for file in (WEIGHTS, CONFIG):
-        assert try_to_load_from_cache(file.repo, file.filename, cache_dir=folder) == str(paths[file])
-        assert hf_hub_download(file.repo, file.filename, cache_dir=folder, local_files_only=True) == str(paths[file])
+        assert try_to_load_from_cache(file.repo, file.filename, cache_dir=folder) == str(
+            paths[file]
+        )
+        assert hf_hub_download(
+            file.repo, file.filename, cache_dir=folder, local_files_only=True
+        ) == str(paths[file])
     assert len(hub.requests) == before
     found = scan_cache_dir(folder)
     assert not found.warnings
@@ -41,7 +45,13 @@ def test_dsmops_finds_what_huggingface_hub_fetched(start_hub: StartHub, tmp_path
     commit = hub.repos["org/repo"].refs["main"]
     hub.repos["org/repo"].refs["refs/pr/1"] = commit
     for revision in ("main", "refs/pr/1"):
-        hf_hub_download(WEIGHTS.repo, WEIGHTS.filename, revision=revision, cache_dir=read_settings().cache, endpoint=hub.url)
+        hf_hub_download(
+            WEIGHTS.repo,
+            WEIGHTS.filename,
+            revision=revision,
+            cache_dir=read_settings().cache,
+            endpoint=hub.url,
+        )
     before = len(hub.requests)
     for revision in ("main", "refs/pr/1", commit):
         file = HubFile(WEIGHTS.repo, revision, WEIGHTS.filename)
@@ -52,7 +62,9 @@ def test_dsmops_finds_what_huggingface_hub_fetched(start_hub: StartHub, tmp_path
     assert len(hub.requests) == before
 
 
-def test_the_staging_command_of_the_offline_error_works(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_staging_command_of_the_offline_error_works(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the error for a missing file tells an operator to run is accepted by the official tool, and offline work goes on."""
     hub = start_hub({"org/repo": CONTENT})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -62,7 +74,9 @@ def test_the_staging_command_of_the_offline_error_works(start_hub: StartHub, mon
     assert command[0] == "hf"
     code = "from huggingface_hub.cli.hf import main; main()"
     online = {**os.environ, "HF_HUB_OFFLINE": "0"}
-    subprocess.run([sys.executable, "-c", code, *command[1:]], env=online, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, *command[1:]], env=online, check=True, capture_output=True
+    )
     hub.requests.clear()
     paths = fetch(plan_download([WEIGHTS, CONFIG]))
     assert {file.filename: path.read_bytes() for file, path in paths.items()} == CONTENT
@@ -86,14 +100,19 @@ def test_a_link_is_there_at_every_moment_while_others_make_it_too(tmp_path: Path
     blob.write_bytes(b"content")
     path = cache.link(tmp_path, WEIGHTS, version)
     with ThreadPoolExecutor(2) as pool:
-        linkers = [pool.submit(lambda: [cache.link(tmp_path, WEIGHTS, version) for _ in range(300)]) for _ in range(2)]
+        linkers = [
+            pool.submit(lambda: [cache.link(tmp_path, WEIGHTS, version) for _ in range(300)])
+            for _ in range(2)
+        ]
         while not all(linker.done() for linker in linkers):
             assert path.read_bytes() == b"content"
     assert [linker.result()[-1] for linker in linkers] == [path, path]
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
-def test_a_file_system_without_links_keeps_plain_copies(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_keeps_plain_copies(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where links are refused the content stands in the snapshot itself, and is found there again."""
     hub = start_hub({"org/repo": CONTENT})
 
@@ -103,7 +122,12 @@ def test_a_file_system_without_links_keeps_plain_copies(start_hub: StartHub, mon
     monkeypatch.setattr(Path, "symlink_to", refuse)
     path = fetch(plan_download([WEIGHTS]))[WEIGHTS]
     assert not path.is_symlink()
-    assert cache.link(read_settings().cache, WEIGHTS, plan_download([WEIGHTS], refresh=True).files[0].version) == path
+    assert (
+        cache.link(
+            read_settings().cache, WEIGHTS, plan_download([WEIGHTS], refresh=True).files[0].version
+        )
+        == path
+    )
     assert path.read_bytes() == CONTENT[WEIGHTS.filename]
     before = len(hub.requests)
     plan = plan_download([WEIGHTS])
@@ -130,5 +154,11 @@ from dsmops.hub.source import parse_source
 assert in_cache(parse_source("hf://org/repo/model.safetensors")) is None
 print([name for name in sys.modules if name.split(".")[0] in ("huggingface_hub", "httpx", "httpx2", "tqdm", "requests")])
 """
-    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"

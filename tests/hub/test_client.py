@@ -11,7 +11,11 @@ from dsmops.report.logs import setup_logging
 from tests.hub.conftest import StartHub
 from tests.support.hub_server import Fault, Repo, no_hub
 
-FILES = {"model.safetensors": b"weights", "mimi-pytorch-e351c8d8@125.safetensors": b"codec", "tokenizer.model": b"pieces"}
+FILES = {
+    "model.safetensors": b"weights",
+    "mimi-pytorch-e351c8d8@125.safetensors": b"codec",
+    "tokenizer.model": b"pieces",
+}
 REPOS = {
     "org/open": Repo(FILES),
     "org/private": Repo(FILES, readers=frozenset({"hf_reader"})),
@@ -23,22 +27,82 @@ REPOS = {
     ("source", "token", "error", "code", "words"),
     [
         ("hf://org/none/model.safetensors", "", SourceError, "hub.repo_missing", "Check the name"),
-        ("hf://org/none/model.safetensors", "hf_good", SourceError, "hub.repo_missing", "Check the name"),
-        ("hf://kyutai/tts-1.6b-en_rf/model.safetensors", "", SourceError, "hub.repo_missing", "Did you mean kyutai/tts-1.6b-en_fr?"),
-        ("hf://org/private/model.safetensors", "", SourceError, "hub.repo_missing", "hf auth login"),
-        ("hf://org/private/model.safetensors", "hf_good", SourceError, "hub.repo_missing", "private"),
+        (
+            "hf://org/none/model.safetensors",
+            "hf_good",
+            SourceError,
+            "hub.repo_missing",
+            "Check the name",
+        ),
+        (
+            "hf://kyutai/tts-1.6b-en_rf/model.safetensors",
+            "",
+            SourceError,
+            "hub.repo_missing",
+            "Did you mean kyutai/tts-1.6b-en_fr?",
+        ),
+        (
+            "hf://org/private/model.safetensors",
+            "",
+            SourceError,
+            "hub.repo_missing",
+            "hf auth login",
+        ),
+        (
+            "hf://org/private/model.safetensors",
+            "hf_good",
+            SourceError,
+            "hub.repo_missing",
+            "private",
+        ),
         ("hf://org/gated/model.safetensors", "", CredentialsError, "hub.gated", "/org/gated"),
-        ("hf://org/gated/model.safetensors", "hf_good", CredentialsError, "hub.gated", "hf auth login"),
+        (
+            "hf://org/gated/model.safetensors",
+            "hf_good",
+            CredentialsError,
+            "hub.gated",
+            "hf auth login",
+        ),
         ("hf://org/open@v9/model.safetensors", "", SourceError, "hub.revision_missing", "@v9"),
-        ("hf://org/open/model.safetensor", "", SourceError, "hub.file_missing", "model.safetensors"),
-        ("hf://org/open/mimi.safetensors", "", SourceError, "hub.file_missing", "mimi-pytorch-e351c8d8@125.safetensors"),
+        (
+            "hf://org/open/model.safetensor",
+            "",
+            SourceError,
+            "hub.file_missing",
+            "model.safetensors",
+        ),
+        (
+            "hf://org/open/mimi.safetensors",
+            "",
+            SourceError,
+            "hub.file_missing",
+            "mimi-pytorch-e351c8d8@125.safetensors",
+        ),
         ("hf://org/open/zzz", "", SourceError, "hub.file_missing", "tokenizer.model"),
-        ("hf://org/open/model.safetensors", "hf_stale", CredentialsError, "hub.token_refused", "unset HF_TOKEN"),
-        ("hf://org/open/model.safetensors", "hf_ü", CredentialsError, "hub.token_refused", "HF_TOKEN"),
+        (
+            "hf://org/open/model.safetensors",
+            "hf_stale",
+            CredentialsError,
+            "hub.token_refused",
+            "unset HF_TOKEN",
+        ),
+        (
+            "hf://org/open/model.safetensors",
+            "hf_ü",
+            CredentialsError,
+            "hub.token_refused",
+            "HF_TOKEN",
+        ),
     ],
 )
 def test_refusals(
-    source: str, token: str, error: type[DsmopsError], code: str, words: str, start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+    source: str,
+    token: str,
+    error: type[DsmopsError],
+    code: str,
+    words: str,
+    start_hub: StartHub,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Missing, private, gated and refused are told apart, in planning and in reading a head alike, and no token is shown."""
     start_hub(REPOS)
@@ -56,14 +120,34 @@ def test_refusals(
     ("fault", "error", "words"),
     [
         (Fault("HEAD", times=99, status=500), TransferError, "500"),
-        (Fault("HEAD", times=99, status=429, headers={"Retry-After": "0"}), TransferError, "3 attempts"),
-        (Fault("HEAD", status=429, headers={"Retry-After": "300"}), TransferError, "asks to wait 300 s"),
-        (Fault("HEAD", status=429, headers={"RateLimit": '"resolvers";r=0;t=155'}), TransferError, "asks to wait 155 s"),
+        (
+            Fault("HEAD", times=99, status=429, headers={"Retry-After": "0"}),
+            TransferError,
+            "3 attempts",
+        ),
+        (
+            Fault("HEAD", status=429, headers={"Retry-After": "300"}),
+            TransferError,
+            "asks to wait 300 s",
+        ),
+        (
+            Fault("HEAD", status=429, headers={"RateLimit": '"resolvers";r=0;t=155'}),
+            TransferError,
+            "asks to wait 155 s",
+        ),
         (Fault("HEAD", status=401), CredentialsError, "401"),
         (Fault("HEAD", status=403), CredentialsError, "403"),
         (Fault("HEAD", status=418), TransferError, "418"),
         (Fault("HEAD", status=200), TransferError, "does not answer like a Hugging Face hub"),
-        (Fault("HEAD", status=403, headers={"X-Error-Message": "Access to this resource is disabled."}), SourceError, "disabled"),
+        (
+            Fault(
+                "HEAD",
+                status=403,
+                headers={"X-Error-Message": "Access to this resource is disabled."},
+            ),
+            SourceError,
+            "disabled",
+        ),
     ],
     ids=lambda value: str(getattr(value, "status", "")),
 )
@@ -78,23 +162,34 @@ def test_statuses(fault: Fault, error: type[DsmopsError], words: str, start_hub:
 def test_a_hub_that_recovers_is_asked_again(start_hub: StartHub) -> None:
     """Two failures in a row, one with a wait of its own, do not fail the plan."""
     hub = start_hub({"org/open": FILES})
-    hub.faults += [Fault("HEAD", status=503), Fault("HEAD", status=429, headers={"Retry-After": "0"})]
-    assert plan_download([HubFile("org/open", "main", "model.safetensors")]).total_bytes == len(b"weights")
+    hub.faults += [
+        Fault("HEAD", status=503),
+        Fault("HEAD", status=429, headers={"Retry-After": "0"}),
+    ]
+    assert plan_download([HubFile("org/open", "main", "model.safetensors")]).total_bytes == len(
+        b"weights"
+    )
     assert [request.status for request in hub.requests] == [503, 429, 302]
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_waiting_is_not_silent(quiet: bool, start_hub: StartHub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_is_not_silent(
+    quiet: bool, start_hub: StartHub, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Before each pause people are told why and for how long, unless they asked for quiet."""
     hub = start_hub({"org/open": FILES})
     hub.faults.append(Fault("HEAD", status=503))
     setup_logging(debug=False, quiet=quiet)
     plan_download([HubFile("org/open", "main", "model.safetensors")])
-    told = f"warning: {hub.url} answers 503 for hf://org/open/model.safetensors; trying again in 0 s\n"
+    told = (
+        f"warning: {hub.url} answers 503 for hf://org/open/model.safetensors; trying again in 0 s\n"
+    )
     assert capsys.readouterr().err == ("" if quiet else told)
 
 
-def test_without_a_network(start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network(
+    start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A refused connection is a transfer error that names the address and the way to work from the cache."""
     start_hub({})
     with no_hub(tmp_path) as env:

@@ -42,7 +42,10 @@ def test_a_reset_connection_is_continued(start_hub: StartHub) -> None:
     hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
     hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="reset"))
     assert fetch(plan_download([WEIGHTS]))[WEIGHTS].read_bytes() == CONTENT
-    assert [request.range is not None for request in hub.requests if "cdn" in request.path] == [False, True]
+    assert [request.range is not None for request in hub.requests if "cdn" in request.path] == [
+        False,
+        True,
+    ]
 
 
 def test_a_hanging_connection_is_given_up_and_continued(start_hub: StartHub) -> None:
@@ -80,7 +83,9 @@ def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> No
     """While a process downloads, a second one is told so; once it is killed, the next run fetches only the rest."""
     hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
     hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="stall"))
-    child = subprocess.Popen([sys.executable, "-c", FETCH], env={**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "60"})
+    child = subprocess.Popen(
+        [sys.executable, "-c", FETCH], env={**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
+    )
     assert hub.stalled.wait(60)
     with pytest.raises(TargetBusyError):
         fetch(plan_download([WEIGHTS]))
@@ -103,7 +108,12 @@ def test_a_disk_that_fills_in_the_middle_leaves_nothing(start_hub: StartHub) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (KEPT, KEPT))
 
     done = subprocess.run(
-        [sys.executable, "-c", FETCH], preexec_fn=small_files, env=dict(os.environ), capture_output=True, text=True, check=True
+        [sys.executable, "-c", FETCH],
+        preexec_fn=small_files,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.startswith("DiskFullError no room left while writing")
     assert leftovers() == []

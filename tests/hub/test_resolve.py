@@ -9,6 +9,7 @@ from dsmops.errors import DiskFullError, IntegrityError, SourceError, TransferEr
 from dsmops.hub import DownloadPlan, fetch, in_cache, list_files, plan_download, read_head
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
+from dsmops.progress import SilentProgress
 from tests.hub.conftest import StartHub
 from tests.support.hub_server import Fault, Repo
 
@@ -24,7 +25,7 @@ CONTENT = {
 ALL_BYTES = sum(len(CONTENT[file.filename]) for file in (WEIGHTS, TOKENIZER, CONFIG))
 
 
-class Meter:
+class Meter(SilentProgress):
     """A Progress that remembers, and that can break off as a user does."""
 
     def __init__(self, interrupt_at: int | None = None) -> None:
@@ -54,7 +55,9 @@ def test_a_plan_has_sizes_and_downloads_nothing(start_hub: StartHub) -> None:
     plan = plan_download([WEIGHTS, TOKENIZER, WEIGHTS, CONFIG])
     assert [planned.file for planned in plan.files] == [WEIGHTS, TOKENIZER, CONFIG]
     assert (plan.total_bytes, plan.fetch_bytes) == (ALL_BYTES, ALL_BYTES)
-    assert {planned.version.commit for planned in plan.files} == {hub.repos["org/repo"].refs["main"]}
+    assert {planned.version.commit for planned in plan.files} == {
+        hub.repos["org/repo"].refs["main"]
+    }
     assert [planned.version.sha256 is not None for planned in plan.files] == [True, True, False]
     assert [request.method for request in hub.requests] == ["HEAD"] * 3
     assert not read_settings().cache.exists()
@@ -66,7 +69,9 @@ def test_fetching_brings_every_file_and_reports_every_byte(start_hub: StartHub) 
     meter = Meter()
     paths = fetch(plan_download([TOKENIZER, WEIGHTS, CONFIG]), progress=meter)
     assert list(paths) == [TOKENIZER, WEIGHTS, CONFIG]
-    assert {file.filename: path.read_bytes() for file, path in paths.items()} == {file.filename: CONTENT[file.filename] for file in paths}
+    assert {file.filename: path.read_bytes() for file, path in paths.items()} == {
+        file.filename: CONTENT[file.filename] for file in paths
+    }
     assert meter.started == [("Downloading from org/repo", ALL_BYTES)]
     assert (meter.done, meter.finished) == (ALL_BYTES, 1)
     assert leftovers() == []
@@ -149,7 +154,10 @@ def test_a_server_without_ranges_is_asked_for_the_whole_again(start_hub: StartHu
     hub.knows_ranges = False
     hub.faults.append(Fault("GET /cdn", after_bytes=1_000_000))
     meter = Meter()
-    assert fetch(plan_download([WEIGHTS]), progress=meter)[WEIGHTS].read_bytes() == CONTENT[WEIGHTS.filename]
+    assert (
+        fetch(plan_download([WEIGHTS]), progress=meter)[WEIGHTS].read_bytes()
+        == CONTENT[WEIGHTS.filename]
+    )
     assert meter.done == len(CONTENT[WEIGHTS.filename])
 
 
@@ -226,15 +234,22 @@ def test_a_failed_update_leaves_the_old_files_usable(start_hub: StartHub) -> Non
     assert {file: in_cache(file) for file in old} == old
 
 
-def test_a_token_never_reaches_the_content_network(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_never_reaches_the_content_network(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The token goes to the hub and not to where the hub redirects."""
     hub = start_hub({"org/repo": Repo(CONTENT, readers=frozenset({"hf_good"}))})
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     fetch(plan_download([WEIGHTS]))
-    assert {request.path.startswith("/cdn"): request.authorized for request in hub.requests} == {False: True, True: False}
+    assert {request.path.startswith("/cdn"): request.authorized for request in hub.requests} == {
+        False: True,
+        True: False,
+    }
 
 
-def test_offline_uses_the_cache_and_names_what_is_missing(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_uses_the_cache_and_names_what_is_missing(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Offline, cached files work; a missing one is named with the command that stages it, without a request."""
     hub = start_hub({"org/repo": CONTENT})
     paths = fetch(plan_download([WEIGHTS]))
@@ -270,17 +285,24 @@ def test_reading_a_head_stops_by_itself_where_ranges_are_unknown(start_hub: Star
     assert read_head(WEIGHTS, 100)[0] == CONTENT[WEIGHTS.filename][:100]
 
 
-def test_reading_a_head_prefers_the_cache(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_a_head_prefers_the_cache(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cached file's head is read from the disk, also offline."""
     hub = start_hub({"org/repo": CONTENT})
     fetch(plan_download([WEIGHTS]))
     hub.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert read_head(WEIGHTS, 100) == (CONTENT[WEIGHTS.filename][:100], len(CONTENT[WEIGHTS.filename]))
+    assert read_head(WEIGHTS, 100) == (
+        CONTENT[WEIGHTS.filename][:100],
+        len(CONTENT[WEIGHTS.filename]),
+    )
     assert hub.requests == []
 
 
-def test_a_repository_lists_its_files_and_the_cache_what_it_has(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_lists_its_files_and_the_cache_what_it_has(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One request, and one more try where the hub is busy; offline only what was fetched, of any repository."""
     hub = start_hub({"org/repo": CONTENT})
     hub.faults.append(Fault("GET /api/models", status=503))
@@ -294,7 +316,9 @@ def test_a_repository_lists_its_files_and_the_cache_what_it_has(start_hub: Start
     assert hub.requests == []
 
 
-def test_a_cache_that_cannot_be_written_is_named(start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_named(
+    start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cache folder that is a file ends in one error with its path."""
     start_hub({"org/repo": CONTENT})
     (tmp_path / "not-a-folder").touch()

@@ -15,7 +15,17 @@ from typing import Any
 
 from dsmops.logs.reader import MOST_SERVICES
 from dsmops.logs.redaction import MOST_PASSES
-from dsmops.logs.rules import LIST_ITEM, LIST_OPEN, PEM_BODY, PEM_CLOSE, PEM_LINES, PEM_OPEN, RULES, Rule, replace_item
+from dsmops.logs.rules import (
+    LIST_ITEM,
+    LIST_OPEN,
+    PEM_BODY,
+    PEM_CLOSE,
+    PEM_LINES,
+    PEM_OPEN,
+    RULES,
+    Rule,
+    replace_item,
+)
 
 LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"]
 TARGET = r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]+)*"
@@ -84,9 +94,13 @@ class Oracle:
             return []
         if start:
             start.file, start.spans, start.message = (
-                self.redacted(part, stamped=True) for part in (start.file, start.spans, start.message)
+                self.redacted(part, stamped=True)
+                for part in (start.file, start.spans, start.message)
             )
-            shown = [self.friendly(start), *(self.trimmed(self.redacted(line)) for line in start.more)]
+            shown = [
+                self.friendly(start),
+                *(self.trimmed(self.redacted(line)) for line in start.more),
+            ]
         else:
             shown = [self.trimmed(self.redacted(text))]
         return [f"{prefix} {line}".rstrip() if prefix else line for line in shown]
@@ -98,9 +112,7 @@ class Oracle:
         here = start.time.astimezone(self.options.zone)
         clock = here.strftime("%H:%M:%S" if self.options.hours24 else "%I:%M:%S")
         half = "" if self.options.hours24 else " AM" if here.hour < 12 else " PM"
-        line = (
-            f"[{here:%Y-%m-%d} {clock}.{here.microsecond // 1000:03d}{half} {here:%Z} ({here:%z})] [{start.level}] [{start.target or '-'}]"
-        )
+        line = f"[{here:%Y-%m-%d} {clock}.{here.microsecond // 1000:03d}{half} {here:%Z} ({here:%z})] [{start.level}] [{start.target or '-'}]"
         if self.options.source and start.file:
             line += f" {start.file}:" + (f"{start.number}:" if start.number else "")
         if start.spans:
@@ -121,11 +133,19 @@ class Oracle:
         if not match:
             return None
         rest = match[5]
-        # The target is the first module path that is followed by file and line; what is before it is spans.
+        # The target is the first module path that is followed by file and line; what is before it
+        # is spans.
         for found in re.finditer(r"(?:^|: )(?=[A-Za-z_])", rest):
             tail = re.fullmatch(rf"({TARGET}): {SOURCE}:(?: (.*))?", rest[found.end() :], re.ASCII)
             if tail:
-                return self.at(match, match[4], tail[1], (tail[2], tail[3]), rest[: found.start()], tail[4] or "")
+                return self.at(
+                    match,
+                    match[4],
+                    tail[1],
+                    (tail[2], tail[3]),
+                    rest[: found.start()],
+                    tail[4] or "",
+                )
         tail = re.fullmatch(rf"({TARGET}): (.*)", rest, re.ASCII)
         return self.at(match, match[4], tail[1], ("", ""), "", tail[2]) if tail else None
 
@@ -133,13 +153,21 @@ class Oracle:
         match = re.fullmatch(rf"{STAMP} ([·●✓⚠✕]) (.*)", text, re.ASCII)
         if not match:
             return None
-        level, target, source, spans, message = LEVELS["·●✓⚠✕".index(match[4])], "", ("", ""), "", match[5]
+        level, target, source, spans, message = (
+            LEVELS["·●✓⚠✕".index(match[4])],
+            "",
+            ("", ""),
+            "",
+            match[5],
+        )
         if found := re.match(rf"({'|'.join(LEVELS)}) ", message):
             level, message = found[1], message[found.end() :]
             found = re.match(rf"({TARGET}) ", message, re.ASCII)
             if found and ("_" in found[1] or "::" in found[1]):
                 target, message = found[1], message[found.end() :]
-                if found := re.match(r"((?:\S+: )*)([^\s]+\.rs):(0|[1-9][0-9]{0,8}) ", message, re.ASCII):
+                if found := re.match(
+                    r"((?:\S+: )*)([^\s]+\.rs):(0|[1-9][0-9]{0,8}) ", message, re.ASCII
+                ):
                     spans = ":".join(found[1].split(": ")[:-1])
                     source, message = (found[2], found[3]), message[found.end() :]
         return self.at(match, level, target, source, spans, message)
@@ -159,7 +187,9 @@ class Oracle:
                 return None
             hour = hour % 12 + (12 if match[6] == "PM" else 0)
         try:
-            offset = timedelta(hours=int(match[9]), minutes=int(match[10])) * (-1 if match[8] == "-" else 1)
+            offset = timedelta(hours=int(match[9]), minutes=int(match[10])) * (
+                -1 if match[8] == "-" else 1
+            )
             wall = datetime.fromisoformat(f"{match[1]} {hour:02d}:{match[3]}:{match[4]}.{match[5]}")
             time = wall.replace(tzinfo=timezone(offset)).astimezone(UTC)
         except ValueError:
@@ -167,7 +197,9 @@ class Oracle:
         file, number, message = "", "", match[13] or ""
         if found := re.match(rf"{SOURCE}:(?: |$)", message, re.ASCII):
             file, number, message = found[1], found[2], message[found.end() :]
-        return Start(time, match[11], "" if match[12] == "-" else match[12], file, number, "", message, [])
+        return Start(
+            time, match[11], "" if match[12] == "-" else match[12], file, number, "", message, []
+        )
 
     def json_line(self, text: str) -> Start | None:
         try:
@@ -180,24 +212,54 @@ class Oracle:
         fields = document.get("fields")
         if not match or document.get("level") not in LEVELS or not isinstance(fields, dict):
             return None
-        known = ("timestamp", "level", "fields", "target", "filename", "line_number", "span", "spans")
+        known = (
+            "timestamp",
+            "level",
+            "fields",
+            "target",
+            "filename",
+            "line_number",
+            "span",
+            "spans",
+        )
         fields = fields | {name: value for name, value in document.items() if name not in known}
         words = [str(fields.pop("message", ""))]
         words += [" ".join(f"{name}={json_value(name, value)}" for name, value in fields.items())]
         lines = [clean(line) for line in " ".join(filter(None, words)).split("\n")]
         spans = document.get("spans") or [document.get("span")]
-        shown_spans = clean(":".join(json_span(span) for span in spans if span)) if isinstance(spans, list) else ""
+        shown_spans = (
+            clean(":".join(json_span(span) for span in spans if span))
+            if isinstance(spans, list)
+            else ""
+        )
         file, number = clean(str(document.get("filename") or "")), document.get("line_number")
         source = (file, str(number) if type(number) is int and number else "")
-        return self.at(match, document["level"], clean(str(document.get("target") or "")), source, shown_spans, lines[0], lines[1:])
+        return self.at(
+            match,
+            document["level"],
+            clean(str(document.get("target") or "")),
+            source,
+            shown_spans,
+            lines[0],
+            lines[1:],
+        )
 
     def at(
-        self, stamp: re.Match[str], level: str, target: str, source: tuple[str, str], spans: str, message: str, more: Sequence[str] = ()
+        self,
+        stamp: re.Match[str],
+        level: str,
+        target: str,
+        source: tuple[str, str],
+        spans: str,
+        message: str,
+        more: Sequence[str] = (),
     ) -> Start | None:
         """Return the start with its time in UTC; None where that time does not exist."""
         seconds, _, fraction = stamp[2].partition(".")
         try:
-            wall = datetime.fromisoformat(f"{stamp[1]} {seconds}").replace(microsecond=int(fraction[:6].ljust(6, "0")))
+            wall = datetime.fromisoformat(f"{stamp[1]} {seconds}").replace(
+                microsecond=int(fraction[:6].ljust(6, "0"))
+            )
             if stamp[3] == "Z":
                 time = wall.replace(tzinfo=UTC)
             elif stamp[3]:
@@ -220,7 +282,11 @@ class Oracle:
     def wanted(self, start: Start | None, text: str, service: str) -> bool:
         options = self.options
         level, target, time = (start.level, start.target, start.time) if start else ("", "", None)
-        if start is None and text == "Traceback (most recent call last):" and not self.is_error.get(service, False):
+        if (
+            start is None
+            and text == "Traceback (most recent call last):"
+            and not self.is_error.get(service, False)
+        ):
             level = "ERROR"
         if level:
             self.is_error[service] = level == "ERROR"
@@ -229,11 +295,17 @@ class Oracle:
         if not level:
             return self.kept.get(service, False)
         if time is not None:
-            self.in_time[service] = not (options.since and time < options.since) and not (options.until and time >= options.until)
+            self.in_time[service] = not (options.since and time < options.since) and not (
+                options.until and time >= options.until
+            )
         kept = self.in_time.get(service, not (options.since or options.until))
-        if options.level and (level not in LEVELS or LEVELS.index(level) < LEVELS.index(options.level)):
+        if options.level and (
+            level not in LEVELS or LEVELS.index(level) < LEVELS.index(options.level)
+        ):
             kept = False
-        if options.targets and not any(target == name or target.startswith(name + "::") for name in options.targets):
+        if options.targets and not any(
+            target == name or target.startswith(name + "::") for name in options.targets
+        ):
             kept = False
         self.in_time.setdefault(service, not (options.since or options.until))
         self.kept[service] = kept
@@ -282,7 +354,9 @@ class Oracle:
         return "".join([*out, text[done:]])
 
     def pseudonym(self, kind: str, value: str) -> str:
-        digest = hmac.new(self.options.key or b"", f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+        digest = hmac.new(
+            self.options.key or b"", f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256"
+        ).hexdigest()
         return f"<{kind}:{digest[:8]}>"
 
 
@@ -296,7 +370,11 @@ def clean(text: str) -> str:
     out = []
     for char in text.rstrip(" \t\r"):
         code = ord(char)
-        turns = code in range(0x202A, 0x202F) or code in range(0x2066, 0x206A) or code in (0x200E, 0x200F, 0x2028, 0x2029)
+        turns = (
+            code in range(0x202A, 0x202F)
+            or code in range(0x2066, 0x206A)
+            or code in (0x200E, 0x200F, 0x2028, 0x2029)
+        )
         if (code < 0x20 and char != "\t") or 0x7F <= code < 0xA0:
             out.append(f"\\x{code:02x}")
         elif turns or 0xD800 <= code < 0xE000:
@@ -310,11 +388,17 @@ def json_value(name: str, value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     like_rust = value[:1] in ('"', "[", "(", "{") or re.match(r"[A-Z][A-Za-z0-9_]*[ ({]", value)
-    return value if name in ("err", "error") or like_rust or not re.search(r"\s", value) else json.dumps(value, ensure_ascii=False)
+    return (
+        value
+        if name in ("err", "error") or like_rust or not re.search(r"\s", value)
+        else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def json_span(span: Any) -> str:
     if not isinstance(span, dict):
         return json.dumps(span, ensure_ascii=False)
-    fields = " ".join(f"{name}={json_value(name, value)}" for name, value in span.items() if name != "name")
+    fields = " ".join(
+        f"{name}={json_value(name, value)}" for name, value in span.items() if name != "name"
+    )
     return f"{span.get('name', '')}" + (f"{{{fields}}}" if fields else "")

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 ALNUM = string.ascii_letters + string.digits
-WORDS = ["hello", "my name is", "Ångström", "call me at home", "the code is 1234", "it's [urgent]", 'she said "no"', "a, b & c"]
+WORDS = [
+    "hello",
+    "my name is",
+    "Ångström",
+    "call me at home",
+    "the code is 1234",
+    "it's [urgent]",
+    'she said "no"',
+    "a, b & c",
+]
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,12 @@ def chars(rng: random.Random, count: int, alphabet: str = ALNUM) -> str:
 def secret(rng: random.Random) -> str:
     """A password or key that needs no particular shape, not even a long one."""
     return rng.choice(
-        [f"sk_live.{chars(rng, 9)}", f"{chars(rng, 5)}-{chars(rng, 5)}!{chars(rng, 3)}", chars(rng, 24), f"pa$${chars(rng, 6)}"]
+        [
+            f"sk_live.{chars(rng, 9)}",
+            f"{chars(rng, 5)}-{chars(rng, 5)}!{chars(rng, 3)}",
+            chars(rng, 24),
+            f"pa$${chars(rng, 6)}",
+        ]
     )
 
 
@@ -69,7 +83,13 @@ def jwt(rng: random.Random) -> str:
     def part(value: object) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
-    return ".".join([part({"alg": "HS256", "typ": "JWT"}), part({"sub": chars(rng, 12), "exp": rng.randint(1, 2**31)}), chars(rng, 43)])
+    return ".".join(
+        [
+            part({"alg": "HS256", "typ": "JWT"}),
+            part({"sub": chars(rng, 12), "exp": rng.randint(1, 2**31)}),
+            chars(rng, 43),
+        ]
+    )
 
 
 def aws_id(rng: random.Random) -> str:
@@ -81,7 +101,17 @@ def aws_secret(rng: random.Random) -> str:
 
 
 def ipv4(rng: random.Random) -> str:
-    return ".".join(map(str, [rng.choice([10, 34, 85, 172, 192, 203]), rng.randint(0, 255), rng.randint(0, 255), rng.randint(1, 254)]))
+    return ".".join(
+        map(
+            str,
+            [
+                rng.choice([10, 34, 85, 172, 192, 203]),
+                rng.randint(0, 255),
+                rng.randint(0, 255),
+                rng.randint(1, 254),
+            ],
+        )
+    )
 
 
 def ipv6(rng: random.Random) -> str:
@@ -99,15 +129,21 @@ def ipv6(rng: random.Random) -> str:
 @plant
 def debug_struct(rng: random.Random) -> Planted:
     value = secret(rng)
-    struct = rng.choice(["AsrStreamingQuery", "PyStreamingQuery", "MimiStreamingQuery", "TtsStreamingQuery"])
+    struct = rng.choice(
+        ["AsrStreamingQuery", "PyStreamingQuery", "MimiStreamingQuery", "TtsStreamingQuery"]
+    )
     more = rng.choice(["", ", format: PcmMessagePack, voice: None", ', room_id: Some("a")'])
-    return Planted("key", f'batched-asr ws query query={struct} {{ auth_id: Some("{value}"){more} }}', (value,))
+    return Planted(
+        "key", f'batched-asr ws query query={struct} {{ auth_id: Some("{value}"){more} }}', (value,)
+    )
 
 
 @plant
 def debug_struct_in_a_string(rng: random.Random) -> Planted:
     value = secret(rng)
-    return Planted("key", f'request="Query {{ auth_id: Some(\\"{value}\\"), x: 1 }}" status=200', (value,))
+    return Planted(
+        "key", f'request="Query {{ auth_id: Some(\\"{value}\\"), x: 1 }}" status=200', (value,)
+    )
 
 
 @plant
@@ -115,7 +151,18 @@ def named_value(rng: random.Random) -> Planted:
     value = secret(rng)
     name = rng.choice(SECRET_NAMES)
     form = rng.choice(
-        ["{}={}", "{}: {}", '{}="{}"', "{}: '{}'", '"{}": "{}"', "'{}': '{}'", "{} = {}", '("{}", "{}")', "{}=>{}", "x{{{}={}}}"]
+        [
+            "{}={}",
+            "{}: {}",
+            '{}="{}"',
+            "{}: '{}'",
+            '"{}": "{}"',
+            "'{}': '{}'",
+            "{} = {}",
+            '("{}", "{}")',
+            "{}=>{}",
+            "x{{{}={}}}",
+        ]
     )
     return Planted("key", f"config {form.format(name, value)} end", (value,))
 
@@ -124,7 +171,17 @@ def named_value(rng: random.Random) -> Planted:
 def list_of_keys(rng: random.Random) -> Planted:
     values = [secret(rng) for _ in range(3)]
     shown = json.dumps(values)[1:-1]
-    form = rng.choice(["[{}]", "{{{}}}", "({})", "Some({{{}}})", "Array [{}]", "[[[{}]]]", 'Ids {{ name: "a]", ids: [{}] }}'])
+    form = rng.choice(
+        [
+            "[{}]",
+            "{{{}}}",
+            "({})",
+            "Some({{{}}})",
+            "Array [{}]",
+            "[[[{}]]]",
+            'Ids {{ name: "a]", ids: [{}] }}',
+        ]
+    )
     return Planted("key", f"authorized_ids: {form.format(shown)}, modules: 2", tuple(values))
 
 
@@ -132,14 +189,29 @@ def list_of_keys(rng: random.Random) -> Planted:
 def wrapped_value(rng: random.Random) -> Planted:
     """In the types that Debug of JSON and TOML values, of smart pointers and of structs shows."""
     value = secret(rng)
-    form = rng.choice(['String("{}")', 'Some(String("{}"))', 'Secret(Box("{}"))', 'Token {{ value: "{}" }}', 'Sensitive("{}")', '&"{}"'])
+    form = rng.choice(
+        [
+            'String("{}")',
+            'Some(String("{}"))',
+            'Secret(Box("{}"))',
+            'Token {{ value: "{}" }}',
+            'Sensitive("{}")',
+            '&"{}"',
+        ]
+    )
     return Planted("key", f'Object {{"auth_id": {form.format(value)}, "x": Number(1)}}', (value,))
 
 
 @plant
 def name_beside_value(rng: random.Random) -> Planted:
     value = secret(rng)
-    form = rng.choice(['{{"name":"{}","value":"{}"}}', "{{'name': '{}', 'value': '{}'}}", 'Header {{ name: "{}", value: "{}" }}'])
+    form = rng.choice(
+        [
+            '{{"name":"{}","value":"{}"}}',
+            "{{'name': '{}', 'value': '{}'}}",
+            'Header {{ name: "{}", value: "{}" }}',
+        ]
+    )
     return Planted("key", f"headers: [{form.format(rng.choice(SECRET_NAMES), value)}]", (value,))
 
 
@@ -148,26 +220,38 @@ def url_in_a_url(rng: random.Random) -> Planted:
     value = chars(rng, 20)
     name = rng.choice(["auth_id", "token", "X-Amz-Signature", "X-Goog-Signature", "api_key", "sig"])
     target = quote(f"https://host/api?{name}={value}&x=1", safe="")
-    return Planted("key", f"GET /login?next={rng.choice([target, quote(target)] if name != 'sig' else [target])} 302", (value,))
+    return Planted(
+        "key",
+        f"GET /login?next={rng.choice([target, quote(target)] if name != 'sig' else [target])} 302",
+        (value,),
+    )
 
 
 @plant
 def url_parameter(rng: random.Random) -> Planted:
     value = chars(rng, rng.randint(6, 40))
     name = rng.choice(["auth_id", "token", "access_token", "api_key", "key", "sig", "code"])
-    return Planted("key", f"GET /api/asr-streaming?format=PcmMessagePack&{name}={value}&x=1 HTTP/1.1", (value,))
+    return Planted(
+        "key", f"GET /api/asr-streaming?format=PcmMessagePack&{name}={value}&x=1 HTTP/1.1", (value,)
+    )
 
 
 @plant
 def command_line(rng: random.Random) -> Planted:
     value = chars(rng, 20)
-    return Planted("key", f"+ {rng.choice(['huggingface-cli login --token', 'serve --api-key', 'x --password'])} {value} --add", (value,))
+    return Planted(
+        "key",
+        f"+ {rng.choice(['huggingface-cli login --token', 'serve --api-key', 'x --password'])} {value} --add",
+        (value,),
+    )
 
 
 @plant
 def url_with_password(rng: random.Random) -> Planted:
     value = chars(rng, 12)
-    return Planted("key", f"connecting to postgres://kyutai:{value}@db.internal:5432/logs", (value,))
+    return Planted(
+        "key", f"connecting to postgres://kyutai:{value}@db.internal:5432/logs", (value,)
+    )
 
 
 @plant
@@ -179,15 +263,25 @@ def bare_jwt(rng: random.Random) -> Planted:
 @plant
 def jwt_in_a_path(rng: random.Random) -> Planted:
     value = jwt(rng)
-    return Planted("jwt", f'request{{uri="/api/tts/{value}/stream"}} started', (value.split(".")[1],))
+    return Planted(
+        "jwt", f'request{{uri="/api/tts/{value}/stream"}} started', (value.split(".")[1],)
+    )
 
 
 @plant
 def authorization(rng: random.Random) -> Planted:
-    value = rng.choice([jwt(rng), chars(rng, 32), base64.b64encode(f"user:{secret(rng)}".encode()).decode()])
+    value = rng.choice(
+        [jwt(rng), chars(rng, 32), base64.b64encode(f"user:{secret(rng)}".encode()).decode()]
+    )
     scheme = rng.choice(["Bearer", "Basic", "bearer", "Token"])
     form = rng.choice(
-        ["Authorization: {}", '"authorization": "{}"', "authorization={}", "('authorization', '{}')", "headers={{'Authorization': '{}'}}"]
+        [
+            "Authorization: {}",
+            '"authorization": "{}"',
+            "authorization={}",
+            "('authorization', '{}')",
+            "headers={{'Authorization': '{}'}}",
+        ]
     )
     return Planted("authorization", form.format(f"{scheme} {value}"), (value,))
 
@@ -222,8 +316,14 @@ def cookie(rng: random.Random) -> Planted:
 def aws_pair(rng: random.Random) -> Planted:
     key, value = aws_id(rng), aws_secret(rng)
     if rng.random() < 0.3:
-        return Planted("key", f"AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={value}", (key, value))
-    return Planted("aws", rng.choice(["aws configure: {} {}", "s3 credentials {}:{}", "{} {}"]).format(key, value), (key, value))
+        return Planted(
+            "key", f"AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={value}", (key, value)
+        )
+    return Planted(
+        "aws",
+        rng.choice(["aws configure: {} {}", "s3 credentials {}:{}", "{} {}"]).format(key, value),
+        (key, value),
+    )
 
 
 @plant
@@ -257,7 +357,11 @@ def presigned_url(rng: random.Random) -> Planted:
 def one_line_pem(rng: random.Random) -> Planted:
     body = "\\n".join(chars(rng, 64) for _ in range(3))
     kind = rng.choice(["RSA PRIVATE KEY", "PRIVATE KEY", "EC PRIVATE KEY", "CERTIFICATE"])
-    return Planted("pem", f"tls: -----BEGIN {kind}-----\\n{body}\\n-----END {kind}----- loaded", (body, body[:20]))
+    return Planted(
+        "pem",
+        f"tls: -----BEGIN {kind}-----\\n{body}\\n-----END {kind}----- loaded",
+        (body, body[:20]),
+    )
 
 
 @plant
@@ -284,9 +388,17 @@ def address_v6(rng: random.Random) -> Planted:
     value = ipv6(rng)
     return Planted(
         "ip",
-        rng.choice(["addr={}", "http://[{}]:8080/", "from {} port 1", '"x-real-ip": "{}"', "{}: refused", "peer {}.", "{}%eth0"]).format(
-            value
-        ),
+        rng.choice(
+            [
+                "addr={}",
+                "http://[{}]:8080/",
+                "from {} port 1",
+                '"x-real-ip": "{}"',
+                "{}: refused",
+                "peer {}.",
+                "{}%eth0",
+            ]
+        ).format(value),
         (value,),
     )
 
@@ -300,7 +412,11 @@ def host_with_address(rng: random.Random) -> Planted:
 @plant
 def email(rng: random.Random) -> Planted:
     value = f"{chars(rng, 6).lower()}.{chars(rng, 4)}@{chars(rng, 5).lower()}.{rng.choice(['com', 'co.uk', 'fr'])}"
-    return Planted("email", rng.choice(["user {} joined", "<{}>", "mailto:{}?x", 'owner="{}"', "sub={}"]).format(value), (value,))
+    return Planted(
+        "email",
+        rng.choice(["user {} joined", "<{}>", "mailto:{}?x", 'owner="{}"', "sub={}"]).format(value),
+        (value,),
+    )
 
 
 @plant
@@ -334,10 +450,14 @@ def tts_text(rng: random.Random) -> Planted:
             f'sent {{"type": "Text", "text": {json.dumps(texts[0], ensure_ascii=False)}}}',
         ]
     )
-    return Planted("text", form, tuple(json.dumps(text, ensure_ascii=False)[1:-1] for text in texts))
+    return Planted(
+        "text", form, tuple(json.dumps(text, ensure_ascii=False)[1:-1] for text in texts)
+    )
 
 
 @plant
 def post_body(rng: random.Random) -> Planted:
     value = chars(rng, 30)
-    return Planted("text", f'handling py asr streaming post query b"RIFF\\x24\\x00{value}"', (value,))
+    return Planted(
+        "text", f'handling py asr streaming post query b"RIFF\\x24\\x00{value}"', (value,)
+    )

@@ -29,7 +29,9 @@ class Event:
 
     @property
     def text(self) -> str:
-        return " ".join([self.message, *(f"{name}={value}" for name, value in self.fields.items())]).strip()
+        return " ".join(
+            [self.message, *(f"{name}={value}" for name, value in self.fields.items())]
+        ).strip()
 
 
 Dialect = Callable[[Event], str]
@@ -60,13 +62,27 @@ def plain(event: Event) -> str:
 
 def spans(event: Event) -> str:
     """The same at debug level, inside two spans."""
-    return plain(event).replace(f" {event.target}: ", f' request{{method=GET uri="/api: x"}}:session{{id=7}}: {event.target}: ', 1)
+    return plain(event).replace(
+        f" {event.target}: ",
+        f' request{{method=GET uri="/api: x"}}:session{{id=7}}: {event.target}: ',
+        1,
+    )
 
 
 def registry_path(event: Event) -> str:
     """The colours of a server built by `cargo install`, at another line."""
     folder = "/usr/local/cargo/registry/src/index.crates.io-1949cf8c6b5b557f/moshi-server-0.6.4/"
-    return ansi(Event(event.time, event.level, event.target, folder + event.file, event.line + 7, event.message, event.fields))
+    return ansi(
+        Event(
+            event.time,
+            event.level,
+            event.target,
+            folder + event.file,
+            event.line + 7,
+            event.message,
+            event.fields,
+        )
+    )
 
 
 def local_stamp(event: Event) -> str:
@@ -82,7 +98,9 @@ def local_time(event: Event) -> str:
 def json_lines(event: Event) -> str:
     """The fork's `--json`."""
     fields = {"message": event.message} if event.message else {}
-    numbers = {name: int(value) if value.isdigit() else value for name, value in event.fields.items()}
+    numbers = {
+        name: int(value) if value.isdigit() else value for name, value in event.fields.items()
+    }
     document = {
         "timestamp": local_stamp(event),
         "level": event.level,
@@ -119,12 +137,18 @@ def icon_only(event: Event) -> str:
 def friendly(event: Event) -> str:
     """A line that was formatted before, in another zone."""
     here = event.time.astimezone(ZoneInfo("Asia/Kolkata"))
-    stamp = here.strftime("%Y-%m-%d %I:%M:%S.") + f"{here.microsecond // 1000:03d} {here:%p %Z} ({here:%z})"
+    stamp = (
+        here.strftime("%Y-%m-%d %I:%M:%S.")
+        + f"{here.microsecond // 1000:03d} {here:%p %Z} ({here:%z})"
+    )
     return f"[{stamp}] [{event.level}] [{event.target}] {event.file}:{event.line}: {event.text}"
 
 
 def friendly_24h(event: Event) -> str:
-    stamp = event.time.strftime("%Y-%m-%d %H:%M:%S.") + f"{event.time.microsecond // 1000:03d} UTC (+0000)"
+    stamp = (
+        event.time.strftime("%Y-%m-%d %H:%M:%S.")
+        + f"{event.time.microsecond // 1000:03d} UTC (+0000)"
+    )
     return f"[{stamp}] [{event.level}] [{event.target}] {event.file}:{event.line}: {event.text}"
 
 
@@ -159,35 +183,122 @@ DIALECTS: dict[str, Dialect] = {
 def step(rng: random.Random, time: datetime, index: int) -> Event:
     """The line a server writes for each model step."""
     fields = {"step_idx": str(index), "with_data": str(rng.randint(1, 64))}
-    return Event(time, "INFO", "moshi_server::batched_asr", "src/batched_asr.rs", 268, f"{rng.uniform(4, 180):.2f}ms", fields)
+    return Event(
+        time,
+        "INFO",
+        "moshi_server::batched_asr",
+        "src/batched_asr.rs",
+        268,
+        f"{rng.uniform(4, 180):.2f}ms",
+        fields,
+    )
 
 
 def other(rng: random.Random, time: datetime) -> Event:
     """Any other line without a secret in it."""
     server, asr, utils = "moshi_server", "moshi_server::batched_asr", "moshi_server::utils"
     choices: list[tuple[str, str, str, int, str, dict[str, str]]] = [
-        ("INFO", server, "src/main.rs", 549, "starting worker", {"num_workers": str(rng.randint(1, 128))}),
-        ("INFO", server, "src/main.rs", 576, f"listening on http://0.0.0.0:{rng.randint(1024, 65535)}", {}),
+        (
+            "INFO",
+            server,
+            "src/main.rs",
+            549,
+            "starting worker",
+            {"num_workers": str(rng.randint(1, 128))},
+        ),
+        (
+            "INFO",
+            server,
+            "src/main.rs",
+            576,
+            f"listening on http://0.0.0.0:{rng.randint(1024, 65535)}",
+            {},
+        ),
         (
             "INFO",
             server,
             "src/main.rs",
             475,
             "",
-            {"build_info": f'BuildInfo {{ git_hash: "{rng.getrandbits(160):040x}", rustc: "1.85.0" }}'},
+            {
+                "build_info": f'BuildInfo {{ git_hash: "{rng.getrandbits(160):040x}", rustc: "1.85.0" }}'
+            },
         ),
         ("INFO", asr, "src/batched_asr.rs", 228, f"starting asr loop {rng.choice([2, 64])}", {}),
         ("INFO", server, "src/main.rs", 884, "handling batched asr-streaming query", {}),
-        ("INFO", asr, "src/batched_asr.rs", 565, "batched-asr ws query", {"query": "AsrStreamingQuery { auth_id: None }"}),
-        ("INFO", asr, "src/batched_asr.rs", 584, "batched-asr channel", {"batch_idx": str(rng.randint(0, 63))}),
-        ("INFO", asr, "src/batched_asr.rs", 301, "received marker", {"bid": str(rng.randint(0, 63)), "id": str(rng.randint(0, 9))}),
-        ("INFO", "moshi_server::lm", "src/lm.rs", 90, "sampled text token", {"text_token": str(rng.randint(0, 8000))}),
-        ("INFO", utils, "src/utils.rs", 217, "task completed successfully", {"name": '"send_loop"'}),
-        ("DEBUG", "tower_http::trace::on_request", "src/on_request.rs", 80, "started processing request", {}),
-        ("WARN", "moshi_server::lm", "src/lm.rs", 120, f"unexpected msg type {rng.randint(0, 9)}", {}),
+        (
+            "INFO",
+            asr,
+            "src/batched_asr.rs",
+            565,
+            "batched-asr ws query",
+            {"query": "AsrStreamingQuery { auth_id: None }"},
+        ),
+        (
+            "INFO",
+            asr,
+            "src/batched_asr.rs",
+            584,
+            "batched-asr channel",
+            {"batch_idx": str(rng.randint(0, 63))},
+        ),
+        (
+            "INFO",
+            asr,
+            "src/batched_asr.rs",
+            301,
+            "received marker",
+            {"bid": str(rng.randint(0, 63)), "id": str(rng.randint(0, 9))},
+        ),
+        (
+            "INFO",
+            "moshi_server::lm",
+            "src/lm.rs",
+            90,
+            "sampled text token",
+            {"text_token": str(rng.randint(0, 8000))},
+        ),
+        (
+            "INFO",
+            utils,
+            "src/utils.rs",
+            217,
+            "task completed successfully",
+            {"name": '"send_loop"'},
+        ),
+        (
+            "DEBUG",
+            "tower_http::trace::on_request",
+            "src/on_request.rs",
+            80,
+            "started processing request",
+            {},
+        ),
+        (
+            "WARN",
+            "moshi_server::lm",
+            "src/lm.rs",
+            120,
+            f"unexpected msg type {rng.randint(0, 9)}",
+            {},
+        ),
         ("ERROR", asr, "src/batched_asr.rs", 570, "no free channels", {}),
-        ("ERROR", utils, "src/utils.rs", 218, "task failed", {"name": '"model_loop"', "err": "DriverError(CUDA_ERROR_NOT_FOUND)"}),
-        ("INFO", server, "src/main.rs", 600, "voice", {"path": '"expresso/p329_022.wav.1e68beda@240.safetensors"'}),
+        (
+            "ERROR",
+            utils,
+            "src/utils.rs",
+            218,
+            "task failed",
+            {"name": '"model_loop"', "err": "DriverError(CUDA_ERROR_NOT_FOUND)"},
+        ),
+        (
+            "INFO",
+            server,
+            "src/main.rs",
+            600,
+            "voice",
+            {"path": '"expresso/p329_022.wav.1e68beda@240.safetensors"'},
+        ),
         ("INFO", server, "src/main.rs", 601, "cudnn 9.1.0.70, driver 550.54.15, moshi 0.2.13", {}),
     ]
     level, target, file, line, message, fields = rng.choice(choices)
@@ -195,7 +306,12 @@ def other(rng: random.Random, time: datetime) -> Event:
 
 
 BUILD_INFO = 'BuildInfo { git_hash: "3f2a9bc4d5e6f7081920a1b2c3d4e5f60718293a", rustc_version: "1.91.1", debug: "false" }'
-CAUSES = ["", "Caused by:", "    0: WebSocket protocol error: Connection reset without closing handshake", "    1: Connection reset"]
+CAUSES = [
+    "",
+    "Caused by:",
+    "    0: WebSocket protocol error: Connection reset without closing handshake",
+    "    1: Connection reset",
+]
 TRACEBACK = [
     "Traceback (most recent call last):",
     '  File "/opt/moshi/tts.py", line 212, in step',
@@ -213,7 +329,13 @@ PRINTS = [
 
 
 def server_log(
-    rng: random.Random, lines: int, *, start: datetime = START, gap_ms: int = 80, steps: float = 0.9, dialects: Iterator[str] | None = None
+    rng: random.Random,
+    lines: int,
+    *,
+    start: datetime = START,
+    gap_ms: int = 80,
+    steps: float = 0.9,
+    dialects: Iterator[str] | None = None,
 ) -> Iterator[str]:
     """Yield about so many lines of a log: runs of one dialect, mostly steps, with causes, tracebacks and prints between them."""
     time, index = start, rng.randint(0, 10**6)

@@ -19,7 +19,9 @@ ZONES = [
     "Pacific/Apia",
     "America/Sao_Paulo",
 ]
-TIMES = st.datetimes(datetime(2000, 1, 2), datetime(2037, 12, 30)).map(lambda time: time.replace(tzinfo=UTC, microsecond=0))
+TIMES = st.datetimes(datetime(2000, 1, 2), datetime(2037, 12, 30)).map(
+    lambda time: time.replace(tzinfo=UTC, microsecond=0)
+)
 
 
 def read_local(clock: Clock, wall: datetime) -> datetime | None:
@@ -27,7 +29,9 @@ def read_local(clock: Clock, wall: datetime) -> datetime | None:
 
 
 @given(time=TIMES, zone=st.sampled_from(ZONES), hours24=st.booleans())
-def test_a_friendly_stamp_says_exactly_one_instant(time: datetime, zone: str, hours24: bool) -> None:
+def test_a_friendly_stamp_says_exactly_one_instant(
+    time: datetime, zone: str, hours24: bool
+) -> None:
     """Zone, half of the day and offset lead back to the instant, in the hour that occurs twice too."""
     clock = Clock(ZoneInfo(zone), hours24=hours24)
     stamp = clock.stamp(time)
@@ -38,7 +42,10 @@ def test_a_friendly_stamp_says_exactly_one_instant(time: datetime, zone: str, ho
 def test_stamps_are_what_strftime_says(time: datetime, zone: str) -> None:
     """The stamp made from cached minutes is the one that `datetime` makes."""
     here = time.astimezone(ZoneInfo(zone))
-    assert Clock(ZoneInfo(zone)).stamp(time) == f"[{here:%Y-%m-%d %I:%M:%S}.000 {here:%p %Z} ({here:%z})]"
+    assert (
+        Clock(ZoneInfo(zone)).stamp(time)
+        == f"[{here:%Y-%m-%d %I:%M:%S}.000 {here:%p %Z} ({here:%z})]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,8 +81,14 @@ def test_the_machines_own_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
     try:
         clock = Clock()
-        assert clock.stamp(datetime(2025, 7, 1, 12, tzinfo=UTC)) == "[2025-07-01 08:00:00.000 AM EDT (-0400)]"
-        assert clock.stamp(datetime(2025, 12, 1, 12, tzinfo=UTC)) == "[2025-12-01 07:00:00.000 AM EST (-0500)]"
+        assert (
+            clock.stamp(datetime(2025, 7, 1, 12, tzinfo=UTC))
+            == "[2025-07-01 08:00:00.000 AM EDT (-0400)]"
+        )
+        assert (
+            clock.stamp(datetime(2025, 12, 1, 12, tzinfo=UTC))
+            == "[2025-12-01 07:00:00.000 AM EST (-0500)]"
+        )
         assert read_local(clock, datetime(2025, 12, 1, 7)) == datetime(2025, 12, 1, 12, tzinfo=UTC)
     finally:
         monkeypatch.undo()

@@ -41,7 +41,9 @@ def test_there_is_a_line_for_each_failure() -> None:
 @pytest.mark.parametrize("name", LINES)
 def test_a_failure_is_found_by_its_line(name: str) -> None:
     """It is named, first seen on the line it stands on, and the line is its evidence."""
-    seen = {each.name: each for each in scan([b"starting worker num_workers=4", LINES[name].encode()])}
+    seen = {
+        each.name: each for each in scan([b"starting worker num_workers=4", LINES[name].encode()])
+    }
     assert seen[name].line == 2
     assert seen[name].count == 1
     assert seen[name].evidence
@@ -52,7 +54,10 @@ def test_a_line_tells_cause_and_consequence() -> None:
     modern = 'task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
     older = 'model loop err err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
     seen = scan([f"{HEAD}{line}".encode() for line in (modern, older)])
-    assert [(each.name, each.count, each.line) for each in seen] == [("kernel-missing", 2, 1), ("model-loop-dead", 2, 1)]
+    assert [(each.name, each.count, each.line) for each in seen] == [
+        ("kernel-missing", 2, 1),
+        ("model-loop-dead", 2, 1),
+    ]
 
 
 def test_a_missing_library_is_no_missing_file() -> None:
@@ -70,7 +75,10 @@ def test_colours_do_not_hide_a_failure() -> None:
 def test_what_a_client_says_is_no_failure() -> None:
     """A text to be spoken that quotes an error changes no diagnosis."""
     said = 'handling py streaming post query Json(TtsQuery { text: "CUDA_ERROR_NOT_FOUND, out of memory, panicked", voice: "a.wav" })'
-    assert scan([f"2025-11-15T08:39:16.139607Z  INFO moshi_server: src/main.rs:700: {said}".encode()]) == []
+    assert (
+        scan([f"2025-11-15T08:39:16.139607Z  INFO moshi_server: src/main.rs:700: {said}".encode()])
+        == []
+    )
 
 
 def test_evidence_holds_no_secrets() -> None:
@@ -85,7 +93,15 @@ def test_evidence_holds_no_secrets() -> None:
 
 def test_what_is_redacted_already_is_no_leak() -> None:
     """Lines of the worker, and of a formatted log, hold no key."""
-    assert scan([b'query=AsrStreamingQuery { auth_id: Some("<redacted>") }', b'auth_id: Some("<key:11d02ca1>")']) == []
+    assert (
+        scan(
+            [
+                b'query=AsrStreamingQuery { auth_id: Some("<redacted>") }',
+                b'auth_id: Some("<key:11d02ca1>")',
+            ]
+        )
+        == []
+    )
 
 
 def test_every_failure_says_what_to_do() -> None:

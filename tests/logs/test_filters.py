@@ -85,7 +85,10 @@ def test_moments(text: str, expected: datetime) -> None:
     assert parse_moment(text, NOW, PARIS) == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "3h", "-3y", "25:00", "2025-13-01", "-999999w", "0001-01-01T00:00:00+14:00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "3h", "-3y", "25:00", "2025-13-01", "-999999w", "0001-01-01T00:00:00+14:00"],
+)
 def test_what_is_no_moment_is_refused(text: str) -> None:
     """The error quotes the text, and the hint shows how to write a time."""
     with pytest.raises(InputError, match="is no time") as error:

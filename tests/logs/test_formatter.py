@@ -15,7 +15,12 @@ from tests.logs.secret_lines import PLANTS
 from tests.logs.server_logs import DIALECTS, START, Event, server_log, step
 
 KEY = b"a key for tests only"
-ZONES: list[tzinfo] = [UTC, ZoneInfo("America/New_York"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Australia/Lord_Howe")]
+ZONES: list[tzinfo] = [
+    UTC,
+    ZoneInfo("America/New_York"),
+    ZoneInfo("Asia/Kolkata"),
+    ZoneInfo("Australia/Lord_Howe"),
+]
 STARTS = [
     START,
     datetime(2025, 11, 2, 4, 55, tzinfo=UTC),  # New York's clocks go back at 06:00 UTC
@@ -23,7 +28,12 @@ STARTS = [
     datetime(2025, 4, 5, 14, 30, tzinfo=UTC),  # Lord Howe's go back by half an hour at 15:00
 ]
 LIST = ["  auth_id: Some(", '    "s3cret-one",', "authorized_ids = [", "  'a', 'b'", "text: [", "]"]
-PEM = ["-----BEGIN PRIVATE KEY-----", "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC", "  c2hvcnQ=", "-----END PRIVATE KEY-----"]
+PEM = [
+    "-----BEGIN PRIVATE KEY-----",
+    "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC",
+    "  c2hvcnQ=",
+    "-----END PRIVATE KEY-----",
+]
 DAMAGE = [
     b"",
     b"\n",
@@ -46,13 +56,20 @@ DAMAGE = [
 
 def formatter(options: Options, *, jsonl: bool = False) -> Formatter:
     return Formatter(
-        Style(Clock(options.zone, hours24=options.hours24), source=options.source, strip_raw=options.strip_raw, jsonl=jsonl),
+        Style(
+            Clock(options.zone, hours24=options.hours24),
+            source=options.source,
+            strip_raw=options.strip_raw,
+            jsonl=jsonl,
+        ),
         redactor=None if options.key is None else Redactor(options.key),
         wanted=Filter(options.level, options.targets, options.since, options.until),
     )
 
 
-def formatted(data: bytes, chunk: int, options: Options, *, jsonl: bool = False) -> tuple[bytes, Formatter]:
+def formatted(
+    data: bytes, chunk: int, options: Options, *, jsonl: bool = False
+) -> tuple[bytes, Formatter]:
     ours = formatter(options, jsonl=jsonl)
     chunks = [data[place : place + chunk] for place in range(0, len(data), chunk)]
     return b"".join([*(ours.feed(block) for block in cut_blocks(chunks)), ours.flush()]), ours
@@ -60,7 +77,12 @@ def formatted(data: bytes, chunk: int, options: Options, *, jsonl: bool = False)
 
 def some_options(rng: random.Random, start: datetime) -> Options:
     """Return options that differ from the defaults in a few points."""
-    options = Options(zone=rng.choice(ZONES), hours24=rng.random() < 0.3, source=rng.random() < 0.7, strip_raw=rng.random() < 0.2)
+    options = Options(
+        zone=rng.choice(ZONES),
+        hours24=rng.random() < 0.3,
+        source=rng.random() < 0.7,
+        strip_raw=rng.random() < 0.2,
+    )
     options.key = rng.choice([None, KEY, KEY])
     if rng.random() < 0.3:
         options.level = rng.choice(LEVELS)
@@ -82,7 +104,14 @@ def some_log(rng: random.Random, start: datetime) -> bytes:
         if rng.random() < 0.05:
             lines.append(
                 DIALECTS[rng.choice(sorted(DIALECTS))](
-                    Event(start, "INFO", "moshi_server", "src/main.rs", 9, rng.choice(PLANTS)(rng).message)
+                    Event(
+                        start,
+                        "INFO",
+                        "moshi_server",
+                        "src/main.rs",
+                        9,
+                        rng.choice(PLANTS)(rng).message,
+                    )
                 )
             )
         if rng.random() < 0.01:
@@ -113,12 +142,19 @@ def test_any_log_gives_the_bytes_of_the_plain_way(seed: int) -> None:
     """Mixed dialects, clock changes, secrets, filters and damage, cut into chunks of any size: the same bytes and the same counts."""
     rng = random.Random(seed)
     start = rng.choice(STARTS)
-    assert_same(some_log(rng, start), rng.choice([1, 7, 100, 1000, 1 << 20]), some_options(rng, start))
+    assert_same(
+        some_log(rng, start), rng.choice([1, 7, 100, 1000, 1 << 20]), some_options(rng, start)
+    )
 
 
 PIECES = [
     *(dialect(step(random.Random(5), START, 17)).encode() for dialect in DIALECTS.values()),
-    *(dialect(Event(START, "ERROR", "moshi_server", "src/main.rs", 7, "py", {"err": "1"})).encode() for dialect in DIALECTS.values()),
+    *(
+        dialect(
+            Event(START, "ERROR", "moshi_server", "src/main.rs", 7, "py", {"err": "1"})
+        ).encode()
+        for dialect in DIALECTS.values()
+    ),
     *(line.encode() for line in [*PEM, *LIST]),
     *DAMAGE,
     b"Caused by:",
@@ -136,7 +172,9 @@ PIECES = [
     zone=st.sampled_from(ZONES),
     key=st.sampled_from([None, KEY]),
 )
-def test_any_bytes_give_the_bytes_of_the_plain_way(pieces: list[bytes], chunk: int, zone: tzinfo, key: bytes | None) -> None:
+def test_any_bytes_give_the_bytes_of_the_plain_way(
+    pieces: list[bytes], chunk: int, zone: tzinfo, key: bytes | None
+) -> None:
     """Pieces of log lines and arbitrary bytes in any order never raise, and give what the plain way gives."""
     assert_same(b"".join(pieces), chunk, Options(zone=zone, key=key))
 
@@ -169,7 +207,14 @@ def test_step_lines_of_every_dialect_go_the_fast_way(name: str) -> None:
 def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
     """After two lines with other numbers a message is known, and its lines still come out as the plain way has them."""
     events = [
-        Event(START + timedelta(minutes=index), "INFO", "moshi_server", "src/main.rs", 50 + index, f"slot {index} of 64")
+        Event(
+            START + timedelta(minutes=index),
+            "INFO",
+            "moshi_server",
+            "src/main.rs",
+            50 + index,
+            f"slot {index} of 64",
+        )
         for index in range(40)
     ]
     data = "".join(DIALECTS[name](event) + "\n" for event in events).encode()
@@ -181,7 +226,16 @@ def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
 def test_a_line_of_a_megabyte_is_a_line_like_others() -> None:
     """A 1 MB message between two step lines is kept whole, and what follows it too."""
     rng = random.Random(1)
-    long = DIALECTS["ansi"](Event(START, "INFO", "moshi_server", "src/main.rs", 1, "x" * 1_000_000 + " auth_id=abcdef12 end"))
+    long = DIALECTS["ansi"](
+        Event(
+            START,
+            "INFO",
+            "moshi_server",
+            "src/main.rs",
+            1,
+            "x" * 1_000_000 + " auth_id=abcdef12 end",
+        )
+    )
     lines = [DIALECTS["ansi"](step(rng, START, 1)), long, DIALECTS["ansi"](step(rng, START, 2))]
     assert_same("\n".join(lines).encode(), 64 << 10, Options(key=KEY))
 
@@ -190,14 +244,20 @@ def test_a_line_without_end_is_cut_and_nothing_of_it_is_lost() -> None:
     """Where a line exceeds the limit it becomes several, at the same places however it arrives."""
     data = b"a" * 25 + b"\n" + b"b" * 10 + b"\n" + b"c" * 7
     for size in (1, 3, 10, 100):
-        blocks = list(cut_blocks([data[place : place + size] for place in range(0, len(data), size)], max_line=10))
+        blocks = list(
+            cut_blocks(
+                [data[place : place + size] for place in range(0, len(data), size)], max_line=10
+            )
+        )
         lines = [line for block in blocks for line in block.splitlines()]
         assert lines == [b"a" * 10, b"a" * 10, b"a" * 5, b"b" * 10, b"c" * 7]
 
 
 def test_a_printed_table_is_no_fleet_of_containers() -> None:
     """Thousands of names before a bar are kept as they are, in memory that does not grow with them."""
-    lines = [f"name{number} | 1.5" for number in range(3000)] + [DIALECTS["compose_ansi"](step(random.Random(1), START, 1))]
+    lines = [f"name{number} | 1.5" for number in range(3000)] + [
+        DIALECTS["compose_ansi"](step(random.Random(1), START, 1))
+    ]
     assert_same("\n".join(lines).encode(), 1000, Options(key=KEY))
 
 

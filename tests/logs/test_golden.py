@@ -24,9 +24,13 @@ CASES = sorted(path.stem for path in FOLDER.glob("*.log"))
 
 @pytest.mark.parametrize("style", ["plain", "jsonl"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_log_becomes_what_it_was_agreed_to_become(case: str, style: str, request: pytest.FixtureRequest) -> None:
+def test_a_log_becomes_what_it_was_agreed_to_become(
+    case: str, style: str, request: pytest.FixtureRequest
+) -> None:
     """Every dialect, nasty cases included, redacted under a fixed key: byte for byte what is kept beside it."""
-    formatter = Formatter(Style(Clock(ZONES.get(case, UTC)), jsonl=style == "jsonl"), redactor=Redactor(KEY))
+    formatter = Formatter(
+        Style(Clock(ZONES.get(case, UTC)), jsonl=style == "jsonl"), redactor=Redactor(KEY)
+    )
     got = formatter.feed((FOLDER / f"{case}.log").read_bytes()) + formatter.flush()
     golden = FOLDER / f"{case}.{style}"
     if request.config.getoption("--update-golden"):
@@ -45,6 +49,15 @@ def test_formatting_a_formatted_log_changes_nothing(case: str) -> None:
 
 def test_the_cases_are_there() -> None:
     """Each dialect of the reference has a golden log."""
-    assert {"colours", "no-color", "spans", "registry-path", "local-time", "json-lines", "icons", "compose", "python", "formatted"} <= set(
-        CASES
-    )
+    assert {
+        "colours",
+        "no-color",
+        "spans",
+        "registry-path",
+        "local-time",
+        "json-lines",
+        "icons",
+        "compose",
+        "python",
+        "formatted",
+    } <= set(CASES)

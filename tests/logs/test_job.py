@@ -15,7 +15,17 @@ import pytest
 import zstandard
 
 from dsmops.errors import InputError, SourceError
-from dsmops.logs import Clock, Filter, FormatReport, Formatter, Redactor, Style, format_log, parts, plan_output
+from dsmops.logs import (
+    Clock,
+    Filter,
+    FormatReport,
+    Formatter,
+    Redactor,
+    Style,
+    format_log,
+    parts,
+    plan_output,
+)
 from tests.logs.oracle import Options, Oracle
 from tests.logs.server_logs import START, Event, ansi, compose, local_time, plain, server_log, step
 
@@ -23,9 +33,19 @@ KEY = b"a key for tests only"
 
 
 def run(
-    source: Path | str, output: Path | str | None = None, *, zone: str = "UTC", key: bytes | None = KEY, jsonl: bool = False
+    source: Path | str,
+    output: Path | str | None = None,
+    *,
+    zone: str = "UTC",
+    key: bytes | None = KEY,
+    jsonl: bool = False,
 ) -> FormatReport:
-    return format_log(str(source), None if output is None else str(output), style=Style(Clock(ZoneInfo(zone)), jsonl=jsonl), key=key)
+    return format_log(
+        str(source),
+        None if output is None else str(output),
+        style=Style(Clock(ZoneInfo(zone)), jsonl=jsonl),
+        key=key,
+    )
 
 
 @pytest.fixture
@@ -106,7 +126,10 @@ def test_names_decide_about_compression(log: Path, tmp_path: Path) -> None:
     run(log, tmp_path / "out.zst")
     expected = (tmp_path / "out").read_bytes()
     assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == expected
-    assert zstandard.ZstdDecompressor().decompressobj().decompress((tmp_path / "out.zst").read_bytes()) == expected
+    assert (
+        zstandard.ZstdDecompressor().decompressobj().decompress((tmp_path / "out.zst").read_bytes())
+        == expected
+    )
 
 
 def test_a_device_is_written_and_not_replaced(log: Path, tmp_path: Path) -> None:
@@ -119,12 +142,22 @@ def test_a_device_is_written_and_not_replaced(log: Path, tmp_path: Path) -> None
 def test_the_report_counts_what_was_there(tmp_path: Path) -> None:
     """Lines, events, lines of no dialect, hits by rule, and bytes; an empty log is a log."""
     path = tmp_path / "log"
-    secret = Event(START, "INFO", "moshi_server", "src/main.rs", 1, "query", {"auth_id": '"abcdef"'})
+    secret = Event(
+        START, "INFO", "moshi_server", "src/main.rs", 1, "query", {"auth_id": '"abcdef"'}
+    )
     path.write_text("\n".join([plain(secret), "Caused by:", "printed", ansi(secret)]))
     report = run(path, tmp_path / "out")
-    assert (report.lines, report.records, report.unparsed_lines, report.records_written) == (4, 2, 1, 2)
+    assert (report.lines, report.records, report.unparsed_lines, report.records_written) == (
+        4,
+        2,
+        1,
+        2,
+    )
     assert report.redactions == {"key": 2}
-    assert (report.read_bytes, report.written_bytes) == (path.stat().st_size, (tmp_path / "out").stat().st_size)
+    assert (report.read_bytes, report.written_bytes) == (
+        path.stat().st_size,
+        (tmp_path / "out").stat().st_size,
+    )
     path.write_text("")
     assert run(path, tmp_path / "out").lines == 0
     assert run(path, tmp_path / "out", key=None).redactions is None
@@ -139,54 +172,81 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut files of a few kilobytes, as if there were four processors."""
     monkeypatch.setattr(parts, "PART_BYTES", 5000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
-    # Servers of other tests may have left idle threads in this process, beside which the tool itself would not fork.
+    # Servers of other tests may have left idle threads in this process, beside which the tool
+    # itself would not fork.
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
 LOGS = {
-    "step lines": [ansi(step(random.Random(2), START + timedelta(seconds=index), index)) for index in range(400)],
+    "step lines": [
+        ansi(step(random.Random(2), START + timedelta(seconds=index), index))
+        for index in range(400)
+    ],
     "mixed": list(server_log(random.Random(2), 400)),
     "upstream": list(server_log(random.Random(3), 400, dialects=iter(["ansi"] * 400), steps=0.5)),
     "containers": [
-        compose(ansi)(step(random.Random(2), START, index)) if index % 3 else ansi(step(random.Random(2), START, index))
+        compose(ansi)(step(random.Random(2), START, index))
+        if index % 3
+        else ansi(step(random.Random(2), START, index))
         for index in range(300)
     ],
     "local time": [
-        (local_time if index % 2 else ansi)(step(random.Random(2), START + timedelta(minutes=index), index)) for index in range(300)
+        (local_time if index % 2 else ansi)(
+            step(random.Random(2), START + timedelta(minutes=index), index)
+        )
+        for index in range(300)
     ],
     "a key block": [
         line
         for index in range(200)
-        for line in (ansi(step(random.Random(2), START, index)), *["-----BEGIN PRIVATE KEY-----"] * (index == 80), "aWxl")
+        for line in (
+            ansi(step(random.Random(2), START, index)),
+            *["-----BEGIN PRIVATE KEY-----"] * (index == 80),
+            "aWxl",
+        )
     ],
     "no record": ["printed"] * 3000,
 }
 LOGS["clocks go back"] = [
-    (local_time if index % 2 else ansi)(step(random.Random(2), START.replace(month=11, day=2, hour=4) + timedelta(minutes=index), index))
+    (local_time if index % 2 else ansi)(
+        step(
+            random.Random(2),
+            START.replace(month=11, day=2, hour=4) + timedelta(minutes=index),
+            index,
+        )
+    )
     for index in range(300)
 ]
 
 
 @pytest.mark.usefixtures("_small_parts")
 @pytest.mark.parametrize("name", LOGS)
-def test_a_file_in_parts_is_the_file_in_one_go(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_parts_is_the_file_in_one_go(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever passes from one part to the next, bytes and counts are those of the plain way; filters and JSON Lines too."""
     taken = []
     take = Formatter.take
-    monkeypatch.setattr(Formatter, "take", lambda self, part: (taken.append(part), take(self, part))[1])
+    monkeypatch.setattr(
+        Formatter, "take", lambda self, part: (taken.append(part), take(self, part))[1]
+    )
     path = tmp_path / "log"
     path.write_bytes("\n".join(LOGS[name]).encode())
     assert len(parts.plan_parts(str(path))) == (1 if name == "no record" else 4)
     oracle = Oracle(Options(zone=ZoneInfo("America/New_York"), key=KEY))
     expected = oracle.format(path.read_bytes())
     report = run(path, tmp_path / "out", zone="America/New_York")
-    assert len(taken) == {"step lines": 3, "upstream": 3, "local time": 3, "containers": 0}.get(name, len(taken))
+    assert len(taken) == {"step lines": 3, "upstream": 3, "local time": 3, "containers": 0}.get(
+        name, len(taken)
+    )
     assert (tmp_path / "out").read_bytes() == expected
     assert report.redactions == dict(sorted(oracle.counts.items()))
     assert report.lines == len(LOGS[name])
     assert report.read_bytes == path.stat().st_size
     style = Style(Clock(UTC), jsonl=True)
-    format_log(str(path), str(tmp_path / "parts"), style=style, key=KEY, wanted=Filter(level="INFO"))
+    format_log(
+        str(path), str(tmp_path / "parts"), style=style, key=KEY, wanted=Filter(level="INFO")
+    )
     with path.open("rb") as stream:
         whole = _in_one_go(stream.read(), Style(Clock(UTC), jsonl=True))
     assert (tmp_path / "parts").read_bytes() == whole
@@ -198,7 +258,9 @@ def _in_one_go(data: bytes, style: Style) -> bytes:
 
 
 @pytest.mark.usefixtures("_small_parts")
-def test_a_part_that_fails_is_formatted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_is_formatted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the other processes die the log is formatted all the same, and no process is left."""
     path = tmp_path / "log"
     path.write_bytes("\n".join(LOGS["mixed"]).encode())
@@ -212,7 +274,11 @@ def test_a_part_that_fails_is_formatted_again(tmp_path: Path, monkeypatch: pytes
 
 def _children() -> set[str]:
     """The processes of this one that are alive or not yet waited for; other tests' servers may be among them."""
-    return {pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
+    return {
+        pid
+        for task in Path("/proc/self/task").glob("*/children")
+        for pid in task.read_text().split()
+    }
 
 
 @pytest.mark.usefixtures("_small_parts")
@@ -235,10 +301,22 @@ def test_a_killed_run_leaves_the_old_output_and_the_next_one_succeeds(tmp_path: 
     run(path, tmp_path / "expected")
     expected = (tmp_path / "expected").read_bytes()
     target.write_bytes(b"old")
-    command = [sys.executable, "-m", "dsmops", "format-log", str(path), "-o", str(target), "--tz", "UTC"]
+    command = [
+        sys.executable,
+        "-m",
+        "dsmops",
+        "format-log",
+        str(path),
+        "-o",
+        str(target),
+        "--tz",
+        "UTC",
+    ]
     for seconds in (0.2, 0.3, 0.4, 0.6, 0.8):
         with suppress(subprocess.TimeoutExpired):
-            subprocess.run(command, capture_output=True, timeout=seconds, check=False)  # on its time limit the child is killed
+            subprocess.run(
+                command, capture_output=True, timeout=seconds, check=False
+            )  # on its time limit the child is killed
         assert target.read_bytes() in (b"old", expected)
     run(path, target)
     assert target.read_bytes() == expected

@@ -12,9 +12,27 @@ from dsmops.logs import Clock, LogRecord, Style, parse, render
 from dsmops.logs.formats import FORMATS
 from dsmops.logs.plain_text import clean
 from dsmops.logs.reader import Reader
-from tests.logs.server_logs import CAUSES, DIALECTS, START, TRACEBACK, Event, ansi, compose, other, plain
+from tests.logs.server_logs import (
+    CAUSES,
+    DIALECTS,
+    START,
+    TRACEBACK,
+    Event,
+    ansi,
+    compose,
+    other,
+    plain,
+)
 
-ERROR = Event(START, "ERROR", "moshi_server::utils", "src/utils.rs", 218, "task failed", {"name": '"model_loop"'})
+ERROR = Event(
+    START,
+    "ERROR",
+    "moshi_server::utils",
+    "src/utils.rs",
+    218,
+    "task failed",
+    {"name": '"model_loop"'},
+)
 INFO = Event(START, "INFO", "moshi_server", "src/main.rs", 7, "hello")
 
 
@@ -31,7 +49,15 @@ def test_colours_within_colours_go_in_linear_time() -> None:
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_every_dialect_says_the_same(name: str) -> None:
     """Time, level, target, source and message of an event are found in whatever dialect it was written."""
-    event = Event(START.replace(microsecond=595000), "WARN", "moshi_server::batched_asr", "src/batched_asr.rs", 268, "a: b", {"x": "1"})
+    event = Event(
+        START.replace(microsecond=595000),
+        "WARN",
+        "moshi_server::batched_asr",
+        "src/batched_asr.rs",
+        268,
+        "a: b",
+        {"x": "1"},
+    )
     [record] = records(DIALECTS[name](event))
     assert (record.time, record.level, record.message) == (event.time, "WARN", "a: b x=1")
     assert record.target == (None if name in ("compact", "icon_only") else event.target)
@@ -53,7 +79,9 @@ def test_no_line_is_of_two_dialects() -> None:
 
 def test_causes_and_tracebacks_stay_with_their_event() -> None:
     """A cause chain and the traceback after an error are its continuation; the next event begins a new record."""
-    first, second, third = records(ansi(ERROR), *CAUSES, plain(ERROR), *TRACEBACK, "  note", plain(INFO))
+    first, second, third = records(
+        ansi(ERROR), *CAUSES, plain(ERROR), *TRACEBACK, "  note", plain(INFO)
+    )
     assert list(first.continuation) == CAUSES
     assert list(second.continuation) == [*TRACEBACK, "  note"]
     assert third.continuation == ()
@@ -61,17 +89,34 @@ def test_causes_and_tracebacks_stay_with_their_event() -> None:
 
 def test_a_traceback_that_no_error_announced_is_an_error_of_its_own() -> None:
     """After an INFO line a traceback begins an event of level ERROR, chained exceptions included; a print after it does not belong."""
-    chain = [*TRACEBACK, "", "During handling of the above exception, another exception occurred:", "", *TRACEBACK]
+    chain = [
+        *TRACEBACK,
+        "",
+        "During handling of the above exception, another exception occurred:",
+        "",
+        *TRACEBACK,
+    ]
     info, error, text = records(plain(INFO), *chain, "printed")
     assert info.continuation == ()
-    assert (error.format, error.level, [error.message, *error.continuation]) == ("python", "ERROR", chain)
+    assert (error.format, error.level, [error.message, *error.continuation]) == (
+        "python",
+        "ERROR",
+        chain,
+    )
     assert (text.format, text.message, text.level) == ("text", "printed", None)
 
 
 def test_containers_are_kept_apart() -> None:
     """A cause that comes after another container's line belongs to its own container's event."""
     stt, tts = compose(ansi, "stt-1"), compose(plain, "tts-1")
-    found = records(stt(ERROR), tts(INFO), "stt-1    |", "tts-1    | printed", "stt-1    | Caused by:", "stt-1    |     0: x")
+    found = records(
+        stt(ERROR),
+        tts(INFO),
+        "stt-1    |",
+        "tts-1    | printed",
+        "stt-1    | Caused by:",
+        "stt-1    |     0: x",
+    )
     assert [(record.service, record.continuation) for record in found] == [
         ("tts-1", ()),
         ("stt-1", ("", "Caused by:", "    0: x")),
@@ -79,13 +124,24 @@ def test_containers_are_kept_apart() -> None:
     ]
 
 
-@given(lines=st.lists(st.text(st.characters(exclude_characters="\n"), max_size=30) | st.sampled_from([*CAUSES, *TRACEBACK, plain(INFO)])))
+@given(
+    lines=st.lists(
+        st.text(st.characters(exclude_characters="\n"), max_size=30)
+        | st.sampled_from([*CAUSES, *TRACEBACK, plain(INFO)])
+    )
+)
 def test_no_line_is_lost(lines: list[str]) -> None:
     """Whatever the lines, each is the beginning of one record or in the continuation of one, in order; nothing raises."""
     reader = Reader(Clock(UTC))
     shown = [reader.line(line.encode("utf-8", "surrogatepass")) for line in lines]
-    found = [record for record in parse((line.encode("utf-8", "surrogatepass") for line in lines), Clock(UTC)) if not record.service]
-    assert sum(1 + len(record.continuation) for record in found) == sum(not line.prefix for line in shown)
+    found = [
+        record
+        for record in parse((line.encode("utf-8", "surrogatepass") for line in lines), Clock(UTC))
+        if not record.service
+    ]
+    assert sum(1 + len(record.continuation) for record in found) == sum(
+        not line.prefix for line in shown
+    )
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))

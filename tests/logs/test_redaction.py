@@ -33,7 +33,9 @@ def test_every_planted_secret_is_caught(dialect: str) -> None:
     rng = random.Random(20251115)
     for plant in PLANTS * EACH:
         planted = plant(rng)
-        line = DIALECTS[dialect](Event(START, "INFO", "moshi_server", "src/main.rs", 12, planted.message)).encode()
+        line = DIALECTS[dialect](
+            Event(START, "INFO", "moshi_server", "src/main.rs", 12, planted.message)
+        ).encode()
         for jsonl in (False, True):
             formatter = Formatter(Style(Clock(), jsonl=jsonl), redactor=Redactor(KEY))
             out = (formatter.feed(line + b"\n") + formatter.flush()).decode()
@@ -44,8 +46,14 @@ def test_every_planted_secret_is_caught(dialect: str) -> None:
 
 def test_clean_lines_are_left_alone(shared_data: Path) -> None:
     """Of the real log's lines without a key and of 8,000 generated ones fewer than one in a thousand is touched."""
-    real = (shared_data / "logs" / "log.config-stt-en_fr-lowram-sm75.2025-11-15").read_text().splitlines()
-    lines = [line for line in real if "auth_id" not in line] + list(server_log(random.Random(8), 8000, steps=0.3))
+    real = (
+        (shared_data / "logs" / "log.config-stt-en_fr-lowram-sm75.2025-11-15")
+        .read_text()
+        .splitlines()
+    )
+    lines = [line for line in real if "auth_id" not in line] + list(
+        server_log(random.Random(8), 8000, steps=0.3)
+    )
     touched = [line for line in lines if redacted(line) != line]
     assert len(touched) * 1000 < len(lines)
     assert touched == []
@@ -88,7 +96,10 @@ def test_what_only_looks_like_a_secret_stays(text: str) -> None:
         ("login --token public_token --x", "login --token <key:{0}> --x"),
         ("\x1b[3mauth_id\x1b[0m\x1b[2m=\x1b[0mpublic_token", "auth_id=<key:{0}>"),
         ('auth_id: Some(String("public_token")), x', 'auth_id: Some(String("<key:{0}>")), x'),
-        ('{"name": "auth_id", "value": "public_token"}', '{"name": "auth_id", "value": "<key:{0}>"}'),
+        (
+            '{"name": "auth_id", "value": "public_token"}',
+            '{"name": "auth_id", "value": "<key:{0}>"}',
+        ),
         ("next=%2Fapi%3Fauth_id%3Dpublic_token%26x", "next=%2Fapi%3Fauth_id%3D<key:{0}>%26x"),
     ],
 )
@@ -100,7 +111,11 @@ def test_one_caller_is_one_pseudonym_wherever_the_key_stands(text: str, expected
 
 def test_one_address_is_one_pseudonym_however_written() -> None:
     """Upper case, zeros and IPv4 within IPv6 do not make another caller of the same address."""
-    assert redacted("203.0.113.9") == redacted("::ffff:203.0.113.9").removeprefix("::ffff:") == redacted("::ffff:cb00:7109")
+    assert (
+        redacted("203.0.113.9")
+        == redacted("::ffff:203.0.113.9").removeprefix("::ffff:")
+        == redacted("::ffff:cb00:7109")
+    )
     assert redacted("2001:DB8:0::1") == redacted("2001:db8::1")
     assert redacted("Bob@Example.com") == redacted("bob@example.com")
 
@@ -127,7 +142,16 @@ def test_a_key_block_over_several_lines_goes_whole() -> None:
     """From BEGIN to END every line of a PEM block becomes `<pem>`, indented or behind a container's name, also beside other lines."""
     body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
     begin, end = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
-    block = ["key:", begin, f"  {body}", "Proc-Type: 4,ENCRYPTED", "hello there", f"stt-1  | {body}", f"{end} ok", body]
+    block = [
+        "key:",
+        begin,
+        f"  {body}",
+        "Proc-Type: 4,ENCRYPTED",
+        "hello there",
+        f"stt-1  | {body}",
+        f"{end} ok",
+        body,
+    ]
     assert redacted("\n".join(block)).split("\n") == [
         "key:",
         "<pem>",
@@ -150,7 +174,19 @@ def test_a_key_block_that_never_ends_does_not_swallow_the_log() -> None:
 
 def test_key_blocks_are_found_in_formatted_logs_too() -> None:
     """A block that Python printed after an event is redacted in the friendly log and in JSON Lines."""
-    raw = DIALECTS["ansi"](Event(START, "ERROR", "moshi_server", "src/main.rs", 1, "tls -----BEGIN RSA PRIVATE KEY-----")) + "\n"
+    raw = (
+        DIALECTS["ansi"](
+            Event(
+                START,
+                "ERROR",
+                "moshi_server",
+                "src/main.rs",
+                1,
+                "tls -----BEGIN RSA PRIVATE KEY-----",
+            )
+        )
+        + "\n"
+    )
     raw += "  MIIEpAIBAAKCAQEA7\n  c2VjcmV0\n-----END RSA PRIVATE KEY-----\n"
     for jsonl in (False, True):
         formatter = Formatter(Style(Clock(), jsonl=jsonl), redactor=Redactor(KEY))
@@ -183,15 +219,38 @@ def test_a_list_over_several_lines_loses_its_items() -> None:
     """What Rust's pretty Debug, JSON and Python spread over lines is replaced item by item, up to the first line that is no item."""
     key = redacted("token=public_token").removeprefix("token=")
     assert redacted(PRETTY).split("\n") == [
-        *("query: Query {", "    auth_id: Some(", f'        "{key}",', "    ),", '    format: "PcmMessagePack",', "}"),
-        *('"authorized_ids": [', f'  "{redacted("token=<key>").removeprefix("token=")}",', f'  "{key}"', '], "name"'),
-        *("text: [", 'stt-1  |     "<text>",', '  "<text>",', 'hello: "<text>",', "no: item", '  "later"', ""),
+        *(
+            "query: Query {",
+            "    auth_id: Some(",
+            f'        "{key}",',
+            "    ),",
+            '    format: "PcmMessagePack",',
+            "}",
+        ),
+        *(
+            '"authorized_ids": [',
+            f'  "{redacted("token=<key>").removeprefix("token=")}",',
+            f'  "{key}"',
+            '], "name"',
+        ),
+        *(
+            "text: [",
+            'stt-1  |     "<text>",',
+            '  "<text>",',
+            'hello: "<text>",',
+            "no: item",
+            '  "later"',
+            "",
+        ),
     ]
 
 
 def test_a_list_in_a_formatted_log_loses_its_items_each_time() -> None:
     """Also where the same lines come again and are known by heart, and in JSON Lines."""
-    raw = DIALECTS["ansi"](Event(START, "ERROR", "moshi_server", "src/main.rs", 1, "bad config")) + "\n"
+    raw = (
+        DIALECTS["ansi"](Event(START, "ERROR", "moshi_server", "src/main.rs", 1, "bad config"))
+        + "\n"
+    )
     raw += '  authorized_ids = [\n    "abc-1",\n    "abc-2",\n  ]\n'
     for jsonl in (False, True):
         formatter = Formatter(Style(Clock(), jsonl=jsonl), redactor=Redactor(KEY))
@@ -203,25 +262,107 @@ def test_a_list_in_a_formatted_log_loses_its_items_each_time() -> None:
 def test_a_line_in_colour_keeps_its_colours_unless_a_rule_hits() -> None:
     """Colours do not hide a value from the rules, and where none hits every byte stays."""
     clean = "\x1b[3mstep_idx\x1b[0m\x1b[2m=\x1b[0m17\r\n"
-    assert redacted(clean + "\x1b[2mau\x1b[0mth_id\x1b[2m=\x1b[0mab\x1b[3mcdef\r\n").startswith(clean + "auth_id=<key:")
+    assert redacted(clean + "\x1b[2mau\x1b[0mth_id\x1b[2m=\x1b[0mab\x1b[3mcdef\r\n").startswith(
+        clean + "auth_id=<key:"
+    )
     assert scan(b"\x1b[3maddr\x1b[0m\x1b[2m=\x1b[0m203.0.113.9") == {"ip": 1}
 
 
 SOUP = st.lists(
     st.sampled_from(
-        ["auth_id", "token", "=", ": ", '"', "'", "\\", "Some(", ")", "[", "]", "<", ">", "text", "cookie", "Bearer ", "\n", "\r\n"]
+        [
+            "auth_id",
+            "token",
+            "=",
+            ": ",
+            '"',
+            "'",
+            "\\",
+            "Some(",
+            ")",
+            "[",
+            "]",
+            "<",
+            ">",
+            "text",
+            "cookie",
+            "Bearer ",
+            "\n",
+            "\r\n",
+        ]
     )
     | st.sampled_from(
-        [" ", ",", "&", "?", "@", "://", "/home/", "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "eyJabc.def.ghi"]
+        [
+            " ",
+            ",",
+            "&",
+            "?",
+            "@",
+            "://",
+            "/home/",
+            "-----BEGIN PRIVATE KEY-----",
+            "-----END PRIVATE KEY-----",
+            "eyJabc.def.ghi",
+        ]
     )
     | st.sampled_from(
-        ["AKIAIOSFODNN7EXAMPLE", "10.1.2.3", "fd00::1:2", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "--password", "aws", "<text>"]
+        [
+            "AKIAIOSFODNN7EXAMPLE",
+            "10.1.2.3",
+            "fd00::1:2",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "--password",
+            "aws",
+            "<text>",
+        ]
     )
-    | st.sampled_from([" None", "None", "17", "text_token", "context_token", "@240.safetensors", ".com", "api_keys_id", "foo@", "::ffff:"])
     | st.sampled_from(
-        ["{", "}", "(", "%3D", "%253D", "%26", "%2F", "home", "Users", "String(", "value", "Text(", "text: ", "Array [", "r#"]
+        [
+            " None",
+            "None",
+            "17",
+            "text_token",
+            "context_token",
+            "@240.safetensors",
+            ".com",
+            "api_keys_id",
+            "foo@",
+            "::ffff:",
+        ]
     )
-    | st.sampled_from(["\x1b[0m", "\x1b", "[3m", "::ffff:cb00:7109", "fe80::1%eth0", "peer/", ":80", "sk_live_", "hf_", "a" * 40])
+    | st.sampled_from(
+        [
+            "{",
+            "}",
+            "(",
+            "%3D",
+            "%253D",
+            "%26",
+            "%2F",
+            "home",
+            "Users",
+            "String(",
+            "value",
+            "Text(",
+            "text: ",
+            "Array [",
+            "r#",
+        ]
+    )
+    | st.sampled_from(
+        [
+            "\x1b[0m",
+            "\x1b",
+            "[3m",
+            "::ffff:cb00:7109",
+            "fe80::1%eth0",
+            "peer/",
+            ":80",
+            "sk_live_",
+            "hf_",
+            "a" * 40,
+        ]
+    )
     | st.sampled_from(SECRET_NAMES)
     | st.text(max_size=8),
     max_size=30,
@@ -244,10 +385,16 @@ def test_hints_miss_nothing(text: str) -> None:
     for line in text.split("\n"):
         expected = line
         for rule in RULES:
-            expected = rule.pattern.sub(lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0], expected)  # type: ignore[misc]
+            expected = rule.pattern.sub(
+                lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0],
+                expected,
+            )  # type: ignore[misc]
         by_hints = line
         for rule in redactor.rules(shape_of(line.encode("utf-8", "surrogatepass"))):
-            by_hints = rule.pattern.sub(lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0], by_hints)  # type: ignore[misc]
+            by_hints = rule.pattern.sub(
+                lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0],
+                by_hints,
+            )  # type: ignore[misc]
         assert by_hints == expected
 
 
@@ -331,11 +478,16 @@ def test_the_key_file_is_made_once_and_for_its_owner_only() -> None:
 def test_first_runs_at_once_agree_on_one_key() -> None:
     """Three processes that all find no key end up with the same."""
     code = "from dsmops.logs import load_or_create_key; print(load_or_create_key().decode())"
-    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     assert len({run.communicate()[0] for run in runs}) == 1
 
 
-def test_where_no_key_can_be_kept_the_variable_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_no_key_can_be_kept_the_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A service's home may be read-only, or none."""
     (tmp_path / "state").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

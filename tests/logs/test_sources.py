@@ -86,7 +86,12 @@ def test_standard_input_may_be_compressed() -> None:
     """`-` reads stdin, and looks at its first bytes too."""
     code = "import sys; from dsmops.logs import open_source\nwith open_source('-') as chunks: sys.stdout.buffer.writelines(chunks)"
     for content in (COMPRESSED["gzip"], TEXT):
-        assert subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True).stdout == TEXT
+        assert (
+            subprocess.run(
+                [sys.executable, "-c", code], input=content, capture_output=True, check=True
+            ).stdout
+            == TEXT
+        )
 
 
 # --- following -----------------------------------------------------------------------------------------------------------------------
@@ -122,7 +127,10 @@ def test_what_is_appended_comes_after_what_was_there(tmp_path: Path) -> None:
         with path.open("ab") as file:
             file.write(data)
 
-    assert followed(path, lambda: append(b"tw"), None, lambda: append(b"o\nthree\n")) == b"one\ntwo\nthree\n"
+    assert (
+        followed(path, lambda: append(b"tw"), None, lambda: append(b"o\nthree\n"))
+        == b"one\ntwo\nthree\n"
+    )
 
 
 def test_a_rename_is_followed_to_the_new_file(tmp_path: Path) -> None:
@@ -153,16 +161,27 @@ def test_a_truncated_file_is_read_anew(tmp_path: Path) -> None:
     """Copy-and-truncate rotation: what comes after the cut is read from the start, and a half line before it is ended."""
     path = tmp_path / "log"
     path.write_bytes(b"a long first line\nhalf")
-    assert followed(path, lambda: path.write_bytes(b"short\n")) == b"a long first line\nhalf\nshort\n"
+    assert (
+        followed(path, lambda: path.write_bytes(b"short\n")) == b"a long first line\nhalf\nshort\n"
+    )
     path.write_bytes(b"x" * 50 + b"\n")
-    assert followed(path, lambda: os.truncate(path, 0), lambda: path.write_bytes(b"y\n")) == b"x" * 50 + b"\ny\n"
+    assert (
+        followed(path, lambda: os.truncate(path, 0), lambda: path.write_bytes(b"y\n"))
+        == b"x" * 50 + b"\ny\n"
+    )
 
 
 def test_the_file_of_the_next_day_comes_next(tmp_path: Path) -> None:
     """A dated log is read to its end, then the next day's, day after day, and each is told; other names are other logs."""
     path = tmp_path / "log.stt.2025-11-15"
     path.write_bytes(b"one\n")
-    others = ["log.stt.2025-11-14", "log.stt.2025-11-16.gz", "log.tts.2025-11-16", "friendly-log.stt.2025-11-16", "log.stt.2025-11-1x"]
+    others = [
+        "log.stt.2025-11-14",
+        "log.stt.2025-11-16.gz",
+        "log.tts.2025-11-16",
+        "friendly-log.stt.2025-11-16",
+        "log.stt.2025-11-1x",
+    ]
     for name in others:
         (tmp_path / name).write_bytes(b"another\n")
     told: list[str] = []
@@ -174,7 +193,10 @@ def test_the_file_of_the_next_day_comes_next(tmp_path: Path) -> None:
         (tmp_path / "log.stt.2025-11-18").write_bytes(b"three\n")
 
     steps = Pauses(None, midnight, lambda: path.rename(tmp_path / "away"))
-    assert b"".join(follow(path, steps, on_next=lambda new: told.append(new.name))) == b"one\nhalf\ntwo\nthree\n"  # type: ignore[arg-type]
+    assert (
+        b"".join(follow(path, steps, on_next=lambda new: told.append(new.name)))
+        == b"one\nhalf\ntwo\nthree\n"
+    )  # type: ignore[arg-type]
     assert told == ["log.stt.2025-11-16", "log.stt.2025-11-18"]
 
 
@@ -197,7 +219,16 @@ def test_only_files_can_be_followed(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"")
     assert can_follow(str(tmp_path / "log"))
     assert can_follow(f"file://{tmp_path}/log")
-    assert not any(can_follow(source) for source in ("-", "/dev/null", str(tmp_path / "pipe"), str(tmp_path), str(tmp_path / "none")))
+    assert not any(
+        can_follow(source)
+        for source in (
+            "-",
+            "/dev/null",
+            str(tmp_path / "pipe"),
+            str(tmp_path),
+            str(tmp_path / "none"),
+        )
+    )
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:

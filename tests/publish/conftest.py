@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from dsmops.publish.store import ObjectStore, StoreOptions, open_store
-from tests.support.s3_servers import EXTERNAL, S3Server, external_server, moto_server, rclone_server, shared_sdk_data
+from tests.support.s3_servers import (
+    EXTERNAL,
+    S3Server,
+    external_server,
+    moto_server,
+    rclone_server,
+    shared_sdk_data,
+)
 
 S3_KINDS = ["moto", "rclone", *(["external"] if EXTERNAL in os.environ else [])]
 SMALLEST_PART_BYTES = 5 << 20
@@ -65,7 +72,12 @@ def s3_place(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Place:
     url = f"s3://{server.new_bucket()}/some/prefix"
 
     def opened(**options: Any) -> ObjectStore:
-        defaults = {"endpoint_url": server.url, "part_bytes": SMALLEST_PART_BYTES, "attempts": 2, "workers": 4}
+        defaults = {
+            "endpoint_url": server.url,
+            "part_bytes": SMALLEST_PART_BYTES,
+            "attempts": 2,
+            "workers": 4,
+        }
         return open_store(url, StoreOptions(**{**defaults, **options}))
 
     return Place(server.kind, url, opened, server)
@@ -83,7 +95,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param != "folder":
         return s3_place(request.getfixturevalue(request.param), monkeypatch)
     url = f"file:{tmp_path}/store"
-    return Place("folder", url, lambda **options: open_store(url, StoreOptions(workers=options.get("workers", 4))))
+    return Place(
+        "folder",
+        url,
+        lambda **options: open_store(url, StoreOptions(workers=options.get("workers", 4))),
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from dsmops.errors import CredentialsError, TransferError
-from dsmops.flows.publish import PublishReport, PublishRequest, PullReport, PullRequest, RedactionCheck, publish_logs, pull_logs
+from dsmops.operations.publishing import (
+    PublishReport,
+    PublishRequest,
+    PullReport,
+    PullRequest,
+    RedactionCheck,
+    publish_logs,
+    pull_logs,
+)
 from dsmops.publish import upload
 from dsmops.publish.store import StoreOptions, open_store
 from tests.publish.conftest import SMALLEST_PART_BYTES, Place
@@ -36,7 +44,12 @@ class Network:
             (self.logs / name.replace("_", ".")).write_bytes(data)
 
     def options(self, url: str, **options: Any) -> StoreOptions:
-        defaults = {"attempts": 3, "workers": 2, "part_bytes": SMALLEST_PART_BYTES, "timeout_s": 5.0}
+        defaults = {
+            "attempts": 3,
+            "workers": 2,
+            "part_bytes": SMALLEST_PART_BYTES,
+            "timeout_s": 5.0,
+        }
         return StoreOptions(endpoint_url=url, **{**defaults, **options})
 
     def publish(self, **options: Any) -> PublishReport:
@@ -47,7 +60,11 @@ class Network:
         self.pulls += 1
         output = self.root / f"out-{self.pulls}"
         report = pull_logs(PullRequest(self.place.url, output, self.options(url, **options)))
-        return report, {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        return report, {
+            path.relative_to(output).as_posix(): path.read_bytes()
+            for path in output.rglob("*")
+            if path.is_file()
+        }
 
     def published(self) -> dict[str, bytes]:
         """What a reader on a good network gets; every byte of it compared."""
@@ -76,7 +93,11 @@ def network(s3: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def every(number: int, fault: Fault, *methods: str) -> Callable[[Request], Fault | None]:
     """The fault at every `number`th request, of these methods only if any are named."""
-    return lambda request: fault if request.count % number == 0 and (not methods or request.method in methods) else None
+    return lambda request: (
+        fault
+        if request.count % number == 0 and (not methods or request.method in methods)
+        else None
+    )
 
 
 def small_files() -> dict[str, bytes]:
@@ -103,11 +124,14 @@ def test_passing_faults_are_overcome(network: Network, fault: Fault) -> None:
     network.relay.fault = every(3, fault)
     report = network.publish(workers=1)
     assert (report.counts["sent"], report.counts["failed"]) == (6, 0)
-    # A request on a connection that the relay has just closed counts where it was sent, and never arrives.
+    # A request on a connection that the relay has just closed counts where it was sent, and never
+    # arrives.
     arrived = len(network.relay.seen)
     assert arrived <= report.usage.total_requests <= arrived + arrived // 3
     assert network.published() == network.written()
-    pulled, files = network.pull(network.relay.url, workers=1)  # two could take turns so that one meets every fault
+    pulled, files = network.pull(
+        network.relay.url, workers=1
+    )  # two could take turns so that one meets every fault
     assert [file.reason for file in pulled.files if file.outcome == "failed"] == []
     assert files == network.written()
 
@@ -120,7 +144,9 @@ def test_a_network_cut_after_any_request_leaves_a_whole_state(network: Network) 
     for last in range(1, 20):
         network.write(**{f"log_{last}.{index}": f"{last}.{index}\n".encode() for index in range(3)})
         before, start = network.published(), len(network.relay.seen)
-        network.relay.fault = lambda request, limit=start + last: Fault("drop") if request.count > limit else None
+        network.relay.fault = lambda request, limit=start + last: (
+            Fault("drop") if request.count > limit else None
+        )
         try:
             report = network.publish(attempts=1)
         except TransferError:
@@ -141,9 +167,16 @@ def test_a_network_cut_after_any_request_leaves_a_whole_state(network: Network) 
 def test_wrong_bytes_in_the_store_never_count_as_published(network: Network) -> None:
     """When every body is altered on its way, each upload fails as such, and no manifest names it."""
     network.write(**small_files())
-    network.relay.fault = lambda request: Fault("garble_request") if request.method == "PUT" and "/bodies/" in request.path else None
+    network.relay.fault = lambda request: (
+        Fault("garble_request") if request.method == "PUT" and "/bodies/" in request.path else None
+    )
     report = network.publish()
-    assert (report.counts["sent"], report.counts["failed"], report.exit_code, report.manifest) == (0, 6, 6, None)
+    assert (report.counts["sent"], report.counts["failed"], report.exit_code, report.manifest) == (
+        0,
+        6,
+        6,
+        None,
+    )
     assert all("other bytes than were sent" in (file.reason or "") for file in report.files)
     network.relay.fault = lambda _request: None
     network.publish()
@@ -154,7 +187,9 @@ def test_wrong_bytes_on_the_way_back_never_become_files(network: Network) -> Non
     """When every body is altered on the way down, each is a failure, and the folder stays empty."""
     network.write(**small_files())
     network.publish()
-    network.relay.fault = lambda request: Fault("garble_answer") if "/bodies/" in request.path else None
+    network.relay.fault = lambda request: (
+        Fault("garble_answer") if "/bodies/" in request.path else None
+    )
     report, files = network.pull(network.relay.url)
     assert (report.counts["failed"], report.exit_code, files) == (6, 6, {})
 
@@ -162,7 +197,9 @@ def test_wrong_bytes_on_the_way_back_never_become_files(network: Network) -> Non
 def test_one_failing_file_does_not_stop_the_rest(network: Network) -> None:
     """An object that the server will not take is reported, the others are published, the exit code is 6."""
     network.write(**small_files())
-    network.relay.fault = lambda request: Fault("status", 500) if request.path.endswith("/log.3") else None
+    network.relay.fault = lambda request: (
+        Fault("status", 500) if request.path.endswith("/log.3") else None
+    )
     report = network.publish()
     assert (report.counts["sent"], report.exit_code) == (5, 6)
     assert [file.name for file in report.files if file.outcome == "failed"] == ["log.3"]
@@ -188,7 +225,9 @@ def big(seed: int) -> bytes:
 def test_a_part_that_keeps_failing_takes_the_upload_back(network: Network) -> None:
     """When one part cannot be sent, nothing appears under the key and no unfinished upload stays."""
     network.write(log_big=big(1), log_small=b"small")
-    network.relay.fault = lambda request: Fault("status", 500) if "partNumber=2" in request.path else None
+    network.relay.fault = lambda request: (
+        Fault("status", 500) if "partNumber=2" in request.path else None
+    )
     report = network.publish(attempts=2)
     assert (report.counts["sent"], report.counts["failed"]) == (1, 1)
     assert network.published() == {"log.small": b"small"}
@@ -203,7 +242,12 @@ def test_an_upload_that_cannot_be_taken_back_is_named(network: Network) -> None:
     network.relay.fault = lambda request: Fault("drop") if request.count > 1 else None
     store = open_store(network.place.url, network.options(network.relay.url, attempts=1))
     with pytest.raises(TransferError, match="unfinished upload") as caught:
-        store.put(network.logs / "log.big", "bodies/x", sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        store.put(
+            network.logs / "log.big",
+            "bodies/x",
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+        )
     assert caught.value.upload_id
     assert caught.value.upload_id in caught.value.message
     assert network.unfinished() == 1
@@ -218,7 +262,11 @@ def test_large_files_survive_passing_faults(network: Network, kind: Any) -> None
     hit: list[str] = []
 
     def once_each(request: Request) -> Fault | None:
-        what = "complete" if request.method == "POST" and "uploadId" in request.path else request.path.partition("partNumber=")[2][:1]
+        what = (
+            "complete"
+            if request.method == "POST" and "uploadId" in request.path
+            else request.path.partition("partNumber=")[2][:1]
+        )
         if what and what not in hit and (kind != "garble_request" or what == "1"):
             hit.append(what)
             return Fault(kind)
@@ -238,7 +286,9 @@ def test_large_files_survive_passing_faults(network: Network, kind: Any) -> None
 def test_a_stalled_server_is_given_up_and_the_next_run_succeeds(network: Network) -> None:
     """A server that holds a request without answering costs the time-out, then the file; nothing of it is published."""
     network.write(**small_files())
-    network.relay.fault = lambda request: Fault("stall") if request.path.endswith("/log.3") else None
+    network.relay.fault = lambda request: (
+        Fault("stall") if request.path.endswith("/log.3") else None
+    )
     report = network.publish(timeout_s=0.5, attempts=2)
     assert (report.counts["sent"], report.counts["failed"]) == (5, 1)
     network.relay.fault = lambda _request: None
@@ -246,7 +296,9 @@ def test_a_stalled_server_is_given_up_and_the_next_run_succeeds(network: Network
     assert network.published() == network.written()
 
 
-def test_refused_credentials_end_the_run_at_once(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_credentials_end_the_run_at_once(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wrong secret is a CredentialsError at the first request where the server checks signatures."""
     if network.place.kind == "moto":
         pytest.skip("moto checks no signatures")
@@ -258,7 +310,9 @@ def test_refused_credentials_end_the_run_at_once(network: Network, monkeypatch: 
 
 
 @pytest.mark.fault
-def test_an_interrupted_run_names_what_arrived(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_names_what_arrived(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C in the middle still writes a manifest for the files that had arrived, and the next run sends only the rest."""
     network.write(**{f"log_{index:02}": f"{index}".encode() for index in range(30)})
     original = upload.transfer_each

@@ -34,7 +34,9 @@ def digest(text: str) -> str:
 
 
 def entry(name: str, content: str, **changes: Any) -> Entry:
-    made = Entry(name, digest(content), len(content), 1_000, 2_000, 1, body_key(name, digest(content), 1))
+    made = Entry(
+        name, digest(content), len(content), 1_000, 2_000, 1, body_key(name, digest(content), 1)
+    )
     return made._replace(**changes)
 
 
@@ -54,7 +56,12 @@ def store(folder: Path) -> ObjectStore:
 
 entries = st.builds(
     lambda name, content, mtime, rules, first, older: entry(
-        name, content, mtime_ns=mtime, rules=rules, key=body_key(first, digest(content), rules), continues=digest(older) if older else ""
+        name,
+        content,
+        mtime_ns=mtime,
+        rules=rules,
+        key=body_key(first, digest(content), rules),
+        continues=digest(older) if older else "",
     ),
     st.sampled_from(["log.a", "log.a.1", "log.b"]),
     st.sampled_from(["x", "xy", "z"]),
@@ -66,9 +73,16 @@ entries = st.builds(
 
 
 @given(st.lists(entries), st.lists(entries), st.lists(entries))
-def test_the_union_does_not_depend_on_order_or_repetition(a: list[Entry], b: list[Entry], c: list[Entry]) -> None:
+def test_the_union_does_not_depend_on_order_or_repetition(
+    a: list[Entry], b: list[Entry], c: list[Entry]
+) -> None:
     """Merging is associative, commutative and idempotent, so racing writers and repeated merges change nothing."""
-    assert union(union(a, b).values(), c) == union(a, union(b, c).values()) == union(c, b, a) == union(a, b, c, a, b)
+    assert (
+        union(union(a, b).values(), c)
+        == union(a, union(b, c).values())
+        == union(c, b, a)
+        == union(a, b, c, a, b)
+    )
 
 
 @given(st.lists(entries), st.lists(entries))
@@ -126,7 +140,9 @@ def test_impossible_entries_damage_a_manifest(rows: Any) -> None:
         parse(data, "m")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000]
+)
 def test_what_is_no_manifest(data: bytes) -> None:
     """Bytes that are no manifest at all are an IntegrityError, never another exception."""
     with pytest.raises(IntegrityError):
@@ -144,7 +160,12 @@ def test_a_newer_schema_asks_for_an_upgrade(store: ObjectStore) -> None:
     """A manifest of a later version is not called damaged: the user is told to upgrade, and nothing is overwritten."""
     data = json.dumps({"schema": "dsmops.log-manifest/2", "replaces": [], "entries": []}).encode()
     sha256 = hashlib.sha256(data).hexdigest()
-    store.put(data, f"{MANIFESTS}20251115T083903Z-{'0' * 16}-{sha256}.json", sha256=sha256, size_bytes=len(data))
+    store.put(
+        data,
+        f"{MANIFESTS}20251115T083903Z-{'0' * 16}-{sha256}.json",
+        sha256=sha256,
+        size_bytes=len(data),
+    )
     with pytest.raises(InputError, match="log-manifest/2"):
         read_catalogue(store)
 
@@ -219,7 +240,12 @@ def test_where_deleting_is_forbidden_old_manifests_are_not_fetched(store: Object
 
     locked.before_delete = refuse
     for name in ("log.a", "log.b", "log.c"):
-        record(locked, read_catalogue(locked), [entry(name, name)], NOW.replace(second=ord(name[-1]) % 60))  # type: ignore[arg-type]
+        record(
+            locked,
+            read_catalogue(locked),
+            [entry(name, name)],
+            NOW.replace(second=ord(name[-1]) % 60),
+        )  # type: ignore[arg-type]
     assert len(list(store.list(MANIFESTS))) == 3
     before = store.meter.usage()
     catalogue = read_catalogue(store)
@@ -241,7 +267,9 @@ def test_damage_is_noticed_set_aside_and_survived(store: ObjectStore, folder: Pa
     assert catalogue.damaged == (key,)
     assert {one.name for one in catalogue.entries.values()} == {"log.kept"}
     found = unnamed_bodies(store, catalogue)
-    assert [(one.name, one.sha256, one.size_bytes, one.rules) for one in found] == [("log.lost", lost.sha256, 4, 1)]
+    assert [(one.name, one.sha256, one.size_bytes, one.rules) for one in found] == [
+        ("log.lost", lost.sha256, 4, 1)
+    ]
 
     record(store, catalogue, found, NOW)
     after = read_catalogue(store)
@@ -272,7 +300,9 @@ def test_strangers_among_the_manifests_are_ignored(store: ObjectStore) -> None:
     assert [item.key for item in store.list(MANIFESTS + "README")] == [MANIFESTS + "README.txt"]
 
 
-def test_manifests_that_never_stay_end_in_an_error(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifests_that_never_stay_end_in_an_error(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A store whose listing names manifests that are never there is given up, not waited for."""
     monkeypatch.setattr("dsmops.publish.manifest._RELIST_WAIT_S", 0.0)
     record(store, Catalogue(), [entry("log.a", "a")], NOW)
@@ -288,5 +318,12 @@ def test_manifests_that_never_stay_end_in_an_error(store: ObjectStore, monkeypat
 
 def test_joining_keeps_the_newest_rules_and_time() -> None:
     """Of two entries for one name and content, the later mtime, the newer rules and one of the keys stay."""
-    old, new = entry("log.a", "x", rules=1, mtime_ns=5), entry("log.a", "x", rules=2, mtime_ns=3, continues=digest("o"))
-    assert join(old, new) == join(new, old) == old._replace(rules=2, mtime_ns=5, continues=digest("o"), key=min(old.key, new.key))
+    old, new = (
+        entry("log.a", "x", rules=1, mtime_ns=5),
+        entry("log.a", "x", rules=2, mtime_ns=3, continues=digest("o")),
+    )
+    assert (
+        join(old, new)
+        == join(new, old)
+        == old._replace(rules=2, mtime_ns=5, continues=digest("o"), key=min(old.key, new.key))
+    )

@@ -72,7 +72,10 @@ def test_names_that_are_no_logs(name: str) -> None:
     assert not is_log(name)
 
 
-@pytest.mark.parametrize("name", ["log.x", "log.x.1", "log.x.2025-11-15", "log.x.2025-11-15.7", "log.x-20251115", "log.x.3.gz"])
+@pytest.mark.parametrize(
+    "name",
+    ["log.x", "log.x.1", "log.x.2025-11-15", "log.x.2025-11-15.7", "log.x-20251115", "log.x.3.gz"],
+)
 def test_rotations_share_a_family(name: str) -> None:
     """All ages of one log have one family."""
     assert family(name) == "log.x"
@@ -85,7 +88,12 @@ def test_patterns_fit_the_path_or_its_last_part() -> None:
     assert not matches_any("a/b.json", ["b"])
 
 
-@given(st.text(min_size=1).filter(lambda name: all(part not in ("", ".", "..") for part in name.split("/"))), st.integers(0, 99))
+@given(
+    st.text(min_size=1).filter(
+        lambda name: all(part not in ("", ".", "..") for part in name.split("/"))
+    ),
+    st.integers(0, 99),
+)
 def test_a_key_tells_name_digest_and_rules(name: str, rules: int) -> None:
     """Any name survives the way into a key and back, and the key is plain ASCII."""
     key = body_key(name, DIGEST, rules)
@@ -123,8 +131,28 @@ def test_what_is_no_body_key(key: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/.", "", ".bashrc", ".ssh/authorized_keys", "a/.b"),
-        *("a\\b", "a\nb", "a\x00b", "\x1b[2Jx", "\x9b2Jx", "\ud800", "\udc00", "x" * (MAX_PART_BYTES + 1)),
+        *(
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a//b",
+            "./a",
+            "a/.",
+            "",
+            ".bashrc",
+            ".ssh/authorized_keys",
+            "a/.b",
+        ),
+        *(
+            "a\\b",
+            "a\nb",
+            "a\x00b",
+            "\x1b[2Jx",
+            "\x9b2Jx",
+            "\ud800",
+            "\udc00",
+            "x" * (MAX_PART_BYTES + 1),
+        ),
     ],
 )
 def test_hostile_names_are_refused(name: str) -> None:
@@ -133,7 +161,10 @@ def test_hostile_names_are_refused(name: str) -> None:
         require_safe(name)
 
 
-@pytest.mark.parametrize("name", ["log.x", "a b/log.ü", "-rf.log", "log..x", os.fsdecode(b"log.\xff"), "x" * MAX_PART_BYTES])
+@pytest.mark.parametrize(
+    "name",
+    ["log.x", "a b/log.ü", "-rf.log", "log..x", os.fsdecode(b"log.\xff"), "x" * MAX_PART_BYTES],
+)
 def test_odd_but_harmless_names_are_restored(name: str) -> None:
     """Spaces, other scripts, dashes and bytes that are no UTF-8 are somebody's logs."""
     assert str(require_safe(name)) == name

@@ -20,7 +20,9 @@ def digest(text: str) -> str:
 
 def entry(name: str, content: str, named: int = 0, continues: str = "", mtime_ns: int = 0) -> Entry:
     sha256 = digest(content)
-    return Entry(name, sha256, len(content), mtime_ns, named, 1, body_key("first", sha256, 1), continues)
+    return Entry(
+        name, sha256, len(content), mtime_ns, named, 1, body_key("first", sha256, 1), continues
+    )
 
 
 def catalogue(*entries: Entry) -> Catalogue:
@@ -36,7 +38,9 @@ def store(tmp_path: Path) -> ObjectStore:
     return open_store(f"file:{tmp_path}/store")
 
 
-def fetch(store: ObjectStore, output: Path, *entries: Entry, force: bool = False) -> tuple[Any, list[Any], list[Any]]:
+def fetch(
+    store: ObjectStore, output: Path, *entries: Entry, force: bool = False
+) -> tuple[Any, list[Any], list[Any]]:
     plan = plan_pull(published_logs(catalogue(*entries)), catalogue(*entries), output, force=force)
     fetched, failed = pull(store, plan, workers=2)
     return plan, fetched, [*plan.failed, *failed]
@@ -60,18 +64,29 @@ def test_the_newest_content_keeps_the_name_and_none_is_lost() -> None:
 
 def test_two_hosts_with_one_name_both_come_back() -> None:
     """Contents of two publishers under one name are both restored."""
-    assert set(restored(entry("log.x", "host a", 1), entry("log.x", "host b", 2)).values()) == {digest("host a"), digest("host b")}
+    assert set(restored(entry("log.x", "host a", 1), entry("log.x", "host b", 2)).values()) == {
+        digest("host a"),
+        digest("host b"),
+    }
 
 
 def test_a_log_that_grew_comes_back_once() -> None:
     """Contents that lost their name and are the beginning of a longer one are left out, also along a chain and across a rotation."""
-    grown = [entry("log.x", "a"), entry("log.x", "ab", 1, digest("a")), entry("log.x.1", "abc", 2, digest("ab")), entry("log.x", "new", 2)]
+    grown = [
+        entry("log.x", "a"),
+        entry("log.x", "ab", 1, digest("a")),
+        entry("log.x.1", "abc", 2, digest("ab")),
+        entry("log.x", "new", 2),
+    ]
     assert restored(*grown) == {"log.x": digest("new"), "log.x.1": digest("abc")}
 
 
 def test_a_name_is_never_left_out() -> None:
     """A content that happens to be the beginning of another keeps the name it was published under."""
-    assert restored(entry("log.1", "a"), entry("log.2", "ab", 0, digest("a"))) == {"log.1": digest("a"), "log.2": digest("ab")}
+    assert restored(entry("log.1", "a"), entry("log.2", "ab", 0, digest("a"))) == {
+        "log.1": digest("a"),
+        "log.2": digest("ab"),
+    }
 
 
 def test_choosing_by_name_and_time() -> None:
@@ -109,7 +124,9 @@ def test_wrong_bytes_never_become_a_file(store: ObjectStore, tmp_path: Path) -> 
     assert (tmp_path / "out/log.x").read_text() == "older"
 
 
-def test_more_bytes_than_were_published_do_not_fill_the_disk(store: ObjectStore, tmp_path: Path) -> None:
+def test_more_bytes_than_were_published_do_not_fill_the_disk(
+    store: ObjectStore, tmp_path: Path
+) -> None:
     """A body that goes on past its published size is given up there, and nothing of it is left."""
     one = entry("log.a", "x" * 1000)
     put(store, "x" * 5_000_000, one)
@@ -129,7 +146,9 @@ def test_a_missing_body_does_not_stop_the_rest(store: ObjectStore, tmp_path: Pat
     assert (failure.name, type(failure.error)) == ("log.b", MissingObjectError)
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "log.\x1b[2J", "a\\..\\evil"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "/tmp/evil", "a/../../evil", "log.\x1b[2J", "a\\..\\evil"]
+)
 def test_hostile_names_stay_outside(store: ObjectStore, tmp_path: Path, name: str) -> None:
     """A manifest that names a path outside the output folder gets a failure, and nothing is written anywhere."""
     hostile = entry(name, "evil")
@@ -149,7 +168,9 @@ def test_links_in_the_output_are_not_written_through(store: ObjectStore, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out/sub").symlink_to(tmp_path / "outside")
     (tmp_path / "out/log.y").symlink_to(tmp_path / "outside/log.y")
-    _, fetched, failed = fetch(store, tmp_path / "out", entry("sub/log.x", "x"), entry("log.y", "y"), force=True)
+    _, fetched, failed = fetch(
+        store, tmp_path / "out", entry("sub/log.x", "x"), entry("log.y", "y"), force=True
+    )
     assert [failure.name for failure in failed] == ["sub/log.x"]
     assert [log.name for log in fetched] == ["log.y"]
     assert list((tmp_path / "outside").iterdir()) == []

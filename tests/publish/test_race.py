@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.flows.publish import PullRequest, pull_logs
+from dsmops.operations.publishing import PullRequest, pull_logs
 from dsmops.publish.manifest import read_catalogue, record
 from dsmops.publish.store import StoreOptions
 from tests.conftest import LONG
@@ -23,7 +23,16 @@ def race(place: Place, folder: Path, publishers: int, rounds: int) -> None:
     names = [chr(ord("a") + index) for index in range(publishers)]
     racers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.publish.racer", place.url, endpoint, str(folder / name), name, str(rounds)],
+            [
+                sys.executable,
+                "-m",
+                "tests.publish.racer",
+                place.url,
+                endpoint,
+                str(folder / name),
+                name,
+                str(rounds),
+            ],
             cwd=ROOT,
             env=os.environ.copy(),
             stdin=subprocess.PIPE,
@@ -41,10 +50,14 @@ def race(place: Place, folder: Path, publishers: int, rounds: int) -> None:
         racer.stdin.write("\n")
         racer.stdin.flush()
     outcomes = [racer.communicate() for racer in racers]
-    assert [(racer.returncode, stderr) for racer, (_, stderr) in zip(racers, outcomes, strict=True)] == [(0, "")] * publishers
+    assert [
+        (racer.returncode, stderr) for racer, (_, stderr) in zip(racers, outcomes, strict=True)
+    ] == [(0, "")] * publishers
 
     wanted = {f"log.{name}.{index}": f"{name} {index}" for name in names for index in range(rounds)}
-    report = pull_logs(PullRequest(place.url, folder / "out", StoreOptions(endpoint_url=endpoint or None)))
+    report = pull_logs(
+        PullRequest(place.url, folder / "out", StoreOptions(endpoint_url=endpoint or None))
+    )
     assert report.exit_code == 0
     assert {path.name: path.read_text() for path in (folder / "out").iterdir()} == wanted
     store = place.open()

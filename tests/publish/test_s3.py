@@ -16,7 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.errors import CredentialsError, DsmopsError, InputError, IntegrityError, MissingObjectError, TransferError
+from dsmops.errors import (
+    CredentialsError,
+    DsmopsError,
+    InputError,
+    IntegrityError,
+    MissingObjectError,
+    TransferError,
+)
 from dsmops.publish.s3 import MAX_PARTS, S3Store, part_size
 from dsmops.publish.store import StoreOptions, open_store
 from tests.publish.conftest import SMALLEST_PART_BYTES, Place, s3_place
@@ -36,16 +43,26 @@ def relay(moto: S3Server) -> Iterator[Relay]:
 
 
 def put(place: Place, data: bytes = b"content", key: str = "bodies/a", **options: Any) -> None:
-    place.open(**options).put(data, key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    place.open(**options).put(
+        data, key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data)
+    )
 
 
 def test_uploads_carry_their_digest_and_nothing_uncalled_for(place: Place, relay: Relay) -> None:
     """A put sends its SHA-256 in a header, no trailer and no second checksum, and neither ACL nor encryption nor class by itself."""
     put(place, endpoint_url=relay.url)
     (request,) = relay.seen
-    assert request.headers["x-amz-checksum-sha256"] == b64encode(hashlib.sha256(b"content").digest()).decode()
+    assert (
+        request.headers["x-amz-checksum-sha256"]
+        == b64encode(hashlib.sha256(b"content").digest()).decode()
+    )
     sent = {name for name in request.headers if name.startswith("x-amz-")}
-    assert sent <= {"x-amz-checksum-sha256", "x-amz-content-sha256", "x-amz-date", "x-amz-sdk-checksum-algorithm"}
+    assert sent <= {
+        "x-amz-checksum-sha256",
+        "x-amz-content-sha256",
+        "x-amz-date",
+        "x-amz-sdk-checksum-algorithm",
+    }
     assert request.headers["content-type"] == "text/plain; charset=utf-8"
     assert "chunked" not in request.headers.get("content-encoding", "")
 
@@ -53,7 +70,12 @@ def test_uploads_carry_their_digest_and_nothing_uncalled_for(place: Place, relay
 @pytest.mark.parametrize("size", [10, SMALLEST_PART_BYTES + 1], ids=["whole", "in parts"])
 def test_what_is_asked_for_is_passed_through(place: Place, relay: Relay, size: int) -> None:
     """ACL, encryption, key and storage class go with the request that creates the object."""
-    wanted = {"acl": "bucket-owner-full-control", "sse": "aws:kms", "sse_kms_key_id": "key-1", "storage_class": "STANDARD_IA"}
+    wanted = {
+        "acl": "bucket-owner-full-control",
+        "sse": "aws:kms",
+        "sse_kms_key_id": "key-1",
+        "storage_class": "STANDARD_IA",
+    }
     put(place, b"x" * size, endpoint_url=relay.url, **wanted)
     headers = relay.seen[0].headers
     assert headers["x-amz-acl"] == "bucket-owner-full-control"
@@ -62,7 +84,9 @@ def test_what_is_asked_for_is_passed_through(place: Place, relay: Relay, size: i
     assert headers["x-amz-storage-class"] == "STANDARD_IA"
 
 
-def test_an_etag_that_proves_nothing_is_made_good_by_reading_back(place: Place, relay: Relay) -> None:
+def test_an_etag_that_proves_nothing_is_made_good_by_reading_back(
+    place: Place, relay: Relay
+) -> None:
     """Where the ETag is no MD5 (KMS), the object is read back once, and wrong bytes are still noticed."""
     relay.fault = lambda request: Fault("other_etag") if request.method == "PUT" else None
     put(place, endpoint_url=relay.url)
@@ -89,7 +113,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "code", "kind", "hint"), ERRORS, ids=[error[1] for error in ERRORS])
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "hint"), ERRORS, ids=[error[1] for error in ERRORS]
+)
 def test_each_error_of_the_store_is_told_in_our_words(
     place: Place, relay: Relay, status: int, code: str, kind: type[DsmopsError], hint: str
 ) -> None:
@@ -106,7 +132,11 @@ def test_a_bucket_that_does_not_exist(place: Place) -> None:
     """A real server's answer for a missing bucket is an input error."""
     assert place.server is not None
     with pytest.raises(InputError, match="NoSuchBucket"):
-        list(open_store("s3://no-such-bucket-here", StoreOptions(endpoint_url=place.server.url)).list(""))
+        list(
+            open_store(
+                "s3://no-such-bucket-here", StoreOptions(endpoint_url=place.server.url)
+            ).list("")
+        )
 
 
 def test_no_credentials_at_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +162,9 @@ def test_an_endpoint_that_is_no_url(place: Place, endpoint: str) -> None:
     assert "--endpoint-url" in caught.value.hint
 
 
-@pytest.mark.parametrize("endpoint", ["htp://127.0.0.1:9", "http://127.0.0.1:99999", "http://127.0.0.1:9?x=1"])
+@pytest.mark.parametrize(
+    "endpoint", ["htp://127.0.0.1:9", "http://127.0.0.1:99999", "http://127.0.0.1:9?x=1"]
+)
 def test_an_endpoint_that_only_looks_like_a_url(place: Place, endpoint: str) -> None:
     """What the client library notices late is the same input error."""
     with pytest.raises(InputError) as caught:
@@ -173,7 +205,10 @@ STRANGERS = {
     "nothing": (200, ""),
     "a page without an end": (200, TRUNCATED.format("")),
     "a circle": (200, TRUNCATED.format("<NextContinuationToken>x</NextContinuationToken>")),
-    "an object without a size": (200, "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>"),
+    "an object without a size": (
+        200,
+        "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+    ),
     "a page that is not there": (404, "<html>Not here</html>"),
 }
 
@@ -188,7 +223,10 @@ def test_what_is_no_s3_server_is_not_an_empty_bucket(place: Place, answer: tuple
 
 def test_a_server_that_redirects_is_named(place: Place) -> None:
     """http where https is wanted: the client library would ask until its stack is full."""
-    with answering(302, "", Location="http://127.0.0.1:9/") as url, pytest.raises(InputError, match="redirects") as caught:
+    with (
+        answering(302, "", Location="http://127.0.0.1:9/") as url,
+        pytest.raises(InputError, match="redirects") as caught,
+    ):
         list(place.open(endpoint_url=url, attempts=1).list(""))
     assert "https" in caught.value.hint
 
@@ -196,11 +234,16 @@ def test_a_server_that_redirects_is_named(place: Place) -> None:
 def test_refusals_without_a_known_code_are_refusals(place: Place) -> None:
     """Status 401 and 403 mean credentials, whatever word a server or a proxy has for it."""
     for status in (401, 403):
-        with answering(status, "<html>no</html>") as url, pytest.raises(CredentialsError, match=str(status)):
+        with (
+            answering(status, "<html>no</html>") as url,
+            pytest.raises(CredentialsError, match=str(status)),
+        ):
             list(place.open(endpoint_url=url, attempts=1).list(""))
 
 
-def test_a_token_with_a_line_break_is_not_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_with_a_line_break_is_not_repeated(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A badly pasted credential is an input error that does not show it."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-token\nsecret")
     with pytest.raises(InputError, match="line break") as caught:
@@ -208,7 +251,9 @@ def test_a_token_with_a_line_break_is_not_repeated(place: Place, monkeypatch: py
     assert "secret" not in caught.value.message
 
 
-def test_a_broken_aws_config_is_the_user_s_to_mend(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_aws_config_is_the_user_s_to_mend(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A config file that cannot be parsed is an input error with its name."""
     (tmp_path / "config").write_text("no [ section\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -220,7 +265,9 @@ def test_bytes_sent_again_are_counted_again(place: Place, relay: Relay) -> None:
     """The totals are what went over the network: a retry costs a request and its bytes."""
     relay.fault = lambda request: Fault("status", 503) if request.count == 1 else None
     store = place.open(endpoint_url=relay.url)
-    store.put(b"x" * 1000, "bodies/a", sha256=hashlib.sha256(b"x" * 1000).hexdigest(), size_bytes=1000)
+    store.put(
+        b"x" * 1000, "bodies/a", sha256=hashlib.sha256(b"x" * 1000).hexdigest(), size_bytes=1000
+    )
     assert (store.meter.usage().total_requests, store.meter.usage().sent_bytes) == (2, 2000)
 
 
@@ -237,7 +284,9 @@ def test_an_endpoint_where_nobody_listens(place: Place) -> None:
         put(place, endpoint_url="http://127.0.0.1:9", attempts=1)
 
 
-def test_a_region_is_not_needed_for_a_custom_endpoint(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_region_is_not_needed_for_a_custom_endpoint(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that is not AWS works without any region set."""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     put(place)
@@ -264,20 +313,32 @@ RIGHTS = {
 }
 
 
-def test_the_policy_of_the_runbook_has_what_is_used_and_no_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_policy_of_the_runbook_has_what_is_used_and_no_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All operations of a store need exactly the rights that runbooks/s3-setup.md gives to a publisher."""
     used: set[str] = set()
-    monkeypatch.setattr(S3Store, "_count", lambda _self, event_name, **_: used.add(event_name.rpartition(".")[2]))
+    monkeypatch.setattr(
+        S3Store, "_count", lambda _self, event_name, **_: used.add(event_name.rpartition(".")[2])
+    )
     store = place.open()
     data = b"x" * (SMALLEST_PART_BYTES + 1)
     place.client.create_multipart_upload(Bucket=place.bucket, Key="some/prefix/bodies/half")
     for content in (b"x", data):
-        store.put(content, "bodies/a", sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        store.put(
+            content, "bodies/a", sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+        )
     store.get("bodies/a", lambda _: None, sha256=None)
     list(store.list(""))
     store.delete("bodies/a")
     store.abort_unfinished(datetime.now(UTC))
-    (policy,) = re.findall(r"```json\n(.*?)```", (Path(__file__).parents[2] / "runbooks/s3-setup.md").read_text(), re.DOTALL)
+    (policy,) = re.findall(
+        r"```json\n(.*?)```",
+        (Path(__file__).parents[2] / "runbooks/s3-setup.md").read_text(),
+        re.DOTALL,
+    )
     actions = [statement["Action"] for statement in json.loads(policy)["Statement"]]
-    granted = {action for group in actions for action in ([group] if isinstance(group, str) else group)}
+    granted = {
+        action for group in actions for action in ([group] if isinstance(group, str) else group)
+    }
     assert {RIGHTS[operation] for operation in used} == granted

@@ -28,7 +28,18 @@ def names(source: Path, **options: object) -> list[str]:
 
 def test_only_logs_are_found_and_the_rest_is_counted(tmp_path: Path) -> None:
     """Logs at any depth, in order of name; captures, audio, hidden and raw files are passed over, by reason."""
-    make(tmp_path, "log.b", "log.a", "host/log.a.1", "stt-asr-1-2.json", "v.wav", ".log.x", ".git/log.x", "raw/log.a", "host/raw/log.b")
+    make(
+        tmp_path,
+        "log.b",
+        "log.a",
+        "host/log.a.1",
+        "stt-asr-1-2.json",
+        "v.wav",
+        ".log.x",
+        ".git/log.x",
+        "raw/log.a",
+        "host/raw/log.b",
+    )
     selection = find_logs(tmp_path)
     assert [file.name for file in selection.files] == ["host/log.a.1", "log.a", "log.b"]
     assert selection.skipped == {"hidden": 2, "not a log by its name": 2, "raw": 2}
@@ -42,7 +53,9 @@ def test_raw_needs_to_be_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", ["raw", "raw/host-1", "Raw"])
-def test_a_source_that_is_raw_is_refused(tmp_path: Path, inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_is_raw_is_refused(
+    tmp_path: Path, inside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Naming the raw folder, one inside it, or standing in it, does not go round the rule."""
     make(tmp_path / inside, "log.a")
     with pytest.raises(InputError, match="raw logs"):
@@ -94,7 +107,9 @@ def test_a_missing_source_or_a_file_is_an_error(tmp_path: Path) -> None:
         find_logs(tmp_path / "log.a")
 
 
-def test_a_folder_that_cannot_be_read_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_does_not_stop_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A `lost+found` of root's is passed over and counted; a source that cannot be read is an error."""
     make(tmp_path, "log.a", "lost+found/log.b")
     original = os.scandir
@@ -107,7 +122,10 @@ def test_a_folder_that_cannot_be_read_does_not_stop_the_rest(tmp_path: Path, mon
     monkeypatch.setattr(os, "scandir", refusing)
     refused = "lost+found"
     found = find_logs(tmp_path)
-    assert ([file.name for file in found.files], found.skipped) == (["log.a"], {"folder that cannot be read": 1})
+    assert ([file.name for file in found.files], found.skipped) == (
+        ["log.a"],
+        {"folder that cannot be read": 1},
+    )
     refused = tmp_path.name
     with pytest.raises(FileAccessError):
         find_logs(tmp_path)
@@ -119,7 +137,9 @@ def test_snapshots_have_size_time_and_digest(tmp_path: Path) -> None:
     os.utime(tmp_path / "log.a", ns=(5, 7))
     files = [*find_logs(tmp_path).files, Candidate("log.gone", str(tmp_path / "log.gone"), 1)]
     (snapshot,), (failure,) = take_snapshots(files)
-    assert snapshot == Snapshot("log.a", str(tmp_path / "log.a"), 5, 7, hashlib.sha256(b"log.a").hexdigest())
+    assert snapshot == Snapshot(
+        "log.a", str(tmp_path / "log.a"), 5, 7, hashlib.sha256(b"log.a").hexdigest()
+    )
     assert failure.name == "log.gone"
     assert isinstance(failure.error, SourceError)
 
@@ -176,11 +196,19 @@ def test_earlier_contents_are_recognised_however_it_is_read(
     path = tmp_path_factory.mktemp("grow") / "log.a"
     path.write_bytes(data)
     lengths = draw.draw(st.sets(st.integers(0, max(0, len(data) - 1))))
-    beginnings = {length: {hashlib.sha256(data[:length]).hexdigest(), "0" * 64} for length in lengths if length < len(data)}
-    beginnings[len(data)] = {hashlib.sha256(data).hexdigest()}  # the content itself is no beginning of itself
+    beginnings = {
+        length: {hashlib.sha256(data[:length]).hexdigest(), "0" * 64}
+        for length in lengths
+        if length < len(data)
+    }
+    beginnings[len(data)] = {
+        hashlib.sha256(data).hexdigest()
+    }  # the content itself is no beginning of itself
     with SnapshotReader(snapshot_of(path), beginnings) as reader:
         while reader.read(draw.draw(st.integers(1, 9))):
             pass
         reader.finish()
         longest = max(beginnings.keys() - {len(data)}, default=None)
-        assert reader.continues == ("" if longest is None else hashlib.sha256(data[:longest]).hexdigest())
+        assert reader.continues == (
+            "" if longest is None else hashlib.sha256(data[:longest]).hexdigest()
+        )

@@ -55,7 +55,18 @@ def test_prefixes_can_be_seen(prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "s3:///srv/logs", "s3://No_Such", "s3://a", "/mnt/share", "share", "http://x", "file:", "file://host/x"]
+    "url",
+    [
+        "s3://",
+        "s3:///srv/logs",
+        "s3://No_Such",
+        "s3://a",
+        "/mnt/share",
+        "share",
+        "http://x",
+        "file:",
+        "file://host/x",
+    ],
 )
 def test_what_names_no_store(url: str) -> None:
     """Impossible buckets, bare paths, other schemes and foreign hosts are refused with a hint on how to write it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import InputError, IntegrityError, MissingObjectError
+from dsmops.progress import SilentProgress
 from dsmops.publish.store import ObjectStore
 from tests.publish.conftest import SMALLEST_PART_BYTES, Place
 
@@ -26,7 +27,9 @@ def got(store: ObjectStore, key: str, sha256: str | None = None) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"a log line\n" * 1000], ids=["empty", "one byte", "11 kB"])
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"a log line\n" * 1000], ids=["empty", "one byte", "11 kB"]
+)
 def test_bytes_come_back_as_they_went(store: ObjectStore, data: bytes) -> None:
     """What was put is what get hands over, empty objects included."""
     put(store, "bodies/a", data)
@@ -86,9 +89,14 @@ def test_listing_is_by_prefix_and_in_order(store: ObjectStore) -> None:
     """A listing has exactly the keys with the prefix, sorted, with sizes and times."""
     for key in ("manifests/2", "bodies/b/log.x", "bodies/a", "bodies-not/a", "manifests/1"):
         put(store, key, key.encode())
-    assert [item.key for item in store.list("")] == sorted(["manifests/2", "bodies/b/log.x", "bodies/a", "bodies-not/a", "manifests/1"])
+    assert [item.key for item in store.list("")] == sorted(
+        ["manifests/2", "bodies/b/log.x", "bodies/a", "bodies-not/a", "manifests/1"]
+    )
     bodies = list(store.list("bodies/"))
-    assert [(item.key, item.size_bytes) for item in bodies] == [("bodies/a", 8), ("bodies/b/log.x", 14)]
+    assert [(item.key, item.size_bytes) for item in bodies] == [
+        ("bodies/a", 8),
+        ("bodies/b/log.x", 14),
+    ]
     assert all(abs(item.modified - datetime.now(UTC)) < timedelta(hours=1) for item in bodies)
 
 
@@ -97,7 +105,9 @@ def test_an_empty_store_lists_nothing(store: ObjectStore) -> None:
     assert list(store.list("manifests/")) == []
 
 
-@pytest.mark.parametrize("key", ["bodies/a b", "bodies/50%25.log", "bodies/a+b=c@d,(e)'!$&*;:", "bodies/%C3%BC.log"])
+@pytest.mark.parametrize(
+    "key", ["bodies/a b", "bodies/50%25.log", "bodies/a+b=c@d,(e)'!$&*;:", "bodies/%C3%BC.log"]
+)
 def test_keys_survive_unchanged(store: ObjectStore, key: str) -> None:
     """Keys with spaces, percent signs and punctuation come back from a listing as they were, and can be got."""
     put(store, key, b"x")
@@ -120,7 +130,7 @@ def test_large_objects_go_in_parts_and_come_back_whole(place: Place, tmp_path: P
     source.write_bytes(data)
     advanced: list[int] = []
 
-    class Counting:
+    class Counting(SilentProgress):
         def start(self, label: str, total: int | None, unit: str = "bytes") -> None: ...
         def advance(self, amount: int) -> None:
             advanced.append(amount)

@@ -37,7 +37,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def last_drawn(screen: Terminal) -> str:
     """Return the last line that the bar drew, without its escape sequences."""
-    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]", screen.getvalue())]
+    lines = [
+        re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip()
+        for line in re.split(r"[\r\n]", screen.getvalue())
+    ]
     return next(line for line in reversed(lines) if line)
 
 
@@ -52,7 +55,9 @@ def test_short_work_shows_nothing(clock: SimpleNamespace, monkeypatch: pytest.Mo
     assert terminal.getvalue() == ""
 
 
-def test_long_work_shows_what_is_done(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_work_shows_what_is_done(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After two seconds the bar appears with everything done so far, and the label as it is, brackets and all."""
     terminal = on_terminal(monkeypatch)
     bar = BarProgress()
@@ -64,7 +69,9 @@ def test_long_work_shows_what_is_done(clock: SimpleNamespace, monkeypatch: pytes
     assert re.match(r"Reading \[bold\]\\x1b\[2J .* 5/8 ", last_drawn(terminal))
 
 
-def test_redone_work_moves_the_bar_back(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redone_work_moves_the_bar_back(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A negative advance, as after a restarted download, is drawn as such."""
     terminal = on_terminal(monkeypatch)
     bar = BarProgress(show_after_s=0)
@@ -101,8 +108,12 @@ def test_finishing_what_never_started_is_harmless(monkeypatch: pytest.MonkeyPatc
     assert terminal.getvalue() == ""
 
 
-@pytest.mark.parametrize(("flags", "draws"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)])
-def test_only_people_at_a_terminal_get_a_bar(flags: dict[str, bool], draws: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flags", "draws"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)]
+)
+def test_only_people_at_a_terminal_get_a_bar(
+    flags: dict[str, bool], draws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bar on a terminal; silence with --json, with --quiet, and wherever stderr is not a terminal."""
     on_terminal(monkeypatch)
     assert (Reporter("x", **flags).progress() is not SILENT) == draws

@@ -32,7 +32,9 @@ def speak() -> None:
         ),
     ],
 )
-def test_levels(debug: bool, quiet: bool, shown: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_levels(
+    debug: bool, quiet: bool, shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Warnings are sentences, quiet leaves errors only, debug shows everything with its origin; nothing drives the terminal."""
     setup_logging(debug=debug, quiet=quiet)
     speak()
@@ -47,8 +49,12 @@ def test_a_second_run_in_a_process_does_not_speak_twice(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "warning: once\n"
 
 
-@pytest.mark.parametrize(("value", "debug"), [("1", True), ("yes", True), ("0", False), ("", False)])
-def test_the_environment_can_ask_for_debugging(value: str, debug: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("value", "debug"), [("1", True), ("yes", True), ("0", False), ("", False)]
+)
+def test_the_environment_can_ask_for_debugging(
+    value: str, debug: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`DSMOPS_DEBUG` does what --debug does; empty and 0 mean no."""
     monkeypatch.setenv("DSMOPS_DEBUG", value)
     assert Reporter.open("x", json=False, quiet=False, debug=False).debug is debug

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from dsmops.devices import ComputeCapability
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import ComputeCapability, DType
 from dsmops.report import Reporter, Table
-from dsmops.report.reporter import to_json
+from dsmops.report.document import to_json
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,13 @@ def test_json_is_one_document_with_its_schema(capsys: pytest.CaptureFixture[str]
     reporter.note("not shown")
     reporter.result(FOUND, BLOCKS)
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"schema": "dsmops.check-gpu/1", "name": "a", "capability": "7.5", "sizes": [1, 2], "share": None}
+    assert json.loads(out) == {
+        "schema": "dsmops.check-gpu/1",
+        "name": "a",
+        "capability": "7.5",
+        "sizes": [1, 2],
+        "share": None,
+    }
     assert err == ""
 
 
@@ -40,10 +47,18 @@ def test_text_draws_lines_and_aligned_tables(capsys: pytest.CaptureFixture[str])
     """A column whose heading ends in > is right-aligned; no trailing blanks."""
     Reporter("x").result(FOUND, BLOCKS)
     out, _ = capsys.readouterr()
-    assert out.splitlines() == ["line", " name     bytes", " ──────────────", " x            1", " longer    1000"]
+    assert out.splitlines() == [
+        "line",
+        " name     bytes",
+        " ──────────────",
+        " x            1",
+        " longer    1000",
+    ]
 
 
-def test_a_long_cell_in_a_file_is_whole_and_its_rule_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_cell_in_a_file_is_whole_and_its_rule_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """What is cut helps nobody; a rule of hundreds of characters neither."""
     Reporter("x").result({}, [Table(["evidence"], [["word " * 60 + "end"]])])
     heading, rule, row = capsys.readouterr().out.splitlines()
@@ -86,11 +101,17 @@ def test_a_name_in_no_encoding_can_be_shown(capfdbinary: pytest.CaptureFixture[b
     """A file name that is not UTF-8 is valid JSON, with U+FFFD for what JSON cannot hold, and readable text."""
     path = Path(os.fsdecode(b"\xff.toml"))
     for reporter in (Reporter("x", json=True), Reporter("x")):
-        reporter.result({"path": path, str(path): "\ud800"}, [f"{path}: fine", Table(["file"], [[str(path)]])])
+        reporter.result(
+            {"path": path, str(path): "\ud800"}, [f"{path}: fine", Table(["file"], [[str(path)]])]
+        )
         reporter.error(InputError(f"{path}: bad"))
     out, err = capfdbinary.readouterr()
     document, _, text = out.decode().partition("\n}\n")
-    assert json.loads(document + "}") == {"schema": "dsmops.x/1", "path": "\ufffd.toml", "\ufffd.toml": "\ufffd"}
+    assert json.loads(document + "}") == {
+        "schema": "dsmops.x/1",
+        "path": "\ufffd.toml",
+        "\ufffd.toml": "\ufffd",
+    }
     assert text.splitlines() == ["\\xff.toml: fine", " file", " ─────────", " \\xff.toml"]
     first, second = err.decode().splitlines()
     assert json.loads(first)["error"]["message"] == "\ufffd.toml: bad"

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from dsmops.errors import DsmopsError, EnvironmentMissingError, ExtraMissingError, InputError, SourceError, TransferError
+from dsmops.errors import (
+    DsmopsError,
+    EnvironmentMissingError,
+    ExtraMissingError,
+    InputError,
+    SourceError,
+    TransferError,
+)
 from dsmops.scoring import DATASETS, Utterance, is_dataset, open_dataset
 from tests.support.fake_datasets import DatasetsError, Rows, install
 
@@ -20,7 +27,10 @@ def row(**more: Any) -> dict[str, Any]:
     [
         ("rev16", ("distil-whisper/rev16", "whisper_subset", "test")),
         ("meanwhile", ("distil-whisper/meanwhile", None, "test")),
-        ("librispeech.other", ("hf-audio/esb-datasets-test-only-sorted", "librispeech", "test.other")),
+        (
+            "librispeech.other",
+            ("hf-audio/esb-datasets-test-only-sorted", "librispeech", "test.other"),
+        ),
         ("tedlium-short", ("hf-audio/esb-datasets-test-only-sorted", "tedlium", "test")),
         ("hf-dataset://org/name", ("org/name", None, "test")),
         ("hf-dataset://org/name:fr", ("org/name", "fr", "test")),
@@ -28,7 +38,9 @@ def row(**more: Any) -> dict[str, Any]:
         ("hf-dataset://org/name::train", ("org/name", None, "train")),
     ],
 )
-def test_names_say_repository_config_and_split(monkeypatch: pytest.MonkeyPatch, name: str, asked: tuple[str, str | None, str]) -> None:
+def test_names_say_repository_config_and_split(
+    monkeypatch: pytest.MonkeyPatch, name: str, asked: tuple[str, str | None, str]
+) -> None:
     """Aliases are upstream's; the split is "test" where none is named; audio is asked for as it is stored."""
     seen: list[Any] = []
     rows = Rows([row(), row(sentence="left aside")])
@@ -57,9 +69,15 @@ def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_audio_may_be_a_file_on_disk_or_have_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A set made of files gives their paths instead of bytes; bytes without a name go by their row."""
-    audio: list[dict[str, Any]] = [{"bytes": None, "path": "/data/7.wav"}, {"bytes": b"", "path": None}]
+    audio: list[dict[str, Any]] = [
+        {"bytes": None, "path": "/data/7.wav"},
+        {"bytes": b"", "path": None},
+    ]
     install(monkeypatch, lambda *_, **__: Rows([row(audio=one) for one in audio]))
-    assert list(open_dataset("ami").utterances) == [Utterance("7.wav", Path("/data/7.wav"), "one"), Utterance("row 1", b"", "one")]
+    assert list(open_dataset("ami").utterances) == [
+        Utterance("7.wav", Path("/data/7.wav"), "one"),
+        Utterance("row 1", b"", "one"),
+    ]
 
 
 def test_a_row_without_a_reference_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +102,9 @@ GENERATION_FAILED.__cause__ = ImportError("please install 'torchcodec'")
         (GENERATION_FAILED, EnvironmentMissingError),
     ],
 )
-def test_its_errors_are_put_into_ours(monkeypatch: pytest.MonkeyPatch, failure: Exception, kind: type[DsmopsError]) -> None:
+def test_its_errors_are_put_into_ours(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, kind: type[DsmopsError]
+) -> None:
     """Unknown sets, configs and columns are bad input; a package may be missing; the network is the other side."""
 
     def load(*_: object, **__: object) -> Rows:
@@ -97,7 +117,14 @@ def test_its_errors_are_put_into_ours(monkeypatch: pytest.MonkeyPatch, failure: 
 
 
 @pytest.mark.parametrize(
-    "name", ["hf-dataset://", "hf-dataset://name", "hf-dataset://org/", "hf-dataset://a/b/c", "hf-dataset://a/b:c:d:e"]
+    "name",
+    [
+        "hf-dataset://",
+        "hf-dataset://name",
+        "hf-dataset://org/",
+        "hf-dataset://a/b/c",
+        "hf-dataset://a/b:c:d:e",
+    ],
 )
 def test_names_that_name_nothing(name: str) -> None:
     """They are told apart before anything is asked for, with the aliases."""

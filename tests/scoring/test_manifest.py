@@ -24,7 +24,10 @@ def manifest(folder: Path, name: str, content: str | bytes) -> Path:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("m.jsonl", '{"audio": "a.wav", "text": "one, \\"two\\""}\n{"audio": "sub/b c.wav", "text": ""}\n'),
+        (
+            "m.jsonl",
+            '{"audio": "a.wav", "text": "one, \\"two\\""}\n{"audio": "sub/b c.wav", "text": ""}\n',
+        ),
         (
             "m.json",
             '{"duration": 1.5, "audio_filepath": "a.wav", "offset": 0, "text": "one, \\"two\\""}\n\n{"audio": "sub/b c.wav", "text": ""}',
@@ -56,8 +59,14 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
 def test_the_first_reference_column_counts(tmp_path: Path, first: int) -> None:
     """Of text, sentence, normalized_text, transcript and transcription, in whatever order they stand."""
     columns = list(reversed(TEXT_COLUMNS[first:]))
-    path = manifest(tmp_path, "m.csv", f"audio,{','.join(columns)}\na.wav,{','.join(f'in {column}' for column in columns)}\n")
-    assert [utterance.reference for utterance in read_manifest(path).utterances] == [f"in {TEXT_COLUMNS[first]}"]
+    path = manifest(
+        tmp_path,
+        "m.csv",
+        f"audio,{','.join(columns)}\na.wav,{','.join(f'in {column}' for column in columns)}\n",
+    )
+    assert [utterance.reference for utterance in read_manifest(path).utterances] == [
+        f"in {TEXT_COLUMNS[first]}"
+    ]
 
 
 def test_line_separators_inside_json_are_text(tmp_path: Path) -> None:
@@ -74,19 +83,43 @@ GOOD = '{"audio": "a.wav", "text": "x"}\n'
     [
         ("m.jsonl", GOOD + '{"audio": "a.wav", "text": "x"\n', "line 2: no JSON: "),
         ("m.jsonl", GOOD + "\n[1]\n", "line 3: no JSON object"),
-        ("m.jsonl", '{"text": "x"}\n', "line 1: no path under any of audio, audio_filepath, path, file_name"),
+        (
+            "m.jsonl",
+            '{"text": "x"}\n',
+            "line 1: no path under any of audio, audio_filepath, path, file_name",
+        ),
         ("m.jsonl", GOOD + '{"audio": "a.wav"}\n', "line 2: no reference"),
         ("m.jsonl", '{"audio": "a.wav", "text": 21}\n', "line 1: its text is 21"),
-        ("m.jsonl", '{"audio": "a.wav", "text": null, "sentence": "x"}\n', "line 1: its text is None"),
+        (
+            "m.jsonl",
+            '{"audio": "a.wav", "text": null, "sentence": "x"}\n',
+            "line 1: its text is None",
+        ),
         ("m.jsonl", '{"audio": 5, "text": "x"}\n', "line 1: its audio is 5"),
         ("m.jsonl", '{"audio": " ", "text": "x"}\n', "line 1: its audio is ' '"),
         ("m.jsonl", '{"audio": "a\\u0000.wav", "text": "x"}\n', "line 1: its audio is "),
         ("m.jsonl", '{"audio": "\\ud800.wav", "text": "x"}\n', "line 1: its audio is "),
-        ("m.jsonl", '{"audio": "a.wav", "text": "x", "offset": 3.5}\n', "line 1: its utterance begins at offset 3.5"),
-        ("m.jsonl", '[{"audio": "a.wav", "text": "x"}]\n', "line 1: neither a JSON object nor columns"),
-        ("m.jsonl", GOOD.encode() + b'{"audio": "a.wav", "text": "\xff"}\n', "line 2: not UTF-8 at byte 29"),
+        (
+            "m.jsonl",
+            '{"audio": "a.wav", "text": "x", "offset": 3.5}\n',
+            "line 1: its utterance begins at offset 3.5",
+        ),
+        (
+            "m.jsonl",
+            '[{"audio": "a.wav", "text": "x"}]\n',
+            "line 1: neither a JSON object nor columns",
+        ),
+        (
+            "m.jsonl",
+            GOOD.encode() + b'{"audio": "a.wav", "text": "\xff"}\n',
+            "line 2: not UTF-8 at byte 29",
+        ),
         ("m.jsonl", "{" + '"a":{' * 100_000 + "\n", "line 1: no JSON: "),
-        ("m.csv", "a.wav,hello\n", "line 1: none of its columns is called audio or audio_filepath or path or file_name"),
+        (
+            "m.csv",
+            "a.wav,hello\n",
+            "line 1: none of its columns is called audio or audio_filepath or path or file_name",
+        ),
         ("m.csv", "audio,words\na.wav,hello\n", "line 1: none of its columns is called text or "),
         ("m.csv", "audio,text\na.wav,one, two\n", "line 2: 3 columns where there are 2"),
         ("m.csv", 'audio,text\n\na.wav,"one\nand\nmore', "line 3: no CSV: "),
@@ -97,7 +130,11 @@ GOOD = '{"audio": "a.wav", "text": "x"}\n'
         ("m.txt", b"RIFF\0\0\0\0WAVE", "line 1: a NUL character"),
         ("m.txt", "", "has no lines"),
         ("m.txt", "\ufeff \n\n", "has no lines"),
-        ("m.txt", "gone.wav\tone\nalso-gone.wav\ttwo\n", "none of its recordings is there, the first being "),
+        (
+            "m.txt",
+            "gone.wav\tone\nalso-gone.wav\ttwo\n",
+            "none of its recordings is there, the first being ",
+        ),
         ("m.txt", f"{'x' * 5000}\tone\n", "none of its recordings is there"),
     ],
 )
@@ -151,8 +188,13 @@ PIECES = st.sampled_from(
 )
 
 
-@given(name=st.sampled_from(["m.jsonl", "m.csv", "m.tsv"]), content=st.lists(PIECES | st.binary(max_size=6), max_size=8).map(b"".join))
-def test_any_bytes_give_utterances_or_an_error(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes) -> None:
+@given(
+    name=st.sampled_from(["m.jsonl", "m.csv", "m.tsv"]),
+    content=st.lists(PIECES | st.binary(max_size=6), max_size=8).map(b"".join),
+)
+def test_any_bytes_give_utterances_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
+) -> None:
     """Whatever is in a list, it is read or refused in words; what is read has a path and a reference each."""
     path = manifest(tmp_path_factory.getbasetemp(), name, content)
     try:

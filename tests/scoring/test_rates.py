@@ -11,7 +11,9 @@ from dsmops.errors import ExtraMissingError
 from dsmops.scoring import Counts, compare, summarize
 from tests.support.edit_distance import edit_distance
 
-WORDS = st.lists(st.sampled_from(["a", "b", "ab", "été", "21", "日本", "👍"]), max_size=12).map(" ".join)
+WORDS = st.lists(st.sampled_from(["a", "b", "ab", "été", "21", "日本", "👍"]), max_size=12).map(
+    " ".join
+)
 SAID = WORDS.filter(bool)
 
 
@@ -40,7 +42,10 @@ def test_counts_made_by_hand(reference: str, hypothesis: str, words: Counts, cer
 def test_the_fewest_edits_are_counted(reference: str, hypothesis: str) -> None:
     """As many errors as the textbook table gives, for words and for characters, and lengths that add up."""
     score = compare(reference, hypothesis)
-    for counts, said, heard in ((score.words, reference.split(), hypothesis.split()), (score.characters, [*reference], [*hypothesis])):
+    for counts, said, heard in (
+        (score.words, reference.split(), hypothesis.split()),
+        (score.characters, [*reference], [*hypothesis]),
+    ):
         assert counts.errors == edit_distance(said, heard)
         assert counts.reference_length == len(said)
         assert counts.hits + counts.substitutions + counts.insertions == len(heard)
@@ -65,7 +70,12 @@ def test_the_two_word_error_rates_differ() -> None:
 def test_nothing_has_no_rate() -> None:
     """A corpus of which nothing was scored has None for rates, not 0."""
     summary = summarize([])
-    assert (summary.wer, summary.cer, summary.corpus_wer, summary.words) == (None, None, None, Counts(0, 0, 0, 0))
+    assert (summary.wer, summary.cer, summary.corpus_wer, summary.words) == (
+        None,
+        None,
+        None,
+        Counts(0, 0, 0, 0),
+    )
 
 
 def test_without_jiwer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,10 @@ def test_english_rules(text: str, normal: str) -> None:
 
 def test_basic_rules_leave_words_as_they_are() -> None:
     """For other languages: lower case, no punctuation, accents and number words kept."""
-    assert normalizer(Normalizer.BASIC)("L'été, j'ai vingt-et-un  Œufs.") == "l été j ai vingt et un œufs"
+    assert (
+        normalizer(Normalizer.BASIC)("L'été, j'ai vingt-et-un  Œufs.")
+        == "l été j ai vingt et un œufs"
+    )
 
 
 def test_no_rules_only_settle_spaces() -> None:
@@ -42,7 +45,9 @@ def test_no_rules_only_settle_spaces() -> None:
 def test_references_without_speech_are_left_out(kind: Normalizer) -> None:
     """Nothing, and the mark by which TEDLIUM says that a stretch is not to be scored, under every normaliser."""
     normalize = normalizer(kind)
-    assert [is_scored(normalize(text)) for text in ("", " \n", "ignore_time_segment_in_scoring", "word")] == [False, False, False, True]
+    assert [
+        is_scored(normalize(text)) for text in ("", " \n", "ignore_time_segment_in_scoring", "word")
+    ] == [False, False, False, True]
 
 
 def test_normalising_loads_no_other_languages() -> None:
@@ -53,7 +58,12 @@ def test_normalising_loads_no_other_languages() -> None:
         "room.normalizer(room.Normalizer.ENGLISH)\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('indic_numtowords', 'text_to_num', 'text2num')])\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

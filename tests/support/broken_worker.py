@@ -1,6 +1,7 @@
 """The real worker with one part that does not work: `python broken_worker.py FAULT --config FILE ...`, for what has to notice.
 
-The faults are those of real servers: most of them are what moshi-server does on cards, or with clients, that it cannot cope with.
+The faults are those of real servers: most of them are what moshi-server does on cards, or with
+clients, that it cannot cope with.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import Any
 from aiohttp import web
 
 from dsmops.cli.main import main
-from dsmops.worker import asr_connection, module
-from dsmops.worker.access import Access
-from dsmops.worker.protocol import ServerMessage
-from dsmops.worker.runtime.engine import SttEngine
+from dsmops.protocol import SttAnswer
 from dsmops.worker.runtime.loop import Started
-from dsmops.worker.runtime.slots import AsrLoop, Event, MarkerReached, Stepped
-from dsmops.worker.runtime.tts_engine import TtsEngine
-from dsmops.worker.runtime.tts_slots import SpeechEnded
-from dsmops.worker.server import Server
-from dsmops.worker.tts_connection import TtsConnection, Wire
+from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.runtime.stt.loop import Event, MarkerReached, Stepped, SttLoop
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.loop import TtsEnded
+from dsmops.worker.serving import module, stt_connection
+from dsmops.worker.serving.access import Access
+from dsmops.worker.serving.server import Server
+from dsmops.worker.serving.tts_connection import TtsConnection, Wire
 
 DEAD = """\
 2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND)
@@ -43,50 +44,50 @@ def patch(owner: object, name: str, value: object) -> None:
 def dead_loop() -> None:
     """The model loop dies in its warm-up; the server listens, takes connections and slots, and never says `Ready`."""
 
-    def run(self: AsrLoop) -> None:
+    def run(self: SttLoop) -> None:
         self.slots = 4
         self.observer.started(4)
         print(DEAD, end="", flush=True)
 
-    patch(AsrLoop, "_run", run)
+    patch(SttLoop, "_run", run)
 
 
 def loop_dies_later() -> None:
     """`Ready` comes, and the first frame kills the loop, which the server does not notice."""
 
-    def step_for_ever(self: AsrLoop, engine: Any, pcm: Any) -> None:
+    def step_for_ever(self: SttLoop, engine: Any, pcm: Any) -> None:
         while (turn := self._await(self._next)) is not None:
             begun, stepping = turn
             if stepping:
                 return
             self.observer.news(begun)
 
-    patch(AsrLoop, "_step_for_ever", step_for_ever)
+    patch(SttLoop, "_step_for_ever", step_for_ever)
 
 
 def swallow(kind: type[Event]) -> Callable[[], None]:
     """Messages of one kind never leave the server."""
 
     def without() -> None:
-        whole = asr_connection.answer
+        whole = stt_connection.answer
 
-        def answer(event: Event, rules: asr_connection.Rules) -> ServerMessage | None:
+        def answer(event: Event, rules: stt_connection.Rules) -> SttAnswer | None:
             return None if isinstance(event, kind) else whole(event, rules)
 
-        patch(asr_connection, "answer", answer)
+        patch(stt_connection, "answer", answer)
 
     return without
 
 
 def leaked_slot() -> None:
     """Slots of clients that leave are never free again."""
-    patch(AsrLoop, "close", lambda self, stream: None)
+    patch(SttLoop, "close", lambda self, stream: None)
 
 
 def lies_about_slots() -> None:
     """They are lost, and /api/modules_info says that all are free."""
     leaked_slot()
-    patch(AsrLoop, "used_slots", property(lambda self: 0))
+    patch(SttLoop, "used_slots", property(lambda self: 0))
 
 
 def ignores_sigterm() -> None:
@@ -134,14 +135,14 @@ def no_goodbye() -> None:
 
 def too_generous() -> None:
     """A client too many is taken in, and told nothing."""
-    whole = AsrLoop.open
+    whole = SttLoop.open
 
-    def open_(self: AsrLoop) -> Any:
+    def open_(self: SttLoop) -> Any:
         while (stream := whole(self)) is None and len(self._streams) >= self.slots:
             self._streams.popitem()
         return stream
 
-    patch(AsrLoop, "open", open_)
+    patch(SttLoop, "open", open_)
 
 
 def leaves_a_child() -> None:
@@ -151,8 +152,14 @@ def leaves_a_child() -> None:
 
 def crashes_at_marker() -> None:
     """The process ends in the middle of a conversation."""
-    whole = asr_connection.answer
-    patch(asr_connection, "answer", lambda event, rules: os._exit(7) if isinstance(event, MarkerReached) else whole(event, rules))
+    whole = stt_connection.answer
+    patch(
+        stt_connection,
+        "answer",
+        lambda event, rules: (
+            os._exit(7) if isinstance(event, MarkerReached) else whole(event, rules)
+        ),
+    )
 
 
 def never_listens() -> None:
@@ -192,7 +199,7 @@ def never_ends() -> None:
     whole = TtsConnection._send_event
 
     async def send(self: TtsConnection, event: Any) -> None:
-        if not isinstance(event, SpeechEnded):
+        if not isinstance(event, TtsEnded):
             await whole(self, event)
 
     patch(TtsConnection, "_send_event", send)

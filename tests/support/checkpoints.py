@@ -36,20 +36,29 @@ def file_bytes(tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None
     return framed(header, data)
 
 
-def write_file(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None) -> Path:
+def write_file(
+    path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write such a file and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(file_bytes(tensors, metadata))
     return path
 
 
-def write_sharded(folder: Path, shards: Mapping[str, Mapping[str, Stored]], *, index: str = "model.safetensors.index.json") -> Path:
+def write_sharded(
+    folder: Path,
+    shards: Mapping[str, Mapping[str, Stored]],
+    *,
+    index: str = "model.safetensors.index.json",
+) -> Path:
     """Write shards and their index into `folder`, and return it."""
     for name, tensors in shards.items():
         write_file(folder / name, tensors)
     total = sum(len(raw) for tensors in shards.values() for _, _, raw in tensors.values())
     weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
-    (folder / index).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
+    (folder / index).write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map})
+    )
     return folder
 
 
@@ -60,7 +69,10 @@ def read_file(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     header = json.loads(raw[8 : 8 + length])
     metadata = header.pop("__metadata__", {})
     data = raw[8 + length :]
-    return {name: (entry["dtype"], tuple(entry["shape"]), data[slice(*entry["data_offsets"])]) for name, entry in header.items()}, metadata
+    return {
+        name: (entry["dtype"], tuple(entry["shape"]), data[slice(*entry["data_offsets"])])
+        for name, entry in header.items()
+    }, metadata
 
 
 def patterns(*values: int) -> bytes:

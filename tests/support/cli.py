@@ -27,7 +27,12 @@ class Run:
         return loaded
 
 
-def dsmops(*args: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 60) -> Run:
+def dsmops(
+    *args: str | Path,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float = 60,
+) -> Run:
     """Run `dsmops` with `args`. `env` is added to this process's environment."""
     done = subprocess.run(
         [sys.executable, "-m", "dsmops", *map(str, args)],

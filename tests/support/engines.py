@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dsmops.worker.models.config import SttConfig
-from dsmops.worker.runtime.engine import StepOutput
-from dsmops.worker.tiny import LM
+from dsmops.worker.models.stt_config import SttConfig
+from dsmops.worker.runtime.stt.engine import StepOutput
+from dsmops.worker.tiny.stt import LM
 
 
 class Letters:
@@ -37,10 +37,17 @@ class EchoModel:
 class EchoEngine:
     """Hears in each row the token that stands in the frame's first sample, a NaN as a row that has gone wrong.
 
-    `before_step` is called with the number of each step, and may raise, or wait. `heard` holds per slot the frames since its last reset.
+    `before_step` is called with the number of each step, and may raise, or wait. `heard` holds per
+    slot the frames since its last reset.
     """
 
-    def __init__(self, batch_size: int = 2, *, heads: int = 1, before_step: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        batch_size: int = 2,
+        *,
+        heads: int = 1,
+        before_step: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.batch_size = batch_size
         self.model = EchoModel()
         self.heard: dict[int, list[float]] = {slot: [] for slot in range(batch_size)}

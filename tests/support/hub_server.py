@@ -6,9 +6,9 @@
         ...
         assert hub.requests == []
 
-Files in large-file storage (by their suffix) answer with a redirect to another origin, as on the real hub, which names them by their
-SHA-256; the others are answered at once and named by their git hash. Statuses, headers and error codes are those of the real hub,
-as far as the client reads them.
+Files in large-file storage (by their suffix) answer with a redirect to another origin, as on the
+real hub, which names them by their SHA-256; the others are answered at once and named by their git
+hash. Statuses, headers and error codes are those of the real hub, as far as the client reads them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ BLOCK_BYTES = 1 << 20
 class Content:
     """What one file holds: bytes in memory, or a file on the disk for full-size tests.
 
-    Its `digest` may be given where working it out would take longer than the test; the bytes are then not those it promises.
+    Its `digest` may be given where working it out would take longer than the test; the bytes are
+    then not those it promises.
     """
 
     name: str
@@ -70,16 +71,27 @@ class Repo:
     `publish` moves a branch to a new commit; the older commits stay.
     """
 
-    def __init__(self, files: Mapping[str, bytes | Path | Content], *, readers: frozenset[str] | None = None, gated: bool = False) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes | Path | Content],
+        *,
+        readers: frozenset[str] | None = None,
+        gated: bool = False,
+    ) -> None:
         self.readers = frozenset() if gated and readers is None else readers
         self.gated = gated
         self.refs: dict[str, str] = {}
         self.commits: dict[str, dict[str, tuple[Content, str]]] = {}
         self.publish(files)
 
-    def publish(self, files: Mapping[str, bytes | Path | Content], *, revision: str = "main") -> str:
+    def publish(
+        self, files: Mapping[str, bytes | Path | Content], *, revision: str = "main"
+    ) -> str:
         """Make `files` the content of `revision` and return the commit."""
-        entries = {name: body if isinstance(body, Content) else Content(name, body) for name, body in files.items()}
+        entries = {
+            name: body if isinstance(body, Content) else Content(name, body)
+            for name, body in files.items()
+        }
         named = {name: (content, content.etag()) for name, content in sorted(entries.items())}
         text = "\n".join(f"{etag} {name}" for name, (_, etag) in named.items())
         commit = hashlib.sha1(f"{revision}\n{text}".encode()).hexdigest()
@@ -92,8 +104,9 @@ class Repo:
 class Fault:
     """What goes wrong, `times` times, with requests whose `METHOD /path` contains `where`.
 
-    `status` answers that instead, with `headers`; `silent` never answers. Otherwise the body is cut `after_bytes` of it and `then` the
-    connection is closed, reset or left hanging; or one byte of it is `damaged`; or it comes in 4 KiB blocks with `pause_s` between them.
+    `status` answers that instead, with `headers`; `silent` never answers. Otherwise the body is cut
+    `after_bytes` of it and `then` the connection is closed, reset or left hanging; or one byte of
+    it is `damaged`; or it comes in 4 KiB blocks with `pause_s` between them.
     """
 
     where: str
@@ -122,8 +135,15 @@ class Request:
 class HubServer:
     """The hub, running from `__enter__` to `__exit__`. `tokens` are those it knows; any other token is refused everywhere."""
 
-    def __init__(self, repos: Mapping[str, Repo | Mapping[str, bytes | Path | Content]], *, tokens: frozenset[str] = frozenset()) -> None:
-        self.repos = {name: repo if isinstance(repo, Repo) else Repo(repo) for name, repo in repos.items()}
+    def __init__(
+        self,
+        repos: Mapping[str, Repo | Mapping[str, bytes | Path | Content]],
+        *,
+        tokens: frozenset[str] = frozenset(),
+    ) -> None:
+        self.repos = {
+            name: repo if isinstance(repo, Repo) else Repo(repo) for name, repo in repos.items()
+        }
         self.tokens = tokens
         self.faults: list[Fault] = []
         self.knows_ranges = True
@@ -136,10 +156,17 @@ class HubServer:
 
     def __enter__(self) -> HubServer:
         for server in self._servers:
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            threading.Thread(
+                target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+            ).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.closing.set()
         for server in self._servers:
             server.shutdown()
@@ -160,7 +187,8 @@ class HubServer:
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            # The client's default is 10 s, which a test of a hanging connection would have to sit out.
+            # The client's default is 10 s, which a test of a hanging connection would have to sit
+            # out.
             "HF_HUB_DOWNLOAD_TIMEOUT": "1",
             "HF_HUB_ETAG_TIMEOUT": "5",
         }
@@ -212,7 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         hub = self.server.hub
         self.close_connection = True
-        self.seen = Request(self.command, self.path, self.headers.get("Range"), "Authorization" in self.headers)
+        self.seen = Request(
+            self.command, self.path, self.headers.get("Range"), "Authorization" in self.headers
+        )
         self.fault = hub.take_fault(self.seen)
         path = self.path.partition("?")[0]
         try:
@@ -223,11 +253,17 @@ class _Handler(BaseHTTPRequestHandler):
             elif path.startswith("/cdn/"):
                 self._send_content(self._by_sha256(path.rpartition("/")[2]), {})
             elif path.startswith("/api/models/"):
-                self._answer_api([unquote(part) for part in path.removeprefix("/api/models/").split("/")])
+                self._answer_api(
+                    [unquote(part) for part in path.removeprefix("/api/models/").split("/")]
+                )
             else:
                 self._resolve([unquote(part) for part in path.removeprefix("/").split("/")])
         except _RefusedError as refused:
-            self._send(refused.status, {name: text for name, text in refused.headers.items() if text}, b"{}")
+            self._send(
+                refused.status,
+                {name: text for name, text in refused.headers.items() if text},
+                b"{}",
+            )
 
     def _authorize(self, name: str) -> Repo:
         hub = self.server.hub
@@ -237,7 +273,9 @@ class _Handler(BaseHTTPRequestHandler):
         repo = hub.repos.get(name)
         if repo is None or (repo.readers is not None and token not in repo.readers):
             if repo is not None and repo.gated:
-                raise _RefusedError(403 if token else 401, "GatedRepo", f"Access to model {name} is restricted.")
+                raise _RefusedError(
+                    403 if token else 401, "GatedRepo", f"Access to model {name} is restricted."
+                )
             raise _RefusedError(404 if token else 401, "RepoNotFound", "Repository not found")
         return repo
 
@@ -255,12 +293,20 @@ class _Handler(BaseHTTPRequestHandler):
         entry = repo.commits[commit].get("/".join(parts[4:]))
         headers = {"X-Repo-Commit": commit}
         if entry is None:
-            self._send(404, {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}, b"")
+            self._send(
+                404,
+                {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"},
+                b"",
+            )
             return
         content, etag = entry
         if content.is_large:
             location = f"{self.server.hub.cdn_url}/{etag}"
-            linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(content.size), "Location": location}
+            linked = {
+                "X-Linked-Etag": f'"{etag}"',
+                "X-Linked-Size": str(content.size),
+                "Location": location,
+            }
             self._send(302, {**headers, **linked}, f"Found. Redirecting to {location}".encode())
         else:
             self._send_content(content, {**headers, "ETag": f'"{etag}"'})
@@ -272,9 +318,16 @@ class _Handler(BaseHTTPRequestHandler):
         entries = repo.commits[commit]
         answer: object
         if verb == "tree":
-            answer = [{"type": "file", "path": path, "size": content.size, "oid": etag} for path, (content, etag) in entries.items()]
+            answer = [
+                {"type": "file", "path": path, "size": content.size, "oid": etag}
+                for path, (content, etag) in entries.items()
+            ]
         else:
-            answer = {"id": name, "sha": commit, "siblings": [{"rfilename": path} for path in entries]}
+            answer = {
+                "id": name,
+                "sha": commit,
+                "siblings": [{"rfilename": path} for path in entries],
+            }
         self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     def _by_sha256(self, sha256: str) -> Content:
@@ -341,7 +394,9 @@ class _Handler(BaseHTTPRequestHandler):
 def no_hub(home: Path) -> Iterator[dict[str, str]]:
     """Give the environment of a machine whose hub cannot be reached: connections are refused."""
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port, and nobody answers on it
+        held.bind(
+            ("127.0.0.1", 0)
+        )  # bound and not listening: nobody else gets the port, and nobody answers on it
         yield {
             "HF_ENDPOINT": f"http://127.0.0.1:{held.getsockname()[1]}",
             "HF_HOME": str(home),

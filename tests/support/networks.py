@@ -1,7 +1,8 @@
 """Small networks with known weights, as files: what tests of the models load, and what upstream's package loads beside them.
 
-`wave_weights` needs no random generator, so what upstream computes with them is recorded as golden numbers in tests. Its matrices are
-made of two waves, though, and attention over them sees hardly any difference between keys; everything else is tested with random weights.
+`wave_weights` needs no random generator, so what upstream computes with them is recorded as golden
+numbers in tests. Its matrices are made of two waves, though, and attention over them sees hardly
+any difference between keys; everything else is tested with random weights.
 """
 
 from __future__ import annotations
@@ -19,11 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dsmops.models import MODELS, LmShape
-from dsmops.worker.models.config import SttConfig
-from dsmops.worker.models.loading import MIMI_CONFIG_KEY, load_mimi_decoder, load_mimi_encoder, load_stt_lm, load_tts_lm, mimi_tensors
+from dsmops.worker.models.loading import (
+    MIMI_CONFIG_KEY,
+    load_mimi_decoder,
+    load_mimi_encoder,
+    load_stt_lm,
+    load_tts_lm,
+    mimi_tensors,
+)
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.random import NoText
 from dsmops.worker.models.state import RowState
+from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_config import TtsConfig
@@ -94,9 +102,17 @@ TTS_BODY: dict[str, Any] = {
         "speaker_wavs": {"type": "tensor", "tensor": {"dim": 24}},
         "cfg": {
             "type": "lut",
-            "lut": {"n_bins": 7, "dim": 16, "tokenizer": "noop", "possible_values": ["1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"]},
+            "lut": {
+                "n_bins": 7,
+                "dim": 16,
+                "tokenizer": "noop",
+                "possible_values": ["1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"],
+            },
         },
-        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 64, "tokenizer": "noop", "possible_values": ["ok"]}},
+        "control": {
+            "type": "lut",
+            "lut": {"n_bins": 1, "dim": 64, "tokenizer": "noop", "possible_values": ["ok"]},
+        },
     },
     "fuser": {
         "cross_attention_pos_emb": True,
@@ -115,7 +131,10 @@ TTS_CONFIG_BODY: dict[str, Any] = TTS_BODY | {
 """The same as a whole `config.json`: five steps from text to audio, two speakers."""
 
 FULL_TTS_CONFIG_BODY: dict[str, Any] = TTS_CONFIG_BODY | {
-    **{key: FULL_STT_BODY[key] for key in ("dim", "num_heads", "num_layers", "text_card", "card", "n_q")},
+    **{
+        key: FULL_STT_BODY[key]
+        for key in ("dim", "num_heads", "num_layers", "text_card", "card", "n_q")
+    },
     "context": 500,
     "dep_q": 32,
     "delays": [0, 0, *[2] * 31],
@@ -128,7 +147,10 @@ FULL_TTS_CONFIG_BODY: dict[str, Any] = TTS_CONFIG_BODY | {
     "conditioners": {
         "speaker_wavs": {"type": "tensor", "tensor": {"dim": 512}},
         "cfg": TTS_BODY["conditioners"]["cfg"],
-        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 2048, "tokenizer": "noop", "possible_values": ["ok"]}},
+        "control": {
+            "type": "lut",
+            "lut": {"n_bins": 1, "dim": 2048, "tokenizer": "noop", "possible_values": ["ok"]},
+        },
     },
     "tts_config": {"audio_delay": 1.28, "second_stream_ahead": 2},
     "model_id": {"sig": "1e68beda", "epoch": 240},
@@ -182,7 +204,13 @@ MIMI_BODY: dict[str, Any] = {
         "input_dimension": 32,
         "output_dimensions": [32],
     },
-    "quantizer": {"dimension": 16, "n_q": 8, "bins": 32, "input_dimension": 32, "output_dimension": 32},
+    "quantizer": {
+        "dimension": 16,
+        "n_q": 8,
+        "bins": 32,
+        "input_dimension": 32,
+        "output_dimension": 32,
+    },
 }
 """A tiny Mimi, in the keys that upstream takes: frames of 96 samples. 110,781 values."""
 
@@ -208,17 +236,25 @@ def _shaped(name: str, shape: tuple[int, ...], s: Tensor, gain: float) -> Tensor
     return s * math.sqrt(gain / math.prod(shape[1:]))
 
 
-def wave_weights(shapes: Mapping[str, tuple[int, ...]], *, phase: float, gain: float) -> dict[str, Tensor]:
+def wave_weights(
+    shapes: Mapping[str, tuple[int, ...]], *, phase: float, gain: float
+) -> dict[str, Tensor]:
     """Return float32 weights by formula: tensor n of the sorted names holds sin(12.9898·(j+1) + phase·(n+1)), scaled by its role."""
     weights = {}
     for number, name in enumerate(sorted(shapes), start=1):
         shape = shapes[name]
         index = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
-        weights[name] = _shaped(name, shape, torch.sin(12.9898 * index + phase * number), gain).float().reshape(shape)
+        weights[name] = (
+            _shaped(name, shape, torch.sin(12.9898 * index + phase * number), gain)
+            .float()
+            .reshape(shape)
+        )
     return weights
 
 
-def random_weights(shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0, gain: float = 1.0) -> dict[str, Tensor]:
+def random_weights(
+    shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0, gain: float = 1.0
+) -> dict[str, Tensor]:
     """Return float32 weights drawn from a seed, every tensor of them, scaled as in `wave_weights`. `cluster_usage` stays positive."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -237,7 +273,11 @@ def tiny_stt_weights() -> dict[str, Tensor]:
 def tts_config(body: Mapping[str, Any] = TTS_CONFIG_BODY) -> TtsConfig:
     """Return what a TTS config says; a tiny model's voices have a few frames."""
     config = TtsConfig.from_json(body)
-    return replace(config, voice_frames=TTS_VOICE_FRAMES) if config.shape.lm.d_model == TTS_BODY["dim"] else config
+    return (
+        replace(config, voice_frames=TTS_VOICE_FRAMES)
+        if config.shape.lm.d_model == TTS_BODY["dim"]
+        else config
+    )
 
 
 def write_tts(
@@ -248,7 +288,11 @@ def write_tts(
     dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write the weights of a TTS language model, random ones unless told otherwise, and return `path`."""
-    return write_stt(path, random_weights(tts_config(body).shape.tensors()) if weights is None else weights, dtype=dtype)
+    return write_stt(
+        path,
+        random_weights(tts_config(body).shape.tensors()) if weights is None else weights,
+        dtype=dtype,
+    )
 
 
 def load_tts_model(
@@ -262,7 +306,9 @@ def load_tts_model(
 ) -> TtsModel:
     """Load a tiny TTS model; it has no tokenizer."""
     config = tts_config(body)
-    network = load_tts_lm(lm, config, n_q or config.shape.lm.audio_codebooks, device=device, dtype=dtype)
+    network = load_tts_lm(
+        lm, config, n_q or config.shape.lm.audio_codebooks, device=device, dtype=dtype
+    )
     return TtsModel(config, network, load_mimi_decoder(mimi, device=device), NoText(), device)  # type: ignore[arg-type]
 
 
@@ -271,21 +317,35 @@ def tiny_mimi_weights() -> dict[str, Tensor]:
     return random_weights(mimi_tensors(MimiConfig.from_json(MIMI_BODY)))
 
 
-def write_stt(path: Path, weights: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype = torch.float32) -> Path:
+def write_stt(
+    path: Path, weights: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype = torch.float32
+) -> Path:
     """Write language-model weights, the tiny ones unless told otherwise, and return `path`."""
     weights = tiny_stt_weights() if weights is None else weights
     save_file({name: value.to(dtype) for name, value in weights.items()}, path)
     return path
 
 
-def write_mimi(path: Path, weights: Mapping[str, Tensor] | None = None, *, config: Any = MIMI_BODY) -> Path:
+def write_mimi(
+    path: Path, weights: Mapping[str, Tensor] | None = None, *, config: Any = MIMI_BODY
+) -> Path:
     """Write a Mimi file, the tiny one unless told otherwise, and return `path`. `config` None leaves the metadata out."""
     weights = tiny_mimi_weights() if weights is None else weights
-    save_file(dict(weights), path, metadata=None if config is None else {MIMI_CONFIG_KEY: json.dumps(config)})
+    save_file(
+        dict(weights),
+        path,
+        metadata=None if config is None else {MIMI_CONFIG_KEY: json.dumps(config)},
+    )
     return path
 
 
-def load_lm(path: Path, body: Mapping[str, Any] = STT_BODY, *, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> SttLm:
+def load_lm(
+    path: Path,
+    body: Mapping[str, Any] = STT_BODY,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+) -> SttLm:
     """Load a language model of `body`'s config."""
     config = SttConfig.from_json(body)
     return load_stt_lm(path, config.lm, config.max_period, device=device, dtype=dtype)
@@ -313,7 +373,8 @@ class LmStep:
 class LmRows:
     """Rows of a language model fed with codes: initial tokens at a row's first step, afterwards its own last text token.
 
-    The frame given at step t is heard at step t, but for the first, which is not heard: how upstream's `LMGen` aligns them.
+    The frame given at step t is heard at step t, but for the first, which is not heard: how
+    upstream's `LMGen` aligns them.
     """
 
     def __init__(self, lm: SttLm, rows: int) -> None:
@@ -331,7 +392,9 @@ class LmRows:
         self._text[rows] = self.lm.initial_text
 
     @torch.no_grad()
-    def step(self, codes: Tensor, exec_mask: Tensor | None = None, *, say: Tensor | None = None) -> LmStep:
+    def step(
+        self, codes: Tensor, exec_mask: Tensor | None = None, *, say: Tensor | None = None
+    ) -> LmStep:
         """Feed `codes` int64 [B, K]. `say` int64 [B] takes the place of the most probable tokens."""
         mask = every_row(len(codes), self.device) if exec_mask is None else exec_mask
         audio = torch.where(self._started[:, None], codes, self.lm.initial_audio)

@@ -3,7 +3,8 @@
     with Relay(server.url) as relay:
         relay.fault = lambda request: Fault.reset() if request.count == 3 else None
 
-Requests pass unchanged, Host header included, so signatures stay right. `relay.seen` lists what was asked.
+Requests pass unchanged, Host header included, so signatures stay right. `relay.seen` lists what was
+asked.
 """
 
 from __future__ import annotations
@@ -37,13 +38,26 @@ class Request:
 class Fault:
     """One way to misbehave.
 
-    `status`: answer with an error of that status and code and do not pass the request on. `drop`: close without an answer.
-    `lose_answer`: pass the request on, then close without an answer. `reset`: as `drop`, with a TCP reset. `stall`: hold the request
-    until the client hangs up or the relay closes. `cut`: send half of the answer's body, then close. `trickle`: send the answer in small
-    pieces. `garble_request`, `garble_answer`: flip a bit of the body. `other_etag`: answer with an ETag that is no MD5.
+    `status`: answer with an error of that status and code and do not pass the request on. `drop`:
+    close without an answer. `lose_answer`: pass the request on, then close without an answer.
+    `reset`: as `drop`, with a TCP reset. `stall`: hold the request until the client hangs up or the
+    relay closes. `cut`: send half of the answer's body, then close. `trickle`: send the answer in
+    small pieces. `garble_request`, `garble_answer`: flip a bit of the body. `other_etag`: answer
+    with an ETag that is no MD5.
     """
 
-    kind: Literal["status", "drop", "lose_answer", "reset", "stall", "cut", "trickle", "garble_request", "garble_answer", "other_etag"]
+    kind: Literal[
+        "status",
+        "drop",
+        "lose_answer",
+        "reset",
+        "stall",
+        "cut",
+        "trickle",
+        "garble_request",
+        "garble_answer",
+        "other_etag",
+    ]
     status: int = 503
     code: str = "SlowDown"
 
@@ -65,13 +79,20 @@ class Relay:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
 
     def __enter__(self) -> Relay:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.closing.set()
         self._server.shutdown()
         self._thread.join()
@@ -100,7 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _relay(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        request = self.owner.note(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+        request = self.owner.note(
+            self.command, self.path, {name.lower(): value for name, value in self.headers.items()}
+        )
         fault = self.owner.fault(request)
         kind = fault.kind if fault else ""
         if fault and kind == "status":
@@ -110,9 +133,13 @@ class _Handler(BaseHTTPRequestHandler):
         if kind in ("drop", "reset", "stall"):
             self._hang_up(kind)
             return
-        status, reason, headers, answer = self._ask(_flipped(body) if kind == "garble_request" else body)
+        status, reason, headers, answer = self._ask(
+            _flipped(body) if kind == "garble_request" else body
+        )
         if kind == "other_etag":
-            headers = [(name, '"0123"' if name.lower() == "etag" else value) for name, value in headers]
+            headers = [
+                (name, '"0123"' if name.lower() == "etag" else value) for name, value in headers
+            ]
         if kind == "lose_answer":
             self._hang_up("drop")
         elif kind == "cut":
@@ -124,14 +151,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(answer[start : start + TRICKLE_BYTES])
                 self.owner.closing.wait(TRICKLE_PAUSE_S)
         else:
-            self._answer(status, reason, headers, _flipped(answer) if kind == "garble_answer" else answer)
+            self._answer(
+                status, reason, headers, _flipped(answer) if kind == "garble_answer" else answer
+            )
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _relay  # noqa: N815 names that http.server looks for
 
     def _ask(self, body: bytes) -> tuple[int, str, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.target_netloc, timeout=30)
         try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(
+                self.command, self.path, skip_host=True, skip_accept_encoding=True
+            )
             for name, value in self.headers.items():
                 if name.lower() not in ("connection", "expect"):
                     connection.putheader(name, value)
@@ -139,12 +170,21 @@ class _Handler(BaseHTTPRequestHandler):
             answer = connection.getresponse()
             data = answer.read()
             skipped = ("transfer-encoding", "connection", "content-length")
-            headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in skipped]
+            headers = [
+                (name, value) for name, value in answer.getheaders() if name.lower() not in skipped
+            ]
             return answer.status, answer.reason, headers, data
         finally:
             connection.close()
 
-    def _answer(self, status: int, reason: str, headers: list[tuple[str, str]], body: bytes, send: int | None = None) -> None:
+    def _answer(
+        self,
+        status: int,
+        reason: str,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        send: int | None = None,
+    ) -> None:
         self.send_response_only(status, reason)
         for name, value in headers:
             self.send_header(name, value)

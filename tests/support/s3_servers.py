@@ -1,7 +1,7 @@
 """Real S3 servers on loopback, on ports that the system chooses: moto's threaded server, `rclone serve s3`, or one that runs already.
 
-Two independent implementations, because each forgives something else. Every user takes buckets of its own, so that tests share a server
-and nothing else.
+Two independent implementations, because each forgives something else. Every user takes buckets of
+its own, so that tests share a server and nothing else.
 """
 
 from __future__ import annotations
@@ -119,13 +119,17 @@ def rclone_server(folder: Path) -> Iterator[S3Server]:
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        drain = threading.Thread(target=lambda lines: [None for _ in lines], args=(process.stderr,), daemon=True)
+        drain = threading.Thread(
+            target=lambda lines: [None for _ in lines], args=(process.stderr,), daemon=True
+        )
         try:
             for line in process.stderr:
                 if match := re.search(r"http://127\.0\.0\.1:\d+", line):
                     break
             else:
-                raise RuntimeError(f"rclone serve s3 ended with {process.wait()} before it listened")
+                raise RuntimeError(
+                    f"rclone serve s3 ended with {process.wait()} before it listened"
+                )
             drain.start()  # a server whose pipe is full stops answering
             yield S3Server("rclone", match[0], dict(CREDENTIALS))
         finally:
@@ -136,4 +140,8 @@ def rclone_server(folder: Path) -> Iterator[S3Server]:
 
 def external_server() -> S3Server:
     """Return the server that the environment names."""
-    return S3Server("external", os.environ[EXTERNAL], {name: os.environ[name] for name in CREDENTIALS if name in os.environ})
+    return S3Server(
+        "external",
+        os.environ[EXTERNAL],
+        {name: os.environ[name] for name in CREDENTIALS if name in os.environ},
+    )

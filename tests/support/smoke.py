@@ -7,8 +7,15 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dsmops.flows.smoke import KINDS, Parts, SmokeReport, SmokeRequest, Status, simulate_success
-from dsmops.flows.smoke.checks import Limits
+from dsmops.operations.smoke import (
+    KINDS,
+    Parts,
+    SmokeReport,
+    SmokeRequest,
+    Status,
+    simulate_success,
+)
+from dsmops.operations.smoke.checks import Limits
 
 BROKEN_WORKER = Path(__file__).with_name("broken_worker.py")
 HASTY = Limits(ready_s=2.0, step_s=2.0, marker_s=3.0, close_s=2.0, return_s=1.0, grace_s=3.0)
@@ -20,9 +27,13 @@ def broken_worker(fault: str) -> Parts:
     return Parts(command=(sys.executable, str(BROKEN_WORKER), fault))
 
 
-def simulate(folder: Path, parts: Parts | None = None, *, port: int | None = None, timeout_s: float = 60.0) -> SmokeReport:
+def simulate(
+    folder: Path, parts: Parts | None = None, *, port: int | None = None, timeout_s: float = 60.0
+) -> SmokeReport:
     """Run the simulation, short, and check that its report is complete and that nothing is left of the server."""
-    report = simulate_success(folder, SmokeRequest(timeout_s=timeout_s, port=port, clip_s=0.6, limits=HASTY), parts=parts)
+    report = simulate_success(
+        folder, SmokeRequest(timeout_s=timeout_s, port=port, clip_s=0.6, limits=HASTY), parts=parts
+    )
     assert {check.name for check in report.checks} == set(KINDS) - {"server-binary"}
     for module in {check.module for check in report.checks}:
         names = [check.name for check in report.checks if check.module == module]
@@ -31,7 +42,9 @@ def simulate(folder: Path, parts: Parts | None = None, *, port: int | None = Non
         assert check.evidence
         if check.status is Status.BLOCKED:
             assert check.evidence.startswith("could not run: ")
-    assert report.passed == (not any(check.status in (Status.FAILED, Status.BLOCKED) for check in report.checks))
+    assert report.passed == (
+        not any(check.status in (Status.FAILED, Status.BLOCKED) for check in report.checks)
+    )
     if report.url and port is None:
         with socket.create_server(("127.0.0.1", urlsplit(report.url).port or 0)):
             pass
@@ -40,9 +53,17 @@ def simulate(folder: Path, parts: Parts | None = None, *, port: int | None = Non
 
 def evidence(report: SmokeReport, name: str, module: str | None = None) -> str:
     """What a check saw; of several modules the first, or the one that is named."""
-    return next(check.evidence for check in report.checks if check.name == name and module in (None, check.module))
+    return next(
+        check.evidence
+        for check in report.checks
+        if check.name == name and module in (None, check.module)
+    )
 
 
 def blocked(report: SmokeReport, module: str | None = None) -> set[str]:
     """The checks that could not run, of the server and all modules, or of the server and one."""
-    return {check.name for check in report.checks if check.status is Status.BLOCKED and (module is None or check.module in (None, module))}
+    return {
+        check.name
+        for check in report.checks
+        if check.status is Status.BLOCKED and (module is None or check.module in (None, module))
+    }

@@ -1,6 +1,7 @@
 """How far two computations of the same numbers may be apart, as one table. Largest absolute difference, activations of about unit size.
 
-Seen and allowed differ by a factor of about ten: rounding depends on the processor and on the shapes that a library picks kernels for.
+Seen and allowed differ by a factor of about ten: rounding depends on the processor and on the
+shapes that a library picks kernels for.
 """
 
 from __future__ import annotations

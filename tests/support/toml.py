@@ -48,11 +48,21 @@ def documents(draw: Any) -> tuple[str, Places]:
                 write(f"{indent}{name} = {draw(_VALUES)}{trail}", (*prefix, name))
             else:
                 for inner in draw(st.lists(_NAMES, min_size=1, max_size=2, unique=True)):
-                    write(f"{indent}{name}.{inner}= {draw(_VALUES)}{trail}", (*prefix, name), (*prefix, name, inner))
+                    write(
+                        f"{indent}{name}.{inner}= {draw(_VALUES)}{trail}",
+                        (*prefix, name),
+                        (*prefix, name, inner),
+                    )
 
     write_keys(())
     # Upper case keeps headers apart from keys.
-    headers = draw(st.lists(st.lists(st.sampled_from(["M", "N", "P"]), min_size=1, max_size=3), max_size=5, unique_by=tuple))
+    headers = draw(
+        st.lists(
+            st.lists(st.sampled_from(["M", "N", "P"]), min_size=1, max_size=3),
+            max_size=5,
+            unique_by=tuple,
+        )
+    )
     for header in headers:
         wheres = [tuple(header[:length]) for length in range(1, len(header) + 1)]
         write(f"[{'.'.join(header)}]{draw(_TRAILS)}", *wheres)

@@ -20,7 +20,15 @@ Message = dict[str, Any]
 class TtsClient:
     """One conversation; `query` is what follows the path."""
 
-    def __init__(self, url: str, key: str | None, *, path: str = TTS_PATH, form: str | None = "PcmMessagePack", **query: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        *,
+        path: str = TTS_PATH,
+        form: str | None = "PcmMessagePack",
+        **query: str,
+    ) -> None:
         asked = {**({"format": form} if form else {}), **query}
         # websockets wants to be entered from 17.1 on; before, that changes nothing.
         self.ws = connect(
@@ -34,12 +42,19 @@ class TtsClient:
     def __enter__(self) -> TtsClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.ws.close()
 
     def send(self, message: Message | bytes) -> None:
         """Send a message, or bytes that are meant to be one."""
-        self.ws.send(message if isinstance(message, bytes) else msgpack.packb(message, use_single_float=True))
+        self.ws.send(
+            message if isinstance(message, bytes) else msgpack.packb(message, use_single_float=True)
+        )
 
     def say(self, *texts: str) -> None:
         """Send text in these pieces, and its end, as far as the server takes it: what it refuses at once is told by `receive`."""
@@ -75,9 +90,16 @@ class TtsClient:
 
 def audio(messages: list[Message]) -> NDArray[np.float32]:
     """Return the samples of all messages."""
-    return np.array([sample for message in messages if message["type"] == "Audio" for sample in message["pcm"]], np.float32)
+    return np.array(
+        [sample for message in messages if message["type"] == "Audio" for sample in message["pcm"]],
+        np.float32,
+    )
 
 
 def words(messages: list[Message]) -> list[tuple[str, float, float]]:
     """Return text, start and stop of each word."""
-    return [(message["text"], message["start_s"], message["stop_s"]) for message in messages if message["type"] == "Text"]
+    return [
+        (message["text"], message["start_s"], message["stop_s"])
+        for message in messages
+        if message["type"] == "Text"
+    ]

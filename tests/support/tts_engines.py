@@ -1,6 +1,7 @@
 """A speaking engine that is no model: for the model loop and the server, where networks would only take time.
 
-What a row gives depends on its request and on the tokens it was fed, and on nothing else, so that a neighbour's influence would be seen.
+What a row gives depends on its request and on the tokens it was fed, and on nothing else, so that a
+neighbour's influence would be seen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from dsmops.errors import InputError
 from dsmops.models import ConditionerShape, DepformerShape, LmShape, TtsShape
 from dsmops.worker.models.tts_config import CFG, VOICE, TtsConfig
-from dsmops.worker.runtime.tts_engine import Choose, SlotRequest, TtsOutput
+from dsmops.worker.runtime.tts.engine import Choose, SlotRequest, TtsOutput
 from tests.support.engines import Letters
 
 NEW_WORD, PADDING = 0, 3
@@ -65,11 +66,18 @@ class TalkModel:
 class TalkEngine:
     """Asks for a word one time out of four, and sounds like a number made of its request and of all tokens it was fed.
 
-    `before_step` is called with the number of each step, and may raise, or wait. `fed` holds per slot the tokens since its last reset,
-    `text_only` for each step whether it was one, `masks` who took it.
+    `before_step` is called with the number of each step, and may raise, or wait. `fed` holds per
+    slot the tokens since its last reset, `text_only` for each step whether it was one, `masks` who
+    took it.
     """
 
-    def __init__(self, batch_size: int = 2, *, config: TtsConfig = TALK, before_step: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        batch_size: int = 2,
+        *,
+        config: TtsConfig = TALK,
+        before_step: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.batch_size = batch_size
         self.model = TalkModel(config)
         self.fed: dict[int, list[int]] = {slot: [] for slot in range(batch_size)}
@@ -88,7 +96,10 @@ class TalkEngine:
 
     def check(self, request: SlotRequest) -> None:
         if request.cfg not in self.model.config.cfg_values:
-            raise InputError(f"cfg {request.cfg} is none of {self.model.config.cfg_values}", hint="Take one of these.")
+            raise InputError(
+                f"cfg {request.cfg} is none of {self.model.config.cfg_values}",
+                hint="Take one of these.",
+            )
 
     def reset(self, slots: Sequence[int], requests: Sequence[SlotRequest]) -> None:
         self.threads.add(threading.get_ident())
@@ -100,14 +111,18 @@ class TalkEngine:
             voices = b"".join(voice.tobytes() for voice in request.voices)
             self._states[slot] = zlib.crc32(repr((request.seed, request.cfg)).encode() + voices)
 
-    def step(self, exec_mask: NDArray[np.bool_], choose: Choose, *, text_only: bool = False) -> TtsOutput:
+    def step(
+        self, exec_mask: NDArray[np.bool_], choose: Choose, *, text_only: bool = False
+    ) -> TtsOutput:
         self.threads.add(threading.get_ident())
         self._before_step(self.steps)
         assert exec_mask.any()
         self.text_only.append(text_only)
         self.masks.append(tuple(exec_mask.tolist()))
         config = self.model.config
-        predictions = np.array([NEW_WORD if state % 4 == 0 else 7 for state in self._states], np.int64)
+        predictions = np.array(
+            [NEW_WORD if state % 4 == 0 else 7 for state in self._states], np.int64
+        )
         tokens = choose(predictions)
         pcm = np.full((self.batch_size, FRAME), np.nan, np.float32)
         valid = np.zeros(self.batch_size, np.bool_)

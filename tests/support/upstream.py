@@ -1,7 +1,8 @@
 """Our networks and those of the `moshi` package (0.2.13), fed alike from the same files, and how far their outputs are apart.
 
-Importing this module does not need `moshi`; following upstream does. Its compiled kernels and CUDA graphs are switched off: compiled code
-keeps intermediates that eager code rounds, so 16-bit results would not compare.
+Importing this module does not need `moshi`; following upstream does. Its compiled kernels and CUDA
+graphs are switched off: compiled code keeps intermediates that eager code rounds, so 16-bit results
+would not compare.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dsmops.worker.models.state import RowState
-from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
 from tests.support.networks import LmRows, load_lm, load_mimi, load_tts_model, tts_config
 
 os.environ["NO_TORCH_COMPILE"] = os.environ["NO_CUDA_GRAPH"] = "1"
@@ -33,7 +34,9 @@ class Schedule:
     @classmethod
     def steady(cls, steps: int, rows: int) -> Schedule:
         """Return the schedule of rows that all advance in every step."""
-        return cls(torch.zeros(steps, rows, dtype=torch.bool), torch.ones(steps, rows, dtype=torch.bool))
+        return cls(
+            torch.zeros(steps, rows, dtype=torch.bool), torch.ones(steps, rows, dtype=torch.bool)
+        )
 
     @classmethod
     def out_of_sync(cls, steps: int, rows: int, *, seed: int = 0) -> Schedule:
@@ -78,7 +81,11 @@ def our_lm(
     logits, tokens, pauses = [], [], []
     for step, frame in enumerate(codes.to(device)):
         rows.reset(schedule.resets[step].nonzero()[:, 0].tolist())
-        out = rows.step(frame, schedule.masks[step].to(device), say=None if say is None else say[step].to(device))
+        out = rows.step(
+            frame,
+            schedule.masks[step].to(device),
+            say=None if say is None else say[step].to(device),
+        )
         logits.append(out.logits.float().cpu())
         tokens.append(out.tokens.cpu())
         pauses.append(torch.zeros(len(frame), 0) if out.pauses is None else out.pauses.cpu())
@@ -119,7 +126,11 @@ def upstream_lm(
                 told.append(say[step].to(device))
             out, heads = generation.step_with_extra_heads(frame[..., None])
             tokens.append(out[:, 0, 0].cpu())
-            pauses.append(torch.stack([head[:, 0, 0].float().cpu() for head in heads], 1) if heads else torch.zeros(len(frame), 0))
+            pauses.append(
+                torch.stack([head[:, 0, 0].float().cpu() for head in heads], 1)
+                if heads
+                else torch.zeros(len(frame), 0)
+            )
     return LmTrace(torch.stack(logits), torch.stack(tokens), torch.stack(pauses))
 
 
@@ -155,11 +166,21 @@ def our_tts(
 ) -> TtsTrace:
     """Feed `rows.text` by the schedule, greedily."""
     model = load_tts_model(path, mimi, body=body, n_q=n_q, dtype=dtype, device=torch.device(device))
-    engine = TtsEngine(model, rows.text.shape[1], guidance=not model.config.distilled and rows.cfg != 1, cuda_graph=False)
-    requests = [SlotRequest(tuple(voice.numpy() for voice in voices), cfg=rows.cfg, temperature=0.0) for voices in rows.voices]
+    engine = TtsEngine(
+        model,
+        rows.text.shape[1],
+        guidance=not model.config.distilled and rows.cfg != 1,
+        cuda_graph=False,
+    )
+    requests = [
+        SlotRequest(tuple(voice.numpy() for voice in voices), cfg=rows.cfg, temperature=0.0)
+        for voices in rows.voices
+    ]
     engine.reset(range(engine.batch_size), requests)
     steps = []
-    for tokens, resets, mask in zip(rows.text.numpy(), schedule.resets, schedule.masks.numpy(), strict=True):
+    for tokens, resets, mask in zip(
+        rows.text.numpy(), schedule.resets, schedule.masks.numpy(), strict=True
+    ):
         again = resets.nonzero()[:, 0].tolist()
         engine.reset(again, [requests[row] for row in again])
         engine.step(mask, lambda _, tokens=tokens: tokens)  # type: ignore[misc]
@@ -169,7 +190,15 @@ def our_tts(
 
 
 _LOADERS_KEYS = {
-    *("model_type", "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "model_id", "lora_name"),
+    *(
+        "model_type",
+        "moshi_name",
+        "mimi_name",
+        "mimi_config_name",
+        "tokenizer_name",
+        "model_id",
+        "lora_name",
+    ),
     *("stt_config", "tts_config", "lm_gen_config"),
 }
 """What upstream takes out of a config.json before the language model sees it."""
@@ -204,7 +233,11 @@ def upstream_tts(
         for number, voice in enumerate(voices):
             tensor[0, number], mask[0, number] = voice.t(), True
         text = {"control": "ok"} | ({"cfg": format(rows.cfg, ".1f")} if config.distilled else {})
-        attributes.append(ConditionAttributes(text, {"speaker_wavs": TensorCondition(tensor.flatten(1, 2), mask.flatten(1, 2))}))
+        attributes.append(
+            ConditionAttributes(
+                text, {"speaker_wavs": TensorCondition(tensor.flatten(1, 2), mask.flatten(1, 2))}
+            )
+        )
     attributes += dropout_all_conditions(attributes) if guided else []
     text_logits: list[Tensor] = []
     audio_logits: list[list[Tensor]] = []
@@ -212,7 +245,9 @@ def upstream_tts(
     offsets = torch.zeros(count, dtype=torch.int64)
 
     def force(codes: Tensor) -> None:
-        early = offsets[:, None] < config.delay_steps + torch.tensor(config.delays[: codes.shape[1]])
+        early = offsets[:, None] < config.delay_steps + torch.tensor(
+            config.delays[: codes.shape[1]]
+        )
         codes[early.to(codes.device)] = -1
 
     generation = LMGen(
@@ -227,7 +262,9 @@ def upstream_tts(
         on_audio_hook=force,
     )
     for number, head in enumerate(lm.linears):
-        head.register_forward_hook(lambda *call, number=number: audio_logits[-1].append(_mixed(call[2], guided, rows.cfg)))
+        head.register_forward_hook(
+            lambda *call, number=number: audio_logits[-1].append(_mixed(call[2], guided, rows.cfg))
+        )
     codes = []
     with generation.streaming(count):
         for tokens, resets, mask in zip(rows.text, schedule.resets, schedule.masks, strict=True):
@@ -244,7 +281,11 @@ def upstream_tts(
             position = (state.offsets % state.cache.shape[2])[:, None, None].expand(-1, lm.dep_q, 1)
             codes.append(state.cache[:, 1 : lm.dep_q + 1].gather(2, position)[..., 0].cpu())
             offsets += mask
-    return TtsTrace(torch.stack(text_logits), torch.stack([torch.stack(heads, 1) for heads in audio_logits]), torch.stack(codes))
+    return TtsTrace(
+        torch.stack(text_logits),
+        torch.stack([torch.stack(heads, 1) for heads in audio_logits]),
+        torch.stack(codes),
+    )
 
 
 def _mixed(logits: Tensor, guided: bool, cfg: float) -> Tensor:
@@ -256,7 +297,9 @@ def _mixed(logits: Tensor, guided: bool, cfg: float) -> Tensor:
 
 
 @torch.no_grad()
-def our_mimi(path: Path, pcm: Tensor, schedule: Schedule | None, *, codebooks: int, device: str = "cpu") -> MimiTrace:
+def our_mimi(
+    path: Path, pcm: Tensor, schedule: Schedule | None, *, codebooks: int, device: str = "cpu"
+) -> MimiTrace:
     """Feed `pcm` [S, B, 1, samples] by the schedule; without one, each step is a whole signal."""
     encoder, decoder = load_mimi(path, device=torch.device(device))
     rows = RowState(pcm.shape[1], torch.device(device))
@@ -270,17 +313,30 @@ def our_mimi(path: Path, pcm: Tensor, schedule: Schedule | None, *, codebooks: i
         latents = encoder.latents(frame, state[0], state[2])
         codes = encoder.quantizer.encode(latents, codebooks)
         steps.append((latents, codes, decoder.decode(codes, state[1], state[2])))
-    return MimiTrace(*(torch.stack([part.cpu() for part in parts]) for parts in zip(*steps, strict=True)))
+    return MimiTrace(
+        *(torch.stack([part.cpu() for part in parts]) for parts in zip(*steps, strict=True))
+    )
 
 
 @torch.no_grad()
 def upstream_mimi(
-    path: Path, config: Mapping[str, Any] | None, pcm: Tensor, schedule: Schedule | None, *, codebooks: int, device: str = "cpu"
+    path: Path,
+    config: Mapping[str, Any] | None,
+    pcm: Tensor,
+    schedule: Schedule | None,
+    *,
+    codebooks: int,
+    device: str = "cpu",
 ) -> MimiTrace:
     """The same through upstream's codec; `config` None is the released model."""
     from moshi.models import loaders
 
-    mimi = loaders.get_mimi(path, mimi_config=config and copy.deepcopy(dict(config)), device=device, num_codebooks=codebooks)
+    mimi = loaders.get_mimi(
+        path,
+        mimi_config=config and copy.deepcopy(dict(config)),
+        device=device,
+        num_codebooks=codebooks,
+    )
     if schedule is not None:
         mimi.streaming_forever(pcm.shape[1])
     steps = []
@@ -292,7 +348,9 @@ def upstream_mimi(
         latents = mimi.encode_to_latent(frame, quantize=False).clone()
         codes = mimi.quantizer.encode(latents)
         steps.append((latents, codes, mimi.decode(codes)))
-    return MimiTrace(*(torch.stack([part.cpu() for part in parts]) for parts in zip(*steps, strict=True)))
+    return MimiTrace(
+        *(torch.stack([part.cpu() for part in parts]) for parts in zip(*steps, strict=True))
+    )
 
 
 @dataclass(frozen=True, slots=True)

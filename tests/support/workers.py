@@ -17,11 +17,11 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from dsmops.errors import DsmopsError
-from dsmops.worker.asr import AsrSettings
-from dsmops.worker.connection import Limits
-from dsmops.worker.logs import Level, ServerLog
-from dsmops.worker.runtime.slots import Engine
-from dsmops.worker.server import Ended, Listening, ModuleSettings, Server, WorkerSettings
+from dsmops.worker.runtime.stt.loop import Engine
+from dsmops.worker.serving.connection import Limits
+from dsmops.worker.serving.logs import Level, ServerLog
+from dsmops.worker.serving.server import Ended, Listening, ModuleSettings, Server, WorkerSettings
+from dsmops.worker.serving.stt import SttSettings
 from tests.support.engines import EchoEngine
 
 KEY = "a key of the tests"
@@ -41,14 +41,25 @@ class Answer:
         return self.body.decode()
 
 
-def request(url: str, method: str, path: str, *, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+def request(
+    url: str,
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
     """Ask once; the path goes out as it stands."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
         connection.request(method, path, body=body, headers=headers or {})
         answer = connection.getresponse()
-        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        return Answer(
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read(),
+        )
     finally:
         connection.close()
 
@@ -57,10 +68,27 @@ class WorkerProcess:
     """`dsmops worker` on a port that the system chose, in `folder`, ready when this is made."""
 
     def __init__(self, folder: Path, config: Path, *args: str) -> None:
-        command = [sys.executable, "-m", "dsmops", "worker", "--config", str(config), "--cpu", "--port", "0", "--json", *args]
+        command = [
+            sys.executable,
+            "-m",
+            "dsmops",
+            "worker",
+            "--config",
+            str(config),
+            "--cpu",
+            "--port",
+            "0",
+            "--json",
+            *args,
+        ]
         self.folder = folder
         self.process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         )
         self._errors = io.StringIO()
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
@@ -72,7 +100,9 @@ class WorkerProcess:
             if not line:
                 self.process.wait(10)
                 self._reader.join(10)
-                raise RuntimeError(f"the worker ended with {self.process.returncode}: {self.errors}")
+                raise RuntimeError(
+                    f"the worker ended with {self.process.returncode}: {self.errors}"
+                )
             document += line
         self.url: str = json.loads(document)["url"]
 
@@ -99,7 +129,12 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.process.poll() is None:
             self.process.kill()
         if self.process.stdout is not None and not self.process.stdout.closed:
@@ -132,7 +167,12 @@ class ThreadedServer:
             raise self.failure
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
         self.join()
 
@@ -152,8 +192,18 @@ class ThreadedServer:
         return self.console.getvalue()
 
     def _run(self) -> None:
-        module = self.module or AsrSettings("asr", self.kind, PATH, self.slots, "lm.safetensors", "mimi.safetensors", self.open_engine)
-        settings = WorkerSettings("127.0.0.1", 0, self.static_dir, self.keys, [module], self.limits, self.drain_s)
+        module = self.module or SttSettings(
+            "asr",
+            self.kind,
+            PATH,
+            self.slots,
+            "lm.safetensors",
+            "mimi.safetensors",
+            self.open_engine,
+        )
+        settings = WorkerSettings(
+            "127.0.0.1", 0, self.static_dir, self.keys, [module], self.limits, self.drain_s
+        )
         log = ServerLog(Level.INFO, None, self.console, no_color=True)
         try:
             self.ended = asyncio.run(self._serve(Server(settings, log)))

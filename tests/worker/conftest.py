@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.worker.tiny import TinyStt, write_tiny_stt
+from dsmops.worker.tiny.stt import TinyStt, write_tiny_stt
 from tests.support.workers import WorkerProcess
 
 

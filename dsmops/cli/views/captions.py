@@ -1,6 +1,7 @@
 """Words with times as captions: SubRip (`.srt`) and WebVTT (`.vtt`). Pure functions from words to text.
 
-Words are gathered into cues that can be read: one or two lines, some seconds, ending where a sentence or a pause does.
+Words are gathered into cues that can be read: one or two lines, some seconds, ending where a
+sentence or a pause does.
 Source: W3C WebVTT (cue text, timings); the limits are those common in subtitle guidelines (Netflix, BBC).
 """
 
@@ -60,13 +61,18 @@ class _TimedWord:
 
 def srt(words: Iterable[Word]) -> str:
     """Return the words as SubRip, numbered cues with `00:00:01,000` times; empty without words."""
-    blocks = (f"{number}\n{_timing(cue, ',')}\n{_lines(cue, _one_arrow_less)}\n" for number, cue in enumerate(cues_of(words), start=1))
+    blocks = (
+        f"{number}\n{_timing(cue, ',')}\n{_lines(cue, _one_arrow_less)}\n"
+        for number, cue in enumerate(cues_of(words), start=1)
+    )
     return "\n".join(blocks)
 
 
 def webvtt(words: Iterable[Word]) -> str:
     """Return the words as WebVTT with `00:00:01.000` times, markup in them escaped; the header alone without words."""
-    return "\n".join(["WEBVTT\n", *(f"{_timing(cue, '.')}\n{_lines(cue, _escaped)}\n" for cue in cues_of(words))])
+    return "\n".join(
+        ["WEBVTT\n", *(f"{_timing(cue, '.')}\n{_lines(cue, _escaped)}\n" for cue in cues_of(words))]
+    )
 
 
 def cues_of(words: Iterable[Word]) -> list[Cue]:
@@ -114,7 +120,11 @@ def _timed(words: Iterable[Word]) -> list[_TimedWord]:
 def _goes_on(group: Sequence[_TimedWord], word: _TimedWord) -> bool:
     """Whether `word` belongs into the cue of `group`."""
     last = group[-1]
-    if word.start_ms - last.stop_ms > PAUSE_MS or _ends_sentence(last.text) or word.stop_ms - group[0].start_ms > CUE_MS:
+    if (
+        word.start_ms - last.stop_ms > PAUSE_MS
+        or _ends_sentence(last.text)
+        or word.stop_ms - group[0].start_ms > CUE_MS
+    ):
         return False
     return sum(1 for _ in _wrapped([*(one.text for one in group), word.text])) <= CUE_LINES
 

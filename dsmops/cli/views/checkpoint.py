@@ -29,7 +29,10 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
     )
     yield Table(
         ["dtype", "tensors>", "parameters>", "size>"],
-        [[share.dtype, f"{share.tensors:,}", f"{share.elements:,}", size(share.data_bytes)] for share in found.dtypes],
+        [
+            [share.dtype, f"{share.tensors:,}", f"{share.elements:,}", size(share.data_bytes)]
+            for share in found.dtypes
+        ],
     )
     if len(found.files) > 1:
         yield Table(["file", "size>"], [[file.name, size(file.size_bytes)] for file in found.files])
@@ -40,12 +43,26 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
     lines = found.tensors if all_tensors else found.tensors[:SHOWN_TENSORS]
     yield Table(
         ["tensor", "dtype", "shape", "size>"],
-        [[line.name, line.dtype, " × ".join(map(str, line.shape)) or "scalar", size(line.data_bytes)] for line in lines],
+        [
+            [
+                line.name,
+                line.dtype,
+                " × ".join(map(str, line.shape)) or "scalar",
+                size(line.data_bytes),
+            ]
+            for line in lines
+        ],
     )
     if len(lines) < len(found.tensors):
         yield f"... and {len(found.tensors) - len(lines):,} more; --tensors lists all."
     if found.metadata:
-        yield Table(["metadata", "value"], [[key, text if len(text) <= 120 else f"{text[:120]}…"] for key, text in found.metadata.items()])
+        yield Table(
+            ["metadata", "value"],
+            [
+                [key, text if len(text) <= 120 else f"{text[:120]}…"]
+                for key, text in found.metadata.items()
+            ],
+        )
     if found.forecast is not None:
         yield "Converting to F16 would give:"
         yield from _losses(found.forecast)
@@ -58,7 +75,10 @@ def show_outcome(outcome: Outcome) -> Iterator[Block]:
         yield f"Would convert {outcome.source} ({outcome.identity.description}) to {outcome.dtype}:"
         yield Table(
             ["file", "converted>", "copied>", "size>"],
-            [[str(file.path), str(file.cast), str(file.copied), size(file.size_bytes)] for file in outcome.files],
+            [
+                [str(file.path), str(file.cast), str(file.copied), size(file.size_bytes)]
+                for file in outcome.files
+            ],
         )
         yield f"{size(target_bytes)} in all. Nothing was written."
     elif outcome.status is Status.UP_TO_DATE:
@@ -74,9 +94,7 @@ def show_outcome(outcome: Outcome) -> Iterator[Block]:
 
 def show_verification(found: VerifyReport) -> Iterator[Block]:
     """Yield the verdict, and the differences when there are any."""
-    what = (
-        f"{counted(found.converted, 'converted tensor')} and {counted(found.untouched, 'untouched one')}, {size(found.compared_bytes)} read"
-    )
+    what = f"{counted(found.converted, 'converted tensor')} and {counted(found.untouched, 'untouched one')}, {size(found.compared_bytes)} read"
     if found.same:
         yield f"{found.target} is what converting {found.source} gives: {what}, every value compared."
         return
@@ -109,7 +127,12 @@ def _losses(report: LossReport) -> Iterator[Block]:
         )
     lossy = sorted(
         (loss for loss in report.tensors if not loss.lossless or loss.nan or loss.infinite),
-        key=lambda loss: (-loss.overflowed, -loss.nan - loss.infinite, -loss.underflowed, -loss.rounded),
+        key=lambda loss: (
+            -loss.overflowed,
+            -loss.nan - loss.infinite,
+            -loss.underflowed,
+            -loss.rounded,
+        ),
     )
     if not lossy:
         return
@@ -118,7 +141,17 @@ def _losses(report: LossReport) -> Iterator[Block]:
         [
             [
                 loss.name,
-                *(f"{count:,}" for count in (loss.elements, loss.overflowed, loss.underflowed, loss.rounded, loss.infinite, loss.nan)),
+                *(
+                    f"{count:,}"
+                    for count in (
+                        loss.elements,
+                        loss.overflowed,
+                        loss.underflowed,
+                        loss.rounded,
+                        loss.infinite,
+                        loss.nan,
+                    )
+                ),
                 "n/a" if loss.largest_magnitude is None else f"{loss.largest_magnitude:g}",
             ]
             for loss in lossy[:SHOWN_LOSSES]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dsmops.config.lint import Finding
-from dsmops.flows.check import ConfigCheck
-from dsmops.flows.make import MadeConfig, Outcome
+from dsmops.operations.configs.checking import ConfigCheck
+from dsmops.operations.configs.writing import MadeConfig, Outcome
 from dsmops.report import Block
 from dsmops.units import counted
 
@@ -16,7 +16,11 @@ def show_config_check(check: ConfigCheck) -> Iterator[Block]:
     """Yield the findings by file and line, then their sum and what they were judged for."""
     for checked in check.files:
         yield from view_findings(checked.path, checked.findings)
-    counts = [counted(check.errors, "error"), counted(check.warnings, "warning"), counted(check.notes, "note")]
+    counts = [
+        counted(check.errors, "error"),
+        counted(check.warnings, "warning"),
+        counted(check.notes, "note"),
+    ]
     yield f"{', '.join(counts)} in {counted(len(check.files), 'file')}. {_judged(check)}"
 
 
@@ -60,4 +64,7 @@ def _judged(check: ConfigCheck) -> str:
     }
     judged = ", ".join(value for value in given.values() if value)
     missing = ", ".join(option for option, value in given.items() if not value)
-    return " ".join([f"Judged for {judged}."] * bool(judged) + [f"To have more judged, give {missing}."] * bool(missing))
+    return " ".join(
+        [f"Judged for {judged}."] * bool(judged)
+        + [f"To have more judged, give {missing}."] * bool(missing)
+    )

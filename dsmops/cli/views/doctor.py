@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.flows.doctor import Diagnosis, Finding, Level
+from dsmops.operations.doctor import Diagnosis, Finding, Level
 from dsmops.report import Block
 from dsmops.units import counted
 
@@ -20,7 +20,11 @@ def show_diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
             yield from _finding(finding)
         if area.findings:
             yield ""
-    counts = (counted(diagnosis.errors, "error"), counted(diagnosis.warnings, "warning"), counted(diagnosis.notes, "note"))
+    counts = (
+        counted(diagnosis.errors, "error"),
+        counted(diagnosis.warnings, "warning"),
+        counted(diagnosis.notes, "note"),
+    )
     yield f"{', '.join(counts)}."
     if diagnosis.not_seen:
         yield "Not seen:"
@@ -29,7 +33,9 @@ def show_diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
 
 def _finding(finding: Finding) -> Iterator[str]:
     if finding.severity is Level.OK:
-        yield f"  ok       {finding.cause}" + (f" ({'; '.join(finding.evidence)})" if finding.evidence else "")
+        yield f"  ok       {finding.cause}" + (
+            f" ({'; '.join(finding.evidence)})" if finding.evidence else ""
+        )
         return
     yield f"  {finding.severity.value:<8} {finding.cause} [{finding.name}]"
     yield from (f"             {line}" for line in finding.evidence)

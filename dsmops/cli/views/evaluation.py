@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.flows.evaluate import Evaluation, Status, Totals, UtteranceResult
+from dsmops.operations.speech.evaluation import Evaluation, Status, Totals, UtteranceResult
 from dsmops.report import Block, Table
 from dsmops.scoring import Counts
 from dsmops.units import counted, duration
@@ -16,11 +16,18 @@ _TEXT_LENGTH = 60
 
 def show_evaluation(report: Evaluation) -> Iterator[Block]:
     """Yield the worst utterances, what could not be read, and the totals."""
-    wrong = [(file, file.score.words) for file in report.files if file.score is not None and file.score.words.errors]
+    wrong = [
+        (file, file.score.words)
+        for file in report.files
+        if file.score is not None and file.score.words.errors
+    ]
     if wrong:
         shown = sorted(wrong, key=lambda entry: entry[1].rate, reverse=True)[:_WORST]
         yield f"Worst {len(shown)} of {counted(report.totals.scored, 'utterance')}, normalised ({report.normalizer}):"
-        yield Table(["WER>", "S>", "D>", "I>", "words>", "audio", "reference", "heard"], [_row(file, words) for file, words in shown])
+        yield Table(
+            ["WER>", "S>", "D>", "I>", "words>", "audio", "reference", "heard"],
+            [_row(file, words) for file, words in shown],
+        )
     yield from (f"failed: {file.error}" for file in report.files if file.status is Status.FAILED)
     yield from _totals(report.totals)
 
@@ -42,7 +49,9 @@ def _totals(totals: Totals) -> Iterator[str]:
         f"{words.insertions:,} insertions in {words.reference_length:,} words"
     )
     yield f"mean of utterances: WER {_percent(totals.wer)}, CER {_percent(totals.cer)}"
-    left_out = [f"{totals.dropped:,} dropped (their references say nothing)"] if totals.dropped else []
+    left_out = (
+        [f"{totals.dropped:,} dropped (their references say nothing)"] if totals.dropped else []
+    )
     if totals.failed:
         left_out.append(f"{totals.failed:,} failed, which are in none of these figures")
     yield f"{totals.scored:,} of {counted(totals.utterances, 'utterance')} scored{''.join(f'; {part}' for part in left_out)}"

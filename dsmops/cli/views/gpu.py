@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import PurePath
 
-from dsmops.facts import DType, Severity
+from dsmops.dtypes import DType
+from dsmops.findings import Severity
 from dsmops.gpu.report import DeviceReport, DeviceState, GpuReport
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels
 from dsmops.gpu.verdict import ServerBuild
@@ -41,7 +42,11 @@ def _origin(report: GpuReport) -> str:
     if report.source == "simulated":
         return "Simulated: nothing was read from this machine."
     driver = f"Driver {report.driver_version or 'of unknown version'}"
-    cuda = f"runs CUDA up to {report.cuda_driver_version}" if report.cuda_driver_version else "newest CUDA unknown"
+    cuda = (
+        f"runs CUDA up to {report.cuda_driver_version}"
+        if report.cuda_driver_version
+        else "newest CUDA unknown"
+    )
     how = report.source or ""
     if report.nvml_init_ms is not None and report.nvml_read_ms is not None:
         how = f"NVML: {report.nvml_init_ms:.0f} ms to start, {report.nvml_read_ms:.0f} ms to read"
@@ -74,11 +79,19 @@ def _remark(each: DeviceReport, report: GpuReport) -> str:
         case DeviceState.SPLIT:
             return "in MIG mode"
         case DeviceState.HIDDEN:
-            return "hidden by MIG" if report.cuda_visible_devices is None else "hidden by CUDA_VISIBLE_DEVICES"
+            return (
+                "hidden by MIG"
+                if report.cuda_visible_devices is None
+                else "hidden by CUDA_VISIBLE_DEVICES"
+            )
         case DeviceState.VISIBLE:
             if each.device.cuda_ordinal != 0:
                 return ""
-            return "moshi-server takes this one" if report.ordinals_certain else "moshi-server probably takes this one"
+            return (
+                "moshi-server takes this one"
+                if report.ordinals_certain
+                else "moshi-server probably takes this one"
+            )
 
 
 def _details(alike: list[DeviceReport], torch: TorchBuild | None) -> Iterator[str]:
@@ -115,7 +128,11 @@ def _conversion(serving: DType | None) -> str:
 def _build(build: ServerBuild) -> str:
     if build.problem:
         return f"no: {build.problem}"
-    toolkits = build.toolkit_min if build.toolkit_min == build.toolkit_max else f"{build.toolkit_min} to {build.toolkit_max}"
+    toolkits = (
+        build.toolkit_min
+        if build.toolkit_min == build.toolkit_max
+        else f"{build.toolkit_min} to {build.toolkit_max}"
+    )
     return f"CUDA_COMPUTE_CAP={build.cuda_compute_cap}, CUDA toolkit {toolkits} ({build.note})"
 
 
@@ -147,8 +164,16 @@ def _next_commands(report: GpuReport) -> Iterator[str]:
     taken, *others = report.visible
     where = f" --simulate {shlex.quote(taken.simulated_as)}" if taken.simulated_as else ""
     yield f"dsmops plan{where}"
-    yield f"dsmops prep-sm75{where}" if taken.verdict.serving_dtype is DType.F16 else f"dsmops make-config{where}"
+    yield (
+        f"dsmops prep-sm75{where}"
+        if taken.verdict.serving_dtype is DType.F16
+        else f"dsmops make-config{where}"
+    )
     for each in others:
         if each.device.label != taken.device.label:
-            other = f"--simulate {shlex.quote(each.simulated_as)}" if each.simulated_as else f"--device {each.device.cuda_ordinal}"
+            other = (
+                f"--simulate {shlex.quote(each.simulated_as)}"
+                if each.simulated_as
+                else f"--device {each.device.cuda_ordinal}"
+            )
             yield f"dsmops plan {other}"

@@ -15,7 +15,9 @@ def show_format(report: FormatReport) -> Iterator[str]:
     """Yield where the log went, what it held, and what redaction took out of it."""
     where = report.output if report.output is not None else "stdout"
     yield f"{report.input} -> {where}: {size(report.read_bytes)} read, {size(report.written_bytes)} written"
-    wanted = "" if report.records_written == report.records else f" ({report.records_written:,} wanted)"
+    wanted = (
+        "" if report.records_written == report.records else f" ({report.records_written:,} wanted)"
+    )
     unparsed = f"{counted(report.unparsed_lines, 'line')} of no known format"
     yield f"{counted(report.lines, 'line')}, {counted(report.records, 'event')}{wanted}, {unparsed}"
     if report.lines and not report.records:
@@ -23,4 +25,6 @@ def show_format(report: FormatReport) -> Iterator[str]:
     if report.redactions is None:
         yield "not redacted: keys, addresses and texts are still in it"
     elif report.redactions:
-        yield "redacted: " + ", ".join(f"{rule} {count:,}" for rule, count in report.redactions.items())
+        yield "redacted: " + ", ".join(
+            f"{rule} {count:,}" for rule, count in report.redactions.items()
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from dsmops.flows.numerics_verdict import NumericsReport, Place, Side, Verdict
+from dsmops.operations.speech.numerics_verdict import NumericsReport, Place, Side, Verdict
 from dsmops.report import Block, Table
 from dsmops.units import counted, duration
 
@@ -42,8 +42,20 @@ def show_numerics(report: NumericsReport) -> Iterator[Block]:
         yield "Logits cannot be compared: none are finite in both."
     yield "Largest magnitudes, of the two models the larger:"
     yield Table(
-        ["layer", "scores>", "after attention>", "gate product>", "output>", "headroom>", "not finite>", "from step>"],
-        [_row(layer, list(places)) for layer, places in groupby(report.places, key=lambda place: place.layer)],
+        [
+            "layer",
+            "scores>",
+            "after attention>",
+            "gate product>",
+            "output>",
+            "headroom>",
+            "not finite>",
+            "from step>",
+        ],
+        [
+            _row(layer, list(places))
+            for layer, places in groupby(report.places, key=lambda place: place.layer)
+        ],
     )
     yield (
         f"Headroom is {limits.f16_max:,.0f} over the largest magnitude. No: anything not finite, logits more than "
@@ -59,7 +71,9 @@ def _texts(source: Side, target: Side, *, same: bool) -> Iterator[str]:
         yield f"Both wrote: {_part(source.text, 0)}"
         return
     pairs = enumerate(zip(source.text, target.text, strict=False))
-    apart = next((at for at, (one, other) in pairs if one != other), min(len(source.text), len(target.text)))
+    apart = next(
+        (at for at, (one, other) in pairs if one != other), min(len(source.text), len(target.text))
+    )
     start = max(0, apart - _BEFORE_DIFFERENCE)
     for side in (source, target):
         yield f"{side.dtype} wrote: {_part(side.text, start)}"
@@ -73,13 +87,23 @@ def _part(text: str, start: int) -> str:
 def _row(layer: str, places: Sequence[Place]) -> list[str]:
     """Return the figures of one layer; the embedding and the logits have nothing but an output."""
     inside = {place.stage: _number(place.largest) for place in places}
-    steps = [place.first_non_finite_step for place in places if place.first_non_finite_step is not None]
-    bad, bad_in_source = sum(place.target_non_finite for place in places), sum(place.source_non_finite for place in places)
+    steps = [
+        place.first_non_finite_step for place in places if place.first_non_finite_step is not None
+    ]
+    bad, bad_in_source = (
+        sum(place.target_non_finite for place in places),
+        sum(place.source_non_finite for place in places),
+    )
     return [
         layer,
-        *(inside.get(stage, "") for stage in ("attention_scores", "attention_residual", "gate_product")),
+        *(
+            inside.get(stage, "")
+            for stage in ("attention_scores", "attention_residual", "gate_product")
+        ),
         _number(places[-1].largest),
-        _times(min((place.headroom for place in places if place.headroom is not None), default=None)),
+        _times(
+            min((place.headroom for place in places if place.headroom is not None), default=None)
+        ),
         f"{bad:,} ({bad_in_source:,} in the original)" if bad_in_source else f"{bad:,}",
         str(min(steps)) if steps else "",
     ]

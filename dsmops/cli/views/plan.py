@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dsmops.config.memory import VOICE_POSITIONS
 from dsmops.config.plan import LimitedBy, ServingPlan, TimeBasis
-from dsmops.facts import Runtime
+from dsmops.devices import Runtime
 from dsmops.report import Block, Table
 from dsmops.units import size
 
@@ -66,7 +66,9 @@ def show_plan(plan: ServingPlan, *, explain: bool = False) -> Iterator[Block]:
     where = f"{plan.device.label}, {size(plan.device.memory_total_bytes)}"
     if plan.device.memory_free_bytes is not None:
         where += f" ({size(plan.device.memory_free_bytes)} free)"
-    what = f"{plan.model} in {plan.dtype.candle_name}" + (f" with {plan.n_q} codebooks" if plan.n_q else "")
+    what = f"{plan.model} in {plan.dtype.candle_name}" + (
+        f" with {plan.n_q} codebooks" if plan.n_q else ""
+    )
     served_by = "the embedded worker" if plan.runtime is Runtime.EMBEDDED else plan.runtime
     yield f"{what} on {where}, served by {served_by}"
     if plan.fits:
@@ -94,8 +96,16 @@ def _bound(batch_size: int | None) -> str:
 
 def _time_words(plan: ServingPlan) -> str:
     if plan.step_ms is None:
-        return "the card's bandwidth is unknown" if plan.time_basis is TimeBasis.UNKNOWN else "beyond what was measured"
-    kind = "measured, 99th percentile" if plan.time_basis is TimeBasis.MEASURED else "estimated from bandwidth, not measured"
+        return (
+            "the card's bandwidth is unknown"
+            if plan.time_basis is TimeBasis.UNKNOWN
+            else "beyond what was measured"
+        )
+    kind = (
+        "measured, 99th percentile"
+        if plan.time_basis is TimeBasis.MEASURED
+        else "estimated from bandwidth, not measured"
+    )
     return f"{plan.step_ms:.0f} of {plan.step_budget_ms:.0f} ms a step at {max(1, plan.batch_size)}; {kind}"
 
 
@@ -104,7 +114,11 @@ def _codebook_lines(plan: ServingPlan) -> Iterator[Block]:
     yield Table(
         ["n_q>", f"step at {max(1, plan.batch_size)}>", "memory>"],
         [
-            [str(choice.n_q), "unknown" if choice.step_ms is None else f"{choice.step_ms:.0f} ms", size(choice.total_bytes)]
+            [
+                str(choice.n_q),
+                "unknown" if choice.step_ms is None else f"{choice.step_ms:.0f} ms",
+                size(choice.total_bytes),
+            ]
             for choice in plan.codebook_choices
         ],
     )
@@ -126,7 +140,11 @@ def _memory_table(plan: ServingPlan, *, explain: bool) -> Table:
         ("step workspace", split.workspace_bytes, split.workspace_bytes // slots),
         ("CUDA runtime", split.runtime_bytes, None),
     ]
-    rows = [[name, size(total), "" if each is None else size(each), sources[name]] for name, total, each in lines if name in sources]
+    rows = [
+        [name, size(total), "" if each is None else size(each), sources[name]]
+        for name, total, each in lines
+        if name in sources
+    ]
     rows.append([f"total for {slots}", size(split.total_bytes), "", ""])
     rows.append(["left free", size(plan.reserve_bytes), "", "--reserve"])
     if plan.limited_by is not LimitedBy.UNKNOWN_MEMORY:

@@ -9,7 +9,7 @@ from dsmops.report import Block, Table
 from dsmops.units import counted, size
 
 if TYPE_CHECKING:
-    from dsmops.flows.publish import FileOutcome, PublishReport, PulledFile, PullReport
+    from dsmops.operations.publishing import FileOutcome, PublishReport, PulledFile, PullReport
     from dsmops.publish.store import Usage
 
 SHOWN = 20
@@ -20,10 +20,14 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
     """Yield files by outcome, then one line of sums, what was passed over, and what it cost."""
     would = "would be " if report.dry_run else ""
     for outcome in ("sent", "renamed", "recovered"):
-        yield from _short([file for file in report.files if file.outcome == outcome], f"{would}{outcome}")
+        yield from _short(
+            [file for file in report.files if file.outcome == outcome], f"{would}{outcome}"
+        )
     for file in report.files:
         if file.outcome == "refused":
-            hits = ", ".join(f"{count} × {rule}" for rule, count in sorted((file.hits or {}).items()))
+            hits = ", ".join(
+                f"{count} × {rule}" for rule, count in sorted((file.hits or {}).items())
+            )
             yield f"refused   {file.name}: {hits}"
             yield f"          {file.hint}"
         elif file.outcome == "failed":
@@ -33,10 +37,16 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
         yield f"damaged   {manifest}: set aside; its contents were looked up in the store"
     counts = report.counts
     sums = f"{counted(counts['sent'], 'file')} {would}sent ({size(report.body_bytes)}), {counts['unchanged']} unchanged"
-    sums += "".join(f", {counts[kind]} {kind}" for kind in ("renamed", "recovered", "refused", "failed") if counts[kind])
+    sums += "".join(
+        f", {counts[kind]} {kind}"
+        for kind in ("renamed", "recovered", "refused", "failed")
+        if counts[kind]
+    )
     yield f"{report.source} → {report.store}: {sums}"
     if report.skipped:
-        yield "passed over: " + ", ".join(f"{count} {reason}" for reason, count in report.skipped.items())
+        yield "passed over: " + ", ".join(
+            f"{count} {reason}" for reason, count in report.skipped.items()
+        )
     if not (any(counts.values()) or report.skipped):
         yield "The folder is empty. Format a raw log into it with `dsmops format-log`."
     yield _cost(report.usage)
@@ -46,7 +56,10 @@ def show_pull(report: PullReport) -> Iterator[Block]:
     """Yield the list of what is published, or what was fetched and kept, then the sums."""
     if report.output is None:
         if report.files:
-            yield Table(("name", "size>", "written (UTC)", "passed rules>", "sha256"), [_row(file) for file in report.files])
+            yield Table(
+                ("name", "size>", "written (UTC)", "passed rules>", "sha256"),
+                [_row(file) for file in report.files],
+            )
         yield f"{report.store}: {counted(len(report.files), 'log')}, {size(sum(file.size_bytes or 0 for file in report.files))}"
     else:
         yield from _short([file for file in report.files if file.outcome == "fetched"], "fetched")

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from dsmops.flows.smoke import Check, SmokeReport, Status
+from dsmops.operations.smoke import Check, SmokeReport, Status
 from dsmops.report import Block, Table
 from dsmops.units import duration
 
-_MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.BLOCKED: "blocked", Status.SKIPPED: "-"}
+_MARKS = {
+    Status.PASSED: "ok",
+    Status.FAILED: "FAILED",
+    Status.BLOCKED: "blocked",
+    Status.SKIPPED: "-",
+}
 
 
 def show_smoke(report: SmokeReport) -> Iterator[Block]:
@@ -17,7 +22,11 @@ def show_smoke(report: SmokeReport) -> Iterator[Block]:
     yield Table(("check", "", "time>", "evidence"), [_row(check) for check in report.checks])
     for check in report.checks:
         if check.status is Status.FAILED:
-            yield f"{_name(check)}: {check.hint} See {check.runbook}." if check.hint else f"{_name(check)}: see {check.runbook}."
+            yield (
+                f"{_name(check)}: {check.hint} See {check.runbook}."
+                if check.hint
+                else f"{_name(check)}: see {check.runbook}."
+            )
     for module in report.modules:
         if module.words:
             yield f"Words{f' of {module.module}' if module.module else ''}: {' '.join(module.words)}"
@@ -40,10 +49,16 @@ def junit_xml(report: SmokeReport) -> str:
     )
     properties = ElementTree.SubElement(suite, "properties")
     for name in ("backend", "server", "url", "config", "simulated", "verdict", "raw_log"):
-        ElementTree.SubElement(properties, "property", name=name, value=_xml(str(getattr(report, name) or "")))
+        ElementTree.SubElement(
+            properties, "property", name=name, value=_xml(str(getattr(report, name) or ""))
+        )
     for check in report.checks:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=_xml(check.module or "server"), name=check.name, time=f"{check.seconds:.3f}"
+            suite,
+            "testcase",
+            classname=_xml(check.module or "server"),
+            name=check.name,
+            time=f"{check.seconds:.3f}",
         )
         if check.status is Status.FAILED:
             failure = ElementTree.SubElement(case, "failure", message=_xml(check.evidence))
@@ -59,7 +74,12 @@ def junit_xml(report: SmokeReport) -> str:
 
 
 def _row(check: Check) -> tuple[str, str, str, str]:
-    return _name(check), _MARKS[check.status], duration(check.seconds) if check.seconds else "", check.evidence
+    return (
+        _name(check),
+        _MARKS[check.status],
+        duration(check.seconds) if check.seconds else "",
+        check.evidence,
+    )
 
 
 def _name(check: Check) -> str:
@@ -68,4 +88,9 @@ def _name(check: Check) -> str:
 
 def _xml(text: str) -> str:
     """Return `text` without the control characters that XML cannot hold."""
-    return "".join(char if char in "\n\t" or (char.isprintable() and not "\ud800" <= char <= "\udfff") else "\ufffd" for char in text)
+    return "".join(
+        char
+        if char in "\n\t" or (char.isprintable() and not "\ud800" <= char <= "\udfff")
+        else "\ufffd"
+        for char in text
+    )

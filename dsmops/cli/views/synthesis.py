@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.flows.synthesize import Synthesis
+from dsmops.operations.speech.synthesis import Synthesis
 from dsmops.units import counted
 
 
@@ -20,7 +20,11 @@ def show_synthesis(said: Synthesis, *, timestamps: bool) -> Iterator[str]:
 def synthesis_note(said: Synthesis) -> str:
     """Return how fast it went, and what it takes to say it the same way again."""
     speed = f", {said.speedup:.1f} × real time" if said.speedup is not None else ""
-    first = f", first sound after {said.first_audio_ms:.0f} ms" if said.first_audio_ms is not None else ""
+    first = (
+        f", first sound after {said.first_audio_ms:.0f} ms"
+        if said.first_audio_ms is not None
+        else ""
+    )
     where = f"{said.dtype} on {said.device}" if said.device else f"through {said.model}"
     manner = f", {' and '.join(said.voices)}, seed {said.seed}" if said.seed is not None else ""
     return f"{said.audio_s:.1f} s of audio in {said.compute_s:.1f} s{speed}{first}, {where}{manner}"

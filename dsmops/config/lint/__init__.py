@@ -1,16 +1,16 @@
 """What is wrong, unwise or worth knowing about a moshi-server TOML: small rules in one tuple, pure functions of text and facts.
 
-`report.CODES` lists everything a lint can say. The server itself checks little: unknown keys are ignored, and most mistakes show only as
-a process that listens and never answers.
+`report.CODES` lists everything a lint can say. The server itself checks little: unknown keys are
+ignored, and most mistakes show only as a process that listens and never answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from dsmops.config.lint import access, device, files, keys, model, speech
-from dsmops.config.lint.facts import FileFact, FileState, LintFacts
+from dsmops.config.lint import access, device, files, keys, model, tts
 from dsmops.config.lint.report import CODES, Finding, Findings, LintReport
+from dsmops.config.lint.subject import FileFact, FileState, LintFacts
 from dsmops.config.load import Config
 
 __all__ = ["CODES", "FileFact", "FileState", "Finding", "LintFacts", "LintReport", "lint"]
@@ -21,10 +21,10 @@ RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
     model.conditioning,
     model.context_lengths,
     model.batch_sizes,
-    speech.codebooks,
-    speech.guidance,
-    speech.first_token,
-    speech.default_voice,
+    tts.codebooks,
+    tts.guidance,
+    tts.first_token,
+    tts.default_voice,
     files.expansion,
     files.sources,
     files.files,
@@ -45,4 +45,6 @@ RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
 def lint(config: Config, facts: LintFacts) -> LintReport:
     """Return everything the rules find in `config`, by line. What `facts` leave open is not judged."""
     found = [finding for rule in RULES for finding in rule(config, facts)]
-    return LintReport(tuple(sorted(found, key=lambda item: (item.line, item.code, item.where, item.message))))
+    return LintReport(
+        tuple(sorted(found, key=lambda item: (item.line, item.code, item.where, item.message)))
+    )

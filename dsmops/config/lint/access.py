@@ -7,8 +7,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.report import Finding, Findings, finding
+from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import Module, modules
 from dsmops.config.schema import PUBLIC_TOKEN
@@ -17,8 +17,17 @@ from dsmops.config.values import resolve
 SHORT_API_KEY_CHARS = 16
 """Below this a key is within reach of guessing: 16 characters of a 64-letter alphabet are 96 bits."""
 
-_BUILT_IN = {("GET", path): "the server's own" for path in ("/api/build_info", "/api/modules_info", "/metrics")}
-_METHODS = {"BatchedAsr": "GET POST", "PyBatchedAsr": "GET POST", "Py": "GET POST", "PyPost": "POST", "Tts": "POST"}
+_BUILT_IN = {
+    ("GET", path): "the server's own"
+    for path in ("/api/build_info", "/api/modules_info", "/metrics")
+}
+_METHODS = {
+    "BatchedAsr": "GET POST",
+    "PyBatchedAsr": "GET POST",
+    "Py": "GET POST",
+    "PyPost": "POST",
+    "Tts": "POST",
+}
 _NEEDS_NO_API_KEY = frozenset({"Lm", "PyPost"})
 
 
@@ -40,13 +49,20 @@ def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
         clashes: dict[str, tuple[str, str]] = {}
         for method, path, key in _routes(module):
             if problem := _path_problem(path):
-                clashes[key] = ("bad-path", f'the server panics at start: the route "{path}" {problem}')
+                clashes[key] = (
+                    "bad-path",
+                    f'the server panics at start: the route "{path}" {problem}',
+                )
             elif (method, _shape(path)) in taken:
                 message = f"{method} {path} is taken already ({taken[method, _shape(path)]}): the server panics at start"
                 clashes.setdefault(key, ("path-clash", message))
             taken.setdefault((method, _shape(path)), ".".join(module.where(key)))
         for key, (code, message) in clashes.items():
-            hint = "Write it plainly, as /api/asr-streaming." if code == "bad-path" else "Give each module a path of its own."
+            hint = (
+                "Write it plainly, as /api/asr-streaming."
+                if code == "bad-path"
+                else "Give each module a path of its own."
+            )
             yield finding(config, code, module.where(key), message, hint)
 
 
@@ -88,26 +104,56 @@ def api_keys(config: Config, facts: LintFacts) -> Findings:
     here: KeyPath = ("authorized_ids",)
     if not keys and any(module.kind not in _NEEDS_NO_API_KEY for module in modules(config)):
         yield finding(
-            config, "no-api-keys", here, "authorized_ids is empty: every client is refused", "Add a key; `dsmops make-config` makes one."
+            config,
+            "no-api-keys",
+            here,
+            "authorized_ids is empty: every client is refused",
+            "Add a key; `dsmops make-config` makes one.",
         )
     texts = [key for key in keys if isinstance(key, str)]
     for number, key in enumerate(texts, 1):
         if key in texts[: number - 1]:
-            yield finding(config, "repeated-api-key", here, f"key {number} is the same as an earlier one", "Remove it.")
+            yield finding(
+                config,
+                "repeated-api-key",
+                here,
+                f"key {number} is the same as an earlier one",
+                "Remove it.",
+            )
         elif key == PUBLIC_TOKEN:
             yield _public_token(config, facts)
         elif len(key) < SHORT_API_KEY_CHARS:
             message = f"key {number} has {len(key)} characters, few enough to be guessed"
-            yield finding(config, "short-api-key", here, message, f"Use {SHORT_API_KEY_CHARS} or more random ones.")
+            yield finding(
+                config,
+                "short-api-key",
+                here,
+                message,
+                f"Use {SHORT_API_KEY_CHARS} or more random ones.",
+            )
 
 
 def _public_token(config: Config, facts: LintFacts) -> Finding:
     here: KeyPath = ("authorized_ids",)
     if _listens_to_others(facts.addr):
-        message = f'everybody knows "{PUBLIC_TOKEN}", and {facts.addr} is reachable from other machines'
-        return finding(config, "public-token-exposed", here, message, "Put a key of your own in its place, or listen on 127.0.0.1.")
+        message = (
+            f'everybody knows "{PUBLIC_TOKEN}", and {facts.addr} is reachable from other machines'
+        )
+        return finding(
+            config,
+            "public-token-exposed",
+            here,
+            message,
+            "Put a key of your own in its place, or listen on 127.0.0.1.",
+        )
     message = f'everybody knows "{PUBLIC_TOKEN}": whoever reaches the port can use the server'
-    return finding(config, "public-token", here, message, "Fine on 127.0.0.1; put a key of your own in its place elsewhere.")
+    return finding(
+        config,
+        "public-token",
+        here,
+        message,
+        "Fine on 127.0.0.1; put a key of your own in its place elsewhere.",
+    )
 
 
 def exposure(config: Config, facts: LintFacts) -> Findings:
@@ -122,12 +168,22 @@ def exposure(config: Config, facts: LintFacts) -> Findings:
     if not _listens_to_others(facts.addr):
         return
     message = f"{facts.addr} is reachable from other machines, and the server speaks plain HTTP: keys and voices travel readable"
-    yield finding(config, "plain-http-exposed", (), message, "Put a TLS proxy in front and listen on 127.0.0.1.")
+    yield finding(
+        config,
+        "plain-http-exposed",
+        (),
+        message,
+        "Put a TLS proxy in front and listen on 127.0.0.1.",
+    )
     for module in modules(config):
         for method, path, key in _routes(module):
-            if module.kind in _NEEDS_NO_API_KEY or (key == "recv_path" and module.table.get("auth_recv") is False):
+            if module.kind in _NEEDS_NO_API_KEY or (
+                key == "recv_path" and module.table.get("auth_recv") is False
+            ):
                 message = f"{method} {path} asks for no API key"
-                yield finding(config, "open-route", module.where(key), message, "Let the proxy ask for one.")
+                yield finding(
+                    config, "open-route", module.where(key), message, "Let the proxy ask for one."
+                )
 
 
 def folders(config: Config, facts: LintFacts) -> Findings:
@@ -149,8 +205,13 @@ def _folder(config: Config, key: str, facts: LintFacts) -> str | None:
 def _is_inside(folder: str, other: str) -> bool:
     """Return whether `folder` is `other` or lies in it, as far as the paths alone tell. The working directory is not known."""
     depth = max(folder.count(".."), other.count("..")) + 1
-    nowhere = "/" + "\0/" * depth  # a working directory that no path names, with a parent for each `..`
-    inner, outer = (posixpath.normpath(posixpath.join(nowhere, path)).lstrip("/") + "/" for path in (folder, other))
+    nowhere = (
+        "/" + "\0/" * depth
+    )  # a working directory that no path names, with a parent for each `..`
+    inner, outer = (
+        posixpath.normpath(posixpath.join(nowhere, path)).lstrip("/") + "/"
+        for path in (folder, other)
+    )
     return outer == "/" or inner.startswith(outer)
 
 
@@ -159,10 +220,22 @@ def captures(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     for module in modules(config):
         if module.kind in {"Asr", "Lm", "Tts"}:
             message = f"{module.kind} writes text, decodable voice tokens and the caller's API key into log_dir after every session"
-            yield finding(config, "writes-voice", module.where("type"), message, "Protect log_dir, or use BatchedAsr.")
+            yield finding(
+                config,
+                "writes-voice",
+                module.where("type"),
+                message,
+                "Protect log_dir, or use BatchedAsr.",
+            )
         elif module.kind == "BatchedAsr" and "log_frequency_s" in module.table:
             message = "log_frequency_s makes the server write decodable voice tokens into log_dir"
-            yield finding(config, "writes-voice", module.where("log_frequency_s"), message, "Remove it unless the recordings are wanted.")
+            yield finding(
+                config,
+                "writes-voice",
+                module.where("log_frequency_s"),
+                message,
+                "Remove it unless the recordings are wanted.",
+            )
 
 
 def instance_name(config: Config, facts: LintFacts) -> Findings:
@@ -171,7 +244,13 @@ def instance_name(config: Config, facts: LintFacts) -> Findings:
     name = resolve(value, facts.environ).text if isinstance(value, str) else ""
     if "." in name:
         message = f"instance_name {name} has a dot: capture files lose what follows the last one, and may overwrite each other"
-        yield finding(config, "instance-name-dot", ("instance_name",), message, f"Use {name.replace('.', '-')}.")
+        yield finding(
+            config,
+            "instance-name-dot",
+            ("instance_name",),
+            message,
+            f"Use {name.replace('.', '-')}.",
+        )
 
 
 def _parse_addr(addr: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

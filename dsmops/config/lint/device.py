@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dsmops.config.lint import speech
-from dsmops.config.lint.facts import LintFacts
+from dsmops.config.lint import tts
 from dsmops.config.lint.report import Findings, finding
+from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config
 from dsmops.config.memory import MemorySplit, largest_batch, serving_memory
 from dsmops.config.modules import Module, modules
 from dsmops.config.plan import default_reserve_bytes
 from dsmops.config.schema import MODULES
 from dsmops.config.timing import estimate_step_ms
-from dsmops.facts import ComputeCapability, Device, DType, Runtime
-from dsmops.models import FRAME_MS, Shape, speaking_model
+from dsmops.devices import ComputeCapability, Device, Runtime
+from dsmops.dtypes import DType
+from dsmops.models import FRAME_MS, Shape, tts_model
 from dsmops.units import size
 
 _CANDLE_NAMES = {dtype.candle_name: dtype for dtype in DType}
@@ -57,7 +58,12 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
                 hint = f'"{capability.serving_dtype.candle_name}" suits this device.'
                 yield finding(config, code, module.where("dtype_override"), message, hint)
     for module in modules(config):
-        if module.is_python and not capability.native_bf16 and "script" not in module.table and _device_word(module) != "cpu":
+        if (
+            module.is_python
+            and not capability.native_bf16
+            and "script" not in module.table
+            and _device_word(module) != "cpu"
+        ):
             message = (
                 f"{module.kind} computes in bf16, written into its script, and {device.label} has no bf16 arithmetic: "
                 "moshi-server fails there, or emulates it too slowly to be of use"
@@ -69,18 +75,32 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
             yield finding(config, "python-bf16", module.where("type"), message, hint)
 
 
-def _unsuited(dtype: DType, device: Device, capability: ComputeCapability) -> Iterator[tuple[str, str]]:
+def _unsuited(
+    dtype: DType, device: Device, capability: ComputeCapability
+) -> Iterator[tuple[str, str]]:
     best = capability.serving_dtype
     if dtype is DType.BF16 and not capability.native_bf16:
-        yield "bf16-on-old-device", f"{device.label} has no bf16 arithmetic: the server starts, listens, and never sends Ready"
+        yield (
+            "bf16-on-old-device",
+            f"{device.label} has no bf16 arithmetic: the server starts, listens, and never sends Ready",
+        )
     elif dtype is DType.F16 and not capability.has_f16_kernels:
-        yield "no-f16-kernels", f"the server has no f16 kernels for {device.label}: it starts, listens, and never sends Ready"
+        yield (
+            "no-f16-kernels",
+            f"the server has no f16 kernels for {device.label}: it starts, listens, and never sends Ready",
+        )
     elif dtype is DType.F16 and best is DType.F32:
         yield "slow-f16", f"f16 arithmetic on {device.label} crawls, at 1/64 of the f32 rate"
     elif dtype is DType.F16 and best is DType.BF16:
-        yield "f16-on-bf16-device", f"{device.label} computes bf16, for which the model was trained; f16 works and saves nothing"
+        yield (
+            "f16-on-bf16-device",
+            f"{device.label} computes bf16, for which the model was trained; f16 works and saves nothing",
+        )
     elif dtype is DType.F32 and best is not DType.F32:
-        yield "costly-f32", f"f32 takes twice the memory of {best.candle_name}, and more time, on {device.label}"
+        yield (
+            "costly-f32",
+            f"f32 takes twice the memory of {best.candle_name}, and more time, on {device.label}",
+        )
 
 
 def _device_word(module: Module) -> str | None:
@@ -90,25 +110,42 @@ def _device_word(module: Module) -> str | None:
 
 def server_version(config: Config, facts: LintFacts) -> Findings:
     """Report keys and module types that are newer than the server; it ignores the former and refuses the latter."""
-    version, capability = facts.server_version, facts.device.compute_capability if facts.device else None
+    version, capability = (
+        facts.server_version,
+        facts.device.compute_capability if facts.device else None,
+    )
     needed = capability is not None and not capability.native_bf16
     for module in modules(config):
         section = MODULES[module.kind]
         if section.since and version and version < section.since:
             message = f"moshi-server {version} does not know the type {module.kind}, and refuses the config"
-            yield finding(config, "module-too-new", module.where("type"), message, f"Use moshi-server {section.since} or newer.")
+            yield finding(
+                config,
+                "module-too-new",
+                module.where("type"),
+                message,
+                f"Use moshi-server {section.since} or newer.",
+            )
         for name, key in section.keys.items():
             if key.since is None or name not in module.table or (version and version >= key.since):
                 continue
             where, newer = module.where(name), f"Use moshi-server {key.since} or newer."
             if version is None:
                 message = f"read by moshi-server {key.since} and newer; an older one ignores it without a word"
-                yield finding(config, "needs-newer-server", where, message, "Give --server-version to have it judged.")
+                yield finding(
+                    config,
+                    "needs-newer-server",
+                    where,
+                    message,
+                    "Give --server-version to have it judged.",
+                )
             elif needed:
                 message = f"moshi-server {version} ignores {name}, and this device cannot do without: the server would never send Ready"
                 yield finding(config, "override-unread", where, message, newer)
             else:
-                message = f"moshi-server {version} ignores {name} without a word, and computes in bf16"
+                message = (
+                    f"moshi-server {version} ignores {name} without a word, and computes in bf16"
+                )
                 yield finding(config, "override-too-new", where, message, newer)
 
 
@@ -122,7 +159,9 @@ def memory(config: Config, facts: LintFacts) -> Findings:
         return
     own = [split.total_bytes - split.runtime_bytes for _, split in needs]
     # Each language brings a CUDA runtime of its own into the one process; modules of one share it.
-    runtimes = sum({served.module.is_python: split.runtime_bytes for served, split in needs}.values())
+    runtimes = sum(
+        {served.module.is_python: split.runtime_bytes for served, split in needs}.values()
+    )
     need = sum(own) + runtimes
     largest = max(range(len(own)), key=own.__getitem__)
     served = needs[largest][0]
@@ -131,12 +170,26 @@ def memory(config: Config, facts: LintFacts) -> Findings:
     where, shown = served.module.where("batch_size"), f"the config needs about {size(need)}"
     hint = _what_fits(served, usable - (need - own[largest] - needs[largest][1].runtime_bytes))
     if need > total:
-        yield finding(config, "memory-too-small", where, f"{shown}, and {device.label} has {size(total)}", hint)
+        yield finding(
+            config,
+            "memory-too-small",
+            where,
+            f"{shown}, and {device.label} has {size(total)}",
+            hint,
+        )
     elif need > usable:
-        yield finding(config, "memory-tight", where, f"{shown} of the {size(total)} of {device.label}, which leaves little", hint)
+        yield finding(
+            config,
+            "memory-tight",
+            where,
+            f"{shown} of the {size(total)} of {device.label}, which leaves little",
+            hint,
+        )
     elif free is not None and need > free:
         message = f"{shown}, and {device.label} has {size(free)} free now"
-        yield finding(config, "memory-tight", where, message, "`dsmops check-gpu` says who uses the rest.")
+        yield finding(
+            config, "memory-tight", where, message, "`dsmops check-gpu` says who uses the rest."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +204,9 @@ class _Served:
     n_q: int | None = None
 
     def memory(self) -> MemorySplit:
-        return serving_memory(self.shape, self.dtype, self.slots, runtime=self.runtime, n_q=self.n_q)
+        return serving_memory(
+            self.shape, self.dtype, self.slots, runtime=self.runtime, n_q=self.n_q
+        )
 
 
 def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
@@ -159,10 +214,13 @@ def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
         shape, dtype, slots = module.lm_shape(), _served_dtype(module), _slots(module)
         if shape is not None and dtype is not None and slots is not None:
             yield _Served(module, shape, dtype, slots)
-    for module in speech.speaking(config):
-        slots, n_q = module.whole("batch_size"), speech.codebooks_of(module)
-        if slots is not None and n_q is not None and speech.is_released(module, facts):
-            model, capability = speaking_model(), facts.device.compute_capability if facts.device else None
+    for module in tts.speaking(config):
+        slots, n_q = module.whole("batch_size"), tts.codebooks_of(module)
+        if slots is not None and n_q is not None and tts.is_released(module, facts):
+            model, capability = (
+                tts_model(),
+                facts.device.compute_capability if facts.device else None,
+            )
             dtype = capability.serving_dtype if capability else DType.BF16
             # Where moshi-server's script cannot, the embedded worker serves the same file.
             runtime = Runtime.MOSHI_SERVER if dtype is DType.BF16 else Runtime.EMBEDDED
@@ -171,7 +229,13 @@ def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
 
 def _what_fits(served: _Served, usable_bytes: int) -> str:
     batched = served.module.kind in {"BatchedAsr", "Py"}
-    fitting = largest_batch(served.shape, served.dtype, usable_bytes, runtime=served.runtime, n_q=served.n_q) if batched else 0
+    fitting = (
+        largest_batch(
+            served.shape, served.dtype, usable_bytes, runtime=served.runtime, n_q=served.n_q
+        )
+        if batched
+        else 0
+    )
     return f"batch_size = {fitting} fits." if fitting else "`dsmops plan` says what would fit."
 
 
@@ -181,10 +245,18 @@ def step_time(config: Config, facts: LintFacts) -> Findings:
     for served in _served(config, facts):
         if device is None or not served.module.whole("batch_size"):
             continue
-        step_ms = estimate_step_ms(served.shape, served.dtype, served.slots, device, runtime=served.runtime, n_q=served.n_q)
+        step_ms = estimate_step_ms(
+            served.shape, served.dtype, served.slots, device, runtime=served.runtime, n_q=served.n_q
+        )
         if step_ms is not None and step_ms > FRAME_MS:
             message = f"a step of {served.slots} slots is estimated at {step_ms:.0f} ms on {device.label}, and a frame is {FRAME_MS:.0f} ms"
-            yield finding(config, "slower-than-real-time", served.module.where("batch_size"), message, "`dsmops plan` says what keeps up.")
+            yield finding(
+                config,
+                "slower-than-real-time",
+                served.module.where("batch_size"),
+                message,
+                "`dsmops plan` says what keeps up.",
+            )
 
 
 def _with_lm(config: Config) -> tuple[Module, ...]:
@@ -193,7 +265,11 @@ def _with_lm(config: Config) -> tuple[Module, ...]:
 
 def _served_dtype(module: Module) -> DType | None:
     """Return the dtype on a GPU: bf16 unless overridden, None for a word the server cannot read."""
-    return _CANDLE_NAMES.get(module.text("dtype_override") or "") if "dtype_override" in module.table else DType.BF16
+    return (
+        _CANDLE_NAMES.get(module.text("dtype_override") or "")
+        if "dtype_override" in module.table
+        else DType.BF16
+    )
 
 
 def _slots(module: Module) -> int | None:

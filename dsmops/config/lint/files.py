@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from dsmops.config.lint.facts import FileFact, FileState, LintFacts
 from dsmops.config.lint.report import Finding, Findings, finding
+from dsmops.config.lint.subject import FileFact, FileState, LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
 from dsmops.config.schema import MODULES
 from dsmops.config.values import HUB, HUB_SNAPSHOT, resolve, source_problem
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
 
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -29,13 +29,25 @@ def expansion(config: Config, facts: LintFacts) -> Findings:
         for name in seen.unset:
             shown = "an empty string in its place" if _looks_secret(where) else repr(seen.text)
             message = f"${name} is not set here, so the server sees {shown}"
-            yield finding(config, "unset-variable", where, message, f"Set {name} in the server's environment, or write the path out.")
+            yield finding(
+                config,
+                "unset-variable",
+                where,
+                message,
+                f"Set {name} in the server's environment, or write the path out.",
+            )
         for braced in seen.braced:
             message = f"{braced} is not expanded: the server knows $NAME only"
             yield finding(config, "not-expanded", where, message, f"Write ${braced[2:-1]}.")
         # The Python scripts expand `~` in the folders they own; the server never does.
         if seen.tilde and where[2:3] != ("py",):
-            yield finding(config, "not-expanded", where, "~ is not expanded: the server means a folder of that name", "Write $HOME.")
+            yield finding(
+                config,
+                "not-expanded",
+                where,
+                "~ is not expanded: the server means a folder of that name",
+                "Write $HOME.",
+            )
 
 
 def _path_like(config: Config) -> Iterator[tuple[KeyPath, str]]:
@@ -78,7 +90,11 @@ def sources(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
         problem = source_problem(value)
         if where[2:] == ("py", "voice_folder") and "voice_folder" in by_name[where[1]].py_keys:
             problem = _folder_problem(value)
-        elif value.startswith(HUB_SNAPSHOT) and where[2:3] == ("py",) and _may_be_snapshot(by_name[where[1]], where[3:]):
+        elif (
+            value.startswith(HUB_SNAPSHOT)
+            and where[2:3] == ("py",)
+            and _may_be_snapshot(by_name[where[1]], where[3:])
+        ):
             continue
         if problem:
             shown = "the value" if _looks_secret(where) else value
@@ -116,15 +132,27 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
     where, name = reference.where, reference.value.text
     if fact.state is FileState.NOT_CACHED:
         yield finding(
-            config, "not-checked", where, f"{name} is not in the hub cache, and was not checked", "The server downloads it at start."
+            config,
+            "not-checked",
+            where,
+            f"{name} is not in the hub cache, and was not checked",
+            "The server downloads it at start.",
         )
     elif fact.state is FileState.MISSING and reference.role is FileRole.VOICE:
-        yield finding(config, "bad-voice", where, f"{name} is not there", "Name a voice that is, by its path from voice_folder.")
+        yield finding(
+            config,
+            "bad-voice",
+            where,
+            f"{name} is not there",
+            "Name a voice that is, by its path from voice_folder.",
+        )
     elif fact.state is FileState.MISSING:
         hint = "Relative paths count from the server's working directory."
         if "fp16" in name:
             hint = "`dsmops prep-sm75` makes converted files. " + hint
-        yield finding(config, "file-missing", where, f"{name or 'an empty path'} is not there", hint)
+        yield finding(
+            config, "file-missing", where, f"{name or 'an empty path'} is not there", hint
+        )
     elif reference.role is FileRole.TOKENIZER:
         yield from _tokenizer(config, module, where, name, fact)
     elif reference.role is FileRole.MODEL_CONFIG:
@@ -132,22 +160,42 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
     elif reference.role in {FileRole.LM, FileRole.MIMI}:
         if fact.tensors is None:
             message = f"{name} is no readable safetensors file: {fact.problem}"
-            yield finding(config, "not-safetensors", where, message, "Download or convert it again; the server reads safetensors only.")
+            yield finding(
+                config,
+                "not-safetensors",
+                where,
+                message,
+                "Download or convert it again; the server reads safetensors only.",
+            )
         elif reference.role is FileRole.MIMI:
             yield from _mimi(config, where, name, fact.tensors)
         else:
             yield from _language_model(config, module, where, name, fact.tensors)
 
 
-def _tokenizer(config: Config, module: Module, where: KeyPath, name: str, fact: FileFact) -> Findings:
+def _tokenizer(
+    config: Config, module: Module, where: KeyPath, name: str, fact: FileFact
+) -> Findings:
     if fact.pieces is None:
         message = f"{name} is no sentencepiece model: {fact.problem}"
-        yield finding(config, "not-a-tokenizer", where, message, "Name the tokenizer_….model file of the model's repository.")
+        yield finding(
+            config,
+            "not-a-tokenizer",
+            where,
+            message,
+            "Name the tokenizer_….model file of the model's repository.",
+        )
         return
     tokens = module.whole("model", "text_out_vocab_size")
     if tokens is not None and tokens != fact.pieces:
         message = f"{name} has {fact.pieces} pieces, and text_out_vocab_size is {tokens}: words would come out wrong"
-        yield finding(config, "tokenizer-size", where, message, "Take the tokenizer from the same repository as the language model.")
+        yield finding(
+            config,
+            "tokenizer-size",
+            where,
+            message,
+            "Take the tokenizer from the same repository as the language model.",
+        )
 
 
 def _model_config(config: Config, where: KeyPath, name: str, fact: FileFact) -> Findings:
@@ -155,7 +203,13 @@ def _model_config(config: Config, where: KeyPath, name: str, fact: FileFact) -> 
     if kind != "tts":
         problem = fact.problem if fact.values is None else f"its model_type is {kind!r}"
         message = f"{name} is no config.json of a text-to-speech model: {problem}"
-        yield finding(config, "bad-model-config", where, message, "Take config.json from the model's own repository.")
+        yield finding(
+            config,
+            "bad-model-config",
+            where,
+            message,
+            "Take config.json from the model's own repository.",
+        )
 
 
 def _mimi(config: Config, where: KeyPath, name: str, header: Header) -> Findings:
@@ -163,36 +217,70 @@ def _mimi(config: Config, where: KeyPath, name: str, header: Header) -> Findings
         yield _swapped(config, where, f"{name} is a language model, and {where[-1]} wants Mimi")
     elif not _is_mimi(header):
         message = f"{name} does not hold Mimi's tensors"
-        yield finding(config, "not-mimi", where, message, "Name the mimi-….safetensors file of the model's repository.")
+        yield finding(
+            config,
+            "not-mimi",
+            where,
+            message,
+            "Name the mimi-….safetensors file of the model's repository.",
+        )
     elif any(header[tensor][1] != shape for tensor, shape in MIMI_TENSOR_PROBES.items()):
         message = f"{name} is a Mimi with other dimensions than the released one: moshi-server does not start with it"
-        yield finding(config, "other-mimi", where, message, "Fine for `dsmops worker`, which takes them from the file.")
+        yield finding(
+            config,
+            "other-mimi",
+            where,
+            message,
+            "Fine for `dsmops worker`, which takes them from the file.",
+        )
 
 
-def _language_model(config: Config, module: Module, where: KeyPath, name: str, header: Header) -> Findings:
+def _language_model(
+    config: Config, module: Module, where: KeyPath, name: str, header: Header
+) -> Findings:
     if _is_mimi(header):
         yield _swapped(config, where, f"{name} is Mimi, and {where[-1]} wants the language model")
         return
     if module.kind == "Py" and _TTS_PROBE not in header:
         message = f"{name} has no {_TTS_PROBE}: it is no text-to-speech model"
         yield finding(
-            config, "not-tts", where, message, "Name the dsm_tts_….safetensors file of the model's repository, or one made from it."
+            config,
+            "not-tts",
+            where,
+            message,
+            "Name the dsm_tts_….safetensors file of the model's repository, or one made from it.",
         )
         return
     if not module.is_python and _TTS_PROBE in header:
         message = f"{name} is a text-to-speech model in the form of the Python package, which no Rust module runs, {module.kind} neither"
-        yield finding(config, "tensor-mismatch", where, message, "Serve it with a module of type Py, as config-tts.toml does.")
+        yield finding(
+            config,
+            "tensor-mismatch",
+            where,
+            message,
+            "Serve it with a module of type Py, as config-tts.toml does.",
+        )
         return
     expected = expected_tensors(module, len(header))
     differences = [
-        f"{tensor} is missing" if tensor not in header else f"{tensor} is {header[tensor][1]}, [model] says {shape}"
+        f"{tensor} is missing"
+        if tensor not in header
+        else f"{tensor} is {header[tensor][1]}, [model] says {shape}"
         for tensor, shape in expected.items()
         if tensor not in header or header[tensor][1] != shape
     ]
     if differences:
         more = len(differences) - _NAMED_DIFFERENCES
-        named = "; ".join(differences[:_NAMED_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        yield finding(config, "tensor-mismatch", where, f"{name} does not fit [model]: {named}", _model_of(header))
+        named = "; ".join(differences[:_NAMED_DIFFERENCES]) + (
+            f"; and {more} more" if more > 0 else ""
+        )
+        yield finding(
+            config,
+            "tensor-mismatch",
+            where,
+            f"{name} does not fit [model]: {named}",
+            _model_of(header),
+        )
     yield from _stored_dtypes(config, module, where, header)
 
 
@@ -202,10 +290,22 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
     f32 = sum(dtype == DType.F32 for dtype, _ in header.values())
     if override == "f16" and f32 and DType.F16 in stored:
         message = f"{f32} of {len(header)} tensors are kept in F32, and the server casts them to f16 all the same, overflows to infinity"
-        yield finding(config, "kept-f32-cast", where, message, 'Use dtype_override = "f32" if they were kept because they overflow.')
+        yield finding(
+            config,
+            "kept-f32-cast",
+            where,
+            message,
+            'Use dtype_override = "f32" if they were kept because they overflow.',
+        )
     elif override == "f16" and stored & {DType.BF16, DType.F32}:
         message = "the file is not in f16: the server casts at load, and values beyond 65,504 become infinite unseen"
-        yield finding(config, "cast-at-load", where, message, "`dsmops convert` does the same once, and reports every such value.")
+        yield finding(
+            config,
+            "cast-at-load",
+            where,
+            message,
+            "`dsmops convert` does the same once, and reports every such value.",
+        )
     elif override == "bf16" and stored == {DType.F16}:
         message = "the file is in f16, and the server casts it up to bf16 at load, with 3 bits less of precision"
         yield finding(config, "cast-at-load", where, message, "Name the original bf16 file.")
@@ -214,9 +314,10 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
 def expected_tensors(module: Module, tensors_in_file: int) -> dict[str, tuple[int, ...]]:
     """Return name → shape of the tensors that `[model]` surely asks for; empty when its sizes are not all there.
 
-    Left out are tensors whose form depends on more than the sizes: LayerNorms, blocks without gating, cross-attention, biases,
-    layer scales, the inside of a depformer. Counts are cut to what a file of `tensors_in_file` can hold and one more, so that an
-    absurd number of layers costs nothing and is still a difference.
+    Left out are tensors whose form depends on more than the sizes: LayerNorms, blocks without
+    gating, cross-attention, biases, layer scales, the inside of a depformer. Counts are cut to what
+    a file of `tensors_in_file` can hold and one more, so that an absurd number of layers costs
+    nothing and is still a difference.
     """
     shape = module.lm_shape()
     if shape is None:
@@ -251,7 +352,10 @@ def _conditioner_tensors(module: Module, shape: LmShape) -> dict[str, tuple[int,
 
 
 def _depformer_tensors(module: Module, shape: LmShape, most: int) -> dict[str, tuple[int, ...]]:
-    slices, width = module.whole("model", "depformer", "num_slices"), module.whole("model", "depformer", "transformer", "d_model")
+    slices, width = (
+        module.whole("model", "depformer", "num_slices"),
+        module.whole("model", "depformer", "transformer", "d_model"),
+    )
     if slices is None or width is None:
         return {}
     expected: dict[str, tuple[int, ...]] = {}
@@ -268,10 +372,19 @@ def _is_mimi(header: Header) -> bool:
 def _model_of(header: Header) -> str:
     """Say which published model the file is, when it is one."""
     for model in MODELS.values():
-        if model.lm and all(name in header and header[name][1] == shape for name, shape in model.lm.tensors().items()):
+        if model.lm and all(
+            name in header and header[name][1] == shape
+            for name, shape in model.lm.tensors().items()
+        ):
             return f"The file is {model.name}: copy the [model] tables of {model.preset}."
     return "Copy the [model] tables of the file's own config."
 
 
 def _swapped(config: Config, where: KeyPath, message: str) -> Finding:
-    return finding(config, "swapped-files", where, message, "When both keys are wrong so, exchange them; otherwise name the right file.")
+    return finding(
+        config,
+        "swapped-files",
+        where,
+        message,
+        "When both keys are wrong so, exchange them; otherwise name the right file.",
+    )

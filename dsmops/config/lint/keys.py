@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from dsmops.config import schema
-from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.lax import is_lax_flag, is_lax_integer, is_lax_number
 from dsmops.config.lint.report import Findings, dotted, finding
+from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.schema import MODULES, TOP, Anything, OneOf, Section, Text, Variants, Whole
 
@@ -24,29 +24,51 @@ def schema_problems(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG0
     for code, where, message, hint in _section(config.values, TOP, ()):
         yield finding(config, code, where, message, hint)
     if not config.values.get("modules"):
-        yield finding(config, "no-modules", ("modules",), "no [modules.NAME] table: the server would serve static files only")
+        yield finding(
+            config,
+            "no-modules",
+            ("modules",),
+            "no [modules.NAME] table: the server would serve static files only",
+        )
 
 
 def _section(table: Mapping[str, Any], section: Section, where: KeyPath) -> Iterator[Problem]:
     for name, key in section.keys.items():
         if name in table:
             if key.ignored:
-                yield "ignored-key", (*where, name), f"{name} is ignored: nothing in the server reads it", "Leave it out."
+                yield (
+                    "ignored-key",
+                    (*where, name),
+                    f"{name} is ignored: nothing in the server reads it",
+                    "Leave it out.",
+                )
                 yield from _dates_handed_on(table, name, section, where)
             elif key.fork:
-                yield "fork-key", (*where, name), f"{name} is ignored by upstream's server; only a fork reads it", "Leave it out."
+                yield (
+                    "fork-key",
+                    (*where, name),
+                    f"{name} is ignored by upstream's server; only a fork reads it",
+                    "Leave it out.",
+                )
             else:
                 yield from _value(table[name], key.type, (*where, name), lax=section.lax)
         elif key.required:
             hint = f"Its meaning: {key.meaning}." if key.meaning else ""
-            yield "missing-key", (*where, name), f"{name} is missing, and the server does not start without it", hint
+            yield (
+                "missing-key",
+                (*where, name),
+                f"{name} is missing, and the server does not start without it",
+                hint,
+            )
     for name in table:
         if name not in section.keys:
             yield _unknown(name, section, table, (*where, name))
             yield from _dates_handed_on(table, name, section, where)
 
 
-def _dates_handed_on(table: Mapping[str, Any], name: str, section: Section, where: KeyPath) -> Iterator[Problem]:
+def _dates_handed_on(
+    table: Mapping[str, Any], name: str, section: Section, where: KeyPath
+) -> Iterator[Problem]:
     """Find dates under a key that nothing reads: in a table for Python the server fails at them all the same."""
     if section.lax:
         yield from _dates(table[name], (*where, name))
@@ -60,7 +82,12 @@ def _variants(tables: Mapping[str, Any], variants: Variants, where: KeyPath) -> 
             continue
         kind = table.get("type")
         if kind is None:
-            yield "missing-key", (*here, "type"), "type is missing", f"Use one of {', '.join(variants.kinds)}."
+            yield (
+                "missing-key",
+                (*here, "type"),
+                "type is missing",
+                f"Use one of {', '.join(variants.kinds)}.",
+            )
         elif not isinstance(kind, str):
             yield _wrong_type(kind, "a string", (*here, "type"))
         elif kind not in variants.kinds:
@@ -138,7 +165,12 @@ def _whole(value: Any, kind: Whole, where: KeyPath, *, lax: bool) -> Iterator[Pr
     elif type(value) is not int:
         yield _wrong_type(value, "an integer", where)
     elif not 0 <= value <= kind.most:
-        yield "out-of-range", where, f"{where[-1]} is {value}; the server takes 0 to {kind.most}", ""
+        yield (
+            "out-of-range",
+            where,
+            f"{where[-1]} is {value}; the server takes 0 to {kind.most}",
+            "",
+        )
 
 
 def _one_of(value: Any, kind: OneOf, where: KeyPath) -> Iterator[Problem]:
@@ -147,16 +179,26 @@ def _one_of(value: Any, kind: OneOf, where: KeyPath) -> Iterator[Problem]:
             yield _wrong_word(value, kind.names, where)
     elif kind.tables and isinstance(value, dict):
         forms = " or ".join(f"{{ {name} = NUMBER }}" for name in kind.tables)
-        numbers = [isinstance(number, int | float) and not isinstance(number, bool) for number in value.values()]
+        numbers = [
+            isinstance(number, int | float) and not isinstance(number, bool)
+            for number in value.values()
+        ]
         if len(value) != 1 or not set(value) <= set(kind.tables) or not all(numbers):
-            yield "wrong-value", where, f"{where[-1]} is a table that the server does not know", f"Write it as {forms}, or as a word."
+            yield (
+                "wrong-value",
+                where,
+                f"{where[-1]} is a table that the server does not know",
+                f"Write it as {forms}, or as a word.",
+            )
     else:
         yield _wrong_type(value, "a string", where)
 
 
 def _cross_attention(value: Any, where: KeyPath) -> Iterator[Problem]:
     if not isinstance(value, list) or len(value) != 3:
-        yield _wrong_type(value, "an array of exactly three: gating, norm and KV width (0 for d_model)", where)
+        yield _wrong_type(
+            value, "an array of exactly three: gating, norm and KV width (0 for d_model)", where
+        )
         return
     yield from _value(value[0], OneOf(schema.CROSS_ATTENTION_GATINGS), where, lax=False)
     yield from _value(value[1], OneOf(schema.NORMS), where, lax=False)
@@ -172,7 +214,9 @@ def _dates(value: Any, where: KeyPath) -> Iterator[Problem]:
         for item in value:
             yield from _dates(item, where)
     elif isinstance(value, datetime.date | datetime.time):
-        message = f"{dotted(where[-1:])} is a date or time, which the server cannot hand on to a script"
+        message = (
+            f"{dotted(where[-1:])} is a date or time, which the server cannot hand on to a script"
+        )
         yield "wrong-type", where, message, "Put it in quotes, or leave it out."
 
 
@@ -181,13 +225,27 @@ def _wrong_type(value: Any, wanted: str, where: KeyPath) -> Problem:
     hint = ""
     if wanted in _WHOLE_NUMBERS and isinstance(value, float) and value.is_integer():
         hint = f"Write {int(value)}."
-    elif wanted in _UNQUOTED and isinstance(value, str) and re.fullmatch(_UNQUOTED[wanted], value, re.ASCII):
+    elif (
+        wanted in _UNQUOTED
+        and isinstance(value, str)
+        and re.fullmatch(_UNQUOTED[wanted], value, re.ASCII)
+    ):
         hint = f"Write {value} without the quotes."
-    return "wrong-type", where, f"{dotted(where[-1:])} is {_described(value)}, and the server wants {wanted}", hint
+    return (
+        "wrong-type",
+        where,
+        f"{dotted(where[-1:])} is {_described(value)}, and the server wants {wanted}",
+        hint,
+    )
 
 
 _WHOLE_NUMBERS = ("an integer", "a whole number")
-_UNQUOTED = {"an integer": r"\d+", "a whole number": r"-?\d+", "a number": r"-?\d+(\.\d+)?", "true or false": "true|false"}
+_UNQUOTED = {
+    "an integer": r"\d+",
+    "a whole number": r"-?\d+",
+    "a number": r"-?\d+(\.\d+)?",
+    "true or false": "true|false",
+}
 
 
 def _described(value: Any) -> str:
@@ -200,12 +258,22 @@ def _described(value: Any) -> str:
 def _wrong_word(value: str, names: tuple[str, ...], where: KeyPath) -> Problem:
     near = _nearest(value, names)
     hint = f'Write "{near}".' if near else f"Use one of {', '.join(names)}."
-    return "wrong-value", where, f'{where[-1]} = "{value}" is not known to the server; case counts', hint
+    return (
+        "wrong-value",
+        where,
+        f'{where[-1]} = "{value}" is not known to the server; case counts',
+        hint,
+    )
 
 
 def _unknown(name: str, section: Section, table: Mapping[str, Any], where: KeyPath) -> Problem:
     if name in _LEVELS:
-        return "misplaced-key", where, f"{name} is ignored here; the server reads it in {', '.join(_LEVELS[name])}", "Move it there."
+        return (
+            "misplaced-key",
+            where,
+            f"{name} is ignored here; the server reads it in {', '.join(_LEVELS[name])}",
+            "Move it there.",
+        )
     near = _nearest(name, tuple(section.keys))
     hint = f"Is {near} meant?" if near else "Leave it out."
     if near and near not in table and section.keys[near].default is not None:
@@ -225,7 +293,9 @@ def _nearest(name: str, names: tuple[str, ...]) -> str | None:
 
 def _levels() -> dict[str, list[str]]:
     """Return for every key the levels at which the server reads it, in words; the depformer's repeat those of the model."""
-    levels: dict[str, list[str]] = {name: ["the top level, above the first table"] for name in TOP.keys}
+    levels: dict[str, list[str]] = {
+        name: ["the top level, above the first table"] for name in TOP.keys
+    }
     for kind, module in MODULES.items():
         for name in module.keys:
             levels.setdefault(name, []).append(f"{kind} modules")

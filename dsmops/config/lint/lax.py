@@ -9,20 +9,28 @@ import re
 
 _FLAGS = frozenset({"0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"})
 _INTEGER = re.compile(r"[-+]?\d+(?:_\d+)*(?:\.0+)?", re.ASCII)
-_NUMBER = re.compile(r"[-+]?(?:inf|infinity|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(
+    r"[-+]?(?:inf|infinity|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.ASCII | re.IGNORECASE
+)
 _MOST_DIGITS = 4300
 
 
 def is_lax_flag(value: object) -> bool:
     """Whether pydantic takes `value` for a bool."""
-    return value.lower() in _FLAGS if isinstance(value, str) else isinstance(value, bool | int | float) and value in {0, 1}
+    return (
+        value.lower() in _FLAGS
+        if isinstance(value, str)
+        else isinstance(value, bool | int | float) and value in {0, 1}
+    )
 
 
 def is_lax_integer(value: object) -> bool:
     """Whether pydantic takes `value` for an integer."""
     if isinstance(value, str):
         return len(value) <= _MOST_DIGITS and _INTEGER.fullmatch(value.strip()) is not None
-    return isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**63)
+    return isinstance(value, int) or (
+        isinstance(value, float) and value.is_integer() and abs(value) < 2**63
+    )
 
 
 def is_lax_number(value: object) -> bool:
@@ -32,7 +40,11 @@ def is_lax_number(value: object) -> bool:
     if "_" not in value:
         return _NUMBER.fullmatch(value.strip()) is not None
     # Underscores and blanks do not go together, unlike in integers.
-    return "__" not in value and "_" not in {value[0], value[-1]} and _NUMBER.fullmatch(value.replace("_", "")) is not None
+    return (
+        "__" not in value
+        and "_" not in {value[0], value[-1]}
+        and _NUMBER.fullmatch(value.replace("_", "")) is not None
+    )
 
 
 def lax_integer(value: object) -> int | None:

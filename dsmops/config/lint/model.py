@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from dsmops.config.lint.facts import LintFacts
 from dsmops.config.lint.report import Findings, finding
+from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.models import MODELS
@@ -24,7 +24,9 @@ def transformer_limits(config: Config, facts: LintFacts) -> Findings:  # noqa: A
     for module in modules(config):
         for keys in (("model", "transformer"), ("model", "depformer", "transformer")):
             for where, message, hint in _limits(module, module.subtable(*keys) or {}):
-                yield finding(config, "unsupported-transformer", module.where(*keys, where), message, hint)
+                yield finding(
+                    config, "unsupported-transformer", module.where(*keys, where), message, hint
+                )
 
 
 def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
@@ -36,13 +38,25 @@ def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, 
             shown, wanted = (str(item).lower() for item in (value, must))
             yield key, f"{key} = {shown}: the server {effect}", f"Write {key} = {wanted}."
     if module.kind == "BatchedAsr" and table.get("positional_embedding") == "Sin":
-        yield "positional_embedding", "BatchedAsr cannot compute Sin: it fails at the first step", 'The published models use "Rope".'
+        yield (
+            "positional_embedding",
+            "BatchedAsr cannot compute Sin: it fails at the first step",
+            'The published models use "Rope".',
+        )
     for key in ("d_model", "num_heads", "num_layers", "context"):
         if type(table.get(key)) is int and table[key] == 0:
-            yield key, f"{key} is 0, which is no model", "Copy the [model] tables of the model's own config."
+            yield (
+                key,
+                f"{key} is 0, which is no model",
+                "Copy the [model] tables of the model's own config.",
+            )
     width, heads = table.get("d_model"), table.get("num_heads")
     if type(width) is int and type(heads) is int and heads > 0 and width % heads:
-        yield "num_heads", f"d_model = {width} does not divide into {heads} heads", "Copy both from the model's own config."
+        yield (
+            "num_heads",
+            f"d_model = {width} does not divide into {heads} heads",
+            "Copy both from the model's own config.",
+        )
 
 
 def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
@@ -50,17 +64,35 @@ def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     for module in modules(config):
         if module.kind not in {"Asr", "BatchedAsr"}:
             continue
-        given = [key for key in ("conditioning_delay", "conditioning_learnt_padding") if _is_given(module, key)]
+        given = [
+            key
+            for key in ("conditioning_delay", "conditioning_learnt_padding")
+            if _is_given(module, key)
+        ]
         if not module.subtable("model", "conditioners"):
             for key in given:
                 message = f"{key} has no effect: the model has no conditioners"
-                yield finding(config, "ineffective-key", module.where(key), message, "It may stay or go.")
+                yield finding(
+                    config, "ineffective-key", module.where(key), message, "It may stay or go."
+                )
         elif module.kind == "BatchedAsr" and len(given) != 1:
             message = "a model with conditioners needs either conditioning_delay or conditioning_learnt_padding = true"
-            yield finding(config, "conditioning-choice", module.where(), message, "Both are given." if given else "Neither is given.")
+            yield finding(
+                config,
+                "conditioning-choice",
+                module.where(),
+                message,
+                "Both are given." if given else "Neither is given.",
+            )
         elif module.kind == "Asr" and "conditioning_delay" not in given:
             message = "a model with conditioners needs conditioning_delay"
-            yield finding(config, "conditioning-choice", module.where(), message, "conditioning_learnt_padding is not enough for Asr.")
+            yield finding(
+                config,
+                "conditioning-choice",
+                module.where(),
+                message,
+                "conditioning_learnt_padding is not enough for Asr.",
+            )
 
 
 def _is_given(module: Module, key: str) -> bool:
@@ -81,7 +113,13 @@ def context_lengths(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG0
                     "and the cache of every slot grows with them"
                 )
                 where = module.where("model", "transformer", "context")
-                yield finding(config, "context-too-long", where, message, f"Write context = {model.lm.context}.")
+                yield finding(
+                    config,
+                    "context-too-long",
+                    where,
+                    message,
+                    f"Write context = {model.lm.context}.",
+                )
 
 
 def batch_sizes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
@@ -89,4 +127,10 @@ def batch_sizes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     for module in modules(config):
         if module.whole("batch_size") == 0:
             hint = "Use 1 or more; `dsmops plan` says what fits."
-            yield finding(config, "batch-size-zero", module.where("batch_size"), "batch_size is 0: no slot for anybody", hint)
+            yield finding(
+                config,
+                "batch-size-zero",
+                module.where("batch_size"),
+                "batch_size is 0: no slot for anybody",
+                hint,
+            )

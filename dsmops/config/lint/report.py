@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dsmops.config.load import Config, KeyPath
-from dsmops.facts import Severity
+from dsmops.findings import Severity
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -25,7 +25,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "unsupported-transformer": (_E, "the server's transformer cannot compute with the value"),
     "conditioning-choice": (_E, "a model with conditioners needs to be told how to condition"),
     "ineffective-key": (_W, "the key has no effect with the rest of this config"),
-    "context-too-long": (_W, "the context has positions that this published model was not trained on"),
+    "context-too-long": (
+        _W,
+        "the context has positions that this published model was not trained on",
+    ),
     "batch-size-zero": (_E, "a batch of no slots serves nobody"),
     # Py modules: what the script for speech makes of its table
     "bad-n-q": (_E, "n_q is no number of codebooks that the model generates"),
@@ -43,18 +46,30 @@ CODES: dict[str, tuple[Severity, str]] = {
     "not-safetensors": (_E, "a weights file is no readable safetensors file"),
     "swapped-files": (_E, "the language model and Mimi stand in each other's place"),
     "not-mimi": (_E, "the audio tokenizer file does not hold Mimi"),
-    "other-mimi": (_W, "Mimi has other dimensions than the released codec, which only `dsmops worker` can read"),
+    "other-mimi": (
+        _W,
+        "Mimi has other dimensions than the released codec, which only `dsmops worker` can read",
+    ),
     "tensor-mismatch": (_E, "tensors of the file do not match the [model] tables"),
     "not-tts": (_E, "a Py module's weights are no text-to-speech model's"),
     "bad-model-config": (_E, "config_path is no config.json of a text-to-speech model"),
     "not-a-tokenizer": (_E, "the text tokenizer file is no sentencepiece model"),
-    "tokenizer-size": (_W, "the tokenizer has another number of pieces than the model has text tokens"),
-    "cast-at-load": (_N, "the file's dtype is not the one served in; the server casts while loading"),
+    "tokenizer-size": (
+        _W,
+        "the tokenizer has another number of pieces than the model has text tokens",
+    ),
+    "cast-at-load": (
+        _N,
+        "the file's dtype is not the one served in; the server casts while loading",
+    ),
     "kept-f32-cast": (_W, "tensors kept in F32 are cast to f16 by the server all the same"),
     "not-checked": (_N, "a file of the hub is not in the cache, and was not looked at"),
     # device, dtype, memory, version
     "bad-dtype": (_E, "dtype_override is no dtype the server can serve in"),
-    "dtype-override-missing": (_E, "the device has no bf16 arithmetic and nothing tells the server to avoid it"),
+    "dtype-override-missing": (
+        _E,
+        "the device has no bf16 arithmetic and nothing tells the server to avoid it",
+    ),
     "bf16-on-old-device": (_E, "dtype_override asks for bf16 on a device that has none"),
     "no-f16-kernels": (_E, "dtype_override asks for f16 on a device that has no f16 kernels"),
     "slow-f16": (_W, "f16 arithmetic crawls on this device"),
@@ -63,17 +78,26 @@ CODES: dict[str, tuple[Severity, str]] = {
     "python-bf16": (_W, "a Python-backed module computes in bf16, which this device does not"),
     "override-unread": (_E, "this server version ignores dtype_override, and the device needs it"),
     "override-too-new": (_W, "this server version ignores dtype_override"),
-    "needs-newer-server": (_N, "only servers from 0.6.4 on read dtype_override; older ones say nothing"),
+    "needs-newer-server": (
+        _N,
+        "only servers from 0.6.4 on read dtype_override; older ones say nothing",
+    ),
     "module-too-new": (_E, "this server version does not know the module type"),
     "memory-too-small": (_E, "the batch does not fit into the device's memory"),
-    "memory-tight": (_W, "the batch leaves less of the device's memory than `dsmops plan` does, or takes more than is free now"),
+    "memory-tight": (
+        _W,
+        "the batch leaves less of the device's memory than `dsmops plan` does, or takes more than is free now",
+    ),
     "slower-than-real-time": (_N, "the full batch is estimated to miss the 80 ms of a step"),
     # who can get in, and what they can see
     "no-api-keys": (_E, "an empty authorized_ids rejects every client"),
     "repeated-api-key": (_W, "an API key is listed twice"),
     "short-api-key": (_W, "an API key is short enough to be guessed"),
     "public-token": (_W, "the API key of Kyutai's example clients is known to everybody"),
-    "public-token-exposed": (_E, "the server listens to other machines with a key that everybody knows"),
+    "public-token-exposed": (
+        _E,
+        "the server listens to other machines with a key that everybody knows",
+    ),
     "plain-http-exposed": (_W, "the server listens to other machines without TLS"),
     "open-route": (_W, "the server listens to other machines on a route that asks for no key"),
     "bad-addr": (_W, "the server cannot read the address and listens on ::1 instead"),
@@ -130,4 +154,7 @@ def finding(config: Config, code: str, where: KeyPath, message: str, hint: str =
 
 def dotted(where: KeyPath) -> str:
     """Return a key path as TOML writes it: `modules.asr.batch_size`, odd names in quotes."""
-    return ".".join(name if name and all(char.isalnum() or char in "_-" for char in name) else f'"{name}"' for name in where)
+    return ".".join(
+        name if name and all(char.isalnum() or char in "_-" for char in name) else f'"{name}"'
+        for name in where
+    )

@@ -1,6 +1,7 @@
 """What the language models of speech-to-text and text-to-speech share: a causal transformer over frames.
 
-RMS norms, rotary positions, gated SiLU feed-forward, no biases. Norms and rotations are computed in float32 whatever the weights are.
+RMS norms, rotary positions, gated SiLU feed-forward, no biases. Norms and rotations are computed in
+float32 whatever the weights are.
 Source: `moshi` 0.2.13, `modules/transformer.py`; parity is tested.
 """
 
@@ -13,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsmops.models import LmShape
-from dsmops.worker.models.attention import CrossAttention, Positions, RingState, SelfAttention, init_ring, plan_positions
+from dsmops.worker.models.attention import (
+    CrossAttention,
+    Positions,
+    RingState,
+    SelfAttention,
+    init_ring,
+    plan_positions,
+)
 from dsmops.worker.models.state import RowState
 
 _NORM_EPS = 1e-8
@@ -56,11 +64,20 @@ class Layer(nn.Module):
         self.norm2 = RmsNorm(shape.d_model)
         self.gating = GatedFeedForward(shape.d_model, shape.ffn_hidden)
 
-    def forward(self, x: Tensor, at: Positions, ring: RingState | None, layer: int, cross: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        at: Positions,
+        ring: RingState | None,
+        layer: int,
+        cross: Tensor | None = None,
+    ) -> Tensor:
         """Return the next `x` [B, T, D], written over the one given. `cross`: what is attended to, as `CrossAttention.project` makes it."""
         x = _add_linear(x, self.self_attn(self.norm1(x), at, ring, layer), self.self_attn.out_proj)
         if self.norm_cross is not None and self.cross_attention is not None:
-            x = _add_linear(x, self.cross_attention(self.norm_cross(x), cross), self.cross_attention.out_proj)
+            x = _add_linear(
+                x, self.cross_attention(self.norm_cross(x), cross), self.cross_attention.out_proj
+            )
         return _add_linear(x, self.gating(self.norm2(x)), self.gating.linear_out)
 
 
@@ -73,8 +90,9 @@ def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
 class Backbone(nn.Module):
     """The transformer of a language model, from the sum of a step's embeddings to text logits. Whoever derives from it embeds.
 
-    The audio tables of all K codebooks are one, in which codebook q starts at row q · audio_vocab_size. The last row of each table, and
-    of the text table, is the initial token. `cross`: every layer attends to a sequence that the stream keeps, too.
+    The audio tables of all K codebooks are one, in which codebook q starts at row q ·
+    audio_vocab_size. The last row of each table, and of the text table, is the initial token.
+    `cross`: every layer attends to a sequence that the stream keeps, too.
     """
 
     def __init__(self, shape: LmShape, max_period: float, *, cross: bool = False) -> None:
@@ -104,18 +122,26 @@ class Backbone(nn.Module):
     def init_state(self, rows: RowState) -> RingState:
         """Return empty rings of `context` positions for `rows`."""
         shape = self.shape
-        return init_ring(rows, shape.num_layers, shape.num_heads, self.head_dim, shape.context, self.dtype)
+        return init_ring(
+            rows, shape.num_layers, shape.num_heads, self.head_dim, shape.context, self.dtype
+        )
 
     def audio_rows(self, audio: Tensor) -> Tensor:
         """Return the rows of the audio tables, int64 [B, K, T], that hold the codes `audio`, int64 [B, K, T]."""
-        first_rows = torch.arange(self.shape.audio_codebooks, device=audio.device)[:, None] * self.shape.audio_vocab_size
+        first_rows = (
+            torch.arange(self.shape.audio_codebooks, device=audio.device)[:, None]
+            * self.shape.audio_vocab_size
+        )
         return audio + first_rows
 
-    def transform(self, x: Tensor, ring: RingState | None, cross: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def transform(
+        self, x: Tensor, ring: RingState | None, cross: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return text logits [B, T, V] and normed states [B, T, D] of embedded steps `x` [B, T, D], which is overwritten.
 
-        Without `ring` the T steps are a whole stream; with it, each row's next ones, and the caller moves `ring.offset` on. `cross`: per
-        layer what it attends to, as `CrossAttention.project` makes it.
+        Without `ring` the T steps are a whole stream; with it, each row's next ones, and the caller
+        moves `ring.offset` on. `cross`: per layer what it attends to, as `CrossAttention.project`
+        makes it.
         """
         at = plan_positions(
             x.shape[1],

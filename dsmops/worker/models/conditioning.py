@@ -1,7 +1,8 @@
 """What a stream is told besides text: how closely to follow a voice, and the voice. Computed in float32, once a stream.
 
-A conditioner is mask·(W·input) + (1 − mask)·padding, with learnt padding where there is no input. Those of lookup tables are summed into
-one vector that is added to every input of the language model; the voices make a sequence that every layer attends to.
+A conditioner is mask·(W·input) + (1 − mask)·padding, with learnt padding where there is no input.
+Those of lookup tables are summed into one vector that is added to every input of the language
+model; the voices make a sequence that every layer attends to.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Conditioning(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.shape.lm.d_model
-        self.conditioners = nn.ModuleDict({shape.name: Conditioner(shape, self.width) for shape in config.shape.conditioners})
+        self.conditioners = nn.ModuleDict(
+            {shape.name: Conditioner(shape, self.width) for shape in config.shape.conditioners}
+        )
 
     def summed(self, cfg: float, *, null: bool = False) -> Tensor:
         """Return the vector [width] that every step's input gets; with `null` the one for a model told nothing.
@@ -66,11 +69,15 @@ class Conditioning(nn.Module):
         """Return the sequence [speakers · frames, width] of voices, float32 [channels, frames] each; learnt padding where there is none."""
         config, conditioner = self.config, self._named(VOICE)
         frames = config.voice_frames
-        inputs = conditioner.learnt_padding.new_zeros(config.max_speakers * frames, config.voice_width)
+        inputs = conditioner.learnt_padding.new_zeros(
+            config.max_speakers * frames, config.voice_width
+        )
         for number, voice in enumerate(voices):
             inputs[number * frames : (number + 1) * frames] = voice.t()
         positions = torch.arange(len(inputs), device=inputs.device)
-        return conditioner(inputs, positions < len(voices) * frames) + _position_code(positions, self.width)
+        return conditioner(inputs, positions < len(voices) * frames) + _position_code(
+            positions, self.width
+        )
 
     def _named(self, name: str) -> Conditioner:
         return cast("Conditioner", self.conditioners[name])

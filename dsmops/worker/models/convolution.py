@@ -32,7 +32,14 @@ class CausalConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, bias: bool = True, repeat_first: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        bias: bool = True,
+        repeat_first: bool = False,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel))
@@ -52,40 +59,70 @@ class CausalConv(nn.Module):
         previous = rows.zeros(self.weight.shape[1], self.left)
         return ConvState(previous, rows.zeros(dtype=torch.bool) if self.repeat_first else None)
 
-    def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None
+    ) -> Tensor:
         """Convolve one whole signal, or the next part of each row's stream when `state` and `exec_mask` (bool [B]) are given."""
         if self.left:
-            # Joined with channels innermost, the layout that the convolution kernels for tensor cores take without a copy.
-            x = torch.cat([self._left_context(x, state).transpose(1, 2), x.transpose(1, 2)], dim=1).transpose(1, 2)
+            # Joined with channels innermost, the layout that the convolution kernels for tensor
+            # cores take without a copy.
+            x = torch.cat(
+                [self._left_context(x, state).transpose(1, 2), x.transpose(1, 2)], dim=1
+            ).transpose(1, 2)
             if state is not None and exec_mask is not None:
                 keep(state.previous, x[..., -self.left :], exec_mask)
                 if state.started is not None:
                     state.started.logical_or_(exec_mask)
         channels, taps = self.weight.shape[1:]
         if taps > 1 and channels > 1:
-            # As an image of one line: conv1d would bring the channels outermost and back, at twice the cost of the convolution itself.
-            return F.conv2d(x.unsqueeze(2), self.weight.unsqueeze(2), self.bias, stride=(1, self.stride)).squeeze(2)
-        # One tap, or a single input channel: a plain product, several times faster than what cuDNN picks at large batches.
-        rows = x.transpose(1, 2) if taps == 1 else x[:, 0].unfold(-1, taps, self.stride).contiguous()
+            # As an image of one line: conv1d would bring the channels outermost and back, at twice
+            # the cost of the convolution itself.
+            return F.conv2d(
+                x.unsqueeze(2), self.weight.unsqueeze(2), self.bias, stride=(1, self.stride)
+            ).squeeze(2)
+        # One tap, or a single input channel: a plain product, several times faster than what cuDNN
+        # picks at large batches.
+        rows = (
+            x.transpose(1, 2) if taps == 1 else x[:, 0].unfold(-1, taps, self.stride).contiguous()
+        )
         return F.linear(rows, self.weight.flatten(1), self.bias).transpose(1, 2)
 
     def _left_context(self, x: Tensor, state: ConvState | None) -> Tensor:
-        start = x[..., :1].expand(-1, -1, self.left) if self.repeat_first else x.new_zeros(*x.shape[:-1], self.left)
+        start = (
+            x[..., :1].expand(-1, -1, self.left)
+            if self.repeat_first
+            else x.new_zeros(*x.shape[:-1], self.left)
+        )
         if state is None:
             return start
-        return state.previous if state.started is None else torch.where(state.started.view(-1, 1, 1), state.previous, start)
+        return (
+            state.previous
+            if state.started is None
+            else torch.where(state.started.view(-1, 1, 1), state.previous, start)
+        )
 
 
 class CausalConvTranspose(nn.Module):
     """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel twice as long as its stride.
 
-    Weight layout (in, out, kernel), or (channels, 1, kernel) when `depthwise`. Streaming adds the tail of the previous call to the start
-    of this one and holds the new tail back, without the bias, which each output gets once.
+    Weight layout (in, out, kernel), or (channels, 1, kernel) when `depthwise`. Streaming adds the
+    tail of the previous call to the start of this one and holds the new tail back, without the
+    bias, which each output gets once.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, bias: bool = True, depthwise: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        bias: bool = True,
+        depthwise: bool = False,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_channels, 1 if depthwise else out_channels, 2 * stride))
+        self.weight = nn.Parameter(
+            torch.empty(in_channels, 1 if depthwise else out_channels, 2 * stride)
+        )
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.stride = stride
         self.depthwise = depthwise
@@ -99,11 +136,18 @@ class CausalConvTranspose(nn.Module):
         """Return the tail [B, stride, out] that the next call adds."""
         return rows.zeros(self.stride, self.out_channels)
 
-    def forward(self, x: Tensor, state: Tensor | None = None, exec_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, state: Tensor | None = None, exec_mask: Tensor | None = None
+    ) -> Tensor:
         """Expand one whole signal, or the next part of each row's stream when `state` and `exec_mask` (bool [B]) are given."""
         inputs, taps = x.transpose(1, 2), self.weight.permute(2, 1, 0)
-        # Plain products, channels innermost, as the convolutions around have them: cuDNN would turn its input and weights first.
-        expanded = inputs[:, :, None] * taps[:, 0] if self.depthwise else F.linear(inputs, taps.flatten(0, 1)).unflatten(-1, taps.shape[:2])
+        # Plain products, channels innermost, as the convolutions around have them: cuDNN would turn
+        # its input and weights first.
+        expanded = (
+            inputs[:, :, None] * taps[:, 0]
+            if self.depthwise
+            else F.linear(inputs, taps.flatten(0, 1)).unflatten(-1, taps.shape[:2])
+        )
         # Every input reaches over two strides of outputs.
         early, late = expanded.chunk(2, dim=2)
         y = early.contiguous() if self.bias is None else early + self.bias

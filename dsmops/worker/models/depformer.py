@@ -1,6 +1,7 @@
 """The depformer: a small causal transformer over the codebooks of one frame, with a set of weights for each or for several of them.
 
-It starts afresh at every step. Each codebook sees the state of the language model, the text token, and the codes chosen before it.
+It starts afresh at every step. Each codebook sees the state of the language model, the text token,
+and the codes chosen before it.
 Source: `moshi` 0.2.13, `models/lm.py`, `depformer_step`; parity is tested.
 """
 
@@ -62,7 +63,11 @@ class DepformerLayer(nn.Module):
         # The product writes straight into its place, so that keys and values are never copied.
         torch.mm(self.norm1(x), self.in_proj[weight_set].t(), out=past[:, codebook])
         query, key, value = past.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = query[:, :, codebook : codebook + 1], key[:, :, : codebook + 1], value[:, :, : codebook + 1]
+        query, key, value = (
+            query[:, :, codebook : codebook + 1],
+            key[:, :, : codebook + 1],
+            value[:, :, : codebook + 1],
+        )
         # The first codebook sees itself alone.
         seen = attend(query, key, value, None) if codebook else value
         x = x.addmm_(seen.flatten(1), self.out_proj[weight_set].t())
@@ -73,8 +78,9 @@ class DepformerLayer(nn.Module):
 class Depformer(nn.Module):
     """The first `codebooks` codebooks of a depformer.
 
-    `inputs`: [sets · width, D], from the language model's state. `emb`: [K - 1, card + 1, rank] with `low_rank` [K - 1, width, rank];
-    `tables`: their products [K - 1, card + 1, width], which save a product for every codebook. `heads`: [K, card, width].
+    `inputs`: [sets · width, D], from the language model's state. `emb`: [K - 1, card + 1, rank]
+    with `low_rank` [K - 1, width, rank]; `tables`: their products [K - 1, card + 1, width], which
+    save a product for every codebook. `heads`: [K, card, width].
     """
 
     tables: Tensor
@@ -86,10 +92,14 @@ class Depformer(nn.Module):
         sets = max(self.schedule) + 1
         self.inputs = nn.Parameter(torch.empty(sets * inner.d_model, shape.lm.d_model))
         self.text_emb = DemuxEmbedding(shape.lm.text_in_vocab_size, inner.low_rank, inner.d_model)
-        self.emb = nn.Parameter(torch.empty(codebooks - 1, shape.lm.audio_vocab_size, inner.low_rank))
+        self.emb = nn.Parameter(
+            torch.empty(codebooks - 1, shape.lm.audio_vocab_size, inner.low_rank)
+        )
         self.low_rank = nn.Parameter(torch.empty(codebooks - 1, inner.d_model, inner.low_rank))
         self.layers = nn.ModuleList(DepformerLayer(inner, sets) for _ in range(inner.num_layers))
-        self.heads = nn.Parameter(torch.empty(codebooks, shape.lm.audio_vocab_size - 1, inner.d_model))
+        self.heads = nn.Parameter(
+            torch.empty(codebooks, shape.lm.audio_vocab_size - 1, inner.d_model)
+        )
         self.register_buffer("tables", torch.empty(0), persistent=False)
 
     def prepare(self) -> None:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+from dsmops.devices import ComputeCapability
+from dsmops.dtypes import DType
 from dsmops.errors import DeviceLostError, GpuMemoryError, ResourceError
-from dsmops.facts import ComputeCapability, DType
 
 _SINGLE_THREAD_PARAMETERS = 20_000_000
 """On a CPU, models smaller than this run on one thread: their kernels take microseconds, and waking a second thread for each made a step
@@ -30,7 +31,11 @@ def best_device(*, cpu: bool) -> torch.device:
 
 def best_dtype(device: torch.device) -> DType:
     """Return the dtype that `device` serves a language model in best: f32 on a CPU, by its compute capability on a GPU."""
-    return DType.F32 if device.type == "cpu" else ComputeCapability(*torch.cuda.get_device_capability(device)).serving_dtype
+    return (
+        DType.F32
+        if device.type == "cpu"
+        else ComputeCapability(*torch.cuda.get_device_capability(device)).serving_dtype
+    )
 
 
 def use_threads_for(parameters: int, device: torch.device) -> None:
@@ -52,7 +57,8 @@ def device_errors(device: torch.device) -> Iterator[None]:
         ) from exc
     except torch.AcceleratorError as exc:
         raise DeviceLostError(
-            f"the GPU failed: {str(exc).splitlines()[0]}", hint="See `nvidia-smi` and `dmesg`; every stream on it is lost."
+            f"the GPU failed: {str(exc).splitlines()[0]}",
+            hint="See `nvidia-smi` and `dmesg`; every stream on it is lost.",
         ) from exc
     except RuntimeError as exc:
         # torch has no class of its own for this.

@@ -1,7 +1,7 @@
 """Strict loading: every tensor of a file is expected, every expected tensor is there, shapes agree; or one error names them.
 
-Accepts the spellings that published files and live modules use: attention packed (`in_proj_weight`) or split (`in_projs.0.weight`), and
-the older names of Mimi's codebook buffers.
+Accepts the spellings that published files and live modules use: attention packed (`in_proj_weight`)
+or split (`in_projs.0.weight`), and the older names of Mimi's codebook buffers.
 """
 
 from __future__ import annotations
@@ -58,18 +58,25 @@ class TensorFile:
         try:
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as exc:
-            raise CheckpointError(f"{path} is not a complete safetensors file: {exc}", hint=f"`dsmops inspect {path}` says more.") from exc
+            raise CheckpointError(
+                f"{path} is not a complete safetensors file: {exc}",
+                hint=f"`dsmops inspect {path}` says more.",
+            ) from exc
         self._stored: dict[str, dict[int, str]] = {}
         """Published name → number of a part → its name in the file. The parts follow each other in the first dimension."""
         for name in self._file.keys():  # noqa: SIM118 not a dict
             published, part = _published(name)
             twin = self._stored.setdefault(published, {}).setdefault(part, name)
             if twin != name:
-                raise CheckpointError(f"{path} holds one tensor under two names: {twin} and {name}", hint="Write it with one of them.")
+                raise CheckpointError(
+                    f"{path} holds one tensor under two names: {twin} and {name}",
+                    hint="Write it with one of them.",
+                )
         for published, parts in self._stored.items():
             if sorted(parts) != list(range(len(parts))):
                 raise CheckpointError(
-                    f"{path} holds {published} in parts, and not all of them: {', '.join(parts.values())}", hint="Write the file again."
+                    f"{path} holds {published} in parts, and not all of them: {', '.join(parts.values())}",
+                    hint="Write the file again.",
                 )
         self.metadata: Mapping[str, str] = self._file.metadata() or {}
 
@@ -77,7 +84,12 @@ class TensorFile:
         self._file.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._file.__exit__(kind, error, trace)
 
     def expect(self, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
@@ -87,15 +99,29 @@ class TensorFile:
             CheckpointError: one is missing, unexpected, has another shape or no floating-point dtype; the message names the first few.
         """
         missing = [f"{name} {_shape(shapes[name])}" for name in shapes if name not in self._stored]
-        extra = [f"{name} {_shape(self._shape(name))}" for name in self._stored if name not in shapes]
+        extra = [
+            f"{name} {_shape(self._shape(name))}" for name in self._stored if name not in shapes
+        ]
         wrong = [
             f"{name} is {_shape(self._shape(name))}, not {_shape(shapes[name])}"
             for name in shapes
             if name in self._stored and self._shape(name) != shapes[name]
         ]
-        kinds = [(name, self._file.get_slice(stored).get_dtype()) for name in shapes for stored in self._stored.get(name, {}).values()]
-        wrong += [f"{name} is {kind}, not floating point" for name, kind in kinds if kind not in _WEIGHT_DTYPES]
-        findings = [_listed(label, names) for label, names in (("missing", missing), ("wrong", wrong), ("unexpected", extra)) if names]
+        kinds = [
+            (name, self._file.get_slice(stored).get_dtype())
+            for name in shapes
+            for stored in self._stored.get(name, {}).values()
+        ]
+        wrong += [
+            f"{name} is {kind}, not floating point"
+            for name, kind in kinds
+            if kind not in _WEIGHT_DTYPES
+        ]
+        findings = [
+            _listed(label, names)
+            for label, names in (("missing", missing), ("wrong", wrong), ("unexpected", extra))
+            if names
+        ]
         if findings:
             heads = any(name.startswith("extra_heads.") for name in (*missing, *extra))
             raise CheckpointError(
@@ -112,7 +138,10 @@ class TensorFile:
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        first, *others = [tuple(self._file.get_slice(stored).get_shape()) for stored in self._stored[name].values()]
+        first, *others = [
+            tuple(self._file.get_slice(stored).get_shape())
+            for stored in self._stored[name].values()
+        ]
         if not others:
             return first
         # Parts that do not fit together give a shape that nobody expects.
@@ -120,7 +149,9 @@ class TensorFile:
         return (sum(shape[0] for shape in (first, *others)), *first[1:]) if same else ()
 
 
-def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.device, dtype: torch.dtype) -> SttLm:
+def load_stt_lm(
+    path: Path, shape: LmShape, max_period: float, *, device: torch.device, dtype: torch.dtype
+) -> SttLm:
     """Return the language model in `path`, weights cast to `dtype`, on `device`.
 
     Raises:
@@ -141,7 +172,12 @@ def load_stt_lm(path: Path, shape: LmShape, max_period: float, *, device: torch.
 def published_tables(lm: SttLm) -> dict[str, Tensor]:
     """Return published name → the weights in memory that it fills."""
     shape = lm.shape
-    tables = {f"emb.{number}.weight": table for number, table in enumerate(lm.emb.view(shape.audio_codebooks, shape.audio_vocab_size, -1))}
+    tables = {
+        f"emb.{number}.weight": table
+        for number, table in enumerate(
+            lm.emb.view(shape.audio_codebooks, shape.audio_vocab_size, -1)
+        )
+    }
     if lm.extra_heads is not None and shape.extra_heads is not None:
         heads = lm.extra_heads.view(*shape.extra_heads, -1)
         tables |= {f"extra_heads.{number}.weight": head for number, head in enumerate(heads)}
@@ -152,7 +188,9 @@ def published_tables(lm: SttLm) -> dict[str, Tensor]:
     return tables
 
 
-def load_tts_lm(path: Path, config: TtsConfig, codebooks: int, *, device: torch.device, dtype: torch.dtype) -> TtsLm:
+def load_tts_lm(
+    path: Path, config: TtsConfig, codebooks: int, *, device: torch.device, dtype: torch.dtype
+) -> TtsLm:
     """Return the language model in `path` for the first `codebooks` codebooks, on `device`, all but its conditioners cast to `dtype`.
 
     The whole file is checked; what only the other codebooks need is not kept.
@@ -177,28 +215,50 @@ def published_tts_tables(lm: TtsLm) -> dict[str, Tensor]:
     """Return published name → the weights in memory that it fills. Of a stack of weight sets a model may hold only the first ones."""
     shape, inner = lm.shape, lm.depformer
     tables = {
-        f"emb.{number}.weight": table for number, table in enumerate(lm.emb[:-1].view(shape.audio_codebooks, shape.audio_vocab_size, -1))
+        f"emb.{number}.weight": table
+        for number, table in enumerate(
+            lm.emb[:-1].view(shape.audio_codebooks, shape.audio_vocab_size, -1)
+        )
     }
     for prefix, embedding in (("text_emb", lm.text_emb), ("depformer_text_emb", inner.text_emb)):
         tables[f"{prefix}.weight"] = embedding.weight[:-1]
-        tables[f"{prefix}.out1.weight"], tables[f"{prefix}.out2.weight"] = embedding.out.chunk(2, dim=1)
+        tables[f"{prefix}.out1.weight"], tables[f"{prefix}.out2.weight"] = embedding.out.chunk(
+            2, dim=1
+        )
     width = inner.heads.shape[-1]
-    tables |= {f"depformer_in.{number}.weight": weight for number, weight in enumerate(inner.inputs.split(width))}
+    tables |= {
+        f"depformer_in.{number}.weight": weight
+        for number, weight in enumerate(inner.inputs.split(width))
+    }
     tables |= {f"depformer_emb.{number}.weight": table for number, table in enumerate(inner.emb)}
-    tables |= {f"depformer_emb.{number}.low_rank.weight": weight for number, weight in enumerate(inner.low_rank)}
+    tables |= {
+        f"depformer_emb.{number}.low_rank.weight": weight
+        for number, weight in enumerate(inner.low_rank)
+    }
     tables |= {f"linears.{number}.weight": weight for number, weight in enumerate(inner.heads)}
     for number, module in enumerate(inner.layers):
         layer, prefix = cast("DepformerLayer", module), f"depformer.layers.{number}"
         tables[f"{prefix}.self_attn.in_proj_weight"] = layer.in_proj.flatten(0, 1)
         tables[f"{prefix}.self_attn.out_proj.weight"] = layer.out_proj.flatten(0, 1)
         for part, weights in (("linear_in", layer.linear_in), ("linear_out", layer.linear_out)):
-            tables |= {f"{prefix}.gating.{weight_set}.{part}.weight": weight for weight_set, weight in enumerate(weights)}
-        tables |= {f"{prefix}.norm1.alpha": layer.norm1.alpha, f"{prefix}.norm2.alpha": layer.norm2.alpha}
-    tables |= {f"condition_provider.{name}": weight for name, weight in lm.conditioning.named_parameters()}
+            tables |= {
+                f"{prefix}.gating.{weight_set}.{part}.weight": weight
+                for weight_set, weight in enumerate(weights)
+            }
+        tables |= {
+            f"{prefix}.norm1.alpha": layer.norm1.alpha,
+            f"{prefix}.norm2.alpha": layer.norm2.alpha,
+        }
+    tables |= {
+        f"condition_provider.{name}": weight for name, weight in lm.conditioning.named_parameters()
+    }
     for name, parameter in lm.named_parameters():
         if name.startswith("layers."):
             tables[f"transformer.{name}"] = parameter
-    return tables | {"out_norm.alpha": lm.out_norm.alpha, "text_linear.weight": lm.text_linear.weight}
+    return tables | {
+        "out_norm.alpha": lm.out_norm.alpha,
+        "text_linear.weight": lm.text_linear.weight,
+    }
 
 
 def load_mimi_encoder(path: Path, *, device: torch.device) -> MimiEncoder:
@@ -251,9 +311,13 @@ def _mimi_config(file: TensorFile) -> MimiConfig:
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise CheckpointError(f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not JSON: {exc}") from exc
+        raise CheckpointError(
+            f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not JSON: {exc}"
+        ) from exc
     if not isinstance(body, dict):
-        raise CheckpointError(f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not an object of keys and values: {body!r}")
+        raise CheckpointError(
+            f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not an object of keys and values: {body!r}"
+        )
     try:
         config = MimiConfig.from_json(body)
     except InputError as exc:
@@ -272,7 +336,12 @@ def _fill(half: _Half, file: TensorFile, device: torch.device) -> _Half:
         if isinstance(module, ResidualQuantizer):
             for number, codebook in enumerate(module.codebooks):
                 prefix = f"{name}.vq.layers.{number}._codebook"
-                codebook.copy_(centroids(file.read(f"{prefix}.embedding_sum").float(), file.read(f"{prefix}.cluster_usage").float()))
+                codebook.copy_(
+                    centroids(
+                        file.read(f"{prefix}.embedding_sum").float(),
+                        file.read(f"{prefix}.cluster_usage").float(),
+                    )
+                )
             module.prepare()
     return half
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from dsmops.errors import InputError
 from dsmops.worker.models.attention import RingState, SelfAttention, init_ring, plan_positions
-from dsmops.worker.models.config import check_heads, finite_number, section, whole_number
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose, ConvState
 from dsmops.worker.models.quantizer import SplitQuantizer
 from dsmops.worker.models.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder
 from dsmops.worker.models.state import RowState
+from dsmops.worker.models.stt_config import check_heads, finite_number, section, whole_number
 
 _MOST = 2**14
 """Several times the largest dimension of the released model. A larger one is damage, for which no memory must be asked."""
@@ -75,7 +75,9 @@ class MimiConfig:
             InputError: a value has the wrong type, or the frame is no whole number of latents.
         """
         try:
-            seanet, transformer, quantizer = (section(body, key) for key in ("seanet", "transformer", "quantizer"))
+            seanet, transformer, quantizer = (
+                section(body, key) for key in ("seanet", "transformer", "quantizer")
+            )
             config = cls(
                 sample_rate=whole_number(body, "sample_rate", 24_000, most=_MOST_SAMPLE_RATE_HZ),
                 frame_rate=finite_number(body, "frame_rate", 12.5, least=1),
@@ -104,7 +106,9 @@ def _pick(released: _Part, body: Mapping[str, Any]) -> _Part:
         elif isinstance(default, tuple):
             values[name] = _ratios(body.get(name, default))
         else:
-            values[name] = whole_number(body, name, default, most=_MOST_LAYERS if name == "num_layers" else _MOST)
+            values[name] = whole_number(
+                body, name, default, most=_MOST_LAYERS if name == "num_layers" else _MOST
+            )
     return type(released)(**values)
 
 
@@ -121,9 +125,14 @@ def _check_fit(config: MimiConfig) -> None:
     if transformer.d_model != width:
         raise ValueError(f"its transformers are {transformer.d_model} wide, its latents {width}")
     if config.seanet.compress > config.seanet.n_filters:
-        raise ValueError(f"compress = {config.seanet.compress} leaves nothing of {config.seanet.n_filters} filters")
+        raise ValueError(
+            f"compress = {config.seanet.compress} leaves nothing of {config.seanet.n_filters} filters"
+        )
     hop = prod(config.seanet.ratios)
-    if config.resample_stride < 1 or config.resample_stride * hop * config.frame_rate != config.sample_rate:
+    if (
+        config.resample_stride < 1
+        or config.resample_stride * hop * config.frame_rate != config.sample_rate
+    ):
         raise ValueError(
             f"at {config.sample_rate} Hz and {config.frame_rate:g} frames/s a frame is no whole number of latents of {hop} samples"
         )
@@ -150,7 +159,9 @@ class CodecLayer(nn.Module):
         self.layer_scale_2 = _LayerScale(width)
 
     def forward(self, x: Tensor, at: Any, ring: RingState | None, layer: int) -> Tensor:
-        x = x + self.layer_scale_1.scale * self.self_attn.out_proj(self.self_attn(self.norm1(x), at, ring, layer))
+        x = x + self.layer_scale_1.scale * self.self_attn.out_proj(
+            self.self_attn(self.norm1(x), at, ring, layer)
+        )
         return x + self.layer_scale_2.scale * self.linear2(F.gelu(self.linear1(self.norm2(x))))
 
 
@@ -165,9 +176,18 @@ class CodecTransformer(nn.Module):
     def init_state(self, rows: RowState) -> RingState:
         """Return empty rings for `rows`."""
         config = self.config
-        return init_ring(rows, config.num_layers, config.num_heads, config.d_model // config.num_heads, config.context, torch.float32)
+        return init_ring(
+            rows,
+            config.num_layers,
+            config.num_heads,
+            config.d_model // config.num_heads,
+            config.context,
+            torch.float32,
+        )
 
-    def forward(self, x: Tensor, ring: RingState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, ring: RingState | None = None, exec_mask: Tensor | None = None
+    ) -> Tensor:
         config = self.config
         at = plan_positions(
             x.shape[-1],
@@ -213,23 +233,38 @@ class MimiEncoder(nn.Module):
         width, stride = config.seanet.dimension, config.resample_stride
         self.encoder = SeanetEncoder(config.seanet)
         self.encoder_transformer = CodecTransformer(config.transformer)
-        self.downsample = CausalConv(width, width, 2 * stride, stride, bias=False, repeat_first=True)
+        self.downsample = CausalConv(
+            width, width, 2 * stride, stride, bias=False, repeat_first=True
+        )
         self.quantizer = SplitQuantizer(width, config.quantizer_dimension, config.n_q, config.bins)
 
     def init_state(self, rows: RowState) -> EncoderState:
         """Return the state of fresh streams for `rows`."""
-        return EncoderState(self.encoder.init_state(rows), self.encoder_transformer.init_state(rows), self.downsample.init_state(rows))
+        return EncoderState(
+            self.encoder.init_state(rows),
+            self.encoder_transformer.init_state(rows),
+            self.downsample.init_state(rows),
+        )
 
-    def latents(self, pcm: Tensor, state: EncoderState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+    def latents(
+        self, pcm: Tensor, state: EncoderState | None = None, exec_mask: Tensor | None = None
+    ) -> Tensor:
         """Return latents [B, dimension, n], before quantisation, of `pcm` [B, 1, frame_samples · n]."""
         x = self.encoder(pcm, state and state.encoder, exec_mask)
         x = self.encoder_transformer(x, state and state.transformer, exec_mask)
         return self.downsample(x, state and state.downsample, exec_mask)
 
-    def encode(self, pcm: Tensor, count: int, state: EncoderState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        pcm: Tensor,
+        count: int,
+        state: EncoderState | None = None,
+        exec_mask: Tensor | None = None,
+    ) -> Tensor:
         """Return the first `count` codes, int64 [B, count, n], of `pcm` float32 [B, 1, frame_samples · n].
 
-        Without `state`, `pcm` is a whole signal; with it, the next frames of each row that `exec_mask` marks.
+        Without `state`, `pcm` is a whole signal; with it, the next frames of each row that
+        `exec_mask` marks.
         """
         return self.quantizer.encode(self.latents(pcm, state, exec_mask), count)
 
@@ -248,9 +283,15 @@ class MimiDecoder(nn.Module):
 
     def init_state(self, rows: RowState) -> DecoderState:
         """Return the state of fresh streams for `rows`."""
-        return DecoderState(self.upsample.init_state(rows), self.decoder_transformer.init_state(rows), self.decoder.init_state(rows))
+        return DecoderState(
+            self.upsample.init_state(rows),
+            self.decoder_transformer.init_state(rows),
+            self.decoder.init_state(rows),
+        )
 
-    def decode(self, codes: Tensor, state: DecoderState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+    def decode(
+        self, codes: Tensor, state: DecoderState | None = None, exec_mask: Tensor | None = None
+    ) -> Tensor:
         """Return PCM float32 [B, 1, frame_samples · n] of `codes` int64 [B, K, n], each in 0..bins-1; K may be less than `n_q`."""
         x = self.upsample(self.quantizer.decode(codes), state and state.upsample, exec_mask)
         x = self.decoder_transformer(x, state and state.transformer, exec_mask)

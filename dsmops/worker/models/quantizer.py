@@ -1,7 +1,8 @@
 """Mimi's split residual vector quantiser: latents to codes and back.
 
-Two quantisers read the same latent: one holds the first (semantic) codebook, the other the rest. A code is the nearest centroid of what
-the codebooks before it left over. Always float32: centroids are running sums divided by counts.
+Two quantisers read the same latent: one holds the first (semantic) codebook, the other the rest. A
+code is the nearest centroid of what the codebooks before it left over. Always float32: centroids
+are running sums divided by counts.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class SplitQuantizer(nn.Module):
 
     def encode(self, latents: Tensor, count: int) -> Tensor:
         """Return the first `count` codes [B, count, T] of `latents` [B, width, T]."""
-        return torch.stack([*self.rvq_first.encode(latents, 1), *self.rvq_rest.encode(latents, count - 1)], dim=1)
+        return torch.stack(
+            [*self.rvq_first.encode(latents, 1), *self.rvq_rest.encode(latents, count - 1)], dim=1
+        )
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return latents [B, width, T] of `codes` [B, K, T], each in 0..bins-1."""

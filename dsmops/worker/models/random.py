@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 from dsmops.models import LmShape, TtsShape
-from dsmops.worker.models.config import SttConfig
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.device import TORCH_DTYPES
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer
 from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_config import CONTROL_VALUE, TtsConfig
@@ -33,7 +33,14 @@ class NoText:
         return [int(word) for word in text.split()]
 
 
-def random_stt(shape: LmShape, device: torch.device, dtype: DType, *, seed: int = 0, mimi: MimiConfig | None = None) -> SttModel:
+def random_stt(
+    shape: LmShape,
+    device: torch.device,
+    dtype: DType,
+    *,
+    seed: int = 0,
+    mimi: MimiConfig | None = None,
+) -> SttModel:
     """Return a model of `shape` with weights of scale 1/√fan_in, norms at 1 and Mimi in float32."""
     generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
@@ -45,7 +52,13 @@ def random_stt(shape: LmShape, device: torch.device, dtype: DType, *, seed: int 
 
 
 def random_tts(
-    shape: TtsShape, device: torch.device, dtype: DType, *, n_q: int | None = None, seed: int = 0, mimi: MimiConfig | None = None
+    shape: TtsShape,
+    device: torch.device,
+    dtype: DType,
+    *,
+    n_q: int | None = None,
+    seed: int = 0,
+    mimi: MimiConfig | None = None,
 ) -> TtsModel:
     """Return a model of `shape` that generates `n_q` codebooks, with the released model's delays and voices; otherwise as `random_stt`."""
     generator = torch.Generator(device).manual_seed(seed)

@@ -35,7 +35,12 @@ class Residual(nn.Module):
     def __init__(self, width: int, config: SeanetConfig) -> None:
         super().__init__()
         inside = width // config.compress
-        self.block = nn.ModuleDict({"1": CausalConv(width, inside, config.residual_kernel_size), "3": CausalConv(inside, width, 1)})
+        self.block = nn.ModuleDict(
+            {
+                "1": CausalConv(width, inside, config.residual_kernel_size),
+                "3": CausalConv(inside, width, 1),
+            }
+        )
 
     def init_state(self, rows: RowState) -> Any:
         return self.block["1"].init_state(rows)  # type: ignore[operator]
@@ -53,7 +58,9 @@ class _Seanet(nn.Module):
         """Return the state of each layer for `rows`."""
         return [layer.init_state(rows) for layer in self.model.values()]  # type: ignore[operator]
 
-    def forward(self, x: Tensor, states: list[Any] | None = None, exec_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, states: list[Any] | None = None, exec_mask: Tensor | None = None
+    ) -> Tensor:
         """Run the chain over a whole signal, or over the next part of each row's stream."""
         for index, layer in enumerate(self.model.values()):
             if index and not isinstance(layer, Residual):
@@ -73,7 +80,9 @@ class SeanetEncoder(_Seanet):
             self.model[str(3 * number + 1)] = Residual(width, config)
             self.model[str(3 * number + 3)] = CausalConv(width, 2 * width, 2 * ratio, ratio)
             width *= 2
-        self.model[str(3 * len(config.ratios) + 2)] = CausalConv(width, config.dimension, config.last_kernel_size)
+        self.model[str(3 * len(config.ratios) + 2)] = CausalConv(
+            width, config.dimension, config.last_kernel_size
+        )
 
 
 class SeanetDecoder(_Seanet):
@@ -82,8 +91,14 @@ class SeanetDecoder(_Seanet):
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
         widths = [config.n_filters * 2**power for power in range(len(config.ratios), -1, -1)]
-        self.model = nn.ModuleDict({"0": CausalConv(config.dimension, widths[0], config.kernel_size)})
-        for number, (ratio, (wide, narrow)) in enumerate(zip(config.ratios, pairwise(widths), strict=True)):
+        self.model = nn.ModuleDict(
+            {"0": CausalConv(config.dimension, widths[0], config.kernel_size)}
+        )
+        for number, (ratio, (wide, narrow)) in enumerate(
+            zip(config.ratios, pairwise(widths), strict=True)
+        ):
             self.model[str(3 * number + 2)] = CausalConvTranspose(wide, narrow, ratio)
             self.model[str(3 * number + 3)] = Residual(narrow, config)
-        self.model[str(3 * len(config.ratios) + 2)] = CausalConv(widths[-1], 1, config.last_kernel_size)
+        self.model[str(3 * len(config.ratios) + 2)] = CausalConv(
+            widths[-1], 1, config.last_kernel_size
+        )

@@ -1,7 +1,8 @@
 """Streaming state that can be seen: one row per slot, in tensors that are updated in place.
 
-Every tensor starts a stream as zeros, so a reset is one fill, and a CUDA graph can be captured over all of it, because no state tensor
-is ever replaced. A row whose execution mask is False ends a step as it began.
+Every tensor starts a stream as zeros, so a reset is one fill, and a CUDA graph can be captured over
+all of it, because no state tensor is ever replaced. A row whose execution mask is False ends a step
+as it began.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class RowState:
     def reset(self, rows: Tensor) -> None:
         """Start new streams in `rows` (int64 [n], row numbers). Other rows are untouched.
 
-        Clears the caches too, not only their positions: a NaN left in a masked entry would come back as 0·NaN.
+        Clears the caches too, not only their positions: a NaN left in a masked entry would come
+        back as 0·NaN.
         """
         for tensor in self._tensors:
             tensor.index_fill_(0, rows, 0)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from dsmops.facts import DType
-from dsmops.worker.models.config import SttConfig
+from dsmops.dtypes import DType
 from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
 from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm, require_codebooks
 from dsmops.worker.models.mimi import MimiEncoder
+from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.models.tokenizer import TextTokenizer, load_tokenizer
 
@@ -55,10 +55,14 @@ def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype:
         GpuMemoryError: the device is too small.
     """
     tokenizer, mimi = load_companions(files, config, device=device)
-    return SttModel(config, load_lm(files.lm, config, device=device, dtype=dtype), mimi, tokenizer, device)
+    return SttModel(
+        config, load_lm(files.lm, config, device=device, dtype=dtype), mimi, tokenizer, device
+    )
 
 
-def load_companions(files: SttFiles, config: SttConfig, *, device: torch.device) -> tuple[TextTokenizer, MimiEncoder]:
+def load_companions(
+    files: SttFiles, config: SttConfig, *, device: torch.device
+) -> tuple[TextTokenizer, MimiEncoder]:
     """Load what a language model needs beside it, as `load_stt` does; `files.lm` is not read."""
     use_threads_for(config.lm.parameters, device)
     tokenizer = load_tokenizer(files.tokenizer, config.lm.text_out_vocab_size)
@@ -71,4 +75,6 @@ def load_companions(files: SttFiles, config: SttConfig, *, device: torch.device)
 def load_lm(path: Path, config: SttConfig, *, device: torch.device, dtype: DType) -> SttLm:
     """Load the language model alone, cast to `dtype`, as `load_stt` does."""
     with device_errors(device):
-        return load_stt_lm(path, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype])
+        return load_stt_lm(
+            path, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype]
+        )

@@ -19,17 +19,28 @@ class SttLm(Backbone):
 
     def __init__(self, shape: LmShape, max_period: float) -> None:
         super().__init__(shape, max_period)
-        self.emb = nn.Parameter(torch.empty(shape.audio_codebooks * shape.audio_vocab_size, shape.d_model))
+        self.emb = nn.Parameter(
+            torch.empty(shape.audio_codebooks * shape.audio_vocab_size, shape.d_model)
+        )
         self.text_emb = nn.Parameter(torch.empty(shape.text_in_vocab_size, shape.d_model))
         heads, classes = shape.extra_heads or (0, 0)
-        self.extra_heads = nn.Parameter(torch.empty(heads * classes, shape.d_model)) if heads else None
+        self.extra_heads = (
+            nn.Parameter(torch.empty(heads * classes, shape.d_model)) if heads else None
+        )
 
-    def forward(self, text: Tensor, audio: Tensor, ring: RingState | None = None, exec_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        text: Tensor,
+        audio: Tensor,
+        ring: RingState | None = None,
+        exec_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return text logits [B, T, V] and the states [B, T, D] that the extra heads read, both in the model's dtype.
 
-        Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], `audio` int64 [B, K, T]; ids as in the published vocabularies, the
-        initial tokens included. Without `ring` the T steps are a whole stream; with it, each row's next ones, and rows where
-        `exec_mask` (bool [B]) is False stay where they are.
+        Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], `audio` int64 [B, K, T]; ids as
+        in the published vocabularies, the initial tokens included. Without `ring` the T steps are a
+        whole stream; with it, each row's next ones, and rows where `exec_mask` (bool [B]) is False
+        stay where they are.
         """
         x = F.embedding(self.audio_rows(audio), self.emb).sum(1) + F.embedding(text, self.text_emb)
         logits, states = self.transform(x, ring)

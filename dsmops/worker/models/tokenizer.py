@@ -45,7 +45,9 @@ class TextTokenizer:
             self.size: int = self._pieces.vocab_size()
         except RuntimeError as exc:
             raise InputError(
-                f"{path} is not a SentencePiece model", hint="It is the repository's tokenizer_*.model file.", code="tokenizer.unreadable"
+                f"{path} is not a SentencePiece model",
+                hint="It is the repository's tokenizer_*.model file.",
+                code="tokenizer.unreadable",
             ) from exc
 
     def decode(self, ids: Sequence[int]) -> str:

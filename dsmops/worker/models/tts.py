@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.facts import DType
 from dsmops.files import os_errors
 from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
 from dsmops.worker.models.loading import load_mimi_decoder, load_tts_lm, require_codebooks
@@ -67,16 +67,24 @@ def read_tts_config(path: Path) -> TtsConfig:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as exc:
-        raise InputError(f"{path} is not JSON: {exc}", hint="Take config.json from the model's own repository.") from exc
+        raise InputError(
+            f"{path} is not JSON: {exc}", hint="Take config.json from the model's own repository."
+        ) from exc
     if not isinstance(body, dict):
-        raise InputError(f"{path} is not an object of keys and values", hint="Take config.json from the model's own repository.")
+        raise InputError(
+            f"{path} is not an object of keys and values",
+            hint="Take config.json from the model's own repository.",
+        )
     return TtsConfig.from_json(body)
 
 
-def load_tts(files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | None = None) -> TtsModel:
+def load_tts(
+    files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | None = None
+) -> TtsModel:
     """Load a model onto `device`, its language model cast to `dtype`. On a CPU it also sets how many threads torch uses in this process.
 
-    `n_q` codebooks are generated, all unless it is given: fewer are faster, take less memory and sound worse.
+    `n_q` codebooks are generated, all unless it is given: fewer are faster, take less memory and
+    sound worse.
 
     Raises:
         CheckpointError: a file is not what the config describes; the message names tensors and shapes.
@@ -87,7 +95,10 @@ def load_tts(files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | 
     shape = config.shape.lm
     codebooks = shape.audio_codebooks if n_q is None else n_q
     if not 1 <= codebooks <= shape.audio_codebooks:
-        raise InputError(f"n_q = {n_q}, and the model has 1 to {shape.audio_codebooks} codebooks", hint="Published values are 8 to 32.")
+        raise InputError(
+            f"n_q = {n_q}, and the model has 1 to {shape.audio_codebooks} codebooks",
+            hint="Published values are 8 to 32.",
+        )
     use_threads_for(config.shape.parameters, device)
     tokenizer = load_tokenizer(files.tokenizer, shape.text_out_vocab_size)
     with device_errors(device):

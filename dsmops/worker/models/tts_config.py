@@ -9,7 +9,7 @@ from typing import Any
 
 from dsmops.errors import InputError
 from dsmops.models import ConditionerShape, DepformerShape, LmShape, TtsShape
-from dsmops.worker.models.config import (
+from dsmops.worker.models.stt_config import (
     END_OF_PADDING,
     FRAMES_PER_S,
     MOST_LAYERS,
@@ -61,22 +61,44 @@ _READ = frozenset(
         *("n_q", "dep_q", "card", "text_card", "text_card_out", "delays"),
         *("dim", "num_heads", "num_layers", "hidden_scale", "context", "max_period"),
         *("conditioners", "fuser", "tts_config", "model_id"),
-        *("depformer_dim", "depformer_num_heads", "depformer_num_layers", "depformer_dim_feedforward"),
+        *(
+            "depformer_dim",
+            "depformer_num_heads",
+            "depformer_num_layers",
+            "depformer_dim_feedforward",
+        ),
         *("depformer_weights_per_step_schedule", "depformer_low_rank_embeddings"),
     }
 )
 _WITHOUT_EFFECT = frozenset(
     {
         *("moshi_name", "mimi_name", "tokenizer_name", "lm_gen_config", "stt_config"),
-        *("extra_heads_dim", "depformer_causal", "depformer_context", "depformer_max_period", "lora_rank", "lora_scaling"),
+        *(
+            "extra_heads_dim",
+            "depformer_causal",
+            "depformer_context",
+            "depformer_max_period",
+            "lora_rank",
+            "lora_scaling",
+        ),
     }
 )
 """File names, which the caller resolves, and keys that change nothing in a model of this kind, in upstream's package either."""
 
 _LUT_REQUIRED = {"tokenizer": "noop"}
-_CONDITIONER_OPTIONAL = {"init_scale": None, "force_linear": True, "pad_empty": True, "output_bias": False, "learn_padding": True}
+_CONDITIONER_OPTIONAL = {
+    "init_scale": None,
+    "force_linear": True,
+    "pad_empty": True,
+    "output_bias": False,
+    "learn_padding": True,
+}
 """Key → the only value that it may have; None where any does."""
-_FUSER_REQUIRED = {"cross_attention_pos_emb": True, "cross_attention_pos_emb_scale": 1, "prepend": []}
+_FUSER_REQUIRED = {
+    "cross_attention_pos_emb": True,
+    "cross_attention_pos_emb_scale": 1,
+    "prepend": [],
+}
 
 _HINT = "The embedded worker speaks with kyutai/tts-1.6b-en_fr; take config.json from the model's own repository."
 _MOST_DELAY_S = 60.0
@@ -86,8 +108,9 @@ _MOST_DELAY_S = 60.0
 class TtsConfig:
     """A text-to-speech model: network dimensions and how its audio relates to its text.
 
-    `delays`: steps by which each codebook lags behind the first. `delay_steps`: steps from a word to its audio. `cfg_values`: what the
-    `cfg` conditioner takes, empty for a model without one, which is not distilled. `voice_suffix`: how names of its voice files end.
+    `delays`: steps by which each codebook lags behind the first. `delay_steps`: steps from a word
+    to its audio. `cfg_values`: what the `cfg` conditioner takes, empty for a model without one,
+    which is not distilled. `voice_suffix`: how names of its voice files end.
     """
 
     shape: TtsShape
@@ -109,7 +132,11 @@ class TtsConfig:
     @property
     def voice_width(self) -> int:
         """Channels of a voice file."""
-        return next(conditioner.width for conditioner in self.shape.conditioners if conditioner.name == VOICE)
+        return next(
+            conditioner.width
+            for conditioner in self.shape.conditioners
+            if conditioner.name == VOICE
+        )
 
     @property
     def voice_shape(self) -> tuple[int, int]:
@@ -130,8 +157,14 @@ class TtsConfig:
         """
         for key, (default, required) in _REQUIRED.items():
             if body.get(key, default) != required:
-                says = f"has {key} = {body[key]!r}" if key in body else f"does not say {key}, which means {default!r}"
-                raise InputError(f"this config.json {says}; text-to-speech models have {required!r}", hint=_HINT)
+                says = (
+                    f"has {key} = {body[key]!r}"
+                    if key in body
+                    else f"does not say {key}, which means {default!r}"
+                )
+                raise InputError(
+                    f"this config.json {says}; text-to-speech models have {required!r}", hint=_HINT
+                )
         try:
             _refuse_unknown("config.json", body, _REQUIRED.keys() | _READ | _WITHOUT_EFFECT)
             return _read(body)
@@ -142,7 +175,9 @@ class TtsConfig:
 def _refuse_unknown(what: str, body: Mapping[str, Any], known: frozenset[str] | set[str]) -> None:
     unknown = [key for key in body if key not in known]
     if unknown:
-        raise ValueError(f"{what} has {', '.join(map(repr, unknown[:4]))}, which nothing here knows")
+        raise ValueError(
+            f"{what} has {', '.join(map(repr, unknown[:4]))}, which nothing here knows"
+        )
 
 
 def _read(body: Mapping[str, Any]) -> TtsConfig:
@@ -168,9 +203,13 @@ def _read(body: Mapping[str, Any]) -> TtsConfig:
     )
     conditioners, values = _read_conditioners(body)
     tts, model_id = section(body, "tts_config"), section(body, "model_id")
-    _refuse_unknown("tts_config", tts, {"audio_delay", "second_stream_ahead", "multistream", "max_speakers"})
+    _refuse_unknown(
+        "tts_config", tts, {"audio_delay", "second_stream_ahead", "multistream", "max_speakers"}
+    )
     if tts.get("multistream", False):
-        raise ValueError("tts_config.multistream is on; two speakers in separate codebooks are not supported")
+        raise ValueError(
+            "tts_config.multistream is on; two speakers in separate codebooks are not supported"
+        )
     ahead = whole_number(tts, "second_stream_ahead", least=1, most=MOST_LAYERS)
     return TtsConfig(
         shape=TtsShape(backbone, _read_depformer(body, codebooks, hidden_scale), conditioners),
@@ -181,15 +220,21 @@ def _read(body: Mapping[str, Any]) -> TtsConfig:
         max_speakers=whole_number(tts, "max_speakers", 5, most=MOST_LAYERS),
         control_values=tuple(values.get(CONTROL, ())),
         cfg_values=tuple(float(value) for value in values.get(CFG, ())),
-        voice_suffix=f".{model_id['sig']}@{model_id['epoch']}.safetensors" if {"sig", "epoch"} <= model_id.keys() else ".safetensors",
+        voice_suffix=f".{model_id['sig']}@{model_id['epoch']}.safetensors"
+        if {"sig", "epoch"} <= model_id.keys()
+        else ".safetensors",
     )
 
 
 def _read_delays(body: Mapping[str, Any], codebooks: int) -> tuple[int, ...]:
     delays = body.get("delays")
-    whole = isinstance(delays, list) and all(type(delay) is int and 0 <= delay <= MOST_LAYERS for delay in delays)
+    whole = isinstance(delays, list) and all(
+        type(delay) is int and 0 <= delay <= MOST_LAYERS for delay in delays
+    )
     if not whole or len(delays) != codebooks + 1 or delays[0] != 0:  # type: ignore[arg-type,index]
-        raise ValueError(f"delays = {delays!r} is not a 0 for the text and a number of steps for each of {codebooks} codebooks")
+        raise ValueError(
+            f"delays = {delays!r} is not a 0 for the text and a number of steps for each of {codebooks} codebooks"
+        )
     return tuple(delays[1:])  # type: ignore[index]
 
 
@@ -204,9 +249,15 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
         or not all(type(number) is int and 0 <= number < codebooks for number in schedule)
         or sorted(set(schedule)) != list(range(max(schedule) + 1))
     ):
-        raise ValueError(f"depformer_weights_per_step_schedule = {schedule!r} does not name a weight set, from 0 on, for every codebook")
+        raise ValueError(
+            f"depformer_weights_per_step_schedule = {schedule!r} does not name a weight set, from 0 on, for every codebook"
+        )
     given = body.get("depformer_dim_feedforward")
-    feed_forward = int(hidden_scale * width) if given is None else whole_number(body, "depformer_dim_feedforward")
+    feed_forward = (
+        int(hidden_scale * width)
+        if given is None
+        else whole_number(body, "depformer_dim_feedforward")
+    )
     return DepformerShape(
         d_model=width,
         num_heads=heads,
@@ -217,32 +268,50 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
     )
 
 
-def _read_conditioners(body: Mapping[str, Any]) -> tuple[tuple[ConditionerShape, ...], dict[str, list[str]]]:
+def _read_conditioners(
+    body: Mapping[str, Any],
+) -> tuple[tuple[ConditionerShape, ...], dict[str, list[str]]]:
     """Return the conditioners, the values of those that are lookup tables, and check that the fuser puts each where it belongs."""
     given, fuser = section(body, "conditioners"), section(body, "fuser")
     _refuse_unknown("conditioners", given, {CONTROL, CFG, VOICE})
     if VOICE not in given:
-        raise ValueError(f"there is no conditioner {VOICE!r}; models that are given their voice in another way are not supported")
+        raise ValueError(
+            f"there is no conditioner {VOICE!r}; models that are given their voice in another way are not supported"
+        )
     summed = [name for name in given if name != VOICE]
     _refuse_unknown("fuser", fuser, {"sum", "cross", *_FUSER_REQUIRED})
     sums = fuser.get("sum", [])
     if not isinstance(sums, list) or not all(isinstance(name, str) for name in sums):
         raise ValueError(f"fuser.sum = {sums!r} is no list of names")
-    wrong = [key for key, value in _FUSER_REQUIRED.items() if fuser.get(key, value if key == "prepend" else None) != value]
+    wrong = [
+        key
+        for key, value in _FUSER_REQUIRED.items()
+        if fuser.get(key, value if key == "prepend" else None) != value
+    ]
     if wrong or sorted(sums) != sorted(summed) or fuser.get("cross") != [VOICE]:
-        raise ValueError(f"fuser = {dict(fuser)!r} does not sum {summed} and attend to {VOICE!r} with a code of its positions")
+        raise ValueError(
+            f"fuser = {dict(fuser)!r} does not sum {summed} and attend to {VOICE!r} with a code of its positions"
+        )
     shapes, values = [], {}
     for name, entry in ((name, section(given, name)) for name in given):
         kind = "tensor" if name == VOICE else "lut"
         if entry.get("type") != kind:
-            raise ValueError(f"the conditioner {name!r} is of type {entry.get('type')!r}, not {kind!r}")
+            raise ValueError(
+                f"the conditioner {name!r} is of type {entry.get('type')!r}, not {kind!r}"
+            )
         inner = section(entry, kind)
         _refuse_unknown(f"the conditioner {name!r}", entry, {"type", kind})
         expected = {**_CONDITIONER_OPTIONAL, **(_LUT_REQUIRED if kind == "lut" else {})}
-        _refuse_unknown(f"the conditioner {name!r}", inner, {"dim", *expected, *(("n_bins", "possible_values") if kind == "lut" else ())})
+        _refuse_unknown(
+            f"the conditioner {name!r}",
+            inner,
+            {"dim", *expected, *(("n_bins", "possible_values") if kind == "lut" else ())},
+        )
         for key, value in expected.items():
             if value is not None and inner.get(key, value) != value:
-                raise ValueError(f"the conditioner {name!r} has {key} = {inner[key]!r}, not {value!r}")
+                raise ValueError(
+                    f"the conditioner {name!r} has {key} = {inner[key]!r}, not {value!r}"
+                )
         bins = whole_number(inner, "n_bins") if kind == "lut" else None
         shapes.append(ConditionerShape(name, whole_number(inner, "dim"), bins))
         if bins is not None:
@@ -251,12 +320,20 @@ def _read_conditioners(body: Mapping[str, Any]) -> tuple[tuple[ConditionerShape,
 
 
 def _read_values(name: str, values: Any, bins: int) -> list[str]:
-    if not isinstance(values, list) or not 0 < len(values) <= bins or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"the conditioner {name!r} has possible_values = {values!r}, not a list of at most {bins} texts")
+    if (
+        not isinstance(values, list)
+        or not 0 < len(values) <= bins
+        or not all(isinstance(value, str) for value in values)
+    ):
+        raise ValueError(
+            f"the conditioner {name!r} has possible_values = {values!r}, not a list of at most {bins} texts"
+        )
     if name == CONTROL and CONTROL_VALUE not in values:
         raise ValueError(f"the conditioner {name!r} does not know {CONTROL_VALUE!r}")
     if name == CFG:
         for value in values:
             if not math.isfinite(float(value)):
-                raise ValueError(f"the conditioner {name!r} has {value!r} among its possible_values")
+                raise ValueError(
+                    f"the conditioner {name!r} has {value!r} among its possible_values"
+                )
     return values

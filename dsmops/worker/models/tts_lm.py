@@ -1,7 +1,8 @@
 """The language model of DSM text-to-speech: text so far and codes so far in, the next text prediction and the next codes out.
 
-The backbone of speech-to-text with cross-attention to the voices in every layer, and a depformer behind it. Weights and caches are f16,
-bf16 or f32, conditioners float32. Source: `moshi` 0.2.13, `models/lm.py`; parity is tested.
+The backbone of speech-to-text with cross-attention to the voices in every layer, and a depformer
+behind it. Weights and caches are f16, bf16 or f32, conditioners float32. Source: `moshi` 0.2.13,
+`models/lm.py`; parity is tested.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ ZERO = -1
 class TtsLm(Backbone):
     """The network of one TTS language model that generates the first `codebooks` codebooks.
 
-    `emb` holds the audio tables of all codebooks and a last row that is zero, [K · audio_vocab_size + 1, D].
+    `emb` holds the audio tables of all codebooks and a last row that is zero, [K · audio_vocab_size
+    + 1, D].
     """
 
     def __init__(self, config: TtsConfig, codebooks: int) -> None:
         shape = config.shape.lm
         super().__init__(shape, config.max_period, cross=True)
-        self.emb = nn.Parameter(torch.empty(shape.audio_codebooks * shape.audio_vocab_size + 1, shape.d_model))
+        self.emb = nn.Parameter(
+            torch.empty(shape.audio_codebooks * shape.audio_vocab_size + 1, shape.d_model)
+        )
         self.text_emb = DemuxEmbedding(shape.text_in_vocab_size, shape.d_model, shape.d_model)
         self.depformer = Depformer(config.shape, codebooks)
         self.conditioning = Conditioning(config)
@@ -50,17 +54,33 @@ class TtsLm(Backbone):
 
     def voice(self, sequence: Tensor) -> list[Tensor]:
         """Return each layer's keys and values [H, 2, L, D] of a conditioning sequence, float32 [L, width], cast once."""
-        return [cast("CrossAttention", layer.cross_attention).project(sequence.to(self.dtype)) for layer in self.layers]
+        return [
+            cast("CrossAttention", layer.cross_attention).project(sequence.to(self.dtype))
+            for layer in self.layers
+        ]
 
     def forward(
-        self, text: Tensor, audio: Tensor, summed: Tensor, cross: Sequence[Tensor], ring: RingState | None = None
+        self,
+        text: Tensor,
+        audio: Tensor,
+        summed: Tensor,
+        cross: Sequence[Tensor],
+        ring: RingState | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return text logits [B, T, V] and the states [B, T, D] that the depformer reads, both in the model's dtype.
 
-        Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], multiplexed; `audio` int64 [B, K, T]; -1 adds nothing in both.
-        `summed` [B, D] and, per layer, `cross` [B, H, 2, L, Dh] condition each row. Without `ring` the T steps are a whole stream; with
-        it, each row's next ones, and the caller moves `ring.offset` on where they count.
+        Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], multiplexed; `audio` int64 [B,
+        K, T]; -1 adds nothing in both. `summed` [B, D] and, per layer, `cross` [B, H, 2, L, Dh]
+        condition each row. Without `ring` the T steps are a whole stream; with it, each row's next
+        ones, and the caller moves `ring.offset` on where they count.
         """
-        x = F.embedding(torch.where(audio < 0, len(self.emb) - 1, self.audio_rows(audio)), self.emb).sum(1) + summed[:, None]
-        x = torch.addmm(x.flatten(0, 1), self.text_emb.read(text).flatten(0, 1), self.text_emb.out.t()).view_as(x)
+        x = (
+            F.embedding(
+                torch.where(audio < 0, len(self.emb) - 1, self.audio_rows(audio)), self.emb
+            ).sum(1)
+            + summed[:, None]
+        )
+        x = torch.addmm(
+            x.flatten(0, 1), self.text_emb.read(text).flatten(0, 1), self.text_emb.out.t()
+        ).view_as(x)
         return self.transform(x, ring, cross)

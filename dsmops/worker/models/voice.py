@@ -1,6 +1,7 @@
 """A voice, as the files of `kyutai/tts-voices` hold it: ten seconds of somebody's speech as latents of a codec made for one model.
 
-That codec's encoder is not published, so voices cannot be made here, and those of one model say nothing to another.
+That codec's encoder is not published, so voices cannot be made here, and those of one model say
+nothing to another.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
     with os_errors(path):
         path.open("rb").close()
     stored = [1, *config.voice_shape]
-    hint = f"Voice files are those of hf://kyutai/tts-voices whose names end in {config.voice_suffix}."
+    hint = (
+        f"Voice files are those of hf://kyutai/tts-voices whose names end in {config.voice_suffix}."
+    )
     try:
         with safe_open(str(path), framework="np") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
             if names != [VOICE]:
-                raise CheckpointError(f"{path} is no voice: it does not hold one tensor {VOICE}", hint=hint, code="voice.unusable")
+                raise CheckpointError(
+                    f"{path} is no voice: it does not hold one tensor {VOICE}",
+                    hint=hint,
+                    code="voice.unusable",
+                )
             header = file.get_slice(VOICE)
             dtype, shape = header.get_dtype(), list(header.get_shape())
             if dtype != "F32" or shape != stored:
@@ -48,7 +55,9 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
             voice: NDArray[np.float32] = file.get_tensor(VOICE)[0]
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(
-            f"{path} is no voice: it is not a complete safetensors file ({exc})", hint=hint, code="voice.unusable"
+            f"{path} is no voice: it is not a complete safetensors file ({exc})",
+            hint=hint,
+            code="voice.unusable",
         ) from exc
     require_voice(voice, config, name=str(path))
     return voice
@@ -67,7 +76,11 @@ def require_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) 
             code="voice.unusable",
         )
     if not np.isfinite(values).all():
-        raise InputError(f"{name} holds numbers that are not finite", hint="Take the voice from its source again.", code="voice.unusable")
+        raise InputError(
+            f"{name} holds numbers that are not finite",
+            hint="Take the voice from its source again.",
+            code="voice.unusable",
+        )
 
 
 def _require_same_model(path: Path, metadata: dict[str, str], config: TtsConfig, hint: str) -> None:

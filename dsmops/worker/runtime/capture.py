@@ -1,6 +1,7 @@
 """CUDA graphs: a part of a step recorded once, then replayed as one launch, without Python or the allocator in between.
 
-What is captured reads and writes tensors that stay in place, and neither allocates outside of the graph's pool nor waits for the device.
+What is captured reads and writes tensors that stay in place, and neither allocates outside of the
+graph's pool nor waits for the device.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _WARM_UP_RUNS = 3
 def capture(*parts: Part) -> list[Part]:
     """Return what replays each of `parts` on the current CUDA device, in order.
 
-    Each runs a few times for that. The caller marks no row as active, so that every stream stays at its start.
+    Each runs a few times for that. The caller marks no row as active, so that every stream stays at
+    its start.
     """
     # One pool for all graphs: none leaves anything in it that another reads.
     pool = torch.cuda.graph_pool_handle()

@@ -1,7 +1,8 @@
 """What every model loop is made of: slots lent to streams, and one thread that steps an engine whenever any of them can go on.
 
-That thread is the only one that touches the engine. Everybody else talks to streams, under one lock that is held for copies only.
-Nothing here grows without bound: a stream whose events are not fetched is not stepped, and one that is full wants nothing more.
+That thread is the only one that touches the engine. Everybody else talks to streams, under one lock
+that is held for copies only. Nothing here grows without bound: a stream whose events are not
+fetched is not stepped, and one that is full wants nothing more.
 """
 
 from __future__ import annotations
@@ -158,7 +159,8 @@ class ModelLoop(ABC, Generic[StreamT]):
         if not isinstance(exc, DsmopsError):
             cause = exc
             exc = ModelLoopError(
-                f"the model loop {self.name} died: {type(cause).__name__}: {cause}", hint=f"Every stream is lost. {self._remedy}"
+                f"the model loop {self.name} died: {type(cause).__name__}: {cause}",
+                hint=f"Every stream is lost. {self._remedy}",
             )
             exc.__cause__ = cause
         with self.lock:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from dsmops.dtypes import DType
 from dsmops.errors import DriverMissingError, GpuMemoryError
-from dsmops.facts import DType
 from dsmops.models import FRAME_MS, LmShape, Shape, TtsShape
 from dsmops.worker.models.random import random_stt, random_tts
-from dsmops.worker.runtime.engine import SttEngine
-from dsmops.worker.runtime.tts_engine import TtsEngine
+from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.runtime.tts.engine import TtsEngine
 
 _WARM_UP_STEPS = 10
 _TIMED_STEPS = 200
@@ -25,13 +25,19 @@ Step = Callable[[], object]
 
 
 def measure_steps(
-    shape: Shape, dtype: DType, batch_sizes: Sequence[int], *, device_name: str, n_q: int | None = None
+    shape: Shape,
+    dtype: DType,
+    batch_sizes: Sequence[int],
+    *,
+    device_name: str,
+    n_q: int | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Yield (batch size, 99th percentile of the whole step in ms) for rising `batch_sizes` on `device_name`, as torch names it (`cuda:0`).
 
     `n_q` is how many codebooks a text-to-speech model generates; None: all.
 
-    Ends early, without an error, where the next size does not fit, or once a step takes longer than a frame: no larger one can keep up.
+    Ends early, without an error, where the next size does not fit, or once a step takes longer than
+    a frame: no larger one can keep up.
 
     Raises:
         DriverMissingError: torch sees no such device.
@@ -42,7 +48,11 @@ def measure_steps(
             f"torch sees {torch.cuda.device_count()} CUDA devices here, and not {device_name}",
             hint="`dsmops check-gpu` shows the cards, the driver and whether the installed torch fits them.",
         )
-    open_engine = _speaking(shape, device, dtype, n_q) if isinstance(shape, TtsShape) else _hearing(shape, device, dtype)
+    open_engine = (
+        _speaking(shape, device, dtype, n_q)
+        if isinstance(shape, TtsShape)
+        else _hearing(shape, device, dtype)
+    )
     for batch_size in batch_sizes:
         try:
             step_p99_ms = _time_steps(open_engine(batch_size))
@@ -61,13 +71,18 @@ def _hearing(shape: LmShape, device: torch.device, dtype: DType) -> Callable[[in
 
     def open_engine(batch_size: int) -> Step:
         engine = SttEngine(model, batch_size)
-        pcm, everyone = torch.rand(batch_size, 1, model.frame_samples), torch.ones(batch_size, dtype=torch.bool)
+        pcm, everyone = (
+            torch.rand(batch_size, 1, model.frame_samples),
+            torch.ones(batch_size, dtype=torch.bool),
+        )
         return lambda: engine.step(pcm, everyone)
 
     return open_engine
 
 
-def _speaking(shape: TtsShape, device: torch.device, dtype: DType, n_q: int | None) -> Callable[[int], Step]:
+def _speaking(
+    shape: TtsShape, device: torch.device, dtype: DType, n_q: int | None
+) -> Callable[[int], Step]:
     model = random_tts(shape, device, dtype, n_q=n_q)
 
     def open_engine(batch_size: int) -> Step:

@@ -1,7 +1,8 @@
 """What a language model computes on given codes, looked at from inside: logits, choices, the range of its activations.
 
-Two models that hear the same codes can be compared: the second one is told the first one's text, so that each step has the same inputs,
-while another row of it goes its own way. Works step by step, as serving does, but eagerly and with hooks, so it is slower.
+Two models that hear the same codes can be compared: the second one is told the first one's text, so
+that each step has the same inputs, while another row of it goes its own way. Works step by step, as
+serving does, but eagerly and with hooks, so it is slower.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dsmops.worker.models.loading import published_tables
 from dsmops.worker.models.mimi import MimiEncoder
 from dsmops.worker.models.state import RowState
 from dsmops.worker.models.stt_lm import SttLm
-from dsmops.worker.runtime.transcription import Frame
+from dsmops.worker.runtime.stt.transcription import Frame
 
 
 class Stage(StrEnum):
@@ -44,7 +45,8 @@ class Stage(StrEnum):
 class Reading:
     """The values of one place over all steps and rows: the largest finite magnitude, and how many were NaN or infinite, from when on.
 
-    `layer` is the prefix of its tensors in the checkpoint, as in `transformer.layers.3`. `largest` is None where nothing was finite.
+    `layer` is the prefix of its tensors in the checkpoint, as in `transformer.layers.3`. `largest`
+    is None where nothing was finite.
     """
 
     layer: str
@@ -66,8 +68,8 @@ class WeightFault:
 class Hearing:
     """What one model made of the codes.
 
-    `logits` float32 [T, V] on the CPU: of its own text, or of the reference's where there was one. `tokens`: its own choices, fed back.
-    `readings` are in the order of computing.
+    `logits` float32 [T, V] on the CPU: of its own text, or of the reference's where there was one.
+    `tokens`: its own choices, fed back. `readings` are in the order of computing.
     """
 
     logits: Tensor
@@ -81,7 +83,8 @@ class Hearing:
 class LogitsError:
     """How far logits are from the reference's, given the same inputs; all None where no value is finite in both.
 
-    `relative_rms` is `rms` over `reference_rms`. `same_choice_share`: steps in which both find the same token most probable.
+    `relative_rms` is `rms` over `reference_rms`. `same_choice_share`: steps in which both find the
+    same token most probable.
     """
 
     max_abs: float | None
@@ -91,20 +94,29 @@ class LogitsError:
     same_choice_share: float
 
 
-def encode(mimi: MimiEncoder, frames: Iterable[Frame], codebooks: int, *, device: torch.device) -> Tensor:
+def encode(
+    mimi: MimiEncoder, frames: Iterable[Frame], codebooks: int, *, device: torch.device
+) -> Tensor:
     """Return the codes of `frames` (float32 [1920] each), int64 [T, K] on the CPU, encoded one by one as an engine does."""
     with device_errors(device), torch.inference_mode():
         rows = RowState(1, device)
         state, mask = mimi.init_state(rows), torch.ones(1, dtype=torch.bool, device=device)
-        codes = [mimi.encode(torch.as_tensor(frame, device=device)[None, None], codebooks, state, mask)[0, :, 0].cpu() for frame in frames]
+        codes = [
+            mimi.encode(torch.as_tensor(frame, device=device)[None, None], codebooks, state, mask)[
+                0, :, 0
+            ].cpu()
+            for frame in frames
+        ]
     return torch.stack(codes)
 
 
-def hear(lm: SttLm, codes: Tensor, *, told: Hearing | None = None, progress: Progress = SILENT) -> Hearing:
+def hear(
+    lm: SttLm, codes: Tensor, *, told: Hearing | None = None, progress: Progress = SILENT
+) -> Hearing:
     """Step `lm` through `codes` (int64 [T, K]), always choosing the most probable token; step t hears frame t - 1, as in serving.
 
-    With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is fed its own. Prompts
-    and temperatures play no part: this compares arithmetic.
+    With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is
+    fed its own. Prompts and temperatures play no part: this compares arithmetic.
 
     Raises:
         GpuMemoryError, DeviceLostError: the device has no room, or failed.
@@ -127,7 +139,13 @@ def hear(lm: SttLm, codes: Tensor, *, told: Hearing | None = None, progress: Pro
             tokens.append(int(text[-1]))
             progress.advance(1)
         faults = tuple(_weight_faults(lm))
-        return Hearing(torch.stack(logits), tuple(tokens), watch.readings(), faults, time.perf_counter() - begin)
+        return Hearing(
+            torch.stack(logits),
+            tuple(tokens),
+            watch.readings(),
+            faults,
+            time.perf_counter() - begin,
+        )
 
 
 def compare(reference: Hearing, other: Hearing) -> LogitsError:
@@ -146,7 +164,9 @@ def compare(reference: Hearing, other: Hearing) -> LogitsError:
     if not count:
         return LogitsError(None, None, None, None, share)
     rms, reference_rms = (squares / count) ** 0.5, (reference_squares / count) ** 0.5
-    return LogitsError(largest, rms, reference_rms, rms / reference_rms if reference_rms else None, share)
+    return LogitsError(
+        largest, rms, reference_rms, rms / reference_rms if reference_rms else None, share
+    )
 
 
 class ActivationWatch:
@@ -166,7 +186,11 @@ class ActivationWatch:
         self._before(layers[0].norm1, "emb", Stage.EMBEDDING)
         for number, layer in enumerate(layers):
             name = f"transformer.layers.{number}"
-            self._handles.append(layer.self_attn.register_forward_hook(partial(self._scores, self._place(name, Stage.SCORES))))
+            self._handles.append(
+                layer.self_attn.register_forward_hook(
+                    partial(self._scores, self._place(name, Stage.SCORES))
+                )
+            )
             self._before(layer.norm2, name, Stage.ATTENTION)
             self._after(layer.gating, name, Stage.GATE)
             self._after(layer, name, Stage.FEED_FORWARD)
@@ -177,7 +201,12 @@ class ActivationWatch:
         self._first = torch.full((places,), -1, device=device)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -191,9 +220,21 @@ class ActivationWatch:
 
     def readings(self) -> tuple[Reading, ...]:
         """Return what was seen, in the order of computing."""
-        seen = zip(self._places, self._largest.tolist(), self._non_finite.tolist(), self._first.tolist(), strict=True)
+        seen = zip(
+            self._places,
+            self._largest.tolist(),
+            self._non_finite.tolist(),
+            self._first.tolist(),
+            strict=True,
+        )
         return tuple(
-            Reading(layer, stage, largest if largest or not bad else None, int(bad), first if first >= 0 else None)
+            Reading(
+                layer,
+                stage,
+                largest if largest or not bad else None,
+                int(bad),
+                first if first >= 0 else None,
+            )
             for (layer, stage), largest, bad, first in seen
         )
 
@@ -203,22 +244,38 @@ class ActivationWatch:
 
     def _before(self, module: nn.Module, layer: str, stage: Stage) -> None:
         place = self._place(layer, stage)
-        self._handles.append(module.register_forward_pre_hook(lambda _, inputs: self._look(place, inputs[0])))
+        self._handles.append(
+            module.register_forward_pre_hook(lambda _, inputs: self._look(place, inputs[0]))
+        )
 
     def _after(self, module: nn.Module, layer: str, stage: Stage) -> None:
         place = self._place(layer, stage)
-        self._handles.append(module.register_forward_hook(lambda _, __, output: self._look(place, output)))
+        self._handles.append(
+            module.register_forward_hook(lambda _, __, output: self._look(place, output))
+        )
 
     def _look(self, place: int, x: Tensor) -> None:
         largest = x.float().abs().nan_to_num(nan=0.0, posinf=0.0).amax()
         self._step[place] = torch.stack([largest, (~x.isfinite()).sum().float()])
 
-    def _scores(self, place: int, attention: SelfAttention, inputs: tuple[Tensor, Positions, RingState, int], _: Tensor) -> None:
+    def _scores(
+        self,
+        place: int,
+        attention: SelfAttention,
+        inputs: tuple[Tensor, Positions, RingState, int],
+        _: Tensor,
+    ) -> None:
         """Look at Q·K of the step, unscaled, in float32: its keys are those that the layer has just written."""
         x, at, ring, layer = inputs
-        query = F.linear(x, attention.in_proj_weight[: x.shape[-1]]).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        query = (
+            F.linear(x, attention.in_proj_weight[: x.shape[-1]])
+            .unflatten(-1, (attention.heads, -1))
+            .transpose(1, 2)
+        )
         keys = ring.entries[layer][:, :, 0]
-        self._look(place, torch.matmul(rotate(query, at.rotation).float(), keys.float().transpose(-1, -2)))
+        self._look(
+            place, torch.matmul(rotate(query, at.rotation).float(), keys.float().transpose(-1, -2))
+        )
 
 
 def _weight_faults(lm: SttLm) -> Iterable[WeightFault]:

@@ -1,7 +1,7 @@
 """Numbers that upstream's package (moshi 0.2.13) gave for weights and inputs that a formula describes. It is not needed here.
 
-Printed with six decimals, so they are compared to 1e-5; the smallest margin between the best and the second-best choice was 7e-4 for
-tokens and 5.5e-3 for codes, so these are compared exactly.
+Printed with six decimals, so they are compared to 1e-5; the smallest margin between the best and
+the second-best choice was 7e-4 for tokens and 5.5e-3 for codes, so these are compared exactly.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsmops.worker.models.config import SttConfig
 from dsmops.worker.models.loading import mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.state import RowState
+from dsmops.worker.models.stt_config import SttConfig
 from tests.support.networks import (
     CPU,
     MIMI_BODY,
@@ -39,7 +39,10 @@ LOGITS_STEP_15 = [
     [1.016279, 1.244556, -1.976276, 0.279858, 1.760405, -1.637759],
     [-0.385346, -1.370899, 1.442799, 0.257986, -1.641799, 1.008427],
 ]
-PAUSES_STEP_15 = [[0.319723, 0.451823, 0.209088, 0.019470], [0.042661, 0.016045, 0.030255, 0.156353]]
+PAUSES_STEP_15 = [
+    [0.319723, 0.451823, 0.209088, 0.019470],
+    [0.042661, 0.016045, 0.030255, 0.156353],
+]
 
 CODES = [
     [25, 8, 7, 6, 6, 6, 6, 6],
@@ -75,8 +78,15 @@ def _close(seen: torch.Tensor, expected: object) -> None:
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[LmStep]:
     """Sixteen steps of the tiny model with two rows."""
-    rows = LmRows(load_lm(write_stt(tmp_path_factory.mktemp("stt") / "model.safetensors", _stt_weights())), 2)
-    codes = torch.tensor([[[(7 * t + 3 * q + 5 * b + t * t // 3 + 1) % 32 for q in range(4)] for b in range(2)] for t in range(16)])
+    rows = LmRows(
+        load_lm(write_stt(tmp_path_factory.mktemp("stt") / "model.safetensors", _stt_weights())), 2
+    )
+    codes = torch.tensor(
+        [
+            [[(7 * t + 3 * q + 5 * b + t * t // 3 + 1) % 32 for q in range(4)] for b in range(2)]
+            for t in range(16)
+        ]
+    )
     return [rows.step(frame) for frame in codes]
 
 
@@ -90,7 +100,10 @@ def test_weights_are_those_of_the_recording() -> None:
 
 def test_sizes_are_those_of_the_recording() -> None:
     """The tiny models have the recorded numbers of tensors and values."""
-    for weights, tensors, values in ((_stt_weights(), 23, 116_864), (_mimi_weights(), 126, 110_781)):
+    for weights, tensors, values in (
+        (_stt_weights(), 23, 116_864),
+        (_mimi_weights(), 126, 110_781),
+    ):
         assert len(weights) == tensors
         assert sum(math.prod(weight.shape) for weight in weights.values()) == values
 

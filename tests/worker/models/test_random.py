@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dsmops.facts import DType
+from dsmops.dtypes import DType
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.random import random_tts
-from dsmops.worker.runtime.tts_engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
 from tests.support.networks import CPU, MIMI_BODY, tts_config
 
 
@@ -18,7 +18,10 @@ from tests.support.networks import CPU, MIMI_BODY, tts_config
 def test_a_random_speaker_speaks(dtype: DType, n_q: int | None) -> None:
     """It generates as many codebooks as asked for, with logits of about unit size and sound, in every dtype; a seed repeats it."""
     shape = tts_config().shape
-    models = [random_tts(shape, CPU, dtype, n_q=n_q, mimi=MimiConfig.from_json(MIMI_BODY)) for _ in range(2)]
+    models = [
+        random_tts(shape, CPU, dtype, n_q=n_q, mimi=MimiConfig.from_json(MIMI_BODY))
+        for _ in range(2)
+    ]
     assert torch.equal(models[0].lm.depformer.heads, models[1].lm.depformer.heads)
     assert (models[0].codebooks, models[0].dtype) == (n_q or 4, dtype)
     engine = TtsEngine(models[0], 1)

@@ -14,7 +14,16 @@ from torch import Tensor
 from dsmops.worker.models.mimi import MimiDecoder, MimiEncoder
 from dsmops.worker.models.state import RowState
 from dsmops.worker.models.stt_lm import SttLm
-from tests.support.networks import CPU, LmRows, every_row, load_lm, load_mimi, tiny_stt_weights, write_mimi, write_stt
+from tests.support.networks import (
+    CPU,
+    LmRows,
+    every_row,
+    load_lm,
+    load_mimi,
+    tiny_stt_weights,
+    write_mimi,
+    write_stt,
+)
 from tests.support.tolerances import LOGITS, MIMI
 
 SLOTS, STEPS, FRAME = 5, 48, 96
@@ -82,23 +91,38 @@ class Plan:
     @classmethod
     def random(cls, seed: int, *, poison: bool) -> Plan:
         chance = random.Random(seed)
-        # One slot idles through the first ten steps; one is never reset, and so goes round its ring several times.
-        masks = [[chance.random() < 0.7 and (slot > 0 or step >= 10) for slot in range(SLOTS)] for step in range(STEPS)]
-        resets = [[slot for slot in range(1, SLOTS) if step and chance.random() < 0.06] for step in range(STEPS)]
+        # One slot idles through the first ten steps; one is never reset, and so goes round its ring
+        # several times.
+        masks = [
+            [chance.random() < 0.7 and (slot > 0 or step >= 10) for slot in range(SLOTS)]
+            for step in range(STEPS)
+        ]
+        resets = [
+            [slot for slot in range(1, SLOTS) if step and chance.random() < 0.06]
+            for step in range(STEPS)
+        ]
         poisoned = [
-            [poison and (not masks[step][slot] or (slot > 1 and chance.random() < 0.05)) for slot in range(SLOTS)] for step in range(STEPS)
+            [
+                poison and (not masks[step][slot] or (slot > 1 and chance.random() < 0.05))
+                for slot in range(SLOTS)
+            ]
+            for step in range(STEPS)
         ]
         return cls(resets, masks, poisoned)
 
 
-def _follow(plan: Plan, together: Stream, alone: list[Stream], inputs: Tensor, poisons: Tensor, atol: float) -> int:
+def _follow(
+    plan: Plan, together: Stream, alone: list[Stream], inputs: Tensor, poisons: Tensor, atol: float
+) -> int:
     """Run `together` by the plan and every slot in a stream of its own; return how many outputs were compared."""
     compared, spoilt = 0, [False] * SLOTS
     for step in range(STEPS):
         if plan.resets[step]:
             together.reset(plan.resets[step])
         mask, poisoned = torch.tensor(plan.masks[step]), torch.tensor(plan.poisoned[step])
-        given = torch.where(poisoned.view(-1, *(1,) * (inputs.dim() - 2)), poisons[step], inputs[step])
+        given = torch.where(
+            poisoned.view(-1, *(1,) * (inputs.dim() - 2)), poisons[step], inputs[step]
+        )
         outputs = together.step(given, mask)
         for slot in range(SLOTS):
             if slot in plan.resets[step]:
@@ -139,33 +163,61 @@ def test_language_model(stt_file: Path, dtype: torch.dtype, seed: int) -> None:
     poisons[..., 1] = POISON_CODE
     lm = load_lm(stt_file, dtype=dtype)
     alone: list[Stream] = [Spoken(lm, 1) for _ in range(SLOTS)]
-    assert _follow(Plan.random(seed, poison=True), Spoken(lm, SLOTS), alone, inputs, poisons, LOGITS[dtype]) > STEPS
+    assert (
+        _follow(
+            Plan.random(seed, poison=True), Spoken(lm, SLOTS), alone, inputs, poisons, LOGITS[dtype]
+        )
+        > STEPS
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_mimi_encoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
     """Latents of a slot among others are those of the slot alone, whatever PCM idle rows hold: NaN, infinity, the largest floats."""
-    inputs = 0.5 * torch.randn(STEPS, SLOTS, 1, FRAME, generator=torch.Generator().manual_seed(seed))
-    poisons = torch.tensor(POISONS)[torch.arange(STEPS) % len(POISONS)].view(-1, 1, 1, 1).expand_as(inputs)
+    inputs = 0.5 * torch.randn(
+        STEPS, SLOTS, 1, FRAME, generator=torch.Generator().manual_seed(seed)
+    )
+    poisons = (
+        torch.tensor(POISONS)[torch.arange(STEPS) % len(POISONS)]
+        .view(-1, 1, 1, 1)
+        .expand_as(inputs)
+    )
     alone: list[Stream] = [Encoded(mimi[0], 1) for _ in range(SLOTS)]
-    assert _follow(Plan.random(seed, poison=True), Encoded(mimi[0], SLOTS), alone, inputs, poisons, MIMI) > STEPS
+    assert (
+        _follow(
+            Plan.random(seed, poison=True), Encoded(mimi[0], SLOTS), alone, inputs, poisons, MIMI
+        )
+        > STEPS
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_mimi_decoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
     """PCM of a slot among others is that of the slot alone."""
     generator = torch.Generator().manual_seed(seed)
-    inputs, garbage = (torch.randint(32, (STEPS, SLOTS, 8, 1), generator=generator) for _ in range(2))
+    inputs, garbage = (
+        torch.randint(32, (STEPS, SLOTS, 8, 1), generator=generator) for _ in range(2)
+    )
     alone: list[Stream] = [Decoded(mimi[1], 1) for _ in range(SLOTS)]
-    assert _follow(Plan.random(seed, poison=True), Decoded(mimi[1], SLOTS), alone, inputs, garbage, MIMI) > STEPS
+    assert (
+        _follow(
+            Plan.random(seed, poison=True), Decoded(mimi[1], SLOTS), alone, inputs, garbage, MIMI
+        )
+        > STEPS
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_choices_are_the_same(tmp_path: Path, mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
+def test_choices_are_the_same(
+    tmp_path: Path, mimi: tuple[MimiEncoder, MimiDecoder], seed: int
+) -> None:
     """In float32 a slot among others hears the very codes and says the very words that it does alone, each word fed back to it."""
     plan, lm = Plan.random(seed, poison=False), load_lm(write_stt(tmp_path / "lm.safetensors"))
     pcm = 0.5 * torch.randn(STEPS, SLOTS, 1, FRAME, generator=torch.Generator().manual_seed(seed))
-    together, alone = _Listener(mimi[0], lm, SLOTS), [_Listener(mimi[0], lm, 1) for _ in range(SLOTS)]
+    together, alone = (
+        _Listener(mimi[0], lm, SLOTS),
+        [_Listener(mimi[0], lm, 1) for _ in range(SLOTS)],
+    )
     heard: list[list[int]] = [[] for _ in range(SLOTS)]
     for step in range(STEPS):
         mask = torch.tensor(plan.masks[step])
@@ -176,7 +228,9 @@ def test_choices_are_the_same(tmp_path: Path, mimi: tuple[MimiEncoder, MimiDecod
             if slot in plan.resets[step]:
                 alone[slot].reset([0])
             if mask[slot]:
-                assert torch.equal(outputs[slot], alone[slot].step(pcm[step, slot : slot + 1], every_row(1))[0])
+                assert torch.equal(
+                    outputs[slot], alone[slot].step(pcm[step, slot : slot + 1], every_row(1))[0]
+                )
                 heard[slot].append(int(outputs[slot, 0]))
     assert all(len(set(words)) > 5 for words in heard)
 

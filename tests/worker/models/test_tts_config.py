@@ -34,7 +34,12 @@ def test_published_model() -> None:
     """The published config gives the published dimensions, delays, guidance and names of voices."""
     config = TtsConfig.from_json(FULL_TTS_CONFIG_BODY)
     assert config.shape == MODELS["tts-1.6b-en_fr"].tts
-    assert (config.delay_steps, config.max_delay, config.second_stream_ahead, config.max_speakers) == (16, 2, 2, 5)
+    assert (
+        config.delay_steps,
+        config.max_delay,
+        config.second_stream_ahead,
+        config.max_speakers,
+    ) == (16, 2, 2, 5)
     assert config.delays == (0, *[2] * 31)
     assert config.cfg_values == (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
     assert config.distilled
@@ -50,7 +55,16 @@ def test_model_without_guidance() -> None:
     assert config.voice_suffix == ".safetensors"
 
 
-@pytest.mark.parametrize("key", ["depformer_causal", "depformer_context", "depformer_max_period", "tokenizer_name", "lm_gen_config"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "depformer_causal",
+        "depformer_context",
+        "depformer_max_period",
+        "tokenizer_name",
+        "lm_gen_config",
+    ],
+)
 def test_keys_without_effect(key: str) -> None:
     """Keys that change nothing in such a model are allowed."""
     assert TtsConfig.from_json(TTS_CONFIG_BODY | {key: 8}) == TtsConfig.from_json(TTS_CONFIG_BODY)
@@ -106,7 +120,11 @@ def test_keys_without_effect(key: str) -> None:
         ("fuser/sum", ["control"], ["fuser"]),
         ("fuser/sum", 5, ["fuser.sum"]),
         ("fuser/sum", ["cfg", 5], ["fuser.sum"]),
-        ("depformer_weights_per_step_schedule", [0, 1, 1, 10**10], ["depformer_weights_per_step_schedule"]),
+        (
+            "depformer_weights_per_step_schedule",
+            [0, 1, 1, 10**10],
+            ["depformer_weights_per_step_schedule"],
+        ),
         ("conditioners/cfg/lut/possible_values", ["nan"], ["'nan'"]),
         ("fuser/cross", [], ["fuser"]),
         ("fuser/cross_attention_pos_emb", False, ["fuser"]),

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, InputError
-from dsmops.facts import DType
 from dsmops.worker.models.loading import load_tts_lm
 from dsmops.worker.models.tts import load_tts
 from dsmops.worker.models.tts_lm import TtsLm
-from dsmops.worker.tiny import write_tiny_stt
-from dsmops.worker.tiny_tts import TinyTts, write_tiny_tts
+from dsmops.worker.tiny.stt import write_tiny_stt
+from dsmops.worker.tiny.tts import TinyTts, write_tiny_tts
 from tests.support.networks import CPU, random_weights, tts_config, write_tts
 
 ATTENTION = "depformer.layers.1.self_attn"
@@ -41,12 +41,17 @@ def _split(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             apart[name] = value
             continue
         parts = value.chunk(3) if name.startswith("depformer.") else [value]
-        apart |= {f"{packed[1]}.{packed[2]}_projs.{number}.weight": part.clone() for number, part in enumerate(parts)}
+        apart |= {
+            f"{packed[1]}.{packed[2]}_projs.{number}.weight": part.clone()
+            for number, part in enumerate(parts)
+        }
     return apart
 
 
 def _same(one: TtsLm, other: TtsLm) -> bool:
-    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    return all(
+        torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
+    )
 
 
 def test_spellings(tmp_path: Path) -> None:
@@ -101,16 +106,39 @@ def _put(name: str, value: Tensor) -> Callable[[dict[str, Tensor]], None]:
     ("change", "words"),
     [
         (_drop("depformer_in.2.weight"), ["missing: depformer_in.2.weight (32, 64)"]),
-        (_drop("depformer_text_emb.low_rank.weight"), ["missing: depformer_text_emb.low_rank.weight"]),
-        (_drop("condition_provider.conditioners.cfg.learnt_padding"), ["missing: condition_provider.conditioners.cfg.learnt_padding"]),
-        (_put("extra_heads.0.weight", torch.zeros(6, 64)), ["unexpected: extra_heads.0.weight (6, 64)"]),
-        (_put("linears.0.weight", torch.zeros(33, 32)), ["wrong: linears.0.weight is (33, 32), not (32, 32)"]),
-        (_put(f"{ATTENTION}.in_proj_weight", torch.zeros(96, 32)), [f"wrong: {ATTENTION}.in_proj_weight is (96, 32), not (288, 32)"]),
-        (_put(f"{ATTENTION}.in_projs.0.weight", torch.zeros(96, 32)), ["two names", f"{ATTENTION}.in_projs.0.weight"]),
-        (_put("linears.1.weight", torch.zeros(32, 32, dtype=torch.int32)), ["linears.1.weight is I32, not floating point"]),
+        (
+            _drop("depformer_text_emb.low_rank.weight"),
+            ["missing: depformer_text_emb.low_rank.weight"],
+        ),
+        (
+            _drop("condition_provider.conditioners.cfg.learnt_padding"),
+            ["missing: condition_provider.conditioners.cfg.learnt_padding"],
+        ),
+        (
+            _put("extra_heads.0.weight", torch.zeros(6, 64)),
+            ["unexpected: extra_heads.0.weight (6, 64)"],
+        ),
+        (
+            _put("linears.0.weight", torch.zeros(33, 32)),
+            ["wrong: linears.0.weight is (33, 32), not (32, 32)"],
+        ),
+        (
+            _put(f"{ATTENTION}.in_proj_weight", torch.zeros(96, 32)),
+            [f"wrong: {ATTENTION}.in_proj_weight is (96, 32), not (288, 32)"],
+        ),
+        (
+            _put(f"{ATTENTION}.in_projs.0.weight", torch.zeros(96, 32)),
+            ["two names", f"{ATTENTION}.in_projs.0.weight"],
+        ),
+        (
+            _put("linears.1.weight", torch.zeros(32, 32, dtype=torch.int32)),
+            ["linears.1.weight is I32, not floating point"],
+        ),
     ],
 )
-def test_of_no_use(tmp_path: Path, change: Callable[[dict[str, Tensor]], None], words: list[str]) -> None:
+def test_of_no_use(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], None], words: list[str]
+) -> None:
     """A missing, unexpected, misshapen, integer or doubled tensor is named with its shape."""
     weights = _weights()
     change(weights)
@@ -123,13 +151,27 @@ def test_of_no_use(tmp_path: Path, change: Callable[[dict[str, Tensor]], None], 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_drop(f"{ATTENTION}.in_projs.1.weight"), ["in parts, and not all", f"{ATTENTION}.in_projs.2.weight"]),
-        (_drop(f"{ATTENTION}.out_projs.2.weight"), [f"{ATTENTION}.out_proj.weight is (64, 32), not (96, 32)"]),
-        (_put(f"{ATTENTION}.in_projs.1.weight", torch.zeros(96, 31)), [f"wrong: {ATTENTION}.in_proj_weight is ()"]),
-        (_put(f"{ATTENTION}.in_projs.7.weight", torch.zeros(96, 32)), ["not all", "in_projs.7.weight"]),
+        (
+            _drop(f"{ATTENTION}.in_projs.1.weight"),
+            ["in parts, and not all", f"{ATTENTION}.in_projs.2.weight"],
+        ),
+        (
+            _drop(f"{ATTENTION}.out_projs.2.weight"),
+            [f"{ATTENTION}.out_proj.weight is (64, 32), not (96, 32)"],
+        ),
+        (
+            _put(f"{ATTENTION}.in_projs.1.weight", torch.zeros(96, 31)),
+            [f"wrong: {ATTENTION}.in_proj_weight is ()"],
+        ),
+        (
+            _put(f"{ATTENTION}.in_projs.7.weight", torch.zeros(96, 32)),
+            ["not all", "in_projs.7.weight"],
+        ),
     ],
 )
-def test_parts_of_no_use(tmp_path: Path, change: Callable[[dict[str, Tensor]], None], words: list[str]) -> None:
+def test_parts_of_no_use(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], None], words: list[str]
+) -> None:
     """A weight set that is missing, misshapen or too many is named."""
     weights = _split(_weights())
     change(weights)
@@ -147,7 +189,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyTts:
 def test_whole_model(tiny: TinyTts) -> None:
     """All files of a model load, with as many codebooks as asked for."""
     model = load_tts(tiny.files, device=CPU, dtype=DType.BF16, n_q=3)
-    assert (model.codebooks, model.frame_samples, model.dtype, model.device) == (3, 1920, DType.BF16, CPU)
+    assert (model.codebooks, model.frame_samples, model.dtype, model.device) == (
+        3,
+        1920,
+        DType.BF16,
+        CPU,
+    )
     assert model.config.voice_suffix == ".7e57da7a@1.safetensors"
     assert model.tokenizer.size == 320
 
@@ -163,7 +210,11 @@ def test_files_of_different_models(tiny: TinyTts, tmp_path: Path) -> None:
     """A language model of speech to text, or a codec or tokenizer of another model, is told apart."""
     listener = write_tiny_stt(tmp_path)
     for files, error, words in (
-        (replace(tiny.files, lm=listener.files.lm), CheckpointError, "does not hold the text-to-speech model"),
+        (
+            replace(tiny.files, lm=listener.files.lm),
+            CheckpointError,
+            "does not hold the text-to-speech model",
+        ),
         (replace(tiny.files, mimi=listener.files.lm), CheckpointError, "Mimi"),
         (replace(tiny.files, config=listener.model_config), InputError, "model_type"),
         (replace(tiny.files, tokenizer=tiny.files.lm), InputError, "SentencePiece"),

@@ -15,7 +15,12 @@ VALUES = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
 SIGNED = {"sig": "abcd1234", "epoch": "7"}
 
 
-def write(path: Path, values: np.ndarray = VALUES, metadata: dict[str, str] | None = None, name: str = "speaker_wavs") -> Path:
+def write(
+    path: Path,
+    values: np.ndarray = VALUES,
+    metadata: dict[str, str] | None = None,
+    name: str = "speaker_wavs",
+) -> Path:
     save_file({name: values}, path, metadata)
     return path
 
@@ -38,14 +43,21 @@ def test_a_voice_is_channels_by_frames(tmp_path: Path, metadata: dict[str, str] 
         (np.full(SHAPE, np.nan, np.float32), "speaker_wavs", "not finite"),
     ],
 )
-def test_what_is_no_voice_is_refused(tmp_path: Path, values: np.ndarray, name: str, message: str) -> None:
+def test_what_is_no_voice_is_refused(
+    tmp_path: Path, values: np.ndarray, name: str, message: str
+) -> None:
     """With what it is and what it should be."""
     with pytest.raises(InputError, match=message):
         read_voice(write(tmp_path / "me.safetensors", values, name=name), TALK)
 
 
-@pytest.mark.parametrize(("name", "metadata"), [("me.safetensors", {"sig": "abcd1234", "epoch": "8"}), ("me.wav.beef@7.safetensors", None)])
-def test_a_voice_of_another_model_is_refused(tmp_path: Path, name: str, metadata: dict[str, str] | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "metadata"),
+    [("me.safetensors", {"sig": "abcd1234", "epoch": "8"}), ("me.wav.beef@7.safetensors", None)],
+)
+def test_a_voice_of_another_model_is_refused(
+    tmp_path: Path, name: str, metadata: dict[str, str] | None
+) -> None:
     """It would sound like nobody; the error tells both models, from the metadata or the name."""
     with pytest.raises(CheckpointError, match="abcd1234@7") as refused:
         read_voice(write(tmp_path / name, metadata=metadata), TALK)
@@ -70,7 +82,9 @@ def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path) -> None:
 def test_values_from_elsewhere_are_checked_alike() -> None:
     """A voice that came over the wire, say: its shape, and that its numbers are finite."""
     require_voice(VALUES[0], TALK, name="it")
-    with pytest.raises(InputError, match=r"it has the shape \[1, 6, 5\], and a voice of this model \[6, 5\]"):
+    with pytest.raises(
+        InputError, match=r"it has the shape \[1, 6, 5\], and a voice of this model \[6, 5\]"
+    ):
         require_voice(VALUES, TALK, name="it")
     with pytest.raises(InputError, match="it holds numbers that are not finite"):
         require_voice(np.full(TALK.voice_shape, np.inf, np.float32), TALK, name="it")

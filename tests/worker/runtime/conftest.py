@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dsmops.facts import DType
-from dsmops.worker.models.config import SttConfig
+from dsmops.dtypes import DType
 from dsmops.worker.models.stt import SttModel, load_stt
-from dsmops.worker.tiny import TinyStt
+from dsmops.worker.models.stt_config import SttConfig
+from dsmops.worker.tiny.stt import TinyStt
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,19 +11,22 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from dsmops.config.plan import TimeBasis
 from dsmops.config.timing import find_profile
+from dsmops.devices import ComputeCapability, Device, Runtime
+from dsmops.dtypes import DType
 from dsmops.errors import DriverMissingError, InputError
-from dsmops.facts import ComputeCapability, Device, DType, Runtime
-from dsmops.flows import measure
-from dsmops.flows.serving import plan_model, profile_folder
 from dsmops.models import MODELS
+from dsmops.operations.configs import measuring as measure
+from dsmops.operations.configs.planning import plan_model, profile_folder
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime import measure as runtime_measure
 from dsmops.worker.runtime.measure import measure_steps
-from dsmops.worker.tiny import LM
-from dsmops.worker.tiny_tts import BODY
+from dsmops.worker.tiny.stt import LM
+from dsmops.worker.tiny.tts import BODY
 
 GIB = 2**30
-CARD = Device("A card", ComputeCapability(7, 5), 16 * GIB, 16 * GIB, 320_000_000_000, 0, 0, "GPU-1", "nvml")
+CARD = Device(
+    "A card", ComputeCapability(7, 5), 16 * GIB, 16 * GIB, 320_000_000_000, 0, 0, "GPU-1", "nvml"
+)
 TINY = replace(MODELS["stt-1b-en_fr"], lm=LM)
 SPEAKING = replace(MODELS["tts-1.6b-en_fr"], tts=TtsConfig.from_json(BODY).shape)
 
@@ -35,7 +38,11 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(runtime_measure, "_WARM_UP_STEPS", 0)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     steps = runtime_measure.measure_steps
-    monkeypatch.setattr(runtime_measure, "measure_steps", lambda *args, device_name, n_q: steps(*args, device_name="cpu", n_q=n_q))
+    monkeypatch.setattr(
+        runtime_measure,
+        "measure_steps",
+        lambda *args, device_name, n_q: steps(*args, device_name="cpu", n_q=n_q),
+    )
 
 
 def test_a_card_that_torch_does_not_see() -> None:
@@ -53,7 +60,10 @@ def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.Monk
     profile = find_profile(profile_folder(), ("A card", TINY.name, DType.F16, "embedded", None))
     assert profile is not None
     assert profile.points[0].batch_size == 1
-    assert plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16).time_basis is TimeBasis.MEASURED
+    assert (
+        plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16).time_basis
+        is TimeBasis.MEASURED
+    )
     assert plan_model(TINY, CARD, dtype=DType.F16).time_basis is TimeBasis.ESTIMATE
 
 
@@ -63,7 +73,10 @@ def test_a_speaking_models_profile_is_one_of_its_codebooks(monkeypatch: pytest.M
     plan = plan_model(SPEAKING, CARD, runtime=Runtime.EMBEDDED, n_q=4)
     path = measure.measure_profile(plan, SPEAKING)
     assert "4-codebooks" in path.name
-    bases = [plan_model(SPEAKING, CARD, runtime=Runtime.EMBEDDED, n_q=n_q).time_basis for n_q in (4, None)]
+    bases = [
+        plan_model(SPEAKING, CARD, runtime=Runtime.EMBEDDED, n_q=n_q).time_basis
+        for n_q in (4, None)
+    ]
     assert bases == [TimeBasis.MEASURED, TimeBasis.ESTIMATE]
 
 

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsmops.facts import DType
-from dsmops.worker.models.config import SttConfig
+from dsmops.dtypes import DType
 from dsmops.worker.models.stt import SttModel, load_lm
+from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
-from dsmops.worker.runtime.engine import SttEngine
 from dsmops.worker.runtime.numerics import Hearing, Stage, compare, encode, hear
-from dsmops.worker.tiny import LM, TinyStt
+from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.tiny.stt import LM, TinyStt
 from tests.support.tolerances import LOGITS
 
 CPU = torch.device("cpu")
@@ -48,7 +48,13 @@ def original(model: SttModel, codes: Tensor) -> Hearing:
     return hear(model.lm, codes)
 
 
-def spoilt(tiny_stt: TinyStt, config: SttConfig, folder: Path, dtype: DType, **values: tuple[tuple[int, ...], float]) -> SttLm:
+def spoilt(
+    tiny_stt: TinyStt,
+    config: SttConfig,
+    folder: Path,
+    dtype: DType,
+    **values: tuple[tuple[int, ...], float],
+) -> SttLm:
     """Load the tiny model with single weights changed; `__` in a name stands for a dot, and names without a layer belong to `LAYER`."""
     weights = load_file(tiny_stt.files.lm)
     for name, (at, value) in values.items():
@@ -59,39 +65,60 @@ def spoilt(tiny_stt: TinyStt, config: SttConfig, folder: Path, dtype: DType, **v
     return load_lm(path, config, device=CPU, dtype=dtype)
 
 
-def test_the_tokens_are_those_that_an_engine_serves(model: SttModel, pcm: Tensor, codes: Tensor, original: Hearing) -> None:
+def test_the_tokens_are_those_that_an_engine_serves(
+    model: SttModel, pcm: Tensor, codes: Tensor, original: Hearing
+) -> None:
     """Same codes, same alignment, same choices: what is judged here is what clients get."""
     engine = SttEngine(model, batch_size=1)
     tokens = []
     for number, frame in enumerate(pcm):
-        tokens.append(int(engine.step(frame[None, None], torch.ones(1, dtype=torch.bool)).text_tokens))
+        tokens.append(
+            int(engine.step(frame[None, None], torch.ones(1, dtype=torch.bool)).text_tokens)
+        )
         assert engine.codes[0].tolist() == codes[number].tolist()
         assert torch.allclose(engine.logits[0], original.logits[number], atol=LOGITS[torch.float32])
     assert tuple(tokens) == original.tokens
 
 
-def test_watching_leaves_the_network_as_it_was(model: SttModel, codes: Tensor, original: Hearing) -> None:
+def test_watching_leaves_the_network_as_it_was(
+    model: SttModel, codes: Tensor, original: Hearing
+) -> None:
     """No hook stays behind, and a second run gives the same."""
-    hooks = [hook for module in model.lm.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+    hooks = [
+        hook
+        for module in model.lm.modules()
+        for hook in (*module._forward_hooks, *module._forward_pre_hooks)
+    ]
     assert hooks == []
     again = hear(model.lm, codes)
     assert again.tokens == original.tokens
     assert again.readings == original.readings
 
 
-def test_each_layer_is_named_as_in_the_checkpoint_in_the_order_of_computing(original: Hearing) -> None:
+def test_each_layer_is_named_as_in_the_checkpoint_in_the_order_of_computing(
+    original: Hearing,
+) -> None:
     """The embedding first, four places a layer, the logits last; all finite, none untouched."""
     inside = [Stage.SCORES, Stage.ATTENTION, Stage.GATE, Stage.FEED_FORWARD]
-    layers = [(f"transformer.layers.{number}", stage) for number in range(LM.num_layers) for stage in inside]
+    layers = [
+        (f"transformer.layers.{number}", stage)
+        for number in range(LM.num_layers)
+        for stage in inside
+    ]
     assert [(reading.layer, reading.stage) for reading in original.readings] == [
         ("emb", Stage.EMBEDDING),
         *layers,
         ("text_linear", Stage.LOGITS),
     ]
-    assert all(reading.largest and not reading.non_finite and reading.first_non_finite_step is None for reading in original.readings)
+    assert all(
+        reading.largest and not reading.non_finite and reading.first_non_finite_step is None
+        for reading in original.readings
+    )
 
 
-def test_readings_are_the_largest_values_of_all_steps(model: SttModel, codes: Tensor, original: Hearing) -> None:
+def test_readings_are_the_largest_values_of_all_steps(
+    model: SttModel, codes: Tensor, original: Hearing
+) -> None:
     """The logits' reading is what the logits say, and attention scores grow with the queries."""
     assert original.readings[-1].largest == pytest.approx(float(original.logits.abs().max()))
     weights = model.lm.layers[0].self_attn.in_proj_weight
@@ -99,10 +126,14 @@ def test_readings_are_the_largest_values_of_all_steps(model: SttModel, codes: Te
     weights[: LM.d_model] *= 4
     louder = hear(model.lm, codes[:1])
     weights[: LM.d_model] = queries
-    assert louder.readings[1].largest == pytest.approx(4 * (hear(model.lm, codes[:1]).readings[1].largest or 0), rel=1e-5)
+    assert louder.readings[1].largest == pytest.approx(
+        4 * (hear(model.lm, codes[:1]).readings[1].largest or 0), rel=1e-5
+    )
 
 
-def test_the_same_model_told_its_own_text_gives_its_own_logits(model: SttModel, codes: Tensor, original: Hearing) -> None:
+def test_the_same_model_told_its_own_text_gives_its_own_logits(
+    model: SttModel, codes: Tensor, original: Hearing
+) -> None:
     """Both rows go the same way, and nothing is apart but the order of sums."""
     again = hear(model.lm, codes, told=original)
     error = compare(original, again)
@@ -114,7 +145,9 @@ def test_the_same_model_told_its_own_text_gives_its_own_logits(model: SttModel, 
 
 def test_text_that_was_told_is_heard(model: SttModel, codes: Tensor, original: Hearing) -> None:
     """With another text the logits are others, while the model left alone writes what it wrote."""
-    other = hear(model.lm, codes, told=replace(original, tokens=(LM.text_out_vocab_size - 1,) * FRAMES))
+    other = hear(
+        model.lm, codes, told=replace(original, tokens=(LM.text_out_vocab_size - 1,) * FRAMES)
+    )
     assert other.tokens == original.tokens
     assert (compare(original, other).rms or 0) > 0.1
 
@@ -124,7 +157,10 @@ def test_errors_of_16_bits_are_within_the_table(
     tiny_stt: TinyStt, config: SttConfig, codes: Tensor, original: Hearing, dtype: DType
 ) -> None:
     """The largest error is what the tolerances allow for logits of this size; f16 is nearer than bf16."""
-    error = compare(original, hear(load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, told=original))
+    error = compare(
+        original,
+        hear(load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, told=original),
+    )
     torch_dtype = {DType.F16: torch.float16, DType.BF16: torch.bfloat16}[dtype]
     assert error.max_abs is not None
     # The table is for logits up to 4; those of this model reach 17.
@@ -135,14 +171,25 @@ def test_errors_of_16_bits_are_within_the_table(
     ("weights", "stage"),
     [
         ({"self_attn__in_proj_weight": ((0,), BIG)}, Stage.SCORES),
-        ({"self_attn__in_proj_weight": ((2 * LM.d_model,), BIG), "self_attn__out_proj__weight": ((3, 0), BIG)}, Stage.ATTENTION),
+        (
+            {
+                "self_attn__in_proj_weight": ((2 * LM.d_model,), BIG),
+                "self_attn__out_proj__weight": ((3, 0), BIG),
+            },
+            Stage.ATTENTION,
+        ),
         ({"gating__linear_in__weight": ((0,), BIG)}, Stage.GATE),
         ({"gating__linear_out__weight": ((3,), BIG)}, Stage.FEED_FORWARD),
     ],
     ids=["scores", "attention", "gate", "feed-forward"],
 )
 def test_overflow_is_seen_where_it_begins(
-    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, weights: dict[str, tuple[tuple[int, ...], float]], stage: Stage
+    tiny_stt: TinyStt,
+    config: SttConfig,
+    codes: Tensor,
+    tmp_path: Path,
+    weights: dict[str, tuple[tuple[int, ...], float]],
+    stage: Stage,
 ) -> None:
     """Weights that all fit, activations that do not: in f16 the first place that is not finite is the one after them, and f32 has none."""
     seen = hear(spoilt(tiny_stt, config, tmp_path, DType.F16, **weights), codes)
@@ -154,7 +201,9 @@ def test_overflow_is_seen_where_it_begins(
     assert not any(reading.non_finite for reading in exact.readings)
 
 
-def test_what_is_not_finite_is_counted_from_its_first_step(tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path) -> None:
+def test_what_is_not_finite_is_counted_from_its_first_step(
+    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path
+) -> None:
     """A NaN in the row of one code comes up when that code is heard, a step after its frame."""
     code = int(codes[4, 0])
     step = codes[:, 0].tolist().index(code) + 1
@@ -164,13 +213,23 @@ def test_what_is_not_finite_is_counted_from_its_first_step(tiny_stt: TinyStt, co
     embedding = seen.readings[0]
     assert embedding.first_non_finite_step == step
     assert embedding.non_finite == codes[:-1, 0].tolist().count(code)
-    assert compare(hear(spoilt(tiny_stt, config, tmp_path, DType.F32), codes), seen).max_abs is not None
+    assert (
+        compare(hear(spoilt(tiny_stt, config, tmp_path, DType.F32), codes), seen).max_abs
+        is not None
+    )
 
 
-def test_nothing_finite_gives_no_error(tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, original: Hearing) -> None:
+def test_nothing_finite_gives_no_error(
+    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, original: Hearing
+) -> None:
     """Where every logit is NaN there is no figure, and no zero that looks like a good one."""
     lm = spoilt(tiny_stt, config, tmp_path, DType.F32, out_norm__alpha=((0, 0, 0), float("nan")))
     seen = hear(lm, codes, told=original)
     error = compare(original, seen)
-    assert (error.max_abs, error.rms, error.relative_rms, error.same_choice_share) == (None, None, None, 0)
+    assert (error.max_abs, error.rms, error.relative_rms, error.same_choice_share) == (
+        None,
+        None,
+        None,
+        0,
+    )
     assert seen.readings[-1].largest is None

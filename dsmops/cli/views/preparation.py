@@ -1,0 +1,86 @@
+"""A preparation as people read it: what was done with each part, what it lost, what to run next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsmops.checkpoint import ConversionReport
+from dsmops.cli.views.config import view_findings
+from dsmops.config.lint import LintReport
+from dsmops.findings import Severity
+from dsmops.operations.prepare import Outcome, PrepareReport, Step
+from dsmops.report import Block, Table
+from dsmops.units import counted, duration, size
+
+_WOULD = {
+    Step.DOWNLOAD: "would download",
+    Step.CONVERT: "would convert",
+    Step.WRITE: "would write",
+    Step.CHANGE: "would change",
+}
+_DID = {
+    Step.DOWNLOAD: "downloaded",
+    Step.CONVERT: "converted",
+    Step.WRITE: "written",
+    Step.CHANGE: "changed",
+}
+
+
+def show_preparation(report: PrepareReport) -> Iterator[Block]:
+    """Yield the parts, the batch size and why, the lint, and the next commands."""
+    yield f"{report.model} in {report.dtype.candle_name} for {report.device.label}"
+    words = _WOULD if report.outcome is Outcome.DRY_RUN else _DID
+    yield Table(
+        ["part", "", "size>", "where", ""],
+        [
+            [
+                part.name,
+                words.get(part.step, part.step.value),
+                size(part.size_bytes) if part.size_bytes else "",
+                part.where,
+                part.reason,
+            ]
+            for part in report.parts
+        ],
+    )
+    yield f"batch_size = {report.batch_size} (largest safe: {report.serving.batch_size}, limited by {report.serving.limited_by.value})"
+    if report.conversion is not None:
+        yield loss_line(report.conversion)
+    if report.config_diff:
+        yield report.config_diff
+    if report.lint is not None:
+        yield from _lint_lines(report.lint, report.config_path)
+    for note in report.notes:
+        yield f"note: {note}"
+    if report.outcome is Outcome.DRY_RUN:
+        yield "Dry run: nothing was downloaded or written."
+        return
+    if report.outcome is Outcome.UP_TO_DATE:
+        yield "Everything is up to date; nothing was done."
+    yield "Next:"
+    for command in report.next_commands:
+        yield f"  {command}"
+
+
+def _lint_lines(lint: LintReport, path: Path) -> Iterator[Block]:
+    """Yield the errors in full, and how much more there is to know."""
+    errors, warnings, notes = (lint.count(severity) for severity in Severity)
+    yield f"lint: {counted(errors, 'error')}, {counted(warnings, 'warning')}, {counted(notes, 'note')}"
+    yield from view_findings(
+        str(path), [finding for finding in lint.findings if finding.severity is Severity.ERROR]
+    )
+
+
+def loss_line(conversion: ConversionReport) -> str:
+    """Return how long the conversion took and what it did to the values."""
+    totals = conversion.losses.totals
+    return (
+        f"converted in {duration(conversion.elapsed_s)}: of {totals.elements:,} values {totals.overflowed:,} are beyond the range, "
+        f"{totals.underflowed:,} became zero, {totals.rounded:,} were rounded; the rest is exact"
+        + (
+            f"\nwarning: the source holds {totals.nan:,} NaN and {totals.infinite:,} infinite values"
+            if totals.nan or totals.infinite
+            else ""
+        )
+    )

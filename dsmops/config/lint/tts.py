@@ -1,0 +1,157 @@
+"""Rules about Py modules, which speak through the server's embedded Python script: what the script takes and then fails at.
+
+The model's own config.json says how many codebooks and which guidance there are. Where it is not at
+hand, the one released model counts.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from dsmops.config.lint.lax import lax_integer, lax_number
+from dsmops.config.lint.report import Findings, finding
+from dsmops.config.lint.subject import LintFacts
+from dsmops.config.load import Config
+from dsmops.config.modules import FileRole, Module, modules
+from dsmops.config.schema import U32_MAX
+from dsmops.config.values import HUB_SNAPSHOT, resolve
+
+_CODEBOOKS = 32
+_CFG_VALUES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+"""What kyutai/tts-1.6b-en_fr was distilled with."""
+_FIRST_TOKEN = 1
+"""Begins the main speaker's text; 2 would be the other speaker's."""
+_VOICE_SUFFIX = ".safetensors"
+
+
+def codebooks(config: Config, facts: LintFacts) -> Findings:
+    """Report numbers of codebooks that the model does not have."""
+    for module in speaking(config):
+        n_q, most = (
+            lax_integer(_py(module).get("n_q")),
+            _most_codebooks(model_config(module, facts)),
+        )
+        if n_q is not None and not 1 <= n_q <= most:
+            message = (
+                f"n_q is {n_q}, and the model generates 1 to {most} codebooks: the script fails"
+            )
+            yield finding(
+                config,
+                "bad-n-q",
+                module.where("py", "n_q"),
+                message,
+                f"Use {most} for the best sound; fewer are faster.",
+            )
+
+
+def guidance(config: Config, facts: LintFacts) -> Findings:
+    """Report guidance that the model was not trained with."""
+    for module in speaking(config):
+        cfg, known = (
+            lax_number(_py(module).get("cfg_coef")),
+            _cfg_values(model_config(module, facts)),
+        )
+        # The script writes it with one digit behind the point.
+        if cfg is not None and known and round(cfg, 1) not in known:
+            listed = ", ".join(f"{value:g}" for value in known)
+            message = (
+                f"cfg_coef is {cfg:g}, and the model knows {listed} only: the script fails at load"
+            )
+            yield finding(
+                config,
+                "bad-cfg",
+                module.where("py", "cfg_coef"),
+                message,
+                "2 is what Kyutai serves with.",
+            )
+
+
+def first_token(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report a text that would begin with another token than in training."""
+    for module in speaking(config):
+        token = module.whole("text_bos_token")
+        if token is not None and token != _FIRST_TOKEN and token <= U32_MAX:
+            message = f"text_bos_token is {token}: the released model's texts begin with {_FIRST_TOKEN}, the main speaker's mark"
+            yield finding(
+                config,
+                "bos-token",
+                module.where("text_bos_token"),
+                message,
+                f"Write text_bos_token = {_FIRST_TOKEN}.",
+            )
+
+
+def default_voice(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+    """Report a default voice that is no name of one."""
+    for module in speaking(config):
+        voice = module.text("py", "default_voice")
+        if voice is None:
+            continue
+        name = posixpath.normpath(voice)
+        if (
+            not voice
+            or voice.startswith(("/", "~", "hf://", HUB_SNAPSHOT))
+            or name.split("/")[0] == ".."
+        ):
+            message = f"default_voice = {voice!r} is no name within voice_folder"
+            hint = "Name it by its path from there, as unmute-prod-website/default_voice.wav."
+        elif voice.endswith(_VOICE_SUFFIX):
+            message = f"default_voice = {voice!r} ends as its file does; voices are called by what stands before the model's suffix"
+            hint = "Leave out what follows the recording's own name, as in unmute-prod-website/default_voice.wav."
+        else:
+            continue
+        yield finding(config, "bad-voice", module.where("py", "default_voice"), message, hint)
+
+
+def speaking(config: Config) -> tuple[Module, ...]:
+    """Return the modules that the embedded script for speech serves, and not one of the operator's own."""
+    return tuple(module for module in modules(config) if module.kind == "Py" and module.py_keys)
+
+
+def model_config(module: Module, facts: LintFacts) -> Mapping[str, Any] | None:
+    """Return the model's own config.json where the module names one and it was read."""
+    path = module.text("py", "config_path")
+    fact = (
+        None
+        if path is None
+        else facts.files.get((resolve(path, facts.environ).text, FileRole.MODEL_CONFIG))
+    )
+    return fact.values if fact else None
+
+
+def is_released(module: Module, facts: LintFacts) -> bool:
+    """Return whether a module serves the released model, as far as one can see."""
+    own = model_config(module, facts)
+    return own is None or (own.get("dim"), own.get("num_layers"), own.get("dep_q")) == (
+        2048,
+        16,
+        _CODEBOOKS,
+    )
+
+
+def codebooks_of(module: Module, most: int = _CODEBOOKS) -> int | None:
+    """Return how many codebooks a module generates, None for a number that a model with `most` of them has not."""
+    found = lax_integer(_py(module).get("n_q", module.py_keys["n_q"].default))
+    return found if found is not None and 1 <= found <= most else None
+
+
+def _py(module: Module) -> Mapping[str, Any]:
+    return module.subtable("py") or {}
+
+
+def _most_codebooks(own: Mapping[str, Any] | None) -> int:
+    most = (own or {}).get("dep_q", _CODEBOOKS)
+    return most if type(most) is int else _CODEBOOKS
+
+
+def _cfg_values(own: Mapping[str, Any] | None) -> tuple[float, ...]:
+    """Return the values of the model's cfg conditioner, none where it has no such conditioner or nobody can read them."""
+    if own is None:
+        return _CFG_VALUES
+    value: Any = own
+    for key in ("conditioners", "cfg", "lut", "possible_values"):
+        value = value.get(key) if isinstance(value, dict) else None
+    found = [lax_number(item) for item in value] if isinstance(value, list) else []
+    return tuple(number for number in found if number is not None)

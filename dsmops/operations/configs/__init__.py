@@ -1,0 +1,1 @@
+"""Plan, measure, check and write moshi-server configs."""

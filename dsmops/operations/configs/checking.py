@@ -1,0 +1,165 @@
+"""`check-config`: look at what a config names, the hub's cache and the device, then let the lint judge. Downloads nothing."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsmops.checkpoint import read_header
+from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, LintReport, lint
+from dsmops.config.load import Config, read_config
+from dsmops.config.modules import FileRole, file_references
+from dsmops.config.schema import ServerVersion
+from dsmops.config.tokenizer import count_pieces
+from dsmops.devices import Device
+from dsmops.errors import DsmopsError, SourceError
+from dsmops.files import os_errors
+from dsmops.findings import Severity
+from dsmops.hub import in_cache, parse_source
+from dsmops.operations.models.files import read_json
+
+_MAX_TOKENIZER_BYTES = 4 << 20
+"""The published ones are 60 to 140 kB."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedConfig:
+    """The findings of one file."""
+
+    path: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigCheck:
+    """The findings of every file, in the order they were named, and what they were judged for; None was not judged."""
+
+    files: tuple[CheckedConfig, ...]
+    device: Device | None
+    server_version: str | None
+    addr: str | None
+    errors: int
+    warnings: int
+    notes: int
+
+    def is_clean(self, *, strict: bool) -> bool:
+        """Return whether there are no errors, and with `strict` no warnings either."""
+        return not self.errors and not (strict and self.warnings)
+
+
+def check_files(
+    paths: Sequence[Path],
+    *,
+    device: Device | None = None,
+    server_version: ServerVersion | None = None,
+    addr: str | None = None,
+) -> ConfigCheck:
+    """Lint every file for what is known of its server.
+
+    Raises:
+        ConfigError, InputError: a file is no readable TOML, or no file; none is judged then.
+    """
+    configs = [read_config(path) for path in paths]
+    reports = [
+        lint_config(config, device=device, server_version=server_version, addr=addr)
+        for config in configs
+    ]
+    errors, warnings, notes = (
+        sum(report.count(severity) for report in reports) for severity in Severity
+    )
+    return ConfigCheck(
+        files=tuple(
+            CheckedConfig(config.path, report.findings)
+            for config, report in zip(configs, reports, strict=True)
+        ),
+        device=device,
+        server_version=str(server_version) if server_version else None,
+        addr=addr,
+        errors=errors,
+        warnings=warnings,
+        notes=notes,
+    )
+
+
+def lint_config(
+    config: Config,
+    *,
+    device: Device | None = None,
+    server_version: ServerVersion | None = None,
+    addr: str | None = None,
+) -> LintReport:
+    """Lint one config, with the files it names as this machine and this environment have them."""
+    found: dict[tuple[str, FileRole], FileFact] = {}
+    for reference in file_references(config, os.environ):
+        name, role = reference.value.text, reference.role
+        if (name, role) not in found:
+            found[name, role] = (
+                _hub_file(name, role) if reference.value.is_hub else _local_file(name, role)
+            )
+    return lint(
+        config,
+        LintFacts(
+            environ=os.environ, files=found, device=device, server_version=server_version, addr=addr
+        ),
+    )
+
+
+def _hub_file(name: str, role: FileRole) -> FileFact:
+    try:
+        path = in_cache(parse_source(name))
+    except SourceError:
+        path = None  # the lint itself says what is wrong with the name
+    return FileFact(FileState.NOT_CACHED) if path is None else _local_file(str(path), role)
+
+
+def _local_file(name: str, role: FileRole) -> FileFact:
+    path = Path(name)
+    try:
+        exists, is_file, is_folder = path.exists(), path.is_file(), path.is_dir()
+    except (OSError, ValueError):  # a name too long, or with a NUL in it
+        exists = is_file = is_folder = False
+    if role is FileRole.VOICES:
+        return FileFact(FileState.PRESENT if path.expanduser().is_dir() else FileState.MISSING)
+    if role is FileRole.VOICE:
+        return FileFact(FileState.PRESENT if _is_voice(path.expanduser()) else FileState.MISSING)
+    if not (exists and name):
+        return FileFact(FileState.MISSING)
+    if role is FileRole.OTHER:
+        return FileFact(FileState.PRESENT)
+    if not is_file:
+        return FileFact(
+            FileState.PRESENT, problem="it is a folder" if is_folder else "it is a pipe or a device"
+        )
+    try:
+        if role is FileRole.TOKENIZER:
+            return _tokenizer(path)
+        if role is FileRole.MODEL_CONFIG:
+            return FileFact(FileState.PRESENT, values=read_json(path))
+        header = read_header(path)
+    except DsmopsError as exc:
+        return FileFact(FileState.PRESENT, problem=exc.message)
+    return FileFact(
+        FileState.PRESENT,
+        tensors={name: (tensor.dtype, tensor.shape) for name, tensor in header.tensors.items()},
+    )
+
+
+def _is_voice(path: Path) -> bool:
+    """Whether a voice of this name is there: the file itself, or one with a model's suffix behind its name."""
+    return path.is_file() or (
+        path.parent.is_dir() and any(path.parent.glob(f"{glob.escape(path.name)}.*safetensors"))
+    )
+
+
+def _tokenizer(path: Path) -> FileFact:
+    with os_errors(path), path.open("rb") as file:
+        data = file.read(_MAX_TOKENIZER_BYTES + 1)
+    if len(data) > _MAX_TOKENIZER_BYTES:
+        return FileFact(FileState.PRESENT, problem="it is larger than any tokenizer")
+    pieces = count_pieces(data)
+    return FileFact(
+        FileState.PRESENT, pieces=pieces, problem="" if pieces else "its content is something else"
+    )

@@ -1,0 +1,165 @@
+"""`make-config`: a plan for a card rendered into a template, with the lint's opinion of the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from dsmops.config.lint import LintReport
+from dsmops.config.lint.tts import codebooks_of
+from dsmops.config.load import Config, parse_config, read_config
+from dsmops.config.plan import ServingPlan, config_runtime
+from dsmops.config.presets import described_model, find_template, is_shipped, speaking_module
+from dsmops.config.render import masked_diff, render, retitle
+from dsmops.config.schema import ServerVersion
+from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
+from dsmops.devices import Device
+from dsmops.dtypes import DType
+from dsmops.errors import InputError
+from dsmops.files import write_text_atomically
+from dsmops.models import PublishedModel
+from dsmops.operations.configs.checking import lint_config
+from dsmops.operations.configs.planning import find_model, plan_model
+
+DEFAULT_MODEL = "stt-1b-en_fr"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRequest:
+    """What was asked for; None means: as follows from the card, the model or the template.
+
+    `template` is a file or the name of a ready config; `model` chooses the ready one where no
+    template is named.
+    """
+
+    model: str | None = None
+    template: str | None = None
+    lm_model_file: str | None = None
+    dtype: DType | None = None
+    batch_size: int | None = None
+    context: int | None = None
+    api_key: str | None = None
+    server_version: ServerVersion | None = None
+    addr: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeConfig:
+    """A rendered config. `plan` is None where dtype and batch size were both given and no device was asked about.
+
+    `before` is what is at the target already, `change` the difference to it, without API keys.
+    """
+
+    text: str
+    before: Config | None
+    change: str
+    plan: ServingPlan | None
+    lint: LintReport
+
+
+class Outcome(StrEnum):
+    """What became of a made config."""
+
+    PRINTED = "printed"
+    WRITTEN = "written"
+    UNCHANGED = "unchanged"
+    DRY_RUN = "dry run"
+    REFUSED = "refused by the lint"
+
+
+def make_config(
+    request: ConfigRequest, device: Device | None, *, target: Path | None = None
+) -> MadeConfig:
+    """Render a config for `device`; nothing is written. A key of a config that is already at `target` is kept, else one is made.
+
+    `device` may be None when the request has both dtype and batch size.
+
+    Raises:
+        InputError: a model, template or value that cannot be used.
+    """
+    if request.template is not None and request.model is not None:
+        raise InputError(
+            "--model and --template exclude each other",
+            hint="The template says which model it is for.",
+            code="config.two_models",
+        )
+    template = read_config(
+        find_template(request.template or find_model(request.model or DEFAULT_MODEL).preset)
+    )
+    model = described_model(template)
+    plan = _plan(template, model, device, request) if device is not None else None
+    before = read_config(target) if target is not None and target.exists() else None
+    settings = serving_settings(
+        template,
+        model,
+        plan,
+        dtype=request.dtype,
+        batch_size=request.batch_size,
+        api_key=request.api_key,
+        kept_keys=keys_to_keep(before),
+    )
+    text = render(
+        template.text,
+        replace(settings, lm_model_file=request.lm_model_file, context=request.context),
+    )
+    if is_shipped(template):
+        title = planned_title(
+            model,
+            plan.dtype if plan else request.dtype,
+            plan.device.label if plan else None,
+            "make-config",
+        )
+        text = retitle(text, title)
+    config = parse_config(text, path=str(target or "<stdout>"))
+    return MadeConfig(
+        text=text,
+        before=before,
+        change=masked_diff(before, config) if before else "",
+        plan=plan,
+        lint=lint_config(
+            config, device=device, server_version=request.server_version, addr=request.addr
+        ),
+    )
+
+
+def _plan(
+    template: Config, model: PublishedModel, device: Device, request: ConfigRequest
+) -> ServingPlan:
+    speaking = speaking_module(template)
+    return plan_model(
+        model,
+        device,
+        runtime=config_runtime(model, device, request.dtype),
+        dtype=request.dtype,
+        context=request.context,
+        n_q=codebooks_of(speaking) if speaking else None,
+    )
+
+
+def place_config(
+    made: MadeConfig, target: Path | None, *, strict: bool, dry_run: bool, force: bool
+) -> Outcome:
+    """Write a made config where it belongs, a new one readable by its owner only, and return what became of it.
+
+    A file with lint errors (with `strict`, warnings) is never written.
+
+    Raises:
+        InputError: another config is there, and `force` was not given.
+    """
+    if target is None:
+        return Outcome.PRINTED
+    if not made.lint.is_clean(strict=strict):
+        return Outcome.REFUSED
+    if made.before is not None and made.before.text == made.text:
+        return Outcome.UNCHANGED
+    if dry_run:
+        return Outcome.DRY_RUN
+    if made.before is not None and not force:
+        raise InputError(
+            f"{target} is there already and differs",
+            hint="See how with --dry-run; replace it with --force, or name another --output.",
+            code="config.exists",
+        )
+    write_text_atomically(target, made.text, private=made.before is None)
+    return Outcome.WRITTEN

@@ -1,0 +1,154 @@
+"""Recent logs: known failures in them, those since the server's last start before those from earlier."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsmops.config.values import resolve
+from dsmops.errors import DsmopsError
+from dsmops.files import os_errors, require_file
+from dsmops.logs import decompressed, parse
+from dsmops.logs.failures import FAILURES, FailureSeen, scan
+from dsmops.logs.sources import MAGIC_BYTES, is_compressed
+from dsmops.operations.doctor.findings import Finding, Level, finding, ok
+from dsmops.operations.doctor.site import Site
+from dsmops.units import counted, size
+
+_MOST_FILES = 5
+_MOST_BYTES = 8 << 20
+"""Of a longer log the end is read: hours of one stream, and a tenth of a second of work."""
+_MOST_PARSED_LINES = 10_000
+_NAME = re.compile(r"log\.(?!smoke-test\.)[^/]+|[^/]+\.log(?:\.\d+)?")
+"""Without those of smoke tests: they were judged there, and hold failures that the test brought about on purpose."""
+_STARTED = re.compile(
+    rb'^[^"\n]*main\.rs(?:\x1b\[\d*m|[\d: ])*(?:build_info|starting worker)', re.MULTILINE
+)
+"""The first lines of a server. What clients say stands in quotes, and cannot pass for them."""
+_FOLDERS = (Path("logs"), Path("logs", "moshi-logs", "raw"))
+
+
+def logs(site: Site) -> Iterator[Finding]:
+    """Report known failures in the logs that were named, or in the newest ones of the usual folders."""
+    folders, files = _places(site)
+    if not files:
+        yield finding(
+            "log-none",
+            Level.NOTE,
+            f"no log in {', '.join(map(str, folders))}",
+            unseen="what went wrong before; name a log with --log",
+        )
+    for path in files:
+        try:
+            yield from _log(path, named=path in site.scope.logs)
+        except DsmopsError as exc:
+            level = Level.ERROR if path in site.scope.logs else Level.WARNING
+            yield finding(
+                "log-unreadable",
+                level,
+                f"a log cannot be read: {exc.message}",
+                fix=exc.hint,
+                unseen=f"what is in {path}",
+            )
+
+
+def _places(site: Site) -> tuple[list[Path], list[Path]]:
+    """Return the folders to look into, and the logs to read: every file that was named, and the newest of each folder."""
+    named = site.scope.logs
+    folders = [path for path in named if path.is_dir()]
+    if not named:
+        folders = [site.scope.folder / folder for folder in _FOLDERS]
+        values = (config.values.get("log_dir") for config in site.configs)
+        folders += [
+            site.scope.folder / resolve(value, os.environ).text
+            for value in values
+            if isinstance(value, str)
+        ]
+    folders = list(dict.fromkeys(folders))
+    newest = {path.resolve(): path for folder in folders for path in _newest(folder)}
+    return folders, [path for path in named if not path.is_dir()] + list(newest.values())
+
+
+def _newest(folder: Path) -> list[Path]:
+    return sorted(_logs_in(folder), key=lambda path: path.stat().st_mtime, reverse=True)[
+        :_MOST_FILES
+    ]
+
+
+def _logs_in(folder: Path) -> Iterator[Path]:
+    with os_errors(folder):
+        if folder.is_dir():
+            yield from (
+                path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_file()
+            )
+
+
+def _log(path: Path, *, named: bool) -> Iterator[Finding]:
+    data, is_end = _end_of(path)
+    started = max((match.start() for match in _STARTED.finditer(data)), default=0)
+    start = data.rfind(b"\n", 0, started) + 1
+    before, since = data[:start].split(b"\n"), data[start:].split(b"\n")
+    where = f"{path}, the last {size(_MOST_BYTES)}" if is_end else str(path)
+    now = {seen.name: seen for seen in scan(since)}
+    for seen in now.values():
+        yield _seen(seen, where, len(before) - 1, past=False)
+    earlier = [seen for seen in scan(before) if seen.name not in now]
+    for seen in earlier:
+        yield _seen(seen, where, 0, past=True)
+    if now or earlier:
+        return
+    if any(data.split()) and not any(
+        record.format != "text" for record in parse((before + since)[-_MOST_PARSED_LINES:])
+    ):
+        yield finding(
+            "log-foreign",
+            Level.WARNING if named else Level.NOTE,
+            f"{where}: no line of it is one that a server writes",
+            fix="Name the file that the server's output went to.",
+            unseen=f"what went wrong before: {path} is no server's log",
+        )
+    else:
+        yield ok(
+            "log",
+            f"{where}: no known failure",
+            counted(data.count(b"\n") + bool(data) - data.endswith(b"\n"), "line"),
+        )
+
+
+def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> Finding:
+    failure = FAILURES[seen.name]
+    # A key in a log stays there whatever the server does next.
+    over = past and not failure.is_secret
+    return finding(
+        seen.name,
+        Level.NOTE if over else Level.of(failure.severity),
+        f"{failure.meaning}" + ("; the server was started again since" if over else ""),
+        f"{where}, line {seen.line + lines_before}"
+        + (f", and {seen.count - 1:,} more" if seen.count > 1 else ""),
+        seen.evidence,
+        fix=failure.fix,
+    )
+
+
+def _end_of(path: Path) -> tuple[bytes, bool]:
+    """Return a log, decompressed, or the whole lines at its end where it is long, and whether it was.
+
+    Raises:
+        InputError: it is a pipe or a device, or damaged compressed data.
+        SourceError, FileAccessError: it is not there, or cannot be read.
+    """
+    require_file(path, "log")
+    with os_errors(path), path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        cut = size_bytes > _MOST_BYTES and not is_compressed(file.read(MAGIC_BYTES))
+        file.seek(size_bytes - _MOST_BYTES if cut else 0)
+        data = b""
+        for chunk in decompressed(file, str(path)):
+            data += chunk
+            if len(data) > 2 * _MOST_BYTES:
+                data, cut = data[-_MOST_BYTES:], True
+    if len(data) > _MOST_BYTES:
+        data, cut = data[-_MOST_BYTES:], True
+    return (data[data.find(b"\n") + 1 :] if cut else data), cut

@@ -1,0 +1,1 @@
+"""Where a model comes from: files, sources, voices, and loading them."""

@@ -1,0 +1,196 @@
+"""From the name of a speech-to-text model to a loaded one: a moshi-server config, a repository's `config.json`, the hub.
+
+What the server runs and what the embedded worker runs are described in two languages; both end here
+in one `SttSource`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsmops.config.load import read_config
+from dsmops.config.modules import Module, modules
+from dsmops.dtypes import DType
+from dsmops.errors import ConfigError, InputError
+from dsmops.extras import require_worker
+from dsmops.models import MODELS
+from dsmops.operations.models.files import (
+    Downloads,
+    file_names,
+    find_model_config,
+    locate,
+    read_json,
+    unusable,
+)
+from dsmops.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from dsmops.worker.models.stt import SttFiles, SttModel
+    from dsmops.worker.models.stt_config import SttConfig
+
+DEFAULT_MODEL = "stt-1b-en_fr"
+STT_MODULES = ("BatchedAsr", "Asr")
+# What the networks do; a TOML that says otherwise describes another network.
+_TRANSFORMER = {
+    "norm": "RmsNorm",
+    "gating": "silu",
+    "positional_embedding": "Rope",
+    "bias_ff": False,
+    "bias_attn": False,
+    "kv_repeat": 1,
+}
+_MOST_DELAY_STEPS = 750
+"""A minute. The published models write their text half a second or two and a half after they heard it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SttSource:
+    """A speech-to-text model that is at hand: where its files are and what they hold. `dtype` None: nobody has chosen one."""
+
+    name: str
+    files: SttFiles
+    config: SttConfig
+    dtype: DType | None
+
+
+def find_stt(
+    source: str,
+    *,
+    lm: Path | None = None,
+    progress: Progress = SILENT,
+) -> SttSource:
+    """Return the model that `source` names, its files downloaded where they were not here.
+
+    `source` is a moshi-server TOML, a folder with a `config.json`, such a file,
+    `hf://org/repo[@revision]`, or a published model's name. `lm` takes the place of its language
+    model's file, which is then not looked for. `progress` announces each download before it begins.
+
+    Raises:
+        SourceError: nothing is there, or it is none of these.
+        InputError, ConfigError: it does not describe a speech-to-text model that the embedded worker runs.
+        ExtraMissingError: the worker's libraries are not installed.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+    """
+    require_worker("transcribing")
+    if source in MODELS and MODELS[source].lm is None:
+        raise InputError(
+            f"{source} is a text-to-speech model",
+            hint=f"Transcribe with {DEFAULT_MODEL}.",
+            code="model.not_stt",
+        )
+    here = Downloads(progress)
+    found = find_model_config(
+        source, {model.name: model.hf_repo for model in MODELS.values() if model.lm}, here
+    )
+    if isinstance(found, Path):
+        return _from_toml(found, lm, here)
+
+    from dsmops.worker.models.stt import SttFiles
+    from dsmops.worker.models.stt_config import SttConfig
+
+    name, path, bring = found
+    body = read_json(path)
+    config = SttConfig.from_json(body)
+    names = file_names(name, body)
+    files = bring(names) if lm is None else [lm, *bring(names[1:])]
+    return SttSource(name, SttFiles(*files), config, None)
+
+
+def load_stt_source(
+    source: SttSource, *, dtype: DType | None = None, cpu: bool = False
+) -> SttModel:
+    """Load a model in `dtype`; by default in its source's, else in the one its device serves best, which is f32 on a CPU.
+
+    Raises:
+        CheckpointError, InputError: a file is not what the config describes.
+        GpuMemoryError, DeviceLostError: the device has no room, or failed.
+    """
+    from dsmops.worker.models.device import best_device, best_dtype
+    from dsmops.worker.models.stt import load_stt
+
+    device = best_device(cpu=cpu)
+    return load_stt(
+        source.files,
+        source.config,
+        device=device,
+        dtype=dtype or source.dtype or best_dtype(device),
+    )
+
+
+def _from_toml(path: Path, lm: Path | None, here: Downloads) -> SttSource:
+    found = [module for module in modules(read_config(path)) if module.kind in STT_MODULES]
+    if not found:
+        raise ConfigError(
+            f"no module of type {' or '.join(STT_MODULES)}",
+            path=str(path),
+            hint="`dsmops check-config` shows what a config serves.",
+        )
+    return _of_module(path, found[0], lm, here)
+
+
+def find_stt_module(path: Path, module: Module, *, progress: Progress = SILENT) -> SttSource:
+    """Return the model of one speech-to-text module of the config in `path`, its files downloaded; errors as for `find_stt`."""
+    return _of_module(path, module, None, Downloads(progress))
+
+
+def _of_module(path: Path, module: Module, lm: Path | None, here: Downloads) -> SttSource:
+    from dsmops.worker.models.stt import SttFiles
+
+    config = _server_config(path, module)
+    mimi, tokenizer = (
+        locate(path, module, key, here=here)
+        for key in ("audio_tokenizer_file", "text_tokenizer_file")
+    )
+    files = SttFiles(lm or locate(path, module, "lm_model_file", here=here), mimi, tokenizer)
+    override = module.text("dtype_override")
+    try:
+        return SttSource(
+            f"{path} [modules.{module.name}]",
+            files,
+            config,
+            None if override is None else DType.parse(override),
+        )
+    except ValueError as exc:
+        raise unusable(path, module, f"dtype_override = {override!r}") from exc
+
+
+def _server_config(path: Path, module: Module) -> SttConfig:
+    from dsmops.worker.models.stt_config import (
+        SttConfig,
+        check_heads,
+        finite_number,
+        whole_number,
+    )
+
+    shape = module.lm_shape()
+    transformer = module.subtable("model", "transformer") or {}
+    for key, wanted in _TRANSFORMER.items():
+        if transformer.get(key) != wanted:
+            raise unusable(
+                path,
+                module,
+                f"model.transformer.{key} = {transformer.get(key)!r}, and {wanted!r} is what STT models have",
+            )
+    for table in ("conditioners", "depformer"):
+        if module.subtable("model", table):
+            raise unusable(path, module, f"model.{table} is there, and STT models have none")
+    if shape is None:
+        raise unusable(path, module, "a dimension in its model is missing or no whole number")
+    try:
+        check_heads(shape.d_model, shape.num_heads)
+        whole_number(transformer, "context")
+        return SttConfig(
+            shape,
+            max_period=whole_number(transformer, "max_period", most=10**9),
+            text_delay_steps=whole_number(
+                module.table, "asr_delay_in_tokens", least=0, most=_MOST_DELAY_STEPS
+            ),
+            silence_prefix_s=next(
+                (model.silence_prefix_s for model in MODELS.values() if model.lm == shape), 0.0
+            ),
+            temperature=finite_number(module.table, "temperature", 0.0),
+        )
+    except ValueError as exc:
+        raise unusable(path, module, str(exc)) from exc

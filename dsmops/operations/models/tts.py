@@ -1,0 +1,306 @@
+"""From the name of a text-to-speech model to a loaded one: a moshi-server config, a repository's `config.json`, the hub.
+
+A moshi-server config has such a model served by a Python script; what that script is told in the
+table `py` is what counts here too. Its keys `log_folder` and `debug` say nothing to this worker,
+and `tokenizer` is for a script that does its own words.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsmops.config.load import read_config
+from dsmops.config.modules import Module, modules
+from dsmops.config.values import resolve
+from dsmops.dtypes import DType
+from dsmops.errors import (
+    CheckpointError,
+    ConfigError,
+    CredentialsError,
+    InputError,
+    RemoteError,
+    ResourceError,
+    SourceError,
+)
+from dsmops.extras import require_worker
+from dsmops.hub import parse_source
+from dsmops.models import MODELS
+from dsmops.operations.models.files import (
+    CONFIG_FILE,
+    Downloads,
+    file_names,
+    find_model_config,
+    locate,
+    read_json,
+    unusable,
+)
+from dsmops.operations.models.voices import DEFAULT_VOICE, PUBLISHED_VOICES, open_voices
+from dsmops.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from dsmops.audio import Samples
+    from dsmops.worker.models.tts import TtsFiles, TtsModel
+    from dsmops.worker.models.tts_config import TtsConfig
+    from dsmops.worker.runtime.tts.engine import SlotRequest
+    from dsmops.worker.runtime.tts.machine import Pacing
+
+DEFAULT_MODEL = "tts-1.6b-en_fr"
+TTS_MODULE = "Py"
+_SCRIPTS_VOICE, _SCRIPTS_FOLDER = "barack_demo.wav", "~/models/tts-voices"
+_SCRIPTS_CODEBOOKS = 24
+"""What the script takes where its table says nothing."""
+_KEPT_VOICES = 64
+"""Voices that a server keeps in memory, 256 kB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a model speaks where a request does not say: the table `py`, with the defaults of the script that reads it.
+
+    `n_q` None generates all codebooks. `voice_folder` is as `open_voices` takes it.
+    """
+
+    n_q: int | None = None
+    voice_folder: str = PUBLISHED_VOICES
+    default_voice: str = DEFAULT_VOICE
+    temperature: float = 0.6
+    cfg: float = 2.0
+    padding_bonus: float = 0.0
+    max_padding: int = 8
+    initial_padding: int = 2
+    final_padding: int = 4
+    padding_between: int = 1
+    interleaved_text_only: int = 2
+    cpu: bool = False
+
+    def request(self) -> SlotRequest:
+        """Return what a stream is opened with, voices and seed aside."""
+        from dsmops.worker.runtime.tts.engine import SlotRequest
+
+        return SlotRequest(
+            cfg=self.cfg, temperature=self.temperature, padding_bonus=self.padding_bonus
+        )
+
+    def pacing(self) -> Pacing:
+        from dsmops.worker.runtime.tts.machine import Pacing
+
+        return Pacing(
+            self.max_padding, self.initial_padding, self.final_padding, self.padding_between
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TtsSource:
+    """A text-to-speech model that is at hand: where its files are, what they hold, and how it speaks by default."""
+
+    name: str
+    files: TtsFiles
+    config: TtsConfig
+    manner: Manner = field(default_factory=Manner)
+
+
+def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
+    """Return the model that `source` names, its files downloaded where they were not here.
+
+    `source` is a moshi-server TOML, a folder with a `config.json`, such a file,
+    `hf://org/repo[@revision]`, or a published model's name. `progress` announces each
+    download before it begins.
+
+    Raises:
+        SourceError: nothing is there, or it is none of these.
+        InputError, ConfigError: it does not describe a text-to-speech model that the embedded worker runs.
+        ExtraMissingError: the worker's libraries are not installed.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+    """
+    require_worker("speaking")
+    if source in MODELS and MODELS[source].tts is None:
+        raise InputError(
+            f"{source} is a speech-to-text model",
+            hint=f"Speak with {DEFAULT_MODEL}.",
+            code="model.not_tts",
+        )
+    here = Downloads(progress)
+    found = find_model_config(
+        source, {model.name: model.hf_repo for model in MODELS.values() if model.tts}, here
+    )
+    if isinstance(found, Path):
+        return _from_toml(found, here)
+
+    from dsmops.worker.models.tts import TtsFiles
+    from dsmops.worker.models.tts_config import TtsConfig
+
+    name, path, bring = found
+    body = read_json(path)
+    config = TtsConfig.from_json(body)
+    lm, mimi, tokenizer = bring(file_names(name, body))
+    return TtsSource(name, TtsFiles(lm, mimi, tokenizer, path), config)
+
+
+def find_tts_module(path: Path, module: Module, *, progress: Progress = SILENT) -> TtsSource:
+    """Return the model of one `Py` module of the config in `path`, its files downloaded; errors as for `find_tts`."""
+    return _of_module(path, module, Downloads(progress))
+
+
+def load_tts_source(
+    source: TtsSource, *, dtype: DType | None = None, n_q: int | None = None, cpu: bool = False
+) -> TtsModel:
+    """Load a model in `dtype`; by default in the one its device serves best, which is f32 on a CPU.
+
+    Raises:
+        CheckpointError, InputError: a file is not what the config describes.
+        GpuMemoryError, DeviceLostError: the device has no room, or failed.
+    """
+    from dsmops.worker.models.device import best_device, best_dtype
+    from dsmops.worker.models.tts import load_tts
+
+    device = best_device(cpu=cpu or source.manner.cpu)
+    return load_tts(
+        source.files, device=device, dtype=dtype or best_dtype(device), n_q=n_q or source.manner.n_q
+    )
+
+
+def served_voices(
+    source: TtsSource, *, progress: Progress = SILENT
+) -> Callable[[str], tuple[Samples, ...]]:
+    """Return what finds the voices that a client's name stands for, the default's for an empty one, which is looked up here and now.
+
+    A voice is read when it is first asked for, and downloaded then, where its folder is a
+    repository. As in moshi-server it speaks for both the main speaker and the other. May be called
+    from any thread.
+
+    Raises:
+        SourceError, CheckpointError: the folder or the default voice is not there, or none of this
+        model. RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed
+        or refused.
+    """
+    from dsmops.worker.models.voice import read_voice
+
+    manner = source.manner
+    open_voices(manner.voice_folder, source.config.voice_suffix, progress=progress).find(
+        manner.default_voice
+    )
+    # Whoever starts a server watches it; nobody watches what its clients' voices bring here later.
+    voices = open_voices(manner.voice_folder, source.config.voice_suffix)
+
+    @lru_cache(_KEPT_VOICES)
+    def read(name: str) -> tuple[Samples, ...]:
+        return (read_voice(voices.find(name), source.config),) * 2
+
+    def find(name: str) -> tuple[Samples, ...]:
+        try:
+            return read(name or manner.default_voice)
+        # Where a server keeps its voices is nothing to its clients.
+        except SourceError as exc:
+            raise InputError(
+                f"this server has no voice {name!r}", hint=exc.hint, code=exc.code
+            ) from exc
+        except CheckpointError as exc:
+            raise InputError(
+                f"this server's voice {name!r} is none of its model",
+                hint="Ask for another one.",
+                code=exc.code,
+            ) from exc
+        except (ResourceError, RemoteError, CredentialsError) as exc:
+            raise RemoteError(
+                f"this server cannot get its voice {name!r}",
+                hint="Its log says why.",
+                code=exc.code,
+            ) from exc
+
+    read(manner.default_voice)
+    return find
+
+
+def _from_toml(path: Path, here: Downloads) -> TtsSource:
+    found = [module for module in modules(read_config(path)) if module.kind == TTS_MODULE]
+    if not found:
+        raise ConfigError(
+            f"no module of type {TTS_MODULE}",
+            path=str(path),
+            hint="`dsmops check-config` shows what a config serves.",
+        )
+    return _of_module(path, found[0], here)
+
+
+def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
+    from dsmops.worker.models.tts import TtsFiles
+    from dsmops.worker.models.tts_config import TtsConfig
+
+    script = module.table.get("script")
+    if script is not None:
+        raise unusable(
+            path,
+            module,
+            f"script = {script!r} is a program of its own; only the default tts.py is known here",
+        )
+    tokenizer = locate(path, module, "text_tokenizer_file", here=here)
+    repo = f"hf://{module.text('py', 'hf_repo') or MODELS[DEFAULT_MODEL].hf_repo}"
+    config_file = parse_source(f"{repo}/{CONFIG_FILE}")
+    config = (
+        locate(path, module, "py", "config_path", here=here)
+        if module.text("py", "config_path")
+        else here.fetch([config_file])[0]
+    )
+    body = read_json(config)
+    names = dict(zip(("moshi_weight", "mimi_weight"), file_names(str(config), body), strict=False))
+    lm, mimi = (
+        locate(path, module, "py", key, here=here)
+        if module.text("py", key)
+        else here.fetch([config_file.sibling(name)])[0]
+        for key, name in names.items()
+    )
+    described = TtsConfig.from_json(body)
+    manner = _manner(path, module, most_codebooks=described.shape.lm.audio_codebooks)
+    return TtsSource(
+        f"{path} [modules.{module.name}]", TtsFiles(lm, mimi, tokenizer, config), described, manner
+    )
+
+
+def _manner(path: Path, module: Module, *, most_codebooks: int) -> Manner:
+    """Return what the table `py` says. Numbers may be written as texts, as the script takes them."""
+    table = module.subtable("py") or {}
+
+    def number(
+        key: str, kind: Callable[[Any], Any], default: float, *, least: float = -math.inf
+    ) -> Any:
+        value = table.get(key, default)
+        try:
+            found = kind(value)
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise unusable(path, module, f"py.{key} = {value!r} is no number") from exc
+        if not math.isfinite(found) or found < least:
+            raise unusable(
+                path,
+                module,
+                f"py.{key} = {value!r} is no number{f' from {least:g} on' if found < least else ''}",
+            )
+        return found
+
+    device = module.text("py", "device") or "cuda"
+    if device not in ("cpu", "cuda", "cuda:0"):
+        raise unusable(
+            path, module, f"py.device = {device!r}; this worker takes CUDA device 0 or the CPU"
+        )
+    defaults = Manner()
+    return Manner(
+        n_q=number("n_q", int, min(_SCRIPTS_CODEBOOKS, most_codebooks)),
+        voice_folder=resolve(module.text("py", "voice_folder") or _SCRIPTS_FOLDER, os.environ).text,
+        default_voice=module.text("py", "default_voice") or _SCRIPTS_VOICE,
+        temperature=number("temp", float, defaults.temperature, least=0),
+        cfg=number("cfg_coef", float, defaults.cfg),
+        padding_bonus=number("padding_bonus", float, defaults.padding_bonus),
+        max_padding=number("max_padding", int, defaults.max_padding, least=0),
+        initial_padding=number("initial_padding", int, defaults.initial_padding, least=0),
+        final_padding=number("final_padding", int, defaults.final_padding, least=0),
+        padding_between=number("padding_between", int, defaults.padding_between, least=0),
+        interleaved_text_only=number(
+            "interleaved_text_only", int, defaults.interleaved_text_only, least=0
+        ),
+        cpu=device == "cpu",
+    )

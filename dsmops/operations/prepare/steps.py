@@ -1,0 +1,132 @@
+"""What becomes of each part of a preparation: files, conversion, config. For people and scripts, and for the steps that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from dsmops.checkpoint import TensorInfo, is_current, plan_conversion
+from dsmops.config.load import Config
+from dsmops.dtypes import DType
+from dsmops.models import PublishedModel
+from dsmops.operations.models.staging import Staging
+
+
+class Step(StrEnum):
+    """What is to be done with one part, or was done."""
+
+    PRESENT = "present"
+    UP_TO_DATE = "up to date"
+    NOT_NEEDED = "not needed"
+    LEFT_TO_SERVER = "left to the server"
+    DOWNLOAD = "download"
+    CONVERT = "convert"
+    WRITE = "write"
+    CHANGE = "change"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a preparation: what is done with it, where it is or will be, and its size (None: nothing of its own, or unknown)."""
+
+    name: str
+    step: Step
+    where: str
+    size_bytes: int | None
+    reason: str = ""
+
+
+def file_parts(staging: Staging, model: PublishedModel) -> list[Part]:
+    """Return what happens to the model's files before any conversion."""
+    if staging.downloads is not None:
+        return [
+            Part(planned.file.filename, Step.DOWNLOAD, str(planned.file), planned.fetch_bytes)
+            if planned.path is None
+            else Part(
+                planned.file.filename,
+                Step.PRESENT,
+                str(planned.file),
+                planned.version.size_bytes,
+                "in the Hugging Face cache",
+            )
+            for planned in staging.downloads.files
+        ]
+    parts = [Part("weights", Step.PRESENT, str(staging.weights), None, "local")]
+    for name, file_name, path in (
+        ("tokenizer", model.tokenizer_file, staging.tokenizer),
+        ("Mimi", model.mimi_file, staging.mimi),
+    ):
+        if path is not None:
+            parts.append(
+                Part(name, Step.PRESENT, str(path), path.stat().st_size, "beside the weights")
+            )
+        else:
+            parts.append(
+                Part(
+                    name,
+                    Step.LEFT_TO_SERVER,
+                    file_name,
+                    None,
+                    "not beside the weights; stays as the template names it",
+                )
+            )
+    if staging.model_config is not None:
+        path = staging.model_config
+        parts.append(
+            Part(path.name, Step.PRESENT, str(path), path.stat().st_size, "beside the weights")
+        )
+    return parts
+
+
+def conversion_part(
+    staging: Staging,
+    output: Path | None,
+    dtype: DType,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    afresh: bool,
+) -> Part:
+    """Return what happens to the weights: converted, already converted, or served as they are."""
+    if output is None:
+        reasons = {
+            DType.BF16: "the device computes bf16",
+            DType.F32: "the server casts to f32 without loss while loading",
+        }
+        has_bf16 = any(tensor.dtype == "BF16" for tensor in tensors.values())
+        reason = reasons.get(dtype, "") if has_bf16 else "the file holds no bf16"
+        return Part("conversion", Step.NOT_NEEDED, str(staging.weights), None, reason)
+    if (
+        staging.is_here
+        and not afresh
+        and is_current(plan_conversion(staging.weights, output, dtype))
+    ):
+        return Part(
+            "conversion",
+            Step.UP_TO_DATE,
+            str(output),
+            output.stat().st_size,
+            "made from this source by this recipe",
+        )
+    size_bytes = sum(
+        tensor.nbytes * (dtype.itemsize // 2 if tensor.dtype == "BF16" else 1)
+        for tensor in tensors.values()
+    )
+    return Part("conversion", Step.CONVERT, str(output), size_bytes, f"bf16 to {dtype.candle_name}")
+
+
+def config_part(config: Config, before: Config | None, *, afresh: bool) -> Part:
+    """Return what happens to the config: written, changed, or left as it is."""
+    size_bytes = len(config.text.encode())
+    if before is None:
+        return Part("config", Step.WRITE, config.path, size_bytes)
+    if before.text == config.text:
+        return Part("config", Step.UP_TO_DATE, config.path, size_bytes)
+    return Part(
+        "config",
+        Step.CHANGE,
+        config.path,
+        size_bytes,
+        "the old one stays as .bak" if afresh else "what you edited stays",
+    )

@@ -1,0 +1,346 @@
+"""`publish-logs` and `pull-logs`: the room of stores and the log room's knowledge of secrets, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from io import RawIOBase
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dsmops.errors import DsmopsError, InputError, RemoteError, SourceError
+from dsmops.progress import SILENT, Progress
+from dsmops.publish.local import FolderStore
+from dsmops.publish.manifest import Catalogue, Entry, read_catalogue, union, unnamed_bodies
+from dsmops.publish.names import NOT_VOUCHED
+from dsmops.publish.plan import Scan, UploadPlan, inspect, needs_inspection, plan_upload
+from dsmops.publish.pull import PublishedLog, plan_pull, published_logs, pull
+from dsmops.publish.source import Failure, Selection, find_logs, take_snapshots
+from dsmops.publish.store import ObjectStore, StoreOptions, Usage, open_store
+from dsmops.publish.upload import Published, publish, recover
+from dsmops.versions import RULE_SET_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """What `publish-logs` was asked for."""
+
+    store: str
+    source: Path
+    options: StoreOptions = field(default_factory=StoreOptions)
+    include_raw: bool = False
+    include: Sequence[str] = ()
+    """Shell patterns of file names to publish beside logs."""
+    allow_unredacted: bool = False
+    force: bool = False
+    rebuild: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileOutcome:
+    """What became of one file. `outcome` is `sent`, `renamed`, `refused`, `failed` or `recovered`; `hits` counts by redaction rule."""
+
+    name: str
+    outcome: str
+    size_bytes: int | None = None
+    sha256: str | None = None
+    hits: dict[str, int] | None = None
+    reason: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """What `publish-logs` did, or with `dry_run` would do. `files` are all but the unchanged ones, which are only counted."""
+
+    store: str
+    source: Path
+    dry_run: bool
+    rule_set_version: int
+    counts: dict[str, int]
+    skipped: dict[str, int]
+    files: tuple[FileOutcome, ...]
+    body_bytes: int
+    """Content sent (to be sent, with `dry_run`), manifests not included."""
+    manifest: str | None
+    damaged_manifests: tuple[str, ...]
+    usage: Usage
+
+    @property
+    def exit_code(self) -> int:
+        """6 when something failed, 1 when only content was refused."""
+        return RemoteError.exit_code if self.counts["failed"] else int(self.counts["refused"] > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """What `pull-logs` was asked for. Without `output` it only lists."""
+
+    store: str
+    output: Path | None = None
+    options: StoreOptions = field(default_factory=StoreOptions)
+    names: Sequence[str] = ()
+    since: datetime | None = None
+    force: bool = False
+    rebuild: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PulledFile:
+    """One published content. `outcome` is `listed`, `fetched`, `same`, `kept` or `failed`; `passed_rules` is None when unredacted."""
+
+    name: str
+    outcome: str
+    size_bytes: int | None = None
+    modified: datetime | None = None
+    sha256: str | None = None
+    passed_rules: int | None = None
+    reason: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PullReport:
+    """What `pull-logs` found and did."""
+
+    store: str
+    output: Path | None
+    counts: dict[str, int]
+    files: tuple[PulledFile, ...]
+    damaged_manifests: tuple[str, ...]
+    usage: Usage
+
+    @property
+    def exit_code(self) -> int:
+        """6 when something failed, 1 when local files that were never published were kept."""
+        return RemoteError.exit_code if self.counts["failed"] else int(self.counts["kept"] > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RedactionCheck:
+    """How content is searched for what redaction should have removed, and the version of the rules."""
+
+    version: int
+    scan: Scan
+
+
+_NO_TEXT = bytes((*range(0x07), *range(0x0E, 0x1A)))
+"""Control characters that no text has: archives, UTF-16, audio and captures are full of them, and no rule can look into those."""
+
+
+def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
+    from dsmops.logs.redaction import scan
+    from dsmops.logs.sources import decompressed
+
+    no_text = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal no_text
+        for chunk in decompressed(cast(BinaryIO, stream), name):
+            no_text += len(chunk) - len(chunk.translate(None, _NO_TEXT))
+            if no_text:
+                return  # it stays here whatever else is in it
+            yield chunk
+
+    return {**scan(chunks()), "no-text": no_text}
+
+
+LOG_RULES = RedactionCheck(RULE_SET_VERSION, _find_secrets)
+"""The log room's rules, on what is inside gzip and zstd too; and no content that they cannot read."""
+
+
+def publish_logs(
+    request: PublishRequest,
+    *,
+    check: RedactionCheck = LOG_RULES,
+    now: datetime | None = None,
+    progress: Progress = SILENT,
+) -> PublishReport:
+    """Publish the logs of a folder, once per content; with `dry_run` only say what would be sent.
+
+    Content in which `check` finds something is refused unless told.
+
+    Raises:
+        SourceError, InputError: the folder, the store's name or an option is wrong, or the store
+        lies in the folder. CredentialsError, RemoteError: the store cannot be read, or the manifest
+        cannot be written.
+    """
+    now = now or datetime.now(UTC)
+    selection = find_logs(request.source, include_raw=request.include_raw, also=request.include)
+    store = open_store(request.store, request.options)
+    if isinstance(store, FolderStore) and store.folder.resolve().is_relative_to(
+        request.source.resolve()
+    ):
+        raise InputError(
+            f"{store.folder} lies in {request.source}: it would be published into itself",
+            hint="Name a folder outside of --source.",
+            code="publish.store",
+        )
+    workers = request.options.workers
+    catalogue = read_catalogue(store)
+    recovered, damaged = _recover(store, catalogue, request, progress)
+    known = (
+        replace(catalogue, entries=union(catalogue.entries.values(), recovered))
+        if recovered
+        else catalogue
+    )
+
+    plan = _plan(request, selection, known, check, now, progress)
+    done = Published(plan.uploads, (), None)
+    if not request.dry_run:
+        progress.start("sending", plan.send_bytes)
+        done = publish(
+            store, plan, catalogue, recovered=recovered, now=now, workers=workers, progress=progress
+        )
+        progress.finish()
+    return _publish_report(
+        request, store, selection, plan, done, recovered, (*damaged, *done.failed), catalogue, check
+    )
+
+
+def _recover(
+    store: ObjectStore, catalogue: Catalogue, request: PublishRequest, progress: Progress
+) -> tuple[list[Entry], list[Failure]]:
+    """Name again what no manifest names, where a manifest is damaged, all are gone, or the user suspects that one is."""
+    if not (request.rebuild or catalogue.damaged or not catalogue.read):
+        return [], []
+    if request.dry_run:
+        return unnamed_bodies(store, catalogue), []
+    return recover(store, catalogue, workers=request.options.workers, progress=progress)
+
+
+def _plan(
+    request: PublishRequest,
+    selection: Selection,
+    known: Catalogue,
+    check: RedactionCheck,
+    now: datetime,
+    progress: Progress,
+) -> UploadPlan:
+    progress.start("reading", sum(file.size_bytes for file in selection.files))
+    snapshots, failed = take_snapshots(selection.files, progress)
+    vouched = known.vouched()
+    new = [
+        snapshot
+        for snapshot in snapshots
+        if request.force
+        or needs_inspection(
+            snapshot, vouched, check.version, allow_unredacted=request.allow_unredacted
+        )
+    ]
+    progress.start("looking for secrets", sum(snapshot.size_bytes for snapshot in new))
+    inspections, not_inspected = inspect(new, known, check.scan, progress)
+    progress.finish()
+    return plan_upload(
+        snapshots,
+        known,
+        inspections,
+        [*failed, *not_inspected],
+        rules=check.version,
+        now=now,
+        allow_unredacted=request.allow_unredacted,
+        force=request.force,
+    )
+
+
+def _publish_report(
+    request: PublishRequest,
+    store: ObjectStore,
+    selection: Selection,
+    plan: UploadPlan,
+    done: Published,
+    recovered: Sequence[Entry],
+    failed: Sequence[Failure],
+    catalogue: Catalogue,
+    check: RedactionCheck,
+) -> PublishReport:
+    sent = [entry for upload in done.sent for entry in upload.entries]
+    files = [_file(entry, "sent") for entry in sent]
+    files += (_file(entry, "renamed") for entry in plan.renamed)
+    files += (_file(entry, "recovered") for entry in recovered)
+    files += (
+        FileOutcome(refusal.name, "refused", hits=refusal.hits, hint=refusal.hint)
+        for refusal in plan.refused
+    )
+    files += (
+        FileOutcome(failure.name, "failed", reason=failure.error.message, hint=failure.error.hint)
+        for failure in (*plan.failed, *failed)
+    )
+    counts = dict.fromkeys(("sent", "renamed", "unchanged", "refused", "failed", "recovered"), 0)
+    counts["unchanged"] = len(plan.unchanged)
+    for file in files:
+        counts[file.outcome] += 1
+    return PublishReport(
+        store.url,
+        request.source,
+        request.dry_run,
+        check.version,
+        counts,
+        selection.skipped,
+        tuple(sorted(files, key=lambda file: file.name)),
+        sum(upload.size_bytes for upload in done.sent),
+        done.manifest,
+        catalogue.damaged,
+        store.meter.usage(),
+    )
+
+
+def _file(entry: Entry, outcome: str) -> FileOutcome:
+    return FileOutcome(entry.name, outcome, entry.size_bytes, entry.sha256)
+
+
+def pull_logs(request: PullRequest, *, progress: Progress = SILENT) -> PullReport:
+    """List what is published and, with an `output` folder, bring it there; what is there already is only compared.
+
+    A damaged or missing manifest is made up for by listing the objects themselves.
+
+    Raises:
+        SourceError: nothing is published there.
+        InputError: the store's name, an option or `output` is wrong.
+        CredentialsError, RemoteError: the store cannot be read.
+    """
+    store = open_store(request.store, request.options)
+    catalogue = read_catalogue(store)
+    if request.rebuild or catalogue.damaged or not catalogue.read:
+        catalogue = replace(
+            catalogue, entries=union(catalogue.entries.values(), unnamed_bodies(store, catalogue))
+        )
+    if not catalogue.entries:
+        raise SourceError(
+            f"nothing is published under {store.url}",
+            hint="Check --bucket and --prefix.",
+            code="publish.empty",
+        )
+    logs = published_logs(catalogue, names=request.names, since=request.since)
+    files: list[PulledFile] = []
+    if request.output is None:
+        files += (_pulled(log, "listed") for log in logs)
+    else:
+        progress.start("comparing", len(logs), "files")
+        plan = plan_pull(logs, catalogue, request.output, force=request.force, progress=progress)
+        progress.start("fetching", plan.fetch_bytes)
+        fetched, failed = pull(store, plan, workers=request.options.workers, progress=progress)
+        progress.finish()
+        for outcome, group in (("fetched", fetched), ("same", plan.same), ("kept", plan.kept)):
+            files += (_pulled(log, outcome) for log in group)
+        files += (_failed_pull(failure.name, failure.error) for failure in (*plan.failed, *failed))
+    counts = dict.fromkeys(("listed", "fetched", "same", "kept", "failed"), 0)
+    for file in files:
+        counts[file.outcome] += 1
+    files.sort(key=lambda file: file.name)
+    return PullReport(
+        store.url, request.output, counts, tuple(files), catalogue.damaged, store.meter.usage()
+    )
+
+
+def _pulled(log: PublishedLog, outcome: str) -> PulledFile:
+    entry = log.entry
+    modified = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC)
+    passed = None if entry.rules == NOT_VOUCHED else entry.rules
+    return PulledFile(log.name, outcome, entry.size_bytes, modified, entry.sha256, passed)
+
+
+def _failed_pull(name: str, error: DsmopsError) -> PulledFile:
+    return PulledFile(name, "failed", reason=error.message, hint=error.hint)

@@ -1,0 +1,321 @@
+"""Which server a binary is, before anybody rests on it: by what it says to `--help`, and by what its file holds.
+
+    upstream   Kyutai's moshi-server, `cargo install moshi-server`
+    fork       a moshi-server with options of its own (`--log-style`)
+    dsmops     this tool, whose `worker` takes the same flags
+    python     the program of the same name that the Python package moshi brought until 0.2.8; it has no subcommand `worker`
+
+Only `--help` and `--version` are asked for, under a time limit. The file tells what help does not:
+whether the server knows `dtype_override`, the release it was installed as, and, from the PTX text
+that candle puts into it, the card and the CUDA it was built for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from dsmops.devices import ComputeCapability
+from dsmops.errors import InputError
+from dsmops.files import os_errors
+
+DEFAULT_NAME = "moshi-server"
+_TIME_LIMIT_S = 5.0
+_MOST_OUTPUT_BYTES = 64 << 10
+_CHUNK_BYTES = 8 << 20
+_OVERLAP_BYTES = 256
+"""More than the longest thing looked for, so that none is cut in two."""
+
+_MACHINE_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+_ABOUT = b"Kyutai moshi server"
+_FORK_OPTION = "log-style"
+_RELEASE = re.compile(rb"/moshi-server-(\d{1,3}\.\d{1,3}\.\d{1,3})/src/")
+_PTX_TARGET = re.compile(rb"\.target sm_(\d{2,3})")
+_PTX_VERSION = re.compile(rb"\n\.version (\d{1,2})\.(\d)\n")
+_MISSING_LIBRARY = re.compile(
+    r"error while loading shared libraries: ([^:\s]+)|Library not loaded: (\S+)"
+)
+_SUBCOMMAND = re.compile(r"^  ([a-z][\w-]*)", re.MULTILINE)
+
+# The first CUDA that knows a PTX version, and so the oldest driver that runs it. Source: PTX ISA,
+# table of its versions.
+_TOOLKIT_OF_PTX = {
+    (8, 0): "12.0",
+    (8, 1): "12.1",
+    (8, 2): "12.2",
+    (8, 3): "12.3",
+    (8, 4): "12.4",
+    (8, 5): "12.5",
+    (8, 6): "12.7",
+    (8, 7): "12.8",
+    (8, 8): "12.9",
+    (9, 0): "13.0",
+    (9, 1): "13.1",
+}
+
+
+class BinaryKind(StrEnum):
+    """Which program it is; the module says what each is."""
+
+    UPSTREAM = "upstream"
+    FORK = "fork"
+    DSMOPS = "dsmops"
+    PYTHON = "python"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A program and what is known of it; None is unknown.
+
+    `version` is a release, known for builds by `cargo install` and for dsmops. `architectures` are
+    those its CUDA kernels are for, empty for a file that shows none, such as a build without CUDA
+    or a script. `cuda_toolkit` is the oldest CUDA that runs them: the one they were compiled with,
+    or the one before. `missing_library` is a shared library without which it does not start,
+    `problem` why it gave no help. `evidence` are sentences.
+    """
+
+    path: str
+    kind: BinaryKind
+    version: str | None = None
+    has_dtype_override: bool | None = None
+    subcommands: tuple[str, ...] = ()
+    architectures: tuple[ComputeCapability, ...] = ()
+    cuda_toolkit: str | None = None
+    missing_library: str | None = None
+    problem: str | None = None
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether it starts and takes `worker --config FILE`."""
+        return self.problem is None and "worker" in self.subcommands
+
+
+@dataclass(slots=True)
+class _Content:
+    """What was found in a file."""
+
+    is_machine_code: bool = False
+    is_script: bool = False
+    head: bytes = b""
+    has_dtype_override: bool = False
+    has_about: bool = False
+    has_fork_option: bool = False
+    releases: set[str] = field(default_factory=set)
+    targets: set[str] = field(default_factory=set)
+    ptx_versions: set[tuple[int, int]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    text: str
+    problem: str | None = None
+
+
+def cargo_folder() -> Path:
+    """Return where `cargo install` puts programs of this user."""
+    return Path(os.path.expanduser("~/.cargo/bin"))  # noqa: PTH111 the method fails for a user without a home
+
+
+def find_binary(name: str = DEFAULT_NAME) -> Path | None:
+    """Return the program of that name or path: on PATH, else in `~/.cargo/bin`; None where there is none."""
+    folders = os.pathsep.join([os.environ.get("PATH", os.defpath), str(cargo_folder())])
+    found = shutil.which(name, path=folders)
+    return Path(found) if found else None
+
+
+def identify_binary(path: Path, *, time_limit_s: float = _TIME_LIMIT_S) -> Binary:
+    """Return what the program at `path` is. It runs three times or less, each for at most `time_limit_s`, and nothing of it stays behind.
+
+    Raises:
+        SourceError, FileAccessError: nothing is there, or it cannot be read.
+        InputError: it is a folder, or no program.
+    """
+    with os_errors(path):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            f"{path} is no file",
+            hint="Name the server's binary, `~/.cargo/bin/moshi-server` for example.",
+        )
+    if not os.access(path, os.X_OK):
+        raise InputError(
+            f"{path} is not executable", hint=f"If it is the server: `chmod +x {path}`."
+        )
+    content = _read(path)
+    # Started, this one imports torch, and then refuses the subcommand.
+    if content.is_script and b"moshi.server" in content.head:
+        return Binary(
+            str(path),
+            BinaryKind.PYTHON,
+            evidence=("it is a Python script that imports moshi.server",),
+        )
+    help_text = _ask(path, "--help", time_limit_s=time_limit_s)
+    subcommands = _subcommands(help_text.text)
+    worker_help = (
+        _ask(path, "worker", "--help", time_limit_s=time_limit_s).text
+        if "worker" in subcommands
+        else ""
+    )
+    kind, reason = _kind(help_text.text, worker_help, subcommands, content)
+    missing = _MISSING_LIBRARY.search(help_text.text)
+    toolkit = _TOOLKIT_OF_PTX.get(max(content.ptx_versions)) if content.ptx_versions else None
+    return Binary(
+        path=str(path),
+        kind=kind,
+        version=_version(path, kind, content, time_limit_s),
+        has_dtype_override=_knows_override(kind, content),
+        subcommands=subcommands,
+        architectures=tuple(sorted(map(ComputeCapability.parse, content.targets))),
+        cuda_toolkit=toolkit,
+        missing_library=(missing[1] or missing[2]) if missing else None,
+        problem=help_text.problem if kind is not BinaryKind.PYTHON else None,
+        evidence=tuple(_evidence(reason, content, toolkit)),
+    )
+
+
+def _kind(
+    help_text: str, worker_help: str, subcommands: tuple[str, ...], content: _Content
+) -> tuple[BinaryKind, str]:
+    """Return the kind, and what says so."""
+    if "worker" in subcommands and re.search(r"^Usage: dsmops\b", help_text, re.MULTILINE):
+        return BinaryKind.DSMOPS, "its help is that of dsmops"
+    if f"--{_FORK_OPTION}" in worker_help:
+        return BinaryKind.FORK, f"`worker --help` offers --{_FORK_OPTION}"
+    if {"worker", "validate", "configs"} <= set(subcommands):
+        return BinaryKind.UPSTREAM, "its subcommands are worker, validate and configs"
+    if "--gradio-tunnel" in help_text:
+        return BinaryKind.PYTHON, "its help offers --gradio-tunnel"
+    if content.has_about:
+        kind = BinaryKind.FORK if content.has_fork_option else BinaryKind.UPSTREAM
+        return kind, f"its file holds {_ABOUT.decode()!r}" + (
+            f" and {_FORK_OPTION!r}" if content.has_fork_option else ""
+        )
+    return BinaryKind.UNKNOWN, "neither its help nor its file is that of a server we know"
+
+
+def _knows_override(kind: BinaryKind, content: _Content) -> bool | None:
+    if kind is BinaryKind.DSMOPS:
+        return True
+    known = kind in (BinaryKind.UPSTREAM, BinaryKind.FORK)
+    # A script is somebody's wrapper: the server itself is elsewhere.
+    return content.has_dtype_override if known and content.is_machine_code else None
+
+
+def _version(path: Path, kind: BinaryKind, content: _Content, time_limit_s: float) -> str | None:
+    if kind is BinaryKind.DSMOPS:
+        said = re.search(
+            r"^dsmops (\S+)", _ask(path, "--version", time_limit_s=time_limit_s).text, re.MULTILINE
+        )
+        return said[1] if said else None
+    return next(iter(content.releases)) if len(content.releases) == 1 else None
+
+
+def _evidence(reason: str, content: _Content, toolkit: str | None) -> list[str]:
+    told = [reason]
+    if content.is_machine_code:
+        told.append(
+            f"its file {'holds' if content.has_dtype_override else 'does not hold'} 'dtype_override'"
+        )
+    if content.targets:
+        targets = ", ".join(f"sm_{target}" for target in sorted(content.targets, key=int))
+        told.append(
+            f"its CUDA kernels are for {targets}"
+            + (f", for CUDA from {toolkit} on" if toolkit else "")
+        )
+    return told
+
+
+def _subcommands(help_text: str) -> tuple[str, ...]:
+    _, found, rest = help_text.partition("Commands:\n")
+    return (
+        tuple(name for name in _SUBCOMMAND.findall(rest.split("\n\n")[0]) if name != "help")
+        if found
+        else ()
+    )
+
+
+def _read(path: Path) -> _Content:
+    """Look through a file once, whatever its size."""
+    found = _Content()
+    with os_errors(path), path.open("rb") as file:
+        found.head = tail = file.read(4096)
+        found.is_machine_code = tail.startswith(_MACHINE_CODE)
+        found.is_script = tail.startswith(b"#!")
+        while True:
+            found.has_dtype_override |= b"dtype_override" in tail
+            found.has_about |= _ABOUT in tail
+            found.has_fork_option |= _FORK_OPTION.encode() in tail
+            found.releases.update(match.decode() for match in _RELEASE.findall(tail))
+            found.targets.update(match.decode() for match in _PTX_TARGET.findall(tail))
+            found.ptx_versions.update(
+                (int(major), int(minor)) for major, minor in _PTX_VERSION.findall(tail)
+            )
+            if not (chunk := file.read(_CHUNK_BYTES)):
+                return found
+            tail = tail[-_OVERLAP_BYTES:] + chunk
+
+
+def _ask(path: Path, *arguments: str, time_limit_s: float) -> _Answer:
+    """Run the program with arguments that ask for text only, and return what it printed. It gets no input and no time to spare."""
+    reader, writer = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [path, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            env={**os.environ, "NO_COLOR": "1"},
+            start_new_session=True,
+        )
+    except OSError as exc:
+        os.close(reader)
+        return _Answer("", f"it cannot be started: {os.strerror(exc.errno or 0)}")
+    finally:
+        os.close(writer)
+    try:
+        text, ended = _listen(reader, time.monotonic() + time_limit_s)
+        code = process.wait(1) if ended else None
+    except subprocess.TimeoutExpired:  # it closed its output and goes on
+        code = None
+    finally:
+        # What it may have started is in its group, and may outlive it.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(reader)
+    if code == 0:
+        return _Answer(text)
+    if code is None:
+        return _Answer(
+            text,
+            f"`{' '.join(arguments)}` did not end within {time_limit_s:g} s, or printed without end",
+        )
+    last = (text.strip().splitlines() or ["it printed nothing"])[-1][:200]
+    return _Answer(text, f"`{' '.join(arguments)}` ended with code {code}: {last}")
+
+
+def _listen(reader: int, deadline_s: float) -> tuple[str, bool]:
+    """Return what comes from a pipe, and whether it was closed by the deadline (on the monotonic clock) with little in it."""
+    data = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(reader, selectors.EVENT_READ)
+        while len(data) < _MOST_OUTPUT_BYTES and selector.select(
+            max(0.0, deadline_s - time.monotonic())
+        ):
+            chunk = os.read(reader, 65536)
+            if not chunk:
+                return data.decode(errors="replace"), True
+            data += chunk
+    return data.decode(errors="replace"), False

@@ -1,0 +1,158 @@
+"""How much memory a server takes, beside what was planned for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from dsmops.config.load import Config
+from dsmops.config.memory import MIB, serving_memory
+from dsmops.config.modules import Module, modules
+from dsmops.config.values import resolve
+from dsmops.devices import Device, Runtime
+from dsmops.dtypes import DType
+from dsmops.errors import DsmopsError
+from dsmops.gpu import probe
+from dsmops.gpu.report import DeviceReport
+from dsmops.models import TtsShape
+from dsmops.operations.models.files import read_json
+from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply
+from dsmops.units import size
+
+_EVERY_S = 0.5
+_TOLERANCE = {Runtime.EMBEDDED: 0.03, Runtime.MOSHI_SERVER: 0.10}
+"""The plan for moshi-server is derived from its sources, not measured."""
+_LEAST_TOLERANCE_BYTES = 150 * MIB
+_SCRIPTS_CODEBOOKS = 24
+"""What moshi-server's tts.py generates where a config does not say."""
+
+
+class MemoryWatch:
+    """Looks at device 0 while a server runs. The peak is what the server's process holds, or, where the driver does not tell, what the
+    device holds more than before."""
+
+    def __init__(self) -> None:
+        self.device: Device | None = None
+        self.peak_bytes: int | None = None
+        self._before_bytes: int | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read what the device holds before the server is there. Without a device nothing is watched."""
+        first = await asyncio.to_thread(_first_device)
+        if first is not None:
+            self.device, self._before_bytes = first.device, first.memory_used_bytes
+
+    def follow(self, pid: int) -> None:
+        """Read on every half second for the process `pid`, until `stop`."""
+        if self.device is not None:
+            self._task = asyncio.ensure_future(self._look(pid))
+
+    async def stop(self) -> None:
+        """End the readings."""
+        if self._task is not None:
+            self._task.cancel()
+            # A reading that failed is none; what it was to be compared with says so.
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _look(self, pid: int) -> None:
+        while True:
+            found = await asyncio.to_thread(_first_device)
+            used = None if found is None else self._used_by(pid, found)
+            if used is not None:
+                self.peak_bytes = max(used, self.peak_bytes or 0)
+            await asyncio.sleep(_EVERY_S)
+
+    def _used_by(self, pid: int, found: DeviceReport) -> int | None:
+        for process in found.processes or ():
+            if process.pid == pid and process.used_bytes is not None:
+                return process.used_bytes
+        if found.memory_used_bytes is None or self._before_bytes is None:
+            return None
+        return found.memory_used_bytes - self._before_bytes
+
+
+def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int) -> str:
+    """Compare the peak with the plan of every module of the config, and return that as evidence.
+
+    Raises:
+        CheckFailed: it took more than planned.
+        DoesNotApply: no GPU was used, or nothing can be planned.
+    """
+    resident = _resident_bytes(pid)
+    said = "" if resident is None else f"; {size(resident)} of main memory at most"
+    if watch.device is None or watch.peak_bytes is None:
+        raise DoesNotApply(f"no GPU was used, and the plan is about its memory{said}")
+    planned = _planned_bytes(config, watch.device, runtime)
+    if planned is None:
+        raise DoesNotApply(
+            f"the config's modules cannot be planned; {size(watch.peak_bytes)} of {watch.device.name} at most{said}"
+        )
+    allowed = max(_TOLERANCE[runtime] * planned, _LEAST_TOLERANCE_BYTES)
+    compared = (
+        f"{size(watch.peak_bytes)} of {watch.device.name} at most, {size(planned)} planned{said}"
+    )
+    if watch.peak_bytes > planned + allowed:
+        raise CheckFailed(
+            f"{compared}: {size(watch.peak_bytes - planned)} more",
+            "Plan with a larger --reserve, and report the figures.",
+        )
+    return compared
+
+
+def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | None:
+    """Return what all modules take together; the runtime's own part counts once. None where one of them cannot be planned."""
+    total = shared = 0
+    for module in modules(config):
+        speaks = module.kind == "Py"
+        shape = _speaking_shape(module) if speaks else module.lm_shape()
+        batch_size = module.whole("batch_size")
+        if (
+            shape is None
+            or batch_size is None
+            or device.compute_capability is None
+            or (speaks and runtime is not Runtime.EMBEDDED)
+        ):
+            return None
+        override = module.text("dtype_override")
+        dtype = DType.parse(override) if override else device.compute_capability.serving_dtype
+        n_q = (
+            min(module.whole("py", "n_q") or _SCRIPTS_CODEBOOKS, shape.lm.audio_codebooks)
+            if isinstance(shape, TtsShape)
+            else None
+        )
+        split = serving_memory(shape, dtype, batch_size, runtime=runtime, n_q=n_q)
+        total += split.total_bytes - split.runtime_bytes
+        shared = split.runtime_bytes
+    return total + shared
+
+
+def _speaking_shape(module: Module) -> TtsShape | None:
+    """Return the dimensions of a module that speaks, from the config.json that it names; None where it names none that is here."""
+    from dsmops.worker.models.tts_config import TtsConfig
+
+    path = module.text("py", "config_path")
+    try:
+        return (
+            TtsConfig.from_json(read_json(Path(resolve(path, os.environ).text))).shape
+            if path
+            else None
+        )
+    except DsmopsError:
+        return None
+
+
+def _first_device() -> DeviceReport | None:
+    visible = probe().visible
+    return visible[0] if visible else None
+
+
+def _resident_bytes(pid: int) -> int | None:
+    """Return the most main memory that a process held, None where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    kib = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(kib[0]) * 1024 if kib else None

@@ -1,0 +1,113 @@
+"""What a server writes while it is tested: kept as a raw log, and looked at line by line, in bounded memory however much it is."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dsmops.logs.failures import FAILURES, FailureSeen, scan
+from dsmops.logs.plain_text import clean, decode
+from dsmops.logs.redaction import Redactor
+
+_MOST_LINE_BYTES = 64 << 10
+"""Of a longer line the rest counts as another one."""
+_MOST_LOG_BYTES = 256 << 20
+"""Hours of INFO lines. What comes then is read, so that the server goes on, and lost."""
+_MOST_STEPS = 1_000_000
+_SHOWN_CHARS = 300
+_DEAD_LOOP = "model-loop-dead"
+_STEP = re.compile(r"\b(\d+\.\d+)ms step_idx=")
+_COMPLAINT = re.compile(r"error|thread '", re.IGNORECASE)
+
+
+class Output:
+    """Takes bytes as they come. `problem` says why the raw log is not all of it, empty where it is.
+
+    `steps_ms` are the times of the model's steps; `dead_loop` is the line that told that the model
+    loop died. Lines are shown redacted.
+    """
+
+    def __init__(self, raw_log: Path, file: BinaryIO) -> None:
+        self.raw_log = raw_log
+        self.problem = ""
+        self.lines = 0
+        self.steps_ms: list[float] = []
+        self.dead_loop: str | None = None
+        self._file = file
+        self._rest = b""
+        self._left_bytes = _MOST_LOG_BYTES
+        self._last = ""
+        self._complaint = ""
+
+    def take(self, piece: bytes) -> None:
+        """Keep a piece and look at the lines that it completes."""
+        self._keep(piece)
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            self._look(line)
+        while len(self._rest) > _MOST_LINE_BYTES:
+            self._look(self._rest[:_MOST_LINE_BYTES])
+            self._rest = self._rest[_MOST_LINE_BYTES:]
+
+    def end(self) -> None:
+        """Close the log. To be called once, after the last piece."""
+        if self._rest:
+            self._look(self._rest)
+        self._file.close()
+
+    @property
+    def last_words(self) -> str:
+        """The last line that is not blank, redacted."""
+        return self._shown(self._last) or "it said nothing"
+
+    @property
+    def complaint(self) -> str:
+        """The first line that begins with an error, else the last words, redacted."""
+        return self._shown(self._complaint) or self.last_words
+
+    def failures(self) -> list[FailureSeen]:
+        """Return the known failures in the raw log, in the order in which they first appear."""
+        with self.raw_log.open("rb") as file:
+            return scan(_lines(file))
+
+    def _keep(self, piece: bytes) -> None:
+        if self.problem:
+            return
+        if len(piece) > self._left_bytes:
+            self.problem = (
+                f"of the output only the first {_MOST_LOG_BYTES >> 20} MiB are in {self.raw_log}"
+            )
+        kept = piece[: self._left_bytes]
+        self._left_bytes -= len(kept)
+        try:
+            self._file.write(kept)
+        except OSError as exc:
+            self.problem = f"{self.raw_log} is not whole: {exc.strerror}"
+
+    def _look(self, raw: bytes) -> None:
+        line = clean(decode(raw[:_MOST_LINE_BYTES]))
+        self.lines += 1
+        if not line.strip():
+            return
+        self._last = line
+        if not self._complaint and _COMPLAINT.match(line.lstrip()):
+            self._complaint = line
+        step = _STEP.search(line)
+        if step and len(self.steps_ms) < _MOST_STEPS:
+            self.steps_ms.append(float(step[1]))
+        if self.dead_loop is None and FAILURES[_DEAD_LOOP].pattern.search(line):
+            # Again, and redacted: what a client said is no failure.
+            self.dead_loop = next(
+                (seen.evidence for seen in scan([raw]) if seen.name == _DEAD_LOOP), None
+            )
+
+    def _shown(self, line: str) -> str:
+        return Redactor(secrets.token_bytes(16)).line(line.strip())[:_SHOWN_CHARS]
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    pieces: Iterable[bytes] = iter(lambda: file.readline(_MOST_LINE_BYTES), b"")
+    return (piece.rstrip(b"\n") for piece in pieces)

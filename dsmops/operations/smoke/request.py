@@ -1,0 +1,62 @@
+"""What a smoke test is asked for, and the sound that it sends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsmops.audio import Samples, read
+from dsmops.audio.clip import speech_like
+from dsmops.operations.smoke.checks import Limits
+from dsmops.operations.smoke.report import Backend
+
+CLIP_S = 4.0
+
+OnStart = Callable[[str], None]
+"""Is told the name of each check as it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeRequest:
+    """What was asked for. `url` joins a running server; else the server of `config` is started: `moshi_bin`, or the embedded worker.
+
+    `audio` None is the built-in sound. `timeout_s` is for the whole test; what tidies up may go on
+    for a grace period more. `command` takes the place of the backend's own command line, `folder`
+    is where the server runs.
+    """
+
+    config: Path | None = None
+    url: str | None = None
+    moshi_bin: str | None = None
+    api_key: str | None = None
+    intrusive: bool = False
+    timeout_s: float = 180.0
+    extra_args: tuple[str, ...] = ()
+    cpu: bool = False
+    port: int | None = None
+    audio: Path | None = None
+    command: tuple[str, ...] | None = None
+    folder: Path | None = None
+    clip_s: float = CLIP_S
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def backend(self) -> Backend:
+        """What is tested."""
+        return (
+            Backend.URL
+            if self.url
+            else Backend.MOSHI_SERVER
+            if self.moshi_bin
+            else Backend.EMBEDDED
+        )
+
+
+def make_clip(request: SmokeRequest) -> Samples:
+    """Return the sound to send.
+
+    Raises:
+        InputError, SourceError: the recording cannot be used.
+    """
+    return read(request.audio) if request.audio else speech_like(request.clip_s)

@@ -1,0 +1,209 @@
+"""`smoke-test --simulate-success`: the whole path without a GPU and without a network, where nothing but the card is simulated.
+
+Two tiny bf16 models, one that hears and one that speaks, are generated, prepared for a T4 as
+`prep-sm75` prepares any, and served in f16 by the embedded worker on the CPU, which is then tested
+as any server is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dsmops.audio import Samples
+from dsmops.checkpoint import read_header, verify
+from dsmops.config.load import Config, read_config
+from dsmops.config.modules import modules
+from dsmops.errors import InputError
+from dsmops.extras import SERVER, require_worker
+from dsmops.files import os_errors, write_text_atomically
+from dsmops.operations.prepare import PrepareReport, PrepareRequest, plan_preparation, prepare
+from dsmops.operations.smoke.checks import CheckFailed, Ledger
+from dsmops.operations.smoke.launch import check_config, require_log_folder
+from dsmops.operations.smoke.report import Backend, SmokeReport, make_report
+from dsmops.operations.smoke.request import OnStart, SmokeRequest, make_clip
+from dsmops.operations.smoke.run import run_ledger
+from dsmops.units import counted, size
+
+CARD = "t4"
+_CARD_NAME = "Tesla T4"
+_STORED_DTYPE = "F16"
+_SLOTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TinyModel:
+    """A model that was made up: the weights of its language model, and a config that serves them."""
+
+    weights: Path
+    template: Path
+
+
+def _generate(folder: Path) -> tuple[TinyModel, ...]:
+    from dsmops.worker.tiny.stt import write_tiny_stt
+    from dsmops.worker.tiny.tts import write_tiny_tts
+
+    hearing = write_tiny_stt(folder / "stt")
+    speaking = write_tiny_tts(folder / "tts")
+    # Voices are looked for from where the server runs.
+    voices = f'voice_folder = "{speaking.voice_folder.absolute()}"'
+    template = speaking.server_config.read_text(encoding="utf-8").replace(
+        'voice_folder = "voices"', voices
+    )
+    speaking.server_config.write_text(template, encoding="utf-8")
+    return TinyModel(hearing.files.lm, hearing.server_config), TinyModel(
+        speaking.files.lm, speaking.server_config
+    )
+
+
+def _prepare(model: TinyModel, output: Path) -> PrepareReport:
+    request = PrepareRequest(
+        hf_repo="",
+        input_path=str(model.weights),
+        template=str(model.template),
+        output=output,
+        simulated=(CARD,),
+        batch_size=_SLOTS,
+    )
+    return prepare(plan_preparation(request))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts that the simulation puts together; each can be exchanged, to see the test notice.
+
+    `generate` writes models into a folder; `prepare` turns one into a converted checkpoint and its
+    config; `command` is the worker's command line, None for our own.
+    """
+
+    generate: Callable[[Path], tuple[TinyModel, ...]] = _generate
+    prepare: Callable[[TinyModel, Path], PrepareReport] = _prepare
+    command: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True)
+class _Made:
+    """What the first checks make for those after them: the models, a config for each, and one for all."""
+
+    models: tuple[TinyModel, ...] = ()
+    configs: list[Config] = field(default_factory=list)
+    config: Config | None = None
+
+
+def simulate_success(
+    folder: Path,
+    request: SmokeRequest,
+    *,
+    parts: Parts | None = None,
+    on_start: OnStart = lambda _: None,
+) -> SmokeReport:
+    """Try the whole path in `folder`, which is made, or empty; its files stay.
+
+    Raises:
+        ExtraMissingError: the worker's libraries are not installed.
+        InputError, SourceError: the folder is not empty, or the recording cannot be used.
+        FileAccessError: the folder of logs cannot be written.
+    """
+    require_worker("simulating", SERVER)
+    with os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty",
+                hint="Name a new folder: what is in this one could be lost.",
+                code="smoke.folder",
+            )
+    clip = make_clip(request)
+    require_log_folder()
+    request = replace(request, api_key=None)  # its servers have keys of their own
+    return run_ledger(
+        request.timeout_s,
+        lambda ledger: _simulate(ledger, folder, request, clip, parts or Parts()),
+        on_start,
+    )
+
+
+async def _simulate(
+    ledger: Ledger, folder: Path, request: SmokeRequest, clip: Samples, parts: Parts
+) -> SmokeReport:
+    made = _Made()
+
+    async def generate() -> str:
+        models = await asyncio.to_thread(parts.generate, folder / "source")
+        tensors = sum(len(read_header(model.weights).tensors) for model in models)
+        made.models = models
+        total_bytes = sum(model.weights.stat().st_size for model in models)
+        return f"{counted(len(models), 'model')} with {tensors} tensors, {size(total_bytes)} of bf16, made up"
+
+    async def preparation() -> str:
+        said = []
+        for model in made.models:
+            output = folder / "assets" / "fp16" / f"{model.weights.parent.name}.fp16.safetensors"
+            report = await asyncio.to_thread(parts.prepare, model, output)
+            if report.lint is None or report.lint.has_errors:
+                raise CheckFailed(
+                    "the config that was written has errors",
+                    f"`dsmops check-config {report.config_path}` names them.",
+                )
+            made.configs.append(read_config(report.config_path))
+            said.append(f"{report.config_path.name} in {report.dtype.candle_name}")
+        made.config = _joined(made.configs, folder / "config.toml")
+        return f"for a {_CARD_NAME}: {', '.join(said)}"
+
+    async def conversion() -> str:
+        pairs = zip(made.models, made.configs, strict=True)
+        return "; ".join(
+            [
+                await asyncio.to_thread(_judge_conversion, model.weights, config)
+                for model, config in pairs
+            ]
+        )
+
+    await ledger.run("tiny-checkpoint", generate)
+    await ledger.run("preparation", preparation)
+    converted = await ledger.run("conversion", conversion)
+    if made.config is None or not converted:
+        await ledger.block_rest()
+        return make_report(
+            ledger.checks,
+            {},
+            backend=Backend.EMBEDDED,
+            seconds=ledger.seconds,
+            simulated=_CARD_NAME,
+        )
+    served = replace(
+        request, config=Path(made.config.path), cpu=True, folder=folder, command=parts.command
+    )
+    return await check_config(ledger, served, made.config, clip, simulated=_CARD_NAME)
+
+
+def _joined(configs: Sequence[Config], path: Path) -> Config:
+    """Write a config that serves the modules of all, with the settings of the first."""
+    first, *others = configs
+    modules_of_others = [config.text[config.text.index("[modules.") :] for config in others]
+    write_text_atomically(path, "\n".join([first.text, *modules_of_others]), private=True)
+    return read_config(path)
+
+
+def _judge_conversion(weights: Path, config: Config) -> str:
+    """Compare what the config serves with what it was made from, and return that as evidence.
+
+    Raises:
+        CheckFailed: it serves another file, in another dtype, or with other values.
+    """
+    (module,) = modules(config)
+    served = Path(module.text("lm_model_file") or module.text("py", "moshi_weight") or "")
+    dtypes = {tensor.dtype for tensor in read_header(served).tensors.values()}
+    if "BF16" in dtypes or _STORED_DTYPE not in dtypes:
+        raise CheckFailed(
+            f"{served.name}, which the config serves, holds {', '.join(sorted(dtypes))}, and the card needs {_STORED_DTYPE}"
+        )
+    report = verify(weights, served)
+    if not report.same:
+        raise CheckFailed(
+            f"{served.name} does not hold the values of {weights.name}",
+            f"`dsmops verify {weights} {served}` says more.",
+        )
+    return f"all {report.tensors} tensors of {served.name} are right, {report.converted} of them now in {_STORED_DTYPE}"

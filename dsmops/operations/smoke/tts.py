@@ -1,0 +1,234 @@
+"""The checks of a text-to-speech module: text in, sound out, soon enough, fast enough, whole, and fit to be heard."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
+from dsmops.audio.pcm import SILENCE_RMS
+from dsmops.audio.quality import join, quality
+from dsmops.client.probe import Closed, Probe
+from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
+from dsmops.operations.smoke.conversation import (
+    GOOD_CODES,
+    NAN_HINT,
+    Conversation,
+    Seen,
+    Subject,
+    now_s,
+)
+from dsmops.operations.smoke.stt import Hearing
+from dsmops.protocol import Audio, Eos, Error, Text, TtsAnswer, TtsText, Word, decode_tts_answer
+from dsmops.units import counted
+
+TEXT = "The morning train leaves the old station at seven, and it is never late."
+QUERY = "format=PcmMessagePack"
+"""The one format that carries samples, words and errors."""
+_FIRST_AUDIO_S = 2.0
+"""After which people think that nobody is there. The models' own delay is 18 steps, at most 1.44 s."""
+_MOST_CLIPPED = 0.01
+"""moshi-server sends none."""
+
+
+@dataclass(slots=True)
+class _Said:
+    """What came of the text."""
+
+    pieces: list[Samples] = field(default_factory=list)
+    arrived_s: list[float] = field(default_factory=list)
+    words: list[TtsText] = field(default_factory=list)
+    begin_s: float = 0.0
+    end_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of sound."""
+        return sum(map(len, self.pieces)) / SAMPLE_RATE_HZ
+
+
+class Speaking(Conversation[TtsAnswer]):
+    """Checks one module. The address in `subject` asks for `QUERY`."""
+
+    histogram = "py_model_step_duration"
+
+    @staticmethod
+    def decode(data: bytes) -> TtsAnswer:
+        return decode_tts_answer(data)
+
+    def __init__(self, ledger: Ledger, subject: Subject, *, intrusive: bool, patient: bool) -> None:
+        super().__init__(ledger, subject, intrusive=intrusive, patient=patient)
+        self._said = _Said()
+
+    async def run(self) -> Seen:
+        """Run every check, and return what was seen."""
+        try:
+            await self._check("ready", self._ready)
+            await self._check("speech", self._speak)
+            await self._check("closing", self._close_early, self._limits.close_s)
+        finally:
+            await self._let_go()
+        await self._check("first-audio", self._first_audio)
+        await self._check("playback", self._playback)
+        await self._check("sound", self._sound)
+        await self._check("said-words", self._words)
+        await self._check("step-time", self._step_time)
+        await self._check("finite-numbers", self._finite_numbers)
+        await self._check_access()
+        return self.seen
+
+    async def check_round_trip(self, hearing: Hearing, *, wants_words: bool) -> None:
+        """Let a module that hears write down what this one said."""
+
+        async def listen() -> str:
+            answers = await hearing.hear(join(self._said.pieces))
+            words = [answer.text for _, answer in answers if isinstance(answer, Word)]
+            if wants_words and not words:
+                raise CheckFailed(
+                    f"{self._said.seconds:.1f} s of speech brought no word",
+                    "Listen to it: `dsmops synthesize --url`.",
+                )
+            return f"said {TEXT!r}, heard {' '.join(words)!r}"
+
+        await self._ledger.run("round-trip", listen)
+
+    async def _occupy(self, probe: Probe[TtsAnswer]) -> None:
+        await probe.send(Text(TEXT))
+
+    async def _speak(self) -> str:
+        await self._note_steps()
+        probe, self._probe = self._talking(), None
+        said = self._said
+        try:
+            said.begin_s = now_s()
+            # Word by word, as a language model writes them.
+            await probe.send(*(Text(word) for word in TEXT.split()), Eos())
+            await self._collect(probe)
+        finally:
+            await probe.vanish()
+        if not said.pieces:
+            raise CheckFailed("the stream ended without any sound", "Look at the server's log.")
+        self.seen.words = [word.text for word in said.words]
+        took_s = said.end_s - said.begin_s
+        return f"{said.seconds:.1f} s of sound for {counted(len(TEXT.split()), 'word')} in {took_s:.1f} s, and the server ended the stream"
+
+    async def _collect(self, probe: Probe[TtsAnswer]) -> None:
+        """Keep what comes, to the end of the stream.
+
+        Raises:
+            CheckFailed: it ended badly, or fell silent.
+        """
+        said = self._said
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.marker_s):
+                    answer = await probe.receive()
+            except TimeoutError:
+                raise CheckFailed(
+                    f"after {said.seconds:.1f} s of sound nothing came for {self._limits.marker_s:g} s, and the stream did not end",
+                    "Look for `task failed` in the server's log.",
+                ) from None
+            if isinstance(answer, Closed):
+                said.end_s = now_s()
+                if answer.code not in GOOD_CODES:
+                    raise CheckFailed(f"the server ended the stream: {answer}")
+                return
+            if isinstance(answer, Error):
+                self._note_broken(answer.message)
+                raise CheckFailed(f"the server ended the stream: {answer.message}")
+            if isinstance(answer, Audio):
+                said.pieces.append(answer.pcm)
+                said.arrived_s.append(now_s())
+            elif isinstance(answer, TtsText):
+                said.words.append(answer)
+
+    async def _close_early(self) -> str:
+        self._probe = await self._open()
+        await self._next(self._probe)
+        await self._occupy(self._probe)
+        return await self._closing()
+
+    async def _first_audio(self) -> str:
+        first_s = self._said.arrived_s[0] - self._said.begin_s
+        said = f"the first sound came {first_s * 1000:.0f} ms after the first text"
+        if first_s > _FIRST_AUDIO_S and not self._patient:
+            raise CheckFailed(
+                f"{said}, later than {_FIRST_AUDIO_S:g} s",
+                "Serve fewer streams or fewer codebooks (n_q): `dsmops plan`.",
+            )
+        return said
+
+    async def _playback(self) -> str:
+        said = self._said
+        # From the first sound on: what the model needs before it is `first-audio`.
+        speed = said.seconds / max(said.end_s - said.arrived_s[0], 1e-3)
+        played_s, late = said.arrived_s[0], 0
+        for piece, arrived_s in zip(said.pieces, said.arrived_s, strict=True):
+            late += arrived_s > played_s
+            played_s = max(played_s, arrived_s) + len(piece) / SAMPLE_RATE_HZ
+        text = f"{speed:.1f} × real time, {counted(late, 'underrun')} in {counted(len(said.pieces), 'piece')}"
+        if speed < 1 or (late and not self._patient):
+            raise CheckFailed(
+                f"{text}: whoever listens hears gaps",
+                "Serve fewer streams or fewer codebooks (n_q): `dsmops plan`.",
+            )
+        return text
+
+    async def _sound(self) -> str:
+        found = quality(join(self._said.pieces))
+        said = f"peak {found.peak:.2f}, RMS {found.rms:.3f}, {found.clipped_share:.1%} clipped"
+        if round(self._said.seconds * SAMPLE_RATE_HZ) % FRAME_SAMPLES:
+            raise CheckFailed(
+                f"{self._said.seconds:.3f} s of sound are no whole frames of {FRAME_SAMPLES} samples"
+            )
+        if not found.is_finite:
+            raise CheckFailed("samples are NaN or infinite", NAN_HINT)
+        if found.peak > 1:
+            raise CheckFailed(
+                f"{said}: samples lie outside of ±1",
+                "Players distort them; is this server one we know?",
+            )
+        if found.rms < SILENCE_RMS:
+            raise CheckFailed(
+                f"{said}: it is silence",
+                "Try another voice; listen with `dsmops synthesize --url`.",
+            )
+        if found.clipped_share > _MOST_CLIPPED:
+            raise CheckFailed(
+                f"{said}: it is distorted", "Try another voice, or a smaller cfg_coef."
+            )
+        return said
+
+    async def _words(self) -> str:
+        wanted, words = TEXT.split(), self._said.words
+        if not words:
+            raise DoesNotApply("this server does not say when it says which word")
+        said = [word.text for word in words]
+        if said != wanted:
+            missing = next(
+                (
+                    word
+                    for word, other in zip(wanted, [*said, *[""] * len(wanted)], strict=False)
+                    if word != other
+                ),
+                "",
+            )
+            raise CheckFailed(
+                f"{len(said)} of {len(wanted)} words were said; the first that was not: {missing!r}"
+            )
+        times = [time_s for word in words for time_s in (word.start_s, word.stop_s)]
+        if times != sorted(times) or times[-1] > self._said.seconds + 1:
+            raise CheckFailed(
+                f"the words' times are not in order, or lie outside of the sound's {self._said.seconds:.1f} s: {times}"
+            )
+        return f"all {len(words)} words, in order, the last at {words[-1].start_s:.1f} s"
+
+    async def _finite_numbers(self) -> str:
+        if self.seen.broken:
+            raise CheckFailed(self.seen.broken, NAN_HINT)
+        if not self._said.pieces:
+            raise DoesNotApply("there was no sound")
+        samples = join(self._said.pieces)
+        if not quality(samples).is_finite:
+            raise CheckFailed("samples are NaN or infinite", NAN_HINT)
+        return f"{len(samples):,} samples, all finite; no stream was ended for its numbers"

@@ -1,0 +1,1 @@
+"""Transcribe, synthesize, evaluate and serve."""

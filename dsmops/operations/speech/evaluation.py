@@ -1,0 +1,310 @@
+"""`evaluate`: a corpus through the embedded engine, and its word error rate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from enum import StrEnum
+from io import BytesIO
+from itertools import islice
+from math import fsum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsmops.audio import SAMPLE_RATE_HZ, Samples, frames, open_audio
+from dsmops.errors import FileAccessError, InputError, SourceError
+from dsmops.operations.models.files import require_spared
+from dsmops.operations.models.stt import find_stt, load_stt_source
+from dsmops.operations.speech.transcription import require_finite
+from dsmops.progress import SILENT, Progress
+from dsmops.scoring import (
+    DATASETS,
+    Corpus,
+    Counts,
+    Normalizer,
+    Score,
+    Utterance,
+    compare,
+    is_dataset,
+    is_scored,
+    normalizer,
+    open_dataset,
+    read_manifest,
+    summarize,
+)
+
+if TYPE_CHECKING:
+    from dsmops.dtypes import DType
+    from dsmops.worker.runtime.stt.transcription import Transcript
+
+GPU_BATCH_SIZE = 32
+"""Slots on a CUDA device: what the published figures were taken with."""
+CPU_BATCH_SIZE = 4
+"""Slots on a CPU, where a step takes about as much longer as there are slots."""
+
+
+class Status(StrEnum):
+    """What became of an utterance: heard and scored, left out since its reference says nothing, or its audio could not be read."""
+
+    SCORED = "scored"
+    DROPPED = "dropped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceResult:
+    """One utterance. What was not found out is None: only a scored one has a hypothesis and figures, only a failed one an `error`.
+
+    `audio_s` is how long the recording is, `compute_s` its share of the engine's time.
+    """
+
+    audio: str
+    status: Status
+    reference: str
+    normalized_reference: str
+    hypothesis: str | None = None
+    normalized_hypothesis: str | None = None
+    score: Score | None = None
+    wer: float | None = None
+    cer: float | None = None
+    audio_s: float | None = None
+    compute_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The corpus. Rates are over what was scored, None where nothing was: `wer` and `cer` are means of the utterances' rates,
+    `corpus_wer` all errors over all words of the references. `speedup` is seconds of audio per
+    second of computing.
+    """
+
+    utterances: int
+    scored: int
+    dropped: int
+    failed: int
+    words: Counts
+    wer: float | None
+    cer: float | None
+    corpus_wer: float | None
+    audio_s: float
+    compute_s: float
+    speedup: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was evaluated on what, in total and by utterance, in the corpus's order."""
+
+    manifest: str
+    model: str
+    device: str
+    dtype: str
+    batch_size: int
+    normalizer: Normalizer
+    totals: Totals
+    files: tuple[UtteranceResult, ...]
+
+
+def evaluate(
+    manifest: str,
+    model: str,
+    *,
+    dtype: DType | None = None,
+    cpu: bool = False,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    normal_form: Normalizer = Normalizer.ENGLISH,
+    target: Path | None = None,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Transcribe the recordings that `manifest` lists, `batch_size` at a time, and compare with their references.
+
+    `manifest` is a file (see `read_manifest`) or names a dataset (see `open_dataset`), of which the
+    first `limit` utterances count; `model` is as for `find_stt`. Recordings that cannot be read are
+    told in the result, and the rest goes on. Slots are independent
+    rows: how many there are changes the time, and nothing else but what a device's rounding makes of it. `target` is where the caller
+    will write, which must be none of the model's files and no recording.
+
+    Raises:
+        InputError, SourceError: the manifest or the model cannot be used, or no reference says
+        anything.
+        CheckpointError: the model computes numbers that are not finite.
+        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation failed.
+    """
+    normalize = normalizer(normal_form)
+    corpus = _open_corpus(manifest, progress)
+    if not corpus.count:
+        raise InputError(
+            f"{corpus.name} is empty", hint="Name another split.", code="dataset.empty"
+        )
+    count = corpus.count if limit is None else min(limit, corpus.count)
+    found = find_stt(model, progress=progress)
+    require_spared(target, astuple(found.files))
+    loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
+
+    from dsmops.worker.runtime.stt.engine import SttEngine
+    from dsmops.worker.runtime.stt.transcription import Recording, run
+
+    if batch_size is None:
+        batch_size = GPU_BATCH_SIZE if loaded.device.type == "cuda" else CPU_BATCH_SIZE
+    engine = SttEngine(loaded, batch_size=min(batch_size, count))
+    results: dict[int, UtteranceResult] = {}
+    running: dict[Recording, tuple[int, _Hearing]] = {}
+
+    def recordings() -> Iterator[Recording]:
+        for number, utterance in enumerate(islice(corpus.utterances, limit)):
+            _require_other_than(target, utterance)
+            hearing = _Hearing(utterance, normalize)
+            if is_scored(hearing.normalized_reference):
+                recording = Recording(
+                    hearing.frames(), loaded.config, loaded.tokenizer, loaded.frame_samples
+                )
+                running[recording] = number, hearing
+                yield recording
+            else:
+                results[number] = hearing.dropped()
+                progress.advance(1)
+
+    progress.start(f"Evaluating on {corpus.name}", count, "recordings")
+    try:
+        for news in run(engine, recordings()):
+            if news.finished:
+                number, hearing = running.pop(news.recording)
+                transcript = news.recording.transcript()
+                require_finite(
+                    transcript.figures.non_finite_steps, transcript.figures.steps, loaded
+                )
+                results[number] = hearing.judged(transcript)
+                progress.advance(1)
+    finally:
+        progress.finish()
+    files = tuple(results[number] for number in range(len(results)))
+    if all(file.status is Status.DROPPED for file in files):
+        raise InputError(
+            f"{corpus.name}: no reference says anything once normalised",
+            hint="--normalizer basic or none leaves more of it.",
+            code="manifest.nothing_to_score",
+        )
+    return Evaluation(
+        manifest=corpus.name,
+        model=found.name,
+        device=str(loaded.device),
+        dtype=loaded.dtype,
+        batch_size=engine.batch_size,
+        normalizer=normal_form,
+        totals=_totals(files),
+        files=files,
+    )
+
+
+def _require_other_than(target: Path | None, utterance: Utterance) -> None:
+    """Refuse to write over a recording; nothing of `target` is touched until the end."""
+    recording = utterance.audio
+    if (
+        target is not None
+        and isinstance(recording, Path)
+        and target.exists()
+        and recording.exists()
+        and target.samefile(recording)
+    ):
+        raise InputError(
+            f"{target} is a recording of the manifest",
+            hint="Write to another file.",
+            code="target.is_source",
+        )
+
+
+def _open_corpus(name: str, progress: Progress) -> Corpus:
+    if is_dataset(name):
+        return open_dataset(name, progress=progress)
+    path = Path(name)
+    if not path.exists() and path.name == name:
+        raise SourceError(
+            f"{name} is no file here and no dataset's alias",
+            hint=f"Aliases: {', '.join(DATASETS)}.",
+            code="manifest.missing",
+        )
+    return read_manifest(path)
+
+
+class _NamedBytes(BytesIO):
+    """A file in memory, with a name for errors."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+class _Hearing:
+    """An utterance on its way through the engine."""
+
+    def __init__(self, utterance: Utterance, normalize: Callable[[str], str]) -> None:
+        self._utterance = utterance
+        self._normalize = normalize
+        self._samples = 0
+        self._error: str | None = None
+        self.normalized_reference = normalize(utterance.reference)
+
+    def frames(self) -> Iterator[Samples]:
+        """Yield the recording. Where it cannot be read, or not to its end, stop and remember why."""
+        audio = self._utterance.audio
+        try:
+            with open_audio(
+                audio if isinstance(audio, Path) else _NamedBytes(audio, self._utterance.name)
+            ) as source:
+                yield from frames(self._counted(source.blocks()))
+        except (InputError, FileAccessError) as exc:
+            self._error = exc.message
+
+    def _counted(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block in blocks:
+            self._samples += len(block)
+            yield block
+
+    def dropped(self) -> UtteranceResult:
+        """Return the result of an utterance that nobody needs to hear."""
+        return self._result(Status.DROPPED)
+
+    def judged(self, transcript: Transcript) -> UtteranceResult:
+        """Return the result, the recording having been heard as far as it could be."""
+        if self._error is not None:
+            return replace(self._result(Status.FAILED), error=self._error)
+        normalized = self._normalize(transcript.text)
+        score = compare(self.normalized_reference, normalized)
+        return replace(
+            self._result(Status.SCORED),
+            hypothesis=transcript.text,
+            normalized_hypothesis=normalized,
+            score=score,
+            wer=score.words.rate,
+            cer=score.characters.rate,
+            audio_s=self._samples / SAMPLE_RATE_HZ,
+            compute_s=transcript.figures.share_s,
+        )
+
+    def _result(self, status: Status) -> UtteranceResult:
+        return UtteranceResult(
+            self._utterance.name, status, self._utterance.reference, self.normalized_reference
+        )
+
+
+def _totals(files: Sequence[UtteranceResult]) -> Totals:
+    states = Counter(file.status for file in files)
+    summary = summarize([file.score for file in files if file.score is not None])
+    audio_s = fsum(file.audio_s or 0.0 for file in files)
+    compute_s = fsum(file.compute_s or 0.0 for file in files)
+    return Totals(
+        utterances=len(files),
+        scored=states[Status.SCORED],
+        dropped=states[Status.DROPPED],
+        failed=states[Status.FAILED],
+        words=summary.words,
+        wer=summary.wer,
+        cer=summary.cer,
+        corpus_wer=summary.corpus_wer,
+        audio_s=audio_s,
+        compute_s=compute_s,
+        speedup=audio_s / compute_s if compute_s else None,
+    )

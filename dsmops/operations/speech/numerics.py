@@ -1,0 +1,213 @@
+"""`verify --numerics`: whether a converted language model still says what its original says.
+
+The original is computed in float32, the converted file in the dtype that it holds, one after the
+other, so that only one is in memory, and on the same codes of the same recording.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dsmops.audio import Samples, frames, open_audio
+from dsmops.checkpoint import Checkpoint, open_checkpoint
+from dsmops.dtypes import DType
+from dsmops.errors import GpuMemoryError, InputError, SourceError
+from dsmops.extras import require_worker
+from dsmops.hub import is_hub_source, parse_source
+from dsmops.operations.models.stt import SttSource, find_stt
+from dsmops.operations.speech.numerics_verdict import NumericsReport, Setting, judge
+from dsmops.progress import SILENT, Progress
+from dsmops.units import counted
+from dsmops.worker.models.stt_config import FRAMES_PER_S
+
+if TYPE_CHECKING:
+    from dsmops.worker.runtime.numerics import Hearing
+    from dsmops.worker.runtime.stt.transcription import Recording
+
+LONGEST_S = 600.0
+"""Seconds of a recording that are used. The longest window of a published model, 60 s, is filled ten times by then."""
+
+_CONFIG_FILE = "config.json"
+Audio = Path | Literal["-"]
+
+
+@dataclass(frozen=True, slots=True)
+class NumericsPlan:
+    """What is to be heard by which two files. `target` is computed in `dtype`; `kept_f32` of its tensors are stored in F32 nevertheless.
+
+    `same_layout`: both hold tensors of the same names and shapes. Where they do not, there is
+    nothing to compare.
+    """
+
+    audio: Audio
+    source: Path
+    target: Path
+    dtype: DType
+    kept_f32: int
+    same_layout: bool
+    stt: SttSource
+
+
+def plan_numerics(
+    source: str,
+    files: tuple[Path, Path],
+    audio: Audio,
+    *,
+    model: str | None = None,
+    progress: Progress = SILENT,
+) -> NumericsPlan:
+    """Find all that comparing `files`, original and converted, needs, so that what is missing or wrong is said before the work.
+
+    `source` is the original as the user named it: without `model` (see `find_stt`), the config,
+    tokenizer and Mimi beside it are taken.
+
+    Raises:
+        ExtraMissingError: the worker's libraries are not installed.
+        InputError, SourceError: the recording, the model or a checkpoint cannot be used for this.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+    """
+    require_worker("comparing numerics")
+    if audio != "-":
+        with open_audio(audio):
+            pass
+    before, after = (open_checkpoint(path) for path in files)
+    original, converted = _only_file(before), _only_file(after)
+    dtype = _main_dtype(after)
+    return NumericsPlan(
+        audio=audio,
+        source=original,
+        target=converted,
+        dtype=dtype,
+        kept_f32=0
+        if dtype is DType.F32
+        else sum(tensor.dtype == DType.F32 for tensor in after.tensors.values()),
+        same_layout=_shapes(before) == _shapes(after),
+        stt=_find_model(source, model, original, progress),
+    )
+
+
+def compare_numerics(
+    plan: NumericsPlan, *, cpu: bool = False, progress: Progress = SILENT
+) -> NumericsReport:
+    """Let both models hear the recording and judge what they made of it, on CUDA device 0 where there is one and `cpu` is not set.
+
+    Raises:
+        InputError, CheckpointError: the recording is damaged, or a file is not what the model's
+        config describes. GpuMemoryError, DeviceLostError: the device has no room, or failed.
+    """
+    from dsmops.worker.models.device import best_device
+    from dsmops.worker.models.stt import load_companions, load_lm
+    from dsmops.worker.runtime.numerics import compare, encode, hear
+    from dsmops.worker.runtime.stt.transcription import Recording
+
+    device, config = best_device(cpu=cpu), plan.stt.config
+
+    def follow(file: Path, dtype: DType, told: Hearing | None = None) -> Hearing:
+        lm = load_lm(file, config, device=device, dtype=dtype)
+        progress.start(f"Computing {file.name} in {dtype}", len(codes), "steps")
+        try:
+            return hear(lm, codes, told=told, progress=progress)
+        finally:
+            progress.finish()
+
+    try:
+        with open_audio(plan.audio) as audio:
+            tokenizer, mimi = load_companions(plan.stt.files, config, device=device)
+            used = islice(frames(audio.blocks()), int(LONGEST_S * FRAMES_PER_S))
+            recording = Recording(used, config, tokenizer, mimi.config.frame_samples)
+            codes = encode(mimi, _fed(recording), config.lm.audio_codebooks, device=device)
+        del mimi
+        original = follow(plan.source, DType.F32)
+        converted = follow(plan.target, plan.dtype, original)
+    except GpuMemoryError as exc:
+        hint = "--cpu computes in the machine's own memory. See `nvidia-smi` for what else uses the card."
+        raise GpuMemoryError(exc.message, hint=hint) from exc
+    audio_s = recording.heard_frames / FRAMES_PER_S
+    return judge(
+        Setting(
+            audio.name,
+            audio_s,
+            ceil(config.silence_prefix_s * FRAMES_PER_S),
+            plan.stt.name,
+            str(device),
+        ),
+        (plan.source, plan.target),
+        plan.dtype,
+        (original, converted),
+        compare(original, converted),
+        tokenizer,
+        notes=tuple(_notes(plan, audio_s, on_cpu=device.type == "cpu")),
+    )
+
+
+def _fed(recording: Recording) -> Iterator[Samples]:
+    while (frame := recording.next_frame()) is not None:
+        yield frame
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+
+
+def _only_file(checkpoint: Checkpoint) -> Path:
+    if len(checkpoint.shards) > 1:
+        raise InputError(
+            f"{checkpoint.path} is in {len(checkpoint.shards)} shards, and the embedded worker runs single files",
+            hint="Leave out --numerics, or compare a checkpoint that is one file.",
+            code="checkpoint.sharded",
+        )
+    return checkpoint.shards[0].path
+
+
+def _main_dtype(checkpoint: Checkpoint) -> DType:
+    """Return the dtype of most weights: all are cast to it when they are served."""
+    elements: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values():
+        elements[tensor.dtype] += tensor.elements
+    name = max(elements, key=elements.__getitem__, default="")
+    if name not in {dtype.value for dtype in DType}:
+        raise InputError(
+            f"{checkpoint.path} holds no f16, bf16 or f32 weights",
+            hint=f"`dsmops inspect {checkpoint.path}` shows what it holds.",
+        )
+    return DType(name)
+
+
+def _find_model(source: str, model: str | None, lm: Path, progress: Progress) -> SttSource:
+    """Return the model that `model` names, else the one whose config lies beside `source`; its weights are `lm`."""
+    if model is not None:
+        return find_stt(model, lm=lm, progress=progress)
+    path = Path(source).expanduser()
+    folder = path if path.is_dir() else path.parent
+    config = (
+        parse_source(source).sibling(_CONFIG_FILE)
+        if is_hub_source(source)
+        else folder / _CONFIG_FILE
+    )
+    try:
+        return find_stt(str(config), lm=lm, progress=progress)
+    except SourceError as exc:
+        raise SourceError(
+            f"how the model in {source} is run should be said beside it, and is not: {exc.message}",
+            hint="Pass --model: a published model's name, hf://org/repo, a folder with a config.json, or a moshi-server .toml.",
+            code="model.unknown",
+        ) from exc
+
+
+def _notes(plan: NumericsPlan, audio_s: float, *, on_cpu: bool) -> Iterator[str]:
+    if on_cpu and plan.dtype is not DType.F32:
+        yield (
+            f"On a CPU, {plan.dtype} products are summed in float32 and rounded once; a GPU may sum parts in between in {plan.dtype}. "
+            "Overflow shows in both."
+        )
+    if plan.kept_f32:
+        tensors = counted(plan.kept_f32, "tensor")
+        yield f"Stored in F32 but computed in {plan.dtype} like the rest, as moshi-server and the embedded worker do: {tensors}."
+    if audio_s >= LONGEST_S:
+        yield f"No more than the first {LONGEST_S:g} s of a recording are used."

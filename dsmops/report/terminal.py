@@ -1,0 +1,64 @@
+"""Text and tables on a terminal, with every control character spelled out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MOST_RULE_CHARS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under headings. A heading that ends in `>` is right-aligned. Cells are plain text, never markup."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+Block = str | Table
+"""A line or a paragraph of text, or a table. Views yield blocks; the reporter draws them."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters, and bytes of no encoding, spelled out, so that a hostile name cannot drive a terminal."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else _spelled(char) for char in text
+    )
+
+
+def _spelled(char: str) -> str:
+    number = ord(char)
+    # Python keeps a byte that is not UTF-8 as a surrogate of its own.
+    byte = number - 0xDC00 if 0xDC80 <= number <= 0xDCFF else number
+    return f"\\x{byte:02x}" if byte < 0x100 else f"\\u{byte:04x}"
+
+
+def draw(block: Block) -> None:
+    if isinstance(block, str):
+        sys.stdout.write(printable(block) + "\n")
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # Into a file or a pipe a table is as wide as it needs to be: a cut cell helps nobody there.
+    console = (
+        Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
+    )
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in block.headings:
+        right = heading.endswith(">")
+        table.add_column(
+            Text(heading.removesuffix(">")), justify="right" if right else "left", overflow="fold"
+        )
+    for row in block.rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().split("\n")]
+    # One long cell is no reason for a rule that fills a screen of a CI log.
+    drawn = "\n".join(line[:_MOST_RULE_CHARS] if line.strip(" ─") == "" else line for line in lines)
+    sys.stdout.write(drawn.strip("\n") + "\n")

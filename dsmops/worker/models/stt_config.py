@@ -1,0 +1,192 @@
+"""What a model's own `config.json` says about a DSM speech-to-text model, as values that the networks take.
+
+A moshi-server TOML says the same in other words; whoever reads one builds `SttConfig` directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dsmops.errors import InputError
+from dsmops.models import LmShape
+
+FRAMES_PER_S = 12.5
+PADDING = 3
+"""Text token of a step without text."""
+END_OF_PADDING = 0
+"""Text token that ends a pause: a word starts after it."""
+LAST_SPECIAL = 3
+"""Ids up to this one carry no text."""
+
+# What the networks here do; a config that wants anything else is refused rather than run wrongly.
+_REQUIRED: dict[str, tuple[Any, Any]] = {
+    "norm": ("layer_norm", "rms_norm_f32"),
+    "gating": ("none", "silu"),
+    "positional_embedding": ("sin", "rope"),
+    "causal": (True, True),
+    "layer_scale": (None, None),
+    "bias_proj": (False, False),
+    "norm_emb": (False, False),
+    "kv_repeat": (1, 1),
+    "cross_attention": (False, False),
+    "demux_second_stream": (False, False),
+    "dep_q": (8, 0),
+    "existing_text_padding_id": (3, PADDING),
+    "existing_text_end_padding_id": (0, END_OF_PADDING),
+    "lora_name": (None, None),
+}
+"""Key → (value when the key is absent, the only value that STT models have)."""
+
+MOST = 2**20
+"""No dimension of a published model comes near. A larger one is damage, for which no memory must be asked."""
+MOST_LAYERS = 1024
+_MOST_SILENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SttConfig:
+    """A speech-to-text model: network dimensions and how its text relates to its audio.
+
+    `text_delay_steps`: steps between a frame of audio and its text (moshi-server's
+    `asr_delay_in_tokens`). `silence_prefix_s`: silence that the model wants before the audio.
+    `temperature` 0 takes the most probable token.
+    """
+
+    lm: LmShape
+    max_period: float
+    text_delay_steps: int
+    silence_prefix_s: float = 0.0
+    temperature: float = 0.0
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> SttConfig:
+        """Read the parsed `config.json` of a published STT repository.
+
+        Raises:
+            InputError: a key is missing, has the wrong type, or describes something that is not an STT model.
+        """
+        try:
+            for key, (default, required) in _REQUIRED.items():
+                if body.get(key, default) != required:
+                    says = (
+                        f"has {key} = {body[key]!r}"
+                        if key in body
+                        else f"does not say {key}, which means {default!r}"
+                    )
+                    raise InputError(
+                        f"this config.json {says}; speech-to-text models have {required!r}",
+                        hint="The embedded worker transcribes with kyutai/stt-1b-en_fr, kyutai/stt-2.6b-en and their -candle repositories.",
+                    )
+            return _read(body)
+        except ValueError as exc:
+            raise InputError(
+                f"this config.json cannot be used: {exc}",
+                hint="Take config.json from the model's own repository.",
+            ) from exc
+
+
+def whole_number(
+    body: Mapping[str, Any],
+    key: str,
+    default: int | None = None,
+    *,
+    least: int = 1,
+    most: int = MOST,
+) -> int:
+    """Return an integer of a parsed JSON object.
+
+    Raises:
+        ValueError: it is missing and has no default, is no integer, or is out of range.
+    """
+    value = body.get(key, default)
+    if value is None and key not in body:
+        raise ValueError(f"the key {key!r} is missing")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key} = {value!r} is not a whole number from {least} to {most}")
+    return value
+
+
+def finite_number(
+    body: Mapping[str, Any], key: str, default: float, *, least: float = 0.0, most: float = 1e9
+) -> float:
+    """Return a finite number of a parsed JSON object.
+
+    Raises:
+        ValueError: it is no number, or out of range.
+    """
+    value = body.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key} = {value!r} is not a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def section(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the object under `key`, an empty one where it is absent or null.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    value = body.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key} = {value!r} is not an object of keys and values")  # noqa: TRY004 one kind for every bad value
+    return value
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError unless `heads` attention heads share `width`, each with an even number of channels to rotate in pairs."""
+    if width % (2 * heads):
+        raise ValueError(
+            f"a width of {width} cannot be shared by {heads} attention heads of an even size"
+        )
+
+
+def _read(body: Mapping[str, Any]) -> SttConfig:
+    width, heads, text_card = (whole_number(body, key) for key in ("dim", "num_heads", "text_card"))
+    check_heads(width, heads)
+    delays = body.get("delays", [])
+    if not isinstance(delays, list) or any(delay != 0 for delay in delays):
+        raise ValueError(f"delays = {delays!r}; the streams of speech-to-text models have none")
+    vad_heads = whole_number(body, "extra_heads_num_heads", 0, least=0, most=MOST_LAYERS)
+    stt, generation = section(body, "stt_config"), section(body, "lm_gen_config")
+    shape = LmShape(
+        d_model=width,
+        num_heads=heads,
+        num_layers=whole_number(body, "num_layers", most=MOST_LAYERS),
+        dim_feedforward=feed_forward_like_the_servers(
+            width, int(finite_number(body, "hidden_scale", 4, least=1, most=1024) * width)
+        ),
+        context=whole_number(body, "context"),
+        text_in_vocab_size=text_card + 1,
+        text_out_vocab_size=text_card
+        if body.get("text_card_out") is None
+        else whole_number(body, "text_card_out"),
+        audio_vocab_size=whole_number(body, "card") + 1,
+        audio_codebooks=whole_number(body, "n_q", most=MOST_LAYERS),
+        extra_heads=(vad_heads, whole_number(body, "extra_heads_dim", 6)) if vad_heads else None,
+    )
+    return SttConfig(
+        lm=shape,
+        max_period=finite_number(body, "max_period", 10_000, least=1),
+        text_delay_steps=int(
+            finite_number(stt, "audio_delay_seconds", 0.0, most=_MOST_SILENCE_S) * FRAMES_PER_S
+        ),
+        silence_prefix_s=finite_number(
+            stt, "audio_silence_prefix_seconds", 0.0, most=_MOST_SILENCE_S
+        ),
+        temperature=finite_number(generation, "temp_text", 0.0),
+    )
+
+
+def feed_forward_like_the_servers(width: int, feed_forward: int) -> int:
+    """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python does from `feed_forward`.
+
+    Python: h = 2·feed_forward/3, but 21·d/8 when feed_forward is 4·d. moshi-server's rule differs in that case (11·d/4).
+    """
+    if feed_forward != 4 * width:
+        return feed_forward
+    hidden = 21 * width // 8
+    return -(-3 * hidden // 2)

@@ -1,0 +1,1 @@
+"""The speech-to-text engine, its model loop, and words with times."""

@@ -1,0 +1,190 @@
+"""The batched streaming engine of speech-to-text: one call advances every active slot by one frame.
+
+A step is Mimi's encoder, the language model and the choice of a token, for all slots at once. Slots
+are independent rows. On a CUDA device the whole step is one captured graph; on a CPU the same code
+runs as it stands.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from dsmops.worker.models.device import device_errors
+from dsmops.worker.models.state import RowState, keep
+from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.stt_config import END_OF_PADDING, PADDING
+from dsmops.worker.runtime.capture import capture
+
+
+class Alignment(StrEnum):
+    """Which frame a step hears. Step 0 always hears the initial tokens.
+
+    `SERVER`: step t hears frame t - 1, as in training, moshi-server and MLX. `LMGEN`: step t hears
+    frame t, and frame 0 is never heard, as in the Python package's `LMGen` fed once per frame.
+    """
+
+    SERVER = "server"
+    LMGEN = "lmgen"
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step gave, on the CPU. Rows that did not advance hold meaningless values.
+
+    `text_tokens` int64 [B]; `pause_probabilities` float32 [B, heads], heads 0 for a model without
+    them; `finite` bool [B], False where a latent of Mimi or a logit was NaN or infinite; `step_ms`
+    wall time with the device synchronised.
+    """
+
+    text_tokens: Tensor
+    pause_probabilities: Tensor
+    finite: Tensor
+    step_ms: float
+
+
+class SttEngine:
+    """A model with `batch_size` slots. All memory that serving takes is taken here.
+
+    Not thread-safe: one thread owns an engine.
+    """
+
+    def __init__(
+        self,
+        model: SttModel,
+        batch_size: int,
+        *,
+        alignment: Alignment = Alignment.SERVER,
+        cuda_graph: bool = True,
+    ) -> None:
+        """Allocate the slots and, on a CUDA device, capture the step unless `cuda_graph` is False.
+
+        Raises:
+            GpuMemoryError: the slots do not fit.
+            DeviceLostError: the device failed during warm-up.
+        """
+        self.model = model
+        self.batch_size = batch_size
+        self.alignment = alignment
+        device, lm = model.device, model.lm
+        heads = lm.shape.extra_heads[0] if lm.shape.extra_heads else 0
+        with device_errors(device), torch.inference_mode():
+            self._rows = RowState(batch_size, device)
+            self._mimi = model.mimi.init_state(self._rows)
+            self._ring = lm.init_state(self._rows)
+            self._started = self._rows.zeros(dtype=torch.bool)
+            self._last_text = self._rows.zeros(dtype=torch.int64)
+            self._held_codes = self._rows.zeros(lm.shape.audio_codebooks, dtype=torch.int64)
+            # Inputs and outputs stay in place, so that a captured graph finds them.
+            self._pcm = torch.zeros(batch_size, 1, model.frame_samples, device=device)
+            self._exec_mask = torch.zeros(batch_size, dtype=torch.bool, device=device)
+            self._forced = torch.full((batch_size,), -1, dtype=torch.int64, device=device)
+            self._report = torch.zeros(batch_size, 2 + heads, device=device)
+            self.codes = torch.zeros(
+                batch_size, lm.shape.audio_codebooks, dtype=torch.int64, device=device
+            )
+            """Codes of the last step's frames, int64 [B, K], on the device; overwritten by the next step."""
+            self.logits = torch.zeros(batch_size, lm.shape.text_out_vocab_size, device=device)
+            """Text logits of the last step, float32 [B, V], before any restriction; overwritten by the next step."""
+            (self._advance,) = (
+                capture(self._step) if cuda_graph and device.type == "cuda" else (self._step,)
+            )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all slots' streaming state."""
+        return self._rows.nbytes
+
+    def reset(self, slots: list[int]) -> None:
+        """Start new streams in `slots`; their next step is a stream's first. Other slots are untouched.
+
+        Raises:
+            ValueError: there is no such slot; a bug in the caller.
+        """
+        if not all(0 <= slot < self.batch_size for slot in slots):
+            raise ValueError(f"slots {slots} are not all among {self.batch_size}")
+        with device_errors(self.model.device), torch.inference_mode():
+            self._rows.reset(torch.tensor(slots, dtype=torch.int64, device=self.model.device))
+
+    def step(self, pcm: Tensor, exec_mask: Tensor, forced: Tensor | None = None) -> StepOutput:
+        """Advance every slot marked in `exec_mask` by one frame.
+
+        Shapes (B slots):
+            pcm: float32 [B, 1, 1920], 24 kHz mono. Idle rows are zeroed first, so garbage in them is harmless.
+            exec_mask: bool [B]. A False row keeps its state as if this step had not happened.
+            forced: int64 [B] or None. Where it is not -1, the token is chosen among padding, end of padding and this one.
+
+        A frame is 80 ms, so a `step_ms` above 80 means the engine falls behind. Row i depends on
+        row i alone.
+
+        Raises:
+            ValueError: a shape does not fit this engine's B; a bug in the caller.
+            DeviceLostError: the GPU failed during the step; every slot is lost.
+
+        Source: masking and reset follow moshi 0.2.13; differences are listed in runbooks/decisions.
+        """
+        for name, given, wanted in (
+            ("pcm", pcm, self._pcm),
+            ("exec_mask", exec_mask, self._exec_mask),
+            ("forced", forced, self._forced),
+        ):
+            if given is not None and given.shape != wanted.shape:
+                raise ValueError(
+                    f"{name} {list(given.shape)} does not fit {self.batch_size} slots; {list(wanted.shape)} does"
+                )
+        begin = time.perf_counter()
+        with device_errors(self.model.device), torch.inference_mode():
+            self._pcm.copy_(pcm, non_blocking=True)
+            self._exec_mask.copy_(exec_mask, non_blocking=True)
+            if forced is None:
+                self._forced.fill_(-1)
+            else:
+                self._forced.copy_(forced, non_blocking=True)
+            self._advance()
+            report = self._report.to("cpu", copy=True)  # on a CPU too: the next step overwrites it
+        return StepOutput(
+            report[:, 0].long(),
+            report[:, 2:],
+            report[:, 1].bool(),
+            (time.perf_counter() - begin) * 1000,
+        )
+
+    def _step(self) -> None:
+        lm, mask = self.model.lm, self._exec_mask
+        pcm = torch.where(mask.view(-1, 1, 1), self._pcm, 0.0)
+        latents = self.model.mimi.latents(pcm, self._mimi, mask)
+        self.codes.copy_(
+            self.model.mimi.quantizer.encode(latents, lm.shape.audio_codebooks)[..., 0]
+        )
+        heard = self._held_codes if self.alignment is Alignment.SERVER else self.codes
+        audio = torch.where(self._started[:, None], heard, lm.initial_audio)
+        text = torch.where(self._started, self._last_text, lm.initial_text)
+        logits, states = lm(text[:, None], audio[..., None], self._ring, mask)
+        self.logits.copy_(logits[:, 0])
+        token = self._choose()
+        keep(self._last_text, token, mask)
+        keep(self._held_codes, self.codes, mask)
+        self._started.logical_or_(mask)
+        self._report[:, 0] = token
+        # A latent that is NaN still has a nearest centroid: behind the quantiser nobody would
+        # notice.
+        self._report[:, 1] = latents.isfinite().flatten(1).all(-1) & self.logits.isfinite().all(-1)
+        pauses = lm.pause_probabilities(states)
+        if pauses is not None:
+            self._report[:, 2:] = pauses[:, 0]
+
+    def _choose(self) -> Tensor:
+        """Return one token per row, int64 [B]: the most probable, or drawn at the model's temperature (Gumbel trick)."""
+        logits = self.logits
+        ids = torch.arange(logits.shape[1], device=logits.device)
+        forced = self._forced[:, None]
+        barred = (forced >= 0) & (ids != forced) & (ids != PADDING) & (ids != END_OF_PADDING)
+        logits = logits.masked_fill(barred, -torch.inf)
+        temperature = self.model.config.temperature
+        if temperature > 0:
+            logits = logits / temperature - torch.empty_like(logits).exponential_().log()
+        return logits.argmax(-1)

@@ -1,0 +1,286 @@
+"""Whole recordings through the engine: prefix, prompts, audio, closing silence; words, turns and figures out.
+
+Any number of recordings share an engine's slots: as one ends, the next takes its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import chain, repeat
+from math import ceil
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dsmops.worker.models.stt_config import (
+    END_OF_PADDING,
+    FRAMES_PER_S,
+    LAST_SPECIAL,
+    PADDING,
+    SttConfig,
+)
+from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.runtime.stt.words import (
+    Decoder,
+    TimedWord,
+    TurnDetector,
+    TurnEnd,
+    Word,
+    WordEnd,
+    WordMachine,
+    words_of_sequence,
+)
+
+CLOSING_SILENCE_S = 1.0
+"""Silence fed beyond the text delay when the audio is over, so that the last word's end is heard (as `stt-rs` does)."""
+PROMPT_GAP_FRAMES = 10
+"""Silent frames between a prompt's audio and the recording (as upstream's prompt script)."""
+Frame = NDArray[np.float32]
+
+
+class Timing(StrEnum):
+    """How words get their times: as moshi-server sends them, or as the Python package's script works them out at the end."""
+
+    SERVER = "server"
+    PYTHON = "python"
+
+
+Event = Word | WordEnd | TurnEnd
+"""What a recording gives as it is heard. Times count from the recording's start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is told before the recording: text it should have written, and audio in whole frames it should have heard."""
+
+    text: str = ""
+    frames: Sequence[Frame] = ()
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a finished recording took. `compute_s` counts whole steps, `share_s` of each its part among the slots that ran."""
+
+    steps: int = 0
+    compute_s: float = 0.0
+    share_s: float = 0.0
+    non_finite_steps: int = 0
+
+
+_NO_PROMPT = Prompt()
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A recording's text, its words in order, the ends of its turns, the raw tokens and what they cost.
+
+    `text` is decoded from all its text tokens at once. `unsaid_prompt` is what was left of the
+    prompt's text when the recording ended. `tokens` holds one id per step, prefix and prompt
+    included.
+    """
+
+    text: str
+    words: tuple[TimedWord, ...]
+    turns: tuple[TurnEnd, ...]
+    unsaid_prompt: str
+    tokens: tuple[int, ...]
+    figures: Figures
+
+
+class Recording:
+    """One recording on its way through an engine: what to feed next, and what the tokens mean. Knows no tensors."""
+
+    def __init__(
+        self,
+        frames: Iterable[Frame],
+        config: SttConfig,
+        tokenizer: Decoder,
+        frame_samples: int,
+        *,
+        prompt: Prompt = _NO_PROMPT,
+        timing: Timing = Timing.SERVER,
+    ) -> None:
+        """`frames` yields the recording as float32 [1920]; it is read as the engine goes, so it may be longer than memory."""
+        silence = np.zeros(frame_samples, dtype=np.float32)
+        self._config = config
+        self._tokenizer = tokenizer
+        self._timing = timing
+        self._silent_frames = ceil(config.silence_prefix_s * FRAMES_PER_S)
+        self._prompt_frames = len(prompt.frames) + PROMPT_GAP_FRAMES if prompt.frames else 0
+        # The text of the prompt's audio is through after this many steps, its own text with the
+        # last token, both but for the end of a word that has begun.
+        self._prompt_steps = (
+            self._silent_frames + len(prompt.frames) + config.text_delay_steps
+            if prompt.frames
+            else 0
+        )
+        self._in_prompts_word = False
+        self._feed = chain(
+            repeat(silence, self._silent_frames),
+            prompt.frames,
+            repeat(silence, self._prompt_frames - len(prompt.frames)),
+            self._counted(frames),
+            repeat(silence, config.text_delay_steps + ceil(CLOSING_SILENCE_S * FRAMES_PER_S)),
+        )
+        self._waiting = tokenizer.encode(prompt.text) if prompt.text else []
+        self._machine = WordMachine(tokenizer, config.text_delay_steps)
+        self._tokens: list[int] = []
+        self._spoken: list[int] = []
+        self._events: list[Event] = []
+        self._turns = TurnDetector()
+        self.heard_frames = 0
+        self.figures = Figures()
+
+    def _counted(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            self.heard_frames += 1
+            yield frame
+
+    def next_frame(self) -> Frame | None:
+        """Return the frame of the next step, None when all is fed."""
+        return next(self._feed, None)
+
+    @property
+    def forced(self) -> int:
+        """The prompt token that the next step may choose besides the two paddings; -1 when the prompt's text is through."""
+        return self._waiting[0] if self._waiting else -1
+
+    def take(self, token: int, pauses: Sequence[float]) -> list[Event]:
+        """Take what the step of the last frame gave, and return what it means."""
+        self._tokens.append(token)
+        steps = len(self._tokens)
+        is_text = token not in (PADDING, END_OF_PADDING)
+        of_prompt = (
+            steps <= self._prompt_steps
+            or token == self.forced
+            or (is_text and self._in_prompts_word)
+        )
+        self._in_prompts_word = of_prompt and is_text
+        if token == self.forced:
+            del self._waiting[0]
+        # No text before the delay has passed can come from the audio; moshi-server drops it too.
+        hidden = of_prompt or steps < self._config.text_delay_steps
+        self._spoken.append(PADDING if hidden and is_text else token)
+        events = self._placed(self._machine.take(self._spoken[-1]))
+        spoken = any(isinstance(event, Word) for event in events)
+        if self._turns.take(pauses, spoken=spoken):
+            events.append(TurnEnd(self._since_start_s(steps / FRAMES_PER_S)))
+        self._events += events
+        return events
+
+    def close(self) -> list[Event]:
+        """Return what was still open when the audio ended."""
+        events = self._placed(self._machine.flush())
+        self._events += events
+        return events
+
+    def transcript(self) -> Transcript:
+        """Return the whole result; to be called after `close`."""
+        return Transcript(
+            text=self._tokenizer.decode([token for token in self._spoken if token > LAST_SPECIAL]),
+            words=tuple(
+                self._python_words() if self._timing is Timing.PYTHON else self._server_words()
+            ),
+            turns=tuple(event for event in self._events if isinstance(event, TurnEnd)),
+            unsaid_prompt=self._tokenizer.decode(self._waiting),
+            tokens=tuple(self._tokens),
+            figures=self.figures,
+        )
+
+    def _since_start_s(self, fed_s: float) -> float:
+        """Return a time on the recording's clock, from one that counts all that was fed."""
+        return max(0.0, fed_s - (self._silent_frames + self._prompt_frames) / FRAMES_PER_S)
+
+    def _placed(self, events: list[Word | WordEnd]) -> list[Event]:
+        return [
+            Word(event.text, self._since_start_s(event.start_s))
+            if isinstance(event, Word)
+            else WordEnd(self._since_start_s(event.stop_s))
+            for event in events
+        ]
+
+    def _server_words(self) -> list[TimedWord]:
+        words: list[TimedWord] = []
+        for event in self._events:
+            if isinstance(event, Word):
+                words.append(TimedWord(event.text, event.start_s, None))
+            elif isinstance(event, WordEnd):
+                words[-1] = TimedWord(words[-1].text, words[-1].start_s, event.stop_s)
+        return words
+
+    def _python_words(self) -> list[TimedWord]:
+        delay_s = self._config.text_delay_steps / FRAMES_PER_S
+        tokens = self._spoken[self._prompt_frames :]
+        return words_of_sequence(
+            tokens, self._tokenizer, prefix_frames=self._silent_frames, delay_s=delay_s
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """News of one recording: what a step gave, and whether it was its last."""
+
+    recording: Recording
+    events: list[Event]
+    finished: bool
+
+
+def run(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[Heard]:
+    """Feed `recordings` through the engine's slots, as many at once as there are, and yield news of each as it comes.
+
+    Every recording is yielded once with `finished`, in the order in which they end. A recording
+    whose frames raise ends the run.
+    """
+    waiting = iter(recordings)
+    running: dict[int, Recording] = {}
+    pcm = torch.zeros(
+        engine.batch_size,
+        1,
+        engine.model.frame_samples,
+        pin_memory=engine.model.device.type == "cuda",
+    )
+    samples = pcm.numpy()
+    free = list(range(engine.batch_size))
+    while True:
+        begun = []
+        while free and (recording := next(waiting, None)) is not None:
+            begun.append(free.pop())
+            running[begun[-1]] = recording
+        if begun:
+            engine.reset(begun)
+        if not running:
+            return
+        ended = []
+        exec_mask = torch.zeros(engine.batch_size, dtype=torch.bool)
+        forced = torch.full((engine.batch_size,), -1)
+        for slot, recording in running.items():
+            frame = recording.next_frame()
+            if frame is None:
+                ended.append(slot)
+                continue
+            samples[slot, 0] = frame
+            exec_mask[slot] = True
+            forced[slot] = recording.forced
+        for slot in ended:
+            recording = running.pop(slot)
+            free.append(slot)
+            yield Heard(recording, recording.close(), finished=True)
+        if not running:
+            continue
+        output = engine.step(pcm, exec_mask, forced)
+        tokens, finite, pauses = (
+            output.text_tokens.tolist(),
+            output.finite.tolist(),
+            output.pause_probabilities.tolist(),
+        )
+        for slot, recording in running.items():
+            recording.figures.steps += 1
+            recording.figures.compute_s += output.step_ms / 1000
+            recording.figures.share_s += output.step_ms / 1000 / len(running)
+            recording.figures.non_finite_steps += not finite[slot]
+            events = recording.take(tokens[slot], pauses[slot])
+            if events:
+                yield Heard(recording, events, finished=False)

@@ -1,0 +1,1 @@
+"""The text-to-speech engine, its model loop, and the text state machine."""

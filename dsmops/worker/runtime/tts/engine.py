@@ -1,0 +1,356 @@
+"""The batched streaming engine of text-to-speech: one call advances every active slot by one frame.
+
+A step is the language model and its prediction of a text token, the caller's choice of the token to
+feed, then the depformer and Mimi's decoder, for all slots at once. Slots are independent rows. On a
+CUDA device the part before the choice and the part after it are a captured graph each; on a CPU the
+same code runs as it stands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsmops.errors import InputError
+from dsmops.worker.models.device import device_errors
+from dsmops.worker.models.state import RowState, keep
+from dsmops.worker.models.stt_config import PADDING
+from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts_lm import ZERO
+from dsmops.worker.models.voice import require_voice
+from dsmops.worker.runtime.capture import capture
+from dsmops.worker.runtime.tts.sampling import draw, noise, stream_key
+
+_MOST_TEMPERATURE, _MOST_BONUS, _MOST_CFG = 100.0, 100.0, 100.0
+"""Far beyond what changes anything: logits lie within ±30."""
+_TOP_K_TEXT, _TOP_K_AUDIO = 25, 250
+"""What every published service uses; upstream's defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRequest:
+    """How a new stream speaks.
+
+    `voices`: the main speaker's, then the others', float32 [512, 125] each, as voice files hold
+    them; none at all leaves the model to itself. `cfg`: how closely the voice is followed. `seed`:
+    makes the stream repeatable, whatever its neighbours do. `temperature` 0 takes the most probable
+    tokens. `padding_bonus`: added to the logit of padding; positive speaks slower.
+    """
+
+    voices: tuple[NDArray[np.float32], ...] = ()
+    cfg: float = 2.0
+    seed: int = 0
+    temperature: float = 0.6
+    padding_bonus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TtsOutput:
+    """What one step gave, on the CPU. Rows that did not advance hold meaningless values.
+
+    `pcm` float32 [B, 1920], as decoded, not clipped; `valid` bool [B], where it is the stream's
+    next sound; `finite` bool [B], False where a logit or a valid sample was NaN or infinite;
+    `step_ms` wall time with the device synchronised, the time in `choose` included.
+    """
+
+    pcm: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
+    step_ms: float
+
+
+Choose = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""Takes each row's predicted text token and returns the, multiplexed, one that is fed. Rows that do not advance hold anything."""
+
+
+class TtsEngine:
+    """A model with `batch_size` slots. All memory that serving takes is taken here.
+
+    Not thread-safe: one thread owns an engine; only `check` may be called from any.
+    """
+
+    def __init__(
+        self, model: TtsModel, batch_size: int, *, guidance: bool = False, cuda_graph: bool = True
+    ) -> None:
+        """Allocate the slots and, on a CUDA device, capture the step unless `cuda_graph` is False.
+
+        With `guidance` every slot also runs the model without text and voice, and `SlotRequest.cfg`
+        says how far from that it goes: at twice the cost, and only for a model that was not
+        distilled to take this number as an input.
+
+        Raises:
+            InputError: `guidance` with a distilled model.
+            GpuMemoryError: the slots do not fit.
+            DeviceLostError: the device failed during warm-up.
+        """
+        if guidance and model.config.distilled:
+            raise InputError(
+                "this model takes its guidance as an input; it cannot be guided a second time",
+                hint=f"Give each request one of the values {_listed(model.config.cfg_values)}.",
+            )
+        self.model = model
+        self.batch_size = batch_size
+        self.offsets: NDArray[np.int64] = np.zeros(batch_size, np.int64)
+        """Steps that each row has done since its reset."""
+        self._guided = guidance
+        config, device, lm = model.config, model.device, model.lm
+        shape, codebooks = lm.shape, lm.codebooks
+        with device_errors(device), torch.inference_mode():
+            # With guidance the language model has two rows a slot: the conditional ones first.
+            self._lm_rows = RowState((2 if guidance else 1) * batch_size, device)
+            self._ring = lm.init_state(self._lm_rows)
+            self._summed = self._lm_rows.zeros(shape.d_model, dtype=lm.dtype)
+            length = config.max_speakers * config.voice_frames
+            self._cross = [
+                self._lm_rows.zeros(shape.num_heads, 2, length, lm.head_dim, dtype=lm.dtype)
+                for _ in range(shape.num_layers)
+            ]
+            self._rows = RowState(batch_size, device)
+            self._mimi = model.mimi.init_state(self._rows)
+            self._last_text = self._rows.zeros(dtype=torch.int64)
+            # As many past steps as the codebooks lag behind each other; one at least, for the next
+            # step's input.
+            self._past = self._rows.zeros(
+                shape.audio_codebooks, max(config.max_delay, 1), dtype=torch.int64
+            )
+            self._keys = self._rows.zeros(dtype=torch.int64)
+            self._temperature = self._rows.zeros()
+            self._padding_bonus = self._rows.zeros()
+            self._cfg = self._rows.zeros(dtype=lm.dtype)
+            self._delays = torch.tensor(config.delays, device=device)
+            self._is_padding = (
+                torch.arange(shape.text_out_vocab_size, device=device) == PADDING
+            ).float()
+            # Inputs and outputs stay in place, so that captured graphs find them.
+            self._masks = torch.zeros(2, batch_size, dtype=torch.bool, device=device)
+            self._exec_mask, self._sounding = self._masks
+            self._text = torch.full((batch_size,), PADDING, dtype=torch.int64, device=device)
+            self._states = torch.zeros(
+                self._lm_rows.rows, shape.d_model, dtype=lm.dtype, device=device
+            )
+            self._predicted = torch.zeros(batch_size, 2, dtype=torch.int64, device=device)
+            self._sound = torch.zeros(batch_size, model.frame_samples + 1, device=device)
+            self._pcm_host = torch.zeros(self._sound.shape, pin_memory=device.type == "cuda")
+            self.text_logits = torch.zeros(batch_size, shape.text_out_vocab_size, device=device)
+            """Text logits of the last step, float32 [B, V], before any bonus; overwritten by the next step."""
+            self.audio_logits = torch.zeros(
+                batch_size, codebooks, shape.audio_vocab_size - 1, device=device
+            )
+            """Logits of the last step's codes, float32 [B, K, card]; overwritten by the next step that is not text-only."""
+            self.codes = torch.zeros(
+                batch_size, shape.audio_codebooks, dtype=torch.int64, device=device
+            )
+            """Codes that the last step generated, int64 [B, all codebooks], -1 where it generated none; overwritten by the next step."""
+            parts = (self._predict_text, self._generate, self._keep_silent)
+            self._predict, self._say, self._say_nothing = (
+                capture(*parts) if cuda_graph and device.type == "cuda" else parts
+            )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all slots' streaming state."""
+        return self._lm_rows.nbytes + self._rows.nbytes
+
+    def check(self, request: SlotRequest) -> None:
+        """Tell whether `reset` can follow `request`. Any thread may ask.
+
+        Raises:
+            InputError: it has a voice of another shape or too many of them, or a `cfg` that the model does not know.
+        """
+        config = self.model.config
+        for voice in request.voices:
+            require_voice(voice, config, name="the voice")
+        # Not what float32 can hold, which would end the loop at the reset, but what makes sense.
+        if (
+            not 0 <= request.temperature <= _MOST_TEMPERATURE
+            or not abs(request.padding_bonus) <= _MOST_BONUS
+        ):
+            raise InputError(
+                f"temperature {request.temperature:g} and padding bonus {request.padding_bonus:g} are not numbers from 0 to "
+                f"{_MOST_TEMPERATURE:g} and from -{_MOST_BONUS:g} to {_MOST_BONUS:g}",
+                hint="Published values are 0.6, and -2 to 2.",
+                code="request.numbers",
+            )
+        if len(request.voices) > config.max_speakers:
+            raise InputError(
+                f"{len(request.voices)} voices were given; this model knows {config.max_speakers} speakers",
+                hint="Give the main speaker's voice first, then the other's.",
+                code="voice.many",
+            )
+        if not abs(request.cfg) <= _MOST_CFG or (
+            config.distilled and request.cfg not in config.cfg_values
+        ):
+            raise InputError(
+                f"this model does not know cfg {request.cfg:g}",
+                hint=f"It was trained with {_listed(config.cfg_values)}."
+                if config.distilled
+                else f"Give a number up to {_MOST_CFG:g}.",
+                code="cfg.unknown",
+            )
+        if not config.distilled and not self._guided and request.cfg != 1:
+            raise InputError(
+                f"cfg {request.cfg:g} needs guidance, which is off",
+                hint="Without guidance cfg is 1, and steps cost half.",
+                code="cfg.off",
+            )
+
+    def reset(self, slots: Sequence[int], requests: Sequence[SlotRequest]) -> None:
+        """Start new streams in `slots`, as `requests` say; their next step is a stream's first. Other slots are untouched.
+
+        Raises:
+            ValueError: there is no such slot, or not one request for each; a bug in the caller.
+            InputError: a request cannot be followed, as `check` says; nothing was changed.
+        """
+        if not all(0 <= slot < self.batch_size for slot in slots) or len(requests) != len(slots):
+            raise ValueError(
+                f"slots {list(slots)} are not all among {self.batch_size}, or not as many as {len(requests)} requests"
+            )
+        for request in requests:
+            self.check(request)
+        device = self.model.device
+        with device_errors(device), torch.inference_mode():
+            rows = torch.tensor(list(slots), dtype=torch.int64, device=device)
+            self._rows.reset(rows)
+            self._lm_rows.reset(torch.cat([rows, rows + self.batch_size]) if self._guided else rows)
+            for slot, request in zip(slots, requests, strict=True):
+                self.offsets[slot] = 0
+                self._keys[slot] = stream_key(request.seed)
+                self._temperature[slot] = request.temperature
+                self._padding_bonus[slot] = request.padding_bonus
+                self._cfg[slot] = request.cfg
+                self._condition(slot, request, null=False)
+                if self._guided:
+                    self._condition(slot + self.batch_size, request, null=True)
+
+    def step(
+        self, exec_mask: NDArray[np.bool_], choose: Choose, *, text_only: bool = False
+    ) -> TtsOutput:
+        """Advance every slot marked in `exec_mask` by one frame.
+
+        `exec_mask` bool [B]; a False row keeps its state as if this step had not happened. `choose`
+        gets the predicted text tokens, int64 [B], and returns the tokens to feed, int64 [B],
+        multiplexed; should it raise, no row has advanced. With `text_only` nothing is spoken, which
+        only rows may do whose audio has not begun, and which is several times faster.
+
+        A frame is 80 ms, so a `step_ms` above 80 means the engine falls behind. Row i depends on
+        row i alone.
+
+        Raises:
+            ValueError: a shape does not fit this engine's B, a token no table, or `text_only` a row that must speak; a bug in the caller.
+            DeviceLostError: the GPU failed during the step; every slot is lost.
+        """
+        config = self.model.config
+        if exec_mask.shape != (self.batch_size,):
+            raise ValueError(
+                f"exec_mask {list(exec_mask.shape)} does not fit {self.batch_size} slots"
+            )
+        if text_only and (self.offsets[exec_mask] >= config.delay_steps).any():
+            raise ValueError("a row whose audio has begun cannot do a text-only step")
+        valid = exec_mask & (self.offsets >= config.delay_steps + config.max_delay)
+        begin = time.perf_counter()
+        with device_errors(self.model.device), torch.inference_mode():
+            self._masks.copy_(torch.from_numpy(np.stack([exec_mask, valid])))
+            self._predict()
+            predicted = self._predicted.cpu().numpy()
+        chosen = choose(predicted[:, 0].copy())
+        if chosen.shape != (self.batch_size,):
+            raise ValueError(f"{list(chosen.shape)} tokens were chosen for {self.batch_size} slots")
+        # A token beyond the table would cost the device, and every stream on it.
+        text, rows = np.where(exec_mask, chosen, PADDING), self.model.lm.shape.text_in_vocab_size
+        if not ((text >= ZERO) & (text < rows * (rows + 1))).all():
+            raise ValueError(f"the tokens {text.tolist()} are not all pairs of {rows} ids")
+        finite = predicted[:, 1].astype(np.bool_)
+        with device_errors(self.model.device), torch.inference_mode():
+            self._text.copy_(torch.from_numpy(text))
+            if text_only:
+                self._say_nothing()
+                pcm = np.zeros((self.batch_size, self.model.frame_samples), np.float32)
+            else:
+                self._say()
+                sound = (
+                    self._pcm_host.copy_(self._sound).numpy().copy()
+                )  # on a CPU too: the next step overwrites it
+                pcm, finite = sound[:, :-1], finite & sound[:, -1].astype(np.bool_)
+        self.offsets[exec_mask] += 1
+        return TtsOutput(pcm, valid, finite, (time.perf_counter() - begin) * 1000)
+
+    def _condition(self, row: int, request: SlotRequest, *, null: bool) -> None:
+        lm = self.model.lm
+        self._summed[row] = lm.conditioning.summed(request.cfg, null=null)
+        voices = (
+            []
+            if null
+            else [torch.tensor(voice, device=self.model.device) for voice in request.voices]
+        )
+        for entries, projected in zip(
+            self._cross, lm.voice(lm.conditioning.cross(voices)), strict=True
+        ):
+            entries[row] = projected
+
+    def _predict_text(self) -> None:
+        """Run the language model. Nothing of a row's state moves on here: that waits for the text token."""
+        lm, offset = self.model.lm, self._ring.offset
+        steps = offset[: self.batch_size]
+        audio = torch.where(steps[:, None] <= self._delays, lm.initial_audio, self._past[..., -1])
+        text = torch.where(steps == 0, lm.initial_text, self._last_text)
+        if self._guided:
+            audio = audio.repeat(2, 1)
+            text = torch.cat([text, torch.where(steps == 0, lm.initial_text, ZERO)])
+        logits, states = lm(text[:, None], audio[..., None], self._summed, self._cross, self._ring)
+        self._states.copy_(states[:, 0])
+        self.text_logits.copy_(logits[: self.batch_size, 0])
+        boosted = self.text_logits + self._padding_bonus[:, None] * self._is_padding
+        rolls = noise(self._keys, steps, 0, 1, boosted.shape[-1])[:, 0]
+        self._predicted[:, 0] = draw(boosted, rolls, self._temperature, _TOP_K_TEXT)
+        self._predicted[:, 1] = self.text_logits.isfinite().all(-1)
+
+    def _generate(self) -> None:
+        """Choose the codes of this step and decode the frame that they complete."""
+        steps, codebooks = self._ring.offset[: self.batch_size], self.model.lm.codebooks
+        rolls = noise(self._keys, steps, 1, codebooks, self.audio_logits.shape[-1])
+
+        all_logits: list[Tensor] = []
+
+        def pick(codebook: int, logits: Tensor) -> Tensor:
+            if self._guided:
+                conditional, null = logits.chunk(2)
+                logits = null + (conditional - null) * self._cfg[:, None]
+            all_logits.append(logits)
+            return draw(logits, rolls[:, codebook], self._temperature, _TOP_K_AUDIO)
+
+        codes = self.model.lm.depformer(self._states, self._text, pick)
+        self.audio_logits.copy_(torch.stack(all_logits, dim=1))
+        codes = F.pad(codes, (0, len(self._delays) - codebooks), value=ZERO)
+        self.codes.copy_(
+            torch.where(steps[:, None] < self.model.config.delay_steps + self._delays, ZERO, codes)
+        )
+        recent = torch.cat([self._past, self.codes[..., None]], dim=-1)
+        # The frame that is complete now began as many steps ago as the last codebook lags behind.
+        begun = recent.shape[-1] - 1 - self.model.config.max_delay
+        frame = recent.gather(-1, (begun + self._delays).expand(self.batch_size, -1)[..., None])
+        pcm = self.model.mimi.decode(frame[:, :codebooks].clamp(min=0), self._mimi, self._sounding)
+        self._sound[:, :-1] = pcm[:, 0]
+        finite = pcm[:, 0].isfinite().all(-1) | ~self._sounding
+        self._sound[:, -1] = finite & self.audio_logits.isfinite().flatten(1).all(-1)
+        self._advance(recent)
+
+    def _keep_silent(self) -> None:
+        self.codes.fill_(ZERO)
+        self._advance(torch.cat([self._past, self.codes[..., None]], dim=-1))
+
+    def _advance(self, recent: Tensor) -> None:
+        mask = self._exec_mask
+        keep(self._past, recent[..., 1:], mask)
+        keep(self._last_text, self._text, mask)
+        self._ring.offset.add_(mask.repeat(2) if self._guided else mask)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,349 @@
+"""The model loop of text-to-speech: it steps the engine whenever any stream knows enough of its text, and hands out sound and words.
+
+A stream that waits for words is not stepped, nor is one whose sound nobody fetches. Streams in
+their first phase, in which text leads and nothing sounds yet, take steps of their own that cost
+less, a few in a row, so that new streams begin to sound soon.
+
+Source of the rules: `tts.py` of moshi-server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsmops.errors import InputError
+from dsmops.worker.models.stt_config import PADDING
+from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.runtime.loop import (
+    NOT_FINITE,
+    LoopObserver,
+    ModelLoop,
+    SlotStream,
+    Started,
+    StreamFailed,
+)
+from dsmops.worker.runtime.tts.engine import Choose, SlotRequest, TtsOutput
+from dsmops.worker.runtime.tts.machine import Entry, Pacing
+from dsmops.worker.runtime.tts.script import Encoder, TextStream
+from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance
+
+WARM_UP_STEPS = 2
+"""Steps before the first stream, one of each kind where there are two; they count in `TtsStepped.step_idx`."""
+MOST_WAITING_WORDS = 1000
+"""Some six minutes of speech. With the text that was being taken when they were reached, a stream holds about 20 MB at most."""
+MOST_TEXT = 200_000
+"""Characters of one piece of text."""
+MOST_EVENTS = 250
+"""About 16 s of sound that nobody fetches, 2 MB; then the stream is not stepped."""
+INTERLEAVED_TEXT_ONLY = 2
+"""Steps of streams that do not sound yet, in a row, while others wait to go on sounding."""
+
+
+class Model(Protocol):
+    """What the loop asks of a loaded model."""
+
+    @property
+    def config(self) -> TtsConfig: ...
+    @property
+    def tokenizer(self) -> Encoder: ...
+
+
+class Engine(Protocol):
+    """What the loop asks of `TtsEngine`, so that tests can bring one that fails."""
+
+    batch_size: int
+
+    @property
+    def model(self) -> Model: ...
+    def check(self, request: SlotRequest) -> None: ...
+    def reset(self, slots: Sequence[int], requests: Sequence[SlotRequest]) -> None: ...
+    def step(
+        self, exec_mask: NDArray[np.bool_], choose: Choose, *, text_only: bool = False
+    ) -> TtsOutput: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TtsEnded:
+    """All is said and has sounded. The last event."""
+
+
+TtsEvent = Started | TtsWord | TtsAudio | TtsEnded | StreamFailed
+
+
+@dataclass(frozen=True, slots=True)
+class TtsStepped:
+    """One step of the engine.
+
+    `step_idx` counts all steps since the loop began. `stepping` streams took it; `ready` ones,
+    these among them, could have; `starving` ones have begun to speak and wait for words.
+    """
+
+    step_ms: float
+    step_idx: int
+    stepping: int
+    ready: int
+    starving: int
+    text_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TtsObserver(LoopObserver["Speech"]):
+    """What the loop tells besides."""
+
+    stepped: Callable[[TtsStepped], None]
+
+
+class Speech(SlotStream[TtsWord | TtsAudio | TtsEnded]):
+    """One client's speech, from `TtsLoop.open` to `TtsLoop.close`. May be used from any thread, its text be given by one at a time."""
+
+    def __init__(self, loop: TtsLoop, slot: int, request: SlotRequest) -> None:
+        super().__init__(slot, loop.work, MOST_EVENTS)
+        self._loop = loop
+        self._request = request
+        self._is_set_up = self._has_started = False
+        self._text = loop.new_text()
+        self._utterance = loop.new_utterance()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it wants no more text for now; `on_news` says when to look again. What is sent all the same is taken."""
+        with self._work:
+            return self._utterance.waiting >= MOST_WAITING_WORDS
+
+    def change(self, request: SlotRequest) -> None:
+        """Speak as `request` says, which only a stream that was given no text yet can.
+
+        Raises:
+            InputError: it was, or the engine cannot follow the request.
+        """
+        self._loop.check(request)
+        with self._work:
+            if (
+                self._text.holds_text
+                or self._utterance.waiting
+                or self._utterance.steps
+                or self._utterance.is_closed
+            ):
+                raise InputError(
+                    "the voice comes after the text has begun",
+                    hint="Send it before the first word.",
+                    code="speech.order",
+                )
+            self._request, self._is_set_up = request, False
+            self._work.notify()
+
+    def say(self, text: str) -> None:
+        """Add words; every piece ends a word, as `TextStream` says.
+
+        Raises:
+            InputError: the text cannot be said, is too long for one piece, or comes after `finish`.
+        """
+        if len(text) > MOST_TEXT:
+            raise InputError(
+                f"a text of {len(text):,} characters is too long",
+                hint=f"Send at most {MOST_TEXT:,} at once.",
+                code="text.long",
+            )
+        self._extend(self._text.take(text))
+
+    def finish(self) -> None:
+        """Say that no more text comes: `TtsEnded` follows the last sound, or comes at once where nothing was said.
+
+        Raises:
+            InputError: what was left of the text cannot be said.
+        """
+        if not self._utterance.is_closed:
+            self._extend(self._text.close(), last=True)
+
+    def _extend(self, entries: Sequence[Entry], *, last: bool = False) -> None:
+        with self._work:
+            if self._utterance.is_closed:
+                raise InputError(
+                    "text comes after its end was announced",
+                    hint="Open another stream for it.",
+                    code="speech.order",
+                )
+            self._utterance.extend(entries)
+            if last:
+                self._utterance.close()
+            self._work.notify()
+
+    # What follows is the loop's, which holds the lock.
+
+    def set_up(self) -> SlotRequest | None:
+        """Return the request that the slot is to be reset for, None where that was done."""
+        if self._is_set_up:
+            return None
+        self._is_set_up = True
+        if not self._has_started:
+            self._has_started = True
+            self._events.append(Started())
+        return self._request
+
+    def ends(self) -> bool:
+        """Whether it ends now."""
+        ends = self._utterance.has_ended and not self._over
+        if ends:
+            self._over = True
+            self._events.append(TtsEnded())
+        return ends
+
+    @property
+    def can_step(self) -> bool:
+        return self.is_heard and self._utterance.can_step
+
+    @property
+    def is_starving(self) -> bool:
+        return self.is_heard and self.steps > 0 and not self._utterance.can_step
+
+    @property
+    def is_text_only(self) -> bool:
+        return self._utterance.is_text_only
+
+    def choose(self, prediction: int) -> int:
+        return self._utterance.choose(prediction)
+
+    def take(self, pcm: NDArray[np.float32] | None) -> None:
+        self.steps += 1
+        self._events += self._utterance.take(pcm)
+        self.ends()
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What the loop does next: reset slots, tell who ended without a step, step."""
+
+    requests: Mapping[Speech, SlotRequest]
+    ended: Sequence[Speech]
+    stepping: Sequence[Speech]
+    text_only: bool
+    ready: int
+    starving: int
+
+
+class TtsLoop(ModelLoop[Speech]):
+    """An engine with its thread. `start`, then `open` and `close` streams, at last `stop`."""
+
+    observer: TtsObserver
+
+    def __init__(
+        self,
+        name: str,
+        open_engine: Callable[[], Engine],
+        observer: TtsObserver,
+        *,
+        pacing: Pacing = Pacing(),  # noqa: B008 frozen
+        interleaved_text_only: int = INTERLEAVED_TEXT_ONLY,
+    ) -> None:
+        """`open_engine` is called on the loop's thread, where the engine lives; `name` is for messages."""
+        super().__init__(
+            name,
+            observer,
+            remedy="`dsmops synthesize --model` with the same config shows whether the model runs at all.",
+        )
+        self._open_engine = open_engine
+        self._engine: Engine | None = None
+        self._pacing = pacing
+        self._most_text_only, self._text_only_steps = interleaved_text_only, 0
+
+    def open(self, request: SlotRequest) -> Speech | None:
+        """Return a new stream, None where no slot is free or the loop is dead.
+
+        Raises:
+            InputError: the engine cannot follow the request.
+        """
+        if self.slots:
+            self.check(request)
+        return self._lend(lambda slot: Speech(self, slot, request))
+
+    def check(self, request: SlotRequest) -> None:
+        self._opened().check(request)
+
+    def new_text(self) -> TextStream:
+        return TextStream(
+            self._opened().model.tokenizer, padding_between=self._pacing.padding_between
+        )
+
+    def new_utterance(self) -> Utterance:
+        return Utterance(self._opened().model.config, self._pacing)
+
+    def _opened(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("the loop was not started")
+        return self._engine
+
+    def _serve(self) -> None:
+        engine = self._engine = self._open_engine()
+        self.slots = engine.batch_size
+        self.observer.warming_up()
+        for text_only in (engine.model.config.delay_steps > 0, False):
+            engine.step(
+                np.ones(engine.batch_size, np.bool_),
+                lambda predictions: predictions,
+                text_only=text_only,
+            )
+        self.observer.started(engine.batch_size)
+        step_idx = WARM_UP_STEPS
+        while (turn := self._await(self._next)) is not None:
+            if turn.requests:
+                engine.reset(
+                    [speech.slot for speech in turn.requests], list(turn.requests.values())
+                )
+            if turn.stepping:
+                output = self._step(engine, turn)
+                self.observer.stepped(
+                    TtsStepped(
+                        output.step_ms,
+                        step_idx,
+                        len(turn.stepping),
+                        turn.ready,
+                        turn.starving,
+                        turn.text_only,
+                    )
+                )
+                step_idx += 1
+            self.observer.news({*turn.requests, *turn.ended, *turn.stepping})
+
+    def _next(self) -> _Turn | None:
+        streams = list(self._streams.values())
+        requests = {
+            speech: request for speech in streams if (request := speech.set_up()) is not None
+        }
+        ended = [speech for speech in streams if speech.ends()]
+        ready = [speech for speech in streams if speech.can_step]
+        if not requests and not ended and not ready:
+            return None
+        beginning = [speech for speech in ready if speech.is_text_only]
+        text_only = bool(beginning) and (
+            len(beginning) == len(ready) or self._text_only_steps < self._most_text_only
+        )
+        if ready:
+            self._text_only_steps = self._text_only_steps + 1 if text_only else 0
+        starving = sum(speech.is_starving for speech in streams)
+        return _Turn(
+            requests, ended, beginning if text_only else ready, text_only, len(ready), starving
+        )
+
+    def _step(self, engine: Engine, turn: _Turn) -> TtsOutput:
+        def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
+            tokens = np.full(engine.batch_size, PADDING, np.int64)
+            with self.lock:
+                for speech in turn.stepping:
+                    tokens[speech.slot] = speech.choose(int(predictions[speech.slot]))
+            return tokens
+
+        exec_mask = np.zeros(engine.batch_size, np.bool_)
+        exec_mask[[speech.slot for speech in turn.stepping]] = True
+        output = engine.step(exec_mask, choose, text_only=turn.text_only)
+        with self.lock:
+            for speech in turn.stepping:
+                if output.finite[speech.slot]:
+                    speech.take(output.pcm[speech.slot] if output.valid[speech.slot] else None)
+                else:
+                    speech.fail(NOT_FINITE)
+        return output

@@ -1,0 +1,118 @@
+"""One stream of speech on its way through an engine: which token is fed next, which words and sounds came of it, when it ends.
+
+Knows no tensors and no threads. The rules are those of moshi-server's batched service (its `tts.py`
+and `py_module.rs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsmops.worker.models.stt_config import FRAMES_PER_S
+from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.runtime.tts.machine import Entry, Pacing, TextMachine
+
+LOUDEST = 0.99
+"""Samples are clipped to this, as moshi-server does."""
+
+
+@dataclass(frozen=True, slots=True)
+class TtsWord:
+    """A word, or a stream's pause, with its times in the audio, in seconds: from the step behind the one in which it began to that of the
+    next. The last one stops where a further word would have begun; moshi-server has it stop with
+    all sound, two seconds later.
+    """
+
+    text: str
+    start_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TtsAudio:
+    """The next frame: float32 [1920] at 24 kHz, clipped."""
+
+    pcm: NDArray[np.float32]
+
+
+class Utterance:
+    """What is said in one slot from its reset on. It always ends once `close` was called: no word waits for ever."""
+
+    def __init__(self, config: TtsConfig, pacing: Pacing) -> None:
+        self.steps = 0
+        self.is_closed = False
+        """Whether no more text comes."""
+        self._delay_steps = config.delay_steps
+        # The last word's sound, and what the codebooks lag behind, come after the end of the text.
+        self._closing_steps = config.delay_steps + pacing.final_padding + config.max_delay
+        self._machine = TextMachine(
+            ahead=config.second_stream_ahead,
+            text_rows=config.shape.lm.text_in_vocab_size,
+            pacing=pacing,
+        )
+        self._is_empty = True
+        self._word: tuple[str, float] | None = None
+        self._spoken: list[TtsWord] = []
+
+    @property
+    def waiting(self) -> int:
+        """Words and pauses that wait."""
+        return len(self._machine)
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Add what is to be said next."""
+        before = len(self._machine)
+        self._machine.extend(entries)
+        self._is_empty &= len(self._machine) == before
+
+    def close(self) -> None:
+        """Say that no more text comes."""
+        self.is_closed = True
+
+    @property
+    def can_step(self) -> bool:
+        """Whether there is something to say, and the text that is known decides the next step."""
+        return (
+            not self._is_empty
+            and not self.has_ended
+            and (self.is_closed or self._machine.sees_enough)
+        )
+
+    @property
+    def is_text_only(self) -> bool:
+        """Whether the next step needs no audio: the voice begins after the text's lead."""
+        return self.steps < self._delay_steps
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all is said; at once where there was nothing to say."""
+        if not self.is_closed:
+            return False
+        if self._is_empty:
+            return True
+        end_step = self._machine.end_step
+        return end_step is not None and self.steps >= end_step + self._closing_steps
+
+    def choose(self, prediction: int) -> int:
+        """Return the token to feed in this step, from the model's own."""
+        end_step = self._machine.end_step
+        token, begun = self._machine.step(self.steps, prediction)
+        if begun is not None or self._machine.end_step != end_step:
+            now_s = (self.steps + 1) / FRAMES_PER_S
+            if self._word is not None:
+                self._spoken.append(TtsWord(*self._word, now_s))
+            self._word = (begun.text, now_s) if begun is not None and begun.text else None
+        return token
+
+    def take(self, pcm: NDArray[np.float32] | None) -> list[TtsWord | TtsAudio]:
+        """Take what the step gave, a frame or none, and return what is new."""
+        self.steps += 1
+        news: list[TtsWord | TtsAudio] = [*self._spoken]
+        self._spoken.clear()
+        if pcm is not None:
+            news.append(TtsAudio(pcm.clip(-LOUDEST, LOUDEST)))
+        return news

@@ -1,0 +1,1 @@
+"""The server: sockets, access, metrics and logs. Never imports torch."""

@@ -1,0 +1,266 @@
+"""One WebSocket of a module, from its slot to its closing handshake, whatever is said on it.
+
+Two tasks share it: one reads messages as long as the stream has room, one sends what the model loop
+gives. Whichever ends first ends both. The slot is given back before the closing handshake, which
+may take as long as the client likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from dsmops.protocol import CloseCode
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in seconds. Those up to `speech_silence_s` are moshi-server's."""
+
+    ping_s: float = 10.0
+    """Without anything to send, a ping."""
+    silence_s: float = 20.0
+    """Without any frame from a speech-to-text client, the end."""
+    no_audio_s: float = 120.0
+    """Without a binary frame from one, the end, when another frame comes."""
+    session_s: float | None = None
+    speech_silence_s: float = 30.0
+    """Without any frame from a text-to-speech client, the end; those that only listen answer pings."""
+    stalled_s: float = 20.0
+    """How long a client may leave what is sent to it unread."""
+    close_s: float = 1.0
+    """For the client's part of the closing handshake."""
+    body_s: float = 60.0
+    """For the body of a post, 2 MiB at most."""
+
+
+class Ending(Exception):  # noqa: N818 not every ending is an error
+    """Why a connection ends. `said` goes to the client as an `Error`, if it is still there; `logged` is for the log."""
+
+    def __init__(
+        self,
+        code: CloseCode,
+        said: str = "",
+        *,
+        logged: str = "",
+        task: str = "recv_loop",
+        gone: bool = False,
+    ) -> None:
+        super().__init__(said or logged)
+        self.code, self.said, self.logged, self.task, self.gone = (
+            code,
+            said,
+            logged or said,
+            task,
+            gone,
+        )
+
+
+EventT = TypeVar("EventT")
+_EventT_co = TypeVar("_EventT_co", covariant=True)
+
+
+class Stream(Protocol[_EventT_co]):
+    """What a connection asks of a model loop's stream."""
+
+    on_news: Callable[[], None]
+
+    @property
+    def is_full(self) -> bool: ...
+    def fetch(self) -> Sequence[_EventT_co]: ...
+
+
+class Connection(ABC, Generic[EventT]):
+    """A stream on a WebSocket. What a message does to the stream, and what an event is sent as, is the subclass's."""
+
+    pings_while_sending = False
+    """Whether a ping goes out every `ping_s`, rather than only where nothing else did."""
+
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        stream: Stream[EventT],
+        limits: Limits,
+        *,
+        silence_s: float | None,
+        no_audio_s: float | None,
+    ) -> None:
+        self._ws, self._stream, self._limits = ws, stream, limits
+        self._silence_s, self._no_audio_s = silence_s, no_audio_s
+        self._output = asyncio.Event()
+        self._room = asyncio.Event()
+        self._told: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        stream.on_news = self._on_news
+
+    @abstractmethod
+    async def _take(self, message: WSMessage) -> None:
+        """Do what a text or binary frame asks for; raise `Ending` where it cannot be done."""
+
+    @abstractmethod
+    async def _send_event(self, event: EventT) -> None:
+        """Send an event with `_send_bytes`; raise `Ending` where it is the last."""
+
+    @abstractmethod
+    def last_words(self, ending: Ending) -> bytes | None:
+        """Return the message that tells the client why its conversation ends, None where there is nothing to tell."""
+
+    def tell(self, ending: Ending) -> None:
+        """End the conversation for a reason from outside."""
+        if not self._told.done():
+            self._told.set_result(ending)
+
+    async def converse(self) -> Ending:
+        """Serve the stream until it ends, and return why."""
+        tasks = [asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._send())]
+        either: list[asyncio.Future[Any]] = [*tasks, self._told]
+        try:
+            done, _ = await asyncio.wait(
+                either, timeout=self._limits.session_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._told.done():
+            return self._told.result()
+        if not done:
+            return Ending(
+                CloseCode.TIMED_OUT,
+                f"the session's {self._limits.session_s:g} s are over",
+                logged="reached timeout",
+            )
+        failures = [exc for future in done if (exc := future.exception()) is not None]
+        return _as_ending(failures[0]) if failures else Ending(CloseCode.NORMAL)
+
+    def _on_news(self) -> None:
+        self._output.set()
+        self._room.set()
+
+    async def _receive(self) -> None:
+        """Read until the client closes."""
+        clock = asyncio.get_running_loop().time
+        last_binary_s = clock()
+        while True:
+            try:
+                async with asyncio.timeout(self._silence_s):
+                    message = await self._ws.receive()
+            except TimeoutError:
+                raise Ending(
+                    CloseCode.TIMED_OUT,
+                    f"nothing came for {self._silence_s:g} s",
+                    logged="recv loop short timeout",
+                ) from None
+            if message.type is WSMsgType.CLOSE:
+                return
+            if message.type is WSMsgType.PING:
+                await self._deliver(self._ws.pong(message.data))
+            elif message.type is WSMsgType.ERROR:
+                raise Ending(
+                    CloseCode.TOO_BIG, logged=f"WebSocket protocol error: {message.data}", gone=True
+                )
+            elif message.type in (WSMsgType.CLOSED, WSMsgType.CLOSING):
+                raise Ending(
+                    CloseCode.NORMAL,
+                    logged="WebSocket protocol error: Connection reset without closing handshake",
+                    gone=True,
+                )
+            if message.type is WSMsgType.BINARY:
+                last_binary_s = clock()
+            elif self._no_audio_s is not None and clock() - last_binary_s > self._no_audio_s:
+                raise Ending(
+                    CloseCode.TIMED_OUT,
+                    f"no audio came for {self._no_audio_s:g} s",
+                    logged="recv loop long timeout",
+                )
+            if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
+                await self._take(message)
+
+    async def _wait_for_room(self) -> None:
+        while self._stream.is_full:
+            self._room.clear()
+            if self._stream.is_full:
+                await self._room.wait()
+
+    async def _send(self) -> None:
+        clock = asyncio.get_running_loop().time
+        last_s = clock()
+        while True:
+            self._output.clear()
+            events = self._stream.fetch()
+            self._room.set()
+            for event in events:
+                await self._send_event(event)
+            if events and not self.pings_while_sending:
+                last_s = clock()
+            if clock() - last_s >= self._limits.ping_s:
+                await self._deliver(self._ws.ping())
+                last_s = clock()
+            if not events:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(last_s + self._limits.ping_s - clock()):
+                        await self._output.wait()
+
+    async def _send_bytes(self, data: bytes) -> None:
+        await self._deliver(self._ws.send_bytes(data))
+
+    async def _deliver(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._limits.stalled_s):
+                await sending
+        except TimeoutError:
+            reason = f"the client read nothing for {self._limits.stalled_s:g} s"
+            raise Ending(CloseCode.TIMED_OUT, logged=reason, task="send_loop", gone=True) from None
+
+
+def _as_ending(exc: BaseException) -> Ending:
+    """Return what an exception of a conversation means."""
+    if isinstance(exc, Ending):
+        return exc
+    if isinstance(exc, ConnectionError):
+        ending = Ending(
+            CloseCode.NORMAL,
+            logged="Trying to work with closed connection",
+            task="send_loop",
+            gone=True,
+        )
+    else:
+        ending = Ending(
+            CloseCode.FAILED, "the server failed; its log says how", logged="unforeseen"
+        )
+    ending.__cause__ = exc
+    return ending
+
+
+async def part(
+    ws: web.WebSocketResponse,
+    transport: asyncio.Transport | None,
+    ending: Ending,
+    limits: Limits,
+    last_words: bytes | None,
+) -> None:
+    """Close the socket for the reason given: `last_words` where there are any, then the closing handshake."""
+    if ending.gone:
+        # Nobody reads; what is still to be written would wait for ever.
+        if transport is not None:
+            transport.abort()
+        return
+    try:
+        async with asyncio.timeout(2 * limits.close_s):
+            if last_words is not None:
+                await ws.send_bytes(last_words)
+            await ws.close(
+                code=ending.code,
+                message=ending.said.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode(),
+            )
+    except (TimeoutError, ConnectionError):
+        return
+
+
+_MOST_REASON_BYTES = 123
+"""A Close frame has room for 125 bytes, two of them for the code."""

@@ -1,0 +1,380 @@
+"""The server around the model loops: addresses, routes, readiness, draining. One event loop owns all sockets.
+
+Order of events: the port is bound first, so that a taken one is known at once, but nothing listens
+before every module is loaded and
+warm: who can connect, can talk. SIGTERM closes the port, lets conversations end by themselves for `DRAIN_S`, tells the others, and ends
+with exit code 0. A dead model loop tells every client and ends the process with its error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from dsmops import __version__
+from dsmops.errors import DsmopsError, InputError, PortInUseError, ResourceError
+from dsmops.protocol import CloseCode
+from dsmops.worker.serving.access import Access
+from dsmops.worker.serving.connection import Ending, Limits
+from dsmops.worker.serving.logs import MAIN, UTILS, ServerLog, Shown
+from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
+from dsmops.worker.serving.module import Surroundings
+
+MAX_BODY_BYTES = 2 << 20
+DRAIN_S = 8.0
+"""How long conversations may go on after SIGTERM. Docker kills after 10 s."""
+_PARTING_S = 1.5
+"""For the closing handshakes of clients that are told."""
+_POLL_S = 0.05
+
+BUILD_INFO = {
+    **dict.fromkeys(
+        ("build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash"),
+        "unknown",
+    ),
+    "git_describe": f"dsmops {__version__}",
+    "rustc_host_triple": f"{platform.machine()}-unknown-{platform.system().lower()}",
+    "rustc_version": f"none, Python {platform.python_version()}",
+    "cargo_target_triple": f"{platform.machine()}-unknown-{platform.system().lower()}",
+}
+"""The keys of moshi-server's, all strings; `git_describe` says who answers."""
+
+
+class Module(Protocol):
+    """What the server asks of a module, whatever it does."""
+
+    died: asyncio.Future[DsmopsError]
+
+    async def start(self) -> None: ...
+    def stop(self) -> bool: ...
+    def add_routes(self, router: web.UrlDispatcher) -> None: ...
+    def info(self) -> dict[str, str] | None: ...
+    @property
+    def is_idle(self) -> bool: ...
+    def tell(self, ending: Ending) -> None: ...
+
+
+class ModuleSettings(Protocol):
+    """A module of the config."""
+
+    def open(self, around: Surroundings) -> Module: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What to serve, and where. `port` 0 lets the system choose."""
+
+    addr: str
+    port: int
+    static_dir: Path
+    authorized_ids: Sequence[str]
+    modules: Sequence[ModuleSettings]
+    limits: Limits = field(default_factory=Limits)
+    drain_s: float = DRAIN_S
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a server that is ready listens."""
+
+    url: str
+    addr: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How serving ended: by which signal, and whether a step hangs that would keep the process alive."""
+
+    signal: signal.Signals
+    hangs: bool
+
+
+def serve(settings: WorkerSettings, log: ServerLog, on_ready: Callable[[Listening], None]) -> Ended:
+    """Serve until a signal comes. `on_ready` is called once, when clients can connect. To be called on the main thread.
+
+    Raises:
+        PortInUseError: something else listens there.
+        InputError: no such address on this machine.
+        DsmopsError: a model cannot be loaded, or its loop died.
+    """
+    return asyncio.run(Server(settings, log).run(on_ready))
+
+
+class Server:
+    """One run. `stop` may be called instead of sending a signal."""
+
+    def __init__(self, settings: WorkerSettings, log: ServerLog) -> None:
+        self._settings, self._log = settings, log
+        self._metrics = Metrics()
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._modules: list[Module] = []
+        self._parting = False
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
+        """Ask for the end, as the signal does."""
+        self._signals.put_nowait(by)
+
+    async def run(
+        self, on_ready: Callable[[Listening], None], *, handle_signals: bool = True
+    ) -> Ended:
+        """As `serve`, on a running event loop."""
+        settings = self._settings
+        event_loop = asyncio.get_running_loop()
+        self._log.info(
+            MAIN,
+            "",
+            build_info=Shown(
+                f"BuildInfo {{ {', '.join(f'{k}: {json.dumps(v)}' for k, v in BUILD_INFO.items())} }}"
+            ),
+        )
+        self._log.info(MAIN, "starting worker", num_workers=1)
+        if handle_signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                event_loop.add_signal_handler(number, self.stop, number)
+        stopped = asyncio.ensure_future(self._signals.get())
+        hangs = False
+        with bind(settings.addr, settings.port) as listener:
+            around = Surroundings(
+                Access(settings.authorized_ids), self._log, self._metrics, settings.limits
+            )
+            self._modules = [module.open(around) for module in settings.modules]
+            runner = web.AppRunner(
+                self._application(), access_log=None, logger=_no_logger(), shutdown_timeout=1.0
+            )
+            await runner.setup()
+            try:
+                site = await self._open(runner, listener, stopped)
+                if site is not None:
+                    on_ready(where(listener))
+                    ends: list[asyncio.Future[Any]] = [
+                        stopped,
+                        *(module.died for module in self._modules),
+                    ]
+                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                    await site.stop()
+                    await self._part(stopped)
+            finally:
+                await runner.cleanup()
+                for module in self._modules:
+                    hangs |= not module.stop()
+        for module in self._modules:
+            if module.died.done():
+                raise module.died.result()
+        return Ended(stopped.result(), hangs)
+
+    async def _open(
+        self,
+        runner: web.AppRunner,
+        listener: socket.socket,
+        stopped: asyncio.Future[signal.Signals],
+    ) -> web.SockSite | None:
+        """Load one module after the other, then listen; None where a signal came first."""
+        for module in self._modules:
+            starting = asyncio.ensure_future(module.start())
+            either: list[asyncio.Future[Any]] = [starting, stopped]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                starting.cancel()
+                return None
+            starting.result()
+        site = web.SockSite(runner, listener)
+        with address_errors(*listener.getsockname()[:2]):
+            await site.start()
+        self._log.info(MAIN, f"listening on {where(listener).url}")
+        return site
+
+    async def _part(self, stopped: asyncio.Future[signal.Signals]) -> None:
+        """Let conversations end, for as long as how it ended allows; then tell the rest."""
+        self._parting = True
+        clock = asyncio.get_running_loop().time
+        patient = stopped.done() and stopped.result() is signal.SIGTERM
+        until_s = clock() + (self._settings.drain_s if patient else 0)
+        while clock() < until_s and not self._is_idle and self._signals.empty():
+            await asyncio.sleep(_POLL_S)
+        if stopped.done():
+            self._log.info(MAIN, "shutting down", signal=Shown(stopped.result().name))
+            for module in self._modules:
+                module.tell(
+                    Ending(CloseCode.GOING_AWAY, "the server is shutting down", task="send_loop")
+                )
+        until_s = clock() + _PARTING_S
+        while clock() < until_s and not self._is_idle:
+            await asyncio.sleep(_POLL_S)
+
+    @property
+    def _is_idle(self) -> bool:
+        return all(module.is_idle for module in self._modules)
+
+    def _application(self) -> web.Application:
+        app = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[self._refuse, _guard(self._log)]
+        )
+        app.router.add_get(
+            "/api/build_info",
+            _without_query(lambda: web.json_response(BUILD_INFO)),
+            allow_head=True,
+        )
+        app.router.add_get("/api/modules_info", _without_query(self._modules_info), allow_head=True)
+        app.router.add_get("/metrics", _without_query(self._exposition), allow_head=True)
+        for module in self._modules:
+            module.add_routes(app.router)
+        app.router.add_get("/{path:.*}", self._static, allow_head=True)
+        return app
+
+    @web.middleware
+    async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer 503 on connections that were kept open from before the end began."""
+        return (
+            web.Response(status=503, text="the server is shutting down\n")
+            if self._parting
+            else await handler(request)
+        )
+
+    def _modules_info(self) -> web.Response:
+        return web.json_response(
+            [info for module in self._modules if (info := module.info()) is not None]
+        )
+
+    def _exposition(self) -> web.Response:
+        return web.Response(
+            body=self._metrics.exposition().encode(), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a file of `static_dir`, a folder's `index.html` for the folder, and nothing from elsewhere."""
+        root = self._settings.static_dir.resolve()
+        try:
+            path = (root / request.match_info["path"]).resolve()
+            if path.is_dir():
+                path /= "index.html"
+            if path.is_relative_to(root) and path.is_file():
+                return web.FileResponse(path)
+        except (OSError, ValueError):  # a name too long, or with a NUL in it
+            pass
+        raise web.HTTPNotFound
+
+
+def _guard(records: ServerLog) -> Middleware:
+    """Return what stands between a handler's bug and everybody else: the traceback goes into the log, the client gets 500."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except ConnectionError as exc:
+            # Gone before it could be answered; nobody will see this status.
+            records.error(UTILS, "returning internal server error 500", err=Shown(str(exc)))
+        except Exception as exc:  # noqa: BLE001 the edge of one connection: its bug must not become the server's
+            records.error(
+                UTILS,
+                "returning internal server error 500",
+                traceback.format_exc().splitlines(),
+                err=Shown(repr(exc)),
+            )
+        return web.Response(status=500)
+
+    return guarded
+
+
+def _no_logger() -> logging.Logger:
+    """Return a logger for aiohttp to be silent with: what matters is in the server's own log, and garbage from clients does not."""
+    logger = logging.getLogger(f"{__name__}.aiohttp")
+    logger.setLevel(logging.CRITICAL + 1)
+    return logger
+
+
+def _without_query(answer: Callable[[], web.Response]) -> Handler:
+    """Return a handler that refuses every query parameter, as moshi-server does."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.query:
+            raise web.HTTPBadRequest(text="Failed to deserialize query string: expected unit")
+        return answer()
+
+    return handler
+
+
+def address_family(addr: str) -> socket.AddressFamily:
+    """Return the family of an IP address.
+
+    Raises:
+        InputError: `addr` is none.
+    """
+    try:
+        return socket.AF_INET6 if ipaddress.ip_address(addr).version == 6 else socket.AF_INET
+    except ValueError as exc:
+        raise InputError(
+            f"{addr!r} is no IP address",
+            hint="Use 127.0.0.1, or 0.0.0.0 for every network.",
+            code="addr.unusable",
+        ) from exc
+
+
+def bind(addr: str, port: int) -> socket.socket:
+    """Return a socket that has the address, and does not listen yet.
+
+    Raises:
+        InputError: `addr` is no IP address, or none of this machine.
+        PortInUseError: the port is taken.
+        ResourceError: it may not be taken by this user.
+    """
+    listener = socket.socket(address_family(addr), socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        with address_errors(addr, port):
+            listener.bind((addr, port))
+    except DsmopsError:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def address_errors(addr: str, port: int) -> Iterator[None]:
+    """Put into words what the system says about an address."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"port {port} of {addr} is taken",
+                hint=f"`ss -ltnp 'sport = :{port}'` shows by whom; or choose another with --port.",
+            ) from exc
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise InputError(
+                f"{addr} is no address of this machine",
+                hint="`ip addr` lists them.",
+                code="addr.unusable",
+            ) from exc
+        raise ResourceError(
+            f"cannot listen on port {port} of {addr}: {os.strerror(exc.errno or 0)}",
+            hint="Choose a port from 1024 up.",
+            code="port.refused",
+        ) from exc
+
+
+def where(listener: socket.socket) -> Listening:
+    """Return what the system gave."""
+    addr, port = listener.getsockname()[:2]
+    return Listening(
+        f"http://[{addr}]:{port}" if ":" in addr else f"http://{addr}:{port}", addr, port
+    )

@@ -1,0 +1,239 @@
+"""A speech-to-text module as clients see it: its WebSocket and its POST, on a model loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from aiohttp import web
+
+from dsmops import protocol
+from dsmops.audio import SAMPLE_RATE_HZ, Samples, open_audio
+from dsmops.errors import DsmopsError
+from dsmops.protocol import CloseCode
+from dsmops.worker.runtime.loop import StreamFailed
+from dsmops.worker.runtime.stt.loop import Engine, MarkerReached, Observer, Stream, SttLoop
+from dsmops.worker.runtime.stt.words import Word, WordEnd
+from dsmops.worker.serving.connection import Ending
+from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Shown
+from dsmops.worker.serving.module import (
+    NO_FREE_CHANNELS,
+    POST_PAUSE_S,
+    LoopModule,
+    Surroundings,
+    addr_field,
+    require_sender,
+)
+from dsmops.worker.serving.stt_connection import (
+    BATCHED,
+    UNBATCHED,
+    SttConnection,
+    answer,
+    last_words,
+)
+
+STT_SESSIONS = 8
+"""Slots of an `Asr` module, whose config names no number. The original makes a new model state for each session, without a limit."""
+_ASR_SESSION_S = 360.0
+_POST_SILENCE_S = 10
+"""Fed behind a posted file, so that its marker comes back: more than any model's text delay."""
+
+
+@dataclass(frozen=True, slots=True)
+class SttSettings:
+    """One module of the config. `kind` is `BatchedAsr` or `Asr`; the file names are for `/api/modules_info`."""
+
+    name: str
+    kind: str
+    path: str
+    slots: int
+    lm_file: str
+    audio_tokenizer_file: str
+    open_engine: Callable[[], Engine]
+
+    def open(self, around: Surroundings) -> SttModule:
+        """Return the module, not yet started."""
+        return SttModule(self, around)
+
+
+class SttModule(LoopModule[Stream]):
+    """Serves one module."""
+
+    loop: SttLoop
+
+    def __init__(self, settings: SttSettings, around: Surroundings) -> None:
+        self._settings = settings
+        self._is_batched = settings.kind == BATCHED.kind
+        super().__init__(settings.path, BATCHED_ASR if self._is_batched else ASR, around)
+        self._rules = BATCHED if self._is_batched else UNBATCHED
+        if not self._is_batched:
+            self._limits = replace(self._limits, session_s=self._limits.session_s or _ASR_SESSION_S)
+        self._metrics = around.metrics.asr
+        self.loop = SttLoop(settings.name, settings.open_engine, self._observer())
+
+    def _observer(self) -> Observer:
+        def started(slots: int) -> None:
+            self._log.info(self._origin, f"starting asr loop {slots}")
+            self._on_started()
+
+        def stepped(step_ms: float, step_idx: int, with_data: int) -> None:
+            self._log.info(self._origin, f"{step_ms:.2f}ms", step_idx=step_idx, with_data=with_data)
+            if self._is_batched:
+                self._metrics.stepped(step_ms / 1000)
+
+        return Observer(
+            warming_up=lambda: self._log.info(self._origin, "warming-up the asr"),
+            started=started,
+            stepped=stepped,
+            marker=lambda slot, marker_id: self._log.info(
+                self._origin, "received marker", bid=slot, id=marker_id
+            ),
+            news=self._on_news,
+            died=self._on_died,
+        )
+
+    def info(self) -> dict[str, str] | None:
+        """Return what `/api/modules_info` says, None where it says nothing."""
+        if not self._is_batched:
+            return None
+        return {
+            "type": "batched_asr",
+            "path": self.path,
+            "lm": self._settings.lm_file,
+            "audio_tokenizer": self._settings.audio_tokenizer_file,
+            "used_slots": str(self.loop.used_slots),
+            "total_slots": str(self.loop.slots),
+        }
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Add what clients may ask for."""
+        router.add_get(self.path, self.socket, allow_head=False)
+        if self._is_batched:
+            router.add_post(self.path, self.post)
+
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """Serve a WebSocket."""
+        ws = self._socket(request)
+        if not isinstance(ws, web.WebSocketResponse):
+            return ws
+        self._access.require(request, query=True)
+        if self._is_batched:
+            self._log.info(MAIN, "handling batched asr-streaming query", **addr_field(request))
+            given = 'Some("<redacted>")' if "auth_id" in request.query else "None"
+            self._log.info(
+                BATCHED_ASR,
+                "batched-asr ws query",
+                query=Shown(f"AsrStreamingQuery {{ auth_id: {given} }}"),
+            )
+            self._metrics.connected()
+        else:
+            self._log.info(MAIN, "handling asr-streaming query", **addr_field(request))
+        await ws.prepare(request)
+        stream = self._lend()
+        if stream is None:
+            self._log.error(self._origin, NO_FREE_CHANNELS)
+            ending = Ending(CloseCode.FULL, NO_FREE_CHANNELS)
+            await self._turn_away(request, ws, ending, last_words(ending))
+            return ws
+        if self._is_batched:
+            self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
+        await self._serve(request, ws, stream, SttConnection(ws, stream, self._rules, self._limits))
+        return ws
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Transcribe the audio file in the body."""
+        self._access.require(request, query=False)
+        body = await self._read_body(request)
+        self._log.info(MAIN, "handling asr post query", len=len(body))
+        self._log.info(BATCHED_ASR, "batched-asr post query")
+        self.posts += 1
+        try:
+            stream = await self._wait_for_slot(request, self._lend)
+            if stream is None:
+                self._log.error(BATCHED_ASR, "no free channels after 1000 tries")
+                return web.Response(status=500, text=NO_FREE_CHANNELS)
+            try:
+                self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
+                words = await _transcribe(stream, body, request)
+            finally:
+                self._release(stream)
+        except DsmopsError as exc:
+            self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
+            return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
+        finally:
+            self.posts -= 1
+        return web.Response(body=protocol.encode_json(words), content_type="application/json")
+
+    def _lend(self) -> Stream | None:
+        stream = self.loop.open()
+        if stream is not None and self._is_batched:
+            self._metrics.slot_taken()
+        return stream
+
+    def _release(self, stream: Stream) -> None:
+        self.loop.close(stream)
+        if self._is_batched:
+            self._metrics.slot_released(stream.steps)
+
+    def _log_timeout(self, ending: Ending, stream: Stream) -> None:
+        if self._is_batched:
+            self._log.info(BATCHED_ASR, ending.logged, batch_idx=stream.slot)
+        else:
+            self._log.error(ASR, ending.logged)
+
+
+async def _transcribe(
+    stream: Stream, body: bytes, request: web.Request
+) -> list[protocol.SttAnswer]:
+    """Return the words of a whole audio file.
+
+    Raises:
+        InputError: the body is no audio.
+        DsmopsError: the stream failed.
+        ConnectionResetError: nobody waits for the words any more.
+    """
+    news = asyncio.Event()
+    stream.on_news = news.set
+    feeder = asyncio.ensure_future(_feed(stream, body))
+    feeder.add_done_callback(lambda _: news.set())
+    words: list[protocol.SttAnswer] = []
+    try:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POST_PAUSE_S):
+                    await news.wait()
+            news.clear()
+            require_sender(request)
+            if feeder.done():
+                feeder.result()
+            for event in stream.fetch():
+                if isinstance(event, StreamFailed):
+                    raise DsmopsError(event.reason)
+                if isinstance(event, MarkerReached):
+                    return words
+                message = answer(event, BATCHED) if isinstance(event, Word | WordEnd) else None
+                if message is not None:
+                    words.append(message)
+    finally:
+        feeder.cancel()
+        await asyncio.gather(feeder, return_exceptions=True)
+
+
+async def _feed(stream: Stream, body: bytes) -> None:
+    """Hand a file to the stream as it has room; then a marker, then silence."""
+    blocks = _blocks(body)
+    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+        while stream.is_full:
+            await asyncio.sleep(POST_PAUSE_S)
+        stream.push(block)
+    stream.mark(0)
+    stream.push(np.zeros(_POST_SILENCE_S * SAMPLE_RATE_HZ, np.float32))
+
+
+def _blocks(body: bytes) -> Iterator[Samples]:
+    with open_audio(io.BytesIO(body)) as audio:
+        yield from audio.blocks()

@@ -1,0 +1,111 @@
+"""One WebSocket of a speech-to-text module: audio and markers in, words out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from dsmops import protocol
+from dsmops.audio import OpusDecoder
+from dsmops.errors import InputError
+from dsmops.protocol import CloseCode
+from dsmops.worker.runtime.loop import Started, StreamFailed
+from dsmops.worker.runtime.stt.loop import Event, MarkerReached, Stepped, Stream
+from dsmops.worker.runtime.stt.words import Word, WordEnd
+from dsmops.worker.serving.connection import Connection, Ending, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the types of modules differ on the wire."""
+
+    kind: str
+    has_init: bool
+    """Whether `Init` and `Ready` exist."""
+    counts_all_steps: bool
+    """Whether `step_idx` counts the steps of all streams, and `buffered_pcm` is told."""
+    receive_timeouts: bool
+
+
+BATCHED = Rules("BatchedAsr", has_init=True, counts_all_steps=True, receive_timeouts=True)
+UNBATCHED = Rules("Asr", has_init=False, counts_all_steps=False, receive_timeouts=False)
+
+
+class SttConnection(Connection[Event]):
+    """A `Stream` on a WebSocket."""
+
+    def __init__(
+        self, ws: web.WebSocketResponse, stream: Stream, rules: Rules, limits: Limits
+    ) -> None:
+        silence_s, no_audio_s = (
+            (limits.silence_s, limits.no_audio_s) if rules.receive_timeouts else (None, None)
+        )
+        super().__init__(ws, stream, limits, silence_s=silence_s, no_audio_s=no_audio_s)
+        self._asr_stream, self._rules = stream, rules
+        self._opus: OpusDecoder | None = None
+
+    async def _receive(self) -> None:
+        await self._wait_for_room()
+        await super()._receive()
+
+    async def _take(self, message: WSMessage) -> None:
+        if message.type is WSMsgType.BINARY:
+            await self._take_message(message.data)
+        # Whatever comes next stays in the socket until then.
+        await self._wait_for_room()
+
+    async def _take_message(self, data: bytes) -> None:
+        stream = self._asr_stream
+        try:
+            match protocol.decode_stt_request(data):
+                case protocol.Audio(pcm=pcm):
+                    stream.push(pcm)
+                case protocol.OggOpus(data=pages):
+                    self._opus = self._opus or OpusDecoder()
+                    for pcm in self._opus.decode(pages):
+                        stream.push(pcm)
+                        await self._wait_for_room()
+                case protocol.Marker(id=marker_id):
+                    stream.mark(marker_id)
+                case protocol.Init():
+                    if self._rules.has_init:
+                        stream.restart()
+        except ValueError as exc:  # a ProtocolError, or too many markers
+            raise Ending(CloseCode.BAD_MESSAGE, str(exc)) from exc
+        except InputError as exc:
+            raise Ending(CloseCode.BAD_MESSAGE, f"{exc.message}. {exc.hint}") from exc
+
+    async def _send_event(self, event: Event) -> None:
+        if isinstance(event, StreamFailed):
+            raise Ending(CloseCode.FAILED, event.reason, task="send_loop")
+        message = answer(event, self._rules)
+        if message is not None:
+            await self._send_bytes(protocol.encode(message))
+
+    def last_words(self, ending: Ending) -> bytes | None:
+        return last_words(ending)
+
+
+def last_words(ending: Ending) -> bytes | None:
+    """Return the message that says why a conversation ends, or never began; None where there is nothing to say."""
+    return protocol.encode(protocol.Error(ending.said)) if ending.said else None
+
+
+def answer(event: Event, rules: Rules) -> protocol.SttAnswer | None:
+    """Return what a client is sent about an event, None where that is nothing."""
+    match event:
+        case Started():
+            return protocol.Ready() if rules.has_init else None
+        case Stepped():
+            if rules.counts_all_steps:
+                return protocol.Step(event.step_idx, event.pauses, event.waiting_samples)
+            return protocol.Step(event.own_step, event.pauses, 0)
+        case Word():
+            return protocol.Word(event.text, event.start_s)
+        case WordEnd():
+            return protocol.EndWord(event.stop_s)
+        case MarkerReached():
+            return protocol.Marker(event.id)
+        case StreamFailed():
+            return protocol.Error(event.reason)

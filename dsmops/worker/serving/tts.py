@@ -1,0 +1,331 @@
+"""A text-to-speech module as clients see it: its WebSocket and its POST, on a model loop.
+
+Where moshi-server says an unknown voice with its default one, this one refuses it: nobody asked to
+be spoken for by a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+from aiohttp import web
+
+from dsmops.audio import Samples, pcm_16, stream_header
+from dsmops.errors import DsmopsError, InputError
+from dsmops.protocol import CloseCode, TtsFormat
+from dsmops.worker.runtime.loop import StreamFailed
+from dsmops.worker.runtime.tts.engine import SlotRequest
+from dsmops.worker.runtime.tts.loop import (
+    Engine,
+    Speech,
+    TtsEnded,
+    TtsEvent,
+    TtsLoop,
+    TtsObserver,
+    TtsStepped,
+)
+from dsmops.worker.runtime.tts.machine import Pacing
+from dsmops.worker.runtime.tts.utterance import TtsAudio
+from dsmops.worker.serving.connection import Ending
+from dsmops.worker.serving.logs import MAIN, PY, UTILS, Shown, causes
+from dsmops.worker.serving.module import (
+    NO_FREE_CHANNELS,
+    POST_PAUSE_S,
+    LoopModule,
+    Surroundings,
+    addr_field,
+    require_sender,
+)
+from dsmops.worker.serving.tts_connection import TtsConnection, Wire, refusal
+
+SCRIPT = "tts.py"
+"""What `/api/modules_info` calls the script that moshi-server would run here."""
+
+
+@dataclass(frozen=True, slots=True)
+class TtsSettings:
+    """One `Py` module of the config.
+
+    `find_voice` returns the voices, main speaker first, that a name stands for, the default's for
+    an empty name; it may read files, on any thread, and raises InputError for a name that stands
+    for none. `request` is how streams speak where they do not say: all but voices and seed of it
+    counts.
+    """
+
+    name: str
+    path: str
+    open_engine: Callable[[], Engine]
+    find_voice: Callable[[str], tuple[Samples, ...]]
+    request: SlotRequest
+    pacing: Pacing
+    interleaved_text_only: int
+
+    def open(self, around: Surroundings) -> TtsModule:
+        """Return the module, not yet started."""
+        return TtsModule(self, around)
+
+
+class TtsModule(LoopModule[Speech]):
+    """Serves one module."""
+
+    loop: TtsLoop
+
+    def __init__(self, settings: TtsSettings, around: Surroundings) -> None:
+        super().__init__(settings.path, PY, around)
+        self._settings = settings
+        self._metrics = around.metrics.py
+        self.loop = TtsLoop(
+            settings.name,
+            settings.open_engine,
+            self._observer(),
+            pacing=settings.pacing,
+            interleaved_text_only=settings.interleaved_text_only,
+        )
+
+    def _observer(self) -> TtsObserver:
+        def started(_slots: int) -> None:
+            self._log.info(PY, "starting-up the py model loop")
+            self._on_started()
+
+        def stepped(step: TtsStepped) -> None:
+            self._metrics.stepped(
+                step.step_ms / 1000, missing_words=step.starving, could_run=step.ready
+            )
+
+        return TtsObserver(
+            warming_up=lambda: None,
+            started=started,
+            stepped=stepped,
+            news=self._on_news,
+            died=self._on_died,
+        )
+
+    def info(self) -> dict[str, str]:
+        """Return what `/api/modules_info` says."""
+        return {
+            "type": "py",
+            "path": self.path,
+            "script": SCRIPT,
+            "used_slots": str(self.loop.used_slots),
+            "total_slots": str(self.loop.slots),
+        }
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Add what clients may ask for."""
+        router.add_get(self.path, self.socket, allow_head=False)
+        router.add_post(self.path, self.post)
+
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """Serve a WebSocket."""
+        ws = self._socket(request)
+        if not isinstance(ws, web.WebSocketResponse):
+            return ws
+        form, voice = _query(request)
+        self._access.require(request, query=True)
+        self._log.info(MAIN, "handling py streaming query", **addr_field(request))
+        given = 'Some("<redacted>")' if "auth_id" in request.query else "None"
+        asked = "None" if voice is None else f"Some({json.dumps(voice)})"
+        self._log.info(
+            PY,
+            "py query",
+            query=Shown(f"PyStreamingQuery {{ auth_id: {given}, format: {form}, voice: {asked} }}"),
+        )
+        self._metrics.connected()
+        await ws.prepare(request)
+        wire = Wire(form)
+        try:
+            wanted = await self._request(voice)
+            speech = self._lend(wanted)
+        except DsmopsError as exc:
+            ending = refusal(exc)
+            self._log.error(
+                UTILS, "task failed", causes(exc), name=ending.task, err=Shown(ending.logged)
+            )
+            await self._turn_away(request, ws, ending, wire.last_words(ending))
+            return ws
+        if speech is None:
+            self._log.error(PY, NO_FREE_CHANNELS)
+            ending = Ending(CloseCode.FULL, NO_FREE_CHANNELS)
+            await self._turn_away(request, ws, ending, wire.last_words(ending))
+            return ws
+        self._log.info(PY, "batched-py channel", bidx=speech.slot)
+        await self._serve(
+            request, ws, speech, TtsConnection(ws, speech, wire, wanted, self._limits, self._log)
+        )
+        return ws
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """Say the text in the body, and stream it as a WAV."""
+        self._access.require(request, query=False)
+        _require_json(request)
+        text, voice = _parse_query(await self._read_body(request))
+        self._log.info(
+            MAIN,
+            f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: {json.dumps(voice)} }})',
+            **addr_field(request),
+        )
+        self._log.info(PY, "py handle-query")
+        self._metrics.connected()
+        self.posts += 1
+        try:
+            wanted = await self._request(voice)
+            speech = await self._wait_for_slot(request, lambda: self._lend(wanted))
+            if speech is None:
+                self._log.error(PY, "no free channels after 1000 tries")
+                return web.Response(status=500, text=NO_FREE_CHANNELS)
+            try:
+                self._log.info(PY, "batched-py channel", batch_idx=speech.slot)
+                return await self._say(request, speech, text)
+            finally:
+                self._release(speech)
+        except InputError as exc:
+            self._log.error(UTILS, "returning client error 400", err=Shown(refusal(exc).logged))
+            return web.Response(status=400, text=f"{exc.message}\n{exc.hint}\n")
+        except DsmopsError as exc:
+            self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
+            return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
+        finally:
+            self.posts -= 1
+
+    async def _say(self, request: web.Request, speech: Speech, text: str) -> web.StreamResponse:
+        """Answer a post with what is said.
+
+        Raises:
+            InputError: that cannot be said.
+            DsmopsError: the stream failed before its first sound.
+            ConnectionResetError: nobody waits for the sound any more, or it ends in the middle; the connection is cut then.
+        """
+        await asyncio.to_thread(speech.say, text)
+        await asyncio.to_thread(speech.finish)
+        response = web.StreamResponse(headers={"Content-Type": "audio/wav"})
+        async for event in _events(speech, request):
+            match event:
+                case TtsAudio():
+                    if not response.prepared:
+                        await response.prepare(request)
+                        await self._write(request, response, stream_header())
+                    await self._write(request, response, pcm_16(event.pcm).tobytes())
+                case StreamFailed() if response.prepared:
+                    raise _cut(request, event.reason)
+                case StreamFailed():
+                    raise DsmopsError(event.reason)
+        if not response.prepared:
+            raise InputError(
+                "there is nothing to say in this text", hint="Send some words.", code="text.empty"
+            )
+        self._log.info(PY, "tts finished", batch_idx=speech.slot)
+        await response.write_eof()
+        return response
+
+    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._limits.stalled_s):
+                await response.write(data)
+        except TimeoutError:
+            raise _cut(
+                request, f"the client read nothing for {self._limits.stalled_s:g} s"
+            ) from None
+
+    async def _request(self, voice: str | None) -> SlotRequest:
+        """Return how a stream with this voice speaks.
+
+        Raises:
+            InputError: there is no such voice.
+        """
+        voices = await asyncio.to_thread(self._settings.find_voice, voice or "")
+        return replace(self._settings.request, voices=voices, seed=secrets.randbits(32))
+
+    def _lend(self, wanted: SlotRequest) -> Speech | None:
+        speech = self.loop.open(wanted)
+        if speech is not None:
+            self._metrics.slot_taken()
+        return speech
+
+    def _release(self, stream: Speech) -> None:
+        self.loop.close(stream)
+        self._metrics.slot_released(stream.steps)
+
+    def _log_timeout(self, ending: Ending, stream: Speech) -> None:
+        self._log.info(PY, ending.logged, bidx=stream.slot)
+
+
+def _cut(request: web.Request, reason: str) -> ConnectionResetError:
+    """Cut the connection of an answer that has begun, which tells the client that this is not all, and return the error to raise."""
+    if request.transport is not None:
+        request.transport.abort()
+    return ConnectionResetError(reason)
+
+
+def _query(request: web.Request) -> tuple[TtsFormat, str | None]:
+    """Return format and voice that a WebSocket's query asks for.
+
+    Raises:
+        HTTPBadRequest: it names one of them twice, or a format that is none.
+    """
+    for key in ("format", "voice"):
+        if len(request.query.getall(key, [])) > 1:
+            raise web.HTTPBadRequest(
+                text=f"Failed to deserialize query string: duplicate field `{key}`"
+            )
+    form = request.query.get("format", TtsFormat.OGG_OPUS)
+    try:
+        return TtsFormat(form), request.query.get("voice")
+    except ValueError:
+        known = ", ".join(
+            f"`{known}`" for known in ("Pcm", "PcmMessagePack", "OggOpus", "OggOpusMessagePack")
+        )
+        raise web.HTTPBadRequest(
+            text=f"Failed to deserialize query string: unknown variant `{form}`, expected one of {known}"
+        ) from None
+
+
+def _require_json(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(
+            text="Expected request with `Content-Type: application/json`"
+        )
+
+
+def _parse_query(data: bytes) -> tuple[str, str]:
+    """Return text and voice of a post's body.
+
+    Raises:
+        HTTPException: it is no JSON (400) or lacks a key (422).
+    """
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise web.HTTPBadRequest(text=f"Failed to parse the request body as JSON: {exc}") from exc
+    for key in ("text", "voice"):
+        if not isinstance(body, dict) or not isinstance(body.get(key), str):
+            raise web.HTTPUnprocessableEntity(
+                text=f"Failed to deserialize the JSON body into the target type: missing field `{key}`"
+            )
+    return body["text"], body["voice"]
+
+
+async def _events(speech: Speech, request: web.Request) -> AsyncIterator[TtsEvent]:
+    """Yield what comes of a speech, up to its end.
+
+    Raises:
+        ConnectionResetError: whoever asked has hung up.
+    """
+    news = asyncio.Event()
+    speech.on_news = news.set
+    while True:
+        news.clear()
+        events = speech.fetch()
+        for event in events:
+            if isinstance(event, TtsEnded):
+                return
+            yield event
+        require_sender(request)
+        if not events:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POST_PAUSE_S):
+                    await news.wait()

@@ -1,0 +1,144 @@
+"""One WebSocket of a text-to-speech module: text in, audio and word times out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from dsmops import protocol
+from dsmops.audio import OpusEncoder, Samples
+from dsmops.errors import DsmopsError, InputError
+from dsmops.protocol import CloseCode, TtsFormat
+from dsmops.worker.runtime.loop import Started, StreamFailed
+from dsmops.worker.runtime.tts.engine import SlotRequest
+from dsmops.worker.runtime.tts.loop import Speech, TtsEnded, TtsEvent
+from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
+from dsmops.worker.serving.connection import Connection, Ending, Limits
+from dsmops.worker.serving.logs import PY, ServerLog
+
+
+class Wire:
+    """How one client is told things, in the format that it asked for. Bare formats have no way to tell of words and errors."""
+
+    def __init__(self, form: TtsFormat) -> None:
+        self._form = form
+        self._opus = OpusEncoder() if form.is_opus else None
+
+    def beginning(self) -> Iterator[bytes]:
+        """Yield what comes before all audio."""
+        if self._form.has_messages:
+            yield protocol.encode(protocol.Ready())
+        if self._opus is not None:
+            yield self._pages(self._opus.headers)
+
+    def audio(self, pcm: Samples) -> bytes:
+        if self._opus is not None:
+            return self._pages(self._opus.encode(pcm))
+        return (
+            protocol.encode(protocol.Audio(pcm))
+            if self._form.has_messages
+            else pcm.astype("<f4").tobytes()
+        )
+
+    def word(self, word: TtsWord) -> bytes | None:
+        return (
+            protocol.encode(protocol.TtsText(word.text, word.start_s, word.stop_s))
+            if self._form.has_messages
+            else None
+        )
+
+    def last_words(self, ending: Ending) -> bytes | None:
+        """Return the message that says why a conversation ends, or never began; None where there is none."""
+        return (
+            protocol.encode(protocol.Error(ending.said))
+            if ending.said and self._form.has_messages
+            else None
+        )
+
+    def _pages(self, pages: bytes) -> bytes:
+        return protocol.encode(protocol.OggOpus(pages)) if self._form.has_messages else pages
+
+
+class TtsConnection(Connection[TtsEvent]):
+    """A `Speech` on a WebSocket."""
+
+    pings_while_sending = True
+
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        speech: Speech,
+        wire: Wire,
+        request: SlotRequest,
+        limits: Limits,
+        log: ServerLog,
+    ) -> None:
+        """`request` is what `speech` was opened with."""
+        super().__init__(ws, speech, limits, silence_s=limits.speech_silence_s, no_audio_s=None)
+        self._speech, self._wire, self._request, self._log = speech, wire, request, log
+
+    def last_words(self, ending: Ending) -> bytes | None:
+        return self._wire.last_words(ending)
+
+    async def _take(self, message: WSMessage) -> None:
+        try:
+            asked = (
+                protocol.Text(message.data)
+                if message.type is WSMsgType.TEXT
+                else protocol.decode_tts_request(message.data)
+            )
+            match asked:
+                case protocol.Text(text=text):
+                    # The next message is read already: a client that leaves is noticed while its
+                    # text waits.
+                    await self._wait_for_room()
+                    # Tokenizing a long text takes a while.
+                    await asyncio.to_thread(self._speech.say, text)
+                case protocol.Voice():
+                    self._speech.change(replace(self._request, voices=(_latents(asked),)))
+                case protocol.Eos():
+                    self._log.info(PY, "received end of stream", bidx=self._speech.slot)
+                    await asyncio.to_thread(self._speech.finish)
+        except protocol.ProtocolError as exc:
+            raise Ending(CloseCode.BAD_MESSAGE, str(exc)) from exc
+        except InputError as exc:
+            raise refusal(exc) from None  # a cause would be logged
+
+    async def _send_event(self, event: TtsEvent) -> None:
+        match event:
+            case Started():
+                for data in self._wire.beginning():
+                    await self._send_bytes(data)
+            case TtsWord():
+                word = self._wire.word(event)
+                if word is not None:
+                    await self._send_bytes(word)
+            case TtsAudio():
+                await self._send_bytes(self._wire.audio(event.pcm))
+            case TtsEnded():
+                self._log.info(PY, "tts finished", batch_idx=self._speech.slot)
+                raise Ending(CloseCode.NORMAL)
+            case StreamFailed():
+                raise Ending(CloseCode.FAILED, event.reason, task="send_loop")
+
+
+def refusal(exc: DsmopsError) -> Ending:
+    """Return the ending of a conversation in which the client asked for what cannot be, or the server failed to get it.
+
+    What is to be said is never logged.
+    """
+    code = CloseCode.BAD_MESSAGE if isinstance(exc, InputError) else CloseCode.FAILED
+    logged = (
+        f"the text cannot be said ({exc.code})" if exc.code.startswith("text.") else exc.message
+    )
+    # Two lines: a client can tell the reason from the advice.
+    return Ending(code, f"{exc.message}\n{exc.hint}".strip(), logged=logged)
+
+
+def _latents(voice: protocol.Voice) -> Samples:
+    """Return a voice as the engine takes it, [channels, frames]: a leading dimension of one voice is taken off."""
+    latents = voice.embeddings.reshape(voice.shape)
+    return latents[0] if latents.ndim == 3 and len(latents) == 1 else latents

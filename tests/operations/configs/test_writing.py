@@ -1,0 +1,171 @@
+"""`make-config`: the plan for a card in the template's own words, linted before it is written."""
+
+import tomllib
+from pathlib import Path
+
+from tests.support.cli import Run, dsmops
+from tests.support.tiny_checkpoint import write_tiny_template
+
+
+def make(*arguments: str | Path, cwd: Path) -> Run:
+    return dsmops("make-config", *arguments, cwd=cwd)
+
+
+def test_a_config_on_stdout_is_what_the_card_needs(tmp_path: Path) -> None:
+    """stdout is a TOML with the switch, a planned batch size and a new key; the findings go to stderr; nothing is written."""
+    run = make("--simulate", "rtx2070", cwd=tmp_path)
+    assert run.code == 0
+    values = tomllib.loads(run.stdout)
+    module = values["modules"]["asr"]
+    assert module["dtype_override"] == "f16"
+    assert 0 < module["batch_size"] <= 64
+    assert len(values["authorized_ids"][0]) >= 32
+    assert "# " in run.stdout
+    assert "note[" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_finds_the_file_up_to_date_and_keeps_its_key(tmp_path: Path) -> None:
+    """Written once with mode 0600; made again it is the same; another one is refused unless forced, and keeps the key."""
+    target = tmp_path / "my.toml"
+    assert "was written" in make("--simulate", "t4", "-o", target, cwd=tmp_path).stdout
+    assert target.stat().st_mode & 0o077 == 0
+    first = target.read_text()
+    assert "up to date" in make("--simulate", "t4", "-o", target, cwd=tmp_path).stdout
+    refused = make("--simulate", "t4", "-o", target, "--batch-size", "2", cwd=tmp_path)
+    assert (refused.code, target.read_text()) == (3, first)
+    assert "--force" in refused.stderr
+    key = tomllib.loads(first)["authorized_ids"]
+    shown = make("--simulate", "t4", "-o", target, "--batch-size", "2", "--dry-run", cwd=tmp_path)
+    assert "+batch_size = 2" in shown.stdout
+    assert key[0] not in shown.stdout
+    assert (
+        make("--simulate", "t4", "-o", target, "--batch-size", "2", "--force", cwd=tmp_path).code
+        == 0
+    )
+    changed = tomllib.loads(target.read_text())
+    assert (changed["authorized_ids"], changed["modules"]["asr"]["batch_size"]) == (key, 2)
+
+
+def test_what_would_not_work_is_not_written(tmp_path: Path) -> None:
+    """A server too old for the switch, and a card too small, are errors of the lint: exit 1 and no file."""
+    for extra in (["--simulate", "t4", "--server-version", "0.6.3"], ["--simulate", "gtx1050"]):
+        run = make(*extra, "-o", "new.toml", cwd=tmp_path)
+        assert run.code == 1, run.stderr
+        assert "not written" in run.stdout
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_no_card_is_needed_when_everything_is_said(tmp_path: Path) -> None:
+    """With dtype and batch size given, a machine without a GPU can make a config; without them it exits 4."""
+    assert make("--dtype", "f16", "--batch-size", "2", cwd=tmp_path).code == 0
+    assert make("--dtype", "f16", cwd=tmp_path).code == 4
+
+
+def test_a_template_of_ones_own_keeps_its_model(tmp_path: Path) -> None:
+    """Dimensions, file names and comments of the template stay."""
+    template = write_tiny_template(tmp_path / "tiny.toml")
+    run = make("--template", template, "--dtype", "f16", "--batch-size", "3", cwd=tmp_path)
+    made, before = (
+        tomllib.loads(run.stdout)["modules"]["asr"],
+        tomllib.loads(template.read_text())["modules"]["asr"],
+    )
+    assert made["model"] == before["model"]
+    assert made["text_tokenizer_file"] == before["text_tokenizer_file"]
+
+
+def test_a_speaking_config_has_no_dtype_and_says_who_serves_it(tmp_path: Path) -> None:
+    """On a T4 it is made for the worker and opens with that; on an L4 for either. A card that is too small, and a context, are refused."""
+    for card, opens in (("t4", "Serve it with `dsmops worker`"), ("l4", "#")):
+        run = make(
+            "--model", "tts-1.6b-en_fr", "--simulate", card, "-o", f"{card}.toml", cwd=tmp_path
+        )
+        assert run.code == 0, run.stderr
+        text = (tmp_path / f"{card}.toml").read_text()
+        assert opens in text.splitlines()[1]
+        module = tomllib.loads(text)["modules"]["tts_py"]
+        assert (module["batch_size"], module["py"]["n_q"], "dtype_override" in text) == (
+            8,
+            24,
+            False,
+        )
+    assert (
+        make(
+            "--model", "tts-1.6b-en_fr", "--simulate", "gtx1060", "-o", "small.toml", cwd=tmp_path
+        ).code
+        == 1
+    )
+    assert not (tmp_path / "small.toml").exists()
+    assert (
+        "config.json"
+        in make(
+            "--model", "tts-1.6b-en_fr", "--simulate", "t4", "--context", "250", cwd=tmp_path
+        ).stderr
+    )
+    named = make(
+        "--template",
+        "config-tts",
+        "--dtype",
+        "f16",
+        "--batch-size",
+        "2",
+        "--lm-model-file",
+        "x.safetensors",
+        cwd=tmp_path,
+    )
+    assert tomllib.loads(named.stdout)["modules"]["tts_py"]["py"]["moshi_weight"] == "x.safetensors"
+
+
+def test_strict_passes_what_is_right_and_refuses_warnings(tmp_path: Path) -> None:
+    """A made config has no warnings of its own; with one, --strict exits 1 without a file and without claiming one."""
+    strict = ("--simulate", "t4", "--server-version", "0.6.4", "--strict")
+    run = make(*strict, "-o", "new.toml", "--addr", "0.0.0.0", cwd=tmp_path)
+    assert (run.code, list(tmp_path.iterdir())) == (1, [])
+    assert "was not written" in run.stdout
+    assert make(*strict, "-o", "new.toml", "--addr", "127.0.0.1", cwd=tmp_path).code == 0
+
+
+def test_a_ready_config_is_a_template_by_name(tmp_path: Path) -> None:
+    """An installed wheel's configs can be named; an unknown name lists the near ones; quiet needs a file."""
+    assert (
+        "lowram"
+        in make("--template", "config-stt-en_fr-lowram", "--simulate", "t4", cwd=tmp_path).stderr
+    )
+    assert (
+        make(
+            "--template",
+            "config-stt-en_fr-lowram-sm75",
+            "--simulate",
+            "t4",
+            "-o",
+            "a.toml",
+            cwd=tmp_path,
+        ).code
+        == 1
+    )
+    assert (
+        make(
+            "--template",
+            "config-stt-en-hf",
+            "--simulate",
+            "a10",
+            "-o",
+            "a.toml",
+            "-q",
+            cwd=tmp_path,
+        ).code
+        == 0
+    )
+    assert make("--simulate", "t4", "--quiet", cwd=tmp_path).code == 2
+
+
+def test_keys_are_never_shown_whatever_they_look_like(tmp_path: Path) -> None:
+    """A key that TOML has to escape, or that is a common word, is not in the diff."""
+    for key in ('ab"cdsecret', "batch"):
+        target = tmp_path / "k.toml"
+        make("--simulate", "t4", "-o", target, "--api-key", key, "--force", cwd=tmp_path)
+        shown = make(
+            "--simulate", "t4", "-o", target, "--batch-size", "2", "--dry-run", cwd=tmp_path
+        ).stdout
+        assert "cdsecret" not in shown
+        assert "batch_size = 2" in shown

@@ -1,0 +1,145 @@
+"""Failures are found in real logs, since the last start."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from dsmops.gpu import GpuReport
+from dsmops.operations.doctor import Finding, Level, Scope, diagnose
+from dsmops.operations.doctor.logs import _MOST_BYTES
+from tests.support.tiny_checkpoint import CONFIG, write_tiny_server
+
+STEP = b"2025-11-15T08:39:16.139607Z  INFO moshi_server::batched_asr: src/batched_asr.rs:290: 28.77ms step_idx=12 with_data=1\n"
+START = b'2025-11-15T08:39:03.595811Z  INFO moshi_server: src/main.rs:475: build_info=BuildInfo { git_describe: "dc0b3d1" }\n'
+DEAD = (
+    b"2025-11-15T08:39:08.139607Z ERROR moshi_server::utils: src/utils.rs:197: "
+    b'task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")\n'
+)
+KEY = b'2025-11-15T08:39:16.139607Z  INFO moshi_server: src/main.rs:1: batched-asr ws query query=Query { auth_id: Some("0b4c-hidden") }\n'
+
+
+def log_findings(scope: Scope, gpu: GpuReport) -> dict[str, Finding]:
+    area = next(area for area in diagnose(scope, gpu).areas if area.name == "logs")
+    return {each.name: each for each in area.findings}
+
+
+def test_failures_count_since_the_last_start(scope: Scope, bare: GpuReport) -> None:
+    """A model loop that died is an error; once the server was started again it is history, but a key in the log stays one."""
+    (scope.folder / "logs").mkdir()
+    log = scope.folder / "logs" / "log.stt.2025-11-15"
+    log.write_bytes(START + KEY + DEAD + STEP)
+    seen = log_findings(scope, bare)
+    assert seen["model-loop-dead"].severity is Level.ERROR
+    assert seen["model-loop-dead"].evidence[0] == f"{log}, line 3"
+    log.write_bytes(START + KEY + DEAD + START + STEP)
+    seen = log_findings(scope, bare)
+    assert seen["model-loop-dead"].severity is Level.NOTE
+    assert seen["key-in-log"].severity is Level.WARNING
+    assert "0b4c" not in repr(seen)
+
+
+def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) -> None:
+    """A text to be spoken that reads like a server's first line is no start; a start in colours is one."""
+    log = scope.folder / "log.stt"
+    said = b'2025-11-15T08:40:00.000000Z  INFO moshi_server: src/main.rs:7: handling tts query Q { text: "main.rs:475: build_info=" }\n'
+    log.write_bytes(START + DEAD + said)
+    assert (
+        log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Level.ERROR
+    )
+    dim, italic, end = b"\x1b[2m", b"\x1b[3m", b"\x1b[0m"
+    colours = (
+        dim
+        + b"src/main.rs"
+        + end
+        + dim
+        + b":"
+        + end
+        + dim
+        + b"475:"
+        + end
+        + b" "
+        + italic
+        + b"build_info"
+        + end
+        + b"=B\n"
+    )
+    log.write_bytes(START + DEAD + colours)
+    assert log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Level.NOTE
+
+
+def test_a_long_log_is_read_from_its_end(scope: Scope, bare: GpuReport) -> None:
+    """Old failures beyond the limit are not looked at; what was named is read whatever it is called, compressed too."""
+    log = scope.folder / "server-output"
+    log.write_bytes(DEAD + STEP * (_MOST_BYTES // len(STEP) + 1) + b"no free channels\n")
+    for path in (log, log.with_suffix(".gz")):
+        if path != log:
+            path.write_bytes(gzip.compress(log.read_bytes(), 1))
+        seen = log_findings(replace(scope, logs=(path,)), bare)
+        assert seen.keys() == {"no-free-channels"}
+        assert "the last 8.00 MiB" in seen["no-free-channels"].evidence[0]
+
+
+def test_every_folder_that_was_named_is_looked_into(scope: Scope, bare: GpuReport) -> None:
+    """However many newer logs lie in another one."""
+    old, new = scope.folder / "a", scope.folder / "b"
+    for folder in (old, new):
+        folder.mkdir()
+    (old / "log.stt.2025-11-15").write_bytes(START + DEAD)
+    os.utime(old / "log.stt.2025-11-15", (0, 0))
+    for day in range(10, 20):
+        (new / f"log.stt.2025-12-{day}").write_bytes(START + STEP)
+    assert "model-loop-dead" in log_findings(replace(scope, logs=(old, new)), bare)
+
+
+def test_lines_are_counted(scope: Scope, bare: GpuReport) -> None:
+    """With or without an end of the last one."""
+    log = scope.folder / "log.stt"
+    for content in (START, START.rstrip()):
+        log.write_bytes(content)
+        assert log_findings(replace(scope, logs=(log,)), bare)["log-ok"].evidence == ("1 line",)
+
+
+def test_what_is_no_log_is_not_found_to_be_in_order(scope: Scope, bare: GpuReport) -> None:
+    """Any bytes and other programs' words: a warning where it was named, a note where it only lay there. A failure in it still counts."""
+    foreign = scope.folder / "logs" / "log.stt.2025-11-15"
+    foreign.parent.mkdir()
+    for content in (
+        random.Random(1).randbytes(50_000),
+        b"hello\nworld\n",
+        b"\n".join(b"row %d" % row for row in range(20_000)),
+    ):
+        foreign.write_bytes(content)
+        assert log_findings(scope, bare)["log-foreign"].severity is Level.NOTE
+        assert (
+            log_findings(replace(scope, logs=(foreign,)), bare)["log-foreign"].severity
+            is Level.WARNING
+        )
+    foreign.write_bytes(b"hello\nno free channels\n")
+    assert log_findings(scope, bare).keys() == {"no-free-channels"}
+    foreign.write_bytes(b"")
+    assert log_findings(scope, bare).keys() == {"log-ok"}
+
+
+def test_logs_that_cannot_be_read(scope: Scope, bare: GpuReport) -> None:
+    """Absent, damaged, a device: an error where it was named."""
+    (scope.folder / "log.gz").write_bytes(gzip.compress(DEAD)[:-9])
+    for path in (scope.folder / "absent", scope.folder / "log.gz", Path("/dev/null")):
+        assert (
+            log_findings(replace(scope, logs=(path,)), bare)["log-unreadable"].severity
+            is Level.ERROR
+        )
+
+
+def test_the_log_folder_of_a_config_is_looked_into(scope: Scope, bare: GpuReport) -> None:
+    """Its newest logs, by their names; other files are left alone."""
+    config = write_tiny_server(scope.folder)
+    folder = scope.folder / "records"
+    config.write_text(CONFIG.replace('log_dir = "logs"', 'log_dir = "records"'))
+    folder.mkdir()
+    (folder / "log.tiny.2025-11-15").write_bytes(START + STEP)
+    (folder / "tiny-asr-1.safetensors").write_bytes(DEAD)
+    assert log_findings(replace(scope, configs=(config,)), bare).keys() == {"log-ok"}

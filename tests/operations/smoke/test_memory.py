@@ -1,0 +1,71 @@
+"""What a server took, beside what was planned."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from dsmops.config.load import Config, read_config
+from dsmops.config.memory import MIB
+from dsmops.devices import Runtime
+from dsmops.gpu import simulate
+from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply
+from dsmops.operations.smoke.memory import MemoryWatch, judge_memory
+from dsmops.operations.smoke.simulate import Parts
+
+CARD = simulate(["t4"]).visible[0].device
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, ...]:
+    """A config that hears and one that speaks, as prepared for a T4."""
+    folder = tmp_path_factory.mktemp("prepared")
+    models = Parts().generate(folder / "source")
+    reports = [
+        Parts().prepare(model, folder / f"{number}.fp16.safetensors")
+        for number, model in enumerate(models)
+    ]
+    return tuple(read_config(report.config_path) for report in reports)
+
+
+def seen(peak_bytes: int | None) -> MemoryWatch:
+    watch = MemoryWatch()
+    watch.device, watch.peak_bytes = CARD, peak_bytes
+    return watch
+
+
+def planned_mib(config: Config) -> int:
+    """The plan as it is told, to 5 MiB."""
+    told = judge_memory(config, seen(MIB), Runtime.EMBEDDED, os.getpid())
+    amount, unit = re.search(r"([\d.]+) (MiB|GiB) planned", told).groups()  # type: ignore[union-attr]
+    return round(float(amount) * (1024 if unit == "GiB" else 1))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_was_planned_may_be_taken_and_no_more(
+    configs: tuple[Config, ...], number: int
+) -> None:
+    """With 150 MiB to spare; the figures are told either way."""
+    told = judge_memory(configs[number], seen(100 * MIB), Runtime.EMBEDDED, os.getpid())
+    assert told.startswith("100 MiB of Tesla T4 at most, ")
+    planned = planned_mib(configs[number])
+    judge_memory(configs[number], seen((planned + 140) * MIB), Runtime.EMBEDDED, os.getpid())
+    with pytest.raises(CheckFailed, match="more"):
+        judge_memory(configs[number], seen((planned + 160) * MIB), Runtime.EMBEDDED, os.getpid())
+
+
+def test_both_together_share_the_runtime(configs: tuple[Config, ...], tmp_path: Path) -> None:
+    """The CUDA context of a process counts once."""
+    hears, speaks = configs
+    both = tmp_path / "both.toml"
+    both.write_text(hears.text + "\n" + speaks.text[speaks.text.index("[modules.") :])
+    assert planned_mib(read_config(both)) < planned_mib(hears) + planned_mib(speaks) - 800
+
+
+def test_without_a_card_nothing_is_judged(configs: tuple[Config, ...]) -> None:
+    """Nor for what cannot be planned; main memory is told."""
+    with pytest.raises(DoesNotApply, match=r"no GPU was used.* of main memory"):
+        judge_memory(configs[0], MemoryWatch(), Runtime.EMBEDDED, os.getpid())
+    with pytest.raises(DoesNotApply, match="cannot be planned"):
+        judge_memory(configs[1], seen(MIB), Runtime.MOSHI_SERVER, os.getpid())

@@ -1,0 +1,313 @@
+"""From a text to its sound: what is said, what cannot be, and where it goes, with the tiny model."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the worker extra is not installed")
+
+from dsmops.audio import Samples, read, write
+from dsmops.errors import FileAccessError, InputError, SourceError
+from dsmops.operations.speech.synthesis import (
+    MOST_TEXT_BYTES,
+    Synthesis,
+    Wish,
+    read_text,
+    synthesize,
+    synthesize_remotely,
+)
+from dsmops.worker.runtime.tts.engine import SlotRequest
+from dsmops.worker.runtime.tts.machine import Pacing
+from dsmops.worker.serving.tts import TtsSettings
+from dsmops.worker.tiny.tts import TinyTts, write_tiny_tts
+from tests.support.engines import EchoEngine
+from tests.support.tts_client import TTS_PATH
+from tests.support.tts_engines import TalkEngine
+from tests.support.workers import KEY, PATH, ThreadedServer
+from tests.worker.serving.test_server import wait_for_slots
+
+CONFIG = "config-tts-tiny.toml"
+ONCE = Wish(seed=1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> TinyTts:
+    return write_tiny_tts(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def tiny(made: TinyTts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a tiny model of its own, in which the test runs."""
+    folder = tmp_path / "model"
+    shutil.copytree(made.model_config.parent, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class Heard:
+    """A sink that remembers, and may leave off."""
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.blocks: list[Samples] = []
+        self._most = most
+
+    def __call__(self, blocks: Iterator[Samples]) -> None:
+        for block in blocks:
+            self.blocks.append(block)
+            if len(self.blocks) == self._most:
+                return
+
+    @property
+    def sound(self) -> Samples:
+        return np.concatenate(self.blocks)
+
+
+def said(text: str, wish: Wish = ONCE, sink: Heard | None = None) -> tuple[Synthesis, Samples]:
+    heard = sink or Heard()
+    return synthesize(text, heard, CONFIG, wish, cpu=True), heard.sound
+
+
+def test_sound_comes_in_frames_as_it_is_made(tiny: Path) -> None:
+    """Block by block, finite and within what can be played; whoever takes no more gets no more."""
+    synthesis, sound = said("The winter was long and the summer was short.")
+    assert len(sound) == round(synthesis.audio_s * 24_000)
+    assert np.isfinite(sound).all()
+    assert np.abs(sound).max() <= np.float32(0.99)
+    early = Heard(most=3)
+    part, _ = said("The winter was long and the summer was short.", sink=early)
+    assert [len(block) for block in early.blocks] == [1920] * 3
+    assert np.array_equal(early.sound, sound[: 3 * 1920])
+    assert part.audio_s == pytest.approx(0.24)
+
+
+def test_a_pause_comes_between_words(tiny: Path) -> None:
+    """The word behind it is later by it."""
+    synthesis, _ = said('one <break time="2s"/> two')
+    one, two = synthesis.words
+    assert (one.text, two.text) == ("one", "two")
+    assert two.start_s - one.start_s >= 2
+
+
+def test_what_a_config_says_counts_unless_it_is_asked_otherwise(tiny: Path) -> None:
+    """Guidance, temperature and codebooks; a temperature of 0 makes seeds idle."""
+    (tiny / CONFIG).write_text(
+        (tiny / CONFIG).read_text().replace("cfg_coef = 2.0", "cfg_coef = 3.0\ntemp = 0.4")
+    )
+    configured, sound = said("one two three")
+    assert (configured.cfg, configured.temperature, configured.voices) == (
+        3.0,
+        0.4,
+        ("tiny/first.wav",),
+    )
+    asked, same = said("one two three", Wish(seed=1, cfg=3.0, temperature=0.4))
+    assert (asked.cfg, asked.temperature) == (3.0, 0.4)
+    assert np.array_equal(sound, same)
+    assert np.array_equal(
+        *(said("one two three", Wish(seed=seed, temperature=0.0))[1] for seed in (1, 2))
+    )
+    assert not np.array_equal(sound, said("one two three", Wish(seed=1, n_q=2))[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "wish", "message"),
+    [
+        ('<break time="1s"/>', Wish(), "there is no word in the text"),
+        ('<break time="900s"/> x', Wish(), "too long"),
+        ("hello <break", Wish(), "begins no pause"),
+        ("hello 你好", Wish(), "cannot say '你好'"),
+        ("hello", Wish(("tiny/frist.wav",)), "tiny/frist.wav"),
+        ("hello", Wish(("config.json",)), "config.json is no voice file"),
+        ("hello", Wish(voice_folder="nowhere"), "nowhere is no folder of voices"),
+        ("hello", Wish(cfg=2.2), "2.2"),
+        ("hello", Wish(n_q=9), "1 to 8 codebooks"),
+    ],
+)
+def test_what_cannot_be_said_is_told_and_leaves_nothing(
+    tiny: Path, text: str, wish: Wish, message: str
+) -> None:
+    """One error with a hint; the target is not there."""
+    with pytest.raises(InputError) as caught:
+        synthesize(
+            text, partial(write, Path("out.wav")), CONFIG, wish, cpu=True, target=Path("out.wav")
+        )
+    assert message in caught.value.message
+    assert caught.value.hint
+    assert not [path for path in tiny.iterdir() if "out.wav" in path.name]
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out", "voices", "config.json/out.wav"])
+def test_a_target_that_cannot_be_is_known_before_the_model_is_looked_for(
+    tiny: Path, name: str
+) -> None:
+    """Here there is none at all."""
+    with pytest.raises(InputError) as caught:
+        synthesize("hello", partial(write, Path(name)), "no such model", target=Path(name))
+    assert "no such model" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "own", ["dsm_tts_tiny@1.safetensors", "voices/tiny/first.wav.7e57da7a@1.safetensors"]
+)
+def test_the_models_own_files_are_never_the_target(tiny: Path, own: str) -> None:
+    """By whatever name they are called."""
+    os.link(tiny / own, tiny / "out.wav")
+    before = (tiny / own).read_bytes()
+    with pytest.raises(InputError, match="is a file of the model itself"):
+        synthesize(
+            "hello", partial(write, Path("out.wav")), CONFIG, cpu=True, target=Path("out.wav")
+        )
+    assert (tiny / own).read_bytes() == before
+
+
+def test_a_text_is_a_file_or_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file where there is one of that name, also with a byte order mark; standard input for `-`; else the words."""
+    (tmp_path / "a b.txt").write_bytes(b"\xef\xbb\xbfhello\r\nyou\n")
+    assert read_text(str(tmp_path / "a b.txt")) == "hello\r\nyou\n"
+    assert read_text("a b.txt") == "a b.txt"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("où".encode())))
+    assert read_text("-") == "où"
+    assert read_text("x" * 5000) == "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b" \n\t", "is empty"),
+        (b"caf\xe9", r"is not UTF-8 \(byte 3\)"),
+        (b"a " * MOST_TEXT_BYTES, "is longer than 1 MiB"),
+    ],
+    ids=["empty", "blank", "latin-1", "long"],
+)
+def test_what_is_no_text_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    """From a file, standard input, or the command line."""
+    path = tmp_path / "text"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_text(str(path))
+    assert caught.value.hint
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with pytest.raises(InputError, match=message):
+        read_text("-")
+    with pytest.raises(InputError, match=message):
+        read_text(os.fsdecode(content))
+
+
+def test_closed_standard_input_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service may have none."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SourceError, match="standard input is closed"):
+        read_text("-")
+
+
+def test_the_name_of_a_file_in_a_closed_folder_is_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is there is not for us to see; that these are its words is not to be thought."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(FileAccessError, match="Permission denied"):
+        read_text(str(tmp_path / "text"))
+
+
+def test_a_folder_is_no_text(tmp_path: Path) -> None:
+    """Nor is it said."""
+    with pytest.raises(InputError, match="is a folder"):
+        read_text(str(tmp_path))
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadedServer]:
+    """A server with one slot, whose engine is no model."""
+
+    def find_voice(name: str) -> tuple[Samples, ...]:
+        if name:
+            raise SourceError(
+                f"this server has no voice {name!r}", hint="It has none.", code="voice.unknown"
+            )
+        return ()
+
+    module = TtsSettings(
+        "tts_py", TTS_PATH, lambda: TalkEngine(1), find_voice, SlotRequest(), Pacing(), 2
+    )
+    with ThreadedServer(module=module) as running:
+        yield running
+
+
+def test_a_server_says_it_block_by_block(server: ThreadedServer, tmp_path: Path) -> None:
+    """Into any sink; the words are told with their times."""
+    synthesis = synthesize_remotely(
+        "hello there my friend",
+        partial(write, tmp_path / "a.flac"),
+        server.url,
+        api_key=KEY,
+        target=tmp_path / "a.flac",
+    )
+    assert [word.text for word in synthesis.words] == ["hello", "there", "my", "friend"]
+    assert (synthesis.output, synthesis.model) == (
+        tmp_path / "a.flac",
+        f"{server.url.replace('http', 'ws')}{TTS_PATH}",
+    )
+    assert len(read(tmp_path / "a.flac")) == round(synthesis.audio_s * 24_000)
+    assert synthesis.first_audio_ms is not None
+    assert synthesis.device is None
+
+
+def test_a_sink_that_leaves_off_ends_the_conversation(server: ThreadedServer) -> None:
+    """The slot is free, no thread is left, whatever was still to come."""
+    heard = Heard(most=5)
+    synthesize_remotely("hello there my friend " * 2000, heard, server.url, api_key=KEY)
+    assert len(heard.blocks) == 5
+    wait_for_slots(server.url, 0, within_s=5)
+    assert not [thread for thread in threading.enumerate() if thread.name == "speech-client"]
+
+
+def test_a_sink_that_fails_is_what_is_told(server: ThreadedServer) -> None:
+    """Not what its failing did to the conversation."""
+
+    def full(blocks: Iterator[Samples]) -> None:
+        next(blocks)
+        raise InputError("the disk is full")
+
+    with pytest.raises(InputError, match="the disk is full"):
+        synthesize_remotely("hello there my friend " * 200, full, server.url, api_key=KEY)
+    wait_for_slots(server.url, 0, within_s=5)
+
+
+def test_a_server_that_refuses_leaves_no_file(server: ThreadedServer, tmp_path: Path) -> None:
+    """Its reason is the error."""
+    with pytest.raises(InputError, match="has no voice 'nobody'"):
+        synthesize_remotely(
+            "hello", partial(write, tmp_path / "a.wav"), server.url, voice="nobody", api_key=KEY
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_hears_cannot_be_made_to_speak(tmp_path: Path) -> None:
+    """What it cannot read is told, with where to look for the path that was meant."""
+    with (
+        ThreadedServer(EchoEngine) as hearing,
+        pytest.raises(InputError, match="no message of this protocol") as caught,
+    ):
+        synthesize_remotely(
+            "hello", partial(write, tmp_path / "a.wav"), hearing.url + PATH, api_key=KEY
+        )
+    assert "/api/modules_info lists" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []

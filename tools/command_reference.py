@@ -1,0 +1,50 @@
+"""Write runbooks/commands.md from what `--help` says, or with `--check` fail when it differs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+TARGET = Path(__file__).resolve().parents[2] / "runbooks" / "commands.md"
+
+
+def command_names() -> list[str]:
+    """Return the names of all commands, in the order of `dsmops --help`."""
+    from dsmops.cli.app import app
+
+    return [command.name for command in app.registered_commands if command.name]
+
+
+def reference() -> str:
+    """Return the page."""
+    from typer.testing import CliRunner
+
+    from dsmops.cli.app import app
+
+    parts = [
+        "# Commands\n\nGenerated from `--help` by `make docs`; edit the help texts, not this page.\n"
+    ]
+    for name in ["", *command_names()]:
+        shown = CliRunner().invoke(
+            app, [*([name] if name else []), "--help"], prog_name="dsmops", terminal_width=120
+        )
+        title = f"dsmops {name}".strip()
+        body = "\n".join(line.rstrip() for line in shown.stdout.strip("\n").split("\n"))
+        parts.append(f"## {title}\n\n```text\n{body}\n```\n")
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page, or compare it."""
+    page = reference()
+    if "--check" not in sys.argv[1:]:
+        TARGET.write_text(page, encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == page:
+        return 0
+    print(f"{TARGET.name} is not what --help says; run `make docs`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""`python -m tools.smoke_report`: the 1B model at its full size, with random weights, through `prep-sm75` and `smoke-test`.
+
+Twice: as it is, which must pass, and with one NaN among its weights, which must fail. The card is simulated for the preparation only,
+so that f16 is prepared on any machine; serving uses the card that is there. Needs 7 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from dsmops.models import MODELS
+from dsmops.worker.models.loading import mimi_tensors
+from dsmops.worker.models.mimi import MimiConfig
+from dsmops.worker.tiny.stt import write_tiny_stt
+from tests.support.networks import random_weights, write_mimi
+from tests.support.synthetic import write_checkpoint
+
+NAME = "stt-1b-en_fr"
+NAN = {"transformer.layers.7.gating.linear_out.weight": {12_345: 0x7FC0}}
+
+
+def larger_tokenizer(tokenizer: bytes, pieces: int, there: int) -> bytes:
+    """Return a SentencePiece model with made-up pieces added until it has `pieces`; messages of its format may simply be continued."""
+    added = b""
+    for number in range(there, pieces):
+        text = f"▁w{number}".encode()
+        piece = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", -float(number))
+        added += b"\x0a" + bytes([len(piece)]) + piece
+    return tokenizer + added
+
+
+def write_files(folder: Path) -> None:
+    """Write tokenizer and Mimi of the published sizes, under the published names."""
+    model = MODELS[NAME]
+    assert model.lm is not None
+    tiny = write_tiny_stt(folder / "tiny").files.tokenizer
+    there = int(tiny.stem.rpartition("_")[2])
+    (folder / model.tokenizer_file).write_bytes(
+        larger_tokenizer(tiny.read_bytes(), model.lm.text_out_vocab_size, there)
+    )
+    write_mimi(folder / model.mimi_file, random_weights(mimi_tensors(MimiConfig())), config=None)
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run one command of ours, and show it with its time."""
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "dsmops", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(
+        f"$ dsmops {' '.join(words)}   # exit code {done.returncode}, {time.perf_counter() - begin:.1f} s",
+        flush=True,
+    )
+    if done.stderr:
+        print(done.stderr, flush=True)
+    return done
+
+
+def prepare_and_test(folder: Path, *, broken: bool, more: list[str]) -> bool:
+    """Return whether the smoke test passed."""
+    shape = MODELS[NAME].lm
+    assert shape is not None
+    weights = folder / MODELS[NAME].model_file
+    layout = {tensor: ("BF16", size) for tensor, size in shape.tensors().items()}
+    write_checkpoint(weights, layout, plant=NAN if broken else {})
+    output = folder / ("broken.fp16.safetensors" if broken else "sound.fp16.safetensors")
+    prepared = command(
+        folder,
+        "prep-sm75",
+        "--simulate",
+        "t4",
+        "--input-path",
+        str(weights),
+        "--output",
+        str(output),
+    )
+    print(prepared.stdout)
+    tested = command(
+        folder, "smoke-test", "--config", str(output.with_suffix(".toml")), "--json", *more
+    )
+    found = json.loads(tested.stdout)
+    for check in found["checks"]:
+        print(
+            f"  {check['name']:<15} {check['status']:<8} {check['seconds']:7.2f} s  {check['evidence']}"
+        )
+    print(found["verdict"], flush=True)
+    output.unlink()
+    return bool(found["passed"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Report on both; the exit code says whether they did as they must."""
+    parser = argparse.ArgumentParser(prog="python -m tools.smoke_report", description=__doc__)
+    parser.add_argument("--folder", type=Path, help="default: a temporary one")
+    parser.add_argument("more", nargs="*", help="further arguments for smoke-test, behind --")
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (chosen.folder or Path(temporary)).absolute()
+        folder.mkdir(exist_ok=True)
+        write_files(folder)
+        passed = [
+            prepare_and_test(folder, broken=broken, more=chosen.more) for broken in (False, True)
+        ]
+    return 0 if passed == [True, False] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""`python -m tools.soak --minutes 30`: random clients against a real worker with the tiny model, on loopback.
+
+Half of the clients behave, and must hear exactly what each hears alone. The others abort, stall,
+send garbage or broken Opus, flood, read nothing, post noise, leave half a handshake, or come in
+storms. At the end every slot must be free, the memory flat, and the exit code 0. Bounded in time
+and in connections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from websockets.exceptions import WebSocketException
+
+from dsmops.worker.tiny.stt import API_KEY, write_tiny_stt
+from tests.support.stt_client import FRAME, Message, SttClient, words
+from tests.support.workers import PATH, WorkerProcess, request
+
+CLIENTS = 6
+"""More than the tiny config's four slots, so that the server is often full."""
+SETTLE_S = 60.0
+"""Memory is compared from here on: pools and caches have filled by then."""
+GROWTH_BYTES = 48 << 20
+"""What the resident memory may move within a soak; a slot's state alone is under a megabyte."""
+
+Clip = NDArray[np.float32]
+Heard = list[tuple[str, float]]
+
+
+@dataclass
+class Tally:
+    """What the clients met."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, what: str) -> None:
+        with self.lock:
+            self.done[what] += 1
+
+    def fail(self, what: str) -> None:
+        with self.lock:
+            self.wrong.append(what)
+
+
+def clips() -> list[Clip]:
+    """Return a few seconds of noise each, with the loudness of speech."""
+    made = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        count = (12 + 6 * seed) * FRAME
+        loudness = np.repeat(rng.random(count // 2400 + 1), 2400)[:count]
+        made.append((0.2 * loudness * rng.standard_normal(count)).astype(np.float32))
+    return made
+
+
+def _connect(url: str) -> SttClient | None:
+    """Return a client with a slot, None where the server is full."""
+    client = SttClient(url, API_KEY)
+    if client.hello is not None and client.hello["type"] == "Ready":
+        return client
+    with suppress(WebSocketException, OSError):
+        client.ws.close()
+    return None
+
+
+def _behave(client: SttClient, clip: Clip, _: random.Random) -> list[Message]:
+    with client:
+        return client.transcribe(clip)
+
+
+def _abort(client: SttClient, clip: Clip, dice: random.Random) -> None:
+    client.audio(clip[: dice.randrange(len(clip))])
+    client.vanish()
+
+
+def _stall(client: SttClient, clip: Clip, dice: random.Random) -> None:
+    client.audio(clip[: FRAME * 3])
+    time.sleep(dice.uniform(0, 4))
+    client.vanish()
+
+
+def _garbage(client: SttClient, clip: Clip, dice: random.Random) -> None:
+    client.audio(clip[: FRAME * dice.randrange(4)])
+    client.send(dice.randbytes(dice.randrange(1, 400)))
+    for _ in client.rest():
+        pass
+
+
+def _broken_opus(client: SttClient, _: Clip, dice: random.Random) -> None:
+    client.send({"type": "OggOpus", "data": list(b"OggS" + dice.randbytes(300))})
+    for _message in client.rest():
+        pass
+
+
+def _read_nothing(client: SttClient, clip: Clip, dice: random.Random) -> None:
+    for _ in range(dice.randrange(1, 4)):
+        client.audio(clip)
+    time.sleep(dice.uniform(0, 2))
+    client.vanish()
+
+
+def _flood(client: SttClient, _: Clip, dice: random.Random) -> None:
+    for _message in range(dice.randrange(1500)):
+        client.send({"type": dice.choice(["Init", "Marker"]), "id": 1})
+    client.vanish()
+
+
+NUISANCES: list[Callable[[SttClient, Clip, random.Random], None]] = [
+    _abort,
+    _stall,
+    _garbage,
+    _broken_opus,
+    _flood,
+    _read_nothing,
+]
+
+
+def _storm(url: str, dice: random.Random) -> None:
+    for _ in range(dice.randrange(5, 20)):
+        with suppress(WebSocketException, OSError, TimeoutError):
+            SttClient(url, API_KEY, ready=False).vanish()
+
+
+def _half(url: str, dice: random.Random) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    upgrade = (
+        f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {API_KEY}\r\n\r\n"
+    ).encode() + dice.randbytes(dice.randrange(100))
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(upgrade[: dice.randrange(len(upgrade))])
+
+
+def _post(url: str, dice: random.Random) -> None:
+    request(
+        url,
+        "POST",
+        PATH,
+        body=dice.randbytes(dice.randrange(5000)),
+        headers={"kyutai-api-key": API_KEY},
+    )
+
+
+STRAYS: list[Callable[[str, random.Random], None]] = [_storm, _half, _post]
+"""What comes without a slot."""
+
+
+def _client(
+    url: str, seed: int, until_s: float, alone: list[Heard], made: list[Clip], tally: Tally
+) -> None:
+    dice = random.Random(seed)
+    while time.monotonic() < until_s and not tally.wrong:
+        if dice.random() < 0.06:
+            stray = dice.choice(STRAYS)
+            stray(url, dice)
+            tally.count(stray.__name__.strip("_"))
+            continue
+        number = dice.randrange(len(made))
+        nuisance = None if dice.random() < 0.5 else dice.choice(NUISANCES)
+        name = nuisance.__name__.strip("_") if nuisance else "behave"
+        try:
+            client = _connect(url)
+            if client is None:
+                tally.count("full")
+                time.sleep(dice.uniform(0, 0.2))
+            elif nuisance is not None:
+                nuisance(client, made[number], dice)
+                tally.count(name)
+            elif (heard := words(_behave(client, made[number], dice))) != alone[number]:
+                tally.fail(f"clip {number} came back as {heard}, alone it is {alone[number]}")
+            else:
+                tally.count(name)
+        except (WebSocketException, OSError, TimeoutError) as exc:
+            if nuisance is None:
+                tally.fail(f"a client that behaved met {type(exc).__name__}: {exc}")
+            tally.count(f"{name}: cut off")
+
+
+def _resident_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def _used_slots(url: str) -> int:
+    return int(json.loads(request(url, "GET", "/api/modules_info").body)[0]["used_slots"])
+
+
+def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str, list[str]]:
+    """Run the soak, printing a line a minute, and return what happened and which promises did not hold."""
+    tally, made = Tally(), clips()
+    resident: list[tuple[float, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = write_tiny_stt(Path(folder))
+        with WorkerProcess(Path(folder), tiny.server_config, "--silent") as worker:
+            alone = []
+            for clip in made:
+                with SttClient(worker.url, API_KEY) as client:
+                    alone.append(words(client.transcribe(clip)))
+            begin_s = time.monotonic()
+            until_s = begin_s + seconds
+            threads = [
+                threading.Thread(
+                    target=_client,
+                    args=(worker.url, seed * 100 + number, until_s, alone, made, tally),
+                )
+                for number in range(clients)
+            ]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                time.sleep(1)
+                resident.append((time.monotonic() - begin_s, _resident_bytes(worker.process.pid)))
+                if len(resident) % 60 == 0:
+                    print(
+                        f"{resident[-1][0]:6.0f} s  {resident[-1][1] / 2**20:7.1f} MiB  {dict(tally.done)}",
+                        flush=True,
+                    )
+            for thread in threads:
+                thread.join()
+            free_by_s = time.monotonic() + 5
+            while (used := _used_slots(worker.url)) and time.monotonic() < free_by_s:
+                time.sleep(0.05)
+            if used:
+                tally.fail(f"{used} slots are still taken")
+            worker.process.terminate()
+            code = worker.end()
+            if code:
+                tally.fail(f"the worker ended with {code}: {worker.errors[-2000:]}")
+            if "Traceback" in worker.errors:
+                tally.fail(
+                    f"a traceback: {worker.errors[worker.errors.index('Traceback') :][:2000]}"
+                )
+    settled = [size for at_s, size in resident if at_s >= min(SETTLE_S, seconds / 2)]
+    growth = settled[-1] - settled[0]
+    if growth > GROWTH_BYTES:
+        tally.fail(f"memory grew by {growth / 2**20:.1f} MiB")
+    report = (
+        f"{seconds:g} s: {dict(tally.done)}; "
+        f"memory {settled[0] / 2**20:.1f} → {settled[-1] / 2**20:.1f} MiB, at most {max(settled) / 2**20:.1f}"
+    )
+    return report, tally.wrong
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tools.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    report, failures = soak(chosen.minutes * 60, seed=chosen.seed)
+    print(report)
+    print("\n".join(failures) or "all held: words unchanged, slots back, memory flat, exit 0")
+    sys.exit(1 if failures else 0)

@@ -1,0 +1,166 @@
+"""`python -m tools.tts_report`: whether text to speech gives on a CUDA card what it gives on the CPU, as one table.
+
+Random weights, float32 without TF32, temperature 0.6 with seeds, rows out of sync: codes and text
+predictions should be the same but for ties that rounding breaks, after which a row's stream goes
+its own way until it starts anew. Then 16 bits against float32 on the card. `--full` adds the
+released dimensions, which take 8 GB of memory and two minutes of a CPU of 16 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dsmops.dtypes import DType
+from dsmops.models import MODELS, TtsShape
+from dsmops.worker.models.device import TORCH_DTYPES
+from dsmops.worker.models.mimi import MimiConfig
+from dsmops.worker.models.random import random_tts
+from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+from dsmops.worker.tiny.codec import MIMI_BODY
+from dsmops.worker.tiny.tts import BODY
+from tests.support.upstream import Schedule
+
+ROWS = 4
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What an engine gave: predictions [S, B], codes [S, B, K], PCM [S, B, samples], its validity [S, B] and all text logits [S, B, V]."""
+
+    predictions: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    pcm: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    logits: NDArray[np.float32]
+    finite: bool
+
+
+def moved(model: TtsModel, device: torch.device, dtype: DType = DType.F32) -> TtsModel:
+    """Return a copy of `model` on another device, its language model cast."""
+    lm = deepcopy(model.lm).to(TORCH_DTYPES[dtype])
+    lm.conditioning = deepcopy(model.lm.conditioning)
+    return replace(model, lm=lm.to(device), mimi=deepcopy(model.mimi).to(device), device=device)
+
+
+def speak(model: TtsModel, schedule: Schedule, *, cuda_graph: bool = True) -> Spoken:
+    """Run rows of different voices and seeds by `schedule`, fed the same random words everywhere."""
+    engine = TtsEngine(model, ROWS, cuda_graph=cuda_graph)
+    config, rng = model.config, np.random.default_rng(0)
+    shape = config.voice_shape
+    voices = [
+        tuple(rng.standard_normal(shape).astype(np.float32) for _ in range(row % 3))
+        for row in range(ROWS)
+    ]
+    requests = [SlotRequest(voices[row], cfg=1.0 + row / 2, seed=row) for row in range(ROWS)]
+    words = rng.integers(4, config.shape.lm.text_out_vocab_size, (len(schedule.masks), ROWS))
+    engine.reset(range(ROWS), requests)
+    predictions, steps, finite = [], [], True
+
+    def choose(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
+        predictions.append(predicted)
+        chosen: NDArray[np.int64] = words[len(predictions) - 1]
+        return chosen
+
+    for resets, mask in zip(schedule.resets, schedule.masks.numpy(), strict=True):
+        again = resets.nonzero()[:, 0].tolist()
+        engine.reset(again, [requests[row] for row in again])
+        text_only = bool(mask.any() and (engine.offsets[mask] < config.delay_steps).all())
+        out = engine.step(mask, choose, text_only=text_only)
+        finite &= bool(out.finite[mask].all())
+        steps.append(
+            (
+                engine.codes[:, : model.codebooks].cpu().numpy().copy(),
+                out.pcm,
+                out.valid,
+                engine.text_logits.cpu().numpy().copy(),
+            )
+        )
+    codes, pcm, valid, logits = (np.stack(part) for part in zip(*steps, strict=True))
+    return Spoken(np.stack(predictions), codes, pcm, valid, logits, finite)
+
+
+def compare(what: str, one: Spoken, other: Spoken, schedule: Schedule) -> str:
+    """Return a line about how far two runs agree. PCM is compared in rows whose codes have been the same since their last start."""
+    active = schedule.masks.numpy()
+    same = (one.codes == other.codes).all(-1) | ~active
+    agreed, still = np.zeros_like(active), np.ones(ROWS, np.bool_)
+    for step, resets in enumerate(schedule.resets.numpy()):
+        still = (still | resets) & same[step]
+        agreed[step] = still
+    sound = agreed & one.valid
+    apart = np.abs(one.pcm - other.pcm)[sound].max() if sound.any() else float("nan")
+    logits = np.abs(one.logits - other.logits)[agreed & active]
+    said, coded = (
+        _share((getattr(one, part) == getattr(other, part))[active])
+        for part in ("predictions", "codes")
+    )
+    return (
+        f"{what:34} predictions {said}, codes {coded}, rows in step {_share(agreed[active])}; there logits {logits.max(initial=0):.1e}, "
+        f"PCM {apart:.1e} of {np.abs(one.pcm[one.valid]).max():.2g}; finite: {one.finite and other.finite}"
+    )
+
+
+def _share(equal: NDArray[np.bool_]) -> str:
+    return "all equal" if equal.all() else f"{100 * equal.mean():.2f} % equal"
+
+
+def lines(name: str, shape: TtsShape, mimi: MimiConfig | None, steps: int) -> Iterator[str]:
+    """Compare the CPU with the card, eager steps with captured ones, and 16 bits with float32."""
+    model, schedule = (
+        random_tts(shape, CPU, DType.F32, mimi=mimi),
+        Schedule.out_of_sync(steps, ROWS),
+    )
+    on_card = moved(model, CUDA)
+    cpu, eager, graph = (
+        speak(model, schedule),
+        speak(on_card, schedule, cuda_graph=False),
+        speak(on_card, schedule),
+    )
+    yield compare(f"{name}: CPU, card eager", cpu, eager, schedule)
+    yield compare(f"{name}: card eager, captured", eager, graph, schedule)
+    yield compare(f"{name}: captured, captured again", graph, speak(on_card, schedule), schedule)
+    del on_card
+    for dtype in (DType.F16, DType.BF16):
+        yield compare(
+            f"{name}: captured f32, {dtype.value}",
+            graph,
+            speak(moved(model, CUDA, dtype), schedule),
+            schedule,
+        )
+
+
+def main(words: list[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tools.tts_report", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="the released dimensions too")
+    chosen = parser.parse_args(words)
+    if not torch.cuda.is_available():
+        print("tts_report: no CUDA device, nothing compared")
+        return 0
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
+    for line in lines(
+        "tiny", TtsConfig.from_json(BODY).shape, MimiConfig.from_json(MIMI_BODY), 150
+    ):
+        print(line, flush=True)
+    if chosen.full:
+        shape = MODELS["tts-1.6b-en_fr"].tts
+        assert shape is not None
+        for line in lines("tts-1.6b", shape, None, 40):
+            print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
