@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-TARGET = Path(__file__).resolve().parents[2] / "runbooks" / "commands.md"
+TARGET = Path(__file__).resolve().parents[1] / "runbooks" / "commands.md"
 
 
 def command_names() -> list[str]:

@@ -25,7 +25,7 @@ from dsmops.report import Reporter, Table
 from dsmops.units import size
 from tests.support.s3_servers import moto_server
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo"
 API_KEY = "demo-key-3f1c9a7be2"
 BOLD, GREEN, PLAIN = (

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from dsmops.progress import SILENT
 from dsmops.report import Reporter
 from dsmops.report.bars import SHOW_AFTER_S, BarProgress
 
@@ -114,8 +113,12 @@ def test_finishing_what_never_started_is_harmless(monkeypatch: pytest.MonkeyPatc
 def test_only_people_at_a_terminal_get_a_bar(
     flags: dict[str, bool], draws: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bar on a terminal; silence with --json, with --quiet, and wherever stderr is not a terminal."""
+    """A bar only on a terminal; elsewhere announcements alone; nothing with --json or --quiet."""
     on_terminal(monkeypatch)
-    assert (Reporter("x", **flags).progress() is not SILENT) == draws
+    assert isinstance(Reporter("x", **flags).progress(), BarProgress) == draws
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert Reporter("x", **flags).progress() is SILENT
+    progress = Reporter("x", **flags).progress()
+    assert not isinstance(progress, BarProgress)
+    progress.announce(["Downloading 1 file, 3 B", "  hf://org/repo/file  3 B"])
+    expected = "Downloading 1 file, 3 B\n  hf://org/repo/file  3 B\n" if draws else ""
+    assert sys.stderr.getvalue() == expected

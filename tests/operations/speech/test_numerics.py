@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from safetensors.torch import load_file, save_file
 
-from dsmops import worker
+from dsmops import extras
 from dsmops.checkpoint import OverflowPolicy, convert, plan_conversion
 from dsmops.cli.views.numerics import show_numerics
 from dsmops.dtypes import DType
@@ -268,7 +268,7 @@ def test_all_that_can_be_missing_is_found_before_the_work(
         compare_numerics(
             plan_numerics(str(source), (other, other), folder / "speech.wav"), cpu=True
         )
-    monkeypatch.setattr(worker, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(ExtraMissingError, match="comparing numerics needs the package torch"):
         plan_numerics(str(source), (source, target), folder / "speech.wav")
 
