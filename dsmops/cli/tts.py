@@ -17,7 +17,7 @@ from dsmops.cli.stt import CpuOpt
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
-    from dsmops.operations.speech.synthesis import Sink
+    from dsmops.operations.speech.synthesis_result import Sink
 
 DEFAULT_MODEL = "tts-1.6b-en_fr"
 
@@ -138,7 +138,8 @@ def synthesize(
       ws://127.0.0.1:8080 --play "Hello, how are you?"
     """
     from dsmops.cli.views.synthesis import show_synthesis, synthesis_note
-    from dsmops.operations.speech.synthesis import Wish, read_text, synthesize_remotely
+    from dsmops.operations.speech.remote_synthesis import synthesize_remotely
+    from dsmops.operations.speech.synthesis import Wish, read_text
     from dsmops.operations.speech.synthesis import synthesize as speak
 
     names = tuple(voice or ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.operations.speech.synthesis import Synthesis
+from dsmops.operations.speech.synthesis_result import Synthesis
 from dsmops.units import counted
 
 
