@@ -167,9 +167,9 @@ def convert(
 
     \b
     Examples:
-      dsmops convert model.safetensors model.fp16.safetensors dsmops convert --dry-run --dtype f32
-      model.safetensors model.fp32.safetensors dsmops convert --keep-f32 'condition_*' --report
-      loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
+      dsmops convert model.safetensors model.fp16.safetensors
+      dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
+      dsmops convert --keep-f32 'condition_*' --report loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
     _without_blas_threads()
     from json import dumps
@@ -247,9 +247,9 @@ def verify(
 
     \b
     Examples:
-      dsmops verify model.safetensors model.fp16.safetensors dsmops verify --json sharded-model/
-      sharded-model-fp16/ dsmops verify --numerics speech.mp3 --model stt-1b-en_fr model.safetensors
-      model.fp16.safetensors
+      dsmops verify model.safetensors model.fp16.safetensors
+      dsmops verify --json sharded-model/ sharded-model-fp16/
+      dsmops verify --numerics speech.mp3 --model stt-1b-en_fr model.safetensors model.fp16.safetensors
     """
     _without_blas_threads()
     from dsmops.checkpoint.verification import verify as compare

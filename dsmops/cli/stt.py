@@ -288,9 +288,10 @@ def evaluate(
 
     \b
     Examples:
-      dsmops evaluate manifest.jsonl dsmops evaluate calls.tsv --model
-      config-stt-en_fr-lowram-sm75.toml --dtype f16 -o calls-f16.jsonl dsmops evaluate french.csv
-      --normalizer basic --limit 100 dsmops evaluate librispeech.clean --model stt-2.6b-en
+      dsmops evaluate manifest.jsonl
+      dsmops evaluate calls.tsv --model config-stt-en_fr-lowram-sm75.toml --dtype f16 -o calls-f16.jsonl
+      dsmops evaluate french.csv --normalizer basic --limit 100
+      dsmops evaluate librispeech.clean --model stt-2.6b-en
     """
     from contextlib import ExitStack
     from json import dumps

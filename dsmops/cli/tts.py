@@ -132,10 +132,10 @@ def synthesize(
 
     \b
     Examples:
-      dsmops synthesize "Hello, how are you?" hello.wav dsmops synthesize chapter.txt chapter.flac
-      --voice expresso/ex03-ex01_happy_001_channel1_334s.wav --seed 7 echo "Good morning." | dsmops
-      synthesize - - --format raw | aplay -f S16_LE -r 24000 dsmops synthesize --url
-      ws://127.0.0.1:8080 --play "Hello, how are you?"
+      dsmops synthesize "Hello, how are you?" hello.wav
+      dsmops synthesize chapter.txt chapter.flac --voice expresso/ex03-ex01_happy_001_channel1_334s.wav --seed 7
+      echo "Good morning." | dsmops synthesize - - --format raw | aplay -f S16_LE -r 24000
+      dsmops synthesize --url ws://127.0.0.1:8080 --play "Hello, how are you?"
     """
     from dsmops.cli.views.synthesis import show_synthesis, synthesis_note
     from dsmops.operations.speech.remote_synthesis import synthesize_remotely
