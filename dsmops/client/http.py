@@ -1,4 +1,4 @@
-"""HTTP as every part of this room speaks it: a key goes to the address that was named, and nowhere else."""
+"""HTTP for all clients: a key goes to the address that the user named, and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dsmops.errors import TransferError
 CONNECT_S = 10.0
 UPGRADE_S = 20.0
 
-CHECK_PATH = "Check the path: /api/modules_info lists each module's."
-"""The hint where something answers that is no such module."""
+CHECK_PATH = "Check the path: /api/modules_info lists the path of each module."
+"""The hint where something answers that is not such a module."""
 
 AnswerT = TypeVar("AnswerT")
 
@@ -23,7 +23,7 @@ AnswerT = TypeVar("AnswerT")
 def new_session(
     headers: dict[str, str] | None = None, connect_s: float = CONNECT_S
 ) -> aiohttp.ClientSession:
-    """Return a session that follows no redirection: the key among its headers would go along, to whatever host.
+    """Return a session that follows no redirection: its headers hold the key.
 
     A request that is redirected raises TransferError.
     """
@@ -34,10 +34,12 @@ def new_session(
 
 
 async def answered(upgrade: Awaitable[AnswerT], url: str, within_s: float = UPGRADE_S) -> AnswerT:
-    """Return what the request `upgrade` for a WebSocket at `url` brings. aiohttp alone would wait for its answer without end.
+    """Return the answer to `upgrade`, the request for a WebSocket at `url`.
+
+    aiohttp alone would wait for it without end.
 
     Raises:
-        TransferError: no answer came in time.
+        TransferError: no answer came within `within_s`.
     """
     try:
         async with asyncio.timeout(within_s) as limit:
@@ -47,7 +49,7 @@ async def answered(upgrade: Awaitable[AnswerT], url: str, within_s: float = UPGR
             raise
         raise TransferError(
             f"{url} did not answer in {within_s:g} s",
-            hint="Check address and port: what listens there is no speech server, or hangs.",
+            hint="Check address and port: the program there hangs, or is not a speech server.",
             code="server.mute",
         ) from exc
 
@@ -57,12 +59,13 @@ async def _refuse(
 ) -> None:
     where = params.response.headers.get("Location", "elsewhere")
     raise TransferError(
-        f"{params.url} answered {params.response.status} and points to {where[:200]}, which no moshi-server does",
-        hint="Check the address; if the server has moved, name its new one.",
+        f"{params.url} answered {params.response.status} and points to {where[:200]}; "
+        "a moshi-server never redirects",
+        hint="Check the address; if the server has moved, give its new address.",
         code="server.redirect",
     )
 
 
 def reason(exc: Exception) -> str:
-    """Return why a connection failed, as people speak of it: without the library's note on TLS, which names plain addresses too."""
+    """Return why a connection failed, without aiohttp's note on TLS that plain addresses get."""
     return str(exc).replace(" ssl:default", "") or type(exc).__name__

@@ -1,10 +1,14 @@
-"""Streaming text-to-speech from a moshi-server: text in pieces, as fast as it is spoken; sound and word times out.
+"""Streaming text-to-speech from a moshi-server: text goes out in pieces, sound and words come back.
 
-A server makes sound faster than anybody listens, and keeps none. So text goes out only a few
-minutes ahead of what the caller has taken, while everything that comes is read at once, pings
-included: neither side's memory grows with the length of the text.
+A server makes sound faster than it is played, and keeps none. So text goes out only a few minutes
+ahead of what the caller has taken, while all that comes is read at once, pings included: the memory
+of neither side grows with the length of the text.
 
-Source: moshi-server 0.6.4, `py_module.rs`.
+The original server ends a finished text with a Close frame without a code and drops the connection
+at once. When all text was sent and every word came back, the text is complete however the
+connection ended.
+
+Source: moshi-server 0.6.4, `py_module.rs` and `tts_preprocess.rs`.
 """
 
 from __future__ import annotations
@@ -16,16 +20,9 @@ from contextlib import aclosing, suppress
 
 import aiohttp
 
+from dsmops.client.connection import Closed, Connection
 from dsmops.client.http import CHECK_PATH
-from dsmops.client.session import (
-    Patience,
-    Socket,
-    ended,
-    next_answer,
-    not_ready,
-    open_session,
-    silent,
-)
+from dsmops.client.session import Patience, ended, next_answer, not_ready, open_session, silent
 from dsmops.errors import DsmopsError, TransferError
 from dsmops.protocol import (
     Audio,
@@ -45,13 +42,16 @@ WORDS_AHEAD = 400
 """Words sent before the caller has taken their sound, some two and a half minutes."""
 _PIECE_WORDS = 50
 _QUIET_S = 1.0
-"""After so long without anything new, all that was sent is said, however the server counts words."""
-_PATIENCE = Patience(marker_s=120.0)
-"""Before its first sound a model takes eighteen steps in silence, which on a CPU may need a minute."""
-_CLEAN = (0, 1000)
-"""Close codes once all is said: moshi-server gives none, which is 0 here; a connection that was cut has 1006."""
+"""After so long without an answer all that was sent is said, however the server counts words."""
+_PATIENCE = Patience(silence_s=120.0)
+"""Before its first sound a model makes eighteen silent steps; on a CPU that may take a minute."""
+_HISTOGRAM = "py_model_step_duration"
+_GOOD_CODES = (1000, 1005)
+"""Close codes after a whole text: 1000 from our worker, none from moshi-server."""
 _WORD = re.compile(r"(?:<break\s[^<>]*>|\S)+")
-"""What the server must not get in two pieces: a word, or a pause's tag, which has a space in it."""
+"""What must not reach the server in two pieces: a word, or a pause's tag, which has a space."""
+_BREAK = re.compile(r"<break\s[^<>]*>")
+_SPACES = str.maketrans({":": " ", "(": None, ")": None, "–": None})
 
 Answer = TtsText | Audio
 
@@ -64,15 +64,16 @@ async def synthesize(
     api_key: str | None = None,
     patience: Patience | None = None,
 ) -> AsyncGenerator[Answer]:
-    """Yield words and sound (float32, 24 kHz mono) of `texts`, said at the WebSocket address `url`, as they come.
+    """Yield words and sound (float32, 24 kHz mono) of `texts` as the server at `url` makes them.
 
-    Each of `texts` ends with the end of a word. `voice` None is the server's default one. Servers
-    other than ours say an unknown voice with it, too.
+    Each of `texts` ends with the end of a word. `voice` None is the server's default. The original
+    server uses its default for an unknown voice, too.
 
     Raises:
         InputError: the server has no such voice, or cannot say the text.
         CredentialsError: the server refused the key.
-        TransferError: it cannot be reached, is full, stopped answering, ended in the middle or is no such server.
+        TransferError: it cannot be reached, is full, stopped answering, ended early or is not a
+            moshi-server.
     """
     patience = patience or _PATIENCE
     asked = {
@@ -80,50 +81,48 @@ async def synthesize(
         **({} if voice is None else {"voice": voice}),
     }
 
-    async def await_slot(_: aiohttp.ClientSession, socket: Socket) -> None:
+    async def await_slot(_: aiohttp.ClientSession, connection: Connection) -> None:
+        connection.keep_alive(ping_s=patience.ping_s)
         try:
             async with asyncio.timeout(patience.ready_s):
-                answer = await _next(socket, url)
+                answer = await _next(connection, url)
         except TimeoutError:
             raise not_ready(url, patience.ready_s) from None
-        if answer is None or isinstance(answer, Error):
-            raise await _ended(socket, url, patience.close_s, answer.message if answer else "")
+        if isinstance(answer, Closed):
+            raise ended(url, "speech", closed=answer)
+        if isinstance(answer, Error):
+            raise await _refusal(connection, url, patience.close_s, answer.message)
         if not isinstance(answer, Ready):
             raise TransferError(
                 f"{url} began without Ready", hint=CHECK_PATH, code="server.foreign"
             )
 
-    async with open_session(url, api_key, patience, await_slot, asked) as socket:
-        conversation = _Conversation(socket, url, patience)
+    async with open_session(url, api_key, patience, await_slot, asked) as connection:
+        conversation = _Conversation(connection, url, patience)
         async with aclosing(conversation.run(texts)) as answers:
             async for answer in answers:
                 yield answer
 
 
 class _Conversation:
-    """A sender, a reader, and what lies between the reader and the caller."""
+    """A sender, a reader, and a queue between the reader and the caller."""
 
-    def __init__(self, socket: Socket, url: str, patience: Patience) -> None:
-        self._socket, self._url, self._silence_s, self._close_s = (
-            socket,
-            url,
-            patience.marker_s,
-            patience.close_s,
-        )
+    def __init__(self, connection: Connection, url: str, patience: Patience) -> None:
+        self._connection, self._url, self._patience = connection, url, patience
         self._answers: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
         self._moved = asyncio.Event()
-        self._taken_words = 0
+        self._words_sent = self._words_read = self._words_taken = 0
         self._is_all_sent = False
 
     async def run(self, texts: Iterable[str]) -> AsyncGenerator[Answer]:
-        """Yield answers until the server has said all."""
+        """Yield answers until the server has said everything."""
         tasks = [asyncio.create_task(self._send(texts)), asyncio.create_task(self._read())]
         for task in tasks:
             task.add_done_callback(self._report)
         try:
             while (answer := await self._next_answer()) is not None:
                 if isinstance(answer, TtsText):
-                    self._taken_words += 1
+                    self._words_taken += 1
                 self._moved.set()
                 yield answer
         finally:
@@ -132,26 +131,26 @@ class _Conversation:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _report(self, task: asyncio.Task[None]) -> None:
-        """Let the caller know what ended a task."""
+        """Hand the failure that ended a task to the caller, behind what was read before it."""
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
             self._answers.put_nowait(failure)
 
     async def _next_answer(self) -> Answer | None:
+        silence_s = self._patience.silence_s
         try:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(silence_s):
                 answer = await self._answers.get()
         except TimeoutError:
-            raise silent(self._url, "speech", self._silence_s, "py_model_step_duration") from None
+            raise silent(self._url, "speech", silence_s, _HISTOGRAM) from None
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     async def _send(self, texts: Iterable[str]) -> None:
-        sent_words = 0
         try:
             for piece in _pieces(texts):
-                while sent_words - self._taken_words >= WORDS_AHEAD:
+                while self._words_sent - self._words_taken >= WORDS_AHEAD:
                     self._moved.clear()
                     try:
                         async with asyncio.timeout(_QUIET_S):
@@ -159,41 +158,56 @@ class _Conversation:
                     except TimeoutError:
                         if self._answers.empty():
                             break
-                await self._socket.send_bytes(encode(Text(piece)))
-                sent_words += _PIECE_WORDS
-            await self._socket.send_bytes(encode(Eos()))
+                await self._connection.send(encode(Text(piece)))
+                self._words_sent += _count_words(piece)
+            await self._connection.send(encode(Eos()))
             self._is_all_sent = True
-        except (aiohttp.ClientConnectionError, ConnectionError):
-            return  # The reader knows why.
+        except ConnectionError:
+            return  # the reader knows why
 
     async def _read(self) -> None:
-        while (answer := await _next(self._socket, self._url)) is not None:
+        while not isinstance(answer := await _next(self._connection, self._url), Closed):
             match answer:
                 case TtsText() | Audio():
+                    self._words_read += isinstance(answer, TtsText)
                     self._answers.put_nowait(answer)
                 case Error():
-                    raise await _ended(self._socket, self._url, self._close_s, answer.message)
+                    raise await _refusal(
+                        self._connection, self._url, self._patience.close_s, answer.message
+                    )
                 case OggOpus():
                     raise TransferError(
-                        f"{self._url} sent Opus, and samples were asked for",
+                        f"{self._url} sent Opus where samples were requested",
                         hint=CHECK_PATH,
                         code="server.foreign",
                     )
-        if self._socket.close_code not in _CLEAN or not self._is_all_sent:
-            raise ended(self._url, "speech", "", self._socket.close_code)
+        if not self._is_complete(answer):
+            raise ended(self._url, "speech", closed=answer)
         self._answers.put_nowait(None)
 
+    def _is_complete(self, closed: Closed) -> bool:
+        """Return whether the end of the connection was the end of the text.
 
-async def _ended(socket: Socket, url: str, close_s: float, said: str) -> DsmopsError:
-    """Return the error for what a server said last: the close code that follows tells whose fault it was."""
+        A Close frame says so. Without one, the last word has come: moshi-server reports it at the
+        end of its sound.
+        """
+        if not self._is_all_sent:
+            return False
+        return closed.code in _GOOD_CODES or (
+            closed.code is None and 0 < self._words_sent <= self._words_read
+        )
+
+
+async def _refusal(connection: Connection, url: str, close_s: float, said: str) -> DsmopsError:
+    """Return the error for a server's last message, and for the close code after it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(close_s):
-            await socket.receive()
-    return ended(url, "speech", said, socket.close_code)
+            await connection.receive()
+    return ended(url, "speech", said, connection.closed)
 
 
-async def _next(socket: Socket, url: str) -> TtsAnswer | None:
-    return await next_answer(socket, url, decode_tts_answer)
+async def _next(connection: Connection, url: str) -> TtsAnswer | Closed:
+    return await next_answer(connection, url, decode_tts_answer)
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
@@ -202,3 +216,12 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
         words = _WORD.findall(text)
         for start in range(0, len(words), _PIECE_WORDS):
             yield " ".join(words[start : start + _PIECE_WORDS])
+
+
+def _count_words(piece: str) -> int:
+    """Return how many words and pauses a server makes of a piece of text.
+
+    Source: moshi-server's `tts_preprocess.rs`; a pause is reported as a word.
+    """
+    pauses = _BREAK.findall(piece)
+    return len(pauses) + len(_BREAK.sub(" ", piece).translate(_SPACES).split())

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from dsmops.client.probe import Closed, Probe, get
+from dsmops.client.connection import Closed
+from dsmops.client.probe import Probe, get
 from dsmops.errors import TransferError
 from dsmops.operations.smoke.process import free_port
 from dsmops.protocol import Audio, Marker, Ready, Step, decode_stt_answer
@@ -62,7 +63,7 @@ def test_a_server_that_closes_is_seen_with_its_code(server: ThreadedServer) -> N
         probe = await Probe.open(address(server), KEY, decode_stt_answer)
         assert isinstance(probe, Probe)
         await probe.receive()
-        await probe._ws.send_bytes(b"nonsense")
+        await probe._connection.send(b"nonsense")
         seen = [await probe.receive(), await probe.receive()]
         await probe.send(Marker(1))  # into the void
         await probe.vanish()

@@ -19,7 +19,8 @@ from aiohttp.test_utils import TestServer
 
 from dsmops.audio import FRAME_SAMPLES
 from dsmops.client.session import Patience
-from dsmops.client.stt import CLOSING_FRAMES, FRAME_S, LEAD_IN_FRAMES, Answer, transcribe
+from dsmops.client.stt import CLOSING_FRAMES, LEAD_IN_FRAMES, Answer, transcribe
+from dsmops.client.window import FRAME_S
 from dsmops.errors import CredentialsError, InputError, TransferError
 from dsmops.protocol import (
     Audio,
@@ -36,7 +37,7 @@ from dsmops.protocol import (
 
 PATH = "/api/asr-streaming"
 QUICK = Patience(
-    connect_s=5, first_s=0.2, ready_s=0.4, marker_s=0.4, close_s=0.2, attempts=3, back_off_s=0.01
+    connect_s=5, first_s=0.2, ready_s=0.4, silence_s=0.4, close_s=0.2, attempts=3, back_off_s=0.01
 )
 LEAD_IN_S = LEAD_IN_FRAMES * FRAME_S
 
@@ -261,7 +262,7 @@ async def foreign(played: Played, socket: Socket) -> None:
         (silent, PATH, "server.silent", "stopped answering"),
         (failing, PATH, "server.ended", "the model gave no numbers"),
         (leaving, PATH, "server.ended", "with code 1011"),
-        (foreign, PATH, "server.foreign", "no moshi-server sends"),
+        (foreign, PATH, "server.foreign", "a moshi-server does not send"),
         (well_behaved, "/elsewhere", "server.path", "nothing at that path"),
     ],
 )

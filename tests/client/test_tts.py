@@ -31,7 +31,7 @@ from dsmops.protocol import (
 )
 
 PATH = "/api/tts_streaming"
-QUICK = Patience(connect_s=5, ready_s=0.4, marker_s=0.4, close_s=0.2, attempts=3, back_off_s=0.01)
+QUICK = Patience(connect_s=5, ready_s=0.4, silence_s=0.4, close_s=0.2, attempts=3, back_off_s=0.01)
 
 Socket = web.WebSocketResponse
 Script = Callable[["Played", Socket], Awaitable[None]]
@@ -181,7 +181,7 @@ def test_words_that_a_server_does_not_count_hold_nothing_up() -> None:
         await send(socket, frame(0.5))
         await socket.close()
 
-    played, answers = talk(wordless, "word " * (WORDS_AHEAD + 20), patience=Patience(marker_s=5))
+    played, answers = talk(wordless, "word " * (WORDS_AHEAD + 20), patience=Patience(silence_s=5))
     assert [type(answer) for answer in answers] == [Audio]
     assert len(played.words) == WORDS_AHEAD + 20
 
@@ -246,7 +246,8 @@ async def leaving(played: Played, socket: Socket) -> None:
 
 
 async def cut(played: Played, socket: Socket) -> None:
-    await say_words(played, socket)
+    await send(socket, Ready(), frame(0.1), TtsText("word", 0.0, 0.08))
+    await socket.receive()
     transport = socket._req.transport if socket._req is not None else None
     assert transport is not None
     transport.abort()
@@ -280,9 +281,9 @@ async def in_opus(played: Played, socket: Socket) -> None:
         (falls_silent, PATH, "server.silent", "stopped answering"),
         (failing, PATH, "server.ended", "the model gave no numbers"),
         (leaving, PATH, "server.ended", "with code 1011"),
-        (cut, PATH, "server.ended", "with code 1006"),
-        (ending_early, PATH, "server.ended", "before its speech was out"),
-        (foreign, PATH, "server.foreign", "no moshi-server sends"),
+        (cut, PATH, "server.ended", "dropped without a Close frame"),
+        (ending_early, PATH, "server.ended", "before its speech was complete"),
+        (foreign, PATH, "server.foreign", "a moshi-server does not send"),
         (without_ready, PATH, "server.foreign", "without Ready"),
         (in_opus, PATH, "server.foreign", "Opus"),
         (well_behaved, "/elsewhere", "server.path", "nothing at that path"),

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import ClassVar, Generic
 
-from dsmops.client.probe import AnswerT, Closed, Probe, get
+from dsmops.client.connection import Closed
+from dsmops.client.probe import AnswerT, Probe, get
 from dsmops.errors import TransferError
 from dsmops.models import FRAME_MS
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits

@@ -6,7 +6,7 @@ import json
 from urllib.parse import urlsplit, urlunsplit
 
 from dsmops.audio import Samples
-from dsmops.client.address import ASR_PATH, websocket_url
+from dsmops.client.address import STT_PATH, websocket_url
 from dsmops.client.probe import get
 from dsmops.errors import RemoteError
 from dsmops.operations.smoke.checks import Ledger
@@ -55,7 +55,7 @@ async def check_running(ledger: Ledger, request: SmokeRequest, clip: Samples) ->
                     limits=request.limits,
                 ),
             )
-            for kind, path in subjects or [(HEARING[0], parts.path or ASR_PATH)]
+            for kind, path in subjects or [(HEARING[0], parts.path or STT_PATH)]
         ],
         Manner(
             clip, wants_words=request.audio is not None, intrusive=request.intrusive, patient=False

@@ -79,7 +79,7 @@ class Hearing(Conversation[SttAnswer]):
                 yield frame
 
         subject, limits = self._subject, self._limits
-        patience = Patience(ready_s=limits.ready_s, marker_s=limits.marker_s, attempts=1)
+        patience = Patience(ready_s=limits.ready_s, silence_s=limits.marker_s, attempts=1)
         try:
             await transcribe(
                 subject.url,

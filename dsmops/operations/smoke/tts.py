@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
 from dsmops.audio.pcm import SILENCE_RMS
 from dsmops.audio.quality import join, quality
-from dsmops.client.probe import Closed, Probe
+from dsmops.client.connection import Closed
+from dsmops.client.probe import Probe
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
 from dsmops.operations.smoke.conversation import (
     GOOD_CODES,

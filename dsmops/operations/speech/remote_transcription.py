@@ -13,8 +13,9 @@ from pathlib import Path
 from dsmops.audio import LevelMeter, Samples, open_audio
 from dsmops.audio.microphone import microphone
 from dsmops.client.address import websocket_url
-from dsmops.client.stt import FRAME_S, LEAD_IN_FRAMES, Answer
+from dsmops.client.stt import LEAD_IN_FRAMES, Answer
 from dsmops.client.stt import transcribe as stream_transcribe
+from dsmops.client.window import FRAME_S
 from dsmops.operations.speech.transcription import Transcription, hear
 from dsmops.progress import SILENT, Progress
 from dsmops.protocol import EndWord, Step, Word
