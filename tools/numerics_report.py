@@ -26,12 +26,13 @@ from dsmops.dtypes import DType
 from dsmops.models import MODELS
 from dsmops.operations.speech.numerics_verdict import NumericsReport, Setting, judge
 from dsmops.report import Reporter
+from dsmops.worker.models.conventions import FRAMES_PER_S
 from dsmops.worker.models.loading import load_mimi_encoder, mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.random import NoText
 from dsmops.worker.models.stt import load_lm
-from dsmops.worker.models.stt_config import FRAMES_PER_S, SttConfig
-from dsmops.worker.runtime.numerics import Hearing, compare, encode, hear
+from dsmops.worker.models.stt_config import SttConfig
+from dsmops.worker.runtime.numerics import SttLmRun, compare_logits, encode_frames, run_stt_lm
 from dsmops.worker.runtime.stt.transcription import Frame
 from tests.support.networks import published_shape, random_weights, write_mimi
 from tests.support.synthetic import write_checkpoint
@@ -66,20 +67,20 @@ def report(
     mimi_file = folder / "mimi.safetensors"
     if not mimi_file.exists():
         write_mimi(mimi_file, random_weights(mimi_tensors(MimiConfig())), config=None)
-    codes = encode(
+    codes = encode_frames(
         load_mimi_encoder(mimi_file, device=device),
         sound(seconds),
         shape.audio_codebooks,
         device=device,
     )
 
-    def follow(file: Path, dtype: DType, told: Hearing | None = None) -> Hearing:
+    def follow(file: Path, dtype: DType, told: SttLmRun | None = None) -> SttLmRun:
         begin = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         lm = load_lm(file, config, device=device, dtype=dtype)
         loaded_s = time.perf_counter() - begin
-        heard = hear(lm, codes, told=told)
+        heard = run_stt_lm(lm, codes, told=told)
         peak = (
             torch.cuda.max_memory_allocated()
             if device.type == "cuda"
@@ -98,7 +99,12 @@ def report(
         file.unlink()
     setting = Setting("generated sound", seconds, 0, f"{name}, random weights", str(device))
     return judge(
-        setting, files, DType.F16, (original, converted), compare(original, converted), NoText()
+        setting,
+        files,
+        DType.F16,
+        (original, converted),
+        compare_logits(original, converted),
+        NoText(),
     )
 
 

@@ -25,7 +25,8 @@ from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.random import random_tts
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_config import TtsConfig
-from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.tiny.codec import MIMI_BODY
 from dsmops.worker.tiny.tts import BODY
 from tests.support.upstream import Schedule
@@ -62,7 +63,7 @@ def speak(model: TtsModel, schedule: Schedule, *, cuda_graph: bool = True) -> Sp
         tuple(rng.standard_normal(shape).astype(np.float32) for _ in range(row % 3))
         for row in range(ROWS)
     ]
-    requests = [SlotRequest(voices[row], cfg=1.0 + row / 2, seed=row) for row in range(ROWS)]
+    requests = [TtsRequest(voices[row], cfg=1.0 + row / 2, seed=row) for row in range(ROWS)]
     words = rng.integers(4, config.shape.lm.text_out_vocab_size, (len(schedule.masks), ROWS))
     engine.reset(range(ROWS), requests)
     predictions, steps, finite = [], [], True

@@ -124,7 +124,8 @@ def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
 
     from dsmops.worker.models.random import random_stt, random_tts
     from dsmops.worker.runtime.stt.engine import SttEngine
-    from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+    from dsmops.worker.runtime.tts.engine import TtsEngine
+    from dsmops.worker.runtime.tts.interface import TtsRequest
 
     shape, device = MODELS[model].shape, torch.device("cuda:0")
     if not isinstance(shape, TtsShape):
@@ -133,9 +134,7 @@ def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
         def hear(batch: int) -> SttEngine:
             engine = SttEngine(stt, batch)
             for _ in range(3):
-                engine.step(
-                    torch.rand(batch, 1, stt.frame_samples), torch.ones(batch, dtype=torch.bool)
-                )
+                engine.step(engine.new_frames(), np.ones(batch, np.bool_))
             return engine
 
         return hear
@@ -144,7 +143,7 @@ def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
 
     def speak(batch: int) -> TtsEngine:
         engine = TtsEngine(tts, batch)
-        engine.reset([0], [SlotRequest(voices=(voice,))])
+        engine.reset([0], [TtsRequest(voices=(voice,))])
         for text_only in (True, False, False):
             engine.step(
                 np.ones(batch, dtype=np.bool_), lambda predicted: predicted, text_only=text_only

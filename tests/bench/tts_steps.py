@@ -187,7 +187,8 @@ def _ours(
 
     from dsmops.worker.models.random import random_tts
     from dsmops.worker.models.state import RowState
-    from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine, TtsOutput
+    from dsmops.worker.runtime.tts.engine import TtsEngine
+    from dsmops.worker.runtime.tts.interface import TtsOutput, TtsRequest
 
     device = torch.device("cuda:0")
     model = random_tts(_shape(), device, dtype, n_q=n_q)
@@ -199,7 +200,7 @@ def _ours(
 
     def begin() -> None:
         for slot in range(batch):
-            engine.reset([slot], [SlotRequest((voice,), seed=slot)])
+            engine.reset([slot], [TtsRequest((voice,), seed=slot)])
 
     def step(*, text_only: bool = False) -> TtsOutput:
         return engine.step(everyone, lambda _: padding, text_only=text_only)

@@ -22,13 +22,13 @@ from dsmops.cli.main import main
 from dsmops.protocol import SttAnswer
 from dsmops.worker.runtime.loop import Started
 from dsmops.worker.runtime.stt.engine import SttEngine
-from dsmops.worker.runtime.stt.loop import Event, MarkerReached, Stepped, SttLoop
+from dsmops.worker.runtime.stt.loop import SttEvent, SttLoop, SttMarkerReached, SttStepped
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.loop import TtsEnded
 from dsmops.worker.serving import module, stt_connection
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.server import Server
-from dsmops.worker.serving.tts_connection import TtsConnection, Wire
+from dsmops.worker.serving.tts_connection import TtsConnection, TtsWire
 
 DEAD = """\
 2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND)
@@ -65,16 +65,16 @@ def loop_dies_later() -> None:
     patch(SttLoop, "_step_for_ever", step_for_ever)
 
 
-def swallow(kind: type[Event]) -> Callable[[], None]:
+def swallow(kind: type[SttEvent]) -> Callable[[], None]:
     """Messages of one kind never leave the server."""
 
     def without() -> None:
-        whole = stt_connection.answer
+        whole = stt_connection.stt_answer
 
-        def answer(event: Event, rules: stt_connection.Rules) -> SttAnswer | None:
+        def answer(event: SttEvent, rules: stt_connection.SttRules) -> SttAnswer | None:
             return None if isinstance(event, kind) else whole(event, rules)
 
-        patch(stt_connection, "answer", answer)
+        patch(stt_connection, "stt_answer", answer)
 
     return without
 
@@ -152,12 +152,12 @@ def leaves_a_child() -> None:
 
 def crashes_at_marker() -> None:
     """The process ends in the middle of a conversation."""
-    whole = stt_connection.answer
+    whole = stt_connection.stt_answer
     patch(
         stt_connection,
-        "answer",
+        "stt_answer",
         lambda event, rules: (
-            os._exit(7) if isinstance(event, MarkerReached) else whole(event, rules)
+            os._exit(7) if isinstance(event, SttMarkerReached) else whole(event, rules)
         ),
     )
 
@@ -190,8 +190,8 @@ def speech_becomes(change: Callable[[Any], Any], pause_s: float = 0.0) -> Callab
 
 def swallows_words() -> None:
     """The first word of a text is never told."""
-    whole = Wire.word
-    patch(Wire, "word", lambda self, word: None if word.text == "The" else whole(self, word))
+    whole = TtsWire.word
+    patch(TtsWire, "word", lambda self, word: None if word.text == "The" else whole(self, word))
 
 
 def never_ends() -> None:
@@ -209,8 +209,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "dead-loop": dead_loop,
     "loop-dies-later": loop_dies_later,
     "no-ready": swallow(Started),
-    "no-step": swallow(Stepped),
-    "no-marker": swallow(MarkerReached),
+    "no-step": swallow(SttStepped),
+    "no-marker": swallow(SttMarkerReached),
     "leaked-slot": leaked_slot,
     "lies-about-slots": lies_about_slots,
     "ignores-sigterm": ignores_sigterm,

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from dsmops.worker.models.stt_config import SttConfig
-from dsmops.worker.runtime.stt.engine import StepOutput
+from dsmops.worker.runtime.stt.interface import SttOutput
 from dsmops.worker.tiny.stt import LM
 
 
@@ -31,7 +31,6 @@ class EchoModel:
     config: SttConfig = field(default_factory=lambda: SttConfig(LM, 10_000.0, text_delay_steps=2))
     tokenizer: Letters = field(default_factory=Letters)
     frame_samples: int = 1920
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 class EchoEngine:
@@ -56,19 +55,23 @@ class EchoEngine:
         self.threads: set[int] = set()
         self._heads, self._before_step = heads, before_step
 
-    def reset(self, slots: list[int]) -> None:
+    def new_frames(self) -> NDArray[np.float32]:
+        return np.zeros((self.batch_size, self.model.frame_samples), np.float32)
+
+    def reset(self, slots: Sequence[int]) -> None:
         self.threads.add(threading.get_ident())
         self.resets += slots
         for slot in slots:
             self.heard[slot] = []
 
-    def step(self, pcm: Tensor, exec_mask: Tensor) -> StepOutput:
+    def step(self, pcm: NDArray[np.float32], exec_mask: NDArray[np.bool_]) -> SttOutput:
         self.threads.add(threading.get_ident())
         self._before_step(self.steps)
         self.steps += 1
-        first = pcm[:, 0, 0]
-        for slot in torch.nonzero(exec_mask).flatten().tolist():
+        first = pcm[:, 0]
+        for slot in np.flatnonzero(exec_mask).tolist():
             self.heard[slot].append(float(first[slot]))
-        finite = first.isfinite()
-        tokens = torch.where(finite, first, 0).round().long()
-        return StepOutput(tokens, torch.full((self.batch_size, self._heads), 0.5), finite, 1.0)
+        finite = np.isfinite(first)
+        tokens = np.where(finite, first, 0).round().astype(np.int64)
+        pauses = np.full((self.batch_size, self._heads), 0.5, np.float32)
+        return SttOutput(tokens, pauses, finite, 1.0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dsmops.errors import InputError
 from dsmops.models import ConditionerShape, DepformerShape, LmShape, TtsShape
 from dsmops.worker.models.tts_config import CFG, VOICE, TtsConfig
-from dsmops.worker.runtime.tts.engine import Choose, SlotRequest, TtsOutput
+from dsmops.worker.runtime.tts.interface import TtsChoose, TtsOutput, TtsRequest
 from tests.support.engines import Letters
 
 NEW_WORD, PADDING = 0, 3
@@ -81,7 +81,7 @@ class TalkEngine:
         self.batch_size = batch_size
         self.model = TalkModel(config)
         self.fed: dict[int, list[int]] = {slot: [] for slot in range(batch_size)}
-        self.requests: dict[int, SlotRequest] = {}
+        self.requests: dict[int, TtsRequest] = {}
         self.resets: list[int] = []
         self.text_only: list[bool] = []
         self.masks: list[tuple[bool, ...]] = []
@@ -94,14 +94,14 @@ class TalkEngine:
         """Steps of the engine so far."""
         return len(self.text_only)
 
-    def check(self, request: SlotRequest) -> None:
+    def check(self, request: TtsRequest) -> None:
         if request.cfg not in self.model.config.cfg_values:
             raise InputError(
                 f"cfg {request.cfg} is none of {self.model.config.cfg_values}",
                 hint="Take one of these.",
             )
 
-    def reset(self, slots: Sequence[int], requests: Sequence[SlotRequest]) -> None:
+    def reset(self, slots: Sequence[int], requests: Sequence[TtsRequest]) -> None:
         self.threads.add(threading.get_ident())
         for slot, request in zip(slots, requests, strict=True):
             self.check(request)
@@ -112,7 +112,7 @@ class TalkEngine:
             self._states[slot] = zlib.crc32(repr((request.seed, request.cfg)).encode() + voices)
 
     def step(
-        self, exec_mask: NDArray[np.bool_], choose: Choose, *, text_only: bool = False
+        self, exec_mask: NDArray[np.bool_], choose: TtsChoose, *, text_only: bool = False
     ) -> TtsOutput:
         self.threads.add(threading.get_ident())
         self._before_step(self.steps)

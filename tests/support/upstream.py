@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from dsmops.worker.models.state import RowState
-from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from tests.support.networks import LmRows, load_lm, load_mimi, load_tts_model, tts_config
 
 os.environ["NO_TORCH_COMPILE"] = os.environ["NO_CUDA_GRAPH"] = "1"
@@ -173,7 +174,7 @@ def our_tts(
         cuda_graph=False,
     )
     requests = [
-        SlotRequest(tuple(voice.numpy() for voice in voices), cfg=rows.cfg, temperature=0.0)
+        TtsRequest(tuple(voice.numpy() for voice in voices), cfg=rows.cfg, temperature=0.0)
         for voices in rows.voices
     ]
     engine.reset(range(engine.batch_size), requests)

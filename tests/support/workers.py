@@ -17,7 +17,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from dsmops.errors import DsmopsError
-from dsmops.worker.runtime.stt.loop import Engine
+from dsmops.worker.runtime.stt.interface import SttEngineProtocol
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import Level, ServerLog
 from dsmops.worker.serving.server import Ended, Listening, ModuleSettings, Server, WorkerSettings
@@ -145,7 +145,7 @@ class WorkerProcess:
 class ThreadedServer:
     """The server in a thread of this process, ready on entry, stopped on exit. `failure` is what ended it otherwise."""
 
-    open_engine: Callable[[], Engine] = EchoEngine
+    open_engine: Callable[[], SttEngineProtocol] = EchoEngine
     slots: int = 2
     kind: str = "BatchedAsr"
     limits: Limits = field(default_factory=Limits)

@@ -157,12 +157,8 @@ def _of_module(path: Path, module: Module, lm: Path | None, here: Downloads) -> 
 
 
 def _server_config(path: Path, module: Module) -> SttConfig:
-    from dsmops.worker.models.stt_config import (
-        SttConfig,
-        check_heads,
-        finite_number,
-        whole_number,
-    )
+    from dsmops.worker.models.config_values import check_heads, finite_number, whole_number
+    from dsmops.worker.models.stt_config import SttConfig
 
     shape = module.lm_shape()
     transformer = module.subtable("model", "transformer") or {}

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from dsmops.audio import Samples
     from dsmops.worker.models.tts import TtsFiles, TtsModel
     from dsmops.worker.models.tts_config import TtsConfig
-    from dsmops.worker.runtime.tts.engine import SlotRequest
-    from dsmops.worker.runtime.tts.machine import Pacing
+    from dsmops.worker.runtime.tts.interface import TtsRequest
+    from dsmops.worker.runtime.tts.machine import TtsPacing
 
 DEFAULT_MODEL = "tts-1.6b-en_fr"
 TTS_MODULE = "Py"
@@ -60,7 +60,7 @@ _KEPT_VOICES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class TtsDefaults:
     """How a model speaks where a request does not say: the table `py`, with the defaults of the script that reads it.
 
     `n_q` None generates all codebooks. `voice_folder` is as `open_voices` takes it.
@@ -79,18 +79,18 @@ class Manner:
     interleaved_text_only: int = 2
     cpu: bool = False
 
-    def request(self) -> SlotRequest:
+    def request(self) -> TtsRequest:
         """Return what a stream is opened with, voices and seed aside."""
-        from dsmops.worker.runtime.tts.engine import SlotRequest
+        from dsmops.worker.runtime.tts.interface import TtsRequest
 
-        return SlotRequest(
+        return TtsRequest(
             cfg=self.cfg, temperature=self.temperature, padding_bonus=self.padding_bonus
         )
 
-    def pacing(self) -> Pacing:
-        from dsmops.worker.runtime.tts.machine import Pacing
+    def pacing(self) -> TtsPacing:
+        from dsmops.worker.runtime.tts.machine import TtsPacing
 
-        return Pacing(
+        return TtsPacing(
             self.max_padding, self.initial_padding, self.final_padding, self.padding_between
         )
 
@@ -102,7 +102,7 @@ class TtsSource:
     name: str
     files: TtsFiles
     config: TtsConfig
-    manner: Manner = field(default_factory=Manner)
+    manner: TtsDefaults = field(default_factory=TtsDefaults)
 
 
 def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
@@ -262,7 +262,7 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
     )
 
 
-def _manner(path: Path, module: Module, *, most_codebooks: int) -> Manner:
+def _manner(path: Path, module: Module, *, most_codebooks: int) -> TtsDefaults:
     """Return what the table `py` says. Numbers may be written as texts, as the script takes them."""
     table = module.subtable("py") or {}
 
@@ -287,8 +287,8 @@ def _manner(path: Path, module: Module, *, most_codebooks: int) -> Manner:
         raise unusable(
             path, module, f"py.device = {device!r}; this worker takes CUDA device 0 or the CPU"
         )
-    defaults = Manner()
-    return Manner(
+    defaults = TtsDefaults()
+    return TtsDefaults(
         n_q=number("n_q", int, min(_SCRIPTS_CODEBOOKS, most_codebooks)),
         voice_folder=resolve(module.text("py", "voice_folder") or _SCRIPTS_FOLDER, os.environ).text,
         default_voice=module.text("py", "default_voice") or _SCRIPTS_VOICE,

@@ -145,7 +145,7 @@ def evaluate(
     loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
     from dsmops.worker.runtime.stt.engine import SttEngine
-    from dsmops.worker.runtime.stt.transcription import Recording, run
+    from dsmops.worker.runtime.stt.transcription import Recording, run_recordings
 
     if batch_size is None:
         batch_size = GPU_BATCH_SIZE if loaded.device.type == "cuda" else CPU_BATCH_SIZE
@@ -169,7 +169,7 @@ def evaluate(
 
     progress.start(f"Evaluating on {corpus.name}", count, "recordings")
     try:
-        for news in run(engine, recordings()):
+        for news in run_recordings(engine, recordings()):
             if news.finished:
                 number, hearing = running.pop(news.recording)
                 transcript = news.recording.transcript()

@@ -24,10 +24,10 @@ from dsmops.operations.models.stt import SttSource, find_stt
 from dsmops.operations.speech.numerics_verdict import NumericsReport, Setting, judge
 from dsmops.progress import SILENT, Progress
 from dsmops.units import counted
-from dsmops.worker.models.stt_config import FRAMES_PER_S
+from dsmops.worker.models.conventions import FRAMES_PER_S
 
 if TYPE_CHECKING:
-    from dsmops.worker.runtime.numerics import Hearing
+    from dsmops.worker.runtime.numerics import SttLmRun
     from dsmops.worker.runtime.stt.transcription import Recording
 
 LONGEST_S = 600.0
@@ -103,16 +103,16 @@ def compare_numerics(
     """
     from dsmops.worker.models.device import best_device
     from dsmops.worker.models.stt import load_companions, load_lm
-    from dsmops.worker.runtime.numerics import compare, encode, hear
+    from dsmops.worker.runtime.numerics import compare_logits, encode_frames, run_stt_lm
     from dsmops.worker.runtime.stt.transcription import Recording
 
     device, config = best_device(cpu=cpu), plan.stt.config
 
-    def follow(file: Path, dtype: DType, told: Hearing | None = None) -> Hearing:
+    def follow(file: Path, dtype: DType, told: SttLmRun | None = None) -> SttLmRun:
         lm = load_lm(file, config, device=device, dtype=dtype)
         progress.start(f"Computing {file.name} in {dtype}", len(codes), "steps")
         try:
-            return hear(lm, codes, told=told, progress=progress)
+            return run_stt_lm(lm, codes, told=told, progress=progress)
         finally:
             progress.finish()
 
@@ -121,7 +121,7 @@ def compare_numerics(
             tokenizer, mimi = load_companions(plan.stt.files, config, device=device)
             used = islice(frames(audio.blocks()), int(LONGEST_S * FRAMES_PER_S))
             recording = Recording(used, config, tokenizer, mimi.config.frame_samples)
-            codes = encode(mimi, _fed(recording), config.lm.audio_codebooks, device=device)
+            codes = encode_frames(mimi, _fed(recording), config.lm.audio_codebooks, device=device)
         del mimi
         original = follow(plan.source, DType.F32)
         converted = follow(plan.target, plan.dtype, original)
@@ -140,7 +140,7 @@ def compare_numerics(
         (plan.source, plan.target),
         plan.dtype,
         (original, converted),
-        compare(original, converted),
+        compare_logits(original, converted),
         tokenizer,
         notes=tuple(_notes(plan, audio_s, on_cpu=device.type == "cpu")),
     )

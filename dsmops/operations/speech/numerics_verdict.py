@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dsmops.dtypes import DType
-from dsmops.worker.models.stt_config import FRAMES_PER_S, LAST_SPECIAL
+from dsmops.worker.models.conventions import FRAMES_PER_S, LAST_SPECIAL
 
 if TYPE_CHECKING:
-    from dsmops.worker.runtime.numerics import Hearing, LogitsError, Reading, WeightFault
+    from dsmops.worker.runtime.numerics import LogitsError, Reading, SttLmRun, WeightFault
 
 F16_MAX = 65_504.0
 """Largest finite number of float16."""
@@ -144,7 +144,7 @@ def judge(
     setting: Setting,
     files: tuple[Path, Path],
     dtype: DType,
-    runs: tuple[Hearing, Hearing],
+    runs: tuple[SttLmRun, SttLmRun],
     logits: LogitsError,
     tokenizer: _Decoder,
     *,
@@ -222,7 +222,7 @@ def _agreement(source: Side, target: Side, prefix_frames: int) -> Agreement:
 def _findings(
     source: Side,
     target: Side,
-    runs: tuple[Hearing, Hearing],
+    runs: tuple[SttLmRun, SttLmRun],
     places: Sequence[Place],
     logits: LogitsError,
 ) -> Iterator[Finding]:

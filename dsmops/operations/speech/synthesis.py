@@ -28,7 +28,7 @@ from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from dsmops.dtypes import DType
-    from dsmops.worker.runtime.tts.machine import Entry
+    from dsmops.worker.runtime.tts.machine import TtsEntry
 
 MOST_TEXT_BYTES = 1 << 20
 """A megabyte of text is some eighteen hours of speech."""
@@ -143,7 +143,7 @@ def synthesize(
 
         from dsmops.worker.models.voice import read_voice
         from dsmops.worker.runtime.tts.engine import TtsEngine
-        from dsmops.worker.runtime.tts.synthesis import speak
+        from dsmops.worker.runtime.tts.synthesis import run_script
         from dsmops.worker.runtime.tts.utterance import TtsAudio
 
         request = replace(
@@ -165,7 +165,7 @@ def synthesize(
             temperature=request.temperature,
         )
         meter.begin(sum(bool(entry.tokens) for entry in script))
-        for event in speak(engine, script, request, pacing=manner.pacing()):
+        for event in run_script(engine, script, request, pacing=manner.pacing()):
             if isinstance(event, TtsAudio):
                 yield event.pcm
             else:
@@ -175,7 +175,7 @@ def synthesize(
     return replace(meter.synthesis(), output=target, **facts)
 
 
-def _script(text: str, wish: Wish, source: TtsSource) -> list[Entry]:
+def _script(text: str, wish: Wish, source: TtsSource) -> list[TtsEntry]:
     """Return what the model is to say. Only the tokenizer is read, so that a text that cannot be said is known before the model is loaded.
 
     Raises:

@@ -81,7 +81,7 @@ def transcribe(
 ) -> Transcription:
     """Transcribe the recording in `source`, standard input when None, with the model that `model` names (see `find_stt`).
 
-    `timing` is one of the names of `Timing`. `target` is where the caller will write, which must be
+    `timing` is one of the names of `WordTiming`. `target` is where the caller will write, which must be
     none of the model's files.
 
     Raises:
@@ -98,7 +98,12 @@ def transcribe(
         loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
         from dsmops.worker.runtime.stt.engine import SttEngine
-        from dsmops.worker.runtime.stt.transcription import Prompt, Recording, Timing, run
+        from dsmops.worker.runtime.stt.transcription import (
+            Recording,
+            SttPrompt,
+            WordTiming,
+            run_recordings,
+        )
 
         engine = SttEngine(loaded, batch_size=1)
         recording = Recording(
@@ -106,13 +111,13 @@ def transcribe(
             loaded.config,
             loaded.tokenizer,
             loaded.frame_samples,
-            prompt=Prompt(prompting.text, prompt_frames),
-            timing=Timing(timing),
+            prompt=SttPrompt(prompting.text, prompt_frames),
+            timing=WordTiming(timing),
         )
         total_s = None if audio.duration_s is None else ceil(audio.duration_s)
         progress.start(f"Transcribing {audio.name}", total_s, "s of audio")
         try:
-            for _ in run(engine, [recording]):
+            for _ in run_recordings(engine, [recording]):
                 pass
         finally:
             progress.finish()

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from dsmops.errors import InputError
 from dsmops.worker.models.attention import RingState, SelfAttention, init_ring, plan_positions
+from dsmops.worker.models.config_values import check_heads, finite_number, section, whole_number
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose, ConvState
 from dsmops.worker.models.quantizer import SplitQuantizer
 from dsmops.worker.models.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder
 from dsmops.worker.models.state import RowState
-from dsmops.worker.models.stt_config import check_heads, finite_number, section, whole_number
 
 _MOST = 2**14
 """Several times the largest dimension of the released model. A larger one is damage, for which no memory must be asked."""

@@ -11,14 +11,15 @@ from typing import Any
 
 from dsmops.errors import InputError
 from dsmops.models import LmShape
-
-FRAMES_PER_S = 12.5
-PADDING = 3
-"""Text token of a step without text."""
-END_OF_PADDING = 0
-"""Text token that ends a pause: a word starts after it."""
-LAST_SPECIAL = 3
-"""Ids up to this one carry no text."""
+from dsmops.worker.models.config_values import (
+    MOST_LAYERS,
+    check_heads,
+    finite_number,
+    section,
+    server_feed_forward,
+    whole_number,
+)
+from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, PADDING
 
 # What the networks here do; a config that wants anything else is refused rather than run wrongly.
 _REQUIRED: dict[str, tuple[Any, Any]] = {
@@ -39,9 +40,6 @@ _REQUIRED: dict[str, tuple[Any, Any]] = {
 }
 """Key → (value when the key is absent, the only value that STT models have)."""
 
-MOST = 2**20
-"""No dimension of a published model comes near. A larger one is damage, for which no memory must be asked."""
-MOST_LAYERS = 1024
 _MOST_SILENCE_S = 60.0
 
 
@@ -87,63 +85,6 @@ class SttConfig:
             ) from exc
 
 
-def whole_number(
-    body: Mapping[str, Any],
-    key: str,
-    default: int | None = None,
-    *,
-    least: int = 1,
-    most: int = MOST,
-) -> int:
-    """Return an integer of a parsed JSON object.
-
-    Raises:
-        ValueError: it is missing and has no default, is no integer, or is out of range.
-    """
-    value = body.get(key, default)
-    if value is None and key not in body:
-        raise ValueError(f"the key {key!r} is missing")
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{key} = {value!r} is not a whole number from {least} to {most}")
-    return value
-
-
-def finite_number(
-    body: Mapping[str, Any], key: str, default: float, *, least: float = 0.0, most: float = 1e9
-) -> float:
-    """Return a finite number of a parsed JSON object.
-
-    Raises:
-        ValueError: it is no number, or out of range.
-    """
-    value = body.get(key, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{key} = {value!r} is not a number from {least:g} to {most:g}")
-    return float(value)
-
-
-def section(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the object under `key`, an empty one where it is absent or null.
-
-    Raises:
-        ValueError: something else is there.
-    """
-    value = body.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{key} = {value!r} is not an object of keys and values")  # noqa: TRY004 one kind for every bad value
-    return value
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Raise ValueError unless `heads` attention heads share `width`, each with an even number of channels to rotate in pairs."""
-    if width % (2 * heads):
-        raise ValueError(
-            f"a width of {width} cannot be shared by {heads} attention heads of an even size"
-        )
-
-
 def _read(body: Mapping[str, Any]) -> SttConfig:
     width, heads, text_card = (whole_number(body, key) for key in ("dim", "num_heads", "text_card"))
     check_heads(width, heads)
@@ -156,7 +97,7 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
         d_model=width,
         num_heads=heads,
         num_layers=whole_number(body, "num_layers", most=MOST_LAYERS),
-        dim_feedforward=feed_forward_like_the_servers(
+        dim_feedforward=server_feed_forward(
             width, int(finite_number(body, "hidden_scale", 4, least=1, most=1024) * width)
         ),
         context=whole_number(body, "context"),
@@ -179,14 +120,3 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
         ),
         temperature=finite_number(generation, "temp_text", 0.0),
     )
-
-
-def feed_forward_like_the_servers(width: int, feed_forward: int) -> int:
-    """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python does from `feed_forward`.
-
-    Python: h = 2·feed_forward/3, but 21·d/8 when feed_forward is 4·d. moshi-server's rule differs in that case (11·d/4).
-    """
-    if feed_forward != 4 * width:
-        return feed_forward
-    hidden = 21 * width // 8
-    return -(-3 * hidden // 2)

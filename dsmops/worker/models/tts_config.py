@@ -9,17 +9,15 @@ from typing import Any
 
 from dsmops.errors import InputError
 from dsmops.models import ConditionerShape, DepformerShape, LmShape, TtsShape
-from dsmops.worker.models.stt_config import (
-    END_OF_PADDING,
-    FRAMES_PER_S,
+from dsmops.worker.models.config_values import (
     MOST_LAYERS,
-    PADDING,
     check_heads,
-    feed_forward_like_the_servers,
     finite_number,
     section,
+    server_feed_forward,
     whole_number,
 )
+from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, PADDING
 
 VOICE_FRAMES = 125
 """Latents of a voice file: 10 s at 12.5 Hz."""
@@ -193,7 +191,7 @@ def _read(body: Mapping[str, Any]) -> TtsConfig:
         d_model=width,
         num_heads=heads,
         num_layers=whole_number(body, "num_layers", most=MOST_LAYERS),
-        dim_feedforward=feed_forward_like_the_servers(width, int(hidden_scale * width)),
+        dim_feedforward=server_feed_forward(width, int(hidden_scale * width)),
         context=whole_number(body, "context"),
         text_in_vocab_size=text_card + 1,
         text_out_vocab_size=text_card,
@@ -262,7 +260,7 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
         d_model=width,
         num_heads=heads,
         num_layers=whole_number(body, "depformer_num_layers", most=MOST_LAYERS),
-        ffn_hidden=2 * feed_forward_like_the_servers(width, feed_forward) // 3,
+        ffn_hidden=2 * server_feed_forward(width, feed_forward) // 3,
         schedule=tuple(schedule),
         low_rank=whole_number(body, "depformer_low_rank_embeddings"),
     )

@@ -72,8 +72,8 @@ def _hearing(shape: LmShape, device: torch.device, dtype: DType) -> Callable[[in
     def open_engine(batch_size: int) -> Step:
         engine = SttEngine(model, batch_size)
         pcm, everyone = (
-            torch.rand(batch_size, 1, model.frame_samples),
-            torch.ones(batch_size, dtype=torch.bool),
+            engine.new_frames(),
+            np.ones(batch_size, np.bool_),
         )
         return lambda: engine.step(pcm, everyone)
 

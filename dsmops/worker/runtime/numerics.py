@@ -65,7 +65,7 @@ class WeightFault:
 
 
 @dataclass(frozen=True, slots=True)
-class Hearing:
+class SttLmRun:
     """What one model made of the codes.
 
     `logits` float32 [T, V] on the CPU: of its own text, or of the reference's where there was one.
@@ -94,7 +94,7 @@ class LogitsError:
     same_choice_share: float
 
 
-def encode(
+def encode_frames(
     mimi: MimiEncoder, frames: Iterable[Frame], codebooks: int, *, device: torch.device
 ) -> Tensor:
     """Return the codes of `frames` (float32 [1920] each), int64 [T, K] on the CPU, encoded one by one as an engine does."""
@@ -110,9 +110,9 @@ def encode(
     return torch.stack(codes)
 
 
-def hear(
-    lm: SttLm, codes: Tensor, *, told: Hearing | None = None, progress: Progress = SILENT
-) -> Hearing:
+def run_stt_lm(
+    lm: SttLm, codes: Tensor, *, told: SttLmRun | None = None, progress: Progress = SILENT
+) -> SttLmRun:
     """Step `lm` through `codes` (int64 [T, K]), always choosing the most probable token; step t hears frame t - 1, as in serving.
 
     With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is
@@ -139,7 +139,7 @@ def hear(
             tokens.append(int(text[-1]))
             progress.advance(1)
         faults = tuple(_weight_faults(lm))
-        return Hearing(
+        return SttLmRun(
             torch.stack(logits),
             tuple(tokens),
             watch.readings(),
@@ -148,7 +148,7 @@ def hear(
         )
 
 
-def compare(reference: Hearing, other: Hearing) -> LogitsError:
+def compare_logits(reference: SttLmRun, other: SttLmRun) -> LogitsError:
     """Return how far the logits of `other`, which was told the reference's tokens, are from the reference's."""
     count, largest, squares, reference_squares, same = 0, 0.0, 0.0, 0.0, 0
     for expected, got in zip(reference.logits, other.logits, strict=True):

@@ -27,7 +27,7 @@ StreamT = TypeVar("StreamT", bound=SlotStream[Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ModuleContext:
     """What the modules of one server share."""
 
     access: Access
@@ -41,7 +41,7 @@ class LoopModule(ABC, Generic[StreamT]):
 
     loop: ModelLoop[StreamT]
 
-    def __init__(self, path: str, origin: Origin, around: Surroundings) -> None:
+    def __init__(self, path: str, origin: Origin, around: ModuleContext) -> None:
         self.path = path
         self._origin, self._log, self._access, self._limits = (
             origin,

@@ -34,7 +34,7 @@ from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.connection import Ending, Limits
 from dsmops.worker.serving.logs import MAIN, UTILS, ServerLog, Shown
 from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
-from dsmops.worker.serving.module import Surroundings
+from dsmops.worker.serving.module import ModuleContext
 
 MAX_BODY_BYTES = 2 << 20
 DRAIN_S = 8.0
@@ -73,7 +73,7 @@ class Module(Protocol):
 class ModuleSettings(Protocol):
     """A module of the config."""
 
-    def open(self, around: Surroundings) -> Module: ...
+    def open(self, around: ModuleContext) -> Module: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Server:
         stopped = asyncio.ensure_future(self._signals.get())
         hangs = False
         with bind(settings.addr, settings.port) as listener:
-            around = Surroundings(
+            around = ModuleContext(
                 Access(settings.authorized_ids), self._log, self._metrics, settings.limits
             )
             self._modules = [module.open(around) for module in settings.modules]

@@ -16,15 +16,16 @@ from dsmops.audio import SAMPLE_RATE_HZ, Samples, open_audio
 from dsmops.errors import DsmopsError
 from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.loop import StreamFailed
-from dsmops.worker.runtime.stt.loop import Engine, MarkerReached, Observer, Stream, SttLoop
-from dsmops.worker.runtime.stt.words import Word, WordEnd
+from dsmops.worker.runtime.stt.interface import SttEngineProtocol
+from dsmops.worker.runtime.stt.loop import SttLoop, SttMarkerReached, SttObserver, SttStream
+from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Shown
 from dsmops.worker.serving.module import (
     NO_FREE_CHANNELS,
     POST_PAUSE_S,
     LoopModule,
-    Surroundings,
+    ModuleContext,
     addr_field,
     require_sender,
 )
@@ -32,8 +33,8 @@ from dsmops.worker.serving.stt_connection import (
     BATCHED,
     UNBATCHED,
     SttConnection,
-    answer,
     last_words,
+    stt_answer,
 )
 
 STT_SESSIONS = 8
@@ -53,19 +54,19 @@ class SttSettings:
     slots: int
     lm_file: str
     audio_tokenizer_file: str
-    open_engine: Callable[[], Engine]
+    open_engine: Callable[[], SttEngineProtocol]
 
-    def open(self, around: Surroundings) -> SttModule:
+    def open(self, around: ModuleContext) -> SttModule:
         """Return the module, not yet started."""
         return SttModule(self, around)
 
 
-class SttModule(LoopModule[Stream]):
+class SttModule(LoopModule[SttStream]):
     """Serves one module."""
 
     loop: SttLoop
 
-    def __init__(self, settings: SttSettings, around: Surroundings) -> None:
+    def __init__(self, settings: SttSettings, around: ModuleContext) -> None:
         self._settings = settings
         self._is_batched = settings.kind == BATCHED.kind
         super().__init__(settings.path, BATCHED_ASR if self._is_batched else ASR, around)
@@ -75,7 +76,7 @@ class SttModule(LoopModule[Stream]):
         self._metrics = around.metrics.asr
         self.loop = SttLoop(settings.name, settings.open_engine, self._observer())
 
-    def _observer(self) -> Observer:
+    def _observer(self) -> SttObserver:
         def started(slots: int) -> None:
             self._log.info(self._origin, f"starting asr loop {slots}")
             self._on_started()
@@ -85,7 +86,7 @@ class SttModule(LoopModule[Stream]):
             if self._is_batched:
                 self._metrics.stepped(step_ms / 1000)
 
-        return Observer(
+        return SttObserver(
             warming_up=lambda: self._log.info(self._origin, "warming-up the asr"),
             started=started,
             stepped=stepped,
@@ -168,18 +169,18 @@ class SttModule(LoopModule[Stream]):
             self.posts -= 1
         return web.Response(body=protocol.encode_json(words), content_type="application/json")
 
-    def _lend(self) -> Stream | None:
+    def _lend(self) -> SttStream | None:
         stream = self.loop.open()
         if stream is not None and self._is_batched:
             self._metrics.slot_taken()
         return stream
 
-    def _release(self, stream: Stream) -> None:
+    def _release(self, stream: SttStream) -> None:
         self.loop.close(stream)
         if self._is_batched:
             self._metrics.slot_released(stream.steps)
 
-    def _log_timeout(self, ending: Ending, stream: Stream) -> None:
+    def _log_timeout(self, ending: Ending, stream: SttStream) -> None:
         if self._is_batched:
             self._log.info(BATCHED_ASR, ending.logged, batch_idx=stream.slot)
         else:
@@ -187,7 +188,7 @@ class SttModule(LoopModule[Stream]):
 
 
 async def _transcribe(
-    stream: Stream, body: bytes, request: web.Request
+    stream: SttStream, body: bytes, request: web.Request
 ) -> list[protocol.SttAnswer]:
     """Return the words of a whole audio file.
 
@@ -213,9 +214,11 @@ async def _transcribe(
             for event in stream.fetch():
                 if isinstance(event, StreamFailed):
                     raise DsmopsError(event.reason)
-                if isinstance(event, MarkerReached):
+                if isinstance(event, SttMarkerReached):
                     return words
-                message = answer(event, BATCHED) if isinstance(event, Word | WordEnd) else None
+                message = (
+                    stt_answer(event, BATCHED) if isinstance(event, SttWord | SttWordEnd) else None
+                )
                 if message is not None:
                     words.append(message)
     finally:
@@ -223,7 +226,7 @@ async def _transcribe(
         await asyncio.gather(feeder, return_exceptions=True)
 
 
-async def _feed(stream: Stream, body: bytes) -> None:
+async def _feed(stream: SttStream, body: bytes) -> None:
     """Hand a file to the stream as it has room; then a marker, then silence."""
     blocks = _blocks(body)
     while (block := await asyncio.to_thread(next, blocks, None)) is not None:

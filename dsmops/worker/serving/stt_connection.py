@@ -11,13 +11,13 @@ from dsmops.audio import OpusDecoder
 from dsmops.errors import InputError
 from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.loop import Started, StreamFailed
-from dsmops.worker.runtime.stt.loop import Event, MarkerReached, Stepped, Stream
-from dsmops.worker.runtime.stt.words import Word, WordEnd
+from dsmops.worker.runtime.stt.loop import SttEvent, SttMarkerReached, SttStepped, SttStream
+from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from dsmops.worker.serving.connection import Connection, Ending, Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SttRules:
     """How the types of modules differ on the wire."""
 
     kind: str
@@ -28,15 +28,15 @@ class Rules:
     receive_timeouts: bool
 
 
-BATCHED = Rules("BatchedAsr", has_init=True, counts_all_steps=True, receive_timeouts=True)
-UNBATCHED = Rules("Asr", has_init=False, counts_all_steps=False, receive_timeouts=False)
+BATCHED = SttRules("BatchedAsr", has_init=True, counts_all_steps=True, receive_timeouts=True)
+UNBATCHED = SttRules("Asr", has_init=False, counts_all_steps=False, receive_timeouts=False)
 
 
-class SttConnection(Connection[Event]):
-    """A `Stream` on a WebSocket."""
+class SttConnection(Connection[SttEvent]):
+    """A `SttStream` on a WebSocket."""
 
     def __init__(
-        self, ws: web.WebSocketResponse, stream: Stream, rules: Rules, limits: Limits
+        self, ws: web.WebSocketResponse, stream: SttStream, rules: SttRules, limits: Limits
     ) -> None:
         silence_s, no_audio_s = (
             (limits.silence_s, limits.no_audio_s) if rules.receive_timeouts else (None, None)
@@ -76,10 +76,10 @@ class SttConnection(Connection[Event]):
         except InputError as exc:
             raise Ending(CloseCode.BAD_MESSAGE, f"{exc.message}. {exc.hint}") from exc
 
-    async def _send_event(self, event: Event) -> None:
+    async def _send_event(self, event: SttEvent) -> None:
         if isinstance(event, StreamFailed):
             raise Ending(CloseCode.FAILED, event.reason, task="send_loop")
-        message = answer(event, self._rules)
+        message = stt_answer(event, self._rules)
         if message is not None:
             await self._send_bytes(protocol.encode(message))
 
@@ -92,20 +92,20 @@ def last_words(ending: Ending) -> bytes | None:
     return protocol.encode(protocol.Error(ending.said)) if ending.said else None
 
 
-def answer(event: Event, rules: Rules) -> protocol.SttAnswer | None:
+def stt_answer(event: SttEvent, rules: SttRules) -> protocol.SttAnswer | None:
     """Return what a client is sent about an event, None where that is nothing."""
     match event:
         case Started():
             return protocol.Ready() if rules.has_init else None
-        case Stepped():
+        case SttStepped():
             if rules.counts_all_steps:
                 return protocol.Step(event.step_idx, event.pauses, event.waiting_samples)
             return protocol.Step(event.own_step, event.pauses, 0)
-        case Word():
+        case SttWord():
             return protocol.Word(event.text, event.start_s)
-        case WordEnd():
+        case SttWordEnd():
             return protocol.EndWord(event.stop_s)
-        case MarkerReached():
+        case SttMarkerReached():
             return protocol.Marker(event.id)
         case StreamFailed():
             return protocol.Error(event.reason)

@@ -19,17 +19,16 @@ from dsmops.audio import Samples, pcm_16, stream_header
 from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import CloseCode, TtsFormat
 from dsmops.worker.runtime.loop import StreamFailed
-from dsmops.worker.runtime.tts.engine import SlotRequest
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest
 from dsmops.worker.runtime.tts.loop import (
-    Engine,
-    Speech,
     TtsEnded,
     TtsEvent,
     TtsLoop,
     TtsObserver,
     TtsStepped,
+    TtsStream,
 )
-from dsmops.worker.runtime.tts.machine import Pacing
+from dsmops.worker.runtime.tts.machine import TtsPacing
 from dsmops.worker.runtime.tts.utterance import TtsAudio
 from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.logs import MAIN, PY, UTILS, Shown, causes
@@ -37,11 +36,11 @@ from dsmops.worker.serving.module import (
     NO_FREE_CHANNELS,
     POST_PAUSE_S,
     LoopModule,
-    Surroundings,
+    ModuleContext,
     addr_field,
     require_sender,
 )
-from dsmops.worker.serving.tts_connection import TtsConnection, Wire, refusal
+from dsmops.worker.serving.tts_connection import TtsConnection, TtsWire, refusal
 
 SCRIPT = "tts.py"
 """What `/api/modules_info` calls the script that moshi-server would run here."""
@@ -59,23 +58,23 @@ class TtsSettings:
 
     name: str
     path: str
-    open_engine: Callable[[], Engine]
+    open_engine: Callable[[], TtsEngineProtocol]
     find_voice: Callable[[str], tuple[Samples, ...]]
-    request: SlotRequest
-    pacing: Pacing
+    request: TtsRequest
+    pacing: TtsPacing
     interleaved_text_only: int
 
-    def open(self, around: Surroundings) -> TtsModule:
+    def open(self, around: ModuleContext) -> TtsModule:
         """Return the module, not yet started."""
         return TtsModule(self, around)
 
 
-class TtsModule(LoopModule[Speech]):
+class TtsModule(LoopModule[TtsStream]):
     """Serves one module."""
 
     loop: TtsLoop
 
-    def __init__(self, settings: TtsSettings, around: Surroundings) -> None:
+    def __init__(self, settings: TtsSettings, around: ModuleContext) -> None:
         super().__init__(settings.path, PY, around)
         self._settings = settings
         self._metrics = around.metrics.py
@@ -137,7 +136,7 @@ class TtsModule(LoopModule[Speech]):
         )
         self._metrics.connected()
         await ws.prepare(request)
-        wire = Wire(form)
+        wire = TtsWire(form)
         try:
             wanted = await self._request(voice)
             speech = self._lend(wanted)
@@ -192,7 +191,7 @@ class TtsModule(LoopModule[Speech]):
         finally:
             self.posts -= 1
 
-    async def _say(self, request: web.Request, speech: Speech, text: str) -> web.StreamResponse:
+    async def _say(self, request: web.Request, speech: TtsStream, text: str) -> web.StreamResponse:
         """Answer a post with what is said.
 
         Raises:
@@ -231,7 +230,7 @@ class TtsModule(LoopModule[Speech]):
                 request, f"the client read nothing for {self._limits.stalled_s:g} s"
             ) from None
 
-    async def _request(self, voice: str | None) -> SlotRequest:
+    async def _request(self, voice: str | None) -> TtsRequest:
         """Return how a stream with this voice speaks.
 
         Raises:
@@ -240,17 +239,17 @@ class TtsModule(LoopModule[Speech]):
         voices = await asyncio.to_thread(self._settings.find_voice, voice or "")
         return replace(self._settings.request, voices=voices, seed=secrets.randbits(32))
 
-    def _lend(self, wanted: SlotRequest) -> Speech | None:
+    def _lend(self, wanted: TtsRequest) -> TtsStream | None:
         speech = self.loop.open(wanted)
         if speech is not None:
             self._metrics.slot_taken()
         return speech
 
-    def _release(self, stream: Speech) -> None:
+    def _release(self, stream: TtsStream) -> None:
         self.loop.close(stream)
         self._metrics.slot_released(stream.steps)
 
-    def _log_timeout(self, ending: Ending, stream: Speech) -> None:
+    def _log_timeout(self, ending: Ending, stream: TtsStream) -> None:
         self._log.info(PY, ending.logged, bidx=stream.slot)
 
 
@@ -309,7 +308,7 @@ def _parse_query(data: bytes) -> tuple[str, str]:
     return body["text"], body["voice"]
 
 
-async def _events(speech: Speech, request: web.Request) -> AsyncIterator[TtsEvent]:
+async def _events(speech: TtsStream, request: web.Request) -> AsyncIterator[TtsEvent]:
     """Yield what comes of a speech, up to its end.
 
     Raises:

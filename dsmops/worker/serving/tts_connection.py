@@ -13,14 +13,14 @@ from dsmops.audio import OpusEncoder, Samples
 from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import CloseCode, TtsFormat
 from dsmops.worker.runtime.loop import Started, StreamFailed
-from dsmops.worker.runtime.tts.engine import SlotRequest
-from dsmops.worker.runtime.tts.loop import Speech, TtsEnded, TtsEvent
+from dsmops.worker.runtime.tts.interface import TtsRequest
+from dsmops.worker.runtime.tts.loop import TtsEnded, TtsEvent, TtsStream
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 from dsmops.worker.serving.connection import Connection, Ending, Limits
 from dsmops.worker.serving.logs import PY, ServerLog
 
 
-class Wire:
+class TtsWire:
     """How one client is told things, in the format that it asked for. Bare formats have no way to tell of words and errors."""
 
     def __init__(self, form: TtsFormat) -> None:
@@ -63,16 +63,16 @@ class Wire:
 
 
 class TtsConnection(Connection[TtsEvent]):
-    """A `Speech` on a WebSocket."""
+    """A `TtsStream` on a WebSocket."""
 
     pings_while_sending = True
 
     def __init__(
         self,
         ws: web.WebSocketResponse,
-        speech: Speech,
-        wire: Wire,
-        request: SlotRequest,
+        speech: TtsStream,
+        wire: TtsWire,
+        request: TtsRequest,
         limits: Limits,
         log: ServerLog,
     ) -> None:

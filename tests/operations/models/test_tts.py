@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, ConfigError, InputError, SourceError
 from dsmops.models import MODELS
-from dsmops.operations.models.tts import Manner, find_tts, load_tts_source, served_voices
+from dsmops.operations.models.tts import TtsDefaults, find_tts, load_tts_source, served_voices
 from dsmops.operations.models.voices import DEFAULT_VOICE
 from dsmops.shipped import shipped_folder
 from dsmops.worker.tiny.tts import TinyTts, write_tiny_tts
@@ -51,7 +51,7 @@ def edit_toml(folder: Path, old: str, new: str) -> None:
 def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
     """The files are those that config.json names, beside it; it speaks as models do by default, with all its codebooks."""
     found = find_tts(source)
-    assert found.manner == Manner()
+    assert found.manner == TtsDefaults()
     files = found.files
     assert {
         path.resolve().parent for path in (files.lm, files.mimi, files.tokenizer, files.config)
@@ -74,7 +74,7 @@ def test_a_server_config_names_a_model_and_says_how_it_speaks(tiny: Path) -> Non
     )
     found = find_tts(CONFIG)
     assert found.name == f"{CONFIG} [modules.tts_py]"
-    assert found.manner == Manner(
+    assert found.manner == TtsDefaults(
         n_q=4,
         voice_folder="voices",
         default_voice="tiny/first.wav",

@@ -14,8 +14,8 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from dsmops.audio import Samples, read, write
 from dsmops.errors import InputError, SourceError
 from dsmops.operations.speech.remote_synthesis import synthesize_remotely
-from dsmops.worker.runtime.tts.engine import SlotRequest
-from dsmops.worker.runtime.tts.machine import Pacing
+from dsmops.worker.runtime.tts.interface import TtsRequest
+from dsmops.worker.runtime.tts.machine import TtsPacing
 from dsmops.worker.serving.tts import TtsSettings
 from tests.support.engines import EchoEngine
 from tests.support.tts_client import TTS_PATH
@@ -50,7 +50,7 @@ def server() -> Iterator[ThreadedServer]:
         return ()
 
     module = TtsSettings(
-        "tts_py", TTS_PATH, lambda: TalkEngine(1), find_voice, SlotRequest(), Pacing(), 2
+        "tts_py", TTS_PATH, lambda: TalkEngine(1), find_voice, TtsRequest(), TtsPacing(), 2
     )
     with ThreadedServer(module=module) as running:
         yield running

@@ -39,6 +39,7 @@ from tests.support.networks import (
     write_stt,
     write_tts,
 )
+from tests.support.steps import step_stt
 from tests.support.tolerances import FULL_LOGITS, FULL_MIMI, LOGITS, MIMI, PAUSES
 from tests.support.upstream import (
     Difference,
@@ -276,7 +277,7 @@ def test_engine(stt_file: Path, mimi_file: Path, alignment: Alignment) -> None:
         alignment=alignment,
     )  # type: ignore[arg-type]
     for step in range(STEPS):
-        out = engine.step(pcm[step], schedule.masks[step])
+        out = step_stt(engine, pcm[step], schedule.masks[step])
         assert torch.equal(out.text_tokens, theirs.tokens[step])
         torch.testing.assert_close(
             engine.logits, theirs.logits[step], atol=LOGITS[torch.float32], rtol=0

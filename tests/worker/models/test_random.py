@@ -9,7 +9,8 @@ import torch
 from dsmops.dtypes import DType
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.random import random_tts
-from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from tests.support.networks import CPU, MIMI_BODY, tts_config
 
 
@@ -25,7 +26,7 @@ def test_a_random_speaker_speaks(dtype: DType, n_q: int | None) -> None:
     assert torch.equal(models[0].lm.depformer.heads, models[1].lm.depformer.heads)
     assert (models[0].codebooks, models[0].dtype) == (n_q or 4, dtype)
     engine = TtsEngine(models[0], 1)
-    engine.reset([0], [SlotRequest()])
+    engine.reset([0], [TtsRequest()])
     for _ in range(20):
         out = engine.step(np.array([True]), lambda predicted: predicted)
         assert out.finite.all()

@@ -18,9 +18,16 @@ from dsmops.dtypes import DType
 from dsmops.worker.models.stt import SttModel, load_lm
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
-from dsmops.worker.runtime.numerics import Hearing, Stage, compare, encode, hear
+from dsmops.worker.runtime.numerics import (
+    Stage,
+    SttLmRun,
+    compare_logits,
+    encode_frames,
+    run_stt_lm,
+)
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.tiny.stt import LM, TinyStt
+from tests.support.steps import step_stt
 from tests.support.tolerances import LOGITS
 
 CPU = torch.device("cpu")
@@ -40,12 +47,12 @@ def pcm() -> Tensor:
 
 @pytest.fixture(scope="module")
 def codes(model: SttModel, pcm: Tensor) -> Tensor:
-    return encode(model.mimi, pcm.numpy(), LM.audio_codebooks, device=CPU)
+    return encode_frames(model.mimi, pcm.numpy(), LM.audio_codebooks, device=CPU)
 
 
 @pytest.fixture(scope="module")
-def original(model: SttModel, codes: Tensor) -> Hearing:
-    return hear(model.lm, codes)
+def original(model: SttModel, codes: Tensor) -> SttLmRun:
+    return run_stt_lm(model.lm, codes)
 
 
 def spoilt(
@@ -66,14 +73,14 @@ def spoilt(
 
 
 def test_the_tokens_are_those_that_an_engine_serves(
-    model: SttModel, pcm: Tensor, codes: Tensor, original: Hearing
+    model: SttModel, pcm: Tensor, codes: Tensor, original: SttLmRun
 ) -> None:
     """Same codes, same alignment, same choices: what is judged here is what clients get."""
     engine = SttEngine(model, batch_size=1)
     tokens = []
     for number, frame in enumerate(pcm):
         tokens.append(
-            int(engine.step(frame[None, None], torch.ones(1, dtype=torch.bool)).text_tokens)
+            int(step_stt(engine, frame[None, None], torch.ones(1, dtype=torch.bool)).text_tokens)
         )
         assert engine.codes[0].tolist() == codes[number].tolist()
         assert torch.allclose(engine.logits[0], original.logits[number], atol=LOGITS[torch.float32])
@@ -81,7 +88,7 @@ def test_the_tokens_are_those_that_an_engine_serves(
 
 
 def test_watching_leaves_the_network_as_it_was(
-    model: SttModel, codes: Tensor, original: Hearing
+    model: SttModel, codes: Tensor, original: SttLmRun
 ) -> None:
     """No hook stays behind, and a second run gives the same."""
     hooks = [
@@ -90,13 +97,13 @@ def test_watching_leaves_the_network_as_it_was(
         for hook in (*module._forward_hooks, *module._forward_pre_hooks)
     ]
     assert hooks == []
-    again = hear(model.lm, codes)
+    again = run_stt_lm(model.lm, codes)
     assert again.tokens == original.tokens
     assert again.readings == original.readings
 
 
 def test_each_layer_is_named_as_in_the_checkpoint_in_the_order_of_computing(
-    original: Hearing,
+    original: SttLmRun,
 ) -> None:
     """The embedding first, four places a layer, the logits last; all finite, none untouched."""
     inside = [Stage.SCORES, Stage.ATTENTION, Stage.GATE, Stage.FEED_FORWARD]
@@ -117,49 +124,51 @@ def test_each_layer_is_named_as_in_the_checkpoint_in_the_order_of_computing(
 
 
 def test_readings_are_the_largest_values_of_all_steps(
-    model: SttModel, codes: Tensor, original: Hearing
+    model: SttModel, codes: Tensor, original: SttLmRun
 ) -> None:
     """The logits' reading is what the logits say, and attention scores grow with the queries."""
     assert original.readings[-1].largest == pytest.approx(float(original.logits.abs().max()))
     weights = model.lm.layers[0].self_attn.in_proj_weight
     queries = weights[: LM.d_model].clone()
     weights[: LM.d_model] *= 4
-    louder = hear(model.lm, codes[:1])
+    louder = run_stt_lm(model.lm, codes[:1])
     weights[: LM.d_model] = queries
     assert louder.readings[1].largest == pytest.approx(
-        4 * (hear(model.lm, codes[:1]).readings[1].largest or 0), rel=1e-5
+        4 * (run_stt_lm(model.lm, codes[:1]).readings[1].largest or 0), rel=1e-5
     )
 
 
 def test_the_same_model_told_its_own_text_gives_its_own_logits(
-    model: SttModel, codes: Tensor, original: Hearing
+    model: SttModel, codes: Tensor, original: SttLmRun
 ) -> None:
     """Both rows go the same way, and nothing is apart but the order of sums."""
-    again = hear(model.lm, codes, told=original)
-    error = compare(original, again)
+    again = run_stt_lm(model.lm, codes, told=original)
+    error = compare_logits(original, again)
     assert again.tokens == original.tokens
     assert error.same_choice_share == 1
     assert error.max_abs is not None
     assert error.max_abs < LOGITS[torch.float32]
 
 
-def test_text_that_was_told_is_heard(model: SttModel, codes: Tensor, original: Hearing) -> None:
+def test_text_that_was_told_is_heard(model: SttModel, codes: Tensor, original: SttLmRun) -> None:
     """With another text the logits are others, while the model left alone writes what it wrote."""
-    other = hear(
+    other = run_stt_lm(
         model.lm, codes, told=replace(original, tokens=(LM.text_out_vocab_size - 1,) * FRAMES)
     )
     assert other.tokens == original.tokens
-    assert (compare(original, other).rms or 0) > 0.1
+    assert (compare_logits(original, other).rms or 0) > 0.1
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
 def test_errors_of_16_bits_are_within_the_table(
-    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, original: Hearing, dtype: DType
+    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, original: SttLmRun, dtype: DType
 ) -> None:
     """The largest error is what the tolerances allow for logits of this size; f16 is nearer than bf16."""
-    error = compare(
+    error = compare_logits(
         original,
-        hear(load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, told=original),
+        run_stt_lm(
+            load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, told=original
+        ),
     )
     torch_dtype = {DType.F16: torch.float16, DType.BF16: torch.bfloat16}[dtype]
     assert error.max_abs is not None
@@ -192,12 +201,12 @@ def test_overflow_is_seen_where_it_begins(
     stage: Stage,
 ) -> None:
     """Weights that all fit, activations that do not: in f16 the first place that is not finite is the one after them, and f32 has none."""
-    seen = hear(spoilt(tiny_stt, config, tmp_path, DType.F16, **weights), codes)
+    seen = run_stt_lm(spoilt(tiny_stt, config, tmp_path, DType.F16, **weights), codes)
     assert seen.faults == ()
     bad = [reading for reading in seen.readings if reading.first_non_finite_step is not None]
     first = min(bad, key=lambda reading: reading.first_non_finite_step or 0)
     assert (first.layer, first.stage) == (LAYER, stage)
-    exact = hear(spoilt(tiny_stt, config, tmp_path, DType.F32, **weights), codes)
+    exact = run_stt_lm(spoilt(tiny_stt, config, tmp_path, DType.F32, **weights), codes)
     assert not any(reading.non_finite for reading in exact.readings)
 
 
@@ -208,24 +217,26 @@ def test_what_is_not_finite_is_counted_from_its_first_step(
     code = int(codes[4, 0])
     step = codes[:, 0].tolist().index(code) + 1
     lm = spoilt(tiny_stt, config, tmp_path, DType.F32, emb__0__weight=((code, 5), float("nan")))
-    seen = hear(lm, codes)
+    seen = run_stt_lm(lm, codes)
     assert [(fault.tensor, fault.non_finite) for fault in seen.faults] == [("emb.0.weight", 1)]
     embedding = seen.readings[0]
     assert embedding.first_non_finite_step == step
     assert embedding.non_finite == codes[:-1, 0].tolist().count(code)
     assert (
-        compare(hear(spoilt(tiny_stt, config, tmp_path, DType.F32), codes), seen).max_abs
+        compare_logits(
+            run_stt_lm(spoilt(tiny_stt, config, tmp_path, DType.F32), codes), seen
+        ).max_abs
         is not None
     )
 
 
 def test_nothing_finite_gives_no_error(
-    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, original: Hearing
+    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, original: SttLmRun
 ) -> None:
     """Where every logit is NaN there is no figure, and no zero that looks like a good one."""
     lm = spoilt(tiny_stt, config, tmp_path, DType.F32, out_norm__alpha=((0, 0, 0), float("nan")))
-    seen = hear(lm, codes, told=original)
-    error = compare(original, seen)
+    seen = run_stt_lm(lm, codes, told=original)
+    error = compare_logits(original, seen)
     assert (error.max_abs, error.rms, error.relative_rms, error.same_choice_share) == (
         None,
         None,

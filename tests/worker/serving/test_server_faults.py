@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from dsmops.errors import DeviceLostError, GpuMemoryError, InputError, PortInUseError
 from dsmops.logs import Clock, parse
-from dsmops.worker.runtime.stt.loop import MOST_EVENTS, WARM_UP_STEPS, Stream
+from dsmops.worker.runtime.stt.loop import MOST_EVENTS, WARM_UP_STEPS, SttStream
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.server import bind, where
 from dsmops.worker.serving.stt import SttModule
@@ -110,7 +110,7 @@ def test_broken_numbers_are_told_to_the_one_they_hit() -> None:
     class Spoiled(EchoEngine):
         def step(self, pcm, exec_mask):  # type: ignore[no-untyped-def]
             output = super().step(pcm, exec_mask)
-            output.finite[pcm[:, 0, 0] == 9] = False
+            output.finite[pcm[:, 0] == 9] = False
             return output
 
     with ThreadedServer(Spoiled) as server, SttClient(server.url, KEY) as neighbour:
@@ -240,7 +240,7 @@ def test_a_bug_in_one_conversation_ends_that_one(monkeypatch: pytest.MonkeyPatch
     """An Error, 1011, the slot back, the cause in the log."""
     with ThreadedServer(EchoEngine) as server, SttClient(server.url, KEY) as neighbour:
         with SttClient(server.url, KEY) as client, monkeypatch.context() as patch:
-            patch.setattr(Stream, "mark", lambda _self, _id: {}["no such key"])
+            patch.setattr(SttStream, "mark", lambda _self, _id: {}["no such key"])
             client.send({"type": "Marker", "id": 1})
             messages, code = ending(client)
             assert (messages[-1]["message"], code) == ("the server failed; its log says how", 1011)

@@ -22,9 +22,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dsmops.errors import DeviceLostError, InputError
 from dsmops.logs import Clock, parse
-from dsmops.worker.runtime.tts.engine import SlotRequest
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import MOST_EVENTS
-from dsmops.worker.runtime.tts.machine import Pacing
+from dsmops.worker.runtime.tts.machine import TtsPacing
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.tts import TtsSettings
 from tests.support.tts_client import TTS_PATH, TtsClient, audio, words
@@ -64,8 +64,8 @@ def speaking(
         TTS_PATH,
         lambda: made,
         find_voice,
-        SlotRequest(),
-        Pacing(),
+        TtsRequest(),
+        TtsPacing(),
         interleaved_text_only=2,
     )
     return ThreadedServer(module=module, limits=limits)

@@ -19,10 +19,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dsmops.dtypes import DType
+from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDING
 from dsmops.worker.models.loading import load_mimi_decoder
 from dsmops.worker.models.state import RowState
 from dsmops.worker.models.stt import SttModel, load_stt
-from dsmops.worker.models.stt_config import END_OF_PADDING, LAST_SPECIAL, PADDING, SttConfig
+from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.tiny.stt import LM, TinyStt, write_tiny_stt
 from tests.support.cli import dsmops
 

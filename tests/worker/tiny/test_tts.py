@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from dsmops.dtypes import DType
-from dsmops.worker.models.stt_config import END_OF_PADDING, PADDING
+from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
 from dsmops.worker.models.tts import TtsModel, load_tts
-from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.tiny.stt import write_tiny_stt
 from dsmops.worker.tiny.tts import VOICES, TinyTts, write_tiny_tts
 
@@ -54,7 +55,7 @@ def voice(tiny: TinyTts, model: TtsModel, name: str) -> NDArray[np.float32]:
 
 
 def speak(
-    model: TtsModel, *requests: SlotRequest, words: int = 0
+    model: TtsModel, *requests: TtsRequest, words: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return PCM [B, samples] and predictions [B, STEPS] of streams that are fed random words, of generator `words`, and padding."""
     engine, chance, predictions, sound = (
@@ -126,9 +127,9 @@ def test_sound(tiny: TinyTts, model: TtsModel) -> None:
     first, second = (voice(tiny, model, name) for name in VOICES)
     sound, predictions = speak(
         model,
-        SlotRequest((first,)),
-        SlotRequest((second,), seed=1),
-        SlotRequest((first, second), seed=2),
+        TtsRequest((first,)),
+        TtsRequest((second,), seed=1),
+        TtsRequest((first, second), seed=2),
     )
     assert np.abs(sound).max() < 0.95
     levels = np.sqrt(np.square(sound.reshape(3, -1, 1920)).mean(-1))
@@ -142,7 +143,7 @@ def test_everything_is_heard(tiny: TinyTts, model: TtsModel) -> None:
     """At temperature 0 another voice, other words and another guidance each give another sound; the same of all give the same."""
     first, second = (voice(tiny, model, name) for name in VOICES)
     plain, other_voice, guided = (
-        SlotRequest((one,), cfg=cfg, temperature=0)
+        TtsRequest((one,), cfg=cfg, temperature=0)
         for one, cfg in ((first, 2.0), (second, 2.0), (first, 4.0))
     )
     sounds = [

@@ -8,17 +8,21 @@ runs as it stands.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
 from dsmops.worker.models.stt import SttModel
-from dsmops.worker.models.stt_config import END_OF_PADDING, PADDING
 from dsmops.worker.runtime.capture import capture
+from dsmops.worker.runtime.stt.interface import SttOutput
 
 
 class Alignment(StrEnum):
@@ -30,21 +34,6 @@ class Alignment(StrEnum):
 
     SERVER = "server"
     LMGEN = "lmgen"
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutput:
-    """What one step gave, on the CPU. Rows that did not advance hold meaningless values.
-
-    `text_tokens` int64 [B]; `pause_probabilities` float32 [B, heads], heads 0 for a model without
-    them; `finite` bool [B], False where a latent of Mimi or a logit was NaN or infinite; `step_ms`
-    wall time with the device synchronised.
-    """
-
-    text_tokens: Tensor
-    pause_probabilities: Tensor
-    finite: Tensor
-    step_ms: float
 
 
 class SttEngine:
@@ -80,7 +69,7 @@ class SttEngine:
             self._last_text = self._rows.zeros(dtype=torch.int64)
             self._held_codes = self._rows.zeros(lm.shape.audio_codebooks, dtype=torch.int64)
             # Inputs and outputs stay in place, so that a captured graph finds them.
-            self._pcm = torch.zeros(batch_size, 1, model.frame_samples, device=device)
+            self._pcm = torch.zeros(batch_size, model.frame_samples, device=device)
             self._exec_mask = torch.zeros(batch_size, dtype=torch.bool, device=device)
             self._forced = torch.full((batch_size,), -1, dtype=torch.int64, device=device)
             self._report = torch.zeros(batch_size, 2 + heads, device=device)
@@ -99,33 +88,53 @@ class SttEngine:
         """Bytes of all slots' streaming state."""
         return self._rows.nbytes
 
-    def reset(self, slots: list[int]) -> None:
-        """Start new streams in `slots`; their next step is a stream's first. Other slots are untouched.
+    def new_frames(self) -> NDArray[np.float32]:
+        """Return a zeroed float32 [B, 1920] for the frames of the next step.
+
+        On a CUDA device its memory is pinned, so that `step` needs no copy of its own. `step` takes
+        other arrays too.
+        """
+        frames = torch.zeros(
+            self.batch_size,
+            self.model.frame_samples,
+            pin_memory=self.model.device.type == "cuda",
+        )
+        return cast("NDArray[np.float32]", frames.numpy())
+
+    def reset(self, slots: Sequence[int]) -> None:
+        """Start new streams in `slots`. Other slots are untouched.
 
         Raises:
-            ValueError: there is no such slot; a bug in the caller.
+            ValueError: there is no such slot (a bug in the caller).
         """
         if not all(0 <= slot < self.batch_size for slot in slots):
-            raise ValueError(f"slots {slots} are not all among {self.batch_size}")
+            raise ValueError(f"slots {list(slots)} are not all among {self.batch_size}")
+        rows = torch.tensor(list(slots), dtype=torch.int64, device=self.model.device)
         with device_errors(self.model.device), torch.inference_mode():
-            self._rows.reset(torch.tensor(slots, dtype=torch.int64, device=self.model.device))
+            self._rows.reset(rows)
 
-    def step(self, pcm: Tensor, exec_mask: Tensor, forced: Tensor | None = None) -> StepOutput:
+    def step(
+        self,
+        pcm: NDArray[np.float32],
+        exec_mask: NDArray[np.bool_],
+        forced: NDArray[np.int64] | None = None,
+    ) -> SttOutput:
         """Advance every slot marked in `exec_mask` by one frame.
 
         Shapes (B slots):
-            pcm: float32 [B, 1, 1920], 24 kHz mono. Idle rows are zeroed first, so garbage in them is harmless.
-            exec_mask: bool [B]. A False row keeps its state as if this step had not happened.
-            forced: int64 [B] or None. Where it is not -1, the token is chosen among padding, end of padding and this one.
+            pcm: float32 [B, 1920], 24 kHz mono in [-1, 1]. Idle rows are zeroed first.
+            exec_mask: bool [B]. A False row keeps its state.
+            forced: int64 [B] or None. Where it is not -1, the token is chosen among padding, end
+                of padding and this one.
 
         A frame is 80 ms, so a `step_ms` above 80 means the engine falls behind. Row i depends on
         row i alone.
 
         Raises:
-            ValueError: a shape does not fit this engine's B; a bug in the caller.
-            DeviceLostError: the GPU failed during the step; every slot is lost.
+            ValueError: a shape does not fit this engine (a bug in the caller).
+            DeviceLostError: the GPU failed; every slot is lost.
 
-        Source: masking and reset follow moshi 0.2.13; differences are listed in runbooks/decisions.
+        Source: masking and reset follow moshi 0.2.13; differences are in runbooks/decisions.
         """
         for name, given, wanted in (
             ("pcm", pcm, self._pcm),
@@ -134,29 +143,30 @@ class SttEngine:
         ):
             if given is not None and given.shape != wanted.shape:
                 raise ValueError(
-                    f"{name} {list(given.shape)} does not fit {self.batch_size} slots; {list(wanted.shape)} does"
+                    f"{name} has shape {list(given.shape)}; this engine takes {list(wanted.shape)}"
                 )
         begin = time.perf_counter()
         with device_errors(self.model.device), torch.inference_mode():
-            self._pcm.copy_(pcm, non_blocking=True)
-            self._exec_mask.copy_(exec_mask, non_blocking=True)
+            self._pcm.copy_(torch.from_numpy(pcm), non_blocking=True)
+            self._exec_mask.copy_(torch.from_numpy(exec_mask), non_blocking=True)
             if forced is None:
                 self._forced.fill_(-1)
             else:
-                self._forced.copy_(forced, non_blocking=True)
+                self._forced.copy_(torch.from_numpy(forced), non_blocking=True)
             self._advance()
-            report = self._report.to("cpu", copy=True)  # on a CPU too: the next step overwrites it
-        return StepOutput(
-            report[:, 0].long(),
+            # A copy on the CPU too: the next step overwrites the report.
+            report = self._report.to("cpu", copy=True).numpy()
+        return SttOutput(
+            report[:, 0].astype(np.int64),
             report[:, 2:],
-            report[:, 1].bool(),
+            report[:, 1].astype(np.bool_),
             (time.perf_counter() - begin) * 1000,
         )
 
     def _step(self) -> None:
         lm, mask = self.model.lm, self._exec_mask
-        pcm = torch.where(mask.view(-1, 1, 1), self._pcm, 0.0)
-        latents = self.model.mimi.latents(pcm, self._mimi, mask)
+        pcm = torch.where(mask[:, None], self._pcm, 0.0)
+        latents = self.model.mimi.latents(pcm[:, None], self._mimi, mask)
         self.codes.copy_(
             self.model.mimi.quantizer.encode(latents, lm.shape.audio_codebooks)[..., 0]
         )

@@ -14,14 +14,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.runtime.loop import (
     NOT_FINITE,
     LoopObserver,
@@ -30,11 +26,11 @@ from dsmops.worker.runtime.loop import (
     Started,
     StreamFailed,
 )
-from dsmops.worker.runtime.stt.engine import StepOutput
-from dsmops.worker.runtime.stt.words import Decoder, Word, WordEnd, WordMachine
+from dsmops.worker.runtime.stt.interface import SttEngineProtocol, SttOutput, SttTokenizer
+from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd, SttWordMachine
 
 WARM_UP_STEPS = 2
-"""Steps before the first stream, which count in `Stepped.step_idx`, as in moshi-server."""
+"""Steps before the first stream, which count in `SttStepped.step_idx`, as in moshi-server."""
 MOST_WAITING_SAMPLES = 10 * 24_000
 """Ten seconds. With the message that was being taken when they were reached, a stream holds at most 70 s, 6.7 MB."""
 MOST_EVENTS = 1000
@@ -44,32 +40,8 @@ MOST_MARKERS = 1000
 Samples = NDArray[np.float32]
 
 
-class Model(Protocol):
-    """What the loop asks of a loaded model."""
-
-    @property
-    def config(self) -> SttConfig: ...
-    @property
-    def tokenizer(self) -> Decoder: ...
-    @property
-    def frame_samples(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-
-
-class Engine(Protocol):
-    """What the loop asks of `SttEngine`, so that tests can bring one that fails."""
-
-    batch_size: int
-
-    @property
-    def model(self) -> Model: ...
-    def reset(self, slots: list[int]) -> None: ...
-    def step(self, pcm: Tensor, exec_mask: Tensor) -> StepOutput: ...
-
-
 @dataclass(frozen=True, slots=True)
-class Stepped:
+class SttStepped:
     """A frame of the stream was heard.
 
     `step_idx` counts the steps of all streams since the loop began, `own_step` those of this one,
@@ -83,17 +55,17 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
-class MarkerReached:
+class SttMarkerReached:
     """All that came before the marker is heard and written."""
 
     id: int
 
 
-Event = Started | Stepped | Word | WordEnd | MarkerReached | StreamFailed
+SttEvent = Started | SttStepped | SttWord | SttWordEnd | SttMarkerReached | StreamFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Observer(LoopObserver["Stream"]):
+class SttObserver(LoopObserver["SttStream"]):
     """What the loop tells besides; `marker` is called on the caller's thread."""
 
     stepped: Callable[[float, int, int], None]
@@ -102,7 +74,7 @@ class Observer(LoopObserver["Stream"]):
     """With slot and id of a marker as it is received."""
 
 
-class Stream(SlotStream[Stepped | Word | WordEnd | MarkerReached]):
+class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]):
     """One client's conversation, from `SttLoop.open` to `SttLoop.close`. May be used from any thread."""
 
     def __init__(self, loop: SttLoop, slot: int) -> None:
@@ -136,7 +108,7 @@ class Stream(SlotStream[Stepped | Word | WordEnd | MarkerReached]):
                 self._loop.work.notify()
 
     def mark(self, marker_id: int) -> None:
-        """Ask for `MarkerReached` when all audio so far is heard and written.
+        """Ask for `SttMarkerReached` when all audio so far is heard and written.
 
         Raises:
             ValueError: too many are under way.
@@ -184,19 +156,21 @@ class Stream(SlotStream[Stepped | Word | WordEnd | MarkerReached]):
     def take(self, step_idx: int, token: int, pauses: tuple[float, ...]) -> None:
         """Take what a step gave."""
         if pauses:
-            self._events.append(Stepped(step_idx, self.steps, pauses, self._waiting))
+            self._events.append(SttStepped(step_idx, self.steps, pauses, self._waiting))
         self.steps += 1
         self._events += self._machine.take(token)
         while self._markers and self._markers[0][0] <= self.steps:
-            self._events.append(MarkerReached(self._markers.popleft()[1]))
+            self._events.append(SttMarkerReached(self._markers.popleft()[1]))
 
 
-class SttLoop(ModelLoop[Stream]):
+class SttLoop(ModelLoop[SttStream]):
     """An engine with its thread. `start`, then `open` and `close` streams, at last `stop`."""
 
-    observer: Observer
+    observer: SttObserver
 
-    def __init__(self, name: str, open_engine: Callable[[], Engine], observer: Observer) -> None:
+    def __init__(
+        self, name: str, open_engine: Callable[[], SttEngineProtocol], observer: SttObserver
+    ) -> None:
         """`open_engine` is called on the loop's thread, where the engine lives; `name` is for messages."""
         super().__init__(
             name,
@@ -206,34 +180,31 @@ class SttLoop(ModelLoop[Stream]):
         self.delay_steps = 0
         self.frame_samples = 0
         self._open_engine = open_engine
-        self._tokenizer: Decoder | None = None
+        self._tokenizer: SttTokenizer | None = None
 
-    def open(self) -> Stream | None:
+    def open(self) -> SttStream | None:
         """Return a new stream, None where no slot is free or the loop is dead."""
-        return self._lend(lambda slot: Stream(self, slot))
+        return self._lend(lambda slot: SttStream(self, slot))
 
-    def new_machine(self) -> WordMachine:
+    def new_machine(self) -> SttWordMachine:
         if self._tokenizer is None:
             raise RuntimeError("the loop was not started")
-        return WordMachine(self._tokenizer, self.delay_steps)
+        return SttWordMachine(self._tokenizer, self.delay_steps)
 
     def _serve(self) -> None:
         engine = self._open_engine()
         model = engine.model
         self.slots, self.frame_samples = engine.batch_size, model.frame_samples
         self.delay_steps, self._tokenizer = model.config.text_delay_steps, model.tokenizer
-        pcm = torch.zeros(
-            engine.batch_size, 1, model.frame_samples, pin_memory=model.device.type == "cuda"
-        )
+        pcm = engine.new_frames()
         self.observer.warming_up()
         for _ in range(WARM_UP_STEPS):
-            engine.step(pcm, torch.ones(engine.batch_size, dtype=torch.bool))
+            engine.step(pcm, np.ones(engine.batch_size, np.bool_))
         self.observer.started(engine.batch_size)
         self._step_for_ever(engine, pcm)
 
-    def _step_for_ever(self, engine: Engine, pcm: Tensor) -> None:
+    def _step_for_ever(self, engine: SttEngineProtocol, pcm: Samples) -> None:
         step_idx = WARM_UP_STEPS
-        samples = pcm.numpy()
         while (turn := self._await(self._next)) is not None:
             begun, stepping = turn
             if begun:
@@ -241,8 +212,8 @@ class SttLoop(ModelLoop[Stream]):
             if stepping:
                 with self.lock:
                     for stream in stepping:
-                        stream.fill(samples[stream.slot, 0])
-                exec_mask = torch.zeros(engine.batch_size, dtype=torch.bool)
+                        stream.fill(pcm[stream.slot])
+                exec_mask = np.zeros(engine.batch_size, np.bool_)
                 exec_mask[[stream.slot for stream in stepping]] = True
                 output = engine.step(pcm, exec_mask)
                 self._hand_out(output, stepping, step_idx)
@@ -250,14 +221,14 @@ class SttLoop(ModelLoop[Stream]):
                 step_idx += 1
             self.observer.news({*begun, *stepping})
 
-    def _next(self) -> tuple[list[Stream], list[Stream]] | None:
+    def _next(self) -> tuple[list[SttStream], list[SttStream]] | None:
         """Return the streams whose slots are to be reset, and those with a frame to step; None where there are neither."""
         streams = list(self._streams.values())
         begun = [stream for stream in streams if stream.begins()]
         stepping = [stream for stream in streams if stream.has_frame()]
         return (begun, stepping) if begun or stepping else None
 
-    def _hand_out(self, output: StepOutput, stepping: Sequence[Stream], step_idx: int) -> None:
+    def _hand_out(self, output: SttOutput, stepping: Sequence[SttStream], step_idx: int) -> None:
         tokens, finite, pauses = (
             output.text_tokens.tolist(),
             output.finite.tolist(),

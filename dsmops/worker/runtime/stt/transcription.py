@@ -12,25 +12,19 @@ from itertools import chain, repeat
 from math import ceil
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dsmops.worker.models.stt_config import (
-    END_OF_PADDING,
-    FRAMES_PER_S,
-    LAST_SPECIAL,
-    PADDING,
-    SttConfig,
-)
+from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, LAST_SPECIAL, PADDING
+from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.runtime.stt.interface import SttTokenizer
 from dsmops.worker.runtime.stt.words import (
-    Decoder,
+    SttWord,
+    SttWordEnd,
+    SttWordMachine,
     TimedWord,
     TurnDetector,
     TurnEnd,
-    Word,
-    WordEnd,
-    WordMachine,
     words_of_sequence,
 )
 
@@ -41,19 +35,19 @@ PROMPT_GAP_FRAMES = 10
 Frame = NDArray[np.float32]
 
 
-class Timing(StrEnum):
+class WordTiming(StrEnum):
     """How words get their times: as moshi-server sends them, or as the Python package's script works them out at the end."""
 
     SERVER = "server"
     PYTHON = "python"
 
 
-Event = Word | WordEnd | TurnEnd
+RecordingEvent = SttWord | SttWordEnd | TurnEnd
 """What a recording gives as it is heard. Times count from the recording's start."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class SttPrompt:
     """What the model is told before the recording: text it should have written, and audio in whole frames it should have heard."""
 
     text: str = ""
@@ -61,7 +55,7 @@ class Prompt:
 
 
 @dataclass(slots=True)
-class Figures:
+class RecordingFigures:
     """What a finished recording took. `compute_s` counts whole steps, `share_s` of each its part among the slots that ran."""
 
     steps: int = 0
@@ -70,7 +64,7 @@ class Figures:
     non_finite_steps: int = 0
 
 
-_NO_PROMPT = Prompt()
+_NO_PROMPT = SttPrompt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +81,7 @@ class Transcript:
     turns: tuple[TurnEnd, ...]
     unsaid_prompt: str
     tokens: tuple[int, ...]
-    figures: Figures
+    figures: RecordingFigures
 
 
 class Recording:
@@ -97,11 +91,11 @@ class Recording:
         self,
         frames: Iterable[Frame],
         config: SttConfig,
-        tokenizer: Decoder,
+        tokenizer: SttTokenizer,
         frame_samples: int,
         *,
-        prompt: Prompt = _NO_PROMPT,
-        timing: Timing = Timing.SERVER,
+        prompt: SttPrompt = _NO_PROMPT,
+        timing: WordTiming = WordTiming.SERVER,
     ) -> None:
         """`frames` yields the recording as float32 [1920]; it is read as the engine goes, so it may be longer than memory."""
         silence = np.zeros(frame_samples, dtype=np.float32)
@@ -126,13 +120,13 @@ class Recording:
             repeat(silence, config.text_delay_steps + ceil(CLOSING_SILENCE_S * FRAMES_PER_S)),
         )
         self._waiting = tokenizer.encode(prompt.text) if prompt.text else []
-        self._machine = WordMachine(tokenizer, config.text_delay_steps)
+        self._machine = SttWordMachine(tokenizer, config.text_delay_steps)
         self._tokens: list[int] = []
         self._spoken: list[int] = []
-        self._events: list[Event] = []
+        self._events: list[RecordingEvent] = []
         self._turns = TurnDetector()
         self.heard_frames = 0
-        self.figures = Figures()
+        self.figures = RecordingFigures()
 
     def _counted(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         for frame in frames:
@@ -148,7 +142,7 @@ class Recording:
         """The prompt token that the next step may choose besides the two paddings; -1 when the prompt's text is through."""
         return self._waiting[0] if self._waiting else -1
 
-    def take(self, token: int, pauses: Sequence[float]) -> list[Event]:
+    def take(self, token: int, pauses: Sequence[float]) -> list[RecordingEvent]:
         """Take what the step of the last frame gave, and return what it means."""
         self._tokens.append(token)
         steps = len(self._tokens)
@@ -165,13 +159,13 @@ class Recording:
         hidden = of_prompt or steps < self._config.text_delay_steps
         self._spoken.append(PADDING if hidden and is_text else token)
         events = self._placed(self._machine.take(self._spoken[-1]))
-        spoken = any(isinstance(event, Word) for event in events)
+        spoken = any(isinstance(event, SttWord) for event in events)
         if self._turns.take(pauses, spoken=spoken):
             events.append(TurnEnd(self._since_start_s(steps / FRAMES_PER_S)))
         self._events += events
         return events
 
-    def close(self) -> list[Event]:
+    def close(self) -> list[RecordingEvent]:
         """Return what was still open when the audio ended."""
         events = self._placed(self._machine.flush())
         self._events += events
@@ -182,7 +176,7 @@ class Recording:
         return Transcript(
             text=self._tokenizer.decode([token for token in self._spoken if token > LAST_SPECIAL]),
             words=tuple(
-                self._python_words() if self._timing is Timing.PYTHON else self._server_words()
+                self._python_words() if self._timing is WordTiming.PYTHON else self._server_words()
             ),
             turns=tuple(event for event in self._events if isinstance(event, TurnEnd)),
             unsaid_prompt=self._tokenizer.decode(self._waiting),
@@ -194,20 +188,20 @@ class Recording:
         """Return a time on the recording's clock, from one that counts all that was fed."""
         return max(0.0, fed_s - (self._silent_frames + self._prompt_frames) / FRAMES_PER_S)
 
-    def _placed(self, events: list[Word | WordEnd]) -> list[Event]:
+    def _placed(self, events: list[SttWord | SttWordEnd]) -> list[RecordingEvent]:
         return [
-            Word(event.text, self._since_start_s(event.start_s))
-            if isinstance(event, Word)
-            else WordEnd(self._since_start_s(event.stop_s))
+            SttWord(event.text, self._since_start_s(event.start_s))
+            if isinstance(event, SttWord)
+            else SttWordEnd(self._since_start_s(event.stop_s))
             for event in events
         ]
 
     def _server_words(self) -> list[TimedWord]:
         words: list[TimedWord] = []
         for event in self._events:
-            if isinstance(event, Word):
+            if isinstance(event, SttWord):
                 words.append(TimedWord(event.text, event.start_s, None))
-            elif isinstance(event, WordEnd):
+            elif isinstance(event, SttWordEnd):
                 words[-1] = TimedWord(words[-1].text, words[-1].start_s, event.stop_s)
         return words
 
@@ -220,15 +214,15 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class RecordingUpdate:
     """News of one recording: what a step gave, and whether it was its last."""
 
     recording: Recording
-    events: list[Event]
+    events: list[RecordingEvent]
     finished: bool
 
 
-def run(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[Heard]:
+def run_recordings(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[RecordingUpdate]:
     """Feed `recordings` through the engine's slots, as many at once as there are, and yield news of each as it comes.
 
     Every recording is yielded once with `finished`, in the order in which they end. A recording
@@ -236,13 +230,7 @@ def run(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[Heard]:
     """
     waiting = iter(recordings)
     running: dict[int, Recording] = {}
-    pcm = torch.zeros(
-        engine.batch_size,
-        1,
-        engine.model.frame_samples,
-        pin_memory=engine.model.device.type == "cuda",
-    )
-    samples = pcm.numpy()
+    pcm = engine.new_frames()
     free = list(range(engine.batch_size))
     while True:
         begun = []
@@ -254,20 +242,20 @@ def run(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[Heard]:
         if not running:
             return
         ended = []
-        exec_mask = torch.zeros(engine.batch_size, dtype=torch.bool)
-        forced = torch.full((engine.batch_size,), -1)
+        exec_mask = np.zeros(engine.batch_size, np.bool_)
+        forced = np.full(engine.batch_size, -1, np.int64)
         for slot, recording in running.items():
             frame = recording.next_frame()
             if frame is None:
                 ended.append(slot)
                 continue
-            samples[slot, 0] = frame
+            pcm[slot] = frame
             exec_mask[slot] = True
             forced[slot] = recording.forced
         for slot in ended:
             recording = running.pop(slot)
             free.append(slot)
-            yield Heard(recording, recording.close(), finished=True)
+            yield RecordingUpdate(recording, recording.close(), finished=True)
         if not running:
             continue
         output = engine.step(pcm, exec_mask, forced)
@@ -283,4 +271,4 @@ def run(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[Heard]:
             recording.figures.non_finite_steps += not finite[slot]
             events = recording.take(tokens[slot], pauses[slot])
             if events:
-                yield Heard(recording, events, finished=False)
+                yield RecordingUpdate(recording, events, finished=False)

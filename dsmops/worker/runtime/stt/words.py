@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
-from dsmops.worker.models.stt_config import END_OF_PADDING, FRAMES_PER_S, LAST_SPECIAL, PADDING
+from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, LAST_SPECIAL, PADDING
+from dsmops.worker.runtime.stt.interface import SttTokenizer
 
 _LAST_SEGMENT_FRAMES = 13
 """Where no word boundary and no end follows, the last word ends a second after it began: 12.5 frames, rounded up."""
@@ -20,16 +20,8 @@ _END_OF_STREAM = 2
 """SentencePiece's own end-of-sentence id."""
 
 
-class Decoder(Protocol):
-    """What words need of a tokenizer."""
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-
 @dataclass(frozen=True, slots=True)
-class Word:
+class SttWord:
     """A word whose text is complete; `start_s` is the time of the boundary before it."""
 
     text: str
@@ -37,8 +29,8 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class WordEnd:
-    """The end of the last `Word`."""
+class SttWordEnd:
+    """The end of the last `SttWord`."""
 
     stop_s: float
 
@@ -80,7 +72,7 @@ class TurnDetector:
         return ends
 
 
-class WordMachine:
+class SttWordMachine:
     """moshi-server's rule for one stream.
 
     n counts the steps done, D is the text delay. Nothing happens while n < D. Then token 0 or 3
@@ -90,7 +82,7 @@ class WordMachine:
     Source: `rust/moshi-core/src/asr.rs`.
     """
 
-    def __init__(self, tokenizer: Decoder, delay_steps: int) -> None:
+    def __init__(self, tokenizer: SttTokenizer, delay_steps: int) -> None:
         self._tokenizer = tokenizer
         self._delay_steps = delay_steps
         self._steps = 0
@@ -98,12 +90,12 @@ class WordMachine:
         self._boundary_s = 0.0
         self._unended = False
 
-    def take(self, token: int) -> list[Word | WordEnd]:
+    def take(self, token: int) -> list[SttWord | SttWordEnd]:
         """Take the token of the next step and return what it completes, in order."""
         self._steps += 1
         if self._steps < self._delay_steps:
             return []
-        events: list[Word | WordEnd] = []
+        events: list[SttWord | SttWordEnd] = []
         if token in (END_OF_PADDING, PADDING):
             events += self.flush()
         else:
@@ -111,23 +103,23 @@ class WordMachine:
         if token == END_OF_PADDING:
             stop_s = (self._steps - self._delay_steps) / FRAMES_PER_S
             if self._unended:
-                events.append(WordEnd(stop_s))
+                events.append(SttWordEnd(stop_s))
                 self._unended = False
             self._boundary_s = stop_s
         return events
 
-    def flush(self) -> list[Word | WordEnd]:
+    def flush(self) -> list[SttWord | SttWordEnd]:
         """Return the word that has begun, if any: the stream ends here, or its text does."""
         if not self._tokens:
             return []
         text = self._tokenizer.decode(self._tokens)
         self._tokens = []
         self._unended = True
-        return [Word(text, self._boundary_s)]
+        return [SttWord(text, self._boundary_s)]
 
 
 def words_of_sequence(
-    tokens: Sequence[int], tokenizer: Decoder, *, prefix_frames: int, delay_s: float
+    tokens: Sequence[int], tokenizer: SttTokenizer, *, prefix_frames: int, delay_s: float
 ) -> list[TimedWord]:
     """Return the words of a finished token sequence by the Python package's rule.
 

@@ -9,8 +9,7 @@ same code runs as it stands.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,55 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsmops.errors import InputError
+from dsmops.worker.models.conventions import PADDING
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
-from dsmops.worker.models.stt_config import PADDING
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_lm import ZERO
 from dsmops.worker.models.voice import require_voice
 from dsmops.worker.runtime.capture import capture
+from dsmops.worker.runtime.tts.interface import TtsChoose, TtsOutput, TtsRequest
 from dsmops.worker.runtime.tts.sampling import draw, noise, stream_key
 
 _MOST_TEMPERATURE, _MOST_BONUS, _MOST_CFG = 100.0, 100.0, 100.0
 """Far beyond what changes anything: logits lie within ±30."""
 _TOP_K_TEXT, _TOP_K_AUDIO = 25, 250
 """What every published service uses; upstream's defaults."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotRequest:
-    """How a new stream speaks.
-
-    `voices`: the main speaker's, then the others', float32 [512, 125] each, as voice files hold
-    them; none at all leaves the model to itself. `cfg`: how closely the voice is followed. `seed`:
-    makes the stream repeatable, whatever its neighbours do. `temperature` 0 takes the most probable
-    tokens. `padding_bonus`: added to the logit of padding; positive speaks slower.
-    """
-
-    voices: tuple[NDArray[np.float32], ...] = ()
-    cfg: float = 2.0
-    seed: int = 0
-    temperature: float = 0.6
-    padding_bonus: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class TtsOutput:
-    """What one step gave, on the CPU. Rows that did not advance hold meaningless values.
-
-    `pcm` float32 [B, 1920], as decoded, not clipped; `valid` bool [B], where it is the stream's
-    next sound; `finite` bool [B], False where a logit or a valid sample was NaN or infinite;
-    `step_ms` wall time with the device synchronised, the time in `choose` included.
-    """
-
-    pcm: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    finite: NDArray[np.bool_]
-    step_ms: float
-
-
-Choose = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""Takes each row's predicted text token and returns the, multiplexed, one that is fed. Rows that do not advance hold anything."""
 
 
 class TtsEngine:
@@ -81,7 +45,7 @@ class TtsEngine:
     ) -> None:
         """Allocate the slots and, on a CUDA device, capture the step unless `cuda_graph` is False.
 
-        With `guidance` every slot also runs the model without text and voice, and `SlotRequest.cfg`
+        With `guidance` every slot also runs the model without text and voice, and `TtsRequest.cfg`
         says how far from that it goes: at twice the cost, and only for a model that was not
         distilled to take this number as an input.
 
@@ -158,7 +122,7 @@ class TtsEngine:
         """Bytes of all slots' streaming state."""
         return self._lm_rows.nbytes + self._rows.nbytes
 
-    def check(self, request: SlotRequest) -> None:
+    def check(self, request: TtsRequest) -> None:
         """Tell whether `reset` can follow `request`. Any thread may ask.
 
         Raises:
@@ -201,7 +165,7 @@ class TtsEngine:
                 code="cfg.off",
             )
 
-    def reset(self, slots: Sequence[int], requests: Sequence[SlotRequest]) -> None:
+    def reset(self, slots: Sequence[int], requests: Sequence[TtsRequest]) -> None:
         """Start new streams in `slots`, as `requests` say; their next step is a stream's first. Other slots are untouched.
 
         Raises:
@@ -230,7 +194,7 @@ class TtsEngine:
                     self._condition(slot + self.batch_size, request, null=True)
 
     def step(
-        self, exec_mask: NDArray[np.bool_], choose: Choose, *, text_only: bool = False
+        self, exec_mask: NDArray[np.bool_], choose: TtsChoose, *, text_only: bool = False
     ) -> TtsOutput:
         """Advance every slot marked in `exec_mask` by one frame.
 
@@ -281,7 +245,7 @@ class TtsEngine:
         self.offsets[exec_mask] += 1
         return TtsOutput(pcm, valid, finite, (time.perf_counter() - begin) * 1000)
 
-    def _condition(self, row: int, request: SlotRequest, *, null: bool) -> None:
+    def _condition(self, row: int, request: TtsRequest, *, null: bool) -> None:
         lm = self.model.lm
         self._summed[row] = lm.conditioning.summed(request.cfg, null=null)
         voices = (

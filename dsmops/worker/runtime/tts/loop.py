@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsmops.errors import InputError
-from dsmops.worker.models.stt_config import PADDING
-from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.models.conventions import PADDING
 from dsmops.worker.runtime.loop import (
     NOT_FINITE,
     LoopObserver,
@@ -27,9 +25,9 @@ from dsmops.worker.runtime.loop import (
     Started,
     StreamFailed,
 )
-from dsmops.worker.runtime.tts.engine import Choose, SlotRequest, TtsOutput
-from dsmops.worker.runtime.tts.machine import Entry, Pacing
-from dsmops.worker.runtime.tts.script import Encoder, TextStream
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsOutput, TtsRequest
+from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
+from dsmops.worker.runtime.tts.script import TtsTextStream
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance
 
 WARM_UP_STEPS = 2
@@ -42,29 +40,6 @@ MOST_EVENTS = 250
 """About 16 s of sound that nobody fetches, 2 MB; then the stream is not stepped."""
 INTERLEAVED_TEXT_ONLY = 2
 """Steps of streams that do not sound yet, in a row, while others wait to go on sounding."""
-
-
-class Model(Protocol):
-    """What the loop asks of a loaded model."""
-
-    @property
-    def config(self) -> TtsConfig: ...
-    @property
-    def tokenizer(self) -> Encoder: ...
-
-
-class Engine(Protocol):
-    """What the loop asks of `TtsEngine`, so that tests can bring one that fails."""
-
-    batch_size: int
-
-    @property
-    def model(self) -> Model: ...
-    def check(self, request: SlotRequest) -> None: ...
-    def reset(self, slots: Sequence[int], requests: Sequence[SlotRequest]) -> None: ...
-    def step(
-        self, exec_mask: NDArray[np.bool_], choose: Choose, *, text_only: bool = False
-    ) -> TtsOutput: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +67,16 @@ class TtsStepped:
 
 
 @dataclass(frozen=True, slots=True)
-class TtsObserver(LoopObserver["Speech"]):
+class TtsObserver(LoopObserver["TtsStream"]):
     """What the loop tells besides."""
 
     stepped: Callable[[TtsStepped], None]
 
 
-class Speech(SlotStream[TtsWord | TtsAudio | TtsEnded]):
+class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
     """One client's speech, from `TtsLoop.open` to `TtsLoop.close`. May be used from any thread, its text be given by one at a time."""
 
-    def __init__(self, loop: TtsLoop, slot: int, request: SlotRequest) -> None:
+    def __init__(self, loop: TtsLoop, slot: int, request: TtsRequest) -> None:
         super().__init__(slot, loop.work, MOST_EVENTS)
         self._loop = loop
         self._request = request
@@ -115,7 +90,7 @@ class Speech(SlotStream[TtsWord | TtsAudio | TtsEnded]):
         with self._work:
             return self._utterance.waiting >= MOST_WAITING_WORDS
 
-    def change(self, request: SlotRequest) -> None:
+    def change(self, request: TtsRequest) -> None:
         """Speak as `request` says, which only a stream that was given no text yet can.
 
         Raises:
@@ -138,7 +113,7 @@ class Speech(SlotStream[TtsWord | TtsAudio | TtsEnded]):
             self._work.notify()
 
     def say(self, text: str) -> None:
-        """Add words; every piece ends a word, as `TextStream` says.
+        """Add words; every piece ends a word, as `TtsTextStream` says.
 
         Raises:
             InputError: the text cannot be said, is too long for one piece, or comes after `finish`.
@@ -160,7 +135,7 @@ class Speech(SlotStream[TtsWord | TtsAudio | TtsEnded]):
         if not self._utterance.is_closed:
             self._extend(self._text.close(), last=True)
 
-    def _extend(self, entries: Sequence[Entry], *, last: bool = False) -> None:
+    def _extend(self, entries: Sequence[TtsEntry], *, last: bool = False) -> None:
         with self._work:
             if self._utterance.is_closed:
                 raise InputError(
@@ -175,7 +150,7 @@ class Speech(SlotStream[TtsWord | TtsAudio | TtsEnded]):
 
     # What follows is the loop's, which holds the lock.
 
-    def set_up(self) -> SlotRequest | None:
+    def set_up(self) -> TtsRequest | None:
         """Return the request that the slot is to be reset for, None where that was done."""
         if self._is_set_up:
             return None
@@ -218,15 +193,15 @@ class Speech(SlotStream[TtsWord | TtsAudio | TtsEnded]):
 class _Turn:
     """What the loop does next: reset slots, tell who ended without a step, step."""
 
-    requests: Mapping[Speech, SlotRequest]
-    ended: Sequence[Speech]
-    stepping: Sequence[Speech]
+    requests: Mapping[TtsStream, TtsRequest]
+    ended: Sequence[TtsStream]
+    stepping: Sequence[TtsStream]
     text_only: bool
     ready: int
     starving: int
 
 
-class TtsLoop(ModelLoop[Speech]):
+class TtsLoop(ModelLoop[TtsStream]):
     """An engine with its thread. `start`, then `open` and `close` streams, at last `stop`."""
 
     observer: TtsObserver
@@ -234,10 +209,10 @@ class TtsLoop(ModelLoop[Speech]):
     def __init__(
         self,
         name: str,
-        open_engine: Callable[[], Engine],
+        open_engine: Callable[[], TtsEngineProtocol],
         observer: TtsObserver,
         *,
-        pacing: Pacing = Pacing(),  # noqa: B008 frozen
+        pacing: TtsPacing = TtsPacing(),  # noqa: B008 frozen
         interleaved_text_only: int = INTERLEAVED_TEXT_ONLY,
     ) -> None:
         """`open_engine` is called on the loop's thread, where the engine lives; `name` is for messages."""
@@ -247,11 +222,11 @@ class TtsLoop(ModelLoop[Speech]):
             remedy="`dsmops synthesize --model` with the same config shows whether the model runs at all.",
         )
         self._open_engine = open_engine
-        self._engine: Engine | None = None
+        self._engine: TtsEngineProtocol | None = None
         self._pacing = pacing
         self._most_text_only, self._text_only_steps = interleaved_text_only, 0
 
-    def open(self, request: SlotRequest) -> Speech | None:
+    def open(self, request: TtsRequest) -> TtsStream | None:
         """Return a new stream, None where no slot is free or the loop is dead.
 
         Raises:
@@ -259,20 +234,20 @@ class TtsLoop(ModelLoop[Speech]):
         """
         if self.slots:
             self.check(request)
-        return self._lend(lambda slot: Speech(self, slot, request))
+        return self._lend(lambda slot: TtsStream(self, slot, request))
 
-    def check(self, request: SlotRequest) -> None:
+    def check(self, request: TtsRequest) -> None:
         self._opened().check(request)
 
-    def new_text(self) -> TextStream:
-        return TextStream(
+    def new_text(self) -> TtsTextStream:
+        return TtsTextStream(
             self._opened().model.tokenizer, padding_between=self._pacing.padding_between
         )
 
     def new_utterance(self) -> Utterance:
         return Utterance(self._opened().model.config, self._pacing)
 
-    def _opened(self) -> Engine:
+    def _opened(self) -> TtsEngineProtocol:
         if self._engine is None:
             raise RuntimeError("the loop was not started")
         return self._engine
@@ -329,7 +304,7 @@ class TtsLoop(ModelLoop[Speech]):
             requests, ended, beginning if text_only else ready, text_only, len(ready), starving
         )
 
-    def _step(self, engine: Engine, turn: _Turn) -> TtsOutput:
+    def _step(self, engine: TtsEngineProtocol, turn: _Turn) -> TtsOutput:
         def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
             tokens = np.full(engine.batch_size, PADDING, np.int64)
             with self.lock:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from dsmops.worker.models.stt_config import END_OF_PADDING, PADDING
+from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
 
 NEW_WORD = END_OF_PADDING
 NOTHING = -1
@@ -19,7 +19,7 @@ NOTHING = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TtsEntry:
     """A word as its text tokens, or, without tokens, a pause.
 
     `padding` steps without text are forced behind it, its own tokens' steps included. `text` is
@@ -32,7 +32,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Pacing:
+class TtsPacing:
     """How words follow each other, in steps. The defaults are those of moshi-server.
 
     `max_padding`: after so many steps without a word the next one begins, whatever the model says.
@@ -46,7 +46,7 @@ class Pacing:
     padding_between: int = 1
 
 
-class TextMachine:
+class TtsTextMachine:
     """The text of one stream on its way into the model. Entries may be added at any time.
 
     `ahead`: the second stream shows the word that comes so many words later; 0 for a model without
@@ -56,12 +56,12 @@ class TextMachine:
     Source: `StateMachine` of moshi 0.2.13, `models/tts.py`; parity is tested.
     """
 
-    def __init__(self, *, ahead: int, text_rows: int, pacing: Pacing) -> None:
+    def __init__(self, *, ahead: int, text_rows: int, pacing: TtsPacing) -> None:
         self.end_step: int | None = None
         """The step at which a word was wanted and none was left."""
         self._ahead, self._text_rows = ahead, text_rows
         self._max_padding = pacing.max_padding
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[TtsEntry] = deque()
         self._main: deque[int] = deque()
         self._second: deque[int] = deque()
         self._may_pad = self._must_pad = pacing.initial_padding
@@ -70,7 +70,7 @@ class TextMachine:
         """Entries that wait."""
         return len(self._entries)
 
-    def extend(self, entries: Iterable[Entry]) -> None:
+    def extend(self, entries: Iterable[TtsEntry]) -> None:
         """Add what is to be said next."""
         self._entries.extend(entries)
 
@@ -86,7 +86,7 @@ class TextMachine:
             return bool(self._entries)
         return self._word(self._ahead) is not None
 
-    def step(self, step: int, prediction: int) -> tuple[int, Entry | None]:
+    def step(self, step: int, prediction: int) -> tuple[int, TtsEntry | None]:
         """Return the token to feed in `step`, multiplexed, and the entry that begins with it, if one does.
 
         `prediction` is the model's text token: 0 asks for the next word, any other for padding.
@@ -116,7 +116,7 @@ class TextMachine:
         second = NEW_WORD if wants_word else self._second.popleft() if self._second else NOTHING
         return (second + 1) * self._text_rows + main, begun
 
-    def _begin(self) -> Entry:
+    def _begin(self) -> TtsEntry:
         entry = self._entries.popleft()
         self._must_pad = entry.padding
         if entry.tokens:
@@ -126,6 +126,6 @@ class TextMachine:
             self._second.extend(shown.tokens if shown else ())
         return entry
 
-    def _word(self, number: int) -> Entry | None:
+    def _word(self, number: int) -> TtsEntry | None:
         """Return a word that waits, counted from 0 without the pauses, or None."""
         return next(islice((entry for entry in self._entries if entry.tokens), number, None), None)

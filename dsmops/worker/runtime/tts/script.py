@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Protocol
 
 from dsmops.errors import InputError
-from dsmops.worker.models.stt_config import FRAMES_PER_S, LAST_SPECIAL
-from dsmops.worker.runtime.tts.machine import Entry
+from dsmops.worker.models.conventions import FRAMES_PER_S, LAST_SPECIAL
+from dsmops.worker.runtime.tts.interface import TtsTokenizer
+from dsmops.worker.runtime.tts.machine import TtsEntry
 
 MAIN_SPEAKER, OTHER_SPEAKER = 1, 2
 """Text tokens that say who speaks from here on."""
@@ -41,15 +41,9 @@ _SCRIPT_CHARACTERS = str.maketrans({"’": "'", ":": " ", "(": None, ")": None})
 _STREAM_CHARACTERS = _SCRIPT_CHARACTERS | str.maketrans({"–": None})
 
 
-class Encoder(Protocol):
-    """What words need of a tokenizer."""
-
-    def encode(self, text: str) -> list[int]: ...
-
-
 def script_entries(
-    turns: Sequence[str], tokenizer: Encoder, *, padding_between: int = 1
-) -> list[Entry]:
+    turns: Sequence[str], tokenizer: TtsTokenizer, *, padding_between: int = 1
+) -> list[TtsEntry]:
     """Return the entries of a script: even turns are the main speaker's, odd ones the other's; an empty turn only changes the speaker.
 
     Pauses are not reported, their entries have no text. An empty list means that there is nothing
@@ -62,7 +56,7 @@ def script_entries(
     takes pauses of any length.
     """
     words = _Words(tokenizer, padding_between)
-    entries: list[Entry] = []
+    entries: list[TtsEntry] = []
     speaking = None
     for number, turn in enumerate(turns):
         speaker = OTHER_SPEAKER if number % 2 else MAIN_SPEAKER
@@ -79,12 +73,12 @@ def script_entries(
                     code="text.break",
                 )
             else:
-                entries.append(Entry((), "", round(piece * FRAMES_PER_S)))
+                entries.append(TtsEntry((), "", round(piece * FRAMES_PER_S)))
     words.check()
     return entries
 
 
-class TextStream:
+class TtsTextStream:
     """One speaker's text as it arrives. Every piece ends a word, so that clients may send words without the spaces between them.
 
     Only a pause's tag may stand in several pieces: its beginning waits for the rest.
@@ -92,7 +86,7 @@ class TextStream:
     Source: `tts_preprocess.rs` of moshi-server 0.6.4, which knows no tags in several pieces, and drops or says those that are no pauses.
     """
 
-    def __init__(self, tokenizer: Encoder, *, padding_between: int = 1) -> None:
+    def __init__(self, tokenizer: TtsTokenizer, *, padding_between: int = 1) -> None:
         self._tokenizer, self._padding_between = tokenizer, padding_between
         self._speaker: int | None = MAIN_SPEAKER
         self._held = ""
@@ -102,7 +96,7 @@ class TextStream:
         """Whether the beginning of a pause waits for its rest."""
         return bool(self._held)
 
-    def take(self, text: str) -> list[Entry]:
+    def take(self, text: str) -> list[TtsEntry]:
         """Return the entries of the next piece of text.
 
         Raises:
@@ -119,20 +113,20 @@ class TextStream:
         self._held = unfinished[0] if unfinished else ""
         return entries
 
-    def close(self) -> list[Entry]:
+    def close(self) -> list[TtsEntry]:
         """Return the entries of what waited for more text; errors as for `take`."""
         held, self._held = self._held, ""
         return self._prepare(held)
 
-    def _prepare(self, text: str) -> list[Entry]:
+    def _prepare(self, text: str) -> list[TtsEntry]:
         words = _Words(self._tokenizer, self._padding_between)
         speaker = self._speaker
-        entries: list[Entry] = []
+        entries: list[TtsEntry] = []
         for piece in _pieces(text, _STREAM_BREAK):
             if isinstance(piece, float):
                 if piece > 0:
                     steps = max(1, int(min(piece, LONGEST_STREAM_BREAK_S) * FRAMES_PER_S))
-                    entries.append(Entry((), f'<break time="{piece:.2f}s">', steps))
+                    entries.append(TtsEntry((), f'<break time="{piece:.2f}s">', steps))
                 continue
             for word in piece.translate(_STREAM_CHARACTERS).split():
                 entry = words.entry(word, speaker)
@@ -164,11 +158,11 @@ def _pieces(text: str, tag: re.Pattern[str]) -> Iterator[str | float]:
 class _Words:
     """Makes entries of words, and remembers what the tokenizer cannot say, so that one error names it."""
 
-    def __init__(self, tokenizer: Encoder, padding_between: int) -> None:
+    def __init__(self, tokenizer: TtsTokenizer, padding_between: int) -> None:
         self._tokenizer, self._padding_between = tokenizer, padding_between
         self._unsayable: dict[str, None] = {}
 
-    def entry(self, word: str, speaker: int | None) -> Entry | None:
+    def entry(self, word: str, speaker: int | None) -> TtsEntry | None:
         """Return the entry of a word, None where the tokenizer sees nothing in it; `speaker` begins a turn with it."""
         if "<break" in word:
             raise InputError(
@@ -185,7 +179,7 @@ class _Words:
         padding = (
             max(0, self._padding_between + len(tokens) - 1) if self._padding_between > 0 else 0
         )
-        return Entry(tuple(tokens), word, padding)
+        return TtsEntry(tuple(tokens), word, padding)
 
     def check(self) -> None:
         """Raise InputError where a word could not be said."""

@@ -8,20 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsmops.errors import CheckpointError, InputError
-from dsmops.worker.runtime.tts.engine import SlotRequest
-from dsmops.worker.runtime.tts.loop import Engine
-from dsmops.worker.runtime.tts.machine import Entry, Pacing
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest
+from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance
 
 _SLOT = 0
 
 
-def speak(
-    engine: Engine,
-    entries: Iterable[Entry],
-    request: SlotRequest,
+def run_script(
+    engine: TtsEngineProtocol,
+    entries: Iterable[TtsEntry],
+    request: TtsRequest,
     *,
-    pacing: Pacing = Pacing(),  # noqa: B008 frozen
+    pacing: TtsPacing = TtsPacing(),  # noqa: B008 frozen
 ) -> Iterator[TtsWord | TtsAudio]:
     """Yield the frames and words of a script, in order, each as soon as the model gave it.
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsmops.worker.models.stt_config import FRAMES_PER_S
+from dsmops.worker.models.conventions import FRAMES_PER_S
 from dsmops.worker.models.tts_config import TtsConfig
-from dsmops.worker.runtime.tts.machine import Entry, Pacing, TextMachine
+from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing, TtsTextMachine
 
 LOUDEST = 0.99
 """Samples are clipped to this, as moshi-server does."""
@@ -42,14 +42,14 @@ class TtsAudio:
 class Utterance:
     """What is said in one slot from its reset on. It always ends once `close` was called: no word waits for ever."""
 
-    def __init__(self, config: TtsConfig, pacing: Pacing) -> None:
+    def __init__(self, config: TtsConfig, pacing: TtsPacing) -> None:
         self.steps = 0
         self.is_closed = False
         """Whether no more text comes."""
         self._delay_steps = config.delay_steps
         # The last word's sound, and what the codebooks lag behind, come after the end of the text.
         self._closing_steps = config.delay_steps + pacing.final_padding + config.max_delay
-        self._machine = TextMachine(
+        self._machine = TtsTextMachine(
             ahead=config.second_stream_ahead,
             text_rows=config.shape.lm.text_in_vocab_size,
             pacing=pacing,
@@ -63,7 +63,7 @@ class Utterance:
         """Words and pauses that wait."""
         return len(self._machine)
 
-    def extend(self, entries: Iterable[Entry]) -> None:
+    def extend(self, entries: Iterable[TtsEntry]) -> None:
         """Add what is to be said next."""
         before = len(self._machine)
         self._machine.extend(entries)

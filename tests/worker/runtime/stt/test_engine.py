@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the worker extra is not installed")
@@ -15,11 +16,13 @@ from torch import Tensor
 
 from dsmops.dtypes import DType
 from dsmops.errors import ResourceError
+from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDING
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.stt import SttFiles, SttModel, load_stt
-from dsmops.worker.models.stt_config import END_OF_PADDING, LAST_SPECIAL, PADDING, SttConfig
+from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
 from dsmops.worker.tiny.stt import LM, TinyStt
+from tests.support.steps import step_stt
 
 CPU = torch.device("cpu")
 FRAME = 1920
@@ -48,7 +51,7 @@ def spoken(engine: SttEngine, clip: Tensor, forced: list[int] | None = None) -> 
     tokens = []
     for step, frame in enumerate(clip):
         said = None if forced is None else torch.tensor([forced[step]])
-        tokens.append(int(engine.step(frame[None], everyone(), said).text_tokens))
+        tokens.append(int(step_stt(engine, frame[None], everyone(), said).text_tokens))
     return tokens
 
 
@@ -84,7 +87,7 @@ def test_it_does_what_a_plain_loop_does(
     engine = SttEngine(model, 1, alignment=alignment)
     tokens, logits, pauses = plain_loop(model, clip, delay_frames)
     for step, frame in enumerate(clip):
-        output = engine.step(frame[None], everyone())
+        output = step_stt(engine, frame[None], everyone())
         assert int(output.text_tokens) == tokens[step]
         torch.testing.assert_close(engine.logits[0], logits[step], atol=1e-4, rtol=0)
         torch.testing.assert_close(output.pause_probabilities[0], pauses[step], atol=1e-4, rtol=0)
@@ -114,10 +117,10 @@ def test_a_slot_among_others_is_a_slot_alone(
         for slot in begun:
             alone[slot].reset([0])
         pcm = torch.where(masks[step].view(-1, 1, 1), clips[step], garbage[step])
-        output = together.step(pcm, masks[step])
+        output = step_stt(together, pcm, masks[step])
         for slot in range(SLOTS):
             if masks[step, slot]:
-                own = alone[slot].step(clips[step, slot : slot + 1], everyone())
+                own = step_stt(alone[slot], clips[step, slot : slot + 1], everyone())
                 assert int(output.text_tokens[slot]) == int(own.text_tokens)
                 assert torch.equal(together.codes[slot], alone[slot].codes[0])
                 torch.testing.assert_close(
@@ -145,8 +148,8 @@ def test_a_step_of_nobody_changes_nothing(model: SttModel, clips: Tensor) -> Non
     wanted = spoken(SttEngine(model, 1), clip)
     engine, tokens = SttEngine(model, 1), []
     for frame in clip:
-        engine.step(torch.full((1, 1, FRAME), torch.nan), nobody)
-        tokens.append(int(engine.step(frame[None], everyone()).text_tokens))
+        step_stt(engine, torch.full((1, 1, FRAME), torch.nan), nobody)
+        tokens.append(int(step_stt(engine, frame[None], everyone()).text_tokens))
     assert tokens == wanted
 
 
@@ -159,7 +162,7 @@ def test_a_forced_step_chooses_among_three(model: SttModel, clips: Tensor) -> No
     engine = SttEngine(model, 1)
     chosen = set()
     for frame in clip:
-        token = int(engine.step(frame[None], everyone(), torch.tensor([wanted])).text_tokens)
+        token = int(step_stt(engine, frame[None], everyone(), torch.tensor([wanted])).text_tokens)
         allowed = [END_OF_PADDING, PADDING, wanted]
         assert token == allowed[int(engine.logits[0, allowed].argmax())]
         chosen.add(token)
@@ -172,7 +175,7 @@ def test_a_forced_slot_leaves_its_neighbour_free(model: SttModel, clips: Tensor)
     free = spoken(SttEngine(model, 1), clips[:30, 1])
     engine = SttEngine(model, 2)
     tokens = [
-        engine.step(clips[step, :2], everyone(2), torch.tensor([100, -1])).text_tokens.tolist()
+        step_stt(engine, clips[step, :2], everyone(2), torch.tensor([100, -1])).text_tokens.tolist()
         for step in range(30)
     ]
     assert [token for _, token in tokens] == free
@@ -188,7 +191,7 @@ def test_a_temperature_draws_by_the_softmax(model: SttModel) -> None:
         engine = SttEngine(warm, slots)
         torch.manual_seed(seed)
         # The first step hears the initial tokens alone, so the logits of all slots are the same.
-        tokens = engine.step(torch.zeros(slots, 1, FRAME), everyone(slots)).text_tokens
+        tokens = step_stt(engine, torch.zeros(slots, 1, FRAME), everyone(slots)).text_tokens
         return tokens, (engine.logits[0] / temperature).softmax(-1)
 
     tokens, expected = drawn(0)
@@ -235,7 +238,9 @@ def test_broken_numbers_stay_in_their_slot(poisoned: SttModel, clips: Tensor) ->
     assert POISON not in alone
     engine = SttEngine(poisoned, SLOTS)
     told = torch.tensor([-1, POISON, -1])
-    outputs = [engine.step(frame.expand(SLOTS, 1, FRAME), everyone(SLOTS), told) for frame in clip]
+    outputs = [
+        step_stt(engine, frame.expand(SLOTS, 1, FRAME), everyone(SLOTS), told) for frame in clip
+    ]
     said = [output.text_tokens.tolist() for output in outputs]
     broken = 1 + [tokens[sick] for tokens in said].index(POISON)
     assert [output.finite.tolist() for output in outputs] == [
@@ -243,7 +248,7 @@ def test_broken_numbers_stay_in_their_slot(poisoned: SttModel, clips: Tensor) ->
     ]
     assert [tokens[0] for tokens in said] == [tokens[2] for tokens in said] == alone
     engine.reset([sick])
-    outputs = [engine.step(frame.expand(SLOTS, 1, FRAME), everyone(SLOTS)) for frame in clip]
+    outputs = [step_stt(engine, frame.expand(SLOTS, 1, FRAME), everyone(SLOTS)) for frame in clip]
     assert [int(output.text_tokens[sick]) for output in outputs] == alone
     assert all(output.finite.all() for output in outputs[:broken])
 
@@ -251,24 +256,24 @@ def test_broken_numbers_stay_in_their_slot(poisoned: SttModel, clips: Tensor) ->
 @pytest.mark.parametrize(
     ("pcm", "mask", "forced"),
     [
-        ((2, 1, FRAME + 1), (2,), None),
-        ((1, 1, FRAME), (2,), None),
-        ((2, FRAME), (2,), None),
-        ((2, 1, FRAME), (1,), None),
-        ((2, 1, FRAME), (2,), (1,)),
-        ((2, 1, FRAME), (2,), (2, 1)),
+        ((2, FRAME + 1), (2,), None),
+        ((1, FRAME), (2,), None),
+        ((2, 1, FRAME), (2,), None),
+        ((2, FRAME), (1,), None),
+        ((2, FRAME), (2,), (1,)),
+        ((2, FRAME), (2,), (2, 1)),
     ],
 )
 def test_wrong_shapes_are_refused(
     model: SttModel, pcm: tuple[int, ...], mask: tuple[int, ...], forced: tuple[int, ...] | None
 ) -> None:
-    """A shape that does not fit is a ValueError that says what would, before any slot has moved."""
+    """A wrong shape is a ValueError that says what would fit, before any slot has moved."""
     engine = SttEngine(model, 2)
-    with pytest.raises(ValueError, match="does not fit 2 slots"):
+    with pytest.raises(ValueError, match=r"has shape .*; this engine takes \[2"):
         engine.step(
-            torch.zeros(pcm),
-            torch.ones(mask, dtype=torch.bool),
-            None if forced is None else torch.zeros(forced, dtype=torch.int64),
+            np.zeros(pcm, np.float32),
+            np.ones(mask, np.bool_),
+            None if forced is None else np.zeros(forced, np.int64),
         )
     assert not engine._started.any()
 
@@ -293,7 +298,7 @@ def test_slots_that_do_not_fit_are_told(model: SttModel) -> None:
 def test_outputs_are_the_callers_to_keep(model: SttModel, clips: Tensor) -> None:
     """What a step returned does not change with the next one."""
     engine = SttEngine(model, 1)
-    outputs = [engine.step(frame[None], everyone()) for frame in clips[:20, 0]]
+    outputs = [step_stt(engine, frame[None], everyone()) for frame in clips[:20, 0]]
     assert [int(output.text_tokens) for output in outputs] == spoken(
         SttEngine(model, 1), clips[:20, 0]
     )
@@ -313,7 +318,7 @@ def test_it_runs_in_16_bits_on_a_cpu(
 ) -> None:
     """Half precision gives finite numbers, and words."""
     engine = SttEngine(load_stt(tiny_stt.files, config, device=CPU, dtype=dtype), 1)
-    outputs = [engine.step(frame[None], everyone()) for frame in clips[:, 0]]
+    outputs = [step_stt(engine, frame[None], everyone()) for frame in clips[:, 0]]
     assert all(output.finite.all() for output in outputs)
     assert len({int(output.text_tokens) for output in outputs}) > 5
 
@@ -341,7 +346,10 @@ def test_a_model_without_heads_has_no_pauses(
         ),
         2,
     )
-    assert engine.step(torch.zeros(2, 1, FRAME), everyone(2)).pause_probabilities.shape == (2, 0)
+    assert step_stt(engine, torch.zeros(2, 1, FRAME), everyone(2)).pause_probabilities.shape == (
+        2,
+        0,
+    )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -352,11 +360,14 @@ def test_broken_sound_is_told(model: SttModel, clips: Tensor, bad: float) -> Non
         given = frame.clone()
         if number == 5:
             given[1, 0, 700] = bad
-        output, expected = engine.step(given, everyone(SLOTS)), alone.step(frame, everyone(SLOTS))
+        output, expected = (
+            step_stt(engine, given, everyone(SLOTS)),
+            step_stt(alone, frame, everyone(SLOTS)),
+        )
         assert output.finite.tolist() == [True, number < 5, True]
         assert output.text_tokens[[0, 2]].tolist() == expected.text_tokens[[0, 2]].tolist()
     engine.reset([1])
-    assert engine.step(clips[0], everyone(SLOTS)).finite.all()
+    assert step_stt(engine, clips[0], everyone(SLOTS)).finite.all()
 
 
 def allocated() -> dict[int, int]:
@@ -378,5 +389,5 @@ def test_state_is_all_that_is_allocated(model: SttModel, clips: Tensor) -> None:
     taken = sum(size for address, size in after.items() if address not in before)
     assert engine.state_bytes == taken - SLOTS * (inputs + outputs)
     for frame in clips[:3]:
-        engine.step(frame, everyone(SLOTS))
+        step_stt(engine, frame, everyone(SLOTS))
     assert allocated().keys() <= after.keys()

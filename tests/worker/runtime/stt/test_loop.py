@@ -17,14 +17,14 @@ from dsmops.worker.runtime.stt.loop import (
     MOST_MARKERS,
     MOST_WAITING_SAMPLES,
     WARM_UP_STEPS,
-    Event,
-    MarkerReached,
-    Observer,
-    Stepped,
-    Stream,
+    SttEvent,
     SttLoop,
+    SttMarkerReached,
+    SttObserver,
+    SttStepped,
+    SttStream,
 )
-from dsmops.worker.runtime.stt.words import Word, WordEnd
+from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from tests.support.engines import EchoEngine
 
 FRAME = 1920
@@ -36,14 +36,14 @@ class Bench:
 
     def __init__(self, engine: EchoEngine, open_engine: Callable[[], Any] | None = None) -> None:
         self.engine = engine
-        self.news: queue.Queue[Stream] = queue.Queue()
+        self.news: queue.Queue[SttStream] = queue.Queue()
         self.ready: queue.Queue[int | DsmopsError] = queue.Queue()
         self.died: queue.Queue[DsmopsError] = queue.Queue()
         self.steps: list[tuple[int, int]] = []
         self.loop = SttLoop("asr", open_engine or (lambda: engine), self._observer())
 
-    def _observer(self) -> Observer:
-        def news(streams: Iterable[Stream]) -> None:
+    def _observer(self) -> SttObserver:
+        def news(streams: Iterable[SttStream]) -> None:
             for stream in streams:
                 self.news.put(stream)
 
@@ -51,7 +51,7 @@ class Bench:
             self.died.put(exc)
             self.ready.put(exc)
 
-        return Observer(
+        return SttObserver(
             warming_up=lambda: None,
             started=self.ready.put,
             stepped=lambda _ms, step_idx, active: self.steps.append((step_idx, active)),
@@ -67,15 +67,15 @@ class Bench:
             raise answer
         return self
 
-    def open(self) -> Stream:
+    def open(self) -> SttStream:
         stream = self.loop.open()
         assert stream is not None
         assert self.until(stream, lambda events: Started() in events) == [Started()]
         return stream
 
-    def until(self, stream: Stream, enough: Callable[[list[Event]], bool]) -> list[Event]:
+    def until(self, stream: SttStream, enough: Callable[[list[SttEvent]], bool]) -> list[SttEvent]:
         """Return the stream's events once they are enough."""
-        events: list[Event] = stream.fetch()
+        events: list[SttEvent] = stream.fetch()
         while not enough(events):
             self.news.get(timeout=10)
             events += stream.fetch()
@@ -96,24 +96,26 @@ def frames(*tokens: float) -> np.ndarray:
     return pcm.reshape(-1)
 
 
-def is_marked(events: list[Event]) -> bool:
-    return any(isinstance(event, MarkerReached) for event in events)
+def is_marked(events: list[SttEvent]) -> bool:
+    return any(isinstance(event, SttMarkerReached) for event in events)
 
 
 def test_words_come_with_their_steps_by_the_servers_rule(bench: Bench) -> None:
     """A frame, a Step; then the words it completes; times without the text delay; step numbers go on from the warm-up."""
     stream = bench.open()
     stream.push(frames(PADDING, BOUNDARY, 4, 5, PADDING, BOUNDARY))
-    events = bench.until(stream, lambda events: any(isinstance(event, WordEnd) for event in events))
-    assert [event for event in events if not isinstance(event, Stepped)] == [
-        Word("ab", 0.0),
-        WordEnd(0.32),
+    events = bench.until(
+        stream, lambda events: any(isinstance(event, SttWordEnd) for event in events)
+    )
+    assert [event for event in events if not isinstance(event, SttStepped)] == [
+        SttWord("ab", 0.0),
+        SttWordEnd(0.32),
     ]
-    stepped = [event for event in events if isinstance(event, Stepped)]
+    stepped = [event for event in events if isinstance(event, SttStepped)]
     assert [event.own_step for event in stepped] == list(range(6))
     assert [event.step_idx for event in stepped] == list(range(WARM_UP_STEPS, WARM_UP_STEPS + 6))
     assert stepped[-1].waiting_samples == 0
-    assert events.index(Word("ab", 0.0)) == events.index(stepped[4]) + 1
+    assert events.index(SttWord("ab", 0.0)) == events.index(stepped[4]) + 1
     assert len(bench.engine.threads) == 1
 
 
@@ -124,7 +126,7 @@ def test_a_model_without_heads_sends_no_steps() -> None:
     stream.push(frames(PADDING, BOUNDARY, 4, PADDING, PADDING))
     stream.mark(1)
     stream.push(frames(PADDING, PADDING))
-    assert bench.until(stream, is_marked) == [Word("a", 0.0), MarkerReached(1)]
+    assert bench.until(stream, is_marked) == [SttWord("a", 0.0), SttMarkerReached(1)]
     bench.loop.stop()
 
 
@@ -143,7 +145,10 @@ def test_a_marker_returns_after_the_streams_own_delay(before: int, cut: int, bus
         stream.push(np.zeros((due + 1) * FRAME - before - 1, np.float32))
         events = bench.until(stream, is_marked)
         assert (
-            sum(isinstance(event, Stepped) for event in events[: events.index(MarkerReached(9))])
+            sum(
+                isinstance(event, SttStepped)
+                for event in events[: events.index(SttMarkerReached(9))]
+            )
             == due
         )
     finally:
@@ -155,7 +160,9 @@ def test_a_marker_waits_for_its_own_audio(bench: Bench) -> None:
     stream, neighbour = bench.open(), bench.open()
     stream.mark(1)
     neighbour.push(frames(*[PADDING] * 20))
-    bench.until(neighbour, lambda events: sum(isinstance(event, Stepped) for event in events) == 20)
+    bench.until(
+        neighbour, lambda events: sum(isinstance(event, SttStepped) for event in events) == 20
+    )
     assert stream.fetch() == []
 
 
@@ -163,13 +170,13 @@ def test_init_starts_anew_and_keeps_what_waits(bench: Bench) -> None:
     """State and word times begin again, audio that waits is heard afterwards."""
     stream = bench.open()
     stream.push(frames(PADDING, BOUNDARY, 4, PADDING))
-    bench.until(stream, lambda events: Word("a", 0.0) in events)
+    bench.until(stream, lambda events: SttWord("a", 0.0) in events)
     stream.push(frames(PADDING)[:1000])
     stream.restart()
     bench.until(stream, lambda events: Started() in events)
     stream.push(frames(PADDING, BOUNDARY, 5, PADDING, PADDING)[1000:])
-    events = bench.until(stream, lambda events: any(isinstance(event, Word) for event in events))
-    assert Word("b", 0.0) in events
+    events = bench.until(stream, lambda events: any(isinstance(event, SttWord) for event in events))
+    assert SttWord("b", 0.0) in events
     assert bench.engine.resets == [stream.slot, stream.slot]
 
 
@@ -200,7 +207,7 @@ def test_broken_numbers_end_one_stream_only(bench: Bench) -> None:
     assert "not finite" in events[-1].reason
     broken.restart()  # too late
     whole.push(frames(PADDING, PADDING))
-    bench.until(whole, lambda events: sum(isinstance(event, Stepped) for event in events) == 2)
+    bench.until(whole, lambda events: sum(isinstance(event, SttStepped) for event in events) == 2)
     assert broken.fetch() == []
     assert bench.loop.failure is None
 
@@ -264,7 +271,8 @@ def test_a_stream_says_when_it_is_full() -> None:
     bench.until(
         stream,
         lambda events: (
-            sum(isinstance(event, Stepped) for event in events) == MOST_WAITING_SAMPLES // FRAME + 1
+            sum(isinstance(event, SttStepped) for event in events)
+            == MOST_WAITING_SAMPLES // FRAME + 1
         ),
     )
     assert not stream.is_full
@@ -277,15 +285,15 @@ def test_a_stream_that_nobody_listens_to_is_not_stepped(bench: Bench) -> None:
     frames_sent = MOST_EVENTS + 50
     deaf.push(np.zeros(frames_sent * FRAME, np.float32))
     heard.push(frames(*[PADDING] * 20))
-    bench.until(heard, lambda events: sum(isinstance(event, Stepped) for event in events) == 20)
+    bench.until(heard, lambda events: sum(isinstance(event, SttStepped) for event in events) == 20)
     while len(bench.engine.heard[deaf.slot]) < MOST_EVENTS:
         bench.news.get(timeout=10)
     heard.push(frames(PADDING, PADDING))
-    bench.until(heard, lambda events: sum(isinstance(event, Stepped) for event in events) == 2)
+    bench.until(heard, lambda events: sum(isinstance(event, SttStepped) for event in events) == 2)
     assert len(bench.engine.heard[deaf.slot]) == MOST_EVENTS
     events = bench.until(
-        deaf, lambda events: sum(isinstance(event, Stepped) for event in events) == frames_sent
+        deaf, lambda events: sum(isinstance(event, SttStepped) for event in events) == frames_sent
     )
-    assert [event.own_step for event in events if isinstance(event, Stepped)] == list(
+    assert [event.own_step for event in events if isinstance(event, SttStepped)] == list(
         range(frames_sent)
     )

@@ -18,20 +18,20 @@ from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.runtime.stt.transcription import (
     CLOSING_SILENCE_S,
     PROMPT_GAP_FRAMES,
-    Event,
     Frame,
-    Prompt,
     Recording,
-    Timing,
+    RecordingEvent,
+    SttPrompt,
     Transcript,
-    run,
+    WordTiming,
+    run_recordings,
 )
 from dsmops.worker.runtime.stt.words import (
+    SttWord,
+    SttWordEnd,
+    SttWordMachine,
     TimedWord,
     TurnEnd,
-    Word,
-    WordEnd,
-    WordMachine,
     words_of_sequence,
 )
 
@@ -69,7 +69,9 @@ def numbered(first: int, count: int) -> list[Frame]:
     return [np.full(1, number, dtype=np.float32) for number in range(first, first + count)]
 
 
-def told(recording: Recording, tokens: Sequence[int], pauses: Sequence[float] = ()) -> list[Event]:
+def told(
+    recording: Recording, tokens: Sequence[int], pauses: Sequence[float] = ()
+) -> list[RecordingEvent]:
     """Give `recording` its tokens, end it, and return all that it told."""
     return [
         event for token in tokens for event in recording.take(token, pauses)
@@ -78,7 +80,7 @@ def told(recording: Recording, tokens: Sequence[int], pauses: Sequence[float] = 
 
 def transcribed(engine: SttEngine, recordings: Sequence[Recording]) -> list[Transcript]:
     """Run `recordings` to their ends and return their transcripts, in the order given."""
-    finished = [news.recording for news in run(engine, recordings) if news.finished]
+    finished = [news.recording for news in run_recordings(engine, recordings) if news.finished]
     assert sorted(map(id, finished)) == sorted(map(id, recordings))
     return [recording.transcript() for recording in recordings]
 
@@ -86,8 +88,8 @@ def transcribed(engine: SttEngine, recordings: Sequence[Recording]) -> list[Tran
 def recording_of(
     model: SttModel,
     frames: Sequence[Frame],
-    prompt: Prompt = Prompt(),  # noqa: B008 frozen
-    timing: Timing = Timing.SERVER,
+    prompt: SttPrompt = SttPrompt(),  # noqa: B008 frozen
+    timing: WordTiming = WordTiming.SERVER,
 ) -> Recording:
     return Recording(frames, model.config, model.tokenizer, FRAME, prompt=prompt, timing=timing)
 
@@ -115,7 +117,7 @@ def test_more_or_fewer_recordings_than_slots(model: SttModel, slots: int) -> Non
 
 def test_no_recordings(model: SttModel) -> None:
     """Nothing to do is done at once."""
-    assert list(run(SttEngine(model, 2), [])) == []
+    assert list(run_recordings(SttEngine(model, 2), [])) == []
 
 
 def test_news_come_as_they_are_heard(model: SttModel) -> None:
@@ -123,9 +125,9 @@ def test_news_come_as_they_are_heard(model: SttModel) -> None:
     recordings = [
         recording_of(model, noise(length, seed)) for seed, length in enumerate([40, 10, 25])
     ]
-    heard: dict[int, list[Event]] = {id(recording): [] for recording in recordings}
+    heard: dict[int, list[RecordingEvent]] = {id(recording): [] for recording in recordings}
     ended = []
-    for news in run(SttEngine(model, 3), recordings):
+    for news in run_recordings(SttEngine(model, 3), recordings):
         assert news.recording not in ended
         assert news.events or news.finished
         heard[id(news.recording)] += news.events
@@ -134,7 +136,7 @@ def test_news_come_as_they_are_heard(model: SttModel) -> None:
     for recording in recordings:
         transcript, events = recording.transcript(), heard[id(recording)]
         assert [word.text for word in transcript.words] == [
-            event.text for event in events if isinstance(event, Word)
+            event.text for event in events if isinstance(event, SttWord)
         ]
         assert list(transcript.turns) == [event for event in events if isinstance(event, TurnEnd)]
 
@@ -149,7 +151,7 @@ def test_recordings_are_opened_as_slots_come_free(model: SttModel) -> None:
             yield begun[-1]
 
     finished = 0
-    for news in run(SttEngine(model, 2), recordings()):
+    for news in run_recordings(SttEngine(model, 2), recordings()):
         assert len(begun) - finished <= 2
         finished += news.finished
     assert finished == 5
@@ -165,7 +167,11 @@ def test_frames_that_raise_end_the_run(model: SttModel) -> None:
 
     neighbour = recording_of(model, clip)
     with pytest.raises(EOFError, match="torn"):
-        list(run(engine, [Recording(torn(), model.config, model.tokenizer, FRAME), neighbour]))
+        list(
+            run_recordings(
+                engine, [Recording(torn(), model.config, model.tokenizer, FRAME), neighbour]
+            )
+        )
     assert neighbour.figures.steps == 5
     again, expected = (
         transcribed(one, [recording_of(model, clip)])[0] for one in (engine, SttEngine(model, 1))
@@ -204,7 +210,7 @@ def test_text_prompt(model: SttModel) -> None:
     prompt = model.tokenizer.encode("the lights of the town")
     (transcript,) = transcribed(
         SttEngine(model, 1),
-        [recording_of(model, noise(90), Prompt(model.tokenizer.decode(prompt)))],
+        [recording_of(model, noise(90), SttPrompt(model.tokenizer.decode(prompt)))],
     )
     written = [token for token in transcript.tokens if token > PADDING]
     said = prompt[: len(written)]
@@ -217,7 +223,7 @@ def test_text_prompt(model: SttModel) -> None:
 def test_audio_prompt_is_heard_but_not_transcribed(model: SttModel) -> None:
     """What a prompt's audio makes the model write is left out, and the recording is heard after it, with its own length."""
     prompt, clip = noise(20, seed=1), noise(15, seed=2)
-    recording = recording_of(model, clip, Prompt(frames=prompt))
+    recording = recording_of(model, clip, SttPrompt(frames=prompt))
     (transcript,) = transcribed(SttEngine(model, 1), [recording])
     gap = [np.zeros(FRAME, dtype=np.float32)] * PROMPT_GAP_FRAMES
     (whole,) = transcribed(SttEngine(model, 1), [recording_of(model, [*prompt, *gap, *clip])])
@@ -235,7 +241,7 @@ def test_audio_prompt_is_heard_but_not_transcribed(model: SttModel) -> None:
 def test_what_is_fed(model: SttModel, prefix_s: float, silent: int, prompt_frames: int) -> None:
     """In this order: silence prefix, prompt, ten silent frames, the recording, silence for the delay and a second more."""
     config = replace(model.config, silence_prefix_s=prefix_s)
-    prompt = Prompt(frames=numbered(100, prompt_frames))
+    prompt = SttPrompt(frames=numbered(100, prompt_frames))
     recording = Recording(iter(numbered(1, 3)), config, Toy(), 1, prompt=prompt)
     fed = [float(frame[0]) for frame in iter(recording.next_frame, None)]
     gap = PROMPT_GAP_FRAMES if prompt_frames else 0
@@ -262,20 +268,20 @@ def test_times_count_from_the_recording(
 ) -> None:
     """What is told is what the server's rule says of the tokens, moved back by the silence that was fed, never before 0."""
     recording = Recording([], replace(model.config, silence_prefix_s=prefix_s), Toy(), 1)
-    machine, shift_s = WordMachine(Toy(), DELAY), ceil(prefix_s * 12.5) / 12.5
-    expected: list[Event] = []
+    machine, shift_s = SttWordMachine(Toy(), DELAY), ceil(prefix_s * 12.5) / 12.5
+    expected: list[RecordingEvent] = []
     for event in [*(event for token in tokens for event in machine.take(token)), *machine.flush()]:
-        if isinstance(event, Word):
-            expected.append(Word(event.text, max(0.0, event.start_s - shift_s)))
+        if isinstance(event, SttWord):
+            expected.append(SttWord(event.text, max(0.0, event.start_s - shift_s)))
         else:
-            expected.append(WordEnd(max(0.0, event.stop_s - shift_s)))
+            expected.append(SttWordEnd(max(0.0, event.stop_s - shift_s)))
     assert told(recording, tokens) == expected
     words = recording.transcript().words
-    assert [Word(word.text, word.start_s) for word in words] == [
-        event for event in expected if isinstance(event, Word)
+    assert [SttWord(word.text, word.start_s) for word in words] == [
+        event for event in expected if isinstance(event, SttWord)
     ]
-    assert [WordEnd(word.stop_s) for word in words if word.stop_s is not None] == [
-        e for e in expected if isinstance(e, WordEnd)
+    assert [SttWordEnd(word.stop_s) for word in words if word.stop_s is not None] == [
+        e for e in expected if isinstance(e, SttWordEnd)
     ]
 
 
@@ -283,17 +289,17 @@ def test_times_count_from_the_recording(
 def test_python_timing(model: SttModel, tokens: list[int], prefix_s: float) -> None:
     """On request the words and times are those of the Python package's rule over the same tokens; the text stays the same."""
     config = replace(model.config, silence_prefix_s=prefix_s)
-    by_rule = {timing: Recording([], config, Toy(), 1, timing=timing) for timing in Timing}
+    by_rule = {timing: Recording([], config, Toy(), 1, timing=timing) for timing in WordTiming}
     for recording in by_rule.values():
         told(recording, tokens)
-    transcript = by_rule[Timing.PYTHON].transcript()
+    transcript = by_rule[WordTiming.PYTHON].transcript()
     early = [PADDING if token != BOUNDARY else token for token in tokens[: DELAY - 1]]
     shown = [*early, *tokens[DELAY - 1 :]]
     delay_s = DELAY / 12.5
     assert list(transcript.words) == words_of_sequence(
         shown, Toy(), prefix_frames=ceil(prefix_s * 12.5), delay_s=delay_s
     )
-    assert transcript.text == by_rule[Timing.SERVER].transcript().text == Toy().decode(shown)
+    assert transcript.text == by_rule[WordTiming.SERVER].transcript().text == Toy().decode(shown)
     assert transcript.tokens == tuple(tokens)
 
 
@@ -302,16 +308,16 @@ def test_both_timings_of_a_known_stream(model: SttModel) -> None:
     config = replace(model.config, silence_prefix_s=1.0)
     tokens = [PADDING] * 23 + [BOUNDARY, 4, 6, PADDING, PADDING, BOUNDARY]
     words = {}
-    for timing in Timing:
+    for timing in WordTiming:
         recording = Recording([], config, Toy(), 1, timing=timing)
         told(recording, tokens)
         words[timing] = recording.transcript().words
     # The server counts steps done, 13 of which were silence. Python counts positions and takes off
     # the prefix in whole seconds.
-    assert words[Timing.SERVER] == (
+    assert words[WordTiming.SERVER] == (
         TimedWord("toma", pytest.approx(5 * 0.08), pytest.approx(10 * 0.08)),
     )
-    assert words[Timing.PYTHON] == (
+    assert words[WordTiming.PYTHON] == (
         TimedWord("toma", pytest.approx(24 * 0.08 - 1.48), pytest.approx(28 * 0.08 - 1.48)),
     )
 
@@ -321,7 +327,7 @@ def test_the_last_word_is_told_at_the_end(model: SttModel) -> None:
     recording = Recording([], model.config, Toy(), 1)
     for token in [PADDING] * 8 + [BOUNDARY, 4]:
         assert recording.take(token, ()) == []
-    assert recording.close() == [Word("to", pytest.approx(3 * 0.08))]
+    assert recording.close() == [SttWord("to", pytest.approx(3 * 0.08))]
     assert recording.close() == []
     assert recording.transcript().words == (TimedWord("to", pytest.approx(3 * 0.08), None),)
 
@@ -336,14 +342,14 @@ def test_prompt_text_is_never_shown(
 ) -> None:
     """However a model spreads a prompt over its steps, its pieces are forced in order, and none shows before it is through."""
     text = " ".join(PIECES[token].strip() for token in prompt)
-    recording = Recording([], model.config, Toy(), 1, prompt=Prompt(text))
+    recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt(text))
     left = list(prompt)
     for says_it in says:
         assert recording.forced == (left[0] if left else -1)
         if says_it is True and left:
-            assert not any(isinstance(event, Word) for event in recording.take(left.pop(0), ()))
+            assert not any(isinstance(event, SttWord) for event in recording.take(left.pop(0), ()))
         elif says_it is not True:
-            assert not any(isinstance(event, Word) for event in recording.take(int(says_it), ()))
+            assert not any(isinstance(event, SttWord) for event in recording.take(int(says_it), ()))
     shown: list[int] = []
     if not left:
         tokens = [PADDING, *(token for token in tokens if token not in PROMPT_PIECES)]
@@ -360,7 +366,7 @@ def test_a_prompts_last_word_is_hidden_whole(
     model: SttModel, pauses: list[int], shown: str
 ) -> None:
     """What the model adds to the last word of a prompt's text before it pauses belongs to the prompt."""
-    recording = Recording([], model.config, Toy(), 1, prompt=Prompt("at"))
+    recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt("at"))
     told(recording, [PADDING] * 7 + [BOUNDARY, 7, 9, *pauses, 4, PADDING])
     assert recording.transcript().text == shown
 
@@ -368,7 +374,7 @@ def test_a_prompts_last_word_is_hidden_whole(
 @pytest.mark.parametrize(("boundary", "shown"), [(8, "to"), (9, "to"), (10, "atner to")])
 def test_where_an_audio_prompt_ends(model: SttModel, boundary: int, shown: str) -> None:
     """A word that begins within the prompt's four frames and the delay is the prompt's, to its end; the next step's is the recording's."""
-    recording = Recording([], model.config, Toy(), 1, prompt=Prompt(frames=numbered(1, 4)))
+    recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt(frames=numbered(1, 4)))
     told(recording, [PADDING] * (boundary - 1) + [BOUNDARY, 7, 9, BOUNDARY, 4, PADDING])
     assert recording.transcript().text == shown
 
@@ -382,17 +388,17 @@ def test_times_after_a_prompt(model: SttModel) -> None:
         + [BOUNDARY, 4, PADDING, PADDING, BOUNDARY]
     )
     words = {}
-    for timing in Timing:
+    for timing in WordTiming:
         recording = Recording(
-            [], model.config, Toy(), 1, prompt=Prompt(frames=numbered(1, 4)), timing=timing
+            [], model.config, Toy(), 1, prompt=SttPrompt(frames=numbered(1, 4)), timing=timing
         )
         told(recording, tokens)
         words[timing] = recording.transcript().words
         assert recording.transcript().text == "to"
-    assert words[Timing.SERVER] == (
+    assert words[WordTiming.SERVER] == (
         TimedWord("to", pytest.approx((24 - 6 - 14) / 12.5), pytest.approx((28 - 6 - 14) / 12.5)),
     )
-    assert words[Timing.PYTHON] == (
+    assert words[WordTiming.PYTHON] == (
         TimedWord("to", pytest.approx((24 - 6 - 14) / 12.5), pytest.approx((27 - 6 - 14) / 12.5)),
     )
 
@@ -404,5 +410,5 @@ def test_turns(model: SttModel) -> None:
     events = told(recording, [BOUNDARY, 4, PADDING])
     assert recording.take(PADDING, QUIET) == [TurnEnd(pytest.approx((24 - 13) / 12.5))]
     assert recording.take(PADDING, QUIET) == []
-    assert [type(event) for event in events] == [Word]
+    assert [type(event) for event in events] == [SttWord]
     assert recording.transcript().turns == (TurnEnd(pytest.approx(11 / 12.5)),)

@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsmops.worker.runtime.stt.words import (
+    SttWord,
+    SttWordEnd,
+    SttWordMachine,
     TimedWord,
     TurnDetector,
-    Word,
-    WordEnd,
-    WordMachine,
     words_of_sequence,
 )
 
@@ -37,13 +37,13 @@ class Toy:
         return [4] * len(text)
 
 
-def events_of(tokens: Sequence[int], delay_steps: int) -> list[Word | WordEnd]:
+def events_of(tokens: Sequence[int], delay_steps: int) -> list[SttWord | SttWordEnd]:
     """Return all that a machine says about a stream, its end included."""
-    machine = WordMachine(Toy(), delay_steps)
+    machine = SttWordMachine(Toy(), delay_steps)
     return [event for token in tokens for event in machine.take(token)] + machine.flush()
 
 
-def server_rule(tokens: Sequence[int], delay_steps: int) -> list[Word | WordEnd]:
+def server_rule(tokens: Sequence[int], delay_steps: int) -> list[SttWord | SttWordEnd]:
     """The server's rule over a finished stream: at every step all that came before is looked at again, and nothing is remembered."""
     first = max(delay_steps, 1)
     heard = {n: token for n, token in enumerate(tokens, start=1) if n >= first}
@@ -53,7 +53,7 @@ def server_rule(tokens: Sequence[int], delay_steps: int) -> list[Word | WordEnd]
             (n for n, token in heard.items() if token == BOUNDARY and n < step), default=None
         )
 
-    def word_completed_at(step: int) -> Word | None:
+    def word_completed_at(step: int) -> SttWord | None:
         begin = step
         while heard.get(begin - 1, PADDING) not in (BOUNDARY, PADDING):
             begin -= 1
@@ -61,9 +61,9 @@ def server_rule(tokens: Sequence[int], delay_steps: int) -> list[Word | WordEnd]
             return None
         boundary = boundary_before(begin)
         text = Toy().decode([heard[n] for n in range(begin, step)])
-        return Word(text, 0.0 if boundary is None else (boundary - delay_steps) / 12.5)
+        return SttWord(text, 0.0 if boundary is None else (boundary - delay_steps) / 12.5)
 
-    events: list[Word | WordEnd] = []
+    events: list[SttWord | SttWordEnd] = []
     for step in range(first, len(tokens) + 2):
         word = word_completed_at(step)
         if word is not None:
@@ -71,7 +71,7 @@ def server_rule(tokens: Sequence[int], delay_steps: int) -> list[Word | WordEnd]
         if heard.get(step) == BOUNDARY:
             since = (boundary_before(step) or 0) + 1
             if any(word_completed_at(n) for n in range(since, step + 1)):
-                events.append(WordEnd((step - delay_steps) / 12.5))
+                events.append(SttWordEnd((step - delay_steps) / 12.5))
     return events
 
 
@@ -143,36 +143,36 @@ def test_times_of_a_known_stream() -> None:
     """A word starts at the boundary before it and ends at the next one, both moved back by the delay."""
     tokens = [3, 0, 4, 6, 3, 3, 0, 8, 0, 5, 3]
     assert events_of(tokens, 2) == [
-        Word("toma", 0.0),
-        WordEnd(5 * FRAME_S),
-        Word("a", 5 * FRAME_S),
-        WordEnd(pytest.approx(7 * FRAME_S)),
-        Word("no", pytest.approx(7 * FRAME_S)),
+        SttWord("toma", 0.0),
+        SttWordEnd(5 * FRAME_S),
+        SttWord("a", 5 * FRAME_S),
+        SttWordEnd(pytest.approx(7 * FRAME_S)),
+        SttWord("no", pytest.approx(7 * FRAME_S)),
     ]
 
 
 @given(st.lists(st.sampled_from([BOUNDARY, PADDING, *PIECES]), max_size=7))
 def test_nothing_before_the_delay(tokens: list[int]) -> None:
     """What the model writes before the text delay is over is neither a word nor the beginning of one."""
-    machine = WordMachine(Toy(), 8)
+    machine = SttWordMachine(Toy(), 8)
     assert [machine.take(token) for token in tokens] == [[]] * len(tokens)
     assert machine.flush() == []
 
 
 def test_flush_gives_the_open_word_once() -> None:
     """A word that has begun comes with the flush, without an end, and not again."""
-    machine = WordMachine(Toy(), 0)
+    machine = SttWordMachine(Toy(), 0)
     assert [machine.take(token) for token in (BOUNDARY, 4, 6)] == [[], [], []]
-    assert machine.flush() == [Word("toma", FRAME_S)]
+    assert machine.flush() == [SttWord("toma", FRAME_S)]
     assert machine.flush() == []
 
 
 def test_flushed_word_still_ends() -> None:
     """Where a stream goes on after a flush, its next boundary ends the flushed word."""
-    machine = WordMachine(Toy(), 0)
+    machine = SttWordMachine(Toy(), 0)
     machine.take(4)
     machine.flush()
-    assert machine.take(BOUNDARY) == [WordEnd(2 * FRAME_S)]
+    assert machine.take(BOUNDARY) == [SttWordEnd(2 * FRAME_S)]
 
 
 @pytest.mark.parametrize("following", [12, 13, 14, 40])

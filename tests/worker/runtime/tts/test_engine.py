@@ -15,7 +15,8 @@ from torch import Tensor
 from dsmops.errors import InputError
 from dsmops.worker.models.tts import TtsModel
 from dsmops.worker.models.tts_config import TtsConfig
-from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine, TtsOutput
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsOutput, TtsRequest
 from tests.support.networks import (
     TTS_VOICE_FRAMES,
     UNGUIDED_TTS_CONFIG_BODY,
@@ -38,10 +39,10 @@ def _voice(number: int) -> NDArray[np.float32]:
 
 
 REQUESTS = (
-    SlotRequest((_voice(0),), cfg=2.0, seed=1),
-    SlotRequest((_voice(0), _voice(1)), cfg=4.0, seed=1, temperature=0.9),
-    SlotRequest((), cfg=1.0, seed=7, temperature=0.0),
-    SlotRequest((_voice(2),), cfg=2.5, seed=2**63 + 5, padding_bonus=1.5),
+    TtsRequest((_voice(0),), cfg=2.0, seed=1),
+    TtsRequest((_voice(0), _voice(1)), cfg=4.0, seed=1, temperature=0.9),
+    TtsRequest((), cfg=1.0, seed=7, temperature=0.0),
+    TtsRequest((_voice(2),), cfg=2.5, seed=2**63 + 5, padding_bonus=1.5),
 )
 
 
@@ -74,7 +75,7 @@ def unguided(tmp_path_factory: pytest.TempPathFactory, files: tuple[Path, Path])
 class Alone:
     """One row in an engine of its own."""
 
-    def __init__(self, model: TtsModel, request: SlotRequest, *, guidance: bool = False) -> None:
+    def __init__(self, model: TtsModel, request: TtsRequest, *, guidance: bool = False) -> None:
         self.engine, self.request = TtsEngine(model, 1, guidance=guidance), request
         self.predicted = 0
         self.reset()
@@ -229,7 +230,7 @@ def _depformer_in_one_pass(model: TtsModel, states: Tensor, text: Tensor, codes:
     return torch.stack(logits, dim=1)
 
 
-def _codes(model: TtsModel, request: SlotRequest, steps: int = 30) -> list[list[int]]:
+def _codes(model: TtsModel, request: TtsRequest, steps: int = 30) -> list[list[int]]:
     alone = Alone(model, request)
     return [
         (alone.step(int(TEXT[step, 0])), alone.engine.codes[0].tolist())[1] for step in range(steps)
@@ -365,21 +366,19 @@ def test_a_choice_that_fails_moves_no_row(model: TtsModel) -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (SlotRequest((np.zeros((24, 4), np.float32),)), [r"[24, 5]", "[24, 4]"]),
-        (SlotRequest((np.full((24, 5), np.inf, np.float32),)), ["finite"]),
-        (SlotRequest((_voice(0),) * 3), ["3 voices", "2 speakers"]),
-        (SlotRequest(cfg=2.2), ["cfg 2.2", "1, 1.5, 2, 2.5, 3, 3.5, 4"]),
-        (SlotRequest(cfg=float("nan")), ["cfg nan"]),
-        (SlotRequest(temperature=-0.1), ["temperature -0.1"]),
-        (SlotRequest(temperature=float("nan")), ["temperature nan"]),
-        (SlotRequest(temperature=1e39), ["temperature 1e+39"]),
-        (SlotRequest(padding_bonus=float("inf")), ["padding bonus inf"]),
-        (SlotRequest(padding_bonus=-1e39), ["padding bonus -1e+39"]),
+        (TtsRequest((np.zeros((24, 4), np.float32),)), [r"[24, 5]", "[24, 4]"]),
+        (TtsRequest((np.full((24, 5), np.inf, np.float32),)), ["finite"]),
+        (TtsRequest((_voice(0),) * 3), ["3 voices", "2 speakers"]),
+        (TtsRequest(cfg=2.2), ["cfg 2.2", "1, 1.5, 2, 2.5, 3, 3.5, 4"]),
+        (TtsRequest(cfg=float("nan")), ["cfg nan"]),
+        (TtsRequest(temperature=-0.1), ["temperature -0.1"]),
+        (TtsRequest(temperature=float("nan")), ["temperature nan"]),
+        (TtsRequest(temperature=1e39), ["temperature 1e+39"]),
+        (TtsRequest(padding_bonus=float("inf")), ["padding bonus inf"]),
+        (TtsRequest(padding_bonus=-1e39), ["padding bonus -1e+39"]),
     ],
 )
-def test_requests_that_are_refused(
-    model: TtsModel, request_: SlotRequest, words: list[str]
-) -> None:
+def test_requests_that_are_refused(model: TtsModel, request_: TtsRequest, words: list[str]) -> None:
     """A voice of another shape, too many voices or an unknown guidance are refused by name, and no row has been touched."""
     engine, plain = TtsEngine(model, 2), TtsEngine(model, 2)
     for used in (engine, plain):
@@ -398,7 +397,7 @@ def test_a_voice_may_be_read_only(model: TtsModel) -> None:
     voice = _voice(0)
     voice.setflags(write=False)
     given, copied = TtsEngine(model, 1), TtsEngine(model, 1)
-    for engine, request in ((given, SlotRequest((voice,))), (copied, SlotRequest((_voice(0),)))):
+    for engine, request in ((given, TtsRequest((voice,))), (copied, TtsRequest((_voice(0),)))):
         engine.reset([0], [request])
         engine.step(np.ones(1, np.bool_), feed(TEXT[0, :1]))
     assert torch.equal(given.text_logits, copied.text_logits)
@@ -411,17 +410,17 @@ def test_guidance_belongs_to_models_that_are_not_distilled(
     with pytest.raises(InputError, match="guidance as an input"):
         TtsEngine(model, 1, guidance=True)
     engine = TtsEngine(unguided, 1)
-    engine.check(SlotRequest(cfg=1.0))
+    engine.check(TtsRequest(cfg=1.0))
     with pytest.raises(InputError, match="guidance, which is off"):
-        engine.check(SlotRequest(cfg=2.0))
-    TtsEngine(unguided, 1, guidance=True).check(SlotRequest(cfg=2.2))
+        engine.check(TtsRequest(cfg=2.0))
+    TtsEngine(unguided, 1, guidance=True).check(TtsRequest(cfg=2.2))
 
 
 def test_calls_that_are_bugs(model: TtsModel) -> None:
     """Shapes that do not fit, rows that do not exist and text-only steps of rows that must speak raise ValueError."""
     engine = TtsEngine(model, 2)
     everyone = np.ones(2, np.bool_)
-    for slots, requests in (([2], [SlotRequest()]), ([-1], [SlotRequest()]), ([0], [])):
+    for slots, requests in (([2], [TtsRequest()]), ([-1], [TtsRequest()]), ([0], [])):
         with pytest.raises(ValueError, match="slots"):
             engine.reset(slots, requests)
     with pytest.raises(ValueError, match="exec_mask"):
@@ -432,7 +431,7 @@ def test_calls_that_are_bugs(model: TtsModel) -> None:
         with pytest.raises(ValueError, match="pairs of 49"):
             engine.step(everyone, feed(np.array([3, token])))
         engine.step(np.array([True, False]), feed(np.array([3, token])))
-    engine.reset([0, 1], [SlotRequest(), SlotRequest()])
+    engine.reset([0, 1], [TtsRequest(), TtsRequest()])
     for _ in range(model.config.delay_steps):
         engine.step(everyone, feed(np.zeros(2, np.int64)), text_only=True)
     with pytest.raises(ValueError, match="text-only"):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsmops.worker.models.tts import TtsModel
-from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from tests.support.networks import load_tts_model, tts_config, wave_weights, write_mimi, write_tts
 
 SUMMED = [-0.008050, -0.680444, 0.487168, -0.919751]
@@ -70,7 +71,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TtsModel:
 def recording(model: TtsModel) -> Recording:
     """The recorded script, fed again."""
     engine, seen = TtsEngine(model, 1), Recording()
-    engine.reset([0], [SlotRequest((voice(),), cfg=2.0, temperature=0.0)])
+    engine.reset([0], [TtsRequest((voice(),), cfg=2.0, temperature=0.0)])
     for token in (*map(int, TEXT.split()), PADDING, PADDING):
 
         def choose(predicted: NDArray[np.int64], token: int = token) -> NDArray[np.int64]:

@@ -12,25 +12,25 @@ from hypothesis import strategies as st
 
 from dsmops.errors import DeviceLostError, DsmopsError, GpuMemoryError, InputError, ModelLoopError
 from dsmops.worker.runtime.loop import Started, StreamFailed
-from dsmops.worker.runtime.tts.engine import SlotRequest
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import (
     MOST_EVENTS,
     MOST_TEXT,
     MOST_WAITING_WORDS,
     WARM_UP_STEPS,
-    Speech,
     TtsAudio,
     TtsEnded,
     TtsEvent,
     TtsLoop,
     TtsObserver,
     TtsStepped,
+    TtsStream,
     TtsWord,
 )
-from dsmops.worker.runtime.tts.machine import Pacing
+from dsmops.worker.runtime.tts.machine import TtsPacing
 from tests.support.tts_engines import BROKEN, PADDING, TALK, TEXT_ROWS, TalkEngine
 
-REQUEST = SlotRequest(seed=1)
+REQUEST = TtsRequest(seed=1)
 LEAD, LAG = TALK.delay_steps, TALK.max_delay
 
 
@@ -41,14 +41,14 @@ class Bench:
         self, engine: TalkEngine, open_engine: Callable[[], Any] | None = None, **settings: Any
     ) -> None:
         self.engine = engine
-        self.news: queue.Queue[Speech] = queue.Queue()
+        self.news: queue.Queue[TtsStream] = queue.Queue()
         self.ready: queue.Queue[int | DsmopsError] = queue.Queue()
         self.died: queue.Queue[DsmopsError] = queue.Queue()
         self.steps: list[TtsStepped] = []
         self.loop = TtsLoop("tts", open_engine or (lambda: engine), self._observer(), **settings)
 
     def _observer(self) -> TtsObserver:
-        def news(streams: Iterable[Speech]) -> None:
+        def news(streams: Iterable[TtsStream]) -> None:
             for stream in streams:
                 self.news.put(stream)
 
@@ -74,13 +74,13 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         assert self.loop.stop()
 
-    def open(self, request: SlotRequest = REQUEST) -> Speech:
+    def open(self, request: TtsRequest = REQUEST) -> TtsStream:
         speech = self.loop.open(request)
         assert speech is not None
         assert self.until(speech, bool) == [Started()]
         return speech
 
-    def until(self, speech: Speech, enough: Callable[[list[TtsEvent]], bool]) -> list[TtsEvent]:
+    def until(self, speech: TtsStream, enough: Callable[[list[TtsEvent]], bool]) -> list[TtsEvent]:
         """Return the stream's events once they are enough."""
         events: list[TtsEvent] = speech.fetch()
         while not enough(events):
@@ -88,7 +88,7 @@ class Bench:
             events += speech.fetch()
         return events
 
-    def whole(self, speech: Speech, *pieces: str) -> list[TtsEvent]:
+    def whole(self, speech: TtsStream, *pieces: str) -> list[TtsEvent]:
         """Say all there is and return all events up to the last."""
         for piece in pieces:
             speech.say(piece)
@@ -115,7 +115,7 @@ def spoken(events: Iterable[TtsEvent]) -> list[str]:
     return [event.text for event in events if isinstance(event, TtsWord)]
 
 
-def alone(*pieces: str, request: SlotRequest = REQUEST) -> list[float]:
+def alone(*pieces: str, request: TtsRequest = REQUEST) -> list[float]:
     """Return what a stream sounds like that has the engine to itself."""
     with Bench(TalkEngine(1)) as bench:
         return sound(bench.whole(bench.open(request), *pieces))
@@ -133,8 +133,8 @@ def test_words_in_sound_and_times_out(bench: Bench) -> None:
     )  # two steps of padding, and the one in which it begins
     assert all((word.start_s * 12.5) % 1 == pytest.approx(0) for word in words)
     end_step = round(words[-1].stop_s * 12.5) - 1
-    assert speech.steps == end_step + LEAD + Pacing().final_padding + LAG
-    assert len(sound(events)) == end_step + Pacing().final_padding
+    assert speech.steps == end_step + LEAD + TtsPacing().final_padding + LAG
+    assert len(sound(events)) == end_step + TtsPacing().final_padding
     mains = [token % TEXT_ROWS for token in bench.engine.fed[speech.slot]]
     assert [token for token in mains if token != PADDING] == [1, 4, 5, 6, 7]
     assert len(bench.engine.threads) == 1
@@ -200,7 +200,7 @@ def test_a_stream_waits_for_as_many_words_as_the_model_sees_ahead(bench: Bench) 
     assert spoken(events + bench.whole(slow, "e")) == ["ab", "c", "d", "e"]
 
 
-def bench_reopen(bench: Bench, speech: Speech) -> Speech:
+def bench_reopen(bench: Bench, speech: TtsStream) -> TtsStream:
     """Close a stream and open the next in its slot."""
     bench.loop.close(speech)
     return bench.open()
@@ -229,16 +229,16 @@ def test_streams_sound_as_if_they_were_alone(
     next one.
     """
     expected = [
-        alone(*pieces, request=SlotRequest(seed=number)) for number, pieces in enumerate(texts)
+        alone(*pieces, request=TtsRequest(seed=number)) for number, pieces in enumerate(texts)
     ]
     heard: dict[int, list[TtsEvent]] = {}
     with Bench(TalkEngine(slots)) as bench:
         waiting = list(enumerate(texts))
-        running: dict[int, Speech] = {}
+        running: dict[int, TtsStream] = {}
         while waiting or running:
             while waiting and len(running) < slots:
                 number, pieces = waiting.pop(0)
-                speech = bench.loop.open(SlotRequest(seed=number))
+                speech = bench.loop.open(TtsRequest(seed=number))
                 assert speech is not None
                 running[number], heard[number] = speech, []
                 for piece in pieces:
@@ -301,7 +301,7 @@ def test_new_streams_take_cheap_steps_of_their_own(most: int, kinds: list[bool])
 def test_the_voice_may_change_before_the_first_word(bench: Bench) -> None:
     """The slot is set up anew, without a second start; afterwards it is too late; a request that cannot be followed is refused."""
     speech = bench.open()
-    other = SlotRequest(voices=(np.ones((6, 5), np.float32),), seed=5)
+    other = TtsRequest(voices=(np.ones((6, 5), np.float32),), seed=5)
     speech.change(other)
     events = bench.whole(speech, "ab c d")
     assert Started() not in events
@@ -310,9 +310,9 @@ def test_the_voice_may_change_before_the_first_word(bench: Bench) -> None:
     with pytest.raises(InputError, match="voice comes after"):
         speech.change(REQUEST)
     with pytest.raises(InputError, match="cfg 3"):
-        bench.open().change(SlotRequest(cfg=3.0))
+        bench.open().change(TtsRequest(cfg=3.0))
     with pytest.raises(InputError, match="cfg 3"):
-        bench.loop.open(SlotRequest(cfg=3.0))
+        bench.loop.open(TtsRequest(cfg=3.0))
     assert bench.loop.used_slots == 2
 
 
@@ -388,9 +388,9 @@ def test_slots_are_lent_and_come_back(bench: Bench) -> None:
     bench.loop.close(first)
     bench.loop.close(first)
     assert bench.loop.used_slots == 1
-    third = bench.open(SlotRequest(seed=3))
+    third = bench.open(TtsRequest(seed=3))
     assert third.slot == first.slot != second.slot
-    assert sound(bench.whole(third, "e f g")) == alone("e f g", request=SlotRequest(seed=3))
+    assert sound(bench.whole(third, "e f g")) == alone("e f g", request=TtsRequest(seed=3))
     bench.loop.close(first)
     assert bench.loop.used_slots == 2
 

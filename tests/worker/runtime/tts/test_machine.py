@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.worker.runtime.tts.machine import Entry, Pacing, TextMachine
+from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing, TtsTextMachine
 from tests.worker.runtime.tts.test_golden import PREDICTIONS, TEXT
 
 ROWS = 50
-PACINGS = st.builds(Pacing, max_padding=st.integers(0, 9), initial_padding=st.integers(0, 4))
+PACINGS = st.builds(TtsPacing, max_padding=st.integers(0, 9), initial_padding=st.integers(0, 4))
 WORDS = st.builds(
-    lambda tokens, padding: Entry(tuple(tokens), "word", padding),
+    lambda tokens, padding: TtsEntry(tuple(tokens), "word", padding),
     st.lists(st.integers(4, ROWS - 2), min_size=1, max_size=5),
     st.integers(0, 6),
 )
-PAUSES = st.builds(lambda padding: Entry((), "", padding), st.integers(0, 12))
+PAUSES = st.builds(lambda padding: TtsEntry((), "", padding), st.integers(0, 12))
 ENTRIES = st.lists(st.one_of(WORDS, WORDS, PAUSES), max_size=12)
 PREDICTED = st.lists(st.sampled_from([0, 0, 3, 7]), max_size=120)
 
@@ -25,15 +25,15 @@ PREDICTED = st.lists(st.sampled_from([0, 0, 3, 7]), max_size=120)
 class Rules:
     """The rules as the reference states them, one after the other, with nothing shared; `left` is a plain list."""
 
-    def __init__(self, ahead: int, pacing: Pacing) -> None:
+    def __init__(self, ahead: int, pacing: TtsPacing) -> None:
         self.ahead, self.most = ahead, pacing.max_padding
-        self.left: list[Entry] = []
+        self.left: list[TtsEntry] = []
         self.q: list[int] = []
         self.l: list[int] = []
         self.remaining = self.forced = pacing.initial_padding
         self.end: int | None = None
 
-    def __call__(self, s: int, p: int) -> tuple[int, Entry | None]:
+    def __call__(self, s: int, p: int) -> tuple[int, TtsEntry | None]:
         begun = None
         # 1
         want = "word" if p == 0 else "pad"
@@ -79,7 +79,7 @@ class Rules:
         return (second + 1) * ROWS + main, begun
 
 
-def run(machine: TextMachine, predictions: Sequence[int]) -> tuple[list[int], list[int]]:
+def run(machine: TtsTextMachine, predictions: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return the tokens that were fed and the steps at which entries began."""
     fed, begun = [], []
     for step, prediction in enumerate(predictions):
@@ -92,13 +92,13 @@ def run(machine: TextMachine, predictions: Sequence[int]) -> tuple[list[int], li
 
 def test_the_example_of_the_reference() -> None:
     """Main and second stream, word by word."""
-    machine = TextMachine(ahead=2, text_rows=8001, pacing=Pacing())
+    machine = TtsTextMachine(ahead=2, text_rows=8001, pacing=TtsPacing())
     machine.extend(
         [
-            Entry((1, 100, 101), "a", 3),
-            Entry((200,), "b", 1),
-            Entry((300, 301), "c", 2),
-            Entry((400,), "d", 1),
+            TtsEntry((1, 100, 101), "a", 3),
+            TtsEntry((200,), "b", 1),
+            TtsEntry((300, 301), "c", 2),
+            TtsEntry((400,), "d", 1),
         ]
     )
     fed, _ = run(machine, [3, 0, 0, 3, 3, 0, 0, 3, 0])
@@ -118,14 +118,14 @@ def test_the_example_of_the_reference() -> None:
 
 def test_recorded_text_of_a_whole_run() -> None:
     """The tokens, the steps at which entries began, and the end, as upstream's package gave them."""
-    machine = TextMachine(ahead=2, text_rows=49, pacing=Pacing(max_padding=6))
+    machine = TtsTextMachine(ahead=2, text_rows=49, pacing=TtsPacing(max_padding=6))
     machine.extend(
         [
-            Entry((1, 10, 11), "", 3),
-            Entry((20,), "", 1),
-            Entry((30, 31), "", 2),
-            Entry((), "", 3),
-            Entry((40,), "", 1),
+            TtsEntry((1, 10, 11), "", 3),
+            TtsEntry((20,), "", 1),
+            TtsEntry((30, 31), "", 2),
+            TtsEntry((), "", 3),
+            TtsEntry((40,), "", 1),
         ]
     )
     fed, begun = run(machine, [int(token) for token in PREDICTIONS.split()])
@@ -143,14 +143,17 @@ def test_recorded_text_of_a_whole_run() -> None:
     pacing=PACINGS,
 )
 def test_every_step_is_that_of_the_rules(
-    first: list[Entry],
-    later: list[tuple[int, list[Entry]]],
+    first: list[TtsEntry],
+    later: list[tuple[int, list[TtsEntry]]],
     predictions: list[int],
     ahead: int,
-    pacing: Pacing,
+    pacing: TtsPacing,
 ) -> None:
     """Whatever is said, predicted and added while the machine runs: tokens, beginnings and the end."""
-    machine, rules = TextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing), Rules(ahead, pacing)
+    machine, rules = (
+        TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing),
+        Rules(ahead, pacing),
+    )
     machine.extend(first)
     rules.left += first
     for step, prediction in enumerate(predictions):
@@ -169,10 +172,12 @@ def test_every_step_is_that_of_the_rules(
     cut=st.data(),
 )
 def test_a_stream_that_waits_for_its_text_feeds_what_the_whole_text_feeds(
-    entries: list[Entry], predictions: list[int], ahead: int, cut: st.DataObject
+    entries: list[TtsEntry], predictions: list[int], ahead: int, cut: st.DataObject
 ) -> None:
     """Stepping only while enough is known, however late the text comes, changes nothing."""
-    whole, late = (TextMachine(ahead=ahead, text_rows=ROWS, pacing=Pacing()) for _ in range(2))
+    whole, late = (
+        TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=TtsPacing()) for _ in range(2)
+    )
     whole.extend(entries)
     expected, _ = run(whole, predictions)
     waiting = list(entries)
@@ -190,29 +195,33 @@ def test_a_stream_that_waits_for_its_text_feeds_what_the_whole_text_feeds(
     ("entries", "ahead", "enough"),
     [
         ([], 2, False),
-        ([Entry((), "", 3)], 2, True),
-        ([Entry((9,), "a"), Entry((9,), "b")], 2, False),
-        ([Entry((9,), "a"), Entry((), "", 3), Entry((9,), "b"), Entry((9,), "c")], 2, True),
-        ([Entry((9,), "a")], 0, True),
+        ([TtsEntry((), "", 3)], 2, True),
+        ([TtsEntry((9,), "a"), TtsEntry((9,), "b")], 2, False),
+        (
+            [TtsEntry((9,), "a"), TtsEntry((), "", 3), TtsEntry((9,), "b"), TtsEntry((9,), "c")],
+            2,
+            True,
+        ),
+        ([TtsEntry((9,), "a")], 0, True),
         ([], 0, False),
     ],
 )
-def test_what_a_step_has_to_know(entries: list[Entry], ahead: int, enough: bool) -> None:
+def test_what_a_step_has_to_know(entries: list[TtsEntry], ahead: int, enough: bool) -> None:
     """A pause comes next, or a word and as many more as the second stream looks ahead; pauses do not count as words."""
-    machine = TextMachine(ahead=ahead, text_rows=ROWS, pacing=Pacing(initial_padding=0))
+    machine = TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=TtsPacing(initial_padding=0))
     machine.extend(entries)
     assert machine.sees_enough is enough
 
 
 def test_steps_in_which_nothing_can_begin_need_no_text() -> None:
     """The padding before the first word, and a word's own tokens and padding."""
-    machine = TextMachine(ahead=1, text_rows=ROWS, pacing=Pacing(initial_padding=2))
+    machine = TtsTextMachine(ahead=1, text_rows=ROWS, pacing=TtsPacing(initial_padding=2))
     enough = []
     for step in range(2):
         enough.append(machine.sees_enough)
         machine.step(step, 0)
     assert enough == [True, True]
-    machine.extend([Entry((9, 10), "a", 3), Entry((11,), "b", 1)])
+    machine.extend([TtsEntry((9, 10), "a", 3), TtsEntry((11,), "b", 1)])
     enough = []
     for step in range(2, 7):
         enough.append(machine.sees_enough)
@@ -222,10 +231,10 @@ def test_steps_in_which_nothing_can_begin_need_no_text() -> None:
 
 @given(entries=ENTRIES, ahead=st.integers(1, 3), pacing=PACINGS)
 def test_a_model_that_never_asks_is_given_its_words_all_the_same(
-    entries: list[Entry], ahead: int, pacing: Pacing
+    entries: list[TtsEntry], ahead: int, pacing: TtsPacing
 ) -> None:
     """So every text ends, after a number of steps that its entries bound."""
-    machine = TextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing)
+    machine = TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing)
     machine.extend(entries)
     most = (
         pacing.initial_padding
@@ -246,7 +255,7 @@ def upstream() -> Any:
 @pytest.mark.parity
 @given(entries=ENTRIES, predictions=PREDICTED, ahead=st.integers(0, 3), pacing=PACINGS)
 def test_every_step_is_that_of_upstream(
-    upstream: Any, entries: list[Entry], predictions: list[int], ahead: int, pacing: Pacing
+    upstream: Any, entries: list[TtsEntry], predictions: list[int], ahead: int, pacing: TtsPacing
 ) -> None:
     """Tokens, beginnings and the end."""
     theirs = upstream.StateMachine(
@@ -258,7 +267,7 @@ def test_every_step_is_that_of_upstream(
     state = theirs.new_state(
         [upstream.Entry(list(entry.tokens), entry.text, entry.padding) for entry in entries]
     )
-    ours = TextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing)
+    ours = TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing)
     ours.extend(entries)
     expected, begun = [], []
     for step, prediction in enumerate(predictions):

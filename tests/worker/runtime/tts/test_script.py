@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dsmops.errors import InputError
 from dsmops.worker.models.tokenizer import TextTokenizer
-from dsmops.worker.runtime.tts.machine import Entry
-from dsmops.worker.runtime.tts.script import TextStream, script_entries
+from dsmops.worker.runtime.tts.machine import TtsEntry
+from dsmops.worker.runtime.tts.script import TtsTextStream, script_entries
 from dsmops.worker.tiny.stt import TinyStt
 from tests.support.engines import Letters
 
@@ -40,7 +40,7 @@ class AllLetters(Letters):
 ALL = AllLetters()
 
 
-def words(entries: list[Entry]) -> list[str]:
+def words(entries: list[TtsEntry]) -> list[str]:
     return [entry.text for entry in entries]
 
 
@@ -54,14 +54,14 @@ def test_a_script_is_words_with_the_speakers_before_their_turns() -> None:
     """Only where the speaker changes; a turn without words changes nobody; padding counts the speaker's token."""
     entries = script_entries(["ab c", "", "d", "e f", "", "g"], LETTERS)
     assert entries == [
-        Entry((1, 4, 5), "ab", 3),
-        Entry((6,), "c", 1),
-        Entry((7,), "d", 1),
-        Entry((2, 8), "e", 2),
-        Entry((9,), "f", 1),
-        Entry((10,), "g", 1),
+        TtsEntry((1, 4, 5), "ab", 3),
+        TtsEntry((6,), "c", 1),
+        TtsEntry((7,), "d", 1),
+        TtsEntry((2, 8), "e", 2),
+        TtsEntry((9,), "f", 1),
+        TtsEntry((10,), "g", 1),
     ]
-    assert script_entries(["", "a"], LETTERS) == [Entry((2, 4), "a", 2)]
+    assert script_entries(["", "a"], LETTERS) == [TtsEntry((2, 4), "a", 2)]
 
 
 def test_pauses_of_a_script_are_entries_without_text() -> None:
@@ -78,10 +78,10 @@ def test_pauses_of_a_script_are_entries_without_text() -> None:
 def test_padding_grows_with_the_word(padding_between: int, padding: int) -> None:
     """None at all where none is wanted."""
     assert script_entries(["ab"], LETTERS, padding_between=padding_between) == [
-        Entry((1, 4, 5), "ab", padding)
+        TtsEntry((1, 4, 5), "ab", padding)
     ]
-    assert TextStream(LETTERS, padding_between=padding_between).take("ab") == [
-        Entry((1, 4, 5), "ab", padding)
+    assert TtsTextStream(LETTERS, padding_between=padding_between).take("ab") == [
+        TtsEntry((1, 4, 5), "ab", padding)
     ]
 
 
@@ -89,46 +89,49 @@ def test_padding_grows_with_the_word(padding_between: int, padding: int) -> None
 def test_nothing_to_say_is_no_entry(text: str) -> None:
     """For a script and a stream; the speaker's token waits for a word."""
     assert script_entries([text], LETTERS) == []
-    stream = TextStream(LETTERS)
+    stream = TtsTextStream(LETTERS)
     assert stream.take(text) == []
-    assert stream.take("a") == [Entry((1, 4), "a", 2)]
+    assert stream.take("a") == [TtsEntry((1, 4), "a", 2)]
 
 
 def test_a_stream_reads_text_as_moshi_server_does() -> None:
     """Dashes go, a pause is reported as a word, has at least a step and ten seconds at most; one without length is none."""
-    stream = TextStream(LETTERS)
+    stream = TtsTextStream(LETTERS)
     assert stream.take('a–b:c<break time="0.5s"/>') == [
-        Entry((1, 4, 5), "ab", 3),
-        Entry((6,), "c", 1),
-        Entry((), '<break time="0.50s">', 6),
+        TtsEntry((1, 4, 5), "ab", 3),
+        TtsEntry((6,), "c", 1),
+        TtsEntry((), '<break time="0.50s">', 6),
     ]
     pauses = stream.take('<break time="0.01s"/><break time="60s"/><break time="0s"/>')
-    assert pauses == [Entry((), '<break time="0.01s">', 1), Entry((), '<break time="60.00s">', 125)]
+    assert pauses == [
+        TtsEntry((), '<break time="0.01s">', 1),
+        TtsEntry((), '<break time="60.00s">', 125),
+    ]
 
 
-def server_entries(text: str) -> list[Entry]:
+def server_entries(text: str) -> list[TtsEntry]:
     """moshi-server's own reading of a whole text, written down a second time."""
-    entries: list[Entry] = []
+    entries: list[TtsEntry] = []
     for part in re.split(r'(<break\s+time="[0-9.]+s"\s*/>)', text):
         if part.startswith("<break"):
             seconds = float(part.split('"')[1].rstrip("s"))
             if seconds > 0:
                 entries.append(
-                    Entry(
+                    TtsEntry(
                         (), f'<break time="{seconds:.2f}s">', max(int(min(seconds, 10) * 12.5), 1)
                     )
                 )
         else:
             for said in re.sub("[()–]", "", part.replace("’", "'").replace(":", " ")).split():
                 tokens = [1] * (not any(entry.tokens for entry in entries)) + ALL.encode(said)
-                entries.append(Entry(tuple(tokens), said, len(tokens)))
+                entries.append(TtsEntry(tuple(tokens), said, len(tokens)))
     return entries
 
 
 @given(text=TEXTS)
 def test_a_stream_in_one_piece_is_moshi_servers_reading(text: str) -> None:
     """Every text of words and pauses."""
-    assert TextStream(ALL).take(text) == server_entries(text)
+    assert TtsTextStream(ALL).take(text) == server_entries(text)
 
 
 @given(text=TEXTS, data=st.data())
@@ -136,13 +139,13 @@ def test_pieces_cut_at_spaces_and_in_pauses_give_the_same_entries(
     text: str, data: st.DataObject
 ) -> None:
     """Clients split at spaces, which they may drop, and need not know what a pause looks like."""
-    whole = TextStream(ALL).take(text)
+    whole = TtsTextStream(ALL).take(text)
     in_tags = [
         at for tag in re.finditer(r"<[^>]*>", text) for at in range(tag.start(), tag.end() + 1)
     ]
     at_spaces = [at for space in re.finditer(r"\s+", text) for at in (space.start(), space.end())]
     cuts = sorted(data.draw(st.sets(st.sampled_from([0, *in_tags, *at_spaces]), max_size=12)))
-    stream = TextStream(ALL)
+    stream = TtsTextStream(ALL)
     entries = []
     for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         piece = text[begin:end]
@@ -153,13 +156,13 @@ def test_pieces_cut_at_spaces_and_in_pauses_give_the_same_entries(
 def test_a_client_that_splits_at_spaces_may_send_pauses() -> None:
     """Upstream's client sends word by word, and knows nothing of tags."""
     text = 'ab <break  time="0.5s"  /> c<break time="1s"/>d'
-    stream = TextStream(ALL)
+    stream = TtsTextStream(ALL)
     assert [entry for piece in text.split() for entry in stream.take(piece)] == server_entries(text)
 
 
 def test_every_piece_ends_a_word() -> None:
     """As clients send words without spaces; an opening bracket that began no pause is a word too."""
-    stream = TextStream(ALL)
+    stream = TtsTextStream(ALL)
     assert words([*stream.take("ab"), *stream.take("cd")]) == ["ab", "cd"]
     assert words(
         [*stream.take("a <"), *stream.take("c"), *stream.take("<br"), *stream.close()]
@@ -180,7 +183,7 @@ def test_every_piece_ends_a_word() -> None:
 def test_a_pause_that_is_none_is_named(text: str) -> None:
     """It is not said aloud, nor dropped."""
     with pytest.raises(InputError, match="pause") as stream:
-        TextStream(ALL).take(f"a {text} b")
+        TtsTextStream(ALL).take(f"a {text} b")
     assert "<break time=" in stream.value.hint
     with pytest.raises(InputError, match="pause"):
         script_entries([f"a {text} b"], ALL)
@@ -188,7 +191,7 @@ def test_a_pause_that_is_none_is_named(text: str) -> None:
 
 def test_a_refused_piece_is_lost_whole(tokenizer: TextTokenizer) -> None:
     """The beginning of a pause in it, too."""
-    stream = TextStream(tokenizer)
+    stream = TtsTextStream(tokenizer)
     with pytest.raises(InputError):
         stream.take("日 <break")
     assert words(stream.take("hello ")) == ["hello"]
@@ -196,7 +199,7 @@ def test_a_refused_piece_is_lost_whole(tokenizer: TextTokenizer) -> None:
 
 def test_a_pause_that_was_not_finished_is_named_at_the_end() -> None:
     """When no more text comes."""
-    stream = TextStream(ALL)
+    stream = TtsTextStream(ALL)
     assert stream.take('<break time="1') == []
     with pytest.raises(InputError, match="pause"):
         stream.close()
@@ -217,7 +220,7 @@ def test_one_error_names_what_cannot_be_said(tokenizer: TextTokenizer) -> None:
     assert found.value.message == (
         "the model's tokenizer cannot say '日本語', 'naïve🙂', 'a\\x00b', '\\ud800', '1' and 2 more words; it knows no '日' '本' '語'"
     )
-    stream = TextStream(tokenizer)
+    stream = TtsTextStream(tokenizer)
     with pytest.raises(InputError, match="語"):
         stream.take("hello 語")
     assert stream.take("hello")[0].tokens[0] == 1
@@ -226,7 +229,7 @@ def test_one_error_names_what_cannot_be_said(tokenizer: TextTokenizer) -> None:
 def test_a_word_of_any_length_is_named_in_short(tokenizer: TextTokenizer) -> None:
     """An error is a line, whatever was sent."""
     with pytest.raises(InputError) as found:
-        TextStream(tokenizer).take("語" * 100_000)
+        TtsTextStream(tokenizer).take("語" * 100_000)
     assert len(found.value.message) < 200
 
 
@@ -242,7 +245,7 @@ def test_a_word_of_any_length_is_named_in_short(tokenizer: TextTokenizer) -> Non
 def test_a_hundred_kilobytes_are_taken(tokenizer: TextTokenizer, text: str, count: int) -> None:
     """In one piece, by both readings."""
     assert len(script_entries([text], tokenizer)) == count
-    assert len(TextStream(tokenizer).take(text)) == count
+    assert len(TtsTextStream(tokenizer).take(text)) == count
 
 
 @pytest.mark.parametrize(
@@ -252,7 +255,7 @@ def test_a_hundred_kilobytes_of_brackets_are_refused(tokenizer: TextTokenizer, t
     """The beginnings of pauses that never come cost no more than other text."""
     with pytest.raises(InputError):
         script_entries([text], tokenizer)
-    stream = TextStream(tokenizer)
+    stream = TtsTextStream(tokenizer)
     with pytest.raises(InputError):
         stream.take(text + "x")
 
@@ -268,7 +271,7 @@ def test_a_script_is_read_as_upstream_reads_it(turns: list[str], padding_between
         ALL, upstream.TokenIds(50), 12.5, turns, padding_between=padding_between
     )
     ours = script_entries(turns, ALL, padding_between=padding_between)
-    assert ours == [Entry(tuple(entry.tokens), entry.text, entry.padding) for entry in theirs]
+    assert ours == [TtsEntry(tuple(entry.tokens), entry.text, entry.padding) for entry in theirs]
 
 
 def test_a_number_without_an_end_is_no_pause_at_once() -> None:

@@ -11,30 +11,31 @@ from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, InputError
 from dsmops.worker.models.tts import TtsModel, load_tts
 from dsmops.worker.models.voice import read_voice
-from dsmops.worker.runtime.tts.engine import SlotRequest, TtsEngine
+from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import TtsEnded, TtsLoop, TtsObserver
-from dsmops.worker.runtime.tts.machine import Entry, Pacing
-from dsmops.worker.runtime.tts.script import TextStream, script_entries
-from dsmops.worker.runtime.tts.synthesis import speak
+from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
+from dsmops.worker.runtime.tts.script import TtsTextStream, script_entries
+from dsmops.worker.runtime.tts.synthesis import run_script
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 from dsmops.worker.tiny.tts import write_tiny_tts
 from tests.support.engines import Letters
 from tests.support.tts_engines import BROKEN, TALK, TalkEngine
 
-REQUEST = SlotRequest(seed=4)
+REQUEST = TtsRequest(seed=4)
 SCRIPT = script_entries(['ab c <break time="1s"/> d', "ef g h"], Letters())
 
 
 def test_a_script_in_sound_and_words_out() -> None:
     """All words but no pauses, in order; the turns' tokens; as much sound as words and closing padding take; only its slot steps."""
     engine = TalkEngine(3)
-    news = list(speak(engine, SCRIPT, REQUEST))
+    news = list(run_script(engine, SCRIPT, REQUEST))
     words = [event for event in news if isinstance(event, TtsWord)]
     assert [word.text for word in words] == ["ab", "c", "d", "ef", "g", "h"]
     assert all(word.start_s < word.stop_s for word in words)
     assert round((words[2].start_s - words[1].stop_s) * 12.5) >= 12
     frames = [event for event in news if isinstance(event, TtsAudio)]
-    assert len(frames) == round(words[-1].stop_s * 12.5) - 1 + Pacing().final_padding
+    assert len(frames) == round(words[-1].stop_s * 12.5) - 1 + TtsPacing().final_padding
     assert engine.masks == [(True, False, False)] * engine.steps
     assert engine.text_only == [True] * TALK.delay_steps + [False] * (
         engine.steps - TALK.delay_steps
@@ -45,30 +46,30 @@ def test_the_same_again_is_the_same_sound() -> None:
     """On the same engine, after another script; another seed is another sound."""
     engine = TalkEngine(1)
 
-    def levels(entries: list[Entry], request: SlotRequest) -> list[float]:
+    def levels(entries: list[TtsEntry], request: TtsRequest) -> list[float]:
         return [
             float(event.pcm[0])
-            for event in speak(engine, entries, request)
+            for event in run_script(engine, entries, request)
             if isinstance(event, TtsAudio)
         ]
 
     first = levels(SCRIPT, REQUEST)
-    assert levels(SCRIPT[:2], SlotRequest(seed=5)) != first[:2]
+    assert levels(SCRIPT[:2], TtsRequest(seed=5)) != first[:2]
     assert levels(SCRIPT, REQUEST) == first
-    assert levels(SCRIPT, SlotRequest(seed=5)) != first
+    assert levels(SCRIPT, TtsRequest(seed=5)) != first
 
 
 def test_text_is_read_as_it_is_needed() -> None:
     """Sound begins while the script is still coming in, with as few words read as the model sees ahead."""
     read = 0
 
-    def coming() -> Iterator[Entry]:
+    def coming() -> Iterator[TtsEntry]:
         nonlocal read
         for entry in script_entries(["a b c d e f g h i j k l m n o p"], Letters()):
             read += 1
             yield entry
 
-    news = speak(TalkEngine(1), coming(), REQUEST)
+    news = run_script(TalkEngine(1), coming(), REQUEST)
     next(event for event in news if isinstance(event, TtsAudio))
     assert read <= 6
     list(news)
@@ -78,14 +79,14 @@ def test_text_is_read_as_it_is_needed() -> None:
 def test_nothing_to_say_is_an_error() -> None:
     """Of the user, not silence."""
     with pytest.raises(InputError, match="no word"):
-        list(speak(TalkEngine(1), [], REQUEST))
+        list(run_script(TalkEngine(1), [], REQUEST))
 
 
 def test_a_request_that_cannot_be_followed_is_refused() -> None:
     """Before the first step."""
     engine = TalkEngine(1)
     with pytest.raises(InputError, match="cfg"):
-        list(speak(engine, SCRIPT, SlotRequest(cfg=1.7)))
+        list(run_script(engine, SCRIPT, TtsRequest(cfg=1.7)))
     assert engine.steps == 0
 
 
@@ -94,31 +95,33 @@ def test_broken_numbers_end_it() -> None:
     news = []
     with pytest.raises(CheckpointError, match="not finite"):
         news.extend(
-            speak(TalkEngine(1), script_entries([f"a b c d {BROKEN} e"], Letters()), REQUEST)
+            run_script(TalkEngine(1), script_entries([f"a b c d {BROKEN} e"], Letters()), REQUEST)
         )
     engine = TalkEngine(1)
-    got = speak(engine, script_entries([f"a b c d e f g h {BROKEN} e"], Letters()), REQUEST)
+    got = run_script(engine, script_entries([f"a b c d e f g h {BROKEN} e"], Letters()), REQUEST)
     with pytest.raises(CheckpointError):
         for event in got:
             assert not isinstance(event, TtsAudio) or np.isfinite(event.pcm).all()
 
 
 @pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[TtsModel, SlotRequest]:
+def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[TtsModel, TtsRequest]:
     """The tiny model, and its own voice at a temperature that shows differences."""
     tiny = write_tiny_tts(tmp_path_factory.mktemp("tts"))
     model = load_tts(tiny.files, device=torch.device("cpu"), dtype=DType.F32)
     voice = read_voice(
         tiny.voice_folder / f"{tiny.voice_name}{model.config.voice_suffix}", model.config
     )
-    return model, SlotRequest(voices=(voice, voice), seed=5)
+    return model, TtsRequest(voices=(voice, voice), seed=5)
 
 
-def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[TtsModel, SlotRequest]) -> None:
+def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[TtsModel, TtsRequest]) -> None:
     """A stream whose words come one by one, beside others, sounds as the whole text does alone; so do its words' times."""
     model, request = talker
     text = "Hello there, this is a test of speech"
-    alone = list(speak(TtsEngine(model, 3), TextStream(model.tokenizer).take(text), request))
+    alone = list(
+        run_script(TtsEngine(model, 3), TtsTextStream(model.tokenizer).take(text), request)
+    )
     ready: queue.Queue[object] = queue.Queue()
     news: queue.Queue[object] = queue.Queue()
     observer = TtsObserver(
@@ -131,7 +134,7 @@ def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[TtsModel, Slo
     loop = TtsLoop("tts", lambda: TtsEngine(model, 3), observer)
     loop.start()
     assert ready.get(timeout=30) == 3
-    speech, neighbour = loop.open(request), loop.open(SlotRequest(seed=1))
+    speech, neighbour = loop.open(request), loop.open(TtsRequest(seed=1))
     assert speech is not None
     assert neighbour is not None
     neighbour.say("somebody else speaks and speaks")
