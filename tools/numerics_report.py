@@ -74,13 +74,13 @@ def report(
         device=device,
     )
 
-    def follow(file: Path, dtype: DType, told: SttLmRun | None = None) -> SttLmRun:
+    def follow(file: Path, dtype: DType, reference: SttLmRun | None = None) -> SttLmRun:
         begin = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         lm = load_lm(file, config, device=device, dtype=dtype)
         loaded_s = time.perf_counter() - begin
-        heard = run_stt_lm(lm, codes, told=told)
+        heard = run_stt_lm(lm, codes, reference=reference)
         peak = (
             torch.cuda.max_memory_allocated()
             if device.type == "cuda"

@@ -238,8 +238,8 @@ def _ours(
         with torch.cuda.graph(graph):
             model.mimi.decode(codes, state, mask)
     parts: dict[str, Callable[[], object]] = {
-        "text": engine._predict,
-        "depformer_and_mimi": engine._say,
+        "text": engine._run_text,
+        "depformer_and_mimi": engine._run_audio,
         "mimi": graph.replay,
     }
     details = {

@@ -102,7 +102,7 @@ class TtsSource:
     name: str
     files: TtsFiles
     config: TtsConfig
-    manner: TtsDefaults = field(default_factory=TtsDefaults)
+    defaults: TtsDefaults = field(default_factory=TtsDefaults)
 
 
 def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
@@ -159,9 +159,12 @@ def load_tts_source(
     from dsmops.worker.models.device import best_device, best_dtype
     from dsmops.worker.models.tts import load_tts
 
-    device = best_device(cpu=cpu or source.manner.cpu)
+    device = best_device(cpu=cpu or source.defaults.cpu)
     return load_tts(
-        source.files, device=device, dtype=dtype or best_dtype(device), n_q=n_q or source.manner.n_q
+        source.files,
+        device=device,
+        dtype=dtype or best_dtype(device),
+        n_q=n_q or source.defaults.n_q,
     )
 
 
@@ -181,12 +184,12 @@ def served_voices(
     """
     from dsmops.worker.models.voice import read_voice
 
-    manner = source.manner
-    open_voices(manner.voice_folder, source.config.voice_suffix, progress=progress).find(
-        manner.default_voice
+    defaults = source.defaults
+    open_voices(defaults.voice_folder, source.config.voice_suffix, progress=progress).find(
+        defaults.default_voice
     )
     # Whoever starts a server watches it; nobody watches what its clients' voices bring here later.
-    voices = open_voices(manner.voice_folder, source.config.voice_suffix)
+    voices = open_voices(defaults.voice_folder, source.config.voice_suffix)
 
     @lru_cache(_KEPT_VOICES)
     def read(name: str) -> tuple[Samples, ...]:
@@ -194,7 +197,7 @@ def served_voices(
 
     def find(name: str) -> tuple[Samples, ...]:
         try:
-            return read(name or manner.default_voice)
+            return read(name or defaults.default_voice)
         # Where a server keeps its voices is nothing to its clients.
         except SourceError as exc:
             raise InputError(
@@ -213,7 +216,7 @@ def served_voices(
                 code=exc.code,
             ) from exc
 
-    read(manner.default_voice)
+    read(defaults.default_voice)
     return find
 
 
@@ -256,13 +259,16 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
         for key, name in names.items()
     )
     described = TtsConfig.from_json(body)
-    manner = _manner(path, module, most_codebooks=described.shape.lm.audio_codebooks)
+    defaults = _read_defaults(path, module, most_codebooks=described.shape.lm.audio_codebooks)
     return TtsSource(
-        f"{path} [modules.{module.name}]", TtsFiles(lm, mimi, tokenizer, config), described, manner
+        f"{path} [modules.{module.name}]",
+        TtsFiles(lm, mimi, tokenizer, config),
+        described,
+        defaults,
     )
 
 
-def _manner(path: Path, module: Module, *, most_codebooks: int) -> TtsDefaults:
+def _read_defaults(path: Path, module: Module, *, most_codebooks: int) -> TtsDefaults:
     """Return what the table `py` says. Numbers may be written as texts, as the script takes them."""
     table = module.subtable("py") or {}
 

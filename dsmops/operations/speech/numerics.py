@@ -108,11 +108,11 @@ def compare_numerics(
 
     device, config = best_device(cpu=cpu), plan.stt.config
 
-    def follow(file: Path, dtype: DType, told: SttLmRun | None = None) -> SttLmRun:
+    def follow(file: Path, dtype: DType, reference: SttLmRun | None = None) -> SttLmRun:
         lm = load_lm(file, config, device=device, dtype=dtype)
         progress.start(f"Computing {file.name} in {dtype}", len(codes), "steps")
         try:
-            return run_stt_lm(lm, codes, told=told, progress=progress)
+            return run_stt_lm(lm, codes, reference=reference, progress=progress)
         finally:
             progress.finish()
 
@@ -128,7 +128,7 @@ def compare_numerics(
     except GpuMemoryError as exc:
         hint = "--cpu computes in the machine's own memory. See `nvidia-smi` for what else uses the card."
         raise GpuMemoryError(exc.message, hint=hint) from exc
-    audio_s = recording.heard_frames / FRAMES_PER_S
+    audio_s = recording.recording_frames / FRAMES_PER_S
     return judge(
         Setting(
             audio.name,

@@ -178,9 +178,9 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
             _open_tts_engine, source, module.whole("batch_size") or 0, cpu=options.cpu
         ),
         find_voice=served_voices(source, progress=progress),
-        request=source.manner.request(),
-        pacing=source.manner.pacing(),
-        interleaved_text_only=source.manner.interleaved_text_only,
+        request=source.defaults.request(),
+        pacing=source.defaults.pacing(),
+        interleaved_text_only=source.defaults.interleaved_text_only,
     )
 
 
@@ -196,7 +196,7 @@ def _open_tts_engine(source: TtsSource, slots: int, *, cpu: bool) -> TtsEngine:
     return TtsEngine(
         load_tts_source(source, cpu=cpu),
         slots,
-        guidance=not source.config.distilled and source.manner.cfg != 1,
+        guidance=not source.config.distilled and source.defaults.cfg != 1,
     )
 
 

@@ -133,10 +133,10 @@ def synthesize(
 
     def events() -> Generator[SynthesisEvent]:
         source = find_tts(model, progress=progress)
-        manner = source.manner
+        defaults = source.defaults
         script = _script(text, wish, source)
-        names = wish.voices or (manner.default_voice,)
-        folder = wish.voice_folder or manner.voice_folder
+        names = wish.voices or (defaults.default_voice,)
+        folder = wish.voice_folder or defaults.voice_folder
         suffix = source.config.voice_suffix
         voices = [find_voice(name, folder, suffix=suffix, progress=progress) for name in names]
         require_spared(target, (*astuple(source.files), *voices))
@@ -147,11 +147,11 @@ def synthesize(
         from dsmops.worker.runtime.tts.utterance import TtsAudio
 
         request = replace(
-            manner.request(),
+            defaults.request(),
             voices=tuple(read_voice(voice, source.config) for voice in voices),
             seed=secrets.randbits(31) if wish.seed is None else wish.seed,
-            cfg=manner.cfg if wish.cfg is None else wish.cfg,
-            temperature=manner.temperature if wish.temperature is None else wish.temperature,
+            cfg=defaults.cfg if wish.cfg is None else wish.cfg,
+            temperature=defaults.temperature if wish.temperature is None else wish.temperature,
         )
         loaded = load_tts_source(source, dtype=dtype, n_q=wish.n_q, cpu=cpu)
         engine = TtsEngine(loaded, 1, guidance=not source.config.distilled and request.cfg != 1)
@@ -165,7 +165,7 @@ def synthesize(
             temperature=request.temperature,
         )
         meter.begin(sum(bool(entry.tokens) for entry in script))
-        for event in run_script(engine, script, request, pacing=manner.pacing()):
+        for event in run_script(engine, script, request, pacing=defaults.pacing()):
             if isinstance(event, TtsAudio):
                 yield event.pcm
             else:
@@ -186,7 +186,9 @@ def _script(text: str, wish: Wish, source: TtsSource) -> list[TtsEntry]:
 
     turns = _PARAGRAPHS.split(text.strip()) if len(wish.voices) > 1 else [text]
     script = script_entries(
-        turns, TextTokenizer(source.files.tokenizer), padding_between=source.manner.padding_between
+        turns,
+        TextTokenizer(source.files.tokenizer),
+        padding_between=source.defaults.padding_between,
     )
     if not any(entry.tokens for entry in script):
         raise InputError("there is no word in the text", hint="Give it some.", code="text.empty")

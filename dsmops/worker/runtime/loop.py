@@ -74,7 +74,7 @@ class SlotStream(Generic[EventT]):
     # What follows is the loop's, which holds the lock.
 
     @property
-    def is_heard(self) -> bool:
+    def may_step(self) -> bool:
         """Whether the stream may be stepped: it is not over, and its events are fetched."""
         return not self._over and len(self._events) < self._most_events
 

@@ -1,6 +1,6 @@
 """What a language model computes on given codes, looked at from inside: logits, choices, the range of its activations.
 
-Two models that hear the same codes can be compared: the second one is told the first one's text, so
+Two models that hear the same codes can be compared: the second one is fed the first one's text, so
 that each step has the same inputs, while another row of it goes its own way. Works step by step, as
 serving does, but eagerly and with hooks, so it is slower.
 """
@@ -111,7 +111,7 @@ def encode_frames(
 
 
 def run_stt_lm(
-    lm: SttLm, codes: Tensor, *, told: SttLmRun | None = None, progress: Progress = SILENT
+    lm: SttLm, codes: Tensor, *, reference: SttLmRun | None = None, progress: Progress = SILENT
 ) -> SttLmRun:
     """Step `lm` through `codes` (int64 [T, K]), always choosing the most probable token; step t hears frame t - 1, as in serving.
 
@@ -124,7 +124,7 @@ def run_stt_lm(
     device = lm.text_emb.device
     begin = time.perf_counter()
     with device_errors(device), torch.inference_mode(), ActivationWatch(lm) as watch:
-        rows = RowState(1 if told is None else 2, device)
+        rows = RowState(1 if reference is None else 2, device)
         ring, mask = lm.init_state(rows), torch.ones(rows.rows, dtype=torch.bool, device=device)
         heard = torch.cat([torch.full_like(codes[:1], lm.initial_audio), codes[:-1]]).to(device)
         text = torch.full((rows.rows,), lm.initial_text, device=device)
@@ -133,8 +133,8 @@ def run_stt_lm(
             values, _ = lm(text[:, None], audio.expand(rows.rows, -1)[..., None], ring, mask)
             watch.end_step()
             text = values[:, 0].argmax(-1)
-            if told is not None:
-                text[0] = told.tokens[step]
+            if reference is not None:
+                text[0] = reference.tokens[step]
             logits.append(values[0, 0].float().cpu())
             tokens.append(int(text[-1]))
             progress.advance(1)
@@ -149,7 +149,7 @@ def run_stt_lm(
 
 
 def compare_logits(reference: SttLmRun, other: SttLmRun) -> LogitsError:
-    """Return how far the logits of `other`, which was told the reference's tokens, are from the reference's."""
+    """Return how far the logits of `other`, which was fed the reference's tokens, are from the reference's."""
     count, largest, squares, reference_squares, same = 0, 0.0, 0.0, 0.0, 0
     for expected, got in zip(reference.logits, other.logits, strict=True):
         finite = expected.isfinite() & got.isfinite()

@@ -41,22 +41,22 @@ class Limits:
 
 
 class Ending(Exception):  # noqa: N818 not every ending is an error
-    """Why a connection ends. `said` goes to the client as an `Error`, if it is still there; `logged` is for the log."""
+    """Why a connection ends. `reason` goes to the client as an `Error`, if it is still there; `logged` is for the log."""
 
     def __init__(
         self,
         code: CloseCode,
-        said: str = "",
+        reason: str = "",
         *,
         logged: str = "",
         task: str = "recv_loop",
         gone: bool = False,
     ) -> None:
-        super().__init__(said or logged)
-        self.code, self.said, self.logged, self.task, self.gone = (
+        super().__init__(reason or logged)
+        self.code, self.reason, self.logged, self.task, self.gone = (
             code,
-            said,
-            logged or said,
+            reason,
+            logged or reason,
             task,
             gone,
         )
@@ -95,7 +95,7 @@ class Connection(ABC, Generic[EventT]):
         self._silence_s, self._no_audio_s = silence_s, no_audio_s
         self._output = asyncio.Event()
         self._room = asyncio.Event()
-        self._told: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._ended_by: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.on_news = self._on_news
 
     @abstractmethod
@@ -107,18 +107,18 @@ class Connection(ABC, Generic[EventT]):
         """Send an event with `_send_bytes`; raise `Ending` where it is the last."""
 
     @abstractmethod
-    def last_words(self, ending: Ending) -> bytes | None:
+    def error_message(self, ending: Ending) -> bytes | None:
         """Return the message that tells the client why its conversation ends, None where there is nothing to tell."""
 
-    def tell(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> None:
         """End the conversation for a reason from outside."""
-        if not self._told.done():
-            self._told.set_result(ending)
+        if not self._ended_by.done():
+            self._ended_by.set_result(ending)
 
     async def converse(self) -> Ending:
         """Serve the stream until it ends, and return why."""
         tasks = [asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._send())]
-        either: list[asyncio.Future[Any]] = [*tasks, self._told]
+        either: list[asyncio.Future[Any]] = [*tasks, self._ended_by]
         try:
             done, _ = await asyncio.wait(
                 either, timeout=self._limits.session_s, return_when=asyncio.FIRST_COMPLETED
@@ -127,8 +127,8 @@ class Connection(ABC, Generic[EventT]):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self._told.done():
-            return self._told.result()
+        if self._ended_by.done():
+            return self._ended_by.result()
         if not done:
             return Ending(
                 CloseCode.TIMED_OUT,
@@ -237,14 +237,14 @@ def _as_ending(exc: BaseException) -> Ending:
     return ending
 
 
-async def part(
+async def close_socket(
     ws: web.WebSocketResponse,
     transport: asyncio.Transport | None,
     ending: Ending,
     limits: Limits,
-    last_words: bytes | None,
+    error_message: bytes | None,
 ) -> None:
-    """Close the socket for the reason given: `last_words` where there are any, then the closing handshake."""
+    """Close the socket for the reason given: `error_message` where there are any, then the closing handshake."""
     if ending.gone:
         # Nobody reads; what is still to be written would wait for ever.
         if transport is not None:
@@ -252,11 +252,13 @@ async def part(
         return
     try:
         async with asyncio.timeout(2 * limits.close_s):
-            if last_words is not None:
-                await ws.send_bytes(last_words)
+            if error_message is not None:
+                await ws.send_bytes(error_message)
             await ws.close(
                 code=ending.code,
-                message=ending.said.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode(),
+                message=ending.reason.encode()[:_MOST_REASON_BYTES]
+                .decode(errors="ignore")
+                .encode(),
             )
     except (TimeoutError, ConnectionError):
         return

@@ -14,7 +14,7 @@ from dsmops import protocol
 from dsmops.errors import DsmopsError
 from dsmops.worker.runtime.loop import ModelLoop, SlotStream
 from dsmops.worker.serving.access import Access
-from dsmops.worker.serving.connection import Connection, Ending, Limits, part
+from dsmops.worker.serving.connection import Connection, Ending, Limits, close_socket
 from dsmops.worker.serving.logs import UTILS, Origin, ServerLog, Shown, causes
 from dsmops.worker.serving.metrics import Metrics
 
@@ -41,13 +41,13 @@ class LoopModule(ABC, Generic[StreamT]):
 
     loop: ModelLoop[StreamT]
 
-    def __init__(self, path: str, origin: Origin, around: ModuleContext) -> None:
+    def __init__(self, path: str, origin: Origin, context: ModuleContext) -> None:
         self.path = path
         self._origin, self._log, self._access, self._limits = (
             origin,
-            around.log,
-            around.access,
-            around.limits,
+            context.log,
+            context.access,
+            context.limits,
         )
         self._event_loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = self._event_loop.create_future()
@@ -76,10 +76,10 @@ class LoopModule(ABC, Generic[StreamT]):
         """Whether nobody is being served."""
         return not self.connections and not self.posts
 
-    def tell(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> None:
         """End every conversation."""
         for connection in self.connections:
-            connection.tell(ending)
+            connection.end(ending)
 
     @abstractmethod
     def _release(self, stream: StreamT) -> None:
@@ -117,19 +117,21 @@ class LoopModule(ABC, Generic[StreamT]):
             finally:
                 self._release(stream)
             self._log_ending(ending, stream)
-            await part(ws, request.transport, ending, self._limits, connection.last_words(ending))
+            await close_socket(
+                ws, request.transport, ending, self._limits, connection.error_message(ending)
+            )
         finally:
             self.connections.discard(connection)
 
-    async def _turn_away(
+    async def _refuse_socket(
         self,
         request: web.Request,
         ws: web.WebSocketResponse,
         ending: Ending,
-        last_words: bytes | None,
+        error_message: bytes | None,
     ) -> None:
         """Say goodbye to a client that gets no stream."""
-        await part(ws, request.transport, ending, self._limits, last_words)
+        await close_socket(ws, request.transport, ending, self._limits, error_message)
 
     async def _wait_for_slot(
         self, request: web.Request, lend: Callable[[], StreamT | None]

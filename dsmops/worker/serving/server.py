@@ -67,13 +67,13 @@ class Module(Protocol):
     def info(self) -> dict[str, str] | None: ...
     @property
     def is_idle(self) -> bool: ...
-    def tell(self, ending: Ending) -> None: ...
+    def end(self, ending: Ending) -> None: ...
 
 
 class ModuleSettings(Protocol):
     """A module of the config."""
 
-    def open(self, around: ModuleContext) -> Module: ...
+    def open(self, context: ModuleContext) -> Module: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +151,10 @@ class Server:
         stopped = asyncio.ensure_future(self._signals.get())
         hangs = False
         with bind(settings.addr, settings.port) as listener:
-            around = ModuleContext(
+            context = ModuleContext(
                 Access(settings.authorized_ids), self._log, self._metrics, settings.limits
             )
-            self._modules = [module.open(around) for module in settings.modules]
+            self._modules = [module.open(context) for module in settings.modules]
             runner = web.AppRunner(
                 self._application(), access_log=None, logger=_no_logger(), shutdown_timeout=1.0
             )
@@ -211,7 +211,7 @@ class Server:
         if stopped.done():
             self._log.info(MAIN, "shutting down", signal=Shown(stopped.result().name))
             for module in self._modules:
-                module.tell(
+                module.end(
                     Ending(CloseCode.GOING_AWAY, "the server is shutting down", task="send_loop")
                 )
         until_s = clock() + _PARTING_S

@@ -33,7 +33,7 @@ from dsmops.worker.serving.stt_connection import (
     BATCHED,
     UNBATCHED,
     SttConnection,
-    last_words,
+    error_message,
     stt_answer,
 )
 
@@ -56,9 +56,9 @@ class SttSettings:
     audio_tokenizer_file: str
     open_engine: Callable[[], SttEngineProtocol]
 
-    def open(self, around: ModuleContext) -> SttModule:
+    def open(self, context: ModuleContext) -> SttModule:
         """Return the module, not yet started."""
-        return SttModule(self, around)
+        return SttModule(self, context)
 
 
 class SttModule(LoopModule[SttStream]):
@@ -66,14 +66,14 @@ class SttModule(LoopModule[SttStream]):
 
     loop: SttLoop
 
-    def __init__(self, settings: SttSettings, around: ModuleContext) -> None:
+    def __init__(self, settings: SttSettings, context: ModuleContext) -> None:
         self._settings = settings
         self._is_batched = settings.kind == BATCHED.kind
-        super().__init__(settings.path, BATCHED_ASR if self._is_batched else ASR, around)
+        super().__init__(settings.path, BATCHED_ASR if self._is_batched else ASR, context)
         self._rules = BATCHED if self._is_batched else UNBATCHED
         if not self._is_batched:
             self._limits = replace(self._limits, session_s=self._limits.session_s or _ASR_SESSION_S)
-        self._metrics = around.metrics.asr
+        self._metrics = context.metrics.asr
         self.loop = SttLoop(settings.name, settings.open_engine, self._observer())
 
     def _observer(self) -> SttObserver:
@@ -138,7 +138,7 @@ class SttModule(LoopModule[SttStream]):
         if stream is None:
             self._log.error(self._origin, NO_FREE_CHANNELS)
             ending = Ending(CloseCode.FULL, NO_FREE_CHANNELS)
-            await self._turn_away(request, ws, ending, last_words(ending))
+            await self._refuse_socket(request, ws, ending, error_message(ending))
             return ws
         if self._is_batched:
             self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)

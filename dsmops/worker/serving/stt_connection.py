@@ -83,13 +83,13 @@ class SttConnection(Connection[SttEvent]):
         if message is not None:
             await self._send_bytes(protocol.encode(message))
 
-    def last_words(self, ending: Ending) -> bytes | None:
-        return last_words(ending)
+    def error_message(self, ending: Ending) -> bytes | None:
+        return error_message(ending)
 
 
-def last_words(ending: Ending) -> bytes | None:
+def error_message(ending: Ending) -> bytes | None:
     """Return the message that says why a conversation ends, or never began; None where there is nothing to say."""
-    return protocol.encode(protocol.Error(ending.said)) if ending.said else None
+    return protocol.encode(protocol.Error(ending.reason)) if ending.reason else None
 
 
 def stt_answer(event: SttEvent, rules: SttRules) -> protocol.SttAnswer | None:

@@ -64,9 +64,9 @@ class TtsSettings:
     pacing: TtsPacing
     interleaved_text_only: int
 
-    def open(self, around: ModuleContext) -> TtsModule:
+    def open(self, context: ModuleContext) -> TtsModule:
         """Return the module, not yet started."""
-        return TtsModule(self, around)
+        return TtsModule(self, context)
 
 
 class TtsModule(LoopModule[TtsStream]):
@@ -74,10 +74,10 @@ class TtsModule(LoopModule[TtsStream]):
 
     loop: TtsLoop
 
-    def __init__(self, settings: TtsSettings, around: ModuleContext) -> None:
-        super().__init__(settings.path, PY, around)
+    def __init__(self, settings: TtsSettings, context: ModuleContext) -> None:
+        super().__init__(settings.path, PY, context)
         self._settings = settings
-        self._metrics = around.metrics.py
+        self._metrics = context.metrics.py
         self.loop = TtsLoop(
             settings.name,
             settings.open_engine,
@@ -139,22 +139,22 @@ class TtsModule(LoopModule[TtsStream]):
         wire = TtsWire(form)
         try:
             wanted = await self._request(voice)
-            speech = self._lend(wanted)
+            stream = self._lend(wanted)
         except DsmopsError as exc:
             ending = refusal(exc)
             self._log.error(
                 UTILS, "task failed", causes(exc), name=ending.task, err=Shown(ending.logged)
             )
-            await self._turn_away(request, ws, ending, wire.last_words(ending))
+            await self._refuse_socket(request, ws, ending, wire.error_message(ending))
             return ws
-        if speech is None:
+        if stream is None:
             self._log.error(PY, NO_FREE_CHANNELS)
             ending = Ending(CloseCode.FULL, NO_FREE_CHANNELS)
-            await self._turn_away(request, ws, ending, wire.last_words(ending))
+            await self._refuse_socket(request, ws, ending, wire.error_message(ending))
             return ws
-        self._log.info(PY, "batched-py channel", bidx=speech.slot)
+        self._log.info(PY, "batched-py channel", bidx=stream.slot)
         await self._serve(
-            request, ws, speech, TtsConnection(ws, speech, wire, wanted, self._limits, self._log)
+            request, ws, stream, TtsConnection(ws, stream, wire, wanted, self._limits, self._log)
         )
         return ws
 
@@ -173,15 +173,15 @@ class TtsModule(LoopModule[TtsStream]):
         self.posts += 1
         try:
             wanted = await self._request(voice)
-            speech = await self._wait_for_slot(request, lambda: self._lend(wanted))
-            if speech is None:
+            stream = await self._wait_for_slot(request, lambda: self._lend(wanted))
+            if stream is None:
                 self._log.error(PY, "no free channels after 1000 tries")
                 return web.Response(status=500, text=NO_FREE_CHANNELS)
             try:
-                self._log.info(PY, "batched-py channel", batch_idx=speech.slot)
-                return await self._say(request, speech, text)
+                self._log.info(PY, "batched-py channel", batch_idx=stream.slot)
+                return await self._say(request, stream, text)
             finally:
-                self._release(speech)
+                self._release(stream)
         except InputError as exc:
             self._log.error(UTILS, "returning client error 400", err=Shown(refusal(exc).logged))
             return web.Response(status=400, text=f"{exc.message}\n{exc.hint}\n")
@@ -191,7 +191,7 @@ class TtsModule(LoopModule[TtsStream]):
         finally:
             self.posts -= 1
 
-    async def _say(self, request: web.Request, speech: TtsStream, text: str) -> web.StreamResponse:
+    async def _say(self, request: web.Request, stream: TtsStream, text: str) -> web.StreamResponse:
         """Answer a post with what is said.
 
         Raises:
@@ -199,10 +199,10 @@ class TtsModule(LoopModule[TtsStream]):
             DsmopsError: the stream failed before its first sound.
             ConnectionResetError: nobody waits for the sound any more, or it ends in the middle; the connection is cut then.
         """
-        await asyncio.to_thread(speech.say, text)
-        await asyncio.to_thread(speech.finish)
+        await asyncio.to_thread(stream.add_text, text)
+        await asyncio.to_thread(stream.end_text)
         response = web.StreamResponse(headers={"Content-Type": "audio/wav"})
-        async for event in _events(speech, request):
+        async for event in _events(stream, request):
             match event:
                 case TtsAudio():
                     if not response.prepared:
@@ -217,7 +217,7 @@ class TtsModule(LoopModule[TtsStream]):
             raise InputError(
                 "there is nothing to say in this text", hint="Send some words.", code="text.empty"
             )
-        self._log.info(PY, "tts finished", batch_idx=speech.slot)
+        self._log.info(PY, "tts finished", batch_idx=stream.slot)
         await response.write_eof()
         return response
 
@@ -240,10 +240,10 @@ class TtsModule(LoopModule[TtsStream]):
         return replace(self._settings.request, voices=voices, seed=secrets.randbits(32))
 
     def _lend(self, wanted: TtsRequest) -> TtsStream | None:
-        speech = self.loop.open(wanted)
-        if speech is not None:
+        stream = self.loop.open(wanted)
+        if stream is not None:
             self._metrics.slot_taken()
-        return speech
+        return stream
 
     def _release(self, stream: TtsStream) -> None:
         self.loop.close(stream)
@@ -308,17 +308,17 @@ def _parse_query(data: bytes) -> tuple[str, str]:
     return body["text"], body["voice"]
 
 
-async def _events(speech: TtsStream, request: web.Request) -> AsyncIterator[TtsEvent]:
-    """Yield what comes of a speech, up to its end.
+async def _events(stream: TtsStream, request: web.Request) -> AsyncIterator[TtsEvent]:
+    """Yield the events of a stream, up to its end.
 
     Raises:
         ConnectionResetError: whoever asked has hung up.
     """
     news = asyncio.Event()
-    speech.on_news = news.set
+    stream.on_news = news.set
     while True:
         news.clear()
-        events = speech.fetch()
+        events = stream.fetch()
         for event in events:
             if isinstance(event, TtsEnded):
                 return

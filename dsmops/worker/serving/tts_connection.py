@@ -50,11 +50,11 @@ class TtsWire:
             else None
         )
 
-    def last_words(self, ending: Ending) -> bytes | None:
+    def error_message(self, ending: Ending) -> bytes | None:
         """Return the message that says why a conversation ends, or never began; None where there is none."""
         return (
-            protocol.encode(protocol.Error(ending.said))
-            if ending.said and self._form.has_messages
+            protocol.encode(protocol.Error(ending.reason))
+            if ending.reason and self._form.has_messages
             else None
         )
 
@@ -70,18 +70,18 @@ class TtsConnection(Connection[TtsEvent]):
     def __init__(
         self,
         ws: web.WebSocketResponse,
-        speech: TtsStream,
+        stream: TtsStream,
         wire: TtsWire,
         request: TtsRequest,
         limits: Limits,
         log: ServerLog,
     ) -> None:
         """`request` is what `speech` was opened with."""
-        super().__init__(ws, speech, limits, silence_s=limits.speech_silence_s, no_audio_s=None)
-        self._speech, self._wire, self._request, self._log = speech, wire, request, log
+        super().__init__(ws, stream, limits, silence_s=limits.speech_silence_s, no_audio_s=None)
+        self._tts_stream, self._wire, self._request, self._log = stream, wire, request, log
 
-    def last_words(self, ending: Ending) -> bytes | None:
-        return self._wire.last_words(ending)
+    def error_message(self, ending: Ending) -> bytes | None:
+        return self._wire.error_message(ending)
 
     async def _take(self, message: WSMessage) -> None:
         try:
@@ -96,12 +96,14 @@ class TtsConnection(Connection[TtsEvent]):
                     # text waits.
                     await self._wait_for_room()
                     # Tokenizing a long text takes a while.
-                    await asyncio.to_thread(self._speech.say, text)
+                    await asyncio.to_thread(self._tts_stream.add_text, text)
                 case protocol.Voice():
-                    self._speech.change(replace(self._request, voices=(_latents(asked),)))
+                    self._tts_stream.change_request(
+                        replace(self._request, voices=(_latents(asked),))
+                    )
                 case protocol.Eos():
-                    self._log.info(PY, "received end of stream", bidx=self._speech.slot)
-                    await asyncio.to_thread(self._speech.finish)
+                    self._log.info(PY, "received end of stream", bidx=self._tts_stream.slot)
+                    await asyncio.to_thread(self._tts_stream.end_text)
         except protocol.ProtocolError as exc:
             raise Ending(CloseCode.BAD_MESSAGE, str(exc)) from exc
         except InputError as exc:
@@ -119,7 +121,7 @@ class TtsConnection(Connection[TtsEvent]):
             case TtsAudio():
                 await self._send_bytes(self._wire.audio(event.pcm))
             case TtsEnded():
-                self._log.info(PY, "tts finished", batch_idx=self._speech.slot)
+                self._log.info(PY, "tts finished", batch_idx=self._tts_stream.slot)
                 raise Ending(CloseCode.NORMAL)
             case StreamFailed():
                 raise Ending(CloseCode.FAILED, event.reason, task="send_loop")

@@ -51,7 +51,7 @@ def edit_toml(folder: Path, old: str, new: str) -> None:
 def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
     """The files are those that config.json names, beside it; it speaks as models do by default, with all its codebooks."""
     found = find_tts(source)
-    assert found.manner == TtsDefaults()
+    assert found.defaults == TtsDefaults()
     files = found.files
     assert {
         path.resolve().parent for path in (files.lm, files.mimi, files.tokenizer, files.config)
@@ -74,7 +74,7 @@ def test_a_server_config_names_a_model_and_says_how_it_speaks(tiny: Path) -> Non
     )
     found = find_tts(CONFIG)
     assert found.name == f"{CONFIG} [modules.tts_py]"
-    assert found.manner == TtsDefaults(
+    assert found.defaults == TtsDefaults(
         n_q=4,
         voice_folder="voices",
         default_voice="tiny/first.wav",
@@ -96,11 +96,11 @@ def test_the_scripts_defaults_count_where_its_table_is_silent(tiny: Path) -> Non
     edit_toml(tiny, "n_q = 8\n", "")
     edit_toml(tiny, 'voice_folder = "voices"', 'voice_folder = "$NO_SUCH_VARIABLE./voices"')
     found = find_tts(CONFIG)
-    assert (found.manner.n_q, found.manner.voice_folder) == (8, "./voices")
+    assert (found.defaults.n_q, found.defaults.voice_folder) == (8, "./voices")
     edit_toml(
         tiny, 'voice_folder = "$NO_SUCH_VARIABLE./voices"\ndefault_voice = "tiny/first.wav"\n', ""
     )
-    assert find_tts(CONFIG).manner.default_voice == "barack_demo.wav"
+    assert find_tts(CONFIG).defaults.default_voice == "barack_demo.wav"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_the_shipped_config_is_at_hand_as_it_is(hub: HubServer, tmp_path: Path) 
     path.write_text((shipped_folder("configs") / "config-tts.toml").read_text())
     progress = RecordedProgress()
     found = find_tts(str(path), progress=progress)
-    assert (found.manner.n_q, found.manner.cfg, found.files.tokenizer.name) == (
+    assert (found.defaults.n_q, found.defaults.cfg, found.files.tokenizer.name) == (
         24,
         2.0,
         "tokenizer_spm_8k_en_fr_audio.model",

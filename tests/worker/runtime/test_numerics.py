@@ -142,7 +142,7 @@ def test_the_same_model_told_its_own_text_gives_its_own_logits(
     model: SttModel, codes: Tensor, original: SttLmRun
 ) -> None:
     """Both rows go the same way, and nothing is apart but the order of sums."""
-    again = run_stt_lm(model.lm, codes, told=original)
+    again = run_stt_lm(model.lm, codes, reference=original)
     error = compare_logits(original, again)
     assert again.tokens == original.tokens
     assert error.same_choice_share == 1
@@ -153,7 +153,7 @@ def test_the_same_model_told_its_own_text_gives_its_own_logits(
 def test_text_that_was_told_is_heard(model: SttModel, codes: Tensor, original: SttLmRun) -> None:
     """With another text the logits are others, while the model left alone writes what it wrote."""
     other = run_stt_lm(
-        model.lm, codes, told=replace(original, tokens=(LM.text_out_vocab_size - 1,) * FRAMES)
+        model.lm, codes, reference=replace(original, tokens=(LM.text_out_vocab_size - 1,) * FRAMES)
     )
     assert other.tokens == original.tokens
     assert (compare_logits(original, other).rms or 0) > 0.1
@@ -167,7 +167,7 @@ def test_errors_of_16_bits_are_within_the_table(
     error = compare_logits(
         original,
         run_stt_lm(
-            load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, told=original
+            load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, reference=original
         ),
     )
     torch_dtype = {DType.F16: torch.float16, DType.BF16: torch.bfloat16}[dtype]
@@ -235,7 +235,7 @@ def test_nothing_finite_gives_no_error(
 ) -> None:
     """Where every logit is NaN there is no figure, and no zero that looks like a good one."""
     lm = spoilt(tiny_stt, config, tmp_path, DType.F32, out_norm__alpha=((0, 0, 0), float("nan")))
-    seen = run_stt_lm(lm, codes, told=original)
+    seen = run_stt_lm(lm, codes, reference=original)
     error = compare_logits(original, seen)
     assert (error.max_abs, error.rms, error.relative_rms, error.same_choice_share) == (
         None,

@@ -136,7 +136,7 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
         return begins
 
     def has_frame(self) -> bool:
-        return self.is_heard and self._waiting >= self._loop.frame_samples
+        return self.may_step and self._waiting >= self._loop.frame_samples
 
     def fill(self, frame: Samples) -> None:
         """Move the next samples into `frame`."""

@@ -125,12 +125,12 @@ class Recording:
         self._spoken: list[int] = []
         self._events: list[RecordingEvent] = []
         self._turns = TurnDetector()
-        self.heard_frames = 0
+        self.recording_frames = 0
         self.figures = RecordingFigures()
 
     def _counted(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         for frame in frames:
-            self.heard_frames += 1
+            self.recording_frames += 1
             yield frame
 
     def next_frame(self) -> Frame | None:

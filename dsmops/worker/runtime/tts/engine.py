@@ -112,8 +112,8 @@ class TtsEngine:
                 batch_size, shape.audio_codebooks, dtype=torch.int64, device=device
             )
             """Codes that the last step generated, int64 [B, all codebooks], -1 where it generated none; overwritten by the next step."""
-            parts = (self._predict_text, self._generate, self._keep_silent)
-            self._predict, self._say, self._say_nothing = (
+            parts = (self._predict_text, self._generate, self._advance_silently)
+            self._run_text, self._run_audio, self._run_silence = (
                 capture(*parts) if cuda_graph and device.type == "cuda" else parts
             )
 
@@ -221,7 +221,7 @@ class TtsEngine:
         begin = time.perf_counter()
         with device_errors(self.model.device), torch.inference_mode():
             self._masks.copy_(torch.from_numpy(np.stack([exec_mask, valid])))
-            self._predict()
+            self._run_text()
             predicted = self._predicted.cpu().numpy()
         chosen = choose(predicted[:, 0].copy())
         if chosen.shape != (self.batch_size,):
@@ -234,10 +234,10 @@ class TtsEngine:
         with device_errors(self.model.device), torch.inference_mode():
             self._text.copy_(torch.from_numpy(text))
             if text_only:
-                self._say_nothing()
+                self._run_silence()
                 pcm = np.zeros((self.batch_size, self.model.frame_samples), np.float32)
             else:
-                self._say()
+                self._run_audio()
                 sound = (
                     self._pcm_host.copy_(self._sound).numpy().copy()
                 )  # on a CPU too: the next step overwrites it
@@ -305,7 +305,7 @@ class TtsEngine:
         self._sound[:, -1] = finite & self.audio_logits.isfinite().flatten(1).all(-1)
         self._advance(recent)
 
-    def _keep_silent(self) -> None:
+    def _advance_silently(self) -> None:
         self.codes.fill_(ZERO)
         self._advance(torch.cat([self._past, self.codes[..., None]], dim=-1))
 

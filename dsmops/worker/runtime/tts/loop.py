@@ -74,7 +74,7 @@ class TtsObserver(LoopObserver["TtsStream"]):
 
 
 class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
-    """One client's speech, from `TtsLoop.open` to `TtsLoop.close`. May be used from any thread, its text be given by one at a time."""
+    """One client's stream, from `TtsLoop.open` to `TtsLoop.close`. May be used from any thread, its text be given by one at a time."""
 
     def __init__(self, loop: TtsLoop, slot: int, request: TtsRequest) -> None:
         super().__init__(slot, loop.work, MOST_EVENTS)
@@ -90,7 +90,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
         with self._work:
             return self._utterance.waiting >= MOST_WAITING_WORDS
 
-    def change(self, request: TtsRequest) -> None:
+    def change_request(self, request: TtsRequest) -> None:
         """Speak as `request` says, which only a stream that was given no text yet can.
 
         Raises:
@@ -112,11 +112,11 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
             self._request, self._is_set_up = request, False
             self._work.notify()
 
-    def say(self, text: str) -> None:
+    def add_text(self, text: str) -> None:
         """Add words; every piece ends a word, as `TtsTextStream` says.
 
         Raises:
-            InputError: the text cannot be said, is too long for one piece, or comes after `finish`.
+            InputError: the text cannot be said, is too long for one piece, or comes after `end_text`.
         """
         if len(text) > MOST_TEXT:
             raise InputError(
@@ -126,7 +126,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
             )
         self._extend(self._text.take(text))
 
-    def finish(self) -> None:
+    def end_text(self) -> None:
         """Say that no more text comes: `TtsEnded` follows the last sound, or comes at once where nothing was said.
 
         Raises:
@@ -170,11 +170,11 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
 
     @property
     def can_step(self) -> bool:
-        return self.is_heard and self._utterance.can_step
+        return self.may_step and self._utterance.can_step
 
     @property
     def is_starving(self) -> bool:
-        return self.is_heard and self.steps > 0 and not self._utterance.can_step
+        return self.may_step and self.steps > 0 and not self._utterance.can_step
 
     @property
     def is_text_only(self) -> bool:
@@ -267,7 +267,7 @@ class TtsLoop(ModelLoop[TtsStream]):
         while (turn := self._await(self._next)) is not None:
             if turn.requests:
                 engine.reset(
-                    [speech.slot for speech in turn.requests], list(turn.requests.values())
+                    [stream.slot for stream in turn.requests], list(turn.requests.values())
                 )
             if turn.stepping:
                 output = self._step(engine, turn)
@@ -287,19 +287,19 @@ class TtsLoop(ModelLoop[TtsStream]):
     def _next(self) -> _Turn | None:
         streams = list(self._streams.values())
         requests = {
-            speech: request for speech in streams if (request := speech.set_up()) is not None
+            stream: request for stream in streams if (request := stream.set_up()) is not None
         }
-        ended = [speech for speech in streams if speech.ends()]
-        ready = [speech for speech in streams if speech.can_step]
+        ended = [stream for stream in streams if stream.ends()]
+        ready = [stream for stream in streams if stream.can_step]
         if not requests and not ended and not ready:
             return None
-        beginning = [speech for speech in ready if speech.is_text_only]
+        beginning = [stream for stream in ready if stream.is_text_only]
         text_only = bool(beginning) and (
             len(beginning) == len(ready) or self._text_only_steps < self._most_text_only
         )
         if ready:
             self._text_only_steps = self._text_only_steps + 1 if text_only else 0
-        starving = sum(speech.is_starving for speech in streams)
+        starving = sum(stream.is_starving for stream in streams)
         return _Turn(
             requests, ended, beginning if text_only else ready, text_only, len(ready), starving
         )
@@ -308,17 +308,17 @@ class TtsLoop(ModelLoop[TtsStream]):
         def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
             tokens = np.full(engine.batch_size, PADDING, np.int64)
             with self.lock:
-                for speech in turn.stepping:
-                    tokens[speech.slot] = speech.choose(int(predictions[speech.slot]))
+                for stream in turn.stepping:
+                    tokens[stream.slot] = stream.choose(int(predictions[stream.slot]))
             return tokens
 
         exec_mask = np.zeros(engine.batch_size, np.bool_)
-        exec_mask[[speech.slot for speech in turn.stepping]] = True
+        exec_mask[[stream.slot for stream in turn.stepping]] = True
         output = engine.step(exec_mask, choose, text_only=turn.text_only)
         with self.lock:
-            for speech in turn.stepping:
-                if output.finite[speech.slot]:
-                    speech.take(output.pcm[speech.slot] if output.valid[speech.slot] else None)
+            for stream in turn.stepping:
+                if output.finite[stream.slot]:
+                    stream.take(output.pcm[stream.slot] if output.valid[stream.slot] else None)
                 else:
-                    speech.fail(NOT_FINITE)
+                    stream.fail(NOT_FINITE)
         return output

@@ -186,7 +186,7 @@ def test_figures(model: SttModel) -> None:
         transcript.figures for transcript in transcribed(SttEngine(model, 3), recordings)
     )
     assert (long.steps, short.steps) == (20 + CLOSING, 5 + CLOSING)
-    assert [recording.heard_frames for recording in recordings] == [20, 5]
+    assert [recording.recording_frames for recording in recordings] == [20, 5]
     assert 0 < short.share_s == pytest.approx(short.compute_s / 2)
     # Of the long one's steps, all of the short one's were shared.
     assert long.share_s == pytest.approx(long.compute_s - short.compute_s / 2)
@@ -228,7 +228,7 @@ def test_audio_prompt_is_heard_but_not_transcribed(model: SttModel) -> None:
     gap = [np.zeros(FRAME, dtype=np.float32)] * PROMPT_GAP_FRAMES
     (whole,) = transcribed(SttEngine(model, 1), [recording_of(model, [*prompt, *gap, *clip])])
     assert transcript.tokens == whole.tokens
-    assert recording.heard_frames == 15
+    assert recording.recording_frames == 15
     assert whole.text.endswith(transcript.text)
     assert len(transcript.words) < len(whole.words)
 
@@ -254,7 +254,7 @@ def test_what_is_fed(model: SttModel, prefix_s: float, silent: int, prompt_frame
         + [0] * CLOSING
     )
     assert recording.next_frame() is None
-    assert recording.heard_frames == 3
+    assert recording.recording_frames == 3
 
 
 TOKENS = st.lists(

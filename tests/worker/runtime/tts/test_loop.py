@@ -91,8 +91,8 @@ class Bench:
     def whole(self, speech: TtsStream, *pieces: str) -> list[TtsEvent]:
         """Say all there is and return all events up to the last."""
         for piece in pieces:
-            speech.say(piece)
-        speech.finish()
+            speech.add_text(piece)
+        speech.end_text()
         return self.until(speech, is_over)
 
 
@@ -184,12 +184,12 @@ def test_nothing_to_say_ends_at_once(bench: Bench, pieces: list[str]) -> None:
 def test_a_stream_waits_for_as_many_words_as_the_model_sees_ahead(bench: Bench) -> None:
     """Two words are not enough for a model that sees two ahead, a third is; a neighbour does not wait."""
     slow, quick = bench.open(), bench.open()
-    slow.say("ab")
-    slow.say("c")
+    slow.add_text("ab")
+    slow.add_text("c")
     assert is_over(bench.whole(quick, "a b c"))
     bench.until(slow, lambda _: slow.is_starving)
     assert bench.engine.fed[slow.slot] == [PADDING] * 2
-    slow.say("d")
+    slow.add_text("d")
     steps = (
         2 + 1 + 3
     )  # padding, the step in which the first word begins, its other tokens and padding
@@ -242,8 +242,8 @@ def test_streams_sound_as_if_they_were_alone(
                 assert speech is not None
                 running[number], heard[number] = speech, []
                 for piece in pieces:
-                    speech.say(piece)
-                speech.finish()
+                    speech.add_text(piece)
+                speech.end_text()
             bench.news.get(timeout=10)
             for number, speech in list(running.items()):
                 heard[number] += speech.fetch()
@@ -275,14 +275,14 @@ def test_new_streams_take_cheap_steps_of_their_own(most: int, kinds: list[bool])
         TalkEngine(before_step=lambda _: gate.wait(10) and None), interleaved_text_only=most
     ) as bench:
         first = bench.open()
-        first.say("a " * MOST_WAITING_WORDS)
+        first.add_text("a " * MOST_WAITING_WORDS)
         bench.until(first, lambda events: len(sound(events)) > 3)
         assert bench.engine.text_only[WARM_UP_STEPS:][: LEAD + 1] == [True] * LEAD + [False]
         gate.clear()
         second = bench.loop.open(REQUEST)
         assert second is not None
-        second.say("a")
-        second.finish()
+        second.add_text("a")
+        second.end_text()
         gate.set()
         bench.until(second, is_over)
         begins = next(
@@ -302,15 +302,15 @@ def test_the_voice_may_change_before_the_first_word(bench: Bench) -> None:
     """The slot is set up anew, without a second start; afterwards it is too late; a request that cannot be followed is refused."""
     speech = bench.open()
     other = TtsRequest(voices=(np.ones((6, 5), np.float32),), seed=5)
-    speech.change(other)
+    speech.change_request(other)
     events = bench.whole(speech, "ab c d")
     assert Started() not in events
     assert bench.engine.requests[speech.slot] is other
     assert sound(events) == alone("ab c d", request=other) != alone("ab c d")
     with pytest.raises(InputError, match="voice comes after"):
-        speech.change(REQUEST)
+        speech.change_request(REQUEST)
     with pytest.raises(InputError, match="cfg 3"):
-        bench.open().change(TtsRequest(cfg=3.0))
+        bench.open().change_request(TtsRequest(cfg=3.0))
     with pytest.raises(InputError, match="cfg 3"):
         bench.loop.open(TtsRequest(cfg=3.0))
     assert bench.loop.used_slots == 2
@@ -320,13 +320,13 @@ def test_text_that_cannot_be_said_is_refused_and_the_stream_goes_on(bench: Bench
     """The piece is lost whole; so is one beyond the limit, and one after the end."""
     speech = bench.open()
     with pytest.raises(InputError, match="'B'"):
-        speech.say("a B")
+        speech.add_text("a B")
     with pytest.raises(InputError, match="too long"):
-        speech.say("a" * (MOST_TEXT + 1))
+        speech.add_text("a" * (MOST_TEXT + 1))
     assert spoken(bench.whole(speech, "c d")) == ["c", "d"]
     with pytest.raises(InputError, match="after its end"):
-        speech.say("e")
-    speech.finish()
+        speech.add_text("e")
+    speech.end_text()
 
 
 def test_a_stream_says_when_it_is_full() -> None:
@@ -338,9 +338,9 @@ def test_a_stream_says_when_it_is_full() -> None:
         )
     ) as bench:
         speech = bench.open()
-        speech.say("a " * (MOST_WAITING_WORDS - 1))
+        speech.add_text("a " * (MOST_WAITING_WORDS - 1))
         assert not speech.is_full
-        speech.say("a a")
+        speech.add_text("a a")
         assert speech.is_full
         gate.set()
         bench.until(speech, lambda _: not speech.is_full)
@@ -384,7 +384,7 @@ def test_slots_are_lent_and_come_back(bench: Bench) -> None:
     """As many streams as slots; a closed one makes room at once, and its slot is reset for the next."""
     first, second = bench.open(), bench.open()
     assert bench.loop.open(REQUEST) is None
-    first.say("a b c d")
+    first.add_text("a b c d")
     bench.loop.close(first)
     bench.loop.close(first)
     assert bench.loop.used_slots == 1

@@ -139,8 +139,8 @@ def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[TtsModel, Tts
     assert neighbour is not None
     neighbour.say("somebody else speaks and speaks")
     for word in text.split():
-        speech.say(word)
-    speech.finish()
+        speech.add_text(word)
+    speech.end_text()
     heard = speech.fetch()
     while TtsEnded() not in heard:
         news.get(timeout=30)
