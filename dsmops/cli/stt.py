@@ -96,6 +96,15 @@ def transcribe(
             help="Send audio to --url at X times real time; 0: as fast as it is taken.",
         ),
     ] = 1.01,
+    send_ahead: Annotated[
+        float,
+        typer.Option(
+            "--send-ahead",
+            metavar="S",
+            min=10,
+            help="Seconds of audio sent to --url ahead of its answers.",
+        ),
+    ] = 60.0,
     mic: Annotated[
         bool,
         typer.Option(
@@ -145,6 +154,10 @@ def transcribe(
         raise typer.BadParameter(
             "--json, --srt and --vtt are three forms of one output; choose one"
         )
+    if not isfinite(send_ahead):
+        raise typer.BadParameter(
+            f"{send_ahead} is not a number of seconds", param_hint="--send-ahead"
+        )
     if not isfinite(rtf):
         raise typer.BadParameter(
             f"{rtf} is no speed; 0 is as fast as it is taken", param_hint="--rtf"
@@ -190,7 +203,12 @@ def transcribe(
                 transcribe_microphone(url, out.live, api_key=api_key)
                 if mic
                 else transcribe_remotely(
-                    path, url, api_key=api_key, speed=rtf, progress=out.progress()
+                    path,
+                    url,
+                    api_key=api_key,
+                    speed=rtf,
+                    send_ahead_s=send_ahead,
+                    progress=out.progress(),
                 )
             )
         else:
@@ -211,10 +229,14 @@ def transcribe(
         )
         if file is not None:
             file.write("".join(f"{line}\n" for line in text).encode())
-            text = [f"{output}: {counted(len(heard.words), 'word')} of {heard.audio_s:.1f} s"]
+            mark = ", incomplete" if heard.incomplete else ""
+            text = [f"{output}: {counted(len(heard.words), 'word')} of {heard.audio_s:.1f} s{mark}"]
     for note in listening_notes(heard, vad=vad):
         out.note(note)
     out.result(heard, text)
+    if heard.incomplete is not None:
+        out.error(heard.incomplete.error())
+        raise typer.Exit(heard.incomplete.exit_code)
     if heard.interrupted:
         raise typer.Exit(130)
 

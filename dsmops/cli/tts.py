@@ -190,6 +190,9 @@ def synthesize(
     out.note(synthesis_note(said))
     if output is None or target is not None:
         out.result(said, show_synthesis(said, timestamps=timestamps))
+    if said.incomplete is not None:
+        out.error(said.incomplete.error())
+        raise typer.Exit(said.incomplete.exit_code)
 
 
 def _check_usage(

@@ -268,7 +268,7 @@ class _Stream:
         self._own_steps = 0
         self._markers: list[tuple[int, int]] = []
         self._words: list[str] = []
-        self._is_eos = self._is_gone = False
+        self._is_eos = self._is_gone = self._has_crashed = False
         self.has_slot = False
 
     @property
@@ -360,7 +360,7 @@ class _Stream:
         """Send what is left and a Close frame without a code, and reset the connection at once."""
         while not self._out.empty():
             self._writer.write(self._out.get_nowait() or b"")
-        if self._server.close_frame:
+        if self._server.close_frame and not self._has_crashed:
             self._writer.write(_frame(CLOSE, b""))
         self._writer.transport.set_write_buffer_limits(0)
         await self._writer.drain()
@@ -413,10 +413,9 @@ class _Stream:
         """Work on one frame."""
         self._own_steps += 1
         if self._server.drop_at is not None and self._own_steps > self._server.drop_at:
-            # As a process that crashes: what it has still to send is sent by the system.
             self._server.seen.dropped.append("crash")
-            self._writer.transport.close()
-            self._is_gone = True
+            self._has_crashed = self._is_gone = True
+            self._out.put_nowait(None)
             return
         if self.is_tts:
             self._step_tts()

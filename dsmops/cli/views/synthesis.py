@@ -14,7 +14,9 @@ def show_synthesis(said: Synthesis, *, timestamps: bool) -> Iterator[str]:
         for word in said.words:
             yield f"{word.start_s:8.2f} {word.stop_s:8.2f}  {word.text}"
     else:
-        yield f"{f'{said.output}: ' if said.output else ''}{counted(len(said.words), 'word')} in {said.audio_s:.1f} s"
+        where = f"{said.output}: " if said.output else ""
+        mark = ", incomplete" if said.incomplete else ""
+        yield f"{where}{counted(len(said.words), 'word')} in {said.audio_s:.1f} s{mark}"
 
 
 def synthesis_note(said: Synthesis) -> str:

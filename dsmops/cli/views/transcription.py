@@ -48,6 +48,8 @@ def listening_notes(heard: Transcription, *, vad: bool) -> Iterator[str]:
             else f"{heard.unsaid_prompt[:_SHOWN_CHARS]}..."
         )
         yield f"warning: the model never wrote all of the prompt ({left!r} was left), and so nothing else"
+    if heard.incomplete is not None:
+        yield f"incomplete: the stream failed, and the text ends at {heard.audio_s:.1f} s or before"
     if heard.interrupted:
         yield f"ended early, after {heard.audio_s:.1f} s of {heard.audio}"
     if heard.speedup is not None:

@@ -10,6 +10,8 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from dsmops.errors import DsmopsError
+from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.synthesis_result import (
     Sink,
     Synthesis,
@@ -19,7 +21,7 @@ from dsmops.operations.speech.synthesis_result import (
 )
 from dsmops.progress import SILENT, Progress
 
-_MOST_WAITING = 250
+_MAX_WAITING = 250
 """Words and frames that a server may be ahead of the sink, besides what the client keeps."""
 _DRAIN_S = 0.1
 
@@ -34,21 +36,34 @@ def synthesize_remotely(
     target: Path | None = None,
     progress: Progress = SILENT,
 ) -> Synthesis:
-    """Say `text` at the server at `url`, in its voice of that name, its default one for None.
+    """Synthesize `text` at the server at `url`, with its voice of that name, None for its default.
+
+    When the stream fails after its first sound, the sink gets the sound so far, and the result says
+    why it is incomplete.
 
     Raises:
-        InputError: the address or the target cannot be used.
-        CredentialsError, TransferError: the server refused, failed or cannot be reached.
-        ExtraMissingError: the worker's libraries are not installed.
+        InputError: the address or the target cannot be used, or the server refused the text.
+        CredentialsError, TransferError: the server refused, cannot be reached, or failed before the
+            first sound.
+        ExtraMissingError: the client's libraries are not installed.
     """
     from dsmops.client.address import TTS_PATH, websocket_url
 
     address = websocket_url(url, TTS_PATH)
     meter = SynthesisMeter(progress)
+    failures: list[DsmopsError] = []
 
     def events() -> Generator[SynthesisEvent]:
         meter.begin(len(text.split()))
-        yield from _remote_events(address, text, voice, api_key)
+        has_sound = False
+        try:
+            for event in _remote_events(address, text, voice, api_key):
+                has_sound = has_sound or not isinstance(event, SynthesizedWord)
+                yield event
+        except DsmopsError as exc:
+            if not has_sound:
+                raise
+            failures.append(exc)
 
     meter.pour(events(), sink)
     return replace(
@@ -56,26 +71,30 @@ def synthesize_remotely(
         output=target,
         model=address,
         voices=(voice,) if voice is not None else (),
+        incomplete=Incomplete.because(failures[0]) if failures else None,
     )
 
 
 def _remote_events(
     address: str, text: str, voice: str | None, api_key: str | None
 ) -> Generator[SynthesisEvent]:
-    """Yield what a server says. A thread of its own talks to it: while the sink waits for a loudspeaker, pings are to be answered."""
-    from dsmops.client.tts import synthesize as talk
+    """Yield the words and the sound of a text as a server sends them.
+
+    A thread of its own talks to the server: while the sink waits for a loudspeaker, pings must be
+    sent and answered.
+    """
+    from dsmops.client.tts import synthesize
     from dsmops.protocol import TtsText
 
-    events: queue.Queue[SynthesisEvent | BaseException | None] = queue.Queue(_MOST_WAITING)
+    events: queue.Queue[SynthesisEvent | BaseException | None] = queue.Queue(_MAX_WAITING)
     loop = asyncio.new_event_loop()
 
     async def converse() -> None:
-        async with aclosing(talk(address, [text], voice=voice, api_key=api_key)) as answers:
+        async with aclosing(synthesize(address, [text], voice=voice, api_key=api_key)) as answers:
             async for answer in answers:
                 if isinstance(answer, TtsText):
-                    await asyncio.to_thread(
-                        events.put, SynthesizedWord(answer.text, answer.start_s, answer.stop_s)
-                    )
+                    word = SynthesizedWord(answer.text, answer.start_s, answer.stop_s)
+                    await asyncio.to_thread(events.put, word)
                 else:
                     await asyncio.to_thread(events.put, answer.pcm)
 
@@ -85,7 +104,7 @@ def _remote_events(
         failure: BaseException | None = None
         try:
             loop.run_until_complete(conversation)
-        except BaseException as exc:  # noqa: BLE001 whatever it is, it is raised where the events are read
+        except BaseException as exc:  # noqa: BLE001 raised again where the events are read
             failure = exc
         finally:
             loop.close()
@@ -99,9 +118,9 @@ def _remote_events(
                 raise event
             yield event
     finally:
-        with suppress(RuntimeError):  # closed already
+        with suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(conversation.cancel)
-        # Whatever waits to be put must get away, or the process could not end.
+        # Blocked puts must return, or the process could not end.
         while thread.is_alive() or not events.empty():
             with suppress(queue.Empty):
                 events.get(timeout=_DRAIN_S)

@@ -1,4 +1,4 @@
-"""`transcribe --url`: a recording through any moshi-server, heard as its clients hear it."""
+"""`transcribe --url`: a recording or a microphone through any moshi-server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from dsmops.audio import LevelMeter, Samples, open_audio
 from dsmops.audio.microphone import microphone
 from dsmops.client.address import websocket_url
-from dsmops.client.stt import LEAD_IN_FRAMES, Answer
-from dsmops.client.stt import transcribe as stream_transcribe
-from dsmops.client.window import FRAME_S
+from dsmops.client.stt import LEAD_IN_FRAMES, Answer, transcribe
+from dsmops.client.window import FRAME_S, SEND_AHEAD_S
+from dsmops.errors import DsmopsError
+from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.transcription import Transcription, hear
 from dsmops.progress import SILENT, Progress
 from dsmops.protocol import EndWord, Step, Word
@@ -28,21 +29,25 @@ def transcribe_remotely(
     *,
     api_key: str | None = None,
     speed: float = 1.01,
+    send_ahead_s: float = SEND_AHEAD_S,
     progress: Progress = SILENT,
 ) -> Transcription:
     """Transcribe the recording in `source`, standard input when None, through the server at `url`.
 
-    `speed` is × real time, 0 for as fast as the server takes it. Ctrl-C ends the recording there;
-    what was sent is still transcribed, and `interrupted` says so. A second Ctrl-C ends everything.
+    `speed` is × real time, 0 for as fast as the server answers; audio goes out at most
+    `send_ahead_s` ahead of the answers. Ctrl-C ends the recording there; what was sent is still
+    transcribed, and `interrupted` says so. A second Ctrl-C ends everything. When the stream fails
+    after its first word, the result holds the words so far and says why it is incomplete.
 
     Raises:
         InputError, SourceError: the recording or the address cannot be used.
-        CredentialsError, TransferError: the server refused, failed or cannot be reached.
-        ExtraMissingError: the worker's libraries are not installed.
+        CredentialsError, TransferError: the server refused, cannot be reached, or failed before the
+            first word.
+        ExtraMissingError: the client's libraries are not installed.
     """
     address = websocket_url(url)
     meter = LevelMeter()
-    heard = _Hearing()
+    answers = _Answers()
     with open_audio(source or "-") as audio:
 
         async def frames(_: asyncio.Event) -> AsyncIterator[Samples]:
@@ -55,66 +60,71 @@ def transcribe_remotely(
             "s of audio",
         )
         try:
-            elapsed_s = asyncio.run(_hear(frames, address, api_key, speed, heard))
+            asyncio.run(_stream(frames, address, api_key, answers, speed, send_ahead_s))
         finally:
             progress.finish()
-    return _transcription(audio.name, address, heard, meter, elapsed_s)
+    return _transcription(audio.name, address, answers, meter)
 
 
 def transcribe_microphone(
     url: str, on_word: Callable[[str], None], *, api_key: str | None = None
 ) -> Transcription:
-    """Transcribe what the microphone hears, through the server at `url`, until Ctrl-C; `on_word` gets each word as it comes.
+    """Transcribe the microphone through the server at `url` until Ctrl-C.
+
+    `on_word` gets each word as it comes. A stream that fails is as for `transcribe_remotely`.
 
     Raises:
         InputError: the address cannot be used.
-        CredentialsError, TransferError: the server refused, failed or cannot be reached.
-        EnvironmentMissingError: there is no microphone, or the libraries for it are not installed.
+        CredentialsError, TransferError: the server refused, cannot be reached, or failed before the
+            first word.
+        EnvironmentMissingError: there is no microphone, or its libraries are not installed.
     """
     address = websocket_url(url)
     meter = LevelMeter()
-    heard = _Hearing(on_word)
+    answers = _Answers(on_word)
 
     async def frames(stop: asyncio.Event) -> AsyncIterator[Samples]:
         async for frame in microphone(stop):
             meter.add(frame)
             yield frame
 
-    elapsed_s = asyncio.run(_hear(frames, address, api_key, 0.0, heard))
-    heard.interrupted = False  # Ctrl-C is how it ends.
-    return _transcription("the microphone", address, heard, meter, elapsed_s)
+    asyncio.run(_stream(frames, address, api_key, answers))
+    answers.interrupted = False  # Ctrl-C is how it ends.
+    return _transcription("the microphone", address, answers, meter)
 
 
-def _transcription(
-    audio: str, address: str, heard: _Hearing, meter: LevelMeter, elapsed_s: float
-) -> Transcription:
+def _transcription(audio: str, address: str, answers: _Answers, meter: LevelMeter) -> Transcription:
+    elapsed_s = answers.elapsed_s
     return Transcription(
         audio=audio,
         audio_s=meter.levels.duration_s,
         model=address,
         device=None,
         dtype=None,
-        text=" ".join(word.text for word in heard.words),
-        words=tuple(heard.words),
-        turns=tuple(heard.turns),
-        has_vad=heard.steps > 0,
+        text=" ".join(word.text for word in answers.words),
+        words=tuple(answers.words),
+        turns=tuple(answers.turns),
+        has_vad=answers.steps > 0,
         levels=meter.levels,
-        steps=heard.steps,
+        steps=answers.steps,
         compute_s=elapsed_s,
         speedup=meter.levels.duration_s / elapsed_s if elapsed_s else None,
-        interrupted=heard.interrupted,
+        interrupted=answers.interrupted,
+        incomplete=answers.incomplete,
     )
 
 
-class _Hearing:
-    """What the server's answers add up to."""
+class _Answers:
+    """The words and turns that a server's answers add up to."""
 
     def __init__(self, on_word: Callable[[str], None] = lambda _: None) -> None:
         self._on_word = on_word
         self.words: list[TimedWord] = []
         self.turns: list[TurnEnd] = []
         self.steps = 0
+        self.elapsed_s = 0.0
         self.interrupted = False
+        self.incomplete: Incomplete | None = None
         self._detector = TurnDetector()
 
     def take(self, answer: Answer) -> None:
@@ -131,28 +141,40 @@ class _Hearing:
                     self.turns.append(TurnEnd(max(0.0, (self.steps - LEAD_IN_FRAMES) * FRAME_S)))
 
 
-async def _hear(
+async def _stream(
     frames: Callable[[asyncio.Event], AsyncIterator[Samples]],
     address: str,
     api_key: str | None,
-    speed: float,
-    heard: _Hearing,
-) -> float:
-    """Stream the frames and return how long that took, in seconds. `frames` gets the event that Ctrl-C sets."""
+    answers: _Answers,
+    speed: float = 0.0,
+    send_ahead_s: float = SEND_AHEAD_S,
+) -> None:
+    """Stream the frames and collect the answers. `frames` gets the event that Ctrl-C sets."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     begin_s = loop.time()
     with _first_ctrl_c_sets(stop, loop):
-        await stream_transcribe(
-            address, frames(stop), heard.take, api_key=api_key, speed=speed, stop=stop
-        )
-    heard.interrupted = stop.is_set()
-    return loop.time() - begin_s
+        try:
+            await transcribe(
+                address,
+                frames(stop),
+                answers.take,
+                api_key=api_key,
+                speed=speed,
+                send_ahead_s=send_ahead_s,
+                stop=stop,
+            )
+        except DsmopsError as exc:
+            if not answers.words:
+                raise
+            answers.incomplete = Incomplete.because(exc)
+    answers.interrupted = stop.is_set()
+    answers.elapsed_s = loop.time() - begin_s
 
 
 @contextmanager
 def _first_ctrl_c_sets(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let the first Ctrl-C set `stop`, and the second do what it always does."""
+    """Let the first Ctrl-C set `stop`, and the second raise KeyboardInterrupt."""
 
     def on_first() -> None:
         stop.set()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples
+from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.progress import Progress
 
 Sink = Callable[[Iterator[Samples]], object]
@@ -34,7 +35,8 @@ class Synthesis:
     `first_audio_ms`: from the text to the first sound, without loading. `compute_s`: the whole time
     without waiting for the sink; `speedup` is seconds of audio per second of it. Through a server,
     `model` is its address, the times are those until its answers came, and settings that only the
-    server knows are None. `output` is None where the sound did not go to a file.
+    server knows are None. `output` is None where the sound did not go to a file. `incomplete`: the
+    stream failed, and this is what came before.
     """
 
     output: Path | None
@@ -50,6 +52,7 @@ class Synthesis:
     first_audio_ms: float | None
     compute_s: float
     speedup: float | None
+    incomplete: Incomplete | None = None
 
 
 SynthesisEvent = Samples | SynthesizedWord

@@ -21,6 +21,7 @@ from dsmops.audio import (
 from dsmops.errors import CheckpointError
 from dsmops.operations.models.files import require_spared
 from dsmops.operations.models.stt import find_stt, load_stt_source
+from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Transcription:
     `speedup` is seconds of audio per second of computing, loading excluded; None where there was no
     audio. Through a server, `model` is its address, `device` and `dtype` are None, and `compute_s`
     is the time until all was heard. `interrupted`: the recording was ended early, and this is what
-    was heard until then.
+    was heard until then. `incomplete`: the stream failed, and this is what came before.
     """
 
     audio: str
@@ -58,6 +59,7 @@ class Transcription:
     speedup: float | None
     unsaid_prompt: str = ""
     interrupted: bool = False
+    incomplete: Incomplete | None = None
 
 
 @dataclass(frozen=True, slots=True)
