@@ -350,10 +350,10 @@ def test_a_stream_that_nobody_listens_to_is_not_stepped(bench: Bench) -> None:
     """Its sound does not pile up; when it is fetched, it goes on where it was."""
     text = "a b c d " * 100
     deaf, heard = bench.open(), bench.open()
-    deaf.say(text)
-    deaf.finish()
+    deaf.add_text(text)
+    deaf.end_text()
     bench.whole(heard, text[: len(text) // 2])
-    while deaf.is_heard:
+    while deaf.may_step:
         bench.news.get(timeout=10)
     resting = deaf.steps
     bench.whole(bench_reopen(bench, heard), "a b c")
@@ -366,7 +366,7 @@ def test_a_stream_that_nobody_listens_to_is_not_stepped(bench: Bench) -> None:
 def test_broken_numbers_end_one_stream_only(bench: Bench) -> None:
     """The stream is told; its neighbour, stepped with it, sounds on as if it were alone."""
     broken, whole = bench.open(), bench.open()
-    broken.say(f"a b {BROKEN} c d")
+    broken.add_text(f"a b {BROKEN} c d")
     events = bench.whole(whole, "ab c d e f")
     reasons = [
         event.reason for event in bench.until(broken, is_over) if isinstance(event, StreamFailed)
@@ -412,7 +412,7 @@ def test_a_dead_loop_tells_every_stream_and_the_server(
     with Bench(TalkEngine(before_step=before_step)) as bench:
         streams = [bench.open(), bench.open()]
         fuse.set()
-        streams[0].say("a b c")
+        streams[0].add_text("a b c")
         died = bench.died.get(timeout=10)
         assert isinstance(died, kind)
         assert died.exit_code == 5

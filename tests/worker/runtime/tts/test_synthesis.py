@@ -137,7 +137,7 @@ def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[TtsModel, Tts
     speech, neighbour = loop.open(request), loop.open(TtsRequest(seed=1))
     assert speech is not None
     assert neighbour is not None
-    neighbour.say("somebody else speaks and speaks")
+    neighbour.add_text("somebody else speaks and speaks")
     for word in text.split():
         speech.add_text(word)
     speech.end_text()
