@@ -327,9 +327,13 @@ def upstream_mimi(
     schedule: Schedule | None,
     *,
     codebooks: int,
+    zero_start: bool = False,
     device: str = "cpu",
 ) -> MimiTrace:
-    """The same through upstream's codec; `config` None is the released model."""
+    """The same through upstream's codec; `config` None is the released model.
+
+    With `zero_start` its downsampling begins a stream with zeros, as moshi-server's does.
+    """
     from moshi.models import loaders
 
     mimi = loaders.get_mimi(
@@ -338,6 +342,8 @@ def upstream_mimi(
         device=device,
         num_codebooks=codebooks,
     )
+    if zero_start:
+        mimi.downsample.conv.pad_mode = "constant"
     if schedule is not None:
         mimi.streaming_forever(pcm.shape[1])
     steps = []

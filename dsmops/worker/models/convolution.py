@@ -19,7 +19,10 @@ from dsmops.worker.models.state import RowState, keep
 
 @dataclass(frozen=True, slots=True)
 class ConvState:
-    """The last inputs of a convolution [B, C, P]; `started` (bool [B]) only where the padding repeats the first input."""
+    """The last inputs of a convolution, [B, C, P].
+
+    `started` (bool [B]) exists only where the padding repeats the first input.
+    """
 
     previous: Tensor
     started: Tensor | None
@@ -52,12 +55,17 @@ class CausalConv(nn.Module):
         """Lay the loaded weights out with channels innermost, as the kernels for tensor cores read them."""
         self.weight.data = self.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
-    def init_state(self, rows: RowState) -> ConvState | None:
-        """Return the state for `rows`, None where no input needs to be remembered."""
+    def init_state(self, rows: RowState, *, zero_start: bool = False) -> ConvState | None:
+        """Return the state for `rows`, None where no input needs to be remembered.
+
+        With `zero_start` streams begin with zeros, even where `repeat_first` is set.
+        """
         if self.left == 0:
             return None
         previous = rows.zeros(self.weight.shape[1], self.left)
-        return ConvState(previous, rows.zeros(dtype=torch.bool) if self.repeat_first else None)
+        # A reset zeroes `previous`, so that without `started` a stream begins with zeros.
+        repeats = self.repeat_first and not zero_start
+        return ConvState(previous, rows.zeros(dtype=torch.bool) if repeats else None)
 
     def forward(
         self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None

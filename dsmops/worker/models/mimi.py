@@ -225,7 +225,7 @@ class DecoderState:
 
 
 class MimiEncoder(nn.Module):
-    """The half that speech recognition needs."""
+    """The half that speech-to-text needs."""
 
     def __init__(self, config: MimiConfig) -> None:
         super().__init__()
@@ -238,12 +238,17 @@ class MimiEncoder(nn.Module):
         )
         self.quantizer = SplitQuantizer(width, config.quantizer_dimension, config.n_q, config.bins)
 
-    def init_state(self, rows: RowState) -> EncoderState:
-        """Return the state of fresh streams for `rows`."""
+    def init_state(self, rows: RowState, *, zero_start: bool = False) -> EncoderState:
+        """Return the state of fresh streams for `rows`.
+
+        With `zero_start` the downsampling begins with zeros, as in moshi-server; otherwise it
+        repeats its first input, as PyTorch's Mimi does. The codes of the first frame differ in
+        nearly every codebook, those of later frames in a few.
+        """
         return EncoderState(
             self.encoder.init_state(rows),
             self.encoder_transformer.init_state(rows),
-            self.downsample.init_state(rows),
+            self.downsample.init_state(rows, zero_start=zero_start),
         )
 
     def latents(
@@ -270,7 +275,7 @@ class MimiEncoder(nn.Module):
 
 
 class MimiDecoder(nn.Module):
-    """The half that speech synthesis needs."""
+    """The half that text-to-speech needs."""
 
     def __init__(self, config: MimiConfig) -> None:
         super().__init__()

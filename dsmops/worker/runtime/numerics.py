@@ -100,7 +100,8 @@ def encode_frames(
     """Return the codes of `frames` (float32 [1920] each), int64 [T, K] on the CPU, encoded one by one as an engine does."""
     with device_errors(device), torch.inference_mode():
         rows = RowState(1, device)
-        state, mask = mimi.init_state(rows), torch.ones(1, dtype=torch.bool, device=device)
+        state = mimi.init_state(rows, zero_start=True)
+        mask = torch.ones(1, dtype=torch.bool, device=device)
         codes = [
             mimi.encode(torch.as_tensor(frame, device=device)[None, None], codebooks, state, mask)[
                 0, :, 0

@@ -263,11 +263,17 @@ def test_full_size_mimi_beyond_its_window(full_mimi_file: Path) -> None:
 
 @pytest.mark.parametrize("alignment", Alignment)
 def test_engine(stt_file: Path, mimi_file: Path, alignment: Alignment) -> None:
-    """The engine, given sound, says what upstream's codec and `LMGen` say: fed each frame once, or one step late as servers do."""
+    """The engine gives what upstream's codec and `LMGen` give, fed each frame once.
+
+    By the server's alignment frames come one step late, and the codec begins with zeros.
+    """
     pcm = _pcm(STEPS, ROWS, 96)
     schedule = Schedule.steady(STEPS, ROWS)
-    heard = upstream_mimi(mimi_file, MIMI_BODY, pcm, schedule, codebooks=4).codes[..., 0]
-    if alignment is Alignment.SERVER:
+    is_server = alignment is Alignment.SERVER
+    heard = upstream_mimi(
+        mimi_file, MIMI_BODY, pcm, schedule, codebooks=4, zero_start=is_server
+    ).codes[..., 0]
+    if is_server:
         heard = torch.cat([heard[:1], heard[:-1]])
     theirs = upstream_lm(stt_file, STT_BODY, heard, schedule)
     encoder, _ = load_mimi(mimi_file)

@@ -26,10 +26,14 @@ from dsmops.worker.runtime.stt.interface import SttOutput
 
 
 class Alignment(StrEnum):
-    """Which frame a step hears. Step 0 always hears the initial tokens.
+    """Which frame a step takes, and how Mimi begins a stream. Step 0 takes the initial tokens.
 
-    `SERVER`: step t hears frame t - 1, as in training, moshi-server and MLX. `LMGEN`: step t hears
-    frame t, and frame 0 is never heard, as in the Python package's `LMGen` fed once per frame.
+    `SERVER`: step t takes frame t - 1, as in training, moshi-server and MLX; Mimi's downsampling
+    begins with zeros, as in moshi-server. `LMGEN`: step t takes frame t, and frame 0 is never
+    taken, as in the Python package's `LMGen` fed once per frame; Mimi's downsampling begins with
+    copies of its first input, as in PyTorch.
+
+    tests/worker/runtime/stt/test_real_server.py holds `SERVER` to the numbers of a real server.
     """
 
     SERVER = "server"
@@ -63,7 +67,9 @@ class SttEngine:
         heads = lm.shape.extra_heads[0] if lm.shape.extra_heads else 0
         with device_errors(device), torch.inference_mode():
             self._rows = RowState(batch_size, device)
-            self._mimi = model.mimi.init_state(self._rows)
+            # moshi-server fills the states of a reset slot with zeros, and its flag for the padding
+            # of a stream's start is one for the whole batch: its streams begin with zeros.
+            self._mimi = model.mimi.init_state(self._rows, zero_start=alignment is Alignment.SERVER)
             self._ring = lm.init_state(self._rows)
             self._started = self._rows.zeros(dtype=torch.bool)
             self._last_text = self._rows.zeros(dtype=torch.int64)
