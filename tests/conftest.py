@@ -3,6 +3,12 @@
 import os
 from pathlib import Path
 
+# Before torch is loaded, for this process and those that tests start. The models here are tiny: a
+# second thread costs more than it computes, and threads of parallel tests that spin for each other
+# took half of the suite's time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 from hypothesis import HealthCheck, settings
 
