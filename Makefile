@@ -1,4 +1,4 @@
-# One door for every task; the same names run locally and in CI. `make help` lists them.
+# Every task of the project; the same names run locally and in CI. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint types arch docs docs-check wheel check test test-all fault parity bench demo clean
+.PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-all fault parity bench demo clean
 
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,7 +29,7 @@ lint: setup ## ruff: style, common mistakes, formatting
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-arch: setup ## the one-way doors between rooms
+arch: setup ## imports go one way (the contracts in pyproject.toml)
 	$(BIN)/lint-imports --no-cache
 
 docs: setup ## regenerate the command reference
@@ -38,10 +38,13 @@ docs: setup ## regenerate the command reference
 docs-check: setup ## fail when the command reference is not what --help says
 	$(BIN)/python -m tools.command_reference --check
 
+words: setup ## words of the glossary that texts no longer use
+	$(BIN)/python -m tools.plain_words --report
+
 wheel: setup ## build the wheel, install it elsewhere, use it
 	$(BIN)/python -m tools.check_wheel
 
-check: lint types arch docs-check wheel ## all that a reviewer would ask for, but the tests
+check: lint types arch docs-check words wheel ## everything except the tests
 
 test: setup ## the tests that need nothing but this machine
 	$(BIN)/python -m pytest -n auto --dist loadfile
