@@ -18,7 +18,7 @@ from pathlib import Path
 from shlex import quote
 
 from dsmops.audio import write
-from dsmops.audio.clip import speech_like
+from dsmops.audio.signals import speech_like
 from dsmops.operations.smoke import Parts
 from dsmops.operations.smoke.simulate import TinyModel
 from dsmops.report import Reporter, Table

@@ -5,6 +5,7 @@ put into words.
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +64,57 @@ def sounddevice(purpose: str) -> Any:
     return sounddevice
 
 
-def unreadable(
-    name: str, reason: str, *, code: str = "audio.format", flags: str = ""
-) -> InputError:
-    """Return the error for audio that libsndfile cannot use, with the formats that it can and a way to make one."""
-    known = soundfile().available_formats()
-    readable = [label for key, label in _FORMATS.items() if key in known]
-    source = shlex.quote(name) if Path(name).is_file() else "INPUT"
-    target = shlex.quote(f"{Path(name).stem}-24k.wav") if Path(name).is_file() else "OUTPUT.wav"
-    remedy = f"Readable here: {', '.join(readable)}. To convert anything else:"
+def unreadable(name: str, reason: str, *, code: str = "audio.format") -> InputError:
+    """Return the error for audio that cannot be read, with a command that makes it readable."""
     if code == "audio.damaged":
-        remedy = "Fetch or record it again. To use what is left of it:"
-    return InputError(
-        f"{name}: {reason}",
-        hint=f"{remedy} ffmpeg {flags}-i {source} -ac 1 -ar 24000 {target}",
-        code=code,
-    )
+        hint = f"Fetch or record it again. To use what is left of it: {_conversion(name)}"
+    elif (headerless := _HEADERLESS.get(Path(name).suffix.lower())) is not None:
+        rate_hz = _TELEPHONE_HZ if headerless in ("mulaw", "alaw") else _WIDEBAND_HZ
+        options = f"-f {headerless} -ar {rate_hz} -ac 1 "
+        hint = (
+            "Audio without a header needs its format, rate and channels; change them to what it "
+            f"was recorded with: {_conversion(name, options)}"
+        )
+    elif shutil.which("ffmpeg") is None:
+        hint = (
+            f"Readable here: {', '.join(_readable())}. For other formats install ffmpeg "
+            f"(`apt-get install ffmpeg`), which is then used; or convert the file elsewhere: "
+            f"{_conversion(name)}"
+        )
+    else:
+        hint = (
+            f"Readable here: {', '.join(_readable())}, and what ffmpeg reads. Audio without a "
+            "header needs its format, rate and channels, for example: "
+            f"{_conversion(name, f'-f s16le -ar {_WIDEBAND_HZ} -ac 1 ')}"
+        )
+    return InputError(f"{name}: {reason}", hint=hint, code=code)
 
+
+def _readable() -> list[str]:
+    known = soundfile().available_formats()
+    return [label for key, label in _FORMATS.items() if key in known]
+
+
+def _conversion(name: str, options: str = "") -> str:
+    """Return an ffmpeg command that never writes over its input."""
+    path = Path(name)
+    source = shlex.quote(name) if path.is_file() else "INPUT"
+    target = shlex.quote(f"{path.stem}-24k.wav") if path.is_file() else "OUTPUT.wav"
+    rate = "" if options else "-ac 1 -ar 24000 "
+    return f"ffmpeg {options}-i {source} {rate}{target}"
+
+
+_HEADERLESS = {
+    **dict.fromkeys((".raw", ".pcm", ".sw", ".s16", ".sln"), "s16le"),
+    **dict.fromkeys((".ul", ".ulaw", ".mulaw", ".pcmu", ".g711u"), "mulaw"),
+    **dict.fromkeys((".al", ".alaw", ".pcma", ".g711a"), "alaw"),
+    ".s24": "s24le",
+    ".s32": "s32le",
+    ".f32": "f32le",
+}
+"""Endings that people give to samples without a header, and what ffmpeg calls the formats."""
+
+_TELEPHONE_HZ, _WIDEBAND_HZ = 8_000, 16_000
 
 _FORMATS = {
     "WAV": "WAV",

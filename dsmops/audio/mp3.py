@@ -12,7 +12,8 @@ Source: ISO/IEC 11172-3 §2.4.1 and 13818-3 (frame header), the LAME project's d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
+
+from dsmops.audio.parts import Content
 
 _KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -29,59 +30,71 @@ _SEARCH_BYTES = 4096
 """How far one look for the next header reaches."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Layer3Stream:
-    """The layer III frames of a file: the first header, where it stands, how many frames are like it, and whether a Xing header leads."""
+    """Layer III frames of one version and sample rate: the first header, where the frames stand,
+    how many there are, and whether a Xing header leads.
+    """
 
     first_header: bytes
-    start: int
-    count: int
-    has_xing: bool
+    ranges: list[range]
+    count: int = 0
+    has_xing: bool = False
+    skipped_bytes: int = 0
+    """Bytes between the frames that are neither frames nor tags."""
 
     @property
     def samples(self) -> int:
-        """Samples of one channel in all frames, a Xing header's own silent frame left out."""
+        """Samples of one channel in all frames, without the silent frame of a Xing header."""
         return (self.count - self.has_xing) * (1152 if _version(self.first_header) == 3 else 576)
 
     def is_cut_at(self, declared_samples: int) -> bool:
         """Whether reading up to `declared_samples` would lose audio."""
         return declared_samples < self.samples - (_PADDING_SAMPLES if self.has_xing else 0)
 
+    def add(self, start: int, length: int) -> None:
+        if self.ranges and self.ranges[-1].stop == start:
+            self.ranges[-1] = range(self.ranges[-1].start, start + length)
+        else:
+            self.ranges.append(range(start, start + length))
+        self.count += 1
 
-def read_stream(file: BinaryIO) -> Layer3Stream | None:
-    """Return the layer III frames of a seekable file that libsndfile takes for MPEG audio, None where they could not be counted.
 
-    The file's position is moved.
+def read_streams(content: Content) -> list[Layer3Stream] | None:
+    """Return the layer III frames of a file that libsndfile takes for MPEG audio, None where they
+    could not be counted. Files that were joined give a stream for each change of the sample rate.
     """
-    first, start, count, gaps = b"", 0, 0, 0
-    position = 0
-    while len(header := _bytes_at(file, position, 10)) >= 4:
+    streams: list[Layer3Stream] = []
+    size = content.size
+    position = gaps = skipped = 0
+    while len(header := content.at(position, 10)) >= 4:
         length = _frame_bytes(header)
-        # The first header stands where another one follows; after that, frames are those of its
-        # kind.
-        if length and (
-            _same_kind(header, first)
-            if count
-            else _frame_bytes(_bytes_at(file, position + length, 4))
-        ):
-            if not count:
-                first, start = header[:4], position
-            count += 1
+        goes_on = bool(streams) and _same_kind(header, streams[-1].first_header)
+        # A stream begins where another frame follows; after that, frames are those of its kind.
+        if length and (goes_on or _frame_bytes(content.at(position + length, 4))):
+            if not goes_on:
+                frame = content.at(position, length)
+                has_xing = b"Xing" in frame or b"Info" in frame
+                streams.append(Layer3Stream(header[:4], [], has_xing=has_xing))
+            streams[-1].add(position, min(length, size - position))
+            streams[-1].skipped_bytes += skipped
+            skipped = 0
             position += length
         elif header[:3] == b"ID3" and len(header) == 10:
             # Its size: four bytes of seven bits, without the ten of its header.
             a, b, c, d = header[6:]
             position += 10 + ((a & 127) << 21 | (b & 127) << 14 | (c & 127) << 7 | d & 127)
+        elif header[:3] == b"TAG":
+            position += 128
         else:
             gaps += 1
             if gaps == _MOST_GAPS:
                 return None
-            ahead = _bytes_at(file, position + 1, _SEARCH_BYTES).find(b"\xff")
-            position += 1 + ahead if ahead >= 0 else _SEARCH_BYTES
-    if not count:
-        return None
-    frame = _bytes_at(file, start, _frame_bytes(first))
-    return Layer3Stream(first, start, count, has_xing=b"Xing" in frame or b"Info" in frame)
+            ahead = content.at(position + 1, _SEARCH_BYTES).find(b"\xff")
+            step = 1 + ahead if ahead >= 0 else _SEARCH_BYTES
+            skipped += step if streams else 0
+            position += step
+    return streams or None
 
 
 def xing_frame(stream: Layer3Stream) -> bytes:
@@ -102,11 +115,6 @@ def xing_frame(stream: Layer3Stream) -> bytes:
     tag = b"Xing" + (1).to_bytes(4, "big") + stream.count.to_bytes(4, "big")
     frame[4 + side_info : 4 + side_info + len(tag)] = tag
     return bytes(frame)
-
-
-def _bytes_at(file: BinaryIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
 
 
 def _version(header: bytes | bytearray) -> int:

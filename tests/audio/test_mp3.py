@@ -1,6 +1,7 @@
 """The length of MP3 files: all of the audio is read, whatever the header says or leaves out."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dsmops.audio import open_audio, read
-from dsmops.audio.mp3 import read_stream
-from dsmops.errors import InputError
+from dsmops.audio.mp3 import read_streams
+from dsmops.audio.parts import Content
 from tests.support.sound import encoded, sweep
 
 ID3 = b"ID3\x04\0\0\0\0\x02\x05" + bytes(2 * 128 + 5)
@@ -84,18 +85,45 @@ def test_blocks_do_not_disturb_the_decoder() -> None:
 def test_a_file_cut_short_is_known_by_its_xing_header() -> None:
     """The header promises more than is there."""
     data = variable_mp3(varying(24_000), 24_000)
-    with pytest.raises(InputError, match="cut short or damaged"):
-        read(io.BytesIO(data[: len(data) // 2]))
+    with open_audio(io.BytesIO(data[: len(data) // 2])) as audio:
+        list(audio.blocks())
+        assert "its header promises 6.50 s" in " ".join(audio.warnings)
+
+
+def test_files_of_different_rates_that_were_joined_are_read_whole() -> None:
+    """libsndfile alone stops where the sample rate changes."""
+    first = encoded(sweep(24_000, 2.0), 24_000, "MP3", "MPEG_LAYER_III")
+    second = encoded(sweep(44_100, 3.0), 44_100, "MP3", "MPEG_LAYER_III")
+    assert seconds_of(first + ID3 + second) == pytest.approx(5.0, abs=0.1)
+
+
+def test_bytes_between_frames_are_left_out_and_told() -> None:
+    """libmpg123 alone gives up after 1024 of them."""
+    data = encoded(sweep(24_000, 3.0), 24_000, "MP3", "MPEG_LAYER_III")
+    with open_audio(io.BytesIO(data[:3000] + bytes(range(256)) * 64 + data[3000:])) as audio:
+        assert sum(map(len, audio.blocks())) / 24_000 == pytest.approx(3.0, abs=0.1)
+        assert "between its MP3 frames that are no audio" in " ".join(audio.warnings)
+
+
+def test_the_decoder_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """libmpg123 writes notes on stderr by itself. What others write meanwhile is kept."""
+    data = encoded(sweep(24_000, 3.0), 24_000, "MP3", "MPEG_LAYER_III")
+    damaged = bytearray(data + data)
+    damaged[2000::97] = bytes(len(damaged[2000::97]))
+    with open_audio(io.BytesIO(bytes(damaged))) as audio:
+        for number, _ in enumerate(audio.blocks(0.1)):
+            os.write(2, b"ours\n" if not number else b"")
+    assert capfd.readouterr().err == "ours\n"
 
 
 @given(st.binary(max_size=2000), st.integers(0, 3))
 def test_counting_never_fails(data: bytes, copies: int) -> None:
     """Any bytes, between frames or alone, give a count or none."""
     frame = variable_mp3(sweep(24_000, 0.1), 24_000)
-    stream = read_stream(io.BytesIO(data + (frame + data) * copies))
-    assert stream is None or stream.count > 0
+    streams = read_streams(Content(io.BytesIO(data + (frame + data) * copies)))
+    assert streams is None or all(stream.count > 0 for stream in streams)
 
 
 def test_bytes_that_all_look_like_headers_are_given_up() -> None:
     """A hostile file costs a bounded number of looks."""
-    assert read_stream(io.BytesIO(b"\xff" * 1_000_000)) is None
+    assert read_streams(Content(io.BytesIO(b"\xff" * 1_000_000))) is None

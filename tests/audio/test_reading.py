@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from dsmops.audio import SAMPLE_RATE_HZ, open_audio, read
 from dsmops.errors import DiskFullError, FileAccessError, InputError, SourceError
-from tests.support.sound import encoded, piped_wav, sweep
+from tests.support.sound import encoded, no_ffmpeg, piped_wav, sweep
 
 RATES_HZ = [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000]
 
 
 def error_of(data: bytes) -> InputError:
-    with pytest.raises(InputError) as caught:
+    with no_ffmpeg(), pytest.raises(InputError) as caught:
         read(io.BytesIO(data))
     return caught.value
 
@@ -188,15 +188,15 @@ def test_a_stream_that_does_not_fit_the_disk_is_said(monkeypatch: pytest.MonkeyP
             return False
 
     with Path("/dev/full").open("wb", buffering=0) as full:
-        monkeypatch.setattr("tempfile.TemporaryFile", lambda: full)
+        monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda: full)
         with pytest.raises(DiskFullError):
             read(Pipe(encoded(sweep(24_000, 0.5))))
 
 
-def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
+def test_ten_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
     """Decoding, mixing and resampling hold a few blocks at a time."""
-    path = tmp_path / "hour.wav"
-    data_bytes = 3600 * 8000
+    path = tmp_path / "long.wav"
+    data_bytes = 600 * 8000
     header = struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         b"RIFF",
@@ -221,7 +221,7 @@ def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
         count = sum(len(block) for block in audio.blocks())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 3600 * SAMPLE_RATE_HZ
+    assert count == 600 * SAMPLE_RATE_HZ
     assert peak < 16 << 20
 
 
@@ -256,7 +256,7 @@ def test_what_is_no_audio_gets_the_formats_and_a_command(tmp_path: Path, data: b
     """The hint has what can be read, and an ffmpeg line that never writes over its input."""
     path = tmp_path / "my call.wav"
     path.write_bytes(data)
-    with pytest.raises(InputError) as caught:
+    with no_ffmpeg(), pytest.raises(InputError) as caught:
         read(path)
     assert str(path) in caught.value.message
     assert "WAV, FLAC, Ogg (Vorbis, Opus), MP3" in caught.value.hint
@@ -273,34 +273,34 @@ def test_a_name_that_ends_in_raw_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("container", "encoding"),
-    [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("W64", "PCM_16"), ("RF64", "PCM_16")],
-)
-def test_a_file_shorter_than_its_header_says_is_refused_at_once(
-    container: str, encoding: str
-) -> None:
-    """libsndfile would shorten it without a word; it is refused before the first block."""
-    data = encoded(sweep(24_000, 1.0), 24_000, container, encoding)
-    with (
-        pytest.raises(InputError, match="cut short: its header promises"),
-        open_audio(io.BytesIO(data[: len(data) // 2])),
-    ):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("container", "encoding"),
     [
-        ("FLAC", "PCM_16"),
-        ("OGG", "VORBIS"),
-        ("OGG", "OPUS"),
+        ("WAV", "PCM_16"),
+        ("AIFF", "PCM_16"),
+        ("W64", "PCM_16"),
+        ("RF64", "PCM_16"),
+        ("AU", "PCM_16"),
         ("CAF", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "OPUS"),
         ("MP3", "MPEG_LAYER_III"),
     ],
 )
-def test_a_compressed_file_cut_in_half_is_refused(container: str, encoding: str) -> None:
-    """Half a file never passes for the whole."""
-    data = encoded(sweep(24_000, 3.0), 24_000, container, encoding)
-    assert error_of(data[: len(data) // 2]).code in {"audio.damaged", "audio.format"}
+def test_a_file_that_is_cut_short_is_read_and_told(container: str, encoding: str) -> None:
+    """What is there comes out, about half of it, and a warning says that it is not all."""
+    whole = sweep(24_000, 6.0)
+    data = encoded(whole, 24_000, container, encoding)
+    with open_audio(io.BytesIO(data[: len(data) // 2])) as audio:
+        got = np.concatenate(list(audio.blocks()))
+        assert "cut short" in " ".join(audio.warnings)
+    assert 1.9 < len(got) / 24_000 < 4.0
+    if container not in ("OGG", "MP3"):
+        assert np.abs(got - whole[: len(got)]).max() < 1e-4
+
+
+def test_a_vorbis_file_cut_in_its_only_page_is_refused() -> None:
+    """Nothing of it can be decoded."""
+    data = encoded(sweep(24_000, 3.0), 24_000, "OGG", "VORBIS")
+    assert error_of(data[: len(data) // 2]).code in {"audio.empty", "audio.format"}
 
 
 def test_bytes_after_the_audio_do_no_harm() -> None:
@@ -311,12 +311,9 @@ def test_bytes_after_the_audio_do_no_harm() -> None:
     assert len(read(io.BytesIO(counts_itself))) == 2400
 
 
-def test_no_samples_is_an_error_that_knows_why() -> None:
-    """A recorder that was killed leaves sizes of 0, whatever follows; the hint gets the samples out."""
-    for data in (encoded(np.zeros(0, np.float32)), piped_wav(sweep(24_000, 0.5), claimed_bytes=0)):
-        error = error_of(data)
-        assert error.code == "audio.empty"
-        assert "-ignore_length 1" in error.hint
+def test_no_samples_is_an_error() -> None:
+    """A header alone says so."""
+    assert error_of(encoded(np.zeros(0, np.float32))).code == "audio.empty"
 
 
 @pytest.mark.parametrize("rate_hz", [1, 999, 768_001, 0x7FFFFFFF])
@@ -382,7 +379,8 @@ def test_damaged_bytes_give_audio_or_an_input_error(
     """Whatever happens to a file: finite samples of 24 kHz, or one clear error."""
     data = mutated(_WHOLE[container, encoding], np.random.default_rng(seed))
     try:
-        got = read(io.BytesIO(data))
+        with no_ffmpeg():
+            got = read(io.BytesIO(data))
     except InputError:
         return
     assert got.dtype == np.float32

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import soundfile
@@ -36,6 +40,13 @@ def encoded(
         for start in range(0, len(samples), 8192):
             file.write(samples[start : start + 8192])
     return data.getvalue()
+
+
+@contextmanager
+def no_ffmpeg() -> Iterator[None]:
+    """Hide the program ffmpeg, where it is installed."""
+    with patch.dict(os.environ, {"PATH": ""}):
+        yield
 
 
 def piped_wav(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsmops.audio import Samples, read
-from dsmops.audio.clip import speech_like
+from dsmops.audio.signals import speech_like
 from dsmops.operations.smoke.checks import Limits
 from dsmops.operations.smoke.report import Backend
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from statistics import quantiles
 
 from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames
-from dsmops.audio.clip import silence
+from dsmops.audio.signals import silence
 from dsmops.client.probe import Probe
 from dsmops.client.session import Patience
 from dsmops.client.stt import LEAD_IN_FRAMES, Answer, transcribe

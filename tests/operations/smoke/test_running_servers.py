@@ -102,7 +102,7 @@ def test_a_loop_that_dies_is_told_by_what_it_did_not_do(step: int, failed: str) 
 def test_words_are_wanted_from_a_recording(tmp_path: Path) -> None:
     """A server that hears and writes nothing about it fails with a recording, and passes with the built-in sound."""
     from dsmops.audio import write
-    from dsmops.audio.clip import speech_like
+    from dsmops.audio.signals import speech_like
 
     write(tmp_path / "speech.wav", [speech_like(0.5)])
     with ThreadedServer(EchoEngine) as server:

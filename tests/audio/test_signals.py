@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dsmops.audio import SAMPLE_RATE_HZ
-from dsmops.audio.clip import silence, speech_like
+from dsmops.audio.signals import silence, speech_like
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 1.0, 7.3])

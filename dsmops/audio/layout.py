@@ -1,0 +1,141 @@
+"""How a file is read: its parts, each with the decoder that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dsmops.audio import chunked, flac, mp3, ogg
+from dsmops.audio.decoding import DecodingError, SndfileDecoder
+from dsmops.audio.ffmpeg import FfmpegDecoder
+from dsmops.audio.parts import Content, Part
+from dsmops.units import size
+
+_UNKNOWN_SAMPLES = 1 << 62
+"""libsndfile gives 2**63 - 1 samples where a header leaves the number open."""
+
+_SKIPPED_BYTES = 8192
+"""Bytes between MP3 frames that are worth no warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A part with what its decoder knows about it. `samples`: of one channel, as far as a header
+    can be believed. Each `decode` gives a decoder that begins at the start.
+    """
+
+    decode: Callable[[], SndfileDecoder | FfmpegDecoder]
+    format: str
+    rate_hz: int
+    channels: int
+    samples: int | None
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The runs of a file, in order. Those of a live stream are found as it is read."""
+
+    runs: Callable[[], Iterator[Run]]
+    warnings: tuple[str, ...] = ()
+
+
+def find_layout(content: Content, name: str) -> Layout:
+    """Return the runs of audio in `content`, which is read to its end unless it is a live stream of
+    a format that can be read as it comes.
+
+    Raises:
+        DecodingError: libsndfile cannot read it.
+    """
+    if content.is_live:
+        if (parts := chunked.parts(content)) is not None:
+            next(_runs(content, parts, name, []))
+            return Layout(lambda: _runs(content, chunked.parts(content) or (), name, []))
+        content.await_end()
+    warnings: list[str] = []
+    runs = tuple(_runs_of_file(content, name, warnings))
+    return Layout(lambda: iter(runs), tuple(warnings))
+
+
+def ffmpeg_layout(path: Path) -> Layout:
+    """Return a file as ffmpeg reads it.
+
+    Raises:
+        FfmpegError: it finds no audio.
+    """
+    decode = partial(FfmpegDecoder, path)
+    with closing(decode()) as decoder:
+        run = Run(decode, "ffmpeg", decoder.samplerate, decoder.channels, None, Part(()))
+    return Layout(lambda: iter((run,)))
+
+
+def _runs_of_file(content: Content, name: str, warnings: list[str]) -> Iterator[Run]:
+    parts = chunked.parts(content)
+    if parts is not None:
+        yield from _runs(content, parts, name, warnings)
+        return
+    whole = _run(content, Part((range(content.size),)), name)
+    if whole.format.startswith("MP3"):
+        yield from _mp3_runs(content, whole, name, warnings)
+    elif whole.format.startswith("OGG"):
+        links, is_cut = ogg.parts(content)
+        if is_cut:
+            warnings.append(f"{name} is cut short: its last page is incomplete")
+        yield from _runs(content, links, name, warnings)
+    elif whole.format.startswith("FLAC") and (streams := flac.parts(content)):
+        yield from _runs(content, streams, name, warnings)
+    else:
+        yield whole
+
+
+def _mp3_runs(content: Content, whole: Run, name: str, warnings: list[str]) -> Iterator[Run]:
+    streams = mp3.read_streams(content) if whole.format == "MP3 MPEG_LAYER_III" else None
+    if streams is None:
+        yield Run(whole.decode, whole.format, whole.rate_hz, whole.channels, None, whole.part)
+        return
+    for stream in streams:
+        run = _run(content, Part(tuple(stream.ranges)), name)
+        part, samples = run.part, run.samples
+        if stream.is_cut_at(run.samples or 0):
+            part = Part((mp3.xing_frame(stream), *stream.ranges))
+            samples = stream.samples
+        elif not stream.has_xing:
+            samples = stream.samples
+        if stream.skipped_bytes > _SKIPPED_BYTES:
+            warnings.append(
+                f"{name} has {size(stream.skipped_bytes)} between its MP3 frames that are no audio"
+            )
+        yield _run(content, part, name, samples)
+
+
+def _runs(content: Content, parts: Iterable[Part], name: str, warnings: list[str]) -> Iterator[Run]:
+    """Yield the parts that can be decoded, the first one or an error."""
+    for number, part in enumerate(parts):
+        try:
+            run = _run(content, part, name)
+        except DecodingError as exc:
+            if not number:
+                raise
+            warnings.append(
+                f"part {number + 1} of {name} cannot be read (libsndfile: {exc}): it was left out"
+            )
+            continue
+        yield run
+
+
+def _run(content: Content, part: Part, name: str, samples: int | None = None) -> Run:
+    decode = partial(SndfileDecoder, content, part, name)
+    with closing(decode()) as decoder:
+        info = decoder.info
+        declared = info.frames if info.frames < _UNKNOWN_SAMPLES else None
+        return Run(
+            decode,
+            f"{info.format} {info.subtype}",
+            info.samplerate,
+            info.channels,
+            samples or part.samples or declared,
+            part,
+        )
