@@ -5,7 +5,15 @@ when audio is opened or written.
 """
 
 from dsmops.audio.opus import OpusDecoder, OpusEncoder
-from dsmops.audio.pcm import FRAME_SAMPLES, SAMPLE_RATE_HZ, LevelMeter, Levels, Samples, frames
+from dsmops.audio.pcm import (
+    FRAME_SAMPLES,
+    SAMPLE_RATE_HZ,
+    LevelMeter,
+    Levels,
+    Samples,
+    excerpt,
+    frames,
+)
 from dsmops.audio.playback import play
 from dsmops.audio.reading import AudioSource, open_audio, read
 from dsmops.audio.writing import Written, pcm_16, stream_header, write
@@ -20,6 +28,7 @@ __all__ = [
     "OpusEncoder",
     "Samples",
     "Written",
+    "excerpt",
     "frames",
     "open_audio",
     "pcm_16",

@@ -57,6 +57,22 @@ def frames(blocks: Iterable[Samples], prefix_s: float = 0.0) -> Iterator[Samples
         yield pending
 
 
+def excerpt(
+    blocks: Iterable[Samples], offset_s: float, duration_s: float | None
+) -> Iterator[Samples]:
+    """Yield the `duration_s` (None: all) of the audio from `offset_s` on, no block of it empty."""
+    start = round(offset_s * SAMPLE_RATE_HZ)
+    stop = None if duration_s is None else start + round(duration_s * SAMPLE_RATE_HZ)
+    at = 0
+    for block in blocks:
+        piece = block[max(0, start - at) : None if stop is None else max(0, stop - at)]
+        if len(piece):
+            yield piece
+        at += len(block)
+        if stop is not None and at >= stop:
+            return
+
+
 @dataclass(frozen=True, slots=True)
 class Levels:
     """How loud audio is: `peak` and `rms` as magnitudes (1.0 is full scale), `silent_share` of its duration in [0, 1]."""

@@ -1,34 +1,47 @@
-"""The loudspeaker: sound as it comes. Needs the package sounddevice, which comes with the extra `mic`, and PortAudio."""
+"""The loudspeaker: sound as it comes. Needs sounddevice (the extra `mic`) and PortAudio."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dsmops.audio.devices import open_stream
 from dsmops.audio.libraries import sounddevice
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples
+from dsmops.audio.resampling import Resampler
 from dsmops.errors import EnvironmentMissingError
 
 
-def play(blocks: Iterable[Samples]) -> int:
-    """Play 24 kHz mono audio on the system's default device, each block as soon as it is there, and return when all has sounded.
+def play(blocks: Iterable[Samples], *, device: str | None = None) -> int:
+    """Play 24 kHz mono audio, each block as soon as it is there, and return when all was played.
 
-    Returns how often the device had nothing to play because a block came late. The device is opened
-    before the first block is asked for.
+    `device` is a name or a number, None for the system's default; it may have any rate. Returns how
+    often the device had nothing to play because a block came late. The device is opened before the
+    first block is asked for.
 
     Raises:
         ExtraMissingError: sounddevice is not installed, or lacks PortAudio.
-        EnvironmentMissingError: there is no such device, or it cannot be opened, or is lost.
+        EnvironmentMissingError: there is no such device, it cannot be opened, or it is lost.
+        InputError: `device` is not one loudspeaker.
     """
     library = sounddevice("playing sound")
+    stream, rate_hz, channels = open_stream(library, "output", device)
+    resampler = Resampler(SAMPLE_RATE_HZ, rate_hz)
     late = 0
     try:
-        with library.OutputStream(samplerate=SAMPLE_RATE_HZ, channels=1, dtype="float32") as stream:
-            for number, block in enumerate(blocks):
+        for number, block in enumerate(blocks):
+            for piece in resampler.take(block):
+                values = piece.reshape(-1, 1).repeat(channels, axis=1)
                 # The device starts empty: only what comes after the first block can be late.
-                late += bool(stream.write(block.reshape(-1, 1))) and number > 0
+                late += bool(stream.write(values)) and number > 0
+        for piece in resampler.finish():
+            stream.write(piece.reshape(-1, 1).repeat(channels, axis=1))
     except library.PortAudioError as exc:
         raise EnvironmentMissingError(
             f"the loudspeaker cannot be used: {exc}",
-            hint="See `python -m sounddevice` for the devices that PortAudio knows.",
+            hint="`--device list` shows the devices, --device chooses one.",
+            code="audio.device",
         ) from exc
+    finally:
+        # Waits until all was played.
+        stream.__exit__(None, None, None)
     return late

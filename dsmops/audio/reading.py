@@ -21,10 +21,11 @@ from dsmops.audio import ffmpeg
 from dsmops.audio.decoding import DecodingError
 from dsmops.audio.ffmpeg import FfmpegDecoder, FfmpegError
 from dsmops.audio.layout import Layout, Run, ffmpeg_layout, find_layout
-from dsmops.audio.libraries import soxr, unreadable
+from dsmops.audio.libraries import unreadable
 from dsmops.audio.mixing import WINDOW_S, Mixer, regrouped
 from dsmops.audio.parts import Content
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples, require_audible_numbers
+from dsmops.audio.resampling import Resampler
 from dsmops.audio.spool import Spool
 from dsmops.errors import InputError
 from dsmops.files import os_errors
@@ -83,12 +84,12 @@ class AudioSource:
     def _resampled(self) -> Iterator[Samples]:
         """Yield 24 kHz mono audio, through one resampler for all runs of the same rate."""
         self.warnings[:] = self._layout.warnings
-        resampler = _Resampler(SAMPLE_RATE_HZ)
+        resampler = Resampler(SAMPLE_RATE_HZ)
         read_s = cancelled_s = 0.0
         for run in self._layout.runs():
             if run.rate_hz != resampler.rate_hz:
                 yield from resampler.finish()
-                resampler = _Resampler(run.rate_hz)
+                resampler = Resampler(run.rate_hz)
             mixer = Mixer(run.rate_hz)
             samples = 0
             try:
@@ -201,30 +202,6 @@ def read(source: Source) -> Samples:
     """Return the whole audio as 24 kHz mono float32 [n]; errors as for `open_audio` and `AudioSource.blocks`."""
     with open_audio(source) as audio:
         return np.concatenate([np.zeros(0, np.float32), *audio.blocks()])
-
-
-class _Resampler:
-    """Changes a rate to 24 kHz, as samples come."""
-
-    def __init__(self, rate_hz: int) -> None:
-        self.rate_hz = rate_hz
-        self._stream = (
-            None
-            if rate_hz == SAMPLE_RATE_HZ
-            else soxr().ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
-        )
-
-    def take(self, samples: Samples, *, last: bool = False) -> Iterator[Samples]:
-        """Yield what these samples complete."""
-        block = samples
-        if self._stream is not None:
-            block = self._stream.resample_chunk(samples, last=last)
-        if len(block):
-            yield block
-
-    def finish(self) -> Iterator[Samples]:
-        """Yield what was held back."""
-        yield from self.take(np.zeros(0, np.float32), last=True)
 
 
 def _name(source: Source) -> str:

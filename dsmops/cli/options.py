@@ -99,6 +99,30 @@ ServerKeyOpt = Annotated[
         help="Key that the server of --url takes.",
     ),
 ]
+
+
+def list_sound_devices(name: str | None) -> str | None:
+    """Callback of `--device`: `list` shows the devices and ends the command."""
+    if name == "list":
+        from dsmops.audio.devices import list_devices
+        from dsmops.cli.views.devices import show_devices
+
+        for line in show_devices(list_devices()):
+            typer.echo(line)
+        raise typer.Exit
+    return name
+
+
+SoundDeviceOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME|N|list",
+        callback=list_sound_devices,
+        is_eager=True,
+        help="Sound device, by name or number; list shows them.",
+    ),
+]
 ServerVersionOpt = Annotated[
     str | None,
     typer.Option(

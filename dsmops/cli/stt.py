@@ -1,18 +1,29 @@
-"""Commands that listen: `transcribe`, `evaluate`."""
+"""Commands from speech to text: `transcribe`, `evaluate`."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt
+from dsmops.cli.arguments import (
+    FileCommand,
+    expanded,
+    refuse_with_url,
+    require_no_address,
+    require_other_file,
+)
+from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
+from dsmops.dtypes import DType
 from dsmops.report import Reporter
+
+if TYPE_CHECKING:
+    from dsmops.operations.speech.transcription import Transcription
 
 DEFAULT_MODEL = "stt-1b-en_fr"
 ModelOpt = Annotated[
@@ -20,17 +31,17 @@ ModelOpt = Annotated[
     typer.Option(
         "--model",
         metavar="SOURCE",
-        help="A published model's name, hf://org/repo, a folder with a config.json, or a moshi-server .toml.",
+        help="Name of a published model, hf://org/repo, folder or .toml.",
     ),
 ]
-CpuOpt = Annotated[
-    bool,
-    typer.Option("--cpu", help="Compute on the CPU. Default: CUDA device 0 where there is one."),
-]
+CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU, also with a GPU.")]
+Form = Literal["text", "srt", "vtt", "json"]
+_FORMS: dict[str, Form] = {".txt": "text", ".srt": "srt", ".vtt": "vtt", ".json": "json"}
+"""What an output file holds by the ending of its name, where no option says it."""
 
 
 def check_text(text: str) -> str:
-    """Callback of `--prompt-text`: bytes that are not UTF-8 come as lone surrogates, which no tokenizer takes."""
+    """Callback of `--prompt-text`: bytes that are not UTF-8 come as lone surrogates."""
     if re.search("[\ud800-\udfff]", text):
         raise typer.BadParameter("the text is not UTF-8")
     return text
@@ -39,10 +50,7 @@ def check_text(text: str) -> str:
 def transcribe(
     audio: Annotated[
         str | None,
-        typer.Argument(
-            metavar="AUDIO",
-            help="Any file that libsndfile reads, at any rate; - for standard input.",
-        ),
+        typer.Argument(metavar="AUDIO", help="A recording of any format; - for standard input."),
     ] = None,
     model: ModelOpt = DEFAULT_MODEL,
     dtype: DTypeOpt = None,
@@ -52,13 +60,10 @@ def transcribe(
     ] = False,
     timing: Annotated[
         Literal["server", "python"],
-        typer.Option(
-            "--timing",
-            help="Word times as moshi-server sends them, or as upstream's Python script.",
-        ),
+        typer.Option("--timing", help="Word times as moshi-server or as Kyutai's script."),
     ] = "server",
     vad: Annotated[
-        bool, typer.Option("--vad", help="Show where turns end, by the model's semantic VAD.")
+        bool, typer.Option("--vad", help="Show where turns end (semantic VAD).")
     ] = False,
     prompt_text: Annotated[
         str,
@@ -75,25 +80,18 @@ def transcribe(
             "--prompt-audio",
             metavar="FILE",
             readable=False,
-            help="A recording that came before; left out of the transcript.",
+            help="A recording that came before; not transcribed.",
         ),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            help="Let this moshi-server do it, like ws://127.0.0.1:8080; the audio goes there.",
-        ),
+        typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
     ] = None,
     api_key: ServerKeyOpt = None,
     rtf: Annotated[
         float,
         typer.Option(
-            "--rtf",
-            metavar="X",
-            min=0,
-            help="Send audio to --url at X times real time; 0: as fast as it is taken.",
+            "--rtf", metavar="X", min=0, help="Send to --url at X times real time; 0: no limit."
         ),
     ] = 1.01,
     send_ahead: Annotated[
@@ -107,11 +105,9 @@ def transcribe(
     ] = 60.0,
     mic: Annotated[
         bool,
-        typer.Option(
-            "--mic",
-            help="Send the microphone instead of AUDIO to --url, until Ctrl-C (pip install 'dsmops[mic]').",
-        ),
+        typer.Option("--mic", help="Send the microphone to --url, until Ctrl-C."),
     ] = False,
+    device: SoundDeviceOpt = None,
     srt: Annotated[bool, typer.Option("--srt", help="Print SubRip captions.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT captions.")] = False,
     output: Annotated[
@@ -121,151 +117,206 @@ def transcribe(
             "-o",
             metavar="FILE",
             readable=False,
-            help="Write the text or captions there; - for stdout.",
+            help="Write to a .txt, .srt, .vtt or .json file.",
         ),
     ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Write down what is said in a recording, on this machine or through a server.
+    """Transcribe a recording, on this machine or through a server.
 
     Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best,
-    f32 on a CPU. Channels are mixed. With --url, Ctrl-C ends the recording there, and what was sent
-    is still written down; a second one ends everything.
+    f32 on a CPU. Channels are mixed. From a pipe, words come while it runs. Ctrl-C ends the
+    recording there: what was read until then is transcribed. A second Ctrl-C ends the command.
+    The microphone needs pip install 'dsmops[mic]'.
 
     \b
     Examples:
       dsmops transcribe speech.mp3
       dsmops transcribe --model config-stt-en_fr-lowram-sm75.toml --timestamps --vad meeting.flac
-      ffmpeg -i talk.mkv -f wav - | dsmops transcribe --srt -o talk.srt -
+      dsmops transcribe -o talk.srt talk.mkv
       dsmops transcribe --url ws://127.0.0.1:8080 --rtf 0 speech.mp3
       dsmops transcribe --url ws://127.0.0.1:8080 --mic
     """
     from contextlib import ExitStack
 
-    from dsmops.cli.views.transcription import captions, listening_notes, show_transcription
+    from dsmops.cli.views.transcription import rendered, transcription_notes, written
     from dsmops.files import replace_atomically
-    from dsmops.operations.speech.transcription import Prompting
-    from dsmops.operations.speech.transcription import transcribe as listen
-    from dsmops.units import counted
 
-    if sum((json, srt, vtt)) > 1:
-        raise typer.BadParameter(
-            "--json, --srt and --vtt are three forms of one output; choose one"
+    output = None if output == Path("-") else output
+    _check_usage(audio, output, model, prompt_audio, url, mic=mic, device=device)
+    _check_finite({"--rtf": rtf, "--send-ahead": send_ahead})
+    form = _form(output, srt=srt, vtt=vtt, json=json)
+    embedded = _Embedded(model, dtype, cpu, prompt_text, prompt_audio, timing)
+    if url is not None:
+        refuse_with_url(asdict(embedded), asdict(_Embedded()))
+    out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
+    # Words of a live stream go to stdout as they come, where nothing else is printed of them.
+    shows_words = form == "text" and output is None and not (timestamps or vad or mic)
+    on_word = out.stream if shows_words else out.live
+    with ExitStack() as stack:
+        # Opened before the work, which may take long, so that a target that cannot be written is
+        # reported at once.
+        file = stack.enter_context(replace_atomically(output)) if output is not None else None
+        if url is None:
+            result = embedded.transcribe(_path(audio), output, on_word, out)
+        elif mic:
+            result = _transcribe_microphone(url, api_key, device, on_word, out)
+        else:
+            result = _transcribe_remotely(_path(audio), url, api_key, rtf, send_ahead, on_word, out)
+        text = rendered(result, form, timestamps=timestamps, vad=vad)
+        if file is not None:
+            file.write(text.encode())
+    for note in transcription_notes(result, vad=vad):
+        out.note(note)
+    shown = text.removesuffix("\n") if output is None else written(result, output)
+    out.result(result, [] if out.has_streamed else [shown])
+    if result.incomplete is not None:
+        out.error(result.incomplete.error())
+        raise typer.Exit(result.incomplete.exit_code)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """Options of the embedded engine, which a server decides by itself."""
+
+    model: str = DEFAULT_MODEL
+    dtype: DType | None = None
+    cpu: bool = False
+    prompt_text: str = ""
+    prompt_audio: Path | None = None
+    timing: str = "server"
+
+    def transcribe(
+        self,
+        source: Path | None,
+        output: Path | None,
+        on_word: Callable[[str], None],
+        out: Reporter,
+    ) -> Transcription:
+        from dsmops.operations.speech.transcription import Prompting, transcribe
+
+        return transcribe(
+            source,
+            self.model,
+            dtype=self.dtype,
+            cpu=self.cpu,
+            prompting=Prompting(self.prompt_text, self.prompt_audio),
+            timing=self.timing,
+            target=output,
+            on_word=on_word,
+            progress=out.progress(),
         )
-    if not isfinite(send_ahead):
-        raise typer.BadParameter(
-            f"{send_ahead} is not a number of seconds", param_hint="--send-ahead"
-        )
-    if not isfinite(rtf):
-        raise typer.BadParameter(
-            f"{rtf} is no speed; 0 is as fast as it is taken", param_hint="--rtf"
-        )
+
+
+def _transcribe_remotely(
+    source: Path | None,
+    url: str,
+    api_key: str | None,
+    speed: float,
+    send_ahead_s: float,
+    on_word: Callable[[str], None],
+    out: Reporter,
+) -> Transcription:
+    from dsmops.operations.speech.remote_transcription import transcribe_remotely
+
+    return transcribe_remotely(
+        source,
+        url,
+        api_key=api_key,
+        speed=speed,
+        send_ahead_s=send_ahead_s,
+        on_word=on_word,
+        progress=out.progress(),
+    )
+
+
+def _transcribe_microphone(
+    url: str,
+    api_key: str | None,
+    device: str | None,
+    on_word: Callable[[str], None],
+    out: Reporter,
+) -> Transcription:
+    from dsmops.operations.speech.remote_transcription import transcribe_microphone
+
+    return transcribe_microphone(url, on_word, api_key=api_key, device=device, on_note=out.note)
+
+
+def _path(audio: str | None) -> Path | None:
+    """Return the path of AUDIO, None for standard input."""
+    return None if audio in (None, "-") else expanded(str(audio))
+
+
+def _check_usage(
+    audio: str | None,
+    output: Path | None,
+    model: str,
+    prompt_audio: Path | None,
+    url: str | None,
+    *,
+    mic: bool,
+    device: str | None,
+) -> None:
+    """Usage errors for arguments that exclude or need each other."""
     if (not audio) != mic or (mic and url is None):
         raise typer.BadParameter(
             "name one AUDIO, or give --mic together with --url", param_hint="AUDIO"
         )
+    if device is not None and not mic:
+        raise typer.BadParameter("it chooses the microphone of --mic", param_hint="--device")
+    if audio:
+        require_no_address(audio, "AUDIO")
     if prompt_audio == Path("-"):
         raise typer.BadParameter(
             "standard input is for AUDIO alone; name a file", param_hint="--prompt-audio"
         )
-    path = None if audio in (None, "", "-") else Path(os.path.expanduser(audio))  # noqa: PTH111 the method fails at ~name where nobody has that name
-    output = None if output == Path("-") else output
     read = {
-        "recording": path or Path("/dev/stdin"),
+        "recording": _path(audio) or Path("/dev/stdin"),
         "prompt": prompt_audio,
         "model": Path(model),
         "model's config": Path(model, "config.json"),
     }
-    _require_other_file(output, read)
-    if url is not None:
-        _refuse_what_the_server_decides(
-            model=model,
-            dtype=dtype,
-            cpu=cpu,
-            prompt_text=prompt_text,
-            prompt_audio=prompt_audio,
-            timing=timing,
+    require_other_file(output, read)
+
+
+def _check_finite(numbers: Mapping[str, float]) -> None:
+    for option, number in numbers.items():
+        if not isfinite(number):
+            raise typer.BadParameter(f"{number} is not a finite number", param_hint=option)
+
+
+def _form(output: Path | None, *, srt: bool, vtt: bool, json: bool) -> Form:
+    """Return what is written: the form that an option names, else that of the output's ending."""
+    if sum((json, srt, vtt)) > 1:
+        raise typer.BadParameter(
+            "--json, --srt and --vtt are three forms of one output; choose one"
         )
-    out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
-    with ExitStack() as stack:
-        # Before the work, which may take long, so that a target that cannot be written is told at
-        # once.
-        file = stack.enter_context(replace_atomically(output)) if output is not None else None
-        if url is not None:
-            from dsmops.operations.speech.remote_transcription import (
-                transcribe_microphone,
-                transcribe_remotely,
-            )
-
-            heard = (
-                transcribe_microphone(url, out.live, api_key=api_key)
-                if mic
-                else transcribe_remotely(
-                    path,
-                    url,
-                    api_key=api_key,
-                    speed=rtf,
-                    send_ahead_s=send_ahead,
-                    progress=out.progress(),
-                )
-            )
-        else:
-            heard = listen(
-                path,
-                model,
-                dtype=dtype,
-                cpu=cpu,
-                prompting=Prompting(prompt_text, prompt_audio),
-                timing=timing,
-                target=output,
-                progress=out.progress(),
-            )
-        text = (
-            captions(heard, srt=srt)
-            if srt or vtt
-            else list(show_transcription(heard, timestamps=timestamps, vad=vad))
-        )
-        if file is not None:
-            file.write("".join(f"{line}\n" for line in text).encode())
-            mark = ", incomplete" if heard.incomplete else ""
-            text = [f"{output}: {counted(len(heard.words), 'word')} of {heard.audio_s:.1f} s{mark}"]
-    for note in listening_notes(heard, vad=vad):
-        out.note(note)
-    out.result(heard, text)
-    if heard.incomplete is not None:
-        out.error(heard.incomplete.error())
-        raise typer.Exit(heard.incomplete.exit_code)
-    if heard.interrupted:
-        raise typer.Exit(130)
-
-
-def _refuse_what_the_server_decides(**chosen: object) -> None:
-    """Refuse options that mean nothing to a server: it has its model, its dtype and its rules."""
-    usual = {
-        "model": DEFAULT_MODEL,
-        "dtype": None,
-        "cpu": False,
-        "prompt_text": "",
-        "prompt_audio": None,
-        "timing": "server",
-    }
-    named = [
-        f"--{name.replace('_', '-')}" for name, value in chosen.items() if value != usual[name]
-    ]
-    if named:
-        raise typer.BadParameter(f"with --url the server decides; leave away {' and '.join(named)}")
+    if srt or vtt:
+        return "srt" if srt else "vtt"
+    return _FORMS.get(output.suffix.lower(), "text") if output is not None else "text"
 
 
 def evaluate(
-    manifest: Annotated[
+    source: Annotated[
         str,
         typer.Argument(
-            metavar="MANIFEST",
-            help="JSON Lines, CSV or TSV of recordings and references; hf-dataset://org/name[:config[:split]]; or its alias.",
+            metavar="MANIFEST|AUDIO|TEXT",
+            help="A manifest, a dataset, or one recording or transcript.",
         ),
     ],
+    reference: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[REFERENCE]",
+            readable=False,
+            help="The reference text of one recording or transcript.",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelOpt = DEFAULT_MODEL,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
@@ -275,19 +326,16 @@ def evaluate(
             "--batch-size",
             metavar="N",
             min=1,
-            help="Recordings at a time. Default: 32 on a GPU, 4 on a CPU.",
+            help="Recordings at a time. Default: 32; 4 on a CPU.",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", min=1, help="Take only the first N utterances."),
+        typer.Option("--limit", metavar="N", min=1, help="Use only the first N utterances."),
     ] = None,
     normalizer: Annotated[
         Literal["english", "basic", "none"],
-        typer.Option(
-            "--normalizer",
-            help="Whisper's rules for English, its basic ones for other languages, or texts as they are.",
-        ),
+        typer.Option("--normalizer", help="Rules for English, for any language, or none."),
     ] = "english",
     output: Annotated[
         Path | None,
@@ -303,70 +351,70 @@ def evaluate(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Measure a model's word error rate on recordings whose words are known.
+    """Measure the word error rate on recordings with known text.
 
-    Definitions are those of the published figures. Exits 1 if a recording could not be read: it is
-    then in no figure, and named.
+    Definitions are those of the published figures. A manifest is JSON Lines, CSV or TSV; a dataset
+    is hf-dataset://org/name[:config[:split]] or an alias. With REFERENCE, one recording is
+    transcribed and scored, or a finished transcript (.txt, .srt, .vtt, .json) is scored without a
+    model. Exits 1 if a recording could not be read: it is then in no figure, and named.
 
     \b
     Examples:
       dsmops evaluate manifest.jsonl
-      dsmops evaluate calls.tsv --model config-stt-en_fr-lowram-sm75.toml --dtype f16 -o calls-f16.jsonl
+      dsmops evaluate calls.tsv --model config-stt-en_fr-lowram-sm75.toml --dtype f16 -o f16.jsonl
       dsmops evaluate french.csv --normalizer basic --limit 100
       dsmops evaluate librispeech.clean --model stt-2.6b-en
+      dsmops evaluate talk.mp3 talk.reference.txt
     """
     from contextlib import ExitStack
     from json import dumps
 
-    from dsmops.cli.views.evaluation import show_evaluation, speed_note
+    from dsmops.cli.views.evaluation import evaluation_notes, show_evaluation
     from dsmops.files import replace_atomically
-    from dsmops.operations.speech.evaluation import evaluate as measure
+    from dsmops.operations.speech.evaluation import evaluate as run_evaluation
+    from dsmops.operations.speech.evaluation import evaluate_transcript
     from dsmops.report.document import to_json
-    from dsmops.scoring import Normalizer
+    from dsmops.scoring import Normalizer, is_transcript
 
-    _require_other_file(output, {"manifest": Path(manifest)})
+    require_no_address(source.removeprefix("hf-dataset://"), "MANIFEST")
+    what = "manifest" if reference is None else "recording"
+    require_other_file(output, {what: Path(source), "reference": reference})
     out = Reporter.open("evaluate", json=json, quiet=quiet, debug=debug)
     with ExitStack() as stack:
-        # Before the work, which may take hours, so that a target that cannot be written is told at
-        # once.
+        # Opened before the work, which may take hours, so that a target that cannot be written is
+        # reported at once.
         lines = stack.enter_context(replace_atomically(output)) if output is not None else None
-        report = measure(
-            manifest,
-            model,
-            dtype=dtype,
-            cpu=cpu,
-            batch_size=batch_size,
-            limit=limit,
-            normal_form=Normalizer(normalizer),
-            target=output,
-            progress=out.progress(),
-        )
+        if reference is not None and is_transcript(Path(source)):
+            report = evaluate_transcript(
+                expanded(source), reference, normal_form=Normalizer(normalizer)
+            )
+        else:
+            report = run_evaluation(
+                source,
+                model,
+                reference=reference,
+                dtype=dtype,
+                cpu=cpu,
+                batch_size=batch_size,
+                limit=limit,
+                normal_form=Normalizer(normalizer),
+                target=output,
+                progress=out.progress(),
+            )
         if lines is not None:
             lines.write(
                 "".join(
                     f"{dumps(to_json(file), ensure_ascii=False)}\n" for file in report.files
                 ).encode()
             )
-    out.note(speed_note(report))
+    for note in evaluation_notes(report):
+        out.note(note)
     out.result(report, show_evaluation(report))
     if report.totals.failed:
         raise typer.Exit(1)
 
 
-def _require_other_file(output: Path | None, read: Mapping[str, Path | None]) -> None:
-    """Usage error where `output` is one of the files that are to be read, which it would replace."""
-    for what, path in read.items():
-        if (
-            output is not None
-            and path is not None
-            and output.exists()
-            and path.exists()
-            and output.samefile(path)
-        ):
-            raise typer.BadParameter(f"--output is the {what} itself; name another file")
-
-
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("transcribe")(transcribe)
-    app.command("evaluate")(evaluate)
+    app.command("transcribe", cls=FileCommand)(transcribe)
+    app.command("evaluate", cls=FileCommand)(evaluate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +15,16 @@ from typing import Any
 from dsmops.devices import ComputeCapability
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def document(command: str, value: Any) -> str:
+    """Return the JSON document of a command's result.
+
+    The number in its schema is that of the document's meaning: a new key leaves it, a changed
+    meaning raises it.
+    """
+    body = {"schema": f"dsmops.{command}/1", **to_json(value)}
+    return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def to_json(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from dsmops.errors import DsmopsError
 from dsmops.progress import SILENT, Progress, SilentProgress
+from dsmops.report.document import document as render_document
 from dsmops.report.document import to_json
 from dsmops.report.terminal import Block, draw, printable
 
@@ -31,6 +32,9 @@ class Reporter:
         self.json = json
         self.quiet = quiet
         self._is_live = False
+        self.has_streamed = False
+        """Whether `stream` has shown anything."""
+        self._has_ended_stream = False
         self.debug = debug or os.environ.get("DSMOPS_DEBUG", "") not in ("", "0")
 
     @classmethod
@@ -48,12 +52,7 @@ class Reporter:
         self._end_live()
         try:
             if self.json:
-                # The number is that of the document's meaning: a new key leaves it, a changed
-                # meaning raises it.
-                body = {"schema": f"dsmops.{self.command}/1", **to_json(document)}
-                sys.stdout.write(
-                    jsonlib.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-                )
+                sys.stdout.write(f"{render_document(self.command, document)}\n")
             elif not self.quiet:
                 for block in text:
                     draw(block)
@@ -76,8 +75,23 @@ class Reporter:
             sys.stderr.flush()
             self._is_live = True
 
+    def stream(self, text: str) -> None:
+        """Print a piece of the result on stdout at once, with a space before the next one."""
+        if self.json or self.quiet:
+            return
+        try:
+            sys.stdout.write(f"{' ' if self.has_streamed else ''}{printable(text)}")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self.has_streamed = True
+
     def _end_live(self) -> None:
-        """Begin a new line after what `live` showed."""
+        """Begin a new line after what `live` and `stream` showed."""
+        if self.has_streamed and not self._has_ended_stream:
+            self._has_ended_stream = True
+            sys.stdout.write("\n")
+            sys.stdout.flush()
         if self._is_live:
             sys.stderr.write("\n")
             self._is_live = False

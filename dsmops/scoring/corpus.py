@@ -17,11 +17,16 @@ TEXT_COLUMNS = ("text", "sentence", "normalized_text", "transcript", "transcript
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A recording, by its path or as the bytes of its file, and what is said in it. `name` is for people."""
+    """A recording, by its path or as the bytes of its file, and its reference text.
+
+    `name` is for people. The utterance is the `duration_s` (None: all) from `offset_s` on.
+    """
 
     name: str
     audio: Path | bytes
     reference: str
+    offset_s: float = 0.0
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

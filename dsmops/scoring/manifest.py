@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from dsmops.units import size
 
 AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file_name")
 """Where a recording's path is looked for: ours, NeMo's, Common Voice's and Hugging Face AudioFolder's."""
+
+_NEMO_COLUMN = "audio_filepath"
 
 _MAX_BYTES = 256 << 20
 """Longest list taken: a million utterances. What is longer is something else."""
@@ -156,15 +159,28 @@ def _utterance(path: Path, number: int, row: Mapping[str, Any]) -> Utterance:
     name = row[column]
     if not _is_path(name):
         raise _bad_line(path, number, f"its {column} is {name!r}, and a path was expected")
-    if row.get("offset"):
-        # NeMo's manifests may cut one file into many utterances; scored against the whole file,
-        # each would be mostly wrong.
-        raise _bad_line(
-            path,
-            number,
-            f"its utterance begins at offset {row['offset']}, and recordings are heard whole",
-        )
-    return Utterance(name, path.parent / name, reference_of(row, where=_where(path, number)))
+    reference = reference_of(row, where=_where(path, number))
+    offset_s, duration_s = 0.0, None
+    # NeMo's manifests cut one file into many utterances. Elsewhere `duration` may mean anything:
+    # Common Voice has it in milliseconds.
+    if column == _NEMO_COLUMN or row.get("offset") not in (None, ""):
+        offset_s = _seconds(path, number, row, "offset") or 0.0
+        duration_s = _seconds(path, number, row, "duration") or None
+    return Utterance(name, path.parent / name, reference, offset_s, duration_s)
+
+
+def _seconds(path: Path, number: int, row: Mapping[str, Any], column: str) -> float | None:
+    """Return a time of a row, None where it has none."""
+    value = row.get(column)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if isinstance(value, bool) or not 0 <= seconds < math.inf:
+        raise _bad_line(path, number, f"its {column} is {value!r}, and seconds were expected")
+    return seconds
 
 
 def _is_path(name: Any) -> bool:

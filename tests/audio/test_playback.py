@@ -4,48 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import ModuleType
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from dsmops.audio import Samples, play
+from dsmops.cli.app import app
 from dsmops.errors import EnvironmentMissingError, ExtraMissingError
-
-
-class _PortAudioError(Exception):
-    pass
-
-
-def _library(
-    *, late: tuple[bool, ...] = (), fails_at: int | None = None, opens: bool = True
-) -> tuple[ModuleType, list[Samples]]:
-    """Return a sounddevice, and what it plays. `late` says for each block whether the device had run dry before it."""
-    library = ModuleType("sounddevice")
-    played: list[Samples] = []
-
-    class OutputStream:
-        def __init__(self, *, samplerate: int, channels: int, dtype: str) -> None:
-            assert (samplerate, channels, dtype) == (24_000, 1, "float32")
-
-        def __enter__(self) -> OutputStream:
-            if not opens:
-                raise _PortAudioError("no such device")
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            played.append(np.zeros(0, np.float32))
-
-        def write(self, block: Samples) -> bool:
-            if len(played) == fails_at:
-                raise _PortAudioError("the device is gone")
-            assert block.shape[1] == 1
-            played.append(block[:, 0])
-            return late[len(played) - 1] if late else False
-
-    library.OutputStream = OutputStream  # type: ignore[attr-defined]
-    library.PortAudioError = _PortAudioError  # type: ignore[attr-defined]
-    return library, played
+from tests.support.sounddevice import FakeSounddevice
 
 
 def _blocks(count: int) -> Iterator[Samples]:
@@ -55,18 +22,40 @@ def _blocks(count: int) -> Iterator[Samples]:
 
 def test_blocks_are_played_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the device is closed behind the last; a start from nothing is not late."""
-    library, played = _library(late=(True, False, True, True))
+    library = FakeSounddevice(late=(True, False, True, True))
     monkeypatch.setitem(sys.modules, "sounddevice", library)
     assert play(_blocks(4)) == 2
-    assert [len(block) for block in played] == [1920] * 4 + [0]
-    assert [float(block[0]) for block in played[:4]] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [len(block) for block in library.played] == [1920] * 4
+    assert [float(block[0]) for block in library.played] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert library.closed
+
+
+def test_a_device_of_another_rate_gets_that_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not convert is given its own rate and channels; all of the sound."""
+    devices = (("Mic", 1, 0, 16_000), ("HDMI", 0, 8, 44_100))
+    library = FakeSounddevice(converts=False, devices=devices)
+    monkeypatch.setitem(sys.modules, "sounddevice", library)
+    play(_blocks(10), device="hdmi")
+    assert library.opened == [(1, 44_100, 2)]
+    assert sum(map(len, library.played)) == pytest.approx(44_100 * 0.8, abs=2)
+
+
+def test_the_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--device list` of both commands, which then do nothing else."""
+    devices = (("Mic", 1, 0, 16_000), ("HDMI", 0, 8, 44_100))
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSounddevice(devices=devices))
+    for command in ("transcribe",):
+        done = CliRunner().invoke(app, [command, "--device", "list"])
+        assert done.exit_code == 0, done.output
+        assert "  0   16000 Hz  Mic: microphone (default)" in done.stdout
+        assert "  1   44100 Hz  HDMI: loudspeaker" in done.stdout
 
 
 def test_a_device_that_is_not_there_is_known_before_the_first_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So nobody waits for a model in vain."""
-    monkeypatch.setitem(sys.modules, "sounddevice", _library(opens=False)[0])
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSounddevice(opens=False))
     blocks = _blocks(1)
     with pytest.raises(EnvironmentMissingError, match="no such device") as caught:
         play(blocks)
@@ -76,7 +65,7 @@ def test_a_device_that_is_not_there_is_known_before_the_first_block(
 
 def test_a_device_that_is_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same words as one that never was."""
-    monkeypatch.setitem(sys.modules, "sounddevice", _library(fails_at=2)[0])
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSounddevice(fails_at=2))
     with pytest.raises(EnvironmentMissingError, match="the device is gone"):
         play(_blocks(4))
 

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.cli.views.captions import CUE_LINES, CUE_MS, LINE_CHARS, PAUSE_MS, cues_of, srt, webvtt
+from dsmops.cli.views.captions import (
+    CUE_LINES,
+    CUE_MS,
+    LINE_CHARS,
+    PAUSE_MS,
+    SHORT_CUE_MS,
+    cues_of,
+    srt,
+    webvtt,
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,12 @@ def test_a_sentence_and_a_pause_end_a_cue() -> None:
         ("3.5", False),
         ("J.", False),
         ("e.g", False),
+        ("e.g.", False),
+        ("Mr.", False),
+        ('"Dr.', False),
+        ("Mme.", False),
+        ("etc.", False),
+        ("1984.", True),
         ("…", True),
     ],
 )
@@ -141,9 +156,42 @@ def test_a_long_speech_is_cut_by_time_and_by_length() -> None:
 
 
 def test_a_last_word_without_an_end_gets_one() -> None:
-    """It stays for as long as a word takes; an earlier one ends when the next begins, at the latest."""
+    """It stays for as long as a short cue; an earlier one ends when the next begins, at the latest."""
     cues = cues_of([Spoken("Hello.", 1.0), Spoken("there", 1.2)])
-    assert [(cue.start_ms, cue.stop_ms) for cue in cues] == [(1000, 1200), (1200, 1600)]
+    assert [(cue.start_ms, cue.stop_ms) for cue in cues] == [(1000, 1200), (1200, 1900)]
+
+
+def test_a_number_in_two_words_stays_together() -> None:
+    """A tokenizer may give "3." and "5"."""
+    assert len(cues_of([Spoken("3.", 0.0, 0.3), Spoken("5", 0.3, 0.6)])) == 1
+
+
+def test_a_word_before_a_long_silence_is_shown_as_long_as_a_word() -> None:
+    """moshi-server ends a word when the next one begins: here thirty seconds later."""
+    words = [Spoken("And", 0.0, 0.4), Spoken("then", 0.4, 30.4), Spoken("silence.", 30.4, 31.0)]
+    first, second = cues_of(words)
+    assert (first.lines, second.lines) == (("And then",), ("silence.",))
+    assert 1_000 <= first.stop_ms <= 2_000
+    assert second.start_ms == 30_400
+
+
+@given(transcripts())
+def test_no_cue_is_too_long_and_none_is_short_without_need(words: list[Spoken]) -> None:
+    """Six seconds at most; a cue under 0.7 s ends because the next one begins."""
+    cues = cues_of(words)
+    assert all(cue.stop_ms - cue.start_ms <= CUE_MS for cue in cues)
+    for cue, following in pairwise(cues):
+        assert cue.stop_ms - cue.start_ms >= SHORT_CUE_MS or cue.stop_ms >= following.start_ms - 1
+    assert all(cue.stop_ms - cue.start_ms >= SHORT_CUE_MS for cue in cues[-1:])
+
+
+def test_an_incomplete_transcript_says_so() -> None:
+    """SubRip has no comments, so a cue says it; WebVTT has notes, which no player shows."""
+    words = [Spoken("Hello.", 1.0, 2.0)]
+    assert srt(words, incomplete=True).endswith("2\n00:00:01,980 --> 00:00:03,980\n[incomplete]\n")
+    assert webvtt(words, incomplete="the -->\nsocket").endswith(
+        "\n\nNOTE incomplete: the → socket\n"
+    )
 
 
 def test_the_formats_are_what_players_expect() -> None:

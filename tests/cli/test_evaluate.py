@@ -88,10 +88,26 @@ def test_the_document_has_all(folder: Path, evaluate: Callable[..., Result]) -> 
     assert done.stderr == ""
 
 
+def test_one_recording_and_one_transcript(folder: Path, evaluate: Callable[..., Result]) -> None:
+    """A reference text scores a recording, or what is in a file already; French asks for other rules."""
+    (folder / "ref.txt").write_text("je ne sais pas ce que vous voulez dans la vie")
+    (folder / "hyp.srt").write_text(
+        "1\n00:00:00,000 --> 00:00:02,000\nje ne sais pas que vous voulez dans la vie\n"
+    )
+    done = evaluate("hyp.srt", "ref.txt", "--normalizer", "basic")
+    assert done.exit_code == 0, done.output
+    assert "corpus WER 9.09%: 0 substitutions, 1 deletions" in done.stdout
+    assert done.stderr == ""
+    done = evaluate("a.wav", "ref.txt")
+    assert done.exit_code == 0, done.output
+    assert "seem to be in French" in done.stderr
+    assert evaluate("a.wav", "ref.txt", "-o", "ref.txt").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["gone.jsonl"], 3, "error: gone.jsonl is no file here and no dataset's alias"),
+        (["gone.jsonl"], 3, "error: gone.jsonl is not a file here, nor a dataset's alias"),
         (["."], 3, "error: . is a folder"),
         (["a.wav"], 3, "error: a.wav, line 1: "),
         (["rev16"], 4, "error: reading rev16 needs the package datasets"),

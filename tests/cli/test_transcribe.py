@@ -217,6 +217,66 @@ def test_a_file_gets_the_text(folder: Path, transcribe: Callable[..., Result], s
     assert not (folder / "-").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("t.srt", "1\n00:00:0"), ("t.VTT", "WEBVTT\n"), ("t.json", '{\n  "schema": "dsmops.tra')],
+)
+def test_the_ending_of_the_output_names_its_form(
+    folder: Path, transcribe: Callable[..., Result], said: str, name: str, first: str
+) -> None:
+    """`-o talk.srt` needs no --srt; other endings get the text, and an option decides over the ending."""
+    assert transcribe("speech.wav", "-o", name).exit_code == 0
+    assert (folder / name).read_text().startswith(first)
+    assert transcribe("speech.wav", "-o", "t.md").exit_code == 0
+    assert (folder / "t.md").read_text() == said
+    assert transcribe("speech.wav", "--vtt", "-o", name).exit_code == 0
+    assert (folder / name).read_text().startswith("WEBVTT\n")
+
+
+@pytest.mark.parametrize("name", ["part.txt", "part.srt", "part.vtt", "part.json"])
+def test_what_was_transcribed_before_damage_is_written(
+    folder: Path, transcribe: Callable[..., Result], name: str
+) -> None:
+    """Text, captions and JSON, marked incomplete, and the exit code of the cause."""
+    samples = speech(6.0)
+    samples[100_000] = np.nan
+    (folder / "damaged.wav").write_bytes(encoded(samples, container="WAV", encoding="FLOAT"))
+    done = transcribe("damaged.wav", "-o", name)
+    assert done.exit_code == 3
+    assert "words of 4.0 s, incomplete" in done.stdout
+    assert "error: damaged.wav: sample 100000 (at 4.167 s)" in done.stderr
+    assert "incomplete" in (folder / name).read_text()
+    assert len((folder / name).read_text().split()) > 10
+
+
+def test_words_come_while_a_pipe_runs_and_ctrl_c_keeps_them(folder: Path) -> None:
+    """The pipe stays open: words are on stdout, then Ctrl-C ends the recording and the rest of them comes."""
+    command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=False,
+    ) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdin.write(piped_wav(speech(4.0)))
+        running.stdin.flush()
+        first = running.stdout.read(6)
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+        notes = running.stderr.read().decode()
+        running.wait(timeout=30)
+    assert running.returncode == 130
+    assert len((first + rest).split()) > 5
+    assert rest.endswith(b"\n")
+    assert "ended early" in notes
+    assert "Traceback" not in notes
+
+
 def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
     """A prompt is heard and not written; one that never came to be written is told, since nothing else was either."""
     done = transcribe("silence.wav", "--prompt-audio", "prompt.wav")
@@ -325,6 +385,26 @@ def test_wrong_input_is_told(
         assert (done.exit_code, message in done.stderr) == (code, True), done.output
     assert done.stdout == ""
     assert {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("https://example.com/talk.mp3", "is an address, not a file: curl -LO https://example.com"),
+        ("ws://127.0.0.1:8080", "a server goes behind --url: --url ws://127.0.0.1:8080"),
+        ("-lead.wav", "-lead.wav begins with a dash and is read as options; write ./-lead.wav"),
+        ("-o.wav", "-o.wav begins with a dash and is read as options; write ./-o.wav"),
+    ],
+)
+def test_what_is_mistaken_for_a_file_is_told(
+    folder: Path, transcribe: Callable[..., Result], argument: str, message: str
+) -> None:
+    """One sentence with what to type instead."""
+    (folder / "-o.wav").write_bytes((folder / "speech.wav").read_bytes())
+    done = transcribe(argument)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert transcribe("./-o.wav").exit_code == 0
 
 
 def test_the_recording_on_stdin_is_not_replaced(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -61,8 +62,8 @@ def test_a_server_writes_down_what_is_said(worker: WorkerProcess, clip: Path) ->
     ("words", "code", "said"),
     [
         (("--api-key", "wrong"), 4, "refused the key"),
-        (("--cpu",), 2, "leave away --cpu"),
-        (("--dtype", "f16", "--prompt-text", "x"), 2, "leave away --dtype and --prompt-text"),
+        (("--cpu",), 2, "omit --cpu"),
+        (("--dtype", "f16", "--prompt-text", "x"), 2, "omit --dtype and --prompt-text"),
         (("--rtf", "-1"), 2, "--rtf"),
         (("--rtf", "nan"), 2, "--rtf"),
         (("--rtf", "inf"), 2, "--rtf"),
@@ -77,6 +78,29 @@ def test_mistakes_are_told_in_words(
     assert ran.code == code
     assert said in ran.stderr
     assert API_KEY not in ran.stderr
+
+
+def test_words_come_while_a_pipe_runs(worker: WorkerProcess, clip: Path) -> None:
+    """The pipe stays open until words are there; Ctrl-C ends the recording."""
+    command = [sys.executable, "-m", "dsmops", "transcribe", "--url", worker.url, "--rtf", "0", "-"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **KEY},
+    ) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(clip.read_bytes())
+        running.stdin.flush()
+        first = running.stdout.read(4)
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+        running.wait(timeout=30)
+    assert running.returncode == 130
+    assert (first + rest).endswith(b"\n")
+    assert first.strip()
 
 
 def test_a_server_that_is_not_there_is_a_remote_failure(clip: Path) -> None:

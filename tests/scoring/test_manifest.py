@@ -30,7 +30,7 @@ def manifest(folder: Path, name: str, content: str | bytes) -> Path:
         ),
         (
             "m.json",
-            '{"duration": 1.5, "audio_filepath": "a.wav", "offset": 0, "text": "one, \\"two\\""}\n\n{"audio": "sub/b c.wav", "text": ""}',
+            '{"duration": 1.5, "audio": "a.wav", "offset": null, "text": "one, \\"two\\""}\n\n{"audio": "sub/b c.wav", "text": ""}',
         ),
         ("m.csv", 'id,path,sentence\r\n1,a.wav,"one, ""two"""\r\n2,sub/b c.wav,\r\n'),
         ("m.CSV", '\nfile_name,transcription\na.wav,"one, ""two"""\n\nsub/b c.wav,""\n'),
@@ -101,8 +101,8 @@ GOOD = '{"audio": "a.wav", "text": "x"}\n'
         ("m.jsonl", '{"audio": "\\ud800.wav", "text": "x"}\n', "line 1: its audio is "),
         (
             "m.jsonl",
-            '{"audio": "a.wav", "text": "x", "offset": 3.5}\n',
-            "line 1: its utterance begins at offset 3.5",
+            '{"audio": "a.wav", "text": "x", "offset": "late"}\n',
+            "line 1: its offset is 'late', and seconds were expected",
         ),
         (
             "m.jsonl",

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dsmops.errors import ExtraMissingError
-from dsmops.scoring import Normalizer, is_scored, normalizer
+from dsmops.scoring import Normalizer, is_scored, normalizer, other_language
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,21 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         normalizer(Normalizer.ENGLISH)
     assert "dsmops[worker]" in caught.value.hint
     assert normalizer(Normalizer.NONE)("a") == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("the cat is on the mat and it was not what we have", None),
+        ("hello", None),
+        ("", None),
+        ("C'est la vie, et il ne sait pas que vous êtes dans le jardin", "French"),
+        ("das ist nicht der Mann und ich bin mit dem Zug auf die Reise", "German"),
+        ("съешь ещё этих мягких французских булок", "another alphabet"),
+        ("今日は良い天気です", "another alphabet"),
+        ("the caf\u00e9 na\u00efve r\u00e9sum\u00e9 is on the table and that is it", None),
+    ],
+)
+def test_the_language_of_references(text: str, language: str | None) -> None:
+    """Clear cases only: a wrong warning is worse than none."""
+    assert other_language([text]) == language

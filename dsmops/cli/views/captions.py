@@ -18,20 +18,35 @@ LINE_CHARS = 42
 
 CUE_LINES = 2
 CUE_MS = 6_000
-"""Longest time from the first word's start to the last word's end, unless one word alone takes longer."""
+"""Longest time that a cue is shown."""
 
 PAUSE_MS = 800
 """A silence between two words longer than this ends a cue."""
 
 WORD_MS = 400
-"""How long a word lasts that has no end of its own, where the next one leaves it that much time. About the mean of English speech."""
+"""How long a word lasts that has no end of its own, where the next one leaves it that much time.
+About the mean of English speech."""
+
+SHORT_CUE_MS = 700
+"""A cue that is shorter is shown this long, where nothing follows before. Guidelines have 5/6 s."""
 
 MIN_CUE_MS = 1
 """Shortest cue: a player drops one that ends when it starts."""
 
+_WORD_BASE_MS, _CHARACTER_MS = 500, 80
+"""Longest display time of a word: slow speech has 80 ms a character. moshi-server ends a word when
+the next one begins, so a word before a long silence seems to last as long as that."""
+
+_ABBREVIATIONS = {
+    *("mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "etc", "no", "vol", "fig", "ave"),
+    *("inc", "ltd", "co", "gen", "sen", "rep", "lt", "col", "capt", "sgt", "rev", "hon", "dept"),
+    *("m", "mm", "mme", "mlle", "mgr", "av", "p", "pp", "cf", "art", "chap", "ex", "tél", "approx"),
+}
+"""Words after which a full stop ends no sentence: English and French, in lower case."""
+
 
 class Word(Protocol):
-    """A word of a transcript; `stop_s` is None where nobody said when it ended."""
+    """A word of a transcript; `stop_s` is None where its end is not known."""
 
     @property
     def text(self) -> str: ...
@@ -59,20 +74,33 @@ class _TimedWord:
     stop_ms: int
 
 
-def srt(words: Iterable[Word]) -> str:
-    """Return the words as SubRip, numbered cues with `00:00:01,000` times; empty without words."""
+def srt(words: Iterable[Word], *, incomplete: bool = False) -> str:
+    """Return the words as SubRip, numbered cues with `00:00:01,000` times; empty without words.
+
+    SubRip has no comments: an incomplete transcript gets a last cue that says so.
+    """
+    cues = cues_of(words)
+    if incomplete:
+        end_ms = cues[-1].stop_ms if cues else 0
+        cues.append(Cue(end_ms, end_ms + 2_000, ("[incomplete]",)))
     blocks = (
-        f"{number}\n{_timing(cue, ',')}\n{_lines(cue, _one_arrow_less)}\n"
-        for number, cue in enumerate(cues_of(words), start=1)
+        f"{number}\n{_timing(cue, ',')}\n{_lines(cue, _without_arrows)}\n"
+        for number, cue in enumerate(cues, start=1)
     )
     return "\n".join(blocks)
 
 
-def webvtt(words: Iterable[Word]) -> str:
-    """Return the words as WebVTT with `00:00:01.000` times, markup in them escaped; the header alone without words."""
-    return "\n".join(
-        ["WEBVTT\n", *(f"{_timing(cue, '.')}\n{_lines(cue, _escaped)}\n" for cue in cues_of(words))]
-    )
+def webvtt(words: Iterable[Word], *, incomplete: str = "") -> str:
+    """Return the words as WebVTT with `00:00:01.000` times, markup in them escaped.
+
+    `incomplete` is why words are missing, which becomes a note at the end. Without words there is
+    the header alone.
+    """
+    blocks = [f"{_timing(cue, '.')}\n{_lines(cue, _escaped)}\n" for cue in cues_of(words)]
+    if incomplete:
+        reason = " ".join(_without_arrows(incomplete).split())
+        blocks.append(f"NOTE incomplete: {reason}\n")
+    return "\n".join(["WEBVTT\n", *blocks])
 
 
 def cues_of(words: Iterable[Word]) -> list[Cue]:
@@ -90,7 +118,8 @@ def cues_of(words: Iterable[Word]) -> list[Cue]:
     free_ms = 0
     for index, group in enumerate(groups):
         start_ms = max(group[0].start_ms, free_ms)
-        stop_ms = group[-1].stop_ms
+        stop_ms = min(group[-1].stop_ms, start_ms + CUE_MS)
+        stop_ms = max(stop_ms, start_ms + SHORT_CUE_MS)
         if index + 1 < len(groups):
             stop_ms = min(stop_ms, groups[index + 1][0].start_ms)
         free_ms = max(stop_ms, start_ms + MIN_CUE_MS)
@@ -99,7 +128,7 @@ def cues_of(words: Iterable[Word]) -> list[Cue]:
 
 
 def _timed(words: Iterable[Word]) -> list[_TimedWord]:
-    """Return the words with both times in milliseconds, starts in order; words that are only white space are left out."""
+    """Return the words that are not only white space, with both times in ms, starts in order."""
     kept = [(" ".join(word.text.split()), word) for word in words]
     kept = [(text, word) for text, word in kept if text]
     starts: list[int] = []
@@ -107,8 +136,9 @@ def _timed(words: Iterable[Word]) -> list[_TimedWord]:
         starts.append(max(round(word.start_s * 1000), starts[-1] if starts else 0))
     timed = []
     for index, (text, word) in enumerate(kept):
+        most_ms = starts[index] + _WORD_BASE_MS + _CHARACTER_MS * len(text)
         if word.stop_s is not None:
-            stop_ms = max(round(word.stop_s * 1000), starts[index])
+            stop_ms = max(min(round(word.stop_s * 1000), most_ms), starts[index])
         else:
             stop_ms = starts[index] + WORD_MS
             if index + 1 < len(kept):
@@ -118,20 +148,29 @@ def _timed(words: Iterable[Word]) -> list[_TimedWord]:
 
 
 def _goes_on(group: Sequence[_TimedWord], word: _TimedWord) -> bool:
-    """Whether `word` belongs into the cue of `group`."""
+    """Return whether `word` belongs into the cue of `group`."""
     last = group[-1]
     if (
         word.start_ms - last.stop_ms > PAUSE_MS
-        or _ends_sentence(last.text)
+        or _ends_sentence(last.text, word.text)
         or word.stop_ms - group[0].start_ms > CUE_MS
     ):
         return False
     return sum(1 for _ in _wrapped([*(one.text for one in group), word.text])) <= CUE_LINES
 
 
-def _ends_sentence(text: str) -> bool:
-    """Whether a sentence ends with this word: `end.`, `what?!`, `"so."`; a lone letter before the full stop is an initial."""
-    return re.search(r"(?:[?!…。？！]|(?<!\b\w)\.)[\"'»”’)\]]*$", text) is not None
+def _ends_sentence(text: str, following: str) -> bool:
+    """Return whether a sentence ends with this word: `end.`, `what?!`, `"so."`.
+
+    Not behind an abbreviation or an initial ("Mr.", "J."), nor within a number ("3." "5").
+    """
+    end = re.search(r"([?!…。？！]|\.)[\"'»”’)\]]*$", text)
+    if end is None or end[1] != ".":
+        return end is not None
+    stem = text[: end.start()].lstrip("\"'«“‘([").lower()
+    if stem in _ABBREVIATIONS or (re.fullmatch(r"(?:\w\.)*\w", stem) and not stem.isdecimal()):
+        return False
+    return not (stem[-1:].isdecimal() and following[:1].isdecimal())
 
 
 def _wrapped(texts: Iterable[str]) -> Iterator[str]:
@@ -151,12 +190,12 @@ def _lines(cue: Cue, spelled: Callable[[str], str]) -> str:
 
 
 def _escaped(line: str) -> str:
-    """Spell what WebVTT would take for markup; `-->` is then `--&gt;`."""
+    """Return a line with WebVTT's markup escaped; `-->` becomes `--&gt;`."""
     return html.escape(line, quote=False)
 
 
-def _one_arrow_less(line: str) -> str:
-    """SubRip has no escapes, and some players take any line with `-->` for times."""
+def _without_arrows(line: str) -> str:
+    """Return a line for SubRip, which has no escapes: some players read any `-->` as times."""
     return line.replace("-->", "→")
 
 

@@ -11,7 +11,7 @@ from dsmops.units import counted, duration
 
 _WORST = 10
 _TEXT_LENGTH = 60
-"""Characters of a text that a table shows; the whole is in the JSON."""
+"""Characters of a text that the table shows; the JSON has all of it."""
 
 
 def show_evaluation(report: Evaluation) -> Iterator[Block]:
@@ -23,20 +23,30 @@ def show_evaluation(report: Evaluation) -> Iterator[Block]:
     ]
     if wrong:
         shown = sorted(wrong, key=lambda entry: entry[1].rate, reverse=True)[:_WORST]
-        yield f"Worst {len(shown)} of {counted(report.totals.scored, 'utterance')}, normalised ({report.normalizer}):"
+        scored = counted(report.totals.scored, "utterance")
+        yield f"Worst {len(shown)} of {scored}, normalised ({report.normalizer}):"
         yield Table(
-            ["WER>", "S>", "D>", "I>", "words>", "audio", "reference", "heard"],
+            ["WER>", "S>", "D>", "I>", "words>", "audio", "reference", "hypothesis"],
             [_row(file, words) for file, words in shown],
         )
     yield from (f"failed: {file.error}" for file in report.files if file.status is Status.FAILED)
     yield from _totals(report.totals)
 
 
-def speed_note(report: Evaluation) -> str:
-    """Return how fast it went, by what."""
+def evaluation_notes(report: Evaluation) -> Iterator[str]:
+    """Yield what is missing of recordings, whether the normaliser fits, and how fast it went."""
+    for file in report.files:
+        yield from (f"warning: {warning}" for warning in file.warnings)
+    if report.language is not None:
+        yield (
+            f"warning: the references seem to be in {report.language}, and --normalizer english "
+            "is for English only: use --normalizer basic"
+        )
     totals = report.totals
+    if report.device is None or report.batch_size is None:
+        return
     speed = f", {totals.speedup:.1f} × real time" if totals.speedup is not None else ""
-    return (
+    yield (
         f"{duration(totals.audio_s)} of audio in {duration(totals.compute_s)}{speed}, "
         f"{counted(report.batch_size, 'recording')} at a time, {report.dtype} on {report.device}"
     )
@@ -45,16 +55,18 @@ def speed_note(report: Evaluation) -> str:
 def _totals(totals: Totals) -> Iterator[str]:
     words = totals.words
     yield (
-        f"corpus WER {_percent(totals.corpus_wer)}: {words.substitutions:,} substitutions, {words.deletions:,} deletions, "
-        f"{words.insertions:,} insertions in {words.reference_length:,} words"
+        f"corpus WER {_percent(totals.corpus_wer)}: {words.substitutions:,} substitutions, "
+        f"{words.deletions:,} deletions, {words.insertions:,} insertions in "
+        f"{words.reference_length:,} words"
     )
     yield f"mean of utterances: WER {_percent(totals.wer)}, CER {_percent(totals.cer)}"
     left_out = (
-        [f"{totals.dropped:,} dropped (their references say nothing)"] if totals.dropped else []
+        [f"{totals.dropped:,} dropped (their references have no words)"] if totals.dropped else []
     )
     if totals.failed:
         left_out.append(f"{totals.failed:,} failed, which are in none of these figures")
-    yield f"{totals.scored:,} of {counted(totals.utterances, 'utterance')} scored{''.join(f'; {part}' for part in left_out)}"
+    scored = f"{totals.scored:,} of {counted(totals.utterances, 'utterance')} scored"
+    yield "; ".join([scored, *left_out])
 
 
 def _row(file: UtteranceResult, words: Counts) -> list[str]:

@@ -12,8 +12,9 @@ from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.audio import SAMPLE_RATE_HZ, Samples, frames, open_audio
+from dsmops.audio import SAMPLE_RATE_HZ, Samples, excerpt, frames, open_audio
 from dsmops.errors import FileAccessError, InputError, SourceError
+from dsmops.files import os_errors
 from dsmops.operations.models.files import require_spared
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.transcription import require_finite
@@ -30,7 +31,9 @@ from dsmops.scoring import (
     is_scored,
     normalizer,
     open_dataset,
+    other_language,
     read_manifest,
+    read_transcript,
     summarize,
 )
 
@@ -45,7 +48,9 @@ CPU_BATCH_SIZE = 4
 
 
 class Status(StrEnum):
-    """What became of an utterance: heard and scored, left out since its reference says nothing, or its audio could not be read."""
+    """What became of an utterance: transcribed and scored, dropped because its reference has no
+    words, or failed because its audio could not be read.
+    """
 
     SCORED = "scored"
     DROPPED = "dropped"
@@ -54,9 +59,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UtteranceResult:
-    """One utterance. What was not found out is None: only a scored one has a hypothesis and figures, only a failed one an `error`.
+    """One utterance. Only a scored one has a hypothesis and figures, only a failed one an `error`.
 
-    `audio_s` is how long the recording is, `compute_s` its share of the engine's time.
+    `audio_s` is how long the utterance is, `compute_s` its share of the engine's time. `warnings`:
+    what of the recording is missing, or was not used.
     """
 
     audio: str
@@ -71,13 +77,15 @@ class UtteranceResult:
     audio_s: float | None = None
     compute_s: float | None = None
     error: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The corpus. Rates are over what was scored, None where nothing was: `wer` and `cer` are means of the utterances' rates,
-    `corpus_wer` all errors over all words of the references. `speedup` is seconds of audio per
-    second of computing.
+    """The corpus. Rates are over what was scored, None where nothing was.
+
+    `wer` and `cer` are means of the utterances' rates, `corpus_wer` all errors over all words of
+    the references. `speedup` is seconds of audio per second of computing.
     """
 
     utterances: int
@@ -95,22 +103,28 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was evaluated on what, in total and by utterance, in the corpus's order."""
+    """What was evaluated on what, in total and by utterance, in the corpus's order.
+
+    For a finished transcript `model` is its path, and what nothing was computed on is None.
+    `language` is what the references seem to be in where the rules for English do not fit them.
+    """
 
     manifest: str
     model: str
-    device: str
-    dtype: str
-    batch_size: int
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
     normalizer: Normalizer
     totals: Totals
     files: tuple[UtteranceResult, ...]
+    language: str | None = None
 
 
 def evaluate(
-    manifest: str,
+    source: str,
     model: str,
     *,
+    reference: Path | None = None,
     dtype: DType | None = None,
     cpu: bool = False,
     batch_size: int | None = None,
@@ -119,22 +133,23 @@ def evaluate(
     target: Path | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """Transcribe the recordings that `manifest` lists, `batch_size` at a time, and compare with their references.
+    """Transcribe recordings, `batch_size` at a time, and compare with their references.
 
-    `manifest` is a file (see `read_manifest`) or names a dataset (see `open_dataset`), of which the
-    first `limit` utterances count; `model` is as for `find_stt`. Recordings that cannot be read are
-    told in the result, and the rest goes on. Slots are independent
-    rows: how many there are changes the time, and nothing else but what a device's rounding makes of it. `target` is where the caller
-    will write, which must be none of the model's files and no recording.
+    `source` is a manifest (see `read_manifest`) or names a dataset (see `open_dataset`), of which
+    the first `limit` utterances count. With `reference`, a text file, it is one recording; see
+    `evaluate_transcript` for a finished transcript. `model` is as for `find_stt`. A recording that
+    cannot be read fails alone. Slots are independent rows: how many there are changes the time, and
+    the text no more than a device's rounding does. `target` is where the caller will write: a file
+    of the model or a recording is refused.
 
     Raises:
-        InputError, SourceError: the manifest or the model cannot be used, or no reference says
-        anything.
+        InputError, SourceError: the manifest or the model cannot be used, or no reference has words.
         CheckpointError: the model computes numbers that are not finite.
-        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation failed.
+        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation
+            failed.
     """
     normalize = normalizer(normal_form)
-    corpus = _open_corpus(manifest, progress)
+    corpus = _open_corpus(source, progress) if reference is None else _pair(Path(source), reference)
     if not corpus.count:
         raise InputError(
             f"{corpus.name} is empty", hint="Name another split.", code="dataset.empty"
@@ -151,40 +166,40 @@ def evaluate(
         batch_size = GPU_BATCH_SIZE if loaded.device.type == "cuda" else CPU_BATCH_SIZE
     engine = SttEngine(loaded, batch_size=min(batch_size, count))
     results: dict[int, UtteranceResult] = {}
-    running: dict[Recording, tuple[int, _Hearing]] = {}
+    running: dict[Recording, tuple[int, _UtteranceRun]] = {}
 
     def recordings() -> Iterator[Recording]:
         for number, utterance in enumerate(islice(corpus.utterances, limit)):
             _require_other_than(target, utterance)
-            hearing = _Hearing(utterance, normalize)
-            if is_scored(hearing.normalized_reference):
+            started = _UtteranceRun(utterance, normalize)
+            if is_scored(started.normalized_reference):
                 recording = Recording(
-                    hearing.frames(), loaded.config, loaded.tokenizer, loaded.frame_samples
+                    started.frames(), loaded.config, loaded.tokenizer, loaded.frame_samples
                 )
-                running[recording] = number, hearing
+                running[recording] = number, started
                 yield recording
             else:
-                results[number] = hearing.dropped()
+                results[number] = started.dropped()
                 progress.advance(1)
 
     progress.start(f"Evaluating on {corpus.name}", count, "recordings")
     try:
         for news in run_recordings(engine, recordings()):
             if news.finished:
-                number, hearing = running.pop(news.recording)
+                number, ended = running.pop(news.recording)
                 transcript = news.recording.transcript()
                 require_finite(
                     transcript.figures.non_finite_steps, transcript.figures.steps, loaded
                 )
-                results[number] = hearing.judged(transcript)
+                results[number] = ended.result(transcript)
                 progress.advance(1)
     finally:
         progress.finish()
     files = tuple(results[number] for number in range(len(results)))
     if all(file.status is Status.DROPPED for file in files):
         raise InputError(
-            f"{corpus.name}: no reference says anything once normalised",
-            hint="--normalizer basic or none leaves more of it.",
+            f"{corpus.name}: no reference has words once normalised",
+            hint="--normalizer basic or none keeps more of it.",
             code="manifest.nothing_to_score",
         )
     return Evaluation(
@@ -196,6 +211,64 @@ def evaluate(
         normalizer=normal_form,
         totals=_totals(files),
         files=files,
+        language=_foreign_language(normal_form, files),
+    )
+
+
+def evaluate_transcript(
+    transcript: Path, reference: Path, *, normal_form: Normalizer = Normalizer.ENGLISH
+) -> Evaluation:
+    """Compare a finished transcript (see `read_transcript`) with its reference, without a model.
+
+    Raises:
+        InputError, SourceError: one of them cannot be used, or the reference has no words.
+    """
+    normalize = normalizer(normal_form)
+    text, wanted = read_transcript(transcript), read_transcript(reference)
+    normalized_reference, normalized = normalize(wanted), normalize(text)
+    if not is_scored(normalized_reference):
+        raise InputError(
+            f"{reference} has no words once normalised",
+            hint="--normalizer basic or none keeps more of it.",
+            code="manifest.nothing_to_score",
+        )
+    score = compare(normalized_reference, normalized)
+    result = UtteranceResult(
+        str(transcript),
+        Status.SCORED,
+        wanted,
+        normalized_reference,
+        text,
+        normalized,
+        score,
+        score.words.rate,
+        score.characters.rate,
+    )
+    return Evaluation(
+        manifest=str(reference),
+        model=str(transcript),
+        device=None,
+        dtype=None,
+        batch_size=None,
+        normalizer=normal_form,
+        totals=_totals([result]),
+        files=(result,),
+        language=_foreign_language(normal_form, [result]),
+    )
+
+
+def _foreign_language(normal_form: Normalizer, files: Sequence[UtteranceResult]) -> str | None:
+    """Return the language of the references where the rules for English do not fit them."""
+    if normal_form is not Normalizer.ENGLISH:
+        return None
+    return other_language(file.reference for file in files)
+
+
+def _pair(recording: Path, reference: Path) -> Corpus:
+    with os_errors(recording), recording.open("rb"):
+        pass
+    return Corpus(
+        str(recording), 1, [Utterance(str(recording), recording, read_transcript(reference))]
     )
 
 
@@ -222,7 +295,7 @@ def _open_corpus(name: str, progress: Progress) -> Corpus:
     path = Path(name)
     if not path.exists() and path.name == name:
         raise SourceError(
-            f"{name} is no file here and no dataset's alias",
+            f"{name} is not a file here, nor a dataset's alias",
             hint=f"Aliases: {', '.join(DATASETS)}.",
             code="manifest.missing",
         )
@@ -237,7 +310,7 @@ class _NamedBytes(BytesIO):
         self.name = name
 
 
-class _Hearing:
+class _UtteranceRun:
     """An utterance on its way through the engine."""
 
     def __init__(self, utterance: Utterance, normalize: Callable[[str], str]) -> None:
@@ -245,16 +318,25 @@ class _Hearing:
         self._normalize = normalize
         self._samples = 0
         self._error: str | None = None
+        self._warnings: tuple[str, ...] = ()
         self.normalized_reference = normalize(utterance.reference)
 
     def frames(self) -> Iterator[Samples]:
-        """Yield the recording. Where it cannot be read, or not to its end, stop and remember why."""
-        audio = self._utterance.audio
+        """Yield the utterance. Where it cannot be read, or not to its end, stop and remember why."""
+        utterance = self._utterance
+        audio = utterance.audio
         try:
             with open_audio(
-                audio if isinstance(audio, Path) else _NamedBytes(audio, self._utterance.name)
+                audio if isinstance(audio, Path) else _NamedBytes(audio, utterance.name)
             ) as source:
-                yield from frames(self._counted(source.blocks()))
+                blocks = excerpt(source.blocks(), utterance.offset_s, utterance.duration_s)
+                yield from frames(self._counted(blocks))
+                self._warnings = tuple(source.warnings)
+            if not self._samples:
+                self._error = (
+                    f"{utterance.name} ends before {utterance.offset_s:.2f} s, where its utterance "
+                    "begins"
+                )
         except (InputError, FileAccessError) as exc:
             self._error = exc.message
 
@@ -264,11 +346,11 @@ class _Hearing:
             yield block
 
     def dropped(self) -> UtteranceResult:
-        """Return the result of an utterance that nobody needs to hear."""
+        """Return the result of an utterance that is not transcribed."""
         return self._result(Status.DROPPED)
 
-    def judged(self, transcript: Transcript) -> UtteranceResult:
-        """Return the result, the recording having been heard as far as it could be."""
+    def result(self, transcript: Transcript) -> UtteranceResult:
+        """Return the result of an utterance that was transcribed as far as it could be read."""
         if self._error is not None:
             return replace(self._result(Status.FAILED), error=self._error)
         normalized = self._normalize(transcript.text)
@@ -282,6 +364,7 @@ class _Hearing:
             cer=score.characters.rate,
             audio_s=self._samples / SAMPLE_RATE_HZ,
             compute_s=transcript.figures.share_s,
+            warnings=self._warnings,
         )
 
     def _result(self, status: Status) -> UtteranceResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,10 +18,13 @@ from dsmops.client.stt import LEAD_IN_FRAMES, Answer, transcribe
 from dsmops.client.window import FRAME_S, SEND_AHEAD_S
 from dsmops.errors import DsmopsError
 from dsmops.operations.speech.incomplete import Incomplete
-from dsmops.operations.speech.transcription import Transcription, hear
+from dsmops.operations.speech.transcription import Transcription, read_frames
 from dsmops.progress import SILENT, Progress
 from dsmops.protocol import EndWord, Step, Word
 from dsmops.worker.runtime.stt.words import TimedWord, TurnDetector, TurnEnd
+
+_MAX_FRAMES_WAITING = 125
+"""Frames of a pipe that may wait to be sent, ten seconds."""
 
 
 def transcribe_remotely(
@@ -30,6 +34,7 @@ def transcribe_remotely(
     api_key: str | None = None,
     speed: float = 1.01,
     send_ahead_s: float = SEND_AHEAD_S,
+    on_word: Callable[[str], None] = lambda _: None,
     progress: Progress = SILENT,
 ) -> Transcription:
     """Transcribe the recording in `source`, standard input when None, through the server at `url`.
@@ -47,12 +52,17 @@ def transcribe_remotely(
     """
     address = websocket_url(url)
     meter = LevelMeter()
-    answers = _Answers()
     with open_audio(source or "-") as audio:
+        answers = _Answers(on_word if audio.is_live else lambda _: None)
 
-        async def frames(_: asyncio.Event) -> AsyncIterator[Samples]:
-            for frame in hear(audio, meter, progress):
-                yield frame
+        async def frames(stop: asyncio.Event) -> AsyncIterator[Samples]:
+            source = read_frames(audio, meter, progress)
+            if audio.is_live:
+                async for frame in _read_in_thread(source, stop):
+                    yield frame
+            else:
+                for frame in source:
+                    yield frame
 
         progress.start(
             f"Transcribing {audio.name}",
@@ -63,11 +73,19 @@ def transcribe_remotely(
             asyncio.run(_stream(frames, address, api_key, answers, speed, send_ahead_s))
         finally:
             progress.finish()
-    return _transcription(audio.name, address, answers, meter)
+    return replace(
+        _transcription(audio.name, address, answers, meter),
+        warnings=tuple(audio.warnings),
+    )
 
 
 def transcribe_microphone(
-    url: str, on_word: Callable[[str], None], *, api_key: str | None = None
+    url: str,
+    on_word: Callable[[str], None],
+    *,
+    api_key: str | None = None,
+    device: str | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Transcription:
     """Transcribe the microphone through the server at `url` until Ctrl-C.
 
@@ -84,13 +102,55 @@ def transcribe_microphone(
     answers = _Answers(on_word)
 
     async def frames(stop: asyncio.Event) -> AsyncIterator[Samples]:
-        async for frame in microphone(stop):
+        async for frame in microphone(stop, device=device, on_note=on_note):
             meter.add(frame)
             yield frame
 
     asyncio.run(_stream(frames, address, api_key, answers))
     answers.interrupted = False  # Ctrl-C is how it ends.
     return _transcription("the microphone", address, answers, meter)
+
+
+async def _read_in_thread(source: Iterator[Samples], stop: asyncio.Event) -> AsyncIterator[Samples]:
+    """Yield the frames of a pipe, which may give nothing for a while, until `stop` is set.
+
+    A daemon thread waits for the pipe: answers come meanwhile, and the process can end.
+    """
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Queue[Samples | BaseException | None] = asyncio.Queue()
+    room = threading.Semaphore(_MAX_FRAMES_WAITING)
+
+    def put(item: Samples | BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(waiting.put_nowait, item)
+
+    def read() -> None:
+        try:
+            for frame in source:
+                room.acquire()
+                put(frame)
+            put(None)
+        except BaseException as exc:  # noqa: BLE001 raised again where the frames are read
+            put(exc)
+
+    threading.Thread(target=read, name="audio-reader", daemon=True).start()
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        while True:
+            item = asyncio.ensure_future(waiting.get())
+            await asyncio.wait({item, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not item.done():
+                item.cancel()
+                return
+            frame = item.result()
+            if frame is None:
+                return
+            if isinstance(frame, BaseException):
+                raise frame
+            room.release()
+            yield frame
+    finally:
+        stopped.cancel()
 
 
 def _transcription(audio: str, address: str, answers: _Answers, meter: LevelMeter) -> Transcription:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsmops.audio import (
     FRAME_SAMPLES,
@@ -18,7 +20,7 @@ from dsmops.audio import (
     frames,
     open_audio,
 )
-from dsmops.errors import CheckpointError
+from dsmops.errors import CheckpointError, DsmopsError
 from dsmops.operations.models.files import require_spared
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
@@ -32,16 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """What was heard, by which model on what, and what it took.
+    """The transcript of a recording, by which model on what, and what it took.
 
     `audio_s` is the recording's own length. Times count from its start. `unsaid_prompt` is what the
     model had not written of the prompt's text when the recording ended: until it has, it writes
     nothing else.
 
-    `speedup` is seconds of audio per second of computing, loading excluded; None where there was no
-    audio. Through a server, `model` is its address, `device` and `dtype` are None, and `compute_s`
-    is the time until all was heard. `interrupted`: the recording was ended early, and this is what
-    was heard until then. `incomplete`: the stream failed, and this is what came before.
+    `speedup` is seconds of audio per second of computing, without loading; None without audio.
+    Through a server, `model` is its address, `device` and `dtype` are None, and `compute_s` is the
+    time until the last answer. `interrupted`: the recording was ended early, and this is its text
+    until then. `incomplete`: the recording or the stream failed, and this is what came before.
+    `warnings`: what of the recording is missing, or was not used.
     """
 
     audio: str
@@ -60,11 +63,12 @@ class Transcription:
     unsaid_prompt: str = ""
     interrupted: bool = False
     incomplete: Incomplete | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """What the model is told before the recording: words it should have written, a recording it should have heard."""
+    """Text and audio that the model is to take for what came before the recording."""
 
     text: str = ""
     audio: Path | None = None
@@ -79,17 +83,22 @@ def transcribe(
     prompting: Prompting = Prompting(),
     timing: str = "server",
     target: Path | None = None,
+    on_word: Callable[[str], None] = lambda _: None,
     progress: Progress = SILENT,
 ) -> Transcription:
-    """Transcribe the recording in `source`, standard input when None, with the model that `model` names (see `find_stt`).
+    """Transcribe the recording in `source`, standard input when None, with the model `model` names.
 
-    `timing` is one of the names of `WordTiming`. `target` is where the caller will write, which must be
-    none of the model's files.
+    `model` is as for `find_stt`, `timing` one of the names of `WordTiming`. `target` is where the
+    caller will write: a file of the model is refused. `on_word` gets each word of a live stream as
+    it comes. Ctrl-C ends the recording there; what was read is still transcribed, and `interrupted`
+    says so. Where the recording or the device fails in the middle, the result holds the words until
+    then and says why it is `incomplete`.
 
     Raises:
         InputError, SourceError: the recording, the prompt or the model cannot be used.
-        CheckpointError: the model computes numbers that are not finite; its text would mean nothing.
-        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation failed.
+        CheckpointError: the model computes numbers that are not finite; its text means nothing.
+        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation
+            failed before the first word.
     """
     meter = LevelMeter()
     # Before the model, which takes long to load.
@@ -106,10 +115,12 @@ def transcribe(
             WordTiming,
             run_recordings,
         )
+        from dsmops.worker.runtime.stt.words import SttWord
 
         engine = SttEngine(loaded, batch_size=1)
+        interruption = Interruption()
         recording = Recording(
-            hear(audio, meter, progress),
+            interruption.until(read_frames(audio, meter, progress)),
             loaded.config,
             loaded.tokenizer,
             loaded.frame_samples,
@@ -118,16 +129,26 @@ def transcribe(
         )
         total_s = None if audio.duration_s is None else ceil(audio.duration_s)
         progress.start(f"Transcribing {audio.name}", total_s, "s of audio")
+        incomplete: Incomplete | None = None
         try:
-            for _ in run_recordings(engine, [recording]):
-                pass
+            with interruption:
+                for update in run_recordings(engine, [recording]):
+                    for event in update.events if audio.is_live else ():
+                        if isinstance(event, SttWord):
+                            on_word(event.text)
+        except DsmopsError as exc:
+            recording.close()
+            if not recording.transcript().words:
+                raise
+            incomplete = Incomplete.because(exc)
         finally:
             progress.finish()
     transcript = recording.transcript()
     require_finite(transcript.figures.non_finite_steps, transcript.figures.steps, loaded)
+    compute_s, audio_s = transcript.figures.compute_s, meter.levels.duration_s
     return Transcription(
         audio=audio.name,
-        audio_s=meter.levels.duration_s,
+        audio_s=audio_s,
         model=found.name,
         device=str(loaded.device),
         dtype=loaded.dtype,
@@ -138,11 +159,56 @@ def transcribe(
         levels=meter.levels,
         unsaid_prompt=transcript.unsaid_prompt,
         steps=transcript.figures.steps,
-        compute_s=transcript.figures.compute_s,
-        speedup=meter.levels.duration_s / transcript.figures.compute_s
-        if transcript.figures.compute_s
-        else None,
+        compute_s=compute_s,
+        speedup=audio_s / compute_s if compute_s else None,
+        interrupted=interruption.has_come,
+        incomplete=incomplete,
+        warnings=tuple(audio.warnings),
     )
+
+
+class Interruption:
+    """Lets the first Ctrl-C end a recording instead of the process. The second one ends it."""
+
+    def __init__(self) -> None:
+        self.has_come = False
+        self._is_reading = False
+        self._is_second = True
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_first)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def until(self, frames: Iterator[Samples]) -> Iterator[Samples]:
+        """Yield frames until Ctrl-C, which also ends the wait for a pipe that gives nothing."""
+        while True:
+            if self.has_come:
+                return
+            self._is_reading = True
+            try:
+                frame = next(frames, None)
+            except KeyboardInterrupt:
+                if self._is_second:
+                    raise
+                return
+            finally:
+                self._is_reading = False
+            if frame is None:
+                return
+            yield frame
+
+    def _on_first(self, *_: object) -> None:
+        self.has_come, self._is_second = True, False
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if self._is_reading:
+            raise KeyboardInterrupt
 
 
 def require_finite(non_finite_steps: int, steps: int, model: SttModel) -> None:
@@ -153,8 +219,10 @@ def require_finite(non_finite_steps: int, steps: int, model: SttModel) -> None:
     """
     if non_finite_steps:
         raise CheckpointError(
-            f"{non_finite_steps} of {steps} steps gave NaN or infinity in {model.dtype}: the text would mean nothing",
-            hint="`dsmops verify --numerics` shows in which layer it begins; --dtype f32 shows whether the weights themselves are damaged.",
+            f"{non_finite_steps} of {steps} steps gave NaN or infinity in {model.dtype}: "
+            "the text would mean nothing",
+            hint="`dsmops verify --numerics` shows in which layer it begins; --dtype f32 shows "
+            "whether the weights themselves are damaged.",
             code="model.not_finite",
         )
 
@@ -164,10 +232,10 @@ def _read_frames(path: Path) -> tuple[Samples, ...]:
         return tuple(frames(audio.blocks()))
 
 
-def hear(audio: AudioSource, meter: LevelMeter, progress: Progress) -> Iterator[Samples]:
-    """Yield the frames of a recording; `meter` and `progress`, which counts seconds, are told of what it really holds."""
+def read_frames(audio: AudioSource, meter: LevelMeter, progress: Progress) -> Iterator[Samples]:
+    """Yield the frames of a recording. `meter` gets its samples, `progress` its seconds."""
 
-    def told() -> Iterator[Samples]:
+    def measured() -> Iterator[Samples]:
         samples = 0
         # In pieces of a frame's length, by which silence is judged.
         for block in audio.blocks(FRAME_SAMPLES / SAMPLE_RATE_HZ):
@@ -176,4 +244,4 @@ def hear(audio: AudioSource, meter: LevelMeter, progress: Progress) -> Iterator[
             samples += len(block)
             yield block
 
-    return frames(told())
+    return frames(measured())

@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmops.audio import write
+from dsmops.audio import read, write
 from dsmops.errors import CheckpointError, InputError, SourceError
-from dsmops.operations.speech.evaluation import Evaluation, Status, evaluate
+from dsmops.operations.speech.evaluation import (
+    Evaluation,
+    Status,
+    evaluate,
+    evaluate_transcript,
+)
 from dsmops.progress import SilentProgress
 from dsmops.scoring import Normalizer, normalizer
 from dsmops.worker.tiny.stt import write_tiny_stt
@@ -127,23 +132,91 @@ def test_how_many_at_a_time_changes_no_word(
 def test_unreadable_recordings_are_told_and_the_rest_goes_on(
     folder: Path, said: dict[str, str]
 ) -> None:
-    """Cut short, no audio, missing, a folder: each failed with its reason, in no figure; the others score as ever."""
-    (folder / "cut.wav").write_bytes((folder / "1.wav").read_bytes()[:40_000])
+    """No audio, missing, a folder: each failed with its reason, in no figure; the others score as ever."""
     (folder / "text.wav").write_text("no audio")
-    broken = dict.fromkeys(["cut.wav", "text.wav", "gone.wav", "model"], "words")
+    broken = dict.fromkeys(["text.wav", "gone.wav", "model"], "words")
     report = run(folder, {**broken, **said}, batch_size=2)
-    failed, rest = report.files[:4], report.files[4:]
+    failed, rest = report.files[:3], report.files[3:]
     assert [
         (file.audio, file.status, file.wer, file.hypothesis, file.audio_s) for file in failed
     ] == [(audio, Status.FAILED, None, None, None) for audio in broken]
     for file, reason in zip(
-        failed, ("cut short", "not readable as audio", "No such file", "folder"), strict=True
+        failed, ("not readable as audio", "No such file", "folder"), strict=True
     ):
         assert file.error is not None
         assert reason in file.error
     assert [file.wer for file in rest] == [0] * 5
-    assert (report.totals.failed, report.totals.scored, report.totals.corpus_wer) == (4, 5, 0)
+    assert (report.totals.failed, report.totals.scored, report.totals.corpus_wer) == (3, 5, 0)
     assert report.totals.audio_s == pytest.approx(sum(LENGTHS_S))
+
+
+def test_a_recording_that_is_cut_short_is_scored_with_a_warning(folder: Path) -> None:
+    """All that is there, as `transcribe` has it; the figures are over it."""
+    (folder / "cut.wav").write_bytes((folder / "1.wav").read_bytes()[:60_000])
+    file = run(folder, {"cut.wav": "words"}).files[0]
+    assert (file.status, file.audio_s) == (Status.SCORED, pytest.approx(1.25, abs=0.01))
+    assert "cut short" in file.warnings[0]
+
+
+def test_utterances_of_one_file_are_cut_out_of_it(folder: Path, said: dict[str, str]) -> None:
+    """NeMo's manifests give an offset and a duration: each utterance is transcribed as a file of its own would be."""
+    joined = np.concatenate([read(folder / f"{number}.wav") for number in range(3)])
+    write(folder / "joined.wav", [joined])
+    rows, offset_s = [], 0.0
+    for number, seconds in enumerate(LENGTHS_S[:3]):
+        times = {"offset": offset_s, "duration": seconds}
+        rows.append({"audio_filepath": "joined.wav", "text": said[f"{number}.wav"], **times})
+        offset_s += seconds
+    rows.append({"audio_filepath": "joined.wav", "text": "x", "offset": 99, "duration": 1})
+    (folder / "nemo.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = evaluate(str(folder / "nemo.json"), str(folder / "model"), cpu=True)
+    assert [file.wer for file in report.files] == [0, 0, 0, None]
+    assert [file.audio_s for file in report.files[:3]] == pytest.approx(LENGTHS_S[:3])
+    assert "ends before 99.00 s" in (report.files[3].error or "")
+
+
+def test_one_recording_with_its_reference(folder: Path, said: dict[str, str]) -> None:
+    """No manifest is needed; a reference that is not there is an error."""
+    (folder / "1.txt").write_text(said["1.wav"], encoding="utf-8")
+    audio, model = str(folder / "1.wav"), str(folder / "model")
+    report = evaluate(audio, model, reference=folder / "1.txt", cpu=True)
+    assert (report.totals.corpus_wer, report.totals.scored, report.batch_size) == (0, 1, 1)
+    with pytest.raises(SourceError, match=r"gone\.txt"):
+        evaluate(audio, model, reference=folder / "gone.txt", cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.txt", "The cat sat on the mat."),
+        ("t.json", '{"schema": "dsmops.transcribe/1", "text": "the cat sat on the mat"}'),
+        (
+            "t.srt",
+            "1\r\n00:00:00,000 --> 00:00:01,000\r\nThe cat\r\nsat\r\n\r\n"
+            "2\r\n00:00:01,000 --> 00:00:02,000\r\non <i>the</i> mat.\r\n",
+        ),
+        ("t.vtt", "WEBVTT\n\nnote 1\n00:00.000 --> 00:02.000\nthe cat sat on the mat\n"),
+    ],
+)
+def test_a_finished_transcript_is_scored_without_a_model(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    """Text, captions and the JSON of `transcribe`: one deletion in seven words."""
+    (tmp_path / name).write_bytes(content.encode())
+    (tmp_path / "ref.txt").write_text("the black cat sat on the mat", encoding="utf-16")
+    report = evaluate_transcript(tmp_path / name, tmp_path / "ref.txt")
+    assert report.totals.corpus_wer == pytest.approx(1 / 7)
+    assert (report.totals.words.deletions, report.device, report.batch_size) == (1, None, None)
+
+
+def test_a_normalizer_that_does_not_fit_the_language_is_noticed(tmp_path: Path) -> None:
+    """The rules for English on French references; the basic ones fit all."""
+    french = "je ne sais pas ce que vous voulez, mais il est dans la maison et elle est sur le toit"
+    for name in ("hyp.txt", "ref.txt"):
+        (tmp_path / name).write_text(french)
+    pair = tmp_path / "hyp.txt", tmp_path / "ref.txt"
+    assert evaluate_transcript(*pair).language == "French"
+    assert evaluate_transcript(*pair, normal_form=Normalizer.BASIC).language is None
 
 
 def test_a_dataset_is_heard_as_its_files_would_be(
@@ -217,14 +290,14 @@ def test_a_limit_takes_the_first(folder: Path, said: dict[str, str]) -> None:
 
 def test_nothing_to_score_is_bad_input(folder: Path) -> None:
     """A corpus whose references all say nothing has no rate, and says what to try."""
-    with pytest.raises(InputError, match="no reference says anything") as caught:
+    with pytest.raises(InputError, match="no reference has words") as caught:
         run(folder, {"0.wav": "[noise]", "1.wav": "(laughs)"})
     assert "--normalizer" in caught.value.hint
 
 
 def test_an_alias_that_is_none_is_told_with_those_that_are(folder: Path) -> None:
     """A name without a file behind it may be a misspelled dataset."""
-    with pytest.raises(SourceError, match="librispeech is no file") as caught:
+    with pytest.raises(SourceError, match="librispeech is not a file") as caught:
         evaluate("librispeech", str(folder / "model"))
     assert "librispeech.clean" in caught.value.hint
 

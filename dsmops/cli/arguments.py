@@ -1,0 +1,77 @@
+"""Arguments that are names of files: what people type by mistake, and what they meant."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+_DASHED_FILE = re.compile(r"-[^-].*\.\w{1,5}")
+
+
+class FileCommand(TyperCommand):
+    """A command whose arguments are files: a name that begins with a dash is recognised as one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes_value = {
+            name
+            for parameter in self.params
+            for name in parameter.opts
+            if name.startswith("-") and not getattr(parameter, "is_flag", False)
+        }
+        short = {name[1] for parameter in self.params for name in parameter.opts if len(name) == 2}
+        for before, arg in zip(["", *args], args, strict=False):
+            if arg == "--":
+                break
+            looks_like_file = _DASHED_FILE.fullmatch(arg) and arg[1] not in short
+            if before not in takes_value and (looks_like_file or _is_dashed_file(arg)):
+                raise typer.BadParameter(
+                    f"{arg} begins with a dash and is read as options; write ./{arg}"
+                )
+        return super().parse_args(ctx, args)
+
+
+def _is_dashed_file(arg: str) -> bool:
+    return len(arg) > 2 and arg.startswith("-") and os.path.isfile(arg)  # noqa: PTH113 any string
+
+
+def expanded(name: str) -> Path:
+    """Return the path that a name means; `~` is the home folder where there is one."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 the method fails at ~name for an unknown name
+
+
+def require_no_address(name: str, param_hint: str) -> None:
+    """Usage error where an address stands for a file."""
+    scheme, separator, _ = name.partition("://")
+    if not separator or not scheme.isalpha() or Path(name).exists():
+        return
+    is_server = scheme.lower() in ("ws", "wss")
+    advice = f"a server goes behind --url: --url {name}" if is_server else f"curl -LO {name}"
+    raise typer.BadParameter(f"{name} is an address, not a file: {advice}", param_hint=param_hint)
+
+
+def require_other_file(output: Path | None, read: dict[str, Path | None]) -> None:
+    """Usage error where `output` is one of the files that are read, which it would replace."""
+    for what, path in read.items():
+        if output is not None and path is not None and _is_same(output, path):
+            raise typer.BadParameter(f"--output is the {what} itself; name another file")
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    # os.path takes a name that no file can have for one that is not there.
+    return os.path.exists(first) and os.path.exists(second) and first.samefile(second)  # noqa: PTH110
+
+
+def refuse_with_url(chosen: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Usage error for options that a server decides: its model, its dtype, its rules."""
+    named = [
+        f"--{name.replace('_', '-')}"
+        for name, value in chosen.items()
+        if value != defaults.get(name)
+    ]
+    if named:
+        raise typer.BadParameter(f"with --url the server decides; omit {' and '.join(named)}")
