@@ -223,6 +223,10 @@ def _open_content(source: Source, name: str, stack: ExitStack) -> Content:
                 "standard input is closed", hint="Pipe audio into the command, or name a file."
             )
         stream = sys.stdin.buffer
+        if not stream.seekable():
+            # The buffer has a lock. A thread that waits for a pipe would hold it, and the process
+            # could not end.
+            stream = getattr(stream, "raw", stream)
     else:
         stream = source
     is_live = not stream.seekable()
