@@ -11,9 +11,10 @@ from dsmops.logs.filters import Filter, parse_moment
 from dsmops.logs.follow import can_follow
 from dsmops.logs.formatter import Counts, Formatter
 from dsmops.logs.job import FormatReport, format_log
+from dsmops.logs.keys import load_or_create_key
 from dsmops.logs.reader import parse
 from dsmops.logs.records import LogRecord
-from dsmops.logs.redaction import Redacted, Redactor, load_or_create_key, redact, scan
+from dsmops.logs.redaction import Redacted, Redactor, redact, scan, without_secrets
 from dsmops.logs.render import Style, render
 from dsmops.logs.sinks import plan_output
 from dsmops.logs.sources import decompressed, open_source
@@ -41,4 +42,5 @@ __all__ = [
     "redact",
     "render",
     "scan",
+    "without_secrets",
 ]

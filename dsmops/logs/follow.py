@@ -12,7 +12,8 @@ from threading import Event
 from dsmops.errors import InputError
 from dsmops.files import os_errors
 from dsmops.logs.blocks import BLOCK_BYTES
-from dsmops.logs.sources import MAGIC_BYTES, STDIN, is_compressed, local_path
+from dsmops.logs.compression import MAGIC_BYTES
+from dsmops.logs.sources import STDIN, is_compressed, local_path
 
 POLL_S = 0.25
 

@@ -181,7 +181,8 @@ class Formatter:
 
         Of a line that is not wanted nothing is left.
         """
-        kind = self._kinds.shapes.get(shape)
+        inside_block = self._redactor is not None and self._redactor.inside_block
+        kind = None if inside_block else self._kinds.shapes.get(shape)
         if kind:
             shown = None if self._sieve.limits_time else kind.format(raw, self._style.clock)
             if shown is None:
@@ -194,11 +195,7 @@ class Formatter:
             self.counts.add_records(1, written=kept)
             return shown if kept else b""
         service, shown = self._kinds.continuations.get(raw, (None, None))
-        if (
-            shown is None
-            or self._reader.in_traceback(service)
-            or (self._redactor and self._redactor.inside_block)
-        ):
+        if shown is None or self._reader.in_traceback(service) or inside_block:
             return None
         self.counts.lines += 1
         return shown
@@ -276,7 +273,7 @@ def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
 
 
 def _redacted(record: LogRecord, redactor: Redactor) -> LogRecord:
-    of_message = redactor.line if record.time is None else redactor.part
+    of_message = redactor.line if record.time is None else redactor.message
     file, spans = (text and redactor.part(text) for text in (record.file, record.spans))
     message, continuation = (
         of_message(record.message),

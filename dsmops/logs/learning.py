@@ -98,7 +98,7 @@ class Kinds:
             or len(self.continuations) >= _MOST_CONTINUATIONS
         ):
             return
-        if not has_hints(shown.decode()):
+        if not has_hints(shown.decode().removesuffix("\n")):
             self.continuations[raw] = (service, shown)
 
     def _may_learn(self) -> bool:

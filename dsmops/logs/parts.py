@@ -28,9 +28,10 @@ from dsmops.errors import InputError
 from dsmops.files import os_errors
 from dsmops.logs.blocks import BLOCK_BYTES, cut_blocks
 from dsmops.logs.clock import Clock
+from dsmops.logs.compression import MAGIC_BYTES
 from dsmops.logs.formatter import Formatter, Outcome
 from dsmops.logs.reader import Reader
-from dsmops.logs.sources import MAGIC_BYTES, STDIN, is_compressed, local_path
+from dsmops.logs.sources import STDIN, is_compressed, local_path
 from dsmops.progress import SILENT, Progress
 
 PART_BYTES = 16 << 20

@@ -5,50 +5,50 @@ is an HMAC under a key that stays with the operator, and texts to be spoken are 
 
 Lines of a server log are few texts with other numbers in them. So a line is first looked at with
 its digits read as 0, its shape: which rules may find something in it is asked once for each shape
-(see the hints in `rules`), and a block is judged by the few shapes it holds.
+(see the hints in `rules`), and a block is judged by the few shapes it holds. Only a line with
+escapes, invisible or encoded characters in it is looked at without its disguise, each time.
 """
 
 from __future__ import annotations
 
 import hmac
-import os
 import re
-import secrets
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
-from typing import TypeVar
+from itertools import islice
+from secrets import token_bytes
+from typing import NamedTuple, TypeVar
 
-from dsmops.errors import FileAccessError, InputError
-from dsmops.files import translate
 from dsmops.logs.blocks import cut_blocks, read_chunks
+from dsmops.logs.disguise import DISGUISED, View, has_more_views, unveil, views
 from dsmops.logs.plain_text import without_colours
 from dsmops.logs.rules import (
-    LIST_BRACKETS,
-    LIST_ITEM,
-    LIST_OPEN,
-    PEM_BODY,
-    PEM_CLOSE,
+    OPEN_HINT,
     PEM_LINES,
     PEM_OPEN,
     RULES,
+    Edit,
+    Pseudonym,
     Rule,
-    replace_item,
+    block_edits,
+    opened_block,
+    pem_edits,
 )
 
 K = TypeVar("K", str, bytes)
 V = TypeVar("V")
 
-KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
-MIN_KEY_CHARS = 8
-"""Shorter keys could be tried out, and with them every IPv4 address. Shorter ones in a log may be words, and stand elsewhere as such."""
+MIN_VALUE_CHARS = 8
+"""A shorter key in a log may be a word, and stand elsewhere as such."""
 
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _HINTS = {rule: re.compile(rule.hint.encode()) for rule in RULES}
-_ANY_HINT = re.compile("|".join(rule.hint for rule in RULES).encode())
+_OPEN_HINT = re.compile(OPEN_HINT.encode())
+_ANY_HINT = re.compile("|".join((*(rule.hint for rule in RULES), OPEN_HINT)).encode())
+SECRET_RULES = frozenset({"aws", "cookie", "authorization", "key", "jwt", "token", "pem"})
+"""Rules whose findings give access to something. The others find people and what they said."""
 MOST_PASSES = 8
 _MOST_KEPT, _LONGEST_KEPT = 4096, 1000
 """Entries of a cache, and the length of a line in one: caches stay small on any log."""
@@ -61,11 +61,16 @@ def shape_of(text: bytes) -> bytes:
 
 def has_hints(text: str) -> bool:
     """Return whether any rule may find something in lines like this one, whatever their digits."""
-    return _ANY_HINT.search(_shape(text)) is not None
+    shape = _shape(text)
+    return _ANY_HINT.search(shape) is not None or _is_disguised(shape)
 
 
 def _shape(text: str) -> bytes:
     return shape_of(text.encode("utf-8", "surrogateescape"))
+
+
+def _is_disguised(shape: bytes) -> bool:
+    return DISGUISED.search(shape.decode("utf-8", "surrogateescape")) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,90 +81,133 @@ class Redacted:
     counts: dict[str, int]
 
 
-class Redactor:
-    """Redacts line after line of one text; `counts` grows by rule. Feed lines in order: a PEM block or a list may span many."""
+class _Looks(NamedTuple):
+    """What lines of a shape may hold: values that rules find, the start of a block, a disguise."""
 
-    def __init__(self, key: bytes) -> None:
+    rules: tuple[Rule, ...]
+    may_open: bool
+    disguised: bool
+
+    @property
+    def loud_undisguised(self) -> bool:
+        return bool(self.rules) or self.may_open
+
+    @property
+    def loud(self) -> bool:
+        return self.loud_undisguised or self.disguised
+
+
+class Redactor:
+    """Redacts line after line of one text; `counts` grows by rule.
+
+    Lines come in order: a PEM block or a list may go on in the lines after.
+    """
+
+    def __init__(self, key: bytes, only: frozenset[str] | None = None) -> None:
+        """`only` names the rules that apply; None is all of them."""
+        self._only = only
         self.counts: Counter[str] = Counter()
         self._key = key
-        self._rules_by_shape: dict[bytes, tuple[Rule, ...]] = {}
+        self._looks_by_shape: dict[bytes, _Looks] = {}
         self._known: dict[str, tuple[str, list[str]]] = {}
         self._pem_lines_left = 0
-        self._open_list: str | None = None
-        """What the items of a list that has not ended are: the rule that replaces them."""
+        self._open_block: str | None = None
+        """What a list or value that has not ended holds, see `opened_block`."""
 
     def fresh(self) -> Redactor:
         """Return a redactor with the same key that has seen nothing."""
-        return Redactor(self._key)
+        return Redactor(self._key, self._only)
 
     @property
     def inside_block(self) -> bool:
         """Whether a PEM block or a list is open, so that the next line may be part of it."""
-        return self._pem_lines_left > 0 or self._open_list is not None
+        return self._pem_lines_left > 0 or self._open_block is not None
 
     def line(self, text: str) -> str:
-        """Return one line, without its ending, redacted. Redacting the result again changes nothing."""
+        """Return one line, without its ending, redacted. Redacting the result changes nothing."""
         if self._pem_lines_left:
             text = self._inside_pem(text)
-        if self._open_list:
-            text = self._inside_list(text, self._open_list)
-        return self.part(text)
+        if self._open_block:
+            text = self._inside_block(text, self._open_block)
+        return self._outside(text)
 
     def part(self, text: str) -> str:
-        """Return a part of a line that bears a stamp redacted; such a line may begin a PEM block or a list, and is never inside one."""
-        if not self.rules(_shape(text)):
-            return text
-        if PEM_OPEN.search(text):
-            self._pem_lines_left = PEM_LINES
-        if text.rstrip().endswith(LIST_BRACKETS):
-            self._open_list = next(
-                (kind for kind, pattern in LIST_OPEN.items() if pattern.search(text)),
-                self._open_list,
-            )
-        # Callers come back, and with them the same words.
-        known = self._known.get(text)
-        if known is None:
-            known = self._apply(text)
-            _remember(self._known, text, known)
-        self.counts.update(known[1])
-        return known[0]
+        """Return the file or the spans of a line that bears a stamp redacted."""
+        return self._outside(text)
+
+    def message(self, text: str) -> str:
+        """Return the message of a line that bears a stamp redacted.
+
+        It may begin a PEM block or a list, and be part of a PEM block, never of a list.
+        """
+        return self._outside(self._inside_pem(text) if self._pem_lines_left else text)
 
     def block(self, block: bytes) -> bytes:
-        """Return whole lines redacted, each shape of line looked at once. A line in colour that has a hit loses its colours.
-
-        Blocks come in order.
-        """
+        """Return whole lines redacted, each shape of line looked at once. Blocks come in order."""
         shapes = shape_of(
             without_colours(block.decode("latin-1")).encode("latin-1")
             if b"\x1b" in block
             else block
         ).split(b"\n")
-        loud = {shape for shape in set(shapes) if self.rules(shape)}
+        loud = {shape for shape in set(shapes) if self.looks(shape).loud}
         if not loud and not self.inside_block:
             return block
         lines = block.split(b"\n")
+        if not lines[-1]:  # What stands after the last line end is no line.
+            shapes.pop()
         for index, shape in enumerate(shapes):
             if shape in loud or self.inside_block:
-                text = without_colours(lines[index].decode("utf-8", "surrogateescape"))
+                text = lines[index].decode("utf-8", "surrogateescape")
                 ending = "\r" if text.endswith("\r") else ""
                 shown = self.line(text.removesuffix("\r")) + ending
                 if shown != text:
                     lines[index] = shown.encode("utf-8", "surrogateescape")
         return b"\n".join(lines)
 
-    def rules(self, shape: bytes) -> tuple[Rule, ...]:
-        """Return the rules that may find something in lines of a shape; for most shapes none."""
-        rules = self._rules_by_shape.get(shape)
-        if rules is None:
-            rules = (
-                tuple(rule for rule, hint in _HINTS.items() if hint.search(shape))
-                if _ANY_HINT.search(shape)
-                else ()
+    def looks(self, shape: bytes) -> _Looks:
+        """Return what lines of a shape may hold; for most shapes nothing."""
+        looks = self._looks_by_shape.get(shape)
+        if looks is None:
+            hinted = _ANY_HINT.search(shape)
+            looks = _Looks(
+                tuple(
+                    rule
+                    for rule, hint in _HINTS.items()
+                    if hinted
+                    and (self._only is None or rule.name in self._only)
+                    and hint.search(shape)
+                ),
+                bool(hinted and _OPEN_HINT.search(shape)) or b"----" in shape,
+                _is_disguised(shape),
             )
-            _remember(self._rules_by_shape, shape, rules)
-        return rules
+            _remember(self._looks_by_shape, shape, looks)
+        return looks
 
-    def _apply(self, text: str) -> tuple[str, list[str]]:
+    def _outside(self, text: str) -> str:
+        looks = self.looks(_shape(text))
+        if not looks.loud:
+            return text
+        plain = unveil(text) if looks.disguised else text
+        if (
+            looks.disguised
+            and not looks.rules
+            and not self.looks(_shape(plain)).loud_undisguised
+            and not has_more_views(text)
+        ):
+            return text
+        if looks.may_open or plain is not text:
+            if PEM_OPEN.search(plain):
+                self._pem_lines_left = PEM_LINES
+            self._open_block = opened_block(plain) or self._open_block
+        # Callers come back, and with them the same words.
+        known = self._known.get(text)
+        if known is None:
+            known = self._apply(text, disguised=looks.disguised)
+            _remember(self._known, text, known)
+        self.counts.update(known[1])
+        return known[0]
+
+    def _apply(self, text: str, *, disguised: bool) -> tuple[str, list[str]]:
         """Return a text redacted, and the name of the rule for each hit.
 
         A replacement may uncover another value, so it is done over until nothing is found; that
@@ -171,22 +219,29 @@ class Redactor:
 
         def pseudonym(kind: str, value: str) -> str:
             shown = self._pseudonym(kind, value)
-            if kind == "key" and len(value) >= MIN_KEY_CHARS:
+            if kind == "key" and len(value) >= MIN_VALUE_CHARS:
                 keys[value] = shown
             return shown
 
         for _ in range(MOST_PASSES):
             before = len(hits)
-            for rule in self.rules(_shape(text)):
-
-                def replace(match: re.Match[str], rule: Rule = rule) -> str:
-                    instead = rule.replace(match, pseudonym)
-                    if instead is None:
-                        return match[0]
-                    hits.append(rule.name)
-                    return instead
-
-                text = rule.pattern.sub(replace, text)
+            # The view without disguise comes first: there a value has its own pseudonym.
+            number = 0
+            while disguised and (view := next(_from(text, number), None)):
+                for rule in self.looks(_shape(view.text)).rules:
+                    edits = list(_edits(rule, view.text, pseudonym))
+                    if not edits:
+                        continue
+                    text = _edited(text, edits, view)
+                    hits += [rule.name] * len(edits)
+                    if (view_now := next(_from(text, number), None)) is None:
+                        break
+                    view = view_now
+                number += 1
+            for rule in self.looks(_shape(text)).rules:
+                edits = list(_edits(rule, text, pseudonym))
+                text = _edited(text, edits)
+                hits += [rule.name] * len(edits)
             if len(hits) == before:
                 break
         for value, shown in keys.items():
@@ -195,30 +250,51 @@ class Redactor:
         return text, hits
 
     def _inside_pem(self, text: str) -> str:
-        if closing := PEM_CLOSE.match(text):
+        self._pem_lines_left -= 1
+        view = next(views(text), None)
+        edits, ended = pem_edits(view.text if view else text)
+        if ended:
             self._pem_lines_left = 0
-            return "<pem>" + text[closing.end() :]
-        if body := PEM_BODY.fullmatch(text):
-            self._pem_lines_left -= 1
-            return body["before"] + "<pem>"
-        return text
+        elif not edits:  # Another line of the log came between.
+            self._pem_lines_left += 1
+        return _edited(text, edits, view)
 
-    def _inside_list(self, text: str, kind: str) -> str:
-        item = LIST_ITEM.fullmatch(text)
-        if item is None:
-            self._open_list = None
+    def _inside_block(self, text: str, kind: str) -> str:
+        view = next(views(text), None)
+        edits = block_edits(kind, view.text if view else text, self._pseudonym)
+        if edits is None or kind == "value":
+            self._open_block = None
+        if not edits:
             return text
-        shown = replace_item(kind, item, self._pseudonym)
-        if shown is None:
-            return text
-        self.counts[kind] += 1
-        return shown
+        self.counts["text" if kind == "text" else "key"] += len(edits)
+        return _edited(text, edits, view)
 
     def _pseudonym(self, kind: str, value: str) -> str:
         digest = hmac.digest(
-            self._key, f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256"
+            self._key, f"{kind}\0{value}".encode("utf-8", "surrogatepass"), "sha256"
         )
         return f"<{kind}:{digest[:4].hex()}>"
+
+
+def _from(text: str, number: int) -> Iterator[View]:
+    return islice(views(text), number, None)
+
+
+def _edits(rule: Rule, text: str, pseudonym: Pseudonym) -> Iterator[Edit]:
+    """Yield what a rule replaces in a text, from its beginning on, none over another."""
+    for match in rule.pattern.finditer(text):
+        if (edit := rule.edit(match, pseudonym)) is not None:
+            yield edit
+
+
+def _edited(text: str, edits: Iterable[Edit], view: View | None = None) -> str:
+    """Return a text with edits of it, or of a view of it, made."""
+    done = 0
+    out: list[str] = []
+    for begin, end, instead in sorted(view.source_edits(edits) if view else edits):
+        out += (text[done:begin], instead)
+        done = max(done, end)
+    return "".join((*out, text[done:])) if out else text
 
 
 def _remember(cache: dict[K, V], key: K, value: V) -> None:
@@ -253,65 +329,7 @@ def scan(content: bytes | Iterable[bytes]) -> dict[str, int]:
     return dict(redactor.counts)
 
 
-def load_or_create_key() -> bytes:
-    """Return the operator's redaction key: `DSMOPS_REDACTION_KEY`, else the key file of this user, made on first use (mode 0600).
-
-    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`. Two first
-    runs at once agree on one key.
-
-    Raises:
-        InputError: the variable or the file holds too short a key.
-        FileAccessError: the file cannot be read or made.
-    """
-    given = os.environ.get(KEY_VARIABLE, "")
-    if given:
-        return _checked(
-            given,
-            f"the key in {KEY_VARIABLE}",
-            f"Set {KEY_VARIABLE} to at least {MIN_KEY_CHARS} characters, or unset it.",
-        )
-    path = _key_file()
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _create_once(path)
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError as exc:
-        hint = f"Your redaction key is kept there. Make it writable, or set {KEY_VARIABLE} to {MIN_KEY_CHARS} secret characters or more."
-        raise FileAccessError(
-            translate(exc, path).message, hint=hint, code="logs.redaction_key"
-        ) from exc
-    return _checked(
-        text,
-        f"the redaction key in {path}",
-        "Remove the file; the next run makes a new key, and with it new pseudonyms.",
-    )
-
-
-def _checked(text: str, what: str, hint: str) -> bytes:
-    if len(text) < MIN_KEY_CHARS:
-        raise InputError(
-            f"{what} has {len(text)} characters, and {MIN_KEY_CHARS} are the least",
-            hint=hint,
-            code="logs.redaction_key",
-        )
-    return text.encode()
-
-
-def _key_file() -> Path:
-    state = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if state.startswith("/") else Path("~/.local/state").expanduser()
-    return folder / "dsmops" / "redaction.key"
-
-
-def _create_once(path: Path) -> None:
-    """Write a new key under a name of our own and link it in place, which fails where another process was first."""
-    own = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(32) + "\n")
-        with suppress(FileExistsError):
-            os.link(own, path)
-    finally:
-        own.unlink(missing_ok=True)
+def without_secrets(text: str) -> str:
+    """Return text for a terminal without keys, tokens and passwords; names and addresses stay."""
+    redactor = Redactor(token_bytes(16), SECRET_RULES)
+    return "\n".join(map(redactor.line, text.split("\n")))

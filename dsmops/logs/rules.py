@@ -1,21 +1,25 @@
 """What must not leave in a log: the redaction rules, by field name and by shape.
 
 A rule finds a value and says what stands in its place. Rules run in the order of `RULES` on one
-line without its ending, in linear time whatever the line. Letters are ASCII letters only, so a text
-and its UTF-8 bytes read as Latin-1 give the same hits.
+line without its ending, in linear time whatever the line. Letters are ASCII letters only. What
+disguises a name or a value was removed before, see `disguise`.
 
 A hint is the rule as seen on a line whose digits all read 0: where it is absent the rule finds
 nothing, whatever the digits and whatever earlier rules put into the line. `redaction` relies on it
 to look at few lines. A new rule needs a hint, a higher `RULE_SET_VERSION`, and variants in the
-seeded corpus of the tests.
+seeded corpus of the tests. A new token shape is one line in `tokens`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from dsmops.logs.disguise import unveil
+from dsmops.logs.tokens import token_hint, token_pattern
 
 Pseudonym = Callable[[str, str], str]
 """Returns `<kind:8 hex digits>` for `(kind, value)`, always the same for the same two."""
@@ -23,41 +27,74 @@ Pseudonym = Callable[[str, str], str]
 PSEUDONYM = r"(?:<(?:key|ip|email|user):[0-9a-f]{8}>|<text>|<pem>)"
 
 
+class Edit(NamedTuple):
+    """What stands in place of the characters from `begin` up to `end`."""
+
+    begin: int
+    end: int
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing to find. `name` appears in counts; several rules may share one. `replace` returns None for a harmless match."""
+    """One thing to find. `name` appears in counts; several rules may share one.
+
+    `edit` returns None for a harmless match.
+    """
 
     name: str
     hint: str
     pattern: re.Pattern[str]
-    replace: Callable[[re.Match[str], Pseudonym], str | None]
+    edit: Callable[[re.Match[str], Pseudonym], Edit | None]
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.ASCII | re.VERBOSE)
 
 
-# --- values behind names -------------------------------------------------------------------------------------------------------------
-# `name=value`, `name: value`, `"name": "value"`, `("name", "value")`, `name: "name", value: "value"`, `name: Some("value")`, also where
-# quotes are escaped once or more, and in a URL inside a URL.
+# --- values behind names --------------------------------------------------------------------------
+# `name=value`, `name: value`, `"name": "value"`, `("name", "value")`, `name("value")`,
+# `name: "name", value: "value"`, `name: Some("value")`, `x["name"] = "value"`, also where quotes are
+# escaped once or more, and in a URL inside a URL.
 
 _BEGIN = r"""
     (?: (?<![\w.-]) | (?<=%[0-9A-Fa-f]{2}) | (?<=%25[0-9A-Fa-f]{2}) )
     (?P<opened> (?<=["']) (?P<first> (?<![:=]["']) (?<![:=][ ]["']) (?<![:=]\\["']) (?<![:=][ ]\\["']) )? )?
 """
-_VALUE = r"""(?: (?:\\*["'])? value (?:\\*["'])? \s? [:=] \s? )"""
+# What a name may begin with: `_`, `--`, `__Host-`, `my.`, `openai`. The word that makes it a secret
+# begins after anything but a letter or digit, or with a capital (`myApiKey`, `HFToken`).
+_PREFIX_OF_NAME = r"""
+    [\w.$-]{0,80}? (?: (?<![A-Za-z0-9]) | (?<=[a-z0-9])(?=[A-Z]) | (?<=[A-Z])(?=[A-Z][a-z]) )
+"""
+_VALUE = r"""(?: (?:\\*["'])? [Vv]alue (?:\\*["'])? \s? [:=] \s? )"""
 _ENCODED_EQUALS = r"%(?:25){0,2}3[AaDd]"
+# `token: str = "..."`, in Python and Rust.
+_ANNOTATION = r"(?: : \s? &?(?:'static\s)? (?:[A-Za-z.]{0,20}\[)? (?:str|String|bytes|SecretStr|Any) \]? (?:\s?\|\s?None)? \s{0,3} = (?!=) )"
 _FOLLOWS = rf"""
     (?: (?(opened) \\*["'] \s{{0,3}} , \s{{0,3}} (?: {_VALUE} | (?(first) (?=b?\\*["']) | (?!) ) ) | (?!) )
-      | (?:\\*["'])? \s{{0,16}} (?: => | =(?!=) | :(?!:) | {_ENCODED_EQUALS} ) \s{{0,16}} )
+      | \( \s? (?=(?:[A-Z]\w{{0,40}}\()?b?\\*["'])
+      | (?:\\*["'`])? [\])}}]{{0,2}} \s{{0,16}}
+        (?: => | {_ANNOTATION} | (?:\|\||\?\?|[:?+])?=(?!=) | [=!]={{1,2}}(?=\s?\\*["'])
+          | :(?!:) | (?P<encoded>{_ENCODED_EQUALS}) ) \s{{0,16}} )
 """
 _WRAPPED = r"(?: (?:Some|Ok|Secret) \( ){0,3}"
+# A string ends at its own quote. Within a string of a string (`\"`) a backslash at the end of a value
+# is written as four. `"C:\dir\" token="x"` is written by programs that escape nothing: what looks like
+# one value that ends with `=` goes on to the next quote.
 _QUOTED = r"""
-    (?: (?:[A-Z]\w{0,40}\( | & | r\#{1,3} | b(?=\\*["']) ){0,4} (?P<quote>\\*["']) (?P<quoted> .*? ) (?: (?<!\\)(?P=quote) | $ ) )
+    (?: (?:[A-Z]\w{0,40}\( | & | r\#{1,3} | [bBfFrRuU]{1,2}(?=\\*["']) ){0,4}
+      (?: (?P<quote> \"\"\" | \'\'\' | ["'] )
+          (?P<quoted> (?: (?!(?P=quote))[^\\] | \\. )*+
+            (?: (?: (?<=[=:(,]) | (?<=[=:,]\s) ) (?P=quote) (?![\s,;)\]}]|$) (?: (?!(?P=quote))[^\\] | \\. )*+ )? )
+          (?: (?P=quote) | \\?$ )
+        | (?P<once> \\["'] ) (?P<quoted_once> .*? ) (?: (?<!\\)(?:\\{4}){0,8}(?P=once) | $ )
+        | (?P<often> \\{2,}["'] ) (?P<quoted_often> .*? ) (?: (?<!\\)(?P=often) | $ ) ) )
 """
 # A bare value ends before a blank, a quote or `&`; commas and brackets at its end belong to what is
-# around it.
-_BARE = r"""(?P<bare> [^\s"'&]+? (?= [,;)\]}]{0,4} (?: [\s"'&] | %(?:25)?26 | $ ) ) )"""
+# around it. An encoded `&` ends only what an encoded `=` began.
+_BARE = r"""
+    (?P<bare> [^\s"'&]+? (?= [,;)\]}]{0,4} (?: [\s"'&] | </ | (?(encoded) %(?:25){0,2}26 | (?!) ) | $ ) ) )
+"""
 # A list, a set, a struct: to its closing bracket, and where brackets are nested deeper than that to
 # the end of the line.
 _STRING = r"""(?: "(?:[^"\\]|\\.)*+"? | '(?:[^'\\]|\\.)*+'? )"""
@@ -69,12 +106,12 @@ _LIST = rf"""
 
 # Nothing, what stands for nothing, or the bracket that opens a value of several lines.
 _HARMLESS = re.compile(
-    rf"(?:{PSEUDONYM}|none|null|nil|true|false|\*+|[<\[(]?(?:redacted|sensitive|hidden)[>\])]?|\$\{{?\w+\}}?|\[\]|\{{\}})?\)?"
-    r"|(?-i:[A-Z]\w*)?[ ]?[(\[{]",
+    rf"(?:{PSEUDONYM}|none|null|nil|undefined|true|false|\*+|[<\[(]?(?:redacted|sensitive|hidden|masked)[>\])]?"
+    r"|\$\{{?\w+\}?|\$\(|\[\]|\{\}|[|>][+-]?)?\)?|(?-i:[A-Z]\w*)?[ ]?[(\[{]",
     re.IGNORECASE | re.ASCII,
 )
 # A value that runs to the end of the line was replaced before when it begins with a pseudonym.
-_DONE = re.compile(rf"""{PSEUDONYM}(?=[\\"'\s,;)}}\]]|$)""")
+_DONE = re.compile(rf"""(?:Some\(|[\\"'\s]){{0,4}}{PSEUDONYM}(?=[\\"'\s,;)}}\]<]|$)""")
 _NUMBER = re.compile(r"[-+]?\d{1,9}(?:\.\d{1,9})?", re.ASCII)
 
 
@@ -82,29 +119,30 @@ def _is_harmless(value: str) -> bool:
     return bool(_HARMLESS.fullmatch(value) or _DONE.match(value))
 
 
-def _instead(match: re.Match[str], text: str) -> str:
-    """Return the match with `text` in place of the value, which is always the last group that took part."""
-    start, end = match.span(match.lastgroup or 0)
-    return match.string[match.start() : start] + text + match.string[end : match.end()]
+def _value(match: re.Match[str]) -> tuple[str, int, int]:
+    """Return the value, which is always the last group that took part, and where it stands."""
+    group = match.lastgroup or 0
+    return (unveil(match[group]), *match.span(group))
 
 
 # Words of tokenizers and language models, not of credentials.
 _VOCABULARY_TOKEN = re.compile(
-    r"(?:.*[-_.])?(?:text|audio|image|bos|eos|pad|unk|sep|cls|mask|special|start|end|stop|first|last|next|prev|initial|zero|new)"
-    r"[-_]?token",
-    re.IGNORECASE,
+    r"(?:.*(?:[-_.]|[a-z0-9](?=[A-Z])))?(?i:text|audio|image|bos|eos|pad|unk|sep|cls|mask|special|start|end|stop|first|last"
+    r"|next|prev|initial|zero|new|context|max|num|per)[-_]?(?i:token)",
 )
 
 
-def _secret(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
-    value, name = match[match.lastgroup or 0], (match["name"] or "").lower()
+def _secret(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    (value, begin, end), name = _value(match), match["name"] or ""
     if _is_harmless(value):
         return None
-    if name.endswith("token") and (_NUMBER.fullmatch(value) or _VOCABULARY_TOKEN.fullmatch(name)):
+    if name.lower().endswith("token") and (
+        _NUMBER.fullmatch(value) or _VOCABULARY_TOKEN.fullmatch(name)
+    ):
         return None
-    if name == "pwd" and value.startswith("/"):
+    if name.lower().endswith("pwd") and value.startswith("/"):
         return None
-    return _instead(match, pseudonym("key", value))
+    return Edit(begin, end, pseudonym("key", value))
 
 
 _SCHEME = re.compile(
@@ -112,25 +150,35 @@ _SCHEME = re.compile(
 )
 
 
-def _credential(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+def _credential(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     """Keep the scheme, so that `Authorization: Bearer X` and `token=X` show the same pseudonym."""
-    value = match[match.lastgroup or 0]
+    value, begin, end = _value(match)
+    value = value.lstrip()
     scheme = found[0] if (found := _SCHEME.match(value)) else ""
     value = value.removeprefix(scheme)
-    return None if _is_harmless(value) else _instead(match, scheme + pseudonym("key", value))
+    return None if _is_harmless(value) else Edit(begin, end, scheme + pseudonym("key", value))
 
 
-def _text(match: re.Match[str], _: Pseudonym) -> str | None:
-    value = match[match.lastgroup or 0]
-    return None if _is_harmless(value) or _NUMBER.fullmatch(value) else _instead(match, "<text>")
+def _text(match: re.Match[str], _: Pseudonym) -> Edit | None:
+    value, begin, end = _value(match)
+    return None if _is_harmless(value) or _NUMBER.fullmatch(value) else Edit(begin, end, "<text>")
 
 
-def _key(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
-    value = match[match.lastgroup or 0]
-    return None if _is_harmless(value) else _instead(match, pseudonym("key", value))
+def _key(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    value, begin, end = _value(match)
+    return None if _is_harmless(value) else Edit(begin, end, pseudonym("key", value))
 
 
-_TEXT_NAME = r"(?i: (?:[a-z0-9]{1,40}[-_]){0,6} (?:texts?|prompt|transcripts?) )"
+def _whole(kind: str) -> Callable[[re.Match[str], Pseudonym], Edit]:
+    """Return an edit of everything that a pattern matches."""
+
+    def edit(match: re.Match[str], pseudonym: Pseudonym) -> Edit:
+        return Edit(*match.span(), pseudonym(kind, unveil(match[0])))
+
+    return edit
+
+
+_TEXT_NAME = rf"(?: {_PREFIX_OF_NAME} (?i: texts?|prompt|transcripts?) )"
 _TEXT = rf"""
     {_BEGIN} {_TEXT_NAME}
     (?: {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | {_WRAPPED} {_LIST} )
@@ -141,45 +189,59 @@ _SAID = r"(?: ^ | (?<=\|[ ]) | (?<=\][ ]) | (?<=\d:[ ]) ) (?i:text|prompt|transc
 # Debug of a WebSocket message.
 _MESSAGE = rf"(?<!\w) (?:Text|Binary) \( {_WRAPPED} {_QUOTED}"
 _POST_BODY = r"handling[ ]py[ ]asr[ ]streaming[ ]post[ ]query[ ] (?P<body> .+ )"
-_COOKIE = rf"{_BEGIN} (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,6}} cookies? ) {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | (?P<rest> [^\s\"'] .* ) )"
+_COOKIE = rf"""
+    {_BEGIN} (?: {_PREFIX_OF_NAME} (?i: cookies? ) ) {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | (?P<rest> [^\s\"'] .* ) )
+"""
 _AUTHORIZATION = rf"""
-    {_BEGIN} (?i: (?:[a-z0-9]{{1,40}}[-_.]){{0,6}} authorization ) {_FOLLOWS}
-    (?: {_WRAPPED} {_QUOTED} | (?P<simple> (?i:Bearer|Basic|Token|ApiKey)\s{{1,3}}[^\s"',;)}}\]]+ ) | (?P<rest> [^\s"'] .* ) )
+    {_BEGIN} (?: {_PREFIX_OF_NAME} (?i: authorization ) ) {_FOLLOWS}
+    (?: {_WRAPPED} {_QUOTED} | (?P<simple> (?i:Bearer|Basic|Token|ApiKey)\s{{1,3}}[^\s"',;<)}}\]]+ ) | (?P<rest> [^\s"'] .* ) )
 """
 _BEARER = r"""
     (?<!\w) (?: (?:Bearer|BEARER|bearer|Basic) (?: \s{1,3} | %20 | \+ ) (?P<bare> (?=[^\s"']{0,200}?(?:\d|[a-z][A-Z]|=)) [\w.~+/=-]{8,} )
       | Bearer \s{1,3} (?P<word> [\w.~+/=-]{16,} ) )
 """
-_CREDENTIAL_NAME = r"""
-    (?P<name> (?i: (?:[a-z0-9]{1,40}[-_.]){0,12} (?:
+_CREDENTIAL_NAME = rf"""
+    (?P<name> {_PREFIX_OF_NAME} (?i:
         auth[-_]?ids? | authorized[-_]?ids? | auth[-_]?key | authorization[-_]?(?:key|token|code) | api[ ]key
-      | (?:api|access|secret|private|signing|encryption|redaction|session|account|master|service)[-_]?(?:access[-_]?)?keys?(?:[-_]?id)?
-      | (?:[a-z0-9]{0,40}) (?:secret|passwd|password|passphrase) | pwd | credentials? | session[-_]?id | jwt
-      | (?:access|refresh|auth|session|id|api|hf|bearer|security|client|user|csrf|xsrf|device|bot|login|secret)? [-_]? token
-      | x-(?:amz|goog)-(?:signature|credential|security-token) | awsaccesskeyid
-    )))
+      | (?:api|access|secret|private|signing|encryption|redaction|session|account|master|service|subscription|license|admin
+          |consumer|app|hmac|deploy|shared)[-_]?(?:access[-_]?)?keys?(?:[-_]?id)?
+      | (?:[a-z0-9]{{0,40}}) (?:secret|passwd|password|passphrase) | pwd | credentials? | session[-_]?id | jwt
+      | (?:[a-z0-9]{{0,20}}) (?:access|refresh|auth|session|id|api|hf|bearer|security|client|user|csrf|xsrf|device|bot|login|secret)?
+        [-_]? token
+      | x-(?:amz|goog)-(?:signature|credential|security-token) | awsaccesskeyid | ossaccesskeyid | sharedaccesssignature
+      | connection[-_]?string
+    ))
 """
 _NAMED = rf"""
-    {_BEGIN} (?P<option>--)? {_CREDENTIAL_NAME} (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?! - | (?:is|was|must|not|or|and)\b ) | (?!) ) )
+    {_BEGIN} (?: (?P<option>--) | ) {_CREDENTIAL_NAME}
+    (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?! - | (?:is|was|must|not|or|and)\b ) | (?!) ) )
     (?: {_WRAPPED} {_QUOTED} | {_WRAPPED} {_LIST} | {_WRAPPED} {_BARE} )
 """
 _PARAMETER = rf"""
-    (?: (?<=[?&]) | (?<=%3[Ff]) | (?<=%26) )
-    (?i: key | sig | signature | code | auth | access | session | sid | policy | key-pair-id ) (?: = | %3[Dd] ) {_BARE}
+    (?: (?<=[?&;]) | (?<=%3[Ff]) | (?<=%26) )
+    (?i: key | sig | signature | code | auth | access | session | sid | policy | key-pair-id | verify ) (?: = | (?P<encoded>%3[Dd]) ) {_BARE}
 """
+# `curl -u user:password`.
+_USER_OPTION = r"""
+    (?<![\w-]) (?: -u \s? | --(?:proxy-)?user [\s=] ) ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} )
+"""
+# `machine host login user password secret` of netrc.
+_NETRC = r"\b login \s{1,3} \S{1,100} \s{1,3} password \s{1,3} (?P<bare> \S+ )"
+# `"auth": "dXNlcjpwYXNz"` of Docker's config.json.
+_DOCKER_AUTH = r"""["']auth\\*["'] \s? : \s? \\*["'] (?P<bare> (?=[\w+/]{0,200}?[0-9A-Z=]) [\w+/]{8,}={0,2} )"""
 
-# --- shapes --------------------------------------------------------------------------------------------------------------------------
+# --- shapes ---------------------------------------------------------------------------------------
 
-_PEM = r"-----BEGIN[ ][A-Z0-9 ]{1,40}----- .*? (?: -----END[ ][A-Z0-9 ]{1,40}----- | $ )"
+_PEM_EDGE = "-{4,5}[ ]?%s[ ][A-Z0-9 ]{1,40}?[ ]?-{4,5}"
+_PEM = rf"""
+    {_PEM_EDGE % "BEGIN"} (?: (?= .*? {_PEM_EDGE % "END"} ) .*? {_PEM_EDGE % "END"} | [\w+/=\s\\:,.-]* )
+"""
 _JWT = r"(?<![\w-]) eyJ[\w-]{5,} (?: \.[\w-]{2,} ){1,4} \.?"
-_AWS_ID = r"(?<![A-Za-z0-9]) (?:AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AIPA|ANPA|ANVA|APKA|AROA)[A-Z0-9]{16} (?![A-Za-z0-9])"
+_AWS_ID = r"(?<![A-Za-z0-9]) (?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AIPA|ANPA|ANVA|APKA|AROA)[A-Z0-9]{16} (?![A-Za-z0-9])"
 _AWS_PRIVATE = r"(?<![\w/+=.-]) [A-Za-z0-9/+]{40} (?![\w/+=])"
-_VENDOR_KEY = r"""
-    (?<![A-Za-z0-9]) (?: hf_[A-Za-z0-9]{30,} | api_org_[A-Za-z0-9]{30,} | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_\w{20,}
-      | glpat-[\w-]{20,} | (?<![_-])sk-[\w-]{20,} | [rs]k_(?:live|test)_[A-Za-z0-9]{16,} | npm_[A-Za-z0-9]{30,}
-      | pypi-[\w-]{20,} | xox[abprs]-[\w-]{10,} | AIza[\w-]{35} | ya29\.[\w-]{20,} )
+_USERINFO = r"""
+    (?<=://) (?P<userinfo> [^\s/@:"'<>]{0,256} : [^\s/@"'<>]{1,256} | [\w.~%-]{20,256} ) (?=@)
 """
-_USERINFO = r"(?<=://) (?P<userinfo> [^\s/@:\"'<>]{0,256} : [^\s/@\"'<>]{1,256} ) (?=@)"
 # Names of voices and checkpoints hold `@240.safetensors`; `git@host` is no person.
 _EMAIL = r"""
     (?<![\w.%+-]) (?!git@) [\w.%+-]{1,64} (?:@|%40) (?: [A-Za-z0-9-]{1,63} \. ){1,8}
@@ -195,7 +257,18 @@ _IPV4 = rf"""
     (?<![\w.]) (?<!==) (?: (?<![A-Za-z]/) | (?= [\d.]{{7,15}}:\d ) )
     (?:::ffff:)? (?P<address> (?:{_OCTET}\.){{3}}{_OCTET} ) (?! \.?\w | -(?:py|cp)\d )
 """
-_IPV4_IN_HOST = rf"(?<![\w-]) (?:ip|ec2) - (?P<address> (?:{_OCTET}-){{3}}{_OCTET} ) (?![\w-])"
+# Names that networks give to the addresses of their customers: `ec2-203-0-113-9.compute.amazonaws.com`,
+# `203.0.113.9.static.example.net`, and the reverse `9.113.0.203.in-addr.arpa`.
+_TOP_LEVEL = r"(?: \.[a-z][\w-]{0,62} ){1,8} (?![\w-])"
+_IPV4_IN_HOST = rf"""
+    (?<![\w-]) (?P<label> (?: [A-Za-z][\w-]{{0,60}}? [-.] ){{0,2}} ) (?P<address>
+      (?: {_OCTET}-){{3}} {_OCTET} (?! \d ) (?= [\w-]{{0,60}} {_TOP_LEVEL} )
+      | (?<=ip-) (?: {_OCTET}-){{3}} {_OCTET} (?![\w-]) | (?<=ec2-) (?: {_OCTET}-){{3}} {_OCTET} (?![\w-])
+      | (?: {_OCTET}\.){{3}} {_OCTET} (?= (?:\.[a-z][\w-]{{0,62}}){{2,8}} (?![\w-]) )
+      | (?: {_OCTET}\.){{3}} {_OCTET} (?= \.in-addr\.arpa ) )
+"""
+_HEX_IN_HOST = r"(?<![\w-]) p (?P<address> [0-9a-fA-F]{8} ) (?=\.dip0?\.)"
+_IPV6_REVERSED = r"(?<![\w.]) (?P<address> (?: [0-9a-fA-F]\. ){32} ) (?=ip6\.arpa)"
 _IPV6 = r"(?<![\w:.]) (?P<address> (?: [23fF][0-9a-fA-F]{3} | 64:ff9b | ::(?i:ffff) ) : [0-9a-fA-F:]{1,34} ) (?!\.?\w)"
 _VERSION_WORD = re.compile(
     r"(?:\bv(?:er(?:sion)?)?|version|release|build|cuda|cudnn|cublas|nccl|cufft|curand|cusolver|cusparse|tensorrt|torch|python|driver)"
@@ -208,13 +281,13 @@ _OF_SOMEBODY = tuple(
 )
 
 
-def _aws_secret(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+def _aws_secret(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     value = match[0]
     # 40 characters alone are also a git commit; a secret mixes cases and stands near a word that
     # says whose it is.
     mixed = not (value.islower() or value.isupper()) and any(char.isdigit() for char in value)
     near = re.search(r"aws|secret|amazon|s3|a[ks]ia[a-z0-9]{16}", match.string, re.IGNORECASE)
-    return pseudonym("key", value) if mixed and near else None
+    return Edit(*match.span(), pseudonym("key", value)) if mixed and near else None
 
 
 def _is_nobodys(address: str) -> bool:
@@ -222,18 +295,42 @@ def _is_nobodys(address: str) -> bool:
     return address.split(".", 1)[0] in ("0", "127", "255")
 
 
-def _ipv4(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
-    value = match["address"].replace("-", ".")
+def _ipv4(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    value = match["address"]
     if _is_nobodys(value) or _VERSION_WORD.search(
         match.string, max(0, match.start() - 40), match.start()
     ):
         return None
-    return match[0].replace(match["address"], pseudonym("ip", value))
+    return Edit(*match.span("address"), pseudonym("ip", value))
 
 
-def _ipv6(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
+def _ipv4_in_host(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    value, end = match["address"].replace("-", "."), match.end("address")
+    if match.string.startswith(".in-addr.arpa", end):
+        value = ".".join(reversed(value.split(".")))
+    if match["address"].startswith(("127-0-0-1", "0-0-0-0")) or _is_nobodys(value):
+        return None
+    return Edit(*match.span("address"), pseudonym("ip", value))
+
+
+def _hex_in_host(match: re.Match[str], pseudonym: Pseudonym) -> Edit:
+    address = str(ipaddress.IPv4Address(int(match["address"], 16)))
+    return Edit(*match.span("address"), pseudonym("ip", address))
+
+
+def _ipv6(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     value = match["address"]
     shown = value if value.endswith("::") else value.removesuffix(":")
+    return _ipv6_edit(match.start(), len(shown), shown, pseudonym)
+
+
+def _ipv6_reversed(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    digits = "".join(reversed(match["address"].replace(".", "")))
+    address = ":".join(digits[place : place + 4] for place in range(0, 32, 4))
+    return _ipv6_edit(match.start(), len(match["address"]) - 1, address, pseudonym)
+
+
+def _ipv6_edit(begin: int, length: int, shown: str, pseudonym: Pseudonym) -> Edit | None:
     try:
         address = ipaddress.IPv6Address(shown)
     except ValueError:
@@ -244,21 +341,22 @@ def _ipv6(match: re.Match[str], pseudonym: Pseudonym) -> str | None:
         if mapped
         else not any(address in network for network in _OF_SOMEBODY)
     )
-    return None if nobodys else pseudonym("ip", str(mapped or address)) + value[len(shown) :]
+    return None if nobodys else Edit(begin, begin + length, pseudonym("ip", str(mapped or address)))
 
 
 # What of a name and of what follows it shows on a line whose digits read 0, but for two harmless
 # ones that come on every connection: `text_token=17` and `auth_id: None`.
 _FOLLOWS_HINT = (
-    r"""(?:\\*["'])?\s{0,16}(?:[=:,]|%0{1,5}[AaDd])(?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
+    r"""(?:(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+!:]{0,2}(?:[=:,]|%0{1,5}[AaDd])|\(\s?(?:[A-Z]\w{0,40}\()?b?\\*["'])"""
+    r"""(?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
 )
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
 _NAMED_HINT = (
-    r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|passwd|password|passphrase|pwd|credentials?|jwt|(?<!\btext_)token|signature)"
+    r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|passwd|password|passphrase|pwd|credentials?|jwt|(?<!\btext_)token|signature|string)"
     rf"{_FOLLOWS_HINT}|--\w[\w.-]*\s"
 )
-_VENDOR_HINT = (
-    "hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|[rs]k_(?:live|test)_|npm_|pypi-|xox|AIza|ya00"
+_ANNOUNCED = (
+    "(?i:[hdnsy][-_]?ids?|keys?|secret|passwd|password|passphrase|pwd|credentials?|jwt|token)"
 )
 
 RULES: tuple[Rule, ...] = (
@@ -266,7 +364,7 @@ RULES: tuple[Rule, ...] = (
     Rule("text", r"(?i:text|prompt|transcript):\s", _compile(_SAID), _text),
     Rule("text", r"(?:Text|Binary)\(", _compile(_MESSAGE), _text),
     Rule("text", "py asr streaming post query", _compile(_POST_BODY), _text),
-    Rule("pem", "-----BEGIN ", _compile(_PEM), lambda *_: "<pem>"),
+    Rule("pem", "----[ ]?BEGIN ", _compile(_PEM), lambda match, _: Edit(*match.span(), "<pem>")),
     Rule("aws", "[A-Za-z0/+]{40}", _compile(_AWS_PRIVATE), _aws_secret),
     Rule("cookie", "(?i:cookie)", _compile(_COOKIE), _key),
     Rule("authorization", "(?i:authorization)", _compile(_AUTHORIZATION), _credential),
@@ -274,71 +372,171 @@ RULES: tuple[Rule, ...] = (
     Rule("key", _NAMED_HINT, _compile(_NAMED), _secret),
     Rule(
         "key",
-        "(?:[?&]|%0[Ff]|%00)(?i:key|sig|code|auth|access|session|sid|policy)",
+        "(?:[?&;]|%0[Ff]|%00)(?i:key|sig|code|auth|access|session|sid|policy|verify)",
         _compile(_PARAMETER),
         _key,
     ),
     Rule("key", r"://[^\s/@]{0,600}@", _compile(_USERINFO), _key),
-    Rule("jwt", "eyJ", _compile(_JWT), lambda match, pseudonym: pseudonym("key", match[0])),
-    Rule(
-        "aws",
-        "A[KSBCGIR][CIOPD]A|AN[PV]A",
-        _compile(_AWS_ID),
-        lambda match, pseudonym: pseudonym("key", match[0]),
-    ),
-    Rule(
-        "token",
-        _VENDOR_HINT,
-        _compile(_VENDOR_KEY),
-        lambda match, pseudonym: pseudonym("key", match[0]),
-    ),
+    Rule("key", r"-u\s?\S{1,65}:|user[\s=]", _compile(_USER_OPTION), _key),
+    Rule("key", r"password\s", _compile(_NETRC), _key),
+    Rule("key", r"""auth\\*["']""", _compile(_DOCKER_AUTH), _key),
+    Rule("jwt", "eyJ", _compile(_JWT), _whole("key")),
+    Rule("aws", "A[KSBCGIR][CIOPD]A|AN[PV]A|A0T", _compile(_AWS_ID), _whole("key")),
+    Rule("token", token_hint(), _compile(token_pattern()), _whole("key")),
     Rule(
         "email",
         r"@(?!0{1,6}\.safetensors(?![\w.-]))|%00",
         _compile(_EMAIL),
-        lambda m, p: p("email", m[0].replace("%40", "@").lower()),
+        lambda m, p: Edit(*m.span(), p("email", m[0].replace("%40", "@").lower())),
     ),
     Rule(
         "home",
         r"home[/%]|(?i:users)[/\\%]",
         _compile(_HOME),
-        lambda match, pseudonym: _instead(match, pseudonym("user", match["user"])),
+        lambda m, p: Edit(*m.span("user"), p("user", unveil(m["user"]))),
     ),
+    Rule("ip", r"(?i:ip0\.arpa)", _compile(_IPV6_REVERSED), _ipv6_reversed),
     Rule("ip", r"0\.0{1,3}\.0{1,3}\.0", _compile(_IPV4), _ipv4),
-    Rule("ip", "(?:ip|ec0)-0", _compile(_IPV4_IN_HOST), _ipv4),
+    Rule("ip", r"0[-.]0{1,3}[-.]0{1,3}[-.]0", _compile(_IPV4_IN_HOST), _ipv4_in_host),
     Rule("ip", r"(?:(?<![\w:.])(?:[0Ff][0A-Fa-f]{3}|00:ff0b)|::[Ff]{4}):", _compile(_IPV6), _ipv6),
+    Rule("ip", r"p[0a-fA-F]{8}\.dip", _compile(_HEX_IN_HOST), _hex_in_host),
 )
 
-# --- PEM over several lines ----------------------------------------------------------------------------------------------------------
+# --- what stands around the lines of a block ------------------------------------------------------
 
-PEM_OPEN = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----(?!.*-----END )")
-PEM_CLOSE = re.compile(r".*-----END [A-Z0-9 ]{1,40}-----")
-PEM_BODY = re.compile(
-    r"(?P<before>\s*(?:[\w.-]+\s+\| ?)?\s*)(?:[A-Za-z0-9+/]+={0,2}|(?:Proc-Type|DEK-Info): .*)\s*",
-    re.ASCII,
-)
-PEM_LINES = 256
-"""A 16,384-bit RSA key takes about 200 lines of 64 characters; after this many an END that never came is given up."""
-
-# --- lists over several lines --------------------------------------------------------------------------------------------------------
-
-LIST_OPEN = {
-    kind: re.compile(
-        rf"{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?:[A-Z]\w{{0,40}}[ ]?)? [(\[{{] \s* $",
-        re.ASCII | re.VERBOSE,
-    )
-    for kind, name in (("key", _CREDENTIAL_NAME), ("text", _TEXT_NAME))
-}
-"""By the rule that replaces its items: a line that ends where a list, or another value of several lines, begins."""
-LIST_BRACKETS = ("[", "{", "(")
-"""How such a line ends, but for blanks."""
-LIST_ITEM = re.compile(
-    rf"""(?: \s* (?:[\w.-]+\s+\|[ ]?)? \s* (?: (?:\\*["'])?\w{{1,40}}(?:\\*["'])?\s?[:=]\s? )? ) {_WRAPPED} {_QUOTED} [,)\]}}\s]*""",
+_STAMP = r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d|)"
+_TAG = r"[^\s:\[\]]{1,100}(?:\[\d{1,10}\])?:"
+PREFIX = re.compile(
+    rf"""(?: \s* (?:
+        \{{ (?: [^{{}}]{{0,2000}}?, )?? \s? "(?:log|message|msg|MESSAGE|line|text)" \s? : \s? "
+      | {_STAMP} \s (?: stdout | stderr ) \s [FP] (?:\s|$)
+      | {_STAMP} \s+ (?:TRACE|DEBUG|INFO|WARN|ERROR) \s [A-Za-z_][\w:]{{0,100}}: (?: \s \S{{1,300}}:\d{{1,9}}: )?
+      | {_STAMP} \s [^\s:\[\]]{{1,100}} \s {_TAG} | [A-Z][a-z]{{2}} \s{{1,2}}\d{{1,2}} \s [\d:.]{{8,15}} \s \S{{1,100}} \s {_TAG}
+      | {_STAMP} (?=\s)
+      | \[ 20\d\d-\d\d-\d\d \s [^\]]{{1,60}} \] \s \[[^\]\s]{{1,9}}\] \s \[[^\]\s]{{1,100}}\] (?: \s \S{{1,300}}:\d{{1,9}}: )?
+      | \[pod/[^\]\s]{{1,300}}\] | <\d{{1,3}}> (?: 1 \s )? | [\w./@-]{{1,100}} \s{{0,100}} \|(?=\s|$)
+      | [+>|;*#-]{{1,3}} (?=[\s"'A-Za-z]) | // | /\* | \d{{1,6}} [:-] (?=\s)
+    ) ){{0,6}} \s*""",
     re.ASCII | re.VERBOSE,
 )
-"""A line of such a list. The first line that is none ends it."""
+"""What collectors, mail, diffs, comments and servers put before a line of something longer."""
+_TAIL = re.compile(r'(?P<inner>.*?)(?:\\r)?(?:\\n)*"\s*(?:,\s*".*)?\}\s*', re.ASCII)
 
 
-def replace_item(kind: str, item: re.Match[str], pseudonym: Pseudonym) -> str | None:
-    """Return a line of a list without its value, or None for a harmless one."""
-    return {"key": _key, "text": _text}[kind](item, pseudonym)
+def inner_span(text: str) -> tuple[int, int]:
+    """Return where in a line that is part of a block its own content begins and ends."""
+    found = PREFIX.match(text)
+    begin = found.end() if found else 0
+    if text.lstrip().startswith("{") and (tail := _TAIL.fullmatch(text, begin)):
+        return begin, begin + len(tail["inner"].rstrip())
+    return begin, len(text.rstrip())
+
+
+# --- PEM over several lines -----------------------------------------------------------------------
+
+PEM_OPEN = re.compile(rf"{_PEM_EDGE % 'BEGIN'}(?!.*{_PEM_EDGE % 'END'})|\bPrivate-Lines:[ ]\d")
+_PEM_CLOSE = re.compile(rf".*?{_PEM_EDGE % 'END'}")
+_PEM_BODY = re.compile(r"(?:[A-Za-z0-9+/]+={0,2}|(?:Proc-Type|DEK-Info|Comment): .*)\\?", re.ASCII)
+_PEM_RUN = re.compile(
+    r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40,}={0,2}|(?<=\\n)[A-Za-z0-9+/]+={0,2}(?=\\n|$)"
+)
+PEM_LINES = 256
+"""A 16,384-bit RSA key takes about 200 lines of 64 characters; after this many an END that never
+came is given up."""
+
+
+def pem_edits(text: str) -> tuple[list[Edit], bool]:
+    """Return what stands in place of the key in a line after BEGIN, and whether the key ends there.
+
+    Without an edit the line is no part of the key: another line of the log came between.
+    """
+    begin, end = inner_span(text)
+    if closing := _PEM_CLOSE.match(text, begin):
+        return [Edit(begin, closing.end(), "<pem>")], True
+    if begin < end and _PEM_BODY.fullmatch(text, begin, end):
+        return [Edit(begin, end, "<pem>")], False
+    return [Edit(*run.span(), "<pem>") for run in _PEM_RUN.finditer(text)], False
+
+
+# --- lists, and values of several lines -----------------------------------------------------------
+
+_LIST_KINDS = (("key", _CREDENTIAL_NAME), ("text", _TEXT_NAME))
+_LIST_OPEN = {
+    kind: re.compile(
+        rf"""{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?: (?:[A-Z]\w{{0,40}}[ ]?)? [(\[{{] | [|>][+-]? )?
+        \s* (?: [\#/].* )? $""",
+        re.ASCII | re.VERBOSE,
+    )
+    for kind, name in _LIST_KINDS
+}
+_NAME_LINE = re.compile(
+    rf"""(?i: \b(?:name|key|field|header|variable) ) (?:\\*["'])? \s{{0,3}} [:=] \s{{0,3}} (?:\\*["'])?
+    {_CREDENTIAL_NAME} (?:\\*["'])? \s* ,? \s* $""",
+    re.ASCII | re.VERBOSE,
+)
+OPEN_HINT = (
+    rf"""{_ANNOUNCED}(?:\\*["'])?\s*,?\s*$|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
+    r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:](?:\s*(?:Some\()*[\w ]*[(\[{|>][+-]?)?\s*(?:[#/].*)?$"""
+)
+"""A line on which a list of secrets, or a value of the next line, may begin."""
+
+
+def opened_block(text: str) -> str | None:
+    """Return what a line begins that goes on in the next ones, or None.
+
+    `key` and `text` are lists, or values on lines of their own; `value` is the value of the name that
+    this line holds, as in the environment of a Kubernetes manifest.
+    """
+    found = None
+    for kind, pattern in _LIST_OPEN.items():
+        if pattern.search(text):
+            found = kind
+    return found or ("value" if _NAME_LINE.search(text) else None)
+
+
+_STRING_ITEM = re.compile(
+    rf"""(?: [,\s)\]}}({{\[]*+ (?: (?:\\*["'])?\w{{1,40}}(?:\\*["'])?\s?[:=]\s? )?? {_WRAPPED} {_QUOTED} )""",
+    re.ASCII | re.VERBOSE,
+)
+_PUNCTUATION = re.compile(r"[\s,;)\]}]*(?:(?:#|//|/\*|--).*)?", re.ASCII)
+_YAML_ITEM = re.compile(r"-\s+(?P<bare>[^\s#]+)\s*(?:#.*)?", re.ASCII)
+_BARE_ITEM = re.compile(r"(?P<bare>[^\s,\[\](){}#:=]{4,})\s*,?\s*(?:#.*)?", re.ASCII)
+_VALUE_LINE = re.compile(
+    rf"""[-+\s]* (?:\\*["'])? [Vv]alue (?:\\*["'])? \s? [:=] \s{{0,3}} (?: {_QUOTED} | (?P<bare> [^\s"']+ ) ) .*""",
+    re.ASCII | re.VERBOSE,
+)
+
+
+def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None:
+    """Return what stands in place of the items in a line of a block, or None where the block ended."""
+    begin, end = inner_span(text)
+    edit = {"text": _text}.get(kind, _key)
+    if kind == "value":
+        found = _VALUE_LINE.fullmatch(text, begin, end)
+        return [made] if found and (made := edit(found, pseudonym)) else None
+    if text[begin : begin + 1] in (")", "]", "}"):
+        return None
+    if _PUNCTUATION.fullmatch(text, begin, end):
+        return []
+    if yaml := _YAML_ITEM.fullmatch(text.lstrip() and text, _dash(text, begin), end):
+        return [made] if (made := edit(yaml, pseudonym)) else []
+    matches = list(_string_items(text, begin, end))
+    place = matches[-1].end() if matches else begin
+    if matches and _PUNCTUATION.fullmatch(text, place, end):
+        return [made for found in matches if (made := edit(found, pseudonym))]
+    bare = _BARE_ITEM.fullmatch(text, begin, end)
+    if kind == "key" and bare and re.search(r"\d", bare["bare"]):
+        return [made] if (made := edit(bare, pseudonym)) else []
+    return None
+
+
+def _dash(text: str, begin: int) -> int:
+    """Return where a dash stands that `inner_span` took for a prefix, else `begin`."""
+    dash = text.rfind("-", 0, begin)
+    return dash if dash >= 0 and not text[dash + 1 : begin].strip() else begin
+
+
+def _string_items(text: str, begin: int, end: int) -> Iterator[re.Match[str]]:
+    while found := _STRING_ITEM.match(text, begin, end):
+        yield found
+        begin = found.end()

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import zstandard
+from typing import BinaryIO, cast
 
 from dsmops.errors import InputError, SourceError
 from dsmops.files import os_errors
 from dsmops.logs.blocks import BLOCK_BYTES
+from dsmops.logs.compression import MAGIC_BYTES, OnHeader, compression_of, inflate
 from dsmops.progress import SILENT, Progress
+from dsmops.units import size as size_text
 
 STDIN = "-"
 
-MAGIC_BYTES = 4
 _COMPRESSED_CHUNK_BYTES = 64 << 10
-_MAGIC: dict[bytes, tuple[str, Callable[[], Any]]] = {
-    b"\x1f\x8b": ("gzip", lambda: zlib.decompressobj(wbits=31)),
-    b"\x28\xb5\x2f\xfd": ("zstd", lambda: zstandard.ZstdDecompressor().decompressobj()),
-    # A frame to skip, with which pzstd begins.
-    b"\x50\x2a\x4d\x18": ("zstd", lambda: zstandard.ZstdDecompressor().decompressobj()),
-}
+_FIFO_WAIT_S = 5.0
+_FIFO_POLL_S = 0.05
+
+Note = Callable[[str], object]
 
 
 def open_source(
-    source: str, *, progress: Progress = SILENT
+    source: str, *, progress: Progress = SILENT, on_note: Note = lambda _: None
 ) -> AbstractContextManager[Iterator[bytes]]:
     """Return a context whose value yields the bytes of `source`, decompressed, in chunks of any size.
 
@@ -44,14 +43,14 @@ def open_source(
     """
     scheme, separator, _ = source.partition("://")
     if source == STDIN:
-        return _open_stdin(progress)
+        return _open_stdin(progress, on_note)
     if separator and scheme not in SOURCES:
         known = ", ".join(f"{name}://" for name in SOURCES)
         raise SourceError(
             f"{source}: logs cannot be read from {scheme}://",
             hint=f"Name a file, - for stdin, or a URL with {known}",
         )
-    return SOURCES[scheme if separator else "file"](source, progress)
+    return SOURCES[scheme if separator else "file"](source, progress, on_note)
 
 
 def local_path(source: str) -> Path:
@@ -64,8 +63,18 @@ def is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def decompressed(stream: BinaryIO, name: str, progress: Progress = SILENT) -> Iterator[bytes]:
-    """Yield the content of a binary stream; gzip and zstd are known by their first bytes. `name` is for error messages.
+def decompressed(
+    stream: BinaryIO,
+    name: str,
+    progress: Progress = SILENT,
+    *,
+    on_header: OnHeader = lambda _: None,
+    on_note: Note = lambda _: None,
+) -> Iterator[bytes]:
+    """Yield the content of a binary stream; gzip and zstd are known by their first bytes.
+
+    `name` is for messages. `on_header` gets the texts in headers of compressed files, see
+    `inflate`; `on_note` a warning when the content grows out of proportion. Memory is constant.
 
     Raises:
         InputError: compressed data is damaged or ends too early.
@@ -74,45 +83,97 @@ def decompressed(stream: BinaryIO, name: str, progress: Progress = SILENT) -> It
     head = b""
     while len(head) < MAGIC_BYTES and (more := _read(stream, MAGIC_BYTES - len(head), name)):
         head += more
-    found = next((found for magic, found in _MAGIC.items() if head.startswith(magic)), None)
-    chunks = _chunks(
-        stream, head, _COMPRESSED_CHUNK_BYTES if found else BLOCK_BYTES, name, progress
-    )
-    yield from _inflate(chunks, *found, name) if found else chunks
+    kind = compression_of(head)
+    size = _COMPRESSED_CHUNK_BYTES if kind else BLOCK_BYTES
+    chunks = _chunks(stream, head, size, name, progress)
+    if kind is None:
+        yield from chunks
+        return
+
+    def on_ratio(read: int, given: int) -> None:
+        on_note(
+            f"{name}: {size_text(read)} of {kind} became {size_text(given)} and more; "
+            "is this a log? Ctrl-C ends the run"
+        )
+
+    yield from inflate(chunks, kind, name, on_header=on_header, on_ratio=on_ratio)
 
 
 def is_compressed(head: bytes) -> bool:
     """Return whether a file that begins with `head` (`MAGIC_BYTES`) is compressed."""
-    return head.startswith(tuple(_MAGIC))
+    return compression_of(head) is not None
 
 
 @contextmanager
-def _open_file(source: str, progress: Progress) -> Iterator[Iterator[bytes]]:
+def _open_file(source: str, progress: Progress, on_note: Note) -> Iterator[Iterator[bytes]]:
     path = local_path(source)
     with os_errors(path):
-        file = path.open("rb", buffering=0)
+        is_fifo = stat.S_ISFIFO(path.stat().st_mode)
+        file = _open_fifo(path) if is_fifo else path.open("rb", buffering=0)
     with file:
         progress.start(f"Formatting {path.name}", os.fstat(file.fileno()).st_size or None)
         try:
-            yield decompressed(cast(BinaryIO, file), str(path), progress)
+            yield decompressed(cast(BinaryIO, file), str(path), progress, on_note=on_note)
         finally:
             progress.finish()
 
 
 @contextmanager
-def _open_stdin(progress: Progress) -> Iterator[Iterator[bytes]]:
+def _open_stdin(progress: Progress, on_note: Note) -> Iterator[Iterator[bytes]]:
     if sys.stdin is None:
         raise SourceError(
             "standard input is closed", hint="Name a file, or pipe a log into the command."
         )
     # The raw stream gives what is there; a buffered one would wait for a full block of a log that
     # is still being written.
-    yield decompressed(
-        getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "standard input", progress
-    )
+    stream = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    yield decompressed(stream, "standard input", progress, on_note=on_note)
 
 
-SOURCES: dict[str, Callable[[str, Progress], AbstractContextManager[Iterator[bytes]]]] = {
+def _open_fifo(path: Path) -> FileIO:
+    """Return a named pipe opened, once a process writes to it.
+
+    Raises:
+        InputError: none does within five seconds.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    until = time.monotonic() + _FIFO_WAIT_S
+    head = b""
+    while time.monotonic() < until and not head:
+        try:
+            head = os.read(fd, 1)
+        except BlockingIOError:  # A writer is there, and has written nothing yet.
+            break
+        if not head:
+            time.sleep(_FIFO_POLL_S)
+    else:
+        if not head:
+            os.close(fd)
+            raise InputError(
+                f"{path} is a named pipe, and no process writes to it",
+                hint="Name a log file, or start the program that writes to the pipe first.",
+                code="logs.fifo",
+            )
+    os.set_blocking(fd, True)
+    return _Pipe(fd, head)
+
+
+class _Pipe(FileIO):
+    """An open pipe of which some bytes were read already."""
+
+    def __init__(self, fd: int, head: bytes) -> None:
+        super().__init__(fd, "rb")
+        self._head = head
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return what is there, the bytes that were read already first."""
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        return super().read(-1 if size is None else size)
+
+
+SOURCES: dict[str, Callable[[str, Progress, Note], AbstractContextManager[Iterator[bytes]]]] = {
     "file": _open_file
 }
 
@@ -130,28 +191,3 @@ def _chunks(
         progress.advance(len(chunk))
         yield chunk
         chunk = _read(stream, size, name)
-
-
-def _inflate(
-    chunks: Iterable[bytes], kind: str, new: Callable[[], Any], name: str
-) -> Iterator[bytes]:
-    inflater = new()
-    for chunk in chunks:
-        rest = chunk
-        try:
-            while rest:
-                if inflater.eof:  # Another member follows, as `cat a.gz b.gz` makes them.
-                    inflater = new()
-                if data := inflater.decompress(rest):
-                    yield data
-                rest = inflater.unused_data if inflater.eof else b""
-        except (zlib.error, zstandard.ZstdError) as exc:
-            raise InputError(
-                f"{name}: damaged {kind} data: {exc}",
-                hint="Copy the file again from where it was made.",
-            ) from exc
-    if not inflater.eof:
-        raise InputError(
-            f"{name}: the {kind} data is cut off",
-            hint="Copy the file again; or decompress what is there: `zcat`, `zstdcat`.",
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -130,21 +131,34 @@ _NO_TEXT = bytes((*range(0x07), *range(0x0E, 0x1A)))
 """Control characters that no text has: archives, UTF-16, audio and captures are full of them, and no rule can look into those."""
 
 
+_MOST_HEADERS = 1000
+_MOST_HEADER_BYTES = 64 << 10
+
+
 def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
-    from dsmops.logs.redaction import scan
-    from dsmops.logs.sources import decompressed
+    """Return how often each rule hits in a content, in its name and in headers of compressed data."""
+    from dsmops.logs import decompressed, scan
 
     no_text = 0
+    headers: list[bytes] = []
 
     def chunks() -> Iterator[bytes]:
         nonlocal no_text
-        for chunk in decompressed(cast(BinaryIO, stream), name):
+        for chunk in decompressed(cast(BinaryIO, stream), name, on_header=on_header):
             no_text += len(chunk) - len(chunk.translate(None, _NO_TEXT))
             if no_text:
-                return  # it stays here whatever else is in it
+                return  # It stays here whatever else is in it.
             yield chunk
 
-    return {**scan(chunks()), "no-text": no_text}
+    def on_header(text: bytes) -> None:
+        headers.append(text[:_MOST_HEADER_BYTES])
+        del headers[_MOST_HEADERS:]
+
+    found = {**scan(chunks()), "no-text": no_text}
+    # A folder or a file may be named after a caller, a host or a token.
+    for place, texts in (("file-name", [os.fsencode(name)]), ("header", headers)):
+        found[place] = sum(sum(scan(text.replace(b"\0", b"\n")).values()) for text in texts)
+    return found
 
 
 LOG_RULES = RedactionCheck(RULE_SET_VERSION, _find_secrets)

@@ -1,6 +1,6 @@
 """What `format-log` has to write, said the slow and plain way: one line at a time, one thing after another, nothing remembered but state.
 
-It shares the redaction rules with the room, without their hints, and nothing else.
+It shares the tables with the package, redaction rules without their hints and escapes, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
+from dsmops.logs.disguise import DISGUISED, PAYLOAD_TOKEN, TOKEN, has_more_views, meaning
 from dsmops.logs.reader import MOST_SERVICES
-from dsmops.logs.redaction import MOST_PASSES
+from dsmops.logs.redaction import MIN_VALUE_CHARS, MOST_PASSES
 from dsmops.logs.rules import (
-    LIST_ITEM,
-    LIST_OPEN,
-    PEM_BODY,
-    PEM_CLOSE,
     PEM_LINES,
     PEM_OPEN,
     RULES,
+    Edit,
     Rule,
-    replace_item,
+    block_edits,
+    opened_block,
+    pem_edits,
 )
 
 LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"]
@@ -69,7 +69,8 @@ class Oracle:
         self.is_error: dict[str, bool] = {}
         self.services: set[str] = set()
         self.pem_left = 0
-        self.list_kind = ""
+        self.block_kind = ""
+        self.keys: dict[str, str] = {}
         self.counts: dict[str, int] = {}
 
     def format(self, data: bytes) -> bytes:
@@ -94,7 +95,7 @@ class Oracle:
             return []
         if start:
             start.file, start.spans, start.message = (
-                self.redacted(part, stamped=True)
+                self.redacted(part, stamped=True, message=part is start.message)
                 for part in (start.file, start.spans, start.message)
             )
             shown = [
@@ -313,49 +314,67 @@ class Oracle:
 
     # --- redaction ---------------------------------------------------------------------------------------------------------------
 
-    def redacted(self, text: str, *, stamped: bool = False) -> str:
+    def redacted(self, text: str, *, stamped: bool = False, message: bool = True) -> str:
         if self.options.key is None:
             return text
-        if self.pem_left and not stamped:
-            if found := PEM_CLOSE.match(text):
-                self.pem_left = 0
-                text = "<pem>" + text[found.end() :]
-            elif found := PEM_BODY.fullmatch(text):
-                self.pem_left -= 1
-                text = found["before"] + "<pem>"
-        if self.list_kind and not stamped:
-            item = LIST_ITEM.fullmatch(text)
-            if item is None:
-                self.list_kind = ""
-            elif (instead := replace_item(self.list_kind, item, self.pseudonym)) is not None:
-                self.counts[self.list_kind] = self.counts.get(self.list_kind, 0) + 1
-                text = instead
-        if PEM_OPEN.search(text):
+        if self.pem_left and message:
+            seen = unveiled(text)
+            edits, ended = pem_edits(seen[0])
+            self.pem_left = 0 if ended else self.pem_left - bool(edits)
+            text = edited(text, edits, seen) if edits else text
+        if self.block_kind and not stamped:
+            seen, kind = unveiled(text), self.block_kind
+            edits = block_edits(kind, seen[0], self.pseudonym)
+            if edits is None or kind == "value":
+                self.block_kind = ""
+            name = "text" if kind == "text" else "key"
+            if edits:
+                self.counts[name] = self.counts.get(name, 0) + len(edits)
+                text = edited(text, edits, seen)
+        plain = unveiled(text)[0]
+        if PEM_OPEN.search(plain):
             self.pem_left = PEM_LINES
-        for kind in ("text", "key"):
-            if LIST_OPEN[kind].search(text):
-                self.list_kind = kind
+        self.block_kind = opened_block(plain) or self.block_kind
+        self.keys = {}
         for _ in range(MOST_PASSES):
             before = sum(self.counts.values())
+            number, seen_all = 0, plain_views(text)
+            while number < len(seen_all):
+                for rule in RULES:
+                    if number < len(seen_all):
+                        after = self.by_rule(rule, text, seen_all[number])
+                        if after != text:
+                            text, seen_all = after, plain_views(after)
+                number += 1
             for rule in RULES:
-                text = self.by_rule(rule, text)
+                text = self.by_rule(rule, text, None)
             if sum(self.counts.values()) == before:
                 break
+        for value, shown in self.keys.items():
+            if value in text:
+                self.counts["key"] = self.counts.get("key", 0) + text.count(value)
+                text = text.replace(value, shown)
         return text
 
-    def by_rule(self, rule: Rule, text: str) -> str:
-        done, out = 0, []
-        for match in rule.pattern.finditer(text):
-            instead = rule.replace(match, self.pseudonym)
-            if instead is not None:
-                out += [text[done : match.start()], instead]
-                done = match.end()
-                self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
-        return "".join([*out, text[done:]])
+    def by_rule(self, rule: Rule, text: str, seen: Seen | None) -> str:
+        found = [
+            rule.edit(match, self.remember)
+            for match in rule.pattern.finditer(seen[0] if seen else text)
+        ]
+        edits = [edit for edit in found if edit is not None]
+        if edits:
+            self.counts[rule.name] = self.counts.get(rule.name, 0) + len(edits)
+        return edited(text, edits, seen or identity(text)) if edits else text
+
+    def remember(self, kind: str, value: str) -> str:
+        shown = self.pseudonym(kind, value)
+        if kind == "key" and len(value) >= MIN_VALUE_CHARS:
+            self.keys[value] = shown
+        return shown
 
     def pseudonym(self, kind: str, value: str) -> str:
         digest = hmac.new(
-            self.options.key or b"", f"{kind}\0{value}".encode("utf-8", "surrogateescape"), "sha256"
+            self.options.key or b"", f"{kind}\0{value}".encode("utf-8", "surrogatepass"), "sha256"
         ).hexdigest()
         return f"<{kind}:{digest[:8]}>"
 
@@ -402,3 +421,100 @@ def json_span(span: Any) -> str:
         f"{name}={json_value(name, value)}" for name, value in span.items() if name != "name"
     )
     return f"{span.get('name', '')}" + (f"{{{fields}}}" if fields else "")
+
+
+# --- disguise: each character with the place it came from -----------------------------------------
+
+Seen = tuple[str, list[tuple[int, int]]]
+
+
+def identity(text: str) -> Seen:
+    return text, [(place, place + 1) for place in range(len(text))]
+
+
+def unveiled(text: str) -> Seen:
+    return resolved(text, TOKEN)
+
+
+def plain_views(text: str) -> list[Seen]:
+    if not DISGUISED.search(text):
+        return []
+    found = [resolved(text, TOKEN)]
+    if has_more_views(text):
+        found += [resolved(text, PAYLOAD_TOKEN), overprinted(resolved(text, TOKEN, keep=True))]
+    views: list[Seen] = []
+    for seen in found:
+        if seen[0] not in (text, *(shown for shown, _ in views)):
+            views.append(seen)
+    return views
+
+
+def resolved(text: str, token: re.Pattern[str], *, keep: bool = False) -> Seen:
+    shown, places = identity(text)
+    for _ in range(4):
+        if not DISGUISED.search(shown):
+            break
+        out, where, at = [], [], 0
+        while at < len(shown):
+            match = token.match(shown, at)
+            if match is None:
+                out.append(shown[at])
+                where.append(places[at])
+                at += 1
+                continue
+            span = (places[at][0], max(stop for _, stop in places[at : match.end()]))
+            instead = meaning(match)
+            if keep and match.lastgroup == "gone" and "\r" in match[0]:
+                instead = "\r"
+            if match.lastgroup == "bytes":
+                for number in re.finditer(r"\d+", match[0]):
+                    begin, end = at + number.start(), at + number.end()
+                    out.append(chr(int(number[0]) % 256))
+                    where.append((places[begin][0], places[end - 1][1]))
+            else:
+                out += instead
+                where += [span] * len(instead)
+            at = match.end()
+        if "".join(out) == shown:
+            break
+        shown, places = "".join(out), where
+    return shown, places
+
+
+def overprinted(seen: Seen) -> Seen:
+    cells: list[tuple[str, tuple[int, int]]] = []
+    column = 0
+    for char, place in zip(*seen, strict=True):
+        if char == "\r":
+            column = 0
+            continue
+        cells[column : column + 1] = [(char, place)]
+        column += 1
+    return "".join(char for char, _ in cells), [place for _, place in cells]
+
+
+def edited(text: str, edits: Sequence[Edit], seen: Seen) -> str:
+    """Return a text with edits of what is seen of it made: what was written over goes too."""
+    replaced: dict[int, str] = {}
+    for begin, end, instead in edits:
+        runs: list[list[int]] = []
+        for start, stop in seen[1][begin:end]:
+            follows = (
+                runs
+                and start >= runs[-1][0]
+                and (start <= runs[-1][1] or not shows_between(seen, runs[-1][1], start))
+            )
+            if follows:
+                runs[-1][1] = max(runs[-1][1], stop)
+            else:
+                runs.append([start, stop])
+        for number, (start, stop) in enumerate(sorted(runs)):
+            for place in range(start, stop):
+                replaced[place] = ""
+            replaced[start] = "" if number else instead
+    return "".join(replaced.get(place, char) for place, char in enumerate(text))
+
+
+def shows_between(seen: Seen, begin: int, end: int) -> bool:
+    """Return whether the view is pieced together, so that a gap is not only what was removed."""
+    return begin < end and seen[1] != sorted(seen[1])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
+
+from dsmops.logs.tokens import TOKEN_SHAPES, TokenShape
 
 ALNUM = string.ascii_letters + string.digits
 WORDS = [
@@ -324,6 +327,29 @@ def aws_pair(rng: random.Random) -> Planted:
         rng.choice(["aws configure: {} {}", "s3 credentials {}:{}", "{} {}"]).format(key, value),
         (key, value),
     )
+
+
+def example_token(shape: TokenShape, mark: str, rng: random.Random) -> str:
+    """Return a token of a vendor, made at run time so that none stands in this repository."""
+
+    def some(alphabet: str, least: int) -> str:
+        allowed = [char for char in string.printable[:94] if re.fullmatch(f"[{alphabet}]", char)]
+        made = "".join(rng.choice(allowed) for _ in range(least + rng.randint(1, 9)))
+        # It ends with a letter or digit, as tokens do, and holds a digit.
+        ends = [char for char in allowed if char.isalnum()]
+        return made[:-2] + next(char for char in ends if char.isdigit()) + rng.choice(ends)
+
+    before = some(shape.before, shape.least_before) if shape.before else ""
+    if shape.before and shape.vendor == "Mailchimp":
+        before = before[:32]
+    return before + mark + some(shape.alphabet, shape.least)
+
+
+@plant
+def any_token_of_the_table(rng: random.Random) -> Planted:
+    shape = rng.choice([shape for shape in TOKEN_SHAPES if shape.marks[0].isascii()])
+    value = example_token(shape, rng.choice(shape.marks), rng)
+    return Planted("token", f"failed to download with {value} : 401", (value,))
 
 
 @plant

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from dsmops.errors import FileAccessError, InputError
 from dsmops.logs import Clock, Formatter, Redactor, Style, load_or_create_key, redact, scan
-from dsmops.logs.redaction import shape_of
+from dsmops.logs.redaction import _edited, _edits, shape_of
 from dsmops.logs.rules import RULES
-from tests.logs.secret_lines import PLANTS, SECRET_NAMES, aws_id, ipv4, jwt
+from dsmops.logs.tokens import TOKEN_SHAPES, TokenShape
+from tests.logs.secret_lines import PLANTS, SECRET_NAMES, aws_id, example_token, ipv4, jwt
 from tests.logs.server_logs import DIALECTS, START, Event, server_log
 
 KEY = b"a key for tests only"
@@ -94,7 +95,10 @@ def test_what_only_looks_like_a_secret_stays(text: str) -> None:
         ("Authorization: Bearer public_token", "Authorization: Bearer <key:{0}>"),
         ("('authorization', 'Bearer public_token')", "('authorization', 'Bearer <key:{0}>')"),
         ("login --token public_token --x", "login --token <key:{0}> --x"),
-        ("\x1b[3mauth_id\x1b[0m\x1b[2m=\x1b[0mpublic_token", "auth_id=<key:{0}>"),
+        (
+            "\x1b[3mauth_id\x1b[0m\x1b[2m=\x1b[0mpublic_token",
+            "\x1b[3mauth_id\x1b[0m\x1b[2m=\x1b[0m<key:{0}>",
+        ),
         ('auth_id: Some(String("public_token")), x', 'auth_id: Some(String("<key:{0}>")), x'),
         (
             '{"name": "auth_id", "value": "public_token"}',
@@ -259,12 +263,12 @@ def test_a_list_in_a_formatted_log_loses_its_items_each_time() -> None:
         assert formatter.redactions == {"key": 6}
 
 
-def test_a_line_in_colour_keeps_its_colours_unless_a_rule_hits() -> None:
-    """Colours do not hide a value from the rules, and where none hits every byte stays."""
+def test_a_line_in_colour_keeps_its_colours() -> None:
+    """Colours do not hide a value from the rules, and every byte around the value stays."""
     clean = "\x1b[3mstep_idx\x1b[0m\x1b[2m=\x1b[0m17\r\n"
-    assert redacted(clean + "\x1b[2mau\x1b[0mth_id\x1b[2m=\x1b[0mab\x1b[3mcdef\r\n").startswith(
-        clean + "auth_id=<key:"
-    )
+    hidden = "\x1b[2mau\x1b[0mth_id\x1b[2m=\x1b[0m"
+    key = redacted("auth_id=abcdef").removeprefix("auth_id=")
+    assert redacted(f"{clean}{hidden}ab\x1b[3mcdef\r\n") == f"{clean}{hidden}{key}\r\n"
     assert scan(b"\x1b[3maddr\x1b[0m\x1b[2m=\x1b[0m203.0.113.9") == {"ip": 1}
 
 
@@ -385,16 +389,10 @@ def test_hints_miss_nothing(text: str) -> None:
     for line in text.split("\n"):
         expected = line
         for rule in RULES:
-            expected = rule.pattern.sub(
-                lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0],
-                expected,
-            )  # type: ignore[misc]
+            expected = _edited(expected, _edits(rule, expected, redactor._pseudonym))
         by_hints = line
-        for rule in redactor.rules(shape_of(line.encode("utf-8", "surrogatepass"))):
-            by_hints = rule.pattern.sub(
-                lambda match, rule=rule: rule.replace(match, redactor._pseudonym) or match[0],
-                by_hints,
-            )  # type: ignore[misc]
+        for rule in redactor.looks(shape_of(line.encode("utf-8", "surrogatepass"))).rules:
+            by_hints = _edited(by_hints, _edits(rule, by_hints, redactor._pseudonym))
         assert by_hints == expected
 
 
@@ -475,6 +473,51 @@ def test_the_key_file_is_made_once_and_for_its_owner_only() -> None:
     assert [other.name for other in path.parent.iterdir()] == ["redaction.key"]
 
 
+def test_a_key_that_others_can_read_or_guess_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key file with rights for others, and a key of few different bytes, are refused with a hint."""
+    load_or_create_key()
+    path = Path(os.environ["XDG_STATE_HOME"]) / "dsmops" / "redaction.key"
+    for mode in (0o644, 0o640, 0o602):
+        path.chmod(mode)
+        with pytest.raises(InputError, match="other users can read the redaction key") as caught:
+            load_or_create_key()
+        assert f"chmod 600 {path}" in caught.value.hint
+    path.chmod(0o600)
+    load_or_create_key()
+    monkeypatch.setenv("DSMOPS_REDACTION_KEY", "abab" * 10)
+    with pytest.raises(InputError, match="can be guessed"):
+        load_or_create_key()
+
+
+TOKENS = [(shape.vendor, mark, shape) for shape in TOKEN_SHAPES for mark in shape.marks]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "mark", "shape"), TOKENS, ids=[f"{v}-{m}" for v, m, _ in TOKENS]
+)
+def test_every_token_of_the_table_is_found(vendor: str, mark: str, shape: TokenShape) -> None:
+    """Tokens made from their row are found alone, in a sentence, in JSON and in a URL, and no more than them is taken."""
+    rng = random.Random(f"{vendor} {mark}")
+    for _ in range(4):
+        token = example_token(shape, mark, rng)
+        for form in ("{}", "got {} from it", '{{"x":"{}"}}', "https://h/{}/x", "x=({})"):
+            text = form.format(token)
+            assert token not in redacted(text), text
+        assert redacted(f"got {token} from it").startswith("got <")
+        assert redacted(f"got {token} from it").endswith("> from it")
+
+
+def test_words_that_begin_like_a_token_stay() -> None:
+    """The short starts of some tokens are also starts of words, names and paths."""
+    for text in (
+        "sk-learn-based-scheduler-of-tasks hf_transfer hf_hub_download glpat-ern pattern.of.things",
+        "SKIPPED ACKNOWLEDGED as-a-service-for-everybody-here ak-47 fw_update r8_ npm_config_registry",
+        "pypi-server xai-grok sl.something live_view test_pub_sub key-value ntn_ secret_santa dapi",
+        "b.r.s.name s.startswith(x) pat.match access-production-db polar_ sc_config ext_modules/a/b/c",
+    ):
+        assert redacted(text) == text
+
+
 def test_first_runs_at_once_agree_on_one_key() -> None:
     """Three processes that all find no key end up with the same."""
     code = "from dsmops.logs import load_or_create_key; print(load_or_create_key().decode())"
@@ -498,7 +541,7 @@ def test_where_no_key_can_be_kept_the_variable_is_named(
 
 def test_a_key_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short key could be guessed, and with it every address; the error says where it came from, not what it is."""
-    monkeypatch.setenv("DSMOPS_REDACTION_KEY", "hunter2")
+    monkeypatch.setenv("DSMOPS_REDACTION_KEY", "hunter2-hunter2")
     with pytest.raises(InputError, match="DSMOPS_REDACTION_KEY") as error:
         load_or_create_key()
     assert "hunter2" not in error.value.message + error.value.hint

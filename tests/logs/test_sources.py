@@ -5,7 +5,10 @@ import io
 import os
 import subprocess
 import sys
+import zlib
+from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import zstandard
@@ -239,3 +242,61 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
     path.write_bytes(COMPRESSED["gzip"])
     with pytest.raises(InputError, match="does not grow"):
         followed(path)
+
+
+def _zstd_bomb(gib: int) -> bytes:
+    """A frame of runs of one byte: 4 bytes for 128 KiB each, as RFC 8878 allows."""
+    block = (128 << 10 << 3 | 1 << 1).to_bytes(3, "little") + b"\n"
+    last = (0 << 3 | 0 << 1 | 1).to_bytes(3, "little")
+    return b"\x28\xb5\x2f\xfd\x00\x58" + block * (gib << 13) + last
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_a_bomb_is_read_in_constant_memory_and_warned_of(kind: str, tmp_path: Path) -> None:
+    """Pieces stay small however much a few bytes hold, and one note names the proportion."""
+    path = tmp_path / "log.x"
+    if kind == "gzip":
+        deflater = zlib.compressobj(9, wbits=31)
+        data = b"".join(deflater.compress(b"\n" * (1 << 20)) for _ in range(600))
+        path.write_bytes(data + deflater.flush())
+    else:
+        path.write_bytes(_zstd_bomb(1))
+    notes: list[str] = []
+    largest = total = 0
+    with open_source(str(path), on_note=notes.append) as chunks:
+        for chunk in chunks:
+            largest, total = max(largest, len(chunk)), total + len(chunk)
+    assert total in (600 << 20, 1 << 30)
+    assert largest <= 2 << 20
+    assert len(notes) == 1
+    assert "is this a log?" in notes[0]
+
+
+def test_a_named_pipe_without_a_writer_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO in place of a log holds nobody for ever; with a writer it is read."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr("dsmops.logs.sources._FIFO_WAIT_S", 0.1)
+    with pytest.raises(InputError, match="no process writes to it"):
+        read(str(path))
+    writer = Thread(target=path.write_bytes, args=(b"one\ntwo\n",))
+    writer.start()
+    monkeypatch.setattr("dsmops.logs.sources._FIFO_WAIT_S", 30.0)
+    assert read(str(path)) == b"one\ntwo\n"
+    writer.join()
+
+
+def test_headers_of_compressed_data_are_handed_over(tmp_path: Path) -> None:
+    """The name, comment and extra field of gzip, and frames that zstd skips."""
+    named = gzip.compress(b"x\n")
+    header = named[:3] + b"\x1c" + named[4:10] + b"\x05\x00extra" + b"name\0" + b"comment\0"
+    skipped = b"\x5a\x2a\x4d\x18" + (6).to_bytes(4, "little") + b"hidden"
+    for data, expected in (
+        (header + named[10:], [b"extra", b"name", b"comment"]),
+        (skipped + zstandard.compress(b"x\n") + skipped, [b"hidden", b"hidden"]),
+    ):
+        found: list[bytes] = []
+        content = b"".join(decompressed(BytesIO(data), "log", on_header=found.append))
+        assert (content, found) == (b"x\n", expected)

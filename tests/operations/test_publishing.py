@@ -1,16 +1,19 @@
 """`publish-logs` and `pull-logs` from end to end, on a folder; the stores themselves are compared in tests/publish."""
 
+import gzip
 import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from io import RawIOBase
+from io import BytesIO, RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import zstandard
 
 from dsmops.errors import InputError, SourceError
 from dsmops.operations.publishing import (
+    LOG_RULES,
     PublishReport,
     PublishRequest,
     PullRequest,
@@ -190,6 +193,25 @@ def test_content_with_secrets_stays_here(world: World) -> None:
         b"SECRET" in path.read_bytes() for path in world.store.rglob("*") if path.is_file()
     )
     assert world.publish().counts["refused"] == 1
+
+
+def test_names_and_headers_are_looked_at_too() -> None:
+    """A token in the name of a file or folder, in a gzip header, or in a frame that zstd skips."""
+    token = "hf_" + "aB3" * 12
+    clean = b"nothing here\n"
+    header = gzip.compress(clean)
+    header = header[:3] + b"\x08" + header[4:10] + token.encode() + b"\0" + header[10:]
+    skipped = b"\x50\x2a\x4d\x18" + len(token).to_bytes(4, "little") + token.encode()
+    for name, content, place in (
+        (f"logs/{token}/log.1", clean, "file-name"),
+        ("log.bob@example.org.1", clean, "file-name"),
+        ("log.1.gz", header, "header"),
+        ("log.1.zst", zstandard.compress(clean) + skipped, "header"),
+    ):
+        found = LOG_RULES.scan(name, cast(RawIOBase, BytesIO(content)))
+        assert {rule for rule, count in found.items() if count} == {place}
+    found = LOG_RULES.scan("log.stt.2025-11-15", cast(RawIOBase, BytesIO(clean)))
+    assert not any(found.values())
 
 
 def test_unredacted_content_goes_only_when_told_and_apart(world: World) -> None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from dsmops.config.lint import CODES
 from dsmops.findings import Severity
+from dsmops.logs import without_secrets
 from dsmops.logs.failures import FAILURES
 
 
@@ -176,9 +177,9 @@ def finding(
     return Finding(
         name,
         severity,
-        cause,
-        tuple(filter(None, evidence)),
-        fix,
+        without_secrets(cause),
+        tuple(map(without_secrets, filter(None, evidence))),
+        without_secrets(fix),
         _ISSUES.get(name),
         runbook,
         unseen,

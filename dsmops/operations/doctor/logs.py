@@ -11,8 +11,9 @@ from dsmops.config.values import resolve
 from dsmops.errors import DsmopsError
 from dsmops.files import os_errors, require_file
 from dsmops.logs import decompressed, parse
+from dsmops.logs.compression import MAGIC_BYTES
 from dsmops.logs.failures import FAILURES, FailureSeen, scan
-from dsmops.logs.sources import MAGIC_BYTES, is_compressed
+from dsmops.logs.sources import is_compressed
 from dsmops.operations.doctor.findings import Finding, Level, finding, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.units import counted, size
