@@ -1,8 +1,8 @@
-"""The only careful file writing: whole or not at all, one writer at a time, room checked before.
+"""Writes files whole or not at all, one writer at a time, and reads regular files only.
 
 A file is written as a locked sibling `.<name>.dsmops-partial` and renamed over the target. The lock
-dies with its owner, so a leftover of a killed run is told from a file that a live run is writing,
-and is simply reused.
+ends with its process. So the leftover of a killed run can be told from a file that a live run is
+writing, and is reused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from dsmops.errors import (
     DiskFullError,
@@ -39,26 +40,31 @@ _BROKEN = {
     for name in ("EIO", "ENODEV", "ESTALE", "EREMOTEIO", "EUCLEAN")
     if hasattr(errno, name)
 }
-# Paths that cannot work: what is wrong with them, what to do, and the error's code.
+# Paths that cannot work: what is wrong, what to do, and the code of the error.
 _UNUSABLE = {
     errno.EISDIR: ("is a folder, and a file was expected", "Name a file.", "file.is_folder"),
     errno.EEXIST: (
-        "is there already, or a part of it is a file where a folder is needed",
+        "already exists, or a part of it is a file where a folder is needed",
         "Name another path.",
         "file.exists",
     ),
     errno.ENAMETOOLONG: (
-        "is a longer name than the file system takes",
-        "Use a shorter one.",
+        "is longer than the file system allows for a name",
+        "Use a shorter name.",
         "file.name",
+    ),
+    errno.EBUSY: (
+        "is a mount point or in use, so it cannot be replaced as a whole",
+        "Mount its folder instead of the single file, or write to another path.",
+        "file.mount_point",
     ),
     errno.ELOOP: (
         "leads through too many symbolic links",
-        "See where they point with `ls -l`.",
+        "Look at the links with `ls -l`.",
         "file.name",
     ),
     errno.EILSEQ: (
-        "has characters that the file system does not take",
+        "has characters that the file system does not allow",
         "Use another name.",
         "file.name",
     ),
@@ -66,10 +72,10 @@ _UNUSABLE = {
 
 
 def translate(exc: OSError, path: Path | str) -> DsmopsError:
-    """Return the error that tells a user what an `OSError` met at `path` means. Raise it `from` the original."""
+    """Return our error for an `OSError` at `path`. Raise it `from` the original."""
     reason = exc.strerror or str(exc)
     if exc.errno in _NO_ROOM:
-        free = _free_bytes(Path(path).parent)
+        free = free_bytes(Path(path).parent)
         return DiskFullError(f"no room left while writing {path}: {reason}", free_bytes=free)
     if exc.errno in _REFUSED:
         return FileAccessError(
@@ -82,17 +88,17 @@ def translate(exc: OSError, path: Path | str) -> DsmopsError:
         return InputError(f"{path} {what}", hint=hint, code=code)
     if exc.errno in _BROKEN:
         return FileAccessError(
-            f"{path}: {reason}", hint="The disk or the file system reported this; look at `dmesg`."
+            f"{path}: {reason}", hint="The disk or the file system failed; look at `dmesg`."
         )
     return FileAccessError(
         f"{path}: {reason}",
-        hint="The operating system says so; see whether another path or disk works.",
+        hint="The operating system reports this. Try another path or disk.",
     )
 
 
 @contextmanager
 def os_errors(path: Path | str) -> Iterator[None]:
-    """Turn every `OSError` of the block into the `DsmopsError` that `translate` gives for `path`."""
+    """Turn every `OSError` of the block into the error that `translate` gives for `path`."""
     try:
         yield
     except OSError as exc:
@@ -100,25 +106,54 @@ def os_errors(path: Path | str) -> Iterator[None]:
 
 
 def require_file(path: Path, what: str) -> None:
-    """Check that `path` is no pipe and no device: opening those may wait, and reading them go on, without end. Folders `open` refuses.
+    """Check that `path` is not a pipe or a device, which could block or never end when read.
+
+    Folders pass: opening one fails with an error of its own.
 
     Raises:
-        InputError: it is one; `what` names what should have been there.
-        SourceError, FileAccessError: it is not there, or cannot be looked at.
+        InputError: it is a pipe, a socket or a device; `what` says what was expected.
+        SourceError, FileAccessError: it does not exist, or cannot be looked at.
     """
     with os_errors(path):
         mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(
-            f"{path} is a pipe or a device, and a file was expected",
-            hint=f"Save the {what} in a file, and name that.",
-        )
+        raise _not_regular(path, what)
+
+
+def open_regular(path: Path | str, what: str = "file") -> BinaryIO:
+    """Open a regular file for reading, unbuffered, without ever waiting for a pipe's other end.
+
+    Raises:
+        InputError: it is a pipe, a socket or a device; `what` says what was expected.
+        OSError: it does not exist, or cannot be opened; callers wrap this in `os_errors`.
+    """
+    # Opening a device can act on it (a tape rewinds), so look first. The path may change between
+    # the two calls, so O_NONBLOCK and a second look follow.
+    mode = os.stat(path).st_mode  # noqa: PTH116 `path` may be a string
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise _not_regular(path, what)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise _not_regular(path, what)
+    return cast(BinaryIO, os.fdopen(fd, "rb", buffering=0))
+
+
+def _not_regular(path: Path | str, what: str) -> InputError:
+    return InputError(
+        f"{path} is a pipe or a device, and a file was expected",
+        hint=f"Save the {what} in a file and name that file.",
+        code="file.not_regular",
+    )
 
 
 class PartialFile:
-    """A file being written; it becomes the target when its `replace_atomically` block ends without an exception.
+    """A file being written. It becomes the target when its `replace_atomically` block succeeds.
 
-    `fd` is open for reading and writing, at offset 0, empty. It must not be closed by the caller.
+    `fd` is open for reading and writing, at offset 0, empty. The caller must not close it.
     """
 
     def __init__(self, fd: int, path: Path) -> None:
@@ -141,22 +176,26 @@ def partial_path(path: Path) -> Path:
 def replace_atomically(
     path: Path, *, durable: bool = True, private: bool = False, resume: bool = False
 ) -> Iterator[PartialFile]:
-    """Write `path` whole or not at all: at any moment it is absent, the old file or the complete new one.
+    """Write `path` whole or not at all: it is absent, the old file or the complete new one.
 
     Missing parent folders are made. An existing target keeps its permission bits, and its owner
-    where the system allows; a new one gets 0666 less the umask, or 0600 with `private`. Where
-    `path` is a symbolic link the link is replaced, never the file it points to. A device, a pipe or
-    a socket is refused, by whatever link it is called, and so is every name in `/dev`, where a link
-    is no file of ours even when it leads to one (`/dev/stdout`, redirected). `durable` waits until
-    data and name are on the disk.
+    where the system allows. A new one gets 0666 less the umask. With `private` the file is created
+    exclusively, with 0600, so that no other process has it open; a leftover is not reused.
+
+    Where `path` is a symbolic link the link is replaced, never the file it points to. A device, a
+    pipe, a socket or a mount point is refused, by whatever link it is named. So is every name in
+    `/dev`, where even a link to a file (`/dev/stdout`, redirected) is not ours to replace.
+    `durable` waits until data and name are on the disk.
 
     With `resume` a block that fails keeps what it has written, unless the disk is full, and the
     next one finds it: `fd` then stands at offset 0 of a file that is not empty.
 
     Raises:
         TargetBusyError: another live process is writing the same target.
-        DiskFullError: the disk, the quota or the file size limit ran out; nothing of the new file is left.
-        FileAccessError, InputError: the target or its folder cannot be written.
+        DiskFullError: the disk, the quota or the file size limit is full; nothing of the new file
+            is left.
+        FileAccessError, InputError: the target or its folder cannot be written, or another user's
+            file is where the partial file would be.
     """
     partial = partial_path(path)
     with os_errors(path):
@@ -169,16 +208,19 @@ def replace_atomically(
             raise InputError(
                 f"{path} is not a regular file", hint="Name a file.", code="file.not_regular"
             )
+        if before is not None and _is_mount_point(path):
+            # The rename would fail with this too, but only after all the work.
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = _open_locked(partial, path)
+        fd = _open_locked(partial, path, private=private)
         try:
             try:
-                # Only where there is a leftover: ext4 flushes a file on close that was cut to
-                # nothing before (0.7 s for 2 GB).
+                # Only where there is a leftover: ext4 flushes a truncated file when it is closed
+                # (0.7 s for 2 GB).
                 if not resume and os.fstat(fd).st_size:
                     os.ftruncate(fd, 0)
                 if private or before is not None:
-                    # Nobody may read on the way what will be closed to them; a leftover must stay
+                    # Others must not read now what they may not read later. A leftover must stay
                     # writable for the next run.
                     os.fchmod(fd, 0o600)
                 yield PartialFile(fd, partial)
@@ -186,6 +228,7 @@ def replace_atomically(
                     _take_after(fd, before)
                 if durable:
                     os.fsync(fd)
+                _require_ours(fd, partial)
                 partial.rename(path)
             except BaseException as exc:
                 disk_full = isinstance(exc, OSError) and exc.errno in _NO_ROOM
@@ -200,22 +243,25 @@ def replace_atomically(
 
 
 def write_text_atomically(path: Path, text: str, *, private: bool = False) -> None:
-    """Write `text` as UTF-8, line endings as they are, under the promises of `replace_atomically`."""
+    """Write `text` as UTF-8, line endings as they are, as `replace_atomically` writes."""
     with replace_atomically(path, private=private) as partial:
         partial.write(text.encode())
 
 
 def sha256(path: Path, *, progress: Progress = SILENT) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hex digits. `progress` counts bytes; the caller starts and finishes it.
+    """Return the SHA-256 of a file's bytes as 64 hex digits.
+
+    `progress` counts bytes; the caller starts and finishes it.
 
     Raises:
-        SourceError: the file is not there.
+        SourceError: the file does not exist.
+        InputError: it is a pipe or a device.
         FileAccessError: it cannot be read.
     """
     digest = hashlib.sha256()
     buffer = bytearray(BLOCK_BYTES)
-    with os_errors(path), path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
+    with os_errors(path), open_regular(path) as file:
+        while count := file.readinto(buffer):  # type: ignore[attr-defined]
             digest.update(memoryview(buffer)[:count])
             progress.advance(count)
     return digest.hexdigest()
@@ -225,34 +271,34 @@ def require_free_space(folder: Path, need_bytes: int) -> None:
     """Check that `need_bytes` fit on the disk that holds `folder`, which need not exist yet.
 
     Raises:
-        DiskFullError: they do not; the message has both numbers.
+        DiskFullError: they do not fit; the message has both numbers.
     """
-    free = _free_bytes(folder)
+    free = free_bytes(folder)
     if free is not None and free < need_bytes:
         raise DiskFullError(
-            f"{folder} has {size(free)} free, and {size(need_bytes)} are needed",
+            f"{folder} has {size(free)} free, but {size(need_bytes)} are needed",
             need_bytes=need_bytes,
             free_bytes=free,
         )
 
 
 def state_folder() -> Path:
-    """Return where dsmops keeps what it learns about this machine: `$XDG_STATE_HOME/dsmops`, by default `~/.local/state/dsmops`.
+    """Return the folder where dsmops keeps what it learns about this machine.
 
-    The folder need not exist yet.
+    It is `$XDG_STATE_HOME/dsmops`, by default `~/.local/state/dsmops`. It need not exist yet.
     """
     base = os.environ.get("XDG_STATE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "dsmops"
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """Return the status of what `path` leads to; None where it leads nowhere."""
+    """Return the status of what `path` leads to, or None where it leads nowhere."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
-        # A link that leads round in circles can be replaced like one that leads nowhere.
+        # A circle of links can be replaced like a link that leads nowhere.
         if exc.errno == errno.ELOOP and path.is_symlink():
             return None
         raise
@@ -265,7 +311,8 @@ def _take_after(fd: int, before: os.stat_result) -> None:
         os.fchown(fd, before.st_uid, before.st_gid)
 
 
-def _free_bytes(folder: Path) -> int | None:
+def free_bytes(folder: Path) -> int | None:
+    """Return the free bytes of the disk that holds `folder` or would hold it; None if unknown."""
     for candidate in (folder, *folder.absolute().parents):
         try:
             return shutil.disk_usage(candidate).free
@@ -276,17 +323,35 @@ def _free_bytes(folder: Path) -> int | None:
     return None
 
 
-def _open_locked(partial: Path, target: Path) -> int:
-    """Open and lock the partial file, taking over a dead owner's leftover."""
+def _is_mount_point(path: Path) -> bool:
+    """Tell whether something is mounted at `path`, such as a single file into a container."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return path.is_mount()  # sees only mounts of another device
+    # The fifth field is the mount point, with space, tab, newline and backslash as octal escapes.
+    wanted = os.fsencode(os.path.join(os.path.realpath(path.parent), path.name))  # noqa: PTH118
+    for raw in b"\\ \t\n":
+        wanted = wanted.replace(bytes([raw]), b"\\%03o" % raw)
+    return any(line.split(b" ", 5)[4:5] == [wanted] for line in mounts.splitlines())
+
+
+def _open_locked(partial: Path, target: Path, *, private: bool) -> int:
+    """Open and lock the partial file. The leftover of a dead process is taken over.
+
+    With `private` the file is always a new one: a leftover may be open elsewhere.
+    """
     while True:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        fd, is_new = _open_partial(partial, 0o600 if private else 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _require_leftover(fd, partial)
             # The owner before us may have renamed or removed the file between our open and our
             # lock.
             if os.fstat(fd).st_ino == partial.lstat().st_ino:
-                return fd
+                if is_new or not private:
+                    return fd
+                partial.unlink()
         except BlockingIOError as exc:
             os.close(fd)
             raise TargetBusyError(
@@ -301,12 +366,45 @@ def _open_locked(partial: Path, target: Path) -> int:
         os.close(fd)
 
 
+def _open_partial(partial: Path, mode: int) -> tuple[int, bool]:
+    """Return the partial file opened for writing, and whether it was created by this call."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        with suppress(FileExistsError):
+            return os.open(partial, flags | os.O_CREAT | os.O_EXCL, mode), True
+        with suppress(FileNotFoundError):  # its owner has just finished
+            _require_own(partial.lstat(), partial)
+            # O_NONBLOCK: it may be a pipe.
+            return os.open(partial, flags | os.O_NONBLOCK), False
+
+
 def _require_leftover(fd: int, partial: Path) -> None:
     status = os.fstat(fd)
+    _require_own(status, partial)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise InputError(
             f"{partial} is in the way: a pipe, or a second name of another file",
             hint="Move it elsewhere.",
+        )
+
+
+def _require_own(status: os.stat_result, partial: Path) -> None:
+    # Its owner could read what we write to it, and change it.
+    if status.st_uid != os.geteuid():
+        raise InputError(
+            f"{partial} is in the way: it belongs to another user",
+            hint="Ask that user to remove it, or write to another folder.",
+            code="file.foreign_partial",
+        )
+
+
+def _require_ours(fd: int, partial: Path) -> None:
+    """Check that the name still leads to the file that was written: folders may be open to all."""
+    ours, named = os.fstat(fd), partial.lstat()
+    if (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
+        raise FileAccessError(
+            f"{partial} was replaced by another process while it was written",
+            hint="Write to a folder that only you can change.",
         )
 
 

@@ -99,6 +99,86 @@ def test_what_stands_where_a_leftover_would_is_not_written_to(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_partial_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could read or change what is written to it, so nothing is."""
+    partial = partial_path(tmp_path / "file")
+    partial.write_text("theirs")
+    partial.chmod(0o666)
+    os.chown(partial, 12345, 12345)
+    with pytest.raises(InputError, match="belongs to another user"):
+        write_text_atomically(tmp_path / "file", "new")
+    assert partial.read_text() == "theirs"
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777, 0o1777])
+def test_a_private_file_never_reuses_a_leftover(tmp_path: Path, mode: int) -> None:
+    """A process that has the leftover open does not see what is written, in any kind of folder."""
+    tmp_path.chmod(mode)
+    leftover = partial_path(tmp_path / "key")
+    leftover.write_text("half of an older run")
+    with leftover.open("rb") as spy:
+        write_text_atomically(tmp_path / "key", "secret", private=True)
+        spy.seek(0)
+        assert b"secret" not in spy.read()
+    assert (tmp_path / "key").read_text() == "secret"
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    assert leftovers(tmp_path) == ["key"]
+
+
+def test_a_partial_file_that_was_swapped_never_becomes_the_target(tmp_path: Path) -> None:
+    """Another process can rename in a shared folder; its file is not put under our name."""
+    with (
+        pytest.raises(FileAccessError, match="replaced by another process"),
+        replace_atomically(tmp_path / "file") as partial,
+    ):
+        partial.write(b"ours")
+        partial.path.unlink()
+        partial.path.write_bytes(b"theirs")
+    assert not (tmp_path / "file").exists()
+
+
+MOUNT = """
+import pathlib, subprocess, sys
+from dsmops.errors import InputError
+from dsmops.files import write_text_atomically
+source, target = (pathlib.Path(name) for name in sys.argv[1:])
+subprocess.run(["mount", "--bind", source, target], check=True)
+try:
+    write_text_atomically(target, "new")
+except InputError as exc:
+    print(exc.code, exc.message)
+"""
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """A single file mounted into a container cannot be renamed over: the error says so at once."""
+    for name in ("source", "tar get"):
+        (tmp_path / name).write_text("old")
+    done = subprocess.run(
+        ["unshare", "-rm", sys.executable, "-c", MOUNT, tmp_path / "source", tmp_path / "tar get"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip("mounting needs user namespaces")
+    assert done.stdout.startswith("file.mount_point ")
+    assert "mount point" in done.stdout
+    assert (tmp_path / "source").read_text() == "old"
+    assert leftovers(tmp_path) == ["source", "tar get"]
+
+
+def test_sha256_of_a_pipe_is_an_error(tmp_path: Path) -> None:
+    """Not a wait without end, also for a link to a device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(InputError, match="a pipe or a device"):
+            sha256(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_the_owner_of_an_existing_target_is_kept(tmp_path: Path) -> None:
     """What root replaces stays readable to the service that it belongs to."""
     target = tmp_path / "file"
@@ -248,7 +328,10 @@ def test_paths_that_cannot_work_are_bad_input(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     (tmp_path / "plain").write_bytes(b"")
-    with pytest.raises(InputError, match="longer name"), replace_atomically(tmp_path / ("x" * 300)):
+    with (
+        pytest.raises(InputError, match="longer than the file system"),
+        replace_atomically(tmp_path / ("x" * 300)),
+    ):
         pass
     with pytest.raises(InputError, match="symbolic links"):
         sha256(tmp_path / "a")
@@ -270,7 +353,7 @@ def test_sha256_is_the_digest_of_the_bytes(tmp_path: Path) -> None:
 def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
     """A folder to be made later is judged by its parent's disk; both numbers are in the error."""
     require_free_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(DiskFullError, match="iB free, and 1048576 TiB are needed") as caught:
+    with pytest.raises(DiskFullError, match="iB free, but 1048576 TiB are needed") as caught:
         require_free_space(tmp_path / "not" / "yet", 2**60)
     assert caught.value.need_bytes == 2**60
     assert caught.value.free_bytes is not None

@@ -117,7 +117,8 @@ def publish_logs(
     """
     from dsmops.cli.views.publish import show_publish
     from dsmops.operations.publishing import PublishRequest, publish_logs
-    from dsmops.publish.store import StoreOptions, join_url
+    from dsmops.publish.store import StoreOptions
+    from dsmops.publish.stores import join_url
 
     if sse_kms_key_id and not (sse or "").startswith("aws:kms"):
         raise typer.BadParameter("needs --sse aws:kms", param_hint="--sse-kms-key-id")
@@ -193,7 +194,8 @@ def pull_logs(
 
     from dsmops.cli.views.publish import show_pull
     from dsmops.operations.publishing import PullRequest, pull_logs
-    from dsmops.publish.store import StoreOptions, join_url
+    from dsmops.publish.store import StoreOptions
+    from dsmops.publish.stores import join_url
 
     if (output is None) != list_only:
         raise typer.BadParameter("say either --list or --output DIR", param_hint="--output")

@@ -12,13 +12,14 @@ from typing import BinaryIO, cast
 
 from dsmops.errors import DsmopsError, InputError, RemoteError, SourceError
 from dsmops.progress import SILENT, Progress
-from dsmops.publish.local import FolderStore
+from dsmops.publish.folder import FolderStore
 from dsmops.publish.manifest import Catalogue, Entry, read_catalogue, union, unnamed_bodies
 from dsmops.publish.names import NOT_VOUCHED
 from dsmops.publish.plan import Scan, UploadPlan, inspect, needs_inspection, plan_upload
 from dsmops.publish.pull import PublishedLog, plan_pull, published_logs, pull
 from dsmops.publish.source import Failure, Selection, find_logs, take_snapshots
-from dsmops.publish.store import ObjectStore, StoreOptions, Usage, open_store
+from dsmops.publish.store import ObjectStore, StoreOptions, Usage
+from dsmops.publish.stores import open_store
 from dsmops.publish.upload import Published, publish, recover
 from dsmops.versions import RULE_SET_VERSION
 

@@ -1,6 +1,6 @@
-"""Logs to an object store, once per content, and back: a store behind one door, bodies addressed by digest, manifests that only grow.
+"""Publishes logs to an object store, once per content, and brings them back.
 
-`store` is the door (`s3`, `local` behind it), `names` and `manifest` the layout, `source`, `plan`
-and `upload` the way out, `pull` the way back. What a secret looks like is not known here: a scan
-function is handed in.
+`store` says what a store promises; `stores` opens one (`folder` or `s3`). `names` and `manifest`
+define the layout in the store. `source`, `plan` and `upload` publish; `pull` brings back. This
+package does not know what a secret looks like: the caller hands in a scan function.
 """

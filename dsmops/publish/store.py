@@ -1,14 +1,13 @@
-"""The door to where artefacts are kept: a few methods that an S3 bucket and a plain folder can both keep their word on.
+"""What a store of published logs promises, and what every kind of store needs to keep it.
 
-A store is a flat map from key to bytes below one root. Nothing here relies on conditional writes or
-on the far side comparing
-checksums: some servers ignore the first and answer 200 to a wrong second, so every promise is kept by reading or proving bytes here.
+A store is a flat map from key to bytes below one root. `stores` opens one by its URL. The promises
+need neither conditional writes nor checksums compared by the server: some servers ignore the first
+and answer 200 to a wrong second. Every promise is kept by checking or reading back the bytes here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, Protocol, get_args
-from urllib.parse import unquote
 
 from dsmops.errors import InputError, IntegrityError
 from dsmops.files import BLOCK_BYTES, os_errors
@@ -24,7 +22,13 @@ from dsmops.progress import SILENT, Progress
 
 RequestKind = Literal["list", "get", "head", "put", "multipart", "delete"]
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+ChecksumMode = Literal["auto", "sha256", "crc32", "md5", "none"]
+"""The checksum that an upload carries for the server to compare."""
+
+REFUSED = "publish.refused"
+"""Error code of what a store refuses and would refuse again: for the next file, too."""
+
+REPUBLISH = "Publish the file again with --force from a machine that still has it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run asked of a store: requests by kind and object bytes each way, every retry counted."""
+    """What a run asked of a store: requests by kind and object bytes each way, with retries."""
 
     requests: dict[RequestKind, int]
     total_requests: int
@@ -48,7 +52,7 @@ class Usage:
 
 @dataclass(slots=True)
 class Meter:
-    """Counts requests and bytes; any thread may."""
+    """Counts requests and bytes. Any thread may call it."""
 
     requests: dict[RequestKind, int] = field(
         default_factory=lambda: dict.fromkeys(get_args(RequestKind), 0)
@@ -77,11 +81,13 @@ class Meter:
 
 
 class ObjectStore(Protocol):
-    """Keys are relative to the store's root, `/`-separated, printable ASCII. Every method may be called from any thread.
+    """A place that keeps objects. Any thread may call every method.
+
+    Keys are relative to the store's root, `/`-separated, printable ASCII.
 
     All methods raise:
-        CredentialsError: no credentials, or the store refused them. Not retried.
-        TransferError: the store could not be reached or kept failing; retries were used up.
+        CredentialsError: there are no credentials, or the store refused them. Not retried.
+        TransferError: the store could not be reached or kept failing, after all retries.
     """
 
     url: str
@@ -97,12 +103,12 @@ class ObjectStore(Protocol):
         size_bytes: int,
         progress: Progress = SILENT,
     ) -> None:
-        """Store the first `size_bytes` of `source` under `key`, replacing what was there.
+        """Store the first `size_bytes` of `source` under `key` and replace what was there.
 
-        The object appears whole or not at all, and only after its bytes were found to have the
+        The object appears whole or not at all. It counts as stored only after its bytes had the
         digest `sha256` (64 hex digits) here and, by proof or by reading back, in the store. On
-        failure an unfinished upload is aborted; when even that cannot reach the store, the
-        `TransferError` carries `upload_id`. `progress` counts bytes and may go backwards.
+        failure an unfinished upload is aborted; when that fails too, the `TransferError` carries
+        `upload_id`. `progress` counts bytes and may go backwards.
 
         Raises:
             InputError: the source no longer holds those bytes; nothing was stored.
@@ -117,26 +123,42 @@ class ObjectStore(Protocol):
         sha256: str | None,
         progress: Progress = SILENT,
     ) -> None:
-        """Hand the object's bytes to `write`, in order, in pieces; an interrupted transfer goes on where it stopped.
+        """Hand the object's bytes to `write`, in order, in pieces.
+
+        An interrupted transfer continues where it stopped.
 
         Raises:
             MissingObjectError: there is no such object.
-            IntegrityError: all was handed over, and its digest is not `sha256`; the caller discards it.
+            IntegrityError: all bytes were handed over and their digest is not `sha256`. The caller
+                discards them.
         """
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield every object whose key begins with `prefix`, in key order; none when the root does not exist."""
+        """Yield every object whose key begins with `prefix`, in key order.
+
+        A root that does not exist holds no objects.
+        """
 
     def delete(self, key: str) -> None:
-        """Remove the object; it is no error when it is gone already."""
+        """Remove the object. An object that is already gone is not an error."""
 
     def abort_unfinished(self, started_before: datetime) -> int:
-        """Clean up what killed runs left half-sent before that time; return how many there were."""
+        """Remove uploads that killed runs left unfinished before that time; return how many."""
+
+    def link(self, key: str, *, valid_s: int) -> str:
+        """Return a URL from which anyone can download the object for `valid_s` seconds.
+
+        Raises:
+            InputError: this kind of store has no links.
+        """
+
+    def options_to_reach(self) -> tuple[str, ...]:
+        """Return the command-line options by which another machine reaches this store."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """How to talk to a store. All but `workers` concern S3; None means the SDK's own default."""
+    """How to talk to a store. None means the default of the S3 client library."""
 
     profile: str | None = None
     region: str | None = None
@@ -145,18 +167,22 @@ class StoreOptions:
     sse: str | None = None
     sse_kms_key_id: str | None = None
     storage_class: str | None = None
+    checksum: ChecksumMode = "auto"
+    requester_pays: bool = False
+    """Accept that the caller's account pays for the requests and the traffic."""
     attempts: int = 5
-    """How often a request is tried, back-off between; SDK standard mode."""
+    """How often a request is tried, with growing pauses between."""
     timeout_s: float = 30.0
     """How long a connection may be silent."""
     part_bytes: int = 8 << 20
-    """Files above this are sent in parts of it. S3 takes 5 MiB to 5 GiB."""
+    """Larger files are sent in parts of this size. S3 takes 5 MiB to 5 GiB."""
     workers: int = 8
     """Transfers at a time. Peak memory is about `part_bytes * workers`."""
 
-    def set_for_s3(self) -> list[str]:
-        """Names of the options that were given and that only S3 knows."""
-        only = (
+    def given_for_s3(self) -> list[str]:
+        """Return the options that were given and that only S3 knows, as typed (`--sse`)."""
+        unset = StoreOptions()
+        names = (
             "profile",
             "region",
             "endpoint_url",
@@ -164,56 +190,33 @@ class StoreOptions:
             "sse",
             "sse_kms_key_id",
             "storage_class",
+            "checksum",
+            "requester_pays",
         )
-        return [name for name in only if getattr(self, name) is not None]
+        return [
+            "--" + name.replace("_", "-")
+            for name in names
+            if getattr(self, name) != getattr(unset, name)
+        ]
 
 
-def open_store(url: str, options: StoreOptions | None = None) -> ObjectStore:
-    """Return the store that `url` names: `s3://bucket[/prefix]` or `file:FOLDER`. Nothing is contacted or created yet.
+def path_segments(prefix: str) -> list[str]:
+    """Return the parts of a prefix between its slashes; empty parts are dropped.
 
     Raises:
-        InputError: no such kind of store, a malformed name, or options that this kind does not have.
+        InputError: a part is `.` or `..`, or the prefix has characters that cannot be printed.
     """
-    options = options or StoreOptions()
-    scheme, _, _ = url.partition(":")
-    opener = _OPENERS.get(scheme.lower()) if ":" in url else None
-    if opener is None:
-        raise InputError(
-            f"{url!r} names no store",
-            hint="A bucket is s3://NAME/PREFIX, a folder file:FOLDER.",
-            code="publish.store",
-        )
-    return opener(url, options)
-
-
-def join_url(bucket: str, prefix: str) -> str:
-    """Return the store URL of a `--bucket` (a bare name, `s3://` or `file:`) and a `--prefix`.
-
-    Raises:
-        InputError: `bucket` is a path, or the prefix holds `.` or `..` segments, or characters that cannot be seen.
-    """
-    if bucket.startswith(("/", "~", ".")):
-        raise InputError(
-            f"{bucket!r} is a path, and no bucket's name",
-            hint=f"A folder is written file:{bucket}.",
-            code="publish.bucket",
-        )
-    base = bucket if ":" in bucket else f"s3://{bucket}"
-    return "/".join([base.rstrip("/"), *_segments(prefix)])
-
-
-def _segments(prefix: str) -> list[str]:
     segments = [segment for segment in prefix.split("/") if segment]
     if any(segment in (".", "..") for segment in segments):
         raise InputError(
-            f"the prefix {prefix!r} holds a relative segment",
-            hint="Name it in full.",
+            f"the prefix {prefix!r} has a relative part",
+            hint="Write the prefix in full, without . and .. between slashes.",
             code="publish.prefix",
         )
     if not prefix.isprintable():
         raise InputError(
-            f"the prefix {prefix!r} holds characters that cannot be seen",
-            hint="Leave them out.",
+            f"the prefix {prefix!r} has characters that cannot be printed",
+            hint="Omit them.",
             code="publish.prefix",
         )
     return segments
@@ -222,7 +225,9 @@ def _segments(prefix: str) -> list[str]:
 def blocks_of(
     source: Path | bytes, size_bytes: int, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[bytes]:
-    """Yield the first `size_bytes` of what `put` was given, in blocks that are full but for the last; fewer when it has become shorter.
+    """Yield the first `size_bytes` of what `put` was given, in blocks of `block_bytes`.
+
+    The last block may be shorter. A source that has become shorter yields fewer bytes.
 
     Raises:
         SourceError, FileAccessError: the file is gone, or cannot be read.
@@ -239,10 +244,10 @@ def blocks_of(
 
 
 def require_unchanged(source: Path | bytes, digest: str, sha256: str) -> None:
-    """Check that what was read to be sent is what was promised.
+    """Check that the bytes read for sending have the promised digest.
 
     Raises:
-        InputError: it is not; the file was rewritten after it was first read.
+        InputError: they do not; the file was rewritten after it was first read.
     """
     if digest != sha256:
         name = "the data" if isinstance(source, bytes) else str(source)
@@ -254,7 +259,7 @@ def require_unchanged(source: Path | bytes, digest: str, sha256: str) -> None:
 
 
 class Digest:
-    """Collects what `ObjectStore.get` hands over and says at the end whether it was the right thing."""
+    """Collects what `ObjectStore.get` hands over and checks its digest at the end."""
 
     def __init__(self, what: str, sha256: str | None) -> None:
         self._what, self._wanted = what, sha256
@@ -267,47 +272,5 @@ class Digest:
         if self._wanted is not None and self._digest.hexdigest() != self._wanted:
             raise IntegrityError(
                 f"{self._what}: the bytes that arrived are not the ones that were published",
-                hint="Publish the file again with --force from where it still exists; the object in the store is damaged.",
+                hint=f"The object in the store is damaged. {REPUBLISH}",
             )
-
-
-def _open_s3(url: str, options: StoreOptions) -> ObjectStore:
-    from dsmops.publish.s3 import S3Store
-
-    bucket, _, prefix = url.partition(":")[2].removeprefix("//").partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise InputError(
-            f"{bucket!r} cannot be a bucket's name",
-            hint="3 to 63 lower-case letters, digits, dots and hyphens. A folder is written file:FOLDER.",
-            code="publish.bucket",
-        )
-    return S3Store(bucket, "/".join(_segments(prefix)), options)
-
-
-def _open_folder(url: str, options: StoreOptions) -> ObjectStore:
-    from dsmops.publish.local import FolderStore
-
-    if names := options.set_for_s3():
-        flags = ", ".join("--" + name.replace("_", "-") for name in names)
-        raise InputError(
-            f"{flags}: only S3 has that, and {url} is a folder",
-            hint="Leave it out.",
-            code="publish.options",
-        )
-    path = url.partition(":")[2]
-    if path.startswith("//"):
-        host, slash, path = path[2:].partition("/")
-        path = unquote(slash + path) if host in ("", "localhost") else ""
-    if not path:
-        raise InputError(
-            f"{url!r} names no folder",
-            hint="Write file:FOLDER or file:///FOLDER.",
-            code="publish.store",
-        )
-    return FolderStore(Path(path).expanduser().absolute())
-
-
-_OPENERS: dict[str, Callable[[str, StoreOptions], ObjectStore]] = {
-    "s3": _open_s3,
-    "file": _open_folder,
-}

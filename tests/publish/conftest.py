@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dsmops.publish.store import ObjectStore, StoreOptions, open_store
+from dsmops.publish.store import ObjectStore, StoreOptions
+from dsmops.publish.stores import open_store
 from tests.support.s3_servers import (
     EXTERNAL,
     S3Server,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dsmops.operations.publishing import PublishRequest, RedactionCheck, publish_logs
 from dsmops.publish.manifest import read_catalogue
-from dsmops.publish.store import StoreOptions, open_store
+from dsmops.publish.store import StoreOptions
+from dsmops.publish.stores import open_store
 
 
 def main(store: str, endpoint: str, folder: Path, name: str, rounds: int) -> int:

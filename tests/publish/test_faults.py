@@ -23,7 +23,8 @@ from dsmops.operations.publishing import (
     pull_logs,
 )
 from dsmops.publish import upload
-from dsmops.publish.store import StoreOptions, open_store
+from dsmops.publish.store import StoreOptions
+from dsmops.publish.stores import open_store
 from tests.publish.conftest import SMALLEST_PART_BYTES, Place
 from tests.support.relay import Fault, Relay, Request
 
@@ -85,7 +86,7 @@ class Network:
 @pytest.fixture
 def network(s3: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
-    monkeypatch.setattr("dsmops.publish.s3._BACKOFF_MAX_S", 0.0)
+    monkeypatch.setattr("dsmops.publish.s3.store._BACKOFF_MAX_S", 0.0)
     assert s3.server is not None
     with Relay(s3.server.url) as relay:
         yield Network(tmp_path, s3, relay)

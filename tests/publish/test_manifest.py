@@ -24,7 +24,8 @@ from dsmops.publish.manifest import (
     unnamed_bodies,
 )
 from dsmops.publish.names import body_key
-from dsmops.publish.store import ObjectStore, open_store
+from dsmops.publish.store import ObjectStore
+from dsmops.publish.stores import open_store
 
 NOW = datetime(2025, 11, 15, 8, 39, 3, tzinfo=UTC)
 

@@ -11,7 +11,8 @@ from dsmops.errors import InputError, IntegrityError, MissingObjectError
 from dsmops.publish.manifest import Catalogue, Entry, union
 from dsmops.publish.names import body_key
 from dsmops.publish.pull import plan_pull, published_logs, pull
-from dsmops.publish.store import ObjectStore, open_store
+from dsmops.publish.store import ObjectStore
+from dsmops.publish.stores import open_store
 
 
 def digest(text: str) -> str:

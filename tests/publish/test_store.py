@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import InputError
-from dsmops.publish.local import FolderStore
-from dsmops.publish.store import StoreOptions, join_url, open_store
+from dsmops.publish.folder import FolderStore
+from dsmops.publish.store import StoreOptions
+from dsmops.publish.stores import join_url, open_store
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_a_path_is_no_bucket(bucket: str) -> None:
     """Not even one whose first folder could be a bucket's name: logs must not go to whoever owns that bucket."""
     with pytest.raises(InputError, match="is a path") as caught:
         join_url(bucket, "stt")
-    assert caught.value.hint == f"A folder is written file:{bucket}."
+    assert caught.value.hint == f"Write a folder as file:{bucket}"
 
 
 @pytest.mark.parametrize("prefix", ["..", "a/../b", "./a"])
@@ -50,7 +51,7 @@ def test_prefixes_of_a_bucket_url_are_tidied_and_do_not_climb() -> None:
 @pytest.mark.parametrize("prefix", ["new\nline", "\udcff", "\x1b[2J"])
 def test_prefixes_can_be_seen(prefix: str) -> None:
     """Control characters and bytes that are no UTF-8 are refused: servers do not agree on them."""
-    with pytest.raises(InputError, match="cannot be seen"):
+    with pytest.raises(InputError, match="cannot be printed"):
         join_url("logs", prefix)
 
 
@@ -95,7 +96,7 @@ def test_a_folder_s_url_names_that_folder(tmp_path: Path) -> None:
 def test_a_file_is_no_store(tmp_path: Path, below: str) -> None:
     """A file in the place of the folder is said on the first look, not after a dry run that promised success."""
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         list(open_store(f"file:{tmp_path}/file{below}").list(""))
 
 

@@ -1,23 +1,39 @@
-"""A plain folder as a store: for a shared disk, for tests, and to keep the door from taking the shape of S3."""
+"""A plain folder as a store: for a shared disk, for tests, and to keep the promises free of S3."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 from dsmops.errors import InputError, MissingObjectError, TargetBusyError
-from dsmops.files import BLOCK_BYTES, os_errors, replace_atomically
+from dsmops.files import BLOCK_BYTES, open_regular, os_errors, replace_atomically
 from dsmops.progress import SILENT, Progress
-from dsmops.publish.store import Digest, Meter, StoredObject, blocks_of, require_unchanged
+from dsmops.publish.names import MAX_PART_BYTES
+from dsmops.publish.store import (
+    REPUBLISH,
+    Digest,
+    Meter,
+    StoredObject,
+    StoreOptions,
+    blocks_of,
+    require_unchanged,
+)
 
 _PARTIAL = ".dsmops-partial"
 _BUSY_ATTEMPTS = 10
 _BUSY_FIRST_WAIT_S = 0.02
+
+# A part of a key that is too long for a file name continues in the folder below. Keys escape `%`,
+# so no part of a real key ends in a bare one. No escape is cut in two.
+_CONTINUES = "%"
+_UNIT = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
 
 
 class FolderStore:
@@ -42,7 +58,7 @@ class FolderStore:
             try:
                 return self._put(source, key, sha256, size_bytes, progress)
             except TargetBusyError:
-                # Another publisher writes the same content now; wait for it rather than trust it.
+                # Another publisher is writing the same content. Wait for it: it may yet fail.
                 if attempt == _BUSY_ATTEMPTS - 1:
                     raise
                 time.sleep(_BUSY_FIRST_WAIT_S * 2**attempt)
@@ -52,7 +68,7 @@ class FolderStore:
         self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress
     ) -> None:
         digest = hashlib.sha256()
-        with replace_atomically(self.folder / key) as partial:
+        with replace_atomically(self._path(key)) as partial:
             for block in blocks_of(source, size_bytes):
                 digest.update(block)
                 partial.write(block)
@@ -68,17 +84,14 @@ class FolderStore:
         sha256: str | None,
         progress: Progress = SILENT,
     ) -> None:
-        path = self.folder / key
+        path = self._path(key)
         digest = Digest(str(path), sha256)
         self.meter.count("get")
         with os_errors(path):
             try:
-                file = path.open("rb", buffering=0)
+                file = open_regular(path)
             except (FileNotFoundError, NotADirectoryError) as exc:
-                raise MissingObjectError(
-                    f"{path} is not there",
-                    hint="Publish the file again with --force from where it still exists.",
-                ) from exc
+                raise MissingObjectError(f"{path} does not exist", hint=REPUBLISH) from exc
         with file:
             while True:
                 with os_errors(path):
@@ -95,22 +108,22 @@ class FolderStore:
         self.meter.count("list")
         if not self._can_be_a_folder():
             raise InputError(
-                f"{self.folder} is no folder",
-                hint="Name a folder after `file:`, or one that can be made.",
+                f"{self.folder} is not a folder",
+                hint="Write a folder after `file:`. It need not exist yet.",
                 code="publish.store",
             )
         found = [
             StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
             for path, status in self._files(prefix.rpartition("/")[0])
-            if (key := path.relative_to(self.folder).as_posix()).startswith(prefix)
-            and not path.name.endswith(_PARTIAL)
+            if (key := self._key(path)).startswith(prefix) and not path.name.endswith(_PARTIAL)
         ]
         yield from sorted(found, key=lambda item: item.key)
 
     def delete(self, key: str) -> None:
         self.meter.count("delete")
-        with os_errors(self.folder / key):
-            (self.folder / key).unlink(missing_ok=True)
+        path = self._path(key)
+        with os_errors(path):
+            path.unlink(missing_ok=True)
 
     def abort_unfinished(self, started_before: datetime) -> int:
         count = 0
@@ -124,6 +137,25 @@ class FolderStore:
                 count += 1
         return count
 
+    def link(self, key: str, *, valid_s: int) -> str:  # noqa: ARG002
+        raise InputError(
+            f"--presign: {self.url} is a folder, and only S3 makes links",
+            hint="Omit --presign.",
+            code="publish.options",
+        )
+
+    def options_to_reach(self) -> tuple[str, ...]:
+        return ("--bucket", self.url)
+
+    def _path(self, key: str) -> Path:
+        """Return the file of a key. Parts longer than a file name may be are split."""
+        if all(len(part) <= MAX_PART_BYTES for part in key.split("/")):
+            return self.folder / key
+        return self.folder.joinpath(*(_split(part) for part in key.split("/")))
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix().replace(f"{_CONTINUES}/", "")
+
     def _can_be_a_folder(self) -> bool:
         try:
             return stat.S_ISDIR(self.folder.stat().st_mode)
@@ -131,7 +163,7 @@ class FolderStore:
             return isinstance(exc, FileNotFoundError)
 
     def _files(self, below: str) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield the regular files below a subfolder; one that goes away meanwhile is left out."""
+        """Yield the regular files below a subfolder. One that goes away meanwhile is omitted."""
         start = self.folder / below
         with os_errors(start):
             for path in start.rglob("*"):
@@ -141,3 +173,39 @@ class FolderStore:
                     continue
                 if stat.S_ISREG(status.st_mode):
                     yield path, status
+
+
+def _split(part: str) -> str:
+    """Return a part of a key as a path whose names fit: `<238 bytes>%/<238 bytes>%/<the rest>`."""
+    pieces, piece = [], ""
+    for unit in _UNIT.findall(part):
+        if len(piece) + len(unit) + len(_CONTINUES) > MAX_PART_BYTES:
+            pieces.append(piece + _CONTINUES)
+            piece = ""
+        piece += unit
+    return "/".join([*pieces, piece])
+
+
+def open_store(url: str, options: StoreOptions) -> FolderStore:
+    """Return the store that `file:FOLDER`, `file:///FOLDER` or `file://localhost/FOLDER` names.
+
+    Raises:
+        InputError: there is no folder in it, it is on another host, or an option is for S3 only.
+    """
+    if names := options.given_for_s3():
+        raise InputError(
+            f"{', '.join(names)}: only S3 has that, and {url} is a folder",
+            hint="Omit it.",
+            code="publish.options",
+        )
+    path = url.partition(":")[2]
+    if path.startswith("//"):
+        host, slash, path = path[2:].partition("/")
+        path = unquote(slash + path) if host in ("", "localhost") else ""
+    if not path:
+        raise InputError(
+            f"{url!r} does not name a folder of this machine",
+            hint="Write file:FOLDER or file:///FOLDER.",
+            code="publish.store",
+        )
+    return FolderStore(Path(path).expanduser().absolute())
