@@ -10,9 +10,12 @@ TARGET = Path(__file__).resolve().parents[1] / "runbooks" / "commands.md"
 
 def command_names() -> list[str]:
     """Return the names of all commands, in the order of `dsmops --help`."""
+    import typer.main
+
     from dsmops.cli.app import app
 
-    return [command.name for command in app.registered_commands if command.name]
+    root = typer.main.get_group(app)
+    return root.list_commands(root.make_context("dsmops", [], resilient_parsing=True))
 
 
 def reference() -> str:

@@ -1,4 +1,4 @@
-"""The Typer application: the root command and one line per command group."""
+"""The Typer application: the root command, and one line per module of commands."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from dsmops.cli import (
     tts,
     worker,
 )
+from dsmops.cli.help import GroupedHelp
 
 app = typer.Typer(
     name="dsmops",
-    help="From a GPU, maybe an old one, to a verified Kyutai speech server.",
-    epilog="Start with `dsmops prep-sm75`. Exit codes: 0 yes, 1 checked and no, 2 usage, 3 bad input, 4 something is missing here, "
-    "5 no room or busy, 6 the other side failed.",
+    cls=GroupedHelp,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Prepare, serve and check Kyutai speech models on any GPU, also an old one.",
+    epilog="Start with `dsmops check-gpu`, then `dsmops prep-sm75`. Exit codes: 0 done, or yes; 1 a check "
+    "found a problem; 2 wrong usage; 3 bad input; 4 something is missing on this machine; 5 disk, "
+    "memory or port not available; 6 the other side failed; 70 a bug in dsmops; 130 Ctrl-C; 143 SIGTERM.",
     no_args_is_help=True,
     # Plain help starts 70 ms faster than rich help, and exceptions must reach main().
     rich_markup_mode=None,
@@ -54,16 +58,16 @@ def root(
 
 for group in (
     gpu,
-    checkpoint,
     plan,
-    config,
     prepare,
-    logs,
-    publish,
+    checkpoint,
+    config,
+    worker,
     stt,
     tts,
-    worker,
     smoke,
     doctor,
+    logs,
+    publish,
 ):
     group.register(app)

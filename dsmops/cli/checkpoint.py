@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli.help import PREPARE
 from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt, parse_dtype
 from dsmops.dtypes import DType
 from dsmops.report import Reporter
@@ -55,7 +56,7 @@ def inspect(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Show what a checkpoint holds: tensors, dtypes, parameters, which model it is.
+    """Show the tensors, dtypes and model of a checkpoint.
 
     Reads headers only, and of a file on the hub nothing more is downloaded, unless --scan asks for
     the values.
@@ -159,7 +160,7 @@ def convert(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Convert the BF16 tensors of a checkpoint to F16 or F32, and say exactly what was lost.
+    """Convert a bf16 checkpoint to f16 or f32, and report losses.
 
     Streams: memory stays small whatever the size. The target is absent, old or complete at any moment. Tensors of other dtypes, names,
     order, shapes and metadata stay as they are. A target that is up to date is left alone, and so is a file that dsmops did not make.
@@ -237,7 +238,7 @@ def verify(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Check every value of a converted checkpoint against its source, and with --numerics what the two make of a recording.
+    """Compare a converted checkpoint with its source.
 
     Works without any record, so files converted by other programs can be checked too. Exits 1 when
     something differs, and names the first differing element of each tensor.
@@ -300,6 +301,6 @@ def _run_numerics(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("inspect")(inspect)
-    app.command("convert")(convert)
-    app.command("verify")(verify)
+    app.command("inspect", rich_help_panel=PREPARE)(inspect)
+    app.command("convert", rich_help_panel=PREPARE)(convert)
+    app.command("verify", rich_help_panel=PREPARE)(verify)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import CHECK, PREPARE
 from dsmops.cli.options import (
     AddrOpt,
     ApiKeyOpt,
@@ -41,7 +42,7 @@ def check_config(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Say what moshi-server will make of a TOML: mistakes, ignored keys, missing files, exposure.
+    """Check a moshi-server config for mistakes.
 
     Knows every key of the server and looks into the files that are on this machine; it downloads
     nothing. Dtype and memory are judged for a device when one is named with --device or --simulate.
@@ -104,7 +105,7 @@ def make_config(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Render a moshi-server TOML for a card.
+    """Write a moshi-server config for a GPU.
 
     Takes the template's comments and order, and sets dtype_override, batch_size and an API key as
     the card and the plan ask for. A config for text-to-speech has no dtype; where moshi-server's
@@ -156,5 +157,5 @@ def make_config(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("make-config")(make_config)
-    app.command("check-config")(check_config)
+    app.command("make-config", rich_help_panel=PREPARE)(make_config)
+    app.command("check-config", rich_help_panel=CHECK)(check_config)

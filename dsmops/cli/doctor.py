@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
 
@@ -64,7 +65,7 @@ def doctor(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Look at everything a speech server needs here, and say what is wrong with it.
+    """Diagnose this machine: GPU, torch, files, configs, ports.
 
     GPU and driver, torch, the server's binary, configs, checkpoints, the hub and its token, disk,
     ports and recent logs; each finding with cause, evidence, public report, fix and runbook page.
@@ -97,4 +98,4 @@ def doctor(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("doctor")(doctor)
+    app.command("doctor", rich_help_panel=CHECK)(doctor)

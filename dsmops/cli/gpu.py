@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import PREPARE
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, SimulateOpt
 from dsmops.report import Reporter
 
@@ -23,7 +24,7 @@ def check_gpu(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Show this machine's GPUs and what each is good for.
+    """Show the GPUs of this machine and what each can serve.
 
     Capability, memory, driver, MIG and who uses the memory; the dtype to serve in, what
     moshi-server needs for it, how to build the server for the card, and whether the installed torch
@@ -52,4 +53,4 @@ def check_gpu(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("check-gpu")(check_gpu)
+    app.command("check-gpu", rich_help_panel=PREPARE)(check_gpu)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import LOGS
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
 
@@ -137,7 +138,7 @@ def format_log(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Turn a raw moshi-server log into one that people can read and share.
+    """Make a raw server log readable and remove secrets.
 
     Reads every dialect (colours, plain, JSON lines, icons, docker compose, formatted before), mixed
     in one file, and writes [2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server]
@@ -223,4 +224,4 @@ def _end_with_the_reader_of_stdout() -> Iterator[None]:
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("format-log")(format_log)
+    app.command("format-log", rich_help_panel=LOGS)(format_log)

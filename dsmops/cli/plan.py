@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli.help import PREPARE
 from dsmops.cli.options import (
     ContextOpt,
     DebugOpt,
@@ -81,7 +82,7 @@ def plan(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Plan memory and step time of a model on a device.
+    """Compute memory and step time of a model on a GPU.
 
     Shows the memory split, the largest safe batch_size, what limits it, and, when the model does
     not fit, what would. Step times are measured ones where this machine has them (--measure), else
@@ -132,4 +133,4 @@ def plan(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("plan")(plan)
+    app.command("plan", rich_help_panel=PREPARE)(plan)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import PREPARE
 from dsmops.cli.options import (
     ApiKeyOpt,
     BatchSizeOpt,
@@ -88,7 +89,7 @@ def prep_sm75(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Prepare a pre-Ampere card: detect, download, convert, write a config, lint it.
+    """Prepare a model and a config for a GPU in one command.
 
     Idempotent: what is up to date is left alone, and a config that is already there keeps what you edited. On a card that computes bf16
     nothing is converted. Exit code 1 means that the model does not fit or that the config has errors.
@@ -153,4 +154,4 @@ def prep_sm75(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("prep-sm75")(prep_sm75)
+    app.command("prep-sm75", rich_help_panel=PREPARE)(prep_sm75)

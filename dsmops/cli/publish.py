@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import LOGS
 from dsmops.cli.options import DebugOpt, DryRunOpt, ForceOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
 
@@ -102,7 +103,7 @@ def publish_logs(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Publish friendly logs to S3 or a shared folder, once per content.
+    """Upload formatted logs to S3 or a shared folder.
 
     Unchanged and renamed files send nothing. Only names of logs are taken, new content is searched
     for what redaction removes, and a file with a hit stays here (exit code 1). One file that fails
@@ -179,7 +180,7 @@ def pull_logs(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Bring published logs to this machine, or list them.
+    """Download or list published logs.
 
     Every byte is compared with its published digest, and what is here already is not fetched again.
     Local files that were never published are kept (exit code 1).
@@ -216,5 +217,5 @@ def pull_logs(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("publish-logs")(publish_logs)
-    app.command("pull-logs")(pull_logs)
+    app.command("publish-logs", rich_help_panel=LOGS)(publish_logs)
+    app.command("pull-logs", rich_help_panel=LOGS)(pull_logs)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, check_api_key
 from dsmops.report import Reporter
 
@@ -134,7 +135,7 @@ def smoke_test(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Find out whether a speech server works, by talking to it.
+    """Test whether a speech server works.
 
     A live port is not a live server: checked are the config, the start, Ready, frames in and
     answers out, a clip in real time, step times, refused keys, full and lost slots, memory,
@@ -259,4 +260,4 @@ def _binary(backend: str | None, moshi_bin: str | None, *, simulate: bool) -> st
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("smoke-test")(smoke_test)
+    app.command("smoke-test", rich_help_panel=CHECK)(smoke_test)

@@ -18,6 +18,7 @@ from dsmops.cli.arguments import (
     require_no_address,
     require_other_file,
 )
+from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
 from dsmops.dtypes import DType
 from dsmops.report import Reporter
@@ -416,5 +417,5 @@ def evaluate(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("transcribe", cls=FileCommand)(transcribe)
-    app.command("evaluate", cls=FileCommand)(evaluate)
+    app.command("transcribe", cls=FileCommand, rich_help_panel=SERVE)(transcribe)
+    app.command("evaluate", cls=FileCommand, rich_help_panel=SERVE)(evaluate)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt
 from dsmops.cli.stt import CpuOpt
 from dsmops.report import Reporter
@@ -124,7 +125,7 @@ def synthesize(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Say a text, on this machine or through a server.
+    """Synthesize speech from a text, here or on a server.
 
     Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best,
     f32 on a CPU. The name of a file that is there is that file. OUT appears whole or not at all,
@@ -276,4 +277,4 @@ def _sink(output: Path | None, form: str, out: Reporter) -> Sink:
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("synthesize")(synthesize)
+    app.command("synthesize", rich_help_panel=SERVE)(synthesize)

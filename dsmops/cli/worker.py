@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
 
@@ -58,7 +59,7 @@ def worker(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Serve speech to text, and text to speech, to clients of moshi-server, with the embedded engine.
+    """Serve a moshi-server config with the embedded engine.
 
     Takes the flags and the TOML of `moshi-server worker`, and speaks its messages, metrics and log
     lines. Listens when every model is loaded and has run; SIGTERM lets conversations end and exits
@@ -103,4 +104,4 @@ def worker(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("worker")(worker)
+    app.command("worker", rich_help_panel=SERVE)(worker)
