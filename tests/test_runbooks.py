@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from dsmops.cli.app import app
 from dsmops.models import MODELS
 from dsmops.operations.doctor import RUNBOOKS
 from dsmops.operations.smoke import KINDS
@@ -31,7 +33,38 @@ def console_commands(page: Path) -> list[str]:
 
 RUN_A_MODEL = {"transcribing"}
 """Pages whose commands run the 1B model, on `speech.wav`."""
-WITH_COMMANDS = [page for page in PAGES if console_commands(page)]
+README = ROOT / "README.md"
+WITH_COMMANDS = [page for page in [*PAGES, README] if console_commands(page)]
+
+
+def written_commands(page: Path) -> list[list[str]]:
+    """Return the words of every `dsmops` command in any block of a page, also where it is not run."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?!text)\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [
+        re.search(r"(?:^|[\s/])dsmops ([a-z][\w-]* ?.*)", line.split(" # ")[0]) for line in lines
+    ]
+    return [re.split(r"[|;&>\"]| - run", match[1])[0].split() for match in found if match]
+
+
+def _options() -> dict[str, set[str]]:
+    root = typer.main.get_group(app)
+    context = root.make_context("dsmops", [], resilient_parsing=True)
+    found = {}
+    for name in root.list_commands(context):
+        command = root.get_command(context, name)
+        assert command is not None
+        found[name] = {"-h", "--help"} | {
+            spelled
+            for parameter in command.params
+            for spelled in (*parameter.opts, *parameter.secondary_opts)
+        }
+    return found
+
+
+OPTIONS = _options()
+"""The options of each command."""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +150,23 @@ def test_the_commands_of_a_page_run(
         assert done.stdout + done.stderr, command
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.stem)
+def test_every_written_command_exists(page: Path) -> None:
+    """Also in `shell` blocks, which are not run: its name and its options are those of the help."""
+    for name, *words in written_commands(page):
+        assert name in OPTIONS, f"{page.name}: dsmops {name}"
+        options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert options <= OPTIONS[name], f"{page.name}: {name} has no {options - OPTIONS[name]}"
+
+
+def test_the_readme_has_the_commands_of_its_path() -> None:
+    """The path to a transcript is there, and its commands were found by this test's own parser."""
+    names = [name for name, *_ in written_commands(README)]
+    path = ["check-gpu", "plan", "prep-sm75", "smoke-test", "worker", "transcribe"]
+    assert [name for name in dict.fromkeys(names) if name in path] == path
+
+
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     """Relative links name files that are there."""
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
