@@ -26,6 +26,11 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
 
+    @property
+    def wants_all(self) -> bool:
+        """Whether no level and no target is asked for."""
+        return not self.level and not self.targets
+
     def wants(self, record: LogRecord) -> bool:
         """Return whether level and target of a record are wanted."""
         if self.level and (
@@ -60,6 +65,7 @@ class Sieve:
         self.active = wanted != Filter()
         self.limits_time = bool(wanted.since or wanted.until)
         self._kept: dict[str | None, bool] = {}
+        self._wanted: dict[str | None, bool] = {}
         self._in_time: dict[str | None, bool] = {}
 
     def keeps(self, line: Line) -> bool:
@@ -73,14 +79,17 @@ class Sieve:
         in_time = self._in_time.get(line.service, not self.limits_time)
         if record.time is not None:
             in_time = bool(self.wanted.in_time(record.time, record.time))
-        kept = in_time and self.wanted.wants(record)
-        self.begin(line.service, in_time=in_time, kept=kept)
-        return kept
+        # Plain text of which only a collector told the time bears no level.
+        before = self._wanted.get(line.service, self.wanted.wants_all)
+        wants = before if record.level is None else self.wanted.wants(record)
+        self.begin(line.service, in_time=in_time, wants=wants)
+        return in_time and wants
 
-    def begin(self, service: str | None, *, in_time: bool, kept: bool) -> None:
+    def begin(self, service: str | None, *, in_time: bool, wants: bool) -> None:
         """Take note of the fate of a record, for the lines after it."""
         self._in_time[service] = in_time
-        self._kept[service] = kept
+        self._wanted[service] = wants
+        self._kept[service] = in_time and wants
 
 
 def parse_moment(text: str, now: datetime, zone: tzinfo | None) -> datetime:

@@ -66,7 +66,7 @@ class Friendly:
 
     name = "friendly"
     _LINE = re.compile(
-        rf"{FRIENDLY_STAMP} \[(?P<level>[A-Z]{{1,9}})\] \[(?:-|(?P<target>[^\]]*))\](?: (?:{_SOURCE}:(?: |$))?(?P<message>.*))?",
+        rf"{FRIENDLY_STAMP} \[(?:-|(?P<level>[A-Z]{{1,9}}))\] \[(?:-|(?P<target>[^\]]*))\](?: (?:{_SOURCE}:(?: |$))?(?P<message>.*))?",
         re.ASCII,
     )
 
@@ -145,6 +145,7 @@ class JsonLines:
 
 
 FORMATS: tuple[Format, ...] = (Friendly(), JsonLines(), Icons(), Tracing())
+DIALECTS = frozenset(dialect.name for dialect in FORMATS)
 
 
 def _record(
@@ -158,7 +159,7 @@ def _record(
         format=name,
         message=parts.get("message") or "",
         time=time,
-        level=parts["level"],
+        level=parts["level"] or None,
         target=parts.get("target") or None,
         file=parts.get("file") or None,
         line=int(parts["line"]) if parts.get("line") else None,

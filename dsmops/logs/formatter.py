@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from dsmops.logs.filters import Filter, Sieve
+from dsmops.logs.formats import DIALECTS
 from dsmops.logs.kinds import STEP, Rendered, Rows
 from dsmops.logs.learning import Kinds
 from dsmops.logs.reader import Grouping, Line, Reader
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redactor, shape_of
 from dsmops.logs.render import Style, render, render_line, render_text
+from dsmops.logs.wrappers import AUTO, Unwrapper
 
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
 
@@ -57,12 +59,19 @@ class Formatter:
     """Formats one log; `feed` takes its blocks in order. Where blocks are cut makes no difference to the bytes that come out."""
 
     def __init__(
-        self, style: Style, *, redactor: Redactor | None = None, wanted: Filter | None = None
+        self,
+        style: Style,
+        *,
+        redactor: Redactor | None = None,
+        wanted: Filter | None = None,
+        wrapper: str = AUTO,
     ) -> None:
+        """`wrapper` is a name of `WRAPPERS`, `auto` or `none`."""
         self.counts = Counts()
         self.read_bytes = 0
         self._style, self._aside = (replace(style, clock=style.clock.fresh()) for _ in range(2))
         self._redactor = redactor
+        self._unwrapper = Unwrapper(wrapper)
         self._sieve = Sieve(wanted or Filter())
         self._reader = Reader(self._style.clock)
         self._grouping = Grouping()
@@ -74,8 +83,14 @@ class Formatter:
         return self._redactor.counts if self._redactor else Counter()
 
     def feed(self, block: bytes) -> bytes:
-        """Return the friendly text of a block of whole lines. A last line without its end is taken as whole."""
+        """Return the friendly text of a block of whole lines.
+
+        A last line without its end is taken as whole.
+        """
         self.read_bytes += len(block)
+        return self._feed(self._unwrapper.feed(block))
+
+    def _feed(self, block: bytes) -> bytes:
         if self._style.jsonl:
             return self._json_lines(block)
         out = self._convert(block)
@@ -83,8 +98,9 @@ class Formatter:
         return out
 
     def flush(self) -> bytes:
-        """Return what was held back to see whether more lines belong to it: the end of the log, or a pause in it."""
-        return b"".join(map(self._json, self._grouping.finish()))
+        """Return what was held back to see whether more belongs to it, at the end or in a pause."""
+        out = self._feed(rest) if (rest := self._unwrapper.flush()) else b""
+        return out + b"".join(map(self._json, self._grouping.finish()))
 
     def outcome(self) -> Outcome:
         """Return what this log came to, for a formatter that `take`s it for a part of a longer one."""
@@ -126,7 +142,7 @@ class Formatter:
     def _read(self, raw: bytes) -> Line:
         line = self._reader.line(raw)
         self.counts.lines += 1
-        self.counts.records += line.record is not None
+        self.counts.records += line.record is not None and line.record.format != "text"
         self.counts.unparsed_lines += line.is_text
         return line
 
@@ -141,7 +157,7 @@ class Formatter:
     def _json(self, record: LogRecord) -> bytes:
         self.counts.records_written += record.format != "text"
         if self._redactor:
-            record = _redacted(record, self._redactor)
+            record = redacted_record(record, self._redactor)
         return render(record, self._style).encode() + b"\n"
 
     def _lines(self, text: bytes) -> bytes:
@@ -155,7 +171,7 @@ class Formatter:
                 continue
             line = self._read(raw)
             if self._sieve.keeps(line):
-                self.counts.records_written += line.record is not None
+                self.counts.records_written += line.record is not None and not line.is_text
                 out.append(_shown(line, self._style, self._redactor))
             record = line.record
             if record is None or record.time is None:
@@ -167,6 +183,8 @@ class Formatter:
                     self._kinds.learn_continuation(
                         raw, line.service, out[-1], _shown(line, self._style, None)
                     )
+            elif record.format not in DIALECTS:
+                pass
             elif not STEP.fullmatch(record.message):
                 self._kinds.learn_shape(raw, shape, record.format)
             elif self._kinds.learn_step(raw, record.format):
@@ -191,7 +209,7 @@ class Formatter:
             kept = True
             if self._sieve.active:
                 kept = self._sieve.wanted.wants(kind.record)
-                self._sieve.begin(kind.record.service, in_time=True, kept=kept)
+                self._sieve.begin(kind.record.service, in_time=True, wants=kept)
             self.counts.add_records(1, written=kept)
             return shown if kept else b""
         service, shown = self._kinds.continuations.get(raw, (None, None))
@@ -218,10 +236,11 @@ class Formatter:
             # each line has to be looked at.
             return self._lines(text)
         in_time = True in fates
-        kept = in_time and wanted.wants(rows.kind.record)
+        wants = wanted.wants(rows.kind.record)
+        kept = in_time and wants
         for number, piece in enumerate(rows.between):
             if number and (piece or number == rows.count):
-                self._stand_after(rows, number - 1, in_time, kept)
+                self._stand_after(rows, number - 1, in_time, wants)
             if piece:
                 rows.between[number] = self._convert(piece, kind)
         self._kinds.took(rows)
@@ -231,11 +250,11 @@ class Formatter:
         self.redactions.update({rule: hits * rows.count for rule, hits in rows.kind.hits.items()})
         return rows.join(begins, self._style.clock)
 
-    def _stand_after(self, rows: Rows, number: int, in_time: bool, kept: bool) -> None:
+    def _stand_after(self, rows: Rows, number: int, in_time: bool, wants: bool) -> None:
         """Leave behind what the slow way would have left after a row."""
         record = rows.kind.record
         self._reader.begin(record.service, record.level)
-        self._sieve.begin(record.service, in_time=in_time, kept=kept)
+        self._sieve.begin(record.service, in_time=in_time, wants=wants)
         if not rows.kind.tail:
             self._style.clock.instant(
                 rows.minutes[number].decode(), rows.seconds[number].decode(), ""
@@ -262,7 +281,7 @@ def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
     """Return a line as it is written, with its line end; a record that came with its continuation becomes several."""
     record = line.record or LogRecord("text", line.text)
     if redactor:
-        record = _redacted(record, redactor)
+        record = redacted_record(record, redactor)
     shown = [
         render_line(record, style),
         *(render_text(text, style) for text in record.continuation),
@@ -272,7 +291,7 @@ def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
     return ("\n".join(shown) + "\n").encode()
 
 
-def _redacted(record: LogRecord, redactor: Redactor) -> LogRecord:
+def redacted_record(record: LogRecord, redactor: Redactor) -> LogRecord:
     of_message = redactor.line if record.time is None else redactor.message
     file, spans = (text and redactor.part(text) for text in (record.file, record.spans))
     message, continuation = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,12 +16,16 @@ from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.filters import Filter
 from dsmops.logs.follow import can_follow, follow
 from dsmops.logs.formatter import Formatter
+from dsmops.logs.merge import Merger
 from dsmops.logs.parts import Part, PartAtWork, at_work, plan_parts
 from dsmops.logs.redaction import Redactor
 from dsmops.logs.render import Style
-from dsmops.logs.sinks import Write, open_sink, plan_output, refuse_same_file
-from dsmops.logs.sources import local_path, open_source
+from dsmops.logs.sinks import STDOUT, Write, open_sink, plan_output, refuse_same_file
+from dsmops.logs.sources import STDIN, head_of, local_path, open_source
+from dsmops.logs.wrappers import AUTO, NONE, is_wrapped
 from dsmops.progress import SILENT, Progress
+
+_LINES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,17 @@ def format_log(
     style: Style,
     key: bytes | None,
     wanted: Filter | None = None,
+    wrapper: str = AUTO,
     stop: Event | None = None,
     on_next: Callable[[Path], object] = lambda _: None,
+    on_note: Callable[[str], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> FormatReport:
     """Format a log and return what was seen. `output` is a path, `-`, or None for the place that `plan_output` finds.
 
     `key` redacts under this key; None leaves everything in. With `stop` a log that `can_follow` is
     followed until it is set; `on_next` is told of each file of a later date in which it goes on.
+    `wrapper` is a name of `WRAPPERS`, `auto` or `none`. `on_note` gets warnings.
     The output appears whole or not at all, unless it is followed or a stream.
 
     Raises:
@@ -63,11 +70,23 @@ def format_log(
     """
     following = stop is not None and can_follow(source)
     target = plan_output(source, output, following=following)
-    formatter = Formatter(style, redactor=Redactor(key) if key is not None else None, wanted=wanted)
-    # A part is a file until its turn comes, so a stream, which may be endless, gets none.
+    # A part is a file until its turn comes, so a stream, which may be endless, gets none. Nor does a
+    # wrapped log, whose lines may go on over the edges.
     parts = [] if target is None or following else plan_parts(source)
+    if len(parts) > 1:
+        if wrapper == AUTO and not is_wrapped(head_of(source)):
+            wrapper = NONE
+        parts = parts if wrapper == NONE else []
+    formatter = Formatter(
+        style,
+        redactor=Redactor(key) if key is not None else None,
+        wanted=wanted,
+        wrapper=wrapper,
+    )
     with (
-        _open_chunks(source, parts, progress, stop if following else None, on_next) as chunks,
+        _open_chunks(
+            source, parts, progress, stop if following else None, on_next, on_note
+        ) as chunks,
         # Before the target is opened: a process inherits what is open, and with it the lock that
         # says who writes the target.
         at_work(parts[1:], formatter) as others,
@@ -87,6 +106,55 @@ def format_log(
         records_written=counts.records_written,
         redactions=None if key is None else dict(sorted(formatter.redactions.items())),
         read_bytes=formatter.read_bytes,
+        written_bytes=out.written_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FormatReports:
+    """What a run over several logs saw and wrote, in the order in which they were named."""
+
+    files: tuple[FormatReport, ...]
+
+
+def merge_logs(
+    sources: Sequence[str],
+    output: str | None = None,
+    *,
+    style: Style,
+    key: bytes | None,
+    wanted: Filter | None = None,
+    wrapper: str = AUTO,
+    on_note: Callable[[str], object] = lambda _: None,
+    progress: Progress = SILENT,
+) -> FormatReport:
+    """Format several logs as one, by time, and return what was seen.
+
+    `output` is a path, or standard output where it is None or `-`. The other arguments and the
+    errors are those of `format_log`.
+    """
+    target = None if output in (None, STDOUT) else Path(str(output))
+    for source in sources if target else ():
+        refuse_same_file(source, target or Path())
+    merger = Merger(style, key=key, wanted=wanted, wrapper=wrapper)
+    with _open_target(STDIN, target, streaming=False) as write, _Behind(write) as out:
+        lines: list[bytes] = []
+        for line in merger.merge(sources, progress=progress, on_note=on_note):
+            lines.append(line)
+            if len(lines) == _LINES_AT_ONCE:
+                out.put(b"".join(lines))
+                lines.clear()
+        out.put(b"".join(lines))
+    counts = merger.counts
+    return FormatReport(
+        input=" ".join(sources),
+        output=target,
+        lines=counts.lines,
+        records=counts.records,
+        unparsed_lines=counts.unparsed_lines,
+        records_written=counts.records_written,
+        redactions=None if key is None else dict(sorted(merger.redactions.items())),
+        read_bytes=merger.read_bytes,
         written_bytes=out.written_bytes,
     )
 
@@ -141,6 +209,7 @@ def _open_chunks(
     progress: Progress,
     stop: Event | None,
     on_next: Callable[[Path], object],
+    on_note: Callable[[str], object],
 ) -> Iterator[Iterator[bytes]]:
     """Yield the bytes to format here: what grows, the first of several parts, or all."""
     if stop is not None:
@@ -148,7 +217,7 @@ def _open_chunks(
     elif len(parts) > 1:
         yield parts[0].chunks(progress)
     else:
-        with open_source(source, progress=progress) as chunks:
+        with open_source(source, progress=progress, on_note=on_note) as chunks:
             yield chunks
 
 

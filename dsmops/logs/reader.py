@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from dsmops.logs.clock import Clock
@@ -18,9 +19,12 @@ from dsmops.logs.plain_text import clean, decode
 from dsmops.logs.records import LogRecord
 
 _SERVICE = re.compile(
-    r"(?P<prefix>(?P<service>[A-Za-z0-9][\w.-]{0,99}) +\|)(?: (?P<text>.*))?", re.ASCII
+    r"(?P<prefix>(?P<service>[A-Za-z0-9][\w.@/-]{0,99}) +\|)(?: (?P<text>.*))?", re.ASCII
 )
-"""What `docker compose logs` puts in front: the container's name, padded, and a bar."""
+"""What `docker compose logs` and `docker service logs` put in front: a name, padded, and a bar."""
+
+_COLLECTED = re.compile(rb"\x1e(20[0-9T:.-]{24})Z\x1e")
+"""The collector's time before a line that bears none, see `wrappers`."""
 
 MOST_SERVICES = 1000
 """More names before a bar are no containers but a table somebody printed; what is remembered of each stays bounded."""
@@ -29,7 +33,33 @@ _TRACEBACK = "Traceback (most recent call last):"
 _CONTINUES = re.compile(
     r"$|[ \t]|Caused by:|[Ss]tack backtrace:|note: run with `RUST_BACKTRACE"
     r"|During handling of the above exception|The above exception was the direct cause"
+    r"|CUDA kernel errors might be|For debugging consider passing CUDA_|Compile with `TORCH_USE_CUDA"
 )
+
+_PANIC = r"thread '[^']*' (?:\(\d{1,9}\) )?panicked at .*:$"
+_DEATHS = {
+    "rust": re.compile(
+        r"thread '[^']*' (?:\(\d{1,9}\) )?panicked at |fatal runtime error: |Error: "
+        r"|thread (?:caused non-unwinding panic|panicked while processing panic)"
+    ),
+    "process": re.compile(
+        r"memory allocation of \d{1,20} bytes failed|(?:free|malloc|realloc|munmap_chunk)\(\): "
+        r"|double free or corruption|corrupted (?:size|double-linked|unsorted)|\*\*\* stack smashing"
+        r"|terminate called (?:after|without|recursively)|Out of memory: Killed process"
+        r"|\S{1,300}: line \d{1,9}:\s{1,9}\d{1,10} (?:Segmentation fault|Aborted|Bus error|Killed)\s"
+        r"|(?:Segmentation fault|Aborted|Bus error|Killed"
+        r"|Illegal instruction|Floating point exception|Trace/breakpoint trap)(?: \(core dumped\).*|$)"
+    ),
+    "cuda": re.compile(
+        r"\S{1,300}:\d{1,9}: .*Assertion .*failed|.*device-side assert triggered|CUDA error"
+        r"|.*: Assertion `.*' failed\.|GGML_ASSERT|ggml_cuda_|cuda(?:Error|GetLastError)\w*[:(]"
+    ),
+    "python": re.compile(
+        r"Fatal Python error: |Exception in thread |Exception ignored in: |(?:CRITICAL|FATAL|ERROR)[: ]"
+    ),
+}
+_MAY_DIE = re.compile("|".join(pattern.pattern for pattern in _DEATHS.values()))
+"""What kills a server bears no level. Such a line is an event of level ERROR, by its format."""
 
 
 class Line(NamedTuple):
@@ -41,12 +71,15 @@ class Line(NamedTuple):
     """`stt-1  |` of docker compose, or empty."""
     service: str | None
     record: LogRecord | None
-    """The event that begins here. A traceback that no error announced is an event of its own, format `python`, level ERROR."""
+    """The event that begins here. What kills a server is one, of level ERROR and without a time of
+    its own: a panic, an error of `main`, a signal, a traceback that no error announced."""
     continues: bool
 
     @property
     def is_text(self) -> bool:
-        return self.record is None and not self.continues
+        return (self.record is None and not self.continues) or (
+            self.record is not None and self.record.format == "text"
+        )
 
 
 @dataclass(slots=True)
@@ -55,6 +88,9 @@ class _Event:
 
     is_error: bool = False
     in_traceback: bool = False
+    """Whether the next line belongs to the event whatever it looks like."""
+    panicked: bool = False
+    """Whether the next line is the message of a panic."""
 
 
 class Reader:
@@ -67,6 +103,10 @@ class Reader:
 
     def line(self, raw: bytes) -> Line:
         """Return what a line without its line end is."""
+        collected = None
+        if raw.startswith(b"\x1e") and (stamp := _COLLECTED.match(raw)):
+            collected = self._collected(stamp[1].decode())
+            raw = raw[stamp.end() :]
         text = clean(decode(raw))
         prefix, service = "", None
         record = self._parse(text)
@@ -82,21 +122,40 @@ class Reader:
             self.begin(service, record.level)
             return Line(text, prefix, service, record, continues=False)
         event = self._events.setdefault(service, _Event())
-        if text == _TRACEBACK and not event.is_error:
-            event.is_error = event.in_traceback = True
-            return Line(
-                text,
-                prefix,
-                service,
-                LogRecord("python", text, level="ERROR", service=service),
-                continues=False,
-            )
-        continues = bool(_CONTINUES.match(text)) or text == _TRACEBACK or event.in_traceback
+        if (text == _TRACEBACK and not event.is_error) or (death := self._death(text, event)):
+            event.is_error = True
+            event.in_traceback = text == _TRACEBACK
+            event.panicked = re.match(_PANIC, text) is not None
+            name = "python" if text == _TRACEBACK else death
+            record = LogRecord(name, text, collected, "ERROR", service=service)
+            return Line(text, prefix, service, record, continues=False)
+        continues = (
+            bool(_CONTINUES.match(text))
+            or text == _TRACEBACK
+            or event.in_traceback
+            or event.panicked
+        )
+        event.panicked = False
         # The first line of a traceback that is not indented names the exception, and ends it.
         event.in_traceback = text == _TRACEBACK or (
             event.in_traceback and bool(_CONTINUES.match(text))
         )
-        return Line(text, prefix, service, None, continues)
+        if collected and not continues:
+            record = LogRecord("text", text, collected, service=service)
+        return Line(text, prefix, service, record, continues)
+
+    @staticmethod
+    def _death(text: str, event: _Event) -> str:
+        """Return the format of a line that tells of a death, or an empty string."""
+        if event.in_traceback or not text or not _MAY_DIE.match(text):
+            return ""
+        return next((name for name, pattern in _DEATHS.items() if pattern.match(text)), "")
+
+    def _collected(self, stamp: str) -> datetime | None:
+        try:
+            return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
+        except ValueError:
+            return None
 
     @property
     def knows_services(self) -> bool:
@@ -106,12 +165,12 @@ class Reader:
     def begin(self, service: str | None, level: str | None) -> None:
         """Take note that an event began, for a caller that understood its line without the reader."""
         event = self._events.get(service) or self._events.setdefault(service, _Event())
-        event.is_error, event.in_traceback = level == "ERROR", False
+        event.is_error, event.in_traceback, event.panicked = level == "ERROR", False, False
 
     def in_traceback(self, service: str | None) -> bool:
-        """Return whether the next line of a service may belong to a traceback, whatever it looks like."""
+        """Return whether the next line of a service may belong to its event whatever it looks like."""
         event = self._events.get(service)
-        return event is not None and event.in_traceback
+        return event is not None and (event.in_traceback or event.panicked)
 
     def _may_be_service(self, name: str) -> bool:
         return name in self._events or len(self._events) < MOST_SERVICES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 
 from dsmops.logs.clock import Clock
@@ -43,16 +44,30 @@ def render_line(record: LogRecord, style: Style) -> str:
         return render_text(record.message, style)
     source = ""
     if style.source and record.file:
-        source = f"{record.file}:{record.line}:" if record.line is not None else f"{record.file}:"
-    head = f"{style.clock.stamp(record.time)} [{record.level}] [{record.target or '-'}]"
+        file = from_crate_on(record.file)
+        source = f"{file}:{record.line}:" if record.line is not None else f"{file}:"
+    head = f"{style.clock.stamp(record.time)} [{record.level or '-'}] [{record.target or '-'}]"
     return " ".join(
         filter(None, (head, source, record.spans and f"{record.spans}:", record.message))
     )
 
 
+_REGISTRY = re.compile(r"\S*/registry/src/[^/\s]+/(?=[^/\s]+-\d)")
+
+
+def from_crate_on(path: str) -> str:
+    """Return a path into cargo's registry from the crate on: `moshi-server-0.6.4/src/main.rs`."""
+    return _REGISTRY.sub("", path) if "/registry/src/" in path else path
+
+
 def render_text(text: str, style: Style) -> str:
     """Return a line that bears no stamp."""
     return text.lstrip() if style.strip_raw else text
+
+
+def _short_file(file: str | None) -> dict[str, str]:
+    short = from_crate_on(file or "")
+    return {} if short == (file or "") else {"short_file": short}
 
 
 def _json(record: LogRecord) -> str:
@@ -63,6 +78,7 @@ def _json(record: LogRecord) -> str:
         "level": record.level,
         "target": record.target,
         "file": record.file,
+        **_short_file(record.file),
         "line": record.line,
         "spans": record.spans,
         "message": record.message,

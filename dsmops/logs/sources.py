@@ -58,6 +58,13 @@ def local_path(source: str) -> Path:
     return Path(source.removeprefix("file://"))
 
 
+def head_of(source: str) -> bytes:
+    """Return the first whole lines of a plain file, at most 256 KiB."""
+    with local_path(source).open("rb", buffering=0) as file:
+        head = file.read(BLOCK_BYTES)
+    return head[: head.rfind(b"\n") + 1]
+
+
 def is_stream(path: Path) -> bool:
     """Return whether something is there that is neither a file nor a folder: a pipe, a device."""
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -7,11 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.logs.server_logs import START, Event, ansi, plain, server_log
+from tests.logs.wrapping import docker_json
 from tests.support.cli import dsmops
 
 LINE = "[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message"
@@ -116,6 +119,90 @@ def test_json_lines_hold_whole_events(log: Path) -> None:
     assert document["lines"] == 6
 
 
+def test_several_logs_and_folders_get_one_output_each(log: Path, tmp_path: Path) -> None:
+    """A folder stands for the logs in it; captures and audio in it are left alone; one bad file does not keep the others."""
+    folder = log.parent
+    other = folder / "log.tts.2025-11-15"
+    other.write_text(plain(EVENT) + "\n")
+    for name in ("stt-asr-1.safetensors", "log.capture.json", "notes.txt", "voice.wav"):
+        (folder / name).write_text("x")
+    run = dsmops("format-log", folder, "--tz", "UTC")
+    assert (run.code, run.stdout) == (0, "")
+    assert sorted(path.name for path in folder.parent.iterdir() if path.is_file()) == [
+        "log.stt.2025-11-15",
+        "log.tts.2025-11-15",
+    ]
+    out = tmp_path / "out"
+    (folder / "log.bad.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
+    run = dsmops("format-log", folder, other, "-o", f"{out}/", "--tz", "UTC", "--json")
+    assert run.code == 3
+    assert "cut off" in run.stderr
+    assert [Path(file["input"]).name for file in run.document["files"]] == [log.name, other.name]
+    assert (out / other.name).read_text() == LINE + "\n"
+    for arguments, message in (
+        ([log, other, "-o", "one"], "need a folder"),
+        ([log, other, "--follow"], "takes one INPUT"),
+        ([log, "--wrapper", "box"], "is not a wrapper"),
+    ):
+        run = dsmops("format-log", *arguments, cwd=tmp_path)
+        assert run.code == 2
+        assert message in " ".join(run.stderr.replace("│", " ").split())
+
+
+def test_merged_logs_stand_in_the_order_of_time(tmp_path: Path) -> None:
+    """Events of two servers by time, each with its causes and its server's name; rotated files of one server without."""
+    files = []
+    for name, offset in (("log.stt.2025-11-15", 0), ("log.tts.2025-11-15", 1)):
+        lines = []
+        for index in range(3):
+            time = START + timedelta(seconds=2 * index + offset)
+            lines += [plain(replace(EVENT, time=time, message=f"{name} {index}")), "Caused by:"]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        files.append(tmp_path / name)
+    run = dsmops("format-log", *files, "--merge", "--tz", "UTC")
+    shown = run.stdout.splitlines()
+    assert [line.split(": ")[-1] for line in shown[::2]] == [
+        f"log.{name}.2025-11-15 {index}" for index in range(3) for name in ("stt", "tts")
+    ]
+    assert shown[0].startswith("log.stt | [2025-11-15 08:39:03.595 AM")
+    assert shown[1] == "log.stt | Caused by:"
+    assert "12 lines, 6 events" in run.stderr
+    files[1].rename(tmp_path / "log.stt.2025-11-16")
+    run = dsmops("format-log", files[0], tmp_path / "log.stt.2025-11-16", "--merge", "--jsonl")
+    documents = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [document["service"] for document in documents] == [None] * 6
+    assert [document["time"] for document in documents] == sorted(
+        document["time"] for document in documents
+    )
+    assert documents[0]["continuation"] == ["Caused by:"]
+
+
+def test_collectors_are_seen_through_by_every_option(log: Path, tmp_path: Path) -> None:
+    """--level, --jsonl, --follow and `doctor --log` work on the log of a container."""
+    wrapped = tmp_path / "container.log"
+    wrapped.write_text("\n".join(docker_json(log.read_text().splitlines())) + "\n")
+    bare, shown = (
+        dsmops("format-log", path, "-o", "-", "--tz", "UTC", "--level", "error").stdout
+        for path in (log, wrapped)
+    )
+    assert shown.splitlines()[:4] == bare.splitlines()[:4]
+    assert shown.endswith(" AM UTC (+0000)] [-] [-] printed\n")
+    assert bare.count("\n") == 5
+    document = json.loads(
+        dsmops("format-log", wrapped, "-o", "-", "--jsonl").stdout.splitlines()[0]
+    )
+    assert document["message"] == "message"
+    following = Following(wrapped)
+    try:
+        assert following.line() == LINE + "\n"
+        assert following.interrupt()[0] == 130
+    finally:
+        following.process.kill()
+    report = dsmops("doctor", "--log", wrapped, "--json", cwd=tmp_path).document
+    assert "public-key-used" in json.dumps(report)
+    assert "public_token" not in json.dumps(report)
+
+
 def test_standard_input_goes_to_standard_output(log: Path) -> None:
     """`format-log -` is a filter, also for compressed input, and reads what comes as it comes."""
     for data in (log.read_bytes(), gzip.compress(log.read_bytes())):
@@ -140,7 +227,7 @@ def test_formatting_twice_changes_nothing(log: Path) -> None:
         (["s3://bucket/log"], 3, "cannot be read from s3://"),
         (["LOG", "-o", "LOG"], 3, "would overwrite the input"),
         (["LOG", "-o", "LOG/x"], 3, "is a file where a folder is needed"),
-        (["LOG", "--tz", "Mars/Base"], 2, "is no time zone"),
+        (["LOG", "--tz", "Mars/Base"], 2, "is not a time zone"),
         (["LOG", "--tz", "Europe/Pariss"], 2, "Europe/Paris"),
         (["LOG", "--level", "loud"], 2, "use trace, debug, info, warn or error"),
         (["LOG", "--since", "soon"], 3, "is no time"),

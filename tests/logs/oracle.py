@@ -27,6 +27,16 @@ from dsmops.logs.rules import (
     pem_edits,
 )
 
+CONTINUES = ["Caused by:", "Stack backtrace:", "stack backtrace:", "note: run with `RUST_BACKTRACE"]
+CONTINUES += ["During handling of the above exception", "CUDA kernel errors might be"]
+CONTINUES += ["The above exception was the direct cause", "For debugging consider passing CUDA_"]
+CONTINUES += ["Compile with `TORCH_USE_CUDA"]
+DEATHS = [
+    r"thread '[^']*' (\(\d{1,9}\) )?panicked at ",
+    r"Error: |memory allocation of \d{1,20} bytes failed",
+    r"Segmentation fault( \(core dumped\).*|$)",
+    r".*device-side assert triggered|CUDA error|(CRITICAL|FATAL|ERROR)[: ]|Exception in thread ",
+]
 LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"]
 TARGET = r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]+)*"
 SOURCE = r"(\S+\.rs):(0|[1-9][0-9]{0,8})"
@@ -65,8 +75,10 @@ class Oracle:
         self.options = options
         self.last_local: datetime | None = None
         self.kept: dict[str, bool] = {}
+        self.wants: dict[str, bool] = {}
         self.in_time: dict[str, bool] = {}
         self.is_error: dict[str, bool] = {}
+        self.inside_traceback: dict[str, bool] = {}
         self.services: set[str] = set()
         self.pem_left = 0
         self.block_kind = ""
@@ -85,7 +97,9 @@ class Oracle:
         start = self.start(text)
         if (
             start is None
-            and (match := re.fullmatch(r"(([A-Za-z0-9][A-Za-z0-9_.-]{0,99}) +\|)(?: (.*))?", text))
+            and (
+                match := re.fullmatch(r"(([A-Za-z0-9][A-Za-z0-9_.@/-]{0,99}) +\|)(?: (.*))?", text)
+            )
             and (match[2] in self.services or len(self.services) < MOST_SERVICES)
         ):
             prefix, service, text = match[1], match[2], match[3] or ""
@@ -115,7 +129,8 @@ class Oracle:
         half = "" if self.options.hours24 else " AM" if here.hour < 12 else " PM"
         line = f"[{here:%Y-%m-%d} {clock}.{here.microsecond // 1000:03d}{half} {here:%Z} ({here:%z})] [{start.level}] [{start.target or '-'}]"
         if self.options.source and start.file:
-            line += f" {start.file}:" + (f"{start.number}:" if start.number else "")
+            file = re.sub(r"^\S*/registry/src/[^/\s]+/(?=[^/\s]+-\d)", "", start.file)
+            line += f" {file}:" + (f"{start.number}:" if start.number else "")
         if start.spans:
             line += f" {start.spans}:"
         return f"{line} {start.message}" if start.message else line
@@ -176,7 +191,7 @@ class Oracle:
     def friendly_line(self, text: str) -> Start | None:
         match = re.fullmatch(
             r"\[(20\d\d-\d\d-\d\d) (\d\d):(\d\d):([0-5]\d)\.(\d{3})(?: ([AP]M))? (\S{1,40}) \(([+-])(\d\d)(\d\d)\)\] "
-            r"\[([A-Z]{1,9})\] \[([^\]]*)\](?: (.*))?",
+            r"\[([A-Z]{1,9}|-)\] \[([^\]]*)\](?: (.*))?",
             text,
             re.ASCII,
         )
@@ -283,12 +298,25 @@ class Oracle:
     def wanted(self, start: Start | None, text: str, service: str) -> bool:
         options = self.options
         level, target, time = (start.level, start.target, start.time) if start else ("", "", None)
-        if (
-            start is None
-            and text == "Traceback (most recent call last):"
-            and not self.is_error.get(service, False)
-        ):
-            level = "ERROR"
+        if level == "-":  # Plain text of which a collector told the time.
+            level = ""
+            time_kept = not (options.since and time < options.since) and not (
+                options.until and time >= options.until
+            )
+            self.in_time[service] = time_kept
+            self.kept[service] = time_kept and self.wants.get(
+                service, not options.level and not options.targets
+            )
+        if start is None:
+            traceback = text == "Traceback (most recent call last):"
+            inside = self.inside_traceback.get(service, False)
+            kills = not inside and any(re.match(pattern, text) for pattern in DEATHS)
+            if kills or (traceback and not self.is_error.get(service, False)):
+                level = "ERROR"
+            goes_on = not text or text[0] in " \t" or any(map(text.startswith, CONTINUES))
+            self.inside_traceback[service] = traceback or (inside and goes_on)
+        else:
+            self.inside_traceback[service] = False
         if level:
             self.is_error[service] = level == "ERROR"
         if not (options.level or options.targets or options.since or options.until):
@@ -299,15 +327,18 @@ class Oracle:
             self.in_time[service] = not (options.since and time < options.since) and not (
                 options.until and time >= options.until
             )
-        kept = self.in_time.get(service, not (options.since or options.until))
+        in_time = self.in_time.get(service, not (options.since or options.until))
+        wants = True
         if options.level and (
             level not in LEVELS or LEVELS.index(level) < LEVELS.index(options.level)
         ):
-            kept = False
+            wants = False
         if options.targets and not any(
             target == name or target.startswith(name + "::") for name in options.targets
         ):
-            kept = False
+            wants = False
+        self.wants[service] = wants
+        kept = in_time and wants
         self.in_time.setdefault(service, not (options.since or options.until))
         self.kept[service] = kept
         return kept

@@ -10,7 +10,7 @@ from pathlib import Path
 from dsmops.config.values import resolve
 from dsmops.errors import DsmopsError
 from dsmops.files import os_errors, require_file
-from dsmops.logs import decompressed, parse
+from dsmops.logs import decompressed, parse, unwrapped
 from dsmops.logs.compression import MAGIC_BYTES
 from dsmops.logs.failures import FAILURES, FailureSeen, scan
 from dsmops.logs.sources import is_compressed
@@ -88,6 +88,7 @@ def _logs_in(folder: Path) -> Iterator[Path]:
 
 def _log(path: Path, *, named: bool) -> Iterator[Finding]:
     data, is_end = _end_of(path)
+    data = unwrapped(data)
     started = max((match.start() for match in _STARTED.finditer(data)), default=0)
     start = data.rfind(b"\n", 0, started) + 1
     before, since = data[:start].split(b"\n"), data[start:].split(b"\n")
