@@ -15,7 +15,7 @@ import typer.main
 from dsmops.cli.app import app
 from dsmops.models import MODELS
 from dsmops.operations.doctor import RUNBOOKS
-from dsmops.operations.smoke import KINDS
+from dsmops.operations.smoke import CHECKS
 from tests.support.hub_server import Content, HubServer
 from tests.support.tiny_checkpoint import PUBLISHED_TTS_CONFIG, write_published_header
 
@@ -201,7 +201,9 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-NAMED = RUNBOOKS | {kind.name: kind.runbook.removeprefix("runbooks/") for kind in KINDS.values()}
+NAMED = RUNBOOKS | {
+    check.name: check.runbook.removeprefix("runbooks/") for check in CHECKS.values()
+}
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))

@@ -1,4 +1,4 @@
-"""The command that says whether a server works: `smoke-test`."""
+"""The command that tests a server: `smoke-test`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def smoke_test(
         typer.Option(
             "--backend",
             metavar="NAME",
-            help="embedded (the default) or moshi-server, which takes --moshi-bin.",
+            help="embedded (default) or moshi-server.",
         ),
     ] = None,
     moshi_bin: Annotated[
@@ -42,7 +42,7 @@ def smoke_test(
         typer.Option(
             "--moshi-bin",
             metavar="PATH",
-            help="Start this binary instead of the embedded worker: a path, or a name on PATH.",
+            help="Start this server binary: a path, or a name on PATH.",
         ),
     ] = None,
     url: Annotated[
@@ -50,7 +50,7 @@ def smoke_test(
         typer.Option(
             "--url",
             metavar="URL",
-            help="Test a server that is running already, for example ws://127.0.0.1:8080.",
+            help="Test a running server, for example ws://127.0.0.1:8080.",
         ),
     ] = None,
     api_key: Annotated[
@@ -60,21 +60,21 @@ def smoke_test(
             metavar="KEY",
             envvar="DSMOPS_API_KEY",
             callback=check_api_key,
-            help="Default: the config's first.",
+            help="Key to send. Default: the first in the config.",
         ),
     ] = None,
     intrusive: Annotated[
         bool,
         typer.Option(
             "--intrusive",
-            help="With --url: also take all free slots, and vanish from some, which other clients notice.",
+            help="With --url: also test slots, which other clients notice.",
         ),
     ] = False,
     simulate: Annotated[
         bool,
         typer.Option(
             "--simulate-success",
-            help="Try the whole path without GPU or network: a tiny model is generated, prepared for a simulated T4, served, tested.",
+            help="Prepare, serve and test tiny models on the CPU.",
         ),
     ] = False,
     folder: Annotated[
@@ -83,7 +83,7 @@ def smoke_test(
             "--folder",
             metavar="DIR",
             readable=False,
-            help="With --simulate-success: work here, and keep the files. Default: a temporary folder.",
+            help="Keep the files of --simulate-success in this folder.",
         ),
     ] = None,
     timeout: Annotated[
@@ -93,7 +93,7 @@ def smoke_test(
             metavar="S",
             min=5,
             max=86400,
-            help="Seconds for the whole test; ending the server may add 12.",
+            help="Limit the whole test to S seconds; shutdown may add 12.",
         ),
     ] = 180.0,
     port: Annotated[
@@ -104,7 +104,7 @@ def smoke_test(
             metavar="N",
             min=1,
             max=65535,
-            help="Port of the server to start. Default: a free one.",
+            help="Port of the server to start. Default: a free port.",
         ),
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Start the server with --cpu.")] = False,
@@ -114,7 +114,7 @@ def smoke_test(
             "--audio",
             metavar="FILE",
             readable=False,
-            help="Recording to send, which must bring words. Default: a built-in sound.",
+            help="Send this recording; it must bring words.",
         ),
     ] = None,
     extra_arg: Annotated[
@@ -122,13 +122,13 @@ def smoke_test(
         typer.Option(
             "--extra-arg",
             metavar="ARG",
-            help="Further argument for the server's command line. Repeatable.",
+            help="Add an argument to the server's command. Repeatable.",
         ),
     ] = None,
     junit: Annotated[
         Path | None,
         typer.Option(
-            "--junit", metavar="FILE", readable=False, help="Write the checks as JUnit XML as well."
+            "--junit", metavar="FILE", readable=False, help="Also write the checks as JUnit XML."
         ),
     ] = None,
     json: JsonOpt = False,
@@ -137,14 +137,13 @@ def smoke_test(
 ) -> None:
     """Test whether a speech server works.
 
-    A live port is not a live server: checked are the config, the start, Ready, frames in and
-    answers out, a clip in real time, step times, refused keys, full and lost slots, memory,
-    shutdown and the log. A check that cannot run says why. Exit code 1 means that one failed. The
-    server's output stays in logs/moshi-logs/raw/.
+    An open port does not mean that the server works. Checked are the config, the start, Ready,
+    frames and answers, a recording in real time, step times, keys, slots, memory, shutdown and the
+    log. A check that cannot run says why. The exit code is 1 if a check failed. The server's output
+    stays in logs/moshi-logs/raw/.
 
-    Differs from the script that this replaces: --timeout is for the whole test, not for how long
-    the server must stay alive, and
-    --simulate-success does the work.
+    Different from the script that this replaces: --timeout limits the whole test, and
+    --simulate-success runs a real server.
 
     \b
     Examples:
@@ -156,25 +155,28 @@ def smoke_test(
     ways = {"--config": config, "--url": url, "--simulate-success": simulate}
     _require_one_way([name for name, value in ways.items() if value])
     if not isfinite(timeout):
-        raise typer.BadParameter(f"{timeout} is no number of seconds", param_hint="--timeout")
+        raise typer.BadParameter(f"{timeout} is not a number of seconds", param_hint="--timeout")
     _require_other_file(
         junit,
         {"config": config, "recording": audio, "server": Path(moshi_bin) if moshi_bin else None},
     )
     if url and (moshi_bin or backend or cpu or port or extra_arg):
         raise typer.BadParameter(
-            "--moshi-bin, --backend, --cpu, --port and --extra-arg are for a server that is started here"
+            "--moshi-bin, --backend, --cpu, --port and --extra-arg apply to a server that "
+            "this command starts"
         )
     if folder and not simulate:
-        raise typer.BadParameter("only --simulate-success works in a folder", param_hint="--folder")
+        raise typer.BadParameter(
+            "--folder applies to --simulate-success only", param_hint="--folder"
+        )
     binary = _binary(backend, moshi_bin, simulate=simulate)
     if not (url or simulate or config or _CONFIG.exists()):
         raise typer.BadParameter(
-            f"name one: {_CONFIG} is not here; or use --url, or --simulate-success",
+            f"{_CONFIG} does not exist: give a config, --url or --simulate-success",
             param_hint="--config",
         )
     out = Reporter.open("smoke-test", json=json, quiet=quiet, debug=debug)
-    # Not before: where packages are absent, loading these says so through the reporter.
+    # Imported here: if a package is missing, the import says so through the reporter.
     from dsmops.cli.views.smoke import junit_xml, show_smoke
     from dsmops.files import replace_atomically
     from dsmops.operations.smoke import SmokeRequest, simulate_success
@@ -193,11 +195,10 @@ def smoke_test(
         audio=audio,
     )
     with ExitStack() as stack:
-        # Before the work, so that a target that cannot be written is told at once.
+        # Before the work, so that a target that cannot be written fails at once.
         file = stack.enter_context(replace_atomically(junit)) if junit is not None else None
         if junit is not None:
-            # What an earlier run wrote there must not pass for this one's verdict, should this one
-            # be killed.
+            # If this run is killed, the verdict of an earlier one must not be left there.
             junit.unlink(missing_ok=True)
         begun = ["the start"]
 
@@ -214,9 +215,9 @@ def smoke_test(
             else:
                 report = test(request, on_start=on_start)
         except KeyboardInterrupt:
-            out.note(f"stopped at {begun[-1]}; nothing that was started still runs")
+            out.note(f"stopped at {begun[-1]}; all processes have ended")
             raise typer.Exit(130) from None
-        # Before the file: its disk may have become full, and the verdict must not be lost for that.
+        # Before the file: on a full disk the verdict must still be shown.
         out.result(report, show_smoke(report))
         if file is not None:
             file.write(junit_xml(report).encode())
@@ -234,24 +235,24 @@ def _require_other_file(junit: Path | None, read: Mapping[str, Path | None]) -> 
             and junit.samefile(path)
         ):
             raise typer.BadParameter(
-                f"is the {what} itself; name another file", param_hint="--junit"
+                f"{path} is the {what}; give another file", param_hint="--junit"
             )
 
 
 def _require_one_way(named: list[str]) -> None:
     if len(named) > 1:
-        raise typer.BadParameter(f"{' and '.join(named)} are different tests; choose one")
+        raise typer.BadParameter(f"{' and '.join(named)} exclude each other")
 
 
 def _binary(backend: str | None, moshi_bin: str | None, *, simulate: bool) -> str | None:
     """Return the binary to start, None for the embedded worker."""
     if backend not in (None, "embedded", "moshi-server"):
         raise typer.BadParameter(
-            f"{backend!r} is none; use embedded or moshi-server", param_hint="--backend"
+            f"{backend!r} is unknown; use embedded or moshi-server", param_hint="--backend"
         )
     if moshi_bin and (backend == "embedded" or simulate):
         raise typer.BadParameter(
-            "the embedded worker is to be tested; leave it away", param_hint="--moshi-bin"
+            "the embedded worker is tested; omit --moshi-bin", param_hint="--moshi-bin"
         )
     if backend == "moshi-server":
         return moshi_bin or "moshi-server"

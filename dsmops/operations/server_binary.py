@@ -1,13 +1,14 @@
-"""Which server a binary is, before anybody rests on it: by what it says to `--help`, and by what its file holds.
+"""Identifies a server's binary by the answer to `--help` and by the content of its file.
 
     upstream   Kyutai's moshi-server, `cargo install moshi-server`
     fork       a moshi-server with options of its own (`--log-style`)
     dsmops     this tool, whose `worker` takes the same flags
-    python     the program of the same name that the Python package moshi brought until 0.2.8; it has no subcommand `worker`
+    python     the program of the same name in the Python package moshi until 0.2.8; it has no
+               subcommand `worker`
 
-Only `--help` and `--version` are asked for, under a time limit. The file tells what help does not:
-whether the server knows `dtype_override`, the release it was installed as, and, from the PTX text
-that candle puts into it, the card and the CUDA it was built for.
+The program runs with `--help` and `--version` only, under a time limit. The file shows what the
+help does not: whether the server knows `dtype_override`, the release it was installed as, and, from
+the PTX text that candle puts into it, the card and the CUDA version it was built for.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from dsmops.files import os_errors
 
 DEFAULT_NAME = "moshi-server"
 _TIME_LIMIT_S = 5.0
-_MOST_OUTPUT_BYTES = 64 << 10
+_MAX_OUTPUT_BYTES = 64 << 10
 _CHUNK_BYTES = 8 << 20
 _OVERLAP_BYTES = 256
-"""More than the longest thing looked for, so that none is cut in two."""
+"""Longer than anything searched for, so that no match is cut in two."""
 
 _MACHINE_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 _ABOUT = b"Kyutai moshi server"
@@ -47,8 +48,8 @@ _MISSING_LIBRARY = re.compile(
 )
 _SUBCOMMAND = re.compile(r"^  ([a-z][\w-]*)", re.MULTILINE)
 
-# The first CUDA that knows a PTX version, and so the oldest driver that runs it. Source: PTX ISA,
-# table of its versions.
+# The first CUDA with a PTX version, and so the oldest driver that runs it.
+# Source: PTX ISA, table of versions.
 _TOOLKIT_OF_PTX = {
     (8, 0): "12.0",
     (8, 1): "12.1",
@@ -65,7 +66,7 @@ _TOOLKIT_OF_PTX = {
 
 
 class BinaryKind(StrEnum):
-    """Which program it is; the module says what each is."""
+    """Which program it is. The module's docstring describes each."""
 
     UPSTREAM = "upstream"
     FORK = "fork"
@@ -76,13 +77,13 @@ class BinaryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A program and what is known of it; None is unknown.
+    """A program and its properties. None is unknown.
 
     `version` is a release, known for builds by `cargo install` and for dsmops. `architectures` are
-    those its CUDA kernels are for, empty for a file that shows none, such as a build without CUDA
-    or a script. `cuda_toolkit` is the oldest CUDA that runs them: the one they were compiled with,
-    or the one before. `missing_library` is a shared library without which it does not start,
-    `problem` why it gave no help. `evidence` are sentences.
+    the targets of its CUDA kernels, empty for a build without CUDA or a script. `cuda_toolkit` is
+    the oldest CUDA that runs them: the one they were compiled with, or the one before.
+    `missing_library` is a shared library without which it does not start, `problem` why it printed
+    no help. `evidence` holds sentences.
     """
 
     path: str
@@ -101,10 +102,32 @@ class Binary:
         """Whether it starts and takes `worker --config FILE`."""
         return self.problem is None and "worker" in self.subcommands
 
+    @property
+    def release(self) -> str:
+        """The version, or what `dtype_override`, which came with 0.6.4, says about it."""
+        if self.version is not None:
+            return self.version
+        if self.has_dtype_override is None:
+            return "of unknown version"
+        return "0.6.4 or newer" if self.has_dtype_override else "older than 0.6.4"
+
+    @property
+    def abilities(self) -> list[str]:
+        """What it can do beside its release, in words: the keys it knows, the cards it is for."""
+        known = []
+        if self.has_dtype_override is not None:
+            known.append(
+                "knows dtype_override" if self.has_dtype_override else "ignores dtype_override"
+            )
+        if self.architectures:
+            targets = ", ".join(each.sm for each in self.architectures)
+            known.append(f"kernels for {targets}")
+        return known
+
 
 @dataclass(slots=True)
 class _Content:
-    """What was found in a file."""
+    """What a file holds."""
 
     is_machine_code: bool = False
     is_script: bool = False
@@ -124,37 +147,40 @@ class _Answer:
 
 
 def cargo_folder() -> Path:
-    """Return where `cargo install` puts programs of this user."""
-    return Path(os.path.expanduser("~/.cargo/bin"))  # noqa: PTH111 the method fails for a user without a home
+    """Return where `cargo install` puts this user's programs."""
+    # The method of Path fails for a user without a home.
+    return Path(os.path.expanduser("~/.cargo/bin"))  # noqa: PTH111
 
 
 def find_binary(name: str = DEFAULT_NAME) -> Path | None:
-    """Return the program of that name or path: on PATH, else in `~/.cargo/bin`; None where there is none."""
+    """Return the program of that name or path, on PATH or in `~/.cargo/bin`; None if missing."""
     folders = os.pathsep.join([os.environ.get("PATH", os.defpath), str(cargo_folder())])
     found = shutil.which(name, path=folders)
     return Path(found) if found else None
 
 
 def identify_binary(path: Path, *, time_limit_s: float = _TIME_LIMIT_S) -> Binary:
-    """Return what the program at `path` is. It runs three times or less, each for at most `time_limit_s`, and nothing of it stays behind.
+    """Return what the program at `path` is.
+
+    It runs at most three times, each for at most `time_limit_s`, and leaves no process behind.
 
     Raises:
-        SourceError, FileAccessError: nothing is there, or it cannot be read.
-        InputError: it is a folder, or no program.
+        SourceError, FileAccessError: the file is missing or cannot be read.
+        InputError: it is a folder, or not a program.
     """
     with os_errors(path):
         mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise InputError(
-            f"{path} is no file",
-            hint="Name the server's binary, `~/.cargo/bin/moshi-server` for example.",
+            f"{path} is not a file",
+            hint="Give the server's binary, for example `~/.cargo/bin/moshi-server`.",
         )
     if not os.access(path, os.X_OK):
         raise InputError(
             f"{path} is not executable", hint=f"If it is the server: `chmod +x {path}`."
         )
     content = _read(path)
-    # Started, this one imports torch, and then refuses the subcommand.
+    # If started, this program imports torch and then refuses the subcommand.
     if content.is_script and b"moshi.server" in content.head:
         return Binary(
             str(path),
@@ -188,7 +214,7 @@ def identify_binary(path: Path, *, time_limit_s: float = _TIME_LIMIT_S) -> Binar
 def _kind(
     help_text: str, worker_help: str, subcommands: tuple[str, ...], content: _Content
 ) -> tuple[BinaryKind, str]:
-    """Return the kind, and what says so."""
+    """Return the kind, and the evidence for it."""
     if "worker" in subcommands and re.search(r"^Usage: dsmops\b", help_text, re.MULTILINE):
         return BinaryKind.DSMOPS, "its help is that of dsmops"
     if f"--{_FORK_OPTION}" in worker_help:
@@ -202,14 +228,14 @@ def _kind(
         return kind, f"its file holds {_ABOUT.decode()!r}" + (
             f" and {_FORK_OPTION!r}" if content.has_fork_option else ""
         )
-    return BinaryKind.UNKNOWN, "neither its help nor its file is that of a server we know"
+    return BinaryKind.UNKNOWN, "neither its help nor its file is that of a known server"
 
 
 def _knows_override(kind: BinaryKind, content: _Content) -> bool | None:
     if kind is BinaryKind.DSMOPS:
         return True
     known = kind in (BinaryKind.UPSTREAM, BinaryKind.FORK)
-    # A script is somebody's wrapper: the server itself is elsewhere.
+    # A script is a wrapper: the server itself is elsewhere.
     return content.has_dtype_override if known and content.is_machine_code else None
 
 
@@ -225,14 +251,13 @@ def _version(path: Path, kind: BinaryKind, content: _Content, time_limit_s: floa
 def _evidence(reason: str, content: _Content, toolkit: str | None) -> list[str]:
     told = [reason]
     if content.is_machine_code:
-        told.append(
-            f"its file {'holds' if content.has_dtype_override else 'does not hold'} 'dtype_override'"
-        )
+        verb = "holds" if content.has_dtype_override else "does not hold"
+        told.append(f"its file {verb} 'dtype_override'")
     if content.targets:
         targets = ", ".join(f"sm_{target}" for target in sorted(content.targets, key=int))
         told.append(
             f"its CUDA kernels are for {targets}"
-            + (f", for CUDA from {toolkit} on" if toolkit else "")
+            + (f", for CUDA {toolkit} or newer" if toolkit else "")
         )
     return told
 
@@ -247,7 +272,7 @@ def _subcommands(help_text: str) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> _Content:
-    """Look through a file once, whatever its size."""
+    """Read a file once, in pieces."""
     found = _Content()
     with os_errors(path), path.open("rb") as file:
         found.head = tail = file.read(4096)
@@ -268,7 +293,7 @@ def _read(path: Path) -> _Content:
 
 
 def _ask(path: Path, *arguments: str, time_limit_s: float) -> _Answer:
-    """Run the program with arguments that ask for text only, and return what it printed. It gets no input and no time to spare."""
+    """Run the program with arguments that print text, and return that. It gets no input."""
     reader, writer = os.pipe()
     try:
         process = subprocess.Popen(
@@ -287,10 +312,10 @@ def _ask(path: Path, *arguments: str, time_limit_s: float) -> _Answer:
     try:
         text, ended = _listen(reader, time.monotonic() + time_limit_s)
         code = process.wait(1) if ended else None
-    except subprocess.TimeoutExpired:  # it closed its output and goes on
+    except subprocess.TimeoutExpired:  # it closed its output and still runs
         code = None
     finally:
-        # What it may have started is in its group, and may outlive it.
+        # Its child processes are in its group, and may outlive it.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -300,18 +325,18 @@ def _ask(path: Path, *arguments: str, time_limit_s: float) -> _Answer:
     if code is None:
         return _Answer(
             text,
-            f"`{' '.join(arguments)}` did not end within {time_limit_s:g} s, or printed without end",
+            f"`{' '.join(arguments)}` did not end within {time_limit_s:g} s, or printed too much",
         )
     last = (text.strip().splitlines() or ["it printed nothing"])[-1][:200]
     return _Answer(text, f"`{' '.join(arguments)}` ended with code {code}: {last}")
 
 
 def _listen(reader: int, deadline_s: float) -> tuple[str, bool]:
-    """Return what comes from a pipe, and whether it was closed by the deadline (on the monotonic clock) with little in it."""
+    """Return the text from a pipe, and whether it ended by the deadline on the monotonic clock."""
     data = b""
     with selectors.DefaultSelector() as selector:
         selector.register(reader, selectors.EVENT_READ)
-        while len(data) < _MOST_OUTPUT_BYTES and selector.select(
+        while len(data) < _MAX_OUTPUT_BYTES and selector.select(
             max(0.0, deadline_s - time.monotonic())
         ):
             chunk = os.read(reader, 65536)

@@ -14,7 +14,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dsmops.operations.smoke import KINDS
+from dsmops.audio import write
+from dsmops.audio.clip import speech_like
+from dsmops.operations.smoke import CHECKS
 from dsmops.operations.smoke.process import free_port
 from dsmops.worker.tiny.stt import API_KEY, TinyStt, write_tiny_stt
 from tests.support.cli import Run, dsmops
@@ -32,12 +34,20 @@ def worker(tiny: TinyStt) -> Iterator[WorkerProcess]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording that is shorter than the built-in one, in which the tiny model finds words."""
+    path = tmp_path_factory.mktemp("audio") / "short.wav"
+    write(path, [speech_like(0.6)])
+    return path
+
+
 def statuses(run: Run) -> dict[str, str]:
     return {check["name"]: check["status"] for check in run.document["checks"]}
 
 
 def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
-    """A document, a JUnit file, the model's files where they were asked for, and a raw log that format-log reads."""
+    """A document, a JUnit file, the model's files in their folder, a raw log that can be formatted."""
     run = dsmops(
         "smoke-test",
         "--simulate-success",
@@ -54,7 +64,7 @@ def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
     assert document["schema"] == "dsmops.smoke-test/1"
     assert document["passed"]
     assert document["simulated"] == "Tesla T4"
-    assert set(statuses(run)) == set(KINDS) - {"server-binary"}
+    assert set(statuses(run)) == set(CHECKS) - {"server-binary"}
     assert all(check["evidence"] and check["runbook"] for check in document["checks"])
     assert document["modules"][0]["words"]
     assert document["modules"][0]["step_times"]["count"] > 50
@@ -69,10 +79,11 @@ def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
     assert "[INFO] [moshi_server] src/main.rs" in friendly.stdout
 
 
-def test_a_running_server_is_left_as_it_was(worker: WorkerProcess) -> None:
+def test_a_running_server_is_left_as_it_was(worker: WorkerProcess, short: Path) -> None:
     """Only harmless checks, unless more is asked for; it still serves afterwards."""
     for more, intrusive in ((), "skipped"), (("--intrusive",), "passed"):
-        run = dsmops("smoke-test", "--url", worker.url, "--api-key", API_KEY, "--json", *more)
+        args = ("--url", worker.url, "--api-key", API_KEY, "--json", "--audio", short)
+        run = dsmops("smoke-test", *args, *more)
         assert run.code == 0, run.stdout
         found = statuses(run)
         assert (found["slots-full"], found["slot-return"]) == (intrusive, intrusive)
@@ -107,7 +118,7 @@ def test_nobody_listening_is_a_failed_check() -> None:
     assert set(statuses(run).values()) == {"failed", "blocked"}
 
 
-def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> None:
+def test_a_binary_is_identified_and_tested(tiny: TinyStt, short: Path, tmp_path: Path) -> None:
     """Here a script that has moshi-server's command line; its name may be looked up on PATH."""
     binary = tmp_path / "moshi-server"
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m dsmops "$@"\n')
@@ -120,6 +131,8 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
         "moshi-server",
         "--extra-arg",
         "--cpu",
+        "--audio",
+        short,
         "--json",
     )
     run = dsmops("smoke-test", *args, cwd=tiny.server_config.parent, env={"PATH": path})
@@ -135,25 +148,25 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, tmp_path: Path) -> Non
         (
             ["--url", "ws://x", "--simulate-success"],
             2,
-            "--url and --simulate-success are different tests",
+            "--url and --simulate-success exclude each other",
         ),
-        (["--url", "ws://x", "--cpu"], 2, "are for a server that is started here"),
-        (["--backend", "candle"], 2, "'candle' is none"),
-        (["--simulate-success", "--moshi-bin", "x"], 2, "the embedded worker is to be tested"),
+        (["--url", "ws://x", "--cpu"], 2, "apply to a server that this command starts"),
+        (["--backend", "candle"], 2, "'candle' is unknown"),
+        (["--simulate-success", "--moshi-bin", "x"], 2, "the embedded worker is tested"),
         (["--timeout", "1"], 2, "--timeout"),
         (["--timeout", "nan"], 2, "--timeout"),
         (["--config", "a.toml", "--folder", "x"], 2, "--folder"),
-        (["--config", "a.toml", "--junit", "a.toml"], 2, "is the config itself"),
+        (["--config", "a.toml", "--junit", "a.toml"], 2, "is the config; give another file"),
         (["--simulate-success", "--folder", "."], 3, ". is not empty"),
         (["--config", "nothing.toml"], 3, "nothing.toml"),
-        ([], 2, "config-stt-en_fr-lowram-sm75.toml is not here"),
-        (["--url", "ftp://x"], 3, "is no server address"),
+        ([], 2, "config-stt-en_fr-lowram-sm75.toml does not exist"),
+        (["--url", "ftp://x"], 3, "is not a server address"),
         (["--simulate-success", "--junit", "a.toml/smoke.xml"], 3, "a.toml"),
         (["--simulate-success", "--audio", "nothing.wav"], 3, "nothing.wav"),
         (
             ["--config", "a.toml", "--moshi-bin", "no-such-program"],
             3,
-            "no-such-program is no program here",
+            "no-such-program is not a program here",
         ),
     ],
 )
@@ -209,7 +222,10 @@ def test_something_that_is_no_speech_server_is_not_blamed_for_its_keys(tmp_path:
     assert statuses(run)["wrong-key"] == "skipped"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGKILL],
+)
 def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -> None:
     """Whatever ends the test: asked to, or killed outright."""
     if number is signal.SIGKILL and sys.platform != "linux":

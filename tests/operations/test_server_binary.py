@@ -7,7 +7,7 @@ import pytest
 
 from dsmops.devices import ComputeCapability
 from dsmops.errors import InputError, SourceError
-from dsmops.operations.server_binary import BinaryKind, find_binary, identify_binary
+from dsmops.operations.server_binary import Binary, BinaryKind, find_binary, identify_binary
 from tests.support.binaries import write_machine_code, write_script, write_server
 
 UPSTREAM = b"Kyutai moshi server"
@@ -145,3 +145,31 @@ def test_a_binary_is_found_where_cargo_puts_it(
         folder.mkdir(parents=True)
         server = write_server(folder / "moshi-server-x")
         assert find_binary("moshi-server-x") == server
+
+
+@pytest.mark.parametrize(
+    ("version", "has_dtype_override", "architectures", "said"),
+    [
+        (None, True, ("sm_75",), "0.6.4 or newer, knows dtype_override, kernels for sm_75"),
+        (None, False, (), "older than 0.6.4, ignores dtype_override"),
+        (
+            "0.6.4",
+            True,
+            ("sm_75", "sm_90"),
+            "0.6.4, knows dtype_override, kernels for sm_75, sm_90",
+        ),
+        (None, None, (), "of unknown version"),
+    ],
+)
+def test_a_build_without_a_version_is_described_by_what_is_known(
+    version: str | None, has_dtype_override: bool | None, architectures: tuple[str, ...], said: str
+) -> None:
+    """`dtype_override` came with 0.6.4, so its presence bounds the release."""
+    binary = Binary(
+        "moshi-server",
+        BinaryKind.UPSTREAM,
+        version,
+        has_dtype_override,
+        architectures=tuple(map(ComputeCapability.parse, architectures)),
+    )
+    assert ", ".join([binary.release, *binary.abilities]) == said

@@ -130,7 +130,7 @@ def no_goodbye() -> None:
         await asyncio.sleep(3600)
 
     patch(web.WebSocketResponse, "__init__", stubborn)
-    patch(module, "part", never)
+    patch(module, "close_socket", never)
 
 
 def too_generous() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dsmops.operations.smoke import (
-    KINDS,
+    CHECKS,
     Parts,
     SmokeReport,
     SmokeRequest,
@@ -32,12 +32,14 @@ def simulate(
 ) -> SmokeReport:
     """Run the simulation, short, and check that its report is complete and that nothing is left of the server."""
     report = simulate_success(
-        folder, SmokeRequest(timeout_s=timeout_s, port=port, clip_s=0.6, limits=HASTY), parts=parts
+        folder,
+        SmokeRequest(timeout_s=timeout_s, port=port, recording_s=0.6, limits=HASTY),
+        parts=parts,
     )
-    assert {check.name for check in report.checks} == set(KINDS) - {"server-binary"}
+    assert {check.name for check in report.checks} == set(CHECKS) - {"server-binary"}
     for module in {check.module for check in report.checks}:
         names = [check.name for check in report.checks if check.module == module]
-        assert names == [name for name in KINDS if name in names]
+        assert names == [name for name in CHECKS if name in names]
     for check in report.checks:
         assert check.evidence
         if check.status is Status.BLOCKED:

@@ -1,11 +1,11 @@
-"""How a smoke test looks as text and as JUnit XML."""
+"""A smoke test as text and as JUnit XML."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from dsmops.operations.smoke import Check, SmokeReport, Status
+from dsmops.operations.smoke import CheckResult, SmokeReport, Status
 from dsmops.report import Block, Table
 from dsmops.units import duration
 
@@ -18,7 +18,7 @@ _MARKS = {
 
 
 def show_smoke(report: SmokeReport) -> Iterator[Block]:
-    """Yield the checks, what to do about those that failed, and the verdict."""
+    """Yield the checks, what to do about failed ones, and the verdict."""
     yield Table(("check", "", "time>", "evidence"), [_row(check) for check in report.checks])
     for check in report.checks:
         if check.status is Status.FAILED:
@@ -29,14 +29,15 @@ def show_smoke(report: SmokeReport) -> Iterator[Block]:
             )
     for module in report.modules:
         if module.words:
-            yield f"Words{f' of {module.module}' if module.module else ''}: {' '.join(module.words)}"
+            name = f" of {module.module}" if module.module else ""
+            yield f"Words{name}: {' '.join(module.words)}"
     if report.raw_log is not None:
         yield f"Raw log: {report.raw_log}"
     yield report.verdict
 
 
 def junit_xml(report: SmokeReport) -> str:
-    """Return the checks as a JUnit test suite: failed ones as failures, those that could not run as errors."""
+    """Return the checks as a JUnit test suite. Checks that could not run are errors."""
     statuses = [check.status for check in report.checks]
     suite = ElementTree.Element(
         "testsuite",
@@ -70,10 +71,11 @@ def junit_xml(report: SmokeReport) -> str:
         else:
             ElementTree.SubElement(case, "system-out").text = _xml(check.evidence)
     ElementTree.indent(suite)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(suite, encoding="unicode")}\n'
+    text = ElementTree.tostring(suite, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _row(check: Check) -> tuple[str, str, str, str]:
+def _row(check: CheckResult) -> tuple[str, str, str, str]:
     return (
         _name(check),
         _MARKS[check.status],
@@ -82,7 +84,7 @@ def _row(check: Check) -> tuple[str, str, str, str]:
     )
 
 
-def _name(check: Check) -> str:
+def _name(check: CheckResult) -> str:
     return f"{check.name} [{check.module}]" if check.module else check.name
 
 

@@ -1,16 +1,16 @@
-"""`smoke-test`: the truth about a server, found by talking to it."""
+"""`smoke-test`: find out whether a server works, by talking to it."""
 
-from dsmops.operations.smoke.checks import KINDS, Check, Kind, Status
+from dsmops.operations.smoke.checks import CHECKS, Check, CheckResult, Status
 from dsmops.operations.smoke.report import Backend, SmokeReport
 from dsmops.operations.smoke.request import SmokeRequest
 from dsmops.operations.smoke.run import smoke_test
 from dsmops.operations.smoke.simulate import Parts, simulate_success
 
 __all__ = [
-    "KINDS",
+    "CHECKS",
     "Backend",
     "Check",
-    "Kind",
+    "CheckResult",
     "Parts",
     "SmokeReport",
     "SmokeRequest",

@@ -1,7 +1,6 @@
-"""A server that is started for its test: from its config to its closed port.
+"""Starts a server for its test: from its config to its released port.
 
-Whatever happens, the server and all its processes are gone at the end, and its output stays as a
-raw log.
+At the end the server and all its processes have always ended. Its output stays as a raw log.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from dsmops.logs.failures import FAILURES
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.server_binary import find_binary, identify_binary
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
-from dsmops.operations.smoke.conversation import Seen, Subject, now_s
 from dsmops.operations.smoke.memory import MemoryWatch, judge_memory
-from dsmops.operations.smoke.modules import TESTED, Manner, check_modules
+from dsmops.operations.smoke.module_checks import Observations, Subject, now_s
+from dsmops.operations.smoke.modules import CHECKED_TYPES, CheckOptions, check_modules
 from dsmops.operations.smoke.process import Child, accepts, free_port, require_free
 from dsmops.operations.smoke.report import Backend, SmokeReport, make_report
 from dsmops.operations.smoke.request import SmokeRequest
@@ -37,32 +36,33 @@ LOG_FOLDER = Path("logs", "moshi-logs", "raw")
 _ADDR = "127.0.0.1"
 _POLL_S = 0.1
 _STARTING_SHARE = 0.8
-"""Of the time that is left, for loading."""
+"""Share of the remaining time that loading may take."""
 _HELPERS_S = 2.0
-"""In which helpers of a server see that it has ended."""
+"""Time for child processes of a server to notice that it has ended."""
 
 
 async def check_config(
     ledger: Ledger,
     request: SmokeRequest,
     config: Config,
-    clip: Samples,
+    recording: Samples,
     *,
     simulated: str | None = None,
 ) -> SmokeReport:
-    """Start the server of a config, test each module that hears, and end it. Everything is intrusive: nobody else is there.
+    """Start the server of a config, test its speech modules, and end it.
 
-    `simulated` names a card that the config was made for and that is not here.
+    The server has no other clients, so all checks run. `simulated` names the card that the config
+    was made for and that this machine lacks.
     """
-    return await _Launch(ledger, request, config, clip, simulated).run()
+    return await _Launch(ledger, request, config, recording, simulated).run()
 
 
 def require_log_folder() -> None:
-    """Check that the log of a server can be kept, before any work: it is no fault of the server where it cannot.
+    """Check, before any work, that the server's log can be written.
 
     Raises:
-        FileAccessError, InputError, DiskFullError: the folder cannot be made, or nothing can be
-        written there.
+        FileAccessError, InputError, DiskFullError: the folder cannot be created, or it is not
+        writable.
     """
     with os_errors(LOG_FOLDER):
         LOG_FOLDER.mkdir(parents=True, exist_ok=True)
@@ -77,28 +77,24 @@ class _Launch:
         ledger: Ledger,
         request: SmokeRequest,
         config: Config,
-        clip: Samples,
+        recording: Samples,
         simulated: str | None,
     ) -> None:
-        self._ledger, self._request, self._config, self._clip, self._simulated = (
-            ledger,
-            request,
-            config,
-            clip,
-            simulated,
-        )
+        self._ledger, self._request, self._config = ledger, request, config
+        self._recording, self._simulated = recording, simulated
         self._child: Child | None = None
         self._port = request.port or free_port(_ADDR)
         self._watch = MemoryWatch()
         self._server = "dsmops worker" if request.backend is Backend.EMBEDDED else "unknown"
-        self._seen: dict[str | None, Seen] = {}
+        self._seen: dict[str | None, Observations] = {}
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")
         self._raw_log = LOG_FOLDER / f"log.smoke-test.{stamp}"
 
     @property
     def _binary(self) -> Path:
-        """The program of `moshi_bin`, links and all."""
-        return Path(os.path.abspath(find_binary(self._request.moshi_bin or "") or ""))  # noqa: PTH100 links stay
+        """The program of `moshi_bin`. Links are not resolved."""
+        found = find_binary(self._request.moshi_bin or "") or ""
+        return Path(os.path.abspath(found))  # noqa: PTH100 links stay
 
     async def run(self) -> SmokeReport:
         request, ledger = self._request, self._ledger
@@ -116,10 +112,10 @@ class _Launch:
                 [
                     (module.kind, self._subject(module))
                     for module in modules(self._config)
-                    if module.kind in TESTED
+                    if module.kind in CHECKED_TYPES
                 ],
-                Manner(
-                    self._clip,
+                CheckOptions(
+                    self._recording,
                     wants_words=request.audio is not None or simulated,
                     intrusive=True,
                     patient=simulated,
@@ -135,7 +131,7 @@ class _Launch:
         await ledger.run("port-released", self._port_is_released, always=True)
         await ledger.run("known-failures", self._known_failures, always=True)
         return make_report(
-            ledger.checks,
+            ledger.results,
             self._seen,
             backend=request.backend,
             seconds=ledger.seconds,
@@ -170,9 +166,7 @@ class _Launch:
             module=module.name,
             sends_ready=module.kind != "Asr",
             has_steps=True if python else module.subtable("model", "extra_heads") is not None,
-            slots=None
-            if module.kind == "Asr"
-            else module.whole("batch_size"),  # where it is ignored
+            slots=None if module.kind == "Asr" else module.whole("batch_size"),
             alone=True,
             limits=self._request.limits,
             steps_ms=lambda: self._child.output.steps_ms if self._child else (),
@@ -185,19 +179,20 @@ class _Launch:
         if errors:
             raise CheckFailed(
                 "; ".join(f"{finding.where}: {finding.message}" for finding in errors[:3]),
-                f"`dsmops check-config {self._config.path}` says more; `dsmops prep-sm75` makes converted files.",
+                f"`dsmops check-config {self._config.path}` says more; "
+                "`dsmops prep-sm75` converts files.",
             )
-        if not any(module.kind in TESTED for module in modules(self._config)):
+        if not any(module.kind in CHECKED_TYPES for module in modules(self._config)):
             raise CheckFailed(
-                f"the config has no module of type {', '.join(TESTED)}",
-                "There would be nothing to talk to.",
+                f"the config has no module of type {', '.join(CHECKED_TYPES)}",
+                "Add a module to test.",
             )
         warnings = sum(finding.severity is Severity.WARNING for finding in found)
-        return f"{self._config.path}: no errors, {warnings or 'no'} warning{'' if warnings == 1 else 's'}"
+        return f"{self._config.path}: no errors, {counted(warnings, 'warning')}"
 
     async def _identify(self) -> str:
         binary = await asyncio.to_thread(identify_binary, self._binary)
-        self._server = f"{binary.kind.value} moshi-server {binary.version or 'of unknown release'}"
+        self._server = f"{binary.kind.value} moshi-server {binary.release}"
         if binary.problem:
             raise CheckFailed(
                 f"{binary.path}: {binary.problem}",
@@ -206,20 +201,21 @@ class _Launch:
         if not binary.can_serve:
             raise CheckFailed(
                 f"{binary.path} has no subcommand `worker`: {binary.evidence[0]}",
-                "Install moshi-server with cargo.",
+                "Install moshi-server: `cargo install --locked moshi-server`.",
             )
         if binary.has_dtype_override is False and any(
             module.text("dtype_override") for module in modules(self._config)
         ):
             raise CheckFailed(
-                f"{binary.path} does not know `dtype_override`, which the config sets: it would be ignored without a word",
+                f"{binary.path} is {self._server}; it ignores `dtype_override`, "
+                "which the config sets",
                 "Install moshi-server 0.6.4 or newer.",
             )
-        return f"{binary.path}: {self._server}; {binary.evidence[0]}"
+        return f"{binary.path}: {', '.join([self._server, *binary.abilities])}"
 
     async def _port_is_free(self) -> str:
         require_free(self._port, _ADDR)
-        return f"nobody listens on {_ADDR}:{self._port}"
+        return f"{_ADDR}:{self._port} is free"
 
     def _command(self) -> Sequence[str]:
         request = self._request
@@ -253,9 +249,10 @@ class _Launch:
         while child.code is None and not accepts(self._port, _ADDR) and now_s() < until_s:
             await asyncio.sleep(_POLL_S)
         if child.code is not None:
-            await asyncio.sleep(_POLL_S)  # for its last words to come through the pipe
+            await asyncio.sleep(_POLL_S)  # for its last output to come through the pipe
             raise CheckFailed(
-                f"the server ended with exit code {child.code} before it listened: {child.output.complaint}",
+                f"the server ended with exit code {child.code} before it listened: "
+                f"{child.output.complaint}",
                 self._see_log,
             )
         return f"process {child.pid} runs, {now_s() - begin_s:.1f} s after it was started"
@@ -263,16 +260,16 @@ class _Launch:
     async def _listen(self) -> str:
         if not accepts(self._port, _ADDR):
             raise CheckFailed(
-                f"nobody listens on {_ADDR}:{self._port}, {self._ledger.seconds:.0f} s into the test; the server said last: "
-                f"{self._living().output.last_words}",
-                "It may still be downloading or loading: allow it more with --timeout.",
+                f"{_ADDR}:{self._port} accepts no connection after {self._ledger.seconds:.0f} s; "
+                f"the server's last line: {self._living().output.last_words}",
+                "It may still download or load: give it more time with --timeout.",
             )
         if self._living().listens(self._port) is False:
             raise CheckFailed(
-                f"another process has taken port {self._port} while the server was loading",
-                f"`ss -ltnp 'sport = :{self._port}'` names it; leave --port away to use a free one.",
+                f"another process took port {self._port} while the server was loading",
+                f"`ss -ltnp 'sport = :{self._port}'` names it; omit --port to use a free port.",
             )
-        return f"{self._http_url} takes connections"
+        return f"{self._http_url} accepts connections"
 
     async def _memory(self) -> str:
         await self._watch.stop()
@@ -285,10 +282,11 @@ class _Launch:
         child = self._living()
         listened = accepts(self._port, _ADDR)
         if not listened:
-            await asyncio.sleep(_POLL_S)  # it may be on its way out
+            await asyncio.sleep(_POLL_S)  # it may be about to end
         if child.code is not None:
             raise CheckFailed(
-                f"the server had ended by itself, with exit code {child.code}: {child.output.complaint}",
+                f"the server had ended by itself, with exit code {child.code}: "
+                f"{child.output.complaint}",
                 self._see_log,
             )
         begin_s = now_s()
@@ -296,18 +294,18 @@ class _Launch:
         if stopped.killed:
             raise CheckFailed(
                 f"the server ignored SIGTERM for {self._request.limits.grace_s:g} s and was killed",
-                "Supervisors would have to kill it as well.",
+                "A supervisor must kill it, too: set its time-out (TimeoutStopSec).",
             )
         took = f"{now_s() - begin_s:.1f} s after SIGTERM"
         if stopped.code == -signal.SIGTERM:
-            # moshi-server has no signal handlers. The worker has, once it serves: it lets
-            # conversations end, and exits 0.
+            # moshi-server has no signal handlers. The worker has some once it serves: it lets
+            # conversations end, and exits with 0.
             if listened and self._request.backend is Backend.EMBEDDED:
                 raise CheckFailed(
-                    f"the signal itself ended the worker, {took}: it let no conversation end",
+                    f"the signal itself ended the worker, {took}: conversations were cut off",
                     self._see_log,
                 )
-            return f"ended by the signal, {took}, as moshi-server does"
+            return f"ended by the signal, {took}, as moshi-server is"
         if stopped.code:
             raise CheckFailed(
                 f"the server ended with exit code {stopped.code}, {took}: {child.output.complaint}",
@@ -320,13 +318,13 @@ class _Launch:
         if left:
             raise CheckFailed(
                 f"still running after the server's end: {', '.join(left)}",
-                "They are killed now; see what the server starts.",
+                "They are killed now. Let the server end its child processes.",
             )
-        return "no process of its group is left"
+        return "all its processes have ended"
 
     async def _port_is_released(self) -> str:
         require_free(self._port, _ADDR)
-        return f"{_ADDR}:{self._port} can be listened on again"
+        return f"{_ADDR}:{self._port} is free again"
 
     async def _known_failures(self) -> str:
         child = self._living()
@@ -339,7 +337,8 @@ class _Launch:
                     f"`{failure.name}` on line {failure.line}: {failure.evidence}"
                     for failure in errors[:3]
                 ),
-                f"{first.meaning[0].upper()}{first.meaning[1:]}. {first.fix} See runbooks/{first.runbook}.",
+                f"{first.meaning[0].upper()}{first.meaning[1:]}. {first.fix} "
+                f"See runbooks/{first.runbook}.",
             )
         others = f"; also seen: {', '.join(failure.name for failure in seen)}" if seen else ""
         partly = f"; {child.output.problem}" if child.output.problem else ""

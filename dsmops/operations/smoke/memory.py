@@ -1,4 +1,4 @@
-"""How much memory a server takes, beside what was planned for it."""
+"""Compares the GPU memory of a server with the plan for its config."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ _TOLERANCE = {Runtime.EMBEDDED: 0.03, Runtime.MOSHI_SERVER: 0.10}
 """The plan for moshi-server is derived from its sources, not measured."""
 _LEAST_TOLERANCE_BYTES = 150 * MIB
 _SCRIPTS_CODEBOOKS = 24
-"""What moshi-server's tts.py generates where a config does not say."""
+"""The default of moshi-server's tts.py."""
 
 
 class MemoryWatch:
-    """Looks at device 0 while a server runs. The peak is what the server's process holds, or, where the driver does not tell, what the
-    device holds more than before."""
+    """Reads the memory of device 0 while a server runs.
+
+    The peak is that of the server's process or, where the driver does not list processes, what the
+    device holds more than before.
+    """
 
     def __init__(self) -> None:
         self.device: Device | None = None
@@ -39,13 +42,13 @@ class MemoryWatch:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read what the device holds before the server is there. Without a device nothing is watched."""
+        """Read what the device holds before the server starts. Without a device, do nothing."""
         first = await asyncio.to_thread(_first_device)
         if first is not None:
             self.device, self._before_bytes = first.device, first.memory_used_bytes
 
     def follow(self, pid: int) -> None:
-        """Read on every half second for the process `pid`, until `stop`."""
+        """Read every half second for the process `pid`, until `stop`."""
         if self.device is not None:
             self._task = asyncio.ensure_future(self._look(pid))
 
@@ -53,7 +56,7 @@ class MemoryWatch:
         """End the readings."""
         if self._task is not None:
             self._task.cancel()
-            # A reading that failed is none; what it was to be compared with says so.
+            # A failed reading counts as none; `judge_memory` says so.
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _look(self, pid: int) -> None:
@@ -74,11 +77,11 @@ class MemoryWatch:
 
 
 def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int) -> str:
-    """Compare the peak with the plan of every module of the config, and return that as evidence.
+    """Compare the peak with the plan of all modules in the config, and return that as evidence.
 
     Raises:
-        CheckFailed: it took more than planned.
-        DoesNotApply: no GPU was used, or nothing can be planned.
+        CheckFailed: the server used more than planned.
+        DoesNotApply: no GPU was used, or no plan exists for the config.
     """
     resident = _resident_bytes(pid)
     said = "" if resident is None else f"; {size(resident)} of main memory at most"
@@ -87,7 +90,8 @@ def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int)
     planned = _planned_bytes(config, watch.device, runtime)
     if planned is None:
         raise DoesNotApply(
-            f"the config's modules cannot be planned; {size(watch.peak_bytes)} of {watch.device.name} at most{said}"
+            "no plan exists for the config's modules; "
+            f"{size(watch.peak_bytes)} of {watch.device.name} at most{said}"
         )
     allowed = max(_TOLERANCE[runtime] * planned, _LEAST_TOLERANCE_BYTES)
     compared = (
@@ -102,7 +106,10 @@ def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int)
 
 
 def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | None:
-    """Return what all modules take together; the runtime's own part counts once. None where one of them cannot be planned."""
+    """Return what all modules use together, None if one has no plan.
+
+    The runtime's own part counts once.
+    """
     total = shared = 0
     for module in modules(config):
         speaks = module.kind == "Py"
@@ -129,7 +136,7 @@ def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | No
 
 
 def _speaking_shape(module: Module) -> TtsShape | None:
-    """Return the dimensions of a module that speaks, from the config.json that it names; None where it names none that is here."""
+    """Return the dimensions of a text-to-speech module, None without a readable config.json."""
     from dsmops.worker.models.tts_config import TtsConfig
 
     path = module.text("py", "config_path")
@@ -149,7 +156,7 @@ def _first_device() -> DeviceReport | None:
 
 
 def _resident_bytes(pid: int) -> int | None:
-    """Return the most main memory that a process held, None where the system does not tell."""
+    """Return the peak of a process's main memory, None where the system does not report it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""The modules of one server, each checked by what it is there for; and where one speaks and one hears, both together."""
+"""The modules of one server: each is checked, and then speech to text together with the reverse."""
 
 from __future__ import annotations
 
@@ -7,57 +7,60 @@ from dataclasses import dataclass, replace
 
 from dsmops.audio import Samples
 from dsmops.operations.smoke.checks import Ledger
-from dsmops.operations.smoke.conversation import Seen, Subject
-from dsmops.operations.smoke.stt import Hearing
-from dsmops.operations.smoke.tts import QUERY, Speaking
+from dsmops.operations.smoke.module_checks import Observations, Subject
+from dsmops.operations.smoke.stt import SttChecks
+from dsmops.operations.smoke.tts import QUERY, TtsChecks
 
-HEARING = ("BatchedAsr", "PyBatchedAsr", "Asr")
-SPEAKING = ("Py",)
-TESTED = (*HEARING, *SPEAKING)
+STT_TYPES = ("BatchedAsr", "PyBatchedAsr", "Asr")
+TTS_TYPES = ("Py",)
+CHECKED_TYPES = (*STT_TYPES, *TTS_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How to test. `clip` is the sound to send; `wants_words` says that it must bring some.
+class CheckOptions:
+    """How to check modules. `recording` is the audio to send; `wants_words`: it must bring words.
 
-    `intrusive` allows what other clients could notice; `patient` judges times by their middle, for
-    machines that do other work as well.
+    `intrusive` allows checks that other clients notice. With `patient`, half of all steps must be
+    in time: for machines with other work.
     """
 
-    clip: Samples
+    recording: Samples
     wants_words: bool
     intrusive: bool
     patient: bool
 
 
 async def check_modules(
-    ledger: Ledger, subjects: Sequence[tuple[str, Subject]], manner: Manner
-) -> dict[str | None, Seen]:
-    """Check modules, given with their types, in order, and return what was seen of each by its name."""
-    seen: dict[str | None, Seen] = {}
-    hearing: Hearing | None = None
-    speaking: Speaking | None = None
-    for kind, subject in subjects:
-        if kind in SPEAKING:
-            speaking = Speaking(
-                ledger, asking(subject), intrusive=manner.intrusive, patient=manner.patient
+    ledger: Ledger, subjects: Sequence[tuple[str, Subject]], options: CheckOptions
+) -> dict[str | None, Observations]:
+    """Check modules, given with their types, in order; return what was seen of each by its name."""
+    seen: dict[str | None, Observations] = {}
+    stt: SttChecks | None = None
+    tts: TtsChecks | None = None
+    for module_type, subject in subjects:
+        if module_type in TTS_TYPES:
+            tts = TtsChecks(
+                ledger,
+                with_samples(subject),
+                intrusive=options.intrusive,
+                patient=options.patient,
             )
-            seen[subject.module] = await speaking.run()
+            seen[subject.module] = await tts.run()
         else:
-            hearing = Hearing(
+            stt = SttChecks(
                 ledger,
                 subject,
-                manner.clip,
-                wants_words=manner.wants_words,
-                intrusive=manner.intrusive,
-                patient=manner.patient,
+                options.recording,
+                wants_words=options.wants_words,
+                intrusive=options.intrusive,
+                patient=options.patient,
             )
-            seen[subject.module] = await hearing.run()
-    if hearing is not None and speaking is not None:
-        await speaking.check_round_trip(hearing, wants_words=True)
+            seen[subject.module] = await stt.run()
+    if stt is not None and tts is not None:
+        await tts.check_round_trip(stt, wants_words=True)
     return seen
 
 
-def asking(subject: Subject) -> Subject:
-    """Return the subject with an address that asks for sound, words and errors."""
+def with_samples(subject: Subject) -> Subject:
+    """Return the subject with an address that asks for samples, words and errors."""
     return replace(subject, url=f"{subject.url}?{QUERY}")

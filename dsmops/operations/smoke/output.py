@@ -1,4 +1,4 @@
-"""What a server writes while it is tested: kept as a raw log, and looked at line by line, in bounded memory however much it is."""
+"""The output of a server under test: kept as a raw log and read line by line, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dsmops.logs.failures import FAILURES, FailureSeen, scan
 from dsmops.logs.plain_text import clean, decode
 from dsmops.logs.redaction import Redactor
 
-_MOST_LINE_BYTES = 64 << 10
-"""Of a longer line the rest counts as another one."""
-_MOST_LOG_BYTES = 256 << 20
-"""Hours of INFO lines. What comes then is read, so that the server goes on, and lost."""
-_MOST_STEPS = 1_000_000
+_MAX_LINE_BYTES = 64 << 10
+"""The rest of a longer line counts as another line."""
+_MAX_LOG_BYTES = 256 << 20
+"""Hours of INFO lines. Later output is read, so that the server does not block, and dropped."""
+_MAX_STEPS = 1_000_000
 _SHOWN_CHARS = 300
 _DEAD_LOOP = "model-loop-dead"
 _STEP = re.compile(r"\b(\d+\.\d+)ms step_idx=")
@@ -24,10 +24,11 @@ _COMPLAINT = re.compile(r"error|thread '", re.IGNORECASE)
 
 
 class Output:
-    """Takes bytes as they come. `problem` says why the raw log is not all of it, empty where it is.
+    """Takes bytes as they come.
 
-    `steps_ms` are the times of the model's steps; `dead_loop` is the line that told that the model
-    loop died. Lines are shown redacted.
+    `problem` says why the raw log is not complete, empty where it is. `steps_ms` are the times of
+    the model's steps; `dead_loop` is the line that says that the model loop died. Lines are shown
+    redacted.
     """
 
     def __init__(self, raw_log: Path, file: BinaryIO) -> None:
@@ -38,22 +39,22 @@ class Output:
         self.dead_loop: str | None = None
         self._file = file
         self._rest = b""
-        self._left_bytes = _MOST_LOG_BYTES
+        self._left_bytes = _MAX_LOG_BYTES
         self._last = ""
         self._complaint = ""
 
     def take(self, piece: bytes) -> None:
-        """Keep a piece and look at the lines that it completes."""
+        """Keep a piece and read the lines that it completes."""
         self._keep(piece)
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
             self._look(line)
-        while len(self._rest) > _MOST_LINE_BYTES:
-            self._look(self._rest[:_MOST_LINE_BYTES])
-            self._rest = self._rest[_MOST_LINE_BYTES:]
+        while len(self._rest) > _MAX_LINE_BYTES:
+            self._look(self._rest[:_MAX_LINE_BYTES])
+            self._rest = self._rest[_MAX_LINE_BYTES:]
 
     def end(self) -> None:
-        """Close the log. To be called once, after the last piece."""
+        """Close the log. Call it once, after the last piece."""
         if self._rest:
             self._look(self._rest)
         self._file.close()
@@ -61,11 +62,11 @@ class Output:
     @property
     def last_words(self) -> str:
         """The last line that is not blank, redacted."""
-        return self._shown(self._last) or "it said nothing"
+        return self._shown(self._last) or "no output"
 
     @property
     def complaint(self) -> str:
-        """The first line that begins with an error, else the last words, redacted."""
+        """The first line that begins with an error, else the last line, redacted."""
         return self._shown(self._complaint) or self.last_words
 
     def failures(self) -> list[FailureSeen]:
@@ -77,18 +78,16 @@ class Output:
         if self.problem:
             return
         if len(piece) > self._left_bytes:
-            self.problem = (
-                f"of the output only the first {_MOST_LOG_BYTES >> 20} MiB are in {self.raw_log}"
-            )
+            self.problem = f"{self.raw_log} holds only the first {_MAX_LOG_BYTES >> 20} MiB"
         kept = piece[: self._left_bytes]
         self._left_bytes -= len(kept)
         try:
             self._file.write(kept)
         except OSError as exc:
-            self.problem = f"{self.raw_log} is not whole: {exc.strerror}"
+            self.problem = f"{self.raw_log} is not complete: {exc.strerror}"
 
     def _look(self, raw: bytes) -> None:
-        line = clean(decode(raw[:_MOST_LINE_BYTES]))
+        line = clean(decode(raw[:_MAX_LINE_BYTES]))
         self.lines += 1
         if not line.strip():
             return
@@ -96,10 +95,10 @@ class Output:
         if not self._complaint and _COMPLAINT.match(line.lstrip()):
             self._complaint = line
         step = _STEP.search(line)
-        if step and len(self.steps_ms) < _MOST_STEPS:
+        if step and len(self.steps_ms) < _MAX_STEPS:
             self.steps_ms.append(float(step[1]))
         if self.dead_loop is None and FAILURES[_DEAD_LOOP].pattern.search(line):
-            # Again, and redacted: what a client said is no failure.
+            # Read again by `scan`, which ignores what clients sent, and redacts.
             self.dead_loop = next(
                 (seen.evidence for seen in scan([raw]) if seen.name == _DEAD_LOOP), None
             )
@@ -109,5 +108,5 @@ class Output:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    pieces: Iterable[bytes] = iter(lambda: file.readline(_MOST_LINE_BYTES), b"")
+    pieces: Iterable[bytes] = iter(lambda: file.readline(_MAX_LINE_BYTES), b"")
     return (piece.rstrip(b"\n") for piece in pieces)

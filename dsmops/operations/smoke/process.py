@@ -1,4 +1,4 @@
-"""A server as a child process: started in a group of its own, its output kept as a raw log, and never left behind."""
+"""A server as a child process, in a group of its own: its output is kept, and it always ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dsmops.operations.smoke.output import Output
 _DIES_WITH_PARENT = 1
 """`PR_SET_PDEATHSIG` of Linux's prctl."""
 _MARK = "DSMOPS_SMOKE_TEST"
-"""Set in the environment of the server, and so of all that it starts."""
+"""Set in the environment of the server, which all its child processes inherit."""
 _LISTENS = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 _PROC = Path("/proc")
@@ -30,14 +30,14 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """How a child ended: its exit code (negative: the signal's number), and whether it had to be killed."""
+    """How a child ended: its exit code, negative for a signal, and whether it was killed."""
 
     code: int
     killed: bool
 
 
 class Child:
-    """A running command, with all that it starts. `output` has its stdout and stderr."""
+    """A running command and all processes that it starts. `output` has its stdout and stderr."""
 
     def __init__(
         self,
@@ -54,10 +54,12 @@ class Child:
     async def start(
         cls, command: Sequence[str], raw_log: Path, *, folder: Path | None = None
     ) -> Child:
-        """Start `command` in `folder`, its output going to a new file `raw_log`, which nobody else may read: raw logs hold keys.
+        """Start `command` in `folder`. Its output goes to a new file, `raw_log`.
+
+        Only this user may read that file: raw logs hold keys.
 
         Raises:
-            InputError: the command is none that this system can run.
+            InputError: this system cannot run the command.
             FileAccessError: the log cannot be written.
         """
         with os_errors(raw_log):
@@ -66,8 +68,7 @@ class Child:
                 os.open(raw_log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0
             )
         mark = secrets.token_hex(16)
-        # A pipe of our own: that of asyncio stays open for as long as any grandchild holds its
-        # other end.
+        # Not asyncio's pipe: that stays open as long as any grandchild holds its other end.
         reading, writing = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -86,7 +87,7 @@ class Child:
             os.close(reading)
             raise InputError(
                 f"{command[0]} cannot be run: {exc.strerror}",
-                hint="Name an executable file for this machine.",
+                hint="Give an executable file for this machine.",
                 code="smoke.command",
             ) from exc
         finally:
@@ -99,7 +100,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the child, which leads its group."""
+        """Process id of the child, which leads its group."""
         return self._process.pid
 
     @property
@@ -108,20 +109,19 @@ class Child:
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Wait for its end, and return its exit code."""
+        """Wait until it ends, and return its exit code."""
         # asyncio's own wait may also wait for pipes.
         while (code := self.code) is None:
             await asyncio.sleep(_POLL_S)
         return code
 
     async def stop(self, grace_s: float) -> Stopped:
-        """Ask it to end, and kill it if it has not after `grace_s`."""
+        """Send SIGTERM, and SIGKILL if it still runs after `grace_s`."""
         killed = False
         if self.code is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(
-                    self.pid, signal.SIGTERM
-                )  # asyncio's own way may take the exit code from under its watcher
+                # asyncio's own method may take the exit code away from its watcher.
+                os.kill(self.pid, signal.SIGTERM)
             try:
                 async with asyncio.timeout(grace_s):
                     await self.wait()
@@ -132,21 +132,24 @@ class Child:
         return Stopped(await self.wait(), killed)
 
     async def left_over(self, within_s: float = 0.0) -> list[str]:
-        """Return what still runs of all that it started, as text for people; helpers get `within_s` to see that it has ended."""
+        """Return the processes it started that still run, as text.
+
+        They get `within_s` to notice that it has ended.
+        """
         until_s = asyncio.get_running_loop().time() + within_s
         while (found := self._others()) and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(_POLL_S)
         return found
 
     def listens(self, port: int) -> bool | None:
-        """Return whether the listener on a TCP port is one of its processes; None where the system does not tell."""
+        """Return whether one of its processes listens on a TCP port, None if that is unknown."""
         sockets = _listeners(port)
         if sockets is None:
             return None
         return any(_holds(pid, sockets) for pid, _ in _processes(self.pid, self._mark) or ())
 
     async def tear_down(self) -> None:
-        """Kill what is left of all that it started, and close the log. To be called whatever happened, once."""
+        """Kill all its processes that still run, and close the log. Call it once, always."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         for pid, _ in _processes(self.pid, self._mark) or ():
@@ -167,7 +170,7 @@ class Child:
 
 
 class _Drain(asyncio.Protocol):
-    """Reads a pipe as fast as it is filled: a server whose pipe is full stands still."""
+    """Reads a pipe as fast as it is filled: a server blocks on a full pipe."""
 
     def __init__(self, output: Output) -> None:
         self.ended = asyncio.Event()
@@ -181,28 +184,28 @@ class _Drain(asyncio.Protocol):
 
 
 def free_port(addr: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on now."""
+    """Return a port that is free now."""
     with socket.create_server((addr, 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def require_free(port: int, addr: str = "127.0.0.1") -> None:
-    """Check that a server could listen there.
+    """Check that a server can listen there.
 
     Raises:
-        PortInUseError: it could not.
+        PortInUseError: it cannot.
     """
     try:
         socket.create_server((addr, port)).close()
     except OSError as exc:
         raise PortInUseError(
             f"port {port} of {addr} is taken: {exc.strerror}",
-            hint=f"`ss -ltnp 'sport = :{port}'` names who listens there; leave --port away to use a free one.",
+            hint=f"`ss -ltnp 'sport = :{port}'` names the process; omit --port to use a free port.",
         ) from exc
 
 
 def accepts(port: int, addr: str = "127.0.0.1") -> bool:
-    """Return whether somebody takes connections there."""
+    """Return whether a server accepts connections there."""
     try:
         socket.create_connection((addr, port), timeout=1).close()
     except OSError:
@@ -211,13 +214,12 @@ def accepts(port: int, addr: str = "127.0.0.1") -> bool:
 
 
 def _environment(environ: Mapping[str, str], mark: str) -> dict[str, str]:
-    # Without colours a log can be read by anything; what Python prints is to be in it before a
-    # kill.
+    # Colours make a log hard to read; unbuffered output is in it even after a kill.
     return {**environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", _MARK: mark}
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child calls so that it dies when this process is killed outright; None where the system cannot do that."""
+    """Return what a child calls to die when this process is killed, None if not supported."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -235,9 +237,9 @@ def _group_lives(group: int) -> bool:
 
 
 def _processes(group: int, mark: str) -> list[tuple[int, str]] | None:
-    """Return id and name of every process of a group, and of those that carry the mark in their environment, as daemons do that left it.
+    """Return id and name of every process in a group or with the mark in its environment.
 
-    Those that ended and that nobody asked about are left out. None on a system without /proc.
+    Daemons leave the group and keep the mark. Zombies are omitted. None without /proc.
     """
     if not _PROC.joinpath("self", "stat").exists():
         return None
@@ -261,7 +263,7 @@ def _processes(group: int, mark: str) -> list[tuple[int, str]] | None:
 
 
 def _listeners(port: int) -> set[str] | None:
-    """Return the sockets that listen on a TCP port, as /proc/PID/fd names them; None on a system that does not tell."""
+    """Return the sockets that listen on a TCP port, as in /proc/PID/fd; None without /proc."""
     found = set()
     for table in ("tcp", "tcp6"):
         try:

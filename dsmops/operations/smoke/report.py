@@ -1,4 +1,4 @@
-"""What a smoke test found, as one value with its verdict in words."""
+"""The report of a smoke test: all results, and the verdict in words."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from dsmops.operations.smoke.checks import Check, Status
-from dsmops.operations.smoke.conversation import Seen, StepTimes
+from dsmops.operations.smoke.checks import CHECKS, CheckResult, Status
+from dsmops.operations.smoke.module_checks import Observations
+from dsmops.operations.smoke.step_times import StepTimes
 
 
 class Backend(StrEnum):
-    """What was tested: our own worker or a given binary, both as children of the test, or a server that was running already."""
+    """What was tested.
+
+    Our own worker and a given binary run as children of the test; a server at a URL runs already.
+    """
 
     EMBEDDED = "embedded"
     MOSHI_SERVER = "moshi-server"
@@ -20,8 +24,8 @@ class Backend(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleSeen:
-    """What was seen of one module: the words that it wrote down or said, and its step times where they could be seen."""
+class ModuleReport:
+    """One module: the words that it transcribed or synthesized, and its step times if shown."""
 
     module: str | None
     words: tuple[str, ...]
@@ -30,10 +34,11 @@ class ModuleSeen:
 
 @dataclass(frozen=True, slots=True)
 class SmokeReport:
-    """The outcome of a smoke test. `passed` holds when no check failed and none was blocked; checks that do not apply do not count.
+    """What a smoke test found.
 
-    `simulated` names the card that was simulated, whose speed and memory nothing here tells.
-    `raw_log` is what the server wrote, None where it is not ours. `server` says who answered.
+    `passed`: no check failed, and none was blocked. `simulated` names the card that was simulated;
+    its speed and its memory were not tested. `raw_log` is the server's output, None for a server
+    that was not started here. `server` is what answered.
     """
 
     passed: bool
@@ -46,13 +51,13 @@ class SmokeReport:
     config: str | None
     seconds: float
     raw_log: Path | None
-    checks: tuple[Check, ...]
-    modules: tuple[ModuleSeen, ...]
+    checks: tuple[CheckResult, ...]
+    modules: tuple[ModuleReport, ...]
 
 
 def make_report(
-    checks: Sequence[Check],
-    seen: Mapping[str | None, Seen],
+    checks: Sequence[CheckResult],
+    seen: Mapping[str | None, Observations],
     *,
     backend: Backend,
     seconds: float,
@@ -62,7 +67,7 @@ def make_report(
     simulated: str | None = None,
     raw_log: Path | None = None,
 ) -> SmokeReport:
-    """Judge the checks."""
+    """Return the report with its verdict."""
     failed = tuple(dict.fromkeys(check.name for check in checks if check.status is Status.FAILED))
     blocked = any(check.status is Status.BLOCKED for check in checks)
     passed = not failed and not blocked
@@ -79,25 +84,39 @@ def make_report(
         raw_log=raw_log,
         checks=tuple(checks),
         modules=tuple(
-            ModuleSeen(module, tuple(found.words), found.step_times)
+            ModuleReport(module, tuple(found.words), found.step_times)
             for module, found in seen.items()
         ),
     )
 
 
 def _verdict(
-    checks: Sequence[Check], seconds: float, *, passed: bool, simulated: str | None
+    checks: Sequence[CheckResult], seconds: float, *, passed: bool, simulated: str | None
 ) -> str:
     counts = {status: sum(check.status is status for check in checks) for status in Status}
     if passed:
         skipped = f"; {counts[Status.SKIPPED]} do not apply here" if counts[Status.SKIPPED] else ""
         where = (
-            f" The {simulated} was simulated: the work was real, the card's speed and memory were not tried."
+            f" The {simulated} was simulated: its speed and its memory were not tested."
             if simulated
             else ""
         )
         return f"Passed: all {counts[Status.PASSED]} checks in {seconds:.1f} s{skipped}.{where}"
-    first = next(check for check in checks if check.status in (Status.FAILED, Status.BLOCKED))
+    first = _cause(checks)
     more = counts[Status.FAILED] - 1
     others = f" {more} other check{'s' if more > 1 else ''} failed as well." if more > 0 else ""
-    return f"Failed at `{first.name}`: {first.evidence}.{others} {counts[Status.BLOCKED] or 'No'} could not run."
+    blocked = f" {counts[Status.BLOCKED] or 'No'} could not run."
+    return f"Failed at `{first.name}`: {first.evidence}.{others}{blocked}"
+
+
+def _cause(checks: Sequence[CheckResult]) -> CheckResult:
+    """Return the first check that did not pass, or the failed one that explains it."""
+    first = next(check for check in checks if check.status in (Status.FAILED, Status.BLOCKED))
+    for check in checks:
+        if (
+            check.status is Status.FAILED
+            and check.module == first.module
+            and first.name in CHECKS[check.name].explains
+        ):
+            return check
+    return first

@@ -1,4 +1,4 @@
-"""What a smoke test is asked for, and the sound that it sends."""
+"""The request for a smoke test, and the recording that it sends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from dsmops.audio.signals import speech_like
 from dsmops.operations.smoke.checks import Limits
 from dsmops.operations.smoke.report import Backend
 
-CLIP_S = 4.0
+RECORDING_S = 4.0
 
 OnStart = Callable[[str], None]
-"""Is told the name of each check as it begins."""
+"""Gets the name of each check as it begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmokeRequest:
-    """What was asked for. `url` joins a running server; else the server of `config` is started: `moshi_bin`, or the embedded worker.
+    """What to test, and how.
 
-    `audio` None is the built-in sound. `timeout_s` is for the whole test; what tidies up may go on
-    for a grace period more. `command` takes the place of the backend's own command line, `folder`
-    is where the server runs.
+    `url` is a running server. Without it the server of `config` is started: `moshi_bin`, or the
+    embedded worker. `audio` None is the built-in recording. `timeout_s` is for the whole test;
+    ending the server may take a grace period more. `command` replaces the backend's own command
+    line; `folder` is where the server runs.
     """
 
     config: Path | None = None
@@ -38,12 +39,12 @@ class SmokeRequest:
     audio: Path | None = None
     command: tuple[str, ...] | None = None
     folder: Path | None = None
-    clip_s: float = CLIP_S
+    recording_s: float = RECORDING_S
     limits: Limits = field(default_factory=Limits)
 
     @property
     def backend(self) -> Backend:
-        """What is tested."""
+        """Which server is tested."""
         return (
             Backend.URL
             if self.url
@@ -53,10 +54,10 @@ class SmokeRequest:
         )
 
 
-def make_clip(request: SmokeRequest) -> Samples:
-    """Return the sound to send.
+def read_recording(request: SmokeRequest) -> Samples:
+    """Return the audio to send.
 
     Raises:
         InputError, SourceError: the recording cannot be used.
     """
-    return read(request.audio) if request.audio else speech_like(request.clip_s)
+    return read(request.audio) if request.audio else speech_like(request.recording_s)

@@ -1,4 +1,4 @@
-"""`smoke-test`: start a server, or join one, and find out whether it works, by talking to it."""
+"""`smoke-test`: test a server that runs, or start one and test it."""
 
 from __future__ import annotations
 
@@ -14,46 +14,50 @@ from dsmops.operations.server_binary import find_binary
 from dsmops.operations.smoke.checks import Ledger
 from dsmops.operations.smoke.launch import check_config, require_log_folder
 from dsmops.operations.smoke.report import SmokeReport
-from dsmops.operations.smoke.request import OnStart, SmokeRequest, make_clip
+from dsmops.operations.smoke.request import OnStart, SmokeRequest, read_recording
 from dsmops.operations.smoke.running import check_running
 
 
 def smoke_test(request: SmokeRequest, *, on_start: OnStart = lambda _: None) -> SmokeReport:
-    """Run the whole test. SIGTERM and SIGINT end it early, and still leave nothing behind.
+    """Run the whole test. SIGTERM and SIGINT end it early; no process is left behind then either.
 
     Raises:
-        InputError, ConfigError, SourceError: there is nothing that could be tested: no such file,
-        no such address, no such binary.
+        InputError, ConfigError, SourceError: the config, the address or the binary cannot be used.
         ExtraMissingError: the worker's libraries are not installed.
     """
     require_worker("talking to a server", SERVER)
     if request.moshi_bin and find_binary(request.moshi_bin) is None:
         raise SourceError(
-            f"{request.moshi_bin} is no program here, neither as a path nor on PATH",
-            hint="`cargo install moshi-server` puts it into ~/.cargo/bin; leave --moshi-bin away to test the embedded worker.",
+            f"{request.moshi_bin} is not a program here, neither as a path nor on PATH",
+            hint="`cargo install moshi-server` installs it into ~/.cargo/bin; "
+            "omit --moshi-bin to test the embedded worker.",
             code="smoke.binary",
         )
-    clip = make_clip(request)
+    recording = read_recording(request)
     if request.url:
         return run_ledger(
-            request.timeout_s, lambda ledger: check_running(ledger, request, clip), on_start
+            request.timeout_s, lambda ledger: check_running(ledger, request, recording), on_start
         )
     if request.config is None:
         raise InputError(
             "nothing to test",
-            hint="Name a config with --config, a running server with --url, or use --simulate-success.",
+            hint="Give a config with --config or a running server with --url, "
+            "or use --simulate-success.",
         )
     config = read_config(request.config)
     require_log_folder()
     return run_ledger(
-        request.timeout_s, lambda ledger: check_config(ledger, request, config, clip), on_start
+        request.timeout_s, lambda ledger: check_config(ledger, request, config, recording), on_start
     )
 
 
 def run_ledger(
     timeout_s: float, work: Callable[[Ledger], Awaitable[SmokeReport]], on_start: OnStart
 ) -> SmokeReport:
-    """Run checks on an event loop of their own; `on_start` is told the name of each as it begins. SIGTERM ends them as Ctrl-C does."""
+    """Run checks on an event loop of their own; `on_start` gets the name of each as it begins.
+
+    SIGTERM ends them as Ctrl-C does.
+    """
 
     async def main() -> SmokeReport:
         task = asyncio.current_task()

@@ -1,8 +1,8 @@
-"""`smoke-test --simulate-success`: the whole path without a GPU and without a network, where nothing but the card is simulated.
+"""`smoke-test --simulate-success`: the whole path without a GPU and without a network.
 
-Two tiny bf16 models, one that hears and one that speaks, are generated, prepared for a T4 as
-`prep-sm75` prepares any, and served in f16 by the embedded worker on the CPU, which is then tested
-as any server is.
+Two tiny bf16 models, one for each direction, are generated, prepared for a T4 by `prep-sm75`, and
+served in f16 by the embedded worker on the CPU. Then that is tested like any server. Only the card
+is simulated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dsmops.operations.prepare import PrepareReport, PrepareRequest, plan_prepar
 from dsmops.operations.smoke.checks import CheckFailed, Ledger
 from dsmops.operations.smoke.launch import check_config, require_log_folder
 from dsmops.operations.smoke.report import Backend, SmokeReport, make_report
-from dsmops.operations.smoke.request import OnStart, SmokeRequest, make_clip
+from dsmops.operations.smoke.request import OnStart, SmokeRequest, read_recording
 from dsmops.operations.smoke.run import run_ledger
 from dsmops.units import counted, size
 
@@ -35,7 +35,7 @@ _SLOTS = 4
 
 @dataclass(frozen=True, slots=True)
 class TinyModel:
-    """A model that was made up: the weights of its language model, and a config that serves them."""
+    """A tiny model with random weights, and a config that serves it."""
 
     weights: Path
     template: Path
@@ -45,16 +45,17 @@ def _generate(folder: Path) -> tuple[TinyModel, ...]:
     from dsmops.worker.tiny.stt import write_tiny_stt
     from dsmops.worker.tiny.tts import write_tiny_tts
 
-    hearing = write_tiny_stt(folder / "stt")
-    speaking = write_tiny_tts(folder / "tts")
-    # Voices are looked for from where the server runs.
-    voices = f'voice_folder = "{speaking.voice_folder.absolute()}"'
-    template = speaking.server_config.read_text(encoding="utf-8").replace(
+    stt = write_tiny_stt(folder / "stt")
+    tts = write_tiny_tts(folder / "tts")
+    # Voices are searched relative to the folder where the server runs.
+    voices = f'voice_folder = "{tts.voice_folder.absolute()}"'
+    template = tts.server_config.read_text(encoding="utf-8").replace(
         'voice_folder = "voices"', voices
     )
-    speaking.server_config.write_text(template, encoding="utf-8")
-    return TinyModel(hearing.files.lm, hearing.server_config), TinyModel(
-        speaking.files.lm, speaking.server_config
+    tts.server_config.write_text(template, encoding="utf-8")
+    return (
+        TinyModel(stt.files.lm, stt.server_config),
+        TinyModel(tts.files.lm, tts.server_config),
     )
 
 
@@ -72,7 +73,7 @@ def _prepare(model: TinyModel, output: Path) -> PrepareReport:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts that the simulation puts together; each can be exchanged, to see the test notice.
+    """The parts of the simulation. Tests replace one, to check that the smoke test notices.
 
     `generate` writes models into a folder; `prepare` turns one into a converted checkpoint and its
     config; `command` is the worker's command line, None for our own.
@@ -85,7 +86,7 @@ class Parts:
 
 @dataclass(slots=True)
 class _Made:
-    """What the first checks make for those after them: the models, a config for each, and one for all."""
+    """What the first checks make for later ones: models, a config for each, and one for all."""
 
     models: tuple[TinyModel, ...] = ()
     configs: list[Config] = field(default_factory=list)
@@ -99,7 +100,7 @@ def simulate_success(
     parts: Parts | None = None,
     on_start: OnStart = lambda _: None,
 ) -> SmokeReport:
-    """Try the whole path in `folder`, which is made, or empty; its files stay.
+    """Test the whole path in `folder`, which is created, or empty. Its files stay.
 
     Raises:
         ExtraMissingError: the worker's libraries are not installed.
@@ -112,21 +113,21 @@ def simulate_success(
         if any(folder.iterdir()):
             raise InputError(
                 f"{folder} is not empty",
-                hint="Name a new folder: what is in this one could be lost.",
+                hint="Give a new folder: files in this one could be overwritten.",
                 code="smoke.folder",
             )
-    clip = make_clip(request)
+    recording = read_recording(request)
     require_log_folder()
     request = replace(request, api_key=None)  # its servers have keys of their own
     return run_ledger(
         request.timeout_s,
-        lambda ledger: _simulate(ledger, folder, request, clip, parts or Parts()),
+        lambda ledger: _simulate(ledger, folder, request, recording, parts or Parts()),
         on_start,
     )
 
 
 async def _simulate(
-    ledger: Ledger, folder: Path, request: SmokeRequest, clip: Samples, parts: Parts
+    ledger: Ledger, folder: Path, request: SmokeRequest, recording: Samples, parts: Parts
 ) -> SmokeReport:
     made = _Made()
 
@@ -135,7 +136,8 @@ async def _simulate(
         tensors = sum(len(read_header(model.weights).tensors) for model in models)
         made.models = models
         total_bytes = sum(model.weights.stat().st_size for model in models)
-        return f"{counted(len(models), 'model')} with {tensors} tensors, {size(total_bytes)} of bf16, made up"
+        made_up = f"{counted(len(models), 'model')} with {tensors} tensors"
+        return f"{made_up}, {size(total_bytes)} of random bf16 weights"
 
     async def preparation() -> str:
         said = []
@@ -167,7 +169,7 @@ async def _simulate(
     if made.config is None or not converted:
         await ledger.block_rest()
         return make_report(
-            ledger.checks,
+            ledger.results,
             {},
             backend=Backend.EMBEDDED,
             seconds=ledger.seconds,
@@ -176,11 +178,11 @@ async def _simulate(
     served = replace(
         request, config=Path(made.config.path), cpu=True, folder=folder, command=parts.command
     )
-    return await check_config(ledger, served, made.config, clip, simulated=_CARD_NAME)
+    return await check_config(ledger, served, made.config, recording, simulated=_CARD_NAME)
 
 
 def _joined(configs: Sequence[Config], path: Path) -> Config:
-    """Write a config that serves the modules of all, with the settings of the first."""
+    """Write a config with the modules of all, and the settings of the first."""
     first, *others = configs
     modules_of_others = [config.text[config.text.index("[modules.") :] for config in others]
     write_text_atomically(path, "\n".join([first.text, *modules_of_others]), private=True)
@@ -188,17 +190,18 @@ def _joined(configs: Sequence[Config], path: Path) -> Config:
 
 
 def _judge_conversion(weights: Path, config: Config) -> str:
-    """Compare what the config serves with what it was made from, and return that as evidence.
+    """Compare the file that the config serves with its source, and return that as evidence.
 
     Raises:
-        CheckFailed: it serves another file, in another dtype, or with other values.
+        CheckFailed: the config serves another file, in another dtype, or with other values.
     """
     (module,) = modules(config)
     served = Path(module.text("lm_model_file") or module.text("py", "moshi_weight") or "")
     dtypes = {tensor.dtype for tensor in read_header(served).tensors.values()}
     if "BF16" in dtypes or _STORED_DTYPE not in dtypes:
         raise CheckFailed(
-            f"{served.name}, which the config serves, holds {', '.join(sorted(dtypes))}, and the card needs {_STORED_DTYPE}"
+            f"{served.name}, which the config serves, holds {', '.join(sorted(dtypes))}, "
+            f"and the card needs {_STORED_DTYPE}"
         )
     report = verify(weights, served)
     if not report.same:
@@ -206,4 +209,5 @@ def _judge_conversion(weights: Path, config: Config) -> str:
             f"{served.name} does not hold the values of {weights.name}",
             f"`dsmops verify {weights} {served}` says more.",
         )
-    return f"all {report.tensors} tensors of {served.name} are right, {report.converted} of them now in {_STORED_DTYPE}"
+    converted = f"{report.converted} of them now in {_STORED_DTYPE}"
+    return f"all {report.tensors} tensors of {served.name} are right, {converted}"

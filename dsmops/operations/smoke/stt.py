@@ -1,33 +1,41 @@
-"""The checks of a speech-to-text module: frames in, answers out, a marker, and a whole clip at the pace of real time."""
+"""The checks of a speech-to-text module: a frame, a marker, and a recording in real time."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from statistics import quantiles
+from collections.abc import AsyncIterator
 
 from dsmops.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames
 from dsmops.audio.signals import silence
 from dsmops.client.probe import Probe
 from dsmops.client.session import Patience
-from dsmops.client.stt import LEAD_IN_FRAMES, Answer, transcribe
+from dsmops.client.stt import CLOSING_FRAMES, LEAD_IN_FRAMES, Answer, transcribe
 from dsmops.errors import DsmopsError
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
-from dsmops.operations.smoke.conversation import NAN_HINT, Conversation, Seen, Subject, now_s
+from dsmops.operations.smoke.module_checks import (
+    NAN_HINT,
+    SLOW_HINT,
+    ModuleChecks,
+    Observations,
+    Subject,
+    now_s,
+)
+from dsmops.operations.smoke.step_times import FRAME_S, Pace, StepTimes
 from dsmops.protocol import Audio, Marker, Step, SttAnswer, Word, decode_stt_answer
 from dsmops.units import counted
 
-_MOST_DELAY_FRAMES = 40
-"""More than the largest text delay, 32, with some to spare."""
+_MAX_DELAY_FRAMES = 40
+"""More than the largest text delay, 32 frames."""
 _NO_STEP_S = 3.0
-"""How long to wait for a `Step` that only models with pause detection send, where nobody knows whether this is one."""
-
-OnFrame = Callable[[], None]
+"""How long to wait for a `Step` where it is unknown whether the model has pause detection."""
 
 
-class Hearing(Conversation[SttAnswer]):
-    """Checks one module. `clip` is the sound to send, float32 at 24 kHz; `wants_words` says that it must bring some."""
+class SttChecks(ModuleChecks[SttAnswer]):
+    """Checks one module.
+
+    `recording` is the audio to send, float32 at 24 kHz. With `wants_words` it must bring words.
+    """
 
     histogram = "asr_model_step_duration"
 
@@ -35,20 +43,21 @@ class Hearing(Conversation[SttAnswer]):
         self,
         ledger: Ledger,
         subject: Subject,
-        clip: Samples,
+        recording: Samples,
         *,
         wants_words: bool,
         intrusive: bool,
         patient: bool,
     ) -> None:
         super().__init__(ledger, subject, intrusive=intrusive, patient=patient)
-        self._clip, self._wants_words = clip, wants_words
+        self._recording, self._wants_words = recording, wants_words
+        self._pace = Pace()
 
     @staticmethod
     def decode(data: bytes) -> SttAnswer:
         return decode_stt_answer(data)
 
-    async def run(self) -> Seen:
+    async def run(self) -> Observations:
         """Run every check, and return what was seen."""
         try:
             await self._check("ready", self._ready)
@@ -57,45 +66,59 @@ class Hearing(Conversation[SttAnswer]):
             await self._check("closing", self._closing, self._limits.close_s)
         finally:
             await self._let_go()
-        await self._check("clip", self._hear_clip)
-        await self._check("step-time", self._step_time)
+        await self._check("clip", self._clip)
+        # Also when the time for the whole test is over: this only reads what was measured.
+        await self._check("step-time", self._step_time, always=True)
         await self._check("finite-numbers", self._finite_numbers)
         await self._check_access()
         return self.seen
 
-    async def hear(
-        self, sound: Samples, *, speed: float = 0.0, on_frame: OnFrame = lambda: None
-    ) -> list[tuple[float, Answer]]:
-        """Send a sound as a well-behaved client, at `speed` × real time, and return what the server says to it, and when.
+    async def transcribe(
+        self, audio: Samples, *, speed: float = 0.0, pace: Pace | None = None
+    ) -> list[Answer]:
+        """Send audio as a well-behaved client, at `speed` × real time, and return the answers.
+
+        `pace` notes when frames were sent and answered, also of a stream that fails.
 
         Raises:
             RemoteError, CredentialsError: the conversation failed.
         """
-        answers: list[tuple[float, Answer]] = []
+        pace = pace or Pace()
+        answers: list[Answer] = []
 
         async def sent() -> AsyncIterator[Samples]:
-            for frame in frames([sound]):
-                on_frame()
+            for frame in frames([audio]):
+                pace.sent_s.append(now_s())
                 yield frame
 
+        def take(answer: Answer) -> None:
+            answers.append(answer)
+            if isinstance(answer, Step):
+                pace.answered_s.append(now_s())
+
         subject, limits = self._subject, self._limits
-        patience = Patience(ready_s=limits.ready_s, silence_s=limits.marker_s, attempts=1)
+        # The slot of the conversation before this one may be free only after a few steps.
+        patience = Patience(
+            ready_s=limits.ready_s, silence_s=limits.marker_s, attempts=3, back_off_s=0.5
+        )
+        pace.begin_s = now_s()
         try:
             await transcribe(
                 subject.url,
                 sent(),
-                lambda answer: answers.append((now_s(), answer)),
+                take,
                 api_key=subject.api_key,
                 speed=speed,
                 patience=patience,
             )
         except DsmopsError as exc:
-            self._note_broken(exc.message)
+            self._note_not_finite(exc.message)
             raise
+        pace.end_s = now_s()
         return answers
 
     async def _occupy(self, probe: Probe[SttAnswer]) -> None:
-        await probe.send(Audio(next(iter(frames([self._clip])))))
+        await probe.send(Audio(next(iter(frames([self._recording])))))
 
     async def _next(self, probe: Probe[SttAnswer]) -> SttAnswer:
         answer = await super()._next(probe)
@@ -116,72 +139,98 @@ class Hearing(Conversation[SttAnswer]):
         except TimeoutError:
             if subject.has_steps is None:
                 raise DoesNotApply(
-                    "no Step came, as from models without pause detection; the marker will tell"
+                    "no Step came, as from models without pause detection; see `marker`"
                 ) from None
             raise CheckFailed(
-                f"a frame of sound went in, and in {self._limits.step_s:g} s no Step came out: the model loop hangs or died",
-                "Look for `task failed` in the server's log, and for whether its process uses the GPU.",
+                f"a frame of audio was not answered in {self._limits.step_s:g} s: "
+                "the model loop hangs or died",
+                "Look for `task failed` in the server's log, and whether its process uses the GPU.",
             ) from None
-        return f"Step {answer.step_idx} came after {(now_s() - begin_s) * 1000:.0f} ms, {len(answer.prs)} pause probabilities"
+        took_ms = (now_s() - begin_s) * 1000
+        return f"Step {answer.step_idx} came after {took_ms:.0f} ms, {len(answer.prs)} pauses"
 
     async def _marker(self) -> str:
         probe = self._talking()
         begin_s = now_s()
-        await probe.send(Marker(1), Audio(silence(_MOST_DELAY_FRAMES * FRAME_SAMPLES)))
+        await probe.send(Marker(1), Audio(silence(_MAX_DELAY_FRAMES * FRAME_SAMPLES)))
         try:
             async with asyncio.timeout(self._limits.marker_s):
                 while not isinstance(answer := await self._next(probe), Marker):
                     pass
         except TimeoutError:
             raise CheckFailed(
-                f"the marker did not come back in {self._limits.marker_s:g} s, though {_MOST_DELAY_FRAMES} frames of silence followed it",
-                "Clients wait for it to know that all text is out. Look at the server's log for `received marker`.",
+                f"the marker did not return in {self._limits.marker_s:g} s, "
+                f"although {_MAX_DELAY_FRAMES} frames of silence followed it",
+                "Clients wait for it to know that their text is complete. "
+                "Look for `received marker` in the server's log.",
             ) from None
         if answer.id != 1:
-            raise CheckFailed(f"marker {answer.id} came back, and 1 was sent")
-        return f"marker 1 came back after {(now_s() - begin_s) * 1000:.0f} ms"
+            raise CheckFailed(f"marker {answer.id} returned instead of marker 1")
+        return f"marker 1 returned after {(now_s() - begin_s) * 1000:.0f} ms"
 
-    async def _hear_clip(self) -> str:
-        sent_s: list[float] = []
+    async def _clip(self) -> str:
         await self._note_steps()
-        begin_s = now_s()
-        answers = await self.hear(self._clip, speed=1.0, on_frame=lambda: sent_s.append(now_s()))
-        took_s, seconds = now_s() - begin_s, len(self._clip) / SAMPLE_RATE_HZ
-        self.seen.words = [answer.text for _, answer in answers if isinstance(answer, Word)]
-        self.seen.pauses += [
-            pause for _, answer in answers if isinstance(answer, Step) for pause in answer.prs
-        ]
-        arrived_s = [time_s for time_s, answer in answers if isinstance(answer, Step)]
-        frames_sent = len(sent_s) + LEAD_IN_FRAMES
-        if arrived_s and len(arrived_s) < frames_sent:
+        pace, seconds = self._pace, len(self._recording) / SAMPLE_RATE_HZ
+        around_s = (LEAD_IN_FRAMES + 2 * CLOSING_FRAMES) * FRAME_S
+        limit_s = seconds + around_s + self._limits.marker_s
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                answers = await self.transcribe(self._recording, speed=1.0, pace=pace)
+        except TimeoutError:
+            if not limit.expired():
+                raise
             raise CheckFailed(
-                f"{frames_sent} frames were sent, and {len(arrived_s)} answered before the marker came back"
+                self._told(
+                    f"the text of {seconds:.1f} s of audio was not complete in {limit_s:.0f} s"
+                ),
+                SLOW_HINT,
+            ) from None
+        except DsmopsError as exc:
+            raise CheckFailed(self._told(exc.message), exc.hint) from exc
+        self.seen.words = [answer.text for answer in answers if isinstance(answer, Word)]
+        self.seen.pauses += [
+            pause for answer in answers if isinstance(answer, Step) for pause in answer.prs
+        ]
+        frames_sent = len(pace.sent_s) + LEAD_IN_FRAMES
+        if pace.answered_s and len(pace.answered_s) < frames_sent:
+            raise CheckFailed(
+                f"of {frames_sent} frames {len(pace.answered_s)} were answered "
+                "before the marker returned"
             )
+        if slow := pace.too_slow(patient=self._patient):
+            raise CheckFailed(f"{slow}: the server is slower than real time", SLOW_HINT)
         if self._wants_words and not self.seen.words:
             raise CheckFailed(
-                f"{seconds:.1f} s of sound brought no word",
+                f"{seconds:.1f} s of audio brought no word",
                 "Listen to the recording; try `dsmops transcribe` on it.",
             )
-        lags_ms = [
-            (there - here) * 1000
-            for here, there in zip(sent_s, arrived_s[LEAD_IN_FRAMES:], strict=False)
-        ]
-        lag = f", answers {_p95(lags_ms):.0f} ms behind their frames (p95)" if lags_ms else ""
-        return f"{seconds:.1f} s of sound heard in {took_s:.1f} s{lag}, {counted(len(self.seen.words), 'word')}"
+        lag = ""
+        if pace.lag_s is not None and pace.answered_s:
+            lag = f", answers {pace.lag_s * 1000:.0f} ms behind their frames (p95)"
+        took_s = (pace.end_s or now_s()) - pace.begin_s
+        words = counted(len(self.seen.words), "word")
+        return f"{seconds:.1f} s of audio transcribed in {took_s:.1f} s{lag}, {words}"
+
+    def _told(self, failure: str) -> str:
+        """Return a failure with how late answers were until then."""
+        slow = self._pace.too_slow(patient=self._patient)
+        return f"{failure}; until then {slow}" if slow else failure
+
+    async def _step_times(self) -> StepTimes | None:
+        return await super()._step_times() or self._pace.step_times()
 
     async def _finite_numbers(self) -> str:
         seen = self.seen
-        if seen.broken:
-            raise CheckFailed(seen.broken, NAN_HINT)
+        if seen.not_finite:
+            raise CheckFailed(seen.not_finite, NAN_HINT)
         bad = sum(not (math.isfinite(value) and -1e-3 <= value <= 1.001) for value in seen.pauses)
         if bad:
             raise CheckFailed(
-                f"{bad} of {len(seen.pauses)} pause probabilities are no probabilities", NAN_HINT
+                f"{bad} of {len(seen.pauses)} pause probabilities are outside of 0 to 1", NAN_HINT
             )
         if not seen.pauses:
-            raise DoesNotApply("this server tells none of its numbers")
-        return f"{len(seen.pauses)} pause probabilities, all between 0 and 1; no stream was ended for its numbers"
-
-
-def _p95(values: Sequence[float]) -> float:
-    return quantiles(values, n=20, method="inclusive")[18] if len(values) > 1 else values[0]
+            raise DoesNotApply("this server sends none of its numbers")
+        return (
+            f"{len(seen.pauses)} pause probabilities, all between 0 and 1; "
+            "no stream was ended for its numbers"
+        )

@@ -1,4 +1,4 @@
-"""The checks of a text-to-speech module: text in, sound out, soon enough, fast enough, whole, and fit to be heard."""
+"""The checks of a text-to-speech module: its sound is complete, in time, in range and in order."""
 
 from __future__ import annotations
 
@@ -11,30 +11,35 @@ from dsmops.audio.quality import join, quality
 from dsmops.client.connection import Closed
 from dsmops.client.probe import Probe
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
-from dsmops.operations.smoke.conversation import (
+from dsmops.operations.smoke.module_checks import (
     GOOD_CODES,
     NAN_HINT,
-    Conversation,
-    Seen,
+    ModuleChecks,
+    Observations,
     Subject,
     now_s,
 )
-from dsmops.operations.smoke.stt import Hearing
+from dsmops.operations.smoke.stt import SttChecks
 from dsmops.protocol import Audio, Eos, Error, Text, TtsAnswer, TtsText, Word, decode_tts_answer
 from dsmops.units import counted
 
 TEXT = "The morning train leaves the old station at seven, and it is never late."
 QUERY = "format=PcmMessagePack"
-"""The one format that carries samples, words and errors."""
+"""The only format with samples, words and errors."""
 _FIRST_AUDIO_S = 2.0
-"""After which people think that nobody is there. The models' own delay is 18 steps, at most 1.44 s."""
-_MOST_CLIPPED = 0.01
-"""moshi-server sends none."""
+"""Users expect an answer by then. The models' own delay is 18 steps, at most 1.44 s."""
+_MAX_CLIPPED = 0.01
+"""moshi-server sends no clipped samples."""
+_MAX_AHEAD_S = 2.5
+"""moshi-server's last word ends a model delay behind the sound: 1.28 s in the 1.6B model, and 25
+steps (2 s) in the preset of its Rust module.
+"""
+_SLOW_HINT = "Serve fewer streams or fewer codebooks (n_q): `dsmops plan`."
 
 
 @dataclass(slots=True)
-class _Said:
-    """What came of the text."""
+class _Speech:
+    """What the server sent for the text."""
 
     pieces: list[Samples] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
@@ -44,11 +49,11 @@ class _Said:
 
     @property
     def seconds(self) -> float:
-        """Of sound."""
+        """Seconds of sound."""
         return sum(map(len, self.pieces)) / SAMPLE_RATE_HZ
 
 
-class Speaking(Conversation[TtsAnswer]):
+class TtsChecks(ModuleChecks[TtsAnswer]):
     """Checks one module. The address in `subject` asks for `QUERY`."""
 
     histogram = "py_model_step_duration"
@@ -59,13 +64,13 @@ class Speaking(Conversation[TtsAnswer]):
 
     def __init__(self, ledger: Ledger, subject: Subject, *, intrusive: bool, patient: bool) -> None:
         super().__init__(ledger, subject, intrusive=intrusive, patient=patient)
-        self._said = _Said()
+        self._speech = _Speech()
 
-    async def run(self) -> Seen:
+    async def run(self) -> Observations:
         """Run every check, and return what was seen."""
         try:
             await self._check("ready", self._ready)
-            await self._check("speech", self._speak)
+            await self._check("speech", self._synthesize)
             await self._check("closing", self._close_early, self._limits.close_s)
         finally:
             await self._let_go()
@@ -73,45 +78,48 @@ class Speaking(Conversation[TtsAnswer]):
         await self._check("playback", self._playback)
         await self._check("sound", self._sound)
         await self._check("said-words", self._words)
-        await self._check("step-time", self._step_time)
+        await self._check("step-time", self._step_time, always=True)
         await self._check("finite-numbers", self._finite_numbers)
         await self._check_access()
         return self.seen
 
-    async def check_round_trip(self, hearing: Hearing, *, wants_words: bool) -> None:
-        """Let a module that hears write down what this one said."""
+    async def check_round_trip(self, stt: SttChecks, *, wants_words: bool) -> None:
+        """Let a speech-to-text module transcribe what this one synthesized."""
 
-        async def listen() -> str:
-            answers = await hearing.hear(join(self._said.pieces))
-            words = [answer.text for _, answer in answers if isinstance(answer, Word)]
+        async def round_trip() -> str:
+            answers = await stt.transcribe(join(self._speech.pieces))
+            words = [answer.text for answer in answers if isinstance(answer, Word)]
             if wants_words and not words:
                 raise CheckFailed(
-                    f"{self._said.seconds:.1f} s of speech brought no word",
+                    f"{self._speech.seconds:.1f} s of speech brought no word",
                     "Listen to it: `dsmops synthesize --url`.",
                 )
-            return f"said {TEXT!r}, heard {' '.join(words)!r}"
+            return f"synthesized {TEXT!r}, transcribed {' '.join(words)!r}"
 
-        await self._ledger.run("round-trip", listen)
+        await self._ledger.run("round-trip", round_trip)
 
     async def _occupy(self, probe: Probe[TtsAnswer]) -> None:
         await probe.send(Text(TEXT))
 
-    async def _speak(self) -> str:
+    async def _synthesize(self) -> str:
         await self._note_steps()
         probe, self._probe = self._talking(), None
-        said = self._said
+        speech = self._speech
         try:
-            said.begin_s = now_s()
+            speech.begin_s = now_s()
             # Word by word, as a language model writes them.
             await probe.send(*(Text(word) for word in TEXT.split()), Eos())
             await self._collect(probe)
         finally:
             await probe.vanish()
-        if not said.pieces:
+        if not speech.pieces:
             raise CheckFailed("the stream ended without any sound", "Look at the server's log.")
-        self.seen.words = [word.text for word in said.words]
-        took_s = said.end_s - said.begin_s
-        return f"{said.seconds:.1f} s of sound for {counted(len(TEXT.split()), 'word')} in {took_s:.1f} s, and the server ended the stream"
+        self.seen.words = [word.text for word in speech.words]
+        took_s = speech.end_s - speech.begin_s
+        return (
+            f"{speech.seconds:.1f} s of sound for {counted(len(TEXT.split()), 'word')} "
+            f"in {took_s:.1f} s, and the server ended the stream"
+        )
 
     async def _collect(self, probe: Probe[TtsAnswer]) -> None:
         """Keep what comes, to the end of the stream.
@@ -119,29 +127,30 @@ class Speaking(Conversation[TtsAnswer]):
         Raises:
             CheckFailed: it ended badly, or fell silent.
         """
-        said = self._said
+        speech = self._speech
         while True:
             try:
                 async with asyncio.timeout(self._limits.marker_s):
                     answer = await probe.receive()
             except TimeoutError:
                 raise CheckFailed(
-                    f"after {said.seconds:.1f} s of sound nothing came for {self._limits.marker_s:g} s, and the stream did not end",
+                    f"after {speech.seconds:.1f} s of sound nothing came for "
+                    f"{self._limits.marker_s:g} s, and the stream did not end",
                     "Look for `task failed` in the server's log.",
                 ) from None
             if isinstance(answer, Closed):
-                said.end_s = now_s()
+                speech.end_s = now_s()
                 if answer.code not in GOOD_CODES:
                     raise CheckFailed(f"the server ended the stream: {answer}")
                 return
             if isinstance(answer, Error):
-                self._note_broken(answer.message)
+                self._note_not_finite(answer.message)
                 raise CheckFailed(f"the server ended the stream: {answer.message}")
             if isinstance(answer, Audio):
-                said.pieces.append(answer.pcm)
-                said.arrived_s.append(now_s())
+                speech.pieces.append(answer.pcm)
+                speech.arrived_s.append(now_s())
             elif isinstance(answer, TtsText):
-                said.words.append(answer)
+                speech.words.append(answer)
 
     async def _close_early(self) -> str:
         self._probe = await self._open()
@@ -150,60 +159,56 @@ class Speaking(Conversation[TtsAnswer]):
         return await self._closing()
 
     async def _first_audio(self) -> str:
-        first_s = self._said.arrived_s[0] - self._said.begin_s
+        first_s = self._speech.arrived_s[0] - self._speech.begin_s
         said = f"the first sound came {first_s * 1000:.0f} ms after the first text"
         if first_s > _FIRST_AUDIO_S and not self._patient:
-            raise CheckFailed(
-                f"{said}, later than {_FIRST_AUDIO_S:g} s",
-                "Serve fewer streams or fewer codebooks (n_q): `dsmops plan`.",
-            )
+            raise CheckFailed(f"{said}, later than {_FIRST_AUDIO_S:g} s", _SLOW_HINT)
         return said
 
     async def _playback(self) -> str:
-        said = self._said
-        # From the first sound on: what the model needs before it is `first-audio`.
-        speed = said.seconds / max(said.end_s - said.arrived_s[0], 1e-3)
-        played_s, late = said.arrived_s[0], 0
-        for piece, arrived_s in zip(said.pieces, said.arrived_s, strict=True):
+        speech = self._speech
+        # From the first sound on: the time before it is judged by `first-audio`.
+        speed = speech.seconds / max(speech.end_s - speech.arrived_s[0], 1e-3)
+        played_s, late = speech.arrived_s[0], 0
+        for piece, arrived_s in zip(speech.pieces, speech.arrived_s, strict=True):
             late += arrived_s > played_s
             played_s = max(played_s, arrived_s) + len(piece) / SAMPLE_RATE_HZ
-        text = f"{speed:.1f} × real time, {counted(late, 'underrun')} in {counted(len(said.pieces), 'piece')}"
+        late_pieces = f"{counted(late, 'underrun')} in {counted(len(speech.pieces), 'piece')}"
+        text = f"{speed:.1f} × real time, {late_pieces}"
         if speed < 1 or (late and not self._patient):
-            raise CheckFailed(
-                f"{text}: whoever listens hears gaps",
-                "Serve fewer streams or fewer codebooks (n_q): `dsmops plan`.",
-            )
+            raise CheckFailed(f"{text}: playback has gaps", _SLOW_HINT)
         return text
 
     async def _sound(self) -> str:
-        found = quality(join(self._said.pieces))
+        found = quality(join(self._speech.pieces))
         said = f"peak {found.peak:.2f}, RMS {found.rms:.3f}, {found.clipped_share:.1%} clipped"
-        if round(self._said.seconds * SAMPLE_RATE_HZ) % FRAME_SAMPLES:
+        if round(self._speech.seconds * SAMPLE_RATE_HZ) % FRAME_SAMPLES:
             raise CheckFailed(
-                f"{self._said.seconds:.3f} s of sound are no whole frames of {FRAME_SAMPLES} samples"
+                f"{self._speech.seconds:.3f} s of sound are not whole frames of "
+                f"{FRAME_SAMPLES} samples"
             )
         if not found.is_finite:
             raise CheckFailed("samples are NaN or infinite", NAN_HINT)
         if found.peak > 1:
             raise CheckFailed(
                 f"{said}: samples lie outside of ±1",
-                "Players distort them; is this server one we know?",
+                "Players distort them; moshi-server never sends such samples.",
             )
         if found.rms < SILENCE_RMS:
             raise CheckFailed(
                 f"{said}: it is silence",
                 "Try another voice; listen with `dsmops synthesize --url`.",
             )
-        if found.clipped_share > _MOST_CLIPPED:
+        if found.clipped_share > _MAX_CLIPPED:
             raise CheckFailed(
                 f"{said}: it is distorted", "Try another voice, or a smaller cfg_coef."
             )
         return said
 
     async def _words(self) -> str:
-        wanted, words = TEXT.split(), self._said.words
+        wanted, words = TEXT.split(), self._speech.words
         if not words:
-            raise DoesNotApply("this server does not say when it says which word")
+            raise DoesNotApply("this server reports no words")
         said = [word.text for word in words]
         if said != wanted:
             missing = next(
@@ -215,21 +220,24 @@ class Speaking(Conversation[TtsAnswer]):
                 "",
             )
             raise CheckFailed(
-                f"{len(said)} of {len(wanted)} words were said; the first that was not: {missing!r}"
+                f"{len(said)} of {len(wanted)} words were reported; the first missing: {missing!r}"
             )
         times = [time_s for word in words for time_s in (word.start_s, word.stop_s)]
-        if times != sorted(times) or times[-1] > self._said.seconds + 1:
+        if times != sorted(times):
+            raise CheckFailed(f"the times of the words are not in order: {times}")
+        if times[-1] > self._speech.seconds + _MAX_AHEAD_S:
             raise CheckFailed(
-                f"the words' times are not in order, or lie outside of the sound's {self._said.seconds:.1f} s: {times}"
+                f"the last word ends at {times[-1]:.1f} s, "
+                f"and the sound at {self._speech.seconds:.1f} s"
             )
         return f"all {len(words)} words, in order, the last at {words[-1].start_s:.1f} s"
 
     async def _finite_numbers(self) -> str:
-        if self.seen.broken:
-            raise CheckFailed(self.seen.broken, NAN_HINT)
-        if not self._said.pieces:
-            raise DoesNotApply("there was no sound")
-        samples = join(self._said.pieces)
+        if self.seen.not_finite:
+            raise CheckFailed(self.seen.not_finite, NAN_HINT)
+        if not self._speech.pieces:
+            raise DoesNotApply("no sound came")
+        samples = join(self._speech.pieces)
         if not quality(samples).is_finite:
             raise CheckFailed("samples are NaN or infinite", NAN_HINT)
         return f"{len(samples):,} samples, all finite; no stream was ended for its numbers"

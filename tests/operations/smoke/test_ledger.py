@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from dsmops.errors import InputError
-from dsmops.operations.smoke import KINDS, Check, Status
+from dsmops.operations.smoke import CHECKS, CheckResult, Status
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
 
 
@@ -28,11 +28,13 @@ async def hanging() -> str:
     return "too late"
 
 
-def ledger(work: Callable[[Ledger], Awaitable[object]], timeout_s: float = 10.0) -> list[Check]:
-    async def main() -> list[Check]:
+def ledger(
+    work: Callable[[Ledger], Awaitable[object]], timeout_s: float = 10.0
+) -> list[CheckResult]:
+    async def main() -> list[CheckResult]:
         made = Ledger(timeout_s)
         await work(made)
-        return made.checks
+        return made.results
 
     return asyncio.run(main())
 
@@ -112,7 +114,7 @@ def test_a_bug_of_a_check_costs_no_report() -> None:
         await made.run("port-released", fine, always=True)
 
     found = ledger(work)
-    assert found[0].evidence == "this check of ours broke: ZeroDivisionError: oh"
+    assert found[0].evidence == "the check itself failed: ZeroDivisionError: oh"
     assert found[1].status is Status.PASSED
 
 
@@ -125,14 +127,14 @@ def test_a_time_limit_of_the_work_is_not_that_of_the_check() -> None:
     (check,) = ledger(lambda made: made.run("config-lint", stale))
     assert (check.status, check.evidence) == (
         Status.FAILED,
-        "nothing came in time: [Errno 110] Connection timed out",
+        "timed out: [Errno 110] Connection timed out",
     )
 
 
 def test_a_check_has_its_own_time() -> None:
     """And says how much."""
     (check,) = ledger(lambda made: made.run("listening", hanging, within_s=0.05))
-    assert (check.status, check.evidence) == (Status.FAILED, "nothing came within 0.05 s")
+    assert (check.status, check.evidence) == (Status.FAILED, "no answer within 0.05 s")
 
 
 def test_the_whole_test_has_its_time() -> None:
@@ -155,14 +157,14 @@ def test_the_whole_test_has_its_time() -> None:
 
 def test_needs_come_before_what_needs_them() -> None:
     """Or a check would be judged by one that has not run yet."""
-    order = list(KINDS)
-    for kind in KINDS.values():
+    order = list(CHECKS)
+    for kind in CHECKS.values():
         for need in kind.needs:
             assert order.index(need) < order.index(kind.name)
 
 
-@pytest.mark.parametrize(("before", "after"), list(pairwise(KINDS)))
+@pytest.mark.parametrize(("before", "after"), list(pairwise(CHECKS)))
 def test_questions_are_questions(before: str, after: str) -> None:
     """Two checks never ask the same one."""
-    assert KINDS[before].question.endswith("?")
-    assert KINDS[before].question != KINDS[after].question
+    assert CHECKS[before].question.endswith("?")
+    assert CHECKS[before].question != CHECKS[after].question

@@ -18,7 +18,7 @@ def judge(
     url = server.url.replace("http", "ws") + PATH
     return smoke_test(
         SmokeRequest(
-            url=url, api_key=KEY, intrusive=intrusive, clip_s=0.4, audio=audio, limits=HASTY
+            url=url, api_key=KEY, intrusive=intrusive, recording_s=0.4, audio=audio, limits=HASTY
         )
     )
 
@@ -78,7 +78,7 @@ def test_numbers_that_are_no_probabilities_are_found() -> None:
     with ThreadedServer(Broken) as server:
         report = judge(server)
     assert report.failed == ("finite-numbers",)
-    assert "are no probabilities" in evidence(report, "finite-numbers")
+    assert "are outside of 0 to 1" in evidence(report, "finite-numbers")
 
 
 def fails_at(step: int) -> Callable[[int], None]:

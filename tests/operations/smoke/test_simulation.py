@@ -1,4 +1,4 @@
-"""`smoke-test --simulate-success`: everything is real but the card, and every part is needed."""
+"""`smoke-test --simulate-success`: only the card is simulated, and every part is needed."""
 
 import socket
 from collections.abc import Callable
@@ -11,13 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from dsmops.files import write_text_atomically
 from dsmops.operations.prepare import PrepareReport
-from dsmops.operations.smoke import KINDS, Parts, SmokeReport, Status
+from dsmops.operations.smoke import CHECKS, Parts, SmokeReport, Status
 from dsmops.operations.smoke.simulate import TinyModel
 from tests.support.smoke import blocked, evidence, simulate
 
-AFTER_CONVERSION = set(list(KINDS)[list(KINDS).index("conversion") + 1 :]) - {"server-binary"}
+AFTER_CONVERSION = set(list(CHECKS)[list(CHECKS).index("conversion") + 1 :]) - {"server-binary"}
 WHOLE = Parts()
-HEARS = "stt"
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +42,16 @@ def test_the_whole_path_passes(sound: SmokeReport) -> None:
     assert "simulated" in sound.verdict
 
 
+@pytest.mark.slow
 def test_the_order_of_the_modules_does_not_matter() -> None:
-    """The one that hears may come last: its slots are free again when the other's speech is to be written down."""
+    """Speech to text may come last: its slots are free again when the round trip needs them."""
     report = simulate(Path.cwd(), Parts(generate=lambda folder: WHOLE.generate(folder)[::-1]))
     assert report.passed, report.verdict
-    assert evidence(report, "round-trip").startswith("said ")
+    assert evidence(report, "round-trip").startswith("synthesized ")
 
 
 def test_what_the_server_said_is_kept(sound: SmokeReport) -> None:
-    """As a raw log under logs/moshi-logs/raw, readable by nobody else."""
+    """As a raw log under logs/moshi-logs/raw that only this user can read."""
     assert sound.raw_log is not None
     assert sound.raw_log.parts[-4:-1] == ("logs", "moshi-logs", "raw")
     assert sound.raw_log.stat().st_mode & 0o077 == 0
@@ -76,7 +76,7 @@ def with_a_dtype_of_its_own(model: TinyModel, output: Path) -> PrepareReport:
     report = WHOLE.prepare(model, output)
     return (
         edited(report, 'dtype_override = "f16"', 'dtype_override = "float16"')
-        if HEARS in model.weights.parts
+        if "stt" in model.weights.parts
         else report
     )
 
@@ -116,7 +116,7 @@ def edited(report: PrepareReport, old: str, new: str) -> PrepareReport:
 def test_a_preparation_that_went_wrong_is_named(
     tmp_path: Path, prepare: Callable[[TinyModel, Path], PrepareReport], failed: str, words: str
 ) -> None:
-    """Nothing is started then, and every later check says why it could not run."""
+    """No server is started then, and every later check says why it could not run."""
     report = simulate(tmp_path, Parts(prepare=prepare))
     assert report.failed == (failed,)
     assert words in evidence(report, failed)
@@ -155,12 +155,13 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "module", "asked"), [(0, "asr", "step"), (1, "tts_py", "speech")]
+    ("number", "module", "asked"),
+    [(0, "asr", "step"), pytest.param(1, "tts_py", "speech", marks=pytest.mark.slow)],
 )
 def test_a_nan_in_the_weights_is_named(
     tmp_path: Path, number: int, module: str, asked: str
 ) -> None:
-    """It is converted faithfully, loads, and warms up; the numbers tell, and of which module."""
+    """It is converted, loads and warms up; the numbers of its module are not finite."""
     report = simulate(tmp_path, Parts(generate=with_a_nan(number)))
     assert set(report.failed) == {asked, "finite-numbers", "known-failures"}
     assert "numbers that are not finite" in evidence(report, "finite-numbers", module)
@@ -170,7 +171,7 @@ def test_a_nan_in_the_weights_is_named(
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    """And whoever has it keeps it."""
+    """And the other process keeps it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         report = simulate(tmp_path, port=taken.getsockname()[1])
     assert report.failed == ("port-free",)

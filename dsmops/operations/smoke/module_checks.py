@@ -1,7 +1,7 @@
-"""What the checks of every kind of module share: opening, Ready, refusals, slots, step times. A kind adds what it is there for.
+"""Checks that all modules share: opening, Ready, refusals, slots, step times.
 
-Works on any moshi-server. What differs between servers is in `Subject`; what a server does not
-offer makes a check say so.
+`stt` and `tts` add those of their modules. Works on any moshi-server. What differs between servers
+is in `Subject`; a check says so where a server does not offer what it needs.
 """
 
 from __future__ import annotations
@@ -9,43 +9,42 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import quantiles
 from typing import ClassVar, Generic
 
 from dsmops.client.connection import Closed
 from dsmops.client.probe import AnswerT, Probe, get
 from dsmops.errors import TransferError
-from dsmops.models import FRAME_MS
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
+from dsmops.operations.smoke.step_times import Histogram, StepTimes, from_log
 from dsmops.protocol import Error, Ready
 
 POLL_S = 0.05
 FULL = "no free channels"
 GOOD_CODES = (None, 1000, 1005)
-"""With which a conversation ends that nothing was wrong with: no Close frame, a normal end, or one without a code."""
+"""Ends of a conversation without a fault: no Close frame, a normal end, or no close code."""
 NAN_HINT = (
     "The weights hold NaN, or activations overflow: `dsmops verify --numerics` finds the layer."
 )
-_MOST_SOCKETS = 1024
+SLOW_HINT = "Serve fewer streams (`dsmops plan`), or look for other programs on the device."
+_MAX_SOCKETS = 1024
 _VANISHING = 8
-_LEAK = "Each such client makes the server smaller until it is full for everybody; restart it, and see its log."
+_LEAK = (
+    "Each such client costs a slot until the server is full for all; restart it, and see its log."
+)
 _OK, _UNAUTHORIZED = 200, 401
 _OUR_LIMITS = (errno.EMFILE, errno.ENFILE)
-_BUCKET = r'^{name}_bucket\{{le="([^"]+)"\}} (\S+)$'
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is known of the module under test before it is talked to; None where nobody knows.
+    """What is known of the module under test in advance. None is unknown.
 
     `sends_ready` is False for modules of type `Asr`; `has_steps` says whether the model has the
-    heads without which no `Step` is sent. `alone`: nobody else talks to the server. `steps_ms`
-    gives the times of the model's steps so far, where its log can be seen; `died` the line that
+    heads without which no `Step` is sent. `alone`: the server has no other clients. `steps_ms`
+    returns the times of the model's steps so far where its log can be read, `died` the line that
     says that the model loop is dead.
     """
 
@@ -63,62 +62,58 @@ class Subject:
     died: Callable[[], str | None] = lambda: None
 
 
-@dataclass(frozen=True, slots=True)
-class StepTimes:
-    """Milliseconds of model steps, and what they were read from."""
-
-    count: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    source: str
-
-
 @dataclass(slots=True)
-class Seen:
+class Observations:
     """What the checks of a module saw besides passing or failing."""
 
     words: list[str] = field(default_factory=list)
-    """Written down, or said."""
+    """Transcribed or synthesized."""
     pauses: list[float] = field(default_factory=list)
-    broken: str = ""
-    """What the server said about numbers that are not finite."""
+    not_finite: str = ""
+    """The server's message about numbers that are not finite."""
     step_times: StepTimes | None = None
 
 
-class Conversation(ABC, Generic[AnswerT]):
-    """Talks to one module. Without `intrusive` nothing is done that other clients could notice."""
+class ModuleChecks(ABC, Generic[AnswerT]):
+    """Checks one module. Without `intrusive`, other clients notice nothing of it."""
 
     histogram: ClassVar[str]
-    """The metric of step times of modules of this kind."""
+    """The metric of the step times of such modules."""
 
     def __init__(self, ledger: Ledger, subject: Subject, *, intrusive: bool, patient: bool) -> None:
-        """`patient` judges step times by their median, for machines that do other work as well."""
-        self.seen = Seen()
+        """With `patient`, half of the steps must be in time: for machines with other work."""
+        self.seen = Observations()
         self._ledger, self._subject, self._limits = ledger, subject, subject.limits
         self._intrusive, self._patient = intrusive, patient
         self._probe: Probe[AnswerT] | None = None
         self._steps_before = 0
-        self._buckets_before: dict[float, float] | None = None
+        self._histogram_before: Histogram | None = None
         self._no_stream: int | None = None
-        """The status with which the server refused a stream for another reason than its key."""
+        """The status with which the server refused a stream, if not for its key."""
 
     @staticmethod
     @abstractmethod
     def decode(data: bytes) -> AnswerT:
-        """Return the message that such a module sent."""
+        """Return a message of such a module."""
 
     @abstractmethod
     async def _occupy(self, probe: Probe[AnswerT]) -> None:
-        """Give the module something to do."""
+        """Give the module work."""
 
     async def _check(
-        self, name: str, work: Callable[[], object], within_s: float | None = None
+        self,
+        name: str,
+        work: Callable[[], Awaitable[str]],
+        within_s: float | None = None,
+        *,
+        always: bool = False,
     ) -> bool:
-        return await self._ledger.run(name, work, module=self._subject.module, within_s=within_s)  # type: ignore[arg-type]
+        return await self._ledger.run(
+            name, work, module=self._subject.module, within_s=within_s, always=always
+        )
 
     async def _check_access(self) -> None:
-        """Run the checks that are the same for all: keys and slots."""
+        """Run the checks of keys and slots."""
         await self._check("wrong-key", self._wrong_key, self._limits.close_s)
         for name, work in (("slots-full", self._slots_full), ("slot-return", self._slot_return)):
             await self._check(
@@ -147,6 +142,7 @@ class Conversation(ABC, Generic[AnswerT]):
 
     async def _ready(self) -> str:
         subject = self._subject
+        await self._note_steps()
         self._probe = await self._open()
         if not subject.sends_ready:
             raise DoesNotApply("modules of type Asr send no Ready")
@@ -156,17 +152,21 @@ class Conversation(ABC, Generic[AnswerT]):
             while not listening.done():
                 if line := subject.died():
                     raise CheckFailed(
-                        f"the model loop is dead, and the server listens all the same: {line}",
-                        "On cards before Ampere see `dsmops prep-sm75`; `dsmops doctor` looks for causes.",
+                        f"the model loop is dead, although the server listens: {line}",
+                        "On cards before Ampere see `dsmops prep-sm75`; "
+                        "`dsmops doctor` looks for causes.",
                     )
                 if now_s() - begin_s > self._limits.ready_s:
                     if await self._listed() == []:
                         raise DoesNotApply(
-                            "the server lists no batched module at this path, and those of type Asr send no Ready"
+                            "the server lists no batched module at this path, "
+                            "and a module of type Asr sends no Ready"
                         )
                     raise CheckFailed(
-                        f"the server took the connection and sent no Ready in {self._limits.ready_s:g} s: its model loop does not run",
-                        "Look for `task failed` in its log; on cards before Ampere see `dsmops prep-sm75`.",
+                        "the server accepted the connection and sent no Ready in "
+                        f"{self._limits.ready_s:g} s: its model loop does not run",
+                        "Look for `task failed` in its log; "
+                        "on cards before Ampere see `dsmops prep-sm75`.",
                     )
                 await asyncio.wait({listening}, timeout=POLL_S)
         finally:
@@ -175,7 +175,7 @@ class Conversation(ABC, Generic[AnswerT]):
         answer = listening.result()
         if isinstance(answer, Ready):
             return f"Ready came after {(now_s() - begin_s) * 1000:.0f} ms"
-        raise CheckFailed(f"instead of Ready came {_named(answer)}")
+        raise CheckFailed(f"{_named(answer)} came instead of Ready")
 
     async def _closing(self) -> str:
         probe, self._probe = self._talking(), None
@@ -189,31 +189,22 @@ class Conversation(ABC, Generic[AnswerT]):
             )
         # moshi-server never answers a Close frame: it stops reading and drops the connection.
         how = (
-            "the connection dropped, as moshi-server does it"
+            "the server dropped the connection, as moshi-server does"
             if closed.code is None
             else "the server answered the Close frame"
         )
         return f"{how}, {took}"
 
     async def _step_time(self) -> str:
-        times = self._times_in_log() or await self._times_in_metrics()
+        times = await self._step_times()
         if times is None:
             raise DoesNotApply(
-                "the server shows its step times neither in a log that can be seen nor in /metrics"
+                "the server shows step times neither in a readable log nor in /metrics"
             )
         self.seen.step_times = times
-        said = f"p50 {times.p50_ms:.1f}, p95 {times.p95_ms:.1f}, p99 {times.p99_ms:.1f} ms of {times.count} steps ({times.source})"
-        judged_ms, name = (
-            (times.p50_ms, "half of the steps take")
-            if self._patient
-            else (times.p95_ms, "one step in twenty takes")
-        )
-        if judged_ms >= FRAME_MS:
-            raise CheckFailed(
-                f"{said}: {name} longer than the {FRAME_MS:g} ms of a frame, and the server falls behind",
-                "Serve fewer streams (`dsmops plan`), or look for what else uses the device.",
-            )
-        return said
+        if slow := times.too_slow(patient=self._patient):
+            raise CheckFailed(f"{slow}, and the server falls behind: {times}", SLOW_HINT)
+        return str(times)
 
     async def _wrong_key(self) -> str:
         for key, what in (("dsmops-wrong-key", "a wrong key"), (None, "no key")):
@@ -221,62 +212,60 @@ class Conversation(ABC, Generic[AnswerT]):
             if isinstance(opened, Probe):
                 await opened.vanish()
                 raise CheckFailed(
-                    f"{what} was let in",
-                    "Anybody who reaches the port can use the server; look at its authorized_ids.",
+                    f"{what} was accepted",
+                    "Anyone who reaches the port can use the server; check its authorized_ids.",
                 )
             if opened == self._no_stream:
                 raise DoesNotApply(
-                    f"no stream opens here with the right key either: status {opened}"
+                    f"a stream with the right key does not open here either: status {opened}"
                 )
             if opened != _UNAUTHORIZED:
-                raise CheckFailed(
-                    f"{what} was answered with status {opened}, and {_UNAUTHORIZED} is right"
-                )
-        return "a wrong key and none were answered with 401"
+                raise CheckFailed(f"{what} was answered with status {opened}, not {_UNAUTHORIZED}")
+        return "a wrong key and a missing key were answered with 401"
 
     async def _slots_full(self) -> str:
         used, total = await self._slots()
         if used and self._subject.alone:
-            used = await self._used_at_most(0)  # clients that were just here
+            used = await self._used_at_most(0)  # earlier checks have only just left
         if total is None or not self._subject.sends_ready:
-            raise DoesNotApply("nobody knows how many slots the module has")
+            raise DoesNotApply("the number of slots is unknown")
         if self._subject.alone and self._subject.slots not in (None, total):
             raise CheckFailed(
-                f"the server says that it has {total} slots, and the config gives it {self._subject.slots}"
+                f"the server has {total} slots, and the config says {self._subject.slots}"
             )
         free = total - (used or 0)
-        if free >= _MOST_SOCKETS:
-            raise DoesNotApply(f"{total} slots are more than are opened at once here")
+        if free >= _MAX_SOCKETS:
+            raise DoesNotApply(f"the test opens at most {_MAX_SOCKETS} of {total} slots")
         held = await self._take_slots(free)
         try:
             held.append(probe := await self._open())
             answer = await probe.receive()
             if not (isinstance(answer, Error) and FULL in answer.message):
                 raise CheckFailed(
-                    f"with {total} of {total} slots taken, one more client got {_named(answer)}, not `{FULL}`"
+                    f"with {total} of {total} slots taken, one more client got {_named(answer)}, "
+                    f"not `{FULL}`"
                 )
             if not isinstance(await probe.receive(), Closed):
-                raise CheckFailed(
-                    "a client that was told that the server is full was not disconnected"
-                )
+                raise CheckFailed(f"a client that got `{FULL}` was not disconnected")
         finally:
             await _vanish(held)
-        return f"{total} of {total} slots taken, the next client was told `{answer.message}` and disconnected"
+        return (
+            f"{total} of {total} slots taken, the next client got `{answer.message}` "
+            "and was disconnected"
+        )
 
     async def _slot_return(self) -> str:
         used, total = await self._slots()
         if used is None or total is None:
             raise DoesNotApply("the server does not list this module in /api/modules_info")
-        before = await self._used_at_most(
-            0
-        )  # those of the check before this one have only just left
+        before = await self._used_at_most(0)  # earlier checks have only just left
         if before and self._subject.alone:
             raise CheckFailed(
-                f"{before} of {total} slots are taken, and nobody is connected any more", _LEAK
+                f"{before} of {total} slots are taken although all clients have left", _LEAK
             )
         count = min(_VANISHING, total - before)
         if count <= 0:
-            raise DoesNotApply("other clients have all the slots")
+            raise DoesNotApply("other clients use all slots")
         for reset in (False, True):
             probes = await self._take_slots(count)
             for probe in probes:
@@ -285,23 +274,26 @@ class Conversation(ABC, Generic[AnswerT]):
             lost = await self._used_at_most(before) - before
             if lost > 0:
                 raise CheckFailed(
-                    f"{lost} of {count} slots are still taken {self._limits.return_s:g} s after their clients vanished",
+                    f"{lost} of {count} slots are still taken {self._limits.return_s:g} s "
+                    "after their clients vanished",
                     _LEAK,
                 )
-        # What a server says of its slots is one thing, what it gives another.
+        # A server may report a slot as free and not give it out.
         await _vanish(
             await self._take_slots(
-                min(total - before, _MOST_SOCKETS) if self._subject.alone else count
+                min(total - before, _MAX_SOCKETS) if self._subject.alone else count
             )
         )
-        lost = await self._used_at_most(before) - before  # what comes next may need them
+        lost = await self._used_at_most(before) - before  # the next checks may need them
+        within = f"{self._limits.return_s:g} s"
         if lost > 0:
             raise CheckFailed(
-                f"{lost} slots are still taken {self._limits.return_s:g} s after all clients vanished",
-                _LEAK,
+                f"{lost} slots are still taken {within} after all clients vanished", _LEAK
             )
-        within = f"{self._limits.return_s:g} s"
-        return f"{count} clients vanished, and {count} more with a TCP reset; their slots were free again within {within}, and given out"
+        return (
+            f"{count} clients vanished, and {count} more with a TCP reset; "
+            f"their slots were free again within {within}, and were given out"
+        )
 
     async def _take_slots(self, count: int) -> list[Probe[AnswerT]]:
         """Open `count` conversations, each with a slot of its own.
@@ -321,7 +313,7 @@ class Conversation(ABC, Generic[AnswerT]):
             await _vanish(held)
             if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _OUR_LIMITS:
                 raise DoesNotApply(
-                    f"this machine allows no more than {len(held)} connections here (`ulimit -n`)"
+                    f"this machine allows only {len(held)} connections (`ulimit -n`)"
                 ) from exc
             raise
         except BaseException:
@@ -330,30 +322,33 @@ class Conversation(ABC, Generic[AnswerT]):
         if refused is not None:
             await _vanish(held)
             raise CheckFailed(
-                f"client {len(held)} of {count} for as many free slots got {_named(refused)}", _LEAK
+                f"client {len(held)} for {count} free slots got {_named(refused)}", _LEAK
             )
         return held
 
     async def _used_at_most(self, wanted: int) -> int:
-        """Wait up to the limit for the used slots to come down to `wanted`, and return how many are used then."""
+        """Wait for the used slots to come down to `wanted`; return how many are used then."""
         until_s = now_s() + self._limits.return_s
         while (used := (await self._slots())[0] or 0) > wanted and now_s() < until_s:
             await asyncio.sleep(POLL_S)
         return used
 
     async def _slots(self) -> tuple[int | None, int | None]:
-        """Return the used and the total slots of the module as the server tells them; without that, the config's total."""
+        """Return the module's used and total slots.
+
+        A server that does not list them leaves the config's total.
+        """
         listed = await self._listed()
         try:
             used, total = int(listed[0]["used_slots"]), int(listed[0]["total_slots"])  # type: ignore[index]  # None is a TypeError
         except (ValueError, LookupError, TypeError):
             return None, self._subject.slots
         if not 0 <= used <= total:
-            raise CheckFailed(f"/api/modules_info says that {used} of {total} slots are used")
+            raise CheckFailed(f"/api/modules_info reports {used} of {total} slots as used")
         return used, total
 
     async def _listed(self) -> list[dict[str, str]] | None:
-        """Return what /api/modules_info says of this path, empty where it lists others only; None where it is no such list."""
+        """Return what /api/modules_info lists at this path, None where it is not such a list."""
         listed = await listed_modules(self._subject.http_url)
         return (
             None
@@ -363,79 +358,54 @@ class Conversation(ABC, Generic[AnswerT]):
 
     def _talking(self) -> Probe[AnswerT]:
         if self._probe is None:
-            raise CheckFailed("the connection is gone")
+            raise CheckFailed("the connection has ended")
         return self._probe
 
     async def _next(self, probe: Probe[AnswerT]) -> AnswerT:
-        """Return the next message; the end of the connection is a failure.
+        """Return the next message.
 
         Raises:
             CheckFailed: the server ended the stream.
         """
         answer = await probe.receive()
         if isinstance(answer, Error) and FULL not in answer.message:
-            self._note_broken(answer.message)
+            self._note_not_finite(answer.message)
             raise CheckFailed(f"the server ended the stream: {answer.message}")
         if isinstance(answer, Closed):
             raise CheckFailed(f"the server ended the stream: {answer}")
         return answer
 
-    def _note_broken(self, said: str) -> None:
-        if "not finite" in said:
-            self.seen.broken = said
+    def _note_not_finite(self, message: str) -> None:
+        if "not finite" in message:
+            self.seen.not_finite = message
 
     async def _note_steps(self) -> None:
-        """Remember where the step times of what comes now begin."""
+        """Let the step times that are judged begin here."""
         self._steps_before = len(self._subject.steps_ms())
-        self._buckets_before = await self._buckets()
+        self._histogram_before = await self._read_histogram()
 
-    def _times_in_log(self) -> StepTimes | None:
-        times_ms = self._subject.steps_ms()[self._steps_before :]
-        if len(times_ms) < 2:
-            return None
-        cuts = quantiles(times_ms, n=100, method="inclusive")
-        return StepTimes(len(times_ms), cuts[49], cuts[94], cuts[98], "from the server's log")
+    async def _step_times(self) -> StepTimes | None:
+        """Return the times of the steps since `_note_steps`, None where the server shows none."""
+        times = from_log(self._subject.steps_ms()[self._steps_before :])
+        if times is not None or self._histogram_before is None:
+            return times
+        after = await self._read_histogram()
+        return after.since(self._histogram_before) if after is not None else None
 
-    async def _times_in_metrics(self) -> StepTimes | None:
-        """Return step times as the server's histogram has them: upper ends of its buckets."""
-        before, after = self._buckets_before, await self._buckets()
-        if before is None or not after:  # before the first step there is no such metric yet
-            return None
-        counts = {limit: count - before.get(limit, 0) for limit, count in sorted(after.items())}
-        total = counts.get(math.inf, 0)
-        if total <= 0:
-            return None
-        p50, p95, p99 = (
-            next(limit for limit, count in counts.items() if count >= share * total) * 1000
-            for share in (0.5, 0.95, 0.99)
-        )
-        return StepTimes(
-            int(total), p50, p95, p99, "at most, from /metrics, with the steps of other clients"
-        )
-
-    async def _buckets(self) -> dict[float, float] | None:
+    async def _read_histogram(self) -> Histogram | None:
         try:
             status, text = await get(f"{self._subject.http_url}/metrics")
-        except TransferError:  # no fault of the stream that is looked at
+        except TransferError:  # no failure of the stream under test
             return None
-        return (
-            {
-                float(limit): float(count)
-                for limit, count in re.findall(
-                    _BUCKET.format(name=self.histogram), text, re.MULTILINE
-                )
-            }
-            if status == 200
-            else None
-        )
+        return Histogram.parse(text, self.histogram) if status == _OK else None
 
 
 async def _not_intrusive() -> str:
-    raise DoesNotApply("it takes slots from other clients; ask for it with --intrusive")
+    raise DoesNotApply("it takes slots from other clients; --intrusive runs it")
 
 
 async def listed_modules(http_url: str) -> list[dict[str, str]] | None:
-    """Return what /api/modules_info lists, each with a path and a type; None where it is no such list."""
+    """Return the modules in /api/modules_info, each with path and type; None for another answer."""
     status, text = await get(f"{http_url}/api/modules_info")
     try:
         listed = json.loads(text) if status == _OK else None
@@ -456,7 +426,7 @@ async def _vanish(probes: Iterable[Probe[AnswerT]], *, reset: bool = False) -> N
 
 
 def _named(answer: object) -> str:
-    """Return a message as people speak of it."""
+    """Return a message in words."""
     if isinstance(answer, Error):
         return f"the error `{answer.message}`"
     return str(answer) if isinstance(answer, Closed) else type(answer).__name__
