@@ -84,6 +84,11 @@ def worker(
         check_options(options)
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--log") from exc
+    # Before anything is loaded too, being asked to end is no failure.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What the caller wants ignored (nohup) stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: sys.exit(0))
     service = open_service(config, options)
     for line in view_findings(str(config), service.findings):
         out.note(str(line))

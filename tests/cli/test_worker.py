@@ -2,7 +2,10 @@
 
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,49 @@ def test_a_run_leaves_a_log_that_format_log_reads(tiny: TinyStt) -> None:
     assert len(events) == len(text.splitlines()) - sum(
         len(event["continuation"]) for event in events
     )
+
+
+def started(tiny: TinyStt, config: Path) -> subprocess.Popen[str]:
+    """Start a worker, and do not wait for it."""
+    words = ["worker", "--config", str(config), "--cpu", "--port", "0", "--json"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dsmops", *words],
+        cwd=tiny.server_config.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_sigterm_while_a_model_is_downloaded_is_no_failure(
+    tiny: TinyStt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for the hub: exit code 0, and nothing on stdout."""
+    config = edited(
+        tiny, "from-hub.toml", (tiny.files.lm.name, "hf://kyutai/nowhere/model.safetensors")
+    )
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        hub.settimeout(60)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        with started(tiny, config) as process:
+            asking, _ = hub.accept()
+            with asking:
+                process.send_signal(signal.SIGTERM)
+                out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_model_loads_is_no_failure(tiny: TinyStt, number: signal.Signals) -> None:
+    """The worker ends with 0 and never listens."""
+    with started(tiny, tiny.server_config) as process:
+        assert process.stderr is not None
+        while "starting worker" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        out, log = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    assert "listening" not in log
 
 
 def test_a_taken_port_is_known_before_anything_is_loaded(tiny: TinyStt) -> None:

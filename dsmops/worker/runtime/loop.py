@@ -1,20 +1,23 @@
-"""What every model loop is made of: slots lent to streams, and one thread that steps an engine whenever any of them can go on.
+"""What both model loops share: slots lent to streams, and one thread that steps an engine.
 
-That thread is the only one that touches the engine. Everybody else talks to streams, under one lock
-that is held for copies only. Nothing here grows without bound: a stream whose events are not
-fetched is not stepped, and one that is full wants nothing more.
+The thread steps whenever any stream can go on. It alone touches the engine. All other threads use
+streams, under one lock that is held for copies only. Nothing here grows without bound: a stream
+whose events are not fetched is not stepped, and a full one takes nothing more.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from dsmops.errors import DsmopsError, ModelLoopError
+from dsmops.worker.runtime.collector import Collector
 
 NOT_FINITE = "the model gave numbers that are not finite for this stream"
 
@@ -38,7 +41,7 @@ _Work = TypeVar("_Work")
 
 @dataclass(frozen=True, slots=True)
 class LoopObserver(Generic[StreamT]):
-    """What a loop tells while it works, called on its thread. Exceptions in here end the loop."""
+    """What a loop calls while it works, on its thread. An exception in here ends the loop."""
 
     warming_up: Callable[[], None]
     started: Callable[[int], None]
@@ -49,29 +52,36 @@ class LoopObserver(Generic[StreamT]):
 
 
 class SlotStream(Generic[EventT]):
-    """What a client holds from `open` to `close` of its loop. May be used from any thread."""
+    """What a client holds from `open` to `close` of its loop. Any thread may use it."""
 
-    def __init__(self, slot: int, work: threading.Condition, most_events: int) -> None:
-        """`work` wakes the loop, and its lock guards everything here; with `most_events` unfetched the stream is not stepped."""
+    def __init__(self, loop: ModelLoop[Any], slot: int, most_events: int) -> None:
+        """The lock of `loop` guards everything here.
+
+        With `most_events` events that nobody fetched the stream is not stepped.
+        """
         self.slot = slot
-        self.on_news: Callable[[], None] = lambda: None
-        """For the observer's `news` to call, wherever it sees fit."""
+        self.on_news: Callable[[], None] = _ignore
+        """Called by the observer's `news`. Set it back to `_ignore` by `let_go` at the end."""
         self.steps = 0
-        self._work = work
+        self._model_loop = loop
         self._most_events = most_events
         self._events: deque[EventT | Started | StreamFailed] = deque()
         self._over = False
 
     def fetch(self) -> list[EventT | Started | StreamFailed]:
         """Return the events that nobody fetched yet, in order."""
-        with self._work:
+        with self._model_loop.lock:
             events = list(self._events)
             self._events.clear()
             if len(events) >= self._most_events:
-                self._work.notify()
+                self._model_loop.wake()
             return events
 
-    # What follows is the loop's, which holds the lock.
+    def let_go(self) -> None:
+        """Forget who listens, so that stream and listener do not hold each other."""
+        self.on_news = _ignore
+
+    # The loop calls what follows, with its lock held.
 
     @property
     def may_step(self) -> bool:
@@ -84,34 +94,50 @@ class SlotStream(Generic[EventT]):
             self._events.append(StreamFailed(reason))
 
 
+def _ignore() -> None:
+    pass
+
+
 class ModelLoop(ABC, Generic[StreamT]):
     """An engine with its thread. `start`, then open and `close` streams, at last `stop`."""
 
     def __init__(self, name: str, observer: LoopObserver[StreamT], *, remedy: str) -> None:
-        """`name` is for messages; `remedy` is the hint where the loop died of something unforeseen."""
+        """`name` is for messages. `remedy` is the hint where the loop died of a bug."""
         self.name = name
         self.observer = observer
         self.lock = threading.RLock()
         self.work = threading.Condition(self.lock)
         self.failure: DsmopsError | None = None
         self.slots = 0
+        self.collector = Collector()
+        self.rests = False
+        """Whether the loop has nothing to do: no frame waits for its step."""
+        self.last_step_s = -inf
+        """When the last step ended, by `time.monotonic`."""
         self._remedy = remedy
         self._streams: dict[int, StreamT] = {}
         self._stopping = False
+        self._probe_wanted = False
         self._thread = threading.Thread(target=self._run, name=f"model-loop-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to load and to warm up; the observer's `started` or `died` says how that went."""
+        """Begin to load and to warm up. The observer's `started` or `died` reports the result."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """End the loop after its present step, and return whether it ended. Streams get no more news."""
+        """End the loop after its present step, and return whether it ended."""
         with self.lock:
             self._stopping = True
-            self.work.notify()
+            self.wake()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def probe(self) -> None:
+        """Ask for a step as soon as there is nothing else to do; `last_step_s` shows it."""
+        with self.lock:
+            self._probe_wanted = True
+            self.wake()
 
     @property
     def used_slots(self) -> int:
@@ -120,12 +146,21 @@ class ModelLoop(ABC, Generic[StreamT]):
 
     def close(self, stream: StreamT) -> None:
         """Give the slot back at once. What the stream still holds is dropped."""
+        stream.let_go()
         with self.lock:
             if self._streams.get(stream.slot) is stream:
                 del self._streams[stream.slot]
 
+    def wake(self) -> None:
+        """Let the loop look for work. The caller holds the lock."""
+        self.rests = False
+        self.work.notify()
+
     def _lend(self, make: Callable[[int], StreamT]) -> StreamT | None:
-        """Return what `make` gives for a free slot, None where there is none or the loop is dead."""
+        """Return what `make` gives for a free slot.
+
+        None where no slot is free or the loop is dead.
+        """
         with self.lock:
             if self.failure is not None or self._stopping:
                 return None
@@ -133,21 +168,45 @@ class ModelLoop(ABC, Generic[StreamT]):
             if slot is None:
                 return None
             stream = self._streams[slot] = make(slot)
-            self.work.notify()
+            self.wake()
             return stream
 
     @abstractmethod
     def _serve(self) -> None:
         """Open the engine, warm it up, and step it until the loop is to end."""
 
+    @abstractmethod
+    def _step_without_streams(self) -> None:
+        """Step the engine with no slot marked, which changes nothing but shows that it works."""
+
     def _await(self, next_work: Callable[[], _Work | None]) -> _Work | None:
-        """Return what `next_work` gives as soon as it gives something, None when the loop is to end. It is called with the lock held."""
-        with self.work:
-            work = next_work()
-            while work is None and not self._stopping:
-                self.work.wait()
+        """Return the first work that `next_work` gives, None when the loop must end.
+
+        `next_work` is called with the lock held.
+        """
+        while True:
+            with self.work:
                 work = next_work()
-            return None if self._stopping else work
+                if work is None and not self._stopping and not self._probe_wanted:
+                    self.rests = True
+                    # With the lock held no frame can arrive meanwhile.
+                    self.collector.collect_idle()
+                    while work is None and not self._stopping and not self._probe_wanted:
+                        self.work.wait()
+                        work = next_work()
+                    self.rests = False
+                else:
+                    self.collector.collect_busy()
+                if self._stopping:
+                    return None
+                if work is not None:
+                    return work
+                self._probe_wanted = False
+            self._step_without_streams()
+            self._note_step()
+
+    def _note_step(self) -> None:
+        self.last_step_s = time.monotonic()
 
     def _run(self) -> None:
         try:

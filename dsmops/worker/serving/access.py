@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -12,10 +12,11 @@ QUERY = "auth_id"
 
 
 class Access:
-    """The keys of a config."""
+    """The keys of a config. `on_refused` is called for every request without one of them."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], on_refused: Callable[[], None]) -> None:
         self._keys = [key.encode() for key in keys]
+        self._on_refused = on_refused
 
     def require(self, request: web.Request, *, query: bool) -> None:
         """Check the key of a request; the query's counts only where `query` says so and the header has none.
@@ -31,6 +32,7 @@ class Access:
             )
         key = request.headers.get(HEADER, asked[0] if asked else None)
         if key is None or not self._is_known(key.encode("utf-8", "surrogateescape")):
+            self._on_refused()
             raise web.HTTPUnauthorized(text="")
 
     def _is_known(self, key: bytes) -> bool:

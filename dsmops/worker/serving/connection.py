@@ -21,7 +21,7 @@ from dsmops.protocol import CloseCode
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds. Those up to `speech_silence_s` are moshi-server's."""
+    """What a client may take. Those up to `speech_silence_s` are moshi-server's."""
 
     ping_s: float = 10.0
     """Without anything to send, a ping."""
@@ -38,6 +38,14 @@ class Limits:
     """For the client's part of the closing handshake."""
     body_s: float = 60.0
     """For the body of a post, 2 MiB at most."""
+    first_request_s: float = 15.0
+    """For the first request's head on a new connection."""
+    connections: int | None = None
+    """Connections at once; None: what the limit of open files leaves."""
+    waiting_posts: int = 64
+    """Posts that wait for a slot, with at most 2 MiB each; further ones get 503."""
+    post_audio_s: float = 7200.0
+    """Seconds of audio in one post. 2 MiB of FLAC can hold 162 hours of silence."""
 
 
 class Ending(Exception):  # noqa: N818 not every ending is an error
@@ -262,6 +270,20 @@ async def close_socket(
             )
     except (TimeoutError, ConnectionError):
         return
+
+
+def forget_errors(ws: web.WebSocketResponse) -> None:
+    """Break the cycles that aiohttp leaves when a client hangs up.
+
+    A socket and its reader keep the error that ended them, and the error's traceback holds both, so
+    that only a collection would free them.
+    """
+    reader = getattr(ws, "_reader", None)
+    for kept in (ws.exception(), None if reader is None else reader.exception()):
+        error = kept
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__context__
 
 
 _MOST_REASON_BYTES = 123

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import re
 import threading
@@ -29,10 +30,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TextIO
 
+from dsmops.errors import DsmopsError
 from dsmops.files import os_errors
 
 _logger = logging.getLogger(__name__)
 _MOST_WAITING = 10_000
+RETRY_S = 10.0
+"""Between two looks whether the file can be written, and is still there."""
 
 
 class Level(IntEnum):
@@ -152,14 +156,10 @@ class DailyFile:
         """Make the folder, and open today's file.
 
         Raises:
-            FileAccessError, DiskFullError, SourceError: that cannot be.
+            FileAccessError, DiskFullError, SourceError: that failed.
         """
         self._folder, self._instance = folder, instance
-        with os_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._date = ""
-        with os_errors(self.path(time.time_ns())):
-            self._file = self._open(time.time_ns())
+        self._path, self._file = self._open(time.time_ns())
 
     def path(self, time_ns: int) -> Path:
         """Return the file of this time."""
@@ -169,10 +169,9 @@ class DailyFile:
         )
 
     def write(self, time_ns: int, text: str) -> None:
-        path = self.path(time_ns)
-        if path.name != self._date:
+        if self.path(time_ns).name != self._path.name:
             self._file.close()
-            self._file = self._open(time_ns)
+            self._path, self._file = self._open(time_ns)
         self._file.write(text)
 
     def flush(self) -> None:
@@ -181,19 +180,56 @@ class DailyFile:
     def close(self) -> None:
         self._file.close()
 
-    def _open(self, time_ns: int) -> TextIO:
+    def reopen(self, time_ns: int) -> None:
+        """Open the file again, and make its folder where it is gone.
+
+        Raises:
+            DsmopsError: that failed.
+        """
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._path, self._file = self._open(time_ns)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file that is written to has no name any more, or its name is another's."""
+        try:
+            named = self._path.stat()
+        except OSError:
+            return True
+        open_file = os.fstat(self._file.fileno())
+        return (named.st_dev, named.st_ino) != (open_file.st_dev, open_file.st_ino)
+
+    def _open(self, time_ns: int) -> tuple[Path, TextIO]:
+        with os_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         path = self.path(time_ns)
-        self._date = path.name
-        return path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        with os_errors(path):
+            return path, path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 class ServerLog:
-    """Takes records from any thread. `close` writes what waits."""
+    """Takes records from any thread. `close` writes what waits.
+
+    A file that cannot be written is tried again every `retry_s`, and one whose folder was removed
+    is made anew. Serving goes on meanwhile.
+    """
 
     def __init__(
-        self, level: Level, file: DailyFile | None, console: TextIO | None, *, no_color: bool
+        self,
+        level: Level,
+        file: DailyFile | None,
+        console: TextIO | None,
+        *,
+        no_color: bool,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._level = level
+        self._retry_s = retry_s
+        self._failed = False
+        self._next_check_s = time.monotonic() + retry_s
+        self._unflushed = self._missing = 0
+        """Lines that may not have reached the disk yet, and lines that never will."""
         self._file, self._file_colour = file, not no_color
         self._console, self._console_colour = (
             console,
@@ -238,7 +274,8 @@ class ServerLog:
         self._waiting.put(None)
         self._thread.join()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     def _write_all(self) -> None:
         while (record := self._waiting.get()) is not None:
@@ -259,34 +296,62 @@ class ServerLog:
         self._flush()
 
     def _write(self, record: Record) -> None:
-        try:
-            if self._file is not None:
-                self._file.write(record.time_ns, record.render(colour=self._file_colour))
-        except OSError as exc:
-            self._give_up_file(exc)
+        self._write_file(record)
         try:
             if self._console is not None:
                 self._console.write(record.render(colour=self._console_colour))
         except OSError:
             self._console = None
 
+    def _write_file(self, record: Record) -> None:
+        if self._file is None:
+            return
+        if time.monotonic() >= self._next_check_s:
+            self._check_file(record.time_ns)
+        if self._failed:
+            self._missing += 1
+            return
+        self._unflushed += 1
+        try:
+            self._file.write(record.time_ns, record.render(colour=self._file_colour))
+        except (OSError, DsmopsError) as exc:
+            self._lose_file(exc)
+
     def _flush(self) -> None:
         try:
-            if self._file is not None:
+            if self._file is not None and not self._failed:
                 self._file.flush()
+                self._unflushed = 0
         except OSError as exc:
-            self._give_up_file(exc)
+            self._lose_file(exc)
         try:
             if self._console is not None:
                 self._console.flush()
         except OSError:
-            # Whoever read it has left.
+            # The reader of the pipe has left.
             self._console = None
 
-    def _give_up_file(self, exc: OSError) -> None:
-        # Serving goes on: a full disk is no reason to hang up on people.
-        _logger.warning("the log file can no longer be written: %s", exc)
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-        self._file = None
+    def _check_file(self, time_ns: int) -> None:
+        """Open the file again where that is needed."""
+        self._next_check_s = time.monotonic() + self._retry_s
+        if self._file is None or not (self._failed or self._file.is_gone):
+            return
+        try:
+            self._file.reopen(time_ns)
+            if self._missing:
+                lost = f"{self._missing} log lines are missing here: the file could not be written"
+                line = Record(time_ns, Level.WARN, MAIN, lost, {})
+                self._file.write(time_ns, line.render(colour=self._file_colour))
+            self._file.flush()
+        except (OSError, DsmopsError) as exc:
+            self._lose_file(exc)
+        else:
+            self._failed, self._missing, self._unflushed = False, 0, 0
+
+    def _lose_file(self, exc: Exception) -> None:
+        # Serving goes on: a full disk is no reason to end conversations.
+        if not self._failed:
+            _logger.warning("the log file cannot be written at present: %s", exc)
+        self._failed = True
+        self._missing += self._unflushed
+        self._unflushed = 0

@@ -32,6 +32,14 @@ class Metrics:
         self._used: set[_Family] = set()
         self.asr = AsrMetrics(self._used.add)
         self.py = PyMetrics(self._used.add)
+        self._unauthorized = _counter(
+            "http_unauthorized", "Number of requests without a known key."
+        )
+
+    def unauthorized(self) -> None:
+        """Count a request that got 401. moshi-server has no such counter."""
+        self._used.add(self._unauthorized)
+        self._unauthorized.labels(**_LABELS).inc()
 
     def exposition(self) -> str:
         """Return all that was used so far, in the text format 0.0.4."""

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
 from dsmops import protocol
 from dsmops.errors import DsmopsError
+from dsmops.worker.runtime.collector import Collector
 from dsmops.worker.runtime.loop import ModelLoop, SlotStream
 from dsmops.worker.serving.access import Access
-from dsmops.worker.serving.connection import Connection, Ending, Limits, close_socket
+from dsmops.worker.serving.connection import (
+    Connection,
+    Ending,
+    Limits,
+    close_socket,
+    forget_errors,
+)
 from dsmops.worker.serving.logs import UTILS, Origin, ServerLog, Shown, causes
 from dsmops.worker.serving.metrics import Metrics
 
 NO_FREE_CHANNELS = "no free channels"
 POST_PAUSE_S = 0.1
 """How often a post looks whether a slot is free, and whether its sender is still there."""
-_POST_TRIES = 1000
+POST_PATIENCE_S = 100.0
+"""For which a post waits for a slot, as in moshi-server."""
+READY_STEP_S = 2.0
+"""A module that has made a step in this time is ready."""
+READY_PATIENCE_S = 2.0
+"""For the step that an idle module is asked for."""
+_READY_PAUSE_S = 0.02
 
 StreamT = TypeVar("StreamT", bound=SlotStream[Any])
 
@@ -34,6 +48,7 @@ class ModuleContext:
     log: ServerLog
     metrics: Metrics
     limits: Limits
+    collector: Collector = field(default_factory=Collector)
 
 
 class LoopModule(ABC, Generic[StreamT]):
@@ -41,8 +56,11 @@ class LoopModule(ABC, Generic[StreamT]):
 
     loop: ModelLoop[StreamT]
 
-    def __init__(self, path: str, origin: Origin, context: ModuleContext) -> None:
-        self.path = path
+    def __init__(self, name: str, path: str, origin: Origin, context: ModuleContext) -> None:
+        self.name, self.path = name, path
+        self._collector = context.collector
+        self._queue: dict[asyncio.Future[StreamT], Callable[[], StreamT | None]] = {}
+        """Posts that wait for a slot, in order of arrival."""
         self._origin, self._log, self._access, self._limits = (
             origin,
             context.log,
@@ -61,11 +79,27 @@ class LoopModule(ABC, Generic[StreamT]):
         Raises:
             DsmopsError: that failed.
         """
+        self.loop.collector = self._collector
+        self._collector.loops.append(self.loop)
         self.loop.start()
         either: list[asyncio.Future[Any]] = [self._started, self.died]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.died.done():
             raise self.died.result()
+
+    async def check_ready(self) -> str | None:
+        """Return why the module cannot serve, None where it has made a step lately.
+
+        A loop without streams makes no steps; it is asked for one.
+        """
+        loop, begin_s = self.loop, time.monotonic()
+        if loop.failure is None and begin_s - loop.last_step_s > READY_STEP_S:
+            loop.probe()
+            while loop.failure is None and loop.last_step_s < begin_s:
+                if time.monotonic() - begin_s > READY_PATIENCE_S:
+                    return f"the model has made no step for {begin_s - loop.last_step_s:.1f} s"
+                await asyncio.sleep(_READY_PAUSE_S)
+        return None if loop.failure is None else loop.failure.message
 
     def stop(self) -> bool:
         """End the model loop, and return whether it ended."""
@@ -115,13 +149,14 @@ class LoopModule(ABC, Generic[StreamT]):
             try:
                 ending = await connection.converse()
             finally:
-                self._release(stream)
+                self._give_back(stream)
             self._log_ending(ending, stream)
             await close_socket(
                 ws, request.transport, ending, self._limits, connection.error_message(ending)
             )
         finally:
             self.connections.discard(connection)
+            forget_errors(ws)
 
     async def _refuse_socket(
         self,
@@ -136,18 +171,60 @@ class LoopModule(ABC, Generic[StreamT]):
     async def _wait_for_slot(
         self, request: web.Request, lend: Callable[[], StreamT | None]
     ) -> StreamT | None:
-        """Return what `lend` gives once it gives something, None when that takes too long.
+        """Return what `lend` gives once a slot is free; posts get slots in order of arrival.
+
+        None when that takes too long.
 
         Raises:
-            ConnectionResetError: whoever asked has hung up.
+            ConnectionResetError: the client has hung up.
+            HTTPServiceUnavailable: too many posts wait already.
+            DsmopsError: what `lend` raises.
         """
-        for _ in range(_POST_TRIES):
-            require_sender(request)
-            stream = lend()
-            if stream is not None:
-                return stream
-            await asyncio.sleep(POST_PAUSE_S)
+        if not self._queue and (stream := lend()) is not None:
+            return stream
+        turn: asyncio.Future[StreamT] = self._event_loop.create_future()
+        self._queue[turn] = lend
+        until_s = self._event_loop.time() + POST_PATIENCE_S
+        try:
+            while self._event_loop.time() < until_s:
+                await asyncio.wait([turn], timeout=POST_PAUSE_S)
+                if turn.done():
+                    return turn.result()
+                require_sender(request)
+                self._serve_queue()
+        except BaseException:
+            # The slot came in the moment in which the client left.
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back(turn.result())
+            raise
+        finally:
+            self._queue.pop(turn, None)
         return None
+
+    def _require_room(self) -> None:
+        """Raise HTTPServiceUnavailable where too many posts wait for a slot."""
+        if self.posts >= self.loop.slots + self._limits.waiting_posts:
+            raise web.HTTPServiceUnavailable(
+                text="too many posts wait for a slot\n", headers={"Retry-After": "10"}
+            )
+
+    def _give_back(self, stream: StreamT) -> None:
+        """Give a stream's slot back, to the post that has waited longest where one waits."""
+        self._release(stream)
+        self._serve_queue()
+
+    def _serve_queue(self) -> None:
+        while self._queue:
+            turn, lend = next(iter(self._queue.items()))
+            try:
+                stream = lend()
+            except DsmopsError as exc:
+                turn.set_exception(exc)
+            else:
+                if stream is None:
+                    return
+                turn.set_result(stream)
+            del self._queue[turn]
 
     async def _read_body(self, request: web.Request) -> bytes:
         """Return what was posted.

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -30,11 +30,14 @@ from aiohttp.typedefs import Handler, Middleware
 from dsmops import __version__
 from dsmops.errors import DsmopsError, InputError, PortInUseError, ResourceError
 from dsmops.protocol import CloseCode
+from dsmops.worker.runtime.collector import Collector
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.connection import Ending, Limits
+from dsmops.worker.serving.door import Door, most_connections, note_request
 from dsmops.worker.serving.logs import MAIN, UTILS, ServerLog, Shown
 from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
 from dsmops.worker.serving.module import ModuleContext
+from dsmops.worker.serving.tally import Tally
 
 MAX_BODY_BYTES = 2 << 20
 DRAIN_S = 8.0
@@ -42,6 +45,10 @@ DRAIN_S = 8.0
 _PARTING_S = 1.5
 """For the closing handshakes of clients that are told."""
 _POLL_S = 0.05
+_BACKLOG = 1024
+_PATIENT_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""After these conversations may end by themselves."""
+_logger = logging.getLogger(__name__)
 
 BUILD_INFO = {
     **dict.fromkeys(
@@ -59,8 +66,10 @@ BUILD_INFO = {
 class Module(Protocol):
     """What the server asks of a module, whatever it does."""
 
+    name: str
     died: asyncio.Future[DsmopsError]
 
+    async def check_ready(self) -> str | None: ...
     async def start(self) -> None: ...
     def stop(self) -> bool: ...
     def add_routes(self, router: web.UrlDispatcher) -> None: ...
@@ -146,30 +155,36 @@ class Server:
         )
         self._log.info(MAIN, "starting worker", num_workers=1)
         if handle_signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                event_loop.add_signal_handler(number, self.stop, number)
+            for number in (*_PATIENT_SIGNALS, signal.SIGINT):
+                # What the caller wants ignored (nohup) stays ignored.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    event_loop.add_signal_handler(number, self.stop, number)
+        _silence_libraries()
+        self._log_failures_of(event_loop)
         stopped = asyncio.ensure_future(self._signals.get())
         hangs = False
         with bind(settings.addr, settings.port) as listener:
+            unknown_keys = Tally(self._log, "requests without a known key were refused")
+
+            def refused() -> None:
+                self._metrics.unauthorized()
+                unknown_keys.add()
+
+            collector = Collector()
             context = ModuleContext(
-                Access(settings.authorized_ids), self._log, self._metrics, settings.limits
+                Access(settings.authorized_ids, refused),
+                self._log,
+                self._metrics,
+                settings.limits,
+                collector,
             )
             self._modules = [module.open(context) for module in settings.modules]
-            runner = web.AppRunner(
-                self._application(), access_log=None, logger=_no_logger(), shutdown_timeout=1.0
-            )
+            runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             try:
-                site = await self._open(runner, listener, stopped)
-                if site is not None:
-                    on_ready(where(listener))
-                    ends: list[asyncio.Future[Any]] = [
-                        stopped,
-                        *(module.died for module in self._modules),
-                    ]
-                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                    await site.stop()
-                    await self._part(stopped)
+                if await self._load(stopped):
+                    with collector.running():
+                        await self._answer(runner, listener, on_ready, stopped)
             finally:
                 await runner.cleanup()
                 for module in self._modules:
@@ -179,32 +194,49 @@ class Server:
                 raise module.died.result()
         return Ended(stopped.result(), hangs)
 
-    async def _open(
-        self,
-        runner: web.AppRunner,
-        listener: socket.socket,
-        stopped: asyncio.Future[signal.Signals],
-    ) -> web.SockSite | None:
-        """Load one module after the other, then listen; None where a signal came first."""
+    async def _load(self, stopped: asyncio.Future[signal.Signals]) -> bool:
+        """Load one module after the other. Return False where a signal came first."""
         for module in self._modules:
             starting = asyncio.ensure_future(module.start())
             either: list[asyncio.Future[Any]] = [starting, stopped]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
                 starting.cancel()
-                return None
+                return False
             starting.result()
-        site = web.SockSite(runner, listener)
+        return True
+
+    async def _answer(
+        self,
+        runner: web.AppRunner,
+        listener: socket.socket,
+        on_ready: Callable[[Listening], None],
+        stopped: asyncio.Future[signal.Signals],
+    ) -> None:
+        """Listen until a signal comes or a module dies, then let conversations end."""
+        limits = self._settings.limits
+        door = Door(
+            cast("web.Server", runner.server),
+            most=limits.connections or most_connections(),
+            first_request_s=limits.first_request_s,
+            on_dropped=Tally(self._log, "connections were cut: too many, or too slow").add,
+        )
         with address_errors(*listener.getsockname()[:2]):
-            await site.start()
+            listening = await asyncio.get_running_loop().create_server(
+                door, sock=listener, backlog=_BACKLOG
+            )
         self._log.info(MAIN, f"listening on {where(listener).url}")
-        return site
+        on_ready(where(listener))
+        ends: list[asyncio.Future[Any]] = [stopped, *(module.died for module in self._modules)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        listening.close()
+        await self._part(stopped)
 
     async def _part(self, stopped: asyncio.Future[signal.Signals]) -> None:
         """Let conversations end, for as long as how it ended allows; then tell the rest."""
         self._parting = True
         clock = asyncio.get_running_loop().time
-        patient = stopped.done() and stopped.result() is signal.SIGTERM
+        patient = stopped.done() and stopped.result() in _PATIENT_SIGNALS
         until_s = clock() + (self._settings.drain_s if patient else 0)
         while clock() < until_s and not self._is_idle and self._signals.empty():
             await asyncio.sleep(_POLL_S)
@@ -233,6 +265,8 @@ class Server:
         )
         app.router.add_get("/api/modules_info", _without_query(self._modules_info), allow_head=True)
         app.router.add_get("/metrics", _without_query(self._exposition), allow_head=True)
+        app.router.add_get("/livez", _livez, allow_head=True)
+        app.router.add_get("/readyz", self._readyz, allow_head=True)
         for module in self._modules:
             module.add_routes(app.router)
         app.router.add_get("/{path:.*}", self._static, allow_head=True)
@@ -241,6 +275,7 @@ class Server:
     @web.middleware
     async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer 503 on connections that were kept open from before the end began."""
+        note_request(request)
         return (
             web.Response(status=503, text="the server is shutting down\n")
             if self._parting
@@ -251,6 +286,26 @@ class Server:
         return web.json_response(
             [info for module in self._modules if (info := module.info()) is not None]
         )
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Say which modules have stepped lately; 503 unless all have."""
+        reasons = await asyncio.gather(*(module.check_ready() for module in self._modules))
+        modules = [
+            {"name": module.name, "ready": reason is None, "reason": reason}
+            for module, reason in zip(self._modules, reasons, strict=True)
+        ]
+        ready = not any(reasons)
+        return web.json_response({"ready": ready, "modules": modules}, status=200 if ready else 503)
+
+    def _log_failures_of(self, event_loop: asyncio.AbstractEventLoop) -> None:
+        """Have the event loop's own errors counted in the log, instead of a traceback each."""
+        tally = Tally(self._log, "the event loop met errors")
+
+        def handle(_: asyncio.AbstractEventLoop, found: dict[str, Any]) -> None:
+            _logger.debug("%s", found.get("message"), exc_info=found.get("exception"))
+            tally.add()
+
+        event_loop.set_exception_handler(handle)
 
     def _exposition(self) -> web.Response:
         return web.Response(
@@ -278,8 +333,13 @@ def _guard(records: ServerLog) -> Middleware:
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
-        except web.HTTPException:
-            raise
+        except web.HTTPException as exc:
+            # As a response of its own: aiohttp would keep the exception beside its own frame, which
+            # its traceback holds, and so the whole connection until a collection.
+            headers = {k: v for k, v in exc.headers.items() if k != "Content-Length"}
+            return web.Response(
+                status=exc.status, reason=exc.reason, body=exc.body, headers=headers
+            )
         except ConnectionError as exc:
             # Gone before it could be answered; nobody will see this status.
             records.error(UTILS, "returning internal server error 500", err=Shown(str(exc)))
@@ -295,11 +355,14 @@ def _guard(records: ServerLog) -> Middleware:
     return guarded
 
 
-def _no_logger() -> logging.Logger:
-    """Return a logger for aiohttp to be silent with: what matters is in the server's own log, and garbage from clients does not."""
-    logger = logging.getLogger(f"{__name__}.aiohttp")
-    logger.setLevel(logging.CRITICAL + 1)
-    return logger
+async def _livez(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+def _silence_libraries() -> None:
+    """Turn off what libraries log: it repeats what clients send, keys among it."""
+    for name in ("aiohttp", "websockets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _without_query(answer: Callable[[], web.Response]) -> Handler:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from dsmops import protocol
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, open_audio
-from dsmops.errors import DsmopsError
+from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.loop import StreamFailed
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol
@@ -69,7 +69,9 @@ class SttModule(LoopModule[SttStream]):
     def __init__(self, settings: SttSettings, context: ModuleContext) -> None:
         self._settings = settings
         self._is_batched = settings.kind == BATCHED.kind
-        super().__init__(settings.path, BATCHED_ASR if self._is_batched else ASR, context)
+        super().__init__(
+            settings.name, settings.path, BATCHED_ASR if self._is_batched else ASR, context
+        )
         self._rules = BATCHED if self._is_batched else UNBATCHED
         if not self._is_batched:
             self._limits = replace(self._limits, session_s=self._limits.session_s or _ASR_SESSION_S)
@@ -148,25 +150,34 @@ class SttModule(LoopModule[SttStream]):
     async def post(self, request: web.Request) -> web.Response:
         """Transcribe the audio file in the body."""
         self._access.require(request, query=False)
+        self._require_room()
+        self.posts += 1
+        try:
+            return await self._transcribe(request)
+        finally:
+            self.posts -= 1
+
+    async def _transcribe(self, request: web.Request) -> web.Response:
         body = await self._read_body(request)
         self._log.info(MAIN, "handling asr post query", len=len(body))
         self._log.info(BATCHED_ASR, "batched-asr post query")
-        self.posts += 1
         try:
+            await asyncio.to_thread(_check_length, body, self._limits.post_audio_s)
             stream = await self._wait_for_slot(request, self._lend)
             if stream is None:
                 self._log.error(BATCHED_ASR, "no free channels after 1000 tries")
                 return web.Response(status=500, text=NO_FREE_CHANNELS)
             try:
                 self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
-                words = await _transcribe(stream, body, request)
+                words = await _transcribe(stream, body, request, self._limits.post_audio_s)
             finally:
-                self._release(stream)
+                self._give_back(stream)
+        except _TooLongError as exc:
+            self._log.error(UTILS, "returning client error 413", err=Shown(exc.message))
+            return web.Response(status=413, text=f"{exc.message}\n{exc.hint}\n")
         except DsmopsError as exc:
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
-        finally:
-            self.posts -= 1
         return web.Response(body=protocol.encode_json(words), content_type="application/json")
 
     def _lend(self) -> SttStream | None:
@@ -188,7 +199,7 @@ class SttModule(LoopModule[SttStream]):
 
 
 async def _transcribe(
-    stream: SttStream, body: bytes, request: web.Request
+    stream: SttStream, body: bytes, request: web.Request, most_s: float
 ) -> list[protocol.SttAnswer]:
     """Return the words of a whole audio file.
 
@@ -199,7 +210,7 @@ async def _transcribe(
     """
     news = asyncio.Event()
     stream.on_news = news.set
-    feeder = asyncio.ensure_future(_feed(stream, body))
+    feeder = asyncio.ensure_future(_feed(stream, body, most_s))
     feeder.add_done_callback(lambda _: news.set())
     words: list[protocol.SttAnswer] = []
     try:
@@ -226,15 +237,37 @@ async def _transcribe(
         await asyncio.gather(feeder, return_exceptions=True)
 
 
-async def _feed(stream: SttStream, body: bytes) -> None:
+async def _feed(stream: SttStream, body: bytes, most_s: float) -> None:
     """Hand a file to the stream as it has room; then a marker, then silence."""
-    blocks = _blocks(body)
+    blocks, samples = _blocks(body), 0
     while (block := await asyncio.to_thread(next, blocks, None)) is not None:
         while stream.is_full:
             await asyncio.sleep(POST_PAUSE_S)
+        samples += len(block)
+        if samples > most_s * SAMPLE_RATE_HZ:
+            raise _too_long(most_s)
         stream.push(block)
     stream.mark(0)
     stream.push(np.zeros(_POST_SILENCE_S * SAMPLE_RATE_HZ, np.float32))
+
+
+class _TooLongError(InputError):
+    """A post holds more audio than a client may send at once."""
+
+
+def _too_long(most_s: float) -> _TooLongError:
+    return _TooLongError(
+        f"the recording is longer than {most_s:,.0f} s",
+        hint="Send it in parts, or stream it.",
+        code="audio.long",
+    )
+
+
+def _check_length(body: bytes, most_s: float) -> None:
+    """Raise `_TooLongError` where the file's own header says that it is too long."""
+    with open_audio(io.BytesIO(body)) as audio:
+        if audio.duration_s is not None and audio.duration_s > most_s:
+            raise _too_long(most_s)
 
 
 def _blocks(body: bytes) -> Iterator[Samples]:

@@ -46,6 +46,11 @@ SCRIPT = "tts.py"
 """What `/api/modules_info` calls the script that moshi-server would run here."""
 
 
+_LONGEST_NAME = 255
+"""Characters of a voice's name; no file system takes a longer part of a path."""
+_SHOWN_NAME = 80
+
+
 @dataclass(frozen=True, slots=True)
 class TtsSettings:
     """One `Py` module of the config.
@@ -75,7 +80,7 @@ class TtsModule(LoopModule[TtsStream]):
     loop: TtsLoop
 
     def __init__(self, settings: TtsSettings, context: ModuleContext) -> None:
-        super().__init__(settings.path, PY, context)
+        super().__init__(settings.name, settings.path, PY, context)
         self._settings = settings
         self._metrics = context.metrics.py
         self.loop = TtsLoop(
@@ -128,7 +133,7 @@ class TtsModule(LoopModule[TtsStream]):
         self._access.require(request, query=True)
         self._log.info(MAIN, "handling py streaming query", **addr_field(request))
         given = 'Some("<redacted>")' if "auth_id" in request.query else "None"
-        asked = "None" if voice is None else f"Some({json.dumps(voice)})"
+        asked = "None" if voice is None else f"Some({json.dumps(_cut_name(voice))})"
         self._log.info(
             PY,
             "py query",
@@ -162,15 +167,22 @@ class TtsModule(LoopModule[TtsStream]):
         """Say the text in the body, and stream it as a WAV."""
         self._access.require(request, query=False)
         _require_json(request)
+        self._require_room()
+        self.posts += 1
+        try:
+            return await self._synthesize(request)
+        finally:
+            self.posts -= 1
+
+    async def _synthesize(self, request: web.Request) -> web.StreamResponse:
         text, voice = _parse_query(await self._read_body(request))
         self._log.info(
             MAIN,
-            f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: {json.dumps(voice)} }})',
+            f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: {json.dumps(_cut_name(voice))} }})',
             **addr_field(request),
         )
         self._log.info(PY, "py handle-query")
         self._metrics.connected()
-        self.posts += 1
         try:
             wanted = await self._request(voice)
             stream = await self._wait_for_slot(request, lambda: self._lend(wanted))
@@ -181,15 +193,13 @@ class TtsModule(LoopModule[TtsStream]):
                 self._log.info(PY, "batched-py channel", batch_idx=stream.slot)
                 return await self._say(request, stream, text)
             finally:
-                self._release(stream)
+                self._give_back(stream)
         except InputError as exc:
             self._log.error(UTILS, "returning client error 400", err=Shown(refusal(exc).logged))
             return web.Response(status=400, text=f"{exc.message}\n{exc.hint}\n")
         except DsmopsError as exc:
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
-        finally:
-            self.posts -= 1
 
     async def _say(self, request: web.Request, stream: TtsStream, text: str) -> web.StreamResponse:
         """Answer a post with what is said.
@@ -236,7 +246,14 @@ class TtsModule(LoopModule[TtsStream]):
         Raises:
             InputError: there is no such voice.
         """
-        voices = await asyncio.to_thread(self._settings.find_voice, voice or "")
+        name = voice or ""
+        if len(name) > _LONGEST_NAME:
+            raise InputError(
+                f"this server has no voice {_cut_name(name)!r}",
+                hint=f"Names of voices have at most {_LONGEST_NAME} characters.",
+                code="voice.unknown",
+            )
+        voices = await asyncio.to_thread(self._settings.find_voice, name)
         return replace(self._settings.request, voices=voices, seed=secrets.randbits(32))
 
     def _lend(self, wanted: TtsRequest) -> TtsStream | None:
@@ -251,6 +268,11 @@ class TtsModule(LoopModule[TtsStream]):
 
     def _log_timeout(self, ending: Ending, stream: TtsStream) -> None:
         self._log.info(PY, ending.logged, bidx=stream.slot)
+
+
+def _cut_name(name: str) -> str:
+    """Return as much of a voice's name as anybody wants to read in a log."""
+    return name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
 
 
 def _cut(request: web.Request, reason: str) -> ConnectionResetError:

@@ -1,7 +1,10 @@
 """The worker's log lines: moshi-server's dialect, to the byte, and as every reader of ours understands it."""
 
 import io
+import re
+import shutil
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -163,4 +166,46 @@ def test_a_console_that_is_gone_and_a_full_disk_stop_nobody(
     for _ in range(2000):
         log.info(MAIN, "listening on http://127.0.0.1:8080")
     log.close()
-    assert caplog.text.count("can no longer be written") == 1
+    assert caplog.text.count("cannot be written at present") == 1
+
+
+def until_written(log: ServerLog, path: Path, text: str) -> str:
+    """Log until `text` stands in the file, and return all of it."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        log.info(MAIN, "still here")
+        time.sleep(0.02)
+        if path.is_file() and text in path.read_text():
+            return path.read_text()
+    raise AssertionError(f"{text!r} never came")
+
+
+def test_the_file_comes_back_after_a_full_disk(tmp_path: Path) -> None:
+    """Lines that could not be written are counted where the file goes on."""
+    file = DailyFile(tmp_path, "x")
+    path = file.path(time.time_ns())
+    file.close()
+    path.unlink()
+    path.symlink_to("/dev/full")
+    log = ServerLog(Level.INFO, DailyFile(tmp_path, "x"), None, no_color=True, retry_s=0.05)
+    for _ in range(3):
+        log.info(MAIN, "lost")
+        time.sleep(0.02)
+    path.unlink()
+    written = until_written(log, path, "log lines are missing here")
+    log.close()
+    assert "lost" not in written
+    assert int(re.search(r"(\d+) log lines are missing", written)[1]) >= 3  # type: ignore[index]
+    assert "still here" in path.read_text()
+
+
+def test_the_file_comes_back_after_its_folder_was_removed(tmp_path: Path) -> None:
+    """The folder is made again, and the file in it."""
+    folder = tmp_path / "logs"
+    file = DailyFile(folder, "x")
+    log = ServerLog(Level.INFO, file, None, no_color=True, retry_s=0.05)
+    log.info(MAIN, "before")
+    time.sleep(0.1)
+    shutil.rmtree(folder)
+    until_written(log, file.path(time.time_ns()), "still here")
+    log.close()

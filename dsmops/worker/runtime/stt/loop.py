@@ -78,7 +78,7 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
     """One client's conversation, from `SttLoop.open` to `SttLoop.close`. May be used from any thread."""
 
     def __init__(self, loop: SttLoop, slot: int) -> None:
-        super().__init__(slot, loop.work, MOST_EVENTS)
+        super().__init__(loop, slot, MOST_EVENTS)
         self._fed = 0
         self._loop = loop
         self._pcm: deque[Samples] = deque()
@@ -105,7 +105,7 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
             self._pcm.append(pcm)
             self._waiting += len(pcm)
             if self._waiting >= self._loop.frame_samples:
-                self._loop.work.notify()
+                self._loop.wake()
 
     def mark(self, marker_id: int) -> None:
         """Ask for `SttMarkerReached` when all audio so far is heard and written.
@@ -124,7 +124,7 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
         """Begin anew: model state and word times are reset, audio and markers that wait stay. `Started` answers."""
         with self._loop.lock:
             self._begins = True
-            self._loop.work.notify()
+            self._loop.wake()
 
     # What follows is the loop's, which holds the lock.
 
@@ -180,6 +180,8 @@ class SttLoop(ModelLoop[SttStream]):
         self.delay_steps = 0
         self.frame_samples = 0
         self._open_engine = open_engine
+        self._engine: SttEngineProtocol | None = None
+        self._pcm = np.zeros((0, 0), np.float32)
         self._tokenizer: SttTokenizer | None = None
 
     def open(self) -> SttStream | None:
@@ -192,14 +194,15 @@ class SttLoop(ModelLoop[SttStream]):
         return SttWordMachine(self._tokenizer, self.delay_steps)
 
     def _serve(self) -> None:
-        engine = self._open_engine()
+        engine = self._engine = self._open_engine()
         model = engine.model
         self.slots, self.frame_samples = engine.batch_size, model.frame_samples
         self.delay_steps, self._tokenizer = model.config.text_delay_steps, model.tokenizer
-        pcm = engine.new_frames()
+        pcm = self._pcm = engine.new_frames()
         self.observer.warming_up()
         for _ in range(WARM_UP_STEPS):
             engine.step(pcm, np.ones(engine.batch_size, np.bool_))
+        self._note_step()
         self.observer.started(engine.batch_size)
         self._step_for_ever(engine, pcm)
 
@@ -216,10 +219,15 @@ class SttLoop(ModelLoop[SttStream]):
                 exec_mask = np.zeros(engine.batch_size, np.bool_)
                 exec_mask[[stream.slot for stream in stepping]] = True
                 output = engine.step(pcm, exec_mask)
+                self._note_step()
                 self._hand_out(output, stepping, step_idx)
                 self.observer.stepped(output.step_ms, step_idx, len(stepping))
                 step_idx += 1
             self.observer.news({*begun, *stepping})
+
+    def _step_without_streams(self) -> None:
+        if self._engine is not None:
+            self._engine.step(self._pcm, np.zeros(self.slots, np.bool_))
 
     def _next(self) -> tuple[list[SttStream], list[SttStream]] | None:
         """Return the streams whose slots are to be reset, and those with a frame to step; None where there are neither."""

@@ -77,7 +77,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
     """One client's stream, from `TtsLoop.open` to `TtsLoop.close`. May be used from any thread, its text be given by one at a time."""
 
     def __init__(self, loop: TtsLoop, slot: int, request: TtsRequest) -> None:
-        super().__init__(slot, loop.work, MOST_EVENTS)
+        super().__init__(loop, slot, MOST_EVENTS)
         self._loop = loop
         self._request = request
         self._is_set_up = self._has_started = False
@@ -87,7 +87,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
     @property
     def is_full(self) -> bool:
         """Whether it wants no more text for now; `on_news` says when to look again. What is sent all the same is taken."""
-        with self._work:
+        with self._loop.lock:
             return self._utterance.waiting >= MOST_WAITING_WORDS
 
     def change_request(self, request: TtsRequest) -> None:
@@ -97,7 +97,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
             InputError: it was, or the engine cannot follow the request.
         """
         self._loop.check(request)
-        with self._work:
+        with self._loop.lock:
             if (
                 self._text.holds_text
                 or self._utterance.waiting
@@ -110,7 +110,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
                     code="speech.order",
                 )
             self._request, self._is_set_up = request, False
-            self._work.notify()
+            self._loop.wake()
 
     def add_text(self, text: str) -> None:
         """Add words; every piece ends a word, as `TtsTextStream` says.
@@ -136,7 +136,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
             self._extend(self._text.close(), last=True)
 
     def _extend(self, entries: Sequence[TtsEntry], *, last: bool = False) -> None:
-        with self._work:
+        with self._loop.lock:
             if self._utterance.is_closed:
                 raise InputError(
                     "text comes after its end was announced",
@@ -146,7 +146,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
             self._utterance.extend(entries)
             if last:
                 self._utterance.close()
-            self._work.notify()
+            self._loop.wake()
 
     # What follows is the loop's, which holds the lock.
 
@@ -262,6 +262,7 @@ class TtsLoop(ModelLoop[TtsStream]):
                 lambda predictions: predictions,
                 text_only=text_only,
             )
+        self._note_step()
         self.observer.started(engine.batch_size)
         step_idx = WARM_UP_STEPS
         while (turn := self._await(self._next)) is not None:
@@ -271,6 +272,7 @@ class TtsLoop(ModelLoop[TtsStream]):
                 )
             if turn.stepping:
                 output = self._step(engine, turn)
+                self._note_step()
                 self.observer.stepped(
                     TtsStepped(
                         output.step_ms,
@@ -283,6 +285,10 @@ class TtsLoop(ModelLoop[TtsStream]):
                 )
                 step_idx += 1
             self.observer.news({*turn.requests, *turn.ended, *turn.stepping})
+
+    def _step_without_streams(self) -> None:
+        nobody = np.zeros(self.slots, np.bool_)
+        self._opened().step(nobody, lambda predictions: predictions)
 
     def _next(self) -> _Turn | None:
         streams = list(self._streams.values())

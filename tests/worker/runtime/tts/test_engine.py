@@ -91,6 +91,17 @@ class Alone:
         return self.engine.step(np.array([True]), choose, text_only=text_only)
 
 
+def test_a_step_of_nobody_changes_nothing(model: TtsModel) -> None:
+    """Steps in which no slot advances leave a stream as it was, before its sound and in it."""
+    plain, disturbed = Alone(model, REQUESTS[0]), Alone(model, REQUESTS[0])
+    for step in range(12):
+        disturbed.engine.step(np.array([False]), feed(np.array([5])))
+        one, other = plain.step(4 + step), disturbed.step(4 + step)
+        assert (plain.predicted, one.valid[0]) == (disturbed.predicted, other.valid[0])
+        np.testing.assert_array_equal(one.pcm[one.valid], other.pcm[other.valid])
+    assert one.valid[0]
+
+
 @pytest.mark.parametrize("guidance", [False, True])
 @pytest.mark.parametrize("seed", range(2))
 def test_rows_are_independent(

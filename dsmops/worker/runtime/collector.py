@@ -1,0 +1,81 @@
+"""Python's garbage collector, run only when no frame waits for its step.
+
+A collection stops every thread of the process. Left alone it ran in the middle of steps: at 256
+paced streams on an H200 the 99th percentile of the lag was 209 ms, and 35 without collections. So
+while a server runs, collections of its own are off. What is loaded is frozen: no later collection
+looks at it. A model loop that has nothing to do asks for a collection, and gets a short one.
+
+Connections and streams are made without reference cycles, so that nearly nothing is left to
+collect; tests/worker/serving/test_collector.py holds them to it.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+YOUNG_OBJECTS = 2_000
+"""New objects after which the youngest generation is collected, in an idle moment; about 0.2 ms."""
+MOST_YOUNG_OBJECTS = 200_000
+"""New objects after which it is collected even where no loop is ever idle; some 10 ms."""
+FULL_EVERY_S = 60.0
+"""Between two collections of all that is not frozen, which take place only without any stream."""
+
+
+class Loop(Protocol):
+    """What a collector asks of a model loop."""
+
+    rests: bool
+
+    @property
+    def used_slots(self) -> int: ...
+
+
+class Collector:
+    """Decides when to collect, for the loops of one server. Any loop's thread may call it."""
+
+    def __init__(self) -> None:
+        self.loops: list[Loop] = []
+        self._lock = threading.Lock()
+        self._last_full_s = time.monotonic()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Freeze what exists, and turn automatic collections off inside the block."""
+        was_enabled = gc.isenabled()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.unfreeze()
+            if was_enabled:
+                gc.enable()
+
+    def collect_idle(self) -> None:
+        """Collect what is due, unless a frame waits in any loop. The caller's loop rests."""
+        if gc.isenabled() or not all(loop.rests for loop in self.loops):
+            return
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            now_s = time.monotonic()
+            is_empty = not any(loop.used_slots for loop in self.loops)
+            if is_empty and now_s - self._last_full_s >= FULL_EVERY_S:
+                self._last_full_s = now_s
+                gc.collect()
+            elif gc.get_count()[0] >= YOUNG_OBJECTS:
+                # Survivors move on to the second generation, which is as small.
+                gc.collect(1)
+        finally:
+            self._lock.release()
+
+    def collect_busy(self) -> None:
+        """Collect where a loop has not been idle for so long that memory would grow."""
+        if not gc.isenabled() and gc.get_count()[0] >= MOST_YOUNG_OBJECTS:
+            gc.collect(0)
