@@ -17,8 +17,7 @@ from dsmops.dtypes import DType
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
-    from dsmops.checkpoint.losses import LossReport
-    from dsmops.checkpoint.shards import Checkpoint
+    from dsmops.checkpoint import Checkpoint, LossReport
     from dsmops.operations.speech.numerics import NumericsPlan
     from dsmops.operations.speech.numerics_verdict import NumericsReport
     from dsmops.report import Block
@@ -67,8 +66,8 @@ def inspect(
       dsmops inspect --scan hf://kyutai/stt-1b-en_fr-candle/model.safetensors
       dsmops inspect --tensors --json sharded-model/
     """
+    from dsmops.checkpoint import open_checkpoint
     from dsmops.checkpoint.inspection import inspect_checkpoint, inspect_headers
-    from dsmops.checkpoint.shards import open_checkpoint
     from dsmops.cli.views.checkpoint import show_inspection
     from dsmops.hub import is_hub_source
     from dsmops.operations.models.sources import source_headers
@@ -99,7 +98,7 @@ def _without_blas_threads() -> None:
 
 def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
     _without_blas_threads()
-    from dsmops.checkpoint.conversion import scan
+    from dsmops.checkpoint import scan
 
     return scan(checkpoint, DType.F16, progress=out.progress())
 
@@ -175,8 +174,9 @@ def convert(
     _without_blas_threads()
     from json import dumps
 
+    from dsmops.checkpoint import OverflowPolicy, plan_conversion
     from dsmops.checkpoint.outcome import carry_out
-    from dsmops.checkpoint.plan import OverflowPolicy, plan_conversion, require_apart
+    from dsmops.checkpoint.plan import require_apart
     from dsmops.cli.views.checkpoint import show_outcome
     from dsmops.files import replace_atomically
     from dsmops.report.document import to_json
@@ -253,7 +253,7 @@ def verify(
       dsmops verify --numerics speech.mp3 --model stt-1b-en_fr model.safetensors model.fp16.safetensors
     """
     _without_blas_threads()
-    from dsmops.checkpoint.verification import verify as compare
+    from dsmops.checkpoint import verify as compare
     from dsmops.cli.views.checkpoint import show_verification
     from dsmops.report.document import to_json
 

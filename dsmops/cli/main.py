@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from dsmops.errors import DsmopsError
-from dsmops.report.reporter import Reporter
+from dsmops.report import Reporter
 
 
 def main() -> int:

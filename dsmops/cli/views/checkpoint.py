@@ -5,12 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from dsmops.checkpoint.identity import ModelIdentity
+from dsmops.checkpoint import ConversionReport, LossReport, ModelIdentity, VerifyReport
 from dsmops.checkpoint.inspection import Inspection
-from dsmops.checkpoint.losses import LossReport
 from dsmops.checkpoint.outcome import Outcome, Status
-from dsmops.checkpoint.record import ConversionReport
-from dsmops.checkpoint.verification import VerifyReport
 from dsmops.report import Block, Table
 from dsmops.units import counted, duration, size
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from dsmops.dtypes import DType
 from dsmops.findings import Severity
-from dsmops.gpu.report import DeviceReport, DeviceState, GpuReport
+from dsmops.gpu import DeviceReport, DeviceState, GpuReport
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels
 from dsmops.gpu.verdict import ServerBuild
 from dsmops.report import Block, Table

@@ -10,9 +10,9 @@ from pathlib import Path
 from dsmops.config.values import resolve
 from dsmops.errors import DsmopsError
 from dsmops.files import os_errors, require_file
-from dsmops.logs import decompressed, parse, unwrapped
+from dsmops.logs import decompressed, parse, scan, unwrapped
 from dsmops.logs.compression import MAGIC_BYTES
-from dsmops.logs.failures import FAILURES, FailureSeen, scan
+from dsmops.logs.failures import FAILURES, FailureSeen
 from dsmops.logs.sources import is_compressed
 from dsmops.operations.doctor.findings import Finding, Level, finding, ok
 from dsmops.operations.doctor.site import Site

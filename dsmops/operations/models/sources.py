@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from dsmops.checkpoint.header import LENGTH_BYTES, Header, parse_data_start, parse_header
+from dsmops.checkpoint import Header, parse_header
+from dsmops.checkpoint.header import LENGTH_BYTES, parse_data_start
 from dsmops.checkpoint.shards import INDEX_SUFFIX, read_index
 from dsmops.errors import SourceError
 from dsmops.hub import HubFile, fetch, parse_source, plan_download, read_head

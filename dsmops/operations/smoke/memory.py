@@ -13,8 +13,7 @@ from dsmops.config.values import resolve
 from dsmops.devices import Device, Runtime
 from dsmops.dtypes import DType
 from dsmops.errors import DsmopsError
-from dsmops.gpu import probe
-from dsmops.gpu.report import DeviceReport
+from dsmops.gpu import DeviceReport, probe
 from dsmops.models import TtsShape
 from dsmops.operations.models.files import read_json
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply

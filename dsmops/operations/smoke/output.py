@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dsmops.logs.failures import FAILURES, FailureSeen, scan
+from dsmops.logs import Redactor, scan
+from dsmops.logs.failures import FAILURES, FailureSeen
 from dsmops.logs.plain_text import clean, decode
-from dsmops.logs.redaction import Redactor
 
 _MAX_LINE_BYTES = 64 << 10
 """The rest of a longer line counts as another line."""
