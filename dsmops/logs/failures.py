@@ -302,7 +302,7 @@ _STEP_FIELD = b"step_idx"
 _ANY = re.compile("|".join(failure.pattern.pattern for failure in _TABLE))
 
 
-def scan(lines: Iterable[bytes]) -> list[FailureSeen]:
+def find_failures(lines: Iterable[bytes]) -> list[FailureSeen]:
     """Return the known failures in lines without line ends, in the order in which they first appear. Never raises for what lines hold.
 
     Colours do not matter, nor do invalid bytes. Evidence is redacted with a key that nobody keeps.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsmops.logs.failures import FAILURES, scan
+from dsmops.logs.failures import FAILURES, find_failures
 
 HEAD = "2025-11-15T08:39:16.139607Z ERROR moshi_server::utils: src/utils.rs:197: "
 
@@ -42,7 +42,8 @@ def test_there_is_a_line_for_each_failure() -> None:
 def test_a_failure_is_found_by_its_line(name: str) -> None:
     """It is named, first seen on the line it stands on, and the line is its evidence."""
     seen = {
-        each.name: each for each in scan([b"starting worker num_workers=4", LINES[name].encode()])
+        each.name: each
+        for each in find_failures([b"starting worker num_workers=4", LINES[name].encode()])
     }
     assert seen[name].line == 2
     assert seen[name].count == 1
@@ -53,7 +54,7 @@ def test_a_line_tells_cause_and_consequence() -> None:
     """The line of 0.6.4 names both, the cause first; that of 0.6.3 is understood too, and each failure is counted."""
     modern = 'task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
     older = 'model loop err err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
-    seen = scan([f"{HEAD}{line}".encode() for line in (modern, older)])
+    seen = find_failures([f"{HEAD}{line}".encode() for line in (modern, older)])
     assert [(each.name, each.count, each.line) for each in seen] == [
         ("kernel-missing", 2, 1),
         ("model-loop-dead", 2, 1),
@@ -63,20 +64,22 @@ def test_a_line_tells_cause_and_consequence() -> None:
 def test_a_missing_library_is_no_missing_file() -> None:
     """The loader's words about a library end like those about any file."""
     line = b"error while loading shared libraries: libpython3.12.so.1.0: cannot open shared object file: No such file or directory"
-    assert [each.name for each in scan([line])] == ["library-missing"]
+    assert [each.name for each in find_failures([line])] == ["library-missing"]
 
 
 def test_colours_do_not_hide_a_failure() -> None:
     """The server writes colours between a field's name and its value."""
     line = '\x1b[31mERROR\x1b[0m task failed \x1b[3mname\x1b[0m\x1b[2m=\x1b[0m"model_loop" \x1b[3merr\x1b[0m\x1b[2m=\x1b[0mx'
-    assert [each.name for each in scan([line.encode()])] == ["model-loop-dead"]
+    assert [each.name for each in find_failures([line.encode()])] == ["model-loop-dead"]
 
 
 def test_what_a_client_says_is_no_failure() -> None:
     """A text to be spoken that quotes an error changes no diagnosis."""
     said = 'handling py streaming post query Json(TtsQuery { text: "CUDA_ERROR_NOT_FOUND, out of memory, panicked", voice: "a.wav" })'
     assert (
-        scan([f"2025-11-15T08:39:16.139607Z  INFO moshi_server: src/main.rs:700: {said}".encode()])
+        find_failures(
+            [f"2025-11-15T08:39:16.139607Z  INFO moshi_server: src/main.rs:700: {said}".encode()]
+        )
         == []
     )
 
@@ -84,7 +87,7 @@ def test_what_a_client_says_is_no_failure() -> None:
 def test_evidence_holds_no_secrets() -> None:
     """Keys and home folders are redacted in what is shown, long lines are cut, and bytes that are no text are spelled out."""
     secret = b'\xff auth_id: Some("0b4c-tell-nobody") /home/alice/x ' + b"y" * 100_000
-    (seen,) = scan([secret])
+    (seen,) = find_failures([secret])
     assert b"tell-nobody" not in seen.evidence.encode()
     assert "alice" not in seen.evidence
     assert seen.evidence.startswith("\\xff")
@@ -94,7 +97,7 @@ def test_evidence_holds_no_secrets() -> None:
 def test_what_is_redacted_already_is_no_leak() -> None:
     """Lines of the worker, and of a formatted log, hold no key."""
     assert (
-        scan(
+        find_failures(
             [
                 b'query=AsrStreamingQuery { auth_id: Some("<redacted>") }',
                 b'auth_id: Some("<key:11d02ca1>")',

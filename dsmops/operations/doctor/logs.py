@@ -10,9 +10,9 @@ from pathlib import Path
 from dsmops.config.values import resolve
 from dsmops.errors import DsmopsError
 from dsmops.files import os_errors, require_file
-from dsmops.logs import decompressed, parse, scan, unwrapped
+from dsmops.logs import decompressed, parse, unwrapped
 from dsmops.logs.compression import MAGIC_BYTES
-from dsmops.logs.failures import FAILURES, FailureSeen
+from dsmops.logs.failures import FAILURES, FailureSeen, find_failures
 from dsmops.logs.sources import is_compressed
 from dsmops.operations.doctor.findings import Finding, Level, finding, ok
 from dsmops.operations.doctor.site import Site
@@ -93,10 +93,10 @@ def _log(path: Path, *, named: bool) -> Iterator[Finding]:
     start = data.rfind(b"\n", 0, started) + 1
     before, since = data[:start].split(b"\n"), data[start:].split(b"\n")
     where = f"{path}, the last {size(_MOST_BYTES)}" if is_end else str(path)
-    now = {seen.name: seen for seen in scan(since)}
+    now = {seen.name: seen for seen in find_failures(since)}
     for seen in now.values():
         yield _seen(seen, where, len(before) - 1, past=False)
-    earlier = [seen for seen in scan(before) if seen.name not in now]
+    earlier = [seen for seen in find_failures(before) if seen.name not in now]
     for seen in earlier:
         yield _seen(seen, where, 0, past=True)
     if now or earlier:

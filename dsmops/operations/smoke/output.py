@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dsmops.logs import Redactor, scan
-from dsmops.logs.failures import FAILURES, FailureSeen
+from dsmops.logs import Redactor
+from dsmops.logs.failures import FAILURES, FailureSeen, find_failures
 from dsmops.logs.plain_text import clean, decode
 
 _MAX_LINE_BYTES = 64 << 10
@@ -72,7 +72,7 @@ class Output:
     def failures(self) -> list[FailureSeen]:
         """Return the known failures in the raw log, in the order in which they first appear."""
         with self.raw_log.open("rb") as file:
-            return scan(_lines(file))
+            return find_failures(_lines(file))
 
     def _keep(self, piece: bytes) -> None:
         if self.problem:
@@ -98,9 +98,9 @@ class Output:
         if step and len(self.steps_ms) < _MAX_STEPS:
             self.steps_ms.append(float(step[1]))
         if self.dead_loop is None and FAILURES[_DEAD_LOOP].pattern.search(line):
-            # Read again by `scan`, which ignores what clients sent, and redacts.
+            # Read again by `find_failures`, which ignores what clients sent, and redacts.
             self.dead_loop = next(
-                (seen.evidence for seen in scan([raw]) if seen.name == _DEAD_LOOP), None
+                (seen.evidence for seen in find_failures([raw]) if seen.name == _DEAD_LOOP), None
             )
 
     def _shown(self, line: str) -> str:
