@@ -1,16 +1,20 @@
-"""`publish-logs` and `pull-logs`: friendly logs to a bucket or a shared folder, once per content, and back."""
+"""`publish-logs` and `pull-logs`: formatted logs to a bucket or a shared folder, and back."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from dsmops.cli.help import LOGS
 from dsmops.cli.options import DebugOpt, DryRunOpt, ForceOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
+
+if TYPE_CHECKING:
+    from dsmops.publish.store import ChecksumMode
 
 BucketOpt = Annotated[
     str,
@@ -23,7 +27,7 @@ BucketOpt = Annotated[
 PrefixOpt = Annotated[
     str,
     typer.Option(
-        "--prefix", metavar="PREFIX", help="Keep everything below this prefix of the bucket."
+        "--prefix", metavar="PREFIX", help="Use only keys below this prefix of the bucket."
     ),
 ]
 ProfileOpt = Annotated[
@@ -41,9 +45,36 @@ EndpointOpt = Annotated[
     typer.Option(
         "--endpoint-url",
         metavar="URL",
-        help="An S3 server that is not AWS. Default: AWS_ENDPOINT_URL.",
+        help="S3 server other than AWS. Default: AWS_ENDPOINT_URL.",
     ),
 ]
+RequesterPaysOpt = Annotated[
+    bool,
+    typer.Option("--requester-pays", help="Pay for requests to a bucket whose requester pays."),
+]
+
+_DURATION_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_MAX_LINK_S = 7 * 86400
+"""A signature of version 4 is valid for at most a week."""
+
+
+def parse_link_duration(text: str) -> int:
+    """Return the seconds of `90m`, `12h` or `7d`; a usage error for anything else."""
+    match = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
+    seconds = int(match[1]) * _DURATION_UNITS_S[match[2]] if match else 0
+    if not 0 < seconds <= _MAX_LINK_S:
+        raise typer.BadParameter(f"{text!r} is not a duration from 1s to 7d, such as 12h")
+    return seconds
+
+
+def parse_checksum(text: str) -> ChecksumMode:
+    """Return the mode that `--checksum` names; a usage error for anything else."""
+    from dsmops.publish.store import ChecksumMode
+
+    modes = get_args(ChecksumMode)
+    if text not in modes:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(modes)}")
+    return cast("ChecksumMode", text)
 
 
 def publish_logs(
@@ -54,28 +85,26 @@ def publish_logs(
         typer.Option("--source", metavar="DIR", readable=False, help="Folder of formatted logs."),
     ] = Path("logs/moshi-logs"),
     include_raw: Annotated[
-        bool, typer.Option("--include-raw", help="Also publish what lies in folders named raw.")
+        bool, typer.Option("--include-raw", help="Also publish files in folders named raw.")
     ] = False,
     include: Annotated[
         list[str] | None,
         typer.Option(
             "--include",
             metavar="GLOB",
-            help="Also publish files of this name that are no logs (captures hold voices). Repeatable.",
+            help="Also publish these files, though not logs (captures hold voices). Repeatable.",
         ),
     ] = None,
     allow_unredacted: Annotated[
         bool,
         typer.Option(
             "--allow-unredacted",
-            help="Publish also what still holds keys, addresses or spoken text.",
+            help="Publish even what still holds keys, addresses or spoken text.",
         ),
     ] = False,
     acl: Annotated[
         str | None,
-        typer.Option(
-            "--acl", metavar="ACL", help="Canned ACL. Default: none, as AWS buckets want it."
-        ),
+        typer.Option("--acl", metavar="ACL", help="Canned ACL. Default: none, which AWS expects."),
     ] = None,
     sse: Annotated[
         str | None,
@@ -85,8 +114,28 @@ def publish_logs(
         str | None, typer.Option("--sse-kms-key-id", metavar="KEY", help="Key for --sse aws:kms.")
     ] = None,
     storage_class: Annotated[
-        str | None, typer.Option("--storage-class", metavar="CLASS", help="Such as STANDARD_IA.")
+        str | None,
+        typer.Option(
+            "--storage-class", metavar="CLASS", help="Storage class, such as STANDARD_IA."
+        ),
     ] = None,
+    checksum: Annotated[
+        str,
+        typer.Option(
+            "--checksum",
+            metavar="MODE",
+            help="Checksum for the server: auto, sha256, crc32, md5 or none.",
+        ),
+    ] = "auto",
+    presign: Annotated[
+        str | None,
+        typer.Option(
+            "--presign",
+            metavar="DURATION",
+            help="Print a link per file that works this long: 12h, at most 7d.",
+        ),
+    ] = None,
+    requester_pays: RequesterPaysOpt = False,
     profile: ProfileOpt = None,
     region: RegionOpt = None,
     endpoint_url: EndpointOpt = None,
@@ -94,7 +143,7 @@ def publish_logs(
         bool,
         typer.Option(
             "--rebuild",
-            help="Look for objects that no manifest names, check their bytes, name them again.",
+            help="Find objects that no manifest names, check them and name them.",
         ),
     ] = False,
     force: ForceOpt = False,
@@ -105,14 +154,17 @@ def publish_logs(
 ) -> None:
     """Upload formatted logs to S3 or a shared folder.
 
-    Unchanged and renamed files send nothing. Only names of logs are taken, new content is searched
-    for what redaction removes, and a file with a hit stays here (exit code 1). One file that fails
-    does not stop the rest (exit code 6).
+    Each content is sent once: unchanged and renamed files send nothing. Only files named like logs
+    are published. New content is searched for what redaction removes, and a file with a hit is
+    refused (exit code 1). One file that fails does not stop the rest (exit code 6).
+
+    The output ends with the `pull-logs` command that gets the logs on another machine.
 
     \b
     Examples:
       dsmops publish-logs --bucket my-logs --prefix stt/host-1 --dry-run
       dsmops publish-logs --bucket my-logs --prefix stt/host-1
+      dsmops publish-logs --bucket my-logs --prefix stt/host-1 --presign 12h
       dsmops publish-logs --bucket my-logs --endpoint-url http://127.0.0.1:9000 --json
       dsmops publish-logs --bucket file:/mnt/share/logs
     """
@@ -123,14 +175,27 @@ def publish_logs(
 
     if sse_kms_key_id and not (sse or "").startswith("aws:kms"):
         raise typer.BadParameter("needs --sse aws:kms", param_hint="--sse-kms-key-id")
+    mode = parse_checksum(checksum)
+    link_valid_s = parse_link_duration(presign) if presign is not None else None
     out = Reporter.open("publish-logs", json=json, quiet=quiet, debug=debug)
     request = PublishRequest(
         join_url(bucket, prefix),
         source.expanduser(),
-        StoreOptions(profile, region, endpoint_url, acl, sse, sse_kms_key_id, storage_class),
+        StoreOptions(
+            profile,
+            region,
+            endpoint_url,
+            acl,
+            sse,
+            sse_kms_key_id,
+            storage_class,
+            checksum=mode,
+            requester_pays=requester_pays,
+        ),
         include_raw=include_raw,
         include=include or (),
         allow_unredacted=allow_unredacted,
+        link_valid_s=link_valid_s,
         force=force,
         rebuild=rebuild,
         dry_run=dry_run,
@@ -146,10 +211,10 @@ def pull_logs(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", readable=False, help="Bring the logs into this folder."
+            "--output", "-o", metavar="DIR", readable=False, help="Write the logs to this folder."
         ),
     ] = None,
-    list_only: Annotated[bool, typer.Option("--list", help="Only list what is published.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="List what is published.")] = False,
     name: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,23 +222,24 @@ def pull_logs(
         ),
     ] = None,
     since: Annotated[
-        datetime | None,
+        str | None,
         typer.Option(
             "--since",
-            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
-            help="Only what was written since then, in UTC.",
+            metavar="TIME",
+            help="Only logs written since: '2025-11-15 08:39' (UTC), yesterday, -3h.",
         ),
     ] = None,
     profile: ProfileOpt = None,
     region: RegionOpt = None,
     endpoint_url: EndpointOpt = None,
+    requester_pays: RequesterPaysOpt = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Also bring objects that no manifest names.")
+        bool, typer.Option("--rebuild", help="Also get objects that no manifest names.")
     ] = False,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Replace local files of the same name that were never published."
+            "--force", help="Replace local files of the same name, even if never published."
         ),
     ] = False,
     json: JsonOpt = False,
@@ -182,31 +248,30 @@ def pull_logs(
 ) -> None:
     """Download or list published logs.
 
-    Every byte is compared with its published digest, and what is here already is not fetched again.
-    Local files that were never published are kept (exit code 1).
+    Every byte is compared with its published digest. Files that are here already are not fetched
+    again. Local files that were never published are kept (exit code 1).
 
     \b
     Examples:
       dsmops pull-logs --bucket my-logs --prefix stt/host-1 --list
-      dsmops pull-logs --bucket my-logs --prefix stt/host-1 --output pulled --since 2025-11-14
+      dsmops pull-logs --bucket my-logs --prefix stt/host-1 --output pulled --since -2d
       dsmops pull-logs --bucket file:/mnt/share/logs --output pulled --name 'log.*' --json
     """
-    from datetime import UTC
-
     from dsmops.cli.views.publish import show_pull
+    from dsmops.logs.filters import parse_moment
     from dsmops.operations.publishing import PullRequest, pull_logs
     from dsmops.publish.store import StoreOptions
     from dsmops.publish.stores import join_url
 
     if (output is None) != list_only:
-        raise typer.BadParameter("say either --list or --output DIR", param_hint="--output")
+        raise typer.BadParameter("give either --list or --output DIR", param_hint="--output")
     out = Reporter.open("pull-logs", json=json, quiet=quiet, debug=debug)
     request = PullRequest(
         join_url(bucket, prefix),
         output.expanduser() if output else None,
-        StoreOptions(profile, region, endpoint_url),
+        StoreOptions(profile, region, endpoint_url, requester_pays=requester_pays),
         names=name or (),
-        since=since.replace(tzinfo=UTC) if since else None,
+        since=parse_moment(since, datetime.now(UTC), UTC) if since else None,
         force=force,
         rebuild=rebuild,
     )

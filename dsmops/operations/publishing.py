@@ -1,11 +1,11 @@
-"""`publish-logs` and `pull-logs`: the room of stores and the log room's knowledge of secrets, joined."""
+"""`publish-logs` and `pull-logs`: joins `publish` (stores) and `logs` (what a secret is)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -26,15 +26,17 @@ from dsmops.versions import RULE_SET_VERSION
 
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
-    """What `publish-logs` was asked for."""
+    """What `publish-logs` was asked to do."""
 
     store: str
     source: Path
     options: StoreOptions = field(default_factory=StoreOptions)
     include_raw: bool = False
     include: Sequence[str] = ()
-    """Shell patterns of file names to publish beside logs."""
+    """Shell patterns of file names to publish besides logs."""
     allow_unredacted: bool = False
+    link_valid_s: int | None = None
+    """How long a download link of each file is to work; None for no links."""
     force: bool = False
     rebuild: bool = False
     dry_run: bool = False
@@ -42,7 +44,11 @@ class PublishRequest:
 
 @dataclass(frozen=True, slots=True)
 class FileOutcome:
-    """What became of one file. `outcome` is `sent`, `renamed`, `refused`, `failed` or `recovered`; `hits` counts by redaction rule."""
+    """What became of one file.
+
+    `outcome` is `sent`, `renamed`, `refused`, `failed` or `recovered`. `hits` counts by redaction
+    rule.
+    """
 
     name: str
     outcome: str
@@ -54,8 +60,20 @@ class FileOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A URL from which anyone can download a published file until `expires`."""
+
+    name: str
+    url: str
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PublishReport:
-    """What `publish-logs` did, or with `dry_run` would do. `files` are all but the unchanged ones, which are only counted."""
+    """What `publish-logs` did, or with `dry_run` would do.
+
+    `files` are all but the unchanged ones, which are only counted.
+    """
 
     store: str
     source: Path
@@ -65,9 +83,14 @@ class PublishReport:
     skipped: dict[str, int]
     files: tuple[FileOutcome, ...]
     body_bytes: int
-    """Content sent (to be sent, with `dry_run`), manifests not included."""
+    """Content sent, or to be sent with `dry_run`. Manifests are not included."""
     manifest: str | None
     damaged_manifests: tuple[str, ...]
+    damage: dict[str, str]
+    """Why each damaged manifest cannot be read."""
+    pull_arguments: tuple[str, ...]
+    """Arguments of `dsmops` by which another machine gets these logs; none if none is published."""
+    links: tuple[Link, ...]
     usage: Usage
 
     @property
@@ -78,7 +101,7 @@ class PublishReport:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What `pull-logs` was asked for. Without `output` it only lists."""
+    """What `pull-logs` was asked to do. Without `output` it only lists."""
 
     store: str
     output: Path | None = None
@@ -91,7 +114,11 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True)
 class PulledFile:
-    """One published content. `outcome` is `listed`, `fetched`, `same`, `kept` or `failed`; `passed_rules` is None when unredacted."""
+    """One published content.
+
+    `outcome` is `listed`, `fetched`, `same`, `kept` or `failed`. `passed_rules` is None when it was
+    published unredacted.
+    """
 
     name: str
     outcome: str
@@ -112,6 +139,8 @@ class PullReport:
     counts: dict[str, int]
     files: tuple[PulledFile, ...]
     damaged_manifests: tuple[str, ...]
+    damage: dict[str, str]
+    """Why each damaged manifest cannot be read."""
     usage: Usage
 
     @property
@@ -173,9 +202,9 @@ def publish_logs(
     now: datetime | None = None,
     progress: Progress = SILENT,
 ) -> PublishReport:
-    """Publish the logs of a folder, once per content; with `dry_run` only say what would be sent.
+    """Publish the logs of a folder, once per content; with `dry_run` only report what would be.
 
-    Content in which `check` finds something is refused unless told.
+    Content in which `check` finds something is refused, unless the request allows it.
 
     Raises:
         SourceError, InputError: the folder, the store's name or an option is wrong, or the store
@@ -185,12 +214,14 @@ def publish_logs(
     now = now or datetime.now(UTC)
     selection = find_logs(request.source, include_raw=request.include_raw, also=request.include)
     store = open_store(request.store, request.options)
+    if request.link_valid_s is not None:
+        store.link("bodies/", valid_s=request.link_valid_s)  # a store without links: say so now
     if isinstance(store, FolderStore) and store.folder.resolve().is_relative_to(
         request.source.resolve()
     ):
         raise InputError(
-            f"{store.folder} lies in {request.source}: it would be published into itself",
-            hint="Name a folder outside of --source.",
+            f"{store.folder} is inside {request.source}: it would be published into itself",
+            hint="Name a folder outside --source.",
             code="publish.store",
         )
     workers = request.options.workers
@@ -210,15 +241,40 @@ def publish_logs(
             store, plan, catalogue, recovered=recovered, now=now, workers=workers, progress=progress
         )
         progress.finish()
-    return _publish_report(
+    report = _publish_report(
         request, store, selection, plan, done, recovered, (*damaged, *done.failed), catalogue, check
+    )
+    if request.link_valid_s is None or request.dry_run:
+        return report
+    return replace(report, links=_links(store, plan, done, known, request.link_valid_s, now))
+
+
+def _links(
+    store: ObjectStore,
+    plan: UploadPlan,
+    done: Published,
+    known: Catalogue,
+    valid_s: int,
+    now: datetime,
+) -> tuple[Link, ...]:
+    """Return a link for each file of this run that is in the store now."""
+    holders = known.holders()
+    keys = {name: holders[name].key for name in plan.unchanged}
+    keys |= {entry.name: entry.key for upload in done.sent for entry in upload.entries}
+    keys |= {entry.name: entry.key for entry in plan.renamed}
+    expires = now + timedelta(seconds=valid_s)
+    return tuple(
+        Link(name, store.link(key, valid_s=valid_s), expires) for name, key in sorted(keys.items())
     )
 
 
 def _recover(
     store: ObjectStore, catalogue: Catalogue, request: PublishRequest, progress: Progress
 ) -> tuple[list[Entry], list[Failure]]:
-    """Name again what no manifest names, where a manifest is damaged, all are gone, or the user suspects that one is."""
+    """Find contents that no manifest names.
+
+    Done when a manifest is damaged, when there is none, or on request.
+    """
     if not (request.rebuild or catalogue.damaged or not catalogue.read):
         return [], []
     if request.dry_run:
@@ -287,6 +343,7 @@ def _publish_report(
     counts["unchanged"] = len(plan.unchanged)
     for file in files:
         counts[file.outcome] += 1
+    published = counts["sent"] + counts["renamed"] + counts["unchanged"] + counts["recovered"]
     return PublishReport(
         store.url,
         request.source,
@@ -297,7 +354,10 @@ def _publish_report(
         tuple(sorted(files, key=lambda file: file.name)),
         sum(upload.size_bytes for upload in done.sent),
         done.manifest,
+        tuple(catalogue.damaged),
         catalogue.damaged,
+        ("pull-logs", *store.options_to_reach()) if published and not request.dry_run else (),
+        (),
         store.meter.usage(),
     )
 
@@ -307,9 +367,10 @@ def _file(entry: Entry, outcome: str) -> FileOutcome:
 
 
 def pull_logs(request: PullRequest, *, progress: Progress = SILENT) -> PullReport:
-    """List what is published and, with an `output` folder, bring it there; what is there already is only compared.
+    """List what is published and, with an `output` folder, bring it there.
 
-    A damaged or missing manifest is made up for by listing the objects themselves.
+    Files that are there already are only compared. Where a manifest is damaged or missing, the
+    objects themselves are listed.
 
     Raises:
         SourceError: nothing is published there.
@@ -346,7 +407,13 @@ def pull_logs(request: PullRequest, *, progress: Progress = SILENT) -> PullRepor
         counts[file.outcome] += 1
     files.sort(key=lambda file: file.name)
     return PullReport(
-        store.url, request.output, counts, tuple(files), catalogue.damaged, store.meter.usage()
+        store.url,
+        request.output,
+        counts,
+        tuple(files),
+        tuple(catalogue.damaged),
+        catalogue.damaged,
+        store.meter.usage(),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from urllib.parse import unquote
 from dsmops.errors import InputError, MissingObjectError, TargetBusyError
 from dsmops.files import BLOCK_BYTES, open_regular, os_errors, replace_atomically
 from dsmops.progress import SILENT, Progress
-from dsmops.publish.names import MAX_PART_BYTES
 from dsmops.publish.store import (
     REPUBLISH,
     Digest,
@@ -29,11 +27,6 @@ from dsmops.publish.store import (
 _PARTIAL = ".dsmops-partial"
 _BUSY_ATTEMPTS = 10
 _BUSY_FIRST_WAIT_S = 0.02
-
-# A part of a key that is too long for a file name continues in the folder below. Keys escape `%`,
-# so no part of a real key ends in a bare one. No escape is cut in two.
-_CONTINUES = "%"
-_UNIT = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
 
 
 class FolderStore:
@@ -68,7 +61,7 @@ class FolderStore:
         self, source: Path | bytes, key: str, sha256: str, size_bytes: int, progress: Progress
     ) -> None:
         digest = hashlib.sha256()
-        with replace_atomically(self._path(key)) as partial:
+        with replace_atomically(self.folder / key) as partial:
             for block in blocks_of(source, size_bytes):
                 digest.update(block)
                 partial.write(block)
@@ -84,7 +77,7 @@ class FolderStore:
         sha256: str | None,
         progress: Progress = SILENT,
     ) -> None:
-        path = self._path(key)
+        path = self.folder / key
         digest = Digest(str(path), sha256)
         self.meter.count("get")
         with os_errors(path):
@@ -115,13 +108,14 @@ class FolderStore:
         found = [
             StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
             for path, status in self._files(prefix.rpartition("/")[0])
-            if (key := self._key(path)).startswith(prefix) and not path.name.endswith(_PARTIAL)
+            if (key := path.relative_to(self.folder).as_posix()).startswith(prefix)
+            and not path.name.endswith(_PARTIAL)
         ]
         yield from sorted(found, key=lambda item: item.key)
 
     def delete(self, key: str) -> None:
         self.meter.count("delete")
-        path = self._path(key)
+        path = self.folder / key
         with os_errors(path):
             path.unlink(missing_ok=True)
 
@@ -147,15 +141,6 @@ class FolderStore:
     def options_to_reach(self) -> tuple[str, ...]:
         return ("--bucket", self.url)
 
-    def _path(self, key: str) -> Path:
-        """Return the file of a key. Parts longer than a file name may be are split."""
-        if all(len(part) <= MAX_PART_BYTES for part in key.split("/")):
-            return self.folder / key
-        return self.folder.joinpath(*(_split(part) for part in key.split("/")))
-
-    def _key(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix().replace(f"{_CONTINUES}/", "")
-
     def _can_be_a_folder(self) -> bool:
         try:
             return stat.S_ISDIR(self.folder.stat().st_mode)
@@ -173,17 +158,6 @@ class FolderStore:
                     continue
                 if stat.S_ISREG(status.st_mode):
                     yield path, status
-
-
-def _split(part: str) -> str:
-    """Return a part of a key as a path whose names fit: `<238 bytes>%/<238 bytes>%/<the rest>`."""
-    pieces, piece = [], ""
-    for unit in _UNIT.findall(part):
-        if len(piece) + len(unit) + len(_CONTINUES) > MAX_PART_BYTES:
-            pieces.append(piece + _CONTINUES)
-            piece = ""
-        piece += unit
-    return "/".join([*pieces, piece])
 
 
 def open_store(url: str, options: StoreOptions) -> FolderStore:

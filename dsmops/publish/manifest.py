@@ -1,25 +1,31 @@
-"""Manifests: which names and digests the bodies of a store have. Readers take the union of all that are there.
+"""Manifests: the names and digests of the bodies in a store. Readers take the union of all.
 
-A run that has news writes one manifest, under a name that nobody else can choose, with the union of
-what it read and its own entries; then it deletes the ones it read. A manifest that another run
-wrote meanwhile was not read, so it is neither deleted nor lost, and the next run merges it. The
-union is a join (associative, commutative, idempotent), so neither order nor repetition matters, and
-no step needs the store to compare and swap. Where deleting is forbidden, old manifests stay and
-`replaces` tells readers not to fetch them. The name ends in the digest of the bytes, so damage is
-noticed by whoever reads.
+A run with news writes one manifest, under a name that no other run can choose. It holds the union
+of what the run read and its own entries. Then the run deletes the manifests it read. A manifest
+that another run wrote meanwhile was not read, so it is neither deleted nor lost, and the next run
+merges it. The union is a join (associative, commutative, idempotent): order and repetition do not
+matter, and no step needs the store to compare and swap. Where deleting is forbidden, old manifests
+stay, and `replaces` tells readers not to fetch them. The name ends in the digest of the bytes, so
+readers notice damage.
+
+Manifests are compressed: 10,000 entries take 0.6 MB instead of 4.8 MB. Older ones, without `.gz`,
+are read as before.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
 import re
 import secrets
 import time
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from dsmops.errors import (
@@ -31,11 +37,17 @@ from dsmops.errors import (
 )
 from dsmops.publish.names import BODIES, MAX_NUMBER, NOT_VOUCHED, key_digest, parse_body_key
 from dsmops.publish.store import ObjectStore
+from dsmops.units import size
 
 MANIFESTS = "manifests/"
 SCHEMA = "dsmops.log-manifest/1"
 
-_NAME = re.compile(rf"{MANIFESTS}\d{{8}}T\d{{6}}Z-[0-9a-f]{{16}}-[0-9a-f]{{64}}\.json")
+MAX_MANIFEST_BYTES = 256 << 20
+"""Larger manifests are not read, compressed or not: half a million entries have less."""
+
+_NAME = re.compile(
+    rf"{MANIFESTS}\d{{8}}T\d{{6}}Z-[0-9a-f]{{16}}-(?P<sha256>[0-9a-f]{{64}})\.json(?:\.gz)?"
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RELIST_ATTEMPTS = 20
 _RELIST_WAIT_S = 0.05
@@ -44,20 +56,24 @@ _log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-    """One content under one name. A NamedTuple, since ten thousand are made at each start: five times as fast as a frozen dataclass."""
+    """One content under one name.
+
+    A NamedTuple, because each start makes ten thousand: a frozen dataclass takes five times as
+    long.
+    """
 
     name: str
     sha256: str
     size_bytes: int
     mtime_ns: int
     named_ms: int
-    """When a run last said that this name has this content: of two contents, the later said one has the name."""
+    """When a run last found this content under this name. The latest content has the name."""
     rules: int
-    """Newest redaction rule set this content was found clean by; `names.NOT_VOUCHED` for none."""
+    """Newest redaction rule set that found nothing; `names.NOT_VOUCHED` for none."""
     key: str
     """The body object, which may carry the name of an earlier file with the same content."""
     continues: str = ""
-    """Digest of an earlier content that is the beginning of this one: the same log when it was shorter."""
+    """Digest of an earlier content that this one begins with: the same log when it was shorter."""
 
 
 EntryKey = tuple[str, str]
@@ -72,9 +88,9 @@ class Catalogue:
     read: tuple[str, ...] = ()
     """Keys of the manifests in this union."""
     replaced: tuple[str, ...] = ()
-    """Keys of manifests that are still there, but repeated by one that was read."""
-    damaged: tuple[str, ...] = ()
-    """Keys of manifests that are there and cannot be read."""
+    """Keys of manifests that still exist, but are repeated by one that was read."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Why each manifest that cannot be read cannot, by its key."""
 
     def bodies(self) -> dict[str, str]:
         """Return the key of a body by its digest."""
@@ -92,7 +108,7 @@ class Catalogue:
         return {entry.continues for entry in self.entries.values()} - {""}
 
     def holders(self) -> dict[str, Entry]:
-        """Return the content that has each name: the one it was last said of."""
+        """Return the content that has each name: the one last published under it."""
         return {
             entry.name: entry
             for entry in sorted(
@@ -101,7 +117,7 @@ class Catalogue:
         }
 
     def says(self, entry: Entry) -> bool:
-        """Tell whether adding `entry` would add nothing but later times for the same bytes."""
+        """Tell whether `entry` adds nothing but later times of the same bytes."""
         known = self.entries.get((entry.name, entry.sha256))
         return (
             known is not None
@@ -111,7 +127,7 @@ class Catalogue:
 
 
 def join(first: Entry, second: Entry) -> Entry:
-    """Return the one entry that says what two of the same name and digest say."""
+    """Return the one entry that holds what two of the same name and digest hold."""
     return first._replace(
         mtime_ns=max(first.mtime_ns, second.mtime_ns),
         named_ms=max(first.named_ms, second.named_ms),
@@ -133,7 +149,7 @@ def union(*groups: Iterable[Entry]) -> dict[EntryKey, Entry]:
 
 
 def encode(entries: Iterable[Entry], replaces: Iterable[str], now: datetime) -> bytes:
-    """Return a manifest's bytes. One entry a line, sorted, so that people can read and compare it."""
+    """Return the bytes of a manifest: gzip, one entry a line, sorted, for people to compare."""
     head = {
         "schema": SCHEMA,
         "written": _stamp(now),
@@ -141,27 +157,44 @@ def encode(entries: Iterable[Entry], replaces: Iterable[str], now: datetime) -> 
         "columns": Entry._fields,
     }
     rows = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in sorted(entries))
-    return (json.dumps(head)[:-1] + f', "entries": [\n{rows}\n]}}\n').encode("ascii")
+    text = json.dumps(head)[:-1] + f', "entries": [\n{rows}\n]}}\n'
+    return gzip.compress(text.encode("ascii"), mtime=0)
 
 
 def parse(data: bytes, key: str) -> tuple[list[Entry], list[str]]:
-    """Return the entries of a manifest and the manifests it replaces.
+    """Return the entries of a manifest, compressed or not, and the manifests it replaces.
 
     Raises:
-        IntegrityError: this is no manifest, or one with impossible entries.
+        IntegrityError: this is not a manifest, or one with impossible entries.
         InputError: a newer dsmops wrote it.
     """
     try:
-        document = json.loads(data)
+        document = json.loads(_decompressed(data, key))
         schema, rows, replaces = document["schema"], document["entries"], document["replaces"]
         if schema == SCHEMA:
             return [_entry(row) for row in rows], [str(name) for name in replaces]
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError, EOFError, OSError, zlib.error) as exc:
         raise IntegrityError(f"{key} is damaged: {exc}", hint=_REBUILD) from exc
     raise InputError(
         f"{key} has the schema {schema!r}",
         hint="A newer dsmops wrote it: upgrade this one.",
         code="publish.schema",
+    )
+
+
+def _decompressed(data: bytes, key: str) -> bytes:
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+        text = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise _too_large(key)
+    return text
+
+
+def _too_large(key: str) -> IntegrityError:
+    return IntegrityError(
+        f"{key} is larger than {size(MAX_MANIFEST_BYTES)}, so it is not a manifest", hint=_REBUILD
     )
 
 
@@ -176,95 +209,109 @@ def _entry(row: list[Any]) -> Entry:
         min(size_bytes, mtime_ns, named_ms, rules) < 0
         or max(size_bytes, mtime_ns, named_ms, rules) > MAX_NUMBER
     ):
-        raise ValueError(f"not possible numbers: {row!r:.200}")
+        raise ValueError(f"impossible numbers: {row!r:.200}")
     if key_digest(key) != sha256 or (continues and not _SHA256.fullmatch(continues)):
         raise ValueError(f"not the address of its content: {row!r:.200}")
     return entry
 
 
 def read_catalogue(store: ObjectStore) -> Catalogue:
-    """Return the union of a store's manifests: one list request and one get for each that nothing replaces.
+    """Return the union of a store's manifests.
+
+    It costs one list request, and one get for each manifest that no other replaces.
 
     Raises:
         InputError: a newer dsmops wrote one of them.
         RemoteError: manifests come and go faster than they can be read.
     """
     read: dict[str, list[Entry]] = {}
-    damaged: set[str] = set()
+    damaged: dict[str, str] = {}
     replaced: set[str] = set()
     for attempt in range(_RELIST_ATTEMPTS):
         if attempt:
             time.sleep(_RELIST_WAIT_S * attempt)
-        listed = [item.key for item in store.list(MANIFESTS) if _NAME.fullmatch(item.key)]
+        sizes = {
+            item.key: item.size_bytes for item in store.list(MANIFESTS) if _NAME.fullmatch(item.key)
+        }
         vanished = False
-        for key in sorted(listed, reverse=True):  # newest first: it may replace the others
+        for key in sorted(sizes, reverse=True):  # newest first: it may replace the others
             if key in read or key in replaced or key in damaged:
                 continue
             try:
-                read[key], replaces = _read(store, key)
+                read[key], replaces = _read(store, key, sizes[key])
             except MissingObjectError:
                 vanished = True  # merged into a newer one since the listing
             except IntegrityError as exc:
                 _log.debug("%s", exc)
-                damaged.add(key)
+                damaged[key] = exc.message
             else:
                 replaced.update(replaces)
         if not vanished:
-            here = set(listed)
+            here = sizes.keys()
             return Catalogue(
                 union(*read.values()),
                 read=tuple(sorted(here & read.keys())),
                 replaced=tuple(sorted((here & replaced) - read.keys())),
-                damaged=tuple(sorted(damaged - replaced)),
+                damaged={key: damaged[key] for key in sorted(damaged.keys() - replaced)},
             )
     raise RemoteError(
-        f"{store.url}: the manifests keep changing", hint="Many publishers are busy; try again."
+        f"{store.url}: the manifests keep changing", hint="Many publishers are at work. Try again."
     )
 
 
-def _read(store: ObjectStore, key: str) -> tuple[list[Entry], list[str]]:
-    sha256 = key[-len(".json") - 64 : -len(".json")]
-    for last in (
-        False,
-        True,
-    ):  # bytes damaged on their way are right the second time, bytes damaged in the store are not
+def _read(store: ObjectStore, key: str, size_bytes: int) -> tuple[list[Entry], list[str]]:
+    if size_bytes > MAX_MANIFEST_BYTES:
+        raise _too_large(key)
+    name = _NAME.fullmatch(key)
+    sha256 = name["sha256"] if name else None
+    for is_last in (False, True):
         data = bytearray()
+
+        def take(block: bytes, data: bytearray = data) -> None:
+            data += block
+            if len(data) > size_bytes:  # the listing said less; a server may send without end
+                raise _too_large(key)
+
         try:
-            store.get(key, data.extend, sha256=sha256)
+            store.get(key, take, sha256=sha256)
             break
         except IntegrityError:
-            if last:
+            # Bytes damaged on their way are right the second time. Bytes damaged in the store
+            # are not.
+            if is_last:
                 raise
     return parse(bytes(data), key)
 
 
 def record(store: ObjectStore, catalogue: Catalogue, news: Iterable[Entry], now: datetime) -> str:
-    """Write one manifest that says all the catalogue and `news` say, then delete what it repeats. Return its key.
+    """Write one manifest with the catalogue and `news`, then delete those it repeats.
+
+    Returns its key.
 
     Raises:
-        RemoteError: it could not be written; the bodies are there, and nothing names them yet.
+        RemoteError: it could not be written. The bodies are in the store, but not yet named.
     """
     repeated = (*catalogue.read, *catalogue.replaced)
-    # Damaged ones are only set aside: their bytes may still be of use to a person.
+    # Damaged ones are kept: their bytes may still help a person.
     data = encode(
         union(catalogue.entries.values(), news).values(), (*repeated, *catalogue.damaged), now
     )
     digest = hashlib.sha256(data).hexdigest()
-    key = f"{MANIFESTS}{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(8)}-{digest}.json"
+    key = f"{MANIFESTS}{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(8)}-{digest}.json.gz"
     store.put(data, key, sha256=digest, size_bytes=len(data))
     try:
         for old in repeated:
             store.delete(old)
     except (CredentialsError, RemoteError) as exc:
-        _log.debug("%s: replaced manifests stay: %s", store.url, exc)
+        _log.debug("%s: replaced manifests were not deleted: %s", store.url, exc)
     return key
 
 
 def unnamed_bodies(store: ObjectStore, catalogue: Catalogue) -> list[Entry]:
-    """Return an entry for each body that no manifest names, from a listing: how a lost manifest is rebuilt.
+    """Return an entry for each body that no manifest names, from a listing.
 
-    Their digests are what the keys claim; whoever uses the bytes checks them. Their time is when
-    the store took the object.
+    This is how a lost manifest is rebuilt. The digests are what the keys claim; the caller that
+    uses the bytes checks them. The times are when the store took the objects.
     """
     known = set(catalogue.bodies())
     found = []
@@ -285,4 +332,4 @@ def _stamp(now: datetime) -> str:
     return now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-_REBUILD = "Publish once with --rebuild: it names again what the store holds."
+_REBUILD = "Run `dsmops publish-logs --rebuild` once: it lists the store and writes a new one."

@@ -1,9 +1,11 @@
-"""Names and keys: which files are logs, how a file's name becomes part of a key, and which names may be restored.
+"""Names and keys: which files are logs, how a name becomes part of a key, what may be restored.
 
-A body's key is `bodies/<scan>/<sha256>/<name>`: the digest makes it an address, `<scan>` says which
-redaction rules the content passed (`rules-3`) or that it passed none (`unredacted`), so that a
-bucket policy can tell the two apart, and the name it was first stored under lets a listing alone
-rebuild a lost manifest. Names are percent-encoded, so that every key is plain ASCII.
+The key of a body is `bodies/<scan>/<sha256>/<name>`. The digest makes it an address. `<scan>` says
+which redaction rules the content passed (`rules-3`) or that it passed none (`unredacted`), so that
+a bucket policy can tell the two apart. The name it was first stored under lets a listing alone
+rebuild a lost manifest. Names are percent-encoded, so that every key is plain ASCII. A part of a
+name that is then too long for a file name continues after a `/`, with a bare `%` before it: stores
+on a disk keep keys as paths.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from dsmops.errors import InputError
 BODIES = "bodies/"
 
 NOT_VOUCHED = 0
-"""In place of a rule-set version: the content was published although redaction rules hit, or were not asked."""
+"""In place of a rule-set version: redaction rules found something, or were not asked."""
 
 MAX_NUMBER = 2**63 - 1
-"""The largest number of an entry, signed 64-bit: as nanoseconds the year 2262; no system can restore a later time."""
+"""The largest number of an entry, signed 64-bit. As nanoseconds that is the year 2262."""
 
 LOG_BEGINNINGS = ("log.", "friendly-")
-"""How moshi-server and the formatter name their files; everyone else's logs end in `.log` before rotation and compression."""
+"""How moshi-server and `format-log` name files. Other logs end in `.log`, before rotation."""
 
 CAPTURES = {".safetensors", ".json", ".npy", ".npz", ".pt", ".bin"}
-"""Endings of what the server captures beside its logs: decodable voice, and queries with their keys."""
+"""Endings of what the server captures besides logs: decodable voice, queries with their keys."""
 
 AUDIO = {
     ".wav",
@@ -48,7 +50,7 @@ AUDIO = {
 }
 
 MAX_PART_BYTES = 255 - len("..dsmops-partial")
-"""Of a name, between slashes: what file systems take, less what a file's name grows by while it is written."""
+"""Of a name, between slashes: what file systems allow, less the suffix of a partial file."""
 
 _COMPRESSION = re.compile(r"\.(gz|zst)$")
 _ROTATION = re.compile(r"[.-]\d[\d-]*$")
@@ -61,10 +63,15 @@ _KEY = re.compile(
 # hidden.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udc7f\udd00-\udfff]|(?:^|/)(?:[./]|$)")
 _KEY_SAFE = "/ !$&'()*+,;=:@"
+_CONTINUES = "%/"
+_ENCODED = re.compile(r"%[0-9A-F]{2}|.")
 
 
 def family(name: str) -> str:
-    """Return a file's name without what rotation adds (`.1`, `.2025-11-15`, `-20251115`, `.gz`): all ages of one log share it."""
+    """Return a file's name without what rotation adds: all ages of one log share it.
+
+    Rotation adds `.1`, `.2025-11-15`, `-20251115`, `.gz` and their combinations.
+    """
     name = _COMPRESSION.sub("", name)
     while (shorter := _ROTATION.sub("", name)) != name and shorter:
         name = shorter
@@ -74,8 +81,8 @@ def family(name: str) -> str:
 def is_log(name: str) -> bool:
     """Tell whether a file of this base name is a log that may be published without asking.
 
-    An ending of captures or audio anywhere in it speaks against it: `log.x.json.bak` is a copy of a
-    capture.
+    A name with an ending of captures or audio anywhere in it is not a log: `log.x.json.bak` is a
+    copy of a capture.
     """
     if name.startswith("."):
         return False
@@ -95,7 +102,7 @@ def matches_any(name: str, patterns: Sequence[str]) -> bool:
 
 
 def with_mark(name: str, sha256: str, taken: Container[str]) -> str:
-    """Return a free name for a content that lost its own to a newer one: `log.x.~1f2e3d4c`, `log.x.~1f2e3d4c.gz`."""
+    """Return a free name for a content that lost its own to a newer one: `log.x.~1f2e3d4c.gz`."""
     compression = match[0] if (match := _COMPRESSION.search(name)) else ""
     stem = name.removesuffix(compression)
     candidates = [f"{stem}.~{sha256[:length]}{compression}" for length in (8, 16, 64)]
@@ -103,9 +110,23 @@ def with_mark(name: str, sha256: str, taken: Container[str]) -> str:
 
 
 def body_key(name: str, sha256: str, rules: int) -> str:
-    """Return the key under which content is stored that was found at `name` and passed the rule set `rules`."""
+    """Return the key for content that was found at `name` and passed the rule set `rules`."""
     scan = "unredacted" if rules == NOT_VOUCHED else f"rules-{rules}"
-    return f"{BODIES}{scan}/{sha256}/{quote_from_bytes(os.fsencode(name), safe=_KEY_SAFE)}"
+    encoded = quote_from_bytes(os.fsencode(name), safe=_KEY_SAFE)
+    if any(len(part) > MAX_PART_BYTES for part in encoded.split("/")):
+        encoded = "/".join(_split(part) for part in encoded.split("/"))
+    return f"{BODIES}{scan}/{sha256}/{encoded}"
+
+
+def _split(part: str) -> str:
+    """Return a part of a key in pieces that fit. No `%XX` is cut in two."""
+    pieces, piece = [], ""
+    for unit in _ENCODED.findall(part):
+        if len(piece) + len(unit) >= MAX_PART_BYTES:
+            pieces.append(piece)
+            piece = ""
+        piece += unit
+    return _CONTINUES.join([*pieces, piece])
 
 
 def key_digest(key: str) -> str:
@@ -119,23 +140,27 @@ def parse_body_key(key: str) -> tuple[str, str, int] | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    name = os.fsdecode(unquote_to_bytes(match["name"]))
+    name = os.fsdecode(unquote_to_bytes(match["name"].replace(_CONTINUES, "")))
     return name, match["sha256"], int(match["rules"] or NOT_VOUCHED)
 
 
 def require_safe(name: str) -> PurePosixPath:
     """Return `name` as a path that stays below the folder it is restored into.
 
+    Anyone who can write to the store chooses names. A file of an unsafe name is not published
+    either.
+
     Raises:
-        InputError: it is absolute, climbs out, is hidden, or holds what no log's name holds. Whoever can write to the store chooses
-            names; a file of such a name is not published either.
+        InputError: it is absolute, climbs out, is hidden, too long, or has characters that no log's
+            name has.
     """
     if _UNSAFE.search(name) or any(
         len(os.fsencode(part)) > MAX_PART_BYTES for part in name.split("/")
     ):
         raise InputError(
             f"the name {name!r} is not safe to restore",
-            hint=f"Rename the file: no control characters, no backslash, no part above {MAX_PART_BYTES} bytes or with a dot in front.",
+            hint="Rename the file: no control characters, no backslash, no dot in front, and at "
+            f"most {MAX_PART_BYTES} bytes between slashes.",
             code="publish.name",
         )
     return PurePosixPath(name)

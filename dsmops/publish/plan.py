@@ -1,7 +1,7 @@
-"""What a run has to do: which contents the store lacks, which it only lacks under this name, and which must not leave.
+"""Plans a run: which contents to send, which to name, and which to refuse.
 
-Content decides. A file whose name and digest the store knows costs nothing; a known digest under a
-new name (rotation renames) costs a line in a manifest; only new content is scanned for what
+Content decides. A file whose name and digest the store knows costs nothing. A known digest under a
+new name (rotation renames) costs a line in a manifest. Only new content is scanned for what
 redaction should have removed, and sent.
 """
 
@@ -21,7 +21,9 @@ from dsmops.publish.names import MAX_NUMBER, NOT_VOUCHED, body_key, family
 from dsmops.publish.source import Failure, Snapshot, SnapshotReader
 
 Scan = Callable[[str, RawIOBase], Mapping[str, int]]
-"""Looks through a file's bytes for what should have been redacted; returns hits by rule. It may raise an `InputError`."""
+"""Searches a file's bytes for what should have been redacted; returns hits by rule.
+
+It may raise an `InputError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A file that stays here: how often each redaction rule found something in it, never what."""
+    """A file that is not sent: how often each redaction rule found something, never what."""
 
     name: str
     hits: dict[str, int]
@@ -46,8 +48,11 @@ class Refusal:
 
     @property
     def hint(self) -> str:
-        left = "It was published before; delete it there too. " if self.in_store else ""
-        return f"{left}Format the raw log, unpacked, with `dsmops format-log`, which redacts, or say --allow-unredacted."
+        published = "It was published before: delete it there too. " if self.in_store else ""
+        return (
+            f"{published}Format the raw log, unpacked, with `dsmops format-log`, which redacts. "
+            "Or add --allow-unredacted."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class UploadPlan:
 
     uploads: tuple[Upload, ...]
     renamed: tuple[Entry, ...]
-    """Contents that the store has, under names or rule sets that it does not know yet."""
+    """Contents that the store has, but not under this name or this rule set."""
     unchanged: tuple[str, ...]
     refused: tuple[Refusal, ...]
     failed: tuple[Failure, ...]
@@ -68,7 +73,7 @@ class UploadPlan:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What reading a new content told."""
+    """What reading a new content found."""
 
     hits: dict[str, int]
     continues: str
@@ -77,10 +82,10 @@ class Inspection:
 def needs_inspection(
     snapshot: Snapshot, vouched: Mapping[str, int], rules: int, *, allow_unredacted: bool = False
 ) -> bool:
-    """Tell whether a content has to be scanned: the store lacks it, or it has not passed these rules or newer ones.
+    """Tell whether a content must be scanned: it is new, or has not passed these rules yet.
 
     `vouched` is `Catalogue.vouched()`. With `allow_unredacted` it is enough that the content was
-    once let through.
+    published once.
     """
     passed = vouched.get(snapshot.sha256)
     return passed is None or (passed < rules and not (allow_unredacted and passed == NOT_VOUCHED))
@@ -89,9 +94,9 @@ def needs_inspection(
 def inspect(
     snapshots: Iterable[Snapshot], catalogue: Catalogue, scan: Scan, progress: Progress = SILENT
 ) -> tuple[dict[str, Inspection], list[Failure]]:
-    """Read each content once more: scan it, and see whether an earlier content of the same log is its beginning.
+    """Read each content once more: scan it, and find an earlier content that it begins with.
 
-    Returns the findings by digest, and the files that could not be read or were rewritten
+    Returns the results by digest, and the files that could not be read or were rewritten
     meanwhile. `progress` counts bytes.
     """
     beginnings = _beginnings(catalogue)
@@ -123,7 +128,10 @@ def plan_upload(
     allow_unredacted: bool = False,
     force: bool = False,
 ) -> UploadPlan:
-    """Decide about each snapshot. One without an inspection is taken as vouched for by the store; `force` sends it all the same."""
+    """Decide about each snapshot.
+
+    The store vouches for one without an inspection; `force` sends it all the same.
+    """
     failed = tuple(failed)
     now_ms = int(now.timestamp() * 1000)
     left_out = {failure.name for failure in failed}
@@ -153,8 +161,8 @@ def plan_upload(
             if sha256 in uploads
             else bodies.get(sha256) or body_key(snapshot.name, sha256, passed)
         )
-        # Later than what was said of this name before, by whatever clock: a host whose clock ran
-        # ahead does not keep a name for ever.
+        # Later than any earlier entry of this name, by any clock: a host whose clock was ahead
+        # must not keep a name for ever.
         named_ms = (
             now_ms
             if holder is None or has_name
@@ -183,7 +191,7 @@ def plan_upload(
 
 
 def _beginnings(catalogue: Catalogue) -> dict[str, dict[int, set[str]]]:
-    """Return what a log may have been when it was shorter: by family, length and digest."""
+    """Return the contents that a log may have had when it was shorter, by family and length."""
     known: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for entry in catalogue.entries.values():
         known[family(entry.name)][entry.size_bytes].add(entry.sha256)

@@ -1,9 +1,9 @@
-"""Published logs brought back: every content under a name, every byte compared, and nothing written outside the folder asked for.
+"""Brings published logs back: each content under a name, each byte compared.
 
-A name may have had many contents: logs grow, rotation moves names on, hosts share them. The content
-last published under a name has it. A content that lost all its names is left out when it is the
-beginning of a longer one, and comes back as `<name>.~<digest>` when it is not: every byte that was
-published is restored.
+Nothing is written outside the output folder. A name may have had many contents: logs grow, rotation
+moves names on, hosts share names. The content last published under a name has it. A content that
+lost all its names is omitted when a longer one begins with it. Otherwise it comes back as
+`<name>.~<digest>`. So every published byte is restored.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from dsmops.errors import DsmopsError, InputError, IntegrityError
-from dsmops.files import os_errors, replace_atomically, require_free_space, sha256
+from dsmops.errors import DiskFullError, DsmopsError, InputError, IntegrityError
+from dsmops.files import free_bytes, os_errors, replace_atomically, require_free_space, sha256
 from dsmops.progress import SILENT, Progress
 from dsmops.publish.manifest import Catalogue, Entry
 from dsmops.publish.names import matches_any, require_safe, with_mark
 from dsmops.publish.source import Failure
 from dsmops.publish.store import ObjectStore
 from dsmops.publish.transfer import transfer_each
+from dsmops.units import size
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class PullPlan:
     fetch: tuple[PublishedLog, ...]
     same: tuple[PublishedLog, ...]
     kept: tuple[PublishedLog, ...]
-    """Names under which the folder has something that was never published; only `force` replaces it."""
+    """Names under which the folder has a file that was never published. `force` replaces it."""
     failed: tuple[Failure, ...]
 
     @property
@@ -62,9 +63,10 @@ class PullPlan:
 def published_logs(
     catalogue: Catalogue, *, names: Sequence[str] = (), since: datetime | None = None
 ) -> list[PublishedLog]:
-    """Return what is published with the names it is restored under, by name; nothing twice but what was published under two names.
+    """Return what is published with the names it is restored under, by name.
 
-    `names` are shell patterns; `since` leaves out what was last written before.
+    A content comes twice only if it was published under two names. `names` are shell patterns;
+    `since` omits what was last written earlier.
     """
     superseded = catalogue.superseded()
     holder = catalogue.holders()
@@ -122,13 +124,19 @@ def plan_pull(
 def pull(
     store: ObjectStore, plan: PullPlan, *, workers: int, progress: Progress = SILENT
 ) -> tuple[list[PublishedLog], list[Failure]]:
-    """Fetch what the plan says; each file appears whole, with its time, after its digest was right. `progress` counts bytes.
+    """Fetch what the plan says. Each file appears whole, with its time, after its digest was right.
+
+    A file that is alone larger than the disk fails by itself: the number in its entry may be
+    wrong. `progress` counts bytes.
 
     Raises:
         CredentialsError: the store refused.
-        DiskFullError: there is no room for all; nothing was fetched.
+        DiskFullError: there is no room for the rest; nothing was fetched.
     """
-    require_free_space(plan.output, plan.fetch_bytes)
+    free = free_bytes(plan.output)
+    too_large = [] if free is None else [log for log in plan.fetch if log.entry.size_bytes > free]
+    wanted = [log for log in plan.fetch if log not in too_large]
+    require_free_space(plan.output, sum(log.entry.size_bytes for log in wanted))
 
     def fetch(log: PublishedLog) -> None:
         entry = log.entry
@@ -142,7 +150,7 @@ def pull(
                 if left < 0:  # there may be no room for it
                     raise IntegrityError(
                         f"{entry.key} is larger than published",
-                        hint="Look who wrote it to the store.",
+                        hint="Find out who wrote it to the store.",
                     )
                 partial.write(block)
 
@@ -151,8 +159,8 @@ def pull(
                 os.utime(partial.fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     fetched: list[PublishedLog] = []
-    failed: list[Failure] = []
-    for log, error in transfer_each(plan.fetch, fetch, workers):
+    failed = [Failure(log.name, _no_room(log, plan.output, free)) for log in too_large]
+    for log, error in transfer_each(wanted, fetch, workers):
         if error is None:
             fetched.append(log)
         else:
@@ -160,14 +168,24 @@ def pull(
     return fetched, failed
 
 
+def _no_room(log: PublishedLog, output: Path, free: int | None) -> DiskFullError:
+    return DiskFullError(
+        f"the manifest says that {log.name} has {size(log.entry.size_bytes)}, and {output} has "
+        f"{size(free)} free",
+        need_bytes=log.entry.size_bytes,
+        free_bytes=free,
+        hint="Free some space. If the size cannot be right, find out who wrote the manifest.",
+    )
+
+
 def _target(output: Path, name: str) -> Path:
-    """Return where a name is restored; never outside `output`, also when a link waits on the way."""
+    """Return where a name is restored: never outside `output`, not even through a link."""
     target = output / require_safe(name)
     with os_errors(target):
         if not target.parent.resolve().is_relative_to(output.resolve()):
             raise InputError(
                 f"{target.parent} leads out of {output}",
-                hint="Remove the link, or choose another --output.",
+                hint="Remove the link, or name another --output.",
             )
     return target
 

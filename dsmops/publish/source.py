@@ -1,8 +1,8 @@
-"""The files to publish, each taken as it was at one moment: the bytes up to the length seen when it was first read.
+"""Finds the files to publish and takes a snapshot of each.
 
-A live log grows while it is read. Its snapshot is a length and a digest; whoever reads the file
-again (the scan, the upload) reads up to that length and compares, so what was scanned is what is
-sent, or the file is left for the next run.
+A live log grows while it is read. Its snapshot is a length and a digest. The scan and the upload
+read the file again, up to that length, and compare. So what was scanned is what is sent, or the
+file waits for the next run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from dsmops.errors import DsmopsError, InputError, SourceError
-from dsmops.files import BLOCK_BYTES, os_errors, translate
+from dsmops.files import BLOCK_BYTES, open_regular, os_errors, translate
 from dsmops.progress import SILENT, Progress
 from dsmops.publish.names import MAX_NUMBER, is_log, matches_any, require_safe
 
 RAW = "raw"
-"""A folder of this name holds logs as the server wrote them, keys and addresses included."""
+"""A folder of this name holds logs as the server wrote them, with keys and addresses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that may be published. `name` is its path below the source, `/`-separated; a `Path` each would double the time to list."""
+    """A file that may be published. `name` is its path below the source, `/`-separated.
+
+    Both are strings: a `Path` each would double the time to list.
+    """
 
     name: str
     path: str
@@ -36,7 +39,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The files of a source that are to be published, by name, and how many others were passed over, by reason."""
+    """The files of a source to publish, by name, and how many others are skipped, by reason."""
 
     files: tuple[Candidate, ...]
     skipped: dict[str, int]
@@ -55,25 +58,26 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file that could not be dealt with, and why."""
+    """A file that could not be published or fetched, and why."""
 
     name: str
     error: DsmopsError
 
 
 def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = ()) -> Selection:
-    """Return the logs below `source`: allowed names only, nothing under a folder `raw` unless `include_raw`, no hidden files.
+    """Return the logs below `source`, by their names.
 
-    `also` are shell patterns of further names. Symbolic links are not followed: they could lead out
-    of the source, or into `raw`.
+    Hidden files are skipped, and so are folders named `raw` unless `include_raw` is set. `also` are
+    shell patterns of further names. Symbolic links are not followed: they could lead out of the
+    source, or into `raw`.
 
     Raises:
         SourceError: there is no such folder.
-        InputError: the source is itself a raw folder, or lies in one.
-        FileAccessError: the folder cannot be read; one below it that cannot is passed over.
+        InputError: the source is itself a raw folder, or is inside one.
+        FileAccessError: the folder cannot be read. A folder below it that cannot is skipped.
     """
     if not source.is_dir():
-        kind = "is a file, and a folder was expected" if source.is_file() else "does not exist"
+        kind = "is not a folder" if source.exists() else "does not exist"
         raise SourceError(
             f"{source} {kind}", hint="Name the folder of formatted logs with --source."
         )
@@ -81,7 +85,7 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
     if not include_raw and RAW in (part.lower() for part in source.parts):
         raise InputError(
             f"{source} is a folder of raw logs, which hold keys, addresses and spoken text",
-            hint="Format them first with `dsmops format-log`, or say --include-raw.",
+            hint="Format them first with `dsmops format-log`, or add --include-raw.",
             code="publish.raw",
         )
     files: list[Candidate] = []
@@ -91,9 +95,8 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
             try:
                 files.append(Candidate(name, entry.path, entry.stat(follow_symlinks=False).st_size))
             except FileNotFoundError:
-                skipped["gone since it was listed"] += (
-                    1  # rotation; its new name is found now or in the next run
-                )
+                # Rotation: its new name is found now or in the next run.
+                skipped["gone since it was listed"] += 1
         else:
             skipped["not a log by its name"] += 1
     return Selection(
@@ -124,16 +127,16 @@ def _walk(
         elif entry.is_file():
             yield prefix + entry.name, entry
         else:
-            skipped["no regular file"] += 1
+            skipped["pipe or device"] += 1
 
 
 def take_snapshots(
     files: Iterable[Candidate], progress: Progress = SILENT
 ) -> tuple[list[Snapshot], list[Failure]]:
-    """Read each file once, up to the length it has when opened, and return what it held. `progress` counts bytes.
+    """Read each file once, up to the length it has when opened, and return its snapshot.
 
-    A file that cannot be read becomes a `Failure`, also one that went away since it was listed, or
-    that could not be restored.
+    `progress` counts bytes. A file that cannot be read becomes a `Failure`. So does one that went away since it was listed,
+    or that could not be restored.
     """
     snapshots: list[Snapshot] = []
     failures: list[Failure] = []
@@ -150,8 +153,8 @@ def take_snapshots(
 
 
 def _snapshot(file: Candidate) -> Snapshot:
-    # O_NOFOLLOW: the name may have become a link since it was listed. O_NONBLOCK: or a pipe, which
-    # would wait for a writer.
+    # Since it was listed the name may have become a link (O_NOFOLLOW), or a pipe, which would wait
+    # for a writer (O_NONBLOCK).
     fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
@@ -172,9 +175,9 @@ def _snapshot(file: Candidate) -> Snapshot:
 
 
 class SnapshotReader(RawIOBase):
-    """A snapshot's bytes as a binary stream. `finish` reads the rest and says whether they were still the same.
+    """A snapshot's bytes as a binary stream. `finish` reads the rest and compares the digest.
 
-    `beginnings` maps lengths to digests of earlier contents; `continues` is, after `finish`, the
+    `beginnings` maps lengths to digests of earlier contents. After `finish`, `continues` is the
     digest of the longest that this content begins with, or empty.
     """
 
@@ -193,7 +196,7 @@ class SnapshotReader(RawIOBase):
         self._done = 0
         self.continues = ""
         with os_errors(snapshot.path):
-            self._file = Path(snapshot.path).open("rb", buffering=0)  # noqa: SIM115 `close` closes it
+            self._file = open_regular(snapshot.path, "log")
 
     def readable(self) -> bool:
         return True
@@ -201,12 +204,18 @@ class SnapshotReader(RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         with os_errors(self._snapshot.path):
-            count = self._file.readinto(view[: self._snapshot.size_bytes - self._done])
+            count: int = self._file.readinto(  # type: ignore[attr-defined]
+                view[: self._snapshot.size_bytes - self._done]
+            )
         self._take(view[:count])
         return count
 
     def finish(self) -> None:
-        """Raise an `InputError` when the bytes are no longer those of the snapshot."""
+        """Check the rest of the bytes.
+
+        Raises:
+            InputError: they are no longer those of the snapshot.
+        """
         while self.read(BLOCK_BYTES):
             pass
         if self._digest.hexdigest() != self._snapshot.sha256:

@@ -1,4 +1,7 @@
-"""Many transfers at a time: one that fails does not stop the rest, and a store that is gone is not tried ten thousand times."""
+"""Runs many transfers at a time.
+
+One that fails does not stop the rest. A store that is gone is not tried ten thousand times.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,21 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from dsmops.errors import DsmopsError, EnvironmentMissingError, TransferError
+from dsmops.publish.store import REFUSED
 
 Item = TypeVar("Item")
 
 GIVE_UP_AFTER = 10
-"""Transfers that failed in a row, each after its own retries."""
+"""Transfers in a row that failed after their retries, or that the store refused for good."""
 
 
 def transfer_each(
     items: Iterable[Item], act: Callable[[Item], None], workers: int
 ) -> Iterator[tuple[Item, DsmopsError | None]]:
-    """Call `act` on every item from `workers` threads; yield each item, as it ends, with its error or None.
+    """Call `act` on every item from `workers` threads; yield each item with its error or None.
 
-    After `GIVE_UP_AFTER` transfer errors in a row the items left come back as errors untried. When
-    the caller is interrupted, what runs is waited for and the rest is dropped.
+    After `GIVE_UP_AFTER` errors of the store in a row the items left come back as errors, untried.
+    When the caller is interrupted, running transfers are waited for and the rest is dropped.
 
     Raises:
         CredentialsError: the store refused, and would refuse the rest.
@@ -37,7 +41,8 @@ def transfer_each(
                     yield (
                         item,
                         TransferError(
-                            "not tried: the store no longer answers", hint="Run the command again."
+                            "not tried: the store failed or refused again and again",
+                            hint="See the errors before this one.",
                         ),
                     )
                     continue
@@ -46,10 +51,16 @@ def transfer_each(
                     not isinstance(error, DsmopsError) or isinstance(error, EnvironmentMissingError)
                 ):
                     raise error
-                in_a_row = in_a_row + 1 if isinstance(error, TransferError) else 0
+                in_a_row = in_a_row + 1 if _is_of_the_store(error) else 0
                 if in_a_row == GIVE_UP_AFTER:
                     for other in pending:
                         other.cancel()
                 yield item, error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _is_of_the_store(error: BaseException | None) -> bool:
+    return isinstance(error, TransferError) or (
+        isinstance(error, DsmopsError) and error.code == REFUSED
+    )

@@ -1,4 +1,4 @@
-"""Carrying out a plan: bodies first, many at a time, then one manifest that names those that arrived."""
+"""Carries out a plan: bodies first, many at a time, then one manifest that names those stored."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dsmops.publish.store import ObjectStore
 from dsmops.publish.transfer import transfer_each
 
 ABANDONED_AFTER = timedelta(days=1)
-"""An upload unfinished for so long belongs to a killed run. The same span as S3's shortest lifecycle rule."""
+"""An upload unfinished for so long belongs to a killed run. S3's shortest lifecycle rule."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What arrived."""
+    """What was stored."""
 
     sent: tuple[Upload, ...]
     failed: tuple[Failure, ...]
@@ -41,10 +41,11 @@ def publish(
     workers: int,
     progress: Progress = SILENT,
 ) -> Published:
-    """Send what the plan says and write a manifest that names what arrived, also when the run is cut short by an error or Ctrl-C.
+    """Send what the plan says, and write a manifest that names what was stored.
 
-    One body that fails does not stop the rest. `progress` counts bytes. Bodies without a manifest
-    (killed run) harm nobody: the next run sends them again to the same keys.
+    The manifest is also written when an error or Ctrl-C ends the run early. One body that fails
+    does not stop the rest. `progress` counts bytes. Bodies without a manifest (a killed run) do no
+    harm: the next run sends them again to the same keys.
 
     Raises:
         CredentialsError: the store refused; nothing else would get through.
@@ -63,7 +64,7 @@ def publish(
             size_bytes=upload.size_bytes,
             progress=progress,
         )
-        sent.append(upload)  # here, so that Ctrl-C loses none that arrived
+        sent.append(upload)  # here, so that Ctrl-C loses none that was stored
 
     manifest = None
     try:
@@ -82,15 +83,15 @@ def _clear_abandoned(store: ObjectStore, now: datetime) -> None:
         if count := store.abort_unfinished(now - ABANDONED_AFTER):
             _log.info("%s: cleared %d uploads that killed runs had left", store.url, count)
     except (CredentialsError, RemoteError) as exc:
-        _log.debug("%s: unfinished uploads were not looked for: %s", store.url, exc)
+        _log.debug("%s: could not list unfinished uploads: %s", store.url, exc)
 
 
 def recover(
     store: ObjectStore, catalogue: Catalogue, *, workers: int, progress: Progress = SILENT
 ) -> tuple[list[Entry], list[Failure]]:
-    """Return entries for the bodies that no manifest names, each read whole and found to be what its key claims, and the others.
+    """Return entries for the bodies that no manifest names, and the bodies that are damaged.
 
-    `progress` counts objects.
+    Each body is read whole and compared with the digest in its key. `progress` counts objects.
     """
     lost = unnamed_bodies(store, catalogue)
     progress.start("reading unnamed objects", len(lost), "objects")

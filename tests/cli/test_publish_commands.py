@@ -1,5 +1,6 @@
 """`publish-logs` and `pull-logs` as a user types them: text, JSON and exit codes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_content_that_is_lost_is_not_said_to_be_compared(logs: Path, tmp_path:
     (lost,) = [
         path
         for path in (tmp_path / "store").rglob("*")
-        if path.is_file() and path.read_text() == CLEAN
+        if path.is_file() and path.read_bytes() == CLEAN.encode()
     ]
     lost.unlink()
     run = dsmops("pull-logs", "--bucket", "file:store", "--output", "here", cwd=tmp_path)
@@ -91,7 +92,7 @@ def test_content_that_leaks_stays_here(logs: Path, tmp_path: Path) -> None:
     assert "format-log" in run.stdout
     assert "s3cr3t" not in run.stdout + run.stderr
     assert not any(
-        "s3cr3t" in path.read_text() for path in (tmp_path / "store").rglob("*") if path.is_file()
+        b"s3cr3t" in path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()
     )
     told = dsmops("publish-logs", "--bucket", "file:store", "--allow-unredacted", cwd=tmp_path)
     assert (told.code, "1 file sent" in told.stdout) == (0, True)
@@ -177,7 +178,11 @@ def test_a_dry_run_leaves_no_trace(logs: Path, tmp_path: Path) -> None:
         (["pull-logs", "--bucket", "file:store"], 2, "--list"),
         (["pull-logs", "--bucket", "file:store", "--list", "--output", "x"], 2, "--list"),
         (["pull-logs", "--bucket", "file:store", "--list"], 3, "nothing is published"),
-        (["pull-logs", "--bucket", "file:store", "--list", "--since", "yesterday"], 2, "yesterday"),
+        (["pull-logs", "--bucket", "file:store", "--list", "--since", "someday"], 3, "someday"),
+        (["publish-logs", "--bucket", "logs", "--presign", "8d"], 2, "from 1s to 7d"),
+        (["publish-logs", "--bucket", "logs", "--checksum", "crc64"], 2, "sha256"),
+        (["publish-logs", "--bucket", "file:store", "--presign", "1h"], 3, "--presign"),
+        (["publish-logs", "--bucket", "file:store", "--checksum", "md5"], 3, "--checksum"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -224,3 +229,30 @@ def test_local_files_are_kept(logs: Path, tmp_path: Path) -> None:
         == 0
     )
     assert (tmp_path / "here/log.stt.2025-11-15").read_text() == CLEAN
+
+
+def test_the_last_line_is_the_command_of_a_colleague(logs: Path, tmp_path: Path) -> None:
+    """It works as printed, in another folder, also where names need quotes."""
+    run = dsmops("publish-logs", "--bucket", "file:a store", "--prefix", "host-1", cwd=tmp_path)
+    last = run.stdout.splitlines()[-1]
+    program, *arguments = shlex.split(last.partition(": ")[2])
+    assert program == "dsmops"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert dsmops(*arguments, cwd=elsewhere).code == 0
+    assert (elsewhere / "pulled/log.stt.2025-11-15").read_text() == CLEAN
+    document = dsmops(
+        "publish-logs", "--bucket", "file:a store", "--prefix", "host-1", "--json", cwd=tmp_path
+    ).document
+    assert document["pull_arguments"] == arguments[:-2]
+
+
+def test_since_takes_what_format_log_takes(logs: Path, tmp_path: Path) -> None:
+    """Times back from now, days by name, and dates with minutes."""
+    dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path)
+    for since, count in (("-1h", 1), ("yesterday", 1), ("2025-01-02 03:04", 1), ("now", 0)):
+        listed = dsmops(
+            "pull-logs", "--bucket", "file:store", "--list", "--since", since, "--json",
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert (since, listed.document["counts"]["listed"]) == (since, count)

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from dsmops.publish.store import ObjectStore, StoreOptions
 from dsmops.publish.stores import open_store
+from tests.support.s3_fronts import FRONTS, front
 from tests.support.s3_servers import (
     EXTERNAL,
     S3Server,
@@ -19,9 +21,15 @@ from tests.support.s3_servers import (
     shared_sdk_data,
 )
 
-S3_KINDS = ["moto", "rclone", *(["external"] if EXTERNAL in os.environ else [])]
+S3_KINDS = ["moto", "rclone", *FRONTS, *(["external"] if EXTERNAL in os.environ else [])]
 SMALLEST_PART_BYTES = 5 << 20
 """S3's own lower limit on a part."""
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused checksums are remembered in the state folder: each test has its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,6 +48,12 @@ def moto() -> Iterator[S3Server]:
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fronts(moto: S3Server) -> Iterator[dict[str, S3Server]]:
+    with ExitStack() as stack:
+        yield {kind: stack.enter_context(front(kind, moto)) for kind in FRONTS}
 
 
 @pytest.fixture(scope="session")
@@ -87,14 +101,21 @@ def s3_place(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.fixture(params=S3_KINDS)
 def s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A new bucket on each S3 server in turn."""
-    return s3_place(request.getfixturevalue(request.param), monkeypatch)
+    return s3_place(_server(request), monkeypatch)
+
+
+def _server(request: pytest.FixtureRequest) -> S3Server:
+    """Return the server of the parameter: a real one, or a front before moto."""
+    if request.param in FRONTS:
+        return cast(S3Server, request.getfixturevalue("fronts")[request.param])
+    return cast(S3Server, request.getfixturevalue(request.param))
 
 
 @pytest.fixture(params=["folder", *S3_KINDS])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Every kind of store in turn, empty."""
     if request.param != "folder":
-        return s3_place(request.getfixturevalue(request.param), monkeypatch)
+        return s3_place(_server(request), monkeypatch)
     url = f"file:{tmp_path}/store"
     return Place(
         "folder",

@@ -1,5 +1,6 @@
 """Manifests: a union that only grows, whoever writes, whatever is lost."""
 
+import gzip
 import hashlib
 import json
 from datetime import UTC, datetime
@@ -102,11 +103,77 @@ def test_a_manifest_comes_back_as_it_went(rows: list[Entry], replaces: list[str]
 
 
 def test_odd_names_survive_in_ascii() -> None:
-    """Names with control characters, emoji or broken UTF-8 come back, and the manifest is plain ASCII."""
+    """Names with control characters, emoji or broken UTF-8 come back, and the text is ASCII."""
     rows = [entry(name, "x") for name in ("a\nb", "log.ü😀", "log.\udcff")]
     data = encode(rows, [], NOW)
-    assert data.isascii()
+    assert gzip.decompress(data).isascii()
     assert parse(data, "m")[0] == sorted(rows)
+
+
+def test_manifests_without_compression_are_read_as_before(store: ObjectStore) -> None:
+    """A store of an older dsmops: its plain manifest counts, and the next run replaces it."""
+    old = gzip.decompress(encode([entry("log.old", "old")], [], NOW))
+    sha256 = hashlib.sha256(old).hexdigest()
+    key = f"{MANIFESTS}20251115T083903Z-{'0' * 16}-{sha256}.json"
+    store.put(old, key, sha256=sha256, size_bytes=len(old))
+    record(store, read_catalogue(store), [entry("log.new", "new")], NOW)
+    assert {one.name for one in read_catalogue(store).entries.values()} == {"log.old", "log.new"}
+    (kept,) = store.list(MANIFESTS)
+    assert kept.key.endswith(".json.gz")
+
+
+def test_an_entry_takes_few_bytes() -> None:
+    """Ten thousand files cost less than a megabyte of manifest."""
+    rows = [
+        entry(f"log.stt.{index:05}", str(index), mtime_ns=1763195943595811000 + index * 12345)
+        for index in range(10_000)
+    ]
+    assert len(encode(rows, [], NOW)) < 1_000_000
+
+
+def put_manifest(store: ObjectStore, data: bytes) -> str:
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = f"{MANIFESTS}20251115T083903Z-{'0' * 16}-{sha256}.json.gz"
+    store.put(data, key, sha256=sha256, size_bytes=len(data))
+    return key
+
+
+def test_a_huge_manifest_is_damaged_and_not_read(store: ObjectStore, folder: Path) -> None:
+    """40 GiB by its size: nothing of it is read, and the others still count."""
+    record(store, Catalogue(), [entry("log.a", "a")], NOW)
+    key = put_manifest(store, b"x")
+    with (folder / key).open("r+b") as file:
+        file.truncate(40 << 30)
+    before = store.meter.usage().received_bytes
+    catalogue = read_catalogue(store)
+    assert "larger than 256 MiB" in catalogue.damaged[key]
+    assert [one.name for one in catalogue.entries.values()] == ["log.a"]
+    assert store.meter.usage().received_bytes - before < 10_000
+
+
+def test_a_manifest_that_unpacks_without_end_is_damaged(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decompression stops at the limit."""
+    monkeypatch.setattr("dsmops.publish.manifest.MAX_MANIFEST_BYTES", 1 << 20)
+    key = put_manifest(store, gzip.compress(b" " * (2 << 20)))
+    assert "larger than 1.00 MiB" in read_catalogue(store).damaged[key]
+
+
+def test_a_server_that_sends_without_end_is_stopped(store: ObjectStore) -> None:
+    """More bytes than the listing promised are not collected."""
+    key = put_manifest(store, b"x" * 100)
+    endless = _Scripted(store)
+    sent: list[int] = []
+
+    def get(_key: str, write: Any, *, sha256: str | None) -> None:
+        while True:
+            sent.append(1)
+            write(b"y" * 100)
+
+    endless.get = get  # type: ignore[method-assign]
+    assert key in read_catalogue(endless).damaged  # type: ignore[arg-type]
+    assert len(sent) == 4
 
 
 def row(**changes: Any) -> list[Any]:
@@ -265,7 +332,7 @@ def test_damage_is_noticed_set_aside_and_survived(store: ObjectStore, folder: Pa
     (folder / key).write_bytes(data)
 
     catalogue = read_catalogue(store)
-    assert catalogue.damaged == (key,)
+    assert list(catalogue.damaged) == [key]
     assert {one.name for one in catalogue.entries.values()} == {"log.kept"}
     found = unnamed_bodies(store, catalogue)
     assert [(one.name, one.sha256, one.size_bytes, one.rules) for one in found] == [
@@ -274,7 +341,7 @@ def test_damage_is_noticed_set_aside_and_survived(store: ObjectStore, folder: Pa
 
     record(store, catalogue, found, NOW)
     after = read_catalogue(store)
-    assert after.damaged == ()
+    assert after.damaged == {}
     assert {one.name for one in after.entries.values()} == {"log.kept", "log.lost"}
     assert (folder / key).read_bytes() == data
 

@@ -1,6 +1,7 @@
 """Logs brought back: all contents, safe names, right bytes."""
 
 import hashlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,49 @@ def test_an_output_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(InputError, match="not a folder"):
         plan_pull([], catalogue(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pipe_in_place_of_a_local_file_is_an_error(
+    store: ObjectStore, tmp_path: Path, force: bool
+) -> None:
+    """Neither reading it for comparison nor replacing it waits for anyone; the rest is fetched."""
+    one, two = entry("log.a", "a"), entry("log.b", "b")
+    put(store, "a", one)
+    put(store, "b", two)
+    output = tmp_path / "out"
+    output.mkdir()
+    os.mkfifo(output / "log.a")
+    (output / "zero").symlink_to("/dev/zero")
+    _, fetched, failed = fetch(store, output, one, two, force=force)
+    assert [log.name for log in fetched] == ["log.b"]
+    assert [(one.name, "a pipe or a device" in one.error.message) for one in failed] == [
+        ("log.a", True)
+    ]
+    assert (output / "log.a").is_fifo()
+
+
+def test_a_pipe_in_place_of_a_stored_body_is_an_error(store: ObjectStore, tmp_path: Path) -> None:
+    """A folder that others can write to may hold anything; it does not hold up a pull."""
+    one = entry("log.a", "a")
+    put(store, "a", one)
+    body = tmp_path / "store" / one.key
+    body.unlink()
+    os.mkfifo(body)
+    _, fetched, failed = fetch(store, tmp_path / "out", one)
+    assert (fetched, len(failed)) == ([], 1)
+    assert "a pipe or a device" in failed[0].error.message
+
+
+def test_an_entry_of_impossible_size_does_not_stop_the_rest(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    """It fails alone, with both sizes and a hint, before anything is fetched for it."""
+    one, two = entry("log.a", "a")._replace(size_bytes=2**63 - 1), entry("log.b", "b")
+    put(store, "a", one._replace(size_bytes=1))
+    put(store, "b", two)
+    _, fetched, failed = fetch(store, tmp_path / "out", one, two)
+    assert [log.name for log in fetched] == ["log.b"]
+    assert [one.name for one in failed] == ["log.a"]
+    assert "8388608 TiB" in failed[0].error.message
+    assert "manifest" in failed[0].error.hint

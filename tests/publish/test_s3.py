@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import given
@@ -25,11 +26,19 @@ from dsmops.errors import (
     RemoteError,
     TransferError,
 )
+from dsmops.operations.publishing import (
+    PublishRequest,
+    PullRequest,
+    RedactionCheck,
+    publish_logs,
+    pull_logs,
+)
 from dsmops.publish.s3.store import MAX_PARTS, S3Store, part_size
 from dsmops.publish.store import StoreOptions
 from dsmops.publish.stores import open_store
 from tests.publish.conftest import SMALLEST_PART_BYTES, Place, s3_place
 from tests.support.relay import Fault, Relay
+from tests.support.s3_fronts import b2, r2
 from tests.support.s3_servers import S3Server
 
 
@@ -350,3 +359,261 @@ def test_the_policy_of_the_runbook_has_what_is_used_and_no_more(
         action for group in actions for action in ([group] if isinstance(group, str) else group)
     }
     assert {RIGHTS[operation] for operation in used} == granted
+
+
+@pytest.mark.parametrize("size", [10, SMALLEST_PART_BYTES + 1], ids=["whole", "in parts"])
+@pytest.mark.parametrize(
+    ("mode", "header"),
+    [
+        ("sha256", "x-amz-checksum-sha256"),
+        ("crc32", "x-amz-checksum-crc32"),
+        ("md5", "content-md5"),
+        ("none", ""),
+    ],
+)
+def test_each_checksum_mode_sends_its_own_header(
+    place: Place, relay: Relay, size: int, mode: str, header: str
+) -> None:
+    """And no other; and in every mode wrong bytes in the store are noticed."""
+    put(place, b"x" * size, endpoint_url=relay.url, checksum=mode)
+    checksums = {
+        name
+        for request in relay.seen
+        if request.method == "PUT"
+        for name in request.headers
+        if name == "content-md5" or name.startswith("x-amz-checksum-")
+    }
+    assert checksums == ({header} if header else set())
+    if mode in ("none", "md5"):  # with the others moto notices itself
+        relay.fault = lambda request: Fault("garble_request") if request.method == "PUT" else None
+        with pytest.raises((IntegrityError, TransferError)):
+            put(place, b"x" * size, endpoint_url=relay.url, checksum=mode)
+
+
+def test_a_refused_checksum_is_remembered_for_the_endpoint(place: Place, relay: Relay) -> None:
+    """The first run is refused once and goes on; later runs, and the same run, are not."""
+    relay.fault = b2
+    store = place.open(endpoint_url=relay.url)
+    for key in ("a", "b"):
+        store.put(b"x", key, sha256=hashlib.sha256(b"x").hexdigest(), size_bytes=1)
+    refused = [request for request in relay.seen if b2(request)]
+    assert (len(refused), len(relay.seen)) == (1, 3)
+    put(place, endpoint_url=relay.url)
+    assert len([request for request in relay.seen if b2(request)]) == 1
+    assert relay.seen[-1].headers["content-md5"]
+
+
+def test_a_checksum_that_was_asked_for_is_not_changed(place: Place, relay: Relay) -> None:
+    """With `--checksum sha256` the refusal is an error that names the option."""
+    relay.fault = b2
+    with pytest.raises(InputError, match="Unsupported header") as caught:
+        put(place, endpoint_url=relay.url, checksum="sha256")
+    assert "--checksum sha256" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("front", "options", "named"),
+    [
+        (r2, {"acl": "private"}, "--acl"),
+        (r2, {"sse": "AES256"}, "--sse"),
+        (r2, {"requester_pays": True}, "--requester-pays"),
+        (b2, {"storage_class": "GLACIER"}, "--storage-class"),
+        (b2, {"sse": "aws:kms"}, "--sse"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_refusal_that_no_retry_cures_names_the_option(
+    place: Place, relay: Relay, front: Any, options: dict[str, Any], named: str
+) -> None:
+    """The hint says which option to omit, not to run the command again."""
+    relay.fault = front
+    with pytest.raises(InputError) as caught:
+        put(place, endpoint_url=relay.url, **options)
+    assert named in caught.value.hint
+    assert "again" not in caught.value.hint
+    assert caught.value.code == "publish.refused"
+
+
+@pytest.mark.parametrize("size", [10, SMALLEST_PART_BYTES + 1], ids=["whole", "in parts"])
+def test_the_requester_pays_for_every_request(place: Place, relay: Relay, size: int) -> None:
+    """Each request says so, those that list, read and delete too; without the option none does."""
+    for wanted in (True, False):
+        relay.seen.clear()
+        store = place.open(endpoint_url=relay.url, requester_pays=wanted)
+        data = b"x" * size
+        for key in ("a", "b"):
+            store.put(data, key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=size)
+        store.get("a", lambda _: None, sha256=None)
+        list(store.list(""))
+        store.delete("a")
+        store.abort_unfinished(datetime.now(UTC))
+        payers = {request.headers.get("x-amz-request-payer") for request in relay.seen}
+        assert payers == ({"requester"} if wanted else {None})
+
+
+def test_a_bucket_with_object_lock_and_default_retention(place: Place, tmp_path: Path) -> None:
+    """Such a bucket keeps every version: publishing, merging manifests and pulling work there."""
+    place.client.create_bucket(Bucket="locked-logs", ObjectLockEnabledForBucket=True)
+    place.client.put_object_lock_configuration(
+        Bucket="locked-logs",
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}},
+        },
+    )
+    assert place.server is not None
+    options = StoreOptions(endpoint_url=place.server.url)
+    check = RedactionCheck(1, lambda _name, _stream: {})
+    (tmp_path / "logs").mkdir()
+    for name in ("log.a", "log.b"):
+        (tmp_path / "logs" / name).write_text(name)
+        report = publish_logs(
+            PublishRequest("s3://locked-logs", tmp_path / "logs", options), check=check
+        )
+        assert report.counts["sent"] == 1, report.files
+        assert report.exit_code == 0
+    pulled = pull_logs(PullRequest("s3://locked-logs", tmp_path / "out", options))
+    assert (pulled.counts["fetched"], pulled.usage.requests["get"]) == (2, 3)
+
+
+def test_links_work_without_credentials(place: Place, relay: Relay) -> None:
+    """A link of version 4, which every server takes, gives the bytes for the time asked."""
+    relay.fault = b2
+    store = place.open(endpoint_url=relay.url)
+    store.put(b"x y", "a b", sha256=hashlib.sha256(b"x y").hexdigest(), size_bytes=3)
+    link = store.link("a b", valid_s=3600)
+    assert "X-Amz-Expires=3600" in link
+    with urlopen(link) as answer:
+        assert answer.read() == b"x y"
+
+
+def test_the_way_to_a_store_can_be_told(place: Place) -> None:
+    """Bucket, prefix, and the endpoint where it is not AWS; the region where it is."""
+    assert place.server is not None
+    assert place.open(requester_pays=True).options_to_reach() == (
+        "--bucket",
+        place.bucket,
+        "--prefix",
+        "some/prefix",
+        "--endpoint-url",
+        place.server.url,
+        "--requester-pays",
+    )
+    on_aws = open_store("s3://logs", StoreOptions(region="eu-west-3"))
+    assert on_aws.options_to_reach() == ("--bucket", "logs", "--region", "eu-west-3")
+
+
+PROFILES = """
+[profile sso]
+sso_start_url = https://example.awsapps.com/start
+sso_region = us-east-1
+sso_account_id = 123456789012
+sso_role_name = publisher
+
+[profile session]
+sso_session = corp
+sso_account_id = 123456789012
+sso_role_name = publisher
+
+[sso-session corp]
+sso_start_url = https://example.awsapps.com/start
+sso_region = us-east-1
+
+[profile login]
+login_session = arn:aws:iam::123456789012:user/me
+
+[profile process]
+credential_process = /bin/false
+
+[profile nonsense]
+credential_process = /bin/echo hello
+
+[profile mfa]
+role_arn = arn:aws:iam::123456789012:role/publisher
+source_profile = keys
+mfa_serial = arn:aws:iam::123456789012:mfa/me
+
+[profile keys]
+aws_access_key_id = AKIAEXAMPLE
+aws_secret_access_key = secret
+
+[profile lost]
+role_arn = arn:aws:iam::123456789012:role/publisher
+source_profile = nowhere
+
+[profile circle]
+role_arn = arn:aws:iam::123456789012:role/publisher
+source_profile = circle2
+
+[profile circle2]
+role_arn = arn:aws:iam::123456789012:role/publisher
+source_profile = circle
+
+[profile empty]
+region = us-east-1
+"""
+
+
+@pytest.mark.parametrize(
+    ("profile", "fix"),
+    [
+        ("sso", "aws sso login --profile sso"),
+        ("session", "aws sso login --profile session"),
+        ("login", "aws login --profile login|botocore\\[crt\\]"),
+        ("process", "credential_process of profile 'process'"),
+        ("nonsense", "credential_process of profile 'nonsense'"),
+        ("mfa", "terminal"),
+        ("lost", "source_profile and role_arn of profile 'lost'"),
+        ("circle", "role_arn of profile 'circle'"),
+        ("empty", "AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_credentials_that_fail_name_the_profile_and_the_fix(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str, fix: str
+) -> None:
+    """Exit code 4, by option and by AWS_PROFILE alike; nothing waits for an answer."""
+    (tmp_path / "config").write_text(PROFILES)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr("dsmops.publish.s3.account._has_terminal", lambda: False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for options in ({"profile": profile}, {}):
+        if not options:
+            monkeypatch.setenv("AWS_PROFILE", profile)
+        with pytest.raises(CredentialsError) as caught:
+            list(place.open(**options).list(""))
+        assert f"profile '{profile}'" in caught.value.message
+        assert re.search(fix, caught.value.hint)
+        assert "secret" not in caught.value.message + caught.value.hint
+
+
+def test_a_small_put_after_the_first_skips_the_library(place: Place, relay: Relay) -> None:
+    """The pattern of the first put is repeated for the next: same headers, a signature, no retry."""
+    store = place.open(endpoint_url=relay.url, storage_class="STANDARD_IA")
+    for key in ("a", "b c", "d.gz"):
+        store.put(b"x", key, sha256=hashlib.sha256(b"x").hexdigest(), size_bytes=1)
+    first, *others = relay.seen
+    assert "amz-sdk-request" in first.headers
+    for request in others:
+        assert "amz-sdk-request" not in request.headers
+        assert request.headers["x-amz-storage-class"] == "STANDARD_IA"
+        assert request.headers["user-agent"] == first.headers["user-agent"]
+        assert "x-amz-storage-class" in request.headers["authorization"]
+    assert others[1].headers["content-type"] == "application/gzip"
+    assert [item.key for item in store.list("")] == ["a", "b c", "d.gz"]
+
+
+def test_a_small_put_that_fails_goes_through_the_library(place: Place, relay: Relay) -> None:
+    """With its retries and its errors; after some failures in a row nothing else is tried."""
+    store = place.open(endpoint_url=relay.url, attempts=2)
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    store.put(b"x", "a", sha256=sha256, size_bytes=1)
+    relay.fault = lambda request: (
+        None if "amz-sdk-request" in request.headers else Fault("status", 500)
+    )
+    for index in range(5):
+        store.put(b"x", f"b{index}", sha256=sha256, size_bytes=1)
+    fast = [request for request in relay.seen if "amz-sdk-request" not in request.headers]
+    assert len(fast) == 3
+    assert len(list(store.list(""))) == 6

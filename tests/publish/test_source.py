@@ -93,7 +93,7 @@ def test_a_link_to_a_raw_folder_is_a_raw_source(tmp_path: Path) -> None:
 def test_special_files_are_not_opened(tmp_path: Path) -> None:
     """A pipe named like a log is passed over instead of waited for."""
     os.mkfifo(tmp_path / "log.pipe")
-    assert find_logs(tmp_path).skipped == {"no regular file": 1}
+    assert find_logs(tmp_path).skipped == {"pipe or device": 1}
     snapshots, failures = take_snapshots([Candidate("log.pipe", str(tmp_path / "log.pipe"), 0)])
     assert (len(snapshots), len(failures)) == (1, 0)
 
@@ -103,7 +103,7 @@ def test_a_missing_source_or_a_file_is_an_error(tmp_path: Path) -> None:
     make(tmp_path, "log.a")
     with pytest.raises(SourceError, match="does not exist"):
         find_logs(tmp_path / "gone")
-    with pytest.raises(SourceError, match="is a file"):
+    with pytest.raises(SourceError, match="is not a folder"):
         find_logs(tmp_path / "log.a")
 
 

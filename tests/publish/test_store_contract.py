@@ -9,6 +9,7 @@ import pytest
 
 from dsmops.errors import InputError, IntegrityError, MissingObjectError
 from dsmops.progress import SilentProgress
+from dsmops.publish.names import body_key, parse_body_key
 from dsmops.publish.store import ObjectStore
 from tests.publish.conftest import SMALLEST_PART_BYTES, Place
 
@@ -162,14 +163,35 @@ def test_leftovers_of_killed_runs_are_cleared_by_age(place: Place) -> None:
 
 
 def test_requests_and_bytes_are_counted(store: ObjectStore) -> None:
-    """The meter knows each request by kind, and object bytes each way."""
+    """The meter knows each request by kind, and object bytes each way.
+
+    A checksum that the server refuses costs a request only once.
+    """
+    put(store, "first", b"1")
+    before = store.meter.usage()
     put(store, "a", b"12345")
     got(store, "a")
     list(store.list(""))
     store.delete("a")
     usage = store.meter.usage()
-    assert usage.requests == {"list": 1, "get": 1, "head": 0, "put": 1, "multipart": 0, "delete": 1}
-    assert (usage.total_requests, usage.sent_bytes, usage.received_bytes) == (4, 5, 5)
+    counts = {kind: usage.requests[kind] - before.requests[kind] for kind in usage.requests}
+    assert counts == {"list": 1, "get": 1, "head": 0, "put": 1, "multipart": 0, "delete": 1}
+    assert usage.total_requests - before.total_requests == 4
+    assert usage.sent_bytes - before.sent_bytes == 5
+    assert usage.received_bytes - before.received_bytes == 5
+
+
+LONG_NAMES = ["日志" * 39, "%" * 239, "a" * 239, "é" * 119, "x" * 230 + "üüüü"]
+
+
+@pytest.mark.parametrize("name", LONG_NAMES, ids=["CJK", "percent", "ASCII", "accents", "mixed"])
+def test_the_longest_names_are_kept(store: ObjectStore, name: str) -> None:
+    """A name of as many bytes as a log may have is longer once encoded, and still comes back."""
+    key = body_key(name, digest(b"x"), 1)
+    put(store, key, b"x")
+    assert [item.key for item in store.list("bodies/")] == [key]
+    assert got(store, key, digest(b"x")) == b"x"
+    assert parse_body_key(key) == (name, digest(b"x"), 1)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ asked.
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import struct
 import threading
@@ -19,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
 
 TRICKLE_BYTES = 1024
 TRICKLE_PAUSE_S = 0.005
@@ -40,10 +42,10 @@ class Fault:
 
     `status`: answer with an error of that status and code and do not pass the request on. `drop`:
     close without an answer. `lose_answer`: pass the request on, then close without an answer.
-    `reset`: as `drop`, with a TCP reset. `stall`: hold the request until the client hangs up or the
+    `reset`: like `drop`, with a TCP reset. `stall`: hold the request until the client hangs up or the
     relay closes. `cut`: send half of the answer's body, then close. `trickle`: send the answer in
     small pieces. `garble_request`, `garble_answer`: flip a bit of the body. `other_etag`: answer
-    with an ETag that is no MD5.
+    with an ETag that is not an MD5. `no_etag`: answer without the header ETag.
     """
 
     kind: Literal[
@@ -57,9 +59,11 @@ class Fault:
         "garble_request",
         "garble_answer",
         "other_etag",
+        "no_etag",
     ]
     status: int = 503
     code: str = "SlowDown"
+    message: str = "as told"
 
 
 class Relay:
@@ -127,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.owner.fault(request)
         kind = fault.kind if fault else ""
         if fault and kind == "status":
-            body = f"<Error><Code>{fault.code}</Code><Message>as told</Message></Error>".encode()
+            words = f"<Code>{fault.code}</Code><Message>{escape(fault.message)}</Message>"
+            body = f"<Error>{words}</Error>".encode()
             self._answer(fault.status, "Fault", [("Content-Type", "application/xml")], body)
             return
         if kind in ("drop", "reset", "stall"):
@@ -140,6 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers = [
                 (name, '"0123"' if name.lower() == "etag" else value) for name, value in headers
             ]
+            answer = re.sub(rb"<ETag>.*?</ETag>", b"<ETag>&quot;0123&quot;</ETag>", answer)
+        if kind == "no_etag":
+            headers = [(name, value) for name, value in headers if name.lower() != "etag"]
         if kind == "lose_answer":
             self._hang_up("drop")
         elif kind == "cut":

@@ -35,20 +35,24 @@ EXTERNAL = "DSMOPS_TEST_S3_ENDPOINT"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: where it is and with what credentials."""
+    """A running server: where it is and with what credentials.
+
+    `behind` is the address of the real server where `url` is a front of it.
+    """
 
     kind: str
     url: str
     env: dict[str, str]
+    behind: str = ""
 
     @cached_property
     def client(self) -> Any:
-        """A client of the SDK, for tests to look behind the tool's back."""
+        """A client of the library, for tests to look at the server directly."""
         import botocore.session
 
         return botocore.session.Session().create_client(
             "s3",
-            endpoint_url=self.url,
+            endpoint_url=self.behind or self.url,
             region_name=self.env.get("AWS_DEFAULT_REGION", "us-east-1"),
             aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],

@@ -1,7 +1,8 @@
-"""Publishing and pulling as people read it: what must be acted on in full, the rest in short, then the sums."""
+"""Text of `publish-logs` and `pull-logs`: what needs action in full, then the rest in short."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from dsmops.publish.store import Usage
 
 SHOWN = 20
-"""Lines of one kind before the rest is only counted; `--json` has them all."""
+"""Lines of one kind that are shown; the rest is only counted. `--json` has all."""
 
 
 def show_publish(report: PublishReport) -> Iterator[Block]:
-    """Yield files by outcome, then one line of sums, what was passed over, and what it cost."""
+    """Yield files by outcome, totals, skipped files, requests, links and the pull command."""
     would = "would be " if report.dry_run else ""
     for outcome in ("sent", "renamed", "recovered"):
         yield from _short(
@@ -33,10 +34,14 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
         elif file.outcome == "failed":
             yield f"failed    {file.name}: {file.reason}"
             yield f"          {file.hint}"
-    for manifest in report.damaged_manifests:
-        yield f"damaged   {manifest}: set aside; its contents were looked up in the store"
+    for manifest, reason in report.damage.items():
+        yield f"damaged   {manifest}: {_without(reason, manifest)}"
+        yield "          It is ignored from now on. The objects in the store were listed instead."
     counts = report.counts
-    sums = f"{counted(counts['sent'], 'file')} {would}sent ({size(report.body_bytes)}), {counts['unchanged']} unchanged"
+    sums = (
+        f"{counted(counts['sent'], 'file')} {would}sent ({size(report.body_bytes)}), "
+        f"{counts['unchanged']} unchanged"
+    )
     sums += "".join(
         f", {counts[kind]} {kind}"
         for kind in ("renamed", "recovered", "refused", "failed")
@@ -44,28 +49,40 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
     )
     yield f"{report.source} → {report.store}: {sums}"
     if report.skipped:
-        yield "passed over: " + ", ".join(
+        yield "skipped: " + ", ".join(
             f"{count} {reason}" for reason, count in report.skipped.items()
         )
     if not (any(counts.values()) or report.skipped):
         yield "The folder is empty. Format a raw log into it with `dsmops format-log`."
     yield _cost(report.usage)
+    for link in report.links:
+        yield f"{link.name}: {link.url}"
+    if report.links:
+        expires = f"{report.links[0].expires:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"The links work until {expires}, at most as long as the credentials of this machine."
+    if report.pull_arguments:
+        command = shlex.join(["dsmops", *report.pull_arguments, "--output", "pulled"])
+        yield f"Get them on another machine with: {command}"
 
 
 def show_pull(report: PullReport) -> Iterator[Block]:
-    """Yield the list of what is published, or what was fetched and kept, then the sums."""
+    """Yield the list of what is published, or what was fetched and kept, then totals."""
     if report.output is None:
         if report.files:
             yield Table(
                 ("name", "size>", "written (UTC)", "passed rules>", "sha256"),
                 [_row(file) for file in report.files],
             )
-        yield f"{report.store}: {counted(len(report.files), 'log')}, {size(sum(file.size_bytes or 0 for file in report.files))}"
+        total = size(sum(file.size_bytes or 0 for file in report.files))
+        yield f"{report.store}: {counted(len(report.files), 'log')}, {total}"
     else:
         yield from _short([file for file in report.files if file.outcome == "fetched"], "fetched")
         for file in report.files:
             if file.outcome == "kept":
-                yield f"kept      {file.name}: the local file was never published; --force replaces it"
+                yield (
+                    f"kept      {file.name}: the local file was never published; "
+                    "--force replaces it"
+                )
             elif file.outcome == "failed":
                 yield f"failed    {file.name}: {file.reason}"
                 yield f"          {file.hint}"
@@ -74,8 +91,9 @@ def show_pull(report: PullReport) -> Iterator[Block]:
         sums += "".join(f", {counts[kind]} {kind}" for kind in ("kept", "failed") if counts[kind])
         compared = "" if counts["failed"] else "; every byte compared"
         yield f"{report.store} → {report.output}: {sums}{compared}"
-    for manifest in report.damaged_manifests:
-        yield f"damaged   {manifest}: its contents were looked up in the store; `publish-logs --rebuild` repairs it"
+    for manifest, reason in report.damage.items():
+        yield f"damaged   {manifest}: {_without(reason, manifest)}"
+        yield "          The objects were listed instead. `publish-logs --rebuild` repairs it."
     yield _cost(report.usage)
 
 
@@ -94,4 +112,11 @@ def _row(file: PulledFile) -> tuple[str, ...]:
 
 def _cost(usage: Usage) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in usage.requests.items() if count)
-    return f"{counted(usage.total_requests, 'request')} ({kinds}), {size(usage.sent_bytes)} sent, {size(usage.received_bytes)} received"
+    return (
+        f"{counted(usage.total_requests, 'request')} ({kinds}), {size(usage.sent_bytes)} sent, "
+        f"{size(usage.received_bytes)} received"
+    )
+
+
+def _without(reason: str, name: str) -> str:
+    return reason.partition(name)[2].removeprefix(":").strip() or reason

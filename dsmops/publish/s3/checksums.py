@@ -23,7 +23,7 @@ _AUTO: tuple[ChecksumMode, ...] = ("sha256", "md5", "none")
 Object Lock need one of the two; some proxies refuse both."""
 
 # Error codes of a server that refuses a header. B2: 400 InvalidArgument `Unsupported header`; R2:
-# 501 NotImplemented; gateways that want `x-amz-sdk-checksum-algorithm` too: 400 InvalidRequest.
+# 501 NotImplemented; other gateways: 400 InvalidRequest.
 # Codes alone are not enough: InvalidArgument is also the answer to a wrong ACL.
 _CODES = {
     "InvalidArgument",
@@ -121,8 +121,14 @@ def md5(data: bytes) -> Any:
 
 
 def _is_about_checksums(code: str, message: str) -> bool:
-    # A bare 501 (some proxies answer parts so) has no words to go by.
-    return code == "501" or (code in _CODES and any(word in message.lower() for word in _WORDS))
+    words = message.lower()
+    # A bare 501 (some proxies answer parts so) has no words to go by. "Content-MD5 or
+    # x-amz-sdk-checksum-algorithm header required" comes with any code, for Object Lock.
+    return (
+        code == "501"
+        or (code in _CODES and any(word in words for word in _WORDS))
+        or ("content-md5" in words and "required" in words)
+    )
 
 
 def _recall(endpoint: str) -> ChecksumMode:

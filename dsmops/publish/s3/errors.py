@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 
 from botocore import exceptions as sdk
 
@@ -156,6 +157,8 @@ class Translator:
             raise self._translate(exc, what) from exc
         except EOFError as exc:  # the library asked for a one-time code, and nobody could answer
             raise self._renew(f"{what}: {self._name} needs a one-time code") from exc
+        except JSONDecodeError as exc:  # the answer of a credential_process
+            raise self._renew(f"{what}: {self._name}: not JSON: {exc}") from exc
         except RecursionError as exc:
             # A redirected library asks the bucket where it is, is redirected, asks again, ...
             raise InputError(
@@ -184,7 +187,8 @@ class Translator:
             if isinstance(exc, of_sdk):
                 if hint is RENEW:
                     return self._renew(f"{what}: {self._name}: {reason_of(exc)}")
-                return kind(f"{what}: {reason_of(exc)}", hint=hint)
+                name = "" if kind is not CredentialsError else f"{self._name}: "
+                return kind(f"{what}: {name}{reason_of(exc)}", hint=hint)
         return TransferError(f"{what}: {reason_of(exc)}", hint=_AGAIN)
 
     def _translate_answer(self, exc: sdk.ClientError, what: str) -> DsmopsError:
