@@ -6,7 +6,7 @@ import pytest
 
 from dsmops.devices import ComputeCapability
 from dsmops.dtypes import DType
-from dsmops.models import MODELS, model_of_repo
+from dsmops.models import MODELS, STT_MODELS, model_of_repo
 
 
 @pytest.mark.parametrize("text", ["7.5", "75", "sm75", "sm_75", "SM_75", "compute_75", " 7.5 "])
@@ -83,8 +83,7 @@ def test_the_published_layouts_have_the_published_sizes(
     name: str, tensors: int, parameters: int
 ) -> None:
     """Tensor count, the formula and the sum over shapes all give the published parameter count."""
-    lm = MODELS[name].lm
-    assert lm is not None
+    lm = STT_MODELS[name].shape
     assert len(lm.tensors()) == tensors
     assert lm.parameters == sum(math.prod(shape) for shape in lm.tensors().values()) == parameters
 

@@ -80,7 +80,7 @@ def published_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
             model.model_file: Content(model.model_file, header, digest=f"{len(repos)}" * 64),
             model.tokenizer_file: b"pieces",
             model.mimi_file: b"codec",
-            "config.json": json.dumps(PUBLISHED_TTS_CONFIG if model.tts else {}).encode(),
+            "config.json": json.dumps(PUBLISHED_TTS_CONFIG if model.config_file else {}).encode(),
         }
     with HubServer(repos) as hub:
         yield hub.env(folder / "home")

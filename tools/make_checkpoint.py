@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from dsmops.models import MODELS
+from dsmops.models import STT_MODELS
 from tests.support.synthetic import write_checkpoint
 
 BEYOND_F16 = 0x47C0  # 98304
@@ -20,7 +20,7 @@ NAN = 0x7FC0
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the file that the command line asks for."""
-    models = sorted(name for name, model in MODELS.items() if model.lm is not None)
+    models = sorted(STT_MODELS)
     parser = argparse.ArgumentParser(prog="python -m tools.make_checkpoint", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", choices=models, default=models[0])
@@ -36,8 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--nan", metavar="TENSOR", action="append", default=[], help="plant a NaN")
     chosen = parser.parse_args(arguments)
-    shape = MODELS[chosen.model].lm
-    assert shape is not None
+    shape = STT_MODELS[chosen.model].shape
     if chosen.layers is not None:
         shape = dataclasses.replace(shape, num_layers=chosen.layers)
     layout = {name: (chosen.dtype, dimensions) for name, dimensions in shape.tensors().items()}

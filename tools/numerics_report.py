@@ -23,7 +23,7 @@ import torch
 from dsmops.checkpoint import convert, plan_conversion
 from dsmops.cli.views.numerics import show_numerics
 from dsmops.dtypes import DType
-from dsmops.models import MODELS
+from dsmops.models import STT_MODELS
 from dsmops.operations.speech.numerics_verdict import NumericsReport, Setting, judge
 from dsmops.report import Reporter
 from dsmops.worker.models.conventions import FRAMES_PER_S
@@ -110,7 +110,7 @@ def report(
 
 def main(arguments: list[str] | None = None) -> int:
     """Report on the models that the command line asks for."""
-    models = sorted(name for name, model in MODELS.items() if model.lm is not None)
+    models = sorted(STT_MODELS)
     parser = argparse.ArgumentParser(prog="python -m tools.numerics_report", description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", choices=models, action="append", help="default: all")

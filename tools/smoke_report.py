@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dsmops.models import MODELS
+from dsmops.models import STT_MODELS
 from dsmops.worker.models.loading import mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.tiny.stt import write_tiny_stt
@@ -38,12 +38,11 @@ def larger_tokenizer(tokenizer: bytes, pieces: int, there: int) -> bytes:
 
 def write_files(folder: Path) -> None:
     """Write tokenizer and Mimi of the published sizes, under the published names."""
-    model = MODELS[NAME]
-    assert model.lm is not None
+    model = STT_MODELS[NAME]
     tiny = write_tiny_stt(folder / "tiny").files.tokenizer
     there = int(tiny.stem.rpartition("_")[2])
     (folder / model.tokenizer_file).write_bytes(
-        larger_tokenizer(tiny.read_bytes(), model.lm.text_out_vocab_size, there)
+        larger_tokenizer(tiny.read_bytes(), model.shape.text_out_vocab_size, there)
     )
     write_mimi(folder / model.mimi_file, random_weights(mimi_tensors(MimiConfig())), config=None)
 
@@ -69,9 +68,8 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def prepare_and_test(folder: Path, *, broken: bool, more: list[str]) -> bool:
     """Return whether the smoke test passed."""
-    shape = MODELS[NAME].lm
-    assert shape is not None
-    weights = folder / MODELS[NAME].model_file
+    shape = STT_MODELS[NAME].shape
+    weights = folder / STT_MODELS[NAME].model_file
     layout = {tensor: ("BF16", size) for tensor, size in shape.tensors().items()}
     write_checkpoint(weights, layout, plant=NAN if broken else {})
     output = folder / ("broken.fp16.safetensors" if broken else "sound.fp16.safetensors")

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from dsmops.dtypes import DType
-from dsmops.models import MODELS, TtsShape
+from dsmops.models import TTS_MODELS, TtsShape
 from dsmops.worker.models.device import TORCH_DTYPES
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.random import random_tts
-from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.interface import TtsRequest
@@ -47,14 +47,14 @@ class Spoken:
     finite: bool
 
 
-def moved(model: TtsModel, device: torch.device, dtype: DType = DType.F32) -> TtsModel:
+def moved(model: LoadedTts, device: torch.device, dtype: DType = DType.F32) -> LoadedTts:
     """Return a copy of `model` on another device, its language model cast."""
     lm = deepcopy(model.lm).to(TORCH_DTYPES[dtype])
     lm.conditioning = deepcopy(model.lm.conditioning)
     return replace(model, lm=lm.to(device), mimi=deepcopy(model.mimi).to(device), device=device)
 
 
-def speak(model: TtsModel, schedule: Schedule, *, cuda_graph: bool = True) -> Spoken:
+def speak(model: LoadedTts, schedule: Schedule, *, cuda_graph: bool = True) -> Spoken:
     """Run rows of different voices and seeds by `schedule`, fed the same random words everywhere."""
     engine = TtsEngine(model, ROWS, cuda_graph=cuda_graph)
     config, rng = model.config, np.random.default_rng(0)
@@ -156,8 +156,7 @@ def main(words: list[str] | None = None) -> int:
     ):
         print(line, flush=True)
     if chosen.full:
-        shape = MODELS["tts-1.6b-en_fr"].tts
-        assert shape is not None
+        shape = TTS_MODELS["tts-1.6b-en_fr"].shape
         for line in lines("tts-1.6b", shape, None, 40):
             print(line, flush=True)
     return 0

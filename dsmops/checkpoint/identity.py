@@ -38,10 +38,10 @@ def identify(tensors: Mapping[str, TensorInfo]) -> ModelIdentity:
     candidates = {name: model.shape.tensors() for name, model in MODELS.items()}
     for name, wanted in candidates.items():
         if _share(shapes, wanted) == 1:
-            kind = "text-to-speech" if MODELS[name].tts else "speech-to-text"
-            return ModelIdentity(name, f"Kyutai {name}, {kind} language model")
-    # By what is missing and what is too much: the speaking models have all tensors of a hearing
-    # one, and more.
+            purpose = MODELS[name].purpose
+            return ModelIdentity(name, f"Kyutai {name}, {purpose} language model")
+    # By what is missing and what is too much: a TTS model has all tensors of an STT model and
+    # more.
     nearest = max(candidates, key=lambda name: _likeness(shapes, candidates[name]))
     if _share(shapes, candidates[nearest]) < 0.25:
         return ModelIdentity(None, "not a model this program knows")

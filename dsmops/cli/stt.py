@@ -21,12 +21,12 @@ from dsmops.cli.arguments import (
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
 from dsmops.dtypes import DType
+from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
     from dsmops.operations.speech.transcription import Transcription
 
-DEFAULT_MODEL = "stt-1b-en_fr"
 ModelOpt = Annotated[
     str,
     typer.Option(
@@ -53,7 +53,7 @@ def transcribe(
         str | None,
         typer.Argument(metavar="AUDIO", help="A recording of any format; - for standard input."),
     ] = None,
-    model: ModelOpt = DEFAULT_MODEL,
+    model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
     timestamps: Annotated[
@@ -184,7 +184,7 @@ def transcribe(
 class _Embedded:
     """Options of the embedded engine, which a server decides by itself."""
 
-    model: str = DEFAULT_MODEL
+    model: str = DEFAULT_STT.name
     dtype: DType | None = None
     cpu: bool = False
     prompt_text: str = ""
@@ -318,7 +318,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    model: ModelOpt = DEFAULT_MODEL,
+    model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
     batch_size: Annotated[

@@ -15,12 +15,11 @@ import typer
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt
 from dsmops.cli.stt import CpuOpt
+from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
     from dsmops.operations.speech.synthesis_result import Sink
-
-DEFAULT_MODEL = "tts-1.6b-en_fr"
 
 
 def synthesize(
@@ -47,7 +46,7 @@ def synthesize(
             metavar="SOURCE",
             help="A published model's name, hf://org/repo, a folder with a config.json, or a moshi-server .toml.",
         ),
-    ] = DEFAULT_MODEL,
+    ] = DEFAULT_TTS.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
     voice: Annotated[
@@ -243,7 +242,7 @@ def _check_usage(
 
 def _refuse_what_the_server_decides(**chosen: object) -> None:
     """Refuse options that mean nothing to a server: it has its model, its voices and its way of speaking."""
-    usual = {"model": DEFAULT_MODEL, "cpu": False}
+    usual = {"model": DEFAULT_TTS.name, "cpu": False}
     named = [
         f"--{name.replace('_', '-')}" for name, value in chosen.items() if value != usual.get(name)
     ]

@@ -15,16 +15,12 @@ from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch,
 from dsmops.devices import Device, Runtime
 from dsmops.dtypes import DType
 from dsmops.errors import InputError
-from dsmops.models import MODELS, PublishedModel, Shape, TtsShape
+from dsmops.models import CODEBOOK_CHOICES, MODELS, PublishedModel, Shape, TtsModel, TtsShape
 
 CAUTIOUS_BATCH_SIZE = 4
 """Slots planned where the card's memory is unknown; the 1B model then needs 2.8 GiB in f16."""
 _MIN_RESERVE_BYTES = 256 * MIB
 _RESERVE_SHARE = 0.03
-_SHORTER_CONTEXTS = (375, 250, 125)
-"""Attention windows tried when nothing fits: 30, 20 and 10 s."""
-CODEBOOK_CHOICES = (8, 16, 24, 32)
-"""Codebooks that a plan for a text-to-speech model compares: of 32, moshi-server's config generates 24."""
 
 
 class LimitedBy(StrEnum):
@@ -121,7 +117,7 @@ def plan_serving(
     """
     shape = model.shape
     chosen = planned_dtype(device, model, runtime, dtype)
-    window, codebooks = _window(model, context), planned_codebooks(model, n_q)
+    window, codebooks = model.window(context), model.codebooks(n_q)
     reserve = reserve_bytes if reserve_bytes is not None else default_reserve_bytes(device)
     usable = _usable_bytes(device, reserve)
     if profile is not None:
@@ -170,48 +166,6 @@ def plan_serving(
     )
 
 
-def _window(model: PublishedModel, context: int | None) -> int:
-    shape = model.shape
-    own = shape.lm.context if isinstance(shape, TtsShape) else shape.context
-    if context is None:
-        return own
-    if model.tts:
-        raise InputError(
-            f"the context of {model.name} stands in its config.json and is not chosen here",
-            hint="Leave --context away; --n-q makes it faster.",
-            code="plan.context",
-        )
-    if not 0 < context <= own:
-        raise InputError(
-            f"a context of {context} does not suit {model.name}", hint=f"Use 1 to {own} (its own)."
-        )
-    return context
-
-
-def planned_codebooks(model: PublishedModel, asked: int | None) -> int | None:
-    """Return how many codebooks a text-to-speech model generates, all unless it was asked otherwise; None for a model that hears.
-
-    Raises:
-        InputError: the model has not so many, or none.
-    """
-    if model.tts is None:
-        if asked is not None:
-            raise InputError(
-                f"{model.name} generates no codebooks: it hears",
-                hint="Leave --n-q away.",
-                code="plan.codebooks",
-            )
-        return None
-    most = model.tts.lm.audio_codebooks
-    if asked is not None and not 1 <= asked <= most:
-        raise InputError(
-            f"{model.name} has no {asked} codebooks",
-            hint=f"Use 1 to {most}; fewer are faster.",
-            code="plan.codebooks",
-        )
-    return most if asked is None else asked
-
-
 def planned_dtype(
     device: Device, model: PublishedModel, runtime: Runtime, asked: DType | None
 ) -> DType:
@@ -220,15 +174,16 @@ def planned_dtype(
     Raises:
         InputError: the device or the runtime cannot compute the one asked for, or nobody knows what it computes.
     """
-    if model.tts is None or runtime is Runtime.EMBEDDED:
+    fixed = model.server_dtype
+    if fixed is None or runtime is Runtime.EMBEDDED:
         return serving_dtype(device, asked)
     capability = device.compute_capability
-    if asked is not None and asked is not DType.BF16:
+    if asked not in {None, fixed}:
         why = f"not {asked.candle_name}"
     elif capability is not None and not capability.native_bf16:
         why = f"and {device.label} has no bf16 arithmetic"
     else:
-        return DType.BF16
+        return fixed
     raise InputError(
         f"moshi-server cannot serve {model.name} so: its Python module computes in bf16 and no key changes that, {why}; "
         "its Rust module (type Tts) runs no released file",
@@ -244,7 +199,7 @@ def config_runtime(model: PublishedModel, device: Device, asked: DType | None = 
     """
     capability = device.compute_capability
     in_bf16 = asked in {None, DType.BF16} and (capability is None or capability.native_bf16)
-    return Runtime.MOSHI_SERVER if model.tts is None or in_bf16 else Runtime.EMBEDDED
+    return Runtime.EMBEDDED if model.server_dtype and not in_bf16 else Runtime.MOSHI_SERVER
 
 
 def serving_dtype(device: Device, asked: DType | None = None) -> DType:
@@ -314,56 +269,33 @@ def _alternatives(
         )
     found: list[Alternative] = []
     for other in (model, *(known for known in MODELS.values() if known is not model)):
-        if (other.tts is None) != (
-            model.tts is None
-        ) or other.shape.parameters > model.shape.parameters:
+        if type(other) is not type(model) or other.shape.parameters > model.shape.parameters:
             continue
         for other_dtype in dtypes:
-            for words, context, codebooks in _savings(other, n_q):
+            for saving in other.savings(n_q):
                 batch_size = largest_batch(
                     other.shape,
                     other_dtype,
                     usable_bytes,
-                    context=context,
+                    context=saving.context,
                     runtime=runtime,
-                    n_q=codebooks,
+                    n_q=saving.n_q,
                 )
                 if batch_size:
-                    change = f"--model {other.name} --dtype {other_dtype.candle_name}{words}"
+                    change = (
+                        f"--model {other.name} --dtype {other_dtype.candle_name}{saving.options}"
+                    )
                     split = serving_memory(
                         other.shape,
                         other_dtype,
                         batch_size,
-                        context=context,
+                        context=saving.context,
                         runtime=runtime,
-                        n_q=codebooks,
+                        n_q=saving.n_q,
                     )
                     found.append(Alternative(change, batch_size, split.total_bytes))
                     break
     return tuple(found)
-
-
-def _savings(
-    model: PublishedModel, n_q: int | None
-) -> Iterator[tuple[str, int | None, int | None]]:
-    """Yield what may be made smaller in one model, as options, and the context and codebooks that they mean; first: nothing."""
-    yield (
-        f" --n-q {n_q}" if n_q and model.tts and n_q < model.tts.lm.audio_codebooks else "",
-        None,
-        n_q,
-    )
-    if model.lm:
-        yield from (
-            (f" --context {short}", short, None)
-            for short in _SHORTER_CONTEXTS
-            if short < model.lm.context
-        )
-    else:
-        yield from (
-            (f" --n-q {fewer}", None, fewer)
-            for fewer in reversed(CODEBOOK_CHOICES)
-            if n_q and fewer < n_q
-        )
 
 
 def _codebook_choices(
@@ -391,10 +323,10 @@ def _notes(
     limited_by: LimitedBy,
     runtime: Runtime,
 ) -> Iterator[str]:
-    embedded, speaks = runtime is Runtime.EMBEDDED, model.tts is not None
+    embedded, is_tts = runtime is Runtime.EMBEDDED, isinstance(model, TtsModel)
     if embedded:
         yield "Memory is modelled on measurements of the embedded worker on one H200; the CUDA runtime's share differs between cards."
-    elif speaks:
+    elif is_tts:
         yield "Memory is derived from the `moshi` package, which the server's Python module runs; it was not measured on a device."
         yield "Speech comes from the server's Python module (type Py), in bf16; its Rust module (type Tts) runs no released file."
     else:
@@ -404,7 +336,7 @@ def _notes(
         yield f"{who} takes CUDA device 0: start it with {visible_to_server(device)} for this one."
     if (
         not embedded
-        and not speaks
+        and not is_tts
         and device.compute_capability is not None
         and not device.compute_capability.native_bf16
     ):
@@ -413,11 +345,14 @@ def _notes(
         yield "The card's memory is unknown, so a cautious batch size is planned; name the card to plan by memory."
     if step_ms is not None and step_ms > BUDGET_MS:
         yield f"A step may take {step_ms:.0f} ms, more than the {BUDGET_MS:.0f} ms planned for: measure before relying on it."
-    if model.lm and context < model.lm.context:
+    if context < model.shape.context:
         yield f"The attention window shrinks to {context * 0.08:.0f} s; its effect on quality is unknown."
-    if model.tts and n_q and n_q < model.tts.lm.audio_codebooks:
-        yield f"{n_q} of {model.tts.lm.audio_codebooks} codebooks are generated: faster, and it sounds worse."
-    if limited_by is LimitedBy.NOTHING_FITS and not speaks:
+    if isinstance(model, TtsModel) and n_q and n_q < model.shape.lm.audio_codebooks:
+        yield (
+            f"{n_q} of {model.shape.lm.audio_codebooks} codebooks are generated: faster, and it"
+            f" sounds worse."
+        )
+    if limited_by is LimitedBy.NOTHING_FITS and not is_tts:
         yield "For a card this small, moshi.cpp with quantised weights serves a single stream."
 
 

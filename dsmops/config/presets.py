@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.errors import InputError
-from dsmops.models import MODELS, LmShape, PublishedModel, tts_model
+from dsmops.models import (
+    DEFAULT_TTS,
+    TTS_MODELS,
+    PublishedModel,
+    SttModel,
+    TtsModel,
+    model_of_shape,
+)
 from dsmops.shipped import shipped_folder
 
 
@@ -44,63 +50,104 @@ def is_shipped(config: Config) -> bool:
 
 
 def described_model(config: Config) -> PublishedModel:
-    """Return the model that a config's one speech module serves: a published one, or one that only the config describes.
+    """Return the model that a config's one module serves.
 
-    The latter is named as its module, has the file names that the config gives, and belongs to no
-    repository.
+    That is a published model, or an STT model that only the config describes: it has the name of
+    its module, the file names that the config gives, and no repository. A TTS module that names no
+    published model is described as the one whose repository moshi-server's script falls back to.
 
     Raises:
-        InputError: not exactly one BatchedAsr module has complete `[model]` tables, and the module is no Py module alone.
+        InputError: neither one BatchedAsr module with complete `[model]` tables nor one Py module
+            is there.
     """
-    if speaking_module(config) is not None:
-        return tts_model()
+    published = served_model(config)
+    if published is not None:
+        return published
+    if tts_module(config) is not None:
+        return DEFAULT_TTS
     found = [
-        module for module in modules(config) if module.kind == "BatchedAsr" and module.lm_shape()
+        (module, shape)
+        for module in modules(config)
+        if module.kind == "BatchedAsr" and (shape := module.lm_shape())
     ]
     if len(found) != 1:
         raise InputError(
-            f"{config.path} must describe one BatchedAsr module with its [model] tables, or one Py module; it has {len(found)}",
+            f"{config.path} must have one BatchedAsr module with its [model] tables, or one Py"
+            f" module; it has {len(found)}",
             hint="Start from one of the ready configs.",
             code="config.no_model",
         )
-    module = found[0]
-    return served_model(config) or PublishedModel(
+    ((module, shape),) = found
+    return SttModel(
         name=module.name,
         hf_repo="",
         model_file=_file_name(module, "lm_model_file"),
         tokenizer_file=_file_name(module, "text_tokenizer_file"),
         mimi_file=_file_name(module, "audio_tokenizer_file"),
         preset="",
-        lm=module.lm_shape(),
+        shape=shape,
         batch_size=module.whole("batch_size") or 1,
     )
 
 
-def speaking_module(config: Config) -> Module | None:
-    """Return a config's one module when the server's own script speaks there, None for any other config."""
+def tts_module(config: Config) -> Module | None:
+    """Return a config's one module if moshi-server's TTS script serves it, None for other configs."""
     found = modules(config)
     return found[0] if len(found) == 1 and found[0].kind == "Py" and found[0].py_keys else None
 
 
 def served_model(config: Config) -> PublishedModel | None:
-    """Return the published model that a config serves, None when it is none or no single one.
+    """Return the one published model that a config serves, None for no or several models.
 
-    A hearing model is known by the dimensions in its `[model]` tables; there is one speaking model.
+    An STT model is known by the dimensions in its `[model]` tables, a TTS model by the repository or
+    the files that its module names.
     """
-    if speaking_module(config) is not None:
-        return tts_model()
+    module = tts_module(config)
+    if module is not None:
+        return published_tts(module)
     shapes = [shape for module in modules(config) if (shape := module.lm_shape())]
-    served = [
-        model
-        for model in MODELS.values()
-        if model.lm and any(same_dimensions(shape, model.lm) for shape in shapes)
+    served = {model.name: model for shape in shapes if (model := model_of_shape(shape)) is not None}
+    return next(iter(served.values())) if len(served) == 1 else None
+
+
+def published_tts(module: Module) -> TtsModel | None:
+    """Return the published TTS model that a Py module names, None for an unknown one.
+
+    The weights decide, then the model's config.json, the repository and the tokenizer. A module that
+    names none of these gets what moshi-server's script loads by itself.
+    """
+    named = [
+        text
+        for keys in (("py", "moshi_weight"), ("py", "config_path"), ("py", "hf_repo"), _TOKENIZER)
+        if (text := module.text(*keys))
     ]
-    return served[0] if len(served) == 1 else None
+    for text in named:
+        for model in TTS_MODELS.values():
+            if _names_model(text, model):
+                return model
+    # The tokenizer alone may be anybody's: without further files the script loads its own model.
+    return None if any(module.text("py", key) for key in _OWN_FILES) else DEFAULT_TTS
 
 
-def same_dimensions(shape: LmShape | None, other: LmShape) -> bool:
-    """Return whether two shapes are one model's. `context` does not count: it may be lowered to save memory."""
-    return shape is not None and replace(shape, context=other.context) == other
+_TOKENIZER = ("text_tokenizer_file",)
+_OWN_FILES = ("moshi_weight", "config_path", "hf_repo")
+
+
+def _names_model(text: str, model: TtsModel) -> bool:
+    """Return whether a repository, a path into one, or a file name is the model's.
+
+    `assets/fp16/dsm_tts_1e68beda@240.fp16.safetensors` is a converted file;
+    `.../models--org--name/snapshots/...` is a path in the hub cache.
+    """
+    org_name = model.hf_repo
+    folder = f"models--{org_name.replace('/', '--')}"
+    in_repo = text.removeprefix("hf://").partition("@")[0]
+    return (
+        in_repo == org_name
+        or in_repo.startswith(f"{org_name}/")
+        or folder in text.split("/")
+        or PurePath(text).name.startswith(PurePath(model.model_file).stem)
+    )
 
 
 def _file_name(module: Module, key: str) -> str:

@@ -27,8 +27,8 @@ def serving_settings(
     replaced, empty for a new one; None says that `base` itself stays in use, and then batch size
     and keys change only when asked for.
     """
-    # A module that speaks has no key for its dtype.
-    served = None if model.tts else dtype or (plan.dtype if plan else None)
+    # A TTS module has no key for its dtype.
+    served = None if model.server_dtype else dtype or (plan.dtype if plan else None)
     inherited = next(
         (module.text("dtype_override") for module in modules(base) if module.has_lm), None
     )
@@ -60,6 +60,6 @@ def planned_title(
     served = f" in {dtype.candle_name}" if dtype else ""
     where = f" for {device_label}" if device_label else ""
     title = f"{model.name}{served}{where}, as `dsmops {command}` planned it."
-    if model.tts is None or dtype in (None, DType.BF16):
+    if model.server_dtype is None or dtype in (None, model.server_dtype):
         return title
     return f"{title}\nServe it with `dsmops worker`: moshi-server's Python module would compute in bf16, whatever a config says."

@@ -17,7 +17,7 @@ from typing import Any
 from dsmops.config.memory import MIB, serving_memory
 from dsmops.devices import Runtime
 from dsmops.dtypes import DType
-from dsmops.models import MODELS, TtsShape
+from dsmops.models import MODELS, TTS_MODELS, TtsShape
 
 TOLERANCE_SHARE, TOLERANCE_BYTES = 0.03, 150 * MIB
 BATCHES = (1, 8, 64, 200, 400)
@@ -75,7 +75,7 @@ def main(words: list[str] | None = None) -> int:
 def _grid(models: list[str]) -> Iterator[tuple[str, DType, int]]:
     for model in models:
         for dtype in DType:
-            for n_q in CODEBOOKS if MODELS[model].tts else (0,):
+            for n_q in CODEBOOKS if model in TTS_MODELS else (0,):
                 yield model, dtype, n_q
 
 

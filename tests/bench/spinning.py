@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import IO
 
-from dsmops.models import MODELS, LmShape
+from dsmops.models import LmShape
 from dsmops.worker.openmp import SPIN_ROUNDS
 from tests.bench.harness import record
 
@@ -69,7 +69,7 @@ def child() -> int:
     from dsmops.worker.models.random import random_stt
     from dsmops.worker.runtime.stt.engine import SttEngine
 
-    shape = MODELS["stt-1b-en_fr"].lm
+    shape = STT_MODELS["stt-1b-en_fr"].shape
     assert isinstance(shape, LmShape)
     model = random_stt(replace(shape, num_layers=2), torch.device("cpu"), DType.F32)
     engine = SttEngine(model, 1)

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dsmops.dtypes import DType
-from dsmops.models import FRAME_MS, MODELS
+from dsmops.models import FRAME_MS, STT_MODELS
 
 TARGETS_MS = {("stt-1b-en_fr", 1): 3.0, ("stt-1b-en_fr", 400): 16.0, ("stt-2.6b-en", 400): 27.0}
 TIMED_STEPS = 100
@@ -122,8 +122,7 @@ def _record(model: str, dtype: str, batch: int, figures: dict[str, Any]) -> None
 def _measure(who: str, model: str, batch: int, dtype: DType, *, profile: bool) -> dict[str, Any]:
     import torch
 
-    shape = MODELS[model].lm
-    assert shape is not None
+    shape = STT_MODELS[model].shape
     torch.cuda.init()  # type: ignore[no-untyped-call]
     before_bytes = torch.cuda.mem_get_info()[0]
     step, mimi_step, details = (_ours if who == "dsmops" else _moshi)(model, batch, dtype)
@@ -173,8 +172,7 @@ def _ours(
     from dsmops.worker.runtime.stt.engine import SttEngine
 
     device = torch.device("cuda:0")
-    shape = MODELS[model].lm
-    assert shape is not None
+    shape = STT_MODELS[model].shape
     stt = random_stt(shape, device, dtype)
     weights_bytes = torch.cuda.memory_allocated()
     engine = SttEngine(stt, batch)
@@ -212,8 +210,7 @@ def _moshi(
 
     from dsmops.worker.models.device import TORCH_DTYPES
 
-    shape = MODELS[model].lm
-    assert shape is not None
+    shape = STT_MODELS[model].shape
     heads = shape.extra_heads or (0, 6)
     kwargs = {
         "dim": shape.d_model, "num_heads": shape.num_heads, "num_layers": shape.num_layers, "hidden_scale": 4.125, "context": shape.context,

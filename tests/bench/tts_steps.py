@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dsmops.dtypes import DType
-from dsmops.models import FRAME_MS, MODELS, TtsShape
+from dsmops.models import FRAME_MS, TTS_MODELS, TtsShape
 
 MODEL = "tts-1.6b-en_fr"
 TARGETS_MS = {1: 10.0, 64: 14.0}
@@ -107,9 +107,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _shape() -> TtsShape:
-    shape = MODELS[MODEL].tts
-    assert shape is not None
-    return shape
+    return TTS_MODELS[MODEL].shape
 
 
 def _missed(batch: int, figures: dict[str, Any]) -> list[str]:

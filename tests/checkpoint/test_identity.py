@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 
 from dsmops.checkpoint import TensorInfo, identify
-from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
+from dsmops.models import MIMI_TENSOR_PROBES, MODELS, STT_MODELS, LmShape
 
-STT_1B = MODELS["stt-1b-en_fr"].lm
-assert STT_1B is not None
+STT_1B = STT_MODELS["stt-1b-en_fr"].shape
 
 
 def as_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInfo]:

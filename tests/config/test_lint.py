@@ -14,7 +14,7 @@ from dsmops.config.plan import LimitedBy, plan_serving
 from dsmops.config.schema import MODULES, TOP, ServerVersion
 from dsmops.devices import ComputeCapability, Device
 from dsmops.findings import Severity
-from dsmops.models import MODELS, PublishedModel
+from dsmops.models import STT_MODELS, PublishedModel
 from dsmops.shipped import shipped_folder
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "configs"
@@ -205,9 +205,7 @@ def test_two_modules_share_the_memory() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "model", [model for model in MODELS.values() if model.lm], ids=lambda model: model.name
-)
+@pytest.mark.parametrize("model", STT_MODELS.values(), ids=lambda model: model.name)
 @pytest.mark.parametrize("memory_mib", [4096, 6144, 8192, 15360, 16384, 24564, 81920])
 def test_what_the_planner_fills_is_not_called_tight(model: PublishedModel, memory_mib: int) -> None:
     """The lint and the planner draw the same line: the planned batch is fine, one slot more is not."""

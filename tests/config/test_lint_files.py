@@ -10,17 +10,16 @@ from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
 from dsmops.findings import Severity
-from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
+from dsmops.models import MIMI_TENSOR_PROBES, MODELS, STT_MODELS, LmShape
 
 VALID = Path(__file__).resolve().parents[1] / "data" / "configs" / "valid"
-STT_1B, STT_26B = (MODELS[name].lm for name in ("stt-1b-en_fr", "stt-2.6b-en"))
+STT_1B, STT_26B = (STT_MODELS[name].shape for name in ("stt-1b-en_fr", "stt-2.6b-en"))
 
 
 def header(
     lm: LmShape | None, dtype: str = "F16", **changed: tuple[str, tuple[int, ...]] | None
 ) -> FileFact:
     """A file that holds `lm` in `dtype`, but for the tensors in `changed` (None: not there)."""
-    assert lm is not None
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {
         name: (dtype, shape) for name, shape in lm.tensors().items()
     }

@@ -7,14 +7,11 @@ import pytest
 from dsmops.config.memory import MIB, RUNTIME_BYTES, VOICE_POSITIONS, largest_batch, serving_memory
 from dsmops.devices import Runtime
 from dsmops.dtypes import DType
-from dsmops.models import MODELS
+from dsmops.models import STT_MODELS, TTS_MODELS
 
-ONE_B = MODELS["stt-1b-en_fr"].lm
-TWO_B = MODELS["stt-2.6b-en"].lm
-assert ONE_B is not None
-assert TWO_B is not None
-TTS = MODELS["tts-1.6b-en_fr"].tts
-assert TTS is not None
+ONE_B = STT_MODELS["stt-1b-en_fr"].shape
+TWO_B = STT_MODELS["stt-2.6b-en"].shape
+TTS = TTS_MODELS["tts-1.6b-en_fr"].shape
 
 
 @pytest.mark.parametrize(
@@ -101,8 +98,7 @@ def test_the_embedded_workers_memory_is_what_a_card_measured(
     model: str, dtype: DType, batch: int, used_bytes: int
 ) -> None:
     """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost."""
-    lm = MODELS[model].lm
-    assert lm is not None
+    lm = STT_MODELS[model].shape
     planned = serving_memory(lm, dtype, batch, runtime=Runtime.EMBEDDED).total_bytes
     assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
 
@@ -237,7 +233,7 @@ def test_the_plan_counts_the_state_that_the_engine_takes(dtype: DType) -> None:
     torch = pytest.importorskip("torch", reason="the worker extra is not installed")
     from dsmops.worker.models.device import TORCH_DTYPES
     from dsmops.worker.models.mimi import MimiConfig, MimiDecoder
-    from dsmops.worker.models.tts import TtsModel
+    from dsmops.worker.models.tts import LoadedTts
     from dsmops.worker.models.tts_config import TtsConfig
     from dsmops.worker.models.tts_lm import TtsLm
     from dsmops.worker.runtime.tts.engine import TtsEngine
@@ -247,7 +243,7 @@ def test_the_plan_counts_the_state_that_the_engine_takes(dtype: DType) -> None:
     )
     with torch.device("meta"):
         lm, mimi = TtsLm(config, 24).to(TORCH_DTYPES[dtype]), MimiDecoder(MimiConfig())
-    engine = TtsEngine(TtsModel(config, lm, mimi, None, torch.device("meta")), 3)
+    engine = TtsEngine(LoadedTts(config, lm, mimi, None, torch.device("meta")), 3)
     split = serving_memory(TTS, dtype, 3, runtime=Runtime.EMBEDDED, n_q=24)
     planned = split.kv_bytes + split.cross_kv_bytes + split.mimi_state_bytes
     assert planned <= engine.state_bytes <= planned + 3 * 16 * 1024

@@ -123,7 +123,7 @@ def test_a_slow_estimate_warns_but_does_not_forbid() -> None:
         (card(capability=""), {}, "capability"),
         (card(), {"context": 0x1000}, "context"),
         (card(), {"context": 0}, "context"),
-        (card(), {"n_q": 8}, "hears"),
+        (card(), {"n_q": 8}, "TTS models only"),
     ],
 )
 def test_what_cannot_work_is_refused(device, arguments, words) -> None:
@@ -139,8 +139,8 @@ def test_what_cannot_work_is_refused(device, arguments, words) -> None:
         (card(), {}, "no bf16 arithmetic"),
         (card("8.6"), {"dtype": DType.F16}, "not f16"),
         (card("8.6"), {"context": 250}, "config.json"),
-        (card("8.6"), {"n_q": 33}, "no 33 codebooks"),
-        (card("8.6"), {"n_q": 0}, "no 0 codebooks"),
+        (card("8.6"), {"n_q": 33}, "--n-q 33 is invalid"),
+        (card("8.6"), {"n_q": 0}, "--n-q 0 is invalid"),
     ],
 )
 def test_a_speaking_model_that_cannot_be_served_so_is_refused(device, arguments, words) -> None:
@@ -195,6 +195,8 @@ def test_a_speaking_model_that_does_not_fit_is_offered_fewer_codebooks() -> None
 
 def test_a_shorter_context_saves_exactly_its_cache() -> None:
     """Halving the context halves the KV cache and nothing else."""
-    full, half = (serving_memory(ONE_B.lm, DType.F16, 4, context=context) for context in (750, 375))
+    full, half = (
+        serving_memory(ONE_B.shape, DType.F16, 4, context=context) for context in (750, 375)
+    )
     assert full.kv_bytes == 2 * half.kv_bytes
     assert full.total_bytes - half.total_bytes == half.kv_bytes

@@ -1,5 +1,6 @@
 """The ready configs by name, and which model a config serves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dsmops.config.load import parse_config, read_config
 from dsmops.config.presets import described_model, find_template, preset_names, served_model
 from dsmops.config.tokenizer import count_pieces
 from dsmops.errors import InputError
-from dsmops.models import MODELS
+from dsmops.models import MODELS, TTS_MODELS, TtsModel
 
 
 def test_each_model_has_its_ready_config() -> None:
@@ -18,6 +19,39 @@ def test_each_model_has_its_ready_config() -> None:
     for model in MODELS.values():
         config = read_config(find_template(model.preset))
         assert served_model(config) is described_model(config) is model
+
+
+OTHER = replace(
+    TTS_MODELS["tts-1.6b-en_fr"],
+    name="tts-0.75b-en",
+    hf_repo="org/tts-0.75b-en",
+    model_file="dsm_tts_other@1.safetensors",
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [
+        ("", TTS_MODELS["tts-1.6b-en_fr"]),
+        ('hf_repo = "kyutai/tts-1.6b-en_fr"', TTS_MODELS["tts-1.6b-en_fr"]),
+        ('hf_repo = "org/tts-0.75b-en"', OTHER),
+        ('config_path = "hf://org/tts-0.75b-en/config.json"', OTHER),
+        ('moshi_weight = "assets/fp16/dsm_tts_other@1.fp16.safetensors"', OTHER),
+        ('config_path = "/c/models--org--tts-0.75b-en/snapshots/1/config.json"', OTHER),
+        ('hf_repo = "kyutai/tts-1.6b-en_fr"\nmoshi_weight = "hf://org/tts-0.75b-en/x"', OTHER),
+        ('moshi_weight = "own.safetensors"', None),
+    ],
+)
+def test_a_second_tts_model_is_told_apart(
+    table: str, model: TtsModel | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TTS config is described as the model it names, wherever that stands in the table."""
+    both = {OTHER.name: OTHER, **TTS_MODELS}  # the new one first: order must not decide
+    monkeypatch.setattr("dsmops.config.presets.TTS_MODELS", both)
+    config = parse_config(f'[modules.a]\ntype = "Py"\n[modules.a.py]\n{table}\n')
+    assert served_model(config) == model
+    shipped = read_config(find_template("config-tts"))
+    assert served_model(shipped) is described_model(shipped) is MODELS["tts-1.6b-en_fr"]
 
 
 def test_the_suffix_may_be_left_out() -> None:

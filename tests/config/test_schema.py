@@ -26,7 +26,7 @@ from dsmops.config.schema import (
     Whole,
 )
 from dsmops.findings import Severity
-from dsmops.models import MODELS
+from dsmops.models import STT_MODELS
 from dsmops.shipped import shipped_folder
 
 NAMES = ("config-stt-en_fr-hf.toml", "config-stt-en-hf.toml", "config-tts.toml")
@@ -58,9 +58,7 @@ def test_the_low_ram_config_is_the_model_of_the_other_one() -> None:
     assert "." not in low["instance_name"]
 
 
-@pytest.mark.parametrize(
-    "model", [model for model in MODELS.values() if model.lm], ids=lambda model: model.name
-)
+@pytest.mark.parametrize("model", STT_MODELS.values(), ids=lambda model: model.name)
 def test_the_model_table_agrees_with_the_ready_configs(model: Any) -> None:
     """Files, sizes, delay and batch of each published model are those of its config."""
     module = tomllib.loads((shipped_folder("configs") / model.preset).read_text())["modules"]["asr"]

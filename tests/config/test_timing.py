@@ -19,10 +19,9 @@ from dsmops.config.timing import (
 from dsmops.devices import ComputeCapability, Device, Runtime
 from dsmops.dtypes import DType
 from dsmops.errors import InputError, SourceError
-from dsmops.models import MODELS
+from dsmops.models import MODELS, STT_MODELS
 
-LM = MODELS["stt-1b-en_fr"].lm
-assert LM is not None
+LM = STT_MODELS["stt-1b-en_fr"].shape
 GOOD = {
     "schema": PROFILE_SCHEMA,
     "device_name": "Tesla T4",

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from dsmops.checkpoint import open_checkpoint
-from dsmops.models import MIMI_TENSOR_PROBES, MODELS
+from dsmops.models import MIMI_TENSOR_PROBES, STT_MODELS
 from tests.support.cli import Run, dsmops
 from tests.support.hub_server import HubServer
 from tests.support.synthetic import write_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-MODEL = MODELS["stt-1b-en_fr"]
+MODEL = STT_MODELS["stt-1b-en_fr"]
 PUBLISHED_BYTES = 1_978_522_200
 MAX_RSS = """
 import os, resource, subprocess, sys
@@ -32,9 +32,8 @@ sys.exit(done.returncode)
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint, in the published layout and size, with values like a trained model's."""
     path = tmp_path_factory.mktemp("published") / MODEL.model_file
-    assert MODEL.lm is not None
     write_checkpoint(
-        path, {name: ("BF16", shape) for name, shape in MODEL.lm.tensors().items()}, seed=1
+        path, {name: ("BF16", shape) for name, shape in MODEL.shape.tensors().items()}, seed=1
     )
     assert path.stat().st_size == PUBLISHED_BYTES
     return path

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dsmops.models import MODELS, LmShape
+from dsmops.models import STT_MODELS, LmShape
 from dsmops.worker.models.loading import (
     MIMI_CONFIG_KEY,
     load_mimi_decoder,
@@ -33,7 +33,7 @@ from dsmops.worker.models.random import NoText
 from dsmops.worker.models.state import RowState
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
-from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_config import TtsConfig
 
 CPU = torch.device("cpu")
@@ -303,13 +303,13 @@ def load_tts_model(
     n_q: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
-) -> TtsModel:
+) -> LoadedTts:
     """Load a tiny TTS model; it has no tokenizer."""
     config = tts_config(body)
     network = load_tts_lm(
         lm, config, n_q or config.shape.lm.audio_codebooks, device=device, dtype=dtype
     )
-    return TtsModel(config, network, load_mimi_decoder(mimi, device=device), NoText(), device)  # type: ignore[arg-type]
+    return LoadedTts(config, network, load_mimi_decoder(mimi, device=device), NoText(), device)  # type: ignore[arg-type]
 
 
 def tiny_mimi_weights() -> dict[str, Tensor]:
@@ -408,6 +408,4 @@ class LmRows:
 
 def published_shape(name: str) -> LmShape:
     """Return the shape of a published STT model."""
-    shape = MODELS[name].lm
-    assert shape is not None
-    return shape
+    return STT_MODELS[name].shape

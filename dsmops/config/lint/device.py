@@ -16,7 +16,7 @@ from dsmops.config.schema import MODULES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.devices import ComputeCapability, Device, Runtime
 from dsmops.dtypes import DType
-from dsmops.models import FRAME_MS, Shape, tts_model
+from dsmops.models import FRAME_MS, Shape
 from dsmops.units import size
 
 _CANDLE_NAMES = {dtype.candle_name: dtype for dtype in DType}
@@ -216,11 +216,9 @@ def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
             yield _Served(module, shape, dtype, slots)
     for module in tts.speaking(config):
         slots, n_q = module.whole("batch_size"), tts.codebooks_of(module)
-        if slots is not None and n_q is not None and tts.is_released(module, facts):
-            model, capability = (
-                tts_model(),
-                facts.device.compute_capability if facts.device else None,
-            )
+        model = tts.published_model(module, facts)
+        if slots is not None and n_q is not None and model is not None:
+            capability = facts.device.compute_capability if facts.device else None
             dtype = capability.serving_dtype if capability else DType.BF16
             # Where moshi-server's script cannot, the embedded worker serves the same file.
             runtime = Runtime.MOSHI_SERVER if dtype is DType.BF16 else Runtime.EMBEDDED

@@ -13,7 +13,7 @@ from dsmops.config.modules import FileReference, FileRole, Module, file_referenc
 from dsmops.config.schema import MODULES
 from dsmops.config.values import HUB, HUB_SNAPSHOT, resolve, source_problem
 from dsmops.dtypes import DType
-from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape
+from dsmops.models import MIMI_TENSOR_PROBES, STT_MODELS, LmShape
 
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
 
@@ -371,10 +371,10 @@ def _is_mimi(header: Header) -> bool:
 
 def _model_of(header: Header) -> str:
     """Say which published model the file is, when it is one."""
-    for model in MODELS.values():
-        if model.lm and all(
+    for model in STT_MODELS.values():
+        if all(
             name in header and header[name][1] == shape
-            for name, shape in model.lm.tensors().items()
+            for name, shape in model.shape.tensors().items()
         ):
             return f"The file is {model.name}: copy the [model] tables of {model.preset}."
     return "Copy the [model] tables of the file's own config."

@@ -9,7 +9,7 @@ from dsmops.config.lint.report import Findings, finding
 from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
-from dsmops.models import MODELS
+from dsmops.models import STT_MODELS
 
 _TRANSFORMER_MUST = {
     "causal": (True, "fails at the first step"),
@@ -104,12 +104,13 @@ def context_lengths(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG0
     """Report a published model that is given a longer memory than it was trained with."""
     for module in modules(config):
         lm = module.lm_shape() if module.has_lm else None
-        for model in MODELS.values():
-            if lm is None or model.lm is None or lm.context <= model.lm.context:
+        for model in STT_MODELS.values():
+            own = model.shape
+            if lm is None or lm.context <= own.context:
                 continue
-            if replace(lm, context=model.lm.context, extra_heads=model.lm.extra_heads) == model.lm:
+            if replace(lm, context=own.context, extra_heads=own.extra_heads) == own:
                 message = (
-                    f"{model.name} was trained on a context of {model.lm.context} steps; positions beyond are new to it, "
+                    f"{model.name} was trained on a context of {own.context} steps; positions beyond are new to it, "
                     "and the cache of every slot grows with them"
                 )
                 where = module.where("model", "transformer", "context")
@@ -118,7 +119,7 @@ def context_lengths(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG0
                     "context-too-long",
                     where,
                     message,
-                    f"Write context = {model.lm.context}.",
+                    f"Write context = {own.context}.",
                 )
 
 

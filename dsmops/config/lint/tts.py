@@ -15,8 +15,10 @@ from dsmops.config.lint.report import Findings, finding
 from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config
 from dsmops.config.modules import FileRole, Module, modules
+from dsmops.config.presets import published_tts
 from dsmops.config.schema import U32_MAX
 from dsmops.config.values import HUB_SNAPSHOT, resolve
+from dsmops.models import TTS_MODELS, TtsModel
 
 _CODEBOOKS = 32
 _CFG_VALUES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
@@ -121,14 +123,17 @@ def model_config(module: Module, facts: LintFacts) -> Mapping[str, Any] | None:
     return fact.values if fact else None
 
 
-def is_released(module: Module, facts: LintFacts) -> bool:
-    """Return whether a module serves the released model, as far as one can see."""
+def published_model(module: Module, facts: LintFacts) -> TtsModel | None:
+    """Return the published model that a module serves, by its config.json or by the names it uses."""
     own = model_config(module, facts)
-    return own is None or (own.get("dim"), own.get("num_layers"), own.get("dep_q")) == (
-        2048,
-        16,
-        _CODEBOOKS,
-    )
+    if own is None:
+        return published_tts(module)
+    size = (own.get("dim"), own.get("num_layers"), own.get("dep_q"))
+    for model in TTS_MODELS.values():
+        lm = model.shape.lm
+        if size == (lm.d_model, lm.num_layers, lm.audio_codebooks):
+            return model
+    return None
 
 
 def codebooks_of(module: Module, most: int = _CODEBOOKS) -> int | None:

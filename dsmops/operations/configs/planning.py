@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsmops.config.plan import ServingPlan, plan_serving, planned_codebooks, planned_dtype
+from dsmops.config.plan import ServingPlan, plan_serving, planned_dtype
 from dsmops.config.timing import StepProfile, find_profile, read_profile
 from dsmops.devices import Device, Runtime
 from dsmops.dtypes import DType
@@ -63,7 +63,7 @@ def plan_model(
         InputError: what was asked for makes no sense, or a profile is damaged or of something else.
     """
     served = planned_dtype(device, model, runtime, dtype)
-    measured = (device.name, model.name, served, runtime.value, planned_codebooks(model, n_q))
+    measured = (device.name, model.name, served, runtime.value, model.codebooks(n_q))
     if profile_file is not None:
         profile: StepProfile | None = read_profile(profile_file)
         if profile is not None and profile.measured != measured:

@@ -10,7 +10,7 @@ from dsmops.config.lint import LintReport
 from dsmops.config.lint.tts import codebooks_of
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.plan import ServingPlan, config_runtime
-from dsmops.config.presets import described_model, find_template, is_shipped, speaking_module
+from dsmops.config.presets import described_model, find_template, is_shipped, tts_module
 from dsmops.config.render import masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
@@ -18,11 +18,9 @@ from dsmops.devices import Device
 from dsmops.dtypes import DType
 from dsmops.errors import InputError
 from dsmops.files import write_text_atomically
-from dsmops.models import PublishedModel
+from dsmops.models import DEFAULT_STT, PublishedModel
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.configs.planning import find_model, plan_model
-
-DEFAULT_MODEL = "stt-1b-en_fr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ def make_config(
             code="config.two_models",
         )
     template = read_config(
-        find_template(request.template or find_model(request.model or DEFAULT_MODEL).preset)
+        find_template(request.template or find_model(request.model or DEFAULT_STT.name).preset)
     )
     model = described_model(template)
     plan = _plan(template, model, device, request) if device is not None else None
@@ -126,7 +124,7 @@ def make_config(
 def _plan(
     template: Config, model: PublishedModel, device: Device, request: ConfigRequest
 ) -> ServingPlan:
-    speaking = speaking_module(template)
+    speaking = tts_module(template)
     return plan_model(
         model,
         device,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 from dsmops.errors import DsmopsError, InputError, RemoteError
 from dsmops.hub import HubFile, HubSettings, ask_once, find_tokens, read_settings, server_cache
+from dsmops.models import DEFAULT_STT
 from dsmops.operations.doctor.findings import Finding, Level, finding, ok
-from dsmops.operations.doctor.site import DEFAULT_MODEL, Site
+from dsmops.operations.doctor.site import Site
 
 _TIMEOUT_S = 3
 """For each wait of the network, on a machine that answers at all within a tenth of it."""
@@ -83,7 +84,7 @@ def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[Findin
     # One file speaks for its repository; with nothing to fetch, the default model's speaks for the
     # hub.
     asked = list({file.repo: file for file in missing}.values()) or [
-        HubFile(DEFAULT_MODEL.hf_repo, "main", DEFAULT_MODEL.model_file)
+        HubFile(DEFAULT_STT.hf_repo, "main", DEFAULT_STT.model_file)
     ]
     answers = _within(_PATIENCE_S, lambda: [_answer(file) for file in asked])
     for file, error in zip(asked, answers or [_silence()] * len(asked), strict=True):

@@ -15,9 +15,9 @@ from typing import Any
 
 from dsmops.config.values import resolve
 from dsmops.hub import read_settings
-from dsmops.models import PublishedModel
+from dsmops.models import DEFAULT_STT, PublishedModel
 from dsmops.operations.doctor.findings import Finding, Level, finding, ok
-from dsmops.operations.doctor.site import DEFAULT_MODEL, Site
+from dsmops.operations.doctor.site import Site
 from dsmops.units import size
 
 DEFAULT_PORT = 8080
@@ -32,7 +32,7 @@ _MOST_ANSWER_BYTES = 1 << 20
 
 def disks(site: Site) -> Iterator[Finding]:
     """Report whether there is room for what is still to be downloaded, converted and logged, and whether it may be written."""
-    models = site.models or (DEFAULT_MODEL,)
+    models = site.models or (DEFAULT_STT,)
     missing = {file.filename for file in site.missing_hub_files}
     needs = {
         read_settings().cache: (

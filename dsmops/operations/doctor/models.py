@@ -14,9 +14,10 @@ from dsmops.config.schema import ServerVersion
 from dsmops.errors import DsmopsError, SourceError
 from dsmops.findings import Severity
 from dsmops.hub import HubFile, in_cache, read_settings
+from dsmops.models import DEFAULT_STT
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.doctor.findings import Finding, Level, finding, ok
-from dsmops.operations.doctor.site import DEFAULT_MODEL, Site
+from dsmops.operations.doctor.site import Site
 from dsmops.operations.models.sources import locate
 from dsmops.operations.server_binary import BinaryKind
 from dsmops.units import counted, size
@@ -96,7 +97,7 @@ def checkpoints(site: Site) -> Iterator[Finding]:
         yield from _checkpoint(site, path)
     yield from _leftovers(site)
     if not named and not files:
-        repo = (site.models or (DEFAULT_MODEL,))[0].hf_repo
+        repo = (site.models or (DEFAULT_STT,))[0].hf_repo
         yield finding(
             "checkpoint-none",
             Level.NOTE,

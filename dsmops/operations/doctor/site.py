@@ -16,12 +16,11 @@ from dsmops.devices import Device
 from dsmops.errors import DsmopsError, SourceError
 from dsmops.gpu import GpuReport, probe
 from dsmops.hub import HubFile, in_cache, parse_source
-from dsmops.models import MODELS, PublishedModel, model_of_repo, tts_model
+from dsmops.models import DEFAULT_TTS, PublishedModel, TtsModel, model_of_repo
 from dsmops.operations.models.files import CONFIG_FILE
 from dsmops.operations.server_binary import Binary, find_binary, identify_binary
 from dsmops.shipped import shipped_folder
 
-DEFAULT_MODEL = MODELS["stt-1b-en_fr"]
 """The one that is prepared where nothing else is named."""
 
 
@@ -110,20 +109,22 @@ def look(scope: Scope, gpu: GpuReport | None = None) -> Site:
 
 def _unnamed_files(config: Config) -> Iterator[HubFile]:
     """Yield what the server's script takes from the published repository for keys that are not there."""
-    model = tts_model()
-    names = {
-        "moshi_weight": model.model_file,
-        "mimi_weight": model.mimi_file,
-        "tokenizer": model.tokenizer_file,
-        "config_path": CONFIG_FILE,
-    }
     for module in speaking(config):
-        if module.text("py", "hf_repo") in {None, model.hf_repo}:
-            yield from (
-                HubFile(model.hf_repo, "main", name)
-                for key, name in names.items()
-                if module.text("py", key) is None
-            )
+        repo = module.text("py", "hf_repo")
+        model = model_of_repo(repo) if repo else DEFAULT_TTS
+        if not isinstance(model, TtsModel):
+            continue
+        names = {
+            "moshi_weight": model.model_file,
+            "mimi_weight": model.mimi_file,
+            "tokenizer": model.tokenizer_file,
+            "config_path": CONFIG_FILE,
+        }
+        yield from (
+            HubFile(model.hf_repo, "main", name)
+            for key, name in names.items()
+            if module.text("py", key) is None
+        )
 
 
 def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[Path]]:

@@ -15,7 +15,7 @@ from dsmops.config.modules import Module, modules
 from dsmops.dtypes import DType
 from dsmops.errors import ConfigError, InputError
 from dsmops.extras import require_worker
-from dsmops.models import MODELS
+from dsmops.models import DEFAULT_STT, STT_MODELS, TTS_MODELS
 from dsmops.operations.models.files import (
     Downloads,
     file_names,
@@ -27,10 +27,9 @@ from dsmops.operations.models.files import (
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from dsmops.worker.models.stt import SttFiles, SttModel
+    from dsmops.worker.models.stt import LoadedStt, SttFiles
     from dsmops.worker.models.stt_config import SttConfig
 
-DEFAULT_MODEL = "stt-1b-en_fr"
 STT_MODULES = ("BatchedAsr", "Asr")
 # What the networks do; a TOML that says otherwise describes another network.
 _TRANSFORMER = {
@@ -74,15 +73,15 @@ def find_stt(
         RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
     """
     require_worker("transcribing")
-    if source in MODELS and MODELS[source].lm is None:
+    if source in TTS_MODELS:
         raise InputError(
             f"{source} is a text-to-speech model",
-            hint=f"Transcribe with {DEFAULT_MODEL}.",
+            hint=f"Transcribe with {DEFAULT_STT.name}.",
             code="model.not_stt",
         )
     here = Downloads(progress)
     found = find_model_config(
-        source, {model.name: model.hf_repo for model in MODELS.values() if model.lm}, here
+        source, {model.name: model.hf_repo for model in STT_MODELS.values()}, here
     )
     if isinstance(found, Path):
         return _from_toml(found, lm, here)
@@ -100,7 +99,7 @@ def find_stt(
 
 def load_stt_source(
     source: SttSource, *, dtype: DType | None = None, cpu: bool = False
-) -> SttModel:
+) -> LoadedStt:
     """Load a model in `dtype`; by default in its source's, else in the one its device serves best, which is f32 on a CPU.
 
     Raises:
@@ -184,7 +183,8 @@ def _server_config(path: Path, module: Module) -> SttConfig:
                 module.table, "asr_delay_in_tokens", least=0, most=_MOST_DELAY_STEPS
             ),
             silence_prefix_s=next(
-                (model.silence_prefix_s for model in MODELS.values() if model.lm == shape), 0.0
+                (model.silence_prefix_s for model in STT_MODELS.values() if model.shape == shape),
+                0.0,
             ),
             temperature=finite_number(module.table, "temperature", 0.0),
         )

@@ -30,7 +30,7 @@ from dsmops.errors import (
 )
 from dsmops.extras import require_worker
 from dsmops.hub import parse_source
-from dsmops.models import MODELS
+from dsmops.models import DEFAULT_TTS, STT_MODELS, TTS_MODELS
 from dsmops.operations.models.files import (
     CONFIG_FILE,
     Downloads,
@@ -45,12 +45,11 @@ from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from dsmops.audio import Samples
-    from dsmops.worker.models.tts import TtsFiles, TtsModel
+    from dsmops.worker.models.tts import LoadedTts, TtsFiles
     from dsmops.worker.models.tts_config import TtsConfig
     from dsmops.worker.runtime.tts.interface import TtsRequest
     from dsmops.worker.runtime.tts.machine import TtsPacing
 
-DEFAULT_MODEL = "tts-1.6b-en_fr"
 TTS_MODULE = "Py"
 _SCRIPTS_VOICE, _SCRIPTS_FOLDER = "barack_demo.wav", "~/models/tts-voices"
 _SCRIPTS_CODEBOOKS = 24
@@ -119,15 +118,15 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
         RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
     """
     require_worker("speaking")
-    if source in MODELS and MODELS[source].tts is None:
+    if source in STT_MODELS:
         raise InputError(
             f"{source} is a speech-to-text model",
-            hint=f"Speak with {DEFAULT_MODEL}.",
+            hint=f"Speak with {DEFAULT_TTS.name}.",
             code="model.not_tts",
         )
     here = Downloads(progress)
     found = find_model_config(
-        source, {model.name: model.hf_repo for model in MODELS.values() if model.tts}, here
+        source, {model.name: model.hf_repo for model in TTS_MODELS.values()}, here
     )
     if isinstance(found, Path):
         return _from_toml(found, here)
@@ -149,7 +148,7 @@ def find_tts_module(path: Path, module: Module, *, progress: Progress = SILENT) 
 
 def load_tts_source(
     source: TtsSource, *, dtype: DType | None = None, n_q: int | None = None, cpu: bool = False
-) -> TtsModel:
+) -> LoadedTts:
     """Load a model in `dtype`; by default in the one its device serves best, which is f32 on a CPU.
 
     Raises:
@@ -243,7 +242,7 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
             f"script = {script!r} is a program of its own; only the default tts.py is known here",
         )
     tokenizer = locate(path, module, "text_tokenizer_file", here=here)
-    repo = f"hf://{module.text('py', 'hf_repo') or MODELS[DEFAULT_MODEL].hf_repo}"
+    repo = f"hf://{module.text('py', 'hf_repo') or DEFAULT_TTS.hf_repo}"
     config_file = parse_source(f"{repo}/{CONFIG_FILE}")
     config = (
         locate(path, module, "py", "config_path", here=here)

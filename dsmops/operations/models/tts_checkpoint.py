@@ -14,7 +14,7 @@ from typing import Any
 from dsmops.checkpoint import TensorInfo, identify
 from dsmops.errors import CheckpointError, SourceError
 from dsmops.hub import read_head
-from dsmops.models import MODELS, PublishedModel, tts_model
+from dsmops.models import DEFAULT_TTS, TTS_MODELS, TtsModel
 from dsmops.operations.models.files import (
     CONFIG_FILE,
     MAX_JSON_BYTES,
@@ -42,7 +42,7 @@ def weights_in(folder: Path) -> Path:
     return named if body.get("model_type") == "tts" and named.is_file() else folder
 
 
-def describe_tts_checkpoint(weights: Origin, tensors: Mapping[str, TensorInfo]) -> PublishedModel:
+def describe_tts_checkpoint(weights: Origin, tensors: Mapping[str, TensorInfo]) -> TtsModel:
     """Return the text-to-speech model in a checkpoint, with the file names that the config.json beside it has.
 
     Of a hub repository config.json is read, and not kept.
@@ -69,8 +69,8 @@ def describe_tts_checkpoint(weights: Origin, tensors: Mapping[str, TensorInfo]) 
             code="checkpoint.other_config",
         )
     lm, mimi, tokenizer = file_names(where, body)
-    known = MODELS.get(identify(tensors).name or "")
-    unknown = replace(tts_model(), name=Path(lm).stem, hf_repo="", model_file=lm, tts=shape)
+    known = TTS_MODELS.get(identify(tensors).name or "")
+    unknown = replace(DEFAULT_TTS, name=Path(lm).stem, hf_repo="", model_file=lm, shape=shape)
     return replace(known or unknown, mimi_file=mimi, tokenizer_file=tokenizer)
 
 

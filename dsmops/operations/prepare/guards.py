@@ -7,9 +7,9 @@ from pathlib import Path
 from dsmops.checkpoint import made_by_conversion
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import modules
-from dsmops.config.presets import same_dimensions, speaking_module
+from dsmops.config.presets import tts_module
 from dsmops.errors import ConfigError, InputError, SourceError
-from dsmops.models import PublishedModel
+from dsmops.models import PublishedModel, TtsModel, same_dimensions
 from dsmops.operations.models.files import CONFIG_FILE
 from dsmops.operations.models.staging import Staging
 
@@ -48,7 +48,7 @@ def require_companions(model: PublishedModel, staging: Staging) -> None:
         SourceError: one is not there.
     """
     for name, path in ((model.tokenizer_file, staging.tokenizer), (model.mimi_file, staging.mimi)):
-        if model.tts and not model.hf_repo and path is None:
+        if model.config_file and not model.hf_repo and path is None:
             raise SourceError(
                 f"{name}, which its {CONFIG_FILE} names, is not beside the checkpoint",
                 hint="Put it there.",
@@ -103,13 +103,19 @@ def existing_config(path: Path, model: PublishedModel, *, afresh: bool) -> Confi
         if afresh:
             return None
         raise
-    hears = model.lm and any(
-        module.has_lm and same_dimensions(module.lm_shape(), model.lm) for module in modules(before)
-    )
-    if afresh or hears or (model.tts and speaking_module(before) is not None):
+    if afresh or _serves(before, model):
         return before
     raise InputError(
         f"{path} is there already, and does not serve {model.name}",
         hint="Name another --config-out, or replace it with --force (it is kept as .bak).",
         code="prep.other_config",
+    )
+
+
+def _serves(config: Config, model: PublishedModel) -> bool:
+    if isinstance(model, TtsModel):
+        return tts_module(config) is not None
+    return any(
+        module.has_lm and same_dimensions(module.lm_shape(), model.shape)
+        for module in modules(config)
     )

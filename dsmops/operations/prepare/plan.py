@@ -11,16 +11,15 @@ from dsmops.checkpoint import TensorInfo, identify
 from dsmops.config.lint.tts import codebooks_of
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.plan import ServingPlan, config_runtime, planned_dtype
-from dsmops.config.presets import described_model, find_template, is_shipped, speaking_module
+from dsmops.config.presets import described_model, find_template, is_shipped, tts_module
 from dsmops.config.render import render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
 from dsmops.devices import Device
 from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, InputError
-from dsmops.models import MODELS, PublishedModel, model_of_repo
+from dsmops.models import MODELS, PublishedModel, TtsModel, model_of_repo
 from dsmops.operations.configs.planning import find_device, plan_model
-from dsmops.operations.models.files import CONFIG_FILE
 from dsmops.operations.models.sources import locate
 from dsmops.operations.models.staging import Origin, Staging, plan_staging, read_tensors
 from dsmops.operations.models.tts_checkpoint import describe_tts_checkpoint, speaks, weights_in
@@ -117,7 +116,7 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         weights,
         model.tokenizer_file,
         model.mimi_file,
-        CONFIG_FILE if model.tts else None,
+        model.config_file,
         refresh=request.force,
     )
     require_companions(model, staging)
@@ -171,7 +170,7 @@ def _model_and_template(
     template = (
         read_config(find_template(request.template)) if request.template is not None else None
     )
-    if template is not None and speaks(tensors) != (speaking_module(template) is not None):
+    if template is not None and speaks(tensors) != (tts_module(template) is not None):
         raise InputError(
             f"{template.path} has no single module of the kind that the checkpoint needs: {'Py' if speaks(tensors) else 'BatchedAsr'}",
             hint="Leave --template away, or name one for this model.",
@@ -195,12 +194,10 @@ def _model_and_template(
 
 
 def _codebooks(model: PublishedModel, config: Config) -> int | None:
-    """Return how many codebooks a speaking model is to generate: what the config says where the model has so many, else all."""
-    module = speaking_module(config)
-    if model.tts is None or module is None:
-        return None
-    most = model.tts.lm.audio_codebooks
-    return codebooks_of(module, most) or most
+    """Return how many codebooks a TTS model generates: what the config says, else all."""
+    module = tts_module(config)
+    most = model.codebooks(None)
+    return most if most is None or module is None else codebooks_of(module, most) or most
 
 
 def _needs_conversion(
@@ -244,12 +241,12 @@ def _own_notes(
     elif request.output is not None:
         yield "--output is not used: nothing is converted."
     wide = sum(tensor.dtype == "F32" for tensor in tensors.values())
-    if model.tts and dtype is not DType.BF16:
+    if model.server_dtype not in {None, dtype}:
         yield (
             "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever a config says, and its Rust module "
             f"(type Tts) runs no released file. `dsmops worker` serves this config in {dtype.candle_name}."
         )
-    if wide and model.tts:
+    if wide and isinstance(model, TtsModel):
         yield f"{wide} tensors are F32 and stay so: conditioners, which are computed in float32 everywhere."
     elif wide and dtype is DType.F16:
         yield f"{wide} tensors are F32: the server casts them to f16 while loading, unchecked; values beyond 65504 become infinite."

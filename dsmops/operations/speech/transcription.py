@@ -28,7 +28,7 @@ from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from dsmops.dtypes import DType
-    from dsmops.worker.models.stt import SttModel
+    from dsmops.worker.models.stt import LoadedStt
     from dsmops.worker.runtime.stt.words import TimedWord, TurnEnd
 
 
@@ -211,7 +211,7 @@ class Interruption:
             raise KeyboardInterrupt
 
 
-def require_finite(non_finite_steps: int, steps: int, model: SttModel) -> None:
+def require_finite(non_finite_steps: int, steps: int, model: LoadedStt) -> None:
     """Check that a run's logits were numbers.
 
     Raises:

@@ -13,10 +13,10 @@ from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.device import TORCH_DTYPES
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer
-from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
-from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_config import CONTROL_VALUE, TtsConfig
 from dsmops.worker.models.tts_lm import TtsLm
 
@@ -40,7 +40,7 @@ def random_stt(
     *,
     seed: int = 0,
     mimi: MimiConfig | None = None,
-) -> SttModel:
+) -> LoadedStt:
     """Return a model of `shape` with weights of scale 1/√fan_in, norms at 1 and Mimi in float32."""
     generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
@@ -48,7 +48,7 @@ def random_stt(
         encoder = MimiEncoder(mimi or MimiConfig(bins=shape.audio_vocab_size - 1))
     for network in (lm, encoder):
         _fill(network, device, generator)
-    return SttModel(SttConfig(shape, 100_000.0, 6), lm, encoder, NoText(), device)  # type: ignore[arg-type]
+    return LoadedStt(SttConfig(shape, 100_000.0, 6), lm, encoder, NoText(), device)  # type: ignore[arg-type]
 
 
 def random_tts(
@@ -59,7 +59,7 @@ def random_tts(
     n_q: int | None = None,
     seed: int = 0,
     mimi: MimiConfig | None = None,
-) -> TtsModel:
+) -> LoadedTts:
     """Return a model of `shape` that generates `n_q` codebooks, with the released model's delays and voices; otherwise as `random_stt`."""
     generator = torch.Generator(device).manual_seed(seed)
     codebooks = shape.lm.audio_codebooks
@@ -79,7 +79,7 @@ def random_tts(
     for network in (lm, decoder):
         _fill(network, device, generator)
     lm.prepare()
-    return TtsModel(config, lm, decoder, NoText(), device)  # type: ignore[arg-type]
+    return LoadedTts(config, lm, decoder, NoText(), device)  # type: ignore[arg-type]
 
 
 def _fill(network: nn.Module, device: torch.device, generator: torch.Generator) -> None:

@@ -26,7 +26,7 @@ class SttFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class SttModel:
+class LoadedStt:
     """A loaded model. `lm` is in its serving dtype, `mimi` always in float32, both on `device`."""
 
     config: SttConfig
@@ -46,7 +46,9 @@ class SttModel:
         return self.mimi.config.frame_samples
 
 
-def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype: DType) -> SttModel:
+def load_stt(
+    files: SttFiles, config: SttConfig, *, device: torch.device, dtype: DType
+) -> LoadedStt:
     """Load a model onto `device`, its language model cast to `dtype`. On a CPU it also sets how many threads torch uses in this process.
 
     Raises:
@@ -55,7 +57,7 @@ def load_stt(files: SttFiles, config: SttConfig, *, device: torch.device, dtype:
         GpuMemoryError: the device is too small.
     """
     tokenizer, mimi = load_companions(files, config, device=device)
-    return SttModel(
+    return LoadedStt(
         config, load_lm(files.lm, config, device=device, dtype=dtype), mimi, tokenizer, device
     )
 

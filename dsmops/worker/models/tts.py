@@ -30,7 +30,7 @@ class TtsFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class TtsModel:
+class LoadedTts:
     """A loaded model. `lm` is in its serving dtype, its conditioners and `mimi` always in float32, all on `device`."""
 
     config: TtsConfig
@@ -80,7 +80,7 @@ def read_tts_config(path: Path) -> TtsConfig:
 
 def load_tts(
     files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | None = None
-) -> TtsModel:
+) -> LoadedTts:
     """Load a model onto `device`, its language model cast to `dtype`. On a CPU it also sets how many threads torch uses in this process.
 
     `n_q` codebooks are generated, all unless it is given: fewer are faster, take less memory and
@@ -105,4 +105,4 @@ def load_tts(
         mimi = load_mimi_decoder(files.mimi, device=device)
         require_codebooks(files.mimi, mimi.config, shape, codebooks)
         lm = load_tts_lm(files.lm, config, codebooks, device=device, dtype=TORCH_DTYPES[dtype])
-    return TtsModel(config, lm, mimi, tokenizer, device)
+    return LoadedTts(config, lm, mimi, tokenizer, device)

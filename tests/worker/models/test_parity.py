@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dsmops.worker.models.loading import mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
-from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
@@ -278,7 +278,7 @@ def test_engine(stt_file: Path, mimi_file: Path, alignment: Alignment) -> None:
     theirs = upstream_lm(stt_file, STT_BODY, heard, schedule)
     encoder, _ = load_mimi(mimi_file)
     engine = SttEngine(
-        SttModel(SttConfig.from_json(STT_BODY), load_lm(stt_file), encoder, None, CPU),
+        LoadedStt(SttConfig.from_json(STT_BODY), load_lm(stt_file), encoder, None, CPU),
         ROWS,
         alignment=alignment,
     )  # type: ignore[arg-type]

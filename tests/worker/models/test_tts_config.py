@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dsmops.errors import InputError, SourceError
-from dsmops.models import MODELS
+from dsmops.models import TTS_MODELS
 from dsmops.worker.models.tts import read_tts_config
 from dsmops.worker.models.tts_config import TtsConfig
 from tests.support.networks import FULL_TTS_CONFIG_BODY, TTS_CONFIG_BODY, UNGUIDED_TTS_CONFIG_BODY
@@ -33,7 +33,7 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
 def test_published_model() -> None:
     """The published config gives the published dimensions, delays, guidance and names of voices."""
     config = TtsConfig.from_json(FULL_TTS_CONFIG_BODY)
-    assert config.shape == MODELS["tts-1.6b-en_fr"].tts
+    assert config.shape == TTS_MODELS["tts-1.6b-en_fr"].shape
     assert (
         config.delay_steps,
         config.max_delay,

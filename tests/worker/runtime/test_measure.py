@@ -14,7 +14,7 @@ from dsmops.config.timing import find_profile
 from dsmops.devices import ComputeCapability, Device, Runtime
 from dsmops.dtypes import DType
 from dsmops.errors import DriverMissingError, InputError
-from dsmops.models import MODELS
+from dsmops.models import STT_MODELS, TTS_MODELS
 from dsmops.operations.configs import measuring as measure
 from dsmops.operations.configs.planning import plan_model, profile_folder
 from dsmops.worker.models.tts_config import TtsConfig
@@ -27,8 +27,8 @@ GIB = 2**30
 CARD = Device(
     "A card", ComputeCapability(7, 5), 16 * GIB, 16 * GIB, 320_000_000_000, 0, 0, "GPU-1", "nvml"
 )
-TINY = replace(MODELS["stt-1b-en_fr"], lm=LM)
-SPEAKING = replace(MODELS["tts-1.6b-en_fr"], tts=TtsConfig.from_json(BODY).shape)
+TINY = replace(STT_MODELS["stt-1b-en_fr"], shape=LM)
+SPEAKING = replace(TTS_MODELS["tts-1.6b-en_fr"], shape=TtsConfig.from_json(BODY).shape)
 
 
 @pytest.fixture(autouse=True)

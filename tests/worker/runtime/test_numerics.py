@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsmops.dtypes import DType
-from dsmops.worker.models.stt import SttModel, load_lm
+from dsmops.worker.models.stt import LoadedStt, load_lm
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.runtime.numerics import (
@@ -46,12 +46,12 @@ def pcm() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def codes(model: SttModel, pcm: Tensor) -> Tensor:
+def codes(model: LoadedStt, pcm: Tensor) -> Tensor:
     return encode_frames(model.mimi, pcm.numpy(), LM.audio_codebooks, device=CPU)
 
 
 @pytest.fixture(scope="module")
-def original(model: SttModel, codes: Tensor) -> SttLmRun:
+def original(model: LoadedStt, codes: Tensor) -> SttLmRun:
     return run_stt_lm(model.lm, codes)
 
 
@@ -73,7 +73,7 @@ def spoilt(
 
 
 def test_the_tokens_are_those_that_an_engine_serves(
-    model: SttModel, pcm: Tensor, codes: Tensor, original: SttLmRun
+    model: LoadedStt, pcm: Tensor, codes: Tensor, original: SttLmRun
 ) -> None:
     """Same codes, same alignment, same choices: what is judged here is what clients get."""
     engine = SttEngine(model, batch_size=1)
@@ -88,7 +88,7 @@ def test_the_tokens_are_those_that_an_engine_serves(
 
 
 def test_watching_leaves_the_network_as_it_was(
-    model: SttModel, codes: Tensor, original: SttLmRun
+    model: LoadedStt, codes: Tensor, original: SttLmRun
 ) -> None:
     """No hook stays behind, and a second run gives the same."""
     hooks = [
@@ -124,7 +124,7 @@ def test_each_layer_is_named_as_in_the_checkpoint_in_the_order_of_computing(
 
 
 def test_readings_are_the_largest_values_of_all_steps(
-    model: SttModel, codes: Tensor, original: SttLmRun
+    model: LoadedStt, codes: Tensor, original: SttLmRun
 ) -> None:
     """The logits' reading is what the logits say, and attention scores grow with the queries."""
     assert original.readings[-1].largest == pytest.approx(float(original.logits.abs().max()))
@@ -139,7 +139,7 @@ def test_readings_are_the_largest_values_of_all_steps(
 
 
 def test_the_same_model_told_its_own_text_gives_its_own_logits(
-    model: SttModel, codes: Tensor, original: SttLmRun
+    model: LoadedStt, codes: Tensor, original: SttLmRun
 ) -> None:
     """Both rows go the same way, and nothing is apart but the order of sums."""
     again = run_stt_lm(model.lm, codes, reference=original)
@@ -150,7 +150,7 @@ def test_the_same_model_told_its_own_text_gives_its_own_logits(
     assert error.max_abs < LOGITS[torch.float32]
 
 
-def test_text_that_was_told_is_heard(model: SttModel, codes: Tensor, original: SttLmRun) -> None:
+def test_text_that_was_told_is_heard(model: LoadedStt, codes: Tensor, original: SttLmRun) -> None:
     """With another text the logits are others, while the model left alone writes what it wrote."""
     other = run_stt_lm(
         model.lm, codes, reference=replace(original, tokens=(LM.text_out_vocab_size - 1,) * FRAMES)

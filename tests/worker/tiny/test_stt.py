@@ -22,7 +22,7 @@ from dsmops.dtypes import DType
 from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDING
 from dsmops.worker.models.loading import load_mimi_decoder
 from dsmops.worker.models.state import RowState
-from dsmops.worker.models.stt import SttModel, load_stt
+from dsmops.worker.models.stt import LoadedStt, load_stt
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.tiny.stt import LM, TinyStt, write_tiny_stt
 from tests.support.cli import dsmops
@@ -57,13 +57,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStt:
     return write_tiny_stt(tmp_path_factory.mktemp("tiny"))
 
 
-def model_of(tiny: TinyStt, dtype: DType = DType.F32) -> SttModel:
+def model_of(tiny: TinyStt, dtype: DType = DType.F32) -> LoadedStt:
     config = SttConfig.from_json(json.loads(tiny.model_config.read_text()))
     return load_stt(tiny.files, config, device=CPU, dtype=dtype)
 
 
 @torch.inference_mode()
-def hear(model: SttModel, clips: NDArray[np.float32]) -> Heard:
+def hear(model: LoadedStt, clips: NDArray[np.float32]) -> Heard:
     """Run `clips` [B, samples] through codec and language model, frame t - 1 at step t and the initial tokens at step 0."""
     lm = model.lm
     codes = model.mimi.encode(torch.from_numpy(clips)[:, None], LM.audio_codebooks)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from dsmops.dtypes import DType
 from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
-from dsmops.worker.models.tts import TtsModel, load_tts
+from dsmops.worker.models.tts import LoadedTts, load_tts
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.tiny.stt import write_tiny_stt
@@ -40,11 +40,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyTts:
 
 
 @pytest.fixture(scope="module")
-def model(tiny: TinyTts) -> TtsModel:
+def model(tiny: TinyTts) -> LoadedTts:
     return load_tts(tiny.files, device=torch.device("cpu"), dtype=DType.F32)
 
 
-def voice(tiny: TinyTts, model: TtsModel, name: str) -> NDArray[np.float32]:
+def voice(tiny: TinyTts, model: LoadedTts, name: str) -> NDArray[np.float32]:
     with safe_open(
         str(tiny.voice_folder / f"{name}{model.config.voice_suffix}"), framework="np"
     ) as file:
@@ -55,7 +55,7 @@ def voice(tiny: TinyTts, model: TtsModel, name: str) -> NDArray[np.float32]:
 
 
 def speak(
-    model: TtsModel, *requests: TtsRequest, words: int = 0
+    model: LoadedTts, *requests: TtsRequest, words: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return PCM [B, samples] and predictions [B, STEPS] of streams that are fed random words, of generator `words`, and padding."""
     engine, chance, predictions, sound = (
@@ -122,7 +122,7 @@ def test_codec_and_tokenizer_are_those_of_the_listener(tiny: TinyTts, tmp_path: 
     assert listener.files.tokenizer.read_bytes() == tiny.files.tokenizer.read_bytes()
 
 
-def test_sound(tiny: TinyTts, model: TtsModel) -> None:
+def test_sound(tiny: TinyTts, model: LoadedTts) -> None:
     """Every frame is loud enough to hear, no sample clips, and it asks for padding and for the next word, both of them often."""
     first, second = (voice(tiny, model, name) for name in VOICES)
     sound, predictions = speak(
@@ -139,7 +139,7 @@ def test_sound(tiny: TinyTts, model: TtsModel) -> None:
         assert 0.05 < (predictions == token).mean() < 0.9
 
 
-def test_everything_is_heard(tiny: TinyTts, model: TtsModel) -> None:
+def test_everything_is_heard(tiny: TinyTts, model: LoadedTts) -> None:
     """At temperature 0 another voice, other words and another guidance each give another sound; the same of all give the same."""
     first, second = (voice(tiny, model, name) for name in VOICES)
     plain, other_voice, guided = (

@@ -20,7 +20,7 @@ from torch import Tensor
 from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
-from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.runtime.capture import capture
 from dsmops.worker.runtime.stt.interface import SttOutput
 
@@ -48,7 +48,7 @@ class SttEngine:
 
     def __init__(
         self,
-        model: SttModel,
+        model: LoadedStt,
         batch_size: int,
         *,
         alignment: Alignment = Alignment.SERVER,

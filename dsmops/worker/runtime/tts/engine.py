@@ -21,7 +21,7 @@ from dsmops.errors import InputError
 from dsmops.worker.models.conventions import PADDING
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.state import RowState, keep
-from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_lm import ZERO
 from dsmops.worker.models.voice import require_voice
 from dsmops.worker.runtime.capture import capture
@@ -41,7 +41,7 @@ class TtsEngine:
     """
 
     def __init__(
-        self, model: TtsModel, batch_size: int, *, guidance: bool = False, cuda_graph: bool = True
+        self, model: LoadedTts, batch_size: int, *, guidance: bool = False, cuda_graph: bool = True
     ) -> None:
         """Allocate the slots and, on a CUDA device, capture the step unless `cuda_graph` is False.
 

@@ -18,7 +18,7 @@ from dsmops.dtypes import DType
 from dsmops.errors import ResourceError
 from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDING
 from dsmops.worker.models.device import device_errors
-from dsmops.worker.models.stt import SttFiles, SttModel, load_stt
+from dsmops.worker.models.stt import LoadedStt, SttFiles, load_stt
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
 from dsmops.worker.tiny.stt import LM, TinyStt
@@ -57,7 +57,7 @@ def spoken(engine: SttEngine, clip: Tensor, forced: list[int] | None = None) -> 
 
 @torch.no_grad()
 def plain_loop(
-    model: SttModel, clip: Tensor, alignment: Alignment
+    model: LoadedStt, clip: Tensor, alignment: Alignment
 ) -> tuple[list[int], Tensor, Tensor]:
     """Return tokens, logits and pauses of one clip, from the whole signal's codes and a language model without caches.
 
@@ -82,7 +82,7 @@ def plain_loop(
 
 @pytest.mark.parametrize("alignment", Alignment)
 def test_it_does_what_a_plain_loop_does(
-    model: SttModel, clips: Tensor, alignment: Alignment
+    model: LoadedStt, clips: Tensor, alignment: Alignment
 ) -> None:
     """Tokens are exactly those of whole-signal codes and a model without caches.
 
@@ -104,7 +104,7 @@ def test_it_does_what_a_plain_loop_does(
 @pytest.mark.parametrize("alignment", Alignment)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_slot_among_others_is_a_slot_alone(
-    model: SttModel, clips: Tensor, alignment: Alignment, seed: int
+    model: LoadedStt, clips: Tensor, alignment: Alignment, seed: int
 ) -> None:
     """Whatever its neighbours do (idle, begin anew, hold garbage while idle), a slot says exactly what it says alone."""
     generator = torch.Generator().manual_seed(seed)
@@ -135,7 +135,7 @@ def test_a_slot_among_others_is_a_slot_alone(
     assert all(len(set(tokens)) > 5 for tokens in said)
 
 
-def test_a_reset_is_a_new_stream(model: SttModel, clips: Tensor) -> None:
+def test_a_reset_is_a_new_stream(model: LoadedStt, clips: Tensor) -> None:
     """After a reset a slot says what a fresh engine says; without one it goes on where it was."""
     clip = clips[:, 1]
     engine = SttEngine(model, 1)
@@ -147,7 +147,7 @@ def test_a_reset_is_a_new_stream(model: SttModel, clips: Tensor) -> None:
     assert spoken(engine, clip) != first
 
 
-def test_a_step_of_nobody_changes_nothing(model: SttModel, clips: Tensor) -> None:
+def test_a_step_of_nobody_changes_nothing(model: LoadedStt, clips: Tensor) -> None:
     """Steps in which no slot advances, before the first frame or in the middle, leave the rest as it was."""
     clip, nobody = clips[:, 0], torch.zeros(1, dtype=torch.bool)
     wanted = spoken(SttEngine(model, 1), clip)
@@ -158,7 +158,7 @@ def test_a_step_of_nobody_changes_nothing(model: SttModel, clips: Tensor) -> Non
     assert tokens == wanted
 
 
-def test_a_forced_step_chooses_among_three(model: SttModel, clips: Tensor) -> None:
+def test_a_forced_step_chooses_among_three(model: LoadedStt, clips: Tensor) -> None:
     """Where a token is forced the best of it and the two paddings is taken, and fed back; -1 and None leave the choice free."""
     clip = clips[:, 2]
     free = spoken(SttEngine(model, 1), clip)
@@ -175,7 +175,7 @@ def test_a_forced_step_chooses_among_three(model: SttModel, clips: Tensor) -> No
     assert chosen <= {END_OF_PADDING, PADDING, wanted} < set(free)
 
 
-def test_a_forced_slot_leaves_its_neighbour_free(model: SttModel, clips: Tensor) -> None:
+def test_a_forced_slot_leaves_its_neighbour_free(model: LoadedStt, clips: Tensor) -> None:
     """Forcing is per slot."""
     free = spoken(SttEngine(model, 1), clips[:30, 1])
     engine = SttEngine(model, 2)
@@ -187,7 +187,7 @@ def test_a_forced_slot_leaves_its_neighbour_free(model: SttModel, clips: Tensor)
     assert {token for token, _ in tokens} <= {END_OF_PADDING, PADDING, 100}
 
 
-def test_a_temperature_draws_by_the_softmax(model: SttModel) -> None:
+def test_a_temperature_draws_by_the_softmax(model: LoadedStt) -> None:
     """Tokens are drawn from softmax(logits / temperature), each slot for itself, the same ones from the same seed."""
     slots, temperature = 800, 4.0
     warm = replace(model, config=replace(model.config, temperature=temperature))
@@ -212,7 +212,7 @@ def test_a_temperature_draws_by_the_softmax(model: SttModel) -> None:
     assert not torch.equal(tokens, drawn(1)[0])
 
 
-def test_a_forced_step_at_a_temperature_draws_nothing_else(model: SttModel, clips: Tensor) -> None:
+def test_a_forced_step_at_a_temperature_draws_nothing_else(model: LoadedStt, clips: Tensor) -> None:
     """What is barred has no chance, however hot."""
     engine = SttEngine(replace(model, config=replace(model.config, temperature=50.0)), 1)
     torch.manual_seed(0)
@@ -222,7 +222,7 @@ def test_a_forced_step_at_a_temperature_draws_nothing_else(model: SttModel, clip
 @pytest.fixture(scope="module")
 def poisoned(
     tiny_stt: TinyStt, config: SttConfig, tmp_path_factory: pytest.TempPathFactory
-) -> SttModel:
+) -> LoadedStt:
     """A model that answers `POISON` with NaN."""
     tensors = load_file(tiny_stt.files.lm)
     tensors["text_emb.weight"][POISON] = torch.nan
@@ -236,7 +236,7 @@ def poisoned(
     )
 
 
-def test_broken_numbers_stay_in_their_slot(poisoned: SttModel, clips: Tensor) -> None:
+def test_broken_numbers_stay_in_their_slot(poisoned: LoadedStt, clips: Tensor) -> None:
     """NaN is told for its own slot only, for as long as its stream lasts; neighbours say what they say alone, and a reset heals."""
     clip, sick = clips[:, 0], 1
     alone = spoken(SttEngine(poisoned, 1), clip)
@@ -270,7 +270,7 @@ def test_broken_numbers_stay_in_their_slot(poisoned: SttModel, clips: Tensor) ->
     ],
 )
 def test_wrong_shapes_are_refused(
-    model: SttModel, pcm: tuple[int, ...], mask: tuple[int, ...], forced: tuple[int, ...] | None
+    model: LoadedStt, pcm: tuple[int, ...], mask: tuple[int, ...], forced: tuple[int, ...] | None
 ) -> None:
     """A wrong shape is a ValueError that says what would fit, before any slot has moved."""
     engine = SttEngine(model, 2)
@@ -284,13 +284,13 @@ def test_wrong_shapes_are_refused(
 
 
 @pytest.mark.parametrize("slot", [-1, 2])
-def test_a_slot_that_is_not_there_cannot_be_reset(model: SttModel, slot: int) -> None:
+def test_a_slot_that_is_not_there_cannot_be_reset(model: LoadedStt, slot: int) -> None:
     """On a GPU such an index would end every stream."""
     with pytest.raises(ValueError, match="not all among 2"):
         SttEngine(model, 2).reset([0, slot])
 
 
-def test_slots_that_do_not_fit_are_told(model: SttModel) -> None:
+def test_slots_that_do_not_fit_are_told(model: LoadedStt) -> None:
     """More than any machine has memory for is an error that says so, not a bug; what else goes wrong stays what it is."""
     with pytest.raises(ResourceError, match="no memory left") as caught:
         # The first state tensor alone is too much, so that nothing is taken before the failure.
@@ -300,7 +300,7 @@ def test_slots_that_do_not_fit_are_told(model: SttModel) -> None:
         torch.zeros(2).view(3)
 
 
-def test_outputs_are_the_callers_to_keep(model: SttModel, clips: Tensor) -> None:
+def test_outputs_are_the_callers_to_keep(model: LoadedStt, clips: Tensor) -> None:
     """What a step returned does not change with the next one."""
     engine = SttEngine(model, 1)
     outputs = [step_stt(engine, frame[None], everyone()) for frame in clips[:20, 0]]
@@ -310,7 +310,7 @@ def test_outputs_are_the_callers_to_keep(model: SttModel, clips: Tensor) -> None
     assert len({float(output.pause_probabilities[0, 0]) for output in outputs}) > 5
 
 
-def test_state_is_what_plan_counts(model: SttModel) -> None:
+def test_state_is_what_plan_counts(model: LoadedStt) -> None:
     """The bytes of all slots grow with their number, and are at least the rings'."""
     one, three = (SttEngine(model, slots).state_bytes for slots in (1, 3))
     assert three == 3 * one
@@ -358,7 +358,7 @@ def test_a_model_without_heads_has_no_pauses(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_broken_sound_is_told(model: SttModel, clips: Tensor, bad: float) -> None:
+def test_broken_sound_is_told(model: LoadedStt, clips: Tensor, bad: float) -> None:
     """One sample that is not finite marks its slot, and no other, for as long as its stream remembers it; a reset heals the slot."""
     engine, alone = SttEngine(model, SLOTS), SttEngine(model, SLOTS)
     for number, frame in enumerate(clips[:20]):
@@ -382,7 +382,7 @@ def allocated() -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
-def test_state_is_all_that_is_allocated(model: SttModel, clips: Tensor) -> None:
+def test_state_is_all_that_is_allocated(model: LoadedStt, clips: Tensor) -> None:
     """`state_bytes` counts every tensor of an engine but its inputs and outputs, and steps keep none besides."""
     before = allocated()
     engine = SttEngine(model, SLOTS)

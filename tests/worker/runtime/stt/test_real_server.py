@@ -30,7 +30,7 @@ from dsmops.audio import read
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.worker.models.loading import mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
-from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
 from dsmops.worker.runtime.stt.interface import SttOutput
 from tests.support.networks import random_weights
@@ -67,7 +67,7 @@ def check(weights: dict[str, Tensor], recorded: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(golden: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SttModel]:
+def model(golden: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedStt]:
     """The model that the real server ran, loaded by its own config."""
     folder = tmp_path_factory.mktemp("real-server")
     for name in ("server.toml", "tokenizer.model"):
@@ -123,7 +123,7 @@ class WatchedEngine(SttEngine):
 
 
 def test_the_service_gives_what_the_real_server_gave(
-    golden: dict[str, Any], pcm: NDArray[np.float32], model: SttModel
+    golden: dict[str, Any], pcm: NDArray[np.float32], model: LoadedStt
 ) -> None:
     """Over the WebSocket: codes, tokens, words and times equal, probabilities within 1e-5."""
     engines: list[WatchedEngine] = []
@@ -162,7 +162,7 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def test_lmgen_starts_a_stream_as_pytorch_does(
-    golden: dict[str, Any], pcm: NDArray[np.float32], model: SttModel
+    golden: dict[str, Any], pcm: NDArray[np.float32], model: LoadedStt
 ) -> None:
     """The codes of its first frame are those of the whole signal, and not the server's."""
     frame = pcm[:FRAME][None]

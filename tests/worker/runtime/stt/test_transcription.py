@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.worker.models.stt import SttModel
+from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.runtime.stt.transcription import (
     CLOSING_SILENCE_S,
@@ -86,7 +86,7 @@ def transcribed(engine: SttEngine, recordings: Sequence[Recording]) -> list[Tran
 
 
 def recording_of(
-    model: SttModel,
+    model: LoadedStt,
     frames: Sequence[Frame],
     prompt: SttPrompt = SttPrompt(),  # noqa: B008 frozen
     timing: WordTiming = WordTiming.SERVER,
@@ -98,7 +98,7 @@ def recording_of(
 
 
 @pytest.mark.parametrize("slots", [1, 3, 9])
-def test_more_or_fewer_recordings_than_slots(model: SttModel, slots: int) -> None:
+def test_more_or_fewer_recordings_than_slots(model: LoadedStt, slots: int) -> None:
     """Every recording, empty ones included, gives the tokens and words that it gives alone, and is finished once."""
     lengths = [12, 0, 25, 3, 0, 30, 1]
     clips = [noise(length, seed) for seed, length in enumerate(lengths)]
@@ -115,12 +115,12 @@ def test_more_or_fewer_recordings_than_slots(model: SttModel, slots: int) -> Non
     assert any(transcript.text for transcript in together)
 
 
-def test_no_recordings(model: SttModel) -> None:
+def test_no_recordings(model: LoadedStt) -> None:
     """Nothing to do is done at once."""
     assert list(run_recordings(SttEngine(model, 2), [])) == []
 
 
-def test_news_come_as_they_are_heard(model: SttModel) -> None:
+def test_news_come_as_they_are_heard(model: LoadedStt) -> None:
     """The news of a recording, one after the other, are its words and turns; the last is marked, and shorter recordings end first."""
     recordings = [
         recording_of(model, noise(length, seed)) for seed, length in enumerate([40, 10, 25])
@@ -141,7 +141,7 @@ def test_news_come_as_they_are_heard(model: SttModel) -> None:
         assert list(transcript.turns) == [event for event in events if isinstance(event, TurnEnd)]
 
 
-def test_recordings_are_opened_as_slots_come_free(model: SttModel) -> None:
+def test_recordings_are_opened_as_slots_come_free(model: LoadedStt) -> None:
     """No more recordings are under way than there are slots, so that a thousand files need not be open at once."""
     begun: list[Recording] = []
 
@@ -157,7 +157,7 @@ def test_recordings_are_opened_as_slots_come_free(model: SttModel) -> None:
     assert finished == 5
 
 
-def test_frames_that_raise_end_the_run(model: SttModel) -> None:
+def test_frames_that_raise_end_the_run(model: LoadedStt) -> None:
     """What reading a recording raises comes out of the run, and the engine's slots serve the next run as if nothing had been."""
     clip, engine = noise(10), SttEngine(model, 2)
 
@@ -179,7 +179,7 @@ def test_frames_that_raise_end_the_run(model: SttModel) -> None:
     assert again.tokens == expected.tokens
 
 
-def test_figures(model: SttModel) -> None:
+def test_figures(model: LoadedStt) -> None:
     """A recording counts the steps it took part in; what the steps took is shared among those that took part."""
     recordings = [recording_of(model, noise(length, seed)) for seed, length in enumerate([20, 5])]
     long, short = (
@@ -193,7 +193,7 @@ def test_figures(model: SttModel) -> None:
     assert long.non_finite_steps == short.non_finite_steps == 0
 
 
-def test_steps_that_are_not_finite_are_counted(model: SttModel) -> None:
+def test_steps_that_are_not_finite_are_counted(model: LoadedStt) -> None:
     """Where a model computes NaN the figures say in how many steps, per recording."""
     lm = copy.deepcopy(model.lm)
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_steps_that_are_not_finite_are_counted(model: SttModel) -> None:
     assert transcript.figures.non_finite_steps == transcript.figures.steps == 3 + CLOSING
 
 
-def test_text_prompt(model: SttModel) -> None:
+def test_text_prompt(model: LoadedStt) -> None:
     """A text prompt is written out by the model, in order, and is no part of the transcript; what it did not get to say is told."""
     prompt = model.tokenizer.encode("the lights of the town")
     (transcript,) = transcribed(
@@ -220,7 +220,7 @@ def test_text_prompt(model: SttModel) -> None:
     assert transcript.text == model.tokenizer.decode(written[len(said) :])
 
 
-def test_audio_prompt_is_heard_but_not_transcribed(model: SttModel) -> None:
+def test_audio_prompt_is_heard_but_not_transcribed(model: LoadedStt) -> None:
     """What a prompt's audio makes the model write is left out, and the recording is heard after it, with its own length."""
     prompt, clip = noise(20, seed=1), noise(15, seed=2)
     recording = recording_of(model, clip, SttPrompt(frames=prompt))
@@ -238,7 +238,7 @@ def test_audio_prompt_is_heard_but_not_transcribed(model: SttModel) -> None:
 
 @pytest.mark.parametrize(("prefix_s", "silent"), [(0.0, 0), (1.0, 13)])
 @pytest.mark.parametrize("prompt_frames", [0, 4])
-def test_what_is_fed(model: SttModel, prefix_s: float, silent: int, prompt_frames: int) -> None:
+def test_what_is_fed(model: LoadedStt, prefix_s: float, silent: int, prompt_frames: int) -> None:
     """In this order: silence prefix, prompt, ten silent frames, the recording, silence for the delay and a second more."""
     config = replace(model.config, silence_prefix_s=prefix_s)
     prompt = SttPrompt(frames=numbered(100, prompt_frames))
@@ -264,7 +264,7 @@ TOKENS = st.lists(
 
 @given(tokens=TOKENS, prefix_s=st.sampled_from([0.0, 0.5, 1.0]))
 def test_times_count_from_the_recording(
-    model: SttModel, tokens: list[int], prefix_s: float
+    model: LoadedStt, tokens: list[int], prefix_s: float
 ) -> None:
     """What is told is what the server's rule says of the tokens, moved back by the silence that was fed, never before 0."""
     recording = Recording([], replace(model.config, silence_prefix_s=prefix_s), Toy(), 1)
@@ -286,7 +286,7 @@ def test_times_count_from_the_recording(
 
 
 @given(tokens=TOKENS, prefix_s=st.sampled_from([0.0, 1.0]))
-def test_python_timing(model: SttModel, tokens: list[int], prefix_s: float) -> None:
+def test_python_timing(model: LoadedStt, tokens: list[int], prefix_s: float) -> None:
     """On request the words and times are those of the Python package's rule over the same tokens; the text stays the same."""
     config = replace(model.config, silence_prefix_s=prefix_s)
     by_rule = {timing: Recording([], config, Toy(), 1, timing=timing) for timing in WordTiming}
@@ -303,7 +303,7 @@ def test_python_timing(model: SttModel, tokens: list[int], prefix_s: float) -> N
     assert transcript.tokens == tuple(tokens)
 
 
-def test_both_timings_of_a_known_stream(model: SttModel) -> None:
+def test_both_timings_of_a_known_stream(model: LoadedStt) -> None:
     """One word said 0.4 s to 0.8 s into a recording with a second of silence before it, by both rules."""
     config = replace(model.config, silence_prefix_s=1.0)
     tokens = [PADDING] * 23 + [BOUNDARY, 4, 6, PADDING, PADDING, BOUNDARY]
@@ -322,7 +322,7 @@ def test_both_timings_of_a_known_stream(model: SttModel) -> None:
     )
 
 
-def test_the_last_word_is_told_at_the_end(model: SttModel) -> None:
+def test_the_last_word_is_told_at_the_end(model: LoadedStt) -> None:
     """A word that has begun when the audio ends comes from `close`, without an end."""
     recording = Recording([], model.config, Toy(), 1)
     for token in [PADDING] * 8 + [BOUNDARY, 4]:
@@ -338,7 +338,7 @@ def test_the_last_word_is_told_at_the_end(model: SttModel) -> None:
     tokens=TOKENS,
 )
 def test_prompt_text_is_never_shown(
-    model: SttModel, prompt: list[int], says: list[bool | int], tokens: list[int]
+    model: LoadedStt, prompt: list[int], says: list[bool | int], tokens: list[int]
 ) -> None:
     """However a model spreads a prompt over its steps, its pieces are forced in order, and none shows before it is through."""
     text = " ".join(PIECES[token].strip() for token in prompt)
@@ -363,7 +363,7 @@ def test_prompt_text_is_never_shown(
 
 @pytest.mark.parametrize(("pauses", "shown"), [([PADDING], "to"), ([BOUNDARY], "to"), ([], "")])
 def test_a_prompts_last_word_is_hidden_whole(
-    model: SttModel, pauses: list[int], shown: str
+    model: LoadedStt, pauses: list[int], shown: str
 ) -> None:
     """What the model adds to the last word of a prompt's text before it pauses belongs to the prompt."""
     recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt("at"))
@@ -372,14 +372,14 @@ def test_a_prompts_last_word_is_hidden_whole(
 
 
 @pytest.mark.parametrize(("boundary", "shown"), [(8, "to"), (9, "to"), (10, "atner to")])
-def test_where_an_audio_prompt_ends(model: SttModel, boundary: int, shown: str) -> None:
+def test_where_an_audio_prompt_ends(model: LoadedStt, boundary: int, shown: str) -> None:
     """A word that begins within the prompt's four frames and the delay is the prompt's, to its end; the next step's is the recording's."""
     recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt(frames=numbered(1, 4)))
     told(recording, [PADDING] * (boundary - 1) + [BOUNDARY, 7, 9, BOUNDARY, 4, PADDING])
     assert recording.transcript().text == shown
 
 
-def test_times_after_a_prompt(model: SttModel) -> None:
+def test_times_after_a_prompt(model: LoadedStt) -> None:
     """After an audio prompt of four frames and its gap, times count from the recording, by both rules; the prompt's words are gone."""
     tokens = (
         [PADDING] * 5
@@ -403,7 +403,7 @@ def test_times_after_a_prompt(model: SttModel) -> None:
     )
 
 
-def test_turns(model: SttModel) -> None:
+def test_turns(model: LoadedStt) -> None:
     """A turn ends with the first long pause after a word, at the time heard by then, prefix not counted."""
     recording = Recording([], replace(model.config, silence_prefix_s=1.0), Toy(), 1)
     told(recording, [PADDING] * 20, QUIET)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsmops.errors import InputError
-from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.interface import TtsOutput, TtsRequest
@@ -59,12 +59,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def model(files: tuple[Path, Path]) -> TtsModel:
+def model(files: tuple[Path, Path]) -> LoadedTts:
     return load_tts_model(*files)
 
 
 @pytest.fixture(scope="module")
-def unguided(tmp_path_factory: pytest.TempPathFactory, files: tuple[Path, Path]) -> TtsModel:
+def unguided(tmp_path_factory: pytest.TempPathFactory, files: tuple[Path, Path]) -> LoadedTts:
     """A model that does not take guidance as an input."""
     path = tmp_path_factory.mktemp("unguided") / "model.safetensors"
     return load_tts_model(
@@ -75,7 +75,7 @@ def unguided(tmp_path_factory: pytest.TempPathFactory, files: tuple[Path, Path])
 class Alone:
     """One row in an engine of its own."""
 
-    def __init__(self, model: TtsModel, request: TtsRequest, *, guidance: bool = False) -> None:
+    def __init__(self, model: LoadedTts, request: TtsRequest, *, guidance: bool = False) -> None:
         self.engine, self.request = TtsEngine(model, 1, guidance=guidance), request
         self.predicted = 0
         self.reset()
@@ -105,7 +105,7 @@ def test_a_step_of_nobody_changes_nothing(model: TtsModel) -> None:
 @pytest.mark.parametrize("guidance", [False, True])
 @pytest.mark.parametrize("seed", range(2))
 def test_rows_are_independent(
-    model: TtsModel, unguided: TtsModel, seed: int, guidance: bool
+    model: LoadedTts, unguided: LoadedTts, seed: int, guidance: bool
 ) -> None:
     """A row among busy, idle and resetting neighbours of other voices, seeds and temperatures predicts, chooses and sounds as alone."""
     chance = np.random.default_rng(seed)
@@ -144,7 +144,7 @@ def test_rows_are_independent(
     assert sounded > STEPS
 
 
-def test_text_only_steps_change_nothing(model: TtsModel) -> None:
+def test_text_only_steps_change_nothing(model: LoadedTts) -> None:
     """A stream whose first steps were text-only goes on as one whose steps all ran the depformer."""
     short, whole = Alone(model, REQUESTS[0]), Alone(model, REQUESTS[0])
     for step in range(20):
@@ -159,7 +159,7 @@ def test_text_only_steps_change_nothing(model: TtsModel) -> None:
             assert np.array_equal(one.pcm, other.pcm)
 
 
-def test_streaming_equals_one_pass(model: TtsModel) -> None:
+def test_streaming_equals_one_pass(model: LoadedTts) -> None:
     """Text logits, logits of codes and sound, step by step, are those of one pass over the tokens and codes that were fed."""
     steps = 35
     alone, text_logits, audio_logits, codes, sound = Alone(model, REQUESTS[0]), [], [], [], []
@@ -201,7 +201,7 @@ def test_streaming_equals_one_pass(model: TtsModel) -> None:
     np.testing.assert_allclose(np.concatenate(sound[:4]), whole, atol=MIMI, rtol=0)
 
 
-def _depformer_in_one_pass(model: TtsModel, states: Tensor, text: Tensor, codes: Tensor) -> Tensor:
+def _depformer_in_one_pass(model: LoadedTts, states: Tensor, text: Tensor, codes: Tensor) -> Tensor:
     """Return logits [S, K, card] of all codebooks at once: a causal mask instead of steps, plain formulas instead of fused ones."""
     inner, logits = model.lm.depformer, []
     width, heads = inner.heads.shape[-1], 2
@@ -241,14 +241,14 @@ def _depformer_in_one_pass(model: TtsModel, states: Tensor, text: Tensor, codes:
     return torch.stack(logits, dim=1)
 
 
-def _codes(model: TtsModel, request: TtsRequest, steps: int = 30) -> list[list[int]]:
+def _codes(model: LoadedTts, request: TtsRequest, steps: int = 30) -> list[list[int]]:
     alone = Alone(model, request)
     return [
         (alone.step(int(TEXT[step, 0])), alone.engine.codes[0].tolist())[1] for step in range(steps)
     ]
 
 
-def test_a_seed_repeats_a_stream(model: TtsModel) -> None:
+def test_a_seed_repeats_a_stream(model: LoadedTts) -> None:
     """The same seed gives the same codes, another seed, be it 2**32 further, others."""
     first = _codes(model, REQUESTS[0])
     assert _codes(model, REQUESTS[0]) == first
@@ -256,7 +256,7 @@ def test_a_seed_repeats_a_stream(model: TtsModel) -> None:
     assert len({str(codes) for codes in (first, *others)}) == 4
 
 
-def test_temperature_0_has_no_seed(model: TtsModel) -> None:
+def test_temperature_0_has_no_seed(model: LoadedTts) -> None:
     """At temperature 0 every code is the most probable one, whatever the seed."""
     alone = Alone(model, replace(REQUESTS[0], temperature=0.0, seed=5))
     for step in range(20):
@@ -267,7 +267,7 @@ def test_temperature_0_has_no_seed(model: TtsModel) -> None:
 
 
 @pytest.mark.parametrize("n_q", [1, 3])
-def test_fewer_codebooks(files: tuple[Path, Path], model: TtsModel, n_q: int) -> None:
+def test_fewer_codebooks(files: tuple[Path, Path], model: LoadedTts, n_q: int) -> None:
     """With fewer codebooks the first step that differs is the one after codes were left out, and the rest are never generated."""
     fewer, all_codebooks = (
         Alone(used, REQUESTS[2]) for used in (load_tts_model(*files, n_q=n_q), model)
@@ -286,7 +286,7 @@ def test_fewer_codebooks(files: tuple[Path, Path], model: TtsModel, n_q: int) ->
     assert weights < sum(parameter.numel() for parameter in model.lm.parameters())
 
 
-def test_padding_bonus(model: TtsModel) -> None:
+def test_padding_bonus(model: LoadedTts) -> None:
     """A large bonus makes padding the only prediction, a large malus bars it; the reported logits are without either."""
     plain, never, always = (
         Alone(model, replace(REQUESTS[2], padding_bonus=bonus)) for bonus in (0.0, -100.0, 100.0)
@@ -299,7 +299,7 @@ def test_padding_bonus(model: TtsModel) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_16_bits(files: tuple[Path, Path], model: TtsModel, dtype: torch.dtype) -> None:
+def test_16_bits(files: tuple[Path, Path], model: LoadedTts, dtype: torch.dtype) -> None:
     """Weights and caches in 16 bits give the logits of float32 but for rounding, and finite sound; conditioners and codec stay float32."""
     half = load_tts_model(*files, dtype=dtype)
     assert {parameter.dtype for parameter in half.lm.conditioning.parameters()} == {torch.float32}
@@ -358,7 +358,7 @@ def test_sound_that_is_not_finite_is_told(tmp_path: Path, files: tuple[Path, Pat
     assert [bool(alone.step(5).finite[0]) for _ in range(10)] == [True] * 7 + [False] * 3
 
 
-def test_a_choice_that_fails_moves_no_row(model: TtsModel) -> None:
+def test_a_choice_that_fails_moves_no_row(model: LoadedTts) -> None:
     """Should the choice raise, every row stands where it stood."""
     disturbed, plain = Alone(model, REQUESTS[0]), Alone(model, REQUESTS[0])
 
@@ -389,7 +389,9 @@ def test_a_choice_that_fails_moves_no_row(model: TtsModel) -> None:
         (TtsRequest(padding_bonus=-1e39), ["padding bonus -1e+39"]),
     ],
 )
-def test_requests_that_are_refused(model: TtsModel, request_: TtsRequest, words: list[str]) -> None:
+def test_requests_that_are_refused(
+    model: LoadedTts, request_: TtsRequest, words: list[str]
+) -> None:
     """A voice of another shape, too many voices or an unknown guidance are refused by name, and no row has been touched."""
     engine, plain = TtsEngine(model, 2), TtsEngine(model, 2)
     for used in (engine, plain):
@@ -403,7 +405,7 @@ def test_requests_that_are_refused(model: TtsModel, request_: TtsRequest, words:
     assert torch.equal(engine.text_logits, plain.text_logits)
 
 
-def test_a_voice_may_be_read_only(model: TtsModel) -> None:
+def test_a_voice_may_be_read_only(model: LoadedTts) -> None:
     """It is copied, without a warning, however its owner holds it: mapped from a file, or seen in a message."""
     voice = _voice(0)
     voice.setflags(write=False)
@@ -415,7 +417,7 @@ def test_a_voice_may_be_read_only(model: TtsModel) -> None:
 
 
 def test_guidance_belongs_to_models_that_are_not_distilled(
-    model: TtsModel, unguided: TtsModel
+    model: LoadedTts, unguided: LoadedTts
 ) -> None:
     """A distilled model refuses to be guided again; another is guided only where the engine was opened for it."""
     with pytest.raises(InputError, match="guidance as an input"):
@@ -427,7 +429,7 @@ def test_guidance_belongs_to_models_that_are_not_distilled(
     TtsEngine(unguided, 1, guidance=True).check(TtsRequest(cfg=2.2))
 
 
-def test_calls_that_are_bugs(model: TtsModel) -> None:
+def test_calls_that_are_bugs(model: LoadedTts) -> None:
     """Shapes that do not fit, rows that do not exist and text-only steps of rows that must speak raise ValueError."""
     engine = TtsEngine(model, 2)
     everyone = np.ones(2, np.bool_)
@@ -449,7 +451,7 @@ def test_calls_that_are_bugs(model: TtsModel) -> None:
         engine.step(everyone, feed(np.zeros(2, np.int64)), text_only=True)
 
 
-def test_state_is_counted(model: TtsModel) -> None:
+def test_state_is_counted(model: LoadedTts) -> None:
     """`state_bytes` grows with the slots, and holds at least the rings and the voices' keys and values."""
     config: TtsConfig = model.config
     one, two = (TtsEngine(model, slots).state_bytes for slots in (1, 2))

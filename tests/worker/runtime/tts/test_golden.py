@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsmops.worker.models.tts import TtsModel
+from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from tests.support.networks import load_tts_model, tts_config, wave_weights, write_mimi, write_tts
@@ -58,7 +58,7 @@ def voice() -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TtsModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTts:
     """The tiny model of the recording, in float32. What its codec sounds like was not recorded."""
     folder = tmp_path_factory.mktemp("tts")
     weights = wave_weights(tts_config().shape.tensors(), phase=13.571, gain=2)
@@ -68,7 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TtsModel:
 
 
 @pytest.fixture(scope="module")
-def recording(model: TtsModel) -> Recording:
+def recording(model: LoadedTts) -> Recording:
     """The recorded script, fed again."""
     engine, seen = TtsEngine(model, 1), Recording()
     engine.reset([0], [TtsRequest((voice(),), cfg=2.0, temperature=0.0)])
@@ -97,7 +97,7 @@ def test_size_is_that_of_the_recording() -> None:
     assert sum(math.prod(shape) for shape in shapes.values()) == 240_896
 
 
-def test_conditioning(model: TtsModel) -> None:
+def test_conditioning(model: LoadedTts) -> None:
     """The summed vector and the sequence of voices, spoken for and not, start with the recorded values."""
     with torch.no_grad():
         _close(model.lm.conditioning.summed(2.0)[:4], SUMMED)

@@ -9,7 +9,7 @@ import torch
 
 from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, InputError
-from dsmops.worker.models.tts import TtsModel, load_tts
+from dsmops.worker.models.tts import LoadedTts, load_tts
 from dsmops.worker.models.voice import read_voice
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.interface import TtsRequest
@@ -105,7 +105,7 @@ def test_broken_numbers_end_it() -> None:
 
 
 @pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[TtsModel, TtsRequest]:
+def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedTts, TtsRequest]:
     """The tiny model, and its own voice at a temperature that shows differences."""
     tiny = write_tiny_tts(tmp_path_factory.mktemp("tts"))
     model = load_tts(tiny.files, device=torch.device("cpu"), dtype=DType.F32)
@@ -115,7 +115,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[TtsModel, TtsReque
     return model, TtsRequest(voices=(voice, voice), seed=5)
 
 
-def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[TtsModel, TtsRequest]) -> None:
+def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[LoadedTts, TtsRequest]) -> None:
     """A stream whose words come one by one, beside others, sounds as the whole text does alone; so do its words' times."""
     model, request = talker
     text = "Hello there, this is a test of speech"
