@@ -14,7 +14,6 @@ import sys
 from dataclasses import replace
 from typing import IO
 
-from dsmops.models import LmShape
 from dsmops.worker.openmp import SPIN_ROUNDS
 from tests.bench.harness import record
 
@@ -70,7 +69,6 @@ def child() -> int:
     from dsmops.worker.runtime.stt.engine import SttEngine
 
     shape = STT_MODELS["stt-1b-en_fr"].shape
-    assert isinstance(shape, LmShape)
     model = random_stt(replace(shape, num_layers=2), torch.device("cpu"), DType.F32)
     engine = SttEngine(model, 1)
     pcm, exec_mask = engine.new_frames(), np.ones(1, np.bool_)
