@@ -91,7 +91,7 @@ class Alone:
         return self.engine.step(np.array([True]), choose, text_only=text_only)
 
 
-def test_a_step_of_nobody_changes_nothing(model: TtsModel) -> None:
+def test_a_step_of_nobody_changes_nothing(model: LoadedTts) -> None:
     """Steps in which no slot advances leave a stream as it was, before its sound and in it."""
     plain, disturbed = Alone(model, REQUESTS[0]), Alone(model, REQUESTS[0])
     for step in range(12):
