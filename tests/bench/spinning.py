@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from typing import IO
 
+from dsmops.models import STT_MODELS
 from dsmops.worker.openmp import SPIN_ROUNDS
 from tests.bench.harness import record
 
