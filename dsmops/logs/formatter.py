@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 
 from dsmops.logs.filters import Filter, Sieve
 from dsmops.logs.formats import DIALECTS
-from dsmops.logs.kinds import STEP, Rendered, Rows
-from dsmops.logs.learning import Kinds
+from dsmops.logs.learning import Templates
 from dsmops.logs.reader import Grouping, Line, Reader
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redactor, shape_of
 from dsmops.logs.render import Style, render, render_line, render_text
+from dsmops.logs.templates import STEP, FriendlyStamps, JsonStamps, Rendered, Rows
 from dsmops.logs.wrappers import AUTO, Unwrapper
 
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
@@ -75,7 +75,8 @@ class Formatter:
         self._sieve = Sieve(wanted or Filter())
         self._reader = Reader(self._style.clock)
         self._grouping = Grouping()
-        self._kinds = Kinds(self._render_aside, self._aside.clock)
+        stamps = (JsonStamps if style.jsonl else FriendlyStamps)(self._aside.clock)
+        self._templates = Templates(self._render_aside, stamps)
 
     @property
     def redactions(self) -> Counter[str]:
@@ -91,10 +92,8 @@ class Formatter:
         return self._feed(self._unwrapper.feed(block))
 
     def _feed(self, block: bytes) -> bytes:
-        if self._style.jsonl:
-            return self._json_lines(block)
-        out = self._convert(block)
-        self._kinds.sort()
+        out = self._json_block(block) if self._style.jsonl else self._convert(block)
+        self._templates.sort()
         return out
 
     def flush(self) -> bytes:
@@ -148,10 +147,20 @@ class Formatter:
 
     def _json_lines(self, block: bytes) -> bytes:
         out: list[bytes] = []
-        for raw in _split(block):
+        lines = _split(block)
+        for index, raw in enumerate(lines):
             line = self._read(raw)
             if self._sieve.keeps(line):
                 out += map(self._json, self._grouping.add(line))
+            record = line.record
+            if (
+                record is not None
+                and record.format in DIALECTS
+                and STEP.fullmatch(record.message)
+                and self._templates.learn_step(raw, record.format)
+            ):
+                rest = block[sum(map(len, lines[: index + 1])) + index + 1 :]
+                return b"".join(out) + (self._json_block(rest) if rest else b"")
         return b"".join(out)
 
     def _json(self, record: LogRecord) -> bytes:
@@ -180,14 +189,14 @@ class Formatter:
                     and not self._sieve.active
                     and not self._reader.in_traceback(line.service)
                 ):
-                    self._kinds.learn_continuation(
+                    self._templates.learn_continuation(
                         raw, line.service, out[-1], _shown(line, self._style, None)
                     )
             elif record.format not in DIALECTS:
                 pass
             elif not STEP.fullmatch(record.message):
-                self._kinds.learn_shape(raw, shape, record.format)
-            elif self._kinds.learn_step(raw, record.format):
+                self._templates.learn_shape(raw, shape, record.format)
+            elif self._templates.learn_step(raw, record.format):
                 rest = text[sum(map(len, lines[: index + 1])) + index + 1 :]
                 return b"".join(out) + (self._convert(rest) if rest else b"")
         return b"".join(out)
@@ -200,7 +209,7 @@ class Formatter:
         Of a line that is not wanted nothing is left.
         """
         inside_block = self._redactor is not None and self._redactor.inside_block
-        kind = None if inside_block else self._kinds.shapes.get(shape)
+        kind = None if inside_block else self._templates.shapes.get(shape)
         if kind:
             shown = None if self._sieve.limits_time else kind.format(raw, self._style.clock)
             if shown is None:
@@ -212,7 +221,7 @@ class Formatter:
                 self._sieve.begin(kind.record.service, in_time=True, wants=kept)
             self.counts.add_records(1, written=kept)
             return shown if kept else b""
-        service, shown = self._kinds.continuations.get(raw, (None, None))
+        service, shown = self._templates.continuations.get(raw, (None, None))
         if shown is None or self._reader.in_traceback(service) or inside_block:
             return None
         self.counts.lines += 1
@@ -220,42 +229,85 @@ class Formatter:
 
     def _convert(self, text: bytes, kind: int = 0) -> bytes:
         """Return the friendly text of whole lines: rows of step kinds from number `kind` on in bulk, what is between line by line."""
-        rows = None
-        while rows is None and kind < len(self._kinds.steps):
-            rows = self._kinds.steps[kind].find(text)
-            kind += 1
-        begins = rows.begins(self._style.clock) if rows else None
-        wanted = self._sieve.wanted
-        fates = (
-            {wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in begins.values()}
-            if begins
-            else set()
-        )
-        if rows is None or begins is None or len(fates) != 1 or None in fates:
-            # No rows; or a minute that occurs twice or never, or a time limit among them, so that
-            # each line has to be looked at.
+        rows, begins, in_time, kind = self._rows(text, kind)
+        if rows is None or begins is None:
             return self._lines(text)
-        in_time = True in fates
-        wants = wanted.wants(rows.kind.record)
+        wants = self._sieve.wanted.wants(rows.template.record)
         kept = in_time and wants
         for number, piece in enumerate(rows.between):
             if number and (piece or number == rows.count):
                 self._stand_after(rows, number - 1, in_time, wants)
             if piece:
                 rows.between[number] = self._convert(piece, kind)
-        self._kinds.took(rows)
+        self._templates.took(rows)
         self.counts.add_records(rows.count, written=kept)
         if not kept:
             return b"".join(rows.between)
-        self.redactions.update({rule: hits * rows.count for rule, hits in rows.kind.hits.items()})
-        return rows.join(begins, self._style.clock)
+        self.redactions.update(
+            {rule: hits * rows.count for rule, hits in rows.template.hits.items()}
+        )
+        return rows.join(begins)
+
+    def _rows(
+        self, text: bytes, kind: int
+    ) -> tuple[Rows | None, dict[bytes, datetime] | None, bool, int]:
+        """Return the rows of the first template from number `kind` on that has any in a text.
+
+        With them: when their minutes begin, whether those are wanted, and the number of the next
+        template. No rows where a minute occurs twice or never, or a time limit is among them, so
+        that each line has to be looked at.
+        """
+        rows = None
+        while rows is None and kind < len(self._templates.steps):
+            rows = self._templates.steps[kind].find(text)
+            kind += 1
+        begins = rows.begins(self._style.clock) if rows else None
+        wanted = self._sieve.wanted
+        fates = {
+            wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in (begins or {}).values()
+        }
+        if rows is None or begins is None or len(fates) != 1 or None in fates:
+            return None, None, False, kind
+        return rows, begins, True in fates, kind
+
+    def _json_block(self, text: bytes, kind: int = 0) -> bytes:
+        """Return the JSON Lines of whole lines: rows in bulk, what is between line by line.
+
+        An event is complete when the next one begins. So the text of a row is written when a row
+        follows at once; a row before other lines waits, as a record, for what may belong to it.
+        """
+        rows, begins, in_time, kind = self._rows(text, kind)
+        if rows is None or begins is None:
+            return self._json_lines(text)
+        wants = self._sieve.wanted.wants(rows.template.record)
+        kept, service = in_time and wants, rows.template.record.service
+        texts = rows.texts(begins) if kept else []
+        out: list[bytes] = []
+        written = 0
+        for number, piece in enumerate(rows.between):
+            if number and kept:
+                out += map(self._json, self._grouping.complete(service))
+                if piece or number == rows.count:
+                    self._grouping.begin(rows.record(number - 1, begins))
+                else:
+                    out.append(texts[number - 1])
+                    written += 1
+            if number and (piece or number == rows.count):
+                self._stand_after(rows, number - 1, in_time, wants)
+            if piece:
+                out.append(self._json_block(piece, kind))
+        self._templates.took(rows)
+        self.counts.add_records(rows.count, written=False)
+        self.counts.records_written += written
+        self.redactions.update({rule: hits * written for rule, hits in rows.template.hits.items()})
+        return b"".join(out)
 
     def _stand_after(self, rows: Rows, number: int, in_time: bool, wants: bool) -> None:
         """Leave behind what the slow way would have left after a row."""
-        record = rows.kind.record
+        record = rows.template.record
         self._reader.begin(record.service, record.level)
         self._sieve.begin(record.service, in_time=in_time, wants=wants)
-        if not rows.kind.tail:
+        if not rows.template.tail:
             self._style.clock.instant(
                 rows.minutes[number].decode(), rows.seconds[number].decode(), ""
             )
@@ -266,7 +318,11 @@ class Formatter:
         if line.record is None or line.record.time is None or line.record.continuation:
             return None
         redactor = self._redactor.fresh() if self._redactor else None
-        text = _shown(line, self._aside, redactor).decode().removesuffix("\n")
+        if self._aside.jsonl:
+            record = redacted_record(line.record, redactor) if redactor else line.record
+            text = render(record, self._aside)
+        else:
+            text = _shown(line, self._aside, redactor).decode().removesuffix("\n")
         return Rendered(line.record, text, redactor.counts if redactor else {})
 
 

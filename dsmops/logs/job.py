@@ -17,9 +17,9 @@ from dsmops.logs.filters import Filter
 from dsmops.logs.follow import can_follow, follow
 from dsmops.logs.formatter import Formatter
 from dsmops.logs.merge import Merger
-from dsmops.logs.parts import Part, PartAtWork, at_work, plan_parts
 from dsmops.logs.redaction import Redactor
 from dsmops.logs.render import Style
+from dsmops.logs.sections import Section, SectionAtWork, at_work, plan_sections
 from dsmops.logs.sinks import STDOUT, Write, open_sink, plan_output, refuse_same_file
 from dsmops.logs.sources import STDIN, head_of, local_path, open_source
 from dsmops.logs.wrappers import AUTO, NONE, is_wrapped
@@ -70,13 +70,13 @@ def format_log(
     """
     following = stop is not None and can_follow(source)
     target = plan_output(source, output, following=following)
-    # A part is a file until its turn comes, so a stream, which may be endless, gets none. Nor does a
+    # A section is a file until its turn comes, so a stream, which may be endless, gets none. Nor does a
     # wrapped log, whose lines may go on over the edges.
-    parts = [] if target is None or following else plan_parts(source)
-    if len(parts) > 1:
+    sections = [] if target is None or following else plan_sections(source)
+    if len(sections) > 1:
         if wrapper == AUTO and not is_wrapped(head_of(source)):
             wrapper = NONE
-        parts = parts if wrapper == NONE else []
+        sections = sections if wrapper == NONE else []
     formatter = Formatter(
         style,
         redactor=Redactor(key) if key is not None else None,
@@ -85,11 +85,11 @@ def format_log(
     )
     with (
         _open_chunks(
-            source, parts, progress, stop if following else None, on_next, on_note
+            source, sections, progress, stop if following else None, on_next, on_note
         ) as chunks,
         # Before the target is opened: a process inherits what is open, and with it the lock that
         # says who writes the target.
-        at_work(parts[1:], formatter) as others,
+        at_work(sections[1:], formatter) as others,
         _open_target(source, target, streaming=following) as write,
         _Behind(write) as out,
     ):
@@ -189,8 +189,8 @@ def _pump(chunks: Iterable[bytes], formatter: Formatter, out: _Behind) -> None:
         out.put(formatter.feed(block) if block else formatter.flush())
 
 
-def _take_over(others: list[PartAtWork], formatter: Formatter, out: _Behind) -> None:
-    """Put what other processes made of the later parts, or format a part here where its own process could not know enough."""
+def _take_over(others: list[SectionAtWork], formatter: Formatter, out: _Behind) -> None:
+    """Put what other processes made of the later sections, or format a section here where its own process could not know enough."""
     for other in others:
         outcome = other.outcome()
         if outcome and formatter.can_take(outcome):
@@ -199,23 +199,23 @@ def _take_over(others: list[PartAtWork], formatter: Formatter, out: _Behind) -> 
             for chunk in read_chunks(other.output):
                 out.put(chunk)
         else:
-            _pump(other.part.chunks(), formatter, out)
+            _pump(other.section.chunks(), formatter, out)
 
 
 @contextmanager
 def _open_chunks(
     source: str,
-    parts: list[Part],
+    sections: list[Section],
     progress: Progress,
     stop: Event | None,
     on_next: Callable[[Path], object],
     on_note: Callable[[str], object],
 ) -> Iterator[Iterator[bytes]]:
-    """Yield the bytes to format here: what grows, the first of several parts, or all."""
+    """Yield the bytes to format here: what grows, the first of several sections, or all."""
     if stop is not None:
         yield follow(local_path(source), stop, on_next=on_next)
-    elif len(parts) > 1:
-        yield parts[0].chunks(progress)
+    elif len(sections) > 1:
+        yield sections[0].chunks(progress)
     else:
         with open_source(source, progress=progress, on_note=on_note) as chunks:
             yield chunks

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dsmops.logs.clock import Clock
-from dsmops.logs.kinds import Render, Rows, ShapeKind, StepKind, find_recipe
 from dsmops.logs.redaction import has_hints
+from dsmops.logs.templates import (
+    FriendlyStamps,
+    Render,
+    Rows,
+    ShapeTemplate,
+    StepTemplate,
+    find_recipe,
+)
 
-_MOST_STEP_KINDS = 8
+_MOST_STEP_TEMPLATES = 8
 _MOST_SHAPES = 4096
 _MOST_CONTINUATIONS = 1024
 _LINE_BYTES = 1000
@@ -17,25 +23,25 @@ _MOST_LESSONS = 1000
 """A lesson costs about as much as ten lines the slow way. A log of ever new shapes is not worth more of them."""
 
 
-class Kinds:
+class Templates:
     """What was learnt of one log."""
 
-    def __init__(self, render: Render, clock: Clock) -> None:
-        """`render` is the slow way, and `clock` the one it uses."""
-        self.steps: list[StepKind] = []
+    def __init__(self, render: Render, stamps: FriendlyStamps) -> None:
+        """`render` is the slow way, and `stamps` are of the clock that it uses."""
+        self.steps: list[StepTemplate] = []
         """In the order of how often they came."""
-        self.shapes: dict[bytes, ShapeKind | None] = {}
+        self.shapes: dict[bytes, ShapeTemplate | None] = {}
         """By shape; None where an experiment failed."""
         self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
         """Raw lines that come again and do nothing but continue an event, with their service and what is written for them."""
-        self._render, self._clock = render, clock
+        self._render, self._stamps, self._clock = render, stamps, stamps.clock
         self._seen: set[bytes] = set()
-        self._rows: Counter[StepKind] = Counter()
+        self._rows: Counter[StepTemplate] = Counter()
         self._lessons = 0
 
     def took(self, rows: Rows) -> None:
         """Take note that rows went the fast way."""
-        self._rows[rows.kind] += rows.count
+        self._rows[rows.template] += rows.count
 
     def sort(self) -> None:
         """Put the kinds first that came most since the last time."""
@@ -46,26 +52,22 @@ class Kinds:
         """Make a kind of a step line that went the slow way, and return whether that worked."""
         row = raw + b"\n"
         if (
-            len(self.steps) == _MOST_STEP_KINDS
+            len(self.steps) == _MOST_STEP_TEMPLATES
             or any(kind.find(row) for kind in self.steps)
             or not self._may_learn()
         ):
             return False
         recipe, alone = (
-            find_recipe(raw, dialect, self._render, self._clock, only_message=True),
+            find_recipe(raw, dialect, self._render, self._stamps, only_message=True),
             self._render(raw),
         )
         if recipe is None or alone is None:
             return False
-        kind = StepKind(raw, dialect, recipe)
+        kind = StepTemplate(raw, dialect, recipe)
         rows = kind.find(row)
         begins = rows.begins(self._clock) if rows else None
         # The proof of the recipe: the line it was learnt from.
-        if (
-            rows is None
-            or begins is None
-            or rows.join(begins, self._clock) != f"{alone.text}\n".encode()
-        ):
+        if rows is None or begins is None or rows.join(begins) != f"{alone.text}\n".encode():
             return False
         self.steps.append(kind)
         return True
@@ -80,10 +82,10 @@ class Kinds:
             self._seen.add(shape)
         elif len(self.shapes) < _MOST_SHAPES and self._may_learn():
             recipe, alone = (
-                find_recipe(raw, dialect, self._render, self._clock, only_message=False),
+                find_recipe(raw, dialect, self._render, self._stamps, only_message=False),
                 self._render(raw),
             )
-            kind = ShapeKind(recipe) if recipe and alone and not has_hints(alone.text) else None
+            kind = ShapeTemplate(recipe) if recipe and alone and not has_hints(alone.text) else None
             proved = kind and alone and kind.format(raw, self._clock) == f"{alone.text}\n".encode()
             self.shapes[shape] = kind if proved else None
 

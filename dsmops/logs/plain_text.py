@@ -24,7 +24,8 @@ def decode(line: bytes) -> str:
 
 def clean(text: str) -> str:
     r"""Return `text` without colours and blanks at its end, its control characters spelled out like `\x07`. Idempotent."""
-    text = without_colours(text).rstrip(_BLANKS)
+    # A power cut leaves megabytes of NUL in a log; the pattern would take a second for each.
+    text = without_colours(text).rstrip(_BLANKS).replace("\0", "\\x00")
     return text if text.isascii() and text.isprintable() else _CONTROL.sub(_spelled, text)
 
 

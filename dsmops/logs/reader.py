@@ -202,7 +202,7 @@ class Grouping:
     """Gathers lines into whole records."""
 
     def __init__(self) -> None:
-        self._open: dict[str | None, tuple[LogRecord, list[str]]] = {}
+        self._open: dict[str | None, tuple[LogRecord, list[str]] | None] = {}
 
     def add(self, line: Line) -> Iterator[LogRecord]:
         """Take a line, and yield the record that it completes."""
@@ -215,9 +215,20 @@ class Grouping:
         record = line.record or LogRecord("text", line.text, service=line.service)
         self._open[line.service] = (record, list(record.continuation))
 
+    def complete(self, service: str | None) -> Iterator[LogRecord]:
+        """Yield the open record of a service: its next event begins."""
+        pending = self._open.get(service)
+        self._open[service] = None  # It keeps its place for `finish`.
+        if pending:
+            yield _whole(*pending)
+
+    def begin(self, record: LogRecord) -> None:
+        """Open a record, for the lines that may belong to it."""
+        self._open[record.service] = (record, list(record.continuation))
+
     def finish(self) -> Iterator[LogRecord]:
         """Yield what is still open; the log ends here."""
-        for pending in self._open.values():
+        for pending in filter(None, self._open.values()):
             yield _whole(*pending)
         self._open.clear()
 

@@ -110,6 +110,8 @@ class Redactor:
         self._key = key
         self._looks_by_shape: dict[bytes, _Looks] = {}
         self._known: dict[str, tuple[str, list[str]]] = {}
+        self._long: tuple[str, str, Counter[str]] | None = None
+        """The last long line outside of blocks, what became of it, and its hits."""
         self._pem_lines_left = 0
         self._open_block: str | None = None
         """What a list or value that has not ended holds, see `opened_block`."""
@@ -184,6 +186,19 @@ class Redactor:
         return looks
 
     def _outside(self, text: str) -> str:
+        if len(text) <= _LONGEST_KEPT:
+            return self._redacted(text)
+        # Of what repeats for megabytes, as in a hole of a file, each line is looked at once.
+        if self._long is None or text != self._long[0]:
+            before, self.counts = self.counts, Counter()
+            shown = self._redacted(text)
+            before, self.counts = self.counts, before + self.counts
+            self._long = None if self.inside_block else (text, shown, before)
+            return shown
+        self.counts.update(self._long[2])
+        return self._long[1]
+
+    def _redacted(self, text: str) -> str:
         looks = self.looks(_shape(text))
         if not looks.loud:
             return text

@@ -214,22 +214,26 @@ TOKEN_SHAPES: tuple[TokenShape, ...] = (
 
 def token_pattern() -> str:
     """Return a verbose pattern that matches any token of the table."""
+    ordinary = "|".join(
+        rf"(?: {_any_of(marks)} ) [{alphabet}]{{{least},}}"
+        for (alphabet, least), marks in _grouped(mixed=False).items()
+    )
+    mixed = "|".join(
+        rf"(?: {_any_of(marks)} ) (?=[{alphabet}]{{0,40}}?\d) [{alphabet}]{{{least},}}"
+        for (alphabet, least), marks in _grouped(mixed=True).items()
+    )
+    inner = (
+        rf"(?<![{shape.before}]) [{shape.before}]{{{shape.least_before},80}} "
+        rf"(?: {_any_of(shape.marks)} ) [{shape.alphabet}]{{{shape.least},}}"
+        for shape in TOKEN_SHAPES
+        if shape.before
+    )
+    # One look back for all of them: most characters of a line stand inside a word.
     return "|".join(
         (
-            *(
-                rf"(?<![A-Za-z0-9]) (?: {_any_of(marks)} ) [{alphabet}]{{{least},}}"
-                for (alphabet, least), marks in _grouped(mixed=False).items()
-            ),
-            *(
-                rf"(?<![\w-]) (?: {_any_of(marks)} ) (?=[{alphabet}]{{0,40}}?\d) [{alphabet}]{{{least},}}"
-                for (alphabet, least), marks in _grouped(mixed=True).items()
-            ),
-            *(
-                rf"(?<![{shape.before}]) [{shape.before}]{{{shape.least_before},80}} "
-                rf"(?: {_any_of(shape.marks)} ) [{shape.alphabet}]{{{shape.least},}}"
-                for shape in TOKEN_SHAPES
-                if shape.before
-            ),
+            rf"(?<![A-Za-z0-9]) (?: {ordinary} )",
+            rf"(?<![\w-]) (?: {mixed} )",
+            *inner,
         )
     )
 

@@ -395,7 +395,11 @@ class Oracle:
         edits = [edit for edit in found if edit is not None]
         if edits:
             self.counts[rule.name] = self.counts.get(rule.name, 0) + len(edits)
-        return edited(text, edits, seen or identity(text)) if edits else text
+        if seen is None:
+            for begin, end, instead in reversed(edits):
+                text = text[:begin] + instead + text[end:]
+            return text
+        return edited(text, edits, seen) if edits else text
 
     def remember(self, kind: str, value: str) -> str:
         shown = self.pseudonym(kind, value)

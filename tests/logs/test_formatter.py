@@ -191,6 +191,31 @@ def test_json_lines_do_not_depend_on_the_cut(seed: int) -> None:
     )
 
 
+@given(seed=st.integers(0, 2**64))
+def test_json_lines_in_bulk_are_those_of_the_slow_way(seed: int) -> None:
+    """Rows that are written in bulk give the bytes and counts that each line by itself gives."""
+    rng = random.Random(seed)
+    start = rng.choice(STARTS)
+    data, options = some_log(rng, start), some_options(rng, start)
+    fast, ours = formatted(data, rng.choice([100, 1 << 20]), options, jsonl=True)
+    slow = formatter(options, jsonl=True)
+    slow._templates.learn_step = lambda *_: False
+    expected = b"".join(map(slow.feed, cut_blocks([data]))) + slow.flush()
+    assert fast == expected
+    assert (ours.counts, ours.redactions) == (slow.counts, slow.redactions)
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_step_lines_of_every_dialect_go_in_bulk_to_json(name: str) -> None:
+    """After the first line a log of one dialect needs one template, also for JSON Lines."""
+    rng = random.Random(3)
+    events = [step(rng, START + timedelta(milliseconds=37 * index), index) for index in range(200)]
+    data = "".join(DIALECTS[name](event) + "\n" for event in events).encode()
+    out, ours = formatted(data, 1 << 20, Options(key=KEY), jsonl=True)
+    assert len(ours._templates.steps) == 1
+    assert out.count(b"\n") == 200
+
+
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_step_lines_of_every_dialect_go_the_fast_way(name: str) -> None:
     """A log of one dialect needs one kind of rows, and all its lines after the first are rows."""
@@ -198,8 +223,8 @@ def test_step_lines_of_every_dialect_go_the_fast_way(name: str) -> None:
     events = [step(rng, START + timedelta(milliseconds=37 * index), index) for index in range(200)]
     data = "".join(DIALECTS[name](event) + "\n" for event in events).encode()
     _, ours = formatted(data, 1 << 20, Options(key=KEY))
-    assert len(ours._kinds.steps) == 1
-    assert ours._kinds.steps[0].find(data).count == 200
+    assert len(ours._templates.steps) == 1
+    assert ours._templates.steps[0].find(data).count == 200
     assert_same(data, 1 << 20, Options(key=KEY))
 
 
@@ -219,7 +244,7 @@ def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
     ]
     data = "".join(DIALECTS[name](event) + "\n" for event in events).encode()
     _, ours = formatted(data, 1 << 20, Options(key=KEY))
-    assert any(ours._kinds.shapes.values())
+    assert any(ours._templates.shapes.values())
     assert_same(data, 1 << 20, Options(key=KEY))
 
 

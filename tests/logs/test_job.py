@@ -1,4 +1,4 @@
-"""Whole runs: where output goes, that it is whole, and that a file in parts is the file in one go."""
+"""Whole runs: where output goes, that it is whole, and that a file in sections is the file in one go."""
 
 import gzip
 import os
@@ -23,8 +23,8 @@ from dsmops.logs import (
     Redactor,
     Style,
     format_log,
-    parts,
     plan_output,
+    sections,
 )
 from tests.logs.oracle import Options, Oracle
 from tests.logs.server_logs import START, Event, ansi, compose, local_time, plain, server_log, step
@@ -164,13 +164,13 @@ def test_the_report_counts_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b""
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------------------------
+# --- sections ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut files of a few kilobytes, as if there were four processors."""
-    monkeypatch.setattr(parts, "PART_BYTES", 5000)
+    monkeypatch.setattr(sections, "SECTION_BYTES", 5000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
     # Servers of other tests may have left idle threads in this process, beside which the tool
     # itself would not fork.
@@ -219,7 +219,7 @@ LOGS["clocks go back"] = [
 ]
 
 
-@pytest.mark.usefixtures("_small_parts")
+@pytest.mark.usefixtures("_small_sections")
 @pytest.mark.parametrize("name", LOGS)
 def test_a_file_in_parts_is_the_file_in_one_go(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -232,7 +232,7 @@ def test_a_file_in_parts_is_the_file_in_one_go(
     )
     path = tmp_path / "log"
     path.write_bytes("\n".join(LOGS[name]).encode())
-    assert len(parts.plan_parts(str(path))) == (1 if name == "no record" else 4)
+    assert len(sections.plan_sections(str(path))) == (1 if name == "no record" else 4)
     oracle = Oracle(Options(zone=ZoneInfo("America/New_York"), key=KEY))
     expected = oracle.format(path.read_bytes())
     report = run(path, tmp_path / "out", zone="America/New_York")
@@ -245,11 +245,11 @@ def test_a_file_in_parts_is_the_file_in_one_go(
     assert report.read_bytes == path.stat().st_size
     style = Style(Clock(UTC), jsonl=True)
     format_log(
-        str(path), str(tmp_path / "parts"), style=style, key=KEY, wanted=Filter(level="INFO")
+        str(path), str(tmp_path / "sections"), style=style, key=KEY, wanted=Filter(level="INFO")
     )
     with path.open("rb") as stream:
         whole = _in_one_go(stream.read(), Style(Clock(UTC), jsonl=True))
-    assert (tmp_path / "parts").read_bytes() == whole
+    assert (tmp_path / "sections").read_bytes() == whole
 
 
 def _in_one_go(data: bytes, style: Style) -> bytes:
@@ -257,7 +257,7 @@ def _in_one_go(data: bytes, style: Style) -> bytes:
     return formatter.feed(data) + formatter.flush()
 
 
-@pytest.mark.usefixtures("_small_parts")
+@pytest.mark.usefixtures("_small_sections")
 def test_a_part_that_fails_is_formatted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +266,7 @@ def test_a_part_that_fails_is_formatted_again(
     path.write_bytes("\n".join(LOGS["mixed"]).encode())
     run(path, tmp_path / "out")
     before = _children()
-    monkeypatch.setattr(parts, "_work", lambda *_: os._exit(9))
+    monkeypatch.setattr(sections, "_work", lambda *_: os._exit(9))
     run(path, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
     assert _children() == before
@@ -281,12 +281,12 @@ def _children() -> set[str]:
     }
 
 
-@pytest.mark.usefixtures("_small_parts")
+@pytest.mark.usefixtures("_small_sections")
 def test_a_file_that_is_replaced_meanwhile_is_an_error(tmp_path: Path) -> None:
-    """A part is only read from the file that was cut into parts."""
+    """A part is only read from the file that was cut into sections."""
     path = tmp_path / "log"
     path.write_bytes("\n".join(LOGS["mixed"]).encode())
-    planned = parts.plan_parts(str(path))
+    planned = sections.plan_sections(str(path))
     path.rename(tmp_path / "log.1")
     path.write_bytes(b"another")
     with pytest.raises(InputError, match="was replaced"):

@@ -1,9 +1,9 @@
-"""A big file in parts, one process each: the same bytes as in one go, or it is done in one go.
+"""A big file in sections, one process each: the same bytes as in one go, or it is done in one go.
 
 What a line becomes depends on lines before it only here and there: on an open PEM block or list, on
 containers of docker compose, and, for stamps without a zone, in the hour that occurs twice. So each
-part begins at a record and is formatted as a log of its own, and its result is taken only where the
-parts before left nothing behind that matters to it. Otherwise that part is formatted once more,
+section begins at a record and is formatted as a log of its own, and its result is taken only where the
+sections before left nothing behind that matters to it. Otherwise that section is formatted once more,
 here.
 """
 
@@ -34,15 +34,15 @@ from dsmops.logs.reader import Reader
 from dsmops.logs.sources import STDIN, is_compressed, local_path
 from dsmops.progress import SILENT, Progress
 
-PART_BYTES = 16 << 20
-"""A smaller part is not worth a process, which costs some 20 ms."""
+SECTION_BYTES = 16 << 20
+"""A smaller section is not worth a process, which costs some 20 ms."""
 
-_MOST_PARTS = 8
+_MOST_SECTIONS = 8
 _RECORD = re.compile(rb"(?<=\n)(?:\x1b\[2m)?20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z.*\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Section:
     """A stretch of a file, from `begin` up to `end` (None: whatever there is)."""
 
     path: Path
@@ -80,8 +80,8 @@ class Part:
             return file.read(size)
 
 
-def plan_parts(source: str) -> list[Part]:
-    """Return the parts of a source: one for each processor, or at most one where it is no big plain file or has no place to cut."""
+def plan_sections(source: str) -> list[Section]:
+    """Return the sections of a source: one for each processor, or at most one where it is no big plain file or has no place to cut."""
     path = local_path(source)
     try:
         with path.open("rb", buffering=0) as file:
@@ -95,7 +95,7 @@ def plan_parts(source: str) -> list[Part]:
                 and threading.active_count() == 1
             )
             count = (
-                min(len(os.sched_getaffinity(0)), _MOST_PARTS, status.st_size // PART_BYTES)
+                min(len(os.sched_getaffinity(0)), _MOST_SECTIONS, status.st_size // SECTION_BYTES)
                 if several
                 else 1
             )
@@ -109,7 +109,7 @@ def plan_parts(source: str) -> list[Part]:
     except OSError:  # `open_source` will tell.
         return []
     return [
-        Part(path, status, begin, end)
+        Section(path, status, begin, end)
         for begin, end in zip(begins, [*begins[1:], None], strict=True)
     ]
 
@@ -122,21 +122,21 @@ def _place_to_cut(fd: int, near: int) -> int | None:
     return None
 
 
-class PartAtWork:
-    """A part that another process formats into a file of its own."""
+class SectionAtWork:
+    """A section that another process formats into a file of its own."""
 
-    def __init__(self, part: Part, formatter: Formatter) -> None:
-        self.part = part
+    def __init__(self, section: Section, formatter: Formatter) -> None:
+        self.section = section
         self.output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 closed by `end`
         self._results, results = os.pipe()
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            _work(part, formatter, self.output, results, parent)
+            _work(section, formatter, self.output, results, parent)
         os.close(results)
 
     def outcome(self) -> Outcome | None:
-        """Wait for the process and return what it came to; None where it failed, and the part has to be formatted here."""
+        """Wait for the process and return what it came to; None where it failed, and the section has to be formatted here."""
         with os.fdopen(self._results, "rb", closefd=False) as file:
             data = file.read()
         self.output.seek(0)
@@ -151,21 +151,23 @@ class PartAtWork:
 
 
 @contextmanager
-def at_work(parts: list[Part], formatter: Formatter) -> Iterator[list[PartAtWork]]:
-    """Yield the parts, each being formatted by a process of its own with a copy of `formatter`, which has seen nothing yet."""
-    working: list[PartAtWork] = []
+def at_work(sections: list[Section], formatter: Formatter) -> Iterator[list[SectionAtWork]]:
+    """Yield the sections, each being formatted by a process of its own with a copy of `formatter`, which has seen nothing yet."""
+    working: list[SectionAtWork] = []
     try:
-        working.extend(PartAtWork(part, formatter) for part in parts)
+        working.extend(SectionAtWork(section, formatter) for section in sections)
         yield working
     finally:
-        for part in working:
-            part.end()
+        for section in working:
+            section.end()
 
 
-def _work(part: Part, formatter: Formatter, output: BinaryIO, results: int, parent: int) -> None:
-    """Format a part in the child, and end the child whatever happens: the parent sees results or none."""
+def _work(
+    section: Section, formatter: Formatter, output: BinaryIO, results: int, parent: int
+) -> None:
+    """Format a section in the child, and end the child whatever happens: the parent sees results or none."""
     try:
-        for block in cut_blocks(part.chunks()):
+        for block in cut_blocks(section.chunks()):
             if os.getppid() != parent:  # It was killed, and nobody will come for the results.
                 return
             output.write(formatter.feed(block))

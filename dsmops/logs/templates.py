@@ -5,16 +5,16 @@ made, by experiment: the slow way runs on the same line at another time and with
 where the marks come out is where the numbers belong. So the fast ways know neither dialects nor
 styles, and cannot disagree with the slow one about them. There are two:
 
-- `StepKind`, for step lines by the million: one `split` of a block by a pattern gives the numbers of all its rows, one `join` the text;
-- `ShapeKind`, for the other lines that come again: the line's bytes with all digits as 0 are the key, and slices give the numbers.
+- `StepTemplate`, for step lines by the million: one `split` of a block by a pattern gives the numbers of all its rows, one `join` the text;
+- `ShapeTemplate`, for the other lines that come again: the line's bytes with all digits as 0 are the key, and slices give the numbers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from dsmops.logs.clock import FRIENDLY_STAMP, STAMP, Clock
@@ -55,6 +55,11 @@ class Recipe:
     """How lines like one raw line are made: `head`, the stamp, `first`, then `parts`, each a text or an index into `numbers`."""
 
     stamp: re.Match[bytes]
+    stamps: FriendlyStamps
+    digits: int
+    """So many digits of the fraction of a second are shown."""
+    marks: tuple[str, ...]
+    """What stands for the numbers in the message of `record`."""
     numbers: tuple[Span, ...]
     """Places of the numbers in the raw line, in order. Digits elsewhere, but for those of colours, do not come out."""
     head: bytes
@@ -64,14 +69,42 @@ class Recipe:
     hits: Mapping[str, int]
 
 
-def find_recipe(
-    raw: bytes, dialect: str, render: Render, clock: Clock, *, only_message: bool
-) -> Recipe | None:
-    """Return the recipe of lines like `raw`, or None where the experiment fails. `clock` is the one that `render` uses.
+class FriendlyStamps:
+    """What stands around the seconds in friendly lines, which show milliseconds."""
 
-    With `only_message` only numbers of the message vary; those of paths and names belong to the
-    kind.
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def digits(self, available: int) -> int:
+        """Return how many digits of a fraction of a second are shown."""
+        return min(3, available)
+
+    def around(self, minute: datetime, _digits: int, /) -> tuple[str, str]:
+        """Return what stands before and after the shown seconds of a minute in UTC."""
+        return self.clock.around(minute)
+
+
+class JsonStamps(FriendlyStamps):
+    """What stands around the seconds in JSON, which shows microseconds in UTC."""
+
+    def digits(self, available: int) -> int:
+        """Return how many digits of a fraction of a second are shown."""
+        return min(6, available)
+
+    def around(self, minute: datetime, digits: int, /) -> tuple[str, str]:
+        """Return what stands before and after the shown seconds of a minute in UTC."""
+        return f'"time":"{minute:%Y-%m-%dT%H:%M}:', f'{"0" * (6 - digits)}Z"'
+
+
+def find_recipe(
+    raw: bytes, dialect: str, render: Render, stamps: FriendlyStamps, *, only_message: bool
+) -> Recipe | None:
+    """Return the recipe of lines like `raw`, or None where the experiment fails.
+
+    `stamps` is of the clock that `render` uses. With `only_message` only numbers of the message
+    vary; those of paths and names belong to the template.
     """
+    clock = stamps.clock
     stamp = _STAMPS.get(dialect, _STAMPS[""]).search(raw)
     found = [
         match for match in _NUMBER.finditer(raw, stamp.end() if stamp else 0) if match["number"]
@@ -91,8 +124,10 @@ def find_recipe(
     minute = clock.minute(_PROBE_MINUTE, stamp["tail"].decode("utf-8", "replace"))
     if shown is None or not isinstance(minute, datetime):
         return None
-    before, after = clock.around(minute)
-    head, found_stamp, rest = shown.text.partition(f"{before}{_PROBE_SECONDS}{after}")
+    digits = stamps.digits(len(stamp["seconds"]) - len("58."))
+    before, after = stamps.around(minute, digits)
+    seconds = _PROBE_SECONDS.ljust(len("58.") + digits, "1")
+    head, found_stamp, rest = shown.text.partition(f"{before}{seconds}{after}")
     parts = (
         re.split(b"(" + b"|".join(map(re.escape, numbers)) + b")", rest.encode() + b"\n")
         if numbers
@@ -103,6 +138,9 @@ def find_recipe(
     order = {mark: index for index, mark in enumerate(numbers)}
     return Recipe(
         stamp=stamp,
+        stamps=stamps,
+        digits=digits,
+        marks=tuple(mark.decode() for mark in numbers),
         numbers=tuple(numbers.values()),
         head=head.encode(),
         first=parts[0],
@@ -128,7 +166,7 @@ def _probe(raw: bytes, stamp: re.Match[bytes], numbers: Mapping[bytes, Span]) ->
     return raw
 
 
-class StepKind:
+class StepTemplate:
     """Step lines of one kind. `pattern` has a group for the minute, one for the seconds, and one for each number, in this order."""
 
     def __init__(self, raw: bytes, dialect: str, recipe: Recipe) -> None:
@@ -137,7 +175,7 @@ class StepKind:
         self._recipe = recipe
         # JSON has no number that begins with a needless 0.
         whole = rb"(?:0|[1-9]\d{0,17})" if dialect == "json" else rb"\d{1,18}"
-        surplus = len(recipe.stamp["seconds"]) - len(_PROBE_SECONDS)
+        surplus = len(recipe.stamp["seconds"]) - len("58.") - recipe.digits
         groups = [
             (
                 recipe.stamp.span("minute"),
@@ -145,7 +183,7 @@ class StepKind:
             ),
             (
                 recipe.stamp.span("seconds"),
-                rb"([0-5]\d\.\d{3})" + (rb"\d{%d}" % surplus if surplus else b""),
+                rb"([0-5]\d\.\d{%d})" % recipe.digits + (rb"\d{%d}" % surplus if surplus else b""),
             ),
             *(
                 (span, b"(" + whole + (rb"\.\d{1,18}" if b"." in raw[slice(*span)] else b"") + b")")
@@ -169,8 +207,10 @@ class StepKind:
 class Rows:
     """The rows of one kind in a text, as columns. `between[i]` is what stands before row i; its last item is what follows the last."""
 
-    def __init__(self, kind: StepKind, recipe: Recipe, pieces: list[Any], width: int) -> None:
-        self.kind = kind
+    def __init__(
+        self, template: StepTemplate, recipe: Recipe, pieces: list[Any], width: int
+    ) -> None:
+        self.template = template
         self.count = len(pieces) // width
         self.between: list[bytes] = pieces[::width]
         self.minutes: list[bytes] = pieces[1::width]
@@ -181,19 +221,44 @@ class Rows:
     def begins(self, clock: Clock) -> dict[bytes, datetime] | None:
         """Return the UTC time at which each minute in the column begins; None where one occurs twice or never."""
         found = {
-            minute: clock.minute(minute.decode(), self.kind.tail) for minute in set(self.minutes)
+            minute: clock.minute(minute.decode(), self.template.tail)
+            for minute in set(self.minutes)
         }
         begins = {minute: begin for minute, begin in found.items() if isinstance(begin, datetime)}
         return begins if len(begins) == len(found) else None
 
-    def join(self, begins: Mapping[bytes, datetime], clock: Clock) -> bytes:
-        """Return the friendly text of rows and what is between them, by what `begins` returned."""
+    def join(self, begins: Mapping[bytes, datetime]) -> bytes:
+        """Return the text of rows and what is between them, by what `begins` returned."""
+        columns = [self.between[:-1], *self._columns(begins)]
+        out = [b""] * (self.count * len(columns))
+        for place, column in enumerate(columns):
+            out[place :: len(columns)] = column
+        return b"".join(out) + self.between[-1]
+
+    def texts(self, begins: Mapping[bytes, datetime]) -> list[bytes]:
+        """Return the text of each row."""
+        return list(map(b"".join, zip(*self._columns(begins), strict=True)))
+
+    def record(self, number: int, begins: Mapping[bytes, datetime]) -> LogRecord:
+        """Return the record of a row, as the slow way reads it."""
+        record, seconds = self._recipe.record, self.seconds[number].decode()
+        message = record.message
+        for column, mark in enumerate(self._recipe.marks):
+            message = message.replace(mark, self._numbers[column][number].decode(), 1)
+        time = begins[self.minutes[number]] + timedelta(
+            seconds=int(seconds[:2]), microseconds=int(seconds[3:9].ljust(6, "0"))
+        )
+        return replace(record, message=message, time=time)
+
+    def _columns(self, begins: Mapping[bytes, datetime]) -> list[Iterable[bytes]]:
+        """Return the columns of which the text of rows is made."""
         recipe = self._recipe
-        around = {minute: clock.around(begin) for minute, begin in begins.items()}
+        around = {
+            minute: recipe.stamps.around(begin, recipe.digits) for minute, begin in begins.items()
+        }
         before = {minute: recipe.head + sides[0].encode() for minute, sides in around.items()}
         after = {minute: sides[1].encode() + recipe.first for minute, sides in around.items()}
-        columns = [
-            self.between[:-1],
+        return [
             map(before.__getitem__, self.minutes),
             self.seconds,
             map(after.__getitem__, self.minutes),
@@ -202,13 +267,9 @@ class Rows:
                 for part in recipe.parts
             ),
         ]
-        out = [b""] * (self.count * len(columns))
-        for place, column in enumerate(columns):
-            out[place :: len(columns)] = column
-        return b"".join(out) + self.between[-1]
 
 
-class ShapeKind:
+class ShapeTemplate:
     """Lines of one shape, which is a line's bytes with all digits as 0. Not for JSON, where it matters which digit a number begins with."""
 
     def __init__(self, recipe: Recipe) -> None:
