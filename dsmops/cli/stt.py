@@ -321,13 +321,18 @@ def evaluate(
     model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
+    ] = None,
+    api_key: ServerKeyOpt = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
             "--batch-size",
             metavar="N",
             min=1,
-            help="Recordings at a time. Default: 32; 4 on a CPU.",
+            help="Recordings at a time. Default: 32; CPU: 4; --url: 1.",
         ),
     ] = None,
     limit: Annotated[
@@ -357,7 +362,8 @@ def evaluate(
     Definitions are those of the published figures. A manifest is JSON Lines, CSV or TSV; a dataset
     is hf-dataset://org/name[:config[:split]] or an alias. With REFERENCE, one recording is
     transcribed and scored, or a finished transcript (.txt, .srt, .vtt, .json) is scored without a
-    model. Exits 1 if a recording could not be read: it is then in no figure, and named.
+    model. Exits 1 if a recording could not be read: it is then in no figure, and named. With --url,
+    audio goes to the server as fast as it answers.
 
     \b
     Examples:
@@ -366,6 +372,7 @@ def evaluate(
       dsmops evaluate french.csv --normalizer basic --limit 100
       dsmops evaluate librispeech.clean --model stt-2.6b-en
       dsmops evaluate talk.mp3 talk.reference.txt
+      dsmops evaluate calls.tsv --url ws://127.0.0.1:8080 --batch-size 8
     """
     from contextlib import ExitStack
     from json import dumps
@@ -378,6 +385,11 @@ def evaluate(
     from dsmops.scoring import Normalizer, is_transcript
 
     require_no_address(source.removeprefix("hf-dataset://"), "MANIFEST")
+    if url is not None:
+        refuse_with_url(
+            {"model": model, "dtype": dtype, "cpu": cpu},
+            {"model": DEFAULT_MODEL, "dtype": None, "cpu": False},
+        )
     what = "manifest" if reference is None else "recording"
     require_other_file(output, {what: Path(source), "reference": reference})
     out = Reporter.open("evaluate", json=json, quiet=quiet, debug=debug)
@@ -388,6 +400,20 @@ def evaluate(
         if reference is not None and is_transcript(Path(source)):
             report = evaluate_transcript(
                 expanded(source), reference, normal_form=Normalizer(normalizer)
+            )
+        elif url is not None:
+            from dsmops.operations.speech.remote_evaluation import evaluate_remotely
+
+            report = evaluate_remotely(
+                source,
+                url,
+                reference=reference,
+                api_key=api_key,
+                streams=batch_size or 1,
+                limit=limit,
+                normal_form=Normalizer(normalizer),
+                target=output,
+                progress=out.progress(),
             )
         else:
             report = run_evaluation(
@@ -411,6 +437,9 @@ def evaluate(
     for note in evaluation_notes(report):
         out.note(note)
     out.result(report, show_evaluation(report))
+    if report.incomplete is not None:
+        out.error(report.incomplete.error())
+        raise typer.Exit(report.incomplete.exit_code)
     if report.totals.failed:
         raise typer.Exit(1)
 

@@ -87,7 +87,8 @@ class OriginalServer:
 
     `module` is `BatchedAsr`, `Asr` or `Py`. A step takes `step_s`. With `heads` 0 no `Step` is
     sent. `drop_at` cuts every connection without a Close frame after so many frames of a stream.
-    Without `close_frame` the reset at the end of a text is all that comes.
+    Without `close_frame` the reset at the end of a text is all that comes. After `only_connections`
+    the key is refused.
     """
 
     def __init__(
@@ -101,10 +102,11 @@ class OriginalServer:
         timing: Timing = Timing(),
         drop_at: int | None = None,
         close_frame: bool = True,
+        only_connections: int | None = None,
     ) -> None:
         self.module, self.slots, self.step_s, self.heads = module, slots, step_s, heads
         self.delay, self.timing, self.drop_at = delay, timing, drop_at
-        self.close_frame = close_frame
+        self.close_frame, self.only_connections = close_frame, only_connections
         self.seen = Seen()
         self.streams: list[_Stream] = []
         self.steps = 2  # the warm-up's
@@ -178,7 +180,7 @@ class OriginalServer:
             await writer.drain()
         elif path != self.path:
             _answer(writer, 404, "")
-        elif headers.get("kyutai-api-key") != KEY:
+        elif headers.get("kyutai-api-key") != KEY or self.seen.connections == self.only_connections:
             _answer(writer, 401, "")
         else:
             self.seen.connections += 1

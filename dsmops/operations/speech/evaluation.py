@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from io import BytesIO
@@ -17,6 +17,7 @@ from dsmops.errors import FileAccessError, InputError, SourceError
 from dsmops.files import os_errors
 from dsmops.operations.models.files import require_spared
 from dsmops.operations.models.stt import find_stt, load_stt_source
+from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.transcription import require_finite
 from dsmops.progress import SILENT, Progress
 from dsmops.scoring import (
@@ -39,7 +40,6 @@ from dsmops.scoring import (
 
 if TYPE_CHECKING:
     from dsmops.dtypes import DType
-    from dsmops.worker.runtime.stt.transcription import Transcript
 
 GPU_BATCH_SIZE = 32
 """Slots on a CUDA device: what the published figures were taken with."""
@@ -107,6 +107,7 @@ class Evaluation:
 
     For a finished transcript `model` is its path, and what nothing was computed on is None.
     `language` is what the references seem to be in where the rules for English do not fit them.
+    `incomplete`: a server failed, and the utterances from then on were not transcribed.
     """
 
     manifest: str
@@ -118,6 +119,7 @@ class Evaluation:
     totals: Totals
     files: tuple[UtteranceResult, ...]
     language: str | None = None
+    incomplete: Incomplete | None = None
 
 
 def evaluate(
@@ -143,17 +145,14 @@ def evaluate(
     of the model or a recording is refused.
 
     Raises:
-        InputError, SourceError: the manifest or the model cannot be used, or no reference has words.
+        InputError, SourceError: the manifest or the model cannot be used, or no reference has
+            words.
         CheckpointError: the model computes numbers that are not finite.
         ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation
             failed.
     """
     normalize = normalizer(normal_form)
-    corpus = _open_corpus(source, progress) if reference is None else _pair(Path(source), reference)
-    if not corpus.count:
-        raise InputError(
-            f"{corpus.name} is empty", hint="Name another split.", code="dataset.empty"
-        )
+    corpus = open_corpus(source, reference, progress)
     count = corpus.count if limit is None else min(limit, corpus.count)
     found = find_stt(model, progress=progress)
     require_spared(target, astuple(found.files))
@@ -166,12 +165,12 @@ def evaluate(
         batch_size = GPU_BATCH_SIZE if loaded.device.type == "cuda" else CPU_BATCH_SIZE
     engine = SttEngine(loaded, batch_size=min(batch_size, count))
     results: dict[int, UtteranceResult] = {}
-    running: dict[Recording, tuple[int, _UtteranceRun]] = {}
+    running: dict[Recording, tuple[int, UtteranceRun]] = {}
 
     def recordings() -> Iterator[Recording]:
         for number, utterance in enumerate(islice(corpus.utterances, limit)):
-            _require_other_than(target, utterance)
-            started = _UtteranceRun(utterance, normalize)
+            require_other_than(target, utterance)
+            started = UtteranceRun(utterance, normalize)
             if is_scored(started.normalized_reference):
                 recording = Recording(
                     started.frames(), loaded.config, loaded.tokenizer, loaded.frame_samples
@@ -191,11 +190,25 @@ def evaluate(
                 require_finite(
                     transcript.figures.non_finite_steps, transcript.figures.steps, loaded
                 )
-                results[number] = ended.result(transcript)
+                results[number] = ended.result(transcript.text, transcript.figures.share_s)
                 progress.advance(1)
     finally:
         progress.finish()
-    files = tuple(results[number] for number in range(len(results)))
+    evaluation = evaluation_of(corpus, results, normal_form, model=found.name)
+    return replace(
+        evaluation, device=str(loaded.device), dtype=loaded.dtype, batch_size=engine.batch_size
+    )
+
+
+def evaluation_of(
+    corpus: Corpus, results: Mapping[int, UtteranceResult], normal_form: Normalizer, *, model: str
+) -> Evaluation:
+    """Return the evaluation of a corpus from the results by their numbers.
+
+    Raises:
+        InputError: no reference has words.
+    """
+    files = tuple(results[number] for number in sorted(results))
     if all(file.status is Status.DROPPED for file in files):
         raise InputError(
             f"{corpus.name}: no reference has words once normalised",
@@ -204,10 +217,10 @@ def evaluate(
         )
     return Evaluation(
         manifest=corpus.name,
-        model=found.name,
-        device=str(loaded.device),
-        dtype=loaded.dtype,
-        batch_size=engine.batch_size,
+        model=model,
+        device=None,
+        dtype=None,
+        batch_size=None,
         normalizer=normal_form,
         totals=_totals(files),
         files=files,
@@ -272,7 +285,7 @@ def _pair(recording: Path, reference: Path) -> Corpus:
     )
 
 
-def _require_other_than(target: Path | None, utterance: Utterance) -> None:
+def require_other_than(target: Path | None, utterance: Utterance) -> None:
     """Refuse to write over a recording; nothing of `target` is touched until the end."""
     recording = utterance.audio
     if (
@@ -287,6 +300,20 @@ def _require_other_than(target: Path | None, utterance: Utterance) -> None:
             hint="Write to another file.",
             code="target.is_source",
         )
+
+
+def open_corpus(source: str, reference: Path | None, progress: Progress) -> Corpus:
+    """Return the manifest or dataset of that name or, with `reference`, the one recording.
+
+    Raises:
+        InputError, SourceError: it cannot be used, or is empty.
+    """
+    corpus = _open_corpus(source, progress) if reference is None else _pair(Path(source), reference)
+    if not corpus.count:
+        raise InputError(
+            f"{corpus.name} is empty", hint="Name another split.", code="dataset.empty"
+        )
+    return corpus
 
 
 def _open_corpus(name: str, progress: Progress) -> Corpus:
@@ -310,7 +337,7 @@ class _NamedBytes(BytesIO):
         self.name = name
 
 
-class _UtteranceRun:
+class UtteranceRun:
     """An utterance on its way through the engine."""
 
     def __init__(self, utterance: Utterance, normalize: Callable[[str], str]) -> None:
@@ -322,7 +349,7 @@ class _UtteranceRun:
         self.normalized_reference = normalize(utterance.reference)
 
     def frames(self) -> Iterator[Samples]:
-        """Yield the utterance. Where it cannot be read, or not to its end, stop and remember why."""
+        """Yield the utterance. Where it cannot be read to its end, stop and remember why."""
         utterance = self._utterance
         audio = utterance.audio
         try:
@@ -349,23 +376,30 @@ class _UtteranceRun:
         """Return the result of an utterance that is not transcribed."""
         return self._result(Status.DROPPED)
 
-    def result(self, transcript: Transcript) -> UtteranceResult:
-        """Return the result of an utterance that was transcribed as far as it could be read."""
+    def result(self, text: str, compute_s: float) -> UtteranceResult:
+        """Return the result of an utterance that was transcribed as far as it could be read.
+
+        `compute_s` is its share of the time.
+        """
         if self._error is not None:
-            return replace(self._result(Status.FAILED), error=self._error)
-        normalized = self._normalize(transcript.text)
+            return self.failed(self._error)
+        normalized = self._normalize(text)
         score = compare(self.normalized_reference, normalized)
         return replace(
             self._result(Status.SCORED),
-            hypothesis=transcript.text,
+            hypothesis=text,
             normalized_hypothesis=normalized,
             score=score,
             wer=score.words.rate,
             cer=score.characters.rate,
             audio_s=self._samples / SAMPLE_RATE_HZ,
-            compute_s=transcript.figures.share_s,
+            compute_s=compute_s,
             warnings=self._warnings,
         )
+
+    def failed(self, error: str) -> UtteranceResult:
+        """Return the result of an utterance that could not be transcribed."""
+        return replace(self._result(Status.FAILED), error=error)
 
     def _result(self, status: Status) -> UtteranceResult:
         return UtteranceResult(
