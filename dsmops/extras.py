@@ -1,4 +1,4 @@
-"""Which optional packages a command needs, checked without importing them."""
+"""Checks that the optional packages of a command are installed, without importing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ SERVER = (*NETWORKS, *CLIENT, "prometheus_client", "soundfile", "soxr", "sphn")
 
 
 def require_worker(purpose: str, packages: tuple[str, ...] = NETWORKS) -> None:
-    """Check that what the networks, a client or the server need is installed, without importing it. `purpose` is what the user asked for.
+    """Check that packages of the networks, the client or the server are installed.
+
+    `purpose` is what the user asked for, for the error message.
 
     Raises:
         ExtraMissingError: a package is not installed.

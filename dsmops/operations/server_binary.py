@@ -46,7 +46,10 @@ _PTX_VERSION = re.compile(rb"\n\.version (\d{1,2})\.(\d)\n")
 _MISSING_LIBRARY = re.compile(
     r"error while loading shared libraries: ([^:\s]+)|Library not loaded: (\S+)"
 )
+_SECTION = re.compile(r"^([A-Z][^:\n]*):\n((?: +\S.*\n?)+)", re.MULTILINE)
+"""Title and lines of a section of a help."""
 _SUBCOMMAND = re.compile(r"^  ([a-z][\w-]*)", re.MULTILINE)
+_USAGE_OF_DSMOPS = re.compile(r"^Usage: dsmops\b", re.MULTILINE)
 
 # The first CUDA with a PTX version, and so the oldest driver that runs it.
 # Source: PTX ISA, table of versions.
@@ -215,7 +218,7 @@ def _kind(
     help_text: str, worker_help: str, subcommands: tuple[str, ...], content: _Content
 ) -> tuple[BinaryKind, str]:
     """Return the kind, and the evidence for it."""
-    if "worker" in subcommands and re.search(r"^Usage: dsmops\b", help_text, re.MULTILINE):
+    if "worker" in subcommands and _USAGE_OF_DSMOPS.search(help_text):
         return BinaryKind.DSMOPS, "its help is that of dsmops"
     if f"--{_FORK_OPTION}" in worker_help:
         return BinaryKind.FORK, f"`worker --help` offers --{_FORK_OPTION}"
@@ -263,12 +266,12 @@ def _evidence(reason: str, content: _Content, toolkit: str | None) -> list[str]:
 
 
 def _subcommands(help_text: str) -> tuple[str, ...]:
-    _, found, rest = help_text.partition("Commands:\n")
-    return (
-        tuple(name for name in _SUBCOMMAND.findall(rest.split("\n\n")[0]) if name != "help")
-        if found
-        else ()
-    )
+    """Return the subcommands that a help lists, in one section or, as dsmops does, in groups."""
+    sections = dict(_SECTION.findall(help_text))
+    if not _USAGE_OF_DSMOPS.search(help_text):
+        sections = {"Commands": sections.get("Commands", "")}
+    names = [name for body in sections.values() for name in _SUBCOMMAND.findall(body)]
+    return tuple(name for name in names if name != "help")
 
 
 def _read(path: Path) -> _Content:

@@ -1,13 +1,14 @@
 """Messages to MessagePack bytes and back.
 
-What is sent is byte for byte what moshi-server 0.6.4 sends: maps with `type` first and the fields
-in order, times as float64, lists of samples and probabilities as float32, Opus bytes as an array of
-integers. What is accepted is what it accepts, with these differences, none of which a known client
-can notice:
+Encoded messages equal those of moshi-server 0.6.4 byte for byte: maps with `type` first and the
+fields in order, times as float64, lists of samples and probabilities as float32, Opus bytes as an
+array of integers. Decoding accepts what it accepts, except for these differences, which no known
+client can notice:
 
-- samples and voices must be finite, and a message holds at most `MAX_SAMPLES` of such numbers, or `MAX_OPUS_BYTES` of Opus;
-- bytes after the first object are an error: with them audio would vanish without a word;
-- keys are strings; the original also takes them as bytes. Of two equal keys the last one counts.
+- samples and voices must be finite, and a message holds at most `MAX_SAMPLES` numbers or
+  `MAX_OPUS_BYTES` of Opus;
+- bytes after the first object are an error: the original drops them, and with them audio;
+- keys are strings; the original also accepts bytes. Of two equal keys the last one counts.
 
 Source: moshi-server `asr.rs`, `batched_asr.rs`, `tts.rs` and `py_module.rs`, rmp-serde 1.3.0.
 """
@@ -94,9 +95,9 @@ _encoder = msgspec.msgpack.Encoder()
 _maps = msgspec.msgpack.Decoder(_Audio | _OggOpus | Marker | Init)
 _arrays = msgspec.msgpack.Decoder(_AudioArray | _OggOpusArray | _MarkerArray | _InitArray)
 _answers = msgspec.msgpack.Decoder(SttAnswer)
-_speech_maps = msgspec.msgpack.Decoder(Text | _Voice | Eos)
-_speech_arrays = msgspec.msgpack.Decoder(_TextArray | _VoiceArray | _EosArray)
-_speech_answers = msgspec.msgpack.Decoder(Ready | TtsText | _Audio | _OggOpus | Error)
+_tts_maps = msgspec.msgpack.Decoder(Text | _Voice | Eos)
+_tts_arrays = msgspec.msgpack.Decoder(_TextArray | _VoiceArray | _EosArray)
+_tts_answers = msgspec.msgpack.Decoder(Ready | TtsText | _Audio | _OggOpus | Error)
 _numbers = msgspec.msgpack.Decoder(list[float])
 _bytes = msgspec.msgpack.Decoder(list[Annotated[int, Meta(ge=0, le=255)]])
 
@@ -104,10 +105,12 @@ _FLOAT32, _FLOAT64 = 0xCA, 0xCB
 
 
 def decode_stt_request(data: bytes) -> SttRequest:
-    """Return the message that a client sent. Memory stays within a small multiple of the input, whatever that claims to hold.
+    """Return the message of a speech-to-text client.
+
+    Memory stays within a small multiple of the input, whatever its headers claim.
 
     Raises:
-        ProtocolError: these bytes are no message.
+        ProtocolError: these bytes are not a message.
     """
     message: Any = _decoded(_arrays if _is_array(data) else _maps, data)
     match message:
@@ -125,14 +128,14 @@ def decode_stt_request(data: bytes) -> SttRequest:
 
 
 def decode_tts_request(data: bytes) -> TtsRequest:
-    """Return the message that a client of a text-to-speech module sent; memory as for `decode_stt_request`.
+    """Return the message of a text-to-speech client; memory as for `decode_stt_request`.
 
     Raises:
-        ProtocolError: these bytes are no message.
+        ProtocolError: these bytes are not a message.
     """
     if data == EOS_BYTE:
         return Eos()
-    message: Any = _decoded(_speech_arrays if _is_array(data) else _speech_maps, data)
+    message: Any = _decoded(_tts_arrays if _is_array(data) else _tts_maps, data)
     match message:
         case _Voice():
             embeddings = _samples(bytes(message.embeddings), "embeddings")
@@ -151,12 +154,12 @@ def decode_tts_request(data: bytes) -> TtsRequest:
 
 
 def decode_tts_answer(data: bytes) -> TtsAnswer:
-    """Return the message that a text-to-speech module sent.
+    """Return the message of a text-to-speech module.
 
     Raises:
-        ProtocolError: these bytes are no message.
+        ProtocolError: these bytes are not a message.
     """
-    answer: Any = _decoded(_speech_answers, data)
+    answer: Any = _decoded(_tts_answers, data)
     match answer:
         case _Audio():
             return Audio(_samples(bytes(answer.pcm), "pcm"))
@@ -168,10 +171,10 @@ def decode_tts_answer(data: bytes) -> TtsAnswer:
 
 
 def decode_stt_answer(data: bytes) -> SttAnswer:
-    """Return the message that a server sent.
+    """Return the message of a speech-to-text module.
 
     Raises:
-        ProtocolError: these bytes are no message.
+        ProtocolError: these bytes are not a message.
     """
     answer: SttAnswer = _decoded(_answers, data)
     return answer
@@ -204,7 +207,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise ProtocolError(f"no message of this protocol: {exc}") from exc
+        raise ProtocolError(f"not a message of this protocol: {exc}") from exc
 
 
 def _is_array(data: bytes) -> bool:
@@ -218,13 +221,16 @@ def _pages(data: bytes) -> bytes:
 
 
 def _samples(data: bytes, field: str) -> NDArray[np.float32]:
-    """Return an array of numbers as float32. Arrays of one float width, which all clients send, are not looked at number by number."""
+    """Return an array of numbers as float32.
+
+    Arrays of one float width, which all known clients send, are converted as a whole.
+    """
     start = _require_count(data, field, MAX_SAMPLES, "numbers")
     pcm = None
     if len(data) > start and data[start] in (_FLOAT32, _FLOAT64):
-        kind = np.dtype([("type", "u1"), ("value", ">f4" if data[start] == _FLOAT32 else ">f8")])
-        if (len(data) - start) % kind.itemsize == 0:
-            items = np.frombuffer(data, kind, offset=start)
+        item = np.dtype([("type", "u1"), ("value", ">f4" if data[start] == _FLOAT32 else ">f8")])
+        if (len(data) - start) % item.itemsize == 0:
+            items = np.frombuffer(data, item, offset=start)
             if (items["type"] == data[start]).all() and len(items) == _count(data)[0]:
                 pcm = items["value"]
     with np.errstate(over="ignore"):
@@ -236,19 +242,19 @@ def _samples(data: bytes, field: str) -> NDArray[np.float32]:
 
 
 def _require_count(data: bytes, field: str, most: int, what: str) -> int:
-    """Return where the items of an array begin, once it is one, and not too long."""
+    """Return where the items of an array begin. Other types and longer arrays are errors."""
     count, start = _count(data)
     if start == 0:
         raise ProtocolError(
             f"{field} is not an array: send an array of {what}, not bytes or a single value"
         )
     if count > most:
-        raise ProtocolError(f"{field} has {count:,} items, and a message may have {most:,}")
+        raise ProtocolError(f"{field} has {count:,} items; a message may have {most:,}")
     return start
 
 
 def _count(data: bytes) -> tuple[int, int]:
-    """Return the number of items of a MessagePack array, and the length of its header; (0, 0) where it is something else."""
+    """Return number of items and header length of a MessagePack array, (0, 0) for other types."""
     if data[0] & 0xF0 == 0x90:
         return data[0] & 0x0F, 1
     if data[0] == 0xDC:

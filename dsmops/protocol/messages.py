@@ -15,29 +15,32 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 MAX_SAMPLES = 60 * 24_000
-"""A minute. Kyutai's clients send 80 ms a message, and 35 s of silence at the end."""
+"""A minute. Kyutai's clients send 80 ms per message, and 35 s of silence at the end."""
 MAX_OPUS_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 8 << 20
-"""Room for a minute of float32 samples at 5 bytes each. The original takes 64 MiB."""
+"""Room for a minute of float32 samples at 5 bytes each. The original accepts 64 MiB."""
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class ProtocolError(ValueError):
-    """Bytes that are none of the messages; the text says why, for the client to read."""
+    """Bytes that are not a message of this protocol. The text says why, for the client."""
 
 
 class CloseCode(IntEnum):
-    """Why a WebSocket was closed, so that a client knows whether trying again helps. The original sends no code."""
+    """Why a WebSocket was closed. The code says whether trying again helps.
+
+    The original server sends no code.
+    """
 
     NORMAL = 1000
     """The client asked for it."""
     GOING_AWAY = 1001
-    """The server shuts down."""
+    """The server is shutting down."""
     BAD_MESSAGE = 1007
-    """A message could not be decoded, or its audio could not, or asks for what cannot be: a voice that is not there, an unsayable word."""
+    """A message or its audio cannot be decoded, or it asks for an unknown voice or word."""
     TIMED_OUT = 1008
-    """Nothing came for too long, or nothing was read, or the session's time is over."""
+    """The client sent or read nothing for too long, or the session's time is over."""
     TOO_BIG = 1009
     """A message was larger than `MAX_MESSAGE_BYTES`."""
     FAILED = 1011
@@ -47,7 +50,10 @@ class CloseCode(IntEnum):
 
 
 class TtsFormat(StrEnum):
-    """How a text-to-speech module sends its audio: as bare bytes, or in messages, which also carry words and errors."""
+    """How a text-to-speech module sends its audio.
+
+    Bare bytes hold audio only. Messages also carry words and errors.
+    """
 
     OGG_OPUS = "OggOpus"
     OGG_OPUS_MESSAGE_PACK = "OggOpusMessagePack"
@@ -64,7 +70,7 @@ class TtsFormat(StrEnum):
 
 
 class Audio(Struct, frozen=True, eq=False):
-    """24 kHz mono audio, nominally in [-1, 1], of any length up to `MAX_SAMPLES`. Values of other widths are rounded to float32."""
+    """24 kHz mono audio, nominally in [-1, 1], of at most `MAX_SAMPLES`, rounded to float32."""
 
     pcm: NDArray[np.float32]
 
@@ -75,44 +81,50 @@ class Audio(Struct, frozen=True, eq=False):
 
 
 class OggOpus(Struct, frozen=True):
-    """A piece of an Ogg/Opus stream; pages may be cut anywhere."""
+    """A piece of an Ogg/Opus stream. Pages may be cut anywhere."""
 
     data: bytes
 
 
 class Marker(Struct, frozen=True, tag="Marker", tag_field="type"):
-    """Sent by a client, and echoed when the text of all that was sent before it is out."""
+    """Sent by a client, and returned when the text of all audio before it is complete."""
 
     id: Int64
 
 
 class Init(Struct, frozen=True, tag="Init", tag_field="type"):
-    """Starts the stream anew; answered with `Ready`."""
+    """Restarts the stream; answered with `Ready`."""
 
 
 class Text(Struct, frozen=True, tag="Text", tag_field="type"):
-    """More to say; the end of a piece is the end of a word."""
+    """More text; the end of a piece is the end of a word."""
 
     text: str
 
 
 class Voice(Struct, frozen=True, eq=False):
-    """Who speaks, as latents in the order of `shape`, which has one to three dimensions. Comes before the first text."""
+    """The speaker, as latents in the order of `shape`, which has one to three dimensions.
+
+    Comes before the first text.
+    """
 
     embeddings: NDArray[np.float32]
     shape: tuple[int, ...]
 
 
 class Eos(Struct, frozen=True, tag="Eos", tag_field="type"):
-    """No more text comes. One byte, `EOS_BYTE`, says the same."""
+    """The end of the text. The single byte `EOS_BYTE` means the same."""
 
 
 class Ready(Struct, frozen=True, tag="Ready", tag_field="type"):
-    """The stream has its slot, and the model runs."""
+    """The stream has a slot, and the model runs."""
 
 
 class Step(Struct, frozen=True, tag="Step", tag_field="type"):
-    """A frame was heard. `prs[i]` is the probability of pause i, `buffered_pcm` the samples that wait."""
+    """A frame was processed.
+
+    `prs[i]` is the probability of pause i, `buffered_pcm` the number of samples that wait.
+    """
 
     step_idx: int
     prs: tuple[float, ...]
@@ -120,7 +132,7 @@ class Step(Struct, frozen=True, tag="Step", tag_field="type"):
 
 
 class Word(Struct, frozen=True, tag="Word", tag_field="type"):
-    """A whole word; `start_time` in seconds of the stream's audio."""
+    """A complete word; `start_time` in seconds of the stream's audio."""
 
     text: str
     start_time: float
@@ -133,7 +145,7 @@ class EndWord(Struct, frozen=True, tag="EndWord", tag_field="type"):
 
 
 class TtsText(Struct, frozen=True, tag="Text", tag_field="type"):
-    """A word that was said, with its times in the audio in seconds."""
+    """A synthesized word, with its times in the audio in seconds."""
 
     text: str
     start_s: float
@@ -141,7 +153,7 @@ class TtsText(Struct, frozen=True, tag="Text", tag_field="type"):
 
 
 class Error(Struct, frozen=True, tag="Error", tag_field="type"):
-    """What went wrong; the last message before the socket is closed."""
+    """A failure; the last message before the server closes the socket."""
 
     message: str
 

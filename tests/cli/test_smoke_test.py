@@ -47,7 +47,7 @@ def statuses(run: Run) -> dict[str, str]:
 
 
 def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
-    """A document, a JUnit file, the model's files in their folder, a raw log that can be formatted."""
+    """A document, a JUnit file, the models in their folder, a raw log that can be formatted."""
     run = dsmops(
         "smoke-test",
         "--simulate-success",
@@ -198,7 +198,8 @@ def test_without_the_worker_extra_it_says_what_to_install(
     tmp_path: Path, package: str, way: list[str]
 ) -> None:
     """Exit 4 and the command, as a document where one was asked for."""
-    code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
+    hidden = f"import sys; sys.modules[{package!r}] = None; "
+    code = f"{hidden}from dsmops.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "smoke-test", *way, "--json"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60

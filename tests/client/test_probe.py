@@ -1,4 +1,4 @@
-"""The probe: what a server does, unsmoothed. Against the real worker, and against one that says odd things."""
+"""The probe shows what a server does: the real worker, and servers that answer oddly."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The streaming client against servers that behave, and against those that do not."""
+"""The streaming speech-to-text client against scripted servers, correct and faulty."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def talk(
     speed: float = 0,
     stop: asyncio.Event | None = None,
 ) -> tuple[Played, list[Answer]]:
-    """Run the client against a server that plays `script` on each connection, and return what both saw."""
+    """Run the client against a server that plays `script`; return what both saw."""
     played, answers = Played(), list[Answer]()
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -148,7 +148,7 @@ async def refusing(played: Played, socket: Socket) -> None: ...
 
 
 def test_a_whole_recording_is_sent_and_ended_so_that_the_last_word_arrives() -> None:
-    """Lead-in, audio, silence, marker, silence at once behind it; answers on the recording's clock; a proper close."""
+    """Lead-in, audio, silence, marker, silence; answers on the recording's clock; a Close frame."""
     played, answers = talk(well_behaved)
     assert played.keys == ["right"]
     assert played.samples == (LEAD_IN_FRAMES + 5 + 2 * CLOSING_FRAMES) * FRAME_SAMPLES
@@ -217,7 +217,7 @@ def test_a_full_server_is_tried_again() -> None:
 
 @pytest.mark.parametrize("listed", [False, None])
 def test_a_module_that_never_says_ready_is_served_all_the_same(listed: bool | None) -> None:
-    """Unbatched modules, which modules_info does not list, begin without a word; an odd server's list may be none at all."""
+    """Unbatched modules send nothing first and are not listed; an odd server has no list."""
 
     async def unbatched(played: Played, socket: Socket) -> None:
         await read_to_marker(played, socket)
@@ -314,7 +314,7 @@ def test_what_takes_a_connection_and_never_answers_is_waited_for_once(attempts: 
 
 
 def test_a_server_that_stops_reading_is_given_up() -> None:
-    """What is to be sent piles up in the system's buffers first; then nothing moves, and nothing comes."""
+    """The system's buffers fill up, and no answer comes."""
 
     async def deaf(played: Played, socket: Socket) -> None:
         await send(socket, Ready())

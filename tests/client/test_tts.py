@@ -1,4 +1,4 @@
-"""The streaming text-to-speech client against servers that behave, and against those that do not."""
+"""The streaming text-to-speech client against scripted servers, correct and faulty."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def talk(
     patience: Patience = QUICK,
     see: Callable[[Played, list[Answer]], None] = lambda _played, _answers: None,
 ) -> tuple[Played, list[Answer]]:
-    """Run the client against a server that plays `script` on each connection, and return what both saw; `see` sees it after each answer."""
+    """Run the client against a server that plays `script`; return what both saw.
+
+    `see` gets both after each answer.
+    """
     played, answers = Played(), list[Answer]()
 
     async def handle(request: web.Request) -> web.StreamResponse:

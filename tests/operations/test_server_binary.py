@@ -16,7 +16,7 @@ PTX_75 = b"//\n.version 8.4\n.target sm_75\n.address_size 64\n"
 
 
 def test_upstream_and_fork_are_told_apart_by_their_help(tmp_path: Path) -> None:
-    """A script in front of a server is asked as the server would be; what its file lacks stays unknown."""
+    """A script in front of a server answers as the server does; its file shows nothing more."""
     upstream, fork = (
         identify_binary(write_server(tmp_path / f"server-{fork}", fork=fork))
         for fork in (False, True)
@@ -56,7 +56,7 @@ def test_the_python_program_of_the_same_name_is_not_started(tmp_path: Path) -> N
 
 
 def test_a_file_that_does_not_start_is_known_by_its_bytes(tmp_path: Path) -> None:
-    """Release, override, cards and toolkit stand in the file, wherever a reading of it in pieces would cut them."""
+    """Release, override, cards and toolkit are found wherever a piece of the file ends."""
     found = identify_binary(
         write_machine_code(
             tmp_path / "moshi-server",
@@ -89,7 +89,10 @@ def test_a_server_from_before_the_override_lacks_the_word(tmp_path: Path) -> Non
 
 def test_a_missing_library_is_named(tmp_path: Path) -> None:
     """The loader's words are understood."""
-    said = "moshi-server: error while loading shared libraries: libpython3.12.so.1.0: cannot open shared object file"
+    said = (
+        "moshi-server: error while loading shared libraries: libpython3.12.so.1.0: "
+        "cannot open shared object file"
+    )
     found = identify_binary(write_script(tmp_path / "moshi-server", f"echo '{said}' >&2; exit 127"))
     assert found.missing_library == "libpython3.12.so.1.0"
     assert "127" in (found.problem or "")

@@ -63,12 +63,14 @@ answers = st.one_of(
         (Ready(), "81 a4 74 79 70 65 a5 52 65 61 64 79"),
         (
             Step(300, (0.5, 1.0), 70_000),
-            "84 a4 74797065 a4 53746570 a8 737465705f696478 cd 012c a3 707273 92 ca 3f000000 ca 3f800000 "
+            "84 a4 74797065 a4 53746570 a8 737465705f696478 cd 012c a3 707273 "
+            "92 ca 3f000000 ca 3f800000 "
             "ac 62756666657265645f70636d ce 00011170",
         ),
         (
             Word("é", 1.0),
-            "83 a4 74797065 a4 576f7264 a4 74657874 a2 c3a9 aa 73746172745f74696d65 cb 3ff0000000000000",
+            "83 a4 74797065 a4 576f7264 a4 74657874 a2 c3a9 "
+            "aa 73746172745f74696d65 cb 3ff0000000000000",
         ),
         (
             EndWord(0.08),
@@ -86,7 +88,7 @@ answers = st.one_of(
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
 def test_messages_are_sent_byte_for_byte(message: Any, sent: str) -> None:
-    """`type` first, fields in order, float64 times, float32 lists, shortest integers, Opus as an array."""
+    """`type` first, fields in order, float64 times, float32 lists, Opus as an array."""
     assert encode(message) == bytes.fromhex(sent)
 
 
@@ -246,17 +248,19 @@ speech_answers = st.one_of(
         (Eos(), "81 a4 74797065 a3 456f73"),
         (
             Voice(np.array([0.5, 1.0], np.float32), (1, 2)),
-            "83 a4 74797065 a5 566f696365 aa 656d62656464696e6773 92 ca 3f000000 ca 3f800000 a5 7368617065 92 01 02",
+            "83 a4 74797065 a5 566f696365 aa 656d62656464696e6773 92 ca 3f000000 ca 3f800000 "
+            "a5 7368617065 92 01 02",
         ),
         (
             TtsText("é", 0.08, 1.0),
-            "84 a4 74797065 a4 54657874 a4 74657874 a2 c3a9 a7 73746172745f73 cb 3fb47ae147ae147b a6 73746f705f73 cb 3ff0000000000000",
+            "84 a4 74797065 a4 54657874 a4 74657874 a2 c3a9 a7 73746172745f73 cb 3fb47ae147ae147b "
+            "a6 73746f705f73 cb 3ff0000000000000",
         ),
         (OggOpus(b"Og\xff"), "82 a4 74797065 a7 4f67674f707573 a4 64617461 93 4f 67 cc ff"),
     ],
 )
 def test_speech_is_sent_as_moshi_server_does(message: Any, sent: str) -> None:
-    """Byte for byte: `type` first, fields in order, times as float64, samples as float32, Opus as integers."""
+    """Byte for byte: `type` first, fields in order, float64 times, float32 samples."""
     assert encode(message) == bytes.fromhex(sent)
 
 

@@ -1,4 +1,4 @@
-"""The real worker with one part that does not work: `python broken_worker.py FAULT --config FILE ...`, for what has to notice.
+"""The real worker with one broken part: `python broken_worker.py FAULT --config FILE ...`.
 
 The faults are those of real servers: most of them are what moshi-server does on cards, or with
 clients, that it cannot cope with.
@@ -30,9 +30,10 @@ from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.server import Server
 from dsmops.worker.serving.tts_connection import TtsConnection, TtsWire
 
-DEAD = """\
-2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND)
-"""
+DEAD = (
+    "2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: "
+    'task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND)\n'
+)
 
 
 def patch(owner: object, name: str, value: object) -> None:
@@ -42,7 +43,7 @@ def patch(owner: object, name: str, value: object) -> None:
 
 
 def dead_loop() -> None:
-    """The model loop dies in its warm-up; the server listens, takes connections and slots, and never says `Ready`."""
+    """The model loop dies in its warm-up; the server listens and never sends `Ready`."""
 
     def run(self: SttLoop) -> None:
         self.slots = 4

@@ -1,4 +1,4 @@
-"""An HTTP relay that misbehaves on request: between a client and a real server, one fault at a time, chosen per request.
+"""An HTTP relay between a client and a real server, with one fault per request on demand.
 
     with Relay(server.url) as relay:
         relay.fault = lambda request: Fault.reset() if request.count == 3 else None
@@ -67,7 +67,7 @@ class Fault:
 
 
 class Relay:
-    """Listens on loopback, on a port that the system chooses, and passes requests on to `target`."""
+    """Listens on loopback, on a port that the system chooses; forwards requests to `target`."""
 
     def __init__(self, target: str) -> None:
         self.fault: Callable[[Request], Fault | None] = lambda _request: None
@@ -163,7 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
                 status, reason, headers, _flipped(answer) if kind == "garble_answer" else answer
             )
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _relay  # noqa: N815 names that http.server looks for
+    # The names that http.server looks for.
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _relay  # noqa: N815
 
     def _ask(self, body: bytes) -> tuple[int, str, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.target_netloc, timeout=30)

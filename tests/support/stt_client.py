@@ -1,4 +1,7 @@
-"""A client of moshi-server's streaming speech-to-text that shares no code with dsmops: websockets and msgpack."""
+"""A speech-to-text client of moshi-server that shares no code with dsmops.
+
+It uses websockets and msgpack.
+"""
 
 from __future__ import annotations
 
@@ -93,14 +96,14 @@ class SttClient:
     def transcribe(
         self, pcm: NDArray[np.float32], *, delay_frames: int = 6, marker: int = 1
     ) -> list[Message]:
-        """Send whole frames of audio, a marker, no more silence than brings it back, and return everything up to the marker."""
+        """Send whole frames, a marker and as much silence as returns it; return all messages."""
         self.audio(np.concatenate([pcm, np.zeros(-len(pcm) % FRAME, np.float32)]))
         self.send({"type": "Marker", "id": marker})
         self.audio(np.zeros(delay_frames * FRAME, np.float32), samples=FRAME * 100)
         return self.until("Marker")
 
     def vanish(self, *, reset: bool = True) -> None:
-        """Be gone without a word: the connection is reset, or ends as that of a killed process does."""
+        """Drop the connection: with a reset, or as a killed process does."""
         with contextlib.suppress(OSError):
             if reset:
                 self.ws.socket.setsockopt(

@@ -1,4 +1,7 @@
-"""A client of moshi-server's streaming text-to-speech that shares no code with dsmops, in the manner of Kyutai's own script."""
+"""A text-to-speech client of moshi-server that shares no code with dsmops.
+
+It works like Kyutai's own script.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ class TtsClient:
         )
 
     def say(self, *texts: str) -> None:
-        """Send text in these pieces, and its end, as far as the server takes it: what it refuses at once is told by `receive`."""
+        """Send text in these pieces, and its end. When the server refuses, `receive` says so."""
         with suppress(ConnectionClosed):
             for text in texts:
                 self.send({"type": "Text", "text": text})

@@ -1,4 +1,4 @@
-"""Workers to talk to: the real command in a process of its own, and the server in a thread with an engine that is no model."""
+"""Workers to talk to: the command in a process, and the server in a thread with a stub engine."""
 
 from __future__ import annotations
 
@@ -143,7 +143,10 @@ class WorkerProcess:
 
 @dataclass
 class ThreadedServer:
-    """The server in a thread of this process, ready on entry, stopped on exit. `failure` is what ended it otherwise."""
+    """The server in a thread of this process, ready on entry, stopped on exit.
+
+    `failure` is what ended it otherwise.
+    """
 
     open_engine: Callable[[], SttEngineProtocol] = EchoEngine
     slots: int = 2

@@ -340,7 +340,9 @@ class ModuleChecks(ABC, Generic[AnswerT]):
         """
         listed = await self._listed()
         try:
-            used, total = int(listed[0]["used_slots"]), int(listed[0]["total_slots"])  # type: ignore[index]  # None is a TypeError
+            # None for `listed` is a TypeError.
+            used = int(listed[0]["used_slots"])  # type: ignore[index]
+            total = int(listed[0]["total_slots"])  # type: ignore[index]
         except (ValueError, LookupError, TypeError):
             return None, self._subject.slots
         if not 0 <= used <= total:

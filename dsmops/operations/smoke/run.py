@@ -64,7 +64,8 @@ def run_ledger(
         with contextlib.suppress(
             RuntimeError
         ):  # outside the main thread, where no signal arrives anyway
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # type: ignore[union-attr]  # it is one
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, task.cancel)  # type: ignore[union-attr]
         return await work(Ledger(timeout_s, on_start))
 
     try:

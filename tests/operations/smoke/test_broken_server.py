@@ -86,7 +86,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "no answer within 2 s",
             {"memory", "round-trip"},
         ),
-        marked("ignores-sigterm", {"shutdown"}, "ignored SIGTERM for 3 s and was killed", set()),
+        marked("ignores-sigterm", {"shutdown"}, "ignored SIGTERM for 8 s and was killed", set()),
         marked("dies-of-sigterm", {"shutdown"}, "conversations were cut off", set()),
         marked("leaves-a-child", {"orphans"}, "still running after the server's end", set()),
         marked(
@@ -151,8 +151,8 @@ def test_a_server_that_crashes_is_told_so(tmp_path: Path) -> None:
 def test_the_time_limit_holds(tmp_path: Path) -> None:
     """A server that never listens is reported and ended within the limit and the grace period."""
     begin_s = time.monotonic()
-    report = simulate(tmp_path, broken_worker("never-listens"), timeout_s=8)
-    assert time.monotonic() - begin_s < 15
+    report = simulate(tmp_path, broken_worker("never-listens"), timeout_s=20)
+    assert time.monotonic() - begin_s < 35
     assert report.failed == ("listening",)
     assert "the server's last line: loading" in evidence(report, "listening")
 

@@ -60,7 +60,7 @@ def test_each_outcome_is_kept_with_its_words() -> None:
 
 
 def test_a_failure_blocks_what_needs_it_and_that_blocks_what_needs_that() -> None:
-    """Each says by what; one that does not apply blocks nothing; of two modules each is blocked by its own."""
+    """With the reason. One that does not apply blocks nothing; modules block only themselves."""
 
     async def work(made: Ledger) -> None:
         await made.run("listening", beside_the_point)
@@ -138,7 +138,7 @@ def test_a_check_has_its_own_time() -> None:
 
 
 def test_the_whole_test_has_its_time() -> None:
-    """The one that was running failed for it, the next could not run for it, and what tidies up runs all the same."""
+    """The running check fails, the next ones cannot run, and cleaning up runs all the same."""
 
     async def work(made: Ledger) -> None:
         await made.run("listening", hanging)

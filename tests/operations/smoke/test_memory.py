@@ -38,7 +38,9 @@ def seen(peak_bytes: int | None) -> MemoryWatch:
 def planned_mib(config: Config) -> int:
     """The plan as it is told, to 5 MiB."""
     told = judge_memory(config, seen(MIB), Runtime.EMBEDDED, os.getpid())
-    amount, unit = re.search(r"([\d.]+) (MiB|GiB) planned", told).groups()  # type: ignore[union-attr]
+    found = re.search(r"([\d.]+) (MiB|GiB) planned", told)
+    assert found is not None
+    amount, unit = found.groups()
     return round(float(amount) * (1024 if unit == "GiB" else 1))
 
 

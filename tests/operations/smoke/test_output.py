@@ -7,8 +7,14 @@ import pytest
 
 from dsmops.operations.smoke.output import Output
 
-DEAD = b'2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: task failed name="model_loop" err=out of luck'
-STEP = b"2026-01-02T03:04:05.000006Z  INFO moshi_server::batched_asr: src/batched_asr.rs:268: \x1b[2m12.34ms\x1b[0m step_idx=%d with_data=1"
+DEAD = (
+    b"2026-01-02T03:04:05.000006Z ERROR moshi_server::utils: src/utils.rs:188: "
+    b'task failed name="model_loop" err=out of luck'
+)
+STEP = (
+    b"2026-01-02T03:04:05.000006Z  INFO moshi_server::batched_asr: src/batched_asr.rs:268: "
+    b"\x1b[2m12.34ms\x1b[0m step_idx=%d with_data=1"
+)
 
 
 @pytest.fixture

@@ -36,7 +36,9 @@ def test_output_is_kept_as_it_is_and_as_lines(tmp_path: Path) -> None:
     """Both streams, bytes that are no text, colours, a last line without an end."""
     script = r"""
 import sys, os
-os.write(1, b'\x1b[2mone\x1b[0m\ntw'); os.write(2, b'o\n\xff\xfe'); os.write(1, b'\n' + b'x' * 300000 + b'\nend')
+os.write(1, b'\x1b[2mone\x1b[0m\ntw')
+os.write(2, b'o\n\xff\xfe')
+os.write(1, b'\n' + b'x' * 300000 + b'\nend')
 """
     child, code = run(tmp_path, script, ended)
     assert code == 0
@@ -57,7 +59,8 @@ def test_a_talkative_child_is_never_blocked(tmp_path: Path) -> None:
 
 def test_a_child_that_ends_when_asked_is_not_killed(tmp_path: Path) -> None:
     """Its exit code is its own."""
-    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(9)); print('up', flush=True); time.sleep(60)"
+    handler = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(9)); "
+    script = f"{handler}print('up', flush=True); time.sleep(60)"
 
     async def stop(child: Child) -> object:
         while not child.output.lines:
@@ -70,7 +73,8 @@ def test_a_child_that_ends_when_asked_is_not_killed(tmp_path: Path) -> None:
 
 def test_what_outlives_the_child_is_named_and_killed(tmp_path: Path) -> None:
     """Even where it holds the pipe open."""
-    script = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(60)']"
+    script = f"import subprocess, sys; subprocess.Popen({sleeper})"
 
     async def leave(child: Child) -> list[str]:
         await child.wait()
@@ -107,7 +111,8 @@ os.wait()
 
 def test_a_helper_that_sees_the_end_is_no_orphan(tmp_path: Path) -> None:
     """It gets a moment."""
-    script = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(0.3)'])"
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(0.3)']"
+    script = f"import subprocess, sys; subprocess.Popen({sleeper})"
 
     async def leave(child: Child) -> list[str]:
         await child.wait()
@@ -119,7 +124,8 @@ def test_a_helper_that_sees_the_end_is_no_orphan(tmp_path: Path) -> None:
 def test_who_listens_is_told(tmp_path: Path) -> None:
     """The child itself, or somebody else."""
     port = free_port()
-    script = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print('up', flush=True); time.sleep(60)"
+    listening = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); "
+    script = f"{listening}print('up', flush=True); time.sleep(60)"
 
     async def look(child: Child) -> tuple[bool | None, bool | None]:
         while not child.output.lines:

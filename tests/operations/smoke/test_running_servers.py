@@ -28,7 +28,7 @@ def skipped(report: SmokeReport) -> set[str]:
 
 
 def test_a_model_without_pause_detection_passes() -> None:
-    """It sends no Step, as the 2.6B model; the marker tells that frames are heard, /metrics how long steps take."""
+    """It sends no Step, as the 2.6B model; its marker returns, and /metrics has step times."""
     with ThreadedServer(lambda: EchoEngine(heads=0)) as server:
         report = judge(server, intrusive=True)
     assert report.passed, report.verdict
@@ -37,7 +37,7 @@ def test_a_model_without_pause_detection_passes() -> None:
 
 
 def test_a_module_that_is_not_batched_is_told_apart() -> None:
-    """`Asr` sends no Ready, and is not listed: what it sends otherwise is judged, and it has no slots to lose."""
+    """`Asr` sends no Ready, is not listed and has no slots; all other checks run."""
     with ThreadedServer(EchoEngine, kind="Asr") as server:
         report = judge(server, intrusive=True)
     assert report.passed, report.verdict
@@ -100,7 +100,7 @@ def test_a_loop_that_dies_is_told_by_what_it_did_not_do(step: int, failed: str) 
 
 
 def test_words_are_wanted_from_a_recording(tmp_path: Path) -> None:
-    """A server that hears and writes nothing about it fails with a recording, and passes with the built-in sound."""
+    """A server that finds no words fails with a recording, and passes with the built-in one."""
     from dsmops.audio import write
     from dsmops.audio.signals import speech_like
 

@@ -109,7 +109,7 @@ def test_a_module_that_hears_cannot_be_made_to_speak(tmp_path: Path) -> None:
     """What it cannot read is told, with where to look for the path that was meant."""
     with (
         ThreadedServer(EchoEngine) as hearing,
-        pytest.raises(InputError, match="no message of this protocol") as caught,
+        pytest.raises(InputError, match="not a message of this protocol") as caught,
     ):
         synthesize_remotely(
             "hello", partial(write, tmp_path / "a.wav"), hearing.url + PATH, api_key=KEY
