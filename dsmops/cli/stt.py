@@ -388,7 +388,7 @@ def evaluate(
     if url is not None:
         refuse_with_url(
             {"model": model, "dtype": dtype, "cpu": cpu},
-            {"model": DEFAULT_MODEL, "dtype": None, "cpu": False},
+            {"model": DEFAULT_STT.name, "dtype": None, "cpu": False},
         )
     what = "manifest" if reference is None else "recording"
     require_other_file(output, {what: Path(source), "reference": reference})
