@@ -1,6 +1,6 @@
 """Files and bytes to 24 kHz mono float32 and back.
 
-Importing this room is cheap; soundfile, soxr and sphn, which come with the worker extra, are loaded
+Importing this package is cheap; soundfile, soxr and sphn, which come with the worker extra, are loaded
 when audio is opened or written.
 """
 
@@ -16,7 +16,7 @@ from dsmops.audio.pcm import (
 )
 from dsmops.audio.playback import play
 from dsmops.audio.reading import AudioSource, open_audio, read
-from dsmops.audio.writing import Written, pcm_16, stream_header, write
+from dsmops.audio.writing import Written, pcm_16, require_writable, stream_header, write
 
 __all__ = [
     "FRAME_SAMPLES",
@@ -34,6 +34,7 @@ __all__ = [
     "pcm_16",
     "play",
     "read",
+    "require_writable",
     "stream_header",
     "write",
 ]

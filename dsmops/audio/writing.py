@@ -1,11 +1,17 @@
-"""24 kHz mono float32 into a file, whole or not at all, or into a stream as it comes. Every format gets 16-bit samples."""
+"""24 kHz mono float32 into a file, whole or not at all, or into a stream as it comes.
+
+Every format but MP3 gets 16-bit samples.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import struct
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -16,21 +22,27 @@ from numpy.typing import NDArray
 from dsmops.audio.libraries import soundfile
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples, require_audible_numbers
 from dsmops.errors import FileAccessError, InputError
-from dsmops.files import BLOCK_BYTES, PartialFile, replace_atomically, translate
+from dsmops.files import BLOCK_BYTES, PartialFile, os_errors, replace_atomically, translate
 
-_ENCODERS = {".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS")}
+_ENCODERS = {
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
 """What libsndfile writes, by the ending of the name. WAV needs no library."""
 
 _UNKNOWN_BYTES = 0xFFFFFFFF
-"""The size in the header of a WAV that is still being written, as ffmpeg does; also what stands there beyond 4 GiB (a day)."""
+"""The size in the header of a WAV that is still being written, as ffmpeg does; also beyond 4 GiB."""
 
 _ENCODER_SAMPLES = 8192
-"""Samples handed to libsndfile at once. Its Vorbis encoder keeps them on the stack, and some minutes of audio end the process."""
+"""Samples handed to libsndfile at once. Its Vorbis encoder keeps them on the stack, and some minutes
+of audio end the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many samples were written, and how many of them lay beyond ±1 and were clipped to it."""
+    """How many samples were written, and how many of them were beyond ±1 and clipped to it."""
 
     samples: int
     clipped: int
@@ -45,24 +57,27 @@ def write(
 ) -> Written:
     """Write audio and return what was written.
 
-    A path is replaced atomically, in the format of its ending: `.wav`, `.flac`, `.ogg` (Vorbis) or
-    `.opus`. A stream, or `-` for standard output, gets a WAV of unknown length, or with `raw` its
-    samples alone, each block as soon as it is there. Sample k of a 16-bit file is k / 32768 in
+    A path is replaced atomically, in the format of its ending: `.wav`, `.flac`, `.ogg` (Vorbis),
+    `.opus` or `.mp3`. A stream, or `-` for standard output, gets a WAV, or with `raw` its samples
+    alone, each block as soon as it is there. The WAV's header leaves the length open, until the end
+    where the stream can seek. Sample k of a 16-bit file is k / 32768 in
     `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
 
     Raises:
         InputError: the ending is none of these, there is no sample, or one is not finite.
-        DiskFullError, FileAccessError, TargetBusyError: the file cannot be written; nothing of it is left.
+        DiskFullError, FileAccessError, TargetBusyError: the file cannot be written; nothing of it
+            is left.
         BrokenPipeError: the reader of the stream went away.
         ExtraMissingError: the format needs soundfile, which is not installed.
     """
     quantizer = _Quantizer(blocks)
     if not isinstance(target, Path):
-        _stream(
-            sys.stdout.buffer if target == "-" else target,
-            quantizer,
-            b"" if raw else stream_header(),
-        )
+        stream = sys.stdout.buffer if target == "-" else target
+        if raw:
+            _stream(stream, quantizer, b"")
+        else:
+            with _mended_header(stream, quantizer):
+                _stream(stream, quantizer, stream_header())
     elif target.suffix.lower() == ".wav":
         with replace_atomically(target) as partial:
             _write_wav(partial, quantizer)
@@ -71,12 +86,62 @@ def write(
         with replace_atomically(target) as partial:
             _encode(partial, *_ENCODERS[target.suffix.lower()], target, quantizer)
     else:
-        raise InputError(
-            f"{target} does not say in which format to write",
-            hint=f"End the name in .wav, {', '.join(_ENCODERS)}.",
-            code="audio.format",
-        )
+        raise _unknown_format(target)
     return quantizer.written
+
+
+def require_writable(target: Path) -> None:
+    """Check that `write` could write to a path: its ending, its folder, no folder of that name.
+
+    Raises:
+        InputError: it could not.
+        ExtraMissingError: the format needs soundfile, which is not installed.
+    """
+    suffix = target.suffix.lower()
+    if suffix in _ENCODERS:
+        container, _ = _ENCODERS[suffix]
+        if container not in soundfile().available_formats():
+            raise InputError(
+                f"{target}: the libsndfile here does not write {suffix}",
+                hint="`pip install -U soundfile` brings one that does; or write a .wav.",
+                code="audio.format",
+            )
+    elif suffix != ".wav":
+        raise _unknown_format(target)
+    with os_errors(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = target.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _unknown_format(target: Path) -> InputError:
+    return InputError(
+        f"{target} does not say in which format to write",
+        hint=f"End the name in .wav, {', '.join(_ENCODERS)}.",
+        code="audio.format",
+    )
+
+
+@contextmanager
+def _mended_header(stream: BinaryIO, quantizer: _Quantizer) -> Iterator[None]:
+    """Give a WAV on a stream that can seek its length at the end, also where that comes early."""
+    try:
+        descriptor = stream.fileno()
+        start = stream.tell()
+        # Where all writes are appended, none reaches the header.
+        can_mend = stream.seekable() and not (fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND)
+    except (OSError, ValueError, AttributeError):  # no file behind it, or one that cannot tell
+        can_mend = False
+    try:
+        yield
+    finally:
+        if can_mend and quantizer.written.samples:
+            with suppress(OSError):
+                os.pwrite(descriptor, _wav_header(2 * quantizer.written.samples), start)
 
 
 class _Quantizer:
@@ -100,7 +165,7 @@ class _Quantizer:
             raise InputError(
                 "there is no audio to write",
                 code="audio.empty",
-                hint="Whatever should have made it gave no sample.",
+                hint="The program that should have made it gave no sample.",
             )
 
 
@@ -155,7 +220,7 @@ def pcm_16(samples: Samples) -> NDArray[np.int16]:
 
 
 def stream_header() -> bytes:
-    """Return the header of a WAV whose length nobody knows yet; 16-bit samples follow."""
+    """Return the header of a WAV of unknown length; 16-bit samples follow."""
     return _wav_header(_UNKNOWN_BYTES)
 
 

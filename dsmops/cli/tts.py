@@ -1,4 +1,4 @@
-"""The command that speaks: `synthesize`."""
+"""The command from text to speech: `synthesize`."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli.arguments import FileCommand, expanded, refuse_with_url, require_no_address
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt
+from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
 from dsmops.cli.stt import CpuOpt
+from dsmops.dtypes import DType
 from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
-    from dsmops.operations.speech.synthesis_result import Sink
+    from dsmops.operations.speech.synthesis_result import Sink, Synthesis
 
 
 def synthesize(
     text: Annotated[
         str,
-        typer.Argument(
-            metavar="TEXT|FILE|-",
-            help="A file of that name, UTF-8, where there is one; - for standard input; else words.",
-        ),
+        typer.Argument(metavar="TEXT|FILE|-", help="A text, a file, or - for standard input."),
     ],
     output: Annotated[
         Path | None,
         typer.Argument(
             metavar="OUT",
             readable=False,
-            help="Where the sound goes: a .wav, .flac, .ogg or .opus file; - for standard output, as it comes.",
+            help="A .wav, .flac, .ogg, .opus or .mp3 file; - for stdout.",
         ),
     ] = None,
     model: Annotated[
@@ -44,7 +44,7 @@ def synthesize(
             "--model",
             "--config",
             metavar="SOURCE",
-            help="A published model's name, hf://org/repo, a folder with a config.json, or a moshi-server .toml.",
+            help="Name of a published model, hf://org/repo, folder or .toml.",
         ),
     ] = DEFAULT_TTS.name,
     dtype: DTypeOpt = None,
@@ -54,68 +54,52 @@ def synthesize(
         typer.Option(
             "--voice",
             metavar="NAME",
-            help="A voice of the folder, a .safetensors file, or hf://org/repo/voice. Default: the config's. Twice: paragraphs in turn.",
+            help="A voice's name, file or hf:// address; twice: a dialogue.",
         ),
     ] = None,
     voices: Annotated[
         str | None,
-        typer.Option(
-            "--voices",
-            metavar="FOLDER",
-            help="Where voices are: a folder, or hf://org/repo. Default: the config's.",
-        ),
+        typer.Option("--voices", metavar="FOLDER", help="Folder of voices, or hf://org/repo."),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            "--seed", metavar="N", min=0, max=2**63 - 1, help="Say it as another run did."
+            "--seed", metavar="N", min=0, max=2**63 - 1, help="Repeat the run with this seed."
         ),
     ] = None,
     cfg: Annotated[
         float | None,
         typer.Option(
-            "--cfg",
-            metavar="X",
-            min=0,
-            help="How closely the voice is followed, 1 to 4. Default: 2, or the config's.",
+            "--cfg", metavar="X", min=0, help="Follow the voice more closely: 1 to 4. Default: 2."
         ),
     ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
-            "--temperature",
-            metavar="X",
-            min=0,
-            help="0 is the likeliest each time. Default: 0.6, or the config's.",
+            "--temperature", metavar="X", min=0, help="Vary more; 0: never. Default: 0.6."
         ),
     ] = None,
     n_q: Annotated[
         int | None,
         typer.Option(
-            "--n-q",
-            metavar="N",
-            min=1,
-            help="Codebooks that the model makes; fewer are faster and sound worse. Default: the config's, or all.",
+            "--n-q", metavar="N", min=1, help="Make fewer codebooks: faster, sounds worse."
         ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse unknown characters instead of skipping.")
+    ] = False,
     url: Annotated[
         str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            help="Let this moshi-server do it, like ws://127.0.0.1:8080; the text goes there.",
-        ),
+        typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
     ] = None,
     api_key: ServerKeyOpt = None,
     play: Annotated[
-        bool,
-        typer.Option(
-            "--play", help="Play it instead of OUT, as it comes (pip install 'dsmops[mic]')."
-        ),
+        bool, typer.Option("--play", help="Play the sound as it comes, without OUT.")
     ] = False,
+    device: SoundDeviceOpt = None,
     form: Annotated[
         Literal["wav", "raw"],
-        typer.Option("--format", help="Of OUT -: a WAV, or its 16-bit samples alone, 24 kHz mono."),
+        typer.Option("--format", help="Write WAV or raw 16-bit samples to OUT -."),
     ] = "wav",
     timestamps: Annotated[
         bool, typer.Option("--timestamps", help="Show each word with its start and stop.")
@@ -127,91 +111,117 @@ def synthesize(
     """Synthesize speech from a text, here or on a server.
 
     Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best,
-    f32 on a CPU. The name of a file that is there is that file. OUT appears whole or not at all,
-    and replaces one that is there. Write pauses as <break time="0.5s"/>.
+    f32 on a CPU. A file of the name TEXT is read, if there is one. OUT appears whole or not at all,
+    and replaces a file that is there. Write pauses as <break time="0.5s"/>. Characters that the
+    model does not know are skipped and reported. --play needs pip install 'dsmops[mic]'.
 
     \b
     Examples:
       dsmops synthesize "Hello, how are you?" hello.wav
-      dsmops synthesize chapter.txt chapter.flac --voice expresso/ex03-ex01_happy_001_channel1_334s.wav --seed 7
+      dsmops synthesize chapter.txt chapter.mp3 --voice expresso/ex03-ex01_happy_001_channel1_334s.wav
       echo "Good morning." | dsmops synthesize - - --format raw | aplay -f S16_LE -r 24000
       dsmops synthesize --url ws://127.0.0.1:8080 --play "Hello, how are you?"
     """
-    from dsmops.cli.views.synthesis import show_synthesis, synthesis_note
-    from dsmops.operations.speech.remote_synthesis import synthesize_remotely
-    from dsmops.operations.speech.synthesis import Wish, read_text
-    from dsmops.operations.speech.synthesis import synthesize as speak
+    from dsmops.cli.views.synthesis import show_synthesis, synthesis_notes
+    from dsmops.operations.speech.texts import read_text
 
     names = tuple(voice or ())
-    _check_usage(
-        text, output, voices=names, url=url, play=play, form=form, shows=json or timestamps
-    )
+    _check_voices(names, url)
+    _check_output(text, output, play=play, form=form, shows=json or timestamps, device=device)
+    embedded = _Embedded(model, dtype, cpu, voices, seed, cfg, temperature, n_q, strict)
     if url is not None:
-        _refuse_what_the_server_decides(
-            model=model,
-            dtype=dtype,
-            cpu=cpu,
-            voices=voices,
-            seed=seed,
-            cfg=cfg,
-            temperature=temperature,
-            n_q=n_q,
-        )
+        refuse_with_url(asdict(embedded), asdict(_Embedded()))
     out = Reporter.open("synthesize", json=json, quiet=quiet, debug=debug)
-    words = read_text(text)
-    if words == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):
-        out.note(f"note: there is no file {text}, so these are the words that are said")
-    sink, target = _sink(output, form, out), None if output == Path("-") else output
+    content = read_text(text)
+    if content == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):
+        out.note(f"note: there is no file {text}: these words are synthesized")
+    target = None if output == Path("-") else output
+    sink = _sink(output, form, device, out)
     try:
-        if url is not None:
-            said = synthesize_remotely(
-                words,
-                sink,
-                url,
-                voice=names[0] if names else None,
-                api_key=api_key,
-                target=target,
-                progress=out.progress(),
-            )
+        if url is None:
+            result = embedded.synthesize(content, sink, names, target, out)
         else:
-            said = speak(
-                words,
-                sink,
-                model,
-                Wish(names, voices, seed, cfg, temperature, n_q),
-                dtype=dtype,
-                cpu=cpu,
-                target=target,
-                progress=out.progress(),
-            )
+            result = _synthesize_remotely(content, sink, url, api_key, names, target, out)
     except KeyboardInterrupt:
         out.note(f"stopped; {target} is as it was" if target is not None else "stopped")
         raise typer.Exit(130) from None
-    out.note(synthesis_note(said))
+    for note in synthesis_notes(result):
+        out.note(note)
     if output is None or target is not None:
-        out.result(said, show_synthesis(said, timestamps=timestamps))
-    if said.incomplete is not None:
-        out.error(said.incomplete.error())
-        raise typer.Exit(said.incomplete.exit_code)
+        out.result(result, show_synthesis(result, timestamps=timestamps))
+    if result.incomplete is not None:
+        out.error(result.incomplete.error())
+        raise typer.Exit(result.incomplete.exit_code)
 
 
-def _check_usage(
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """Options of the embedded engine, which a server decides by itself."""
+
+    model: str = DEFAULT_TTS.name
+    dtype: DType | None = None
+    cpu: bool = False
+    voices: str | None = None
+    seed: int | None = None
+    cfg: float | None = None
+    temperature: float | None = None
+    n_q: int | None = None
+    strict: bool = False
+
+    def synthesize(
+        self, text: str, sink: Sink, names: tuple[str, ...], target: Path | None, out: Reporter
+    ) -> Synthesis:
+        from dsmops.operations.speech.synthesis import SynthesisSettings, synthesize
+
+        settings = SynthesisSettings(
+            names, self.voices, self.seed, self.cfg, self.temperature, self.n_q, self.strict
+        )
+        return synthesize(
+            text,
+            sink,
+            self.model,
+            settings,
+            dtype=self.dtype,
+            cpu=self.cpu,
+            target=target,
+            progress=out.progress(),
+        )
+
+
+def _synthesize_remotely(
     text: str,
-    output: Path | None,
-    *,
-    voices: tuple[str, ...],
-    url: str | None,
-    play: bool,
-    form: str,
-    shows: bool,
+    sink: Sink,
+    url: str,
+    api_key: str | None,
+    names: tuple[str, ...],
+    target: Path | None,
+    out: Reporter,
+) -> Synthesis:
+    from dsmops.operations.speech.remote_synthesis import synthesize_remotely
+
+    return synthesize_remotely(
+        text,
+        sink,
+        url,
+        voice=names[0] if names else None,
+        api_key=api_key,
+        target=target,
+        progress=out.progress(),
+    )
+
+
+def _check_output(
+    text: str, output: Path | None, *, play: bool, form: str, shows: bool, device: str | None
 ) -> None:
-    """Usage errors for what cannot be meant."""
+    """Usage errors for outputs that exclude each other."""
     to_stdout = output == Path("-")
     if (output is None) != play:
         raise typer.BadParameter("name one OUT, or give --play", param_hint="OUT")
+    if device is not None and not play:
+        raise typer.BadParameter("it chooses the loudspeaker of --play", param_hint="--device")
     if to_stdout and shows:
         raise typer.BadParameter(
-            "standard output carries the sound; leave away --json and --timestamps, or name a file",
+            "standard output carries the sound; omit --json and --timestamps, or name a file",
             param_hint="OUT",
         )
     if to_stdout and sys.stdout.isatty():
@@ -220,54 +230,49 @@ def _check_usage(
         )
     if form != "wav" and not to_stdout:
         raise typer.BadParameter(
-            "only standard output, OUT -, has a choice; a file's name says its format",
-            param_hint="--format",
+            "it applies to OUT - only; a file's name says its format", param_hint="--format"
         )
-    if "" in voices:
-        raise typer.BadParameter(
-            "it is empty; leave it away for the default voice", param_hint="--voice"
-        )
-    if len(voices) > (1 if url is not None else 2):
-        most = "a server speaks in one voice" if url is not None else "a dialogue has two voices"
-        raise typer.BadParameter(f"{most}, and {len(voices)} are named", param_hint="--voice")
-    source = Path(os.path.expanduser(text))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    if not re.search(r"\s", text):
+        require_no_address(text, "TEXT")
+    source = expanded(text)
+    # os.path takes a name that no file can have for one that is not there.
     if (
         output is not None
-        and os.path.exists(output)  # noqa: PTH110 false for any name
+        and os.path.exists(output)  # noqa: PTH110
         and os.path.exists(source)  # noqa: PTH110
         and output.samefile(source)
     ):
         raise typer.BadParameter("OUT is the text itself; name another file", param_hint="OUT")
 
 
-def _refuse_what_the_server_decides(**chosen: object) -> None:
-    """Refuse options that mean nothing to a server: it has its model, its voices and its way of speaking."""
-    usual = {"model": DEFAULT_TTS.name, "cpu": False}
-    named = [
-        f"--{name.replace('_', '-')}" for name, value in chosen.items() if value != usual.get(name)
-    ]
-    if named:
-        raise typer.BadParameter(f"with --url the server decides; leave away {' and '.join(named)}")
+def _check_voices(names: tuple[str, ...], url: str | None) -> None:
+    """Usage errors for too many voices, and for an empty name."""
+    if "" in names:
+        raise typer.BadParameter("it is empty; omit it for the default voice", param_hint="--voice")
+    if len(names) > (1 if url is not None else 2):
+        most = "a server uses one voice" if url is not None else "a dialogue has two voices"
+        raise typer.BadParameter(f"{most}, and {len(names)} are named", param_hint="--voice")
 
 
-def _sink(output: Path | None, form: str, out: Reporter) -> Sink:
-    """Return what takes the sound to a loudspeaker, to standard output or into a file."""
+def _sink(output: Path | None, form: str, device: str | None, out: Reporter) -> Sink:
+    """Return what plays the sound, or writes it to standard output or into a file."""
     from dsmops.audio import Samples, play, write
 
     def to_loudspeaker(blocks: Iterator[Samples]) -> None:
-        late = play(blocks)
+        late = play(blocks, device=device)
         if late:
             out.note(
-                f"warning: the sound stopped {late} times to wait for more; a smaller --n-q is faster, a file needs no hurry"
+                f"warning: the sound stopped {late} times to wait for more; a smaller --n-q is "
+                "faster, a file needs no hurry"
             )
 
     def to_stdout(blocks: Iterator[Samples]) -> None:
         try:
             write("-", blocks, raw=form == "raw")
         except BrokenPipeError:
-            # Whoever read stdout has heard enough.
+            # The reader of stdout needs no more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            out.note("note: whoever read standard output has left; the rest was not said")
+            out.note("note: the reader of standard output has left; the rest was not synthesized")
 
     if output is None:
         return to_loudspeaker
@@ -276,4 +281,4 @@ def _sink(output: Path | None, form: str, out: Reporter) -> Sink:
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("synthesize", rich_help_panel=SERVE)(synthesize)
+    app.command("synthesize", cls=FileCommand, rich_help_panel=SERVE)(synthesize)

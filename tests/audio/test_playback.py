@@ -44,7 +44,7 @@ def test_the_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--device list` of both commands, which then do nothing else."""
     devices = (("Mic", 1, 0, 16_000), ("HDMI", 0, 8, 44_100))
     monkeypatch.setitem(sys.modules, "sounddevice", FakeSounddevice(devices=devices))
-    for command in ("transcribe",):
+    for command in ("transcribe", "synthesize"):
         done = CliRunner().invoke(app, [command, "--device", "list"])
         assert done.exit_code == 0, done.output
         assert "  0   16000 Hz  Mic: microphone (default)" in done.stdout

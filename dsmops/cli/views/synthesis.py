@@ -1,4 +1,4 @@
-"""What was said, as people read it."""
+"""What was synthesized, as people read it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ from collections.abc import Iterator
 from dsmops.operations.speech.synthesis_result import Synthesis
 from dsmops.units import counted
 
+_SHOWN = 10
 
-def show_synthesis(said: Synthesis, *, timestamps: bool) -> Iterator[str]:
-    """Yield how much was said and where it is, or one line per word with its times in the sound."""
+
+def show_synthesis(result: Synthesis, *, timestamps: bool) -> Iterator[str]:
+    """Yield how much was synthesized and where it is, or a line per word with its times."""
     if timestamps:
-        for word in said.words:
+        for word in result.words:
             yield f"{word.start_s:8.2f} {word.stop_s:8.2f}  {word.text}"
     else:
-        where = f"{said.output}: " if said.output else ""
-        mark = ", incomplete" if said.incomplete else ""
-        yield f"{where}{counted(len(said.words), 'word')} in {said.audio_s:.1f} s{mark}"
+        where = f"{result.output}: " if result.output else ""
+        mark = ", incomplete" if result.incomplete else ""
+        yield f"{where}{counted(len(result.words), 'word')} in {result.audio_s:.1f} s{mark}"
 
 
-def synthesis_note(said: Synthesis) -> str:
-    """Return how fast it went, and what it takes to say it the same way again."""
-    speed = f", {said.speedup:.1f} × real time" if said.speedup is not None else ""
+def synthesis_notes(result: Synthesis) -> Iterator[str]:
+    """Yield what was skipped, how fast it went, and what repeats it."""
+    if result.skipped:
+        shown = " ".join(map(repr, result.skipped[:_SHOWN]))
+        rest = len(result.skipped) - _SHOWN
+        more = f" and {rest} more" if rest > 0 else ""
+        yield f"warning: skipped characters that the model does not know: {shown}{more}"
+    speed = f", {result.speedup:.1f} × real time" if result.speedup is not None else ""
     first = (
-        f", first sound after {said.first_audio_ms:.0f} ms"
-        if said.first_audio_ms is not None
+        f", first sound after {result.first_audio_ms:.0f} ms"
+        if result.first_audio_ms is not None
         else ""
     )
-    where = f"{said.dtype} on {said.device}" if said.device else f"through {said.model}"
-    manner = f", {' and '.join(said.voices)}, seed {said.seed}" if said.seed is not None else ""
-    return f"{said.audio_s:.1f} s of audio in {said.compute_s:.1f} s{speed}{first}, {where}{manner}"
+    where = f"{result.dtype} on {result.device}" if result.device else f"through {result.model}"
+    voices = f", {' and '.join(result.voices)}, seed {result.seed}"
+    repeat = voices if result.seed is not None else ""
+    yield (
+        f"{result.audio_s:.1f} s of audio in {result.compute_s:.1f} s{speed}{first}, "
+        f"{where}{repeat}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import Counter
 from collections.abc import Generator
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -20,10 +21,16 @@ from dsmops.operations.speech.synthesis_result import (
     SynthesizedWord,
 )
 from dsmops.progress import SILENT, Progress
+from dsmops.protocol.text import BREAK, clean_text, with_server_breaks
 
 _MAX_WAITING = 250
 """Words and frames that a server may be ahead of the sink, besides what the client keeps."""
 _DRAIN_S = 0.1
+
+
+_UNREPORTED = {ord("’"): "'", **dict.fromkeys(map(ord, ":()– \t\r\n\u00a0"))}
+"""Characters that servers replace or drop in every text."""
+_LEAST_SHARE = 0.5
 
 
 def synthesize_remotely(
@@ -50,6 +57,7 @@ def synthesize_remotely(
     from dsmops.client.address import TTS_PATH, websocket_url
 
     address = websocket_url(url, TTS_PATH)
+    text = with_server_breaks(clean_text(text))
     meter = SynthesisMeter(progress)
     failures: list[DsmopsError] = []
 
@@ -59,20 +67,37 @@ def synthesize_remotely(
         try:
             for event in _remote_events(address, text, voice, api_key):
                 has_sound = has_sound or not isinstance(event, SynthesizedWord)
-                yield event
+                # A server reports pauses as words.
+                if not isinstance(event, SynthesizedWord) or not event.text.startswith("<break"):
+                    yield event
         except DsmopsError as exc:
             if not has_sound:
                 raise
             failures.append(exc)
 
     meter.pour(events(), sink)
+    result = meter.synthesis()
     return replace(
-        meter.synthesis(),
+        result,
         output=target,
+        skipped="" if failures else _skipped(text, result),
         model=address,
         voices=(voice,) if voice is not None else (),
         incomplete=Incomplete.because(failures[0]) if failures else None,
     )
+
+
+def _skipped(text: str, result: Synthesis) -> str:
+    """Return the characters of the text that are in no word of the answers, each once.
+
+    Our worker reports words without the characters that its tokenizer does not know. A sink that
+    stopped early has not seen all words, and nothing can be told.
+    """
+    received = Counter("".join(word.text for word in result.words))
+    sent = Counter(BREAK.sub(" ", text).translate(_UNREPORTED))
+    if received.total() < _LEAST_SHARE * sum(1 for _ in sent.elements()):
+        return ""
+    return "".join(sent - received)
 
 
 def _remote_events(

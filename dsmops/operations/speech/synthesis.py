@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import sys
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dsmops.errors import InputError, SourceError
+from dsmops.audio import require_writable
+from dsmops.errors import InputError
 from dsmops.extras import require_worker
-from dsmops.files import os_errors
 from dsmops.operations.models.files import require_spared
 from dsmops.operations.models.tts import TtsSource, find_tts, load_tts_source
 from dsmops.operations.models.voices import find_voice
@@ -27,21 +26,22 @@ from dsmops.operations.speech.synthesis_result import (
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    import torch
+
     from dsmops.dtypes import DType
+    from dsmops.worker.runtime.tts.interface import TtsRequest
     from dsmops.worker.runtime.tts.machine import TtsEntry
 
-MOST_TEXT_BYTES = 1 << 20
-"""A megabyte of text is some eighteen hours of speech."""
 _PARAGRAPHS = re.compile(r"\n[ \t\r]*\n\s*")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """How the text is to be said; None, and no voice, leave it to the model's config.
+class SynthesisSettings:
+    """How a text is synthesized; None, and no voice, leave it to the model's config.
 
-    Two voices make it a dialogue: they say its paragraphs in turn. `voice_folder` is where voices
+    Two voices make it a dialogue: they get its paragraphs in turn. `voice_folder` is where voices
     are looked for, as for `open_voices`. `n_q`: codebooks that the model makes; fewer are faster
-    and sound worse.
+    and sound worse. `strict` refuses characters that the tokenizer does not know.
     """
 
     voices: tuple[str, ...] = ()
@@ -50,146 +50,147 @@ class Wish:
     cfg: float | None = None
     temperature: float | None = None
     n_q: int | None = None
+    strict: bool = False
 
 
-def read_text(argument: str) -> str:
-    """Return the text that a command was given: standard input for `-`, the file of that name where there is one, else itself.
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that a synthesis is, before the model is loaded."""
 
-    Raises:
-        InputError: it is a folder, not UTF-8, longer than a megabyte, or there is nothing in it.
-        SourceError, FileAccessError: the file cannot be read.
-    """
-    if argument == "-" and sys.stdin is None:
-        raise SourceError(
-            "standard input is closed",
-            hint="Give the text as an argument or a file, or pipe it into the command.",
-        )
-    if argument == "-":
-        name, data = "standard input", sys.stdin.buffer.read(MOST_TEXT_BYTES + 1)
-    elif (path := _file(argument)) is not None:
-        name = str(path)
-        with os_errors(path), path.open("rb") as file:
-            data = file.read(MOST_TEXT_BYTES + 1)
-    else:
-        name, data = "the text", argument.encode(errors="surrogateescape")
-    if len(data) > MOST_TEXT_BYTES:
-        raise InputError(
-            f"{name} is longer than {MOST_TEXT_BYTES // 2**20} MiB",
-            hint="Cut it into parts.",
-            code="text.long",
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise InputError(
-            f"{name} is not UTF-8 (byte {exc.start})",
-            hint="Convert it with `iconv -t UTF-8`.",
-            code="text.encoding",
-        ) from exc
-    if not text.strip():
-        raise InputError(
-            f"there is nothing to say: {name} is empty",
-            hint="Give it some words.",
-            code="text.empty",
-        )
-    return text
-
-
-def _file(argument: str) -> Path | None:
-    path = Path(os.path.expanduser(argument))  # noqa: PTH111 the method fails at ~name where nobody has that name
-    try:
-        path.stat()
-    except PermissionError:  # something is there, or may be; opening it says what
-        return path
-    except (OSError, ValueError):  # nothing is there, or nothing can have such a name
-        return None
-    # An empty name would be this folder.
-    return path if argument else None
+    source: TtsSource
+    voices: tuple[str, ...]
+    script: tuple[TtsEntry, ...]
+    skipped: str
+    request: TtsRequest
+    device: torch.device
+    dtype: DType
+    n_q: int | None
 
 
 def synthesize(
     text: str,
     sink: Sink,
     model: str,
-    wish: Wish = Wish(),
+    settings: SynthesisSettings = SynthesisSettings(),
     *,
     dtype: DType | None = None,
     cpu: bool = False,
     target: Path | None = None,
     progress: Progress = SILENT,
 ) -> Synthesis:
-    """Say `text` with the model that `model` names (see `find_tts`), into `sink`, which is opened before the model is loaded.
+    """Synthesize `text` with the model that `model` names (see `find_tts`), into `sink`.
 
-    `target` is where the sink writes, which must be none of the model's files.
+    `sink` is opened before the model is loaded. `target` is where it writes: a file of the model is
+    refused.
 
     Raises:
         InputError, SourceError: the text, the voice, the model or the target cannot be used.
         CheckpointError: the model computes numbers that are not finite.
-        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation failed.
+        ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation
+            failed.
     """
-    require_worker("speaking")
+    require_worker("synthesizing")
+    if target is not None:
+        require_writable(target)
+    plan = _plan(text, settings, model, dtype=dtype, cpu=cpu, target=target, progress=progress)
     meter = SynthesisMeter(progress)
-    facts: dict[str, Any] = {}
-
-    def events() -> Generator[SynthesisEvent]:
-        source = find_tts(model, progress=progress)
-        defaults = source.defaults
-        script = _script(text, wish, source)
-        names = wish.voices or (defaults.default_voice,)
-        folder = wish.voice_folder or defaults.voice_folder
-        suffix = source.config.voice_suffix
-        voices = [find_voice(name, folder, suffix=suffix, progress=progress) for name in names]
-        require_spared(target, (*astuple(source.files), *voices))
-
-        from dsmops.worker.models.voice import read_voice
-        from dsmops.worker.runtime.tts.engine import TtsEngine
-        from dsmops.worker.runtime.tts.synthesis import run_script
-        from dsmops.worker.runtime.tts.utterance import TtsAudio
-
-        request = replace(
-            defaults.request(),
-            voices=tuple(read_voice(voice, source.config) for voice in voices),
-            seed=secrets.randbits(31) if wish.seed is None else wish.seed,
-            cfg=defaults.cfg if wish.cfg is None else wish.cfg,
-            temperature=defaults.temperature if wish.temperature is None else wish.temperature,
-        )
-        loaded = load_tts_source(source, dtype=dtype, n_q=wish.n_q, cpu=cpu)
-        engine = TtsEngine(loaded, 1, guidance=not source.config.distilled and request.cfg != 1)
-        facts.update(
-            model=source.name,
-            device=str(loaded.device),
-            dtype=loaded.dtype,
-            voices=names,
-            seed=request.seed,
-            cfg=request.cfg,
-            temperature=request.temperature,
-        )
-        meter.begin(sum(bool(entry.tokens) for entry in script))
-        for event in run_script(engine, script, request, pacing=defaults.pacing()):
-            if isinstance(event, TtsAudio):
-                yield event.pcm
-            else:
-                yield SynthesizedWord(event.text, event.start_s, event.stop_s)
-
-    meter.pour(events(), sink)
-    return replace(meter.synthesis(), output=target, **facts)
+    meter.pour(_events(plan, meter), sink)
+    return replace(
+        meter.synthesis(),
+        output=target,
+        model=plan.source.name,
+        device=str(plan.device),
+        dtype=plan.dtype,
+        voices=plan.voices,
+        seed=plan.request.seed,
+        cfg=plan.request.cfg,
+        temperature=plan.request.temperature,
+        skipped=plan.skipped,
+    )
 
 
-def _script(text: str, wish: Wish, source: TtsSource) -> list[TtsEntry]:
-    """Return what the model is to say. Only the tokenizer is read, so that a text that cannot be said is known before the model is loaded.
+def _plan(
+    text: str,
+    settings: SynthesisSettings,
+    model: str,
+    *,
+    dtype: DType | None,
+    cpu: bool,
+    target: Path | None,
+    progress: Progress,
+) -> _Plan:
+    """Find and read all that the synthesis needs but the weights."""
+    from dsmops.worker.models.device import best_device, best_dtype
+    from dsmops.worker.models.voice import read_voice
+
+    source = find_tts(model, progress=progress)
+    defaults = source.defaults
+    script, skipped = _script(text, settings, source)
+    names = settings.voices or (defaults.default_voice,)
+    folder = settings.voice_folder or defaults.voice_folder
+    suffix = source.config.voice_suffix
+    voices = [find_voice(name, folder, suffix=suffix, progress=progress) for name in names]
+    require_spared(target, (*astuple(source.files), *voices))
+    temperature = settings.temperature
+    request = replace(
+        defaults.request(),
+        voices=tuple(read_voice(voice, source.config) for voice in voices),
+        seed=secrets.randbits(31) if settings.seed is None else settings.seed,
+        cfg=defaults.cfg if settings.cfg is None else settings.cfg,
+        temperature=defaults.temperature if temperature is None else temperature,
+    )
+    device = best_device(cpu=cpu or defaults.cpu)
+    chosen = dtype or best_dtype(device)
+    return _Plan(source, names, script, skipped, request, device, chosen, settings.n_q)
+
+
+def _events(plan: _Plan, meter: SynthesisMeter) -> Generator[SynthesisEvent]:
+    """Load the model, and yield sound and words as it makes them."""
+    from dsmops.worker.runtime.tts.engine import TtsEngine
+    from dsmops.worker.runtime.tts.synthesis import run_script
+    from dsmops.worker.runtime.tts.utterance import TtsAudio
+
+    source = plan.source
+    loaded = load_tts_source(source, dtype=plan.dtype, n_q=plan.n_q, cpu=plan.device.type == "cpu")
+    guidance = not source.config.distilled and plan.request.cfg != 1
+    engine = TtsEngine(loaded, 1, guidance=guidance)
+    meter.begin(sum(bool(entry.tokens) for entry in plan.script))
+    for event in run_script(engine, plan.script, plan.request, pacing=source.defaults.pacing()):
+        if isinstance(event, TtsAudio):
+            yield event.pcm
+        else:
+            yield SynthesizedWord(event.text, event.start_s, event.stop_s)
+
+
+def _script(
+    text: str, settings: SynthesisSettings, source: TtsSource
+) -> tuple[tuple[TtsEntry, ...], str]:
+    """Return what the model gets, and the characters that were skipped.
+
+    Only the tokenizer is read: a text that cannot be used is known before the model is loaded.
 
     Raises:
-        InputError: it cannot be said, or there is no word in it.
+        InputError: it has no word that the tokenizer knows; with `strict`, an unknown character.
     """
     from dsmops.worker.models.tokenizer import TextTokenizer
-    from dsmops.worker.runtime.tts.script import script_entries
+    from dsmops.worker.runtime.tts.script import script_entries, shown_characters
 
-    turns = _PARAGRAPHS.split(text.strip()) if len(wish.voices) > 1 else [text]
+    turns = _PARAGRAPHS.split(text.strip()) if len(settings.voices) > 1 else [text]
+    skipped: Counter[str] = Counter()
     script = script_entries(
         turns,
         TextTokenizer(source.files.tokenizer),
         padding_between=source.defaults.padding_between,
+        skipped=skipped,
     )
-    if not any(entry.tokens for entry in script):
+    has_words = any(entry.tokens for entry in script)
+    if skipped and (settings.strict or not has_words):
+        raise InputError(
+            f"the model's tokenizer does not know {shown_characters(skipped)}",
+            hint="Write the text out in a language and an alphabet that the model knows"
+            + (", or omit --strict to skip these characters." if has_words else "."),
+            code="text.unknown",
+        )
+    if not has_words:
         raise InputError("there is no word in the text", hint="Give it some.", code="text.empty")
-    return script
+    return tuple(script), "".join(skipped)

@@ -30,13 +30,14 @@ class SynthesizedWord:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """The words of one text, the model that said them, and the time it took.
+    """The words of one text, the model that synthesized them, and the time it took.
 
     `first_audio_ms`: from the text to the first sound, without loading. `compute_s`: the whole time
     without waiting for the sink; `speedup` is seconds of audio per second of it. Through a server,
     `model` is its address, the times are those until its answers came, and settings that only the
     server knows are None. `output` is None where the sound did not go to a file. `incomplete`: the
-    stream failed, and this is what came before.
+    stream failed, and this is what came before. `skipped`: each character of the text once that the
+    model's tokenizer does not know, as far as that is known.
     """
 
     output: Path | None
@@ -53,6 +54,7 @@ class Synthesis:
     compute_s: float
     speedup: float | None
     incomplete: Incomplete | None = None
+    skipped: str = ""
 
 
 SynthesisEvent = Samples | SynthesizedWord
@@ -71,7 +73,7 @@ class SynthesisMeter:
 
     def begin(self, words: int) -> None:
         """Start the clock: all is ready, and the text begins. Time before this does not count."""
-        self._progress.start("Speaking", words, "words")
+        self._progress.start("Synthesizing", words, "words")
         self._spent_s = -time.perf_counter()
 
     def pour(self, events: Generator[SynthesisEvent], sink: Sink) -> None:

@@ -40,7 +40,7 @@ from dsmops.worker.serving.module import (
     addr_field,
     require_sender,
 )
-from dsmops.worker.serving.tts_connection import TtsConnection, TtsWire, refusal
+from dsmops.worker.serving.tts_connection import SKIPPED, TtsConnection, TtsWire, refusal
 
 SCRIPT = "tts.py"
 """What `/api/modules_info` calls the script that moshi-server would run here."""
@@ -211,7 +211,11 @@ class TtsModule(LoopModule[TtsStream]):
         """
         await asyncio.to_thread(stream.add_text, text)
         await asyncio.to_thread(stream.end_text)
-        response = web.StreamResponse(headers={"Content-Type": "audio/wav"})
+        headers = {"Content-Type": "audio/wav"}
+        if stream.skipped:
+            self._log.warn(PY, SKIPPED, batch_idx=stream.slot, count=stream.skipped)
+            headers["Warning"] = f'199 - "{stream.skipped} {SKIPPED}"'
+        response = web.StreamResponse(headers=headers)
         async for event in _events(stream, request):
             match event:
                 case TtsAudio():

@@ -19,6 +19,8 @@ from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 from dsmops.worker.serving.connection import Connection, Ending, Limits
 from dsmops.worker.serving.logs import PY, ServerLog
 
+SKIPPED = "characters that the tokenizer does not know were skipped"
+
 
 class TtsWire:
     """How one client is told things, in the format that it asked for. Bare formats have no way to tell of words and errors."""
@@ -121,6 +123,13 @@ class TtsConnection(Connection[TtsEvent]):
             case TtsAudio():
                 await self._send_bytes(self._wire.audio(event.pcm))
             case TtsEnded():
+                if self._tts_stream.skipped:
+                    self._log.warn(
+                        PY,
+                        SKIPPED,
+                        batch_idx=self._tts_stream.slot,
+                        count=self._tts_stream.skipped,
+                    )
                 self._log.info(PY, "tts finished", batch_idx=self._tts_stream.slot)
                 raise Ending(CloseCode.NORMAL)
             case StreamFailed():
@@ -134,7 +143,9 @@ def refusal(exc: DsmopsError) -> Ending:
     """
     code = CloseCode.BAD_MESSAGE if isinstance(exc, InputError) else CloseCode.FAILED
     logged = (
-        f"the text cannot be said ({exc.code})" if exc.code.startswith("text.") else exc.message
+        f"the text cannot be synthesized ({exc.code})"
+        if exc.code.startswith("text.")
+        else exc.message
     )
     # Two lines: a client can tell the reason from the advice.
     return Ending(code, f"{exc.message}\n{exc.hint}".strip(), logged=logged)

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -19,16 +20,15 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from dsmops.audio import Samples, write
 from dsmops.errors import FileAccessError, InputError, SourceError
 from dsmops.operations.speech.synthesis import (
-    MOST_TEXT_BYTES,
-    Wish,
-    read_text,
+    SynthesisSettings,
     synthesize,
 )
 from dsmops.operations.speech.synthesis_result import Synthesis
+from dsmops.operations.speech.texts import MOST_TEXT_BYTES, read_text
 from dsmops.worker.tiny.tts import TinyTts, write_tiny_tts
 
 CONFIG = "config-tts-tiny.toml"
-ONCE = Wish(seed=1)
+ONCE = SynthesisSettings(seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,11 @@ class Heard:
         return np.concatenate(self.blocks)
 
 
-def said(text: str, wish: Wish = ONCE, sink: Heard | None = None) -> tuple[Synthesis, Samples]:
+def said(
+    text: str, settings: SynthesisSettings = ONCE, sink: Heard | None = None
+) -> tuple[Synthesis, Samples]:
     heard = sink or Heard()
-    return synthesize(text, heard, CONFIG, wish, cpu=True), heard.sound
+    return synthesize(text, heard, CONFIG, settings, cpu=True), heard.sound
 
 
 def test_sound_comes_in_frames_as_it_is_made(tiny: Path) -> None:
@@ -100,36 +102,45 @@ def test_what_a_config_says_counts_unless_it_is_asked_otherwise(tiny: Path) -> N
         0.4,
         ("tiny/first.wav",),
     )
-    asked, same = said("one two three", Wish(seed=1, cfg=3.0, temperature=0.4))
+    asked, same = said("one two three", SynthesisSettings(seed=1, cfg=3.0, temperature=0.4))
     assert (asked.cfg, asked.temperature) == (3.0, 0.4)
     assert np.array_equal(sound, same)
     assert np.array_equal(
-        *(said("one two three", Wish(seed=seed, temperature=0.0))[1] for seed in (1, 2))
+        *(
+            said("one two three", SynthesisSettings(seed=seed, temperature=0.0))[1]
+            for seed in (1, 2)
+        )
     )
-    assert not np.array_equal(sound, said("one two three", Wish(seed=1, n_q=2))[1])
+    assert not np.array_equal(sound, said("one two three", SynthesisSettings(seed=1, n_q=2))[1])
 
 
 @pytest.mark.parametrize(
-    ("text", "wish", "message"),
+    ("text", "settings", "message"),
     [
-        ('<break time="1s"/>', Wish(), "there is no word in the text"),
-        ('<break time="900s"/> x', Wish(), "too long"),
-        ("hello <break", Wish(), "begins no pause"),
-        ("hello 你好", Wish(), "cannot say '你好'"),
-        ("hello", Wish(("tiny/frist.wav",)), "tiny/frist.wav"),
-        ("hello", Wish(("config.json",)), "config.json is no voice file"),
-        ("hello", Wish(voice_folder="nowhere"), "nowhere is no folder of voices"),
-        ("hello", Wish(cfg=2.2), "2.2"),
-        ("hello", Wish(n_q=9), "1 to 8 codebooks"),
+        ('<break time="1s"/>', SynthesisSettings(), "there is no word in the text"),
+        ('<break time="900s"/> x', SynthesisSettings(), "too long"),
+        ("hello <break", SynthesisSettings(), "begins no pause"),
+        ("你好", SynthesisSettings(), "does not know '你' '好'"),
+        ("hello 你好", SynthesisSettings(strict=True), "does not know '你' '好'"),
+        ("hello", SynthesisSettings(("tiny/frist.wav",)), "tiny/frist.wav"),
+        ("hello", SynthesisSettings(("config.json",)), "config.json is no voice file"),
+        ("hello", SynthesisSettings(voice_folder="nowhere"), "nowhere is no folder of voices"),
+        ("hello", SynthesisSettings(cfg=2.2), "2.2"),
+        ("hello", SynthesisSettings(n_q=9), "1 to 8 codebooks"),
     ],
 )
 def test_what_cannot_be_said_is_told_and_leaves_nothing(
-    tiny: Path, text: str, wish: Wish, message: str
+    tiny: Path, text: str, settings: SynthesisSettings, message: str
 ) -> None:
     """One error with a hint; the target is not there."""
     with pytest.raises(InputError) as caught:
         synthesize(
-            text, partial(write, Path("out.wav")), CONFIG, wish, cpu=True, target=Path("out.wav")
+            text,
+            partial(write, Path("out.wav")),
+            CONFIG,
+            settings,
+            cpu=True,
+            target=Path("out.wav"),
         )
     assert message in caught.value.message
     assert caught.value.hint
@@ -160,11 +171,19 @@ def test_the_models_own_files_are_never_the_target(tiny: Path, own: str) -> None
     assert (tiny / own).read_bytes() == before
 
 
+def test_unknown_characters_are_skipped_and_reported(tiny: Path) -> None:
+    """What is known of the text is synthesized, as without them."""
+    synthesis, sound = said("one 你two🙂 three")
+    assert synthesis.skipped == "你🙂"
+    assert np.array_equal(sound, said("one two three")[1])
+
+
 def test_a_text_is_a_file_or_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file where there is one of that name, also with a byte order mark; standard input for `-`; else the words."""
     (tmp_path / "a b.txt").write_bytes(b"\xef\xbb\xbfhello\r\nyou\n")
     assert read_text(str(tmp_path / "a b.txt")) == "hello\r\nyou\n"
-    assert read_text("a b.txt") == "a b.txt"
+    assert read_text("say a b.txt") == "say a b.txt"
+    assert read_text("and/or") == "and/or"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("où".encode())))
     assert read_text("-") == "où"
     assert read_text("x" * 5000) == "x" * 5000
@@ -176,9 +195,12 @@ def test_a_text_is_a_file_or_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (b"", "is empty"),
         (b" \n\t", "is empty"),
         (b"caf\xe9", r"is not UTF-8 \(byte 3\)"),
+        ("héllo".encode("utf-16-le"), r"is not UTF-8 \(byte 1\)"),
+        ("ab".encode("utf-16") + b"x", r"is not UTF-16"),
+        (b"%PDF-1.7", "is a PDF document"),
         (b"a " * MOST_TEXT_BYTES, "is longer than 1 MiB"),
     ],
-    ids=["empty", "blank", "latin-1", "long"],
+    ids=["empty", "blank", "latin-1", "utf-16", "odd", "pdf", "long"],
 )
 def test_what_is_no_text_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
@@ -192,8 +214,40 @@ def test_what_is_no_text_is_told(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     with pytest.raises(InputError, match=message):
         read_text("-")
-    with pytest.raises(InputError, match=message):
-        read_text(os.fsdecode(content))
+    if b"\0" not in content:
+        with pytest.raises(InputError, match=message):
+            read_text(os.fsdecode(content))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_names_the_encoding(tmp_path: Path, encoding: str) -> None:
+    """As Windows' editors write it."""
+    path = tmp_path / "text.txt"
+    path.write_bytes("où est-il ?".encode(encoding))
+    assert read_text(str(path)) == "où est-il ?"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-16-be"])
+def test_the_hint_for_another_encoding_works_as_typed(tmp_path: Path, encoding: str) -> None:
+    """The command makes a file that is read."""
+    if shutil.which("iconv") is None:
+        pytest.skip("iconv is not installed")
+    text = "où est “l’été” ?" if encoding == "cp1252" else "où est-il ? l'été"
+    path = tmp_path / "mon texte.txt"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(InputError) as caught:
+        read_text(str(path))
+    command = caught.value.hint[caught.value.hint.index("iconv") :]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert read_text(str(tmp_path / "mon texte-utf8.txt")) == text
+
+
+@pytest.mark.parametrize("name", ["hello.txt", "texts/hello.md", "~/a.TXT", "chapter.docx"])
+def test_the_name_of_a_file_that_is_not_there_is_not_synthesized(name: str) -> None:
+    """A mistyped name; the hint says how to have these words."""
+    with pytest.raises(SourceError, match="there is no such file") as caught:
+        read_text(name)
+    assert "| dsmops synthesize - OUT" in caught.value.hint
 
 
 def test_closed_standard_input_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:

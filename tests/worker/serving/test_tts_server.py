@@ -542,6 +542,20 @@ def used(server: ThreadedServer) -> str:
     return slots
 
 
+def test_unknown_characters_are_skipped_and_counted(server: ThreadedServer) -> None:
+    """The words around them are synthesized; a POST says how many in its header, the log too."""
+    answer = post(server, {"text": "one TWO three", "voice": ""})
+    assert answer.status == 200
+    assert "3 characters that the tokenizer does not know were skipped" in answer.headers["warning"]
+    with TtsClient(server.url, KEY) as client:
+        client.say("one TWO three")
+        assert [text for text, _, _ in words(client.rest())] == ["one", "three"]
+    server.stop()
+    server.join()
+    assert server.log.count("characters that the tokenizer does not know were skipped") == 2
+    assert "TWO" not in server.log
+
+
 def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> None:
     """Families of the Py module after their first use, its log lines, and neither keys nor texts in either."""
     assert "py_" not in request(server.url, "GET", "/metrics").text
@@ -555,7 +569,7 @@ def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> No
     assert post(server, {"text": UNSAYABLE, "voice": ""}).status == 400
     with TtsClient(server.url, KEY) as client:
         client.say(UNSAYABLE)
-        assert UNSAYABLE in client.rest()[-1]["message"]
+        assert [message["type"] for message in client.rest()] == ["Ready"]
     wait_for_slots(server.url, 0, within_s=1)
     exposition = request(server.url, "GET", "/metrics").text
     assert 'py_connect{handler="all"} 5.0' in exposition
@@ -584,7 +598,7 @@ def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> No
         assert any(line in message for message in messages), line
     assert SECRET not in server.log
     assert UNSAYABLE not in server.log
-    assert "the text cannot be said (text.unsayable)" in server.log
+    assert "the text cannot be synthesized (text.empty)" in server.log
     assert KEY not in server.log
 
 

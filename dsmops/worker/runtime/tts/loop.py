@@ -90,6 +90,11 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
         with self._loop.lock:
             return self._utterance.waiting >= MOST_WAITING_WORDS
 
+    @property
+    def skipped(self) -> int:
+        """How many characters of the text the tokenizer does not know. They are skipped."""
+        return self._text.skipped.total()
+
     def change_request(self, request: TtsRequest) -> None:
         """Speak as `request` says, which only a stream that was given no text yet can.
 

@@ -8,24 +8,26 @@ follows its own source.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 
 from dsmops.errors import InputError
-from dsmops.worker.models.conventions import FRAMES_PER_S, LAST_SPECIAL
+from dsmops.protocol.text import (
+    BREAK,
+    BREAK_HINT,
+    LONGEST_STREAM_BREAK_S,
+    break_seconds,
+    break_steps,
+    clean_text,
+)
+from dsmops.worker.models.conventions import LAST_SPECIAL
 from dsmops.worker.runtime.tts.interface import TtsTokenizer
 from dsmops.worker.runtime.tts.machine import TtsEntry
 
 MAIN_SPEAKER, OTHER_SPEAKER = 1, 2
 """Text tokens that say who speaks from here on."""
-LONGEST_BREAK_S = 60.0
-"""The model remembers 40 s; what follows a longer pause would have nothing to go on from."""
-LONGEST_STREAM_BREAK_S = 10.0
-"""A longer one is shortened to this, as in moshi-server."""
-
-_BREAK_HINT = 'Write pauses as <break time="0.5s"/>.'
 _SHOWN = 5
-_SCRIPT_BREAK = re.compile(r'<break\s+time="([0-9]{1,400}(?:.[0-9]{0,400})?)s"\s*/?>')
 _STREAM_BREAK = re.compile(r'<break\s{1,64}time="([0-9.]{1,16})s"\s{0,64}/>')
 _UNFINISHED_BREAK = re.compile(
     reduce(
@@ -42,52 +44,55 @@ _STREAM_CHARACTERS = _SCRIPT_CHARACTERS | str.maketrans({"–": None})
 
 
 def script_entries(
-    turns: Sequence[str], tokenizer: TtsTokenizer, *, padding_between: int = 1
+    turns: Sequence[str],
+    tokenizer: TtsTokenizer,
+    *,
+    padding_between: int = 1,
+    skipped: Counter[str] | None = None,
 ) -> list[TtsEntry]:
-    """Return the entries of a script: even turns are the main speaker's, odd ones the other's; an empty turn only changes the speaker.
+    """Return the entries of a script: even turns are the main speaker's, odd ones the other's.
 
-    Pauses are not reported, their entries have no text. An empty list means that there is nothing
-    to say.
+    An empty turn only changes the speaker. Pauses are not reported, their entries have no text.
+    Characters that the tokenizer does not know are skipped, and counted in `skipped`. An empty list
+    means that there is nothing to synthesize.
 
     Raises:
-        InputError: the tokenizer has no tokens for some of the text, or a pause is not one; the message names what.
+        InputError: a pause cannot be read or is too long.
 
-    Source: `script_to_entries` of moshi 0.2.13, `models/tts.py`. That one fails at a pause such as "1,5s", says a tag that is none, and
-    takes pauses of any length.
+    Source: `script_to_entries` of moshi 0.2.13, `models/tts.py`. That one fails at an unknown
+    character and at a pause such as "1,5s", synthesizes a tag that is none, takes pauses of any
+    length, and rounds them.
     """
-    words = _Words(tokenizer, padding_between)
+    words = _Words(tokenizer, padding_between, skipped if skipped is not None else Counter())
     entries: list[TtsEntry] = []
     speaking = None
     for number, turn in enumerate(turns):
         speaker = OTHER_SPEAKER if number % 2 else MAIN_SPEAKER
-        for piece in _pieces(turn.translate(_SCRIPT_CHARACTERS), _SCRIPT_BREAK):
+        text = clean_text(turn).translate(_SCRIPT_CHARACTERS)
+        for piece in _pieces(text, BREAK):
             if isinstance(piece, str):
                 entry = words.entry(piece, None if speaking == speaker else speaker)
                 if entry is not None:
                     speaking = speaker
                     entries.append(entry)
-            elif piece > LONGEST_BREAK_S:
-                raise InputError(
-                    f"a pause of {piece:g} s is too long",
-                    hint=f"Pauses have at most {LONGEST_BREAK_S:g} s.",
-                    code="text.break",
-                )
-            else:
-                entries.append(TtsEntry((), "", round(piece * FRAMES_PER_S)))
-    words.check()
+            elif steps := break_steps(break_seconds(piece[1])):
+                entries.append(TtsEntry((), "", steps))
     return entries
 
 
 class TtsTextStream:
-    """One speaker's text as it arrives. Every piece ends a word, so that clients may send words without the spaces between them.
+    """One speaker's text as it arrives. Every piece ends a word: clients may omit the spaces.
 
-    Only a pause's tag may stand in several pieces: its beginning waits for the rest.
+    Only a pause's tag may stand in several pieces: its beginning waits for the rest. Characters
+    that the tokenizer does not know are skipped, and counted in `skipped`.
 
-    Source: `tts_preprocess.rs` of moshi-server 0.6.4, which knows no tags in several pieces, and drops or says those that are no pauses.
+    Source: `tts_preprocess.rs` of moshi-server 0.6.4, which knows no tags in several pieces, and
+    drops or synthesizes those that are no pauses.
     """
 
     def __init__(self, tokenizer: TtsTokenizer, *, padding_between: int = 1) -> None:
-        self._tokenizer, self._padding_between = tokenizer, padding_between
+        self.skipped: Counter[str] = Counter()
+        self._words = _Words(tokenizer, padding_between, self.skipped)
         self._speaker: int | None = MAIN_SPEAKER
         self._held = ""
 
@@ -100,12 +105,13 @@ class TtsTextStream:
         """Return the entries of the next piece of text.
 
         Raises:
-            InputError: as for `script_entries`. The piece is lost whole, the stream goes on.
+            InputError: a pause cannot be read. The piece is lost whole, the stream goes on.
         """
+        text = clean_text(text)
         before, self._held = self._held, ""
         if before:
             joined = before + text
-            # Who splits at spaces has taken one away; and what is no pause after all ended a word.
+            # A client that splits at spaces dropped one; what is no pause after all ended a word.
             is_break = _STREAM_BREAK.match(joined) or _UNFINISHED_BREAK.match(joined)
             text = joined if is_break else f"{before} {text}"
         unfinished = _UNFINISHED_BREAK.search(text)
@@ -119,59 +125,72 @@ class TtsTextStream:
         return self._prepare(held)
 
     def _prepare(self, text: str) -> list[TtsEntry]:
-        words = _Words(self._tokenizer, self._padding_between)
         speaker = self._speaker
         entries: list[TtsEntry] = []
         for piece in _pieces(text, _STREAM_BREAK):
-            if isinstance(piece, float):
-                if piece > 0:
-                    steps = max(1, int(min(piece, LONGEST_STREAM_BREAK_S) * FRAMES_PER_S))
-                    entries.append(TtsEntry((), f'<break time="{piece:.2f}s">', steps))
+            if isinstance(piece, re.Match):
+                seconds = _stream_seconds(piece)
+                if steps := break_steps(min(seconds, LONGEST_STREAM_BREAK_S)):
+                    entries.append(TtsEntry((), f'<break time="{seconds:.2f}s">', steps))
                 continue
             for word in piece.translate(_STREAM_CHARACTERS).split():
-                entry = words.entry(word, speaker)
+                entry = self._words.entry(word, speaker)
                 if entry is not None:
                     speaker = None
                     entries.append(entry)
-        words.check()
         self._speaker = speaker
         return entries
 
 
-def _pieces(text: str, tag: re.Pattern[str]) -> Iterator[str | float]:
-    """Yield the words of `text`, split at spaces, and the seconds of its pauses, in order."""
+def _stream_seconds(tag: re.Match[str]) -> float:
+    try:
+        return float(tag[1])
+    except ValueError:
+        raise InputError(
+            f"{tag[0]} is no pause: {tag[1]!r} is not a number", hint=BREAK_HINT, code="text.break"
+        ) from None
+
+
+def _pieces(text: str, tag: re.Pattern[str]) -> Iterator[str | re.Match[str]]:
+    """Yield the words of `text`, split at spaces, and its pauses, in order."""
     done = 0
     for match in tag.finditer(text):
         yield from text[done : match.start()].split()
-        try:
-            yield float(match[1])
-        except ValueError:
-            raise InputError(
-                f"{match[0]} is no pause: {match[1]!r} is no number",
-                hint=_BREAK_HINT,
-                code="text.break",
-            ) from None
+        yield match
         done = match.end()
     yield from text[done:].split()
 
 
 class _Words:
-    """Makes entries of words, and remembers what the tokenizer cannot say, so that one error names it."""
+    """Makes entries of words, and counts the characters that the tokenizer does not know."""
 
-    def __init__(self, tokenizer: TtsTokenizer, padding_between: int) -> None:
+    def __init__(
+        self, tokenizer: TtsTokenizer, padding_between: int, skipped: Counter[str]
+    ) -> None:
         self._tokenizer, self._padding_between = tokenizer, padding_between
-        self._unsayable: dict[str, None] = {}
+        self._skipped = skipped
+        self._known: dict[str, bool] = {}
 
     def entry(self, word: str, speaker: int | None) -> TtsEntry | None:
-        """Return the entry of a word, None where the tokenizer sees nothing in it; `speaker` begins a turn with it."""
+        """Return the entry of a word, None where the tokenizer sees nothing in it.
+
+        `speaker` begins a turn with it.
+
+        Raises:
+            InputError: it is a pause that cannot be read.
+        """
         if "<break" in word:
             raise InputError(
-                f"{word!r} begins no pause that can be read", hint=_BREAK_HINT, code="text.break"
+                f"{_cut(word)} begins no pause that can be read", hint=BREAK_HINT, code="text.break"
             )
         tokens = self._encode(word)
         if tokens is None:
-            self._unsayable[word] = None
-            return None
+            kept = "".join(character for character in word if self._knows(character))
+            tokens = self._encode(kept) if kept else []
+            if tokens is None:  # known characters that give an unknown piece together
+                kept, tokens = "", []
+            self._skipped.update(Counter(word) - Counter(kept))
+            word = kept
         if not tokens:
             return None
         if speaker is not None:
@@ -181,33 +200,26 @@ class _Words:
         )
         return TtsEntry(tuple(tokens), word, padding)
 
-    def check(self) -> None:
-        """Raise InputError where a word could not be said."""
-        if not self._unsayable:
-            return
-        shown = ", ".join(_cut(word) for word in list(self._unsayable)[:_SHOWN])
-        more = (
-            f" and {len(self._unsayable) - _SHOWN} more words"
-            if len(self._unsayable) > _SHOWN
-            else ""
-        )
-        first = next(iter(self._unsayable))
-        wrong = [character for character in dict.fromkeys(first) if self._encode(character) is None]
-        at_fault = f"; it knows no {' '.join(map(repr, wrong[:_SHOWN]))}" if wrong else ""
-        raise InputError(
-            f"the model's tokenizer cannot say {shown}{more}{at_fault}",
-            hint="Write it out in a language and an alphabet that the model speaks, or leave it out.",
-            code="text.unsayable",
-        )
+    def _knows(self, character: str) -> bool:
+        if character not in self._known:
+            self._known[character] = self._encode(character) is not None
+        return self._known[character]
 
     def _encode(self, text: str) -> list[int] | None:
-        """Return the tokens of `text`, None where it is no Unicode or has no tokens."""
+        """Return the tokens of `text`, None where it is not Unicode or has unknown characters."""
         try:
             text.encode()
         except UnicodeEncodeError:  # half of a surrogate pair
             return None
         tokens = self._tokenizer.encode(text)
         return None if any(token <= LAST_SPECIAL for token in tokens) else tokens
+
+
+def shown_characters(characters: Iterable[str]) -> str:
+    """Return the first few characters, quoted, and how many more there are."""
+    distinct = list(dict.fromkeys(characters))
+    more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
+    return f"{' '.join(map(repr, distinct[:_SHOWN]))}{more}"
 
 
 def _cut(word: str, most: int = 40) -> str:

@@ -1,6 +1,7 @@
 """Text to entries: scripts as upstream's package reads them, streams as moshi-server does."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.errors import InputError
+from dsmops.protocol.text import with_server_breaks
 from dsmops.worker.models.tokenizer import TextTokenizer
 from dsmops.worker.runtime.tts.machine import TtsEntry
 from dsmops.worker.runtime.tts.script import TtsTextStream, script_entries
@@ -18,6 +20,7 @@ LETTERS = Letters()
 SPACES = st.text(" \t\n\u00a0\u2003", min_size=1, max_size=3)
 SAID = st.text("ab'’:()é", min_size=1, max_size=6)
 SECONDS = st.sampled_from(["0", "0.5", "1", "1.25", "3.", "12", "0.04", "0.01"])
+"""Upstream's package rounds to the nearest step, moshi-server and we round down, to one at least."""
 TAGS = st.builds(
     lambda gap, seconds, end: f'<break{gap}time="{seconds}s"{end}>',
     SPACES,
@@ -193,7 +196,7 @@ def test_a_refused_piece_is_lost_whole(tokenizer: TextTokenizer) -> None:
     """The beginning of a pause in it, too."""
     stream = TtsTextStream(tokenizer)
     with pytest.raises(InputError):
-        stream.take("日 <break")
+        stream.take("a <break>b <break")
     assert words(stream.take("hello ")) == ["hello"]
 
 
@@ -213,24 +216,63 @@ def test_a_script_takes_no_pause_that_the_model_cannot_bridge() -> None:
         script_entries([f'a <break time="{"9" * 400}s"/> b'], LETTERS)
 
 
-def test_one_error_names_what_cannot_be_said(tokenizer: TextTokenizer) -> None:
-    """Words and characters, however many there are; what was sayable is not said."""
-    with pytest.raises(InputError) as found:
-        script_entries(["hello 日本語 world", "naïve🙂 a\x00b \ud800 1 2 3"], tokenizer)
-    assert found.value.message == (
-        "the model's tokenizer cannot say '日本語', 'naïve🙂', 'a\\x00b', '\\ud800', '1' and 2 more words; it knows no '日' '本' '語'"
-    )
+def test_unknown_characters_are_skipped_and_counted(tokenizer: TextTokenizer) -> None:
+    """The words before and behind stay, and so does what is known of a word; both readings alike."""
+    text = "hello 日本語 world naïve🙂 日 \ud800 you"
+    skipped: Counter[str] = Counter()
+    entries = script_entries([text], tokenizer, skipped=skipped)
+    assert words(entries) == ["hello", "world", "nave", "you"]
+    assert skipped == Counter("日本語ï🙂日\ud800")
     stream = TtsTextStream(tokenizer)
-    with pytest.raises(InputError, match="語"):
-        stream.take("hello 語")
-    assert stream.take("hello")[0].tokens[0] == 1
+    assert stream.take(text) == entries
+    assert stream.skipped == skipped
+    assert stream.take("日") == []
+    assert stream.skipped.total() == 8
 
 
-def test_a_word_of_any_length_is_named_in_short(tokenizer: TextTokenizer) -> None:
-    """An error is a line, whatever was sent."""
-    with pytest.raises(InputError) as found:
-        TtsTextStream(tokenizer).take("語" * 100_000)
-    assert len(found.value.message) < 200
+def test_a_text_of_unknown_characters_has_no_entries(tokenizer: TextTokenizer) -> None:
+    """However long it is, each is looked up once; the speaker's token waits for a word."""
+    stream = TtsTextStream(tokenizer)
+    assert stream.take("語" * 100_000) == []
+    assert stream.skipped["語"] == 100_000
+    assert stream.take("a")[0].tokens[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("cafe\u0301", "caf\u00e9"),
+        ("a\u200bb\ufeffc\u00add", "abcd"),
+        ("\u202eab\u202c \u2066c\u2069", "ab c"),
+        ("a\u2764\ufe0fb\x00\x1b", "a\u2764b"),
+        ("a\u00a0b\u2028c", "a b c"),
+    ],
+)
+def test_text_is_composed_and_invisible_characters_are_dropped(text: str, same: str) -> None:
+    """A pasted accent in two characters, zero-width spaces, direction marks, soft hyphens."""
+    assert script_entries([text], ALL) == script_entries([same], ALL)
+    assert TtsTextStream(ALL).take(text) == TtsTextStream(ALL).take(same)
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.01", "0.04", "0.5", "0.6", "1", "1.25", "9.99", "10"])
+def test_a_pause_has_as_many_steps_in_a_script_as_in_a_stream(seconds: str) -> None:
+    """Rounded down, one at least, as in moshi-server."""
+    text = f'a <break time="{seconds}s"/> b'
+    script, stream = script_entries([text], ALL), TtsTextStream(ALL).take(text)
+    assert [entry.padding for entry in script] == [entry.padding for entry in stream]
+
+
+@pytest.mark.parametrize("seconds", ["0.5", "9", "10", "25", "59.96", "60."])
+def test_a_pause_for_a_server_is_as_long_as_here(seconds: str) -> None:
+    """moshi-server shortens one to ten seconds, so a longer one is sent as several."""
+    text = f'a <break time="{seconds}s"> b'
+    sent = with_server_breaks(text)
+    pauses = [entry for entry in TtsTextStream(ALL).take(sent) if not entry.tokens]
+    here = [entry for entry in script_entries([text], ALL) if not entry.tokens]
+    assert all(entry.padding <= 125 for entry in pauses)
+    assert sum(entry.padding for entry in pauses) == here[0].padding
+    with pytest.raises(InputError, match="61 s is too long"):
+        with_server_breaks('<break time="61s"/>')
 
 
 @pytest.mark.parametrize(
@@ -248,16 +290,23 @@ def test_a_hundred_kilobytes_are_taken(tokenizer: TextTokenizer, text: str, coun
     assert len(TtsTextStream(tokenizer).take(text)) == count
 
 
-@pytest.mark.parametrize(
-    "text", ["<" * 100_000, "<break " * 15_000, "< " * 50_000, "<break" + " " * 100_000]
-)
-def test_a_hundred_kilobytes_of_brackets_are_refused(tokenizer: TextTokenizer, text: str) -> None:
+@pytest.mark.parametrize("text", ["<break " * 15_000, "<break" + " " * 100_000])
+def test_a_hundred_kilobytes_of_unfinished_pauses_are_refused(
+    tokenizer: TextTokenizer, text: str
+) -> None:
     """The beginnings of pauses that never come cost no more than other text."""
     with pytest.raises(InputError):
         script_entries([text], tokenizer)
     stream = TtsTextStream(tokenizer)
     with pytest.raises(InputError):
         stream.take(text + "x")
+
+
+@pytest.mark.parametrize("text", ["<" * 100_000, "< " * 50_000])
+def test_a_hundred_kilobytes_of_brackets_are_skipped(tokenizer: TextTokenizer, text: str) -> None:
+    """This tokenizer does not know them."""
+    assert script_entries([text], tokenizer) == []
+    assert words(TtsTextStream(tokenizer).take(text + "x")) == ["x"]
 
 
 @pytest.mark.parity
