@@ -26,8 +26,6 @@ from dsmops.operations.speech.synthesis_result import (
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    import torch
-
     from dsmops.dtypes import DType
     from dsmops.worker.runtime.tts.interface import TtsRequest
     from dsmops.worker.runtime.tts.machine import TtsEntry
@@ -62,7 +60,7 @@ class _Plan:
     script: tuple[TtsEntry, ...]
     skipped: str
     request: TtsRequest
-    device: torch.device
+    device: str
     dtype: DType
     n_q: int | None
 
@@ -99,7 +97,7 @@ def synthesize(
         meter.synthesis(),
         output=target,
         model=plan.source.name,
-        device=str(plan.device),
+        device=plan.device,
         dtype=plan.dtype,
         voices=plan.voices,
         seed=plan.request.seed,
@@ -141,7 +139,7 @@ def _plan(
     )
     device = best_device(cpu=cpu or defaults.cpu)
     chosen = dtype or best_dtype(device)
-    return _Plan(source, names, script, skipped, request, device, chosen, settings.n_q)
+    return _Plan(source, names, script, skipped, request, str(device), chosen, settings.n_q)
 
 
 def _events(plan: _Plan, meter: SynthesisMeter) -> Generator[SynthesisEvent]:
@@ -151,7 +149,7 @@ def _events(plan: _Plan, meter: SynthesisMeter) -> Generator[SynthesisEvent]:
     from dsmops.worker.runtime.tts.utterance import TtsAudio
 
     source = plan.source
-    loaded = load_tts_source(source, dtype=plan.dtype, n_q=plan.n_q, cpu=plan.device.type == "cpu")
+    loaded = load_tts_source(source, dtype=plan.dtype, n_q=plan.n_q, cpu=plan.device == "cpu")
     guidance = not source.config.distilled and plan.request.cfg != 1
     engine = TtsEngine(loaded, 1, guidance=guidance)
     meter.begin(sum(bool(entry.tokens) for entry in plan.script))
