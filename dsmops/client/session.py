@@ -7,10 +7,12 @@ on the module's type.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 
@@ -21,6 +23,8 @@ from dsmops.protocol import CloseCode, ProtocolError
 
 KEY_HEADER = "kyutai-api-key"
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+_TLS_S = 2.0
 _FULL = "no free channels"
 
 AwaitSlot = Callable[[aiohttp.ClientSession, Connection], Awaitable[None]]
@@ -184,17 +188,50 @@ async def _open(
             code="server.tls",
         ) from exc
     except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-        raise TransferError(
-            f"{url} cannot be reached: {reason(exc)}",
-            hint="Check that the server runs and listens there.",
-            code="server.unreachable",
-        ) from exc
+        raise await _unreachable(url, exc) from exc
     try:
         await await_slot(session, connection)
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+async def _unreachable(url: str, exc: Exception) -> TransferError:
+    """Return the error for a connection that failed, with the address that was probably meant."""
+    parts = urlsplit(url)
+    is_refused = isinstance(exc, aiohttp.ClientConnectorError)
+    if not is_refused and parts.scheme == "ws" and await _has_tls(parts):
+        return TransferError(
+            f"{url} cannot be reached: the port expects TLS",
+            hint=f"Use wss:// there: --url wss://{parts.netloc}{parts.path}",
+            code="server.tls",
+        )
+    if is_refused and parts.port is None:
+        return TransferError(
+            f"{url} cannot be reached: the address has no port, and nothing answers on "
+            f"{_DEFAULT_PORTS.get(parts.scheme, 80)}",
+            hint=f"moshi-server listens on 8080: --url {parts.scheme}://{parts.netloc}:8080",
+            code="server.port",
+        )
+    return TransferError(
+        f"{url} cannot be reached: {reason(exc)}",
+        hint="Check that the server runs and listens there.",
+        code="server.unreachable",
+    )
+
+
+async def _has_tls(parts: SplitResult) -> bool:
+    """Return whether a TLS handshake works there, with any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(_TLS_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _refused(url: str, status: int) -> RemoteError | CredentialsError:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +114,47 @@ def test_a_server_that_is_not_there_is_a_remote_failure(clip: Path) -> None:
     ran = dsmops("transcribe", "--url", "ws://127.0.0.1:9", clip)
     assert ran.code == 6
     assert "cannot be reached" in ran.stderr
+
+
+def test_a_port_that_expects_tls_is_known_at_once(clip: Path, tmp_path: Path) -> None:
+    """`ws://` there: one error that has the address to type, without further tries."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*_certificate(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        port = server.server_address[1]
+        ran = dsmops("transcribe", "--url", f"127.0.0.1:{port}", clip)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert ran.code == 6
+    assert f"--url wss://127.0.0.1:{port}/api/asr-streaming" in ran.stderr
+    assert "the port expects TLS" in ran.stderr
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run(
+        [*command, "-keyout", folder / "key", "-out", folder / "certificate"],
+        check=True,
+        capture_output=True,
+    )
+    return folder / "certificate", folder / "key"
+
+
+def test_an_address_without_a_port_gets_the_usual_one_as_a_hint(clip: Path) -> None:
+    """127.0.0.7 is this machine, and nothing listens on its port 80."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.7", 80), timeout=1):
+        pytest.skip("something listens on port 80")
+    ran = dsmops("transcribe", "--url", "127.0.0.7", clip)
+    assert ran.code == 6
+    assert "has no port, and nothing answers on 80" in ran.stderr
+    assert "--url ws://127.0.0.7:8080" in ran.stderr
 
 
 def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path: Path) -> None:
