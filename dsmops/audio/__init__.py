@@ -1,7 +1,7 @@
 """Files and bytes to 24 kHz mono float32 and back.
 
-Importing this package is cheap; soundfile, soxr and sphn, which come with the worker extra, are loaded
-when audio is opened or written.
+Importing this package is cheap. soundfile, soxr and sphn, which come with the extra `worker`, are
+loaded when audio is opened or written.
 """
 
 from dsmops.audio.opus import OpusDecoder, OpusEncoder

@@ -1,8 +1,8 @@
 """Parts of uncompressed files: WAV, RF64, BW64, W64, AIFF, CAF and AU.
 
-Sources: Microsoft "Multimedia Programming Interface" 1.0 (RIFF), EBU Tech 3306 (RF64), ITU-R BS.2088
-(BW64), Sony's description of Wave64, Apple's "AIFF-C" draft and "Core Audio Format" specification,
-and the man page of Sun's AU format.
+Sources: Microsoft "Multimedia Programming Interface" 1.0 (RIFF), EBU Tech 3306 (RF64), ITU-R
+BS.2088 (BW64), Sony's description of Wave64, Apple's "AIFF-C" draft and "Core Audio Format"
+specification, and the man page of Sun's AU format.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ and arecord a little under 2 GiB.
 """
 
 _SLACK_BYTES = 64
-"""How much longer than the file a header may claim to be: some writers count the header itself.
-What follows the samples and is no longer than this is no audio."""
+"""A header may count so many bytes more than the file has: some writers count the header itself.
+Bytes behind the samples that are not more than this are not audio."""
 
 _MOST_HEAD_BYTES = 16 << 20
 """How far into a file the samples may begin: cover art stands before them in some."""
@@ -101,8 +101,8 @@ class _Samples:
 
 
 def parts(content: Content) -> Iterator[Part] | None:
-    """Return the parts of a file, None where it is none of these containers, or where only a
-    decoder knows how long its samples are.
+    """Return the parts of a file, None for another container, and where only a decoder knows how
+    long the samples are.
     """
     samples = _samples(content, 0)
     return None if samples is None else _parts(content, samples)

@@ -1,4 +1,4 @@
-"""libsndfile at work on one part of a file: samples out, its errors in our words, its messages kept from the terminal."""
+"""libsndfile on one part of a file: samples, errors in our words, and no messages of its own."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _forward_only() -> Any:
 
 
 class _Muted:
-    """Keeps what libmpg123 prints on stderr from it. Lines of other threads are printed at the end."""
+    """Hides what libmpg123 prints on stderr. Lines of other threads are printed at the end."""
 
     def __init__(self) -> None:
         self._kept = tempfile.TemporaryFile()  # noqa: SIM115 close() closes it

@@ -106,7 +106,7 @@ def _mp3_runs(content: Content, whole: Run, name: str, warnings: list[str]) -> I
             samples = stream.samples
         if stream.skipped_bytes > _SKIPPED_BYTES:
             warnings.append(
-                f"{name} has {size(stream.skipped_bytes)} between its MP3 frames that are no audio"
+                f"{name} has {size(stream.skipped_bytes)} between its MP3 frames that are not audio"
             )
         yield _run(content, part, name, samples)
 

@@ -1,5 +1,6 @@
-"""The door to soundfile (libsndfile), soxr, sphn and sounddevice (PortAudio), which come with extras: loaded on first use, their errors
-put into words.
+"""soundfile (libsndfile), soxr, sphn and sounddevice (PortAudio), which come with extras.
+
+They are loaded on first use, and their errors are put into our words.
 """
 
 from __future__ import annotations
@@ -127,4 +128,4 @@ _FORMATS = {
     "W64": "W64",
     "RF64": "RF64",
 }
-"""Formats by libsndfile's names that people meet, as people name them; older libsndfile reads no MP3."""
+"""Formats by libsndfile's names, as people name them. An older libsndfile does not read MP3."""

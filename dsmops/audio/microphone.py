@@ -1,4 +1,4 @@
-"""The microphone: frames as they are recorded. Needs sounddevice (the extra `mic`) and PortAudio."""
+"""The microphone: frames as they are recorded. Needs the extra `mic` (sounddevice, PortAudio)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_WAITING = 750
 
 SILENCE_S = 4.0
 """After so long without any sound, or without any block, the device is unplugged or muted. A
-working microphone has noise: digital silence does not come from a quiet room."""
+working microphone has noise: digital silence is never a quiet place."""
 
 
 async def microphone(
@@ -33,7 +33,7 @@ async def microphone(
     """Yield what a microphone records, in frames float32 [1920] at 24 kHz, until `stop` is set.
 
     `device` is a name or a number, None for the system's default. A device may have any rate and
-    any number of channels. `on_note` is told of digital silence.
+    any number of channels. `on_note` gets a warning about digital silence.
 
     Raises:
         ExtraMissingError: sounddevice is not installed, or lacks PortAudio.

@@ -4,9 +4,10 @@ libsndfile stops at the length it believes in: that of the Xing header (the firs
 were joined), else a guess from the bit rate of the first frame. For a file of varying bit rate
 without that header, as encoders write into a pipe, the guess can be a seventh of the truth, and the
 rest is lost without a word. So the frames are counted here, and a file that would be cut is read
-behind a Xing header of ours.
+behind our own Xing header.
 
-Source: ISO/IEC 11172-3 §2.4.1 and 13818-3 (frame header), the LAME project's description of the Xing header.
+Sources: ISO/IEC 11172-3 §2.4.1 and 13818-3 (frame header), the LAME project's description of the
+Xing header.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_02
 """Sample rates by version field: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5."""
 
 _PADDING_SAMPLES = 4 * 1152
-"""How far an honest Xing header may fall short of its frames: the encoder's delay and padding, two frames or three."""
+"""A correct Xing header counts so many samples less than the frames have: the encoder's delay and
+padding, two frames or three."""
 
 _MOST_GAPS = 10_000
-"""Places that look like a frame and are none, after which counting is given up: a hostile file could hold one at every byte."""
+"""False beginnings of a frame after which counting ends: a hostile file may have many."""
 
 _SEARCH_BYTES = 4096
 """How far one look for the next header reaches."""

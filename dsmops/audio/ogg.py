@@ -42,7 +42,7 @@ def parts(content: Content) -> tuple[list[Part], bool]:
 
 
 def _pages(content: Content) -> Iterator[_Page]:
-    """Yield all pages, also behind bytes that are no page."""
+    """Yield all pages, also behind other bytes."""
     size = content.size
     position = 0
     while position < size:

@@ -1,4 +1,4 @@
-"""Ogg/Opus as it arrives: bytes in any pieces in, samples out; frames in, whole pages out. One coder per stream."""
+"""Ogg/Opus as it arrives: bytes to samples, frames to whole pages. One coder per stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dsmops.audio.pcm import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
 from dsmops.errors import InputError
 
 _PIECE_BYTES = 512
-"""Handed to the decoder at once. A packet of two bytes can stand for 120 ms of silence, so a piece may become 30 s of audio."""
+"""Handed to the decoder at once. A packet of two bytes can mean 120 ms of silence, so a piece may
+become 30 s of audio."""
 
 
 class OpusDecoder:
@@ -23,10 +24,10 @@ class OpusDecoder:
         self._reader: Any = sphn().OpusStreamReader(SAMPLE_RATE_HZ)
 
     def decode(self, data: bytes) -> Iterator[Samples]:
-        """Yield the 24 kHz mono audio of all packets that are complete with `data`, none of it empty.
+        """Yield the 24 kHz mono audio of all packets that `data` completes, no block of it empty.
 
         Raises:
-            InputError: these bytes do not continue an Ogg/Opus stream; the decoder is of no further use.
+            InputError: these bytes do not continue an Ogg/Opus stream; the decoder is useless now.
         """
         for start in range(0, len(data), _PIECE_BYTES):
             try:
@@ -42,7 +43,7 @@ class OpusDecoder:
 
 
 class OpusEncoder:
-    """A stream's encoder: each frame's pages are complete with the frame, so nothing waits for the next one.
+    """A stream's encoder. A frame's pages are complete with it: nothing waits for the next one.
 
     A frame costs about a millisecond, in which no other Python runs. The codec's own delay is 6.5
     ms.
@@ -52,7 +53,8 @@ class OpusEncoder:
         """Raises ExtraMissingError where sphn is not installed."""
         self._writer: Any = sphn().OpusStreamWriter(SAMPLE_RATE_HZ)
         self.headers = self.encode(np.zeros(FRAME_SAMPLES, np.float32))
-        """What the stream begins with: the header pages, which tell players to skip 80 ms, and these 80 ms, as silence.
+        """The beginning of the stream: header pages that let players skip 80 ms, and 80 ms of
+        silence.
 
         Without them players would skip speech. Those that do not read the header (Kyutai's clients)
         play the silence.

@@ -30,7 +30,7 @@ class Part:
     """One run of audio: what a decoder is to read as a file.
 
     `promised` and `held` are bytes of samples: what the header says, and what is there. `promised`
-    is None where the header says nothing (a placeholder), or where nobody compared.
+    is None where the header says nothing (a placeholder), or where they were not compared.
     """
 
     pieces: tuple[Piece, ...]
@@ -41,7 +41,7 @@ class Part:
 
 
 class Content:
-    """The bytes of a seekable stream, by position. `size` is `UNBOUNDED` while a live stream runs."""
+    """The bytes of a seekable stream. `size` is `UNBOUNDED` while a live stream runs."""
 
     def __init__(self, stream: BinaryIO, *, is_live: bool = False) -> None:
         self.stream = stream

@@ -1,4 +1,4 @@
-"""What the models hear: 24 kHz mono float32, cut into frames, and how loud it is. Pure arithmetic, numpy only."""
+"""The models' audio: 24 kHz mono float32, cut into frames, and how loud it is. numpy only."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from numpy.typing import NDArray
 from dsmops.errors import InputError
 
 SAMPLE_RATE_HZ = 24_000
-"""Samples a second of every array in this room. Source: Mimi's config, `sample_rate`."""
+"""Samples a second of every array in this package. Source: Mimi's config, `sample_rate`."""
 
 FRAME_SAMPLES = 1920
 """Samples of one frame, 80 ms: the step of the models. Source: Mimi's config, `frame_rate` 12.5."""
 
 SILENCE_RMS = 1e-3
-"""RMS (-60 dBFS) under which a frame counts as silent. Room noise on a headset lies near -50 dBFS, speech near -25."""
+"""RMS (-60 dBFS) under which a frame counts as silent. Background noise on a headset is near
+-50 dBFS, speech near -25."""
 
 LOUDEST = float(2**31)
-"""Largest magnitude taken for audio: float files that hold 32-bit integer values, unscaled, reach it."""
+"""Largest magnitude of audio: float files that hold unscaled 32-bit integer values reach it."""
 
 Samples = NDArray[np.float32]
 """Samples of one channel, float32 [n], nominally in [-1, 1]."""
 
 
 def frames(blocks: Iterable[Samples], prefix_s: float = 0.0) -> Iterator[Samples]:
-    """Yield the audio of `blocks`, of any lengths, as frames float32 [1920], the last one filled up with zeros.
+    """Yield the audio of `blocks` as frames float32 [1920], the last one filled up with zeros.
 
     `prefix_s` seconds of silence come first. No audio and no prefix give no frame. A frame that
     lies whole in a block is a view of it.
@@ -75,7 +76,9 @@ def excerpt(
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """How loud audio is: `peak` and `rms` as magnitudes (1.0 is full scale), `silent_share` of its duration in [0, 1]."""
+    """How loud audio is: `peak` and `rms` are magnitudes (1.0 is full scale), `silent_share` is a
+    share of the duration in [0, 1].
+    """
 
     duration_s: float
     peak: float
@@ -84,7 +87,7 @@ class Levels:
 
 
 class LevelMeter:
-    """Adds up the levels of audio as it passes. Silence is judged for what each `add` brings, so hand it frames."""
+    """Adds up the levels of audio. Each `add` is silent or not as a whole, so add frames."""
 
     def __init__(self) -> None:
         self._samples = 0
@@ -117,7 +120,9 @@ class LevelMeter:
 
 
 def require_audible_numbers(block: Samples, *, name: str, before: int, rate_hz: int) -> None:
-    """Check that every sample of `block`, which follows on `before` samples at `rate_hz`, is finite and at most `LOUDEST`.
+    """Check that every sample of `block` is finite and at most `LOUDEST`.
+
+    `before` samples at `rate_hz` came before it.
 
     Raises:
         InputError: one is not; the message has its position and value.
@@ -129,7 +134,8 @@ def require_audible_numbers(block: Samples, *, name: str, before: int, rate_hz: 
     index = int(np.argmax(~(np.abs(block) <= LOUDEST)))
     position = before + index
     raise InputError(
-        f"{name}: sample {position} (at {position / rate_hz:.3f} s) is {float(block[index])!r}, which is not audio",
-        hint="Whatever wrote this produced broken numbers; make the audio again.",
+        f"{name}: sample {position} (at {position / rate_hz:.3f} s) is {float(block[index])!r}, "
+        "which is not audio",
+        hint="The program that wrote this produced broken numbers; make the audio again.",
         code="audio.not_finite",
     )

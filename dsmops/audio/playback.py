@@ -1,4 +1,4 @@
-"""The loudspeaker: sound as it comes. Needs sounddevice (the extra `mic`) and PortAudio."""
+"""The loudspeaker: sound as it comes. Needs the extra `mic` (sounddevice, PortAudio)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether sound that something made is fit to be heard: finite, within range, neither silent nor clipped. Pure arithmetic, numpy only."""
+"""The quality of synthesized sound: finite, in range, not silent, not clipped. numpy only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 from dsmops.audio.pcm import Samples
 
 CLIPPED_FROM = 0.985
-"""Magnitude from which a sample counts as clipped. Servers limit samples to 0.99, which 16 bits may round down."""
+"""Magnitude from which a sample counts as clipped. Servers limit samples to 0.99, which 16 bits may
+round down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of all samples: whether each is finite; of the finite ones `peak` and `rms` as magnitudes, and the share that is clipped."""
+    """Whether all samples are finite; of the finite ones `peak` and `rms` as magnitudes, and the
+    share that is clipped.
+    """
 
     is_finite: bool
     peak: float

@@ -1,7 +1,7 @@
 """Any audio that libsndfile or ffmpeg reads, as 24 kHz mono float32: in blocks, or whole.
 
 All that a file holds is read, whatever its header says about its length. What is missing or not
-used is told in warnings; bad input is an error as early as the format allows.
+used is a warning; bad input is an error as early as the format allows.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class AudioSource:
         rounded. Values beyond ±1 stay as they are. Memory does not grow with the length.
 
         Raises:
-            InputError: the audio is damaged, or holds values that are no audio. What comes before
+            InputError: the audio is damaged, or holds values that are not audio. What comes before
                 was yielded.
             ExtraMissingError: the rate has to be changed, and soxr is not installed.
         """
@@ -167,7 +167,7 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
 
     Raises:
         SourceError: there is no such file.
-        InputError: it is a folder, empty, no audio, or of an absurd rate or number of channels.
+        InputError: it is a folder, empty, not audio, or of an absurd rate or number of channels.
         FileAccessError: it may not be read.
         DiskFullError: no room for the temporary file.
         ExtraMissingError: soundfile is not installed.
@@ -199,7 +199,10 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
 
 
 def read(source: Source) -> Samples:
-    """Return the whole audio as 24 kHz mono float32 [n]; errors as for `open_audio` and `AudioSource.blocks`."""
+    """Return the whole audio as 24 kHz mono float32 [n].
+
+    Errors are those of `open_audio` and `AudioSource.blocks`.
+    """
     with open_audio(source) as audio:
         return np.concatenate([np.zeros(0, np.float32), *audio.blocks()])
 
@@ -214,7 +217,7 @@ def _name(source: Source) -> str:
 
 
 def _open_content(source: Source, name: str, stack: ExitStack) -> Content:
-    """Return the source's bytes, of which there is one at least; closed by `stack` where we opened it."""
+    """Return the source's bytes, one at least. `stack` closes what is opened here."""
     if isinstance(source, Path):
         stream: BinaryIO = stack.enter_context(source.open("rb"))
     elif source == "-":

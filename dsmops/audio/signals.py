@@ -1,6 +1,6 @@
-"""A sound to try servers out with: made here, alike on every machine, in the rhythm and the band of speech, and free to ship.
+"""A test signal in the rhythm and the band of speech: the same on every machine, and free to ship.
 
-It is no speech: what a trained model writes about it means nothing. It moves like speech, though:
+It is not speech: the text that a trained model gives for it means nothing. It moves like speech:
 voiced syllables of changing pitch and vowel colour, a few to a group, with pauses between the
 groups.
 """
@@ -28,7 +28,7 @@ _PEAK = 0.4
 
 
 def speech_like(seconds: float) -> Samples:
-    """Return `seconds` of it, float32 mono at 24 kHz, peak 0.4; it begins with a syllable and repeats its rhythm."""
+    """Return `seconds` of it, float32 mono at 24 kHz, peak 0.4, beginning with a syllable."""
     total = round(seconds * SAMPLE_RATE_HZ)
     samples = np.zeros(total, np.float32)
     start = syllable = 0
@@ -43,7 +43,7 @@ def speech_like(seconds: float) -> Samples:
 
 
 def silence(samples: int) -> Samples:
-    """Return that many samples of nothing, float32."""
+    """Return so many samples of silence, float32."""
     return np.zeros(samples, np.float32)
 
 

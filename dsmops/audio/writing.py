@@ -33,11 +33,11 @@ _ENCODERS = {
 """What libsndfile writes, by the ending of the name. WAV needs no library."""
 
 _UNKNOWN_BYTES = 0xFFFFFFFF
-"""The size in the header of a WAV that is still being written, as ffmpeg does; also beyond 4 GiB."""
+"""The size in the header of a WAV that is still being written, as in ffmpeg; also beyond 4 GiB."""
 
 _ENCODER_SAMPLES = 8192
-"""Samples handed to libsndfile at once. Its Vorbis encoder keeps them on the stack, and some minutes
-of audio end the process."""
+"""Samples handed to libsndfile at once. Its Vorbis encoder keeps them on the stack: some minutes of
+audio end the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def write(
     `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
 
     Raises:
-        InputError: the ending is none of these, there is no sample, or one is not finite.
+        InputError: the ending is another, there is no sample, or one is not finite.
         DiskFullError, FileAccessError, TargetBusyError: the file cannot be written; nothing of it
             is left.
         BrokenPipeError: the reader of the stream went away.

@@ -118,7 +118,7 @@ def synthesize(
     \b
     Examples:
       dsmops synthesize "Hello, how are you?" hello.wav
-      dsmops synthesize chapter.txt chapter.mp3 --voice expresso/ex03-ex01_happy_001_channel1_334s.wav
+      dsmops synthesize chapter.txt chapter.mp3 --voice unmute-prod-website/default_voice.wav
       echo "Good morning." | dsmops synthesize - - --format raw | aplay -f S16_LE -r 24000
       dsmops synthesize --url ws://127.0.0.1:8080 --play "Hello, how are you?"
     """

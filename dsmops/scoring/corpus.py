@@ -1,4 +1,4 @@
-"""Recordings with what is said in them, wherever they come from."""
+"""Recordings with their reference texts, from any source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dsmops.errors import InputError
 BAD_ROW = "corpus.row"
 
 TEXT_COLUMNS = ("text", "sentence", "normalized_text", "transcript", "transcription")
-"""Where a reference is looked for; the first that is there counts. Source: upstream's evaluation script."""
+"""Columns of a reference, the first that is there counts. Source: upstream's evaluation script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def reference_of(row: Mapping[str, Any], *, where: str) -> str:
     """Return a row's reference; `where` the row is, is for the error.
 
     Raises:
-        InputError: it has none, or one that is no text.
+        InputError: it has none, or one that is not text.
     """
     column = next((column for column in TEXT_COLUMNS if column in row), None)
     if column is None:
@@ -55,7 +55,7 @@ def reference_of(row: Mapping[str, Any], *, where: str) -> str:
     if not isinstance(reference, str):
         raise InputError(
             f"{where}: its {column} is {reference!r}",
-            hint="A reference is text; nothing said is an empty one.",
+            hint="A reference is text, an empty one for silence.",
             code=BAD_ROW,
         )
     return reference

@@ -1,4 +1,7 @@
-"""The door to the package `datasets`: rows of a Hugging Face dataset as utterances. Their audio stays encoded; `audio` decodes it."""
+"""Rows of a Hugging Face dataset as utterances, through the package `datasets`.
+
+Their audio stays encoded; the package `audio` decodes it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ DATASETS = {
     "librispeech.clean": (_ESB, "librispeech", "test.clean"),
     "librispeech.other": (_ESB, "librispeech", "test.other"),
 }
-"""Names for the sets that published figures are given on: repository, config, split. Source: upstream's evaluation script."""
+"""Names for the sets of published figures: repository, config, split. Source: upstream's evaluation
+script."""
 
 
 def is_dataset(name: str) -> bool:
@@ -44,12 +48,15 @@ def is_dataset(name: str) -> bool:
 
 
 def open_dataset(name: str, *, progress: Progress = SILENT) -> Corpus:
-    """Open a dataset, downloaded to where `datasets` keeps it. That package draws its own bars, unless `progress` is silent.
+    """Open a dataset, downloaded to where `datasets` keeps it.
+
+    That package draws its own bars, unless `progress` is silent.
 
     Raises:
         ExtraMissingError: datasets is not installed.
-        SourceError, InputError: there is no such dataset, config or split, or it has no audio; while reading: a row has no reference.
-        EnvironmentMissingError: this dataset is of a kind for which datasets needs a further package.
+        SourceError, InputError: there is no such dataset, config or split, or it has no audio;
+            while reading: a row has no reference.
+        EnvironmentMissingError: datasets needs a further package for this dataset.
         TransferError: the network or the hub failed.
     """
     repo, config, split = _parse(name)
@@ -60,8 +67,7 @@ def open_dataset(name: str, *, progress: Progress = SILENT) -> Corpus:
     if progress is SILENT:
         datasets.disable_progress_bars()
     try:
-        # Not streamed, which has datasets encode each row's audio anew, by a package that would
-        # have to be installed for nothing.
+        # Not streamed: datasets would encode each row's audio again, with one more package.
         rows = datasets.load_dataset(repo, config, split=split).cast_column(
             "audio", datasets.Audio(decode=False)
         )

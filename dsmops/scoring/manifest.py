@@ -1,6 +1,7 @@
-"""Lists of recordings and references, as people keep them: JSON Lines, CSV and TSV with column names, or a path, a tab and the text.
+"""Lists of recordings and references, as people keep them.
 
-What a list is shows in its first line. A bad line is one error with its number; nothing is skipped.
+JSON Lines, CSV and TSV with column names, or a path, a tab and the text: the first line shows
+which. A bad line is one error with its number; nothing is skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dsmops.scoring.corpus import BAD_ROW, TEXT_COLUMNS, Corpus, Utterance, refe
 from dsmops.units import size
 
 AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file_name")
-"""Where a recording's path is looked for: ours, NeMo's, Common Voice's and Hugging Face AudioFolder's."""
+"""Columns of a recording's path: ours, NeMo's, Common Voice's and Hugging Face AudioFolder's."""
 
 _NEMO_COLUMN = "audio_filepath"
 
@@ -28,20 +29,21 @@ _MAX_BYTES = 256 << 20
 """Longest list taken: a million utterances. What is longer is something else."""
 
 _FORMS = (
-    'A manifest has a JSON object a line, {"audio": "a.wav", "text": "..."}; or columns with names, in a .csv or with tabs; '
-    "or a path, a tab, the text."
+    'A manifest has a JSON object a line, {"audio": "a.wav", "text": "..."}; or columns with '
+    "names, in a .csv or with tabs; or a path, a tab, the text."
 )
 
 _Row = tuple[int, Mapping[str, Any]]
 
 
 def read_manifest(path: Path) -> Corpus:
-    """Read a list of recordings. Relative paths count from the list's folder. Some of the recordings may be missing, not all.
+    """Read a list of recordings. Relative paths count from the list's folder.
+
+    Some of the recordings may be missing, not all.
 
     Raises:
-        SourceError, InputError, FileAccessError: it cannot be read, is no such list, a line in it
-        has no path or no reference, or none
-            of its recordings is there.
+        SourceError, InputError, FileAccessError: it cannot be read, is not such a list, a line in
+            it has no path or no reference, or none of its recordings is there.
     """
     with os_errors(path), path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)
@@ -72,7 +74,8 @@ def read_manifest(path: Path) -> Corpus:
     # that is not there.
     if not any(os.path.exists(path.parent / utterance.name) for utterance in utterances):  # noqa: PTH110
         raise SourceError(
-            f"{path}: none of its recordings is there, the first being {path.parent / utterances[0].name}",
+            f"{path}: none of its recordings is there, the first being "
+            f"{path.parent / utterances[0].name}",
             hint="Relative paths count from the folder of the manifest.",
             code="manifest.no_audio",
         )
@@ -80,14 +83,14 @@ def read_manifest(path: Path) -> Corpus:
 
 
 def _lines(path: Path, data: bytes) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines without their ends. Only a newline ends one: JSON may hold U+2028 and the like as they are."""
+    """Yield numbered lines without their ends. Only a newline ends one: JSON may hold U+2028."""
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
             text = line.removesuffix(b"\r").decode()
         except UnicodeDecodeError as exc:
             raise _bad_line(path, number, f"not UTF-8 at byte {exc.start + 1}") from exc
         if "\0" in text:
-            raise _bad_line(path, number, "a NUL character, as in files that are no text")
+            raise _bad_line(path, number, "a NUL character, as in files that are not text")
         yield number, text
 
 
@@ -120,7 +123,10 @@ def _csv_rows(path: Path, lines: Sequence[tuple[int, str]]) -> Iterator[_Row]:
 
 
 def _tab_rows(path: Path, lines: Sequence[tuple[int, str]]) -> Iterator[_Row]:
-    """Yield rows under the first one's names if it has names of ours, else under `audio` and `text`. A quote is a character as any."""
+    """Yield rows under the first one's names if we know them, else under `audio` and `text`.
+
+    A quote is a character like others.
+    """
     columns: Sequence[str] = ()
     for number, line in lines:
         if not line.strip():

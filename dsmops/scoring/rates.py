@@ -11,7 +11,7 @@ from dsmops.errors import ExtraMissingError
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How a hypothesis differs from its reference by the fewest edits: words, or characters, right, replaced, left out and made up."""
+    """How a hypothesis differs from its reference by the fewest edits of words or characters."""
 
     hits: int
     substitutions: int
@@ -28,7 +28,7 @@ class Counts:
 
     @property
     def rate(self) -> float:
-        """Errors per word or character of the reference, which is not empty; above 1 where much is made up."""
+        """Errors per word or character of the reference; above 1 with many insertions."""
         return self.errors / self.reference_length
 
 
@@ -42,7 +42,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many scores as one: sums of the word counts, the mean of utterances' rates, and the rate of the sums. None without any score."""
+    """Many scores as one: sums of the word counts, the mean of utterances' rates (`wer`, `cer`),
+    and the rate of the sums (`corpus_wer`). None without any score.
+    """
 
     words: Counts
     wer: float | None

@@ -1,4 +1,4 @@
-"""Finished transcripts as they are kept: plain text, SubRip, WebVTT, and the JSON of `transcribe`."""
+"""Finished transcripts: plain text, SubRip, WebVTT, and the JSON of `transcribe`."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_bytes_between_frames_are_left_out_and_told() -> None:
     data = encoded(sweep(24_000, 3.0), 24_000, "MP3", "MPEG_LAYER_III")
     with open_audio(io.BytesIO(data[:3000] + bytes(range(256)) * 64 + data[3000:])) as audio:
         assert sum(map(len, audio.blocks())) / 24_000 == pytest.approx(3.0, abs=0.1)
-        assert "between its MP3 frames that are no audio" in " ".join(audio.warnings)
+        assert "between its MP3 frames that are not audio" in " ".join(audio.warnings)
 
 
 def test_the_decoder_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

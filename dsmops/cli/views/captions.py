@@ -1,8 +1,8 @@
-"""Words with times as captions: SubRip (`.srt`) and WebVTT (`.vtt`). Pure functions from words to text.
+"""Words with times as captions: SubRip (`.srt`) and WebVTT (`.vtt`). Pure functions.
 
 Words are gathered into cues that can be read: one or two lines, some seconds, ending where a
 sentence or a pause does.
-Source: W3C WebVTT (cue text, timings); the limits are those common in subtitle guidelines (Netflix, BBC).
+Source: W3C WebVTT (cue text, timings); the limits are common in subtitle guidelines (Netflix, BBC).
 """
 
 from __future__ import annotations
@@ -205,5 +205,6 @@ def _timing(cue: Cue, point: str) -> str:
 
 def _timestamp(time_ms: int, point: str) -> str:
     """Return `01:02:03.004`; hours go beyond two digits when they must."""
-    seconds, milliseconds = divmod(time_ms, 1000)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"
+    seconds, rest_ms = divmod(time_ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{point}{rest_ms:03d}"

@@ -58,7 +58,7 @@ def transcription_notes(result: Transcription, *, vad: bool) -> Iterator[str]:
             "nothing else"
         )
     if result.incomplete is not None:
-        yield f"incomplete: the stream failed, and the text ends at {result.audio_s:.1f} s or before"
+        yield f"incomplete: the stream failed; the text ends at {result.audio_s:.1f} s or before"
     if result.interrupted:
         yield f"ended early, after {result.audio_s:.1f} s of {result.audio}"
     if result.speedup is not None:

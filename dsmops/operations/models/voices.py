@@ -37,7 +37,7 @@ DEFAULT_VOICE = "unmute-prod-website/default_voice.wav"
 _HUB_FOLDERS = ("hf-snapshot://", "hf://")
 _TENSORS = ".safetensors"
 _LISTED_S = 600.0
-"""How long a list of the hub's counts, so that a server does not ask the hub whenever a client asks for what is not there."""
+"""How long a list of the hub is used again: a server must not ask it for every unknown name."""
 _NEAR = 5
 
 
@@ -52,22 +52,24 @@ class Voices(Protocol):
         """
 
     def find(self, name: str) -> Path:
-        """Return the file of a voice, with or without its suffix in `name`, downloaded where it was not here. Nothing outside the folder
-        is ever found, so a stranger may choose the name. May be called from any thread.
+        """Return the file of a voice, with or without its suffix in `name`, downloaded if needed.
+
+        Nothing outside the folder is ever found, so a stranger may choose the name. May be called
+        from any thread.
 
         Raises:
-            SourceError: there is no such voice; the hint names those near to it, and how many there are.
-            RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+            SourceError: there is no such voice; the hint names near ones, and how many there are.
+            RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
+                refused.
         """
 
 
 def open_voices(where: str, suffix: str, *, progress: Progress = SILENT) -> Voices:
-    """Return the voices in `where` whose files end in `suffix`: a local folder, `hf://org/repo[@revision]`, or, as in a moshi-server TOML,
-    `hf-snapshot://org/repo[/pattern]`, of which the files count that match the pattern. No request
-    is made yet.
+    """Return the voices in `where` whose files end in `suffix`.
 
-    `progress` announces and shows the downloads of voices
-    that are found there.
+    `where` is a local folder, `hf://org/repo[@revision]`, or, as in a moshi-server TOML,
+    `hf-snapshot://org/repo[/pattern]`, of which the files count that match the pattern. No request
+    is made yet. `progress` announces and shows the downloads of voices that are found there.
 
     Raises:
         SourceError: there is no such folder, or the repository has no valid name.
@@ -79,10 +81,10 @@ def open_voices(where: str, suffix: str, *, progress: Progress = SILENT) -> Voic
             # repository.
             rest += "*" if rest.endswith("/") else "" if rest.count("/") > 1 else "/*"
             return _HubVoices(where, suffix, parse_source(f"hf://{rest}"), progress)
-    path = Path(os.path.expanduser(where))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    path = Path(os.path.expanduser(where))  # noqa: PTH111 the method fails at an unknown ~name
     if not where or not path.is_dir():
         raise SourceError(
-            f"{where or 'an empty name'} is no folder of voices",
+            f"{where or 'an empty name'} is not a folder of voices",
             hint=f"Name a folder, or a repository on the hub such as {PUBLISHED_VOICES}.",
             code="voice.folder",
         )
@@ -96,9 +98,10 @@ def find_voice(
     suffix: str,
     progress: Progress = SILENT,
 ) -> Path:
-    """Return the file of the voice that `name` names: a local file, `hf://org/repo[@revision]/path`, or a voice in the folder `voices`.
+    """Return the file of the voice that `name` names.
 
-    The suffix may be left out everywhere. Raises as `Voices.find` and `open_voices` do.
+    It is a local file, `hf://org/repo[@revision]/path`, or a voice in the folder `voices`. The
+    suffix may be omitted. Raises as `Voices.find` and `open_voices` do.
     """
     if is_hub_source(name):
         file = parse_source(name)
@@ -114,9 +117,9 @@ def find_voice(
     except SourceError as exc:
         if exc.code == "voice.unknown" and _is_file(path):
             raise SourceError(
-                f"{name} is no voice file, and {voices} has no voice of that name",
-                hint="A voice is a .safetensors file made by Kyutai from a recording; the recording itself is none. "
-                f"Name one of {voices}, or a file from there.",
+                f"{name} is not a voice file, and {voices} has no voice of that name",
+                hint="A voice is a .safetensors file that Kyutai made from a recording; the "
+                f"recording itself is not. Name one of {voices}, or a file from there.",
                 code="voice.unknown",
             ) from exc
         raise
@@ -145,7 +148,7 @@ class _HubVoices:
     where: str
     suffix: str
     pattern: HubFile
-    """In the place of a file name stands the pattern; its `*` matches slashes too, as in huggingface_hub."""
+    """Its file name is the pattern; `*` matches slashes too, as in huggingface_hub."""
     progress: Progress
     _asking: threading.RLock = field(default_factory=threading.RLock, init=False)
     """One asks at a time: two that fetch the same file are in each other's way."""
@@ -183,7 +186,7 @@ class _HubVoices:
 
     @property
     def _is_listed(self) -> bool:
-        """Whether `_files` is what the hub said lately. Offline the cache is looked at each time, which costs nothing."""
+        """Whether `_files` is a recent list of the hub. Offline the cache is read each time."""
         return time.monotonic() - self._listed_s < _LISTED_S and not read_settings().offline
 
     def _matches(self, file: str) -> bool:
@@ -191,7 +194,7 @@ class _HubVoices:
 
 
 def _file_name(name: str, suffix: str) -> str:
-    """Return the file that a name means. One with the suffix of another model is left alone, so that whoever reads it can say so."""
+    """Return the file that a name means. Another model's suffix stays: the reader says so."""
     return name if name.endswith(_TENSORS) else f"{name}{suffix}"
 
 
@@ -226,13 +229,16 @@ def _missing(
     kept = "in the cache, for this model" if offline else "for this model"
     return SourceError(
         f"{where} has no voice {name!r}",
-        hint=f"{shown}It has {len(names):,} voices {kept}, whose files end in {suffix}.{f' {offline}' if offline else ''}",
+        hint=f"{shown}It has {len(names):,} voices {kept}, whose files end in {suffix}."
+        f"{f' {offline}' if offline else ''}",
         code="voice.unknown",
     )
 
 
 def _near(name: str, names: list[str]) -> list[str]:
-    """Return the few names that are likely to be meant: those that hold the name, then those spelt alike, whole or in the last part."""
+    """Return the few likeliest names: those that contain the name, then those spelt like it, whole
+    or in the last part.
+    """
     wanted = name.casefold()
     holding = [each for each in names if wanted and wanted in each.casefold()]
     by_last = {PurePosixPath(each).name: each for each in names}

@@ -35,7 +35,7 @@ def read_text(argument: str) -> str:
     """Return the text: standard input for `-`, a file of that name where there is one, else itself.
 
     Raises:
-        InputError: it is a folder, a document that is no text, of an unknown encoding, longer than
+        InputError: it is a folder, a document that is not text, of an unknown encoding, longer than
             a megabyte, or empty.
         SourceError, FileAccessError: the file cannot be read; or the argument can only be the name
             of a file, and there is none.
@@ -108,7 +108,7 @@ def _not_decoded(name: str, encoding: str, byte: int, guess: str) -> InputError:
 
 
 def _is_wide(data: bytes) -> bool:
-    """Return whether this is UTF-16 without a byte order mark: every other byte of Latin is zero."""
+    """Return whether this is UTF-16 without a mark: every other byte of Latin text is zero."""
     return data.count(0) > len(data) / 4
 
 
@@ -125,7 +125,8 @@ def _conversion(name: str, encoding: str) -> str:
     if Path(name).is_file():
         source = shlex.quote(name)
         target = shlex.quote(f"{Path(name).stem}-utf8{Path(name).suffix or '.txt'}")
-        return f"It seems to be {encoding}. Convert it: iconv -f {encoding} -t UTF-8 {source} > {target}"
+        command = f"iconv -f {encoding} -t UTF-8 {source} > {target}"
+        return f"It seems to be {encoding}. Convert it: {command}"
     return (
         f"It seems to be {encoding}. Convert it: "
         f"iconv -f {encoding} -t UTF-8 TEXT | dsmops synthesize - OUT"

@@ -24,7 +24,7 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
     """Return the voice in `path`, float32 [512, 125]: channels, frames.
 
     Raises:
-        CheckpointError: it is no voice file, or one for another model.
+        CheckpointError: it is not a voice file, or one for another model.
         InputError: its numbers are not all finite.
         SourceError: it is not there.
     """

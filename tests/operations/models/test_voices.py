@@ -264,7 +264,7 @@ def test_a_recording_is_no_voice(folder: Path, tmp_path: Path) -> None:
     """Who names one is told why; a voice of the folder that is called like it is found all the same."""
     recording = tmp_path / "me.wav"
     recording.write_bytes(b"RIFF")
-    with pytest.raises(SourceError, match=r"me\.wav is no voice file") as refused:
+    with pytest.raises(SourceError, match=r"me\.wav is not a voice file") as refused:
         find_voice(str(recording), str(folder), suffix=SUFFIX)
     assert "the recording itself is none" in refused.value.hint
     (tmp_path / "top.wav").write_bytes(b"RIFF")

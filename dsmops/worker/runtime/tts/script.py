@@ -60,8 +60,8 @@ def script_entries(
         InputError: a pause cannot be read or is too long.
 
     Source: `script_to_entries` of moshi 0.2.13, `models/tts.py`. That one fails at an unknown
-    character and at a pause such as "1,5s", synthesizes a tag that is none, takes pauses of any
-    length, and rounds them.
+    character and at a pause such as "1,5s", synthesizes a tag that is not a pause, takes
+    pauses of any length, and rounds them.
     """
     words = _Words(tokenizer, padding_between, skipped if skipped is not None else Counter())
     entries: list[TtsEntry] = []
@@ -87,7 +87,7 @@ class TtsTextStream:
     that the tokenizer does not know are skipped, and counted in `skipped`.
 
     Source: `tts_preprocess.rs` of moshi-server 0.6.4, which knows no tags in several pieces, and
-    drops or synthesizes those that are no pauses.
+    drops or synthesizes tags that are not pauses.
     """
 
     def __init__(self, tokenizer: TtsTokenizer, *, padding_between: int = 1) -> None:
@@ -111,7 +111,7 @@ class TtsTextStream:
         before, self._held = self._held, ""
         if before:
             joined = before + text
-            # A client that splits at spaces dropped one; what is no pause after all ended a word.
+            # A client that splits at spaces dropped one. A tag that is not a pause ended a word.
             is_break = _STREAM_BREAK.match(joined) or _UNFINISHED_BREAK.match(joined)
             text = joined if is_break else f"{before} {text}"
         unfinished = _UNFINISHED_BREAK.search(text)
@@ -147,7 +147,9 @@ def _stream_seconds(tag: re.Match[str]) -> float:
         return float(tag[1])
     except ValueError:
         raise InputError(
-            f"{tag[0]} is no pause: {tag[1]!r} is not a number", hint=BREAK_HINT, code="text.break"
+            f"{tag[0]} is not a pause: {tag[1]!r} is not a number",
+            hint=BREAK_HINT,
+            code="text.break",
         ) from None
 
 
