@@ -266,6 +266,6 @@ def test_a_recording_is_no_voice(folder: Path, tmp_path: Path) -> None:
     recording.write_bytes(b"RIFF")
     with pytest.raises(SourceError, match=r"me\.wav is not a voice file") as refused:
         find_voice(str(recording), str(folder), suffix=SUFFIX)
-    assert "the recording itself is none" in refused.value.hint
+    assert "recording itself is not" in refused.value.hint
     (tmp_path / "top.wav").write_bytes(b"RIFF")
     assert find_voice("top.wav", str(folder), suffix=SUFFIX) == folder / f"top.wav{SUFFIX}"
