@@ -1,9 +1,9 @@
 """One WebSocket to a server: kept alive while it waits, and clear about how it ended.
 
 moshi-server drops a client that sends no frame of any kind for 20 s (30 s for a Python module), and
-one that sends no binary frame for 120 s. It sends no pings of its own while answers flow, so the
-client sends its own. At the end it sends a Close frame and drops the TCP connection at once: the
-answer to that Close often cannot be sent, and that is no failure.
+one that sends no binary frame for 120 s. It pings only while it sends nothing else, so the client
+sends pings of its own. At the end it sends a Close frame and drops the TCP connection at once: the
+answer to that Close often cannot be sent, which is not a failure.
 
 Source: moshi-server 0.6.4, `batched_asr.rs` and `py_module.rs`.
 """

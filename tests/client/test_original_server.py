@@ -153,7 +153,7 @@ def synthesize(
 def test_a_text_that_ends_with_a_reset_is_complete(close_frame: bool) -> None:
     """Ten times in ten: all words and all sound, with a Close frame before the reset or not.
 
-    Words are counted as the server counts them: a colon separates, a dash alone is no word.
+    Words are counted as the server counts them: a colon separates, a dash alone is not a word.
     """
     with OriginalServer("Py", close_frame=close_frame) as server:
         for _ in range(10):
@@ -173,7 +173,7 @@ def test_a_text_that_breaks_off_is_told_from_a_whole_one() -> None:
 
 
 def test_a_client_whose_text_takes_long_keeps_itself_alive() -> None:
-    """The server drops it after 30 s without a frame, and sends no ping while sound flows."""
+    """The server drops it after 30 s without a frame, and it pings only while it sends no sound."""
     lively, mute = Patience(silence_s=2, ping_s=5 * SCALE), Patience(silence_s=2, ping_s=60)
     with OriginalServer("Py", step_s=0.01, timing=SHORT) as server:
         answers, failure = synthesize(server, "word " * 40, patience=lively)

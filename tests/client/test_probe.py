@@ -148,7 +148,7 @@ def test_no_redirection_is_followed() -> None:
 
 
 def test_an_endless_answer_is_not_taken() -> None:
-    """Nobody has so much to say about a server."""
+    """No document about a server is that long."""
 
     class Endless(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

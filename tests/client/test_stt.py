@@ -165,7 +165,7 @@ def test_a_whole_recording_is_sent_and_ended_so_that_the_last_word_arrives() -> 
 
 
 def test_a_server_that_never_finishes_the_closing_handshake_is_no_failure() -> None:
-    """The original server drops the connection when it is told to close."""
+    """The original server drops the connection when it gets a Close frame."""
 
     async def original(played: Played, socket: Socket) -> None:
         await send(socket, Ready())

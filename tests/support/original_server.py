@@ -345,7 +345,7 @@ class _Stream:
         self._server.work.set()
 
     async def _send_all(self) -> None:
-        """Send what is to be sent; ping where there was nothing for a while; end after None."""
+        """Send all messages; ping after a while without one; end after None."""
         while True:
             try:
                 async with asyncio.timeout(self._server.timing.ping_s):
@@ -445,7 +445,7 @@ class _Stream:
             self._send({"type": "EndWord", "stop_time": heard * FRAME_S + 0.4})
 
     def _step_tts(self) -> None:
-        """Make a frame of sound. A word is told when the next begins, the last one at the end."""
+        """Make a frame of sound. A word is sent when the next begins, the last one at the end."""
         text_steps = SOUND_FRAMES * len(self._words)
         if self._own_steps > TTS_DELAY:
             pcm = np.sin(np.arange(FRAME) / 20).astype(np.float32) * 0.3

@@ -49,7 +49,7 @@ def request(
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    """Ask once; the path goes out as it stands."""
+    """Ask once; the path is sent unchanged."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:

@@ -13,13 +13,13 @@ from dsmops.client.stt import CLOSING_FRAMES, LEAD_IN_FRAMES
 from dsmops.models import FRAME_MS
 
 FRAME_S = FRAME_MS / 1000
-_MAX_LAG_S = 2.0
+_MAX_LATENCY_S = 2.0
 """The lead-in is sent at once. A server that keeps up needs at most 1.04 s to answer it."""
-_GROWING_LAG_S = 0.5
+_GROWING_LATENCY_S = 0.5
 _MAX_GROWTH = 0.1
-"""Of lag per second of audio: steps of 88 ms."""
+"""Of latency per second of audio: steps of 88 ms."""
 _MIN_FRAMES = 20
-"""Fewer say nothing about how a lag grows."""
+"""Fewer say nothing about how a latency grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +138,25 @@ class Pace:
     answered_s: list[float] = field(default_factory=list)
 
     @property
-    def lags_s(self) -> list[float]:
+    def latencies_s(self) -> list[float]:
         """Seconds from each frame to its answer."""
         answers = self.answered_s[LEAD_IN_FRAMES:]
         return [there - here for here, there in zip(self.sent_s, answers, strict=False)]
 
     @property
-    def lag_s(self) -> float | None:
-        """The lag that 19 in 20 frames stay below, None where no frame was answered.
+    def latency_s(self) -> float | None:
+        """The latency that 19 in 20 frames stay below, None where no frame was answered.
 
         Of a model without pause detection only the end of the text is known, which a server that
         keeps up reaches by the time that the silence around the recording would take.
         """
-        lags = self.lags_s
-        if lags:
-            return quantiles(lags, n=20, method="inclusive")[18] if len(lags) > 1 else lags[0]
+        latencies = self.latencies_s
+        if latencies:
+            return (
+                quantiles(latencies, n=20, method="inclusive")[18]
+                if len(latencies) > 1
+                else latencies[0]
+            )
         if self.end_s is None or not self.sent_s:
             return None
         frames = len(self.sent_s) + LEAD_IN_FRAMES + 2 * CLOSING_FRAMES
@@ -161,26 +165,26 @@ class Pace:
     def too_slow(self, *, patient: bool) -> str:
         """Return in words how the server falls behind, empty where it keeps up.
 
-        With `patient`, half of the frames decide, and a lag that grows is no failure.
+        With `patient`, half of the frames decide, and a latency that grows is accepted.
         """
-        lag_s = self.lag_s
-        if lag_s is None:
+        latency_s = self.latency_s
+        if latency_s is None:
             return ""
-        if (median(self.lags_s or [lag_s]) if patient else lag_s) > _MAX_LAG_S:
-            return f"answers come {lag_s:.1f} s behind their frames (p95)"
+        if (median(self.latencies_s or [latency_s]) if patient else latency_s) > _MAX_LATENCY_S:
+            return f"answers come {latency_s:.1f} s behind their frames (p95)"
         growth = self._growth()
-        if not patient and growth > _MAX_GROWTH and lag_s > _GROWING_LAG_S:
-            return f"answers come {lag_s:.1f} s behind their frames (p95), and ever later"
+        if not patient and growth > _MAX_GROWTH and latency_s > _GROWING_LATENCY_S:
+            return f"answers come {latency_s:.1f} s behind their frames (p95), and ever later"
         return ""
 
     def _growth(self) -> float:
-        """Return by how many seconds the lag grows per second of audio."""
-        lags = self.lags_s
-        quarter = len(lags) // 4
-        if len(lags) < _MIN_FRAMES:
+        """Return by how many seconds the latency grows per second of audio."""
+        latencies = self.latencies_s
+        quarter = len(latencies) // 4
+        if len(latencies) < _MIN_FRAMES:
             return 0.0
         spread_s = 3 * quarter * FRAME_S
-        return (fmean(lags[-quarter:]) - fmean(lags[:quarter])) / spread_s
+        return (fmean(latencies[-quarter:]) - fmean(latencies[:quarter])) / spread_s
 
     def step_times(self) -> StepTimes | None:
         """Return the times between answers, which are those of the steps of a server that is busy.

@@ -204,12 +204,12 @@ class SttChecks(ModuleChecks[SttAnswer]):
                 f"{seconds:.1f} s of audio brought no word",
                 "Listen to the recording; try `dsmops transcribe` on it.",
             )
-        lag = ""
-        if pace.lag_s is not None and pace.answered_s:
-            lag = f", answers {pace.lag_s * 1000:.0f} ms behind their frames (p95)"
+        latency = ""
+        if pace.latency_s is not None and pace.answered_s:
+            latency = f", answers {pace.latency_s * 1000:.0f} ms behind their frames (p95)"
         took_s = (pace.end_s or now_s()) - pace.begin_s
         words = counted(len(self.seen.words), "word")
-        return f"{seconds:.1f} s of audio transcribed in {took_s:.1f} s{lag}, {words}"
+        return f"{seconds:.1f} s of audio transcribed in {took_s:.1f} s{latency}, {words}"
 
     def _told(self, failure: str) -> str:
         """Return a failure with how late answers were until then."""

@@ -40,7 +40,7 @@ def ledger(
 
 
 def test_each_outcome_is_kept_with_its_words() -> None:
-    """What a check raises, errors of the rooms included, becomes its evidence."""
+    """What a check raises, errors of other packages included, becomes its evidence."""
 
     async def refused() -> str:
         raise InputError("no such file", hint="Name another.")
@@ -90,7 +90,7 @@ def test_a_failure_blocks_what_needs_it_and_that_blocks_what_needs_that() -> Non
     ],
 )
 def test_keys_are_not_repeated(key: str, evidence: str, hint: str) -> None:
-    """Whoever wrote them into what was seen; short ones where they stand alone."""
+    """Wherever they appear in evidence; short ones where they stand alone."""
 
     async def telling() -> str:
         raise CheckFailed("the sk-471100_server said k", "Try sk-471100 again: ?auth_id=k")

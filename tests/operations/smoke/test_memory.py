@@ -19,7 +19,7 @@ CARD = simulate(["t4"]).visible[0].device
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, ...]:
-    """A config that hears and one that speaks, as prepared for a T4."""
+    """A speech-to-text and a text-to-speech config, as prepared for a T4."""
     folder = tmp_path_factory.mktemp("prepared")
     models = Parts().generate(folder / "source")
     reports = [
@@ -36,7 +36,7 @@ def seen(peak_bytes: int | None) -> MemoryWatch:
 
 
 def planned_mib(config: Config) -> int:
-    """The plan as it is told, to 5 MiB."""
+    """The plan in the evidence, to 5 MiB."""
     told = judge_memory(config, seen(MIB), Runtime.EMBEDDED, os.getpid())
     found = re.search(r"([\d.]+) (MiB|GiB) planned", told)
     assert found is not None
@@ -48,7 +48,7 @@ def planned_mib(config: Config) -> int:
 def test_what_was_planned_may_be_taken_and_no_more(
     configs: tuple[Config, ...], number: int
 ) -> None:
-    """With 150 MiB to spare; the figures are told either way."""
+    """With 150 MiB to spare; the figures are shown either way."""
     told = judge_memory(configs[number], seen(100 * MIB), Runtime.EMBEDDED, os.getpid())
     assert told.startswith("100 MiB of Tesla T4 at most, ")
     planned = planned_mib(configs[number])
@@ -66,7 +66,7 @@ def test_both_together_share_the_runtime(configs: tuple[Config, ...], tmp_path: 
 
 
 def test_without_a_card_nothing_is_judged(configs: tuple[Config, ...]) -> None:
-    """Nor for what cannot be planned; main memory is told."""
+    """Nor for what cannot be planned; main memory is shown."""
     with pytest.raises(DoesNotApply, match=r"no GPU was used.* of main memory"):
         judge_memory(configs[0], MemoryWatch(), Runtime.EMBEDDED, os.getpid())
     with pytest.raises(DoesNotApply, match="no plan exists"):

@@ -55,7 +55,7 @@ def test_a_server_slower_than_real_time_fails_by_its_step_time(module: str) -> N
 
 
 def test_a_stream_that_the_server_drops_is_told_by_its_step_time() -> None:
-    """The clip runs out of patience; the steps until then are judged all the same."""
+    """The stream breaks off; the steps until then are judged all the same."""
     limits = Limits(ready_s=0.3, step_s=5, marker_s=3, close_s=2, return_s=1)
     # The first conversation has 41 frames, and the second loses its connection at its 50th.
     with OriginalServer(step_s=0.09, drop_at=50, slots=1) as server:

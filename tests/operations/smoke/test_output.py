@@ -63,7 +63,7 @@ def test_a_line_without_end_takes_no_memory(output: Output) -> None:
     ],
 )
 def test_what_is_shown_has_no_secrets(output: Output, line: bytes) -> None:
-    """The raw log has them; that is why nobody else may read it."""
+    """The raw log has them; so only this user may read it."""
     output.take(line + b"\n")
     output.end()
     assert "SECRET" not in output.complaint + output.last_words

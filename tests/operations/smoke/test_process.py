@@ -33,7 +33,7 @@ async def ended(child: Child) -> int:
 
 
 def test_output_is_kept_as_it_is_and_as_lines(tmp_path: Path) -> None:
-    """Both streams, bytes that are no text, colours, a last line without an end."""
+    """Both streams, bytes that are not text, colours, a last line without an end."""
     script = r"""
 import sys, os
 os.write(1, b'\x1b[2mone\x1b[0m\ntw')
@@ -89,7 +89,7 @@ def test_what_outlives_the_child_is_named_and_killed(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_left_the_group_is_found_and_killed(tmp_path: Path) -> None:
-    """It carries the mark of its server, whatever session it leads and whoever is its parent."""
+    """It carries the mark of its server, in any session and under any parent."""
     script = """
 import os, sys, time
 if os.fork() == 0:
