@@ -159,6 +159,7 @@ class SttModule(LoopModule[SttStream]):
 
     async def _transcribe(self, request: web.Request) -> web.Response:
         body = await self._read_body(request)
+        warnings: list[str] = []
         self._log.info(MAIN, "handling asr post query", len=len(body))
         self._log.info(BATCHED_ASR, "batched-asr post query")
         try:
@@ -169,7 +170,9 @@ class SttModule(LoopModule[SttStream]):
                 return web.Response(status=500, text=NO_FREE_CHANNELS)
             try:
                 self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
-                words = await _transcribe(stream, body, request, self._limits.post_audio_s)
+                words = await _transcribe(
+                    stream, body, request, self._limits.post_audio_s, warnings
+                )
             finally:
                 self._give_back(stream)
         except _TooLongError as exc:
@@ -178,7 +181,13 @@ class SttModule(LoopModule[SttStream]):
         except DsmopsError as exc:
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
-        return web.Response(body=protocol.encode_json(words), content_type="application/json")
+        for warning in warnings:
+            self._log.warn(BATCHED_ASR, warning)
+        return web.Response(
+            body=protocol.encode_json(words),
+            content_type="application/json",
+            headers=[("Warning", f'199 - "{warning}"') for warning in warnings],
+        )
 
     def _lend(self) -> SttStream | None:
         stream = self.loop.open()
@@ -199,9 +208,9 @@ class SttModule(LoopModule[SttStream]):
 
 
 async def _transcribe(
-    stream: SttStream, body: bytes, request: web.Request, most_s: float
+    stream: SttStream, body: bytes, request: web.Request, most_s: float, warnings: list[str]
 ) -> list[protocol.SttAnswer]:
-    """Return the words of a whole audio file.
+    """Return the words of a whole audio file. `warnings` gets what of it is missing or not used.
 
     Raises:
         InputError: the body is no audio.
@@ -210,7 +219,7 @@ async def _transcribe(
     """
     news = asyncio.Event()
     stream.on_news = news.set
-    feeder = asyncio.ensure_future(_feed(stream, body, most_s))
+    feeder = asyncio.ensure_future(_feed(stream, body, most_s, warnings))
     feeder.add_done_callback(lambda _: news.set())
     words: list[protocol.SttAnswer] = []
     try:
@@ -237,9 +246,9 @@ async def _transcribe(
         await asyncio.gather(feeder, return_exceptions=True)
 
 
-async def _feed(stream: SttStream, body: bytes, most_s: float) -> None:
+async def _feed(stream: SttStream, body: bytes, most_s: float, warnings: list[str]) -> None:
     """Hand a file to the stream as it has room; then a marker, then silence."""
-    blocks, samples = _blocks(body), 0
+    blocks, samples = _blocks(body, warnings), 0
     while (block := await asyncio.to_thread(next, blocks, None)) is not None:
         while stream.is_full:
             await asyncio.sleep(POST_PAUSE_S)
@@ -270,6 +279,7 @@ def _check_length(body: bytes, most_s: float) -> None:
             raise _too_long(most_s)
 
 
-def _blocks(body: bytes) -> Iterator[Samples]:
+def _blocks(body: bytes, warnings: list[str]) -> Iterator[Samples]:
     with open_audio(io.BytesIO(body)) as audio:
         yield from audio.blocks()
+        warnings += audio.warnings

@@ -323,6 +323,23 @@ def test_a_posted_file_comes_back_as_words(
     assert len(clip_words) - len(heard) <= 3
 
 
+def test_a_posted_file_is_transcribed_whole_whatever_its_header_says(
+    worker: WorkerProcess, clip: Path
+) -> None:
+    """As by `transcribe`: a data size that is too small loses nothing, and a header of the answer says so."""
+    whole = clip.read_bytes()
+    short = bytearray(whole)
+    at = short.index(b"data") + 4
+    short[at : at + 4] = (1000).to_bytes(4, "little")
+    key = {"kyutai-api-key": API_KEY}
+    answers = [
+        request(worker.url, "POST", PATH, body=bytes(body), headers=key) for body in (whole, short)
+    ]
+    assert answers[0].body == answers[1].body
+    assert "warning" not in answers[0].headers
+    assert "all of it was read" in answers[1].headers["warning"]
+
+
 def test_posts_are_refused_as_the_original_does(worker: WorkerProcess) -> None:
     """401 without a key in the header, 413 beyond 2 MiB, 500 with the reason for what is no audio; nothing is left behind."""
     key = {"kyutai-api-key": API_KEY}
