@@ -1,4 +1,6 @@
-"""What libsndfile does not read goes through ffmpeg: a real one where it is installed, else a stand-in for its command line."""
+"""What libsndfile does not read goes through ffmpeg: a real one where it is installed, else a
+stand-in for its command line.
+"""
 
 import io
 import os

@@ -1,4 +1,6 @@
-"""A container's word about its length against the bytes that are there: all of them are read, whatever the header says."""
+"""A container's word about its length against the bytes that are there: all of them are read,
+whatever the header says.
+"""
 
 import io
 import struct
@@ -69,7 +71,10 @@ CONTAINERS = {"WAV": _wav, "RF64": _rf64, "AU": _au, "CAF": _caf, "AIFF": _aiff,
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("value", PLACEHOLDERS)
 def test_a_placeholder_is_no_length(container: str, value: int) -> None:
-    """Recorders that were killed and encoders that write into pipes leave any of these. No warning."""
+    """Recorders that were killed and encoders that write into pipes leave any of these.
+
+    No warning.
+    """
     got, warnings = read_all(CONTAINERS[container](value))
     assert len(got) == len(WHOLE)
     assert np.abs(got - WHOLE).max() < 1e-4

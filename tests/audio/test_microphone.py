@@ -121,7 +121,9 @@ def test_an_unplugged_microphone_ends_the_recording(monkeypatch: pytest.MonkeyPa
 
 
 def test_digital_silence_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A muted or unplugged device may go on with zeros: after 4 s a warning, within the 5 s that people wait."""
+    """A muted or unplugged device may go on with zeros: after 4 s a warning, within the 5 s that
+    people wait.
+    """
     assert module.SILENCE_S < 5
     notes: list[str] = []
     install(monkeypatch, FakeSounddevice(plays=tone(9.6, 0.0)))

@@ -19,7 +19,9 @@ ID3 = b"ID3\x04\0\0\0\0\x02\x05" + bytes(2 * 128 + 5)
 
 
 def varying(rate_hz: int, channels: int = 1) -> NDArray[np.float32]:
-    """Return half a second of noise, five of silence and one of tone: a first frame that says nothing about the rest."""
+    """Return half a second of noise, five of silence and one of tone: a first frame that says
+    nothing about the rest.
+    """
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, rate_hz // 2).astype(np.float32)
     mono = np.concatenate([noise, np.zeros(5 * rate_hz, np.float32), sweep(rate_hz, 1.0)])
     return mono if channels == 1 else np.stack([mono] * channels, axis=1)
@@ -30,7 +32,9 @@ def variable_mp3(samples: NDArray[np.float32], rate_hz: int) -> bytes:
 
 
 def without_xing(data: bytes) -> bytes:
-    """Return the file without its first frame, the Xing header, as an encoder leaves it that writes into a pipe."""
+    """Return the file without its first frame, the Xing header, as an encoder leaves it that writes
+    into a pipe.
+    """
     return data[data.index(data[:2], 4) :]
 
 
@@ -73,7 +77,9 @@ def test_what_is_read_behind_our_header_is_the_same_audio() -> None:
 
 
 def test_blocks_do_not_disturb_the_decoder() -> None:
-    """An MP3 frame leans on bits of earlier ones: reading in blocks gives what one read gives, without noise at the seams."""
+    """An MP3 frame leans on bits of earlier ones: reading in blocks gives what one read gives,
+    without noise at the seams.
+    """
     samples = varying(24_000)
     data = variable_mp3(samples, 24_000)
     whole, _ = soundfile.read(io.BytesIO(data), dtype="float32")

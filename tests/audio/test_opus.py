@@ -70,7 +70,9 @@ def test_damage_gives_audio_or_an_error(changes: list[tuple[int, int]]) -> None:
 
 
 def test_frames_become_pages_that_hold_all_so_far() -> None:
-    """Whatever reads the stream has each frame when its pages are there; the headers come with a frame of silence."""
+    """Whatever reads the stream has each frame when its pages are there; the headers come with a
+    frame of silence.
+    """
     rng = np.random.default_rng(2)
     encoder, decoder = OpusEncoder(), OpusDecoder()
     assert encoder.headers.startswith(b"OggS")

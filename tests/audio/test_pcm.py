@@ -22,7 +22,9 @@ lengths = st.lists(
 def test_frames_hold_prefix_audio_and_padding_wherever_the_blocks_end(
     counts: list[int], prefix_s: float
 ) -> None:
-    """Put together, the frames are the silent prefix, every sample once and in order, and less than one frame of zeros."""
+    """Put together, the frames are the silent prefix, every sample once and in order, and less than
+    one frame of zeros.
+    """
     samples = np.arange(1, sum(counts) + 1, dtype=np.float32)
     blocks = np.split(samples, np.cumsum(counts))
     got = list(frames(blocks, prefix_s))
@@ -59,7 +61,9 @@ def test_no_audio_gives_no_frame() -> None:
 
 
 def test_levels_of_a_tone_are_its_amplitude_and_power() -> None:
-    """A sine of amplitude a has peak a and RMS a/√2; half silence halves the power and is half silent."""
+    """A sine of amplitude a has peak a and RMS a/√2; half silence halves the power and is half
+    silent.
+    """
     meter = LevelMeter()
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ).astype(
         np.float32

@@ -1,4 +1,6 @@
-"""Reading: every format and rate, the same samples however they are cut, and a clear word for what is no audio."""
+"""Reading: every format and rate, the same samples however they are cut, and a clear word for what
+is no audio.
+"""
 
 import io
 import os
@@ -143,7 +145,9 @@ def test_a_wav_of_unknown_length_is_read_to_its_end(claimed: int) -> None:
 
 
 def test_a_flac_of_unknown_length_is_read_to_its_end() -> None:
-    """An encoder that writes FLAC into a pipe leaves the number of samples at 0: 36 bits from byte 21 of the file on, after four others."""
+    """An encoder that writes FLAC into a pipe leaves the number of samples at 0: 36 bits from byte
+    21 of the file on, after four others.
+    """
     data = bytearray(encoded(sweep(24_000, 0.3), 24_000, "FLAC"))
     data[21] &= 0xF0
     data[22:26] = bytes(4)
@@ -333,7 +337,9 @@ def test_too_many_channels_are_refused() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_broken_numbers_in_a_float_file_are_refused(value: float) -> None:
-    """They would spread through the resampler and the model; the message says where the first one is."""
+    """They would spread through the resampler and the model; the message says where the first one
+    is.
+    """
     samples = np.zeros((4000, 2))
     samples[2000, 1] = value
     assert "sample 2000 (at 0.250 s)" in error_of(encoded(samples, 8000, "WAV", "DOUBLE")).message

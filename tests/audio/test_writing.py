@@ -117,7 +117,9 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, suffix: str) -> 
 
 
 def test_a_stream_gets_each_block_at_once() -> None:
-    """A player can begin while the rest is being made: header and block arrive before the next block is asked for."""
+    """A player can begin while the rest is being made: header and block arrive before the next
+    block is asked for.
+    """
     stream = io.BytesIO()
     seen: list[int] = []
 

@@ -38,7 +38,9 @@ def spoken(text: str, *, start_s: float = 0.0, gap_s: float = 0.1) -> list[Spoke
 
 @st.composite
 def transcripts(draw: st.DrawFn) -> list[Spoken]:
-    """Words as models give them, and worse: any text, times that stand still, step back or pass the hours, ends that are missing."""
+    """Words as models give them, and worse: any text, times that stand still, step back or pass the
+    hours, ends that are missing.
+    """
     now_s = draw(st.sampled_from([0.0, 3599.0, 360_000.0]))
     words = []
     texts = st.one_of(
@@ -97,7 +99,9 @@ def test_times_are_valid_rise_and_never_overlap(words: list[Spoken]) -> None:
 
 @given(transcripts())
 def test_cues_can_be_read(words: list[Spoken]) -> None:
-    """Two lines of 42 characters at most, unless a word alone is longer; no markup is left in a WebVTT cue."""
+    """Two lines of 42 characters at most, unless a word alone is longer; no markup is left in a
+    WebVTT cue.
+    """
     for cue in cues_of(words):
         assert 1 <= len(cue.lines) <= CUE_LINES
         assert all(len(line) <= LINE_CHARS or " " not in line for line in cue.lines)
@@ -142,7 +146,9 @@ def test_a_sentence_and_a_pause_end_a_cue() -> None:
     ],
 )
 def test_what_ends_a_sentence(text: str, ends: bool) -> None:
-    """Marks at the end of a word, behind quotes and brackets too; not a point within, nor after a lone letter."""
+    """Marks at the end of a word, behind quotes and brackets too; not a point within, nor after a
+    lone letter.
+    """
     assert (len(cues_of([Spoken(text, 0.0, 0.3), Spoken("next", 0.3, 0.6)])) == 2) is ends
 
 

@@ -1,4 +1,6 @@
-"""`dsmops evaluate` as a user meets it: the text, the document, the lines in a file, and what goes wrong."""
+"""`dsmops evaluate` as a user meets it: the text, the document, the lines in a file, and what goes
+wrong.
+"""
 
 import json
 from collections.abc import Callable
@@ -36,7 +38,9 @@ def evaluate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
 
 
 def test_the_text_has_the_worst_and_the_totals(evaluate: Callable[..., Result]) -> None:
-    """Exit 0 whatever the rate: a table with both texts, then sums, means and what was left out; speed on stderr."""
+    """Exit 0 whatever the rate: a table with both texts, then sums, means and what was left out;
+    speed on stderr.
+    """
     done = evaluate("good.tsv")
     assert done.exit_code == 0, done.output
     assert "Worst 1 of 1 utterance, normalised (english):" in done.stdout
@@ -48,7 +52,9 @@ def test_the_text_has_the_worst_and_the_totals(evaluate: Callable[..., Result]) 
 
 
 def test_unreadable_audio_is_a_no(folder: Path, evaluate: Callable[..., Result]) -> None:
-    """Exit 1 and the reason, beside the figures of the rest; the file of lines is written all the same."""
+    """Exit 1 and the reason, beside the figures of the rest; the file of lines is written all the
+    same.
+    """
     done = evaluate("bad.tsv", "-o", "lines.jsonl")
     assert done.exit_code == 1
     assert "failed: broken.wav: not readable as audio" in done.stdout
@@ -59,7 +65,9 @@ def test_unreadable_audio_is_a_no(folder: Path, evaluate: Callable[..., Result])
 
 
 def test_the_document_has_all(folder: Path, evaluate: Callable[..., Result]) -> None:
-    """One JSON document with totals and a record per utterance, null where nothing is known; the lines of -o are its records."""
+    """One JSON document with totals and a record per utterance, null where nothing is known; the
+    lines of -o are its records.
+    """
     done = evaluate(
         "good.tsv", "--json", "-o", "lines.jsonl", "--normalizer", "basic", "--batch-size", "1"
     )
@@ -89,7 +97,9 @@ def test_the_document_has_all(folder: Path, evaluate: Callable[..., Result]) -> 
 
 
 def test_one_recording_and_one_transcript(folder: Path, evaluate: Callable[..., Result]) -> None:
-    """A reference text scores a recording, or what is in a file already; French asks for other rules."""
+    """A reference text scores a recording, or what is in a file already; French asks for other
+    rules.
+    """
     (folder / "ref.txt").write_text("je ne sais pas ce que vous voulez dans la vie")
     (folder / "hyp.srt").write_text(
         "1\n00:00:00,000 --> 00:00:02,000\nje ne sais pas que vous voulez dans la vie\n"

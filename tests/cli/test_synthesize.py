@@ -47,7 +47,9 @@ def speak(tiny: TinyTts, *args: str | Path) -> Run:
 
 
 def test_a_text_becomes_a_file_of_the_format_in_its_name(tiny: TinyTts, tmp_path: Path) -> None:
-    """The same seed gives the same sound in each, another one another; a line says how much, or each word when; another how fast."""
+    """The same seed gives the same sound in each, another one another; a line says how much, or
+    each word when; another how fast.
+    """
     sounds = []
     for name, seed in (
         ("a.wav", "7"),
@@ -74,7 +76,9 @@ def test_a_text_becomes_a_file_of_the_format_in_its_name(tiny: TinyTts, tmp_path
 
 
 def test_the_document_says_how_it_can_be_said_again(tiny: TinyTts, tmp_path: Path) -> None:
-    """Words with times in the sound, figures with their units, and voice, seed and guidance, which a second run takes."""
+    """Words with times in the sound, figures with their units, and voice, seed and guidance, which
+    a second run takes.
+    """
     first = speak(
         tiny,
         TEXT,

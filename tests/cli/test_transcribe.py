@@ -1,4 +1,6 @@
-"""`dsmops transcribe` as a newcomer meets it: formats, forms of output, prompts, and everything that goes wrong."""
+"""`dsmops transcribe` as a newcomer meets it: formats, forms of output, prompts, and everything
+that goes wrong.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ def test_formats(
 
 
 def test_standard_input(folder: Path, said: str) -> None:
-    """A file or a pipe on stdin is heard as the file is, also with the header that ffmpeg writes into pipes."""
+    """A file or a pipe on stdin is heard as the file is, also with the header that ffmpeg writes
+    into pipes.
+    """
     command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL, "--quiet", "--json"]
     for given in ((folder / "speech.wav").read_bytes(), piped_wav(speech(3.02))):
         done = subprocess.run(
@@ -163,7 +167,9 @@ def test_the_document_has_all(transcribe: Callable[..., Result], said: str) -> N
 
 
 def test_timestamps(transcribe: Callable[..., Result], said: str) -> None:
-    """A line per word with start and stop; with --vad the ends of turns between them; the other rule gives other times."""
+    """A line per word with start and stop; with --vad the ends of turns between them; the other
+    rule gives other times.
+    """
     plain = transcribe("speech.wav", "--timestamps").stdout.splitlines()
     assert " ".join(line[19:] for line in plain).replace(" ", "") == said.strip().replace(" ", "")
     starts = [float(line[:8]) for line in plain]
@@ -224,7 +230,9 @@ def test_a_file_gets_the_text(folder: Path, transcribe: Callable[..., Result], s
 def test_the_ending_of_the_output_names_its_form(
     folder: Path, transcribe: Callable[..., Result], said: str, name: str, first: str
 ) -> None:
-    """`-o talk.srt` needs no --srt; other endings get the text, and an option decides over the ending."""
+    """`-o talk.srt` needs no --srt; other endings get the text, and an option decides over the
+    ending.
+    """
     assert transcribe("speech.wav", "-o", name).exit_code == 0
     assert (folder / name).read_text().startswith(first)
     assert transcribe("speech.wav", "-o", "t.md").exit_code == 0
@@ -250,7 +258,9 @@ def test_what_was_transcribed_before_damage_is_written(
 
 
 def test_words_come_while_a_pipe_runs_and_ctrl_c_keeps_them(folder: Path) -> None:
-    """The pipe stays open: words are on stdout, then Ctrl-C ends the recording and the rest of them comes."""
+    """The pipe stays open: words are on stdout, then Ctrl-C ends the recording and the rest of them
+    comes.
+    """
     command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL]
     with subprocess.Popen(
         command,
@@ -278,7 +288,9 @@ def test_words_come_while_a_pipe_runs_and_ctrl_c_keeps_them(folder: Path) -> Non
 
 
 def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
-    """A prompt is heard and not written; one that never came to be written is told, since nothing else was either."""
+    """A prompt is heard and not written; one that never came to be written is told, since nothing
+    else was either.
+    """
     done = transcribe("silence.wav", "--prompt-audio", "prompt.wav")
     assert (done.exit_code, done.stdout) == (0, "\n")
     done = transcribe("silence.wav", "--prompt-text", "a prompt of many words")
@@ -425,7 +437,9 @@ def test_the_recording_on_stdin_is_not_replaced(folder: Path) -> None:
 
 
 def test_what_ends_it_is_told_in_words_or_json(folder: Path) -> None:
-    """A damaged model ends the process with exit 3 and two lines, with --json one document, on stderr."""
+    """A damaged model ends the process with exit 3 and two lines, with --json one document, on
+    stderr.
+    """
     done = dsmops("transcribe", "speech.wav", "--model", "damaged", "--cpu", cwd=folder)
     assert (done.code, done.stdout) == (3, "")
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]

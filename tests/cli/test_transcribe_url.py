@@ -158,7 +158,9 @@ def test_an_address_without_a_port_gets_the_usual_one_as_a_hint(clip: Path) -> N
 
 
 def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path: Path) -> None:
-    """The first Ctrl-C ends the recording there: text comes out, the exit code is 130, and the slot is free again."""
+    """The first Ctrl-C ends the recording there: text comes out, the exit code is 130, and the slot
+    is free again.
+    """
     line = [
         sys.executable,
         "-m",

@@ -1,4 +1,6 @@
-"""The door to `datasets`, with a stand-in for the package: what is asked of it, what its rows and its errors become."""
+"""The door to `datasets`, with a stand-in for the package: what is asked of it, what its rows and
+its errors become.
+"""
 
 import sys
 from pathlib import Path
@@ -41,7 +43,9 @@ def row(**more: Any) -> dict[str, Any]:
 def test_names_say_repository_config_and_split(
     monkeypatch: pytest.MonkeyPatch, name: str, asked: tuple[str, str | None, str]
 ) -> None:
-    """Aliases are upstream's; the split is "test" where none is named; audio is asked for as it is stored."""
+    """Aliases are upstream's; the split is "test" where none is named; audio is asked for as it is
+    stored.
+    """
     seen: list[Any] = []
     rows = Rows([row(), row(sentence="left aside")])
 
@@ -105,7 +109,9 @@ GENERATION_FAILED.__cause__ = ImportError("please install 'torchcodec'")
 def test_its_errors_are_put_into_ours(
     monkeypatch: pytest.MonkeyPatch, failure: Exception, kind: type[DsmopsError]
 ) -> None:
-    """Unknown sets, configs and columns are bad input; a package may be missing; the network is the other side."""
+    """Unknown sets, configs and columns are bad input; a package may be missing; the network is the
+    other side.
+    """
 
     def load(*_: object, **__: object) -> Rows:
         raise failure

@@ -40,7 +40,9 @@ def manifest(folder: Path, name: str, content: str | bytes) -> Path:
     ],
 )
 def test_each_form_gives_the_same_utterances(tmp_path: Path, name: str, content: str) -> None:
-    """JSON Lines, CSV, TSV with names and without: paths count from the list's folder; empty lines, a BOM and CRLF do not matter."""
+    """JSON Lines, CSV, TSV with names and without: paths count from the list's folder; empty lines,
+    a BOM and CRLF do not matter.
+    """
     corpus = read_manifest(manifest(tmp_path, name, content))
     assert corpus.count == 2
     assert list(corpus.utterances) == [
@@ -57,7 +59,9 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", range(len(TEXT_COLUMNS)))
 def test_the_first_reference_column_counts(tmp_path: Path, first: int) -> None:
-    """Of text, sentence, normalized_text, transcript and transcription, in whatever order they stand."""
+    """Of text, sentence, normalized_text, transcript and transcription, in whatever order they
+    stand.
+    """
     columns = list(reversed(TEXT_COLUMNS[first:]))
     path = manifest(
         tmp_path,
@@ -195,7 +199,9 @@ PIECES = st.sampled_from(
 def test_any_bytes_give_utterances_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
 ) -> None:
-    """Whatever is in a list, it is read or refused in words; what is read has a path and a reference each."""
+    """Whatever is in a list, it is read or refused in words; what is read has a path and a
+    reference each.
+    """
     path = manifest(tmp_path_factory.getbasetemp(), name, content)
     try:
         corpus = read_manifest(path)

@@ -1,4 +1,6 @@
-"""Error rates against counts made by hand, an independent edit distance, and jiwer's own corpus rate."""
+"""Error rates against counts made by hand, an independent edit distance, and jiwer's own corpus
+rate.
+"""
 
 import sys
 
@@ -40,7 +42,9 @@ def test_counts_made_by_hand(reference: str, hypothesis: str, words: Counts, cer
 
 @given(SAID, WORDS)
 def test_the_fewest_edits_are_counted(reference: str, hypothesis: str) -> None:
-    """As many errors as the textbook table gives, for words and for characters, and lengths that add up."""
+    """As many errors as the textbook table gives, for words and for characters, and lengths that
+    add up.
+    """
     score = compare(reference, hypothesis)
     for counts, said, heard in (
         (score.words, reference.split(), hypothesis.split()),
@@ -53,7 +57,9 @@ def test_the_fewest_edits_are_counted(reference: str, hypothesis: str) -> None:
 
 @given(st.lists(st.tuples(SAID, WORDS), min_size=1, max_size=6))
 def test_a_corpus_is_summed_up_as_jiwer_does(pairs: list[tuple[str, str]]) -> None:
-    """`corpus_wer` is jiwer's rate over all pairs at once; `wer` and `cer` are the means of its rates of each."""
+    """`corpus_wer` is jiwer's rate over all pairs at once; `wer` and `cer` are the means of its
+    rates of each.
+    """
     summary = summarize([compare(*pair) for pair in pairs])
     references, hypotheses = map(list, zip(*pairs, strict=True))
     assert summary.corpus_wer == pytest.approx(jiwer.wer(references, hypotheses))

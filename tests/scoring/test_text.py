@@ -24,7 +24,9 @@ from dsmops.scoring import Normalizer, is_scored, normalizer, other_language
     ],
 )
 def test_english_rules(text: str, normal: str) -> None:
-    """Numbers, contractions, spelling, fillers and brackets go by Whisper's rules; words have single spaces between them."""
+    """Numbers, contractions, spelling, fillers and brackets go by Whisper's rules; words have
+    single spaces between them.
+    """
     assert normalizer(Normalizer.ENGLISH)(text) == normal
 
 
@@ -43,7 +45,9 @@ def test_no_rules_only_settle_spaces() -> None:
 
 @pytest.mark.parametrize("kind", Normalizer)
 def test_references_without_speech_are_left_out(kind: Normalizer) -> None:
-    """Nothing, and the mark by which TEDLIUM says that a stretch is not to be scored, under every normaliser."""
+    """Nothing, and the mark by which TEDLIUM says that a stretch is not to be scored, under every
+    normaliser.
+    """
     normalize = normalizer(kind)
     assert [
         is_scored(normalize(text)) for text in ("", " \n", "ignore_time_segment_in_scoring", "word")
@@ -51,7 +55,9 @@ def test_references_without_speech_are_left_out(kind: Normalizer) -> None:
 
 
 def test_normalising_loads_no_other_languages() -> None:
-    """The package's dependencies for Indic and other number words stay unloaded, and importing the room loads neither library."""
+    """The package's dependencies for Indic and other number words stay unloaded, and importing the
+    room loads neither library.
+    """
     code = (
         "import sys, dsmops.scoring as room\n"
         "assert not {'jiwer', 'whisper_normalizer', 'datasets'} & set(sys.modules)\n"

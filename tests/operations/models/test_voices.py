@@ -99,7 +99,9 @@ def test_a_stranger_finds_nothing_outside(folder: Path, name: str) -> None:
 def test_a_missing_voice_names_its_neighbours(
     folder: Path, hub: HubServer, name: str, near: str
 ) -> None:
-    """In a folder and on the hub alike: those that hold the name, those spelt like it, and how many there are."""
+    """In a folder and on the hub alike: those that hold the name, those spelt like it, and how many
+    there are.
+    """
     for where in (str(folder), f"hf://{REPO}"):
         with pytest.raises(SourceError) as missing:
             open_voices(where, SUFFIX).find(name)
@@ -170,7 +172,9 @@ def test_a_pattern_bounds_what_counts(hub: HubServer, pattern: str, names: list[
 def test_what_is_not_there_is_asked_for_once(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names that a server's clients make up cost the hub nothing while its list is fresh; what is there is found, and what comes, later."""
+    """Names that a server's clients make up cost the hub nothing while its list is fresh; what is
+    there is found, and what comes, later.
+    """
     voices = open_voices(f"hf://{REPO}", SUFFIX)
     with pytest.raises(SourceError):
         voices.find("nobody.wav")
@@ -237,7 +241,9 @@ def test_a_repository_that_is_not_there_is_named(hub: HubServer) -> None:
 def test_a_voice_may_be_a_file_of_ones_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By its path, with or without the suffix, before any folder of voices is looked at; one of another model is left to its reader."""
+    """By its path, with or without the suffix, before any folder of voices is looked at; one of
+    another model is left to its reader.
+    """
     beside = tmp_path / f"beside.wav{SUFFIX}"
     for name in (str(beside), str(tmp_path / "beside.wav"), "beside.wav"):
         monkeypatch.chdir(tmp_path)
@@ -249,7 +255,9 @@ def test_a_voice_may_be_a_file_of_ones_own(
 
 
 def test_a_voice_may_be_named_in_a_folder_or_on_the_hub(folder: Path, hub: HubServer) -> None:
-    """The given folder, or `hf://org/repo/path`, the suffix left out or not; a missing one there names its neighbours too."""
+    """The given folder, or `hf://org/repo/path`, the suffix left out or not; a missing one there
+    names its neighbours too.
+    """
     assert find_voice("top.wav", str(folder), suffix=SUFFIX) == folder / f"top.wav{SUFFIX}"
     for name in (f"hf://{REPO}/expresso/sad.wav", f"hf://{REPO}@main/expresso/sad.wav{SUFFIX}"):
         assert find_voice(name, "nowhere", suffix=SUFFIX).read_bytes() == b"sad"
@@ -261,7 +269,9 @@ def test_a_voice_may_be_named_in_a_folder_or_on_the_hub(folder: Path, hub: HubSe
 
 
 def test_a_recording_is_no_voice(folder: Path, tmp_path: Path) -> None:
-    """Who names one is told why; a voice of the folder that is called like it is found all the same."""
+    """Who names one is told why; a voice of the folder that is called like it is found all the
+    same.
+    """
     recording = tmp_path / "me.wav"
     recording.write_bytes(b"RIFF")
     with pytest.raises(SourceError, match=r"me\.wav is not a voice file") as refused:

@@ -1,4 +1,6 @@
-"""A corpus through the tiny model: rates that are known beforehand, batches that do not matter, recordings that cannot be read."""
+"""A corpus through the tiny model: rates that are known beforehand, batches that do not matter,
+recordings that cannot be read.
+"""
 
 import json
 from collections.abc import Mapping
@@ -75,7 +77,9 @@ def said(folder: Path) -> dict[str, str]:
 
 
 def test_its_own_words_are_no_errors(folder: Path, said: dict[str, str]) -> None:
-    """References that are the model's own transcripts give 0 everywhere; all audio is counted, to the sample."""
+    """References that are the model's own transcripts give 0 everywhere; all audio is counted, to
+    the sample.
+    """
     progress = Recorder()
     report = run(folder, said, progress=progress)
     totals = report.totals
@@ -95,7 +99,9 @@ def test_its_own_words_are_no_errors(folder: Path, said: dict[str, str]) -> None
 def test_words_of_other_recordings_are_the_errors_they_are(
     folder: Path, said: dict[str, str]
 ) -> None:
-    """References moved by one recording give the rates that the textbook table gives for those pairs."""
+    """References moved by one recording give the rates that the textbook table gives for those
+    pairs.
+    """
     names, texts = list(said), list(said.values())
     report = run(folder, dict(zip(names, texts[1:] + texts[:1], strict=True)))
     normalize = normalizer(Normalizer.ENGLISH)
@@ -123,7 +129,9 @@ def test_words_of_other_recordings_are_the_errors_they_are(
 def test_how_many_at_a_time_changes_no_word(
     folder: Path, said: dict[str, str], batch_size: int
 ) -> None:
-    """Recordings take each other's slots over, or all run at once: the same texts in the same order, and no slot for nobody."""
+    """Recordings take each other's slots over, or all run at once: the same texts in the same
+    order, and no slot for nobody.
+    """
     report = run(folder, dict.fromkeys(said, "x"), batch_size=batch_size)
     assert {file.audio: file.hypothesis for file in report.files} == said
     assert report.batch_size == min(batch_size, len(said))
@@ -132,7 +140,9 @@ def test_how_many_at_a_time_changes_no_word(
 def test_unreadable_recordings_are_told_and_the_rest_goes_on(
     folder: Path, said: dict[str, str]
 ) -> None:
-    """No audio, missing, a folder: each failed with its reason, in no figure; the others score as ever."""
+    """No audio, missing, a folder: each failed with its reason, in no figure; the others score as
+    ever.
+    """
     (folder / "text.wav").write_text("no audio")
     broken = dict.fromkeys(["text.wav", "gone.wav", "model"], "words")
     report = run(folder, {**broken, **said}, batch_size=2)
@@ -159,7 +169,9 @@ def test_a_recording_that_is_cut_short_is_scored_with_a_warning(folder: Path) ->
 
 
 def test_utterances_of_one_file_are_cut_out_of_it(folder: Path, said: dict[str, str]) -> None:
-    """NeMo's manifests give an offset and a duration: each utterance is transcribed as a file of its own would be."""
+    """NeMo's manifests give an offset and a duration: each utterance is transcribed as a file of
+    its own would be.
+    """
     joined = np.concatenate([read(folder / f"{number}.wav") for number in range(3)])
     write(folder / "joined.wav", [joined])
     rows, offset_s = [], 0.0
@@ -245,7 +257,9 @@ def test_a_dataset_is_heard_as_its_files_would_be(
 
 
 def test_references_that_say_nothing_are_dropped(folder: Path, said: dict[str, str]) -> None:
-    """Brackets, fillers, nothing at all and TEDLIUM's mark are counted as dropped, and not listened to."""
+    """Brackets, fillers, nothing at all and TEDLIUM's mark are counted as dropped, and not listened
+    to.
+    """
     empty = {"0.wav": "[music] uh", "1.wav": "", "2.wav": "ignore_time_segment_in_scoring"}
     report = run(folder, {**empty, "3.wav": said["3.wav"], "gone.wav": " "})
     assert [file.status for file in report.files] == [Status.DROPPED] * 3 + [

@@ -179,7 +179,9 @@ def test_unknown_characters_are_skipped_and_reported(tiny: Path) -> None:
 
 
 def test_a_text_is_a_file_or_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file where there is one of that name, also with a byte order mark; standard input for `-`; else the words."""
+    """A file where there is one of that name, also with a byte order mark; standard input for `-`;
+    else the words.
+    """
     (tmp_path / "a b.txt").write_bytes(b"\xef\xbb\xbfhello\r\nyou\n")
     assert read_text(str(tmp_path / "a b.txt")) == "hello\r\nyou\n"
     assert read_text("say a b.txt") == "say a b.txt"

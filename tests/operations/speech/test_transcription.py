@@ -1,4 +1,6 @@
-"""A recording through the tiny model: its own length, its own clock, prompts that leave no trace, numbers that are no numbers."""
+"""A recording through the tiny model: its own length, its own clock, prompts that leave no trace,
+numbers that are no numbers.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Recorder(SilentProgress):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model, and two recordings: 3.017 s with silence in the middle, no whole number of frames, and 2 s of noise."""
+    """The tiny model, and two recordings: 3.017 s with silence in the middle, no whole number of
+    frames, and 2 s of noise.
+    """
     folder = tmp_path_factory.mktemp("transcribe")
     write_tiny_stt(folder / "model")
     rng = np.random.default_rng(2)
@@ -62,7 +66,9 @@ def heard(
 
 
 def like_the_2_6b_model(folder: Path, name: str) -> TinyStt:
-    """Write a tiny model without heads that wants a second of silence first and answers two and a half seconds late."""
+    """Write a tiny model without heads that wants a second of silence first and answers two and a
+    half seconds late.
+    """
     tiny = write_tiny_stt(folder / name)
     save_file(
         {
@@ -82,7 +88,9 @@ def like_the_2_6b_model(folder: Path, name: str) -> TinyStt:
 
 
 def test_what_is_reported_is_the_recordings_own(folder: Path) -> None:
-    """Its length to the sample, as the level meter and progress have it; steps are its frames, the delay and a second more."""
+    """Its length to the sample, as the level meter and progress have it; steps are its frames, the
+    delay and a second more.
+    """
     progress = Recorder()
     report = heard(folder, progress=progress)
     assert report.audio_s == report.levels.duration_s == 72_408 / RATE_HZ
@@ -108,7 +116,9 @@ def test_another_rate_keeps_the_length(folder: Path) -> None:
 
 
 def test_the_text_is_that_of_the_words(folder: Path) -> None:
-    """What is written together is what is written word by word; text before the delay is in neither."""
+    """What is written together is what is written word by word; text before the delay is in
+    neither.
+    """
     for audio in ("speech.wav", "other.wav"):
         report = heard(folder, audio)
         assert report.text.replace(" ", "") == "".join(word.text for word in report.words).replace(
@@ -131,7 +141,9 @@ def test_dtypes(folder: Path, dtype: DType) -> None:
 
 
 def test_an_audio_prompt_leaves_no_trace(folder: Path) -> None:
-    """Its words are not in the transcript, all times are the recording's, and it costs its own steps and ten more."""
+    """Its words are not in the transcript, all times are the recording's, and it costs its own
+    steps and ten more.
+    """
     plain, prompted = heard(folder), heard(folder, prompting=Prompting(audio=folder / "other.wav"))
     alone = heard(folder, "other.wav")
     assert len(alone.words) > 3
@@ -166,7 +178,9 @@ def test_a_text_prompt_is_written_first_and_left_out(folder: Path) -> None:
 
 
 def test_a_model_with_a_prefix_and_without_heads(folder: Path) -> None:
-    """Thirteen frames of silence come first and 31 more last, none of which is in any time; there are no ends of turns."""
+    """Thirteen frames of silence come first and 31 more last, none of which is in any time; there
+    are no ends of turns.
+    """
     like_the_2_6b_model(folder, "late")
     report = heard(folder, model="late")
     assert report.steps == 13 + 38 + 31 + 13

@@ -20,7 +20,8 @@ LETTERS = Letters()
 SPACES = st.text(" \t\n\u00a0\u2003", min_size=1, max_size=3)
 SAID = st.text("ab'’:()é", min_size=1, max_size=6)
 SECONDS = st.sampled_from(["0", "0.5", "1", "1.25", "3.", "12", "0.04", "0.01"])
-"""Upstream's package rounds to the nearest step, moshi-server and we round down, to one at least."""
+"""Upstream's package rounds to the nearest step, moshi-server and we round down, to one at least.
+"""
 TAGS = st.builds(
     lambda gap, seconds, end: f'<break{gap}time="{seconds}s"{end}>',
     SPACES,
@@ -31,7 +32,9 @@ TEXTS = st.lists(st.one_of(SAID, SAID, SPACES, TAGS, st.just("–")), max_size=1
 
 
 class AllLetters(Letters):
-    """Every character is a token; the apostrophe and what else is not a small letter come after these."""
+    """Every character is a token; the apostrophe and what else is not a small letter come after
+    these.
+    """
 
     def encode(self, text: str) -> list[int]:
         return [
@@ -54,7 +57,9 @@ def tokenizer(tiny_stt: TinyStt) -> TextTokenizer:
 
 
 def test_a_script_is_words_with_the_speakers_before_their_turns() -> None:
-    """Only where the speaker changes; a turn without words changes nobody; padding counts the speaker's token."""
+    """Only where the speaker changes; a turn without words changes nobody; padding counts the
+    speaker's token.
+    """
     entries = script_entries(["ab c", "", "d", "e f", "", "g"], LETTERS)
     assert entries == [
         TtsEntry((1, 4, 5), "ab", 3),
@@ -98,7 +103,9 @@ def test_nothing_to_say_is_no_entry(text: str) -> None:
 
 
 def test_a_stream_reads_text_as_moshi_server_does() -> None:
-    """Dashes go, a pause is reported as a word, has at least a step and ten seconds at most; one without length is none."""
+    """Dashes go, a pause is reported as a word, has at least a step and ten seconds at most; one
+    without length is none.
+    """
     stream = TtsTextStream(LETTERS)
     assert stream.take('a–b:c<break time="0.5s"/>') == [
         TtsEntry((1, 4, 5), "ab", 3),
@@ -312,7 +319,10 @@ def test_a_hundred_kilobytes_of_brackets_are_skipped(tokenizer: TextTokenizer, t
 @pytest.mark.parity
 @given(turns=st.lists(TEXTS, max_size=4), padding_between=st.integers(0, 2))
 def test_a_script_is_read_as_upstream_reads_it(turns: list[str], padding_between: int) -> None:
-    """Tokens, texts and padding, turn by turn."""
+    """Tokens, texts and padding of words, turn by turn.
+
+    Pauses apart: upstream rounds their steps.
+    """
     upstream: Any = pytest.importorskip(
         "moshi.models.tts", reason="the moshi package is not installed"
     )
@@ -320,7 +330,9 @@ def test_a_script_is_read_as_upstream_reads_it(turns: list[str], padding_between
         ALL, upstream.TokenIds(50), 12.5, turns, padding_between=padding_between
     )
     ours = script_entries(turns, ALL, padding_between=padding_between)
-    assert ours == [TtsEntry(tuple(entry.tokens), entry.text, entry.padding) for entry in theirs]
+    assert [entry for entry in ours if entry.tokens] == [
+        TtsEntry(tuple(entry.tokens), entry.text, entry.padding) for entry in theirs if entry.tokens
+    ]
 
 
 def test_a_number_without_an_end_is_no_pause_at_once() -> None:
