@@ -318,7 +318,7 @@ def test_a_server_that_stops_reading_is_given_up() -> None:
 
     async def deaf(played: Played, socket: Socket) -> None:
         await send(socket, Ready())
-        await asyncio.sleep(5)
+        await asyncio.sleep(1)
 
     async def endless() -> AsyncIterator[NDArray[np.float32]]:
         while True:
