@@ -1,6 +1,6 @@
-"""How things are shown: text for people, one JSON document for programs, bars on a terminal, logging on stderr."""
+"""How results are shown: text for people, one JSON document for programs, bars and logging."""
 
 from dsmops.report.reporter import Reporter
-from dsmops.report.terminal import Block, Table
+from dsmops.report.terminal import Block, Table, one_line
 
-__all__ = ["Block", "Reporter", "Table"]
+__all__ = ["Block", "Reporter", "Table", "one_line"]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from dsmops.report.terminal import printable
+from dsmops.report.terminal import one_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -32,7 +32,8 @@ class BarProgress:
         self._started_s = 0.0
 
     def announce(self, lines: Iterable[str]) -> None:
-        self._note("\n".join(lines))
+        for line in lines:
+            self._note(one_line(line))
 
     def start(self, label: str, total: int | None, unit: str = "bytes") -> None:
         self.finish()

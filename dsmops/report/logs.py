@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from dsmops.report.terminal import printable
+from dsmops.report.terminal import one_line, printable
 
 
 class _StderrHandler(logging.Handler):
@@ -19,7 +19,7 @@ class _Sentence(logging.Formatter):
     """`warning: ...`, as the reporter writes `error: ...`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+        return one_line(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def setup_logging(*, debug: bool, quiet: bool = False) -> None:

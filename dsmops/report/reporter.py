@@ -12,7 +12,7 @@ from dsmops.errors import DsmopsError
 from dsmops.progress import SILENT, Progress, SilentProgress
 from dsmops.report.document import document as render_document
 from dsmops.report.document import to_json
-from dsmops.report.terminal import Block, draw, printable
+from dsmops.report.terminal import Block, draw, one_line, printable
 
 
 class Reporter:
@@ -105,9 +105,9 @@ class Reporter:
             )
             sys.stderr.write(jsonlib.dumps(body, ensure_ascii=False) + "\n")
             return
-        sys.stderr.write(f"error: {printable(error.message)}\n")
+        sys.stderr.write(f"error: {one_line(error.message)}\n")
         if error.hint:
-            sys.stderr.write(f"hint: {printable(error.hint)}\n")
+            sys.stderr.write(f"hint: {one_line(error.hint)}\n")
 
     def progress(self) -> Progress:
         """Return bars and announcements on a terminal, announcements elsewhere.
@@ -130,4 +130,5 @@ class _Announcements(SilentProgress):
         self._note = note
 
     def announce(self, lines: Iterable[str]) -> None:
-        self._note("\n".join(lines))
+        for line in lines:
+            self._note(one_line(line))

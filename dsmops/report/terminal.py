@@ -1,4 +1,9 @@
-"""Text and tables on a terminal, with every control character spelled out."""
+"""Text and tables on a terminal, with every control character spelled out.
+
+Names of files and words of servers come from outside. In a table, an error, a hint or a log record
+a line break in them is spelled out too, so that they cannot forge a line of ours. A view that puts
+a name into a line of text calls `one_line` on it. Only whole documents keep their line breaks.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,10 @@ _MOST_RULE_CHARS = 120
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under headings. A heading that ends in `>` is right-aligned. Cells are plain text, never markup."""
+    """Rows under headings. Cells are plain text, never markup.
+
+    A heading that ends in `>` is right-aligned.
+    """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -22,10 +30,18 @@ Block = str | Table
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters, and bytes of no encoding, spelled out, so that a hostile name cannot drive a terminal."""
+    """Return `text` with control characters spelled out, and bytes that are not UTF-8.
+
+    A hostile name then cannot drive a terminal. Line breaks and tabs stay.
+    """
     return "".join(
         char if char.isprintable() or char in "\n\t" else _spelled(char) for char in text
     )
+
+
+def one_line(text: str) -> str:
+    """Return `text` as `printable` does, with line breaks spelled out as well."""
+    return printable(text).replace("\n", "\\n")
 
 
 def _spelled(char: str) -> str:
@@ -55,7 +71,7 @@ def draw(block: Block) -> None:
             Text(heading.removesuffix(">")), justify="right" if right else "left", overflow="fold"
         )
     for row in block.rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().split("\n")]

@@ -256,3 +256,17 @@ def test_since_takes_what_format_log_takes(logs: Path, tmp_path: Path) -> None:
             cwd=tmp_path,
         )  # fmt: skip
         assert (since, listed.document["counts"]["listed"]) == (since, count)
+
+
+def test_a_file_name_cannot_forge_a_line(logs: Path, tmp_path: Path) -> None:
+    """A line break in a name is spelled out in text; the JSON document has the name as it is."""
+    forged = "log.x\nsent      log.secret (1 KiB)"
+    (logs / forged).write_text(CLEAN)
+    run = dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path)
+    assert run.code == 6
+    assert "failed    log.x\\nsent      log.secret" in run.stdout
+    assert not [line for line in run.stdout.splitlines() if line.startswith("sent      log.secret")]
+    document = dsmops("publish-logs", "--bucket", "file:store", "--json", cwd=tmp_path).document
+    assert forged in [file["name"] for file in document["files"]]
+    missing = dsmops("publish-logs", "--bucket", "file:store", "--source", forged, cwd=tmp_path)
+    assert missing.stderr.count("\n") == 2

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dsmops.report import Block, Table
+from dsmops.report import Block, Table, one_line
 from dsmops.units import counted, size
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
             hits = ", ".join(
                 f"{count} × {rule}" for rule, count in sorted((file.hits or {}).items())
             )
-            yield f"refused   {file.name}: {hits}"
-            yield f"          {file.hint}"
+            yield f"refused   {one_line(file.name)}: {hits}"
+            yield f"          {one_line(file.hint or '')}"
         elif file.outcome == "failed":
-            yield f"failed    {file.name}: {file.reason}"
-            yield f"          {file.hint}"
+            yield f"failed    {one_line(file.name)}: {one_line(file.reason or '')}"
+            yield f"          {one_line(file.hint or '')}"
     for manifest, reason in report.damage.items():
-        yield f"damaged   {manifest}: {_without(reason, manifest)}"
+        yield f"damaged   {manifest}: {one_line(_without(reason, manifest))}"
         yield "          It is ignored from now on. The objects in the store were listed instead."
     counts = report.counts
     sums = (
@@ -47,7 +47,7 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
         for kind in ("renamed", "recovered", "refused", "failed")
         if counts[kind]
     )
-    yield f"{report.source} → {report.store}: {sums}"
+    yield one_line(f"{report.source} → {report.store}: {sums}")
     if report.skipped:
         yield "skipped: " + ", ".join(
             f"{count} {reason}" for reason, count in report.skipped.items()
@@ -56,7 +56,7 @@ def show_publish(report: PublishReport) -> Iterator[Block]:
         yield "The folder is empty. Format a raw log into it with `dsmops format-log`."
     yield _cost(report.usage)
     for link in report.links:
-        yield f"{link.name}: {link.url}"
+        yield f"{one_line(link.name)}: {link.url}"
     if report.links:
         expires = f"{report.links[0].expires:%Y-%m-%d %H:%M:%S} UTC"
         yield f"The links work until {expires}, at most as long as the credentials of this machine."
@@ -80,26 +80,26 @@ def show_pull(report: PullReport) -> Iterator[Block]:
         for file in report.files:
             if file.outcome == "kept":
                 yield (
-                    f"kept      {file.name}: the local file was never published; "
+                    f"kept      {one_line(file.name)}: the local file was never published; "
                     "--force replaces it"
                 )
             elif file.outcome == "failed":
-                yield f"failed    {file.name}: {file.reason}"
-                yield f"          {file.hint}"
+                yield f"failed    {one_line(file.name)}: {one_line(file.reason or '')}"
+                yield f"          {one_line(file.hint or '')}"
         counts = report.counts
         sums = f"{counted(counts['fetched'], 'file')} fetched, {counts['same']} already there"
         sums += "".join(f", {counts[kind]} {kind}" for kind in ("kept", "failed") if counts[kind])
         compared = "" if counts["failed"] else "; every byte compared"
-        yield f"{report.store} → {report.output}: {sums}{compared}"
+        yield one_line(f"{report.store} → {report.output}: {sums}{compared}")
     for manifest, reason in report.damage.items():
-        yield f"damaged   {manifest}: {_without(reason, manifest)}"
+        yield f"damaged   {manifest}: {one_line(_without(reason, manifest))}"
         yield "          The objects were listed instead. `publish-logs --rebuild` repairs it."
     yield _cost(report.usage)
 
 
 def _short(files: Sequence[FileOutcome] | Sequence[PulledFile], verb: str) -> Iterator[Block]:
     for file in files[:SHOWN]:
-        yield f"{verb:9} {file.name} ({size(file.size_bytes)})"
+        yield f"{verb:9} {one_line(file.name)} ({size(file.size_bytes)})"
     if len(files) > SHOWN:
         yield f"{verb:9} ... and {len(files) - SHOWN:,} more"
 
