@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -30,6 +31,9 @@ from dsmops.progress import SILENT, Progress
 from dsmops.units import size
 
 BLOCK_BYTES = 1 << 20
+
+_DIGESTS = "digests.json"
+_MAX_DIGESTS = 1000
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
@@ -265,6 +269,48 @@ def sha256(path: Path, *, progress: Progress = SILENT) -> str:
             digest.update(memoryview(buffer)[:count])
             progress.advance(count)
     return digest.hexdigest()
+
+
+def remembered_sha256(path: Path) -> str | None:
+    """Return the SHA-256 that `remember_sha256` was given for this very file; None if it changed.
+
+    A file is the same when its path, inode, size and modification time are.
+    """
+    try:
+        found = _read_digests().get(os.path.realpath(path))
+        if isinstance(found, list) and found[:-1] == _identity(path.stat()):
+            return str(found[-1])
+    except (OSError, IndexError):
+        pass
+    return None
+
+
+def remember_sha256(path: Path, digest: str, status: os.stat_result) -> None:
+    """Remember that a file had this SHA-256 when its status was `status`.
+
+    A state folder that cannot be written is no error: the file is then read again next time.
+    """
+    try:
+        known = _read_digests()
+        known.pop(os.path.realpath(path), None)
+        known[os.path.realpath(path)] = [*_identity(status), digest]
+        newest = dict(list(known.items())[-_MAX_DIGESTS:])
+        write_text_atomically(state_folder() / _DIGESTS, json.dumps(newest, indent=0) + "\n")
+    except (DsmopsError, OSError):
+        pass
+
+
+def _read_digests() -> dict[str, list[object]]:
+    try:
+        with open_regular(state_folder() / _DIGESTS) as file:
+            found = json.loads(file.read())
+    except (DsmopsError, OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def require_free_space(folder: Path, need_bytes: int) -> None:

@@ -25,10 +25,10 @@ from dsmops.checkpoint.losses import LossReport, TensorLoss
 from dsmops.checkpoint.plan import ConversionPlan, FilePlan, OverflowPolicy, TensorPlan, lay_out
 from dsmops.checkpoint.reading import ShardReader
 from dsmops.checkpoint.record import ConversionReport, FileRecord
-from dsmops.checkpoint.shards import Checkpoint, Shard, open_shard
+from dsmops.checkpoint.shards import Checkpoint, Shard, compute_sha256, open_shard
 from dsmops.dtypes import DType
 from dsmops.errors import TensorRangeError
-from dsmops.files import PartialFile, replace_atomically, require_free_space, sha256
+from dsmops.files import PartialFile, replace_atomically, require_free_space
 from dsmops.progress import SILENT, Progress, SilentProgress
 
 
@@ -246,13 +246,16 @@ def _cast(
 
 
 class _SourceDigests:
-    """SHA-256 of the source files, computed by a thread of its own; a context. A hub cache that knows a digest is believed."""
+    """SHA-256 of the source files, computed by a thread of its own; a context.
+
+    A digest that was computed from the same file before is taken.
+    """
 
     def __init__(self, shards: Iterable[Shard], *, wanted: bool) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._stop = _Stop()
         self._digests: list[str | Future[str] | None] = [
-            shard.known_sha256 or self._pool.submit(sha256, shard.path, progress=self._stop)
+            shard.known_sha256 or self._pool.submit(compute_sha256, shard, progress=self._stop)
             if wanted
             else None
             for shard in shards

@@ -11,7 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from dsmops.checkpoint.dtypes import CASTABLE, require_target
-from dsmops.checkpoint.header import LENGTH_BYTES, MAX_HEADER_BYTES, TensorInfo, render_header
+from dsmops.checkpoint.header import (
+    ITEM_BITS,
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    TensorInfo,
+    render_header,
+)
 from dsmops.checkpoint.identity import ModelIdentity, identify
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
 from dsmops.dtypes import DType
@@ -23,6 +29,10 @@ RECIPE = 1
 
 KYUTAI_LICENCE = "CC-BY-4.0"
 """Of every weight file that Kyutai publishes; converting does not change it. Goes into the metadata of recognised models."""
+
+
+_Placed = tuple[Shard, TensorInfo, str, int]
+"""A tensor of the source with the dtype and the bytes of its target."""
 
 
 class OverflowPolicy(StrEnum):
@@ -186,11 +196,10 @@ def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
 def _lay_out_file(
     plan: ConversionPlan, name: str, path: Path, shards: Sequence[Shard], kept_f32: Collection[str]
 ) -> FilePlan:
-    placed: dict[str, TensorPlan] = {}
-    reached = 0
+    found: dict[str, _Placed] = {}
     for shard in shards:
         for source in shard.header.in_data_order():
-            if source.name in placed:
+            if source.name in found:
                 raise CheckpointError(
                     f"tensor {source.name!r} is in more than one shard of {plan.checkpoint.path}",
                     hint="Convert to a folder instead of one file.",
@@ -199,9 +208,13 @@ def _lay_out_file(
             if dtype == CASTABLE:
                 made = DType.F32 if source.name in kept_f32 else plan.dtype
                 dtype, nbytes = made.value, source.elements * made.itemsize
-            target = TensorInfo(source.name, dtype, source.shape, reached, reached + nbytes)
-            placed[source.name] = TensorPlan(shard, source, target)
-            reached += nbytes
+            found[source.name] = (shard, source, dtype, nbytes)
+    placed = {}
+    reached = 0
+    for shard, source, dtype, nbytes in _aligned(found.values()):
+        target = TensorInfo(source.name, dtype, source.shape, reached, reached + nbytes)
+        placed[source.name] = TensorPlan(shard, source, target)
+        reached += nbytes
     in_header_order = (placed[name].target for shard in shards for name in shard.header.tensors)
     head = render_header(in_header_order, _metadata(plan, shards))
     if len(head) > LENGTH_BYTES + MAX_HEADER_BYTES:
@@ -210,6 +223,20 @@ def _lay_out_file(
             hint="The names or the metadata of the source are too long. Convert a sharded source to a folder instead of one file.",
         )
     return FilePlan(name, path, head, tuple(placed.values()))
+
+
+def _aligned(tensors: Iterable[_Placed]) -> list[_Placed]:
+    """Return the tensors in an order in which each begins at a multiple of its item size.
+
+    Readers map the file and take the data in place: an F32 tensor behind an F16 one of odd length
+    would be misaligned. The order of the source stays where it serves.
+    """
+    kept, reached = list(tensors), 0
+    for _, _, dtype, nbytes in kept:
+        if reached * 8 % ITEM_BITS[dtype]:
+            return sorted(kept, key=lambda tensor: -ITEM_BITS[tensor[2]])
+        reached += nbytes
+    return kept
 
 
 def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from dsmops.checkpoint.losses import LossReport
 from dsmops.checkpoint.plan import RECIPE, ConversionPlan, lay_out
-from dsmops.checkpoint.shards import Shard, open_shard
+from dsmops.checkpoint.shards import Shard, compute_sha256, open_shard
 from dsmops.errors import DsmopsError
-from dsmops.files import PartialFile, sha256
+from dsmops.files import PartialFile
 from dsmops.progress import SILENT, Progress
 
 SCHEMA = "dsmops.conversion-record/1"
@@ -147,7 +147,8 @@ def is_current(plan: ConversionPlan, *, full: bool = False, progress: Progress =
     progress.start("Comparing digests", sum(shard.stamp.size_bytes for shard, _ in doubtful))
     try:
         return all(
-            (shard.known_sha256 or sha256(shard.path, progress=progress)) == was.sha256
+            ((not full and shard.known_sha256) or compute_sha256(shard, progress=progress))
+            == was.sha256
             for shard, was in doubtful
         )
     finally:

@@ -22,7 +22,8 @@ from dsmops.checkpoint.header import (
     parse_header,
 )
 from dsmops.errors import CheckpointError, HeaderError, InputError
-from dsmops.files import os_errors
+from dsmops.files import os_errors, remember_sha256, remembered_sha256, sha256
+from dsmops.progress import SILENT, Progress
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_INDEX_BYTES = 32 << 20
@@ -69,7 +70,10 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of a checkpoint. `name` is relative to the index (or the bare file name), `known_sha256` what a hub cache says it is."""
+    """One file of a checkpoint. `name` is relative to the index, or the bare file name.
+
+    `known_sha256` is the digest that was computed from this file before, None if it was not.
+    """
 
     name: str
     path: Path
@@ -229,13 +233,40 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
 
 
 def _known_sha256(path: Path) -> str | None:
-    """Return the digest that a Hugging Face cache keeps `path` under: its blobs are named by their SHA-256."""
+    """Return the digest of a blob of a Hugging Face cache, if it was computed from these bytes.
+
+    The name of a blob is only what its bytes should have.
+    """
+    return remembered_sha256(path) if _promised_sha256(path) else None
+
+
+def _promised_sha256(path: Path) -> str | None:
     blob = path.resolve()
-    return (
-        blob.name
-        if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
-        else None
-    )
+    is_blob = blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
+    return blob.name if is_blob else None
+
+
+def compute_sha256(shard: Shard, *, progress: Progress = SILENT) -> str:
+    """Return the SHA-256 of a shard's bytes, and remember it for a blob of a Hugging Face cache.
+
+    Raises:
+        CheckpointError: a blob does not have the digest that is its name.
+        SourceError, FileAccessError: the file is gone, or cannot be read.
+    """
+    with os_errors(shard.path):
+        status = shard.path.stat()
+    digest = sha256(shard.path, progress=progress)
+    promised = _promised_sha256(shard.path)
+    if promised is not None and digest != promised:
+        raise CheckpointError(
+            f"{shard.path} changed since it was downloaded: its SHA-256 is {digest}, and its name "
+            f"in the cache promises {promised}",
+            hint=f"Delete {shard.path.resolve()} and run the command again: it is downloaded anew.",
+            code="checkpoint.blob_changed",
+        )
+    if promised is not None:
+        remember_sha256(shard.path, digest, status)
+    return digest
 
 
 def read_index(path: Path) -> IndexFile:

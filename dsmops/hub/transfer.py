@@ -16,7 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dsmops.errors import IntegrityError, TransferError
-from dsmops.files import BLOCK_BYTES, PartialFile, replace_atomically
+from dsmops.files import (
+    BLOCK_BYTES,
+    PartialFile,
+    os_errors,
+    remember_sha256,
+    replace_atomically,
+)
 from dsmops.hub import cache, client
 from dsmops.hub.settings import HubSettings
 from dsmops.hub.source import FileVersion, HubFile
@@ -120,8 +126,12 @@ def download(
             incoming.clear()
             raise IntegrityError(
                 f"what arrived for {file} is damaged: {fault}; it was removed",
-                hint="Try again. If it happens again, a proxy or mirror between here and the hub changes the content.",
+                hint="Try again. If it happens again, a proxy or mirror between here and the hub "
+                "changes the content.",
             )
+    if version.sha256 is not None:
+        with os_errors(blob):
+            remember_sha256(blob, version.sha256, blob.stat())
 
 
 class _Incoming:

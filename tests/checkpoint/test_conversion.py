@@ -21,10 +21,11 @@ from dsmops.checkpoint import (
     verify,
 )
 from dsmops.checkpoint.blocks import BLOCK_BYTES
-from dsmops.checkpoint.shards import open_checkpoint
+from dsmops.checkpoint.plan import lay_out
+from dsmops.checkpoint.shards import open_checkpoint, open_shard
 from dsmops.dtypes import DType
 from dsmops.errors import CheckpointError, DiskFullError, InputError, SourceError, TensorRangeError
-from dsmops.files import partial_path
+from dsmops.files import partial_path, sha256
 from tests.support.checkpoints import (
     Stored,
     bf16,
@@ -486,7 +487,7 @@ def test_space_is_checked_before_anything_is_written(
 ) -> None:
     """A disk without room gives an error with both numbers, and leaves nothing."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
-    monkeypatch.setattr("dsmops.files._free_bytes", lambda folder: 100)
+    monkeypatch.setattr("dsmops.files.free_bytes", lambda folder: 100)
     with pytest.raises(DiskFullError) as caught:
         run(source, tmp_path / "out.safetensors")
     assert caught.value.free_bytes == 100
@@ -495,14 +496,39 @@ def test_space_is_checked_before_anything_is_written(
     assert leftovers(tmp_path) == ["in.safetensors"]
 
 
-def test_a_hub_cache_digest_is_believed(tmp_path: Path) -> None:
-    """A blob's name is its SHA-256, so the source is not hashed again."""
-    digest = "cd" * 32
-    write_file(tmp_path / "blobs" / digest, MIXED)
-    (tmp_path / "model.safetensors").symlink_to(f"blobs/{digest}")
-    report = run(tmp_path / "model.safetensors", tmp_path / "out.safetensors")
-    assert report.sources[0].sha256 == digest
-    assert report.sources[0].name == "model.safetensors"
+def test_a_digest_of_a_hub_cache_is_taken_only_for_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob is hashed once; later its digest is known, until anything about the file changes."""
+    write_file(tmp_path / "blobs" / "new", MIXED)
+    digest = sha256(tmp_path / "blobs" / "new")
+    blob = (tmp_path / "blobs" / "new").rename(tmp_path / "blobs" / digest)
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    assert open_shard(link, link.name).known_sha256 is None
+    assert run(link, tmp_path / "out.safetensors").sources[0].sha256 == digest
+    assert open_shard(link, link.name).known_sha256 == digest
+
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    assert open_shard(link, link.name).known_sha256 is None
+    with pytest.raises(CheckpointError, match="changed since it was downloaded") as caught:
+        run(link, tmp_path / "other.safetensors")
+    assert str(blob) in caught.value.hint
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_every_tensor_is_aligned_to_its_item_size(tmp_path: Path) -> None:
+    """An F32 tensor behind a half-precision one of odd length moves to the front."""
+    source = tmp_path / "in.safetensors"
+    write_file(source, {"a": bf16(1, 2, 3), "b": bf16(1, 2, 3, 4), "c": bf16(1, 2, 3, 4, 5)})
+    plan = plan_conversion(source, tmp_path / "out.safetensors", DType.F16, keep_f32=("b",))
+    plan = lay_out(plan, {"b"})
+    (file,) = plan.files
+    starts = {tensor.target.name: tensor.target.begin for tensor in file.tensors}
+    assert starts["b"] % 4 == 0
+    assert starts == {"b": 0, "a": 16, "c": 22}
 
 
 PEAK = """
