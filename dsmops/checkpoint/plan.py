@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from dsmops.checkpoint.dtypes import CASTABLE, require_target
+from dsmops.checkpoint.dtypes import CASTABLE, ITEM_BITS, require_target
 from dsmops.checkpoint.header import (
-    ITEM_BITS,
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
     TensorInfo,
