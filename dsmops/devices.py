@@ -28,7 +28,7 @@ class ComputeCapability:
         """Return the capability written as `7.5`, `75`, `sm75`, `sm_75` or `compute_75`, in any case.
 
         Raises:
-            ValueError: the text is none of these.
+            ValueError: the text has another form.
         """
         match = re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})\.?(\d)[af]?", text.strip().lower())
         if match is None:

@@ -1,4 +1,4 @@
-"""The one exception tree. Rooms raise these; only `cli.main` turns them into words and an exit code.
+"""The one exception tree. Packages raise these; only `cli.main` turns them into words and an exit code.
 
     DsmopsError
     ├── InputError               exit 3   a file, value or name the user gave is unusable

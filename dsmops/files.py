@@ -187,7 +187,7 @@ def replace_atomically(
     exclusively, with 0600, so that no other process has it open; a leftover is not reused.
 
     Where `path` is a symbolic link the link is replaced, never the file it points to. A device, a
-    pipe, a socket or a mount point is refused, by whatever link it is named. So is every name in
+    pipe, a socket or a mount point is refused, under any name. So is every name in
     `/dev`, where even a link to a file (`/dev/stdout`, redirected) is not ours to replace.
     `durable` waits until data and name are on the disk.
 

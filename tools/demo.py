@@ -120,7 +120,7 @@ def run_the_model(demo: Demo, config: Path) -> Path:
     recording = FOLDER / "sound.wav"
     write(recording, [speech_like(4.0)])
     demo.step(
-        "it writes words down on this machine, too",
+        "it also transcribes on this machine",
         "transcribe",
         "--model",
         config,
@@ -142,10 +142,10 @@ def run_the_model(demo: Demo, config: Path) -> Path:
 
 
 def speak(demo: Demo, model: TinyModel, hearing: Path) -> Path:
-    """Prepare the model that speaks, let it say something, and let the other one write that down; return the recording."""
+    """Prepare the TTS model, synthesize a text, transcribe it with the STT model; return the recording."""
     config = FOLDER / "assets" / "fp16" / "speaking.toml"
     demo.step(
-        "the model that speaks is prepared as well",
+        "the TTS model is prepared as well",
         *(
             "prep-sm75",
             "--simulate",

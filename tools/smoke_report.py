@@ -48,7 +48,7 @@ def write_files(folder: Path) -> None:
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run one command of ours, and show it with its time."""
+    """Run one dsmops command, and show it with its time."""
     begin = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "dsmops", *words],

@@ -1,6 +1,6 @@
 """`python -m tools.soak --minutes 30`: random clients against a real worker with the tiny model, on loopback.
 
-Half of the clients behave, and must hear exactly what each hears alone. The others abort, stall,
+Half of the clients behave, and must get exactly what each gets alone. The others abort, stall,
 send garbage or broken Opus, flood, read nothing, post noise, leave half a handshake, or come in
 storms. At the end every slot must be free, the memory flat, and the exit code 0. Bounded in time
 and in connections.
@@ -183,7 +183,7 @@ def _client(
                 nuisance(client, made[number], dice)
                 tally.count(name)
             elif (heard := words(_behave(client, made[number], dice))) != alone[number]:
-                tally.fail(f"clip {number} came back as {heard}, alone it is {alone[number]}")
+                tally.fail(f"recording {number} came back as {heard}, alone it is {alone[number]}")
             else:
                 tally.count(name)
         except (WebSocketException, OSError, TimeoutError) as exc:

@@ -2,7 +2,7 @@
 
 Random weights, float32 without TF32, temperature 0.6 with seeds, rows out of sync: codes and text
 predictions should be the same but for ties that rounding breaks, after which a row's stream goes
-its own way until it starts anew. Then 16 bits against float32 on the card. `--full` adds the
+its own way until it starts again. Then 16 bits against float32 on the card. `--full` adds the
 released dimensions, which take 8 GB of memory and two minutes of a CPU of 16 cores.
 """
 

@@ -38,7 +38,7 @@ ToDTypeOpt = Annotated[
         help="What BF16 tensors become: f16 or f32 (also float16, fp16, ...).",
     ),
 ]
-# The values of checkpoint.OverflowPolicy, spelled out so that starting up does not load the room.
+# The values of checkpoint.OverflowPolicy, spelled out so that start-up does not load the package.
 Policy = Literal["fail", "clamp", "keep-f32"]
 
 
@@ -188,7 +188,7 @@ def convert(
     )
     if report is not None:
         require_apart(report, plan)
-    # Opened first: a report that cannot be written is told before the work.
+    # Opened first: a report that cannot be written is an error before the work.
     with nullcontext() if report is None else replace_atomically(report) as file:
         options = {
             "force": force,

@@ -55,11 +55,11 @@ def doctor(
             metavar="N",
             min=1,
             max=65535,
-            help="Port the server shall have. Default: 8080.",
+            help="Port of the server. Default: 8080.",
         ),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask nobody outside this machine.")
+        bool, typer.Option("--offline", help="Make no request to another machine.")
     ] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,

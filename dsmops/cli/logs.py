@@ -335,7 +335,7 @@ def _stop_on_ctrl_c(following: bool) -> Iterator[Event | None]:
 
 @contextmanager
 def _end_with_the_reader_of_stdout() -> Iterator[None]:
-    """End the command, quietly and well, when whoever reads its stdout has seen enough (`| head`)."""
+    """End the command, quietly and well, when the reader of its stdout stops (`| head`)."""
     try:
         yield
     except BrokenPipeError as exc:

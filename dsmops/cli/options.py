@@ -158,7 +158,7 @@ DTypeOpt = Annotated[
 
 
 def parse_server_version(text: str | None) -> ServerVersion | None:
-    """Return the version of a `--server-version` option, a usage error for what is none."""
+    """Return the version of a `--server-version` option, or raise a usage error."""
     from dsmops.config.schema import ServerVersion
 
     try:

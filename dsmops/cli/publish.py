@@ -258,7 +258,7 @@ def pull_logs(
       dsmops pull-logs --bucket file:/mnt/share/logs --output pulled --name 'log.*' --json
     """
     from dsmops.cli.views.publish import show_pull
-    from dsmops.logs.filters import parse_moment
+    from dsmops.logs import parse_moment
     from dsmops.operations.publishing import PullRequest, pull_logs
     from dsmops.publish.store import StoreOptions
     from dsmops.publish.stores import join_url

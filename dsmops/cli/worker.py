@@ -84,7 +84,7 @@ def worker(
         check_options(options)
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--log") from exc
-    # Before anything is loaded too, being asked to end is no failure.
+    # A signal before anything is loaded is not a failure either.
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What the caller wants ignored (nohup) stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -295,7 +295,7 @@ _TABLE = (
 )
 
 FAILURES = {failure.name: failure for failure in _TABLE}
-"""Every failure that `scan` can find, by name."""
+"""Every failure that `find_failures` can find, by name."""
 
 _STEP_FIELD = b"step_idx"
 """Stands in the line of every step, of which there are millions and in which nothing else does; to pass them over is 20 times faster."""

@@ -58,7 +58,7 @@ class Reporter:
                     draw(block)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read stdout has seen enough (`| head -1`). The command goes on to the exit
+            # The reader of stdout has left (`| head -1`). The command goes on to the exit
             # code it would have had.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -60,7 +60,7 @@ def draw(block: Block) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # Into a file or a pipe a table is as wide as it needs to be: a cut cell helps nobody there.
+    # Into a file or a pipe a table is as wide as it needs to be: a program or an editor wants whole cells.
     console = (
         Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
     )
@@ -75,6 +75,6 @@ def draw(block: Block) -> None:
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().split("\n")]
-    # One long cell is no reason for a rule that fills a screen of a CI log.
+    # One long cell must not cause a rule that fills the screen of a CI log.
     drawn = "\n".join(line[:_MOST_RULE_CHARS] if line.strip(" ─") == "" else line for line in lines)
     sys.stdout.write(drawn.strip("\n") + "\n")

@@ -24,7 +24,7 @@ def show_numerics(report: NumericsReport) -> Iterator[Block]:
     yield f"Does {target.file} in {target.dtype} say what {source.file} says in {source.dtype}? {_ANSWERS[report.verdict]}"
     yield from (f"  {finding.verdict}: {finding.message}" for finding in report.findings)
     yield (
-        f"Heard {report.audio_s:.1f} s of {report.audio} on {report.device} in {counted(report.steps, 'step')}: "
+        f"Ran {report.audio_s:.1f} s of {report.audio} on {report.device} in {counted(report.steps, 'step')}: "
         f"{source.dtype} took {duration(source.compute_s)}, {target.dtype} {duration(target.compute_s)}."
     )
     yield from _texts(source, target, same=report.agreement.same_text)
