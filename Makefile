@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-all fault parity bench demo clean
+.PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-slow test-all fault parity bench demo clean
 
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -38,8 +38,8 @@ docs: setup ## regenerate the command reference
 docs-check: setup ## fail when the command reference is not what --help says
 	$(BIN)/python -m tools.command_reference --check
 
-words: setup ## words of the glossary that texts no longer use
-	$(BIN)/python -m tools.plain_words --report
+words: setup ## retired words of the glossary: their count may only fall
+	$(BIN)/python -m tools.plain_words --most 460
 
 wheel: setup ## build the wheel, install it elsewhere, use it
 	$(BIN)/python -m tools.check_wheel
@@ -48,6 +48,9 @@ check: lint types arch docs-check words wheel ## everything except the tests
 
 test: setup ## the tests that need nothing but this machine
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-slow: setup ## the tests marked slow or fault: broken servers, long runs, kills, full disks
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "(slow or fault) and not gpu" --timeout 1200
 
 fault: setup ## tests that kill processes, fill disks and cut networks
 	$(BIN)/python -m pytest -m fault
