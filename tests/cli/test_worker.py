@@ -34,7 +34,10 @@ def edited(tiny: TinyStt, name: str, *changes: tuple[str, str]) -> Path:
 
 
 def test_a_run_leaves_a_log_that_format_log_reads(tiny: TinyStt) -> None:
-    """Named by instance and day, every line an event of known level and target; the key is not in it; nothing in it wants redaction."""
+    """Named by instance and day, every line an event of known level and target.
+
+    The key is not in it; nothing in it wants redaction.
+    """
     folder = tiny.server_config.parent
     with WorkerProcess(folder, tiny.server_config) as running:
         with SttClient(running.url, None, path=f"/api/asr-streaming?auth_id={API_KEY}") as client:

@@ -43,7 +43,9 @@ def said(url: str, key: str, text: str = TEXT, **query: str) -> list[str]:
 def test_the_shipped_config_is_served(
     tiny: TinyTts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it is, but for the codebooks, of which the tiny model in the place of the published one has fewer."""
+    """As it is, but for the codebooks, of which the tiny model in the place of the published one
+    has fewer.
+    """
     files = {
         path.name: path.read_bytes()
         for path in tiny.model_config.parent.iterdir()

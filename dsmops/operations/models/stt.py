@@ -1,4 +1,5 @@
-"""From the name of a speech-to-text model to a loaded one: a moshi-server config, a repository's `config.json`, the hub.
+"""From the name of a speech-to-text model to a loaded one: a moshi-server config, a repository's
+`config.json`, the hub.
 
 What the server runs and what the embedded worker runs are described in two languages; both end here
 in one `SttSource`.
@@ -41,12 +42,16 @@ _TRANSFORMER = {
     "kv_repeat": 1,
 }
 _MOST_DELAY_STEPS = 750
-"""A minute. The published models write their text half a second or two and a half after they heard it."""
+"""A minute. The published models write their text half a second or two and a half after they heard
+it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SttSource:
-    """A speech-to-text model that is at hand: where its files are and what they hold. `dtype` None: nobody has chosen one."""
+    """A speech-to-text model that is at hand: where its files are and what they hold.
+
+    `dtype` None: nobody has chosen one.
+    """
 
     name: str
     files: SttFiles
@@ -68,9 +73,11 @@ def find_stt(
 
     Raises:
         SourceError: nothing is there, or it is none of these.
-        InputError, ConfigError: it does not describe a speech-to-text model that the embedded worker runs.
+        InputError, ConfigError: it does not describe a speech-to-text model that the embedded
+            worker runs.
         ExtraMissingError: the worker's libraries are not installed.
-        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
+            refused.
     """
     require_worker("transcribing")
     if source in TTS_MODELS:
@@ -130,7 +137,10 @@ def _from_toml(path: Path, lm: Path | None, here: Downloads) -> SttSource:
 
 
 def find_stt_module(path: Path, module: Module, *, progress: Progress = SILENT) -> SttSource:
-    """Return the model of one speech-to-text module of the config in `path`, its files downloaded; errors as for `find_stt`."""
+    """Return the model of one speech-to-text module of the config in `path`, its files downloaded.
+
+    Errors as for `find_stt`.
+    """
     return _of_module(path, module, None, Downloads(progress))
 
 

@@ -1,4 +1,5 @@
-"""From the name of a text-to-speech model to a loaded one: a moshi-server config, a repository's `config.json`, the hub.
+"""From the name of a text-to-speech model to a loaded one: a moshi-server config, a repository's
+`config.json`, the hub.
 
 A moshi-server config has such a model served by a Python script; what that script is told in the
 table `py` is what counts here too. Its keys `log_folder` and `debug` say nothing to this worker,
@@ -60,7 +61,8 @@ _KEPT_VOICES = 64
 
 @dataclass(frozen=True, slots=True)
 class TtsDefaults:
-    """How a model speaks where a request does not say: the table `py`, with the defaults of the script that reads it.
+    """How a model speaks where a request does not say: the table `py`, with the defaults of the
+    script that reads it.
 
     `n_q` None generates all codebooks. `voice_folder` is as `open_voices` takes it.
     """
@@ -96,7 +98,9 @@ class TtsDefaults:
 
 @dataclass(frozen=True, slots=True)
 class TtsSource:
-    """A text-to-speech model that is at hand: where its files are, what they hold, and how it speaks by default."""
+    """A text-to-speech model that is at hand: where its files are, what they hold, and how it
+    speaks by default.
+    """
 
     name: str
     files: TtsFiles
@@ -113,9 +117,11 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
 
     Raises:
         SourceError: nothing is there, or it is none of these.
-        InputError, ConfigError: it does not describe a text-to-speech model that the embedded worker runs.
+        InputError, ConfigError: it does not describe a text-to-speech model that the embedded
+            worker runs.
         ExtraMissingError: the worker's libraries are not installed.
-        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
+            refused.
     """
     require_worker("speaking")
     if source in STT_MODELS:
@@ -142,7 +148,10 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
 
 
 def find_tts_module(path: Path, module: Module, *, progress: Progress = SILENT) -> TtsSource:
-    """Return the model of one `Py` module of the config in `path`, its files downloaded; errors as for `find_tts`."""
+    """Return the model of one `Py` module of the config in `path`, its files downloaded.
+
+    Errors as for `find_tts`.
+    """
     return _of_module(path, module, Downloads(progress))
 
 
@@ -170,7 +179,8 @@ def load_tts_source(
 def served_voices(
     source: TtsSource, *, progress: Progress = SILENT
 ) -> Callable[[str], tuple[Samples, ...]]:
-    """Return what finds the voices that a client's name stands for, the default's for an empty one, which is looked up here and now.
+    """Return what finds the voices that a client's name stands for, the default's for an empty one,
+    which is looked up here and now.
 
     A voice is read when it is first asked for, and downloaded then, where its folder is a
     repository. As in moshi-server it speaks for both the main speaker and the other. May be called
@@ -268,7 +278,10 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
 
 
 def _read_defaults(path: Path, module: Module, *, most_codebooks: int) -> TtsDefaults:
-    """Return what the table `py` says. Numbers may be written as texts, as the script takes them."""
+    """Return what the table `py` says.
+
+    Numbers may be written as texts, as the script takes them.
+    """
     table = module.subtable("py") or {}
 
     def number(

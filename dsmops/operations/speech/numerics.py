@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from dsmops.worker.runtime.stt.transcription import Recording
 
 LONGEST_S = 600.0
-"""Seconds of a recording that are used. The longest window of a published model, 60 s, is filled ten times by then."""
+"""Seconds of a recording that are used. The longest window of a published model, 60 s, is filled
+ten times by then."""
 
 _CONFIG_FILE = "config.json"
 Audio = Path | Literal["-"]
@@ -39,7 +40,9 @@ Audio = Path | Literal["-"]
 
 @dataclass(frozen=True, slots=True)
 class NumericsPlan:
-    """What is to be heard by which two files. `target` is computed in `dtype`; `kept_f32` of its tensors are stored in F32 nevertheless.
+    """What is to be heard by which two files.
+
+    `target` is computed in `dtype`; `kept_f32` of its tensors are stored in F32 nevertheless.
 
     `same_layout`: both hold tensors of the same names and shapes. Where they do not, there is
     nothing to compare.
@@ -62,7 +65,8 @@ def plan_numerics(
     model: str | None = None,
     progress: Progress = SILENT,
 ) -> NumericsPlan:
-    """Find all that comparing `files`, original and converted, needs, so that what is missing or wrong is said before the work.
+    """Find all that comparing `files`, original and converted, needs, so that what is missing or
+    wrong is said before the work.
 
     `source` is the original as the user named it: without `model` (see `find_stt`), the config,
     tokenizer and Mimi beside it are taken.
@@ -70,7 +74,8 @@ def plan_numerics(
     Raises:
         ExtraMissingError: the worker's libraries are not installed.
         InputError, SourceError: the recording, the model or a checkpoint cannot be used for this.
-        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
+            refused.
     """
     require_worker("comparing numerics")
     if audio != "-":
@@ -95,7 +100,8 @@ def plan_numerics(
 def compare_numerics(
     plan: NumericsPlan, *, cpu: bool = False, progress: Progress = SILENT
 ) -> NumericsReport:
-    """Let both models hear the recording and judge what they made of it, on CUDA device 0 where there is one and `cpu` is not set.
+    """Let both models hear the recording and judge what they made of it, on CUDA device 0 where
+    there is one and `cpu` is not set.
 
     Raises:
         InputError, CheckpointError: the recording is damaged, or a file is not what the model's
@@ -180,7 +186,10 @@ def _main_dtype(checkpoint: Checkpoint) -> DType:
 
 
 def _find_model(source: str, model: str | None, lm: Path, progress: Progress) -> SttSource:
-    """Return the model that `model` names, else the one whose config lies beside `source`; its weights are `lm`."""
+    """Return the model that `model` names, else the one whose config lies beside `source`.
+
+    Its weights are `lm`.
+    """
     if model is not None:
         return find_stt(model, lm=lm, progress=progress)
     path = Path(source).expanduser()

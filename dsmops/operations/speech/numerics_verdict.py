@@ -1,5 +1,7 @@
-"""What two runs of a language model, the original's and the converted one's, say about the conversion: figures side by side, thresholds,
-a verdict with its reasons. Pure: no files, no tensors but those that the runs already hold.
+"""What two runs of a language model, the original's and the converted one's, say about the
+conversion: figures side by side, thresholds, a verdict with its reasons.
+
+Pure: no files, no tensors but those that the runs already hold.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 F16_MAX = 65_504.0
 """Largest finite number of float16."""
 LEAST_HEADROOM = 2.0
-"""F16_MAX over the largest activation. One recording is no proof for the next: below this, another may overflow."""
+"""F16_MAX over the largest activation. One recording is no proof for the next: below this, another
+may overflow."""
 LARGE_ERROR = 0.02
-"""Relative rms error of the logits of the 1B model's size, random weights, computed in bfloat16, in which the models were released.
-In float16 it is 0.0024."""
+"""Relative rms error of the logits of the 1B model's size, random weights, computed in bfloat16, in
+which the models were released. In float16 it is 0.0024."""
 LARGEST_ERROR = 0.1
 """Relative rms error of logits for which rounding is no explanation any more."""
 
@@ -31,7 +34,10 @@ _SHOWN_TENSORS = 4
 
 
 class Verdict(StrEnum):
-    """`NO`: not to be served like this. `WARNING`: it worked here, with less room than is comfortable."""
+    """`NO`: not to be served like this.
+
+    `WARNING`: it worked here, with less room than is comfortable.
+    """
 
     YES = "yes"
     WARNING = "warning"
@@ -58,7 +64,8 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two models: its file, the dtype that it was computed in, the text that it wrote when left alone, and what was not finite.
+    """One of the two models: its file, the dtype that it was computed in, the text that it wrote
+    when left alone, and what was not finite.
 
     `non_finite` counts activations in all places and steps, `weight_faults` weights.
     """
@@ -74,7 +81,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Tokens of the two models left alone, step by step; the first difference as step and as time in the recording, None where none is."""
+    """Tokens of the two models left alone, step by step.
+
+    The first difference as step and as time in the recording, None where none is.
+    """
 
     steps: int
     same: int
@@ -107,7 +117,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class NumericsReport:
-    """What two models made of one recording. `audio_s` is how much of it was used, without the silence fed before and after it."""
+    """What two models made of one recording.
+
+    `audio_s` is how much of it was used, without the silence fed before and after it.
+    """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -127,7 +140,10 @@ class NumericsReport:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What both models heard, and what they ran on. `prefix_frames` of silence went before the recording."""
+    """What both models heard, and what they ran on.
+
+    `prefix_frames` of silence went before the recording.
+    """
 
     audio: str
     audio_s: float
@@ -264,7 +280,9 @@ def _findings(
 
 
 def _beginning(readings: Sequence[Reading]) -> str:
-    """Say where what is not finite came up first: the earliest step, and within it the first place in the order of computing."""
+    """Say where what is not finite came up first: the earliest step, and within it the first place
+    in the order of computing.
+    """
     bad = [reading for reading in readings if reading.first_non_finite_step is not None]
     first = min(bad, key=lambda reading: reading.first_non_finite_step or 0)
     layers = len({reading.layer for reading in bad})

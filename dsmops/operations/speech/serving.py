@@ -41,7 +41,9 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line: that of `moshi-server worker`, and whether the console's log goes to stderr."""
+    """The command line: that of `moshi-server worker`, and whether the console's log goes to
+    stderr.
+    """
 
     addr: str = "127.0.0.1"
     port: int = 8080
@@ -123,7 +125,10 @@ def serve(
     *,
     progress: Progress = SILENT,
 ) -> Ended:
-    """Download what is missing, load, and serve until a signal comes; errors as for `find_stt` and `worker.server.serve`."""
+    """Download what is missing, load, and serve until a signal comes.
+
+    Errors as for `find_stt` and `worker.server.serve`.
+    """
     from dsmops.worker.serving.logs import DailyFile, Level, ServerLog
     from dsmops.worker.serving.server import WorkerSettings
     from dsmops.worker.serving.server import serve as serve_settings

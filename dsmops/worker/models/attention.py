@@ -1,4 +1,5 @@
-"""Causal self-attention with rotary positions over a window, whole or streaming through a ring of keys and values.
+"""Causal self-attention with rotary positions over a window, whole or streaming through a ring of
+keys and values.
 
 Streaming semantics are those of `moshi` 0.2.13: a row holds its last `context` positions; the
 positions of one call are written before any of them attends, so with two positions a call the first
@@ -17,12 +18,15 @@ from torch import Tensor, nn
 from dsmops.worker.models.state import RowState
 
 _RING_ALIGNMENT = 8
-"""Rings are this much rounded up: fused attention kernels copy a mask whose rows are not a multiple of 8 long."""
+"""Rings are this much rounded up: fused attention kernels copy a mask whose rows are not a multiple
+of 8 long."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingState:
-    """Positions done per row (int64 [B]) and, per layer, keys and values in one tensor [B, H, 2, capacity, D], keys rotated."""
+    """Positions done per row (int64 [B]) and, per layer, keys and values in one tensor [B, H, 2,
+    capacity, D], keys rotated.
+    """
 
     offset: Tensor
     entries: list[Tensor]
@@ -30,7 +34,8 @@ class RingState:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """What all layers share in one call of T positions: rotation, mask and, when streaming, where to write.
+    """What all layers share in one call of T positions: rotation, mask and, when streaming, where
+    to write.
 
     `rotation`: complex64 [B or 1, 1, T, D/2]. `mask`: additive, in the compute dtype, broadcastable
     to [B, H, T, keys]. `slots`: int64 [B, T], ring entries of the new positions; None for a whole
@@ -91,13 +96,19 @@ def plan_positions(
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Return `x` [..., D] with each adjacent pair (2i, 2i+1) turned by its angle; in float32, rounded back."""
+    """Return `x` [..., D] with each adjacent pair (2i, 2i+1) turned by its angle.
+
+    In float32, rounded back.
+    """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Return softmax(Q·Kᵀ/√D + mask)·V for Q [B, H, T, D], K and V [B, H, keys, D]; every query sees at least one key."""
+    """Return softmax(Q·Kᵀ/√D + mask)·V for Q [B, H, T, D], K and V [B, H, keys, D].
+
+    Every query sees at least one key.
+    """
     if query.dtype is torch.float32:
         # With one or two queries the fused float32 kernels are slower than plain products, which
         # the memory bus bounds.
@@ -109,7 +120,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 
 
 class _Attention(nn.Module):
-    """Weights of an attention without biases: packed input rows [Q | K | V], heads contiguous. Callers apply `out_proj`."""
+    """Weights of an attention without biases: packed input rows [Q | K | V], heads contiguous.
+
+    Callers apply `out_proj`.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -124,7 +138,9 @@ class SelfAttention(_Attention):
     def forward(
         self, x: Tensor, at: Positions, ring: RingState | None = None, layer: int = 0
     ) -> Tensor:
-        """Return what attention reads, [B, T, width], before the output projection; `x` is [B, T, width].
+        """Return what attention reads, [B, T, width], before the output projection.
+
+        `x` is [B, T, width].
 
         With `ring`, this layer's keys and values are written before they are read.
         """
@@ -158,7 +174,10 @@ class CrossAttention(_Attention):
         )
 
     def forward(self, x: Tensor, entries: Tensor) -> Tensor:
-        """Return what attention reads, [B, T, width], before the output projection; `entries` [B, H, 2, L, D] as `project` makes them."""
+        """Return what attention reads, [B, T, width], before the output projection.
+
+        `entries` [B, H, 2, L, D] as `project` makes them.
+        """
         query = (
             F.linear(x, self.in_proj_weight[: x.shape[-1]])
             .unflatten(-1, (self.heads, -1))

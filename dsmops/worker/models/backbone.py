@@ -1,4 +1,5 @@
-"""What the language models of speech-to-text and text-to-speech share: a causal transformer over frames.
+"""What the language models of speech-to-text and text-to-speech share: a causal transformer over
+frames.
 
 RMS norms, rotary positions, gated SiLU feed-forward, no biases. Norms and rotations are computed in
 float32 whatever the weights are.
@@ -28,7 +29,9 @@ _NORM_EPS = 1e-8
 
 
 class RmsNorm(nn.Module):
-    """x · alpha / √(mean(x²) + 1e-8), computed in float32 and rounded once to the dtype of `x` and `alpha` [1, 1, D]."""
+    """x · alpha / √(mean(x²) + 1e-8), computed in float32 and rounded once to the dtype of `x` and
+    `alpha` [1, 1, D].
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,7 +75,10 @@ class Layer(nn.Module):
         layer: int,
         cross: Tensor | None = None,
     ) -> Tensor:
-        """Return the next `x` [B, T, D], written over the one given. `cross`: what is attended to, as `CrossAttention.project` makes it."""
+        """Return the next `x` [B, T, D], written over the one given.
+
+        `cross`: what is attended to, as `CrossAttention.project` makes it.
+        """
         x = _add_linear(x, self.self_attn(self.norm1(x), at, ring, layer), self.self_attn.out_proj)
         if self.norm_cross is not None and self.cross_attention is not None:
             x = _add_linear(
@@ -88,7 +94,9 @@ def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """The transformer of a language model, from the sum of a step's embeddings to text logits. Whoever derives from it embeds.
+    """The transformer of a language model, from the sum of a step's embeddings to text logits.
+
+    Whoever derives from it embeds.
 
     The audio tables of all K codebooks are one, in which codebook q starts at row q ·
     audio_vocab_size. The last row of each table, and of the text table, is the initial token.
@@ -127,7 +135,9 @@ class Backbone(nn.Module):
         )
 
     def audio_rows(self, audio: Tensor) -> Tensor:
-        """Return the rows of the audio tables, int64 [B, K, T], that hold the codes `audio`, int64 [B, K, T]."""
+        """Return the rows of the audio tables, int64 [B, K, T], that hold the codes `audio`, int64
+        [B, K, T].
+        """
         first_rows = (
             torch.arange(self.shape.audio_codebooks, device=audio.device)[:, None]
             * self.shape.audio_vocab_size
@@ -137,7 +147,8 @@ class Backbone(nn.Module):
     def transform(
         self, x: Tensor, ring: RingState | None, cross: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return text logits [B, T, V] and normed states [B, T, D] of embedded steps `x` [B, T, D], which is overwritten.
+        """Return text logits [B, T, V] and normed states [B, T, D] of embedded steps `x` [B, T, D],
+        which is overwritten.
 
         Without `ring` the T steps are a whole stream; with it, each row's next ones, and the caller
         moves `ring.offset` on. `cross`: per layer what it attends to, as `CrossAttention.project`

@@ -1,4 +1,6 @@
-"""What a stream is told besides text: how closely to follow a voice, and the voice. Computed in float32, once a stream.
+"""What a stream is told besides text: how closely to follow a voice, and the voice.
+
+Computed in float32, once a stream.
 
 A conditioner is mask·(W·input) + (1 − mask)·padding, with learnt padding where there is no input.
 Those of lookup tables are summed into one vector that is added to every input of the language
@@ -20,7 +22,10 @@ _POSITION_PERIOD = 10_000.0
 
 
 class Conditioner(nn.Module):
-    """One conditioner, `width` wide. `embed` is the lookup table, None for a tensor; its last row stands for a missing value."""
+    """One conditioner, `width` wide.
+
+    `embed` is the lookup table, None for a tensor; its last row stands for a missing value.
+    """
 
     def __init__(self, shape: ConditionerShape, width: int) -> None:
         super().__init__()
@@ -49,7 +54,9 @@ class Conditioning(nn.Module):
         )
 
     def summed(self, cfg: float, *, null: bool = False) -> Tensor:
-        """Return the vector [width] that every step's input gets; with `null` the one for a model told nothing.
+        """Return the vector [width] that every step's input gets.
+
+        With `null` the one for a model told nothing.
 
         Raises:
             ValueError: the model is distilled, and `cfg` is none of its values.
@@ -66,7 +73,9 @@ class Conditioning(nn.Module):
         return total
 
     def cross(self, voices: Sequence[Tensor]) -> Tensor:
-        """Return the sequence [speakers · frames, width] of voices, float32 [channels, frames] each; learnt padding where there is none."""
+        """Return the sequence [speakers · frames, width] of voices, float32 [channels, frames]
+        each; learnt padding where there is none.
+        """
         config, conditioner = self.config, self._named(VOICE)
         frames = config.voice_frames
         inputs = conditioner.learnt_padding.new_zeros(
@@ -84,7 +93,9 @@ class Conditioning(nn.Module):
 
 
 def _position_code(positions: Tensor, width: int) -> Tensor:
-    """Return [T, width]: cosines in the first half, sines in the second, of angles t / 10000^(i / (width/2 − 1))."""
+    """Return [T, width]: cosines in the first half, sines in the second, of angles t / 10000^(i /
+    (width/2 − 1)).
+    """
     half = width // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float32) / (half - 1)
     angle = positions[:, None].float() / torch.full_like(exponent, _POSITION_PERIOD) ** exponent

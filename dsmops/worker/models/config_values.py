@@ -1,4 +1,5 @@
-"""Read single values of a parsed JSON or TOML model config, and refuse those that no model can have.
+"""Read single values of a parsed JSON or TOML model config, and refuse those that no model can
+have.
 
 Shared by the readers of speech-to-text, text-to-speech and Mimi configs.
 """
@@ -9,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 MOST = 2**20
-"""No dimension of a published model comes near. A larger one is damage, for which no memory must be asked."""
+"""No dimension of a published model comes near. A larger one is damage, for which no memory must be
+asked."""
 MOST_LAYERS = 1024
 
 
@@ -63,7 +65,9 @@ def section(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raise ValueError unless `heads` attention heads share `width`, each with an even number of channels to rotate in pairs."""
+    """Raise ValueError unless `heads` attention heads share `width`, each with an even number of
+    channels to rotate in pairs.
+    """
     if width % (2 * heads):
         raise ValueError(
             f"a width of {width} cannot be shared by {heads} attention heads of an even size"
@@ -71,9 +75,11 @@ def check_heads(width: int, heads: int) -> None:
 
 
 def server_feed_forward(width: int, feed_forward: int) -> int:
-    """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python does from `feed_forward`.
+    """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python
+    does from `feed_forward`.
 
-    Python: h = 2·feed_forward/3, but 21·d/8 when feed_forward is 4·d. moshi-server's rule differs in that case (11·d/4).
+    Python: h = 2·feed_forward/3, but 21·d/8 when feed_forward is 4·d. moshi-server's rule differs
+    in that case (11·d/4).
     """
     if feed_forward != 4 * width:
         return feed_forward

@@ -1,7 +1,8 @@
 """Causal 1-D convolutions, whole or streaming.
 
-Whole: zeros (or copies of the first input) on the left, nothing on the right. Streaming: the last inputs of the previous call
-take the place of the padding, so the outputs of consecutive calls are those of one whole call.
+Whole: zeros (or copies of the first input) on the left, nothing on the right. Streaming: the last
+inputs of the previous call take the place of the padding, so the outputs of consecutive calls are
+those of one whole call.
 
 Source of the arithmetic: the Mimi codec of `moshi` 0.2.13, `modules/conv.py`.
 """
@@ -52,7 +53,9 @@ class CausalConv(nn.Module):
         self.repeat_first = repeat_first
 
     def prepare(self) -> None:
-        """Lay the loaded weights out with channels innermost, as the kernels for tensor cores read them."""
+        """Lay the loaded weights out with channels innermost, as the kernels for tensor cores read
+        them.
+        """
         self.weight.data = self.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
     def init_state(self, rows: RowState, *, zero_start: bool = False) -> ConvState | None:
@@ -70,7 +73,9 @@ class CausalConv(nn.Module):
     def forward(
         self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Convolve one whole signal, or the next part of each row's stream when `state` and `exec_mask` (bool [B]) are given."""
+        """Convolve one whole signal, or the next part of each row's stream when `state` and
+        `exec_mask` (bool [B]) are given.
+        """
         if self.left:
             # Joined with channels innermost, the layout that the convolution kernels for tensor
             # cores take without a copy.
@@ -111,7 +116,8 @@ class CausalConv(nn.Module):
 
 
 class CausalConvTranspose(nn.Module):
-    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel twice as long as its stride.
+    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel twice as long as its
+    stride.
 
     Weight layout (in, out, kernel), or (channels, 1, kernel) when `depthwise`. Streaming adds the
     tail of the previous call to the start of this one and holds the new tail back, without the
@@ -147,7 +153,9 @@ class CausalConvTranspose(nn.Module):
     def forward(
         self, x: Tensor, state: Tensor | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Expand one whole signal, or the next part of each row's stream when `state` and `exec_mask` (bool [B]) are given."""
+        """Expand one whole signal, or the next part of each row's stream when `state` and
+        `exec_mask` (bool [B]) are given.
+        """
         inputs, taps = x.transpose(1, 2), self.weight.permute(2, 1, 0)
         # Plain products, channels innermost, as the convolutions around have them: cuDNN would turn
         # its input and weights first.

@@ -1,4 +1,5 @@
-"""The depformer: a small causal transformer over the codebooks of one frame, with a set of weights for each or for several of them.
+"""The depformer: a small causal transformer over the codebooks of one frame, with a set of weights
+for each or for several of them.
 
 It starts afresh at every step. Each codebook sees the state of the language model, the text token,
 and the codes chosen before it.
@@ -18,11 +19,13 @@ from dsmops.worker.models.attention import attend
 from dsmops.worker.models.backbone import RmsNorm
 
 Pick = Callable[[int, Tensor], Tensor]
-"""Takes a codebook's number and its logits [R, card]; returns one code per stream, int64 [B], R being B or a multiple of it."""
+"""Takes a codebook's number and its logits [R, card]; returns one code per stream, int64 [B], R
+being B or a multiple of it."""
 
 
 class DemuxEmbedding(nn.Module):
-    """Two text streams in one number: u = (r + 1)·R + l, for R rows, stands for O1·W[l] + O2·W[r], the second only where r >= 0.
+    """Two text streams in one number: u = (r + 1)·R + l, for R rows, stands for O1·W[l] + O2·W[r],
+    the second only where r >= 0.
 
     u = -1 is the zero vector. `weight` has a row of zeros behind its R rows, `out` holds [O1 | O2].
     """
@@ -59,7 +62,10 @@ class DepformerLayer(nn.Module):
         self.linear_out = nn.Parameter(torch.empty(sets, width, hidden))
 
     def forward(self, x: Tensor, past: Tensor, codebook: int, weight_set: int) -> Tensor:
-        """Advance `x` [R, width], which is overwritten, by one codebook; `past` [R, K, 3·width] holds [Q | K | V] of each codebook."""
+        """Advance `x` [R, width], which is overwritten, by one codebook.
+
+        `past` [R, K, 3·width] holds [Q | K | V] of each codebook.
+        """
         # The product writes straight into its place, so that keys and values are never copied.
         torch.mm(self.norm1(x), self.in_proj[weight_set].t(), out=past[:, codebook])
         query, key, value = past.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -108,7 +114,9 @@ class Depformer(nn.Module):
         self.tables = torch.bmm(self.emb, self.low_rank.transpose(1, 2))
 
     def forward(self, states: Tensor, text: Tensor, pick: Pick) -> Tensor:
-        """Return the codes int64 [B, K] that `pick` chose for `states` [R, D] and the multiplexed text tokens `text` int64 [B]."""
+        """Return the codes int64 [B, K] that `pick` chose for `states` [R, D] and the multiplexed
+        text tokens `text` int64 [B].
+        """
         count, width, times = len(self.schedule), self.heads.shape[-1], len(states) // len(text)
         starts = F.linear(states, self.inputs).unflatten(-1, (-1, width))
         pasts = [states.new_empty(len(states), count, 3 * width) for _ in self.layers]

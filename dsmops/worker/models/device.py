@@ -1,4 +1,6 @@
-"""The device that models run on: which one, in which dtype, on how many threads, and what its failures mean to the user."""
+"""The device that models run on: which one, in which dtype, on how many threads, and what its
+failures mean to the user.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from dsmops.dtypes import DType
 from dsmops.errors import DeviceLostError, GpuMemoryError, ResourceError
 
 _SINGLE_THREAD_PARAMETERS = 20_000_000
-"""On a CPU, models smaller than this run on one thread: their kernels take microseconds, and waking a second thread for each made a step
-of the tiny test model 3.2 ms on one thread and 60 ms on two, on a machine with other work."""
+"""On a CPU, models smaller than this run on one thread: their kernels take microseconds, and waking
+a second thread for each made a step of the tiny test model 3.2 ms on one thread and 60 ms on two,
+on a machine with other work."""
 
 TORCH_DTYPES = {DType.BF16: torch.bfloat16, DType.F16: torch.float16, DType.F32: torch.float32}
 """What language models are served in."""
@@ -25,12 +28,16 @@ def dtype_of(dtype: torch.dtype) -> DType:
 
 
 def best_device(*, cpu: bool) -> torch.device:
-    """Return the device that models run on: CUDA ordinal 0, as moshi-server takes, or the CPU where asked or alone."""
+    """Return the device that models run on: CUDA ordinal 0, as moshi-server takes, or the CPU where
+    asked or alone.
+    """
     return torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda:0")
 
 
 def best_dtype(device: torch.device) -> DType:
-    """Return the dtype that `device` serves a language model in best: f32 on a CPU, by its compute capability on a GPU."""
+    """Return the dtype that `device` serves a language model in best: f32 on a CPU, by its compute
+    capability on a GPU.
+    """
     return (
         DType.F32
         if device.type == "cpu"
@@ -39,14 +46,18 @@ def best_dtype(device: torch.device) -> DType:
 
 
 def use_threads_for(parameters: int, device: torch.device) -> None:
-    """Set torch to one thread in this process where a model of so many parameters is to run on a CPU and is small."""
+    """Set torch to one thread in this process where a model of so many parameters is to run on a
+    CPU and is small.
+    """
     if device.type == "cpu" and parameters < _SINGLE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
 
 
 @contextmanager
 def device_errors(device: torch.device) -> Iterator[None]:
-    """Turn torch's errors about memory and devices inside the block into `GpuMemoryError`, `ResourceError` or `DeviceLostError`."""
+    """Turn torch's errors about memory and devices inside the block into `GpuMemoryError`,
+    `ResourceError` or `DeviceLostError`.
+    """
     try:
         yield
     except torch.cuda.OutOfMemoryError as exc:

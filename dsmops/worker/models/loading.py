@@ -1,4 +1,6 @@
-"""Strict loading: every tensor of a file is expected, every expected tensor is there, shapes agree; or one error names them.
+"""Strict loading: every tensor of a file is expected, every expected tensor is there, shapes agree.
+
+Or one error names them.
 
 Accepts the spellings that published files and live modules use: attention packed (`in_proj_weight`)
 or split (`in_projs.0.weight`), and the older names of Mimi's codebook buffers.
@@ -29,7 +31,8 @@ from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.models.tts_lm import TtsLm
 
 MIMI_CONFIG_KEY = "mimi_config"
-"""Metadata key of a Mimi file that is not the released model: its config, in the JSON that `moshi` takes. moshi-server ignores it."""
+"""Metadata key of a Mimi file that is not the released model: its config, in the JSON that `moshi`
+takes. moshi-server ignores it."""
 
 _SPELLINGS = (
     (re.compile(r"\.in_proj\.weight$"), ".in_proj_weight"),
@@ -38,7 +41,8 @@ _SPELLINGS = (
     (re.compile(r"\._codebook\.embed(_avg|_sum)$"), "._codebook.embedding_sum"),
 )
 _SPLIT = re.compile(r"\.(in|out)_projs\.(\d{1,9})\.weight$")
-"""Attention weights as a live module names them: one part for each weight set, one in all where there are no sets."""
+"""Attention weights as a live module names them: one part for each weight set, one in all where
+there are no sets."""
 _PACKED = {"in": ".in_proj_weight", "out": ".out_proj.weight"}
 _Half = TypeVar("_Half", MimiEncoder, MimiDecoder)
 
@@ -63,7 +67,8 @@ class TensorFile:
                 hint=f"`dsmops inspect {path}` says more.",
             ) from exc
         self._stored: dict[str, dict[int, str]] = {}
-        """Published name → number of a part → its name in the file. The parts follow each other in the first dimension."""
+        """Published name → number of a part → its name in the file. The parts follow each other in
+        the first dimension."""
         for name in self._file.keys():  # noqa: SIM118 not a dict
             published, part = _published(name)
             twin = self._stored.setdefault(published, {}).setdefault(part, name)
@@ -96,7 +101,8 @@ class TensorFile:
         """Check that the file holds exactly the tensors `shapes`.
 
         Raises:
-            CheckpointError: one is missing, unexpected, has another shape or no floating-point dtype; the message names the first few.
+            CheckpointError: one is missing, unexpected, has another shape or no floating-point
+                dtype; the message names the first few.
         """
         missing = [f"{name} {_shape(shapes[name])}" for name in shapes if name not in self._stored]
         extra = [
@@ -191,7 +197,8 @@ def published_tables(lm: SttLm) -> dict[str, Tensor]:
 def load_tts_lm(
     path: Path, config: TtsConfig, codebooks: int, *, device: torch.device, dtype: torch.dtype
 ) -> TtsLm:
-    """Return the language model in `path` for the first `codebooks` codebooks, on `device`, all but its conditioners cast to `dtype`.
+    """Return the language model in `path` for the first `codebooks` codebooks, on `device`, all but
+    its conditioners cast to `dtype`.
 
     The whole file is checked; what only the other codebooks need is not kept.
 
@@ -212,7 +219,10 @@ def load_tts_lm(
 
 
 def published_tts_tables(lm: TtsLm) -> dict[str, Tensor]:
-    """Return published name → the weights in memory that it fills. Of a stack of weight sets a model may hold only the first ones."""
+    """Return published name → the weights in memory that it fills.
+
+    Of a stack of weight sets a model may hold only the first ones.
+    """
     shape, inner = lm.shape, lm.depformer
     tables = {
         f"emb.{number}.weight": table
@@ -262,7 +272,9 @@ def published_tts_tables(lm: TtsLm) -> dict[str, Tensor]:
 
 
 def load_mimi_encoder(path: Path, *, device: torch.device) -> MimiEncoder:
-    """Return the encoder half of the Mimi codec in `path`, in float32 on `device`. The whole file is checked.
+    """Return the encoder half of the Mimi codec in `path`, in float32 on `device`.
+
+    The whole file is checked.
 
     Raises:
         CheckpointError: the file is no safetensors file, or not a Mimi codec.
@@ -274,14 +286,18 @@ def load_mimi_encoder(path: Path, *, device: torch.device) -> MimiEncoder:
 
 
 def load_mimi_decoder(path: Path, *, device: torch.device) -> MimiDecoder:
-    """Return the decoder half of the Mimi codec in `path`, in float32 on `device`; otherwise as `load_mimi_encoder`."""
+    """Return the decoder half of the Mimi codec in `path`, in float32 on `device`.
+
+    Otherwise as `load_mimi_encoder`.
+    """
     with TensorFile(path) as file:
         config = _mimi_config(file)
         return _fill(_on_meta(MimiDecoder, config), file, device)
 
 
 def require_codebooks(path: Path, codec: MimiConfig, shape: LmShape, codebooks: int) -> None:
-    """Check that the Mimi codec in `path` has the codes of the first `codebooks` codebooks of a language model.
+    """Check that the Mimi codec in `path` has the codes of the first `codebooks` codebooks of a
+    language model.
 
     Raises:
         InputError: it has fewer codebooks, or others.
@@ -306,7 +322,9 @@ def _on_meta(kind: type[_Half], config: MimiConfig) -> _Half:
 
 
 def _mimi_config(file: TensorFile) -> MimiConfig:
-    """Return the config in the file's metadata, the released model's where there is none, once the file's tensors are checked."""
+    """Return the config in the file's metadata, the released model's where there is none, once the
+    file's tensors are checked.
+    """
     text = file.metadata.get(MIMI_CONFIG_KEY, "{}")
     try:
         body = json.loads(text)
@@ -360,7 +378,9 @@ def _published_shapes(half: nn.Module) -> Iterable[tuple[str, tuple[int, ...]]]:
 
 
 def _published_parameter(half: nn.Module, name: str) -> str:
-    """Return a parameter's name in published files, which wrap each convolution twice, and the two that resample three times."""
+    """Return a parameter's name in published files, which wrap each convolution twice, and the two
+    that resample three times.
+    """
     owner, _, leaf = name.rpartition(".")
     module = half.get_submodule(owner)
     if isinstance(module, CausalConv):

@@ -1,7 +1,7 @@
 """Mimi: 24 kHz speech to 12.5 frames a second of 32 codes, and back. Always float32.
 
-encode: PCM [B, 1, 1920·n] → codes int64 [B, K, n]. decode: codes → PCM. Whole, or streaming with one row per slot.
-Source: the Mimi codec of `moshi` 0.2.13; parity with it is tested.
+encode: PCM [B, 1, 1920·n] → codes int64 [B, K, n]. decode: codes → PCM. Whole, or streaming with
+one row per slot. Source: the Mimi codec of `moshi` 0.2.13; parity with it is tested.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from dsmops.worker.models.seanet import SeanetConfig, SeanetDecoder, SeanetEncod
 from dsmops.worker.models.state import RowState
 
 _MOST = 2**14
-"""Several times the largest dimension of the released model. A larger one is damage, for which no memory must be asked."""
+"""Several times the largest dimension of the released model. A larger one is damage, for which no
+memory must be asked."""
 _MOST_LAYERS = 256
 _MOST_RATIOS = 8
 _MOST_SAMPLE_RATE_HZ = 2**20
@@ -32,7 +33,10 @@ _MOST_SAMPLE_RATE_HZ = 2**20
 
 @dataclass(frozen=True, slots=True)
 class CodecTransformerConfig:
-    """Mimi's two transformers: same shape, separate weights. `context` counts latents, two a frame."""
+    """Mimi's two transformers: same shape, separate weights.
+
+    `context` counts latents, two a frame.
+    """
 
     d_model: int = 512
     num_heads: int = 8
@@ -69,7 +73,9 @@ class MimiConfig:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> MimiConfig:
-        """Read the JSON that `moshi` takes as `mimi_config`; keys that are absent keep the released model's values.
+        """Read the JSON that `moshi` takes as `mimi_config`.
+
+        Keys that are absent keep the released model's values.
 
         Raises:
             InputError: a value has the wrong type, or the frame is no whole number of latents.
@@ -254,7 +260,9 @@ class MimiEncoder(nn.Module):
     def latents(
         self, pcm: Tensor, state: EncoderState | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Return latents [B, dimension, n], before quantisation, of `pcm` [B, 1, frame_samples · n]."""
+        """Return latents [B, dimension, n], before quantisation, of `pcm` [B, 1, frame_samples ·
+        n].
+        """
         x = self.encoder(pcm, state and state.encoder, exec_mask)
         x = self.encoder_transformer(x, state and state.transformer, exec_mask)
         return self.downsample(x, state and state.downsample, exec_mask)
@@ -266,7 +274,8 @@ class MimiEncoder(nn.Module):
         state: EncoderState | None = None,
         exec_mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the first `count` codes, int64 [B, count, n], of `pcm` float32 [B, 1, frame_samples · n].
+        """Return the first `count` codes, int64 [B, count, n], of `pcm` float32 [B, 1,
+        frame_samples · n].
 
         Without `state`, `pcm` is a whole signal; with it, the next frames of each row that
         `exec_mask` marks.
@@ -297,7 +306,9 @@ class MimiDecoder(nn.Module):
     def decode(
         self, codes: Tensor, state: DecoderState | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Return PCM float32 [B, 1, frame_samples · n] of `codes` int64 [B, K, n], each in 0..bins-1; K may be less than `n_q`."""
+        """Return PCM float32 [B, 1, frame_samples · n] of `codes` int64 [B, K, n], each in
+        0..bins-1; K may be less than `n_q`.
+        """
         x = self.upsample(self.quantizer.decode(codes), state and state.upsample, exec_mask)
         x = self.decoder_transformer(x, state and state.transformer, exec_mask)
         return self.decoder(x, state and state.decoder, exec_mask)

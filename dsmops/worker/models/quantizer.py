@@ -16,12 +16,17 @@ _USAGE_FLOOR = 1e-5
 
 
 def centroids(embedding_sum: Tensor, cluster_usage: Tensor) -> Tensor:
-    """Return the centroids [bins, D] of one stored codebook: `embedding_sum` [bins, D] over `cluster_usage` [bins]."""
+    """Return the centroids [bins, D] of one stored codebook: `embedding_sum` [bins, D] over
+    `cluster_usage` [bins].
+    """
     return embedding_sum / cluster_usage.clamp(min=_USAGE_FLOOR)[:, None]
 
 
 class ResidualQuantizer(nn.Module):
-    """`count` codebooks of `bins` centroids, between two linear maps. `codebooks`: [count, bins, D]."""
+    """`count` codebooks of `bins` centroids, between two linear maps.
+
+    `codebooks`: [count, bins, D].
+    """
 
     codebooks: Tensor
     half_norms: Tensor
@@ -59,7 +64,10 @@ class ResidualQuantizer(nn.Module):
 
 
 class SplitQuantizer(nn.Module):
-    """One semantic codebook and the acoustic rest. Codes are int64 [B, K, T]; K codes are a prefix of more codes."""
+    """One semantic codebook and the acoustic rest.
+
+    Codes are int64 [B, K, T]; K codes are a prefix of more codes.
+    """
 
     def __init__(self, width: int, dimension: int, count: int, bins: int) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Models with random weights, made in memory on the device: for step times and memory, which do not depend on values."""
+"""Models with random weights, made in memory on the device: for step times and memory, which do not
+depend on values.
+"""
 
 from __future__ import annotations
 

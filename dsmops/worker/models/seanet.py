@@ -18,7 +18,10 @@ from dsmops.worker.models.state import RowState
 
 @dataclass(frozen=True, slots=True)
 class SeanetConfig:
-    """`ratios` are the decoder's upsampling factors in order; the encoder downsamples by them in reverse."""
+    """`ratios` are the decoder's upsampling factors in order.
+
+    The encoder downsamples by them in reverse.
+    """
 
     dimension: int = 512
     n_filters: int = 64
@@ -30,7 +33,10 @@ class SeanetConfig:
 
 
 class Residual(nn.Module):
-    """x + Conv1(ELU(Conv3(ELU(x)))), narrowed inside. Names as published: `block.1` and `block.3`."""
+    """x + Conv1(ELU(Conv3(ELU(x)))), narrowed inside.
+
+    Names as published: `block.1` and `block.3`.
+    """
 
     def __init__(self, width: int, config: SeanetConfig) -> None:
         super().__init__()
@@ -50,7 +56,9 @@ class Residual(nn.Module):
 
 
 class _Seanet(nn.Module):
-    """A chain of layers with an ELU before each but the first and the residual blocks, which bring their own."""
+    """A chain of layers with an ELU before each but the first and the residual blocks, which bring
+    their own.
+    """
 
     model: nn.ModuleDict
 

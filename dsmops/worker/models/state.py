@@ -41,5 +41,8 @@ class RowState:
 
 
 def keep(state: Tensor, new: Tensor, exec_mask: Tensor) -> None:
-    """Write `new` [B, ...] into `state` in the rows that `exec_mask` (bool [B]) marks; the others stay."""
+    """Write `new` [B, ...] into `state` in the rows that `exec_mask` (bool [B]) marks.
+
+    The others stay.
+    """
     torch.where(exec_mask.view(-1, *(1,) * (state.dim() - 1)), new, state, out=state)

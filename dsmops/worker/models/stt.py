@@ -52,7 +52,8 @@ def load_stt(
     """Load a model onto `device`, its language model cast to `dtype`. On a CPU it also sets how many threads torch uses in this process.
 
     Raises:
-        CheckpointError: a file is not what `config` describes; the message names tensors and shapes.
+        CheckpointError: a file is not what `config` describes; the message names tensors and
+            shapes.
         InputError: the tokenizer or Mimi does not fit the language model.
         GpuMemoryError: the device is too small.
     """

@@ -1,4 +1,5 @@
-"""What a model's own `config.json` says about a DSM speech-to-text model, as values that the networks take.
+"""What a model's own `config.json` says about a DSM speech-to-text model, as values that the
+networks take.
 
 A moshi-server TOML says the same in other words; whoever reads one builds `SttConfig` directly.
 """
@@ -63,7 +64,8 @@ class SttConfig:
         """Read the parsed `config.json` of a published STT repository.
 
         Raises:
-            InputError: a key is missing, has the wrong type, or describes something that is not an STT model.
+            InputError: a key is missing, has the wrong type, or describes something that is not an
+                STT model.
         """
         try:
             for key, (default, required) in _REQUIRED.items():

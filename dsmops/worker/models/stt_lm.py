@@ -15,7 +15,10 @@ from dsmops.worker.models.backbone import Backbone
 
 
 class SttLm(Backbone):
-    """The network of one STT language model. `emb` holds the audio tables, [K · audio_vocab_size, D]; `text_emb` is the text table."""
+    """The network of one STT language model.
+
+    `emb` holds the audio tables, [K · audio_vocab_size, D]; `text_emb` is the text table.
+    """
 
     def __init__(self, shape: LmShape, max_period: float) -> None:
         super().__init__(shape, max_period)
@@ -35,7 +38,8 @@ class SttLm(Backbone):
         ring: RingState | None = None,
         exec_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return text logits [B, T, V] and the states [B, T, D] that the extra heads read, both in the model's dtype.
+        """Return text logits [B, T, V] and the states [B, T, D] that the extra heads read, both in
+        the model's dtype.
 
         Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], `audio` int64 [B, K, T]; ids as
         in the published vocabularies, the initial tokens included. Without `ring` the T steps are a
@@ -49,7 +53,9 @@ class SttLm(Backbone):
         return logits, states
 
     def pause_probabilities(self, states: Tensor) -> Tensor | None:
-        """Return float32 [B, T, heads], the probability of each semantic-VAD head's class 0; None for a model without heads.
+        """Return float32 [B, T, heads], the probability of each semantic-VAD head's class 0.
+
+        None for a model without heads.
 
         The four heads of the 1B model stand for a pause of at least 0.5, 1, 2 and 3 s.
         """

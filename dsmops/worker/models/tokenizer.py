@@ -29,7 +29,10 @@ def load_tokenizer(path: Path, tokens: int) -> TextTokenizer:
 
 
 class TextTokenizer:
-    """Ids to text and back. Ids of pieces count from 0; those up to 3 are special and carry no text."""
+    """Ids to text and back.
+
+    Ids of pieces count from 0; those up to 3 are special and carry no text.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the model in `path`.
@@ -51,7 +54,10 @@ class TextTokenizer:
             ) from exc
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`; ids beyond the vocabulary, which a broken model can produce, are dropped."""
+        """Return the text of `ids`.
+
+        Ids beyond the vocabulary, which a broken model can produce, are dropped.
+        """
         return str(self._pieces.decode([token for token in ids if token < self.size]))
 
     def encode(self, text: str) -> list[int]:

@@ -1,4 +1,6 @@
-"""A whole text-to-speech model: the language model with its depformer, Mimi's decoder, the tokenizer."""
+"""A whole text-to-speech model: the language model with its depformer, Mimi's decoder, the
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,8 @@ def read_tts_config(path: Path) -> TtsConfig:
     """Return what the `config.json` at `path` says.
 
     Raises:
-        InputError: it is no JSON, or not the config of a text-to-speech model that the networks here can run.
+        InputError: it is no JSON, or not the config of a text-to-speech model that the networks
+            here can run.
         SourceError: it is not there.
     """
     with os_errors(path):
@@ -87,8 +90,10 @@ def load_tts(
     sound worse.
 
     Raises:
-        CheckpointError: a file is not what the config describes; the message names tensors and shapes.
-        InputError: the config cannot be used, `n_q` is no number of its codebooks, or tokenizer or Mimi do not fit.
+        CheckpointError: a file is not what the config describes; the message names tensors and
+            shapes.
+        InputError: the config cannot be used, `n_q` is no number of its codebooks, or tokenizer or
+            Mimi do not fit.
         GpuMemoryError: the device is too small.
     """
     config = read_tts_config(files.config)

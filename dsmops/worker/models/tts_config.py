@@ -1,4 +1,6 @@
-"""What a model's own `config.json` says about a DSM text-to-speech model, as values that the networks take."""
+"""What a model's own `config.json` says about a DSM text-to-speech model, as values that the
+networks take.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, PADDI
 VOICE_FRAMES = 125
 """Latents of a voice file: 10 s at 12.5 Hz."""
 CONTROL, CFG, VOICE = "control", "cfg", "speaker_wavs"
-"""The conditioners that are known here: two lookup tables, summed, and the speakers' voices, attended to."""
+"""The conditioners that are known here: two lookup tables, summed, and the speakers' voices,
+attended to."""
 CONTROL_VALUE = "ok"
 """What the `control` conditioner always gets."""
 
@@ -81,7 +84,8 @@ _WITHOUT_EFFECT = frozenset(
         ),
     }
 )
-"""File names, which the caller resolves, and keys that change nothing in a model of this kind, in upstream's package either."""
+"""File names, which the caller resolves, and keys that change nothing in a model of this kind, in
+upstream's package either."""
 
 _LUT_REQUIRED = {"tokenizer": "noop"}
 _CONDITIONER_OPTIONAL = {
@@ -151,7 +155,8 @@ class TtsConfig:
         """Read the parsed `config.json` of a published TTS repository.
 
         Raises:
-            InputError: a key is missing, unknown or of the wrong type, or describes something that is not such a model.
+            InputError: a key is missing, unknown or of the wrong type, or describes something that
+                is not such a model.
         """
         for key, (default, required) in _REQUIRED.items():
             if body.get(key, default) != required:
@@ -269,7 +274,9 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
 def _read_conditioners(
     body: Mapping[str, Any],
 ) -> tuple[tuple[ConditionerShape, ...], dict[str, list[str]]]:
-    """Return the conditioners, the values of those that are lookup tables, and check that the fuser puts each where it belongs."""
+    """Return the conditioners, the values of those that are lookup tables, and check that the fuser
+    puts each where it belongs.
+    """
     given, fuser = section(body, "conditioners"), section(body, "fuser")
     _refuse_unknown("conditioners", given, {CONTROL, CFG, VOICE})
     if VOICE not in given:

@@ -1,4 +1,5 @@
-"""A voice, as the files of `kyutai/tts-voices` hold it: ten seconds of somebody's speech as latents of a codec made for one model.
+"""A voice, as the files of `kyutai/tts-voices` hold it: ten seconds of somebody's speech as latents
+of a codec made for one model.
 
 That codec's encoder is not published, so voices cannot be made here, and those of one model say
 nothing to another.

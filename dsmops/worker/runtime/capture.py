@@ -1,4 +1,5 @@
-"""CUDA graphs: a part of a step recorded once, then replayed as one launch, without Python or the allocator in between.
+"""CUDA graphs: a part of a step recorded once, then replayed as one launch, without Python or the
+allocator in between.
 
 What is captured reads and writes tensors that stay in place, and neither allocates outside of the
 graph's pool nor waits for the device.
@@ -14,7 +15,8 @@ Part = Callable[[], None]
 """A part of a step: reads its inputs from tensors in place, and leaves its outputs in such ones."""
 
 _WARM_UP_RUNS = 3
-"""Eager runs before a graph is captured: libraries choose their kernels and take their workspaces in the first ones."""
+"""Eager runs before a graph is captured: libraries choose their kernels and take their workspaces
+in the first ones."""
 
 
 def capture(*parts: Part) -> list[Part]:

@@ -1,4 +1,6 @@
-"""How long a step takes on a device, by batch size, with random weights: a step's time does not depend on their values."""
+"""How long a step takes on a device, by batch size, with random weights: a step's time does not
+depend on their values.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def measure_steps(
     device_name: str,
     n_q: int | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """Yield (batch size, 99th percentile of the whole step in ms) for rising `batch_sizes` on `device_name`, as torch names it (`cuda:0`).
+    """Yield (batch size, 99th percentile of the whole step in ms) for rising `batch_sizes` on
+    `device_name`, as torch names it (`cuda:0`).
 
     `n_q` is how many codebooks a text-to-speech model generates; None: all.
 

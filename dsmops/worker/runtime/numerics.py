@@ -1,4 +1,5 @@
-"""What a language model computes on given codes, looked at from inside: logits, choices, the range of its activations.
+"""What a language model computes on given codes, looked at from inside: logits, choices, the range
+of its activations.
 
 Two models that hear the same codes can be compared: the second one is fed the first one's text, so
 that each step has the same inputs, while another row of it goes its own way. Works step by step, as
@@ -31,7 +32,11 @@ from dsmops.worker.runtime.stt.transcription import Frame
 
 
 class Stage(StrEnum):
-    """Where values are looked at. `SCORES` are Q·K before scaling: here they are never formed in 16 bits, in moshi-server they are."""
+    """Where values are looked at.
+
+    `SCORES` are Q·K before scaling: here they are never formed in 16 bits, in moshi-server they
+    are.
+    """
 
     EMBEDDING = "embedding_sum"
     SCORES = "attention_scores"
@@ -43,7 +48,8 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The values of one place over all steps and rows: the largest finite magnitude, and how many were NaN or infinite, from when on.
+    """The values of one place over all steps and rows: the largest finite magnitude, and how many
+    were NaN or infinite, from when on.
 
     `layer` is the prefix of its tensors in the checkpoint, as in `transformer.layers.3`. `largest`
     is None where nothing was finite.
@@ -81,7 +87,9 @@ class SttLmRun:
 
 @dataclass(frozen=True, slots=True)
 class LogitsError:
-    """How far logits are from the reference's, given the same inputs; all None where no value is finite in both.
+    """How far logits are from the reference's, given the same inputs.
+
+    All None where no value is finite in both.
 
     `relative_rms` is `rms` over `reference_rms`. `same_choice_share`: steps in which both find the
     same token most probable.
@@ -97,7 +105,9 @@ class LogitsError:
 def encode_frames(
     mimi: MimiEncoder, frames: Iterable[Frame], codebooks: int, *, device: torch.device
 ) -> Tensor:
-    """Return the codes of `frames` (float32 [1920] each), int64 [T, K] on the CPU, encoded one by one as an engine does."""
+    """Return the codes of `frames` (float32 [1920] each), int64 [T, K] on the CPU, encoded one by
+    one as an engine does.
+    """
     with device_errors(device), torch.inference_mode():
         rows = RowState(1, device)
         state = mimi.init_state(rows, zero_start=True)
@@ -114,7 +124,9 @@ def encode_frames(
 def run_stt_lm(
     lm: SttLm, codes: Tensor, *, reference: SttLmRun | None = None, progress: Progress = SILENT
 ) -> SttLmRun:
-    """Step `lm` through `codes` (int64 [T, K]), always choosing the most probable token; step t hears frame t - 1, as in serving.
+    """Step `lm` through `codes` (int64 [T, K]), always choosing the most probable token.
+
+    Step t hears frame t - 1, as in serving.
 
     With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is
     fed its own. Prompts and temperatures play no part: this compares arithmetic.
@@ -150,7 +162,9 @@ def run_stt_lm(
 
 
 def compare_logits(reference: SttLmRun, other: SttLmRun) -> LogitsError:
-    """Return how far the logits of `other`, which was fed the reference's tokens, are from the reference's."""
+    """Return how far the logits of `other`, which was fed the reference's tokens, are from the
+    reference's.
+    """
     count, largest, squares, reference_squares, same = 0, 0.0, 0.0, 0.0, 0
     for expected, got in zip(reference.logits, other.logits, strict=True):
         finite = expected.isfinite() & got.isfinite()
@@ -171,7 +185,10 @@ def compare_logits(reference: SttLmRun, other: SttLmRun) -> LogitsError:
 
 
 class ActivationWatch:
-    """Looks at a language model's activations while it is entered, by hooks; the networks themselves know nothing of it."""
+    """Looks at a language model's activations while it is entered, by hooks.
+
+    The networks themselves know nothing of it.
+    """
 
     def __init__(self, lm: SttLm) -> None:
         self._lm = lm
@@ -266,7 +283,9 @@ class ActivationWatch:
         inputs: tuple[Tensor, Positions, RingState, int],
         _: Tensor,
     ) -> None:
-        """Look at Q·K of the step, unscaled, in float32: its keys are those that the layer has just written."""
+        """Look at Q·K of the step, unscaled, in float32: its keys are those that the layer has just
+        written.
+        """
         x, at, ring, layer = inputs
         query = (
             F.linear(x, attention.in_proj_weight[: x.shape[-1]])

@@ -19,7 +19,9 @@ class Access:
         self._on_refused = on_refused
 
     def require(self, request: web.Request, *, query: bool) -> None:
-        """Check the key of a request; the query's counts only where `query` says so and the header has none.
+        """Check the key of a request.
+
+        The query's counts only where `query` says so and the header has none.
 
         Raises:
             HTTPBadRequest: the query names it twice.

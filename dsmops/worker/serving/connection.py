@@ -31,7 +31,8 @@ class Limits:
     """Without a binary frame from one, the end, when another frame comes."""
     session_s: float | None = None
     speech_silence_s: float = 30.0
-    """Without any frame from a text-to-speech client, the end; those that only listen answer pings."""
+    """Without any frame from a text-to-speech client, the end; those that only listen answer
+    pings."""
     stalled_s: float = 20.0
     """How long a client may leave what is sent to it unread."""
     close_s: float = 1.0
@@ -49,7 +50,10 @@ class Limits:
 
 
 class Ending(Exception):  # noqa: N818 not every ending is an error
-    """Why a connection ends. `reason` goes to the client as an `Error`, if it is still there; `logged` is for the log."""
+    """Why a connection ends.
+
+    `reason` goes to the client as an `Error`, if it is still there; `logged` is for the log.
+    """
 
     def __init__(
         self,
@@ -85,7 +89,10 @@ class Stream(Protocol[_EventT_co]):
 
 
 class Connection(ABC, Generic[EventT]):
-    """A stream on a WebSocket. What a message does to the stream, and what an event is sent as, is the subclass's."""
+    """A stream on a WebSocket.
+
+    What a message does to the stream, and what an event is sent as, is the subclass's.
+    """
 
     pings_while_sending = False
     """Whether a ping goes out every `ping_s`, rather than only where nothing else did."""
@@ -116,7 +123,9 @@ class Connection(ABC, Generic[EventT]):
 
     @abstractmethod
     def error_message(self, ending: Ending) -> bytes | None:
-        """Return the message that tells the client why its conversation ends, None where there is nothing to tell."""
+        """Return the message that tells the client why its conversation ends, None where there is
+        nothing to tell.
+        """
 
     def end(self, ending: Ending) -> None:
         """End the conversation for a reason from outside."""
@@ -252,7 +261,9 @@ async def close_socket(
     limits: Limits,
     error_message: bytes | None,
 ) -> None:
-    """Close the socket for the reason given: `error_message` where there are any, then the closing handshake."""
+    """Close the socket for the reason given: `error_message` where there are any, then the closing
+    handshake.
+    """
     if ending.gone:
         # Nobody reads; what is still to be written would wait for ever.
         if transport is not None:

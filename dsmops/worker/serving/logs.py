@@ -1,5 +1,5 @@
-"""The worker's log in moshi-server's own dialect, so that every reader of its logs reads ours: one line a record, on stdout and in a
-file a day.
+"""The worker's log in moshi-server's own dialect, so that every reader of its logs reads ours: one
+line a record, on stdout and in a file a day.
 
     2025-11-15T08:39:13.344657Z  INFO moshi_server::batched_asr: src/batched_asr.rs:0: starting asr
     loop 2

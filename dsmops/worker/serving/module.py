@@ -1,4 +1,6 @@
-"""What the modules of both kinds have in common: a model loop, the WebSockets on it, posts that wait for a slot."""
+"""What the modules of both kinds have in common: a model loop, the WebSockets on it, posts that
+wait for a slot.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ class ModuleContext:
 
 
 class LoopModule(ABC, Generic[StreamT]):
-    """Serves one model loop. All methods belong to the event loop but for what the loop's thread calls."""
+    """Serves one model loop.
+
+    All methods belong to the event loop but for what the loop's thread calls.
+    """
 
     loop: ModelLoop[StreamT]
 
@@ -230,7 +235,8 @@ class LoopModule(ABC, Generic[StreamT]):
         """Return what was posted.
 
         Raises:
-            HTTPException: it is larger than 2 MiB (413), cannot be unpacked (400), or does not come (408).
+            HTTPException: it is larger than 2 MiB (413), cannot be unpacked (400), or does not come
+                (408).
             ConnectionResetError: whoever sends it has hung up.
         """
         try:

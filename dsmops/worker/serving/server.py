@@ -1,9 +1,11 @@
-"""The server around the model loops: addresses, routes, readiness, draining. One event loop owns all sockets.
+"""The server around the model loops: addresses, routes, readiness, draining.
+
+One event loop owns all sockets.
 
 Order of events: the port is bound first, so that a taken one is known at once, but nothing listens
-before every module is loaded and
-warm: who can connect, can talk. SIGTERM closes the port, lets conversations end by themselves for `DRAIN_S`, tells the others, and ends
-with exit code 0. A dead model loop tells every client and ends the process with its error.
+before every module is loaded and warm: who can connect, can talk. SIGTERM closes the port, lets
+conversations end by themselves for `DRAIN_S`, tells the others, and ends with exit code 0. A dead
+model loop tells every client and ends the process with its error.
 """
 
 from __future__ import annotations
@@ -109,14 +111,18 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How serving ended: by which signal, and whether a step hangs that would keep the process alive."""
+    """How serving ended: by which signal, and whether a step hangs that would keep the process
+    alive.
+    """
 
     signal: signal.Signals
     hangs: bool
 
 
 def serve(settings: WorkerSettings, log: ServerLog, on_ready: Callable[[Listening], None]) -> Ended:
-    """Serve until a signal comes. `on_ready` is called once, when clients can connect. To be called on the main thread.
+    """Serve until a signal comes.
+
+    `on_ready` is called once, when clients can connect. To be called on the main thread.
 
     Raises:
         PortInUseError: something else listens there.
@@ -313,7 +319,9 @@ class Server:
         )
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
-        """Answer with a file of `static_dir`, a folder's `index.html` for the folder, and nothing from elsewhere."""
+        """Answer with a file of `static_dir`, a folder's `index.html` for the folder, and nothing
+        from elsewhere.
+        """
         root = self._settings.static_dir.resolve()
         try:
             path = (root / request.match_info["path"]).resolve()
@@ -327,7 +335,9 @@ class Server:
 
 
 def _guard(records: ServerLog) -> Middleware:
-    """Return what stands between a handler's bug and everybody else: the traceback goes into the log, the client gets 500."""
+    """Return what stands between a handler's bug and everybody else: the traceback goes into the
+    log, the client gets 500.
+    """
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -38,7 +38,8 @@ from dsmops.worker.serving.stt_connection import (
 )
 
 STT_SESSIONS = 8
-"""Slots of an `Asr` module, whose config names no number. The original makes a new model state for each session, without a limit."""
+"""Slots of an `Asr` module, whose config names no number. The original makes a new model state for
+each session, without a limit."""
 _ASR_SESSION_S = 360.0
 _POST_SILENCE_S = 10
 """Fed behind a posted file, so that its marker comes back: more than any model's text delay."""
@@ -46,7 +47,10 @@ _POST_SILENCE_S = 10
 
 @dataclass(frozen=True, slots=True)
 class SttSettings:
-    """One module of the config. `kind` is `BatchedAsr` or `Asr`; the file names are for `/api/modules_info`."""
+    """One module of the config.
+
+    `kind` is `BatchedAsr` or `Asr`; the file names are for `/api/modules_info`.
+    """
 
     name: str
     kind: str

@@ -88,7 +88,10 @@ class SttConnection(Connection[SttEvent]):
 
 
 def error_message(ending: Ending) -> bytes | None:
-    """Return the message that says why a conversation ends, or never began; None where there is nothing to say."""
+    """Return the message that says why a conversation ends, or never began.
+
+    None where there is nothing to say.
+    """
     return protocol.encode(protocol.Error(ending.reason)) if ending.reason else None
 
 

@@ -10,7 +10,10 @@ EVERY_S = 10.0
 
 
 class Tally:
-    """One such line. The first event is written at once, later ones as a number. Event loop only."""
+    """One such line.
+
+    The first event is written at once, later ones as a number. Event loop only.
+    """
 
     def __init__(self, log: ServerLog, message: str, *, every_s: float = EVERY_S) -> None:
         self._log, self._message, self._every_s = log, message, every_s

@@ -207,7 +207,8 @@ class TtsModule(LoopModule[TtsStream]):
         Raises:
             InputError: that cannot be said.
             DsmopsError: the stream failed before its first sound.
-            ConnectionResetError: nobody waits for the sound any more, or it ends in the middle; the connection is cut then.
+            ConnectionResetError: nobody waits for the sound any more, or it ends in the middle; the
+                connection is cut then.
         """
         await asyncio.to_thread(stream.add_text, text)
         await asyncio.to_thread(stream.end_text)
@@ -280,7 +281,9 @@ def _cut_name(name: str) -> str:
 
 
 def _cut(request: web.Request, reason: str) -> ConnectionResetError:
-    """Cut the connection of an answer that has begun, which tells the client that this is not all, and return the error to raise."""
+    """Cut the connection of an answer that has begun, which tells the client that this is not all,
+    and return the error to raise.
+    """
     if request.transport is not None:
         request.transport.abort()
     return ConnectionResetError(reason)

@@ -23,7 +23,10 @@ SKIPPED = "characters that the tokenizer does not know were skipped"
 
 
 class TtsWire:
-    """How one client is told things, in the format that it asked for. Bare formats have no way to tell of words and errors."""
+    """How one client is told things, in the format that it asked for.
+
+    Bare formats have no way to tell of words and errors.
+    """
 
     def __init__(self, form: TtsFormat) -> None:
         self._form = form
@@ -53,7 +56,10 @@ class TtsWire:
         )
 
     def error_message(self, ending: Ending) -> bytes | None:
-        """Return the message that says why a conversation ends, or never began; None where there is none."""
+        """Return the message that says why a conversation ends, or never began.
+
+        None where there is none.
+        """
         return (
             protocol.encode(protocol.Error(ending.reason))
             if ending.reason and self._form.has_messages
@@ -137,7 +143,8 @@ class TtsConnection(Connection[TtsEvent]):
 
 
 def refusal(exc: DsmopsError) -> Ending:
-    """Return the ending of a conversation in which the client asked for what cannot be, or the server failed to get it.
+    """Return the ending of a conversation in which the client asked for what cannot be, or the
+    server failed to get it.
 
     What is to be said is never logged.
     """
@@ -152,6 +159,8 @@ def refusal(exc: DsmopsError) -> Ending:
 
 
 def _latents(voice: protocol.Voice) -> Samples:
-    """Return a voice as the engine takes it, [channels, frames]: a leading dimension of one voice is taken off."""
+    """Return a voice as the engine takes it, [channels, frames]: a leading dimension of one voice
+    is taken off.
+    """
     latents = voice.embeddings.reshape(voice.shape)
     return latents[0] if latents.ndim == 3 and len(latents) == 1 else latents

@@ -1,4 +1,6 @@
-"""What the tiny models that hear and speak share: a Mimi, a tokenizer, and how their numbers are drawn."""
+"""What the tiny models that hear and speak share: a Mimi, a tokenizer, and how their numbers are
+drawn.
+"""
 
 from __future__ import annotations
 
@@ -68,21 +70,27 @@ MIMI_BODY: dict[str, Any] = {
         "output_dimension": 32,
     },
 }
-"""Mimi's config, with all that `moshi` takes: the released model's rate, frame and hop, little else of it."""
+"""Mimi's config, with all that `moshi` takes: the released model's rate, frame and hop, little else
+of it."""
 
 PAUSE_LENGTH = 4.0
-"""Length of the output rows of padding and end of padding, others having 1: the best of 150 normal values is near 2.7."""
+"""Length of the output rows of padding and end of padding, others having 1: the best of 150 normal
+values is near 2.7."""
 _MIMI_GAIN = 1.4
 """Keeps a signal's size through an ELU and a convolution."""
 _INPUT_GAIN = 4.0
-"""Puts speech among the outer centroids, and what lies below about -55 dBFS next to the zero one."""
+"""Puts speech among the outer centroids, and what lies below about -55 dBFS next to the zero
+one."""
 
 _OUTPUT_GAIN = 0.015
 """Brings what is decoded from random codes to about -25 dBFS; its peaks stay below full scale."""
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return uniform values of mean 0 and deviation 1. Normal ones would need logarithms, which differ between machines."""
+    """Return uniform values of mean 0 and deviation 1.
+
+    Normal ones would need logarithms, which differ between machines.
+    """
     return (rng.random(shape) * 2 - 1) * math.sqrt(3)
 
 
@@ -125,7 +133,9 @@ def tiny_mimi(seed: int) -> bytes:
 
 
 def train_tokenizer() -> bytes:
-    """Return a SentencePiece model of `TEXT_TOKENS` pieces; ids 0..3 are unknown, start, end and padding, as in published ones.
+    """Return a SentencePiece model of `TEXT_TOKENS` pieces.
+
+    Ids 0..3 are unknown, start, end and padding, as in published ones.
 
     BPE because its scores are ranks: counting gives the same model everywhere.
     """

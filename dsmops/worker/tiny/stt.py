@@ -1,14 +1,19 @@
-"""A speech-to-text model small enough for every test and for a machine without a GPU: all files of a published repository, made up.
+"""A speech-to-text model small enough for every test and for a machine without a GPU: all files of
+a published repository, made up.
 
 Its words are nonsense, but it behaves like a model: silence gives padding and high pause
 probabilities, sounds give short words with pauses between them, other sounds give other words.
 Nothing is trained and nothing is run to make it. What brings this about:
 
-- Mimi's encoder has no biases and the first centroid of each codebook is zero, so silence, or a faint hiss, is code 0 in all of them.
-- The rows of code 0 in the language model's tables all point one way, and so do the output row of the padding token and the rows of
+- Mimi's encoder has no biases and the first centroid of each codebook is zero, so silence, or a
+    faint hiss, is code 0 in all of them.
+- The rows of code 0 in the language model's tables all point one way, and so do the output row of
+    the padding token and the rows of
   each pause detector's first class.
-- The output rows of the two tokens without text are longer than others, so that one of them wins about half of the time.
-- Two channels tell whether the last token was text. Pieces that begin a word are barred after text, all others after a pause, and a word
+- The output rows of the two tokens without text are longer than others, so that one of them wins
+    about half of the time.
+- Two channels tell whether the last token was text. Pieces that begin a word are barred after text,
+    all others after a pause, and a word
   is likely to end.
 - Audio weighs more than the text fed back, so that a token changed by rounding is soon forgotten.
 
@@ -76,7 +81,8 @@ _ALIGNMENT = 0.6
 _TEXT_LENGTH = 0.25
 """Length of the fed-back text's embedding, the audio's having 1."""
 _MARKS = slice(0, 2)
-"""Two channels that nothing but the text fed back writes to: the first marks a pause or the start, the second text."""
+"""Two channels that nothing but the text fed back writes to: the first marks a pause or the start,
+the second text."""
 _MARK = 2.0
 _BAR_WEIGHT = 8.0
 """Puts a logit that is not to win about 12 lower."""
@@ -88,7 +94,8 @@ _NO_TEXT = ("<s>", "</s>", "▁")
 
 @dataclass(frozen=True, slots=True)
 class TinyStt:
-    """What `write_tiny_stt` wrote: the model's three files, its own `config.json`, and a moshi-server config that names the files.
+    """What `write_tiny_stt` wrote: the model's three files, its own `config.json`, and a
+    moshi-server config that names the files.
 
     The names in `server_config` are relative: the server, or `check-config`, is to run in the
     folder.
@@ -100,7 +107,8 @@ class TinyStt:
 
 
 def write_tiny_stt(folder: Path, *, seed: int = 0) -> TinyStt:
-    """Write a complete tiny model into `folder`, named like a published `-candle` repository, and return its files.
+    """Write a complete tiny model into `folder`, named like a published `-candle` repository, and
+    return its files.
 
     The language model is stored in BF16 with semantic-VAD heads, Mimi in F32 with its config in the
     metadata, encoder and decoder: one megabyte in all. The same seed gives the same bytes; another

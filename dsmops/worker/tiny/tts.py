@@ -1,4 +1,5 @@
-"""A text-to-speech model small enough for every test and for a machine without a GPU: all files of a published repository, made up.
+"""A text-to-speech model small enough for every test and for a machine without a GPU: all files of
+a published repository, made up.
 
 It speaks gibberish: murmurs whose sound depends on the words, the voice and the seed, neither
 silent nor clipping. Like a real model it asks for the next word or for padding at each step, each
@@ -46,7 +47,8 @@ VOICES = ("tiny/first.wav", "tiny/second.wav")
 """Names as a caller gives them, the first being the default."""
 
 _CODE_GAIN = 3.0
-"""Spreads the logits of codes so that at temperature 0.6 a few of them share the probability, as with a real model."""
+"""Spreads the logits of codes so that at temperature 0.6 a few of them share the probability, as
+with a real model."""
 
 BODY: dict[str, Any] = {
     "card": BINS,
@@ -109,12 +111,14 @@ BODY: dict[str, Any] = {
     "model_id": {"sig": "7e57da7a", "epoch": 1},
     "model_type": "tts",
 }
-"""The `config.json`: the keys of the published TTS repository, and its delays, voices and guidance, with small networks."""
+"""The `config.json`: the keys of the published TTS repository, and its delays, voices and guidance,
+with small networks."""
 
 
 @dataclass(frozen=True, slots=True)
 class TinyTts:
-    """What `write_tiny_tts` wrote: the model's four files, a moshi-server config that names them, and a folder of voices.
+    """What `write_tiny_tts` wrote: the model's four files, a moshi-server config that names them,
+    and a folder of voices.
 
     The names in `server_config` are relative: the server, or `check-config`, is to run in the
     folder. `voice_name` is the default voice, as a caller names it; `model_config` is
@@ -129,7 +133,8 @@ class TinyTts:
 
 
 def write_tiny_tts(folder: Path, *, seed: int = 0) -> TinyTts:
-    """Write a complete tiny model into `folder`, named like a published repository, and return its files.
+    """Write a complete tiny model into `folder`, named like a published repository, and return its
+    files.
 
     The language model is stored in BF16, its conditioners in F32, Mimi in F32; codec and tokenizer
     are those of `write_tiny_stt` with the same seed. Two megabytes in all, a quarter of them the
@@ -165,7 +170,10 @@ def write_tiny_tts(folder: Path, *, seed: int = 0) -> TinyTts:
 
 
 def _voice_file(voice: NDArray[np.float32]) -> bytes:
-    """Return a safetensors file as published ones are. The library writes the two keys of the metadata in an order of its mood."""
+    """Return a safetensors file as published ones are.
+
+    The library writes the two keys of the metadata in an order of its mood.
+    """
     metadata = {key: str(value) for key, value in BODY["model_id"].items()}
     tensor = {"dtype": "F32", "shape": voice.shape, "data_offsets": [0, voice.nbytes]}
     header = json.dumps({"__metadata__": metadata, "speaker_wavs": tensor}).encode()

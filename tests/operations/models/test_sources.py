@@ -39,7 +39,10 @@ def test_a_local_path_is_itself(tmp_path: Path, hub: HubServer) -> None:
 
 
 def test_a_hub_file_is_announced_and_downloaded_once(hub: HubServer) -> None:
-    """The plan comes before the first byte of content; a second call makes no request and announces nothing."""
+    """The plan comes before the first byte of content.
+
+    A second call makes no request and announces nothing.
+    """
 
     class BeforeContent(RecordedProgress):
         def announce(self, lines: Iterable[str]) -> None:
@@ -57,7 +60,10 @@ def test_a_hub_file_is_announced_and_downloaded_once(hub: HubServer) -> None:
 
 
 def test_a_dry_run_downloads_nothing(hub: HubServer) -> None:
-    """Without leave to download, a file that is not in the cache is an error with its size; one that is there is used."""
+    """Without leave to download, a file that is not in the cache is an error with its size.
+
+    One that is there is used.
+    """
     for name, size in (
         ("model.safetensors", "7"),
         ("sub/model.safetensors.index.json", str(len(INDEX))),
@@ -153,7 +159,9 @@ def checkpoint(tensors: int, data_bytes_each: int) -> bytes:
 def test_a_remote_header_is_read_without_the_data(
     tensors: int, requests: int, hub: HubServer
 ) -> None:
-    """The header of a remote checkpoint costs one request for its version and at most two reads, whatever the file's size."""
+    """The header of a remote checkpoint costs one request for its version and at most two reads,
+    whatever the file's size.
+    """
     body = checkpoint(tensors, 2000)
     hub.repos["org/repo"].publish({"big.safetensors": body})
     header = read_hub_header(parse_source("hf://org/repo/big.safetensors"))
@@ -168,7 +176,10 @@ def test_a_remote_header_is_read_without_the_data(
 
 
 def test_the_headers_of_remote_shards_are_read_without_their_data(hub: HubServer) -> None:
-    """Of an index on the hub only the index is downloaded; every shard gives its header, under the name the index has for it."""
+    """Of an index on the hub only the index is downloaded.
+
+    Every shard gives its header, under the name the index has for it.
+    """
     shards = {
         "one.safetensors": checkpoint(2, 500_000),
         "below/two.safetensors": checkpoint(3, 500_000),

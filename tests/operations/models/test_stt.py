@@ -51,7 +51,9 @@ def edit_json(folder: Path, **changes: Any) -> None:
 
 
 def tokens_of(source: str, *, dtype: DType | None = None) -> tuple[str, int]:
-    """Load what `source` names and return the language model's dtype and how many pieces its tokenizer has."""
+    """Load what `source` names and return the language model's dtype and how many pieces its
+    tokenizer has.
+    """
     model = load_stt_source(find_stt(source), dtype=dtype, cpu=True)
     return str(model.lm.dtype), model.tokenizer.size
 
@@ -72,7 +74,10 @@ def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
 
 
 def test_a_server_config_names_a_model(tiny: Path) -> None:
-    """Both descriptions of the tiny model say the same, in their own words for the feed-forward; the module is in its name."""
+    """Both descriptions of the tiny model say the same, in their own words for the feed-forward.
+
+    The module is in its name.
+    """
     found, described = find_stt(CONFIG), find_stt(".")
     assert found.name == f"{CONFIG} [modules.asr]"
     assert found.config == replace(described.config, lm=LM)
@@ -175,7 +180,10 @@ def test_a_config_that_cannot_be_run_is_told(tiny: Path, old: str, new: str, rea
 def test_names_in_a_server_config_count_from_the_working_folder(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From elsewhere the files are not there, and the error says why; an environment variable may lead to them, as for the server."""
+    """From elsewhere the files are not there, and the error says why.
+
+    An environment variable may lead to them, as for the server.
+    """
     monkeypatch.chdir(tiny.parent)
     with pytest.raises(
         SourceError, match=r"the audio_tokenizer_file of model/config-stt-tiny\.toml, is not there"
@@ -338,7 +346,10 @@ def hub(made: TinyStt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     ],
 )
 def test_a_repository_names_a_model(hub: HubServer, source: str) -> None:
-    """Config first, then the three files that it names, announced once; a second time nothing is asked."""
+    """Config first, then the three files that it names, announced once.
+
+    A second time nothing is asked.
+    """
     progress = RecordedProgress()
     found = find_stt(source, progress=progress)
     assert found.config.lm.tensors() == LM.tensors()

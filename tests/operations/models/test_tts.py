@@ -49,7 +49,10 @@ def edit_toml(folder: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("source", [".", "config.json", "../model", "../model/config.json"])
 def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
-    """The files are those that config.json names, beside it; it speaks as models do by default, with all its codebooks."""
+    """The files are those that config.json names, beside it.
+
+    It speaks as models do by default, with all its codebooks.
+    """
     found = find_tts(source)
     assert found.defaults == TtsDefaults()
     files = found.files
@@ -61,7 +64,10 @@ def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
 
 
 def test_a_server_config_names_a_model_and_says_how_it_speaks(tiny: Path) -> None:
-    """The table `py` of its first Py module; what stands there as text counts as the number it means."""
+    """The table `py` of its first Py module.
+
+    What stands there as text counts as the number it means.
+    """
     edit_toml(
         tiny,
         "n_q = 8",
@@ -92,7 +98,10 @@ def test_a_server_config_names_a_model_and_says_how_it_speaks(tiny: Path) -> Non
 
 
 def test_the_scripts_defaults_count_where_its_table_is_silent(tiny: Path) -> None:
-    """Codebooks as many as the script generates, or as there are; paths with variables as the server expands them."""
+    """Codebooks as many as the script generates, or as there are.
+
+    Paths with variables as the server expands them.
+    """
     edit_toml(tiny, "n_q = 8\n", "")
     edit_toml(tiny, 'voice_folder = "voices"', 'voice_folder = "$NO_SUCH_VARIABLE./voices"')
     found = find_tts(CONFIG)
@@ -179,7 +188,10 @@ def test_a_config_of_another_kind_of_model_is_told(tiny: Path) -> None:
 
 
 def test_a_servers_clients_name_voices(tiny: Path) -> None:
-    """Once for each of two speakers; read once; an empty name is the default; others are refused without telling where they are kept."""
+    """Once for each of two speakers.
+
+    Read once; an empty name is the default; others are refused without telling where they are kept.
+    """
     voices = served_voices(find_tts(CONFIG))
     first, second = voices("tiny/first.wav"), voices("tiny/second.wav")
     assert [voice.shape for voice in first] == [(512, 125)] * 2
@@ -227,7 +239,10 @@ def hub(made: TinyTts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.mark.parametrize("source", ["tts-1.6b-en_fr", "hf://kyutai/tts-1.6b-en_fr"])
 def test_a_repository_names_a_model(hub: HubServer, source: str) -> None:
-    """Config first, then the three files that it names, announced; a second time nothing is asked."""
+    """Config first, then the three files that it names, announced.
+
+    A second time nothing is asked.
+    """
     progress = RecordedProgress()
     found = find_tts(source, progress=progress)
     assert [len(lines) - 1 for lines in progress.announced] == [1, 3]

@@ -1,4 +1,6 @@
-"""`verify --numerics`: what it says about sound and broken conversions, and about what it cannot be run on."""
+"""`verify --numerics`: what it says about sound and broken conversions, and about what it cannot be
+run on.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_long_texts_are_shown_where_they_begin_to_differ(folder: Path) -> None:
 
 
 def test_f32_differs_in_nothing(folder: Path) -> None:
-    """The conversion to F32 is exact, so the two say the same, and the room of f16 is told but not judged."""
+    """The conversion to F32 is exact, so the two say the same, and the room of f16 is told but not
+    judged.
+    """
     change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
     report = judged(folder, converted(folder, dtype=DType.F32))
     assert report.verdict is Verdict.YES
@@ -130,7 +134,9 @@ def test_f32_differs_in_nothing(folder: Path) -> None:
 
 
 def test_damaged_weights_are_named_in_both(folder: Path) -> None:
-    """A NaN of the original is in the converted file too: the values agree, the model is dead, and the tensor and layer are named."""
+    """A NaN of the original is in the converted file too: the values agree, the model is dead, and
+    the tensor and layer are named.
+    """
     change(folder / LM_FILE, GATES, (3, 4), float("nan"))
     report = judged(folder, converted(folder))
     assert report.verdict is Verdict.NO
@@ -145,7 +151,9 @@ def test_damaged_weights_are_named_in_both(folder: Path) -> None:
 
 
 def test_activations_that_leave_the_range_name_the_first_layer(folder: Path) -> None:
-    """Every weight fits, the conversion is exact, and the model does not survive f16: where it begins is said, with the size in f32."""
+    """Every weight fits, the conversion is exact, and the model does not survive f16: where it
+    begins is said, with the size in f32.
+    """
     change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
     report = judged(folder, converted(folder))
     assert report.verdict is Verdict.NO
@@ -191,7 +199,10 @@ def test_little_room_is_a_warning(folder: Path) -> None:
 
 
 def test_scores_that_only_moshi_server_forms_are_a_no(folder: Path) -> None:
-    """Q·K beyond f16 harms nobody here, because it is scaled first; the server forms it in f16, so the answer is no."""
+    """Q·K beyond f16 harms nobody here, because it is scaled first.
+
+    The server forms it in f16, so the answer is no.
+    """
     change(
         folder / LM_FILE,
         "transformer.layers.1.self_attn.in_proj_weight",
@@ -206,7 +217,10 @@ def test_scores_that_only_moshi_server_forms_are_a_no(folder: Path) -> None:
 
 
 def test_a_clamped_weight_that_matters_is_seen(folder: Path) -> None:
-    """Clamping keeps all finite and verifies; that two weights are no longer as far apart as they were shows in the logits."""
+    """Clamping keeps all finite and verifies.
+
+    That two weights are no longer as far apart as they were shows in the logits.
+    """
     change(folder / LM_FILE, "emb.0.weight", (slice(None), 5), 2.0**20)
     change(folder / LM_FILE, "emb.0.weight", (slice(None), 6), 2.0**15)
     report = judged(folder, converted(folder, OverflowPolicy.CLAMP))
@@ -218,7 +232,10 @@ def test_a_clamped_weight_that_matters_is_seen(folder: Path) -> None:
 
 
 def test_a_tensor_kept_in_f32_does_not_help(folder: Path) -> None:
-    """`keep-f32` keeps the value in the file; served in f16 it is infinite, and the tensor is named."""
+    """`keep-f32` keeps the value in the file.
+
+    Served in f16 it is infinite, and the tensor is named.
+    """
     change(folder / LM_FILE, "out_norm.alpha", (0, 0, 7), 98304.0)
     report = judged(folder, converted(folder, OverflowPolicy.KEEP_F32))
     assert report.verdict is Verdict.NO
@@ -250,7 +267,9 @@ def test_only_so_much_of_a_recording_is_used(folder: Path, monkeypatch: pytest.M
 def test_all_that_can_be_missing_is_found_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A recording that is none, a folder without a config, a model of another shape, an absent extra."""
+    """A recording that is none, a folder without a config, a model of another shape, an absent
+    extra.
+    """
     source, target = folder / LM_FILE, converted(folder)
     with pytest.raises(InputError, match=r"config\.json"):
         plan_numerics(str(source), (source, target), folder / "config.json")
@@ -274,7 +293,9 @@ def test_all_that_can_be_missing_is_found_before_the_work(
 
 
 def test_with_a_model_named_its_own_weights_are_not_looked_for(folder: Path) -> None:
-    """Only the config, the tokenizer and Mimi are needed of it: the two files to compare lie elsewhere."""
+    """Only the config, the tokenizer and Mimi are needed of it: the two files to compare lie
+    elsewhere.
+    """
     (folder / "weights").mkdir()
     source = (folder / LM_FILE).rename(folder / "weights" / "original.safetensors")
     plan = plan_numerics(str(source), (source, source), folder / "speech.wav", model=str(folder))

@@ -1,4 +1,7 @@
-"""Numbers that upstream's package (moshi 0.2.13) gave for weights and inputs that a formula describes. It is not needed here.
+"""Numbers that upstream's package (moshi 0.2.13) gave for weights and inputs that a formula
+describes.
+
+It is not needed here.
 
 Printed with six decimals, so they are compared to 1e-5; the smallest margin between the best and
 the second-best choice was 7e-4 for tokens and 5.5e-3 for codes, so these are compared exactly.
@@ -91,7 +94,9 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[LmStep]:
 
 
 def test_weights_are_those_of_the_recording() -> None:
-    """The formula gives the recorded first values of an embedding and of a norm, which is tensor 8 of the sorted names."""
+    """The formula gives the recorded first values of an embedding and of a norm, which is tensor 8
+    of the sorted names.
+    """
     weights = _stt_weights()
     _close(weights["emb.0.weight"][0, :2], [0.989830, 0.960864])
     assert sorted(weights).index("out_norm.alpha") == 8
@@ -114,7 +119,9 @@ def test_text_tokens(spoken: list[LmStep]) -> None:
 
 
 def test_margin(spoken: list[LmStep]) -> None:
-    """The closest call between two tokens is as close as recorded, so rounding decides none of them."""
+    """The closest call between two tokens is as close as recorded, so rounding decides none of
+    them.
+    """
     best, second = torch.stack([step.logits for step in spoken]).topk(2).values.unbind(-1)
     assert 6e-4 < (best - second).min() < 8e-4
 

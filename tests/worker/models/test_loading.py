@@ -1,4 +1,7 @@
-"""Strict loading: every published spelling is read alike; anything wrong with a file is one error that names it."""
+"""Strict loading: every published spelling is read alike.
+
+Anything wrong with a file is one error that names it.
+"""
 
 from __future__ import annotations
 
@@ -321,7 +324,9 @@ def test_mimi_without_metadata(tmp_path: Path) -> None:
     ],
 )
 def test_mimi_config_of_no_use(tmp_path: Path, text: str, words: str) -> None:
-    """A config in the metadata that is no config, or not this file's, is an error that names the file; nothing large is allocated."""
+    """A config in the metadata that is no config, or not this file's, is an error that names the
+    file; nothing large is allocated.
+    """
     path = tmp_path / "mimi.safetensors"
     save_file(tiny_mimi_weights(), path, metadata={MIMI_CONFIG_KEY: text})
     with pytest.raises(CheckpointError) as caught:

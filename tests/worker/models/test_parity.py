@@ -125,7 +125,9 @@ def _within(what: str, one: Tensor, other: Tensor, active: Tensor, limit: float)
     "schedule", _schedules(STEPS, ROWS), ids=["steady", "out of sync 1", "out of sync 2"]
 )
 def test_language_model(stt_file: Path, schedule: Schedule) -> None:
-    """Greedy streams give upstream's tokens, logits and pauses, the ring wrapped three times, rows idle and starting anew."""
+    """Greedy streams give upstream's tokens, logits and pauses, the ring wrapped three times, rows
+    idle and starting anew.
+    """
     codes = _codes(STT_BODY, STEPS, ROWS)
     ours, theirs = (follow(stt_file, STT_BODY, codes, schedule) for follow in (our_lm, upstream_lm))
     assert agreement(ours.tokens, theirs.tokens, schedule.masks) == 1
@@ -136,7 +138,9 @@ def test_language_model(stt_file: Path, schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_language_model_in_16_bits(stt_file: Path, dtype: torch.dtype) -> None:
-    """In 16 bits, told the same words, logits are upstream's but for rounding, and no further from float32 than upstream's are."""
+    """In 16 bits, told the same words, logits are upstream's but for rounding, and no further from
+    float32 than upstream's are.
+    """
     codes, say, schedule = (
         _codes(STT_BODY, STEPS, ROWS),
         _say(STT_BODY, STEPS, ROWS),
@@ -171,7 +175,9 @@ def test_language_model_without_heads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hidden_scale", [4, 4.125, 3.7])
 def test_hidden_width(tmp_path: Path, hidden_scale: float) -> None:
-    """The hidden width that we read out of a config is the one that upstream builds, the odd case of exactly 4 included."""
+    """The hidden width that we read out of a config is the one that upstream builds, the odd case
+    of exactly 4 included.
+    """
     body = STT_BODY | {"hidden_scale": hidden_scale}
     path = write_stt(
         tmp_path / "model.safetensors", random_weights(SttConfig.from_json(body).lm.tensors())
@@ -195,7 +201,9 @@ def test_language_model_of_published_width(tmp_path: Path) -> None:
 
 
 def test_weights_saved_by_upstream(stt_file: Path, mimi_file: Path, tmp_path: Path) -> None:
-    """What upstream's live modules save, their attention weights split and renamed, loads as what they were loaded from."""
+    """What upstream's live modules save, their attention weights split and renamed, loads as what
+    they were loaded from.
+    """
     from moshi.models import loaders
 
     lm = loaders.get_moshi_lm(stt_file, lm_kwargs=dict(STT_BODY), device="cpu", dtype=torch.float32)
@@ -235,7 +243,9 @@ def _same_codec(
     "schedule", _schedules(STEPS, ROWS), ids=["steady", "out of sync 1", "out of sync 2"]
 )
 def test_mimi(mimi_file: Path, schedule: Schedule) -> None:
-    """Streams give upstream's latents, codes and PCM, long after their rings are full, rows idle and starting anew."""
+    """Streams give upstream's latents, codes and PCM, long after their rings are full, rows idle
+    and starting anew.
+    """
     _same_codec(mimi_file, MIMI_BODY, _pcm(STEPS, ROWS, 96), schedule, 8)
 
 
@@ -325,7 +335,9 @@ def _same_speech(ours: TtsTrace, theirs: TtsTrace, active: Tensor, limit: float)
 )
 @pytest.mark.parametrize("n_q", [None, 2, 1])
 def test_speech(tts_file: Path, mimi_file: Path, schedule: Schedule, n_q: int | None) -> None:
-    """Greedy streams give upstream's logits and codes, for as many codebooks as asked for, rows idle and starting anew."""
+    """Greedy streams give upstream's logits and codes, for as many codebooks as asked for, rows
+    idle and starting anew.
+    """
     rows = _rows(tts_config(), STEPS, ROWS)
     ours = our_tts(tts_file, mimi_file, TTS_CONFIG_BODY, rows, schedule, n_q=n_q)
     theirs = upstream_tts(tts_file, TTS_CONFIG_BODY, rows, schedule, n_q=n_q)
@@ -337,7 +349,9 @@ def test_speech(tts_file: Path, mimi_file: Path, schedule: Schedule, n_q: int | 
 )
 @pytest.mark.parametrize("cfg", [1.0, 2.5])
 def test_guided_speech(tmp_path: Path, mimi_file: Path, schedule: Schedule, cfg: float) -> None:
-    """A model that is not distilled, guided away from what it says without text and voice, gives upstream's logits and codes."""
+    """A model that is not distilled, guided away from what it says without text and voice, gives
+    upstream's logits and codes.
+    """
     path = write_tts(tmp_path / "model.safetensors", body=UNGUIDED_TTS_CONFIG_BODY)
     rows = _rows(tts_config(UNGUIDED_TTS_CONFIG_BODY), STEPS, ROWS, cfg=cfg)
     ours = our_tts(path, mimi_file, UNGUIDED_TTS_CONFIG_BODY, rows, schedule)
@@ -347,7 +361,9 @@ def test_guided_speech(tmp_path: Path, mimi_file: Path, schedule: Schedule, cfg:
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_speech_in_16_bits(tts_file: Path, mimi_file: Path, dtype: torch.dtype) -> None:
-    """In 16 bits, where no codes were fed back yet, logits are upstream's but for rounding, and no further from float32 than upstream's."""
+    """In 16 bits, where no codes were fed back yet, logits are upstream's but for rounding, and no
+    further from float32 than upstream's.
+    """
     # Codes are taken greedily, so that a rounding may change one, and all that follows: only the
     # first steps compare.
     steps = tts_config().delay_steps + 1
@@ -376,7 +392,9 @@ def test_speech_in_16_bits(tts_file: Path, mimi_file: Path, dtype: torch.dtype) 
 
 
 def test_speech_weights_saved_by_upstream(tts_file: Path, mimi_file: Path, tmp_path: Path) -> None:
-    """What upstream's live module saves, the attention weights of every weight set apart, loads as what it was loaded from."""
+    """What upstream's live module saves, the attention weights of every weight set apart, loads as
+    what it was loaded from.
+    """
     from moshi.models import loaders
 
     body = {

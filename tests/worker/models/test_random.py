@@ -1,4 +1,6 @@
-"""Random models, made in memory: of the shape asked for, with numbers of a size that a step can be timed with."""
+"""Random models, made in memory: of the shape asked for, with numbers of a size that a step can be
+timed with.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tests.support.networks import CPU, MIMI_BODY, tts_config
 @pytest.mark.parametrize("n_q", [None, 2])
 @pytest.mark.parametrize("dtype", DType)
 def test_a_random_speaker_speaks(dtype: DType, n_q: int | None) -> None:
-    """It generates as many codebooks as asked for, with logits of about unit size and sound, in every dtype; a seed repeats it."""
+    """It generates as many codebooks as asked for, with logits of about unit size and sound, in
+    every dtype; a seed repeats it.
+    """
     shape = tts_config().shape
     models = [
         random_tts(shape, CPU, dtype, n_q=n_q, mimi=MimiConfig.from_json(MIMI_BODY))

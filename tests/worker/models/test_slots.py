@@ -1,4 +1,6 @@
-"""A slot depends on nothing but its own stream: not on its neighbours, not on idle steps, not on what ran in it before a reset."""
+"""A slot depends on nothing but its own stream: not on its neighbours, not on idle steps, not on
+what ran in it before a reset.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Stream(Protocol):
-    """A model with rows. `step` takes one input per row and gives one output per row, and does not care what idle rows are given."""
+    """A model with rows.
+
+    `step` takes one input per row and gives one output per row, and does not care what idle rows
+    are given.
+    """
 
     def step(self, inputs: Tensor, mask: Tensor) -> Tensor: ...
 
@@ -41,7 +47,10 @@ class Stream(Protocol):
 
 
 class Spoken:
-    """The language model, given codes and told what to say: logits. Code 31 of the first codebook makes a row's keys and values NaN."""
+    """The language model, given codes and told what to say: logits.
+
+    Code 31 of the first codebook makes a row's keys and values NaN.
+    """
 
     def __init__(self, lm: SttLm, rows: int) -> None:
         self._rows = LmRows(lm, rows)
@@ -81,8 +90,10 @@ class Decoded(_Mimi):
 
 @dataclass
 class Plan:
-    """Per step: which rows are reset before it, which advance, which of all rows are fed poison. A row that advanced on poison is given up
-    until it is reset."""
+    """Per step: which rows are reset before it, which advance, which of all rows are fed poison.
+
+    A row that advanced on poison is given up until it is reset.
+    """
 
     resets: list[list[int]]
     masks: list[list[bool]]
@@ -114,7 +125,10 @@ class Plan:
 def _follow(
     plan: Plan, together: Stream, alone: list[Stream], inputs: Tensor, poisons: Tensor, atol: float
 ) -> int:
-    """Run `together` by the plan and every slot in a stream of its own; return how many outputs were compared."""
+    """Run `together` by the plan and every slot in a stream of its own.
+
+    Return how many outputs were compared.
+    """
     compared, spoilt = 0, [False] * SLOTS
     for step in range(STEPS):
         if plan.resets[step]:
@@ -155,7 +169,9 @@ def mimi(tmp_path_factory: pytest.TempPathFactory) -> tuple[MimiEncoder, MimiDec
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(2))
 def test_language_model(stt_file: Path, dtype: torch.dtype, seed: int) -> None:
-    """Logits of a slot among busy, idle, resetting and NaN-ridden neighbours are those of the slot alone."""
+    """Logits of a slot among busy, idle, resetting and NaN-ridden neighbours are those of the slot
+    alone.
+    """
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(POISON_CODE, (STEPS, SLOTS, 4), generator=generator)
     inputs = torch.cat([torch.randint(48, (STEPS, SLOTS, 1), generator=generator), codes], dim=-1)
@@ -173,7 +189,9 @@ def test_language_model(stt_file: Path, dtype: torch.dtype, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_mimi_encoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
-    """Latents of a slot among others are those of the slot alone, whatever PCM idle rows hold: NaN, infinity, the largest floats."""
+    """Latents of a slot among others are those of the slot alone, whatever PCM idle rows hold: NaN,
+    infinity, the largest floats.
+    """
     inputs = 0.5 * torch.randn(
         STEPS, SLOTS, 1, FRAME, generator=torch.Generator().manual_seed(seed)
     )
@@ -211,7 +229,9 @@ def test_mimi_decoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
 def test_choices_are_the_same(
     tmp_path: Path, mimi: tuple[MimiEncoder, MimiDecoder], seed: int
 ) -> None:
-    """In float32 a slot among others hears the very codes and says the very words that it does alone, each word fed back to it."""
+    """In float32 a slot among others hears the very codes and says the very words that it does
+    alone, each word fed back to it.
+    """
     plan, lm = Plan.random(seed, poison=False), load_lm(write_stt(tmp_path / "lm.safetensors"))
     pcm = 0.5 * torch.randn(STEPS, SLOTS, 1, FRAME, generator=torch.Generator().manual_seed(seed))
     together, alone = (

@@ -56,7 +56,9 @@ def _in_pieces(x: Tensor, lengths: list[int], step: Callable[[Tensor], Tensor]) 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("context", [1, 5, 12, 16])
 def test_language_model(stt_file: Path, context: int, dtype: torch.dtype) -> None:
-    """Forty single steps give the logits and pauses of one pass over the same tokens, the ring wrapped several times."""
+    """Forty single steps give the logits and pauses of one pass over the same tokens, the ring
+    wrapped several times.
+    """
     lm = load_lm(stt_file, STT_BODY | {"context": context}, dtype=dtype)
     generator = torch.Generator().manual_seed(context)
     audio = torch.randint(32, (ROWS, 4, 40), generator=generator)
@@ -76,7 +78,9 @@ def test_language_model(stt_file: Path, context: int, dtype: torch.dtype) -> Non
 @torch.no_grad()
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
 def test_language_model_in_pieces(stt_file: Path, lengths: list[int]) -> None:
-    """Several steps a call, however they are cut, are a whole pass as long as the window holds them."""
+    """Several steps a call, however they are cut, are a whole pass as long as the window holds
+    them.
+    """
     lm = load_lm(stt_file, STT_BODY | {"context": 25})
     total = sum(lengths)
     generator = torch.Generator().manual_seed(total)
@@ -95,7 +99,9 @@ def test_language_model_in_pieces(stt_file: Path, lengths: list[int]) -> None:
 
 @pytest.mark.parametrize(("hours", "limit"), [(0.25, 2e-4), (24, 0.02)])
 def test_long_stream(stt_file: Path, hours: float, limit: float) -> None:
-    """A stream that has run for hours hears what it heard at first: only distances between positions count, but for float32 angles."""
+    """A stream that has run for hours hears what it heard at first: only distances between
+    positions count, but for float32 angles.
+    """
     lm = load_lm(stt_file)
     fresh, late = LmRows(lm, 1), LmRows(lm, 1)
     late.ring.offset.fill_(int(hours * 3600 * 12.5))
@@ -115,7 +121,10 @@ def test_long_stream(stt_file: Path, hours: float, limit: float) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_language_model_in_16_bits(stt_file: Path, dtype: torch.dtype) -> None:
-    """In 16 bits the logits are those of float32 but for what so few bits lose; they come in the model's dtype."""
+    """In 16 bits the logits are those of float32 but for what so few bits lose.
+
+    They come in the model's dtype.
+    """
     narrow, wide = (LmRows(load_lm(stt_file, dtype=kind), ROWS) for kind in (dtype, torch.float32))
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
@@ -132,7 +141,9 @@ def test_language_model_in_16_bits(stt_file: Path, dtype: torch.dtype) -> None:
 @settings(max_examples=60)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_mimi(wide_mimi: tuple[MimiEncoder, MimiDecoder], lengths: list[int]) -> None:
-    """Latents, codes and PCM of a stream of frames, however many a call, are those of the whole inside the window."""
+    """Latents, codes and PCM of a stream of frames, however many a call, are those of the whole
+    inside the window.
+    """
     encoder, decoder = wide_mimi
     frames = [FRAME * length for length in lengths]
     pcm = 0.5 * torch.randn(
@@ -158,8 +169,9 @@ def test_mimi(wide_mimi: tuple[MimiEncoder, MimiDecoder], lengths: list[int]) ->
 
 @torch.no_grad()
 def test_mimi_leaves_the_window(tmp_path: Path) -> None:
-    """With the tiny window of five frames stream and whole agree for five frames and not for ever: of a frame's two latents, the first
-    loses one key to the second, as upstream has it."""
+    """With the tiny window of five frames stream and whole agree for five frames and not for ever:
+    of a frame's two latents, the first loses one key to the second, as upstream has it.
+    """
     encoder, _ = load_mimi(write_mimi(tmp_path / "mimi.safetensors"))
     pcm = 0.5 * torch.randn(1, 1, 12 * FRAME, generator=torch.Generator().manual_seed(1))
     state = encoder.init_state(RowState(1, CPU))
@@ -181,7 +193,9 @@ def test_fewer_codebooks(wide_mimi: tuple[MimiEncoder, MimiDecoder], count: int)
 
 
 def test_quantizer_takes_the_nearest(wide_mimi: tuple[MimiEncoder, MimiDecoder]) -> None:
-    """Each code is the nearest centroid to what the codes before it left, computed the slow way in float64."""
+    """Each code is the nearest centroid to what the codes before it left, computed the slow way in
+    float64.
+    """
     encoder, _ = wide_mimi
     latents = torch.randn(2, 32, 50, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -214,7 +228,10 @@ def _randomised(layer: torch.nn.Module, seed: int) -> None:
 def test_convolution(
     cuts: list[int], stride: int, left: int, bias: bool, repeat_first: bool
 ) -> None:
-    """A convolution of any kernel and stride gives the same wherever its input is cut; its output does not see the future."""
+    """A convolution of any kernel and stride gives the same wherever its input is cut.
+
+    Its output does not see the future.
+    """
     layer = CausalConv(3, 4, stride + left, stride, bias=bias, repeat_first=repeat_first)
     _randomised(layer, stride)
     x = torch.randn(2, 3, stride * sum(cuts), generator=torch.Generator().manual_seed(left))
@@ -241,7 +258,9 @@ def test_convolution(
 def test_transposed_convolution(
     cuts: list[int], stride: int, bias: bool, depthwise: bool, prepared: bool
 ) -> None:
-    """A transposed convolution is torch's, but for the last stride of outputs, and gives the same wherever its input is cut."""
+    """A transposed convolution is torch's, but for the last stride of outputs, and gives the same
+    wherever its input is cut.
+    """
     layer = CausalConvTranspose(4, 4, stride, bias=bias, depthwise=depthwise)
     _randomised(layer, stride)
     if prepared:
@@ -260,7 +279,9 @@ def test_transposed_convolution(
 
 
 def test_full_size_state() -> None:
-    """A slot of the released Mimi remembers 11,526 values in its encoder's convolutions, 12,672 in its decoder's, and one flag."""
+    """A slot of the released Mimi remembers 11,526 values in its encoder's convolutions, 12,672 in
+    its decoder's, and one flag.
+    """
     meta = torch.device("meta")
     ring = (
         2 * 8 * 8 * 256 * 64 * 4 + 8

@@ -65,7 +65,9 @@ def test_published_1b() -> None:
 
 
 def test_published_2_6b() -> None:
-    """The config of stt-2.6b-en gives the network that moshi-server's config of it gives, without extra heads."""
+    """The config of stt-2.6b-en gives the network that moshi-server's config of it gives, without
+    extra heads.
+    """
     config = SttConfig.from_json(PUBLISHED_2_6B)
     published = published_shape("stt-2.6b-en")
     assert config.lm.tensors() == published.tensors()
@@ -92,7 +94,9 @@ def test_parameters_of_2_6b() -> None:
 
 
 def test_hidden_scale_of_four() -> None:
-    """A hidden scale of 4 means 21·d/8 hidden units, as upstream's Python has it, not moshi-server's 11·d/4."""
+    """A hidden scale of 4 means 21·d/8 hidden units, as upstream's Python has it, not
+    moshi-server's 11·d/4.
+    """
     assert SttConfig.from_json(STT_BODY | {"hidden_scale": 4}).lm.ffn_hidden == 21 * 64 // 8
 
 
@@ -124,7 +128,10 @@ def test_another_kind_of_model(key: str, value: object) -> None:
 
 @pytest.mark.parametrize("key", ["norm", "gating", "positional_embedding", "dep_q"])
 def test_key_with_another_default(key: str) -> None:
-    """A config that leaves out a key gets upstream's default, which is none of an STT model; the error says so."""
+    """A config that leaves out a key gets upstream's default, which is none of an STT model.
+
+    The error says so.
+    """
     with pytest.raises(InputError, match=f"does not say {key}"):
         SttConfig.from_json({name: value for name, value in STT_BODY.items() if name != key})
 
@@ -181,7 +188,10 @@ def test_delay_of_no_use(key: str, value: object) -> None:
 
 
 def test_overlay_of_the_exporter() -> None:
-    """Upstream's `configs/stt_*.json` hold only what their exporter adds to a model's config; alone they are no config."""
+    """Upstream's `configs/stt_*.json` hold only what their exporter adds to a model's config.
+
+    Alone they are no config.
+    """
     with pytest.raises(InputError, match="does not say norm"):
         SttConfig.from_json(
             {
@@ -200,7 +210,10 @@ def test_overlay_of_the_exporter() -> None:
     )
 )
 def test_any_config(changes: dict[str, Any]) -> None:
-    """Whatever the values of a config, it is read, or it is an `InputError`; what is read describes a network of bounded size."""
+    """Whatever the values of a config, it is read, or it is an `InputError`.
+
+    What is read describes a network of bounded size.
+    """
     try:
         config = SttConfig.from_json(STT_BODY | changes)
     except InputError:
@@ -217,7 +230,9 @@ def test_any_object_as_config(body: dict[str, Any]) -> None:
 
 
 def test_mimi_as_published() -> None:
-    """An empty Mimi config is the released model: 318 tensors, 96,151,393 values, in frames of 1920 samples and two latents."""
+    """An empty Mimi config is the released model: 318 tensors, 96,151,393 values, in frames of 1920
+    samples and two latents.
+    """
     config = MimiConfig.from_json({})
     assert config == MimiConfig()
     shapes = mimi_tensors(config)
@@ -288,7 +303,9 @@ def _mimi(part: str | None, key: str, value: object) -> dict[str, Any]:
     ],
 )
 def test_mimi_config_of_no_use(part: str | None, key: str, value: object) -> None:
-    """A Mimi config of wrong types, absurd sizes or parts that do not fit is refused before anything is built."""
+    """A Mimi config of wrong types, absurd sizes or parts that do not fit is refused before
+    anything is built.
+    """
     with pytest.raises(InputError, match="this Mimi config cannot be used"):
         MimiConfig.from_json(_mimi(part, key, value))
 

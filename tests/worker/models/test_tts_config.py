@@ -17,7 +17,10 @@ from tests.support.networks import FULL_TTS_CONFIG_BODY, TTS_CONFIG_BODY, UNGUID
 
 
 def _changed(path: str, value: Any) -> dict[str, Any]:
-    """Return the tiny config with one entry, named by keys between slashes, changed; None as value takes it out."""
+    """Return the tiny config with one entry, named by keys between slashes, changed.
+
+    None as value takes it out.
+    """
     body = copy.deepcopy(TTS_CONFIG_BODY)
     *above, last = path.split("/")
     inner = body
@@ -133,7 +136,9 @@ def test_keys_without_effect(key: str) -> None:
     ],
 )
 def test_refused(path: str, value: Any, words: list[str]) -> None:
-    """What is missing, unknown, misplaced or of another architecture is refused by name, with advice."""
+    """What is missing, unknown, misplaced or of another architecture is refused by name, with
+    advice.
+    """
     with pytest.raises(InputError) as raised:
         TtsConfig.from_json(_changed(path, value))
     assert all(word in str(raised.value) for word in words)

@@ -1,4 +1,7 @@
-"""Strict loading of text-to-speech models: every published spelling is read alike; anything wrong is one error that names it."""
+"""Strict loading of text-to-speech models: every published spelling is read alike.
+
+Anything wrong is one error that names it.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ def _same(one: TtsLm, other: TtsLm) -> bool:
 
 
 def test_spellings(tmp_path: Path) -> None:
-    """Attention weights may be packed as in published files or split into weight sets as in a live upstream module."""
+    """Attention weights may be packed as in published files or split into weight sets as in a live
+    upstream module.
+    """
     plain = _load(write_tts(tmp_path / "plain.safetensors"))
     split = _split(_weights())
     assert f"{ATTENTION}.in_projs.2.weight" in split
@@ -83,7 +88,9 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("codebooks", "sets"), [(1, 1), (2, 2), (3, 3), (4, 3)])
 def test_fewer_codebooks(tmp_path: Path, codebooks: int, sets: int) -> None:
-    """Only the weight sets, tables and heads of the codebooks asked for are kept, and these are the first ones."""
+    """Only the weight sets, tables and heads of the codebooks asked for are kept, and these are the
+    first ones.
+    """
     path = write_tts(tmp_path / "lm.safetensors")
     lm, whole = _load(path, codebooks), _load(path)
     layer, first = lm.depformer.layers[0], whole.depformer.layers[0]

@@ -1,4 +1,6 @@
-"""What a language model computes, seen from inside: the watch sees where values leave their range, and comparing changes nothing."""
+"""What a language model computes, seen from inside: the watch sees where values leave their range,
+and comparing changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,10 @@ def spoilt(
     dtype: DType,
     **values: tuple[tuple[int, ...], float],
 ) -> SttLm:
-    """Load the tiny model with single weights changed; `__` in a name stands for a dot, and names without a layer belong to `LAYER`."""
+    """Load the tiny model with single weights changed.
+
+    `__` in a name stands for a dot, and names without a layer belong to `LAYER`.
+    """
     weights = load_file(tiny_stt.files.lm)
     for name, (at, value) in values.items():
         dotted = name.replace("__", ".")
@@ -163,7 +168,10 @@ def test_text_that_was_told_is_heard(model: LoadedStt, codes: Tensor, original: 
 def test_errors_of_16_bits_are_within_the_table(
     tiny_stt: TinyStt, config: SttConfig, codes: Tensor, original: SttLmRun, dtype: DType
 ) -> None:
-    """The largest error is what the tolerances allow for logits of this size; f16 is nearer than bf16."""
+    """The largest error is what the tolerances allow for logits of this size.
+
+    F16 is nearer than bf16.
+    """
     error = compare_logits(
         original,
         run_stt_lm(
@@ -200,7 +208,9 @@ def test_overflow_is_seen_where_it_begins(
     weights: dict[str, tuple[tuple[int, ...], float]],
     stage: Stage,
 ) -> None:
-    """Weights that all fit, activations that do not: in f16 the first place that is not finite is the one after them, and f32 has none."""
+    """Weights that all fit, activations that do not: in f16 the first place that is not finite is
+    the one after them, and f32 has none.
+    """
     seen = run_stt_lm(spoilt(tiny_stt, config, tmp_path, DType.F16, **weights), codes)
     assert seen.faults == ()
     bad = [reading for reading in seen.readings if reading.first_non_finite_step is not None]

@@ -1,4 +1,6 @@
-"""The worker's log lines: moshi-server's dialect, to the byte, and as every reader of ours understands it."""
+"""The worker's log lines: moshi-server's dialect, to the byte, and as every reader of ours
+understands it.
+"""
 
 import io
 import re
@@ -64,7 +66,9 @@ texts = st.text(st.characters(codec="utf-8"), max_size=60)
 def test_every_record_is_one_event_to_a_log_reader(
     level, origin, message, fields, causes, colour
 ) -> None:  # type: ignore[no-untyped-def]
-    """Whatever stands in fields and causes: time, level, target and message are read back, and nothing begins another event."""
+    """Whatever stands in fields and causes: time, level, target and message are read back, and
+    nothing begins another event.
+    """
     record = Record(
         AT_NS,
         level,
@@ -128,7 +132,10 @@ def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path: Path) -> Non
 
 
 def test_threads_share_a_log_and_the_level_decides(tmp_path: Path) -> None:
-    """Lines stay whole; what is below the level is not written; the console and the file get the same."""
+    """Lines stay whole.
+
+    What is below the level is not written; the console and the file get the same.
+    """
     console = io.StringIO()
     file = DailyFile(tmp_path, "stt")
     log = ServerLog(Level.INFO, file, console, no_color=True)

@@ -1,4 +1,6 @@
-"""The worker as its clients see it: the real command with the tiny model, and a client that shares no code with it."""
+"""The worker as its clients see it: the real command with the tiny model, and a client that shares
+no code with it.
+"""
 
 import json
 import os
@@ -65,7 +67,10 @@ def clip_words(clip: Path, tiny_stt: TinyStt) -> list[tuple[str, float]]:
 def test_a_clip_comes_back_as_transcribe_hears_it(
     worker: WorkerProcess, clip_words: list[tuple[str, float]]
 ) -> None:
-    """Ready first; per frame a Step, then its words; the Marker last; and the words of `dsmops transcribe`."""
+    """Ready first.
+
+    Per frame a Step, then its words; the Marker last; and the words of `dsmops transcribe`.
+    """
     with SttClient(worker.url, API_KEY) as client:
         assert client.hello == {"type": "Ready"}
         messages = client.transcribe(speech(4))
@@ -87,7 +92,9 @@ def test_a_clip_comes_back_as_transcribe_hears_it(
 
 
 def test_many_at_once_hear_what_each_hears_alone(worker: WorkerProcess) -> None:
-    """Four streams on four slots, starting at different times, in messages of odd lengths, change nothing for each other."""
+    """Four streams on four slots, starting at different times, in messages of odd lengths, change
+    nothing for each other.
+    """
 
     def alone(seed: int, samples: int = FRAME) -> list[tuple[str, float]]:
         with SttClient(worker.url, API_KEY) as client:
@@ -125,7 +132,10 @@ def test_a_key_may_come_in_the_query(worker: WorkerProcess) -> None:
 
 
 def test_a_full_server_says_so(worker: WorkerProcess) -> None:
-    """An Error and a close code that means "later"; a slot that is given back can be had at once."""
+    """An Error and a close code that means "later".
+
+    A slot that is given back can be had at once.
+    """
     clients = [SttClient(worker.url, API_KEY) for _ in range(4)]
     try:
         with SttClient(worker.url, API_KEY, ready=False) as late:
@@ -181,7 +191,9 @@ def test_bad_messages_end_their_sender_with_a_reason(
 
 
 def test_a_message_beyond_the_limit_is_refused(worker: WorkerProcess) -> None:
-    """Nine megabytes end the connection with 1009, which a reset may overtake while the client still sends."""
+    """Nine megabytes end the connection with 1009, which a reset may overtake while the client
+    still sends.
+    """
     with SttClient(worker.url, API_KEY) as client:
         send_until_gone(client, np.zeros(1_900_000, np.float32), samples=1_900_000)
         messages, code = list_until_closed(client)
@@ -220,7 +232,10 @@ def test_the_closing_handshake_is_answered(worker: WorkerProcess) -> None:
 def test_a_client_that_vanishes_leaves_no_slot_behind(
     worker: WorkerProcess, seconds: float
 ) -> None:
-    """A connection that is reset or cut gives its slot back within a second; a neighbour's words are as ever."""
+    """A connection that is reset or cut gives its slot back within a second.
+
+    A neighbour's words are as ever.
+    """
     with SttClient(worker.url, API_KEY) as neighbour:
         expected = words(neighbour.transcribe(speech(1.6)))
         neighbour.send({"type": "Init"})
@@ -341,7 +356,10 @@ def test_a_posted_file_is_transcribed_whole_whatever_its_header_says(
 
 
 def test_posts_are_refused_as_the_original_does(worker: WorkerProcess) -> None:
-    """401 without a key in the header, 413 beyond 2 MiB, 500 with the reason for what is no audio; nothing is left behind."""
+    """401 without a key in the header, 413 beyond 2 MiB, 500 with the reason for what is no audio.
+
+    Nothing is left behind.
+    """
     key = {"kyutai-api-key": API_KEY}
     assert request(worker.url, "POST", PATH, body=b"x").status == 401
     assert request(worker.url, "POST", f"{PATH}?auth_id={API_KEY}", body=b"x").status == 401

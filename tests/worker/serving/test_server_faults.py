@@ -1,4 +1,6 @@
-"""What the server does when clients stall, models fail and times run out: the server itself, with an engine that is no model."""
+"""What the server does when clients stall, models fail and times run out: the server itself, with
+an engine that is no model.
+"""
 
 import http.client
 import json
@@ -59,7 +61,9 @@ def raising(exc: Exception, fuse: threading.Event) -> Callable[[int], None]:
     ids=["device", "bug"],
 )
 def test_a_dead_model_loop_ends_the_server_with_its_reason(raised: Exception) -> None:
-    """Every client is told and closed with 1011, the port is closed, and the error of exit code 5 comes out."""
+    """Every client is told and closed with 1011, the port is closed, and the error of exit code 5
+    comes out.
+    """
     fuse = threading.Event()
     with ThreadedServer(lambda: EchoEngine(before_step=raising(raised, fuse))) as server:
         with SttClient(server.url, KEY) as first, SttClient(server.url, KEY) as second:
@@ -140,7 +144,9 @@ def test_addresses_that_cannot_be_had() -> None:
 
 
 def test_a_silent_client_is_let_go() -> None:
-    """Without any frame for the short time: an Error, 1008, the slot back, and the original's log line."""
+    """Without any frame for the short time: an Error, 1008, the slot back, and the original's log
+    line.
+    """
     with ThreadedServer(EchoEngine, limits=Limits(silence_s=0.2, close_s=0.2)) as server:
         with SttClient(server.url, KEY) as client:
             messages, code = ending(client)
@@ -162,7 +168,10 @@ def test_a_client_that_only_answers_pings_is_let_go() -> None:
 
 
 def test_a_client_that_reads_nothing_is_let_go_and_holds_no_memory() -> None:
-    """Its results stop at what buffers hold; its neighbour is stepped on; then it is gone, without waiting for it."""
+    """Its results stop at what buffers hold.
+
+    Its neighbour is stepped on; then it is gone, without waiting for it.
+    """
     engine = EchoEngine(heads=200)
     with (
         ThreadedServer(lambda: engine, limits=Limits(stalled_s=0.5, close_s=0.2)) as server,
@@ -192,7 +201,9 @@ def test_a_slow_reader_misses_nothing() -> None:
 
 
 def test_a_client_faster_than_the_model_is_not_read() -> None:
-    """It cannot send much more than the stream and the system's buffers hold, and all of it is heard once the model goes on."""
+    """It cannot send much more than the stream and the system's buffers hold, and all of it is
+    heard once the model goes on.
+    """
     gate, enough = threading.Event(), threading.Event()
     engine = EchoEngine(
         before_step=lambda step: None if step < WARM_UP_STEPS else (gate.wait(30), None)[1]
@@ -260,7 +271,10 @@ def test_a_session_of_an_unbatched_module_has_an_end() -> None:
 
 
 def test_after_sigterm_who_does_not_end_is_told() -> None:
-    """When the time is over: an Error and 1001; what comes on connections that were open already was refused since the signal."""
+    """When the time is over: an Error and 1001.
+
+    What comes on connections that were open already was refused since the signal.
+    """
     with ThreadedServer(EchoEngine, drain_s=0.3) as server, SttClient(server.url, KEY) as client:
         kept = http.client.HTTPConnection(*server.url.removeprefix("http://").split(":"))
         statuses: list[int] = []
@@ -307,7 +321,9 @@ def test_a_step_that_hangs_does_not_hold_up_the_end() -> None:
 
 
 def test_an_unbatched_module_speaks_its_own_dialect() -> None:
-    """No Ready, no answer to Init, steps counted per session, nothing buffered told, no POST, not in modules_info."""
+    """No Ready, no answer to Init, steps counted per session, nothing buffered told, no POST, not
+    in modules_info.
+    """
     with ThreadedServer(EchoEngine, kind="Asr") as server:
         for _ in range(2):
             with SttClient(server.url, KEY, ready=False) as client:

@@ -1,4 +1,6 @@
-"""The text-to-speech module as its clients see it: the server itself with an engine that is no model, and a client that shares no code."""
+"""The text-to-speech module as its clients see it: the server itself with an engine that is no
+model, and a client that shares no code.
+"""
 
 import contextlib
 import io
@@ -88,7 +90,11 @@ def said(
 
 
 def test_words_go_in_and_sound_and_times_come_out(server: ThreadedServer) -> None:
-    """Ready first; every word once, in order, with times that follow each other; frames of 80 ms within what may be sent; a clean close."""
+    """Ready first.
+
+    Every word once, in order, with times that follow each other; frames of 80 ms within what may be
+    sent; a clean close.
+    """
     messages = said(server)
     assert messages[0] == {"type": "Ready"}
     assert {message["type"] for message in messages[1:]} == {"Audio", "Text"}
@@ -107,7 +113,9 @@ def test_words_go_in_and_sound_and_times_come_out(server: ThreadedServer) -> Non
 
 
 def test_text_may_come_in_any_way(server: ThreadedServer) -> None:
-    """As messages, text frames or both, in one piece or many, ended by a message or a byte: the same words."""
+    """As messages, text frames or both, in one piece or many, ended by a message or a byte: the
+    same words.
+    """
     expected = [text for text, _, _ in words(said(server))]
     for pieces in (TEXT.split(), ["hello there my ", "friend  how", "\nare you\n"]):
         assert [text for text, _, _ in words(said(server, *pieces))] == expected
@@ -136,7 +144,9 @@ def test_nothing_sounds_before_enough_text_is_there(server: ThreadedServer) -> N
 def test_every_format_carries_the_same_sound(
     server: ThreadedServer, form: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bare or in messages, as samples or as Ogg/Opus, which is also what comes where no format is named."""
+    """Bare or in messages, as samples or as Ogg/Opus, which is also what comes where no format is
+    named.
+    """
     monkeypatch.setattr("dsmops.worker.serving.tts.secrets.randbits", lambda _bits: 7)
     expected = audio(said(server, voice="first.wav"))
     with TtsClient(server.url, KEY, form=form, voice="first.wav") as client:
@@ -170,7 +180,10 @@ def test_a_frame_of_opus_is_complete_with_the_frame(server: ThreadedServer) -> N
 
 
 def test_voices_differ_and_an_unknown_one_is_an_error(server: ThreadedServer) -> None:
-    """A name chooses the voice, none or an empty one the default; one that is not there is refused with its neighbours."""
+    """A name chooses the voice, none or an empty one the default.
+
+    One that is not there is refused with its neighbours.
+    """
     default = engine_voice(server)
     assert default(None) == default("") == 1
     assert default("second.wav") == 3
@@ -203,7 +216,10 @@ def engine_voice(server: ThreadedServer) -> Callable[[str | None], float]:
 
 
 def test_a_client_may_bring_its_own_voice(server: ThreadedServer) -> None:
-    """As latents, before the first text; afterwards it is refused, as is one whose shape does not hold its numbers."""
+    """As latents, before the first text.
+
+    Afterwards it is refused, as is one whose shape does not hold its numbers.
+    """
     assert isinstance(server.module, TtsSettings)
     engine = server.module.open_engine()
     assert isinstance(engine, TalkEngine)
@@ -265,7 +281,9 @@ def test_bad_messages_end_their_sender_with_a_reason(
 
 
 def test_neighbours_are_not_heard(server: ThreadedServer) -> None:
-    """What a client hears depends on its own text alone, whoever speaks, begins, ends or vanishes beside it."""
+    """What a client hears depends on its own text alone, whoever speaks, begins, ends or vanishes
+    beside it.
+    """
 
     def words_and_frames() -> tuple[list[str], int]:
         messages = said(server)
@@ -279,7 +297,10 @@ def test_neighbours_are_not_heard(server: ThreadedServer) -> None:
 
 
 def test_a_full_server_says_so() -> None:
-    """An Error where the format has messages, and 1013 everywhere; a slot that is given back can be had at once."""
+    """An Error where the format has messages, and 1013 everywhere.
+
+    A slot that is given back can be had at once.
+    """
     with speaking(slots=1) as server:
         with TtsClient(server.url, KEY) as client:
             client.receive()
@@ -295,7 +316,10 @@ def test_a_full_server_says_so() -> None:
 
 
 def test_keys_and_queries_are_checked_before_anything_else(server: ThreadedServer) -> None:
-    """401 for keys, in the query too; 400 for a format that is none and for what is named twice, even without a key."""
+    """401 for keys, in the query too.
+
+    400 for a format that is none and for what is named twice, even without a key.
+    """
     with TtsClient(server.url, None, path=TTS_PATH, auth_id=KEY) as client:
         assert client.receive() == {"type": "Ready"}
     for key, query in (("wrong", {}), (None, {}), ("wrong", {"auth_id": KEY})):
@@ -311,7 +335,10 @@ def test_keys_and_queries_are_checked_before_anything_else(server: ThreadedServe
 
 
 def test_a_client_that_only_listens_is_kept_and_one_that_is_gone_is_not() -> None:
-    """Pings go out while sound does, and who answers them is there; who answers nothing loses its slot."""
+    """Pings go out while sound does, and who answers them is there.
+
+    Who answers nothing loses its slot.
+    """
     limits = Limits(ping_s=0.05, speech_silence_s=0.4, close_s=0.2)
 
     def slow_step(_step: int) -> None:
@@ -353,7 +380,9 @@ def test_a_client_that_vanishes_leaves_no_slot_behind(server: ThreadedServer, re
 
 
 def test_who_reads_nothing_is_not_spoken_to_for_ever() -> None:
-    """The stream stops when its sound piles up, and the slot comes back when nobody has read for long."""
+    """The stream stops when its sound piles up, and the slot comes back when nobody has read for
+    long.
+    """
     engine = TalkEngine(1)
     with speaking(engine, limits=Limits(stalled_s=0.3, close_s=0.2)) as server:
         client = TtsClient(server.url, KEY)
@@ -444,7 +473,10 @@ def test_a_posted_text_comes_back_as_a_wav(server: ThreadedServer) -> None:
 
 
 def test_posts_are_refused_with_a_reason(server: ThreadedServer) -> None:
-    """401, 413, 415, 422 as the original; 400 for what cannot be said, which it says with another voice or not at all."""
+    """401, 413, 415, 422 as the original.
+
+    400 for what cannot be said, which it says with another voice or not at all.
+    """
     query = {"text": TEXT, "voice": ""}
     assert post(server, query, key=None).status == 401
     assert post(server, query, key=None, path=f"{TTS_PATH}?auth_id={quote(KEY)}").status == 401
@@ -557,7 +589,9 @@ def test_unknown_characters_are_skipped_and_counted(server: ThreadedServer) -> N
 
 
 def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> None:
-    """Families of the Py module after their first use, its log lines, and neither keys nor texts in either."""
+    """Families of the Py module after their first use, its log lines, and neither keys nor texts in
+    either.
+    """
     assert "py_" not in request(server.url, "GET", "/metrics").text
     assert used(server) == "0"
     said(server, SECRET, voice="first.wav")

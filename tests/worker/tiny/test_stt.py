@@ -1,4 +1,6 @@
-"""The made-up model: complete, the same everywhere, and well enough behaved to stand in for a real one."""
+"""The made-up model: complete, the same everywhere, and well enough behaved to stand in for a real
+one.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ REST_S = 2
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What the model made of clips: codes [B, K, T], tokens [B, T + 1], pause probabilities [B, T + 1, heads], finite everywhere or not."""
+    """What the model made of clips: codes [B, K, T], tokens [B, T + 1], pause probabilities [B, T +
+    1, heads], finite everywhere or not.
+    """
 
     codes: Tensor
     tokens: Tensor
@@ -104,7 +108,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_one_seed_gives_one_set_of_bytes(tiny: TinyStt, tmp_path: Path) -> None:
-    """Another process writes the same bytes whatever its hash seed and threads; another seed gives other weights and nothing else new."""
+    """Another process writes the same bytes whatever its hash seed and threads.
+
+    Another seed gives other weights and nothing else new.
+    """
     folder = tiny.model_config.parent
     script = f"from pathlib import Path; from dsmops.worker.tiny.stt import write_tiny_stt; write_tiny_stt(Path({str(tmp_path / 'again')!r}))"
     environ = {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
@@ -131,7 +138,9 @@ def test_the_weights_are_those_of_every_machine(tiny: TinyStt) -> None:
 
 
 def test_it_looks_like_a_published_repository(tiny: TinyStt) -> None:
-    """BF16 with pause detectors, Mimi in F32, 6 steps of delay, a config.json and a server config that mean the same; 1 MB in all."""
+    """BF16 with pause detectors, Mimi in F32, 6 steps of delay, a config.json and a server config
+    that mean the same; 1 MB in all.
+    """
     with safe_open(tiny.files.lm, "pt") as lm, safe_open(tiny.files.mimi, "pt") as mimi:
         assert {str(lm.get_slice(name).get_dtype()) for name in lm.keys()} == {"BF16"}  # noqa: SIM118 not a dict
         assert {str(mimi.get_slice(name).get_dtype()) for name in mimi.keys()} == {"F32"}  # noqa: SIM118 not a dict
@@ -153,7 +162,10 @@ def test_it_looks_like_a_published_repository(tiny: TinyStt) -> None:
 
 
 def test_text_survives_the_tokenizer(tiny: TinyStt) -> None:
-    """English and French with the characters of its corpus come back unchanged; what carries text has ids above the special ones."""
+    """English and French with the characters of its corpus come back unchanged.
+
+    What carries text has ids above the special ones.
+    """
     tokenizer = model_of(tiny).tokenizer
     assert tokenizer.size == LM.text_out_vocab_size
     for text in ("the question is closed, I walked along", "où est la vieille boîte ? ça m'a plu"):
@@ -166,7 +178,10 @@ def test_text_survives_the_tokenizer(tiny: TinyStt) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sounds_become_words_and_silence_ends_them(tmp_path: Path, seed: int) -> None:
-    """Each clip gives several whole words, other clips others, both kinds of pause; rest gives padding and sure pause detectors."""
+    """Each clip gives several whole words, other clips others, both kinds of pause.
+
+    Rest gives padding and sure pause detectors.
+    """
     model = model_of(write_tiny_stt(tmp_path, seed=seed))
     heard = hear(
         model,
@@ -193,7 +208,10 @@ def test_sounds_become_words_and_silence_ends_them(tmp_path: Path, seed: int) ->
 
 
 def test_sixteen_bits_say_almost_the_same(tiny: TinyStt) -> None:
-    """In f16 and bf16 every value is finite; nearly all tokens are those of f32, also after one that is not."""
+    """In f16 and bf16 every value is finite.
+
+    Nearly all tokens are those of f32, also after one that is not.
+    """
     clips = np.stack([syllables(number, peak=0.1 * number) for number in range(1, 9)])
     exact = hear(model_of(tiny), clips)
     for dtype, least in ((DType.F16, 0.97), (DType.BF16, 0.9)):
@@ -204,7 +222,9 @@ def test_sixteen_bits_say_almost_the_same(tiny: TinyStt) -> None:
 
 
 def test_speech_becomes_words(tiny: TinyStt, shared_data: Path) -> None:
-    """A real recording gives words at a pace between one and six a second, and another recording others."""
+    """A real recording gives words at a pace between one and six a second, and another recording
+    others.
+    """
     soundfile, soxr = pytest.importorskip("soundfile"), pytest.importorskip("soxr")
     model, said = model_of(tiny), []
     for name in ("bria.mp3", "loona.mp3"):
@@ -222,7 +242,9 @@ def test_speech_becomes_words(tiny: TinyStt, shared_data: Path) -> None:
 
 
 def test_the_decoder_makes_sound_of_codes(tiny: TinyStt) -> None:
-    """The file's other half decodes what the first one encoded to as many finite samples, not all alike."""
+    """The file's other half decodes what the first one encoded to as many finite samples, not all
+    alike.
+    """
     clips = syllables(4)[None, None, : 10 * FRAME]
     with torch.inference_mode():
         codes = model_of(tiny).mimi.encode(torch.from_numpy(clips), LM.audio_codebooks)
@@ -233,7 +255,10 @@ def test_the_decoder_makes_sound_of_codes(tiny: TinyStt) -> None:
 
 
 def test_the_commands_take_it_for_a_model(tiny: TinyStt, tmp_path: Path) -> None:
-    """The config suits a card that computes bf16; for a T4 prep-sm75 converts the weights and makes a config that suits it."""
+    """The config suits a card that computes bf16.
+
+    For a T4 prep-sm75 converts the weights and makes a config that suits it.
+    """
     folder = tiny.model_config.parent
     checked = dsmops(
         "check-config", tiny.server_config.name, "--simulate", "l4", "--json", cwd=folder

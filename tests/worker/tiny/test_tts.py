@@ -1,4 +1,6 @@
-"""The made-up speaker: complete, the same everywhere, and well enough behaved to stand in for a real one."""
+"""The made-up speaker: complete, the same everywhere, and well enough behaved to stand in for a
+real one.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def voice(tiny: TinyTts, model: LoadedTts, name: str) -> NDArray[np.float32]:
 def speak(
     model: LoadedTts, *requests: TtsRequest, words: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return PCM [B, samples] and predictions [B, STEPS] of streams that are fed random words, of generator `words`, and padding."""
+    """Return PCM [B, samples] and predictions [B, STEPS] of streams that are fed random words, of
+    generator `words`, and padding.
+    """
     engine, chance, predictions, sound = (
         TtsEngine(model, len(requests)),
         np.random.default_rng(words),
@@ -80,7 +84,9 @@ def speak(
 
 
 def test_files(tiny: TinyTts) -> None:
-    """It is complete in two megabytes, and the server's config names every file as it is named in the folder."""
+    """It is complete in two megabytes, and the server's config names every file as it is named in
+    the folder.
+    """
     folder = tiny.server_config.parent
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 2_000_000
     module = tomllib.loads(tiny.server_config.read_text())["modules"]["tts_py"]
@@ -116,7 +122,9 @@ def test_same_bytes_everywhere(tiny: TinyTts, tmp_path: Path) -> None:
 
 
 def test_codec_and_tokenizer_are_those_of_the_listener(tiny: TinyTts, tmp_path: Path) -> None:
-    """What it speaks, the tiny speech-to-text model of the same seed hears through the same codec and pieces."""
+    """What it speaks, the tiny speech-to-text model of the same seed hears through the same codec
+    and pieces.
+    """
     listener = write_tiny_stt(tmp_path)
     assert listener.files.mimi.read_bytes() == tiny.files.mimi.read_bytes()
     assert listener.files.tokenizer.read_bytes() == tiny.files.tokenizer.read_bytes()

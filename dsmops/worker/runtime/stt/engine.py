@@ -82,9 +82,11 @@ class SttEngine:
             self.codes = torch.zeros(
                 batch_size, lm.shape.audio_codebooks, dtype=torch.int64, device=device
             )
-            """Codes of the last step's frames, int64 [B, K], on the device; overwritten by the next step."""
+            """Codes of the last step's frames, int64 [B, K], on the device; overwritten by the next
+            step."""
             self.logits = torch.zeros(batch_size, lm.shape.text_out_vocab_size, device=device)
-            """Text logits of the last step, float32 [B, V], before any restriction; overwritten by the next step."""
+            """Text logits of the last step, float32 [B, V], before any restriction; overwritten by
+            the next step."""
             (self._advance,) = (
                 capture(self._step) if cuda_graph and device.type == "cuda" else (self._step,)
             )
@@ -194,7 +196,9 @@ class SttEngine:
             self._report[:, 2:] = pauses[:, 0]
 
     def _choose(self) -> Tensor:
-        """Return one token per row, int64 [B]: the most probable, or drawn at the model's temperature (Gumbel trick)."""
+        """Return one token per row, int64 [B]: the most probable, or drawn at the model's
+        temperature (Gumbel trick).
+        """
         logits = self.logits
         ids = torch.arange(logits.shape[1], device=logits.device)
         forced = self._forced[:, None]

@@ -22,7 +22,9 @@ class SttTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SttOutput:
-    """The result of one step, in arrays of its own. Rows that did not advance hold undefined values.
+    """The result of one step, in arrays of its own.
+
+    Rows that did not advance hold undefined values.
 
     Shapes (B slots):
         text_tokens: int64 [B].

@@ -32,7 +32,8 @@ from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd, SttWordMachine
 WARM_UP_STEPS = 2
 """Steps before the first stream, which count in `SttStepped.step_idx`, as in moshi-server."""
 MOST_WAITING_SAMPLES = 10 * 24_000
-"""Ten seconds. With the message that was being taken when they were reached, a stream holds at most 70 s, 6.7 MB."""
+"""Ten seconds. With the message that was being taken when they were reached, a stream holds at most
+70 s, 6.7 MB."""
 MOST_EVENTS = 1000
 """About a minute of a stream's news that nobody fetches; then it is not stepped."""
 MOST_MARKERS = 1000
@@ -75,7 +76,10 @@ class SttObserver(LoopObserver["SttStream"]):
 
 
 class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]):
-    """One client's conversation, from `SttLoop.open` to `SttLoop.close`. May be used from any thread."""
+    """One client's conversation, from `SttLoop.open` to `SttLoop.close`.
+
+    May be used from any thread.
+    """
 
     def __init__(self, loop: SttLoop, slot: int) -> None:
         super().__init__(loop, slot, MOST_EVENTS)
@@ -89,7 +93,10 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
 
     @property
     def is_full(self) -> bool:
-        """Whether it wants no more for now; `on_news` says when to look again. What is sent all the same is taken."""
+        """Whether it wants no more for now; `on_news` says when to look again.
+
+        What is sent all the same is taken.
+        """
         with self._loop.lock:
             return (
                 self._waiting >= MOST_WAITING_SAMPLES
@@ -121,7 +128,10 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
         self._loop.observer.marker(self.slot, marker_id)
 
     def restart(self) -> None:
-        """Begin anew: model state and word times are reset, audio and markers that wait stay. `Started` answers."""
+        """Begin anew: model state and word times are reset, audio and markers that wait stay.
+
+        `Started` answers.
+        """
         with self._loop.lock:
             self._begins = True
             self._loop.wake()
@@ -171,7 +181,10 @@ class SttLoop(ModelLoop[SttStream]):
     def __init__(
         self, name: str, open_engine: Callable[[], SttEngineProtocol], observer: SttObserver
     ) -> None:
-        """`open_engine` is called on the loop's thread, where the engine lives; `name` is for messages."""
+        """`open_engine` is called on the loop's thread, where the engine lives.
+
+        `name` is for messages.
+        """
         super().__init__(
             name,
             observer,
@@ -230,7 +243,10 @@ class SttLoop(ModelLoop[SttStream]):
             self._engine.step(self._pcm, np.zeros(self.slots, np.bool_))
 
     def _next(self) -> tuple[list[SttStream], list[SttStream]] | None:
-        """Return the streams whose slots are to be reset, and those with a frame to step; None where there are neither."""
+        """Return the streams whose slots are to be reset, and those with a frame to step.
+
+        None where there are neither.
+        """
         streams = list(self._streams.values())
         begun = [stream for stream in streams if stream.begins()]
         stepping = [stream for stream in streams if stream.has_frame()]

@@ -1,4 +1,6 @@
-"""Whole recordings through the engine: prefix, prompts, audio, closing silence; words, turns and figures out.
+"""Whole recordings through the engine: prefix, prompts, audio, closing silence.
+
+Words, turns and figures out.
 
 Any number of recordings share an engine's slots: as one ends, the next takes its slot.
 """
@@ -29,14 +31,17 @@ from dsmops.worker.runtime.stt.words import (
 )
 
 CLOSING_SILENCE_S = 1.0
-"""Silence fed beyond the text delay when the audio is over, so that the last word's end is heard (as `stt-rs` does)."""
+"""Silence fed beyond the text delay when the audio is over, so that the last word's end is heard
+(as `stt-rs` does)."""
 PROMPT_GAP_FRAMES = 10
 """Silent frames between a prompt's audio and the recording (as upstream's prompt script)."""
 Frame = NDArray[np.float32]
 
 
 class WordTiming(StrEnum):
-    """How words get their times: as moshi-server sends them, or as the Python package's script works them out at the end."""
+    """How words get their times: as moshi-server sends them, or as the Python package's script
+    works them out at the end.
+    """
 
     SERVER = "server"
     PYTHON = "python"
@@ -48,7 +53,9 @@ RecordingEvent = SttWord | SttWordEnd | TurnEnd
 
 @dataclass(frozen=True, slots=True)
 class SttPrompt:
-    """What the model is told before the recording: text it should have written, and audio in whole frames it should have heard."""
+    """What the model is told before the recording: text it should have written, and audio in whole
+    frames it should have heard.
+    """
 
     text: str = ""
     frames: Sequence[Frame] = ()
@@ -56,7 +63,10 @@ class SttPrompt:
 
 @dataclass(slots=True)
 class RecordingFigures:
-    """What a finished recording took. `compute_s` counts whole steps, `share_s` of each its part among the slots that ran."""
+    """What a finished recording took.
+
+    `compute_s` counts whole steps, `share_s` of each its part among the slots that ran.
+    """
 
     steps: int = 0
     compute_s: float = 0.0
@@ -69,7 +79,8 @@ _NO_PROMPT = SttPrompt()
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A recording's text, its words in order, the ends of its turns, the raw tokens and what they cost.
+    """A recording's text, its words in order, the ends of its turns, the raw tokens and what they
+    cost.
 
     `text` is decoded from all its text tokens at once. `unsaid_prompt` is what was left of the
     prompt's text when the recording ended. `tokens` holds one id per step, prefix and prompt
@@ -85,7 +96,10 @@ class Transcript:
 
 
 class Recording:
-    """One recording on its way through an engine: what to feed next, and what the tokens mean. Knows no tensors."""
+    """One recording on its way through an engine: what to feed next, and what the tokens mean.
+
+    Knows no tensors.
+    """
 
     def __init__(
         self,
@@ -97,7 +111,10 @@ class Recording:
         prompt: SttPrompt = _NO_PROMPT,
         timing: WordTiming = WordTiming.SERVER,
     ) -> None:
-        """`frames` yields the recording as float32 [1920]; it is read as the engine goes, so it may be longer than memory."""
+        """`frames` yields the recording as float32 [1920].
+
+        It is read as the engine goes, so it may be longer than memory.
+        """
         silence = np.zeros(frame_samples, dtype=np.float32)
         self._config = config
         self._tokenizer = tokenizer
@@ -139,7 +156,10 @@ class Recording:
 
     @property
     def forced(self) -> int:
-        """The prompt token that the next step may choose besides the two paddings; -1 when the prompt's text is through."""
+        """The prompt token that the next step may choose besides the two paddings.
+
+        -1 when the prompt's text is through.
+        """
         return self._waiting[0] if self._waiting else -1
 
     def take(self, token: int, pauses: Sequence[float]) -> list[RecordingEvent]:
@@ -223,7 +243,8 @@ class RecordingUpdate:
 
 
 def run_recordings(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[RecordingUpdate]:
-    """Feed `recordings` through the engine's slots, as many at once as there are, and yield news of each as it comes.
+    """Feed `recordings` through the engine's slots, as many at once as there are, and yield news of
+    each as it comes.
 
     Every recording is yielded once with `finished`, in the order in which they end. A recording
     whose frames raise ends the run.

@@ -1,4 +1,5 @@
-"""From text tokens to words with times, by the two rules that are published, and from pause probabilities to ends of turns.
+"""From text tokens to words with times, by the two rules that are published, and from pause
+probabilities to ends of turns.
 
 The server's rule works step by step and is what clients of moshi-server see. The Python package's
 rule looks at a finished sequence and shares a segment's time among its words. Both count from the
@@ -15,7 +16,8 @@ from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, LAST_
 from dsmops.worker.runtime.stt.interface import SttTokenizer
 
 _LAST_SEGMENT_FRAMES = 13
-"""Where no word boundary and no end follows, the last word ends a second after it began: 12.5 frames, rounded up."""
+"""Where no word boundary and no end follows, the last word ends a second after it began: 12.5
+frames, rounded up."""
 _END_OF_STREAM = 2
 """SentencePiece's own end-of-sentence id."""
 
@@ -37,7 +39,10 @@ class SttWordEnd:
 
 @dataclass(frozen=True, slots=True)
 class TimedWord:
-    """A word with its times in seconds; `stop_s` None where the next word, or the stream's end, came before a boundary."""
+    """A word with its times in seconds.
+
+    `stop_s` None where the next word, or the stream's end, came before a boundary.
+    """
 
     text: str
     start_s: float
@@ -46,13 +51,18 @@ class TimedWord:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The model heard the end of a turn; `time_s` is how much of the recording it had heard then."""
+    """The model heard the end of a turn.
+
+    `time_s` is how much of the recording it had heard then.
+    """
 
     time_s: float
 
 
 class TurnDetector:
-    """Kyutai's rule for ends of turns: the head for pauses of 2 s gives more than a half; announced once, until the next word.
+    """Kyutai's rule for ends of turns: the head for pauses of 2 s gives more than a half.
+
+    Announced once, until the next word.
 
     Silence before the first word ends no turn here. Source of the rest: `stt-rs`, file and
     microphone clients of delayed-streams-modeling.
@@ -65,7 +75,10 @@ class TurnDetector:
         self._in_turn = False
 
     def take(self, pauses: Sequence[float], *, spoken: bool) -> bool:
-        """Take a step's pause probabilities, and whether it brought a word; return whether a turn ends with it."""
+        """Take a step's pause probabilities, and whether it brought a word.
+
+        Return whether a turn ends with it.
+        """
         self._in_turn |= spoken
         ends = self._in_turn and len(pauses) > self.HEAD and pauses[self.HEAD] > self.THRESHOLD
         self._in_turn &= not ends
@@ -128,8 +141,8 @@ def words_of_sequence(
     when encoded alone, none beyond the segment. Times are moved back by the prefix, in whole
     seconds, and the delay, and never lie before 0.
 
-    Source: `scripts/stt_from_file_pytorch.py` of delayed-streams-modeling; its last segment fails when more than 12 frames follow, here
-    it ends after a second.
+    Source: `scripts/stt_from_file_pytorch.py` of delayed-streams-modeling; its last segment fails
+    when more than 12 frames follow, here it ends after a second.
     """
     offset_s = int(prefix_frames / FRAMES_PER_S) + delay_s
 

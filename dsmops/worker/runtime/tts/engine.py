@@ -103,15 +103,18 @@ class TtsEngine:
             self._sound = torch.zeros(batch_size, model.frame_samples + 1, device=device)
             self._pcm_host = torch.zeros(self._sound.shape, pin_memory=device.type == "cuda")
             self.text_logits = torch.zeros(batch_size, shape.text_out_vocab_size, device=device)
-            """Text logits of the last step, float32 [B, V], before any bonus; overwritten by the next step."""
+            """Text logits of the last step, float32 [B, V], before any bonus; overwritten by the
+            next step."""
             self.audio_logits = torch.zeros(
                 batch_size, codebooks, shape.audio_vocab_size - 1, device=device
             )
-            """Logits of the last step's codes, float32 [B, K, card]; overwritten by the next step that is not text-only."""
+            """Logits of the last step's codes, float32 [B, K, card]; overwritten by the next step
+            that is not text-only."""
             self.codes = torch.zeros(
                 batch_size, shape.audio_codebooks, dtype=torch.int64, device=device
             )
-            """Codes that the last step generated, int64 [B, all codebooks], -1 where it generated none; overwritten by the next step."""
+            """Codes that the last step generated, int64 [B, all codebooks], -1 where it generated
+            none; overwritten by the next step."""
             parts = (self._predict_text, self._generate, self._advance_silently)
             self._run_text, self._run_audio, self._run_silence = (
                 capture(*parts) if cuda_graph and device.type == "cuda" else parts
@@ -126,7 +129,8 @@ class TtsEngine:
         """Tell whether `reset` can follow `request`. Any thread may ask.
 
         Raises:
-            InputError: it has a voice of another shape or too many of them, or a `cfg` that the model does not know.
+            InputError: it has a voice of another shape or too many of them, or a `cfg` that the
+                model does not know.
         """
         config = self.model.config
         for voice in request.voices:
@@ -166,7 +170,9 @@ class TtsEngine:
             )
 
     def reset(self, slots: Sequence[int], requests: Sequence[TtsRequest]) -> None:
-        """Start new streams in `slots`, as `requests` say; their next step is a stream's first. Other slots are untouched.
+        """Start new streams in `slots`, as `requests` say; their next step is a stream's first.
+
+        Other slots are untouched.
 
         Raises:
             ValueError: there is no such slot, or not one request for each; a bug in the caller.
@@ -207,7 +213,8 @@ class TtsEngine:
         row i alone.
 
         Raises:
-            ValueError: a shape does not fit this engine's B, a token no table, or `text_only` a row that must speak; a bug in the caller.
+            ValueError: a shape does not fit this engine's B, a token no table, or `text_only` a row
+                that must speak; a bug in the caller.
             DeviceLostError: the GPU failed during the step; every slot is lost.
         """
         config = self.model.config
@@ -259,7 +266,10 @@ class TtsEngine:
             entries[row] = projected
 
     def _predict_text(self) -> None:
-        """Run the language model. Nothing of a row's state moves on here: that waits for the text token."""
+        """Run the language model.
+
+        Nothing of a row's state moves on here: that waits for the text token.
+        """
         lm, offset = self.model.lm, self._ring.offset
         steps = offset[: self.batch_size]
         audio = torch.where(steps[:, None] <= self._delays, lm.initial_audio, self._past[..., -1])

@@ -51,7 +51,8 @@ class TtsOutput:
 
 
 TtsChoose = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""Takes each row's predicted text token and returns the, multiplexed, one that is fed. Rows that do not advance hold anything."""
+"""Takes each row's predicted text token and returns the, multiplexed, one that is fed. Rows that do
+not advance hold anything."""
 
 
 class TtsModelProtocol(Protocol):

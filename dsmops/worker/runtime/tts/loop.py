@@ -1,4 +1,5 @@
-"""The model loop of text-to-speech: it steps the engine whenever any stream knows enough of its text, and hands out sound and words.
+"""The model loop of text-to-speech: it steps the engine whenever any stream knows enough of its
+text, and hands out sound and words.
 
 A stream that waits for words is not stepped, nor is one whose sound nobody fetches. Streams in
 their first phase, in which text leads and nothing sounds yet, take steps of their own that cost
@@ -31,9 +32,11 @@ from dsmops.worker.runtime.tts.script import TtsTextStream
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance
 
 WARM_UP_STEPS = 2
-"""Steps before the first stream, one of each kind where there are two; they count in `TtsStepped.step_idx`."""
+"""Steps before the first stream, one of each kind where there are two; they count in
+`TtsStepped.step_idx`."""
 MOST_WAITING_WORDS = 1000
-"""Some six minutes of speech. With the text that was being taken when they were reached, a stream holds about 20 MB at most."""
+"""Some six minutes of speech. With the text that was being taken when they were reached, a stream
+holds about 20 MB at most."""
 MOST_TEXT = 200_000
 """Characters of one piece of text."""
 MOST_EVENTS = 250
@@ -74,7 +77,10 @@ class TtsObserver(LoopObserver["TtsStream"]):
 
 
 class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
-    """One client's stream, from `TtsLoop.open` to `TtsLoop.close`. May be used from any thread, its text be given by one at a time."""
+    """One client's stream, from `TtsLoop.open` to `TtsLoop.close`.
+
+    May be used from any thread, its text be given by one at a time.
+    """
 
     def __init__(self, loop: TtsLoop, slot: int, request: TtsRequest) -> None:
         super().__init__(loop, slot, MOST_EVENTS)
@@ -86,7 +92,10 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
 
     @property
     def is_full(self) -> bool:
-        """Whether it wants no more text for now; `on_news` says when to look again. What is sent all the same is taken."""
+        """Whether it wants no more text for now; `on_news` says when to look again.
+
+        What is sent all the same is taken.
+        """
         with self._loop.lock:
             return self._utterance.waiting >= MOST_WAITING_WORDS
 
@@ -121,7 +130,8 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
         """Add words; every piece ends a word, as `TtsTextStream` says.
 
         Raises:
-            InputError: the text cannot be said, is too long for one piece, or comes after `end_text`.
+            InputError: the text cannot be said, is too long for one piece, or comes after
+                `end_text`.
         """
         if len(text) > MOST_TEXT:
             raise InputError(
@@ -132,7 +142,8 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
         self._extend(self._text.take(text))
 
     def end_text(self) -> None:
-        """Say that no more text comes: `TtsEnded` follows the last sound, or comes at once where nothing was said.
+        """Say that no more text comes: `TtsEnded` follows the last sound, or comes at once where
+        nothing was said.
 
         Raises:
             InputError: what was left of the text cannot be said.
@@ -220,7 +231,10 @@ class TtsLoop(ModelLoop[TtsStream]):
         pacing: TtsPacing = TtsPacing(),  # noqa: B008 frozen
         interleaved_text_only: int = INTERLEAVED_TEXT_ONLY,
     ) -> None:
-        """`open_engine` is called on the loop's thread, where the engine lives; `name` is for messages."""
+        """`open_engine` is called on the loop's thread, where the engine lives.
+
+        `name` is for messages.
+        """
         super().__init__(
             name,
             observer,

@@ -1,4 +1,5 @@
-"""The state machine between text and the text-to-speech model: each step it turns the model's prediction into the next text token.
+"""The state machine between text and the text-to-speech model: each step it turns the model's
+prediction into the next text token.
 
 The model is only asked when the next word may begin. Which word that is, how its tokens are fed,
 and which later word is shown ahead in the second text stream, is decided here.
@@ -76,9 +77,9 @@ class TtsTextMachine:
 
     @property
     def sees_enough(self) -> bool:
-        """Whether what is known decides the next step: no entry can begin in it, or a pause is next, or a word and as many behind it as the
-        second stream needs. moshi-server asks for these words in every step, which gives the same
-        tokens later.
+        """Whether what is known decides the next step: no entry can begin in it, or a pause is
+        next, or a word and as many behind it as the second stream needs. moshi-server asks for
+        these words in every step, which gives the same tokens later.
         """
         if self._main or self._must_pad > 0:
             return True
@@ -87,7 +88,8 @@ class TtsTextMachine:
         return self._word(self._ahead) is not None
 
     def step(self, step: int, prediction: int) -> tuple[int, TtsEntry | None]:
-        """Return the token to feed in `step`, multiplexed, and the entry that begins with it, if one does.
+        """Return the token to feed in `step`, multiplexed, and the entry that begins with it, if
+        one does.
 
         `prediction` is the model's text token: 0 asks for the next word, any other for padding.
         """

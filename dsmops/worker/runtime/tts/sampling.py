@@ -1,4 +1,5 @@
-"""Drawing tokens so that a stream can be repeated: its noise is a function of its seed, its own step, the codebook and the token.
+"""Drawing tokens so that a stream can be repeated: its noise is a function of its seed, its own
+step, the codebook and the token.
 
 Nothing of it depends on the other rows of a batch, on what ran before, or on whether a CUDA graph
 is replayed, as a generator's state would. The functions take and return tensors and can be
@@ -16,14 +17,17 @@ _Numbers = TypeVar("_Numbers", int, Tensor)
 
 _MASK = 0xFFFFFFFF
 _FIRST, _SECOND = 0x21F0AAAD, 0x735A2D97
-"""Multipliers of a 32-bit integer hash of good avalanche (`triple32`'s two-round relative, Wellons). Both are below 2**31, so a product
-with 32 bits fits int64."""
+"""Multipliers of a 32-bit integer hash of good avalanche (`triple32`'s two-round relative,
+Wellons). Both are below 2**31, so a product with 32 bits fits int64."""
 _STREAM = 0x2545F491
 """Odd; sets the keys of neighbouring steps and codebooks apart."""
 
 
 def stream_key(seed: int) -> int:
-    """Return the 32-bit key of a stream with this `seed`; all 64 bits of a seed matter, and its sign."""
+    """Return the 32-bit key of a stream with this `seed`.
+
+    All 64 bits of a seed matter, and its sign.
+    """
     key = 0
     for part in (seed & _MASK, (seed >> 32) & _MASK, (seed >> 64) & _MASK):
         key = mix(key ^ part ^ _STREAM)
@@ -31,14 +35,18 @@ def stream_key(seed: int) -> int:
 
 
 def mix(x: _Numbers) -> _Numbers:
-    """Return a hash, 0 to 2**32 - 1, of `x`, or of each number of an int64 tensor; both of the same range."""
+    """Return a hash, 0 to 2**32 - 1, of `x`, or of each number of an int64 tensor.
+
+    Both of the same range.
+    """
     for shift, multiplier in ((16, _FIRST), (15, _SECOND)):
         x = ((x ^ (x >> shift)) * multiplier) & _MASK
     return x ^ (x >> 15)
 
 
 def noise(keys: Tensor, steps: Tensor, first: int, count: int, tokens: int) -> Tensor:
-    """Return -gumbel noise, float32 [B, count, tokens], of codebooks `first` to `first + count - 1`; codebook 0 stands for the text.
+    """Return -gumbel noise, float32 [B, count, tokens], of codebooks `first` to `first + count -
+    1`; codebook 0 stands for the text.
 
     `keys` int64 [B], from `stream_key`; `steps` int64 [B], each row's own. Values lie between -16.7
     and 2.9.
@@ -58,7 +66,8 @@ def noise(keys: Tensor, steps: Tensor, first: int, count: int, tokens: int) -> T
 
 
 def draw(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: int) -> Tensor:
-    """Return int64 [B]: one token each out of softmax(logits / temperature), among the `top_k` most probable; the best at temperature 0.
+    """Return int64 [B]: one token each out of softmax(logits / temperature), among the `top_k` most
+    probable; the best at temperature 0.
 
     `logits` [B, V] of any floating dtype, raised to float32; `noise` float32 [B, V], from `noise`;
     `temperature` float32 [B]. Tokens that tie with the last of the most probable count among them,

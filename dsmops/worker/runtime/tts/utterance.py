@@ -1,4 +1,5 @@
-"""One stream of speech on its way through an engine: which token is fed next, which words and sounds came of it, when it ends.
+"""One stream of speech on its way through an engine: which token is fed next, which words and
+sounds came of it, when it ends.
 
 Knows no tensors and no threads. The rules are those of moshi-server's batched service (its `tts.py`
 and `py_module.rs`).
@@ -22,9 +23,11 @@ LOUDEST = 0.99
 
 @dataclass(frozen=True, slots=True)
 class TtsWord:
-    """A word, or a stream's pause, with its times in the audio, in seconds: from the step behind the one in which it began to that of the
-    next. The last one stops where a further word would have begun; moshi-server has it stop with
-    all sound, two seconds later.
+    """A word, or a stream's pause, with its times in the audio, in seconds: from the step behind
+    the one in which it began to that of the next.
+
+    The last one stops where a further word would have begun; moshi-server has it stop with all
+    sound, two seconds later.
     """
 
     text: str
@@ -40,7 +43,10 @@ class TtsAudio:
 
 
 class Utterance:
-    """What is said in one slot from its reset on. It always ends once `close` was called: no word waits for ever."""
+    """What is said in one slot from its reset on.
+
+    It always ends once `close` was called: no word waits for ever.
+    """
 
     def __init__(self, config: TtsConfig, pacing: TtsPacing) -> None:
         self.steps = 0

@@ -1,4 +1,6 @@
-"""The engine beside a plain loop over the same networks: what a slot gives depends on its own audio alone, in the order it was given."""
+"""The engine beside a plain loop over the same networks: what a slot gives depends on its own audio
+alone, in the order it was given.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ FRAME = 1920
 STEPS = 60
 SLOTS = 3
 POISON = 7
-"""A text token whose embedding is NaN in `poisoned`: once a row has been made to say it, its next logits are NaN."""
+"""A text token whose embedding is NaN in `poisoned`: once a row has been made to say it, its next
+logits are NaN."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,8 @@ def spoken(engine: SttEngine, clip: Tensor, forced: list[int] | None = None) -> 
 def plain_loop(
     model: LoadedStt, clip: Tensor, alignment: Alignment
 ) -> tuple[list[int], Tensor, Tensor]:
-    """Return tokens, logits and pauses of one clip, from the whole signal's codes and a language model without caches.
+    """Return tokens, logits and pauses of one clip, from the whole signal's codes and a language
+    model without caches.
 
     By the server's alignment step t takes frame t - 1 and the codec begins with zeros, by the other
     step t takes frame t and the codec repeats its first value. Step 0 takes the initial tokens.
@@ -106,7 +110,9 @@ def test_it_does_what_a_plain_loop_does(
 def test_a_slot_among_others_is_a_slot_alone(
     model: LoadedStt, clips: Tensor, alignment: Alignment, seed: int
 ) -> None:
-    """Whatever its neighbours do (idle, begin anew, hold garbage while idle), a slot says exactly what it says alone."""
+    """Whatever its neighbours do (idle, begin anew, hold garbage while idle), a slot says exactly
+    what it says alone.
+    """
     generator = torch.Generator().manual_seed(seed)
     masks = torch.rand(STEPS, SLOTS, generator=generator) > 0.3
     resets = torch.rand(STEPS, SLOTS, generator=generator) < 0.05

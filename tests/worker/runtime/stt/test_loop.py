@@ -101,7 +101,10 @@ def is_marked(events: list[SttEvent]) -> bool:
 
 
 def test_words_come_with_their_steps_by_the_servers_rule(bench: Bench) -> None:
-    """A frame, a Step; then the words it completes; times without the text delay; step numbers go on from the warm-up."""
+    """A frame, a Step.
+
+    Then the words it completes; times without the text delay; step numbers go on from the warm-up.
+    """
     stream = bench.open()
     stream.push(frames(PADDING, BOUNDARY, 4, 5, PADDING, BOUNDARY))
     events = bench.until(
@@ -133,7 +136,10 @@ def test_a_model_without_heads_sends_no_steps() -> None:
 @settings(max_examples=30)
 @given(before=st.integers(0, 5 * FRAME), cut=st.integers(1, 3 * FRAME), busy=st.integers(0, 12))
 def test_a_marker_returns_after_the_streams_own_delay(before: int, cut: int, busy: int) -> None:
-    """With the step that hears the last whole frame before it, plus the text delay; neighbours that step more do not matter."""
+    """With the step that hears the last whole frame before it, plus the text delay.
+
+    Neighbours that step more do not matter.
+    """
     bench = Bench(EchoEngine()).start()
     try:
         stream, neighbour = bench.open(), bench.open()
@@ -181,7 +187,10 @@ def test_init_starts_anew_and_keeps_what_waits(bench: Bench) -> None:
 
 
 def test_slots_are_lent_and_come_back(bench: Bench) -> None:
-    """As many streams as slots; a closed one makes room at once, and its slot is reset for the next."""
+    """As many streams as slots.
+
+    A closed one makes room at once, and its slot is reset for the next.
+    """
     first, second = bench.open(), bench.open()
     assert bench.loop.open() is None
     first.push(frames(4, 4, 4)[:-1])

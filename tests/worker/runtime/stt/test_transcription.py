@@ -1,4 +1,6 @@
-"""Recordings on their way through an engine: what is fed, what its tokens mean, and that nobody's slot matters to anybody."""
+"""Recordings on their way through an engine: what is fed, what its tokens mean, and that nobody's
+slot matters to anybody.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ QUIET = (0.0, 0.0, 1.0, 0.0)
 
 
 class Toy:
-    """A tokenizer of a few pieces. A word that is one of them is that piece; another takes a piece per letter."""
+    """A tokenizer of a few pieces.
+
+    A word that is one of them is that piece; another takes a piece per letter.
+    """
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(PIECES.get(token, "") for token in ids).strip()
@@ -266,7 +271,9 @@ TOKENS = st.lists(
 def test_times_count_from_the_recording(
     model: LoadedStt, tokens: list[int], prefix_s: float
 ) -> None:
-    """What is told is what the server's rule says of the tokens, moved back by the silence that was fed, never before 0."""
+    """What is told is what the server's rule says of the tokens, moved back by the silence that was
+    fed, never before 0.
+    """
     recording = Recording([], replace(model.config, silence_prefix_s=prefix_s), Toy(), 1)
     machine, shift_s = SttWordMachine(Toy(), DELAY), ceil(prefix_s * 12.5) / 12.5
     expected: list[RecordingEvent] = []
@@ -340,7 +347,9 @@ def test_the_last_word_is_told_at_the_end(model: LoadedStt) -> None:
 def test_prompt_text_is_never_shown(
     model: LoadedStt, prompt: list[int], says: list[bool | int], tokens: list[int]
 ) -> None:
-    """However a model spreads a prompt over its steps, its pieces are forced in order, and none shows before it is through."""
+    """However a model spreads a prompt over its steps, its pieces are forced in order, and none
+    shows before it is through.
+    """
     text = " ".join(PIECES[token].strip() for token in prompt)
     recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt(text))
     left = list(prompt)
@@ -365,7 +374,9 @@ def test_prompt_text_is_never_shown(
 def test_a_prompts_last_word_is_hidden_whole(
     model: LoadedStt, pauses: list[int], shown: str
 ) -> None:
-    """What the model adds to the last word of a prompt's text before it pauses belongs to the prompt."""
+    """What the model adds to the last word of a prompt's text before it pauses belongs to the
+    prompt.
+    """
     recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt("at"))
     told(recording, [PADDING] * 7 + [BOUNDARY, 7, 9, *pauses, 4, PADDING])
     assert recording.transcript().text == shown

@@ -1,4 +1,6 @@
-"""Words and their times against both published rules, each written out again here in the slowest and plainest way."""
+"""Words and their times against both published rules, each written out again here in the slowest
+and plainest way.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ DELAYS = st.integers(0, 8)
 
 
 class Toy:
-    """A tokenizer of a few pieces. Encoding takes a token per letter, so a word takes more tokens than the model needed for it."""
+    """A tokenizer of a few pieces.
+
+    Encoding takes a token per letter, so a word takes more tokens than the model needed for it.
+    """
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(PIECES.get(token, "") for token in ids).strip()
@@ -44,7 +49,9 @@ def events_of(tokens: Sequence[int], delay_steps: int) -> list[SttWord | SttWord
 
 
 def server_rule(tokens: Sequence[int], delay_steps: int) -> list[SttWord | SttWordEnd]:
-    """The server's rule over a finished stream: at every step all that came before is looked at again, and nothing is remembered."""
+    """The server's rule over a finished stream: at every step all that came before is looked at
+    again, and nothing is remembered.
+    """
     first = max(delay_steps, 1)
     heard = {n: token for n, token in enumerate(tokens, start=1) if n >= first}
 
@@ -76,7 +83,9 @@ def server_rule(tokens: Sequence[int], delay_steps: int) -> list[SttWord | SttWo
 
 
 def python_rule(tokens: Sequence[int], prefix_frames: int, delay_s: float) -> list[TimedWord]:
-    """The Python package's rule, with 13 frames where it would fail and no word longer than its segment."""
+    """The Python package's rule, with 13 frames where it would fail and no word longer than its
+    segment.
+    """
     starts = [n + 1 for n, token in enumerate(tokens) if token == BOUNDARY]
     segments = [(begin, after - 1) for begin, after in pairwise(starts)]
     if starts:
@@ -140,7 +149,9 @@ def test_python_times_never_go_back(tokens: list[int]) -> None:
 
 
 def test_times_of_a_known_stream() -> None:
-    """A word starts at the boundary before it and ends at the next one, both moved back by the delay."""
+    """A word starts at the boundary before it and ends at the next one, both moved back by the
+    delay.
+    """
     tokens = [3, 0, 4, 6, 3, 3, 0, 8, 0, 5, 3]
     assert events_of(tokens, 2) == [
         SttWord("toma", 0.0),
@@ -153,7 +164,9 @@ def test_times_of_a_known_stream() -> None:
 
 @given(st.lists(st.sampled_from([BOUNDARY, PADDING, *PIECES]), max_size=7))
 def test_nothing_before_the_delay(tokens: list[int]) -> None:
-    """What the model writes before the text delay is over is neither a word nor the beginning of one."""
+    """What the model writes before the text delay is over is neither a word nor the beginning of
+    one.
+    """
     machine = SttWordMachine(Toy(), 8)
     assert [machine.take(token) for token in tokens] == [[]] * len(tokens)
     assert machine.flush() == []
@@ -177,7 +190,9 @@ def test_flushed_word_still_ends() -> None:
 
 @pytest.mark.parametrize("following", [12, 13, 14, 40])
 def test_long_silence_after_the_last_word(following: int) -> None:
-    """However many frames follow the last boundary, the last word ends within about a second, where upstream's script fails."""
+    """However many frames follow the last boundary, the last word ends within about a second, where
+    upstream's script fails.
+    """
     words = words_of_sequence(
         [BOUNDARY, 4, *[PADDING] * (following - 1)], Toy(), prefix_frames=0, delay_s=0.0
     )
@@ -203,7 +218,9 @@ LOUD, QUIET = (0.0, 0.0, 0.5, 1.0), (0.0, 0.0, 0.51, 0.0)
 
 
 def test_turn_ends_once() -> None:
-    """A turn's end is announced at the first long pause after a word, once, and again only after the next word."""
+    """A turn's end is announced at the first long pause after a word, once, and again only after
+    the next word.
+    """
     steps = [
         (QUIET, False),
         (LOUD, True),

@@ -1,4 +1,6 @@
-"""The text-to-speech engine: rows that know nothing of each other, draws that can be repeated, and requests that are refused."""
+"""The text-to-speech engine: rows that know nothing of each other, draws that can be repeated, and
+requests that are refused.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ def test_a_step_of_nobody_changes_nothing(model: LoadedTts) -> None:
 def test_rows_are_independent(
     model: LoadedTts, unguided: LoadedTts, seed: int, guidance: bool
 ) -> None:
-    """A row among busy, idle and resetting neighbours of other voices, seeds and temperatures predicts, chooses and sounds as alone."""
+    """A row among busy, idle and resetting neighbours of other voices, seeds and temperatures
+    predicts, chooses and sounds as alone.
+    """
     chance = np.random.default_rng(seed)
     requests = [replace(request, cfg=1.5) for request in REQUESTS] if guidance else list(REQUESTS)
     used = unguided if guidance else model
@@ -330,7 +334,10 @@ def test_16_bits(files: tuple[Path, Path], model: LoadedTts, dtype: torch.dtype)
 def test_what_is_not_finite_is_told(
     tmp_path: Path, files: tuple[Path, Path], name: str, row: int
 ) -> None:
-    """A NaN in a row's logits, of text or of codes, is told for this row alone; a reset cures it."""
+    """A NaN in a row's logits, of text or of codes, is told for this row alone.
+
+    A reset cures it.
+    """
     weights = random_weights(tts_config().shape.tensors())
     weights[name][row] = float("nan")
     engine = TtsEngine(
@@ -419,7 +426,10 @@ def test_a_voice_may_be_read_only(model: LoadedTts) -> None:
 def test_guidance_belongs_to_models_that_are_not_distilled(
     model: LoadedTts, unguided: LoadedTts
 ) -> None:
-    """A distilled model refuses to be guided again; another is guided only where the engine was opened for it."""
+    """A distilled model refuses to be guided again.
+
+    Another is guided only where the engine was opened for it.
+    """
     with pytest.raises(InputError, match="guidance as an input"):
         TtsEngine(model, 1, guidance=True)
     engine = TtsEngine(unguided, 1)

@@ -1,4 +1,5 @@
-"""Numbers of text to speech that upstream's package (moshi 0.2.13) gave for weights and inputs that a formula describes.
+"""Numbers of text to speech that upstream's package (moshi 0.2.13) gave for weights and inputs that
+a formula describes.
 
 Printed with six decimals, so they are compared to 1e-5; the smallest margin between the best and
 the second-best choice was 7e-4, so tokens are compared exactly. The text tokens that upstream's
@@ -120,7 +121,9 @@ def test_predictions(recording: Recording) -> None:
 
 @pytest.mark.parametrize("codebook", range(4))
 def test_codes(recording: Recording, codebook: int) -> None:
-    """Every codebook, moved back by its delay, holds the recorded codes from frame 5 on and nothing before."""
+    """Every codebook, moved back by its delay, holds the recorded codes from frame 5 on and nothing
+    before.
+    """
     codes = [step[codebook] for step in recording.codes]
     begin = 5 + tts_config().delays[codebook]
     assert codes[:begin] == [-1] * begin

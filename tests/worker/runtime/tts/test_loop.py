@@ -122,7 +122,10 @@ def alone(*pieces: str, request: TtsRequest = REQUEST) -> list[float]:
 
 
 def test_words_in_sound_and_times_out(bench: Bench) -> None:
-    """All words, in order and without gaps; a frame for every step but the lead; the end; the text fed is the machine's."""
+    """All words, in order and without gaps.
+
+    A frame for every step but the lead; the end; the text fed is the machine's.
+    """
     speech = bench.open()
     events = bench.whole(speech, "ab c", "d")
     assert spoken(events) == ["ab", "c", "d"]
@@ -182,7 +185,10 @@ def test_nothing_to_say_ends_at_once(bench: Bench, pieces: list[str]) -> None:
 
 
 def test_a_stream_waits_for_as_many_words_as_the_model_sees_ahead(bench: Bench) -> None:
-    """Two words are not enough for a model that sees two ahead, a third is; a neighbour does not wait."""
+    """Two words are not enough for a model that sees two ahead, a third is.
+
+    A neighbour does not wait.
+    """
     slow, quick = bench.open(), bench.open()
     slow.add_text("ab")
     slow.add_text("c")
@@ -223,7 +229,8 @@ def bench_reopen(bench: Bench, speech: TtsStream) -> TtsStream:
 def test_streams_sound_as_if_they_were_alone(
     texts: list[list[str]], drops: list[int], slots: int
 ) -> None:
-    """Whoever begins, ends or is dropped beside them, and however their words arrive: the same sound and the same words, sample by sample.
+    """Whoever begins, ends or is dropped beside them, and however their words arrive: the same
+    sound and the same words, sample by sample.
 
     A stream whose number of `drops` is odd is closed after so many events; its slot goes to the
     next one.
@@ -268,7 +275,10 @@ def test_streams_sound_as_if_they_were_alone(
     ],
 )
 def test_new_streams_take_cheap_steps_of_their_own(most: int, kinds: list[bool]) -> None:
-    """All of them where nobody sounds yet; beside one that sounds, so many in a row at most, in which that one rests."""
+    """All of them where nobody sounds yet.
+
+    Beside one that sounds, so many in a row at most, in which that one rests.
+    """
     gate = threading.Event()
     gate.set()
     with Bench(
@@ -299,7 +309,10 @@ def test_new_streams_take_cheap_steps_of_their_own(most: int, kinds: list[bool])
 
 
 def test_the_voice_may_change_before_the_first_word(bench: Bench) -> None:
-    """The slot is set up anew, without a second start; afterwards it is too late; a request that cannot be followed is refused."""
+    """The slot is set up anew, without a second start.
+
+    Afterwards it is too late; a request that cannot be followed is refused.
+    """
     speech = bench.open()
     other = TtsRequest(voices=(np.ones((6, 5), np.float32),), seed=5)
     speech.change_request(other)
@@ -330,7 +343,10 @@ def test_text_that_cannot_be_said_is_refused_and_the_stream_goes_on(bench: Bench
 
 
 def test_a_stream_says_when_it_is_full() -> None:
-    """A thousand words wait at most before it wants no more; what is sent all the same is taken; when they are said it has room."""
+    """A thousand words wait at most before it wants no more.
+
+    What is sent all the same is taken; when they are said it has room.
+    """
     gate = threading.Event()
     with Bench(
         TalkEngine(
@@ -381,7 +397,10 @@ def test_broken_numbers_end_one_stream_only(bench: Bench) -> None:
 
 
 def test_slots_are_lent_and_come_back(bench: Bench) -> None:
-    """As many streams as slots; a closed one makes room at once, and its slot is reset for the next."""
+    """As many streams as slots.
+
+    A closed one makes room at once, and its slot is reset for the next.
+    """
     first, second = bench.open(), bench.open()
     assert bench.loop.open(REQUEST) is None
     first.add_text("a b c d")

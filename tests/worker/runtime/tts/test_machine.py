@@ -1,4 +1,6 @@
-"""The state machine between text and model, against a second implementation, recorded numbers and upstream's package."""
+"""The state machine between text and model, against a second implementation, recorded numbers and
+upstream's package.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +25,10 @@ PREDICTED = st.lists(st.sampled_from([0, 0, 3, 7]), max_size=120)
 
 
 class Rules:
-    """The rules as the reference states them, one after the other, with nothing shared; `left` is a plain list."""
+    """The rules as the reference states them, one after the other, with nothing shared.
+
+    `left` is a plain list.
+    """
 
     def __init__(self, ahead: int, pacing: TtsPacing) -> None:
         self.ahead, self.most = ahead, pacing.max_padding
@@ -207,7 +212,10 @@ def test_a_stream_that_waits_for_its_text_feeds_what_the_whole_text_feeds(
     ],
 )
 def test_what_a_step_has_to_know(entries: list[TtsEntry], ahead: int, enough: bool) -> None:
-    """A pause comes next, or a word and as many more as the second stream looks ahead; pauses do not count as words."""
+    """A pause comes next, or a word and as many more as the second stream looks ahead.
+
+    Pauses do not count as words.
+    """
     machine = TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=TtsPacing(initial_padding=0))
     machine.extend(entries)
     assert machine.sees_enough is enough

@@ -1,4 +1,6 @@
-"""Draws of tokens: repeatable from a seed, independent of everything else, and distributed as they should be."""
+"""Draws of tokens: repeatable from a seed, independent of everything else, and distributed as they
+should be.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def _keys(*seeds: int) -> torch.Tensor:
 
 
 def test_noise_is_gumbel_noise() -> None:
-    """Over rows, steps, codebooks and tokens, and over each of them alone, it has the mean and spread of -gumbel values."""
+    """Over rows, steps, codebooks and tokens, and over each of them alone, it has the mean and
+    spread of -gumbel values.
+    """
     seen = torch.stack(
         [noise(_keys(0, 1, 2**40), torch.full((3,), step), 0, 8, 512) for step in range(12)]
     )
@@ -50,7 +54,9 @@ def test_neighbours_are_not_alike() -> None:
 
 
 def test_noise_of_a_row_is_its_own() -> None:
-    """A row's noise is the same in any batch, in any place of it, and whichever codebooks are asked for together."""
+    """A row's noise is the same in any batch, in any place of it, and whichever codebooks are asked
+    for together.
+    """
     steps = torch.tensor([4, 9, 2])
     together = noise(_keys(5, 6, 7), steps, 1, 4, 100)
     for row, seed in enumerate((5, 6, 7)):
@@ -79,7 +85,9 @@ def test_mix_is_a_bijection_of_small_numbers() -> None:
 
 @pytest.mark.parametrize("temperature", [0.3, 0.6, 1.5])
 def test_draws_follow_the_distribution(temperature: float) -> None:
-    """Tokens come as often as the softmax of their logits says, and none from beyond the most probable ones."""
+    """Tokens come as often as the softmax of their logits says, and none from beyond the most
+    probable ones.
+    """
     logits = torch.tensor([1.0, 0.2, -0.5, 0.9, -3.0, 0.4])
     rolls = noise(_keys(*range(DRAWS)), torch.zeros(DRAWS, dtype=torch.int64), 0, 1, 6)[:, 0]
     drawn = draw(logits.expand(DRAWS, -1), rolls, torch.full((DRAWS,), temperature), 4)
@@ -90,7 +98,10 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
 
 
 def test_temperature_0_and_ties() -> None:
-    """At temperature 0 the best token is taken; more tokens allowed than there are is all; ties with the last allowed one count."""
+    """At temperature 0 the best token is taken.
+
+    More tokens allowed than there are is all; ties with the last allowed one count.
+    """
     logits = torch.tensor([[0.0, 2.0, 1.0, 1.0], [3.0, 2.0, 1.0, 1.0]])
     rolls = torch.tensor([[0.0, 0.0, 0.0, -9.0], [0.0, 0.0, 0.0, -9.0]])
     assert draw(logits, rolls, torch.zeros(2), 4000).tolist() == [1, 0]

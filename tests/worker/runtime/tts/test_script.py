@@ -171,7 +171,10 @@ def test_a_client_that_splits_at_spaces_may_send_pauses() -> None:
 
 
 def test_every_piece_ends_a_word() -> None:
-    """As clients send words without spaces; an opening bracket that began no pause is a word too."""
+    """As clients send words without spaces.
+
+    An opening bracket that began no pause is a word too.
+    """
     stream = TtsTextStream(ALL)
     assert words([*stream.take("ab"), *stream.take("cd")]) == ["ab", "cd"]
     assert words(

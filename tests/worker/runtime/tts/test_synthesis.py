@@ -27,7 +27,10 @@ SCRIPT = script_entries(['ab c <break time="1s"/> d', "ef g h"], Letters())
 
 
 def test_a_script_in_sound_and_words_out() -> None:
-    """All words but no pauses, in order; the turns' tokens; as much sound as words and closing padding take; only its slot steps."""
+    """All words but no pauses, in order.
+
+    The turns' tokens; as much sound as words and closing padding take; only its slot steps.
+    """
     engine = TalkEngine(3)
     news = list(run_script(engine, SCRIPT, REQUEST))
     words = [event for event in news if isinstance(event, TtsWord)]
@@ -60,7 +63,9 @@ def test_the_same_again_is_the_same_sound() -> None:
 
 
 def test_text_is_read_as_it_is_needed() -> None:
-    """Sound begins while the script is still coming in, with as few words read as the model sees ahead."""
+    """Sound begins while the script is still coming in, with as few words read as the model sees
+    ahead.
+    """
     read = 0
 
     def coming() -> Iterator[TtsEntry]:
