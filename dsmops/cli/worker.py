@@ -1,4 +1,4 @@
-"""The command that serves: `worker`."""
+"""The command `worker`."""
 
 from __future__ import annotations
 
@@ -43,14 +43,12 @@ def worker(
             "--log",
             "-l",
             metavar="LEVEL",
-            help="off, error, warn, info, debug, trace, or 0 to 5, for file and console.",
+            help="Log level: off, error, warn, info, debug, trace, or 0 to 5.",
         ),
     ] = "info",
     cpu: Annotated[
         bool,
-        typer.Option(
-            "--cpu", help="Compute on the CPU. Default: CUDA device 0 where there is one."
-        ),
+        typer.Option("--cpu", help="Compute on the CPU instead of CUDA device 0."),
     ] = False,
     silent: Annotated[
         bool, typer.Option("--silent", help="Write the log to its file only.")
@@ -61,10 +59,10 @@ def worker(
 ) -> None:
     """Serve a moshi-server config with the embedded engine.
 
-    Takes the flags and the TOML of `moshi-server worker`, and speaks its messages, metrics and log
-    lines. Listens when every model is loaded and has run; SIGTERM lets conversations end and exits
-    0. With --json one document on stdout says where it listens, once it does, and the log goes to
-    stderr.
+    Takes the flags and the TOML of `moshi-server worker`; messages, metrics and log lines are the
+    same. It listens once every model is loaded and has made its first steps. SIGTERM and SIGHUP let
+    conversations end, then it exits with 0. With --json one document on stdout says where it
+    listens, and the log goes to stderr.
 
     \b
     Examples:
@@ -100,7 +98,7 @@ def worker(
     )
     code = 128 + signal.SIGINT if ended.signal is signal.SIGINT else 0
     if ended.hangs:
-        # A thread in the middle of a step that never ends would keep the interpreter from leaving.
+        # A thread in a step that never ends would keep the interpreter from exiting.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -125,7 +125,7 @@ def test_a_taken_port_is_known_before_anything_is_loaded(tiny: TinyStt) -> None:
             cwd=tiny.server_config.parent,
         )
     assert run.code == 5
-    assert f"error: port {port} of 127.0.0.1 is taken\nhint: `ss -ltnp" in run.stderr
+    assert f"error: port {port} of 127.0.0.1 is in use\nhint: `ss -ltnp" in run.stderr
     assert "warming-up" not in run.stdout
     assert "starting worker" in run.stdout
 
@@ -133,8 +133,8 @@ def test_a_taken_port_is_known_before_anything_is_loaded(tiny: TinyStt) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["--addr", "somewhere"], 3, "'somewhere' is no IP address"),
-        (["--log", "loud"], 2, "'loud' is no log level"),
+        (["--addr", "somewhere"], 3, "'somewhere' is not an IP address"),
+        (["--log", "loud"], 2, "'loud' is not a log level"),
         (["--port", "70000"], 2, "70000"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_server_may_hear_and_speak(tmp_path: Path) -> None:
         (
             'type = "Py"',
             'type = "Py"\nscript = "mine.py"',
-            "script = 'mine.py' is a program of its own",
+            "script = 'mine.py' is not supported",
         ),
         ('type = "Py"', 'type = "PyPost"', "this worker serves BatchedAsr, Asr and Py"),
         ('default_voice = "tiny/first.wav"', 'default_voice = "tiny/frist.wav"', "tiny/frist.wav"),

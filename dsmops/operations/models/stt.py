@@ -42,15 +42,15 @@ _TRANSFORMER = {
     "kv_repeat": 1,
 }
 _MOST_DELAY_STEPS = 750
-"""A minute. The published models write their text half a second or two and a half after they heard
+"""A minute. The published models write their text 0.5 or 2.5 s after
 it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SttSource:
-    """A speech-to-text model that is at hand: where its files are and what they hold.
+    """A speech-to-text model whose files are on this machine: where they are and what they hold.
 
-    `dtype` None: nobody has chosen one.
+    `dtype` None: the source does not name one.
     """
 
     name: str
@@ -72,7 +72,7 @@ def find_stt(
     model's file, which is then not looked for. `progress` announces each download before it begins.
 
     Raises:
-        SourceError: nothing is there, or it is none of these.
+        SourceError: nothing is there, or it is something else.
         InputError, ConfigError: it does not describe a speech-to-text model that the embedded
             worker runs.
         ExtraMissingError: the worker's libraries are not installed.
@@ -129,7 +129,7 @@ def _from_toml(path: Path, lm: Path | None, here: Downloads) -> SttSource:
     found = [module for module in modules(read_config(path)) if module.kind in STT_MODULES]
     if not found:
         raise ConfigError(
-            f"no module of type {' or '.join(STT_MODULES)}",
+            f"it has no module of type {' or '.join(STT_MODULES)}",
             path=str(path),
             hint="`dsmops check-config` shows what a config serves.",
         )
@@ -176,13 +176,16 @@ def _server_config(path: Path, module: Module) -> SttConfig:
             raise unusable(
                 path,
                 module,
-                f"model.transformer.{key} = {transformer.get(key)!r}, and {wanted!r} is what STT models have",
+                f"model.transformer.{key} = {transformer.get(key)!r}; speech-to-text models "
+                f"have {wanted!r}",
             )
     for table in ("conditioners", "depformer"):
         if module.subtable("model", table):
-            raise unusable(path, module, f"model.{table} is there, and STT models have none")
+            raise unusable(
+                path, module, f"model.{table} is there; speech-to-text models have no such table"
+            )
     if shape is None:
-        raise unusable(path, module, "a dimension in its model is missing or no whole number")
+        raise unusable(path, module, "a dimension of its model is missing or not a whole number")
     try:
         check_heads(shape.d_model, shape.num_heads)
         whole_number(transformer, "context")

@@ -1,9 +1,9 @@
-"""From the name of a text-to-speech model to a loaded one: a moshi-server config, a repository's
-`config.json`, the hub.
+"""From the name of a text-to-speech model to a loaded one: a moshi-server config, a
+repository's `config.json`, the hub.
 
-A moshi-server config has such a model served by a Python script; what that script is told in the
-table `py` is what counts here too. Its keys `log_folder` and `debug` say nothing to this worker,
-and `tokenizer` is for a script that does its own words.
+moshi-server serves such a model with a Python script, which reads the table `py` of the config.
+This worker reads the same table. Its keys `log_folder` and `debug` say nothing to this worker, and
+`tokenizer` is for a script that does its own words.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class TtsDefaults:
 
 @dataclass(frozen=True, slots=True)
 class TtsSource:
-    """A text-to-speech model that is at hand: where its files are, what they hold, and how it
-    speaks by default.
+    """A text-to-speech model whose files are on this machine: where they are, what they hold,
+    and how it speaks by default.
     """
 
     name: str
@@ -116,7 +116,7 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
     download before it begins.
 
     Raises:
-        SourceError: nothing is there, or it is none of these.
+        SourceError: nothing is there, or it is something else.
         InputError, ConfigError: it does not describe a text-to-speech model that the embedded
             worker runs.
         ExtraMissingError: the worker's libraries are not installed.
@@ -197,7 +197,7 @@ def served_voices(
     open_voices(defaults.voice_folder, source.config.voice_suffix, progress=progress).find(
         defaults.default_voice
     )
-    # Whoever starts a server watches it; nobody watches what its clients' voices bring here later.
+    # Progress is shown at the start only: later downloads are for clients' voices.
     voices = open_voices(defaults.voice_folder, source.config.voice_suffix)
 
     @lru_cache(_KEPT_VOICES)
@@ -214,8 +214,8 @@ def served_voices(
             ) from exc
         except CheckpointError as exc:
             raise InputError(
-                f"this server's voice {name!r} is none of its model",
-                hint="Ask for another one.",
+                f"this server's voice {name!r} was not made for its model",
+                hint="Ask for another voice.",
                 code=exc.code,
             ) from exc
         except (ResourceError, RemoteError, CredentialsError) as exc:
@@ -233,7 +233,7 @@ def _from_toml(path: Path, here: Downloads) -> TtsSource:
     found = [module for module in modules(read_config(path)) if module.kind == TTS_MODULE]
     if not found:
         raise ConfigError(
-            f"no module of type {TTS_MODULE}",
+            f"it has no module of type {TTS_MODULE}",
             path=str(path),
             hint="`dsmops check-config` shows what a config serves.",
         )
@@ -249,7 +249,7 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
         raise unusable(
             path,
             module,
-            f"script = {script!r} is a program of its own; only the default tts.py is known here",
+            f"script = {script!r} is not supported; this worker serves the default tts.py only",
         )
     tokenizer = locate(path, module, "text_tokenizer_file", here=here)
     repo = f"hf://{module.text('py', 'hf_repo') or DEFAULT_TTS.hf_repo}"
@@ -291,19 +291,20 @@ def _read_defaults(path: Path, module: Module, *, most_codebooks: int) -> TtsDef
         try:
             found = kind(value)
         except (TypeError, ValueError, OverflowError) as exc:
-            raise unusable(path, module, f"py.{key} = {value!r} is no number") from exc
+            raise unusable(path, module, f"py.{key} = {value!r} is not a number") from exc
         if not math.isfinite(found) or found < least:
             raise unusable(
                 path,
                 module,
-                f"py.{key} = {value!r} is no number{f' from {least:g} on' if found < least else ''}",
+                f"py.{key} = {value!r} is not a number"
+                + (f" of at least {least:g}" if found < least else ""),
             )
         return found
 
     device = module.text("py", "device") or "cuda"
     if device not in ("cpu", "cuda", "cuda:0"):
         raise unusable(
-            path, module, f"py.device = {device!r}; this worker takes CUDA device 0 or the CPU"
+            path, module, f"py.device = {device!r}; this worker runs on CUDA device 0 or the CPU"
         )
     defaults = TtsDefaults()
     return TtsDefaults(

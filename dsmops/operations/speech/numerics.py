@@ -1,4 +1,4 @@
-"""`verify --numerics`: whether a converted language model still says what its original says.
+"""`verify --numerics`: whether a converted language model computes what its original computes.
 
 The original is computed in float32, the converted file in the dtype that it holds, one after the
 other, so that only one is in memory, and on the same codes of the same recording.
@@ -40,7 +40,7 @@ Audio = Path | Literal["-"]
 
 @dataclass(frozen=True, slots=True)
 class NumericsPlan:
-    """What is to be heard by which two files.
+    """Which recording two files transcribe.
 
     `target` is computed in `dtype`; `kept_f32` of its tensors are stored in F32 nevertheless.
 
@@ -132,7 +132,7 @@ def compare_numerics(
         original = follow(plan.source, DType.F32)
         converted = follow(plan.target, plan.dtype, original)
     except GpuMemoryError as exc:
-        hint = "--cpu computes in the machine's own memory. See `nvidia-smi` for what else uses the card."
+        hint = "Add --cpu, or free the card: `nvidia-smi` shows what uses it."
         raise GpuMemoryError(exc.message, hint=hint) from exc
     audio_s = recording.recording_frames / FRAMES_PER_S
     return judge(
@@ -164,8 +164,9 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 def _only_file(checkpoint: Checkpoint) -> Path:
     if len(checkpoint.shards) > 1:
         raise InputError(
-            f"{checkpoint.path} is in {len(checkpoint.shards)} shards, and the embedded worker runs single files",
-            hint="Leave out --numerics, or compare a checkpoint that is one file.",
+            f"{checkpoint.path} has {len(checkpoint.shards)} shards; the embedded worker runs "
+            "single files only",
+            hint="Omit --numerics, or compare a checkpoint of one file.",
             code="checkpoint.sharded",
         )
     return checkpoint.shards[0].path
@@ -179,7 +180,7 @@ def _main_dtype(checkpoint: Checkpoint) -> DType:
     name = max(elements, key=elements.__getitem__, default="")
     if name not in {dtype.value for dtype in DType}:
         raise InputError(
-            f"{checkpoint.path} holds no f16, bf16 or f32 weights",
+            f"{checkpoint.path} holds no weights in f16, bf16 or f32",
             hint=f"`dsmops inspect {checkpoint.path}` shows what it holds.",
         )
     return DType(name)
@@ -203,8 +204,11 @@ def _find_model(source: str, model: str | None, lm: Path, progress: Progress) ->
         return find_stt(str(config), lm=lm, progress=progress)
     except SourceError as exc:
         raise SourceError(
-            f"how the model in {source} is run should be said beside it, and is not: {exc.message}",
-            hint="Pass --model: a published model's name, hf://org/repo, a folder with a config.json, or a moshi-server .toml.",
+            f"no config beside {source} says how to run the model: {exc.message}",
+            hint=(
+                "Add --model NAME, hf://org/repo, a folder with a config.json, or a moshi-server "
+                ".toml."
+            ),
             code="model.unknown",
         ) from exc
 
@@ -212,11 +216,15 @@ def _find_model(source: str, model: str | None, lm: Path, progress: Progress) ->
 def _notes(plan: NumericsPlan, audio_s: float, *, on_cpu: bool) -> Iterator[str]:
     if on_cpu and plan.dtype is not DType.F32:
         yield (
-            f"On a CPU, {plan.dtype} products are summed in float32 and rounded once; a GPU may sum parts in between in {plan.dtype}. "
+            f"On a CPU, {plan.dtype} products are summed in float32 and rounded once; a GPU "
+            f"may sum parts in between in {plan.dtype}. "
             "Overflow shows in both."
         )
     if plan.kept_f32:
         tensors = counted(plan.kept_f32, "tensor")
-        yield f"Stored in F32 but computed in {plan.dtype} like the rest, as moshi-server and the embedded worker do: {tensors}."
+        yield (
+            f"Stored in F32 but computed in {plan.dtype} like the rest, as moshi-server and the "
+            f"embedded worker do: {tensors}."
+        )
     if audio_s >= LONGEST_S:
         yield f"No more than the first {LONGEST_S:g} s of a recording are used."

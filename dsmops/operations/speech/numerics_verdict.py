@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 F16_MAX = 65_504.0
 """Largest finite number of float16."""
 LEAST_HEADROOM = 2.0
-"""F16_MAX over the largest activation. One recording is no proof for the next: below this, another
-may overflow."""
+"""F16_MAX over the largest activation. One recording proves little about the next: below this,
+another may overflow."""
 LARGE_ERROR = 0.02
 """Relative rms error of the logits of the 1B model's size, random weights, computed in bfloat16, in
 which the models were released. In float16 it is 0.0024."""
 LARGEST_ERROR = 0.1
-"""Relative rms error of logits for which rounding is no explanation any more."""
+"""Relative rms error of logits that rounding cannot explain."""
 
 _SCORES = "attention_scores"
 _SHOWN_TENSORS = 4
@@ -36,7 +36,7 @@ _SHOWN_TENSORS = 4
 class Verdict(StrEnum):
     """`NO`: not to be served like this.
 
-    `WARNING`: it worked here, with less room than is comfortable.
+    `WARNING`: it worked here, with little headroom.
     """
 
     YES = "yes"
@@ -140,7 +140,7 @@ class NumericsReport:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What both models heard, and what they ran on.
+    """The recording that both models got, and what they ran on.
 
     `prefix_frames` of silence went before the recording.
     """
@@ -166,7 +166,9 @@ def judge(
     *,
     notes: Sequence[str] = (),
 ) -> NumericsReport:
-    """Return the report on two runs, the original's in float32 and the converted one's in `dtype`."""
+    """Return the report on two runs, the original's in float32 and the converted one's in
+    `dtype`.
+    """
     original, converted = runs
     places = tuple(
         _place(*pair) for pair in zip(original.readings, converted.readings, strict=True)
@@ -263,19 +265,22 @@ def _findings(
         if side.non_finite:
             yield Finding(
                 Verdict.NO,
-                f"{what}, computed in {side.dtype}, gives NaN or infinity, {_beginning(run.readings)}",
+                f"{what}, computed in {side.dtype}, gives NaN or infinity, "
+                f"{_beginning(run.readings)}",
             )
     yield from _about_room(target, places)
     relative = logits.relative_rms
     if relative is not None and relative > LARGEST_ERROR:
         yield Finding(
             Verdict.NO,
-            f"logits are {relative:.2g} of their size apart (rms); above {LARGEST_ERROR:g} rounding is no explanation any more",
+            f"logits are {relative:.2g} of their size apart (rms); above {LARGEST_ERROR:g} "
+            "rounding cannot explain it",
         )
     elif relative is not None and relative > LARGE_ERROR:
         yield Finding(
             Verdict.WARNING,
-            f"logits are {relative:.2g} of their size apart (rms), more than bf16 costs ({LARGE_ERROR:g})",
+            f"logits are {relative:.2g} of their size apart (rms), more than bf16 costs "
+            f"({LARGE_ERROR:g})",
         )
 
 
@@ -286,7 +291,10 @@ def _beginning(readings: Sequence[Reading]) -> str:
     bad = [reading for reading in readings if reading.first_non_finite_step is not None]
     first = min(bad, key=lambda reading: reading.first_non_finite_step or 0)
     layers = len({reading.layer for reading in bad})
-    return f"from step {first.first_non_finite_step} on, first in {first.layer} ({words(first.stage)}), in the end in {layers} layers"
+    return (
+        f"from step {first.first_non_finite_step} on, first in {first.layer} "
+        f"({words(first.stage)}), in the end in {layers} layers"
+    )
 
 
 def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Finding]:
@@ -305,7 +313,8 @@ def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Finding]:
         if scores and headroom < 1:
             yield Finding(
                 Verdict.NO,
-                f"{what}: moshi-server forms them in f16, where they are infinite; the embedded worker does not",
+                f"{what}: moshi-server forms them in f16, where they are infinite; the "
+                "embedded worker does not",
             )
         elif headroom < 1 and not target.non_finite:
             yield Finding(
@@ -313,7 +322,10 @@ def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Finding]:
                 f"{what} in the original, which f16 cannot hold; the converted model stays finite",
             )
         elif headroom < LEAST_HEADROOM and not target.non_finite:
-            room = f"f16 ends {headroom:.2g} × higher, and below {LEAST_HEADROOM:g} × other recordings have no room"
+            room = (
+                f"f16 ends {headroom:.2g} × higher, and below {LEAST_HEADROOM:g} × other "
+                "recordings have no room"
+            )
             yield Finding(Verdict.WARNING, f"{what}; {room}")
 
 

@@ -91,11 +91,12 @@ def open_service(path: Path, options: Options) -> Service:
         if finding.severity is Severity.ERROR and finding.code not in _EXPOSURE
     ]
     if errors:
+        shown = "; ".join(f"{finding.where}: {finding.message}" for finding in errors[:_SHOWN])
         more = f", and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
         raise ConfigError(
-            f"cannot be served: {'; '.join(f'{finding.where}: {finding.message}' for finding in errors[:_SHOWN])}{more}",
+            f"cannot be served: {shown}{more}",
             path=str(path),
-            hint=f"`dsmops check-config {path}` says more.",
+            hint=f"`dsmops check-config {path}` shows all findings.",
             code="config.unusable",
         )
     found = modules(config)
@@ -107,9 +108,9 @@ def open_service(path: Path, options: Options) -> Service:
             else "it has no modules"
         )
         raise ConfigError(
-            f"{what}, and this worker serves {', '.join(STT_MODULES)} and {TTS_MODULE}",
+            f"{what}; this worker serves {', '.join(STT_MODULES)} and {TTS_MODULE}",
             path=str(path),
-            hint="Take such modules out; a moshi-server binary serves them.",
+            hint="Remove such modules, or serve them with a moshi-server binary.",
             code="config.unusable",
         )
     findings = tuple(

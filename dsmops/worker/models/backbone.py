@@ -96,7 +96,7 @@ def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
 class Backbone(nn.Module):
     """The transformer of a language model, from the sum of a step's embeddings to text logits.
 
-    Whoever derives from it embeds.
+    Subclasses embed the inputs.
 
     The audio tables of all K codebooks are one, in which codebook q starts at row q ·
     audio_vocab_size. The last row of each table, and of the text table, is the initial token.

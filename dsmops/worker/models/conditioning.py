@@ -1,4 +1,4 @@
-"""What a stream is told besides text: how closely to follow a voice, and the voice.
+"""What conditions a stream besides text: how closely to follow a voice, and the voice.
 
 Computed in float32, once a stream.
 
@@ -38,7 +38,9 @@ class Conditioner(nn.Module):
         return cast("nn.Embedding", self.embed).weight[index : index + 1]
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """Return [T, width] of `inputs` [T, own width], padding where `mask` (bool [T]) is False."""
+        """Return [T, width] of `inputs` [T, own width], padding where `mask` (bool [T]) is
+        False.
+        """
         return torch.where(mask[:, None], self.output_proj(inputs), self.learnt_padding[0])
 
 
@@ -59,7 +61,7 @@ class Conditioning(nn.Module):
         With `null` the one for a model told nothing.
 
         Raises:
-            ValueError: the model is distilled, and `cfg` is none of its values.
+            ValueError: the model is distilled, and `cfg` is not one of its values.
         """
         config, told = self.config, {}
         if config.control_values:

@@ -26,7 +26,7 @@ def whole_number(
     """Return an integer of a parsed JSON object.
 
     Raises:
-        ValueError: it is missing and has no default, is no integer, or is out of range.
+        ValueError: it is missing and has no default, is not an integer, or is out of range.
     """
     value = body.get(key, default)
     if value is None and key not in body:
@@ -42,7 +42,7 @@ def finite_number(
     """Return a finite number of a parsed JSON object.
 
     Raises:
-        ValueError: it is no number, or out of range.
+        ValueError: it is not a number, or out of range.
     """
     value = body.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:

@@ -41,7 +41,7 @@ class DemuxEmbedding(nn.Module):
         self.weight[self.rows].zero_()
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Return [..., 2·inner], what `out` is to be applied to."""
+        """Return [..., 2·inner], the input of `out`."""
         left = torch.where(tokens < 0, self.rows, tokens % self.rows)
         right = torch.where(tokens < self.rows, self.rows, tokens // self.rows - 1)
         return F.embedding(torch.stack([left, right], dim=-1), self.weight).flatten(-2)

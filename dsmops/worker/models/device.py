@@ -63,20 +63,22 @@ def device_errors(device: torch.device) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as exc:
         free, total = torch.cuda.mem_get_info(device)
         raise GpuMemoryError(
-            f"the GPU has no room: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free",
-            hint="`dsmops plan --runtime embedded` shows what fits; see `nvidia-smi` for what else uses the card.",
+            f"the GPU is out of memory: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free",
+            hint=(
+                "`dsmops plan --runtime embedded` shows what fits; `nvidia-smi` what uses the card."
+            ),
         ) from exc
     except torch.AcceleratorError as exc:
         raise DeviceLostError(
             f"the GPU failed: {str(exc).splitlines()[0]}",
-            hint="See `nvidia-smi` and `dmesg`; every stream on it is lost.",
+            hint="Every stream on it is lost. `nvidia-smi` and `dmesg` show why.",
         ) from exc
     except RuntimeError as exc:
         # torch has no class of its own for this.
         if "DefaultCPUAllocator" not in str(exc):
             raise
         raise ResourceError(
-            "this machine has no memory left for the model and its streams",
-            hint="A smaller batch, or --dtype bf16, takes less of it; `dsmops plan --runtime embedded` shows what fits a card.",
+            "this machine is out of memory for the model and its streams",
+            hint="Use a smaller batch_size, or --dtype bf16.",
             code="memory.full",
         ) from exc

@@ -64,7 +64,7 @@ class TensorFile:
         except (SafetensorError, OSError) as exc:
             raise CheckpointError(
                 f"{path} is not a complete safetensors file: {exc}",
-                hint=f"`dsmops inspect {path}` says more.",
+                hint=f"`dsmops inspect {path}` shows what it holds.",
             ) from exc
         self._stored: dict[str, dict[int, str]] = {}
         """Published name → number of a part → its name in the file. The parts follow each other in
@@ -75,12 +75,13 @@ class TensorFile:
             if twin != name:
                 raise CheckpointError(
                     f"{path} holds one tensor under two names: {twin} and {name}",
-                    hint="Write it with one of them.",
+                    hint="Write the file with one of the two names.",
                 )
         for published, parts in self._stored.items():
             if sorted(parts) != list(range(len(parts))):
                 raise CheckpointError(
-                    f"{path} holds {published} in parts, and not all of them: {', '.join(parts.values())}",
+                    f"{path} holds {published} in parts, and some are missing: "
+                    f"{', '.join(parts.values())}",
                     hint="Write the file again.",
                 )
         self.metadata: Mapping[str, str] = self._file.metadata() or {}
@@ -132,9 +133,15 @@ class TensorFile:
             heads = any(name.startswith("extra_heads.") for name in (*missing, *extra))
             raise CheckpointError(
                 f"{self.path} does not hold {what}: {'; '.join(findings)}",
-                hint="The semantic-VAD heads exist only in stt-1b-en_fr-candle: take the config and the weights from one repository."
+                hint=(
+                    "Only stt-1b-en_fr-candle has extra heads. Take config and weights from one "
+                    "repository."
+                )
                 if heads
-                else "Take the config and the weights from one repository; `dsmops inspect` shows which model a file holds.",
+                else (
+                    "Take config and weights from one repository; `dsmops inspect` shows a file's "
+                    "model."
+                ),
             )
 
     def read(self, name: str) -> Tensor:
@@ -150,7 +157,7 @@ class TensorFile:
         ]
         if not others:
             return first
-        # Parts that do not fit together give a shape that nobody expects.
+        # Parts that do not fit together give a shape that matches nothing.
         same = all(shape[1:] == first[1:] and shape for shape in (first, *others))
         return (sum(shape[0] for shape in (first, *others)), *first[1:]) if same else ()
 
@@ -161,7 +168,8 @@ def load_stt_lm(
     """Return the language model in `path`, weights cast to `dtype`, on `device`.
 
     Raises:
-        CheckpointError: the file is no safetensors file, or its tensors are not those of `shape`.
+        CheckpointError: the file is not a safetensors file, or its tensors are not those of
+            `shape`.
         SourceError: it is not there.
     """
     # The file first: dimensions from a damaged config would ask for any amount of memory.
@@ -197,13 +205,14 @@ def published_tables(lm: SttLm) -> dict[str, Tensor]:
 def load_tts_lm(
     path: Path, config: TtsConfig, codebooks: int, *, device: torch.device, dtype: torch.dtype
 ) -> TtsLm:
-    """Return the language model in `path` for the first `codebooks` codebooks, on `device`, all but
-    its conditioners cast to `dtype`.
+    """Return the language model in `path` for the first `codebooks` codebooks, on `device`,
+    all but its conditioners cast to `dtype`.
 
     The whole file is checked; what only the other codebooks need is not kept.
 
     Raises:
-        CheckpointError: the file is no safetensors file, or its tensors are not those of `config`.
+        CheckpointError: the file is not a safetensors file, or its tensors are not those of
+            `config`.
         SourceError: it is not there.
     """
     with TensorFile(path) as file:
@@ -277,7 +286,7 @@ def load_mimi_encoder(path: Path, *, device: torch.device) -> MimiEncoder:
     The whole file is checked.
 
     Raises:
-        CheckpointError: the file is no safetensors file, or not a Mimi codec.
+        CheckpointError: the file is not a safetensors file, or not a Mimi codec.
         SourceError: it is not there.
     """
     with TensorFile(path) as file:
@@ -304,7 +313,8 @@ def require_codebooks(path: Path, codec: MimiConfig, shape: LmShape, codebooks: 
     """
     if codec.n_q < codebooks or codec.bins != shape.audio_vocab_size - 1:
         raise InputError(
-            f"{path} has {codec.n_q} codebooks of {codec.bins}, the model wants {codebooks} of {shape.audio_vocab_size - 1}",
+            f"{path} has {codec.n_q} codebooks of {codec.bins}; "
+            f"the model needs {codebooks} of {shape.audio_vocab_size - 1}",
             hint="Take Mimi from the model's own repository.",
             code="mimi.mismatch",
         )
@@ -334,7 +344,7 @@ def _mimi_config(file: TensorFile) -> MimiConfig:
         ) from exc
     if not isinstance(body, dict):
         raise CheckpointError(
-            f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not an object of keys and values: {body!r}"
+            f"{file.path}: the {MIMI_CONFIG_KEY} in its metadata is not a JSON object: {body!r}"
         )
     try:
         config = MimiConfig.from_json(body)

@@ -78,7 +78,7 @@ class MimiConfig:
         Keys that are absent keep the released model's values.
 
         Raises:
-            InputError: a value has the wrong type, or the frame is no whole number of latents.
+            InputError: a value has the wrong type, or the frame is not a whole number of latents.
         """
         try:
             seanet, transformer, quantizer = (
@@ -132,7 +132,8 @@ def _check_fit(config: MimiConfig) -> None:
         raise ValueError(f"its transformers are {transformer.d_model} wide, its latents {width}")
     if config.seanet.compress > config.seanet.n_filters:
         raise ValueError(
-            f"compress = {config.seanet.compress} leaves nothing of {config.seanet.n_filters} filters"
+            f"compress = {config.seanet.compress} leaves nothing of {config.seanet.n_filters} "
+            "filters"
         )
     hop = prod(config.seanet.ratios)
     if (
@@ -140,7 +141,8 @@ def _check_fit(config: MimiConfig) -> None:
         or config.resample_stride * hop * config.frame_rate != config.sample_rate
     ):
         raise ValueError(
-            f"at {config.sample_rate} Hz and {config.frame_rate:g} frames/s a frame is no whole number of latents of {hop} samples"
+            f"at {config.sample_rate} Hz and {config.frame_rate:g} frames/s "
+            f"a frame is not a whole number of latents of {hop} samples"
         )
 
 

@@ -1,7 +1,7 @@
 """What a model's own `config.json` says about a DSM speech-to-text model, as values that the
 networks take.
 
-A moshi-server TOML says the same in other words; whoever reads one builds `SttConfig` directly.
+A moshi-server TOML says the same under other keys; its reader builds `SttConfig` directly.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ class SttConfig:
                     )
                     raise InputError(
                         f"this config.json {says}; speech-to-text models have {required!r}",
-                        hint="The embedded worker transcribes with kyutai/stt-1b-en_fr, kyutai/stt-2.6b-en and their -candle repositories.",
+                        hint=(
+                            "Use kyutai/stt-1b-en_fr, kyutai/stt-2.6b-en or one of their -candle "
+                            "repositories."
+                        ),
                     )
             return _read(body)
         except ValueError as exc:
@@ -92,7 +95,7 @@ def _read(body: Mapping[str, Any]) -> SttConfig:
     check_heads(width, heads)
     delays = body.get("delays", [])
     if not isinstance(delays, list) or any(delay != 0 for delay in delays):
-        raise ValueError(f"delays = {delays!r}; the streams of speech-to-text models have none")
+        raise ValueError(f"delays = {delays!r}; speech-to-text models have no delays")
     vad_heads = whole_number(body, "extra_heads_num_heads", 0, least=0, most=MOST_LAYERS)
     stt, generation = section(body, "stt_config"), section(body, "lm_gen_config")
     shape = LmShape(

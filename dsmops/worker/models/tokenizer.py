@@ -15,13 +15,13 @@ def load_tokenizer(path: Path, tokens: int) -> TextTokenizer:
     """Return the tokenizer in `path`, for a language model of so many text tokens.
 
     Raises:
-        InputError: it is no SentencePiece model, or has another number of pieces.
+        InputError: it is not a SentencePiece model, or has another number of pieces.
         SourceError: it is not there.
     """
     tokenizer = TextTokenizer(path)
     if tokenizer.size != tokens:
         raise InputError(
-            f"{path} has {tokenizer.size} pieces, the model {tokens} text tokens",
+            f"{path} has {tokenizer.size} pieces; the model has {tokens} text tokens",
             hint="Take the tokenizer from the model's own repository.",
             code="tokenizer.mismatch",
         )
@@ -38,7 +38,7 @@ class TextTokenizer:
         """Read the model in `path`.
 
         Raises:
-            InputError: it is no SentencePiece model.
+            InputError: it is not a SentencePiece model.
             SourceError: it is not there.
         """
         with os_errors(path):

@@ -61,7 +61,7 @@ def read_tts_config(path: Path) -> TtsConfig:
     """Return what the `config.json` at `path` says.
 
     Raises:
-        InputError: it is no JSON, or not the config of a text-to-speech model that the networks
+        InputError: it is not JSON, or not the config of a text-to-speech model that the networks
             here can run.
         SourceError: it is not there.
     """
@@ -92,7 +92,7 @@ def load_tts(
     Raises:
         CheckpointError: a file is not what the config describes; the message names tensors and
             shapes.
-        InputError: the config cannot be used, `n_q` is no number of its codebooks, or tokenizer or
+        InputError: the config cannot be used, `n_q` is out of range, or tokenizer or
             Mimi do not fit.
         GpuMemoryError: the device is too small.
     """

@@ -102,7 +102,7 @@ _FUSER_REQUIRED = {
     "prepend": [],
 }
 
-_HINT = "The embedded worker speaks with kyutai/tts-1.6b-en_fr; take config.json from the model's own repository."
+_HINT = "Take config.json from the repository of the model, kyutai/tts-1.6b-en_fr."
 _MOST_DELAY_S = 60.0
 
 
@@ -110,7 +110,7 @@ _MOST_DELAY_S = 60.0
 class TtsConfig:
     """A text-to-speech model: network dimensions and how its audio relates to its text.
 
-    `delays`: steps by which each codebook lags behind the first. `delay_steps`: steps from a word
+    `delays`: steps by which each codebook comes after the first. `delay_steps`: steps from a word
     to its audio. `cfg_values`: what the `cfg` conditioner takes, empty for a model without one,
     which is not distilled. `voice_suffix`: how names of its voice files end.
     """
@@ -128,7 +128,7 @@ class TtsConfig:
 
     @property
     def max_delay(self) -> int:
-        """Steps by which the last codebook lags behind the first."""
+        """Steps by which the last codebook comes after the first."""
         return max(self.delays)
 
     @property
@@ -178,9 +178,7 @@ class TtsConfig:
 def _refuse_unknown(what: str, body: Mapping[str, Any], known: frozenset[str] | set[str]) -> None:
     unknown = [key for key in body if key not in known]
     if unknown:
-        raise ValueError(
-            f"{what} has {', '.join(map(repr, unknown[:4]))}, which nothing here knows"
-        )
+        raise ValueError(f"{what} has unknown keys: {', '.join(map(repr, unknown[:4]))}")
 
 
 def _read(body: Mapping[str, Any]) -> TtsConfig:
@@ -188,7 +186,7 @@ def _read(body: Mapping[str, Any]) -> TtsConfig:
     check_heads(width, heads)
     codebooks = whole_number(body, "n_q", most=MOST_LAYERS)
     if whole_number(body, "dep_q") != codebooks:
-        raise ValueError(f"dep_q = {body['dep_q']}; of {codebooks} codebooks all are generated")
+        raise ValueError(f"dep_q = {body['dep_q']} is not n_q = {codebooks}")
     if body.get("text_card_out") not in (None, text_card):
         raise ValueError(f"text_card_out = {body['text_card_out']!r} is not text_card")
     hidden_scale = finite_number(body, "hidden_scale", 4, least=1, most=1024)
@@ -236,7 +234,7 @@ def _read_delays(body: Mapping[str, Any], codebooks: int) -> tuple[int, ...]:
     )
     if not whole or len(delays) != codebooks + 1 or delays[0] != 0:  # type: ignore[arg-type,index]
         raise ValueError(
-            f"delays = {delays!r} is not a 0 for the text and a number of steps for each of {codebooks} codebooks"
+            f"delays = {delays!r} is not 0 for the text and then steps for {codebooks} codebooks"
         )
     return tuple(delays[1:])  # type: ignore[index]
 
@@ -253,7 +251,8 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
         or sorted(set(schedule)) != list(range(max(schedule) + 1))
     ):
         raise ValueError(
-            f"depformer_weights_per_step_schedule = {schedule!r} does not name a weight set, from 0 on, for every codebook"
+            f"depformer_weights_per_step_schedule = {schedule!r} "
+            "does not name a weight set, counted from 0, for every codebook"
         )
     given = body.get("depformer_dim_feedforward")
     feed_forward = (
@@ -281,13 +280,13 @@ def _read_conditioners(
     _refuse_unknown("conditioners", given, {CONTROL, CFG, VOICE})
     if VOICE not in given:
         raise ValueError(
-            f"there is no conditioner {VOICE!r}; models that are given their voice in another way are not supported"
+            f"the conditioner {VOICE!r} is missing; models without it are not supported"
         )
     summed = [name for name in given if name != VOICE]
     _refuse_unknown("fuser", fuser, {"sum", "cross", *_FUSER_REQUIRED})
     sums = fuser.get("sum", [])
     if not isinstance(sums, list) or not all(isinstance(name, str) for name in sums):
-        raise ValueError(f"fuser.sum = {sums!r} is no list of names")
+        raise ValueError(f"fuser.sum = {sums!r} is not a list of names")
     wrong = [
         key
         for key, value in _FUSER_REQUIRED.items()
@@ -295,7 +294,8 @@ def _read_conditioners(
     ]
     if wrong or sorted(sums) != sorted(summed) or fuser.get("cross") != [VOICE]:
         raise ValueError(
-            f"fuser = {dict(fuser)!r} does not sum {summed} and attend to {VOICE!r} with a code of its positions"
+            f"fuser = {dict(fuser)!r} does not sum {summed} "
+            f"and attend to {VOICE!r} with its positions encoded"
         )
     shapes, values = [], {}
     for name, entry in ((name, section(given, name)) for name in given):
@@ -331,7 +331,8 @@ def _read_values(name: str, values: Any, bins: int) -> list[str]:
         or not all(isinstance(value, str) for value in values)
     ):
         raise ValueError(
-            f"the conditioner {name!r} has possible_values = {values!r}, not a list of at most {bins} texts"
+            f"the conditioner {name!r} has possible_values = {values!r}, "
+            f"not a list of at most {bins} texts"
         )
     if name == CONTROL and CONTROL_VALUE not in values:
         raise ValueError(f"the conditioner {name!r} does not know {CONTROL_VALUE!r}")

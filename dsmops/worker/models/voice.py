@@ -40,7 +40,7 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
             names, metadata = list(file.keys()), file.metadata() or {}
             if names != [VOICE]:
                 raise CheckpointError(
-                    f"{path} is no voice: it does not hold one tensor {VOICE}",
+                    f"{path} is not a voice: it does not hold one tensor {VOICE}",
                     hint=hint,
                     code="voice.unusable",
                 )
@@ -48,7 +48,8 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
             dtype, shape = header.get_dtype(), list(header.get_shape())
             if dtype != "F32" or shape != stored:
                 raise CheckpointError(
-                    f"{path} is no voice of this model: {VOICE} is {dtype} {shape}, not F32 {stored}",
+                    f"{path} was not made for this model: {VOICE} is {dtype} {shape}, not F32 "
+                    f"{stored}",
                     hint=hint,
                     code="voice.unusable",
                 )
@@ -56,7 +57,7 @@ def read_voice(path: Path, config: TtsConfig) -> NDArray[np.float32]:
             voice: NDArray[np.float32] = file.get_tensor(VOICE)[0]
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(
-            f"{path} is no voice: it is not a complete safetensors file ({exc})",
+            f"{path} is not a voice: it is not a complete safetensors file ({exc})",
             hint=hint,
             code="voice.unusable",
         ) from exc
@@ -72,7 +73,8 @@ def require_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) 
     """
     if values.shape != config.voice_shape:
         raise InputError(
-            f"{name} has the shape {list(values.shape)}, and a voice of this model {list(config.voice_shape)}",
+            f"{name} has the shape {list(values.shape)}; "
+            f"voices of this model have {list(config.voice_shape)}",
             hint=f"Voices made for this model are files that end in {config.voice_suffix}.",
             code="voice.unusable",
         )
@@ -85,12 +87,15 @@ def require_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) 
 
 
 def _require_same_model(path: Path, metadata: dict[str, str], config: TtsConfig, hint: str) -> None:
-    """Check that the file says the same of its model as `config`, or that one of them says nothing."""
+    """Check that the file says the same of its model as `config`, or that one of them says
+    nothing.
+    """
     ours = _SIGNED_NAME.search(config.voice_suffix)
     theirs = metadata if {"sig", "epoch"} <= metadata.keys() else _SIGNED_NAME.search(path.name)
     if ours and theirs and (theirs["sig"], theirs["epoch"]) != (ours["sig"], ours["epoch"]):
         raise CheckpointError(
-            f"{path} is a voice of another model, {theirs['sig']}@{theirs['epoch']}; this one is {ours['sig']}@{ours['epoch']}",
+            f"{path} was made for the model {theirs['sig']}@{theirs['epoch']}, "
+            f"not for {ours['sig']}@{ours['epoch']}",
             hint=hint,
             code="voice.other_model",
         )

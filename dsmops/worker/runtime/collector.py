@@ -1,7 +1,7 @@
 """Python's garbage collector, run only when no frame waits for its step.
 
 A collection stops every thread of the process. Left alone it ran in the middle of steps: at 256
-paced streams on an H200 the 99th percentile of the lag was 209 ms, and 35 without collections. So
+paced streams on an H200 the p99 latency was 209 ms, and 35 without collections. So
 while a server runs, collections of its own are off. What is loaded is frozen: no later collection
 looks at it. A model loop that has nothing to do asks for a collection, and gets a short one.
 

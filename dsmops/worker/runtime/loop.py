@@ -24,7 +24,7 @@ NOT_FINITE = "the model gave numbers that are not finite for this stream"
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The stream has begun, or begun anew: its slot is reset."""
+    """The stream has begun, or has begun again: its slot is reset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class LoopObserver(Generic[StreamT]):
     started: Callable[[int], None]
     """With the number of slots."""
     news: Callable[[Iterable[StreamT]], None]
-    """With the streams that have new events, or room again for what they are fed."""
+    """With the streams that have new events, or take input again."""
     died: Callable[[DsmopsError], None]
 
 
@@ -57,7 +57,7 @@ class SlotStream(Generic[EventT]):
     def __init__(self, loop: ModelLoop[Any], slot: int, most_events: int) -> None:
         """The lock of `loop` guards everything here.
 
-        With `most_events` events that nobody fetched the stream is not stepped.
+        With `most_events` events not fetched the stream is not stepped.
         """
         self.slot = slot
         self.on_news: Callable[[], None] = _ignore
@@ -69,7 +69,7 @@ class SlotStream(Generic[EventT]):
         self._over = False
 
     def fetch(self) -> list[EventT | Started | StreamFailed]:
-        """Return the events that nobody fetched yet, in order."""
+        """Return the events that were not fetched yet, in order."""
         with self._model_loop.lock:
             events = list(self._events)
             self._events.clear()

@@ -49,7 +49,7 @@ def measure_steps(
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DriverMissingError(
             f"torch sees {torch.cuda.device_count()} CUDA devices here, and not {device_name}",
-            hint="`dsmops check-gpu` shows the cards, the driver and whether the installed torch fits them.",
+            hint="`dsmops check-gpu` shows the cards, the driver, and whether torch fits them.",
         )
     open_engine = (
         _speaking(shape, device, dtype, n_q)

@@ -1,7 +1,7 @@
 """What a language model computes on given codes, looked at from inside: logits, choices, the range
 of its activations.
 
-Two models that hear the same codes can be compared: the second one is fed the first one's text, so
+Two models that get the same codes can be compared: the second one is fed the first one's text, so
 that each step has the same inputs, while another row of it goes its own way. Works step by step, as
 serving does, but eagerly and with hooks, so it is slower.
 """
@@ -126,7 +126,7 @@ def run_stt_lm(
 ) -> SttLmRun:
     """Step `lm` through `codes` (int64 [T, K]), always choosing the most probable token.
 
-    Step t hears frame t - 1, as in serving.
+    Step t takes frame t - 1, as in serving.
 
     With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is
     fed its own. Prompts and temperatures play no part: this compares arithmetic.

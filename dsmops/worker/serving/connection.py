@@ -1,8 +1,8 @@
-"""One WebSocket of a module, from its slot to its closing handshake, whatever is said on it.
+"""One WebSocket of a module, from its slot to its closing handshake.
 
-Two tasks share it: one reads messages as long as the stream has room, one sends what the model loop
-gives. Whichever ends first ends both. The slot is given back before the closing handshake, which
-may take as long as the client likes.
+Two tasks share it: one reads messages as long as the stream takes them, one sends what the model
+loop gives. Whichever ends first ends both. The slot is given back before the closing handshake,
+which may take as long as the client likes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from dsmops.protocol import CloseCode
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may take. Those up to `speech_silence_s` are moshi-server's."""
+    """What a client may take. Those up to `tts_silence_s` are moshi-server's."""
 
     ping_s: float = 10.0
-    """Without anything to send, a ping."""
+    """A ping goes out after so long without anything to send."""
     silence_s: float = 20.0
-    """Without any frame from a speech-to-text client, the end."""
+    """A speech-to-text client that sends no frame for so long is dropped."""
     no_audio_s: float = 120.0
-    """Without a binary frame from one, the end, when another frame comes."""
+    """The same without a binary frame; noticed when another frame comes."""
     session_s: float | None = None
-    speech_silence_s: float = 30.0
+    tts_silence_s: float = 30.0
     """Without any frame from a text-to-speech client, the end; those that only listen answer
     pings."""
     stalled_s: float = 20.0
-    """How long a client may leave what is sent to it unread."""
+    """A client that reads nothing for so long is dropped."""
     close_s: float = 1.0
     """For the client's part of the closing handshake."""
     body_s: float = 60.0
@@ -248,7 +248,7 @@ def _as_ending(exc: BaseException) -> Ending:
         )
     else:
         ending = Ending(
-            CloseCode.FAILED, "the server failed; its log says how", logged="unforeseen"
+            CloseCode.FAILED, "the server failed; its log says why", logged="unforeseen"
         )
     ending.__cause__ = exc
     return ending
@@ -265,7 +265,7 @@ async def close_socket(
     handshake.
     """
     if ending.gone:
-        # Nobody reads; what is still to be written would wait for ever.
+        # The client no longer reads; a write would never end.
         if transport is not None:
             transport.abort()
         return

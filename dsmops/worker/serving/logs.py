@@ -60,13 +60,13 @@ class Level(IntEnum):
             return cls(int(text)) if text.strip().isdigit() else cls[text.strip().upper()]
         except (KeyError, ValueError):
             raise ValueError(
-                f"{text!r} is no log level; use off, error, warn, info, debug, trace, or 0 to 5"
+                f"{text!r} is not a log level; use off, error, warn, info, debug, trace, or 0 to 5"
             ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who says it: a Rust module and its source file."""
+    """Where a record comes from: a Rust module and its source file."""
 
     target: str
     file: str
@@ -111,7 +111,10 @@ class Record:
             else ("", "", "", "")
         )
         head = f"{dim}{stamp}{end} {level}{self.level.name:>5}{end} "
-        head += f"{dim}{self.origin.target}{end}{dim}:{end} {dim}{self.origin.file}{end}{dim}:{end}{dim}0:{end}"
+        head += (
+            f"{dim}{self.origin.target}{end}{dim}:{end} "
+            f"{dim}{self.origin.file}{end}{dim}:{end}{dim}0:{end}"
+        )
         fields = [
             f"{italic}{name}{end}{dim}={end}{_shown(value)}" for name, value in self.fields.items()
         ]
@@ -133,7 +136,7 @@ def _one_line(text: str) -> str:
 
 
 def causes(exc: BaseException) -> list[str]:
-    """Return the continuation lines that name what led to an exception, none where nothing did."""
+    """Return the continuation lines that name the causes of an exception; none without a cause."""
     chain: list[str] = []
     cause = exc.__cause__
     while cause is not None:
@@ -212,7 +215,7 @@ class ServerLog:
     """Takes records from any thread. `close` writes what waits.
 
     A file that cannot be written is tried again every `retry_s`, and one whose folder was removed
-    is made anew. Serving goes on meanwhile.
+    is made again. Serving goes on meanwhile.
     """
 
     def __init__(
@@ -349,7 +352,7 @@ class ServerLog:
             self._failed, self._missing, self._unflushed = False, 0, 0
 
     def _lose_file(self, exc: Exception) -> None:
-        # Serving goes on: a full disk is no reason to end conversations.
+        # Serving goes on: a full disk must not end conversations.
         if not self._failed:
             _logger.warning("the log file cannot be written at present: %s", exc)
         self._failed = True

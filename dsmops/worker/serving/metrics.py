@@ -50,7 +50,7 @@ class Metrics:
 
 
 class AsrMetrics:
-    """What BatchedAsr modules count, all of them together."""
+    """Counters of all `BatchedAsr` modules together."""
 
     def __init__(self, use: Callable[[_Family], None]) -> None:
         self._use = use
@@ -86,7 +86,7 @@ class AsrMetrics:
 
 
 class PyMetrics:
-    """What Py modules, which speak, count, all of them together."""
+    """Counters of all `Py` modules together, which are text-to-speech."""
 
     def __init__(self, use: Callable[[_Family], None]) -> None:
         self._use = use

@@ -112,7 +112,7 @@ class LoopModule(ABC, Generic[StreamT]):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody is being served."""
+        """Whether no client is being served."""
         return not self.connections and not self.posts
 
     def end(self, ending: Ending) -> None:
@@ -148,7 +148,7 @@ class LoopModule(ABC, Generic[StreamT]):
         stream: StreamT,
         connection: Connection[Any],
     ) -> None:
-        """Serve a stream that has its slot until it ends, and say goodbye."""
+        """Serve a stream that has its slot until it ends, then close the socket."""
         self.connections.add(connection)
         try:
             try:
@@ -170,7 +170,7 @@ class LoopModule(ABC, Generic[StreamT]):
         ending: Ending,
         error_message: bytes | None,
     ) -> None:
-        """Say goodbye to a client that gets no stream."""
+        """Close the socket of a client that gets no stream."""
         await close_socket(ws, request.transport, ending, self._limits, error_message)
 
     async def _wait_for_slot(
@@ -237,7 +237,7 @@ class LoopModule(ABC, Generic[StreamT]):
         Raises:
             HTTPException: it is larger than 2 MiB (413), cannot be unpacked (400), or does not come
                 (408).
-            ConnectionResetError: whoever sends it has hung up.
+            ConnectionResetError: the client has hung up.
         """
         try:
             async with asyncio.timeout(self._limits.body_s):
@@ -293,6 +293,6 @@ def addr_field(request: web.Request) -> dict[str, str]:
 
 
 def require_sender(request: web.Request) -> None:
-    """Raise ConnectionResetError when whoever asked has hung up."""
+    """Raise ConnectionResetError when the client has hung up."""
     if request.transport is None or request.transport.is_closing():
         raise ConnectionResetError("the client has left")

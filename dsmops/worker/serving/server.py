@@ -34,8 +34,8 @@ from dsmops.errors import DsmopsError, InputError, PortInUseError, ResourceError
 from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.collector import Collector
 from dsmops.worker.serving.access import Access
+from dsmops.worker.serving.admission import Admission, most_connections, note_request
 from dsmops.worker.serving.connection import Ending, Limits
-from dsmops.worker.serving.door import Door, most_connections, note_request
 from dsmops.worker.serving.logs import MAIN, UTILS, ServerLog, Shown
 from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
 from dsmops.worker.serving.module import ModuleContext
@@ -45,7 +45,7 @@ MAX_BODY_BYTES = 2 << 20
 DRAIN_S = 8.0
 """How long conversations may go on after SIGTERM. Docker kills after 10 s."""
 _PARTING_S = 1.5
-"""For the closing handshakes of clients that are told."""
+"""For the closing handshakes of the remaining clients."""
 _POLL_S = 0.05
 _BACKLOG = 1024
 _PATIENT_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -143,7 +143,7 @@ class Server:
         self._parting = False
 
     def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
-        """Ask for the end, as the signal does."""
+        """End the server, as the signal does."""
         self._signals.put_nowait(by)
 
     async def run(
@@ -152,12 +152,11 @@ class Server:
         """As `serve`, on a running event loop."""
         settings = self._settings
         event_loop = asyncio.get_running_loop()
+        build = ", ".join(f"{key}: {json.dumps(value)}" for key, value in BUILD_INFO.items())
         self._log.info(
             MAIN,
             "",
-            build_info=Shown(
-                f"BuildInfo {{ {', '.join(f'{k}: {json.dumps(v)}' for k, v in BUILD_INFO.items())} }}"
-            ),
+            build_info=Shown(f"BuildInfo {{ {build} }}"),
         )
         self._log.info(MAIN, "starting worker", num_workers=1)
         if handle_signals:
@@ -221,7 +220,7 @@ class Server:
     ) -> None:
         """Listen until a signal comes or a module dies, then let conversations end."""
         limits = self._settings.limits
-        door = Door(
+        admission = Admission(
             cast("web.Server", runner.server),
             most=limits.connections or most_connections(),
             first_request_s=limits.first_request_s,
@@ -229,7 +228,7 @@ class Server:
         )
         with address_errors(*listener.getsockname()[:2]):
             listening = await asyncio.get_running_loop().create_server(
-                door, sock=listener, backlog=_BACKLOG
+                admission, sock=listener, backlog=_BACKLOG
             )
         self._log.info(MAIN, f"listening on {where(listener).url}")
         on_ready(where(listener))
@@ -239,7 +238,7 @@ class Server:
         await self._part(stopped)
 
     async def _part(self, stopped: asyncio.Future[signal.Signals]) -> None:
-        """Let conversations end, for as long as how it ended allows; then tell the rest."""
+        """Let conversations end, as long as the signal allows; then end the others."""
         self._parting = True
         clock = asyncio.get_running_loop().time
         patient = stopped.done() and stopped.result() in _PATIENT_SIGNALS
@@ -351,7 +350,7 @@ def _guard(records: ServerLog) -> Middleware:
                 status=exc.status, reason=exc.reason, body=exc.body, headers=headers
             )
         except ConnectionError as exc:
-            # Gone before it could be answered; nobody will see this status.
+            # The client left before the answer; it will not see this status.
             records.error(UTILS, "returning internal server error 500", err=Shown(str(exc)))
         except Exception as exc:  # noqa: BLE001 the edge of one connection: its bug must not become the server's
             records.error(
@@ -390,13 +389,13 @@ def address_family(addr: str) -> socket.AddressFamily:
     """Return the family of an IP address.
 
     Raises:
-        InputError: `addr` is none.
+        InputError: `addr` is not an IP address.
     """
     try:
         return socket.AF_INET6 if ipaddress.ip_address(addr).version == 6 else socket.AF_INET
     except ValueError as exc:
         raise InputError(
-            f"{addr!r} is no IP address",
+            f"{addr!r} is not an IP address",
             hint="Use 127.0.0.1, or 0.0.0.0 for every network.",
             code="addr.unusable",
         ) from exc
@@ -406,7 +405,7 @@ def bind(addr: str, port: int) -> socket.socket:
     """Return a socket that has the address, and does not listen yet.
 
     Raises:
-        InputError: `addr` is no IP address, or none of this machine.
+        InputError: `addr` is not an IP address of this machine.
         PortInUseError: the port is taken.
         ResourceError: it may not be taken by this user.
     """
@@ -423,30 +422,30 @@ def bind(addr: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def address_errors(addr: str, port: int) -> Iterator[None]:
-    """Put into words what the system says about an address."""
+    """Translate the system's errors about an address."""
     try:
         yield
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise PortInUseError(
-                f"port {port} of {addr} is taken",
-                hint=f"`ss -ltnp 'sport = :{port}'` shows by whom; or choose another with --port.",
+                f"port {port} of {addr} is in use",
+                hint=f"`ss -ltnp 'sport = :{port}'` shows by which process; or use another --port.",
             ) from exc
         if exc.errno == errno.EADDRNOTAVAIL:
             raise InputError(
-                f"{addr} is no address of this machine",
+                f"{addr} is not an address of this machine",
                 hint="`ip addr` lists them.",
                 code="addr.unusable",
             ) from exc
         raise ResourceError(
             f"cannot listen on port {port} of {addr}: {os.strerror(exc.errno or 0)}",
-            hint="Choose a port from 1024 up.",
+            hint="Use a --port of 1024 or above.",
             code="port.refused",
         ) from exc
 
 
 def where(listener: socket.socket) -> Listening:
-    """Return what the system gave."""
+    """Return the address that the system gave."""
     addr, port = listener.getsockname()[:2]
     return Listening(
         f"http://[{addr}]:{port}" if ":" in addr else f"http://{addr}:{port}", addr, port

@@ -217,9 +217,9 @@ async def _transcribe(
     """Return the words of a whole audio file. `warnings` gets what of it is missing or not used.
 
     Raises:
-        InputError: the body is no audio.
+        InputError: the body is not audio.
         DsmopsError: the stream failed.
-        ConnectionResetError: nobody waits for the words any more.
+        ConnectionResetError: the client has hung up.
     """
     news = asyncio.Event()
     stream.on_news = news.set

@@ -24,7 +24,7 @@ class SttRules:
     has_init: bool
     """Whether `Init` and `Ready` exist."""
     counts_all_steps: bool
-    """Whether `step_idx` counts the steps of all streams, and `buffered_pcm` is told."""
+    """Whether `step_idx` counts the steps of all streams, and `buffered_pcm` is sent."""
     receive_timeouts: bool
 
 

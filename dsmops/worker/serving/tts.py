@@ -1,7 +1,7 @@
 """A text-to-speech module as clients see it: its WebSocket and its POST, on a model loop.
 
-Where moshi-server says an unknown voice with its default one, this one refuses it: nobody asked to
-be spoken for by a stranger.
+moshi-server replaces an unknown voice by its default one. This worker refuses it: the client did
+not ask for another voice.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ class TtsModule(LoopModule[TtsStream]):
         text, voice = _parse_query(await self._read_body(request))
         self._log.info(
             MAIN,
-            f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: {json.dumps(_cut_name(voice))} }})',
+            f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: '
+            f"{json.dumps(_cut_name(voice))} }})",
             **addr_field(request),
         )
         self._log.info(PY, "py handle-query")
@@ -207,7 +208,7 @@ class TtsModule(LoopModule[TtsStream]):
         Raises:
             InputError: that cannot be said.
             DsmopsError: the stream failed before its first sound.
-            ConnectionResetError: nobody waits for the sound any more, or it ends in the middle; the
+            ConnectionResetError: the client has hung up, or the sound ends early; the
                 connection is cut then.
         """
         await asyncio.to_thread(stream.add_text, text)
@@ -229,9 +230,7 @@ class TtsModule(LoopModule[TtsStream]):
                 case StreamFailed():
                     raise DsmopsError(event.reason)
         if not response.prepared:
-            raise InputError(
-                "there is nothing to say in this text", hint="Send some words.", code="text.empty"
-            )
+            raise InputError("the text has no words", hint="Send some words.", code="text.empty")
         self._log.info(PY, "tts finished", batch_idx=stream.slot)
         await response.write_eof()
         return response
@@ -276,7 +275,7 @@ class TtsModule(LoopModule[TtsStream]):
 
 
 def _cut_name(name: str) -> str:
-    """Return as much of a voice's name as anybody wants to read in a log."""
+    """Return the start of a voice's name, for a log line or an error."""
     return name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
 
 
@@ -293,7 +292,7 @@ def _query(request: web.Request) -> tuple[TtsFormat, str | None]:
     """Return format and voice that a WebSocket's query asks for.
 
     Raises:
-        HTTPBadRequest: it names one of them twice, or a format that is none.
+        HTTPBadRequest: it names one of them twice, or an unknown format.
     """
     for key in ("format", "voice"):
         if len(request.query.getall(key, [])) > 1:
@@ -308,7 +307,10 @@ def _query(request: web.Request) -> tuple[TtsFormat, str | None]:
             f"`{known}`" for known in ("Pcm", "PcmMessagePack", "OggOpus", "OggOpusMessagePack")
         )
         raise web.HTTPBadRequest(
-            text=f"Failed to deserialize query string: unknown variant `{form}`, expected one of {known}"
+            text=(
+                f"Failed to deserialize query string: unknown variant `{form}`, expected one of "
+                f"{known}"
+            )
         ) from None
 
 
@@ -323,7 +325,7 @@ def _parse_query(data: bytes) -> tuple[str, str]:
     """Return text and voice of a post's body.
 
     Raises:
-        HTTPException: it is no JSON (400) or lacks a key (422).
+        HTTPException: it is not JSON (400) or lacks a key (422).
     """
     try:
         body = json.loads(data)
@@ -332,7 +334,10 @@ def _parse_query(data: bytes) -> tuple[str, str]:
     for key in ("text", "voice"):
         if not isinstance(body, dict) or not isinstance(body.get(key), str):
             raise web.HTTPUnprocessableEntity(
-                text=f"Failed to deserialize the JSON body into the target type: missing field `{key}`"
+                text=(
+                    "Failed to deserialize the JSON body into the target type: missing field "
+                    f"`{key}`"
+                )
             )
     return body["text"], body["voice"]
 
@@ -341,7 +346,7 @@ async def _events(stream: TtsStream, request: web.Request) -> AsyncIterator[TtsE
     """Yield the events of a stream, up to its end.
 
     Raises:
-        ConnectionResetError: whoever asked has hung up.
+        ConnectionResetError: the client has hung up.
     """
     news = asyncio.Event()
     stream.on_news = news.set

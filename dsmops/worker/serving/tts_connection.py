@@ -23,9 +23,9 @@ SKIPPED = "characters that the tokenizer does not know were skipped"
 
 
 class TtsWire:
-    """How one client is told things, in the format that it asked for.
+    """Encodes what one client gets, in the format that it asked for.
 
-    Bare formats have no way to tell of words and errors.
+    Bare formats carry no words and no errors.
     """
 
     def __init__(self, form: TtsFormat) -> None:
@@ -85,7 +85,7 @@ class TtsConnection(Connection[TtsEvent]):
         log: ServerLog,
     ) -> None:
         """`request` is what `speech` was opened with."""
-        super().__init__(ws, stream, limits, silence_s=limits.speech_silence_s, no_audio_s=None)
+        super().__init__(ws, stream, limits, silence_s=limits.tts_silence_s, no_audio_s=None)
         self._tts_stream, self._wire, self._request, self._log = stream, wire, request, log
 
     def error_message(self, ending: Ending) -> bytes | None:
@@ -146,7 +146,7 @@ def refusal(exc: DsmopsError) -> Ending:
     """Return the ending of a conversation in which the client asked for what cannot be, or the
     server failed to get it.
 
-    What is to be said is never logged.
+    The text is never logged.
     """
     code = CloseCode.BAD_MESSAGE if isinstance(exc, InputError) else CloseCode.FAILED
     logged = (

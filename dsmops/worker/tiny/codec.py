@@ -95,7 +95,9 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.floa
 
 
 def tiny_mimi(seed: int) -> bytes:
-    """Return a safetensors file of the codec, encoder and decoder, with its config in the metadata."""
+    """Return a safetensors file of the codec, encoder and decoder, with its config in the
+    metadata.
+    """
     rng = np.random.default_rng([seed, 1])
     config = MimiConfig.from_json(MIMI_BODY)
     # Centroids of many lengths, so that soft and loud sounds both get different codes; the first is

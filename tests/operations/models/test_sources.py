@@ -203,7 +203,9 @@ def test_the_headers_of_remote_shards_are_read_without_their_data(hub: HubServer
     "body", [b"", b"weights", (1 << 62).to_bytes(8, "little") + b"{}", checkpoint(2, 9)[:-1]]
 )
 def test_a_remote_file_that_is_no_checkpoint_is_a_header_error(body: bytes, hub: HubServer) -> None:
-    """What is at the other end is judged by its size and first bytes, and named by its hf:// name."""
+    """What is at the other end is judged by its size and first bytes, and named by its hf://
+    name.
+    """
     hub.repos["org/repo"].publish({"bad.safetensors": body})
     with pytest.raises(HeaderError, match=r"hf://org/repo/bad\.safetensors"):
         read_hub_header(parse_source("hf://org/repo/bad.safetensors"))

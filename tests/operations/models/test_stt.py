@@ -289,7 +289,7 @@ def test_another_models_tokenizer_is_refused(tiny: Path, made: TinyStt) -> None:
     """Its number of pieces gives it away; with both numbers."""
     edit_toml(tiny, "text_in_vocab_size = 321", "text_in_vocab_size = 301")
     edit_toml(tiny, "text_out_vocab_size = 320", "text_out_vocab_size = 300")
-    with pytest.raises(InputError, match="has 320 pieces, the model 300 text tokens"):
+    with pytest.raises(InputError, match="has 320 pieces; the model has 300 text tokens"):
         load_stt_source(find_stt(CONFIG), cpu=True)
 
 

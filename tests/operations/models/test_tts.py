@@ -1,4 +1,6 @@
-"""From a name to a model that speaks: every way of naming one, and every way of getting it wrong."""
+"""From a name to a model that speaks: every way of naming one, and every way of getting it
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,8 @@ def test_a_server_config_names_a_model_and_says_how_it_speaks(tiny: Path) -> Non
     edit_toml(
         tiny,
         "n_q = 8",
-        'n_q = "4"\ntemp = 0.3\nmax_padding = 5\ninitial_padding = 3\nfinal_padding = 2\npadding_bonus = -0.5',
+        'n_q = "4"\ntemp = 0.3\nmax_padding = 5\ninitial_padding = 3\nfinal_padding = '
+        "2\npadding_bonus = -0.5",
     )
     edit_toml(
         tiny,
@@ -119,19 +122,19 @@ def test_the_scripts_defaults_count_where_its_table_is_silent(tiny: Path) -> Non
             'type = "Py"',
             'type = "Py"\nscript = "mine.py"',
             ConfigError,
-            "script = 'mine.py' is a program of its own",
+            "script = 'mine.py' is not supported",
         ),
-        ("n_q = 8", 'n_q = "many"', ConfigError, "n_q = 'many' is no number"),
-        ("n_q = 8", "n_q = inf", ConfigError, "n_q = inf is no number"),
-        ("n_q = 8", "temp = nan", ConfigError, "temp = nan is no number"),
-        ("n_q = 8", "temp = -1.0", ConfigError, "temp = -1.0 is no number from 0 on"),
+        ("n_q = 8", 'n_q = "many"', ConfigError, "n_q = 'many' is not a number"),
+        ("n_q = 8", "n_q = inf", ConfigError, "n_q = inf is not a number"),
+        ("n_q = 8", "temp = nan", ConfigError, "temp = nan is not a number"),
+        ("n_q = 8", "temp = -1.0", ConfigError, "temp = -1.0 is not a number of at least 0"),
         (
             "n_q = 8",
             "final_padding = -50",
             ConfigError,
-            "final_padding = -50 is no number from 0 on",
+            "final_padding = -50 is not a number of at least 0",
         ),
-        ("n_q = 8", 'device = "cuda:1"', ConfigError, "takes CUDA device 0 or the CPU"),
+        ("n_q = 8", 'device = "cuda:1"', ConfigError, "runs on CUDA device 0 or the CPU"),
         ('type = "Py"', 'type = "Tts"', ConfigError, "no module of type Py"),
         (
             'text_tokenizer_file = "tok',
@@ -203,7 +206,9 @@ def test_a_servers_clients_name_voices(tiny: Path) -> None:
         assert "tiny/first.wav" in caught.value.hint
         assert str(tiny) not in caught.value.message + caught.value.hint
     (tiny / "voices" / f"broken.wav{SUFFIX}").write_bytes(b"no voice")
-    with pytest.raises(InputError, match=r"voice 'broken\.wav' is none of its model") as caught:
+    with pytest.raises(
+        InputError, match=r"voice 'broken\.wav' was not made for its model"
+    ) as caught:
         voices("broken.wav")
     assert "/" not in caught.value.message
 
@@ -212,7 +217,7 @@ def test_a_default_voice_that_is_not_there_is_known_at_once(tiny: Path) -> None:
     """And one that is none."""
     path = tiny / "voices" / f"tiny/first.wav{SUFFIX}"
     path.write_bytes(b"no voice")
-    with pytest.raises(CheckpointError, match="is no voice"):
+    with pytest.raises(CheckpointError, match="is not a voice"):
         served_voices(find_tts(CONFIG))
     path.unlink()
     with pytest.raises(SourceError, match=r"tiny/first\.wav"):

@@ -169,14 +169,19 @@ def test_another_model(tmp_path: Path) -> None:
     config = SttConfig.from_json(STT_BODY | {"num_layers": 4, "n_q": 2})
     with pytest.raises(
         CheckpointError,
-        match=r"missing: .* and 8 more; unexpected: emb.2.weight \(33, 64\), emb.3.weight \(33, 64\)$",
+        match=(
+            r"missing: .* and 8 more; unexpected: emb.2.weight \(33, 64\), emb.3.weight \(33, "
+            r"64\)$"
+        ),
     ):
         load_stt_lm(path, config.lm, config.max_period, device=CPU, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("in_file", [True, False])
 def test_semantic_vad_heads(tmp_path: Path, in_file: bool) -> None:
-    """Heads that only the file or only the config has are an error that says where they come from."""
+    """Heads that only the file or only the config has are an error that says where they come
+    from.
+    """
     weights = {
         name: value
         for name, value in tiny_stt_weights().items()
@@ -304,9 +309,9 @@ def test_mimi_without_metadata(tmp_path: Path) -> None:
         ("", "not JSON"),
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("null", "not an object"),
-        ("[1]", "not an object"),
-        ('"tiny"', "not an object"),
+        ("null", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ('"tiny"', "not a JSON object"),
         ('{"sample_rate": 1' + "0" * 5000 + "}", "not JSON"),
         ('{"frame_rate": Infinity}', "frame_rate"),
         (
@@ -314,7 +319,7 @@ def test_mimi_without_metadata(tmp_path: Path) -> None:
                 MIMI_BODY
                 | {"seanet": MIMI_BODY["seanet"] | {"n_filters": 2**14, "ratios": [2] * 8}}
             ),
-            "no whole number of latents",
+            "not a whole number of latents",
         ),
         (
             json.dumps({"seanet": {"n_filters": 2**14, "kernel_size": 2**14}}),
@@ -337,7 +342,9 @@ def test_mimi_config_of_no_use(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_unused_centroids(tmp_path: Path) -> None:
-    """A centroid that training never used, its count zero, stays finite: counts are raised to 1e-5."""
+    """A centroid that training never used, its count zero, stays finite: counts are raised to
+    1e-5.
+    """
     weights = tiny_mimi_weights()
     prefix = "quantizer.rvq_first.vq.layers.0._codebook"
     weights[f"{prefix}.cluster_usage"][3] = 0

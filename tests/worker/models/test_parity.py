@@ -186,7 +186,9 @@ def test_hidden_width(tmp_path: Path, hidden_scale: float) -> None:
 
 
 def test_language_model_of_published_width(tmp_path: Path) -> None:
-    """Two layers of the 1B model agree in float32, stored as bfloat16 as the published files are."""
+    """Two layers of the 1B model agree in float32, stored as bfloat16 as the published files
+    are.
+    """
     body = FULL_STT_BODY | {"num_layers": 2}
     path = write_stt(
         tmp_path / "model.safetensors",

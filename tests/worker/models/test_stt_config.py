@@ -47,7 +47,9 @@ JSON = st.recursive(
 
 
 def test_published_1b() -> None:
-    """The config of stt-1b-en_fr-candle gives the network that moshi-server's config of it gives."""
+    """The config of stt-1b-en_fr-candle gives the network that moshi-server's config of it
+    gives.
+    """
     config = SttConfig.from_json(PUBLISHED_1B)
     published = published_shape("stt-1b-en_fr")
     assert config.lm.tensors() == published.tensors()
@@ -81,7 +83,9 @@ def test_published_2_6b() -> None:
 
 @pytest.mark.parametrize(("heads", "parameters"), [(True, 989_253_632), (False, 989_204_480)])
 def test_parameters_of_1b(heads: bool, parameters: int) -> None:
-    """The 1B model has the published number of parameters, with and without the semantic-VAD heads."""
+    """The 1B model has the published number of parameters, with and without the semantic-VAD
+    heads.
+    """
     config = SttConfig.from_json(PUBLISHED_1B | ({} if heads else {"extra_heads_num_heads": 0}))
     assert config.lm.parameters == parameters
     assert len(config.lm.tensors()) == (135 if heads else 131)
@@ -318,7 +322,9 @@ MIMI_CHANGE = st.one_of(
 
 @given(MIMI_CHANGE)
 def test_any_mimi_config(change: tuple[str | None, str, object]) -> None:
-    """Whatever one value of a Mimi config is, its tensors can be named, or it is an `InputError`."""
+    """Whatever one value of a Mimi config is, its tensors can be named, or it is an
+    `InputError`.
+    """
     try:
         config = MimiConfig.from_json(_mimi(*change))
     except InputError:

@@ -84,7 +84,7 @@ def test_keys_without_effect(key: str) -> None:
         ("depformer_norm", "rms_norm_f32", ["depformer_norm"]),
         ("depformer_gating", "none", ["depformer_gating"]),
         ("lora_name", "lora.safetensors", ["lora_name"]),
-        ("kv_repeats", 1, ["'kv_repeats'", "nothing here knows"]),
+        ("kv_repeats", 1, ["'kv_repeats'", "unknown keys"]),
         ("depformer_bias", True, ["'depformer_bias'"]),
         ("dim", None, ["'dim'", "missing"]),
         ("dim", 62, ["62", "4 attention heads"]),

@@ -68,7 +68,9 @@ def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.Monk
 
 
 def test_a_speaking_models_profile_is_one_of_its_codebooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps with four codebooks are planned with where four are generated, and not where all are."""
+    """Steps with four codebooks are planned with where four are generated, and not where all
+    are.
+    """
     monkeypatch.setattr(measure, "_LADDER", (1, 2))
     plan = plan_model(SPEAKING, CARD, runtime=Runtime.EMBEDDED, n_q=4)
     path = measure.measure_profile(plan, SPEAKING)

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 
 from dsmops.worker.serving import tally
+from dsmops.worker.serving.admission import most_connections
 from dsmops.worker.serving.connection import Limits
-from dsmops.worker.serving.door import most_connections
 from tests.support.engines import EchoEngine
 from tests.support.stt_client import SttClient
 from tests.support.tts_client import TTS_PATH, TtsClient

@@ -37,12 +37,15 @@ def test_a_line_is_the_originals_to_the_byte() -> None:
     """But for the line number of a source file that did not say it: 0."""
     record = Record(AT_NS, Level.INFO, BATCHED_ASR, "31.49ms", {"step_idx": 1, "with_data": 2})
     assert record.render(colour=False) == (
-        "2025-11-15T08:39:13.344657Z  INFO moshi_server::batched_asr: src/batched_asr.rs:0: 31.49ms step_idx=1 with_data=2\n"
+        "2025-11-15T08:39:13.344657Z  INFO moshi_server::batched_asr: src/batched_asr.rs:0: "
+        "31.49ms step_idx=1 with_data=2\n"
     )
     # As a line of a real log, with the file's colours.
     assert record.render(colour=True) == (
-        "\x1b[2m2025-11-15T08:39:13.344657Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mmoshi_server::batched_asr\x1b[0m\x1b[2m:\x1b[0m "
-        "\x1b[2msrc/batched_asr.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m0:\x1b[0m 31.49ms \x1b[3mstep_idx\x1b[0m\x1b[2m=\x1b[0m1 "
+        "\x1b[2m2025-11-15T08:39:13.344657Z\x1b[0m \x1b[32m INFO\x1b[0m "
+        "\x1b[2mmoshi_server::batched_asr\x1b[0m\x1b[2m:\x1b[0m "
+        "\x1b[2msrc/batched_asr.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m0:\x1b[0m 31.49ms "
+        "\x1b[3mstep_idx\x1b[0m\x1b[2m=\x1b[0m1 "
         "\x1b[3mwith_data\x1b[0m\x1b[2m=\x1b[0m2\n"
     )
 

@@ -262,7 +262,8 @@ def test_half_a_frame_and_a_lost_upgrade_are_survived(worker: WorkerProcess) -> 
     """Connections that break off in the middle of a request, an upgrade or a WebSocket frame."""
     host, port = worker.url.removeprefix("http://").split(":")
     upgrade = (
-        f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: "
+        "websocket\r\nSec-WebSocket-Version: 13\r\n"
         f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {API_KEY}\r\n\r\n"
     ).encode()
     for sent in (
@@ -377,7 +378,8 @@ def test_a_post_whose_sender_leaves_gives_its_slot_back(worker: WorkerProcess) -
     body = encoded(speech(40)[: 2_000_000 // 2])
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(
-            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {API_KEY}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {API_KEY}\r\nContent-Length: "
+            f"{len(body)}\r\n\r\n".encode()
             + body
         )
         wait_for_slots(worker.url, 1, within_s=10)

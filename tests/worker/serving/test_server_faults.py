@@ -132,12 +132,12 @@ def test_addresses_that_cannot_be_had() -> None:
     """Named with what to do; IPv6 is an address like any other."""
     with bind("127.0.0.1", 0) as taken:
         taken.listen()
-        with pytest.raises(PortInUseError, match=r"port \d+ of 127.0.0.1 is taken"):
+        with pytest.raises(PortInUseError, match=r"port \d+ of 127.0.0.1 is in use"):
             bind("127.0.0.1", taken.getsockname()[1])
         assert where(taken).url == f"http://127.0.0.1:{taken.getsockname()[1]}"
-    with pytest.raises(InputError, match="is no address of this machine"):
+    with pytest.raises(InputError, match="is not an address of this machine"):
         bind("192.0.2.1", 0)
-    with pytest.raises(InputError, match="is no IP address"):
+    with pytest.raises(InputError, match="is not an IP address"):
         bind("localhost", 0)
     with bind("::1", 0) as six:
         assert where(six).url == f"http://[::1]:{six.getsockname()[1]}"
@@ -254,7 +254,7 @@ def test_a_bug_in_one_conversation_ends_that_one(monkeypatch: pytest.MonkeyPatch
             patch.setattr(SttStream, "mark", lambda _self, _id: {}["no such key"])
             client.send({"type": "Marker", "id": 1})
             messages, code = ending(client)
-            assert (messages[-1]["message"], code) == ("the server failed; its log says how", 1011)
+            assert (messages[-1]["message"], code) == ("the server failed; its log says why", 1011)
         assert used_slots(server) == "1"
         neighbour.audio(frames(3))
         assert neighbour.receive()["type"] == "Step"

@@ -234,12 +234,12 @@ def test_a_client_may_bring_its_own_voice(server: ThreadedServer) -> None:
     with TtsClient(server.url, KEY) as client:
         client.send({"type": "Text", "text": TEXT})
         client.send(voice)
-        assert "after the text has begun" in client.rest()[-1]["message"]
+        assert "after the text had begun" in client.rest()[-1]["message"]
         assert client.close_code == 1007
     with TtsClient(server.url, KEY) as client:
         client.send({"type": "Text", "text": "<break"})
         client.send(voice)
-        assert "after the text has begun" in client.rest()[-1]["message"]
+        assert "after the text had begun" in client.rest()[-1]["message"]
     with TtsClient(server.url, KEY) as client:
         client.send({**voice, "shape": [6, 6]})
         assert "does not hold" in client.rest()[-1]["message"]
@@ -259,7 +259,7 @@ def test_the_end_before_any_text_is_the_end(server: ThreadedServer) -> None:
         ({"type": "Text"}, "text"),
         ({"type": "Text", "text": b"\xff\xfe"}, "no message"),
         ({"type": "Text", "text": "x" * 300_000}, "too long"),
-        ({"type": "Text", "text": '<break time="1..2s"/>'}, "no pause"),
+        ({"type": "Text", "text": '<break time="1..2s"/>'}, "not a pause"),
         ({"type": "Voice", "embeddings": [float("nan")], "shape": [1]}, "not a finite"),
         ({"type": "Voice", "embeddings": b"\0" * 40, "shape": [10]}, "not an array"),
     ],
@@ -339,7 +339,7 @@ def test_a_client_that_only_listens_is_kept_and_one_that_is_gone_is_not() -> Non
 
     Who answers nothing loses its slot.
     """
-    limits = Limits(ping_s=0.05, speech_silence_s=0.4, close_s=0.2)
+    limits = Limits(ping_s=0.05, tts_silence_s=0.4, close_s=0.2)
 
     def slow_step(_step: int) -> None:
         threading.Event().wait(0.02)
@@ -347,13 +347,14 @@ def test_a_client_that_only_listens_is_kept_and_one_that_is_gone_is_not() -> Non
     with speaking(TalkEngine(before_step=slow_step), limits=limits) as server:
         with TtsClient(server.url, KEY) as client:
             client.say(TEXT * 3)
-            assert len(audio(client.rest())) / 1920 * 0.02 > limits.speech_silence_s, (
+            assert len(audio(client.rest())) / 1920 * 0.02 > limits.tts_silence_s, (
                 "it must have taken longer than the limit"
             )
             assert client.close_code == 1000
         host, port = server.url.removeprefix("http://").split(":")
         upgrade = (
-            f"GET {TTS_PATH} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            f"GET {TTS_PATH} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "
+            "websocket\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {KEY}\r\n\r\n"
         ).encode()
         with socket.create_connection((host, int(port))) as mute:
@@ -488,8 +489,8 @@ def test_posts_are_refused_with_a_reason(server: ThreadedServer) -> None:
     assert post(server, {"text": "x" * 2_100_000, "voice": ""}).status == 413
     for body, reason in (
         ({"text": TEXT, "voice": "nobody.wav"}, "no voice is named nobody.wav"),
-        ({"text": " ", "voice": ""}, "nothing to say"),
-        ({"text": "<break time='1s'/>", "voice": ""}, "begins no pause"),
+        ({"text": " ", "voice": ""}, "no words"),
+        ({"text": "<break time='1s'/>", "voice": ""}, "is not a pause that can be read"),
     ):
         answer = post(server, body)
         assert answer.status == 400
@@ -502,7 +503,10 @@ def test_a_post_whose_sender_leaves_gives_its_slot_back(server: ThreadedServer) 
     """The work stops when nobody waits for it."""
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps({"text": f"{TEXT} " * 2000, "voice": ""}).encode()
-    head = f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: application/json\r\n"
+    head = (
+        f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: "
+        "application/json\r\n"
+    )
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
@@ -515,7 +519,10 @@ def test_a_post_that_nobody_reads_is_cut() -> None:
     with speaking(slots=1, limits=Limits(stalled_s=0.3, close_s=0.2)) as server:
         host, port = server.url.removeprefix("http://").split(":")
         body = json.dumps({"text": f"{TEXT} " * 5000, "voice": ""}).encode()
-        head = f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: "
+            "application/json\r\n"
+        )
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect((host, int(port)))
@@ -529,7 +536,10 @@ def test_a_body_that_stops_or_cannot_be_unpacked_is_refused() -> None:
     """408 and 400, and no traceback in the log."""
     with speaking(limits=Limits(body_s=0.2)) as server:
         host, port = server.url.removeprefix("http://").split(":")
-        head = f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST {TTS_PATH} HTTP/1.1\r\nHost: x\r\nkyutai-api-key: {KEY}\r\nContent-Type: "
+            "application/json\r\n"
+        )
         for rest, status in (
             ("Transfer-Encoding: chunked\r\n\r\n5\r\nab", b"408"),
             ("Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", b"400"),
@@ -549,8 +559,10 @@ def test_pings_whose_answers_nobody_reads_hold_no_slot() -> None:
             sock.connect((host, int(port)))
             sock.settimeout(1)
             sock.sendall(
-                f"GET {TTS_PATH} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-                f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {KEY}\r\n\r\n".encode()
+                f"GET {TTS_PATH} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "
+                "websocket\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: "
+                f"{KEY}\r\n\r\n".encode()
             )
             wait_for_slots(server.url, 1, within_s=5)
             with contextlib.suppress(OSError):
@@ -619,8 +631,10 @@ def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> No
     for line in (
         "starting-up the py model loop",
         "handling py streaming query",
-        'py query query=PyStreamingQuery { auth_id: None, format: PcmMessagePack, voice: Some("first.wav") }',
-        'py query query=PyStreamingQuery { auth_id: Some("<redacted>"), format: PcmMessagePack, voice: None }',
+        "py query query=PyStreamingQuery { auth_id: None, format: PcmMessagePack, voice: "
+        'Some("first.wav") }',
+        'py query query=PyStreamingQuery { auth_id: Some("<redacted>"), format: '
+        "PcmMessagePack, voice: None }",
         "batched-py channel bidx=0",
         "received end of stream bidx=0",
         "tts finished batch_idx=0",

@@ -49,7 +49,9 @@ class Heard:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Steps this small gain nothing from threads, and on a busy machine they wait for each other."""
+    """Steps this small gain nothing from threads, and on a busy machine they wait for each
+    other.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -113,7 +115,10 @@ def test_one_seed_gives_one_set_of_bytes(tiny: TinyStt, tmp_path: Path) -> None:
     Another seed gives other weights and nothing else new.
     """
     folder = tiny.model_config.parent
-    script = f"from pathlib import Path; from dsmops.worker.tiny.stt import write_tiny_stt; write_tiny_stt(Path({str(tmp_path / 'again')!r}))"
+    script = (
+        "from pathlib import Path; from dsmops.worker.tiny.stt import write_tiny_stt; "
+        f"write_tiny_stt(Path({str(tmp_path / 'again')!r}))"
+    )
     environ = {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", script], check=True, env=environ)
     assert digests(tmp_path / "again") == digests(folder)

@@ -107,7 +107,10 @@ def test_files(tiny: TinyTts) -> None:
 
 def test_same_bytes_everywhere(tiny: TinyTts, tmp_path: Path) -> None:
     """Another process writes the same bytes, another seed other weights."""
-    script = f"from pathlib import Path; from dsmops.worker.tiny.tts import write_tiny_tts; write_tiny_tts(Path({str(tmp_path / 'again')!r}))"
+    script = (
+        "from pathlib import Path; from dsmops.worker.tiny.tts import write_tiny_tts; "
+        f"write_tiny_tts(Path({str(tmp_path / 'again')!r}))"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
     write_tiny_tts(tmp_path / "other", seed=1)
     folder = tiny.server_config.parent

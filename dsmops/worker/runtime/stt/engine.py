@@ -2,7 +2,7 @@
 
 A step is Mimi's encoder, the language model and the choice of a token, for all slots at once. Slots
 are independent rows. On a CUDA device the whole step is one captured graph; on a CPU the same code
-runs as it stands.
+runs unchanged.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class SttEngine:
         keep(self._held_codes, self.codes, mask)
         self._started.logical_or_(mask)
         self._report[:, 0] = token
-        # A latent that is NaN still has a nearest centroid: behind the quantiser nobody would
+        # A latent that is NaN still has a nearest centroid: behind the quantiser it would
         # notice.
         self._report[:, 1] = latents.isfinite().flatten(1).all(-1) & self.logits.isfinite().all(-1)
         pauses = lm.pause_probabilities(states)

@@ -1,9 +1,9 @@
 """The model loop of speech-to-text: it steps the engine whenever any stream has a frame.
 
-A stream that holds `MOST_WAITING_SAMPLES` wants no more audio, and whoever feeds it is to stop
+A stream that holds `MOST_WAITING_SAMPLES` takes no more audio: the connection that feeds it stops
 reading its socket.
 
-A `Marker` comes back with the step that makes everything before it heard and written: that of the
+A `Marker` comes back with the step that completes the text of all audio before it: that of the
 last whole frame before it, plus the text delay, counted in the stream's own steps. moshi-server
 counts steps of all streams, and so returns markers early where others are busier. Less than a frame
 before a marker does not count, as there.
@@ -35,7 +35,7 @@ MOST_WAITING_SAMPLES = 10 * 24_000
 """Ten seconds. With the message that was being taken when they were reached, a stream holds at most
 70 s, 6.7 MB."""
 MOST_EVENTS = 1000
-"""About a minute of a stream's news that nobody fetches; then it is not stepped."""
+"""About a minute of events that were not fetched; then the stream is not stepped."""
 MOST_MARKERS = 1000
 
 Samples = NDArray[np.float32]
@@ -43,7 +43,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SttStepped:
-    """A frame of the stream was heard.
+    """A step took a frame of the stream.
 
     `step_idx` counts the steps of all streams since the loop began, `own_step` those of this one,
     both from 0.
@@ -57,7 +57,7 @@ class SttStepped:
 
 @dataclass(frozen=True, slots=True)
 class SttMarkerReached:
-    """All that came before the marker is heard and written."""
+    """The text of all audio before the marker is complete."""
 
     id: int
 
@@ -115,7 +115,7 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
                 self._loop.wake()
 
     def mark(self, marker_id: int) -> None:
-        """Ask for `SttMarkerReached` when all audio so far is heard and written.
+        """Ask for `SttMarkerReached` when the text of all audio so far is complete.
 
         Raises:
             ValueError: too many are under way.
@@ -128,7 +128,7 @@ class SttStream(SlotStream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]
         self._loop.observer.marker(self.slot, marker_id)
 
     def restart(self) -> None:
-        """Begin anew: model state and word times are reset, audio and markers that wait stay.
+        """Begin again: model state and word times are reset, audio and markers that wait stay.
 
         `Started` answers.
         """
@@ -188,7 +188,7 @@ class SttLoop(ModelLoop[SttStream]):
         super().__init__(
             name,
             observer,
-            remedy="`dsmops transcribe --model` with the same config shows whether the model runs at all.",
+            remedy="`dsmops transcribe --model CONFIG` shows whether the model runs.",
         )
         self.delay_steps = 0
         self.frame_samples = 0
@@ -243,7 +243,7 @@ class SttLoop(ModelLoop[SttStream]):
             self._engine.step(self._pcm, np.zeros(self.slots, np.bool_))
 
     def _next(self) -> tuple[list[SttStream], list[SttStream]] | None:
-        """Return the streams whose slots are to be reset, and those with a frame to step.
+        """Return the streams whose slots must be reset, and those with a frame to step.
 
         None where there are neither.
         """

@@ -31,7 +31,7 @@ from dsmops.worker.runtime.stt.words import (
 )
 
 CLOSING_SILENCE_S = 1.0
-"""Silence fed beyond the text delay when the audio is over, so that the last word's end is heard
+"""Silence fed beyond the text delay when the audio is over, so that the last word's end comes
 (as `stt-rs` does)."""
 PROMPT_GAP_FRAMES = 10
 """Silent frames between a prompt's audio and the recording (as upstream's prompt script)."""
@@ -48,13 +48,13 @@ class WordTiming(StrEnum):
 
 
 RecordingEvent = SttWord | SttWordEnd | TurnEnd
-"""What a recording gives as it is heard. Times count from the recording's start."""
+"""An event of a recording as it is transcribed. Times count from its start."""
 
 
 @dataclass(frozen=True, slots=True)
 class SttPrompt:
-    """What the model is told before the recording: text it should have written, and audio in whole
-    frames it should have heard.
+    """What the model gets before the recording: text as if it had been its own, and audio in whole
+    frames.
     """
 
     text: str = ""

@@ -51,9 +51,9 @@ class TimedWord:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The model heard the end of a turn.
+    """A turn of the speaker ends here.
 
-    `time_s` is how much of the recording it had heard then.
+    `time_s` is how much of the recording the model had got then.
     """
 
     time_s: float

@@ -3,7 +3,7 @@
 A step is the language model and its prediction of a text token, the caller's choice of the token to
 feed, then the depformer and Mimi's decoder, for all slots at once. Slots are independent rows. On a
 CUDA device the part before the choice and the part after it are a captured graph each; on a CPU the
-same code runs as it stands.
+same code runs unchanged.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TtsEngine:
         """
         if guidance and model.config.distilled:
             raise InputError(
-                "this model takes its guidance as an input; it cannot be guided a second time",
+                "this model takes its guidance as an input; it runs no second, unconditioned pass",
                 hint=f"Give each request one of the values {_listed(model.config.cfg_values)}.",
             )
         self.model = model
@@ -141,14 +141,16 @@ class TtsEngine:
             or not abs(request.padding_bonus) <= _MOST_BONUS
         ):
             raise InputError(
-                f"temperature {request.temperature:g} and padding bonus {request.padding_bonus:g} are not numbers from 0 to "
+                f"temperature {request.temperature:g} and padding bonus "
+                f"{request.padding_bonus:g} are not numbers from 0 to "
                 f"{_MOST_TEMPERATURE:g} and from -{_MOST_BONUS:g} to {_MOST_BONUS:g}",
                 hint="Published values are 0.6, and -2 to 2.",
                 code="request.numbers",
             )
         if len(request.voices) > config.max_speakers:
             raise InputError(
-                f"{len(request.voices)} voices were given; this model knows {config.max_speakers} speakers",
+                f"{len(request.voices)} voices were given; this model has "
+                f"{config.max_speakers} speakers",
                 hint="Give the main speaker's voice first, then the other's.",
                 code="voice.many",
             )
@@ -156,8 +158,8 @@ class TtsEngine:
             config.distilled and request.cfg not in config.cfg_values
         ):
             raise InputError(
-                f"this model does not know cfg {request.cfg:g}",
-                hint=f"It was trained with {_listed(config.cfg_values)}."
+                f"this model was not trained with cfg {request.cfg:g}",
+                hint=f"Use one of {_listed(config.cfg_values)}."
                 if config.distilled
                 else f"Give a number up to {_MOST_CFG:g}.",
                 code="cfg.unknown",
@@ -180,7 +182,8 @@ class TtsEngine:
         """
         if not all(0 <= slot < self.batch_size for slot in slots) or len(requests) != len(slots):
             raise ValueError(
-                f"slots {list(slots)} are not all among {self.batch_size}, or not as many as {len(requests)} requests"
+                f"slots {list(slots)} do not fit {self.batch_size} slots and {len(requests)} "
+                "requests"
             )
         for request in requests:
             self.check(request)
@@ -206,7 +209,7 @@ class TtsEngine:
 
         `exec_mask` bool [B]; a False row keeps its state as if this step had not happened. `choose`
         gets the predicted text tokens, int64 [B], and returns the tokens to feed, int64 [B],
-        multiplexed; should it raise, no row has advanced. With `text_only` nothing is spoken, which
+        multiplexed; should it raise, no row has advanced. With `text_only` no audio is made, which
         only rows may do whose audio has not begun, and which is several times faster.
 
         A frame is 80 ms, so a `step_ms` above 80 means the engine falls behind. Row i depends on
@@ -306,7 +309,7 @@ class TtsEngine:
             torch.where(steps[:, None] < self.model.config.delay_steps + self._delays, ZERO, codes)
         )
         recent = torch.cat([self._past, self.codes[..., None]], dim=-1)
-        # The frame that is complete now began as many steps ago as the last codebook lags behind.
+        # The frame that is complete now began as many steps ago as the last codebook's delay.
         begun = recent.shape[-1] - 1 - self.model.config.max_delay
         frame = recent.gather(-1, (begun + self._delays).expand(self.batch_size, -1)[..., None])
         pcm = self.model.mimi.decode(frame[:, :codebooks].clamp(min=0), self._mimi, self._sounding)

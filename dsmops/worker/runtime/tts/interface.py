@@ -20,7 +20,7 @@ class TtsTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TtsRequest:
-    """How a new stream speaks.
+    """How a new stream sounds.
 
     `voices`: the main speaker's, then the others', float32 [512, 125] each, as voice files hold
     them; none at all leaves the model to itself. `cfg`: how closely the voice is followed. `seed`:
@@ -37,7 +37,7 @@ class TtsRequest:
 
 @dataclass(frozen=True, slots=True)
 class TtsOutput:
-    """What one step gave, on the CPU. Rows that did not advance hold meaningless values.
+    """The result of one step, in arrays of its own. Rows that did not advance hold undefined values.
 
     `pcm` float32 [B, 1920], as decoded, not clipped; `valid` bool [B], where it is the stream's
     next sound; `finite` bool [B], False where a logit or a valid sample was NaN or infinite;
@@ -51,7 +51,7 @@ class TtsOutput:
 
 
 TtsChoose = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""Takes each row's predicted text token and returns the, multiplexed, one that is fed. Rows that do
+"""Takes each row's predicted text token and returns the multiplexed token that is fed. Rows that do
 not advance hold anything."""
 
 

@@ -1,7 +1,7 @@
 """The model loop of text-to-speech: it steps the engine whenever any stream knows enough of its
 text, and hands out sound and words.
 
-A stream that waits for words is not stepped, nor is one whose sound nobody fetches. Streams in
+A stream that waits for words is not stepped, nor is one whose sound is not fetched. Streams in
 their first phase, in which text leads and nothing sounds yet, take steps of their own that cost
 less, a few in a row, so that new streams begin to sound soon.
 
@@ -40,14 +40,14 @@ holds about 20 MB at most."""
 MOST_TEXT = 200_000
 """Characters of one piece of text."""
 MOST_EVENTS = 250
-"""About 16 s of sound that nobody fetches, 2 MB; then the stream is not stepped."""
+"""About 16 s of sound that was not fetched, 2 MB; then the stream is not stepped."""
 INTERLEAVED_TEXT_ONLY = 2
 """Steps of streams that do not sound yet, in a row, while others wait to go on sounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class TtsEnded:
-    """All is said and has sounded. The last event."""
+    """The whole text has been synthesized. The last event."""
 
 
 TtsEvent = Started | TtsWord | TtsAudio | TtsEnded | StreamFailed
@@ -71,7 +71,7 @@ class TtsStepped:
 
 @dataclass(frozen=True, slots=True)
 class TtsObserver(LoopObserver["TtsStream"]):
-    """What the loop tells besides."""
+    """What the loop calls besides."""
 
     stepped: Callable[[TtsStepped], None]
 
@@ -119,7 +119,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
                 or self._utterance.is_closed
             ):
                 raise InputError(
-                    "the voice comes after the text has begun",
+                    "the voice came after the text had begun",
                     hint="Send it before the first word.",
                     code="speech.order",
                 )
@@ -155,7 +155,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
         with self._loop.lock:
             if self._utterance.is_closed:
                 raise InputError(
-                    "text comes after its end was announced",
+                    "text came after the end of the text",
                     hint="Open another stream for it.",
                     code="speech.order",
                 )
@@ -167,7 +167,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
     # What follows is the loop's, which holds the lock.
 
     def set_up(self) -> TtsRequest | None:
-        """Return the request that the slot is to be reset for, None where that was done."""
+        """Return the request for which the slot must be reset, None where that was done."""
         if self._is_set_up:
             return None
         self._is_set_up = True
@@ -238,7 +238,7 @@ class TtsLoop(ModelLoop[TtsStream]):
         super().__init__(
             name,
             observer,
-            remedy="`dsmops synthesize --model` with the same config shows whether the model runs at all.",
+            remedy="`dsmops synthesize --model CONFIG` shows whether the model runs.",
         )
         self._open_engine = open_engine
         self._engine: TtsEngineProtocol | None = None

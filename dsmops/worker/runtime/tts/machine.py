@@ -72,7 +72,7 @@ class TtsTextMachine:
         return len(self._entries)
 
     def extend(self, entries: Iterable[TtsEntry]) -> None:
-        """Add what is to be said next."""
+        """Add entries to the end of the text."""
         self._entries.extend(entries)
 
     @property

@@ -1,4 +1,4 @@
-"""A whole script through an engine that nobody else uses: sound and words out as they come."""
+"""Synthesize a whole script with an engine of its own: sound and words as they come."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def run_script(
         output = engine.step(exec_mask, choose, text_only=utterance.is_text_only)
         if not output.finite[_SLOT]:
             raise CheckpointError(
-                f"the model gave numbers that are not finite in step {utterance.steps}",
-                hint="Use another dtype: bf16 or f32. `dsmops verify` tells whether the file itself is whole.",
+                f"the model computed NaN or infinity in step {utterance.steps}",
+                hint="Use --dtype bf16 or f32. `dsmops verify` shows whether the file is damaged.",
                 code="model.not_finite",
             )
         yield from utterance.take(output.pcm[_SLOT] if output.valid[_SLOT] else None)
     if not utterance.steps:
-        raise InputError("there is no word to say", hint="Give it some text.", code="text.empty")
+        raise InputError("the text has no words", hint="Give some text.", code="text.empty")

@@ -45,7 +45,7 @@ class TtsAudio:
 class Utterance:
     """What is said in one slot from its reset on.
 
-    It always ends once `close` was called: no word waits for ever.
+    It always ends once `close` was called: no word waits endlessly.
     """
 
     def __init__(self, config: TtsConfig, pacing: TtsPacing) -> None:
@@ -70,7 +70,7 @@ class Utterance:
         return len(self._machine)
 
     def extend(self, entries: Iterable[TtsEntry]) -> None:
-        """Add what is to be said next."""
+        """Add entries to the end of the text."""
         before = len(self._machine)
         self._machine.extend(entries)
         self._is_empty &= len(self._machine) == before

@@ -124,7 +124,9 @@ def python_rule(tokens: Sequence[int], prefix_frames: int, delay_s: float) -> li
 @example([BOUNDARY, 4, 6], 2)  # the boundary comes before the delay is over
 @example([4] * 3, 3)
 def test_server_rule(tokens: list[int], delay_steps: int) -> None:
-    """A stream's words, their starts and their ends are those of the server's rule, in its order."""
+    """A stream's words, their starts and their ends are those of the server's rule, in its
+    order.
+    """
     assert events_of(tokens, delay_steps) == server_rule(tokens, delay_steps)
 
 
@@ -242,7 +244,9 @@ def test_turns_need_the_third_head(pauses: tuple[float, ...]) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=30))
 def test_one_end_between_words(steps: list[tuple[float, bool]]) -> None:
-    """Between two words there is one end at most, and there is one whenever a long pause was heard."""
+    """Between two words there is one end at most, and there is one whenever a long pause was
+    heard.
+    """
     ends = turns([((0.0, 0.0, pause), spoken) for pause, spoken in steps])
     words = [number for number, (_, spoken) in enumerate(steps) if spoken]
     expected = []

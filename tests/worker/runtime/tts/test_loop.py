@@ -156,7 +156,9 @@ def test_sound_is_clipped_and_comes_in_frames(bench: Bench) -> None:
 
 
 def test_words_are_told_before_their_sound_is_through(bench: Bench) -> None:
-    """The text leads: a word is known to have ended at the latest with the frame at which it does."""
+    """The text leads: a word is known to have ended at the latest with the frame at which it
+    does.
+    """
     heard = 0
     for event in bench.whole(bench.open(), "ab c d ef g"):
         if isinstance(event, TtsAudio):
@@ -320,7 +322,7 @@ def test_the_voice_may_change_before_the_first_word(bench: Bench) -> None:
     assert Started() not in events
     assert bench.engine.requests[speech.slot] is other
     assert sound(events) == alone("ab c d", request=other) != alone("ab c d")
-    with pytest.raises(InputError, match="voice comes after"):
+    with pytest.raises(InputError, match="voice came after"):
         speech.change_request(REQUEST)
     with pytest.raises(InputError, match="cfg 3"):
         bench.open().change_request(TtsRequest(cfg=3.0))
@@ -337,7 +339,7 @@ def test_text_that_cannot_be_said_is_refused_and_the_stream_goes_on(bench: Bench
     with pytest.raises(InputError, match="too long"):
         speech.add_text("a" * (MOST_TEXT + 1))
     assert spoken(bench.whole(speech, "c d")) == ["c", "d"]
-    with pytest.raises(InputError, match="after its end"):
+    with pytest.raises(InputError, match="after the end of the text"):
         speech.add_text("e")
     speech.end_text()
 

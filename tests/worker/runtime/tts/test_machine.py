@@ -122,7 +122,9 @@ def test_the_example_of_the_reference() -> None:
 
 
 def test_recorded_text_of_a_whole_run() -> None:
-    """The tokens, the steps at which entries began, and the end, as upstream's package gave them."""
+    """The tokens, the steps at which entries began, and the end, as upstream's package gave
+    them.
+    """
     machine = TtsTextMachine(ahead=2, text_rows=49, pacing=TtsPacing(max_padding=6))
     machine.extend(
         [
@@ -154,7 +156,9 @@ def test_every_step_is_that_of_the_rules(
     ahead: int,
     pacing: TtsPacing,
 ) -> None:
-    """Whatever is said, predicted and added while the machine runs: tokens, beginnings and the end."""
+    """Whatever is said, predicted and added while the machine runs: tokens, beginnings and the
+    end.
+    """
     machine, rules = (
         TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing),
         Rules(ahead, pacing),

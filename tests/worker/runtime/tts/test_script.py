@@ -340,5 +340,5 @@ def test_a_script_is_read_as_upstream_reads_it(turns: list[str], padding_between
 
 def test_a_number_without_an_end_is_no_pause_at_once() -> None:
     """Digits are not counted through again from each of them: 100 kB of them would take minutes."""
-    with pytest.raises(InputError, match="begins no pause"):
+    with pytest.raises(InputError, match="is not a pause that can be read"):
         script_entries([f'<break time="{"1" * 100_000}'], LETTERS)

@@ -1,8 +1,8 @@
 """How many connections a server holds, and how long one may take for its first request.
 
 Without a cap, clients that connect and send nothing take every file descriptor of the process, and
-then nobody else gets in. At the cap the connection that has waited longest without a request makes
-room for the new one, so that an honest client, which sends its request at once, gets in.
+then no other client gets in. At the cap the connection that has waited longest without a request is
+cut for the new one. So an honest client, which sends its request at once, gets in.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def most_connections() -> int:
     return max(soft - RESERVED_DESCRIPTORS, soft // 2)
 
 
-class Door:
-    """Makes the protocol of every connection, as a factory for `create_server`."""
+class Admission:
+    """Makes the protocol of every connection: the factory for `create_server`."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Door:
         return GuardedConnection(self, self._server)
 
     def enter(self, connection: GuardedConnection) -> bool:
-        """Take a new connection in, and return whether there was room."""
+        """Admit a new connection, and return False where the cap leaves no place for it."""
         if len(self._open) >= self._most:
             self._on_dropped()
             if not self._silent:
@@ -92,29 +92,29 @@ class Door:
 
 
 class GuardedConnection(web.RequestHandler):
-    """aiohttp's protocol of one connection, which reports to its door."""
+    """aiohttp's protocol of one connection, which reports to its `Admission`."""
 
-    def __init__(self, door: Door, server: web.Server) -> None:
+    def __init__(self, admission: Admission, server: web.Server) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]
             keepalive_timeout=KEEP_ALIVE_S,
         )
-        self.door = door
+        self.admission = admission
         self.deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if not self.door.enter(self):
+        if not self.admission.enter(self):
             cast("asyncio.Transport", transport).abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.door.leave(self)
+        self.admission.leave(self)
         super().connection_lost(exc)
 
 
 def note_request(request: web.Request) -> None:
-    """Tell the door of a request's connection that its head has come."""
+    """Tell the connection's `Admission` that the head of a request has come."""
     if isinstance(request.protocol, GuardedConnection):
-        request.protocol.door.note_request(request.protocol)
+        request.protocol.admission.note_request(request.protocol)
