@@ -490,7 +490,7 @@ def test_posts_are_refused_with_a_reason(server: ThreadedServer) -> None:
     for body, reason in (
         ({"text": TEXT, "voice": "nobody.wav"}, "no voice is named nobody.wav"),
         ({"text": " ", "voice": ""}, "no words"),
-        ({"text": "<break time='1s'/>", "voice": ""}, "is not a pause that can be read"),
+        ({"text": "<break time='1s'/>", "voice": ""}, "begins no pause"),
     ):
         answer = post(server, body)
         assert answer.status == 400
