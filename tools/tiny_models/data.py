@@ -1,0 +1,173 @@
+"""Say sentences with the synthesisers and write them as shards: `python -m tools.tiny_models.data FOLDER`.
+
+A shard is one .npz of whole sentences, one after the other:
+    audio int16 [N] at 24 kHz, each sentence padded to whole labels; `first` int64 [U + 1], where each starts, in samples;
+    voice uint8 [U] into `VOICES`; text: the words of each, separated by spaces, one sentence a line;
+    word_start, word_end float32 [W] in seconds from the sentence's start; label uint8 [N / 240], the phoneme every 10 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import time
+from multiprocessing import Process
+from pathlib import Path
+
+import numpy as np
+
+from tools.tiny_models.speech import SAMPLE_RATE, FliteVoice, HibariVoice, PiperVoice, Spoken, spoken_words
+from tools.tiny_models.text import TextGenerator
+
+LABEL_SAMPLES = 240
+VOICES = ("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed")
+"""`rms` is never trained on. `hibari-changed` has another pitch and another length of the vocal tract in each sentence."""
+SHARES = {"hibari": 0.17, "hibari-changed": 0.25, "joe": 0.12, "slt": 0.18, "awb": 0.16, "kal16": 0.12}
+"""Share of the sentences that each voice says in training."""
+HELD_OUT_VOICE = "rms"
+_SHARD_S = 240.0
+
+
+def is_held_out(words: list[str]) -> bool:
+    """Return whether this sentence is for evaluation only: one in twenty, by its text."""
+    return hashlib.sha256(" ".join(words).lower().encode()).digest()[0] < 13
+
+
+def sentences(seed: str, *, held_out: bool):  # noqa: ANN201
+    """Yield sentences without end, either only those for training or only those for evaluation."""
+    generator = TextGenerator(seed)
+    while True:
+        words = generator.sentence()
+        if words and is_held_out(words) is held_out:
+            yield words
+
+
+class Voices:
+    """The synthesisers, each loaded when it first speaks."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, HibariVoice | PiperVoice | FliteVoice] = {}
+
+    def say(self, name: str, words: list[str], rng: np.random.Generator, *, varied: bool) -> Spoken | None:
+        """Return the sentence said by a voice of `VOICES`; with `varied`, at a pace and pitch drawn from `rng`."""
+        engine = name.removesuffix("-changed")
+        if engine not in self._loaded:
+            self._loaded[engine] = HibariVoice() if engine == "hibari" else PiperVoice() if engine == "joe" else FliteVoice(engine, os.environ.get("FLITE_FOLDER", ""))
+        voice = self._loaded[engine]
+        speed = float(rng.uniform(0.68, 1.3)) if varied else 1.0
+        if isinstance(voice, PiperVoice):
+            return voice.say(words, rng, speed=speed, noise=float(rng.uniform(0.3, 0.8)) if varied else 0.667)
+        if isinstance(voice, FliteVoice):
+            return voice.say(words, rng, speed=speed, pitch=float(np.exp(rng.uniform(-0.6, 0.4))) if varied else 1.0)
+        if name == "hibari":
+            return voice.say(words, rng, speed=speed)
+        pitch = float(np.exp(rng.uniform(-0.85, 0.25)))
+        formants = float(np.clip(1 + 0.28 * np.log(pitch) + rng.uniform(-0.08, 0.08), 0.8, 1.15))
+        return voice.say(words, rng, speed=speed, pitch=pitch, formants=formants)
+
+
+class Shard:
+    """Sentences on their way into one file."""
+
+    def __init__(self) -> None:
+        self.audio: list[np.ndarray] = []
+        self.voice: list[int] = []
+        self.text: list[str] = []
+        self.starts: list[float] = []
+        self.ends: list[float] = []
+        self.labels: list[np.ndarray] = []
+        self.samples = 0
+
+    def add(self, name: str, words: list[str], spoken: Spoken) -> None:
+        count = -(-len(spoken.audio) // LABEL_SAMPLES)
+        audio = np.zeros(count * LABEL_SAMPLES, np.int16)
+        # All sentences at one loudness: where the voice is, an RMS of -22 dBFS.
+        active = spoken.audio[np.abs(spoken.audio) > 0.01 * np.abs(spoken.audio).max()]
+        gain = 0.08 / (np.sqrt(np.mean(np.square(active))) + 1e-6)
+        audio[: len(spoken.audio)] = np.clip(spoken.audio * gain, -1, 1) * 32767
+        labels = np.zeros(count, np.uint8)
+        for (start, end), phone in zip(spoken.phones, spoken.phone_ids, strict=True):
+            labels[round(start * 100) : round(end * 100)] = phone
+        self.audio.append(audio)
+        self.labels.append(labels)
+        self.voice.append(VOICES.index(name))
+        self.text.append(" ".join(spoken_words(words)))
+        self.starts += [start for start, _ in spoken.words]
+        self.ends += [end for _, end in spoken.words]
+        self.samples += len(audio)
+
+    def write(self, path: Path) -> None:
+        partial = path.with_suffix(".partial.npz")
+        np.savez(
+            partial,
+            audio=np.concatenate(self.audio),
+            first=np.cumsum([0, *map(len, self.audio)]),
+            voice=np.array(self.voice, np.uint8),
+            text=np.frombuffer("\n".join(self.text).encode(), np.uint8),
+            word_start=np.array(self.starts, np.float32),
+            word_end=np.array(self.ends, np.float32),
+            label=np.concatenate(self.labels),
+        )
+        partial.rename(path)
+
+
+def work(folder: Path, number: int, seed: int, hours: float, deadline: float) -> None:
+    """Write shards until there are `hours` of speech from this worker or the time is over."""
+    rng = np.random.default_rng([seed, number])
+    source = sentences(f"train-{seed}-{number}", held_out=False)
+    names, weights = list(SHARES), np.array(list(SHARES.values()))
+    voices, shard, total, written = Voices(), Shard(), 0.0, 0
+    while total < hours * 3600 and time.time() < deadline:
+        name, words = str(rng.choice(names, p=weights / weights.sum())), next(source)
+        spoken = voices.say(name, words, rng, varied=True)
+        if spoken is None or len(spoken.audio) > 15 * SAMPLE_RATE:
+            continue
+        shard.add(name, words, spoken)
+        if shard.samples > _SHARD_S * SAMPLE_RATE:
+            shard.write(folder / f"train-{seed}-{number:02d}-{written:04d}.npz")
+            total += shard.samples / SAMPLE_RATE
+            shard, written = Shard(), written + 1
+
+
+def write_test(path: Path, names: list[str], count: int, seed: str) -> None:
+    """Write `count` evaluation sentences of each voice in its own pace and pitch."""
+    voices, shard = Voices(), Shard()
+    for name in names:
+        source, rng, done = sentences(f"test-{seed}-{name}", held_out=True), np.random.default_rng([7, VOICES.index(name)]), 0
+        while done < count:
+            words = next(source)
+            spoken = voices.say(name, words, rng, varied=False)
+            if spoken is not None and len(spoken.audio) < 12 * SAMPLE_RATE:
+                shard.add(name, words, spoken)
+                done += 1
+    shard.write(path)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--hours", type=float, default=20.0, help="speech to make, in hours")
+    parser.add_argument("--limit-s", type=float, default=1e9, help="stop after this time")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--test", type=int, default=0, help="write this many evaluation sentences per voice instead")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.test:
+        write_test(arguments.folder / "test-known.npz", [voice for voice in SHARES if voice != "hibari-changed"], arguments.test, "known")
+        write_test(arguments.folder / "test-unheard.npz", [HELD_OUT_VOICE], 3 * arguments.test, "unheard")
+        return
+    deadline = time.time() + arguments.limit_s
+    workers = [
+        Process(target=work, args=(arguments.folder, number, arguments.seed, arguments.hours / arguments.workers, deadline)) for number in range(arguments.workers)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+if __name__ == "__main__":
+    main()
