@@ -1,4 +1,4 @@
-"""Where the files that travel with the package are: `configs/` and `runbooks/`, in a wheel and in a checkout alike."""
+"""Where the files that travel with the package are: `configs/`, `models/` and `runbooks/`, in a wheel and in a checkout alike."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped_folder(name: str) -> Path:
-    """Return the folder `configs` or `runbooks` as shipped with this installation.
+    """Return the folder `configs`, `models` or `runbooks` as shipped with this installation.
 
     A wheel holds them under `dsmops/_shipped`; an editable checkout has them beside the package.
     """
     in_wheel = _PACKAGE / "_shipped" / name
     return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / name
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return name → folder of the trained models that travel with this installation: complete, small, usable offline."""
+    return {
+        config.parent.name: config.parent
+        for config in sorted(shipped_folder("models").glob("*/config.json"))
+    }

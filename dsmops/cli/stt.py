@@ -32,7 +32,7 @@ ModelOpt = Annotated[
     typer.Option(
         "--model",
         metavar="SOURCE",
-        help="Name of a published model, hf://org/repo, folder or .toml.",
+        help="Published name, tiny, hf://org/repo, folder or .toml.",
     ),
 ]
 CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU, also with a GPU.")]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from tools.tiny_models.data import LABEL_SAMPLES, VOICES
-from tools.tiny_models.settings import DELAY_STEPS, FRAME_SAMPLES, FRAME_S, PAUSES_S
+from tools.tiny_models.settings import DELAY_STEPS, FRAME_S, FRAME_SAMPLES, PAUSES_S
 
 SAMPLE_RATE = 24_000
 PADDING, NEW_WORD = 3, 0
@@ -38,7 +38,15 @@ class Index:
 
 def read_shards(paths: list[Path]) -> tuple[Index, np.ndarray, np.ndarray]:
     """Return the index, the audio int16 [N] and the labels uint8 [N / 240] of all shards together."""
-    audio, labels, first, voice, words, starts, ends = [], [], [np.zeros(1, np.int64)], [], [], [], []
+    audio, labels, first, voice, words, starts, ends = (
+        [],
+        [],
+        [np.zeros(1, np.int64)],
+        [],
+        [],
+        [],
+        [],
+    )
     for path in paths:
         shard = np.load(path)
         audio.append(shard["audio"])
@@ -50,7 +58,11 @@ def read_shards(paths: list[Path]) -> tuple[Index, np.ndarray, np.ndarray]:
         words += lines
         starts += np.split(shard["word_start"], cuts)
         ends += np.split(shard["word_end"], cuts)
-    return Index(np.concatenate(first), np.concatenate(voice), words, starts, ends), np.concatenate(audio), np.concatenate(labels)
+    return (
+        Index(np.concatenate(first), np.concatenate(voice), words, starts, ends),
+        np.concatenate(audio),
+        np.concatenate(labels),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +78,31 @@ CLOSE = Pauses(joined=0.85, between=0.13)
 SPOKEN = Pauses(joined=0.55, between=0.07)
 
 
-class Planner(IterableDataset):
+class Planner(IterableDataset[dict[str, Tensor]]):
     """Endless plans of `batch` streams of `frames` frames."""
 
-    def __init__(self, index: Index, pieces: dict[str, list[int]], *, batch: int, frames: int, pauses: Pauses, seed: int, vary: bool = True, delay: int = DELAY_STEPS) -> None:
-        self.index, self.pieces, self.batch, self.frames, self.pauses, self.seed, self.vary, self.delay = index, pieces, batch, frames, pauses, seed, vary, delay
+    def __init__(
+        self,
+        index: Index,
+        pieces: dict[str, list[int]],
+        *,
+        batch: int,
+        frames: int,
+        pauses: Pauses,
+        seed: int,
+        vary: bool = True,
+        delay: int = DELAY_STEPS,
+    ) -> None:
+        (
+            self.index,
+            self.pieces,
+            self.batch,
+            self.frames,
+            self.pauses,
+            self.seed,
+            self.vary,
+            self.delay,
+        ) = index, pieces, batch, frames, pauses, seed, vary, delay
         self._of_voice = [np.flatnonzero(index.voice == number) for number in range(len(VOICES))]
         counts = np.array([len(group) for group in self._of_voice], float)
         self._voice_weights = counts / counts.sum()
@@ -85,13 +117,19 @@ class Planner(IterableDataset):
         """Return one batch: `out` seconds [B, S], `source` samples [B, S], `speed`, `stop` samples, `tokens`, `pauses`."""
         batch, length = self.batch, self.frames * FRAME_S
         out = np.full((batch, _SEGMENTS), 1e9)
-        source, speed, stop = np.zeros((batch, _SEGMENTS)), np.ones((batch, _SEGMENTS)), np.zeros((batch, _SEGMENTS))
+        source, speed, stop = (
+            np.zeros((batch, _SEGMENTS)),
+            np.ones((batch, _SEGMENTS)),
+            np.zeros((batch, _SEGMENTS)),
+        )
         tokens = np.full((batch, self.frames), PADDING, np.int64)
         for row in range(batch):
             voice = rng.choice(len(VOICES), p=self._voice_weights)
             group = self._of_voice[voice]
             pace = math.exp(rng.uniform(-0.30, 0.25)) if self.vary else 1.0
-            at = float(rng.choice([0.0, rng.uniform(0, 0.5), rng.uniform(0, 2.5)], p=[0.3, 0.5, 0.2]))
+            at = float(
+                rng.choice([0.0, rng.uniform(0, 0.5), rng.uniform(0, 2.5)], p=[0.3, 0.5, 0.2])
+            )
             # Some streams begin in the middle of a sentence, as the windows of a longer recording do.
             skip, free = rng.random() < 0.15, 0
             for segment in range(_SEGMENTS):
@@ -154,7 +192,15 @@ def loader(planner: Planner, workers: int) -> Iterator[dict[str, Tensor]]:
     """Return the planner's batches, planned ahead by `workers` processes."""
     if workers == 0:
         return iter(planner)
-    return iter(DataLoader(planner, batch_size=None, num_workers=workers, prefetch_factor=4, persistent_workers=True))
+    return iter(
+        DataLoader(
+            planner,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4,
+            persistent_workers=True,
+        )
+    )
 
 
 class Audio:
@@ -167,21 +213,45 @@ class Audio:
 
     def assemble(self, plan: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
         """Return PCM [B, T · 1920] in [-1, 1] and phoneme labels int64 [B, T, 4], one for every 20 ms."""
-        parts = {name: plan[name].to(self.device, torch.float64) for name in ("out", "source", "speed", "stop")}
-        place, inside = self._positions(parts, torch.arange(frames * FRAME_SAMPLES, device=self.device, dtype=torch.float64) / SAMPLE_RATE)
+        parts = {
+            name: plan[name].to(self.device, torch.float64)
+            for name in ("out", "source", "speed", "stop")
+        }
+        place, inside = self._positions(
+            parts,
+            torch.arange(frames * FRAME_SAMPLES, device=self.device, dtype=torch.float64)
+            / SAMPLE_RATE,
+        )
         index = place.long().clamp_(0, len(self.audio) - 2)
         share = (place - index).float()
-        pcm = torch.lerp(self.audio[index].float(), self.audio[index + 1].float(), share) * inside / 32768
-        place, inside = self._positions(parts, (torch.arange(frames * 4, device=self.device, dtype=torch.float64) + 0.5) * FRAME_S / 4)
-        labels = self.labels[(place / LABEL_SAMPLES).long().clamp_(0, len(self.labels) - 1)].long() * inside
+        pcm = (
+            torch.lerp(self.audio[index].float(), self.audio[index + 1].float(), share)
+            * inside
+            / 32768
+        )
+        place, inside = self._positions(
+            parts,
+            (torch.arange(frames * 4, device=self.device, dtype=torch.float64) + 0.5) * FRAME_S / 4,
+        )
+        labels = (
+            self.labels[(place / LABEL_SAMPLES).long().clamp_(0, len(self.labels) - 1)].long()
+            * inside
+        )
         return pcm, labels.unflatten(1, (frames, 4))
 
     @staticmethod
     def _positions(parts: dict[str, Tensor], time: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each moment of each stream the source sample, and whether a sentence sounds there."""
         rows = len(parts["out"])
-        segment = (torch.searchsorted(parts["out"].contiguous(), time.expand(rows, -1).contiguous(), right=True) - 1).clamp_(min=0)
-        start, source, speed, stop = (parts[name].gather(1, segment) for name in ("out", "source", "speed", "stop"))
+        segment = (
+            torch.searchsorted(
+                parts["out"].contiguous(), time.expand(rows, -1).contiguous(), right=True
+            )
+            - 1
+        ).clamp_(min=0)
+        start, source, speed, stop = (
+            parts[name].gather(1, segment) for name in ("out", "source", "speed", "stop")
+        )
         place = source + (time - start) * speed * SAMPLE_RATE
         return place, (place < stop) & (time >= start)
 
@@ -199,14 +269,25 @@ def shift_formants(pcm: Tensor, low: float = 0.78, high: float = 1.28) -> Tensor
     lifter = torch.zeros(size, device=pcm.device)
     lifter[:40] = lifter[-39:] = 1
     envelope = torch.fft.rfft(cepstrum * lifter[:, None], dim=1).real
-    factor = torch.exp(torch.empty(len(pcm), 1, device=pcm.device).uniform_(math.log(low), math.log(high)))
+    factor = torch.exp(
+        torch.empty(len(pcm), 1, device=pcm.device).uniform_(math.log(low), math.log(high))
+    )
     source = (torch.arange(size // 2 + 1, device=pcm.device) / factor).clamp(max=size // 2)
     below = source.floor().long()
     above = (below + 1).clamp(max=size // 2)
     share = (source - below)[..., None]
     frames = envelope.shape[-1]
-    moved = envelope.gather(1, below[..., None].expand(-1, -1, frames)) * (1 - share) + envelope.gather(1, above[..., None].expand(-1, -1, frames)) * share
-    return torch.istft(spectrum * (moved - envelope).clamp(-4, 4).exp(), size, hop, window=window, length=pcm.shape[-1])
+    moved = (
+        envelope.gather(1, below[..., None].expand(-1, -1, frames)) * (1 - share)
+        + envelope.gather(1, above[..., None].expand(-1, -1, frames)) * share
+    )
+    return torch.istft(
+        spectrum * (moved - envelope).clamp(-4, 4).exp(),
+        size,
+        hop,
+        window=window,
+        length=pcm.shape[-1],
+    )
 
 
 def disturb(pcm: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +318,11 @@ def disturb(pcm: Tensor) -> tuple[Tensor, Tensor]:
     gain = gain - 60 * ((bins - cut) / 800).clamp(0, 1) - 40 * ((floor - bins) / 100).clamp(0, 1)
     spectrum = spectrum * 10 ** (gain / 20)
     # A room: the sound itself and a decaying tail of noise.
-    tail = torch.randn(batch, 8192, device=device) * torch.exp(-torch.arange(8192, device=device) / (draw(0.02, 0.09) * SAMPLE_RATE)) * 0.04
+    tail = (
+        torch.randn(batch, 8192, device=device)
+        * torch.exp(-torch.arange(8192, device=device) / (draw(0.02, 0.09) * SAMPLE_RATE))
+        * 0.04
+    )
     tail = tail * torch.where(some(0.35), draw(0.1, 1.0), torch.zeros(batch, 1, device=device))
     tail[:, 0] = 1
     clean = torch.fft.irfft(spectrum * torch.fft.rfft(tail, size), size)[:, :length]
@@ -245,11 +330,21 @@ def disturb(pcm: Tensor) -> tuple[Tensor, Tensor]:
     clean = (clean * level).clamp(-1, 1)
     power = clean.square().mean(1, keepdim=True).sqrt() + 1e-5
     noise = torch.randn(batch, length, device=device)
-    coloured = torch.fft.irfft(torch.fft.rfft(noise) / (torch.linspace(0, 1, length // 2 + 1, device=device) + 0.01).sqrt(), length)
-    noise = torch.where(some(0.5), noise, coloured / (coloured.square().mean(1, keepdim=True).sqrt() + 1e-6))
-    heard = clean + noise * power * torch.where(some(0.6), 10 ** (-draw(8, 45) / 20), torch.zeros(batch, 1, device=device))
+    coloured = torch.fft.irfft(
+        torch.fft.rfft(noise)
+        / (torch.linspace(0, 1, length // 2 + 1, device=device) + 0.01).sqrt(),
+        length,
+    )
+    noise = torch.where(
+        some(0.5), noise, coloured / (coloured.square().mean(1, keepdim=True).sqrt() + 1e-6)
+    )
+    heard = clean + noise * power * torch.where(
+        some(0.6), 10 ** (-draw(8, 45) / 20), torch.zeros(batch, 1, device=device)
+    )
     other = clean.roll(1, 0)
-    heard = heard + other * power / (other.square().mean(1, keepdim=True).sqrt() + 1e-5) * torch.where(some(0.1), 10 ** (-draw(14, 30) / 20), torch.zeros(batch, 1, device=device))
+    heard = heard + other * power / (
+        other.square().mean(1, keepdim=True).sqrt() + 1e-5
+    ) * torch.where(some(0.1), 10 ** (-draw(14, 30) / 20), torch.zeros(batch, 1, device=device))
     return heard.clamp(-1, 1), clean
 
 

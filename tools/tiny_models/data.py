@@ -12,18 +12,33 @@ import argparse
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from multiprocessing import Process
 from pathlib import Path
 
 import numpy as np
 
-from tools.tiny_models.speech import SAMPLE_RATE, FliteVoice, HibariVoice, PiperVoice, Spoken, spoken_words
+from tools.tiny_models.speech import (
+    SAMPLE_RATE,
+    FliteVoice,
+    HibariVoice,
+    PiperVoice,
+    Spoken,
+    spoken_words,
+)
 from tools.tiny_models.text import TextGenerator
 
 LABEL_SAMPLES = 240
 VOICES = ("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed")
 """`rms` is never trained on. `hibari-changed` has another pitch and another length of the vocal tract in each sentence."""
-SHARES = {"hibari": 0.17, "hibari-changed": 0.25, "joe": 0.12, "slt": 0.18, "awb": 0.16, "kal16": 0.12}
+SHARES = {
+    "hibari": 0.17,
+    "hibari-changed": 0.25,
+    "joe": 0.12,
+    "slt": 0.18,
+    "awb": 0.16,
+    "kal16": 0.12,
+}
 """Share of the sentences that each voice says in training."""
 HELD_OUT_VOICE = "rms"
 _SHARD_S = 240.0
@@ -34,7 +49,7 @@ def is_held_out(words: list[str]) -> bool:
     return hashlib.sha256(" ".join(words).lower().encode()).digest()[0] < 13
 
 
-def sentences(seed: str, *, held_out: bool):  # noqa: ANN201
+def sentences(seed: str, *, held_out: bool) -> Iterator[list[str]]:
     """Yield sentences without end, either only those for training or only those for evaluation."""
     generator = TextGenerator(seed)
     while True:
@@ -49,17 +64,32 @@ class Voices:
     def __init__(self) -> None:
         self._loaded: dict[str, HibariVoice | PiperVoice | FliteVoice] = {}
 
-    def say(self, name: str, words: list[str], rng: np.random.Generator, *, varied: bool) -> Spoken | None:
+    def say(
+        self, name: str, words: list[str], rng: np.random.Generator, *, varied: bool
+    ) -> Spoken | None:
         """Return the sentence said by a voice of `VOICES`; with `varied`, at a pace and pitch drawn from `rng`."""
         engine = name.removesuffix("-changed")
         if engine not in self._loaded:
-            self._loaded[engine] = HibariVoice() if engine == "hibari" else PiperVoice() if engine == "joe" else FliteVoice(engine, os.environ.get("FLITE_FOLDER", ""))
+            self._loaded[engine] = (
+                HibariVoice()
+                if engine == "hibari"
+                else PiperVoice()
+                if engine == "joe"
+                else FliteVoice(engine, os.environ.get("FLITE_FOLDER", ""))
+            )
         voice = self._loaded[engine]
         speed = float(rng.uniform(0.68, 1.3)) if varied else 1.0
         if isinstance(voice, PiperVoice):
-            return voice.say(words, rng, speed=speed, noise=float(rng.uniform(0.3, 0.8)) if varied else 0.667)
+            return voice.say(
+                words, rng, speed=speed, noise=float(rng.uniform(0.3, 0.8)) if varied else 0.667
+            )
         if isinstance(voice, FliteVoice):
-            return voice.say(words, rng, speed=speed, pitch=float(np.exp(rng.uniform(-0.6, 0.4))) if varied else 1.0)
+            return voice.say(
+                words,
+                rng,
+                speed=speed,
+                pitch=float(np.exp(rng.uniform(-0.6, 0.4))) if varied else 1.0,
+            )
         if name == "hibari":
             return voice.say(words, rng, speed=speed)
         pitch = float(np.exp(rng.uniform(-0.85, 0.25)))
@@ -134,7 +164,11 @@ def write_test(path: Path, names: list[str], count: int, seed: str) -> None:
     """Write `count` evaluation sentences of each voice in its own pace and pitch."""
     voices, shard = Voices(), Shard()
     for name in names:
-        source, rng, done = sentences(f"test-{seed}-{name}", held_out=True), np.random.default_rng([7, VOICES.index(name)]), 0
+        source, rng, done = (
+            sentences(f"test-{seed}-{name}", held_out=True),
+            np.random.default_rng([7, VOICES.index(name)]),
+            0,
+        )
         while done < count:
             words = next(source)
             spoken = voices.say(name, words, rng, varied=False)
@@ -152,16 +186,35 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=20.0, help="speech to make, in hours")
     parser.add_argument("--limit-s", type=float, default=1e9, help="stop after this time")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--test", type=int, default=0, help="write this many evaluation sentences per voice instead")
+    parser.add_argument(
+        "--test", type=int, default=0, help="write this many evaluation sentences per voice instead"
+    )
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.test:
-        write_test(arguments.folder / "test-known.npz", [voice for voice in SHARES if voice != "hibari-changed"], arguments.test, "known")
-        write_test(arguments.folder / "test-unheard.npz", [HELD_OUT_VOICE], 3 * arguments.test, "unheard")
+        write_test(
+            arguments.folder / "test-known.npz",
+            [voice for voice in SHARES if voice != "hibari-changed"],
+            arguments.test,
+            "known",
+        )
+        write_test(
+            arguments.folder / "test-unheard.npz", [HELD_OUT_VOICE], 3 * arguments.test, "unheard"
+        )
         return
     deadline = time.time() + arguments.limit_s
     workers = [
-        Process(target=work, args=(arguments.folder, number, arguments.seed, arguments.hours / arguments.workers, deadline)) for number in range(arguments.workers)
+        Process(
+            target=work,
+            args=(
+                arguments.folder,
+                number,
+                arguments.seed,
+                arguments.hours / arguments.workers,
+                deadline,
+            ),
+        )
+        for number in range(arguments.workers)
     ]
     for worker in workers:
         worker.start()

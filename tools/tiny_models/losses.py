@@ -14,7 +14,10 @@ def mel_bank(size: int, bands: int, rate: int = 24_000) -> Tensor:
     top = 2595 * math.log10(1 + rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, bands + 2) / 2595) - 1)
     bins = torch.linspace(0, rate / 2, size // 2 + 1)[:, None]
-    up, down = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    up, down = (
+        (bins - edges[:-2]) / (edges[1:-1] - edges[:-2]),
+        (edges[2:] - bins) / (edges[2:] - edges[1:-1]),
+    )
     return torch.minimum(up, down).clamp(min=0)
 
 
@@ -34,6 +37,17 @@ class MelLoss(nn.Module):
         total = made.new_zeros(())
         for size, _ in self.SIZES:
             bank, window = getattr(self, f"bank{size}"), getattr(self, f"window{size}")
-            spectra = [torch.stft(x, size, size // 4, window=window, return_complex=True).abs().transpose(1, 2) / math.sqrt(size) @ bank for x in (made, wanted)]
-            total = total + F.l1_loss((spectra[0] + 1e-3).log(), (spectra[1] + 1e-3).log()) + F.l1_loss(spectra[0], spectra[1])
+            spectra = [
+                torch.stft(x, size, size // 4, window=window, return_complex=True)
+                .abs()
+                .transpose(1, 2)
+                / math.sqrt(size)
+                @ bank
+                for x in (made, wanted)
+            ]
+            total = (
+                total
+                + F.l1_loss((spectra[0] + 1e-3).log(), (spectra[1] + 1e-3).log())
+                + F.l1_loss(spectra[0], spectra[1])
+            )
         return total / len(self.SIZES)

@@ -68,14 +68,19 @@ class Codec(nn.Module):
         quantizer = self.quantizer
         latents = latents.float()
         codes, steps, commitments = [], [], []
-        decoded = 0.0
+        decoded = torch.zeros((), device=latents.device)
         with torch.autocast(latents.device.type, enabled=False):
             for half in (quantizer.rvq_first, quantizer.rvq_rest):
                 left = half.input_proj(latents).transpose(1, 2)
-                total = 0.0
+                total = torch.zeros((), device=latents.device)
                 for level in range(len(half.codebooks)):
                     flat = left.detach().reshape(-1, left.shape[-1])
-                    code = torch.addmm(half.codebooks[level].square().sum(-1) / 2, flat, half.codebooks[level].t(), alpha=-1).argmin(-1)
+                    code = torch.addmm(
+                        half.codebooks[level].square().sum(-1) / 2,
+                        flat,
+                        half.codebooks[level].t(),
+                        alpha=-1,
+                    ).argmin(-1)
                     chosen = half.codebooks[level][code].view_as(left)
                     if learn:
                         self._move(half, level, flat, code)
@@ -86,10 +91,17 @@ class Codec(nn.Module):
                     total = total + through
                     left = left - chosen
                 decoded = decoded + half.output_proj(total.transpose(1, 2))
-        return torch.stack(codes, 1), torch.stack(steps, 1), decoded, torch.stack(commitments).mean()
+        return (
+            torch.stack(codes, 1),
+            torch.stack(steps, 1),
+            decoded,
+            torch.stack(commitments).mean(),
+        )
 
     @torch.no_grad()
-    def _move(self, half: ResidualQuantizer, level: int, flat: Tensor, code: Tensor, decay: float = 0.98) -> None:
+    def _move(
+        self, half: ResidualQuantizer, level: int, flat: Tensor, code: Tensor, decay: float = 0.98
+    ) -> None:
         bins = half.codebooks.shape[1]
         if not self.started and half.usage[level].sum() == 0:
             picked = flat[torch.randint(len(flat), (bins,), device=flat.device)]
@@ -97,7 +109,9 @@ class Codec(nn.Module):
             half.usage[level] = 1
             half.sums[level] = half.codebooks[level]
             return
-        counts = torch.zeros(bins, device=flat.device).index_add_(0, code, torch.ones_like(code, dtype=torch.float32))
+        counts = torch.zeros(bins, device=flat.device).index_add_(
+            0, code, torch.ones_like(code, dtype=torch.float32)
+        )
         sums = torch.zeros(bins, flat.shape[1], device=flat.device).index_add_(0, code, flat)
         half.usage[level].lerp_(counts, 1 - decay)
         half.sums[level].lerp_(sums, 1 - decay)
@@ -115,9 +129,15 @@ class Codec(nn.Module):
         return decoder.decoder(x[..., 2 * (first - warm) : 2 * (first + count)])[..., warm * 1920 :]
 
 
-def rotary(length: int, head_dim: int, period: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary(
+    length: int, head_dim: int, period: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return cosines and sines [T, D / 2] of the positions."""
-    frequency = torch.exp(torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim * -math.log(period))
+    frequency = torch.exp(
+        torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+        / head_dim
+        * -math.log(period)
+    )
     angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequency
     return angle.cos(), angle.sin()
 
@@ -125,7 +145,11 @@ def rotary(length: int, head_dim: int, period: float, device: torch.device) -> t
 def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Return `x` [..., T, D] with adjacent pairs turned."""
     even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2).to(x.dtype)
+    return (
+        torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1)
+        .flatten(-2)
+        .to(x.dtype)
+    )
 
 
 def causal_mask(length: int, context: int, device: torch.device) -> Tensor | None:
@@ -137,18 +161,24 @@ def causal_mask(length: int, context: int, device: torch.device) -> Tensor | Non
     return (distance >= 0) & (distance < context)
 
 
-def self_attend(layer: nn.Module, x: Tensor, heads: int, turns: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+def self_attend(
+    layer: nn.Module, x: Tensor, heads: int, turns: tuple[Tensor, Tensor], mask: Tensor | None
+) -> Tensor:
     """Return the attention of one layer of the backbone, output projection included."""
     packed = F.linear(x, layer.in_proj_weight).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     query, key, value = turn(packed[0], *turns), turn(packed[1], *turns), packed[2]
-    y = F.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask, is_causal=mask is None)
+    y = F.scaled_dot_product_attention(
+        query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask, is_causal=mask is None
+    )
     return layer.out_proj(y.transpose(1, 2).flatten(-2))
 
 
 class SttNet(nn.Module):
     """The STT language model over whole streams."""
 
-    def __init__(self, shape: LmShape, max_period: float = MAX_PERIOD, dropout: float = 0.0) -> None:
+    def __init__(
+        self, shape: LmShape, max_period: float = MAX_PERIOD, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.lm = SttLm(shape, max_period)
         self.dropout = dropout
@@ -168,8 +198,14 @@ class SttNet(nn.Module):
         turns = rotary(x.shape[1], lm.head_dim, lm.max_period, x.device)
         mask = causal_mask(x.shape[1], lm.shape.context, x.device)
         for layer in lm.layers:
-            x = x + F.dropout(self_attend(layer.self_attn, layer.norm1(x), lm.shape.num_heads, turns, mask), self.dropout, self.training)
-            x = x + F.dropout(layer.gating.linear_out(layer.gating(layer.norm2(x))), self.dropout, self.training)
+            x = x + F.dropout(
+                self_attend(layer.self_attn, layer.norm1(x), lm.shape.num_heads, turns, mask),
+                self.dropout,
+                self.training,
+            )
+            x = x + F.dropout(
+                layer.gating.linear_out(layer.gating(layer.norm2(x))), self.dropout, self.training
+            )
         x = lm.out_norm(x)
         return lm.text_linear(x), F.linear(x, lm.extra_heads).unflatten(-1, lm.shape.extra_heads)
 
@@ -186,7 +222,9 @@ def greedy(net: SttNet, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the most probable tokens [B, T] and pause probabilities [B, T, heads] for `codes` [B, K, T], step by step."""
     lm = net.lm
     batch, _, length = codes.shape
-    audio = net.audio(torch.cat([torch.full_like(codes[..., :1], lm.initial_audio), codes[..., :-1]], -1))
+    audio = net.audio(
+        torch.cat([torch.full_like(codes[..., :1], lm.initial_audio), codes[..., :-1]], -1)
+    )
     heads, depth = lm.shape.num_heads, lm.head_dim
     cosine, sine = rotary(length, depth, lm.max_period, codes.device)
     keys = [audio.new_zeros(batch, heads, length, depth) for _ in lm.layers]
@@ -197,15 +235,28 @@ def greedy(net: SttNet, codes: Tensor) -> tuple[Tensor, Tensor]:
         x = (audio[:, step] + lm.text_emb[token])[:, None]
         low = max(0, step + 1 - lm.shape.context)
         for layer, key, value in zip(lm.layers, keys, values, strict=True):
-            packed = F.linear(layer.norm1(x), layer.self_attn.in_proj_weight).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+            packed = (
+                F.linear(layer.norm1(x), layer.self_attn.in_proj_weight)
+                .unflatten(-1, (3, heads, -1))
+                .permute(2, 0, 3, 1, 4)
+            )
             query = turn(packed[0], cosine[step : step + 1], sine[step : step + 1])
-            key[:, :, step : step + 1] = turn(packed[1], cosine[step : step + 1], sine[step : step + 1])
+            key[:, :, step : step + 1] = turn(
+                packed[1], cosine[step : step + 1], sine[step : step + 1]
+            )
             value[:, :, step : step + 1] = packed[2]
-            y = F.scaled_dot_product_attention(query, key[:, :, low : step + 1], value[:, :, low : step + 1])
+            y = F.scaled_dot_product_attention(
+                query, key[:, :, low : step + 1], value[:, :, low : step + 1]
+            )
             x = x + layer.self_attn.out_proj(y.transpose(1, 2).flatten(-2))
             x = x + layer.gating.linear_out(layer.gating(layer.norm2(x)))
         x = lm.out_norm(x)
         token = lm.text_linear(x)[:, 0].argmax(-1)
         tokens.append(token)
-        pauses.append(F.linear(x, lm.extra_heads).unflatten(-1, lm.shape.extra_heads)[:, 0].float().softmax(-1)[..., 0])
+        pauses.append(
+            F.linear(x, lm.extra_heads)
+            .unflatten(-1, lm.shape.extra_heads)[:, 0]
+            .float()
+            .softmax(-1)[..., 0]
+        )
     return torch.stack(tokens, 1), torch.stack(pauses, 1)

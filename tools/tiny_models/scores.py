@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,15 @@ def alone(index: Index, frames: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def evaluate(net: SttNet, codec: Codec, path: Path, processor: SentencePieceProcessor, device: torch.device, delay: int = DELAY_STEPS, at_most: int = 10**9) -> dict[str, object]:
+def evaluate(
+    net: SttNet,
+    codec: Codec,
+    path: Path,
+    processor: SentencePieceProcessor,
+    device: torch.device,
+    delay: int = DELAY_STEPS,
+    at_most: int = 10**9,
+) -> dict[str, Any]:
     """Return WER by voice, the median error of word starts in ms, and the share of turn ends told within 0.5 s."""
     index, audio, labels = read_shards([path])
     store = Audio(audio, labels, device)
@@ -49,11 +58,13 @@ def evaluate(net: SttNet, codec: Codec, path: Path, processor: SentencePieceProc
     wrong, total = dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0)
     off: list[float] = []
     told = early = turns = 0
-    examples = []
+    examples: list[tuple[str, str, str]] = []
     chosen = np.linspace(0, len(index.voice) - 1, min(at_most, len(index.voice))).astype(int)
     for rows in np.array_split(chosen, max(1, len(chosen) // 128)):
         pcm, _ = store.assemble({name: part[rows] for name, part in plan.items()}, frames)
-        codes = codec.quantizer.encode(codec.encoder.latents(pcm[:, None]), net.lm.shape.audio_codebooks)
+        codes = codec.quantizer.encode(
+            codec.encoder.latents(pcm[:, None]), net.lm.shape.audio_codebooks
+        )
         tokens, pauses = (part.cpu().numpy() for part in greedy(net, codes))
         for row, line, pause in zip(rows, tokens, pauses, strict=True):
             words, begins = words_of(line, processor, delay)
@@ -73,13 +84,21 @@ def evaluate(net: SttNet, codec: Codec, path: Path, processor: SentencePieceProc
             if len(examples) < 400:
                 examples.append((voice, " ".join(wanted), " ".join(words)))
     return {
-        "wer": {voice: round(100 * wrong[voice] / total[voice], 2) for voice in VOICES if total[voice]},
+        "wer": {
+            voice: round(100 * wrong[voice] / total[voice], 2) for voice in VOICES if total[voice]
+        },
         "wer_all": round(100 * sum(wrong.values()) / sum(total.values()), 2),
-        "word_ms": round(1000 * float(np.median(off)), 1) if off else None, "turns_told": round(told / turns, 3), "turns_early": round(early / turns, 3), "examples": examples,
-    }  # fmt: skip
+        "words": sum(total.values()),
+        "word_ms": round(1000 * float(np.median(off)), 1) if off else None,
+        "turns_told": round(told / turns, 3),
+        "turns_early": round(early / turns, 3),
+        "examples": examples,
+    }
 
 
-def words_of(tokens: np.ndarray, processor: SentencePieceProcessor, delay: int) -> tuple[list[str], list[float]]:
+def words_of(
+    tokens: np.ndarray, processor: SentencePieceProcessor, delay: int
+) -> tuple[list[str], list[float]]:
     """Return words and their starts by the rule of the server: a word lies between tokens 0 or 3."""
     words: list[str] = []
     starts: list[float] = []

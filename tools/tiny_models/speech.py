@@ -18,12 +18,25 @@ SAMPLE_RATE = 24_000
 PHONES = "sil aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh".split()
 """The alphabet of the phoneme labels. `sil` is 0."""
 _ID = {phone: number for number, phone in enumerate(PHONES)}
-_ARPABET = {**_ID, "pau": 0, "ax": _ID["ah"], "axr": _ID["er"], "el": _ID["l"], "em": _ID["m"], "en": _ID["n"], "dx": _ID["t"], "hv": _ID["hh"]}
+_ARPABET = {
+    **_ID,
+    "pau": 0,
+    "ax": _ID["ah"],
+    "axr": _ID["er"],
+    "el": _ID["l"],
+    "em": _ID["m"],
+    "en": _ID["n"],
+    "dx": _ID["t"],
+    "hv": _ID["hh"],
+}
 _IPA = {
-    "ɑ": "aa", "ɒ": "aa", "æ": "ae", "ʌ": "ah", "ə": "ah", "ɐ": "ah", "ᵊ": "ah", "ɔ": "ao", "W": "aw", "I": "ay", "b": "b", "ʧ": "ch", "d": "d", "ð": "dh",
-    "ɛ": "eh", "e": "eh", "ɜ": "er", "ɚ": "er", "A": "ey", "f": "f", "ɡ": "g", "g": "g", "h": "hh", "ɪ": "ih", "ᵻ": "ih", "i": "iy", "ʤ": "jh", "k": "k", "l": "l",
-    "m": "m", "n": "n", "ŋ": "ng", "O": "ow", "o": "ow", "Y": "oy", "p": "p", "ɹ": "r", "r": "r", "s": "s", "ʃ": "sh", "t": "t", "T": "t", "ɾ": "t", "θ": "th",
-    "ʊ": "uh", "u": "uw", "v": "v", "w": "w", "j": "y", "z": "z", "ʒ": "zh", "ʔ": "t", "a": "aa",
+    "ɑ": "aa", "ɒ": "aa", "æ": "ae", "ʌ": "ah", "ə": "ah", "ɐ": "ah", "ᵊ": "ah", "ɔ": "ao",
+    "W": "aw", "I": "ay", "b": "b", "ʧ": "ch", "d": "d", "ð": "dh", "ɛ": "eh", "e": "eh",
+    "ɜ": "er", "ɚ": "er", "A": "ey", "f": "f", "ɡ": "g", "g": "g", "h": "hh", "ɪ": "ih",
+    "ᵻ": "ih", "i": "iy", "ʤ": "jh", "k": "k", "l": "l", "m": "m", "n": "n", "ŋ": "ng",
+    "O": "ow", "o": "ow", "Y": "oy", "p": "p", "ɹ": "r", "r": "r", "s": "s", "ʃ": "sh",
+    "t": "t", "T": "t", "ɾ": "t", "θ": "th", "ʊ": "uh", "u": "uw", "v": "v", "w": "w", "j": "y",
+    "z": "z", "ʒ": "zh", "ʔ": "t", "a": "aa",
 }  # fmt: skip
 
 
@@ -42,7 +55,10 @@ def written(words: Sequence[str], letter_a: str = "ay") -> str:
 
     A single A would be read as the article; `letter_a` is what this synthesiser reads as the letter.
     """
-    return " ".join({"i": "I", "A": letter_a}.get(word, word) for word in words).replace(" ,", ",") + "."
+    return (
+        " ".join({"i": "I", "A": letter_a}.get(word, word) for word in words).replace(" ,", ",")
+        + "."
+    )
 
 
 def spoken_words(words: Sequence[str]) -> list[str]:
@@ -60,27 +76,59 @@ class HibariVoice:
 
         self._tts = Hibari()
         model = onnx.load(os.path.join(tts.ASSETS, "hibari.onnx"))
-        model.graph.output.append(onnx.helper.make_tensor_value_info("/Clip_output_0", onnx.TensorProto.FLOAT, None))
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info("/Clip_output_0", onnx.TensorProto.FLOAT, None)
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
-    def say(self, words: Sequence[str], rng: np.random.Generator, *, speed: float = 1.0, pitch: float = 1.0, formants: float = 1.0) -> Spoken | None:
+    def say(
+        self,
+        words: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        speed: float = 1.0,
+        pitch: float = 1.0,
+        formants: float = 1.0,
+    ) -> Spoken | None:
         from hibari import dsp
 
         phonemes = self._tts.phonemize(written(words, "[A](/ˈA/)"))
         if len(phonemes) != 1:
             return None
         marks = [char for char in phonemes[0] if char in self._tts.vocab]
-        out = self._session.run(None, {"ids": np.asarray([[0, *[self._tts.vocab[char] for char in marks], 0]], np.int64), "speed": np.asarray([speed], np.float32)})
+        out = self._session.run(
+            None,
+            {
+                "ids": np.asarray([[0, *[self._tts.vocab[char] for char in marks], 0]], np.int64),
+                "speed": np.asarray([speed], np.float32),
+            },
+        )
         harmonic, theta, noise, free, phase, f0 = (part[0] for part in out[:6])
         if formants != 1.0:
             source = np.minimum(np.arange(601) / formants, 600)
-            low, high, share = np.floor(source).astype(int), np.minimum(np.floor(source).astype(int) + 1, 600), (source % 1)[:, None].astype(np.float32)
-            harmonic, noise, free = (part[low] * (1 - share) + part[high] * share for part in (harmonic, noise, free))
+            low, high, share = (
+                np.floor(source).astype(int),
+                np.minimum(np.floor(source).astype(int) + 1, 600),
+                (source % 1)[:, None].astype(np.float32),
+            )
+            harmonic, noise, free = (
+                part[low] * (1 - share) + part[high] * share for part in (harmonic, noise, free)
+            )
             theta, phase = theta[np.round(source).astype(int)], phase[np.round(source).astype(int)]
-        audio = dsp.synth(np.ascontiguousarray(harmonic), np.ascontiguousarray(theta), np.ascontiguousarray(noise), np.ascontiguousarray(free), np.ascontiguousarray(phase), f0 * np.float32(pitch), rng)
+        audio = dsp.synth(
+            np.ascontiguousarray(harmonic),
+            np.ascontiguousarray(theta),
+            np.ascontiguousarray(noise),
+            np.ascontiguousarray(free),
+            np.ascontiguousarray(phase),
+            f0 * np.float32(pitch),
+            rng,
+        )
         # Durations count frames of the text side, of which each gives two of sound.
         ends = np.cumsum(out[6].reshape(-1)) * (len(audio) / SAMPLE_RATE / out[6].sum())
         return _grouped(audio, [" ", *marks, " "], np.concatenate([[0.0], ends]), words)
@@ -108,19 +156,37 @@ class PiperVoice:
         self._voice = Voice.load(str(folder / "en_US-joe-medium.onnx"), include_alignments=True)
         onnxruntime.InferenceSession = real
 
-    def say(self, words: Sequence[str], rng: np.random.Generator, *, speed: float = 1.0, noise: float = 0.667) -> Spoken | None:
+    def say(
+        self,
+        words: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        speed: float = 1.0,
+        noise: float = 0.667,
+    ) -> Spoken | None:
         import soxr
         from piper.config import SynthesisConfig
 
         voice = self._voice
-        groups = _ipa_groups("".join(mark for sentence in voice.phonemize(written(words)) for mark in sentence))
+        groups = _ipa_groups(
+            "".join(mark for sentence in voice.phonemize(written(words)) for mark in sentence)
+        )
         if len(groups) != len(spoken_words(words)):
-            single = ["".join(mark for sentence in voice.phonemize(written([word])[:-1]) for mark in sentence).strip(" .") for word in words]
-            marks = list(" ".join(mark for mark in single if mark != ",")) + ["."]
+            single = [
+                "".join(
+                    mark for sentence in voice.phonemize(written([word])[:-1]) for mark in sentence
+                ).strip(" .")
+                for word in words
+            ]
+            marks = [*" ".join(mark for mark in single if mark != ","), "."]
         else:
             marks = [mark for sentence in voice.phonemize(written(words)) for mark in sentence]
         ids = voice.phonemes_to_ids(marks)
-        result = voice.phoneme_ids_to_audio(ids, SynthesisConfig(length_scale=1 / speed, noise_scale=noise, normalize_audio=True), include_alignments=True)
+        result = voice.phoneme_ids_to_audio(
+            ids,
+            SynthesisConfig(length_scale=1 / speed, noise_scale=noise, normalize_audio=True),
+            include_alignments=True,
+        )
         audio, samples = result
         rate = voice.config.sample_rate
         ends = np.cumsum(np.asarray(samples).reshape(-1)) / rate
@@ -131,14 +197,28 @@ class PiperVoice:
             return None
         marks_ends = ends[np.cumsum(counts) + 1]
         bounds = np.concatenate([[0.0, ends[1]], marks_ends, [ends[-1]]])
-        return _grouped(soxr.resample(np.asarray(audio, np.float32), rate, SAMPLE_RATE), [" ", *known, " "], bounds, words)
+        return _grouped(
+            soxr.resample(np.asarray(audio, np.float32), rate, SAMPLE_RATE),
+            [" ", *known, " "],
+            bounds,
+            words,
+        )
 
 
 def _ipa_groups(text: str) -> list[str]:
-    return [group for group in ("".join(char for char in part if char in _IPA) for part in text.split(" ")) if group]
+    return [
+        group
+        for group in ("".join(char for char in part if char in _IPA) for part in text.split(" "))
+        if group
+    ]
 
 
-def _grouped(audio: NDArray[np.float32], marks: Sequence[str], bounds: NDArray[np.float64], words: Sequence[str]) -> Spoken | None:
+def _grouped(
+    audio: NDArray[np.float32],
+    marks: Sequence[str],
+    bounds: NDArray[np.float64],
+    words: Sequence[str],
+) -> Spoken | None:
     """Return the sentence with times, None unless the phonemes fall into as many groups as there are words."""
     spans: list[tuple[float, float]] = []
     phones: list[tuple[float, float]] = []
@@ -184,14 +264,24 @@ class FliteVoice:
                 ("feat_set", None, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)),
                 ("float_val", ctypes.c_void_p, (ctypes.c_float,)),
             ):
-                getattr(core, function).restype, getattr(core, function).argtypes = result, arguments
+                getattr(core, function).restype, getattr(core, function).argtypes = (
+                    result,
+                    arguments,
+                )
             FliteVoice._core = core
         voice = ctypes.CDLL(os.path.join(folder, f"libflite_cmu_us_{name}.so.1"), flags)
         register = getattr(voice, f"register_cmu_us_{name}")
         register.restype, register.argtypes = ctypes.c_void_p, (ctypes.c_char_p,)
         self._voice = register(None)
 
-    def say(self, words: Sequence[str], rng: np.random.Generator, *, speed: float = 1.0, pitch: float = 1.0) -> Spoken | None:
+    def say(
+        self,
+        words: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        speed: float = 1.0,
+        pitch: float = 1.0,
+    ) -> Spoken | None:
         import soxr
 
         core = FliteVoice._core
@@ -204,7 +294,13 @@ class FliteVoice:
         wave = core.utt_wave(utterance)
 
         class Wave(ctypes.Structure):
-            _fields_ = [("type", ctypes.c_char_p), ("rate", ctypes.c_int), ("samples", ctypes.c_int), ("channels", ctypes.c_int), ("data", ctypes.POINTER(ctypes.c_short))]
+            _fields_ = [
+                ("type", ctypes.c_char_p),
+                ("rate", ctypes.c_int),
+                ("samples", ctypes.c_int),
+                ("channels", ctypes.c_int),
+                ("data", ctypes.POINTER(ctypes.c_short)),
+            ]
 
         head = ctypes.cast(wave, ctypes.POINTER(Wave)).contents
         audio = np.ctypeslib.as_array(head.data, (head.samples,)).astype(np.float32) / 32768
@@ -213,11 +309,19 @@ class FliteVoice:
         while item:
             names.append(core.ffeature_string(item, b"name").decode())
             start = core.ffeature_float(item, b"R:SylStructure.daughter1.daughter1.R:Segment.p.end")
-            spans.append((start, core.ffeature_float(item, b"R:SylStructure.daughtern.daughtern.R:Segment.end")))
+            spans.append(
+                (
+                    start,
+                    core.ffeature_float(item, b"R:SylStructure.daughtern.daughtern.R:Segment.end"),
+                )
+            )
             item = core.item_next(item)
         item, start = core.relation_head(core.utt_relation(utterance, b"Segment")), 0.0
         while item:
-            end, phone = core.ffeature_float(item, b"end"), core.ffeature_string(item, b"name").decode()
+            end, phone = (
+                core.ffeature_float(item, b"end"),
+                core.ffeature_string(item, b"name").decode(),
+            )
             phones.append((start, end))
             ids.append(_ARPABET[phone])
             start, item = end, core.item_next(item)
@@ -225,4 +329,6 @@ class FliteVoice:
         core.delete_utterance(utterance)
         if len(spans) != len(spoken_words(words)):
             return None
-        return Spoken(soxr.resample(audio, rate, SAMPLE_RATE).astype(np.float32), spans, phones, ids)
+        return Spoken(
+            soxr.resample(audio, rate, SAMPLE_RATE).astype(np.float32), spans, phones, ids
+        )

@@ -22,7 +22,9 @@ _SAME_SOUND = set(
     rain reign role roll sea seen scene so sew sore soar threw through throne thrown toe tow waist waste won an and than then were where
     who's whose you your led lead nose knows""".split()
 )
-_LOOSE = [word for word in w.vocabulary() if word not in _SAME_SOUND and len(word) > 1 and "'" not in word]
+_LOOSE = [
+    word for word in w.vocabulary() if word not in _SAME_SOUND and len(word) > 1 and "'" not in word
+]
 
 
 class TextGenerator:
@@ -58,7 +60,9 @@ class TextGenerator:
     def _clauses(self) -> list[str]:
         first = self._clause()
         if self._chance(0.3) and len(first) < 9:
-            joint = self._pick(["and", "but", "because", "so", "while", "when", "if", "before", "after", "until"])
+            joint = self._pick(
+                ["and", "but", "because", "so", "while", "when", "if", "before", "after", "until"]
+            )
             return first + ([","] if self._chance(0.3) else []) + [joint] + self._clause()
         return first
 
@@ -69,19 +73,62 @@ class TextGenerator:
             return [self._pick(w.NAMES)], False
         if draw < 0.2:
             adjective = [self._pick(w.ADJECTIVES)] if self._chance(0.4) else []
-            return [self._pick(["the", "some", "my", "your", "this", "that"]), *adjective, self._pick(_MASS)], False
+            return [
+                self._pick(["the", "some", "my", "your", "this", "that"]),
+                *adjective,
+                self._pick(_MASS),
+            ], False
         noun = self._pick(_COUNT)
         adjective = [self._pick(w.ADJECTIVES)] if self._chance(0.45) else []
         if self._chance(0.35):
-            determiner = self._pick(["the", "these", "those", "my", "your", "his", "her", "our", "their", "some", "many", "few", "several", "all the"])
+            determiner = self._pick(
+                [
+                    "the",
+                    "these",
+                    "those",
+                    "my",
+                    "your",
+                    "his",
+                    "her",
+                    "our",
+                    "their",
+                    "some",
+                    "many",
+                    "few",
+                    "several",
+                    "all the",
+                ]
+            )
             if self._chance(0.2):
                 determiner = self._pick(w.DIGITS[2:] + w.TEENS + w.TENS)
             return [*determiner.split(), *adjective, w.plural(noun)], True
-        determiner = self._pick(["the", "the", "the", "a", "my", "your", "his", "her", "our", "their", "this", "that", "every", "another", "one"])
+        determiner = self._pick(
+            [
+                "the",
+                "the",
+                "the",
+                "a",
+                "my",
+                "your",
+                "his",
+                "her",
+                "our",
+                "their",
+                "this",
+                "that",
+                "every",
+                "another",
+                "one",
+            ]
+        )
         if determiner == "another":
             determiner = "the"
         following = (adjective or [noun])[0]
-        if determiner == "a" and following[0] in "aeiou" and following not in ("useful", "usual", "one", "uniform"):
+        if (
+            determiner == "a"
+            and following[0] in "aeiou"
+            and following not in ("useful", "usual", "one", "uniform")
+        ):
             determiner = "an"
         return [determiner, *adjective, noun], False
 
@@ -91,27 +138,50 @@ class TextGenerator:
             word = self._pick(["i", "you", "he", "she", "it", "we", "they"])
             return [word], {"i": "i", "you": "p", "we": "p", "they": "p"}.get(word, "s")
         if self._chance(0.4):
-            return [self._pick(["the", "my", "your", "his", "her", "our", "their", "the old", "the young"]), self._pick(w.PEOPLE)][:2], "s"
+            return [
+                self._pick(
+                    ["the", "my", "your", "his", "her", "our", "their", "the old", "the young"]
+                ),
+                self._pick(w.PEOPLE),
+            ][:2], "s"
         phrase, is_plural = self._noun_phrase()
         return phrase, "p" if is_plural else "s"
 
     def _place(self) -> list[str]:
-        return [self._pick(_PREPOSITIONS), self._pick(["the", "the", "the", "my", "your", "our", "a"]), *([self._pick(w.ADJECTIVES)] if self._chance(0.2) else []), self._pick(w.PLACES)]
+        return [
+            self._pick(_PREPOSITIONS),
+            self._pick(["the", "the", "the", "my", "your", "our", "a"]),
+            *([self._pick(w.ADJECTIVES)] if self._chance(0.2) else []),
+            self._pick(w.PLACES),
+        ]
 
     def _when(self) -> list[str]:
         draw = self._rng.random()
         if draw < 0.35:
-            return [self._pick(["today", "tomorrow", "tonight", "yesterday", "now", "soon", "again", "later"])]
+            return [
+                self._pick(
+                    ["today", "tomorrow", "tonight", "yesterday", "now", "soon", "again", "later"]
+                )
+            ]
         if draw < 0.6:
-            return ["on", self._pick(w.DAYS), *([self._pick(["morning", "evening", "night"])] if self._chance(0.4) else [])]
+            return [
+                "on",
+                self._pick(w.DAYS),
+                *([self._pick(["morning", "evening", "night"])] if self._chance(0.4) else []),
+            ]
         if draw < 0.75:
             return ["in", self._pick(w.MONTHS)]
         if draw < 0.9:
-            return [self._pick(["every", "next", "last", "this"]), self._pick(["day", "week", "month", "year", "summer", "winter", "morning", *w.DAYS])]
+            return [
+                self._pick(["every", "next", "last", "this"]),
+                self._pick(
+                    ["day", "week", "month", "year", "summer", "winter", "morning", *w.DAYS]
+                ),
+            ]
         return ["at", *self._clock()]
 
     def _clock(self) -> list[str]:
-        hour = self._pick(w.DIGITS[1:] + ["ten", "eleven", "twelve"])
+        hour = self._pick([*w.DIGITS[1:], "ten", "eleven", "twelve"])
         draw = self._rng.random()
         if draw < 0.35:
             return [hour, "o'clock"]
@@ -124,14 +194,35 @@ class TextGenerator:
         draw = self._rng.random()
         if draw < 0.2:
             be = {"i": ["am", "was"], "s": ["is", "was"], "p": ["are", "were"]}[person]
-            complement = [*([self._pick(["very", "not", "almost", "still", "never", "always"])] if self._chance(0.35) else []), self._pick(w.ADJECTIVES)]
+            complement = [
+                *(
+                    [self._pick(["very", "not", "almost", "still", "never", "always"])]
+                    if self._chance(0.35)
+                    else []
+                ),
+                self._pick(w.ADJECTIVES),
+            ]
             if self._chance(0.35):
                 complement = self._place()
             if self._chance(0.1):
-                complement = [self._pick(["more", "less"]), self._pick(w.ADJECTIVES), "than", *self._noun_phrase()[0]]
+                complement = [
+                    self._pick(["more", "less"]),
+                    self._pick(w.ADJECTIVES),
+                    "than",
+                    *self._noun_phrase()[0],
+                ]
             elif self._chance(0.1):
-                complement = ["too", self._pick(w.ADJECTIVES)] if self._chance(0.5) else [self._pick(w.ADJECTIVES), "or", self._pick(w.ADJECTIVES)]
-            return [*subject, self._pick(be), *complement, *(self._when() if self._chance(0.2) else [])]
+                complement = (
+                    ["too", self._pick(w.ADJECTIVES)]
+                    if self._chance(0.5)
+                    else [self._pick(w.ADJECTIVES), "or", self._pick(w.ADJECTIVES)]
+                )
+            return [
+                *subject,
+                self._pick(be),
+                *complement,
+                *(self._when() if self._chance(0.2) else []),
+            ]
         verb = self._rng.choice(self._rng.choice([_TRANSITIVE, _TRANSITIVE, _MOTION, _PLAIN]))
         base, third, past, doing, kind = verb
         form = self._rng.random()
@@ -140,16 +231,63 @@ class TextGenerator:
         elif form < 0.55:
             verb_words = [third if person == "s" else base]
         elif form < 0.75:
-            verb_words = [self._pick(["will", "can", "could", "should", "would", "must", "might", "may"]), *(["not"] if self._chance(0.15) else []), base]
+            verb_words = [
+                self._pick(["will", "can", "could", "should", "would", "must", "might", "may"]),
+                *(["not"] if self._chance(0.15) else []),
+                base,
+            ]
         elif form < 0.9:
-            verb_words = [{"i": "am", "s": "is", "p": "are"}[person] if self._chance(0.5) else ("were" if person == "p" else "was"), doing]
+            verb_words = [
+                {"i": "am", "s": "is", "p": "are"}[person]
+                if self._chance(0.5)
+                else ("were" if person == "p" else "was"),
+                doing,
+            ]
         else:
-            verb_words = [self._pick(["did", "do"]) if person != "s" else self._pick(["did", "does"]), "not", base]
+            verb_words = [
+                self._pick(["did", "do"]) if person != "s" else self._pick(["did", "does"]),
+                "not",
+                base,
+            ]
         if self._chance(0.12):
-            verb_words = [self._pick(["often", "always", "never", "sometimes", "usually", "also", "just", "almost", "finally", "already"]), *verb_words]
+            verb_words = [
+                self._pick(
+                    [
+                        "often",
+                        "always",
+                        "never",
+                        "sometimes",
+                        "usually",
+                        "also",
+                        "just",
+                        "almost",
+                        "finally",
+                        "already",
+                    ]
+                ),
+                *verb_words,
+            ]
         rest: list[str] = []
         if kind == "t":
-            rest = self._noun_phrase()[0] if self._chance(0.85) else [self._pick(["it", "them", "him", "us", "me", "you", "everything", "nothing", "something"])]
+            rest = (
+                self._noun_phrase()[0]
+                if self._chance(0.85)
+                else [
+                    self._pick(
+                        [
+                            "it",
+                            "them",
+                            "him",
+                            "us",
+                            "me",
+                            "you",
+                            "everything",
+                            "nothing",
+                            "something",
+                        ]
+                    )
+                ]
+            )
         elif kind == "p":
             rest = ["to", "the", self._pick(w.PLACES)] if self._chance(0.5) else self._place()
         if self._chance(0.3):
@@ -162,7 +300,13 @@ class TextGenerator:
         if self._chance(0.08):
             return [*self._when(), *words]
         if self._chance(0.06):
-            return [self._pick(["why", "how", "where", "when"]), {"i": "do", "p": "do", "s": "does"}[person], *subject, base, *(rest if kind != "i" else [])]
+            return [
+                self._pick(["why", "how", "where", "when"]),
+                {"i": "do", "p": "do", "s": "does"}[person],
+                *subject,
+                base,
+                *(rest if kind != "i" else []),
+            ]
         return words
 
     def _loose(self) -> list[str]:
@@ -175,7 +319,11 @@ class TextGenerator:
             return [self._pick(w.DIGITS + w.TEENS)]
         if draw < 0.7:
             return [self._pick(w.TENS), *([self._pick(w.DIGITS[1:])] if self._chance(0.75) else [])]
-        tail = [self._pick(w.TENS), *([self._pick(w.DIGITS[1:])] if self._chance(0.6) else [])] if self._chance(0.7) else []
+        tail = (
+            [self._pick(w.TENS), *([self._pick(w.DIGITS[1:])] if self._chance(0.6) else [])]
+            if self._chance(0.7)
+            else []
+        )
         return [self._pick(w.DIGITS[1:]), self._pick(["hundred", "hundred", "thousand"]), *tail]
 
     def _numbers(self) -> list[str]:
@@ -188,18 +336,47 @@ class TextGenerator:
         if draw < 0.7:
             return ["there", "are", *self.number(), noun, *self._place()]
         if draw < 0.85:
-            return [self._pick(["room", "page", "line", "bus", "train", "gate", "number", "house", "channel"]), *self.number(), *(["is", self._pick(w.ADJECTIVES)] if self._chance(0.4) else [])]
-        return [self._pick(["the price is", "it costs", "i paid", "we have", "she counted", "add"]), *self.number(), self._pick(["dollars", noun, "percent", "degrees"])]
+            return [
+                self._pick(
+                    ["room", "page", "line", "bus", "train", "gate", "number", "house", "channel"]
+                ),
+                *self.number(),
+                *(["is", self._pick(w.ADJECTIVES)] if self._chance(0.4) else []),
+            ]
+        return [
+            self._pick(["the price is", "it costs", "i paid", "we have", "she counted", "add"]),
+            *self.number(),
+            self._pick(["dollars", noun, "percent", "degrees"]),
+        ]
 
     def _date(self) -> list[str]:
-        day = self._pick([*w.ORDINALS, "thirteenth", "fourteenth", "fifteenth", "twentieth", "thirtieth"][:12])
+        day = self._pick(
+            [*w.ORDINALS, "thirteenth", "fourteenth", "fifteenth", "twentieth", "thirtieth"][:12]
+        )
         draw = self._rng.random()
         if draw < 0.3:
             return ["on", self._pick(w.DAYS), "the", day, "of", self._pick(w.MONTHS)]
         if draw < 0.5:
-            return [self._pick(w.MONTHS), day, *([","] if self._chance(0.5) else []), *self._clause()]
+            return [
+                self._pick(w.MONTHS),
+                day,
+                *([","] if self._chance(0.5) else []),
+                *self._clause(),
+            ]
         if draw < 0.75:
-            return [self._pick(["the meeting is", "we leave", "the train arrives", "she was born", "the shop opens", "it happened"]), *self._when()]
+            return [
+                self._pick(
+                    [
+                        "the meeting is",
+                        "we leave",
+                        "the train arrives",
+                        "she was born",
+                        "the shop opens",
+                        "it happened",
+                    ]
+                ),
+                *self._when(),
+            ]
         days = [self._pick(w.DAYS + w.MONTHS) for _ in range(self._rng.randint(2, 4))]
         return [*days[:-1], "and", days[-1]]
 
@@ -209,7 +386,18 @@ class TextGenerator:
         if draw < 0.4:
             return letters
         if draw < 0.7:
-            return [*self._pick(["the code is", "my name is spelled", "the password is", "type the letters", "gate"]).split(), *letters]
+            return [
+                *self._pick(
+                    [
+                        "the code is",
+                        "my name is spelled",
+                        "the password is",
+                        "type the letters",
+                        "gate",
+                    ]
+                ).split(),
+                *letters,
+            ]
         word = self._pick([*w.NAMES, *_COUNT])
         if len(word) < 9 and draw < 0.9:
             return [word, "is", "spelled", *word.upper()]
@@ -226,7 +414,9 @@ class TextGenerator:
                 verb = self._rng.choice(_TRANSITIVE)
                 words += [verb[0], "the", self._pick(_COUNT)]
             elif slot in ("thing", "place", "person"):
-                words.append(self._pick({"thing": _COUNT, "place": w.PLACES, "person": w.PEOPLE}[slot]))
+                words.append(
+                    self._pick({"thing": _COUNT, "place": w.PLACES, "person": w.PEOPLE}[slot])
+                )
             elif slot == "device":
                 words.append(self._pick(w.DEVICES))
             elif slot == "name":

@@ -17,7 +17,9 @@ from tools.tiny_models.words import vocabulary
 def train(sentences: int = 60_000) -> bytes:
     """Return a SentencePiece model of `TEXT_CARD` pieces: bytes for what is unknown, capitals read as small letters."""
     generator = TextGenerator("tokenizer")
-    lines = [" ".join(spoken_words(generator.sentence())) for _ in range(sentences)] + vocabulary() * 3
+    lines = [
+        " ".join(spoken_words(generator.sentence())) for _ in range(sentences)
+    ] + vocabulary() * 3
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=TEXT_CARD, character_coverage=1.0, byte_fallback=True,

@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.tiny_models.batches import CLOSE, Audio, Planner, disturb, loader, read_shards, write_json
+from tools.tiny_models.batches import (
+    CLOSE,
+    Audio,
+    Planner,
+    disturb,
+    loader,
+    read_shards,
+    write_json,
+)
 from tools.tiny_models.losses import MelLoss
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
 from tools.tiny_models.settings import BINS, CODEBOOKS, STT
@@ -51,11 +59,15 @@ def phone_targets(labels: Tensor) -> Tensor:
     return torch.cat([before, labels], -1)
 
 
-def stt_loss(logits: Tensor, heads: Tensor, tokens: Tensor, pauses: Tensor) -> tuple[Tensor, Tensor]:
+def stt_loss(
+    logits: Tensor, heads: Tensor, tokens: Tensor, pauses: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the text loss, in which padding counts half, and the loss of the pause heads."""
     weight = torch.where(tokens == 3, 0.4, 1.0)
     losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
-    return (losses * weight).sum() / weight.sum(), F.cross_entropy(heads.float().flatten(0, 2), pauses.flatten(), ignore_index=-100)
+    return (losses * weight).sum() / weight.sum(), F.cross_entropy(
+        heads.float().flatten(0, 2), pauses.flatten(), ignore_index=-100
+    )
 
 
 class Step:
@@ -80,9 +92,13 @@ class Step:
             codes, steps, decoded, commitment = joint.codec.quantize(latents, learn=True)
             losses = {"commit": commitment}
             targets = phone_targets(labels)
-            losses["phone"] = F.cross_entropy(joint.phones(steps[:, 0]).float().view(-1, len(PHONES)), targets.flatten())
+            losses["phone"] = F.cross_entropy(
+                joint.phones(steps[:, 0]).float().view(-1, len(PHONES)), targets.flatten()
+            )
             full = joint.phones_full(steps.transpose(1, 2).flatten(2))
-            losses["phone_full"] = F.cross_entropy(full.float().view(-1, len(PHONES)), targets.flatten())
+            losses["phone_full"] = F.cross_entropy(
+                full.float().view(-1, len(PHONES)), targets.flatten()
+            )
             audio = torch.einsum("bktc,kcd->btd", steps, joint.readers.to(steps.dtype))
             initial = joint.net.lm.emb.view(CODEBOOKS, BINS + 1, -1)[:, -1].sum(0)
             audio = torch.cat([initial.expand(len(audio), 1, -1).to(audio.dtype), audio[:, :-1]], 1)
@@ -94,13 +110,26 @@ class Step:
                 first = int(torch.randint(4, self.frames - _CROP_FRAMES + 1, ()))
                 made = self.sound(decoded[:half], first, _CROP_FRAMES)[:, 0].float()
         if weights.get("mel", 0) > 0:
-            losses["mel"] = self.mel(made, wanted[:half, first * 1920 : (first + _CROP_FRAMES) * 1920])
-        losses["total"] = sum(weights.get(name, 1.0) * value for name, value in losses.items())
+            losses["mel"] = self.mel(
+                made, wanted[:half, first * 1920 : (first + _CROP_FRAMES) * 1920]
+            )
+        losses["total"] = torch.stack(
+            [weights.get(name, 1.0) * value for name, value in losses.items()]
+        ).sum()
         with torch.no_grad():
-            losses["phone_right"] = (joint.phones(steps[:, 0]).view(*targets.shape, -1).argmax(-1) == targets).float().mean()
+            losses["phone_right"] = (
+                (joint.phones(steps[:, 0]).view(*targets.shape, -1).argmax(-1) == targets)
+                .float()
+                .mean()
+            )
             spoken = tokens > 3
             losses["text_right"] = (logits.argmax(-1) == tokens)[spoken].float().mean()
-            losses["used"] = torch.stack([codes[:, level].unique().numel() * torch.ones((), device=device) for level in (0, 1, CODEBOOKS - 1)]).mean()
+            losses["used"] = torch.stack(
+                [
+                    codes[:, level].unique().numel() * torch.ones((), device=device)
+                    for level in (0, 1, CODEBOOKS - 1)
+                ]
+            ).mean()
         return losses
 
 
@@ -122,8 +151,15 @@ def main() -> None:
     parser.add_argument("--shards-at-most", type=int, default=10**9)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--reload-s", type=float, default=1e9, help="read the shards again after this time: more may have come")
-    parser.add_argument("--profile", action="store_true", help="print where three steps spend their time")
+    parser.add_argument(
+        "--reload-s",
+        type=float,
+        default=1e9,
+        help="read the shards again after this time: more may have come",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="print where three steps spend their time"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -131,10 +167,19 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz"))[: arguments.shards_at_most])
+    index, audio, labels = read_shards(
+        sorted(arguments.shards.glob("train-*[0-9].npz"))[: arguments.shards_at_most]
+    )
     print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
     words = {word for line in index.words for word in line}
-    planner = Planner(index, pieces(arguments.tokenizer, words), batch=arguments.batch, frames=arguments.frames, pauses=CLOSE, seed=arguments.seed)
+    planner = Planner(
+        index,
+        pieces(arguments.tokenizer, words),
+        batch=arguments.batch,
+        frames=arguments.frames,
+        pauses=CLOSE,
+        seed=arguments.seed,
+    )
     joint = Joint().to(device)
     if arguments.resume:
         joint.load_state_dict(torch.load(arguments.resume, map_location=device), strict=False)
@@ -146,7 +191,12 @@ def main() -> None:
     step = Step(joint, Audio(audio, labels, device), arguments.frames, compiled=arguments.compile)
     decayed = [parameter for parameter in joint.parameters() if parameter.dim() > 1]
     plain = [parameter for parameter in joint.parameters() if parameter.dim() <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=arguments.rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
+        lr=arguments.rate,
+        betas=(0.9, 0.98),
+        fused=device.type == "cuda",
+    )
     batches = loader(planner, arguments.workers)
     began, number, history = time.time(), 0, []
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -155,17 +205,38 @@ def main() -> None:
         if passed >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = arguments.rate * min(1.0, (number + 1) / 200) * (1.0 if passed < 0.4 else max(0.02, 1 - (passed - 0.4) / 0.6))
+            group["lr"] = (
+                arguments.rate
+                * min(1.0, (number + 1) / 200)
+                * (1.0 if passed < 0.4 else max(0.02, 1 - (passed - 0.4) / 0.6))
+            )
         if arguments.profile and number == 12:
             torch.cuda.synchronize()
-            profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU])
+            profiler = torch.profiler.profile(
+                activities=[
+                    torch.profiler.ProfilerActivity.CUDA,
+                    torch.profiler.ProfilerActivity.CPU,
+                ]
+            )
             profiler.start()
         if time.time() - began > arguments.reload_s:
             arguments.reload_s = 1e9
             index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
-            print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
+            print(
+                f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True
+            )
             words |= {word for line in index.words for word in line}
-            batches = loader(Planner(index, pieces(arguments.tokenizer, words), batch=arguments.batch, frames=arguments.frames, pauses=CLOSE, seed=arguments.seed + 1), arguments.workers)
+            batches = loader(
+                Planner(
+                    index,
+                    pieces(arguments.tokenizer, words),
+                    batch=arguments.batch,
+                    frames=arguments.frames,
+                    pauses=CLOSE,
+                    seed=arguments.seed + 1,
+                ),
+                arguments.workers,
+            )
             step.audio = Audio(audio, labels, device)
         losses = step(next(batches), WEIGHTS)
         optimizer.zero_grad(set_to_none=True)
@@ -176,12 +247,20 @@ def main() -> None:
         if arguments.profile and number == 15:
             torch.cuda.synchronize()
             profiler.stop()
-            print(profiler.key_averages().table(sort_by="cuda_time_total", row_limit=22, max_name_column_width=60), flush=True)
+            print(
+                profiler.key_averages().table(
+                    sort_by="cuda_time_total", row_limit=22, max_name_column_width=60
+                ),
+                flush=True,
+            )
             began = time.time()
         if number == 20:
             joint.codec.started = True
         if number % 50 == 0 or number < 4:
-            row = {name: round(float(value), 4) for name, value in losses.items()} | {"step": number, "s": round(time.time() - began, 1)}
+            row = {name: round(float(value), 4) for name, value in losses.items()} | {
+                "step": number,
+                "s": round(time.time() - began, 1),
+            }
             history.append(row)
             print(row, flush=True)
     joint.bake()

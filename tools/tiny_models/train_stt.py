@@ -15,11 +15,20 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
-from tools.tiny_models.batches import SPOKEN, Audio, Index, Planner, disturb, loader, read_shards, write_json
-from tools.tiny_models.evaluate_fast import evaluate
 from dsmops.worker.models.loading import load_mimi_decoder, load_mimi_encoder, load_stt_lm
+from tools.tiny_models.batches import (
+    SPOKEN,
+    Audio,
+    Index,
+    Planner,
+    disturb,
+    loader,
+    read_shards,
+    write_json,
+)
 from tools.tiny_models.export import LM_FILE, MIMI_FILE, round_codec, write_mimi, write_stt
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
+from tools.tiny_models.scores import evaluate
 from tools.tiny_models.settings import BINS, CODEBOOKS, DELAY_STEPS, FRAME_SAMPLES, MAX_PERIOD, STT
 from tools.tiny_models.tokenizer import pieces
 from tools.tiny_models.train_codec import Joint, stt_loss
@@ -44,7 +53,11 @@ class Store:
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.randint(self.filled, (count,), device=self.codes.device)
         pauses = self.pauses[rows].long()
-        return self.codes[rows].long(), self.tokens[rows].long(), torch.where(pauses < 0, -100, pauses)
+        return (
+            self.codes[rows].long(),
+            self.tokens[rows].long(),
+            torch.where(pauses < 0, -100, pauses),
+        )
 
 
 def start(path: Path, device: torch.device) -> tuple[Codec, SttNet]:
@@ -53,7 +66,9 @@ def start(path: Path, device: torch.device) -> tuple[Codec, SttNet]:
         codec, net = Codec(), SttNet(STT)
         codec.encoder = load_mimi_encoder(path / MIMI_FILE, device=device)
         codec.decoder = load_mimi_decoder(path / MIMI_FILE, device=device)
-        net.lm = load_stt_lm(path / LM_FILE, STT, MAX_PERIOD, device=device, dtype=torch.float32).requires_grad_(True)
+        net.lm = load_stt_lm(
+            path / LM_FILE, STT, MAX_PERIOD, device=device, dtype=torch.float32
+        ).requires_grad_(True)
         return codec, net
     joint = Joint().to(device)
     joint.load_state_dict(torch.load(path, map_location=device))
@@ -67,21 +82,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shards", type=Path)
     parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("start", type=Path, help="joint.pt of train_codec, or a folder that this command wrote")
+    parser.add_argument(
+        "start", type=Path, help="joint.pt of train_codec, or a folder that this command wrote"
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--tests", type=Path)
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--frames", type=int, default=300)
-    parser.add_argument("--reuse", type=int, default=5, help="training steps for each batch that is encoded")
+    parser.add_argument(
+        "--reuse", type=int, default=5, help="training steps for each batch that is encoded"
+    )
     parser.add_argument("--store", type=int, default=3000)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--delay", type=int, default=DELAY_STEPS)
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--reload-s", type=float, nargs="*", default=[], help="read the shards again after these times: more may have come")
+    parser.add_argument(
+        "--reload-s",
+        type=float,
+        nargs="*",
+        default=[],
+        help="read the shards again after these times: more may have come",
+    )
     parser.add_argument("--dump", type=Path, help="write the codes of all sentences here")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -93,7 +118,15 @@ def main() -> None:
     print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
     processor = SentencePieceProcessor(model_file=str(arguments.tokenizer))
     words = {word for line in index.words for word in line}
-    planner = Planner(index, pieces(arguments.tokenizer, words), batch=arguments.batch, frames=arguments.frames, pauses=SPOKEN, seed=arguments.seed, delay=arguments.delay)
+    planner = Planner(
+        index,
+        pieces(arguments.tokenizer, words),
+        batch=arguments.batch,
+        frames=arguments.frames,
+        pauses=SPOKEN,
+        seed=arguments.seed,
+        delay=arguments.delay,
+    )
     codec, net = start(arguments.start, device)
     net.dropout = arguments.dropout
     mean = copy.deepcopy(net).requires_grad_(False)
@@ -110,15 +143,32 @@ def main() -> None:
         plan = next(batches)
         pcm, _ = store_audio.assemble(plan, arguments.frames)
         heard, _ = disturb(pcm)
-        store.add(codec.quantizer.encode(latents(heard[:, None]), CODEBOOKS), plan["tokens"], plan["pauses"])
+        store.add(
+            codec.quantizer.encode(latents(heard[:, None]), CODEBOOKS),
+            plan["tokens"],
+            plan["pauses"],
+        )
 
     began = time.time()
     while store.filled < min(len(store.codes) // 3, 6 * arguments.batch):
         fill()
     print(f"filled {store.filled} streams in {time.time() - began:.1f} s", flush=True)
-    decayed = [parameter for parameter in net.parameters() if parameter.dim() > 1 and parameter.shape[0] > 1]
-    plain = [parameter for parameter in net.parameters() if not (parameter.dim() > 1 and parameter.shape[0] > 1)]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=arguments.rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    decayed = [
+        parameter
+        for parameter in net.parameters()
+        if parameter.dim() > 1 and parameter.shape[0] > 1
+    ]
+    plain = [
+        parameter
+        for parameter in net.parameters()
+        if not (parameter.dim() > 1 and parameter.shape[0] > 1)
+    ]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=arguments.rate,
+        betas=(0.9, 0.98),
+        fused=device.type == "cuda",
+    )
     began, number, history = time.time(), 0, []
     while True:
         passed = max((time.time() - began) / arguments.seconds, number / arguments.steps)
@@ -127,22 +177,44 @@ def main() -> None:
         if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
             del arguments.reload_s[0]
             index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
-            print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
+            print(
+                f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True
+            )
             words |= {word for line in index.words for word in line}
             arguments.seed += 100
-            planner = Planner(index, pieces(arguments.tokenizer, words), batch=arguments.batch, frames=arguments.frames, pauses=SPOKEN, seed=arguments.seed, delay=arguments.delay)
+            planner = Planner(
+                index,
+                pieces(arguments.tokenizer, words),
+                batch=arguments.batch,
+                frames=arguments.frames,
+                pauses=SPOKEN,
+                seed=arguments.seed,
+                delay=arguments.delay,
+            )
             batches, store_audio = loader(planner, arguments.workers), Audio(audio, labels, device)
         if number % arguments.reuse == 0:
             fill()
         for group in optimizer.param_groups:
-            group["lr"] = arguments.rate * min(1.0, (number + 1) / 200) * (1.0 if passed < 0.3 else max(0.01, 1 - (passed - 0.3) / 0.7))
+            group["lr"] = (
+                arguments.rate
+                * min(1.0, (number + 1) / 200)
+                * (1.0 if passed < 0.3 else max(0.01, 1 - (passed - 0.3) / 0.7))
+            )
         codes, tokens, pauses = store.draw(arguments.batch)
         audio_in, text_in = stt_inputs(codes, tokens, net.lm)
         # Some codes are lost and some words misheard, so that one mistake does not bring the next.
         wrong = torch.rand(codes.shape, device=device) < 0.02
-        audio_in = torch.where(wrong & (audio_in < BINS), torch.randint(BINS, codes.shape, device=device), audio_in)
-        lost = (torch.rand(text_in.shape, device=device) < 0.04) & (text_in > 3) & (text_in < STT.text_out_vocab_size)
-        text_in = torch.where(lost, torch.randint(260, STT.text_out_vocab_size, text_in.shape, device=device), text_in)
+        audio_in = torch.where(
+            wrong & (audio_in < BINS), torch.randint(BINS, codes.shape, device=device), audio_in
+        )
+        lost = (
+            (torch.rand(text_in.shape, device=device) < 0.04)
+            & (text_in > 3)
+            & (text_in < STT.text_out_vocab_size)
+        )
+        text_in = torch.where(
+            lost, torch.randint(260, STT.text_out_vocab_size, text_in.shape, device=device), text_in
+        )
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits, heads = forward(net.audio(audio_in), text_in)
             text, pause = stt_loss(logits, heads, tokens, pauses)
@@ -157,10 +229,19 @@ def main() -> None:
         if number % 200 == 0 or number < 3:
             spoken = tokens > 3
             right = (logits.argmax(-1) == tokens)[spoken].float().mean()
-            row = {"step": number, "s": round(time.time() - began, 1), "text": round(text.item(), 4), "pause": round(pause.item(), 4), "right": round(right.item(), 4)}
+            row = {
+                "step": number,
+                "s": round(time.time() - began, 1),
+                "text": round(text.item(), 4),
+                "pause": round(pause.item(), 4),
+                "right": round(right.item(), 4),
+            }
             history.append(row)
             print(row, flush=True)
-    torch.save({name: value.bfloat16() for name, value in mean.state_dict().items()}, arguments.out / "stt.pt")
+    torch.save(
+        {name: value.bfloat16() for name, value in mean.state_dict().items()},
+        arguments.out / "stt.pt",
+    )
     with torch.no_grad():
         for parameter in mean.parameters():
             parameter.copy_(parameter.bfloat16())
@@ -169,11 +250,24 @@ def main() -> None:
     if arguments.tests:
         mean.eval()
         for name in ("known", "unheard"):
-            results[name] = evaluate(mean, codec, arguments.tests / f"test-{name}.npz", processor, device, arguments.delay)
+            results[name] = evaluate(
+                mean,
+                codec,
+                arguments.tests / f"test-{name}.npz",
+                processor,
+                device,
+                arguments.delay,
+            )
             examples = results[name].pop("examples")
             print(name, results[name], flush=True)
             shown = [line for line in examples if line[1] != line[2]]
-            print("\n".join(f"  {voice}: {wanted} | {heard}" for voice, wanted, heard in shown[:: max(1, len(shown) // 14)]), flush=True)
+            print(
+                "\n".join(
+                    f"  {voice}: {wanted} | {heard}"
+                    for voice, wanted, heard in shown[:: max(1, len(shown) // 14)]
+                ),
+                flush=True,
+            )
     write_json(arguments.out / "stt-history.json", {"training": history, "results": results})
     if arguments.dump:
         dump_codes(codec, index, store_audio, arguments.dump)
@@ -192,7 +286,12 @@ def dump_codes(codec: Codec, index: Index, audio: Audio, path: Path) -> None:
             "speed": torch.ones(len(rows), 1), "stop": torch.from_numpy(index.first[rows + 1, None].astype(float)),
         }  # fmt: skip
         pcm, _ = audio.assemble(plan, longest)
-        found = codec.quantizer.encode(codec.encoder.latents(pcm[:, None]), CODEBOOKS).short().cpu().numpy()
+        found = (
+            codec.quantizer.encode(codec.encoder.latents(pcm[:, None]), CODEBOOKS)
+            .short()
+            .cpu()
+            .numpy()
+        )
         for row, line in zip(rows, found, strict=True):
             codes[row] = line[:, : frames[row]]
     np.savez_compressed(

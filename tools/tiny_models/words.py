@@ -140,12 +140,17 @@ someone everyone nobody myself himself herself
 DIGITS = "zero one two three four five six seven eight nine".split()
 TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+ORDINALS = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+)
 DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
-MONTHS = "january february march april may june july august september october november december".split()
+MONTHS = (
+    "january february march april may june july august september october november december".split()
+)
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 
-COMMANDS = """
+COMMANDS = (
+    """
 turn on the {device}|turn off the {device}|turn the {device} {updown}|switch the {device} {onoff}|open the {thing}|close the {thing}
 play the next song|play some music|stop the music|pause the movie|set a timer for {number} minutes|set an alarm for {clock}
 wake me at {clock}|remind me to {do} {when}|call {name}|call my {person} {when}|send a message to {name}|read the message from {name}
@@ -155,7 +160,10 @@ add {thing} to the list|remove {thing} from the list|save the file|delete the fi
 yes please|no thanks|thank you very much|good morning {name}|good night {name}|hello {name}|see you {when}|help me please
 go left at the {place}|go right at the {place}|go straight on|wait a moment|come here please|be quiet please|say that again
 restart the server|check the battery|show the report for {month}|cancel the meeting on {day}|move the meeting to {day} at {clock}
-""".replace("\n", "|").strip("|").split("|")
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
 DEVICES = "light lamp radio heater fan television oven camera printer computer engine machine alarm music".split()
 
 
@@ -184,7 +192,20 @@ def vocabulary() -> list[str]:
     forms = set(NOUNS) | {plural(noun) for noun in NOUNS if noun not in MASS}
     for verb in verbs():
         forms |= set(verb[:4])
-    for group in (NAMES, ADJECTIVES, ADVERBS, FUNCTION_WORDS, DIGITS, TEENS, TENS, ORDINALS, DAYS, MONTHS, LETTERS, DEVICES):
+    for group in (
+        NAMES,
+        ADJECTIVES,
+        ADVERBS,
+        FUNCTION_WORDS,
+        DIGITS,
+        TEENS,
+        TENS,
+        ORDINALS,
+        DAYS,
+        MONTHS,
+        LETTERS,
+        DEVICES,
+    ):
         forms |= set(group)
     for command in COMMANDS:
         forms |= {word for word in command.split() if "{" not in word}

@@ -15,6 +15,7 @@ from dsmops.errors import ConfigError, InputError, SourceError
 from dsmops.files import os_errors
 from dsmops.hub import HubFile, fetch, is_hub_source, parse_source, plan_download
 from dsmops.progress import Progress
+from dsmops.shipped import shipped_models
 
 CONFIG_FILE = "config.json"
 _FILE_KEYS = {
@@ -49,7 +50,7 @@ def find_model_config(
 ) -> Path | tuple[str, Path, Locate]:
     """Return the moshi-server TOML that `source` is, or a model's name, its `config.json` and what locates the files that this names.
 
-    Of the published models those of `repos`, name to repository, count.
+    Of the published models those of `repos`, name to repository, count; a shipped model's name comes before a folder's.
 
     Raises:
         SourceError: nothing is there, or it is neither.
@@ -59,6 +60,10 @@ def find_model_config(
         source = f"hf://{repos[source]}"
     if is_hub_source(source):
         return _on_hub(source, here)
+    shipped = shipped_models()
+    if source in shipped:
+        path = shipped[source] / CONFIG_FILE
+        return source, path, lambda names: _beside(path, names)
     path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where nobody has that name
     if path.suffix == ".toml":
         return path
@@ -67,11 +72,12 @@ def find_model_config(
         path /= CONFIG_FILE
     if path.suffix == ".json":
         return str(path.parent), path, lambda names: _beside(path, names)
-    near = difflib.get_close_matches(source, repos, n=1)
+    known = [*repos, *shipped]
+    near = difflib.get_close_matches(source, known, n=1)
     raise SourceError(
         f"{source or 'an empty name'} names no model",
         hint=f"{f'Did you mean {near[0]}? ' if near else ''}Name a moshi-server .toml, a folder with {CONFIG_FILE}, hf://org/repo, "
-        f"or one of {', '.join(repos)}.",
+        f"or one of {', '.join(known)}.",
         code="model.unknown",
     )
 

@@ -1,0 +1,129 @@
+"""The trained model that travels with the package: its files, its words, its times, and faults that its words show."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the worker extra is not installed")
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dsmops.audio import FRAME_SAMPLES, frames, open_audio
+from dsmops.errors import SourceError
+from dsmops.operations.models.stt import find_stt, load_stt_source
+from dsmops.scoring.rates import compare
+from dsmops.shipped import shipped_models
+from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
+from dsmops.worker.runtime.stt.transcription import Recording, Transcript, run_recordings
+
+TINY = shipped_models()["tiny"]
+SENTENCES = (TINY / "example.txt").read_text().splitlines()
+FIRST_S, TWO_S = 5.6, 11.2
+"""Where the silence after the example's first and second sentence ends."""
+HEADS, HEAD_WIDTH, LAYERS = 4, 64, 4
+
+
+def hear(
+    model: str | Path,
+    *,
+    from_s: float = 0.0,
+    noise: float = 0.0,
+    alignment: Alignment = Alignment.SERVER,
+) -> Transcript:
+    """Return what a model makes of the example up to the end of its second sentence, with white noise of this RMS."""
+    rng = np.random.default_rng(1)
+    source = find_stt(str(model))
+    loaded = load_stt_source(source, cpu=True)
+    with open_audio(TINY / "example.flac") as audio:
+        heard = list(frames(audio.blocks()))
+    heard = [
+        frame + noise * rng.standard_normal(FRAME_SAMPLES).astype(np.float32)
+        for frame in heard[round(from_s * 12.5) : round(TWO_S * 12.5)]
+    ]
+    assert all(len(frame) == FRAME_SAMPLES for frame in heard)
+    recording = Recording(iter(heard), source.config, loaded.tokenizer, FRAME_SAMPLES)
+    for _ in run_recordings(SttEngine(loaded, 1, alignment=alignment), [recording]):
+        pass
+    return recording.transcript()
+
+
+def wrong_words(transcript: Transcript) -> int:
+    counts = compare(SENTENCES[1], transcript.text).words
+    return counts.substitutions + counts.deletions + counts.insertions
+
+
+@pytest.fixture(scope="module")
+def clean() -> Transcript:
+    return hear("tiny")
+
+
+def test_its_files_are_those_that_were_trained() -> None:
+    """The digests agree, nothing else lies there, and all of it stays below 24 MB."""
+    sums = dict(line.split("  ")[::-1] for line in (TINY / "SHA256SUMS").read_text().splitlines())
+    files = {path.name: path for path in TINY.iterdir() if path.name != "SHA256SUMS"}
+    assert {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
+    } == sums
+    assert sum(path.stat().st_size for path in files.values()) < 24_000_000
+
+
+def test_it_hears_every_word_of_the_example(clean: Transcript) -> None:
+    """The words said are the words heard, and one turn ends after each sentence within half a second of its last word."""
+    assert clean.text == " ".join(SENTENCES[:2])
+    ends = [4.7, 11.0]  # where the last words of both sentences end
+    assert [turn.time_s for turn in clean.turns] == pytest.approx(ends, abs=0.5)
+
+
+def test_word_times_are_those_of_the_synthesiser(clean: Transcript) -> None:
+    """The first word begins where the synthesiser began it, and words follow each other."""
+    starts = [word.start_s for word in clean.words]
+    assert starts == sorted(starts)
+    assert starts[0] == pytest.approx(0.62, abs=0.16)
+
+
+def swap_heads(tensors: dict[str, Tensor]) -> None:
+    """Exchange the queries of the first two heads in every layer, as a wrong order of a packed matrix does."""
+    for layer in range(LAYERS):
+        packed = tensors[f"transformer.layers.{layer}.self_attn.in_proj_weight"]
+        first, second = slice(0, HEAD_WIDTH), slice(HEAD_WIDTH, 2 * HEAD_WIDTH)
+        packed[first], packed[second] = packed[second].clone(), packed[first].clone()
+
+
+def leave_out_a_layer(tensors: dict[str, Tensor]) -> None:
+    for leaf in ("self_attn.out_proj.weight", "gating.linear_out.weight"):
+        tensors[f"transformer.layers.2.{leaf}"].zero_()
+
+
+@pytest.mark.parametrize("fault", [None, swap_heads, leave_out_a_layer])
+def test_its_words_show_a_broken_conversion(
+    tmp_path: Path, fault: Callable[[dict[str, Tensor]], None] | None
+) -> None:
+    """Three or more words of eleven are wrong in noise, where the model as it is hears all. Clean speech forgives more."""
+    shutil.copytree(TINY, tmp_path / "broken")
+    tensors = load_file(TINY / "model.safetensors")
+    if fault:
+        fault(tensors)
+    save_file(tensors, tmp_path / "broken" / "model.safetensors")
+    wrong = wrong_words(hear(tmp_path / "broken", from_s=FIRST_S, noise=0.02))
+    assert wrong >= 3 if fault else wrong == 0
+
+
+def test_its_times_show_an_alignment_that_is_off_by_one(clean: Transcript) -> None:
+    """Frames fed one step early move the words by that step."""
+    early = hear("tiny", alignment=Alignment.LMGEN)
+    pairs = zip(early.words, clean.words, strict=False)
+    moved = np.median([word.start_s - other.start_s for word, other in pairs])
+    assert moved == pytest.approx(-0.08, abs=0.03)
+
+
+def test_a_mistyped_name_lists_it() -> None:
+    with pytest.raises(SourceError, match="tinny") as error:
+        find_stt("tinny")
+    assert "tiny" in str(error.value.hint)
