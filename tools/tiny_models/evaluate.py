@@ -61,7 +61,7 @@ def read_tests(path: Path) -> list[Sentence]:
 
 def changed(tests: list[Sentence]) -> list[Sentence]:
     """Return the sentences of the slt and joe voices with another vocal tract and another pace: voices never heard."""
-    made = []
+    made: list[Sentence] = []
     for number, test in enumerate(tests):
         if test.voice not in ("joe", "slt"):
             continue
@@ -78,7 +78,8 @@ def espeak(count: int) -> list[Sentence]:
     """Return sentences said by the formant synthesiser espeak-ng."""
     import soxr
 
-    source, made = sentences("test-espeak", held_out=True), []
+    source = sentences("test-espeak", held_out=True)
+    made: list[Sentence] = []
     while len(made) < count:
         words = next(source)
         if any(len(word) == 1 and word.isupper() for word in words):
