@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import BinaryIO, Literal, Protocol, get_args
 
 from dsmops.errors import InputError, IntegrityError
-from dsmops.files import BLOCK_BYTES, os_errors
+from dsmops.files import BLOCK_BYTES, open_regular, os_errors
 from dsmops.progress import SILENT, Progress
 
 RequestKind = Literal["list", "get", "head", "put", "multipart", "delete"]
@@ -235,12 +235,19 @@ def blocks_of(
     name = "data" if isinstance(source, bytes) else source
     with (
         os_errors(name),
-        BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+        _open(source) as file,
     ):
         left = size_bytes
         while left and (block := file.read(min(left, block_bytes))):
             left -= len(block)
             yield block
+
+
+def _open(source: Path | bytes) -> BinaryIO:
+    # Buffered: a read then returns all that was asked for. R2 wants parts of one size.
+    if isinstance(source, bytes):
+        return BytesIO(source)
+    return BufferedReader(open_regular(source))  # type: ignore[arg-type]
 
 
 def require_unchanged(source: Path | bytes, digest: str, sha256: str) -> None:

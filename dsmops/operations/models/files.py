@@ -12,7 +12,7 @@ from typing import Any
 from dsmops.config.modules import Module
 from dsmops.config.values import resolve
 from dsmops.errors import ConfigError, InputError, SourceError
-from dsmops.files import os_errors
+from dsmops.files import open_regular, os_errors
 from dsmops.hub import HubFile, fetch, is_hub_source, parse_source, plan_download
 from dsmops.progress import Progress
 from dsmops.shipped import shipped_models
@@ -172,10 +172,10 @@ def read_json(path: Path) -> Mapping[str, Any]:
     """Return a model's own config.
 
     Raises:
-        InputError: it is no JSON object.
-        SourceError: it is not there.
+        InputError: it is not a JSON object, or it is a pipe or a device.
+        SourceError: it does not exist.
     """
-    with os_errors(path), path.open("rb") as file:
+    with os_errors(path), open_regular(path, "config") as file:
         return parse_json(file.read(MAX_JSON_BYTES + 1), str(path))
 
 
