@@ -247,7 +247,7 @@ def _open(source: Path | bytes) -> BinaryIO:
     # Buffered: a read then returns all that was asked for. R2 wants parts of one size.
     if isinstance(source, bytes):
         return BytesIO(source)
-    return BufferedReader(open_regular(source))  # type: ignore[arg-type]
+    return BufferedReader(open_regular(source))  # type: ignore[type-var]
 
 
 def require_unchanged(source: Path | bytes, digest: str, sha256: str) -> None:
