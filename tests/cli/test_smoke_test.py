@@ -13,9 +13,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from dsmops.audio.clip import speech_like
 
 from dsmops.audio import write
+from dsmops.audio.signals import speech_like
 from dsmops.operations.smoke import CHECKS
 from dsmops.operations.smoke.process import free_port
 from dsmops.worker.tiny.stt import API_KEY, TinyStt, write_tiny_stt

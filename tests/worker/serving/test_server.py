@@ -165,7 +165,7 @@ def list_until_closed(client: SttClient) -> tuple[list[Message], int | None]:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (b"\xc1 not MessagePack", "no message"),
+        (b"\xc1 not MessagePack", "not a message"),
         (msgpack.packb({"type": "Audio", "pcm": b"\0" * 7680}), "pcm is not an array"),
         (msgpack.packb({"type": "Audio", "pcm": [float("inf")]}), "not a finite"),
         (msgpack.packb({"type": "Nonsense"}), "Nonsense"),

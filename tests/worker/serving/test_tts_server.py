@@ -254,10 +254,10 @@ def test_the_end_before_any_text_is_the_end(server: ThreadedServer) -> None:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (b"\xc1 not MessagePack", "no message"),
+        (b"\xc1 not MessagePack", "not a message"),
         ({"type": "Nonsense"}, "Nonsense"),
         ({"type": "Text"}, "text"),
-        ({"type": "Text", "text": b"\xff\xfe"}, "no message"),
+        ({"type": "Text", "text": b"\xff\xfe"}, "not a message"),
         ({"type": "Text", "text": "x" * 300_000}, "too long"),
         ({"type": "Text", "text": '<break time="1..2s"/>'}, "not a pause"),
         ({"type": "Voice", "embeddings": [float("nan")], "shape": [1]}, "not a finite"),
