@@ -301,7 +301,7 @@ def test_refused_credentials_end_the_run_at_once(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong secret is a CredentialsError at the first request where the server checks signatures."""
-    if network.place.kind not in ("rclone", "running"):
+    if network.place.kind not in ("rclone", "external"):
         pytest.skip("moto, and the fronts before it, check no signatures")
     network.write(**small_files())
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
