@@ -7,6 +7,7 @@ standard library does not tell.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,13 +91,20 @@ def parse_config(text: str, *, path: str = "<text>") -> Config:
     """
     text = text.removeprefix(_BOM)
     try:
-        values = tomllib.loads(text)
+        values = tomllib.loads(text, parse_float=_parse_float)
         document = tomlkit.parse(text)
     except tomllib.TOMLDecodeError as exc:
         raise _unparsable(exc, text, path) from exc
     except (TOMLKitError, RecursionError) as exc:
         raise ConfigError(
             f"not usable as a config: {exc}", path=path, hint="Write it in plainer TOML."
+        ) from exc
+    except _FloatOverflowError as exc:
+        raise ConfigError(
+            f"not TOML: {exc} is too large for a float",
+            path=path,
+            line=text[: text.find(str(exc))].count("\n") + 1,
+            hint="Correct the number; moshi-server refuses the whole file.",
         ) from exc
     except ValueError as exc:  # thousands of digits, which Python does not convert
         raise ConfigError(
@@ -152,6 +160,17 @@ def _find_lines(
         else:
             line += (item.as_string() + item.trivia.trail).count("\n")
     return line
+
+
+class _FloatOverflowError(ValueError):
+    """A number beyond what a float holds, such as 1e400, which the server's parser refuses."""
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value) and "inf" not in text:
+        raise _FloatOverflowError(text)
+    return value
 
 
 def _unparsable(exc: tomllib.TOMLDecodeError, text: str, path: str) -> ConfigError:

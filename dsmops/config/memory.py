@@ -17,9 +17,12 @@ from dsmops.models import Shape, TtsShape
 
 MIB = 2**20
 
-RUNTIME_BYTES = 600 * MIB
-"""moshi-server: CUDA context, cuBLAS workspace, loaded kernels, allocator slack. Not derivable; 400 to 700 MiB are seen with other CUDA
-programs."""
+RUNTIME_BYTES = 700 * MIB
+"""moshi-server: CUDA context, cuBLAS workspace, loaded kernels, allocator slack.
+
+Measured on one H200 with moshi-server 0.6.4 and the 1B model in f16: 3,151 MiB at batch 1, of which
+this is the part that nothing else explains.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,10 @@ _TTS_COSTS = {
         # Both halves' state, the encoder's for nothing: rings of 250 positions, 24,198 floats of
         # convolution state.
         mimi_state_bytes_per_stream=4 * (2 * 2 * 8 * 250 * 512 + 24_198),
-        # Estimates: no part of it was measured. Activations as the embedded worker's; one more
-        # graph's fixed part for each of its graphs.
-        workspace_bytes_per_stream=6_000_000,
-        runtime_bytes=1_100_000_000,
+        # Measured on one H200 with moshi-server 0.6.4 and `moshi` 0.2.13, 24 codebooks: 5,017 MiB at
+        # batch 1, 10,693 at 32, 16,445 at 64. These are what weights and caches do not explain.
+        workspace_bytes_per_stream=25_400_000,
+        runtime_bytes=869_000_000,
         ring_multiple=1,
     ),
     Runtime.EMBEDDED: _Costs(

@@ -327,10 +327,13 @@ def _notes(
     if embedded:
         yield "Memory is modelled on measurements of the embedded worker on one H200; the CUDA runtime's share differs between cards."
     elif is_tts:
-        yield "Memory is derived from the `moshi` package, which the server's Python module runs; it was not measured on a device."
+        yield "Memory and time were measured on one H200 with moshi-server 0.6.4, and scaled."
         yield "Speech comes from the server's Python module (type Py), in bf16; its Rust module (type Tts) runs no released file."
     else:
-        yield "Memory is derived from the server's sources, not measured on a device."
+        yield (
+            "Memory and time were measured on one H200 with moshi-server 0.6.4. Time is scaled by"
+            " bandwidth and arithmetic; launches also depend on the host's processor."
+        )
     if device.cuda_ordinal:
         who = "The embedded worker" if embedded else "moshi-server"
         yield f"{who} takes CUDA device 0: start it with {visible_to_server(device)} for this one."

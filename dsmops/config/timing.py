@@ -26,27 +26,46 @@ BUDGET_MS = FRAME_MS * BUDGET_SHARE
 
 @dataclass(frozen=True, slots=True)
 class _Launches:
-    """What a step takes on an endlessly wide bus, in milliseconds: by layer of the language model, codebook of a depformer, and Mimi."""
+    """What a step takes on an endlessly wide bus, in milliseconds.
+
+    By layer of the language model, by codebook of a depformer, for Mimi, and by slot in Python.
+    """
 
     layer_ms: float
     mimi_ms: float
     codebook_ms: float = 0.0
+    slot_ms: float = 0.0
 
 
-# The estimate. Its fixed part for moshi-server comes from the only public trace of a Turing card:
-# RTX 2070 class, 1B model, f16, batch 2, median 28.8 ms, of which the memory traffic below explains
-# 8 ms. The remaining 21 ms are kernel launches, split by their number: about half in the 16
-# language-model layers, half in Mimi with its 32 quantiser stages. The embedded worker replays one
-# graph and launches nothing: its fixed part is the shortest that its kernels take, on an H200.
-_STT_LAUNCHES = {
-    Runtime.MOSHI_SERVER: _Launches(0.62, 11.0),
-    Runtime.EMBEDDED: _Launches(0.06, 1.3),
-}
-# Text-to-speech on one H200 at batch 1, 32 codebooks in f16: 19.4 ms in the `moshi` package, which
-# moshi-server's Python module runs, and 9.5 ms in the embedded worker, 1.9 of them in the language
-# model and 0.9 in Mimi; 1.7 ms of either are traffic.
+# moshi-server with an STT model, measured on one H200 (0.6.4, 1B model, f16; batch and median step
+# in ms): 1 14.5, 8 13.1, 64 13.7, 256 32.0, 400 48.2, 560 63.9, 700 79.0. candle launches its small
+# kernels one by one, so small batches wait for the processor: the floor, half of it the 16 layers
+# and half Mimi. Large batches wait for the card: 4.6 ms and 0.107 ms a slot.
+_FLOOR_LAYER_MS = 0.43
+_FLOOR_MIMI_MS = 6.8
+_BF16_FLOOR = 1.15
+"""bf16 took 14.5, 16.9 and 16.6 ms at batch 1, 8 and 64 there."""
+_KERNELS_LAYER_MS = 0.15
+_KERNELS_MIMI_MS = 1.6
+"""The shortest that the kernels of a step take on the card, whatever the batch."""
+_MIMI_SLOT_MS = 0.069
+"""Mimi's convolutions for one slot in float32, on an H200: what the traffic does not explain."""
+_H200_FP32_PER_S = 67e12
+_FP32_PER_BYTE = ((6, 14), (7, 17), (8, 10), (8.6, 35), (8.9, 76), (9, 14), (10, 9), (12, 55))
+"""Peak float32 operations for each byte of peak bandwidth, from a compute capability on.
+
+Of the cards of an architecture the lower end: T4 and RTX 2070 17 to 25, L40S and RTX 4060 Ti 76 to
+106. With the bandwidth it gives a card's arithmetic, which no driver tells.
+"""
+
+# The embedded worker replays one graph and launches nothing: its fixed part is the shortest that its
+# kernels take, on an H200.
+_STT_WORKER = _Launches(0.06, 1.3)
+# TTS on one H200 with 24 codebooks. moshi-server's Python module at 1, 32 and 64 texts: 21.1, 28.8
+# and 32.8 ms a step, of which the bare `moshi` package takes 16.8, 19.1 and 21.4. The embedded worker
+# takes 9.5 ms at batch 1 and 32 codebooks, 1.9 of them in the language model and 0.9 in Mimi.
 _TTS_LAUNCHES = {
-    Runtime.MOSHI_SERVER: _Launches(0.3, 2.5, 0.33),
+    Runtime.MOSHI_SERVER: _Launches(0.3, 2.5 + 4.6, 0.33, 0.115),
     Runtime.EMBEDDED: _Launches(0.07, 0.95, 0.17),
 }
 _BANDWIDTH_SHARE = 0.7
@@ -128,39 +147,22 @@ def estimate_step_ms(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
 ) -> float | None:
-    """Return a rough step time in milliseconds, None where the device's memory bandwidth is unknown.
+    """Return a rough step time in milliseconds, None where the device's bandwidth is unknown.
 
-    Kernel launches plus memory traffic (weights once, every slot's full caches and Mimi state) at
-    70 % of the bus. A text-to-speech model reads one weight set of its depformer for each of `n_q`
-    codebooks (None: all), again where two use the same one. Calibrated on one public trace of one
-    card, and for speaking on another; good for "tens or hundreds of streams", not for promises.
-    Measure before relying on it.
+    A step takes what the card needs (kernels, weights once, every slot's caches and Mimi at 70 % of
+    the bus), and with candle at least what the processor needs to launch it. Measured on an H200 and
+    scaled by bandwidth and arithmetic. A TTS model reads one weight set of its depformer for each
+    of `n_q` codebooks (None: all). Measure before relying on it.
+
+    Checked against what others published (1B unless named): L40S, 64 streams at 3 × real time
+    (26.7 ms): 5 % less. H100, 400 streams of the 2.6B in real time (80 ms): 15 % less. RTX 2070,
+    f16, batch 2, 28.8 ms: half, for the launches of that host's processor take twice as long.
     """
-    if device.memory_bandwidth_bytes_per_s is None:
+    parts = _step_parts(shape, dtype, device, context=context, runtime=runtime, n_q=n_q)
+    if parts is None:
         return None
-    if isinstance(shape, TtsShape):
-        lm, codebooks, launches = shape.lm, n_q or shape.lm.audio_codebooks, _TTS_LAUNCHES[runtime]
-        rows = batch_size if shape.distilled else 2 * batch_size
-        parameters = shape.backbone_parameters + codebooks * shape.depformer_parameters_per_codebook
-        positions, mimi_bytes = lm.context + VOICE_POSITIONS, _MIMI_DECODER_TRAFFIC_BYTES
-    else:
-        lm, codebooks, launches, rows = shape, 0, _STT_LAUNCHES[runtime], batch_size
-        parameters, positions, mimi_bytes = (
-            lm.parameters,
-            context or lm.context,
-            _MIMI_ENCODER_TRAFFIC_BYTES,
-        )
-    fixed_bytes = parameters * dtype.itemsize + _MIMI_HALF_BYTES
-    slots_bytes = rows * lm.kv_bytes_per_stream(dtype.itemsize, positions) + batch_size * mimi_bytes
-    traffic_s = (fixed_bytes + slots_bytes) / (
-        device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE
-    )
-    return (
-        launches.mimi_ms
-        + lm.num_layers * launches.layer_ms
-        + codebooks * launches.codebook_ms
-        + traffic_s * 1000
-    )
+    floor_ms, empty_ms, slot_ms = parts
+    return max(floor_ms, empty_ms + batch_size * slot_ms)
 
 
 def estimate_largest_batch(
@@ -173,14 +175,61 @@ def estimate_largest_batch(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
 ) -> int | None:
-    """Return the largest batch whose estimated step stays within `budget_ms`; None where there is no estimate, 0 when none does."""
-    empty_ms, one_ms = (
-        estimate_step_ms(shape, dtype, slots, device, context=context, runtime=runtime, n_q=n_q)
-        for slots in (0, 1)
-    )
-    if empty_ms is None or one_ms is None:
+    """Return the largest batch whose estimated step stays within `budget_ms`.
+
+    None where there is no estimate, 0 when no batch does.
+    """
+    parts = _step_parts(shape, dtype, device, context=context, runtime=runtime, n_q=n_q)
+    if parts is None:
         return None
-    return max(0, int((budget_ms - empty_ms) / (one_ms - empty_ms)))
+    floor_ms, empty_ms, slot_ms = parts
+    return 0 if floor_ms > budget_ms else max(0, int((budget_ms - empty_ms) / slot_ms))
+
+
+def _step_parts(
+    shape: Shape,
+    dtype: DType,
+    device: Device,
+    *,
+    context: int | None,
+    runtime: Runtime,
+    n_q: int | None,
+) -> tuple[float, float, float] | None:
+    """Return the floor of a step, the time of an empty step on the card, and of each slot, in ms."""
+    if device.memory_bandwidth_bytes_per_s is None:
+        return None
+    bytes_per_ms = device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE / 1000
+    floor_ms = 0.0
+    if isinstance(shape, TtsShape):
+        lm, codebooks, launches = shape.lm, n_q or shape.lm.audio_codebooks, _TTS_LAUNCHES[runtime]
+        rows = 1 if shape.distilled else 2
+        parameters = shape.backbone_parameters + codebooks * shape.depformer_parameters_per_codebook
+        positions, mimi_bytes = lm.context + VOICE_POSITIONS, _MIMI_DECODER_TRAFFIC_BYTES
+    else:
+        lm, codebooks, rows, parameters = shape, 0, 1, shape.parameters
+        positions, mimi_bytes = context or lm.context, _MIMI_ENCODER_TRAFFIC_BYTES
+        launches = _STT_WORKER
+        if runtime is Runtime.MOSHI_SERVER:
+            floor_ms = _FLOOR_MIMI_MS + lm.num_layers * _FLOOR_LAYER_MS
+            floor_ms *= _BF16_FLOOR if dtype is DType.BF16 else 1
+            mimi_slot_ms = _MIMI_SLOT_MS * _H200_FP32_PER_S / _fp32_per_s(device)
+            launches = _Launches(_KERNELS_LAYER_MS, _KERNELS_MIMI_MS, slot_ms=mimi_slot_ms)
+    fixed_bytes = parameters * dtype.itemsize + _MIMI_HALF_BYTES
+    slot_bytes = rows * lm.kv_bytes_per_stream(dtype.itemsize, positions) + mimi_bytes
+    empty_ms = (
+        launches.mimi_ms
+        + lm.num_layers * launches.layer_ms
+        + codebooks * launches.codebook_ms
+        + fixed_bytes / bytes_per_ms
+    )
+    return floor_ms, empty_ms, launches.slot_ms + slot_bytes / bytes_per_ms
+
+
+def _fp32_per_s(device: Device) -> float:
+    capability = device.compute_capability
+    version = capability.major + capability.minor / 10 if capability else 0
+    known = [ratio for since, ratio in _FP32_PER_BYTE if since <= version]
+    return (known[-1] if known else 10) * (device.memory_bandwidth_bytes_per_s or 0)
 
 
 def read_profile(path: Path) -> StepProfile:

@@ -175,12 +175,12 @@ def test_a_speaking_plan_says_what_fewer_codebooks_would_change() -> None:
     assert plan_serving(card(), ONE_B).codebook_choices == ()
 
 
-def test_moshi_servers_speaking_module_is_planned_as_derived() -> None:
-    """On a card with bf16 its memory is told, with what it is made of and that nobody measured it."""
+def test_moshi_servers_tts_module_is_planned_as_measured() -> None:
+    """On a card with bf16 its memory is told, and on what card it was measured."""
     plan = plan_serving(card("8.6", gib=24), TTS)
     assert plan.dtype is DType.BF16
     assert plan.fits
-    assert any("not measured" in note for note in plan.notes)
+    assert any("measured on one H200" in note for note in plan.notes)
     assert any("type Tts" in note and "no released file" in note for note in plan.notes)
 
 

@@ -121,6 +121,12 @@ def _override(site: Site, binary: Binary) -> Iterator[Finding]:
     )
 
 
+_STALE_KERNELS = (
+    "if it was rebuilt with another CUDA_COMPUTE_CAP, the build kept the old kernels: run"
+    " `cargo clean -p candle-kernels` first"
+)
+
+
 def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
     """Compare the PTX in the file with card and driver. It runs on its architecture and all later ones, where the driver compiles it."""
     if not binary.architectures:
@@ -141,6 +147,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
             Level.ERROR,
             f"{binary.path} was built for {oldest.sm}, and {device.label} is older",
             *kernels,
+            _STALE_KERNELS,
             fix=_rebuild(device),
         )
     elif capability is not None and capability.native_bf16 and not oldest.native_bf16:
@@ -149,6 +156,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
             Level.WARNING,
             f"{binary.path} was built for {oldest.sm} and lacks the bf16 kernels that it looks for on {device.label}",
             *kernels,
+            _STALE_KERNELS,
             fix=_rebuild(device),
         )
     driver = site.gpu.cuda_driver_version
