@@ -168,10 +168,12 @@ def format_log(
 ) -> None:
     """Make raw server logs readable and remove secrets.
 
-    Reads every dialect of the server (colours, plain, JSON lines, icons, formatted before) and takes
+    Reads every dialect of the server (colours, plain, JSON lines, icons, formatted before) and
+    takes
     off what collectors put around the lines (docker, compose, Kubernetes, journald, syslog). Writes
     [2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message. Causes
-    and tracebacks stay with their event, and lines of no dialect are kept. A summary goes to stderr.
+    and tracebacks stay with their event, and lines of no dialect are kept. A summary goes to
+    stderr.
 
     \b
     Examples:
@@ -316,7 +318,10 @@ def _target(source: str, output: str | None, *, several: bool) -> str | None:
 
 @contextmanager
 def _stop_on_ctrl_c(following: bool) -> Iterator[Event | None]:
-    """Yield an event that the first Ctrl-C sets, so that what was read is still written. A second one ends the process at once."""
+    """Yield an event that the first Ctrl-C sets, so that what was read is still written.
+
+    A second one ends the process at once.
+    """
     if not following:
         yield None
         return
@@ -335,7 +340,7 @@ def _stop_on_ctrl_c(following: bool) -> Iterator[Event | None]:
 
 @contextmanager
 def _end_with_the_reader_of_stdout() -> Iterator[None]:
-    """End the command, quietly and well, when the reader of its stdout stops (`| head`)."""
+    """End the command with success when the reader of its stdout goes away (`| head`)."""
     try:
         yield
     except BrokenPipeError as exc:

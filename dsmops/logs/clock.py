@@ -9,20 +9,30 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
-STAMP = r"(?P<minute>20\d\d-\d\d-\d\d[T ]\d\d:\d\d):(?P<seconds>[0-5]\d(?:\.\d{1,9})?)(?P<tail>Z|[+-]\d\d:\d\d|)"
+STAMP = (
+    r"(?P<minute>20\d\d-\d\d-\d\d[T ]\d\d:\d\d):(?P<seconds>[0-5]\d(?:\.\d{1,9})?)"
+    r"(?P<tail>Z|[+-]\d\d:\d\d|)"
+)
 """Pattern of the stamps that servers write: RFC 3339, or the fork's local time without a zone."""
 
-FRIENDLY_STAMP = r"\[(?P<minute>20\d\d-\d\d-\d\d \d\d:\d\d):(?P<seconds>[0-5]\d\.\d{3})(?P<tail>(?: [AP]M)? \S{1,40} \([+-]\d{4}\))\]"
+FRIENDLY_STAMP = (
+    r"\[(?P<minute>20\d\d-\d\d-\d\d \d\d:\d\d):(?P<seconds>[0-5]\d\.\d{3})"
+    r"(?P<tail>(?: [AP]M)? \S{1,40} \([+-]\d{4}\))\]"
+)
 """Pattern of the stamps that `Clock.stamp` writes, with 12 or 24 hours."""
 
 _FRIENDLY_TAIL = re.compile(r"(?: (?P<half>[AP]M))? \S+ \((?P<offset>[+-]\d{4})\)")
 _MINUTES_KEPT = 4096
 _JITTER = timedelta(minutes=1)
-"""Threads write a little out of order. Only a larger step back in time is none, and so the second pass of that hour."""
+"""Threads write a little out of order.
+
+Only a larger step back in time is none, and so the second pass of that hour.
+"""
 
 
 class Clock:
-    """Reads stamps and writes friendly ones in one zone (None: the machine's own, as the environment says).
+    """Reads stamps and writes friendly ones in one zone (None: the machine's own, as the
+    environment says).
 
     Stamps without a zone are taken to be in the same zone. In the hour that occurs twice such a
     stamp is taken for the first pass, unless that would be a step back in time. So `instant`
@@ -37,7 +47,9 @@ class Clock:
         self.last: datetime | None = None
         """What the last stamp without a zone was taken for, in UTC."""
         self.guessed = False
-        """Whether the first stamp without a zone was ambiguous, so that stamps before it would have mattered."""
+        """Whether the first stamp without a zone was ambiguous, so that stamps before it would have
+        mattered.
+        """
 
     def fresh(self) -> Clock:
         """Return a clock of the same zone that has seen nothing."""
@@ -60,7 +72,9 @@ class Clock:
         return time
 
     def minute(self, minute: str, tail: str) -> datetime | tuple[datetime, datetime] | None:
-        """Return the UTC time at which a stamp's minute begins: None where it does not exist, two where it occurs twice (no tail)."""
+        """Return the UTC time at which a stamp's minute begins: None where it does not exist, two
+        where it occurs twice (no tail).
+        """
         key = (minute, tail)
         if key not in self._minutes:
             if len(self._minutes) >= _MINUTES_KEPT:
@@ -72,7 +86,9 @@ class Clock:
         return self._minutes[key]
 
     def around(self, minute: datetime) -> tuple[str, str]:
-        """Return what stands before and after the seconds in the friendly stamps of a minute in UTC."""
+        """Return what stands before and after the seconds in the friendly stamps of a minute in
+        UTC.
+        """
         if minute not in self._around:
             if len(self._around) >= _MINUTES_KEPT:
                 self._around.clear()
@@ -86,7 +102,9 @@ class Clock:
         return self._around[minute]
 
     def stamp(self, time: datetime) -> str:
-        """Return `[2025-11-15 08:39:03.595 AM UTC (+0000)]` of a time in UTC, milliseconds truncated."""
+        """Return `[2025-11-15 08:39:03.595 AM UTC (+0000)]` of a time in UTC, milliseconds
+        truncated.
+        """
         before, after = self.around(time.replace(second=0, microsecond=0))
         return f"{before}{time.second:02d}.{time.microsecond // 1000:03d}{after}"
 

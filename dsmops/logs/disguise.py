@@ -1,11 +1,14 @@
 """What a line says once nothing disguises it, with a map back to the characters of the line.
 
-Terminal escape sequences, invisible characters, and the escapes of JSON, URLs, HTML and syslog stand
-inside names and values, and hide them from patterns. A `View` is the line without them. A finding in
+Terminal escape sequences, invisible characters, and the escapes of JSON, URLs, HTML and syslog
+stand
+inside names and values, and hide them from patterns. A `View` is the line without them. A finding
+in
 a view is replaced in the line itself, so everything around it stays as it was.
 
 Sources: ECMA-48 5.4 and 8.3 (escape sequences), xterm "Control Sequences" (OSC), Unicode 16 general
-category Cf, RFC 3986 2.1 (percent), HTML 13.5 (named references), rsyslog `escapeControlCharacters`.
+category Cf, RFC 3986 2.1 (percent), HTML 13.5 (named references), rsyslog
+`escapeControlCharacters`.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ _ENCODED = (
     r"(?P<high>(?:\\x[89a-fA-F][0-9a-fA-F]|%[89a-fA-F][0-9a-fA-F])+)"  # bytes of UTF-8, spelled
     r"|\\x(?P<hex>[0-9a-fA-F]{2})|\\u(?P<u4>[0-9a-fA-F]{4})|\\u\{(?P<ux>[0-9a-fA-F]{1,6})\}"
     r"|\\U(?P<u8>[0-9a-fA-F]{8})|%(?P<percent>[0-9a-fA-F]{2})"
-    r"|(?:\\|\#)(?P<octal>[01][0-7]{2})|(?P<esc>\\e|\^\[|\u241b)|\\(?P<space>[nrt])|\\(?P<same>[\\/])"
+    r"|(?:\\|\#)(?P<octal>[01][0-7]{2})|(?P<esc>\\e|\^\[|\u241b)|\\(?P<space>[nrt])"
+    r"|\\(?P<same>[\\/])"
     r"|&(?:\#(?P<dec>\d{1,7})|\#[xX](?P<hexref>[0-9a-fA-F]{1,6})"
     rf"|(?P<entity>{'|'.join(_ENTITIES)}));"
 )
@@ -139,7 +143,7 @@ def has_more_views(text: str) -> bool:
 
 
 def views(text: str) -> Iterator[View]:
-    """Yield the views of a line that differ from it: without disguise, and as a terminal shows it."""
+    """Yield the views of a line that differ from it: bare, and as a terminal shows it."""
     if not DISGUISED.search(text):
         return
     seen = {text}
@@ -238,7 +242,9 @@ def meaning(match: re.Match[str]) -> str:
 
 
 def _overprint(view: View) -> View:
-    """Return what a terminal shows in the end: each text after a carriage return covers the one before."""
+    """Return what a terminal shows in the end: each text after a carriage return covers the one
+    before.
+    """
     bounds, begin = [], 0
     for part in view.text.split("\r"):
         bounds.append((begin, begin + len(part)))

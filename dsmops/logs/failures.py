@@ -1,10 +1,12 @@
-"""Known failures of a speech server, as its log and its console tell them: a table of signatures, and a search for them.
+"""Known failures of a speech server, as its log and its console tell them: a table of signatures,
+and a search for them.
 
 A signature is told apart from the same words in what a client said: a line is searched once its
 personal parts are gone, texts to be spoken among them. Only the two that *are* such parts, keys in
 the log, are searched for in the line as it was.
 
-Sources: the messages of moshi-server 0.6.3 and 0.6.4, candle 0.9.1, hf-hub 0.4.3, cudarc and torch; issues are public reports.
+Sources: the messages of moshi-server 0.6.3 and 0.6.4, candle 0.9.1, hf-hub 0.4.3, cudarc and torch;
+issues are public reports.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class KnownFailure:
 
 @dataclass(frozen=True, slots=True)
 class FailureSeen:
-    """A known failure in a log: how often, on which line first (from 1), and that line, redacted and cut."""
+    """A known failure in a log: how often, on which line first (from 1), and that line, redacted
+    and cut.
+    """
 
     name: str
     count: int
@@ -61,7 +65,8 @@ _TABLE = (
         "kernel-missing",
         _ERROR,
         re.compile(r"CUDA_ERROR_NOT_FOUND|named symbol not found"),
-        "the server looked for a kernel that its build does not hold: bf16 on a card older than Ampere, most likely",
+        "the server looked for a kernel that its build does not hold: bf16 on a card older than "
+        "Ampere, most likely",
         "kyutai-labs/moshi#355",
         'Set `dtype_override = "f16"` with a server from 0.6.4 on: `dsmops prep-sm75`.',
         "cuda-error-not-found.md",
@@ -74,7 +79,8 @@ _TABLE = (
         ),
         "the server was built with a CUDA toolkit newer than the driver runs",
         "kyutai-labs/moshi#303",
-        "Update the driver, or build with a toolkit that it runs: `dsmops check-gpu` names the newest.",
+        "Update the driver, or build with a toolkit that it runs: `dsmops check-gpu` names the "
+        "newest.",
         "server-binary.md#ptx-unsupported",
     ),
     KnownFailure(
@@ -85,14 +91,16 @@ _TABLE = (
         ),
         "the server, or its torch, was built for other cards than this one",
         None,
-        "Build the server for this card, or install a torch that has kernels for it: `dsmops check-gpu` says which.",
+        "Build the server for this card, or install a torch that has kernels for it: `dsmops "
+        "check-gpu` says which.",
         "server-binary.md#kernel-image-missing",
     ),
     KnownFailure(
         "gpu-out-of-memory",
         _ERROR,
         re.compile(
-            r"CUDA_ERROR_OUT_OF_MEMORY|CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"
+            r"CUDA_ERROR_OUT_OF_MEMORY|CUDA out of memory|OutOfMemoryError"
+            r"|CUBLAS_STATUS_ALLOC_FAILED"
         ),
         "the card has no room for the model and its slots",
         "kyutai-labs/moshi#54",
@@ -115,8 +123,10 @@ _TABLE = (
         "driver-refused",
         _ERROR,
         re.compile(
-            r"CUDA_ERROR_(?:NO_DEVICE|SYSTEM_DRIVER_MISMATCH|SYSTEM_NOT_READY|COMPAT_NOT_SUPPORTED_ON_DEVICE|DEVICE_UNAVAILABLE|UNKNOWN)"
-            r"|CUDA driver version is insufficient|driver on your system is too old|Found no NVIDIA driver"
+            r"CUDA_ERROR_(?:NO_DEVICE|SYSTEM_DRIVER_MISMATCH|SYSTEM_NOT_READY"
+            r"|COMPAT_NOT_SUPPORTED_ON_DEVICE|DEVICE_UNAVAILABLE|UNKNOWN)"
+            r"|CUDA driver version is insufficient|driver on your system is too old"
+            r"|Found no NVIDIA driver"
         ),
         "the driver gave the server no card",
         None,
@@ -145,7 +155,8 @@ _TABLE = (
         "checkpoint-damaged",
         _ERROR,
         re.compile(
-            r"MetadataIncompleteBuffer|InvalidHeader(?:Length|Start|Deserialization|\b)|HeaderTooLarge|HeaderTooSmall"
+            r"MetadataIncompleteBuffer|InvalidHeader(?:Length|Start|Deserialization|\b)"
+            r"|HeaderTooLarge|HeaderTooSmall"
             r"|incomplete metadata, file not fully covered"
         ),
         "a checkpoint is cut off, or is something else",
@@ -157,7 +168,8 @@ _TABLE = (
         "library-missing",
         _ERROR,
         re.compile(r"error while loading shared libraries: |cannot open shared object file"),
-        "a shared library that the server needs is not where the loader looks; libpython most often",
+        "a shared library that the server needs is not where the loader looks; libpython most "
+        "often",
         None,
         "Ask which: `dsmops doctor --moshi-bin moshi-server`.",
         "server-binary.md#library-missing",
@@ -184,9 +196,11 @@ _TABLE = (
         "hub-refused",
         _ERROR,
         re.compile(
-            r"huggingface\.co\S*: status code 40[134]|40[134] Client Error|GatedRepoError|RepositoryNotFoundError"
+            r"huggingface\.co\S*: status code 40[134]|40[134] Client Error|GatedRepoError"
+            r"|RepositoryNotFoundError"
         ),
-        "the hub refused a file: the token is wrong or lacks access, or there is no such repository",
+        "the hub refused a file: the token is wrong or lacks access, or there is no such "
+        "repository",
         "kyutai-labs/delayed-streams-modeling#119",
         "See what the hub says to this machine: `dsmops doctor`.",
         "model-files.md#hub-refused",
@@ -195,12 +209,14 @@ _TABLE = (
         "hub-unreachable",
         _ERROR,
         re.compile(
-            r"huggingface\.co\S*: (?:Dns Failed|Connection Failed|Network Error)|LocalEntryNotFoundError|OfflineModeIsEnabled"
+            r"huggingface\.co\S*: (?:Dns Failed|Connection Failed|Network Error)"
+            r"|LocalEntryNotFoundError|OfflineModeIsEnabled"
             r"|Max retries exceeded with url: \S*/resolve/"
         ),
         "the hub could not be reached, and a file is not in the cache",
         None,
-        "Fetch the files where there is a network, or name local ones in the config: `dsmops prep-sm75`.",
+        "Fetch the files where there is a network, or name local ones in the config: `dsmops "
+        "prep-sm75`.",
         "model-files.md#hub-unreachable",
     ),
     KnownFailure(
@@ -208,7 +224,8 @@ _TABLE = (
         _ERROR,
         # The server prints nothing but the path of a tokenizer that it cannot read.
         re.compile(
-            r"(?<!shared object file: )No such file or directory|^Error: \S+\.(?:model|safetensors)$"
+            r"(?<!shared object file: )No such file or directory|^Error: \S+\.(?:model"
+            r"|safetensors)$"
         ),
         "a file that the config names is not there, or cannot be read",
         None,
@@ -237,7 +254,8 @@ _TABLE = (
         "panic",
         _ERROR,
         re.compile(r"thread '[^']*'.{0,40} panicked at"),
-        "a thread of the server ended in a way its authors did not foresee; what it did is no longer done",
+        "a thread of the server ended in a way its authors did not foresee; what it did is no "
+        "longer done",
         None,
         "Read the line after it, and restart the server.",
         "dead-model-loop.md#panic",
@@ -249,7 +267,8 @@ _TABLE = (
         re.compile(
             r'task failed name="?model_loop"?|model loop err|model loop or post-process err'
         ),
-        "the loop that steps the model died; the server goes on listening, and no client will ever get `Ready`",
+        "the loop that steps the model died; the server goes on listening, and no client will "
+        "ever get `Ready`",
         "kyutai-labs/delayed-streams-modeling#74",
         "Remove the cause, which the same line or the one before names, and restart the server.",
         "dead-model-loop.md#model-loop-dead",
@@ -288,7 +307,8 @@ _TABLE = (
         re.compile(r'auth_id: Some\("(?!<|public_token")|[?&]auth_id=(?!<|public_token\b)\S'),
         "API keys of clients stand in this log",
         None,
-        "Share it formatted only: `dsmops format-log LOG`; let clients send the key as the header `kyutai-api-key`.",
+        "Share it formatted only: `dsmops format-log LOG`; let clients send the key as the "
+        "header `kyutai-api-key`.",
         "sharing-logs.md#keys-in-a-log",
         is_secret=True,
     ),
@@ -298,12 +318,16 @@ FAILURES = {failure.name: failure for failure in _TABLE}
 """Every failure that `find_failures` can find, by name."""
 
 _STEP_FIELD = b"step_idx"
-"""Stands in the line of every step, of which there are millions and in which nothing else does; to pass them over is 20 times faster."""
+"""Stands in the line of every step, of which there are millions and in which nothing else does.
+
+To pass them over is 20 times faster.
+"""
 _ANY = re.compile("|".join(failure.pattern.pattern for failure in _TABLE))
 
 
 def find_failures(lines: Iterable[bytes]) -> list[FailureSeen]:
-    """Return the known failures in lines without line ends, in the order in which they first appear. Never raises for what lines hold.
+    """Return the known failures in lines without line ends, in the order in which they first
+    appear. Never raises for what lines hold.
 
     Colours do not matter, nor do invalid bytes. Evidence is redacted with a key that nobody keeps.
     """

@@ -1,4 +1,7 @@
-"""Which records are wanted: by level, target and time. Lines that belong to a record share its fate."""
+"""Which records are wanted: by level, target and time.
+
+Lines that belong to a record share its fate.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,9 @@ class Filter:
         )
 
     def in_time(self, first: datetime, last: datetime) -> bool | None:
-        """Return whether all instants from `first` to `last` are wanted, or None when only some may be."""
+        """Return whether all instants from `first` to `last` are wanted, or None when only some may
+        be.
+        """
         if (self.since and last < self.since) or (self.until and first >= self.until):
             return False
         return (
@@ -54,7 +59,8 @@ class Filter:
 
 
 class Sieve:
-    """Applies a filter to the lines of one log, in order: a line that begins no record shares the fate of the record before it.
+    """Applies a filter to the lines of one log, in order: a line that begins no record shares the
+    fate of the record before it.
 
     Before the first record there is none, and such a line is dropped. Containers of docker compose
     are kept apart.
@@ -118,7 +124,8 @@ def parse_moment(text: str, now: datetime, zone: tzinfo | None) -> datetime:
         return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise InputError(
-            f"{text!r} is no time",
-            hint="Write it like '2025-11-15 08:39', 08:39 (today), or -3h (back from now; units s, m, h, d, w).",
+            f"{text!r} is not a time",
+            hint="Write it like '2025-11-15 08:39', 08:39 (today), or -3h (back from now; units "
+            "s, m, h, d, w).",
             code="logs.moment",
         ) from exc

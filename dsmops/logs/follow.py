@@ -1,4 +1,6 @@
-"""A log while it is being written: what is there, then what comes, through rotation by rename, by truncation and by date."""
+"""A log while it is being written: what is there, then what comes, through rotation by rename, by
+truncation and by date.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ _DATED = re.compile(r"(?P<prefix>.*)20\d\d-\d\d-\d\d", re.DOTALL | re.ASCII)
 
 
 def can_follow(source: str) -> bool:
-    """Return whether a source is a file, which may grow; standard input and pipes end by themselves."""
+    """Return whether a source is a file, which may grow.
+
+    Standard input and pipes end by themselves.
+    """
     return source != STDIN and local_path(source).is_file()
 
 
@@ -33,7 +38,8 @@ def follow(
     poll_s: float = POLL_S,
     on_next: Callable[[Path], object] = lambda _: None,
 ) -> Iterator[bytes]:
-    r"""Return the bytes of `path` from its beginning and whatever is added, until `stop` is set; an empty chunk tells of a pause.
+    r"""Return the bytes of `path` from its beginning and whatever is added, until `stop` is set; an
+    empty chunk tells of a pause.
 
     When another file takes the name, the old one is read to its end first. When the file becomes
     shorter it is read anew. When its name ends in a date and the file of a later date is there,
@@ -74,7 +80,9 @@ def _follow(
 def _tail(
     file: FileIO, path: Path, stop: Event, poll_s: float
 ) -> Generator[bytes, None, Path | None]:
-    """Yield what is and comes in an open file, and return the path of its successor once there is one and this file is read to its end."""
+    """Yield what is and comes in an open file, and return the path of its successor once there is
+    one and this file is read to its end.
+    """
     ended = True
     successor: Path | None = None
     while not stop.is_set():
@@ -102,7 +110,9 @@ def _tail(
 
 
 def _successor(path: Path, file: FileIO) -> Path | None:
-    """Return where the log goes on: in another file that has the name now, or in the file of the next date. None while there is neither."""
+    """Return where the log goes on: in another file that has the name now, or in the file of the
+    next date. None while there is neither.
+    """
     try:
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return path

@@ -4,7 +4,8 @@
 line in `FORMATS` and a golden log. Text comes without colours, control characters and line end; see
 `reader`.
 
-Sources: tracing-subscriber 0.3.19 `fmt` (full and JSON formats), moshi-server 0.6.4 `main.rs`, the fork's `logging.rs`.
+Sources: tracing-subscriber 0.3.19 `fmt` (full and JSON formats), moshi-server 0.6.4 `main.rs`, the
+fork's `logging.rs`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _ICONS = "·●✓⚠✕"
 
 
 class Format(Protocol):
-    """A dialect. `parse` returns the record that a line begins, or None when the line is not of this dialect."""
+    """A dialect.
+
+    `parse` returns the record that a line begins, or None when the line is not of this dialect.
+    """
 
     name: str
 
@@ -37,7 +41,8 @@ class Format(Protocol):
 
 
 class Tracing:
-    """`2025-11-15T08:39:03.595169Z  INFO [span{..}: ]target: src/main.rs:475: message`, from `validate` without the source.
+    """`2025-11-15T08:39:03.595169Z  INFO [span{..}: ]target: src/main.rs:475: message`, from
+    `validate` without the source.
 
     The fork writes `2025-12-02 01:36:42.113` for the time.
     """
@@ -66,7 +71,8 @@ class Friendly:
 
     name = "friendly"
     _LINE = re.compile(
-        rf"{FRIENDLY_STAMP} \[(?:-|(?P<level>[A-Z]{{1,9}}))\] \[(?:-|(?P<target>[^\]]*))\](?: (?:{_SOURCE}:(?: |$))?(?P<message>.*))?",
+        rf"{FRIENDLY_STAMP} \[(?:-|(?P<level>[A-Z]{{1,9}}))\] \[(?:-"
+        rf"|(?P<target>[^\]]*))\](?: (?:{_SOURCE}:(?: |$))?(?P<message>.*))?",
         re.ASCII,
     )
 
@@ -76,13 +82,16 @@ class Friendly:
 
 
 class Icons:
-    """The fork's console: `time ICON LEVEL [target] [span: ..file.rs:475] message`, in the smallest style only time, icon, message."""
+    """The fork's console: `time ICON LEVEL [target] [span: ..file.rs:475] message`, in the smallest
+    style only time, icon, message.
+    """
 
     name = "icons"
     # In the compact style no target is written. A first word with `::` or `_` is one, `listening`
     # is not.
     _LINE = re.compile(
-        rf"{STAMP} (?P<icon>[{_ICONS}]) (?:{_LEVEL} (?:(?=\S*(?:_|::)){_TARGET} (?:(?P<spans>(?:\S+: )*){_SOURCE} )?)?)?(?P<message>.*)",
+        rf"{STAMP} (?P<icon>[{_ICONS}]) (?:{_LEVEL} (?:(?=\S*(?:_"
+        rf"|::)){_TARGET} (?:(?P<spans>(?:\S+: )*){_SOURCE} )?)?)?(?P<message>.*)",
         re.ASCII,
     )
 
@@ -97,7 +106,10 @@ class Icons:
 
 
 class JsonLines:
-    """The fork's `--json`: one object a line. Its fields become `name=value`, as the full format would have written them."""
+    """The fork's `--json`: one object a line.
+
+    Its fields become `name=value`, as the full format would have written them.
+    """
 
     name = "json"
     _STAMP = re.compile(STAMP, re.ASCII)
@@ -151,7 +163,10 @@ DIALECTS = frozenset(dialect.name for dialect in FORMATS)
 def _record(
     name: str, clock: Clock, stamp: re.Match[str], parts: Mapping[str, Any]
 ) -> LogRecord | None:
-    """Return the record of a line taken apart, or None when its time does not exist (30 February). Empty parts are absent ones."""
+    """Return the record of a line taken apart, or None when its time does not exist (30 February).
+
+    Empty parts are absent ones.
+    """
     time = clock.instant(stamp["minute"], stamp["seconds"], stamp["tail"])
     if time is None:
         return None

@@ -21,7 +21,9 @@ _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
 
 @dataclass(slots=True)
 class Counts:
-    """What was in a log so far: lines, events, lines of no dialect, and of the events those that were written."""
+    """What was in a log so far: lines, events, lines of no dialect, and of the events those that
+    were written.
+    """
 
     lines: int = 0
     records: int = 0
@@ -56,7 +58,10 @@ class Outcome:
 
 
 class Formatter:
-    """Formats one log; `feed` takes its blocks in order. Where blocks are cut makes no difference to the bytes that come out."""
+    """Formats one log; `feed` takes its blocks in order.
+
+    Where blocks are cut makes no difference to the bytes that come out.
+    """
 
     def __init__(
         self,
@@ -102,7 +107,7 @@ class Formatter:
         return out + b"".join(map(self._json, self._grouping.finish()))
 
     def outcome(self) -> Outcome:
-        """Return what this log came to, for a formatter that `take`s it for a part of a longer one."""
+        """Return what this log came to, for a formatter that `take`s it as a part of its own."""
         clock = self._style.clock
         return Outcome(
             self.counts,
@@ -114,7 +119,8 @@ class Formatter:
         )
 
     def can_take(self, part: Outcome) -> bool:
-        """Return whether another formatter made of the next part of this log, which begins with a record, what this one would have.
+        """Return whether another formatter made of the next part of this log, which begins with a
+        record, what this one would have.
 
         False also where what comes after that part depends on more than an outcome tells.
         """
@@ -136,7 +142,7 @@ class Formatter:
             self._redactor is not None and self._redactor.inside_block
         )
 
-    # --- line by line ------------------------------------------------------------------------------------------------------------
+    # --- line by line -----------------------------------------------------------------------------
 
     def _read(self, raw: bytes) -> Line:
         line = self._reader.line(raw)
@@ -201,10 +207,11 @@ class Formatter:
                 return b"".join(out) + (self._convert(rest) if rest else b"")
         return b"".join(out)
 
-    # --- the fast ways -----------------------------------------------------------------------------------------------------------
+    # --- the fast ways ----------------------------------------------------------------------------
 
     def _seen_before(self, raw: bytes, shape: bytes) -> bytes | None:
-        """Return the friendly text of a line like one that came before, or None where it has to be looked at.
+        """Return the friendly text of a line like one that came before, or None where it has to be
+        looked at.
 
         Of a line that is not wanted nothing is left.
         """
@@ -228,7 +235,9 @@ class Formatter:
         return shown
 
     def _convert(self, text: bytes, kind: int = 0) -> bytes:
-        """Return the friendly text of whole lines: rows of step kinds from number `kind` on in bulk, what is between line by line."""
+        """Return the friendly text of whole lines: rows of step kinds from number `kind` on in
+        bulk, what is between line by line.
+        """
         rows, begins, in_time, kind = self._rows(text, kind)
         if rows is None or begins is None:
             return self._lines(text)
@@ -334,7 +343,10 @@ def _split(block: bytes) -> list[bytes]:
 
 
 def _shown(line: Line, style: Style, redactor: Redactor | None) -> bytes:
-    """Return a line as it is written, with its line end; a record that came with its continuation becomes several."""
+    """Return a line as it is written, with its line end.
+
+    A record that came with its continuation becomes several.
+    """
     record = line.record or LogRecord("text", line.text)
     if redactor:
         record = redacted_record(record, redactor)

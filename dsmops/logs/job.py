@@ -30,7 +30,10 @@ _LINES_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class FormatReport:
-    """What a run saw and wrote. `output` is None for standard output; `redactions` counts hits by rule, None where redaction was off."""
+    """What a run saw and wrote. `output` is None for standard output.
+
+    `redactions` counts hits by rule, None where redaction was off.
+    """
 
     input: str
     output: Path | None
@@ -56,7 +59,8 @@ def format_log(
     on_note: Callable[[str], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> FormatReport:
-    """Format a log and return what was seen. `output` is a path, `-`, or None for the place that `plan_output` finds.
+    """Format a log and return what was seen. `output` is a path, `-`, or None for the place that
+    `plan_output` finds.
 
     `key` redacts under this key; None leaves everything in. With `stop` a log that `can_follow` is
     followed until it is set; `on_next` is told of each file of a later date in which it goes on.
@@ -70,8 +74,8 @@ def format_log(
     """
     following = stop is not None and can_follow(source)
     target = plan_output(source, output, following=following)
-    # A section is a file until its turn comes, so a stream, which may be endless, gets none. Nor does a
-    # wrapped log, whose lines may go on over the edges.
+    # A section is a file until its turn comes, so a stream, which may be endless, gets none. Nor
+    # does a wrapped log, whose lines may go on over the edges.
     sections = [] if target is None or following else plan_sections(source)
     if len(sections) > 1:
         if wrapper == AUTO and not is_wrapped(head_of(source)):
@@ -160,7 +164,9 @@ def merge_logs(
 
 
 class _Behind:
-    """Writes in a thread of its own: writing leaves the interpreter free, so it costs next to nothing beside the next block."""
+    """Writes in a thread of its own: writing leaves the interpreter free, so it costs next to
+    nothing beside the next block.
+    """
 
     def __init__(self, write: Write) -> None:
         self.written_bytes = 0
@@ -177,7 +183,10 @@ class _Behind:
             self._last.result()
 
     def put(self, data: bytes) -> None:
-        """Write `data` after what was put before; a failure shows at the next call or at the end."""
+        """Write `data` after what was put before.
+
+        A failure shows at the next call or at the end.
+        """
         if self._last:
             self._last.result()
         self.written_bytes += len(data)
@@ -190,7 +199,9 @@ def _pump(chunks: Iterable[bytes], formatter: Formatter, out: _Behind) -> None:
 
 
 def _take_over(others: list[SectionAtWork], formatter: Formatter, out: _Behind) -> None:
-    """Put what other processes made of the later sections, or format a section here where its own process could not know enough."""
+    """Put what other processes made of the later sections, or format a section here where its own
+    process could not know enough.
+    """
     for other in others:
         outcome = other.outcome()
         if outcome and formatter.can_take(outcome):

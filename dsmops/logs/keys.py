@@ -15,13 +15,15 @@ KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
 MIN_KEY_BYTES = 16
 MIN_DIFFERENT_BYTES = 6
 """A key of one letter repeated is as good as none."""
-"""Who guesses the key can try out every IPv4 address in seconds. 16 random bytes cannot be guessed."""
+"""Who guesses the key can try out every IPv4 address in seconds. 16 random bytes cannot be guessed.
+"""
 
 
 def load_or_create_key() -> bytes:
     """Return `DSMOPS_REDACTION_KEY`, else the key in this user's key file, made on first use.
 
-    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`, mode 0600.
+    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`, mode
+    0600.
     Two first runs at once agree on one key.
 
     Raises:
@@ -33,7 +35,8 @@ def load_or_create_key() -> bytes:
         return _checked(
             given,
             f"the key in {KEY_VARIABLE}",
-            f"Set {KEY_VARIABLE} to {MIN_KEY_BYTES} bytes or more (`openssl rand -hex 32`), or unset it.",
+            f"Set {KEY_VARIABLE} to {MIN_KEY_BYTES} bytes or more (`openssl rand -hex 32`), or "
+            f"unset it.",
         )
     path = _key_file()
     try:
@@ -43,7 +46,10 @@ def load_or_create_key() -> bytes:
         readable_by_others = stat.S_IMODE(path.stat().st_mode) & 0o077
         text = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as exc:
-        hint = f"Make the file readable and its folder writable, or set {KEY_VARIABLE} to {MIN_KEY_BYTES} secret bytes or more."
+        hint = (
+            "Make the file readable and its folder writable, or set "
+            f"{KEY_VARIABLE} to {MIN_KEY_BYTES} secret bytes or more."
+        )
         raise FileAccessError(
             translate(exc, path).message, hint=hint, code="logs.redaction_key"
         ) from exc
@@ -85,7 +91,7 @@ def _key_file() -> Path:
 
 
 def _create_once(path: Path) -> None:
-    """Write a new key under a name of our own, then link it in place: the first of two runs wins."""
+    """Write a new key under another name, then link it in place: the first of two runs wins."""
     own = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -20,7 +20,10 @@ _MOST_CONTINUATIONS = 1024
 _LINE_BYTES = 1000
 """Longer lines are not remembered: caches stay small on any log."""
 _MOST_LESSONS = 1000
-"""A lesson costs about as much as ten lines the slow way. A log of ever new shapes is not worth more of them."""
+"""A lesson costs about as much as ten lines the slow way.
+
+A log of ever new shapes is not worth more of them.
+"""
 
 
 class Templates:
@@ -33,7 +36,9 @@ class Templates:
         self.shapes: dict[bytes, ShapeTemplate | None] = {}
         """By shape; None where an experiment failed."""
         self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
-        """Raw lines that come again and do nothing but continue an event, with their service and what is written for them."""
+        """Raw lines that come again and do nothing but continue an event, with their service and
+        what is written for them.
+        """
         self._render, self._stamps, self._clock = render, stamps, stamps.clock
         self._seen: set[bytes] = set()
         self._rows: Counter[StepTemplate] = Counter()
@@ -73,7 +78,9 @@ class Templates:
         return True
 
     def learn_shape(self, raw: bytes, shape: bytes, dialect: str) -> None:
-        """Make a kind of a line that went the slow way, when its shape came before and no redaction rule looks at its digits."""
+        """Make a kind of a line that went the slow way, when its shape came before and no redaction
+        rule looks at its digits.
+        """
         if shape in self.shapes or dialect in ("json", "friendly") or len(raw) > _LINE_BYTES:
             return
         if shape not in self._seen:
@@ -92,7 +99,9 @@ class Templates:
     def learn_continuation(
         self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes
     ) -> None:
-        """Remember a line in which no rule may find anything, and which does nothing but continue an event."""
+        """Remember a line in which no rule may find anything, and which does nothing but continue
+        an event.
+        """
         if (
             raw in self.continuations
             or shown != unredacted

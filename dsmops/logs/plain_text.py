@@ -1,4 +1,6 @@
-"""Bytes of a line to text that is safe to show: no colours, no control characters, valid UTF-8, and nothing lost."""
+"""Bytes of a line to text that is safe to show: no colours, no control characters, valid UTF-8, and
+nothing lost.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import re
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _USUAL_COLOURS = ("\x1b[0m", "\x1b[2m", "\x1b[3m", "\x1b[32m")
-"""What tracing writes on every line; 4 plain replacements are 5 times faster than the pattern on its 18 codes a line."""
+"""What tracing writes on every line; 4 plain replacements are 5 times faster than the pattern on
+its 18 codes a line.
+"""
 
 _BLANKS = " \t\r"
 # C0 but for tab, DEL, C1, line and paragraph separators, the marks that turn text round (a line can
@@ -23,14 +27,18 @@ def decode(line: bytes) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Return `text` without colours and blanks at its end, its control characters spelled out like `\x07`. Idempotent."""
+    r"""Return `text` without colours and blanks at its end, its control characters spelled out like
+    `\x07`. Idempotent.
+    """
     # A power cut leaves megabytes of NUL in a log; the pattern would take a second for each.
     text = without_colours(text).rstrip(_BLANKS).replace("\0", "\\x00")
     return text if text.isascii() and text.isprintable() else _CONTROL.sub(_spelled, text)
 
 
 def without_colours(text: str) -> str:
-    """Return `text` without colour codes, those included that only the removal of others puts together."""
+    """Return `text` without colour codes, those included that only the removal of others puts
+    together.
+    """
     if "\x1b" in text:
         for code in _USUAL_COLOURS:
             text = text.replace(code, "")
@@ -40,7 +48,9 @@ def without_colours(text: str) -> str:
 
 
 def _without_nested(text: str) -> str:
-    """Return `text` without colour codes in one pass, however deep: passes until none is left would take hours for a hostile megabyte."""
+    """Return `text` without colour codes in one pass, however deep: passes until none is left would
+    take hours for a hostile megabyte.
+    """
     kept: list[str] = []
     for char in text:
         if char == "m":

@@ -27,13 +27,17 @@ _COLLECTED = re.compile(rb"\x1e(20[0-9T:.-]{24})Z\x1e")
 """The collector's time before a line that bears none, see `wrappers`."""
 
 MOST_SERVICES = 1000
-"""More names before a bar are no containers but a table somebody printed; what is remembered of each stays bounded."""
+"""More names before a bar are no containers but a table somebody printed.
+
+What is remembered of each stays bounded.
+"""
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CONTINUES = re.compile(
     r"$|[ \t]|Caused by:|[Ss]tack backtrace:|note: run with `RUST_BACKTRACE"
     r"|During handling of the above exception|The above exception was the direct cause"
-    r"|CUDA kernel errors might be|For debugging consider passing CUDA_|Compile with `TORCH_USE_CUDA"
+    r"|CUDA kernel errors might be|For debugging consider passing CUDA_"
+    r"|Compile with `TORCH_USE_CUDA"
 )
 
 _PANIC = r"thread '[^']*' (?:\(\d{1,9}\) )?panicked at .*:$"
@@ -44,18 +48,22 @@ _DEATHS = {
     ),
     "process": re.compile(
         r"memory allocation of \d{1,20} bytes failed|(?:free|malloc|realloc|munmap_chunk)\(\): "
-        r"|double free or corruption|corrupted (?:size|double-linked|unsorted)|\*\*\* stack smashing"
+        r"|double free or corruption|corrupted (?:size|double-linked|unsorted)"
+        r"|\*\*\* stack smashing"
         r"|terminate called (?:after|without|recursively)|Out of memory: Killed process"
-        r"|\S{1,300}: line \d{1,9}:\s{1,9}\d{1,10} (?:Segmentation fault|Aborted|Bus error|Killed)\s"
+        r"|\S{1,300}: line \d{1,9}:\s{1,9}\d{1,10} (?:Segmentation fault|Aborted|Bus error"
+        r"|Killed)\s"
         r"|(?:Segmentation fault|Aborted|Bus error|Killed"
-        r"|Illegal instruction|Floating point exception|Trace/breakpoint trap)(?: \(core dumped\).*|$)"
+        r"|Illegal instruction|Floating point exception"
+        r"|Trace/breakpoint trap)(?: \(core dumped\).*|$)"
     ),
     "cuda": re.compile(
         r"\S{1,300}:\d{1,9}: .*Assertion .*failed|.*device-side assert triggered|CUDA error"
         r"|.*: Assertion `.*' failed\.|GGML_ASSERT|ggml_cuda_|cuda(?:Error|GetLastError)\w*[:(]"
     ),
     "python": re.compile(
-        r"Fatal Python error: |Exception in thread |Exception ignored in: |(?:CRITICAL|FATAL|ERROR)[: ]"
+        r"Fatal Python error: |Exception in thread |Exception ignored in: |(?:CRITICAL|FATAL"
+        r"|ERROR)[: ]"
     ),
 }
 _MAY_DIE = re.compile("|".join(pattern.pattern for pattern in _DEATHS.values()))
@@ -63,7 +71,10 @@ _MAY_DIE = re.compile("|".join(pattern.pattern for pattern in _DEATHS.values()))
 
 
 class Line(NamedTuple):
-    """A line as the reader understands it. Exactly one of three: it begins an event, it continues one, or it is mere text."""
+    """A line as the reader understands it.
+
+    Exactly one of three: it begins an event, it continues one, or it is mere text.
+    """
 
     text: str
     """The cleaned line, without `prefix`."""
@@ -159,16 +170,18 @@ class Reader:
 
     @property
     def knows_services(self) -> bool:
-        """Whether there were lines of docker compose, whose containers each have an event that may go on."""
+        """Whether there were lines of docker compose, whose containers each have an event that may
+        go on.
+        """
         return any(self._events.keys() - {None})
 
     def begin(self, service: str | None, level: str | None) -> None:
-        """Take note that an event began, for a caller that understood its line without the reader."""
+        """Take note that an event began, for a caller that read its line without the reader."""
         event = self._events.get(service) or self._events.setdefault(service, _Event())
         event.is_error, event.in_traceback, event.panicked = level == "ERROR", False, False
 
     def in_traceback(self, service: str | None) -> bool:
-        """Return whether the next line of a service may belong to its event whatever it looks like."""
+        """Return whether any next line of a service may belong to its event."""
         event = self._events.get(service)
         return event is not None and (event.in_traceback or event.panicked)
 
@@ -185,7 +198,8 @@ class Reader:
 
 
 def parse(lines: Iterable[bytes], clock: Clock | None = None) -> Iterator[LogRecord]:
-    """Yield the records of a log whose lines come without line ends; default clock: the machine's zone for stamps without one.
+    """Yield the records of a log whose lines come without line ends; default clock: the machine's
+    zone for stamps without one.
 
     Lines that belong to an event are in its `continuation`. A line of no dialect is a record of
     format `text`. Records come in the order in which they are complete, so containers of docker

@@ -1,4 +1,5 @@
-"""Redaction: secrets and personal data out, keyed pseudonyms in, so that one caller stays one caller.
+"""Redaction: secrets and personal data out, keyed pseudonyms in, so that one caller stays one
+caller.
 
 Nothing is promised about free text that no rule describes. What a rule finds is gone: a pseudonym
 is an HMAC under a key that stays with the operator, and texts to be spoken are dropped altogether.
@@ -320,11 +321,13 @@ def _remember(cache: dict[K, V], key: K, value: V) -> None:
 
 
 def redact(data: bytes, key: bytes) -> Redacted:
-    """Return `data` redacted under `key`, with line endings, invalid UTF-8 and everything the rules do not name as they were.
+    """Return `data` redacted under `key`, with line endings, invalid UTF-8 and everything the rules
+    do not name as they were.
 
     Only where a rule hits are the colours of that line gone with it.
 
-    Idempotent: pseudonyms are no hits. The same value gives the same pseudonym under the same key, in this text and any other.
+    Idempotent: pseudonyms are no hits. The same value gives the same pseudonym under the same key,
+    in this text and any other.
     """
     redactor = Redactor(key)
     out = b"".join(map(redactor.block, cut_blocks(read_chunks(BytesIO(data)))))
@@ -332,7 +335,8 @@ def redact(data: bytes, key: bytes) -> Redacted:
 
 
 def scan(content: bytes | Iterable[bytes]) -> dict[str, int]:
-    """Return how often each rule would hit in `content`; empty means nothing that redaction knows is left in it.
+    """Return how often each rule would hit in `content`; empty means nothing that redaction knows
+    is left in it.
 
     Chunks of any size are taken in constant memory; `decompressed` makes them of a stream.
     Compressed content is not looked into.

@@ -14,7 +14,10 @@ SCHEMA = "dsmops.log-record/1"
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How lines look: the zone and hours of `clock`, with or without source, JSON instead; `strip_raw` trims lines without a stamp."""
+    """How lines look: the zone and hours of `clock`, with or without source, JSON instead.
+
+    `strip_raw` trims lines without a stamp.
+    """
 
     clock: Clock = field(default_factory=Clock)
     source: bool = True

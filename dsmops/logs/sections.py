@@ -2,8 +2,10 @@
 
 What a line becomes depends on lines before it only here and there: on an open PEM block or list, on
 containers of docker compose, and, for stamps without a zone, in the hour that occurs twice. So each
-section begins at a record and is formatted as a log of its own, and its result is taken only where the
-sections before left nothing behind that matters to it. Otherwise that section is formatted once more,
+section begins at a record and is formatted as a log of its own, and its result is taken only where
+the
+sections before left nothing behind that matters to it. Otherwise that section is formatted once
+more,
 here.
 """
 
@@ -81,7 +83,9 @@ class Section:
 
 
 def plan_sections(source: str) -> list[Section]:
-    """Return the sections of a source: one for each processor, or at most one where it is no big plain file or has no place to cut."""
+    """Return the sections of a source: one for each processor, or at most one where it is no big
+    plain file or has no place to cut.
+    """
     path = local_path(source)
     try:
         with path.open("rb", buffering=0) as file:
@@ -136,7 +140,10 @@ class SectionAtWork:
         os.close(results)
 
     def outcome(self) -> Outcome | None:
-        """Wait for the process and return what it came to; None where it failed, and the section has to be formatted here."""
+        """Wait for the process and return what it came to.
+
+        None where it failed, and the section has to be formatted here.
+        """
         with os.fdopen(self._results, "rb", closefd=False) as file:
             data = file.read()
         self.output.seek(0)
@@ -152,7 +159,9 @@ class SectionAtWork:
 
 @contextmanager
 def at_work(sections: list[Section], formatter: Formatter) -> Iterator[list[SectionAtWork]]:
-    """Yield the sections, each being formatted by a process of its own with a copy of `formatter`, which has seen nothing yet."""
+    """Yield the sections, each being formatted by a process of its own with a copy of `formatter`,
+    which has seen nothing yet.
+    """
     working: list[SectionAtWork] = []
     try:
         working.extend(SectionAtWork(section, formatter) for section in sections)
@@ -165,7 +174,9 @@ def at_work(sections: list[Section], formatter: Formatter) -> Iterator[list[Sect
 def _work(
     section: Section, formatter: Formatter, output: BinaryIO, results: int, parent: int
 ) -> None:
-    """Format a section in the child, and end the child whatever happens: the parent sees results or none."""
+    """Format a section in the child, and end the child whatever happens: the parent sees results or
+    none.
+    """
     try:
         for block in cut_blocks(section.chunks()):
             if os.getppid() != parent:  # It was killed, and nobody will come for the results.

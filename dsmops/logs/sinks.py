@@ -1,4 +1,6 @@
-"""Where friendly logs go: a file that appears whole, compressed if its name says so, or an open stream."""
+"""Where friendly logs go: a file that appears whole, compressed if its name says so, or an open
+stream.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def plan_output(source: str, output: str | None, *, following: bool = False) -> 
 
 
 def refuse_same_file(source: str, target: Path | int) -> None:
-    """Raise an `InputError` where a source and a target, a path or an open file descriptor, are the same regular file."""
+    """Raise an `InputError` where a source and a target, a path or an open file descriptor, are the
+    same regular file.
+    """
     try:
         ours = os.fstat(0) if source == STDIN else local_path(source).stat()
         theirs = os.fstat(target) if isinstance(target, int) else target.stat()
@@ -70,7 +74,8 @@ def refuse_same_file(source: str, target: Path | int) -> None:
 
 @contextmanager
 def open_sink(target: Path, *, streaming: bool = False) -> Iterator[Write]:
-    """Return a context whose value writes bytes to `target`, which appears whole when the block ends well, or not at all.
+    """Return a context whose value writes bytes to `target`, which appears whole when the block
+    ends well, or not at all.
 
     Names that end in `.gz` or `.zst` are compressed. Devices and pipes are written as they are, and
     so are files with `streaming`, for output that has no end.

@@ -5,8 +5,10 @@ made, by experiment: the slow way runs on the same line at another time and with
 where the marks come out is where the numbers belong. So the fast ways know neither dialects nor
 styles, and cannot disagree with the slow one about them. There are two:
 
-- `StepTemplate`, for step lines by the million: one `split` of a block by a pattern gives the numbers of all its rows, one `join` the text;
-- `ShapeTemplate`, for the other lines that come again: the line's bytes with all digits as 0 are the key, and slices give the numbers.
+- `StepTemplate`, for step lines by the million: one `split` of a block by a pattern gives the
+  numbers of all its rows, one `join` the text;
+- `ShapeTemplate`, for the other lines that come again: the line's bytes with all digits as 0 are
+  the key, and slices give the numbers.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ Render = Callable[[bytes], Rendered | None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How lines like one raw line are made: `head`, the stamp, `first`, then `parts`, each a text or an index into `numbers`."""
+    """How lines like one raw line are made: `head`, the stamp, `first`, then `parts`, each a text
+    or an index into `numbers`.
+    """
 
     stamp: re.Match[bytes]
     stamps: FriendlyStamps
@@ -61,7 +65,10 @@ class Recipe:
     marks: tuple[str, ...]
     """What stands for the numbers in the message of `record`."""
     numbers: tuple[Span, ...]
-    """Places of the numbers in the raw line, in order. Digits elsewhere, but for those of colours, do not come out."""
+    """Places of the numbers in the raw line, in order.
+
+    Digits elsewhere, but for those of colours, do not come out.
+    """
     head: bytes
     first: bytes
     parts: tuple[bytes | int, ...]
@@ -167,7 +174,11 @@ def _probe(raw: bytes, stamp: re.Match[bytes], numbers: Mapping[bytes, Span]) ->
 
 
 class StepTemplate:
-    """Step lines of one kind. `pattern` has a group for the minute, one for the seconds, and one for each number, in this order."""
+    """Step lines of one kind.
+
+    `pattern` has a group for the minute, one for the seconds, and one for each number, in this
+    order.
+    """
 
     def __init__(self, raw: bytes, dialect: str, recipe: Recipe) -> None:
         self.record, self.hits = recipe.record, recipe.hits
@@ -205,7 +216,10 @@ class StepTemplate:
 
 
 class Rows:
-    """The rows of one kind in a text, as columns. `between[i]` is what stands before row i; its last item is what follows the last."""
+    """The rows of one kind in a text, as columns. `between[i]` is what stands before row i.
+
+    Its last item is what follows the last.
+    """
 
     def __init__(
         self, template: StepTemplate, recipe: Recipe, pieces: list[Any], width: int
@@ -219,7 +233,10 @@ class Rows:
         self._recipe = recipe
 
     def begins(self, clock: Clock) -> dict[bytes, datetime] | None:
-        """Return the UTC time at which each minute in the column begins; None where one occurs twice or never."""
+        """Return the UTC time at which each minute in the column begins.
+
+        None where one occurs twice or never.
+        """
         found = {
             minute: clock.minute(minute.decode(), self.template.tail)
             for minute in set(self.minutes)
@@ -270,7 +287,10 @@ class Rows:
 
 
 class ShapeTemplate:
-    """Lines of one shape, which is a line's bytes with all digits as 0. Not for JSON, where it matters which digit a number begins with."""
+    """Lines of one shape, which is a line's bytes with all digits as 0.
+
+    Not for JSON, where it matters which digit a number begins with.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.record = recipe.record
@@ -288,7 +308,9 @@ class ShapeTemplate:
         self._source_line = places.get(str(recipe.record.line))
 
     def format(self, raw: bytes, clock: Clock) -> bytes | None:
-        """Return the friendly line with its end, or None where the digits make no stamp, and the slow way has to tell."""
+        """Return the friendly line with its end, or None where the digits make no stamp, and the
+        slow way has to tell.
+        """
         minute, seconds = raw[self._minute], raw[self._seconds]
         sides = self._sides.get(minute) or self._look_up(minute, clock)
         if (

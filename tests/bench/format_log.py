@@ -20,6 +20,7 @@ from tests.logs.server_logs import CAUSES, START, ansi, other, step
 LOG_BYTES = 220_000_000
 SMALL_BYTES = 20_000_000
 """For the peak memory, which has to be the same as for the large log."""
+JSONL, FILTER = "dsmops format-log --jsonl", "dsmops format-log, filtered"
 OURS, SCRIPT, SED = "dsmops format-log", "line-by-line script", "sed, colours only"
 
 
@@ -90,19 +91,20 @@ def main() -> int:
         def command(*words: str | Path) -> Callable[[], ChildRun]:
             return lambda: _check(run_child(words, env=env))
 
-        def ours(source: Path) -> Callable[[], ChildRun]:
-            return command(
-                sys.executable, "-m", "dsmops", "format-log", source, "-o", target, "--quiet"
-            )
+        def ours(source: Path, *options: str) -> Callable[[], ChildRun]:
+            words = (sys.executable, "-m", "dsmops", "format-log", source, "-o", target, "--quiet")
+            return command(*words, *options)
 
         contestants = [
             Contestant(OURS, ours(big)),
+            Contestant(JSONL, ours(big, "--jsonl")),
+            Contestant(FILTER, ours(big, "--level", "info", "--since", "2025-11-15 09:00")),
             Contestant(
                 SCRIPT, command(sys.executable, "-m", "tests.bench.format_log", big, target)
             ),
             Contestant(SED, command("sh", "-c", f"sed 's/\x1b\\[[0-9;]*m//g' {big} > {target}")),
         ]
-        figures = race(contestants, rounds=5)
+        figures = race(contestants, rounds=3)
         show(f"format-log, {size / 1e6:.0f} MB", figures, baselines=[SCRIPT, SED])
         speed = {name: round(size / 1e6 / figures.median_s(name), 1) for name in figures.rounds_s}
         peak = {"small": ours(small)().peak_rss_bytes, "big": ours(big)().peak_rss_bytes}

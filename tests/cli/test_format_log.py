@@ -54,7 +54,9 @@ def test_a_log_becomes_the_friendly_one_beside_its_raw_folder(log: Path) -> None
 
 
 def test_stdout_and_options(log: Path) -> None:
-    """`-o -`, zones, 24 hours, no source, trimmed continuation, no redaction: each does what its help says."""
+    """`-o -`, zones, 24 hours, no source, trimmed continuation, no redaction: each does what its
+    help says.
+    """
     run = dsmops(
         "format-log",
         log,
@@ -102,7 +104,9 @@ def test_the_local_zone_is_the_default(log: Path) -> None:
 
 
 def test_json_lines_hold_whole_events(log: Path) -> None:
-    """--jsonl gives one object per event with its continuation; --json gives one document about the run when a file is written."""
+    """--jsonl gives one object per event with its continuation; --json gives one document about the
+    run when a file is written.
+    """
     run = dsmops("format-log", log, "-o", "-", "--jsonl")
     first, second, third = map(json.loads, run.stdout.splitlines())
     assert (first["time"], first["line"], first["message"]) == (
@@ -120,7 +124,10 @@ def test_json_lines_hold_whole_events(log: Path) -> None:
 
 
 def test_several_logs_and_folders_get_one_output_each(log: Path, tmp_path: Path) -> None:
-    """A folder stands for the logs in it; captures and audio in it are left alone; one bad file does not keep the others."""
+    """A folder stands for the logs in it; captures and audio in it are left alone.
+
+    One bad file does not keep the others.
+    """
     folder = log.parent
     other = folder / "log.tts.2025-11-15"
     other.write_text(plain(EVENT) + "\n")
@@ -150,7 +157,10 @@ def test_several_logs_and_folders_get_one_output_each(log: Path, tmp_path: Path)
 
 
 def test_merged_logs_stand_in_the_order_of_time(tmp_path: Path) -> None:
-    """Events of two servers by time, each with its causes and its server's name; rotated files of one server without."""
+    """Events of two servers by time, each with its causes and its server's name.
+
+    Rotated files of one server without.
+    """
     files = []
     for name, offset in (("log.stt.2025-11-15", 0), ("log.tts.2025-11-15", 1)):
         lines = []
@@ -230,7 +240,7 @@ def test_formatting_twice_changes_nothing(log: Path) -> None:
         (["LOG", "--tz", "Mars/Base"], 2, "is not a time zone"),
         (["LOG", "--tz", "Europe/Pariss"], 2, "Europe/Paris"),
         (["LOG", "--level", "loud"], 2, "use trace, debug, info, warn or error"),
-        (["LOG", "--since", "soon"], 3, "is no time"),
+        (["LOG", "--since", "soon"], 3, "is not a time"),
         (["LOG", "-o", "-", "--json"], 2, "name a file with -o"),
         (["LOG", "--follow", "-o", "out.gz"], 3, "cannot be compressed"),
         ([], 2, "Missing argument"),
@@ -307,7 +317,10 @@ class Following:
 
 
 def test_following_goes_through_rotation_and_ends_with_ctrl_c(log: Path) -> None:
-    """Lines come as they are written, through a rename and a truncation; Ctrl-C writes a last half line, sums up, and exits 130."""
+    """Lines come as they are written, through a rename and a truncation.
+
+    Ctrl-C writes a last half line, sums up, and exits 130.
+    """
     following = Following(log)
     try:
         assert following.line() == LINE + "\n"
@@ -373,7 +386,10 @@ def test_following_json_lines_does_not_hold_the_last_event_back(log: Path) -> No
 
 
 def test_the_machines_key_is_made_in_the_state_folder(log: Path) -> None:
-    """The first run makes a key for this user, later runs use it; with a key of the environment pseudonyms are others."""
+    """The first run makes a key for this user, later runs use it.
+
+    With a key of the environment pseudonyms are others.
+    """
     runs = [
         dsmops("format-log", log, "-o", "-", env=env).stdout
         for env in ({}, {}, {"DSMOPS_REDACTION_KEY": "another key of ours"})

@@ -16,7 +16,10 @@ from urllib.parse import quote
 
 @dataclass(frozen=True)
 class Disguise:
-    """What a program makes of `auth_id="value" ` and other messages. `dress` gets them and the secret."""
+    """What a program makes of `auth_id="value" ` and other messages.
+
+    `dress` gets them and the secret.
+    """
 
     name: str
     dress: Callable[[str, str], str]

@@ -1,4 +1,5 @@
-"""What `format-log` has to write, said the slow and plain way: one line at a time, one thing after another, nothing remembered but state.
+"""What `format-log` has to write, said the slow and plain way: one line at a time, one thing after
+another, nothing remembered but state.
 
 It shares the tables with the package, redaction rules without their hints and escapes, and nothing else.
 """
@@ -135,7 +136,7 @@ class Oracle:
             line += f" {start.spans}:"
         return f"{line} {start.message}" if start.message else line
 
-    # --- dialects ----------------------------------------------------------------------------------------------------------------
+    # --- dialects ---------------------------------------------------------------------------------
 
     def start(self, text: str) -> Start | None:
         for dialect in (self.friendly_line, self.json_line, self.icon_line, self.tracing_line):
@@ -293,7 +294,7 @@ class Oracle:
         self.last_local = second if first < second and went_back else first
         return self.last_local
 
-    # --- filters -----------------------------------------------------------------------------------------------------------------
+    # --- filters ----------------------------------------------------------------------------------
 
     def wanted(self, start: Start | None, text: str, service: str) -> bool:
         options = self.options
@@ -343,7 +344,7 @@ class Oracle:
         self.kept[service] = kept
         return kept
 
-    # --- redaction ---------------------------------------------------------------------------------------------------------------
+    # --- redaction --------------------------------------------------------------------------------
 
     def redacted(self, text: str, *, stamped: bool = False, message: bool = True) -> str:
         if self.options.key is None:

@@ -1,4 +1,6 @@
-"""Messages with secrets planted in them, made from a random source: the corpus on which redaction must miss nothing."""
+"""Messages with secrets planted in them, made from a random source: the corpus on which redaction
+must miss nothing.
+"""
 
 from __future__ import annotations
 
@@ -244,7 +246,8 @@ def command_line(rng: random.Random) -> Planted:
     value = chars(rng, 20)
     return Planted(
         "key",
-        f"+ {rng.choice(['huggingface-cli login --token', 'serve --api-key', 'x --password'])} {value} --add",
+        f"+ {rng.choice(['huggingface-cli login --token', 'serve --api-key', 'x --password'])} "
+        f"{value} --add",
         (value,),
     )
 
@@ -469,7 +472,8 @@ def tts_text(rng: random.Random) -> Planted:
     shown = json.dumps(texts, ensure_ascii=False)
     form = rng.choice(
         [
-            f"handling tts query Json(TtsQuery {{ text: {shown}, seed: 42, temperature: 0.8, voice: None }})",
+            f"handling tts query Json(TtsQuery {{ text: "
+            f"{shown}, seed: 42, temperature: 0.8, voice: None }})",
             f'handling py streaming post query Json(TtsQuery {{ text: {json.dumps(" ".join(texts), ensure_ascii=False)}, voice: "a" }})',
             f"starting tts prompt={shown}",
             f'saved query {{"texts": {shown}, "seed": 1}}',

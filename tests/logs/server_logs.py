@@ -1,4 +1,5 @@
-"""Server logs of every dialect, made from a random source: for fuzzing, for the seeded corpus and for benchmarks.
+"""Server logs of every dialect, made from a random source: for fuzzing, for the seeded corpus and
+for benchmarks.
 
 The dialects are written here from their description, independently of the code that reads them.
 """
@@ -49,7 +50,8 @@ def ansi(event: Event) -> str:
     fields = [f"\x1b[3m{name}\x1b[0m{dim('=')}{value}" for name, value in event.fields.items()]
     message = " ".join(filter(None, [event.message, *fields]))
     return (
-        f"{dim(stamp)} \x1b[{COLOURS[event.level]}m{event.level:>5}\x1b[0m {dim(event.target)}{dim(':')} "
+        f"{dim(stamp)} \x1b[{COLOURS[event.level]}m{event.level:>5}\x1b[0m "
+        f"{dim(event.target)}{dim(':')} "
         f"{dim(event.file)}{dim(':')}{dim(f'{event.line}:')} {message}"
     )
 
@@ -337,7 +339,9 @@ def server_log(
     steps: float = 0.9,
     dialects: Iterator[str] | None = None,
 ) -> Iterator[str]:
-    """Yield about so many lines of a log: runs of one dialect, mostly steps, with causes, tracebacks and prints between them."""
+    """Yield about so many lines of a log: runs of one dialect, mostly steps, with causes,
+    tracebacks and prints between them.
+    """
     time, index = start, rng.randint(0, 10**6)
     name = "ansi"
     for _ in range(lines):

@@ -57,7 +57,9 @@ def test_stamps_are_what_strftime_says(time: datetime, zone: str) -> None:
     ],
 )
 def test_local_stamps_through_the_hour_that_occurs_twice(zone: str, start: datetime) -> None:
-    """A log without zones that runs through the change is told apart by the step back, and a little disorder does no harm."""
+    """A log without zones that runs through the change is told apart by the step back, and a little
+    disorder does no harm.
+    """
     clock = Clock(ZoneInfo(zone))
     for seconds in range(0, 3 * 3600, 30):
         for disorder_s in (0, -5):
@@ -66,7 +68,9 @@ def test_local_stamps_through_the_hour_that_occurs_twice(zone: str, start: datet
 
 
 def test_an_hour_that_was_skipped_is_taken_by_the_offset_before() -> None:
-    """02:30 on the day the clocks go forward is shown as 03:30, which is what the same clock would have said."""
+    """02:30 on the day the clocks go forward is shown as 03:30, which is what the same clock would
+    have said.
+    """
     clock = Clock(ZoneInfo("America/New_York"))
     time = read_local(clock, datetime(2025, 3, 9, 2, 30))
     assert time == datetime(2025, 3, 9, 7, 30, tzinfo=UTC)

@@ -103,7 +103,9 @@ PIECES += [
 
 @given(text=st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=14).map("".join))
 def test_views_are_what_the_plain_way_makes_of_a_line(text: str) -> None:
-    """Every view of any line equals that of an implementation that goes character by character, and so does the place of each of its characters."""
+    """Every view of any line equals that of an implementation that goes character by character, and
+    so does the place of each of its characters.
+    """
     text = text.replace("\n", " ")
     expected = plain_views(text)
     found = list(views(text))

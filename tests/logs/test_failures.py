@@ -51,7 +51,10 @@ def test_a_failure_is_found_by_its_line(name: str) -> None:
 
 
 def test_a_line_tells_cause_and_consequence() -> None:
-    """The line of 0.6.4 names both, the cause first; that of 0.6.3 is understood too, and each failure is counted."""
+    """The line of 0.6.4 names both, the cause first.
+
+    That of 0.6.3 is understood too, and each failure is counted.
+    """
     modern = 'task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
     older = 'model loop err err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
     seen = find_failures([f"{HEAD}{line}".encode() for line in (modern, older)])
@@ -85,7 +88,9 @@ def test_what_a_client_says_is_no_failure() -> None:
 
 
 def test_evidence_holds_no_secrets() -> None:
-    """Keys and home folders are redacted in what is shown, long lines are cut, and bytes that are no text are spelled out."""
+    """Keys and home folders are redacted in what is shown, long lines are cut, and bytes that are
+    no text are spelled out.
+    """
     secret = b'\xff auth_id: Some("0b4c-tell-nobody") /home/alice/x ' + b"y" * 100_000
     (seen,) = find_failures([secret])
     assert b"tell-nobody" not in seen.evidence.encode()

@@ -41,7 +41,9 @@ def test_without_limits_all_lines_come_through() -> None:
 
 
 def test_a_level_brings_what_is_above_with_all_its_lines() -> None:
-    """Causes come with their error, a traceback of its own counts as an error, and prints go with the event before them."""
+    """Causes come with their error, a traceback of its own counts as an error, and prints go with
+    the event before them.
+    """
     assert kept(Filter(level="ERROR")) == ["at 10", *CAUSES, *TRACEBACK]
     assert kept(Filter(level="WARN")) == ["at 10", *CAUSES, "at 20", *TRACEBACK]
     assert kept(Filter(level="INFO"))[:2] == ["at 0", "printed"]
@@ -55,7 +57,10 @@ def test_a_target_brings_what_is_below_it() -> None:
 
 
 def test_times_include_the_first_instant_and_not_the_last() -> None:
-    """A record at `since` is in, one at `until` is out; a traceback happened when the record before it did."""
+    """A record at `since` is in, one at `until` is out.
+
+    A traceback happened when the record before it did.
+    """
     limits = Filter(since=START + timedelta(seconds=10), until=START + timedelta(seconds=20))
     assert kept(limits) == ["at 10", *CAUSES]
     assert kept(Filter(since=START + timedelta(seconds=20))) == ["at 20", *TRACEBACK, "at 30"]
@@ -91,6 +96,6 @@ def test_moments(text: str, expected: datetime) -> None:
 )
 def test_what_is_no_moment_is_refused(text: str) -> None:
     """The error quotes the text, and the hint shows how to write a time."""
-    with pytest.raises(InputError, match="is no time") as error:
+    with pytest.raises(InputError, match="is not a time") as error:
         parse_moment(text, NOW, PARIS)
     assert "-3h" in error.value.hint

@@ -139,7 +139,9 @@ def assert_same(data: bytes, chunk: int, options: Options) -> None:
 
 @given(seed=st.integers(0, 2**64))
 def test_any_log_gives_the_bytes_of_the_plain_way(seed: int) -> None:
-    """Mixed dialects, clock changes, secrets, filters and damage, cut into chunks of any size: the same bytes and the same counts."""
+    """Mixed dialects, clock changes, secrets, filters and damage, cut into chunks of any size: the
+    same bytes and the same counts.
+    """
     rng = random.Random(seed)
     start = rng.choice(STARTS)
     assert_same(
@@ -175,13 +177,17 @@ PIECES = [
 def test_any_bytes_give_the_bytes_of_the_plain_way(
     pieces: list[bytes], chunk: int, zone: tzinfo, key: bytes | None
 ) -> None:
-    """Pieces of log lines and arbitrary bytes in any order never raise, and give what the plain way gives."""
+    """Pieces of log lines and arbitrary bytes in any order never raise, and give what the plain way
+    gives.
+    """
     assert_same(b"".join(pieces), chunk, Options(zone=zone, key=key))
 
 
 @given(seed=st.integers(0, 2**64))
 def test_json_lines_do_not_depend_on_the_cut(seed: int) -> None:
-    """With --jsonl each line of the log is in exactly one document, the same ones wherever the log is cut."""
+    """With --jsonl each line of the log is in exactly one document, the same ones wherever the log
+    is cut.
+    """
     rng = random.Random(seed)
     data = some_log(rng, START)
     whole, ours = formatted(data, len(data) or 1, Options(key=KEY), jsonl=True)
@@ -230,7 +236,9 @@ def test_step_lines_of_every_dialect_go_the_fast_way(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ansi", "plain", "spans", "local_time", "pretty", "compose_ansi"])
 def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
-    """After two lines with other numbers a message is known, and its lines still come out as the plain way has them."""
+    """After two lines with other numbers a message is known, and its lines still come out as the
+    plain way has them.
+    """
     events = [
         Event(
             START + timedelta(minutes=index),

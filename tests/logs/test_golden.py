@@ -1,4 +1,7 @@
-"""Golden logs: what each dialect becomes, as text and as JSON Lines. `--update-golden` rewrites them; read the difference like code."""
+"""Golden logs: what each dialect becomes, as text and as JSON Lines.
+
+`--update-golden` rewrites them; read the difference like code.
+"""
 
 from datetime import UTC, tzinfo
 from pathlib import Path
@@ -27,7 +30,9 @@ CASES = sorted(path.stem for path in FOLDER.glob("*.log"))
 def test_a_log_becomes_what_it_was_agreed_to_become(
     case: str, style: str, request: pytest.FixtureRequest
 ) -> None:
-    """Every dialect, nasty cases included, redacted under a fixed key: byte for byte what is kept beside it."""
+    """Every dialect, nasty cases included, redacted under a fixed key: byte for byte what is kept
+    beside it.
+    """
     formatter = Formatter(
         Style(Clock(ZONES.get(case, UTC)), jsonl=style == "jsonl"), redactor=Redactor(KEY)
     )

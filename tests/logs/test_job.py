@@ -1,4 +1,6 @@
-"""Whole runs: where output goes, that it is whole, and that a file in sections is the file in one go."""
+"""Whole runs: where output goes, that it is whole, and that a file in sections is the file in one
+go.
+"""
 
 import gzip
 import os
@@ -55,11 +57,13 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-# --- where the output goes -----------------------------------------------------------------------------------------------------------
+# --- where the output goes ------------------------------------------------------------------------
 
 
 def test_a_raw_folder_is_left_by_one_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen from the real place of the file: from inside the folder, through a link, and not for a folder of another name."""
+    """Seen from the real place of the file: from inside the folder, through a link, and not for a
+    folder of another name.
+    """
     raw = tmp_path / "moshi-logs" / "raw"
     raw.mkdir(parents=True)
     (raw / "log.x").write_text("")
@@ -81,7 +85,10 @@ def test_streams_stay_streams() -> None:
 
 
 def test_pipes_and_devices_go_to_standard_output(tmp_path: Path) -> None:
-    """`format-log <(zcat log.gz)` has no place beside its input; nothing is made in /dev or /proc."""
+    """`format-log <(zcat log.gz)` has no place beside its input.
+
+    Nothing is made in /dev or /proc.
+    """
     os.mkfifo(tmp_path / "pipe")
     assert plan_output(str(tmp_path / "pipe"), None) is None
     assert plan_output("/dev/null", None) is None
@@ -109,7 +116,9 @@ def test_a_missing_input_leaves_the_output_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_failing_run_leaves_nothing_behind(log: Path, tmp_path: Path) -> None:
-    """Compressed data that ends too early, half-way through: the old output stays, and no partial file is left."""
+    """Compressed data that ends too early, half-way through: the old output stays, and no partial
+    file is left.
+    """
     packed = tmp_path / "log.gz"
     packed.write_bytes(gzip.compress(log.read_bytes() * 50)[:-10])
     (tmp_path / "out").write_text("old")
@@ -164,7 +173,7 @@ def test_the_report_counts_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b""
 
 
-# --- sections ---------------------------------------------------------------------------------------------------------------------------
+# --- sections -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,7 +233,10 @@ LOGS["clocks go back"] = [
 def test_a_file_in_parts_is_the_file_in_one_go(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever passes from one part to the next, bytes and counts are those of the plain way; filters and JSON Lines too."""
+    """Whatever passes from one part to the next, bytes and counts are those of the plain way.
+
+    Filters and JSON Lines too.
+    """
     taken = []
     take = Formatter.take
     monkeypatch.setattr(
@@ -273,7 +285,10 @@ def test_a_part_that_fails_is_formatted_again(
 
 
 def _children() -> set[str]:
-    """The processes of this one that are alive or not yet waited for; other tests' servers may be among them."""
+    """The processes of this one that are alive or not yet waited for.
+
+    Other tests' servers may be among them.
+    """
     return {
         pid
         for task in Path("/proc/self/task").glob("*/children")
@@ -295,7 +310,9 @@ def test_a_file_that_is_replaced_meanwhile_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.fault
 def test_a_killed_run_leaves_the_old_output_and_the_next_one_succeeds(tmp_path: Path) -> None:
-    """`kill -9` at several moments: the target is the old file or the complete new one, and no process goes on for long."""
+    """`kill -9` at several moments: the target is the old file or the complete new one, and no
+    process goes on for long.
+    """
     path, target = tmp_path / "log", tmp_path / "out"
     path.write_bytes("\n".join(LOGS["step lines"] * 3000).encode() + b"\n")
     run(path, tmp_path / "expected")

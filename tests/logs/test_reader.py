@@ -41,14 +41,18 @@ def records(*lines: str) -> list[LogRecord]:
 
 
 def test_colours_within_colours_go_in_linear_time() -> None:
-    """A code that only the removal of others puts together goes too, however deep, and what is left over is spelled out."""
+    """A code that only the removal of others puts together goes too, however deep, and what is left
+    over is spelled out.
+    """
     assert clean("\x1b\x1b[2m[0mone\x1b[3") == "one\\x1b[3"
     assert clean("\x1b[" * 200_000 + "1;2m" * 200_000 + "two") == "two"
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_every_dialect_says_the_same(name: str) -> None:
-    """Time, level, target, source and message of an event are found in whatever dialect it was written."""
+    """Time, level, target, source and message of an event are found in whatever dialect it was
+    written.
+    """
     event = Event(
         START.replace(microsecond=595000),
         "WARN",
@@ -78,7 +82,10 @@ def test_no_line_is_of_two_dialects() -> None:
 
 
 def test_causes_and_tracebacks_stay_with_their_event() -> None:
-    """A cause chain and the traceback after an error are its continuation; the next event begins a new record."""
+    """A cause chain and the traceback after an error are its continuation.
+
+    The next event begins a new record.
+    """
     first, second, third = records(
         ansi(ERROR), *CAUSES, plain(ERROR), *TRACEBACK, "  note", plain(INFO)
     )
@@ -88,7 +95,10 @@ def test_causes_and_tracebacks_stay_with_their_event() -> None:
 
 
 def test_a_traceback_that_no_error_announced_is_an_error_of_its_own() -> None:
-    """After an INFO line a traceback begins an event of level ERROR, chained exceptions included; a print after it does not belong."""
+    """After an INFO line a traceback begins an event of level ERROR, chained exceptions included.
+
+    A print after it does not belong.
+    """
     chain = [
         *TRACEBACK,
         "",
@@ -131,7 +141,9 @@ def test_containers_are_kept_apart() -> None:
     )
 )
 def test_no_line_is_lost(lines: list[str]) -> None:
-    """Whatever the lines, each is the beginning of one record or in the continuation of one, in order; nothing raises."""
+    """Whatever the lines, each is the beginning of one record or in the continuation of one, in
+    order; nothing raises.
+    """
     reader = Reader(Clock(UTC))
     shown = [reader.line(line.encode("utf-8", "surrogatepass")) for line in lines]
     found = [
@@ -146,7 +158,9 @@ def test_no_line_is_lost(lines: list[str]) -> None:
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_rendered_records_read_the_same_again(name: str) -> None:
-    """Rendering, reading and rendering again gives the same line, in 12 and 24 hours and in other zones."""
+    """Rendering, reading and rendering again gives the same line, in 12 and 24 hours and in other
+    zones.
+    """
     rng = random.Random(6)
     for zone in ("UTC", "Asia/Kolkata", "America/St_Johns"):
         for hours24 in (False, True):
@@ -171,7 +185,10 @@ def test_rendered_records_read_the_same_again(name: str) -> None:
     ],
 )
 def test_stamps(text: str, time: datetime | None) -> None:
-    """With Z, with an offset or in local time; a time that does not exist makes no record, and the line is kept as text."""
+    """With Z, with an offset or in local time.
+
+    A time that does not exist makes no record, and the line is kept as text.
+    """
     [record] = records(f"{text}  INFO moshi_server: src/main.rs:1: x")
     assert record.time == time
     assert time or record.message == f"{text}  INFO moshi_server: src/main.rs:1: x"

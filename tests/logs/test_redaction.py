@@ -1,4 +1,6 @@
-"""Nothing planted stays, next to nothing clean is touched, one caller stays one caller, and keys are made with care."""
+"""Nothing planted stays, next to nothing clean is touched, one caller stays one caller, and keys
+are made with care.
+"""
 
 import os
 import random
@@ -30,7 +32,9 @@ def redacted(text: str, key: bytes = KEY) -> str:
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 def test_every_planted_secret_is_caught(dialect: str) -> None:
-    """In every dialect and both output styles no part of a planted secret is left, its rule has hit, and a scan finds nothing more."""
+    """In every dialect and both output styles no part of a planted secret is left, its rule has
+    hit, and a scan finds nothing more.
+    """
     rng = random.Random(20251115)
     for plant in PLANTS * EACH:
         planted = plant(rng)
@@ -46,7 +50,9 @@ def test_every_planted_secret_is_caught(dialect: str) -> None:
 
 
 def test_clean_lines_are_left_alone(shared_data: Path) -> None:
-    """Of the real log's lines without a key and of 8,000 generated ones fewer than one in a thousand is touched."""
+    """Of the real log's lines without a key and of 8,000 generated ones fewer than one in a
+    thousand is touched.
+    """
     real = (
         (shared_data / "logs" / "log.config-stt-en_fr-lowram-sm75.2025-11-15")
         .read_text()
@@ -67,21 +73,32 @@ ROOTS_HOME = "/root"
 @pytest.mark.parametrize(
     "text",
     [
-        "listening on http://0.0.0.0:8080 and [::]:8080, probe 127.0.0.1:9 and ::1, mask 255.255.255.0",
-        "cudnn 9.1.0.70 nvidia-cublas-cu12==12.4.5.8 torch-2.7.1.2-cp311 Chrome/120.0.0.0 version=1.2.3.4 v10.2.3.4",
+        "listening on http://0.0.0.0:8080 and [::]:8080, probe 127.0.0.1:9 and ::1, mask "
+        "255.255.255.0",
+        "cudnn 9.1.0.70 nvidia-cublas-cu12==12.4.5.8 torch-2.7.1.2-cp311 Chrome/120.0.0.0 "
+        "version=1.2.3.4 v10.2.3.4",
         "moshi_server::face::add feed::beef c10::cuda::CUDAError 08:39:03 aa:bb:cc:dd:ee:ff",
         'git_hash: "3f2a9bc4d5e6f7081920a1b2c3d4e5f60718293a" sha256 ' + "ab12" * 16,
-        "sampled text token text_token=17 num_tokens=5 tokens=[1, 2] eos_token=</s> token=42 max_tokens: 7",
-        "auth_id: None, token: null, password=***, secret=<redacted>, key: ${API_KEY}, cookie: none",
-        "voices: expresso/p329_022.wav.1e68beda@240.safetensors from git@github.com:kyutai-labs/moshi",
-        f"{ROOTS_HOME}/moshi/src/main.rs:12: text: 5, context=750, prompt: None, no tokens to log, basic checks, bearer of news",
-        "error: --token is required, --api-key must not be empty, no key named foo, KeyError: 'text', text_pad_token: 3 (see --token)",
-        "tls text: 5 Text(5) ::ffff:127.0.0.1 ::ffff:7f00:1 /api/users/list Basic authentication, risk_live_in, Some(token) {text: []}",
-        "2025-11-15T08:39:16.338577Z step_idx=123456 143.38ms [2025-11-15 08:39:03.595 AM UTC (+0000)]",
+        "sampled text token text_token=17 num_tokens=5 tokens=[1, 2] eos_token=</s> token=42 "
+        "max_tokens: 7",
+        "auth_id: None, token: null, password=***, secret=<redacted>, key: ${API_KEY}, cookie: "
+        "none",
+        "voices: expresso/p329_022.wav.1e68beda@240.safetensors from "
+        "git@github.com:kyutai-labs/moshi",
+        f"{ROOTS_HOME}/moshi/src/main.rs:12: text: 5, context=750, prompt: None, no tokens to "
+        f"log, basic checks, bearer of news",
+        "error: --token is required, --api-key must not be empty, no key named foo, KeyError: "
+        "'text', text_pad_token: 3 (see --token)",
+        "tls text: 5 Text(5) ::ffff:127.0.0.1 ::ffff:7f00:1 /api/users/list Basic "
+        "authentication, risk_live_in, Some(token) {text: []}",
+        "2025-11-15T08:39:16.338577Z step_idx=123456 143.38ms [2025-11-15 08:39:03.595 AM UTC "
+        "(+0000)]",
     ],
 )
 def test_what_only_looks_like_a_secret_stays(text: str) -> None:
-    """Versions, module paths, hashes, counters, placeholders and unspecified addresses are nobody's."""
+    """Versions, module paths, hashes, counters, placeholders and unspecified addresses are
+    nobody's.
+    """
     assert redacted(text) == text
     assert scan(text.encode()) == {}
 
@@ -108,7 +125,9 @@ def test_what_only_looks_like_a_secret_stays(text: str) -> None:
     ],
 )
 def test_one_caller_is_one_pseudonym_wherever_the_key_stands(text: str, expected: str) -> None:
-    """The same value gives the same pseudonym in a query, a header and a command, and only the value is replaced."""
+    """The same value gives the same pseudonym in a query, a header and a command, and only the
+    value is replaced.
+    """
     pseudonym = redacted("token=public_token").removeprefix("token=<key:").removesuffix(">")
     assert redacted(text) == expected.replace("{0}", pseudonym)
 
@@ -143,7 +162,9 @@ def test_the_key_decides_and_counts_tell_no_values() -> None:
 
 
 def test_a_key_block_over_several_lines_goes_whole() -> None:
-    """From BEGIN to END every line of a PEM block becomes `<pem>`, indented or behind a container's name, also beside other lines."""
+    """From BEGIN to END every line of a PEM block becomes `<pem>`, indented or behind a container's
+    name, also beside other lines.
+    """
     body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
     begin, end = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
     block = [
@@ -169,7 +190,9 @@ def test_a_key_block_over_several_lines_goes_whole() -> None:
 
 
 def test_a_key_block_that_never_ends_does_not_swallow_the_log() -> None:
-    """Lines that are no part of a key come through, and after 256 lines that might be the search is given up."""
+    """Lines that are no part of a key come through, and after 256 lines that might be the search is
+    given up.
+    """
     lines = ["-----BEGIN RSA PRIVATE KEY-----", *["word"] * 300, "a line"]
     out = redacted("\n".join(lines)).split("\n")
     assert out.count("<pem>") == 257
@@ -220,7 +243,9 @@ no: item
 
 
 def test_a_list_over_several_lines_loses_its_items() -> None:
-    """What Rust's pretty Debug, JSON and Python spread over lines is replaced item by item, up to the first line that is no item."""
+    """What Rust's pretty Debug, JSON and Python spread over lines is replaced item by item, up to
+    the first line that is no item.
+    """
     key = redacted("token=public_token").removeprefix("token=")
     assert redacted(PRETTY).split("\n") == [
         *(
@@ -384,7 +409,9 @@ def test_redacting_again_changes_nothing(text: str) -> None:
 @example(text="AKIAIOSFODNN7EXAMPLE::ffff:cb00:7109")
 @given(text=SOUP)
 def test_hints_miss_nothing(text: str) -> None:
-    """A rule whose hint is absent from a line's shape finds nothing in the line, nor in what earlier rules made of it."""
+    """A rule whose hint is absent from a line's shape finds nothing in the line, nor in what
+    earlier rules made of it.
+    """
     redactor = Redactor(KEY)
     for line in text.split("\n"):
         expected = line
@@ -398,7 +425,9 @@ def test_hints_miss_nothing(text: str) -> None:
 
 @given(data=st.binary(max_size=300), size=st.integers(1, 50))
 def test_bytes_outside_the_rules_stay(data: bytes, size: int) -> None:
-    """Arbitrary bytes never raise and keep their lines, and a scan counts the same however they are cut."""
+    """Arbitrary bytes never raise and keep their lines, and a scan counts the same however they are
+    cut.
+    """
     done = redact(data, KEY)
     assert done.data.count(b"\n") == data.count(b"\n")
     if not done.counts:
@@ -441,7 +470,9 @@ def test_bytes_outside_the_rules_stay(data: bytes, size: int) -> None:
     ],
 )
 def test_a_long_line_of_anything_takes_linear_time(unit: str) -> None:
-    """No rule goes quadratic: 200 kB of what might begin a match ends within the limit of every test."""
+    """No rule goes quadratic: 200 kB of what might begin a match ends within the limit of every
+    test.
+    """
     redact((unit * (200_000 // len(unit))).encode(), KEY)
 
 
@@ -453,7 +484,7 @@ def test_a_file_of_many_secrets_keeps_its_callers_apart() -> None:
     assert len(set(redacted(text).split("\n"))) == len(values)
 
 
-# --- the key -------------------------------------------------------------------------------------------------------------------------
+# --- the key --------------------------------------------------------------------------------------
 
 
 def test_the_key_of_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +527,9 @@ TOKENS = [(shape.vendor, mark, shape) for shape in TOKEN_SHAPES for mark in shap
     ("vendor", "mark", "shape"), TOKENS, ids=[f"{v}-{m}" for v, m, _ in TOKENS]
 )
 def test_every_token_of_the_table_is_found(vendor: str, mark: str, shape: TokenShape) -> None:
-    """Tokens made from their row are found alone, in a sentence, in JSON and in a URL, and no more than them is taken."""
+    """Tokens made from their row are found alone, in a sentence, in JSON and in a URL, and no more
+    than them is taken.
+    """
     rng = random.Random(f"{vendor} {mark}")
     for _ in range(4):
         token = example_token(shape, mark, rng)
@@ -511,9 +544,11 @@ def test_words_that_begin_like_a_token_stay() -> None:
     """The short starts of some tokens are also starts of words, names and paths."""
     for text in (
         "sk-learn-based-scheduler-of-tasks hf_transfer hf_hub_download glpat-ern pattern.of.things",
-        "SKIPPED ACKNOWLEDGED as-a-service-for-everybody-here ak-47 fw_update r8_ npm_config_registry",
+        "SKIPPED ACKNOWLEDGED as-a-service-for-everybody-here ak-47 fw_update r8_ "
+        "npm_config_registry",
         "pypi-server xai-grok sl.something live_view test_pub_sub key-value ntn_ secret_santa dapi",
-        "b.r.s.name s.startswith(x) pat.match access-production-db polar_ sc_config ext_modules/a/b/c",
+        "b.r.s.name s.startswith(x) pat.match access-production-db polar_ sc_config "
+        "ext_modules/a/b/c",
     ):
         assert redacted(text) == text
 
@@ -540,7 +575,10 @@ def test_where_no_key_can_be_kept_the_variable_is_named(
 
 
 def test_a_key_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short key could be guessed, and with it every address; the error says where it came from, not what it is."""
+    """A short key could be guessed, and with it every address.
+
+    The error says where it came from, not what it is.
+    """
     monkeypatch.setenv("DSMOPS_REDACTION_KEY", "hunter2-hunter2")
     with pytest.raises(InputError, match="DSMOPS_REDACTION_KEY") as error:
         load_or_create_key()

@@ -37,7 +37,9 @@ COMPRESSED = {
 
 @pytest.mark.parametrize("kind", COMPRESSED)
 def test_content_is_known_by_its_first_bytes(kind: str, tmp_path: Path) -> None:
-    """Whatever the name, gzip and zstd are unpacked, several members included, and anything else is taken as it is."""
+    """Whatever the name, gzip and zstd are unpacked, several members included, and anything else is
+    taken as it is.
+    """
     path = tmp_path / "log.x"
     path.write_bytes(COMPRESSED[kind])
     assert read(str(path)) == TEXT
@@ -63,7 +65,9 @@ def test_data_that_is_cut_off_is_an_error(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_damaged_data_is_an_error(kind: str, tmp_path: Path) -> None:
-    """A compressed file with wrong bytes inside is named, and so is one with something else behind its end."""
+    """A compressed file with wrong bytes inside is named, and so is one with something else behind
+    its end.
+    """
     path = tmp_path / "log.x"
     damaged = bytearray(COMPRESSED[kind])
     damaged[20:60] = bytes(40)
@@ -97,11 +101,13 @@ def test_standard_input_may_be_compressed() -> None:
         )
 
 
-# --- following -----------------------------------------------------------------------------------------------------------------------
+# --- following ------------------------------------------------------------------------------------
 
 
 class Pauses:
-    """Stands in for the event that ends following: runs a step of the script at each pause, and is set when there is none left."""
+    """Stands in for the event that ends following: runs a step of the script at each pause, and is
+    set when there is none left.
+    """
 
     def __init__(self, *steps: object) -> None:
         self.steps = list(steps)
@@ -137,7 +143,10 @@ def test_what_is_appended_comes_after_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_rename_is_followed_to_the_new_file(tmp_path: Path) -> None:
-    """What was written to the old file up to its rename and after it is read first; a half line at its end gets a line end."""
+    """What was written to the old file up to its rename and after it is read first.
+
+    A half line at its end gets a line end.
+    """
     path = tmp_path / "log"
     path.write_bytes(b"old\n")
     old = path.open("ab", buffering=0)
@@ -161,7 +170,9 @@ def test_a_gap_between_two_files_is_waited_out(tmp_path: Path) -> None:
 
 
 def test_a_truncated_file_is_read_anew(tmp_path: Path) -> None:
-    """Copy-and-truncate rotation: what comes after the cut is read from the start, and a half line before it is ended."""
+    """Copy-and-truncate rotation: what comes after the cut is read from the start, and a half line
+    before it is ended.
+    """
     path = tmp_path / "log"
     path.write_bytes(b"a long first line\nhalf")
     assert (
@@ -175,7 +186,10 @@ def test_a_truncated_file_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_the_file_of_the_next_day_comes_next(tmp_path: Path) -> None:
-    """A dated log is read to its end, then the next day's, day after day, and each is told; other names are other logs."""
+    """A dated log is read to its end, then the next day's, day after day, and each is told.
+
+    Other names are other logs.
+    """
     path = tmp_path / "log.stt.2025-11-15"
     path.write_bytes(b"one\n")
     others = [

@@ -1,4 +1,6 @@
-"""Logs come out of their wrappers as they went in, whatever the collector and wherever they are cut."""
+"""Logs come out of their wrappers as they went in, whatever the collector and wherever they are
+cut.
+"""
 
 import json
 import random
@@ -54,7 +56,9 @@ def log_lines(dialect: str, seed: int = 1) -> list[str]:
 @pytest.mark.parametrize("dialect", ["ansi", "json_lines", "friendly"])
 @pytest.mark.parametrize("name", WRAPS)
 def test_what_comes_out_is_what_went_in(name: str, dialect: str) -> None:
-    """The formatted log of a wrapped log is that of the bare one, byte for byte, also as JSON Lines and cut into small chunks."""
+    """The formatted log of a wrapped log is that of the bare one, byte for byte, also as JSON Lines
+    and cut into small chunks.
+    """
     lines = log_lines(dialect)
     wrapped = list(WRAPS[name](lines))
     for jsonl in (False, True):
@@ -75,7 +79,10 @@ def test_a_container_that_is_named_is_named_before_each_line(name: str) -> None:
 
 
 def test_the_collectors_time_is_used_where_a_line_has_none() -> None:
-    """A print bears no time: it gets the collector's, in its zone and in JSON; causes stay with their event."""
+    """A print bears no time: it gets the collector's, in its zone and in JSON.
+
+    Causes stay with their event.
+    """
     bare = DIALECTS["plain"](Event(START, "ERROR", "moshi_server", "src/main.rs", 7, "bad"))
     lines = list(docker_json([bare, "Caused by:", "    0: reset", "loading voices"]))
     shown = formatted(lines).splitlines()
@@ -90,7 +97,9 @@ def test_the_collectors_time_is_used_where_a_line_has_none() -> None:
 
 
 def test_other_programs_of_a_syslog_are_named() -> None:
-    """In a journal of several programs the server's lines come bare, those of others with their name."""
+    """In a journal of several programs the server's lines come bare, those of others with their
+    name.
+    """
     line = DIALECTS["ansi"](Event(START, "INFO", "moshi_server", "src/main.rs", 7, "hello"))
     lines = [
         "Nov 15 08:39:03 gpu-1 systemd[1]: Started moshi.",
@@ -127,7 +136,10 @@ def test_a_wrapper_can_be_forced_and_refused() -> None:
 
 
 def test_damaged_wrappers_lose_nothing() -> None:
-    """A line that is cut, or is no line of the collector, stays as it is; parts without an end come out."""
+    """A line that is cut, or is no line of the collector, stays as it is.
+
+    Parts without an end come out.
+    """
     lines = list(docker_json(["one", "two"]))
     damaged = [lines[0], lines[1][:20], "free text", json.dumps({"log": "rest", "time": "x"})]
     shown = formatted(damaged).splitlines()
@@ -158,7 +170,10 @@ DEATHS = [
 @pytest.mark.parametrize("death", DEATHS, ids=lambda death: death[0][:30])
 @pytest.mark.parametrize("wrap", [None, docker_json, journal_json])
 def test_what_kills_a_server_is_one_event_of_level_error(death: list[str], wrap: object) -> None:
-    """`--level error` keeps it with all its lines, between quiet lines, bare and in wrappers; JSON Lines has it once."""
+    """`--level error` keeps it with all its lines, between quiet lines, bare and in wrappers.
+
+    JSON Lines has it once.
+    """
     quiet = DIALECTS["plain"](Event(START, "INFO", "moshi_server", "src/main.rs", 7, "fine"))
     lines = [quiet, *death, quiet]
     lines = list(wrap(lines)) if callable(wrap) else lines

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 def show_format(report: FormatReport) -> Iterator[str]:
     """Yield where the log went, what it held, and what redaction took out of it."""
     where = report.output if report.output is not None else "stdout"
-    yield f"{report.input} -> {where}: {size(report.read_bytes)} read, {size(report.written_bytes)} written"
+    read, written = size(report.read_bytes), size(report.written_bytes)
+    yield f"{report.input} -> {where}: {read} read, {written} written"
     wanted = (
         "" if report.records_written == report.records else f" ({report.records_written:,} wanted)"
     )
     unparsed = f"{counted(report.unparsed_lines, 'line')} of no known format"
     yield f"{counted(report.lines, 'line')}, {counted(report.records, 'event')}{wanted}, {unparsed}"
     if report.lines and not report.records:
-        yield "no line of it is one that a server writes: is this the right file?"
+        yield "no line is one that a server writes: is this the right file?"
     if report.redactions is None:
         yield "not redacted: keys, addresses and texts are still in it"
     elif report.redactions:
