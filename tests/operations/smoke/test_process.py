@@ -154,5 +154,5 @@ def test_ports_are_told_free_and_taken() -> None:
     assert not accepts(port)
     with socket.create_server(("127.0.0.1", port)):
         assert accepts(port)
-        with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is in use"):
+        with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is taken"):
             require_free(port)

@@ -99,7 +99,7 @@ def test_levels_are_named_as_the_original_takes_them() -> None:
         Level
     )
     for text in ("", "6", "-1", "loud", "1.0"):
-        with pytest.raises(ValueError, match="no log level"):
+        with pytest.raises(ValueError, match="not a log level"):
             Level.parse(text)
 
 
