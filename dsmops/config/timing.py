@@ -155,7 +155,7 @@ def estimate_step_ms(
     of `n_q` codebooks (None: all). Measure before relying on it.
 
     Checked against what others published (1B unless named): L40S, 64 streams at 3 × real time
-    (26.7 ms): 5 % less. H100, 400 streams of the 2.6B in real time (80 ms): 15 % less. RTX 2070,
+    (26.7 ms): 4 % less. H100, 400 streams of the 2.6B in real time (80 ms): 1 % more. RTX 2070,
     f16, batch 2, 28.8 ms: half, for the launches of that host's processor take twice as long.
     """
     parts = _step_parts(shape, dtype, device, context=context, runtime=runtime, n_q=n_q)
