@@ -39,7 +39,7 @@ class _Family:
 
     magic: bytes
     kind: bytes
-    """What stands behind the magic and the size, at `kind_at`."""
+    """The bytes after the magic and the size, at `kind_at`."""
     kind_at: int
     header_bytes: int
     size: str
@@ -128,7 +128,7 @@ def _parts(content: Content, samples: _Samples | None) -> Iterator[Part]:
             following, rest = _behind(content, samples, end)
             promised = declared or None
         if rest < content.size:
-            # Samples that no header announces. A further file may stand behind them.
+            # Samples that no header announces. A further file may follow.
             stop = _next_file(content, samples, rest)
             yield from _runs(content, samples, rest, stop, promised)
             following = None if stop >= content.size else _samples(content, stop)

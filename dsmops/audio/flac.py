@@ -17,7 +17,7 @@ _HEADER_BYTES = 8 + 34
 
 
 def parts(content: Content) -> list[Part]:
-    """Return the streams of a FLAC file; none where there is no such header."""
+    """Return the streams of a FLAC file; an empty list without its header."""
     begins = [begin for mark in _MARKS for begin in _positions(content, mark)]
     begins.sort()
     stops = [*begins[1:], content.size] if begins else []

@@ -20,7 +20,7 @@ def play(blocks: Iterable[Samples], *, device: str | None = None) -> int:
 
     Raises:
         ExtraMissingError: sounddevice is not installed, or lacks PortAudio.
-        EnvironmentMissingError: there is no such device, it cannot be opened, or it is lost.
+        EnvironmentMissingError: the device is missing, cannot be opened, or is lost.
         InputError: `device` is not one loudspeaker.
     """
     library = sounddevice("playing sound")

@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 class ModelIdentity:
     """What a checkpoint is.
 
-    `name` is a key of `models.MODELS`, `"mimi"`, or None when it is none of them. `nearest` is then
+    `name` is a key of `models.MODELS`, `"mimi"`, or None for an unknown model. `nearest` is then
     the model that it resembles, if any, and `differences` says in words where it departs from it.
     """
 
