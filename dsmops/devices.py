@@ -18,14 +18,17 @@ class Runtime(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class ComputeCapability:
-    """Version pair of a CUDA GPU architecture, (7, 5) for Turing; `sm_75` is its spelling in build targets."""
+    """Version pair of a CUDA GPU architecture, (7, 5) for Turing; `sm_75` is its spelling in build
+    targets.
+    """
 
     major: int
     minor: int
 
     @classmethod
     def parse(cls, text: str) -> ComputeCapability:
-        """Return the capability written as `7.5`, `75`, `sm75`, `sm_75` or `compute_75`, in any case.
+        """Return the capability written as `7.5`, `75`, `sm75`, `sm_75` or `compute_75`, in any
+        case.
 
         Raises:
             ValueError: the text has another form.
@@ -52,14 +55,17 @@ class ComputeCapability:
 
     @property
     def native_bf16(self) -> bool:
-        """Whether bf16 arithmetic is in the hardware, and so in candle's kernels: from 8.0 (Ampere) on."""
+        """Whether bf16 arithmetic is in the hardware, and so in candle's kernels: from 8.0 (Ampere)
+        on.
+        """
         return self >= ComputeCapability(8, 0)
 
     @property
     def has_f16_kernels(self) -> bool:
         """Whether f16 arithmetic is in the hardware, and so in candle's kernels: from 5.3 on.
 
-        Source: CUDA C programming guide, arithmetic instructions; candle-kernels 0.9.1, `__CUDA_ARCH__ >= 530`.
+        Source: CUDA C programming guide, arithmetic instructions; candle-kernels 0.9.1,
+        `__CUDA_ARCH__ >= 530`.
         """
         return self >= ComputeCapability(5, 3)
 

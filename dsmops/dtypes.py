@@ -19,7 +19,9 @@ class DType(StrEnum):
 
     @property
     def candle_name(self) -> str:
-        """The spelling that moshi-server's `dtype_override` accepts: `bf16`, `f16` or `f32`, lower case only."""
+        """The spelling that moshi-server's `dtype_override` accepts: `bf16`, `f16` or `f32`, lower
+        case only.
+        """
         return self.value.lower()
 
     @classmethod

@@ -1,4 +1,6 @@
-"""The one exception tree. Packages raise these; only `cli.main` turns them into words and an exit code.
+"""The one exception tree.
+
+Packages raise these; only `cli.main` turns them into words and an exit code.
 
     DsmopsError
     ├── InputError               exit 3   a file, value or name the user gave is unusable
@@ -15,13 +17,12 @@
     │   ├── DiskFullError
     │   ├── GpuMemoryError                a model and its streams do not fit on the device
     │   ├── DeviceLostError               the GPU failed while it worked
-    │   ├── ModelLoopError                the loop that steps a served model died of something unforeseen
-    │   ├── PortInUseError                another process listens there
-    │   ├── FileAccessError               permission refused, or the disk failed
-    │   └── TargetBusyError               a second writer holds the target
-    └── RemoteError              exit 6   the other side failed
-        ├── TransferError                 retries were used up; `upload_id` names an unfinished upload left behind
-        ├── MissingObjectError            the store has no object of that name
+    │   ├── ModelLoopError                the loop that steps a served model died of something
+    unforeseen │   ├── PortInUseError                another process listens there │   ├──
+    FileAccessError               permission refused, or the disk failed │   └── TargetBusyError
+    a second writer holds the target └── RemoteError              exit 6   the other side failed
+        ├── TransferError                 retries were used up; `upload_id` names an unfinished
+        upload left behind ├── MissingObjectError            the store has no object of that name
         └── IntegrityError                what arrived is not what was promised
 
 A check that ran and said no is not an exception: the command exits 1. Usage errors are Typer's own,
@@ -34,7 +35,8 @@ from typing import ClassVar
 
 
 class DsmopsError(Exception):
-    """What the user can act on: a message that names the thing and the value, and a hint on what to do next.
+    """What the user can act on: a message that names the thing and the value, and a hint on what to
+    do next.
 
     `code` is short and stable (`"checkpoint.header"`), for scripts. `hint` is a sentence or a
     command; it may be empty only where the message already says what to do.
@@ -68,7 +70,9 @@ class TensorRangeError(InputError):
 
 
 class ConfigError(InputError):
-    """A config that cannot be read; `line` and `col` count from 1 and are None where no position is known."""
+    """A config that cannot be read; `line` and `col` count from 1 and are None where no position is
+    known.
+    """
 
     default_code = "config.unreadable"
 
@@ -101,7 +105,9 @@ class DriverMissingError(EnvironmentMissingError):
 
 
 class ExtraMissingError(EnvironmentMissingError):
-    """`purpose` ("reading audio") needs `package`, which is not installed. Raise it `from` the ImportError.
+    """`purpose` ("reading audio") needs `package`, which is not installed.
+
+    Raise it `from` the ImportError.
 
     `extra` is the one that brings the package, None for a package that no extra brings.
     """

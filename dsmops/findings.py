@@ -6,7 +6,9 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How much a finding matters: an error keeps the purpose from being reached, a warning may, a note is worth knowing."""
+    """How much a finding matters: an error keeps the purpose from being reached, a warning may, a
+    note is worth knowing.
+    """
 
     ERROR = "error"
     WARNING = "warning"

@@ -16,7 +16,10 @@ from dsmops.dtypes import DType
 from dsmops.errors import InputError
 
 FRAME_MS = 80.0
-"""One frame of audio, 1920 samples at 24 kHz. A step must end within this time, or the server falls behind its real-time clients."""
+"""One frame of audio, 1920 samples at 24 kHz.
+
+A step must end within this time, or the server falls behind its real-time clients.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,16 @@ class LmShape:
 
     @property
     def ffn_hidden(self) -> int:
-        """Rows of each gate half: 11·d/4 when `dim_feedforward` is 4·d, else two thirds of it (integer division)."""
+        """Rows of each gate half: 11·d/4 when `dim_feedforward` is 4·d, else two thirds of it
+        (integer division).
+        """
         if self.dim_feedforward == 4 * self.d_model:
             return 11 * self.d_model // 4
         return 2 * self.dim_feedforward // 3
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Return name → shape of every tensor that moshi-server loads for this model, in file order.
+        """Return name → shape of every tensor that moshi-server loads for this model, in file
+        order.
 
         RMS-norm gated-SiLU models without biases, conditioners, cross-attention and depformer: the
         STT models. Extra tensors in a file are ignored by the server; a missing one or another
@@ -89,13 +95,18 @@ class LmShape:
         return self.num_layers * per_layer + tables * d + d + heads * d
 
     def kv_bytes_per_stream(self, itemsize: int, context: int | None = None) -> int:
-        """Return the bytes of one stream's key-value cache: 2 · layers · context · d_model · itemsize."""
+        """Return the bytes of one stream's key-value cache: 2 · layers · context · d_model ·
+        itemsize.
+        """
         return 2 * self.num_layers * (context or self.context) * self.d_model * itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class DepformerShape:
-    """Dimensions of the small transformer over the codebooks of one frame. `schedule[q]` is the weight set that codebook q uses."""
+    """Dimensions of the small transformer over the codebooks of one frame.
+
+    `schedule[q]` is the weight set that codebook q uses.
+    """
 
     d_model: int
     num_heads: int
@@ -112,7 +123,9 @@ class DepformerShape:
 
 @dataclass(frozen=True, slots=True)
 class ConditionerShape:
-    """One conditioner: a lookup table of `bins` rows (and one for a missing value), or, where `bins` is None, a tensor; `width` wide."""
+    """One conditioner: a lookup table of `bins` rows (and one for a missing value), or, where
+    `bins` is None, a tensor; `width` wide.
+    """
 
     name: str
     width: int
@@ -121,14 +134,19 @@ class ConditionerShape:
 
 @dataclass(frozen=True, slots=True)
 class TtsShape:
-    """Dimensions of a DSM text-to-speech model: a backbone with cross-attention in every layer, a depformer, conditioners."""
+    """Dimensions of a DSM text-to-speech model: a backbone with cross-attention in every layer, a
+    depformer, conditioners.
+    """
 
     lm: LmShape
     depformer: DepformerShape
     conditioners: tuple[ConditionerShape, ...]
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Return name → shape of every tensor of a published file. Those under `condition_provider.` are stored in F32."""
+        """Return name → shape of every tensor of a published file.
+
+        Those under `condition_provider.` are stored in F32.
+        """
         d, inner, rank = self.lm.d_model, self.depformer.d_model, self.depformer.low_rank
         sets, hidden, bins = (
             self.depformer.weight_sets,
@@ -180,7 +198,10 @@ class TtsShape:
 
     @property
     def distilled(self) -> bool:
-        """Whether guidance is an input of the model. One that is not runs every stream twice, once told nothing."""
+        """Whether guidance is an input of the model.
+
+        One that is not runs every stream twice, once told nothing.
+        """
         return any(conditioner.name == "cfg" for conditioner in self.conditioners)
 
     @property
@@ -199,7 +220,9 @@ class TtsShape:
         )
 
     def depformer_parameters(self, codebooks: int) -> int:
-        """Number of weights that generating the first `codebooks` codebooks reads: fewer of them need fewer weight sets and heads."""
+        """Number of weights that generating the first `codebooks` codebooks reads: fewer of them
+        need fewer weight sets and heads.
+        """
         d, inner, hidden, rank = (
             self.lm.d_model,
             self.depformer.d_model,

@@ -1,4 +1,6 @@
-"""Where the files that travel with the package are: `configs/`, `models/` and `runbooks/`, in a wheel and in a checkout alike."""
+"""Where the files that travel with the package are: `configs/`, `models/` and `runbooks/`, in a
+wheel and in a checkout alike.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def shipped_folder(name: str) -> Path:
 
 
 def shipped_models() -> dict[str, Path]:
-    """Return name → folder of the trained models that travel with this installation: complete, small, usable offline."""
+    """Return name → folder of the trained models that travel with this installation: complete,
+    small, usable offline.
+    """
     return {
         config.parent.name: config.parent
         for config in sorted(shipped_folder("models").glob("*/config.json"))

@@ -1,4 +1,6 @@
-"""What every test gets: no surprises from the machine, its GPU, its network or its settings, and a state folder of its own."""
+"""What every test gets: no surprises from the machine, its GPU, its network or its settings, and a
+state folder of its own.
+"""
 
 import os
 from pathlib import Path
@@ -21,7 +23,9 @@ settings.load_profile("long" if LONG else "short")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` rewrites recorded expectations from what the code gives now; the diff is then read like code."""
+    """`--update-golden` rewrites recorded expectations from what the code gives now; the diff is
+    then read like code.
+    """
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite golden files from the present output"
     )
@@ -33,7 +37,9 @@ def _own_world(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Keep the machine out: no GPU but in tests marked `gpu`, no hub but one of the test's own, no settings, plain wide output."""
+    """Keep the machine out: no GPU but in tests marked `gpu`, no hub but one of the test's own, no
+    settings, plain wide output.
+    """
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "DSMOPS_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     if request.node.get_closest_marker("gpu") is None:
@@ -60,7 +66,9 @@ def _own_world(
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real inputs (a raw log, speech, upstream's configs), which is not part of the repository."""
+    """The folder of real inputs (a raw log, speech, upstream's configs), which is not part of the
+    repository.
+    """
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the folder of real inputs, ../shared/data, is not here")

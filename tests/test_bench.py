@@ -26,7 +26,9 @@ def line(commit: str, median_s: float, spread_s: list[float], **changed: object)
 
 
 def test_the_last_two_runs_stand_side_by_side(tmp_path: Path) -> None:
-    """Medians with their change beside both spreads; a star where the ranges do not touch; older runs and other benches are left out."""
+    """Medians with their change beside both spreads; a star where the ranges do not touch; older
+    runs and other benches are left out.
+    """
     history = tmp_path / "history.jsonl"
     runs = [
         line("old", 9.0, [9.0, 9.0]),

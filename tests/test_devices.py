@@ -45,12 +45,16 @@ def test_what_is_no_capability_is_refused(text: str) -> None:
     ],
 )
 def test_the_serving_dtype_of_every_generation(capability: str, dtype: DType) -> None:
-    """bf16 from 8.0; f16 for 7.x, 6.0, 6.2 and 5.3; f32 where fp16 arithmetic crawls or is absent."""
+    """bf16 from 8.0; f16 for 7.x, 6.0, 6.2 and 5.3; f32 where fp16 arithmetic crawls or is
+    absent.
+    """
     assert ComputeCapability.parse(capability).serving_dtype is dtype
 
 
 def test_f16_kernels_begin_with_5_3() -> None:
-    """5.3 and everything after it can run candle's f16 kernels, 6.1 included, where they crawl; 5.2 cannot."""
+    """5.3 and everything after it can run candle's f16 kernels, 6.1 included, where they crawl; 5.2
+    cannot.
+    """
     assert [
         text
         for text in ("3.7", "5.0", "5.2", "5.3", "6.1", "7.5", "10.0")

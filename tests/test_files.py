@@ -1,4 +1,6 @@
-"""Careful file writing: whole or not at all, one writer, clear words for full and forbidden disks."""
+"""Careful file writing: whole or not at all, one writer, clear words for full and forbidden
+disks.
+"""
 
 import errno
 import hashlib
@@ -39,7 +41,9 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def test_the_target_appears_whole_with_its_folders(tmp_path: Path) -> None:
-    """Nothing is visible under the name until the block ends; then all of it is, and nothing else."""
+    """Nothing is visible under the name until the block ends; then all of it is, and nothing
+    else.
+    """
     target = tmp_path / "a" / "b" / "file"
     with replace_atomically(target) as partial:
         partial.write(b"one ")
@@ -72,7 +76,9 @@ def test_permissions_of_an_existing_target_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_read_only_target_is_replaced_by_a_read_only_one(tmp_path: Path) -> None:
-    """On the way the file is open to its owner alone: a killed run's leftover can be taken over, and nobody reads ahead."""
+    """On the way the file is open to its owner alone: a killed run's leftover can be taken over,
+    and nobody reads ahead.
+    """
     target = tmp_path / "file"
     target.write_bytes(b"old")
     target.chmod(0o444)
@@ -205,7 +211,9 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
 
 
 def test_nothing_in_dev_is_replaced(tmp_path: Path) -> None:
-    """`/dev/stdout` is a regular file to whoever redirected it; root would put a file where every program's link is."""
+    """`/dev/stdout` is a regular file to whoever redirected it; root would put a file where every
+    program's link is.
+    """
     (tmp_path / "dev").symlink_to("/dev")
     # A name that nobody has, so that a failure of this test harms no link of the machine.
     name = f"dsmops-test-{os.getpid()}"
@@ -245,7 +253,9 @@ def test_a_second_writer_is_told_and_the_first_one_wins(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_leaves_the_old_file_and_its_leftover_is_reused(tmp_path: Path) -> None:
-    """After `kill -9` the target is the old one; the next writer succeeds and clears what was left."""
+    """After `kill -9` the target is the old one; the next writer succeeds and clears what was
+    left.
+    """
     target = tmp_path / "file"
     target.write_bytes(b"old")
     with subprocess.Popen(
@@ -324,7 +334,9 @@ def test_only_a_failing_disk_points_to_the_kernel_log(number: int, hardware: boo
 
 
 def test_paths_that_cannot_work_are_bad_input(tmp_path: Path) -> None:
-    """A name that is too long, links in a circle and a file in place of a folder end with exit code 3, each saying what it is."""
+    """A name that is too long, links in a circle and a file in place of a folder end with exit code
+    3, each saying what it is.
+    """
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     (tmp_path / "plain").write_bytes(b"")

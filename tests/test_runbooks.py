@@ -1,4 +1,6 @@
-"""The runbooks cannot rot: every command in a `console` block runs, and every link leads somewhere."""
+"""The runbooks cannot rot: every command in a `console` block runs, and every link leads
+somewhere.
+"""
 
 import json
 import os
@@ -38,7 +40,9 @@ WITH_COMMANDS = [page for page in [*PAGES, README] if console_commands(page)]
 
 
 def written_commands(page: Path) -> list[list[str]]:
-    """Return the words of every `dsmops` command in any block of a page, also where it is not run."""
+    """Return the words of every `dsmops` command in any block of a page, also where it is not
+    run.
+    """
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?!text)\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
@@ -69,7 +73,9 @@ OPTIONS = _options()
 
 @pytest.fixture(scope="module")
 def published_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a hub on loopback that has the published 1B and TTS models, their headers real and their values zero."""
+    """The environment of a hub on loopback that has the published 1B and TTS models, their headers
+    real and their values zero.
+    """
     folder = tmp_path_factory.mktemp("hub")
     repos: dict[str, dict[str, Content | bytes]] = {}
     for model in (MODELS["stt-1b-en_fr"], MODELS["tts-1.6b-en_fr"]):
@@ -208,7 +214,9 @@ NAMED = RUNBOOKS | {
 
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_every_name_that_is_given_has_its_page(name: str) -> None:
-    """What `doctor`, the log scan and `smoke-test` can name is written about: the page is there, has the heading, and spells the name."""
+    """What `doctor`, the log scan and `smoke-test` can name is written about: the page is there,
+    has the heading, and spells the name.
+    """
     page, _, anchor = NAMED[name].partition("#")
     path = ROOT / "runbooks" / page
     assert path.is_file(), f"{name}: there is no {page}"

@@ -5,7 +5,9 @@ import sys
 
 
 def test_the_application_imports_without_heavy_libraries() -> None:
-    """Importing the whole command line loads no torch, numpy, rich, hub client, TOML or NVML library."""
+    """Importing the whole command line loads no torch, numpy, rich, hub client, TOML or NVML
+    library.
+    """
     heavy = (
         "torch",
         "boto3",

@@ -1,1 +1,3 @@
-"""Programs for developers that are neither product nor tests: demo, soak, reports, command reference."""
+"""Programs for developers that are neither product nor tests: demo, soak, reports, command
+reference.
+"""

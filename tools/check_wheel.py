@@ -1,4 +1,6 @@
-"""Build the wheel, install it into an environment of its own far from the checkout, and use it there."""
+"""Build the wheel, install it into an environment of its own far from the checkout, and use it
+there.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ def main() -> int:
             [
                 python,
                 "-c",
-                "from dsmops.shipped import *; print(shipped_folder('configs')); print(shipped_folder('runbooks'))",
+                (
+                    "from dsmops.shipped import *; print(shipped_folder('configs'));"
+                    " print(shipped_folder('runbooks'))"
+                ),
             ],
             folder,
         )

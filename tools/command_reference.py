@@ -25,7 +25,8 @@ def reference() -> str:
     from dsmops.cli.app import app
 
     parts = [
-        "# Commands\n\nGenerated from `--help` by `make docs`; edit the help texts, not this page.\n"
+        "# Commands\n\nGenerated from `--help` by `make docs`; edit the help texts, not this"
+        " page.\n"
     ]
     for name in ["", *command_names()]:
         shown = CliRunner().invoke(

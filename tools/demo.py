@@ -1,4 +1,5 @@
-"""`make demo`: the whole loop on a tiny generated checkpoint and a simulated T4, without a GPU and without a network.
+"""`make demo`: the whole loop on a tiny generated checkpoint and a simulated T4, without a GPU and
+without a network.
 
 Each step is a real command in a process of its own; the demo fails with the first that fails, or
 that does not do what it must.
@@ -34,14 +35,18 @@ BOLD, GREEN, PLAIN = (
     else ("", "", "")
 )
 RAW_LOG = "".join(
-    f"\x1b[2m2026-01-02T03:04:{second:02d}.595169Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mmoshi_server::batched_asr\x1b[0m\x1b[2m:\x1b[0m "
-    f"\x1b[2msrc/batched_asr.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m{line}:\x1b[0m {message}\n"
+    f"\x1b[2m2026-01-02T03:04:{second:02d}.595169Z\x1b[0m \x1b[32m INFO\x1b[0m"
+    " \x1b[2mmoshi_server::batched_asr\x1b[0m\x1b[2m:\x1b[0m"
+    f" \x1b[2msrc/batched_asr.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m{line}:\x1b[0m {message}\n"
     for second, line, message in (
         (1, 228, "starting asr loop 4"),
         (
             2,
             565,
-            f'batched-asr ws query \x1b[3mquery\x1b[0m\x1b[2m=\x1b[0mAsrStreamingQuery {{ auth_id: Some("{API_KEY}") }}',
+            (
+                "batched-asr ws query \x1b[3mquery\x1b[0m\x1b[2m=\x1b[0mAsrStreamingQuery {"
+                f' auth_id: Some("{API_KEY}") }}'
+            ),
         ),
         *(
             (second, 268, f"2{second % 10}.38ms \x1b[3mstep_idx\x1b[0m\x1b[2m=\x1b[0m{second}")
@@ -65,7 +70,9 @@ class Demo:
         code: int = 0,
         check: Callable[[str], bool] = lambda _: True,
     ) -> str:
-        """Run `dsmops` with `command`; `claim` is proven when it exits with `code` and `check` accepts its output."""
+        """Run `dsmops` with `command`; `claim` is proven when it exits with `code` and `check`
+        accepts its output.
+        """
         words = [str(part) for part in command]
         shown = " ".join(
             quote(str(Path(word).relative_to(FOLDER)) if word.startswith(str(FOLDER)) else word)
@@ -83,7 +90,8 @@ class Demo:
         seconds = time.monotonic() - start_s
         if done.returncode != code or not check(done.stdout):
             print(
-                f"{done.stdout}{done.stderr}\nfailed after {seconds:.1f} s, with exit code {done.returncode}: {claim}"
+                f"{done.stdout}{done.stderr}\nfailed after {seconds:.1f} s, with exit code"
+                f" {done.returncode}: {claim}"
             )
             raise SystemExit(1)
         print(f"  {GREEN}{claim}{PLAIN} ({seconds:.1f} s)", flush=True)
@@ -106,12 +114,15 @@ class Demo:
             ],
         )
         print(
-            "The card was simulated and the model made up; everything else was real. On a machine with a card: dsmops prep-sm75"
+            "The card was simulated and the model made up; everything else was real. On a machine"
+            " with a card: dsmops prep-sm75"
         )
 
 
 def run_the_model(demo: Demo, config: Path) -> Path:
-    """Serve the converted model and test the server, then listen with the model itself; return the server's raw log."""
+    """Serve the converted model and test the server, then listen with the model itself; return the
+    server's raw log.
+    """
     text = demo.step(
         "the converted model is served, answers in time, gives its slots back and ends when asked",
         *("smoke-test", "--config", config, "--cpu", "--junit", FOLDER / "smoke.xml", "--json"),
@@ -142,7 +153,9 @@ def run_the_model(demo: Demo, config: Path) -> Path:
 
 
 def speak(demo: Demo, model: TinyModel, hearing: Path) -> Path:
-    """Prepare the TTS model, synthesize a text, transcribe it with the STT model; return the recording."""
+    """Prepare the TTS model, synthesize a text, transcribe it with the STT model; return the
+    recording.
+    """
     config = FOLDER / "assets" / "fp16" / "speaking.toml"
     demo.step(
         "the TTS model is prepared as well",
@@ -186,7 +199,9 @@ def speak(demo: Demo, model: TinyModel, hearing: Path) -> Path:
 
 
 def share_logs(demo: Demo, raw_log: Path) -> Path:
-    """Format the server's log and one of moshi-server's, publish them to an S3 server of our own, also after a rotation, and pull them."""
+    """Format the server's log and one of moshi-server's, publish them to an S3 server of our own,
+    also after a rotation, and pull them.
+    """
     raw = raw_log.with_name("log.demo.2026-01-02")
     raw.write_text(RAW_LOG, encoding="utf-8")
     friendly, rotated = raw.parent.parent / raw.name, raw.parent.parent / "log.demo.2026-01-02.1"

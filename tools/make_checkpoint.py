@@ -1,4 +1,5 @@
-"""`python -m tools.make_checkpoint OUT`: a checkpoint with the layout of a published model and values like a trained one's.
+"""`python -m tools.make_checkpoint OUT`: a checkpoint with the layout of a published model and
+values like a trained one's.
 
 For benchmarks and for trying commands by hand. `--layers` cuts the model down; `--overflow` and
 `--nan` plant what a check should find.

@@ -1,4 +1,5 @@
-"""`python -m tools.numerics_report`: what float16 does to language models of the published sizes, with random weights.
+"""`python -m tools.numerics_report`: what float16 does to language models of the published sizes,
+with random weights.
 
 Writes each model as bfloat16, converts it as `convert` does, and compares the two as `verify
 --numerics` does, on generated sound through a random Mimi. Needs torch, safetensors, sentencepiece,
@@ -87,7 +88,8 @@ def report(
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
         print(
-            f"{name} {dtype}: loaded in {loaded_s:.1f} s, computed in {heard.compute_s:.1f} s, peak {peak / 2**30:.2f} GiB",
+            f"{name} {dtype}: loaded in {loaded_s:.1f} s, computed in {heard.compute_s:.1f} s, peak"
+            f" {peak / 2**30:.2f} GiB",
             flush=True,
         )
         return heard

@@ -83,7 +83,8 @@ def _any_of(phrases: list[str]) -> re.Pattern[str] | None:
     parts = [
         re.escape(phrase).replace(r"\ …", _ANY_WORDS).replace(r"\ ", r"\s+") for phrase in phrases
     ]
-    # A hyphen, a tilde or a slash beside it makes the word a part of a name: `open-door`, `~nobody`.
+    # A hyphen, a tilde or a slash beside it makes the word a part of a name: `open-door`,
+    # `~nobody`.
     return re.compile(rf"(?<![\w~/-])(?:{'|'.join(parts)})(?![\w/-])", re.IGNORECASE)
 
 
@@ -93,7 +94,9 @@ def prose_of_markdown(text: str) -> Iterator[tuple[int, str]]:
 
 
 def prose_of_python(text: str, *, strings: bool) -> Iterator[tuple[int, str]]:
-    """Yield (first line, text) of docstrings and comment blocks, and of other strings if `strings`."""
+    """Yield (first line, text) of docstrings and comment blocks, and of other strings if
+    `strings`.
+    """
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
             continue

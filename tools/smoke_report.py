@@ -1,7 +1,9 @@
-"""`python -m tools.smoke_report`: the 1B model at its full size, with random weights, through `prep-sm75` and `smoke-test`.
+"""`python -m tools.smoke_report`: the 1B model at its full size, with random weights, through
+`prep-sm75` and `smoke-test`.
 
-Twice: as it is, which must pass, and with one NaN among its weights, which must fail. The card is simulated for the preparation only,
-so that f16 is prepared on any machine; serving uses the card that is there. Needs 7 GB of disk.
+Twice: as it is, which must pass, and with one NaN among its weights, which must fail. The card is
+simulated for the preparation only, so that f16 is prepared on any machine; serving uses the card
+that is there. Needs 7 GB of disk.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ NAN = {"transformer.layers.7.gating.linear_out.weight": {12_345: 0x7FC0}}
 
 
 def larger_tokenizer(tokenizer: bytes, pieces: int, there: int) -> bytes:
-    """Return a SentencePiece model with made-up pieces added until it has `pieces`; messages of its format may simply be continued."""
+    """Return a SentencePiece model with made-up pieces added until it has `pieces`; messages of its
+    format may simply be continued.
+    """
     added = b""
     for number in range(there, pieces):
         text = f"▁w{number}".encode()
@@ -58,7 +62,8 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         check=False,
     )
     print(
-        f"$ dsmops {' '.join(words)}   # exit code {done.returncode}, {time.perf_counter() - begin:.1f} s",
+        f"$ dsmops {' '.join(words)}   # exit code {done.returncode},"
+        f" {time.perf_counter() - begin:.1f} s",
         flush=True,
     )
     if done.stderr:
@@ -90,7 +95,8 @@ def prepare_and_test(folder: Path, *, broken: bool, more: list[str]) -> bool:
     found = json.loads(tested.stdout)
     for check in found["checks"]:
         print(
-            f"  {check['name']:<15} {check['status']:<8} {check['seconds']:7.2f} s  {check['evidence']}"
+            f"  {check['name']:<15} {check['status']:<8} {check['seconds']:7.2f} s "
+            f" {check['evidence']}"
         )
     print(found["verdict"], flush=True)
     output.unlink()

@@ -1,4 +1,5 @@
-"""`python -m tools.soak --minutes 30`: random clients against a real worker with the tiny model, on loopback.
+"""`python -m tools.soak --minutes 30`: random clients against a real worker with the tiny model, on
+loopback.
 
 Half of the clients behave, and must get exactly what each gets alone. The others abort, stall,
 send garbage or broken Opus, flood, read nothing, post noise, leave half a handshake, or come in
@@ -140,8 +141,9 @@ def _storm(url: str, dice: random.Random) -> None:
 def _half(url: str, dice: random.Random) -> None:
     host, port = url.removeprefix("http://").split(":")
     upgrade = (
-        f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {API_KEY}\r\n\r\n"
+        f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade:"
+        " websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key:"
+        f" dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {API_KEY}\r\n\r\n"
     ).encode() + dice.randbytes(dice.randrange(100))
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(upgrade[: dice.randrange(len(upgrade))])
@@ -202,7 +204,9 @@ def _used_slots(url: str) -> int:
 
 
 def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str, list[str]]:
-    """Run the soak, printing a line a minute, and return what happened and which promises did not hold."""
+    """Run the soak, printing a line a minute, and return what happened and which promises did not
+    hold.
+    """
     tally, made = Tally(), clips()
     resident: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -228,7 +232,8 @@ def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str,
                 resident.append((time.monotonic() - begin_s, _resident_bytes(worker.process.pid)))
                 if len(resident) % 60 == 0:
                     print(
-                        f"{resident[-1][0]:6.0f} s  {resident[-1][1] / 2**20:7.1f} MiB  {dict(tally.done)}",
+                        f"{resident[-1][0]:6.0f} s  {resident[-1][1] / 2**20:7.1f} MiB "
+                        f" {dict(tally.done)}",
                         flush=True,
                     )
             for thread in threads:
@@ -251,8 +256,8 @@ def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str,
     if growth > GROWTH_BYTES:
         tally.fail(f"memory grew by {growth / 2**20:.1f} MiB")
     report = (
-        f"{seconds:g} s: {dict(tally.done)}; "
-        f"memory {settled[0] / 2**20:.1f} → {settled[-1] / 2**20:.1f} MiB, at most {max(settled) / 2**20:.1f}"
+        f"{seconds:g} s: {dict(tally.done)}; memory {settled[0] / 2**20:.1f} →"
+        f" {settled[-1] / 2**20:.1f} MiB, at most {max(settled) / 2**20:.1f}"
     )
     return report, tally.wrong
 

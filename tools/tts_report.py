@@ -1,4 +1,5 @@
-"""`python -m tools.tts_report`: whether text to speech gives on a CUDA card what it gives on the CPU, as one table.
+"""`python -m tools.tts_report`: whether text to speech gives on a CUDA card what it gives on the
+CPU, as one table.
 
 Random weights, float32 without TF32, temperature 0.6 with seeds, rows out of sync: codes and text
 predictions should be the same but for ties that rounding breaks, after which a row's stream goes
@@ -37,7 +38,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What an engine gave: predictions [S, B], codes [S, B, K], PCM [S, B, samples], its validity [S, B] and all text logits [S, B, V]."""
+    """What an engine gave: predictions [S, B], codes [S, B, K], PCM [S, B, samples], its validity
+    [S, B] and all text logits [S, B, V].
+    """
 
     predictions: NDArray[np.int64]
     codes: NDArray[np.int64]
@@ -55,7 +58,9 @@ def moved(model: LoadedTts, device: torch.device, dtype: DType = DType.F32) -> L
 
 
 def speak(model: LoadedTts, schedule: Schedule, *, cuda_graph: bool = True) -> Spoken:
-    """Run rows of different voices and seeds by `schedule`, fed the same random words everywhere."""
+    """Run rows of different voices and seeds by `schedule`, fed the same random words
+    everywhere.
+    """
     engine = TtsEngine(model, ROWS, cuda_graph=cuda_graph)
     config, rng = model.config, np.random.default_rng(0)
     shape = config.voice_shape
@@ -92,7 +97,10 @@ def speak(model: LoadedTts, schedule: Schedule, *, cuda_graph: bool = True) -> S
 
 
 def compare(what: str, one: Spoken, other: Spoken, schedule: Schedule) -> str:
-    """Return a line about how far two runs agree. PCM is compared in rows whose codes have been the same since their last start."""
+    """Return a line about how far two runs agree.
+
+    PCM is compared in rows whose codes have been the same since their last start.
+    """
     active = schedule.masks.numpy()
     same = (one.codes == other.codes).all(-1) | ~active
     agreed, still = np.zeros_like(active), np.ones(ROWS, np.bool_)
@@ -107,8 +115,9 @@ def compare(what: str, one: Spoken, other: Spoken, schedule: Schedule) -> str:
         for part in ("predictions", "codes")
     )
     return (
-        f"{what:34} predictions {said}, codes {coded}, rows in step {_share(agreed[active])}; there logits {logits.max(initial=0):.1e}, "
-        f"PCM {apart:.1e} of {np.abs(one.pcm[one.valid]).max():.2g}; finite: {one.finite and other.finite}"
+        f"{what:34} predictions {said}, codes {coded}, rows in step {_share(agreed[active])}; there"
+        f" logits {logits.max(initial=0):.1e}, PCM {apart:.1e} of"
+        f" {np.abs(one.pcm[one.valid]).max():.2g}; finite: {one.finite and other.finite}"
     )
 
 

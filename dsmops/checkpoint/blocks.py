@@ -1,4 +1,5 @@
-"""A stream of bytes into a file through a few reused blocks: filled here, hashed by one thread, written by another.
+"""A stream of bytes into a file through a few reused blocks: filled here, hashed by one thread,
+written by another.
 
 The blocks bound memory whatever the size of file and tensors. hashlib, numpy and the write calls
 release the interpreter lock, so the three kinds of work run side by side. With `direct` the bytes
@@ -19,17 +20,23 @@ from types import TracebackType
 BLOCK_BYTES = 2 << 20
 BLOCKS = 8
 DIRECT_ALIGNMENT = 4096
-"""Offset, length and address of a direct write are multiples of this; it covers every disk sector size in use."""
+"""Offset, length and address of a direct write are multiples of this; it covers every disk sector
+size in use.
+"""
 
 CACHED_WRITE_BYTES = 64 << 10
-"""Largest write into the page cache. Larger ones get larger pages, which a virtual machine may have to fetch from its host first: seen up
-to eight times slower; on no machine faster by more than a few percent."""
+"""Largest write into the page cache.
+
+Larger ones get larger pages, which a virtual machine may have to fetch from its host first: seen up
+to eight times slower; on no machine faster by more than a few percent.
+"""
 
 _O_DIRECT = getattr(os, "O_DIRECT", 0)  # absent on macOS
 
 
 class BlockWriter:
-    """Appends to `fd`, an empty file opened for writing; use it as a context, and `finish` it before leaving.
+    """Appends to `fd`, an empty file opened for writing; use it as a context, and `finish` it
+    before leaving.
 
     Fill `room()` and tell `advance()` how much of it is filled, or `write()` bytes of any length.
     An `OSError` of a write comes out of one of the later calls. Leaving the context stops the
@@ -83,7 +90,9 @@ class BlockWriter:
             view = view[count:]
 
     def finish(self) -> str | None:
-        """Write what is left, wait for everything, and return the SHA-256 of all bytes (None without `digest`)."""
+        """Write what is left, wait for everything, and return the SHA-256 of all bytes (None
+        without `digest`).
+        """
         if self._filled:
             self._hand_over()
         for pending in self._pending:

@@ -1,4 +1,5 @@
-"""BF16 values to F16 or F32, bit for bit, in blocks small enough for a processor cache, with exact counts of what was lost.
+"""BF16 values to F16 or F32, bit for bit, in blocks small enough for a processor cache, with exact
+counts of what was lost.
 
 numpy has no bfloat16, and needs none: all work is integer arithmetic on the 16-bit patterns. Almost
 every weight of a model lies in the range where F16 follows from BF16 by moving bits; the few that
@@ -19,7 +20,10 @@ from dsmops.checkpoint.losses import LossCounts
 from dsmops.dtypes import DType
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements per call. Smaller blocks cost more Python than arithmetic; larger ones leave the cache."""
+"""Elements per call.
+
+Smaller blocks cost more Python than arithmetic; larger ones leave the cache.
+"""
 
 Bits = NDArray[np.uint16]
 
@@ -33,9 +37,11 @@ _F16_INF, _F16_MAX = 0x7C00, 0x7BFF
 
 @cache
 def f16_patterns() -> Bits:
-    """Return the F16 pattern of every BF16 pattern, rounded to nearest, ties to even, too large to infinity; NaN stays NaN.
+    """Return the F16 pattern of every BF16 pattern, rounded to nearest, ties to even, too large to
+    infinity; NaN stays NaN.
 
-    Source: IEEE 754 binary16; BF16 is the upper half of binary32, from which numpy rounds correctly.
+    Source: IEEE 754 binary16; BF16 is the upper half of binary32, from which numpy rounds
+    correctly.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return _all_bf16_as_f32().astype(np.float16).view(np.uint16)
@@ -62,7 +68,9 @@ def _all_bf16_as_f32() -> NDArray[np.float32]:
 
 
 class Cast(ABC):
-    """Casts blocks and counts losses until `take_counts`. Keeps scratch memory, so use one per thread.
+    """Casts blocks and counts losses until `take_counts`.
+
+    Keeps scratch memory, so use one per thread.
 
     It never raises: whether a count matters is the caller's policy.
     """
@@ -73,7 +81,9 @@ class Cast(ABC):
 
     @abstractmethod
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
-        """Write the target patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must not overlap `bits`."""
+        """Write the target patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must
+        not overlap `bits`.
+        """
 
     def take_counts(self) -> LossCounts:
         """Return the counts since the last call, and start anew."""
@@ -161,7 +171,9 @@ class _Tally:
         self._top = -1
 
     def note_magnitudes(self, doubled: Bits) -> int:
-        """Take in a block of doubled patterns; return the largest of them (0: all elements are zero)."""
+        """Take in a block of doubled patterns; return the largest of them (0: all elements are
+        zero).
+        """
         if not doubled.size:
             return 0
         self._elements += doubled.size
@@ -203,7 +215,10 @@ class _Tally:
 
 
 def make_cast(dtype: DType, *, clamp: bool = False) -> tuple[Cast, np.dtype[Any]]:
-    """Return the cast from BF16 to `dtype`, and the dtype of its patterns on disk. `clamp` concerns F16 only."""
+    """Return the cast from BF16 to `dtype`, and the dtype of its patterns on disk.
+
+    `clamp` concerns F16 only.
+    """
     if dtype is DType.F16:
         return Bf16ToF16(clamp=clamp), np.dtype("<u2")
     return Bf16ToF32(), np.dtype("<u4")

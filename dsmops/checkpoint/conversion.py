@@ -44,7 +44,8 @@ def convert(
     about 60 MiB whatever the size of files and tensors; only many thousands of tensors take more.
 
     Raises:
-        TensorRangeError: values beyond the target's range, under `OverflowPolicy.FAIL`; names the tensors.
+        TensorRangeError: values beyond the target's range, under `OverflowPolicy.FAIL`; names the
+            tensors.
         InputError: a source file changed while it was read.
         DiskFullError: checked before the first byte is written, and met while writing.
         TargetBusyError: another process is writing the same target.
@@ -151,7 +152,9 @@ def _scan(
 
 
 class _Casts:
-    """The casts of one run, made when first needed, and a block of source patterns for them to read."""
+    """The casts of one run, made when first needed, and a block of source patterns for them to
+    read.
+    """
 
     def __init__(self, *, clamp: bool) -> None:
         self._clamp = clamp
@@ -255,9 +258,11 @@ class _SourceDigests:
         self._pool = ThreadPoolExecutor(1)
         self._stop = _Stop()
         self._digests: list[str | Future[str] | None] = [
-            shard.known_sha256 or self._pool.submit(compute_sha256, shard, progress=self._stop)
-            if wanted
-            else None
+            (
+                shard.known_sha256 or self._pool.submit(compute_sha256, shard, progress=self._stop)
+                if wanted
+                else None
+            )
             for shard in shards
         ]
 
@@ -281,7 +286,9 @@ class _SourceDigests:
 
 
 class _Stop(SilentProgress):
-    """A progress that ends the work it observes once it is set: at the next block, by an exception nobody looks at."""
+    """A progress that ends the work it observes once it is set: at the next block, by an exception
+    nobody looks at.
+    """
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -302,7 +309,11 @@ def _range_error(report: LossReport, dtype: DType) -> TensorRangeError:
     ]
     count = len(report.overflowing)
     return TensorRangeError(
-        f"{count} {'tensor holds' if count == 1 else 'tensors hold'} finite values beyond the range of {dtype}, 65504: {', '.join(worst)}"
+        f"{count} {'tensor holds' if count == 1 else 'tensors hold'} finite values beyond the range"
+        f" of {dtype}, 65504: {', '.join(worst)}"
         + (f" and {count - len(worst)} more" if count > len(worst) else ""),
-        hint="Choose what becomes of them: --on-overflow clamp holds them at 65504, keep-f32 stores these tensors as F32.",
+        hint=(
+            "Choose what becomes of them: --on-overflow clamp holds them at 65504, keep-f32 stores"
+            " these tensors as F32."
+        ),
     )

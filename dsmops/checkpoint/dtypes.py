@@ -1,4 +1,7 @@
-"""The dtypes a safetensors file may hold, and which of them `convert` changes. No numpy here: reading a header needs none."""
+"""The dtypes a safetensors file may hold, and which of them `convert` changes.
+
+No numpy here: reading a header needs none.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ CASTABLE = DType.BF16
 """The one dtype that `convert` changes; tensors of every other dtype are copied as they are."""
 
 TARGET_DTYPES = (DType.F16, DType.F32)
-"""What BF16 can become. A new one is a `casts.Cast`, a line in `casts.make_cast` and an entry here."""
+"""What BF16 can become.
+
+A new one is a `casts.Cast`, a line in `casts.make_cast` and an entry here.
+"""
 
 
 def require_target(dtype: DType) -> None:

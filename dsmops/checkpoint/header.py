@@ -30,7 +30,10 @@ MAX_INTEGER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor as the header describes it. `begin` and `end` are bytes from the start of the data section."""
+    """One tensor as the header describes it.
+
+    `begin` and `end` are bytes from the start of the data section.
+    """
 
     name: str
     dtype: str
@@ -51,7 +54,8 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header that passed every check: `tensors` by name, in header order, and `metadata`, the strings of `__metadata__`.
+    """A header that passed every check: `tensors` by name, in header order, and `metadata`, the
+    strings of `__metadata__`.
 
     `data_start` is where the data section begins in the file, `file_bytes` the size of the whole
     file, and `sha256` the digest of everything before the data section.
@@ -69,12 +73,15 @@ class Header:
         return self.file_bytes - self.data_start
 
     def in_data_order(self) -> list[TensorInfo]:
-        """Return the tensors as their data follow each other in the file, which may differ from header order."""
+        """Return the tensors as their data follow each other in the file, which may differ from
+        header order.
+        """
         return sorted(self.tensors.values(), key=lambda tensor: (tensor.begin, tensor.end))
 
 
 def parse_data_start(prefix: bytes, file_bytes: int, *, name: str = "the file") -> int:
-    """Return where the data section begins, from the first 8 bytes: the number of bytes that `parse_header` needs.
+    """Return where the data section begins, from the first 8 bytes: the number of bytes that
+    `parse_header` needs.
 
     Raises:
         HeaderError: the file is too short, or the length it states is impossible.
@@ -100,8 +107,9 @@ def parse_data_start(prefix: bytes, file_bytes: int, *, name: str = "the file") 
 def parse_header(head: bytes, file_bytes: int, *, name: str = "the file") -> Header:
     """Return the header of a safetensors file of `file_bytes` bytes, given its first bytes.
 
-    Pure: `head` may come from a disk or a network, and may be longer than the header. `name` is what errors call the file. Unaligned
-    headers are accepted. Memory and time are in proportion to the header's length.
+    Pure: `head` may come from a disk or a network, and may be longer than the header. `name` is
+    what errors call the file. Unaligned headers are accepted. Memory and time are in proportion to
+    the header's length.
 
     Raises:
         HeaderError: the header breaks the format, or does not fit `file_bytes`.
@@ -119,7 +127,9 @@ def parse_header(head: bytes, file_bytes: int, *, name: str = "the file") -> Hea
 
 
 def render_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes that stand before the data section: length, compact JSON, spaces up to a multiple of 8."""
+    """Return the bytes that stand before the data section: length, compact JSON, spaces up to a
+    multiple of 8.
+    """
     body: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for tensor in tensors:
         body[tensor.name] = {
@@ -145,7 +155,9 @@ _NULL = re.compile(rb"null")
 
 
 class _Parser:
-    """One pass over `{"__metadata__": {string: string}, name: {"dtype", "shape", "data_offsets"}, ...}`."""
+    """One pass over `{"__metadata__": {string: string}, name: {"dtype", "shape", "data_offsets"},
+    ...}`.
+    """
 
     def __init__(self, head: bytes, name: str) -> None:
         self._text = head
@@ -188,7 +200,8 @@ class _Parser:
         match = _ENTRY.match(self._text, self._at)
         if match is None:
             self._fail(
-                f"tensor {name!r} is not described by a JSON object of at most {MAX_ENTRY_BYTES} bytes"
+                f"tensor {name!r} is not described by a JSON object of at most {MAX_ENTRY_BYTES}"
+                " bytes"
             )
         self._at = match.end()
         try:
@@ -200,7 +213,8 @@ class _Parser:
             return _entry_of(name, fields)
         except (ValueError, RecursionError) as exc:
             self._fail(
-                f"tensor {name!r}: {exc if isinstance(exc, ValueError) else 'lists are nested too deeply'}"
+                f"tensor {name!r}:"
+                f" {exc if isinstance(exc, ValueError) else 'lists are nested too deeply'}"
             )
 
     def _open_object(self) -> bool:
@@ -267,7 +281,10 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _entry_of(name: str, fields: dict[str, Any]) -> TensorInfo:
-    """Return the tensor that `fields` describe. Raises ValueError with the reason when they do not."""
+    """Return the tensor that `fields` describe.
+
+    Raises ValueError with the reason when they do not.
+    """
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_BITS:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BITS)}")
@@ -280,7 +297,8 @@ def _entry_of(name: str, fields: dict[str, Any]) -> TensorInfo:
         raise ValueError(f"shape {shape} has more elements than any file can hold")
     if bits != 8 * (offsets[1] - offsets[0]):
         raise ValueError(
-            f"shape {shape} of {dtype} needs {bits / 8:g} bytes, data_offsets span {offsets[1] - offsets[0]}"
+            f"shape {shape} of {dtype} needs {bits / 8:g} bytes, data_offsets span"
+            f" {offsets[1] - offsets[0]}"
         )
     return TensorInfo(name, dtype, tuple(shape), offsets[0], offsets[1])
 
@@ -300,7 +318,8 @@ def _check_layout(header: Header, name: str) -> None:
                 "leaves a hole before" if tensor.begin > reached else "overlaps what comes before"
             )
             raise HeaderError(
-                f"{name}: bad header: tensor {_shortened(repr(tensor.name))} {kind} byte {tensor.begin}",
+                f"{name}: bad header: tensor {_shortened(repr(tensor.name))} {kind} byte"
+                f" {tensor.begin}",
                 hint=_DAMAGED,
             )
         reached = tensor.end

@@ -1,4 +1,7 @@
-"""What headers say about a checkpoint: sizes, dtypes, which model it is. Pure; works on headers from a disk or a network alike."""
+"""What headers say about a checkpoint: sizes, dtypes, which model it is.
+
+Pure; works on headers from a disk or a network alike.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class TensorLine:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A checkpoint at a glance. `parameters` counts elements of all tensors; `forecast` is what a conversion would lose, if asked for.
+    """A checkpoint at a glance.
+
+    `parameters` counts elements of all tensors; `forecast` is what a conversion would lose, if
+    asked for.
 
     `unlisted` are tensors that shards hold but the index does not name. `total_size_bytes` is what
     the index states, None without one.

@@ -1,4 +1,7 @@
-"""What a conversion did to the values, counted exactly: per tensor and in total. Plain values, no numpy."""
+"""What a conversion did to the values, counted exactly: per tensor and in total.
+
+Plain values, no numpy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ class LossCounts:
 
     overflowed: finite in the source, not representable in the target (infinite there, or clamped).
     underflowed: non-zero in the source, zero in the target.
-    subnormal: non-zero values that the target holds as subnormal numbers; `rounded` of them changed their value.
+    subnormal: non-zero values that the target holds as subnormal numbers; `rounded` of them changed
+        their value.
     rounded: non-zero finite results that differ from the source.
     infinite, nan: so in the source, and so in the target.
     largest_magnitude: of the finite source values; None when there is none.
@@ -44,7 +48,10 @@ class TensorLoss(LossCounts):
 
 @dataclass(frozen=True, slots=True)
 class LossReport:
-    """Every converted tensor in file order, and their sum. Copied tensors lose nothing and are not listed."""
+    """Every converted tensor in file order, and their sum.
+
+    Copied tensors lose nothing and are not listed.
+    """
 
     totals: LossCounts
     tensors: tuple[TensorLoss, ...]
@@ -62,7 +69,10 @@ class LossReport:
 
     @classmethod
     def from_json(cls, body: Any) -> LossReport:
-        """Read back what `json.dumps` made of `dataclasses.asdict`. Raises KeyError, TypeError when it is something else."""
+        """Read back what `json.dumps` made of `dataclasses.asdict`.
+
+        Raises KeyError, TypeError when it is something else.
+        """
         return cls.of(TensorLoss(**tensor) for tensor in body["tensors"])
 
     @property

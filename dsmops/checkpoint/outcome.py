@@ -1,4 +1,6 @@
-"""What `dsmops convert` does with a plan: look whether the work is done already, do it when not, check it when asked."""
+"""What `dsmops convert` does with a plan: look whether the work is done already, do it when not,
+check it when asked.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was done, or with a dry run would be. `conversion` is None for a dry run, `verification` where none was asked for.
+    """What was done, or with a dry run would be.
+
+    `conversion` is None for a dry run, `verification` where none was asked for.
 
     `notes` are what the user should know before serving the target.
     """
@@ -122,7 +126,10 @@ def carry_out(
 
 
 def _foreign_file(plan: ConversionPlan) -> Path | None:
-    """Return a file that the plan would replace although no conversion made it. A record vouches for all files of its target."""
+    """Return a file that the plan would replace although no conversion made it.
+
+    A record vouches for all files of its target.
+    """
     if plan.record_path.is_file():
         return None
     return next(
@@ -143,7 +150,8 @@ def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[st
         and plan.dtype is DType.F16
     ):
         notes.append(
-            "Not counted: tensors with values beyond the range of F16, which --on-overflow keep-f32 stores in twice the size."
+            "Not counted: tensors with values beyond the range of F16, which --on-overflow keep-f32"
+            " stores in twice the size."
         )
     if not any(tensor.dtype == CASTABLE for tensor in plan.checkpoint.tensors.values()):
         notes.append(
@@ -151,19 +159,21 @@ def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[st
         )
     if plan.checkpoint.unlisted:
         notes.append(
-            f"In shards but not in the index: {len(plan.checkpoint.unlisted)} tensors. They stay with their shards."
+            f"In shards but not in the index: {len(plan.checkpoint.unlisted)} tensors. They stay"
+            " with their shards."
         )
     kept = conversion.kept_f32 if conversion else plan.kept_f32
     if kept and plan.dtype is DType.F16:
         names = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
         notes.append(
-            f"Kept as F32: {names}. That helps the embedded worker only: moshi-server casts every tensor to its dtype_override at load, "
-            "back to infinity where values are too large."
+            f"Kept as F32: {names}. That helps the embedded worker only: moshi-server casts every"
+            " tensor to its dtype_override at load, back to infinity where values are too large."
         )
     totals = conversion.losses.totals if conversion else None
     if totals and (totals.nan or totals.infinite):
         notes.append(
-            f"Not finite in the source itself, and kept so: {totals.nan:,} NaN, {totals.infinite:,} infinite."
+            f"Not finite in the source itself, and kept so: {totals.nan:,} NaN, {totals.infinite:,}"
+            " infinite."
         )
     return notes
 

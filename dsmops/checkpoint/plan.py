@@ -1,4 +1,6 @@
-"""Deciding a conversion before a byte is written: which tensor becomes what, where it goes, and what the headers will say."""
+"""Deciding a conversion before a byte is written: which tensor becomes what, where it goes, and
+what the headers will say.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,15 @@ from dsmops.errors import CheckpointError, InputError
 from dsmops.files import os_errors, partial_path
 
 RECIPE = 1
-"""Raised when the same source and options begin to give other bytes; targets of an older recipe are then out of date."""
+"""Raised when the same source and options begin to give other bytes; targets of an older recipe are
+then out of date.
+"""
 
 KYUTAI_LICENCE = "CC-BY-4.0"
-"""Of every weight file that Kyutai publishes; converting does not change it. Goes into the metadata of recognised models."""
+"""Of every weight file that Kyutai publishes; converting does not change it.
+
+Goes into the metadata of recognised models.
+"""
 
 
 _Placed = tuple[Shard, TensorInfo, str, int]
@@ -35,7 +42,9 @@ _Placed = tuple[Shard, TensorInfo, str, int]
 
 
 class OverflowPolicy(StrEnum):
-    """What to do with finite values beyond the target's range: stop, hold them at the largest value, or keep the tensor as F32."""
+    """What to do with finite values beyond the target's range: stop, hold them at the largest
+    value, or keep the tensor as F32.
+    """
 
     FAIL = "fail"
     CLAMP = "clamp"
@@ -44,7 +53,9 @@ class OverflowPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """One tensor of the target, from `source` in `shard`: copied as it is when the dtype stays, else cast."""
+    """One tensor of the target, from `source` in `shard`: copied as it is when the dtype stays,
+    else cast.
+    """
 
     shard: Shard
     source: TensorInfo
@@ -57,7 +68,9 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One file of the target: its name there, all bytes before the data, and its tensors in the order of their data."""
+    """One file of the target: its name there, all bytes before the data, and its tensors in the
+    order of their data.
+    """
 
     name: str
     path: Path
@@ -71,7 +84,9 @@ class FilePlan:
 
 @dataclass(frozen=True, slots=True)
 class ConversionPlan:
-    """All that `convert` will do. `index` is the target's index file and its text, None for a single file.
+    """All that `convert` will do.
+
+    `index` is the target's index file and its text, None for a single file.
 
     `kept_f32` are the BF16 tensors that become F32 although `dtype` is F16; with
     `OverflowPolicy.KEEP_F32` more may join once the values have been looked at.
@@ -119,14 +134,17 @@ def plan_conversion(
     on_overflow: OverflowPolicy = OverflowPolicy.FAIL,
     keep_f32: Sequence[str] = (),
 ) -> ConversionPlan:
-    """Return the plan for converting the BF16 tensors of `source` to `dtype`. Reads headers only, writes nothing.
+    """Return the plan for converting the BF16 tensors of `source` to `dtype`.
+
+    Reads headers only, writes nothing.
 
     A `target` ending in `.safetensors` is one file, whatever the source is; an existing folder, or
     any other name for a sharded source, is a folder that gets the source's own file names and
     index. `keep_f32` are shell patterns; BF16 tensors that match become F32.
 
     Raises:
-        InputError: the target is the source, or no place for a checkpoint; `dtype` cannot be made; a pattern matches nothing.
+        InputError: the target is the source, or no place for a checkpoint; `dtype` cannot be made;
+            a pattern matches nothing.
         HeaderError, CheckpointError, SourceError: the source cannot be used.
     """
     require_target(dtype)
@@ -142,7 +160,8 @@ def plan_conversion(
 
 
 def require_apart(report: Path, plan: ConversionPlan) -> None:
-    """Check that `report`, a file to be written besides, is none of those that `plan` reads or writes.
+    """Check that `report`, a file to be written besides, is none of those that `plan` reads or
+    writes.
 
     Raises:
         InputError: it is.
@@ -218,8 +237,12 @@ def _lay_out_file(
     head = render_header(in_header_order, _metadata(plan, shards))
     if len(head) > LENGTH_BYTES + MAX_HEADER_BYTES:
         raise CheckpointError(
-            f"{path} would have a header of {len(head) - LENGTH_BYTES} bytes; the format allows {MAX_HEADER_BYTES}",
-            hint="The names or the metadata of the source are too long. Convert a sharded source to a folder instead of one file.",
+            f"{path} would have a header of {len(head) - LENGTH_BYTES} bytes; the format allows"
+            f" {MAX_HEADER_BYTES}",
+            hint=(
+                "The names or the metadata of the source are too long. Convert a sharded source to"
+                " a folder instead of one file."
+            ),
         )
     return FilePlan(name, path, head, tuple(placed.values()))
 
@@ -239,7 +262,10 @@ def _aligned(tensors: Iterable[_Placed]) -> list[_Placed]:
 
 
 def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
-    """Return the source's metadata and where the target came from. Nothing that differs between two runs: no time, path or digest."""
+    """Return the source's metadata and where the target came from.
+
+    Nothing that differs between two runs: no time, path or digest.
+    """
     merged = {
         key: text for shard in reversed(shards) for key, text in shard.header.metadata.items()
     }
@@ -247,9 +273,9 @@ def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
     return {
         **{key: text for key, text in merged.items() if not key.startswith("dsmops.")},
         # A file name need not be text; a header must be.
-        "dsmops.source": ", ".join(Path(shard.name).name for shard in shards)
-        .encode(errors="replace")
-        .decode(),
+        "dsmops.source": (
+            ", ".join(Path(shard.name).name for shard in shards).encode(errors="replace").decode()
+        ),
         "dsmops.dtype": plan.dtype.value,
         "dsmops.on_overflow": plan.on_overflow.value,
         "dsmops.recipe": str(RECIPE),

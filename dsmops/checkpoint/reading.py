@@ -11,7 +11,9 @@ from dsmops.files import os_errors
 
 
 class ShardReader:
-    """One shard, open for reading; a context. It must be the file that was planned for, and stay so.
+    """One shard, open for reading; a context.
+
+    It must be the file that was planned for, and stay so.
 
     Plain reads rather than a memory map: what is mapped counts as memory of this process, and a map
     of a file that is cut short kills the process instead of raising.

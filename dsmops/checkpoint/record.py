@@ -1,4 +1,5 @@
-"""What a conversion leaves beside its target, so that the next run can tell in milliseconds that there is nothing to do.
+"""What a conversion leaves beside its target, so that the next run can tell in milliseconds that
+there is nothing to do.
 
 An up-to-date target is trusted when size, mtime and header digest of every source and target file
 are those recorded. Where only the mtime moved (a copy, a touch) the full digests decide.
@@ -25,7 +26,10 @@ MAX_RECORD_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file as it was at conversion. `name` is relative to the checkpoint; `sha256` is None when digests were not wanted."""
+    """One file as it was at conversion.
+
+    `name` is relative to the checkpoint; `sha256` is None when digests were not wanted.
+    """
 
     name: str
     size_bytes: int
@@ -43,7 +47,8 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """How a target was made from a source, and what was lost; also what the record beside the target holds.
+    """How a target was made from a source, and what was lost; also what the record beside the
+    target holds.
 
     `kept_f32` are BF16 tensors stored as F32 because of a pattern or the overflow policy.
     `elapsed_s` is the time the conversion took.
@@ -92,7 +97,9 @@ def load(path: Path) -> ConversionReport | None:
 
 
 def made_by_conversion(path: Path) -> bool:
-    """Return whether `path` is a file that `convert` wrote, whole or damaged since, by the record beside it or by its own metadata."""
+    """Return whether `path` is a file that `convert` wrote, whole or damaged since, by the record
+    beside it or by its own metadata.
+    """
     if path.with_name(f"{path.name}.dsmops.json").exists():
         return True
     try:

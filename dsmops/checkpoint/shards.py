@@ -1,4 +1,6 @@
-"""Finding and opening a checkpoint: one file, a folder, or an index file with its shards. Reads headers only.
+"""Finding and opening a checkpoint: one file, a folder, or an index file with its shards.
+
+Reads headers only.
 
 Pickle files are refused by name and by content: loading one runs whatever code is in it.
 """
@@ -31,8 +33,8 @@ MAX_INDEX_BYTES = 32 << 20
 
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _PICKLE_HINT = (
-    "Get the model's .safetensors files. If there are none, convert it where nothing can be harmed: "
-    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)."
+    "Get the model's .safetensors files. If there are none, convert it where nothing can be harmed:"
+    " safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)."
 )
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (
@@ -88,7 +90,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """The JSON file that says which shard holds which tensor. `metadata` is kept as found; `total_size` in it may be absent."""
+    """The JSON file that says which shard holds which tensor.
+
+    `metadata` is kept as found; `total_size` in it may be absent.
+    """
 
     path: Path
     weight_map: Mapping[str, str] = field(hash=False)
@@ -97,7 +102,8 @@ class IndexFile:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model's weights, headers read: `shards` (one for a single file), `tensors` by name, in file order, and the shard of each.
+    """A model's weights, headers read: `shards` (one for a single file), `tensors` by name, in file
+    order, and the shard of each.
 
     `unlisted` are tensors that a shard holds but the index does not name; they travel with their
     shard.
@@ -116,7 +122,9 @@ class Checkpoint:
         return sum(shard.header.file_bytes for shard in self.shards)
 
     def stored(self) -> Iterator[tuple[Shard, TensorInfo]]:
-        """Yield every tensor of every shard, in the order of their data; those of `unlisted` too, so a name may come twice."""
+        """Yield every tensor of every shard, in the order of their data; those of `unlisted` too,
+        so a name may come twice.
+        """
         return ((shard, tensor) for shard in self.shards for tensor in shard.header.in_data_order())
 
 
@@ -188,7 +196,10 @@ def _refuse_pickle(path: Path) -> NoReturn:
 
 
 def open_shard(path: Path, name: str) -> Shard:
-    """Return one file of a checkpoint, its header read and checked. `name` is how the checkpoint calls it."""
+    """Return one file of a checkpoint, its header read and checked.
+
+    `name` is how the checkpoint calls it.
+    """
     if path.suffix in _PICKLE_SUFFIXES:
         _refuse_pickle(path)
     with os_errors(path):
@@ -312,7 +323,8 @@ def read_index(path: Path) -> IndexFile:
             or pure.suffix != ".safetensors"
         ):
             refuse(
-                f"tensor {tensor!r} is said to be in {shard!r}, which is not a .safetensors file below this folder"
+                f"tensor {tensor!r} is said to be in {shard!r}, which is not a .safetensors file"
+                " below this folder"
             )
     return IndexFile(path, weight_map, metadata if isinstance(metadata, dict) else {})
 
@@ -330,7 +342,8 @@ def open_sharded(path: Path, index: IndexFile) -> Checkpoint:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{len(missing)} of {len(names)} shards named in {index.path} are missing: {', '.join(missing[:4])}",
+            f"{len(missing)} of {len(names)} shards named in {index.path} are missing:"
+            f" {', '.join(missing[:4])}",
             hint="Fetch the missing files into the same folder.",
             code="checkpoint.shard_missing",
         )
@@ -341,7 +354,8 @@ def open_sharded(path: Path, index: IndexFile) -> Checkpoint:
     absent = [tensor for tensor, shard in shard_of.items() if tensor not in shard.header.tensors]
     if absent:
         raise CheckpointError(
-            f"{index.path} names {len(absent)} tensors that their shards do not hold: {', '.join(absent[:4])}",
+            f"{index.path} names {len(absent)} tensors that their shards do not hold:"
+            f" {', '.join(absent[:4])}",
             hint="Index and shards are of different releases. Fetch all of them again.",
             code="checkpoint.index",
         )

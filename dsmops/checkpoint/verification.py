@@ -1,4 +1,6 @@
-"""Checking a target against its source: every tensor, every pattern, by table look-up and not by the code that converted it."""
+"""Checking a target against its source: every tensor, every pattern, by table look-up and not by
+the code that converted it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Patterns = NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One way in which the target is not what converting the source gives. `tensor` is None when it concerns the whole checkpoint.
+    """One way in which the target is not what converting the source gives.
+
+    `tensor` is None when it concerns the whole checkpoint.
 
     `elements` counts what differs (bytes, in a copied tensor); None where shapes, dtypes or names
     already disagree.
@@ -158,7 +162,10 @@ def _layout_differences(before: Checkpoint, after: Checkpoint) -> Iterator[Diffe
 
 
 def _compare_data(source: _Located, target: _Located, progress: Progress) -> Difference | None:
-    """Return how the data of one tensor differ, or None. What was cast is compared by elements, what was copied by bytes."""
+    """Return how the data of one tensor differ, or None.
+
+    What was cast is compared by elements, what was copied by bytes.
+    """
     was, became = source.tensor.dtype, target.tensor.dtype
     cast = was != became
     item, there_dtype = ("<u2", "<u4" if became == DType.F32 else "<u2") if cast else ("u1", "u1")
@@ -181,8 +188,8 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
             at = int(wrong.argmax())
             digits = 2 + 2 * wanted.itemsize
             first = first or (
-                f"{start + at}: {before[at]:#0{2 + 2 * before.itemsize}x} became {after[at]:#0{digits}x}"
-                + (f", not {wanted[at]:#0{digits}x}" if cast else "")
+                f"{start + at}: {before[at]:#0{2 + 2 * before.itemsize}x} became"
+                f" {after[at]:#0{digits}x}" + (f", not {wanted[at]:#0{digits}x}" if cast else "")
             )
             different += int(np.count_nonzero(wrong))
         progress.advance(before.nbytes)

@@ -28,9 +28,12 @@ app = typer.Typer(
     cls=GroupedHelp,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Prepare, serve and check Kyutai speech models on any GPU, also an old one.",
-    epilog="Start with `dsmops check-gpu`, then `dsmops prep-sm75`. Exit codes: 0 done, or yes; 1 a check "
-    "found a problem; 2 wrong usage; 3 bad input; 4 something is missing on this machine; 5 disk, "
-    "memory or port not available; 6 the other side failed; 70 a bug in dsmops; 130 Ctrl-C; 143 SIGTERM.",
+    epilog=(
+        "Start with `dsmops check-gpu`, then `dsmops prep-sm75`. Exit codes: 0 done, or yes; 1 a"
+        " check found a problem; 2 wrong usage; 3 bad input; 4 something is missing on this"
+        " machine; 5 disk, memory or port not available; 6 the other side failed; 70 a bug in"
+        " dsmops; 130 Ctrl-C; 143 SIGTERM."
+    ),
     no_args_is_help=True,
     # Plain help starts 70 ms faster than rich help, and exceptions must reach main().
     rich_markup_mode=None,

@@ -84,7 +84,10 @@ def inspect(
 
 
 def _at_hand(source: str, out: Reporter, *, download: bool = True) -> Path:
-    """Return the local path of `source`. What has to be downloaded is shown first, with its sizes."""
+    """Return the local path of `source`.
+
+    What has to be downloaded is shown first, with its sizes.
+    """
     from dsmops.operations.models.sources import local_checkpoint
 
     return local_checkpoint(source, download=download, progress=out.progress())
@@ -118,7 +121,10 @@ def convert(
         Policy,
         typer.Option(
             "--on-overflow",
-            help="What to do with values beyond the range of F16: stop, hold at 65504, or keep the tensor F32.",
+            help=(
+                "What to do with values beyond the range of F16: stop, hold at 65504, or keep the"
+                " tensor F32."
+            ),
         ),
     ] = "fail",
     keep_f32: Annotated[
@@ -151,7 +157,10 @@ def convert(
         bool,
         typer.Option(
             "--force",
-            help="Convert even where the target is up to date, and replace a file that dsmops did not make.",
+            help=(
+                "Convert even where the target is up to date, and replace a file that dsmops did"
+                " not make."
+            ),
         ),
     ] = False,
     dry_run: DryRunOpt = False,
@@ -161,15 +170,16 @@ def convert(
 ) -> None:
     """Convert a bf16 checkpoint to f16 or f32, and report losses.
 
-    Streams: memory stays small whatever the size. The target is absent, old or complete at any moment. Tensors of other dtypes, names,
-    order, shapes and metadata stay as they are. A target that is up to date is left alone, and so is a file that dsmops did not make.
-    Exits 1 when --verify finds a difference.
+    Streams: memory stays small whatever the size. The target is absent, old or complete at any
+    moment. Tensors of other dtypes, names, order, shapes and metadata stay as they are. A target
+    that is up to date is left alone, and so is a file that dsmops did not make. Exits 1 when
+    --verify finds a difference.
 
     \b
     Examples:
       dsmops convert model.safetensors model.fp16.safetensors
       dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
-      dsmops convert --keep-f32 'condition_*' --report loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
+      dsmops convert --report loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
     _without_blas_threads()
     from json import dumps
@@ -224,7 +234,10 @@ def verify(
         typer.Option(
             "--model",
             metavar="SOURCE",
-            help="With --numerics, whose config, tokenizer and Mimi to take, named as for `transcribe`. Default: what lies beside SOURCE.",
+            help=(
+                "With --numerics, whose config, tokenizer and Mimi to take, named as for"
+                " `transcribe`. Default: what lies beside SOURCE."
+            ),
         ),
     ] = None,
     cpu: Annotated[
@@ -243,14 +256,15 @@ def verify(
     Works without any record, so files converted by other programs can be checked too. Exits 1 when
     something differs, and names the first differing element of each tensor.
 
-    --numerics (pip install 'dsmops[worker]') computes the source in f32 and the target in its own dtype: error of the logits, agreement of
-    the tokens, the range of the activations in each layer, and where NaN or infinity begin. Exits 1 when the answer is no.
+    --numerics (pip install 'dsmops[worker]') computes the source in f32 and the target in its own
+    dtype: error of the logits, agreement of the tokens, the range of the activations in each layer,
+    and where NaN or infinity begin. Exits 1 when the answer is no.
 
     \b
     Examples:
       dsmops verify model.safetensors model.fp16.safetensors
       dsmops verify --json sharded-model/ sharded-model-fp16/
-      dsmops verify --numerics speech.mp3 --model stt-1b-en_fr model.safetensors model.fp16.safetensors
+      dsmops verify --numerics speech.mp3 --model stt-1b-en_fr a.safetensors b.safetensors
     """
     _without_blas_threads()
     from dsmops.checkpoint import verify as compare

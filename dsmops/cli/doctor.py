@@ -27,7 +27,10 @@ def doctor(
         typer.Option(
             "--checkpoint",
             metavar="PATH",
-            help="Checkpoint to look at. Repeatable. Default: assets/fp16 and Kyutai's in the hub cache.",
+            help=(
+                "Checkpoint to look at. Repeatable. Default: assets/fp16 and Kyutai's in the hub"
+                " cache."
+            ),
         ),
     ] = None,
     moshi_bin: Annotated[

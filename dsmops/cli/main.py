@@ -14,7 +14,9 @@ from dsmops.report import Reporter
 
 
 def main() -> int:
-    """Run the command line of this process and return its exit code (`dsmops.errors` lists them)."""
+    """Run the command line of this process and return its exit code (`dsmops.errors` lists
+    them).
+    """
     _prepare_streams()
     _prepare_signals()
     try:
@@ -55,7 +57,9 @@ def _prepare_streams() -> None:
 
 
 def _prepare_signals() -> None:
-    """Let a plain kill, or a terminal that goes away, end a command like Ctrl-C: partial files of gigabytes are cleared, not left."""
+    """Let a plain kill, or a terminal that goes away, end a command like Ctrl-C: partial files of
+    gigabytes are cleared, not left.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What the caller wants ignored (nohup) stays ignored.
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -63,7 +67,9 @@ def _prepare_signals() -> None:
 
 
 def _report(error: DsmopsError) -> int:
-    """Report the error, with --debug below the traceback of the exception being handled, and return its exit code."""
+    """Report the error, with --debug below the traceback of the exception being handled, and return
+    its exit code.
+    """
     reporter = Reporter.current or Reporter()
     if reporter.debug:
         import traceback
@@ -85,6 +91,9 @@ def _report_bug(exc: Exception) -> int:
         traceback.print_exc(file=file)
     bug = DsmopsError(
         f"dsmops failed in a way it should not: {type(exc).__name__}: {exc}",
-        hint=f"This is a bug. The traceback is in {Path(file.name)}; please report it with the command you ran.",
+        hint=(
+            f"This is a bug. The traceback is in {Path(file.name)}; please report it with the"
+            " command you ran."
+        ),
     )
     return _report(bug)

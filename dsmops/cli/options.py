@@ -32,8 +32,10 @@ SimulateOpt = Annotated[
     typer.Option(
         "--simulate",
         metavar="SM",
-        help="Pretend this GPU is present instead of looking: a capability (sm75, 7.5), one with a name (75:Tesla T4), "
-        "or a card from the catalogue (t4, rtx2070). Repeatable.",
+        help=(
+            "Pretend this GPU is present instead of looking: a capability (sm75, 7.5), one with a"
+            " name (75:Tesla T4), or a card from the catalogue (t4, rtx2070). Repeatable."
+        ),
     ),
 ]
 DeviceOpt = Annotated[
@@ -47,7 +49,10 @@ DeviceOpt = Annotated[
 
 
 def check_api_key(text: str | None) -> str | None:
-    """Callback of `--api-key`: what an HTTP header can carry, a usage error for the rest. The key itself is not repeated."""
+    """Callback of `--api-key`: what an HTTP header can carry, a usage error for the rest.
+
+    The key itself is not repeated.
+    """
     if text is not None and re.fullmatch(r"[\x21-\x7e]+", text) is None:
         raise typer.BadParameter("a key is one or more visible ASCII characters, without spaces")
     return text
@@ -168,7 +173,9 @@ def parse_server_version(text: str | None) -> ServerVersion | None:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of `512MiB`, `0.5 GiB`, `500MB` or a plain number; a usage error for anything else."""
+    """Return the bytes of `512MiB`, `0.5 GiB`, `500MB` or a plain number; a usage error for
+    anything else.
+    """
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a size; write it like 512MiB or 1.5GB")

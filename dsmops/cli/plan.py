@@ -72,7 +72,10 @@ def plan(
         bool,
         typer.Option(
             "--measure",
-            help="First measure the embedded worker's step times on the card, with random weights, and keep them.",
+            help=(
+                "First measure the embedded worker's step times on the card, with random weights,"
+                " and keep them."
+            ),
         ),
     ] = False,
     explain: Annotated[

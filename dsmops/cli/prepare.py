@@ -42,7 +42,10 @@ def prep_sm75(
         typer.Option(
             "--input-path",
             metavar="PATH",
-            help="Local checkpoint (or hf:// file) instead; tokenizer and Mimi are taken from beside it.",
+            help=(
+                "Local checkpoint (or hf:// file) instead; tokenizer and Mimi are taken from"
+                " beside it."
+            ),
         ),
     ] = None,
     output: Annotated[
@@ -74,14 +77,20 @@ def prep_sm75(
         bool,
         typer.Option(
             "--force",
-            help="Ask the hub for a newer version, convert again, and write the config afresh (the old one is kept as .bak).",
+            help=(
+                "Ask the hub for a newer version, convert again, and write the config afresh (the"
+                " old one is kept as .bak)."
+            ),
         ),
     ] = False,
     skip_when_undetected: Annotated[
         bool,
         typer.Option(
             "--skip-when-undetected",
-            help="On a machine without a GPU do nothing and exit 0, instead of exiting 4. A GPU that does not work still exits 4.",
+            help=(
+                "On a machine without a GPU do nothing and exit 0, instead of exiting 4. A GPU that"
+                " does not work still exits 4."
+            ),
         ),
     ] = False,
     dry_run: DryRunOpt = False,
@@ -91,8 +100,9 @@ def prep_sm75(
 ) -> None:
     """Prepare a model and a config for a GPU in one command.
 
-    Idempotent: what is up to date is left alone, and a config that is already there keeps what you edited. On a card that computes bf16
-    nothing is converted. Exit code 1 means that the model does not fit or that the config has errors.
+    Idempotent: what is up to date is left alone, and a config that is already there keeps what you
+    edited. On a card that computes bf16 nothing is converted. Exit code 1 means that the model does
+    not fit or that the config has errors.
 
     A text-to-speech model is prepared for `dsmops worker`: moshi-server's Python module computes in
     bf16 only. Its config.json says what it is, and is taken from beside it, as tokenizer and Mimi

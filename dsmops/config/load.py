@@ -27,7 +27,10 @@ KeyPath = tuple[str, ...]
 _MAX_BYTES = 1 << 20
 """A config is a few kilobytes; more is another file named by mistake, a checkpoint most likely."""
 _I64_MIN, _I64_MAX = -(2**63), 2**63 - 1
-"""The integers of TOML 1.0. The server's parser refuses a whole file for one beyond them; Python's takes any."""
+"""The integers of TOML 1.0.
+
+The server's parser refuses a whole file for one beyond them; Python's takes any.
+"""
 _TOO_LARGE = "an integer is too large for 64 bits"
 _BOM = "\ufeff"
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -35,7 +38,9 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One TOML file. `path` is what to call it; `values` are plain Python values; `lines` count from 1.
+    """One TOML file.
+
+    `path` is what to call it; `values` are plain Python values; `lines` count from 1.
 
     `text` is the file's own but for a byte order mark, which is dropped.
     """
@@ -46,7 +51,9 @@ class Config:
     lines: Mapping[KeyPath, int]
 
     def line(self, where: KeyPath) -> int:
-        """Return the line of a key, or of the nearest table around it that stands in the file; 1 when there is none."""
+        """Return the line of a key, or of the nearest table around it that stands in the file; 1
+        when there is none.
+        """
         for length in range(len(where), 0, -1):
             if where[:length] in self.lines:
                 return self.lines[where[:length]]
@@ -140,7 +147,8 @@ def _too_large(value: object, where: KeyPath) -> Iterator[KeyPath]:
 def _find_lines(
     body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: int, lines: dict[KeyPath, int]
 ) -> int:
-    """Enter the line of every key of a table, of which the first entry stands on `line`; return the line after its end.
+    """Enter the line of every key of a table, of which the first entry stands on `line`; return the
+    line after its end.
 
     A table that is opened in several places keeps its first line. Keys of inline tables are not
     entered.

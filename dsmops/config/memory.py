@@ -3,7 +3,8 @@
 moshi-server's BatchedAsr is derived from its and candle's sources, its Python module for
 text-to-speech from the `moshi` package's; neither was measured on a device. The embedded worker is
 our own, and held to measurement (`tests/bench/memory.py`). All take everything at
-load: weights once, and the caches of all `batch_size` streams, so the figure does not grow while they serve. What this module does not
+load: weights once, and the caches of all `batch_size` streams, so the figure does not grow while
+    they serve. What this module does not
 know: what other processes hold, which is the device's free memory and the planner's concern.
 """
 
@@ -27,7 +28,10 @@ this is the part that nothing else explains.
 
 @dataclass(frozen=True, slots=True)
 class _Costs:
-    """What a runtime takes beyond the language model, in bytes. `ring_multiple`: cache positions are rounded up to a multiple of this."""
+    """What a runtime takes beyond the language model, in bytes.
+
+    `ring_multiple`: cache positions are rounded up to a multiple of this.
+    """
 
     mimi_weight_bytes: int
     mimi_state_bytes_per_stream: int
@@ -73,8 +77,8 @@ _TTS_COSTS = {
         # Both halves' state, the encoder's for nothing: rings of 250 positions, 24,198 floats of
         # convolution state.
         mimi_state_bytes_per_stream=4 * (2 * 2 * 8 * 250 * 512 + 24_198),
-        # Measured on one H200 with moshi-server 0.6.4 and `moshi` 0.2.13, 24 codebooks: 5,017 MiB at
-        # batch 1, 10,693 at 32, 16,445 at 64. These are what weights and caches do not explain.
+        # Measured on one H200 with moshi-server 0.6.4 and `moshi` 0.2.13, 24 codebooks: 5,017 MiB
+        # at batch 1, 10,693 at 32, 16,445 at 64. These are what weights and caches do not explain.
         workspace_bytes_per_stream=25_400_000,
         runtime_bytes=869_000_000,
         ring_multiple=1,
@@ -101,7 +105,9 @@ VOICE_POSITIONS = 5 * 125
 
 @dataclass(frozen=True, slots=True)
 class MemorySplit:
-    """Bytes of GPU memory by purpose, for one model at one batch size. The last four are a text-to-speech model's, else 0.
+    """Bytes of GPU memory by purpose, for one model at one batch size.
+
+    The last four are a text-to-speech model's, else 0.
 
     `depformer_state_bytes` are the queries, keys and values of one step's codebooks: they live
     within a step, and their room is kept. `new_voice_bytes` are the keys and values of a voice,
@@ -134,7 +140,8 @@ def serving_memory(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
 ) -> MemorySplit:
-    """Return what `runtime` takes for a model in `dtype`, with `batch_size` slots of `context` positions each.
+    """Return what `runtime` takes for a model in `dtype`, with `batch_size` slots of `context`
+    positions each.
 
     `context` None means the model's own, `n_q` None all codebooks of a text-to-speech model. The
     language model and its caches are in `dtype`; conditioners and Mimi are always F32. A file in
@@ -142,8 +149,9 @@ def serving_memory(
     text-to-speech model that is not distilled takes two rows of each cache for a slot: guidance
     runs it twice.
 
-    Source: candle 0.9.1, moshi-core and `moshi` 0.2.13 allocation paths; see runbooks/architecture.md, "Memory model". For the embedded
-    worker, measurements over model, dtype, batch size and codebooks, in tests/bench/history.jsonl.
+    Source: candle 0.9.1, moshi-core and `moshi` 0.2.13 allocation paths; see
+    runbooks/architecture.md, "Memory model". For the embedded worker, measurements over model,
+    dtype, batch size and codebooks, in tests/bench/history.jsonl.
     """
     if isinstance(shape, TtsShape):
         return _speaking_memory(shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks)
@@ -208,7 +216,9 @@ def largest_batch(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
 ) -> int:
-    """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`; 0 when not even one slot fits."""
+    """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`; 0 when not
+    even one slot fits.
+    """
     fixed, one = (
         serving_memory(shape, dtype, slots, context=context, runtime=runtime, n_q=n_q).total_bytes
         for slots in (0, 1)

@@ -1,4 +1,6 @@
-"""A config's modules as rules and renderers see them: tolerant of every wrong type, which `lint` reports elsewhere."""
+"""A config's modules as rules and renderers see them: tolerant of every wrong type, which `lint`
+reports elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from dsmops.models import LmShape
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One table under `modules` with a type that the server knows. The getters give None for what is absent or of another type."""
+    """One table under `modules` with a type that the server knows.
+
+    The getters give None for what is absent or of another type.
+    """
 
     name: str
     kind: str
@@ -23,7 +28,9 @@ class Module:
 
     @property
     def has_lm(self) -> bool:
-        """Whether the server itself loads a language model for it, and so reads `dtype_override`."""
+        """Whether the server itself loads a language model for it, and so reads
+        `dtype_override`.
+        """
         return "dtype_override" in MODULES[self.kind].keys
 
     @property
@@ -33,7 +40,9 @@ class Module:
 
     @property
     def py_keys(self) -> Mapping[str, Key]:
-        """The keys that the embedded script reads from `py`; none where another script, or nobody, reads the table."""
+        """The keys that the embedded script reads from `py`; none where another script, or nobody,
+        reads the table.
+        """
         py = MODULES[self.kind].keys.get("py")
         return (
             py.type.keys
@@ -61,7 +70,9 @@ class Module:
         return value if isinstance(value, dict) else None
 
     def lm_shape(self) -> LmShape | None:
-        """Return the dimensions that `[model]` gives, None when one is missing, zero or of another type."""
+        """Return the dimensions that `[model]` gives, None when one is missing, zero or of another
+        type.
+        """
         sizes = [self.whole("model", "transformer", key) for key in _TRANSFORMER_SIZES] + [
             self.whole("model", key) for key in _MODEL_SIZES
         ]
@@ -179,7 +190,9 @@ def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileRef
 
 
 def _voices(module: Module, environ: Mapping[str, str]) -> Iterator[FileReference]:
-    """Yield a module's own folder of voices and its default voice in it, none where they come from the hub."""
+    """Yield a module's own folder of voices and its default voice in it, none where they come from
+    the hub.
+    """
     folder, voice = module.text("py", "voice_folder"), module.text("py", "default_voice")
     if "voice_folder" not in module.py_keys or folder is None or "://" in folder:
         return

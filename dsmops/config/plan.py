@@ -1,4 +1,5 @@
-"""What to serve on a device: dtype, batch size, and the two bounds behind it, as one explained value. Pure.
+"""What to serve on a device: dtype, batch size, and the two bounds behind it, as one explained
+value. Pure.
 
 The server allocates for the whole batch at load and pays for the whole batch in every step, so both
 bounds matter: memory says what fits, time says what keeps up.
@@ -51,7 +52,10 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class CodebookChoice:
-    """What generating `n_q` codebooks would take at the planned batch size. `step_ms` is an estimate, None where there is none."""
+    """What generating `n_q` codebooks would take at the planned batch size.
+
+    `step_ms` is an estimate, None where there is none.
+    """
 
     n_q: int
     step_ms: float | None
@@ -158,9 +162,11 @@ def plan_serving(
         step_ms=step_ms,
         step_budget_ms=BUDGET_MS,
         memory=serving_memory(shape, chosen, slots, context=window, runtime=runtime, n_q=codebooks),
-        alternatives=()
-        if batch_size or usable is None
-        else _alternatives(device, model, chosen, codebooks, usable, runtime),
+        alternatives=(
+            ()
+            if batch_size or usable is None
+            else _alternatives(device, model, chosen, codebooks, usable, runtime)
+        ),
         codebook_choices=tuple(_codebook_choices(shape, chosen, slots, device, runtime)),
         notes=tuple(_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime)),
     )
@@ -169,10 +175,12 @@ def plan_serving(
 def planned_dtype(
     device: Device, model: PublishedModel, runtime: Runtime, asked: DType | None
 ) -> DType:
-    """Return the dtype that `runtime` serves `model` in on `device`: the one asked for, or what the device computes best.
+    """Return the dtype that `runtime` serves `model` in on `device`: the one asked for, or what the
+    device computes best.
 
     Raises:
-        InputError: the device or the runtime cannot compute the one asked for, or nobody knows what it computes.
+        InputError: the device or the runtime cannot compute the one asked for, or nobody knows what
+            it computes.
     """
     fixed = model.server_dtype
     if fixed is None or runtime is Runtime.EMBEDDED:
@@ -185,15 +193,16 @@ def planned_dtype(
     else:
         return fixed
     raise InputError(
-        f"moshi-server cannot serve {model.name} so: its Python module computes in bf16 and no key changes that, {why}; "
-        "its Rust module (type Tts) runs no released file",
+        f"moshi-server cannot serve {model.name} so: its Python module computes in bf16 and no key"
+        f" changes that, {why}; its Rust module (type Tts) runs no released file",
         hint="`dsmops worker` serves the same files in f16 or f32: --runtime embedded.",
         code="plan.python_bf16",
     )
 
 
 def config_runtime(model: PublishedModel, device: Device, asked: DType | None = None) -> Runtime:
-    """Return the runtime that a config of `model` is made for: moshi-server, or the embedded worker where that alone can serve it.
+    """Return the runtime that a config of `model` is made for: moshi-server, or the embedded worker
+    where that alone can serve it.
 
     That is a text-to-speech model in another dtype than bf16, or on a card without bf16 arithmetic.
     """
@@ -237,7 +246,10 @@ def _usable_bytes(device: Device, reserve_bytes: int) -> int | None:
 
 
 def _smaller_bound(memory_batch: int | None, time_batch: int | None) -> tuple[int, LimitedBy]:
-    """Join the bounds. Time never brings the size below one: a slow estimate is a warning, an empty card a fact."""
+    """Join the bounds.
+
+    Time never brings the size below one: a slow estimate is a warning, an empty card a fact.
+    """
     if memory_batch == 0:
         return 0, LimitedBy.NOTHING_FITS
     time_slots = None if time_batch is None else max(1, time_batch)
@@ -256,7 +268,9 @@ def _alternatives(
     usable_bytes: int,
     runtime: Runtime,
 ) -> tuple[Alternative, ...]:
-    """Return what would fit: another dtype, a shorter context or fewer codebooks, a smaller model, each with the size it allows."""
+    """Return what would fit: another dtype, a shorter context or fewer codebooks, a smaller model,
+    each with the size it allows.
+    """
     capability = device.compute_capability
     dtypes = [dtype]
     if dtype is DType.F32:
@@ -325,10 +339,16 @@ def _notes(
 ) -> Iterator[str]:
     embedded, is_tts = runtime is Runtime.EMBEDDED, isinstance(model, TtsModel)
     if embedded:
-        yield "Memory is modelled on measurements of the embedded worker on one H200; the CUDA runtime's share differs between cards."
+        yield (
+            "Memory is modelled on measurements of the embedded worker on one H200; the CUDA"
+            " runtime's share differs between cards."
+        )
     elif is_tts:
         yield "Memory and time were measured on one H200 with moshi-server 0.6.4, and scaled."
-        yield "Speech comes from the server's Python module (type Py), in bf16; its Rust module (type Tts) runs no released file."
+        yield (
+            "Speech comes from the server's Python module (type Py), in bf16; its Rust module (type"
+            " Tts) runs no released file."
+        )
     else:
         yield (
             "Memory and time were measured on one H200 with moshi-server 0.6.4. Time is scaled by"
@@ -343,22 +363,36 @@ def _notes(
         and device.compute_capability is not None
         and not device.compute_capability.native_bf16
     ):
-        yield f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older ones ignore the key silently.'
+        yield (
+            f'Needs dtype_override = "{dtype.candle_name}" and moshi-server 0.6.4 or newer: older'
+            " ones ignore the key silently."
+        )
     if limited_by is LimitedBy.UNKNOWN_MEMORY:
-        yield "The card's memory is unknown, so a cautious batch size is planned; name the card to plan by memory."
+        yield (
+            "The card's memory is unknown, so a cautious batch size is planned; name the card to"
+            " plan by memory."
+        )
     if step_ms is not None and step_ms > BUDGET_MS:
-        yield f"A step may take {step_ms:.0f} ms, more than the {BUDGET_MS:.0f} ms planned for: measure before relying on it."
+        yield (
+            f"A step may take {step_ms:.0f} ms, more than the {BUDGET_MS:.0f} ms planned for:"
+            " measure before relying on it."
+        )
     if context < model.shape.context:
-        yield f"The attention window shrinks to {context * 0.08:.0f} s; its effect on quality is unknown."
+        yield (
+            f"The attention window shrinks to {context * 0.08:.0f} s; its effect on quality is"
+            " unknown."
+        )
     if isinstance(model, TtsModel) and n_q and n_q < model.shape.lm.audio_codebooks:
         yield (
             f"{n_q} of {model.shape.lm.audio_codebooks} codebooks are generated: faster, and it"
-            f" sounds worse."
+            " sounds worse."
         )
     if limited_by is LimitedBy.NOTHING_FITS and not is_tts:
         yield "For a card this small, moshi.cpp with quantised weights serves a single stream."
 
 
 def visible_to_server(device: Device) -> str:
-    """Return the environment variable, as a shell writes it, that makes `device` the one moshi-server takes."""
+    """Return the environment variable, as a shell writes it, that makes `device` the one
+    moshi-server takes.
+    """
     return f"CUDA_VISIBLE_DEVICES={device.uuid or device.cuda_ordinal}"

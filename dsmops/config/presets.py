@@ -1,4 +1,6 @@
-"""The ready configs that travel with the package, by name, and which published model a config serves."""
+"""The ready configs that travel with the package, by name, and which published model a config
+serves.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def preset_names() -> tuple[str, ...]:
 
 
 def find_template(name: str) -> Path:
-    """Return the config that `name` means: a file, or a ready config by its name, with or without `.toml`.
+    """Return the config that `name` means: a file, or a ready config by its name, with or without
+    `.toml`.
 
     Raises:
         InputError: there is neither; the hint names the closest ready configs.
@@ -91,7 +94,9 @@ def described_model(config: Config) -> PublishedModel:
 
 
 def tts_module(config: Config) -> Module | None:
-    """Return a config's one module if moshi-server's TTS script serves it, None for other configs."""
+    """Return a config's one module if moshi-server's TTS script serves it, None for other
+    configs.
+    """
     found = modules(config)
     return found[0] if len(found) == 1 and found[0].kind == "Py" and found[0].py_keys else None
 
@@ -99,8 +104,8 @@ def tts_module(config: Config) -> Module | None:
 def served_model(config: Config) -> PublishedModel | None:
     """Return the one published model that a config serves, None for no or several models.
 
-    An STT model is known by the dimensions in its `[model]` tables, a TTS model by the repository or
-    the files that its module names.
+    An STT model is known by the dimensions in its `[model]` tables, a TTS model by the repository
+    or the files that its module names.
     """
     module = tts_module(config)
     if module is not None:
@@ -113,8 +118,8 @@ def served_model(config: Config) -> PublishedModel | None:
 def published_tts(module: Module) -> TtsModel | None:
     """Return the published TTS model that a Py module names, None for an unknown one.
 
-    The weights decide, then the model's config.json, the repository and the tokenizer. A module that
-    names none of these gets what moshi-server's script loads by itself.
+    The weights decide, then the model's config.json, the repository and the tokenizer. A module
+    that names none of these gets what moshi-server's script loads by itself.
     """
     named = [
         text

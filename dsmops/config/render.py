@@ -1,4 +1,7 @@
-"""A template and what is to change in it become a new TOML, with every untouched line as it was. Pure and deterministic."""
+"""A template and what is to change in it become a new TOML, with every untouched line as it was.
+
+Pure and deterministic.
+"""
 
 from __future__ import annotations
 
@@ -61,18 +64,22 @@ _SPEAKING_PLACES: dict[str, tuple[KeyPath, ...]] = {
     "model_config_file": (("py", "config_path"),),
     "n_q": (("py", "n_q"),),
 }
-"""Where a setting stands in a module, when it is not at the key of its own name: in any, and in one whose script speaks."""
+"""Where a setting stands in a module, when it is not at the key of its own name: in any, and in one
+whose script speaks.
+"""
 
 
 def render(template_text: str, settings: ConfigSettings, *, name: str = "the template") -> str:
-    """Return the template with `settings` in it; comments, order and line endings of everything else stay.
+    """Return the template with `settings` in it; comments, order and line endings of everything
+    else stay.
 
     A value that is there already is replaced in its line, and left alone when it is the wanted one.
     A new `dtype_override` goes below `batch_size`, under a comment that says what it is for.
 
     Raises:
         ConfigError: the template is no TOML.
-        InputError: it has no module, or more than one, that the settings could belong to, or that module has no such key.
+        InputError: it has no module, or more than one, that the settings could belong to, or that
+            module has no such key.
     """
     template = parse_config(template_text, path=name)
     changes = _changes(template, settings)
@@ -93,11 +100,14 @@ def render(template_text: str, settings: ConfigSettings, *, name: str = "the tem
 _WITHOUT_EFFECT = re.compile(
     r"^(?:conditioning_learnt_padding|cfg_is_no_text)\s*=.*\n", re.MULTILINE
 )
-"""Keys that upstream's configs carry: one does nothing for models without conditioners, as the hearing ones are, nobody reads the other."""
+"""Keys that upstream's configs carry: one does nothing for models without conditioners, as the
+hearing ones are, nobody reads the other.
+"""
 
 
 def retitle(text: str, title: str) -> str:
-    """Return a ready config as the start of a made one: its opening comment says `title`, lines and all; keys without effect are left out.
+    """Return a ready config as the start of a made one: its opening comment says `title`, lines and
+    all; keys without effect are left out.
 
     The opening comment ends at the first empty comment or other line.
     """
@@ -124,7 +134,9 @@ def diff(old_text: str, new_text: str, *, name: str = "config.toml", context_lin
 
 
 def masked_diff(before: Config, after: Config) -> str:
-    """Return the change from one config to another as a unified diff that shows no API key; empty when there is none."""
+    """Return the change from one config to another as a unified diff that shows no API key; empty
+    when there is none.
+    """
     if before.text == after.text:
         return ""
     same_keys = before.values.get("authorized_ids") == after.values.get("authorized_ids")
@@ -148,7 +160,9 @@ def generate_api_key() -> str:
 
 
 def own_api_keys(config: Config) -> tuple[str, ...]:
-    """Return the API keys of a config but for the public one: those to keep when it is rendered again."""
+    """Return the API keys of a config but for the public one: those to keep when it is rendered
+    again.
+    """
     keys = config.values.get("authorized_ids")
     return (
         tuple(key for key in keys if isinstance(key, str) and key != PUBLIC_TOKEN)
@@ -158,7 +172,9 @@ def own_api_keys(config: Config) -> tuple[str, ...]:
 
 
 def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
-    """Return key path → plain TOML value of everything that is to be different from the template."""
+    """Return key path → plain TOML value of everything that is to be different from the
+    template.
+    """
     changes: dict[KeyPath, Any] = {(key,): getattr(settings, key) for key in _TOP_KEYS}
     of_module = {
         key: value for key in _MODULE_KEYS if (value := getattr(settings, key)) is not None
@@ -190,7 +206,8 @@ def _module(template: Config) -> Module:
     if len(chosen) != 1:
         names = ", ".join(module.name for module in chosen) or "none"
         raise InputError(
-            f"{template.path} must have one module that loads a language model; it has {len(chosen)} ({names})",
+            f"{template.path} must have one module that loads a language model; it has"
+            f" {len(chosen)} ({names})",
             hint="Use one config a model.",
         )
     return chosen[0]
@@ -213,7 +230,9 @@ def _set(text: str, where: KeyPath, value: Any) -> str:
 
 
 def _line_above(config: Config, where: KeyPath) -> int | None:
-    """Return the line below which a new key may stand as a line of its own: 0 for the top of the file, None when there is no such place."""
+    """Return the line below which a new key may stand as a line of its own: 0 for the top of the
+    file, None when there is no such place.
+    """
     lines = config.text.split("\n")
     for key in ("batch_size", "type") if where[0] == "modules" else _TOP_KEYS:
         line = config.lines.get((*where[:-1], key))
@@ -227,7 +246,9 @@ def _line_above(config: Config, where: KeyPath) -> int | None:
 
 
 def _with_lines(text: str, added: list[str], below: int) -> str:
-    """Return the text with lines added below a line, in that line's indentation and with the file's line ending."""
+    """Return the text with lines added below a line, in that line's indentation and with the file's
+    line ending.
+    """
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.split("\n")
     above, rest = lines[:below], "\n".join(lines[below:])
@@ -243,7 +264,10 @@ def _comments(where: KeyPath, value: Any) -> list[str]:
     if value == DType.BF16.candle_name:
         return ["# What the server takes on a GPU by itself, written out."]
     return [
-        "# Without this line the server computes in bf16, which cards older than Ampere (8.0) cannot: it would listen and never answer.",
+        (
+            "# Without this line the server computes in bf16, which cards older than Ampere (8.0)"
+            " cannot: it would listen and never answer."
+        ),
         "# moshi-server reads it from 0.6.4 on; older ones ignore it.",
     ]
 
@@ -256,7 +280,9 @@ def _get(values: Mapping[str, Any], where: KeyPath) -> Any:
 
 
 def _with_changes(values: Mapping[str, Any], changes: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    """Return a copy of `values` with the changes in it; tables on the way are copied or made, all else is shared."""
+    """Return a copy of `values` with the changes in it; tables on the way are copied or made, all
+    else is shared.
+    """
     result = dict(values)
     for where, value in changes.items():
         table = result

@@ -1,10 +1,12 @@
-"""What moshi-server reads from a TOML, as one table: every key of every level, its type, and what it means where that is not plain.
+"""What moshi-server reads from a TOML, as one table: every key of every level, its type, and what
+it means where that is not plain.
 
 Upstream 0.6.4 is the contract. A key that only the best known fork reads is marked `fork`, one that
 upstream's own configs carry and nothing reads is marked `ignored`. Nothing is checked here; see
 `dsmops.config.lint`.
 
-Source: moshi-server `main.rs` and `utils.rs`, moshi-core `lm.rs`, `transformer.rs` and `conditioner.rs`, the three embedded Python scripts.
+Source: moshi-server `main.rs` and `utils.rs`, moshi-core `lm.rs`, `transformer.rs` and
+`conditioner.rs`, the three embedded Python scripts.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class ServerVersion(NamedTuple):
 _SINCE_0_6_4 = ServerVersion(0, 6, 4)
 
 PUBLIC_TOKEN = "public_token"  # noqa: S105
-"""The API key in upstream's own configs, which Kyutai's example clients send: known to everybody, and so no secret."""
+"""The API key in upstream's own configs, which Kyutai's example clients send: known to everybody,
+and so no secret.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,10 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One of these strings, in this case. `tables` are the forms `{name = number}` allowed besides."""
+    """One of these strings, in this case.
+
+    `tables` are the forms `{name = number}` allowed besides.
+    """
 
     names: tuple[str, ...]
     tables: tuple[str, ...] = ()
@@ -102,7 +109,9 @@ class Anything:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A table with known keys. `lax` means that pydantic reads it, which turns `"24"` and `24.0` into 24.
+    """A table with known keys.
+
+    `lax` means that pydantic reads it, which turns `"24"` and `24.0` into 24.
 
     `since` is the first release that knows the table at all; older ones refuse a config with it.
     """
@@ -136,7 +145,10 @@ Type = (
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. `default` is what an absent optional key means, None where it means nothing. `meaning` says what the name does not.
+    """One key.
+
+    `default` is what an absent optional key means, None where it means nothing. `meaning` says what
+    the name does not.
 
     `since` is the first release that reads it; older ones ignore it without a word.
     """

@@ -1,4 +1,6 @@
-"""What a plan makes of a template: the settings that depend on the card, and which of them an existing config keeps."""
+"""What a plan makes of a template: the settings that depend on the card, and which of them an
+existing config keeps.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def serving_settings(
     api_key: str | None,
     kept_keys: tuple[str, ...] | None,
 ) -> ConfigSettings:
-    """Return dtype, batch size and API keys for `base`, the config that is to be rendered. Pure but for a new random key.
+    """Return dtype, batch size and API keys for `base`, the config that is to be rendered.
+
+    Pure but for a new random key.
 
     `dtype`, `batch_size` and `api_key` are what was asked for; what was not follows from `plan`,
     with the published batch size as its upper end. `kept_keys` are keys of a config that is
@@ -62,4 +66,7 @@ def planned_title(
     title = f"{model.name}{served}{where}, as `dsmops {command}` planned it."
     if model.server_dtype is None or dtype in (None, model.server_dtype):
         return title
-    return f"{title}\nServe it with `dsmops worker`: moshi-server's Python module would compute in bf16, whatever a config says."
+    return (
+        f"{title}\nServe it with `dsmops worker`: moshi-server's Python module would compute in"
+        " bf16, whatever a config says."
+    )

@@ -1,4 +1,5 @@
-"""How long a step takes, and so how many streams keep up: measured where a profile exists, estimated otherwise.
+"""How long a step takes, and so how many streams keep up: measured where a profile exists,
+estimated otherwise.
 
 Every step runs the whole configured batch, used or not, and must end within 80 ms. This module
 knows nothing of what fits; the planner takes the smaller of both bounds.
@@ -20,7 +21,9 @@ from dsmops.files import os_errors, require_file
 from dsmops.models import FRAME_MS, Shape, TtsShape
 
 BUDGET_SHARE = 0.8
-"""Share of the 80 ms that a planned step may take: what is left absorbs jitter, so that the slowest steps still end in time."""
+"""Share of the 80 ms that a planned step may take: what is left absorbs jitter, so that the slowest
+steps still end in time.
+"""
 BUDGET_MS = FRAME_MS * BUDGET_SHARE
 
 
@@ -58,12 +61,13 @@ Of the cards of an architecture the lower end: T4 and RTX 2070 17 to 25, L40S an
 106. With the bandwidth it gives a card's arithmetic, which no driver tells.
 """
 
-# The embedded worker replays one graph and launches nothing: its fixed part is the shortest that its
-# kernels take, on an H200.
+# The embedded worker replays one graph and launches nothing: its fixed part is the shortest that
+# its kernels take, on an H200.
 _STT_WORKER = _Launches(0.06, 1.3)
 # TTS on one H200 with 24 codebooks. moshi-server's Python module at 1, 32 and 64 texts: 21.1, 28.8
-# and 32.8 ms a step, of which the bare `moshi` package takes 16.8, 19.1 and 21.4. The embedded worker
-# takes 9.5 ms at batch 1 and 32 codebooks, 1.9 of them in the language model and 0.9 in Mimi.
+# and 32.8 ms a step, of which the bare `moshi` package takes 16.8, 19.1 and 21.4. The embedded
+# worker takes 9.5 ms at batch 1 and 32 codebooks, 1.9 of them in the language model and 0.9 in
+# Mimi.
 _TTS_LAUNCHES = {
     Runtime.MOSHI_SERVER: _Launches(0.3, 2.5 + 4.6, 0.33, 0.115),
     Runtime.EMBEDDED: _Launches(0.07, 0.95, 0.17),
@@ -75,13 +79,18 @@ _MIMI_HALF_BYTES = 225_000_000
 _MIMI_ENCODER_TRAFFIC_BYTES = 28_000_000
 """KV (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
 _MIMI_DECODER_TRAFFIC_BYTES = 100_000_000
-"""What takes 0.03 ms there. One more stream takes the package's decoder 0.04 ms on an H200, the worker's 0.02, from batch 1 to 64."""
+"""What takes 0.03 ms there.
+
+One more stream takes the package's decoder 0.04 ms on an H200, the worker's 0.02, from batch 1 to
+64.
+"""
 
 PROFILE_SCHEMA = "dsmops.step-profile/1"
 
 
 Measured = tuple[str, str, DType, str, int | None]
-"""Device name, model, dtype, runtime, and how many codebooks are generated (None: the model hears)."""
+"""Device name, model, dtype, runtime, and how many codebooks are generated (None: the model hears).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,9 @@ class StepProfile:
         return self.device_name, self.model, self.dtype, self.runtime, self.n_q
 
     def step_p99_ms(self, batch_size: int) -> float | None:
-        """Return the 99th percentile at `batch_size`, linear between measured points, level below the first, None beyond the last."""
+        """Return the 99th percentile at `batch_size`, linear between measured points, level below
+        the first, None beyond the last.
+        """
         below = self.points[0]
         for point in self.points:
             if point.batch_size >= batch_size:
@@ -125,7 +136,9 @@ class StepProfile:
         return None
 
     def largest_batch(self, budget_ms: float = BUDGET_MS) -> int:
-        """Return the largest batch up to which the 99th percentile stays within `budget_ms`, never beyond what was measured; 0: none."""
+        """Return the largest batch up to which the 99th percentile stays within `budget_ms`, never
+        beyond what was measured; 0: none.
+        """
         if self.points[0].step_p99_ms > budget_ms:
             return 0
         for below, above in pairwise(self.points):
@@ -150,9 +163,9 @@ def estimate_step_ms(
     """Return a rough step time in milliseconds, None where the device's bandwidth is unknown.
 
     A step takes what the card needs (kernels, weights once, every slot's caches and Mimi at 70 % of
-    the bus), and with candle at least what the processor needs to launch it. Measured on an H200 and
-    scaled by bandwidth and arithmetic. A TTS model reads one weight set of its depformer for each
-    of `n_q` codebooks (None: all). Measure before relying on it.
+    the bus), and with candle at least what the processor needs to launch it. Measured on an H200
+    and scaled by bandwidth and arithmetic. A TTS model reads one weight set of its depformer for
+    each of `n_q` codebooks (None: all). Measure before relying on it.
 
     Checked against what others published (1B unless named): L40S, 64 streams at 3 × real time
     (26.7 ms): 4 % less. H100, 400 streams of the 2.6B in real time (80 ms): 1 % more. RTX 2070,
@@ -195,7 +208,9 @@ def _step_parts(
     runtime: Runtime,
     n_q: int | None,
 ) -> tuple[float, float, float] | None:
-    """Return the floor of a step, the time of an empty step on the card, and of each slot, in ms."""
+    """Return the floor of a step, the time of an empty step on the card, and of each slot, in
+    ms.
+    """
     if device.memory_bandwidth_bytes_per_s is None:
         return None
     bytes_per_ms = device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE / 1000

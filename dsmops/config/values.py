@@ -1,6 +1,8 @@
-"""What the server really sees in a path-like value: `$NAME` replaced, `hf://` looked up, everything else taken as it stands.
+"""What the server really sees in a path-like value: `$NAME` replaced, `hf://` looked up, everything
+else taken as it stands.
 
-Source: moshi-server `utils.rs` (`resolve_or_download`, `replace_env_vars`). Nothing is read here; the environment is handed in.
+Source: moshi-server `utils.rs` (`resolve_or_download`, `replace_env_vars`). Nothing is read here;
+the environment is handed in.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def resolve(value: str, environ: Mapping[str, str]) -> Resolved:
 
 
 def source_problem(value: str) -> str:
-    """Return why the server cannot use a value as the name of a file, or an empty string: wrong `hf://`, misplaced `hf-snapshot://`."""
+    """Return why the server cannot use a value as the name of a file, or an empty string: wrong
+    `hf://`, misplaced `hf-snapshot://`.
+    """
     if value.startswith(HUB_SNAPSHOT):
         return "works in voice_folder of a Py module only; here it is a path that does not exist"
     if not value.startswith(HUB):
@@ -57,5 +61,8 @@ def source_problem(value: str) -> str:
     if len(segments) < 3 or not all(segments):
         return "needs an organisation, a repository and a file: hf://ORG/REPO/FILE"
     if "@" in segments[1]:
-        return "names a revision, and the server knows none: it looks for a repository of that very name"
+        return (
+            "names a revision, and the server knows none: it looks for a repository of that very"
+            " name"
+        )
     return ""

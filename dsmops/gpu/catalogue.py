@@ -1,4 +1,5 @@
-"""A small catalogue of cards: what `--simulate` pretends, and what fills in a reading that a driver did not give.
+"""A small catalogue of cards: what `--simulate` pretends, and what fills in a reading that a driver
+did not give.
 
 Capabilities are those of NVIDIA's list of CUDA GPUs. Memory and bandwidth are those of NVIDIA's
 data sheets, product briefs (T4: PB-09256) and GeForce product pages. A card sold in two memory
@@ -20,7 +21,10 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A card as its data sheet has it. `memory_bytes` is what its driver reports as total, give or take half a per cent."""
+    """A card as its data sheet has it.
+
+    `memory_bytes` is what its driver reports as total, give or take half a per cent.
+    """
 
     name: str
     compute_capability: ComputeCapability
@@ -149,7 +153,9 @@ _LAPTOP = re.compile(r"\b(laptop gpu|laptop|mobile|with max-?q( design)?|max-?q)
 
 
 def find_card(name: str) -> Card | None:
-    """Return the card of that name, however it is spelled; None for one that is not in the catalogue, laptop variants included."""
+    """Return the card of that name, however it is spelled; None for one that is not in the
+    catalogue, laptop variants included.
+    """
     return _BY_KEY.get(_key(name))
 
 
@@ -160,5 +166,7 @@ def capability_of(name: str) -> ComputeCapability | None:
 
 
 def nearest_names(name: str, count: int = 3) -> list[str]:
-    """Return the names of the catalogue that resemble `name` most, short and ready for `--simulate`."""
+    """Return the names of the catalogue that resemble `name` most, short and ready for
+    `--simulate`.
+    """
     return difflib.get_close_matches(_key(name), list(_BY_KEY), n=count, cutoff=0.4)

@@ -1,4 +1,6 @@
-"""Look at this machine: NVML, then nvidia-smi, never torch (which would create a CUDA context just to list GPUs)."""
+"""Look at this machine: NVML, then nvidia-smi, never torch (which would create a CUDA context just
+to list GPUs).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _FINAL = {FailureKind.VERSION_MISMATCH, FailureKind.DRIVER_NOT_LOADED}
 def probe(
     root: Path = Path("/"), environ: Mapping[str, str] | None = None, platform: str = sys.platform
 ) -> GpuReport:
-    """Return the report on this machine's GPUs. Never raises for what hardware, driver or environment do: that is what it reports.
+    """Return the report on this machine's GPUs.
+
+    Never raises for what hardware, driver or environment do: that is what it reports.
 
     `root` is where the machine's files are read from, `environ` (default: this process's) holds the
     mask of visible devices, `platform` is its operating system as `sys.platform` spells it.
@@ -87,7 +91,9 @@ def _report(
 
 
 def _fill_in(reading: DeviceReading) -> DeviceReading:
-    """Take from the catalogue what is the same for every card of that name, and say so in `from_catalogue`."""
+    """Take from the catalogue what is the same for every card of that name, and say so in
+    `from_catalogue`.
+    """
     if reading.name is None or reading.mig_parent_uuid is not None:
         return reading
     card = find_card(reading.name)

@@ -1,4 +1,6 @@
-"""Distinct verdicts on a machine: each with a stable code, what is the matter in words, and what to do about it."""
+"""Distinct verdicts on a machine: each with a stable code, what is the matter in words, and what to
+do about it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from dsmops.gpu.visible import MASK, ORDER, Visibility
 
 @dataclass(frozen=True, slots=True)
 class HostFinding:
-    """One thing about the machine. `code` is stable (`gpu.driver_mismatch`), for scripts and runbooks.
+    """One thing about the machine.
+
+    `code` is stable (`gpu.driver_mismatch`), for scripts and runbooks.
 
     An error means that because of it nothing is usable, a warning that something is, but not all.
     """
@@ -25,7 +29,9 @@ class HostFinding:
 
 
 def no_driver(nvml: Failure, smi: Failure | None, host: HostFacts) -> HostFinding:
-    """Return the one finding that explains why neither NVML nor nvidia-smi answered (`smi` None: it was not asked)."""
+    """Return the one finding that explains why neither NVML nor nvidia-smi answered (`smi` None: it
+    was not asked).
+    """
     code, message, hint = _explain_failure(nvml, smi, host)
     return HostFinding(code, Severity.ERROR, message, hint)
 
@@ -82,7 +88,10 @@ _LOST_HINT = (
 
 def _mismatch(host: HostFacts) -> tuple[str, str, str]:
     version = f" {host.driver_module_version}" if host.driver_module_version else ""
-    message = f"the loaded kernel module{version} and NVIDIA's libraries are of different versions, as after an update without a reboot"
+    message = (
+        f"the loaded kernel module{version} and NVIDIA's libraries are of different versions, as"
+        " after an update without a reboot"
+    )
     if host.container:
         return (
             "gpu.driver_mismatch",
@@ -101,7 +110,10 @@ def _not_loaded(host: HostFacts) -> tuple[str, str]:
     if host.kernel_driver == "nouveau":
         return (
             "NVIDIA's libraries are installed, but the kernel uses the nouveau driver for the card",
-            "Blacklist nouveau (`echo 'blacklist nouveau' | sudo tee /etc/modprobe.d/nouveau.conf`), rebuild the initramfs, and reboot.",
+            (
+                "Blacklist nouveau (`echo 'blacklist nouveau' | sudo tee"
+                " /etc/modprobe.d/nouveau.conf`), rebuild the initramfs, and reboot."
+            ),
         )
     if host.kernel_driver == "vfio-pci":
         return (
@@ -110,7 +122,10 @@ def _not_loaded(host: HostFacts) -> tuple[str, str]:
         )
     return (
         "NVIDIA's libraries are installed, but its kernel module is not loaded",
-        "`sudo modprobe nvidia`. If that fails: `dkms status`, and Secure Boot, which refuses unsigned modules (`mokutil --sb-state`).",
+        (
+            "`sudo modprobe nvidia`. If that fails: `dkms status`, and Secure Boot, which refuses"
+            " unsigned modules (`mokutil --sb-state`)."
+        ),
     )
 
 
@@ -118,7 +133,10 @@ def _access_hint(host: HostFacts) -> str:
     if host.wsl:
         return "In Windows: update the NVIDIA driver, then `wsl --shutdown`, and start WSL again."
     if host.container:
-        return "Start the container with the NVIDIA runtime (`docker run --gpus all ...`), so that its cgroup may use the devices."
+        return (
+            "Start the container with the NVIDIA runtime (`docker run --gpus all ...`), so that its"
+            " cgroup may use the devices."
+        )
     return "Check `ls -l /dev/nvidia*` and the groups of this user (`video`, `render`)."
 
 
@@ -131,8 +149,14 @@ def _library_missing(smi: Failure | None, host: HostFacts) -> tuple[str, str, st
     if host.container:
         return (
             "gpu.container_without_gpu",
-            "this is a container without NVIDIA's libraries, so it was not started with the NVIDIA runtime",
-            "Start it with `docker run --gpus all ...` (nvidia-container-toolkit on the host), or with your platform's GPU request.",
+            (
+                "this is a container without NVIDIA's libraries, so it was not started with the"
+                " NVIDIA runtime"
+            ),
+            (
+                "Start it with `docker run --gpus all ...` (nvidia-container-toolkit on the host),"
+                " or with your platform's GPU request."
+            ),
         )
     if host.pci_cards:
         cards = "an NVIDIA card is" if host.pci_cards == 1 else f"{host.pci_cards} NVIDIA cards are"
@@ -140,7 +164,10 @@ def _library_missing(smi: Failure | None, host: HostFacts) -> tuple[str, str, st
         return (
             "gpu.driver_missing",
             f"{cards} on the PCI bus{using}, but no NVIDIA driver is installed",
-            "Install one: `sudo ubuntu-drivers install` on Ubuntu, the package nvidia-driver on Debian and Fedora; then reboot.",
+            (
+                "Install one: `sudo ubuntu-drivers install` on Ubuntu, the package nvidia-driver on"
+                " Debian and Fedora; then reboot."
+            ),
         )
     return (
         "gpu.driver_missing",
@@ -154,13 +181,19 @@ def _wsl(host: HostFacts) -> tuple[str, str, str]:
         return (
             "gpu.wsl_library_path",
             "WSL has NVIDIA's libraries in /usr/lib/wsl/lib, but the loader does not look there",
-            "`echo /usr/lib/wsl/lib | sudo tee /etc/ld.so.conf.d/ld.wsl.conf && sudo ldconfig`, or set LD_LIBRARY_PATH.",
+            (
+                "`echo /usr/lib/wsl/lib | sudo tee /etc/ld.so.conf.d/ld.wsl.conf && sudo ldconfig`,"
+                " or set LD_LIBRARY_PATH."
+            ),
         )
     if not host.wsl_gpu:
         return (
             "gpu.wsl_without_gpu",
             "WSL without a GPU: /dev/dxg is missing, as under WSL 1 or an old Windows",
-            "In Windows: `wsl --update`, and `wsl --set-version DISTRIBUTION 2` if `wsl -l -v` says 1.",
+            (
+                "In Windows: `wsl --update`, and `wsl --set-version DISTRIBUTION 2` if `wsl -l -v`"
+                " says 1."
+            ),
         )
     return (
         "gpu.wsl_driver_missing",
@@ -207,8 +240,10 @@ def on_reading(
         yield HostFinding(
             "gpu.mig_empty",
             serious,
-            f"MIG is on for {card.name} (NVML index {card.nvml_index}) and no instance is set up: CUDA cannot use the card",
-            f"`sudo nvidia-smi -i {card.nvml_index} -mig 0` to use it whole, or create an instance (`nvidia-smi mig -lgip`, then `-cgi`).",
+            f"MIG is on for {card.name} (NVML index {card.nvml_index}) and no instance is set up:"
+            " CUDA cannot use the card",
+            f"`sudo nvidia-smi -i {card.nvml_index} -mig 0` to use it whole, or create an instance"
+            " (`nvidia-smi mig -lgip`, then `-cgi`).",
         )
     for card in working:
         if card.compute_mode in (ComputeMode.EXCLUSIVE, ComputeMode.PROHIBITED):
@@ -238,7 +273,8 @@ def _compute_mode(card: DeviceReading, mode: ComputeMode) -> HostFinding:
     return HostFinding(
         "gpu.compute_mode",
         Severity.NOTE if one else Severity.WARNING,
-        f"{card.name} (NVML index {card.nvml_index}) is set to let {'one program at a time' if one else 'no program'} compute on it",
+        f"{card.name} (NVML index {card.nvml_index}) is set to let"
+        f" {'one program at a time' if one else 'no program'} compute on it",
         f"`sudo nvidia-smi -i {card.nvml_index} -c DEFAULT` lets several do.",
     )
 
@@ -251,18 +287,24 @@ def _notes(
         yield HostFinding(
             "gpu.mig",
             Severity.NOTE,
-            "MIG is on: a CUDA program sees one instance, the first one unless told otherwise, and no whole card beside it",
+            "MIG is on: a CUDA program sees one instance, the first one unless told otherwise, and"
+            " no whole card beside it",
             f"Choose by UUID: `export {MASK}=MIG-...` (`nvidia-smi -L` lists them).",
         )
     if not visibility.certain and len(whole) > 1:
         yield HostFinding(
             "gpu.order_uncertain",
             Severity.WARNING,
-            "cards of different models: CUDA counts the fastest first by a rule of its own, so the ordinals shown are an estimate",
-            f"`export {ORDER}=PCI_BUS_ID` to count as NVML does, or choose by UUID: `export {MASK}=GPU-...`.",
+            "cards of different models: CUDA counts the fastest first by a rule of its own, so the"
+            " ordinals shown are an estimate",
+            f"`export {ORDER}=PCI_BUS_ID` to count as NVML does, or choose by UUID: `export"
+            f" {MASK}=GPU-...`.",
         )
     if host.jetson_model:
-        message = f"{host.jetson_model}: the integrated GPU shares the host's memory, and its NVML gives few readings"
+        message = (
+            f"{host.jetson_model}: the integrated GPU shares the host's memory, and its NVML gives"
+            " few readings"
+        )
         yield HostFinding(
             "gpu.jetson",
             Severity.NOTE,
@@ -273,7 +315,8 @@ def _notes(
         yield HostFinding(
             "gpu.wsl",
             Severity.NOTE,
-            "WSL: the driver belongs to Windows, and some readings (processes, their memory) are not available",
+            "WSL: the driver belongs to Windows, and some readings (processes, their memory) are"
+            " not available",
             "Update the driver in Windows, never inside WSL. Windows programs use GPU memory too.",
         )
     elif working and not host.jetson_model and not host.uvm_node:
@@ -298,7 +341,8 @@ def _notes(
         yield HostFinding(
             "gpu.capability_not_reported",
             Severity.NOTE if known else Severity.WARNING,
-            f"this driver does not report compute capabilities (those before 510 do not through nvidia-smi); {how}",
+            "this driver does not report compute capabilities (those before 510 do not through"
+            f" nvidia-smi); {how}",
             "Update the driver, or say what the card is: `--simulate sm75`.",
         )
 

@@ -1,4 +1,5 @@
-"""What the operating system knows about the machine's GPUs, without any driver: files under /proc, /sys, /dev and /etc.
+"""What the operating system knows about the machine's GPUs, without any driver: files under /proc,
+/sys, /dev and /etc.
 
 Only used to tell apart machines on which the driver does not answer, and to word the fix.
 """
@@ -49,7 +50,9 @@ class HostFacts:
 
 
 def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostFacts:
-    """Return the facts of the machine whose file system starts at `root`. What cannot be read is taken as absent.
+    """Return the facts of the machine whose file system starts at `root`.
+
+    What cannot be read is taken as absent.
 
     `platform` is its operating system as `sys.platform` spells it.
     """

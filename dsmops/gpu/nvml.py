@@ -1,4 +1,6 @@
-"""The only module that imports pynvml. NVML is loaded inside `read`, asked everything once, and shut down again.
+"""The only module that imports pynvml.
+
+NVML is loaded inside `read`, asked everything once, and shut down again.
 
 A query that a device does not support gives None. Errors that concern a whole device or the whole
 driver become a `Failure`, by one table.
@@ -26,7 +28,9 @@ _FAILURES = {
     4: FailureKind.NO_PERMISSION,
     8: FailureKind.NO_POWER,
     9: FailureKind.DRIVER_NOT_LOADED,
-    11: FailureKind.LOST,  # the kernel could not deliver interrupts to the GPU; it is as unusable as a lost one
+    11: (
+        FailureKind.LOST
+    ),  # the kernel could not deliver interrupts to the GPU; it is as unusable as a lost one
     12: FailureKind.LIBRARY_MISSING,
     15: FailureKind.LOST,
     16: FailureKind.RESET_REQUIRED,
@@ -44,7 +48,10 @@ _COMPUTE_MODES = {
 
 
 def read() -> HostReading | Failure:
-    """Return what NVML says about this machine, or why it says nothing. Never raises for what hardware or driver do."""
+    """Return what NVML says about this machine, or why it says nothing.
+
+    Never raises for what hardware or driver do.
+    """
     try:
         import pynvml
     except ImportError as exc:
@@ -138,7 +145,10 @@ def _read_device(nvml: Any, handle: Any, index: int) -> DeviceReading:
 
 
 def _bandwidth(nvml: Any, handle: Any) -> int | None:
-    """Return the peak of the memory bus in bytes a second: two transfers a clock × bus width. A T4: 2 × 5001 MHz × 256 bit = 320 GB/s."""
+    """Return the peak of the memory bus in bytes a second: two transfers a clock × bus width.
+
+    A T4: 2 × 5001 MHz × 256 bit = 320 GB/s.
+    """
     width_bits = _ask(nvml, nvml.nvmlDeviceGetMemoryBusWidth, handle)
     clock_mhz = _ask(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM)
     return 2 * clock_mhz * 1_000_000 * width_bits // 8 if width_bits and clock_mhz else None
@@ -168,7 +178,9 @@ def _mig_instances(nvml: Any, handle: Any, card: DeviceReading) -> list[DeviceRe
 
 
 def _processes(nvml: Any, handle: Any) -> tuple[Process, ...] | None:
-    """Return compute and graphics processes by falling memory, each pid once, or None where the driver does not list them."""
+    """Return compute and graphics processes by falling memory, each pid once, or None where the
+    driver does not list them.
+    """
     found: dict[int, int | None] = {}
     listed = False
     for newest, older in (
@@ -198,7 +210,9 @@ def _processes(nvml: Any, handle: Any) -> tuple[Process, ...] | None:
 def _ask_strictly(
     nvml: Any, newest: Callable[..., Any], older: Callable[..., Any], handle: Any
 ) -> Any:
-    """Drivers before 510 lack the third version of the process queries, which the bindings call by default."""
+    """Drivers before 510 lack the third version of the process queries, which the bindings call by
+    default.
+    """
     try:
         return newest(handle)
     except nvml.NVMLError as exc:

@@ -1,4 +1,7 @@
-"""What was read from a machine, before anything is concluded from it. Plain values; whatever a driver did not give is None."""
+"""What was read from a machine, before anything is concluded from it.
+
+Plain values; whatever a driver did not give is None.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ class ComputeMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that holds memory of a device. Name and bytes are None where the driver does not tell (WSL, other containers)."""
+    """A process that holds memory of a device.
+
+    Name and bytes are None where the driver does not tell (WSL, other containers).
+    """
 
     pid: int
     name: str | None
@@ -77,7 +83,9 @@ class DeviceReading:
     processes: tuple[Process, ...] | None = None
     failure: Failure | None = None
     from_catalogue: tuple[str, ...] = ()
-    """Names of the readings that the driver did not give and the catalogue filled in by the card's name."""
+    """Names of the readings that the driver did not give and the catalogue filled in by the card's
+    name.
+    """
 
     @property
     def model(self) -> tuple[str | None, ComputeCapability | None]:

@@ -46,7 +46,8 @@ class DeviceReport:
 
 @dataclass(frozen=True, slots=True)
 class GpuReport:
-    """All devices of a machine in NVML order (simulated ones as given), with what there is to say about the machine.
+    """All devices of a machine in NVML order (simulated ones as given), with what there is to say
+    about the machine.
 
     `source` is `nvml`, `nvidia-smi`, `simulated`, or None when nothing answered.
     `cuda_driver_version` is the newest CUDA that the driver runs. `ordinals_certain` is False where
@@ -77,7 +78,8 @@ def choose(report: GpuReport, ordinal: int | None = None) -> Device:
     """Return the device with that CUDA ordinal; None means 0, the one moshi-server takes.
 
     Raises:
-        DriverMissingError: no CUDA program would find a device here; code, message and hint are those of the finding that says why.
+        DriverMissingError: no CUDA program would find a device here; code, message and hint are
+            those of the finding that says why.
         InputError: there are devices, but none with that ordinal; the hint lists those there are.
     """
     require_visible(report)
@@ -110,7 +112,10 @@ def require_visible(report: GpuReport) -> None:
 def device_report(
     reading: DeviceReading, source: str, ordinal: int | None, verdict: Verdict
 ) -> DeviceReport:
-    """Return the report on one reading. `ordinal` is its CUDA ordinal, None where CUDA does not enumerate it."""
+    """Return the report on one reading.
+
+    `ordinal` is its CUDA ordinal, None where CUDA does not enumerate it.
+    """
     device = Device(
         name=reading.name or f"GPU {reading.nvml_index}",
         compute_capability=reading.compute_capability,
@@ -147,7 +152,8 @@ def has_pre_ampere(report: GpuReport) -> bool:
     """Return whether a visible device is older than Ampere, and so without bf16.
 
     Raises:
-        EnvironmentMissingError: none is known to be, but the capability of one is unknown, so that nobody can say.
+        EnvironmentMissingError: none is known to be, but the capability of one is unknown, so that
+            nobody can say.
     """
     fails = [device.verdict.bf16_fails for device in report.visible]
     if True in fails:

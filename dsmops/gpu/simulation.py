@@ -44,7 +44,8 @@ def parse_spec(spec: str, ordinal: int) -> Device:
     card = find_card(name) if name else None
     if card and card.compute_capability != capability:
         raise InputError(
-            f"--simulate {spec}: {card.name} has compute capability {card.compute_capability}, not {capability}",
+            f"--simulate {spec}: {card.name} has compute capability {card.compute_capability}, not"
+            f" {capability}",
             hint=f"Write `--simulate '{name}'`, or another name after the colon.",
             code="gpu.unknown_card",
         )
@@ -68,7 +69,10 @@ def parse_spec(spec: str, ordinal: int) -> Device:
 
 
 def _capability(text: str) -> ComputeCapability | None:
-    """Read a capability that exists. `8` is 8.0, and `12` is 12.0, since no card ever was a 1.2 that CUDA still knows."""
+    """Read a capability that exists.
+
+    `8` is 8.0, and `12` is 12.0, since no card ever was a 1.2 that CUDA still knows.
+    """
     major_only = re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})", text.lower())
     if major_only and (found := ComputeCapability(int(major_only[1]), 0)) in ARCHITECTURES:
         return found
@@ -87,7 +91,10 @@ def _unknown(spec: str, head: str) -> InputError:
     elif near:
         hint = f"Did you mean {' or '.join(near)}? A capability works too: `--simulate sm75`."
     else:
-        hint = "Name a card (t4, rtx2070, gtx1660ti, v100, l4, h100, ...), a capability (sm75, 7.5), or both (`75:My card`)."
+        hint = (
+            "Name a card (t4, rtx2070, gtx1660ti, v100, l4, h100, ...), a capability (sm75, 7.5),"
+            " or both (`75:My card`)."
+        )
     return InputError(
         f"--simulate {spec}: no such card or compute capability", hint=hint, code="gpu.unknown_card"
     )

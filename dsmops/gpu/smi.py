@@ -1,4 +1,5 @@
-"""Readings through the `nvidia-smi` program, for machines where NVML cannot be loaded but the tool can be run.
+"""Readings through the `nvidia-smi` program, for machines where NVML cannot be loaded but the tool
+can be run.
 
 Fewer readings than NVML gives: no processes, no bus width. Tolerates drivers that do not know a
 field (470 has no `compute_cap`).
@@ -16,7 +17,9 @@ from dsmops.devices import ComputeCapability
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
 
 TIMEOUT_S = 5.0
-"""A healthy nvidia-smi answers in well under a second; one that meets a dead GPU may hang for minutes."""
+"""A healthy nvidia-smi answers in well under a second; one that meets a dead GPU may hang for
+minutes.
+"""
 
 WSL_TOOL = "usr/lib/wsl/lib/nvidia-smi"
 """Where Windows puts the tool inside WSL; not on PATH in every distribution."""
@@ -109,7 +112,9 @@ def read(root: Path = Path("/"), *, timeout_s: float = TIMEOUT_S) -> HostReading
 
 
 def _understand(stdout: str, stderr: str, fields: list[str]) -> HostReading | Failure:
-    """Keep every line that is a row and forget the tool's exit code: one lost GPU spoils the code, not the rows of the others."""
+    """Keep every line that is a row and forget the tool's exit code: one lost GPU spoils the code,
+    not the rows of the others.
+    """
     rows, rest = [], []
     for line in stdout.splitlines():
         cells = [cell.strip() for cell in next(csv.reader([line]), [])]
@@ -177,6 +182,8 @@ def _mebibytes(text: str | None) -> int | None:
 
 
 def newest_cuda(driver_version: str | None) -> tuple[int, int] | None:
-    """Return the newest CUDA that a driver version runs, by its branch; None for a branch the table does not know."""
+    """Return the newest CUDA that a driver version runs, by its branch; None for a branch the table
+    does not know.
+    """
     branch = (driver_version or "").split(".")[0]
     return _CUDA_OF_BRANCH.get(int(branch)) if branch.isdigit() else None

@@ -1,4 +1,5 @@
-"""What a card is good for, a pure function of its capability and driver: dtypes, bf16 under moshi-server, how to build the server.
+"""What a card is good for, a pure function of its capability and driver: dtypes, bf16 under
+moshi-server, how to build the server.
 
 Facts about the server are those of moshi-server 0.6.4 as its lock file pins it: candle 0.9.1,
 cudarc 0.16.2.
@@ -14,7 +15,9 @@ from dsmops.dtypes import DType
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels, kernels_for
 
 CUDA_NOT_FOUND = 'DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
-"""What the model loop of moshi-server dies of where a kernel was not compiled for the card's architecture."""
+"""What the model loop of moshi-server dies of where a kernel was not compiled for the card's
+architecture.
+"""
 
 CudaVersion = tuple[int, int]
 
@@ -30,7 +33,10 @@ TOOLKIT_WITH_NAN_OPS: CudaVersion = (12, 2)
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A compute capability, the generation's name and the CUDA toolkits that compile for it. `embedded`: Jetson and its like."""
+    """A compute capability, the generation's name and the CUDA toolkits that compile for it.
+
+    `embedded`: Jetson and its like.
+    """
 
     family: str
     first_toolkit: CudaVersion
@@ -66,7 +72,10 @@ ARCHITECTURES: dict[ComputeCapability, Architecture] = {
 
 
 class Conversion(StrEnum):
-    """Whether a bf16 checkpoint should be converted for a card. It never must: `dtype_override` alone makes the server cast at load."""
+    """Whether a bf16 checkpoint should be converted for a card.
+
+    It never must: `dtype_override` alone makes the server cast at load.
+    """
 
     NOT_NEEDED = "not_needed"
     RECOMMENDED = "recommended"
@@ -75,7 +84,8 @@ class Conversion(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerBuild:
-    """How to compile moshi-server for a card: the value of `CUDA_COMPUTE_CAP` and the CUDA toolkits that do it.
+    """How to compile moshi-server for a card: the value of `CUDA_COMPUTE_CAP` and the CUDA toolkits
+    that do it.
 
     `problem` is set, and the rest None, where no toolkit does. `note` says what ends the range, and
     what else is special about it.
@@ -90,7 +100,9 @@ class ServerBuild:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows from a card's capability and its driver. Everything is unknown (None) where the capability is.
+    """What follows from a card's capability and its driver.
+
+    Everything is unknown (None) where the capability is.
 
     `native_dtypes` are those with arithmetic in the hardware. `dtype_override` is what the server's
     config must say, None when it needs nothing. `bf16_error` is the text in the server's log when
@@ -114,7 +126,9 @@ def judge(
     cuda_driver_version: CudaVersion | None,
     torch: TorchBuild | None,
 ) -> Verdict:
-    """Return the verdict on a card of this capability under a driver that runs CUDA up to that version (None: unknown)."""
+    """Return the verdict on a card of this capability under a driver that runs CUDA up to that
+    version (None: unknown).
+    """
     kernels = kernels_for(torch, capability, cuda_driver_version)
     if capability is None:
         reason = "the compute capability is unknown"
@@ -170,8 +184,10 @@ def plan_build(
             None,
             None,
             None,
-            problem=f"the driver runs CUDA up to {_dotted(newest)}; the server builds with {_dotted(OLDEST_TOOLKIT)} or newer: "
-            "update the driver",
+            problem=(
+                f"the driver runs CUDA up to {_dotted(newest)}; the server builds with"
+                f" {_dotted(OLDEST_TOOLKIT)} or newer: update the driver"
+            ),
         )
     fitting = [
         arch
@@ -207,7 +223,8 @@ def plan_build(
             oldest = TOOLKIT_WITH_NAN_OPS
         else:
             notes.append(
-                f"below {_dotted(TOOLKIT_WITH_NAN_OPS)} is not tried; a newer driver allows the range that is"
+                f"below {_dotted(TOOLKIT_WITH_NAN_OPS)} is not tried; a newer driver allows the"
+                " range that is"
             )
     return ServerBuild(target.cuda_compute_cap, _dotted(oldest), _dotted(newest), "; ".join(notes))
 

@@ -1,12 +1,14 @@
-"""Which devices a CUDA program sees, under which ordinals: `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER` applied to readings.
+"""Which devices a CUDA program sees, under which ordinals: `CUDA_VISIBLE_DEVICES` and
+`CUDA_DEVICE_ORDER` applied to readings.
 
 NVML counts cards in PCI order. CUDA by default counts the fastest first, by a rule that NVIDIA does
 not publish; cards of one model keep PCI order. So the two numberings agree for certain when
 `CUDA_DEVICE_ORDER=PCI_BUS_ID`, when all cards are of one model, or when the mask names UUIDs. With
 different models the fastest is estimated here and the result is marked as not certain.
 
-Sources: CUDA programming guide, "CUDA environment variables"; MIG user guide, "CUDA device enumeration"; for what the guide leaves out
-(numbers read like strtoul, a repeated entry hides everything) PyTorch's own device count, which follows the driver.
+Sources: CUDA programming guide, "CUDA environment variables"; MIG user guide, "CUDA device
+enumeration"; for what the guide leaves out (numbers read like strtoul, a repeated entry hides
+everything) PyTorch's own device count, which follows the driver.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ ORDER = "CUDA_DEVICE_ORDER"
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
-    """The devices that CUDA enumerates: `ordinals[n]` is the position, in the list of readings, of the device with CUDA ordinal n.
+    """The devices that CUDA enumerates: `ordinals[n]` is the position, in the list of readings, of
+    the device with CUDA ordinal n.
 
     `mask` is the value of `CUDA_VISIBLE_DEVICES`, None when unset. `mask_problem` says why the mask
     hides more than it seems to.
@@ -36,7 +39,10 @@ class Visibility:
 
 
 def visible_devices(readings: Sequence[DeviceReading], environ: Mapping[str, str]) -> Visibility:
-    """Return what a CUDA program started in `environ` would see. Cards with a failure are taken as not enumerated."""
+    """Return what a CUDA program started in `environ` would see.
+
+    Cards with a failure are taken as not enumerated.
+    """
     mask = environ.get(MASK)
     cards = [
         at
@@ -58,7 +64,9 @@ def visible_devices(readings: Sequence[DeviceReading], environ: Mapping[str, str
 
 
 def _fastest_first(readings: Sequence[DeviceReading], cards: Sequence[int]) -> list[int]:
-    """An estimate: by cores × clock where all cards tell them, else by architecture and memory bandwidth; equals stay in bus order."""
+    """An estimate: by cores × clock where all cards tell them, else by architecture and memory
+    bandwidth; equals stay in bus order.
+    """
     comparable = all(readings[at].throughput for at in cards)
 
     def speed(at: int) -> tuple[int, ...]:
@@ -110,7 +118,9 @@ def _cut(entry: str, *, empty: bool, at_start: bool) -> str:
 
 
 def _enumerated(readings: Sequence[DeviceReading], chosen: Sequence[int]) -> tuple[int, ...]:
-    """Apply MIG: a card in MIG mode stands for its instances, CUDA takes only the first one, and then no whole card beside it."""
+    """Apply MIG: a card in MIG mode stands for its instances, CUDA takes only the first one, and
+    then no whole card beside it.
+    """
     whole: list[int] = []
     for at in chosen:
         if readings[at].mig_parent_uuid is not None:

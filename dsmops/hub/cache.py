@@ -1,11 +1,14 @@
-"""The Hugging Face cache on disk, read and written in its documented layout, without huggingface_hub and without the network.
+"""The Hugging Face cache on disk, read and written in its documented layout, without
+huggingface_hub and without the network.
 
     models--org--repo/
         blobs/<etag>                         the contents, named by the SHA-256 of large files
         snapshots/<commit>/<path/in/repo>    a relative link to a blob
-        refs/<revision>                      the commit that a branch or tag stood at when it was last asked for
+        refs/<revision>                      the commit that a branch or tag stood at when it was
+        last asked for
 
-Source: "Understand caching" in the documentation of huggingface_hub. Tests let huggingface_hub read what is written here.
+Source: "Understand caching" in the documentation of huggingface_hub. Tests let huggingface_hub read
+what is written here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The only module that talks through huggingface_hub, and the one table from its exceptions to ours.
+"""The only module that talks through huggingface_hub, and the one table from its exceptions to
+ours.
 
 Taken from it: addresses, tokens, headers, the HTTP session (proxies, certificates, redirects that
 drop the token) and what a status means. Importing it takes 140 ms, so callers import this module
@@ -40,7 +41,10 @@ _NEIGHBOURS = 5
 
 
 class TryLaterError(TransferError):
-    """The hub or the network failed in a way that often passes. `wait_s` is how long the hub asked to wait, 0 if it did not."""
+    """The hub or the network failed in a way that often passes.
+
+    `wait_s` is how long the hub asked to wait, 0 if it did not.
+    """
 
     def __init__(self, message: str, *, hint: str, wait_s: int = 0) -> None:
         super().__init__(message, hint=hint)
@@ -48,10 +52,12 @@ class TryLaterError(TransferError):
 
 
 def read_version(file: HubFile, settings: HubSettings, commit: str | None = None) -> FileVersion:
-    """Ask the hub which version of `file` its revision has now, or `commit` has: one request, no content.
+    """Ask the hub which version of `file` its revision has now, or `commit` has: one request, no
+    content.
 
     Raises:
-        SourceError: the repository, the revision or the file is not there; for a file with its neighbours.
+        SourceError: the repository, the revision or the file is not there; for a file with its
+            neighbours.
         CredentialsError: the repository is gated, or the hub refused the token.
         TryLaterError: no network, a time-out, an overloaded hub.
         TransferError: whatever answered is no hub.
@@ -63,15 +69,20 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
         )
     if found.commit_hash is None or found.etag is None or found.size is None:
         raise TransferError(
-            f"{settings.shown} does not answer like a Hugging Face hub: no commit, ETag or size for {file}",
-            hint="Check HF_ENDPOINT, and whether a proxy or a log-in page of the network answers in its place.",
+            f"{settings.shown} does not answer like a Hugging Face hub: no commit, ETag or size for"
+            f" {file}",
+            hint=(
+                "Check HF_ENDPOINT, and whether a proxy or a log-in page of the network answers in"
+                " its place."
+            ),
             code="hub.answer",
         )
     return FileVersion(found.commit_hash, found.etag, found.size)
 
 
 def list_files(file: HubFile, settings: HubSettings) -> list[str]:
-    """Return the names of all files that the repository has at the revision of `file`, whose own name does not count. One request.
+    """Return the names of all files that the repository has at the revision of `file`, whose own
+    name does not count. One request.
 
     Raises as `read_version` does.
     """
@@ -83,7 +94,9 @@ def list_files(file: HubFile, settings: HubSettings) -> list[str]:
 def open_content(
     file: HubFile, commit: str, settings: HubSettings, *, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Give the offset at which the answer begins and its bytes, as they arrive. One request; leaving the block closes it.
+    """Give the offset at which the answer begins and its bytes, as they arrive.
+
+    One request; leaving the block closes it.
 
     Asked for are the bytes from `start` up to, not including, `stop` (None: the end). A server
     without ranges begins at 0 and goes to the end, so look at the offset and stop reading when
@@ -127,7 +140,9 @@ def _translated(file: HubFile, settings: HubSettings) -> Iterator[None]:
 
 
 def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsError:
-    """The table: exceptions of huggingface_hub and of its HTTP library, to what a user can do about them."""
+    """The table: exceptions of huggingface_hub and of its HTTP library, to what a user can do about
+    them.
+    """
     page = f"{settings.shown}/{file.repo}"
     match exc:
         case GatedRepoError():
@@ -143,7 +158,10 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
         case RevisionNotFoundError():
             return SourceError(
                 f"{file.repo} has no revision {file.revision!r}",
-                hint=f"Leave out @{file.revision} for the main branch, or look at {page}/commits/main",
+                hint=(
+                    f"Leave out @{file.revision} for the main branch, or look at"
+                    f" {page}/commits/main"
+                ),
                 code="hub.revision_missing",
             )
         case RemoteEntryNotFoundError():
@@ -159,8 +177,10 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
             )
             return SourceError(
                 f"the hub has no repository {file.repo}, or it is private",
-                hint=f"{f'Did you mean {near[0]}?' if near else 'Check the name.'} "
-                "For a private repository log in with `hf auth login` or set HF_TOKEN.",
+                hint=(
+                    f"{f'Did you mean {near[0]}?' if near else 'Check the name.'} "
+                    "For a private repository log in with `hf auth login` or set HF_TOKEN."
+                ),
                 code="hub.repo_missing",
             )
         case HfHubHTTPError():
@@ -169,7 +189,10 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
             reason = without_userinfo(str(exc)) or type(exc).__name__
             return TryLaterError(
                 f"cannot get {file} from {settings.shown}: {reason}",
-                hint="Check the network and its proxy settings. What is in the cache can be used without it: HF_HUB_OFFLINE=1.",
+                hint=(
+                    "Check the network and its proxy settings. What is in the cache can be used"
+                    " without it: HF_HUB_OFFLINE=1."
+                ),
             )
 
 
@@ -177,8 +200,12 @@ def _translate_status(exc: HfHubHTTPError, file: HubFile, settings: HubSettings)
     status = exc.response.status_code
     if status == 401 and "authorization" in exc.response.request.headers:
         return CredentialsError(
-            "the hub refuses the Hugging Face token of this machine (401), and with it even public models",
-            hint="Remove it: `unset HF_TOKEN`, or `hf auth logout`. For a private or gated model log in anew: `hf auth login`.",
+            "the hub refuses the Hugging Face token of this machine (401), and with it even public"
+            " models",
+            hint=(
+                "Remove it: `unset HF_TOKEN`, or `hf auth logout`. For a private or gated model log"
+                " in anew: `hf auth login`."
+            ),
             code="hub.token_refused",
         )
     if status in (401, 403):
@@ -214,7 +241,9 @@ def _names(file: HubFile, settings: HubSettings) -> list[str]:
 
 
 def _neighbours(file: HubFile, settings: HubSettings) -> str:
-    """Return a sentence naming the files that could have been meant, or nothing where the hub does not list them."""
+    """Return a sentence naming the files that could have been meant, or nothing where the hub does
+    not list them.
+    """
     names: list[str] = []
     with suppress(_HTTP_ERROR):
         names = _names(file, settings)

@@ -26,8 +26,8 @@ class PlannedFile:
     """One file of a plan, and the version of it that will be used.
 
     `path` is where the cache has it, None when there is something to do. `fetch_bytes` counts what
-    is still to come over the network: nothing for content that is already there, less than the whole
-    for a download that was interrupted.
+    is still to come over the network: nothing for content that is already there, less than the
+    whole for a download that was interrupted.
     """
 
     file: HubFile
@@ -38,7 +38,9 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
-    """What `fetch` would do: the files in the order they were asked for, and which hub and cache they are for."""
+    """What `fetch` would do: the files in the order they were asked for, and which hub and cache
+    they are for.
+    """
 
     files: tuple[PlannedFile, ...]
     settings: HubSettings
@@ -76,17 +78,23 @@ class DownloadPlan:
 
 
 def in_cache(file: HubFile) -> Path | None:
-    """Return where the cache has `file`, or None. No network, no huggingface_hub; well under a millisecond."""
+    """Return where the cache has `file`, or None.
+
+    No network, no huggingface_hub; well under a millisecond.
+    """
     return cache.find(read_settings().cache, file)
 
 
 def plan_download(wanted: Iterable[HubFile], *, refresh: bool = False) -> DownloadPlan:
-    """Return what it takes to have the wanted files here. Nothing is downloaded; duplicates count once.
+    """Return what it takes to have the wanted files here.
+
+    Nothing is downloaded; duplicates count once.
 
     `refresh` asks the hub even where the cache has everything, unless `HF_HUB_OFFLINE` forbids it.
 
     Raises:
-        SourceError: a file, revision or repository is not there; offline, and something is not in the cache.
+        SourceError: a file, revision or repository is not there; offline, and something is not in
+            the cache.
         CredentialsError: the repository is gated, or the hub refused the token.
         TransferError: the hub cannot be reached, or fails.
     """
@@ -120,7 +128,8 @@ def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, P
     failure leaves the old ones usable.
 
     Raises:
-        DiskFullError: the cache's disk has no room; checked before the first byte, and noticed later too.
+        DiskFullError: the cache's disk has no room; checked before the first byte, and noticed
+            later too.
         TransferError, CredentialsError, SourceError: the network or the hub failed.
         IntegrityError: what arrived is not what the hub promised; it was removed.
         TargetBusyError: another process downloads one of the files now.
@@ -144,7 +153,8 @@ def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, P
 
 
 def list_files(file: HubFile) -> list[str]:
-    """Return the names of all files of the repository and revision of `file`, sorted: by one request, or, offline, of those in the cache.
+    """Return the names of all files of the repository and revision of `file`, sorted: by one
+    request, or, offline, of those in the cache.
 
     Raises as `plan_download` does.
     """
@@ -157,7 +167,8 @@ def list_files(file: HubFile) -> list[str]:
 
 
 def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
-    """Return the first `size` bytes of `file` (fewer if it is shorter) and the size of the whole, without downloading it.
+    """Return the first `size` bytes of `file` (fewer if it is shorter) and the size of the whole,
+    without downloading it.
 
     From the cache where it has the file, else by one range request. Raises as `plan_download` does.
     """
@@ -181,7 +192,8 @@ def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
 
 
 def ask_once(file: HubFile, *, timeout_s: int) -> FileVersion:
-    """Ask the hub which version of `file` it has, once and with little patience: one request, whatever the cache holds.
+    """Ask the hub which version of `file` it has, once and with little patience: one request,
+    whatever the cache holds.
 
     Raises:
         SourceError: the file, revision or repository is not there.
@@ -194,7 +206,9 @@ def ask_once(file: HubFile, *, timeout_s: int) -> FileVersion:
 
 
 def _plan_from_hub(file: HubFile, commit: str | None, settings: HubSettings) -> PlannedFile:
-    """Ask the hub about `file`, at `commit` where another file of the same revision was already found there."""
+    """Ask the hub about `file`, at `commit` where another file of the same revision was already
+    found there.
+    """
     from dsmops.hub import transfer
 
     version = transfer.ask_version(file, settings, commit)
@@ -233,6 +247,9 @@ def _not_staged(missing: list[HubFile], settings: HubSettings) -> SourceError:
     )
     return SourceError(
         f"offline, and not in the cache {settings.cache}: {', '.join(map(str, missing))}",
-        hint=f"With a network run `hf download {first.repo} {names}{revision}`, or copy that cache folder from a machine that has it.",
+        hint=(
+            f"With a network run `hf download {first.repo} {names}{revision}`, or copy that cache"
+            " folder from a machine that has it."
+        ),
         code="hub.offline",
     )

@@ -21,8 +21,11 @@ _DEFAULT_TIMEOUT_S = 10
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
-    """`endpoint` has no slash at its end. `cache` is the absolute folder of `models--org--repo` folders. `timeout_s` bounds each
-    wait for the network, not a whole download."""
+    """`endpoint` has no slash at its end.
+
+    `cache` is the absolute folder of `models--org--repo` folders. `timeout_s` bounds each wait for
+    the network, not a whole download.
+    """
 
     endpoint: str
     cache: Path
@@ -31,7 +34,9 @@ class HubSettings:
 
     @property
     def shown(self) -> str:
-        """The endpoint as people may see it: without the user name and password that an address of a mirror may hold."""
+        """The endpoint as people may see it: without the user name and password that an address of
+        a mirror may hold.
+        """
         return without_userinfo(self.endpoint)
 
 
@@ -77,7 +82,9 @@ def read_settings() -> HubSettings:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Where this machine keeps a token: `variable` is the name of the one that is set, `file` the file, whether or not it is there."""
+    """Where this machine keeps a token: `variable` is the name of the one that is set, `file` the
+    file, whether or not it is there.
+    """
 
     variable: str | None
     file: Path
@@ -85,7 +92,9 @@ class Tokens:
 
 
 def find_tokens() -> Tokens:
-    """Return where a token would be taken from; the variable wins. moshi-server reads none of them but `token` beside its cache."""
+    """Return where a token would be taken from; the variable wins. moshi-server reads none of them
+    but `token` beside its cache.
+    """
     environ = os.environ
     variable = next(
         (name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if environ.get(name, "").strip()),
@@ -98,7 +107,8 @@ def find_tokens() -> Tokens:
 
 
 def server_cache() -> Path:
-    """Return the cache that moshi-server uses in this environment: it knows `HF_HOME`, and none of the other variables.
+    """Return the cache that moshi-server uses in this environment: it knows `HF_HOME`, and none of
+    the other variables.
 
     Source: hf-hub 0.4.3, `Cache::from_env`.
     """

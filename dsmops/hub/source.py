@@ -32,7 +32,9 @@ _WEB_PAGE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of a model repository. `revision` is a branch, a tag, a commit or a hub reference such as `refs/pr/1`.
+    """One file of a model repository.
+
+    `revision` is a branch, a tag, a commit or a hub reference such as `refs/pr/1`.
 
     `str()` gives the `hf://` form, which `parse_source` reads back to the same value.
     """
@@ -80,12 +82,15 @@ def is_hub_source(source: str) -> bool:
 
 
 def parse_source(source: str) -> HubFile:
-    """Return the hub file that `source` names, `hf://org/repo[@revision]/path/in/repo`. The revision defaults to `main`.
+    """Return the hub file that `source` names, `hf://org/repo[@revision]/path/in/repo`.
+
+    The revision defaults to `main`.
 
     `hf://models/org/repo/...`, the long form that huggingface_hub writes, is read too.
 
     Raises:
-        SourceError: the text is no such name; the message says which part is wrong, the hint shows a right one.
+        SourceError: the text is no such name; the message says which part is wrong, the hint shows
+            a right one.
     """
     page = _WEB_PAGE.fullmatch(source)
     if page is not None:
@@ -130,7 +135,9 @@ def is_repo_name(text: str) -> bool:
 
 
 def _split_repo(rest: str) -> tuple[str, bool, str]:
-    """Split `repo@revision/path` or `repo/path` into the name, whether a revision follows, and what is left."""
+    """Split `repo@revision/path` or `repo/path` into the name, whether a revision follows, and what
+    is left.
+    """
     segment = rest.partition("/")[0]
     name, at, _ = segment.partition("@")
     return name, bool(at), rest[len(name) + 1 :]

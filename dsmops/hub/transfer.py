@@ -1,4 +1,5 @@
-"""Bring contents from the hub to the disk: resumed where an earlier run stopped, retried, verified, whole or not at all.
+"""Bring contents from the hub to the disk: resumed where an earlier run stopped, retried, verified,
+whole or not at all.
 
 The bytes are written here rather than by `hf_hub_download`, because since huggingface_hub 1.x that
 throws away what an interrupted download had (its issue 4196), does not go on after a reset
@@ -29,11 +30,16 @@ from dsmops.hub.source import FileVersion, HubFile
 from dsmops.progress import Progress
 
 ASK_WAITS_S = (1.0, 2.0)
-"""Pauses between attempts to ask the hub something. Few: without a network people should hear of it at once."""
+"""Pauses between attempts to ask the hub something.
+
+Few: without a network people should hear of it at once.
+"""
 CONTENT_WAITS_S = (1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts in a row that bring nothing new of a content."""
 LONGEST_WAIT_S = 60
-"""A hub that asks for more patience than this (its rate limits span 5 minutes) is an error to show, not a pause to sit out."""
+"""A hub that asks for more patience than this (its rate limits span 5 minutes) is an error to show,
+not a pause to sit out.
+"""
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -59,7 +65,10 @@ class _Patience:
 
 
 def ask_version(file: HubFile, settings: HubSettings, commit: str | None = None) -> FileVersion:
-    """Return the version that the revision of `file` has now, or that `commit` has. Retries; raises as `client.read_version`."""
+    """Return the version that the revision of `file` has now, or that `commit` has.
+
+    Retries; raises as `client.read_version`.
+    """
     return _patiently(lambda: client.read_version(file, settings, commit))
 
 
@@ -69,7 +78,10 @@ def list_files(file: HubFile, settings: HubSettings) -> list[str]:
 
 
 def read_head(file: HubFile, commit: str, size: int, settings: HubSettings) -> bytes:
-    """Return the first `size` bytes, fewer if the file is shorter, and read no more than these. Retries."""
+    """Return the first `size` bytes, fewer if the file is shorter, and read no more than these.
+
+    Retries.
+    """
 
     def read() -> bytes:
         head = b""
@@ -86,7 +98,8 @@ def read_head(file: HubFile, commit: str, size: int, settings: HubSettings) -> b
 def download(
     file: HubFile, version: FileVersion, settings: HubSettings, progress: Progress
 ) -> None:
-    """Store the content of `file` as its blob in the cache; `progress` counts the bytes that come over the network.
+    """Store the content of `file` as its blob in the cache; `progress` counts the bytes that come
+    over the network.
 
     When interrupted, what has arrived stays beside the blob and the next call goes on from there.
     Content that differs from the promised size or SHA-256 is removed.
@@ -168,7 +181,9 @@ class _Incoming:
         self._progress.advance(len(block))
 
     def rewind(self, start: int) -> None:
-        """Prepare for bytes from `start` on: where we are, or 0 from a server that knows no ranges."""
+        """Prepare for bytes from `start` on: where we are, or 0 from a server that knows no
+        ranges.
+        """
         if start != self.size_bytes:
             self._progress.advance(-self.size_bytes)
             self.clear()

@@ -54,8 +54,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 # --- values behind names --------------------------------------------------------------------------
 # `name=value`, `name: value`, `"name": "value"`, `("name", "value")`, `name("value")`,
-# `name: "name", value: "value"`, `name: Some("value")`, `x["name"] = "value"`, also where quotes are
-# escaped once or more, and in a URL inside a URL.
+# `name: "name", value: "value"`, `name: Some("value")`, `x["name"] = "value"`, also where quotes
+# are escaped once or more, and in a URL inside a URL.
 
 _BEGIN = r"""
     (?: (?<![\w.-]) | (?<=%[0-9A-Fa-f]{2}) | (?<=%25[0-9A-Fa-f]{2}) )
@@ -69,7 +69,10 @@ _PREFIX_OF_NAME = r"""
 _VALUE = r"""(?: (?:\\*["'])? [Vv]alue (?:\\*["'])? \s? [:=] \s? )"""
 _ENCODED_EQUALS = r"%(?:25){0,2}3[AaDd]"
 # `token: str = "..."`, in Python and Rust.
-_ANNOTATION = r"(?: : \s? &?(?:'static\s)? (?:[A-Za-z.]{0,20}\[)? (?:str|String|bytes|SecretStr|Any) \]? (?:\s?\|\s?None)? \s{0,3} = (?!=) )"
+_ANNOTATION = (
+    r"(?: : \s? &?(?:'static\s)? (?:[A-Za-z.]{0,20}\[)? (?:str|String|bytes|SecretStr|Any) \]?"
+    r" (?:\s?\|\s?None)? \s{0,3} = (?!=) )"
+)
 _FOLLOWS = rf"""
     (?: (?(opened) \\*["'] \s{{0,3}} , \s{{0,3}} (?: {_VALUE} | (?(first) (?=b?\\*["']) | (?!) ) ) | (?!) )
       | \( \s? (?=(?:[A-Z]\w{{0,40}}\()?b?\\*["'])
@@ -78,9 +81,9 @@ _FOLLOWS = rf"""
           | :(?!:) | (?P<encoded>{_ENCODED_EQUALS}) ) \s{{0,16}} )
 """
 _WRAPPED = r"(?: (?:Some|Ok|Secret) \( ){0,3}"
-# A string ends at its own quote. Within a string of a string (`\"`) a backslash at the end of a value
-# is written as four. `"C:\dir\" token="x"` is written by programs that escape nothing: what looks like
-# one value that ends with `=` goes on to the next quote.
+# A string ends at its own quote. Within a string of a string (`\"`) a backslash at the end of a
+# value is written as four. `"C:\dir\" token="x"` is written by programs that escape nothing: what
+# looks like one value that ends with `=` goes on to the next quote.
 _QUOTED = r"""
     (?: (?:[A-Z]\w{0,40}\( | & | r\#{1,3} | [bBfFrRuU]{1,2}(?=\\*["']) ){0,4}
       (?: (?P<quote> \"\"\" | \'\'\' | ["'] )
@@ -185,7 +188,10 @@ _TEXT = rf"""
       | (?: = | {_ENCODED_EQUALS} ) (?![="'\[({{]) (?P<bare> \S .*? ) (?= \s+ [a-z_]\w{{0,40}}= | $ ) )
 """
 # `text: hello` is an announcement only where a message begins.
-_SAID = r"(?: ^ | (?<=\|[ ]) | (?<=\][ ]) | (?<=\d:[ ]) ) (?i:text|prompt|transcript) : \s{1,3} (?!None) (?P<said> [^\s\d\"'\[({] .* )"
+_SAID = (
+    r"(?: ^ | (?<=\|[ ]) | (?<=\][ ]) | (?<=\d:[ ]) ) (?i:text|prompt|transcript) : \s{1,3}"
+    r" (?!None) (?P<said> [^\s\d\"'\[({] .* )"
+)
 # Debug of a WebSocket message.
 _MESSAGE = rf"(?<!\w) (?:Text|Binary) \( {_WRAPPED} {_QUOTED}"
 _POST_BODY = r"handling[ ]py[ ]asr[ ]streaming[ ]post[ ]query[ ] (?P<body> .+ )"
@@ -237,7 +243,11 @@ _PEM = rf"""
     {_PEM_EDGE % "BEGIN"} (?: (?= .*? {_PEM_EDGE % "END"} ) .*? {_PEM_EDGE % "END"} | [\w+/=\s\\:,.-]* )
 """
 _JWT = r"(?<![\w-]) eyJ[\w-]{5,} (?: \.[\w-]{2,} ){1,4} \.?"
-_AWS_ID = r"(?<![A-Za-z0-9]) (?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AIPA|ANPA|ANVA|APKA|AROA)[A-Z0-9]{16} (?![A-Za-z0-9])"
+_AWS_ID = (
+    r"(?<![A-Za-z0-9])"
+    r" (?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AIPA|ANPA|ANVA|APKA|AROA)[A-Z0-9]{16}"
+    r" (?![A-Za-z0-9])"
+)
 _AWS_PRIVATE = r"(?<![\w/+=.-]) [A-Za-z0-9/+]{40} (?![\w/+=])"
 _USERINFO = r"""
     (?<=://) (?P<userinfo> [^\s/@:"'<>]{0,256} : [^\s/@"'<>]{1,256} | [\w.~%-]{20,256} ) (?=@)
@@ -257,7 +267,8 @@ _IPV4 = rf"""
     (?<![\w.]) (?<!==) (?: (?<![A-Za-z]/) | (?= [\d.]{{7,15}}:\d ) )
     (?:::ffff:)? (?P<address> (?:{_OCTET}\.){{3}}{_OCTET} ) (?! \.?\w | -(?:py|cp)\d )
 """
-# Names that networks give to the addresses of their customers: `ec2-203-0-113-9.compute.amazonaws.com`,
+# Names that networks give to the addresses of their customers:
+# `ec2-203-0-113-9.compute.amazonaws.com`,
 # `203.0.113.9.static.example.net`, and the reverse `9.113.0.203.in-addr.arpa`.
 _TOP_LEVEL = r"(?: \.[a-z][\w-]{0,62} ){1,8} (?![\w-])"
 _IPV4_IN_HOST = rf"""
@@ -269,7 +280,10 @@ _IPV4_IN_HOST = rf"""
 """
 _HEX_IN_HOST = r"(?<![\w-]) p (?P<address> [0-9a-fA-F]{8} ) (?=\.dip0?\.)"
 _IPV6_REVERSED = r"(?<![\w.]) (?P<address> (?: [0-9a-fA-F]\. ){32} ) (?=ip6\.arpa)"
-_IPV6 = r"(?<![\w:.]) (?P<address> (?: [23fF][0-9a-fA-F]{3} | 64:ff9b | ::(?i:ffff) ) : [0-9a-fA-F:]{1,34} ) (?!\.?\w)"
+_IPV6 = (
+    r"(?<![\w:.]) (?P<address> (?: [23fF][0-9a-fA-F]{3} | 64:ff9b | ::(?i:ffff) ) :"
+    r" [0-9a-fA-F:]{1,34} ) (?!\.?\w)"
+)
 _VERSION_WORD = re.compile(
     r"(?:\bv(?:er(?:sion)?)?|version|release|build|cuda|cudnn|cublas|nccl|cufft|curand|cusolver|cusparse|tensorrt|torch|python|driver)"
     r"[\"']?\s{0,3}[:=(]?\s{0,3}[\"']?$",
@@ -484,8 +498,8 @@ OPEN_HINT = (
 def opened_block(text: str) -> str | None:
     """Return what a line begins that goes on in the next ones, or None.
 
-    `key` and `text` are lists, or values on lines of their own; `value` is the value of the name that
-    this line holds, as in the environment of a Kubernetes manifest.
+    `key` and `text` are lists, or values on lines of their own; `value` is the value of the name
+    that this line holds, as in the environment of a Kubernetes manifest.
     """
     found = None
     for kind, pattern in _LIST_OPEN.items():
@@ -508,7 +522,9 @@ _VALUE_LINE = re.compile(
 
 
 def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None:
-    """Return what stands in place of the items in a line of a block, or None where the block ended."""
+    """Return what stands in place of the items in a line of a block, or None where the block
+    ended.
+    """
     begin, end = inner_span(text)
     edit = {"text": _text}.get(kind, _key)
     if kind == "value":

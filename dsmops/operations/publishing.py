@@ -151,14 +151,18 @@ class PullReport:
 
 @dataclass(frozen=True, slots=True)
 class RedactionCheck:
-    """How content is searched for what redaction should have removed, and the version of the rules."""
+    """How content is searched for what redaction should have removed, and the version of the
+    rules.
+    """
 
     version: int
     scan: Scan
 
 
 _NO_TEXT = bytes((*range(0x07), *range(0x0E, 0x1A)))
-"""Control characters that no text has: archives, UTF-16, audio and captures are full of them, and no rule can look into those."""
+"""Control characters that no text has: archives, UTF-16, audio and captures are full of them, and
+no rule can look into those.
+"""
 
 
 _MOST_HEADERS = 1000
@@ -166,7 +170,9 @@ _MOST_HEADER_BYTES = 64 << 10
 
 
 def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
-    """Return how often each rule hits in a content, in its name and in headers of compressed data."""
+    """Return how often each rule hits in a content, in its name and in headers of compressed
+    data.
+    """
     from dsmops.logs import decompressed, scan
 
     no_text = 0
@@ -192,7 +198,8 @@ def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
 
 
 LOG_RULES = RedactionCheck(RULE_SET_VERSION, _find_secrets)
-"""The log room's rules, on what is inside gzip and zstd too; and no content that they cannot read."""
+"""The log room's rules, on what is inside gzip and zstd too; and no content that they cannot read.
+"""
 
 
 def publish_logs(

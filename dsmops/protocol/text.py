@@ -1,7 +1,7 @@
 """Text to synthesize, as client and worker share it: characters that are dropped, and pauses.
 
-A pause means the same everywhere: `<break time="0.5s"/>`, in whole steps of 80 ms, rounded down, one
-at least. moshi-server shortens a pause to ten seconds, so a longer one is written as several.
+A pause means the same everywhere: `<break time="0.5s"/>`, in whole steps of 80 ms, rounded down,
+one at least. moshi-server shortens a pause to ten seconds, so a longer one is written as several.
 
 Source: `tts_preprocess.rs` of moshi-server 0.6.4.
 """

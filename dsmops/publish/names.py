@@ -159,8 +159,10 @@ def require_safe(name: str) -> PurePosixPath:
     ):
         raise InputError(
             f"the name {name!r} is not safe to restore",
-            hint="Rename the file: no control characters, no backslash, no dot in front, and at "
-            f"most {MAX_PART_BYTES} bytes between slashes.",
+            hint=(
+                "Rename the file: no control characters, no backslash, no dot in front, and at "
+                f"most {MAX_PART_BYTES} bytes between slashes."
+            ),
             code="publish.name",
         )
     return PurePosixPath(name)

@@ -135,8 +135,8 @@ def take_snapshots(
 ) -> tuple[list[Snapshot], list[Failure]]:
     """Read each file once, up to the length it has when opened, and return its snapshot.
 
-    `progress` counts bytes. A file that cannot be read becomes a `Failure`. So does one that went away since it was listed,
-    or that could not be restored.
+    `progress` counts bytes. A file that cannot be read becomes a `Failure`. So does one that went
+    away since it was listed, or that could not be restored.
     """
     snapshots: list[Snapshot] = []
     failures: list[Failure] = []

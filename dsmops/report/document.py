@@ -28,7 +28,8 @@ def document(command: str, value: Any) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Return `value` as JSON knows it: dataclasses become objects, times UTC ISO 8601, non-finite floats null.
+    """Return `value` as JSON knows it: dataclasses become objects, times UTC ISO 8601, non-finite
+    floats null.
 
     Bytes of a file name that are not UTF-8 become U+FFFD, since JSON cannot hold them.
     """

@@ -9,7 +9,9 @@ from dsmops.report.terminal import one_line, printable
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is at the time, so that lines go above a bar that is being drawn."""
+    """Writes to whatever stderr is at the time, so that lines go above a bar that is being
+    drawn.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(printable(self.format(record)) + "\n")
@@ -23,7 +25,8 @@ class _Sentence(logging.Formatter):
 
 
 def setup_logging(*, debug: bool, quiet: bool = False) -> None:
-    """Send the `dsmops` logger to stderr: warnings, only errors when `quiet`, everything when `debug`.
+    """Send the `dsmops` logger to stderr: warnings, only errors when `quiet`, everything when
+    `debug`.
 
     Called once a run; the root logger and other libraries are left alone.
     """

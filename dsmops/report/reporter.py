@@ -1,4 +1,6 @@
-"""The one object through which every command speaks: results to stdout, everything else to stderr."""
+"""The one object through which every command speaks: results to stdout, everything else to
+stderr.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class Reporter:
     """
 
     current: ClassVar[Reporter | None] = None
-    """The reporter of the command that runs, for `main` to speak through when an exception ends it."""
+    """The reporter of the command that runs, for `main` to speak through when an exception ends it.
+    """
 
     def __init__(
         self, command: str = "", *, json: bool = False, quiet: bool = False, debug: bool = False
@@ -48,7 +51,9 @@ class Reporter:
         return reporter
 
     def result(self, document: Any, text: Iterable[Block]) -> None:
-        """Show what the command found: `document`, a dataclass or a mapping, as JSON, or `text` block by block."""
+        """Show what the command found: `document`, a dataclass or a mapping, as JSON, or `text`
+        block by block.
+        """
         self._end_live()
         try:
             if self.json:
@@ -69,7 +74,9 @@ class Reporter:
             sys.stderr.write(f"{printable(text)}\n")
 
     def live(self, text: str) -> None:
-        """Show a piece of what is being found while the command still runs, on stderr and only on a terminal."""
+        """Show a piece of what is being found while the command still runs, on stderr and only on a
+        terminal.
+        """
         if not (self.json or self.quiet) and sys.stderr.isatty():
             sys.stderr.write(f"{printable(text)} ")
             sys.stderr.flush()
@@ -97,7 +104,9 @@ class Reporter:
             self._is_live = False
 
     def error(self, error: DsmopsError) -> None:
-        """Report the error that ends the command, on stderr: two lines for people, or one JSON document."""
+        """Report the error that ends the command, on stderr: two lines for people, or one JSON
+        document.
+        """
         self._end_live()
         if self.json:
             body = to_json(

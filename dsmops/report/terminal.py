@@ -60,7 +60,8 @@ def draw(block: Block) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # Into a file or a pipe a table is as wide as it needs to be: a program or an editor wants whole cells.
+    # Into a file or a pipe a table is as wide as it needs to be: a program or an editor wants whole
+    # cells.
     console = (
         Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
     )

@@ -47,7 +47,9 @@ def seconds_of(data: bytes) -> float:
 def test_a_varying_bit_rate_without_a_xing_header_is_read_whole(
     rate_hz: int, channels: int
 ) -> None:
-    """libsndfile alone stops at a guess, at a seventh of this file; we read it to its last frame."""
+    """libsndfile alone stops at a guess, at a seventh of this file; we read it to its last
+    frame.
+    """
     samples = varying(rate_hz, channels)
     data = without_xing(variable_mp3(samples, rate_hz))
     assert soundfile.info(io.BytesIO(data)).frames < len(samples) / 2

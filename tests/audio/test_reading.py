@@ -53,7 +53,9 @@ def test_every_rate_becomes_24_khz(rate_hz: int) -> None:
 def test_samples_do_not_depend_on_the_blocks(
     rate_hz: int, count: int, block_s: float, channels: int
 ) -> None:
-    """Any block length gives what one pass over the whole mix gives: as many samples, and the same."""
+    """Any block length gives what one pass over the whole mix gives: as many samples, and the
+    same.
+    """
     samples = np.random.default_rng(count).uniform(-0.9, 0.9, (count, channels)).astype(np.float32)
     with open_audio(io.BytesIO(encoded(samples, rate_hz, "WAV", "FLOAT"))) as audio:
         blocks = list(audio.blocks(block_s))
@@ -231,7 +233,9 @@ def test_ten_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "seconds"), [("bria.mp3", 44.85), ("loona.mp3", 1.05)])
 def test_real_speech_is_read(shared_data: Path, name: str, seconds: float) -> None:
-    """Two published recordings, one with and one without a Xing header, come out whole and audible."""
+    """Two published recordings, one with and one without a Xing header, come out whole and
+    audible.
+    """
     path = shared_data / "audio" / name
     if not path.is_file():
         pytest.skip(f"the recording {name} is not here")

@@ -135,7 +135,10 @@ def test_a_stream_gets_each_block_at_once() -> None:
 
 def test_standard_output_is_a_wav() -> None:
     """`-` can be piped into whatever reads WAV."""
-    program = "import numpy as np; from dsmops.audio import write; write('-', [np.full(1000, 0.5, np.float32)])"
+    program = (
+        "import numpy as np; from dsmops.audio import write; write('-', [np.full(1000, 0.5,"
+        " np.float32)])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert read(io.BytesIO(done.stdout)).tolist() == [0.5] * 1000
 

@@ -1,4 +1,6 @@
-"""`python -m tests.bench [NAME ...]` runs all benchmarks, or those named; with `--compare` it shows the last two runs of each instead."""
+"""`python -m tests.bench [NAME ...]` runs all benchmarks, or those named; with `--compare` it shows
+the last two runs of each instead.
+"""
 
 from __future__ import annotations
 

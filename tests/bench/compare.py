@@ -1,4 +1,6 @@
-"""The last two runs of a benchmark side by side: the change of each median beside the spread that the runs themselves had."""
+"""The last two runs of a benchmark side by side: the change of each median beside the spread that
+the runs themselves had.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from tests.bench.harness import HISTORY
 
 
 def compare(bench: str, history: Path = HISTORY) -> str:
-    """Return a table of the last two history lines of `bench`. A change is marked when the two runs' ranges do not even touch."""
+    """Return a table of the last two history lines of `bench`.
+
+    A change is marked when the two runs' ranges do not even touch.
+    """
     lines = (
         [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
         if history.exists()
@@ -46,4 +51,6 @@ def _row(name: str, before: tuple[float, list[float]], after: tuple[float, list[
     apart = max(old_range[0], new_range[0]) > min(old_range[1], new_range[1])
     spreads = [(high - low) / median for median, (low, high) in (before, after)]
     change = f"{new_s / old_s - 1:+.0%}"
-    return f"  {name:30}{old_s:>9.3f}s{new_s:>9.3f}s{change:>10}{spreads[0]:>16.0%}{spreads[1]:>8.0%}{'  *' if apart else ''}"
+    mark = "  *" if apart else ""
+    times = f"{old_s:>9.3f}s{new_s:>9.3f}s{change:>10}"
+    return f"  {name:30}{times}{spreads[0]:>16.0%}{spreads[1]:>8.0%}{mark}"

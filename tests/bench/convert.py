@@ -1,8 +1,10 @@
-"""`dsmops convert` of the full-size STT 1B checkpoint against `cp`, `cp` then `sync`, its own two digests, and the load-all way with torch.
+"""`dsmops convert` of the full-size STT 1B checkpoint against `cp`, `cp` then `sync`, its own two
+digests, and the load-all way with torch.
 
-Targets: with digests, report and fsync at most 1.2 × `cp` then `sync` (stretch 1.0); without digest and fsync at most 2.0 × `cp` (1.3); at
-least 3 × faster than torch; at most 128 MiB of memory. Every contestant is a process of its own, start-up included. The source is read once
-before each run, so all find it in the page cache; torch is left out where it is not installed.
+Targets: with digests, report and fsync at most 1.2 × `cp` then `sync` (stretch 1.0); without digest
+and fsync at most 2.0 × `cp` (1.3); at least 3 × faster than torch; at most 128 MiB of memory. Every
+contestant is a process of its own, start-up included. The source is read once before each run, so
+all find it in the page cache; torch is left out where it is not installed.
 `DSMOPS_BENCH_DIR` names the folder to work in, which needs 10 GB.
 """
 
@@ -31,7 +33,10 @@ NAIVE = """
 import sys, torch
 from safetensors.torch import load_file, save_file
 tensors = load_file(sys.argv[1])
-save_file({name: tensor.to(torch.float16) if tensor.dtype == torch.bfloat16 else tensor for name, tensor in tensors.items()}, sys.argv[2])
+for name, tensor in tensors.items():
+    if tensor.dtype == torch.bfloat16:
+        tensors[name] = tensor.to(torch.float16)
+save_file(tensors, sys.argv[2])
 """
 
 

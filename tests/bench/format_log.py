@@ -1,4 +1,5 @@
-"""`format-log` on 220 MB of raw log, redaction on, beside the line-by-line script it replaces and `sed` that only strips colours.
+"""`format-log` on 220 MB of raw log, redaction on, beside the line-by-line script it replaces and
+`sed` that only strips colours.
 
 Targets: at least 100 MB/s on two cores (stretch 300), in constant memory.
 """
@@ -25,7 +26,9 @@ OURS, SCRIPT, SED = "dsmops format-log", "line-by-line script", "sed, colours on
 
 
 def write_log(path: Path, size: int) -> int:
-    """Write a raw log shaped like the real one, where 331 of 356 events are step lines; return its bytes."""
+    """Write a raw log shaped like the real one, where 331 of 356 events are step lines; return its
+    bytes.
+    """
     rng = random.Random(2025)
     time, index, written = START.timestamp(), 0, 0
     with path.open("wb") as file:
@@ -44,7 +47,9 @@ def write_log(path: Path, size: int) -> int:
 
 
 def line_by_line(source: Path, target: Path) -> None:
-    """Format the way the replaced script does: one line after the other, a `datetime` for each, local time, no redaction."""
+    """Format the way the replaced script does: one line after the other, a `datetime` for each,
+    local time, no redaction.
+    """
     colour = re.compile(r"\x1b\[[0-9;]*m")
     with (
         source.open(encoding="utf-8", errors="replace") as raw,
@@ -77,7 +82,9 @@ def _check(run: ChildRun) -> ChildRun:
 
 
 def main() -> int:
-    """Race the three on the same file, compare peak memory with that on a small file, and show both."""
+    """Race the three on the same file, compare peak memory with that on a small file, and show
+    both.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         big, small, target = folder / "log.big", folder / "log.small", folder / "out"

@@ -1,4 +1,5 @@
-"""Side-by-side measurements: contestants in turn, round after round, ratios taken within a round, and one JSON line of history.
+"""Side-by-side measurements: contestants in turn, round after round, ratios taken within a round,
+and one JSON line of history.
 
 Machines are shared and their speed drifts, so an absolute time says little. Two contestants that
 ran one right after the other can be compared, and the median of such ratios over several rounds is
@@ -29,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Something to time: `run` does the work once, `prepare` (not timed) sets the scene before each run."""
+    """Something to time: `run` does the work once, `prepare` (not timed) sets the scene before each
+    run.
+    """
 
     name: str
     run: Callable[[], object]
@@ -81,7 +84,9 @@ class ChildRun:
 
 
 def run_child(command: Sequence[str | Path], *, env: dict[str, str] | None = None) -> ChildRun:
-    """Run a command to its end and return its own peak memory, which `RUSAGE_CHILDREN` would mix with earlier children's."""
+    """Run a command to its end and return its own peak memory, which `RUSAGE_CHILDREN` would mix
+    with earlier children's.
+    """
     start_s = time.perf_counter()
     with subprocess.Popen(
         [str(part) for part in command],
@@ -115,7 +120,9 @@ def show(title: str, figures: Figures, *, baselines: Sequence[str]) -> None:
 def record(
     bench: str, *, parameters: dict[str, Any], figures: Figures | None = None, **results: Any
 ) -> None:
-    """Print one JSON line with what was measured, on what and with which versions, and append it to the history."""
+    """Print one JSON line with what was measured, on what and with which versions, and append it to
+    the history.
+    """
     line = {
         "bench": bench,
         "commit": _git("rev-parse", "--short", "HEAD")

@@ -1,6 +1,8 @@
-"""What the embedded worker takes of a CUDA card, beside what `plan --runtime embedded` says, over model, dtype, codebooks and batch size.
+"""What the embedded worker takes of a CUDA card, beside what `plan --runtime embedded` says, over
+model, dtype, codebooks and batch size.
 
-Target: within 3 % or 150 MiB, whichever is larger. Counted is the memory that the card lost, from before CUDA was started.
+Target: within 3 % or 150 MiB, whichever is larger. Counted is the memory that the card lost, from
+before CUDA was started.
 `python -m tests.bench.memory tts-1.6b-en_fr` measures one model alone.
 """
 
@@ -25,7 +27,9 @@ CODEBOOKS = (32, 24, 8)
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure the grid, each model, dtype and number of codebooks in a process of its own, and fail where the plan is off."""
+    """Measure the grid, each model, dtype and number of codebooks in a process of its own, and fail
+    where the plan is off.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.bench.memory", description=__doc__)
     parser.add_argument("model", nargs="*", help="models to measure; default: all")
     parser.add_argument(
@@ -53,7 +57,8 @@ def main(words: list[str] | None = None) -> int:
         output = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False).stdout
         rows += [json.loads(row) for row in output.splitlines()]
     print(
-        f"{'model':16}{'dtype':6}{'n_q':>4}{'batch':>6}{'measured MiB':>14}{'planned MiB':>13}{'off':>9}"
+        f"{'model':16}{'dtype':6}{'n_q':>4}{'batch':>6}"
+        f"{'measured MiB':>14}{'planned MiB':>13}{'off':>9}"
     )
     worst = 0.0
     for row in rows:
@@ -118,7 +123,9 @@ def _measure(model: str, dtype: DType, n_q: int | None) -> Iterator[dict[str, An
 
 
 def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
-    """Load a model, and return what makes an engine of a batch size and has it serve a few steps."""
+    """Load a model, and return what makes an engine of a batch size and has it serve a few
+    steps.
+    """
     import numpy as np
     import torch
 

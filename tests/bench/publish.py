@@ -158,7 +158,9 @@ def _run(command: list[str], server: S3Server, url: str = "") -> str:
 
 
 def _counted(command: list[str], server: S3Server) -> dict[str, object]:
-    """Run through a relay that counts, and return what it saw beside what the command says of itself."""
+    """Run through a relay that counts, and return what it saw beside what the command says of
+    itself.
+    """
     with Relay(server.url) as relay:
         report = json.loads(_run(command, server, relay.url))
     methods = dict(Counter(request.method for request in relay.seen))

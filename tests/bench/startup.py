@@ -1,7 +1,8 @@
 """How long `dsmops` takes to start, over `python -c pass` of the same interpreter.
 
-Targets: `--help` at most 120 ms more, a command that does nothing at most 100 ms more. Measured beside them, without a target of their own:
-the cheap commands that people type often, doing their real work (`check-gpu` looks for a real driver).
+Targets: `--help` at most 120 ms more, a command that does nothing at most 100 ms more. Measured
+beside them, without a target of their own: the cheap commands that people type often, doing their
+real work (`check-gpu` looks for a real driver).
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ ROUNDS = 15
 
 
 def over_python_ms(figures: Figures, name: str) -> float:
-    """Return the median over rounds of what `name` took beyond the bare interpreter just before it."""
+    """Return the median over rounds of what `name` took beyond the bare interpreter just
+    before it.
+    """
     pairs = zip(figures.rounds_s[name], figures.rounds_s[PYTHON], strict=True)
     return round(statistics.median(own - bare for own, bare in pairs) * 1000, 1)
 

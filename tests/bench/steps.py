@@ -1,9 +1,11 @@
-"""Whole step of speech-to-text on a CUDA card, Mimi and language model, beside the `moshi` package with the same shapes on the same card.
+"""Whole step of speech-to-text on a CUDA card, Mimi and language model, beside the `moshi` package
+with the same shapes on the same card.
 
 Random weights: a step's time does not depend on their values. Every figure is taken after at least
 `context` steps, in a process of its own, so that the memory figures are that run's. Targets (one
 H200, f16): 1B at most 3 ms at batch 1 and 16 ms at 400; 2.6B at most 27 ms at
-400. `python -m tests.bench.steps --help` has the choices; the peer is left out where `moshi` is not installed.
+400. `python -m tests.bench.steps --help` has the choices; the peer is left out where `moshi` is not
+     installed.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def main(words: list[str] | None = None) -> int:
             target_ms = TARGETS_MS.get((model, batch))
             if target_ms and "dsmops" in figures and figures["dsmops"]["step_p50_ms"] > target_ms:
                 missed.append(
-                    f"{model} at batch {batch}: {figures['dsmops']['step_p50_ms']} ms, target {target_ms}"
+                    f"{model} at batch {batch}: {figures['dsmops']['step_p50_ms']} ms, target"
+                    f" {target_ms}"
                 )
     print("\n".join(missed) or "targets met")
     return 1 if missed else 0
@@ -97,8 +100,9 @@ def main(words: list[str] | None = None) -> int:
 
 def _words(figures: dict[str, Any]) -> str:
     return (
-        f"step p50 {figures['step_p50_ms']} p99 {figures['step_p99_ms']} ms, {figures['speedup']} × real time a stream, "
-        f"Mimi alone {figures['mimi_p50_ms']} ms, {figures['peak_device_bytes'] / 2**20:,.0f} MiB on the device"
+        f"step p50 {figures['step_p50_ms']} p99 {figures['step_p99_ms']} ms, {figures['speedup']} ×"
+        f" real time a stream, Mimi alone {figures['mimi_p50_ms']} ms,"
+        f" {figures['peak_device_bytes'] / 2**20:,.0f} MiB on the device"
     )
 
 

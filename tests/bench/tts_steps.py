@@ -1,4 +1,5 @@
-"""Whole step of text-to-speech on a CUDA card, language model, depformer and Mimi's decoder, beside the `moshi` package on the same card.
+"""Whole step of text-to-speech on a CUDA card, language model, depformer and Mimi's decoder, beside
+the `moshi` package on the same card.
 
 Random weights: a step's time does not depend on their values. Every figure is taken after at least
 `context` steps, in a process of its own, so that the memory figures are that run's. Targets (one
@@ -83,7 +84,8 @@ def main(words: list[str] | None = None) -> int:
             print("\n".join(shown))
             figures[who] = json.loads(last)
             print(
-                f"{who:7} {MODEL} {chosen.dtype} n_q {chosen.n_q} batch {batch:4}: {_words(figures[who])}",
+                f"{who:7} {MODEL} {chosen.dtype} n_q {chosen.n_q} batch {batch:4}:"
+                f" {_words(figures[who])}",
                 flush=True,
             )
         if not chosen.no_record:
@@ -125,8 +127,9 @@ def _words(figures: dict[str, Any]) -> str:
         f"{key.removesuffix('_p50_ms')} {value}" for key, value in figures["parts"].items()
     )
     return (
-        f"step p50 {figures['step_p50_ms']} p99 {figures['step_p99_ms']} ms, {figures['speedup']} × real time a stream, {batched}; "
-        f"{parts} ms; first audio {figures.get('first_audio_ms')} ms; {figures['peak_device_bytes'] / 2**20:,.0f} MiB on the device"
+        f"step p50 {figures['step_p50_ms']} p99 {figures['step_p99_ms']} ms, {figures['speedup']} ×"
+        f" real time a stream, {batched}; {parts} ms; first audio {figures.get('first_audio_ms')}"
+        f" ms; {figures['peak_device_bytes'] / 2**20:,.0f} MiB on the device"
     )
 
 

@@ -1,4 +1,6 @@
-"""The block stream: what goes in comes out, hashed, by direct and by cached writes, and errors are not lost in the threads."""
+"""The block stream: what goes in comes out, hashed, by direct and by cached writes, and errors are
+not lost in the threads.
+"""
 
 import errno
 import hashlib
@@ -38,7 +40,9 @@ def write_all(path: Path, pieces: list[bytes], *, digest: bool, direct: bool) ->
     ],
 )
 def test_bytes_arrive_whole_and_hashed(tmp_path: Path, size: int, direct: bool) -> None:
-    """Any size, also none, one that fills blocks exactly, and one that goes round the ring of blocks."""
+    """Any size, also none, one that fills blocks exactly, and one that goes round the ring of
+    blocks.
+    """
     data = bytes(range(256)) * (size // 256 + 1)
     data = data[:size]
     digest = write_all(tmp_path / "x", [data], digest=True, direct=direct)

@@ -1,4 +1,6 @@
-"""The casts, on every pattern there is, on every path through them, against oracles that share no code with them."""
+"""The casts, on every pattern there is, on every path through them, against oracles that share no
+code with them.
+"""
 
 import math
 from functools import cache
@@ -60,7 +62,9 @@ def arrangements() -> dict[str, NDArray[np.uint16]]:
 
 @pytest.mark.parametrize("name", arrangements())
 def test_f16_equals_exact_arithmetic_on_every_pattern(name: str) -> None:
-    """Each of the 65,536 patterns gives the correctly rounded F16 pattern, whatever stands around it; NaN stays NaN."""
+    """Each of the 65,536 patterns gives the correctly rounded F16 pattern, whatever stands around
+    it; NaN stays NaN.
+    """
     bits = arrangements()[name]
     for start in range(0, max(bits.size, 1), BLOCK_ELEMENTS):
         block = bits[start : start + BLOCK_ELEMENTS]
@@ -68,7 +72,9 @@ def test_f16_equals_exact_arithmetic_on_every_pattern(name: str) -> None:
 
 
 def test_f32_equals_exact_arithmetic_on_every_pattern() -> None:
-    """Each of the 65,536 patterns gives the F32 pattern of the same value, NaN payloads included."""
+    """Each of the 65,536 patterns gives the F32 pattern of the same value, NaN payloads
+    included.
+    """
     out = np.empty(ALL.size, np.uint32)
     Bf16ToF32()(ALL, out)
     assert np.array_equal(out, ORACLE_F32)
@@ -91,7 +97,9 @@ def test_both_casts_equal_torch_on_every_pattern() -> None:
     "name", ["each on its own path", "few among regular ones", "few among zeros"]
 )
 def test_losses_of_every_pattern_are_counted_exactly(name: str) -> None:
-    """The counts are those that follow from enumerating all patterns, on the sparse and on the dense path."""
+    """The counts are those that follow from enumerating all patterns, on the sparse and on the
+    dense path.
+    """
     bits = arrangements()[name]
     cast = Bf16ToF16()
     for start in range(0, bits.size, BLOCK_ELEMENTS):
@@ -109,7 +117,9 @@ def test_losses_of_every_pattern_are_counted_exactly(name: str) -> None:
 
 
 def test_counting_starts_anew_after_it_was_taken() -> None:
-    """One tensor's counts do not leak into the next one's; a tensor without elements has no largest magnitude."""
+    """One tensor's counts do not leak into the next one's; a tensor without elements has no largest
+    magnitude.
+    """
     cast = Bf16ToF16()
     to_f16(ALL, cast)
     cast.take_counts()
@@ -120,7 +130,9 @@ def test_counting_starts_anew_after_it_was_taken() -> None:
 
 @given(st.lists(st.integers(0, 0xFFFF), max_size=400))
 def test_any_values_are_cast_and_counted_as_the_definitions_say(patterns: list[int]) -> None:
-    """Values equal the oracle, and every count equals one made element by element from its definition."""
+    """Values equal the oracle, and every count equals one made element by element from its
+    definition.
+    """
     bits = np.array(patterns, np.uint16)
     cast = Bf16ToF16()
     got = to_f16(bits, cast)
@@ -142,7 +154,9 @@ def test_any_values_are_cast_and_counted_as_the_definitions_say(patterns: list[i
 
 
 def test_clamping_holds_finite_values_at_the_largest_and_leaves_infinity() -> None:
-    """With `clamp` what would overflow becomes ±65504 of its own sign; infinities and all other values are as without."""
+    """With `clamp` what would overflow becomes ±65504 of its own sign; infinities and all other
+    values are as without.
+    """
     got = to_f16(ALL, Bf16ToF16(clamp=True))
     plain = to_f16(ALL)
     beyond = np.array([0x4780 <= pattern & 0x7FFF < 0x7F80 for pattern in range(1 << 16)])

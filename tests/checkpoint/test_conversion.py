@@ -1,4 +1,6 @@
-"""Conversions from end to end, on small files: values, names, order, metadata, policies, and what is left when something fails."""
+"""Conversions from end to end, on small files: values, names, order, metadata, policies, and what
+is left when something fails.
+"""
 
 import json
 import os
@@ -89,7 +91,9 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
 def test_bf16_is_cast_and_everything_else_stays(tmp_path: Path, dtype: DType) -> None:
-    """Names, order, shapes, metadata and all other dtypes are kept; every BF16 value is what exact arithmetic gives."""
+    """Names, order, shapes, metadata and all other dtypes are kept; every BF16 value is what exact
+    arithmetic gives.
+    """
     source = write_file(tmp_path / "in.safetensors", MIXED, {"format": "pt", "note": "é"})
     run(source, tmp_path / "out.safetensors", dtype)
     tensors, metadata = read_file(tmp_path / "out.safetensors")
@@ -145,7 +149,9 @@ def test_header_order_and_data_order_may_differ(tmp_path: Path) -> None:
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    """Output does not depend on digests, fsync, time or folder; only on source, name and options."""
+    """Output does not depend on digests, fsync, time or folder; only on source, name and
+    options.
+    """
     outputs = []
     for number, (digest, fsync) in enumerate([(True, True), (False, False), (True, False)]):
         source = write_file(tmp_path / str(number) / "in.safetensors", MIXED)
@@ -162,7 +168,9 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_any_layout_comes_out_whole(
     tmp_path_factory: pytest.TempPathFactory, layout: list[tuple[str, int]], random: object
 ) -> None:
-    """Whatever dtypes and sizes follow each other, every tensor of the target is what the oracle says."""
+    """Whatever dtypes and sizes follow each other, every tensor of the target is what the oracle
+    says.
+    """
     folder = tmp_path_factory.mktemp("any")
     sizes = {"BF16": 2, "U8": 1, "F32": 4}
     stored: dict[str, Stored] = {
@@ -177,7 +185,9 @@ def test_any_layout_comes_out_whole(
 
 
 def test_tensors_larger_than_all_blocks_come_out_whole(tmp_path: Path) -> None:
-    """Odd headers and odd tensors put element and block boundaries everywhere; the digests are those of the files."""
+    """Odd headers and odd tensors put element and block boundaries everywhere; the digests are
+    those of the files.
+    """
     count = 5 * BLOCK_BYTES // 2 + 12_345
     source = tmp_path / "in.safetensors"
     write_checkpoint(
@@ -209,7 +219,9 @@ def _large_cast(raw: bytes, dtype: DType) -> bytes:
 
 
 def test_losses_are_reported_per_tensor(tmp_path: Path) -> None:
-    """Counts per tensor and their sum are exact, `scan` foresees them, and copied tensors are not listed."""
+    """Counts per tensor and their sum are exact, `scan` foresees them, and copied tensors are not
+    listed.
+    """
     source = write_file(
         tmp_path / "in.safetensors",
         {
@@ -253,7 +265,9 @@ def test_overflow_fails_by_default_and_names_the_tensors(tmp_path: Path) -> None
 
 
 def test_overflow_can_be_clamped(tmp_path: Path) -> None:
-    """Finite values beyond the range become ±65504 and are counted; what is infinite already stays infinite."""
+    """Finite values beyond the range become ±65504 and are counted; what is infinite already stays
+    infinite.
+    """
     source = write_file(tmp_path / "in.safetensors", HUGE)
     report = run(source, tmp_path / "out.safetensors", on_overflow="clamp")
     assert read_file(tmp_path / "out.safetensors")[0]["norm"][2] == patterns(
@@ -263,7 +277,9 @@ def test_overflow_can_be_clamped(tmp_path: Path) -> None:
 
 
 def test_overflowing_tensors_can_stay_f32(tmp_path: Path) -> None:
-    """Only the tensors with values beyond the range are stored as F32, exactly; the report names them."""
+    """Only the tensors with values beyond the range are stored as F32, exactly; the report names
+    them.
+    """
     source = write_file(tmp_path / "in.safetensors", HUGE)
     report = run(source, tmp_path / "out.safetensors", on_overflow="keep-f32")
     tensors, _ = read_file(tmp_path / "out.safetensors")
@@ -298,7 +314,9 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_sharded_source_becomes_a_sharded_folder(tmp_path: Path, exists: bool) -> None:
-    """Same file names and map, `total_size` of the new data, other index metadata kept; nothing else in the folder."""
+    """Same file names and map, `total_size` of the new data, other index metadata kept; nothing
+    else in the folder.
+    """
     source = write_sharded(tmp_path / "in", SHARDS)
     index = json.loads((source / INDEX).read_text())
     (source / INDEX).write_text(
@@ -321,7 +339,9 @@ def test_a_sharded_source_becomes_a_sharded_folder(tmp_path: Path, exists: bool)
 
 
 def test_a_sharded_source_can_become_one_file(tmp_path: Path) -> None:
-    """A target that ends in .safetensors gets all tensors; a name in two shards cannot be joined."""
+    """A target that ends in .safetensors gets all tensors; a name in two shards cannot be
+    joined.
+    """
     source = write_sharded(tmp_path / "in", SHARDS)
     run(source, tmp_path / "all.safetensors")
     assert list(read_file(tmp_path / "all.safetensors")[0]) == ["a", "b", "c"]
@@ -420,7 +440,9 @@ def test_the_source_is_never_the_target(
 
 @pytest.mark.parametrize("name", ["model.bin", "out", "out.safetensors.txt", "pipe.safetensors"])
 def test_a_target_that_is_no_checkpoint_name_is_refused(tmp_path: Path, name: str) -> None:
-    """A single file needs a .safetensors name or an existing folder, and a pipe is never replaced."""
+    """A single file needs a .safetensors name or an existing folder, and a pipe is never
+    replaced.
+    """
     source = write_file(tmp_path / "in.safetensors", MIXED)
     if name.startswith("pipe"):
         os.mkfifo(tmp_path / name)
@@ -431,7 +453,9 @@ def test_a_target_that_is_no_checkpoint_name_is_refused(tmp_path: Path, name: st
 def test_a_header_longer_than_the_format_allows_is_never_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The metadata of the target come on top of the source's; what would not open again is refused before the work."""
+    """The metadata of the target come on top of the source's; what would not open again is refused
+    before the work.
+    """
     source = write_file(tmp_path / "in.safetensors", MIXED)
     monkeypatch.setattr("dsmops.checkpoint.plan.MAX_HEADER_BYTES", 500)
     with pytest.raises(CheckpointError, match=r"header of \d+ bytes; the format allows 500"):
@@ -440,7 +464,9 @@ def test_a_header_longer_than_the_format_allows_is_never_written(
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
 def test_names_that_are_no_text(tmp_path: Path) -> None:
-    """Files are called by bytes: whatever those are, the conversion goes through and is known to be done afterwards."""
+    """Files are called by bytes: whatever those are, the conversion goes through and is known to be
+    done afterwards.
+    """
     source = write_file(tmp_path / os.fsdecode(b"in\xff.safetensors"), MIXED)
     target = tmp_path / os.fsdecode(b"out\xfe.safetensors")
     run(source, target)
@@ -538,7 +564,8 @@ from dsmops.cli.main import main
 
 code = main()
 # Not ru_maxrss: that begins with what the parent of this process held.
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+status = Path("/proc/self/status").read_text().splitlines()
+peak = next(line for line in status if line.startswith("VmHWM:"))
 print(peak.split()[1], file=sys.stderr)
 sys.exit(code)
 """
@@ -547,7 +574,9 @@ sys.exit(code)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_stays_below_128_mib_whatever_the_tensor_size(tmp_path: Path) -> None:
-    """One tensor of 600 MB is converted, scanned and verified by processes that never hold more than 128 MiB."""
+    """One tensor of 600 MB is converted, scanned and verified by processes that never hold more
+    than 128 MiB.
+    """
     source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     write_checkpoint(source, {"one": ("BF16", (300_000_000,))})
     for command in (

@@ -1,4 +1,6 @@
-"""Say the promise, break the world, look at what is left: kills, a full disk, a changing source, two writers."""
+"""Say the promise, break the world, look at what is left: kills, a full disk, a changing source,
+two writers.
+"""
 
 import os
 import resource
@@ -82,7 +84,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kill_9_leaves_the_old_file_or_the_complete_new_one(
     large: Path, tmp_path: Path, when: str, old: bytes | None
 ) -> None:
-    """At any point; a rerun then succeeds and clears what was left, and only a finished run counts as up to date."""
+    """At any point; a rerun then succeeds and clears what was left, and only a finished run counts
+    as up to date.
+    """
     source, target = large / "in.safetensors", tmp_path / "out.safetensors"
     wanted = (large / "wanted.safetensors").read_bytes()
     if old is not None:
@@ -120,7 +124,9 @@ def test_kill_9_never_leaves_an_index_without_its_shards(tmp_path: Path, when: s
 
 
 def test_kill_9_never_leaves_an_index_over_shards_of_two_conversions(tmp_path: Path) -> None:
-    """Where some shards are new and some old, there is no index: the folder must not pass for a model."""
+    """Where some shards are new and some old, there is no index: the folder must not pass for a
+    model.
+    """
     source = write_sharded(
         tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "two.safetensors": {"b": bf16(2)}}
     )
@@ -138,7 +144,9 @@ def test_kill_9_never_leaves_an_index_over_shards_of_two_conversions(tmp_path: P
 
 @pytest.mark.parametrize("option", ["--verify", "--no-fsync"])
 def test_a_file_size_limit_is_a_full_disk(large: Path, tmp_path: Path, option: str) -> None:
-    """Running out of room midway is one error with exit code 5; the old target stays and nothing else does."""
+    """Running out of room midway is one error with exit code 5; the old target stays and nothing
+    else does.
+    """
     (tmp_path / "out.safetensors").write_bytes(b"old")
     done = subprocess.run(
         [
@@ -207,7 +215,9 @@ def test_a_source_that_changes_meanwhile_discards_the_output(tmp_path: Path, cha
 
 
 def test_a_second_writer_is_told_that_the_target_is_busy(large: Path, tmp_path: Path) -> None:
-    """While one process holds the target another exits 5 and touches nothing; a sharded folder is held by its index."""
+    """While one process holds the target another exits 5 and touches nothing; a sharded folder is
+    held by its index.
+    """
     with replace_atomically(tmp_path / "out.safetensors") as partial:
         partial.write(b"x")
         done = dsmops("convert", large / "in.safetensors", tmp_path / "out.safetensors")
@@ -220,7 +230,9 @@ def test_a_second_writer_is_told_that_the_target_is_busy(large: Path, tmp_path: 
 
 
 def test_many_writers_on_one_target_leave_one_whole_file(large: Path, tmp_path: Path) -> None:
-    """Started together, each succeeds or says busy; the target is complete, its record true, and nothing else is left."""
+    """Started together, each succeeds or says busy; the target is complete, its record true, and
+    nothing else is left.
+    """
     command = [
         sys.executable,
         "-m",
@@ -248,7 +260,10 @@ def test_many_writers_on_one_target_leave_one_whole_file(large: Path, tmp_path: 
 
 
 def interrupted(folder: Path, number: signal.Signals, *under: str) -> tuple[int, str, list[str]]:
-    """Send a signal to a conversion, run `under` a command, that has begun to write. Return exit code, stderr and the files it left."""
+    """Send a signal to a conversion, run `under` a command, that has begun to write.
+
+    Return exit code, stderr and the files it left.
+    """
     write_checkpoint(folder / "in.safetensors", {"a": ("BF16", (150_000_000,))})
     child = subprocess.Popen(
         [
@@ -282,7 +297,9 @@ def interrupted(folder: Path, number: signal.Signals, *under: str) -> tuple[int,
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Ctrl-C, a plain kill or a closed terminal in the middle: the usual exit code, no traceback, no partial file."""
+    """Ctrl-C, a plain kill or a closed terminal in the middle: the usual exit code, no traceback,
+    no partial file.
+    """
     ended, stderr, left = interrupted(tmp_path, number)
     assert (ended, left) == (code, [])
     assert "Traceback" not in stderr

@@ -1,4 +1,6 @@
-"""The header parser: what the format allows is read, everything else is refused, and nothing costs more than its size."""
+"""The header parser: what the format allows is read, everything else is refused, and nothing costs
+more than its size.
+"""
 
 import tracemalloc
 from contextlib import suppress
@@ -47,13 +49,18 @@ def test_a_header_is_read_with_shapes_offsets_and_metadata() -> None:
         " { } ",
         '{"__metadata__":null}',
         '{"__metadata__":{}}',
-        '{\n "a" : {"shape":[0, 5],"data_offsets":[0,0],"dtype":"F16"} ,"b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
+        (
+            '{\n "a" : {"shape":[0, 5],"data_offsets":[0,0],"dtype":"F16"}'
+            ' ,"b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+        ),
         '{"":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
         '{"{[\\"é\\u00e9😀":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
     ],
 )
 def test_odd_but_legal_headers_are_accepted(text: str) -> None:
-    """White space, empty names, escapes, empty tensors and lengths that are no multiple of 8 are all within the format."""
+    """White space, empty names, escapes, empty tensors and lengths that are no multiple of 8 are
+    all within the format.
+    """
     parse(framed(text))
 
 
@@ -136,7 +143,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_headers_are_refused(raw: bytes) -> None:
-    """Everything that breaks the format is a HeaderError that names the file and says what to do."""
+    """Everything that breaks the format is a HeaderError that names the file and says what to
+    do.
+    """
     with pytest.raises(HeaderError) as caught:
         parse_header(raw, len(raw), name="exhibit.safetensors")
     assert "exhibit.safetensors" in caught.value.message
@@ -170,7 +179,9 @@ def test_a_large_hostile_header_costs_no_more_than_its_size(piece: bytes) -> Non
 
 
 def test_the_length_alone_says_how_much_to_read() -> None:
-    """Eight bytes tell where the data begin, so a remote header needs two reads at most; too few bytes are refused."""
+    """Eight bytes tell where the data begin, so a remote header needs two reads at most; too few
+    bytes are refused.
+    """
     raw = framed(TWO, bytes(16))
     start = parse_data_start(raw[:8], len(raw))
     assert start == len(raw) - 16
@@ -201,7 +212,9 @@ def layouts(draw: st.DrawFn) -> list[TensorInfo]:
 
 @given(layouts(), st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"]))))
 def test_what_is_rendered_is_read_back(tensors: list[TensorInfo], metadata: dict[str, str]) -> None:
-    """Any layout, in any header order and with any names, survives writing and reading; the data begin at a multiple of 8."""
+    """Any layout, in any header order and with any names, survives writing and reading; the data
+    begin at a multiple of 8.
+    """
     raw = render_header(tensors, metadata)
     header = parse_header(raw, len(raw) + sum(tensor.nbytes for tensor in tensors))
     assert list(header.tensors.values()) == tensors
@@ -257,7 +270,9 @@ tokens = st.sampled_from(
 def test_any_sequence_of_tokens_gives_a_header_or_a_header_error(
     text: str, data_bytes: int
 ) -> None:
-    """Text made of the format's own pieces raises nothing else either, and what is accepted covers its data exactly."""
+    """Text made of the format's own pieces raises nothing else either, and what is accepted covers
+    its data exactly.
+    """
     raw = framed(text, bytes(data_bytes))
     try:
         header = parse_header(raw, len(raw))

@@ -16,7 +16,9 @@ def as_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_published_layouts_are_recognised(name: str) -> None:
-    """Every language model is known by its own tensors, and more tensors beside them do not matter to the server."""
+    """Every language model is known by its own tensors, and more tensors beside them do not matter
+    to the server.
+    """
     shape = MODELS[name].shape
     assert identify(as_tensors(shape.tensors())).name == name
     assert identify(as_tensors({**shape.tensors(), "extra": (1,)})).name == name
@@ -32,7 +34,9 @@ def without_vad_heads(shape: LmShape) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_near_miss_says_what_differs() -> None:
-    """The PyTorch file of the 1B model lacks the VAD heads; a cut-down one lacks layers; a retrained one has another vocabulary."""
+    """The PyTorch file of the 1B model lacks the VAD heads; a cut-down one lacks layers; a
+    retrained one has another vocabulary.
+    """
     found = identify(as_tensors(without_vad_heads(STT_1B)))
     assert (found.name, found.nearest) == (None, "stt-1b-en_fr")
     assert found.differences == (
@@ -48,7 +52,9 @@ def test_a_near_miss_says_what_differs() -> None:
 
 
 def test_a_speaking_model_is_not_taken_for_a_hearing_one() -> None:
-    """They share a backbone; what lacks a part of the depformer is like the speaking one, whose missing part is named."""
+    """They share a backbone; what lacks a part of the depformer is like the speaking one, whose
+    missing part is named.
+    """
     shape = MODELS["tts-1.6b-en_fr"].shape
     cut = {
         name: value for name, value in shape.tensors().items() if not name.startswith("linears.")

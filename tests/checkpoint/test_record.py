@@ -155,7 +155,9 @@ CHANGES = [
 def test_any_change_is_noticed(
     plan: ConversionPlan, change: Callable[[ConversionPlan], None]
 ) -> None:
-    """A source, target or record that is not as the conversion left it means converting again, never an error."""
+    """A source, target or record that is not as the conversion left it means converting again,
+    never an error.
+    """
     change(plan)
     assert not is_current(planned_again(plan))
 
@@ -170,7 +172,9 @@ def test_damage_that_keeps_size_and_time_is_found_by_the_full_check(plan: Conver
 
 
 def test_a_touched_or_copied_source_is_still_the_same(plan: ConversionPlan) -> None:
-    """Where only the mtime moved, digests decide; without recorded digests the work is done again."""
+    """Where only the mtime moved, digests decide; without recorded digests the work is done
+    again.
+    """
     os.utime(plan.checkpoint.path, ns=(1, 1))
     assert is_current(planned_again(plan))
     convert(planned_again(plan), digest=False)
@@ -206,10 +210,14 @@ def test_a_sharded_target_is_current_only_with_its_index(tmp_path: Path) -> None
 
 
 def test_the_quick_check_needs_no_numpy(plan: ConversionPlan) -> None:
-    """Looking at headers and a record is cheap to start: numpy, which only data need, is not even imported."""
+    """Looking at headers and a record is cheap to start: numpy, which only data need, is not even
+    imported.
+    """
     code = (
-        "import sys; from pathlib import Path; from dsmops.dtypes import DType; from dsmops.checkpoint import is_current, plan_conversion; "
-        "print(is_current(plan_conversion(Path(sys.argv[1]), Path(sys.argv[2]), DType.F16)), 'numpy' in sys.modules)"
+        "import sys; from pathlib import Path; from dsmops.dtypes import DType; from"
+        " dsmops.checkpoint import is_current, plan_conversion;"
+        " print(is_current(plan_conversion(Path(sys.argv[1]), Path(sys.argv[2]), DType.F16)),"
+        " 'numpy' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, plan.checkpoint.path, plan.target],

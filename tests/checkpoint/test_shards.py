@@ -1,4 +1,6 @@
-"""Opening checkpoints: files, folders, indexes, cache symlinks; what is no checkpoint is refused with the reason."""
+"""Opening checkpoints: files, folders, indexes, cache symlinks; what is no checkpoint is refused
+with the reason.
+"""
 
 import json
 import os
@@ -36,7 +38,9 @@ def test_a_single_file_is_a_checkpoint_of_one_shard(tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_stands_for_the_file_in_it(tmp_path: Path, names: list[str]) -> None:
-    """`model.safetensors` is taken before others, else the only `.safetensors` file; hidden files do not count."""
+    """`model.safetensors` is taken before others, else the only `.safetensors` file; hidden files
+    do not count.
+    """
     for name in names:
         write_file(tmp_path / name, A)
     assert open_checkpoint(tmp_path).shards[0].name == names[0]
@@ -84,7 +88,9 @@ def test_the_symlinks_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_entry_outside_its_folder_is_refused(tmp_path: Path, entry: str) -> None:
-    """Absolute and climbing entries, and those that are no .safetensors file, name the tensor at fault."""
+    """Absolute and climbing entries, and those that are no .safetensors file, name the tensor at
+    fault.
+    """
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": entry}}))
     with pytest.raises(CheckpointError, match=r"a\.weight") as caught:
         open_checkpoint(tmp_path)
@@ -168,7 +174,9 @@ PICKLES = {
 def test_pickles_are_refused_by_name_and_by_content(
     tmp_path: Path, name: str, by_folder: bool
 ) -> None:
-    """The error says that loading one can run code, and what to do instead; the file itself is never loaded."""
+    """The error says that loading one can run code, and what to do instead; the file itself is
+    never loaded.
+    """
     (tmp_path / name).write_bytes(PICKLES[name])
     with pytest.raises(CheckpointError, match="can run code") as caught:
         open_checkpoint(tmp_path if by_folder else tmp_path / name)
@@ -208,7 +216,9 @@ def test_a_header_length_that_looks_like_a_pickle_is_no_pickle(tmp_path: Path) -
 
 
 def test_what_is_no_checkpoint_gets_one_clear_error(tmp_path: Path) -> None:
-    """Nothing there, an empty folder, several candidates, a pipe, an empty file: each its own error, and none of them waits."""
+    """Nothing there, an empty folder, several candidates, a pipe, an empty file: each its own
+    error, and none of them waits.
+    """
     write_file(tmp_path / "two" / "a.safetensors", A)
     write_file(tmp_path / "two" / "b.safetensors", A)
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,6 @@
-"""Verifying a target: the first differing element is named, and what conversions do is no difference."""
+"""Verifying a target: the first differing element is named, and what conversions do is no
+difference.
+"""
 
 import struct
 from pathlib import Path
@@ -28,7 +30,9 @@ SOURCE: dict[str, Stored] = {
 
 
 def pair(tmp_path: Path, changed: dict[str, Stored]) -> tuple[Path, Path]:
-    """A source, and a target made by the oracle with some tensors exchanged; the shape (-1,) takes a tensor away."""
+    """A source, and a target made by the oracle with some tensors exchanged; the shape (-1,) takes
+    a tensor away.
+    """
     target = {**{name: oracle(stored) for name, stored in SOURCE.items()}, **changed}
     left = {name: stored for name, stored in target.items() if stored[1] != (-1,)}
     return write_file(tmp_path / "in.safetensors", SOURCE, {"k": "v"}), write_file(
@@ -48,7 +52,9 @@ def oracle(stored: Stored) -> Stored:
 @pytest.mark.parametrize("policy", list(OverflowPolicy))
 @pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
 def test_every_conversion_verifies(tmp_path: Path, dtype: DType, policy: OverflowPolicy) -> None:
-    """All patterns, by every policy that lets them through, sharded or not; counts say what was compared."""
+    """All patterns, by every policy that lets them through, sharded or not; counts say what was
+    compared.
+    """
     source = write_file(tmp_path / "in.safetensors", SOURCE)
     target = tmp_path / "out.safetensors"
     if dtype is DType.F32 or policy is not OverflowPolicy.FAIL:
@@ -87,7 +93,8 @@ def test_one_wrong_element_is_named_with_its_patterns(tmp_path: Path) -> None:
     ]
     assert (
         report.differences[0].message
-        == "2 of 65536 elements differ (BF16 to F16), first element 16256: 0x3f80 became 0x3c01, not 0x3c00"
+        == "2 of 65536 elements differ (BF16 to F16), first element 16256: 0x3f80 became 0x3c01,"
+        " not 0x3c00"
     )
     assert (
         report.differences[1].message

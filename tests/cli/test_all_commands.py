@@ -1,4 +1,6 @@
-"""What every command has: help with an example, the shared options, a row in the README, a section in the reference."""
+"""What every command has: help with an example, the shared options, a row in the README, a section
+in the reference.
+"""
 
 from pathlib import Path
 
@@ -17,7 +19,9 @@ def help_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", command_names())
 def test_each_command_explains_itself(name: str) -> None:
-    """A sentence on what it does, an example that begins with its own name, and a word on every option."""
+    """A sentence on what it does, an example that begins with its own name, and a word on every
+    option.
+    """
     shown = help_of(name)
     assert f"dsmops {name}" in shown.partition("Examples:")[2]
     assert all(option in shown for option in ("--json", "--quiet", "--debug"))

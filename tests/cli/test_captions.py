@@ -162,7 +162,9 @@ def test_a_long_speech_is_cut_by_time_and_by_length() -> None:
 
 
 def test_a_last_word_without_an_end_gets_one() -> None:
-    """It stays for as long as a short cue; an earlier one ends when the next begins, at the latest."""
+    """It stays for as long as a short cue; an earlier one ends when the next begins, at the
+    latest.
+    """
     cues = cues_of([Spoken("Hello.", 1.0), Spoken("there", 1.2)])
     assert [(cue.start_ms, cue.stop_ms) for cue in cues] == [(1000, 1200), (1200, 1900)]
 

@@ -70,7 +70,9 @@ DOCUMENT_KEYS = {
 
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command on a recorded host, with a still clock and one torch, and return the runner's result."""
+    """Run a command on a recorded host, with a still clock and one torch, and return the runner's
+    result.
+    """
     monkeypatch.setattr("dsmops.gpu.nvml.time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(
         "dsmops.gpu.detection.installed_torch", lambda: TorchBuild("2.5.1", "12.4", None)
@@ -151,7 +153,9 @@ def test_json_of_a_turing_card(play: Any) -> None:
 def test_a_hidden_card_does_not_count_as_pre_ampere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--fail-on-pre-ampere looks at what CUDA programs see: a T4 that the mask hides does not fail."""
+    """--fail-on-pre-ampere looks at what CUDA programs see: a T4 that the mask hides does not
+    fail.
+    """
     for code, mask in ((1, "GPU-00000001"), (0, "GPU-00000002")):
         folder = tmp_path / mask
         folder.mkdir()
@@ -179,7 +183,9 @@ def test_fail_on_pre_ampere() -> None:
 
 
 def test_no_gpu_is_exit_4_with_a_reason() -> None:
-    """When every device is hidden or none is there, the report goes to stdout, the reason to stderr, and the code is 4."""
+    """When every device is hidden or none is there, the report goes to stdout, the reason to
+    stderr, and the code is 4.
+    """
     env = {"CUDA_VISIBLE_DEVICES": ""}
     shown = dsmops("check-gpu", env=env)
     assert shown.code == 4
@@ -214,8 +220,9 @@ def test_no_heavy_library_is_loaded() -> None:
     import sys
 
     code = (
-        "import sys\nsys.argv = ['dsmops', 'check-gpu', '--quiet']\nfrom dsmops.cli.main import main\nmain()\n"
-        "print([name for name in ('torch', 'numpy', 'huggingface_hub', 'rich') if name in sys.modules])"
+        "import sys\nsys.argv = ['dsmops', 'check-gpu', '--quiet']\nfrom dsmops.cli.main import"
+        " main\nmain()\nprint([name for name in ('torch', 'numpy', 'huggingface_hub', 'rich') if"
+        " name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,6 @@
-"""`inspect`, `convert` and `verify` as a user meets them: text, JSON, exit codes, and words for every mistake."""
+"""`inspect`, `convert` and `verify` as a user meets them: text, JSON, exit codes, and words for
+every mistake.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_inspect_shortens_the_list_of_tensors(tmp_path: Path) -> None:
 
 
 def test_inspect_scan_foretells_the_losses(model: Path) -> None:
-    """The forecast has the same figures as the conversion afterwards, and only --scan asks for it."""
+    """The forecast has the same figures as the conversion afterwards, and only --scan asks
+    for it.
+    """
     document = json.loads(run("inspect", model, "--scan", "--json")[1])
     assert document["schema"] == "dsmops.inspect/1"
     assert document["forecast"]["totals"]["underflowed"] == 1
@@ -80,7 +84,9 @@ def test_inspect_knows_an_index(tmp_path: Path) -> None:
 
 
 def test_convert_reports_and_does_nothing_the_second_time(model: Path, tmp_path: Path) -> None:
-    """The first run says what was lost, the licence once, and what to run next; the second says that it is up to date."""
+    """The first run says what was lost, the licence once, and what to run next; the second says
+    that it is up to date.
+    """
     target = tmp_path / "out" / "model.fp16.safetensors"
     code, text = run("convert", model, target)
     assert code == 0
@@ -99,7 +105,9 @@ def test_convert_reports_and_does_nothing_the_second_time(model: Path, tmp_path:
 
 
 def test_convert_json_is_the_whole_story(model: Path, tmp_path: Path) -> None:
-    """One document with files, digests and every tensor's losses; --report writes the same to a file."""
+    """One document with files, digests and every tensor's losses; --report writes the same to a
+    file.
+    """
     report = tmp_path / "reports" / "loss.json"
     code, text = run(
         "convert", model, tmp_path / "out.safetensors", "--json", "--verify", "--report", report
@@ -142,7 +150,9 @@ def test_convert_without_digest_and_fsync(model: Path, tmp_path: Path) -> None:
 
 
 def test_convert_stops_at_values_that_do_not_fit(tmp_path: Path) -> None:
-    """Exit code 3, the tensor named, both ways out in the hint, nothing written; each way out then works and says what it did."""
+    """Exit code 3, the tensor named, both ways out in the hint, nothing written; each way out then
+    works and says what it did.
+    """
     source = write_file(tmp_path / "in.safetensors", BAD)
     target = tmp_path / "out.safetensors"
     done = dsmops("convert", source, target)
@@ -172,8 +182,8 @@ def test_verify_says_yes_or_no(model: Path, tmp_path: Path) -> None:
     code, text = run("verify", model, target)
     assert code == 1
     assert (
-        "norm.alpha: 1 of 1 elements differ (BF16 to F16), first element 0: 0x4040 became 0x4201, not 0x4200"
-        in text
+        "norm.alpha: 1 of 1 elements differ (BF16 to F16), first element 0: 0x4040 became 0x4201,"
+        " not 0x4200" in text
     )
     code, text = run("verify", "--json", model, target)
     assert code == 1
@@ -194,7 +204,9 @@ def test_verify_after_converting_trusts_digests_only(model: Path, tmp_path: Path
 
 
 def test_a_file_of_another_origin_is_replaced_with_force_only(model: Path, tmp_path: Path) -> None:
-    """Swapped arguments do not cost a checkpoint; what `convert` made it may replace, even damaged."""
+    """Swapped arguments do not cost a checkpoint; what `convert` made it may replace, even
+    damaged.
+    """
     other = write_file(tmp_path / "other.safetensors", {"x": bf16(9)})
     before = other.read_bytes()
     for option in ("--dry-run", "--quiet"):
@@ -315,8 +327,9 @@ def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     source = tmp_path / "in.safetensors"
     write_checkpoint(source, {"a": ("BF16", (400_000_000,))})
     code = (
-        "import dsmops.report.bars as bars; bars.SHOW_AFTER_S = 0; bars.BarProgress.__init__.__defaults__ = (0,); "
-        "from dsmops.cli.main import main; raise SystemExit(main())"
+        "import dsmops.report.bars as bars; bars.SHOW_AFTER_S = 0;"
+        " bars.BarProgress.__init__.__defaults__ = (0,); from dsmops.cli.main import main; raise"
+        " SystemExit(main())"
     )
     terminal, inside = pty.openpty()
     command = [

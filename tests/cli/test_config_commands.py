@@ -24,7 +24,8 @@ def test_a_clean_config_exits_0(config: Path) -> None:
     assert (run.code, run.stderr) == (0, "")
     assert (
         run.stdout
-        == "0 errors, 0 warnings, 0 notes in 1 file. Judged for Tesla T4 (sm_75), moshi-server 0.6.4, --addr 127.0.0.1.\n"
+        == "0 errors, 0 warnings, 0 notes in 1 file. Judged for Tesla T4 (sm_75), moshi-server"
+        " 0.6.4, --addr 127.0.0.1.\n"
     )
 
 

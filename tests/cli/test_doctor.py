@@ -83,7 +83,9 @@ def test_an_error_exits_1_with_cause_evidence_fix_and_page(run: Any, tmp_path: P
 
 
 def test_the_document_has_its_keys(run: Any, tmp_path: Path) -> None:
-    """One schema, every area in order, every finding with all its keys; exit code and counts agree."""
+    """One schema, every area in order, every finding with all its keys; exit code and counts
+    agree.
+    """
     result = run("lost_only_gpu", "--json")
     document = json.loads(result.stdout)
     assert document["schema"] == "dsmops.doctor/1"

@@ -35,7 +35,9 @@ def test_inspect_reads_the_head_only(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_convert_shows_sizes_first_and_downloads_once(hub: HubServer, tmp_path: Path) -> None:
-    """The download is announced with its size and without any bar; the second conversion makes no request."""
+    """The download is announced with its size and without any bar; the second conversion makes no
+    request.
+    """
     env, target = hub.env(tmp_path / "home"), tmp_path / "out.safetensors"
     dry = dsmops("convert", "--dry-run", SOURCE, target, env=env)
     assert (dry.code, hub.sent_bytes()) == (3, 0)
@@ -63,7 +65,9 @@ def test_convert_shows_sizes_first_and_downloads_once(hub: HubServer, tmp_path: 
 def test_refusals_are_two_lines(
     source: str, variables: dict[str, str], code: int, words: str, hub: HubServer, tmp_path: Path
 ) -> None:
-    """Every refusal is one error and one hint, with its exit code and nothing from the library around it."""
+    """Every refusal is one error and one hint, with its exit code and nothing from the library
+    around it.
+    """
     run: Run = dsmops("inspect", source, env={**hub.env(tmp_path), **variables})
     assert (run.code, run.stdout) == (code, "")
     error, hint = run.stderr.splitlines()

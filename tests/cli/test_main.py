@@ -77,7 +77,9 @@ def test_an_error_beside_json_leaves_stdout_empty(tmp_path: Path) -> None:
 
 
 def test_a_bug_is_one_line_and_a_saved_traceback(tmp_path: Path) -> None:
-    """An unexpected exception exits 70, says that it is a bug, and keeps the traceback in a file."""
+    """An unexpected exception exits 70, says that it is a bug, and keeps the traceback in a
+    file.
+    """
     done = fail_with("raise ZeroDivisionError('oops')", tmp_path=tmp_path)
     assert done.returncode == 70
     assert "Traceback" not in done.stderr
@@ -121,7 +123,9 @@ def test_ctrl_c_exits_130(tmp_path: Path) -> None:
     [(["--simulate", "t4"], 0), (["--simulate", "t4", "--fail-on-pre-ampere"], 1)],
 )
 def test_a_reader_that_leaves_does_not_change_the_answer(arguments: list[str], code: int) -> None:
-    """`dsmops ... | head -1` ends quietly, with the exit code that the whole output would have had."""
+    """`dsmops ... | head -1` ends quietly, with the exit code that the whole output would
+    have had.
+    """
     command = [sys.executable, "-m", "dsmops", "check-gpu", *arguments]
     reading, writing = os.pipe()
     os.close(reading)

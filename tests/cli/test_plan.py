@@ -10,7 +10,9 @@ from tests.support.cli import dsmops
 
 
 def test_the_answer_comes_first_and_the_split_adds_up() -> None:
-    """Text names batch size and what limits it; the JSON split sums to what the total says, and fits."""
+    """Text names batch size and what limits it; the JSON split sums to what the total says, and
+    fits.
+    """
     assert "limited by" in dsmops("plan", "--simulate", "rtx2070").stdout.splitlines()[1]
     document = dsmops("plan", "--simulate", "rtx2070", "--json").document
     assert document["schema"] == "dsmops.plan/1"
@@ -135,7 +137,9 @@ def test_measuring_needs_a_card_that_is_here(words: tuple[str, ...], code: int, 
 
 
 def test_a_speaking_model_is_explained_part_by_part() -> None:
-    """By its name or its repository's: caches, depformer and codebooks stand beside where they come from; the JSON sums to what fits."""
+    """By its name or its repository's: caches, depformer and codebooks stand beside where they come
+    from; the JSON sums to what fits.
+    """
     arguments = (
         "plan",
         "--model",

@@ -7,8 +7,14 @@ import pytest
 
 from tests.support.cli import dsmops
 
-CLEAN = "[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: starting worker\n"
-LEAK = '[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: query auth_id: Some("s3cr3t-key-of-mine")\n'
+CLEAN = (
+    "[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: starting"
+    " worker\n"
+)
+LEAK = (
+    "[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: query auth_id:"
+    ' Some("s3cr3t-key-of-mine")\n'
+)
 
 
 @pytest.fixture
@@ -20,7 +26,9 @@ def logs(tmp_path: Path) -> Path:
 
 
 def test_publish_list_and_pull(logs: Path, tmp_path: Path) -> None:
-    """With the default source: publish, list, pull, and again; the text says what was done and what it cost."""
+    """With the default source: publish, list, pull, and again; the text says what was done and what
+    it cost.
+    """
     run = dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path)
     assert (run.code, run.stderr) == (0, "")
     assert "sent      log.stt.2025-11-15" in run.stdout
@@ -41,7 +49,9 @@ def test_publish_list_and_pull(logs: Path, tmp_path: Path) -> None:
 
 
 def test_documents_carry_sums_and_schema(logs: Path, tmp_path: Path) -> None:
-    """`--json` has counts, files, bytes and requests by kind, in one document with its schema, for both commands."""
+    """`--json` has counts, files, bytes and requests by kind, in one document with its schema, for
+    both commands.
+    """
     sent = dsmops("publish-logs", "--bucket", "file:store", "--json", cwd=tmp_path).document
     assert sent["schema"] == "dsmops.publish-logs/1"
     assert sent["counts"] == {
@@ -69,7 +79,9 @@ def test_documents_carry_sums_and_schema(logs: Path, tmp_path: Path) -> None:
 
 
 def test_a_content_that_is_lost_is_not_said_to_be_compared(logs: Path, tmp_path: Path) -> None:
-    """It is named, with what to do; the closing line promises nothing, and the exit code is that of the other side."""
+    """It is named, with what to do; the closing line promises nothing, and the exit code is that of
+    the other side.
+    """
     dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path)
     (lost,) = [
         path
@@ -84,7 +96,9 @@ def test_a_content_that_is_lost_is_not_said_to_be_compared(logs: Path, tmp_path:
 
 
 def test_content_that_leaks_stays_here(logs: Path, tmp_path: Path) -> None:
-    """A key in a log refuses that file with exit code 1, the count, the way out, and never the value."""
+    """A key in a log refuses that file with exit code 1, the count, the way out, and never the
+    value.
+    """
     (logs / "log.leak").write_text(LEAK)
     run = dsmops("publish-logs", "--bucket", "file:store", cwd=tmp_path)
     assert run.code == 1
@@ -102,7 +116,9 @@ def test_content_that_leaks_stays_here(logs: Path, tmp_path: Path) -> None:
 
 
 def test_leaks_inside_compressed_logs_are_found(logs: Path, tmp_path: Path) -> None:
-    """What is inside gzip and zstd is searched too; damaged compression is a failure, not a pass."""
+    """What is inside gzip and zstd is searched too; damaged compression is a failure, not a
+    pass.
+    """
     import gzip
 
     import zstandard
@@ -124,7 +140,9 @@ def test_leaks_inside_compressed_logs_are_found(logs: Path, tmp_path: Path) -> N
 
 
 def test_what_no_rule_can_look_into_stays_here(logs: Path, tmp_path: Path) -> None:
-    """Archives that are not unpacked, UTF-16 and other content that is no text is refused, whatever its name."""
+    """Archives that are not unpacked, UTF-16 and other content that is no text is refused, whatever
+    its name.
+    """
     import bz2
     import gzip
     import lzma
@@ -189,7 +207,9 @@ def test_a_dry_run_leaves_no_trace(logs: Path, tmp_path: Path) -> None:
 def test_mistakes_get_one_clear_error(
     logs: Path, tmp_path: Path, args: list[str], code: int, words: str
 ) -> None:
-    """Each mistake ends with its exit code and words that name it, without a traceback or anything written."""
+    """Each mistake ends with its exit code and words that name it, without a traceback or anything
+    written.
+    """
     run = dsmops(*args, cwd=tmp_path)
     assert run.code == code
     assert words in run.stderr

@@ -115,7 +115,9 @@ def test_the_document_says_how_it_can_be_said_again(tiny: TinyTts, tmp_path: Pat
 def test_unknown_characters_are_skipped_here_and_through_a_server(
     tiny: TinyTts, worker: WorkerProcess, tmp_path: Path
 ) -> None:
-    """The words before and behind are synthesized; a warning and the document name the characters."""
+    """The words before and behind are synthesized; a warning and the document name the
+    characters.
+    """
     text = "She read 你好 the letter\u200b twi🙂ce."
     here = speak(tiny, text, tmp_path / "a.wav", "--json").document
     there = dsmops(
@@ -348,7 +350,9 @@ def test_a_server_says_it_too(worker: WorkerProcess, tmp_path: Path) -> None:
 
 
 def test_a_server_says_100_kb_of_text(worker: WorkerProcess, tmp_path: Path) -> None:
-    """All of it, into a pipe that somebody leaves in the middle, and the server has its slot back."""
+    """All of it, into a pipe that somebody leaves in the middle, and the server has its slot
+    back.
+    """
     script = tmp_path / "long.txt"
     script.write_text(f"{TEXT}\n" * 1400)
     command = [

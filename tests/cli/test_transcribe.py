@@ -451,7 +451,10 @@ def test_what_ends_it_is_told_in_words_or_json(folder: Path) -> None:
 @pytest.mark.parametrize("package", ["torch", "sentencepiece", "safetensors", "soundfile"])
 def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package: str) -> None:
     """Exit 4 and the command, whichever part is missing."""
-    code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main;"
+        " sys.exit(main())"
+    )
     command = [sys.executable, "-c", code, "transcribe", "speech.wav", *MODEL]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=60
@@ -465,7 +468,10 @@ def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package:
 @pytest.mark.parametrize("package", ["aiohttp", "msgspec"])
 def test_without_what_talks_to_servers_it_says_what_to_install(folder: Path, package: str) -> None:
     """Exit 4 and the command."""
-    code = f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main; sys.exit(main())"
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main;"
+        " sys.exit(main())"
+    )
     command = [
         sys.executable,
         "-c",

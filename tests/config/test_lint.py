@@ -1,4 +1,6 @@
-"""One file per mistake: the first line of each says which codes it earns, at which lines, and for which device, server and address."""
+"""One file per mistake: the first line of each says which codes it earns, at which lines, and for
+which device, server and address.
+"""
 
 import re
 from dataclasses import replace
@@ -46,7 +48,10 @@ def expected_of(config: Config) -> list[tuple[str, int]]:
 
 
 def facts_of(config: Config) -> LintFacts:
-    """What the first line of a file gives: a device, a server version, an address. Version 0.6.4 on 127.0.0.1 unless it says otherwise."""
+    """What the first line of a file gives: a device, a server version, an address.
+
+    Version 0.6.4 on 127.0.0.1 unless it says otherwise.
+    """
     given = config.text.splitlines()[0].partition("; given: ")[2]
 
     def number(pattern: str, unit: int) -> int | None:
@@ -78,7 +83,9 @@ def facts_of(config: Config) -> LintFacts:
 
 @pytest.mark.parametrize("path", [*INVALID, *VALID], ids=lambda path: path.stem)
 def test_each_file_earns_exactly_what_its_first_line_says(path: Path) -> None:
-    """A mistake is reported at its line under its code, and nothing beside it; a right config gets nothing."""
+    """A mistake is reported at its line under its code, and nothing beside it; a right config gets
+    nothing.
+    """
     config = read_config(path)
     findings = lint(config, facts_of(config)).findings
     assert sorted((finding.code, finding.line) for finding in findings) == expected_of(config), (
@@ -95,7 +102,9 @@ def test_every_code_has_a_file_that_earns_it() -> None:
 
 @pytest.mark.parametrize("path", [*INVALID, *VALID], ids=lambda path: path.stem)
 def test_findings_read_well(path: Path) -> None:
-    """Each message is one line that does not end in a full stop, each hint a sentence; no API key is repeated but the public one."""
+    """Each message is one line that does not end in a full stop, each hint a sentence; no API key
+    is repeated but the public one.
+    """
     config = read_config(path)
     for finding in lint(config, facts_of(config)).findings:
         assert finding.severity is CODES[finding.code][0]
@@ -112,7 +121,9 @@ def test_findings_read_well(path: Path) -> None:
     "name", ["config-stt-en_fr-hf.toml", "config-stt-en-hf.toml", "config-tts.toml"]
 )
 def test_the_published_configs_are_clean(name: str, shared_data: Path) -> None:
-    """Upstream's own files have no errors, and warnings only for the public key and for keys without effect."""
+    """Upstream's own files have no errors, and warnings only for the public key and for keys
+    without effect.
+    """
     for path in (shared_data / "configs" / name, shipped_folder("configs") / name):
         report = lint(read_config(path), ON_LOOPBACK)
         assert report.count(Severity.ERROR) == 0
@@ -125,7 +136,9 @@ def test_the_published_configs_are_clean(name: str, shared_data: Path) -> None:
 
 
 def test_a_speaking_module_on_an_old_card_is_sent_to_the_worker() -> None:
-    """The warning is no error, for the same file is served by `dsmops worker`; the hint says so, and in which dtype."""
+    """The warning is no error, for the same file is served by `dsmops worker`; the hint says so,
+    and in which dtype.
+    """
     config = read_config(DATA / "invalid" / "python-bf16.toml")
     (finding,) = lint(config, facts_of(config)).findings
     assert finding.severity is Severity.WARNING
@@ -208,7 +221,9 @@ def test_two_modules_share_the_memory() -> None:
 @pytest.mark.parametrize("model", STT_MODELS.values(), ids=lambda model: model.name)
 @pytest.mark.parametrize("memory_mib", [4096, 6144, 8192, 15360, 16384, 24564, 81920])
 def test_what_the_planner_fills_is_not_called_tight(model: PublishedModel, memory_mib: int) -> None:
-    """The lint and the planner draw the same line: the planned batch is fine, one slot more is not."""
+    """The lint and the planner draw the same line: the planned batch is fine, one slot more
+    is not.
+    """
     device = Device(
         name="Test card",
         compute_capability=ComputeCapability(7, 5),
@@ -264,14 +279,18 @@ def test_what_the_planner_fills_is_not_called_tight(model: PublishedModel, memor
 def test_logs_are_served_when_they_lie_in_static_dir(
     static: str, logs: str, *, served: bool
 ) -> None:
-    """Paths are compared as they read, parents included; what depends on the server's working directory is not guessed."""
+    """Paths are compared as they read, parents included; what depends on the server's working
+    directory is not guessed.
+    """
     text = f'static_dir = "{static}"\nlog_dir = "{logs}"\n'
     codes = {finding.code for finding in lint(parse_config(text), ON_LOOPBACK).findings}
     assert ("logs-served" in codes) is served
 
 
 def test_a_shorter_context_is_no_mistake() -> None:
-    """Less memory than the model was trained with is a choice, which `dsmops plan` offers itself."""
+    """Less memory than the model was trained with is a choice, which `dsmops plan` offers
+    itself.
+    """
     config = parse_config(
         (DATA / "valid" / "served-on-turing.toml")
         .read_text()

@@ -1,4 +1,6 @@
-"""What the lint makes of the files that a config names: absent, exchanged, of another model, in another dtype."""
+"""What the lint makes of the files that a config names: absent, exchanged, of another model, in
+another dtype.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +113,9 @@ def test_a_damaged_file_is_an_error_with_its_reason() -> None:
 
 
 def test_exchanged_files_are_seen_from_both_sides() -> None:
-    """Mimi where the language model should be and the other way round: two findings, each at its key."""
+    """Mimi where the language model should be and the other way round: two findings, each at its
+    key.
+    """
     found = findings(turing(), lm=MIMI, mimi=header(STT_1B))
     assert [(finding.code, finding.where) for finding in found] == [
         ("swapped-files", "modules.asr.lm_model_file"),
@@ -126,7 +130,9 @@ def test_another_file_in_the_place_of_mimi() -> None:
 
 
 def test_a_mimi_of_other_dimensions_is_for_the_embedded_worker() -> None:
-    """Mimi's tensors in other shapes: moshi-server would panic, `dsmops worker` reads them; a warning, at its key."""
+    """Mimi's tensors in other shapes: moshi-server would panic, `dsmops worker` reads them; a
+    warning, at its key.
+    """
     small = FileFact(FileState.PRESENT, tensors=dict.fromkeys(MIMI_TENSOR_PROBES, ("F32", (8,))))
     finding = only(findings(turing(), mimi=small), "other-mimi", "audio_tokenizer_file")
     assert finding.severity is Severity.WARNING
@@ -134,7 +140,9 @@ def test_a_mimi_of_other_dimensions_is_for_the_embedded_worker() -> None:
 
 
 def test_another_model_is_recognised() -> None:
-    """The 2.6B file under the tables of the 1B: the first differences, their number, and which config has the right tables."""
+    """The 2.6B file under the tables of the 1B: the first differences, their number, and which
+    config has the right tables.
+    """
     finding = only(findings(turing(), lm=header(STT_26B)), "tensor-mismatch", "lm_model_file")
     assert "extra_heads.0.weight is missing" in finding.message
     assert "more" in finding.message
@@ -228,7 +236,9 @@ def test_a_file_that_is_no_tokenizer() -> None:
 def test_casts_at_load_that_lose_something_are_noted(
     stored: str, override: str, code: str | None
 ) -> None:
-    """A file in another dtype is served, and the note says what the cast may lose; widening loses nothing."""
+    """A file in another dtype is served, and the note says what the cast may lose; widening loses
+    nothing.
+    """
     found = findings(turing({'"f16"': f'"{override}"'}), lm=header(STT_1B, stored))
     assert [finding.code for finding in found] == ([code] if code else [])
 
@@ -244,7 +254,9 @@ def test_tensors_kept_in_f32_are_cast_all_the_same() -> None:
 
 @pytest.mark.parametrize("kind", ["BatchedAsr", "Tts"])
 def test_a_released_speaking_model_is_for_no_rust_module(kind: str) -> None:
-    """Whatever the [model] tables say: the server's Rust code lacks what its depformer needs, and the hint names who has it."""
+    """Whatever the [model] tables say: the server's Rust code lacks what its depformer needs, and
+    the hint names who has it.
+    """
     tts = MODELS["tts-1.6b-en_fr"].shape.tensors()
     fact = FileFact(
         FileState.PRESENT, tensors={name: ("BF16", shape) for name, shape in tts.items()}

@@ -1,4 +1,6 @@
-"""What the lint takes for a bool, an integer and a float in a `py` table, asked of pydantic itself where it is installed."""
+"""What the lint takes for a bool, an integer and a float in a `py` table, asked of pydantic itself
+where it is installed.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +40,10 @@ LITERALS = (
 
 
 def values() -> st.SearchStrategy[Any]:
-    """Literals as they are and with something wrong put in, numbers, arrays. Not zeros in front, where pydantic's integers are odd."""
+    """Literals as they are and with something wrong put in, numbers, arrays.
+
+    Not zeros in front, where pydantic's integers are odd.
+    """
     spoiled = st.tuples(
         st.sampled_from(LITERALS),
         st.sampled_from(["", "_", "__", " ", "\t", "\u00a0", ".", "-", "e", "\u0663"]),

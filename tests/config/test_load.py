@@ -16,7 +16,9 @@ from tests.support.toml import documents
 
 @given(documents())
 def test_every_key_is_found_on_its_line(document: tuple[str, dict[tuple[str, ...], int]]) -> None:
-    """The line of a key is where it was written, in any layout: headers, dotted keys, arrays over lines, comments, both line endings."""
+    """The line of a key is where it was written, in any layout: headers, dotted keys, arrays over
+    lines, comments, both line endings.
+    """
     text, written_at = document
     config = parse_config(text)
     assert {where: config.line(where) for where in written_at} == written_at

@@ -32,7 +32,9 @@ def test_weights_and_caches_are_exact(lm, dtype, weights, kv_per_stream) -> None
 
 @pytest.mark.parametrize(("lm", "batch", "mib"), [(ONE_B, 64, 9325), (TWO_B, 16, 7928)])
 def test_the_shipped_configs_take_what_the_reference_says(lm, batch, mib) -> None:
-    """The shipped 1B and 2.6B configs need 9,325 and 7,928 MiB before runtime and activations, within the rounding of conv state."""
+    """The shipped 1B and 2.6B configs need 9,325 and 7,928 MiB before runtime and activations,
+    within the rounding of conv state.
+    """
     split = serving_memory(lm, DType.BF16, batch)
     assert (split.total_bytes - RUNTIME_BYTES - split.workspace_bytes) / MIB == pytest.approx(
         mib, abs=4
@@ -44,7 +46,9 @@ def test_the_shipped_configs_take_what_the_reference_says(lm, batch, mib) -> Non
     [(6, (25, 5, 0, 0)), (8, (43, 14, 11, 0)), (11, (69, 28, 29, 0)), (16, (112, 52, 60, 15))],
 )
 def test_the_sizing_table_is_reproduced(gib, expected) -> None:
-    """97 % of a card holds the batch sizes of the hand-derived table, for both models in f16 and f32."""
+    """97 % of a card holds the batch sizes of the hand-derived table, for both models in f16 and
+    f32.
+    """
     usable = int(gib * 2**30 * 0.97)
     sizes = tuple(
         largest_batch(lm, dtype, usable)
@@ -128,7 +132,9 @@ SPEECH_MEASURED_ON_AN_H200 = (
 def test_the_embedded_workers_speech_takes_what_a_card_measured(
     n_q: int, batch: int, half_bytes: int, full_bytes: int
 ) -> None:
-    """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost, in every dtype."""
+    """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost, in every
+    dtype.
+    """
     for dtype, used_bytes in (
         (DType.F16, half_bytes),
         (DType.BF16, half_bytes),
@@ -139,7 +145,9 @@ def test_the_embedded_workers_speech_takes_what_a_card_measured(
 
 
 def test_a_speaking_models_weights_and_caches_are_exact() -> None:
-    """Weights are those of the published file but for one tensor that nobody reads; a slot's caches are the derived figures."""
+    """Weights are those of the published file but for one tensor that nobody reads; a slot's caches
+    are the derived figures.
+    """
     one, two = (serving_memory(TTS, DType.F16, slots) for slots in (1, 2))
     unread_bytes = 1024 * 128 * 2
     assert (
@@ -153,7 +161,9 @@ def test_a_speaking_models_weights_and_caches_are_exact() -> None:
 
 
 def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> None:
-    """Each eight codebooks fewer save heads and a weight set or more; what the backbone takes stays; moshi-server loads all the same."""
+    """Each eight codebooks fewer save heads and a weight set or more; what the backbone takes
+    stays; moshi-server loads all the same.
+    """
     splits = [
         serving_memory(TTS, DType.F16, 4, runtime=Runtime.EMBEDDED, n_q=n_q)
         for n_q in (8, 16, 24, 32)
@@ -171,7 +181,9 @@ def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> No
 
 
 def test_guidance_takes_every_cache_twice() -> None:
-    """A model without the cfg conditioner is run with and without its conditions; only what a stream carries through Mimi stays single."""
+    """A model without the cfg conditioner is run with and without its conditions; only what a
+    stream carries through Mimi stays single.
+    """
     undistilled = replace(
         TTS, conditioners=tuple(one for one in TTS.conditioners if one.name != "cfg")
     )
@@ -186,7 +198,9 @@ def test_guidance_takes_every_cache_twice() -> None:
 
 @pytest.mark.parametrize("n_q", [1, 8, 24, 32])
 def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
-    """Weights and streaming state of the embedded worker, tensor by tensor, are what the plan says, but for rows of zeros."""
+    """Weights and streaming state of the embedded worker, tensor by tensor, are what the plan says,
+    but for rows of zeros.
+    """
     torch = pytest.importorskip("torch", reason="the worker extra is not installed")
     from dsmops.worker.models.mimi import MimiConfig, MimiDecoder
     from dsmops.worker.models.state import RowState

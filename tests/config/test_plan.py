@@ -1,4 +1,6 @@
-"""Serving plans: the smaller bound wins, the reason is said, and what cannot fit names what would."""
+"""Serving plans: the smaller bound wins, the reason is said, and what cannot fit names what
+would.
+"""
 
 import pytest
 
@@ -34,7 +36,9 @@ def card(
 
 
 def test_memory_limits_a_small_fast_card() -> None:
-    """On an 8 GiB card with a wide bus the memory bound decides, and the plan fits what is usable."""
+    """On an 8 GiB card with a wide bus the memory bound decides, and the plan fits what is
+    usable.
+    """
     plan = plan_serving(card(), ONE_B)
     assert (plan.limited_by, plan.batch_size) == (LimitedBy.MEMORY, plan.memory_batch_size)
     assert plan.memory.total_bytes <= plan.usable_bytes == 8 * GIB - plan.reserve_bytes
@@ -93,7 +97,9 @@ def test_the_dtype_follows_the_architecture(capability, dtype) -> None:
 
 
 def test_when_nothing_fits_the_plan_says_what_would() -> None:
-    """The 2.6B model in 4 GiB does not fit; the 1B does, and every alternative named really fits."""
+    """The 2.6B model in 4 GiB does not fit; the 1B does, and every alternative named really
+    fits.
+    """
     plan = plan_serving(card(gib=4), TWO_B)
     assert (plan.fits, plan.limited_by) == (False, LimitedBy.NOTHING_FITS)
     assert plan.alternatives
@@ -127,7 +133,9 @@ def test_a_slow_estimate_warns_but_does_not_forbid() -> None:
     ],
 )
 def test_what_cannot_work_is_refused(device, arguments, words) -> None:
-    """A dtype the card lacks, an unknown card without a dtype and a context beyond the model's are input errors with a hint."""
+    """A dtype the card lacks, an unknown card without a dtype and a context beyond the model's are
+    input errors with a hint.
+    """
     with pytest.raises(InputError, match=words) as caught:
         plan_serving(device, ONE_B, **arguments)
     assert caught.value.hint
@@ -144,14 +152,18 @@ def test_what_cannot_work_is_refused(device, arguments, words) -> None:
     ],
 )
 def test_a_speaking_model_that_cannot_be_served_so_is_refused(device, arguments, words) -> None:
-    """moshi-server's Python module is bf16 on every card and in every config; numbers that the model does not have are named."""
+    """moshi-server's Python module is bf16 on every card and in every config; numbers that the
+    model does not have are named.
+    """
     with pytest.raises(InputError, match=words) as caught:
         plan_serving(device, TTS, **arguments)
     assert caught.value.hint
 
 
 def test_an_old_card_speaks_through_the_embedded_worker() -> None:
-    """What moshi-server cannot do on Turing the worker plans in f16, by memory and time; fewer codebooks never plan fewer slots."""
+    """What moshi-server cannot do on Turing the worker plans in f16, by memory and time; fewer
+    codebooks never plan fewer slots.
+    """
     with pytest.raises(InputError) as caught:
         plan_serving(card(), TTS)
     assert "--runtime embedded" in caught.value.hint
@@ -164,7 +176,9 @@ def test_an_old_card_speaks_through_the_embedded_worker() -> None:
 
 
 def test_a_speaking_plan_says_what_fewer_codebooks_would_change() -> None:
-    """Steps and memory of 8 to 32 codebooks at the planned size; the row of its own number is the plan itself."""
+    """Steps and memory of 8 to 32 codebooks at the planned size; the row of its own number is the
+    plan itself.
+    """
     plan = plan_serving(card(), TTS, runtime=Runtime.EMBEDDED, n_q=24)
     assert [choice.n_q for choice in plan.codebook_choices] == [8, 16, 24, 32]
     assert [choice.step_ms for choice in plan.codebook_choices] == sorted(

@@ -1,4 +1,6 @@
-"""Templates filled in: what was asked for changes, everything else stays as it was, byte for byte."""
+"""Templates filled in: what was asked for changes, everything else stays as it was, byte for
+byte.
+"""
 
 import difflib
 import tomllib
@@ -59,7 +61,9 @@ def test_nothing_to_set_changes_nothing(path: Path) -> None:
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("path", STT, ids=lambda path: path.stem)
 def test_everything_set_is_there_and_the_rest_stays(path: Path, newline: str) -> None:
-    """All settings arrive where the server reads them; comments, order and line endings of the other lines stay."""
+    """All settings arrive where the server reads them; comments, order and line endings of the
+    other lines stay.
+    """
     template = text_of(path).replace("\n", newline)
     text = render(template, ALL)
     values = tomllib.loads(text)
@@ -107,7 +111,10 @@ def test_a_new_override_stands_below_the_batch_size_and_says_why() -> None:
 
 def test_a_value_that_is_right_already_is_left_as_it_is_written() -> None:
     """An array over several lines, or a number with underscores, is not rewritten for nothing."""
-    text = '# keys\nauthorized_ids = [\n  "one-key",  # ours\n]\n[modules.a]\ntype = "Py"\nbatch_size = 1_6 # many\n'
+    text = (
+        '# keys\nauthorized_ids = [\n  "one-key",  # ours\n]\n[modules.a]\ntype = "Py"\nbatch_size'
+        " = 1_6 # many\n"
+    )
     assert render(text, ConfigSettings(authorized_ids=("one-key",), batch_size=16)) == text
 
 
@@ -131,7 +138,9 @@ def test_rendering_twice_changes_nothing_more() -> None:
     ],
 )
 def test_a_key_finds_its_place_in_any_layout(text: str) -> None:
-    """Missing keys are added to plain lines, dotted keys and inline tables alike, at the top level too."""
+    """Missing keys are added to plain lines, dotted keys and inline tables alike, at the top level
+    too.
+    """
     values = tomllib.loads(
         render(
             text, ConfigSettings(dtype_override=DType.F32, authorized_ids=("key",), log_dir="logs")
@@ -147,7 +156,9 @@ def test_a_key_finds_its_place_in_any_layout(text: str) -> None:
 def test_lines_that_are_not_meant_stay_in_any_document(
     document: tuple[str, Any], present: str, ends: bool
 ) -> None:
-    """In documents of any layout, keys are replaced in their lines or added as lines, and no other line or line ending changes."""
+    """In documents of any layout, keys are replaced in their lines or added as lines, and no other
+    line or line ending changes.
+    """
     body, _ = document
     newline = "\r\n" if "\r\n" in body else "\n"
     head = f'log_dir = "old" # where{newline}' if present != "module" else ""
@@ -175,7 +186,9 @@ def test_lines_that_are_not_meant_stay_in_any_document(
 
 
 def test_settings_that_no_module_takes_are_refused() -> None:
-    """A Python module has no dtype, a hearing one no codebooks; two models in one template leave open which is meant."""
+    """A Python module has no dtype, a hearing one no codebooks; two models in one template leave
+    open which is meant.
+    """
     tts = text_of(shipped_folder("configs") / "config-tts.toml")
     with pytest.raises(InputError, match="no dtype_override"):
         render(tts, ConfigSettings(dtype_override=DType.F16))
@@ -195,7 +208,9 @@ def test_settings_that_no_module_takes_are_refused() -> None:
 
 
 def test_the_files_of_a_speaking_module_go_where_its_script_reads_them() -> None:
-    """Into the py table, the tokenizer into the module's own key too; every comment and all other keys stay."""
+    """Into the py table, the tokenizer into the module's own key too; every comment and all other
+    keys stay.
+    """
     tts = text_of(shipped_folder("configs") / "config-tts.toml")
     settings = ConfigSettings(
         lm_model_file="lm",
@@ -231,7 +246,9 @@ def test_the_speech_module_is_found_beside_others() -> None:
 
 @pytest.mark.parametrize("path", STT, ids=lambda path: path.stem)
 def test_a_rendered_config_lints_clean_on_turing(path: Path) -> None:
-    """A ready config with an override, a fitting batch and a key of its own has no errors on a T4, and no warning about access."""
+    """A ready config with an override, a fitting batch and a key of its own has no errors on a T4,
+    and no warning about access.
+    """
     t4 = Device(
         "Tesla T4",
         ComputeCapability(7, 5),

@@ -42,7 +42,9 @@ def test_ready_configs_say_what_upstream_says(name: str, shared_data: Path) -> N
 
 
 def test_the_low_ram_config_is_the_model_of_the_other_one() -> None:
-    """It differs from the published config of the same model only where a small Turing card asks for it."""
+    """It differs from the published config of the same model only where a small Turing card asks
+    for it.
+    """
     published, low = (
         tomllib.loads((shipped_folder("configs") / name).read_text())
         for name in (NAMES[0], "config-stt-en_fr-lowram-sm75.toml")
@@ -79,7 +81,9 @@ def test_only_what_can_be_left_out_has_a_default() -> None:
 
 
 def test_the_override_is_marked_with_its_version() -> None:
-    """Every module type that loads a language model reads it, from 0.6.4 on, and no other type does."""
+    """Every module type that loads a language model reads it, from 0.6.4 on, and no other type
+    does.
+    """
     with_lm = {kind for kind, section in MODULES.items() if "model" in section.keys}
     assert with_lm == {"Asr", "BatchedAsr", "Tts", "Lm"}
     assert {
@@ -124,7 +128,10 @@ def test_every_required_key_is_missed() -> None:
         assert [finding.where for finding in errors] == [".".join(where)]
 
 
-PY = '[modules.t]\ntype = "Py"\npath = "/t"\ntext_tokenizer_file = "x"\nbatch_size = 1\ntext_bos_token = 1\n[modules.t.py]\n'
+PY = (
+    '[modules.t]\ntype = "Py"\npath = "/t"\ntext_tokenizer_file = "x"\nbatch_size ='
+    " 1\ntext_bos_token = 1\n[modules.t.py]\n"
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Step times: profiles are interpolated and never extrapolated; estimates say what they cannot know."""
+"""Step times: profiles are interpolated and never extrapolated; estimates say what they cannot
+know.
+"""
 
 import json
 from dataclasses import replace
@@ -44,7 +46,9 @@ def device(bandwidth: int | None) -> Device:
 
 
 def test_a_profile_is_linear_between_points_and_silent_beyond_them() -> None:
-    """Between 8 and 16 the 99th percentile rises linearly; below the first point it is level; beyond the last it is unknown."""
+    """Between 8 and 16 the 99th percentile rises linearly; below the first point it is level;
+    beyond the last it is unknown.
+    """
     profile = StepProfile(
         "T4", "m", DType.F16, "r", (StepPoint(4, 30), StepPoint(8, 50), StepPoint(16, 90))
     )
@@ -143,7 +147,9 @@ def test_the_estimate_for_speaking_is_near_the_workers_own_times(
 
 
 def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
-    """A step grows evenly with n_q, by launches and one weight set, also where codebooks share theirs; other models have no codebooks."""
+    """A step grows evenly with n_q, by launches and one weight set, also where codebooks share
+    theirs; other models have no codebooks.
+    """
     shape, card = MODELS["tts-1.6b-en_fr"].shape, device(320_000_000_000)
     steps = [
         estimate_step_ms(shape, DType.F16, 4, card, runtime=Runtime.EMBEDDED, n_q=n_q)
@@ -156,7 +162,9 @@ def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
 
 
 def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() -> None:
-    """More slots cost more, a wider bus or a shorter context less; the largest batch sits at the edge of the budget."""
+    """More slots cost more, a wider bus or a shorter context less; the largest batch sits at the
+    edge of the budget.
+    """
     slow, fast = device(320_000_000_000), device(900_000_000_000)
     assert estimate_step_ms(LM, DType.F16, 8, slow) > estimate_step_ms(LM, DType.F16, 7, slow)
     assert estimate_step_ms(LM, DType.F16, 8, fast) < estimate_step_ms(LM, DType.F16, 8, slow)

@@ -45,7 +45,10 @@ def test_spellings_that_are_not_expanded_are_told() -> None:
     "value", ["plain/path", "hf://org/repo/file", "hf://org/repo/folder/file@1.safetensors"]
 )
 def test_a_file_of_a_repository_is_fetched(value: str) -> None:
-    """Three segments or more; an @ in the file name is part of it. Local paths are no business of the hub."""
+    """Three segments or more; an @ in the file name is part of it.
+
+    Local paths are no business of the hub.
+    """
     assert source_problem(value) == ""
 
 
@@ -62,5 +65,7 @@ def test_a_file_of_a_repository_is_fetched(value: str) -> None:
     ],
 )
 def test_what_the_server_cannot_fetch_is_said(value: str) -> None:
-    """Too few segments, empty ones, revisions, which the server does not know, and whole repositories."""
+    """Too few segments, empty ones, revisions, which the server does not know, and whole
+    repositories.
+    """
     assert source_problem(value)

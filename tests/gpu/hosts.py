@@ -1,4 +1,5 @@
-"""Recorded hosts: what NVML, nvidia-smi and the file system answer on a machine, played back to the real probe.
+"""Recorded hosts: what NVML, nvidia-smi and the file system answer on a machine, played back to the
+real probe.
 
 A host is one JSON file in tests/data/gpu/hosts. NVML is faked at the functions of pynvml, so all of
 `gpu/nvml.py` runs; nvidia-smi is a program on PATH that answers queries from a table; the file
@@ -71,7 +72,10 @@ class PlayedHost:
         monkeypatch.setenv("PATH", str(tools))
 
     def probe(self) -> GpuReport:
-        """Return the report of the real probe. All recorded hosts run Linux, whatever runs the tests."""
+        """Return the report of the real probe.
+
+        All recorded hosts run Linux, whatever runs the tests.
+        """
         return probe(self.root, self.environ, "linux")
 
     def _fake_nvml(self, recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,19 +157,17 @@ def _lay_out_files(root: Path, host: dict[str, Any]) -> None:
 
 
 def _write_tool(path: Path, recorded: dict[str, Any]) -> None:
-    """Write a program that fails with `text` and `exit`, or answers any --query-gpu from `rows`, knowing only the fields of the rows."""
+    """Write a program that fails with `text` and `exit`, or answers any --query-gpu from `rows`,
+    knowing only the fields of the rows.
+    """
     path.write_text(
-        f"#!{sys.executable} -SE\n"
-        f"import sys\nrecorded = {recorded!r}\n"
-        "rows = recorded.get('rows', [])\n"
-        "wanted = next(arg for arg in sys.argv if arg.startswith('--query-gpu=')).split('=')[1].split(',')\n"
-        "for field in wanted if rows else []:\n"
-        "    if field not in rows[0]:\n"
-        "        sys.exit(print(f'Field \"{field}\" is not a valid field to query.\\n') or 2)\n"
-        "for row in rows:\n"
-        "    print(', '.join(row[field] for field in wanted))\n"
-        "print(recorded.get('text', ''), end='')\n"
-        "sys.exit(recorded.get('exit', 0))\n"
+        f"#!{sys.executable} -SE\nimport sys\nrecorded = {recorded!r}\nrows = recorded.get('rows',"
+        " [])\nwanted = next(arg for arg in sys.argv if"
+        " arg.startswith('--query-gpu=')).split('=')[1].split(',')\nfor field in wanted if rows"
+        ' else []:\n    if field not in rows[0]:\n        sys.exit(print(f\'Field "{field}" is'
+        " not a valid field to query.\\n') or 2)\nfor row in rows:\n    print(', '.join(row[field]"
+        " for field in wanted))\nprint(recorded.get('text', ''),"
+        " end='')\nsys.exit(recorded.get('exit', 0))\n"
     )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 

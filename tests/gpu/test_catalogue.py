@@ -73,7 +73,9 @@ GDDR = {
 
 @pytest.mark.parametrize("name", GDDR)
 def test_bandwidth_is_data_rate_times_bus_width(name: str) -> None:
-    """The bandwidth of every card with GDDR memory follows from its data rate and its bus, within 1 %."""
+    """The bandwidth of every card with GDDR memory follows from its data rate and its bus, within 1
+    %.
+    """
     card = find_card(name)
     assert card is not None
     gbit_per_s, width_bits = GDDR[name]
@@ -154,7 +156,9 @@ def test_names_are_understood_however_written(written: str, name: str) -> None:
     ],
 )
 def test_names_of_other_cards_are_not_taken_for_these(name: str) -> None:
-    """A resembling name is not a match: an RTX 6000 Ada is no Quadro RTX 6000, and a laptop's memory bus is another."""
+    """A resembling name is not a match: an RTX 6000 Ada is no Quadro RTX 6000, and a laptop's
+    memory bus is another.
+    """
     assert find_card(name) is None
 
 

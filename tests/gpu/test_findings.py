@@ -15,7 +15,9 @@ NO_TOOL = Failure(FailureKind.TOOL_MISSING, "nvidia-smi is not on PATH")
 
 
 def test_a_mismatch_names_the_loaded_module() -> None:
-    """The version that the kernel runs is in the message; a container is told to restart, a machine to reboot."""
+    """The version that the kernel runs is in the message; a container is told to restart, a machine
+    to reboot.
+    """
     refused = Failure(FailureKind.VERSION_MISMATCH, "Driver/library version mismatch")
     on_machine = no_driver(refused, None, HostFacts(driver_module_version="535.161.07"))
     in_container = no_driver(
@@ -48,7 +50,9 @@ def test_missing_bindings_leave_the_verdict_to_nvidia_smi() -> None:
 
 
 def test_a_driver_that_hangs_is_named() -> None:
-    """NVML failing for unknown reasons beside a hanging nvidia-smi is a hang, with where to look."""
+    """NVML failing for unknown reasons beside a hanging nvidia-smi is a hang, with where to
+    look.
+    """
     hangs = Failure(FailureKind.NO_ANSWER, "nvidia-smi did not answer within 5 s")
     found = no_driver(Failure(FailureKind.UNKNOWN, "Unknown Error"), hangs, HostFacts())
     assert found.code == "gpu.no_answer"

@@ -1,4 +1,6 @@
-"""Recorded hosts, played back to the real probe: each is told apart from the others, and nothing that is missing crashes it."""
+"""Recorded hosts, played back to the real probe: each is told apart from the others, and nothing
+that is missing crashes it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
 
 
 def summary(report: GpuReport) -> dict[str, Any]:
-    """Return what the expectations of the recorded hosts hold: every finding, and every device in one line."""
+    """Return what the expectations of the recorded hosts hold: every finding, and every device in
+    one line.
+    """
     lines = []
     for each in report.devices:
         device, build = each.device, each.verdict.build
@@ -76,7 +80,9 @@ def test_a_recorded_host_is_reported_as_expected(
 
 @pytest.mark.parametrize("name", host_names())
 def test_a_device_or_a_reason_with_a_fix(name: str, play: Play) -> None:
-    """A host yields a device for the server, or an error that carries the code of its first finding, says why and what to do."""
+    """A host yields a device for the server, or an error that carries the code of its first
+    finding, says why and what to do.
+    """
     host = play(name)
     report = host.probe()
     assert all(finding.message and finding.hint.endswith(".") for finding in report.findings)
@@ -94,7 +100,9 @@ def test_a_device_or_a_reason_with_a_fix(name: str, play: Play) -> None:
 
 
 def test_verdicts_that_need_different_fixes_have_different_codes() -> None:
-    """No driver, mismatch, no device, all hidden, lost device, empty MIG, WSL, Jetson and a container each have a code of their own."""
+    """No driver, mismatch, no device, all hidden, lost device, empty MIG, WSL, Jetson and a
+    container each have a code of their own.
+    """
     hosts = (
         "no_driver",
         "mismatch",
@@ -150,7 +158,9 @@ def test_nvml_times_are_reported_apart(play: Play) -> None:
 
 
 def test_a_recorded_host_needs_no_linux(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said about a host follows from its own system, not from the one that plays it back."""
+    """What is said about a host follows from its own system, not from the one that plays it
+    back.
+    """
     monkeypatch.setattr("sys.platform", "darwin")
     host = play("mismatch")
     assert [finding.code for finding in host.probe().findings] == ["gpu.driver_mismatch"]
@@ -169,7 +179,9 @@ def test_this_machine_can_be_probed() -> None:
     reason="this machine has an NVIDIA driver",
 )
 def test_no_driver_for_real() -> None:
-    """On a machine without a driver, NVML and nvidia-smi fail for real, and the report says so with exit code 4."""
+    """On a machine without a driver, NVML and nvidia-smi fail for real, and the report says so with
+    exit code 4.
+    """
     report = probe()
     assert report.source is None
     assert report.devices == ()

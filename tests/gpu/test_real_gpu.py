@@ -1,4 +1,6 @@
-"""The real probe on a machine with a CUDA device, beside nvidia-smi, the CUDA driver itself and torch. Run with `pytest -m gpu`."""
+"""The real probe on a machine with a CUDA device, beside nvidia-smi, the CUDA driver itself and
+torch. Run with `pytest -m gpu`.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def report() -> GpuReport:
 
 
 def ask(code: str, environ: dict[str, str] | None = None) -> Any:
-    """Run Python code in a process of its own, with a mask of devices, and return the JSON it prints."""
+    """Run Python code in a process of its own, with a mask of devices, and return the JSON it
+    prints.
+    """
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -100,12 +104,15 @@ def test_nvml_answers_with_every_reading(report: GpuReport) -> None:
     assert report.cuda_driver_version
     assert report.nvml_init_ms is not None
     print(
-        f"\n{device.label}: NVML started in {report.nvml_init_ms} ms, read in {report.nvml_read_ms} ms"
+        f"\n{device.label}: NVML started in {report.nvml_init_ms} ms, read in"
+        f" {report.nvml_read_ms} ms"
     )
 
 
 def test_the_same_as_nvidia_smi(report: GpuReport) -> None:
-    """Name, UUID, capability, total memory and driver are those of nvidia-smi, read by our own fallback."""
+    """Name, UUID, capability, total memory and driver are those of nvidia-smi, read by our own
+    fallback.
+    """
     if shutil.which("nvidia-smi") is None:
         pytest.skip("nvidia-smi is not on PATH")
     reading = smi.read()
@@ -125,7 +132,9 @@ def test_the_same_as_nvidia_smi(report: GpuReport) -> None:
 
 
 def test_the_driver_table_knows_this_driver(report: GpuReport) -> None:
-    """The CUDA that the fallback derives from the driver's branch, when it knows the branch, is the one that NVML reports."""
+    """The CUDA that the fallback derives from the driver's branch, when it knows the branch, is the
+    one that NVML reports.
+    """
     derived = smi.newest_cuda(report.driver_version)
     if derived is None:
         pytest.skip(f"driver branch of {report.driver_version} is newer than the table")
@@ -172,7 +181,9 @@ MASKS += ["{uuid},0", "0,{uuid}", "GPU-ffffffff", "{uuid},GPU-ffffffff", "GPU-"]
 def test_masks_mean_what_cuda_makes_of_them(
     mask: str, order: str | None, report: GpuReport
 ) -> None:
-    """Every way to write CUDA_VISIBLE_DEVICES, mistakes included, gives the devices that the CUDA driver enumerates under it."""
+    """Every way to write CUDA_VISIBLE_DEVICES, mistakes included, gives the devices that the CUDA
+    driver enumerates under it.
+    """
     first = report.visible[0].device.uuid or ""
     environ = {"CUDA_VISIBLE_DEVICES": mask.format(uuid=first, prefix=first[:12])}
     if order:
@@ -186,7 +197,9 @@ def test_masks_mean_what_cuda_makes_of_them(
 
 
 def test_the_same_as_torch(report: GpuReport) -> None:
-    """Where torch is installed, it counts the same devices, sees the same capability, has the architectures its table gives, and runs."""
+    """Where torch is installed, it counts the same devices, sees the same capability, has the
+    architectures its table gives, and runs.
+    """
     if report.torch is None:
         pytest.skip("torch is not installed here")
     verdict = report.visible[0].verdict
@@ -208,7 +221,9 @@ def test_the_same_as_torch(report: GpuReport) -> None:
 
 
 def test_the_command(report: GpuReport) -> None:
-    """`check-gpu` exits 0 and shows the device; a mask that hides it gives exit code 4 and the reason."""
+    """`check-gpu` exits 0 and shows the device; a mask that hides it gives exit code 4 and the
+    reason.
+    """
     shown = dsmops("check-gpu")
     assert shown.code == 0, shown.stderr
     assert choose(report).name in shown.stdout

@@ -37,7 +37,9 @@ from dsmops.gpu.simulation import parse_spec
     ],
 )
 def test_specs(spec: str, sm: str, name: str, gib: int | None) -> None:
-    """A capability, one with a name, or a card: memory is known where the catalogue knows the name, and else unknown."""
+    """A capability, one with a name, or a card: memory is known where the catalogue knows the name,
+    and else unknown.
+    """
     device = parse_spec(spec, 0)
     assert device.compute_capability == ComputeCapability.parse(sm)
     assert device.name == name
@@ -76,7 +78,9 @@ def test_mistakes_name_their_neighbours(spec: str, hint: str) -> None:
 
 
 def test_ordinals_follow_the_order_given() -> None:
-    """Several cards are CUDA 0, 1, ... in the order given, and the first is the one the server takes."""
+    """Several cards are CUDA 0, 1, ... in the order given, and the first is the one the server
+    takes.
+    """
     report = simulate(["l4", "t4"])
     assert [each.device.cuda_ordinal for each in report.visible] == [0, 1]
     assert choose(report).name == "NVIDIA L4"

@@ -37,7 +37,9 @@ def test_no_tool(bin_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_tool_that_hangs_is_given_up(bin_folder: Path, tmp_path: Path) -> None:
-    """A program that does not answer in time is a failure of its own kind, which names the limit."""
+    """A program that does not answer in time is a failure of its own kind, which names the
+    limit.
+    """
     tool(bin_folder, "import signal; signal.pause()")
     found = smi.read(tmp_path, timeout_s=0.3)
     assert isinstance(found, Failure)
@@ -66,7 +68,10 @@ def test_the_tool_that_windows_puts_into_wsl_is_found(bin_folder: Path, tmp_path
     ("text", "kind"),
     [
         (
-            "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 570.124\n",
+            (
+                "Failed to initialize NVML: Driver/library version mismatch\nNVML library version:"
+                " 570.124\n"
+            ),
             FailureKind.VERSION_MISMATCH,
         ),
         ("Failed to initialize NVML: Insufficient Permissions\n", FailureKind.NO_PERMISSION),
@@ -75,7 +80,10 @@ def test_the_tool_that_windows_puts_into_wsl_is_found(bin_folder: Path, tmp_path
             FailureKind.BLOCKED,
         ),
         (
-            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure ...\n",
+            (
+                "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make"
+                " sure ...\n"
+            ),
             FailureKind.DRIVER_NOT_LOADED,
         ),
         (
@@ -105,7 +113,8 @@ def test_odd_output_is_no_crash(output: str, bin_folder: Path, tmp_path: Path) -
     """Whatever a program of that name prints, the result is no device or a failure."""
     tool(
         bin_folder,
-        f"import sys; sys.stdout.buffer.write({output.encode().decode('unicode_escape').encode('latin-1')!r})",
+        "import sys;"
+        f" sys.stdout.buffer.write({output.encode().decode('unicode_escape').encode('latin-1')!r})",
     )
     found = smi.read(tmp_path)
     assert isinstance(found, Failure) or found.devices == ()

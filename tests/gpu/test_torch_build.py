@@ -74,7 +74,9 @@ def test_answers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The published wheels have the architectures of PyTorch's support matrix; about all others nothing is claimed."""
+    """The published wheels have the architectures of PyTorch's support matrix; about all others
+    nothing is claimed.
+    """
     torch = build(version, cuda, tmp_path, monkeypatch)
     assert kernels_for(torch, ComputeCapability.parse(sm), driver) is answer
 
@@ -108,7 +110,10 @@ def test_a_version_file_that_says_nothing(text: str | None, tmp_path: Path) -> N
 
 def test_the_installed_torch_is_read_and_not_imported() -> None:
     """Looking at the torch of this environment, when there is one, leaves it out of the process."""
-    code = "import sys; from dsmops.gpu.torch_build import installed_torch; print(installed_torch()); print('torch' in sys.modules)"
+    code = (
+        "import sys; from dsmops.gpu.torch_build import installed_torch; print(installed_torch());"
+        " print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 

@@ -33,7 +33,9 @@ F32, F16, BF16 = DType.F32, DType.F16, DType.BF16
 def test_dtypes_of_every_generation(
     sm: str, family: str, native: tuple[DType, ...], serving: DType, conversion: Conversion
 ) -> None:
-    """Each generation has its native dtypes, its serving dtype, and a dtype_override exactly where bf16 fails."""
+    """Each generation has its native dtypes, its serving dtype, and a dtype_override exactly where
+    bf16 fails.
+    """
     verdict = judge(ComputeCapability.parse(sm), (12, 8), None)
     assert (verdict.family, verdict.native_dtypes, verdict.serving_dtype, verdict.conversion) == (
         family,
@@ -86,7 +88,9 @@ def test_dtypes_of_every_generation(
 def test_toolkits_that_build_the_server(
     sm: str, driver: tuple[int, int] | None, cap: str | None, oldest: str | None, newest: str | None
 ) -> None:
-    """The range ends at the driver's CUDA or at the newest that the pinned cudarc takes; a card that no toolkit knows takes older PTX."""
+    """The range ends at the driver's CUDA or at the newest that the pinned cudarc takes; a card
+    that no toolkit knows takes older PTX.
+    """
     build = plan_build(ComputeCapability.parse(sm), driver)
     assert (build.cuda_compute_cap, build.toolkit_min, build.toolkit_max) == (cap, oldest, newest)
     assert (build.problem is None) == (cap is not None)
@@ -97,7 +101,9 @@ def test_toolkits_that_build_the_server(
 def test_every_known_card_can_be_built_for_under_a_recent_driver(
     capability: ComputeCapability,
 ) -> None:
-    """There is a build for every architecture, never for one newer than the card, and the range is not turned round."""
+    """There is a build for every architecture, never for one newer than the card, and the range is
+    not turned round.
+    """
     build = plan_build(capability, (12, 8))
     assert build.cuda_compute_cap is not None
     assert ComputeCapability.parse(build.cuda_compute_cap) <= capability

@@ -73,7 +73,9 @@ FOUR = [card(0), card(1), card(2), card(3)]
 def test_a_mask_gives_these_ordinals_on_four_equal_cards(
     mask: str | None, ordinals: tuple[int, ...]
 ) -> None:
-    """Numbers, UUID prefixes and mistakes select and order the devices as CUDA does, and a mask that hides too much says why."""
+    """Numbers, UUID prefixes and mistakes select and order the devices as CUDA does, and a mask
+    that hides too much says why.
+    """
     seen = visible_devices(FOUR, {} if mask is None else {"CUDA_VISIBLE_DEVICES": mask})
     assert seen.ordinals == ordinals
     assert seen.certain
@@ -82,7 +84,9 @@ def test_a_mask_gives_these_ordinals_on_four_equal_cards(
 
 
 def test_mixed_cards_are_counted_fastest_first_and_marked_uncertain() -> None:
-    """With two models the faster one is ordinal 0, by cores × clock when known, and the result is an estimate."""
+    """With two models the faster one is ordinal 0, by cores × clock when known, and the result is
+    an estimate.
+    """
     readings = [card(0, T4, throughput=2560 * 1590), card(1, L4, throughput=7424 * 2040)]
     seen = visible_devices(readings, {})
     assert seen.ordinals == (1, 0)
@@ -90,7 +94,9 @@ def test_mixed_cards_are_counted_fastest_first_and_marked_uncertain() -> None:
 
 
 def test_mixed_cards_without_throughput_are_counted_by_capability() -> None:
-    """Where cores or clocks are not known for every card, the newer architecture counts as the faster."""
+    """Where cores or clocks are not known for every card, the newer architecture counts as the
+    faster.
+    """
     seen = visible_devices([card(0, T4, throughput=10**9), card(1, L4)], {})
     assert seen.ordinals == (1, 0)
 
@@ -114,12 +120,16 @@ def test_uuids_make_mixed_cards_certain() -> None:
 
 
 def test_a_bare_prefix_names_no_card() -> None:
-    """`GPU-` shows nothing even where it would be unambiguous, as the CUDA driver does on a machine with one card."""
+    """`GPU-` shows nothing even where it would be unambiguous, as the CUDA driver does on a machine
+    with one card.
+    """
     assert visible_devices([card(0)], {"CUDA_VISIBLE_DEVICES": "GPU-"}).ordinals == ()
 
 
 def test_a_mig_card_stands_for_its_first_instance() -> None:
-    """CUDA enumerates one MIG instance and then no whole card, whether the mask names the card, the instance or nothing."""
+    """CUDA enumerates one MIG instance and then no whole card, whether the mask names the card, the
+    instance or nothing.
+    """
     readings = [card(0), card(1, mig_enabled=True), instance(1, 0), instance(1, 1)]
     assert visible_devices(readings, {}).ordinals == (2,)
     assert visible_devices(readings, {"CUDA_VISIBLE_DEVICES": "1"}).ordinals == (2,)
@@ -177,7 +187,9 @@ MASKS = st.one_of(
 def test_any_machine_under_any_mask_has_a_device_or_a_reason(
     readings: list[DeviceReading], mask: str | None, order: str | None
 ) -> None:
-    """Ordinals are distinct usable devices; where there are none, a finding of severity error says why, and else there is no error."""
+    """Ordinals are distinct usable devices; where there are none, a finding of severity error says
+    why, and else there is no error.
+    """
     environ = {
         name: value
         for name, value in (("CUDA_VISIBLE_DEVICES", mask), ("CUDA_DEVICE_ORDER", order))

@@ -1,4 +1,6 @@
-"""What the tests of the hub room share: a hub that this process uses, and no waiting between attempts."""
+"""What the tests of the hub room share: a hub that this process uses, and no waiting between
+attempts.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -14,7 +16,9 @@ StartHub = Callable[[Mapping[str, Repo | Mapping[str, bytes | Path]]], HubServer
 
 @pytest.fixture
 def start_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartHub]:
-    """Start a hub with the given repositories and make it the one of this process, with an empty cache."""
+    """Start a hub with the given repositories and make it the one of this process, with an empty
+    cache.
+    """
     monkeypatch.setattr(transfer, "ASK_WAITS_S", (0.0, 0.0))
     monkeypatch.setattr(transfer, "CONTENT_WAITS_S", (0.0, 0.0, 0.0))
     with ExitStack() as stack:

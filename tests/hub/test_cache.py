@@ -21,7 +21,9 @@ CONTENT = {WEIGHTS.filename: b"weights" * 1000, CONFIG.filename: b"{}"}
 
 
 def test_huggingface_hub_finds_what_dsmops_fetched(start_hub: StartHub) -> None:
-    """After our download the official client serves the same paths without a request and sees a sound cache."""
+    """After our download the official client serves the same paths without a request and sees a
+    sound cache.
+    """
     hub = start_hub({"org/repo": CONTENT})
     paths = fetch(plan_download([WEIGHTS, CONFIG]))
     folder = read_settings().cache
@@ -40,7 +42,9 @@ def test_huggingface_hub_finds_what_dsmops_fetched(start_hub: StartHub) -> None:
 
 
 def test_dsmops_finds_what_huggingface_hub_fetched(start_hub: StartHub, tmp_path: Path) -> None:
-    """A file that the official client downloaded is used without a request, for a branch, a pull request and the commit itself."""
+    """A file that the official client downloaded is used without a request, for a branch, a pull
+    request and the commit itself.
+    """
     hub = start_hub({"org/repo": CONTENT})
     commit = hub.repos["org/repo"].refs["main"]
     hub.repos["org/repo"].refs["refs/pr/1"] = commit
@@ -65,7 +69,9 @@ def test_dsmops_finds_what_huggingface_hub_fetched(start_hub: StartHub, tmp_path
 def test_the_staging_command_of_the_offline_error_works(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the error for a missing file tells an operator to run is accepted by the official tool, and offline work goes on."""
+    """What the error for a missing file tells an operator to run is accepted by the official tool,
+    and offline work goes on.
+    """
     hub = start_hub({"org/repo": CONTENT})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SourceError) as missing:
@@ -93,7 +99,9 @@ def test_a_link_without_its_blob_is_not_in_the_cache(start_hub: StartHub) -> Non
 
 
 def test_a_link_is_there_at_every_moment_while_others_make_it_too(tmp_path: Path) -> None:
-    """Two linkers of one file never fail, never leave litter, and a reader never finds the file gone."""
+    """Two linkers of one file never fail, never leave litter, and a reader never finds the file
+    gone.
+    """
     version = FileVersion("c" * 40, "e" * 64, 7)
     blob = cache.blob_path(tmp_path, WEIGHTS, version.etag)
     blob.parent.mkdir(parents=True)
@@ -113,7 +121,9 @@ def test_a_link_is_there_at_every_moment_while_others_make_it_too(tmp_path: Path
 def test_a_file_system_without_links_keeps_plain_copies(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where links are refused the content stands in the snapshot itself, and is found there again."""
+    """Where links are refused the content stands in the snapshot itself, and is found there
+    again.
+    """
     hub = start_hub({"org/repo": CONTENT})
 
     def refuse(self: Path, target: str | Path) -> None:
@@ -146,13 +156,16 @@ def test_a_hostile_hub_cannot_choose_paths(name: str, tmp_path: Path) -> None:
 
 
 def test_looking_into_the_cache_is_cheap() -> None:
-    """`in_cache` needs neither huggingface_hub nor an HTTP library, so a second run starts at once."""
+    """`in_cache` needs neither huggingface_hub nor an HTTP library, so a second run starts at
+    once.
+    """
     code = """
 import sys
 from dsmops.hub import in_cache, plan_download
 from dsmops.hub.source import parse_source
 assert in_cache(parse_source("hf://org/repo/model.safetensors")) is None
-print([name for name in sys.modules if name.split(".")[0] in ("huggingface_hub", "httpx", "httpx2", "tqdm", "requests")])
+heavy = ("huggingface_hub", "httpx", "httpx2", "tqdm", "requests")
+print([name for name in sys.modules if name.split(".")[0] in heavy])
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,6 @@
-"""Every way in which the hub says no becomes one error with the right exit code, and a hint that helps."""
+"""Every way in which the hub says no becomes one error with the right exit code, and a hint that
+helps.
+"""
 
 from pathlib import Path
 
@@ -104,7 +106,9 @@ def test_refusals(
     start_hub: StartHub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Missing, private, gated and refused are told apart, in planning and in reading a head alike, and no token is shown."""
+    """Missing, private, gated and refused are told apart, in planning and in reading a head alike,
+    and no token is shown.
+    """
     start_hub(REPOS)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
@@ -152,7 +156,9 @@ def test_refusals(
     ids=lambda value: str(getattr(value, "status", "")),
 )
 def test_statuses(fault: Fault, error: type[DsmopsError], words: str, start_hub: StartHub) -> None:
-    """A failing or a foreign server ends in one error with its status, after retries where these can help."""
+    """A failing or a foreign server ends in one error with its status, after retries where these
+    can help.
+    """
     hub = start_hub({"org/open": FILES})
     hub.faults.append(fault)
     with pytest.raises(error, match=words):
@@ -190,7 +196,9 @@ def test_waiting_is_not_silent(
 def test_without_a_network(
     start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refused connection is a transfer error that names the address and the way to work from the cache."""
+    """A refused connection is a transfer error that names the address and the way to work from the
+    cache.
+    """
     start_hub({})
     with no_hub(tmp_path) as env:
         for name, value in env.items():

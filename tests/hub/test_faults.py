@@ -1,4 +1,6 @@
-"""Networks that reset and hang, processes that die, disks that fill: what is left, and that the next run completes."""
+"""Networks that reset and hang, processes that die, disks that fill: what is left, and that the
+next run completes.
+"""
 
 import os
 import resource
@@ -58,7 +60,9 @@ def test_a_hanging_connection_is_given_up_and_continued(start_hub: StartHub) -> 
 
 @pytest.mark.timeout(25)
 def test_a_silent_hub_is_given_up(start_hub: StartHub) -> None:
-    """A hub that takes a question and never answers is left after the time-out, also when it is only asked for near names."""
+    """A hub that takes a question and never answers is left after the time-out, also when it is
+    only asked for near names.
+    """
     hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
     hub.faults.append(Fault("HEAD", silent=True))
     assert plan_download([WEIGHTS]).total_bytes == len(CONTENT)
@@ -80,7 +84,9 @@ def test_a_slow_connection_is_not_a_hanging_one(start_hub: StartHub) -> None:
 
 
 def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> None:
-    """While a process downloads, a second one is told so; once it is killed, the next run fetches only the rest."""
+    """While a process downloads, a second one is told so; once it is killed, the next run fetches
+    only the rest.
+    """
     hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
     hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="stall"))
     child = subprocess.Popen(

@@ -1,4 +1,6 @@
-"""Plans with sizes, downloads that reuse and resume, and reading heads, against a hub on loopback."""
+"""Plans with sizes, downloads that reuse and resume, and reading heads, against a hub on
+loopback.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +52,9 @@ def leftovers() -> list[Path]:
 
 
 def test_a_plan_has_sizes_and_downloads_nothing(start_hub: StartHub) -> None:
-    """Planning asks for every file once, by HEAD, knows sizes, digest and commit, and leaves no trace on the disk."""
+    """Planning asks for every file once, by HEAD, knows sizes, digest and commit, and leaves no
+    trace on the disk.
+    """
     hub = start_hub({"org/repo": CONTENT})
     plan = plan_download([WEIGHTS, TOKENIZER, WEIGHTS, CONFIG])
     assert [planned.file for planned in plan.files] == [WEIGHTS, TOKENIZER, CONFIG]
@@ -64,7 +68,9 @@ def test_a_plan_has_sizes_and_downloads_nothing(start_hub: StartHub) -> None:
 
 
 def test_fetching_brings_every_file_and_reports_every_byte(start_hub: StartHub) -> None:
-    """Fetched files hold the hub's bytes, in the order asked for; progress is one task over exactly the planned bytes."""
+    """Fetched files hold the hub's bytes, in the order asked for; progress is one task over exactly
+    the planned bytes.
+    """
     hub = start_hub({"org/repo": CONTENT})
     meter = Meter()
     paths = fetch(plan_download([TOKENIZER, WEIGHTS, CONFIG]), progress=meter)
@@ -79,7 +85,9 @@ def test_fetching_brings_every_file_and_reports_every_byte(start_hub: StartHub) 
 
 
 def test_a_second_run_makes_no_request(start_hub: StartHub) -> None:
-    """With everything in the cache, plan and fetch return the same paths without the network and with nothing to do."""
+    """With everything in the cache, plan and fetch return the same paths without the network and
+    with nothing to do.
+    """
     hub = start_hub({"org/repo": CONTENT})
     first = fetch(plan_download([WEIGHTS, CONFIG]))
     hub.requests.clear()
@@ -99,7 +107,9 @@ def test_an_empty_file_is_a_file(start_hub: StartHub) -> None:
 
 
 def test_odd_names_and_revisions_reach_the_hub_as_they_are(start_hub: StartHub) -> None:
-    """Spaces, `#`, `?`, `%` and `@` in a name, and a branch with a slash, are one file and one branch."""
+    """Spaces, `#`, `?`, `%` and `@` in a name, and a branch with a slash, are one file and one
+    branch.
+    """
     hub = start_hub({"org/repo": CONTENT})
     name = "a b/mimi#1?x=%2F@125.safetensors"
     hub.repos["org/repo"].publish({name: b"odd"}, revision="feature/x")
@@ -149,7 +159,9 @@ def test_a_body_that_ends_early_is_continued(file: HubFile, start_hub: StartHub)
 
 
 def test_a_server_without_ranges_is_asked_for_the_whole_again(start_hub: StartHub) -> None:
-    """Where ranges are ignored a resumed download starts over, is whole, and its progress ends at the total."""
+    """Where ranges are ignored a resumed download starts over, is whole, and its progress ends at
+    the total.
+    """
     hub = start_hub({"org/repo": CONTENT})
     hub.knows_ranges = False
     hub.faults.append(Fault("GET /cdn", after_bytes=1_000_000))
@@ -162,7 +174,9 @@ def test_a_server_without_ranges_is_asked_for_the_whole_again(start_hub: StartHu
 
 
 def test_damaged_content_is_removed(start_hub: StartHub) -> None:
-    """Bytes that do not match the SHA-256 never become a file, and leave nothing that would be resumed."""
+    """Bytes that do not match the SHA-256 never become a file, and leave nothing that would be
+    resumed.
+    """
     hub = start_hub({"org/repo": CONTENT})
     hub.faults.append(Fault("GET /cdn", damaged=True))
     with pytest.raises(IntegrityError, match="SHA-256"):
@@ -184,7 +198,9 @@ def test_more_bytes_than_promised_are_refused(start_hub: StartHub) -> None:
 
 
 def test_no_room_is_noticed_before_the_first_byte(start_hub: StartHub) -> None:
-    """A plan larger than the free space fails with both numbers and without a request for content."""
+    """A plan larger than the free space fails with both numbers and without a request for
+    content.
+    """
     hub = start_hub({"org/repo": CONTENT})
     plan = plan_download([WEIGHTS])
     huge = DownloadPlan((replace(plan.files[0], fetch_bytes=1 << 60),), plan.settings)
@@ -197,7 +213,9 @@ def test_no_room_is_noticed_before_the_first_byte(start_hub: StartHub) -> None:
 
 
 def test_a_moved_branch_is_noticed_only_when_asked(start_hub: StartHub) -> None:
-    """A cached branch stays at its commit until `refresh`; then only what changed is downloaded, and the branch moves."""
+    """A cached branch stays at its commit until `refresh`; then only what changed is downloaded,
+    and the branch moves.
+    """
     hub = start_hub({"org/repo": CONTENT})
     old = fetch(plan_download([WEIGHTS, CONFIG]))
     hub.repos["org/repo"].publish({**CONTENT, CONFIG.filename: b'{"dim": 2}'})
@@ -214,7 +232,9 @@ def test_a_moved_branch_is_noticed_only_when_asked(start_hub: StartHub) -> None:
 
 
 def test_all_files_of_a_revision_come_from_one_commit(start_hub: StartHub) -> None:
-    """When a file is missing and the branch has moved, the cached neighbours are resolved anew too."""
+    """When a file is missing and the branch has moved, the cached neighbours are resolved
+    anew too.
+    """
     hub = start_hub({"org/repo": CONTENT})
     fetch(plan_download([WEIGHTS, CONFIG]))
     hub.repos["org/repo"].publish({**CONTENT, CONFIG.filename: b'{"dim": 2}'})
@@ -250,7 +270,9 @@ def test_a_token_never_reaches_the_content_network(
 def test_offline_uses_the_cache_and_names_what_is_missing(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Offline, cached files work; a missing one is named with the command that stages it, without a request."""
+    """Offline, cached files work; a missing one is named with the command that stages it, without a
+    request.
+    """
     hub = start_hub({"org/repo": CONTENT})
     paths = fetch(plan_download([WEIGHTS]))
     hub.requests.clear()
@@ -278,7 +300,9 @@ def test_reading_a_head_transfers_only_the_head(start_hub: StartHub) -> None:
 
 
 def test_reading_a_head_stops_by_itself_where_ranges_are_unknown(start_hub: StartHub) -> None:
-    """A server that sends the whole file is cut off after the head, and a failing one is asked again."""
+    """A server that sends the whole file is cut off after the head, and a failing one is asked
+    again.
+    """
     hub = start_hub({"org/repo": CONTENT})
     hub.knows_ranges = False
     hub.faults.append(Fault("GET /cdn", status=500))
@@ -303,7 +327,9 @@ def test_reading_a_head_prefers_the_cache(
 def test_a_repository_lists_its_files_and_the_cache_what_it_has(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One request, and one more try where the hub is busy; offline only what was fetched, of any repository."""
+    """One request, and one more try where the hub is busy; offline only what was fetched, of any
+    repository.
+    """
     hub = start_hub({"org/repo": CONTENT})
     hub.faults.append(Fault("GET /api/models", status=503))
     assert list_files(CONFIG) == sorted(CONTENT)
@@ -328,7 +354,9 @@ def test_a_cache_that_cannot_be_written_is_named(
 
 
 def test_patience_ends(start_hub: StartHub) -> None:
-    """A hub that never gets to send anything is given up after a few attempts, and the error says how many."""
+    """A hub that never gets to send anything is given up after a few attempts, and the error says
+    how many.
+    """
     hub = start_hub({"org/repo": CONTENT})
     hub.faults.append(Fault("GET /cdn", times=99, status=502))
     with pytest.raises(TransferError, match=r"502 .*\(4 attempts\)"):

@@ -15,8 +15,9 @@ import json
 from huggingface_hub import constants
 from dsmops.hub.settings import read_settings
 ours = read_settings()
-print(json.dumps([[constants.ENDPOINT, constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE, constants.HF_HUB_DOWNLOAD_TIMEOUT],
-                  [ours.endpoint, str(ours.cache), ours.offline, ours.timeout_s]]))
+theirs = [constants.ENDPOINT, constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE,
+          constants.HF_HUB_DOWNLOAD_TIMEOUT]
+print(json.dumps([theirs, [ours.endpoint, str(ours.cache), ours.offline, ours.timeout_s]]))
 """
 
 
@@ -40,7 +41,9 @@ print(json.dumps([[constants.ENDPOINT, constants.HF_HUB_CACHE, constants.HF_HUB_
     ids=str,
 )
 def test_settings_agree_with_huggingface_hub(variables: dict[str, str]) -> None:
-    """Endpoint, cache folder, offline mode and time-out are what huggingface_hub itself makes of the same variables."""
+    """Endpoint, cache folder, offline mode and time-out are what huggingface_hub itself makes of
+    the same variables.
+    """
     plain = {
         name: value
         for name, value in os.environ.items()
@@ -61,7 +64,9 @@ def test_settings_agree_with_huggingface_hub(variables: dict[str, str]) -> None:
 def test_an_unusable_variable_is_named(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A variable that cannot be used is an input error that names it, not a traceback from a library."""
+    """A variable that cannot be used is an input error that names it, not a traceback from a
+    library.
+    """
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=name):
         read_settings()

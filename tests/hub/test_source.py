@@ -59,7 +59,9 @@ _FILES = st.builds(HubFile, _REPOS, _REVISIONS, _PATHS.map("/".join))
     ],
 )
 def test_reads_the_published_forms(source: str, expected: HubFile) -> None:
-    """The revision belongs to the repository, an `@` in a file name is part of the name, and pull requests keep their slashes."""
+    """The revision belongs to the repository, an `@` in a file name is part of the name, and pull
+    requests keep their slashes.
+    """
     assert parse_source(source) == expected
 
 
@@ -87,7 +89,9 @@ def test_reads_the_published_forms(source: str, expected: HubFile) -> None:
     ],
 )
 def test_refuses_with_the_part_that_is_wrong_and_an_example(source: str, word: str) -> None:
-    """A name that cannot be meant gets one error that names the part, and a hint with a right name."""
+    """A name that cannot be meant gets one error that names the part, and a hint with a right
+    name.
+    """
     with pytest.raises(SourceError, match=word) as refused:
         parse_source(source)
     assert "hf://kyutai/" in refused.value.hint
@@ -112,7 +116,9 @@ def test_writing_and_reading_give_the_same_file(file: HubFile) -> None:
 
 @given(_FILES)
 def test_huggingface_hub_reads_our_names_as_we_do(file: HubFile) -> None:
-    """The official parser finds the same repository, revision and path in every name that we write."""
+    """The official parser finds the same repository, revision and path in every name that we
+    write.
+    """
     theirs = parse_hf_uri(str(file))
     assert (theirs.id, theirs.revision or "main", theirs.path_in_repo) == (
         file.repo,

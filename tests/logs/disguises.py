@@ -1,7 +1,8 @@
 """Disguises that logs put on by themselves: each makes of a message what some program makes of it.
 
-A disguise is a name, a function of the message and its secret, and whether the secret is still there
-in one piece. Written from what the named programs do, independently of the code that sees through it.
+A disguise is a name, a function of the message and its secret, and whether the secret is still
+there in one piece. Written from what the named programs do, independently of the code that sees
+through it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What `format-log` has to write, said the slow and plain way: one line at a time, one thing after
 another, nothing remembered but state.
 
-It shares the tables with the package, redaction rules without their hints and escapes, and nothing else.
+It shares the tables with the package, redaction rules without their hints and escapes, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ class Oracle:
         here = start.time.astimezone(self.options.zone)
         clock = here.strftime("%H:%M:%S" if self.options.hours24 else "%I:%M:%S")
         half = "" if self.options.hours24 else " AM" if here.hour < 12 else " PM"
-        line = f"[{here:%Y-%m-%d} {clock}.{here.microsecond // 1000:03d}{half} {here:%Z} ({here:%z})] [{start.level}] [{start.target or '-'}]"
+        line = (
+            f"[{here:%Y-%m-%d} {clock}.{here.microsecond // 1000:03d}{half} {here:%Z} ({here:%z})]"
+            f" [{start.level}] [{start.target or '-'}]"
+        )
         if self.options.source and start.file:
             file = re.sub(r"^\S*/registry/src/[^/\s]+/(?=[^/\s]+-\d)", "", start.file)
             line += f" {file}:" + (f"{start.number}:" if start.number else "")
@@ -191,7 +195,8 @@ class Oracle:
 
     def friendly_line(self, text: str) -> Start | None:
         match = re.fullmatch(
-            r"\[(20\d\d-\d\d-\d\d) (\d\d):(\d\d):([0-5]\d)\.(\d{3})(?: ([AP]M))? (\S{1,40}) \(([+-])(\d\d)(\d\d)\)\] "
+            r"\[(20\d\d-\d\d-\d\d) (\d\d):(\d\d):([0-5]\d)\.(\d{3})(?: ([AP]M))? (\S{1,40})"
+            r" \(([+-])(\d\d)(\d\d)\)\] "
             r"\[([A-Z]{1,9}|-)\] \[([^\]]*)\](?: (.*))?",
             text,
             re.ASCII,

@@ -295,7 +295,10 @@ def authorization(rng: random.Random) -> Planted:
 @plant
 def signed_authorization(rng: random.Random) -> Planted:
     key, signature = aws_id(rng), chars(rng, 64, "0123456789abcdef")
-    header = f"AWS4-HMAC-SHA256 Credential={key}/20251115/eu-west-3/s3/aws4_request, SignedHeaders=host;range, Signature={signature}"
+    header = (
+        f"AWS4-HMAC-SHA256 Credential={key}/20251115/eu-west-3/s3/aws4_request,"
+        f" SignedHeaders=host;range, Signature={signature}"
+    )
     return Planted("authorization", f"> Authorization: {header}", (key, signature))
 
 
@@ -472,9 +475,14 @@ def tts_text(rng: random.Random) -> Planted:
     shown = json.dumps(texts, ensure_ascii=False)
     form = rng.choice(
         [
-            f"handling tts query Json(TtsQuery {{ text: "
-            f"{shown}, seed: 42, temperature: 0.8, voice: None }})",
-            f'handling py streaming post query Json(TtsQuery {{ text: {json.dumps(" ".join(texts), ensure_ascii=False)}, voice: "a" }})',
+            (
+                "handling tts query Json(TtsQuery { text: "
+                f"{shown}, seed: 42, temperature: 0.8, voice: None }})"
+            ),
+            (
+                "handling py streaming post query Json(TtsQuery { text:"
+                f' {json.dumps(" ".join(texts), ensure_ascii=False)}, voice: "a" }})'
+            ),
             f"starting tts prompt={shown}",
             f'saved query {{"texts": {shown}, "seed": 1}}',
             f'sent {{"type": "Text", "text": {json.dumps(texts[0], ensure_ascii=False)}}}',

@@ -94,7 +94,10 @@ def local_stamp(event: Event) -> str:
 
 def local_time(event: Event) -> str:
     """The fork's file format: local time without a zone."""
-    return f"{local_stamp(event)} {event.level:>5} {event.target}: {event.file}:{event.line}: {event.text}"
+    return (
+        f"{local_stamp(event)} {event.level:>5} {event.target}: {event.file}:{event.line}:"
+        f" {event.text}"
+    )
 
 
 def json_lines(event: Event) -> str:
@@ -120,12 +123,18 @@ ICONS = {"TRACE": "·", "DEBUG": "●", "INFO": "✓", "WARN": "⚠", "ERROR": "
 def pretty(event: Event) -> str:
     """The fork's console, in colour."""
     code = COLOURS[event.level]
-    return f"{local_stamp(event)} \x1b[{code}m{ICONS[event.level]} {event.level}\x1b[0m \x1b[2m{event.target}\x1b[0m {event.text}"
+    return (
+        f"{local_stamp(event)} \x1b[{code}m{ICONS[event.level]} {event.level}\x1b[0m"
+        f" \x1b[2m{event.target}\x1b[0m {event.text}"
+    )
 
 
 def verbose(event: Event) -> str:
     file = event.file.rpartition("/")[2]
-    return f"{local_stamp(event)} {ICONS[event.level]} {event.level} {event.target} session: {file}:{event.line} {event.text}"
+    return (
+        f"{local_stamp(event)} {ICONS[event.level]} {event.level} {event.target} session:"
+        f" {file}:{event.line} {event.text}"
+    )
 
 
 def compact(event: Event) -> str:
@@ -223,7 +232,9 @@ def other(rng: random.Random, time: datetime) -> Event:
             475,
             "",
             {
-                "build_info": f'BuildInfo {{ git_hash: "{rng.getrandbits(160):040x}", rustc: "1.85.0" }}'
+                "build_info": (
+                    f'BuildInfo {{ git_hash: "{rng.getrandbits(160):040x}", rustc: "1.85.0" }}'
+                )
             },
         ),
         ("INFO", asr, "src/batched_asr.rs", 228, f"starting asr loop {rng.choice([2, 64])}", {}),
@@ -307,7 +318,10 @@ def other(rng: random.Random, time: datetime) -> Event:
     return Event(time, level, target, file, line, message, fields)
 
 
-BUILD_INFO = 'BuildInfo { git_hash: "3f2a9bc4d5e6f7081920a1b2c3d4e5f60718293a", rustc_version: "1.91.1", debug: "false" }'
+BUILD_INFO = (
+    'BuildInfo { git_hash: "3f2a9bc4d5e6f7081920a1b2c3d4e5f60718293a", rustc_version: "1.91.1",'
+    ' debug: "false" }'
+)
 CAUSES = [
     "",
     "Caused by:",

@@ -32,7 +32,9 @@ def read_local(clock: Clock, wall: datetime) -> datetime | None:
 def test_a_friendly_stamp_says_exactly_one_instant(
     time: datetime, zone: str, hours24: bool
 ) -> None:
-    """Zone, half of the day and offset lead back to the instant, in the hour that occurs twice too."""
+    """Zone, half of the day and offset lead back to the instant, in the hour that occurs
+    twice too.
+    """
     clock = Clock(ZoneInfo(zone), hours24=hours24)
     stamp = clock.stamp(time)
     assert clock.instant(stamp[1:17], stamp[18:24], stamp[24:-1]) == time

@@ -287,7 +287,9 @@ def test_a_line_without_end_is_cut_and_nothing_of_it_is_lost() -> None:
 
 
 def test_a_printed_table_is_no_fleet_of_containers() -> None:
-    """Thousands of names before a bar are kept as they are, in memory that does not grow with them."""
+    """Thousands of names before a bar are kept as they are, in memory that does not grow with
+    them.
+    """
     lines = [f"name{number} | 1.5" for number in range(3000)] + [
         DIALECTS["compose_ansi"](step(random.Random(1), START, 1))
     ]

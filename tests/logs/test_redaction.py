@@ -200,7 +200,9 @@ def test_a_key_block_that_never_ends_does_not_swallow_the_log() -> None:
 
 
 def test_key_blocks_are_found_in_formatted_logs_too() -> None:
-    """A block that Python printed after an event is redacted in the friendly log and in JSON Lines."""
+    """A block that Python printed after an event is redacted in the friendly log and in JSON
+    Lines.
+    """
     raw = (
         DIALECTS["ansi"](
             Event(
@@ -505,7 +507,9 @@ def test_the_key_file_is_made_once_and_for_its_owner_only() -> None:
 
 
 def test_a_key_that_others_can_read_or_guess_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key file with rights for others, and a key of few different bytes, are refused with a hint."""
+    """A key file with rights for others, and a key of few different bytes, are refused with a
+    hint.
+    """
     load_or_create_key()
     path = Path(os.environ["XDG_STATE_HOME"]) / "dsmops" / "redaction.key"
     for mode in (0o644, 0o640, 0o602):

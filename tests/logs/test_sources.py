@@ -91,7 +91,10 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_standard_input_may_be_compressed() -> None:
     """`-` reads stdin, and looks at its first bytes too."""
-    code = "import sys; from dsmops.logs import open_source\nwith open_source('-') as chunks: sys.stdout.buffer.writelines(chunks)"
+    code = (
+        "import sys; from dsmops.logs import open_source\nwith open_source('-') as chunks:"
+        " sys.stdout.buffer.writelines(chunks)"
+    )
     for content in (COMPRESSED["gzip"], TEXT):
         assert (
             subprocess.run(

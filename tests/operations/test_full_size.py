@@ -1,4 +1,6 @@
-"""The main job at full size: the published 1B layout, 1.98 GB, from a local path and from a hub, to a config without lint errors."""
+"""The main job at full size: the published 1B layout, 1.98 GB, from a local path and from a hub, to
+a config without lint errors.
+"""
 
 import json
 import os
@@ -56,7 +58,9 @@ def hub(weights: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def check_result(run: Run, folder: Path) -> None:
-    """The command ended well; the output is f16 throughout, equal value by value, and the config names it without lint errors."""
+    """The command ended well; the output is f16 throughout, equal value by value, and the config
+    names it without lint errors.
+    """
     assert run.code == 0, run.stdout + run.stderr
     report = json.loads(run.stdout)
     assert [

@@ -1,4 +1,6 @@
-"""`publish-logs` and `pull-logs` from end to end, on a folder; the stores themselves are compared in tests/publish."""
+"""`publish-logs` and `pull-logs` from end to end, on a folder; the stores themselves are compared
+in tests/publish.
+"""
 
 import gzip
 import os
@@ -118,7 +120,9 @@ def test_a_run_without_news_writes_nothing(world: World) -> None:
 
 
 def test_rotation_by_rename_sends_no_body(world: World) -> None:
-    """After every file got another name only the manifest is written, nothing is scanned, and the names are right afterwards."""
+    """After every file got another name only the manifest is written, nothing is scanned, and the
+    names are right afterwards.
+    """
     world.write(**{f"log_x.{index}": f"content {index}" for index in range(1, 6)})
     world.publish()
     for index in range(5, 0, -1):
@@ -146,7 +150,9 @@ def test_equal_files_are_sent_once(world: World) -> None:
 
 
 def test_a_growing_log_comes_back_once(world: World) -> None:
-    """A live log published at three lengths, the last after its rotation, is pulled once, at its longest."""
+    """A live log published at three lengths, the last after its rotation, is pulled once, at its
+    longest.
+    """
     world.write(log_x="one\n")
     world.publish()
     world.write(log_x="one\ntwo\n")
@@ -160,7 +166,9 @@ def test_a_growing_log_comes_back_once(world: World) -> None:
 
 
 def test_a_name_that_has_an_earlier_content_again(world: World) -> None:
-    """Rotation leaves an empty log again: the name is said of that content anew, once, and no body is sent."""
+    """Rotation leaves an empty log again: the name is said of that content anew, once, and no body
+    is sent.
+    """
     for content in ("", "one\n"):
         world.write(log_x=content)
         world.publish()
@@ -183,7 +191,9 @@ def test_a_clock_that_ran_ahead_does_not_keep_a_name(world: World) -> None:
 
 
 def test_content_with_secrets_stays_here(world: World) -> None:
-    """A file with a hit is refused with its counts, the others go, the exit code is 1, and the value is nowhere in the store."""
+    """A file with a hit is refused with its counts, the others go, the exit code is 1, and the
+    value is nowhere in the store.
+    """
     world.write(log_a="fine", log_b="a SECRET and another SECRET")
     report = world.publish()
     assert (report.counts["sent"], report.counts["refused"], report.exit_code) == (1, 1, 1)
@@ -215,7 +225,9 @@ def test_names_and_headers_are_looked_at_too() -> None:
 
 
 def test_unredacted_content_goes_only_when_told_and_apart(world: World) -> None:
-    """`allow_unredacted` sends it below `bodies/unredacted/`, where a bucket policy can tell it from the rest."""
+    """`allow_unredacted` sends it below `bodies/unredacted/`, where a bucket policy can tell it
+    from the rest.
+    """
     world.write(log_a="fine", log_b="SECRET")
     assert world.publish(allow_unredacted=True).counts["sent"] == 2
     assert [key.split("/")[1] for key in world.bodies()] == ["rules-3", "unredacted"]
@@ -231,7 +243,9 @@ def test_unredacted_content_goes_only_when_told_and_apart(world: World) -> None:
 
 
 def test_newer_rules_look_again_without_sending_again(world: World) -> None:
-    """Raising the rule-set version scans known content again; what passes is recorded, not sent, what does not is reported."""
+    """Raising the rule-set version scans known content again; what passes is recorded, not sent,
+    what does not is reported.
+    """
     world.write(log_a="fine", log_b="a TOKEN")
     world.publish()
     newer = RedactionCheck(
@@ -249,7 +263,9 @@ def test_newer_rules_look_again_without_sending_again(world: World) -> None:
 
 
 def test_raw_logs_need_both_words(world: World) -> None:
-    """A raw log goes only with include_raw, and while it holds secrets only with allow_unredacted too."""
+    """A raw log goes only with include_raw, and while it holds secrets only with allow_unredacted
+    too.
+    """
     (world.logs / "raw").mkdir()
     (world.logs / "raw/log.a").write_text("SECRET")
     assert world.publish().counts["sent"] == 0
@@ -258,7 +274,9 @@ def test_raw_logs_need_both_words(world: World) -> None:
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(world: World) -> None:
-    """The plan names what would be sent and refused, and the store does not even come into being."""
+    """The plan names what would be sent and refused, and the store does not even come into
+    being.
+    """
     world.write(log_a="fine", log_b="SECRET")
     plan = world.publish(dry_run=True)
     assert not world.store.exists()
@@ -282,7 +300,9 @@ def test_force_sends_known_content_again(world: World) -> None:
 def test_unreadable_files_do_not_stop_the_rest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that changes under the scan is a failure; the rest is published, and the exit code is 6."""
+    """A file that changes under the scan is a failure; the rest is published, and the exit code is
+    6.
+    """
     world.write(log_a="one", log_b="two")
 
     def rewrite(name: str, stream: RawIOBase) -> dict[str, int]:
@@ -300,7 +320,9 @@ def test_unreadable_files_do_not_stop_the_rest(
 
 
 def test_a_lost_manifest_is_rebuilt(world: World) -> None:
-    """With all manifests gone, pulling still finds every content, and the next publish names them again."""
+    """With all manifests gone, pulling still finds every content, and the next publish names them
+    again.
+    """
     world.write(log_a="one", log_b="two")
     world.publish()
     for manifest in world.manifests():
@@ -315,7 +337,9 @@ def test_a_lost_manifest_is_rebuilt(world: World) -> None:
 
 
 def test_a_damaged_manifest_is_rebuilt_and_kept_aside(world: World) -> None:
-    """A manifest with a flipped bit is reported; pulling finds all contents all the same; publishing repairs it once."""
+    """A manifest with a flipped bit is reported; pulling finds all contents all the same;
+    publishing repairs it once.
+    """
     world.write(log_a="one", log_b="two")
     world.publish()
     (manifest,) = world.manifests()
@@ -338,7 +362,9 @@ def test_a_damaged_manifest_is_rebuilt_and_kept_aside(world: World) -> None:
 
 
 def test_one_of_several_lost_manifests_is_found_on_request(world: World) -> None:
-    """When part of the record is gone nothing shows it; `rebuild` names the contents again, and leaves out damaged ones."""
+    """When part of the record is gone nothing shows it; `rebuild` names the contents again, and
+    leaves out damaged ones.
+    """
     world.write(log_a="one", log_b="two", log_c="three")
     world.publish()
     for manifest in world.manifests():

@@ -1,4 +1,6 @@
-"""Stores to test against: a folder and real S3 servers, one server for all tests, a bucket or folder of its own for each."""
+"""Stores to test against: a folder and real S3 servers, one server for all tests, a bucket or
+folder of its own for each.
+"""
 
 import os
 from collections.abc import Callable, Iterator

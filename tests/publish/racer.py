@@ -1,4 +1,5 @@
-"""One of several publishers that race on one prefix: `python -m tests.publish.racer STORE ENDPOINT FOLDER NAME ROUNDS`.
+"""One of several publishers that race on one prefix: `python -m tests.publish.racer STORE ENDPOINT
+FOLDER NAME ROUNDS`.
 
 Starts at the line break on stdin, so that all begin together. Each round writes a log, publishes
 it, and looks whether all it ever published is still named; the first that is not ends it with exit

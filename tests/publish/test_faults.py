@@ -120,7 +120,9 @@ PASSING = [
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", PASSING, ids=lambda fault: f"{fault.kind}-{fault.status}")
 def test_passing_faults_are_overcome(network: Network, fault: Fault) -> None:
-    """With every third request going wrong, all files still arrive, and come back through the same relay, byte for byte."""
+    """With every third request going wrong, all files still arrive, and come back through the same
+    relay, byte for byte.
+    """
     network.write(**small_files())
     network.relay.fault = every(3, fault)
     report = network.publish(workers=1)
@@ -139,7 +141,9 @@ def test_passing_faults_are_overcome(network: Network, fault: Fault) -> None:
 
 @pytest.mark.fault
 def test_a_network_cut_after_any_request_leaves_a_whole_state(network: Network) -> None:
-    """Cut the network after each request in turn: readers see the old state or the new one, and the next run completes it."""
+    """Cut the network after each request in turn: readers see the old state or the new one, and the
+    next run completes it.
+    """
     network.write(log_old=b"old\n")
     network.publish()
     for last in range(1, 20):
@@ -166,7 +170,9 @@ def test_a_network_cut_after_any_request_leaves_a_whole_state(network: Network) 
 
 
 def test_wrong_bytes_in_the_store_never_count_as_published(network: Network) -> None:
-    """When every body is altered on its way, each upload fails as such, and no manifest names it."""
+    """When every body is altered on its way, each upload fails as such, and no manifest names
+    it.
+    """
     network.write(**small_files())
     network.relay.fault = lambda request: (
         Fault("garble_request") if request.method == "PUT" and "/bodies/" in request.path else None
@@ -196,7 +202,9 @@ def test_wrong_bytes_on_the_way_back_never_become_files(network: Network) -> Non
 
 
 def test_one_failing_file_does_not_stop_the_rest(network: Network) -> None:
-    """An object that the server will not take is reported, the others are published, the exit code is 6."""
+    """An object that the server will not take is reported, the others are published, the exit code
+    is 6.
+    """
     network.write(**small_files())
     network.relay.fault = lambda request: (
         Fault("status", 500) if request.path.endswith("/log.3") else None
@@ -224,7 +232,9 @@ def big(seed: int) -> bytes:
 
 @pytest.mark.fault
 def test_a_part_that_keeps_failing_takes_the_upload_back(network: Network) -> None:
-    """When one part cannot be sent, nothing appears under the key and no unfinished upload stays."""
+    """When one part cannot be sent, nothing appears under the key and no unfinished upload
+    stays.
+    """
     network.write(log_big=big(1), log_small=b"small")
     network.relay.fault = lambda request: (
         Fault("status", 500) if "partNumber=2" in request.path else None
@@ -237,7 +247,9 @@ def test_a_part_that_keeps_failing_takes_the_upload_back(network: Network) -> No
 
 @pytest.mark.fault
 def test_an_upload_that_cannot_be_taken_back_is_named(network: Network) -> None:
-    """When the network is gone for good in the middle of a large file, the error carries the upload's id, for a later clean-up."""
+    """When the network is gone for good in the middle of a large file, the error carries the
+    upload's id, for a later clean-up.
+    """
     data = big(2)
     network.write(log_big=data)
     network.relay.fault = lambda request: Fault("drop") if request.count > 1 else None
@@ -258,7 +270,9 @@ def test_an_upload_that_cannot_be_taken_back_is_named(network: Network) -> None:
 @pytest.mark.fault
 @pytest.mark.parametrize("kind", ["lose_answer", "drop", "garble_request"])
 def test_large_files_survive_passing_faults(network: Network, kind: Any) -> None:
-    """Parts and completion survive a request that goes wrong; the object is whole, or was sent again."""
+    """Parts and completion survive a request that goes wrong; the object is whole, or was sent
+    again.
+    """
     network.write(log_big=big(3))
     hit: list[str] = []
 
@@ -285,7 +299,9 @@ def test_large_files_survive_passing_faults(network: Network, kind: Any) -> None
 
 @pytest.mark.fault
 def test_a_stalled_server_is_given_up_and_the_next_run_succeeds(network: Network) -> None:
-    """A server that holds a request without answering costs the time-out, then the file; nothing of it is published."""
+    """A server that holds a request without answering costs the time-out, then the file; nothing of
+    it is published.
+    """
     network.write(**small_files())
     network.relay.fault = lambda request: (
         Fault("stall") if request.path.endswith("/log.3") else None
@@ -300,7 +316,9 @@ def test_a_stalled_server_is_given_up_and_the_next_run_succeeds(network: Network
 def test_refused_credentials_end_the_run_at_once(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong secret is a CredentialsError at the first request where the server checks signatures."""
+    """A wrong secret is a CredentialsError at the first request where the server checks
+    signatures.
+    """
     if network.place.kind not in ("rclone", "external"):
         pytest.skip("moto, and the fronts before it, check no signatures")
     network.write(**small_files())
@@ -314,7 +332,9 @@ def test_refused_credentials_end_the_run_at_once(
 def test_an_interrupted_run_names_what_arrived(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the middle still writes a manifest for the files that had arrived, and the next run sends only the rest."""
+    """Ctrl-C in the middle still writes a manifest for the files that had arrived, and the next run
+    sends only the rest.
+    """
     network.write(**{f"log_{index:02}": f"{index}".encode() for index in range(30)})
     original = upload.transfer_each
 

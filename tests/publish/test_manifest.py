@@ -78,7 +78,9 @@ entries = st.builds(
 def test_the_union_does_not_depend_on_order_or_repetition(
     a: list[Entry], b: list[Entry], c: list[Entry]
 ) -> None:
-    """Merging is associative, commutative and idempotent, so racing writers and repeated merges change nothing."""
+    """Merging is associative, commutative and idempotent, so racing writers and repeated merges
+    change nothing.
+    """
     assert (
         union(union(a, b).values(), c)
         == union(a, union(b, c).values())
@@ -96,7 +98,9 @@ def test_the_union_loses_nothing(a: list[Entry], b: list[Entry]) -> None:
 
 @given(st.lists(entries), st.lists(st.text()))
 def test_a_manifest_comes_back_as_it_went(rows: list[Entry], replaces: list[str]) -> None:
-    """Entries and replaced names survive the way through bytes; the same entries in any order give the same bytes."""
+    """Entries and replaced names survive the way through bytes; the same entries in any order give
+    the same bytes.
+    """
     data = encode(rows, replaces, NOW)
     assert parse(data, "m") == (sorted(rows), sorted(replaces))
     assert encode(reversed(rows), reversed(replaces), NOW) == data
@@ -202,7 +206,9 @@ def row(**changes: Any) -> list[Any]:
     ],
 )
 def test_impossible_entries_damage_a_manifest(rows: Any) -> None:
-    """A manifest with entries of the wrong shape, or with keys that are not their content's address, is not used."""
+    """A manifest with entries of the wrong shape, or with keys that are not their content's
+    address, is not used.
+    """
     data = json.dumps({"schema": "dsmops.log-manifest/1", "replaces": [], "entries": rows}).encode()
     with pytest.raises(IntegrityError):
         parse(data, "m")
@@ -225,7 +231,9 @@ def test_any_bytes_are_a_manifest_or_an_error(data: bytes) -> None:
 
 
 def test_a_newer_schema_asks_for_an_upgrade(store: ObjectStore) -> None:
-    """A manifest of a later version is not called damaged: the user is told to upgrade, and nothing is overwritten."""
+    """A manifest of a later version is not called damaged: the user is told to upgrade, and nothing
+    is overwritten.
+    """
     data = json.dumps({"schema": "dsmops.log-manifest/2", "replaces": [], "entries": []}).encode()
     sha256 = hashlib.sha256(data).hexdigest()
     store.put(
@@ -239,7 +247,9 @@ def test_a_newer_schema_asks_for_an_upgrade(store: ObjectStore) -> None:
 
 
 def test_one_writer_after_another_leaves_one_manifest(store: ObjectStore) -> None:
-    """Each run merges what it read, so a lone publisher's store has one manifest, and reading it takes two requests."""
+    """Each run merges what it read, so a lone publisher's store has one manifest, and reading it
+    takes two requests.
+    """
     for name in ("log.a", "log.b", "log.c"):
         record(store, read_catalogue(store), [entry(name, name)], NOW)
     assert len(list(store.list(MANIFESTS))) == 1
@@ -250,7 +260,9 @@ def test_one_writer_after_another_leaves_one_manifest(store: ObjectStore) -> Non
 
 
 def test_racing_writers_lose_nothing(store: ObjectStore) -> None:
-    """Two runs that read the same state and both merge it: both manifests stay, their union has everything."""
+    """Two runs that read the same state and both merge it: both manifests stay, their union has
+    everything.
+    """
     record(store, read_catalogue(store), [entry("log.old", "old")], NOW)
     seen_by_a, seen_by_b = read_catalogue(store), read_catalogue(store)
     record(store, seen_by_a, [entry("log.a", "a")], NOW)
@@ -300,7 +312,9 @@ def test_a_manifest_merged_away_while_reading_is_found_in_its_successor(store: O
 
 
 def test_where_deleting_is_forbidden_old_manifests_are_not_fetched(store: ObjectStore) -> None:
-    """Without the right to delete, replaced manifests pile up, and reading still takes one list and one get."""
+    """Without the right to delete, replaced manifests pile up, and reading still takes one list and
+    one get.
+    """
     locked = _Scripted(store)
 
     def refuse(key: str) -> None:
@@ -322,7 +336,9 @@ def test_where_deleting_is_forbidden_old_manifests_are_not_fetched(store: Object
 
 
 def test_damage_is_noticed_set_aside_and_survived(store: ObjectStore, folder: Path) -> None:
-    """A flipped bit makes a manifest damaged; the others still count, its bodies are found again, its bytes are kept."""
+    """A flipped bit makes a manifest damaged; the others still count, its bodies are found again,
+    its bytes are kept.
+    """
     lost = entry("log.lost", "lost")
     put_body(store, lost, "lost")
     key = record(store, Catalogue(), [lost], NOW)
@@ -385,7 +401,9 @@ def test_manifests_that_never_stay_end_in_an_error(
 
 
 def test_joining_keeps_the_newest_rules_and_time() -> None:
-    """Of two entries for one name and content, the later mtime, the newer rules and one of the keys stay."""
+    """Of two entries for one name and content, the later mtime, the newer rules and one of the keys
+    stay.
+    """
     old, new = (
         entry("log.a", "x", rules=1, mtime_ns=5),
         entry("log.a", "x", rules=2, mtime_ns=3, continues=digest("o")),

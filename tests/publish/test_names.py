@@ -38,7 +38,9 @@ DIGEST = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
     ],
 )
 def test_names_of_logs(name: str) -> None:
-    """Server logs, friendly logs and common logs, with rotation and compression endings, are logs."""
+    """Server logs, friendly logs and common logs, with rotation and compression endings, are
+    logs.
+    """
     assert is_log(name)
 
 
@@ -68,7 +70,9 @@ def test_names_of_logs(name: str) -> None:
     ],
 )
 def test_names_that_are_no_logs(name: str) -> None:
-    """Captures and audio are never logs, whatever surrounds the ending; nor are hidden and unknown files."""
+    """Captures and audio are never logs, whatever surrounds the ending; nor are hidden and unknown
+    files.
+    """
     assert not is_log(name)
 
 
@@ -156,7 +160,9 @@ def test_what_is_no_body_key(key: str) -> None:
     ],
 )
 def test_hostile_names_are_refused(name: str) -> None:
-    """A name that is absolute, climbs out, is hidden, is no file's name or holds control characters is not restored."""
+    """A name that is absolute, climbs out, is hidden, is no file's name or holds control characters
+    is not restored.
+    """
     with pytest.raises(InputError, match="not safe"):
         require_safe(name)
 

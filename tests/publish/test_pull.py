@@ -53,7 +53,9 @@ def put(store: ObjectStore, content: str, one: Entry) -> None:
 
 
 def test_the_newest_content_keeps_the_name_and_none_is_lost() -> None:
-    """After rotation each content has the name it has now; one that lost all its names comes back marked."""
+    """After rotation each content has the name it has now; one that lost all its names comes back
+    marked.
+    """
     rotated = [entry("log.x", "old", 1), entry("log.x.1", "old", 1), entry("log.x", "new", 2)]
     assert restored(*rotated) == {"log.x": digest("new"), "log.x.1": digest("old")}
     fallen_off = [*rotated, entry("log.x.1", "new", 2), entry("log.x", "newest", 3)]
@@ -73,7 +75,9 @@ def test_two_hosts_with_one_name_both_come_back() -> None:
 
 
 def test_a_log_that_grew_comes_back_once() -> None:
-    """Contents that lost their name and are the beginning of a longer one are left out, also along a chain and across a rotation."""
+    """Contents that lost their name and are the beginning of a longer one are left out, also along
+    a chain and across a rotation.
+    """
     grown = [
         entry("log.x", "a"),
         entry("log.x", "ab", 1, digest("a")),
@@ -84,7 +88,9 @@ def test_a_log_that_grew_comes_back_once() -> None:
 
 
 def test_a_name_is_never_left_out() -> None:
-    """A content that happens to be the beginning of another keeps the name it was published under."""
+    """A content that happens to be the beginning of another keeps the name it was published
+    under.
+    """
     assert restored(entry("log.1", "a"), entry("log.2", "ab", 0, digest("a"))) == {
         "log.1": digest("a"),
         "log.2": digest("ab"),
@@ -100,7 +106,9 @@ def test_choosing_by_name_and_time() -> None:
 
 
 def test_files_come_back_with_content_and_time(store: ObjectStore, tmp_path: Path) -> None:
-    """Fetched files have the published bytes and mtime, in folders made as needed; a second run fetches nothing."""
+    """Fetched files have the published bytes and mtime, in folders made as needed; a second run
+    fetches nothing.
+    """
     one = entry("host/log.x", "content", mtime_ns=1_234_567_890_123_456_789)
     put(store, "content", one)
     output = tmp_path / "out"
@@ -113,7 +121,9 @@ def test_files_come_back_with_content_and_time(store: ObjectStore, tmp_path: Pat
 
 
 def test_wrong_bytes_never_become_a_file(store: ObjectStore, tmp_path: Path) -> None:
-    """An object whose bytes are not the published ones is a failure, and the file that was there stays."""
+    """An object whose bytes are not the published ones is a failure, and the file that was there
+    stays.
+    """
     older, newer = entry("log.x", "older"), entry("log.x", "newer", 1, digest("older"))
     put(store, "older", older)
     put(store, "newer", newer)
@@ -152,7 +162,9 @@ def test_a_missing_body_does_not_stop_the_rest(store: ObjectStore, tmp_path: Pat
     "name", ["../evil", "/tmp/evil", "a/../../evil", "log.\x1b[2J", "a\\..\\evil"]
 )
 def test_hostile_names_stay_outside(store: ObjectStore, tmp_path: Path, name: str) -> None:
-    """A manifest that names a path outside the output folder gets a failure, and nothing is written anywhere."""
+    """A manifest that names a path outside the output folder gets a failure, and nothing is written
+    anywhere.
+    """
     hostile = entry(name, "evil")
     put(store, "evil", hostile)
     before = sorted(tmp_path.rglob("*"))
@@ -163,7 +175,9 @@ def test_hostile_names_stay_outside(store: ObjectStore, tmp_path: Path, name: st
 
 
 def test_links_in_the_output_are_not_written_through(store: ObjectStore, tmp_path: Path) -> None:
-    """A folder link that leads out is refused; a file link is kept, and with force replaced, never written through."""
+    """A folder link that leads out is refused; a file link is kept, and with force replaced, never
+    written through.
+    """
     for one, content in ((entry("sub/log.x", "x"), "x"), (entry("log.y", "y"), "y")):
         put(store, content, one)
     (tmp_path / "outside").mkdir()
@@ -180,7 +194,9 @@ def test_links_in_the_output_are_not_written_through(store: ObjectStore, tmp_pat
 
 
 def test_local_work_is_kept(store: ObjectStore, tmp_path: Path) -> None:
-    """A local file that was never published is kept unless forced; one that is an older published content is replaced."""
+    """A local file that was never published is kept unless forced; one that is an older published
+    content is replaced.
+    """
     old, new = entry("log.x", "old"), entry("log.x", "newer", 1)
     put(store, "old", old)
     put(store, "newer", new)

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def race(place: Place, folder: Path, publishers: int, rounds: int) -> None:
-    """Let processes race, then look that a reader gets every log of every round, and that a last merge leaves one manifest."""
+    """Let processes race, then look that a reader gets every log of every round, and that a last
+    merge leaves one manifest.
+    """
     endpoint = place.server.url if place.server else ""
     names = [chr(ord("a") + index) for index in range(publishers)]
     racers = [
@@ -67,11 +69,15 @@ def race(place: Place, folder: Path, publishers: int, rounds: int) -> None:
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
 def test_racing_processes_lose_nothing(place: Place, tmp_path: Path) -> None:
-    """Four processes publish at the same time into one folder; every log of every round is there afterwards."""
+    """Four processes publish at the same time into one folder; every log of every round is there
+    afterwards.
+    """
     race(place, tmp_path, publishers=4, rounds=5)
 
 
 @pytest.mark.slow
 def test_racing_processes_lose_nothing_anywhere(place: Place, tmp_path: Path) -> None:
-    """The same on every kind of store, with more rounds: a thousand publishing runs each in the long run."""
+    """The same on every kind of store, with more rounds: a thousand publishing runs each in the
+    long run.
+    """
     race(place, tmp_path, publishers=5, rounds=200 if LONG else 20)

@@ -60,7 +60,9 @@ def put(place: Place, data: bytes = b"content", key: str = "bodies/a", **options
 
 
 def test_uploads_carry_their_digest_and_nothing_uncalled_for(place: Place, relay: Relay) -> None:
-    """A put sends its SHA-256 in a header, no trailer and no second checksum, and neither ACL nor encryption nor class by itself."""
+    """A put sends its SHA-256 in a header, no trailer and no second checksum, and neither ACL nor
+    encryption nor class by itself.
+    """
     put(place, endpoint_url=relay.url)
     (request,) = relay.seen
     assert (
@@ -98,7 +100,9 @@ def test_what_is_asked_for_is_passed_through(place: Place, relay: Relay, size: i
 def test_an_etag_that_proves_nothing_is_made_good_by_reading_back(
     place: Place, relay: Relay
 ) -> None:
-    """Where the ETag is no MD5 (KMS), the object is read back once, and wrong bytes are still noticed."""
+    """Where the ETag is no MD5 (KMS), the object is read back once, and wrong bytes are still
+    noticed.
+    """
     relay.fault = lambda request: Fault("other_etag") if request.method == "PUT" else None
     put(place, endpoint_url=relay.url)
     assert [request.method for request in relay.seen] == ["PUT", "GET"]
@@ -131,7 +135,9 @@ ERRORS = [
 def test_each_error_of_the_store_is_told_in_our_words(
     place: Place, relay: Relay, status: int, code: str, kind: type[DsmopsError], hint: str
 ) -> None:
-    """The class says whose turn it is, the message has the store, the key and the server's words, the hint says what to do."""
+    """The class says whose turn it is, the message has the store, the key and the server's words,
+    the hint says what to do.
+    """
     relay.fault = lambda _request: Fault("status", status, code)
     with pytest.raises(kind) as caught:
         put(place, endpoint_url=relay.url, attempts=1)
@@ -228,7 +234,9 @@ STRANGERS = {
 
 @pytest.mark.parametrize("answer", STRANGERS.values(), ids=STRANGERS)
 def test_what_is_no_s3_server_is_not_an_empty_bucket(place: Place, answer: tuple[int, str]) -> None:
-    """A console's port, a captive portal, a broken listing: an input error, where an empty listing would say that nothing is published."""
+    """A console's port, a captive portal, a broken listing: an input error, where an empty listing
+    would say that nothing is published.
+    """
     with answering(*answer) as url, pytest.raises(InputError) as caught:
         list(place.open(endpoint_url=url, attempts=1).list(""))
     assert "--endpoint-url" in caught.value.hint
@@ -285,7 +293,9 @@ def test_bytes_sent_again_are_counted_again(place: Place, relay: Relay) -> None:
 
 
 def test_small_bodies_are_sent_at_once(place: Place, relay: Relay) -> None:
-    """A small file costs one round trip; a large one waits for the server's word before its bytes go."""
+    """A small file costs one round trip; a large one waits for the server's word before its bytes
+    go.
+    """
     for size in (1000, 1 << 20):
         put(place, b"x" * size, endpoint_url=relay.url)
     assert ["expect" in request.headers for request in relay.seen] == [False, True]
@@ -307,7 +317,9 @@ def test_a_region_is_not_needed_for_a_custom_endpoint(
 
 @given(st.integers(1, 5 << 40), st.integers(5 << 20, 5 << 30))
 def test_part_sizes_keep_the_limits_of_s3(size: int, wanted: int) -> None:
-    """Any object up to 5 TiB fits into 10,000 parts of the size chosen, which is never smaller than wanted."""
+    """Any object up to 5 TiB fits into 10,000 parts of the size chosen, which is never smaller than
+    wanted.
+    """
     part = part_size(size, wanted)
     assert part >= wanted
     assert -(-size // part) <= MAX_PARTS
@@ -329,7 +341,9 @@ RIGHTS = {
 def test_the_policy_of_the_runbook_has_what_is_used_and_no_more(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All operations of a store need exactly the rights that runbooks/s3-setup.md gives to a publisher."""
+    """All operations of a store need exactly the rights that runbooks/s3-setup.md gives to a
+    publisher.
+    """
     used: set[str] = set()
     counted = S3Store._count
 
@@ -589,7 +603,9 @@ def test_credentials_that_fail_name_the_profile_and_the_fix(
 
 
 def test_a_small_put_after_the_first_skips_the_library(place: Place, relay: Relay) -> None:
-    """The pattern of the first put is repeated for the next: same headers, a signature, no retry."""
+    """The pattern of the first put is repeated for the next: same headers, a signature, no
+    retry.
+    """
     store = place.open(endpoint_url=relay.url, storage_class="STANDARD_IA")
     for key in ("a", "b c", "d.gz"):
         store.put(b"x", key, sha256=hashlib.sha256(b"x").hexdigest(), size_bytes=1)

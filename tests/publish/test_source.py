@@ -27,7 +27,9 @@ def names(source: Path, **options: object) -> list[str]:
 
 
 def test_only_logs_are_found_and_the_rest_is_counted(tmp_path: Path) -> None:
-    """Logs at any depth, in order of name; captures, audio, hidden and raw files are passed over, by reason."""
+    """Logs at any depth, in order of name; captures, audio, hidden and raw files are passed over,
+    by reason.
+    """
     make(
         tmp_path,
         "log.b",
@@ -73,7 +75,9 @@ def test_other_files_only_by_pattern(tmp_path: Path) -> None:
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
-    """A link to a raw log, out of the source, or to a folder is passed over; a source that is a link is not."""
+    """A link to a raw log, out of the source, or to a folder is passed over; a source that is a
+    link is not.
+    """
     make(tmp_path, "logs/log.a", "logs/raw/log.secret", "elsewhere/log.b")
     (tmp_path / "logs/log.link").symlink_to(tmp_path / "logs/raw/log.secret")
     (tmp_path / "logs/more").symlink_to(tmp_path / "elsewhere")
@@ -110,7 +114,9 @@ def test_a_missing_source_or_a_file_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_read_does_not_stop_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A `lost+found` of root's is passed over and counted; a source that cannot be read is an error."""
+    """A `lost+found` of root's is passed over and counted; a source that cannot be read is an
+    error.
+    """
     make(tmp_path, "log.a", "lost+found/log.b")
     original = os.scandir
 
@@ -153,7 +159,9 @@ def test_names_that_could_not_be_restored_are_failures(tmp_path: Path) -> None:
 
 
 def test_times_that_no_manifest_can_say_are_brought_into_range(tmp_path: Path) -> None:
-    """A file from before 1970, or after 2262 where the file system can say that, makes no manifest that nobody can read."""
+    """A file from before 1970, or after 2262 where the file system can say that, makes no manifest
+    that nobody can read.
+    """
     make(tmp_path, "log.early", "log.late")
     os.utime(tmp_path / "log.early", (-5, -5))
     os.utime(tmp_path / "log.late", (2**34, 2**34))
@@ -192,7 +200,9 @@ def test_a_file_that_was_rewritten_is_noticed(tmp_path: Path, now: bytes) -> Non
 def test_earlier_contents_are_recognised_however_it_is_read(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, draw: st.DataObject
 ) -> None:
-    """The longest earlier content that is a beginning is found, others of the same length are not, in pieces of any size."""
+    """The longest earlier content that is a beginning is found, others of the same length are not,
+    in pieces of any size.
+    """
     path = tmp_path_factory.mktemp("grow") / "log.a"
     path.write_bytes(data)
     lengths = draw.draw(st.sets(st.integers(0, max(0, len(data) - 1))))

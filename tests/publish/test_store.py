@@ -28,7 +28,9 @@ def test_bucket_and_prefix_make_one_name(bucket: str, prefix: str, url: str) -> 
 
 @pytest.mark.parametrize("bucket", ["/mnt/share", "~/share", "./share", "../share"])
 def test_a_path_is_no_bucket(bucket: str) -> None:
-    """Not even one whose first folder could be a bucket's name: logs must not go to whoever owns that bucket."""
+    """Not even one whose first folder could be a bucket's name: logs must not go to whoever owns
+    that bucket.
+    """
     with pytest.raises(InputError, match="is a path") as caught:
         join_url(bucket, "stt")
     assert caught.value.hint == f"Write a folder as file:{bucket}"
@@ -70,7 +72,9 @@ def test_prefixes_can_be_seen(prefix: str) -> None:
     ],
 )
 def test_what_names_no_store(url: str) -> None:
-    """Impossible buckets, bare paths, other schemes and foreign hosts are refused with a hint on how to write it."""
+    """Impossible buckets, bare paths, other schemes and foreign hosts are refused with a hint on
+    how to write it.
+    """
     with pytest.raises(InputError) as caught:
         open_store(url)
     assert caught.value.hint
@@ -94,7 +98,9 @@ def test_a_folder_s_url_names_that_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["", "/sub"])
 def test_a_file_is_no_store(tmp_path: Path, below: str) -> None:
-    """A file in the place of the folder is said on the first look, not after a dry run that promised success."""
+    """A file in the place of the folder is said on the first look, not after a dry run that
+    promised success.
+    """
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="not a folder"):
         list(open_store(f"file:{tmp_path}/file{below}").list(""))

@@ -54,7 +54,9 @@ def test_put_replaces(store: ObjectStore) -> None:
 
 @pytest.mark.parametrize("size", [1000, SMALLEST_PART_BYTES + 1], ids=["whole", "in parts"])
 def test_a_source_that_changed_is_not_stored(place: Place, tmp_path: Path, size: int) -> None:
-    """When the source no longer has the digest, nothing appears, nothing unfinished stays, and an old object survives."""
+    """When the source no longer has the digest, nothing appears, nothing unfinished stays, and an
+    old object survives.
+    """
     source = tmp_path / "log.x"
     source.write_bytes(b"y" * size)
     store = place.open()
@@ -110,7 +112,9 @@ def test_an_empty_store_lists_nothing(store: ObjectStore) -> None:
     "key", ["bodies/a b", "bodies/50%25.log", "bodies/a+b=c@d,(e)'!$&*;:", "bodies/%C3%BC.log"]
 )
 def test_keys_survive_unchanged(store: ObjectStore, key: str) -> None:
-    """Keys with spaces, percent signs and punctuation come back from a listing as they were, and can be got."""
+    """Keys with spaces, percent signs and punctuation come back from a listing as they were, and
+    can be got.
+    """
     put(store, key, b"x")
     assert [item.key for item in store.list("bodies/")] == [key]
     assert got(store, key) == b"x"
@@ -125,7 +129,9 @@ def test_delete_is_idempotent(store: ObjectStore) -> None:
 
 
 def test_large_objects_go_in_parts_and_come_back_whole(place: Place, tmp_path: Path) -> None:
-    """An object of several parts has the source's bytes, counts progress once per byte and leaves nothing unfinished."""
+    """An object of several parts has the source's bytes, counts progress once per byte and leaves
+    nothing unfinished.
+    """
     data = random.Random(1).randbytes(2 * SMALLEST_PART_BYTES + 1000)
     source = tmp_path / "log.x"
     source.write_bytes(data)

@@ -1,4 +1,6 @@
-"""The whole way of a log, with the commands a user types: raw, formatted, published to two S3 servers, pulled back, byte for byte."""
+"""The whole way of a log, with the commands a user types: raw, formatted, published to two S3
+servers, pulled back, byte for byte.
+"""
 
 from pathlib import Path
 
@@ -7,7 +9,10 @@ import pytest
 from tests.support.cli import dsmops
 from tests.support.s3_servers import S3Server
 
-RAW_LINE = "2025-11-15T08:39:{second:02}.595811Z  INFO moshi_server::batched_asr: src/batched_asr.rs:228: {message}\n"
+RAW_LINE = (
+    "2025-11-15T08:39:{second:02}.595811Z  INFO moshi_server::batched_asr: src/batched_asr.rs:228:"
+    " {message}\n"
+)
 
 
 def generated_raw_log() -> str:
@@ -25,7 +30,9 @@ def generated_raw_log() -> str:
 
 
 def tell(raw: Path, servers: list[S3Server], root: Path) -> None:
-    """Format, publish, publish again, pull and compare, on each server; the raw log itself never leaves."""
+    """Format, publish, publish again, pull and compare, on each server; the raw log itself never
+    leaves.
+    """
     assert dsmops("format-log", raw, "--tz", "UTC").code == 0
     friendly = raw.parent.parent / raw.name
     content = friendly.read_bytes()
@@ -79,7 +86,9 @@ def raw(tmp_path: Path) -> Path:
 def test_a_generated_log_goes_round(
     raw: Path, moto: S3Server, rclone: S3Server, tmp_path: Path
 ) -> None:
-    """A log with a key in it comes back from two independent servers as it was formatted, without the key."""
+    """A log with a key in it comes back from two independent servers as it was formatted, without
+    the key.
+    """
     (raw / "log.stt.2025-11-15").write_text(generated_raw_log())
     tell(raw / "log.stt.2025-11-15", [moto, rclone], tmp_path)
 

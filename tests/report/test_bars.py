@@ -19,7 +19,9 @@ class Terminal(io.StringIO):
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Put a terminal in place of stderr; not a fixture, since pytest puts its own stderr back before the test."""
+    """Put a terminal in place of stderr; not a fixture, since pytest puts its own stderr back
+    before the test.
+    """
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
@@ -57,7 +59,9 @@ def test_short_work_shows_nothing(clock: SimpleNamespace, monkeypatch: pytest.Mo
 def test_long_work_shows_what_is_done(
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After two seconds the bar appears with everything done so far, and the label as it is, brackets and all."""
+    """After two seconds the bar appears with everything done so far, and the label as it is,
+    brackets and all.
+    """
     terminal = on_terminal(monkeypatch)
     bar = BarProgress()
     bar.start("Reading [bold]\x1b[2J", 8, "files")

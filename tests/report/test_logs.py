@@ -35,7 +35,9 @@ def speak() -> None:
 def test_levels(
     debug: bool, quiet: bool, shown: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Warnings are sentences, quiet leaves errors only, debug shows everything with its origin; nothing drives the terminal."""
+    """Warnings are sentences, quiet leaves errors only, debug shows everything with its origin;
+    nothing drives the terminal.
+    """
     setup_logging(debug=debug, quiet=quiet)
     speak()
     assert capsys.readouterr() == ("", "".join(f"{line}\n" for line in shown))

@@ -1,4 +1,6 @@
-"""The reporter: one document or text on stdout, everything else on stderr, nothing that drives a terminal."""
+"""The reporter: one document or text on stdout, everything else on stderr, nothing that drives a
+terminal.
+"""
 
 import json
 import os
@@ -28,7 +30,9 @@ BLOCKS = ["line", Table(["name", "bytes>"], [["x", "1"], ["longer", "1000"]])]
 
 
 def test_json_is_one_document_with_its_schema(capsys: pytest.CaptureFixture[str]) -> None:
-    """Dataclasses become objects, capabilities strings, non-finite numbers null; notes stay silent."""
+    """Dataclasses become objects, capabilities strings, non-finite numbers null; notes stay
+    silent.
+    """
     reporter = Reporter("check-gpu", json=True)
     reporter.note("not shown")
     reporter.result(FOUND, BLOCKS)
@@ -85,7 +89,9 @@ def test_an_error_beside_json_is_a_document_on_stderr(capsys: pytest.CaptureFixt
 
 
 def test_names_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Escape sequences in text, tables, notes and errors are spelled out, and so are characters that turn text around."""
+    """Escape sequences in text, tables, notes and errors are spelled out, and so are characters
+    that turn text around.
+    """
     reporter = Reporter("x")
     reporter.result({}, ["\x1b[2J", Table(["a"], [["\x1b]0;t\x07"], ["[bold]"]])])
     reporter.note("\x1b[1A\u202e")
@@ -98,7 +104,9 @@ def test_names_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_name_in_no_encoding_can_be_shown(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """A file name that is not UTF-8 is valid JSON, with U+FFFD for what JSON cannot hold, and readable text."""
+    """A file name that is not UTF-8 is valid JSON, with U+FFFD for what JSON cannot hold, and
+    readable text.
+    """
     path = Path(os.fsdecode(b"\xff.toml"))
     for reporter in (Reporter("x", json=True), Reporter("x")):
         reporter.result(

@@ -72,7 +72,9 @@ def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_audio_may_be_a_file_on_disk_or_have_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A set made of files gives their paths instead of bytes; bytes without a name go by their row."""
+    """A set made of files gives their paths instead of bytes; bytes without a name go by
+    their row.
+    """
     audio: list[dict[str, Any]] = [
         {"bytes": None, "path": "/data/7.wav"},
         {"bytes": b"", "path": None},

@@ -30,7 +30,10 @@ def manifest(folder: Path, name: str, content: str | bytes) -> Path:
         ),
         (
             "m.json",
-            '{"duration": 1.5, "audio": "a.wav", "offset": null, "text": "one, \\"two\\""}\n\n{"audio": "sub/b c.wav", "text": ""}',
+            (
+                '{"duration": 1.5, "audio": "a.wav", "offset": null, "text": "one,'
+                ' \\"two\\""}\n\n{"audio": "sub/b c.wav", "text": ""}'
+            ),
         ),
         ("m.csv", 'id,path,sentence\r\n1,a.wav,"one, ""two"""\r\n2,sub/b c.wav,\r\n'),
         ("m.CSV", '\nfile_name,transcription\na.wav,"one, ""two"""\n\nsub/b c.wav,""\n'),

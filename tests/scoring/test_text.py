@@ -59,10 +59,9 @@ def test_normalising_loads_no_other_languages() -> None:
     room loads neither library.
     """
     code = (
-        "import sys, dsmops.scoring as room\n"
-        "assert not {'jiwer', 'whisper_normalizer', 'datasets'} & set(sys.modules)\n"
-        "room.normalizer(room.Normalizer.ENGLISH)\n"
-        "print([name for name in sys.modules if name.split('.')[0] in ('indic_numtowords', 'text_to_num', 'text2num')])\n"
+        "import sys, dsmops.scoring as room\nassert not {'jiwer', 'whisper_normalizer', 'datasets'}"
+        " & set(sys.modules)\nroom.normalizer(room.Normalizer.ENGLISH)\nprint([name for name in"
+        " sys.modules if name.split('.')[0] in ('indic_numtowords', 'text_to_num', 'text2num')])\n"
     )
     assert (
         subprocess.run(

@@ -1,4 +1,6 @@
-"""Programs that stand for servers: shell scripts that answer `--help` as each server does, and files with the bytes of one."""
+"""Programs that stand for servers: shell scripts that answer `--help` as each server does, and
+files with the bytes of one.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _FORK_HELP = _WORKER_HELP + "      --log-style <LOG_STYLE>  [default: pretty]\n"
 
 
 def write_server(path: Path, *, fork: bool = False) -> Path:
-    """Write a script that answers `--help` and `worker --help` as moshi-server does, or its fork, and refuses everything else."""
+    """Write a script that answers `--help` and `worker --help` as moshi-server does, or its fork,
+    and refuses everything else.
+    """
     return write_script(
         path,
         f"""case "$*" in
@@ -52,7 +56,9 @@ def write_script(path: Path, body: str, *, interpreter: str = "/bin/sh") -> Path
 
 
 def write_machine_code(path: Path, *contents: bytes) -> Path:
-    """Write an executable file that looks like a program to whoever reads it, and that no system starts."""
+    """Write an executable file that looks like a program to whoever reads it, and that no system
+    starts.
+    """
     path.write_bytes(b"\x7fELF" + b"\0".join((bytes(64), *contents, b"")))
     path.chmod(0o755)
     return path

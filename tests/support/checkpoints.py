@@ -1,4 +1,6 @@
-"""A second, naive writer and reader of safetensors files, and an oracle for the casts: whole files in memory, no code of the package."""
+"""A second, naive writer and reader of safetensors files, and an oracle for the casts: whole files
+in memory, no code of the package.
+"""
 
 from __future__ import annotations
 

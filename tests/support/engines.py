@@ -1,4 +1,6 @@
-"""Engines that are no model: for the model loop and the server, where networks would only take time."""
+"""Engines that are no model: for the model loop and the server, where networks would only take
+time.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class EchoModel:
 
 
 class EchoEngine:
-    """Hears in each row the token that stands in the frame's first sample, a NaN as a row that has gone wrong.
+    """Hears in each row the token that stands in the frame's first sample, a NaN as a row that has
+    gone wrong.
 
     `before_step` is called with the number of each step, and may raise, or wait. `heard` holds per
     slot the frames since its last reset.

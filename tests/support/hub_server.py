@@ -1,7 +1,8 @@
-"""A small hub on loopback that the real huggingface_hub client takes for the real one, and that misbehaves on request.
+"""A small hub on loopback that the real huggingface_hub client takes for the real one, and that
+misbehaves on request.
 
     with HubServer({"org/repo": {"model.safetensors": b"..."}}) as hub:
-        env = hub.env(tmp_path / "home")        # for a subprocess, or monkeypatch.setenv for this process
+        env = hub.env(tmp_path / "home")  # for a subprocess, or monkeypatch.setenv here
         hub.faults.append(Fault("cdn", after_bytes=1000, then="reset"))
         ...
         assert hub.requests == []
@@ -66,7 +67,10 @@ class Content:
 
 
 class Repo:
-    """A model repository. `readers` are the tokens that may read it, None means everyone; `gated` says why the others may not.
+    """A model repository.
+
+    `readers` are the tokens that may read it, None means everyone; `gated` says why the others may
+    not.
 
     `publish` moves a branch to a new commit; the older commits stay.
     """
@@ -133,7 +137,10 @@ class Request:
 
 
 class HubServer:
-    """The hub, running from `__enter__` to `__exit__`. `tokens` are those it knows; any other token is refused everywhere."""
+    """The hub, running from `__enter__` to `__exit__`.
+
+    `tokens` are those it knows; any other token is refused everywhere.
+    """
 
     def __init__(
         self,
@@ -178,11 +185,15 @@ class HubServer:
 
     @property
     def cdn_url(self) -> str:
-        """Where large files are redirected to: another host by name, as huggingface_hub 1.x judges it, which must never see a token."""
+        """Where large files are redirected to: another host by name, as huggingface_hub 1.x judges
+        it, which must never see a token.
+        """
         return f"http://localhost:{self._servers[1].server_port}/cdn"
 
     def env(self, home: Path) -> dict[str, str]:
-        """Return the environment that makes huggingface_hub and dsmops use this hub, with cache and token file under `home`."""
+        """Return the environment that makes huggingface_hub and dsmops use this hub, with cache and
+        token file under `home`.
+        """
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -370,7 +381,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(block)
 
     def _blocks(self, file: BinaryIO, count: int) -> Iterator[bytes]:
-        """Yield the next `count` bytes of `file`, less what the fault of this request takes away."""
+        """Yield the next `count` bytes of `file`, less what the fault of this request takes
+        away.
+        """
         fault, left = self.fault or Fault(""), count
         if fault.after_bytes is not None:
             left = min(left, fault.after_bytes)

@@ -1,4 +1,5 @@
-"""Small networks with known weights, as files: what tests of the models load, and what upstream's package loads beside them.
+"""Small networks with known weights, as files: what tests of the models load, and what upstream's
+package loads beside them.
 
 `wave_weights` needs no random generator, so what upstream computes with them is recorded as golden
 numbers in tests. Its matrices are made of two waves, though, and attention over them sees hardly
@@ -193,17 +194,19 @@ MIMI_BODY: dict[str, Any] = {
     "sample_rate": 1200,
     "frame_rate": 12.5,
     "seanet": _SEANET | {"dimension": 32, "n_filters": 4, "ratios": [4, 3, 2, 2]},
-    "transformer": _TRANSFORMER
-    | {
-        "d_model": 32,
-        "num_heads": 4,
-        "num_layers": 2,
-        "dim_feedforward": 64,
-        "context": 10,
-        "layer_scale": 0.3,
-        "input_dimension": 32,
-        "output_dimensions": [32],
-    },
+    "transformer": (
+        _TRANSFORMER
+        | {
+            "d_model": 32,
+            "num_heads": 4,
+            "num_layers": 2,
+            "dim_feedforward": 64,
+            "context": 10,
+            "layer_scale": 0.3,
+            "input_dimension": 32,
+            "output_dimensions": [32],
+        }
+    ),
     "quantizer": {
         "dimension": 16,
         "n_q": 8,
@@ -218,7 +221,9 @@ _TABLES = re.compile(r"(depformer_)?(text_)?emb(\.\d+)?\.weight")
 
 
 def _shaped(name: str, shape: tuple[int, ...], s: Tensor, gain: float) -> Tensor:
-    """Return values for one tensor from noise `s` of about unit size: norms near 1, small biases, matrices that keep their input's size."""
+    """Return values for one tensor from noise `s` of about unit size: norms near 1, small biases,
+    matrices that keep their input's size.
+    """
     if name.endswith("alpha") or (name.endswith(".weight") and len(shape) == 1):
         return 1 + 0.1 * s
     if name.endswith("bias"):
@@ -239,7 +244,9 @@ def _shaped(name: str, shape: tuple[int, ...], s: Tensor, gain: float) -> Tensor
 def wave_weights(
     shapes: Mapping[str, tuple[int, ...]], *, phase: float, gain: float
 ) -> dict[str, Tensor]:
-    """Return float32 weights by formula: tensor n of the sorted names holds sin(12.9898·(j+1) + phase·(n+1)), scaled by its role."""
+    """Return float32 weights by formula: tensor n of the sorted names holds sin(12.9898·(j+1) +
+    phase·(n+1)), scaled by its role.
+    """
     weights = {}
     for number, name in enumerate(sorted(shapes), start=1):
         shape = shapes[name]
@@ -255,7 +262,10 @@ def wave_weights(
 def random_weights(
     shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0, gain: float = 1.0
 ) -> dict[str, Tensor]:
-    """Return float32 weights drawn from a seed, every tensor of them, scaled as in `wave_weights`. `cluster_usage` stays positive."""
+    """Return float32 weights drawn from a seed, every tensor of them, scaled as in `wave_weights`.
+
+    `cluster_usage` stays positive.
+    """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name in sorted(shapes):
@@ -287,7 +297,9 @@ def write_tts(
     body: Mapping[str, Any] = TTS_CONFIG_BODY,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write the weights of a TTS language model, random ones unless told otherwise, and return `path`."""
+    """Write the weights of a TTS language model, random ones unless told otherwise, and return
+    `path`.
+    """
     return write_stt(
         path,
         random_weights(tts_config(body).shape.tensors()) if weights is None else weights,
@@ -329,7 +341,10 @@ def write_stt(
 def write_mimi(
     path: Path, weights: Mapping[str, Tensor] | None = None, *, config: Any = MIMI_BODY
 ) -> Path:
-    """Write a Mimi file, the tiny one unless told otherwise, and return `path`. `config` None leaves the metadata out."""
+    """Write a Mimi file, the tiny one unless told otherwise, and return `path`.
+
+    `config` None leaves the metadata out.
+    """
     weights = tiny_mimi_weights() if weights is None else weights
     save_file(
         dict(weights),
@@ -363,7 +378,9 @@ def every_row(rows: int, device: torch.device = CPU) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class LmStep:
-    """One step's logits [B, V], chosen text tokens [B] and pause probabilities [B, heads] (None for a model without heads)."""
+    """One step's logits [B, V], chosen text tokens [B] and pause probabilities [B, heads] (None for
+    a model without heads).
+    """
 
     logits: Tensor
     tokens: Tensor
@@ -371,7 +388,8 @@ class LmStep:
 
 
 class LmRows:
-    """Rows of a language model fed with codes: initial tokens at a row's first step, afterwards its own last text token.
+    """Rows of a language model fed with codes: initial tokens at a row's first step, afterwards its
+    own last text token.
 
     The frame given at step t is heard at step t, but for the first, which is not heard: how
     upstream's `LMGen` aligns them.
@@ -395,7 +413,10 @@ class LmRows:
     def step(
         self, codes: Tensor, exec_mask: Tensor | None = None, *, say: Tensor | None = None
     ) -> LmStep:
-        """Feed `codes` int64 [B, K]. `say` int64 [B] takes the place of the most probable tokens."""
+        """Feed `codes` int64 [B, K].
+
+        `say` int64 [B] takes the place of the most probable tokens.
+        """
         mask = every_row(len(codes), self.device) if exec_mask is None else exec_mask
         audio = torch.where(self._started[:, None], codes, self.lm.initial_audio)
         logits, states = self.lm(self._text[:, None], audio[..., None], self.ring, mask)

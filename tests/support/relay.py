@@ -42,7 +42,8 @@ class Fault:
 
     `status`: answer with an error of that status and code and do not pass the request on. `drop`:
     close without an answer. `lose_answer`: pass the request on, then close without an answer.
-    `reset`: like `drop`, with a TCP reset. `stall`: hold the request until the client hangs up or the
+    `reset`: like `drop`, with a TCP reset. `stall`: hold the request until the client hangs up or
+        the
     relay closes. `cut`: send half of the answer's body, then close. `trickle`: send the answer in
     small pieces. `garble_request`, `garble_answer`: flip a bit of the body. `other_etag`: answer
     with an ETag that is not an MD5. `no_etag`: answer without the header ETag.

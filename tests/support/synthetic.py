@@ -1,4 +1,6 @@
-"""Checkpoints of any layout with values like a trained model's, for tests, benchmarks and demonstrations. Streaming, deterministic."""
+"""Checkpoints of any layout with values like a trained model's, for tests, benchmarks and
+demonstrations. Streaming, deterministic.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def write_checkpoint(
     plant: Mapping[str, Mapping[int, int]] | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Write a safetensors file with tensors of the given names, dtypes and shapes, in the given order.
+    """Write a safetensors file with tensors of the given names, dtypes and shapes, in the given
+    order.
 
     Matrices are normally distributed with a deviation of 1/√(last dimension) and a few outliers;
     one-dimensional tensors and those named `alpha` lie around 1, as norms do. Integers and bytes
@@ -64,7 +67,9 @@ def write_checkpoint(
 
 
 def planned_tensors(tensors: Layout) -> list[TensorInfo]:
-    """Return the header entries of `tensors`, their data following each other in the given order."""
+    """Return the header entries of `tensors`, their data following each other in the given
+    order.
+    """
     entries, reached = [], 0
     for name, (dtype, shape) in tensors.items():
         nbytes = math.prod(shape) * ITEM_BITS[dtype] // 8

@@ -24,7 +24,9 @@ from tools import make_checkpoint
     ],
 )
 def test_the_published_layouts_have_the_published_size(name: str, published_bytes: int) -> None:
-    """Header and data together are as large as the file on the hub, so names, shapes, dtypes and header style agree."""
+    """Header and data together are as large as the file on the hub, so names, shapes, dtypes and
+    header style agree.
+    """
     tensors = planned_tensors(published_layout(MODELS[name].shape))
     assert (
         len(render_header(tensors, {})) + sum(tensor.nbytes for tensor in tensors)
@@ -42,7 +44,9 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_values_look_trained(tmp_path: Path) -> None:
-    """Matrices spread as 1/√fan-in with a few outliers, norms lie around 1, and almost nothing is lost in F16."""
+    """Matrices spread as 1/√fan-in with a few outliers, norms lie around 1, and almost nothing is
+    lost in F16.
+    """
     path = tmp_path / "x.safetensors"
     write_checkpoint(
         path,

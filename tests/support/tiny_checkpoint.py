@@ -1,4 +1,5 @@
-"""A model small enough for every test: the STT architecture with tiny dimensions, and a complete moshi-server around it.
+"""A model small enough for every test: the STT architecture with tiny dimensions, and a complete
+moshi-server around it.
 
 And the published layout without its data: a sparse file of the right size and header, for what
 reads headers only.
@@ -81,7 +82,9 @@ dim = 6
 
 
 def write_tiny_server(folder: Path) -> Path:
-    """Write `CONFIG` and all its files, the weights in f16 and zero, into `folder`, and return the config's path."""
+    """Write `CONFIG` and all its files, the weights in f16 and zero, into `folder`, and return the
+    config's path.
+    """
     write_zeros(folder / WEIGHTS_FILE, TINY.tensors(), "F16")
     write_tiny_companions(folder)
     path = folder / "tiny.toml"
@@ -98,7 +101,9 @@ def write_tiny_template(path: Path) -> Path:
 def write_tiny_weights(
     path: Path, *, plant: Mapping[str, Mapping[int, int]] | None = None, seed: int = 7
 ) -> Path:
-    """Write the weights in bf16, with values like a trained model's; `plant` puts bit patterns at element numbers."""
+    """Write the weights in bf16, with values like a trained model's; `plant` puts bit patterns at
+    element numbers.
+    """
     write_checkpoint(
         path,
         {name: ("BF16", shape) for name, shape in TINY.tensors().items()},
@@ -109,7 +114,9 @@ def write_tiny_weights(
 
 
 def write_tiny_companions(folder: Path) -> None:
-    """Write a tokenizer of the right number of pieces and a Mimi file with its characteristic tensors into `folder`."""
+    """Write a tokenizer of the right number of pieces and a Mimi file with its characteristic
+    tensors into `folder`.
+    """
     (folder / TOKENIZER_FILE).write_bytes(tokenizer(TINY.text_out_vocab_size))
     write_zeros(folder / MIMI_FILE, MIMI_TENSOR_PROBES, "F32")
 
@@ -141,7 +148,9 @@ PUBLISHED_TTS_CONFIG = {
 
 
 def published_layout(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the layout of a published checkpoint: BF16, but for conditioners; wide values first, then by name."""
+    """Return the layout of a published checkpoint: BF16, but for conditioners; wide values first,
+    then by name.
+    """
     layout = {
         name: ("F32" if name.startswith("condition_provider.") else "BF16", sizes)
         for name, sizes in shape.tensors().items()
@@ -150,7 +159,9 @@ def published_layout(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def write_published_header(path: Path, model: str = "stt-1b-en_fr") -> Path:
-    """Write a sparse file with the header and the size of a published checkpoint, and return `path`; its values read as zero."""
+    """Write a sparse file with the header and the size of a published checkpoint, and return
+    `path`; its values read as zero.
+    """
     _write_sparse(path, published_layout(MODELS[model].shape))
     return path
 
@@ -169,5 +180,7 @@ def _write_sparse(path: Path, layout: Layout) -> None:
 
 
 def tokenizer(pieces: int) -> bytes:
-    """Return a sentencepiece model with as many pieces, in its protobuf layout, and nothing else."""
+    """Return a sentencepiece model with as many pieces, in its protobuf layout, and nothing
+    else.
+    """
     return b"\n\x03\n\x01a" * pieces

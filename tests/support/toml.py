@@ -31,7 +31,9 @@ _GAPS = st.lists(st.sampled_from(["", "# comment", "  "]), max_size=2)
 
 @st.composite
 def documents(draw: Any) -> tuple[str, Places]:
-    """Draw a document without duplicate keys: plain and dotted keys, tables, nested tables, tables out of order."""
+    """Draw a document without duplicate keys: plain and dotted keys, tables, nested tables, tables
+    out of order.
+    """
     lines: list[str] = []
     places: Places = {}
 

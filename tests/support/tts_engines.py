@@ -1,4 +1,5 @@
-"""A speaking engine that is no model: for the model loop and the server, where networks would only take time.
+"""A speaking engine that is no model: for the model loop and the server, where networks would only
+take time.
 
 What a row gives depends on its request and on the tokens it was fed, and on nothing else, so that a
 neighbour's influence would be seen.
@@ -64,7 +65,8 @@ class TalkModel:
 
 
 class TalkEngine:
-    """Asks for a word one time out of four, and sounds like a number made of its request and of all tokens it was fed.
+    """Asks for a word one time out of four, and sounds like a number made of its request and of all
+    tokens it was fed.
 
     `before_step` is called with the number of each step, and may raise, or wait. `fed` holds per
     slot the tokens since its last reset, `text_only` for each step whether it was one, `masks` who

@@ -1,4 +1,5 @@
-"""Our networks and those of the `moshi` package (0.2.13), fed alike from the same files, and how far their outputs are apart.
+"""Our networks and those of the `moshi` package (0.2.13), fed alike from the same files, and how
+far their outputs are apart.
 
 Importing this module does not need `moshi`; following upstream does. Its compiled kernels and CUDA
 graphs are switched off: compiled code keeps intermediates that eager code rounds, so 16-bit results
@@ -41,7 +42,9 @@ class Schedule:
 
     @classmethod
     def out_of_sync(cls, steps: int, rows: int, *, seed: int = 0) -> Schedule:
-        """Return a random schedule: rows advance two times out of three and start anew now and then; the last one starts late."""
+        """Return a random schedule: rows advance two times out of three and start anew now and
+        then; the last one starts late.
+        """
         generator = torch.Generator().manual_seed(seed)
         masks = torch.rand(steps, rows, generator=generator) < 0.67
         masks[: min(5, steps // 2), -1] = False
@@ -50,7 +53,9 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class LmTrace:
-    """What a language model gave, on the CPU in float32: logits [S, B, V], tokens [S, B], pauses [S, B, heads]."""
+    """What a language model gave, on the CPU in float32: logits [S, B, V], tokens [S, B], pauses
+    [S, B, heads].
+    """
 
     logits: Tensor
     tokens: Tensor
@@ -59,7 +64,9 @@ class LmTrace:
 
 @dataclass(frozen=True, slots=True)
 class MimiTrace:
-    """What a codec gave, on the CPU: latents [S, B, C, T], codes [S, B, K, T] and, decoded from them, PCM [S, B, 1, samples]."""
+    """What a codec gave, on the CPU: latents [S, B, C, T], codes [S, B, K, T] and, decoded from
+    them, PCM [S, B, 1, samples].
+    """
 
     latents: Tensor
     codes: Tensor
@@ -77,7 +84,10 @@ def our_lm(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> LmTrace:
-    """Feed `codes` [S, B, K] by the schedule. With `say` [S, B] those tokens are fed back, without it the most probable ones."""
+    """Feed `codes` [S, B, K] by the schedule.
+
+    With `say` [S, B] those tokens are fed back, without it the most probable ones.
+    """
     rows = LmRows(load_lm(path, body, dtype=dtype, device=torch.device(device)), codes.shape[1])
     logits, tokens, pauses = [], [], []
     for step, frame in enumerate(codes.to(device)):
@@ -137,8 +147,9 @@ def upstream_lm(
 
 @dataclass(frozen=True, slots=True)
 class TtsTrace:
-    """What a text-to-speech model gave, on the CPU: text logits [S, B, V], audio logits [S, B, K, card] (none where the depformer did not
-    run), codes [S, B, K], chosen by each step."""
+    """What a text-to-speech model gave, on the CPU: text logits [S, B, V], audio logits [S, B, K,
+    card] (none where the depformer did not run), codes [S, B, K], chosen by each step.
+    """
 
     text_logits: Tensor
     audio_logits: Tensor
@@ -147,7 +158,9 @@ class TtsTrace:
 
 @dataclass(frozen=True, slots=True)
 class TtsRows:
-    """What the rows of a text-to-speech model are fed: tokens [S, B], each row's voices [voices, channels, frames], one cfg for all."""
+    """What the rows of a text-to-speech model are fed: tokens [S, B], each row's voices [voices,
+    channels, frames], one cfg for all.
+    """
 
     text: Tensor
     voices: list[Tensor]
@@ -222,9 +235,13 @@ def upstream_tts(
 
     config = tts_config(body)
     lm = loaders.get_moshi_lm(
-        path, lm_kwargs=copy.deepcopy({key: value for key, value in body.items() if key not in _LOADERS_KEYS}),
-        device=device, dtype=dtype,
-    )  # fmt: skip
+        path,
+        lm_kwargs=copy.deepcopy(
+            {key: value for key, value in body.items() if key not in _LOADERS_KEYS}
+        ),
+        device=device,
+        dtype=dtype,
+    )
     lm.dep_q = n_q or lm.dep_q
     count, guided = rows.text.shape[1], not config.distilled and rows.cfg != 1
     attributes = []
@@ -362,14 +379,18 @@ def upstream_mimi(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The largest absolute difference between two computations and the largest value of the second."""
+    """The largest absolute difference between two computations and the largest value of the
+    second.
+    """
 
     largest: float
     scale: float
 
     @classmethod
     def of(cls, one: Tensor, other: Tensor, active: Tensor) -> Difference:
-        """Compare where `active` (bool [S, B]) is set; NaN anywhere there is an infinite difference."""
+        """Compare where `active` (bool [S, B]) is set; NaN anywhere there is an infinite
+        difference.
+        """
         one, other = one[active], other[active]
         if not one.numel():
             return cls(0.0, 0.0)

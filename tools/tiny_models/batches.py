@@ -1,6 +1,8 @@
-"""Training examples: sentences joined to streams, with their tokens, on the device where the training runs.
+"""Training examples: sentences joined to streams, with their tokens, on the device where the
+training runs.
 
-A stream is planned on a processor core (which sentence, how fast, how long the pause) and put together on the device, where all audio lies.
+A stream is planned on a processor core (which sentence, how fast, how long the pause) and put
+together on the device, where all audio lies.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Index:
 
 
 def read_shards(paths: list[Path]) -> tuple[Index, np.ndarray, np.ndarray]:
-    """Return the index, the audio int16 [N] and the labels uint8 [N / 240] of all shards together."""
+    """Return the index, the audio int16 [N] and the labels uint8 [N / 240] of all shards
+    together.
+    """
     audio, labels, first, voice, words, starts, ends = (
         [],
         [],
@@ -67,7 +71,9 @@ def read_shards(paths: list[Path]) -> tuple[Index, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """How sentences follow each other: with probability `joined` after a short pause, `between` after one of up to 2 s, else after 2 to 5 s."""
+    """How sentences follow each other: with probability `joined` after a short pause, `between`
+    after one of up to 2 s, else after 2 to 5 s.
+    """
 
     joined: float
     between: float
@@ -102,7 +108,16 @@ class Planner(IterableDataset[dict[str, Tensor]]):
             self.seed,
             self.vary,
             self.delay,
-        ) = index, pieces, batch, frames, pauses, seed, vary, delay
+        ) = (
+            index,
+            pieces,
+            batch,
+            frames,
+            pauses,
+            seed,
+            vary,
+            delay,
+        )
         self._of_voice = [np.flatnonzero(index.voice == number) for number in range(len(VOICES))]
         counts = np.array([len(group) for group in self._of_voice], float)
         self._voice_weights = counts / counts.sum()
@@ -114,7 +129,9 @@ class Planner(IterableDataset[dict[str, Tensor]]):
             yield self.plan(rng)
 
     def plan(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return one batch: `out` seconds [B, S], `source` samples [B, S], `speed`, `stop` samples, `tokens`, `pauses`."""
+        """Return one batch: `out` seconds [B, S], `source` samples [B, S], `speed`, `stop` samples,
+        `tokens`, `pauses`.
+        """
         batch, length = self.batch, self.frames * FRAME_S
         out = np.full((batch, _SEGMENTS), 1e9)
         source, speed, stop = (
@@ -130,7 +147,8 @@ class Planner(IterableDataset[dict[str, Tensor]]):
             at = float(
                 rng.choice([0.0, rng.uniform(0, 0.5), rng.uniform(0, 2.5)], p=[0.3, 0.5, 0.2])
             )
-            # Some streams begin in the middle of a sentence, as the windows of a longer recording do.
+            # Some streams begin in the middle of a sentence, as the windows of a longer recording
+            # do.
             skip, free = rng.random() < 0.15, 0
             for segment in range(_SEGMENTS):
                 number = int(group[rng.integers(len(group))])
@@ -166,13 +184,19 @@ class Planner(IterableDataset[dict[str, Tensor]]):
                 if at > length:
                     break
         return {
-            "out": torch.from_numpy(out), "source": torch.from_numpy(source), "speed": torch.from_numpy(speed), "stop": torch.from_numpy(stop),
-            "tokens": torch.from_numpy(tokens), "pauses": torch.from_numpy(pause_targets(tokens)),
-        }  # fmt: skip
+            "out": torch.from_numpy(out),
+            "source": torch.from_numpy(source),
+            "speed": torch.from_numpy(speed),
+            "stop": torch.from_numpy(stop),
+            "tokens": torch.from_numpy(tokens),
+            "pauses": torch.from_numpy(pause_targets(tokens)),
+        }
 
 
 def pause_targets(tokens: np.ndarray) -> np.ndarray:
-    """Return int64 [B, T, heads]: 0 where no word joins the transcript within the head's time, 1 where one does, -100 where the end hides it."""
+    """Return int64 [B, T, heads]: 0 where no word joins the transcript within the head's time, 1
+    where one does, -100 where the end hides it.
+    """
     batch, length = tokens.shape
     following = np.full((batch, length), 10_000)
     nearest = np.full(batch, 10_000)
@@ -212,7 +236,9 @@ class Audio:
         self.device = device
 
     def assemble(self, plan: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
-        """Return PCM [B, T · 1920] in [-1, 1] and phoneme labels int64 [B, T, 4], one for every 20 ms."""
+        """Return PCM [B, T · 1920] in [-1, 1] and phoneme labels int64 [B, T, 4], one for every 20
+        ms.
+        """
         parts = {
             name: plan[name].to(self.device, torch.float64)
             for name in ("out", "source", "speed", "stop")
@@ -241,7 +267,9 @@ class Audio:
 
     @staticmethod
     def _positions(parts: dict[str, Tensor], time: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each moment of each stream the source sample, and whether a sentence sounds there."""
+        """Return for each moment of each stream the source sample, and whether a sentence sounds
+        there.
+        """
         rows = len(parts["out"])
         segment = (
             torch.searchsorted(
@@ -257,7 +285,8 @@ class Audio:
 
 
 def shift_formants(pcm: Tensor, low: float = 0.78, high: float = 1.28) -> Tensor:
-    """Return `pcm` [B, N] with the spectrum's envelope of each row stretched by its own factor, the pitch left alone.
+    """Return `pcm` [B, N] with the spectrum's envelope of each row stretched by its own factor, the
+    pitch left alone.
 
     The envelope is the smooth part of the logarithmic spectrum: its first 40 cepstral values.
     """
@@ -291,7 +320,9 @@ def shift_formants(pcm: Tensor, low: float = 0.78, high: float = 1.28) -> Tensor
 
 
 def disturb(pcm: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what is heard and what should be reproduced, both [B, N]: other levels, colours and rooms; noise is only heard."""
+    """Return what is heard and what should be reproduced, both [B, N]: other levels, colours and
+    rooms; noise is only heard.
+    """
     batch, length = pcm.shape
     device = pcm.device
 

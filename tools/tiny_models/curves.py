@@ -1,4 +1,5 @@
-"""Draw training curves as SVG: `python -m tools.tiny_models.curves OUT TITLE KEY=LABEL... -- HISTORY.json...`.
+"""Draw training curves as SVG: `python -m tools.tiny_models.curves OUT TITLE KEY=LABEL... --
+HISTORY.json...`.
 
 Several histories are joined, one run after the other; the runs are marked.
 """
@@ -32,7 +33,10 @@ def draw(title: str, labels: dict[str, str], runs: list[list[dict[str, Any]]]) -
 
     floor = _HEIGHT - _BOTTOM
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+            ' font-family="sans-serif" font-size="12">'
+        ),
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
         f'<text x="{_LEFT}" y="20" font-size="14">{title}</text>',
     ]
@@ -40,16 +44,19 @@ def draw(title: str, labels: dict[str, str], runs: list[list[dict[str, Any]]]) -
         value = top * tick / 4
         height = floor - value * up
         parts.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - 20}" y1="{height:.1f}" y2="{height:.1f}" stroke="#ddd"/>'
+            f'<line x1="{_LEFT}" x2="{_WIDTH - 20}" y1="{height:.1f}" y2="{height:.1f}"'
+            ' stroke="#ddd"/>'
         )
         parts.append(f'<text x="8" y="{height + 4:.1f}">{value:.2f}</text>')
     for number in range(len(runs)):
         start = _LEFT + sum(seconds[:number]) * across
         parts.append(
-            f'<line x1="{start:.1f}" x2="{start:.1f}" y1="{_TOP}" y2="{floor}" stroke="#bbb" stroke-dasharray="3 3"/>'
+            f'<line x1="{start:.1f}" x2="{start:.1f}" y1="{_TOP}" y2="{floor}" stroke="#bbb"'
+            ' stroke-dasharray="3 3"/>'
         )
         parts.append(
-            f'<text x="{start + 4:.1f}" y="{floor + 16}">run {number + 1}: {seconds[number]:.0f} s</text>'
+            f'<text x="{start + 4:.1f}" y="{floor + 16}">run {number + 1}: {seconds[number]:.0f}'
+            " s</text>"
         )
     for (key, label), colour in zip(labels.items(), _COLOURS, strict=False):
         points = " ".join(place(second, row[key]) for second, row in rows)

@@ -1,9 +1,11 @@
-"""Say sentences with the synthesisers and write them as shards: `python -m tools.tiny_models.data FOLDER`.
+"""Say sentences with the synthesisers and write them as shards: `python -m tools.tiny_models.data
+FOLDER`.
 
 A shard is one .npz of whole sentences, one after the other:
-    audio int16 [N] at 24 kHz, each sentence padded to whole labels; `first` int64 [U + 1], where each starts, in samples;
-    voice uint8 [U] into `VOICES`; text: the words of each, separated by spaces, one sentence a line;
-    word_start, word_end float32 [W] in seconds from the sentence's start; label uint8 [N / 240], the phoneme every 10 ms.
+    audio int16 [N] at 24 kHz, each sentence padded to whole labels; `first` int64 [U + 1], where
+    each starts, in samples; voice uint8 [U] into `VOICES`; text: the words of each, separated by
+    spaces, one sentence a line; word_start, word_end float32 [W] in seconds from the sentence's
+    start; label uint8 [N / 240], the phoneme every 10 ms.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from tools.tiny_models.text import TextGenerator
 
 LABEL_SAMPLES = 240
 VOICES = ("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed")
-"""`rms` is never trained on. `hibari-changed` has another pitch and another length of the vocal tract in each sentence."""
+"""`rms` is never trained on.
+
+`hibari-changed` has another pitch and another length of the vocal tract in each sentence.
+"""
 SHARES = {
     "hibari": 0.17,
     "hibari-changed": 0.25,
@@ -67,7 +72,9 @@ class Voices:
     def say(
         self, name: str, words: list[str], rng: np.random.Generator, *, varied: bool
     ) -> Spoken | None:
-        """Return the sentence said by a voice of `VOICES`; with `varied`, at a pace and pitch drawn from `rng`."""
+        """Return the sentence said by a voice of `VOICES`; with `varied`, at a pace and pitch drawn
+        from `rng`.
+        """
         engine = name.removesuffix("-changed")
         if engine not in self._loaded:
             self._loaded[engine] = (

@@ -1,7 +1,9 @@
-"""Judge a finished model by the product's own engine: `python -m tools.tiny_models.evaluate TESTS OUT [MODEL]`.
+"""Judge a finished model by the product's own engine: `python -m tools.tiny_models.evaluate TESTS
+OUT [MODEL]`.
 
-Words, word times and ends of turns on sentences never trained on; the words that two other recognisers make
-of the same recordings; words when a stream's first latent follows zeros instead of being repeated.
+Words, word times and ends of turns on sentences never trained on; the words that two other
+recognisers make of the same recordings; words when a stream's first latent follows zeros instead of
+being repeated.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _BATCH = 16
 
 
 class Sentence:
-    """One recording with what is said in it; `starts` and `end` in seconds, where they are known."""
+    """One recording with what is said in it; `starts` and `end` in seconds, where they are
+    known.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,9 @@ def read_tests(path: Path) -> list[Sentence]:
 
 
 def changed(tests: list[Sentence]) -> list[Sentence]:
-    """Return the sentences of the slt and joe voices with another vocal tract and another pace: voices never heard."""
+    """Return the sentences of the slt and joe voices with another vocal tract and another pace:
+    voices never heard.
+    """
     made: list[Sentence] = []
     for number, test in enumerate(tests):
         if test.voice not in ("joe", "slt"):
@@ -98,7 +104,8 @@ def transcribe(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return tokens [T] and pause probabilities [T, heads] of each sentence between silence.
 
-    With `zeros`, the first latent of a stream follows zeros, as moshi-server's batched module has it.
+    With `zeros`, the first latent of a stream follows zeros, as moshi-server's batched module has
+    it.
     """
     results: list[tuple[np.ndarray, np.ndarray]] = []
     for first in range(0, len(tests), _BATCH):
@@ -134,7 +141,9 @@ def score(
     delay: int,
     sphinx: Sphinx | None,
 ) -> dict[str, Any]:
-    """Return errors and words by voice, the word times against both alignments in ms, and the ends of turns."""
+    """Return errors and words by voice, the word times against both alignments in ms, and the ends
+    of turns.
+    """
     wrong: dict[str, int] = {}
     total: dict[str, int] = {}
     exact: list[float] = []

@@ -23,7 +23,10 @@ TOKENIZER_FILE = "tokenizer_tiny_en_1200.model"
 
 
 def round_codec(codec: Codec) -> None:
-    """Round all weights to bf16, as the file stores them. To be done before codes are taken from the codec."""
+    """Round all weights to bf16, as the file stores them.
+
+    To be done before codes are taken from the codec.
+    """
     with torch.no_grad():
         for parameter in codec.parameters():
             parameter.copy_(parameter.bfloat16())

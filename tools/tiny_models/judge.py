@@ -1,4 +1,7 @@
-"""Two recognisers that are not ours, and the forced alignment of one of them. Tools of the recipe only."""
+"""Two recognisers that are not ours, and the forced alignment of one of them.
+
+Tools of the recipe only.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import numpy as np
 
 _NUMBERS = dict(
     enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+        " fifteen sixteen seventeen eighteen nineteen".split()
     )
 )
 _TENS = dict(
@@ -43,7 +47,9 @@ def number_words(number: int) -> list[str]:
 
 
 def plain_words(text: str) -> list[str]:
-    """Return the words of a recogniser's text as the generator writes them: small letters, numbers in words."""
+    """Return the words of a recogniser's text as the generator writes them: small letters, numbers
+    in words.
+    """
     words: list[str] = []
     text = re.sub(r"(\d),(\d)", r"\1\2", text.lower().replace("’", "'"))
     text = text.replace("%", " percent ").replace("$", " dollars ")

@@ -1,4 +1,6 @@
-"""What the decoder's sound is compared by: logarithmic and linear mel spectra of several resolutions."""
+"""What the decoder's sound is compared by: logarithmic and linear mel spectra of several
+resolutions.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 
 
 def mel_bank(size: int, bands: int, rate: int = 24_000) -> Tensor:
-    """Return triangular filters [bins, bands], evenly spaced on the mel scale, each of height one."""
+    """Return triangular filters [bins, bands], evenly spaced on the mel scale, each of height
+    one.
+    """
     top = 2595 * math.log10(1 + rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, bands + 2) / 2595) - 1)
     bins = torch.linspace(0, rate / 2, size // 2 + 1)[:, None]

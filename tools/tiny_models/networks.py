@@ -1,6 +1,8 @@
-"""The product's networks, made trainable: weights are drawn here, and whole sequences run without the product's streaming state.
+"""The product's networks, made trainable: weights are drawn here, and whole sequences run without
+the product's streaming state.
 
-The modules are those that the product loads, so names and shapes agree by construction; tests compare the results.
+The modules are those that the product loads, so names and shapes agree by construction; tests
+compare the results.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ class Codec(nn.Module):
         return self.encoder.quantizer
 
     def quantize(self, latents: Tensor, *, learn: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return codes [B, K, T], quantised residuals [B, K, T, dim] with straight-through gradients, latents again, and the commitment."""
+        """Return codes [B, K, T], quantised residuals [B, K, T, dim] with straight-through
+        gradients, latents again, and the commitment.
+        """
         quantizer = self.quantizer
         latents = latents.float()
         codes, steps, commitments = [], [], []
@@ -123,7 +127,9 @@ class Codec(nn.Module):
         half.codebooks[level] = half.sums[level] / half.usage[level][:, None]
 
     def synthesise(self, decoded: Tensor, first: int, count: int, warm: int = 4) -> Tensor:
-        """Return PCM [B, 1, count · 1920] of frames `first` on, from quantised latents [B, width, T]; `first` is at least `warm`."""
+        """Return PCM [B, 1, count · 1920] of frames `first` on, from quantised latents [B, width,
+        T]; `first` is at least `warm`.
+        """
         decoder = self.decoder
         x = decoder.decoder_transformer(decoder.upsample(decoded))
         return decoder.decoder(x[..., 2 * (first - warm) : 2 * (first + count)])[..., warm * 1920 :]
@@ -153,7 +159,9 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def causal_mask(length: int, context: int, device: torch.device) -> Tensor | None:
-    """Return bool [T, T], True where a query sees a key; None where plain causality says the same."""
+    """Return bool [T, T], True where a query sees a key; None where plain causality says the
+    same.
+    """
     if length <= context:
         return None
     steps = torch.arange(length, device=device)
@@ -191,7 +199,9 @@ class SttNet(nn.Module):
         return F.embedding(self.lm.audio_rows(codes), self.lm.emb).sum(1)
 
     def forward(self, audio: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return text logits [B, T, V] and head logits [B, T, heads, classes] from audio embeddings [B, T, D] and text int64 [B, T]."""
+        """Return text logits [B, T, V] and head logits [B, T, heads, classes] from audio embeddings
+        [B, T, D] and text int64 [B, T].
+        """
         lm = self.lm
         x = audio + F.embedding(text, lm.text_emb)
         x = F.dropout(x, self.dropout, self.training)
@@ -211,7 +221,9 @@ class SttNet(nn.Module):
 
 
 def stt_inputs(codes: Tensor, tokens: Tensor, lm: SttLm) -> tuple[Tensor, Tensor]:
-    """Return the codes and the text that the steps hear: those of the step before, initial tokens at the first."""
+    """Return the codes and the text that the steps hear: those of the step before, initial tokens
+    at the first.
+    """
     audio = torch.cat([torch.full_like(codes[..., :1], lm.initial_audio), codes[..., :-1]], -1)
     text = torch.cat([torch.full_like(tokens[:, :1], lm.initial_text), tokens[:, :-1]], 1)
     return audio, text
@@ -219,7 +231,9 @@ def stt_inputs(codes: Tensor, tokens: Tensor, lm: SttLm) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def greedy(net: SttNet, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most probable tokens [B, T] and pause probabilities [B, T, heads] for `codes` [B, K, T], step by step."""
+    """Return the most probable tokens [B, T] and pause probabilities [B, T, heads] for `codes` [B,
+    K, T], step by step.
+    """
     lm = net.lm
     batch, _, length = codes.shape
     audio = net.audio(

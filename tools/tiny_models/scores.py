@@ -1,4 +1,6 @@
-"""Words, times and pauses of a language model on evaluation sentences, decoded in one batch where the training runs."""
+"""Words, times and pauses of a language model on evaluation sentences, decoded in one batch where
+the training runs.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,17 @@ def edits(wanted: list[str], heard: list[str]) -> int:
 
 
 def alone(index: Index, frames: int) -> dict[str, Tensor]:
-    """Return the plan of one stream for each sentence: a short silence, the sentence, silence to the end."""
+    """Return the plan of one stream for each sentence: a short silence, the sentence, silence to
+    the end.
+    """
     count = len(index.voice)
     out = np.full((count, 1), _LEAD_S)
     return {
-        "out": torch.from_numpy(out), "source": torch.from_numpy(index.first[:-1, None].astype(float)),
-        "speed": torch.ones(count, 1), "stop": torch.from_numpy(index.first[1:, None].astype(float)),
-    }  # fmt: skip
+        "out": torch.from_numpy(out),
+        "source": torch.from_numpy(index.first[:-1, None].astype(float)),
+        "speed": torch.ones(count, 1),
+        "stop": torch.from_numpy(index.first[1:, None].astype(float)),
+    }
 
 
 @torch.no_grad()
@@ -49,7 +55,9 @@ def evaluate(
     delay: int = DELAY_STEPS,
     at_most: int = 10**9,
 ) -> dict[str, Any]:
-    """Return WER by voice, the median error of word starts in ms, and the share of turn ends told within 0.5 s."""
+    """Return WER by voice, the median error of word starts in ms, and the share of turn ends told
+    within 0.5 s.
+    """
     index, audio, labels = read_shards([path])
     store = Audio(audio, labels, device)
     lengths = np.diff(index.first) / 24_000
@@ -99,7 +107,9 @@ def evaluate(
 def words_of(
     tokens: np.ndarray, processor: SentencePieceProcessor, delay: int
 ) -> tuple[list[str], list[float]]:
-    """Return words and their starts by the rule of the server: a word lies between tokens 0 or 3."""
+    """Return words and their starts by the rule of the server: a word lies between tokens 0
+    or 3.
+    """
     words: list[str] = []
     starts: list[float] = []
     held: list[int] = []

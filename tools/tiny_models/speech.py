@@ -1,6 +1,7 @@
 """Synthesisers that say a sentence and know exactly when each word and each phoneme sounds.
 
-Tools of the recipe only. Each voice gives 24 kHz audio, the times of the words and the phonemes in one common alphabet.
+Tools of the recipe only. Each voice gives 24 kHz audio, the times of the words and the phonemes in
+one common alphabet.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 24_000
-PHONES = "sil aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh".split()
+PHONES = (
+    "sil aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw"
+    " v w y z zh".split()
+)
 """The alphabet of the phoneme labels. `sil` is 0."""
 _ID = {phone: number for number, phone in enumerate(PHONES)}
 _ARPABET = {
@@ -42,7 +46,10 @@ _IPA = {
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One sentence as sound. `words` and `phones` are (start, end) in seconds; `phone_ids` numbers into `PHONES`."""
+    """One sentence as sound.
+
+    `words` and `phones` are (start, end) in seconds; `phone_ids` numbers into `PHONES`.
+    """
 
     audio: NDArray[np.float32]
     words: list[tuple[float, float]]
@@ -51,9 +58,11 @@ class Spoken:
 
 
 def written(words: Sequence[str], letter_a: str = "ay") -> str:
-    """Return a sentence as text for a synthesiser: `i` and letters in capitals, commas attached, a full stop at the end.
+    """Return a sentence as text for a synthesiser: `i` and letters in capitals, commas attached, a
+    full stop at the end.
 
-    A single A would be read as the article; `letter_a` is what this synthesiser reads as the letter.
+    A single A would be read as the article; `letter_a` is what this synthesiser reads as the
+    letter.
     """
     return (
         " ".join({"i": "I", "A": letter_a}.get(word, word) for word in words).replace(" ,", ",")
@@ -67,7 +76,10 @@ def spoken_words(words: Sequence[str]) -> list[str]:
 
 
 class HibariVoice:
-    """The voice in hibari-tts. `pitch` scales its fundamental, `formants` stretches its spectrum: each pair is another speaker."""
+    """The voice in hibari-tts.
+
+    `pitch` scales its fundamental, `formants` stretches its spectrum: each pair is another speaker.
+    """
 
     def __init__(self) -> None:
         import onnx
@@ -219,7 +231,9 @@ def _grouped(
     bounds: NDArray[np.float64],
     words: Sequence[str],
 ) -> Spoken | None:
-    """Return the sentence with times, None unless the phonemes fall into as many groups as there are words."""
+    """Return the sentence with times, None unless the phonemes fall into as many groups as there
+    are words.
+    """
     spans: list[tuple[float, float]] = []
     phones: list[tuple[float, float]] = []
     ids: list[int] = []

@@ -1,4 +1,6 @@
-"""Open sentences of the words in `words`: a small grammar, numbers, spelling, commands, and loose strings of words."""
+"""Open sentences of the words in `words`: a small grammar, numbers, spelling, commands, and loose
+strings of words.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class TextGenerator:
         self._rng = random.Random(f"tiny-text-{seed}")
 
     def sentence(self) -> list[str]:
-        """Return the words of one sentence: lower case, spelled letters upper case, `,` as a word of its own for a short pause."""
+        """Return the words of one sentence: lower case, spelled letters upper case, `,` as a word
+        of its own for a short pause.
+        """
         return flat(self._sentence())
 
     def _sentence(self) -> list[str]:
@@ -238,9 +242,11 @@ class TextGenerator:
             ]
         elif form < 0.9:
             verb_words = [
-                {"i": "am", "s": "is", "p": "are"}[person]
-                if self._chance(0.5)
-                else ("were" if person == "p" else "was"),
+                (
+                    {"i": "am", "s": "is", "p": "are"}[person]
+                    if self._chance(0.5)
+                    else ("were" if person == "p" else "was")
+                ),
                 doing,
             ]
         else:

@@ -1,7 +1,9 @@
-"""Train codec and STT language model together: `python -m tools.tiny_models.train_codec SHARDS TOKENIZER OUT`.
+"""Train codec and STT language model together: `python -m tools.tiny_models.train_codec SHARDS
+TOKENIZER OUT`.
 
-The language model reads the quantised vectors, so that its loss teaches the encoder which sounds tell words apart. A linear map from the
-semantic level alone names the phonemes of this frame and the one before.
+The language model reads the quantised vectors, so that its loss teaches the encoder which sounds
+tell words apart. A linear map from the semantic level alone names the phonemes of this frame and
+the one before.
 """
 
 from __future__ import annotations

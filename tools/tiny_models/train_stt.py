@@ -1,6 +1,8 @@
-"""Train the STT language model on the codes of a frozen codec: `python -m tools.tiny_models.train_stt SHARDS TOKENIZER START OUT`.
+"""Train the STT language model on the codes of a frozen codec: `python -m
+tools.tiny_models.train_stt SHARDS TOKENIZER START OUT`.
 
-Streams are encoded as training goes, always disturbed anew, and each is used a few times from a store of codes.
+Streams are encoded as training goes, always disturbed anew, and each is used a few times from a
+store of codes.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Store:
 
 
 def start(path: Path, device: torch.device) -> tuple[Codec, SttNet]:
-    """Return the frozen codec and the language model to go on with: from a joint training's file, or from a folder that was exported."""
+    """Return the frozen codec and the language model to go on with: from a joint training's file,
+    or from a folder that was exported.
+    """
     if path.is_dir():
         codec, net = Codec(), SttNet(STT)
         codec.encoder = load_mimi_encoder(path / MIMI_FILE, device=device)
@@ -275,16 +279,20 @@ def main() -> None:
 
 @torch.no_grad()
 def dump_codes(codec: Codec, index: Index, audio: Audio, path: Path) -> None:
-    """Write the codes of every sentence, undisturbed: for training on codes alone, without the speech."""
+    """Write the codes of every sentence, undisturbed: for training on codes alone, without the
+    speech.
+    """
     frames = -(-np.diff(index.first) // FRAME_SAMPLES)
     order = np.argsort(frames, kind="stable")
     codes: list[np.ndarray] = [np.zeros(0)] * len(order)
     for rows in np.array_split(order, max(1, len(order) // 256)):
         longest = int(frames[rows].max())
         plan = {
-            "out": torch.zeros(len(rows), 1), "source": torch.from_numpy(index.first[rows, None].astype(float)),
-            "speed": torch.ones(len(rows), 1), "stop": torch.from_numpy(index.first[rows + 1, None].astype(float)),
-        }  # fmt: skip
+            "out": torch.zeros(len(rows), 1),
+            "source": torch.from_numpy(index.first[rows, None].astype(float)),
+            "speed": torch.ones(len(rows), 1),
+            "stop": torch.from_numpy(index.first[rows + 1, None].astype(float)),
+        }
         pcm, _ = audio.assemble(plan, longest)
         found = (
             codec.quantizer.encode(codec.encoder.latents(pcm[:, None]), CODEBOOKS)
@@ -295,10 +303,14 @@ def dump_codes(codec: Codec, index: Index, audio: Audio, path: Path) -> None:
         for row, line in zip(rows, found, strict=True):
             codes[row] = line[:, : frames[row]]
     np.savez_compressed(
-        path, codes=np.concatenate(codes, 1), frames=frames.astype(np.int32), voice=index.voice,
+        path,
+        codes=np.concatenate(codes, 1),
+        frames=frames.astype(np.int32),
+        voice=index.voice,
         text=np.frombuffer("\n".join(" ".join(line) for line in index.words).encode(), np.uint8),
-        word_start=np.concatenate(index.starts).astype(np.float32), word_end=np.concatenate(index.ends).astype(np.float32),
-    )  # fmt: skip
+        word_start=np.concatenate(index.starts).astype(np.float32),
+        word_end=np.concatenate(index.ends).astype(np.float32),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The words that the tiny models know: about 2,000 common forms, by part of speech.
 
-Written for this project. Words that sound like another word are listed only where the sentence tells them apart.
+Written for this project. Words that sound like another word are listed only where the sentence
+tells them apart.
 """
 
 from __future__ import annotations

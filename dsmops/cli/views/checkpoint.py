@@ -17,12 +17,14 @@ SHOWN_DIFFERENCES = 20
 
 
 def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
-    """Yield the model, the dtypes, the files when there are several, the tensors, and the forecast when there is one."""
+    """Yield the model, the dtypes, the files when there are several, the tensors, and the forecast
+    when there is one.
+    """
     yield f"{found.source}: {found.identity.description}"
     yield from _differences(found.identity)
     yield (
-        f"{counted(len(found.tensors), 'tensor')}, {counted(found.parameters, 'parameter')}, {size(found.data_bytes)} of data in "
-        f"{counted(len(found.files), 'file')}"
+        f"{counted(len(found.tensors), 'tensor')}, {counted(found.parameters, 'parameter')},"
+        f" {size(found.data_bytes)} of data in {counted(len(found.files), 'file')}"
     )
     yield Table(
         ["dtype", "tensors>", "parameters>", "size>"],
@@ -34,9 +36,15 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
     if len(found.files) > 1:
         yield Table(["file", "size>"], [[file.name, size(file.size_bytes)] for file in found.files])
     if found.total_size_bytes is not None and found.total_size_bytes != found.data_bytes:
-        yield f"The index states {found.total_size_bytes:,} bytes of data, the shards hold {found.data_bytes:,}."
+        yield (
+            f"The index states {found.total_size_bytes:,} bytes of data, the shards hold"
+            f" {found.data_bytes:,}."
+        )
     if found.unlisted:
-        yield f"{counted(len(found.unlisted), 'tensor')} in the shards but not in the index: {_some(found.unlisted)}"
+        yield (
+            f"{counted(len(found.unlisted), 'tensor')} in the shards but not in the index:"
+            f" {_some(found.unlisted)}"
+        )
     lines = found.tensors if all_tensors else found.tensors[:SHOWN_TENSORS]
     yield Table(
         ["tensor", "dtype", "shape", "size>"],
@@ -66,7 +74,9 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
 
 
 def show_outcome(outcome: Outcome) -> Iterator[Block]:
-    """Yield what was done or would be, what was lost, the digests, the notes, and what to run next."""
+    """Yield what was done or would be, what was lost, the digests, the notes, and what to run
+    next.
+    """
     target_bytes = sum(file.size_bytes for file in outcome.files)
     if outcome.status is Status.PLANNED:
         yield f"Would convert {outcome.source} ({outcome.identity.description}) to {outcome.dtype}:"
@@ -79,7 +89,10 @@ def show_outcome(outcome: Outcome) -> Iterator[Block]:
         )
         yield f"{size(target_bytes)} in all. Nothing was written."
     elif outcome.status is Status.UP_TO_DATE:
-        yield f"{outcome.target} is up to date: made from this source by this recipe. --force converts again."
+        yield (
+            f"{outcome.target} is up to date: made from this source by this recipe. --force"
+            " converts again."
+        )
     elif outcome.conversion is not None:
         yield from _conversion(outcome, outcome.conversion)
     if outcome.verification is not None:
@@ -91,9 +104,14 @@ def show_outcome(outcome: Outcome) -> Iterator[Block]:
 
 def show_verification(found: VerifyReport) -> Iterator[Block]:
     """Yield the verdict, and the differences when there are any."""
-    what = f"{counted(found.converted, 'converted tensor')} and {counted(found.untouched, 'untouched one')}, {size(found.compared_bytes)} read"
+    what = (
+        f"{counted(found.converted, 'converted tensor')} and"
+        f" {counted(found.untouched, 'untouched one')}, {size(found.compared_bytes)} read"
+    )
     if found.same:
-        yield f"{found.target} is what converting {found.source} gives: {what}, every value compared."
+        yield (
+            f"{found.target} is what converting {found.source} gives: {what}, every value compared."
+        )
         return
     yield f"{found.target} differs from what converting {found.source} gives ({what}):"
     for difference in found.differences[:SHOWN_DIFFERENCES]:
@@ -105,8 +123,8 @@ def show_verification(found: VerifyReport) -> Iterator[Block]:
 def _conversion(outcome: Outcome, done: ConversionReport) -> Iterator[Block]:
     rate = f" ({size(round(done.target_bytes / done.elapsed_s))}/s)" if done.elapsed_s > 0.5 else ""
     yield (
-        f"Converted {outcome.source} to {outcome.target}: {counted(done.tensors, 'tensor')}, {size(done.target_bytes)} in "
-        f"{duration(done.elapsed_s)}{rate}."
+        f"Converted {outcome.source} to {outcome.target}: {counted(done.tensors, 'tensor')},"
+        f" {size(done.target_bytes)} in {duration(done.elapsed_s)}{rate}."
     )
     yield from _losses(done.losses)
     for role, files in (("source", done.sources), ("target", done.targets)):
@@ -119,8 +137,9 @@ def _losses(report: LossReport) -> Iterator[Block]:
     totals = report.totals
     if totals.largest_magnitude is not None:
         yield (
-            f"Of {counted(totals.elements, 'value')}: {totals.overflowed:,} beyond the range, {totals.underflowed:,} to zero, "
-            f"{totals.rounded:,} rounded, the rest exact. Largest magnitude: {totals.largest_magnitude:g}."
+            f"Of {counted(totals.elements, 'value')}: {totals.overflowed:,} beyond the range,"
+            f" {totals.underflowed:,} to zero, {totals.rounded:,} rounded, the rest exact. Largest"
+            f" magnitude: {totals.largest_magnitude:g}."
         )
     lossy = sorted(
         (loss for loss in report.tensors if not loss.lossless or loss.nan or loss.infinite),
@@ -155,7 +174,10 @@ def _losses(report: LossReport) -> Iterator[Block]:
         ],
     )
     if len(lossy) > SHOWN_LOSSES:
-        yield f"... and {counted(len(lossy) - SHOWN_LOSSES, 'tensor')} more with losses; --json has all."
+        yield (
+            f"... and {counted(len(lossy) - SHOWN_LOSSES, 'tensor')} more with losses; --json has"
+            " all."
+        )
 
 
 def _differences(identity: ModelIdentity) -> Iterator[Block]:

@@ -25,7 +25,9 @@ def show_config_check(check: ConfigCheck) -> Iterator[Block]:
 
 
 def show_made_config(made: MadeConfig, target: Path | None, outcome: Outcome) -> Iterator[Block]:
-    """Yield the config itself when it goes to stdout; else what changed, the findings, and what became of the file."""
+    """Yield the config itself when it goes to stdout; else what changed, the findings, and what
+    became of the file.
+    """
     if outcome is Outcome.PRINTED:
         yield made.text.removesuffix("\n")
         return
@@ -35,7 +37,10 @@ def show_made_config(made: MadeConfig, target: Path | None, outcome: Outcome) ->
         yield made.change
     yield from view_findings(str(target), made.lint.findings)
     if made.plan is not None:
-        yield f"batch_size: largest safe {made.plan.batch_size}, limited by {made.plan.limited_by.value}"
+        yield (
+            f"batch_size: largest safe {made.plan.batch_size}, limited by"
+            f" {made.plan.limited_by.value}"
+        )
     words = {
         Outcome.WRITTEN: "was written",
         Outcome.UNCHANGED: "is up to date",
@@ -46,10 +51,15 @@ def show_made_config(made: MadeConfig, target: Path | None, outcome: Outcome) ->
 
 
 def view_findings(path: str, findings: Sequence[Finding]) -> Iterator[Block]:
-    """Yield one line for each finding of a file, as compilers write them, and one for what to do about it."""
+    """Yield one line for each finding of a file, as compilers write them, and one for what to do
+    about it.
+    """
     for finding in findings:
         where = f" {finding.where}:" if finding.where else ""
-        yield f"{path}:{finding.line}: {finding.severity.value}[{finding.code}]{where} {finding.message}"
+        yield (
+            f"{path}:{finding.line}: {finding.severity.value}[{finding.code}]{where}"
+            f" {finding.message}"
+        )
         if finding.hint:
             yield f"    hint: {finding.hint}"
     if findings:

@@ -1,4 +1,6 @@
-"""A diagnosis as people read it: area by area, what is in order in one line, what is not with all there is to it, then the sum."""
+"""A diagnosis as people read it: area by area, what is in order in one line, what is not with all
+there is to it, then the sum.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from dsmops.units import counted
 
 def show_diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
     """Yield every finding, then how many there are of each kind and what could not be seen."""
-    yield f"dsmops {diagnosis.dsmops_version}, Python {diagnosis.python_version}, {diagnosis.system}"
+    yield (
+        f"dsmops {diagnosis.dsmops_version}, Python {diagnosis.python_version}, {diagnosis.system}"
+    )
     yield ""
     for area in diagnosis.areas:
         if area.findings:

@@ -1,4 +1,6 @@
-"""A machine's GPUs as people read them: one table, then what each kind of card needs, then what to do next."""
+"""A machine's GPUs as people read them: one table, then what each kind of card needs, then what to
+do next.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,10 @@ def _details(alike: list[DeviceReport], torch: TorchBuild | None) -> Iterator[st
     else:
         yield f"  serve in     {verdict.serving_dtype.candle_name}: {verdict.serving_reason}"
     if verdict.dtype_override:
-        yield f'  config       dtype_override = "{verdict.dtype_override}" in every STT module, moshi-server 0.6.4 or newer; without it'
+        yield (
+            f'  config       dtype_override = "{verdict.dtype_override}" in every STT module,'
+            " moshi-server 0.6.4 or newer; without it"
+        )
         yield "               the port opens, but the model loop dies in warm-up with"
         yield f"               {verdict.bf16_error}"
         yield f"  convert      {_conversion(verdict.serving_dtype)}"
@@ -121,7 +126,10 @@ def _details(alike: list[DeviceReport], torch: TorchBuild | None) -> Iterator[st
 
 def _conversion(serving: DType | None) -> str:
     if serving is DType.F16:
-        return "recommended: proves that every weight fits f16, and loads without casts; the server can also cast while loading"
+        return (
+            "recommended: proves that every weight fits f16, and loads without casts; the server"
+            " can also cast while loading"
+        )
     return "not needed: the server casts to f32 exactly while loading"
 
 
@@ -151,7 +159,9 @@ def _torch(kernels: TorchKernels, torch: TorchBuild | None) -> str:
 def _use(each: DeviceReport) -> str | None:
     if each.processes:
         return ", ".join(
-            f"{size(process.used_bytes)} by {PurePath(process.name).name if process.name else 'an unnamed process'} (pid {process.pid})"
+            f"{size(process.used_bytes)} by"
+            f" {PurePath(process.name).name if process.name else 'an unnamed process'} (pid"
+            f" {process.pid})"
             for process in each.processes
         )
     # A driver's own reserve is well below this; more is somebody's.

@@ -19,24 +19,37 @@ _ANSWERS = {
 
 
 def show_numerics(report: NumericsReport) -> Iterator[Block]:
-    """Yield the verdict and its reasons, what both models wrote, how far apart they are, the range of each layer, and the notes."""
+    """Yield the verdict and its reasons, what both models wrote, how far apart they are, the range
+    of each layer, and the notes.
+    """
     source, target, limits = report.source, report.target, report.thresholds
-    yield f"Does {target.file} in {target.dtype} say what {source.file} says in {source.dtype}? {_ANSWERS[report.verdict]}"
+    yield (
+        f"Does {target.file} in {target.dtype} say what {source.file} says in {source.dtype}?"
+        f" {_ANSWERS[report.verdict]}"
+    )
     yield from (f"  {finding.verdict}: {finding.message}" for finding in report.findings)
     yield (
-        f"Ran {report.audio_s:.1f} s of {report.audio} on {report.device} in {counted(report.steps, 'step')}: "
-        f"{source.dtype} took {duration(source.compute_s)}, {target.dtype} {duration(target.compute_s)}."
+        f"Ran {report.audio_s:.1f} s of {report.audio} on {report.device} in"
+        f" {counted(report.steps, 'step')}: {source.dtype} took {duration(source.compute_s)},"
+        f" {target.dtype} {duration(target.compute_s)}."
     )
     yield from _texts(source, target, same=report.agreement.same_text)
     agreement, logits = report.agreement, report.logits
     apart = ""
     if agreement.first_difference_step is not None:
-        apart = f"; first different at step {agreement.first_difference_step}, {agreement.first_difference_s:.2f} s"
-    yield f"Tokens, each by itself: {agreement.same:,} of {agreement.steps:,} the same ({agreement.share:.1%}){apart}."
+        apart = (
+            f"; first different at step {agreement.first_difference_step},"
+            f" {agreement.first_difference_s:.2f} s"
+        )
+    yield (
+        f"Tokens, each by itself: {agreement.same:,} of {agreement.steps:,} the same"
+        f" ({agreement.share:.1%}){apart}."
+    )
     if logits.relative_rms is not None:
         yield (
-            f"Logits, given the same inputs: off by {_number(logits.max_abs)} at most, {_number(logits.rms)} rms, "
-            f"{logits.relative_rms:.2g} of their size; the same choice in {logits.same_choice_share:.1%} of the steps."
+            f"Logits, given the same inputs: off by {_number(logits.max_abs)} at most,"
+            f" {_number(logits.rms)} rms, {logits.relative_rms:.2g} of their size; the same choice"
+            f" in {logits.same_choice_share:.1%} of the steps."
         )
     else:
         yield "Logits cannot be compared: none are finite in both."
@@ -58,9 +71,11 @@ def show_numerics(report: NumericsReport) -> Iterator[Block]:
         ],
     )
     yield (
-        f"Headroom is {limits.f16_max:,.0f} over the largest magnitude. No: anything not finite, logits more than "
-        f"{limits.largest_relative_rms:g} of their size apart, or attention scores that moshi-server cannot form in f16. Warning: headroom "
-        f"below {limits.least_headroom:g} × in f16, or logits more than {limits.large_relative_rms:g} apart."
+        f"Headroom is {limits.f16_max:,.0f} over the largest magnitude. No: anything not finite,"
+        f" logits more than {limits.largest_relative_rms:g} of their size apart, or attention"
+        " scores that moshi-server cannot form in f16. Warning: headroom below"
+        f" {limits.least_headroom:g} × in f16, or logits more than {limits.large_relative_rms:g}"
+        " apart."
     )
     yield from report.notes
 
@@ -81,7 +96,9 @@ def _texts(source: Side, target: Side, *, same: bool) -> Iterator[str]:
 
 def _part(text: str, start: int) -> str:
     shown = text[start : start + _SHOWN_TEXT]
-    return f"{'…' if start else ''}{shown or '(nothing)'}{'…' if start + len(shown) < len(text) else ''}"
+    before = "…" if start else ""
+    after = "…" if start + len(shown) < len(text) else ""
+    return f"{before}{shown or '(nothing)'}{after}"
 
 
 def _row(layer: str, places: Sequence[Place]) -> list[str]:

@@ -24,7 +24,9 @@ _HEARING = {
     },
     Runtime.EMBEDDED: {
         **_ALIKE,
-        "KV cache": "2 × layers × context rounded up to 8 × width × bytes × slots, all allocated at load",
+        "KV cache": (
+            "2 × layers × context rounded up to 8 × width × bytes × slots, all allocated at load"
+        ),
         "Mimi weights": "56,234,272 floats of the encoder half, always F32",
         "Mimi state": "8.4 MB a slot, F32, encoder only",
         "step workspace": "measured, 3.6 MB a slot: activations of the captured step",
@@ -41,7 +43,9 @@ _SPEAKING = {
     Runtime.MOSHI_SERVER: {
         **_SPEAKING_ALIKE,
         "depformer weights": "all weight sets and heads × bytes of the dtype",
-        "depformer state": "Q, K and V × layers × 32 codebooks × width × bytes × slots, kept for each step",
+        "depformer state": (
+            "Q, K and V × layers × 32 codebooks × width × bytes × slots, kept for each step"
+        ),
         "Mimi weights": "112,928,609 floats: both halves, centroids twice; always F32",
         "Mimi state": "16.5 MB a slot, F32, both halves",
         "step workspace": "estimate, 6 MB a slot",
@@ -49,8 +53,13 @@ _SPEAKING = {
     },
     Runtime.EMBEDDED: {
         **_SPEAKING_ALIKE,
-        "KV cache": "2 × layers × context rounded up to 8 × width × bytes × slots, all allocated at load",
-        "depformer weights": "the weight sets and heads of n_q codebooks, and their embeddings multiplied out × bytes of the dtype",
+        "KV cache": (
+            "2 × layers × context rounded up to 8 × width × bytes × slots, all allocated at load"
+        ),
+        "depformer weights": (
+            "the weight sets and heads of n_q codebooks, and their embeddings multiplied out ×"
+            " bytes of the dtype"
+        ),
         "depformer state": "Q, K and V × layers × n_q × width × bytes × slots, kept for each step",
         "Mimi weights": "57,284,129 floats of the decoder half, always F32",
         "Mimi state": "8.4 MB a slot, F32, decoder only",
@@ -74,16 +83,34 @@ def show_plan(plan: ServingPlan, *, explain: bool = False) -> Iterator[Block]:
     if plan.fits:
         yield f"batch_size = {plan.batch_size}, limited by {plan.limited_by.value}"
     else:
-        yield f"Does not fit: one slot needs {size(plan.memory.total_bytes)}, and {size(plan.usable_bytes)} are usable."
-    yield f"  memory allows {_bound(plan.memory_batch_size)}; time allows {_bound(plan.time_batch_size)} ({_time_words(plan)})"
+        yield (
+            f"Does not fit: one slot needs {size(plan.memory.total_bytes)}, and"
+            f" {size(plan.usable_bytes)} are usable."
+        )
+    yield (
+        f"  memory allows {_bound(plan.memory_batch_size)}; time allows"
+        f" {_bound(plan.time_batch_size)} ({_time_words(plan)})"
+    )
     yield ""
     yield _memory_table(plan, explain=explain)
     for alternative in plan.alternatives:
-        yield f"Would fit: {alternative.change}: batch_size {alternative.batch_size}, {size(alternative.total_bytes)}"
+        yield (
+            f"Would fit: {alternative.change}: batch_size {alternative.batch_size},"
+            f" {size(alternative.total_bytes)}"
+        )
     if explain:
-        yield "Usable memory is what is free now (the whole card when simulated) less what is left free."
-        yield f"A step is planned to end within {plan.step_budget_ms:.0f} ms, 80 % of a frame; every step runs all slots, used or not."
-        yield "An estimated step is kernel launches, and all weights and caches read once at 70 % of the card's bandwidth."
+        yield (
+            "Usable memory is what is free now (the whole card when simulated) less what is left"
+            " free."
+        )
+        yield (
+            f"A step is planned to end within {plan.step_budget_ms:.0f} ms, 80 % of a frame; every"
+            " step runs all slots, used or not."
+        )
+        yield (
+            "An estimated step is kernel launches, and all weights and caches read once at 70 % of"
+            " the card's bandwidth."
+        )
         if plan.codebook_choices:
             yield from _codebook_lines(plan)
     for note in plan.notes:
@@ -106,11 +133,17 @@ def _time_words(plan: ServingPlan) -> str:
         if plan.time_basis is TimeBasis.MEASURED
         else "estimated from bandwidth, not measured"
     )
-    return f"{plan.step_ms:.0f} of {plan.step_budget_ms:.0f} ms a step at {max(1, plan.batch_size)}; {kind}"
+    return (
+        f"{plan.step_ms:.0f} of {plan.step_budget_ms:.0f} ms a step at {max(1, plan.batch_size)};"
+        f" {kind}"
+    )
 
 
 def _codebook_lines(plan: ServingPlan) -> Iterator[Block]:
-    yield "The depformer runs once for each of n_q codebooks, one after the other, and reads its weight set each time. As estimated:"
+    yield (
+        "The depformer runs once for each of n_q codebooks, one after the other, and reads its"
+        " weight set each time. As estimated:"
+    )
     yield Table(
         ["n_q>", f"step at {max(1, plan.batch_size)}>", "memory>"],
         [

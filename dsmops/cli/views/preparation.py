@@ -44,7 +44,10 @@ def show_preparation(report: PrepareReport) -> Iterator[Block]:
             for part in report.parts
         ],
     )
-    yield f"batch_size = {report.batch_size} (largest safe: {report.serving.batch_size}, limited by {report.serving.limited_by.value})"
+    yield (
+        f"batch_size = {report.batch_size} (largest safe: {report.serving.batch_size}, limited by"
+        f" {report.serving.limited_by.value})"
+    )
     if report.conversion is not None:
         yield loss_line(report.conversion)
     if report.config_diff:
@@ -66,7 +69,10 @@ def show_preparation(report: PrepareReport) -> Iterator[Block]:
 def _lint_lines(lint: LintReport, path: Path) -> Iterator[Block]:
     """Yield the errors in full, and how much more there is to know."""
     errors, warnings, notes = (lint.count(severity) for severity in Severity)
-    yield f"lint: {counted(errors, 'error')}, {counted(warnings, 'warning')}, {counted(notes, 'note')}"
+    yield (
+        f"lint: {counted(errors, 'error')}, {counted(warnings, 'warning')},"
+        f" {counted(notes, 'note')}"
+    )
     yield from view_findings(
         str(path), [finding for finding in lint.findings if finding.severity is Severity.ERROR]
     )
@@ -76,10 +82,12 @@ def loss_line(conversion: ConversionReport) -> str:
     """Return how long the conversion took and what it did to the values."""
     totals = conversion.losses.totals
     return (
-        f"converted in {duration(conversion.elapsed_s)}: of {totals.elements:,} values {totals.overflowed:,} are beyond the range, "
-        f"{totals.underflowed:,} became zero, {totals.rounded:,} were rounded; the rest is exact"
+        f"converted in {duration(conversion.elapsed_s)}: of {totals.elements:,} values"
+        f" {totals.overflowed:,} are beyond the range, {totals.underflowed:,} became zero,"
+        f" {totals.rounded:,} were rounded; the rest is exact"
         + (
-            f"\nwarning: the source holds {totals.nan:,} NaN and {totals.infinite:,} infinite values"
+            f"\nwarning: the source holds {totals.nan:,} NaN and {totals.infinite:,} infinite"
+            " values"
             if totals.nan or totals.infinite
             else ""
         )

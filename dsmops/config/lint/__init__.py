@@ -1,4 +1,5 @@
-"""What is wrong, unwise or worth knowing about a moshi-server TOML: small rules in one tuple, pure functions of text and facts.
+"""What is wrong, unwise or worth knowing about a moshi-server TOML: small rules in one tuple, pure
+functions of text and facts.
 
 `report.CODES` lists everything a lint can say. The server itself checks little: unknown keys are
 ignored, and most mistakes show only as a process that listens and never answers.
@@ -43,7 +44,10 @@ RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
 
 
 def lint(config: Config, facts: LintFacts) -> LintReport:
-    """Return everything the rules find in `config`, by line. What `facts` leave open is not judged."""
+    """Return everything the rules find in `config`, by line.
+
+    What `facts` leave open is not judged.
+    """
     found = [finding for rule in RULES for finding in rule(config, facts)]
     return LintReport(
         tuple(sorted(found, key=lambda item: (item.line, item.code, item.where, item.message)))

@@ -1,4 +1,6 @@
-"""Rules about who gets in and what they see: routes, API keys, the listening address, what is written to disk and what is served."""
+"""Rules about who gets in and what they see: routes, API keys, the listening address, what is
+written to disk and what is served.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from dsmops.config.schema import PUBLIC_TOKEN
 from dsmops.config.values import resolve
 
 SHORT_API_KEY_CHARS = 16
-"""Below this a key is within reach of guessing: 16 characters of a 64-letter alphabet are 96 bits."""
+"""Below this a key is within reach of guessing: 16 characters of a 64-letter alphabet are 96 bits.
+"""
 
 _BUILT_IN = {
     ("GET", path): "the server's own"
@@ -54,7 +57,10 @@ def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
                     f'the server panics at start: the route "{path}" {problem}',
                 )
             elif (method, _shape(path)) in taken:
-                message = f"{method} {path} is taken already ({taken[method, _shape(path)]}): the server panics at start"
+                message = (
+                    f"{method} {path} is taken already ({taken[method, _shape(path)]}): the server"
+                    " panics at start"
+                )
                 clashes.setdefault(key, ("path-clash", message))
             taken.setdefault((method, _shape(path)), ".".join(module.where(key)))
         for key, (code, message) in clashes.items():
@@ -67,11 +73,14 @@ def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
 
 
 _SEGMENT = re.compile(r"[^{}]*(?P<capture>\{(?P<rest>\*?)[^}*]+\})?")
-"""What may stand between two slashes: text, and one capture `{name}` or `{*name}` at the end of it."""
+"""What may stand between two slashes: text, and one capture `{name}` or `{*name}` at the end of it.
+"""
 
 
 def _path_problem(path: str) -> str:
-    """Return why the server's router (axum 0.8.4 on matchit 0.8.4) panics at a route, or an empty string."""
+    """Return why the server's router (axum 0.8.4 on matchit 0.8.4) panics at a route, or an empty
+    string.
+    """
     if not path.startswith("/"):
         return "does not begin with a slash"
     if "/:" in path or "/*" in path:
@@ -97,7 +106,10 @@ def _without_doubled_braces(path: str) -> str:
 
 
 def api_keys(config: Config, facts: LintFacts) -> Findings:
-    """Report keys that let in everybody or nobody. Messages never repeat a key, but for the public one."""
+    """Report keys that let in everybody or nobody.
+
+    Messages never repeat a key, but for the public one.
+    """
     keys = config.values.get("authorized_ids")
     if not isinstance(keys, list):
         return
@@ -159,15 +171,24 @@ def _public_token(config: Config, facts: LintFacts) -> Finding:
 def exposure(config: Config, facts: LintFacts) -> Findings:
     """Report what listening on `addr` means; without it, that this was not judged."""
     if facts.addr is None:
-        message = "exposure was not judged: the server listens on all interfaces (0.0.0.0) unless told otherwise"
+        message = (
+            "exposure was not judged: the server listens on all interfaces (0.0.0.0) unless told"
+            " otherwise"
+        )
         yield finding(config, "addr-not-given", (), message, "Give --addr as the server gets it.")
         return
     if _parse_addr(facts.addr) is None:
-        message = f"--addr {facts.addr} is no IP address: the server listens on ::1 instead, and says nothing"
+        message = (
+            f"--addr {facts.addr} is no IP address: the server listens on ::1 instead, and says"
+            " nothing"
+        )
         yield finding(config, "bad-addr", (), message, "Give an address such as 127.0.0.1.")
     if not _listens_to_others(facts.addr):
         return
-    message = f"{facts.addr} is reachable from other machines, and the server speaks plain HTTP: keys and voices travel readable"
+    message = (
+        f"{facts.addr} is reachable from other machines, and the server speaks plain HTTP: keys and"
+        " voices travel readable"
+    )
     yield finding(
         config,
         "plain-http-exposed",
@@ -190,7 +211,10 @@ def folders(config: Config, facts: LintFacts) -> Findings:
     """Report logs that the server would serve as static files."""
     static, logs = (_folder(config, key, facts) for key in ("static_dir", "log_dir"))
     if static is not None and logs is not None and _is_inside(logs, static):
-        message = f"log_dir ({logs}) lies in static_dir ({static}), whose files anybody can fetch: logs hold API keys and texts"
+        message = (
+            f"log_dir ({logs}) lies in static_dir ({static}), whose files anybody can fetch: logs"
+            " hold API keys and texts"
+        )
         yield finding(config, "logs-served", ("static_dir",), message, "Keep the two apart.")
 
 
@@ -203,7 +227,10 @@ def _folder(config: Config, key: str, facts: LintFacts) -> str | None:
 
 
 def _is_inside(folder: str, other: str) -> bool:
-    """Return whether `folder` is `other` or lies in it, as far as the paths alone tell. The working directory is not known."""
+    """Return whether `folder` is `other` or lies in it, as far as the paths alone tell.
+
+    The working directory is not known.
+    """
     depth = max(folder.count(".."), other.count("..")) + 1
     nowhere = (
         "/" + "\0/" * depth
@@ -219,7 +246,10 @@ def captures(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     """Report what is written into `log_dir` besides logs."""
     for module in modules(config):
         if module.kind in {"Asr", "Lm", "Tts"}:
-            message = f"{module.kind} writes text, decodable voice tokens and the caller's API key into log_dir after every session"
+            message = (
+                f"{module.kind} writes text, decodable voice tokens and the caller's API key into"
+                " log_dir after every session"
+            )
             yield finding(
                 config,
                 "writes-voice",
@@ -243,7 +273,10 @@ def instance_name(config: Config, facts: LintFacts) -> Findings:
     value = config.values.get("instance_name")
     name = resolve(value, facts.environ).text if isinstance(value, str) else ""
     if "." in name:
-        message = f"instance_name {name} has a dot: capture files lose what follows the last one, and may overwrite each other"
+        message = (
+            f"instance_name {name} has a dot: capture files lose what follows the last one, and may"
+            " overwrite each other"
+        )
         yield finding(
             config,
             "instance-name-dot",

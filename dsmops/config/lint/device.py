@@ -32,7 +32,10 @@ def dtype_words(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
             hint = f'Write "{DType.parse(text).candle_name}".'
         except ValueError:
             hint = f"Use one of {', '.join(_CANDLE_NAMES)}."
-        message = f'dtype_override = "{text}" loads, and the module then fails to start; names are lower case and short'
+        message = (
+            f'dtype_override = "{text}" loads, and the module then fails to start; names are lower'
+            " case and short"
+        )
         yield finding(config, "bad-dtype", module.where("dtype_override"), message, hint)
 
 
@@ -46,10 +49,13 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
         if "dtype_override" not in module.table:
             if not capability.native_bf16:
                 message = (
-                    f"no dtype_override, so the server computes in bf16, which {device.label} cannot: it starts, listens, "
-                    "and never sends Ready (CUDA_ERROR_NOT_FOUND)"
+                    f"no dtype_override, so the server computes in bf16, which {device.label}"
+                    " cannot: it starts, listens, and never sends Ready (CUDA_ERROR_NOT_FOUND)"
                 )
-                hint = f'Add dtype_override = "{capability.serving_dtype.candle_name}" below batch_size.'
+                hint = (
+                    f'Add dtype_override = "{capability.serving_dtype.candle_name}" below'
+                    " batch_size."
+                )
                 yield finding(config, "dtype-override-missing", module.where(), message, hint)
             continue
         dtype = _CANDLE_NAMES.get(module.text("dtype_override") or "")
@@ -65,13 +71,20 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
             and _device_word(module) != "cpu"
         ):
             message = (
-                f"{module.kind} computes in bf16, written into its script, and {device.label} has no bf16 arithmetic: "
-                "moshi-server fails there, or emulates it too slowly to be of use"
+                f"{module.kind} computes in bf16, written into its script, and {device.label} has"
+                " no bf16 arithmetic: moshi-server fails there, or emulates it too slowly to be"
+                " of use"
             )
             dtype = capability.serving_dtype
-            hint = f"Give it a script: a copy of the embedded one (`moshi-server configs`) that passes float{8 * dtype.itemsize}."
+            hint = (
+                "Give it a script: a copy of the embedded one (`moshi-server configs`) that passes"
+                f" float{8 * dtype.itemsize}."
+            )
             if module.kind == "Py":
-                hint = f"`dsmops worker` serves this file in {dtype.candle_name}. Else: {hint[0].lower()}{hint[1:]}"
+                hint = (
+                    f"`dsmops worker` serves this file in {dtype.candle_name}. Else:"
+                    f" {hint[0].lower()}{hint[1:]}"
+                )
             yield finding(config, "python-bf16", module.where("type"), message, hint)
 
 
@@ -82,19 +95,28 @@ def _unsuited(
     if dtype is DType.BF16 and not capability.native_bf16:
         yield (
             "bf16-on-old-device",
-            f"{device.label} has no bf16 arithmetic: the server starts, listens, and never sends Ready",
+            (
+                f"{device.label} has no bf16 arithmetic: the server starts, listens, and never"
+                " sends Ready"
+            ),
         )
     elif dtype is DType.F16 and not capability.has_f16_kernels:
         yield (
             "no-f16-kernels",
-            f"the server has no f16 kernels for {device.label}: it starts, listens, and never sends Ready",
+            (
+                f"the server has no f16 kernels for {device.label}: it starts, listens, and never"
+                " sends Ready"
+            ),
         )
     elif dtype is DType.F16 and best is DType.F32:
         yield "slow-f16", f"f16 arithmetic on {device.label} crawls, at 1/64 of the f32 rate"
     elif dtype is DType.F16 and best is DType.BF16:
         yield (
             "f16-on-bf16-device",
-            f"{device.label} computes bf16, for which the model was trained; f16 works and saves nothing",
+            (
+                f"{device.label} computes bf16, for which the model was trained; f16 works and"
+                " saves nothing"
+            ),
         )
     elif dtype is DType.F32 and best is not DType.F32:
         yield (
@@ -109,7 +131,9 @@ def _device_word(module: Module) -> str | None:
 
 
 def server_version(config: Config, facts: LintFacts) -> Findings:
-    """Report keys and module types that are newer than the server; it ignores the former and refuses the latter."""
+    """Report keys and module types that are newer than the server; it ignores the former and
+    refuses the latter.
+    """
     version, capability = (
         facts.server_version,
         facts.device.compute_capability if facts.device else None,
@@ -118,7 +142,10 @@ def server_version(config: Config, facts: LintFacts) -> Findings:
     for module in modules(config):
         section = MODULES[module.kind]
         if section.since and version and version < section.since:
-            message = f"moshi-server {version} does not know the type {module.kind}, and refuses the config"
+            message = (
+                f"moshi-server {version} does not know the type {module.kind}, and refuses the"
+                " config"
+            )
             yield finding(
                 config,
                 "module-too-new",
@@ -131,7 +158,10 @@ def server_version(config: Config, facts: LintFacts) -> Findings:
                 continue
             where, newer = module.where(name), f"Use moshi-server {key.since} or newer."
             if version is None:
-                message = f"read by moshi-server {key.since} and newer; an older one ignores it without a word"
+                message = (
+                    f"read by moshi-server {key.since} and newer; an older one ignores it without a"
+                    " word"
+                )
                 yield finding(
                     config,
                     "needs-newer-server",
@@ -140,7 +170,10 @@ def server_version(config: Config, facts: LintFacts) -> Findings:
                     "Give --server-version to have it judged.",
                 )
             elif needed:
-                message = f"moshi-server {version} ignores {name}, and this device cannot do without: the server would never send Ready"
+                message = (
+                    f"moshi-server {version} ignores {name}, and this device cannot do without: the"
+                    " server would never send Ready"
+                )
                 yield finding(config, "override-unread", where, message, newer)
             else:
                 message = (
@@ -150,7 +183,10 @@ def server_version(config: Config, facts: LintFacts) -> Findings:
 
 
 def memory(config: Config, facts: LintFacts) -> Findings:
-    """Report batches that do not fit. Counts the modules of which the size is known; every figure is derived, not measured."""
+    """Report batches that do not fit.
+
+    Counts the modules of which the size is known; every figure is derived, not measured.
+    """
     device = facts.device
     if device is None or device.memory_total_bytes is None:
         return
@@ -247,7 +283,10 @@ def step_time(config: Config, facts: LintFacts) -> Findings:
             served.shape, served.dtype, served.slots, device, runtime=served.runtime, n_q=served.n_q
         )
         if step_ms is not None and step_ms > FRAME_MS:
-            message = f"a step of {served.slots} slots is estimated at {step_ms:.0f} ms on {device.label}, and a frame is {FRAME_MS:.0f} ms"
+            message = (
+                f"a step of {served.slots} slots is estimated at {step_ms:.0f} ms on"
+                f" {device.label}, and a frame is {FRAME_MS:.0f} ms"
+            )
             yield finding(
                 config,
                 "slower-than-real-time",
@@ -271,5 +310,7 @@ def _served_dtype(module: Module) -> DType | None:
 
 
 def _slots(module: Module) -> int | None:
-    """Return the streams that memory is taken for: all of a batch at load, at least one where each connection adds its own."""
+    """Return the streams that memory is taken for: all of a batch at load, at least one where each
+    connection adds its own.
+    """
     return {"BatchedAsr": module.whole("batch_size"), "Asr": 1}.get(module.kind)

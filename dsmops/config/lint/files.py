@@ -1,4 +1,6 @@
-"""Rules about path-like values and the files behind them: what the server will find there, and whether it fits `[model]`."""
+"""Rules about path-like values and the files behind them: what the server will find there, and
+whether it fits `[model]`.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ def expansion(config: Config, facts: LintFacts) -> Findings:
 
 
 def _path_like(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """Yield every string that the server expands. Keys that it does not read at their place are none of them."""
+    """Yield every string that the server expands.
+
+    Keys that it does not read at their place are none of them.
+    """
     for key in ("static_dir", "log_dir", "instance_name"):
         value = config.values.get(key)
         if isinstance(value, str):
@@ -79,7 +84,9 @@ _SECRET_NAME = re.compile(r"key|tokens?$|secret|passw|credential|auth|bearer", r
 
 
 def _looks_secret(where: KeyPath) -> bool:
-    """Whether a value may be an API key, by the names it stands under: findings are shown, logged and shared."""
+    """Whether a value may be an API key, by the names it stands under: findings are shown, logged
+    and shared.
+    """
     return any(_SECRET_NAME.search(name) for name in where[2:])
 
 
@@ -98,9 +105,15 @@ def sources(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
             continue
         if problem:
             shown = "the value" if _looks_secret(where) else value
-            hint = "Name one file, like hf://kyutai/stt-1b-en_fr-candle/model.safetensors, or something local."
+            hint = (
+                "Name one file, like hf://kyutai/stt-1b-en_fr-candle/model.safetensors, or"
+                " something local."
+            )
             if where[-1] == "voice_folder":
-                hint = "Kyutai's own are hf-snapshot://kyutai/tts-voices/**/*.safetensors; a local folder will do."
+                hint = (
+                    "Kyutai's own are hf-snapshot://kyutai/tts-voices/**/*.safetensors; a local"
+                    " folder will do."
+                )
             yield finding(config, "bad-source", where, f"{shown} {problem}", hint)
 
 
@@ -115,12 +128,17 @@ def _folder_problem(value: str) -> str:
 
 
 def _may_be_snapshot(module: Module, keys: KeyPath) -> bool:
-    """Whether nobody but a script of the operator's own would miss a folder in a value of a `py` table."""
+    """Whether nobody but a script of the operator's own would miss a folder in a value of a `py`
+    table.
+    """
     return len(keys) > 1 or keys[0] not in module.py_keys
 
 
 def files(config: Config, facts: LintFacts) -> Findings:
-    """Report files that are absent, unreadable, or not what their key says. Files without facts are not judged."""
+    """Report files that are absent, unreadable, or not what their key says.
+
+    Files without facts are not judged.
+    """
     by_name = {module.name: module for module in modules(config)}
     for reference in file_references(config, facts.environ):
         fact = facts.files.get((reference.value.text, reference.role))
@@ -188,7 +206,10 @@ def _tokenizer(
         return
     tokens = module.whole("model", "text_out_vocab_size")
     if tokens is not None and tokens != fact.pieces:
-        message = f"{name} has {fact.pieces} pieces, and text_out_vocab_size is {tokens}: words would come out wrong"
+        message = (
+            f"{name} has {fact.pieces} pieces, and text_out_vocab_size is {tokens}: words would"
+            " come out wrong"
+        )
         yield finding(
             config,
             "tokenizer-size",
@@ -225,7 +246,10 @@ def _mimi(config: Config, where: KeyPath, name: str, header: Header) -> Findings
             "Name the mimi-….safetensors file of the model's repository.",
         )
     elif any(header[tensor][1] != shape for tensor, shape in MIMI_TENSOR_PROBES.items()):
-        message = f"{name} is a Mimi with other dimensions than the released one: moshi-server does not start with it"
+        message = (
+            f"{name} is a Mimi with other dimensions than the released one: moshi-server does not"
+            " start with it"
+        )
         yield finding(
             config,
             "other-mimi",
@@ -252,7 +276,10 @@ def _language_model(
         )
         return
     if not module.is_python and _TTS_PROBE in header:
-        message = f"{name} is a text-to-speech model in the form of the Python package, which no Rust module runs, {module.kind} neither"
+        message = (
+            f"{name} is a text-to-speech model in the form of the Python package, which no Rust"
+            f" module runs, {module.kind} neither"
+        )
         yield finding(
             config,
             "tensor-mismatch",
@@ -263,9 +290,11 @@ def _language_model(
         return
     expected = expected_tensors(module, len(header))
     differences = [
-        f"{tensor} is missing"
-        if tensor not in header
-        else f"{tensor} is {header[tensor][1]}, [model] says {shape}"
+        (
+            f"{tensor} is missing"
+            if tensor not in header
+            else f"{tensor} is {header[tensor][1]}, [model] says {shape}"
+        )
         for tensor, shape in expected.items()
         if tensor not in header or header[tensor][1] != shape
     ]
@@ -289,7 +318,10 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
     override = module.text("dtype_override")
     f32 = sum(dtype == DType.F32 for dtype, _ in header.values())
     if override == "f16" and f32 and DType.F16 in stored:
-        message = f"{f32} of {len(header)} tensors are kept in F32, and the server casts them to f16 all the same, overflows to infinity"
+        message = (
+            f"{f32} of {len(header)} tensors are kept in F32, and the server casts them to f16 all"
+            " the same, overflows to infinity"
+        )
         yield finding(
             config,
             "kept-f32-cast",
@@ -298,7 +330,10 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
             'Use dtype_override = "f32" if they were kept because they overflow.',
         )
     elif override == "f16" and stored & {DType.BF16, DType.F32}:
-        message = "the file is not in f16: the server casts at load, and values beyond 65,504 become infinite unseen"
+        message = (
+            "the file is not in f16: the server casts at load, and values beyond 65,504 become"
+            " infinite unseen"
+        )
         yield finding(
             config,
             "cast-at-load",
@@ -307,12 +342,16 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
             "`dsmops convert` does the same once, and reports every such value.",
         )
     elif override == "bf16" and stored == {DType.F16}:
-        message = "the file is in f16, and the server casts it up to bf16 at load, with 3 bits less of precision"
+        message = (
+            "the file is in f16, and the server casts it up to bf16 at load, with 3 bits less of"
+            " precision"
+        )
         yield finding(config, "cast-at-load", where, message, "Name the original bf16 file.")
 
 
 def expected_tensors(module: Module, tensors_in_file: int) -> dict[str, tuple[int, ...]]:
-    """Return name → shape of the tensors that `[model]` surely asks for; empty when its sizes are not all there.
+    """Return name → shape of the tensors that `[model]` surely asks for; empty when its sizes are
+    not all there.
 
     Left out are tensors whose form depends on more than the sizes: LayerNorms, blocks without
     gating, cross-attention, biases, layer scales, the inside of a depformer. Counts are cut to what

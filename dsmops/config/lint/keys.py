@@ -1,4 +1,7 @@
-"""Rules that walk the schema: missing, unknown and misplaced keys, types, words. What they call errors stops the server at load."""
+"""Rules that walk the schema: missing, unknown and misplaced keys, types, words.
+
+What they call errors stops the server at load.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,9 @@ def _section(table: Mapping[str, Any], section: Section, where: KeyPath) -> Iter
 def _dates_handed_on(
     table: Mapping[str, Any], name: str, section: Section, where: KeyPath
 ) -> Iterator[Problem]:
-    """Find dates under a key that nothing reads: in a table for Python the server fails at them all the same."""
+    """Find dates under a key that nothing reads: in a table for Python the server fails at them all
+    the same.
+    """
     if section.lax:
         yield from _dates(table[name], (*where, name))
 
@@ -137,7 +142,10 @@ def _table(table: dict[str, Any], kind: schema.Type, where: KeyPath) -> Iterator
 def _text_array(items: list[Any], where: KeyPath) -> Iterator[Problem]:
     for index, item in enumerate(items):
         if not isinstance(item, str):
-            message = f"item {index + 1} of {where[-1]} is {_described(item)}, and the server wants a string"
+            message = (
+                f"item {index + 1} of {where[-1]} is {_described(item)}, and the server wants a"
+                " string"
+            )
             hint = "Put it in quotes." if isinstance(item, int | float) else ""
             yield "wrong-type", (*where, str(index)), message, hint
 
@@ -221,7 +229,10 @@ def _dates(value: Any, where: KeyPath) -> Iterator[Problem]:
 
 
 def _wrong_type(value: Any, wanted: str, where: KeyPath) -> Problem:
-    """Return the problem of a value that is not `wanted`. Values are repeated where a number or a bool belongs; others may be secret."""
+    """Return the problem of a value that is not `wanted`.
+
+    Values are repeated where a number or a bool belongs; others may be secret.
+    """
     hint = ""
     if wanted in _WHOLE_NUMBERS and isinstance(value, float) and value.is_integer():
         hint = f"Write {int(value)}."
@@ -292,7 +303,9 @@ def _nearest(name: str, names: tuple[str, ...]) -> str | None:
 
 
 def _levels() -> dict[str, list[str]]:
-    """Return for every key the levels at which the server reads it, in words; the depformer's repeat those of the model."""
+    """Return for every key the levels at which the server reads it, in words; the depformer's
+    repeat those of the model.
+    """
     levels: dict[str, list[str]] = {
         name: ["the top level, above the first table"] for name in TOP.keys
     }

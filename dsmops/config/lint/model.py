@@ -1,4 +1,6 @@
-"""Rules about values that load and then fail or do nothing: what the server's transformer cannot compute, and batch sizes."""
+"""Rules about values that load and then fail or do nothing: what the server's transformer cannot
+compute, and batch sizes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def transformer_limits(config: Config, facts: LintFacts) -> Findings:  # noqa: A
 
 
 def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yield key, message and hint of each value in a transformer's table that the server cannot compute with."""
+    """Yield key, message and hint of each value in a transformer's table that the server cannot
+    compute with.
+    """
     for key, (must, effect) in _TRANSFORMER_MUST.items():
         value = table.get(key)
         # `true` equals 1 in Python, and a wrong type is another rule's business.
@@ -60,7 +64,9 @@ def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, 
 
 
 def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
-    """Report conditioning keys that contradict the model: required with conditioners, without effect otherwise."""
+    """Report conditioning keys that contradict the model: required with conditioners, without
+    effect otherwise.
+    """
     for module in modules(config):
         if module.kind not in {"Asr", "BatchedAsr"}:
             continue
@@ -76,7 +82,10 @@ def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
                     config, "ineffective-key", module.where(key), message, "It may stay or go."
                 )
         elif module.kind == "BatchedAsr" and len(given) != 1:
-            message = "a model with conditioners needs either conditioning_delay or conditioning_learnt_padding = true"
+            message = (
+                "a model with conditioners needs either conditioning_delay or"
+                " conditioning_learnt_padding = true"
+            )
             yield finding(
                 config,
                 "conditioning-choice",
@@ -110,8 +119,8 @@ def context_lengths(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG0
                 continue
             if replace(lm, context=own.context, extra_heads=own.extra_heads) == own:
                 message = (
-                    f"{model.name} was trained on a context of {own.context} steps; positions beyond are new to it, "
-                    "and the cache of every slot grows with them"
+                    f"{model.name} was trained on a context of {own.context} steps; positions"
+                    " beyond are new to it, and the cache of every slot grows with them"
                 )
                 where = module.where("model", "transformer", "context")
                 yield finding(

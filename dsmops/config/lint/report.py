@@ -86,7 +86,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "memory-too-small": (_E, "the batch does not fit into the device's memory"),
     "memory-tight": (
         _W,
-        "the batch leaves less of the device's memory than `dsmops plan` does, or takes more than is free now",
+        (
+            "the batch leaves less of the device's memory than `dsmops plan` does, or takes more"
+            " than is free now"
+        ),
     ),
     "slower-than-real-time": (_N, "the full batch is estimated to miss the 80 ms of a step"),
     # who can get in, and what they can see
@@ -106,7 +109,9 @@ CODES: dict[str, tuple[Severity, str]] = {
     "writes-voice": (_W, "the module writes decodable voice tokens into log_dir"),
     "instance-name-dot": (_W, "capture files lose what follows the last dot of instance_name"),
 }
-"""Every code with its severity and what it means. One code has one severity, so that scripts can rely on it.
+"""Every code with its severity and what it means.
+
+One code has one severity, so that scripts can rely on it.
 
 An error keeps the server from doing its job, a warning is likely not what was meant.
 """
@@ -114,7 +119,10 @@ An error keeps the server from doing its job, a warning is likely not what was m
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know about a config. `where` is the dotted key, `line` the line it stands on, or would."""
+    """One thing to know about a config.
+
+    `where` is the dotted key, `line` the line it stands on, or would.
+    """
 
     severity: Severity
     code: str
@@ -148,7 +156,9 @@ Findings = Iterator[Finding]
 
 
 def finding(config: Config, code: str, where: KeyPath, message: str, hint: str = "") -> Finding:
-    """Return the finding of `code` at a key of `config`, with the severity and line that belong to them."""
+    """Return the finding of `code` at a key of `config`, with the severity and line that belong to
+    them.
+    """
     return Finding(CODES[code][0], code, dotted(where), config.line(where), message, hint)
 
 

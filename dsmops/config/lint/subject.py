@@ -1,4 +1,7 @@
-"""What a lint may know besides the text: files, device, server, address. The caller finds it out; rules only read it."""
+"""What a lint may know besides the text: files, device, server, address.
+
+The caller finds it out; rules only read it.
+"""
 
 from __future__ import annotations
 

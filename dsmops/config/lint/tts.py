@@ -1,4 +1,5 @@
-"""Rules about Py modules, which speak through the server's embedded Python script: what the script takes and then fails at.
+"""Rules about Py modules, which speak through the server's embedded Python script: what the script
+takes and then fails at.
 
 The model's own config.json says how many codebooks and which guidance there are. Where it is not at
 hand, the one released model counts.
@@ -75,7 +76,10 @@ def first_token(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     for module in speaking(config):
         token = module.whole("text_bos_token")
         if token is not None and token != _FIRST_TOKEN and token <= U32_MAX:
-            message = f"text_bos_token is {token}: the released model's texts begin with {_FIRST_TOKEN}, the main speaker's mark"
+            message = (
+                f"text_bos_token is {token}: the released model's texts begin with {_FIRST_TOKEN},"
+                " the main speaker's mark"
+            )
             yield finding(
                 config,
                 "bos-token",
@@ -100,15 +104,23 @@ def default_voice(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
             message = f"default_voice = {voice!r} is no name within voice_folder"
             hint = "Name it by its path from there, as unmute-prod-website/default_voice.wav."
         elif voice.endswith(_VOICE_SUFFIX):
-            message = f"default_voice = {voice!r} ends as its file does; voices are called by what stands before the model's suffix"
-            hint = "Leave out what follows the recording's own name, as in unmute-prod-website/default_voice.wav."
+            message = (
+                f"default_voice = {voice!r} ends as its file does; voices are called by what stands"
+                " before the model's suffix"
+            )
+            hint = (
+                "Leave out what follows the recording's own name, as in"
+                " unmute-prod-website/default_voice.wav."
+            )
         else:
             continue
         yield finding(config, "bad-voice", module.where("py", "default_voice"), message, hint)
 
 
 def speaking(config: Config) -> tuple[Module, ...]:
-    """Return the modules that the embedded script for speech serves, and not one of the operator's own."""
+    """Return the modules that the embedded script for speech serves, and not one of the operator's
+    own.
+    """
     return tuple(module for module in modules(config) if module.kind == "Py" and module.py_keys)
 
 
@@ -124,7 +136,9 @@ def model_config(module: Module, facts: LintFacts) -> Mapping[str, Any] | None:
 
 
 def published_model(module: Module, facts: LintFacts) -> TtsModel | None:
-    """Return the published model that a module serves, by its config.json or by the names it uses."""
+    """Return the published model that a module serves, by its config.json or by the names it
+    uses.
+    """
     own = model_config(module, facts)
     if own is None:
         return published_tts(module)
@@ -137,7 +151,9 @@ def published_model(module: Module, facts: LintFacts) -> TtsModel | None:
 
 
 def codebooks_of(module: Module, most: int = _CODEBOOKS) -> int | None:
-    """Return how many codebooks a module generates, None for a number that a model with `most` of them has not."""
+    """Return how many codebooks a module generates, None for a number that a model with `most` of
+    them has not.
+    """
     found = lax_integer(_py(module).get("n_q", module.py_keys["n_q"].default))
     return found if found is not None and 1 <= found <= most else None
 
@@ -152,7 +168,9 @@ def _most_codebooks(own: Mapping[str, Any] | None) -> int:
 
 
 def _cfg_values(own: Mapping[str, Any] | None) -> tuple[float, ...]:
-    """Return the values of the model's cfg conditioner, none where it has no such conditioner or nobody can read them."""
+    """Return the values of the model's cfg conditioner, none where it has no such conditioner or
+    nobody can read them.
+    """
     if own is None:
         return _CFG_VALUES
     value: Any = own

@@ -1,4 +1,6 @@
-"""`plan --measure`: time the embedded worker's step on this machine's card, and keep the profile that plans read."""
+"""`plan --measure`: time the embedded worker's step on this machine's card, and keep the profile
+that plans read.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _LADDER = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 def measure_profile(
     plan: ServingPlan, model: PublishedModel, *, progress: Progress = SILENT
 ) -> Path:
-    """Measure what `plan` plans, on its device, and return the file in this machine's state folder that holds the step profile.
+    """Measure what `plan` plans, on its device, and return the file in this machine's state folder
+    that holds the step profile.
 
     Nothing is downloaded: the weights are random. Takes a minute or two, and of the card's memory
     what the plan says is usable.
@@ -41,7 +44,8 @@ def measure_profile(
         )
     if not plan.fits:
         raise InputError(
-            f"not one slot of {plan.model} fits on {plan.device.label}: there is nothing to measure",
+            f"not one slot of {plan.model} fits on {plan.device.label}: there is nothing to"
+            " measure",
             code="plan.no_fit",
         )
     from dsmops.worker.runtime.measure import measure_steps

@@ -17,7 +17,8 @@ from dsmops.models import MODELS, PublishedModel, model_of_repo
 
 
 def find_device(simulated: Sequence[str] | None, ordinal: int | None) -> Device:
-    """Return the device to plan for: among `simulated` cards when given, else among those of this machine.
+    """Return the device to plan for: among `simulated` cards when given, else among those of this
+    machine.
 
     `ordinal` None means 0, the one moshi-server takes.
 
@@ -57,7 +58,8 @@ def plan_model(
     reserve_bytes: int | None = None,
     profile_file: Path | None = None,
 ) -> ServingPlan:
-    """Plan `model` on `device`, with the measured step times of `profile_file` or of this machine's own profiles when there are any.
+    """Plan `model` on `device`, with the measured step times of `profile_file` or of this machine's
+    own profiles when there are any.
 
     Raises:
         InputError: what was asked for makes no sense, or a profile is damaged or of something else.

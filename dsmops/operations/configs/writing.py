@@ -1,4 +1,6 @@
-"""`make-config`: a plan for a card rendered into a template, with the lint's opinion of the result."""
+"""`make-config`: a plan for a card rendered into a template, with the lint's opinion of the
+result.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class ConfigRequest:
 
 @dataclass(frozen=True, slots=True)
 class MadeConfig:
-    """A rendered config. `plan` is None where dtype and batch size were both given and no device was asked about.
+    """A rendered config.
+
+    `plan` is None where dtype and batch size were both given and no device was asked about.
 
     `before` is what is at the target already, `change` the difference to it, without API keys.
     """
@@ -69,7 +73,9 @@ class Outcome(StrEnum):
 def make_config(
     request: ConfigRequest, device: Device | None, *, target: Path | None = None
 ) -> MadeConfig:
-    """Render a config for `device`; nothing is written. A key of a config that is already at `target` is kept, else one is made.
+    """Render a config for `device`; nothing is written.
+
+    A key of a config that is already at `target` is kept, else one is made.
 
     `device` may be None when the request has both dtype and batch size.
 
@@ -138,7 +144,8 @@ def _plan(
 def place_config(
     made: MadeConfig, target: Path | None, *, strict: bool, dry_run: bool, force: bool
 ) -> Outcome:
-    """Write a made config where it belongs, a new one readable by its owner only, and return what became of it.
+    """Write a made config where it belongs, a new one readable by its owner only, and return what
+    became of it.
 
     A file with lint errors (with `strict`, warnings) is never written.
 

@@ -1,4 +1,5 @@
-"""`doctor`: everything that can be known of this machine in seconds, as findings with cause, evidence and fix.
+"""`doctor`: everything that can be known of this machine in seconds, as findings with cause,
+evidence and fix.
 
 Nothing is changed, downloaded or loaded: no torch, no CUDA context. Each area is a function from
 `Site` to findings, listed in `AREAS`; one that cannot look says so, and the others go on.
@@ -60,7 +61,9 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Every area with its findings, how many of them are what, and what could not be judged; and what it was that looked."""
+    """Every area with its findings, how many of them are what, and what could not be judged; and
+    what it was that looked.
+    """
 
     dsmops_version: str
     python_version: str
@@ -73,7 +76,9 @@ class Diagnosis:
 
 
 def diagnose(scope: Scope, gpu: GpuReport | None = None) -> Diagnosis:
-    """Look at this machine and return what is found. `gpu` stands for the cards that a probe would find.
+    """Look at this machine and return what is found.
+
+    `gpu` stands for the cards that a probe would find.
 
     Takes seconds, at worst: each program that is asked, and the hub, have time limits. Never raises
     for what it looks at.

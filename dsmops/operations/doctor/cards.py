@@ -17,7 +17,10 @@ from dsmops.units import counted, size
 
 _ABSENT = {"gpu.driver_missing", "gpu.container_without_gpu", "gpu.wsl_without_gpu"}
 """Codes that a machine without a card has too."""
-_OTHER_TORCH = "Install a torch made with CUDA 12.6, which has kernels from 5.0 to 9.0: https://pytorch.org/get-started/previous-versions"
+_OTHER_TORCH = (
+    "Install a torch made with CUDA 12.6, which has kernels from 5.0 to 9.0:"
+    " https://pytorch.org/get-started/previous-versions"
+)
 _SOMEBODYS_BYTES = 1 << 30
 """More than a driver, a desktop or an idle context takes."""
 
@@ -67,21 +70,27 @@ def _card(site: Site, report: DeviceReport) -> Iterator[Finding]:
         yield finding(
             "gpu-pre-ampere",
             Level.NOTE,
-            f"{device.label} has no bf16, in which moshi-server computes unless it is told otherwise",
+            f"{device.label} has no bf16, in which moshi-server computes unless it is told"
+            " otherwise",
             f"compute capability {capability}; {verdict.serving_reason}",
-            fix=f'dtype_override = "{verdict.dtype_override}" in every module of the config, as `dsmops prep-sm75` writes it',
+            fix=(
+                f'dtype_override = "{verdict.dtype_override}" in every module of the config, as'
+                " `dsmops prep-sm75` writes it"
+            ),
         )
     if verdict.build is not None and verdict.build.problem is not None:
         yield finding(
             "gpu-driver-old",
             Level.WARNING,
-            f"no moshi-server can be built for {device.label} under this driver: {verdict.build.problem}",
+            f"no moshi-server can be built for {device.label} under this driver:"
+            f" {verdict.build.problem}",
             driver,
             fix="Update the NVIDIA driver.",
         )
     if total and free is not None and total - free > _SOMEBODYS_BYTES:
         holders = [
-            f"pid {process.pid}, {PurePath(process.name).name if process.name else 'unnamed'}: {size(process.used_bytes)}"
+            f"pid {process.pid}, {PurePath(process.name).name if process.name else 'unnamed'}:"
+            f" {size(process.used_bytes)}"
             for process in report.processes or ()
         ]
         yield finding(
@@ -145,7 +154,8 @@ def torch(site: Site) -> Iterator[Finding]:
             yield finding(
                 "torch-kernels-unknown",
                 Level.NOTE,
-                f"cannot tell whether this torch has kernels for {label}: it is no published wheel that is known",
+                f"cannot tell whether this torch has kernels for {label}: it is no published wheel"
+                " that is known",
                 said,
                 fix="python -c 'import torch; print(torch.zeros(1, device=\"cuda\"))'",
                 unseen="whether torch computes on the card",
@@ -153,15 +163,18 @@ def torch(site: Site) -> Iterator[Finding]:
 
 
 def packages(site: Site) -> Iterator[Finding]:  # noqa: ARG001 every area is asked alike
-    """Report which packages of the `worker` extra are absent. Only names are looked up; nothing is imported."""
+    """Report which packages of the `worker` extra are absent.
+
+    Only names are looked up; nothing is imported.
+    """
     wanted = list(_worker_packages())
     missing = [name for name in wanted if not _is_installed(name)]
     if missing:
         yield finding(
             "packages-missing",
             Level.NOTE,
-            "the embedded worker and what talks to servers (`worker`, `transcribe`, `synthesize`, `evaluate`, `smoke-test`) lack packages; "
-            "moshi-server needs none of them",
+            "the embedded worker and what talks to servers (`worker`, `transcribe`, `synthesize`,"
+            " `evaluate`, `smoke-test`) lack packages; moshi-server needs none of them",
             f"not installed: {', '.join(missing)}",
             fix="pip install 'dsmops[worker]'",
         )

@@ -17,7 +17,10 @@ from dsmops.logs.failures import FAILURES
 
 
 class Level(StrEnum):
-    """How much a finding matters. An error keeps something here from working, a warning may; `ok` was looked at and is in order."""
+    """How much a finding matters.
+
+    An error keeps something here from working, a warning may; `ok` was looked at and is in order.
+    """
 
     ERROR = "error"
     WARNING = "warning"
@@ -32,7 +35,9 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about this machine. `cause` says what is the matter, `evidence` how that is known, `fix` what to do, as a command.
+    """One thing about this machine.
+
+    `cause` says what is the matter, `evidence` how that is known, `fix` what to do, as a command.
 
     `upstream_issue` is a public report of the same (`kyutai-labs/moshi#355`), `runbook` the page
     and heading. `unseen` names what could not be judged because of it, None where nothing was lost.

@@ -1,4 +1,6 @@
-"""The hub: whether it answers this machine, which token it is given, and where moshi-server will look for what was downloaded."""
+"""The hub: whether it answers this machine, which token it is given, and where moshi-server will
+look for what was downloaded.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from dsmops.operations.doctor.site import Site
 _TIMEOUT_S = 3
 """For each wait of the network, on a machine that answers at all within a tenth of it."""
 _PATIENCE_S = 8.0
-"""For all questions together. A resolver that hangs does so for longer than any time limit of a connection."""
+"""For all questions together.
+
+A resolver that hangs does so for longer than any time limit of a connection.
+"""
 _UNSEEN = "whether the hub gives this machine the files that are missing"
 
 # Error codes of the hub room that say what the hub thinks of a file.
@@ -30,7 +35,9 @@ _NAMES = {
 
 
 def hub(site: Site) -> Iterator[Finding]:
-    """Report settings and tokens, and ask the hub for one file of each repository from which something is missing."""
+    """Report settings and tokens, and ask the hub for one file of each repository from which
+    something is missing.
+    """
     try:
         settings = read_settings()
     except InputError as exc:
@@ -41,11 +48,14 @@ def hub(site: Site) -> Iterator[Finding]:
         yield finding(
             "hub-cache-elsewhere",
             Level.WARNING,
-            f"moshi-server looks for downloads in {server_cache()}, and everything else uses {settings.cache}",
+            f"moshi-server looks for downloads in {server_cache()}, and everything else uses"
+            f" {settings.cache}",
             "it reads HF_HOME, not HF_HUB_CACHE or XDG_CACHE_HOME",
-            fix=f"export HF_HOME={settings.cache.parent}"
-            if settings.cache.name == "hub"
-            else "Set HF_HOME instead: the cache is its folder hub.",
+            fix=(
+                f"export HF_HOME={settings.cache.parent}"
+                if settings.cache.name == "hub"
+                else "Set HF_HOME instead: the cache is its folder hub."
+            ),
         )
     missing = site.missing_hub_files
     if settings.offline or site.scope.offline:
@@ -60,7 +70,8 @@ def _tokens() -> Iterator[Finding]:
         yield finding(
             "hub-token-unread",
             Level.WARNING,
-            f"moshi-server does not read {tokens.variable or tokens.file}: to it this machine has no token",
+            f"moshi-server does not read {tokens.variable or tokens.file}: to it this machine has"
+            " no token",
             f"{read} does not exist",
             "Kyutai's models need no token",
             fix="hf auth login",
@@ -68,11 +79,14 @@ def _tokens() -> Iterator[Finding]:
 
 
 def _offline(missing: tuple[HubFile, ...], *, forbidden: bool) -> Finding:
-    """Return what not asking means. dsmops obeys the environment, and would not fetch; `--offline` says nothing about later."""
+    """Return what not asking means. dsmops obeys the environment, and would not fetch; `--offline`
+    says nothing about later.
+    """
     return finding(
         "hub-offline",
         Level.ERROR if missing and forbidden else Level.NOTE,
-        f"the hub was not asked: {'HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set' if forbidden else '--offline'}",
+        "the hub was not asked:"
+        f" {'HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set' if forbidden else '--offline'}",
         *(f"not in the cache: {file}" for file in missing),
         "moshi-server knows no offline mode, and fetches what its cache lacks",
         fix="Fetch where there is a network, and copy the cache." if missing else "",
@@ -96,8 +110,10 @@ def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[Findin
                 Level.ERROR if missing else Level.NOTE,
                 f"{settings.shown} does not answer this machine",
                 error.message,
-                fix="See whether this goes through, and its proxy settings: "
-                f"curl -I {settings.shown}. On a machine without a network: --offline",
+                fix=(
+                    "See whether this goes through, and its proxy settings: "
+                    f"curl -I {settings.shown}. On a machine without a network: --offline"
+                ),
                 unseen=_UNSEEN,
             )
             return
@@ -134,7 +150,10 @@ def _token() -> str:
 def _within(
     seconds: float, ask: Callable[[], list[DsmopsError | None]]
 ) -> list[DsmopsError | None] | None:
-    """Return what `ask` returns, None when it takes longer. What still waits then ends with the process."""
+    """Return what `ask` returns, None when it takes longer.
+
+    What still waits then ends with the process.
+    """
     answers: list[DsmopsError | None] = []
     thread = threading.Thread(target=lambda: answers.extend(ask()), daemon=True, name="hub")
     thread.start()

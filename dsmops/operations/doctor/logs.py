@@ -1,4 +1,6 @@
-"""Recent logs: known failures in them, those since the server's last start before those from earlier."""
+"""Recent logs: known failures in them, those since the server's last start before those from
+earlier.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _MOST_BYTES = 8 << 20
 """Of a longer log the end is read: hours of one stream, and a tenth of a second of work."""
 _MOST_PARSED_LINES = 10_000
 _NAME = re.compile(r"log\.(?!smoke-test\.)[^/]+|[^/]+\.log(?:\.\d+)?")
-"""Without those of smoke tests: they were judged there, and hold failures that the test brought about on purpose."""
+"""Without those of smoke tests: they were judged there, and hold failures that the test brought
+about on purpose.
+"""
 _STARTED = re.compile(
     rb'^[^"\n]*main\.rs(?:\x1b\[\d*m|[\d: ])*(?:build_info|starting worker)', re.MULTILINE
 )
@@ -32,7 +36,9 @@ _FOLDERS = (Path("logs"), Path("logs", "moshi-logs", "raw"))
 
 
 def logs(site: Site) -> Iterator[Finding]:
-    """Report known failures in the logs that were named, or in the newest ones of the usual folders."""
+    """Report known failures in the logs that were named, or in the newest ones of the usual
+    folders.
+    """
     folders, files = _places(site)
     if not files:
         yield finding(
@@ -56,7 +62,9 @@ def logs(site: Site) -> Iterator[Finding]:
 
 
 def _places(site: Site) -> tuple[list[Path], list[Path]]:
-    """Return the folders to look into, and the logs to read: every file that was named, and the newest of each folder."""
+    """Return the folders to look into, and the logs to read: every file that was named, and the
+    newest of each folder.
+    """
     named = site.scope.logs
     folders = [path for path in named if path.is_dir()]
     if not named:
@@ -135,7 +143,8 @@ def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> Fi
 
 
 def _end_of(path: Path) -> tuple[bytes, bool]:
-    """Return a log, decompressed, or the whole lines at its end where it is long, and whether it was.
+    """Return a log, decompressed, or the whole lines at its end where it is long, and whether it
+    was.
 
     Raises:
         InputError: it is a pipe or a device, or damaged compressed data.

@@ -1,4 +1,6 @@
-"""Disks and ports: whether there is room for what comes next, and who listens where the server would."""
+"""Disks and ports: whether there is room for what comes next, and who listens where the server
+would.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,16 @@ _TIMEOUT_S = 2.0
 _MIMI_BYTES = 385 << 20
 """The published codec, in F32."""
 _LOG_BYTES = 1 << 30
-"""About one day of a server that is always in use: one line a step, and unsynchronised clients make steps of 20 ms."""
+"""About one day of a server that is always in use: one line a step, and unsynchronised clients make
+steps of 20 ms.
+"""
 _MOST_ANSWER_BYTES = 1 << 20
 
 
 def disks(site: Site) -> Iterator[Finding]:
-    """Report whether there is room for what is still to be downloaded, converted and logged, and whether it may be written."""
+    """Report whether there is room for what is still to be downloaded, converted and logged, and
+    whether it may be written.
+    """
     models = site.models or (DEFAULT_STT,)
     missing = {file.filename for file in site.missing_hub_files}
     needs = {
@@ -101,7 +107,9 @@ def _existing(folder: Path) -> Path:
 
 
 def ports(site: Site) -> Iterator[Finding]:
-    """Report who listens on the port that was named, or on the server's own; one that answers is asked what it serves."""
+    """Report who listens on the port that was named, or on the server's own; one that answers is
+    asked what it serves.
+    """
     port = site.scope.port or DEFAULT_PORT
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_S):
@@ -117,7 +125,9 @@ def ports(site: Site) -> Iterator[Finding]:
 
 
 def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[Finding]:
-    """Judge a port on which nobody answers on loopback: it may be taken elsewhere, or be one that only root may have."""
+    """Judge a port on which nobody answers on loopback: it may be taken elsewhere, or be one that
+    only root may have.
+    """
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -171,7 +181,8 @@ def _server(port: int, build: dict[str, Any]) -> Finding:
         return finding(
             "port-server-full",
             Level.WARNING,
-            f"the speech server on port {port} has no free slot: it is full, or its model loop died and clients wait for ever",
+            f"the speech server on port {port} has no free slot: it is full, or its model loop died"
+            " and clients wait for ever",
             *evidence,
             fix=f"dsmops smoke-test --url ws://127.0.0.1:{port}",
         )

@@ -1,4 +1,6 @@
-"""Configs and checkpoints: what the server will make of a config here, and whether files are whole."""
+"""Configs and checkpoints: what the server will make of a config here, and whether files are
+whole.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,17 @@ _CONVERTED = Path("assets") / "fp16"
 
 
 def configs(site: Site) -> Iterator[Finding]:
-    """Report what is wrong or unwise in every config, judged for this card and this server as far as they are known."""
+    """Report what is wrong or unwise in every config, judged for this card and this server as far
+    as they are known.
+    """
     for error in site.unreadable:
         yield finding("config-unreadable", Level.ERROR, error.message, fix=error.hint)
     for config in site.configs:
         yield from _config(site, config)
     if not (site.configs or site.unreadable):
         ready = (
-            f"{counted(len(site.templates), 'ready config')} in {site.templates[0].parent}, as shipped"
+            f"{counted(len(site.templates), 'ready config')} in {site.templates[0].parent}, as"
+            " shipped"
             if site.templates
             else ""
         )
@@ -43,9 +48,11 @@ def configs(site: Site) -> Iterator[Finding]:
             Level.NOTE,
             f"no config of your own in {site.scope.folder / 'configs'}",
             ready,
-            fix="dsmops prep-sm75"
-            if site.lacks_bf16
-            else "dsmops make-config" + ("" if site.device else " --simulate t4"),
+            fix=(
+                "dsmops prep-sm75"
+                if site.lacks_bf16
+                else "dsmops make-config" + ("" if site.device else " --simulate t4")
+            ),
             unseen="whether the config that serves is right; name it with --config",
         )
 
@@ -101,7 +108,8 @@ def checkpoints(site: Site) -> Iterator[Finding]:
         yield finding(
             "checkpoint-none",
             Level.NOTE,
-            f"no checkpoint of Kyutai's in {site.scope.folder / _CONVERTED} or in the hub cache {read_settings().cache}",
+            f"no checkpoint of Kyutai's in {site.scope.folder / _CONVERTED} or in the hub cache"
+            f" {read_settings().cache}",
             fix=f"dsmops prep-sm75 --hf-repo {repo}" if site.lacks_bf16 else f"hf download {repo}",
             unseen="whether a checkpoint is whole; name it with --checkpoint",
         )
@@ -140,7 +148,9 @@ def _usual(site: Site) -> Iterator[Path]:
 
 
 def _of_configs(site: Site) -> Iterator[Path]:
-    """Yield the local weights that configs name and that can be read; what is wrong with the others is said of the config."""
+    """Yield the local weights that configs name and that can be read; what is wrong with the others
+    is said of the config.
+    """
     for config in site.configs:
         for reference in file_references(config, os.environ):
             path = site.scope.folder / reference.value.text
@@ -187,9 +197,13 @@ def _whole(site: Site, path: Path, header: Header) -> Iterator[Finding]:
         yield finding(
             "checkpoint-bf16",
             Level.NOTE,
-            f"{path} is in bf16, which {site.device.label if site.device else 'this card'} does not compute: it is cast at every load",
+            f"{path} is in bf16, which {site.device.label if site.device else 'this card'} does not"
+            " compute: it is cast at every load",
             dtypes,
-            fix=f"dsmops convert {path} {site.scope.folder / _CONVERTED / path.with_suffix('.fp16.safetensors').name}",
+            fix=(
+                f"dsmops convert {path}"
+                f" {site.scope.folder / _CONVERTED / path.with_suffix('.fp16.safetensors').name}"
+            ),
         )
     yield ok("checkpoint", f"{path} is whole by its header", identity.description, dtypes)
 

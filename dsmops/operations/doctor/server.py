@@ -1,4 +1,6 @@
-"""The server's binary: which one it is, whether it starts, and whether its kernels suit the card."""
+"""The server's binary: which one it is, whether it starts, and whether its kernels suit the
+card.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def server(site: Site) -> Iterator[Finding]:
             "server-none",
             Level.NOTE,
             f"no {DEFAULT_NAME} on PATH or in ~/.cargo/bin",
-            fix="`dsmops worker` serves speech to text and text to speech without it; to build it: runbooks/build-moshi-server-turing.md",
+            fix=(
+                "`dsmops worker` serves speech to text and text to speech without it; to build it:"
+                " runbooks/build-moshi-server-turing.md"
+            ),
             unseen="whether the server knows dtype_override and has kernels for the card",
         )
     else:
@@ -37,11 +42,14 @@ def _binary(site: Site, binary: Binary) -> Iterator[Finding]:
             yield finding(
                 "server-python",
                 serious,
-                f"{binary.path} is the program of the Python package moshi, which has no subcommand `worker`",
+                f"{binary.path} is the program of the Python package moshi, which has no subcommand"
+                " `worker`",
                 *binary.evidence,
-                fix=f"Call the other by its path: {cargo}"
-                if cargo.exists()
-                else "pip install -U 'moshi>=0.2.8', which names it otherwise",
+                fix=(
+                    f"Call the other by its path: {cargo}"
+                    if cargo.exists()
+                    else "pip install -U 'moshi>=0.2.8', which names it otherwise"
+                ),
             )
             return
         case BinaryKind.UNKNOWN if binary.missing_library is None:
@@ -72,9 +80,8 @@ def _problems(site: Site, binary: Binary, serious: Level) -> Iterator[Finding]:
     if binary.missing_library is not None:
         python = binary.missing_library.startswith("libpython")
         fix = (
-            "LD_LIBRARY_PATH=$(python3 -c 'import sysconfig; print(sysconfig.get_config_var(\"LIBDIR\"))') "
-            + DEFAULT_NAME
-            + " --help"
+            "LD_LIBRARY_PATH=$(python3 -c 'import sysconfig;"
+            ' print(sysconfig.get_config_var("LIBDIR"))\') ' + DEFAULT_NAME + " --help"
         )
         yield finding(
             "server-library-missing",
@@ -96,7 +103,8 @@ def _problems(site: Site, binary: Binary, serious: Level) -> Iterator[Finding]:
         yield finding(
             "server-fork",
             Level.NOTE,
-            f"{binary.path} is a fork, which chooses a dtype by itself, takes other keys and asks for other credentials",
+            f"{binary.path} is a fork, which chooses a dtype by itself, takes other keys and asks"
+            " for other credentials",
             *binary.evidence,
             unseen="how far its config and its answers are those of moshi-server",
         )
@@ -114,9 +122,11 @@ def _override(site: Site, binary: Binary) -> Iterator[Finding]:
         f"{binary.path} ignores `dtype_override` without a word"
         + (", and this card needs it" if site.lacks_bf16 else ""),
         *_told(binary, "dtype_override"),
-        f"it is moshi-server {binary.version}; the key came with 0.6.4"
-        if binary.version
-        else "the key came with 0.6.4",
+        (
+            f"it is moshi-server {binary.version}; the key came with 0.6.4"
+            if binary.version
+            else "the key came with 0.6.4"
+        ),
         fix=_rebuild(site.device),
     )
 
@@ -128,14 +138,18 @@ _STALE_KERNELS = (
 
 
 def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
-    """Compare the PTX in the file with card and driver. It runs on its architecture and all later ones, where the driver compiles it."""
+    """Compare the PTX in the file with card and driver.
+
+    It runs on its architecture and all later ones, where the driver compiles it.
+    """
     if not binary.architectures:
         # Nobody knows what a wrapper starts.
         if binary.kind is not BinaryKind.DSMOPS and binary.has_dtype_override is not None:
             yield finding(
                 "server-without-cuda",
                 Level.WARNING,
-                f"{binary.path} shows no CUDA kernels: built without `--features cuda`, it computes on the CPU",
+                f"{binary.path} shows no CUDA kernels: built without `--features cuda`, it computes"
+                " on the CPU",
                 fix=_rebuild(device),
             )
         return
@@ -154,7 +168,8 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
         yield finding(
             "server-built-for-older",
             Level.WARNING,
-            f"{binary.path} was built for {oldest.sm} and lacks the bf16 kernels that it looks for on {device.label}",
+            f"{binary.path} was built for {oldest.sm} and lacks the bf16 kernels that it looks for"
+            f" on {device.label}",
             *kernels,
             _STALE_KERNELS,
             fix=_rebuild(device),
@@ -164,9 +179,13 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
         yield finding(
             "server-toolkit-newer",
             Level.ERROR,
-            f"{binary.path} needs a driver for CUDA {binary.cuda_toolkit}, and this one runs CUDA up to {driver}",
+            f"{binary.path} needs a driver for CUDA {binary.cuda_toolkit}, and this one runs CUDA"
+            f" up to {driver}",
             *kernels,
-            fix=f"Update the NVIDIA driver, or build with a toolkit up to {driver}: runbooks/build-moshi-server-turing.md",
+            fix=(
+                f"Update the NVIDIA driver, or build with a toolkit up to {driver}:"
+                " runbooks/build-moshi-server-turing.md"
+            ),
         )
 
 

@@ -1,4 +1,6 @@
-"""What a diagnosis is about: what was asked, and what several areas need to know of this machine."""
+"""What a diagnosis is about: what was asked, and what several areas need to know of this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ from dsmops.shipped import shipped_folder
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What was asked for. Everything that is not named is looked for in the usual places of `folder`."""
+    """What was asked for.
+
+    Everything that is not named is looked for in the usual places of `folder`.
+    """
 
     folder: Path = Path()
     configs: tuple[Path, ...] = ()
@@ -57,13 +62,16 @@ class Site:
 
     @property
     def lacks_bf16(self) -> bool | None:
-        """Whether the card that serves has no bf16; None without a card, or for one of unknown capability."""
+        """Whether the card that serves has no bf16; None without a card, or for one of unknown
+        capability.
+        """
         return self.gpu.visible[0].verdict.bf16_fails if self.gpu.visible else None
 
     @property
     def hub_files(self) -> tuple[HubFile, ...]:
-        """The files of models that the servers take from the hub, each once: those that configs name, and those that a speaking module
-        takes where it names none. Voices are not among them."""
+        """The files of models that the servers take from the hub, each once: those that configs
+        name, and those that a speaking module takes where it names none. Voices are not among them.
+        """
         names = (
             reference.value.text
             for config in self.configs
@@ -108,7 +116,9 @@ def look(scope: Scope, gpu: GpuReport | None = None) -> Site:
 
 
 def _unnamed_files(config: Config) -> Iterator[HubFile]:
-    """Yield what the server's script takes from the published repository for keys that are not there."""
+    """Yield what the server's script takes from the published repository for keys that are not
+    there.
+    """
     for module in speaking(config):
         repo = module.text("py", "hf_repo")
         model = model_of_repo(repo) if repo else DEFAULT_TTS
@@ -128,7 +138,9 @@ def _unnamed_files(config: Config) -> Iterator[HubFile]:
 
 
 def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[Path]]:
-    """Return the configs that are somebody's, those that cannot be read, and the ready ones as they were shipped."""
+    """Return the configs that are somebody's, those that cannot be read, and the ready ones as they
+    were shipped.
+    """
     ready = set() if scope.configs else _ready_digests()
     configs: list[Config] = []
     unreadable: list[DsmopsError] = []
@@ -147,7 +159,9 @@ def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[P
 
 
 def _ready_digests() -> set[str]:
-    """Return the digests of the ready configs as they were shipped; in a checkout the files themselves may have been edited."""
+    """Return the digests of the ready configs as they were shipped; in a checkout the files
+    themselves may have been edited.
+    """
     return {
         line.split()[0]
         for line in (shipped_folder("configs") / "SHA256SUMS")

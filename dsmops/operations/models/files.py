@@ -1,4 +1,6 @@
-"""Where the files of a model are, whatever it does: beside its `config.json`, named in a moshi-server config, on the hub."""
+"""Where the files of a model are, whatever it does: beside its `config.json`, named in a
+moshi-server config, on the hub.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,16 @@ class Downloads:
 def find_model_config(
     source: str, repos: Mapping[str, str], here: Downloads
 ) -> Path | tuple[str, Path, Locate]:
-    """Return the moshi-server TOML that `source` is, or a model's name, its `config.json` and what locates the files that this names.
+    """Return the moshi-server TOML that `source` is, or a model's name, its `config.json` and what
+    locates the files that this names.
 
-    Of the published models those of `repos`, name to repository, count; a shipped model's name comes before a folder's.
+    Of the published models those of `repos`, name to repository, count; a shipped model's name
+    comes before a folder's.
 
     Raises:
         SourceError: nothing is there, or it is neither.
-        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
+        refused.
     """
     if source in repos:
         source = f"hf://{repos[source]}"
@@ -76,8 +81,10 @@ def find_model_config(
     near = difflib.get_close_matches(source, known, n=1)
     raise SourceError(
         f"{source or 'an empty name'} names no model",
-        hint=f"{f'Did you mean {near[0]}? ' if near else ''}Name a moshi-server .toml, a folder with {CONFIG_FILE}, hf://org/repo, "
-        f"or one of {', '.join(known)}.",
+        hint=(
+            f"{f'Did you mean {near[0]}? ' if near else ''}Name a moshi-server .toml, a folder with"
+            f" {CONFIG_FILE}, hf://org/repo, or one of {', '.join(known)}."
+        ),
         code="model.unknown",
     )
 
@@ -90,7 +97,10 @@ def _on_hub(source: str, here: Downloads) -> tuple[str, Path, Locate]:
     if not config.filename.endswith(".json"):
         raise SourceError(
             f"{source} is a single file, and a model needs its config, tokenizer and Mimi too",
-            hint=f"Name the repository, hf://{config.repo}, or a moshi-server .toml that names the files.",
+            hint=(
+                f"Name the repository, hf://{config.repo}, or a moshi-server .toml that names the"
+                " files."
+            ),
             code="model.unknown",
         )
     return (
@@ -101,7 +111,8 @@ def _on_hub(source: str, here: Downloads) -> tuple[str, Path, Locate]:
 
 
 def file_names(name: str, body: Mapping[str, Any]) -> list[str]:
-    """Return the names of language model, Mimi and tokenizer that a `config.json`, which messages call `name`, gives them.
+    """Return the names of language model, Mimi and tokenizer that a `config.json`, which messages
+    call `name`, gives them.
 
     Raises:
         InputError: one of them is no file name.
@@ -140,7 +151,8 @@ def locate(path: Path, module: Module, *key: str, here: Downloads) -> Path:
     Raises:
         ConfigError: it names none.
         SourceError: it is not there.
-        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
+        refused.
     """
     value = module.text(*key)
     if not value:
@@ -152,7 +164,10 @@ def locate(path: Path, module: Module, *key: str, here: Downloads) -> Path:
     if not file.exists():
         raise SourceError(
             f"{file}, the {'.'.join(key)} of {path}, is not there",
-            hint=f"Relative names count from the folder in which the command runs, {Path.cwd()}, as for the server.",
+            hint=(
+                f"Relative names count from the folder in which the command runs, {Path.cwd()}, as"
+                " for the server."
+            ),
             code="file.missing",
         )
     return file
@@ -180,7 +195,8 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def parse_json(data: bytes, name: str) -> Mapping[str, Any]:
-    """Return what the bytes of a model's own config say, which messages call `name`; more than `MAX_JSON_BYTES` are none.
+    """Return what the bytes of a model's own config say, which messages call `name`; more than
+    `MAX_JSON_BYTES` are none.
 
     Raises:
         InputError: it is no JSON object.

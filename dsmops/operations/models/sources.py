@@ -1,4 +1,6 @@
-"""Where the commands that take a SOURCE find it: a local path, or `hf://org/repo[@revision]/file`."""
+"""Where the commands that take a SOURCE find it: a local path, or
+`hf://org/repo[@revision]/file`.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,19 @@ def local_checkpoint(
     download: bool = True,
     progress: Progress = SILENT,
 ) -> Path:
-    """Return the local file or folder that `source` names, downloading it into the Hugging Face cache when it is `hf://`.
+    """Return the local file or folder that `source` names, downloading it into the Hugging Face
+    cache when it is `hf://`.
 
-    An index file brings the shards that it names. `progress` announces the plan, with its sizes, before
-    a download begins; it is not called when everything is in the cache, which is then used without
-    a request. Without `download`, as in a dry run, what is not in the cache is an error.
+    An index file brings the shards that it names. `progress` announces the plan, with its sizes,
+    before a download begins; it is not called when everything is in the cache, which is then used
+    without a request. Without `download`, as in a dry run, what is not in the cache is an error.
 
     Raises:
-        SourceError: nothing is there, it is no checkpoint by its name, or it would have to be downloaded.
+        SourceError: nothing is there, it is no checkpoint by its name, or it would have to be
+            downloaded.
         CheckpointError: an index that names no shards, or some outside its folder.
-        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or refused.
+        RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
+        refused.
     """
     file = locate(source)
     if isinstance(file, Path):
@@ -41,7 +46,8 @@ def local_checkpoint(
         plan = plan_download([file, *_shards(file, fetch(plan)[file]).values()])
     if plan.fetch_bytes and not download:
         raise SourceError(
-            f"{source} is not in the cache: {plan.fetch_bytes:,} bytes are to be downloaded first, and a dry run downloads nothing",
+            f"{source} is not in the cache: {plan.fetch_bytes:,} bytes are to be downloaded first,"
+            " and a dry run downloads nothing",
             hint=f"See what it holds with `dsmops inspect {source}`, or leave out --dry-run.",
             code="source.not_here",
         )
@@ -51,7 +57,8 @@ def local_checkpoint(
 
 
 def locate(source: str) -> Path | HubFile:
-    """Return what a SOURCE names: a file or folder that is here, or a checkpoint file of the hub, which need not exist.
+    """Return what a SOURCE names: a file or folder that is here, or a checkpoint file of the hub,
+    which need not exist.
 
     Raises:
         SourceError: there is no such path, or the name is none of a checkpoint on the hub.
@@ -69,7 +76,8 @@ def locate(source: str) -> Path | HubFile:
 
 
 def source_headers(source: str) -> dict[str, Header]:
-    """Return the headers of the checkpoint that an `hf://` source names, by file name: one, or one of each shard of an index.
+    """Return the headers of the checkpoint that an `hf://` source names, by file name: one, or one
+    of each shard of an index.
 
     From the cache where it has the files, else by range requests; of what is not there, only an
     index file is downloaded.
@@ -86,7 +94,8 @@ def source_headers(source: str) -> dict[str, Header]:
 
 
 def read_hub_header(file: HubFile) -> Header:
-    """Return the header of one checkpoint file of the hub: from the cache where it has the file, else by range requests.
+    """Return the header of one checkpoint file of the hub: from the cache where it has the file,
+    else by range requests.
 
     Raises:
         HeaderError: what is there is no safetensors file.
@@ -103,14 +112,17 @@ def _parse_checkpoint(source: str) -> HubFile:
     file = parse_source(source)
     if not file.filename.endswith((".safetensors", INDEX_SUFFIX)):
         raise SourceError(
-            f"{source} is no checkpoint: its name ends neither in .safetensors nor in {INDEX_SUFFIX}",
+            f"{source} is no checkpoint: its name ends neither in .safetensors nor in"
+            f" {INDEX_SUFFIX}",
             hint="Name a checkpoint, as in hf://org/repo/model.safetensors.",
         )
     return file
 
 
 def _shards(index: HubFile, path: Path) -> dict[str, HubFile]:
-    """Return the files that an index names, by the names it gives them: paths from its folder down."""
+    """Return the files that an index names, by the names it gives them: paths from its folder
+    down.
+    """
     folder = PurePosixPath(index.filename).parent
     names = dict.fromkeys(read_index(path).weight_map.values())
     return {name: index.sibling(str(folder / name)) for name in names}

@@ -1,4 +1,7 @@
-"""The files of a model that a server needs at hand: weights, tokenizer, Mimi. Where each is, and what has to be downloaded first."""
+"""The files of a model that a server needs at hand: weights, tokenizer, Mimi.
+
+Where each is, and what has to be downloaded first.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ Origin = Path | HubFile
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """Where the files are or will be. A None is left to the server, which downloads what the config names by `hf://`.
+    """Where the files are or will be.
+
+    A None is left to the server, which downloads what the config names by `hf://`.
 
     `model_config` is the model's own config.json where that was asked for, and is never left to
     anybody. `downloads` covers all that come from the hub, in the cache or not; None when nothing
@@ -37,7 +42,8 @@ class Staging:
 
 
 def read_tensors(origin: Origin, *, refresh: bool = False) -> Mapping[str, TensorInfo]:
-    """Return the tensors that a checkpoint's headers promise, by name, downloading at most a remote header.
+    """Return the tensors that a checkpoint's headers promise, by name, downloading at most a remote
+    header.
 
     `refresh` asks the hub whether a branch has moved, also where the cache has the file.
 
@@ -59,7 +65,8 @@ def plan_staging(
     *,
     refresh: bool = False,
 ) -> Staging:
-    """Return where the files of a model are: all of one hub repository and revision, or those beside a local checkpoint.
+    """Return where the files of a model are: all of one hub repository and revision, or those
+    beside a local checkpoint.
 
     Raises:
         SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.

@@ -107,7 +107,8 @@ def find_stt(
 def load_stt_source(
     source: SttSource, *, dtype: DType | None = None, cpu: bool = False
 ) -> LoadedStt:
-    """Load a model in `dtype`; by default in its source's, else in the one its device serves best, which is f32 on a CPU.
+    """Load a model in `dtype`; by default in its source's, else in the one its device serves best,
+    which is f32 on a CPU.
 
     Raises:
         CheckpointError, InputError: a file is not what the config describes.

@@ -1,4 +1,5 @@
-"""A text-to-speech checkpoint as `prep-sm75` meets it: what its own config.json says of it, before anything of it is downloaded.
+"""A text-to-speech checkpoint as `prep-sm75` meets it: what its own config.json says of it, before
+anything of it is downloaded.
 
 A moshi-server TOML does not describe such a model; config.json does: dimensions, and the names of
 the other files.
@@ -33,7 +34,9 @@ def speaks(tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def weights_in(folder: Path) -> Path:
-    """Return the language model in a folder that has the config.json of a text-to-speech model, else the folder itself."""
+    """Return the language model in a folder that has the config.json of a text-to-speech model,
+    else the folder itself.
+    """
     path = folder / CONFIG_FILE
     if not path.is_file():
         return folder
@@ -43,7 +46,8 @@ def weights_in(folder: Path) -> Path:
 
 
 def describe_tts_checkpoint(weights: Origin, tensors: Mapping[str, TensorInfo]) -> TtsModel:
-    """Return the text-to-speech model in a checkpoint, with the file names that the config.json beside it has.
+    """Return the text-to-speech model in a checkpoint, with the file names that the config.json
+    beside it has.
 
     Of a hub repository config.json is read, and not kept.
 
@@ -64,7 +68,8 @@ def describe_tts_checkpoint(weights: Origin, tensors: Mapping[str, TensorInfo]) 
     ]
     if differing:
         raise CheckpointError(
-            f"{where} describes another checkpoint: {len(differing)} tensors are missing or of another shape, {differing[0]} first",
+            f"{where} describes another checkpoint: {len(differing)} tensors are missing or of"
+            f" another shape, {differing[0]} first",
             hint="Take both from one repository.",
             code="checkpoint.other_config",
         )

@@ -1,4 +1,5 @@
-"""`prep-sm75`: from a card to a converted checkpoint and a config that fits; planned first, then done, and only where needed.
+"""`prep-sm75`: from a card to a converted checkpoint and a config that fits; planned first, then
+done, and only where needed.
 
 A second run finds everything up to date and changes nothing. What an operator edited in a config
 that is already there stays.
@@ -94,7 +95,9 @@ def prepare(
     *,
     progress: Progress = SILENT,
 ) -> PrepareReport:
-    """Do what `plan` says: download, convert, write the config, lint it. What is up to date is not touched.
+    """Do what `plan` says: download, convert, write the config, lint it.
+
+    What is up to date is not touched.
 
     `progress` announces the downloads, with their sizes, before they begin.
 
@@ -127,7 +130,9 @@ def prepare(
 
 
 def means_no_card(error: DriverMissingError) -> bool:
-    """Return whether the error says that this machine has no GPU, rather than one that does not work or is hidden."""
+    """Return whether the error says that this machine has no GPU, rather than one that does not
+    work or is hidden.
+    """
     return error.code in _NO_CARD
 
 
@@ -159,8 +164,14 @@ def _convert(source: Path, target: Path, dtype: DType, progress: Progress) -> Co
     try:
         return convert(plan_conversion(source, target, dtype), progress=progress)
     except TensorRangeError as exc:
-        command = f"dsmops convert {quote(str(source))} clamped.safetensors --dtype {dtype.candle_name} --on-overflow clamp"
-        hint = f"Choose what becomes of them, for example `{command}`, then give the result as --input-path."
+        command = (
+            f"dsmops convert {quote(str(source))} clamped.safetensors --dtype {dtype.candle_name}"
+            " --on-overflow clamp"
+        )
+        hint = (
+            f"Choose what becomes of them, for example `{command}`, then give the result as"
+            " --input-path."
+        )
         raise TensorRangeError(exc.message, hint=hint) from exc
 
 

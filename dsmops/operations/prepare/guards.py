@@ -1,4 +1,6 @@
-"""What a preparation refuses before anything is done: to be two things at once, to replace what is not its own, to leave a server lost."""
+"""What a preparation refuses before anything is done: to be two things at once, to replace what is
+not its own, to leave a server lost.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def require_distinct(output: Path | None, config_out: Path | None, template: str
 
 
 def require_companions(model: PublishedModel, staging: Staging) -> None:
-    """Check that a speaking model that nobody publishes has its files beside it: no server knows where to find them.
+    """Check that a speaking model that nobody publishes has its files beside it: no server knows
+    where to find them.
 
     Raises:
         SourceError: one is not there.
@@ -58,10 +61,12 @@ def require_companions(model: PublishedModel, staging: Staging) -> None:
 def require_writable(
     staging: Staging, output: Path | None, config_path: Path, *, afresh: bool
 ) -> None:
-    """Check what will be written before anything is done: nothing of somebody else's is replaced, and the server can read the paths.
+    """Check what will be written before anything is done: nothing of somebody else's is replaced,
+    and the server can read the paths.
 
     Raises:
-        InputError: a target is a source, or a checkpoint that dsmops did not make, or a path that a config cannot hold.
+        InputError: a target is a source, or a checkpoint that dsmops did not make, or a path that a
+            config cannot hold.
     """
     companions = (staging.tokenizer, staging.mimi, staging.model_config)
     sources = {path.absolute() for path in (staging.weights, *companions) if path is not None}
@@ -82,7 +87,8 @@ def require_writable(
         text = str(path.absolute()) if path else ""
         if "$" in text or not text.isprintable():
             raise InputError(
-                f"the server could not find {text}: it expands $ in paths, and a config holds printable UTF-8 only",
+                f"the server could not find {text}: it expands $ in paths, and a config holds"
+                " printable UTF-8 only",
                 hint="Choose a path without such characters.",
                 code="prep.path",
             )

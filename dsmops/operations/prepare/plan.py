@@ -60,7 +60,9 @@ class PrepareRequest:
 
 @dataclass(frozen=True, slots=True)
 class PreparePlan:
-    """Everything a preparation would do; nothing has been downloaded or written. `prepare` acts on it, `preview` shows it.
+    """Everything a preparation would do; nothing has been downloaded or written.
+
+    `prepare` acts on it, `preview` shows it.
 
     `output` is the converted file, None where no conversion is needed. `before` is the config that
     is already there; with `afresh` it is replaced and kept as a backup.
@@ -100,7 +102,8 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
 
     Raises:
         DriverMissingError: no GPU, and none was simulated.
-        InputError: a source, template or value that cannot be used, or a checkpoint that moshi-server cannot serve.
+        InputError: a source, template or value that cannot be used, or a checkpoint that
+            moshi-server cannot serve.
         RemoteError, CredentialsError: the hub failed or refused.
     """
     device = find_device(request.simulated, request.ordinal)
@@ -156,11 +159,15 @@ def _published_file(request: PrepareRequest) -> str:
         wanted = [MODELS[name].hf_repo for name in near]
         raise InputError(
             f"{request.hf_repo or 'an empty name'} is no repository: org/name is wanted",
-            hint=f"Did you mean {' or '.join(wanted)}? A checkpoint on this machine is named with --input-path.",
+            hint=(
+                f"Did you mean {' or '.join(wanted)}? A checkpoint on this machine is named with"
+                " --input-path."
+            ),
             code="prep.repository",
         )
     published = model_of_repo(repo)
-    return f"hf://{request.hf_repo}/{request.model_file or (published.model_file if published else 'model.safetensors')}"
+    default = published.model_file if published else "model.safetensors"
+    return f"hf://{request.hf_repo}/{request.model_file or default}"
 
 
 def _model_and_template(
@@ -172,7 +179,8 @@ def _model_and_template(
     )
     if template is not None and speaks(tensors) != (tts_module(template) is not None):
         raise InputError(
-            f"{template.path} has no single module of the kind that the checkpoint needs: {'Py' if speaks(tensors) else 'BatchedAsr'}",
+            f"{template.path} has no single module of the kind that the checkpoint needs:"
+            f" {'Py' if speaks(tensors) else 'BatchedAsr'}",
             hint="Leave --template away, or name one for this model.",
             code="prep.other_template",
         )
@@ -203,8 +211,9 @@ def _codebooks(model: PublishedModel, config: Config) -> int | None:
 def _needs_conversion(
     request: PrepareRequest, dtype: DType, tensors: Mapping[str, TensorInfo]
 ) -> bool:
-    """Return whether a converted file is wanted: to f16 always, for it proves that the weights fit; to f32, which proves nothing and
-    doubles the file, only when it was asked for."""
+    """Return whether a converted file is wanted: to f16 always, for it proves that the weights fit;
+    to f32, which proves nothing and doubles the file, only when it was asked for.
+    """
     wanted = dtype is DType.F16 or (dtype is DType.F32 and request.dtype is DType.F32)
     return wanted and any(tensor.dtype == "BF16" for tensor in tensors.values())
 
@@ -243,13 +252,20 @@ def _own_notes(
     wide = sum(tensor.dtype == "F32" for tensor in tensors.values())
     if model.server_dtype not in {None, dtype}:
         yield (
-            "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever a config says, and its Rust module "
-            f"(type Tts) runs no released file. `dsmops worker` serves this config in {dtype.candle_name}."
+            "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever"
+            " a config says, and its Rust module (type Tts) runs no released file. `dsmops worker`"
+            f" serves this config in {dtype.candle_name}."
         )
     if wide and isinstance(model, TtsModel):
-        yield f"{wide} tensors are F32 and stay so: conditioners, which are computed in float32 everywhere."
+        yield (
+            f"{wide} tensors are F32 and stay so: conditioners, which are computed in float32"
+            " everywhere."
+        )
     elif wide and dtype is DType.F16:
-        yield f"{wide} tensors are F32: the server casts them to f16 while loading, unchecked; values beyond 65504 become infinite."
+        yield (
+            f"{wide} tensors are F32: the server casts them to f16 while loading, unchecked; values"
+            " beyond 65504 become infinite."
+        )
 
 
 def _render(
@@ -262,7 +278,9 @@ def _render(
     before: Config | None,
     path: Path,
 ) -> Config:
-    """Return the config as it shall be: made from the template, or the one that is there with its files and dtype brought up to date."""
+    """Return the config as it shall be: made from the template, or the one that is there with its
+    files and dtype brought up to date.
+    """
     stays = before is not None and not request.force
     base = before if before is not None and stays else template
     settings = replace(

@@ -1,4 +1,7 @@
-"""What becomes of each part of a preparation: files, conversion, config. For people and scripts, and for the steps that follow."""
+"""What becomes of each part of a preparation: files, conversion, config.
+
+For people and scripts, and for the steps that follow.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a preparation: what is done with it, where it is or will be, and its size (None: nothing of its own, or unknown)."""
+    """One part of a preparation: what is done with it, where it is or will be, and its size (None:
+    nothing of its own, or unknown).
+    """
 
     name: str
     step: Step

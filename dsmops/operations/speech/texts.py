@@ -54,8 +54,10 @@ def read_text(argument: str) -> str:
     elif _FILE_NAME.fullmatch(argument):
         raise SourceError(
             f"{argument}: there is no such file",
-            hint=f"Check the path. To synthesize these words: echo {shlex.quote(argument)} | "
-            "dsmops synthesize - OUT",
+            hint=(
+                f"Check the path. To synthesize these words: echo {shlex.quote(argument)} | "
+                "dsmops synthesize - OUT"
+            ),
             code="file.missing",
         )
     else:

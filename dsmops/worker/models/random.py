@@ -62,7 +62,9 @@ def random_tts(
     seed: int = 0,
     mimi: MimiConfig | None = None,
 ) -> LoadedTts:
-    """Return a model of `shape` that generates `n_q` codebooks, with the released model's delays and voices; otherwise as `random_stt`."""
+    """Return a model of `shape` that generates `n_q` codebooks, with the released model's delays
+    and voices; otherwise as `random_stt`.
+    """
     generator = torch.Generator(device).manual_seed(seed)
     codebooks = shape.lm.audio_codebooks
     config = TtsConfig(

@@ -49,7 +49,9 @@ class LoadedStt:
 def load_stt(
     files: SttFiles, config: SttConfig, *, device: torch.device, dtype: DType
 ) -> LoadedStt:
-    """Load a model onto `device`, its language model cast to `dtype`. On a CPU it also sets how many threads torch uses in this process.
+    """Load a model onto `device`, its language model cast to `dtype`.
+
+    On a CPU it also sets how many threads torch uses in this process.
 
     Raises:
         CheckpointError: a file is not what `config` describes; the message names tensors and

@@ -33,7 +33,10 @@ class TtsFiles:
 
 @dataclass(frozen=True, slots=True)
 class LoadedTts:
-    """A loaded model. `lm` is in its serving dtype, its conditioners and `mimi` always in float32, all on `device`."""
+    """A loaded model.
+
+    `lm` is in its serving dtype, its conditioners and `mimi` always in float32, all on `device`.
+    """
 
     config: TtsConfig
     lm: TtsLm
@@ -84,7 +87,9 @@ def read_tts_config(path: Path) -> TtsConfig:
 def load_tts(
     files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | None = None
 ) -> LoadedTts:
-    """Load a model onto `device`, its language model cast to `dtype`. On a CPU it also sets how many threads torch uses in this process.
+    """Load a model onto `device`, its language model cast to `dtype`.
+
+    On a CPU it also sets how many threads torch uses in this process.
 
     `n_q` codebooks are generated, all unless it is given: fewer are faster, take less memory and
     sound worse.

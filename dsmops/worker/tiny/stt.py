@@ -219,8 +219,8 @@ def _model_config() -> dict[str, Any]:
 
 
 _SERVER_CONFIG = f"""\
-# Speech to text with a tiny made-up model, for trying out servers, tools and configs. Its words mean nothing.
-# File names count from the folder in which the server starts: start it in this one.
+# Speech to text with a tiny made-up model, for trying out servers, tools and configs. Its words
+# mean nothing. File names count from the folder in which the server starts: start it in this one.
 
 static_dir = "./static/"
 log_dir = "./logs/"

@@ -206,8 +206,8 @@ def _lm_tensors(seed: int, config: TtsConfig) -> dict[str, Tensor]:
 
 
 _SERVER_CONFIG = f"""\
-# Text to speech with a tiny made-up model, for trying out servers, tools and configs. It speaks gibberish.
-# File names count from the folder in which the server starts: start it in this one.
+# Text to speech with a tiny made-up model, for trying out servers, tools and configs. It speaks
+# gibberish. File names count from the folder in which the server starts: start it in this one.
 
 static_dir = "./static/"
 log_dir = "./logs/"

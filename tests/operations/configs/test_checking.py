@@ -68,7 +68,9 @@ def test_each_file_is_looked_into(
 
 
 def test_a_truncated_checkpoint_is_seen(config: Path) -> None:
-    """A download that broke off has a good header and too little data; the server would fail, and so does the check."""
+    """A download that broke off has a good header and too little data; the server would fail, and
+    so does the check.
+    """
     path = config.parent / WEIGHTS_FILE
     os.truncate(path, path.stat().st_size - 1)
     assert codes(config) == {"lm_model_file": "not-safetensors"}
@@ -102,7 +104,9 @@ text_bos_token = 1
 
 @pytest.mark.parametrize("first", [True, False])
 def test_one_file_is_looked_at_for_each_of_its_roles(config: Path, *, first: bool) -> None:
-    """A file that a script opens may be the Mimi of another module; which module comes first does not matter."""
+    """A file that a script opens may be the Mimi of another module; which module comes first does
+    not matter.
+    """
     table = PY_MODULE + f'mimi_weight = "{MIMI_FILE}"\ntokenizer = "{TOKENIZER_FILE}"\n'
     top, asr, rest = CONFIG.partition("[modules.asr]")
     config.write_text(top + table + asr + rest if first else CONFIG + table)
@@ -130,7 +134,9 @@ def test_one_file_is_looked_at_for_each_of_its_roles(config: Path, *, first: boo
 def test_the_files_of_a_speaking_module_are_looked_into(
     config: Path, line: str, code: str | None
 ) -> None:
-    """Weights, codec, tokenizer, the model's own config and the voices: each wrong one has its code, and the config's numbers count."""
+    """Weights, codec, tokenizer, the model's own config and the voices: each wrong one has its
+    code, and the config's numbers count.
+    """
     folder = config.parent
     (folder / "stt.json").write_text('{"model_type": "stt"}')
     cfg = {"type": "lut", "lut": {"possible_values": ["1.0", "1.5"]}}
@@ -144,7 +150,9 @@ def test_the_files_of_a_speaking_module_are_looked_into(
 
 
 def test_the_tiny_speaking_model_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own server's config has nothing to say, on a card of any age but for the dtype of moshi-server's script."""
+    """Its own server's config has nothing to say, on a card of any age but for the dtype of
+    moshi-server's script.
+    """
     pytest.importorskip("torch", reason="the worker extra is not installed")
     from dsmops.worker.tiny.tts import write_tiny_tts
 
@@ -170,7 +178,9 @@ def test_one_file_for_everything_is_wrong_for_each_in_its_own_way(config: Path) 
 
 
 def test_files_of_a_script_of_the_operators_own_are_not_judged(config: Path) -> None:
-    """The embedded script opens these keys as files; what another one makes of them nobody knows."""
+    """The embedded script opens these keys as files; what another one makes of them nobody
+    knows.
+    """
     (config.parent / "mine.py").touch()
     table = PY_MODULE + 'tokenizer = "absent.model"\n'
     config.write_text(CONFIG + table)

@@ -12,7 +12,9 @@ def make(*arguments: str | Path, cwd: Path) -> Run:
 
 
 def test_a_config_on_stdout_is_what_the_card_needs(tmp_path: Path) -> None:
-    """stdout is a TOML with the switch, a planned batch size and a new key; the findings go to stderr; nothing is written."""
+    """stdout is a TOML with the switch, a planned batch size and a new key; the findings go to
+    stderr; nothing is written.
+    """
     run = make("--simulate", "rtx2070", cwd=tmp_path)
     assert run.code == 0
     values = tomllib.loads(run.stdout)
@@ -26,7 +28,9 @@ def test_a_config_on_stdout_is_what_the_card_needs(tmp_path: Path) -> None:
 
 
 def test_a_second_run_finds_the_file_up_to_date_and_keeps_its_key(tmp_path: Path) -> None:
-    """Written once with mode 0600; made again it is the same; another one is refused unless forced, and keeps the key."""
+    """Written once with mode 0600; made again it is the same; another one is refused unless forced,
+    and keeps the key.
+    """
     target = tmp_path / "my.toml"
     assert "was written" in make("--simulate", "t4", "-o", target, cwd=tmp_path).stdout
     assert target.stat().st_mode & 0o077 == 0
@@ -48,7 +52,9 @@ def test_a_second_run_finds_the_file_up_to_date_and_keeps_its_key(tmp_path: Path
 
 
 def test_what_would_not_work_is_not_written(tmp_path: Path) -> None:
-    """A server too old for the switch, and a card too small, are errors of the lint: exit 1 and no file."""
+    """A server too old for the switch, and a card too small, are errors of the lint: exit 1 and no
+    file.
+    """
     for extra in (["--simulate", "t4", "--server-version", "0.6.3"], ["--simulate", "gtx1050"]):
         run = make(*extra, "-o", "new.toml", cwd=tmp_path)
         assert run.code == 1, run.stderr
@@ -57,7 +63,9 @@ def test_what_would_not_work_is_not_written(tmp_path: Path) -> None:
 
 
 def test_no_card_is_needed_when_everything_is_said(tmp_path: Path) -> None:
-    """With dtype and batch size given, a machine without a GPU can make a config; without them it exits 4."""
+    """With dtype and batch size given, a machine without a GPU can make a config; without them it
+    exits 4.
+    """
     assert make("--dtype", "f16", "--batch-size", "2", cwd=tmp_path).code == 0
     assert make("--dtype", "f16", cwd=tmp_path).code == 4
 
@@ -75,7 +83,10 @@ def test_a_template_of_ones_own_keeps_its_model(tmp_path: Path) -> None:
 
 
 def test_a_speaking_config_has_no_dtype_and_says_who_serves_it(tmp_path: Path) -> None:
-    """On a T4 it is made for the worker and opens with that; on an L4 for either. A card that is too small, and a context, are refused."""
+    """On a T4 it is made for the worker and opens with that; on an L4 for either.
+
+    A card that is too small, and a context, are refused.
+    """
     for card, opens in (("t4", "Serve it with `dsmops worker`"), ("l4", "#")):
         run = make(
             "--model", "tts-1.6b-en_fr", "--simulate", card, "-o", f"{card}.toml", cwd=tmp_path
@@ -117,7 +128,9 @@ def test_a_speaking_config_has_no_dtype_and_says_who_serves_it(tmp_path: Path) -
 
 
 def test_strict_passes_what_is_right_and_refuses_warnings(tmp_path: Path) -> None:
-    """A made config has no warnings of its own; with one, --strict exits 1 without a file and without claiming one."""
+    """A made config has no warnings of its own; with one, --strict exits 1 without a file and
+    without claiming one.
+    """
     strict = ("--simulate", "t4", "--server-version", "0.6.4", "--strict")
     run = make(*strict, "-o", "new.toml", "--addr", "0.0.0.0", cwd=tmp_path)
     assert (run.code, list(tmp_path.iterdir())) == (1, [])
@@ -126,7 +139,9 @@ def test_strict_passes_what_is_right_and_refuses_warnings(tmp_path: Path) -> Non
 
 
 def test_a_ready_config_is_a_template_by_name(tmp_path: Path) -> None:
-    """An installed wheel's configs can be named; an unknown name lists the near ones; quiet needs a file."""
+    """An installed wheel's configs can be named; an unknown name lists the near ones; quiet needs a
+    file.
+    """
     assert (
         "lowram"
         in make("--template", "config-stt-en_fr-lowram", "--simulate", "t4", cwd=tmp_path).stderr

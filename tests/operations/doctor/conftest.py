@@ -1,4 +1,6 @@
-"""What every area of a diagnosis is tested with: recorded hosts, an empty folder, and the findings by name."""
+"""What every area of a diagnosis is tested with: recorded hosts, an empty folder, and the findings
+by name.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ def test_every_recorded_host_is_diagnosed(name: str, scope: Scope, play: Play) -
 
 
 def test_a_turing_card_needs_the_override(scope: Scope, play: Play) -> None:
-    """A T4 in order is told what its configs must say, with the public report of what happens otherwise."""
+    """A T4 in order is told what its configs must say, with the public report of what happens
+    otherwise.
+    """
     seen = found(diagnose(scope, play("t4_cloud")))["gpu-pre-ampere"]
     assert seen.upstream_issue == "kyutai-labs/moshi#355"
     assert 'dtype_override = "f16"' in seen.fix
@@ -63,7 +65,9 @@ def test_taken_memory_names_who_holds_it(scope: Scope, play: Play) -> None:
 def test_torch_is_judged_for_the_card(
     kernels: TorchKernels, name: str, scope: Scope, play: Play
 ) -> None:
-    """The card that the worker takes decides; none of it keeps moshi-server from working, so none is an error."""
+    """The card that the worker takes decides; none of it keeps moshi-server from working, so none
+    is an error.
+    """
     report = play("t4_cloud")
     card = replace(
         report.devices[0], verdict=replace(report.devices[0].verdict, torch_kernels=kernels)

@@ -14,7 +14,9 @@ from tests.operations.doctor.conftest import found
 
 
 def test_an_empty_folder_without_a_card_is_no_error(scope: Scope, bare: GpuReport) -> None:
-    """Nothing is wrong with a machine that has nothing yet, and the diagnosis says what it could not see."""
+    """Nothing is wrong with a machine that has nothing yet, and the diagnosis says what it could
+    not see.
+    """
     diagnosis = diagnose(scope, bare)
     assert (diagnosis.errors, diagnosis.warnings) == (0, 0)
     assert {"config-none", "checkpoint-none", "server-none", "log-none", "hub-offline"} <= found(

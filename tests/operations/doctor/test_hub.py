@@ -1,4 +1,6 @@
-"""The hub is asked, or not, and what the server would do otherwise is told; a real hub on loopback answers."""
+"""The hub is asked, or not, and what the server would do otherwise is told; a real hub on loopback
+answers.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_the_hub_is_asked_for_what_is_missing(
     bare: GpuReport,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One question for each repository; a token that is refused even for a public model is told with its public report."""
+    """One question for each repository; a token that is refused even for a public model is told
+    with its public report.
+    """
     with HubServer({"kyutai/tiny": repo} if repo else {}) as hub:
         for key, value in hub.env(scope.folder / "hf").items():
             monkeypatch.setenv(key, value)
@@ -58,7 +62,9 @@ def test_the_hub_is_asked_for_what_is_missing(
 def test_a_hub_that_does_not_answer_matters_when_it_is_needed(
     scope: Scope, hub_config: Path, bare: GpuReport
 ) -> None:
-    """Without a network a machine that has everything is in order; one whose config names what is not here is not."""
+    """Without a network a machine that has everything is in order; one whose config names what is
+    not here is not.
+    """
     online = replace(scope, offline=False)
     assert found(diagnose(online, bare))["hub-unreachable"].severity is Level.NOTE
     assert (

@@ -13,13 +13,22 @@ from dsmops.operations.doctor import Finding, Level, Scope, diagnose
 from dsmops.operations.doctor.logs import _MOST_BYTES
 from tests.support.tiny_checkpoint import CONFIG, write_tiny_server
 
-STEP = b"2025-11-15T08:39:16.139607Z  INFO moshi_server::batched_asr: src/batched_asr.rs:290: 28.77ms step_idx=12 with_data=1\n"
-START = b'2025-11-15T08:39:03.595811Z  INFO moshi_server: src/main.rs:475: build_info=BuildInfo { git_describe: "dc0b3d1" }\n'
-DEAD = (
-    b"2025-11-15T08:39:08.139607Z ERROR moshi_server::utils: src/utils.rs:197: "
-    b'task failed name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")\n'
+STEP = (
+    b"2025-11-15T08:39:16.139607Z  INFO moshi_server::batched_asr: src/batched_asr.rs:290: 28.77ms"
+    b" step_idx=12 with_data=1\n"
 )
-KEY = b'2025-11-15T08:39:16.139607Z  INFO moshi_server: src/main.rs:1: batched-asr ws query query=Query { auth_id: Some("0b4c-hidden") }\n'
+START = (
+    b"2025-11-15T08:39:03.595811Z  INFO moshi_server: src/main.rs:475: build_info=BuildInfo {"
+    b' git_describe: "dc0b3d1" }\n'
+)
+DEAD = (
+    b"2025-11-15T08:39:08.139607Z ERROR moshi_server::utils: src/utils.rs:197: task failed"
+    b' name="model_loop" err=DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")\n'
+)
+KEY = (
+    b"2025-11-15T08:39:16.139607Z  INFO moshi_server: src/main.rs:1: batched-asr ws query"
+    b' query=Query { auth_id: Some("0b4c-hidden") }\n'
+)
 
 
 def log_findings(scope: Scope, gpu: GpuReport) -> dict[str, Finding]:
@@ -28,7 +37,9 @@ def log_findings(scope: Scope, gpu: GpuReport) -> dict[str, Finding]:
 
 
 def test_failures_count_since_the_last_start(scope: Scope, bare: GpuReport) -> None:
-    """A model loop that died is an error; once the server was started again it is history, but a key in the log stays one."""
+    """A model loop that died is an error; once the server was started again it is history, but a
+    key in the log stays one.
+    """
     (scope.folder / "logs").mkdir()
     log = scope.folder / "logs" / "log.stt.2025-11-15"
     log.write_bytes(START + KEY + DEAD + STEP)
@@ -43,9 +54,14 @@ def test_failures_count_since_the_last_start(scope: Scope, bare: GpuReport) -> N
 
 
 def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) -> None:
-    """A text to be spoken that reads like a server's first line is no start; a start in colours is one."""
+    """A text to be spoken that reads like a server's first line is no start; a start in colours is
+    one.
+    """
     log = scope.folder / "log.stt"
-    said = b'2025-11-15T08:40:00.000000Z  INFO moshi_server: src/main.rs:7: handling tts query Q { text: "main.rs:475: build_info=" }\n'
+    said = (
+        b"2025-11-15T08:40:00.000000Z  INFO moshi_server: src/main.rs:7: handling tts query Q {"
+        b' text: "main.rs:475: build_info=" }\n'
+    )
     log.write_bytes(START + DEAD + said)
     assert (
         log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Level.ERROR
@@ -72,7 +88,9 @@ def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) ->
 
 
 def test_a_long_log_is_read_from_its_end(scope: Scope, bare: GpuReport) -> None:
-    """Old failures beyond the limit are not looked at; what was named is read whatever it is called, compressed too."""
+    """Old failures beyond the limit are not looked at; what was named is read whatever it is
+    called, compressed too.
+    """
     log = scope.folder / "server-output"
     log.write_bytes(DEAD + STEP * (_MOST_BYTES // len(STEP) + 1) + b"no free channels\n")
     for path in (log, log.with_suffix(".gz")):
@@ -104,7 +122,9 @@ def test_lines_are_counted(scope: Scope, bare: GpuReport) -> None:
 
 
 def test_what_is_no_log_is_not_found_to_be_in_order(scope: Scope, bare: GpuReport) -> None:
-    """Any bytes and other programs' words: a warning where it was named, a note where it only lay there. A failure in it still counts."""
+    """Any bytes and other programs' words: a warning where it was named, a note where it only lay
+    there. A failure in it still counts.
+    """
     foreign = scope.folder / "logs" / "log.stt.2025-11-15"
     foreign.parent.mkdir()
     for content in (

@@ -35,7 +35,9 @@ def test_room_is_compared_with_what_comes_next(
 def test_what_a_speaking_config_takes_without_naming_it_is_counted(
     scope: Scope, bare: GpuReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ready config names a tokenizer; the server's script fetches weights, Mimi and config.json all the same."""
+    """The ready config names a tokenizer; the server's script fetches weights, Mimi and config.json
+    all the same.
+    """
     usage = shutil.disk_usage(scope.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 << 30))
     seen = found(
@@ -93,7 +95,9 @@ def serve() -> Iterator[Callable[[dict[str, object]], int]]:
 def test_a_speech_server_on_the_port_is_asked(
     used: str, name: str, scope: Scope, bare: GpuReport, serve: Callable[..., int]
 ) -> None:
-    """It says what it is and how many slots are taken; full may be dead, so the smoke test is named."""
+    """It says what it is and how many slots are taken; full may be dead, so the smoke test is
+    named.
+    """
     slots = [
         {
             "type": "batched_asr",
@@ -117,7 +121,9 @@ def test_a_speech_server_on_the_port_is_asked(
 def test_another_program_on_the_port(
     scope: Scope, bare: GpuReport, serve: Callable[..., int]
 ) -> None:
-    """One that answers otherwise, one that never answers, and one that listens on another address only."""
+    """One that answers otherwise, one that never answers, and one that listens on another address
+    only.
+    """
     with socket.create_server(("127.0.0.2", 0)) as elsewhere:
         for port in (serve({}), elsewhere.getsockname()[1]):
             seen = found(diagnose(replace(scope, port=port), bare))["port-taken"]

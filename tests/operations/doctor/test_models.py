@@ -76,7 +76,9 @@ def test_damaged_configs_do_not_stop_the_others(scope: Scope, bare: GpuReport) -
 
 
 def test_files_that_a_config_names(scope: Scope, bare: GpuReport) -> None:
-    """One that is missing or cut off is an error of the config, once; one that is whole is said to be."""
+    """One that is missing or cut off is an error of the config, once; one that is whole is said to
+    be.
+    """
     config = write_tiny_server(scope.folder)
     (scope.folder / MIMI_FILE).unlink()
     diagnosis = diagnose(replace(scope, configs=(config,)), bare)
@@ -89,7 +91,9 @@ def test_files_that_a_config_names(scope: Scope, bare: GpuReport) -> None:
 
 
 def test_checkpoints_are_read_by_their_headers(scope: Scope, play: Play) -> None:
-    """A whole one is in order, a bf16 one on a T4 noted, a truncated one an error, and a leftover told."""
+    """A whole one is in order, a bf16 one on a T4 noted, a truncated one an error, and a leftover
+    told.
+    """
     folder = scope.folder / "assets" / "fp16"
     folder.mkdir(parents=True)
     whole = write_tiny_weights(folder / "whole.safetensors")

@@ -71,7 +71,9 @@ def test_a_missing_libpython_is_named_with_its_cure(
 def test_kernels_are_compared_with_the_card(
     host: str, contents: tuple[bytes, ...], name: str, level: Level, scope: Scope, play: Play
 ) -> None:
-    """A T4 has 7.5, an L4 8.9 and here a driver for CUDA 12.4; the PTX in the file tells what a server was built for."""
+    """A T4 has 7.5, an L4 8.9 and here a driver for CUDA 12.4; the PTX in the file tells what a
+    server was built for.
+    """
     gpu = play(host)
     names = server_names(
         scope, gpu, write_machine_code(scope.folder / "moshi-server", UPSTREAM, *contents)

@@ -1,4 +1,6 @@
-"""The trained model that travels with the package: its files, its words, its times, and faults that its words show."""
+"""The trained model that travels with the package: its files, its words, its times, and faults that
+its words show.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def hear(
     noise: float = 0.0,
     alignment: Alignment = Alignment.SERVER,
 ) -> Transcript:
-    """Return what a model makes of the example up to the end of its second sentence, with white noise of this RMS."""
+    """Return what a model makes of the example up to the end of its second sentence, with white
+    noise of this RMS.
+    """
     rng = np.random.default_rng(1)
     source = find_stt(str(model))
     loaded = load_stt_source(source, cpu=True)
@@ -75,7 +79,9 @@ def test_its_files_are_those_that_were_trained() -> None:
 
 
 def test_it_hears_every_word_of_the_example(clean: Transcript) -> None:
-    """The words said are the words heard, and one turn ends after each sentence within half a second of its last word."""
+    """The words said are the words heard, and one turn ends after each sentence within half a
+    second of its last word.
+    """
     assert clean.text == " ".join(SENTENCES[:2])
     ends = [4.7, 11.0]  # where the last words of both sentences end
     assert [turn.time_s for turn in clean.turns] == pytest.approx(ends, abs=0.5)
@@ -89,7 +95,9 @@ def test_word_times_are_those_of_the_synthesiser(clean: Transcript) -> None:
 
 
 def swap_heads(tensors: dict[str, Tensor]) -> None:
-    """Exchange the queries of the first two heads in every layer, as a wrong order of a packed matrix does."""
+    """Exchange the queries of the first two heads in every layer, as a wrong order of a packed
+    matrix does.
+    """
     for layer in range(LAYERS):
         packed = tensors[f"transformer.layers.{layer}.self_attn.in_proj_weight"]
         first, second = slice(0, HEAD_WIDTH), slice(HEAD_WIDTH, 2 * HEAD_WIDTH)
@@ -105,7 +113,10 @@ def leave_out_a_layer(tensors: dict[str, Tensor]) -> None:
 def test_its_words_show_a_broken_conversion(
     tmp_path: Path, fault: Callable[[dict[str, Tensor]], None] | None
 ) -> None:
-    """Three or more words of eleven are wrong in noise, where the model as it is hears all. Clean speech forgives more."""
+    """Three or more words of eleven are wrong in noise, where the model as it is hears all.
+
+    Clean speech forgives more.
+    """
     shutil.copytree(TINY, tmp_path / "broken")
     tensors = load_file(TINY / "model.safetensors")
     if fault:

@@ -1,4 +1,6 @@
-"""`prep-sm75` from card to config: what is needed is done once, what was edited stays, what cannot work is said first."""
+"""`prep-sm75` from card to config: what is needed is done once, what was edited stays, what cannot
+work is said first.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ def test_a_dry_run_writes_nothing_and_tells_the_same(source: Path) -> None:
 
 
 def test_edits_in_the_config_stay(source: Path) -> None:
-    """A comment, a batch size and a log folder of the operator survive; a moved checkpoint is followed."""
+    """A comment, a batch size and a log folder of the operator survive; a moved checkpoint is
+    followed.
+    """
     report = run(source)
     edited = (
         report.config_path.read_text()
@@ -147,7 +151,9 @@ def test_edits_in_the_config_stay(source: Path) -> None:
 
 
 def test_the_key_is_new_kept_and_never_shown(source: Path) -> None:
-    """A generated config has a key of its own and mode 0600; later runs keep it; no report contains it."""
+    """A generated config has a key of its own and mode 0600; later runs keep it; no report contains
+    it.
+    """
     report = run(source)
     (key,) = tomllib.loads(report.config_path.read_text())["authorized_ids"]
     assert len(key) >= 32
@@ -208,7 +214,9 @@ def test_a_template_for_an_old_card_is_set_right_for_a_new_one(source: Path) -> 
 def test_from_a_hub_with_nothing_cached_then_without_a_network(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything is downloaded, prepared, and later ready offline; a cache that lost its links, not its contents, is mended."""
+    """Everything is downloaded, prepared, and later ready offline; a cache that lost its links, not
+    its contents, is mended.
+    """
     files = {
         name: source / name
         for name in ("model.safetensors", "tokenizer_tiny_40.model", "mimi-tiny.safetensors")
@@ -307,7 +315,9 @@ def test_what_is_no_repository_is_told_before_the_hub_is_asked(
 
 
 def test_nothing_of_somebody_elses_is_replaced(source: Path) -> None:
-    """A checkpoint that dsmops did not make, a source, and another model's config stay as they are, and the error names them."""
+    """A checkpoint that dsmops did not make, a source, and another model's config stay as they are,
+    and the error names them.
+    """
     foreign = source.parent / "foreign.safetensors"
     foreign.write_bytes((source / "mimi-tiny.safetensors").read_bytes())
     other = source.parent / "other.toml"
@@ -361,7 +371,9 @@ def test_f32_tensors_under_f16_are_not_passed_over(source: Path) -> None:
 
 
 def test_the_command_from_a_terminal(source: Path) -> None:
-    """As typed: exit 0 twice, the second run says that nothing was done; JSON has the parts; a card too small exits 1."""
+    """As typed: exit 0 twice, the second run says that nothing was done; JSON has the parts; a card
+    too small exits 1.
+    """
     arguments = [
         "prep-sm75",
         "--simulate",
@@ -393,7 +405,9 @@ def test_the_command_from_a_terminal(source: Path) -> None:
 
 
 def test_skip_when_undetected_exits_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine without a GPU the flag makes it a success that did nothing; without the flag it is an error."""
+    """On a machine without a GPU the flag makes it a success that did nothing; without the flag it
+    is an error.
+    """
     monkeypatch.setattr(
         "dsmops.operations.configs.planning.probe",
         PlayedHost(load_host("no_driver"), tmp_path, monkeypatch).probe,
@@ -410,7 +424,9 @@ def test_skip_when_undetected_exits_0(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_hidden_card_is_not_a_missing_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A card that the mask hides is there and cannot be used: the flag does not make that a success."""
+    """A card that the mask hides is there and cannot be used: the flag does not make that a
+    success.
+    """
     monkeypatch.setattr(
         "dsmops.operations.configs.planning.probe",
         PlayedHost(load_host("all_hidden_empty"), tmp_path, monkeypatch).probe,

@@ -1,4 +1,6 @@
-"""`prep-sm75` with a text-to-speech checkpoint: its config.json says what it is, and the embedded worker is who can serve it."""
+"""`prep-sm75` with a text-to-speech checkpoint: its config.json says what it is, and the embedded
+worker is who can serve it.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def module_of(path: Path) -> dict[str, object]:
 
 
 def test_everything_is_made_and_fits_together(model: Path) -> None:
-    """The language model is f16 but for its conditioners, the config names all four files, and lints without errors."""
+    """The language model is f16 but for its conditioners, the config names all four files, and
+    lints without errors.
+    """
     report = run(model)
     assert [part.step for part in report.parts] == [*[Step.PRESENT] * 4, Step.CONVERT, Step.WRITE]
     stored = {
@@ -105,7 +109,9 @@ def test_everything_is_made_and_fits_together(model: Path) -> None:
 
 
 def test_what_serves_it_on_a_turing_card_is_said_plainly(model: Path) -> None:
-    """No command starts moshi-server; the worker's does, and a note says what the server cannot do, and that F32 tensors stay."""
+    """No command starts moshi-server; the worker's does, and a note says what the server cannot do,
+    and that F32 tensors stay.
+    """
     report = run(model)
     assert report.serving.runtime is Runtime.EMBEDDED
     assert any(command.startswith("dsmops worker --config") for command in report.next_commands)
@@ -125,7 +131,9 @@ def test_what_serves_it_on_a_turing_card_is_said_plainly(model: Path) -> None:
 
 
 def test_a_second_run_changes_nothing(model: Path) -> None:
-    """Nothing is written, also when the folder itself is named, and edits stay: a batch size, fewer codebooks, which are planned with."""
+    """Nothing is written, also when the folder itself is named, and edits stay: a batch size, fewer
+    codebooks, which are planned with.
+    """
     report = run(model)
     text = report.config_path.read_text()
     assert run(model).outcome is Outcome.UP_TO_DATE
@@ -139,7 +147,9 @@ def test_a_second_run_changes_nothing(model: Path) -> None:
 
 
 def test_a_card_with_bf16_serves_it_either_way(model: Path) -> None:
-    """On an L4 nothing is converted, and both servers can be started; asked for f16, it is made for the worker alone."""
+    """On an L4 nothing is converted, and both servers can be started; asked for f16, it is made for
+    the worker alone.
+    """
     report = run(model, simulated=("l4",), output=None, config_out=model.parent / "l4.toml")
     assert [part.step for part in report.parts if part.name == "conversion"] == [Step.NOT_NEEDED]
     assert {command.split()[0] for command in report.next_commands} == {"dsmops", "moshi-server"}
@@ -154,7 +164,9 @@ def test_a_card_with_bf16_serves_it_either_way(model: Path) -> None:
 def test_from_a_hub_with_nothing_cached_then_without_asking(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All four files are downloaded, by the names in config.json, and the second run asks nobody."""
+    """All four files are downloaded, by the names in config.json, and the second run asks
+    nobody.
+    """
     with HubServer(
         {"org/tiny-tts": {name: model / name for name in (LM, MIMI, TOKENIZER, "config.json")}}
     ) as hub:
@@ -173,7 +185,9 @@ def test_from_a_hub_with_nothing_cached_then_without_asking(
 def test_the_published_model_is_planned_from_its_headers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dry run on a T4 downloads no data: sizes, 24 of 32 codebooks, the published batch size, and what would be converted."""
+    """A dry run on a T4 downloads no data: sizes, 24 of 32 codebooks, the published batch size, and
+    what would be converted.
+    """
     files = {
         TTS.model_file: Content(
             TTS.model_file,
@@ -203,7 +217,9 @@ def test_the_published_model_is_planned_from_its_headers(
 
 
 def test_what_cannot_be_prepared_is_named_before_anything_is_written(model: Path) -> None:
-    """No config.json, one of another checkpoint, no Mimi, a template or a config of a hearing model, a name that leads elsewhere."""
+    """No config.json, one of another checkpoint, no Mimi, a template or a config of a hearing
+    model, a name that leads elsewhere.
+    """
     body = json.loads((model / "config.json").read_text())
     stt = shipped_folder("configs") / "config-stt-en_fr-hf.toml"
     there = model.parent / "there.toml"
@@ -243,7 +259,9 @@ def test_a_hearing_checkpoint_is_not_prepared_for_a_speaking_module(tmp_path: Pa
 
 
 def test_the_command_from_a_terminal(model: Path) -> None:
-    """As typed: exit 0 and what to run next; the second time nothing; a card that is too small exits 1."""
+    """As typed: exit 0 and what to run next; the second time nothing; a card that is too small
+    exits 1.
+    """
     arguments = ["prep-sm75", "--simulate", "t4", "--input-path", model / LM]
     first = dsmops(*arguments, cwd=model.parent)
     assert first.code == 0, first.stderr

@@ -204,8 +204,10 @@ def test_one_recording_with_its_reference(folder: Path, said: dict[str, str]) ->
         ("t.json", '{"schema": "dsmops.transcribe/1", "text": "the cat sat on the mat"}'),
         (
             "t.srt",
-            "1\r\n00:00:00,000 --> 00:00:01,000\r\nThe cat\r\nsat\r\n\r\n"
-            "2\r\n00:00:01,000 --> 00:00:02,000\r\non <i>the</i> mat.\r\n",
+            (
+                "1\r\n00:00:00,000 --> 00:00:01,000\r\nThe cat\r\nsat\r\n\r\n"
+                "2\r\n00:00:01,000 --> 00:00:02,000\r\non <i>the</i> mat.\r\n"
+            ),
         ),
         ("t.vtt", "WEBVTT\n\nnote 1\n00:00.000 --> 00:02.000\nthe cat sat on the mat\n"),
     ],

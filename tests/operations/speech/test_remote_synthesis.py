@@ -1,4 +1,6 @@
-"""A text through a server: the sound reaches the sink, the words keep their times, a failure is told."""
+"""A text through a server: the sound reaches the sink, the words keep their times, a failure is
+told.
+"""
 
 from __future__ import annotations
 

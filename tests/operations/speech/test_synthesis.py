@@ -1,4 +1,6 @@
-"""From a text to its sound: what is said, what cannot be, and where it goes, with the tiny model."""
+"""From a text to its sound: what is said, what cannot be, and where it goes, with the tiny
+model.
+"""
 
 from __future__ import annotations
 

@@ -342,7 +342,9 @@ def test_a_posted_file_comes_back_as_words(
 def test_a_posted_file_is_transcribed_whole_whatever_its_header_says(
     worker: WorkerProcess, clip: Path
 ) -> None:
-    """As by `transcribe`: a data size that is too small loses nothing, and a header of the answer says so."""
+    """As by `transcribe`: a data size that is too small loses nothing, and a header of the answer
+    says so.
+    """
     whole = clip.read_bytes()
     short = bytearray(whole)
     at = short.index(b"data") + 4

@@ -70,7 +70,9 @@ def model_of(tiny: TinyStt, dtype: DType = DType.F32) -> LoadedStt:
 
 @torch.inference_mode()
 def hear(model: LoadedStt, clips: NDArray[np.float32]) -> Heard:
-    """Run `clips` [B, samples] through codec and language model, frame t - 1 at step t and the initial tokens at step 0."""
+    """Run `clips` [B, samples] through codec and language model, frame t - 1 at step t and the
+    initial tokens at step 0.
+    """
     lm = model.lm
     codes = model.mimi.encode(torch.from_numpy(clips)[:, None], LM.audio_codebooks)
     rows = RowState(len(clips), CPU)

@@ -114,8 +114,11 @@ def test_same_bytes_everywhere(tiny: TinyTts, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
     write_tiny_tts(tmp_path / "other", seed=1)
     folder = tiny.server_config.parent
-    same = [hashlib.sha256((tmp_path / "again" / file.relative_to(folder)).read_bytes()).digest() for file in sorted(folder.rglob("*.*"))
-            if file.is_file()]  # fmt: skip
+    same = [
+        hashlib.sha256((tmp_path / "again" / file.relative_to(folder)).read_bytes()).digest()
+        for file in sorted(folder.rglob("*.*"))
+        if file.is_file()
+    ]
     assert same == [
         hashlib.sha256(file.read_bytes()).digest()
         for file in sorted(folder.rglob("*.*"))
@@ -134,7 +137,9 @@ def test_codec_and_tokenizer_are_those_of_the_listener(tiny: TinyTts, tmp_path: 
 
 
 def test_sound(tiny: TinyTts, model: LoadedTts) -> None:
-    """Every frame is loud enough to hear, no sample clips, and it asks for padding and for the next word, both of them often."""
+    """Every frame is loud enough to hear, no sample clips, and it asks for padding and for the next
+    word, both of them often.
+    """
     first, second = (voice(tiny, model, name) for name in VOICES)
     sound, predictions = speak(
         model,
@@ -151,7 +156,9 @@ def test_sound(tiny: TinyTts, model: LoadedTts) -> None:
 
 
 def test_everything_is_heard(tiny: TinyTts, model: LoadedTts) -> None:
-    """At temperature 0 another voice, other words and another guidance each give another sound; the same of all give the same."""
+    """At temperature 0 another voice, other words and another guidance each give another sound; the
+    same of all give the same.
+    """
     first, second = (voice(tiny, model, name) for name in VOICES)
     plain, other_voice, guided = (
         TtsRequest((one,), cfg=cfg, temperature=0)

@@ -37,7 +37,9 @@ class TtsRequest:
 
 @dataclass(frozen=True, slots=True)
 class TtsOutput:
-    """The result of one step, in arrays of its own. Rows that did not advance hold undefined values.
+    """The result of one step, in arrays of its own.
+
+    Rows that did not advance hold undefined values.
 
     `pcm` float32 [B, 1920], as decoded, not clipped; `valid` bool [B], where it is the stream's
     next sound; `finite` bool [B], False where a logit or a valid sample was NaN or infinite;

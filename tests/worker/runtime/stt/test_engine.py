@@ -154,7 +154,9 @@ def test_a_reset_is_a_new_stream(model: LoadedStt, clips: Tensor) -> None:
 
 
 def test_a_step_of_nobody_changes_nothing(model: LoadedStt, clips: Tensor) -> None:
-    """Steps in which no slot advances, before the first frame or in the middle, leave the rest as it was."""
+    """Steps in which no slot advances, before the first frame or in the middle, leave the rest as
+    it was.
+    """
     clip, nobody = clips[:, 0], torch.zeros(1, dtype=torch.bool)
     wanted = spoken(SttEngine(model, 1), clip)
     engine, tokens = SttEngine(model, 1), []
@@ -165,7 +167,9 @@ def test_a_step_of_nobody_changes_nothing(model: LoadedStt, clips: Tensor) -> No
 
 
 def test_a_forced_step_chooses_among_three(model: LoadedStt, clips: Tensor) -> None:
-    """Where a token is forced the best of it and the two paddings is taken, and fed back; -1 and None leave the choice free."""
+    """Where a token is forced the best of it and the two paddings is taken, and fed back; -1 and
+    None leave the choice free.
+    """
     clip = clips[:, 2]
     free = spoken(SttEngine(model, 1), clip)
     assert spoken(SttEngine(model, 1), clip, [-1] * STEPS) == free
@@ -194,7 +198,9 @@ def test_a_forced_slot_leaves_its_neighbour_free(model: LoadedStt, clips: Tensor
 
 
 def test_a_temperature_draws_by_the_softmax(model: LoadedStt) -> None:
-    """Tokens are drawn from softmax(logits / temperature), each slot for itself, the same ones from the same seed."""
+    """Tokens are drawn from softmax(logits / temperature), each slot for itself, the same ones from
+    the same seed.
+    """
     slots, temperature = 800, 4.0
     warm = replace(model, config=replace(model.config, temperature=temperature))
 
@@ -243,7 +249,9 @@ def poisoned(
 
 
 def test_broken_numbers_stay_in_their_slot(poisoned: LoadedStt, clips: Tensor) -> None:
-    """NaN is told for its own slot only, for as long as its stream lasts; neighbours say what they say alone, and a reset heals."""
+    """NaN is told for its own slot only, for as long as its stream lasts; neighbours say what they
+    say alone, and a reset heals.
+    """
     clip, sick = clips[:, 0], 1
     alone = spoken(SttEngine(poisoned, 1), clip)
     assert POISON not in alone
@@ -297,7 +305,9 @@ def test_a_slot_that_is_not_there_cannot_be_reset(model: LoadedStt, slot: int) -
 
 
 def test_slots_that_do_not_fit_are_told(model: LoadedStt) -> None:
-    """More than any machine has memory for is an error that says so, not a bug; what else goes wrong stays what it is."""
+    """More than any machine has memory for is an error that says so, not a bug; what else goes
+    wrong stays what it is.
+    """
     with pytest.raises(ResourceError, match="out of memory for the model") as caught:
         # The first state tensor alone is too much, so that nothing is taken before the failure.
         SttEngine(model, 2**48)
@@ -365,7 +375,9 @@ def test_a_model_without_heads_has_no_pauses(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_broken_sound_is_told(model: LoadedStt, clips: Tensor, bad: float) -> None:
-    """One sample that is not finite marks its slot, and no other, for as long as its stream remembers it; a reset heals the slot."""
+    """One sample that is not finite marks its slot, and no other, for as long as its stream
+    remembers it; a reset heals the slot.
+    """
     engine, alone = SttEngine(model, SLOTS), SttEngine(model, SLOTS)
     for number, frame in enumerate(clips[:20]):
         given = frame.clone()
@@ -389,7 +401,9 @@ def allocated() -> dict[int, int]:
 
 
 def test_state_is_all_that_is_allocated(model: LoadedStt, clips: Tensor) -> None:
-    """`state_bytes` counts every tensor of an engine but its inputs and outputs, and steps keep none besides."""
+    """`state_bytes` counts every tensor of an engine but its inputs and outputs, and steps keep
+    none besides.
+    """
     before = allocated()
     engine = SttEngine(model, SLOTS)
     after = allocated()

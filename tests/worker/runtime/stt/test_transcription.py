@@ -104,7 +104,9 @@ def recording_of(
 
 @pytest.mark.parametrize("slots", [1, 3, 9])
 def test_more_or_fewer_recordings_than_slots(model: LoadedStt, slots: int) -> None:
-    """Every recording, empty ones included, gives the tokens and words that it gives alone, and is finished once."""
+    """Every recording, empty ones included, gives the tokens and words that it gives alone, and is
+    finished once.
+    """
     lengths = [12, 0, 25, 3, 0, 30, 1]
     clips = [noise(length, seed) for seed, length in enumerate(lengths)]
     together = transcribed(SttEngine(model, slots), [recording_of(model, clip) for clip in clips])
@@ -126,7 +128,9 @@ def test_no_recordings(model: LoadedStt) -> None:
 
 
 def test_news_come_as_they_are_heard(model: LoadedStt) -> None:
-    """The news of a recording, one after the other, are its words and turns; the last is marked, and shorter recordings end first."""
+    """The news of a recording, one after the other, are its words and turns; the last is marked,
+    and shorter recordings end first.
+    """
     recordings = [
         recording_of(model, noise(length, seed)) for seed, length in enumerate([40, 10, 25])
     ]
@@ -147,7 +151,9 @@ def test_news_come_as_they_are_heard(model: LoadedStt) -> None:
 
 
 def test_recordings_are_opened_as_slots_come_free(model: LoadedStt) -> None:
-    """No more recordings are under way than there are slots, so that a thousand files need not be open at once."""
+    """No more recordings are under way than there are slots, so that a thousand files need not be
+    open at once.
+    """
     begun: list[Recording] = []
 
     def recordings() -> Iterator[Recording]:
@@ -163,7 +169,9 @@ def test_recordings_are_opened_as_slots_come_free(model: LoadedStt) -> None:
 
 
 def test_frames_that_raise_end_the_run(model: LoadedStt) -> None:
-    """What reading a recording raises comes out of the run, and the engine's slots serve the next run as if nothing had been."""
+    """What reading a recording raises comes out of the run, and the engine's slots serve the next
+    run as if nothing had been.
+    """
     clip, engine = noise(10), SttEngine(model, 2)
 
     def torn() -> Iterator[Frame]:
@@ -185,7 +193,9 @@ def test_frames_that_raise_end_the_run(model: LoadedStt) -> None:
 
 
 def test_figures(model: LoadedStt) -> None:
-    """A recording counts the steps it took part in; what the steps took is shared among those that took part."""
+    """A recording counts the steps it took part in; what the steps took is shared among those that
+    took part.
+    """
     recordings = [recording_of(model, noise(length, seed)) for seed, length in enumerate([20, 5])]
     long, short = (
         transcript.figures for transcript in transcribed(SttEngine(model, 3), recordings)
@@ -211,7 +221,9 @@ def test_steps_that_are_not_finite_are_counted(model: LoadedStt) -> None:
 
 
 def test_text_prompt(model: LoadedStt) -> None:
-    """A text prompt is written out by the model, in order, and is no part of the transcript; what it did not get to say is told."""
+    """A text prompt is written out by the model, in order, and is no part of the transcript; what
+    it did not get to say is told.
+    """
     prompt = model.tokenizer.encode("the lights of the town")
     (transcript,) = transcribed(
         SttEngine(model, 1),
@@ -226,7 +238,9 @@ def test_text_prompt(model: LoadedStt) -> None:
 
 
 def test_audio_prompt_is_heard_but_not_transcribed(model: LoadedStt) -> None:
-    """What a prompt's audio makes the model write is left out, and the recording is heard after it, with its own length."""
+    """What a prompt's audio makes the model write is left out, and the recording is heard after it,
+    with its own length.
+    """
     prompt, clip = noise(20, seed=1), noise(15, seed=2)
     recording = recording_of(model, clip, SttPrompt(frames=prompt))
     (transcript,) = transcribed(SttEngine(model, 1), [recording])
@@ -244,7 +258,9 @@ def test_audio_prompt_is_heard_but_not_transcribed(model: LoadedStt) -> None:
 @pytest.mark.parametrize(("prefix_s", "silent"), [(0.0, 0), (1.0, 13)])
 @pytest.mark.parametrize("prompt_frames", [0, 4])
 def test_what_is_fed(model: LoadedStt, prefix_s: float, silent: int, prompt_frames: int) -> None:
-    """In this order: silence prefix, prompt, ten silent frames, the recording, silence for the delay and a second more."""
+    """In this order: silence prefix, prompt, ten silent frames, the recording, silence for the
+    delay and a second more.
+    """
     config = replace(model.config, silence_prefix_s=prefix_s)
     prompt = SttPrompt(frames=numbered(100, prompt_frames))
     recording = Recording(iter(numbered(1, 3)), config, Toy(), 1, prompt=prompt)
@@ -294,7 +310,9 @@ def test_times_count_from_the_recording(
 
 @given(tokens=TOKENS, prefix_s=st.sampled_from([0.0, 1.0]))
 def test_python_timing(model: LoadedStt, tokens: list[int], prefix_s: float) -> None:
-    """On request the words and times are those of the Python package's rule over the same tokens; the text stays the same."""
+    """On request the words and times are those of the Python package's rule over the same tokens;
+    the text stays the same.
+    """
     config = replace(model.config, silence_prefix_s=prefix_s)
     by_rule = {timing: Recording([], config, Toy(), 1, timing=timing) for timing in WordTiming}
     for recording in by_rule.values():
@@ -311,7 +329,9 @@ def test_python_timing(model: LoadedStt, tokens: list[int], prefix_s: float) -> 
 
 
 def test_both_timings_of_a_known_stream(model: LoadedStt) -> None:
-    """One word said 0.4 s to 0.8 s into a recording with a second of silence before it, by both rules."""
+    """One word said 0.4 s to 0.8 s into a recording with a second of silence before it, by both
+    rules.
+    """
     config = replace(model.config, silence_prefix_s=1.0)
     tokens = [PADDING] * 23 + [BOUNDARY, 4, 6, PADDING, PADDING, BOUNDARY]
     words = {}
@@ -384,14 +404,18 @@ def test_a_prompts_last_word_is_hidden_whole(
 
 @pytest.mark.parametrize(("boundary", "shown"), [(8, "to"), (9, "to"), (10, "atner to")])
 def test_where_an_audio_prompt_ends(model: LoadedStt, boundary: int, shown: str) -> None:
-    """A word that begins within the prompt's four frames and the delay is the prompt's, to its end; the next step's is the recording's."""
+    """A word that begins within the prompt's four frames and the delay is the prompt's, to its end;
+    the next step's is the recording's.
+    """
     recording = Recording([], model.config, Toy(), 1, prompt=SttPrompt(frames=numbered(1, 4)))
     told(recording, [PADDING] * (boundary - 1) + [BOUNDARY, 7, 9, BOUNDARY, 4, PADDING])
     assert recording.transcript().text == shown
 
 
 def test_times_after_a_prompt(model: LoadedStt) -> None:
-    """After an audio prompt of four frames and its gap, times count from the recording, by both rules; the prompt's words are gone."""
+    """After an audio prompt of four frames and its gap, times count from the recording, by both
+    rules; the prompt's words are gone.
+    """
     tokens = (
         [PADDING] * 5
         + [BOUNDARY, 7, 7, 7, 7, 7, 9, BOUNDARY]
@@ -415,7 +439,9 @@ def test_times_after_a_prompt(model: LoadedStt) -> None:
 
 
 def test_turns(model: LoadedStt) -> None:
-    """A turn ends with the first long pause after a word, at the time heard by then, prefix not counted."""
+    """A turn ends with the first long pause after a word, at the time heard by then, prefix not
+    counted.
+    """
     recording = Recording([], replace(model.config, silence_prefix_s=1.0), Toy(), 1)
     told(recording, [PADDING] * 20, QUIET)
     events = told(recording, [BOUNDARY, 4, PADDING])

@@ -149,7 +149,9 @@ def test_rows_are_independent(
 
 
 def test_text_only_steps_change_nothing(model: LoadedTts) -> None:
-    """A stream whose first steps were text-only goes on as one whose steps all ran the depformer."""
+    """A stream whose first steps were text-only goes on as one whose steps all ran the
+    depformer.
+    """
     short, whole = Alone(model, REQUESTS[0]), Alone(model, REQUESTS[0])
     for step in range(20):
         one, other = (
@@ -164,7 +166,9 @@ def test_text_only_steps_change_nothing(model: LoadedTts) -> None:
 
 
 def test_streaming_equals_one_pass(model: LoadedTts) -> None:
-    """Text logits, logits of codes and sound, step by step, are those of one pass over the tokens and codes that were fed."""
+    """Text logits, logits of codes and sound, step by step, are those of one pass over the tokens
+    and codes that were fed.
+    """
     steps = 35
     alone, text_logits, audio_logits, codes, sound = Alone(model, REQUESTS[0]), [], [], [], []
     for step in range(steps):
@@ -206,7 +210,9 @@ def test_streaming_equals_one_pass(model: LoadedTts) -> None:
 
 
 def _depformer_in_one_pass(model: LoadedTts, states: Tensor, text: Tensor, codes: Tensor) -> Tensor:
-    """Return logits [S, K, card] of all codebooks at once: a causal mask instead of steps, plain formulas instead of fused ones."""
+    """Return logits [S, K, card] of all codebooks at once: a causal mask instead of steps, plain
+    formulas instead of fused ones.
+    """
     inner, logits = model.lm.depformer, []
     width, heads = inner.heads.shape[-1], 2
     inputs = []
@@ -272,7 +278,9 @@ def test_temperature_0_has_no_seed(model: LoadedTts) -> None:
 
 @pytest.mark.parametrize("n_q", [1, 3])
 def test_fewer_codebooks(files: tuple[Path, Path], model: LoadedTts, n_q: int) -> None:
-    """With fewer codebooks the first step that differs is the one after codes were left out, and the rest are never generated."""
+    """With fewer codebooks the first step that differs is the one after codes were left out, and
+    the rest are never generated.
+    """
     fewer, all_codebooks = (
         Alone(used, REQUESTS[2]) for used in (load_tts_model(*files, n_q=n_q), model)
     )
@@ -291,7 +299,9 @@ def test_fewer_codebooks(files: tuple[Path, Path], model: LoadedTts, n_q: int) -
 
 
 def test_padding_bonus(model: LoadedTts) -> None:
-    """A large bonus makes padding the only prediction, a large malus bars it; the reported logits are without either."""
+    """A large bonus makes padding the only prediction, a large malus bars it; the reported logits
+    are without either.
+    """
     plain, never, always = (
         Alone(model, replace(REQUESTS[2], padding_bonus=bonus)) for bonus in (0.0, -100.0, 100.0)
     )
@@ -304,7 +314,9 @@ def test_padding_bonus(model: LoadedTts) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bits(files: tuple[Path, Path], model: LoadedTts, dtype: torch.dtype) -> None:
-    """Weights and caches in 16 bits give the logits of float32 but for rounding, and finite sound; conditioners and codec stay float32."""
+    """Weights and caches in 16 bits give the logits of float32 but for rounding, and finite sound;
+    conditioners and codec stay float32.
+    """
     half = load_tts_model(*files, dtype=dtype)
     assert {parameter.dtype for parameter in half.lm.conditioning.parameters()} == {torch.float32}
     assert {
@@ -399,7 +411,9 @@ def test_a_choice_that_fails_moves_no_row(model: LoadedTts) -> None:
 def test_requests_that_are_refused(
     model: LoadedTts, request_: TtsRequest, words: list[str]
 ) -> None:
-    """A voice of another shape, too many voices or an unknown guidance are refused by name, and no row has been touched."""
+    """A voice of another shape, too many voices or an unknown guidance are refused by name, and no
+    row has been touched.
+    """
     engine, plain = TtsEngine(model, 2), TtsEngine(model, 2)
     for used in (engine, plain):
         used.reset([0, 1], REQUESTS[:2])
@@ -413,7 +427,9 @@ def test_requests_that_are_refused(
 
 
 def test_a_voice_may_be_read_only(model: LoadedTts) -> None:
-    """It is copied, without a warning, however its owner holds it: mapped from a file, or seen in a message."""
+    """It is copied, without a warning, however its owner holds it: mapped from a file, or seen in a
+    message.
+    """
     voice = _voice(0)
     voice.setflags(write=False)
     given, copied = TtsEngine(model, 1), TtsEngine(model, 1)
@@ -440,7 +456,9 @@ def test_guidance_belongs_to_models_that_are_not_distilled(
 
 
 def test_calls_that_are_bugs(model: LoadedTts) -> None:
-    """Shapes that do not fit, rows that do not exist and text-only steps of rows that must speak raise ValueError."""
+    """Shapes that do not fit, rows that do not exist and text-only steps of rows that must speak
+    raise ValueError.
+    """
     engine = TtsEngine(model, 2)
     everyone = np.ones(2, np.bool_)
     for slots, requests in (([2], [TtsRequest()]), ([-1], [TtsRequest()]), ([0], [])):
@@ -462,7 +480,9 @@ def test_calls_that_are_bugs(model: LoadedTts) -> None:
 
 
 def test_state_is_counted(model: LoadedTts) -> None:
-    """`state_bytes` grows with the slots, and holds at least the rings and the voices' keys and values."""
+    """`state_bytes` grows with the slots, and holds at least the rings and the voices' keys and
+    values.
+    """
     config: TtsConfig = model.config
     one, two = (TtsEngine(model, slots).state_bytes for slots in (1, 2))
     positions = 40 + config.max_speakers * config.voice_frames

@@ -102,7 +102,9 @@ def test_size_is_that_of_the_recording() -> None:
 
 
 def test_conditioning(model: LoadedTts) -> None:
-    """The summed vector and the sequence of voices, spoken for and not, start with the recorded values."""
+    """The summed vector and the sequence of voices, spoken for and not, start with the recorded
+    values.
+    """
     with torch.no_grad():
         _close(model.lm.conditioning.summed(2.0)[:4], SUMMED)
         sequence = model.lm.conditioning.cross([torch.from_numpy(voice())])

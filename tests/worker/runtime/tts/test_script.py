@@ -171,7 +171,9 @@ def test_a_client_that_splits_at_spaces_may_send_pauses() -> None:
 
 
 def test_every_piece_ends_a_word() -> None:
-    """As clients send words without spaces; an opening bracket that began no pause is a word too."""
+    """As clients send words without spaces; an opening bracket that began no pause is a word
+    too.
+    """
     stream = TtsTextStream(ALL)
     assert words([*stream.take("ab"), *stream.take("cd")]) == ["ab", "cd"]
     assert words(
@@ -224,7 +226,9 @@ def test_a_script_takes_no_pause_that_the_model_cannot_bridge() -> None:
 
 
 def test_unknown_characters_are_skipped_and_counted(tokenizer: TextTokenizer) -> None:
-    """The words before and behind stay, and so does what is known of a word; both readings alike."""
+    """The words before and behind stay, and so does what is known of a word; both readings
+    alike.
+    """
     text = "hello 日本語 world naïve🙂 日 \ud800 you"
     skipped: Counter[str] = Counter()
     entries = script_entries([text], tokenizer, skipped=skipped)

@@ -121,7 +121,9 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedTts, TtsRequ
 
 
 def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[LoadedTts, TtsRequest]) -> None:
-    """A stream whose words come one by one, beside others, sounds as the whole text does alone; so do its words' times."""
+    """A stream whose words come one by one, beside others, sounds as the whole text does alone; so
+    do its words' times.
+    """
     model, request = talker
     text = "Hello there, this is a test of speech"
     alone = list(
