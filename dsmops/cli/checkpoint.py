@@ -179,7 +179,7 @@ def convert(
     Examples:
       dsmops convert model.safetensors model.fp16.safetensors
       dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
-      dsmops convert --report loss.json hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
+      dsmops convert hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
     _without_blas_threads()
     from json import dumps
