@@ -147,8 +147,12 @@ def make_config(
         "plan": made.plan,
         "lint": made.lint,
     }
-    out.result(document, show_made_config(made, target, outcome))
-    if target is None:
+    if target is not None:
+        out.result(document, show_made_config(made, target, outcome))
+    elif json:
+        out.result(document, ())
+    else:
+        out.file(made.text)
         for line in view_findings("<stdout>", made.lint.findings):
             out.note(str(line))
     if not made.lint.is_clean(strict=strict):

@@ -195,8 +195,24 @@ def _unparsable(exc: tomllib.TOMLDecodeError, text: str, path: str) -> ConfigErr
         path=path,
         line=line,
         col=col,
-        hint="Correct the syntax there; the server reads TOML 1.0.",
+        hint=_BACKSLASH_HINT
+        if _ESCAPE.search(reason) or _has_backslash(text, line)
+        else "Correct the syntax there; the server reads TOML 1.0.",
     )
+
+
+_BACKSLASH_HINT = (
+    "In double quotes a backslash begins an escape. Put a Windows path in single quotes:"
+    " 'C:\\models\\stt.safetensors'."
+)
+_ESCAPE = re.compile(r"unescaped '\\'|invalid hex value|escaped character", re.IGNORECASE)
+_WINDOWS_PATH = re.compile(r'"[A-Za-z]:\\[^"]*\\"')
+"""A path such as "C:\\models\\", whose last backslash takes the quote for itself."""
+
+
+def _has_backslash(text: str, line: int) -> bool:
+    """Whether a string on the line of an error, or above it, may have lost its closing quote."""
+    return any(map(_WINDOWS_PATH.search, text.split("\n")[max(0, line - 2) : line]))
 
 
 def _position(data: bytes, offset: int) -> tuple[int, int]:

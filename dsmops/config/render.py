@@ -160,12 +160,12 @@ def generate_api_key() -> str:
 
 
 def own_api_keys(config: Config) -> tuple[str, ...]:
-    """Return the API keys of a config but for the public one: those to keep when it is rendered
-    again.
+    """Return the API keys of a config without the public one and empty ones: those to keep when it
+    is rendered again.
     """
     keys = config.values.get("authorized_ids")
     return (
-        tuple(key for key in keys if isinstance(key, str) and key != PUBLIC_TOKEN)
+        tuple(key for key in keys if isinstance(key, str) and key.strip() and key != PUBLIC_TOKEN)
         if isinstance(keys, list)
         else ()
     )

@@ -67,6 +67,20 @@ class Reporter:
             # code it would have had.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def file(self, text: str) -> None:
+        """Print the text of a file: byte for byte in UTF-8, so that `> FILE` holds what was meant;
+        on a terminal with control characters spelled out.
+        """
+        self._end_live()
+        is_terminal = sys.stdout.isatty()
+        shown = printable(text.replace("\r\n", "\n")) if is_terminal else text
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(shown.encode(errors="surrogateescape"))
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
     def note(self, text: str) -> None:
         """Tell people something on the side, on stderr."""
         self._end_live()

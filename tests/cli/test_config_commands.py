@@ -114,3 +114,19 @@ def test_control_characters_in_a_config_do_not_reach_the_terminal(config: Path) 
     run = dsmops("check-config", config.name, cwd=config.parent)
     assert "\x1b" not in run.stdout
     assert re.search(r"unknown-key.*\\x1b", run.stdout)
+    config.write_text(CONFIG.replace("logs", "logs\\n0 errors, 0 warnings"))
+    run = dsmops("check-config", config.name, *GIVEN, cwd=config.parent)
+    assert run.code == 1
+    assert "error[control-character] log_dir: log_dir holds a line break" in run.stdout
+    assert not re.search("^0 errors", run.stdout, re.MULTILINE)
+
+
+def test_the_worker_refuses_wildcards_in_a_path(config: Path) -> None:
+    """moshi-server runs with such a route; our worker says why it does not."""
+    config.write_text(CONFIG.replace("/api/asr-streaming", "/api/{room}"))
+    run = dsmops("check-config", config.name, *GIVEN, cwd=config.parent)
+    assert run.code == 0
+    assert "warning[wildcard-path] modules.asr.path: {room} " in run.stdout
+    run = dsmops("worker", "--config", config.name, "--cpu", "--port", "0", cwd=config.parent)
+    assert run.code == 3
+    assert "/api/{room}: braces are wildcards to moshi-server" in run.stderr

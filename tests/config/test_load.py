@@ -153,3 +153,24 @@ def test_any_text_gives_a_config_or_an_error(text: str) -> None:
     """Nor does any text that looks a little like TOML."""
     with contextlib.suppress(ConfigError):
         parse_config(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        r'"C:\models\stt.safetensors"',
+        r'"C:\Users\me\stt.safetensors"',
+        r'"C:\xmodels"',
+        r'"D:\models\"',
+        r'"\\server\share"',
+    ],
+)
+def test_a_windows_path_in_double_quotes_gets_the_advice_of_single_ones(value: str) -> None:
+    """Whatever its backslashes did to the syntax, the hint says how to write it; in single quotes
+    it is read as typed.
+    """
+    with pytest.raises(ConfigError) as error:
+        parse_config(f"a = 1\nlog_dir = {value}\nb = 2\n")
+    assert "single quotes" in (error.value.hint or "")
+    path = value.strip('"')
+    assert parse_config(f"log_dir = '{path}'\n").values["log_dir"] == path

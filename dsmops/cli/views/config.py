@@ -8,7 +8,7 @@ from pathlib import Path
 from dsmops.config.lint import Finding
 from dsmops.operations.configs.checking import ConfigCheck
 from dsmops.operations.configs.writing import MadeConfig, Outcome
-from dsmops.report import Block
+from dsmops.report import Block, one_line
 from dsmops.units import counted
 
 
@@ -24,13 +24,8 @@ def show_config_check(check: ConfigCheck) -> Iterator[Block]:
     yield f"{', '.join(counts)} in {counted(len(check.files), 'file')}. {_judged(check)}"
 
 
-def show_made_config(made: MadeConfig, target: Path | None, outcome: Outcome) -> Iterator[Block]:
-    """Yield the config itself when it goes to stdout; else what changed, the findings, and what
-    became of the file.
-    """
-    if outcome is Outcome.PRINTED:
-        yield made.text.removesuffix("\n")
-        return
+def show_made_config(made: MadeConfig, target: Path, outcome: Outcome) -> Iterator[Block]:
+    """Yield what changed, the findings, and what became of the file."""
     if outcome is Outcome.REFUSED:
         yield made.text
     if made.change:
@@ -56,12 +51,12 @@ def view_findings(path: str, findings: Sequence[Finding]) -> Iterator[Block]:
     """
     for finding in findings:
         where = f" {finding.where}:" if finding.where else ""
-        yield (
+        yield one_line(
             f"{path}:{finding.line}: {finding.severity.value}[{finding.code}]{where}"
             f" {finding.message}"
         )
         if finding.hint:
-            yield f"    hint: {finding.hint}"
+            yield one_line(f"    hint: {finding.hint}")
     if findings:
         yield ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dsmops.config.lint import access, device, files, keys, model, tts
+from dsmops.config.lint import access, device, files, keys, model, text, tts
 from dsmops.config.lint.report import CODES, Finding, Findings, LintReport
 from dsmops.config.lint.subject import FileFact, FileState, LintFacts
 from dsmops.config.load import Config
@@ -18,6 +18,7 @@ __all__ = ["CODES", "FileFact", "FileState", "Finding", "LintFacts", "LintReport
 
 RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
     keys.schema_problems,
+    text.control_characters,
     model.transformer_limits,
     model.conditioning,
     model.context_lengths,

@@ -62,14 +62,25 @@ def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
                     " panics at start"
                 )
                 clashes.setdefault(key, ("path-clash", message))
+            elif wildcards := _WILDCARD.findall(_without_doubled_braces(path)):
+                shown = " and ".join(dict.fromkeys(wildcards))
+                shown = shown.replace("\x01", "{{").replace("\x02", "}}")
+                message = (
+                    f"{shown} in the route stands for any text:"
+                    " the module answers to every such path"
+                )
+                clashes.setdefault(key, ("wildcard-path", message))
             taken.setdefault((method, _shape(path)), ".".join(module.where(key)))
         for key, (code, message) in clashes.items():
-            hint = (
-                "Write it plainly, as /api/asr-streaming."
-                if code == "bad-path"
-                else "Give each module a path of its own."
-            )
-            yield finding(config, code, module.where(key), message, hint)
+            yield finding(config, code, module.where(key), message, _ROUTE_HINTS[code])
+
+
+_ROUTE_HINTS = {
+    "bad-path": "Write it plainly, as /api/asr-streaming.",
+    "path-clash": "Give each module a path of its own.",
+    "wildcard-path": "Write the braces doubled, {{ and }}, where they belong to the path itself.",
+}
+_WILDCARD = re.compile(r"\{[^}]*\}")
 
 
 _SEGMENT = re.compile(r"[^{}]*(?P<capture>\{(?P<rest>\*?)[^}*]+\})?")
@@ -124,7 +135,15 @@ def api_keys(config: Config, facts: LintFacts) -> Findings:
         )
     texts = [key for key in keys if isinstance(key, str)]
     for number, key in enumerate(texts, 1):
-        if key in texts[: number - 1]:
+        if not key.strip():
+            yield finding(
+                config,
+                "empty-api-key",
+                here,
+                f"key {number} is empty, so a client that sends an empty key gets in",
+                "Put a key of your own in its place; `dsmops make-config` makes one.",
+            )
+        elif key in texts[: number - 1]:
             yield finding(
                 config,
                 "repeated-api-key",

@@ -21,6 +21,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "ignored-key": (_W, "upstream's own configs carry the key, and nothing reads it"),
     "fork-key": (_W, "only a fork of the server reads the key"),
     "no-modules": (_W, "the config has no module, so the server has nothing to serve"),
+    "control-character": (_E, "a string holds a NUL, a line break or another control character"),
     # the model tables: what the first steps decide
     "unsupported-transformer": (_E, "the server's transformer cannot compute with the value"),
     "conditioning-choice": (_E, "a model with conditioners needs to be told how to condition"),
@@ -38,6 +39,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     # routes
     "bad-path": (_E, "a route that the server's router cannot read; the server panics at start"),
     "path-clash": (_E, "two handlers share a route and method; the server panics at start"),
+    "wildcard-path": (_W, "braces in a route stand for any text; the module answers to all of it"),
     # values and files
     "bad-source": (_E, "an hf:// or hf-snapshot:// value that the server cannot fetch"),
     "unset-variable": (_W, "an environment variable is not set here and becomes an empty string"),
@@ -94,6 +96,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "slower-than-real-time": (_N, "the full batch is estimated to miss the 80 ms of a step"),
     # who can get in, and what they can see
     "no-api-keys": (_E, "an empty authorized_ids rejects every client"),
+    "empty-api-key": (_E, "an empty API key lets in every client that sends an empty one"),
     "repeated-api-key": (_W, "an API key is listed twice"),
     "short-api-key": (_W, "an API key is short enough to be guessed"),
     "public-token": (_W, "the API key of Kyutai's example clients is known to everybody"),

@@ -113,6 +113,16 @@ def open_service(path: Path, options: Options) -> Service:
             hint="Remove such modules, or serve them with a moshi-server binary.",
             code="config.unusable",
         )
+    for module in found:
+        route = module.text("path") or ""
+        if "{" in route or "}" in route:
+            raise ConfigError(
+                f"[modules.{module.name}] has the path {route}: braces are wildcards to"
+                " moshi-server, and this worker serves plain paths only",
+                path=str(config.path),
+                hint="Write the path that the clients use, without braces.",
+                code="config.unusable",
+            )
     findings = tuple(
         finding for finding in report.findings if finding.severity is not Severity.NOTE
     )

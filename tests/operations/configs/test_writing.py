@@ -1,8 +1,14 @@
 """`make-config`: the plan for a card in the template's own words, linted before it is written."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from dsmops.shipped import shipped_folder
 from tests.support.cli import Run, dsmops
 from tests.support.tiny_checkpoint import write_tiny_template
 
@@ -60,6 +66,31 @@ def test_what_would_not_work_is_not_written(tmp_path: Path) -> None:
         assert run.code == 1, run.stderr
         assert "not written" in run.stdout
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("every", [1, 3], ids=["crlf", "mixed"])
+def test_any_line_ends_arrive_on_stdout_as_toml(tmp_path: Path, every: int) -> None:
+    """The bytes on stdout are the bytes of the file that --output writes, in any locale."""
+    lines = (shipped_folder("configs") / "config-stt-en_fr-hf.toml").read_text().splitlines()
+    ends = ["\r\n" if number % every == 0 else "\n" for number in range(len(lines))]
+    template = tmp_path / "template.toml"
+    template.write_bytes(
+        "".join(
+            line + end for line, end in zip(["# Größe ✓", *lines[1:]], ends, strict=True)
+        ).encode()
+    )
+    given = ("--template", template, "--dtype", "f16", "--batch-size", "2", "--api-key", "k" * 32)
+    assert make(*given, "-o", "out.toml", cwd=tmp_path).code == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "dsmops", "make-config", *map(str, given)],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1", "LC_ALL": "C"},
+        check=False,
+    )
+    assert done.stdout == (tmp_path / "out.toml").read_bytes()
+    assert done.stdout.count(b"\r\n") >= len(lines) // every
+    assert tomllib.loads(done.stdout.decode())["modules"]["asr"]["batch_size"] == 2
 
 
 def test_no_card_is_needed_when_everything_is_said(tmp_path: Path) -> None:
