@@ -22,7 +22,8 @@ from dsmops.cli.main import main
 from dsmops.protocol import SttAnswer
 from dsmops.worker.runtime.loop import Started
 from dsmops.worker.runtime.stt.engine import SttEngine
-from dsmops.worker.runtime.stt.loop import SttEvent, SttLoop, SttMarkerReached, SttStepped
+from dsmops.worker.runtime.stt.loop import SttLoop
+from dsmops.worker.runtime.stt.stream import SttEvent, SttMarkerReached, SttStepped
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.loop import TtsEnded
 from dsmops.worker.serving import module, stt_connection
@@ -56,12 +57,13 @@ def dead_loop() -> None:
 def loop_dies_later() -> None:
     """`Ready` comes, and the first frame kills the loop, which the server does not notice."""
 
-    def step_for_ever(self: SttLoop, engine: Any, pcm: Any) -> None:
+    def step_for_ever(self: SttLoop, engine: Any, pcm: Any, lanes: Any) -> None:
         while (turn := self._await(self._next)) is not None:
-            begun, stepping = turn
-            if stepping:
+            begun, opened, stepping = turn
+            if len(stepping):
                 return
-            self.observer.news(begun)
+            lanes.seen[begun] = opened
+            self._on_news(begun)
 
     patch(SttLoop, "_step_for_ever", step_for_ever)
 
@@ -138,8 +140,8 @@ def too_generous() -> None:
     """A client too many is taken in, and told nothing."""
     whole = SttLoop.open
 
-    def open_(self: SttLoop) -> Any:
-        while (stream := whole(self)) is None and len(self._streams) >= self.slots:
+    def open_(self: SttLoop, slot: int | None = None) -> Any:
+        while (stream := whole(self, slot)) is None and len(self._streams) >= self.slots:
             self._streams.popitem()
         return stream
 

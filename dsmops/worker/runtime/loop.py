@@ -1,22 +1,22 @@
 """What both model loops share: slots lent to streams, and one thread that steps an engine.
 
-The thread steps whenever any stream can go on. It alone touches the engine. All other threads use
-streams, under one lock that is held for copies only. Nothing here grows without bound: a stream
-whose events are not fetched is not stepped, and a full one takes nothing more.
+The thread steps whenever any stream can go on. It alone touches the engine. Nothing here grows
+without bound: a stream whose events are not fetched is not stepped, and a full one takes nothing
+more.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import inf
 from typing import Any, Generic, TypeVar
 
 from dsmops.errors import DsmopsError, ModelLoopError
+from dsmops.worker.runtime.bell import Bell
+from dsmops.worker.runtime.board import LoopBoard
 from dsmops.worker.runtime.collector import Collector
 
 NOT_FINITE = "the model gave numbers that are not finite for this stream"
@@ -35,7 +35,7 @@ class StreamFailed:
 
 
 EventT = TypeVar("EventT")
-StreamT = TypeVar("StreamT", bound="SlotStream[Any]")
+StreamT = TypeVar("StreamT", bound="Stream[Any]")
 _Work = TypeVar("_Work")
 
 
@@ -51,47 +51,46 @@ class LoopObserver(Generic[StreamT]):
     died: Callable[[DsmopsError], None]
 
 
-class SlotStream(Generic[EventT]):
-    """What a client holds from `open` to `close` of its loop. Any thread may use it."""
+class Stream(ABC, Generic[EventT]):
+    """What a client holds of a model loop, from `open` to `close`. Any thread may use it."""
 
-    def __init__(self, loop: ModelLoop[Any], slot: int, most_events: int) -> None:
-        """The lock of `loop` guards everything here.
-
-        With `most_events` events not fetched the stream is not stepped.
-        """
+    def __init__(self, slot: int, most_events: int) -> None:
+        """With `most_events` events not fetched the stream is not stepped."""
         self.slot = slot
         self.on_news: Callable[[], None] = _ignore
-        """Called by the observer's `news`. Set it back to `_ignore` by `let_go` at the end."""
+        """Called when there are new events, or input is taken again. Set it back to `_ignore` by
+        `let_go` at the end."""
         self.steps = 0
-        self._model_loop = loop
         self._most_events = most_events
         self._events: deque[EventT | Started | StreamFailed] = deque()
         self._over = False
 
+    @property
+    @abstractmethod
+    def is_full(self) -> bool:
+        """Whether it wants no more for now; `on_news` says when to look again.
+
+        What is sent all the same is taken.
+        """
+
+    @abstractmethod
     def fetch(self) -> list[EventT | Started | StreamFailed]:
         """Return the events that were not fetched yet, in order."""
-        with self._model_loop.lock:
-            events = list(self._events)
-            self._events.clear()
-            if len(events) >= self._most_events:
-                self._model_loop.wake()
-            return events
+
+    @abstractmethod
+    def fail(self, reason: str) -> None:
+        """End the stream: `StreamFailed` is its last event."""
 
     def let_go(self) -> None:
         """Forget who listens, so that stream and listener do not hold each other."""
         self.on_news = _ignore
 
-    # The loop calls what follows, with its lock held.
-
-    @property
-    def may_step(self) -> bool:
-        """Whether the stream may be stepped: it is not over, and its events are fetched."""
-        return not self._over and len(self._events) < self._most_events
-
-    def fail(self, reason: str) -> None:
-        if not self._over:
-            self._over = True
-            self._events.append(StreamFailed(reason))
+    def _end(self, event: EventT | StreamFailed) -> bool:
+        """Add the last event, and return whether the stream was not over yet."""
+        ends, self._over = not self._over, True
+        if ends:
+            self._events.append(event)
+        return ends
 
 
 def _ignore() -> None:
@@ -106,18 +105,17 @@ class ModelLoop(ABC, Generic[StreamT]):
         self.name = name
         self.observer = observer
         self.lock = threading.RLock()
-        self.work = threading.Condition(self.lock)
+        self.bell = Bell()
+        """Rings when there may be work."""
+        self.board = LoopBoard()
         self.failure: DsmopsError | None = None
         self.slots = 0
         self.collector = Collector()
         self.rests = False
         """Whether the loop has nothing to do: no frame waits for its step."""
-        self.last_step_s = -inf
-        """When the last step ended, by `time.monotonic`."""
         self._remedy = remedy
         self._streams: dict[int, StreamT] = {}
         self._stopping = False
-        self._probe_wanted = False
         self._thread = threading.Thread(target=self._run, name=f"model-loop-{name}", daemon=True)
 
     def start(self) -> None:
@@ -126,18 +124,16 @@ class ModelLoop(ABC, Generic[StreamT]):
 
     def stop(self, timeout_s: float = 2.0) -> bool:
         """End the loop after its present step, and return whether it ended."""
-        with self.lock:
-            self._stopping = True
-            self.wake()
+        self._stopping = True
+        self.wake()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def probe(self) -> None:
-        """Ask for a step as soon as there is nothing else to do; `last_step_s` shows it."""
-        with self.lock:
-            self._probe_wanted = True
-            self.wake()
+        """Ask for a step as soon as there is nothing else to do; `board` shows it."""
+        self.board.ask_for_step()
+        self.wake()
 
     @property
     def used_slots(self) -> int:
@@ -152,19 +148,20 @@ class ModelLoop(ABC, Generic[StreamT]):
                 del self._streams[stream.slot]
 
     def wake(self) -> None:
-        """Let the loop look for work. The caller holds the lock."""
+        """Let the loop look for work."""
         self.rests = False
-        self.work.notify()
+        self.bell.ring()
 
-    def _lend(self, make: Callable[[int], StreamT]) -> StreamT | None:
-        """Return what `make` gives for a free slot.
+    def _lend(self, make: Callable[[int], StreamT], slot: int | None) -> StreamT | None:
+        """Return what `make` gives for a free slot: this one, or the first.
 
         None where no slot is free or the loop is dead.
         """
         with self.lock:
             if self.failure is not None or self._stopping:
                 return None
-            slot = next((slot for slot in range(self.slots) if slot not in self._streams), None)
+            free = (free for free in range(self.slots) if free not in self._streams)
+            slot = next(free, None) if slot is None else slot
             if slot is None:
                 return None
             stream = self._streams[slot] = make(slot)
@@ -184,29 +181,22 @@ class ModelLoop(ABC, Generic[StreamT]):
 
         `next_work` is called with the lock held.
         """
-        while True:
-            with self.work:
+        while not self._stopping:
+            with self.lock:
                 work = next_work()
-                if work is None and not self._stopping and not self._probe_wanted:
-                    self.rests = True
-                    # With the lock held no frame can arrive meanwhile.
-                    self.collector.collect_idle()
-                    while work is None and not self._stopping and not self._probe_wanted:
-                        self.work.wait()
-                        work = next_work()
-                    self.rests = False
-                else:
-                    self.collector.collect_busy()
-                if self._stopping:
-                    return None
-                if work is not None:
-                    return work
-                self._probe_wanted = False
-            self._step_without_streams()
-            self._note_step()
-
-    def _note_step(self) -> None:
-        self.last_step_s = time.monotonic()
+            if work is not None:
+                self.collector.collect_busy()
+                return work
+            if self.board.step_is_wanted:
+                self._step_without_streams()
+                self.board.note_step()
+                self.board.answer()
+                continue
+            self.rests = True
+            self.collector.collect_idle()
+            self.bell.wait()
+            self.rests = False
+        return None
 
     def _run(self) -> None:
         try:

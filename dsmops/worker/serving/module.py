@@ -16,7 +16,7 @@ from aiohttp import web
 from dsmops import protocol
 from dsmops.errors import DsmopsError
 from dsmops.worker.runtime.collector import Collector
-from dsmops.worker.runtime.loop import ModelLoop, SlotStream
+from dsmops.worker.runtime.loop import ModelLoop, Stream
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.connection import (
     Connection,
@@ -39,7 +39,7 @@ READY_PATIENCE_S = 2.0
 """For the step that an idle module is asked for."""
 _READY_PAUSE_S = 0.02
 
-StreamT = TypeVar("StreamT", bound=SlotStream[Any])
+StreamT = TypeVar("StreamT", bound=Stream[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,13 @@ class LoopModule(ABC, Generic[StreamT]):
         A loop without streams makes no steps; it is asked for one.
         """
         loop, begin_s = self.loop, time.monotonic()
-        if loop.failure is None and begin_s - loop.last_step_s > READY_STEP_S:
+        if loop.failure is None and begin_s - loop.board.last_step_s > READY_STEP_S:
             loop.probe()
-            while loop.failure is None and loop.last_step_s < begin_s:
+            while loop.failure is None and loop.board.last_step_s < begin_s:
                 if time.monotonic() - begin_s > READY_PATIENCE_S:
-                    return f"the model has made no step for {begin_s - loop.last_step_s:.1f} s"
+                    return (
+                        f"the model has made no step for {begin_s - loop.board.last_step_s:.1f} s"
+                    )
                 await asyncio.sleep(_READY_PAUSE_S)
         return None if loop.failure is None else loop.failure.message
 

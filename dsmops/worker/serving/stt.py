@@ -17,7 +17,8 @@ from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.loop import StreamFailed
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol
-from dsmops.worker.runtime.stt.loop import SttLoop, SttMarkerReached, SttObserver, SttStream
+from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
+from dsmops.worker.runtime.stt.stream import SttMarkerReached, SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Shown

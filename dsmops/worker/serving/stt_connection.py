@@ -11,7 +11,7 @@ from dsmops.audio import OpusDecoder
 from dsmops.errors import InputError
 from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.loop import Started, StreamFailed
-from dsmops.worker.runtime.stt.loop import SttEvent, SttMarkerReached, SttStepped, SttStream
+from dsmops.worker.runtime.stt.stream import SttEvent, SttMarkerReached, SttStepped, SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from dsmops.worker.serving.connection import Connection, Ending, Limits
 

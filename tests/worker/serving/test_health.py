@@ -39,9 +39,9 @@ def test_an_idle_module_is_asked_for_a_step(
         if isinstance(server.module, TtsSettings):
             server.module.open_engine().may_step_nobody = True  # type: ignore[attr-defined]
         loop = server._server._modules[0].loop  # type: ignore[attr-defined]
-        before_s = loop.last_step_s
+        before_s = loop.board.last_step_s
         assert request(server.url, "GET", "/readyz").status == 200
-        assert loop.last_step_s > before_s
+        assert loop.board.last_step_s > before_s
         assert "step_idx" not in server.log
 
 

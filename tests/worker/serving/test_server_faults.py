@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed
 
 from dsmops.errors import DeviceLostError, GpuMemoryError, InputError, PortInUseError
 from dsmops.logs import Clock, parse
-from dsmops.worker.runtime.stt.loop import MOST_EVENTS, WARM_UP_STEPS, SttStream
+from dsmops.worker.runtime.stt.loop import WARM_UP_STEPS
+from dsmops.worker.runtime.stt.stream import MOST_EVENTS, SttStream
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.server import bind, where
 from dsmops.worker.serving.stt import SttModule

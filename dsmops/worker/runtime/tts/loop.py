@@ -22,8 +22,8 @@ from dsmops.worker.runtime.loop import (
     NOT_FINITE,
     LoopObserver,
     ModelLoop,
-    SlotStream,
     Started,
+    Stream,
     StreamFailed,
 )
 from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsOutput, TtsRequest
@@ -76,14 +76,14 @@ class TtsObserver(LoopObserver["TtsStream"]):
     stepped: Callable[[TtsStepped], None]
 
 
-class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
+class TtsStream(Stream[TtsWord | TtsAudio | TtsEnded]):
     """One client's stream, from `TtsLoop.open` to `TtsLoop.close`.
 
     May be used from any thread, its text be given by one at a time.
     """
 
     def __init__(self, loop: TtsLoop, slot: int, request: TtsRequest) -> None:
-        super().__init__(loop, slot, MOST_EVENTS)
+        super().__init__(slot, MOST_EVENTS)
         self._loop = loop
         self._request = request
         self._is_set_up = self._has_started = False
@@ -164,7 +164,24 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
                 self._utterance.close()
             self._loop.wake()
 
+    def fetch(self) -> list[TtsEvent]:
+        """Return the events that were not fetched yet, in order."""
+        with self._loop.lock:
+            events: list[TtsEvent] = list(self._events)
+            self._events.clear()
+            if len(events) >= MOST_EVENTS:
+                self._loop.wake()
+            return events
+
     # What follows is the loop's, which holds the lock.
+
+    def fail(self, reason: str) -> None:
+        self._end(StreamFailed(reason))
+
+    @property
+    def may_step(self) -> bool:
+        """Whether the stream may be stepped: it is not over, and its events are fetched."""
+        return not self._over and len(self._events) < MOST_EVENTS
 
     def set_up(self) -> TtsRequest | None:
         """Return the request for which the slot must be reset, None where that was done."""
@@ -178,11 +195,7 @@ class TtsStream(SlotStream[TtsWord | TtsAudio | TtsEnded]):
 
     def ends(self) -> bool:
         """Whether it ends now."""
-        ends = self._utterance.has_ended and not self._over
-        if ends:
-            self._over = True
-            self._events.append(TtsEnded())
-        return ends
+        return self._utterance.has_ended and self._end(TtsEnded())
 
     @property
     def can_step(self) -> bool:
@@ -245,15 +258,17 @@ class TtsLoop(ModelLoop[TtsStream]):
         self._pacing = pacing
         self._most_text_only, self._text_only_steps = interleaved_text_only, 0
 
-    def open(self, request: TtsRequest) -> TtsStream | None:
-        """Return a new stream, None where no slot is free or the loop is dead.
+    def open(self, request: TtsRequest, slot: int | None = None) -> TtsStream | None:
+        """Return a new stream in this slot, or in the first free one.
+
+        None where no slot is free or the loop is dead.
 
         Raises:
             InputError: the engine cannot follow the request.
         """
         if self.slots:
             self.check(request)
-        return self._lend(lambda slot: TtsStream(self, slot, request))
+        return self._lend(lambda free: TtsStream(self, free, request), slot)
 
     def check(self, request: TtsRequest) -> None:
         self._opened().check(request)
@@ -281,7 +296,7 @@ class TtsLoop(ModelLoop[TtsStream]):
                 lambda predictions: predictions,
                 text_only=text_only,
             )
-        self._note_step()
+        self.board.note_step()
         self.observer.started(engine.batch_size)
         step_idx = WARM_UP_STEPS
         while (turn := self._await(self._next)) is not None:
@@ -291,7 +306,7 @@ class TtsLoop(ModelLoop[TtsStream]):
                 )
             if turn.stepping:
                 output = self._step(engine, turn)
-                self._note_step()
+                self.board.note_step()
                 self.observer.stepped(
                     TtsStepped(
                         output.step_ms,

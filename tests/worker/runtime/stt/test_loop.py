@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 
 from dsmops.errors import DeviceLostError, DsmopsError, GpuMemoryError, ModelLoopError
 from dsmops.worker.runtime.loop import Started, StreamFailed
-from dsmops.worker.runtime.stt.loop import (
+from dsmops.worker.runtime.stt.loop import WARM_UP_STEPS, SttLoop, SttObserver
+from dsmops.worker.runtime.stt.stream import (
     MOST_EVENTS,
     MOST_MARKERS,
     MOST_WAITING_SAMPLES,
-    WARM_UP_STEPS,
     SttEvent,
-    SttLoop,
     SttMarkerReached,
-    SttObserver,
     SttStepped,
     SttStream,
 )
