@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 
 
 class Runtime(StrEnum):
@@ -70,7 +70,7 @@ class ComputeCapability:
         return self >= ComputeCapability(5, 3)
 
     @property
-    def serving_dtype(self) -> DType:
+    def serving_dtype(self) -> ComputeDType:
         """The dtype to serve a language model in on this architecture.
 
         bf16 from 8.0. f16 for 7.x and 6.0, whose fp16 arithmetic is at least as fast as fp32 (5.3
@@ -80,9 +80,9 @@ class ComputeCapability:
         Source: CUDA C programming guide, arithmetic throughput table.
         """
         if self.native_bf16:
-            return DType.BF16
+            return ComputeDType.BF16
         fast_f16 = self.major == 7 or (self.major, self.minor) in {(6, 0), (6, 2), (5, 3)}
-        return DType.F16 if fast_f16 else DType.F32
+        return ComputeDType.F16 if fast_f16 else ComputeDType.F32
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 
 FRAME_MS = 80.0
@@ -281,7 +281,7 @@ class SttModel(_Published):
     silence_prefix_s: float = 0.0
 
     purpose: ClassVar[str] = "speech-to-text"
-    server_dtype: ClassVar[DType | None] = None
+    server_dtype: ClassVar[ComputeDType | None] = None
     """The one dtype that moshi-server computes it in; None where `dtype_override` chooses."""
     config_file: ClassVar[str | None] = None
     """The model's own config, which a server needs beside the weights."""
@@ -331,7 +331,7 @@ class TtsModel(_Published):
     shape: TtsShape
 
     purpose: ClassVar[str] = "text-to-speech"
-    server_dtype: ClassVar[DType | None] = DType.BF16
+    server_dtype: ClassVar[ComputeDType | None] = ComputeDType.BF16
     """The one dtype that moshi-server computes it in: its script has bf16 written into it."""
     config_file: ClassVar[str | None] = "config.json"
     """The model's own config, which a server needs beside the weights."""

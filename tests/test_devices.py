@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dsmops.devices import ComputeCapability
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.models import MODELS, STT_MODELS, model_of_repo
 
 
@@ -39,12 +39,15 @@ def test_what_is_no_capability_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("capability", "dtype"),
     [
-        *[(text, DType.BF16) for text in ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0")],
-        *[(text, DType.F16) for text in ("7.0", "7.2", "7.5", "6.0", "6.2", "5.3")],
-        *[(text, DType.F32) for text in ("6.1", "5.2", "5.0", "3.7")],
+        *[
+            (text, ComputeDType.BF16)
+            for text in ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0")
+        ],
+        *[(text, ComputeDType.F16) for text in ("7.0", "7.2", "7.5", "6.0", "6.2", "5.3")],
+        *[(text, ComputeDType.F32) for text in ("6.1", "5.2", "5.0", "3.7")],
     ],
 )
-def test_the_serving_dtype_of_every_generation(capability: str, dtype: DType) -> None:
+def test_the_serving_dtype_of_every_generation(capability: str, dtype: ComputeDType) -> None:
     """bf16 from 8.0; f16 for 7.x, 6.0, 6.2 and 5.3; f32 where fp16 arithmetic crawls or is
     absent.
     """
@@ -70,13 +73,29 @@ def test_f16_kernels_begin_with_5_3() -> None:
 def test_dtypes_are_read_in_every_spelling_and_written_as_candle_does() -> None:
     """All common spellings are accepted, only `bf16`, `f16`, `f32` come out."""
     assert {
-        DType.parse(text).candle_name
+        ComputeDType.parse(text).candle_name
         for text in ("f16", "fp16", "float16", "half", "F16", "Float16")
     } == {"f16"}
-    assert DType.parse("bfloat16").itemsize == 2
-    assert DType.parse("float32").itemsize == 4
+    assert ComputeDType.parse("bfloat16").itemsize == 2
+    assert ComputeDType.parse("float32").itemsize == 4
     with pytest.raises(ValueError, match="f16"):
-        DType.parse("int8")
+        ComputeDType.parse("int8")
+    with pytest.raises(ValueError, match="f16"):
+        ComputeDType.parse("f8_e4m3")
+
+
+def test_storage_dtypes_are_read_by_name_and_by_every_spelling() -> None:
+    """Each of the format's dtypes is found by its own name in any case, and by what people write
+    for the common ones; a compute dtype is stored as the one of its name.
+    """
+    assert all(
+        StorageDType.parse(text) is dtype
+        for dtype in StorageDType
+        for text in (dtype, dtype.option)
+    )
+    assert StorageDType.parse("half") is ComputeDType.F16.storage is StorageDType.F16
+    with pytest.raises(ValueError, match="f16"):
+        StorageDType.parse("int8")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import torch
 
 from dsmops.checkpoint import convert, plan_conversion
 from dsmops.cli.views.numerics import show_numerics
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.models import STT_MODELS
 from dsmops.operations.speech.numerics_verdict import NumericsReport, Setting, judge
 from dsmops.report import Reporter
@@ -64,7 +64,7 @@ def report(
     write_checkpoint(
         files[0], {tensor: ("BF16", size) for tensor, size in shape.tensors().items()}, plant=plant
     )
-    convert(plan_conversion(files[0], files[1], DType.F16), digest=False, fsync=False)
+    convert(plan_conversion(files[0], files[1], StorageDType.F16), digest=False, fsync=False)
     mimi_file = folder / "mimi.safetensors"
     if not mimi_file.exists():
         write_mimi(mimi_file, random_weights(mimi_tensors(MimiConfig())), config=None)
@@ -75,7 +75,7 @@ def report(
         device=device,
     )
 
-    def follow(file: Path, dtype: DType, reference: SttLmRun | None = None) -> SttLmRun:
+    def follow(file: Path, dtype: ComputeDType, reference: SttLmRun | None = None) -> SttLmRun:
         begin = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -94,16 +94,16 @@ def report(
         )
         return heard
 
-    original = follow(files[0], DType.F32)
+    original = follow(files[0], ComputeDType.F32)
     gc.collect()
-    converted = follow(files[1], DType.F16, original)
+    converted = follow(files[1], ComputeDType.F16, original)
     for file in files:
         file.unlink()
     setting = Setting("generated sound", seconds, 0, f"{name}, random weights", str(device))
     return judge(
         setting,
         files,
-        DType.F16,
+        ComputeDType.F16,
         (original, converted),
         compare_logits(original, converted),
         NoText(),

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import TTS_MODELS, TtsShape
 from dsmops.worker.models.device import TORCH_DTYPES
 from dsmops.worker.models.mimi import MimiConfig
@@ -50,7 +50,9 @@ class Spoken:
     finite: bool
 
 
-def moved(model: LoadedTts, device: torch.device, dtype: DType = DType.F32) -> LoadedTts:
+def moved(
+    model: LoadedTts, device: torch.device, dtype: ComputeDType = ComputeDType.F32
+) -> LoadedTts:
     """Return a copy of `model` on another device, its language model cast."""
     lm = deepcopy(model.lm).to(TORCH_DTYPES[dtype])
     lm.conditioning = deepcopy(model.lm.conditioning)
@@ -128,7 +130,7 @@ def _share(equal: NDArray[np.bool_]) -> str:
 def lines(name: str, shape: TtsShape, mimi: MimiConfig | None, steps: int) -> Iterator[str]:
     """Compare the CPU with the card, eager steps with captured ones, and 16 bits with float32."""
     model, schedule = (
-        random_tts(shape, CPU, DType.F32, mimi=mimi),
+        random_tts(shape, CPU, ComputeDType.F32, mimi=mimi),
         Schedule.out_of_sync(steps, ROWS),
     )
     on_card = moved(model, CUDA)
@@ -141,7 +143,7 @@ def lines(name: str, shape: TtsShape, mimi: MimiConfig | None, steps: int) -> It
     yield compare(f"{name}: card eager, captured", eager, graph, schedule)
     yield compare(f"{name}: captured, captured again", graph, speak(on_card, schedule), schedule)
     del on_card
-    for dtype in (DType.F16, DType.BF16):
+    for dtype in (ComputeDType.F16, ComputeDType.BF16):
         yield compare(
             f"{name}: captured f32, {dtype.value}",
             graph,

@@ -1,15 +1,14 @@
-"""BF16 values to F16 or F32, bit for bit, in blocks small enough for a processor cache, with exact
-counts of what was lost.
+"""BF16 values to another dtype, bit for bit, in blocks small enough for a processor cache, with
+exact counts of what was lost.
 
-numpy has no bfloat16, and needs none: all work is integer arithmetic on the 16-bit patterns. Almost
-every weight of a model lies in the range where F16 follows from BF16 by moving bits; the few that
-do not are found by one comparison and looked up in a table of all 65,536 patterns.
-runbooks/decisions/0007-numpy-for-casts.md has the measurements.
+numpy has no bfloat16, and needs none: all work is integer arithmetic on the 16-bit patterns. Any
+target is a table of what becomes of the 65,536 patterns. Almost every weight of a model lies in the
+range where F16 follows from BF16 by moving bits; the few that do not are found by one comparison
+and looked up. runbooks/decisions/0007-numpy-for-casts.md has the measurements.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsmops.checkpoint.losses import LossCounts
-from dsmops.dtypes import DType
+from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 
 BLOCK_ELEMENTS = 1 << 18
 """Elements per call.
@@ -26,68 +25,84 @@ Smaller blocks cost more Python than arithmetic; larger ones leave the cache.
 """
 
 Bits = NDArray[np.uint16]
+Patterns = NDArray[np.unsignedinteger]
 
-# Kinds of BF16 pattern, by what becomes of them in F16.
+# What becomes of a BF16 pattern in the target.
 EXACT, SUBNORMAL, ROUNDED, UNDERFLOWED, OVERFLOWED, INFINITE, NAN = range(7)
 
-_SIGN = 0x8000
 _BF16_INF = 0x7F80
-_F16_INF, _F16_MAX = 0x7C00, 0x7BFF
+_BF16_SMALLEST_NORMAL = 2.0**-126
+
+
+def disk_dtype(dtype: StorageDType) -> np.dtype[Any]:
+    """Return the numpy dtype of the bit patterns of `dtype` on disk."""
+    return np.dtype(f"<u{dtype.bits // 8}")
 
 
 @cache
-def f16_patterns() -> Bits:
-    """Return the F16 pattern of every BF16 pattern, rounded to nearest, ties to even, too large to
-    infinity; NaN stays NaN.
+def patterns_of(dtype: StorageDType, *, clamp: bool = False) -> Patterns:
+    """Return the pattern in `dtype`, a conversion target, of every BF16 pattern.
 
-    Source: IEEE 754 binary16; BF16 is the upper half of binary32, from which numpy rounds
-    correctly.
+    NaN stays NaN. With `clamp`, what overflows is the largest value of its sign.
     """
+    target, source = CONVERSION_TARGETS[dtype], _all_bf16_as_f32()
+    if clamp:
+        beyond = outcomes_of(dtype) == OVERFLOWED
+        source = np.where(beyond, np.copysign(np.float32(target.largest), source), source)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        return _all_bf16_as_f32().astype(np.float16).view(np.uint16)
+        patterns: Patterns = target.encode(source)
+    return patterns
 
 
 @cache
-def pattern_kinds() -> NDArray[np.uint8]:
-    """Return the kind (`EXACT` to `NAN`) of every BF16 pattern."""
-    source, target = _all_bf16_as_f32(), f16_patterns()
-    magnitude = target & ~np.uint16(_SIGN)
-    kinds = np.full(source.size, EXACT, np.uint8)
-    kinds[(magnitude != 0) & (magnitude < 0x0400)] = SUBNORMAL
+def outcomes_of(dtype: StorageDType) -> NDArray[np.uint8]:
+    """Return what becomes of every BF16 pattern in `dtype`: `EXACT` to `NAN`."""
+    target, source = CONVERSION_TARGETS[dtype], _all_bf16_as_f32()
+    result = target.decode(patterns_of(dtype))
+    outcomes = np.full(source.size, EXACT, np.uint8)
     with np.errstate(invalid="ignore"):
-        kinds[target.view(np.float16).astype(np.float32) != source] = ROUNDED
-    kinds[(magnitude == 0) & (source != 0)] = UNDERFLOWED
-    kinds[magnitude == _F16_INF] = OVERFLOWED
-    kinds[np.isinf(source)] = INFINITE
-    kinds[np.isnan(source)] = NAN
-    return kinds
+        held_subnormal = (result != 0) & (np.abs(result) < target.smallest_normal)
+        outcomes[held_subnormal & (np.abs(source) >= _BF16_SMALLEST_NORMAL)] = SUBNORMAL
+        outcomes[result != source] = ROUNDED
+    outcomes[(result == 0) & (source != 0)] = UNDERFLOWED
+    outcomes[~np.isfinite(result) & np.isfinite(source)] = OVERFLOWED
+    outcomes[np.isinf(source)] = INFINITE
+    outcomes[np.isnan(source)] = NAN
+    return outcomes
 
 
 def _all_bf16_as_f32() -> NDArray[np.float32]:
     return (np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)).view(np.float32)
 
 
-class Cast(ABC):
-    """Casts blocks and counts losses until `take_counts`.
+class Cast:
+    """Casts blocks and counts losses until `take_counts`: here by table, to any target.
 
-    Keeps scratch memory, so use one per thread.
-
-    It never raises: whether a count matters is the caller's policy.
+    Keeps scratch memory, so use one per thread. It never raises: whether a count matters is the
+    caller's policy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: StorageDType, *, clamp: bool = False) -> None:
+        self._patterns = patterns_of(dtype, clamp=clamp)
+        self._outcomes = outcomes_of(dtype)
         self._doubled = np.empty(BLOCK_ELEMENTS, np.uint16)
-        self._tally = _Tally()
+        self._tally = _Tally(self._outcomes)
 
-    @abstractmethod
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
         """Write the target patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must
         not overlap `bits`.
         """
+        self._tally.note_magnitudes(np.add(bits, bits, out=self._doubled[: bits.size]))
+        self._look_up(bits, out)
+
+    def _look_up(self, bits: Bits, out: NDArray[Any]) -> None:
+        index = bits.astype(np.intp)
+        np.take(self._patterns, index, out=out, mode="wrap")
+        self._tally.count_patterns(np.bincount(index, minlength=1 << 16))
 
     def take_counts(self) -> LossCounts:
-        """Return the counts since the last call, and start anew."""
-        tally, self._tally = self._tally, _Tally()
+        """Return the counts since the last call, and start again from zero."""
+        tally, self._tally = self._tally, _Tally(self._outcomes)
         return tally.result()
 
 
@@ -110,15 +125,8 @@ class Bf16ToF16(Cast):
     _FIRST_REGULAR = np.int16(2 * 0x3880)
 
     def __init__(self, *, clamp: bool = False) -> None:
-        super().__init__()
+        super().__init__(StorageDType.F16, clamp=clamp)
         self._special = np.empty(BLOCK_ELEMENTS, np.bool_)
-        self._patterns = f16_patterns()
-        if clamp:
-            beyond = pattern_kinds() == OVERFLOWED
-            self._patterns = np.where(
-                beyond, self._patterns - np.uint16(_F16_INF - _F16_MAX), self._patterns
-            )
-        self._kinds = pattern_kinds()
 
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
         count = bits.size
@@ -138,17 +146,18 @@ class Bf16ToF16(Cast):
         if where.size > many:
             # Mostly far from 1: looking every element up is cheaper than picking out the special
             # ones.
-            index = bits.astype(np.intp)
-            np.take(self._patterns, index, out=out, mode="wrap")
-            self._tally.count_patterns(np.bincount(index, minlength=1 << 16))
+            self._look_up(bits, out)
         else:
             patterns = bits[where]
             out[where] = self._patterns[patterns]
-            self._tally.count_kinds(np.bincount(self._kinds[patterns], minlength=NAN + 1))
+            self._tally.count_outcomes(np.bincount(self._outcomes[patterns], minlength=NAN + 1))
 
 
 class Bf16ToF32(Cast):
     """BF16 to F32, always exact: BF16 is the upper half of F32."""
+
+    def __init__(self, *, clamp: bool = False) -> None:
+        super().__init__(StorageDType.F32, clamp=clamp)
 
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
         doubled = np.add(bits, bits, out=self._doubled[: bits.size])
@@ -157,16 +166,17 @@ class Bf16ToF32(Cast):
                 np.count_nonzero(doubled == 2 * _BF16_INF),
                 np.count_nonzero(doubled > 2 * _BF16_INF),
             )
-            self._tally.count_kinds(np.array([0, 0, 0, 0, 0, infinite, nan]))
+            self._tally.count_outcomes(np.array([0, 0, 0, 0, 0, infinite, nan]))
         np.left_shift(bits, 16, out=out, dtype=np.uint32)
 
 
 class _Tally:
     """Running counts of one tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self, outcomes: NDArray[np.uint8]) -> None:
+        self._outcomes = outcomes
         self._elements = 0
-        self._kinds = np.zeros(NAN + 1, np.int64)
+        self._counts = np.zeros(NAN + 1, np.int64)
         self._patterns: NDArray[np.int64] | None = None
         self._top = -1
 
@@ -185,21 +195,21 @@ class _Tally:
             self._top = max(self._top, int(finite.max())) if finite.size else self._top
         return top
 
-    def count_kinds(self, counts: NDArray[np.int64]) -> None:
-        self._kinds += counts
+    def count_outcomes(self, counts: NDArray[np.int64]) -> None:
+        self._counts += counts
 
     def count_patterns(self, counts: NDArray[np.int64]) -> None:
-        # Summing 65,536 counts up by kind takes as long as counting a block, so it is left to the
-        # end.
+        # Summing 65,536 counts up by outcome takes as long as counting a block, so it is left to
+        # the end.
         self._patterns = counts if self._patterns is None else self._patterns + counts
 
     def result(self) -> LossCounts:
         if self._patterns is not None:
-            by_kind = np.bincount(
-                pattern_kinds(), weights=self._patterns, minlength=NAN + 1
+            by_outcome = np.bincount(
+                self._outcomes, weights=self._patterns, minlength=NAN + 1
             )  # float64: exact up to 2**53
-            self._kinds += by_kind.astype(np.int64)
-        _, subnormal, rounded, underflowed, overflowed, infinite, nan = self._kinds.tolist()
+            self._counts += by_outcome.astype(np.int64)
+        _, subnormal, rounded, underflowed, overflowed, infinite, nan = self._counts.tolist()
         return LossCounts(
             elements=self._elements,
             overflowed=overflowed,
@@ -214,11 +224,13 @@ class _Tally:
         )
 
 
-def make_cast(dtype: DType, *, clamp: bool = False) -> tuple[Cast, np.dtype[Any]]:
-    """Return the cast from BF16 to `dtype`, and the dtype of its patterns on disk.
+_FASTER: dict[StorageDType, type[Bf16ToF16 | Bf16ToF32]] = {
+    StorageDType.F16: Bf16ToF16,
+    StorageDType.F32: Bf16ToF32,
+}
 
-    `clamp` concerns F16 only.
-    """
-    if dtype is DType.F16:
-        return Bf16ToF16(clamp=clamp), np.dtype("<u2")
-    return Bf16ToF32(), np.dtype("<u4")
+
+def make_cast(dtype: StorageDType, *, clamp: bool = False) -> tuple[Cast, np.dtype[Any]]:
+    """Return the cast from BF16 to `dtype`, and the dtype of its patterns on disk."""
+    faster = _FASTER.get(dtype)
+    return faster(clamp=clamp) if faster else Cast(dtype, clamp=clamp), disk_dtype(dtype)

@@ -20,13 +20,19 @@ import numpy as np
 from dsmops.checkpoint import record
 from dsmops.checkpoint.blocks import BlockWriter
 from dsmops.checkpoint.casts import BLOCK_ELEMENTS, Bits, Cast, make_cast
-from dsmops.checkpoint.dtypes import CASTABLE
 from dsmops.checkpoint.losses import LossReport, TensorLoss
-from dsmops.checkpoint.plan import ConversionPlan, FilePlan, OverflowPolicy, TensorPlan, lay_out
+from dsmops.checkpoint.plan import (
+    CASTABLE,
+    ConversionPlan,
+    FilePlan,
+    OverflowPolicy,
+    TensorPlan,
+    lay_out,
+)
 from dsmops.checkpoint.reading import ShardReader
 from dsmops.checkpoint.record import ConversionReport, FileRecord
 from dsmops.checkpoint.shards import Checkpoint, Shard, compute_sha256, open_shard
-from dsmops.dtypes import DType
+from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from dsmops.errors import TensorRangeError
 from dsmops.files import PartialFile, replace_atomically, require_free_space
 from dsmops.progress import SILENT, Progress, SilentProgress
@@ -60,7 +66,7 @@ def convert(
         _SourceDigests(shards, wanted=digest) as digests,
     ):
         readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in shards}
-        if plan.on_overflow is OverflowPolicy.KEEP_F32 and plan.dtype is DType.F16:
+        if plan.may_keep_f32:
             forecast = _scan(plan.checkpoint, plan.dtype, readers, progress)
             plan = lay_out(plan, {*plan.kept_f32, *(loss.name for loss in forecast.overflowing)})
         with ExitStack() as targets:
@@ -108,7 +114,7 @@ def convert(
     return result
 
 
-def scan(checkpoint: Checkpoint, dtype: DType, *, progress: Progress = SILENT) -> LossReport:
+def scan(checkpoint: Checkpoint, dtype: StorageDType, *, progress: Progress = SILENT) -> LossReport:
     """Return what converting `checkpoint` to `dtype` would lose, without writing anything.
 
     Raises:
@@ -125,7 +131,10 @@ def scan(checkpoint: Checkpoint, dtype: DType, *, progress: Progress = SILENT) -
 
 
 def _scan(
-    checkpoint: Checkpoint, dtype: DType, readers: Mapping[str, ShardReader], progress: Progress
+    checkpoint: Checkpoint,
+    dtype: StorageDType,
+    readers: Mapping[str, ShardReader],
+    progress: Progress,
 ) -> LossReport:
     casts = _Casts(clamp=False)
     cast, disk_dtype = casts[dtype]
@@ -158,12 +167,12 @@ class _Casts:
 
     def __init__(self, *, clamp: bool) -> None:
         self._clamp = clamp
-        self._made: dict[str, tuple[Cast, np.dtype[Any]]] = {}
+        self._made: dict[StorageDType, tuple[Cast, np.dtype[Any]]] = {}
         self.scratch: Bits = np.empty(BLOCK_ELEMENTS, "<u2")
 
-    def __getitem__(self, dtype: str) -> tuple[Cast, np.dtype[Any]]:
+    def __getitem__(self, dtype: StorageDType) -> tuple[Cast, np.dtype[Any]]:
         if dtype not in self._made:
-            self._made[dtype] = make_cast(DType(dtype), clamp=self._clamp)
+            self._made[dtype] = make_cast(dtype, clamp=self._clamp)
         return self._made[dtype]
 
 
@@ -302,18 +311,19 @@ class _Stop(SilentProgress):
             raise CancelledError
 
 
-def _range_error(report: LossReport, dtype: DType) -> TensorRangeError:
+def _range_error(report: LossReport, dtype: StorageDType) -> TensorRangeError:
     worst = [
         f"{loss.name} ({loss.overflowed:,} of {loss.elements:,}, up to {loss.largest_magnitude:g})"
         for loss in report.overflowing[:8]
     ]
     count = len(report.overflowing)
+    largest = f"{CONVERSION_TARGETS[dtype].largest:g}"
     return TensorRangeError(
         f"{count} {'tensor holds' if count == 1 else 'tensors hold'} finite values beyond the range"
-        f" of {dtype}, 65504: {', '.join(worst)}"
+        f" of {dtype}, {largest}: {', '.join(worst)}"
         + (f" and {count - len(worst)} more" if count > len(worst) else ""),
         hint=(
-            "Choose what becomes of them: --on-overflow clamp holds them at 65504, keep-f32 stores"
-            " these tensors as F32."
+            f"Choose what becomes of them: --on-overflow clamp holds them at {largest}, keep-f32"
+            " stores these tensors as F32."
         ),
     )

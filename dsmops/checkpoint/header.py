@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeGuard
 
-from dsmops.checkpoint.dtypes import ITEM_BITS
+from dsmops.dtypes import StorageDType
 from dsmops.errors import HeaderError
 
 LENGTH_BYTES = 8
@@ -36,7 +36,7 @@ class TensorInfo:
     """
 
     name: str
-    dtype: str
+    dtype: StorageDType
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -286,13 +286,14 @@ def _entry_of(name: str, fields: dict[str, Any]) -> TensorInfo:
     Raises ValueError with the reason when they do not.
     """
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BITS)}")
+    if not isinstance(dtype, str) or dtype not in StorageDType.__members__:
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(StorageDType)}")
     if not _are_sizes(shape):
         raise ValueError(f"shape {shape!r} is not a list of whole numbers from 0 up")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"data_offsets {offsets!r} is not a pair of ascending byte positions")
-    bits = math.prod(shape) * ITEM_BITS[dtype]
+    stored = StorageDType[dtype]
+    bits = math.prod(shape) * stored.bits
     if bits > MAX_INTEGER:
         raise ValueError(f"shape {shape} has more elements than any file can hold")
     if bits != 8 * (offsets[1] - offsets[0]):
@@ -300,7 +301,7 @@ def _entry_of(name: str, fields: dict[str, Any]) -> TensorInfo:
             f"shape {shape} of {dtype} needs {bits / 8:g} bytes, data_offsets span"
             f" {offsets[1] - offsets[0]}"
         )
-    return TensorInfo(name, dtype, tuple(shape), offsets[0], offsets[1])
+    return TensorInfo(name, stored, tuple(shape), offsets[0], offsets[1])
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from dsmops.checkpoint import record
 from dsmops.checkpoint.conversion import convert
-from dsmops.checkpoint.dtypes import CASTABLE
 from dsmops.checkpoint.identity import ModelIdentity
-from dsmops.checkpoint.plan import KYUTAI_LICENCE, ConversionPlan, OverflowPolicy
+from dsmops.checkpoint.plan import CASTABLE, KYUTAI_LICENCE, ConversionPlan
 from dsmops.checkpoint.record import ConversionReport, is_current, made_by_conversion
 from dsmops.checkpoint.verification import VerifyReport, verify
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.errors import InputError
 from dsmops.progress import SILENT, Progress
 
@@ -50,7 +49,7 @@ class Outcome:
     status: Status
     source: Path
     target: Path
-    dtype: DType
+    dtype: StorageDType
     identity: ModelIdentity
     files: tuple[PlannedFile, ...]
     conversion: ConversionReport | None
@@ -144,14 +143,11 @@ def _foreign_file(plan: ConversionPlan) -> Path | None:
 
 def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[str]:
     notes = []
-    if (
-        conversion is None
-        and plan.on_overflow is OverflowPolicy.KEEP_F32
-        and plan.dtype is DType.F16
-    ):
+    if conversion is None and plan.may_keep_f32:
         notes.append(
-            "Not counted: tensors with values beyond the range of F16, which --on-overflow keep-f32"
-            " stores in twice the size."
+            f"Not counted: tensors with values beyond the range of {plan.dtype}, which"
+            f" --on-overflow keep-f32 stores in {StorageDType.F32.bits // plan.dtype.bits} times"
+            " the size."
         )
     if not any(tensor.dtype == CASTABLE for tensor in plan.checkpoint.tensors.values()):
         notes.append(
@@ -163,7 +159,7 @@ def _notes(plan: ConversionPlan, conversion: ConversionReport | None) -> list[st
             " with their shards."
         )
     kept = conversion.kept_f32 if conversion else plan.kept_f32
-    if kept and plan.dtype is DType.F16:
+    if kept and plan.dtype is not StorageDType.F32:
         names = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
         notes.append(
             f"Kept as F32: {names}. That helps the embedded worker only: moshi-server casts every"

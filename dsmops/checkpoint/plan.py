@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from dsmops.checkpoint.dtypes import CASTABLE, ITEM_BITS, require_target
 from dsmops.checkpoint.header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -21,7 +20,7 @@ from dsmops.checkpoint.header import (
 )
 from dsmops.checkpoint.identity import ModelIdentity, identify
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
-from dsmops.dtypes import DType
+from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from dsmops.errors import CheckpointError, InputError
 from dsmops.files import os_errors, partial_path
 
@@ -37,7 +36,10 @@ Goes into the metadata of recognised models.
 """
 
 
-_Placed = tuple[Shard, TensorInfo, str, int]
+CASTABLE = StorageDType.BF16
+"""The one dtype that `convert` changes; tensors of every other dtype are copied unchanged."""
+
+_Placed = tuple[Shard, TensorInfo, StorageDType, int]
 """A tensor of the source with the dtype and the bytes of its target."""
 
 
@@ -88,19 +90,26 @@ class ConversionPlan:
 
     `index` is the target's index file and its text, None for a single file.
 
-    `kept_f32` are the BF16 tensors that become F32 although `dtype` is F16; with
+    `kept_f32` are the BF16 tensors that become F32 although `dtype` is another; with
     `OverflowPolicy.KEEP_F32` more may join once the values have been looked at.
     """
 
     checkpoint: Checkpoint
     identity: ModelIdentity
     target: Path
-    dtype: DType
+    dtype: StorageDType
     on_overflow: OverflowPolicy
     keep_f32: tuple[str, ...]
     kept_f32: tuple[str, ...]
     files: tuple[FilePlan, ...]
     index: tuple[Path, str] | None
+
+    @property
+    def may_keep_f32(self) -> bool:
+        """Whether the values decide which tensors become F32 instead of `dtype`."""
+        return (
+            self.on_overflow is OverflowPolicy.KEEP_F32 and CONVERSION_TARGETS[self.dtype].overflows
+        )
 
     @property
     def tensors(self) -> tuple[TensorPlan, ...]:
@@ -129,7 +138,7 @@ class ConversionPlan:
 def plan_conversion(
     source: Path,
     target: Path,
-    dtype: DType,
+    dtype: StorageDType,
     *,
     on_overflow: OverflowPolicy = OverflowPolicy.FAIL,
     keep_f32: Sequence[str] = (),
@@ -147,7 +156,7 @@ def plan_conversion(
             a pattern matches nothing.
         HeaderError, CheckpointError, SourceError: the source cannot be used.
     """
-    require_target(dtype)
+    _require_target(dtype)
     checkpoint = open_checkpoint(source)
     identity = identify(checkpoint.tensors)
     kept = _matching(checkpoint, keep_f32)
@@ -224,8 +233,8 @@ def _lay_out_file(
                 )
             dtype, nbytes = source.dtype, source.nbytes
             if dtype == CASTABLE:
-                made = DType.F32 if source.name in kept_f32 else plan.dtype
-                dtype, nbytes = made.value, source.elements * made.itemsize
+                dtype = StorageDType.F32 if source.name in kept_f32 else plan.dtype
+                nbytes = source.elements * dtype.bits // 8
             found[source.name] = (shard, source, dtype, nbytes)
     placed = {}
     reached = 0
@@ -255,8 +264,8 @@ def _aligned(tensors: Iterable[_Placed]) -> list[_Placed]:
     """
     kept, reached = list(tensors), 0
     for _, _, dtype, nbytes in kept:
-        if reached * 8 % ITEM_BITS[dtype]:
-            return sorted(kept, key=lambda tensor: -ITEM_BITS[tensor[2]])
+        if reached * 8 % dtype.bits:
+            return sorted(kept, key=lambda tensor: -tensor[2].bits)
         reached += nbytes
     return kept
 
@@ -283,6 +292,15 @@ def _metadata(plan: ConversionPlan, shards: Sequence[Shard]) -> dict[str, str]:
     }
 
 
+def _require_target(dtype: StorageDType) -> None:
+    if dtype not in CONVERSION_TARGETS:
+        raise InputError(
+            f"convert makes {' or '.join(CONVERSION_TARGETS)} from {CASTABLE}, not {dtype}",
+            hint=f"Use --dtype {next(iter(CONVERSION_TARGETS)).option}.",
+            code="checkpoint.dtype",
+        )
+
+
 def _matching(checkpoint: Checkpoint, patterns: Iterable[str]) -> set[str]:
     castable = [tensor.name for _, tensor in checkpoint.stored() if tensor.dtype == CASTABLE]
     kept: set[str] = set()
@@ -290,7 +308,7 @@ def _matching(checkpoint: Checkpoint, patterns: Iterable[str]) -> set[str]:
         found = [name for name in castable if fnmatch.fnmatchcase(name, pattern)]
         if not found:
             raise InputError(
-                f"--keep-f32 {pattern!r} matches no BF16 tensor of {checkpoint.path}",
+                f"--keep-f32 {pattern!r} matches no {CASTABLE} tensor of {checkpoint.path}",
                 hint="dsmops inspect --tensors lists the names.",
                 code="checkpoint.no_match",
             )

@@ -7,18 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsmops.checkpoint.casts import BLOCK_ELEMENTS, OVERFLOWED, f16_patterns, pattern_kinds
-from dsmops.checkpoint.dtypes import CASTABLE
+from dsmops.checkpoint.casts import BLOCK_ELEMENTS, disk_dtype, patterns_of
 from dsmops.checkpoint.header import TensorInfo
+from dsmops.checkpoint.plan import CASTABLE
 from dsmops.checkpoint.reading import ShardReader
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
-from dsmops.dtypes import DType
+from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from dsmops.errors import InputError
 from dsmops.progress import SILENT, Progress
 
@@ -134,7 +133,7 @@ class _Located:
 
 
 def _comparable(source: TensorInfo, target: TensorInfo) -> bool:
-    castable = source.dtype == CASTABLE and target.dtype in (DType.F16, DType.F32)
+    castable = source.dtype == CASTABLE and target.dtype in CONVERSION_TARGETS
     return source.shape == target.shape and (source.dtype == target.dtype or castable)
 
 
@@ -168,8 +167,11 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
     """
     was, became = source.tensor.dtype, target.tensor.dtype
     cast = was != became
-    item, there_dtype = ("<u2", "<u4" if became == DType.F32 else "<u2") if cast else ("u1", "u1")
+    item, there_dtype = (
+        (disk_dtype(was), disk_dtype(became)) if cast else (np.dtype("u1"), np.dtype("u1"))
+    )
     clamped = target.shard.header.metadata.get("dsmops.on_overflow") == "clamp"
+    table = patterns_of(became, clamp=clamped) if cast else None
     count = source.tensor.elements if cast else source.tensor.nbytes
     here, there = (
         np.empty(min(count, BLOCK_ELEMENTS), item),
@@ -180,10 +182,10 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
         before, after = here[: count - start], there[: count - start]
         source.read_into(before, start)
         target.read_into(after, start)
-        wanted = _cast_by_table(before, became, clamped) if cast else before
+        wanted = before if table is None else table.take(before, mode="clip")
         wrong = wanted != after
         if cast and wrong.any():
-            wrong &= ~(_is_nan(wanted) & _is_nan(after))
+            wrong &= ~(_is_nan(wanted, became) & _is_nan(after, became))
         if wrong.any():
             at = int(wrong.argmax())
             digits = 2 + 2 * wanted.itemsize
@@ -203,22 +205,6 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
     )
 
 
-def _cast_by_table(patterns: Patterns, dtype: str, clamped: bool) -> Patterns:
-    if dtype == DType.F32:
-        return patterns.astype(np.uint32) << np.uint32(16)
-    return _f16_table(clamped).take(patterns, mode="clip")
-
-
-@cache
-def _f16_table(clamped: bool) -> NDArray[np.uint16]:
-    table = f16_patterns()
-    return (
-        np.where(pattern_kinds() == OVERFLOWED, table - np.uint16(1), table) if clamped else table
-    )
-
-
-def _is_nan(patterns: Patterns) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = np.isnan(
-        patterns.view(np.float16 if patterns.itemsize == 2 else np.float32)
-    )
+def _is_nan(patterns: Patterns, dtype: StorageDType) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.isnan(CONVERSION_TARGETS[dtype].decode(patterns))
     return found

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dsmops.cli.help import PREPARE
-from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt, parse_dtype
-from dsmops.dtypes import DType
+from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt, dtype_parser
+from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
@@ -30,12 +30,13 @@ SourceArg = Annotated[
     ),
 ]
 ToDTypeOpt = Annotated[
-    DType,
+    StorageDType,
     typer.Option(
         "--dtype",
         metavar="DTYPE",
-        parser=parse_dtype,
-        help="What BF16 tensors become: f16 or f32 (also float16, fp16, ...).",
+        parser=dtype_parser(StorageDType.parse),
+        help=f"What BF16 tensors become: {' or '.join(to.option for to in CONVERSION_TARGETS)}"
+        " (also float16, fp16, ...).",
     ),
 ]
 # The values of checkpoint.OverflowPolicy, spelled out so that start-up does not load the package.
@@ -103,7 +104,7 @@ def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
     _without_blas_threads()
     from dsmops.checkpoint import scan
 
-    return scan(checkpoint, DType.F16, progress=out.progress())
+    return scan(checkpoint, StorageDType.F16, progress=out.progress())
 
 
 def convert(
@@ -116,7 +117,7 @@ def convert(
             help="The .safetensors file to write, or a folder for a sharded source.",
         ),
     ],
-    dtype: ToDTypeOpt = DType.F16,
+    dtype: ToDTypeOpt = StorageDType.F16,
     on_overflow: Annotated[
         Policy,
         typer.Option(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType, StorageDType
 
 if TYPE_CHECKING:
     from dsmops.config.schema import ServerVersion
+
+_DType = TypeVar("_DType", StorageDType, ComputeDType)
 
 JsonOpt = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")
@@ -143,20 +146,24 @@ AddrOpt = Annotated[
 StrictOpt = Annotated[bool, typer.Option("--strict", help="Let warnings fail as well.")]
 
 
-def parse_dtype(text: str) -> DType:
-    """Parser of `--dtype` options: every spelling of `DType.parse`, a usage error for the rest."""
-    try:
-        return DType.parse(text)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
+def dtype_parser(parse: Callable[[str], _DType]) -> Callable[[str], _DType]:
+    """Return the parser of a `--dtype` option: what `parse` refuses is a usage error."""
+
+    def parse_dtype(text: str) -> _DType:
+        try:
+            return parse(text)
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from exc
+
+    return parse_dtype
 
 
 DTypeOpt = Annotated[
-    DType | None,
+    ComputeDType | None,
     typer.Option(
         "--dtype",
         metavar="DTYPE",
-        parser=parse_dtype,
+        parser=dtype_parser(ComputeDType.parse),
         help="bf16, f16 or f32 (also float16, fp16, ...). Default: the card's.",
     ),
 ]

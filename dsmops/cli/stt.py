@@ -20,7 +20,7 @@ from dsmops.cli.arguments import (
 )
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
@@ -185,7 +185,7 @@ class _Embedded:
     """Options of the embedded engine, which a server decides by itself."""
 
     model: str = DEFAULT_STT.name
-    dtype: DType | None = None
+    dtype: ComputeDType | None = None
     cpu: bool = False
     prompt_text: str = ""
     prompt_audio: Path | None = None

@@ -17,7 +17,7 @@ from dsmops.cli.arguments import FileCommand, expanded, refuse_with_url, require
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
 from dsmops.cli.stt import CpuOpt
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
 
@@ -159,7 +159,7 @@ class _Embedded:
     """Options of the embedded engine, which a server decides by itself."""
 
     model: str = DEFAULT_TTS.name
-    dtype: DType | None = None
+    dtype: ComputeDType | None = None
     cpu: bool = False
     voices: str | None = None
     seed: int | None = None

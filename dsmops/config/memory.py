@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from dsmops.devices import Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import Shape, TtsShape
 
 MIB = 2**20
@@ -133,7 +133,7 @@ class MemorySplit:
 
 def serving_memory(
     shape: Shape,
-    dtype: DType,
+    dtype: ComputeDType,
     batch_size: int,
     *,
     context: int | None = None,
@@ -168,7 +168,7 @@ def serving_memory(
 
 
 def _speaking_memory(
-    shape: TtsShape, dtype: DType, batch_size: int, runtime: Runtime, n_q: int
+    shape: TtsShape, dtype: ComputeDType, batch_size: int, runtime: Runtime, n_q: int
 ) -> MemorySplit:
     costs, item = _TTS_COSTS[runtime], dtype.itemsize
     rows = batch_size if shape.distilled else 2 * batch_size
@@ -185,7 +185,7 @@ def _speaking_memory(
     )
     return MemorySplit(
         weights_bytes=shape.backbone_parameters * item
-        + shape.conditioner_parameters * DType.F32.itemsize,
+        + shape.conditioner_parameters * ComputeDType.F32.itemsize,
         kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, _ring(shape.lm.context, costs)),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
@@ -209,7 +209,7 @@ def _ring(context: int, costs: _Costs) -> int:
 
 def largest_batch(
     shape: Shape,
-    dtype: DType,
+    dtype: ComputeDType,
     usable_bytes: int,
     *,
     context: int | None = None,

@@ -14,7 +14,7 @@ from enum import StrEnum
 from dsmops.config.memory import MIB, MemorySplit, largest_batch, serving_memory
 from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch, estimate_step_ms
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.models import CODEBOOK_CHOICES, MODELS, PublishedModel, Shape, TtsModel, TtsShape
 
@@ -76,7 +76,7 @@ class ServingPlan:
     model: str
     runtime: Runtime
     device: Device
-    dtype: DType
+    dtype: ComputeDType
     context: int
     n_q: int | None
     usable_bytes: int | None
@@ -104,7 +104,7 @@ def plan_serving(
     model: PublishedModel,
     *,
     runtime: Runtime = Runtime.MOSHI_SERVER,
-    dtype: DType | None = None,
+    dtype: ComputeDType | None = None,
     context: int | None = None,
     n_q: int | None = None,
     reserve_bytes: int | None = None,
@@ -173,8 +173,8 @@ def plan_serving(
 
 
 def planned_dtype(
-    device: Device, model: PublishedModel, runtime: Runtime, asked: DType | None
-) -> DType:
+    device: Device, model: PublishedModel, runtime: Runtime, asked: ComputeDType | None
+) -> ComputeDType:
     """Return the dtype that `runtime` serves `model` in on `device`: the one asked for, or what the
     device computes best.
 
@@ -200,18 +200,20 @@ def planned_dtype(
     )
 
 
-def config_runtime(model: PublishedModel, device: Device, asked: DType | None = None) -> Runtime:
+def config_runtime(
+    model: PublishedModel, device: Device, asked: ComputeDType | None = None
+) -> Runtime:
     """Return the runtime that a config of `model` is made for: moshi-server, or the embedded worker
     where that alone can serve it.
 
     That is a text-to-speech model in another dtype than bf16, or on a card without bf16 arithmetic.
     """
     capability = device.compute_capability
-    in_bf16 = asked in {None, DType.BF16} and (capability is None or capability.native_bf16)
+    in_bf16 = asked in {None, ComputeDType.BF16} and (capability is None or capability.native_bf16)
     return Runtime.EMBEDDED if model.server_dtype and not in_bf16 else Runtime.MOSHI_SERVER
 
 
-def serving_dtype(device: Device, asked: DType | None = None) -> DType:
+def serving_dtype(device: Device, asked: ComputeDType | None = None) -> ComputeDType:
     """Return the dtype to serve in: the one asked for, or what the device computes best.
 
     Raises:
@@ -223,7 +225,7 @@ def serving_dtype(device: Device, asked: DType | None = None) -> DType:
             f"the compute capability of {device.name} is unknown",
             hint="Name the dtype to serve in: --dtype f16.",
         )
-    if asked is DType.BF16 and capability is not None and not capability.native_bf16:
+    if asked is ComputeDType.BF16 and capability is not None and not capability.native_bf16:
         raise InputError(
             f"{device.label} has no bf16 arithmetic: the server would listen and never answer",
             hint=f"Use --dtype {capability.serving_dtype.candle_name}.",
@@ -263,7 +265,7 @@ def _smaller_bound(memory_batch: int | None, time_batch: int | None) -> tuple[in
 def _alternatives(
     device: Device,
     model: PublishedModel,
-    dtype: DType,
+    dtype: ComputeDType,
     n_q: int | None,
     usable_bytes: int,
     runtime: Runtime,
@@ -273,11 +275,11 @@ def _alternatives(
     """
     capability = device.compute_capability
     dtypes = [dtype]
-    if dtype is DType.F32:
+    if dtype is ComputeDType.F32:
         # f16 kernels exist from 5.3; they are slow on most of these cards, and slow is better than
         # not at all.
         dtypes += (
-            [DType.F16]
+            [ComputeDType.F16]
             if capability is None or (capability.major, capability.minor) >= (5, 3)
             else []
         )
@@ -313,7 +315,7 @@ def _alternatives(
 
 
 def _codebook_choices(
-    shape: Shape, dtype: DType, batch_size: int, device: Device, runtime: Runtime
+    shape: Shape, dtype: ComputeDType, batch_size: int, device: Device, runtime: Runtime
 ) -> Iterator[CodebookChoice]:
     if not isinstance(shape, TtsShape):
         return
@@ -330,7 +332,7 @@ def _codebook_choices(
 def _notes(
     device: Device,
     model: PublishedModel,
-    dtype: DType,
+    dtype: ComputeDType,
     context: int,
     n_q: int | None,
     step_ms: float | None,

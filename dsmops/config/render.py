@@ -18,7 +18,7 @@ import tomlkit
 from dsmops.config.load import Config, KeyPath, parse_config
 from dsmops.config.modules import Module, modules
 from dsmops.config.schema import MODULES, PUBLIC_TOKEN
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 
 
@@ -36,7 +36,7 @@ class ConfigSettings:
     audio_tokenizer_file: str | None = None
     model_config_file: str | None = None
     n_q: int | None = None
-    dtype_override: DType | None = None
+    dtype_override: ComputeDType | None = None
     batch_size: int | None = None
     context: int | None = None
     authorized_ids: tuple[str, ...] | None = None
@@ -190,7 +190,7 @@ def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
                         hint="Use a template with a BatchedAsr module.",
                     )
                 changes[module.where(*where)] = (
-                    value.candle_name if isinstance(value, DType) else value
+                    value.candle_name if isinstance(value, ComputeDType) else value
                 )
     plain = {
         where: list(value) if isinstance(value, tuple) else value
@@ -261,7 +261,7 @@ def _with_lines(text: str, added: list[str], below: int) -> str:
 def _comments(where: KeyPath, value: Any) -> list[str]:
     if where[-1] != "dtype_override":
         return []
-    if value == DType.BF16.candle_name:
+    if value == ComputeDType.BF16.candle_name:
         return ["# What the server takes on a GPU by itself, written out."]
     return [
         (

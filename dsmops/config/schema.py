@@ -337,6 +337,10 @@ _STT = {
     "conditioning_learnt_padding": Key(Flag(), default=False),
     "temperature": Key(Number(), default=0.0),
 }
+SERVER_DTYPES = ("bf16", "f16", "f32")
+"""The words that moshi-server reads in `dtype_override`, in lower case only; another is an error
+when the module starts. They are the server's own: files may store and models compute in more.
+"""
 _DTYPE = {"dtype_override": Key(Text(), default="bf16 on a GPU, f32 on a CPU", since=_SINCE_0_6_4)}
 _SCRIPT = {"script": Key(Text(), meaning="a Python file in place of the embedded one")}
 

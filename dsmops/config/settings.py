@@ -8,7 +8,7 @@ from dsmops.config.load import Config
 from dsmops.config.modules import modules
 from dsmops.config.plan import ServingPlan
 from dsmops.config.render import ConfigSettings, generate_api_key, own_api_keys
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import PublishedModel
 
 
@@ -17,7 +17,7 @@ def serving_settings(
     model: PublishedModel,
     plan: ServingPlan | None,
     *,
-    dtype: DType | None,
+    dtype: ComputeDType | None,
     batch_size: int | None,
     api_key: str | None,
     kept_keys: tuple[str, ...] | None,
@@ -38,7 +38,7 @@ def serving_settings(
     )
     # bf16 is what the server takes by itself: it is written only where it was asked for, or has to
     # replace something else.
-    if served is DType.BF16 and dtype is None and inherited in (None, served.candle_name):
+    if served is ComputeDType.BF16 and dtype is None and inherited in (None, served.candle_name):
         served = None
     keys = (api_key,) if api_key else None
     if kept_keys is None:
@@ -58,7 +58,7 @@ def keys_to_keep(before: Config | None) -> tuple[str, ...]:
 
 
 def planned_title(
-    model: PublishedModel, dtype: DType | None, device_label: str | None, command: str
+    model: PublishedModel, dtype: ComputeDType | None, device_label: str | None, command: str
 ) -> str:
     """Return the opening comment of a config made from a ready one."""
     served = f" in {dtype.candle_name}" if dtype else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from dsmops.config.memory import VOICE_POSITIONS
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.files import os_errors, require_file
 from dsmops.models import FRAME_MS, Shape, TtsShape
@@ -88,7 +88,7 @@ One more stream takes the package's decoder 0.04 ms on an H200, the worker's 0.0
 PROFILE_SCHEMA = "dsmops.step-profile/1"
 
 
-Measured = tuple[str, str, DType, str, int | None]
+Measured = tuple[str, str, ComputeDType, str, int | None]
 """Device name, model, dtype, runtime, and how many codebooks are generated (None: the model hears).
 """
 
@@ -107,7 +107,7 @@ class StepProfile:
 
     device_name: str
     model: str
-    dtype: DType
+    dtype: ComputeDType
     runtime: str
     points: tuple[StepPoint, ...]
     n_q: int | None = None
@@ -152,7 +152,7 @@ class StepProfile:
 
 def estimate_step_ms(
     shape: Shape,
-    dtype: DType,
+    dtype: ComputeDType,
     batch_size: int,
     device: Device,
     *,
@@ -180,7 +180,7 @@ def estimate_step_ms(
 
 def estimate_largest_batch(
     shape: Shape,
-    dtype: DType,
+    dtype: ComputeDType,
     device: Device,
     *,
     context: int | None = None,
@@ -201,7 +201,7 @@ def estimate_largest_batch(
 
 def _step_parts(
     shape: Shape,
-    dtype: DType,
+    dtype: ComputeDType,
     device: Device,
     *,
     context: int | None,
@@ -226,7 +226,7 @@ def _step_parts(
         launches = _STT_WORKER
         if runtime is Runtime.MOSHI_SERVER:
             floor_ms = _FLOOR_MIMI_MS + lm.num_layers * _FLOOR_LAYER_MS
-            floor_ms *= _BF16_FLOOR if dtype is DType.BF16 else 1
+            floor_ms *= _BF16_FLOOR if dtype is ComputeDType.BF16 else 1
             mimi_slot_ms = _MIMI_SLOT_MS * _H200_FP32_PER_S / _fp32_per_s(device)
             launches = _Launches(_KERNELS_LAYER_MS, _KERNELS_MIMI_MS, slot_ms=mimi_slot_ms)
     fixed_bytes = parameters * dtype.itemsize + _MIMI_HALF_BYTES
@@ -292,7 +292,7 @@ def _parse_profile(body: Any) -> StepProfile:
     return StepProfile(
         str(body["device_name"]),
         str(body["model"]),
-        DType.parse(str(body["dtype"])),
+        ComputeDType.parse(str(body["dtype"])),
         str(body["runtime"]),
         points,
         n_q,

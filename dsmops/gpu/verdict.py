@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dsmops.devices import ComputeCapability
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels, kernels_for
 
 CUDA_NOT_FOUND = 'DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
@@ -110,8 +110,8 @@ class Verdict:
     """
 
     family: str | None
-    native_dtypes: tuple[DType, ...] | None
-    serving_dtype: DType | None
+    native_dtypes: tuple[ComputeDType, ...] | None
+    serving_dtype: ComputeDType | None
     serving_reason: str
     bf16_fails: bool | None
     bf16_error: str | None
@@ -147,22 +147,22 @@ def judge(
         dtype_override=None if capability.native_bf16 else serving.candle_name,
         # To f16 the conversion proves that every weight fits; to f32 it proves nothing and doubles
         # the file.
-        conversion=Conversion.RECOMMENDED if serving is DType.F16 else Conversion.NOT_NEEDED,
+        conversion=Conversion.RECOMMENDED if serving is ComputeDType.F16 else Conversion.NOT_NEEDED,
         build=plan_build(capability, cuda_driver_version),
         torch_kernels=kernels,
     )
 
 
-def _native_dtypes(capability: ComputeCapability) -> tuple[DType, ...]:
-    f16 = (DType.F16,) if capability.has_f16_kernels else ()
-    bf16 = (DType.BF16,) if capability.native_bf16 else ()
-    return (DType.F32, *f16, *bf16)
+def _native_dtypes(capability: ComputeCapability) -> tuple[ComputeDType, ...]:
+    f16 = (ComputeDType.F16,) if capability.has_f16_kernels else ()
+    bf16 = (ComputeDType.BF16,) if capability.native_bf16 else ()
+    return (ComputeDType.F32, *f16, *bf16)
 
 
 def _serving_reason(capability: ComputeCapability) -> str:
     if capability.native_bf16:
         return "bf16 is in the hardware"
-    if capability.serving_dtype is DType.F16:
+    if capability.serving_dtype is ComputeDType.F16:
         return "no bf16 in the hardware; f16 is, at full speed"
     if capability.has_f16_kernels:
         return "no bf16 in the hardware, and f16 arithmetic runs at 1/64 of the f32 rate"

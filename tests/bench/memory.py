@@ -18,7 +18,7 @@ from typing import Any
 
 from dsmops.config.memory import MIB, serving_memory
 from dsmops.devices import Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import MODELS, TTS_MODELS, TtsShape
 
 TOLERANCE_SHARE, TOLERANCE_BYTES = 0.03, 150 * MIB
@@ -41,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
     chosen = parser.parse_args(words or [])
     if chosen.one:
         model, dtype, n_q = chosen.one
-        for measured in _measure(model, DType(dtype), int(n_q) or None):
+        for measured in _measure(model, ComputeDType(dtype), int(n_q) or None):
             print(json.dumps(measured), flush=True)
         return 0
     import torch
@@ -77,14 +77,14 @@ def main(words: list[str] | None = None) -> int:
     return 0 if rows and worst <= 1 else 1
 
 
-def _grid(models: list[str]) -> Iterator[tuple[str, DType, int]]:
+def _grid(models: list[str]) -> Iterator[tuple[str, ComputeDType, int]]:
     for model in models:
-        for dtype in DType:
+        for dtype in ComputeDType:
             for n_q in CODEBOOKS if model in TTS_MODELS else (0,):
                 yield model, dtype, n_q
 
 
-def _measure(model: str, dtype: DType, n_q: int | None) -> Iterator[dict[str, Any]]:
+def _measure(model: str, dtype: ComputeDType, n_q: int | None) -> Iterator[dict[str, Any]]:
     import pynvml  # type: ignore[import-not-found,unused-ignore]
 
     pynvml.nvmlInit()
@@ -122,7 +122,7 @@ def _measure(model: str, dtype: DType, n_q: int | None) -> Iterator[dict[str, An
         torch.cuda.empty_cache()
 
 
-def _server(model: str, dtype: DType, n_q: int | None) -> Callable[[int], Any]:
+def _server(model: str, dtype: ComputeDType, n_q: int | None) -> Callable[[int], Any]:
     """Load a model, and return what makes an engine of a batch size and has it serve a few
     steps.
     """

@@ -65,12 +65,12 @@ def child() -> int:
     import numpy as np
     import torch
 
-    from dsmops.dtypes import DType
+    from dsmops.dtypes import ComputeDType
     from dsmops.worker.models.random import random_stt
     from dsmops.worker.runtime.stt.engine import SttEngine
 
     shape = STT_MODELS["stt-1b-en_fr"].shape
-    model = random_stt(replace(shape, num_layers=2), torch.device("cpu"), DType.F32)
+    model = random_stt(replace(shape, num_layers=2), torch.device("cpu"), ComputeDType.F32)
     engine = SttEngine(model, 1)
     pcm, exec_mask = engine.new_frames(), np.ones(1, np.bool_)
     for _ in range(3):

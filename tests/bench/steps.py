@@ -20,7 +20,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import FRAME_MS, STT_MODELS
 
 TARGETS_MS = {("stt-1b-en_fr", 1): 3.0, ("stt-1b-en_fr", 400): 16.0, ("stt-2.6b-en", 400): 27.0}
@@ -47,7 +47,7 @@ def main(words: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("steps: no CUDA device, nothing measured")
         return 0
-    dtype = DType.parse(chosen.dtype)
+    dtype = ComputeDType.parse(chosen.dtype)
     if chosen.one:
         who, model, batch = chosen.one
         print(json.dumps(_measure(who, model, int(batch), dtype, profile=chosen.profile)))
@@ -123,7 +123,9 @@ def _record(model: str, dtype: str, batch: int, figures: dict[str, Any]) -> None
     )
 
 
-def _measure(who: str, model: str, batch: int, dtype: DType, *, profile: bool) -> dict[str, Any]:
+def _measure(
+    who: str, model: str, batch: int, dtype: ComputeDType, *, profile: bool
+) -> dict[str, Any]:
     import torch
 
     shape = STT_MODELS[model].shape
@@ -167,7 +169,7 @@ def _times_ms(step: Callable[[], object]) -> list[float]:
 
 
 def _ours(
-    model: str, batch: int, dtype: DType
+    model: str, batch: int, dtype: ComputeDType
 ) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
     import torch
 
@@ -207,7 +209,7 @@ def _ours(
 
 
 def _moshi(
-    model: str, batch: int, dtype: DType
+    model: str, batch: int, dtype: ComputeDType
 ) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
     import torch
     from moshi.models import LMGen, loaders  # type: ignore[import-not-found]

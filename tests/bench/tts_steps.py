@@ -20,7 +20,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import FRAME_MS, TTS_MODELS, TtsShape
 
 MODEL = "tts-1.6b-en_fr"
@@ -47,7 +47,7 @@ def main(words: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("tts_steps: no CUDA device, nothing measured")
         return 0
-    dtype = DType.parse(chosen.dtype)
+    dtype = ComputeDType.parse(chosen.dtype)
     if chosen.one:
         who, batch = chosen.one
         print(json.dumps(_measure(who, int(batch), dtype, chosen.n_q, profile=chosen.profile)))
@@ -133,7 +133,9 @@ def _words(figures: dict[str, Any]) -> str:
     )
 
 
-def _measure(who: str, batch: int, dtype: DType, n_q: int, *, profile: bool) -> dict[str, Any]:
+def _measure(
+    who: str, batch: int, dtype: ComputeDType, n_q: int, *, profile: bool
+) -> dict[str, Any]:
     import torch
 
     torch.cuda.init()  # type: ignore[no-untyped-call]
@@ -181,7 +183,7 @@ def _times_ms(step: Callable[[], object]) -> list[float]:
 
 
 def _ours(
-    batch: int, dtype: DType, n_q: int
+    batch: int, dtype: ComputeDType, n_q: int
 ) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
     import numpy as np
     import torch
@@ -253,7 +255,7 @@ def _ours(
 
 
 def _moshi(
-    batch: int, dtype: DType, n_q: int
+    batch: int, dtype: ComputeDType, n_q: int
 ) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
     import copy
 

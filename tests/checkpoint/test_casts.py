@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dsmops.checkpoint.casts import BLOCK_ELEMENTS, NAN, Bf16ToF16, Bf16ToF32, pattern_kinds
+from dsmops.checkpoint.casts import (
+    BLOCK_ELEMENTS,
+    EXACT,
+    NAN,
+    SUBNORMAL,
+    Bf16ToF16,
+    Bf16ToF32,
+    Cast,
+    make_cast,
+    outcomes_of,
+)
 from dsmops.checkpoint.losses import LossCounts
+from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from tests.support.checkpoints import f16_of, f32_of, value_of
 
 ALL = np.arange(1 << 16, dtype=np.uint16)
@@ -188,9 +199,9 @@ def test_unaligned_results_are_right() -> None:
     assert_same_f16(np.frombuffer(bytes(room[1:]), "<u2"), ORACLE_F16)
 
 
-def test_every_pattern_has_a_kind() -> None:
-    """Kinds cover all patterns: as many of each as enumeration gives."""
-    assert np.bincount(pattern_kinds(), minlength=NAN + 1).tolist() == [
+def test_every_pattern_has_an_outcome() -> None:
+    """Outcomes cover all patterns: as many of each as enumeration gives."""
+    assert np.bincount(outcomes_of(StorageDType.F16), minlength=NAN + 1).tolist() == [
         7682,
         1022,
         1792,
@@ -199,3 +210,31 @@ def test_every_pattern_has_a_kind() -> None:
         2,
         254,
     ]
+
+
+@pytest.mark.parametrize("dtype", CONVERSION_TARGETS)
+@pytest.mark.parametrize("clamp", [False, True])
+def test_the_faster_cast_equals_the_table(dtype: StorageDType, clamp: bool) -> None:
+    """Every target's own cast gives what its table gives, and the same counts."""
+    cast, disk = make_cast(dtype, clamp=clamp)
+    fast, slow = np.empty(ALL.size, disk), np.empty(ALL.size, disk)
+    by_table = Cast(dtype, clamp=clamp)
+    cast(ALL, fast)
+    by_table(ALL, slow)
+    decode = CONVERSION_TARGETS[dtype].decode
+    assert np.array_equal(decode(fast), decode(slow), equal_nan=True)
+    assert cast.take_counts() == by_table.take_counts()
+
+
+@pytest.mark.parametrize("dtype", CONVERSION_TARGETS)
+def test_the_exact_range_of_every_target_is_what_its_row_says(dtype: StorageDType) -> None:
+    """Every BF16 value between the two magnitudes keeps its value, and neither bound can move."""
+    least, most = CONVERSION_TARGETS[dtype].exact
+    magnitudes = np.array([value_of(pattern) for pattern in range(0x7F80)])
+    kept = np.isin(outcomes_of(dtype)[:0x7F80], [EXACT, SUBNORMAL])
+    inside = (magnitudes >= least) & (magnitudes <= most)
+    assert kept[0]
+    assert kept[inside].all()
+    below, above = magnitudes[1:] < least, magnitudes > most
+    assert not below.any() or not kept[1:][below][-1]
+    assert not above.any() or not kept[above][0]

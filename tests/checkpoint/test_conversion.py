@@ -25,7 +25,7 @@ from dsmops.checkpoint import (
 from dsmops.checkpoint.blocks import BLOCK_BYTES
 from dsmops.checkpoint.plan import lay_out
 from dsmops.checkpoint.shards import open_checkpoint, open_shard
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.errors import CheckpointError, DiskFullError, InputError, SourceError, TensorRangeError
 from dsmops.files import partial_path, sha256
 from tests.support.checkpoints import (
@@ -63,7 +63,7 @@ MIXED: dict[str, Stored] = {
 def run(
     source: Path,
     target: Path,
-    dtype: DType = DType.F16,
+    dtype: StorageDType = StorageDType.F16,
     on_overflow: str = "fail",
     keep_f32: tuple[str, ...] = (),
 ) -> ConversionReport:
@@ -89,8 +89,8 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
-def test_bf16_is_cast_and_everything_else_stays(tmp_path: Path, dtype: DType) -> None:
+@pytest.mark.parametrize("dtype", [StorageDType.F16, StorageDType.F32])
+def test_bf16_is_cast_and_everything_else_stays(tmp_path: Path, dtype: StorageDType) -> None:
     """Names, order, shapes, metadata and all other dtypes are kept; every BF16 value is what exact
     arithmetic gives.
     """
@@ -156,7 +156,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for number, (digest, fsync) in enumerate([(True, True), (False, False), (True, False)]):
         source = write_file(tmp_path / str(number) / "in.safetensors", MIXED)
         target = tmp_path / f"out{number}.safetensors"
-        convert(plan_conversion(source, target, DType.F16), digest=digest, fsync=fsync)
+        convert(plan_conversion(source, target, StorageDType.F16), digest=digest, fsync=fsync)
         outputs.append(target.read_bytes())
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -178,7 +178,7 @@ def test_any_layout_comes_out_whole(
         for number, (dtype, count) in enumerate(layout)
     }
     source = write_file(folder / "in.safetensors", stored)
-    run(source, folder / "out.safetensors", DType.F32, "clamp")
+    run(source, folder / "out.safetensors", StorageDType.F32, "clamp")
     assert read_file(folder / "out.safetensors")[0] == {
         name: cast(tensor, "F32") for name, tensor in stored.items()
     }
@@ -194,7 +194,7 @@ def test_tensors_larger_than_all_blocks_come_out_whole(tmp_path: Path) -> None:
         source,
         {"odd": ("U8", (3,)), "large": ("BF16", (count,)), "tail": ("U8", (BLOCK_BYTES + 1,))},
     )
-    for dtype in (DType.F16, DType.F32):
+    for dtype in (StorageDType.F16, StorageDType.F32):
         report = run(source, tmp_path / "out.safetensors", dtype)
         before, after = read_file(source)[0], read_file(tmp_path / "out.safetensors")[0]
         assert after["odd"] == before["odd"]
@@ -209,11 +209,11 @@ def test_tensors_larger_than_all_blocks_come_out_whole(tmp_path: Path) -> None:
             assert file.size_bytes == path.stat().st_size
 
 
-def _large_cast(raw: bytes, dtype: DType) -> bytes:
+def _large_cast(raw: bytes, dtype: StorageDType) -> bytes:
     np = pytest.importorskip("numpy")
     table = np.array(
-        [(f16_of if dtype is DType.F16 else f32_of)(pattern) for pattern in range(1 << 16)],
-        "<u2" if dtype is DType.F16 else "<u4",
+        [(f16_of if dtype is StorageDType.F16 else f32_of)(pattern) for pattern in range(1 << 16)],
+        "<u2" if dtype is StorageDType.F16 else "<u4",
     )
     return bytes(table[np.frombuffer(raw, "<u2")].tobytes())
 
@@ -242,7 +242,7 @@ def test_losses_are_reported_per_tensor(tmp_path: Path) -> None:
     )
     assert report.totals.elements == 8
     assert report.totals.largest_magnitude == 256.0
-    assert scan(open_checkpoint(source), DType.F16) == report
+    assert scan(open_checkpoint(source), StorageDType.F16) == report
 
 
 HUGE: dict[str, Stored] = {
@@ -302,7 +302,9 @@ def test_named_tensors_can_stay_f32(tmp_path: Path) -> None:
     assert report.kept_f32 == ("norm", "also")
     assert read_file(tmp_path / "out.safetensors")[0]["also"] == cast(HUGE["also"], "F32")
     with pytest.raises(InputError, match="condition"):
-        plan_conversion(source, tmp_path / "out.safetensors", DType.F16, keep_f32=("condition_*",))
+        plan_conversion(
+            source, tmp_path / "out.safetensors", StorageDType.F16, keep_f32=("condition_*",)
+        )
 
 
 SHARDS: dict[str, dict[str, Stored]] = {
@@ -325,7 +327,7 @@ def test_a_sharded_source_becomes_a_sharded_folder(tmp_path: Path, exists: bool)
     target = tmp_path / "out"
     if exists:
         target.mkdir()
-    report = run(source, target, DType.F32)
+    report = run(source, target, StorageDType.F32)
     made = json.loads((target / INDEX).read_text())
     assert made == {"metadata": {"total_size": 15, "who": "me"}, "weight_map": index["weight_map"]}
     assert read_file(target / "sub/two.safetensors")[0] == {
@@ -347,7 +349,7 @@ def test_a_sharded_source_can_become_one_file(tmp_path: Path) -> None:
     assert list(read_file(tmp_path / "all.safetensors")[0]) == ["a", "b", "c"]
     write_file(source / "sub/two.safetensors", {**SHARDS["sub/two.safetensors"], "a": bf16(9)})
     with pytest.raises(CheckpointError, match="'a' is in more than one shard"):
-        plan_conversion(source, tmp_path / "all.safetensors", DType.F16)
+        plan_conversion(source, tmp_path / "all.safetensors", StorageDType.F16)
 
 
 @pytest.mark.parametrize("name", ["out", "out.safetensors"])
@@ -366,7 +368,7 @@ def test_tensors_that_the_index_does_not_name_are_converted_all_the_same(
         plan_conversion(
             source,
             tmp_path / name,
-            DType.F16,
+            StorageDType.F16,
             on_overflow=OverflowPolicy.KEEP_F32,
             keep_f32=("named",),
         )
@@ -393,7 +395,7 @@ def test_a_single_file_can_go_into_an_existing_folder(tmp_path: Path) -> None:
     """It keeps its name there."""
     source = write_file(tmp_path / "in.safetensors", HUGE)
     (tmp_path / "out").mkdir()
-    run(source, tmp_path / "out", DType.F32)
+    run(source, tmp_path / "out", StorageDType.F32)
     assert (tmp_path / "out" / "in.safetensors").exists()
 
 
@@ -434,7 +436,7 @@ def test_the_source_is_never_the_target(
     source = write_file(tmp_path / "in.safetensors", MIXED)
     target = make_target(source)
     with pytest.raises(InputError, match="is the source itself"):
-        plan_conversion(source, target, DType.F16)
+        plan_conversion(source, target, StorageDType.F16)
     assert source.read_bytes() == file_bytes(MIXED)
 
 
@@ -447,7 +449,7 @@ def test_a_target_that_is_no_checkpoint_name_is_refused(tmp_path: Path, name: st
     if name.startswith("pipe"):
         os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match=name):
-        plan_conversion(source, tmp_path / name, DType.F16)
+        plan_conversion(source, tmp_path / name, StorageDType.F16)
 
 
 def test_a_header_longer_than_the_format_allows_is_never_written(
@@ -459,7 +461,7 @@ def test_a_header_longer_than_the_format_allows_is_never_written(
     source = write_file(tmp_path / "in.safetensors", MIXED)
     monkeypatch.setattr("dsmops.checkpoint.plan.MAX_HEADER_BYTES", 500)
     with pytest.raises(CheckpointError, match=r"header of \d+ bytes; the format allows 500"):
-        plan_conversion(source, tmp_path / "out.safetensors", DType.F16)
+        plan_conversion(source, tmp_path / "out.safetensors", StorageDType.F16)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
@@ -471,7 +473,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     target = tmp_path / os.fsdecode(b"out\xfe.safetensors")
     run(source, target)
     assert read_file(target)[1]["dsmops.source"] == "in?.safetensors"
-    assert is_current(plan_conversion(source, target, DType.F16), full=True)
+    assert is_current(plan_conversion(source, target, StorageDType.F16), full=True)
 
 
 @pytest.mark.parametrize(
@@ -492,9 +494,11 @@ def test_what_cannot_be_made_is_refused_with_what_can(tmp_path: Path) -> None:
     """BF16 is no target; the message lists those that are."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     with pytest.raises(InputError, match="F16 or F32"):
-        plan_conversion(source, tmp_path / "out.safetensors", DType.BF16)
+        plan_conversion(source, tmp_path / "out.safetensors", StorageDType.BF16)
     with pytest.raises(SourceError):
-        plan_conversion(tmp_path / "absent.safetensors", tmp_path / "out.safetensors", DType.F16)
+        plan_conversion(
+            tmp_path / "absent.safetensors", tmp_path / "out.safetensors", StorageDType.F16
+        )
 
 
 def test_an_existing_target_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
@@ -549,7 +553,7 @@ def test_every_tensor_is_aligned_to_its_item_size(tmp_path: Path) -> None:
     """An F32 tensor behind a half-precision one of odd length moves to the front."""
     source = tmp_path / "in.safetensors"
     write_file(source, {"a": bf16(1, 2, 3), "b": bf16(1, 2, 3, 4), "c": bf16(1, 2, 3, 4, 5)})
-    plan = plan_conversion(source, tmp_path / "out.safetensors", DType.F16, keep_f32=("b",))
+    plan = plan_conversion(source, tmp_path / "out.safetensors", StorageDType.F16, keep_f32=("b",))
     plan = lay_out(plan, {"b"})
     (file,) = plan.files
     starts = {tensor.target.name: tensor.target.begin for tensor in file.tensors}

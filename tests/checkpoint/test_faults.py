@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.checkpoint import convert, is_current, plan_conversion
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.errors import InputError
 from dsmops.files import partial_path, replace_atomically
 from tests.support.checkpoints import bf16, read_file, write_file, write_sharded
@@ -27,7 +27,7 @@ HARNESS = """
 import os, signal, sys
 from pathlib import Path
 from dsmops.checkpoint import convert, plan_conversion, record
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.progress import SilentProgress
 
 source, target, when = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -56,7 +56,7 @@ if when == "between two renames":
             die()
         renamed.append(rename(path, target))
     Path.rename = counted
-convert(plan_conversion(source, target, DType.F16), progress=Killer())
+convert(plan_conversion(source, target, StorageDType.F16), progress=Killer())
 """
 
 
@@ -73,7 +73,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "in.safetensors",
         {"a": ("BF16", (ELEMENTS,)), "b": ("U8", (1001,)), "c": ("BF16", (7,))},
     )
-    convert(plan_conversion(folder / "in.safetensors", folder / "wanted.safetensors", DType.F16))
+    convert(
+        plan_conversion(folder / "in.safetensors", folder / "wanted.safetensors", StorageDType.F16)
+    )
     return folder
 
 
@@ -94,7 +96,7 @@ def test_kill_9_leaves_the_old_file_or_the_complete_new_one(
     kill_at(source, target, when)
     left = target.read_bytes() if target.exists() else None
     assert left == (wanted if when == "before the record" else old)
-    plan = plan_conversion(source, target, DType.F16)
+    plan = plan_conversion(source, target, StorageDType.F16)
     assert not is_current(plan)
     convert(plan)
     assert target.read_bytes() == wanted
@@ -117,7 +119,7 @@ def test_kill_9_never_leaves_an_index_without_its_shards(tmp_path: Path, when: s
     )
     kill_at(source, tmp_path / "out", when)
     assert not list((tmp_path / "out").glob("*.json"))
-    convert(plan_conversion(source, tmp_path / "out", DType.F16))
+    convert(plan_conversion(source, tmp_path / "out", StorageDType.F16))
     names = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
     index = "model.safetensors.index.json"
     assert names == [index, f"{index}.dsmops.json", "one.safetensors", "two.safetensors"]
@@ -130,7 +132,7 @@ def test_kill_9_never_leaves_an_index_over_shards_of_two_conversions(tmp_path: P
     source = write_sharded(
         tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "two.safetensors": {"b": bf16(2)}}
     )
-    convert(plan_conversion(source, tmp_path / "out", DType.F32))
+    convert(plan_conversion(source, tmp_path / "out", StorageDType.F32))
     kill_at(source, tmp_path / "out", "between two renames")
     dtypes = {
         read_file(tmp_path / "out" / name)[0][tensor][0]
@@ -138,8 +140,8 @@ def test_kill_9_never_leaves_an_index_over_shards_of_two_conversions(tmp_path: P
     }
     assert dtypes == {"F16", "F32"}
     assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
-    convert(plan_conversion(source, tmp_path / "out", DType.F16))
-    assert is_current(plan_conversion(source, tmp_path / "out", DType.F16), full=True)
+    convert(plan_conversion(source, tmp_path / "out", StorageDType.F16))
+    assert is_current(plan_conversion(source, tmp_path / "out", StorageDType.F16), full=True)
 
 
 @pytest.mark.parametrize("option", ["--verify", "--no-fsync"])
@@ -209,7 +211,8 @@ def test_a_source_that_changes_meanwhile_discards_the_output(tmp_path: Path, cha
 
     with pytest.raises(InputError, match="changed while it was being read"):
         convert(
-            plan_conversion(source, tmp_path / "out.safetensors", DType.F16), progress=Hook(act)
+            plan_conversion(source, tmp_path / "out.safetensors", StorageDType.F16),
+            progress=Hook(act),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
 
@@ -253,7 +256,7 @@ def test_many_writers_on_one_target_leave_one_whole_file(large: Path, tmp_path: 
         large / "wanted.safetensors"
     ).read_bytes()
     assert is_current(
-        plan_conversion(large / "in.safetensors", tmp_path / "out.safetensors", DType.F16),
+        plan_conversion(large / "in.safetensors", tmp_path / "out.safetensors", StorageDType.F16),
         full=True,
     )
     assert len(list(tmp_path.iterdir())) == 2
@@ -314,7 +317,7 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
 def test_an_unreadable_source_is_one_error(tmp_path: Path) -> None:
     """A folder without permission, or a file deleted after planning, ends in words."""
     source = write_file(tmp_path / "in.safetensors", {"a": bf16(1)})
-    plan = plan_conversion(source, tmp_path / "out.safetensors", DType.F16)
+    plan = plan_conversion(source, tmp_path / "out.safetensors", StorageDType.F16)
     raw = source.read_bytes()
     source.unlink()
     with pytest.raises(InputError):

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dsmops.checkpoint.dtypes import ITEM_BITS
 from dsmops.checkpoint.header import (
     MAX_HEADER_BYTES,
     TensorInfo,
@@ -17,6 +16,7 @@ from dsmops.checkpoint.header import (
     parse_header,
     render_header,
 )
+from dsmops.dtypes import StorageDType
 from dsmops.errors import HeaderError
 from tests.support.checkpoints import described, framed
 
@@ -32,8 +32,8 @@ def test_a_header_is_read_with_shapes_offsets_and_metadata() -> None:
     raw = framed({"__metadata__": {"format": "pt"}, **TWO}, bytes(16))
     header = parse_header(raw, len(raw))
     assert list(header.tensors.values()) == [
-        TensorInfo("a", "BF16", (2, 3), 0, 12),
-        TensorInfo("b", "F32", (), 12, 16),
+        TensorInfo("a", StorageDType.BF16, (2, 3), 0, 12),
+        TensorInfo("b", StorageDType.F32, (), 12, 16),
     ]
     assert header.tensors["a"].elements == 6
     assert header.tensors["b"].elements == 1
@@ -199,12 +199,12 @@ def layouts(draw: st.DrawFn) -> list[TensorInfo]:
     for name in draw(
         st.lists(names.filter(lambda name: name != "__metadata__"), unique=True, max_size=6)
     ):
-        dtype = draw(st.sampled_from(sorted(ITEM_BITS)))
+        dtype = draw(st.sampled_from(sorted(StorageDType)))
         shape = tuple(draw(st.lists(st.sampled_from([0, 1, 2, 3, 8]), max_size=4)))
         info = TensorInfo(name, dtype, shape, 0, 0)
-        if info.elements * ITEM_BITS[dtype] % 8:
+        if info.elements * dtype.bits % 8:
             shape = (*shape, 8)
-        end = reached + TensorInfo(name, dtype, shape, 0, 0).elements * ITEM_BITS[dtype] // 8
+        end = reached + TensorInfo(name, dtype, shape, 0, 0).elements * dtype.bits // 8
         found.append(TensorInfo(name, dtype, shape, reached, end))
         reached = end
     return draw(st.permutations(found))

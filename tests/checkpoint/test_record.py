@@ -18,7 +18,7 @@ from dsmops.checkpoint import (
     plan_conversion,
     record,
 )
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.files import replace_atomically
 from tests.support.checkpoints import bf16, write_file, write_sharded
 
@@ -27,7 +27,9 @@ from tests.support.checkpoints import bf16, write_file, write_sharded
 def plan(tmp_path: Path) -> ConversionPlan:
     """A conversion that has been done."""
     write_file(tmp_path / "in.safetensors", {"a": bf16(1, 2), "b": bf16(3)})
-    made = plan_conversion(tmp_path / "in.safetensors", tmp_path / "out.safetensors", DType.F16)
+    made = plan_conversion(
+        tmp_path / "in.safetensors", tmp_path / "out.safetensors", StorageDType.F16
+    )
     convert(made)
     return made
 
@@ -56,7 +58,7 @@ def test_the_report_survives_in_the_record(plan: ConversionPlan) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"dtype": DType.F32}, {"on_overflow": OverflowPolicy.CLAMP}, {"keep_f32": ("a",)}],
+    [{"dtype": StorageDType.F32}, {"on_overflow": OverflowPolicy.CLAMP}, {"keep_f32": ("a",)}],
     ids=["dtype", "policy", "patterns"],
 )
 def test_other_options_are_other_work(plan: ConversionPlan, options: dict[str, object]) -> None:
@@ -187,7 +189,7 @@ def test_tensors_kept_by_the_overflow_policy_are_remembered(tmp_path: Path) -> N
     """The plan cannot know them before reading the values; the record can."""
     source = write_file(tmp_path / "in.safetensors", {"a": bf16(1e30), "b": bf16(3)})
     plan = plan_conversion(
-        source, tmp_path / "out.safetensors", DType.F16, on_overflow=OverflowPolicy.KEEP_F32
+        source, tmp_path / "out.safetensors", StorageDType.F16, on_overflow=OverflowPolicy.KEEP_F32
     )
     convert(plan)
     assert is_current(plan)
@@ -198,7 +200,7 @@ def test_a_sharded_target_is_current_only_with_its_index(tmp_path: Path) -> None
     source = write_sharded(
         tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2)}}
     )
-    plan = plan_conversion(source, tmp_path / "out", DType.F16)
+    plan = plan_conversion(source, tmp_path / "out", StorageDType.F16)
     convert(plan)
     assert is_current(plan, full=True)
     index = tmp_path / "out" / "model.safetensors.index.json"
@@ -214,9 +216,10 @@ def test_the_quick_check_needs_no_numpy(plan: ConversionPlan) -> None:
     imported.
     """
     code = (
-        "import sys; from pathlib import Path; from dsmops.dtypes import DType; from"
+        "import sys; from pathlib import Path; from dsmops.dtypes import StorageDType; from"
         " dsmops.checkpoint import is_current, plan_conversion;"
-        " print(is_current(plan_conversion(Path(sys.argv[1]), Path(sys.argv[2]), DType.F16)),"
+        " source, target = map(Path, sys.argv[1:]);"
+        " print(is_current(plan_conversion(source, target, StorageDType.F16)),"
         " 'numpy' in sys.modules)"
     )
     done = subprocess.run(

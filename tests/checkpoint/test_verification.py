@@ -9,7 +9,7 @@ import pytest
 
 from dsmops.checkpoint import OverflowPolicy, convert, plan_conversion, verify
 from dsmops.checkpoint.casts import BLOCK_ELEMENTS
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.errors import InputError
 from tests.support.checkpoints import (
     Stored,
@@ -50,14 +50,16 @@ def oracle(stored: Stored) -> Stored:
 
 
 @pytest.mark.parametrize("policy", list(OverflowPolicy))
-@pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
-def test_every_conversion_verifies(tmp_path: Path, dtype: DType, policy: OverflowPolicy) -> None:
+@pytest.mark.parametrize("dtype", [StorageDType.F16, StorageDType.F32])
+def test_every_conversion_verifies(
+    tmp_path: Path, dtype: StorageDType, policy: OverflowPolicy
+) -> None:
     """All patterns, by every policy that lets them through, sharded or not; counts say what was
     compared.
     """
     source = write_file(tmp_path / "in.safetensors", SOURCE)
     target = tmp_path / "out.safetensors"
-    if dtype is DType.F32 or policy is not OverflowPolicy.FAIL:
+    if dtype is StorageDType.F32 or policy is not OverflowPolicy.FAIL:
         convert(plan_conversion(source, target, dtype, on_overflow=policy))
         report = verify(source, target)
         assert report.same
@@ -145,7 +147,7 @@ def test_sharded_and_single_are_compared_by_name(tmp_path: Path) -> None:
         tmp_path / "in", {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2)}}
     )
     for target in (tmp_path / "out", tmp_path / "all.safetensors"):
-        convert(plan_conversion(source, target, DType.F16))
+        convert(plan_conversion(source, target, StorageDType.F16))
         assert verify(source, target).same
 
 

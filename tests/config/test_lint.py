@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from dsmops.config.lint import CODES, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.plan import LimitedBy, plan_serving
-from dsmops.config.schema import MODULES, TOP, ServerVersion
+from dsmops.config.schema import MODULES, SERVER_DTYPES, TOP, ServerVersion
 from dsmops.devices import ComputeCapability, Device
+from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.findings import Severity
 from dsmops.models import STT_MODELS, PublishedModel
 from dsmops.shipped import shipped_folder
@@ -182,6 +183,27 @@ def test_a_missing_override_says_what_would_happen_and_what_to_write() -> None:
     (finding,) = lint(config, facts_of(config)).findings
     assert "never sends Ready" in finding.message
     assert 'dtype_override = "f16"' in finding.hint
+
+
+def test_the_words_of_the_server_are_its_own() -> None:
+    """`dtype_override` may hold the server's three words, whatever a file may store; and every
+    compute dtype can be written as one of them.
+    """
+    text = (DATA / "invalid" / "dtype-override-missing.toml").read_text()
+    words = {dtype.option for dtype in StorageDType} | {"", "F16", "fp16"}
+    accepted = {
+        word
+        for word in words
+        if "bad-dtype"
+        not in {
+            finding.code
+            for finding in lint(
+                parse_config(text.replace("batch_size", f'dtype_override = "{word}"\nbatch_size')),
+                LintFacts(environ={}),
+            ).findings
+        }
+    }
+    assert accepted == set(SERVER_DTYPES) == {dtype.candle_name for dtype in ComputeDType}
 
 
 def test_the_batch_size_that_fits_really_fits() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from dsmops.config.memory import MIB, RUNTIME_BYTES, VOICE_POSITIONS, largest_batch, serving_memory
 from dsmops.devices import Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import STT_MODELS, TTS_MODELS
 
 ONE_B = STT_MODELS["stt-1b-en_fr"].shape
@@ -17,10 +17,10 @@ TTS = TTS_MODELS["tts-1.6b-en_fr"].shape
 @pytest.mark.parametrize(
     ("lm", "dtype", "weights", "kv_per_stream"),
     [
-        (ONE_B, DType.F16, 1_978_507_264, 98_304_000),
-        (ONE_B, DType.F32, 3_957_014_528, 196_608_000),
-        (TWO_B, DType.BF16, 5_234_237_440, 147_456_000),
-        (TWO_B, DType.F32, 10_468_474_880, 294_912_000),
+        (ONE_B, ComputeDType.F16, 1_978_507_264, 98_304_000),
+        (ONE_B, ComputeDType.F32, 3_957_014_528, 196_608_000),
+        (TWO_B, ComputeDType.BF16, 5_234_237_440, 147_456_000),
+        (TWO_B, ComputeDType.F32, 10_468_474_880, 294_912_000),
     ],
 )
 def test_weights_and_caches_are_exact(lm, dtype, weights, kv_per_stream) -> None:
@@ -35,7 +35,7 @@ def test_the_shipped_configs_take_what_the_reference_says(lm, batch, mib) -> Non
     """The shipped 1B and 2.6B configs need 9,325 and 7,928 MiB before runtime and activations,
     within the rounding of conv state.
     """
-    split = serving_memory(lm, DType.BF16, batch)
+    split = serving_memory(lm, ComputeDType.BF16, batch)
     assert (split.total_bytes - RUNTIME_BYTES - split.workspace_bytes) / MIB == pytest.approx(
         mib, abs=4
     )
@@ -53,7 +53,7 @@ def test_the_sizing_table_is_reproduced(gib, expected) -> None:
     sizes = tuple(
         largest_batch(lm, dtype, usable)
         for lm in (ONE_B, TWO_B)
-        for dtype in (DType.F16, DType.F32)
+        for dtype in (ComputeDType.F16, ComputeDType.F32)
     )
     assert sizes == expected
 
@@ -61,45 +61,46 @@ def test_the_sizing_table_is_reproduced(gib, expected) -> None:
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     """`largest_batch` is the exact edge of `serving_memory`."""
     for usable in range(2 * 2**30, 20 * 2**30, 777_777_777):
-        batch = largest_batch(ONE_B, DType.F16, usable, context=375)
+        batch = largest_batch(ONE_B, ComputeDType.F16, usable, context=375)
         assert (
-            batch == 0 or serving_memory(ONE_B, DType.F16, batch, context=375).total_bytes <= usable
+            batch == 0
+            or serving_memory(ONE_B, ComputeDType.F16, batch, context=375).total_bytes <= usable
         )
-        assert serving_memory(ONE_B, DType.F16, batch + 1, context=375).total_bytes > usable
+        assert serving_memory(ONE_B, ComputeDType.F16, batch + 1, context=375).total_bytes > usable
 
 
 # Bytes that one H200 lost to an embedded worker: torch 2.11, CUDA 13, 2026-11-23; `python -m
 # tests.bench.memory` measures again.
 MEASURED_ON_AN_H200 = (
-    ("stt-1b-en_fr", DType.F16, 1, 3245146112),
-    ("stt-1b-en_fr", DType.F16, 8, 4084006912),
-    ("stt-1b-en_fr", DType.F16, 64, 10255925248),
-    ("stt-1b-en_fr", DType.F16, 256, 31460229120),
-    ("stt-1b-en_fr", DType.F16, 400, 47386001408),
-    ("stt-1b-en_fr", DType.BF16, 1, 3245146112),
-    ("stt-1b-en_fr", DType.BF16, 8, 4084006912),
-    ("stt-1b-en_fr", DType.BF16, 64, 10255925248),
-    ("stt-1b-en_fr", DType.BF16, 256, 31460229120),
-    ("stt-1b-en_fr", DType.BF16, 400, 47386001408),
-    ("stt-1b-en_fr", DType.F32, 1, 5308743680),
-    ("stt-1b-en_fr", DType.F32, 64, 18495635456),
-    ("stt-1b-en_fr", DType.F32, 200, 46949793792),
-    ("stt-2.6b-en", DType.F16, 1, 6569132032),
-    ("stt-2.6b-en", DType.F16, 8, 7745634304),
-    ("stt-2.6b-en", DType.F16, 64, 16671113216),
-    ("stt-2.6b-en", DType.F16, 256, 47335669760),
-    ("stt-2.6b-en", DType.F16, 400, 70414827520),
-    ("stt-2.6b-en", DType.BF16, 1, 6569132032),
-    ("stt-2.6b-en", DType.BF16, 64, 16635461632),
-    ("stt-2.6b-en", DType.F32, 1, 11956715520),
-    ("stt-2.6b-en", DType.F32, 64, 31317622784),
-    ("stt-2.6b-en", DType.F32, 200, 73225011200),
+    ("stt-1b-en_fr", ComputeDType.F16, 1, 3245146112),
+    ("stt-1b-en_fr", ComputeDType.F16, 8, 4084006912),
+    ("stt-1b-en_fr", ComputeDType.F16, 64, 10255925248),
+    ("stt-1b-en_fr", ComputeDType.F16, 256, 31460229120),
+    ("stt-1b-en_fr", ComputeDType.F16, 400, 47386001408),
+    ("stt-1b-en_fr", ComputeDType.BF16, 1, 3245146112),
+    ("stt-1b-en_fr", ComputeDType.BF16, 8, 4084006912),
+    ("stt-1b-en_fr", ComputeDType.BF16, 64, 10255925248),
+    ("stt-1b-en_fr", ComputeDType.BF16, 256, 31460229120),
+    ("stt-1b-en_fr", ComputeDType.BF16, 400, 47386001408),
+    ("stt-1b-en_fr", ComputeDType.F32, 1, 5308743680),
+    ("stt-1b-en_fr", ComputeDType.F32, 64, 18495635456),
+    ("stt-1b-en_fr", ComputeDType.F32, 200, 46949793792),
+    ("stt-2.6b-en", ComputeDType.F16, 1, 6569132032),
+    ("stt-2.6b-en", ComputeDType.F16, 8, 7745634304),
+    ("stt-2.6b-en", ComputeDType.F16, 64, 16671113216),
+    ("stt-2.6b-en", ComputeDType.F16, 256, 47335669760),
+    ("stt-2.6b-en", ComputeDType.F16, 400, 70414827520),
+    ("stt-2.6b-en", ComputeDType.BF16, 1, 6569132032),
+    ("stt-2.6b-en", ComputeDType.BF16, 64, 16635461632),
+    ("stt-2.6b-en", ComputeDType.F32, 1, 11956715520),
+    ("stt-2.6b-en", ComputeDType.F32, 64, 31317622784),
+    ("stt-2.6b-en", ComputeDType.F32, 200, 73225011200),
 )
 
 
 @pytest.mark.parametrize(("model", "dtype", "batch", "used_bytes"), MEASURED_ON_AN_H200)
 def test_the_embedded_workers_memory_is_what_a_card_measured(
-    model: str, dtype: DType, batch: int, used_bytes: int
+    model: str, dtype: ComputeDType, batch: int, used_bytes: int
 ) -> None:
     """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost."""
     lm = STT_MODELS[model].shape
@@ -136,9 +137,9 @@ def test_the_embedded_workers_speech_takes_what_a_card_measured(
     dtype.
     """
     for dtype, used_bytes in (
-        (DType.F16, half_bytes),
-        (DType.BF16, half_bytes),
-        (DType.F32, full_bytes),
+        (ComputeDType.F16, half_bytes),
+        (ComputeDType.BF16, half_bytes),
+        (ComputeDType.F32, full_bytes),
     ):
         planned = serving_memory(TTS, dtype, batch, runtime=Runtime.EMBEDDED, n_q=n_q).total_bytes
         assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
@@ -148,7 +149,7 @@ def test_a_speaking_models_weights_and_caches_are_exact() -> None:
     """Weights are those of the published file but for one tensor that nobody reads; a slot's caches
     are the derived figures.
     """
-    one, two = (serving_memory(TTS, DType.F16, slots) for slots in (1, 2))
+    one, two = (serving_memory(TTS, ComputeDType.F16, slots) for slots in (1, 2))
     unread_bytes = 1024 * 128 * 2
     assert (
         one.weights_bytes + one.depformer_weights_bytes
@@ -165,7 +166,7 @@ def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> No
     stays; moshi-server loads all the same.
     """
     splits = [
-        serving_memory(TTS, DType.F16, 4, runtime=Runtime.EMBEDDED, n_q=n_q)
+        serving_memory(TTS, ComputeDType.F16, 4, runtime=Runtime.EMBEDDED, n_q=n_q)
         for n_q in (8, 16, 24, 32)
     ]
     assert sorted({split.depformer_weights_bytes for split in splits}) == [
@@ -177,7 +178,9 @@ def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> No
         )
         == 1
     )
-    assert serving_memory(TTS, DType.BF16, 4, n_q=8) == serving_memory(TTS, DType.BF16, 4, n_q=32)
+    assert serving_memory(TTS, ComputeDType.BF16, 4, n_q=8) == serving_memory(
+        TTS, ComputeDType.BF16, 4, n_q=32
+    )
 
 
 def test_guidance_takes_every_cache_twice() -> None:
@@ -188,7 +191,7 @@ def test_guidance_takes_every_cache_twice() -> None:
         TTS, conditioners=tuple(one for one in TTS.conditioners if one.name != "cfg")
     )
     once, twice = (
-        serving_memory(shape, DType.F16, 4, runtime=Runtime.EMBEDDED)
+        serving_memory(shape, ComputeDType.F16, 4, runtime=Runtime.EMBEDDED)
         for shape in (TTS, undistilled)
     )
     for part in ("kv_bytes", "cross_kv_bytes", "depformer_state_bytes"):
@@ -222,7 +225,7 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
         VOICE_POSITIONS * 2 * TTS.lm.num_layers * TTS.lm.d_model * 2,
     )
     lm.init_state(rings)
-    split = serving_memory(TTS, DType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q)
+    split = serving_memory(TTS, ComputeDType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q)
     zeros = TTS.lm.d_model * 2  # of the audio and the text tables
     assert split.weights_bytes == 2 * (held["rest"] - zeros) + 4 * held["conditioning"]
     tables = (
@@ -241,8 +244,8 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
-def test_the_plan_counts_the_state_that_the_engine_takes(dtype: DType) -> None:
+@pytest.mark.parametrize("dtype", [ComputeDType.F16, ComputeDType.F32])
+def test_the_plan_counts_the_state_that_the_engine_takes(dtype: ComputeDType) -> None:
     """All slots' streaming state of the whole engine, but for a few kilobytes of numbers a slot."""
     torch = pytest.importorskip("torch", reason="the worker extra is not installed")
     from dsmops.worker.models.device import TORCH_DTYPES
@@ -268,12 +271,12 @@ def test_the_plan_counts_the_state_that_the_engine_takes(dtype: DType) -> None:
 )
 def test_moshi_servers_measured_memory_is_met(slots: int, measured_mib: int) -> None:
     """The 1B in f16 under moshi-server 0.6.4 on an H200, within 3 %."""
-    total = serving_memory(ONE_B, DType.F16, slots).total_bytes
+    total = serving_memory(ONE_B, ComputeDType.F16, slots).total_bytes
     assert total / MIB == pytest.approx(measured_mib, rel=0.03)
 
 
 @pytest.mark.parametrize(("slots", "measured_mib"), [(1, 5017), (32, 10693), (64, 16445)])
 def test_the_python_modules_measured_memory_is_met(slots: int, measured_mib: int) -> None:
     """The TTS 1.6B in moshi-server's Py module on an H200, 24 codebooks, within 3 %."""
-    total = serving_memory(TTS, DType.BF16, slots, n_q=24).total_bytes
+    total = serving_memory(TTS, ComputeDType.BF16, slots, n_q=24).total_bytes
     assert total / MIB == pytest.approx(measured_mib, rel=0.03)

@@ -8,7 +8,7 @@ from dsmops.config.memory import serving_memory
 from dsmops.config.plan import CAUTIOUS_BATCH_SIZE, LimitedBy, TimeBasis, plan_serving
 from dsmops.config.timing import StepPoint, StepProfile
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.models import MODELS
 
@@ -58,7 +58,7 @@ def test_a_measured_profile_replaces_the_estimate() -> None:
     profile = StepProfile(
         "card",
         ONE_B.name,
-        DType.F16,
+        ComputeDType.F16,
         "moshi-server",
         (StepPoint(1, 25), StepPoint(8, 60), StepPoint(9, 85)),
     )
@@ -89,7 +89,12 @@ def test_an_unknown_card_is_planned_cautiously() -> None:
 
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    [("7.5", DType.F16), ("6.1", DType.F32), ("8.9", DType.BF16), ("7.0", DType.F16)],
+    [
+        ("7.5", ComputeDType.F16),
+        ("6.1", ComputeDType.F32),
+        ("8.9", ComputeDType.BF16),
+        ("7.0", ComputeDType.F16),
+    ],
 )
 def test_the_dtype_follows_the_architecture(capability, dtype) -> None:
     """bf16 from Ampere, f16 on Volta and Turing, f32 on consumer Pascal."""
@@ -125,7 +130,7 @@ def test_a_slow_estimate_warns_but_does_not_forbid() -> None:
 @pytest.mark.parametrize(
     ("device", "arguments", "words"),
     [
-        (card(), {"dtype": DType.BF16}, "no bf16"),
+        (card(), {"dtype": ComputeDType.BF16}, "no bf16"),
         (card(capability=""), {}, "capability"),
         (card(), {"context": 0x1000}, "context"),
         (card(), {"context": 0}, "context"),
@@ -145,7 +150,7 @@ def test_what_cannot_work_is_refused(device, arguments, words) -> None:
     ("device", "arguments", "words"),
     [
         (card(), {}, "no bf16 arithmetic"),
-        (card("8.6"), {"dtype": DType.F16}, "not f16"),
+        (card("8.6"), {"dtype": ComputeDType.F16}, "not f16"),
         (card("8.6"), {"context": 250}, "config.json"),
         (card("8.6"), {"n_q": 33}, "--n-q 33 is invalid"),
         (card("8.6"), {"n_q": 0}, "--n-q 0 is invalid"),
@@ -168,7 +173,7 @@ def test_an_old_card_speaks_through_the_embedded_worker() -> None:
         plan_serving(card(), TTS)
     assert "--runtime embedded" in caught.value.hint
     plans = [plan_serving(card(), TTS, runtime=Runtime.EMBEDDED, n_q=n_q) for n_q in (32, 24, 8)]
-    assert {plan.dtype for plan in plans} == {DType.F16}
+    assert {plan.dtype for plan in plans} == {ComputeDType.F16}
     assert plans[0].batch_size <= plans[1].batch_size < plans[2].batch_size
     assert all(plan.memory.total_bytes <= plan.usable_bytes for plan in plans)
     assert not any("sounds worse" in note for note in plans[0].notes)
@@ -192,7 +197,7 @@ def test_a_speaking_plan_says_what_fewer_codebooks_would_change() -> None:
 def test_moshi_servers_tts_module_is_planned_as_measured() -> None:
     """On a card with bf16 its memory is told, and on what card it was measured."""
     plan = plan_serving(card("8.6", gib=24), TTS)
-    assert plan.dtype is DType.BF16
+    assert plan.dtype is ComputeDType.BF16
     assert plan.fits
     assert any("measured on one H200" in note for note in plan.notes)
     assert any("type Tts" in note and "no released file" in note for note in plan.notes)
@@ -210,7 +215,7 @@ def test_a_speaking_model_that_does_not_fit_is_offered_fewer_codebooks() -> None
 def test_a_shorter_context_saves_exactly_its_cache() -> None:
     """Halving the context halves the KV cache and nothing else."""
     full, half = (
-        serving_memory(ONE_B.shape, DType.F16, 4, context=context) for context in (750, 375)
+        serving_memory(ONE_B.shape, ComputeDType.F16, 4, context=context) for context in (750, 375)
     )
     assert full.kv_bytes == 2 * half.kv_bytes
     assert full.total_bytes - half.total_bytes == half.kv_bytes

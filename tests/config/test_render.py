@@ -16,7 +16,7 @@ from dsmops.config.load import parse_config
 from dsmops.config.render import ConfigSettings, diff, generate_api_key, own_api_keys, render
 from dsmops.config.schema import ServerVersion
 from dsmops.devices import ComputeCapability, Device
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import ConfigError, InputError
 from dsmops.findings import Severity
 from dsmops.shipped import shipped_folder
@@ -27,7 +27,7 @@ ALL = ConfigSettings(
     lm_model_file="assets/fp16/stt.fp16.safetensors",
     text_tokenizer_file='odd "name".model',
     audio_tokenizer_file="C:\\mimi.safetensors",
-    dtype_override=DType.F16,
+    dtype_override=ComputeDType.F16,
     batch_size=22,
     context=375,
     authorized_ids=("a-key-of-our-own", "and-another-one"),
@@ -100,7 +100,7 @@ def test_a_new_override_stands_below_the_batch_size_and_says_why() -> None:
     """The line that decides everything on Turing is next to the other one that operators change."""
     text = render(
         text_of(shipped_folder("configs") / "config-stt-en_fr-hf.toml"),
-        ConfigSettings(dtype_override=DType.F16),
+        ConfigSettings(dtype_override=ComputeDType.F16),
     )
     lines = text.splitlines()
     batch = next(index for index, line in enumerate(lines) if line.startswith("batch_size"))
@@ -143,7 +143,10 @@ def test_a_key_finds_its_place_in_any_layout(text: str) -> None:
     """
     values = tomllib.loads(
         render(
-            text, ConfigSettings(dtype_override=DType.F32, authorized_ids=("key",), log_dir="logs")
+            text,
+            ConfigSettings(
+                dtype_override=ComputeDType.F32, authorized_ids=("key",), log_dir="logs"
+            ),
         )
     )
     assert values["modules"]["asr"]["dtype_override"] == "f32"
@@ -168,7 +171,9 @@ def test_lines_that_are_not_meant_stay_in_any_document(
         "  batch_size = 4 # streams",
     ]
     template = newline.join([head + body, "[modules.asr]", *keys]) + (newline if ends else "")
-    text = render(template, ConfigSettings(batch_size=8, log_dir="new", dtype_override=DType.F16))
+    text = render(
+        template, ConfigSettings(batch_size=8, log_dir="new", dtype_override=ComputeDType.F16)
+    )
     wanted = tomllib.loads(template)
     wanted["modules"]["asr"] |= {"batch_size": 8, "dtype_override": "f16"}
     wanted["log_dir"] = "new"
@@ -191,7 +196,7 @@ def test_settings_that_no_module_takes_are_refused() -> None:
     """
     tts = text_of(shipped_folder("configs") / "config-tts.toml")
     with pytest.raises(InputError, match="no dtype_override"):
-        render(tts, ConfigSettings(dtype_override=DType.F16))
+        render(tts, ConfigSettings(dtype_override=ComputeDType.F16))
     with pytest.raises(InputError, match="no n_q"):
         render(text_of(STT[0]), ConfigSettings(n_q=8))
     assert (
@@ -263,7 +268,7 @@ def test_a_rendered_config_lints_clean_on_turing(path: Path) -> None:
     text = render(
         text_of(path),
         ConfigSettings(
-            dtype_override=DType.F16, batch_size=8, authorized_ids=(generate_api_key(),)
+            dtype_override=ComputeDType.F16, batch_size=8, authorized_ids=(generate_api_key(),)
         ),
     )
     report = lint(

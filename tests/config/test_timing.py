@@ -20,7 +20,7 @@ from dsmops.config.timing import (
     read_profile,
 )
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError, SourceError
 from dsmops.models import MODELS, STT_MODELS, TTS_MODELS
 
@@ -50,7 +50,7 @@ def test_a_profile_is_linear_between_points_and_silent_beyond_them() -> None:
     beyond the last it is unknown.
     """
     profile = StepProfile(
-        "T4", "m", DType.F16, "r", (StepPoint(4, 30), StepPoint(8, 50), StepPoint(16, 90))
+        "T4", "m", ComputeDType.F16, "r", (StepPoint(4, 30), StepPoint(8, 50), StepPoint(16, 90))
     )
     assert [profile.step_p99_ms(batch) for batch in (1, 4, 6, 8, 12, 16, 17)] == [
         30,
@@ -74,20 +74,20 @@ H200 = Device(
 @pytest.mark.parametrize(
     ("dtype", "batch_size", "measured_ms"),
     [
-        (DType.F16, 1, 14.5),
-        (DType.F16, 8, 13.1),
-        (DType.F16, 64, 13.7),
-        (DType.F16, 256, 32.0),
-        (DType.F16, 400, 48.2),
-        (DType.F16, 560, 63.9),
-        (DType.F16, 700, 79.0),
-        (DType.BF16, 1, 14.5),
-        (DType.BF16, 8, 16.9),
-        (DType.BF16, 64, 16.6),
+        (ComputeDType.F16, 1, 14.5),
+        (ComputeDType.F16, 8, 13.1),
+        (ComputeDType.F16, 64, 13.7),
+        (ComputeDType.F16, 256, 32.0),
+        (ComputeDType.F16, 400, 48.2),
+        (ComputeDType.F16, 560, 63.9),
+        (ComputeDType.F16, 700, 79.0),
+        (ComputeDType.BF16, 1, 14.5),
+        (ComputeDType.BF16, 8, 16.9),
+        (ComputeDType.BF16, 64, 16.6),
     ],
 )
 def test_moshi_servers_measured_steps_are_met(
-    dtype: DType, batch_size: int, measured_ms: float
+    dtype: ComputeDType, batch_size: int, measured_ms: float
 ) -> None:
     """The table measured on an H200 with moshi-server 0.6.4 is reproduced within a tenth."""
     assert estimate_step_ms(LM, dtype, batch_size, H200) == pytest.approx(measured_ms, rel=0.1)
@@ -95,7 +95,7 @@ def test_moshi_servers_measured_steps_are_met(
 
 def test_the_planned_batch_of_an_h200_is_the_measured_one() -> None:
     """Measured, 560 slots take 63.9 ms; planned are as many within 64 ms, give or take 3 %."""
-    assert estimate_largest_batch(LM, DType.F16, H200) == pytest.approx(560, rel=0.03)
+    assert estimate_largest_batch(LM, ComputeDType.F16, H200) == pytest.approx(560, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_published_steps_of_other_cards_are_this_far_off(
         compute_capability=ComputeCapability(*capability),
         memory_bandwidth_bytes_per_s=bandwidth,
     )
-    estimated = estimate_step_ms(STT_MODELS[name].shape, DType.F16, batch_size, card)
+    estimated = estimate_step_ms(STT_MODELS[name].shape, ComputeDType.F16, batch_size, card)
     assert estimated == pytest.approx(published_ms, rel=off)
 
 
@@ -128,7 +128,7 @@ def test_published_steps_of_other_cards_are_this_far_off(
 def test_the_python_modules_measured_steps_are_met(texts: int, measured_ms: float) -> None:
     """moshi-server's Py module on an H200 with 24 codebooks, within a tenth."""
     shape = TTS_MODELS["tts-1.6b-en_fr"].shape
-    estimated = estimate_step_ms(shape, DType.BF16, texts, H200, n_q=24)
+    estimated = estimate_step_ms(shape, ComputeDType.BF16, texts, H200, n_q=24)
     assert estimated == pytest.approx(measured_ms, rel=0.1)
 
 
@@ -141,7 +141,7 @@ def test_the_estimate_for_speaking_is_near_the_workers_own_times(
     """The embedded worker on the same card, 32 codebooks in f16: within a twentieth."""
     shape = MODELS["tts-1.6b-en_fr"].shape
     estimated = estimate_step_ms(
-        shape, DType.F16, batch_size, device(4_800_000_000_000), runtime=Runtime.EMBEDDED
+        shape, ComputeDType.F16, batch_size, device(4_800_000_000_000), runtime=Runtime.EMBEDDED
     )
     assert estimated == pytest.approx(measured_ms, rel=0.05)
 
@@ -152,13 +152,13 @@ def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
     """
     shape, card = MODELS["tts-1.6b-en_fr"].shape, device(320_000_000_000)
     steps = [
-        estimate_step_ms(shape, DType.F16, 4, card, runtime=Runtime.EMBEDDED, n_q=n_q)
+        estimate_step_ms(shape, ComputeDType.F16, 4, card, runtime=Runtime.EMBEDDED, n_q=n_q)
         for n_q in (8, 16, 24, 32)
     ]
     gains = [after - before for before, after in pairwise(steps)]
     assert gains == pytest.approx([gains[0]] * 3)
     assert gains[0] > 8 * 92_274_688 / 320_000_000_000 * 1000
-    assert estimate_step_ms(shape, DType.F16, 4, card, runtime=Runtime.EMBEDDED) == steps[-1]
+    assert estimate_step_ms(shape, ComputeDType.F16, 4, card, runtime=Runtime.EMBEDDED) == steps[-1]
 
 
 def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() -> None:
@@ -166,23 +166,27 @@ def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() 
     edge of the budget.
     """
     slow, fast = device(320_000_000_000), device(900_000_000_000)
-    assert estimate_step_ms(LM, DType.F16, 8, slow) > estimate_step_ms(LM, DType.F16, 7, slow)
-    assert estimate_step_ms(LM, DType.F16, 8, fast) < estimate_step_ms(LM, DType.F16, 8, slow)
-    assert estimate_step_ms(LM, DType.F16, 8, slow, context=375) < estimate_step_ms(
-        LM, DType.F16, 8, slow
+    assert estimate_step_ms(LM, ComputeDType.F16, 8, slow) > estimate_step_ms(
+        LM, ComputeDType.F16, 7, slow
     )
-    edge = estimate_largest_batch(LM, DType.F16, slow)
+    assert estimate_step_ms(LM, ComputeDType.F16, 8, fast) < estimate_step_ms(
+        LM, ComputeDType.F16, 8, slow
+    )
+    assert estimate_step_ms(LM, ComputeDType.F16, 8, slow, context=375) < estimate_step_ms(
+        LM, ComputeDType.F16, 8, slow
+    )
+    edge = estimate_largest_batch(LM, ComputeDType.F16, slow)
     assert (
-        estimate_step_ms(LM, DType.F16, edge, slow)
+        estimate_step_ms(LM, ComputeDType.F16, edge, slow)
         <= BUDGET_MS
-        < estimate_step_ms(LM, DType.F16, edge + 1, slow)
+        < estimate_step_ms(LM, ComputeDType.F16, edge + 1, slow)
     )
 
 
 def test_without_bandwidth_there_is_no_estimate() -> None:
     """A card of unknown bandwidth gets no number rather than a wrong one."""
-    assert estimate_step_ms(LM, DType.F16, 1, device(None)) is None
-    assert estimate_largest_batch(LM, DType.F16, device(None)) is None
+    assert estimate_step_ms(LM, ComputeDType.F16, 1, device(None)) is None
+    assert estimate_largest_batch(LM, ComputeDType.F16, device(None)) is None
 
 
 def test_a_profile_file_is_found_by_what_it_measured(tmp_path: Path) -> None:
@@ -190,11 +194,11 @@ def test_a_profile_file_is_found_by_what_it_measured(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({**GOOD, "device_name": "Tesla V100"}))
     (tmp_path / "b.json").write_text(json.dumps(GOOD))
     (tmp_path / "c.json").write_text(json.dumps({**GOOD, "n_q": 24}))
-    wanted = ("Tesla T4", "stt-1b-en_fr", DType.F16, "moshi-server", None)
+    wanted = ("Tesla T4", "stt-1b-en_fr", ComputeDType.F16, "moshi-server", None)
     assert find_profile(tmp_path, wanted) == read_profile(tmp_path / "b.json")
     assert find_profile(tmp_path, (*wanted[:4], 24)) == read_profile(tmp_path / "c.json")
     assert find_profile(tmp_path, (*wanted[:4], 16)) is None
-    assert find_profile(tmp_path, (*wanted[:2], DType.F32, *wanted[3:])) is None
+    assert find_profile(tmp_path, (*wanted[:2], ComputeDType.F32, *wanted[3:])) is None
     assert find_profile(tmp_path / "none", wanted) is None
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.devices import ComputeCapability
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.gpu import choose, simulate
 from dsmops.gpu.simulation import parse_spec
@@ -85,7 +85,7 @@ def test_ordinals_follow_the_order_given() -> None:
     assert [each.device.cuda_ordinal for each in report.visible] == [0, 1]
     assert choose(report).name == "NVIDIA L4"
     assert choose(report, 1).name == "Tesla T4"
-    assert report.visible[1].verdict.serving_dtype is DType.F16
+    assert report.visible[1].verdict.serving_dtype is ComputeDType.F16
     assert report.source == "simulated"
 
 

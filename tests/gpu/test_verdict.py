@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dsmops.devices import ComputeCapability
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.gpu.torch_build import TorchKernels
 from dsmops.gpu.verdict import ARCHITECTURES, CUDA_NOT_FOUND, Conversion, judge, plan_build
 
-F32, F16, BF16 = DType.F32, DType.F16, DType.BF16
+F32, F16, BF16 = ComputeDType.F32, ComputeDType.F16, ComputeDType.BF16
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,11 @@ F32, F16, BF16 = DType.F32, DType.F16, DType.BF16
     ],
 )
 def test_dtypes_of_every_generation(
-    sm: str, family: str, native: tuple[DType, ...], serving: DType, conversion: Conversion
+    sm: str,
+    family: str,
+    native: tuple[ComputeDType, ...],
+    serving: ComputeDType,
+    conversion: Conversion,
 ) -> None:
     """Each generation has its native dtypes, its serving dtype, and a dtype_override exactly where
     bf16 fails.

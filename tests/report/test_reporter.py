@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.devices import ComputeCapability
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.report import Reporter, Table
 from dsmops.report.document import to_json
@@ -129,7 +129,7 @@ def test_a_name_in_no_encoding_can_be_shown(capfdbinary: pytest.CaptureFixture[b
 def test_values_become_json() -> None:
     """Paths, enums, times and nested containers have one spelling each."""
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert to_json({"p": Path("/a"), "d": DType.F16, "t": when, "n": None, "s": {2, 1}}) == {
+    assert to_json({"p": Path("/a"), "d": ComputeDType.F16, "t": when, "n": None, "s": {2, 1}}) == {
         "p": "/a",
         "d": "F16",
         "t": "2026-01-02T03:04:05Z",

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsmops.checkpoint.dtypes import ITEM_BITS
 from dsmops.checkpoint.header import TensorInfo, render_header
+from dsmops.dtypes import StorageDType
 from dsmops.files import replace_atomically
 from dsmops.progress import SILENT, Progress
 
@@ -72,8 +72,9 @@ def planned_tensors(tensors: Layout) -> list[TensorInfo]:
     """
     entries, reached = [], 0
     for name, (dtype, shape) in tensors.items():
-        nbytes = math.prod(shape) * ITEM_BITS[dtype] // 8
-        entries.append(TensorInfo(name, dtype, shape, reached, reached + nbytes))
+        stored = StorageDType[dtype]
+        nbytes = math.prod(shape) * stored.bits // 8
+        entries.append(TensorInfo(name, stored, shape, reached, reached + nbytes))
         reached += nbytes
     return entries
 

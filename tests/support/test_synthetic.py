@@ -7,7 +7,7 @@ import pytest
 
 from dsmops.checkpoint import identify, open_checkpoint, read_header, scan
 from dsmops.checkpoint.header import render_header
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.models import MODELS
 from tests.support.checkpoints import read_file
 from tests.support.synthetic import POOL_ELEMENTS, planned_tensors, write_checkpoint
@@ -56,7 +56,7 @@ def test_values_look_trained(tmp_path: Path) -> None:
             "f": ("F16", (1000, 64)),
         },
     )
-    report = scan(open_checkpoint(path), DType.F16)
+    report = scan(open_checkpoint(path), StorageDType.F16)
     assert report.totals.overflowed == 0
     assert 0 < report.totals.rounded < report.totals.elements // 1000
     weights, norms = report.tensors
@@ -75,7 +75,7 @@ def test_patterns_are_planted_where_they_were_asked_for(tmp_path: Path) -> None:
     write_checkpoint(path, {"w": ("BF16", (last + 1,))}, plant={"w": {0: 0x7FC0, last: 0x47C0}})
     data = np.frombuffer(read_file(path)[0]["w"][2], "<u2")
     assert (data[0], data[last]) == (0x7FC0, 0x47C0)
-    (loss,) = scan(open_checkpoint(path), DType.F16).tensors
+    (loss,) = scan(open_checkpoint(path), StorageDType.F16).tensors
     assert (loss.nan, loss.overflowed) == (1, 1)
 
 

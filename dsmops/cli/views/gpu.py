@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import PurePath
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.findings import Severity
 from dsmops.gpu import DeviceReport, DeviceState, GpuReport
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels
@@ -124,8 +124,8 @@ def _details(alike: list[DeviceReport], torch: TorchBuild | None) -> Iterator[st
     yield ""
 
 
-def _conversion(serving: DType | None) -> str:
-    if serving is DType.F16:
+def _conversion(serving: ComputeDType | None) -> str:
+    if serving is ComputeDType.F16:
         return (
             "recommended: proves that every weight fits f16, and loads without casts; the server"
             " can also cast while loading"
@@ -176,7 +176,7 @@ def _next_commands(report: GpuReport) -> Iterator[str]:
     yield f"dsmops plan{where}"
     yield (
         f"dsmops prep-sm75{where}"
-        if taken.verdict.serving_dtype is DType.F16
+        if taken.verdict.serving_dtype is ComputeDType.F16
         else f"dsmops make-config{where}"
     )
     for each in others:

@@ -12,26 +12,24 @@ from dsmops.config.load import Config
 from dsmops.config.memory import MemorySplit, largest_batch, serving_memory
 from dsmops.config.modules import Module, modules
 from dsmops.config.plan import default_reserve_bytes
-from dsmops.config.schema import MODULES
+from dsmops.config.schema import MODULES, SERVER_DTYPES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import FRAME_MS, Shape
 from dsmops.units import size
-
-_CANDLE_NAMES = {dtype.candle_name: dtype for dtype in DType}
 
 
 def dtype_words(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
     """Report `dtype_override` values that load and fail later."""
     for module in _with_lm(config):
         text = module.text("dtype_override")
-        if text is None or text in _CANDLE_NAMES:
+        if text is None or text in SERVER_DTYPES:
             continue
         try:
-            hint = f'Write "{DType.parse(text).candle_name}".'
+            hint = f'Write "{ComputeDType.parse(text).candle_name}".'
         except ValueError:
-            hint = f"Use one of {', '.join(_CANDLE_NAMES)}."
+            hint = f"Use one of {', '.join(SERVER_DTYPES)}."
         message = (
             f'dtype_override = "{text}" loads, and the module then fails to start; names are lower'
             " case and short"
@@ -58,7 +56,7 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
                 )
                 yield finding(config, "dtype-override-missing", module.where(), message, hint)
             continue
-        dtype = _CANDLE_NAMES.get(module.text("dtype_override") or "")
+        dtype = _overriding_dtype(module)
         if dtype is not None:
             for code, message in _unsuited(dtype, device, capability):
                 hint = f'"{capability.serving_dtype.candle_name}" suits this device.'
@@ -89,10 +87,10 @@ def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
 
 
 def _unsuited(
-    dtype: DType, device: Device, capability: ComputeCapability
+    dtype: ComputeDType, device: Device, capability: ComputeCapability
 ) -> Iterator[tuple[str, str]]:
     best = capability.serving_dtype
-    if dtype is DType.BF16 and not capability.native_bf16:
+    if dtype is ComputeDType.BF16 and not capability.native_bf16:
         yield (
             "bf16-on-old-device",
             (
@@ -100,7 +98,7 @@ def _unsuited(
                 " sends Ready"
             ),
         )
-    elif dtype is DType.F16 and not capability.has_f16_kernels:
+    elif dtype is ComputeDType.F16 and not capability.has_f16_kernels:
         yield (
             "no-f16-kernels",
             (
@@ -108,9 +106,9 @@ def _unsuited(
                 " sends Ready"
             ),
         )
-    elif dtype is DType.F16 and best is DType.F32:
+    elif dtype is ComputeDType.F16 and best is ComputeDType.F32:
         yield "slow-f16", f"f16 arithmetic on {device.label} crawls, at 1/64 of the f32 rate"
-    elif dtype is DType.F16 and best is DType.BF16:
+    elif dtype is ComputeDType.F16 and best is ComputeDType.BF16:
         yield (
             "f16-on-bf16-device",
             (
@@ -118,7 +116,7 @@ def _unsuited(
                 " saves nothing"
             ),
         )
-    elif dtype is DType.F32 and best is not DType.F32:
+    elif dtype is ComputeDType.F32 and best is not ComputeDType.F32:
         yield (
             "costly-f32",
             f"f32 takes twice the memory of {best.candle_name}, and more time, on {device.label}",
@@ -234,7 +232,7 @@ class _Served:
 
     module: Module
     shape: Shape
-    dtype: DType
+    dtype: ComputeDType
     slots: int
     runtime: Runtime = Runtime.MOSHI_SERVER
     n_q: int | None = None
@@ -255,9 +253,9 @@ def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
         model = tts.published_model(module, facts)
         if slots is not None and n_q is not None and model is not None:
             capability = facts.device.compute_capability if facts.device else None
-            dtype = capability.serving_dtype if capability else DType.BF16
+            dtype = capability.serving_dtype if capability else ComputeDType.BF16
             # Where moshi-server's script cannot, the embedded worker serves the same file.
-            runtime = Runtime.MOSHI_SERVER if dtype is DType.BF16 else Runtime.EMBEDDED
+            runtime = Runtime.MOSHI_SERVER if dtype is ComputeDType.BF16 else Runtime.EMBEDDED
             yield _Served(module, model.shape, dtype, slots, runtime, n_q)
 
 
@@ -300,13 +298,15 @@ def _with_lm(config: Config) -> tuple[Module, ...]:
     return tuple(module for module in modules(config) if module.has_lm)
 
 
-def _served_dtype(module: Module) -> DType | None:
+def _served_dtype(module: Module) -> ComputeDType | None:
     """Return the dtype on a GPU: bf16 unless overridden, None for a word the server cannot read."""
-    return (
-        _CANDLE_NAMES.get(module.text("dtype_override") or "")
-        if "dtype_override" in module.table
-        else DType.BF16
-    )
+    return _overriding_dtype(module) if "dtype_override" in module.table else ComputeDType.BF16
+
+
+def _overriding_dtype(module: Module) -> ComputeDType | None:
+    """Return what `dtype_override` says, None where the server cannot read it."""
+    text = module.text("dtype_override")
+    return ComputeDType.parse(text) if text in SERVER_DTYPES else None
 
 
 def _slots(module: Module) -> int | None:

@@ -14,7 +14,7 @@ from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
 from dsmops.config.schema import MODULES
 from dsmops.config.values import HUB, HUB_SNAPSHOT, resolve, source_problem
-from dsmops.dtypes import DType
+from dsmops.dtypes import StorageDType
 from dsmops.models import MIMI_TENSOR_PROBES, STT_MODELS, LmShape
 
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -316,8 +316,8 @@ def _language_model(
 def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Header) -> Findings:
     stored = {dtype for dtype, _ in header.values()}
     override = module.text("dtype_override")
-    f32 = sum(dtype == DType.F32 for dtype, _ in header.values())
-    if override == "f16" and f32 and DType.F16 in stored:
+    f32 = sum(dtype == StorageDType.F32 for dtype, _ in header.values())
+    if override == "f16" and f32 and StorageDType.F16 in stored:
         message = (
             f"{f32} of {len(header)} tensors are kept in F32, and the server casts them to f16 all"
             " the same, overflows to infinity"
@@ -329,7 +329,7 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
             message,
             'Use dtype_override = "f32" if they were kept because they overflow.',
         )
-    elif override == "f16" and stored & {DType.BF16, DType.F32}:
+    elif override == "f16" and stored & {StorageDType.BF16, StorageDType.F32}:
         message = (
             "the file is not in f16: the server casts at load, and values beyond 65,504 become"
             " infinite unseen"
@@ -341,7 +341,7 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
             message,
             "`dsmops convert` does the same once, and reports every such value.",
         )
-    elif override == "bf16" and stored == {DType.F16}:
+    elif override == "bf16" and stored == {StorageDType.F16}:
         message = (
             "the file is in f16, and the server casts it up to bf16 at load, with 3 bits less of"
             " precision"

@@ -9,7 +9,7 @@ from pathlib import Path
 from dsmops.config.plan import ServingPlan, plan_serving, planned_dtype
 from dsmops.config.timing import StepProfile, find_profile, read_profile
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.files import state_folder
 from dsmops.gpu import choose, probe, simulate
@@ -52,7 +52,7 @@ def plan_model(
     device: Device,
     *,
     runtime: Runtime = Runtime.MOSHI_SERVER,
-    dtype: DType | None = None,
+    dtype: ComputeDType | None = None,
     context: int | None = None,
     n_q: int | None = None,
     reserve_bytes: int | None = None,

@@ -17,7 +17,7 @@ from dsmops.config.render import masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
 from dsmops.devices import Device
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.files import write_text_atomically
 from dsmops.models import DEFAULT_STT, PublishedModel
@@ -36,7 +36,7 @@ class ConfigRequest:
     model: str | None = None
     template: str | None = None
     lm_model_file: str | None = None
-    dtype: DType | None = None
+    dtype: ComputeDType | None = None
     batch_size: int | None = None
     context: int | None = None
     api_key: str | None = None

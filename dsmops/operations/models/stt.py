@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dsmops.config.load import read_config
 from dsmops.config.modules import Module, modules
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import ConfigError, InputError
 from dsmops.extras import require_worker
 from dsmops.models import DEFAULT_STT, STT_MODELS, TTS_MODELS
@@ -56,7 +56,7 @@ class SttSource:
     name: str
     files: SttFiles
     config: SttConfig
-    dtype: DType | None
+    dtype: ComputeDType | None
 
 
 def find_stt(
@@ -105,7 +105,7 @@ def find_stt(
 
 
 def load_stt_source(
-    source: SttSource, *, dtype: DType | None = None, cpu: bool = False
+    source: SttSource, *, dtype: ComputeDType | None = None, cpu: bool = False
 ) -> LoadedStt:
     """Load a model in `dtype`; by default in its source's, else in the one its device serves best,
     which is f32 on a CPU.
@@ -160,7 +160,7 @@ def _of_module(path: Path, module: Module, lm: Path | None, here: Downloads) -> 
             f"{path} [modules.{module.name}]",
             files,
             config,
-            None if override is None else DType.parse(override),
+            None if override is None else ComputeDType.parse(override),
         )
     except ValueError as exc:
         raise unusable(path, module, f"dtype_override = {override!r}") from exc

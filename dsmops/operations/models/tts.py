@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dsmops.config.load import read_config
 from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import (
     CheckpointError,
     ConfigError,
@@ -156,7 +156,11 @@ def find_tts_module(path: Path, module: Module, *, progress: Progress = SILENT) 
 
 
 def load_tts_source(
-    source: TtsSource, *, dtype: DType | None = None, n_q: int | None = None, cpu: bool = False
+    source: TtsSource,
+    *,
+    dtype: ComputeDType | None = None,
+    n_q: int | None = None,
+    cpu: bool = False,
 ) -> LoadedTts:
     """Load a model in `dtype`; by default in the one its device serves best, which is f32 on a CPU.
 

@@ -20,7 +20,7 @@ from dsmops.config.modules import modules
 from dsmops.config.plan import ServingPlan, visible_to_server
 from dsmops.config.render import masked_diff
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError, TensorRangeError
 from dsmops.files import os_errors, require_free_space, write_text_atomically
 from dsmops.hub import fetch
@@ -73,7 +73,7 @@ class PrepareReport:
     outcome: Outcome
     device: Device
     model: str
-    dtype: DType
+    dtype: ComputeDType
     batch_size: int | None
     parts: tuple[Part, ...]
     serving: ServingPlan
@@ -160,9 +160,11 @@ def _require_room(plan: PreparePlan) -> None:
         require_free_space(folders[disk], need_bytes)
 
 
-def _convert(source: Path, target: Path, dtype: DType, progress: Progress) -> ConversionReport:
+def _convert(
+    source: Path, target: Path, dtype: ComputeDType, progress: Progress
+) -> ConversionReport:
     try:
-        return convert(plan_conversion(source, target, dtype), progress=progress)
+        return convert(plan_conversion(source, target, dtype.storage), progress=progress)
     except TensorRangeError as exc:
         command = (
             f"dsmops convert {quote(str(source))} clamped.safetensors --dtype {dtype.candle_name}"

@@ -16,7 +16,7 @@ from dsmops.config.render import render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
 from dsmops.devices import Device
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.errors import CheckpointError, InputError
 from dsmops.models import MODELS, PublishedModel, TtsModel, model_of_repo
 from dsmops.operations.configs.planning import find_device, plan_model
@@ -32,7 +32,7 @@ from dsmops.operations.prepare.guards import (
 from dsmops.operations.prepare.steps import Part, Step, config_part, conversion_part, file_parts
 
 LOG_FOLDER = "logs/moshi-logs/raw"
-_FOLDERS = {DType.F16: "fp16", DType.F32: "fp32", DType.BF16: "bf16"}
+_FOLDERS = {ComputeDType.F16: "fp16", ComputeDType.F32: "fp32", ComputeDType.BF16: "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class PrepareRequest:
     output: Path | None = None
     config_out: Path | None = None
     template: str | None = None
-    dtype: DType | None = None
+    dtype: ComputeDType | None = None
     batch_size: int | None = None
     api_key: str | None = None
     simulated: tuple[str, ...] = ()
@@ -209,16 +209,18 @@ def _codebooks(model: PublishedModel, config: Config) -> int | None:
 
 
 def _needs_conversion(
-    request: PrepareRequest, dtype: DType, tensors: Mapping[str, TensorInfo]
+    request: PrepareRequest, dtype: ComputeDType, tensors: Mapping[str, TensorInfo]
 ) -> bool:
     """Return whether a converted file is wanted: to f16 always, for it proves that the weights fit;
     to f32, which proves nothing and doubles the file, only when it was asked for.
     """
-    wanted = dtype is DType.F16 or (dtype is DType.F32 and request.dtype is DType.F32)
-    return wanted and any(tensor.dtype == "BF16" for tensor in tensors.values())
+    wanted = dtype is ComputeDType.F16 or (
+        dtype is ComputeDType.F32 and request.dtype is ComputeDType.F32
+    )
+    return wanted and any(tensor.dtype is StorageDType.BF16 for tensor in tensors.values())
 
 
-def _output(request: PrepareRequest, weights: Origin, dtype: DType) -> Path:
+def _output(request: PrepareRequest, weights: Origin, dtype: ComputeDType) -> Path:
     """Return the converted file's path, whether or not one is needed."""
     # A repository's files are all called model.safetensors; its own name tells more.
     local = weights.stem if isinstance(weights, Path) and weights.is_file() else ""
@@ -241,7 +243,7 @@ def _output(request: PrepareRequest, weights: Origin, dtype: DType) -> Path:
 def _own_notes(
     request: PrepareRequest,
     model: PublishedModel,
-    dtype: DType,
+    dtype: ComputeDType,
     output: Path | None,
     tensors: Mapping[str, TensorInfo],
 ) -> Iterator[str]:
@@ -249,7 +251,7 @@ def _own_notes(
         yield "Converted weights keep their licence (CC-BY 4.0)."
     elif request.output is not None:
         yield "--output is not used: nothing is converted."
-    wide = sum(tensor.dtype == "F32" for tensor in tensors.values())
+    wide = sum(tensor.dtype is StorageDType.F32 for tensor in tensors.values())
     if model.server_dtype not in {None, dtype}:
         yield (
             "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever"
@@ -261,7 +263,7 @@ def _own_notes(
             f"{wide} tensors are F32 and stay so: conditioners, which are computed in float32"
             " everywhere."
         )
-    elif wide and dtype is DType.F16:
+    elif wide and dtype is ComputeDType.F16:
         yield (
             f"{wide} tensors are F32: the server casts them to f16 while loading, unchecked; values"
             " beyond 65504 become infinite."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dsmops.checkpoint import TensorInfo, is_current, plan_conversion
 from dsmops.config.load import Config
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.models import PublishedModel
 from dsmops.operations.models.staging import Staging
 
@@ -88,7 +88,7 @@ def file_parts(staging: Staging, model: PublishedModel) -> list[Part]:
 def conversion_part(
     staging: Staging,
     output: Path | None,
-    dtype: DType,
+    dtype: ComputeDType,
     tensors: Mapping[str, TensorInfo],
     *,
     afresh: bool,
@@ -96,16 +96,16 @@ def conversion_part(
     """Return what happens to the weights: converted, already converted, or served as they are."""
     if output is None:
         reasons = {
-            DType.BF16: "the device computes bf16",
-            DType.F32: "the server casts to f32 without loss while loading",
+            ComputeDType.BF16: "the device computes bf16",
+            ComputeDType.F32: "the server casts to f32 without loss while loading",
         }
-        has_bf16 = any(tensor.dtype == "BF16" for tensor in tensors.values())
+        has_bf16 = any(tensor.dtype is StorageDType.BF16 for tensor in tensors.values())
         reason = reasons.get(dtype, "") if has_bf16 else "the file holds no bf16"
         return Part("conversion", Step.NOT_NEEDED, str(staging.weights), None, reason)
     if (
         staging.is_here
         and not afresh
-        and is_current(plan_conversion(staging.weights, output, dtype))
+        and is_current(plan_conversion(staging.weights, output, dtype.storage))
     ):
         return Part(
             "conversion",
@@ -115,7 +115,7 @@ def conversion_part(
             "made from this source by this recipe",
         )
     size_bytes = sum(
-        tensor.nbytes * (dtype.itemsize // 2 if tensor.dtype == "BF16" else 1)
+        tensor.nbytes * (dtype.itemsize // 2 if tensor.dtype is StorageDType.BF16 else 1)
         for tensor in tensors.values()
     )
     return Part("conversion", Step.CONVERT, str(output), size_bytes, f"bf16 to {dtype.candle_name}")

@@ -11,7 +11,7 @@ from dsmops.config.memory import MIB, serving_memory
 from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import DsmopsError
 from dsmops.gpu import DeviceReport, probe
 from dsmops.models import TtsShape
@@ -122,7 +122,9 @@ def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | No
         ):
             return None
         override = module.text("dtype_override")
-        dtype = DType.parse(override) if override else device.compute_capability.serving_dtype
+        dtype = (
+            ComputeDType.parse(override) if override else device.compute_capability.serving_dtype
+        )
         n_q = (
             min(module.whole("py", "n_q") or _SCRIPTS_CODEBOOKS, shape.lm.audio_codebooks)
             if isinstance(shape, TtsShape)

@@ -39,7 +39,7 @@ from dsmops.scoring import (
 )
 
 if TYPE_CHECKING:
-    from dsmops.dtypes import DType
+    from dsmops.dtypes import ComputeDType
 
 GPU_BATCH_SIZE = 32
 """Slots on a CUDA device: what the published figures were taken with."""
@@ -127,7 +127,7 @@ def evaluate(
     model: str,
     *,
     reference: Path | None = None,
-    dtype: DType | None = None,
+    dtype: ComputeDType | None = None,
     cpu: bool = False,
     batch_size: int | None = None,
     limit: int | None = None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dsmops.audio import Samples, frames, open_audio
 from dsmops.checkpoint import Checkpoint, open_checkpoint
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.errors import GpuMemoryError, InputError, SourceError
 from dsmops.extras import require_worker
 from dsmops.hub import is_hub_source, parse_source
@@ -51,7 +51,7 @@ class NumericsPlan:
     audio: Audio
     source: Path
     target: Path
-    dtype: DType
+    dtype: ComputeDType
     kept_f32: int
     same_layout: bool
     stt: SttSource
@@ -90,8 +90,8 @@ def plan_numerics(
         target=converted,
         dtype=dtype,
         kept_f32=0
-        if dtype is DType.F32
-        else sum(tensor.dtype == DType.F32 for tensor in after.tensors.values()),
+        if dtype is ComputeDType.F32
+        else sum(tensor.dtype is StorageDType.F32 for tensor in after.tensors.values()),
         same_layout=_shapes(before) == _shapes(after),
         stt=_find_model(source, model, original, progress),
     )
@@ -114,7 +114,7 @@ def compare_numerics(
 
     device, config = best_device(cpu=cpu), plan.stt.config
 
-    def follow(file: Path, dtype: DType, reference: SttLmRun | None = None) -> SttLmRun:
+    def follow(file: Path, dtype: ComputeDType, reference: SttLmRun | None = None) -> SttLmRun:
         lm = load_lm(file, config, device=device, dtype=dtype)
         progress.start(f"Computing {file.name} in {dtype}", len(codes), "steps")
         try:
@@ -129,7 +129,7 @@ def compare_numerics(
             recording = Recording(used, config, tokenizer, mimi.config.frame_samples)
             codes = encode_frames(mimi, _fed(recording), config.lm.audio_codebooks, device=device)
         del mimi
-        original = follow(plan.source, DType.F32)
+        original = follow(plan.source, ComputeDType.F32)
         converted = follow(plan.target, plan.dtype, original)
     except GpuMemoryError as exc:
         hint = "Add --cpu, or free the card: `nvidia-smi` shows what uses it."
@@ -172,18 +172,18 @@ def _only_file(checkpoint: Checkpoint) -> Path:
     return checkpoint.shards[0].path
 
 
-def _main_dtype(checkpoint: Checkpoint) -> DType:
+def _main_dtype(checkpoint: Checkpoint) -> ComputeDType:
     """Return the dtype of most weights: all are cast to it when they are served."""
-    elements: Counter[str] = Counter()
+    elements: Counter[StorageDType] = Counter()
     for tensor in checkpoint.tensors.values():
         elements[tensor.dtype] += tensor.elements
-    name = max(elements, key=elements.__getitem__, default="")
-    if name not in {dtype.value for dtype in DType}:
+    stored = max(elements, key=elements.__getitem__, default=None)
+    if stored is None or stored not in {dtype.storage for dtype in ComputeDType}:
         raise InputError(
             f"{checkpoint.path} holds no weights in f16, bf16 or f32",
             hint=f"`dsmops inspect {checkpoint.path}` shows what it holds.",
         )
-    return DType(name)
+    return ComputeDType(stored.value)
 
 
 def _find_model(source: str, model: str | None, lm: Path, progress: Progress) -> SttSource:
@@ -214,7 +214,7 @@ def _find_model(source: str, model: str | None, lm: Path, progress: Progress) ->
 
 
 def _notes(plan: NumericsPlan, audio_s: float, *, on_cpu: bool) -> Iterator[str]:
-    if on_cpu and plan.dtype is not DType.F32:
+    if on_cpu and plan.dtype is not ComputeDType.F32:
         yield (
             f"On a CPU, {plan.dtype} products are summed in float32 and rounded once; a GPU "
             f"may sum parts in between in {plan.dtype}. "

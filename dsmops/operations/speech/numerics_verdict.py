@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.worker.models.conventions import FRAMES_PER_S, LAST_SPECIAL
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Side:
     """
 
     file: Path
-    dtype: DType
+    dtype: ComputeDType
     text: str
     tokens: tuple[int, ...]
     weight_faults: tuple[WeightFault, ...]
@@ -159,7 +159,7 @@ class _Decoder(Protocol):
 def judge(
     setting: Setting,
     files: tuple[Path, Path],
-    dtype: DType,
+    dtype: ComputeDType,
     runs: tuple[SttLmRun, SttLmRun],
     logits: LogitsError,
     tokenizer: _Decoder,
@@ -183,7 +183,7 @@ def judge(
             non_finite=sum(reading.non_finite for reading in run.readings),
             compute_s=run.compute_s,
         )
-        for file, computed_in, run in zip(files, (DType.F32, dtype), runs, strict=True)
+        for file, computed_in, run in zip(files, (ComputeDType.F32, dtype), runs, strict=True)
     )
     findings = tuple(_findings(source, target, runs, places, logits))
     return NumericsReport(
@@ -298,7 +298,7 @@ def _beginning(readings: Sequence[Reading]) -> str:
 
 
 def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Finding]:
-    if target.dtype is not DType.F16:
+    if target.dtype is not ComputeDType.F16:
         return
     for scores in (True, False):
         rooms = [

@@ -26,7 +26,7 @@ from dsmops.operations.speech.synthesis_result import (
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from dsmops.dtypes import DType
+    from dsmops.dtypes import ComputeDType
     from dsmops.worker.runtime.tts.interface import TtsRequest
     from dsmops.worker.runtime.tts.machine import TtsEntry
 
@@ -61,7 +61,7 @@ class _Plan:
     skipped: str
     request: TtsRequest
     device: str
-    dtype: DType
+    dtype: ComputeDType
     n_q: int | None
 
 
@@ -71,7 +71,7 @@ def synthesize(
     model: str,
     settings: SynthesisSettings = SynthesisSettings(),
     *,
-    dtype: DType | None = None,
+    dtype: ComputeDType | None = None,
     cpu: bool = False,
     target: Path | None = None,
     progress: Progress = SILENT,
@@ -112,7 +112,7 @@ def _plan(
     settings: SynthesisSettings,
     model: str,
     *,
-    dtype: DType | None,
+    dtype: ComputeDType | None,
     cpu: bool,
     target: Path | None,
     progress: Progress,

@@ -27,7 +27,7 @@ from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from dsmops.dtypes import DType
+    from dsmops.dtypes import ComputeDType
     from dsmops.worker.models.stt import LoadedStt
     from dsmops.worker.runtime.stt.words import TimedWord, TurnEnd
 
@@ -78,7 +78,7 @@ def transcribe(
     source: Path | None,
     model: str,
     *,
-    dtype: DType | None = None,
+    dtype: ComputeDType | None = None,
     cpu: bool = False,
     prompting: Prompting = Prompting(),
     timing: str = "server",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from dsmops.devices import ComputeCapability
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import DeviceLostError, GpuMemoryError, ResourceError
 
 _SINGLE_THREAD_PARAMETERS = 20_000_000
@@ -18,11 +18,15 @@ _SINGLE_THREAD_PARAMETERS = 20_000_000
 a second thread for each made a step of the tiny test model 3.2 ms on one thread and 60 ms on two,
 on a machine with other work."""
 
-TORCH_DTYPES = {DType.BF16: torch.bfloat16, DType.F16: torch.float16, DType.F32: torch.float32}
+TORCH_DTYPES = {
+    ComputeDType.BF16: torch.bfloat16,
+    ComputeDType.F16: torch.float16,
+    ComputeDType.F32: torch.float32,
+}
 """What language models are served in."""
 
 
-def dtype_of(dtype: torch.dtype) -> DType:
+def dtype_of(dtype: torch.dtype) -> ComputeDType:
     """Return the name of one of `TORCH_DTYPES`."""
     return next(name for name, torchs in TORCH_DTYPES.items() if torchs is dtype)
 
@@ -34,12 +38,12 @@ def best_device(*, cpu: bool) -> torch.device:
     return torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda:0")
 
 
-def best_dtype(device: torch.device) -> DType:
+def best_dtype(device: torch.device) -> ComputeDType:
     """Return the dtype that `device` serves a language model in best: f32 on a CPU, by its compute
     capability on a GPU.
     """
     return (
-        DType.F32
+        ComputeDType.F32
         if device.type == "cpu"
         else ComputeCapability(*torch.cuda.get_device_capability(device)).serving_dtype
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.models import LmShape, TtsShape
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.device import TORCH_DTYPES
@@ -38,7 +38,7 @@ class NoText:
 def random_stt(
     shape: LmShape,
     device: torch.device,
-    dtype: DType,
+    dtype: ComputeDType,
     *,
     seed: int = 0,
     mimi: MimiConfig | None = None,
@@ -56,7 +56,7 @@ def random_stt(
 def random_tts(
     shape: TtsShape,
     device: torch.device,
-    dtype: DType,
+    dtype: ComputeDType,
     *,
     n_q: int | None = None,
     seed: int = 0,

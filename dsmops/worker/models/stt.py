@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
 from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm, require_codebooks
 from dsmops.worker.models.mimi import MimiEncoder
@@ -36,7 +36,7 @@ class LoadedStt:
     device: torch.device
 
     @property
-    def dtype(self) -> DType:
+    def dtype(self) -> ComputeDType:
         """Dtype of the language model."""
         return dtype_of(self.lm.dtype)
 
@@ -47,7 +47,7 @@ class LoadedStt:
 
 
 def load_stt(
-    files: SttFiles, config: SttConfig, *, device: torch.device, dtype: DType
+    files: SttFiles, config: SttConfig, *, device: torch.device, dtype: ComputeDType
 ) -> LoadedStt:
     """Load a model onto `device`, its language model cast to `dtype`.
 
@@ -77,7 +77,7 @@ def load_companions(
     return tokenizer, mimi
 
 
-def load_lm(path: Path, config: SttConfig, *, device: torch.device, dtype: DType) -> SttLm:
+def load_lm(path: Path, config: SttConfig, *, device: torch.device, dtype: ComputeDType) -> SttLm:
     """Load the language model alone, cast to `dtype`, as `load_stt` does."""
     with device_errors(device):
         return load_stt_lm(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.files import os_errors
 from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
@@ -45,7 +45,7 @@ class LoadedTts:
     device: torch.device
 
     @property
-    def dtype(self) -> DType:
+    def dtype(self) -> ComputeDType:
         """Dtype of the language model."""
         return dtype_of(self.lm.dtype)
 
@@ -85,7 +85,7 @@ def read_tts_config(path: Path) -> TtsConfig:
 
 
 def load_tts(
-    files: TtsFiles, *, device: torch.device, dtype: DType, n_q: int | None = None
+    files: TtsFiles, *, device: torch.device, dtype: ComputeDType, n_q: int | None = None
 ) -> LoadedTts:
     """Load a model onto `device`, its language model cast to `dtype`.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError, GpuMemoryError
 from dsmops.models import FRAME_MS, LmShape, Shape, TtsShape
 from dsmops.worker.models.random import random_stt, random_tts
@@ -28,7 +28,7 @@ Step = Callable[[], object]
 
 def measure_steps(
     shape: Shape,
-    dtype: DType,
+    dtype: ComputeDType,
     batch_sizes: Sequence[int],
     *,
     device_name: str,
@@ -69,7 +69,7 @@ def measure_steps(
             torch.cuda.empty_cache()
 
 
-def _hearing(shape: LmShape, device: torch.device, dtype: DType) -> Callable[[int], Step]:
+def _hearing(shape: LmShape, device: torch.device, dtype: ComputeDType) -> Callable[[int], Step]:
     model = random_stt(shape, device, dtype)
 
     def open_engine(batch_size: int) -> Step:
@@ -84,7 +84,7 @@ def _hearing(shape: LmShape, device: torch.device, dtype: DType) -> Callable[[in
 
 
 def _speaking(
-    shape: TtsShape, device: torch.device, dtype: DType, n_q: int | None
+    shape: TtsShape, device: torch.device, dtype: ComputeDType, n_q: int | None
 ) -> Callable[[int], Step]:
     model = random_tts(shape, device, dtype, n_q=n_q)
 

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import CheckpointError, ConfigError, InputError, SourceError
 from dsmops.models import MODELS
 from dsmops.operations.models.stt import find_stt, load_stt_source
@@ -50,7 +50,7 @@ def edit_json(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps(body | changes))
 
 
-def tokens_of(source: str, *, dtype: DType | None = None) -> tuple[str, int]:
+def tokens_of(source: str, *, dtype: ComputeDType | None = None) -> tuple[str, int]:
     """Load what `source` names and return the language model's dtype and how many pieces its
     tokenizer has.
     """
@@ -95,7 +95,7 @@ def test_the_configs_dtype_is_taken_unless_another_is_asked(
     """`dtype_override` decides, as for the server; an explicit dtype comes first."""
     edit_toml(tiny, "batch_size = 4", f'batch_size = 4\ndtype_override = "{override}"')
     assert tokens_of(CONFIG)[0] == dtype
-    assert tokens_of(CONFIG, dtype=DType.BF16)[0] == "torch.bfloat16"
+    assert tokens_of(CONFIG, dtype=ComputeDType.BF16)[0] == "torch.bfloat16"
 
 
 def test_the_first_of_several_modules_is_taken(tiny: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import CheckpointError, ConfigError, InputError, SourceError
 from dsmops.models import MODELS
 from dsmops.operations.models.tts import TtsDefaults, find_tts, load_tts_source, served_voices
@@ -62,7 +62,9 @@ def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
         path.resolve().parent for path in (files.lm, files.mimi, files.tokenizer, files.config)
     } == {tiny}
     assert load_tts_source(found, cpu=True).codebooks == 8
-    assert load_tts_source(found, cpu=True, dtype=DType.BF16, n_q=4).dtype is DType.BF16
+    assert (
+        load_tts_source(found, cpu=True, dtype=ComputeDType.BF16, n_q=4).dtype is ComputeDType.BF16
+    )
 
 
 def test_a_server_config_names_a_model_and_says_how_it_speaks(tiny: Path) -> None:

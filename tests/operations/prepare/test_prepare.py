@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dsmops.checkpoint import open_checkpoint
 from dsmops.cli.app import app
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import (
     CheckpointError,
     ConfigError,
@@ -194,7 +194,7 @@ def test_a_card_without_fast_f16_serves_the_original_in_f32(source: Path) -> Non
         "f32",
         str(source / "model.safetensors"),
     )
-    run(source, simulated=("gtx1060",), dtype=DType.F32)
+    run(source, simulated=("gtx1060",), dtype=ComputeDType.F32)
     output = source.parent / "out" / "tiny.fp16.safetensors"
     assert {tensor.dtype for tensor in open_checkpoint(output).tensors.values()} == {"F32"}
 

@@ -13,7 +13,7 @@ import pytest
 
 from dsmops.checkpoint import open_checkpoint
 from dsmops.devices import Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import CheckpointError, DsmopsError, InputError, SourceError
 from dsmops.findings import Severity
 from dsmops.models import MODELS
@@ -153,11 +153,13 @@ def test_a_card_with_bf16_serves_it_either_way(model: Path) -> None:
     report = run(model, simulated=("l4",), output=None, config_out=model.parent / "l4.toml")
     assert [part.step for part in report.parts if part.name == "conversion"] == [Step.NOT_NEEDED]
     assert {command.split()[0] for command in report.next_commands} == {"dsmops", "moshi-server"}
-    asked = run(model, simulated=("l4",), dtype=DType.F16, config_out=model.parent / "f16.toml")
+    asked = run(
+        model, simulated=("l4",), dtype=ComputeDType.F16, config_out=model.parent / "f16.toml"
+    )
     assert asked.serving.runtime is Runtime.EMBEDDED
     assert not any("moshi-server" in command for command in asked.next_commands)
     with pytest.raises(InputError, match="no bf16 arithmetic") as caught:
-        run(model, dtype=DType.BF16)
+        run(model, dtype=ComputeDType.BF16)
     assert "--dtype f16" in caught.value.hint
 
 
@@ -206,7 +208,7 @@ def test_the_published_model_is_planned_from_its_headers(
     assert (shown.outcome, shown.model, shown.dtype, shown.batch_size) == (
         Outcome.DRY_RUN,
         TTS.name,
-        DType.F16,
+        ComputeDType.F16,
         8,
     )
     assert shown.serving.n_q == 24

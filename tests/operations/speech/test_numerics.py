@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from dsmops import extras
 from dsmops.checkpoint import OverflowPolicy, convert, plan_conversion
 from dsmops.cli.views.numerics import show_numerics
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.errors import CheckpointError, ExtraMissingError, InputError, SourceError
 from dsmops.operations.speech import numerics
 from dsmops.operations.speech.numerics import compare_numerics, plan_numerics
@@ -61,7 +61,9 @@ def change(path: Path, name: str, at: Any, value: float, *, factor: float = 0.0)
 
 
 def converted(
-    folder: Path, policy: OverflowPolicy = OverflowPolicy.FAIL, dtype: DType = DType.F16
+    folder: Path,
+    policy: OverflowPolicy = OverflowPolicy.FAIL,
+    dtype: StorageDType = StorageDType.F16,
 ) -> Path:
     """Convert the model in `folder` and return the new file."""
     target = folder / "converted.safetensors"
@@ -89,7 +91,7 @@ def test_a_clean_conversion_says_what_the_original_says(folder: Path) -> None:
     """Yes, with room to spare, small errors, and nearly the same tokens; every figure is there."""
     report = judged(folder, converted(folder))
     assert (report.verdict, report.findings) == (Verdict.YES, ())
-    assert (report.source.dtype, report.target.dtype) == (DType.F32, DType.F16)
+    assert (report.source.dtype, report.target.dtype) == (ComputeDType.F32, ComputeDType.F16)
     assert report.audio_s == pytest.approx(2.0)
     assert report.steps == 25 + 6 + 13  # the recording, the delay of the text, the closing silence
     assert report.agreement.share > 0.8
@@ -126,7 +128,7 @@ def test_f32_differs_in_nothing(folder: Path) -> None:
     judged.
     """
     change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
-    report = judged(folder, converted(folder, dtype=DType.F32))
+    report = judged(folder, converted(folder, dtype=StorageDType.F32))
     assert report.verdict is Verdict.YES
     assert (report.logits.relative_rms or 0) < 1e-5
     assert report.agreement.same_text
@@ -251,7 +253,7 @@ def test_another_model_of_the_same_shape_is_no_conversion(folder: Path) -> None:
     other = write_tiny_stt(folder / "other", seed=1)
     report = judged(folder, other.files.lm)
     assert report.verdict is Verdict.NO
-    assert report.target.dtype is DType.BF16
+    assert report.target.dtype is ComputeDType.BF16
     assert report.agreement.first_difference_step is not None
     assert report.agreement.first_difference_s == pytest.approx(
         report.agreement.first_difference_step * 0.08

@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from safetensors.torch import load_file, save_file
 
 from dsmops.audio import write
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import CheckpointError, InputError, SourceError
 from dsmops.operations.speech.transcription import Prompting, Transcription, transcribe
 from dsmops.progress import SilentProgress
@@ -134,8 +134,8 @@ def test_the_two_timings_agree_on_the_text(folder: Path) -> None:
     assert all(word.stop_s is not None for word in python.words)
 
 
-@pytest.mark.parametrize("dtype", DType)
-def test_dtypes(folder: Path, dtype: DType) -> None:
+@pytest.mark.parametrize("dtype", ComputeDType)
+def test_dtypes(folder: Path, dtype: ComputeDType) -> None:
     """The language model runs in the dtype that was asked for, on a CPU too."""
     assert heard(folder, dtype=dtype).dtype == dtype
 

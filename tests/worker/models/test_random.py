@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.models.random import random_tts
 from dsmops.worker.runtime.tts.engine import TtsEngine
@@ -17,8 +17,8 @@ from tests.support.networks import CPU, MIMI_BODY, tts_config
 
 
 @pytest.mark.parametrize("n_q", [None, 2])
-@pytest.mark.parametrize("dtype", DType)
-def test_a_random_speaker_speaks(dtype: DType, n_q: int | None) -> None:
+@pytest.mark.parametrize("dtype", ComputeDType)
+def test_a_random_speaker_speaks(dtype: ComputeDType, n_q: int | None) -> None:
     """It generates as many codebooks as asked for, with logits of about unit size and sound, in
     every dtype; a seed repeats it.
     """

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import CheckpointError, InputError
 from dsmops.worker.models.loading import load_tts_lm
 from dsmops.worker.models.tts import load_tts
@@ -199,11 +199,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyTts:
 
 def test_whole_model(tiny: TinyTts) -> None:
     """All files of a model load, with as many codebooks as asked for."""
-    model = load_tts(tiny.files, device=CPU, dtype=DType.BF16, n_q=3)
+    model = load_tts(tiny.files, device=CPU, dtype=ComputeDType.BF16, n_q=3)
     assert (model.codebooks, model.frame_samples, model.dtype, model.device) == (
         3,
         1920,
-        DType.BF16,
+        ComputeDType.BF16,
         CPU,
     )
     assert model.config.voice_suffix == ".7e57da7a@1.safetensors"
@@ -214,7 +214,7 @@ def test_whole_model(tiny: TinyTts) -> None:
 def test_number_of_codebooks(tiny: TinyTts, n_q: int) -> None:
     """A number of codebooks that the model does not have is refused with those it has."""
     with pytest.raises(InputError, match=f"n_q = {n_q}, and the model has 1 to 8"):
-        load_tts(tiny.files, device=CPU, dtype=DType.F32, n_q=n_q)
+        load_tts(tiny.files, device=CPU, dtype=ComputeDType.F32, n_q=n_q)
 
 
 def test_files_of_different_models(tiny: TinyTts, tmp_path: Path) -> None:
@@ -233,4 +233,4 @@ def test_files_of_different_models(tiny: TinyTts, tmp_path: Path) -> None:
         (replace(tiny.files, tokenizer=tiny.files.lm), InputError, "SentencePiece"),
     ):
         with pytest.raises(error, match=words):
-            load_tts(files, device=CPU, dtype=DType.F32)
+            load_tts(files, device=CPU, dtype=ComputeDType.F32)

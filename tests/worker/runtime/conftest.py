@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.worker.models.stt import LoadedStt, load_stt
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.tiny.stt import TinyStt
@@ -31,4 +31,4 @@ def config(tiny_stt: TinyStt) -> SttConfig:
 @pytest.fixture(scope="session")
 def model(tiny_stt: TinyStt, config: SttConfig) -> LoadedStt:
     """The tiny model in float32 on the CPU."""
-    return load_stt(tiny_stt.files, config, device=torch.device("cpu"), dtype=DType.F32)
+    return load_stt(tiny_stt.files, config, device=torch.device("cpu"), dtype=ComputeDType.F32)

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from dsmops.config.plan import TimeBasis
 from dsmops.config.timing import find_profile
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError, InputError
 from dsmops.models import STT_MODELS, TTS_MODELS
 from dsmops.operations.configs import measuring as measure
@@ -48,23 +48,25 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_card_that_torch_does_not_see() -> None:
     """The error says how many devices torch sees."""
     with pytest.raises(DriverMissingError, match="and not cuda:99"):
-        list(measure_steps(LM, DType.F16, [1], device_name="cuda:99"))
+        list(measure_steps(LM, ComputeDType.F16, [1], device_name="cuda:99"))
 
 
 def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real steps, timed on the CPU, end in the state folder, where the planner finds them."""
     monkeypatch.setattr(measure, "_LADDER", (1, 2))
-    plan = plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16)
+    plan = plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=ComputeDType.F16)
     path = measure.measure_profile(plan, TINY)
     assert path.parent == profile_folder()
-    profile = find_profile(profile_folder(), ("A card", TINY.name, DType.F16, "embedded", None))
+    profile = find_profile(
+        profile_folder(), ("A card", TINY.name, ComputeDType.F16, "embedded", None)
+    )
     assert profile is not None
     assert profile.points[0].batch_size == 1
     assert (
-        plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=DType.F16).time_basis
+        plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=ComputeDType.F16).time_basis
         is TimeBasis.MEASURED
     )
-    assert plan_model(TINY, CARD, dtype=DType.F16).time_basis is TimeBasis.ESTIMATE
+    assert plan_model(TINY, CARD, dtype=ComputeDType.F16).time_basis is TimeBasis.ESTIMATE
 
 
 def test_a_speaking_models_profile_is_one_of_its_codebooks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.worker.models.stt import LoadedStt, load_lm
 from dsmops.worker.models.stt_config import SttConfig
 from dsmops.worker.models.stt_lm import SttLm
@@ -61,7 +61,7 @@ def spoilt(
     tiny_stt: TinyStt,
     config: SttConfig,
     folder: Path,
-    dtype: DType,
+    dtype: ComputeDType,
     **values: tuple[tuple[int, ...], float],
 ) -> SttLm:
     """Load the tiny model with single weights changed.
@@ -164,9 +164,9 @@ def test_text_that_was_told_is_heard(model: LoadedStt, codes: Tensor, original: 
     assert (compare_logits(original, other).rms or 0) > 0.1
 
 
-@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+@pytest.mark.parametrize("dtype", [ComputeDType.F16, ComputeDType.BF16])
 def test_errors_of_16_bits_are_within_the_table(
-    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, original: SttLmRun, dtype: DType
+    tiny_stt: TinyStt, config: SttConfig, codes: Tensor, original: SttLmRun, dtype: ComputeDType
 ) -> None:
     """The largest error is what the tolerances allow for logits of this size.
 
@@ -178,7 +178,7 @@ def test_errors_of_16_bits_are_within_the_table(
             load_lm(tiny_stt.files.lm, config, device=CPU, dtype=dtype), codes, reference=original
         ),
     )
-    torch_dtype = {DType.F16: torch.float16, DType.BF16: torch.bfloat16}[dtype]
+    torch_dtype = {ComputeDType.F16: torch.float16, ComputeDType.BF16: torch.bfloat16}[dtype]
     assert error.max_abs is not None
     # The table is for logits up to 4; those of this model reach 17.
     assert 0 < error.max_abs < LOGITS[torch_dtype] * (original.readings[-1].largest or 0) / 4
@@ -211,12 +211,12 @@ def test_overflow_is_seen_where_it_begins(
     """Weights that all fit, activations that do not: in f16 the first place that is not finite is
     the one after them, and f32 has none.
     """
-    seen = run_stt_lm(spoilt(tiny_stt, config, tmp_path, DType.F16, **weights), codes)
+    seen = run_stt_lm(spoilt(tiny_stt, config, tmp_path, ComputeDType.F16, **weights), codes)
     assert seen.faults == ()
     bad = [reading for reading in seen.readings if reading.first_non_finite_step is not None]
     first = min(bad, key=lambda reading: reading.first_non_finite_step or 0)
     assert (first.layer, first.stage) == (LAYER, stage)
-    exact = run_stt_lm(spoilt(tiny_stt, config, tmp_path, DType.F32, **weights), codes)
+    exact = run_stt_lm(spoilt(tiny_stt, config, tmp_path, ComputeDType.F32, **weights), codes)
     assert not any(reading.non_finite for reading in exact.readings)
 
 
@@ -226,7 +226,9 @@ def test_what_is_not_finite_is_counted_from_its_first_step(
     """A NaN in the row of one code comes up when that code is heard, a step after its frame."""
     code = int(codes[4, 0])
     step = codes[:, 0].tolist().index(code) + 1
-    lm = spoilt(tiny_stt, config, tmp_path, DType.F32, emb__0__weight=((code, 5), float("nan")))
+    lm = spoilt(
+        tiny_stt, config, tmp_path, ComputeDType.F32, emb__0__weight=((code, 5), float("nan"))
+    )
     seen = run_stt_lm(lm, codes)
     assert [(fault.tensor, fault.non_finite) for fault in seen.faults] == [("emb.0.weight", 1)]
     embedding = seen.readings[0]
@@ -234,7 +236,7 @@ def test_what_is_not_finite_is_counted_from_its_first_step(
     assert embedding.non_finite == codes[:-1, 0].tolist().count(code)
     assert (
         compare_logits(
-            run_stt_lm(spoilt(tiny_stt, config, tmp_path, DType.F32), codes), seen
+            run_stt_lm(spoilt(tiny_stt, config, tmp_path, ComputeDType.F32), codes), seen
         ).max_abs
         is not None
     )
@@ -244,7 +246,9 @@ def test_nothing_finite_gives_no_error(
     tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path, original: SttLmRun
 ) -> None:
     """Where every logit is NaN there is no figure, and no zero that looks like a good one."""
-    lm = spoilt(tiny_stt, config, tmp_path, DType.F32, out_norm__alpha=((0, 0, 0), float("nan")))
+    lm = spoilt(
+        tiny_stt, config, tmp_path, ComputeDType.F32, out_norm__alpha=((0, 0, 0), float("nan"))
+    )
     seen = run_stt_lm(lm, codes, reference=original)
     error = compare_logits(original, seen)
     assert (error.max_abs, error.rms, error.relative_rms, error.same_choice_share) == (

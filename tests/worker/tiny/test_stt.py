@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDING
 from dsmops.worker.models.loading import load_mimi_decoder
 from dsmops.worker.models.state import RowState
@@ -63,7 +63,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStt:
     return write_tiny_stt(tmp_path_factory.mktemp("tiny"))
 
 
-def model_of(tiny: TinyStt, dtype: DType = DType.F32) -> LoadedStt:
+def model_of(tiny: TinyStt, dtype: ComputeDType = ComputeDType.F32) -> LoadedStt:
     config = SttConfig.from_json(json.loads(tiny.model_config.read_text()))
     return load_stt(tiny.files, config, device=CPU, dtype=dtype)
 
@@ -221,7 +221,7 @@ def test_sixteen_bits_say_almost_the_same(tiny: TinyStt) -> None:
     """
     clips = np.stack([syllables(number, peak=0.1 * number) for number in range(1, 9)])
     exact = hear(model_of(tiny), clips)
-    for dtype, least in ((DType.F16, 0.97), (DType.BF16, 0.9)):
+    for dtype, least in ((ComputeDType.F16, 0.97), (ComputeDType.BF16, 0.9)):
         rounded = hear(model_of(tiny, dtype), clips)
         assert rounded.finite
         assert torch.equal(rounded.codes, exact.codes)

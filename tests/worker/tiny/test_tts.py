@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
 from dsmops.worker.models.tts import LoadedTts, load_tts
 from dsmops.worker.runtime.tts.engine import TtsEngine
@@ -43,7 +43,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyTts:
 
 @pytest.fixture(scope="module")
 def model(tiny: TinyTts) -> LoadedTts:
-    return load_tts(tiny.files, device=torch.device("cpu"), dtype=DType.F32)
+    return load_tts(tiny.files, device=torch.device("cpu"), dtype=ComputeDType.F32)
 
 
 def voice(tiny: TinyTts, model: LoadedTts, name: str) -> NDArray[np.float32]:

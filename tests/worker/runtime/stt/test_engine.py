@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import ResourceError
 from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDING
 from dsmops.worker.models.device import device_errors
@@ -244,7 +244,7 @@ def poisoned(
         SttFiles(path, tiny_stt.files.mimi, tiny_stt.files.tokenizer),
         config,
         device=CPU,
-        dtype=DType.F32,
+        dtype=ComputeDType.F32,
     )
 
 
@@ -333,9 +333,9 @@ def test_state_is_what_plan_counts(model: LoadedStt) -> None:
     assert one > LM.kv_bytes_per_stream(4)
 
 
-@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+@pytest.mark.parametrize("dtype", [ComputeDType.F16, ComputeDType.BF16])
 def test_it_runs_in_16_bits_on_a_cpu(
-    tiny_stt: TinyStt, config: SttConfig, clips: Tensor, dtype: DType
+    tiny_stt: TinyStt, config: SttConfig, clips: Tensor, dtype: ComputeDType
 ) -> None:
     """Half precision gives finite numbers, and words."""
     engine = SttEngine(load_stt(tiny_stt.files, config, device=CPU, dtype=dtype), 1)
@@ -363,7 +363,7 @@ def test_a_model_without_heads_has_no_pauses(
             SttFiles(path, tiny_stt.files.mimi, tiny_stt.files.tokenizer),
             plain,
             device=CPU,
-            dtype=DType.F32,
+            dtype=ComputeDType.F32,
         ),
         2,
     )

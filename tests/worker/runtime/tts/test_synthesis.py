@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsmops.dtypes import DType
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import CheckpointError, InputError
 from dsmops.worker.models.tts import LoadedTts, load_tts
 from dsmops.worker.models.voice import read_voice
@@ -113,7 +113,7 @@ def test_broken_numbers_end_it() -> None:
 def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedTts, TtsRequest]:
     """The tiny model, and its own voice at a temperature that shows differences."""
     tiny = write_tiny_tts(tmp_path_factory.mktemp("tts"))
-    model = load_tts(tiny.files, device=torch.device("cpu"), dtype=DType.F32)
+    model = load_tts(tiny.files, device=torch.device("cpu"), dtype=ComputeDType.F32)
     voice = read_voice(
         tiny.voice_folder / f"{tiny.voice_name}{model.config.voice_suffix}", model.config
     )
