@@ -103,7 +103,9 @@ class Device:
     cuda_ordinal: int | None
     uuid: str | None
     source: str
-    """Where this was read: `nvml`, `nvidia-smi` or `simulated`."""
+    """Where this was read: `nvml`, `nvidia-smi`, `device-tree` (a Jetson) or `simulated`."""
+    shares_host_memory: bool = False
+    """Whether the host's memory is its own: GB10, Jetson."""
 
     @property
     def label(self) -> str:

@@ -22,6 +22,8 @@ CAUTIOUS_BATCH_SIZE = 4
 """Slots planned where the card's memory is unknown; the 1B model then needs 2.8 GiB in f16."""
 _MIN_RESERVE_BYTES = 256 * MIB
 _RESERVE_SHARE = 0.03
+_MIN_SHARED_RESERVE_BYTES = 2048 * MIB
+_SHARED_RESERVE_SHARE = 0.1
 
 
 class LimitedBy(StrEnum):
@@ -234,8 +236,13 @@ def serving_dtype(device: Device, asked: ComputeDType | None = None) -> ComputeD
 
 
 def default_reserve_bytes(device: Device) -> int:
-    """Return the memory to leave free: 3 % of the card, at least 256 MiB."""
-    return max(_MIN_RESERVE_BYTES, int((device.memory_total_bytes or 0) * _RESERVE_SHARE))
+    """Return the memory to leave free: 3 % of the card, at least 256 MiB; 10 % and 2 GiB where the
+    host computes in the same memory.
+    """
+    total = device.memory_total_bytes or 0
+    if device.shares_host_memory:
+        return max(_MIN_SHARED_RESERVE_BYTES, int(total * _SHARED_RESERVE_SHARE))
+    return max(_MIN_RESERVE_BYTES, int(total * _RESERVE_SHARE))
 
 
 def _usable_bytes(device: Device, reserve_bytes: int) -> int | None:
@@ -355,6 +362,11 @@ def _notes(
         yield (
             "Memory and time were measured on one H200 with moshi-server 0.6.4. Time is scaled by"
             " bandwidth and arithmetic; launches also depend on the host's processor."
+        )
+    if device.shares_host_memory:
+        yield (
+            "The card computes in the host's memory: 10 %, at least 2 GiB, are left to the other"
+            " programs."
         )
     if device.cuda_ordinal:
         who = "The embedded worker" if embedded else "moshi-server"

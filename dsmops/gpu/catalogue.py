@@ -30,6 +30,7 @@ class Card:
     compute_capability: ComputeCapability
     memory_bytes: int
     memory_bandwidth_bytes_per_s: int
+    shares_host_memory: bool = False
 
 
 def _card(
@@ -40,6 +41,19 @@ def _card(
     # for it; GeForce has none; Quadro RTX ships with it off.
     memory = memory_gib * _GIB * 15 // 16 if ecc_in_memory else memory_gib * _GIB
     return Card(name, ComputeCapability.parse(sm), memory, bandwidth_gb_s * 10**9)
+
+
+def _unified(name: str, sm: str, memory_gb: int, bandwidth_gb_s: float) -> Card:
+    # The operating system sees about 94 % of it: the rest is the firmware's. A DGX Spark of 128 GB
+    # shows 119.7 GiB, an AGX Orin of 64 GB 61.4.
+    memory = int(memory_gb * _GIB * 0.94)
+    return Card(
+        name,
+        ComputeCapability.parse(sm),
+        memory,
+        int(bandwidth_gb_s * 10**9),
+        shares_host_memory=True,
+    )
 
 
 CARDS = (
@@ -113,6 +127,18 @@ CARDS = (
     _card("GeForce RTX 5070 Ti", "12.0", 16, 896),
     _card("GeForce RTX 5080", "12.0", 16, 960),
     _card("GeForce RTX 5090", "12.0", 32, 1792),
+    _card("NVIDIA GH200", "9.0", 96, 4000),
+    _card("NVIDIA GH200 144GB", "9.0", 144, 4900),
+    _unified("NVIDIA GB10", "12.1", 128, 273),
+    _unified("Jetson AGX Thor", "11.0", 128, 273),
+    _unified("Jetson AGX Orin 64GB", "8.7", 64, 204.8),
+    _unified("Jetson AGX Orin 32GB", "8.7", 32, 204.8),
+    _unified("Jetson Orin NX 16GB", "8.7", 16, 102.4),
+    _unified("Jetson Orin NX 8GB", "8.7", 8, 102.4),
+    _unified("Jetson Orin Nano 8GB", "8.7", 8, 68),
+    _unified("Jetson Orin Nano 4GB", "8.7", 4, 34),
+    _unified("Jetson AGX Xavier", "7.2", 32, 136.5),
+    _unified("Jetson Xavier NX", "7.2", 8, 59.7),
 )
 
 
@@ -137,6 +163,16 @@ _OTHER_NAMES = {
     "H100 80GB HBM3": "NVIDIA H100",
     "H100-SXM5-80GB": "NVIDIA H100",
     "H200 NVL": "NVIDIA H200",
+    "GH200 480GB": "NVIDIA GH200",
+    "DGX Spark": "NVIDIA GB10",
+    "AGX Orin": "Jetson AGX Orin 64GB",
+    "Orin NX": "Jetson Orin NX 16GB",
+    "Orin Nano": "Jetson Orin Nano 8GB",
+    "Jetson AGX Orin": "Jetson AGX Orin 64GB",
+    "Jetson Orin NX": "Jetson Orin NX 16GB",
+    "Jetson Orin Nano": "Jetson Orin Nano 8GB",
+    "AGX Thor": "Jetson AGX Thor",
+    "Jetson Thor": "Jetson AGX Thor",
     "GTX 1060 6GB": "GeForce GTX 1060",
     "P100-PCIE-16GB": "Tesla P100",
     "P100-SXM2-16GB": "Tesla P100",
@@ -157,6 +193,26 @@ def find_card(name: str) -> Card | None:
     catalogue, laptop variants included.
     """
     return _BY_KEY.get(_key(name))
+
+
+def bandwidth_of_shared(name: str, capability: ComputeCapability | None) -> int | None:
+    """Return the bandwidth of the host's memory that a device of this name shares, None where the
+    name is not clear about it.
+    """
+    words = set(re.findall(r"[a-z0-9]+", name.lower()))
+    found = {
+        card.memory_bandwidth_bytes_per_s
+        for card in CARDS
+        if card.shares_host_memory
+        and capability in (None, card.compute_capability)
+        and {
+            word
+            for word in re.findall(r"[a-z0-9]+", card.name.lower())
+            if not re.fullmatch(r"nvidia|jetson|\d+gb", word)
+        }
+        <= words
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def capability_of(name: str) -> ComputeCapability | None:

@@ -5,19 +5,22 @@ to list GPUs).
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dsmops.devices import ComputeCapability
 from dsmops.gpu import nvml, smi
-from dsmops.gpu.catalogue import capability_of, find_card
-from dsmops.gpu.findings import HostFinding, no_driver, nvml_failed, on_reading
+from dsmops.gpu.belief import believable
+from dsmops.gpu.catalogue import bandwidth_of_shared, capability_of, find_card
+from dsmops.gpu.findings import HostFinding, no_driver, nvml_failed, odd_readings, on_reading
 from dsmops.gpu.host import HostFacts, read_host
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
 from dsmops.gpu.report import GpuReport, device_report
 from dsmops.gpu.torch_build import installed_torch
-from dsmops.gpu.verdict import judge
+from dsmops.gpu.verdict import ARCHITECTURES, judge
 from dsmops.gpu.visible import MASK, visible_devices
 
 # Where NVML fails for these, nvidia-smi fails for the same reason, and may take its whole time
@@ -42,6 +45,8 @@ def probe(
     if isinstance(reading, Failure):
         refusal = reading
         second = None if refusal.kind in _FINAL else smi.read(root)
+        if isinstance(second, Failure) and (jetson := _jetson(host)):
+            return _report(jetson, host, environ, extra)
         if not isinstance(second, HostReading):
             found = (no_driver(refusal, second, host),)
             mask = environ.get(MASK)
@@ -61,7 +66,7 @@ def probe(
 def _report(
     reading: HostReading, host: HostFacts, environ: Mapping[str, str], extra: Sequence[HostFinding]
 ) -> GpuReport:
-    readings = [_fill_in(device) for device in reading.devices]
+    readings = [_fill_in(believable(device), host) for device in reading.devices]
     visibility = visible_devices(readings, environ)
     torch = installed_torch()
     ordinal_of = {at: ordinal for ordinal, at in enumerate(visibility.ordinals)}
@@ -77,7 +82,11 @@ def _report(
     cuda = reading.cuda_driver_version
     return GpuReport(
         devices=devices,
-        findings=(*on_reading(host, readings, visibility), *extra),
+        findings=(
+            *on_reading(host, readings, visibility),
+            *odd_readings(readings, reading.unread),
+            *extra,
+        ),
         source=reading.source,
         driver_version=reading.driver_version,
         cuda_driver_version=f"{cuda[0]}.{cuda[1]}" if cuda else None,
@@ -90,11 +99,45 @@ def _report(
     )
 
 
-def _fill_in(reading: DeviceReading) -> DeviceReading:
+_SHARED = re.compile(r"\b(GB10|Orin|Thor|Xavier|Tegra|nvgpu)\b", re.IGNORECASE)
+"""Names of devices without memory of their own. A GH200 has some, and as a rule reports it."""
+
+
+def _jetson(host: HostFacts) -> HostReading | None:
+    """Return the one device of a Jetson whose driver has no NVML, by its device tree."""
+    if not host.jetson_sm:
+        return None
+    device = DeviceReading(
+        0, host.jetson_model, compute_capability=ComputeCapability.parse(host.jetson_sm)
+    )
+    return HostReading((device,), source="device-tree")
+
+
+def _share_memory(reading: DeviceReading, host: HostFacts) -> DeviceReading:
+    """Take the host's memory where the device has none of its own."""
+    name, capability = reading.name or "", reading.compute_capability
+    is_embedded = capability in ARCHITECTURES and ARCHITECTURES[capability].embedded
+    lacks_own = reading.memory_total_bytes is None and (host.jetson_model or "GH200" in name)
+    if not (is_embedded or _SHARED.search(name) or lacks_own):
+        return reading
+    return replace(
+        reading,
+        memory_total_bytes=host.memory_total_bytes,
+        memory_free_bytes=host.memory_available_bytes,
+        memory_bandwidth_bytes_per_s=reading.memory_bandwidth_bytes_per_s
+        or bandwidth_of_shared(f"{name} {host.jetson_model or ''}", capability),
+        shares_host_memory=True,
+    )
+
+
+def _fill_in(reading: DeviceReading, host: HostFacts) -> DeviceReading:
     """Take from the catalogue what is the same for every card of that name, and say so in
-    `from_catalogue`.
+    `from_catalogue`; from the host, the memory that both share.
     """
-    if reading.name is None or reading.mig_parent_uuid is not None:
+    if reading.failure is not None or reading.mig_parent_uuid is not None:
+        return reading
+    reading = _share_memory(reading, host)
+    if reading.name is None:
         return reading
     card = find_card(reading.name)
     filled: dict[str, object] = {}

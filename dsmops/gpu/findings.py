@@ -11,6 +11,7 @@ from dsmops.findings import Severity
 from dsmops.gpu.host import HostFacts
 from dsmops.gpu.readings import ComputeMode, DeviceReading, Failure, FailureKind
 from dsmops.gpu.visible import MASK, ORDER, Visibility
+from dsmops.units import size
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,16 +302,21 @@ def _notes(
             f" {MASK}=GPU-...`.",
         )
     if host.jetson_model:
-        message = (
-            f"{host.jetson_model}: the integrated GPU shares the host's memory, and its NVML gives"
-            " few readings"
-        )
         yield HostFinding(
             "gpu.jetson",
             Severity.NOTE,
-            message,
-            "Take memory from `free -b`; build the server on the device itself.",
+            f"{host.jetson_model}: an integrated GPU, whose driver gives few readings",
+            "Build the server on the device itself.",
         )
+    for reading in working:
+        if reading.shares_host_memory:
+            total, free = reading.memory_total_bytes, reading.memory_free_bytes
+            yield HostFinding(
+                "gpu.shared_memory",
+                Severity.NOTE,
+                f"{reading.name} shares the host's memory: {size(total)}, {size(free)} available",
+                "Plans count from what is available now; end what else uses it.",
+            )
     if host.wsl:
         yield HostFinding(
             "gpu.wsl",
@@ -344,6 +350,29 @@ def _notes(
             "this driver does not report compute capabilities (those before 510 do not through"
             f" nvidia-smi); {how}",
             "Update the driver, or say what the card is: `--simulate sm75`.",
+        )
+
+
+def odd_readings(readings: Sequence[DeviceReading], unread: Sequence[str]) -> Iterable[HostFinding]:
+    """Yield what a driver answered that cannot be true, or that nvidia-smi printed beside its
+    answer.
+    """
+    for reading in readings:
+        if reading.dropped:
+            yield HostFinding(
+                "gpu.odd_reading",
+                Severity.NOTE,
+                f"the driver answers what no card has, so it counts as unknown: NVML index"
+                f" {reading.nvml_index}, {', '.join(reading.dropped)}",
+                "Compare with `nvidia-smi -q`; update the driver, and reboot.",
+            )
+    if unread:
+        more = f", and {len(unread) - 1} more" if len(unread) > 1 else ""
+        yield HostFinding(
+            "gpu.odd_output",
+            Severity.NOTE,
+            f"nvidia-smi prints a line without readings: {unread[0]!r}{more}",
+            "A damaged infoROM does not stop the card from computing; `nvidia-smi -q` shows it.",
         )
 
 

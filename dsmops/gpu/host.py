@@ -47,6 +47,8 @@ class HostFacts:
     kernel_driver: str | None = None
     driver_module_version: str | None = None
     uvm_node: bool = True
+    memory_total_bytes: int | None = None
+    memory_available_bytes: int | None = None
 
 
 def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostFacts:
@@ -73,6 +75,8 @@ def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostFact
         kernel_driver=next((driver for card in cards if (driver := _bound_driver(card))), None),
         driver_module_version=_module_version(root),
         uvm_node=(root / "dev/nvidia-uvm").exists(),
+        memory_total_bytes=_memory(root, "MemTotal"),
+        memory_available_bytes=_memory(root, "MemAvailable"),
     )
 
 
@@ -98,6 +102,11 @@ def _nvidia_pci_cards(root: Path) -> list[Path]:
             and _text(card / "class").startswith(_DISPLAY_CLASS)
         ]
     return []
+
+
+def _memory(root: Path, name: str) -> int | None:
+    found = re.search(rf"^{name}:\s*(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def _bound_driver(card: Path) -> str | None:

@@ -86,6 +86,10 @@ class DeviceReading:
     """Names of the readings that the driver did not give and the catalogue filled in by the card's
     name.
     """
+    dropped: tuple[str, ...] = ()
+    """Readings that no device can have, as `name value`; they count as missing."""
+    shares_host_memory: bool = False
+    """Whether the host's memory is the device's, so that total and free were read from the host."""
 
     @property
     def model(self) -> tuple[str | None, ComputeCapability | None]:
@@ -97,8 +101,8 @@ class DeviceReading:
 class HostReading:
     """All devices in NVML order, with the driver they belong to.
 
-    `cuda_driver_version` is the newest CUDA that the driver runs. `source` is `nvml` or
-    `nvidia-smi`. The two times are NVML's own: loading its library and initialising, then all
+    `cuda_driver_version` is the newest CUDA that the driver runs. `source` is `nvml`, `nvidia-smi`
+    or `device-tree`. The two times are NVML's own: loading its library and initialising, then all
     queries; None when NVML was not what answered.
     """
 
@@ -108,3 +112,5 @@ class HostReading:
     cuda_driver_version: tuple[int, int] | None = None
     nvml_init_ms: float | None = None
     nvml_read_ms: float | None = None
+    unread: tuple[str, ...] = ()
+    """Lines of nvidia-smi without readings."""

@@ -49,7 +49,7 @@ class GpuReport:
     """All devices of a machine in NVML order (simulated ones as given), with what there is to say
     about the machine.
 
-    `source` is `nvml`, `nvidia-smi`, `simulated`, or None when nothing answered.
+    `source` is `nvml`, `nvidia-smi`, `device-tree`, `simulated`, or None when nothing answered.
     `cuda_driver_version` is the newest CUDA that the driver runs. `ordinals_certain` is False where
     the CUDA ordinals are an estimate. `pci_cards` counts the NVIDIA cards on the PCI bus, whatever
     the driver says of them; None for simulated ones. The times are NVML's own, apart from dsmops'.
@@ -126,6 +126,7 @@ def device_report(
         cuda_ordinal=ordinal,
         uuid=reading.uuid,
         source=source,
+        shares_host_memory=reading.shares_host_memory,
     )
     return DeviceReport(
         device=device,

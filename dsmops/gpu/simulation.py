@@ -65,6 +65,7 @@ def parse_spec(spec: str, ordinal: int) -> Device:
         cuda_ordinal=ordinal,
         uuid=None,
         source="simulated",
+        shares_host_memory=bool(card and card.shares_host_memory),
     )
 
 

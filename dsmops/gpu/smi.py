@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from dsmops.devices import ComputeCapability
+from dsmops.gpu.belief import is_no_value
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
 
 TIMEOUT_S = 5.0
@@ -118,15 +119,19 @@ def _understand(stdout: str, stderr: str, fields: list[str]) -> HostReading | Fa
     rows, rest = [], []
     for line in stdout.splitlines():
         cells = [cell.strip() for cell in next(csv.reader([line]), [])]
-        if len(cells) == len(fields) and cells[0].isdigit():
+        if len(cells) == len(fields) and _is_index(cells[0]):
             rows.append(dict(zip(fields, map(_value, cells), strict=True)))
         elif line.strip():
             rest.append(line.strip())
+            if row := _beginning(cells, fields):
+                rows.append(row)
     words = "; ".join([*rest, *(line.strip() for line in stderr.splitlines() if line.strip())])
     failure = Failure(_kind_of(words), words) if words else None
     if not rows and failure and "No devices were found" not in words:
         return failure
-    devices = [_device(row) for row in rows]
+    # A line that comes twice is one card; the first says most.
+    devices = list({int(row["index"] or 0): _device(row) for row in reversed(rows)}.values())
+    devices.sort(key=lambda device: device.nvml_index)
     if rows and failure and failure.kind is FailureKind.LOST:
         free_index = next(
             index
@@ -141,7 +146,23 @@ def _understand(stdout: str, stderr: str, fields: list[str]) -> HostReading | Fa
         source="nvidia-smi",
         driver_version=driver,
         cuda_driver_version=newest_cuda(driver),
+        unread=tuple(line for line in rest if rows and _kind_of(line) is FailureKind.UNKNOWN),
     )
+
+
+def _is_index(cell: str) -> bool:
+    return re.fullmatch(r"\d{1,4}", cell, re.ASCII) is not None
+
+
+def _beginning(cells: list[str], fields: list[str]) -> dict[str, str | None] | None:
+    """Return index, UUID and name of a row whose other cells cannot be separated: in some locales
+    a number has a comma in it.
+    """
+    if fields[:3] != ["index", "uuid", "name"] or len(cells) <= len(fields):
+        return None
+    if not (_is_index(cells[0]) and cells[1].startswith("GPU-")):
+        return None
+    return dict.fromkeys(fields) | dict(zip(fields[:3], map(_value, cells[:3]), strict=True))
 
 
 def _kind_of(words: str) -> FailureKind:
@@ -152,7 +173,7 @@ def _kind_of(words: str) -> FailureKind:
 
 def _value(cell: str) -> str | None:
     """`[N/A]`, `[Not Supported]`, `[Unknown Error]` and the like are missing readings."""
-    return None if not cell or cell.startswith("[") or cell in {"N/A", "Unknown", "ERR!"} else cell
+    return None if is_no_value(cell) else cell
 
 
 def _device(row: dict[str, str | None]) -> DeviceReading:
@@ -178,7 +199,9 @@ def _device(row: dict[str, str | None]) -> DeviceReading:
 
 
 def _mebibytes(text: str | None) -> int | None:
-    return int(text) * _MIB if text and text.isdigit() else None
+    """Return the bytes of `15360`, or of `15360 MiB` from tools that ignore `nounits`."""
+    found = re.fullmatch(r"(\d{1,20})(?: MiB)?", text or "", re.ASCII)
+    return (int(found[1]) * _MIB or None) if found else None
 
 
 def newest_cuda(driver_version: str | None) -> tuple[int, int] | None:

@@ -5,14 +5,19 @@ that is missing crashes it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsmops.config.plan import LimitedBy, plan_serving
+from dsmops.devices import Runtime
+from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError
 from dsmops.gpu import GpuReport, choose, probe
+from dsmops.models import MODELS
 from dsmops.units import size
 from tests.gpu.hosts import HOSTS, PlayedHost, host_names, load_host
 
@@ -100,7 +105,7 @@ def test_a_device_or_a_reason_with_a_fix(name: str, play: Play) -> None:
 
 
 def test_verdicts_that_need_different_fixes_have_different_codes() -> None:
-    """No driver, mismatch, no device, all hidden, lost device, empty MIG, WSL, Jetson and a
+    """No driver, mismatch, no device, all hidden, lost device, empty MIG, WSL and a
     container each have a code of their own.
     """
     hosts = (
@@ -114,7 +119,6 @@ def test_verdicts_that_need_different_fixes_have_different_codes() -> None:
         "wsl_no_driver",
         "wsl_1",
         "wsl_library_path",
-        "jetson_no_nvml",
         "container_without_runtime",
         "access_blocked",
     )
@@ -187,3 +191,36 @@ def test_no_driver_for_real() -> None:
     assert report.devices == ()
     with pytest.raises(DriverMissingError):
         choose(report)
+
+
+@pytest.mark.parametrize("name", ["gb10_unified", "jetson_orin", "jetson_thor", "jetson_no_nvml"])
+def test_a_machine_with_shared_memory_is_planned_for_what_is_available(
+    name: str, play: Play
+) -> None:
+    """The plan counts from MemAvailable and leaves 10 %, at least 2 GiB, to other programs."""
+    device = choose(play(name).probe())
+    files = load_host(name)["files"]["proc/meminfo"]
+    available = int(re.search(r"MemAvailable:\s+(\d+)", files)[1]) * 1024  # type: ignore[index]
+    plan = plan_serving(device, MODELS["stt-1b-en_fr"], runtime=Runtime.EMBEDDED)
+    assert device.memory_free_bytes == available
+    assert plan.reserve_bytes >= max(2 << 30, (device.memory_total_bytes or 0) // 10)
+    assert plan.usable_bytes == available - plan.reserve_bytes
+    assert plan.memory_batch_size is not None
+    assert any("host's memory" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("name", ["garbage_nvml", "garbage_smi"])
+def test_what_no_card_has_is_a_missing_value_with_a_note(name: str, play: Play) -> None:
+    """No absurd number is shown, planned with or kept silent about; plans say memory is unknown."""
+    report = play(name).probe()
+    notes = [finding for finding in report.findings if finding.code == "gpu.odd_reading"]
+    assert notes
+    assert "memory_total_bytes" in notes[0].message
+    device = choose(report)
+    assert device.memory_total_bytes is device.memory_free_bytes is None
+    plan = plan_serving(device, MODELS["stt-1b-en_fr"], dtype=ComputeDType.F16)
+    assert plan.limited_by is LimitedBy.UNKNOWN_MEMORY
+    if name == "garbage_smi":
+        assert [each.device.nvml_index for each in report.devices] == [0, 1]
+        odd = next(found for found in report.findings if found.code == "gpu.odd_output")
+        assert "and 1 more" in odd.message

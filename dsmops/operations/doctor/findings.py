@@ -87,6 +87,9 @@ _GPU_CODES = (
     "capability-not-reported",
     "nvml-failed",
     "compute-mode",
+    "shared-memory",
+    "odd-reading",
+    "odd-output",
 )
 """Codes of `gpu.findings`, as names: `gpu.driver_missing` there is `gpu-driver-missing` here."""
 
