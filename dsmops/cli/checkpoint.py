@@ -186,9 +186,9 @@ def convert(
     from json import dumps
 
     from dsmops.checkpoint import OverflowPolicy, plan_conversion
-    from dsmops.checkpoint.outcome import carry_out
     from dsmops.checkpoint.plan import require_apart
-    from dsmops.cli.views.checkpoint import show_outcome
+    from dsmops.checkpoint.result import carry_out
+    from dsmops.cli.views.checkpoint import show_conversion
     from dsmops.files import replace_atomically
     from dsmops.report.document import to_json
 
@@ -208,12 +208,12 @@ def convert(
             "digest": not no_digest,
             "fsync": not no_fsync,
         }
-        outcome = carry_out(plan, **options, progress=out.progress())
+        result = carry_out(plan, **options, progress=out.progress())
         if file is not None:
-            document = {"schema": "dsmops.convert/1", **to_json(outcome)}
+            document = {"schema": "dsmops.convert/1", **to_json(result)}
             file.write(f"{dumps(document, indent=2, ensure_ascii=False)}\n".encode())
-    out.result(outcome, show_outcome(outcome))
-    if outcome.verification is not None and not outcome.verification.same:
+    out.result(result, show_conversion(result))
+    if result.verification is not None and not result.verification.same:
         raise typer.Exit(1)
 
 

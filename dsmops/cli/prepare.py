@@ -122,7 +122,7 @@ def prep_sm75(
     from dsmops.cli.views.preparation import show_preparation
     from dsmops.errors import DriverMissingError
     from dsmops.operations.prepare import (
-        Outcome,
+        PrepareOutcome,
         PrepareRequest,
         means_no_card,
         plan_preparation,
@@ -152,7 +152,8 @@ def prep_sm75(
         if not (skip_when_undetected and means_no_card(exc)):
             raise
         out.result(
-            {"outcome": Outcome.SKIPPED, "reason": exc.message}, [f"Nothing done: {exc.message}"]
+            {"outcome": PrepareOutcome.SKIPPED, "reason": exc.message},
+            [f"Nothing done: {exc.message}"],
         )
         return
     acting = plan.fits and not dry_run

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from dsmops.devices import ComputeCapability
+from dsmops.findings import Finding
 from dsmops.gpu import nvml, smi
 from dsmops.gpu.belief import believable
 from dsmops.gpu.catalogue import bandwidth_of_shared, capability_of, find_card
-from dsmops.gpu.findings import HostFinding, no_driver, nvml_failed, odd_readings, on_reading
+from dsmops.gpu.findings import no_driver, nvml_failed, odd_readings, on_reading
 from dsmops.gpu.host import HostFacts, read_host
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
 from dsmops.gpu.report import GpuReport, device_report
@@ -41,7 +42,7 @@ def probe(
     environ = os.environ if environ is None else environ
     host = read_host(root, environ, platform)
     reading = nvml.read()
-    extra: list[HostFinding] = []
+    extra: list[Finding] = []
     if isinstance(reading, Failure):
         refusal = reading
         second = None if refusal.kind in _FINAL else smi.read(root)
@@ -64,7 +65,7 @@ def probe(
 
 
 def _report(
-    reading: HostReading, host: HostFacts, environ: Mapping[str, str], extra: Sequence[HostFinding]
+    reading: HostReading, host: HostFacts, environ: Mapping[str, str], extra: Sequence[Finding]
 ) -> GpuReport:
     readings = [_fill_in(believable(device), host) for device in reading.devices]
     visibility = visible_devices(readings, environ)

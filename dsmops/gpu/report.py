@@ -7,11 +7,10 @@ from enum import StrEnum
 
 from dsmops.devices import Device
 from dsmops.errors import DriverMissingError, EnvironmentMissingError, InputError
-from dsmops.findings import Severity
-from dsmops.gpu.findings import HostFinding
+from dsmops.findings import Finding, Severity
 from dsmops.gpu.readings import DeviceReading, Process
 from dsmops.gpu.torch_build import TorchBuild
-from dsmops.gpu.verdict import Verdict
+from dsmops.gpu.verdict import DeviceVerdict
 
 
 class DeviceState(StrEnum):
@@ -34,7 +33,7 @@ class DeviceReport:
 
     device: Device
     state: DeviceState
-    verdict: Verdict
+    verdict: DeviceVerdict
     pci_bus_id: str | None = None
     memory_used_bytes: int | None = None
     display_active: bool | None = None
@@ -56,7 +55,7 @@ class GpuReport:
     """
 
     devices: tuple[DeviceReport, ...]
-    findings: tuple[HostFinding, ...]
+    findings: tuple[Finding, ...]
     source: str | None
     driver_version: str | None = None
     cuda_driver_version: str | None = None
@@ -110,7 +109,7 @@ def require_visible(report: GpuReport) -> None:
 
 
 def device_report(
-    reading: DeviceReading, source: str, ordinal: int | None, verdict: Verdict
+    reading: DeviceReading, source: str, ordinal: int | None, verdict: DeviceVerdict
 ) -> DeviceReport:
     """Return the report on one reading.
 

@@ -99,7 +99,7 @@ class ServerBuild:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DeviceVerdict:
     """What follows from a card's capability and its driver.
 
     Everything is unknown (None) where the capability is.
@@ -125,19 +125,19 @@ def judge(
     capability: ComputeCapability | None,
     cuda_driver_version: CudaVersion | None,
     torch: TorchBuild | None,
-) -> Verdict:
+) -> DeviceVerdict:
     """Return the verdict on a card of this capability under a driver that runs CUDA up to that
     version (None: unknown).
     """
     kernels = kernels_for(torch, capability, cuda_driver_version)
     if capability is None:
         reason = "the compute capability is unknown"
-        return Verdict(
+        return DeviceVerdict(
             None, None, None, reason, None, None, None, Conversion.UNKNOWN, None, kernels
         )
     serving = capability.serving_dtype
     known = ARCHITECTURES.get(capability)
-    return Verdict(
+    return DeviceVerdict(
         family=known.family if known else None,
         native_dtypes=_native_dtypes(capability),
         serving_dtype=serving,

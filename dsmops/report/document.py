@@ -29,7 +29,7 @@ def document(command: str, value: Any) -> str:
 
 def to_json(value: Any) -> Any:
     """Return `value` as JSON knows it: dataclasses become objects, times UTC ISO 8601, non-finite
-    floats null.
+    floats null. A field with a `json` in its metadata goes by that name.
 
     Bytes of a file name that are not UTF-8 become U+FFFD, since JSON cannot hold them.
     """
@@ -37,7 +37,8 @@ def to_json(value: Any) -> Any:
         value = str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+            field.metadata.get("json", field.name): to_json(getattr(value, field.name))
+            for field in dataclasses.fields(value)
         }
     if isinstance(value, Enum):
         return value.value

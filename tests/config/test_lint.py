@@ -127,7 +127,7 @@ def test_the_published_configs_are_clean(name: str, shared_data: Path) -> None:
     """
     for path in (shared_data / "configs" / name, shipped_folder("configs") / name):
         report = lint(read_config(path), ON_LOOPBACK)
-        assert report.count(Severity.ERROR) == 0
+        assert report.counts.errors == 0
         assert {finding.code for finding in report.findings} <= {
             "public-token",
             "ineffective-key",

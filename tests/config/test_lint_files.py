@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, lint
+from dsmops.config.lint import ConfigFinding, FileFact, FileState, LintFacts, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
@@ -55,7 +55,7 @@ def findings(
     lm: FileFact | None = None,
     mimi: FileFact = MIMI,
     tokenizer: FileFact = TOKENIZER,
-) -> tuple[Finding, ...]:
+) -> tuple[ConfigFinding, ...]:
     """What the lint says with these three files behind the config."""
     files = {
         ("lm.safetensors", FileRole.LM): lm or header(STT_1B),
@@ -67,7 +67,7 @@ def findings(
     ).findings
 
 
-def only(found: tuple[Finding, ...], code: str, key: str) -> Finding:
+def only(found: tuple[ConfigFinding, ...], code: str, key: str) -> ConfigFinding:
     """The one finding, which has this code and stands at this key of the module."""
     assert [(finding.code, finding.where) for finding in found] == [(code, f"modules.asr.{key}")]
     return found[0]

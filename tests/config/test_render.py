@@ -18,7 +18,6 @@ from dsmops.config.schema import ServerVersion
 from dsmops.devices import ComputeCapability, Device
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import ConfigError, InputError
-from dsmops.findings import Severity
 from dsmops.shipped import shipped_folder
 from tests.support.toml import documents
 
@@ -280,7 +279,7 @@ def test_a_rendered_config_lints_clean_on_turing(path: Path) -> None:
             addr="127.0.0.1",
         ),
     )
-    assert report.count(Severity.ERROR) == 0
+    assert report.counts.errors == 0
     assert {finding.code for finding in report.findings} == {"ineffective-key"}
 
 

@@ -4,7 +4,7 @@ terminal.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -136,3 +136,18 @@ def test_values_become_json() -> None:
         "n": None,
         "s": [1, 2],
     }
+
+
+def test_a_field_may_have_another_name_in_documents() -> None:
+    """A dataclass that keeps a shared field's name in code writes its own word into documents."""
+
+    @dataclass(frozen=True)
+    class Renamed(Found):
+        name: str = field(metadata={"json": "title"})
+
+    assert list(to_json(Renamed("a", ComputeCapability(7, 5), (1,), 0.5))) == [
+        "title",
+        "capability",
+        "sizes",
+        "share",
+    ]

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from dsmops.operations.smoke import (
     CHECKS,
+    CheckStatus,
     Parts,
     SmokeReport,
     SmokeRequest,
-    Status,
     simulate_success,
 )
 from dsmops.operations.smoke.checks import Limits
@@ -42,10 +42,12 @@ def simulate(
         assert names == [name for name in CHECKS if name in names]
     for check in report.checks:
         assert check.evidence
-        if check.status is Status.BLOCKED:
+        if check.status is CheckStatus.BLOCKED:
             assert check.evidence.startswith("could not run: ")
     assert report.passed == (
-        not any(check.status in (Status.FAILED, Status.BLOCKED) for check in report.checks)
+        not any(
+            check.status in (CheckStatus.FAILED, CheckStatus.BLOCKED) for check in report.checks
+        )
     )
     if report.url and port is None:
         with socket.create_server(("127.0.0.1", urlsplit(report.url).port or 0)):
@@ -67,5 +69,6 @@ def blocked(report: SmokeReport, module: str | None = None) -> set[str]:
     return {
         check.name
         for check in report.checks
-        if check.status is Status.BLOCKED and (module is None or check.module in (None, module))
+        if check.status is CheckStatus.BLOCKED
+        and (module is None or check.module in (None, module))
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dsmops.checkpoint import ConversionReport, LossReport, ModelIdentity, VerifyReport
 from dsmops.checkpoint.inspection import Inspection
-from dsmops.checkpoint.outcome import Outcome, Status
+from dsmops.checkpoint.result import ConversionResult, ConversionStatus
 from dsmops.report import Block, Table
 from dsmops.units import counted, duration, size
 
@@ -73,33 +73,33 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
         yield from _losses(found.forecast)
 
 
-def show_outcome(outcome: Outcome) -> Iterator[Block]:
+def show_conversion(result: ConversionResult) -> Iterator[Block]:
     """Yield what was done or would be, what was lost, the digests, the notes, and what to run
     next.
     """
-    target_bytes = sum(file.size_bytes for file in outcome.files)
-    if outcome.status is Status.PLANNED:
-        yield f"Would convert {outcome.source} ({outcome.identity.description}) to {outcome.dtype}:"
+    target_bytes = sum(file.size_bytes for file in result.files)
+    if result.status is ConversionStatus.PLANNED:
+        yield f"Would convert {result.source} ({result.identity.description}) to {result.dtype}:"
         yield Table(
             ["file", "converted>", "copied>", "size>"],
             [
                 [str(file.path), str(file.cast), str(file.copied), size(file.size_bytes)]
-                for file in outcome.files
+                for file in result.files
             ],
         )
         yield f"{size(target_bytes)} in all. Nothing was written."
-    elif outcome.status is Status.UP_TO_DATE:
+    elif result.status is ConversionStatus.UP_TO_DATE:
         yield (
-            f"{outcome.target} is up to date: made from this source by this recipe. --force"
+            f"{result.target} is up to date: made from this source by this recipe. --force"
             " converts again."
         )
-    elif outcome.conversion is not None:
-        yield from _conversion(outcome, outcome.conversion)
-    if outcome.verification is not None:
-        yield from show_verification(outcome.verification)
-    yield from outcome.notes
-    if outcome.status is Status.CONVERTED and outcome.verification is None:
-        yield f"Next: {shlex.join(['dsmops', 'verify', str(outcome.source), str(outcome.target)])}"
+    elif result.conversion is not None:
+        yield from _conversion(result, result.conversion)
+    if result.verification is not None:
+        yield from show_verification(result.verification)
+    yield from result.notes
+    if result.status is ConversionStatus.CONVERTED and result.verification is None:
+        yield f"Next: {shlex.join(['dsmops', 'verify', str(result.source), str(result.target)])}"
 
 
 def show_verification(found: VerifyReport) -> Iterator[Block]:
@@ -120,10 +120,10 @@ def show_verification(found: VerifyReport) -> Iterator[Block]:
         yield f"  ... and {len(found.differences) - SHOWN_DIFFERENCES:,} more; --json has all."
 
 
-def _conversion(outcome: Outcome, done: ConversionReport) -> Iterator[Block]:
+def _conversion(result: ConversionResult, done: ConversionReport) -> Iterator[Block]:
     rate = f" ({size(round(done.target_bytes / done.elapsed_s))}/s)" if done.elapsed_s > 0.5 else ""
     yield (
-        f"Converted {outcome.source} to {outcome.target}: {counted(done.tensors, 'tensor')},"
+        f"Converted {result.source} to {result.target}: {counted(done.tensors, 'tensor')},"
         f" {size(done.target_bytes)} in {duration(done.elapsed_s)}{rate}."
     )
     yield from _losses(done.losses)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsmops.config.lint import Finding
+from dsmops.config.lint import ConfigFinding
+from dsmops.findings import Counts
 from dsmops.operations.configs.checking import ConfigCheck
-from dsmops.operations.configs.writing import MadeConfig, Outcome
+from dsmops.operations.configs.writing import MadeConfig, WriteOutcome
 from dsmops.report import Block, one_line
 from dsmops.units import counted
 
@@ -16,17 +17,13 @@ def show_config_check(check: ConfigCheck) -> Iterator[Block]:
     """Yield the findings by file and line, then their sum and what they were judged for."""
     for checked in check.files:
         yield from view_findings(checked.path, checked.findings)
-    counts = [
-        counted(check.errors, "error"),
-        counted(check.warnings, "warning"),
-        counted(check.notes, "note"),
-    ]
-    yield f"{', '.join(counts)} in {counted(len(check.files), 'file')}. {_judged(check)}"
+    counts = Counts(check.errors, check.warnings, check.notes)
+    yield f"{counts} in {counted(len(check.files), 'file')}. {_judged(check)}"
 
 
-def show_made_config(made: MadeConfig, target: Path, outcome: Outcome) -> Iterator[Block]:
+def show_made_config(made: MadeConfig, target: Path, outcome: WriteOutcome) -> Iterator[Block]:
     """Yield what changed, the findings, and what became of the file."""
-    if outcome is Outcome.REFUSED:
+    if outcome is WriteOutcome.REFUSED:
         yield made.text
     if made.change:
         yield made.change
@@ -37,15 +34,15 @@ def show_made_config(made: MadeConfig, target: Path, outcome: Outcome) -> Iterat
             f" {made.plan.limited_by.value}"
         )
     words = {
-        Outcome.WRITTEN: "was written",
-        Outcome.UNCHANGED: "is up to date",
-        Outcome.DRY_RUN: "was not written: dry run",
-        Outcome.REFUSED: "was not written: see the findings above",
+        WriteOutcome.WRITTEN: "was written",
+        WriteOutcome.UNCHANGED: "is up to date",
+        WriteOutcome.DRY_RUN: "was not written: dry run",
+        WriteOutcome.REFUSED: "was not written: see the findings above",
     }
     yield f"{target} {words[outcome]}"
 
 
-def view_findings(path: str, findings: Sequence[Finding]) -> Iterator[Block]:
+def view_findings(path: str, findings: Sequence[ConfigFinding]) -> Iterator[Block]:
     """Yield one line for each finding of a file, as compilers write them, and one for what to do
     about it.
     """

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.operations.doctor import Diagnosis, Finding, Level
+from dsmops.findings import Counts, Severity
+from dsmops.operations.doctor import Diagnosis, DoctorFinding
 from dsmops.report import Block
-from dsmops.units import counted
 
 
 def show_diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
@@ -24,27 +24,22 @@ def show_diagnosis(diagnosis: Diagnosis) -> Iterator[Block]:
             yield from _finding(finding)
         if area.findings:
             yield ""
-    counts = (
-        counted(diagnosis.errors, "error"),
-        counted(diagnosis.warnings, "warning"),
-        counted(diagnosis.notes, "note"),
-    )
-    yield f"{', '.join(counts)}."
+    yield f"{Counts(diagnosis.errors, diagnosis.warnings, diagnosis.notes)}."
     if diagnosis.not_seen:
         yield "Not seen:"
         yield from (f"  {what}" for what in diagnosis.not_seen)
 
 
-def _finding(finding: Finding) -> Iterator[str]:
-    if finding.severity is Level.OK:
-        yield f"  ok       {finding.cause}" + (
+def _finding(finding: DoctorFinding) -> Iterator[str]:
+    if finding.severity is Severity.OK:
+        yield f"  ok       {finding.message}" + (
             f" ({'; '.join(finding.evidence)})" if finding.evidence else ""
         )
         return
-    yield f"  {finding.severity.value:<8} {finding.cause} [{finding.name}]"
+    yield f"  {finding.severity.value:<8} {finding.message} [{finding.code}]"
     yield from (f"             {line}" for line in finding.evidence)
-    if finding.fix:
-        yield f"           fix: {finding.fix}"
+    if finding.hint:
+        yield f"           fix: {finding.hint}"
     pages = [f"runbooks/{finding.runbook}"] if finding.runbook else []
     reports = [finding.upstream_issue] if finding.upstream_issue else []
     if pages or reports:

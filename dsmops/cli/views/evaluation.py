@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.operations.speech.evaluation import Evaluation, Status, Totals, UtteranceResult
+from dsmops.operations.speech.evaluation import Evaluation, ScoringStatus, Totals, UtteranceResult
 from dsmops.report import Block, Table
 from dsmops.scoring import Counts
 from dsmops.units import counted, duration
@@ -29,7 +29,9 @@ def show_evaluation(report: Evaluation) -> Iterator[Block]:
             ["WER>", "S>", "D>", "I>", "words>", "audio", "reference", "hypothesis"],
             [_row(file, words) for file, words in shown],
         )
-    yield from (f"failed: {file.error}" for file in report.files if file.status is Status.FAILED)
+    yield from (
+        f"failed: {file.error}" for file in report.files if file.status is ScoringStatus.FAILED
+    )
     yield from _totals(report.totals)
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from dsmops.operations.speech.numerics_verdict import NumericsReport, Place, Side, Verdict
+from dsmops.operations.speech.numerics_verdict import NumericsReport, NumericsVerdict, Place, Side
 from dsmops.report import Block, Table
 from dsmops.units import counted, duration
 
 _SHOWN_TEXT = 400
 _BEFORE_DIFFERENCE = 60
 _ANSWERS = {
-    Verdict.YES: "yes",
-    Verdict.WARNING: "yes, with little to spare",
-    Verdict.NO: "no",
+    NumericsVerdict.YES: "yes",
+    NumericsVerdict.WARNING: "yes, with little to spare",
+    NumericsVerdict.NO: "no",
 }
 
 

@@ -9,9 +9,9 @@ from dsmops.checkpoint import ConversionReport
 from dsmops.cli.views.config import view_findings
 from dsmops.config.lint import LintReport
 from dsmops.findings import Severity
-from dsmops.operations.prepare import Outcome, PrepareReport, Step
+from dsmops.operations.prepare import PrepareOutcome, PrepareReport, Step
 from dsmops.report import Block, Table
-from dsmops.units import counted, duration, size
+from dsmops.units import duration, size
 
 _WOULD = {
     Step.DOWNLOAD: "would download",
@@ -30,7 +30,7 @@ _DID = {
 def show_preparation(report: PrepareReport) -> Iterator[Block]:
     """Yield the parts, the batch size and why, the lint, and the next commands."""
     yield f"{report.model} in {report.dtype.candle_name} for {report.device.label}"
-    words = _WOULD if report.outcome is Outcome.DRY_RUN else _DID
+    words = _WOULD if report.outcome is PrepareOutcome.DRY_RUN else _DID
     yield Table(
         ["part", "", "size>", "where", ""],
         [
@@ -56,10 +56,10 @@ def show_preparation(report: PrepareReport) -> Iterator[Block]:
         yield from _lint_lines(report.lint, report.config_path)
     for note in report.notes:
         yield f"note: {note}"
-    if report.outcome is Outcome.DRY_RUN:
+    if report.outcome is PrepareOutcome.DRY_RUN:
         yield "Dry run: nothing was downloaded or written."
         return
-    if report.outcome is Outcome.UP_TO_DATE:
+    if report.outcome is PrepareOutcome.UP_TO_DATE:
         yield "Everything is up to date; nothing was done."
     yield "Next:"
     for command in report.next_commands:
@@ -68,11 +68,7 @@ def show_preparation(report: PrepareReport) -> Iterator[Block]:
 
 def _lint_lines(lint: LintReport, path: Path) -> Iterator[Block]:
     """Yield the errors in full, and how much more there is to know."""
-    errors, warnings, notes = (lint.count(severity) for severity in Severity)
-    yield (
-        f"lint: {counted(errors, 'error')}, {counted(warnings, 'warning')},"
-        f" {counted(notes, 'note')}"
-    )
+    yield f"lint: {lint.counts}"
     yield from view_findings(
         str(path), [finding for finding in lint.findings if finding.severity is Severity.ERROR]
     )

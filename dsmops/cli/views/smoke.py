@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from dsmops.operations.smoke import CheckResult, SmokeReport, Status
+from dsmops.operations.smoke import CheckResult, CheckStatus, SmokeReport
 from dsmops.report import Block, Table
 from dsmops.units import duration
 
 _MARKS = {
-    Status.PASSED: "ok",
-    Status.FAILED: "FAILED",
-    Status.BLOCKED: "blocked",
-    Status.SKIPPED: "-",
+    CheckStatus.PASSED: "ok",
+    CheckStatus.FAILED: "FAILED",
+    CheckStatus.BLOCKED: "blocked",
+    CheckStatus.SKIPPED: "-",
 }
 
 
@@ -21,7 +21,7 @@ def show_smoke(report: SmokeReport) -> Iterator[Block]:
     """Yield the checks, what to do about failed ones, and the verdict."""
     yield Table(("check", "", "time>", "evidence"), [_row(check) for check in report.checks])
     for check in report.checks:
-        if check.status is Status.FAILED:
+        if check.status is CheckStatus.FAILED:
             yield (
                 f"{_name(check)}: {check.hint} See {check.runbook}."
                 if check.hint
@@ -43,9 +43,9 @@ def junit_xml(report: SmokeReport) -> str:
         "testsuite",
         name="dsmops.smoke-test",
         tests=str(len(statuses)),
-        failures=str(statuses.count(Status.FAILED)),
-        errors=str(statuses.count(Status.BLOCKED)),
-        skipped=str(statuses.count(Status.SKIPPED)),
+        failures=str(statuses.count(CheckStatus.FAILED)),
+        errors=str(statuses.count(CheckStatus.BLOCKED)),
+        skipped=str(statuses.count(CheckStatus.SKIPPED)),
         time=f"{report.seconds:.3f}",
     )
     properties = ElementTree.SubElement(suite, "properties")
@@ -61,12 +61,12 @@ def junit_xml(report: SmokeReport) -> str:
             name=check.name,
             time=f"{check.seconds:.3f}",
         )
-        if check.status is Status.FAILED:
+        if check.status is CheckStatus.FAILED:
             failure = ElementTree.SubElement(case, "failure", message=_xml(check.evidence))
             failure.text = _xml(f"{check.hint}\nSee {check.runbook}.".lstrip())
-        elif check.status is Status.BLOCKED:
+        elif check.status is CheckStatus.BLOCKED:
             ElementTree.SubElement(case, "error", message=_xml(check.evidence))
-        elif check.status is Status.SKIPPED:
+        elif check.status is CheckStatus.SKIPPED:
             ElementTree.SubElement(case, "skipped", message=_xml(check.evidence))
         else:
             ElementTree.SubElement(case, "system-out").text = _xml(check.evidence)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dsmops.config.lint import access, device, files, keys, model, text, tts
-from dsmops.config.lint.report import CODES, Finding, Findings, LintReport
+from dsmops.config.lint.report import CODES, ConfigFinding, Findings, LintReport
 from dsmops.config.lint.subject import FileFact, FileState, LintFacts
 from dsmops.config.load import Config
 
-__all__ = ["CODES", "FileFact", "FileState", "Finding", "LintFacts", "LintReport", "lint"]
+__all__ = ["CODES", "ConfigFinding", "FileFact", "FileState", "LintFacts", "LintReport", "lint"]
 
 RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
     keys.schema_problems,

@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from dsmops.config.lint.report import Finding, Findings, finding
+from dsmops.config.lint.report import ConfigFinding, Findings, finding
 from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import Module, modules
@@ -164,7 +164,7 @@ def api_keys(config: Config, facts: LintFacts) -> Findings:
             )
 
 
-def _public_token(config: Config, facts: LintFacts) -> Finding:
+def _public_token(config: Config, facts: LintFacts) -> ConfigFinding:
     here: KeyPath = ("authorized_ids",)
     if _listens_to_others(facts.addr):
         message = (

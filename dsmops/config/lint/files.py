@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from dsmops.config.lint.report import Finding, Findings, finding
+from dsmops.config.lint.report import ConfigFinding, Findings, finding
 from dsmops.config.lint.subject import FileFact, FileState, LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
@@ -419,7 +419,7 @@ def _model_of(header: Header) -> str:
     return "Copy the [model] tables of the file's own config."
 
 
-def _swapped(config: Config, where: KeyPath, message: str) -> Finding:
+def _swapped(config: Config, where: KeyPath, message: str) -> ConfigFinding:
     return finding(
         config,
         "swapped-files",

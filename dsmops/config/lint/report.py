@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dsmops.config.load import Config, KeyPath
-from dsmops.findings import Severity
+from dsmops.findings import Counts, Finding, Severity
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -120,49 +120,55 @@ An error keeps the server from doing its job, a warning is likely not what was m
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing to know about a config.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFinding(Finding):
+    """One thing to know about a config, with a code of `CODES`.
 
     `where` is the dotted key, `line` the line it stands on, or would.
     """
 
-    severity: Severity
-    code: str
     where: str
     line: int
-    message: str
-    hint: str
 
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
     """The findings of one config, by line."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ConfigFinding, ...]
 
-    def count(self, severity: Severity) -> int:
-        """Return how many findings have this severity."""
-        return sum(finding.severity is severity for finding in self.findings)
+    @property
+    def counts(self) -> Counts:
+        """How many findings matter how much."""
+        return Counts.of(self.findings)
 
     @property
     def has_errors(self) -> bool:
         """Whether something keeps the server from doing its job."""
-        return self.count(Severity.ERROR) > 0
+        return self.counts.errors > 0
 
     def is_clean(self, *, strict: bool) -> bool:
         """Return whether there are no errors, and with `strict` no warnings either."""
-        return not (self.has_errors or (strict and self.count(Severity.WARNING)))
+        return self.counts.is_clean(strict=strict)
 
 
-Findings = Iterator[Finding]
+Findings = Iterator[ConfigFinding]
 
 
-def finding(config: Config, code: str, where: KeyPath, message: str, hint: str = "") -> Finding:
+def finding(
+    config: Config, code: str, where: KeyPath, message: str, hint: str = ""
+) -> ConfigFinding:
     """Return the finding of `code` at a key of `config`, with the severity and line that belong to
     them.
     """
-    return Finding(CODES[code][0], code, dotted(where), config.line(where), message, hint)
+    return ConfigFinding(
+        code=code,
+        severity=CODES[code][0],
+        message=message,
+        hint=hint,
+        where=dotted(where),
+        line=config.line(where),
+    )
 
 
 def dotted(where: KeyPath) -> str:

@@ -8,10 +8,11 @@ import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from dsmops.checkpoint import read_header
-from dsmops.config.lint import FileFact, FileState, Finding, LintFacts, LintReport, lint
+from dsmops.config.lint import ConfigFinding, FileFact, FileState, LintFacts, LintReport, lint
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import FileRole, file_references
 from dsmops.config.schema import ServerVersion
@@ -19,7 +20,7 @@ from dsmops.config.tokenizer import count_pieces
 from dsmops.devices import Device
 from dsmops.errors import DsmopsError, SourceError
 from dsmops.files import os_errors
-from dsmops.findings import Severity
+from dsmops.findings import Counts
 from dsmops.hub import in_cache, parse_source
 from dsmops.operations.models.files import read_json
 
@@ -32,7 +33,7 @@ class CheckedConfig:
     """The findings of one file."""
 
     path: str
-    findings: tuple[Finding, ...]
+    findings: tuple[ConfigFinding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ConfigCheck:
 
     def is_clean(self, *, strict: bool) -> bool:
         """Return whether there are no errors, and with `strict` no warnings either."""
-        return not self.errors and not (strict and self.warnings)
+        return Counts(self.errors, self.warnings, self.notes).is_clean(strict=strict)
 
 
 def check_files(
@@ -71,9 +72,7 @@ def check_files(
         lint_config(config, device=device, server_version=server_version, addr=addr)
         for config in configs
     ]
-    errors, warnings, notes = (
-        sum(report.count(severity) for report in reports) for severity in Severity
-    )
+    counts = Counts.of(chain.from_iterable(report.findings for report in reports))
     return ConfigCheck(
         files=tuple(
             CheckedConfig(config.path, report.findings)
@@ -82,9 +81,9 @@ def check_files(
         device=device,
         server_version=str(server_version) if server_version else None,
         addr=addr,
-        errors=errors,
-        warnings=warnings,
-        notes=notes,
+        errors=counts.errors,
+        warnings=counts.warnings,
+        notes=counts.notes,
     )
 
 

@@ -60,7 +60,7 @@ class MadeConfig:
     lint: LintReport
 
 
-class Outcome(StrEnum):
+class WriteOutcome(StrEnum):
     """What became of a made config."""
 
     PRINTED = "printed"
@@ -143,7 +143,7 @@ def _plan(
 
 def place_config(
     made: MadeConfig, target: Path | None, *, strict: bool, dry_run: bool, force: bool
-) -> Outcome:
+) -> WriteOutcome:
     """Write a made config where it belongs, a new one readable by its owner only, and return what
     became of it.
 
@@ -153,13 +153,13 @@ def place_config(
         InputError: another config is there, and `force` was not given.
     """
     if target is None:
-        return Outcome.PRINTED
+        return WriteOutcome.PRINTED
     if not made.lint.is_clean(strict=strict):
-        return Outcome.REFUSED
+        return WriteOutcome.REFUSED
     if made.before is not None and made.before.text == made.text:
-        return Outcome.UNCHANGED
+        return WriteOutcome.UNCHANGED
     if dry_run:
-        return Outcome.DRY_RUN
+        return WriteOutcome.DRY_RUN
     if made.before is not None and not force:
         raise InputError(
             f"{target} is there already and differs",
@@ -167,4 +167,4 @@ def place_config(
             code="config.exists",
         )
     write_text_atomically(target, made.text, private=made.before is None)
-    return Outcome.WRITTEN
+    return WriteOutcome.WRITTEN

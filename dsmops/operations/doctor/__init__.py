@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from dsmops import __version__
 from dsmops.errors import DsmopsError
 from dsmops.files import translate
+from dsmops.findings import Counts, Severity
 from dsmops.gpu import GpuReport
 from dsmops.operations.doctor.cards import cards, packages, torch
-from dsmops.operations.doctor.findings import NAMES, RUNBOOKS, Finding, Level, finding
+from dsmops.operations.doctor.findings import NAMES, RUNBOOKS, DoctorFinding, finding
 from dsmops.operations.doctor.hub import hub
 from dsmops.operations.doctor.logs import logs
 from dsmops.operations.doctor.machine import disks, ports
@@ -30,13 +31,12 @@ __all__ = [
     "RUNBOOKS",
     "Area",
     "Diagnosis",
-    "Finding",
-    "Level",
+    "DoctorFinding",
     "Scope",
     "diagnose",
 ]
 
-AREAS: tuple[tuple[str, Callable[[Site], Iterator[Finding]]], ...] = (
+AREAS: tuple[tuple[str, Callable[[Site], Iterator[DoctorFinding]]], ...] = (
     ("GPU", cards),
     ("torch", torch),
     ("packages", packages),
@@ -56,7 +56,7 @@ class Area:
     """What was found in one area."""
 
     name: str
-    findings: tuple[Finding, ...]
+    findings: tuple[DoctorFinding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +86,22 @@ def diagnose(scope: Scope, gpu: GpuReport | None = None) -> Diagnosis:
     site = look(scope, gpu)
     areas = tuple(Area(name, tuple(_ask(name, area, site))) for name, area in AREAS)
     findings = [each for area in areas for each in area.findings]
-    errors, warnings, notes = (
-        sum(each.severity is level for each in findings)
-        for level in (Level.ERROR, Level.WARNING, Level.NOTE)
-    )
+    counts = Counts.of(findings)
     return Diagnosis(
         dsmops_version=__version__,
         python_version=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         areas=areas,
-        errors=errors,
-        warnings=warnings,
-        notes=notes,
+        errors=counts.errors,
+        warnings=counts.warnings,
+        notes=counts.notes,
         not_seen=tuple(dict.fromkeys(each.unseen for each in findings if each.unseen)),
     )
 
 
-def _ask(name: str, area: Callable[[Site], Iterator[Finding]], site: Site) -> Iterator[Finding]:
+def _ask(
+    name: str, area: Callable[[Site], Iterator[DoctorFinding]], site: Site
+) -> Iterator[DoctorFinding]:
     try:
         yield from area(site)
     except DsmopsError as exc:
@@ -112,10 +111,10 @@ def _ask(name: str, area: Callable[[Site], Iterator[Finding]], site: Site) -> It
         yield _unseen(name, translate(exc, exc.filename or "the system"))
 
 
-def _unseen(name: str, error: DsmopsError) -> Finding:
+def _unseen(name: str, error: DsmopsError) -> DoctorFinding:
     return finding(
         "area-unseen",
-        Level.WARNING,
+        Severity.WARNING,
         f"could not look further: {error.message}",
         fix=error.hint,
         unseen=f"all of {name}",

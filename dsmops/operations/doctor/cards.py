@@ -8,14 +8,15 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import PurePath
 
+from dsmops.findings import Finding, Severity
 from dsmops.gpu import DeviceReport
-from dsmops.gpu.findings import HostFinding
+from dsmops.gpu.findings import GpuCode
 from dsmops.gpu.torch_build import TorchKernels
-from dsmops.operations.doctor.findings import Finding, Level, finding, ok
+from dsmops.operations.doctor.findings import DoctorFinding, finding, name_of, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.units import counted, size
 
-_ABSENT = {"gpu.driver_missing", "gpu.container_without_gpu", "gpu.wsl_without_gpu"}
+_ABSENT = {GpuCode.DRIVER_MISSING, GpuCode.CONTAINER_WITHOUT_GPU, GpuCode.WSL_WITHOUT_GPU}
 """Codes that a machine without a card has too."""
 _OTHER_TORCH = (
     "Install a torch made with CUDA 12.6, which has kernels from 5.0 to 9.0:"
@@ -25,13 +26,13 @@ _SOMEBODYS_BYTES = 1 << 30
 """More than a driver, a desktop or an idle context takes."""
 
 
-def cards(site: Site) -> Iterator[Finding]:
+def cards(site: Site) -> Iterator[DoctorFinding]:
     """Report the driver and every card that CUDA programs see."""
     for each in site.gpu.findings:
         if each.code in _ABSENT and not site.gpu.pci_cards:
             yield finding(
                 "gpu-none",
-                Level.NOTE,
+                Severity.NOTE,
                 "there is no GPU here",
                 each.message,
                 fix="dsmops plan --simulate t4",
@@ -43,14 +44,14 @@ def cards(site: Site) -> Iterator[Finding]:
         yield from _card(site, device)
 
 
-def _of_host(found: HostFinding) -> Finding:
-    name = found.code.replace(".", "-").replace("_", "-")
+def _of_host(found: Finding) -> DoctorFinding:
     # A container is often meant to have no card, and the machine around it is in order.
-    level = Level.WARNING if found.code == "gpu.container_without_gpu" else Level.of(found.severity)
-    return finding(name, level, found.message, fix=found.hint)
+    absent = found.code == GpuCode.CONTAINER_WITHOUT_GPU
+    severity = Severity.WARNING if absent else found.severity
+    return finding(name_of(found.code), severity, found.message, fix=found.hint)
 
 
-def _card(site: Site, report: DeviceReport) -> Iterator[Finding]:
+def _card(site: Site, report: DeviceReport) -> Iterator[DoctorFinding]:
     device, verdict = report.device, report.verdict
     capability = device.compute_capability
     free, total = device.memory_free_bytes, device.memory_total_bytes
@@ -69,7 +70,7 @@ def _card(site: Site, report: DeviceReport) -> Iterator[Finding]:
     if verdict.bf16_fails and verdict.dtype_override:
         yield finding(
             "gpu-pre-ampere",
-            Level.NOTE,
+            Severity.NOTE,
             f"{device.label} has no bf16, in which moshi-server computes unless it is told"
             " otherwise",
             f"compute capability {capability}; {verdict.serving_reason}",
@@ -81,7 +82,7 @@ def _card(site: Site, report: DeviceReport) -> Iterator[Finding]:
     if verdict.build is not None and verdict.build.problem is not None:
         yield finding(
             "gpu-driver-old",
-            Level.WARNING,
+            Severity.WARNING,
             f"no moshi-server can be built for {device.label} under this driver:"
             f" {verdict.build.problem}",
             driver,
@@ -95,20 +96,20 @@ def _card(site: Site, report: DeviceReport) -> Iterator[Finding]:
         ]
         yield finding(
             "gpu-memory-taken",
-            Level.WARNING,
+            Severity.WARNING,
             f"{size(total - free)} of {device.label} are taken",
             *(holders or ["the driver does not list by whom"]),
             fix="dsmops plan",
         )
 
 
-def torch(site: Site) -> Iterator[Finding]:
+def torch(site: Site) -> Iterator[DoctorFinding]:
     """Report whether the installed torch can compute on the card, without importing it."""
     build = site.gpu.torch
     if build is None:
         yield finding(
             "torch-missing",
-            Level.NOTE,
+            Severity.NOTE,
             "torch is not installed, so the embedded worker cannot run; moshi-server needs none",
             fix="pip install 'dsmops[worker]'",
         )
@@ -127,7 +128,7 @@ def torch(site: Site) -> Iterator[Finding]:
         case TorchKernels.NO_CUDA:
             yield finding(
                 "torch-without-cuda",
-                Level.WARNING,
+                Severity.WARNING,
                 f"the embedded worker would not use {label}: this torch was made without CUDA",
                 said,
                 fix=_OTHER_TORCH,
@@ -135,7 +136,7 @@ def torch(site: Site) -> Iterator[Finding]:
         case TorchKernels.NO:
             yield finding(
                 "torch-without-kernels",
-                Level.WARNING,
+                Severity.WARNING,
                 f"the embedded worker would fail on {label}: this torch has no kernels for it",
                 said,
                 f"its kernels are for {holds}",
@@ -144,7 +145,7 @@ def torch(site: Site) -> Iterator[Finding]:
         case TorchKernels.DRIVER_TOO_OLD:
             yield finding(
                 "torch-driver-old",
-                Level.WARNING,
+                Severity.WARNING,
                 "the embedded worker would not find a card: the driver is too old for this torch",
                 said,
                 f"driver {site.gpu.driver_version}, runs CUDA up to {site.gpu.cuda_driver_version}",
@@ -153,7 +154,7 @@ def torch(site: Site) -> Iterator[Finding]:
         case _:
             yield finding(
                 "torch-kernels-unknown",
-                Level.NOTE,
+                Severity.NOTE,
                 f"cannot tell whether this torch has kernels for {label}: it is no published wheel"
                 " that is known",
                 said,
@@ -162,7 +163,7 @@ def torch(site: Site) -> Iterator[Finding]:
             )
 
 
-def packages(site: Site) -> Iterator[Finding]:  # noqa: ARG001 every area is asked alike
+def packages(site: Site) -> Iterator[DoctorFinding]:  # noqa: ARG001 every area is asked alike
     """Report which packages of the `worker` extra are absent.
 
     Only names are looked up; nothing is imported.
@@ -172,7 +173,7 @@ def packages(site: Site) -> Iterator[Finding]:  # noqa: ARG001 every area is ask
     if missing:
         yield finding(
             "packages-missing",
-            Level.NOTE,
+            Severity.NOTE,
             "the embedded worker and what talks to servers (`worker`, `transcribe`, `synthesize`,"
             " `evaluate`, `smoke-test`) lack packages; moshi-server needs none of them",
             f"not installed: {', '.join(missing)}",

@@ -1,53 +1,34 @@
 """What a diagnosis says: findings, and the one table of all their names.
 
-Names are stable, for scripts and runbooks, and each keeps its page. Three rooms bring names of
-their own: what is the matter with a driver (`gpu.findings`), with a config (`config.lint`), and
-what stands in a log (`logs.failures`).
+Names are stable, for scripts and runbooks, and each keeps its page. Three packages bring names of
+their own: for a driver (`gpu.findings`), for a config (`config.lint`), and for what a log says
+(`logs.failures`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 
 from dsmops.config.lint import CODES
-from dsmops.findings import Severity
+from dsmops.findings import Finding, Severity
+from dsmops.gpu.findings import GpuCode
 from dsmops.logs import without_secrets
 from dsmops.logs.failures import FAILURES
 
 
-class Level(StrEnum):
-    """How much a finding matters.
-
-    An error keeps something here from working, a warning may; `ok` was looked at and is in order.
-    """
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
-    OK = "ok"
-
-    @classmethod
-    def of(cls, severity: Severity) -> Level:
-        """Return how much a finding of another room matters here."""
-        return cls(severity.value)
-
-
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing about this machine.
-
-    `cause` says what is the matter, `evidence` how that is known, `fix` what to do, as a command.
+class DoctorFinding(Finding):
+    """One thing about this machine. `evidence` is how it is known. In the JSON document, code,
+    message and hint are `name`, `cause` and `fix`.
 
     `upstream_issue` is a public report of the same (`kyutai-labs/moshi#355`), `runbook` the page
     and heading. `unseen` names what could not be judged because of it, None where nothing was lost.
     """
 
-    name: str
-    severity: Level
-    cause: str
+    code: str = field(metadata={"json": "name"})
+    message: str = field(metadata={"json": "cause"})
     evidence: tuple[str, ...] = ()
-    fix: str = ""
+    hint: str = field(default="", metadata={"json": "fix"})
     upstream_issue: str | None = None
     runbook: str | None = None
     unseen: str | None = None
@@ -62,40 +43,17 @@ _GPU, _TORCH, _SERVER, _FILES, _PORT = (
 )
 _DOCTOR, _CONFIG, _DISK = "doctor.md", "config-findings.md", "disk-space.md"
 
-_GPU_CODES = (
-    "driver-missing",
-    "jetson",
-    "driver-mismatch",
-    "driver-not-loaded",
-    "access-refused",
-    "device-lost",
-    "no-answer",
-    "driver-failed",
-    "container-without-gpu",
-    "wsl-library-path",
-    "wsl-without-gpu",
-    "wsl-driver-missing",
-    "device-missing",
-    "mask-cut",
-    "all-hidden",
-    "mig-empty",
-    "no-power",
-    "mig",
-    "order-uncertain",
-    "wsl",
-    "device-nodes-missing",
-    "capability-not-reported",
-    "nvml-failed",
-    "compute-mode",
-    "shared-memory",
-    "odd-reading",
-    "odd-output",
-)
-"""Codes of `gpu.findings`, as names: `gpu.driver_missing` there is `gpu-driver-missing` here."""
+
+def name_of(code: str) -> str:
+    """Return the name of a code of `gpu.findings` here: `gpu.driver_missing` is
+    `gpu-driver-missing`.
+    """
+    return code.replace(".", "-").replace("_", "-")
+
 
 # name → its page, where the name is a heading, and the public report where there is one.
 _TABLE: dict[str, tuple[str, str | None]] = {
-    **{f"gpu-{code}": (_GPU, None) for code in _GPU_CODES},
+    **{name_of(code): (_GPU, None) for code in GpuCode},
     "gpu-none": (_GPU, None),
     "gpu-memory-taken": (_GPU, None),
     "gpu-driver-old": (_GPU, None),
@@ -178,22 +136,26 @@ NAMES = RUNBOOKS.keys() | _OK
 
 
 def finding(
-    name: str, severity: Level, cause: str, *evidence: str, fix: str = "", unseen: str | None = None
-) -> Finding:
+    name: str,
+    severity: Severity,
+    cause: str,
+    *evidence: str,
+    fix: str = "",
+    unseen: str | None = None,
+) -> DoctorFinding:
     """Return the finding of a name, with the page and the public report that belong to it."""
-    runbook = None if name in _OK else RUNBOOKS[name]
-    return Finding(
-        name,
-        severity,
-        without_secrets(cause),
-        tuple(map(without_secrets, filter(None, evidence))),
-        without_secrets(fix),
-        _ISSUES.get(name),
-        runbook,
-        unseen,
+    return DoctorFinding(
+        code=name,
+        severity=severity,
+        message=without_secrets(cause),
+        evidence=tuple(map(without_secrets, filter(None, evidence))),
+        hint=without_secrets(fix),
+        upstream_issue=_ISSUES.get(name),
+        runbook=None if name in _OK else RUNBOOKS[name],
+        unseen=unseen,
     )
 
 
-def ok(area: str, cause: str, *evidence: str) -> Finding:
+def ok(area: str, cause: str, *evidence: str) -> DoctorFinding:
     """Return the finding that an area is in order."""
-    return finding(f"{area}-ok", Level.OK, cause, *evidence)
+    return finding(f"{area}-ok", Severity.OK, cause, *evidence)

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 from dsmops.errors import DsmopsError, InputError, RemoteError
+from dsmops.findings import Severity
 from dsmops.hub import HubFile, HubSettings, ask_once, find_tokens, read_settings, server_cache
 from dsmops.models import DEFAULT_STT
-from dsmops.operations.doctor.findings import Finding, Level, finding, ok
+from dsmops.operations.doctor.findings import DoctorFinding, finding, ok
 from dsmops.operations.doctor.site import Site
 
 _TIMEOUT_S = 3
@@ -34,20 +35,20 @@ _NAMES = {
 }
 
 
-def hub(site: Site) -> Iterator[Finding]:
+def hub(site: Site) -> Iterator[DoctorFinding]:
     """Report settings and tokens, and ask the hub for one file of each repository from which
     something is missing.
     """
     try:
         settings = read_settings()
     except InputError as exc:
-        yield finding("hub-settings", Level.ERROR, exc.message, fix=exc.hint, unseen=_UNSEEN)
+        yield finding("hub-settings", Severity.ERROR, exc.message, fix=exc.hint, unseen=_UNSEEN)
         return
     yield from _tokens()
     if settings.cache.resolve() != server_cache().resolve():
         yield finding(
             "hub-cache-elsewhere",
-            Level.WARNING,
+            Severity.WARNING,
             f"moshi-server looks for downloads in {server_cache()}, and everything else uses"
             f" {settings.cache}",
             "it reads HF_HOME, not HF_HUB_CACHE or XDG_CACHE_HOME",
@@ -64,12 +65,12 @@ def hub(site: Site) -> Iterator[Finding]:
     yield from _ask(settings, missing)
 
 
-def _tokens() -> Iterator[Finding]:
+def _tokens() -> Iterator[DoctorFinding]:
     tokens, read = find_tokens(), server_cache().parent / "token"
     if (tokens.variable or tokens.has_file) and not read.is_file():
         yield finding(
             "hub-token-unread",
-            Level.WARNING,
+            Severity.WARNING,
             f"moshi-server does not read {tokens.variable or tokens.file}: to it this machine has"
             " no token",
             f"{read} does not exist",
@@ -78,13 +79,13 @@ def _tokens() -> Iterator[Finding]:
         )
 
 
-def _offline(missing: tuple[HubFile, ...], *, forbidden: bool) -> Finding:
+def _offline(missing: tuple[HubFile, ...], *, forbidden: bool) -> DoctorFinding:
     """Return what not asking means. dsmops obeys the environment, and would not fetch; `--offline`
     says nothing about later.
     """
     return finding(
         "hub-offline",
-        Level.ERROR if missing and forbidden else Level.NOTE,
+        Severity.ERROR if missing and forbidden else Severity.NOTE,
         "the hub was not asked:"
         f" {'HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set' if forbidden else '--offline'}",
         *(f"not in the cache: {file}" for file in missing),
@@ -94,7 +95,7 @@ def _offline(missing: tuple[HubFile, ...], *, forbidden: bool) -> Finding:
     )
 
 
-def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[Finding]:
+def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[DoctorFinding]:
     # One file speaks for its repository; with nothing to fetch, the default model's speaks for the
     # hub.
     asked = list({file.repo: file for file in missing}.values()) or [
@@ -107,7 +108,7 @@ def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[Findin
         elif isinstance(error, RemoteError):
             yield finding(
                 "hub-unreachable",
-                Level.ERROR if missing else Level.NOTE,
+                Severity.ERROR if missing else Severity.NOTE,
                 f"{settings.shown} does not answer this machine",
                 error.message,
                 fix=(
@@ -118,7 +119,7 @@ def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[Findin
             )
             return
         else:
-            level = Level.ERROR if missing else Level.WARNING
+            level = Severity.ERROR if missing else Severity.WARNING
             yield finding(
                 _NAMES.get(error.code, "hub-refused"),
                 level,

@@ -12,11 +12,12 @@ from pathlib import Path
 from dsmops.config.values import resolve
 from dsmops.errors import DsmopsError
 from dsmops.files import os_errors, require_file
+from dsmops.findings import Severity
 from dsmops.logs import decompressed, parse, unwrapped
 from dsmops.logs.compression import MAGIC_BYTES
 from dsmops.logs.failures import FAILURES, FailureSeen, find_failures
 from dsmops.logs.sources import is_compressed
-from dsmops.operations.doctor.findings import Finding, Level, finding, ok
+from dsmops.operations.doctor.findings import DoctorFinding, finding, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.units import counted, size
 
@@ -35,7 +36,7 @@ _STARTED = re.compile(
 _FOLDERS = (Path("logs"), Path("logs", "moshi-logs", "raw"))
 
 
-def logs(site: Site) -> Iterator[Finding]:
+def logs(site: Site) -> Iterator[DoctorFinding]:
     """Report known failures in the logs that were named, or in the newest ones of the usual
     folders.
     """
@@ -43,7 +44,7 @@ def logs(site: Site) -> Iterator[Finding]:
     if not files:
         yield finding(
             "log-none",
-            Level.NOTE,
+            Severity.NOTE,
             f"no log in {', '.join(map(str, folders))}",
             unseen="what went wrong before; name a log with --log",
         )
@@ -51,7 +52,7 @@ def logs(site: Site) -> Iterator[Finding]:
         try:
             yield from _log(path, named=path in site.scope.logs)
         except DsmopsError as exc:
-            level = Level.ERROR if path in site.scope.logs else Level.WARNING
+            level = Severity.ERROR if path in site.scope.logs else Severity.WARNING
             yield finding(
                 "log-unreadable",
                 level,
@@ -94,7 +95,7 @@ def _logs_in(folder: Path) -> Iterator[Path]:
             )
 
 
-def _log(path: Path, *, named: bool) -> Iterator[Finding]:
+def _log(path: Path, *, named: bool) -> Iterator[DoctorFinding]:
     data, is_end = _end_of(path)
     data = unwrapped(data)
     started = max((match.start() for match in _STARTED.finditer(data)), default=0)
@@ -114,7 +115,7 @@ def _log(path: Path, *, named: bool) -> Iterator[Finding]:
     ):
         yield finding(
             "log-foreign",
-            Level.WARNING if named else Level.NOTE,
+            Severity.WARNING if named else Severity.NOTE,
             f"{where}: no line of it is one that a server writes",
             fix="Name the file that the server's output went to.",
             unseen=f"what went wrong before: {path} is no server's log",
@@ -127,13 +128,13 @@ def _log(path: Path, *, named: bool) -> Iterator[Finding]:
         )
 
 
-def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> Finding:
+def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> DoctorFinding:
     failure = FAILURES[seen.name]
     # A key in a log stays there whatever the server does next.
     over = past and not failure.is_secret
     return finding(
         seen.name,
-        Level.NOTE if over else Level.of(failure.severity),
+        Severity.NOTE if over else failure.severity,
         f"{failure.meaning}" + ("; the server was started again since" if over else ""),
         f"{where}, line {seen.line + lines_before}"
         + (f", and {seen.count - 1:,} more" if seen.count > 1 else ""),

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dsmops.config.values import resolve
+from dsmops.findings import Severity
 from dsmops.hub import read_settings
 from dsmops.models import DEFAULT_STT, PublishedModel
-from dsmops.operations.doctor.findings import Finding, Level, finding, ok
+from dsmops.operations.doctor.findings import DoctorFinding, finding, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.units import size
 
@@ -34,7 +35,7 @@ steps of 20 ms.
 _MOST_ANSWER_BYTES = 1 << 20
 
 
-def disks(site: Site) -> Iterator[Finding]:
+def disks(site: Site) -> Iterator[DoctorFinding]:
     """Report whether there is room for what is still to be downloaded, converted and logged, and
     whether it may be written.
     """
@@ -77,13 +78,13 @@ def _weight_bytes(model: PublishedModel) -> int:
     return 2 * model.shape.parameters
 
 
-def _disk(folder: Path, need_bytes: int, what: str) -> Iterator[Finding]:
+def _disk(folder: Path, need_bytes: int, what: str) -> Iterator[DoctorFinding]:
     place = _existing(folder)
     free = shutil.disk_usage(place).free
     if not os.access(place, os.W_OK | os.X_OK):
         yield finding(
             "disk-not-writable",
-            Level.WARNING,
+            Severity.WARNING,
             f"{what} cannot be written to {folder}",
             f"{place} belongs to user {place.stat().st_uid}, and this is user {os.geteuid()}",
             fix=f"ls -ld {place}",
@@ -92,7 +93,7 @@ def _disk(folder: Path, need_bytes: int, what: str) -> Iterator[Finding]:
         logs = what == "logs"
         yield finding(
             "disk-low" if logs else "disk-too-small",
-            Level.WARNING if logs else Level.ERROR,
+            Severity.WARNING if logs else Severity.ERROR,
             f"{size(free)} are free for {what} in {folder}, and {size(need_bytes)} are "
             + ("one busy day" if logs else "needed"),
             fix=f"df -h {place}",
@@ -106,7 +107,7 @@ def _existing(folder: Path) -> Path:
     )
 
 
-def ports(site: Site) -> Iterator[Finding]:
+def ports(site: Site) -> Iterator[DoctorFinding]:
     """Report who listens on the port that was named, or on the server's own; one that answers is
     asked what it serves.
     """
@@ -124,7 +125,7 @@ def ports(site: Site) -> Iterator[Finding]:
         yield _taken(site, port, "by another program", "it does not answer like a moshi-server")
 
 
-def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[Finding]:
+def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[DoctorFinding]:
     """Judge a port on which nobody answers on loopback: it may be taken elsewhere, or be one that
     only root may have.
     """
@@ -135,7 +136,7 @@ def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[Finding]:
     except PermissionError:
         yield finding(
             "port-refused",
-            Level.ERROR,
+            Severity.ERROR,
             f"this user may not listen on port {port}",
             fix="Choose one from 1024 up: moshi-server worker --port 8080 ...",
         )
@@ -152,10 +153,10 @@ def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[Finding]:
         yield ok("port", f"port {port} is free")
 
 
-def _taken(site: Site, port: int, how: str, said: str) -> Finding:
+def _taken(site: Site, port: int, how: str, said: str) -> DoctorFinding:
     return finding(
         "port-taken",
-        Level.ERROR if site.scope.port else Level.WARNING,
+        Severity.ERROR if site.scope.port else Severity.WARNING,
         f"port {port} is taken {how}",
         said,
         *_listeners(port),
@@ -163,7 +164,7 @@ def _taken(site: Site, port: int, how: str, said: str) -> Finding:
     )
 
 
-def _server(port: int, build: dict[str, Any]) -> Finding:
+def _server(port: int, build: dict[str, Any]) -> DoctorFinding:
     modules = _get(port, "/api/modules_info")
     slots = (
         [each for each in modules if isinstance(each, dict)] if isinstance(modules, list) else []
@@ -180,7 +181,7 @@ def _server(port: int, build: dict[str, Any]) -> Finding:
     if any(each.get("used_slots") == each.get("total_slots") not in (None, "0") for each in slots):
         return finding(
             "port-server-full",
-            Level.WARNING,
+            Severity.WARNING,
             f"the speech server on port {port} has no free slot: it is full, or its model loop died"
             " and clients wait for ever",
             *evidence,
@@ -188,7 +189,7 @@ def _server(port: int, build: dict[str, Any]) -> Finding:
         )
     return finding(
         "port-server",
-        Level.NOTE,
+        Severity.NOTE,
         f"a speech server listens on port {port}; that alone does not say that it works",
         *evidence,
         fix=f"dsmops smoke-test --url ws://127.0.0.1:{port}",

@@ -18,7 +18,7 @@ from dsmops.findings import Severity
 from dsmops.hub import HubFile, in_cache, read_settings
 from dsmops.models import DEFAULT_STT
 from dsmops.operations.configs.checking import lint_config
-from dsmops.operations.doctor.findings import Finding, Level, finding, ok
+from dsmops.operations.doctor.findings import DoctorFinding, finding, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.operations.models.sources import locate
 from dsmops.operations.server_binary import BinaryKind
@@ -28,12 +28,12 @@ _CONVERTED = Path("assets") / "fp16"
 """Where `prep-sm75` puts what it converts."""
 
 
-def configs(site: Site) -> Iterator[Finding]:
+def configs(site: Site) -> Iterator[DoctorFinding]:
     """Report what is wrong or unwise in every config, judged for this card and this server as far
     as they are known.
     """
     for error in site.unreadable:
-        yield finding("config-unreadable", Level.ERROR, error.message, fix=error.hint)
+        yield finding("config-unreadable", Severity.ERROR, error.message, fix=error.hint)
     for config in site.configs:
         yield from _config(site, config)
     if not (site.configs or site.unreadable):
@@ -45,7 +45,7 @@ def configs(site: Site) -> Iterator[Finding]:
         )
         yield finding(
             "config-none",
-            Level.NOTE,
+            Severity.NOTE,
             f"no config of your own in {site.scope.folder / 'configs'}",
             ready,
             fix=(
@@ -57,20 +57,20 @@ def configs(site: Site) -> Iterator[Finding]:
         )
 
 
-def _config(site: Site, config: Config) -> Iterator[Finding]:
+def _config(site: Site, config: Config) -> Iterator[DoctorFinding]:
     report = lint_config(config, device=site.device, server_version=_version(site))
     for each in report.findings:
         if each.severity is not Severity.NOTE:
             where = f"{config.path}:{each.line}:" + (f" {each.where}" if each.where else "")
             yield finding(
                 f"config-{each.code}",
-                Level.of(each.severity),
+                each.severity,
                 f"{config.path}: {each.message}",
                 where,
                 fix=each.hint,
             )
     if not report.has_errors:
-        notes = counted(report.count(Severity.NOTE), "note")
+        notes = counted(report.counts.notes, "note")
         judged = f"judged for {site.device.label}" if site.device else "not judged for a card"
         yield ok(
             "config",
@@ -88,14 +88,14 @@ def _version(site: Site) -> ServerVersion | None:
     )
 
 
-def checkpoints(site: Site) -> Iterator[Finding]:
+def checkpoints(site: Site) -> Iterator[DoctorFinding]:
     """Report checkpoints that are cut off or something else, by their headers.
 
     They are those named; else those converted here, Kyutai's in the cache, and those that configs
     name.
     """
     named = [_located(source) for source in site.scope.checkpoints]
-    yield from (each for each in named if isinstance(each, Finding))
+    yield from (each for each in named if isinstance(each, DoctorFinding))
     usual = () if named else (*_usual(site), *_of_configs(site))
     files = list(
         {path.resolve(): path for path in (*named, *usual) if isinstance(path, Path)}.values()
@@ -107,7 +107,7 @@ def checkpoints(site: Site) -> Iterator[Finding]:
         repo = (site.models or (DEFAULT_STT,))[0].hf_repo
         yield finding(
             "checkpoint-none",
-            Level.NOTE,
+            Severity.NOTE,
             f"no checkpoint of Kyutai's in {site.scope.folder / _CONVERTED} or in the hub cache"
             f" {read_settings().cache}",
             fix=f"dsmops prep-sm75 --hf-repo {repo}" if site.lacks_bf16 else f"hf download {repo}",
@@ -115,17 +115,17 @@ def checkpoints(site: Site) -> Iterator[Finding]:
         )
 
 
-def _located(source: str) -> Path | Finding:
+def _located(source: str) -> Path | DoctorFinding:
     try:
         found = locate(source)
     except SourceError as exc:
-        return finding("checkpoint-missing", Level.ERROR, exc.message, fix=exc.hint)
+        return finding("checkpoint-missing", Severity.ERROR, exc.message, fix=exc.hint)
     if isinstance(found, HubFile):
         path = in_cache(found)
         if path is None:
             return finding(
                 "checkpoint-none",
-                Level.NOTE,
+                Severity.NOTE,
                 f"{source} is not in the hub cache",
                 fix=f"dsmops inspect {source}",
                 unseen=f"what is in {source}",
@@ -160,12 +160,12 @@ def _of_configs(site: Site) -> Iterator[Path]:
                     yield path
 
 
-def _checkpoint(site: Site, path: Path) -> Iterator[Finding]:
+def _checkpoint(site: Site, path: Path) -> Iterator[DoctorFinding]:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files:
         yield finding(
             "checkpoint-missing",
-            Level.ERROR,
+            Severity.ERROR,
             f"{path} holds no .safetensors file",
             fix="Name the file, or another folder.",
         )
@@ -175,7 +175,7 @@ def _checkpoint(site: Site, path: Path) -> Iterator[Finding]:
         except DsmopsError as exc:
             yield finding(
                 "checkpoint-damaged",
-                Level.ERROR,
+                Severity.ERROR,
                 exc.message,
                 f"{size(file.stat().st_size)} on the disk" if file.is_file() else "",
                 fix=exc.hint or f"Download or convert it again: rm {file}",
@@ -184,7 +184,7 @@ def _checkpoint(site: Site, path: Path) -> Iterator[Finding]:
         yield from _whole(site, file, header)
 
 
-def _whole(site: Site, path: Path, header: Header) -> Iterator[Finding]:
+def _whole(site: Site, path: Path, header: Header) -> Iterator[DoctorFinding]:
     identity = identify(header.tensors)
     held: dict[str, int] = {}
     for tensor in header.tensors.values():
@@ -196,7 +196,7 @@ def _whole(site: Site, path: Path, header: Header) -> Iterator[Finding]:
     if "BF16" in held and site.lacks_bf16 and identity.name != "mimi":
         yield finding(
             "checkpoint-bf16",
-            Level.NOTE,
+            Severity.NOTE,
             f"{path} is in bf16, which {site.device.label if site.device else 'this card'} does not"
             " compute: it is cast at every load",
             dtypes,
@@ -208,7 +208,7 @@ def _whole(site: Site, path: Path, header: Header) -> Iterator[Finding]:
     yield ok("checkpoint", f"{path} is whole by its header", identity.description, dtypes)
 
 
-def _leftovers(site: Site) -> Iterator[Finding]:
+def _leftovers(site: Site) -> Iterator[DoctorFinding]:
     cache, blobs = read_settings().cache, "models--kyutai--*/blobs"
     for folder, pattern in (
         (site.scope.folder / _CONVERTED, ".*.dsmops-partial"),
@@ -218,7 +218,7 @@ def _leftovers(site: Site) -> Iterator[Finding]:
         for path in sorted(folder.glob(pattern)):
             yield finding(
                 "checkpoint-partial",
-                Level.NOTE,
+                Severity.NOTE,
                 f"{path} is part of a file: something writes it now, or was interrupted",
                 size(path.stat().st_size),
                 fix="Run the same command again: it goes on, or starts anew over it.",

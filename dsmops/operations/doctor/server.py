@@ -7,21 +7,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsmops.devices import Device
-from dsmops.operations.doctor.findings import Finding, Level, finding, ok
+from dsmops.findings import Severity
+from dsmops.operations.doctor.findings import DoctorFinding, finding, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.operations.server_binary import DEFAULT_NAME, Binary, BinaryKind, cargo_folder
 
 
-def server(site: Site) -> Iterator[Finding]:
+def server(site: Site) -> Iterator[DoctorFinding]:
     """Report the server that was named, or that is found on PATH or where cargo installs."""
     if site.binary_error is not None:
         error = site.binary_error
         name = "server-missing" if error.code == "file.missing" else "server-unreadable"
-        yield finding(name, Level.ERROR, f"no server to look at: {error.message}", fix=error.hint)
+        yield finding(
+            name, Severity.ERROR, f"no server to look at: {error.message}", fix=error.hint
+        )
     elif site.binary is None:
         yield finding(
             "server-none",
-            Level.NOTE,
+            Severity.NOTE,
             f"no {DEFAULT_NAME} on PATH or in ~/.cargo/bin",
             fix=(
                 "`dsmops worker` serves speech to text and text to speech without it; to build it:"
@@ -33,9 +36,9 @@ def server(site: Site) -> Iterator[Finding]:
         yield from _binary(site, site.binary)
 
 
-def _binary(site: Site, binary: Binary) -> Iterator[Finding]:
+def _binary(site: Site, binary: Binary) -> Iterator[DoctorFinding]:
     # A program that was only found may not be the one that serves.
-    serious = Level.ERROR if site.scope.moshi_bin else Level.WARNING
+    serious = Severity.ERROR if site.scope.moshi_bin else Severity.WARNING
     match binary.kind:
         case BinaryKind.PYTHON:
             cargo = cargo_folder() / DEFAULT_NAME
@@ -65,7 +68,7 @@ def _binary(site: Site, binary: Binary) -> Iterator[Finding]:
             return
     found = list(_problems(site, binary, serious))
     yield from found
-    if not any(each.severity in (Level.ERROR, Level.WARNING) for each in found):
+    if not any(each.severity in (Severity.ERROR, Severity.WARNING) for each in found):
         version = f" {binary.version}" if binary.version else ""
         yield ok("server", f"{binary.path} is {_name(binary.kind)}{version}", *binary.evidence)
 
@@ -76,7 +79,7 @@ def _name(kind: BinaryKind) -> str:
     )
 
 
-def _problems(site: Site, binary: Binary, serious: Level) -> Iterator[Finding]:
+def _problems(site: Site, binary: Binary, serious: Severity) -> Iterator[DoctorFinding]:
     if binary.missing_library is not None:
         python = binary.missing_library.startswith("libpython")
         fix = (
@@ -102,7 +105,7 @@ def _problems(site: Site, binary: Binary, serious: Level) -> Iterator[Finding]:
     if binary.kind is BinaryKind.FORK:
         yield finding(
             "server-fork",
-            Level.NOTE,
+            Severity.NOTE,
             f"{binary.path} is a fork, which chooses a dtype by itself, takes other keys and asks"
             " for other credentials",
             *binary.evidence,
@@ -113,12 +116,12 @@ def _problems(site: Site, binary: Binary, serious: Level) -> Iterator[Finding]:
         yield from _kernels(site, binary, site.device)
 
 
-def _override(site: Site, binary: Binary) -> Iterator[Finding]:
+def _override(site: Site, binary: Binary) -> Iterator[DoctorFinding]:
     if binary.has_dtype_override is not False:
         return
     yield finding(
         "server-ignores-override",
-        {True: Level.ERROR, False: Level.NOTE, None: Level.WARNING}[site.lacks_bf16],
+        {True: Severity.ERROR, False: Severity.NOTE, None: Severity.WARNING}[site.lacks_bf16],
         f"{binary.path} ignores `dtype_override` without a word"
         + (", and this card needs it" if site.lacks_bf16 else ""),
         *_told(binary, "dtype_override"),
@@ -137,7 +140,7 @@ _STALE_KERNELS = (
 )
 
 
-def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
+def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[DoctorFinding]:
     """Compare the PTX in the file with card and driver.
 
     It runs on its architecture and all later ones, where the driver compiles it.
@@ -147,7 +150,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
         if binary.kind is not BinaryKind.DSMOPS and binary.has_dtype_override is not None:
             yield finding(
                 "server-without-cuda",
-                Level.WARNING,
+                Severity.WARNING,
                 f"{binary.path} shows no CUDA kernels: built without `--features cuda`, it computes"
                 " on the CPU",
                 fix=_rebuild(device),
@@ -158,7 +161,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
     if capability is not None and capability < oldest:
         yield finding(
             "server-built-for-newer",
-            Level.ERROR,
+            Severity.ERROR,
             f"{binary.path} was built for {oldest.sm}, and {device.label} is older",
             *kernels,
             _STALE_KERNELS,
@@ -167,7 +170,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
     elif capability is not None and capability.native_bf16 and not oldest.native_bf16:
         yield finding(
             "server-built-for-older",
-            Level.WARNING,
+            Severity.WARNING,
             f"{binary.path} was built for {oldest.sm} and lacks the bf16 kernels that it looks for"
             f" on {device.label}",
             *kernels,
@@ -178,7 +181,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[Finding]:
     if binary.cuda_toolkit and driver and _numbers(binary.cuda_toolkit) > _numbers(driver):
         yield finding(
             "server-toolkit-newer",
-            Level.ERROR,
+            Severity.ERROR,
             f"{binary.path} needs a driver for CUDA {binary.cuda_toolkit}, and this one runs CUDA"
             f" up to {driver}",
             *kernels,

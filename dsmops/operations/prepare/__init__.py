@@ -23,6 +23,7 @@ from dsmops.devices import Device, Runtime
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError, TensorRangeError
 from dsmops.files import os_errors, require_free_space, write_text_atomically
+from dsmops.gpu.findings import GpuCode
 from dsmops.hub import fetch
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.prepare.plan import PreparePlan, PrepareRequest, plan_preparation
@@ -30,8 +31,8 @@ from dsmops.operations.prepare.steps import Part, Step
 from dsmops.progress import SILENT, Progress
 
 __all__ = [
-    "Outcome",
     "Part",
+    "PrepareOutcome",
     "PreparePlan",
     "PrepareReport",
     "PrepareRequest",
@@ -43,16 +44,16 @@ __all__ = [
 ]
 
 _NO_CARD = {
-    "gpu.driver_missing",
-    "gpu.device_missing",
-    "gpu.container_without_gpu",
-    "gpu.wsl_without_gpu",
-    "gpu.wsl_driver_missing",
+    GpuCode.DRIVER_MISSING,
+    GpuCode.DEVICE_MISSING,
+    GpuCode.CONTAINER_WITHOUT_GPU,
+    GpuCode.WSL_WITHOUT_GPU,
+    GpuCode.WSL_DRIVER_MISSING,
 }
 """Findings that mean a machine without a GPU; any other means one with a GPU that does not work."""
 
 
-class Outcome(StrEnum):
+class PrepareOutcome(StrEnum):
     """How a preparation ended."""
 
     DONE = "done"
@@ -70,7 +71,7 @@ class PrepareReport:
     the change to a config that was already there, without API keys.
     """
 
-    outcome: Outcome
+    outcome: PrepareOutcome
     device: Device
     model: str
     dtype: ComputeDType
@@ -87,7 +88,7 @@ class PrepareReport:
 
 def preview(plan: PreparePlan) -> PrepareReport:
     """Return what acting on `plan` would do, or that it would be pointless."""
-    return _report(plan, Outcome.DRY_RUN if plan.fits else Outcome.DOES_NOT_FIT)
+    return _report(plan, PrepareOutcome.DRY_RUN if plan.fits else PrepareOutcome.DOES_NOT_FIT)
 
 
 def prepare(
@@ -123,7 +124,7 @@ def prepare(
     lint = lint_config(plan.config, device=plan.device, server_version=plan.server_version)
     return _report(
         plan,
-        Outcome.DONE if plan.changes_something else Outcome.UP_TO_DATE,
+        PrepareOutcome.DONE if plan.changes_something else PrepareOutcome.UP_TO_DATE,
         conversion=conversion,
         lint=lint,
     )
@@ -179,7 +180,7 @@ def _convert(
 
 def _report(
     plan: PreparePlan,
-    outcome: Outcome,
+    outcome: PrepareOutcome,
     *,
     conversion: ConversionReport | None = None,
     lint: LintReport | None = None,
@@ -213,6 +214,8 @@ def _report(
         config_path=Path(plan.config.path),
         config_diff=masked_diff(plan.before, plan.config) if plan.before else "",
         lint=lint,
-        next_commands=tuple(commands) if outcome in {Outcome.DONE, Outcome.UP_TO_DATE} else (),
+        next_commands=tuple(commands)
+        if outcome in {PrepareOutcome.DONE, PrepareOutcome.UP_TO_DATE}
+        else (),
         notes=plan.notes,
     )

@@ -1,6 +1,6 @@
 """`smoke-test`: find out whether a server works, by talking to it."""
 
-from dsmops.operations.smoke.checks import CHECKS, Check, CheckResult, Status
+from dsmops.operations.smoke.checks import CHECKS, Check, CheckResult, CheckStatus
 from dsmops.operations.smoke.report import Backend, SmokeReport
 from dsmops.operations.smoke.request import SmokeRequest
 from dsmops.operations.smoke.run import smoke_test
@@ -11,10 +11,10 @@ __all__ = [
     "Backend",
     "Check",
     "CheckResult",
+    "CheckStatus",
     "Parts",
     "SmokeReport",
     "SmokeRequest",
-    "Status",
     "simulate_success",
     "smoke_test",
 ]

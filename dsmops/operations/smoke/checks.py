@@ -19,7 +19,7 @@ RUNBOOK = "runbooks/smoke-test.md"
 _LONG_KEY_CHARS = 8
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How a check ended."""
 
     PASSED = "passed"
@@ -137,7 +137,7 @@ class CheckResult:
 
     name: str
     module: str | None
-    status: Status
+    status: CheckStatus
     evidence: str
     hint: str
     seconds: float
@@ -208,7 +208,7 @@ class Ledger:
         if blocked_by is None and not always and not self.left_s:
             blocked_by = f"the time limit of {self._timeout_s:g} s was over"
         if blocked_by is not None:
-            self._add(name, module, Status.BLOCKED, f"could not run: {blocked_by}")
+            self._add(name, module, CheckStatus.BLOCKED, f"could not run: {blocked_by}")
             return False
         self._on_start(name)
         begin_s = self._clock()
@@ -220,7 +220,7 @@ class Ledger:
                 evidence = await work()
         except TimeoutError as exc:
             if not limit.expired():  # raised by the work itself, for example by a network file
-                self._add(name, module, Status.FAILED, f"timed out: {exc}", "", begin_s)
+                self._add(name, module, CheckStatus.FAILED, f"timed out: {exc}", "", begin_s)
                 return False
             over = not always and not self.left_s
             what = (
@@ -228,26 +228,26 @@ class Ledger:
                 if over
                 else f"no answer within {within_s:g} s"
             )
-            self._add(name, module, Status.FAILED, what, "", begin_s)
+            self._add(name, module, CheckStatus.FAILED, what, "", begin_s)
         except CheckFailed as exc:
-            self._add(name, module, Status.FAILED, exc.evidence, exc.hint, begin_s)
+            self._add(name, module, CheckStatus.FAILED, exc.evidence, exc.hint, begin_s)
         except DsmopsError as exc:
-            self._add(name, module, Status.FAILED, exc.message, exc.hint, begin_s)
+            self._add(name, module, CheckStatus.FAILED, exc.message, exc.hint, begin_s)
         except DoesNotApply as exc:
-            self._add(name, module, Status.SKIPPED, f"does not apply: {exc}", "", begin_s)
+            self._add(name, module, CheckStatus.SKIPPED, f"does not apply: {exc}", "", begin_s)
         except Exception as exc:  # noqa: BLE001 the other checks' results must still be shown
             what = f"the check itself failed: {type(exc).__name__}: {exc}"
             self._add(
                 name,
                 module,
-                Status.FAILED,
+                CheckStatus.FAILED,
                 what,
                 "Report it: this is a bug in dsmops.",
                 begin_s,
             )
         else:
-            self._add(name, module, Status.PASSED, evidence, "", begin_s)
-        return self.results[-1].status is Status.PASSED
+            self._add(name, module, CheckStatus.PASSED, evidence, "", begin_s)
+        return self.results[-1].status is CheckStatus.PASSED
 
     async def block_rest(self) -> None:
         """Add every check behind the last one that cannot run, with the reason."""
@@ -264,8 +264,8 @@ class Ledger:
         for need in CHECKS[name].needs:
             for found in self.results:
                 is_meant = found.name == need and (module is None or found.module in (None, module))
-                if is_meant and found.status in (Status.FAILED, Status.BLOCKED):
-                    how = "failed" if found.status is Status.FAILED else "could not run"
+                if is_meant and found.status in (CheckStatus.FAILED, CheckStatus.BLOCKED):
+                    how = "failed" if found.status is CheckStatus.FAILED else "could not run"
                     return f"`{need}` {how}"
         return None
 
@@ -273,7 +273,7 @@ class Ledger:
         self,
         name: str,
         module: str | None,
-        status: Status,
+        status: CheckStatus,
         evidence: str,
         hint: str = "",
         begin_s: float | None = None,

@@ -19,7 +19,7 @@ from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.devices import Runtime
 from dsmops.files import os_errors
-from dsmops.findings import Severity
+from dsmops.findings import Counts, Severity
 from dsmops.logs.failures import FAILURES
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.server_binary import find_binary, identify_binary
@@ -187,8 +187,8 @@ class _Launch:
                 f"the config has no module of type {', '.join(CHECKED_TYPES)}",
                 "Add a module to test.",
             )
-        warnings = sum(finding.severity is Severity.WARNING for finding in found)
-        return f"{self._config.path}: no errors, {counted(warnings, 'warning')}"
+        warnings = counted(Counts.of(found).warnings, "warning")
+        return f"{self._config.path}: no errors, {warnings}"
 
     async def _identify(self) -> str:
         binary = await asyncio.to_thread(identify_binary, self._binary)

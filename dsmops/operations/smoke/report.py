@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from dsmops.operations.smoke.checks import CHECKS, CheckResult, Status
+from dsmops.operations.smoke.checks import CHECKS, CheckResult, CheckStatus
 from dsmops.operations.smoke.module_checks import Observations
 from dsmops.operations.smoke.step_times import StepTimes
 
@@ -68,8 +68,10 @@ def make_report(
     raw_log: Path | None = None,
 ) -> SmokeReport:
     """Return the report with its verdict."""
-    failed = tuple(dict.fromkeys(check.name for check in checks if check.status is Status.FAILED))
-    blocked = any(check.status is Status.BLOCKED for check in checks)
+    failed = tuple(
+        dict.fromkeys(check.name for check in checks if check.status is CheckStatus.FAILED)
+    )
+    blocked = any(check.status is CheckStatus.BLOCKED for check in checks)
     passed = not failed and not blocked
     return SmokeReport(
         passed=passed,
@@ -93,28 +95,36 @@ def make_report(
 def _verdict(
     checks: Sequence[CheckResult], seconds: float, *, passed: bool, simulated: str | None
 ) -> str:
-    counts = {status: sum(check.status is status for check in checks) for status in Status}
+    counts = {status: sum(check.status is status for check in checks) for status in CheckStatus}
     if passed:
-        skipped = f"; {counts[Status.SKIPPED]} do not apply here" if counts[Status.SKIPPED] else ""
+        skipped = (
+            f"; {counts[CheckStatus.SKIPPED]} do not apply here"
+            if counts[CheckStatus.SKIPPED]
+            else ""
+        )
         where = (
             f" The {simulated} was simulated: its speed and its memory were not tested."
             if simulated
             else ""
         )
-        return f"Passed: all {counts[Status.PASSED]} checks in {seconds:.1f} s{skipped}.{where}"
+        return (
+            f"Passed: all {counts[CheckStatus.PASSED]} checks in {seconds:.1f} s{skipped}.{where}"
+        )
     first = _cause(checks)
-    more = counts[Status.FAILED] - 1
+    more = counts[CheckStatus.FAILED] - 1
     others = f" {more} other check{'s' if more > 1 else ''} failed as well." if more > 0 else ""
-    blocked = f" {counts[Status.BLOCKED] or 'No'} could not run."
+    blocked = f" {counts[CheckStatus.BLOCKED] or 'No'} could not run."
     return f"Failed at `{first.name}`: {first.evidence}.{others}{blocked}"
 
 
 def _cause(checks: Sequence[CheckResult]) -> CheckResult:
     """Return the first check that did not pass, or the failed one that explains it."""
-    first = next(check for check in checks if check.status in (Status.FAILED, Status.BLOCKED))
+    first = next(
+        check for check in checks if check.status in (CheckStatus.FAILED, CheckStatus.BLOCKED)
+    )
     for check in checks:
         if (
-            check.status is Status.FAILED
+            check.status is CheckStatus.FAILED
             and check.module == first.module
             and first.name in CHECKS[check.name].explains
         ):

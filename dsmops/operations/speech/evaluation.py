@@ -47,7 +47,7 @@ CPU_BATCH_SIZE = 4
 """Slots on a CPU, where a step takes about as much longer as there are slots."""
 
 
-class Status(StrEnum):
+class ScoringStatus(StrEnum):
     """What became of an utterance: transcribed and scored, dropped because its reference has no
     words, or failed because its audio could not be read.
     """
@@ -66,7 +66,7 @@ class UtteranceResult:
     """
 
     audio: str
-    status: Status
+    status: ScoringStatus
     reference: str
     normalized_reference: str
     hypothesis: str | None = None
@@ -209,7 +209,7 @@ def evaluation_of(
         InputError: no reference has words.
     """
     files = tuple(results[number] for number in sorted(results))
-    if all(file.status is Status.DROPPED for file in files):
+    if all(file.status is ScoringStatus.DROPPED for file in files):
         raise InputError(
             f"{corpus.name}: no reference has words once normalised",
             hint="--normalizer basic or none keeps more of it.",
@@ -248,7 +248,7 @@ def evaluate_transcript(
     score = compare(normalized_reference, normalized)
     result = UtteranceResult(
         str(transcript),
-        Status.SCORED,
+        ScoringStatus.SCORED,
         wanted,
         normalized_reference,
         text,
@@ -374,7 +374,7 @@ class UtteranceRun:
 
     def dropped(self) -> UtteranceResult:
         """Return the result of an utterance that is not transcribed."""
-        return self._result(Status.DROPPED)
+        return self._result(ScoringStatus.DROPPED)
 
     def result(self, text: str, compute_s: float) -> UtteranceResult:
         """Return the result of an utterance that was transcribed as far as it could be read.
@@ -386,7 +386,7 @@ class UtteranceRun:
         normalized = self._normalize(text)
         score = compare(self.normalized_reference, normalized)
         return replace(
-            self._result(Status.SCORED),
+            self._result(ScoringStatus.SCORED),
             hypothesis=text,
             normalized_hypothesis=normalized,
             score=score,
@@ -399,9 +399,9 @@ class UtteranceRun:
 
     def failed(self, error: str) -> UtteranceResult:
         """Return the result of an utterance that could not be transcribed."""
-        return replace(self._result(Status.FAILED), error=error)
+        return replace(self._result(ScoringStatus.FAILED), error=error)
 
-    def _result(self, status: Status) -> UtteranceResult:
+    def _result(self, status: ScoringStatus) -> UtteranceResult:
         return UtteranceResult(
             self._utterance.name, status, self._utterance.reference, self.normalized_reference
         )
@@ -414,9 +414,9 @@ def _totals(files: Sequence[UtteranceResult]) -> Totals:
     compute_s = fsum(file.compute_s or 0.0 for file in files)
     return Totals(
         utterances=len(files),
-        scored=states[Status.SCORED],
-        dropped=states[Status.DROPPED],
-        failed=states[Status.FAILED],
+        scored=states[ScoringStatus.SCORED],
+        dropped=states[ScoringStatus.DROPPED],
+        failed=states[ScoringStatus.FAILED],
         words=summary.words,
         wer=summary.wer,
         cer=summary.cer,

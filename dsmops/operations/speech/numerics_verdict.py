@@ -33,7 +33,7 @@ _SCORES = "attention_scores"
 _SHOWN_TENSORS = 4
 
 
-class Verdict(StrEnum):
+class NumericsVerdict(StrEnum):
     """`NO`: not to be served like this.
 
     `WARNING`: it worked here, with little headroom.
@@ -45,10 +45,10 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Reason:
     """One reason for a verdict that is not yes."""
 
-    verdict: Verdict
+    verdict: NumericsVerdict
     message: str
 
 
@@ -122,8 +122,8 @@ class NumericsReport:
     `audio_s` is how much of it was used, without the silence fed before and after it.
     """
 
-    verdict: Verdict
-    findings: tuple[Finding, ...]
+    verdict: NumericsVerdict
+    findings: tuple[Reason, ...]
     notes: tuple[str, ...]
     thresholds: Thresholds
     model: str
@@ -185,10 +185,12 @@ def judge(
         )
         for file, computed_in, run in zip(files, (ComputeDType.F32, dtype), runs, strict=True)
     )
-    findings = tuple(_findings(source, target, runs, places, logits))
+    findings = tuple(_reasons(source, target, runs, places, logits))
     return NumericsReport(
         verdict=max(
-            (finding.verdict for finding in findings), key=list(Verdict).index, default=Verdict.YES
+            (finding.verdict for finding in findings),
+            key=list(NumericsVerdict).index,
+            default=NumericsVerdict.YES,
         ),
         findings=findings,
         notes=tuple(notes),
@@ -237,13 +239,13 @@ def _agreement(source: Side, target: Side, prefix_frames: int) -> Agreement:
     )
 
 
-def _findings(
+def _reasons(
     source: Side,
     target: Side,
     runs: tuple[SttLmRun, SttLmRun],
     places: Sequence[Place],
     logits: LogitsError,
-) -> Iterator[Finding]:
+) -> Iterator[Reason]:
     for side, run, what in (
         (source, runs[0], "the original"),
         (target, runs[1], "the converted model"),
@@ -258,27 +260,27 @@ def _findings(
                 if len(side.weight_faults) > _SHOWN_TENSORS
                 else ""
             )
-            yield Finding(
-                Verdict.NO,
+            yield Reason(
+                NumericsVerdict.NO,
                 f"{what} has NaN or infinity among its weights as {side.dtype}: {named}{more}",
             )
         if side.non_finite:
-            yield Finding(
-                Verdict.NO,
+            yield Reason(
+                NumericsVerdict.NO,
                 f"{what}, computed in {side.dtype}, gives NaN or infinity, "
                 f"{_beginning(run.readings)}",
             )
     yield from _about_room(target, places)
     relative = logits.relative_rms
     if relative is not None and relative > LARGEST_ERROR:
-        yield Finding(
-            Verdict.NO,
+        yield Reason(
+            NumericsVerdict.NO,
             f"logits are {relative:.2g} of their size apart (rms); above {LARGEST_ERROR:g} "
             "rounding cannot explain it",
         )
     elif relative is not None and relative > LARGE_ERROR:
-        yield Finding(
-            Verdict.WARNING,
+        yield Reason(
+            NumericsVerdict.WARNING,
             f"logits are {relative:.2g} of their size apart (rms), more than bf16 costs "
             f"({LARGE_ERROR:g})",
         )
@@ -297,7 +299,7 @@ def _beginning(readings: Sequence[Reading]) -> str:
     )
 
 
-def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Finding]:
+def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Reason]:
     if target.dtype is not ComputeDType.F16:
         return
     for scores in (True, False):
@@ -311,14 +313,14 @@ def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Finding]:
         headroom, least = min(rooms, key=lambda room: room[0])
         what = f"values in {least.layer} ({words(least.stage)}) reach {least.largest:,.0f}"
         if scores and headroom < 1:
-            yield Finding(
-                Verdict.NO,
+            yield Reason(
+                NumericsVerdict.NO,
                 f"{what}: moshi-server forms them in f16, where they are infinite; the "
                 "embedded worker does not",
             )
         elif headroom < 1 and not target.non_finite:
-            yield Finding(
-                Verdict.WARNING,
+            yield Reason(
+                NumericsVerdict.WARNING,
                 f"{what} in the original, which f16 cannot hold; the converted model stays finite",
             )
         elif headroom < LEAST_HEADROOM and not target.non_finite:
@@ -326,7 +328,7 @@ def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Finding]:
                 f"f16 ends {headroom:.2g} × higher, and below {LEAST_HEADROOM:g} × other "
                 "recordings have no room"
             )
-            yield Finding(Verdict.WARNING, f"{what}; {room}")
+            yield Reason(NumericsVerdict.WARNING, f"{what}; {room}")
 
 
 def words(stage: str) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.config.lint import Finding
+from dsmops.config.lint import ConfigFinding
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
@@ -60,7 +60,7 @@ class Service:
     path: Path
     config: Config
     modules: tuple[Module, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[ConfigFinding, ...]
 
 
 def check_options(options: Options) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.gpu import GpuReport
-from dsmops.operations.doctor import Diagnosis, Finding, Scope
+from dsmops.operations.doctor import Diagnosis, DoctorFinding, Scope
 from tests.gpu.hosts import PlayedHost, load_host
 
 Play = Callable[[str], GpuReport]
@@ -41,6 +41,6 @@ def scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scope:
     return Scope(folder=tmp_path, port=port, offline=True)
 
 
-def found(diagnosis: Diagnosis) -> dict[str, Finding]:
+def found(diagnosis: Diagnosis) -> dict[str, DoctorFinding]:
     """The findings by name, the last of each."""
-    return {each.name: each for area in diagnosis.areas for each in area.findings}
+    return {each.code: each for area in diagnosis.areas for each in area.findings}

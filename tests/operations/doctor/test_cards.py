@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from dsmops.findings import Severity
 from dsmops.gpu import GpuReport
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels
-from dsmops.operations.doctor import NAMES, Level, Scope, diagnose
+from dsmops.operations.doctor import NAMES, Scope, diagnose
 from tests.gpu.hosts import host_names
 from tests.operations.doctor.conftest import Play, found
 
@@ -18,16 +19,16 @@ def test_every_recorded_host_is_diagnosed(name: str, scope: Scope, play: Play) -
     """What its driver reports comes with a page; a machine without any card has no error for it."""
     report = play(name)
     cards = diagnose(scope, report).areas[0].findings
-    assert {each.name for each in cards} <= NAMES
-    assert len([each for each in cards if each.name == "gpu-ok"]) == len(report.visible)
+    assert {each.code for each in cards} <= NAMES
+    assert len([each for each in cards if each.code == "gpu-ok"]) == len(report.visible)
     if (
         not report.devices
         and not report.pci_cards
         and report.findings[0].code == "gpu.driver_missing"
     ):
-        assert [(each.name, each.severity) for each in cards] == [("gpu-none", Level.NOTE)]
+        assert [(each.code, each.severity) for each in cards] == [("gpu-none", Severity.NOTE)]
     elif not report.visible:
-        assert Level.ERROR in {each.severity for each in cards} or cards[0].name in {
+        assert Severity.ERROR in {each.severity for each in cards} or cards[0].code in {
             "gpu-none",
             "gpu-container-without-gpu",
         }
@@ -39,7 +40,7 @@ def test_a_turing_card_needs_the_override(scope: Scope, play: Play) -> None:
     """
     seen = found(diagnose(scope, play("t4_cloud")))["gpu-pre-ampere"]
     assert seen.upstream_issue == "kyutai-labs/moshi#355"
-    assert 'dtype_override = "f16"' in seen.fix
+    assert 'dtype_override = "f16"' in seen.hint
 
 
 def test_taken_memory_names_who_holds_it(scope: Scope, play: Play) -> None:
@@ -48,7 +49,7 @@ def test_taken_memory_names_who_holds_it(scope: Scope, play: Play) -> None:
     card = report.devices[0]
     holder = replace(card, device=replace(card.device, memory_free_bytes=2 << 30), processes=())
     seen = found(diagnose(scope, replace(report, devices=(holder,))))["gpu-memory-taken"]
-    assert seen.severity is Level.WARNING
+    assert seen.severity is Severity.WARNING
     assert seen.evidence == ("the driver does not list by whom",)
 
 
@@ -81,4 +82,4 @@ def test_torch_is_judged_for_the_card(
 
 def test_no_torch_is_a_note(scope: Scope, bare: GpuReport) -> None:
     """Moshi-server needs none."""
-    assert found(diagnose(scope, bare))["torch-missing"].severity is Level.NOTE
+    assert found(diagnose(scope, bare))["torch-missing"].severity is Severity.NOTE

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dsmops.findings import Severity
 from dsmops.gpu import GpuReport
-from dsmops.operations.doctor import Level, Scope, diagnose
+from dsmops.operations.doctor import Scope, diagnose
 from tests.operations.doctor.conftest import found
 from tests.support.hub_server import HubServer, Repo
 from tests.support.tiny_checkpoint import CONFIG, WEIGHTS_FILE, write_tiny_server
@@ -27,11 +28,11 @@ def hub_config(scope: Scope) -> Path:
 @pytest.mark.parametrize(
     ("repo", "token", "name", "code"),
     [
-        (Repo({"model.safetensors": b"weights"}), None, "hub-ok", Level.OK),
-        (Repo({"model.safetensors": b"weights"}), "hf_wrong", "hub-refused", Level.ERROR),
-        (Repo({"model.safetensors": b"weights"}, gated=True), None, "hub-refused", Level.ERROR),
-        (Repo({"other.safetensors": b"weights"}), None, "hub-file-missing", Level.ERROR),
-        (None, None, "hub-file-missing", Level.ERROR),
+        (Repo({"model.safetensors": b"weights"}), None, "hub-ok", Severity.OK),
+        (Repo({"model.safetensors": b"weights"}), "hf_wrong", "hub-refused", Severity.ERROR),
+        (Repo({"model.safetensors": b"weights"}, gated=True), None, "hub-refused", Severity.ERROR),
+        (Repo({"other.safetensors": b"weights"}), None, "hub-file-missing", Severity.ERROR),
+        (None, None, "hub-file-missing", Severity.ERROR),
     ],
     ids=["open", "wrong-token", "gated", "no-such-file", "no-such-repo"],
 )
@@ -39,7 +40,7 @@ def test_the_hub_is_asked_for_what_is_missing(
     repo: Repo | None,
     token: str | None,
     name: str,
-    code: Level,
+    code: Severity,
     scope: Scope,
     hub_config: Path,
     bare: GpuReport,
@@ -66,10 +67,10 @@ def test_a_hub_that_does_not_answer_matters_when_it_is_needed(
     not here is not.
     """
     online = replace(scope, offline=False)
-    assert found(diagnose(online, bare))["hub-unreachable"].severity is Level.NOTE
+    assert found(diagnose(online, bare))["hub-unreachable"].severity is Severity.NOTE
     assert (
         found(diagnose(replace(online, configs=(hub_config,)), bare))["hub-unreachable"].severity
-        is Level.ERROR
+        is Severity.ERROR
     )
 
 
@@ -82,10 +83,10 @@ def test_settings_that_the_server_does_not_read(
     monkeypatch.setenv("HF_TOKEN_PATH", str(scope.folder / "token"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     seen = found(diagnose(replace(scope, configs=(hub_config,), offline=False), bare))
-    assert seen["hub-cache-elsewhere"].severity is Level.WARNING
-    assert str(scope.folder / "token") in seen["hub-token-unread"].cause
-    assert seen["hub-offline"].severity is Level.ERROR
+    assert seen["hub-cache-elsewhere"].severity is Severity.WARNING
+    assert str(scope.folder / "token") in seen["hub-token-unread"].message
+    assert seen["hub-offline"].severity is Severity.ERROR
     monkeypatch.setenv("HF_ENDPOINT", "ftp://hub")
     seen = found(diagnose(scope, bare))
-    assert seen["hub-settings"].severity is Level.ERROR
-    assert seen["area-unseen"].severity is Level.WARNING
+    assert seen["hub-settings"].severity is Severity.ERROR
+    assert seen["area-unseen"].severity is Severity.WARNING

@@ -8,8 +8,9 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from dsmops.findings import Severity
 from dsmops.gpu import GpuReport
-from dsmops.operations.doctor import Finding, Level, Scope, diagnose
+from dsmops.operations.doctor import DoctorFinding, Scope, diagnose
 from dsmops.operations.doctor.logs import _MOST_BYTES
 from tests.support.tiny_checkpoint import CONFIG, write_tiny_server
 
@@ -31,9 +32,9 @@ KEY = (
 )
 
 
-def log_findings(scope: Scope, gpu: GpuReport) -> dict[str, Finding]:
+def log_findings(scope: Scope, gpu: GpuReport) -> dict[str, DoctorFinding]:
     area = next(area for area in diagnose(scope, gpu).areas if area.name == "logs")
-    return {each.name: each for each in area.findings}
+    return {each.code: each for each in area.findings}
 
 
 def test_failures_count_since_the_last_start(scope: Scope, bare: GpuReport) -> None:
@@ -44,12 +45,12 @@ def test_failures_count_since_the_last_start(scope: Scope, bare: GpuReport) -> N
     log = scope.folder / "logs" / "log.stt.2025-11-15"
     log.write_bytes(START + KEY + DEAD + STEP)
     seen = log_findings(scope, bare)
-    assert seen["model-loop-dead"].severity is Level.ERROR
+    assert seen["model-loop-dead"].severity is Severity.ERROR
     assert seen["model-loop-dead"].evidence[0] == f"{log}, line 3"
     log.write_bytes(START + KEY + DEAD + START + STEP)
     seen = log_findings(scope, bare)
-    assert seen["model-loop-dead"].severity is Level.NOTE
-    assert seen["key-in-log"].severity is Level.WARNING
+    assert seen["model-loop-dead"].severity is Severity.NOTE
+    assert seen["key-in-log"].severity is Severity.WARNING
     assert "0b4c" not in repr(seen)
 
 
@@ -64,7 +65,8 @@ def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) ->
     )
     log.write_bytes(START + DEAD + said)
     assert (
-        log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Level.ERROR
+        log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity
+        is Severity.ERROR
     )
     dim, italic, end = b"\x1b[2m", b"\x1b[3m", b"\x1b[0m"
     colours = (
@@ -84,7 +86,9 @@ def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) ->
         + b"=B\n"
     )
     log.write_bytes(START + DEAD + colours)
-    assert log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Level.NOTE
+    assert (
+        log_findings(replace(scope, logs=(log,)), bare)["model-loop-dead"].severity is Severity.NOTE
+    )
 
 
 def test_a_long_log_is_read_from_its_end(scope: Scope, bare: GpuReport) -> None:
@@ -133,10 +137,10 @@ def test_what_is_no_log_is_not_found_to_be_in_order(scope: Scope, bare: GpuRepor
         b"\n".join(b"row %d" % row for row in range(20_000)),
     ):
         foreign.write_bytes(content)
-        assert log_findings(scope, bare)["log-foreign"].severity is Level.NOTE
+        assert log_findings(scope, bare)["log-foreign"].severity is Severity.NOTE
         assert (
             log_findings(replace(scope, logs=(foreign,)), bare)["log-foreign"].severity
-            is Level.WARNING
+            is Severity.WARNING
         )
     foreign.write_bytes(b"hello\nno free channels\n")
     assert log_findings(scope, bare).keys() == {"no-free-channels"}
@@ -150,7 +154,7 @@ def test_logs_that_cannot_be_read(scope: Scope, bare: GpuReport) -> None:
     for path in (scope.folder / "absent", scope.folder / "log.gz", Path("/dev/null")):
         assert (
             log_findings(replace(scope, logs=(path,)), bare)["log-unreadable"].severity
-            is Level.ERROR
+            is Severity.ERROR
         )
 
 

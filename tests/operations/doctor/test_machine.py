@@ -13,8 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from dsmops.findings import Severity
 from dsmops.gpu import GpuReport
-from dsmops.operations.doctor import Level, Scope, diagnose
+from dsmops.operations.doctor import Scope, diagnose
 from dsmops.shipped import shipped_folder
 from tests.operations.doctor.conftest import Play, found
 from tests.support.tiny_checkpoint import write_tiny_server
@@ -28,8 +29,8 @@ def test_room_is_compared_with_what_comes_next(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=500 << 20))
     report, config = play("t4_cloud"), write_tiny_server(scope.folder)
     seen = found(diagnose(replace(scope, configs=(config,)), report))
-    assert "1.84 GiB" in seen["disk-too-small"].cause
-    assert seen["disk-low"].severity is Level.WARNING
+    assert "1.84 GiB" in seen["disk-too-small"].message
+    assert seen["disk-low"].severity is Severity.WARNING
 
 
 def test_what_a_speaking_config_takes_without_naming_it_is_counted(
@@ -43,12 +44,12 @@ def test_what_a_speaking_config_takes_without_naming_it_is_counted(
     seen = found(
         diagnose(replace(scope, configs=(shipped_folder("configs") / "config-tts.toml",)), bare)
     )
-    assert "3.80 GiB" in seen["disk-too-small"].cause
+    assert "3.80 GiB" in seen["disk-too-small"].message
     assert (
         len([line for line in seen["hub-offline"].evidence if "kyutai/tts-1.6b-en_fr/" in line])
         == 4
     )
-    assert seen["checkpoint-none"].fix == "hf download kyutai/tts-1.6b-en_fr"
+    assert seen["checkpoint-none"].hint == "hf download kyutai/tts-1.6b-en_fr"
 
 
 def test_a_folder_that_may_not_be_written(
@@ -114,7 +115,7 @@ def test_a_speech_server_on_the_port_is_asked(
     )
     seen = found(diagnose(replace(scope, port=port), bare))[name]
     assert f"/api/asr-streaming: {used} of 64 slots used" in seen.evidence
-    assert f"ws://127.0.0.1:{port}" in seen.fix
+    assert f"ws://127.0.0.1:{port}" in seen.hint
     assert any(f"pid {os.getpid()}" in line for line in seen.evidence)
 
 
@@ -127,5 +128,5 @@ def test_another_program_on_the_port(
     with socket.create_server(("127.0.0.2", 0)) as elsewhere:
         for port in (serve({}), elsewhere.getsockname()[1]):
             seen = found(diagnose(replace(scope, port=port), bare))["port-taken"]
-            assert seen.severity is Level.ERROR
+            assert seen.severity is Severity.ERROR
             assert any(f"pid {os.getpid()}" in line for line in seen.evidence)

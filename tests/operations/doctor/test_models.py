@@ -8,8 +8,9 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from dsmops.findings import Severity
 from dsmops.gpu import GpuReport
-from dsmops.operations.doctor import Level, Scope, diagnose
+from dsmops.operations.doctor import Scope, diagnose
 from dsmops.shipped import shipped_folder
 from tests.operations.doctor.conftest import Play, found
 from tests.support.tiny_checkpoint import (
@@ -29,7 +30,7 @@ def test_a_config_is_judged_for_this_card_and_server(scope: Scope, play: Play) -
     assert diagnose(scope, report).errors == 0
     config.write_text(CONFIG.replace('dtype_override = "f16"\n', ""))
     seen = found(diagnose(scope, report))["config-dtype-override-missing"]
-    assert seen.severity is Level.ERROR
+    assert seen.severity is Severity.ERROR
     assert seen.evidence[0].startswith(f"{config}:7:")
 
 
@@ -51,7 +52,7 @@ def test_a_ready_config_that_was_edited_is_somebodys(scope: Scope, play: Play) -
         file.write("# mine\n")
     assert (
         found(diagnose(scope, play("t4_cloud")))["config-dtype-override-missing"].severity
-        is Level.ERROR
+        is Severity.ERROR
     )
 
 
@@ -82,11 +83,11 @@ def test_files_that_a_config_names(scope: Scope, bare: GpuReport) -> None:
     config = write_tiny_server(scope.folder)
     (scope.folder / MIMI_FILE).unlink()
     diagnosis = diagnose(replace(scope, configs=(config,)), bare)
-    assert found(diagnosis)["config-file-missing"].severity is Level.ERROR
-    assert WEIGHTS_FILE in found(diagnosis)["checkpoint-ok"].cause
+    assert found(diagnosis)["config-file-missing"].severity is Severity.ERROR
+    assert WEIGHTS_FILE in found(diagnosis)["checkpoint-ok"].message
     os.truncate(scope.folder / WEIGHTS_FILE, 100)
     diagnosis = diagnose(replace(scope, configs=(config,)), bare)
-    assert found(diagnosis)["config-not-safetensors"].severity is Level.ERROR
+    assert found(diagnosis)["config-not-safetensors"].severity is Severity.ERROR
     assert diagnosis.errors == 2
 
 
@@ -103,8 +104,8 @@ def test_checkpoints_are_read_by_their_headers(scope: Scope, play: Play) -> None
     os.truncate(cut, cut.stat().st_size - 1)
     (folder / ".new.safetensors.dsmops-partial").write_bytes(b"half")
     seen = found(diagnose(scope, report))
-    assert "cut.safetensors" in seen["checkpoint-damaged"].cause
-    assert seen["checkpoint-partial"].severity is Level.NOTE
+    assert "cut.safetensors" in seen["checkpoint-damaged"].message
+    assert seen["checkpoint-partial"].severity is Severity.NOTE
 
 
 def test_checkpoints_that_are_named(scope: Scope, bare: GpuReport) -> None:
@@ -123,7 +124,7 @@ def test_checkpoints_that_are_named(scope: Scope, bare: GpuReport) -> None:
         for area in diagnose(replace(scope, checkpoints=names), bare).areas
         if area.name == "checkpoints"
     )
-    assert [each.name for each in area.findings] == [
+    assert [each.code for each in area.findings] == [
         "checkpoint-missing",
         "checkpoint-none",
         "checkpoint-ok",

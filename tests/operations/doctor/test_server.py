@@ -7,36 +7,39 @@ from pathlib import Path
 
 import pytest
 
+from dsmops.findings import Severity
 from dsmops.gpu import GpuReport
-from dsmops.operations.doctor import Level, Scope, diagnose
+from dsmops.operations.doctor import Scope, diagnose
 from tests.operations.doctor.conftest import Play, found
 from tests.support.binaries import write_machine_code, write_script, write_server
 
 UPSTREAM = b"Kyutai moshi server"
 
 
-def server_names(scope: Scope, gpu: GpuReport, binary: Path) -> dict[str, Level]:
+def server_names(scope: Scope, gpu: GpuReport, binary: Path) -> dict[str, Severity]:
     diagnosis = diagnose(replace(scope, moshi_bin=str(binary)), gpu)
     area = next(area for area in diagnosis.areas if area.name == "server")
-    return {each.name: each.severity for each in area.findings}
+    return {each.code: each.severity for each in area.findings}
 
 
 def test_servers_are_told_apart(scope: Scope, bare: GpuReport, tmp_path: Path) -> None:
     """Upstream is fine, a fork is noted, and what cannot serve is an error where it was named."""
-    assert server_names(scope, bare, write_server(tmp_path / "upstream")) == {"server-ok": Level.OK}
+    assert server_names(scope, bare, write_server(tmp_path / "upstream")) == {
+        "server-ok": Severity.OK
+    }
     assert server_names(scope, bare, write_server(tmp_path / "fork", fork=True)) == {
-        "server-fork": Level.NOTE,
-        "server-ok": Level.OK,
+        "server-fork": Severity.NOTE,
+        "server-ok": Severity.OK,
     }
     python = write_script(
         tmp_path / "pip", "from moshi.server import main\n", interpreter="/usr/bin/python3"
     )
-    assert server_names(scope, bare, python) == {"server-python": Level.ERROR}
+    assert server_names(scope, bare, python) == {"server-python": Severity.ERROR}
     assert server_names(scope, bare, write_script(tmp_path / "other", "echo hello")) == {
-        "server-unknown": Level.ERROR
+        "server-unknown": Severity.ERROR
     }
-    assert server_names(scope, bare, tmp_path / "absent") == {"server-missing": Level.ERROR}
-    assert server_names(scope, bare, tmp_path) == {"server-unreadable": Level.ERROR}
+    assert server_names(scope, bare, tmp_path / "absent") == {"server-missing": Severity.ERROR}
+    assert server_names(scope, bare, tmp_path) == {"server-unreadable": Severity.ERROR}
 
 
 def test_a_missing_libpython_is_named_with_its_cure(
@@ -48,28 +51,38 @@ def test_a_missing_libpython_is_named_with_its_cure(
     )
     binary = write_script(tmp_path / "moshi-server", f"echo '{said}'; exit 127")
     seen = found(diagnose(replace(scope, moshi_bin=str(binary)), bare))["server-library-missing"]
-    assert "libpython3.12.so.1.0" in seen.cause
-    assert "LD_LIBRARY_PATH" in seen.fix
+    assert "libpython3.12.so.1.0" in seen.message
+    assert "LD_LIBRARY_PATH" in seen.hint
 
 
 @pytest.mark.parametrize(
     ("host", "contents", "name", "level"),
     [
-        ("t4_cloud", (b".target sm_75",), "server-ignores-override", Level.ERROR),
-        ("two_l4", (b".target sm_89",), "server-ignores-override", Level.NOTE),
-        ("t4_cloud", (b"dtype_override", b".target sm_80"), "server-built-for-newer", Level.ERROR),
-        ("two_l4", (b"dtype_override", b".target sm_75"), "server-built-for-older", Level.WARNING),
+        ("t4_cloud", (b".target sm_75",), "server-ignores-override", Severity.ERROR),
+        ("two_l4", (b".target sm_89",), "server-ignores-override", Severity.NOTE),
+        (
+            "t4_cloud",
+            (b"dtype_override", b".target sm_80"),
+            "server-built-for-newer",
+            Severity.ERROR,
+        ),
+        (
+            "two_l4",
+            (b"dtype_override", b".target sm_75"),
+            "server-built-for-older",
+            Severity.WARNING,
+        ),
         (
             "two_l4",
             (b"dtype_override", b"\n.version 8.7\n.target sm_89"),
             "server-toolkit-newer",
-            Level.ERROR,
+            Severity.ERROR,
         ),
-        ("two_l4", (b"dtype_override",), "server-without-cuda", Level.WARNING),
+        ("two_l4", (b"dtype_override",), "server-without-cuda", Severity.WARNING),
     ],
 )
 def test_kernels_are_compared_with_the_card(
-    host: str, contents: tuple[bytes, ...], name: str, level: Level, scope: Scope, play: Play
+    host: str, contents: tuple[bytes, ...], name: str, level: Severity, scope: Scope, play: Play
 ) -> None:
     """A T4 has 7.5, an L4 8.9 and here a driver for CUDA 12.4; the PTX in the file tells what a
     server was built for.
@@ -78,7 +91,7 @@ def test_kernels_are_compared_with_the_card(
     names = server_names(
         scope, gpu, write_machine_code(scope.folder / "moshi-server", UPSTREAM, *contents)
     )
-    assert names.pop("server-not-starting") is Level.ERROR
+    assert names.pop("server-not-starting") is Severity.ERROR
     assert names == {name: level}
 
 
@@ -90,5 +103,5 @@ def test_a_server_that_was_only_found_is_no_error(scope: Scope, bare: GpuReport)
         cargo / "moshi-server", "from moshi.server import main\n", interpreter="/usr/bin/python3"
     )
     diagnosis = diagnose(scope, bare)
-    assert found(diagnosis)["server-python"].severity is Level.WARNING
-    assert str(cargo / "moshi-server") in found(diagnosis)["server-python"].fix
+    assert found(diagnosis)["server-python"].severity is Severity.WARNING
+    assert str(cargo / "moshi-server") in found(diagnosis)["server-python"].hint

@@ -24,7 +24,7 @@ from dsmops.errors import (
 )
 from dsmops.findings import Severity
 from dsmops.operations.prepare import (
-    Outcome,
+    PrepareOutcome,
     PrepareReport,
     PrepareRequest,
     Step,
@@ -112,7 +112,7 @@ def test_a_second_run_changes_nothing(source: Path) -> None:
     run(source)
     before = tree(source.parent)
     again = run(source)
-    assert again.outcome is Outcome.UP_TO_DATE
+    assert again.outcome is PrepareOutcome.UP_TO_DATE
     assert {steps(again)[name] for name in ("conversion", "config")} == {Step.UP_TO_DATE}
     assert tree(source.parent) == before
 
@@ -122,7 +122,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_same(source: Path) -> None:
     before = tree(source.parent)
     shown = preview(plan_preparation(request(source)))
     assert tree(source.parent) == before
-    assert shown.outcome is Outcome.DRY_RUN
+    assert shown.outcome is PrepareOutcome.DRY_RUN
     assert steps(shown) == steps(run(source))
 
 
@@ -236,7 +236,7 @@ def test_from_a_hub_with_nothing_cached_then_without_a_network(
             Step.DOWNLOAD
         ] * 3
         asked = len(hub.requests)
-        assert run(source, **changes).outcome is Outcome.UP_TO_DATE
+        assert run(source, **changes).outcome is PrepareOutcome.UP_TO_DATE
         assert len(hub.requests) == asked
         shutil.rmtree(next((tmp_path / "hf").rglob("snapshots")))
         assert run(source, **changes).lint is not None
@@ -336,7 +336,7 @@ def test_nothing_of_somebody_elses_is_replaced(source: Path) -> None:
             run(source, **changes)
         assert caught.value.hint
         assert tree(source.parent) == before
-    assert run(source, output=foreign, force=True).outcome is Outcome.DONE
+    assert run(source, output=foreign, force=True).outcome is PrepareOutcome.DONE
 
 
 def test_a_broken_config_is_replaced_only_by_force_and_kept(source: Path) -> None:

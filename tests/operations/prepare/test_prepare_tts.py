@@ -18,7 +18,7 @@ from dsmops.errors import CheckpointError, DsmopsError, InputError, SourceError
 from dsmops.findings import Severity
 from dsmops.models import MODELS
 from dsmops.operations.prepare import (
-    Outcome,
+    PrepareOutcome,
     PrepareReport,
     PrepareRequest,
     Step,
@@ -136,8 +136,8 @@ def test_a_second_run_changes_nothing(model: Path) -> None:
     """
     report = run(model)
     text = report.config_path.read_text()
-    assert run(model).outcome is Outcome.UP_TO_DATE
-    assert run(model, input_path=str(model)).outcome is Outcome.UP_TO_DATE
+    assert run(model).outcome is PrepareOutcome.UP_TO_DATE
+    assert run(model, input_path=str(model)).outcome is PrepareOutcome.UP_TO_DATE
     assert report.config_path.read_text() == text
     edited = text.replace("batch_size = 8 ", "batch_size = 3 ").replace("n_q = 8 ", "n_q = 4 ")
     report.config_path.write_text(edited)
@@ -180,7 +180,7 @@ def test_from_a_hub_with_nothing_cached_then_without_asking(
         assert [part.step for part in first.parts].count(Step.DOWNLOAD) == 4
         assert first.config_path == Path("assets/fp16/tiny-tts.fp16.toml")
         asked = len(hub.requests)
-        assert run(model, **changes).outcome is Outcome.UP_TO_DATE
+        assert run(model, **changes).outcome is PrepareOutcome.UP_TO_DATE
         assert len(hub.requests) == asked
 
 
@@ -206,7 +206,7 @@ def test_the_published_model_is_planned_from_its_headers(
         shown = preview(plan_preparation(PrepareRequest(hf_repo=TTS.hf_repo, simulated=("t4",))))
         assert hub.sent_bytes() < 1 << 20
     assert (shown.outcome, shown.model, shown.dtype, shown.batch_size) == (
-        Outcome.DRY_RUN,
+        PrepareOutcome.DRY_RUN,
         TTS.name,
         ComputeDType.F16,
         8,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.operations.smoke import Status
+from dsmops.operations.smoke import CheckStatus
 from tests.support.smoke import blocked, broken_worker, evidence, simulate
 
 AFTER_STEP = {
@@ -129,7 +129,9 @@ def test_a_broken_part_of_speech_is_named(
     report = simulate(tmp_path, broken_worker(fault))
     assert set(report.failed) == failed
     assert words in evidence(report, report.failed[0])
-    assert all(check.module != "asr" for check in report.checks if check.status is Status.FAILED)
+    assert all(
+        check.module != "asr" for check in report.checks if check.status is CheckStatus.FAILED
+    )
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from dsmops.errors import InputError
-from dsmops.operations.smoke import CHECKS, CheckResult, Status
+from dsmops.operations.smoke import CHECKS, CheckResult, CheckStatus
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
 
 
@@ -52,9 +52,9 @@ def test_each_outcome_is_kept_with_its_words() -> None:
 
     found = ledger(work)
     assert [(check.status, check.evidence, check.hint) for check in found] == [
-        (Status.PASSED, "fine", ""),
-        (Status.SKIPPED, "does not apply: there is none", ""),
-        (Status.FAILED, "no such file", "Name another."),
+        (CheckStatus.PASSED, "fine", ""),
+        (CheckStatus.SKIPPED, "does not apply: there is none", ""),
+        (CheckStatus.FAILED, "no such file", "Name another."),
     ]
     assert all(check.runbook == f"runbooks/smoke-test.md#{check.name}" for check in found)
 
@@ -115,7 +115,7 @@ def test_a_bug_of_a_check_costs_no_report() -> None:
 
     found = ledger(work)
     assert found[0].evidence == "the check itself failed: ZeroDivisionError: oh"
-    assert found[1].status is Status.PASSED
+    assert found[1].status is CheckStatus.PASSED
 
 
 def test_a_time_limit_of_the_work_is_not_that_of_the_check() -> None:
@@ -126,7 +126,7 @@ def test_a_time_limit_of_the_work_is_not_that_of_the_check() -> None:
 
     (check,) = ledger(lambda made: made.run("config-lint", stale))
     assert (check.status, check.evidence) == (
-        Status.FAILED,
+        CheckStatus.FAILED,
         "timed out: [Errno 110] Connection timed out",
     )
 
@@ -134,7 +134,7 @@ def test_a_time_limit_of_the_work_is_not_that_of_the_check() -> None:
 def test_a_check_has_its_own_time() -> None:
     """And says how much."""
     (check,) = ledger(lambda made: made.run("listening", hanging, within_s=0.05))
-    assert (check.status, check.evidence) == (Status.FAILED, "no answer within 0.05 s")
+    assert (check.status, check.evidence) == (CheckStatus.FAILED, "no answer within 0.05 s")
 
 
 def test_the_whole_test_has_its_time() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dsmops.files import write_text_atomically
 from dsmops.operations.prepare import PrepareReport
-from dsmops.operations.smoke import CHECKS, Parts, SmokeReport, Status
+from dsmops.operations.smoke import CHECKS, CheckStatus, Parts, SmokeReport
 from dsmops.operations.smoke.simulate import TinyModel
 from tests.support.smoke import blocked, evidence, simulate
 
@@ -37,7 +37,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> SmokeReport:
 def test_the_whole_path_passes(sound: SmokeReport) -> None:
     """Every check ran; only the GPU's memory does not apply."""
     assert sound.passed, sound.verdict
-    assert {check.name for check in sound.checks if check.status is Status.SKIPPED} == {"memory"}
+    assert {check.name for check in sound.checks if check.status is CheckStatus.SKIPPED} == {
+        "memory"
+    }
     assert sound.modules[0].words
     assert "simulated" in sound.verdict
 
@@ -166,7 +168,9 @@ def test_a_nan_in_the_weights_is_named(
     assert set(report.failed) == {asked, "finite-numbers", "known-failures"}
     assert "numbers that are not finite" in evidence(report, "finite-numbers", module)
     assert all(
-        check.module in (None, module) for check in report.checks if check.status is Status.FAILED
+        check.module in (None, module)
+        for check in report.checks
+        if check.status is CheckStatus.FAILED
     )
 
 

@@ -13,7 +13,7 @@ from dsmops.audio import read, write
 from dsmops.errors import CheckpointError, InputError, SourceError
 from dsmops.operations.speech.evaluation import (
     Evaluation,
-    Status,
+    ScoringStatus,
     evaluate,
     evaluate_transcript,
 )
@@ -149,7 +149,7 @@ def test_unreadable_recordings_are_told_and_the_rest_goes_on(
     failed, rest = report.files[:3], report.files[3:]
     assert [
         (file.audio, file.status, file.wer, file.hypothesis, file.audio_s) for file in failed
-    ] == [(audio, Status.FAILED, None, None, None) for audio in broken]
+    ] == [(audio, ScoringStatus.FAILED, None, None, None) for audio in broken]
     for file, reason in zip(
         failed, ("not readable as audio", "No such file", "folder"), strict=True
     ):
@@ -164,7 +164,7 @@ def test_a_recording_that_is_cut_short_is_scored_with_a_warning(folder: Path) ->
     """All that is there, as `transcribe` has it; the figures are over it."""
     (folder / "cut.wav").write_bytes((folder / "1.wav").read_bytes()[:60_000])
     file = run(folder, {"cut.wav": "words"}).files[0]
-    assert (file.status, file.audio_s) == (Status.SCORED, pytest.approx(1.25, abs=0.01))
+    assert (file.status, file.audio_s) == (ScoringStatus.SCORED, pytest.approx(1.25, abs=0.01))
     assert "cut short" in file.warnings[0]
 
 
@@ -247,7 +247,9 @@ def test_a_dataset_is_heard_as_its_files_would_be(
     ]
     install(monkeypatch, lambda *_, **__: Rows([*damaged, *rows]))
     report = evaluate("hf-dataset://org/name", str(folder / "model"), cpu=True, limit=4)
-    assert [file.status for file in report.files] == [Status.FAILED] * 2 + [Status.SCORED] * 2
+    assert [file.status for file in report.files] == [ScoringStatus.FAILED] * 2 + [
+        ScoringStatus.SCORED
+    ] * 2
     assert [(file.error or "").partition(":")[0] for file in report.files[:2]] == [
         "damaged.wav",
         "row 1",
@@ -264,9 +266,9 @@ def test_references_that_say_nothing_are_dropped(folder: Path, said: dict[str, s
     """
     empty = {"0.wav": "[music] uh", "1.wav": "", "2.wav": "ignore_time_segment_in_scoring"}
     report = run(folder, {**empty, "3.wav": said["3.wav"], "gone.wav": " "})
-    assert [file.status for file in report.files] == [Status.DROPPED] * 3 + [
-        Status.SCORED,
-        Status.DROPPED,
+    assert [file.status for file in report.files] == [ScoringStatus.DROPPED] * 3 + [
+        ScoringStatus.SCORED,
+        ScoringStatus.DROPPED,
     ]
     assert (
         report.totals.dropped,

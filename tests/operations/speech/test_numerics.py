@@ -28,7 +28,7 @@ from dsmops.operations.speech.numerics_verdict import (
     F16_MAX,
     LEAST_HEADROOM,
     NumericsReport,
-    Verdict,
+    NumericsVerdict,
 )
 from dsmops.worker.tiny.stt import LM_FILE, TinyStt, write_tiny_stt
 from tests.support.cli import Run, dsmops
@@ -90,7 +90,7 @@ def said(report: NumericsReport) -> str:
 def test_a_clean_conversion_says_what_the_original_says(folder: Path) -> None:
     """Yes, with room to spare, small errors, and nearly the same tokens; every figure is there."""
     report = judged(folder, converted(folder))
-    assert (report.verdict, report.findings) == (Verdict.YES, ())
+    assert (report.verdict, report.findings) == (NumericsVerdict.YES, ())
     assert (report.source.dtype, report.target.dtype) == (ComputeDType.F32, ComputeDType.F16)
     assert report.audio_s == pytest.approx(2.0)
     assert report.steps == 25 + 6 + 13  # the recording, the delay of the text, the closing silence
@@ -129,7 +129,7 @@ def test_f32_differs_in_nothing(folder: Path) -> None:
     """
     change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
     report = judged(folder, converted(folder, dtype=StorageDType.F32))
-    assert report.verdict is Verdict.YES
+    assert report.verdict is NumericsVerdict.YES
     assert (report.logits.relative_rms or 0) < 1e-5
     assert report.agreement.same_text
     assert min(place.headroom or 1e9 for place in report.places) < LEAST_HEADROOM
@@ -141,7 +141,7 @@ def test_damaged_weights_are_named_in_both(folder: Path) -> None:
     """
     change(folder / LM_FILE, GATES, (3, 4), float("nan"))
     report = judged(folder, converted(folder))
-    assert report.verdict is Verdict.NO
+    assert report.verdict is NumericsVerdict.NO
     reasons = [finding.message for finding in report.findings]
     assert f"the original has NaN or infinity among its weights as F32: {GATES} (1)" in reasons
     assert any(
@@ -158,7 +158,7 @@ def test_activations_that_leave_the_range_name_the_first_layer(folder: Path) -> 
     """
     change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
     report = judged(folder, converted(folder))
-    assert report.verdict is Verdict.NO
+    assert report.verdict is NumericsVerdict.NO
     (finding,) = report.findings
     assert "first in transformer.layers.1 (gate product)" in finding.message
     assert report.source.non_finite == 0
@@ -196,7 +196,7 @@ def test_little_room_is_a_warning(folder: Path) -> None:
         factor=factor,
     )
     report = judged(folder, converted(folder))
-    assert report.verdict is Verdict.WARNING
+    assert report.verdict is NumericsVerdict.WARNING
     (finding,) = report.findings
     assert "transformer.layers.0 (gate product)" in finding.message
     assert "yes, with little to spare" in said(report)
@@ -216,7 +216,7 @@ def test_scores_that_only_moshi_server_forms_are_a_no(folder: Path) -> None:
     )
     report = judged(folder, converted(folder))
     assert report.target.non_finite == 0
-    assert report.verdict is Verdict.NO
+    assert report.verdict is NumericsVerdict.NO
     assert "moshi-server" in report.findings[0].message
 
 
@@ -229,7 +229,7 @@ def test_a_clamped_weight_that_matters_is_seen(folder: Path) -> None:
     change(folder / LM_FILE, "emb.0.weight", (slice(None), 6), 2.0**15)
     report = judged(folder, converted(folder, OverflowPolicy.CLAMP))
     assert report.target.non_finite == 0
-    assert report.verdict is Verdict.NO
+    assert report.verdict is NumericsVerdict.NO
     cannot_hold, apart = (finding.message for finding in report.findings)
     assert "f16 cannot hold; the converted model stays finite" in cannot_hold
     assert "rounding cannot explain it" in apart
@@ -242,7 +242,7 @@ def test_a_tensor_kept_in_f32_does_not_help(folder: Path) -> None:
     """
     change(folder / LM_FILE, "out_norm.alpha", (0, 0, 7), 98304.0)
     report = judged(folder, converted(folder, OverflowPolicy.KEEP_F32))
-    assert report.verdict is Verdict.NO
+    assert report.verdict is NumericsVerdict.NO
     assert [fault.tensor for fault in report.target.weight_faults] == ["out_norm.alpha"]
     assert report.source.weight_faults == ()
     assert any("Stored in F32 but computed in F16" in note for note in report.notes)
@@ -252,7 +252,7 @@ def test_another_model_of_the_same_shape_is_no_conversion(folder: Path) -> None:
     """Two seeds hear the same and say different things."""
     other = write_tiny_stt(folder / "other", seed=1)
     report = judged(folder, other.files.lm)
-    assert report.verdict is Verdict.NO
+    assert report.verdict is NumericsVerdict.NO
     assert report.target.dtype is ComputeDType.BF16
     assert report.agreement.first_difference_step is not None
     assert report.agreement.first_difference_s == pytest.approx(
@@ -285,7 +285,7 @@ def test_all_that_can_be_missing_is_found_before_the_work(
         plan_numerics(alone, (Path(alone), target), folder / "speech.wav")
     assert "--model" in caught.value.hint
     monkeypatch.chdir(folder)  # from where the server's config names its files
-    assert judged(folder, target, model="config-stt-tiny.toml").verdict is Verdict.YES
+    assert judged(folder, target, model="config-stt-tiny.toml").verdict is NumericsVerdict.YES
     other = write_tiny_weights(folder / "other.safetensors")
     with pytest.raises(CheckpointError, match="does not hold the language model"):
         compare_numerics(

@@ -12,7 +12,7 @@ pytest.importorskip("aiohttp", reason="the worker extra is not installed")
 
 from dsmops.audio import write
 from dsmops.errors import CredentialsError, TransferError
-from dsmops.operations.speech.evaluation import Status
+from dsmops.operations.speech.evaluation import ScoringStatus
 from dsmops.operations.speech.remote_evaluation import evaluate_remotely
 from tests.support.original_server import KEY, OriginalServer
 
@@ -40,10 +40,10 @@ def test_words_are_compared_however_many_streams_there_are(manifest: Path, strea
     with OriginalServer(slots=3, step_s=0.001) as server:
         found = evaluate_remotely(str(manifest), server.url, api_key=KEY, streams=streams)
     assert [file.status for file in found.files] == [
-        Status.SCORED,
-        Status.DROPPED,
-        Status.SCORED,
-        Status.FAILED,
+        ScoringStatus.SCORED,
+        ScoringStatus.DROPPED,
+        ScoringStatus.SCORED,
+        ScoringStatus.FAILED,
     ]
     assert (found.files[0].wer, found.files[0].hypothesis) == (0, REFERENCE)
     assert found.totals.words.deletions == 1
@@ -54,7 +54,7 @@ def test_one_stream_that_breaks_off_is_one_failed_utterance(manifest: Path) -> N
     """The corpus goes on, and the failure is named."""
     with OriginalServer(drop_at=30) as server:
         found = evaluate_remotely(str(manifest), server.url, api_key=KEY)
-    assert [file.status for file in found.files].count(Status.FAILED) == 3
+    assert [file.status for file in found.files].count(ScoringStatus.FAILED) == 3
     assert "before its text was complete" in (found.files[0].error or "")
 
 
@@ -63,7 +63,7 @@ def test_a_server_that_goes_away_leaves_what_it_answered(manifest: Path) -> None
     server = OriginalServer(slots=1, only_connections=1)
     with server:
         found = evaluate_remotely(str(manifest), server.url, api_key=KEY)
-    assert found.files[0].status is Status.SCORED
+    assert found.files[0].status is ScoringStatus.SCORED
     assert found.incomplete is not None
     assert found.incomplete.code == "server.key"
     assert (found.files[3].error or "").startswith("not sent: ")

@@ -19,7 +19,7 @@ from dsmops.errors import InputError
 from dsmops.progress import SILENT, Progress
 
 
-class Status(StrEnum):
+class ConversionStatus(StrEnum):
     """What came of a plan."""
 
     CONVERTED = "converted"
@@ -38,7 +38,7 @@ class PlannedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ConversionResult:
     """What was done, or with a dry run would be.
 
     `conversion` is None for a dry run, `verification` where none was asked for.
@@ -46,7 +46,7 @@ class Outcome:
     `notes` are what the user should know before serving the target.
     """
 
-    status: Status
+    status: ConversionStatus
     source: Path
     target: Path
     dtype: StorageDType
@@ -66,7 +66,7 @@ def carry_out(
     digest: bool = True,
     fsync: bool = True,
     progress: Progress = SILENT,
-) -> Outcome:
+) -> ConversionResult:
     """Convert unless the target is up to date, or `force` says so regardless.
 
     Without `force` no file is replaced that `convert` did not make. With `check` the trust in an
@@ -79,7 +79,7 @@ def carry_out(
     """
     conversion = verification = None
     if not force and is_current(plan, full=check, progress=progress):
-        status, conversion = Status.UP_TO_DATE, record.load(plan.record_path)
+        status, conversion = ConversionStatus.UP_TO_DATE, record.load(plan.record_path)
     elif not force and (foreign := _foreign_file(plan)) is not None:
         raise InputError(
             f"{foreign} is there already, and dsmops did not make it",
@@ -87,10 +87,10 @@ def carry_out(
             code="checkpoint.foreign_target",
         )
     elif dry_run:
-        status = Status.PLANNED
+        status = ConversionStatus.PLANNED
     else:
         status, conversion = (
-            Status.CONVERTED,
+            ConversionStatus.CONVERTED,
             convert(plan, progress=progress, digest=digest, fsync=fsync),
         )
         if check:
@@ -99,7 +99,7 @@ def carry_out(
                 plan.index[0] if plan.index else plan.target,
                 progress=progress,
             )
-    return Outcome(
+    return ConversionResult(
         status=status,
         source=plan.checkpoint.path,
         target=plan.target,
@@ -119,7 +119,7 @@ def carry_out(
         # Said once, when the target is made.
         notes=(
             *_notes(plan, conversion),
-            *([_licence(plan)] if status is Status.CONVERTED else []),
+            *([_licence(plan)] if status is ConversionStatus.CONVERTED else []),
         ),
     )
 
