@@ -180,10 +180,15 @@ def parse_server_version(text: str | None) -> ServerVersion | None:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of `512MiB`, `0.5 GiB`, `500MB` or a plain number; a usage error for
-    anything else.
+    """Return the bytes of `512MiB`, `0.5 GiB`, `500MB` or `0`; a usage error for anything else.
+
+    A bare number would be read as GiB by one person and as bytes by another.
     """
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
+    if match and not match[2] and float(match[1]):
+        raise typer.BadParameter(
+            f"{text} is a size without a unit; write {match[1]}GiB or {match[1]}MiB"
+        )
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a size; write it like 512MiB or 1.5GB")
     unit = (match[2] or "B").upper()

@@ -50,6 +50,12 @@ def plan(
             help="Codebooks that a text-to-speech model makes; fewer are faster. Default: all.",
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Say whether N streams fit; exit code 1: no."
+        ),
+    ] = None,
     reserve: Annotated[
         int | None,
         typer.Option(
@@ -89,13 +95,15 @@ def plan(
 
     Shows the memory split, the largest safe batch_size, what limits it, and, when the model does
     not fit, what would. Step times are measured ones where this machine has them (--measure), else
-    an estimate. Exit code 1 means that it does not fit. --explain also says what fewer codebooks
+    an estimate. Exit code 1 means that it does not fit; with --batch-size, that so many do not fit,
+    or that the card's memory is unknown. --explain also says what fewer codebooks
     would change of a text-to-speech model.
 
     \b
     Examples:
       dsmops plan
       dsmops plan --simulate t4 --explain
+      dsmops plan --simulate t4 --batch-size 100
       dsmops plan --model stt-2.6b-en --simulate rtx2070 --json
       dsmops plan --model tts-1.6b-en_fr --runtime embedded --n-q 24 --simulate t4 --explain
       dsmops plan --runtime embedded --measure
@@ -121,6 +129,7 @@ def plan(
             n_q=n_q,
             reserve_bytes=reserve,
             profile_file=profile,
+            asked_batch_size=batch_size,
         )
 
     found = plan_it()
@@ -130,7 +139,7 @@ def plan(
         out.note(f"measured: {measure_profile(found, published, progress=out.progress())}")
         found = plan_it()
     out.result(found, show_plan(found, explain=explain))
-    if not found.fits:
+    if not (found.fits if found.asked is None else found.asked.fits):
         raise typer.Exit(1)
 
 

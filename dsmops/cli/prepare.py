@@ -102,7 +102,8 @@ def prep_sm75(
 
     Idempotent: what is up to date is left alone, and a config that is already there keeps what you
     edited. On a card that computes bf16 nothing is converted. Exit code 1 means that the model does
-    not fit or that the config has errors.
+    not fit or that the config has errors. Where the hub cannot be reached, --dry-run shows what the
+    published facts tell.
 
     A text-to-speech model is prepared for `dsmops worker`: moshi-server's Python module computes in
     bf16 only. Its config.json says what it is, and is taken from beside it, as tokenizer and Mimi
@@ -120,14 +121,16 @@ def prep_sm75(
     """
     from dsmops.cli.views.plan import show_plan
     from dsmops.cli.views.preparation import show_preparation
-    from dsmops.errors import DriverMissingError
+    from dsmops.errors import DriverMissingError, SourceError, TransferError
     from dsmops.operations.prepare import (
         PrepareOutcome,
         PrepareRequest,
+        is_published,
         means_no_card,
         plan_preparation,
         prepare,
         preview,
+        preview_published,
     )
 
     out = Reporter.open("prep-sm75", json=json, quiet=quiet, debug=debug)
@@ -156,10 +159,17 @@ def prep_sm75(
             [f"Nothing done: {exc.message}"],
         )
         return
-    acting = plan.fits and not dry_run
-    report = prepare(plan, progress=out.progress()) if acting else preview(plan)
-    out.result(report, show_preparation(report) if plan.fits else show_plan(plan.serving))
-    if not plan.fits or (report.lint is not None and report.lint.has_errors):
+    except (SourceError, TransferError) as exc:
+        is_unreached = isinstance(exc, TransferError) or exc.code == "hub.offline"
+        if not (dry_run and is_unreached and is_published(request)):
+            raise
+        report = preview_published(request, exc)
+    else:
+        acting = plan.fits and not dry_run
+        report = prepare(plan, progress=out.progress()) if acting else preview(plan)
+    fits = report.serving.fits
+    out.result(report, show_preparation(report) if fits else show_plan(report.serving))
+    if not fits or (report.lint is not None and report.lint.has_errors):
         raise typer.Exit(1)
 
 

@@ -65,6 +65,19 @@ class CodebookChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedBatch:
+    """Whether a number of slots that was asked about fits, in memory and in time.
+
+    `fits` is None where the card's memory is unknown and time does not rule it out.
+    """
+
+    batch_size: int
+    fits: bool | None
+    memory: MemorySplit
+    step_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServingPlan:
     """The planned serving of one model on one device by one runtime.
 
@@ -94,6 +107,7 @@ class ServingPlan:
     alternatives: tuple[Alternative, ...]
     codebook_choices: tuple[CodebookChoice, ...]
     notes: tuple[str, ...]
+    asked: AskedBatch | None = None
 
     @property
     def fits(self) -> bool:
@@ -111,8 +125,11 @@ def plan_serving(
     n_q: int | None = None,
     reserve_bytes: int | None = None,
     profile: StepProfile | None = None,
+    asked_batch_size: int | None = None,
 ) -> ServingPlan:
     """Plan `model` on `device`; what is None follows from the device and the model.
+
+    `asked_batch_size` is a number of slots about which the plan must say whether it fits.
 
     The dtype is the one to serve in on that architecture, the reserve 3 % of the card and at least
     256 MiB. Memory counts from what is free now where the machine says, from the whole card
@@ -141,11 +158,29 @@ def plan_serving(
     )
     batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
     slots = max(1, batch_size)
-    if profile is not None:
-        step_ms = profile.step_p99_ms(slots)
-    else:
-        step_ms = estimate_step_ms(
-            shape, chosen, slots, device, context=window, runtime=runtime, n_q=codebooks
+
+    def step_ms_of(size: int) -> float | None:
+        return (
+            profile.step_p99_ms(size)
+            if profile is not None
+            else estimate_step_ms(
+                shape, chosen, size, device, context=window, runtime=runtime, n_q=codebooks
+            )
+        )
+
+    def memory_of(size: int) -> MemorySplit:
+        return serving_memory(shape, chosen, size, context=window, runtime=runtime, n_q=codebooks)
+
+    step_ms = step_ms_of(slots)
+    asked = None
+    if asked_batch_size is not None:
+        fits = (
+            (None if asked_batch_size <= (time_batch or asked_batch_size) else False)
+            if memory_batch is None
+            else asked_batch_size <= batch_size
+        )
+        asked = AskedBatch(
+            asked_batch_size, fits, memory_of(asked_batch_size), step_ms_of(asked_batch_size)
         )
     return ServingPlan(
         model=model.name,
@@ -163,7 +198,8 @@ def plan_serving(
         time_basis=basis,
         step_ms=step_ms,
         step_budget_ms=BUDGET_MS,
-        memory=serving_memory(shape, chosen, slots, context=window, runtime=runtime, n_q=codebooks),
+        memory=memory_of(slots),
+        asked=asked,
         alternatives=(
             ()
             if batch_size or usable is None

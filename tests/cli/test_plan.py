@@ -66,6 +66,30 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "asked", "code", "fits", "answer"),
+    [
+        ("t4", 20, 0, True, "Yes, 20 streams: "),
+        ("t4", 100, 1, False, "No, 100 streams: "),
+        ("t4", 100_000, 1, False, "No, 100000 streams: "),
+        ("sm75", 3, 1, None, "Unknown, 3 streams: "),
+    ],
+)
+def test_a_batch_size_that_is_asked_about_gets_an_answer(
+    spec: str, asked: int, code: int, fits: bool | None, answer: str
+) -> None:
+    """Exit code 0 is yes and 1 is no or unknown; the JSON holds memory and step of that size."""
+    run = dsmops("plan", "--simulate", spec, "--batch-size", str(asked))
+    assert run.code == code
+    assert answer.replace("100000", "100,000") in run.stdout
+    document = dsmops("plan", "--simulate", spec, "--batch-size", str(asked), "--json").document
+    assert (document["asked"]["batch_size"], document["asked"]["fits"]) == (asked, fits)
+    if fits:
+        assert sum(document["asked"]["memory"].values()) <= document["usable_bytes"]
+        assert document["asked"]["step_ms"] <= document["step_budget_ms"]
+    assert dsmops("plan", "--simulate", spec, "--json").document["asked"] is None
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["--model", "stt-1b"], 3, "stt-1b-en_fr"),
@@ -88,6 +112,8 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
         (["--simulate", "t4", "--dtype", "bf16"], 3, "--dtype f16"),
         (["--simulate", "t4", "--dtype", "int8"], 2, "dtype"),
         (["--simulate", "t4", "--reserve", "lots"], 2, "size"),
+        (["--simulate", "t4", "--reserve", "1"], 2, "1GiB or 1MiB"),
+        (["--simulate", "t4", "--batch-size", "0"], 2, "batch-size"),
         (["--simulate", "t4", "--context", "9000"], 3, "750"),
         (["--simulate", "t4", "--device", "3"], 3, ""),
         (["--simulate", "t5"], 3, "t4"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsmops.config.memory import VOICE_POSITIONS
-from dsmops.config.plan import LimitedBy, ServingPlan, TimeBasis
+from dsmops.config.plan import AskedBatch, LimitedBy, ServingPlan, TimeBasis
 from dsmops.devices import Runtime
 from dsmops.report import Block, Table
-from dsmops.units import size
+from dsmops.units import counted, size
 
 _ALIKE = {
     "weights": "parameters × bytes of the dtype",
@@ -87,6 +87,8 @@ def show_plan(plan: ServingPlan, *, explain: bool = False) -> Iterator[Block]:
             f"Does not fit: one slot needs {size(plan.memory.total_bytes)}, and"
             f" {size(plan.usable_bytes)} are usable."
         )
+    if plan.asked is not None:
+        yield _asked_line(plan, plan.asked)
     yield (
         f"  memory allows {_bound(plan.memory_batch_size)}; time allows"
         f" {_bound(plan.time_batch_size)} ({_time_words(plan)})"
@@ -115,6 +117,17 @@ def show_plan(plan: ServingPlan, *, explain: bool = False) -> Iterator[Block]:
             yield from _codebook_lines(plan)
     for note in plan.notes:
         yield f"note: {note}"
+
+
+def _asked_line(plan: ServingPlan, asked: AskedBatch) -> str:
+    answer = {True: "Yes", False: "No", None: "Unknown"}[asked.fits]
+    usable = "" if plan.usable_bytes is None else f" of {size(plan.usable_bytes)} usable"
+    step = "unknown" if asked.step_ms is None else f"{asked.step_ms:.0f}"
+    streams = counted(asked.batch_size, "stream")
+    return (
+        f"{answer}, {streams}: {size(asked.memory.total_bytes)}{usable};"
+        f" {step} of {plan.step_budget_ms:.0f} ms a step"
+    )
 
 
 def _bound(batch_size: int | None) -> str:

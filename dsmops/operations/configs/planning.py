@@ -57,6 +57,7 @@ def plan_model(
     n_q: int | None = None,
     reserve_bytes: int | None = None,
     profile_file: Path | None = None,
+    asked_batch_size: int | None = None,
 ) -> ServingPlan:
     """Plan `model` on `device`, with the measured step times of `profile_file` or of this machine's
     own profiles when there are any.
@@ -90,6 +91,7 @@ def plan_model(
         n_q=n_q,
         reserve_bytes=reserve_bytes,
         profile=profile,
+        asked_batch_size=asked_batch_size,
     )
 
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from shlex import quote
 
 from dsmops.checkpoint import ConversionReport, convert, plan_conversion
 from dsmops.config.lint import LintReport
 from dsmops.config.modules import modules
-from dsmops.config.plan import ServingPlan, visible_to_server
+from dsmops.config.plan import visible_to_server
 from dsmops.config.render import masked_diff
-from dsmops.devices import Device, Runtime
+from dsmops.devices import Runtime
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError, TensorRangeError
 from dsmops.files import os_errors, require_free_space, write_text_atomically
@@ -27,6 +25,8 @@ from dsmops.gpu.findings import GpuCode
 from dsmops.hub import fetch
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.prepare.plan import PreparePlan, PrepareRequest, plan_preparation
+from dsmops.operations.prepare.published import is_published, preview_published
+from dsmops.operations.prepare.report import PrepareOutcome, PrepareReport
 from dsmops.operations.prepare.steps import Part, Step
 from dsmops.progress import SILENT, Progress
 
@@ -37,10 +37,12 @@ __all__ = [
     "PrepareReport",
     "PrepareRequest",
     "Step",
+    "is_published",
     "means_no_card",
     "plan_preparation",
     "prepare",
     "preview",
+    "preview_published",
 ]
 
 _NO_CARD = {
@@ -51,39 +53,6 @@ _NO_CARD = {
     GpuCode.WSL_DRIVER_MISSING,
 }
 """Findings that mean a machine without a GPU; any other means one with a GPU that does not work."""
-
-
-class PrepareOutcome(StrEnum):
-    """How a preparation ended."""
-
-    DONE = "done"
-    UP_TO_DATE = "up to date"
-    DRY_RUN = "dry run"
-    DOES_NOT_FIT = "does not fit"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class PrepareReport:
-    """What was done, or would be.
-
-    `lint` is None where no config was written: in a dry run, or when nothing fits. `config_diff` is
-    the change to a config that was already there, without API keys.
-    """
-
-    outcome: PrepareOutcome
-    device: Device
-    model: str
-    dtype: ComputeDType
-    batch_size: int | None
-    parts: tuple[Part, ...]
-    serving: ServingPlan
-    conversion: ConversionReport | None
-    config_path: Path
-    config_diff: str
-    lint: LintReport | None
-    next_commands: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 def preview(plan: PreparePlan) -> PrepareReport:

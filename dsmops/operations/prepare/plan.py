@@ -123,7 +123,7 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         refresh=request.force,
     )
     require_companions(model, staging)
-    default_output = _output(request, weights, dtype)
+    default_output = converted_path(request, weights, dtype)
     output = default_output if _needs_conversion(request, dtype, tensors) else None
     config_path = request.config_out or default_output.with_suffix(".toml")
     before = existing_config(config_path, model, afresh=request.force)
@@ -220,7 +220,7 @@ def _needs_conversion(
     return wanted and any(tensor.dtype is StorageDType.BF16 for tensor in tensors.values())
 
 
-def _output(request: PrepareRequest, weights: Origin, dtype: ComputeDType) -> Path:
+def converted_path(request: PrepareRequest, weights: Origin, dtype: ComputeDType) -> Path:
     """Return the converted file's path, whether or not one is needed."""
     # A repository's files are all called model.safetensors; its own name tells more.
     local = weights.stem if isinstance(weights, Path) and weights.is_file() else ""

@@ -8,6 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from dsmops.config.load import read_config
+from dsmops.config.plan import config_runtime, plan_serving
+from dsmops.config.presets import find_template
+from dsmops.config.settings import serving_settings
+from dsmops.config.timing import BUDGET_MS, estimate_step_ms
+from dsmops.gpu import choose, simulate
+from dsmops.gpu.catalogue import CARDS, Card
+from dsmops.models import MODELS, PublishedModel
 from dsmops.shipped import shipped_folder
 from tests.support.cli import Run, dsmops
 from tests.support.tiny_checkpoint import write_tiny_template
@@ -215,3 +223,31 @@ def test_keys_are_never_shown_whatever_they_look_like(tmp_path: Path) -> None:
         ).stdout
         assert "cdsecret" not in shown
         assert "batch_size = 2" in shown
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_the_default_batch_size_keeps_a_step_in_its_budget(
+    card: Card, model: PublishedModel
+) -> None:
+    """What `make-config` and `prep-sm75` write by default takes at most 64 ms a step by the
+    estimate, on every card of the catalogue; only a single slot may take longer, and then a note
+    says so.
+    """
+    device = choose(simulate([card.name]))
+    runtime = config_runtime(model, device)
+    plan = plan_serving(device, model, runtime=runtime)
+    template = read_config(find_template(model.preset))
+    settings = serving_settings(
+        template, model, plan, dtype=None, batch_size=None, api_key=None, kept_keys=()
+    )
+    assert settings.batch_size is not None
+    step_ms = estimate_step_ms(
+        model.shape, plan.dtype, settings.batch_size, device, runtime=runtime, n_q=plan.n_q
+    )
+    assert step_ms is not None
+    if settings.batch_size > 1:
+        assert step_ms <= BUDGET_MS
+        assert plan.batch_size >= settings.batch_size
+    elif step_ms > BUDGET_MS:
+        assert any("measure before relying on it" in note for note in plan.notes)

@@ -23,6 +23,7 @@ from dsmops.errors import (
     TensorRangeError,
 )
 from dsmops.findings import Severity
+from dsmops.models import MODELS
 from dsmops.operations.prepare import (
     PrepareOutcome,
     PrepareReport,
@@ -434,3 +435,25 @@ def test_a_hidden_card_is_not_a_missing_one(
     refused = CliRunner().invoke(app, ["prep-sm75", "--skip-when-undetected"])
     assert isinstance(refused.exception, DriverMissingError)
     assert refused.exception.code == "gpu.all_hidden"
+
+
+@pytest.mark.parametrize("repo", [REPO, "kyutai/stt-2.6b-en-candle", "kyutai/tts-1.6b-en_fr"])
+def test_a_dry_run_without_a_network_tells_the_published_facts(tmp_path: Path, repo: str) -> None:
+    """Offline and with nothing cached, a dry run shows files, dtype and batch size, and says that
+    the hub was not reached; the work itself, and models that nobody published, stay errors.
+    """
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    given = ("prep-sm75", "--simulate", "t4", "--hf-repo", repo)
+    run = dsmops(*given, "--dry-run", "--json", env=offline, cwd=tmp_path)
+    assert run.code == 0, run.stderr
+    document = run.document
+    assert document["outcome"] == "dry run"
+    assert document["notes"][0].startswith("From the published facts; the hub was not reached")
+    assert document["batch_size"] >= 1
+    assert [part["step"] for part in document["parts"]][-2:] == ["convert", "write"]
+    model = next(model for model in MODELS.values() if model.hf_repo == repo)
+    assert document["parts"][0]["size_bytes"] == 2 * model.shape.parameters
+    assert dsmops(*given, env=offline, cwd=tmp_path).code == 3
+    other = ("prep-sm75", "--simulate", "t4", "--hf-repo", "someone/else", "--dry-run")
+    assert dsmops(*other, env=offline, cwd=tmp_path).code == 3
+    assert not list(tmp_path.iterdir())
