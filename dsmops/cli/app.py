@@ -8,6 +8,7 @@ import typer
 
 from dsmops import __version__
 from dsmops.cli import (
+    bench,
     checkpoint,
     config,
     doctor,
@@ -69,6 +70,7 @@ for group in (
     stt,
     tts,
     smoke,
+    bench,
     doctor,
     logs,
     publish,

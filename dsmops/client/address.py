@@ -11,6 +11,8 @@ STT_PATH = "/api/asr-streaming"
 TTS_PATH = "/api/tts_streaming"
 """The path in the shipped text-to-speech config."""
 
+KEY_HEADER = "kyutai-api-key"
+
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 

@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 import aiohttp
 
+from dsmops.client.address import KEY_HEADER
 from dsmops.client.connection import Closed, Connection
 from dsmops.client.http import CHECK_PATH, CONNECT_S, new_session, reason
-from dsmops.client.session import KEY_HEADER
 from dsmops.errors import TransferError
 from dsmops.protocol import ProtocolError, SttRequest, TtsRequest, encode
 from dsmops.units import size

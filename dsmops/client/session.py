@@ -16,12 +16,12 @@ from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 
+from dsmops.client.address import KEY_HEADER
 from dsmops.client.connection import CLOSE_S, IDLE_S, PING_S, Closed, Connection
 from dsmops.client.http import CHECK_PATH, CONNECT_S, UPGRADE_S, new_session, reason
 from dsmops.errors import CredentialsError, InputError, RemoteError, TransferError
 from dsmops.protocol import CloseCode, ProtocolError
 
-KEY_HEADER = "kyutai-api-key"
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _TLS_S = 2.0

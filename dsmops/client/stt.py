@@ -77,7 +77,7 @@ async def transcribe(
 
     async def await_slot(session: aiohttp.ClientSession, connection: Connection) -> None:
         connection.keep_alive(_NO_AUDIO, ping_s=patience.ping_s, idle_s=patience.idle_s)
-        await _await_slot(session, connection, url, patience)
+        await await_module(session, connection, url, patience)
 
     async with open_session(url, api_key, patience, await_slot) as connection:
         window = SendWindow(send_ahead_s)
@@ -225,7 +225,7 @@ async def _next(connection: Connection, url: str) -> SttAnswer:
     return answer
 
 
-async def _await_slot(
+async def await_module(
     session: aiohttp.ClientSession, connection: Connection, url: str, patience: Patience
 ) -> None:
     """Return when the stream has a slot: after `Ready`, or when the module never sends it."""

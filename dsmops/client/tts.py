@@ -159,7 +159,7 @@ class _Conversation:
                         if self._answers.empty():
                             break
                 await self._connection.send(encode(Text(piece)))
-                self._words_sent += _count_words(piece)
+                self._words_sent += count_words(piece)
             await self._connection.send(encode(Eos()))
             self._is_all_sent = True
         except ConnectionError:
@@ -218,7 +218,7 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
             yield " ".join(words[start : start + _PIECE_WORDS])
 
 
-def _count_words(piece: str) -> int:
+def count_words(piece: str) -> int:
     """Return how many words and pauses a server makes of a piece of text.
 
     Source: moshi-server's `tts_preprocess.rs`; a pause is reported as a word.

@@ -81,6 +81,10 @@ class Reporter:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def document(self, document: Any) -> str:
+        """Return the JSON document of what the command found, for a file."""
+        return render_document(self.command, document)
+
     def note(self, text: str) -> None:
         """Tell people something on the side, on stderr."""
         self._end_live()

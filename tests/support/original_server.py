@@ -88,7 +88,7 @@ class OriginalServer:
     `module` is `BatchedAsr`, `Asr` or `Py`. A step takes `step_s`. With `heads` 0 no `Step` is
     sent. `drop_at` cuts every connection without a Close frame after so many frames of a stream.
     Without `close_frame` the reset at the end of a text is all that comes. After `only_connections`
-    the key is refused.
+    the key is refused. Every `lose_every`-th `Step` of a stream is never sent.
     """
 
     def __init__(
@@ -103,10 +103,12 @@ class OriginalServer:
         drop_at: int | None = None,
         close_frame: bool = True,
         only_connections: int | None = None,
+        lose_every: int | None = None,
     ) -> None:
         self.module, self.slots, self.step_s, self.heads = module, slots, step_s, heads
         self.delay, self.timing, self.drop_at = delay, timing, drop_at
         self.close_frame, self.only_connections = close_frame, only_connections
+        self.lose_every = lose_every
         self.seen = Seen()
         self.streams: list[_Stream] = []
         self.steps = 2  # the warm-up's
@@ -423,7 +425,8 @@ class _Stream:
             self._step_tts()
             return
         self._samples -= FRAME
-        if self._server.heads:
+        lose_every = self._server.lose_every
+        if self._server.heads and not (lose_every and self._own_steps % lose_every == 0):
             is_batched = self._server.module == "BatchedAsr"
             self._send(
                 {

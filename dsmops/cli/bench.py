@@ -1,0 +1,297 @@
+"""`bench`: how many streams a server carries."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsmops.cli.arguments import require_other_file
+from dsmops.cli.help import CHECK
+from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, check_api_key
+from dsmops.report import Reporter
+
+if TYPE_CHECKING:
+    from dsmops.operations.bench import Levels, Limits, LoadTest
+
+
+def bench(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Server, like ws://127.0.0.1:8080.")],
+    streams: Annotated[
+        str,
+        typer.Option(
+            "--streams", metavar="N", help="64, or 1,8,64, or 1..400 to search for the most."
+        ),
+    ] = "1..64",
+    tts: Annotated[bool, typer.Option("--tts", help="Test text-to-speech.")] = False,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds",
+            metavar="S",
+            min=0,
+            max=86400,
+            help="Measure each number for S seconds; 0: one text each.",
+        ),
+    ] = 20.0,
+    warm_up: Annotated[
+        float,
+        typer.Option(
+            "--warm-up", metavar="S", min=0, max=3600, help="Stream S seconds before measuring."
+        ),
+    ] = 3.0,
+    audio: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--audio",
+            metavar="FILE",
+            readable=False,
+            help="Send this recording. Repeatable. Default: a shipped one.",
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="TEXT|FILE",
+            help="With --tts: a text, or a file with one a line. Repeatable.",
+        ),
+    ] = None,
+    voice: Annotated[
+        str | None, typer.Option("--voice", metavar="NAME", help="With --tts: the voice.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            envvar="DSMOPS_API_KEY",
+            callback=check_api_key,
+            help="Key that the server takes.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            max=256,
+            help="Client processes. Default: one for 100 streams, half the cores.",
+        ),
+    ] = None,
+    max_lag: Annotated[
+        float | None,
+        typer.Option("--max-lag", metavar="MS", min=1, help="Limit: p99 of the lag. Default: 160."),
+    ] = None,
+    min_kept: Annotated[
+        float | None,
+        typer.Option(
+            "--min-kept",
+            metavar="PERCENT",
+            min=0,
+            max=100,
+            help="Limit: frames answered. Default: 99.",
+        ),
+    ] = None,
+    max_first_audio: Annotated[
+        float | None,
+        typer.Option(
+            "--max-first-audio",
+            metavar="MS",
+            min=1,
+            help="Limit: p95 of the first audio. Default: 1000.",
+        ),
+    ] = None,
+    max_underruns: Annotated[
+        int | None,
+        typer.Option(
+            "--max-underruns", metavar="N", min=0, help="Limit: gaps in speech. Default: 0."
+        ),
+    ] = None,
+    max_errors: Annotated[
+        int | None,
+        typer.Option(
+            "--max-errors", metavar="N", min=0, help="Limit: streams that failed. Default: 0."
+        ),
+    ] = None,
+    max_jitter: Annotated[
+        float,
+        typer.Option(
+            "--max-jitter",
+            metavar="MS",
+            min=1,
+            help="How late the client itself may be (p99).",
+        ),
+    ] = 10.0,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="OLD.json", readable=False, help="Compare with an older result."
+        ),
+    ] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            readable=False,
+            help="Write a .json file. Repeatable.",
+        ),
+    ] = None,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Load-test a server: how many streams does it carry?
+
+    Opens paced streams to any moshi-server, more and more of them, until a limit fails. A frame is
+    sent every 80 ms by the clock, whatever happened before. The client measures how late it is
+    itself, so that a slow client is not blamed on the server. Run it on a host with cores to spare.
+
+    Exit codes: 0 measured, and every limit that was given held; 1 a given limit failed; 5 the
+    client was too slow to tell; 6 the server failed. Ctrl-C keeps what was measured.
+
+    \b
+    Examples:
+      dsmops bench ws://127.0.0.1:8080 --streams 1..400
+      dsmops bench ws://10.0.0.5:8080 --api-key KEY --streams 64 --seconds 60 --max-lag 100
+      dsmops bench ws://127.0.0.1:8080 --streams 1,8,64 -o new.json --against old.json
+      dsmops bench ws://127.0.0.1:8080 --tts --streams 1,32,64 --seconds 0
+    """
+    levels = _levels(streams)
+    _check_usage(tts=tts, audio=audio, text=text, voice=voice, seconds=seconds, warm_up=warm_up)
+    stt_limits = {"--max-lag": max_lag, "--min-kept": min_kept}
+    tts_limits = {"--max-first-audio": max_first_audio, "--max-underruns": max_underruns}
+    for name, value in (stt_limits if tts else tts_limits).items():
+        if value is not None:
+            raise typer.BadParameter(
+                "it applies to speech-to-text only" if tts else "it needs --tts", param_hint=name
+            )
+    given = (*stt_limits.values(), *tts_limits.values(), max_errors)
+    has_limit = any(value is not None for value in given)
+    for file in output or ():
+        if file.suffix.lower() != ".json":
+            raise typer.BadParameter(f"{file} must end in .json", param_hint="--output")
+        require_other_file(file, {"older result": against})
+    out = Reporter.open("bench", json=json, quiet=quiet, debug=debug)
+    from dsmops.cli.views.bench import level_line, show_bench
+    from dsmops.files import replace_atomically
+    from dsmops.operations.bench import compare, read_old, read_recordings, read_texts
+    from dsmops.operations.bench.running import LoadRequest, run_load_test
+
+    request = LoadRequest(
+        url,
+        levels,
+        read_texts(text or ()) if tts else read_recordings(audio or ()),
+        _limits(max_lag, min_kept, max_first_audio, max_underruns, max_errors, max_jitter),
+        api_key,
+        voice,
+        seconds,
+        warm_up,
+        processes,
+    )
+    old = None if against is None else read_old(against, "tts" if tts else "stt")
+    with ExitStack() as stack:
+        # Opened before the work, so that a target that cannot be written is reported at once.
+        files = [stack.enter_context(replace_atomically(file)) for file in output or ()]
+        test, signal_code = run_load_test(
+            request,
+            progress=out.progress(),
+            on_level=lambda level: out.note(level_line(level)),
+        )
+        comparison = None if old is None else compare(test, old, str(against))
+        document = out.document({**_as_mapping(test), "comparison": comparison})
+        for opened in files:
+            opened.write(f"{document}\n".encode())
+    out.result({**_as_mapping(test), "comparison": comparison}, show_bench(test, comparison))
+    _end(test, out, signal_code, has_limit=has_limit)
+
+
+def _end(test: LoadTest, out: Reporter, signal_code: int | None, *, has_limit: bool) -> None:
+    """End with the exit code of what was found."""
+    from dsmops.errors import ResourceError
+    from dsmops.operations.bench import Verdict
+
+    if test.incomplete is not None:
+        out.error(test.incomplete.error())
+        raise typer.Exit(test.incomplete.exit_code)
+    if signal_code is not None:
+        raise typer.Exit(signal_code)
+    verdicts = [level.verdict for level in test.levels]
+    if Verdict.CLIENT_TOO_SLOW in verdicts:
+        error = ResourceError(
+            f"the client was too slow at {test.levels[-1].streams} streams: "
+            f"its own jitter explains what failed",
+            hint="Use more --processes, run it on another machine, or allow more --max-jitter.",
+            code="client.slow",
+        )
+        out.error(error)
+        raise typer.Exit(error.exit_code)
+    if has_limit and Verdict.FAILED in verdicts:
+        raise typer.Exit(1)
+
+
+def _as_mapping(test: LoadTest) -> dict[str, object]:
+    return {name: getattr(test, name) for name in test.__dataclass_fields__}
+
+
+def _levels(text: str) -> Levels:
+    from dsmops.operations.bench.levels import parse_levels
+
+    try:
+        return parse_levels(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--streams") from exc
+
+
+def _limits(
+    max_lag: float | None,
+    min_kept: float | None,
+    max_first_audio: float | None,
+    max_underruns: int | None,
+    max_errors: int | None,
+    max_jitter: float,
+) -> Limits:
+    from dsmops.operations.bench import Limits
+
+    named = {
+        "lag_p99_ms": max_lag,
+        "kept_share": None if min_kept is None else min_kept / 100,
+        "first_audio_p95_ms": max_first_audio,
+        "underruns": max_underruns,
+        "errors": max_errors,
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    return Limits(**given, jitter_p99_ms=max_jitter)  # type: ignore[arg-type]
+
+
+def _check_usage(
+    *,
+    tts: bool,
+    audio: list[Path] | None,
+    text: list[str] | None,
+    voice: str | None,
+    seconds: float,
+    warm_up: float,
+) -> None:
+    """Usage errors for options that exclude each other."""
+    if tts and audio:
+        raise typer.BadParameter("--tts sends texts; use --text", param_hint="--audio")
+    for name, value in (("--text", text), ("--voice", voice)):
+        if value and not tts:
+            raise typer.BadParameter("it needs --tts", param_hint=name)
+    for name, number in (("--seconds", seconds), ("--warm-up", warm_up)):
+        if not isfinite(number):
+            raise typer.BadParameter(f"{number} is not a number of seconds", param_hint=name)
+    if not tts and seconds < 1:
+        raise typer.BadParameter("measure for a second at least", param_hint="--seconds")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands to the application."""
+    app.command("bench", rich_help_panel=CHECK)(bench)
