@@ -11,30 +11,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from dsmops.audio import Samples, frames
-from dsmops.client.connection import Closed, Connection
+from dsmops.client.load.first_answer import sends_steps
 from dsmops.client.probe import get
-from dsmops.client.session import Patience, ended, next_answer, open_session, silent
-from dsmops.client.stt import CLOSING_FRAMES, await_module
+from dsmops.client.session import Patience
 from dsmops.client.tts import synthesize
 from dsmops.errors import RemoteError
 from dsmops.operations.bench.result import ServerFacts
 from dsmops.operations.smoke.step_times import Histogram
-from dsmops.protocol import (
-    Audio,
-    Error,
-    Marker,
-    Step,
-    SttRequest,
-    decode_stt_answer,
-    encode,
-)
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
 _FIRST_FRAMES = 13
 _HISTOGRAMS = {"stt": "asr_model_step_duration", "tts": "py_model_step_duration"}
@@ -49,39 +36,13 @@ class Server:
         self.url, self._kind, self._api_key = url, kind, api_key
 
     def check_stt(self, blocks: Sequence[Samples]) -> bool:
-        """Send a second of audio and wait for the first answer; return whether it is a `Step`.
+        """Send a second of audio; return whether the module answers with `Step`.
 
         Raises:
             CredentialsError, TransferError: as `client.stt.transcribe`.
         """
-        return asyncio.run(self._first_answer(list(islice(frames(blocks), _FIRST_FRAMES))))
-
-    async def _first_answer(self, audio: Sequence[Samples]) -> bool:
-        patience = Patience(attempts=2)
-
-        async def await_slot(session: ClientSession, connection: Connection) -> None:
-            connection.keep_alive()
-            await await_module(session, connection, self.url, patience)
-
-        async with open_session(self.url, self._api_key, patience, await_slot) as connection:
-            # The silence brings the marker back where no `Step` comes.
-            silence = [audio[0] * 0] * CLOSING_FRAMES
-            messages: list[SttRequest] = [*map(Audio, audio), Marker(1), *map(Audio, silence)]
-            for message in messages:
-                with suppress(ConnectionError):  # what was received says why
-                    await connection.send(encode(message))
-            try:
-                async with asyncio.timeout(patience.silence_s):
-                    while True:
-                        answer = await next_answer(connection, self.url, decode_stt_answer)
-                        if isinstance(answer, Closed):
-                            raise ended(self.url, "text", closed=answer)
-                        if isinstance(answer, Error):
-                            raise ended(self.url, "text", answer.message)
-                        if isinstance(answer, Step | Marker):
-                            return isinstance(answer, Step)
-            except TimeoutError:
-                raise silent(self.url, "text", patience.silence_s, _HISTOGRAMS["stt"]) from None
+        audio = list(islice(frames(blocks), _FIRST_FRAMES))
+        return asyncio.run(sends_steps(self.url, self._api_key, audio))
 
     def check_tts(self, voice: str | None) -> None:
         """Have two words synthesized.
