@@ -24,7 +24,7 @@ MEANING = {
     ),
     "tts": (
         "N streams are N connections. Each has a text spoken, and the next one when it is over,"
-        " like N people who listen all the time. An underrun is a gap that a listener hears."
+        " like N people who listen all the time. An underrun is a gap in what a listener plays."
     ),
 }
 """What "N streams" means, in every report."""

@@ -30,7 +30,7 @@ _END_S = 10.0
 _SLACK_S = 30.0
 """A process that says nothing for so much longer than its work takes has hung."""
 _LEAD_S = 0.2
-"""The window begins this much later than it is told."""
+"""The window begins this much later than the processes get to know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ DEFAULT_TEXTS = (
     " us. If you stay on the line, one of my colleagues will be with you in three minutes or"
     " even sooner.",
     "My grandmother kept a small shop near the harbour. Every evening the sailors came in, bought"
-    " bread and tobacco, and told her about the places they had seen. She wrote it down in a"
+    " bread and tobacco, and told her about the places they had seen. She kept it all in a"
     " book that I have at home.",
 )
 

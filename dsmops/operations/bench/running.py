@@ -174,7 +174,7 @@ class _Run:
         pool.close()
         self._progress.finish()
         if self._is_tts:
-            # Streams that never opened are no errors of the measurement.
+            # A stream that did not open counts, although it said nothing later.
             report.errors.update(errors)
         figures, series = self._figures(report)
         level = Level(

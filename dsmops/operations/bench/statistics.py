@@ -10,8 +10,8 @@ from math import comb
 from statistics import fmean, median
 
 GROUPS = 10
-"""Parts of a run that are compared with those of another. Neighbouring seconds are alike, so a
-second is no value of its own."""
+"""Parts of a run that are compared with those of another. Neighbouring seconds are alike, so
+a second does not count by itself."""
 _FEWEST_GROUPS = 5
 """Below, no order of the values is rarer than `_RARE`."""
 _RARE = 0.01
