@@ -241,7 +241,7 @@ def _as_mapping(test: LoadTest) -> dict[str, object]:
 
 
 def _levels(text: str) -> Levels:
-    from dsmops.operations.bench.levels import parse_levels
+    from dsmops.operations.bench import parse_levels
 
     try:
         return parse_levels(text)

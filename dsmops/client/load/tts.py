@@ -1,7 +1,7 @@
 """A text-to-speech stream: one text after another, and when their sound comes.
 
 A listener is imagined who starts to play one frame after the first sound. A frame that comes later
-than its turn is an underrun: the listener hears a gap, and plays on from there.
+than its turn is an underrun: there is a gap, and the listener plays on from there.
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ def test_texts_are_spoken_and_counted() -> None:
 
 
 def test_speech_goes_on_until_the_time_is_over() -> None:
-    """One text after another, each on a connection of its own; a text that is cut is not an error."""
+    """One text after another, each on its own connection; a cut text is not an error."""
     with OriginalServer("Py", slots=2, step_s=0.005) as server:
         test = run(server.url, "2", material=read_texts(["a b c d"]), seconds=2)
     assert speech(test).texts_begun > 2
