@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -144,6 +144,28 @@ def open_regular(path: Path | str, what: str = "file") -> BinaryIO:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         raise _not_regular(path, what)
     return cast(BinaryIO, os.fdopen(fd, "rb", buffering=0))
+
+
+def is_same_file(first: Path, second: Path) -> bool:
+    """Return whether two names lead to one file. A name that leads nowhere, or that no file can
+    have, is no other's.
+    """
+    try:
+        return first.samefile(second)
+    except (OSError, ValueError):
+        return False
+
+
+def require_other_than(target: Path | None, sources: Iterable[Path], what: str) -> None:
+    """Check that `target`, which a command is going to write, is none of `sources`, which it reads.
+
+    Raises:
+        InputError: it is one, and would be lost; `what` says what it is.
+    """
+    if target is not None and any(is_same_file(target, source) for source in sources):
+        raise InputError(
+            f"{target} is {what}", hint="Write to another file.", code="target.is_source"
+        )
 
 
 def _not_regular(path: Path | str, what: str) -> InputError:

@@ -17,14 +17,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from dsmops.models import STT_MODELS
+from dsmops.models import DEFAULT_STT, STT_MODELS
 from dsmops.worker.models.loading import mimi_tensors
 from dsmops.worker.models.mimi import MimiConfig
 from dsmops.worker.tiny.stt import write_tiny_stt
 from tests.support.networks import random_weights, write_mimi
 from tests.support.synthetic import write_checkpoint
 
-NAME = "stt-1b-en_fr"
+NAME = DEFAULT_STT.name
 NAN = {"transformer.layers.7.gating.linear_out.weight": {12_345: 0x7FC0}}
 
 

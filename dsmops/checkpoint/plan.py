@@ -22,7 +22,7 @@ from dsmops.checkpoint.identity import ModelIdentity, identify
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
 from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from dsmops.errors import CheckpointError, InputError
-from dsmops.files import os_errors, partial_path
+from dsmops.files import is_same_file, os_errors, partial_path
 
 RECIPE = 1
 """Raised when the same source and options begin to give other bytes; targets of an older recipe are
@@ -179,9 +179,7 @@ def require_apart(report: Path, plan: ConversionPlan) -> None:
     index = [plan.checkpoint.index.path] if plan.checkpoint.index else []
     for path in (*sources, *index, *plan.written_paths()):
         with os_errors(path):
-            same = report.resolve() == path.resolve() or (
-                report.exists() and path.exists() and report.samefile(path)
-            )
+            same = report.resolve() == path.resolve() or is_same_file(report, path)
         if same:
             raise InputError(
                 f"the report would overwrite {path}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,17 @@ def require_no_address(name: str, param_hint: str) -> None:
     raise typer.BadParameter(f"{name} is an address, not a file: {advice}", param_hint=param_hint)
 
 
-def require_other_file(output: Path | None, read: dict[str, Path | None]) -> None:
-    """Usage error where `output` is one of the files that are read, which it would replace."""
+def require_other_file(option: str, target: Path | None, read: Mapping[str, Path | None]) -> None:
+    """Usage error where the target of `option` is one of the files that are read, which it would
+    replace.
+    """
+    from dsmops.files import is_same_file
+
     for what, path in read.items():
-        if output is not None and path is not None and _is_same(output, path):
-            raise typer.BadParameter(f"--output is the {what} itself; name another file")
-
-
-def _is_same(first: Path, second: Path) -> bool:
-    # os.path takes a name that no file can have for one that is not there.
-    return os.path.exists(first) and os.path.exists(second) and first.samefile(second)  # noqa: PTH110
+        if target is not None and path is not None and is_same_file(target, path):
+            raise typer.BadParameter(
+                f"{option} is the {what} itself; name another file", param_hint=option
+            )
 
 
 def refuse_with_url(chosen: dict[str, Any], defaults: dict[str, Any]) -> None:

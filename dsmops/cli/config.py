@@ -25,6 +25,7 @@ from dsmops.cli.options import (
     TemplateOpt,
     parse_server_version,
 )
+from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
 
@@ -76,7 +77,7 @@ def make_config(
         typer.Option(
             "--model",
             metavar="NAME",
-            help="Published model. Default: stt-1b-en_fr. Not together with --template.",
+            help=f"Published model. Default: {DEFAULT_STT.name}. Not together with --template.",
         ),
     ] = None,
     template: TemplateOpt = None,

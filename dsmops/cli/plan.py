@@ -18,6 +18,7 @@ from dsmops.cli.options import (
     SimulateOpt,
     parse_size,
 )
+from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def plan(
         typer.Option(
             "--model", metavar="NAME", help="Published model to serve, or its repository."
         ),
-    ] = "stt-1b-en_fr",
+    ] = DEFAULT_STT.name,
     runtime: Annotated[
         Literal["moshi-server", "embedded"],
         typer.Option(

@@ -22,13 +22,14 @@ from dsmops.cli.options import (
     TemplateOpt,
     parse_server_version,
 )
+from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
 
 def prep_sm75(
     hf_repo: Annotated[
         str, typer.Option("--hf-repo", metavar="ORG/REPO[@REV]", help="Repository of the model.")
-    ] = "kyutai/stt-1b-en_fr-candle",
+    ] = DEFAULT_STT.hf_repo,
     model_file: Annotated[
         str | None,
         typer.Option(

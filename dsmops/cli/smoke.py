@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, check_api_key
 from dsmops.report import Reporter
@@ -156,7 +156,8 @@ def smoke_test(
     _require_one_way([name for name, value in ways.items() if value])
     if not isfinite(timeout):
         raise typer.BadParameter(f"{timeout} is not a number of seconds", param_hint="--timeout")
-    _require_other_file(
+    require_other_file(
+        "--junit",
         junit,
         {"config": config, "recording": audio, "server": Path(moshi_bin) if moshi_bin else None},
     )
@@ -223,20 +224,6 @@ def smoke_test(
             file.write(junit_xml(report).encode())
     if not report.passed:
         raise typer.Exit(1)
-
-
-def _require_other_file(junit: Path | None, read: Mapping[str, Path | None]) -> None:
-    for what, path in read.items():
-        if (
-            junit is not None
-            and path is not None
-            and junit.exists()
-            and path.exists()
-            and junit.samefile(path)
-        ):
-            raise typer.BadParameter(
-                f"{path} is the {what}; give another file", param_hint="--junit"
-            )
 
 
 def _require_one_way(named: list[str]) -> None:

@@ -281,7 +281,7 @@ def _check_usage(
         "model": Path(model),
         "model's config": Path(model, "config.json"),
     }
-    require_other_file(output, read)
+    require_other_file("--output", output, read)
 
 
 def _check_finite(numbers: Mapping[str, float]) -> None:
@@ -391,7 +391,7 @@ def evaluate(
             {"model": DEFAULT_STT.name, "dtype": None, "cpu": False},
         )
     what = "manifest" if reference is None else "recording"
-    require_other_file(output, {what: Path(source), "reference": reference})
+    require_other_file("--output", output, {what: Path(source), "reference": reference})
     out = Reporter.open("evaluate", json=json, quiet=quiet, debug=debug)
     with ExitStack() as stack:
         # Opened before the work, which may take hours, so that a target that cannot be written is

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsmops.cli.arguments import FileCommand, expanded, refuse_with_url, require_no_address
+from dsmops.cli.arguments import (
+    FileCommand,
+    expanded,
+    refuse_with_url,
+    require_no_address,
+    require_other_file,
+)
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
 from dsmops.cli.stt import CpuOpt
@@ -235,14 +241,7 @@ def _check_output(
     if not re.search(r"\s", text):
         require_no_address(text, "TEXT")
     source = expanded(text)
-    # os.path takes a name that no file can have for one that is not there.
-    if (
-        output is not None
-        and os.path.exists(output)  # noqa: PTH110
-        and os.path.exists(source)  # noqa: PTH110
-        and output.samefile(source)
-    ):
-        raise typer.BadParameter("OUT is the text itself; name another file", param_hint="OUT")
+    require_other_file("OUT", output, {"text": source})
 
 
 def _check_voices(names: tuple[str, ...], url: str | None) -> None:

@@ -20,12 +20,11 @@ from dsmops.client.address import KEY_HEADER
 from dsmops.client.connection import CLOSE_S, IDLE_S, PING_S, Closed, Connection
 from dsmops.client.http import CHECK_PATH, CONNECT_S, UPGRADE_S, new_session, reason
 from dsmops.errors import CredentialsError, InputError, RemoteError, TransferError
-from dsmops.protocol import CloseCode, ProtocolError
+from dsmops.protocol import NO_FREE_CHANNELS, CloseCode, ProtocolError
 
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _TLS_S = 2.0
-_FULL = "no free channels"
 
 AwaitSlot = Callable[[aiohttp.ClientSession, Connection], Awaitable[None]]
 AnswerT = TypeVar("AnswerT")
@@ -129,7 +128,7 @@ def ended(
             hint=advice or f"{CHECK_PATH} The server's log may say more.",
             code="server.refused",
         )
-    if said.startswith(_FULL) or code == CloseCode.FULL:
+    if said.startswith(NO_FREE_CHANNELS) or code == CloseCode.FULL:
         return TransferError(
             f"{url} is full: no slot is free",
             hint="Try again later, or serve with a larger batch_size (`dsmops plan`).",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dsmops.errors import FileAccessError, InputError
-from dsmops.files import translate
+from dsmops.files import state_folder, translate
 
 KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
 MIN_KEY_BYTES = 16
@@ -85,9 +85,7 @@ def _checked(text: str, what: str, hint: str) -> bytes:
 
 
 def _key_file() -> Path:
-    state = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if state.startswith("/") else Path("~/.local/state").expanduser()
-    return folder / "dsmops" / "redaction.key"
+    return state_folder() / "redaction.key"
 
 
 def _create_once(path: Path) -> None:

@@ -20,6 +20,9 @@ MAX_OPUS_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 8 << 20
 """Room for a minute of float32 samples at 5 bytes each. The original accepts 64 MiB."""
 
+NO_FREE_CHANNELS = "no free channels"
+"""The text of the `Error` that a server sends while all its slots are taken."""
+
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 

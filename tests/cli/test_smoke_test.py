@@ -156,7 +156,7 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, short: Path, tmp_path:
         (["--timeout", "1"], 2, "--timeout"),
         (["--timeout", "nan"], 2, "--timeout"),
         (["--config", "a.toml", "--folder", "x"], 2, "--folder"),
-        (["--config", "a.toml", "--junit", "a.toml"], 2, "is the config; give another file"),
+        (["--config", "a.toml", "--junit", "a.toml"], 2, "--junit is the config itself"),
         (["--simulate-success", "--folder", "."], 3, ". is not empty"),
         (["--config", "nothing.toml"], 3, "nothing.toml"),
         ([], 2, "config-stt-en_fr-lowram-sm75.toml does not exist"),

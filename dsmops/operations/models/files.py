@@ -214,18 +214,3 @@ def parse_json(data: bytes, name: str) -> Mapping[str, Any]:
             hint="Its top level is an object with keys such as model_type and dim.",
         )
     return body
-
-
-def require_spared(target: Path | None, files: Sequence[Path]) -> None:
-    """Check that `target`, which a command is going to write, is none of `files`, which it reads.
-
-    Raises:
-        InputError: it is one, and would be lost.
-    """
-    for file in files:
-        if target is not None and target.exists() and file.exists() and target.samefile(file):
-            raise InputError(
-                f"{target} is a file of the model itself",
-                hint="Write to another file.",
-                code="target.is_source",
-            )

@@ -19,10 +19,9 @@ from dsmops.client.probe import AnswerT, Probe, get
 from dsmops.errors import TransferError
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
 from dsmops.operations.smoke.step_times import Histogram, StepTimes, from_log
-from dsmops.protocol import Error, Ready
+from dsmops.protocol import NO_FREE_CHANNELS, Error, Ready
 
 POLL_S = 0.05
-FULL = "no free channels"
 GOOD_CODES = (None, 1000, 1005)
 """Ends of a conversation without a fault: no Close frame, a normal end, or no close code."""
 NAN_HINT = (
@@ -240,13 +239,13 @@ class ModuleChecks(ABC, Generic[AnswerT]):
         try:
             held.append(probe := await self._open())
             answer = await probe.receive()
-            if not (isinstance(answer, Error) and FULL in answer.message):
+            if not (isinstance(answer, Error) and NO_FREE_CHANNELS in answer.message):
                 raise CheckFailed(
                     f"with {total} of {total} slots taken, one more client got {_named(answer)}, "
-                    f"not `{FULL}`"
+                    f"not `{NO_FREE_CHANNELS}`"
                 )
             if not isinstance(await probe.receive(), Closed):
-                raise CheckFailed(f"a client that got `{FULL}` was not disconnected")
+                raise CheckFailed(f"a client that got `{NO_FREE_CHANNELS}` was not disconnected")
         finally:
             await _vanish(held)
         return (
@@ -370,7 +369,7 @@ class ModuleChecks(ABC, Generic[AnswerT]):
             CheckFailed: the server ended the stream.
         """
         answer = await probe.receive()
-        if isinstance(answer, Error) and FULL not in answer.message:
+        if isinstance(answer, Error) and NO_FREE_CHANNELS not in answer.message:
             self._note_not_finite(answer.message)
             raise CheckFailed(f"the server ended the stream: {answer.message}")
         if isinstance(answer, Closed):

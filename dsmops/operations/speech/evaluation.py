@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, excerpt, frames, open_audio
 from dsmops.errors import FileAccessError, InputError, SourceError
-from dsmops.files import os_errors
-from dsmops.operations.models.files import require_spared
+from dsmops.files import os_errors, require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.transcription import require_finite
@@ -155,7 +154,7 @@ def evaluate(
     corpus = open_corpus(source, reference, progress)
     count = corpus.count if limit is None else min(limit, corpus.count)
     found = find_stt(model, progress=progress)
-    require_spared(target, astuple(found.files))
+    require_other_than(target, astuple(found.files), "a file of the model itself")
     loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
     from dsmops.worker.runtime.stt.engine import SttEngine
@@ -169,7 +168,7 @@ def evaluate(
 
     def recordings() -> Iterator[Recording]:
         for number, utterance in enumerate(islice(corpus.utterances, limit)):
-            require_other_than(target, utterance)
+            require_not_a_recording(target, utterance)
             started = UtteranceRun(utterance, normalize)
             if is_scored(started.normalized_reference):
                 recording = Recording(
@@ -285,21 +284,10 @@ def _pair(recording: Path, reference: Path) -> Corpus:
     )
 
 
-def require_other_than(target: Path | None, utterance: Utterance) -> None:
+def require_not_a_recording(target: Path | None, utterance: Utterance) -> None:
     """Refuse to write over a recording; nothing of `target` is touched until the end."""
-    recording = utterance.audio
-    if (
-        target is not None
-        and isinstance(recording, Path)
-        and target.exists()
-        and recording.exists()
-        and target.samefile(recording)
-    ):
-        raise InputError(
-            f"{target} is a recording of the manifest",
-            hint="Write to another file.",
-            code="target.is_source",
-        )
+    if isinstance(utterance.audio, Path):
+        require_other_than(target, [utterance.audio], "a recording of the manifest")
 
 
 def open_corpus(source: str, reference: Path | None, progress: Progress) -> Corpus:

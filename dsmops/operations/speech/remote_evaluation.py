@@ -18,7 +18,7 @@ from dsmops.operations.speech.evaluation import (
     UtteranceRun,
     evaluation_of,
     open_corpus,
-    require_other_than,
+    require_not_a_recording,
 )
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.progress import SILENT, Progress
@@ -100,7 +100,7 @@ class _Run:
 
     async def _run_stream(self) -> None:
         for number, utterance, run in self._utterances:
-            require_other_than(self._target, utterance)
+            require_not_a_recording(self._target, utterance)
             if not is_scored(run.normalized_reference):
                 self.results[number] = run.dropped()
             elif self.failure is not None:

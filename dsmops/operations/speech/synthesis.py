@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dsmops.audio import require_writable
 from dsmops.errors import InputError
 from dsmops.extras import require_worker
-from dsmops.operations.models.files import require_spared
+from dsmops.files import require_other_than
 from dsmops.operations.models.tts import TtsSource, find_tts, load_tts_source
 from dsmops.operations.models.voices import find_voice
 from dsmops.operations.speech.synthesis_result import (
@@ -128,7 +128,7 @@ def _plan(
     folder = settings.voice_folder or defaults.voice_folder
     suffix = source.config.voice_suffix
     voices = [find_voice(name, folder, suffix=suffix, progress=progress) for name in names]
-    require_spared(target, (*astuple(source.files), *voices))
+    require_other_than(target, (*astuple(source.files), *voices), "a file of the model itself")
     temperature = settings.temperature
     request = replace(
         defaults.request(),

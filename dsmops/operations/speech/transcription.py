@@ -21,7 +21,7 @@ from dsmops.audio import (
     open_audio,
 )
 from dsmops.errors import CheckpointError, DsmopsError
-from dsmops.operations.models.files import require_spared
+from dsmops.files import require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.progress import SILENT, Progress
@@ -105,7 +105,7 @@ def transcribe(
     with open_audio(source or "-") as audio:
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
         found = find_stt(model, progress=progress)
-        require_spared(target, astuple(found.files))
+        require_other_than(target, astuple(found.files), "a file of the model itself")
         loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
 
         from dsmops.worker.runtime.stt.engine import SttEngine

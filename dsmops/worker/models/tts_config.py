@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsmops.errors import InputError
-from dsmops.models import ConditionerShape, DepformerShape, LmShape, TtsShape
+from dsmops.models import DEFAULT_TTS, ConditionerShape, DepformerShape, LmShape, TtsShape
 from dsmops.worker.models.config_values import (
     MOST_LAYERS,
     check_heads,
@@ -102,7 +102,7 @@ _FUSER_REQUIRED = {
     "prepend": [],
 }
 
-_HINT = "Take config.json from the repository of the model, kyutai/tts-1.6b-en_fr."
+_HINT = f"Take config.json from the repository of the model, {DEFAULT_TTS.hf_repo}."
 _MOST_DELAY_S = 60.0
 
 

@@ -28,7 +28,6 @@ from dsmops.worker.serving.connection import (
 from dsmops.worker.serving.logs import UTILS, Origin, ServerLog, Shown, causes
 from dsmops.worker.serving.metrics import Metrics
 
-NO_FREE_CHANNELS = "no free channels"
 POST_PAUSE_S = 0.1
 """How often a post looks whether a slot is free, and whether its sender is still there."""
 POST_PATIENCE_S = 100.0

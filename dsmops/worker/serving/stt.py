@@ -14,7 +14,7 @@ from aiohttp import web
 from dsmops import protocol
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, open_audio
 from dsmops.errors import DsmopsError, InputError
-from dsmops.protocol import CloseCode
+from dsmops.protocol import NO_FREE_CHANNELS, CloseCode
 from dsmops.worker.runtime.loop import StreamFailed
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol
 from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
@@ -23,7 +23,6 @@ from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Shown
 from dsmops.worker.serving.module import (
-    NO_FREE_CHANNELS,
     POST_PAUSE_S,
     LoopModule,
     ModuleContext,

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from dsmops.audio import Samples, pcm_16, stream_header
 from dsmops.errors import DsmopsError, InputError
-from dsmops.protocol import CloseCode, TtsFormat
+from dsmops.protocol import NO_FREE_CHANNELS, CloseCode, TtsFormat
 from dsmops.worker.runtime.loop import StreamFailed
 from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest
 from dsmops.worker.runtime.tts.loop import (
@@ -33,7 +33,6 @@ from dsmops.worker.runtime.tts.utterance import TtsAudio
 from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.logs import MAIN, PY, UTILS, Shown, causes
 from dsmops.worker.serving.module import (
-    NO_FREE_CHANNELS,
     POST_PAUSE_S,
     LoopModule,
     ModuleContext,
