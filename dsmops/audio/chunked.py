@@ -1,4 +1,4 @@
-"""Parts of uncompressed files: WAV, RF64, BW64, W64, AIFF, CAF and AU.
+"""Segments of uncompressed files: WAV, RF64, BW64, W64, AIFF, CAF and AU.
 
 Sources: Microsoft "Multimedia Programming Interface" 1.0 (RIFF), EBU Tech 3306 (RF64), ITU-R
 BS.2088 (BW64), Sony's description of Wave64, Apple's "AIFF-C" draft and "Core Audio Format"
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from dsmops.audio.parts import Content, Part
+from dsmops.audio.segments import Content, Segment
 
 PLACEHOLDER_BYTES = 0x7FFF0000
 """Sizes from here on, where the file is shorter, are placeholders: ffmpeg writes 0xFFFFFFFF, sox
@@ -26,8 +26,8 @@ Bytes behind the samples that are not more than this are not audio."""
 _MOST_HEAD_BYTES = 16 << 20
 """How far into a file the samples may begin: cover art stands before them in some."""
 
-_MOST_PART_BYTES = 0xFFFF_0000
-"""Bytes of samples that one 32-bit size can hold; longer audio becomes several parts."""
+_MOST_SEGMENT_BYTES = 0xFFFF_0000
+"""Bytes of samples that one 32-bit size can hold; longer audio becomes several segments."""
 
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 """Beginnings of tags that other programs append to any file."""
@@ -100,15 +100,15 @@ class _Samples:
         return bytes(head)
 
 
-def parts(content: Content) -> Iterator[Part] | None:
-    """Return the parts of a file, None for another container, and where only a decoder knows how
+def segments(content: Content) -> Iterator[Segment] | None:
+    """Return the segments of a file, None for another container, and where only a decoder knows how
     long the samples are.
     """
     samples = _samples(content, 0)
-    return None if samples is None else _parts(content, samples)
+    return None if samples is None else _segments(content, samples)
 
 
-def _parts(content: Content, samples: _Samples | None) -> Iterator[Part]:
+def _segments(content: Content, samples: _Samples | None) -> Iterator[Segment]:
     """Yield the samples that each header announces, and those behind them that none announces."""
     while samples is not None:
         start, declared = samples.start, samples.declared
@@ -137,15 +137,15 @@ def _parts(content: Content, samples: _Samples | None) -> Iterator[Part]:
 
 def _runs(
     content: Content, samples: _Samples, start: int, stop: int, promised: int | None
-) -> Iterator[Part]:
-    """Yield the bytes between as parts that a 32-bit size can hold. The first one compares all
+) -> Iterator[Segment]:
+    """Yield the bytes between as segments that a 32-bit size can hold. The first one compares all
     bytes from the beginning of the samples to `stop` with what was promised.
     """
-    most = _MOST_PART_BYTES // samples.block_bytes * samples.block_bytes
+    most = _MOST_SEGMENT_BYTES // samples.block_bytes * samples.block_bytes
     held = stop - samples.start
     while start < min(stop, content.size):
         count = min(stop - start, most)
-        yield Part((samples.with_size(count), range(start, start + count)), promised, held)
+        yield Segment((samples.with_size(count), range(start, start + count)), promised, held)
         promised = None
         start += count
 

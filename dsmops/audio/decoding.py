@@ -1,4 +1,4 @@
-"""libsndfile on one part of a file: samples, errors in our words, and no messages of its own."""
+"""libsndfile on one segment of a file: samples, errors in our words, and no messages of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsmops.audio.libraries import soundfile
-from dsmops.audio.parts import Content, Part, PartReader
+from dsmops.audio.segments import Content, Segment, SegmentReader
 
 _MPEG_IN_WAV = (b"\x50\0", b"\x55\0")
 """Format tags of layer II and III."""
@@ -37,12 +37,12 @@ class DecodingError(Exception):
 
 
 class SndfileDecoder:
-    """A decoder of one part. `info` is the `soundfile.SoundFile`."""
+    """A decoder of one segment. `info` is the `soundfile.SoundFile`."""
 
-    def __init__(self, content: Content, part: Part, name: str) -> None:
+    def __init__(self, content: Content, segment: Segment, name: str) -> None:
         """Raises DecodingError where libsndfile does not know the format."""
         self._name = name
-        self._reader = PartReader(content, part)
+        self._reader = SegmentReader(content, segment)
         self._failure: DecodingError | None = None
         # libmpg123, which libsndfile uses for MPEG audio alone, prints by itself. The format is not
         # known before the file is open.

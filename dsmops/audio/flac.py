@@ -9,19 +9,19 @@ Source: RFC 9639 §8.2 (STREAMINFO).
 
 from __future__ import annotations
 
-from dsmops.audio.parts import Content, Part
+from dsmops.audio.segments import Content, Segment
 
 _MARKS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
 """The mark of a stream and the head of STREAMINFO, which comes first and has 34 bytes."""
 _HEADER_BYTES = 8 + 34
 
 
-def parts(content: Content) -> list[Part]:
+def segments(content: Content) -> list[Segment]:
     """Return the streams of a FLAC file; an empty list without its header."""
     begins = [begin for mark in _MARKS for begin in _positions(content, mark)]
     begins.sort()
     stops = [*begins[1:], content.size] if begins else []
-    return [_part(content, *ends) for ends in zip(begins, stops, strict=True)]
+    return [_segment(content, *ends) for ends in zip(begins, stops, strict=True)]
 
 
 def _positions(content: Content, mark: bytes) -> list[int]:
@@ -41,10 +41,10 @@ def _is_stream_info(body: bytes) -> bool:
     return 16 <= least <= most and int.from_bytes(body[10:13], "big") >> 4 > 0
 
 
-def _part(content: Content, begin: int, stop: int) -> Part:
+def _segment(content: Content, begin: int, stop: int) -> Segment:
     header = bytearray(content.at(begin, _HEADER_BYTES))
     samples = int.from_bytes(header[21:26], "big") & (1 << 36) - 1
     # 36 bits, the upper four of which share a byte with the sample size.
     header[21] &= 0xF0
     header[22:26] = bytes(4)
-    return Part((bytes(header), range(begin + _HEADER_BYTES, stop)), samples=samples or None)
+    return Segment((bytes(header), range(begin + _HEADER_BYTES, stop)), samples=samples or None)

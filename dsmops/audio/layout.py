@@ -1,4 +1,4 @@
-"""How a file is read: its parts, each with the decoder that reads it."""
+"""How a file is read: its segments, each with the decoder that reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from dsmops.audio import chunked, flac, mp3, ogg
 from dsmops.audio.decoding import DecodingError, SndfileDecoder
 from dsmops.audio.ffmpeg import FfmpegDecoder
-from dsmops.audio.parts import Content, Part
+from dsmops.audio.segments import Content, Segment
 from dsmops.units import size
 
 _UNKNOWN_SAMPLES = 1 << 62
@@ -23,7 +23,7 @@ _SKIPPED_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A part with what its decoder knows about it. `samples`: of one channel, as far as a header
+    """A segment with what its decoder knows about it. `samples`: of one channel, as far as a header
     can be believed. Each `decode` gives a decoder that begins at the start.
     """
 
@@ -32,7 +32,7 @@ class Run:
     rate_hz: int
     channels: int
     samples: int | None
-    part: Part
+    segment: Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ def find_layout(content: Content, name: str) -> Layout:
         DecodingError: libsndfile cannot read it.
     """
     if content.is_live:
-        if (parts := chunked.parts(content)) is not None:
-            next(_runs(content, parts, name, []))
-            return Layout(lambda: _runs(content, chunked.parts(content) or (), name, []))
+        if (segments := chunked.segments(content)) is not None:
+            next(_runs(content, segments, name, []))
+            return Layout(lambda: _runs(content, chunked.segments(content) or (), name, []))
         content.await_end()
     warnings: list[str] = []
     runs = tuple(_runs_of_file(content, name, warnings))
@@ -68,24 +68,24 @@ def ffmpeg_layout(path: Path) -> Layout:
     """
     decode = partial(FfmpegDecoder, path)
     with closing(decode()) as decoder:
-        run = Run(decode, "ffmpeg", decoder.samplerate, decoder.channels, None, Part(()))
+        run = Run(decode, "ffmpeg", decoder.samplerate, decoder.channels, None, Segment(()))
     return Layout(lambda: iter((run,)))
 
 
 def _runs_of_file(content: Content, name: str, warnings: list[str]) -> Iterator[Run]:
-    parts = chunked.parts(content)
-    if parts is not None:
-        yield from _runs(content, parts, name, warnings)
+    segments = chunked.segments(content)
+    if segments is not None:
+        yield from _runs(content, segments, name, warnings)
         return
-    whole = _run(content, Part((range(content.size),)), name)
+    whole = _run(content, Segment((range(content.size),)), name)
     if whole.format.startswith("MP3"):
         yield from _mp3_runs(content, whole, name, warnings)
     elif whole.format.startswith("OGG"):
-        links, is_cut = ogg.parts(content)
+        links, is_cut = ogg.segments(content)
         if is_cut:
             warnings.append(f"{name} is cut short: its last page is incomplete")
         yield from _runs(content, links, name, warnings)
-    elif whole.format.startswith("FLAC") and (streams := flac.parts(content)):
+    elif whole.format.startswith("FLAC") and (streams := flac.segments(content)):
         yield from _runs(content, streams, name, warnings)
     else:
         yield whole
@@ -94,13 +94,13 @@ def _runs_of_file(content: Content, name: str, warnings: list[str]) -> Iterator[
 def _mp3_runs(content: Content, whole: Run, name: str, warnings: list[str]) -> Iterator[Run]:
     streams = mp3.read_streams(content) if whole.format == "MP3 MPEG_LAYER_III" else None
     if streams is None:
-        yield Run(whole.decode, whole.format, whole.rate_hz, whole.channels, None, whole.part)
+        yield Run(whole.decode, whole.format, whole.rate_hz, whole.channels, None, whole.segment)
         return
     for stream in streams:
-        run = _run(content, Part(tuple(stream.ranges)), name)
-        part, samples = run.part, run.samples
+        run = _run(content, Segment(tuple(stream.ranges)), name)
+        segment, samples = run.segment, run.samples
         if stream.is_cut_at(run.samples or 0):
-            part = Part((mp3.xing_frame(stream), *stream.ranges))
+            segment = Segment((mp3.xing_frame(stream), *stream.ranges))
             samples = stream.samples
         elif not stream.has_xing:
             samples = stream.samples
@@ -108,14 +108,16 @@ def _mp3_runs(content: Content, whole: Run, name: str, warnings: list[str]) -> I
             warnings.append(
                 f"{name} has {size(stream.skipped_bytes)} between its MP3 frames that are not audio"
             )
-        yield _run(content, part, name, samples)
+        yield _run(content, segment, name, samples)
 
 
-def _runs(content: Content, parts: Iterable[Part], name: str, warnings: list[str]) -> Iterator[Run]:
-    """Yield the parts that can be decoded, the first one or an error."""
-    for number, part in enumerate(parts):
+def _runs(
+    content: Content, segments: Iterable[Segment], name: str, warnings: list[str]
+) -> Iterator[Run]:
+    """Yield the segments that can be decoded, the first one or an error."""
+    for number, segment in enumerate(segments):
         try:
-            run = _run(content, part, name)
+            run = _run(content, segment, name)
         except DecodingError as exc:
             if not number:
                 raise
@@ -126,8 +128,8 @@ def _runs(content: Content, parts: Iterable[Part], name: str, warnings: list[str
         yield run
 
 
-def _run(content: Content, part: Part, name: str, samples: int | None = None) -> Run:
-    decode = partial(SndfileDecoder, content, part, name)
+def _run(content: Content, segment: Segment, name: str, samples: int | None = None) -> Run:
+    decode = partial(SndfileDecoder, content, segment, name)
     with closing(decode()) as decoder:
         info = decoder.info
         declared = info.frames if info.frames < _UNKNOWN_SAMPLES else None
@@ -136,6 +138,6 @@ def _run(content: Content, part: Part, name: str, samples: int | None = None) ->
             f"{info.format} {info.subtype}",
             info.samplerate,
             info.channels,
-            samples or part.samples or declared,
-            part,
+            samples or segment.samples or declared,
+            segment,
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dsmops.audio.parts import Content, Part
+from dsmops.audio.segments import Content, Segment
 
 _HEADER_BYTES = 27
 _BEGINS_STREAM = 2
@@ -26,7 +26,7 @@ class _Page:
     begins_stream: bool
 
 
-def parts(content: Content) -> tuple[list[Part], bool]:
+def segments(content: Content) -> tuple[list[Segment], bool]:
     """Return the links of an Ogg file, and whether its last page is incomplete."""
     begins: list[int] = []
     was_begin = False
@@ -37,7 +37,7 @@ def parts(content: Content) -> tuple[list[Part], bool]:
         was_begin = page.begins_stream
         is_cut = page.stop > content.size
     stops = [*begins[1:], content.size] if begins else []
-    links = [Part((range(*ends),)) for ends in zip(begins, stops, strict=True)]
+    links = [Segment((range(*ends),)) for ends in zip(begins, stops, strict=True)]
     return links, is_cut
 
 

@@ -23,9 +23,9 @@ from dsmops.audio.ffmpeg import FfmpegDecoder, FfmpegError
 from dsmops.audio.layout import Layout, Run, ffmpeg_layout, find_layout
 from dsmops.audio.libraries import unreadable
 from dsmops.audio.mixing import WINDOW_S, Mixer, regrouped
-from dsmops.audio.parts import Content
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples, require_audible_numbers
 from dsmops.audio.resampling import Resampler
+from dsmops.audio.segments import Content
 from dsmops.audio.spool import Spool
 from dsmops.errors import InputError
 from dsmops.files import os_errors
@@ -50,7 +50,7 @@ _LOSS_TOLERANCE_S = 0.5
 class AudioSource:
     """Audio that is open. `name` is for messages, `format` such as `FLAC PCM_16`.
 
-    Rate and channels are those of the source, of its first part where files were joined.
+    Rate and channels are those of the source, of its first segment where files were joined.
     `duration_s` is how much there is to read, None where that cannot be known before. `is_live`:
     a stream that may still run. `warnings` are complete when all blocks were read: what is missing,
     what was not used.
@@ -137,12 +137,12 @@ class AudioSource:
         """Warn where the header promises something else than was read."""
         read_s = samples / run.rate_hz
         promised_s, held_s = read_s, read_s
-        piece = run.part.pieces[-1] if run.part.pieces else b""
-        if run.part.promised is not None and samples and isinstance(piece, range):
-            own, held = len(piece), run.part.held
+        piece = run.segment.pieces[-1] if run.segment.pieces else b""
+        if run.segment.promised is not None and samples and isinstance(piece, range):
+            own, held = len(piece), run.segment.held
             if self._content.is_live and piece.stop > self._content.size:
                 own = held = self._content.size - piece.start
-            promised_s, held_s = read_s * run.part.promised / own, read_s * held / own
+            promised_s, held_s = read_s * run.segment.promised / own, read_s * held / own
         elif run.samples is not None and not self._content.is_live:
             promised_s = run.samples / run.rate_hz
         if promised_s > held_s + _LOSS_TOLERANCE_S:
@@ -150,7 +150,7 @@ class AudioSource:
                 f"{self.name} is cut short or damaged: its header promises {promised_s:.2f} s, and "
                 f"{held_s:.2f} s are there"
             )
-        elif run.part.promised is not None and promised_s < held_s - _LOSS_TOLERANCE_S:
+        elif run.segment.promised is not None and promised_s < held_s - _LOSS_TOLERANCE_S:
             self.warnings.append(
                 f"the header of {self.name} promises {promised_s:.2f} s, and {held_s:.2f} s are "
                 "there: all of it was read"

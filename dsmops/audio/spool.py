@@ -6,7 +6,7 @@ import io
 import tempfile
 from typing import BinaryIO
 
-from dsmops.audio.parts import UNBOUNDED
+from dsmops.audio.segments import UNBOUNDED
 from dsmops.files import BLOCK_BYTES, os_errors
 
 

@@ -1,1 +1,1 @@
-"""Facts to moshi-server TOML and back: plans, templates, lint."""
+"""moshi-server TOML: plans, templates, lint."""

@@ -17,7 +17,7 @@ from dsmops.gpu import nvml, smi
 from dsmops.gpu.belief import believable
 from dsmops.gpu.catalogue import bandwidth_of_shared, capability_of, find_card
 from dsmops.gpu.findings import no_driver, nvml_failed, odd_readings, on_reading
-from dsmops.gpu.host import HostFacts, read_host
+from dsmops.gpu.host import HostState, read_host
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
 from dsmops.gpu.report import GpuReport, device_report
 from dsmops.gpu.torch_build import installed_torch
@@ -65,7 +65,7 @@ def probe(
 
 
 def _report(
-    reading: HostReading, host: HostFacts, environ: Mapping[str, str], extra: Sequence[Finding]
+    reading: HostReading, host: HostState, environ: Mapping[str, str], extra: Sequence[Finding]
 ) -> GpuReport:
     readings = [_fill_in(believable(device), host) for device in reading.devices]
     visibility = visible_devices(readings, environ)
@@ -104,7 +104,7 @@ _SHARED = re.compile(r"\b(GB10|Orin|Thor|Xavier|Tegra|nvgpu)\b", re.IGNORECASE)
 """Names of devices without memory of their own. A GH200 has some, and as a rule reports it."""
 
 
-def _jetson(host: HostFacts) -> HostReading | None:
+def _jetson(host: HostState) -> HostReading | None:
     """Return the one device of a Jetson whose driver has no NVML, by its device tree."""
     if not host.jetson_sm:
         return None
@@ -114,7 +114,7 @@ def _jetson(host: HostFacts) -> HostReading | None:
     return HostReading((device,), source="device-tree")
 
 
-def _share_memory(reading: DeviceReading, host: HostFacts) -> DeviceReading:
+def _share_memory(reading: DeviceReading, host: HostState) -> DeviceReading:
     """Take the host's memory where the device has none of its own."""
     name, capability = reading.name or "", reading.compute_capability
     is_embedded = capability in ARCHITECTURES and ARCHITECTURES[capability].embedded
@@ -131,7 +131,7 @@ def _share_memory(reading: DeviceReading, host: HostFacts) -> DeviceReading:
     )
 
 
-def _fill_in(reading: DeviceReading, host: HostFacts) -> DeviceReading:
+def _fill_in(reading: DeviceReading, host: HostState) -> DeviceReading:
     """Take from the catalogue what is the same for every card of that name, and say so in
     `from_catalogue`; from the host, the memory that both share.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from dsmops.findings import Finding, Severity
-from dsmops.gpu.host import HostFacts
+from dsmops.gpu.host import HostState
 from dsmops.gpu.readings import ComputeMode, DeviceReading, Failure, FailureKind
 from dsmops.gpu.visible import MASK, ORDER, Visibility
 from dsmops.units import size
@@ -49,7 +49,7 @@ class GpuCode(StrEnum):
     ODD_OUTPUT = "gpu.odd_output"
 
 
-def no_driver(nvml: Failure, smi: Failure | None, host: HostFacts) -> Finding:
+def no_driver(nvml: Failure, smi: Failure | None, host: HostState) -> Finding:
     """Return the one finding that explains why neither NVML nor nvidia-smi answered (`smi` None: it
     was not asked).
     """
@@ -58,7 +58,7 @@ def no_driver(nvml: Failure, smi: Failure | None, host: HostFacts) -> Finding:
 
 
 def _explain_failure(
-    nvml: Failure, smi: Failure | None, host: HostFacts
+    nvml: Failure, smi: Failure | None, host: HostState
 ) -> tuple[GpuCode, str, str]:
     if host.platform != "linux":
         return (
@@ -113,7 +113,7 @@ _LOST_HINT = (
 )
 
 
-def _mismatch(host: HostFacts) -> tuple[GpuCode, str, str]:
+def _mismatch(host: HostState) -> tuple[GpuCode, str, str]:
     version = f" {host.driver_module_version}" if host.driver_module_version else ""
     message = (
         f"the loaded kernel module{version} and NVIDIA's libraries are of different versions, as"
@@ -133,7 +133,7 @@ def _mismatch(host: HostFacts) -> tuple[GpuCode, str, str]:
     )
 
 
-def _not_loaded(host: HostFacts) -> tuple[str, str]:
+def _not_loaded(host: HostState) -> tuple[str, str]:
     if host.kernel_driver == "nouveau":
         return (
             "NVIDIA's libraries are installed, but the kernel uses the nouveau driver for the card",
@@ -156,7 +156,7 @@ def _not_loaded(host: HostFacts) -> tuple[str, str]:
     )
 
 
-def _access_hint(host: HostFacts) -> str:
+def _access_hint(host: HostState) -> str:
     if host.wsl:
         return "In Windows: update the NVIDIA driver, then `wsl --shutdown`, and start WSL again."
     if host.container:
@@ -167,7 +167,7 @@ def _access_hint(host: HostFacts) -> str:
     return "Check `ls -l /dev/nvidia*` and the groups of this user (`video`, `render`)."
 
 
-def _library_missing(smi: Failure | None, host: HostFacts) -> tuple[GpuCode, str, str]:
+def _library_missing(smi: Failure | None, host: HostState) -> tuple[GpuCode, str, str]:
     if host.wsl:
         return _wsl(host)
     if smi and smi.kind is not FailureKind.TOOL_MISSING:
@@ -203,7 +203,7 @@ def _library_missing(smi: Failure | None, host: HostFacts) -> tuple[GpuCode, str
     )
 
 
-def _wsl(host: HostFacts) -> tuple[GpuCode, str, str]:
+def _wsl(host: HostState) -> tuple[GpuCode, str, str]:
     if host.wsl_library:
         return (
             GpuCode.WSL_LIBRARY_PATH,
@@ -230,7 +230,7 @@ def _wsl(host: HostFacts) -> tuple[GpuCode, str, str]:
 
 
 def on_reading(
-    host: HostFacts, readings: Sequence[DeviceReading], visibility: Visibility
+    host: HostState, readings: Sequence[DeviceReading], visibility: Visibility
 ) -> Iterable[Finding]:
     """Yield what there is to say about a machine whose driver answered, errors first."""
     usable = bool(visibility.ordinals)
@@ -310,7 +310,7 @@ def _compute_mode(card: DeviceReading, mode: ComputeMode) -> Finding:
 
 
 def _notes(
-    host: HostFacts, working: Sequence[DeviceReading], visibility: Visibility
+    host: HostState, working: Sequence[DeviceReading], visibility: Visibility
 ) -> Iterable[Finding]:
     whole = [reading for reading in working if reading.mig_parent_uuid is None]
     if any(reading.mig_parent_uuid is not None for reading in working):

@@ -28,7 +28,7 @@ _JETSON_SM = (
 
 
 @dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostState:
     """What kind of machine this is.
 
     `kernel_driver` is the kernel driver bound to the first NVIDIA card on the PCI bus (`nvidia`,
@@ -51,8 +51,8 @@ class HostFacts:
     memory_available_bytes: int | None = None
 
 
-def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostFacts:
-    """Return the facts of the machine whose file system starts at `root`.
+def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostState:
+    """Return the state of the machine whose file system starts at `root`.
 
     What cannot be read is taken as absent.
 
@@ -61,7 +61,7 @@ def read_host(root: Path, environ: Mapping[str, str], platform: str) -> HostFact
     release = _text(root / "proc/sys/kernel/osrelease")
     jetson = _jetson_model(root)
     cards = _nvidia_pci_cards(root)
-    return HostFacts(
+    return HostState(
         platform=platform,
         wsl="microsoft" in release.lower(),
         wsl_gpu=(root / "dev/dxg").exists(),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dsmops.audio import open_audio, read
 from dsmops.audio.mp3 import read_streams
-from dsmops.audio.parts import Content
+from dsmops.audio.segments import Content
 from tests.support.sound import encoded, sweep
 
 ID3 = b"ID3\x04\0\0\0\0\x02\x05" + bytes(2 * 128 + 5)

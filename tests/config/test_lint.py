@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.config.lint import CODES, LintFacts, lint
+from dsmops.config.lint import CODES, LintInputs, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.plan import LimitedBy, plan_serving
 from dsmops.config.schema import MODULES, SERVER_DTYPES, TOP, ServerVersion
@@ -23,7 +23,7 @@ from dsmops.shipped import shipped_folder
 DATA = Path(__file__).resolve().parents[1] / "data" / "configs"
 INVALID = sorted((DATA / "invalid").glob("*.toml"))
 VALID = sorted((DATA / "valid").glob("*.toml"))
-ON_LOOPBACK = LintFacts(
+ON_LOOPBACK = LintInputs(
     environ={"HOME": "/home/operator"}, addr="127.0.0.1", server_version=ServerVersion(0, 6, 4)
 )
 # Codes about files, which need headers beside the text: tests/config/test_lint_files.py.
@@ -48,7 +48,7 @@ def expected_of(config: Config) -> list[tuple[str, int]]:
     return sorted((code, int(line)) for code, line in re.findall(r"([a-z0-9-]+) at (\d+)", first))
 
 
-def facts_of(config: Config) -> LintFacts:
+def inputs_of(config: Config) -> LintInputs:
     """What the first line of a file gives: a device, a server version, an address.
 
     Version 0.6.4 on 127.0.0.1 unless it says otherwise.
@@ -72,7 +72,7 @@ def facts_of(config: Config) -> LintFacts:
         uuid=None,
         source="simulated",
     )
-    return LintFacts(
+    return LintInputs(
         environ={"HOME": "/home/operator"},
         device=device if sm else None,
         server_version=None
@@ -88,7 +88,7 @@ def test_each_file_earns_exactly_what_its_first_line_says(path: Path) -> None:
     nothing.
     """
     config = read_config(path)
-    findings = lint(config, facts_of(config)).findings
+    findings = lint(config, inputs_of(config)).findings
     assert sorted((finding.code, finding.line) for finding in findings) == expected_of(config), (
         findings
     )
@@ -107,7 +107,7 @@ def test_findings_read_well(path: Path) -> None:
     is repeated but the public one.
     """
     config = read_config(path)
-    for finding in lint(config, facts_of(config)).findings:
+    for finding in lint(config, inputs_of(config)).findings:
         assert finding.severity is CODES[finding.code][0]
         assert finding.message
         assert "\n" not in finding.message + finding.hint
@@ -141,7 +141,7 @@ def test_a_speaking_module_on_an_old_card_is_sent_to_the_worker() -> None:
     and in which dtype.
     """
     config = read_config(DATA / "invalid" / "python-bf16.toml")
-    (finding,) = lint(config, facts_of(config)).findings
+    (finding,) = lint(config, inputs_of(config)).findings
     assert finding.severity is Severity.WARNING
     assert "`dsmops worker` serves this file in f16" in finding.hint
 
@@ -149,14 +149,14 @@ def test_a_speaking_module_on_an_old_card_is_sent_to_the_worker() -> None:
 def test_a_speaking_batch_that_does_not_fit_is_told_what_would() -> None:
     """The size in the hint fits, and one more does not, as far as the lint can tell."""
     config = read_config(DATA / "invalid" / "memory-too-small-for-speech.toml")
-    facts = facts_of(config)
-    (finding,) = lint(config, facts).findings
+    given = inputs_of(config)
+    (finding,) = lint(config, given).findings
     fitting = int(re.findall(r"batch_size = (\d+) fits", finding.hint)[0])
     codes = [
         [
             found.code
             for found in lint(
-                parse_config(config.text.replace("batch_size = 40", f"batch_size = {size}")), facts
+                parse_config(config.text.replace("batch_size = 40", f"batch_size = {size}")), given
             ).findings
         ]
         for size in (fitting, fitting + 1)
@@ -180,7 +180,7 @@ def test_a_typo_is_answered_with_the_real_name() -> None:
 def test_a_missing_override_says_what_would_happen_and_what_to_write() -> None:
     """On a pre-Ampere card the finding names the exact failure and the line to add."""
     config = read_config(DATA / "invalid" / "dtype-override-missing.toml")
-    (finding,) = lint(config, facts_of(config)).findings
+    (finding,) = lint(config, inputs_of(config)).findings
     assert "never sends Ready" in finding.message
     assert 'dtype_override = "f16"' in finding.hint
 
@@ -199,7 +199,7 @@ def test_the_words_of_the_server_are_its_own() -> None:
             finding.code
             for finding in lint(
                 parse_config(text.replace("batch_size", f'dtype_override = "{word}"\nbatch_size')),
-                LintFacts(environ={}),
+                LintInputs(environ={}),
             ).findings
         }
     }
@@ -210,15 +210,15 @@ def test_the_batch_size_that_fits_really_fits() -> None:
     """Following the hint of a batch that is too large leaves nothing to report."""
     path = DATA / "invalid" / "memory-too-small.toml"
     config = read_config(path)
-    (finding,) = lint(config, facts_of(config)).findings
+    (finding,) = lint(config, inputs_of(config)).findings
     fitting = re.fullmatch(r"batch_size = (\d+) fits\.", finding.hint)
     assert fitting
     better = parse_config(config.text.replace("batch_size = 64", f"batch_size = {fitting[1]}"))
-    assert lint(better, facts_of(config)).findings == ()
+    assert lint(better, inputs_of(config)).findings == ()
     too_many = parse_config(
         config.text.replace("batch_size = 64", f"batch_size = {int(fitting[1]) + 1}")
     )
-    assert lint(too_many, facts_of(config)).findings != ()
+    assert lint(too_many, inputs_of(config)).findings != ()
 
 
 def test_two_modules_share_the_memory() -> None:
@@ -233,9 +233,9 @@ def test_two_modules_share_the_memory() -> None:
         .replace("modules.asr", "modules.twin")
         .replace("/api/asr-streaming", "/api/twin")
     )
-    facts = facts_of(parse_config(text))
-    assert lint(parse_config(text), facts).findings == ()
-    assert [finding.code for finding in lint(parse_config(text + "\n" + twin), facts).findings] == [
+    given = inputs_of(parse_config(text))
+    assert lint(parse_config(text), given).findings == ()
+    assert [finding.code for finding in lint(parse_config(text + "\n" + twin), given).findings] == [
         "memory-too-small"
     ]
 
@@ -324,7 +324,7 @@ def test_a_shorter_context_is_no_mistake() -> None:
 def test_the_place_of_a_string_in_a_nested_table_is_told() -> None:
     """What goes to a script is followed through tables and arrays."""
     config = read_config(DATA / "invalid" / "bad-source-nested-in-py.toml")
-    assert [finding.where for finding in lint(config, facts_of(config)).findings] == [
+    assert [finding.where for finding in lint(config, inputs_of(config)).findings] == [
         "modules.tts.py.voices.0.file"
     ]
 
@@ -370,6 +370,8 @@ def test_no_values_upset_the_lint(
 ) -> None:
     """Whatever stands where, of whatever type, gets findings and never an exception."""
     values = {**top, "modules": {name: {**table, "type": kind} for name, table in tables.items()}}
-    facts = facts_of(parse_config("# expect: nothing; given: sm_75, 8 GiB, 320 GB/s, addr 0.0.0.0"))
-    for finding in lint(Config("x.toml", "", values, {}), facts).findings:
+    given = inputs_of(
+        parse_config("# expect: nothing; given: sm_75, 8 GiB, 320 GB/s, addr 0.0.0.0")
+    )
+    for finding in lint(Config("x.toml", "", values, {}), given).findings:
         assert finding.line == 1

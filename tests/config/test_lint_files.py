@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.config.lint import ConfigFinding, FileFact, FileState, LintFacts, lint
+from dsmops.config.lint import ConfigFinding, FileState, KnownFile, LintInputs, lint
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
@@ -20,7 +20,7 @@ STT_1B, STT_26B = (STT_MODELS[name].shape for name in ("stt-1b-en_fr", "stt-2.6b
 
 def header(
     lm: LmShape | None, dtype: str = "F16", **changed: tuple[str, tuple[int, ...]] | None
-) -> FileFact:
+) -> KnownFile:
     """A file that holds `lm` in `dtype`, but for the tensors in `changed` (None: not there)."""
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {
         name: (dtype, shape) for name, shape in lm.tensors().items()
@@ -30,14 +30,14 @@ def header(
             del tensors[name]
         else:
             tensors[name] = tensor
-    return FileFact(FileState.PRESENT, tensors=tensors)
+    return KnownFile(FileState.PRESENT, tensors=tensors)
 
 
-MIMI = FileFact(
+MIMI = KnownFile(
     FileState.PRESENT, tensors={name: ("F32", shape) for name, shape in MIMI_TENSOR_PROBES.items()}
 )
-TOKENIZER = FileFact(FileState.PRESENT, pieces=8000)
-MISSING = FileFact(FileState.MISSING)
+TOKENIZER = KnownFile(FileState.PRESENT, pieces=8000)
+MISSING = KnownFile(FileState.MISSING)
 
 
 def turing(text_changes: dict[str, str] | None = None) -> Config:
@@ -52,9 +52,9 @@ def turing(text_changes: dict[str, str] | None = None) -> Config:
 def findings(
     config: Config,
     *,
-    lm: FileFact | None = None,
-    mimi: FileFact = MIMI,
-    tokenizer: FileFact = TOKENIZER,
+    lm: KnownFile | None = None,
+    mimi: KnownFile = MIMI,
+    tokenizer: KnownFile = TOKENIZER,
 ) -> tuple[ConfigFinding, ...]:
     """What the lint says with these three files behind the config."""
     files = {
@@ -63,7 +63,7 @@ def findings(
         ("tokenizer.model", FileRole.TOKENIZER): tokenizer,
     }
     return lint(
-        config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")
+        config, LintInputs(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")
     ).findings
 
 
@@ -96,19 +96,19 @@ def test_an_absent_converted_file_names_the_command_that_makes_it() -> None:
     config = turing({'"lm.safetensors"': '"assets/fp16/x.fp16.safetensors"'})
     files = {("assets/fp16/x.fp16.safetensors", FileRole.LM): MISSING}
     found = lint(
-        config, LintFacts(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")
+        config, LintInputs(files=files, server_version=ServerVersion(0, 6, 4), addr="127.0.0.1")
     ).findings
     assert "dsmops prep-sm75" in only(found, "file-missing", "lm_model_file").hint
 
 
 def test_a_file_of_the_hub_that_is_not_cached_is_noted() -> None:
     """What cannot be looked at without a download is said, and is no mistake."""
-    only(findings(turing(), lm=FileFact(FileState.NOT_CACHED)), "not-checked", "lm_model_file")
+    only(findings(turing(), lm=KnownFile(FileState.NOT_CACHED)), "not-checked", "lm_model_file")
 
 
 def test_a_damaged_file_is_an_error_with_its_reason() -> None:
     """The reader's own words reach the finding."""
-    found = findings(turing(), lm=FileFact(FileState.PRESENT, problem="the header is cut off"))
+    found = findings(turing(), lm=KnownFile(FileState.PRESENT, problem="the header is cut off"))
     assert "the header is cut off" in only(found, "not-safetensors", "lm_model_file").message
 
 
@@ -125,7 +125,7 @@ def test_exchanged_files_are_seen_from_both_sides() -> None:
 
 def test_another_file_in_the_place_of_mimi() -> None:
     """A safetensors file that is neither is told from Mimi by its tensors."""
-    other = FileFact(FileState.PRESENT, tensors={"weight": ("F32", (1,))})
+    other = KnownFile(FileState.PRESENT, tensors={"weight": ("F32", (1,))})
     only(findings(turing(), mimi=other), "not-mimi", "audio_tokenizer_file")
 
 
@@ -133,7 +133,7 @@ def test_a_mimi_of_other_dimensions_is_for_the_embedded_worker() -> None:
     """Mimi's tensors in other shapes: moshi-server would panic, `dsmops worker` reads them; a
     warning, at its key.
     """
-    small = FileFact(FileState.PRESENT, tensors=dict.fromkeys(MIMI_TENSOR_PROBES, ("F32", (8,))))
+    small = KnownFile(FileState.PRESENT, tensors=dict.fromkeys(MIMI_TENSOR_PROBES, ("F32", (8,))))
     finding = only(findings(turing(), mimi=small), "other-mimi", "audio_tokenizer_file")
     assert finding.severity is Severity.WARNING
     only(findings(turing(), lm=small), "swapped-files", "lm_model_file")
@@ -184,14 +184,14 @@ def test_only_tensors_of_known_form_are_compared() -> None:
         if "norm" not in name and ".gating." not in name
     }  # type: ignore[union-attr]
     config = turing({'norm = "RmsNorm"': 'norm = "LayerNorm"', 'gating = "silu"\n': ""})
-    assert findings(config, lm=FileFact(FileState.PRESENT, tensors=plain)) == ()
+    assert findings(config, lm=KnownFile(FileState.PRESENT, tensors=plain)) == ()
 
 
 def test_conditioners_and_depformer_are_compared() -> None:
     """Their tensors are expected by the sizes that the config gives them."""
     found = lint(
         read_config(VALID / "one-session-at-a-time.toml"),
-        LintFacts(
+        LintInputs(
             files={("tts.safetensors", FileRole.LM): header(STT_1B)},
             server_version=ServerVersion(0, 6, 4),
             addr="127.0.0.1",
@@ -258,12 +258,12 @@ def test_a_released_speaking_model_is_for_no_rust_module(kind: str) -> None:
     the hint names who has it.
     """
     tts = MODELS["tts-1.6b-en_fr"].shape.tensors()
-    fact = FileFact(
+    known = KnownFile(
         FileState.PRESENT, tensors={name: ("BF16", shape) for name, shape in tts.items()}
     )
     config = turing({'type = "BatchedAsr"': f'type = "{kind}"'})
     (found,) = [
-        finding for finding in findings(config, lm=fact) if finding.code == "tensor-mismatch"
+        finding for finding in findings(config, lm=known) if finding.code == "tensor-mismatch"
     ]
     assert "no Rust module" in found.message
     assert "type Py" in found.hint

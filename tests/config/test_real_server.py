@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from dsmops.config.lint import FileFact, FileState, LintFacts, lint
+from dsmops.config.lint import FileState, KnownFile, LintInputs, lint
 from dsmops.config.load import parse_config
 from dsmops.config.modules import FileRole, file_references
 from dsmops.errors import ConfigError
@@ -18,7 +18,7 @@ FILES = {
     f"{MODEL}/mimi-pytorch-e351c8d8@125.safetensors",
 }
 """What was there when the server was asked."""
-LM = FileFact(
+LM = KnownFile(
     FileState.PRESENT,
     tensors={
         name: ("BF16", shape)
@@ -36,12 +36,12 @@ def has_errors(text: str) -> bool:
     except ConfigError:
         return True
     files = {
-        (reference.value.text, reference.role): FileFact(FileState.MISSING)
+        (reference.value.text, reference.role): KnownFile(FileState.MISSING)
         for reference in file_references(config, {})
         if reference.where[-1] in KEYS and reference.value.text not in FILES
     }
     files[f"{MODEL}/model.safetensors", FileRole.LM] = LM
-    return lint(config, LintFacts(files=files)).has_errors
+    return lint(config, LintInputs(files=files)).has_errors
 
 
 def test_each_verdict_is_the_servers() -> None:

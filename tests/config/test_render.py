@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.config.lint import LintFacts, lint
+from dsmops.config.lint import LintInputs, lint
 from dsmops.config.load import parse_config
 from dsmops.config.render import ConfigSettings, diff, generate_api_key, own_api_keys, render
 from dsmops.config.schema import ServerVersion
@@ -272,7 +272,7 @@ def test_a_rendered_config_lints_clean_on_turing(path: Path) -> None:
     )
     report = lint(
         parse_config(text),
-        LintFacts(
+        LintInputs(
             environ={"HOME": "/h"},
             device=t4,
             server_version=ServerVersion(0, 6, 4),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.config.lint import lint
-from dsmops.config.lint.subject import LintFacts
+from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.load import Config, parse_config
 from dsmops.config.schema import (
     MODULES,
@@ -122,7 +122,7 @@ def test_every_required_key_is_missed() -> None:
             continue  # its absence is another message, and has a file of its own
         errors = [
             finding
-            for finding in lint(Config("x", "", broken, {}), LintFacts()).findings
+            for finding in lint(Config("x", "", broken, {}), LintInputs()).findings
             if finding.code == "missing-key"
         ]
         assert [finding.where for finding in errors] == [".".join(where)]
@@ -150,7 +150,7 @@ PY = (
 def test_python_tables_accept_what_pydantic_turns_round(line: str) -> None:
     """The script's own reader is laxer than the server's."""
     assert "wrong-type" not in {
-        finding.code for finding in lint(parse_config(PY + line), LintFacts()).findings
+        finding.code for finding in lint(parse_config(PY + line), LintInputs()).findings
     }
 
 
@@ -170,7 +170,7 @@ def test_python_tables_accept_what_pydantic_turns_round(line: str) -> None:
 def test_python_tables_refuse_the_rest(line: str) -> None:
     """What pydantic cannot turn into the right type stops the module."""
     assert "wrong-type" in {
-        finding.code for finding in lint(parse_config(PY + line), LintFacts()).findings
+        finding.code for finding in lint(parse_config(PY + line), LintInputs()).findings
     }
 
 
@@ -180,7 +180,7 @@ def test_every_usize_is_taken(number: int) -> None:
     text = f'[modules.t]\ntype = "PyBatchedAsr"\nasr_delay_in_tokens = {number}\n'
     codes = {
         finding.code
-        for finding in lint(parse_config(text), LintFacts()).findings
+        for finding in lint(parse_config(text), LintInputs()).findings
         if finding.severity is Severity.ERROR
     }
     assert codes == {"missing-key"}

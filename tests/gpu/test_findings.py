@@ -7,7 +7,7 @@ import pytest
 from dsmops.errors import DriverMissingError, EnvironmentMissingError
 from dsmops.gpu import GpuReport, has_pre_ampere, nvml, require_visible, simulate
 from dsmops.gpu.findings import no_driver
-from dsmops.gpu.host import HostFacts
+from dsmops.gpu.host import HostState
 from dsmops.gpu.readings import Failure, FailureKind
 
 NO_LIBRARY = Failure(FailureKind.LIBRARY_MISSING, "NVML Shared Library Not Found")
@@ -19,9 +19,9 @@ def test_a_mismatch_names_the_loaded_module() -> None:
     to reboot.
     """
     refused = Failure(FailureKind.VERSION_MISMATCH, "Driver/library version mismatch")
-    on_machine = no_driver(refused, None, HostFacts(driver_module_version="535.161.07"))
+    on_machine = no_driver(refused, None, HostState(driver_module_version="535.161.07"))
     in_container = no_driver(
-        refused, None, HostFacts(driver_module_version="535.161.07", container=True)
+        refused, None, HostState(driver_module_version="535.161.07", container=True)
     )
     assert "535.161.07" in on_machine.message
     assert on_machine.hint.startswith("Reboot")
@@ -30,23 +30,23 @@ def test_a_mismatch_names_the_loaded_module() -> None:
 
 def test_without_a_driver_the_hint_depends_on_the_card() -> None:
     """A card without a driver needs one installed; no card means another machine."""
-    assert "ubuntu-drivers" in no_driver(NO_LIBRARY, NO_TOOL, HostFacts(pci_cards=1)).hint
+    assert "ubuntu-drivers" in no_driver(NO_LIBRARY, NO_TOOL, HostState(pci_cards=1)).hint
     assert (
-        no_driver(NO_LIBRARY, NO_TOOL, HostFacts()).hint == "Run this on the machine with the GPU."
+        no_driver(NO_LIBRARY, NO_TOOL, HostState()).hint == "Run this on the machine with the GPU."
     )
 
 
 def test_other_systems_have_no_cuda() -> None:
     """On macOS the reason is the system, not a missing driver."""
-    assert "darwin" in no_driver(NO_LIBRARY, NO_TOOL, HostFacts(platform="darwin")).message
+    assert "darwin" in no_driver(NO_LIBRARY, NO_TOOL, HostState(platform="darwin")).message
 
 
 def test_missing_bindings_leave_the_verdict_to_nvidia_smi() -> None:
     """When pynvml is broken, what nvidia-smi says decides."""
     broken = Failure(FailureKind.BINDINGS_MISSING, "No module named 'pynvml'")
     said = Failure(FailureKind.VERSION_MISMATCH, "Driver/library version mismatch")
-    assert no_driver(broken, said, HostFacts()).code == "gpu.driver_mismatch"
-    assert no_driver(broken, NO_TOOL, HostFacts()).code == "gpu.driver_missing"
+    assert no_driver(broken, said, HostState()).code == "gpu.driver_mismatch"
+    assert no_driver(broken, NO_TOOL, HostState()).code == "gpu.driver_missing"
 
 
 def test_a_driver_that_hangs_is_named() -> None:
@@ -54,7 +54,7 @@ def test_a_driver_that_hangs_is_named() -> None:
     look.
     """
     hangs = Failure(FailureKind.NO_ANSWER, "nvidia-smi did not answer within 5 s")
-    found = no_driver(Failure(FailureKind.UNKNOWN, "Unknown Error"), hangs, HostFacts())
+    found = no_driver(Failure(FailureKind.UNKNOWN, "Unknown Error"), hangs, HostState())
     assert found.code == "gpu.no_answer"
     assert "dmesg" in found.hint
 
@@ -90,7 +90,7 @@ def test_pre_ampere_of_an_unknown_card_is_an_error(monkeypatch: pytest.MonkeyPat
 
 def test_the_error_suggests_to_pretend() -> None:
     """Whoever needs a GPU and has none learns how to go on without."""
-    report = GpuReport((), (no_driver(NO_LIBRARY, NO_TOOL, HostFacts()),), source=None)
+    report = GpuReport((), (no_driver(NO_LIBRARY, NO_TOOL, HostState()),), source=None)
     with pytest.raises(DriverMissingError) as caught:
         require_visible(report)
     assert "--simulate t4" in caught.value.hint

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dsmops.devices import ComputeCapability
 from dsmops.gpu.findings import on_reading
-from dsmops.gpu.host import HostFacts
+from dsmops.gpu.host import HostState
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind
 from dsmops.gpu.visible import visible_devices
 
@@ -202,7 +202,7 @@ def test_any_machine_under_any_mask_has_a_device_or_a_reason(
     )
     errors = [
         finding
-        for finding in on_reading(HostFacts(), readings, seen)
+        for finding in on_reading(HostState(), readings, seen)
         if finding.severity == "error"
     ]
     assert bool(errors) == (not seen.ordinals)

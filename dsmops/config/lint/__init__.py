@@ -1,5 +1,5 @@
 """What is wrong, unwise or worth knowing about a moshi-server TOML: small rules in one tuple, pure
-functions of text and facts.
+functions of the text and of `LintInputs`.
 
 `report.CODES` lists everything a lint can say. The server itself checks little: unknown keys are
 ignored, and most mistakes show only as a process that listens and never answers.
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dsmops.config.lint import access, device, files, keys, model, text, tts
+from dsmops.config.lint.inputs import FileState, KnownFile, LintInputs
 from dsmops.config.lint.report import CODES, ConfigFinding, Findings, LintReport
-from dsmops.config.lint.subject import FileFact, FileState, LintFacts
 from dsmops.config.load import Config
 
-__all__ = ["CODES", "ConfigFinding", "FileFact", "FileState", "LintFacts", "LintReport", "lint"]
+__all__ = ["CODES", "ConfigFinding", "FileState", "KnownFile", "LintInputs", "LintReport", "lint"]
 
-RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
+RULES: tuple[Callable[[Config, LintInputs], Findings], ...] = (
     keys.schema_problems,
     text.control_characters,
     model.transformer_limits,
@@ -44,12 +44,12 @@ RULES: tuple[Callable[[Config, LintFacts], Findings], ...] = (
 )
 
 
-def lint(config: Config, facts: LintFacts) -> LintReport:
+def lint(config: Config, given: LintInputs) -> LintReport:
     """Return everything the rules find in `config`, by line.
 
-    What `facts` leave open is not judged.
+    What `given` leaves open is not judged.
     """
-    found = [finding for rule in RULES for finding in rule(config, facts)]
+    found = [finding for rule in RULES for finding in rule(config, given)]
     return LintReport(
         tuple(sorted(found, key=lambda item: (item.line, item.code, item.where, item.message)))
     )

@@ -9,8 +9,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
+from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.report import ConfigFinding, Findings, finding
-from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import Module, modules
 from dsmops.config.schema import PUBLIC_TOKEN
@@ -45,7 +45,7 @@ def _routes(module: Module) -> Iterator[tuple[str, str, str]]:
                 yield "GET", f"{path}_streaming", key
 
 
-def routes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def routes(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report routes that make the server panic at start."""
     taken = dict(_BUILT_IN)
     for module in modules(config):
@@ -116,7 +116,7 @@ def _without_doubled_braces(path: str) -> str:
     return path.replace("{{", "\x01").replace("}}", "\x02")
 
 
-def api_keys(config: Config, facts: LintFacts) -> Findings:
+def api_keys(config: Config, given: LintInputs) -> Findings:
     """Report keys that let in everybody or nobody.
 
     Messages never repeat a key, but for the public one.
@@ -152,7 +152,7 @@ def api_keys(config: Config, facts: LintFacts) -> Findings:
                 "Remove it.",
             )
         elif key == PUBLIC_TOKEN:
-            yield _public_token(config, facts)
+            yield _public_token(config, given)
         elif len(key) < SHORT_API_KEY_CHARS:
             message = f"key {number} has {len(key)} characters, few enough to be guessed"
             yield finding(
@@ -164,11 +164,11 @@ def api_keys(config: Config, facts: LintFacts) -> Findings:
             )
 
 
-def _public_token(config: Config, facts: LintFacts) -> ConfigFinding:
+def _public_token(config: Config, given: LintInputs) -> ConfigFinding:
     here: KeyPath = ("authorized_ids",)
-    if _listens_to_others(facts.addr):
+    if _listens_to_others(given.addr):
         message = (
-            f'everybody knows "{PUBLIC_TOKEN}", and {facts.addr} is reachable from other machines'
+            f'everybody knows "{PUBLIC_TOKEN}", and {given.addr} is reachable from other machines'
         )
         return finding(
             config,
@@ -187,25 +187,25 @@ def _public_token(config: Config, facts: LintFacts) -> ConfigFinding:
     )
 
 
-def exposure(config: Config, facts: LintFacts) -> Findings:
+def exposure(config: Config, given: LintInputs) -> Findings:
     """Report what listening on `addr` means; without it, that this was not judged."""
-    if facts.addr is None:
+    if given.addr is None:
         message = (
             "exposure was not judged: the server listens on all interfaces (0.0.0.0) unless told"
             " otherwise"
         )
         yield finding(config, "addr-not-given", (), message, "Give --addr as the server gets it.")
         return
-    if _parse_addr(facts.addr) is None:
+    if _parse_addr(given.addr) is None:
         message = (
-            f"--addr {facts.addr} is no IP address: the server listens on ::1 instead, and says"
+            f"--addr {given.addr} is no IP address: the server listens on ::1 instead, and says"
             " nothing"
         )
         yield finding(config, "bad-addr", (), message, "Give an address such as 127.0.0.1.")
-    if not _listens_to_others(facts.addr):
+    if not _listens_to_others(given.addr):
         return
     message = (
-        f"{facts.addr} is reachable from other machines, and the server speaks plain HTTP: keys and"
+        f"{given.addr} is reachable from other machines, and the server speaks plain HTTP: keys and"
         " voices travel readable"
     )
     yield finding(
@@ -226,9 +226,9 @@ def exposure(config: Config, facts: LintFacts) -> Findings:
                 )
 
 
-def folders(config: Config, facts: LintFacts) -> Findings:
+def folders(config: Config, given: LintInputs) -> Findings:
     """Report logs that the server would serve as static files."""
-    static, logs = (_folder(config, key, facts) for key in ("static_dir", "log_dir"))
+    static, logs = (_folder(config, key, given) for key in ("static_dir", "log_dir"))
     if static is not None and logs is not None and _is_inside(logs, static):
         message = (
             f"log_dir ({logs}) lies in static_dir ({static}), whose files anybody can fetch: logs"
@@ -237,12 +237,12 @@ def folders(config: Config, facts: LintFacts) -> Findings:
         yield finding(config, "logs-served", ("static_dir",), message, "Keep the two apart.")
 
 
-def _folder(config: Config, key: str, facts: LintFacts) -> str | None:
+def _folder(config: Config, key: str, given: LintInputs) -> str | None:
     value = config.values.get(key)
     if not isinstance(value, str):
         return None
     # An empty value is the working directory.
-    return posixpath.normpath(resolve(value, facts.environ).text or ".")
+    return posixpath.normpath(resolve(value, given.environ).text or ".")
 
 
 def _is_inside(folder: str, other: str) -> bool:
@@ -261,7 +261,7 @@ def _is_inside(folder: str, other: str) -> bool:
     return outer == "/" or inner.startswith(outer)
 
 
-def captures(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def captures(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report what is written into `log_dir` besides logs."""
     for module in modules(config):
         if module.kind in {"Asr", "Lm", "Tts"}:
@@ -287,10 +287,10 @@ def captures(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
             )
 
 
-def instance_name(config: Config, facts: LintFacts) -> Findings:
+def instance_name(config: Config, given: LintInputs) -> Findings:
     """Report a name that loses its tail."""
     value = config.values.get("instance_name")
-    name = resolve(value, facts.environ).text if isinstance(value, str) else ""
+    name = resolve(value, given.environ).text if isinstance(value, str) else ""
     if "." in name:
         message = (
             f"instance_name {name} has a dot: capture files lose what follows the last one, and may"

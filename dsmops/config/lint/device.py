@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dsmops.config.lint import tts
+from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.report import Findings, finding
-from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config
 from dsmops.config.memory import MemorySplit, largest_batch, serving_memory
 from dsmops.config.modules import Module, modules
@@ -20,7 +20,7 @@ from dsmops.models import FRAME_MS, Shape
 from dsmops.units import size
 
 
-def dtype_words(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def dtype_words(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report `dtype_override` values that load and fail later."""
     for module in _with_lm(config):
         text = module.text("dtype_override")
@@ -37,9 +37,9 @@ def dtype_words(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
         yield finding(config, "bad-dtype", module.where("dtype_override"), message, hint)
 
 
-def dtype_on_device(config: Config, facts: LintFacts) -> Findings:
+def dtype_on_device(config: Config, given: LintInputs) -> Findings:
     """Report dtypes that do not suit the device."""
-    device = facts.device
+    device = given.device
     capability = device.compute_capability if device else None
     if device is None or capability is None:
         return
@@ -128,13 +128,13 @@ def _device_word(module: Module) -> str | None:
     return module.text("py", "device") or ("cpu" if module.kind == "PyPost" else None)
 
 
-def server_version(config: Config, facts: LintFacts) -> Findings:
+def server_version(config: Config, given: LintInputs) -> Findings:
     """Report keys and module types that are newer than the server; it ignores the former and
     refuses the latter.
     """
     version, capability = (
-        facts.server_version,
-        facts.device.compute_capability if facts.device else None,
+        given.server_version,
+        given.device.compute_capability if given.device else None,
     )
     needed = capability is not None and not capability.native_bf16
     for module in modules(config):
@@ -180,15 +180,15 @@ def server_version(config: Config, facts: LintFacts) -> Findings:
                 yield finding(config, "override-too-new", where, message, newer)
 
 
-def memory(config: Config, facts: LintFacts) -> Findings:
+def memory(config: Config, given: LintInputs) -> Findings:
     """Report batches that do not fit.
 
     Counts the modules of which the size is known; every figure is derived, not measured.
     """
-    device = facts.device
+    device = given.device
     if device is None or device.memory_total_bytes is None:
         return
-    needs = [(served, served.memory()) for served in _served(config, facts)]
+    needs = [(served, served.memory()) for served in _served(config, given)]
     if not needs:
         return
     own = [split.total_bytes - split.runtime_bytes for _, split in needs]
@@ -243,16 +243,16 @@ class _Served:
         )
 
 
-def _served(config: Config, facts: LintFacts) -> Iterator[_Served]:
+def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
     for module in _with_lm(config):
         shape, dtype, slots = module.lm_shape(), _served_dtype(module), _slots(module)
         if shape is not None and dtype is not None and slots is not None:
             yield _Served(module, shape, dtype, slots)
     for module in tts.speaking(config):
         slots, n_q = module.whole("batch_size"), tts.codebooks_of(module)
-        model = tts.published_model(module, facts)
+        model = tts.published_model(module, given)
         if slots is not None and n_q is not None and model is not None:
-            capability = facts.device.compute_capability if facts.device else None
+            capability = given.device.compute_capability if given.device else None
             dtype = capability.serving_dtype if capability else ComputeDType.BF16
             # Where moshi-server's script cannot, the embedded worker serves the same file.
             runtime = Runtime.MOSHI_SERVER if dtype is ComputeDType.BF16 else Runtime.EMBEDDED
@@ -271,10 +271,10 @@ def _what_fits(served: _Served, usable_bytes: int) -> str:
     return f"batch_size = {fitting} fits." if fitting else "`dsmops plan` says what would fit."
 
 
-def step_time(config: Config, facts: LintFacts) -> Findings:
+def step_time(config: Config, given: LintInputs) -> Findings:
     """Report batches that are estimated to miss the 80 ms of a step."""
-    device = facts.device
-    for served in _served(config, facts):
+    device = given.device
+    for served in _served(config, given):
         if device is None or not served.module.whole("batch_size"):
             continue
         step_ms = estimate_step_ms(

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from dsmops.config.lint.inputs import FileState, KnownFile, LintInputs
 from dsmops.config.lint.report import ConfigFinding, Findings, finding
-from dsmops.config.lint.subject import FileFact, FileState, LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
 from dsmops.config.schema import MODULES
@@ -24,10 +24,10 @@ _TTS_PROBE = "depformer_text_emb.weight"
 _NAMED_DIFFERENCES = 3
 
 
-def expansion(config: Config, facts: LintFacts) -> Findings:
+def expansion(config: Config, given: LintInputs) -> Findings:
     """Report variables that become nothing, and spellings that the server does not expand."""
     for where, value in _path_like(config):
-        seen = resolve(value, facts.environ)
+        seen = resolve(value, given.environ)
         for name in seen.unset:
             shown = "an empty string in its place" if _looks_secret(where) else repr(seen.text)
             message = f"${name} is not set here, so the server sees {shown}"
@@ -90,7 +90,7 @@ def _looks_secret(where: KeyPath) -> bool:
     return any(_SECRET_NAME.search(name) for name in where[2:])
 
 
-def sources(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def sources(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report names of hub files that the server cannot fetch."""
     by_name = {module.name: module for module in modules(config)}
     for where, value in _path_like(config):
@@ -134,21 +134,21 @@ def _may_be_snapshot(module: Module, keys: KeyPath) -> bool:
     return len(keys) > 1 or keys[0] not in module.py_keys
 
 
-def files(config: Config, facts: LintFacts) -> Findings:
+def files(config: Config, given: LintInputs) -> Findings:
     """Report files that are absent, unreadable, or not what their key says.
 
-    Files without facts are not judged.
+    Files of which nothing is known are not judged.
     """
     by_name = {module.name: module for module in modules(config)}
-    for reference in file_references(config, facts.environ):
-        fact = facts.files.get((reference.value.text, reference.role))
-        if fact is not None:
-            yield from _file(config, by_name[reference.where[1]], reference, fact)
+    for reference in file_references(config, given.environ):
+        known = given.files.get((reference.value.text, reference.role))
+        if known is not None:
+            yield from _file(config, by_name[reference.where[1]], reference, known)
 
 
-def _file(config: Config, module: Module, reference: FileReference, fact: FileFact) -> Findings:
+def _file(config: Config, module: Module, reference: FileReference, known: KnownFile) -> Findings:
     where, name = reference.where, reference.value.text
-    if fact.state is FileState.NOT_CACHED:
+    if known.state is FileState.NOT_CACHED:
         yield finding(
             config,
             "not-checked",
@@ -156,7 +156,7 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
             f"{name} is not in the hub cache, and was not checked",
             "The server downloads it at start.",
         )
-    elif fact.state is FileState.MISSING and reference.role is FileRole.VOICE:
+    elif known.state is FileState.MISSING and reference.role is FileRole.VOICE:
         yield finding(
             config,
             "bad-voice",
@@ -164,7 +164,7 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
             f"{name} is not there",
             "Name a voice that is, by its path from voice_folder.",
         )
-    elif fact.state is FileState.MISSING:
+    elif known.state is FileState.MISSING:
         hint = "Relative paths count from the server's working directory."
         if "fp16" in name:
             hint = "`dsmops prep-sm75` makes converted files. " + hint
@@ -172,12 +172,12 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
             config, "file-missing", where, f"{name or 'an empty path'} is not there", hint
         )
     elif reference.role is FileRole.TOKENIZER:
-        yield from _tokenizer(config, module, where, name, fact)
+        yield from _tokenizer(config, module, where, name, known)
     elif reference.role is FileRole.MODEL_CONFIG:
-        yield from _model_config(config, where, name, fact)
+        yield from _model_config(config, where, name, known)
     elif reference.role in {FileRole.LM, FileRole.MIMI}:
-        if fact.tensors is None:
-            message = f"{name} is no readable safetensors file: {fact.problem}"
+        if known.tensors is None:
+            message = f"{name} is no readable safetensors file: {known.problem}"
             yield finding(
                 config,
                 "not-safetensors",
@@ -186,16 +186,16 @@ def _file(config: Config, module: Module, reference: FileReference, fact: FileFa
                 "Download or convert it again; the server reads safetensors only.",
             )
         elif reference.role is FileRole.MIMI:
-            yield from _mimi(config, where, name, fact.tensors)
+            yield from _mimi(config, where, name, known.tensors)
         else:
-            yield from _language_model(config, module, where, name, fact.tensors)
+            yield from _language_model(config, module, where, name, known.tensors)
 
 
 def _tokenizer(
-    config: Config, module: Module, where: KeyPath, name: str, fact: FileFact
+    config: Config, module: Module, where: KeyPath, name: str, known: KnownFile
 ) -> Findings:
-    if fact.pieces is None:
-        message = f"{name} is no sentencepiece model: {fact.problem}"
+    if known.pieces is None:
+        message = f"{name} is no sentencepiece model: {known.problem}"
         yield finding(
             config,
             "not-a-tokenizer",
@@ -205,9 +205,9 @@ def _tokenizer(
         )
         return
     tokens = module.whole("model", "text_out_vocab_size")
-    if tokens is not None and tokens != fact.pieces:
+    if tokens is not None and tokens != known.pieces:
         message = (
-            f"{name} has {fact.pieces} pieces, and text_out_vocab_size is {tokens}: words would"
+            f"{name} has {known.pieces} pieces, and text_out_vocab_size is {tokens}: words would"
             " come out wrong"
         )
         yield finding(
@@ -219,10 +219,10 @@ def _tokenizer(
         )
 
 
-def _model_config(config: Config, where: KeyPath, name: str, fact: FileFact) -> Findings:
-    kind = None if fact.values is None else fact.values.get("model_type")
+def _model_config(config: Config, where: KeyPath, name: str, known: KnownFile) -> Findings:
+    kind = None if known.values is None else known.values.get("model_type")
     if kind != "tts":
-        problem = fact.problem if fact.values is None else f"its model_type is {kind!r}"
+        problem = known.problem if known.values is None else f"its model_type is {kind!r}"
         message = f"{name} is no config.json of a text-to-speech model: {problem}"
         yield finding(
             config,

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from dsmops.config import schema
+from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.lax import is_lax_flag, is_lax_integer, is_lax_number
 from dsmops.config.lint.report import Findings, dotted, finding
-from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config, KeyPath
 from dsmops.config.schema import MODULES, TOP, Anything, OneOf, Section, Text, Variants, Whole
 
@@ -22,7 +22,7 @@ Problem = tuple[str, KeyPath, str, str]
 """Code, key path, message, hint: a finding before it knows its config."""
 
 
-def schema_problems(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001 every rule has this signature
+def schema_problems(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001 every rule has this signature
     """Report every way in which the config departs from the schema."""
     for code, where, message, hint in _section(config.values, TOP, ()):
         yield finding(config, code, where, message, hint)

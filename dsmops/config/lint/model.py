@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.report import Findings, finding
-from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config
 from dsmops.config.modules import Module, modules
 from dsmops.models import STT_MODELS
@@ -21,7 +21,7 @@ _TRANSFORMER_MUST = {
 }
 
 
-def transformer_limits(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def transformer_limits(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report values that the server's transformer refuses after the file has loaded."""
     for module in modules(config):
         for keys in (("model", "transformer"), ("model", "depformer", "transformer")):
@@ -63,25 +63,25 @@ def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, 
         )
 
 
-def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def conditioning(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report conditioning keys that contradict the model: required with conditioners, without
     effect otherwise.
     """
     for module in modules(config):
         if module.kind not in {"Asr", "BatchedAsr"}:
             continue
-        given = [
+        keys = [
             key
             for key in ("conditioning_delay", "conditioning_learnt_padding")
             if _is_given(module, key)
         ]
         if not module.subtable("model", "conditioners"):
-            for key in given:
+            for key in keys:
                 message = f"{key} has no effect: the model has no conditioners"
                 yield finding(
                     config, "ineffective-key", module.where(key), message, "It may stay or go."
                 )
-        elif module.kind == "BatchedAsr" and len(given) != 1:
+        elif module.kind == "BatchedAsr" and len(keys) != 1:
             message = (
                 "a model with conditioners needs either conditioning_delay or"
                 " conditioning_learnt_padding = true"
@@ -91,9 +91,9 @@ def conditioning(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
                 "conditioning-choice",
                 module.where(),
                 message,
-                "Both are given." if given else "Neither is given.",
+                "Both are given." if keys else "Neither is given.",
             )
-        elif module.kind == "Asr" and "conditioning_delay" not in given:
+        elif module.kind == "Asr" and "conditioning_delay" not in keys:
             message = "a model with conditioners needs conditioning_delay"
             yield finding(
                 config,
@@ -109,7 +109,7 @@ def _is_given(module: Module, key: str) -> bool:
     return key in module.table and module.table[key] is not False
 
 
-def context_lengths(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def context_lengths(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report a published model that is given a longer memory than it was trained with."""
     for module in modules(config):
         lm = module.lm_shape() if module.has_lm else None
@@ -132,7 +132,7 @@ def context_lengths(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG0
                 )
 
 
-def batch_sizes(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def batch_sizes(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report batches of nothing."""
     for module in modules(config):
         if module.whole("batch_size") == 0:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.report import Findings, finding
-from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config, KeyPath
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -16,7 +16,7 @@ _WINDOWS_PATH = re.compile(r"[A-Za-z]:[^/\\]*[\x00-\x1f]")
 """A path such as C:\\temp, in which TOML read `\\t` as a tab."""
 
 
-def control_characters(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def control_characters(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report control characters in any string or name.
 
     Text for a script of the operator's own may have line breaks and tabs.

@@ -11,9 +11,9 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.lax import lax_integer, lax_number
 from dsmops.config.lint.report import Findings, finding
-from dsmops.config.lint.subject import LintFacts
 from dsmops.config.load import Config
 from dsmops.config.modules import FileRole, Module, modules
 from dsmops.config.presets import published_tts
@@ -29,12 +29,12 @@ _FIRST_TOKEN = 1
 _VOICE_SUFFIX = ".safetensors"
 
 
-def codebooks(config: Config, facts: LintFacts) -> Findings:
+def codebooks(config: Config, given: LintInputs) -> Findings:
     """Report numbers of codebooks that the model does not have."""
     for module in speaking(config):
         n_q, most = (
             lax_integer(_py(module).get("n_q")),
-            _most_codebooks(model_config(module, facts)),
+            _most_codebooks(model_config(module, given)),
         )
         if n_q is not None and not 1 <= n_q <= most:
             message = (
@@ -49,12 +49,12 @@ def codebooks(config: Config, facts: LintFacts) -> Findings:
             )
 
 
-def guidance(config: Config, facts: LintFacts) -> Findings:
+def guidance(config: Config, given: LintInputs) -> Findings:
     """Report guidance that the model was not trained with."""
     for module in speaking(config):
         cfg, known = (
             lax_number(_py(module).get("cfg_coef")),
-            _cfg_values(model_config(module, facts)),
+            _cfg_values(model_config(module, given)),
         )
         # The script writes it with one digit behind the point.
         if cfg is not None and known and round(cfg, 1) not in known:
@@ -71,7 +71,7 @@ def guidance(config: Config, facts: LintFacts) -> Findings:
             )
 
 
-def first_token(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def first_token(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report a text that would begin with another token than in training."""
     for module in speaking(config):
         token = module.whole("text_bos_token")
@@ -89,7 +89,7 @@ def first_token(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
             )
 
 
-def default_voice(config: Config, facts: LintFacts) -> Findings:  # noqa: ARG001
+def default_voice(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report a default voice that is no name of one."""
     for module in speaking(config):
         voice = module.text("py", "default_voice")
@@ -124,22 +124,22 @@ def speaking(config: Config) -> tuple[Module, ...]:
     return tuple(module for module in modules(config) if module.kind == "Py" and module.py_keys)
 
 
-def model_config(module: Module, facts: LintFacts) -> Mapping[str, Any] | None:
+def model_config(module: Module, given: LintInputs) -> Mapping[str, Any] | None:
     """Return the model's own config.json where the module names one and it was read."""
     path = module.text("py", "config_path")
-    fact = (
+    known = (
         None
         if path is None
-        else facts.files.get((resolve(path, facts.environ).text, FileRole.MODEL_CONFIG))
+        else given.files.get((resolve(path, given.environ).text, FileRole.MODEL_CONFIG))
     )
-    return fact.values if fact else None
+    return known.values if known else None
 
 
-def published_model(module: Module, facts: LintFacts) -> TtsModel | None:
+def published_model(module: Module, given: LintInputs) -> TtsModel | None:
     """Return the published model that a module serves, by its config.json or by the names it
     uses.
     """
-    own = model_config(module, facts)
+    own = model_config(module, given)
     if own is None:
         return published_tts(module)
     size = (own.get("dim"), own.get("num_layers"), own.get("dep_q"))

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from dsmops.checkpoint import read_header
-from dsmops.config.lint import ConfigFinding, FileFact, FileState, LintFacts, LintReport, lint
+from dsmops.config.lint import ConfigFinding, FileState, KnownFile, LintInputs, LintReport, lint
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import FileRole, file_references
 from dsmops.config.schema import ServerVersion
@@ -95,7 +95,7 @@ def lint_config(
     addr: str | None = None,
 ) -> LintReport:
     """Lint one config, with the files it names as this machine and this environment have them."""
-    found: dict[tuple[str, FileRole], FileFact] = {}
+    found: dict[tuple[str, FileRole], KnownFile] = {}
     for reference in file_references(config, os.environ):
         name, role = reference.value.text, reference.role
         if (name, role) not in found:
@@ -104,47 +104,47 @@ def lint_config(
             )
     return lint(
         config,
-        LintFacts(
+        LintInputs(
             environ=os.environ, files=found, device=device, server_version=server_version, addr=addr
         ),
     )
 
 
-def _hub_file(name: str, role: FileRole) -> FileFact:
+def _hub_file(name: str, role: FileRole) -> KnownFile:
     try:
         path = in_cache(parse_source(name))
     except SourceError:
         path = None  # the lint itself says what is wrong with the name
-    return FileFact(FileState.NOT_CACHED) if path is None else _local_file(str(path), role)
+    return KnownFile(FileState.NOT_CACHED) if path is None else _local_file(str(path), role)
 
 
-def _local_file(name: str, role: FileRole) -> FileFact:
+def _local_file(name: str, role: FileRole) -> KnownFile:
     path = Path(name)
     try:
         exists, is_file, is_folder = path.exists(), path.is_file(), path.is_dir()
     except (OSError, ValueError):  # a name too long, or with a NUL in it
         exists = is_file = is_folder = False
     if role is FileRole.VOICES:
-        return FileFact(FileState.PRESENT if path.expanduser().is_dir() else FileState.MISSING)
+        return KnownFile(FileState.PRESENT if path.expanduser().is_dir() else FileState.MISSING)
     if role is FileRole.VOICE:
-        return FileFact(FileState.PRESENT if _is_voice(path.expanduser()) else FileState.MISSING)
+        return KnownFile(FileState.PRESENT if _is_voice(path.expanduser()) else FileState.MISSING)
     if not (exists and name):
-        return FileFact(FileState.MISSING)
+        return KnownFile(FileState.MISSING)
     if role is FileRole.OTHER:
-        return FileFact(FileState.PRESENT)
+        return KnownFile(FileState.PRESENT)
     if not is_file:
-        return FileFact(
+        return KnownFile(
             FileState.PRESENT, problem="it is a folder" if is_folder else "it is a pipe or a device"
         )
     try:
         if role is FileRole.TOKENIZER:
             return _tokenizer(path)
         if role is FileRole.MODEL_CONFIG:
-            return FileFact(FileState.PRESENT, values=read_json(path))
+            return KnownFile(FileState.PRESENT, values=read_json(path))
         header = read_header(path)
     except DsmopsError as exc:
-        return FileFact(FileState.PRESENT, problem=exc.message)
-    return FileFact(
+        return KnownFile(FileState.PRESENT, problem=exc.message)
+    return KnownFile(
         FileState.PRESENT,
         tensors={name: (tensor.dtype, tensor.shape) for name, tensor in header.tensors.items()},
     )
@@ -159,12 +159,12 @@ def _is_voice(path: Path) -> bool:
     )
 
 
-def _tokenizer(path: Path) -> FileFact:
+def _tokenizer(path: Path) -> KnownFile:
     with os_errors(path), path.open("rb") as file:
         data = file.read(_MAX_TOKENIZER_BYTES + 1)
     if len(data) > _MAX_TOKENIZER_BYTES:
-        return FileFact(FileState.PRESENT, problem="it is larger than any tokenizer")
+        return KnownFile(FileState.PRESENT, problem="it is larger than any tokenizer")
     pieces = count_pieces(data)
-    return FileFact(
+    return KnownFile(
         FileState.PRESENT, pieces=pieces, problem="" if pieces else "its content is something else"
     )

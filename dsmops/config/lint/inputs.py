@@ -24,7 +24,7 @@ class FileState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class FileFact:
+class KnownFile:
     """What was found at one path or `hf://` name.
 
     `tensors` is the header of a safetensors file, name → (dtype as the format spells it, shape),
@@ -41,8 +41,8 @@ class FileFact:
 
 
 @dataclass(frozen=True, slots=True)
-class LintFacts:
-    """Everything is optional: what is not known is not judged.
+class LintInputs:
+    """What a lint judges a config for. Everything is optional: what is not known is not judged.
 
     `files` is keyed by the value as the server sees it, relative paths as written, and by what the
     server opens it as. `addr` is what the server's `--addr` will be, `environ` the environment that
@@ -50,7 +50,7 @@ class LintFacts:
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[tuple[str, FileRole], FileFact] = field(default_factory=dict)
+    files: Mapping[tuple[str, FileRole], KnownFile] = field(default_factory=dict)
     device: Device | None = None
     server_version: ServerVersion | None = None
     addr: str | None = None

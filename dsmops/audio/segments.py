@@ -1,4 +1,4 @@
-"""What in a file is audio: parts, each of which a decoder reads as one file of its own.
+"""What in a file is audio: segments, each of which a decoder reads as one file of its own.
 
 A container's own word about its length is often wrong. A recorder that was killed, or that wrote
 into a pipe, leaves a placeholder; a file of more than 4 GiB does not fit a 32-bit size; a joined
@@ -26,7 +26,7 @@ Piece = bytes | range
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Segment:
     """One run of audio: what a decoder is to read as a file.
 
     `promised` and `held` are bytes of samples: what the header says, and what is there. `promised`
@@ -79,17 +79,17 @@ class Content:
         return -1
 
 
-class PartReader:
-    """The bytes of a part as a file, for libsndfile.
+class SegmentReader:
+    """The bytes of a segment as a file, for libsndfile.
 
     An exception cannot pass through libsndfile, so it is kept for `raise_failure`. There is no
     `name`: for one that ends in `.raw` soundfile would take the bytes for headerless samples.
     """
 
-    def __init__(self, content: Content, part: Part) -> None:
+    def __init__(self, content: Content, segment: Segment) -> None:
         self._content = content
-        self._pieces = part.pieces
-        self._ends = list(accumulate(len(piece) for piece in part.pieces))
+        self._pieces = segment.pieces
+        self._ends = list(accumulate(len(piece) for piece in segment.pieces))
         self._at = 0
         self._failure: BaseException | None = None
         self._has_ended = False
