@@ -177,7 +177,7 @@ def bench(
     for file in output or ():
         if file.suffix.lower() != ".json":
             raise typer.BadParameter(f"{file} must end in .json", param_hint="--output")
-        require_other_file(file, {"older result": against})
+        require_other_file("--output", file, {"older result": against})
     out = Reporter.open("bench", json=json, quiet=quiet, debug=debug)
     from dsmops.cli.views.bench import level_line, show_bench
     from dsmops.files import replace_atomically
