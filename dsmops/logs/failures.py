@@ -285,11 +285,30 @@ _TABLE = (
     KnownFailure(
         "client-silent",
         _NOTE,
-        re.compile(r"recv loop (?:short|long) timeout|reached timeout"),
-        "clients were dropped for sending nothing, or no audio, for too long",
+        re.compile(r"recv loop short timeout|reached timeout"),
+        "clients were dropped: 20 s without a frame of any kind, not even a ping",
         None,
-        "Look at the clients, or at the network between: proxies that buffer hold audio back.",
+        "Let clients send pings while they wait. On a server that is behind, look at its step "
+        "times first.",
         "capacity-and-close-codes.md#client-silent",
+    ),
+    KnownFailure(
+        "client-without-audio",
+        _NOTE,
+        re.compile(r"recv loop long timeout"),
+        "clients were dropped: 120 s without audio, though they sent pings",
+        None,
+        "Let clients send silence, or an empty `Audio`, in pauses; or close and connect again.",
+        "capacity-and-close-codes.md#client-without-audio",
+    ),
+    KnownFailure(
+        "server-error",
+        _ERROR,
+        re.compile(r"^Error: \S"),
+        "the server ended with an error, as a rule at its start",
+        None,
+        "Read the line; `dsmops check-config CONFIG` and `dsmops doctor` look for the cause.",
+        "dead-model-loop.md#server-error",
     ),
     KnownFailure(
         "public-key-used",
@@ -340,12 +359,19 @@ def find_failures(lines: Iterable[bytes]) -> list[FailureSeen]:
         if not _ANY.search(line):
             continue
         shown = redactor.fresh().line(line)
-        for failure in _TABLE:
-            if failure.pattern.search(line if failure.is_secret else shown):
-                before = seen.get(failure.name)
-                seen[failure.name] = (
-                    FailureSeen(failure.name, before.count + 1, before.line, before.evidence)
-                    if before
-                    else FailureSeen(failure.name, 1, number, shown[:_MOST_EVIDENCE_CHARS])
-                )
+        known = [
+            failure
+            for failure in _TABLE
+            if failure.pattern.search(line if failure.is_secret else shown)
+        ]
+        # That the server ended needs no line of its own where the reason is known.
+        if len(known) > 1:
+            known = [failure for failure in known if failure.name != "server-error"]
+        for failure in known:
+            before = seen.get(failure.name)
+            seen[failure.name] = (
+                FailureSeen(failure.name, before.count + 1, before.line, before.evidence)
+                if before
+                else FailureSeen(failure.name, 1, number, shown[:_MOST_EVIDENCE_CHARS])
+            )
     return list(seen.values())

@@ -48,6 +48,8 @@ LINES = {
     "model-loop-dead": 'task failed name="model_loop" err=something else',
     "no-free-channels": "no free channels",
     "client-silent": "recv loop short timeout batch_idx=3",
+    "client-without-audio": "recv loop long timeout batch_idx=3",
+    "server-error": 'Error: invalid type: string "x", expected a sequence',
     "public-key-used": (
         'batched-asr ws query query=AsrStreamingQuery { auth_id: Some("public_token") }'
     ),

@@ -42,6 +42,7 @@ _GPU, _TORCH, _SERVER, _FILES, _PORT = (
     "port-taken.md",
 )
 _DOCTOR, _CONFIG, _DISK = "doctor.md", "config-findings.md", "disk-space.md"
+_CAPACITY = "capacity-and-close-codes.md"
 
 
 def name_of(code: str) -> str:
@@ -101,6 +102,7 @@ _TABLE: dict[str, tuple[str, str | None]] = {
     "log-none": (_DOCTOR, None),
     "log-unreadable": (_DOCTOR, None),
     "log-foreign": (_DOCTOR, None),
+    "steps-slow": (_CAPACITY, None),
     "area-unseen": (_DOCTOR, None),
 }
 

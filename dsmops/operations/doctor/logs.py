@@ -17,6 +17,7 @@ from dsmops.logs import decompressed, parse, unwrapped
 from dsmops.logs.compression import MAGIC_BYTES
 from dsmops.logs.failures import FAILURES, FailureSeen, find_failures
 from dsmops.logs.sources import is_compressed
+from dsmops.logs.steps import FRAME_MS, StepTimes, read_steps
 from dsmops.operations.doctor.findings import DoctorFinding, finding, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.units import counted, size
@@ -25,6 +26,10 @@ _MOST_FILES = 5
 _MOST_BYTES = 8 << 20
 """Of a longer log the end is read: hours of one stream, and a tenth of a second of work."""
 _MOST_PARSED_LINES = 10_000
+_FEWEST_STEPS = 25
+"""Two seconds; the first steps of a server may be slow."""
+_SLOW_SHARE = 0.05
+"""One step in 20, as in the `step-time` check of `smoke-test`."""
 _NAME = re.compile(r"log\.(?!smoke-test\.)[^/]+|[^/]+\.log(?:\.\d+)?")
 """Without those of smoke tests: they were judged there, and hold failures that the test brought
 about on purpose.
@@ -108,10 +113,41 @@ def _log(path: Path, *, named: bool) -> Iterator[DoctorFinding]:
     earlier = [seen for seen in find_failures(before) if seen.name not in now]
     for seen in earlier:
         yield _seen(seen, where, 0, past=True)
-    if now or earlier:
-        return
+    steps = read_steps(since)
+    if steps is not None and steps.steps >= _FEWEST_STEPS and steps.slow_share >= _SLOW_SHARE:
+        yield _slow(steps, where, len(before) - 1)
+    elif not (now or earlier):
+        yield from _in_order(path, data, where, before + since, steps, named=named)
+
+
+def _slow(steps: StepTimes, where: str, lines_before: int) -> DoctorFinding:
+    """Return the finding of a server that falls behind: an error where half of its steps do."""
+    since = f" since {steps.slow_since}" if steps.slow_since else ""
+    when = since if steps.is_slow_at_end else f", the first{since.replace('since', 'at')}"
+    return finding(
+        "steps-slow",
+        Severity.ERROR if steps.p50_ms > FRAME_MS else Severity.WARNING,
+        f"{100 * steps.slow_share:.0f} % of {counted(steps.steps, 'step')} took longer than the 80 ms of a"
+        f" frame{when}: every stream falls behind",
+        f"p50 {steps.p50_ms:.1f} ms, p95 {steps.p95_ms:.1f} ms; at most"
+        f" {counted(steps.most_streams, 'stream')} had data in a slow step",
+        f"{where}, line {steps.slow_line + lines_before}",
+        fix="Lower batch_size to what `dsmops plan` names, and see what else uses card and CPU.",
+    )
+
+
+def _in_order(
+    path: Path,
+    data: bytes,
+    where: str,
+    lines: list[bytes],
+    steps: StepTimes | None,
+    *,
+    named: bool,
+) -> Iterator[DoctorFinding]:
+    """Yield that a log is in order, or that it is not a server's."""
     if any(data.split()) and not any(
-        record.format != "text" for record in parse((before + since)[-_MOST_PARSED_LINES:])
+        record.format != "text" for record in parse(lines[-_MOST_PARSED_LINES:])
     ):
         yield finding(
             "log-foreign",
@@ -125,6 +161,9 @@ def _log(path: Path, *, named: bool) -> Iterator[DoctorFinding]:
             "log",
             f"{where}: no known failure",
             counted(data.count(b"\n") + bool(data) - data.endswith(b"\n"), "line"),
+            f"{counted(steps.steps, 'step')}: p50 {steps.p50_ms:.1f} ms, p95 {steps.p95_ms:.1f} ms"
+            if steps
+            else "",
         )
 
 

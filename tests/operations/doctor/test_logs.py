@@ -167,3 +167,103 @@ def test_the_log_folder_of_a_config_is_looked_into(scope: Scope, bare: GpuReport
     (folder / "log.tiny.2025-11-15").write_bytes(START + STEP)
     (folder / "tiny-asr-1.safetensors").write_bytes(DEAD)
     assert log_findings(replace(scope, configs=(config,)), bare).keys() == {"log-ok"}
+
+
+FROM = "moshi_server::batched_asr: moshi-server/src/batched_asr.rs:268"
+SLOW = f"""\
+2026-11-30T02:11:03.720830Z  INFO {FROM}: 240.45ms step_idx=0 with_data=1
+2026-11-30T02:11:03.982088Z  INFO {FROM}: 241.05ms step_idx=1 with_data=1
+2026-11-30T02:11:04.176174Z  INFO {FROM}: 193.64ms step_idx=2 with_data=3
+"""
+"""From the log of the real server on two CPU cores, slower than real time."""
+
+
+def steps_of(times_ms: list[float], minute: int = 0) -> bytes:
+    """Return step lines of these lengths, one a second."""
+    return b"".join(
+        f"2026-11-30T03:{minute + second // 60:02}:{second % 60:02}.458972Z  INFO"
+        f" moshi_server::batched_asr: src/batched_asr.rs:268: {ms:.2f}ms step_idx={second}"
+        f" with_data={second % 4}\n".encode()
+        for second, ms in enumerate(times_ms)
+    )
+
+
+def test_steps_slower_than_a_frame_are_a_finding(scope: Scope, bare: GpuReport) -> None:
+    """Share, p50, p95, since when and how many streams had data: an error where half of the steps
+    are slow, a warning from one in 20 on.
+    """
+    log = scope.folder / "log.stt"
+    named = replace(scope, logs=(log,))
+    log.write_bytes(START + SLOW.encode() * 10)
+    slow = log_findings(named, bare)["steps-slow"]
+    assert slow.severity is Severity.ERROR
+    assert slow.message.startswith("100 % of 30 steps took longer than the 80 ms of a frame since")
+    assert "2026-11-30T02:11:03" in slow.message
+    assert slow.evidence[0].startswith("p50 240.4 ms, p95 241.1 ms; at most 3 streams")
+    assert slow.evidence[1] == f"{log}, line 2"
+    assert slow.runbook == "capacity-and-close-codes.md#steps-slow"
+    log.write_bytes(START + steps_of([20.0] * 60 + [100.0] * 20))
+    slow = log_findings(named, bare)["steps-slow"]
+    assert slow.severity is Severity.WARNING
+    assert "25 % of 80 steps" in slow.message
+    assert slow.evidence[1] == f"{log}, line 62"
+
+
+def test_steps_in_time_are_no_finding(scope: Scope, bare: GpuReport) -> None:
+    """A few slow steps, a start that is over, and a client that writes step lines do not count;
+    what is in order is told with its figures.
+    """
+    log = scope.folder / "log.stt"
+    named = replace(scope, logs=(log,))
+    claim = b'2026-11-30T03:00:00.1Z  INFO moshi_server: src/tts.rs:1: query text="x 900.00ms'
+    claim += b" step_idx=1 with_data=1\n"
+    in_time = steps_of([20.0] * 99 + [300.0])
+    log.write_bytes(START + SLOW.encode() * 10 + START + in_time + claim * 50)
+    seen = log_findings(named, bare)
+    assert "steps-slow" not in seen
+    assert seen["log-ok"].evidence[1] == "100 steps: p50 20.0 ms, p95 20.0 ms"
+
+
+def test_json_and_coloured_step_lines_count_too(scope: Scope, bare: GpuReport) -> None:
+    """The dialects of forks and of a console say the same."""
+    line = (
+        b'{"timestamp":"2025-11-15 03:39:16.139","level":"INFO","fields":{"message":"128.77ms",'
+        b'"step_idx":12,"with_data":1},"target":"moshi_server::batched_asr"}\n'
+    )
+    dim, off = b"\x1b[2m", b"\x1b[0m"
+    coloured = (
+        b"2026-11-30T03:40:01.458972Z INFO moshi_server::batched_asr: src/batched_asr.rs:268:"
+    )
+    coloured = dim + coloured + off + b" 168.07ms \x1b[3mstep_idx" + off + dim + b"=" + off + b"0"
+    coloured += b" \x1b[3mwith_data" + off + dim + b"=" + off + b"1\n"
+    for dialect in (line, coloured):
+        log = scope.folder / "log.stt"
+        log.write_bytes(dialect * 30)
+        slow = log_findings(replace(scope, logs=(log,)), bare)["steps-slow"]
+        assert "100 % of 30 steps" in slow.message
+
+
+def test_clients_dropped_by_either_limit_and_errors_at_start_are_findings(
+    scope: Scope, bare: GpuReport
+) -> None:
+    """20 s without a frame and 120 s without audio are told apart; `Error:` has a finding of its
+    own where no other one explains it.
+    """
+    log = scope.folder / "log.stt"
+    head = b"2026-11-30T02:11:29.285615Z  INFO moshi_server::batched_asr: src/batched_asr.rs:607: "
+    log.write_bytes(
+        START
+        + head
+        + b"recv loop short timeout batch_idx=0\n"
+        + head
+        + b"recv loop long timeout batch_idx=1\n"
+    )
+    seen = log_findings(replace(scope, logs=(log,)), bare)
+    assert "20 s" in seen["client-silent"].message
+    assert "120 s" in seen["client-without-audio"].message
+    log.write_bytes(START + b"Error: invalid type: map, expected a string\n")
+    assert "server-error" in log_findings(replace(scope, logs=(log,)), bare)
+    log.write_bytes(START + b'Error: DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")\n')
+    seen = log_findings(replace(scope, logs=(log,)), bare)
+    assert "gpu-out-of-memory" in seen
+    assert "server-error" not in seen
