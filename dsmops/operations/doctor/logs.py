@@ -127,8 +127,8 @@ def _slow(steps: StepTimes, where: str, lines_before: int) -> DoctorFinding:
     return finding(
         "steps-slow",
         Severity.ERROR if steps.p50_ms > FRAME_MS else Severity.WARNING,
-        f"{100 * steps.slow_share:.0f} % of {counted(steps.steps, 'step')} took longer than the 80 ms of a"
-        f" frame{when}: every stream falls behind",
+        f"{100 * steps.slow_share:.0f} % of {counted(steps.steps, 'step')} took longer than the 80"
+        f" ms of a frame{when}: every stream falls behind",
         f"p50 {steps.p50_ms:.1f} ms, p95 {steps.p95_ms:.1f} ms; at most"
         f" {counted(steps.most_streams, 'stream')} had data in a slow step",
         f"{where}, line {steps.slow_line + lines_before}",

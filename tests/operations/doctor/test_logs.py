@@ -211,7 +211,7 @@ def test_steps_slower_than_a_frame_are_a_finding(scope: Scope, bare: GpuReport) 
 
 def test_steps_in_time_are_no_finding(scope: Scope, bare: GpuReport) -> None:
     """A few slow steps, a start that is over, and a client that writes step lines do not count;
-    what is in order is told with its figures.
+    what is in order is shown with its figures.
     """
     log = scope.folder / "log.stt"
     named = replace(scope, logs=(log,))
@@ -246,7 +246,7 @@ def test_json_and_coloured_step_lines_count_too(scope: Scope, bare: GpuReport) -
 def test_clients_dropped_by_either_limit_and_errors_at_start_are_findings(
     scope: Scope, bare: GpuReport
 ) -> None:
-    """20 s without a frame and 120 s without audio are told apart; `Error:` has a finding of its
+    """20 s without a frame and 120 s without audio are two findings; `Error:` has a finding of its
     own where no other one explains it.
     """
     log = scope.folder / "log.stt"
