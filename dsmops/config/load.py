@@ -64,7 +64,7 @@ def read_config(path: Path) -> Config:
     """Read a config from its file.
 
     Raises:
-        ConfigError: it is no TOML 1.0 in UTF-8; the message has line and column.
+        ConfigError: it is not TOML 1.0 in UTF-8; the message has line and column.
         InputError, FileAccessError: the file is absent, a folder, a pipe, a device or unreadable.
     """
     require_file(path, "config")
@@ -94,7 +94,7 @@ def parse_config(text: str, *, path: str = "<text>") -> Config:
     """Return the config written in `text`; `path` is what messages call it.
 
     Raises:
-        ConfigError: it is no TOML 1.0.
+        ConfigError: it is not TOML 1.0.
     """
     text = text.removeprefix(_BOM)
     try:

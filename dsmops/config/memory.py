@@ -110,8 +110,8 @@ class MemorySplit:
     The last four are a text-to-speech model's, else 0.
 
     `depformer_state_bytes` are the queries, keys and values of one step's codebooks: they live
-    within a step, and their room is kept. `new_voice_bytes` are the keys and values of a voice,
-    which are made aside for all layers and then put into its slot.
+    within a step, and their memory stays allocated. `new_voice_bytes` are the keys and values of a
+    voice, which are made aside for all layers and then put into its slot.
     """
 
     weights_bytes: int
@@ -173,7 +173,7 @@ def _speaking_memory(
     costs, item = _TTS_COSTS[runtime], dtype.itemsize
     rows = batch_size if shape.distilled else 2 * batch_size
     voice_bytes = shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS)
-    # The package loads all weight sets and runs as many passes as it is told; the embedded worker
+    # The package loads all weight sets and runs as many passes as n_q says; the embedded worker
     # leaves out what it does not read.
     loaded = n_q if runtime is Runtime.EMBEDDED else shape.lm.audio_codebooks
     # The embedded worker also keeps the embeddings of all codebooks but the last multiplied out,

@@ -40,7 +40,7 @@ class Module:
 
     @property
     def py_keys(self) -> Mapping[str, Key]:
-        """The keys that the embedded script reads from `py`; none where another script, or nobody,
+        """The keys that the embedded script reads from `py`; none where another script, or none,
         reads the table.
         """
         py = MODULES[self.kind].keys.get("py")

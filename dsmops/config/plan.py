@@ -217,8 +217,8 @@ def planned_dtype(
     device computes best.
 
     Raises:
-        InputError: the device or the runtime cannot compute the one asked for, or nobody knows what
-            it computes.
+        InputError: the device or the runtime cannot compute the one asked for, or its capability
+            is unknown.
     """
     fixed = model.server_dtype
     if fixed is None or runtime is Runtime.EMBEDDED:
@@ -255,7 +255,7 @@ def serving_dtype(device: Device, asked: ComputeDType | None = None) -> ComputeD
     """Return the dtype to serve in: the one asked for, or what the device computes best.
 
     Raises:
-        InputError: the device cannot compute the one asked for, or nobody knows what it computes.
+        InputError: the device cannot compute the one asked for, or it is unknown what it computes.
     """
     capability = device.compute_capability
     if capability is None and asked is None:

@@ -77,7 +77,7 @@ def render(template_text: str, settings: ConfigSettings, *, name: str = "the tem
     A new `dtype_override` goes below `batch_size`, under a comment that says what it is for.
 
     Raises:
-        ConfigError: the template is no TOML.
+        ConfigError: the template is not TOML.
         InputError: it has no module, or more than one, that the settings could belong to, or that
             module has no such key.
     """
@@ -101,7 +101,7 @@ _WITHOUT_EFFECT = re.compile(
     r"^(?:conditioning_learnt_padding|cfg_is_no_text)\s*=.*\n", re.MULTILINE
 )
 """Keys that upstream's configs carry: one does nothing for models without conditioners, as the
-hearing ones are, nobody reads the other.
+speech-to-text ones are; nothing reads the other.
 """
 
 
@@ -172,7 +172,7 @@ def own_api_keys(config: Config) -> tuple[str, ...]:
 
 
 def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
-    """Return key path → plain TOML value of everything that is to be different from the
+    """Return key path → plain TOML value of everything that must differ from the
     template.
     """
     changes: dict[KeyPath, Any] = {(key,): getattr(settings, key) for key in _TOP_KEYS}

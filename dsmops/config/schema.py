@@ -33,7 +33,7 @@ class ServerVersion(NamedTuple):
         """Return the version written like `0.6.4` or `v0.6.4`.
 
         Raises:
-            ValueError: the text is no such version.
+            ValueError: the text is not such a version.
         """
         match = re.fullmatch(
             r"v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][\w.+-]+)?", text.strip(), re.ASCII

@@ -22,7 +22,7 @@ def serving_settings(
     api_key: str | None,
     kept_keys: tuple[str, ...] | None,
 ) -> ConfigSettings:
-    """Return dtype, batch size and API keys for `base`, the config that is to be rendered.
+    """Return dtype, batch size and API keys for `base`, the config to render.
 
     Pure but for a new random key.
 
@@ -53,7 +53,7 @@ def serving_settings(
 
 
 def keys_to_keep(before: Config | None) -> tuple[str, ...]:
-    """Return the API keys of a config that is to be replaced, none of the public one."""
+    """Return the API keys of a config to replace, without the public one."""
     return own_api_keys(before) if before is not None else ()
 
 

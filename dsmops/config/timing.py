@@ -89,8 +89,7 @@ PROFILE_SCHEMA = "dsmops.step-profile/1"
 
 
 Measured = tuple[str, str, ComputeDType, str, int | None]
-"""Device name, model, dtype, runtime, and how many codebooks are generated (None: the model hears).
-"""
+"""Device name, model, dtype, runtime, and how many codebooks are generated (None: STT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +255,7 @@ def read_profile(path: Path) -> StepProfile:
 
     Raises:
         SourceError, FileAccessError: the file is not there, or cannot be read.
-        InputError: it is no file, or not such an object; the message names what is wrong.
+        InputError: it is not a file, or not such an object; the message names what is wrong.
     """
     require_file(path, "profile")
     with os_errors(path):

@@ -13,7 +13,7 @@ _SKIPPED_BYTES = {1: 8, 5: 4}
 
 
 def count_pieces(data: bytes) -> int | None:
-    """Return the number of pieces of a sentencepiece model, None when `data` is none."""
+    """Return the number of pieces of a sentencepiece model, None when `data` is something else."""
     count = position = 0
     while position < len(data):
         tag, position = _varint(data, position)

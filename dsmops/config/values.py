@@ -1,5 +1,5 @@
 """What the server really sees in a path-like value: `$NAME` replaced, `hf://` looked up, everything
-else taken as it stands.
+else taken unchanged.
 
 Source: moshi-server `utils.rs` (`resolve_or_download`, `replace_env_vars`). Nothing is read here;
 the environment is handed in.

@@ -37,7 +37,7 @@ def _card(
     name: str, sm: str, memory_gib: int, bandwidth_gb_s: int, *, ecc_in_memory: bool = False
 ) -> Card:
     # Data-centre cards with GDDR6 keep their error correction in the same memory and have it on by
-    # default: one part in 16 is gone (a T4 reports 15360 MiB, an L4 23034). HBM has room of its own
+    # default: one part in 16 is gone (a T4 reports 15360 MiB, an L4 23034). HBM has extra memory
     # for it; GeForce has none; Quadro RTX ships with it off.
     memory = memory_gib * _GIB * 15 // 16 if ecc_in_memory else memory_gib * _GIB
     return Card(name, ComputeCapability.parse(sm), memory, bandwidth_gb_s * 10**9)

@@ -153,7 +153,7 @@ def has_pre_ampere(report: GpuReport) -> bool:
 
     Raises:
         EnvironmentMissingError: none is known to be, but the capability of one is unknown, so that
-            nobody can say.
+            the answer is unknown.
     """
     fails = [device.verdict.bf16_fails for device in report.visible]
     if True in fails:

@@ -22,7 +22,7 @@ def simulate(specs: Sequence[str]) -> GpuReport:
     no driver, so nothing limits the CUDA version.
 
     Raises:
-        InputError: a spec is none of these; the hint has the nearest names.
+        InputError: a spec is unknown; the hint has the nearest names.
     """
     torch = installed_torch()
     devices = []

@@ -1,7 +1,7 @@
-"""Known failures of a speech server, as its log and its console tell them: a table of signatures,
+"""Known failures of a speech server, as its log and its console show them: a table of signatures,
 and a search for them.
 
-A signature is told apart from the same words in what a client said: a line is searched once its
+A signature is distinguished from the same words of a client: a line is searched once its
 personal parts are gone, texts to be spoken among them. Only the two that *are* such parts, keys in
 the log, are searched for in the line as it was.
 
@@ -348,7 +348,7 @@ def find_failures(lines: Iterable[bytes]) -> list[FailureSeen]:
     """Return the known failures in lines without line ends, in the order in which they first
     appear. Never raises for what lines hold.
 
-    Colours do not matter, nor do invalid bytes. Evidence is redacted with a key that nobody keeps.
+    Colours do not matter, nor do invalid bytes. Evidence is redacted with a key that is not kept.
     """
     redactor = Redactor(secrets.token_bytes(16))
     seen: dict[str, FailureSeen] = {}

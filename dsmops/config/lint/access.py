@@ -100,7 +100,7 @@ def _path_problem(path: str) -> str:
     for number, segment in enumerate(segments, 1):
         found = _SEGMENT.fullmatch(segment)
         if found is None:
-            return "has braces that are no capture at the end of a part"
+            return "has braces that do not form a capture at the end of a part"
         if found["rest"] and number < len(segments):
             return "goes on after a capture of the whole rest"
     return ""
@@ -117,7 +117,7 @@ def _without_doubled_braces(path: str) -> str:
 
 
 def api_keys(config: Config, given: LintInputs) -> Findings:
-    """Report keys that let in everybody or nobody.
+    """Report keys that let in every client or none.
 
     Messages never repeat a key, but for the public one.
     """
@@ -177,7 +177,9 @@ def _public_token(config: Config, given: LintInputs) -> ConfigFinding:
             message,
             "Put a key of your own in its place, or listen on 127.0.0.1.",
         )
-    message = f'everybody knows "{PUBLIC_TOKEN}": whoever reaches the port can use the server'
+    message = (
+        f'everybody knows "{PUBLIC_TOKEN}": any client that reaches the port can use the server'
+    )
     return finding(
         config,
         "public-token",
@@ -198,7 +200,7 @@ def exposure(config: Config, given: LintInputs) -> Findings:
         return
     if _parse_addr(given.addr) is None:
         message = (
-            f"--addr {given.addr} is no IP address: the server listens on ::1 instead, and says"
+            f"--addr {given.addr} is not an IP address: the server listens on ::1 instead, and says"
             " nothing"
         )
         yield finding(config, "bad-addr", (), message, "Give an address such as 127.0.0.1.")

@@ -55,7 +55,7 @@ def expansion(config: Config, given: LintInputs) -> Findings:
 def _path_like(config: Config) -> Iterator[tuple[KeyPath, str]]:
     """Yield every string that the server expands.
 
-    Keys that it does not read at their place are none of them.
+    Keys that it does not read at their place do not count.
     """
     for key in ("static_dir", "log_dir", "instance_name"):
         value = config.values.get(key)
@@ -128,7 +128,7 @@ def _folder_problem(value: str) -> str:
 
 
 def _may_be_snapshot(module: Module, keys: KeyPath) -> bool:
-    """Whether nobody but a script of the operator's own would miss a folder in a value of a `py`
+    """Whether only a script of the operator's own would miss a folder in a value of a `py`
     table.
     """
     return len(keys) > 1 or keys[0] not in module.py_keys
@@ -177,7 +177,7 @@ def _file(config: Config, module: Module, reference: FileReference, known: Known
         yield from _model_config(config, where, name, known)
     elif reference.role in {FileRole.LM, FileRole.MIMI}:
         if known.tensors is None:
-            message = f"{name} is no readable safetensors file: {known.problem}"
+            message = f"{name} is not a readable safetensors file: {known.problem}"
             yield finding(
                 config,
                 "not-safetensors",
@@ -195,7 +195,7 @@ def _tokenizer(
     config: Config, module: Module, where: KeyPath, name: str, known: KnownFile
 ) -> Findings:
     if known.pieces is None:
-        message = f"{name} is no sentencepiece model: {known.problem}"
+        message = f"{name} is not a sentencepiece model: {known.problem}"
         yield finding(
             config,
             "not-a-tokenizer",
@@ -223,7 +223,7 @@ def _model_config(config: Config, where: KeyPath, name: str, known: KnownFile) -
     kind = None if known.values is None else known.values.get("model_type")
     if kind != "tts":
         problem = known.problem if known.values is None else f"its model_type is {kind!r}"
-        message = f"{name} is no config.json of a text-to-speech model: {problem}"
+        message = f"{name} is not a config.json of a text-to-speech model: {problem}"
         yield finding(
             config,
             "bad-model-config",
@@ -266,7 +266,7 @@ def _language_model(
         yield _swapped(config, where, f"{name} is Mimi, and {where[-1]} wants the language model")
         return
     if module.kind == "Py" and _TTS_PROBE not in header:
-        message = f"{name} has no {_TTS_PROBE}: it is no text-to-speech model"
+        message = f"{name} has no {_TTS_PROBE}: it is not a text-to-speech model"
         yield finding(
             config,
             "not-tts",

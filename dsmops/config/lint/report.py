@@ -15,7 +15,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "missing-key": (_E, "a key that the server requires is not there"),
     "wrong-type": (_E, "a value has a type that the server refuses"),
     "out-of-range": (_E, "a number is outside what the server's integer can hold"),
-    "wrong-value": (_E, "a word is none of those the server knows, in that case"),
+    "wrong-value": (_E, "unknown value (case-sensitive)"),
     "unknown-key": (_W, "no server reads the key; it is ignored without a word"),
     "misplaced-key": (_W, "the key is real, but not at this level or in this module type"),
     "ignored-key": (_W, "upstream's own configs carry the key, and nothing reads it"),
@@ -30,11 +30,11 @@ CODES: dict[str, tuple[Severity, str]] = {
         _W,
         "the context has positions that this published model was not trained on",
     ),
-    "batch-size-zero": (_E, "a batch of no slots serves nobody"),
+    "batch-size-zero": (_E, "a batch of 0 slots serves no client"),
     # Py modules: what the script for speech makes of its table
-    "bad-n-q": (_E, "n_q is no number of codebooks that the model generates"),
-    "bad-cfg": (_E, "cfg_coef is none of the values that the model was distilled with"),
-    "bad-voice": (_W, "default_voice is no voice of voice_folder"),
+    "bad-n-q": (_E, "the model cannot generate n_q codebooks"),
+    "bad-cfg": (_E, "the model was not distilled with this cfg_coef"),
+    "bad-voice": (_W, "voice_folder has no such default_voice"),
     "bos-token": (_W, "text_bos_token is not what a text of the released model begins with"),
     # routes
     "bad-path": (_E, "a route that the server's router cannot read; the server panics at start"),
@@ -45,7 +45,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "unset-variable": (_W, "an environment variable is not set here and becomes an empty string"),
     "not-expanded": (_W, "`~` and `${NAME}` are not expanded by the server"),
     "file-missing": (_E, "a file that the server will open is not there"),
-    "not-safetensors": (_E, "a weights file is no readable safetensors file"),
+    "not-safetensors": (_E, "a checkpoint is not a readable safetensors file"),
     "swapped-files": (_E, "the language model and Mimi stand in each other's place"),
     "not-mimi": (_E, "the audio tokenizer file does not hold Mimi"),
     "other-mimi": (
@@ -53,9 +53,9 @@ CODES: dict[str, tuple[Severity, str]] = {
         "Mimi has other dimensions than the released codec, which only `dsmops worker` can read",
     ),
     "tensor-mismatch": (_E, "tensors of the file do not match the [model] tables"),
-    "not-tts": (_E, "a Py module's weights are no text-to-speech model's"),
-    "bad-model-config": (_E, "config_path is no config.json of a text-to-speech model"),
-    "not-a-tokenizer": (_E, "the text tokenizer file is no sentencepiece model"),
+    "not-tts": (_E, "the checkpoint of a Py module is not a text-to-speech model"),
+    "bad-model-config": (_E, "config_path is not the config.json of a text-to-speech model"),
+    "not-a-tokenizer": (_E, "the text tokenizer file is not a sentencepiece model"),
     "tokenizer-size": (
         _W,
         "the tokenizer has another number of pieces than the model has text tokens",
@@ -67,7 +67,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "kept-f32-cast": (_W, "tensors kept in F32 are cast to f16 by the server all the same"),
     "not-checked": (_N, "a file of the hub is not in the cache, and was not looked at"),
     # device, dtype, memory, version
-    "bad-dtype": (_E, "dtype_override is no dtype the server can serve in"),
+    "bad-dtype": (_E, "the server cannot serve in this dtype_override"),
     "dtype-override-missing": (
         _E,
         "the device has no bf16 arithmetic and nothing tells the server to avoid it",

@@ -1,8 +1,8 @@
 """Rules about Py modules, which speak through the server's embedded Python script: what the script
 takes and then fails at.
 
-The model's own config.json says how many codebooks and which guidance there are. Where it is not at
-hand, the one released model counts.
+The model's own config.json says how many codebooks and which guidance there are. Where it is not
+available, the one released model counts.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def first_token(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
 
 
 def default_voice(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
-    """Report a default voice that is no name of one."""
+    """Report a default voice that does not exist."""
     for module in speaking(config):
         voice = module.text("py", "default_voice")
         if voice is None:
@@ -101,7 +101,7 @@ def default_voice(config: Config, given: LintInputs) -> Findings:  # noqa: ARG00
             or voice.startswith(("/", "~", "hf://", HUB_SNAPSHOT))
             or name.split("/")[0] == ".."
         ):
-            message = f"default_voice = {voice!r} is no name within voice_folder"
+            message = f"default_voice = {voice!r} is not a name within voice_folder"
             hint = "Name it by its path from there, as unmute-prod-website/default_voice.wav."
         elif voice.endswith(_VOICE_SUFFIX):
             message = (
@@ -169,7 +169,7 @@ def _most_codebooks(own: Mapping[str, Any] | None) -> int:
 
 def _cfg_values(own: Mapping[str, Any] | None) -> tuple[float, ...]:
     """Return the values of the model's cfg conditioner, none where it has no such conditioner or
-    nobody can read them.
+    no server can read them.
     """
     if own is None:
         return _CFG_VALUES

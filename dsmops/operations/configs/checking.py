@@ -65,7 +65,7 @@ def check_files(
     """Lint every file for what is known of its server.
 
     Raises:
-        ConfigError, InputError: a file is no readable TOML, or no file; none is judged then.
+        ConfigError, InputError: a file is not readable TOML, or not a file; none is judged then.
     """
     configs = [read_config(path) for path in paths]
     reports = [

@@ -40,7 +40,7 @@ def measure_profile(
     if plan.device.cuda_ordinal is None or plan.device.source == "simulated":
         raise InputError(
             f"{plan.device.label} is not a card of this machine that CUDA sees",
-            hint="Leave --simulate away to measure.",
+            hint="Omit --simulate to measure.",
         )
     if not plan.fits:
         raise InputError(

@@ -77,7 +77,7 @@ def plan_model(
             )
             raise InputError(
                 f"{profile_file} was measured with {found}, and this plan is for {wanted}",
-                hint="Leave --profile away to plan with an estimate.",
+                hint="Omit --profile to plan with an estimate.",
                 code="plan.other_profile",
             )
     else:

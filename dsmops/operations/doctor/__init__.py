@@ -48,7 +48,7 @@ AREAS: tuple[tuple[str, Callable[[Site], Iterator[DoctorFinding]]], ...] = (
     ("ports", ports),
     ("logs", logs),
 )
-"""What is looked at, in the order in which it is told."""
+"""What is looked at, in the order in which it is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _ask(
     except DsmopsError as exc:
         yield _unseen(name, exc)
     except OSError as exc:
-        # A file that vanished, a folder that may not be read: met where a room expects none.
+        # A file that vanished, a folder that may not be read: met where an area expects none.
         yield _unseen(name, translate(exc, exc.filename or "the system"))
 
 

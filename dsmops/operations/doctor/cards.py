@@ -36,7 +36,7 @@ def cards(site: Site) -> Iterator[DoctorFinding]:
                 "there is no GPU here",
                 each.message,
                 fix="dsmops plan --simulate t4",
-                unseen="whether configs, checkpoints and server suit the card that shall serve",
+                unseen="whether configs, checkpoints and server suit the card that will serve",
             )
         else:
             yield _of_host(each)
@@ -71,7 +71,7 @@ def _card(site: Site, report: DeviceReport) -> Iterator[DoctorFinding]:
         yield finding(
             "gpu-pre-ampere",
             Severity.NOTE,
-            f"{device.label} has no bf16, in which moshi-server computes unless it is told"
+            f"{device.label} has no bf16, in which moshi-server computes unless the config says"
             " otherwise",
             f"compute capability {capability}; {verdict.serving_reason}",
             fix=(
@@ -155,8 +155,8 @@ def torch(site: Site) -> Iterator[DoctorFinding]:
             yield finding(
                 "torch-kernels-unknown",
                 Severity.NOTE,
-                f"cannot tell whether this torch has kernels for {label}: it is no published wheel"
-                " that is known",
+                f"cannot tell whether this torch has kernels for {label}: it is not a known"
+                " published wheel",
                 said,
                 fix="python -c 'import torch; print(torch.zeros(1, device=\"cuda\"))'",
                 unseen="whether torch computes on the card",

@@ -23,7 +23,7 @@ A resolver that hangs does so for longer than any time limit of a connection.
 """
 _UNSEEN = "whether the hub gives this machine the files that are missing"
 
-# Error codes of the hub room that say what the hub thinks of a file.
+# Error codes of the hub package that say what the hub thinks of a file.
 _NAMES = {
     "hub.gated": "hub-refused",
     "hub.token_refused": "hub-refused",

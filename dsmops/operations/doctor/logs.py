@@ -154,7 +154,7 @@ def _in_order(
             Severity.WARNING if named else Severity.NOTE,
             f"{where}: no line of it is one that a server writes",
             fix="Name the file that the server's output went to.",
-            unseen=f"what went wrong before: {path} is no server's log",
+            unseen=f"what went wrong before: {path} is not a server's log",
         )
     else:
         yield ok(

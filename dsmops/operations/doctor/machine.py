@@ -126,7 +126,7 @@ def ports(site: Site) -> Iterator[DoctorFinding]:
 
 
 def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[DoctorFinding]:
-    """Judge a port on which nobody answers on loopback: it may be taken elsewhere, or be one that
+    """Judge a port on which nothing answers on loopback: it may be taken elsewhere, or be one that
     only root may have.
     """
     try:
@@ -183,7 +183,7 @@ def _server(port: int, build: dict[str, Any]) -> DoctorFinding:
             "port-server-full",
             Severity.WARNING,
             f"the speech server on port {port} has no free slot: it is full, or its model loop died"
-            " and clients wait for ever",
+            " and clients wait forever",
             *evidence,
             fix=f"dsmops smoke-test --url ws://127.0.0.1:{port}",
         )

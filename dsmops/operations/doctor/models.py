@@ -221,5 +221,5 @@ def _leftovers(site: Site) -> Iterator[DoctorFinding]:
                 Severity.NOTE,
                 f"{path} is part of a file: something writes it now, or was interrupted",
                 size(path.stat().st_size),
-                fix="Run the same command again: it goes on, or starts anew over it.",
+                fix="Run the same command again: it goes on, or starts again.",
             )

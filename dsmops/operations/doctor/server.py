@@ -60,7 +60,7 @@ def _binary(site: Site, binary: Binary) -> Iterator[DoctorFinding]:
             yield finding(
                 "server-unknown",
                 serious,
-                f"{binary.path} is no server that we know",
+                f"{binary.path} is not a known server",
                 *binary.evidence,
                 binary.problem or "",
                 fix=fix,
@@ -146,7 +146,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[DoctorFindi
     It runs on its architecture and all later ones, where the driver compiles it.
     """
     if not binary.architectures:
-        # Nobody knows what a wrapper starts.
+        # What a wrapper starts is unknown.
         if binary.kind is not BinaryKind.DSMOPS and binary.has_dtype_override is not None:
             yield finding(
                 "server-without-cuda",

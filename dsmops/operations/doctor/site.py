@@ -47,7 +47,7 @@ class Site:
     """This machine, as far as more than one area needs it.
 
     `device` is the card that moshi-server would take, None where it would find none. `templates`
-    are ready configs as they were shipped, which nobody serves here yet; they are not judged.
+    are ready configs as they were shipped, which no server uses here yet; they are not judged.
     `binary` is the server, `binary_error` why there is none in spite of a file.
     """
 
@@ -175,7 +175,7 @@ def _find_server(scope: Scope) -> tuple[Binary | None, DsmopsError | None]:
     if path is None and scope.moshi_bin is None:
         return None, None
     try:
-        # A name that leads to no program may still be a file, and what is wrong with that is told.
+        # A name that leads to no program may still be a file, and its fault is reported.
         return identify_binary(path or Path(str(scope.moshi_bin))), None
     except DsmopsError as exc:
         return None, exc

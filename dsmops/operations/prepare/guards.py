@@ -17,7 +17,7 @@ from dsmops.operations.models.staging import Staging
 
 
 def require_distinct(output: Path | None, config_out: Path | None, template: str | None) -> None:
-    """Check that no file is to be two things at once.
+    """Check that no file has two purposes.
 
     Raises:
         InputError: two options name the same file.
@@ -44,7 +44,7 @@ def require_distinct(output: Path | None, config_out: Path | None, template: str
 
 
 def require_companions(model: PublishedModel, staging: Staging) -> None:
-    """Check that a speaking model that nobody publishes has its files beside it: no server knows
+    """Check that a TTS model that is not published has its files beside it: no server knows
     where to find them.
 
     Raises:
@@ -98,7 +98,7 @@ def existing_config(path: Path, model: PublishedModel, *, afresh: bool) -> Confi
     """Return the config that is at `path` already, if it is one of this model's.
 
     Raises:
-        ConfigError: it is no TOML, and is not to be replaced.
+        ConfigError: it is not TOML, and must not be replaced.
         InputError: it serves another model, and is not to be replaced.
     """
     if not path.exists():

@@ -158,7 +158,7 @@ def _published_file(request: PrepareRequest) -> str:
         near = get_close_matches(repo.rpartition("/")[2], MODELS, n=1) or MODELS
         wanted = [MODELS[name].hf_repo for name in near]
         raise InputError(
-            f"{request.hf_repo or 'an empty name'} is no repository: org/name is wanted",
+            f"{request.hf_repo or 'an empty name'} is not a repository: write org/name",
             hint=(
                 f"Did you mean {' or '.join(wanted)}? A checkpoint on this machine is named with"
                 " --input-path."
@@ -181,7 +181,7 @@ def _model_and_template(
         raise InputError(
             f"{template.path} has no single module of the kind that the checkpoint needs:"
             f" {'Py' if speaks(tensors) else 'BatchedAsr'}",
-            hint="Leave --template away, or name one for this model.",
+            hint="Omit --template, or name one for this model.",
             code="prep.other_template",
         )
     if speaks(tensors):
@@ -194,7 +194,7 @@ def _model_and_template(
     if known is None:
         differences = "".join(f"; {difference}" for difference in identity.differences)
         raise CheckpointError(
-            f"this checkpoint is no published model ({identity.description}{differences})",
+            f"this checkpoint is not a published model ({identity.description}{differences})",
             hint="Name a moshi-server config that describes it: --template FILE.",
             code="checkpoint.unknown_model",
         )
@@ -280,7 +280,7 @@ def _render(
     before: Config | None,
     path: Path,
 ) -> Config:
-    """Return the config as it shall be: made from the template, or the one that is there with its
+    """Return the finished config: made from the template, or the one that is there with its
     files and dtype brought up to date.
     """
     stays = before is not None and not request.force

@@ -18,7 +18,7 @@ from dsmops.operations.models.staging import Staging
 
 
 class Step(StrEnum):
-    """What is to be done with one part, or was done."""
+    """What will be done with one part, or was done."""
 
     PRESENT = "present"
     UP_TO_DATE = "up to date"

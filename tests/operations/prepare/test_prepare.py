@@ -310,7 +310,7 @@ def test_what_is_no_repository_is_told_before_the_hub_is_asked(
     source: Path, named: str, hint: str
 ) -> None:
     """With the names of the published ones, and of the option for a file that is here."""
-    with pytest.raises(InputError, match="is no repository") as caught:
+    with pytest.raises(InputError, match="is not a repository") as caught:
         plan_preparation(request(source, input_path=None, hf_repo=named))
     assert hint in caught.value.hint
 
