@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-BLOCK_BYTES = 1 << 18
-"""Measured: 20 % faster than 1 MiB, which the processor's caches no longer hold, and 10 % faster
-than 64 KiB.
-"""
+BLOCK_BYTES = 1 << 22
+"""Measured: the columns of `bulk` are long enough that starting each operation costs little."""
+
+FIRST_BLOCK_BYTES = 1 << 15
+"""What the first blocks of a log teach makes the later ones fast, so the first ones are small."""
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is cut, so that a file without line ends needs no memory of its own size."""
@@ -17,10 +18,36 @@ _SOFT_CUT_BYTES = 4096
 """So far before the limit a blank is looked for, so that no key is cut in two."""
 
 
-def read_chunks(stream: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Yield what `stream` holds, in pieces of at most `size` bytes."""
-    while chunk := stream.read(size):
+def chunk_sizes() -> Iterator[int]:
+    """Yield how many bytes to read at a time: few at first, then `BLOCK_BYTES`."""
+    size = FIRST_BLOCK_BYTES
+    while True:
+        yield size
+        size = min(2 * size, BLOCK_BYTES)
+
+
+def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield what `stream` holds, in pieces of at most `BLOCK_BYTES` bytes."""
+    for size in chunk_sizes():
+        if not (chunk := stream.read(size)):
+            return
         yield chunk
+
+
+def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield small pieces of a stream put together to chunks of the size of a read."""
+    sizes = chunk_sizes()
+    waiting: list[bytes] = []
+    have, want = 0, next(sizes)
+    for piece in pieces:
+        waiting.append(piece)
+        have += len(piece)
+        if have >= want:
+            yield b"".join(waiting)
+            waiting.clear()
+            have, want = 0, next(sizes)
+    if waiting:
+        yield b"".join(waiting)
 
 
 def cut_blocks(chunks: Iterable[bytes], *, max_line: int = MAX_LINE_BYTES) -> Iterator[bytes]:
@@ -36,14 +63,25 @@ def cut_blocks(chunks: Iterable[bytes], *, max_line: int = MAX_LINE_BYTES) -> It
         if not chunk:
             yield b""
             continue
-        carry += chunk
-        while len(carry) > max_line:
-            blank = carry.rfind(b" ", max(0, max_line - _SOFT_CUT_BYTES), max_line) + 1
-            end = (carry.find(b"\n", 0, max_line + 1) + 1) or blank or max_line
-            yield carry[:end]
-            carry = carry[end:]
-        if end := carry.rfind(b"\n") + 1:
-            yield carry[:end]
-            carry = carry[end:]
+        data = carry + chunk if carry else chunk
+        end = data.rfind(b"\n") + 1
+        begin = place = 0
+        # A line may be too long wherever the next `max_line` bytes hold no line end.
+        while len(data) - place > max_line:
+            line_end = data.rfind(b"\n", place, place + max_line + 1) + 1
+            if line_end:
+                place = line_end
+                continue
+            if place > begin:
+                yield data[begin:place]
+            blank = (
+                data.rfind(b" ", place + max(0, max_line - _SOFT_CUT_BYTES), place + max_line) + 1
+            )
+            begin = blank if blank > place else place + max_line
+            yield data[place:begin]
+            place = begin
+        if end > begin:
+            yield data[begin:end]
+        carry = data[max(begin, end) :]
     if carry:
         yield carry

@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from dsmops.logs.filters import Filter, Sieve
 from dsmops.logs.formats import DIALECTS
 from dsmops.logs.learning import Templates
-from dsmops.logs.reader import Grouping, Line, Reader
+from dsmops.logs.reader import Grouping, Line, Reader, Row
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redactor, shape_of
 from dsmops.logs.render import Style, render, render_line, render_text
-from dsmops.logs.templates import STEP, FriendlyStamps, JsonStamps, Rendered, Rows
+from dsmops.logs.templates import STEP, FriendlyStamps, JsonStamps, Rendered, Template
 from dsmops.logs.wrappers import AUTO, Unwrapper
 
+if TYPE_CHECKING:
+    from dsmops.logs.bulk import Bulk
+
+BULK_FROM_BYTES = 2 << 20
+"""The bulk way needs numpy, which takes longer to start than a small log to format."""
+_BULK_BYTES = 16 << 10
+"""A smaller block, as of a log that is followed, is formatted line by line."""
+_MOST_ROUNDS, _MOST_OTHERS, _MOST_LESSONS_AT_ONCE = 4, 12, 100
+"""While more than a 12th of a block is of no known kind, the first 100 of those lines are learnt
+from, and the block is looked at again.
+"""
+_LONG_BYTES = 16 << 10
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
 
 
@@ -70,8 +83,12 @@ class Formatter:
         redactor: Redactor | None = None,
         wanted: Filter | None = None,
         wrapper: str = AUTO,
+        bulk_from_bytes: int = BULK_FROM_BYTES,
     ) -> None:
-        """`wrapper` is a name of `WRAPPERS`, `auto` or `none`."""
+        """`wrapper` is a name of `WRAPPERS`, `auto` or `none`.
+
+        After so many bytes as `bulk_from_bytes` known lines are formatted in bulk.
+        """
         self.counts = Counts()
         self.read_bytes = 0
         self._style, self._aside = (replace(style, clock=style.clock.fresh()) for _ in range(2))
@@ -81,7 +98,12 @@ class Formatter:
         self._reader = Reader(self._style.clock)
         self._grouping = Grouping()
         stamps = (JsonStamps if style.jsonl else FriendlyStamps)(self._aside.clock)
-        self._templates = Templates(self._render_aside, stamps)
+        self._templates = Templates(
+            self._render_aside, stamps, None if style.jsonl else self._render_unredacted
+        )
+        self._bulk_from_bytes = bulk_from_bytes
+        self._long: tuple[bytes, Line, bytes, Counter[str]] | None = None
+        """The last long line of no dialect, what it is, what was written for it, and its hits."""
 
     @property
     def redactions(self) -> Counter[str]:
@@ -97,9 +119,18 @@ class Formatter:
         return self._feed(self._unwrapper.feed(block))
 
     def _feed(self, block: bytes) -> bytes:
-        out = self._json_block(block) if self._style.jsonl else self._convert(block)
-        self._templates.sort()
-        return out
+        out: list[bytes] = []
+        if len(block) >= _BULK_BYTES and self._is_big():
+            _BulkRun(self, block, self._bulk_of(block), out).run()
+            self._templates.sort()
+        else:
+            for raw in _split(block):
+                self._line(raw, out)
+        return b"".join(out)
+
+    def _is_big(self) -> bool:
+        """Return whether this log is worth the start of the bulk way."""
+        return self.read_bytes >= self._bulk_from_bytes
 
     def flush(self) -> bytes:
         """Return what was held back to see whether more belongs to it, at the end or in a pause."""
@@ -144,195 +175,329 @@ class Formatter:
 
     # --- line by line -----------------------------------------------------------------------------
 
-    def _read(self, raw: bytes) -> Line:
+    def _line(self, raw: bytes, out: list[bytes]) -> None:
+        """Put what becomes of one line into `out`."""
+        if not self._style.jsonl:
+            shown = self._seen_before(raw, shape_of(raw))
+            if shown is not None:
+                out.append(shown)
+                return
+        if len(raw) > _LONG_BYTES:
+            self._long_line(raw, out)
+        else:
+            self._learn(raw, self._slow_line(raw, out), out)
+
+    def _slow_line(self, raw: bytes, out: list[bytes]) -> Line:
         line = self._reader.line(raw)
         self.counts.lines += 1
         self.counts.records += line.record is not None and line.record.format != "text"
         self.counts.unparsed_lines += line.is_text
-        return line
-
-    def _json_lines(self, block: bytes) -> bytes:
-        out: list[bytes] = []
-        lines = _split(block)
-        for index, raw in enumerate(lines):
-            line = self._read(raw)
-            if self._sieve.keeps(line):
+        if self._sieve.keeps(line):
+            if self._style.jsonl:
                 out += map(self._json, self._grouping.add(line))
-            record = line.record
-            if (
-                record is not None
-                and record.format in DIALECTS
-                and STEP.fullmatch(record.message)
-                and self._templates.learn_step(raw, record.format)
-            ):
-                rest = block[sum(map(len, lines[: index + 1])) + index + 1 :]
-                return b"".join(out) + (self._json_block(rest) if rest else b"")
-        return b"".join(out)
-
-    def _json(self, record: LogRecord) -> bytes:
-        self.counts.records_written += record.format != "text"
-        if self._redactor:
-            record = redacted_record(record, self._redactor)
-        return render(record, self._style).encode() + b"\n"
-
-    def _lines(self, text: bytes) -> bytes:
-        lines = _split(text)
-        out: list[bytes] = []
-        for index, raw in enumerate(lines):
-            shape = shape_of(raw)
-            shown = self._seen_before(raw, shape)
-            if shown is not None:
-                out.append(shown)
-                continue
-            line = self._read(raw)
-            if self._sieve.keeps(line):
+            else:
                 self.counts.records_written += line.record is not None and not line.is_text
                 out.append(_shown(line, self._style, self._redactor))
-            record = line.record
-            if record is None or record.time is None:
-                if (
-                    line.continues
-                    and not self._sieve.active
-                    and not self._reader.in_traceback(line.service)
-                ):
-                    self._templates.learn_continuation(
-                        raw, line.service, out[-1], _shown(line, self._style, None)
-                    )
-            elif record.format not in DIALECTS:
-                pass
-            elif not STEP.fullmatch(record.message):
-                self._templates.learn_shape(raw, shape, record.format)
-            elif self._templates.learn_step(raw, record.format):
-                rest = text[sum(map(len, lines[: index + 1])) + index + 1 :]
-                return b"".join(out) + (self._convert(rest) if rest else b"")
-        return b"".join(out)
+        return line
+
+    def _learn(self, raw: bytes, line: Line, out: list[bytes]) -> None:
+        """Learn from a line that went the slow way."""
+        record = line.record
+        if record is not None and record.time is not None:
+            if record.format in DIALECTS and record.level is not None:
+                is_step = STEP.fullmatch(record.message) is not None
+                self._templates.learn(raw, record.format, is_step=is_step)
+        elif (
+            line.continues
+            and not self._style.jsonl
+            and not self._sieve.active
+            and not self._reader.in_traceback(line.service)
+        ):
+            unredacted = _shown(line, self._style, None)
+            self._templates.learn_continuation(raw, line.service, out[-1], unredacted)
+
+    def _long_line(self, raw: bytes, out: list[bytes]) -> None:
+        """Put a long line into `out`. Of what repeats for gigabytes, as in a bomb, each line is
+        looked at once.
+        """
+        if self._again(raw, out):
+            return
+        plain, hits = not self._inside_anything(), self.redactions.copy()
+        line = self._slow_line(raw, out)
+        self._long = None
+        if (
+            plain
+            and line.is_text
+            and line.record is None
+            and not self._sieve.active
+            and not self._inside_anything()
+        ):
+            shown = b"" if self._style.jsonl else out[-1]
+            self._long = (raw, line, shown, self.redactions - hits)
+
+    def _inside_anything(self) -> bool:
+        """Return whether a line may mean something else than the same line somewhere else."""
+        return self._reader.inside_event or bool(self._redactor and self._redactor.inside_block)
+
+    def _again(self, raw: bytes, out: list[bytes]) -> bool:
+        """Return whether a long line is the last long one once more; then it is put into `out`."""
+        if self._long is None or self._sieve.active or self._long[0] != raw:
+            return False
+        if self._inside_anything():
+            return False
+        _, line, shown, hits = self._long
+        self.counts.lines += 1
+        self.counts.unparsed_lines += 1
+        if self._style.jsonl:
+            out += map(self._json, self._grouping.add(line))
+        else:
+            self.redactions.update(hits)
+            out.append(shown)
+        return True
+
+    def _json(self, item: LogRecord | Row) -> bytes:
+        if isinstance(item, Row):
+            self.counts.records_written += 1
+            self.redactions.update(item.hits)
+            return item.text
+        self.counts.records_written += item.format != "text"
+        if self._redactor:
+            item = redacted_record(item, self._redactor)
+        return render(item, self._style).encode() + b"\n"
 
     # --- the fast ways ----------------------------------------------------------------------------
 
     def _seen_before(self, raw: bytes, shape: bytes) -> bytes | None:
         """Return the friendly text of a line like one that came before, or None where it has to be
-        looked at.
-
-        Of a line that is not wanted nothing is left.
+        looked at. Of a line that is not wanted nothing is left.
         """
         inside_block = self._redactor is not None and self._redactor.inside_block
-        kind = None if inside_block else self._templates.shapes.get(shape)
-        if kind:
-            shown = None if self._sieve.limits_time else kind.format(raw, self._style.clock)
-            if shown is None:
+        for kind in self._templates.of_shape(shape):
+            if (inside_block and not kind.is_step) or self._sieve.limits_time:
                 return None
-            self._reader.begin(kind.record.service, kind.record.level)
-            kept = True
-            if self._sieve.active:
-                kept = self._sieve.wanted.wants(kind.record)
-                self._sieve.begin(kind.record.service, in_time=True, wants=kept)
-            self.counts.add_records(1, written=kept)
-            return shown if kept else b""
-        service, shown = self._templates.continuations.get(raw, (None, None))
-        if shown is None or self._reader.in_traceback(service) or inside_block:
+            shown = kind.format(raw, self._style.clock)
+            if shown is None:
+                continue
+            wants = self._wants(kind)
+            self._stand_at(kind, in_time=True, wants=wants)
+            self.counts.add_records(1, written=wants)
+            if not wants:
+                return b""
+            if kind.hits:
+                self.redactions.update(kind.hits)
+            if kind.message_bytes and self._redactor:
+                place = len(shown) - kind.message_bytes - 1
+                message = shown[place:-1].decode()
+                redacted = self._redactor.message(message)
+                if redacted is not message:
+                    shown = shown[:place] + redacted.encode() + b"\n"
+            return shown
+        service, known = self._templates.continuations.get(raw, (None, None))
+        if known is None or self._reader.in_traceback(service) or inside_block:
             return None
         self.counts.lines += 1
-        return shown
+        return known
 
-    def _convert(self, text: bytes, kind: int = 0) -> bytes:
-        """Return the friendly text of whole lines: rows of step kinds from number `kind` on in
-        bulk, what is between line by line.
-        """
-        rows, begins, in_time, kind = self._rows(text, kind)
-        if rows is None or begins is None:
-            return self._lines(text)
-        wants = self._sieve.wanted.wants(rows.template.record)
-        kept = in_time and wants
-        for number, piece in enumerate(rows.between):
-            if number and (piece or number == rows.count):
-                self._stand_after(rows, number - 1, in_time, wants)
-            if piece:
-                rows.between[number] = self._convert(piece, kind)
-        self._templates.took(rows)
-        self.counts.add_records(rows.count, written=kept)
-        if not kept:
-            return b"".join(rows.between)
-        self.redactions.update(
-            {rule: hits * rows.count for rule, hits in rows.template.hits.items()}
-        )
-        return rows.join(begins)
+    def _wants(self, kind: Template) -> bool:
+        return not self._sieve.active or self._sieve.wanted.wants(kind.record)
 
-    def _rows(
-        self, text: bytes, kind: int
-    ) -> tuple[Rows | None, dict[bytes, datetime] | None, bool, int]:
-        """Return the rows of the first template from number `kind` on that has any in a text.
+    def _stand_at(self, kind: Template, *, in_time: bool, wants: bool) -> None:
+        """Leave behind what the slow way would have left after a line of a kind."""
+        self._reader.begin(kind.record.service, kind.record.level)
+        if self._sieve.active:
+            self._sieve.begin(kind.record.service, in_time=in_time, wants=wants)
 
-        With them: when their minutes begin, whether those are wanted, and the number of the next
-        template. No rows where a minute occurs twice or never, or a time limit is among them, so
-        that each line has to be looked at.
-        """
-        rows = None
-        while rows is None and kind < len(self._templates.steps):
-            rows = self._templates.steps[kind].find(text)
-            kind += 1
-        begins = rows.begins(self._style.clock) if rows else None
-        wanted = self._sieve.wanted
-        fates = {
-            wanted.in_time(begin, begin + _REST_OF_MINUTE) for begin in (begins or {}).values()
-        }
-        if rows is None or begins is None or len(fates) != 1 or None in fates:
-            return None, None, False, kind
-        return rows, begins, True in fates, kind
+    def _bulk_of(self, block: bytes) -> Bulk:
+        # It needs numpy, which takes longer to start than a small log to format.
+        from dsmops.logs.bulk import find_rows
 
-    def _json_block(self, text: bytes, kind: int = 0) -> bytes:
-        """Return the JSON Lines of whole lines: rows in bulk, what is between line by line.
+        limits = self._sieve.limits_time
 
-        An event is complete when the next one begins. So the text of a row is written when a row
-        follows at once; a row before other lines waits, as a record, for what may belong to it.
-        """
-        rows, begins, in_time, kind = self._rows(text, kind)
-        if rows is None or begins is None:
-            return self._json_lines(text)
-        wants = self._sieve.wanted.wants(rows.template.record)
-        kept, service = in_time and wants, rows.template.record.service
-        texts = rows.texts(begins) if kept else []
-        out: list[bytes] = []
-        written = 0
-        for number, piece in enumerate(rows.between):
-            if number and kept:
-                out += map(self._json, self._grouping.complete(service))
-                if piece or number == rows.count:
-                    self._grouping.begin(rows.record(number - 1, begins))
-                else:
-                    out.append(texts[number - 1])
-                    written += 1
-            if number and (piece or number == rows.count):
-                self._stand_after(rows, number - 1, in_time, wants)
-            if piece:
-                out.append(self._json_block(piece, kind))
-        self._templates.took(rows)
-        self.counts.add_records(rows.count, written=False)
-        self.counts.records_written += written
-        self.redactions.update({rule: hits * written for rule, hits in rows.template.hits.items()})
-        return b"".join(out)
+        def fate(kind: Template, begin: datetime) -> bool | None:
+            if not self._sieve.active:
+                return True
+            in_time = not limits or self._sieve.wanted.in_time(begin, begin + _REST_OF_MINUTE)
+            return in_time and self._wants(kind) if in_time is not None else None
 
-    def _stand_after(self, rows: Rows, number: int, in_time: bool, wants: bool) -> None:
-        """Leave behind what the slow way would have left after a row."""
-        record = rows.template.record
-        self._reader.begin(record.service, record.level)
-        self._sieve.begin(record.service, in_time=in_time, wants=wants)
-        if not rows.template.tail:
-            self._style.clock.instant(
-                rows.minutes[number].decode(), rows.seconds[number].decode(), ""
+        every, plain = not self._style.jsonl, not self._style.jsonl and not self._sieve.active
+        for _ in range(_MOST_ROUNDS):
+            # In JSON an event waits for the next of its service: there it is rows of one service.
+            service = next((kind.record.service for kind in self._templates), None)
+            bulk = find_rows(
+                block,
+                self._templates,
+                self._style.clock,
+                fate,
+                services=None if every else (service,),
+                continuations=plain,
             )
+            others = bulk.others
+            if len(others) * _MOST_OTHERS < len(bulk.labels) or not self._learn_from(
+                bulk.lines(block, others[:_MOST_LESSONS_AT_ONCE])
+            ):
+                break
+        return bulk
+
+    def _learn_from(self, lines: list[bytes]) -> bool:
+        """Return whether there was anything to learn from lines of no known kind: when a number
+        grows by a digit, all lines of a block may be of a new kind.
+        """
+        known = self._templates.count
+        for raw in lines:
+            if any(kind.fits(raw) for kind in self._templates.of_shape(shape_of(raw))):
+                continue
+            found = self._render_aside(raw)
+            if (
+                found
+                and found.record.format in DIALECTS
+                and found.record.level is not None
+                and self._reader.knows(found.record.service)
+            ):
+                is_step = STEP.fullmatch(found.record.message) is not None
+                self._templates.learn(raw, found.record.format, is_step=is_step)
+        return self._templates.count > known
 
     def _render_aside(self, raw: bytes) -> Rendered | None:
         """Go the slow way and leave nothing behind, for experiments."""
+        return self._render_with(raw, self._redactor.fresh() if self._redactor else None)
+
+    def _render_unredacted(self, raw: bytes) -> Rendered | None:
+        return self._render_with(raw, None)
+
+    def _render_with(self, raw: bytes, redactor: Redactor | None) -> Rendered | None:
         line = Reader(self._aside.clock).line(raw)
         if line.record is None or line.record.time is None or line.record.continuation:
             return None
-        redactor = self._redactor.fresh() if self._redactor else None
         if self._aside.jsonl:
             record = redacted_record(line.record, redactor) if redactor else line.record
             text = render(record, self._aside)
         else:
             text = _shown(line, self._aside, redactor).decode().removesuffix("\n")
         return Rendered(line.record, text, redactor.counts if redactor else {})
+
+
+class _BulkRun:
+    """One block formatted in bulk: the text of known rows is copied, and what is between them, or
+    stands where rows are not what they seem, goes line by line.
+    """
+
+    def __init__(self, formatter: Formatter, block: bytes, bulk: Bulk, out: list[bytes]) -> None:
+        self._formatter, self._block, self._bulk, self._out = formatter, block, bulk, out
+        self._templates = [kind if isinstance(kind, Template) else None for kind in bulk.kinds]
+        self._services = {kind.record.service for kind in self._templates if kind}
+        self._jsonl = formatter._style.jsonl
+        self._local = any(kind and not kind.tail for kind in self._templates)
+        self._taken_back: Counter[int] = Counter()
+        """Rows by their kind that were looked at line by line all the same, or wait."""
+        self._kept_back: Counter[int] = Counter()
+
+    def run(self) -> None:
+        """Put the text of the block into `out`."""
+        at = 0
+        for line in (*self._bulk.others, len(self._bulk.labels)):
+            if line > at:
+                self._rows(at, line)
+            if line < len(self._bulk.labels):
+                self._formatter._line(self._raw(line), self._out)
+            at = line + 1
+        counts, kept = self._bulk.counts(), self._bulk.kept_counts()
+        formatter = self._formatter
+        for label, kind in enumerate(self._templates):
+            lines = counts[label] - self._taken_back[label]
+            formatter.counts.lines += lines
+            if kind:
+                written = kept[label] - self._kept_back[label]
+                formatter.counts.records += lines
+                formatter.counts.records_written += written
+                if kind.hits and written:
+                    hits = {rule: count * written for rule, count in kind.hits.items()}
+                    formatter.redactions.update(hits)
+
+    def _raw(self, line: int) -> bytes:
+        return self._block[self._bulk.starts[line] : self._bulk.ends[line]]
+
+    def _rows(self, begin: int, end: int) -> None:
+        """Put lines of known kinds, and look at those that a block or a traceback may reach."""
+        while begin < end:
+            if self._jsonl and self._bulk.last_kept(begin, end) >= begin:
+                for service in self._services:
+                    done = self._formatter._grouping.complete(service)
+                    self._out += map(self._formatter._json, done)
+            stop = self._first_to_look_at(begin, end)
+            self._put(begin, stop)
+            if stop < end:
+                label = int(self._bulk.labels[stop])
+                self._taken_back[label] += 1
+                self._kept_back[label] += bool(self._bulk.kept[stop])
+                self._formatter._line(self._raw(stop), self._out)
+            begin = stop + 1
+
+    def _first_to_look_at(self, begin: int, end: int) -> int:
+        formatter = self._formatter
+        for service in formatter._templates.services:
+            if formatter._reader.in_traceback(service):
+                return begin
+        if formatter._redactor is not None and formatter._redactor.inside_block:
+            steps = [kind is not None and kind.is_step for kind in self._templates]
+            for place, label in enumerate(self._bulk.labels[begin:end].tolist()):
+                if not steps[label]:
+                    return begin + place
+        return end
+
+    def _put(self, begin: int, end: int) -> None:
+        if begin >= end:
+            return
+        bulk, last = self._bulk, end
+        if self._jsonl:
+            # The last event waits for lines that may belong to it.
+            last = bulk.last_kept(begin, end)
+            if last < begin:
+                last = begin
+            else:
+                self._hold(last)
+        self._out.append(bulk.text[bulk.offsets[begin] : bulk.offsets[last]])
+        self._stand_after(begin, end)
+
+    def _hold(self, line: int) -> None:
+        bulk, label = self._bulk, int(self._bulk.labels[line])
+        kind = self._templates[label]
+        if kind is None:
+            return
+        self._kept_back[label] += 1
+        text = bulk.text[bulk.offsets[line] : bulk.offsets[line + 1]]
+        clock = self._formatter._aside.clock
+        self._formatter._grouping.hold(
+            kind.record.service, Row(text, kind.hits, self._raw(line), clock)
+        )
+
+    def _stand_after(self, begin: int, end: int) -> None:
+        """Leave behind what the slow way would have left after the rows before `end`."""
+        formatter = self._formatter
+        left, local = set(self._services), self._local
+        for line in range(end - 1, begin - 1, -1):
+            kind = self._templates[self._bulk.labels[line]]
+            if kind is None:
+                continue
+            raw = b""
+            if kind.record.service in left:
+                left.discard(kind.record.service)
+                in_time = True
+                if formatter._sieve.limits_time:
+                    raw = self._raw(line)
+                    sides = kind.sides(raw[kind.minute], formatter._style.clock)
+                    last = sides.begin + _REST_OF_MINUTE if sides else None
+                    in_time = bool(
+                        sides and last and formatter._sieve.wanted.in_time(sides.begin, last)
+                    )
+                formatter._stand_at(kind, in_time=in_time, wants=formatter._wants(kind))
+            if local and not kind.tail:
+                raw = raw or self._raw(line)
+                formatter._style.clock.instant(
+                    raw[kind.minute].decode(), raw[kind.seconds].decode(), ""
+                )
+                local = False
+            if not left and not local:
+                return
 
 
 def _split(block: bytes) -> list[bytes]:

@@ -15,7 +15,7 @@ from dsmops.files import translate
 from dsmops.logs.blocks import cut_blocks, read_chunks
 from dsmops.logs.filters import Filter
 from dsmops.logs.follow import can_follow, follow
-from dsmops.logs.formatter import Formatter
+from dsmops.logs.formatter import BULK_FROM_BYTES, Formatter
 from dsmops.logs.merge import Merger
 from dsmops.logs.redaction import Redactor
 from dsmops.logs.render import Style
@@ -86,6 +86,7 @@ def format_log(
         redactor=Redactor(key) if key is not None else None,
         wanted=wanted,
         wrapper=wrapper,
+        bulk_from_bytes=0 if len(sections) > 1 else BULK_FROM_BYTES,
     )
     with (
         _open_chunks(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 
-from dsmops.logs.redaction import has_hints
-from dsmops.logs.templates import (
-    FriendlyStamps,
-    Render,
-    Rows,
-    ShapeTemplate,
-    StepTemplate,
-    find_recipe,
-)
+from dsmops.logs.records import LogRecord
+from dsmops.logs.redaction import has_hints, shape_of
+from dsmops.logs.templates import FriendlyStamps, Render, Template, find_recipe
 
-_MOST_STEP_TEMPLATES = 8
 _MOST_SHAPES = 4096
+_MOST_OF_A_SHAPE = 8
+"""Lines of one shape whose digits do not vary freely: step lines of so many source lines."""
 _MOST_CONTINUATIONS = 1024
 _LINE_BYTES = 1000
 """Longer lines are not remembered: caches stay small on any log."""
@@ -29,72 +25,93 @@ A log of ever new shapes is not worth more of them.
 class Templates:
     """What was learnt of one log."""
 
-    def __init__(self, render: Render, stamps: FriendlyStamps) -> None:
-        """`render` is the slow way, and `stamps` are of the clock that it uses."""
-        self.steps: list[StepTemplate] = []
-        """In the order of how often they came."""
-        self.shapes: dict[bytes, ShapeTemplate | None] = {}
-        """By shape; None where an experiment failed."""
+    def __init__(
+        self, render: Render, stamps: FriendlyStamps, unredacted: Render | None = None
+    ) -> None:
+        """`render` is the slow way, and `stamps` are of the clock that it uses.
+
+        With `unredacted`, the slow way without redaction, lines that rules may look at are learnt
+        too.
+        """
+        self.count = 0
+        """How many kinds are known."""
         self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
         """Raw lines that come again and do nothing but continue an event, with their service and
         what is written for them.
         """
+        self.services: set[str | None] = set()
+        """Services of which lines are in `continuations`."""
+        self._by_shape: dict[bytes, list[Template]] = {}
+        """Empty where an experiment failed."""
+        self._by_length: dict[int, list[Template]] = {}
         self._render, self._stamps, self._clock = render, stamps, stamps.clock
+        self._unredacted = unredacted
         self._seen: set[bytes] = set()
-        self._rows: Counter[StepTemplate] = Counter()
         self._lessons = 0
 
-    def took(self, rows: Rows) -> None:
-        """Take note that rows went the fast way."""
-        self._rows[rows.template] += rows.count
+    def of_shape(self, shape: bytes) -> list[Template]:
+        """Return what is known of lines of a shape."""
+        return self._by_shape.get(shape, [])
+
+    def of_length(self, length: int) -> list[Template]:
+        """Return what is known of lines of so many bytes; what came most stands first."""
+        return self._by_length.get(length, [])
+
+    def __iter__(self) -> Iterator[Template]:
+        """Yield the kinds that need no redaction."""
+        return (kind for kinds in self._by_length.values() for kind in kinds)
 
     def sort(self) -> None:
         """Put the kinds first that came most since the last time."""
-        self.steps.sort(key=lambda kind: -self._rows[kind])
-        self._rows.clear()
+        for kinds in self._by_length.values():
+            if len(kinds) > 1:
+                kinds.sort(key=lambda kind: -kind.rows)
+                for kind in kinds:
+                    kind.rows = 0
 
-    def learn_step(self, raw: bytes, dialect: str) -> bool:
-        """Make a kind of a step line that went the slow way, and return whether that worked."""
-        row = raw + b"\n"
-        if (
-            len(self.steps) == _MOST_STEP_TEMPLATES
-            or any(kind.find(row) for kind in self.steps)
-            or not self._may_learn()
-        ):
-            return False
-        recipe, alone = (
-            find_recipe(raw, dialect, self._render, self._stamps, only_message=True),
-            self._render(raw),
-        )
-        if recipe is None or alone is None:
-            return False
-        kind = StepTemplate(raw, dialect, recipe)
-        rows = kind.find(row)
-        begins = rows.begins(self._clock) if rows else None
-        # The proof of the recipe: the line it was learnt from.
-        if rows is None or begins is None or rows.join(begins) != f"{alone.text}\n".encode():
-            return False
-        self.steps.append(kind)
-        return True
+    def learn(self, raw: bytes, dialect: str, *, is_step: bool) -> None:
+        """Make a kind of a line that went the slow way.
 
-    def learn_shape(self, raw: bytes, shape: bytes, dialect: str) -> None:
-        """Make a kind of a line that went the slow way, when its shape came before and no redaction
-        rule looks at its digits.
+        A step line at once; any other when its shape came before, and no redaction rule looks at
+        its digits.
         """
-        if shape in self.shapes or dialect in ("json", "friendly") or len(raw) > _LINE_BYTES:
+        if len(raw) > _LINE_BYTES or (not is_step and dialect in ("json", "friendly")):
             return
-        if shape not in self._seen:
+        shape = shape_of(raw)
+        known = self._by_shape.get(shape)
+        if known is not None and (
+            not known or len(known) >= _MOST_OF_A_SHAPE or any(kind.fits(raw) for kind in known)
+        ):
+            return
+        if not is_step and shape not in self._seen:
             if len(self._seen) >= _MOST_SHAPES:
                 self._seen.clear()
             self._seen.add(shape)
-        elif len(self.shapes) < _MOST_SHAPES and self._may_learn():
-            recipe, alone = (
-                find_recipe(raw, dialect, self._render, self._stamps, only_message=False),
-                self._render(raw),
-            )
-            kind = ShapeTemplate(recipe) if recipe and alone and not has_hints(alone.text) else None
-            proved = kind and alone and kind.format(raw, self._clock) == f"{alone.text}\n".encode()
-            self.shapes[shape] = kind if proved else None
+        elif len(self._by_shape) < _MOST_SHAPES and self._may_learn():
+            kind = self._learnt(raw, dialect, is_step=is_step)
+            kinds = self._by_shape.setdefault(shape, [])
+            if kind:
+                kinds.append(kind)
+                self.count += 1
+                if not kind.message_bytes:
+                    self._by_length.setdefault(len(raw), []).append(kind)
+
+    def _learnt(self, raw: bytes, dialect: str, *, is_step: bool) -> Template | None:
+        render, message_bytes = self._render, 0
+        alone = render(raw)
+        if alone and not is_step and not _is_harmless(alone.record):
+            if self._unredacted is None or not _is_harmless(replace(alone.record, message="")):
+                return None
+            # Such a line is copied, and its message redacted each time.
+            render = self._unredacted
+            alone = render(raw)
+            message_bytes = len(alone.record.message.encode()) if alone else 0
+        recipe = find_recipe(raw, dialect, render, self._stamps, only_message=is_step)
+        if recipe is None or alone is None:
+            return None
+        kind = Template(raw, dialect, recipe, is_step=is_step, message_bytes=message_bytes)
+        # The proof of the recipe: the line it was learnt from.
+        return kind if kind.format(raw, self._clock) == f"{alone.text}\n".encode() else None
 
     def learn_continuation(
         self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes
@@ -111,7 +128,13 @@ class Templates:
             return
         if not has_hints(shown.decode().removesuffix("\n")):
             self.continuations[raw] = (service, shown)
+            self.services.add(service)
 
     def _may_learn(self) -> bool:
         self._lessons += 1
         return self._lessons <= _MOST_LESSONS
+
+
+def _is_harmless(record: LogRecord) -> bool:
+    """Return whether no rule may find anything in lines like this one, whatever their digits."""
+    return not any(has_hints(part) for part in (record.file, record.spans, record.message) if part)

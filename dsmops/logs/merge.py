@@ -13,7 +13,7 @@ from pathlib import Path
 from dsmops.logs.blocks import cut_blocks
 from dsmops.logs.filters import Filter, Sieve
 from dsmops.logs.formatter import Counts, redacted_record
-from dsmops.logs.reader import Grouping, Reader
+from dsmops.logs.reader import Grouping, Reader, records_of
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redactor
 from dsmops.logs.render import Style, render
@@ -89,7 +89,7 @@ class Merger:
                 self.counts.unparsed_lines += line.is_text
                 self.counts.records += line.record is not None and not line.is_text
                 if sieve.keeps(line):
-                    yield from dated(grouping.add(line))
+                    yield from dated(records_of(grouping.add(line)))
 
         for block in cut_blocks(chunks):
             self.read_bytes += len(block)
@@ -97,7 +97,7 @@ class Merger:
                 yield from lines(unwrapper.feed(block))
         if rest := unwrapper.flush():
             yield from lines(rest)
-        yield from dated(grouping.finish())
+        yield from dated(records_of(grouping.finish()))
 
     def _shown(self, record: LogRecord) -> bytes:
         self.counts.records_written += record.format != "text"

@@ -15,6 +15,9 @@ its 18 codes a line.
 _BLANKS = " \t\r"
 # C0 but for tab, DEL, C1, line and paragraph separators, the marks that turn text round (a line can
 # lie with them), and halves of surrogate pairs, which JSON can spell and UTF-8 cannot.
+HOLE_BYTES = 256
+"""So many NUL in a row are a hole in a file, and are counted instead of spelled."""
+_HOLE = re.compile(rf"\0{{{HOLE_BYTES},}}")
 _CONTROL = re.compile(
     r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -31,7 +34,9 @@ def clean(text: str) -> str:
     `\x07`. Idempotent.
     """
     # A power cut leaves megabytes of NUL in a log; the pattern would take a second for each.
-    text = without_colours(text).rstrip(_BLANKS).replace("\0", "\\x00")
+    text = without_colours(text).rstrip(_BLANKS)
+    if "\0" in text:
+        text = _HOLE.sub(_hole, text).replace("\0", "\\x00")
     return text if text.isascii() and text.isprintable() else _CONTROL.sub(_spelled, text)
 
 
@@ -62,6 +67,10 @@ def _without_nested(text: str) -> str:
                 continue
         kept.append(char)
     return "".join(kept)
+
+
+def _hole(match: re.Match[str]) -> str:
+    return f"\\x00 ({len(match[0])} times)"
 
 
 def _spelled(match: re.Match[str]) -> str:

@@ -8,7 +8,7 @@ dialect: Python prints, download bars. Nothing here raises on any input, and no 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -175,6 +175,15 @@ class Reader:
         """
         return any(self._events.keys() - {None})
 
+    @property
+    def inside_event(self) -> bool:
+        """Whether the next line of some service may belong to an event whatever it looks like."""
+        return any(event.in_traceback or event.panicked for event in self._events.values())
+
+    def knows(self, service: str | None) -> bool:
+        """Return whether a service had a line before. Without a service every line does."""
+        return service is None or service in self._events
+
     def begin(self, service: str | None, level: str | None) -> None:
         """Take note that an event began, for a caller that read its line without the reader."""
         event = self._events.get(service) or self._events.setdefault(service, _Event())
@@ -208,44 +217,72 @@ def parse(lines: Iterable[bytes], clock: Clock | None = None) -> Iterator[LogRec
     grouping = Grouping()
     reader = Reader(clock or Clock())
     for raw in lines:
-        yield from grouping.add(reader.line(raw))
-    yield from grouping.finish()
+        yield from records_of(grouping.add(reader.line(raw)))
+    yield from records_of(grouping.finish())
+
+
+def records_of(items: Iterable[LogRecord | Row]) -> Iterator[LogRecord]:
+    """Return rows among records as records."""
+    return (item.record() if isinstance(item, Row) else item for item in items)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line that begins an event and was formatted in bulk, until the event is complete."""
+
+    text: bytes
+    """What is written for it, if nothing else belongs to its event."""
+    hits: Mapping[str, int]
+    raw: bytes
+    clock: Clock
+
+    def record(self) -> LogRecord:
+        """Return the record that the line begins."""
+        line = Reader(self.clock).line(self.raw)
+        return line.record or LogRecord("text", line.text)
 
 
 class Grouping:
-    """Gathers lines into whole records."""
+    """Gathers lines into whole records. A row that stays alone comes out as it was held."""
 
     def __init__(self) -> None:
-        self._open: dict[str | None, tuple[LogRecord, list[str]] | None] = {}
+        self._open: dict[str | None, tuple[LogRecord, list[str]] | Row | None] = {}
 
-    def add(self, line: Line) -> Iterator[LogRecord]:
+    def add(self, line: Line) -> Iterator[LogRecord | Row]:
         """Take a line, and yield the record that it completes."""
         pending = self._open.get(line.service)
         if line.continues and pending:
+            if isinstance(pending, Row):
+                record = pending.record()
+                pending = self._open[line.service] = (record, list(record.continuation))
             pending[1].append(line.text)
             return
         if pending:
-            yield _whole(*pending)
+            yield _whole(pending)
         record = line.record or LogRecord("text", line.text, service=line.service)
         self._open[line.service] = (record, list(record.continuation))
 
-    def complete(self, service: str | None) -> Iterator[LogRecord]:
+    def complete(self, service: str | None) -> Iterator[LogRecord | Row]:
         """Yield the open record of a service: its next event begins."""
         pending = self._open.get(service)
         self._open[service] = None  # It keeps its place for `finish`.
         if pending:
-            yield _whole(*pending)
+            yield _whole(pending)
 
-    def begin(self, record: LogRecord) -> None:
-        """Open a record, for the lines that may belong to it."""
-        self._open[record.service] = (record, list(record.continuation))
+    def hold(self, service: str | None, row: Row) -> None:
+        """Open the record of a row, for the lines that may belong to it."""
+        self._open[service] = row
 
-    def finish(self) -> Iterator[LogRecord]:
+    def finish(self) -> Iterator[LogRecord | Row]:
         """Yield what is still open; the log ends here."""
-        for pending in filter(None, self._open.values()):
-            yield _whole(*pending)
+        for pending in self._open.values():
+            if pending:
+                yield _whole(pending)
         self._open.clear()
 
 
-def _whole(record: LogRecord, continuation: list[str]) -> LogRecord:
+def _whole(pending: tuple[LogRecord, list[str]] | Row) -> LogRecord | Row:
+    if isinstance(pending, Row):
+        return pending
+    record, continuation = pending
     return replace(record, continuation=tuple(continuation)) if continuation else record

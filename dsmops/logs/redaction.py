@@ -27,6 +27,7 @@ from dsmops.logs.disguise import DISGUISED, View, has_more_views, unveil, views
 from dsmops.logs.plain_text import without_colours
 from dsmops.logs.rules import (
     OPEN_HINT,
+    OPEN_NEEDLES,
     PEM_LINES,
     PEM_OPEN,
     RULES,
@@ -47,7 +48,12 @@ MIN_VALUE_CHARS = 8
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _HINTS = {rule: re.compile(rule.hint.encode()) for rule in RULES}
 _OPEN_HINT = re.compile(OPEN_HINT.encode())
-_ANY_HINT = re.compile("|".join((*(rule.hint for rule in RULES), OPEN_HINT)).encode())
+_NEEDLES = [
+    (rule, tuple(needle.encode() for needle in rule.needles), _HINTS[rule]) for rule in RULES
+]
+_OPEN_NEEDLES = [needle.encode() for needle in OPEN_NEEDLES]
+_MAY_DISGUISE = tuple("\\%#^&[")
+"""What a disguise of printable ASCII characters has in it."""
 SECRET_RULES = frozenset({"aws", "cookie", "authorization", "key", "jwt", "token", "pem"})
 """Rules whose findings give access to something. The others find people and what they said."""
 MOST_PASSES = 8
@@ -63,7 +69,7 @@ def shape_of(text: bytes) -> bytes:
 def has_hints(text: str) -> bool:
     """Return whether any rule may find something in lines like this one, whatever their digits."""
     shape = _shape(text)
-    return _ANY_HINT.search(shape) is not None or _is_disguised(shape)
+    return next(_rules_of(shape), None) is not None or _may_open(shape) or _is_disguised(shape)
 
 
 def _shape(text: str) -> bytes:
@@ -71,7 +77,37 @@ def _shape(text: str) -> bytes:
 
 
 def _is_disguised(shape: bytes) -> bool:
-    return DISGUISED.search(shape.decode("utf-8", "surrogateescape")) is not None
+    text = shape.decode("utf-8", "surrogateescape")
+    if text.isascii() and text.isprintable():
+        # Most lines hold none of these signs, and to look for one is fast.
+        for sign in _MAY_DISGUISE:
+            if sign in text:
+                return DISGUISED.search(text) is not None
+        return False
+    return DISGUISED.search(text) is not None
+
+
+def _rules_of(shape: bytes) -> Iterator[Rule]:
+    """Yield the rules that may find something in lines of a shape."""
+    lower = shape.lower()
+    for rule, needles, hint in _NEEDLES:
+        if needles:
+            for needle in needles:
+                if needle in lower:
+                    break
+            else:
+                continue
+        if hint.search(shape):
+            yield rule
+
+
+def _may_open(shape: bytes) -> bool:
+    """Return whether a list or a value of several lines may begin on lines of a shape."""
+    lower = shape.lower()
+    for needle in _OPEN_NEEDLES:
+        if needle in lower:
+            return _OPEN_HINT.search(shape) is not None
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +207,13 @@ class Redactor:
         """Return what lines of a shape may hold; for most shapes nothing."""
         looks = self._looks_by_shape.get(shape)
         if looks is None:
-            hinted = _ANY_HINT.search(shape)
             looks = _Looks(
                 tuple(
                     rule
-                    for rule, hint in _HINTS.items()
-                    if hinted
-                    and (self._only is None or rule.name in self._only)
-                    and hint.search(shape)
+                    for rule in _rules_of(shape)
+                    if self._only is None or rule.name in self._only
                 ),
-                bool(hinted and _OPEN_HINT.search(shape)) or b"----" in shape,
+                b"----" in shape or _may_open(shape),
                 _is_disguised(shape),
             )
             _remember(self._looks_by_shape, shape, looks)

@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 from dsmops.errors import InputError
 from dsmops.files import os_errors
-from dsmops.logs.blocks import BLOCK_BYTES, cut_blocks
+from dsmops.logs.blocks import chunk_sizes, cut_blocks
 from dsmops.logs.clock import Clock
 from dsmops.logs.compression import MAGIC_BYTES
 from dsmops.logs.formatter import Formatter, Outcome
@@ -40,6 +40,7 @@ SECTION_BYTES = 16 << 20
 """A smaller section is not worth a process, which costs some 20 ms."""
 
 _MOST_SECTIONS = 8
+_LOOK_BYTES = 256 << 10
 _RECORD = re.compile(rb"(?<=\n)(?:\x1b\[2m)?20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z.*\n")
 
 
@@ -71,7 +72,9 @@ class Section:
                 )
             file.seek(self.begin)
             left = sys.maxsize if self.end is None else self.end - self.begin
-            while chunk := self._read(file, min(BLOCK_BYTES, left)):
+            for size in chunk_sizes():
+                if not (chunk := self._read(file, min(size, left))):
+                    break
                 left -= len(chunk)
                 progress.advance(len(chunk))
                 yield chunk
@@ -120,7 +123,7 @@ def plan_sections(source: str) -> list[Section]:
 
 def _place_to_cut(fd: int, near: int) -> int | None:
     """Return where the first record soon after `near` begins."""
-    for found in _RECORD.finditer(os.pread(fd, BLOCK_BYTES, near)):
+    for found in _RECORD.finditer(os.pread(fd, _LOOK_BYTES, near)):
         if Reader(Clock()).line(found[0].removesuffix(b"\n")).record:
             return near + found.start()
     return None

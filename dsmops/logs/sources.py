@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from dsmops.errors import InputError, SourceError
 from dsmops.files import os_errors
-from dsmops.logs.blocks import BLOCK_BYTES
+from dsmops.logs.blocks import chunk_sizes, gathered
 from dsmops.logs.compression import MAGIC_BYTES, OnHeader, compression_of, inflate
 from dsmops.progress import SILENT, Progress
 from dsmops.units import size as size_text
@@ -22,6 +23,7 @@ from dsmops.units import size as size_text
 STDIN = "-"
 
 _COMPRESSED_CHUNK_BYTES = 64 << 10
+_HEAD_BYTES = 256 << 10
 _FIFO_WAIT_S = 5.0
 _FIFO_POLL_S = 0.05
 
@@ -62,7 +64,7 @@ def local_path(source: str) -> Path:
 def head_of(source: str) -> bytes:
     """Return the first whole lines of a plain file, at most 256 KiB."""
     with local_path(source).open("rb", buffering=0) as file:
-        head = file.read(BLOCK_BYTES)
+        head = file.read(_HEAD_BYTES)
     return head[: head.rfind(b"\n") + 1]
 
 
@@ -92,8 +94,8 @@ def decompressed(
     while len(head) < MAGIC_BYTES and (more := _read(stream, MAGIC_BYTES - len(head), name)):
         head += more
     kind = compression_of(head)
-    size = _COMPRESSED_CHUNK_BYTES if kind else BLOCK_BYTES
-    chunks = _chunks(stream, head, size, name, progress)
+    sizes = repeat(_COMPRESSED_CHUNK_BYTES) if kind else chunk_sizes()
+    chunks = _chunks(stream, head, sizes, name, progress)
     if kind is None:
         yield from chunks
         return
@@ -104,7 +106,7 @@ def decompressed(
             "is this a log? Ctrl-C ends the run"
         )
 
-    yield from inflate(chunks, kind, name, on_header=on_header, on_ratio=on_ratio)
+    yield from gathered(inflate(chunks, kind, name, on_header=on_header, on_ratio=on_ratio))
 
 
 def is_compressed(head: bytes) -> bool:
@@ -192,10 +194,10 @@ def _read(stream: BinaryIO, size: int, name: str) -> bytes:
 
 
 def _chunks(
-    stream: BinaryIO, head: bytes, size: int, name: str, progress: Progress
+    stream: BinaryIO, head: bytes, sizes: Iterator[int], name: str, progress: Progress
 ) -> Iterator[bytes]:
     chunk = head
     while chunk:
         progress.advance(len(chunk))
         yield chunk
-        chunk = _read(stream, size, name)
+        chunk = _read(stream, next(sizes), name)

@@ -1,23 +1,21 @@
-"""Lines that differ in their numbers only: understood once, then formatted without being looked at.
+"""Lines that differ in their numbers only: understood once, then copied.
 
 A server writes one line per model step, and few others. From the first line of a kind a recipe is
 made, by experiment: the slow way runs on the same line at another time and with marked numbers, and
 where the marks come out is where the numbers belong. So the fast ways know neither dialects nor
-styles, and cannot disagree with the slow one about them. There are two:
+styles, and cannot disagree with the slow one about them.
 
-- `StepTemplate`, for step lines by the million: one `split` of a block by a pattern gives the
-  numbers of all its rows, one `join` the text;
-- `ShapeTemplate`, for the other lines that come again: the line's bytes with all digits as 0 are
-  the key, and slices give the numbers.
+A `Template` is such a recipe for lines of one shape (all digits as 0): which digits may differ, and
+where they come out. `bulk` uses it for many lines at once.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
 from dsmops.logs.clock import FRIENDLY_STAMP, STAMP, Clock
 from dsmops.logs.records import LogRecord
@@ -62,8 +60,6 @@ class Recipe:
     stamps: FriendlyStamps
     digits: int
     """So many digits of the fraction of a second are shown."""
-    marks: tuple[str, ...]
-    """What stands for the numbers in the message of `record`."""
     numbers: tuple[Span, ...]
     """Places of the numbers in the raw line, in order.
 
@@ -147,7 +143,6 @@ def find_recipe(
         stamp=stamp,
         stamps=stamps,
         digits=digits,
-        marks=tuple(mark.decode() for mark in numbers),
         numbers=tuple(numbers.values()),
         head=head.encode(),
         first=parts[0],
@@ -173,166 +168,121 @@ def _probe(raw: bytes, stamp: re.Match[bytes], numbers: Mapping[bytes, Span]) ->
     return raw
 
 
-class StepTemplate:
-    """Step lines of one kind.
+class Sides(NamedTuple):
+    """What stands around the seconds in the lines of one minute, and when it begins, in UTC."""
 
-    `pattern` has a group for the minute, one for the seconds, and one for each number, in this
-    order.
-    """
-
-    def __init__(self, raw: bytes, dialect: str, recipe: Recipe) -> None:
-        self.record, self.hits = recipe.record, recipe.hits
-        self.tail = recipe.stamp["tail"].decode("utf-8", "replace")
-        self._recipe = recipe
-        # JSON has no number that begins with a needless 0.
-        whole = rb"(?:0|[1-9]\d{0,17})" if dialect == "json" else rb"\d{1,18}"
-        surplus = len(recipe.stamp["seconds"]) - len("58.") - recipe.digits
-        groups = [
-            (
-                recipe.stamp.span("minute"),
-                rb"(20\d\d-\d\d-\d\d" + recipe.stamp["minute"][10:11] + rb"\d\d:\d\d)",
-            ),
-            (
-                recipe.stamp.span("seconds"),
-                rb"([0-5]\d\.\d{%d})" % recipe.digits + (rb"\d{%d}" % surplus if surplus else b""),
-            ),
-            *(
-                (span, b"(" + whole + (rb"\.\d{1,18}" if b"." in raw[slice(*span)] else b"") + b")")
-                for span in recipe.numbers
-            ),
-        ]
-        pattern, done = b"^", 0
-        for (start, end), group in groups:
-            pattern += re.escape(raw[done:start]) + group
-            done = end
-        self._pattern = re.compile(pattern + re.escape(raw[done:]) + b"\n", re.MULTILINE)
-
-    def find(self, text: bytes) -> Rows | None:
-        """Return the rows of this kind in a text of whole lines, or None where there are none."""
-        pieces = self._pattern.split(text)
-        return (
-            Rows(self, self._recipe, pieces, self._pattern.groups + 1) if len(pieces) > 1 else None
-        )
+    before: bytes
+    after: bytes
+    begin: datetime
+    line: bytes
+    """A whole line with blanks where its digits belong."""
 
 
-class Rows:
-    """The rows of one kind in a text, as columns. `between[i]` is what stands before row i.
-
-    Its last item is what follows the last.
-    """
+class Template:
+    """Lines of one shape, with the digits that may differ."""
 
     def __init__(
-        self, template: StepTemplate, recipe: Recipe, pieces: list[Any], width: int
+        self,
+        raw: bytes,
+        dialect: str,
+        recipe: Recipe,
+        *,
+        is_step: bool = False,
+        message_bytes: int = 0,
     ) -> None:
-        self.template = template
-        self.count = len(pieces) // width
-        self.between: list[bytes] = pieces[::width]
-        self.minutes: list[bytes] = pieces[1::width]
-        self.seconds: list[bytes] = pieces[2::width]
-        self._numbers: list[list[bytes]] = [pieces[group::width] for group in range(3, width)]
-        self._recipe = recipe
-
-    def begins(self, clock: Clock) -> dict[bytes, datetime] | None:
-        """Return the UTC time at which each minute in the column begins.
-
-        None where one occurs twice or never.
-        """
-        found = {
-            minute: clock.minute(minute.decode(), self.template.tail)
-            for minute in set(self.minutes)
-        }
-        begins = {minute: begin for minute, begin in found.items() if isinstance(begin, datetime)}
-        return begins if len(begins) == len(found) else None
-
-    def join(self, begins: Mapping[bytes, datetime]) -> bytes:
-        """Return the text of rows and what is between them, by what `begins` returned."""
-        columns = [self.between[:-1], *self._columns(begins)]
-        out = [b""] * (self.count * len(columns))
-        for place, column in enumerate(columns):
-            out[place :: len(columns)] = column
-        return b"".join(out) + self.between[-1]
-
-    def texts(self, begins: Mapping[bytes, datetime]) -> list[bytes]:
-        """Return the text of each row."""
-        return list(map(b"".join, zip(*self._columns(begins), strict=True)))
-
-    def record(self, number: int, begins: Mapping[bytes, datetime]) -> LogRecord:
-        """Return the record of a row, as the slow way reads it."""
-        record, seconds = self._recipe.record, self.seconds[number].decode()
-        message = record.message
-        for column, mark in enumerate(self._recipe.marks):
-            message = message.replace(mark, self._numbers[column][number].decode(), 1)
-        time = begins[self.minutes[number]] + timedelta(
-            seconds=int(seconds[:2]), microseconds=int(seconds[3:9].ljust(6, "0"))
-        )
-        return replace(record, message=message, time=time)
-
-    def _columns(self, begins: Mapping[bytes, datetime]) -> list[Iterable[bytes]]:
-        """Return the columns of which the text of rows is made."""
-        recipe = self._recipe
-        around = {
-            minute: recipe.stamps.around(begin, recipe.digits) for minute, begin in begins.items()
-        }
-        before = {minute: recipe.head + sides[0].encode() for minute, sides in around.items()}
-        after = {minute: sides[1].encode() + recipe.first for minute, sides in around.items()}
-        return [
-            map(before.__getitem__, self.minutes),
-            self.seconds,
-            map(after.__getitem__, self.minutes),
-            *(
-                self._numbers[part] if isinstance(part, int) else [part] * self.count
-                for part in recipe.parts
-            ),
-        ]
-
-
-class ShapeTemplate:
-    """Lines of one shape, which is a line's bytes with all digits as 0.
-
-    Not for JSON, where it matters which digit a number begins with.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.record = recipe.record
-        self._recipe = recipe
-        self._minute, self._seconds = (
+        """`message_bytes`: the line ends with so long a message, which is yet to be redacted."""
+        self.record, self.hits, self.is_step = recipe.record, recipe.hits, is_step
+        self.message_bytes = message_bytes
+        self.length = len(raw)
+        self.rows = 0
+        """How many lines it formatted since the last look."""
+        self.minute, self.seconds = (
             slice(*recipe.stamp.span(part)) for part in ("minute", "seconds")
         )
-        self._tail = recipe.stamp["tail"].decode("utf-8", "replace")
-        self._parts = [
+        self.shown_seconds = slice(
+            self.seconds.start, self.seconds.start + len("58.") + recipe.digits
+        )
+        self.tail = recipe.stamp["tail"].decode("utf-8", "replace")
+        self.parts: list[slice | bytes] = [
             slice(*recipe.numbers[part]) if isinstance(part, int) else part for part in recipe.parts
         ]
-        self._sides: dict[bytes, tuple[bytes, bytes]] = {}
-        # No source line begins with 0, so such a number says that the line is of another kind.
-        places = {f"7{index:03d}7": start for index, (start, _) in enumerate(recipe.numbers)}
-        self._source_line = places.get(str(recipe.record.line))
+        self._recipe = recipe
+        self._sides: dict[bytes, Sides | None] = {}
+        self.low, self.spread = _bounds(raw, dialect, recipe)
+        # What the shape does not tell: which digits have to be the same, and which not 0.
+        self._fixed = [
+            (slice(*found.span()), found[0])
+            for found in re.finditer(rb"\x1b\[[0-9;]*m|\d+", raw)
+            if not found[0].startswith(b"\x1b") and not any(self.spread[slice(*found.span())])
+        ]
+        self._leading = [
+            place
+            for place, (low, spread) in enumerate(zip(self.low, self.spread, strict=True))
+            if low == ord("1") and spread
+        ]
+
+    def fits(self, raw: bytes) -> bool:
+        """Return whether a line of this shape has the digits that its kind has to have."""
+        for part, digits in self._fixed:
+            if raw[part] != digits:
+                return False
+        return all(raw[place] != ord("0") for place in self._leading)
 
     def format(self, raw: bytes, clock: Clock) -> bytes | None:
-        """Return the friendly line with its end, or None where the digits make no stamp, and the
-        slow way has to tell.
+        """Return the text of a line of this shape with its end, or None where the slow way has to
+        tell.
         """
-        minute, seconds = raw[self._minute], raw[self._seconds]
-        sides = self._sides.get(minute) or self._look_up(minute, clock)
-        if (
-            sides is None
-            or seconds >= b"60"
-            or (self._source_line and raw[self._source_line] == ord("0"))
-        ):
+        seconds = raw[self.seconds]
+        sides = self.sides(raw[self.minute], clock)
+        if sides is None or seconds >= b"60" or not self.fits(raw):
             return None
-        if not self._tail:
-            clock.instant(minute.decode(), seconds.decode(), "")
-        numbers = [raw[part] if isinstance(part, slice) else part for part in self._parts]
-        return b"".join((sides[0], seconds[: len(_PROBE_SECONDS)], sides[1], *numbers))
+        if not self.tail:
+            clock.instant(raw[self.minute].decode(), seconds.decode(), "")
+        numbers = [raw[part] if isinstance(part, slice) else part for part in self.parts]
+        return b"".join((sides.before, raw[self.shown_seconds], sides.after, *numbers))
 
-    def _look_up(self, minute: bytes, clock: Clock) -> tuple[bytes, bytes] | None:
-        begin = clock.minute(minute.decode(), self._tail)
+    def sides(self, minute: bytes, clock: Clock) -> Sides | None:
+        """Return what stands around the seconds, or None where a minute occurs twice or never."""
+        if minute not in self._sides:
+            if len(self._sides) >= _MINUTES_KEPT:
+                self._sides.clear()
+            self._sides[minute] = self._look_up(minute, clock)
+        return self._sides[minute]
+
+    def _look_up(self, minute: bytes, clock: Clock) -> Sides | None:
+        begin = clock.minute(minute.decode(), self.tail)
         if not minute.startswith(b"20") or not isinstance(begin, datetime):
             return None
-        before, after = clock.around(begin)
-        if len(self._sides) >= _MINUTES_KEPT:
-            self._sides.clear()
-        self._sides[minute] = (
-            self._recipe.head + before.encode(),
-            after.encode() + self._recipe.first,
+        before, after = self._recipe.stamps.around(begin, self._recipe.digits)
+        head, rest = self._recipe.head + before.encode(), after.encode() + self._recipe.first
+        parts = (
+            b" " * (part.stop - part.start) if isinstance(part, slice) else part
+            for part in self.parts
         )
-        return self._sides[minute]
+        seconds = b" " * (self.shown_seconds.stop - self.shown_seconds.start)
+        return Sides(head, rest, begin, b"".join((head, seconds, rest, *parts)))
+
+
+def _bounds(raw: bytes, dialect: str, recipe: Recipe) -> tuple[bytes, bytes]:
+    """Return the least value of each byte of a line, and how much more it may be."""
+    low, spread = bytearray(raw), bytearray(len(raw))
+
+    def let(places: Iterable[int], least: int, most: int) -> None:
+        for place in places:
+            if ord("0") <= raw[place] <= ord("9"):
+                low[place], spread[place] = ord("0") + least, most - least
+
+    begin, end = recipe.stamp.span("minute")
+    let(range(begin + 2, end), 0, 9)  # It begins with 20.
+    begin, end = recipe.stamp.span("seconds")
+    let(range(begin, end), 0, 9)
+    let([begin], 0, 5)
+    # JSON has no number that begins with a needless 0, and no source line begins with one.
+    places = {f"7{index:03d}7": begin for index, (begin, _) in enumerate(recipe.numbers)}
+    source_line = places.get(str(recipe.record.line))
+    for begin, end in recipe.numbers:
+        let(range(begin, end), 0, 9)
+        whole = raw[begin:end].partition(b".")[0]
+        if (dialect == "json" and len(whole) > 1) or begin == source_line:
+            let([begin], 1, 9)
+    return bytes(low), bytes(spread)

@@ -79,6 +79,8 @@ class ChildRun:
 
     code: int
     seconds: float
+    cpu_s: float
+    """Of the child and of the children that it waited for."""
     peak_rss_bytes: int
     stdout: str
 
@@ -100,7 +102,11 @@ def run_child(command: Sequence[str | Path], *, env: dict[str, str] | None = Non
         child.returncode = os.waitstatus_to_exitcode(status)
     scale = 1 if sys.platform == "darwin" else 1024
     return ChildRun(
-        child.returncode, time.perf_counter() - start_s, usage.ru_maxrss * scale, stdout
+        child.returncode,
+        time.perf_counter() - start_s,
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss * scale,
+        stdout,
     )
 
 

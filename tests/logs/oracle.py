@@ -427,6 +427,7 @@ def readable(raw: bytes) -> str:
 def clean(text: str) -> str:
     while re.search(r"\x1b\[[0-9;]*m", text):
         text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    text = re.sub("\0{256,}", lambda hole: f"\\x00 ({len(hole[0])} times)", text.rstrip(" \t\r"))
     out = []
     for char in text.rstrip(" \t\r"):
         code = ord(char)

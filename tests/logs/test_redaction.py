@@ -425,6 +425,16 @@ def test_hints_miss_nothing(text: str) -> None:
         assert by_hints == expected
 
 
+@pytest.mark.parametrize("number", range(len(RULES)))
+@given(data=st.data())
+def test_needles_miss_no_hint(number: int, data: st.DataObject) -> None:
+    """What a hint matches holds one of the needles of its rule, or the rule finds nothing there."""
+    rule = RULES[number]
+    found = data.draw(st.from_regex(rule.hint.encode())) if rule.needles else b""
+    if not any(needle.encode() in found.lower() for needle in rule.needles):
+        assert not list(_edits(rule, found.decode("latin-1"), lambda *_: ""))
+
+
 @given(data=st.binary(max_size=300), size=st.integers(1, 50))
 def test_bytes_outside_the_rules_stay(data: bytes, size: int) -> None:
     """Arbitrary bytes never raise and keep their lines, and a scan counts the same however they are
