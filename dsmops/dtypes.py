@@ -77,6 +77,47 @@ class StorageDType(StrEnum):
         return cls[name]
 
 
+class GgufDType(StrEnum):
+    """Every tensor type that a GGUF file may hold: its number there, and the values and bytes of a
+    block.
+
+    Source: `ggml.h` and `GGML_QUANT_SIZES` of the `gguf` package.
+    """
+
+    F32 = "F32", 0, 1, 4
+    F16 = "F16", 1, 1, 2
+    Q4_0 = "Q4_0", 2, 32, 18
+    Q4_1 = "Q4_1", 3, 32, 20
+    Q5_0 = "Q5_0", 6, 32, 22
+    Q5_1 = "Q5_1", 7, 32, 24
+    Q8_0 = "Q8_0", 8, 32, 34
+    Q8_1 = "Q8_1", 9, 32, 36
+    Q2_K = "Q2_K", 10, 256, 84
+    Q3_K = "Q3_K", 11, 256, 110
+    Q4_K = "Q4_K", 12, 256, 144
+    Q5_K = "Q5_K", 13, 256, 176
+    Q6_K = "Q6_K", 14, 256, 210
+    Q8_K = "Q8_K", 15, 256, 292
+    I8 = "I8", 24, 1, 1
+    I16 = "I16", 25, 1, 2
+    I32 = "I32", 26, 1, 4
+    I64 = "I64", 27, 1, 8
+    F64 = "F64", 28, 1, 8
+    BF16 = "BF16", 30, 1, 2
+
+    number: int
+    block_values: int
+    block_bytes: int
+
+    def __new__(cls, name: str, number: int, block_values: int, block_bytes: int) -> GgufDType:
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.number = number
+        member.block_values = block_values
+        member.block_bytes = block_bytes
+        return member
+
+
 class ComputeDType(StrEnum):
     """The three dtypes that a DSM language model computes in, spelled as safetensors does."""
 

@@ -6,13 +6,10 @@ target, writing it (`blocks`).
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,6 +17,7 @@ import numpy as np
 from dsmops.checkpoint import record
 from dsmops.checkpoint.blocks import BlockWriter
 from dsmops.checkpoint.casts import BLOCK_ELEMENTS, Bits, Cast, make_cast
+from dsmops.checkpoint.digests import SourceDigests
 from dsmops.checkpoint.losses import LossReport, TensorLoss
 from dsmops.checkpoint.plan import (
     CASTABLE,
@@ -31,11 +29,11 @@ from dsmops.checkpoint.plan import (
 )
 from dsmops.checkpoint.reading import ShardReader
 from dsmops.checkpoint.record import ConversionReport, FileRecord
-from dsmops.checkpoint.shards import Checkpoint, Shard, compute_sha256, open_shard
+from dsmops.checkpoint.shards import Checkpoint, open_shard
 from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from dsmops.errors import TensorRangeError
 from dsmops.files import PartialFile, replace_atomically, require_free_space
-from dsmops.progress import SILENT, Progress, SilentProgress
+from dsmops.progress import SILENT, Progress
 
 
 def convert(
@@ -63,7 +61,7 @@ def convert(
         # before the work what cannot be written.
         replace_atomically(plan.record_path, durable=fsync) as kept_record,
         ExitStack() as sources,
-        _SourceDigests(shards, wanted=digest) as digests,
+        SourceDigests(shards, wanted=digest) as digests,
     ):
         readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in shards}
         if plan.may_keep_f32:
@@ -211,7 +209,7 @@ def _fill(
         if not tensor.cast:
             _copy(tensor, writer, reader, progress)
             continue
-        cast, disk_dtype = casts[tensor.target.dtype]
+        cast, disk_dtype = casts[tensor.target.storage_dtype]
         _cast(tensor, writer, reader, cast, disk_dtype, casts.scratch, progress)
         yield TensorLoss(
             **asdict(cast.take_counts()), name=tensor.target.name, target_dtype=tensor.target.dtype
@@ -255,60 +253,6 @@ def _cast(
         progress.advance(bits.size * disk_dtype.itemsize)
         offset += bits.nbytes
         left -= bits.size
-
-
-class _SourceDigests:
-    """SHA-256 of the source files, computed by a thread of its own; a context.
-
-    A digest that was computed from the same file before is taken.
-    """
-
-    def __init__(self, shards: Iterable[Shard], *, wanted: bool) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._stop = _Stop()
-        self._digests: list[str | Future[str] | None] = [
-            (
-                shard.known_sha256 or self._pool.submit(compute_sha256, shard, progress=self._stop)
-                if wanted
-                else None
-            )
-            for shard in shards
-        ]
-
-    def __enter__(self) -> _SourceDigests:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def results(self) -> list[str | None]:
-        """Return one digest per shard, when all are there; None where none was wanted."""
-        return [
-            digest.result() if isinstance(digest, Future) else digest for digest in self._digests
-        ]
-
-
-class _Stop(SilentProgress):
-    """A progress that ends the work it observes once it is set: at the next block, by an exception
-    nobody looks at.
-    """
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def set(self) -> None:
-        """End the work at its next block."""
-        self._event.set()
-
-    def advance(self, amount: int) -> None:  # noqa: ARG002
-        if self._event.is_set():
-            raise CancelledError
 
 
 def _range_error(report: LossReport, dtype: StorageDType) -> TensorRangeError:

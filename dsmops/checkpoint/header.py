@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeGuard
 
-from dsmops.dtypes import StorageDType
+from dsmops.dtypes import GgufDType, StorageDType
 from dsmops.errors import HeaderError
 
 LENGTH_BYTES = 8
@@ -36,10 +36,15 @@ class TensorInfo:
     """
 
     name: str
-    dtype: StorageDType
+    dtype: StorageDType | GgufDType
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def storage_dtype(self) -> StorageDType:
+        """The dtype of a tensor in a safetensors file."""
+        return StorageDType[self.dtype.value]
 
     @property
     def elements(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from dsmops.checkpoint.header import (
     LENGTH_BYTES,
@@ -168,7 +169,16 @@ def plan_conversion(
     return plan
 
 
-def require_apart(report: Path, plan: ConversionPlan) -> None:
+class _Writing(Protocol):
+    """A plan that reads a checkpoint and writes files."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    def written_paths(self) -> Iterator[Path]: ...
+
+
+def require_apart(report: Path, plan: _Writing) -> None:
     """Check that `report`, a file to be written besides, is none of those that `plan` reads or
     writes.
 
@@ -229,7 +239,7 @@ def _lay_out_file(
                     f"tensor {source.name!r} is in more than one shard of {plan.checkpoint.path}",
                     hint="Convert to a folder instead of one file.",
                 )
-            dtype, nbytes = source.dtype, source.nbytes
+            dtype, nbytes = source.storage_dtype, source.nbytes
             if dtype == CASTABLE:
                 dtype = StorageDType.F32 if source.name in kept_f32 else plan.dtype
                 nbytes = source.elements * dtype.bits // 8

@@ -38,15 +38,15 @@ class ShardReader:
         self._file.close()
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` with the file's bytes from `offset` on."""
+        """Fill `buffer` with the file's bytes from `offset` on. Safe to call from many threads."""
         view = buffer.cast("B")
         with os_errors(self._shard.path):
-            self._file.seek(offset)
             while view:
-                count = self._file.readinto(view)
+                count = os.preadv(self._file.fileno(), [view], offset)
                 if not count:
                     raise self._changed()
                 view = view[count:]
+                offset += count
 
     def confirm_unchanged(self) -> None:
         """Check that the file is the one whose header was read, untouched since.

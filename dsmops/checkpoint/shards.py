@@ -46,7 +46,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x80\x03", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"\x80\x04", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"\x80\x05", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
-    (b"GGUF", "a GGUF file", "Get the model's .safetensors files."),
+    (b"GGUF", "a GGUF file", "Only inspect and verify read GGUF. Get the .safetensors files."),
     (
         b"version ",
         "a Git LFS pointer, not the file it stands for",
@@ -221,6 +221,16 @@ def open_shard(path: Path, name: str) -> Shard:
         FileStamp.of(status),
         _known_sha256(path),
     )
+
+
+def stamp_of(path: Path) -> FileStamp:
+    """Return the stamp of a local file.
+
+    Raises:
+        SourceError, FileAccessError: it does not exist, or cannot be looked at.
+    """
+    with os_errors(path):
+        return FileStamp.of(path.stat())
 
 
 def _require_regular(path: Path) -> None:

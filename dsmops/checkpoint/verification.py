@@ -165,7 +165,7 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
 
     What was cast is compared by elements, what was copied by bytes.
     """
-    was, became = source.tensor.dtype, target.tensor.dtype
+    was, became = source.tensor.storage_dtype, target.tensor.storage_dtype
     cast = was != became
     item, there_dtype = (
         (disk_dtype(was), disk_dtype(became)) if cast else (np.dtype("u1"), np.dtype("u1"))

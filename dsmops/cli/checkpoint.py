@@ -68,23 +68,29 @@ def inspect(
       dsmops inspect --tensors --json sharded-model/
     """
     from dsmops.checkpoint import open_checkpoint
+    from dsmops.checkpoint.gguf import is_gguf, read_gguf_header
     from dsmops.checkpoint.inspection import inspect_checkpoint, inspect_headers
     from dsmops.cli.views.checkpoint import show_inspection
     from dsmops.hub import is_hub_source
     from dsmops.operations.models.sources import source_headers
 
     out = Reporter.open("inspect", json=json, quiet=quiet, debug=debug)
-    if is_hub_source(source) and not scan:
+    path = None if is_hub_source(source) and not scan else at_hand(source, out)
+    if path is None:
         found = inspect_headers(source, source_headers(source))
+    elif is_gguf(path):
+        if scan:
+            raise typer.BadParameter("--scan counts the values of safetensors files, not of GGUF")
+        found = inspect_headers(source, {path.name: read_gguf_header(path)})
     else:
-        checkpoint = open_checkpoint(_at_hand(source, out))
+        checkpoint = open_checkpoint(path)
         found = inspect_checkpoint(
             source, checkpoint, forecast=_forecast(checkpoint, out) if scan else None
         )
     out.result(found, show_inspection(found, all_tensors=tensors))
 
 
-def _at_hand(source: str, out: Reporter, *, download: bool = True) -> Path:
+def at_hand(source: str, out: Reporter, *, download: bool = True) -> Path:
     """Return the local path of `source`.
 
     What has to be downloaded is shown first, with its sizes.
@@ -94,14 +100,16 @@ def _at_hand(source: str, out: Reporter, *, download: bool = True) -> Path:
     return local_checkpoint(source, download=download, progress=out.progress())
 
 
-def _without_blas_threads() -> None:
-    # numpy's BLAS starts a thread per core on import, which spins for 70 ms. Nothing here uses
-    # BLAS, and the cores are needed.
+def without_blas_threads() -> None:
+    """Keep numpy's BLAS, which is not used here, from starting a thread for each core.
+
+    To be called before numpy is imported: those threads spin for 70 ms.
+    """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
-    _without_blas_threads()
+    without_blas_threads()
     from dsmops.checkpoint import scan
 
     return scan(checkpoint, StorageDType.F16, progress=out.progress())
@@ -182,7 +190,7 @@ def convert(
       dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
       dsmops convert hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
-    _without_blas_threads()
+    without_blas_threads()
     from json import dumps
 
     from dsmops.checkpoint import OverflowPolicy, plan_conversion
@@ -193,7 +201,7 @@ def convert(
     from dsmops.report.document import to_json
 
     out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
-    path = _at_hand(source, out, download=not dry_run)
+    path = at_hand(source, out, download=not dry_run)
     plan = plan_conversion(
         path, target, dtype, on_overflow=OverflowPolicy(on_overflow), keep_f32=keep_f32 or ()
     )
@@ -220,7 +228,10 @@ def convert(
 def verify(
     source: SourceArg,
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", readable=False, help="What it was converted to.")
+        Path,
+        typer.Argument(
+            metavar="TARGET", readable=False, help="What it was converted or exported to."
+        ),
     ],
     numerics: Annotated[
         str | None,
@@ -252,10 +263,11 @@ def verify(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Compare a converted checkpoint with its source.
+    """Compare a converted or exported file with its source.
 
     Works without any record, so files converted by other programs can be checked too. Exits 1 when
-    something differs, and names the first differing element of each tensor.
+    something differs, and names the first differing element of each tensor. Of an exported file
+    the bytes are compared, or where another program wrote it the errors of its values.
 
     --numerics (pip install 'dsmops[worker]') computes the source in f32 and the target in its own
     dtype: error of the logits, agreement of the tokens, the range of the activations in each layer,
@@ -267,8 +279,9 @@ def verify(
       dsmops verify --json sharded-model/ sharded-model-fp16/
       dsmops verify --numerics speech.mp3 --model stt-1b-en_fr a.safetensors b.safetensors
     """
-    _without_blas_threads()
+    without_blas_threads()
     from dsmops.checkpoint import verify as compare
+    from dsmops.checkpoint.export.verification import is_export, verify_export
     from dsmops.cli.views.checkpoint import show_verification
     from dsmops.report.document import to_json
 
@@ -277,11 +290,14 @@ def verify(
             "--model and --cpu say how --numerics AUDIO is run; name a recording"
         )
     out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
-    path = _at_hand(source, out)
+    path = at_hand(source, out)
+    exported = is_export(target)
+    if exported and numerics is not None:
+        raise typer.BadParameter("--numerics runs converted checkpoints, and this is an export")
     plan = (
         None if numerics is None else _numerics_plan(source, (path, target), numerics, model, out)
     )
-    found = compare(path, target, progress=out.progress())
+    found = (verify_export if exported else compare)(path, target, progress=out.progress())
     report, lines = (None, ()) if plan is None else _run_numerics(plan, out, cpu=cpu)
     out.result({**to_json(found), "numerics": report}, chain(show_verification(found), lines))
     if not found.same or (report is not None and report.verdict == "no"):

@@ -176,7 +176,7 @@ def _main_dtype(checkpoint: Checkpoint) -> ComputeDType:
     """Return the dtype of most weights: all are cast to it when they are served."""
     elements: Counter[StorageDType] = Counter()
     for tensor in checkpoint.tensors.values():
-        elements[tensor.dtype] += tensor.elements
+        elements[tensor.storage_dtype] += tensor.elements
     stored = max(elements, key=elements.__getitem__, default=None)
     if stored is None or stored not in {dtype.storage for dtype in ComputeDType}:
         raise InputError(

@@ -3,7 +3,8 @@
 Or one error names them.
 
 Accepts the spellings that published files and live modules use: attention packed (`in_proj_weight`)
-or split (`in_projs.0.weight`), and the older names of Mimi's codebook buffers.
+or split (`in_projs.0.weight`), and the older names of Mimi's codebook buffers. int8 weights with a
+scale for each row (`weight_scb`), as `dsmops export --to moshi` writes, are read as floating point.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _SPELLINGS = (
 _SPLIT = re.compile(r"\.(in|out)_projs\.(\d{1,9})\.weight$")
 """Attention weights as a live module names them: one part for each weight set, one in all where
 there are no sets."""
+_INT8_SCALE = "_scb"
+"""Suffix of the scales of an int8 weight: value = code × scale / 127. Source: bitsandbytes."""
 _PACKED = {"in": ".in_proj_weight", "out": ".out_proj.weight"}
 _Half = TypeVar("_Half", MimiEncoder, MimiDecoder)
 
@@ -57,8 +60,9 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with os_errors(path):
-            path.open("rb").close()
+        with os_errors(path), path.open("rb") as opened:
+            if opened.read(4) == b"GGUF":
+                raise _of_another_program(path, "a GGUF file")
         try:
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as exc:
@@ -69,7 +73,16 @@ class TensorFile:
         self._stored: dict[str, dict[int, str]] = {}
         """Published name → number of a part → its name in the file. The parts follow each other in
         the first dimension."""
-        for name in self._file.keys():  # noqa: SIM118 not a dict
+        names = list(self._file.keys())
+        if any(name.startswith("audio_embs.") for name in names):
+            raise _of_another_program(path, "a file for moshi_mlx")
+        self._scales = {
+            name.removesuffix(_INT8_SCALE): name for name in names if name.endswith(_INT8_SCALE)
+        }
+        """Stored name of an int8 weight → the name of its scales."""
+        for name in names:
+            if name.endswith(_INT8_SCALE):
+                continue
             published, part = _published(name)
             twin = self._stored.setdefault(published, {}).setdefault(part, name)
             if twin != name:
@@ -118,6 +131,7 @@ class TensorFile:
             (name, self._file.get_slice(stored).get_dtype())
             for name in shapes
             for stored in self._stored.get(name, {}).values()
+            if not self._is_int8(stored)
         ]
         wrong += [
             f"{name} is {kind}, not floating point"
@@ -147,8 +161,22 @@ class TensorFile:
     def read(self, name: str) -> Tensor:
         """Return the tensor of this published name, on the CPU."""
         parts = self._stored[name]
-        tensors: list[Tensor] = [self._file.get_tensor(parts[number]) for number in sorted(parts)]
+        tensors = [self._read_stored(parts[number]) for number in sorted(parts)]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+    def _read_stored(self, stored: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(stored)
+        if not self._is_int8(stored):
+            return tensor
+        scales: Tensor = self._file.get_tensor(self._scales[stored])
+        return tensor.float() * (scales.float() / 127).unsqueeze(1)
+
+    def _is_int8(self, stored: str) -> bool:
+        """Return whether a tensor is int8 with one scale for each row."""
+        if stored not in self._scales:
+            return False
+        tensor, scales = (self._file.get_slice(name) for name in (stored, self._scales[stored]))
+        return bool(tensor.get_dtype() == "I8" and scales.get_shape() == tensor.get_shape()[:1])
 
     def _shape(self, name: str) -> tuple[int, ...]:
         first, *others = [
@@ -160,6 +188,17 @@ class TensorFile:
         # Parts that do not fit together give a shape that matches nothing.
         same = all(shape[1:] == first[1:] and shape for shape in (first, *others))
         return (sum(shape[0] for shape in (first, *others)), *first[1:]) if same else ()
+
+
+def _of_another_program(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is {what}, which the worker does not load",
+        hint=(
+            "Give it the safetensors file that this one was made from, or what `dsmops convert` or"
+            " `dsmops export --to moshi` makes of that."
+        ),
+        code="checkpoint.other_program",
+    )
 
 
 def load_stt_lm(

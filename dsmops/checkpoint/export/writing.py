@@ -1,0 +1,275 @@
+"""Carrying out an export plan: blocks of values through a few threads, in bounded memory.
+
+The target is written under a partial name and renamed when it is complete. A journal beside it
+names the tensors that are on the disk, so that a killed run is taken up where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dsmops.checkpoint.digests import SourceDigests
+from dsmops.checkpoint.export.accuracy import Errors, TensorErrors, total
+from dsmops.checkpoint.export.encodings import Bytes, Encoding, Floats
+from dsmops.checkpoint.export.plan import SOURCE_ITEM_BYTES, ExportPlan, ExportTensor
+from dsmops.checkpoint.export.record import ExportReport, save
+from dsmops.checkpoint.reading import ShardReader
+from dsmops.checkpoint.record import FileRecord
+from dsmops.errors import DsmopsError, TensorRangeError
+from dsmops.files import open_regular, replace_atomically, require_free_space, sha256
+from dsmops.progress import SILENT, Progress
+
+BLOCK_VALUES = 1 << 17
+"""Values per block: large enough that numpy outweighs Python, small enough for a cache."""
+THREADS = min(4, os.cpu_count() or 1)
+"""Blocks in work at once; each holds about 4 MiB."""
+_JOURNAL_BYTES = 256 << 20
+"""Target bytes after which finished tensors are forced to the disk and noted in the journal."""
+
+
+def export(
+    plan: ExportPlan, *, progress: Progress = SILENT, digest: bool = True, fsync: bool = True
+) -> ExportReport:
+    """Write the target that `plan` describes and a record beside it; return the errors made.
+
+    The target is absent, the old one or complete at any moment. After a kill, a full disk aside,
+    the next run keeps the tensors that were finished. `digest` adds the SHA-256 of every file.
+    Peak memory does not depend on the size of files or tensors.
+
+    Raises:
+        TensorRangeError: values that the target's dtype cannot hold, or that are not finite.
+        InputError: a source file changed while it was read.
+        DiskFullError: checked before the first byte is written, and met while writing.
+        TargetBusyError: another process is writing the same target.
+    """
+    start_s = time.monotonic()
+    shards = plan.checkpoint.shards
+    with (
+        replace_atomically(plan.record_path, durable=fsync) as kept_record,
+        ExitStack() as sources,
+        SourceDigests(shards, wanted=digest) as digests,
+    ):
+        readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in shards}
+        with replace_atomically(plan.target, durable=fsync, resume=True) as partial:
+            journal = _Journal.open(plan, partial.fd)
+            held = os.fstat(partial.fd).st_blocks * 512
+            require_free_space(plan.target.parent, max(0, plan.target_bytes - held))
+            progress.start("Exporting", plan.source_bytes)
+            try:
+                found = _fill(plan, partial.fd, readers, journal, progress)
+                source_digests = digests.results()
+                for reader in readers.values():
+                    reader.confirm_unchanged()
+            except DsmopsError:
+                # What is wrong with the source stays wrong: nothing to take up again.
+                os.ftruncate(partial.fd, 0)
+                journal.remove()
+                raise
+            finally:
+                progress.finish()
+            target_digest = sha256(partial.path) if digest else None
+        journal.remove()
+        status = plan.target.stat()
+        report = ExportReport(
+            runtime=plan.runtime.value,
+            quant=plan.quant,
+            sources=tuple(map(FileRecord.of, shards, source_digests)),
+            target=FileRecord(
+                plan.target.name,
+                status.st_size,
+                status.st_mtime_ns,
+                hashlib.sha256(plan.head).hexdigest(),
+                target_digest,
+            ),
+            resumed_tensors=len(journal.known),
+            tensors=found,
+            totals=total(found),
+            elapsed_s=time.monotonic() - start_s,
+        )
+        save(report, kept_record)
+    return report
+
+
+def _fill(
+    plan: ExportPlan,
+    fd: int,
+    readers: Mapping[str, ShardReader],
+    journal: _Journal,
+    progress: Progress,
+) -> tuple[TensorErrors, ...]:
+    data_start = len(plan.head)
+    os.ftruncate(fd, plan.target_bytes)
+    _write_at(fd, plan.head, 0)
+    found = []
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for tensor in plan.tensors:
+            known = journal.known.get(tensor.name)
+            if known is None:
+                known = TensorErrors(tensor.name, tensor.encoding.name, Errors())
+                blocks = _blocks(tensor, readers[tensor.shard.name], fd, data_start)
+                for block, errors in zip(blocks, pool.map(_Block.work, blocks), strict=True):
+                    known.errors.add(errors)
+                    progress.advance(block.source_bytes)
+                _require_held(tensor, known.errors)
+                journal.note(known, sum(piece.nbytes for piece in tensor.pieces))
+            else:
+                progress.advance(tensor.source_bytes)
+            found.append(known)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A run of a tensor's values, small enough to be worked on at once."""
+
+    tensor: ExportTensor
+    reader: ShardReader
+    fd: int
+    data_start: int
+    first: int
+    values: int
+
+    @property
+    def source_bytes(self) -> int:
+        return self.values * SOURCE_ITEM_BYTES[self.tensor.source.dtype]
+
+    def work(self) -> Errors:
+        """Read, encode and write the block; return the errors made."""
+        encoding = self.tensor.encoding
+        source = read_values(self.tensor, self.reader, self.first, self.values)
+        errors = Errors()
+        with np.errstate(all="ignore"):
+            encoded = encoding.encode(source.reshape(-1, encoding.group))
+            errors.note(source, encoded.values)
+        for piece, info, data in zip(
+            encoding.pieces, self.tensor.pieces, encoded.pieces, strict=True
+        ):
+            offset = self.first // encoding.group * piece.group_bytes
+            _write_at(self.fd, data, self.data_start + info.begin + offset)
+        return errors
+
+
+def _blocks(tensor: ExportTensor, reader: ShardReader, fd: int, data_start: int) -> list[_Block]:
+    return [
+        _Block(tensor, reader, fd, data_start, first, count)
+        for first, count in block_ranges(tensor.source.elements, tensor.encoding)
+    ]
+
+
+def block_ranges(elements: int, encoding: Encoding) -> Iterator[tuple[int, int]]:
+    """Yield first value and number of values of each block; blocks hold whole groups."""
+    step = max(1, BLOCK_VALUES // encoding.group) * encoding.group
+    for first in range(0, elements, step):
+        yield first, min(step, elements - first)
+
+
+def read_values(tensor: ExportTensor, reader: ShardReader, first: int, count: int) -> Floats:
+    """Return `count` values of the source tensor from `first` on, float32."""
+    dtype = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}[tensor.source.dtype]
+    items = np.empty(count, dtype)
+    reader.read_into(items.data, tensor.source_offset(first))
+    if tensor.source.dtype == "BF16":
+        return np.left_shift(items, 16, dtype=np.uint32).view(np.float32)
+    return items.astype(np.float32, copy=False)
+
+
+def _require_held(tensor: ExportTensor, errors: Errors) -> None:
+    if errors.not_finite and tensor.encoding.group > 1:
+        raise TensorRangeError(
+            f"{tensor.source.name} holds {errors.not_finite:,} values that are NaN or infinite;"
+            f" {tensor.encoding.name} has no code for them",
+            hint="Get an undamaged checkpoint: `dsmops inspect --scan` counts such values.",
+        )
+    if errors.overflowed:
+        raise TensorRangeError(
+            f"{tensor.source.name} holds {errors.overflowed:,} values that {tensor.encoding.name}"
+            " cannot hold",
+            hint="Export it to another program or quantisation, or convert it to F32.",
+        )
+
+
+def _write_at(fd: int, data: bytes | Bytes, at: int) -> None:
+    contiguous = data if isinstance(data, bytes) else np.ascontiguousarray(data).data
+    view = memoryview(contiguous).cast("B")
+    while view:
+        count = os.pwrite(fd, view, at)
+        view, at = view[count:], at + count
+
+
+class _Journal:
+    """Notes which tensors of a partial target are complete and on the disk, with their errors.
+
+    Its first line is the plan's key: notes of another source or recipe are not used.
+    """
+
+    def __init__(self, path: Path, key: str, fd: int, known: Mapping[str, TensorErrors]) -> None:
+        self.known = known
+        self._path = path
+        self._key = key
+        self._fd = fd
+        self._waiting: list[TensorErrors] = []
+        self._waiting_bytes = 0
+
+    @classmethod
+    def open(cls, plan: ExportPlan, fd: int) -> _Journal:
+        """Return the journal of a partial target, with what an earlier run left in it."""
+        known = dict(_read_notes(plan.journal_path, plan.key))
+        if os.fstat(fd).st_size != plan.target_bytes:
+            known = {}
+        if not known:
+            # Not a leftover of this plan.
+            os.ftruncate(fd, 0)
+        journal = cls(plan.journal_path, plan.key, fd, known)
+        if not known:
+            journal.remove()
+        return journal
+
+    def remove(self) -> None:
+        """Remove the file: nothing is to be taken up."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def note(self, tensor: TensorErrors, nbytes: int) -> None:
+        """Note a finished tensor, once enough of them make it worth a wait for the disk."""
+        self._waiting.append(tensor)
+        self._waiting_bytes += nbytes
+        if self._waiting_bytes < _JOURNAL_BYTES:
+            return
+        os.fdatasync(self._fd)
+        new = not self._path.exists()
+        with self._path.open("a", encoding="utf-8") as file:
+            lines: Iterable[object] = map(asdict, self._waiting)
+            file.writelines(
+                f"{json.dumps(line)}\n" for line in ([self._key, *lines] if new else lines)
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        self._waiting, self._waiting_bytes = [], 0
+
+
+def _read_notes(path: Path, key: str) -> Iterator[tuple[str, TensorErrors]]:
+    try:
+        with open_regular(path) as file:
+            first, *lines = file.read().decode().splitlines()
+        if json.loads(first) != key:
+            return
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        # The last line may be cut off.
+        with suppress(ValueError, KeyError, TypeError):
+            tensor = TensorErrors.from_json(json.loads(line))
+            yield tensor.name, tensor

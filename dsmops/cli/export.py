@@ -1,0 +1,119 @@
+"""The command `export`: files for other programs."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dsmops.cli.checkpoint import SourceArg, at_hand, without_blas_threads
+from dsmops.cli.help import PREPARE
+from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt
+from dsmops.report import Reporter
+
+# The values of checkpoint.export.Runtime, spelled out so that start-up does not load the package.
+Program = Literal["gguf", "mlx", "moshi"]
+
+
+def export(
+    source: SourceArg,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TARGET",
+            readable=False,
+            help="The .gguf or .safetensors file to write; for MLX NAME.q8.safetensors.",
+        ),
+    ],
+    to: Annotated[
+        Program,
+        typer.Option(
+            "--to",
+            help="gguf for stt-rs and candle, mlx for moshi_mlx, moshi for the PyTorch package.",
+        ),
+    ],
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            "--quant",
+            metavar="QUANT",
+            help=(
+                "gguf: q8_0 (default), q4_0, q4_k, none (F16). mlx: q8 (default), q4, none (F16)."
+                " moshi: int8."
+            ),
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE", readable=False, help="Write the JSON document there too."
+        ),
+    ] = None,
+    no_digest: Annotated[
+        bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")
+    ] = False,
+    no_fsync: Annotated[
+        bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Export even where the target is up to date; replace a file dsmops did not make.",
+        ),
+    ] = False,
+    dry_run: DryRunOpt = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Write a quantised checkpoint for another program.
+
+    Reports the error of every value that was rounded. Streams: memory stays small whatever the
+    size. The target is absent, old or complete at any moment; a killed run is taken up where it
+    was. A target that is up to date is left alone. `dsmops verify SOURCE TARGET` checks the file,
+    also one that another program wrote.
+
+    \b
+    Examples:
+      dsmops export --to gguf model.safetensors model.q8.gguf
+      dsmops export --to gguf --quant q4_k model.safetensors model.q4k.gguf
+      dsmops export --to mlx --quant q4 model.safetensors model.q4.safetensors
+      dsmops export --to moshi --dry-run model.safetensors model.int8.safetensors
+    """
+    without_blas_threads()
+    from json import dumps
+
+    from dsmops.checkpoint.export import Runtime, plan_export
+    from dsmops.checkpoint.export.outcome import carry_out
+    from dsmops.checkpoint.plan import require_apart
+    from dsmops.cli.views.export import show_export
+    from dsmops.files import replace_atomically
+    from dsmops.report.document import to_json
+
+    out = Reporter.open("export", json=json, quiet=quiet, debug=debug)
+    path = at_hand(source, out, download=not dry_run)
+    plan = plan_export(path, target, Runtime(to), quant)
+    if report is not None:
+        require_apart(report, plan)
+    # Opened first: a report that cannot be written is an error before the work.
+    with nullcontext() if report is None else replace_atomically(report) as file:
+        outcome = carry_out(
+            plan,
+            force=force,
+            dry_run=dry_run,
+            digest=not no_digest,
+            fsync=not no_fsync,
+            progress=out.progress(),
+        )
+        if file is not None:
+            document = {"schema": "dsmops.export/1", **to_json(outcome)}
+            file.write(f"{dumps(document, indent=2, ensure_ascii=False)}\n".encode())
+    out.result(outcome, show_export(outcome))
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's command to the application."""
+    app.command("export", rich_help_panel=PREPARE)(export)
