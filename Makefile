@@ -57,7 +57,8 @@ fault: setup ## tests that kill processes, fill disks and cut networks
 
 # moshi asks for older versions of packages that it works with as they are; so without its dependencies, in a folder that only this task reads.
 $(PEERS)/moshi: $(STAMP)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(PEERS) moshi==0.2.13 einops==0.8.2
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(PEERS) moshi==0.2.13 einops==0.8.2 gguf==0.19.0 \
+		moshi_mlx==0.3.0 mlx==0.26.5 mlx-cpu==0.26.5 rustymimi==0.4.1 bitsandbytes==0.50.2
 	@touch $@
 
 parity: $(PEERS)/moshi ## comparisons with torch, the moshi package and other peers

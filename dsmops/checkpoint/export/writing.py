@@ -238,7 +238,7 @@ class _Journal:
         return journal
 
     def remove(self) -> None:
-        """Remove the file: nothing is to be taken up."""
+        """Remove the file: no run continues from it."""
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
