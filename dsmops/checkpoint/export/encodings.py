@@ -122,8 +122,8 @@ class Q40(Encoding):
         # The value of largest magnitude becomes -8 exactly, so the scale has its opposite sign.
         high, low = _over_groups(np.maximum, values), _over_groups(np.minimum, values)
         largest = np.where(high > -low, high, low)
-        tied = np.flatnonzero((high == -low) & (high != 0))
-        # Both signs are there: the first value counts.
+        tied = np.flatnonzero(high == -low)
+        # Both signs are there, or of zero perhaps: the first value counts.
         first = np.abs(values[tied]).argmax(axis=1)
         largest[tied, 0] = values[tied, first]
         scale = np.divide(largest, np.float32(-8), dtype=np.float32)

@@ -55,7 +55,7 @@ def slow_q8_0(block: list[float]) -> bytes:
 
 
 def slow_q4_0(block: list[float]) -> bytes:
-    largest = 0.0
+    largest = block[0]
     for value in block:
         if abs(value) > abs(largest):
             largest = value
