@@ -89,7 +89,7 @@ def transcribe(
         typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
     ] = None,
     api_key: ServerKeyOpt = None,
-    rtf: Annotated[
+    times_real_time: Annotated[
         float,
         typer.Option(
             "--rtf", metavar="X", min=0, help="Send to --url at X times real time; 0: no limit."
@@ -147,7 +147,7 @@ def transcribe(
 
     output = None if output == Path("-") else output
     _check_usage(audio, output, model, prompt_audio, url, mic=mic, device=device)
-    _check_finite({"--rtf": rtf, "--send-ahead": send_ahead})
+    _check_finite({"--rtf": times_real_time, "--send-ahead": send_ahead})
     form = _form(output, srt=srt, vtt=vtt, json=json)
     embedded = _Embedded(model, dtype, cpu, prompt_text, prompt_audio, timing)
     if url is not None:
@@ -165,7 +165,9 @@ def transcribe(
         elif mic:
             result = _transcribe_microphone(url, api_key, device, on_word, out)
         else:
-            result = _transcribe_remotely(_path(audio), url, api_key, rtf, send_ahead, on_word, out)
+            result = _transcribe_remotely(
+                _path(audio), url, api_key, times_real_time, send_ahead, on_word, out
+            )
         text = rendered(result, form, timestamps=timestamps, vad=vad)
         if file is not None:
             file.write(text.encode())

@@ -154,7 +154,7 @@ def serving_memory(
     dtype, batch size and codebooks, in tests/bench/history.jsonl.
     """
     if isinstance(shape, TtsShape):
-        return _speaking_memory(shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks)
+        return _tts_memory(shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks)
     costs = _STT_COSTS[runtime]
     return MemorySplit(
         weights_bytes=shape.parameters * dtype.itemsize,
@@ -167,7 +167,7 @@ def serving_memory(
     )
 
 
-def _speaking_memory(
+def _tts_memory(
     shape: TtsShape, dtype: ComputeDType, batch_size: int, runtime: Runtime, n_q: int
 ) -> MemorySplit:
     costs, item = _TTS_COSTS[runtime], dtype.itemsize

@@ -57,7 +57,7 @@ _MODULE_KEYS = (
     "context",
 )
 _PLACES: dict[str, tuple[KeyPath, ...]] = {"context": (("model", "transformer", "context"),)}
-_SPEAKING_PLACES: dict[str, tuple[KeyPath, ...]] = {
+_TTS_PLACES: dict[str, tuple[KeyPath, ...]] = {
     "lm_model_file": (("py", "moshi_weight"),),
     "text_tokenizer_file": (("text_tokenizer_file",), ("py", "tokenizer")),
     "audio_tokenizer_file": (("py", "mimi_weight"),),
@@ -181,7 +181,7 @@ def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
     }
     if of_module:
         module = _module(template)
-        places = _SPEAKING_PLACES if module.kind == "Py" and module.py_keys else _PLACES
+        places = _TTS_PLACES if module.kind == "Py" and module.py_keys else _PLACES
         for key, value in of_module.items():
             for where in places.get(key, ((key,),)):
                 if where[0] not in MODULES[module.kind].keys:

@@ -244,25 +244,25 @@ def _knows_override(kind: BinaryKind, content: _Content) -> bool | None:
 
 def _version(path: Path, kind: BinaryKind, content: _Content, time_limit_s: float) -> str | None:
     if kind is BinaryKind.DSMOPS:
-        said = re.search(
+        match = re.search(
             r"^dsmops (\S+)", _ask(path, "--version", time_limit_s=time_limit_s).text, re.MULTILINE
         )
-        return said[1] if said else None
+        return match[1] if match else None
     return next(iter(content.releases)) if len(content.releases) == 1 else None
 
 
 def _evidence(reason: str, content: _Content, toolkit: str | None) -> list[str]:
-    told = [reason]
+    evidence = [reason]
     if content.is_machine_code:
         verb = "holds" if content.has_dtype_override else "does not hold"
-        told.append(f"its file {verb} 'dtype_override'")
+        evidence.append(f"its file {verb} 'dtype_override'")
     if content.targets:
         targets = ", ".join(f"sm_{target}" for target in sorted(content.targets, key=int))
-        told.append(
+        evidence.append(
             f"its CUDA kernels are for {targets}"
             + (f", for CUDA {toolkit} or newer" if toolkit else "")
         )
-    return told
+    return evidence
 
 
 def _subcommands(help_text: str) -> tuple[str, ...]:

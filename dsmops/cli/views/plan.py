@@ -14,7 +14,7 @@ _ALIKE = {
     "weights": "parameters × bytes of the dtype",
     "KV cache": "2 × layers × context × width × bytes × slots, all allocated at load",
 }
-_HEARING = {
+_STT = {
     Runtime.MOSHI_SERVER: {
         **_ALIKE,
         "Mimi weights": "114,040,673 floats, always F32",
@@ -33,15 +33,15 @@ _HEARING = {
         "CUDA runtime": "measured on an H200, 960 MB: context, kernels, workspaces",
     },
 }
-_SPEAKING_ALIKE = {
+_TTS_ALIKE = {
     **_ALIKE,
     "weights": "parameters of the backbone × bytes of the dtype; conditioners F32",
     "cross KV": f"2 × layers × {VOICE_POSITIONS} positions of voices × width × bytes × slots",
     "new voice": "as cross KV, once: made aside, then put into its slot",
 }
-_SPEAKING = {
+_TTS = {
     Runtime.MOSHI_SERVER: {
-        **_SPEAKING_ALIKE,
+        **_TTS_ALIKE,
         "depformer weights": "all weight sets and heads × bytes of the dtype",
         "depformer state": (
             "Q, K and V × layers × 32 codebooks × width × bytes × slots, kept for each step"
@@ -52,7 +52,7 @@ _SPEAKING = {
         "CUDA runtime": "estimate, 1.1 GB: context, kernels, several graphs",
     },
     Runtime.EMBEDDED: {
-        **_SPEAKING_ALIKE,
+        **_TTS_ALIKE,
         "KV cache": (
             "2 × layers × context rounded up to 8 × width × bytes × slots, all allocated at load"
         ),
@@ -173,7 +173,7 @@ def _codebook_lines(plan: ServingPlan) -> Iterator[Block]:
 def _memory_table(plan: ServingPlan, *, explain: bool) -> Table:
     slots = max(1, plan.batch_size)
     split = plan.memory
-    sources = (_HEARING if plan.n_q is None else _SPEAKING)[plan.runtime]
+    sources = (_STT if plan.n_q is None else _TTS)[plan.runtime]
     lines = [
         ("weights", split.weights_bytes, None),
         ("depformer weights", split.depformer_weights_bytes, None),

@@ -248,7 +248,7 @@ def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
         shape, dtype, slots = module.lm_shape(), _served_dtype(module), _slots(module)
         if shape is not None and dtype is not None and slots is not None:
             yield _Served(module, shape, dtype, slots)
-    for module in tts.speaking(config):
+    for module in tts.tts_modules(config):
         slots, n_q = module.whole("batch_size"), tts.codebooks_of(module)
         model = tts.published_model(module, given)
         if slots is not None and n_q is not None and model is not None:

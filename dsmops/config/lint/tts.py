@@ -31,7 +31,7 @@ _VOICE_SUFFIX = ".safetensors"
 
 def codebooks(config: Config, given: LintInputs) -> Findings:
     """Report numbers of codebooks that the model does not have."""
-    for module in speaking(config):
+    for module in tts_modules(config):
         n_q, most = (
             lax_integer(_py(module).get("n_q")),
             _most_codebooks(model_config(module, given)),
@@ -51,7 +51,7 @@ def codebooks(config: Config, given: LintInputs) -> Findings:
 
 def guidance(config: Config, given: LintInputs) -> Findings:
     """Report guidance that the model was not trained with."""
-    for module in speaking(config):
+    for module in tts_modules(config):
         cfg, known = (
             lax_number(_py(module).get("cfg_coef")),
             _cfg_values(model_config(module, given)),
@@ -73,7 +73,7 @@ def guidance(config: Config, given: LintInputs) -> Findings:
 
 def first_token(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report a text that would begin with another token than in training."""
-    for module in speaking(config):
+    for module in tts_modules(config):
         token = module.whole("text_bos_token")
         if token is not None and token != _FIRST_TOKEN and token <= U32_MAX:
             message = (
@@ -91,7 +91,7 @@ def first_token(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
 
 def default_voice(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report a default voice that does not exist."""
-    for module in speaking(config):
+    for module in tts_modules(config):
         voice = module.text("py", "default_voice")
         if voice is None:
             continue
@@ -117,7 +117,7 @@ def default_voice(config: Config, given: LintInputs) -> Findings:  # noqa: ARG00
         yield finding(config, "bad-voice", module.where("py", "default_voice"), message, hint)
 
 
-def speaking(config: Config) -> tuple[Module, ...]:
+def tts_modules(config: Config) -> tuple[Module, ...]:
     """Return the modules that the embedded script for speech serves, and not one of the operator's
     own.
     """

@@ -130,14 +130,14 @@ def make_config(
 def _plan(
     template: Config, model: PublishedModel, device: Device, request: ConfigRequest
 ) -> ServingPlan:
-    speaking = tts_module(template)
+    module = tts_module(template)
     return plan_model(
         model,
         device,
         runtime=config_runtime(model, device, request.dtype),
         dtype=request.dtype,
         context=request.context,
-        n_q=codebooks_of(speaking) if speaking else None,
+        n_q=codebooks_of(module) if module else None,
     )
 
 

@@ -114,23 +114,23 @@ def torch(site: Site) -> Iterator[DoctorFinding]:
             fix="pip install 'dsmops[worker]'",
         )
         return
-    said = f"torch {build.version}" + (
+    build_text = f"torch {build.version}" + (
         f", made with CUDA {build.cuda}" if build.cuda else ", made without CUDA"
     )
     if not site.gpu.visible:
-        yield ok("torch", f"{said}; without a card it computes on the CPU")
+        yield ok("torch", f"{build_text}; without a card it computes on the CPU")
         return
     card = site.gpu.visible[0]
     label, holds = card.device.label, ", ".join(arch.sm for arch in build.architectures or ())
     match card.verdict.torch_kernels:
         case TorchKernels.YES:
-            yield ok("torch", f"{said}, has kernels for {label}")
+            yield ok("torch", f"{build_text}, has kernels for {label}")
         case TorchKernels.NO_CUDA:
             yield finding(
                 "torch-without-cuda",
                 Severity.WARNING,
                 f"the embedded worker would not use {label}: this torch was made without CUDA",
-                said,
+                build_text,
                 fix=_OTHER_TORCH,
             )
         case TorchKernels.NO:
@@ -138,7 +138,7 @@ def torch(site: Site) -> Iterator[DoctorFinding]:
                 "torch-without-kernels",
                 Severity.WARNING,
                 f"the embedded worker would fail on {label}: this torch has no kernels for it",
-                said,
+                build_text,
                 f"its kernels are for {holds}",
                 fix=_OTHER_TORCH,
             )
@@ -147,7 +147,7 @@ def torch(site: Site) -> Iterator[DoctorFinding]:
                 "torch-driver-old",
                 Severity.WARNING,
                 "the embedded worker would not find a card: the driver is too old for this torch",
-                said,
+                build_text,
                 f"driver {site.gpu.driver_version}, runs CUDA up to {site.gpu.cuda_driver_version}",
                 fix="Update the NVIDIA driver, or install a torch made with an older CUDA.",
             )
@@ -157,7 +157,7 @@ def torch(site: Site) -> Iterator[DoctorFinding]:
                 Severity.NOTE,
                 f"cannot tell whether this torch has kernels for {label}: it is not a known"
                 " published wheel",
-                said,
+                build_text,
                 fix="python -c 'import torch; print(torch.zeros(1, device=\"cuda\"))'",
                 unseen="whether torch computes on the card",
             )

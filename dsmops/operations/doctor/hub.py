@@ -119,10 +119,10 @@ def _ask(settings: HubSettings, missing: tuple[HubFile, ...]) -> Iterator[Doctor
             )
             return
         else:
-            level = Severity.ERROR if missing else Severity.WARNING
+            severity = Severity.ERROR if missing else Severity.WARNING
             yield finding(
                 _NAMES.get(error.code, "hub-refused"),
-                level,
+                severity,
                 error.message,
                 f"token: {_token()}",
                 fix=error.hint,

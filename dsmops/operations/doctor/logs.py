@@ -57,10 +57,10 @@ def logs(site: Site) -> Iterator[DoctorFinding]:
         try:
             yield from _log(path, named=path in site.scope.logs)
         except DsmopsError as exc:
-            level = Severity.ERROR if path in site.scope.logs else Severity.WARNING
+            severity = Severity.ERROR if path in site.scope.logs else Severity.WARNING
             yield finding(
                 "log-unreadable",
-                level,
+                severity,
                 f"a log cannot be read: {exc.message}",
                 fix=exc.hint,
                 unseen=f"what is in {path}",

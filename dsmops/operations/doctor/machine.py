@@ -153,12 +153,12 @@ def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[DoctorFindi
         yield ok("port", f"port {port} is free")
 
 
-def _taken(site: Site, port: int, how: str, said: str) -> DoctorFinding:
+def _taken(site: Site, port: int, how: str, cause: str) -> DoctorFinding:
     return finding(
         "port-taken",
         Severity.ERROR if site.scope.port else Severity.WARNING,
         f"port {port} is taken {how}",
-        said,
+        cause,
         *_listeners(port),
         fix=f"Give the server another: --port {port + 1 if port < 65535 else DEFAULT_PORT}",
     )
@@ -169,13 +169,13 @@ def _server(port: int, build: dict[str, Any]) -> DoctorFinding:
     slots = (
         [each for each in modules if isinstance(each, dict)] if isinstance(modules, list) else []
     )
-    told = [
+    usage = [
         f"{each.get('path')}: {each.get('used_slots')} of {each.get('total_slots')} slots used"
         for each in slots
     ]
     evidence = (
         f"git_describe {build['git_describe']}, built {build.get('build_timestamp')}",
-        *told,
+        *usage,
         *_listeners(port),
     )
     if any(each.get("used_slots") == each.get("total_slots") not in (None, "0") for each in slots):

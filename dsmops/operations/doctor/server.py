@@ -124,7 +124,7 @@ def _override(site: Site, binary: Binary) -> Iterator[DoctorFinding]:
         {True: Severity.ERROR, False: Severity.NOTE, None: Severity.WARNING}[site.lacks_bf16],
         f"{binary.path} ignores `dtype_override` without a word"
         + (", and this card needs it" if site.lacks_bf16 else ""),
-        *_told(binary, "dtype_override"),
+        *_evidence(binary, "dtype_override"),
         (
             f"it is moshi-server {binary.version}; the key came with 0.6.4"
             if binary.version
@@ -156,7 +156,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[DoctorFindi
                 fix=_rebuild(device),
             )
         return
-    kernels = _told(binary, "CUDA kernels")
+    kernels = _evidence(binary, "CUDA kernels")
     oldest, capability = min(binary.architectures), device.compute_capability
     if capability is not None and capability < oldest:
         yield finding(
@@ -192,7 +192,7 @@ def _kernels(site: Site, binary: Binary, device: Device) -> Iterator[DoctorFindi
         )
 
 
-def _told(binary: Binary, about: str) -> tuple[str, ...]:
+def _evidence(binary: Binary, about: str) -> tuple[str, ...]:
     return tuple(sentence for sentence in binary.evidence if about in sentence)
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsmops.config.lint.tts import speaking
+from dsmops.config.lint.tts import tts_modules
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import FileRole, file_references
 from dsmops.devices import Device
@@ -119,7 +119,7 @@ def _unnamed_files(config: Config) -> Iterator[HubFile]:
     """Yield what the server's script takes from the published repository for keys that are not
     there.
     """
-    for module in speaking(config):
+    for module in tts_modules(config):
         repo = module.text("py", "hf_repo")
         model = model_of_repo(repo) if repo else DEFAULT_TTS
         if not isinstance(model, TtsModel):

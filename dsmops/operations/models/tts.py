@@ -123,11 +123,11 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
         RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
             refused.
     """
-    require_worker("speaking")
+    require_worker("synthesizing")
     if source in STT_MODELS:
         raise InputError(
             f"{source} is a speech-to-text model",
-            hint=f"Speak with {DEFAULT_TTS.name}.",
+            hint=f"Synthesize with {DEFAULT_TTS.name}.",
             code="model.not_tts",
         )
     here = Downloads(progress)

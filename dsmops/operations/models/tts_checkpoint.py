@@ -25,12 +25,12 @@ from dsmops.operations.models.files import (
 )
 from dsmops.operations.models.staging import Origin
 
-_SPEAKING_TENSOR = "depformer_text_emb.weight"
+_TTS_TENSOR = "depformer_text_emb.weight"
 
 
-def speaks(tensors: Mapping[str, TensorInfo]) -> bool:
+def is_tts(tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether a checkpoint holds a text-to-speech language model."""
-    return _SPEAKING_TENSOR in tensors
+    return _TTS_TENSOR in tensors
 
 
 def weights_in(folder: Path) -> Path:

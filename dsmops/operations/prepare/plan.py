@@ -22,7 +22,7 @@ from dsmops.models import MODELS, PublishedModel, TtsModel, model_of_repo
 from dsmops.operations.configs.planning import find_device, plan_model
 from dsmops.operations.models.sources import locate
 from dsmops.operations.models.staging import Origin, Staging, plan_staging, read_tensors
-from dsmops.operations.models.tts_checkpoint import describe_tts_checkpoint, speaks, weights_in
+from dsmops.operations.models.tts_checkpoint import describe_tts_checkpoint, is_tts, weights_in
 from dsmops.operations.prepare.guards import (
     existing_config,
     require_companions,
@@ -177,14 +177,14 @@ def _model_and_template(
     template = (
         read_config(find_template(request.template)) if request.template is not None else None
     )
-    if template is not None and speaks(tensors) != (tts_module(template) is not None):
+    if template is not None and is_tts(tensors) != (tts_module(template) is not None):
         raise InputError(
             f"{template.path} has no single module of the kind that the checkpoint needs:"
-            f" {'Py' if speaks(tensors) else 'BatchedAsr'}",
+            f" {'Py' if is_tts(tensors) else 'BatchedAsr'}",
             hint="Omit --template, or name one for this model.",
             code="prep.other_template",
         )
-    if speaks(tensors):
+    if is_tts(tensors):
         model = describe_tts_checkpoint(weights, tensors)
         return model, template or read_config(find_template(model.preset))
     if template is not None:

@@ -83,18 +83,19 @@ def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int)
         DoesNotApply: no GPU was used, or no plan exists for the config.
     """
     resident = _resident_bytes(pid)
-    said = "" if resident is None else f"; {size(resident)} of main memory at most"
+    main_memory = "" if resident is None else f"; {size(resident)} of main memory at most"
     if watch.device is None or watch.peak_bytes is None:
-        raise DoesNotApply(f"no GPU was used, and the plan is about its memory{said}")
+        raise DoesNotApply(f"no GPU was used, and the plan is about its memory{main_memory}")
     planned = _planned_bytes(config, watch.device, runtime)
     if planned is None:
         raise DoesNotApply(
             "no plan exists for the config's modules; "
-            f"{size(watch.peak_bytes)} of {watch.device.name} at most{said}"
+            f"{size(watch.peak_bytes)} of {watch.device.name} at most{main_memory}"
         )
     allowed = max(_TOLERANCE[runtime] * planned, _LEAST_TOLERANCE_BYTES)
     compared = (
-        f"{size(watch.peak_bytes)} of {watch.device.name} at most, {size(planned)} planned{said}"
+        f"{size(watch.peak_bytes)} of {watch.device.name} at most, {size(planned)} planned"
+        f"{main_memory}"
     )
     if watch.peak_bytes > planned + allowed:
         raise CheckFailed(
@@ -111,14 +112,14 @@ def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | No
     """
     total = shared = 0
     for module in modules(config):
-        speaks = module.kind == "Py"
-        shape = _speaking_shape(module) if speaks else module.lm_shape()
+        is_tts = module.kind == "Py"
+        shape = _tts_shape(module) if is_tts else module.lm_shape()
         batch_size = module.whole("batch_size")
         if (
             shape is None
             or batch_size is None
             or device.compute_capability is None
-            or (speaks and runtime is not Runtime.EMBEDDED)
+            or (is_tts and runtime is not Runtime.EMBEDDED)
         ):
             return None
         override = module.text("dtype_override")
@@ -136,7 +137,7 @@ def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | No
     return total + shared
 
 
-def _speaking_shape(module: Module) -> TtsShape | None:
+def _tts_shape(module: Module) -> TtsShape | None:
     """Return the dimensions of a text-to-speech module, None without a readable config.json."""
     from dsmops.worker.models.tts_config import TtsConfig
 

@@ -66,7 +66,7 @@ class SttChecks(ModuleChecks[SttAnswer]):
             await self._check("closing", self._closing, self._limits.close_s)
         finally:
             await self._let_go()
-        await self._check("clip", self._clip)
+        await self._check("clip", self._transcription)
         # Also when the time for the whole test is over: this only reads what was measured.
         await self._check("step-time", self._step_time, always=True)
         await self._check("finite-numbers", self._finite_numbers)
@@ -168,7 +168,7 @@ class SttChecks(ModuleChecks[SttAnswer]):
             raise CheckFailed(f"marker {answer.id} returned instead of marker 1")
         return f"marker 1 returned after {(now_s() - begin_s) * 1000:.0f} ms"
 
-    async def _clip(self) -> str:
+    async def _transcription(self) -> str:
         await self._note_steps()
         pace, seconds = self._pace, len(self._recording) / SAMPLE_RATE_HZ
         around_s = (LEAD_IN_FRAMES + 2 * CLOSING_FRAMES) * FRAME_S
@@ -180,13 +180,13 @@ class SttChecks(ModuleChecks[SttAnswer]):
             if not limit.expired():
                 raise
             raise CheckFailed(
-                self._told(
+                self._explained(
                     f"the text of {seconds:.1f} s of audio was not complete in {limit_s:.0f} s"
                 ),
                 SLOW_HINT,
             ) from None
         except DsmopsError as exc:
-            raise CheckFailed(self._told(exc.message), exc.hint) from exc
+            raise CheckFailed(self._explained(exc.message), exc.hint) from exc
         self.seen.words = [answer.text for answer in answers if isinstance(answer, Word)]
         self.seen.pauses += [
             pause for answer in answers if isinstance(answer, Step) for pause in answer.prs
@@ -211,7 +211,7 @@ class SttChecks(ModuleChecks[SttAnswer]):
         words = counted(len(self.seen.words), "word")
         return f"{seconds:.1f} s of audio transcribed in {took_s:.1f} s{latency}, {words}"
 
-    def _told(self, failure: str) -> str:
+    def _explained(self, failure: str) -> str:
         """Return a failure with how late answers were until then."""
         slow = self._pace.too_slow(patient=self._patient)
         return f"{failure}; until then {slow}" if slow else failure

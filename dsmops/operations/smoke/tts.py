@@ -160,10 +160,10 @@ class TtsChecks(ModuleChecks[TtsAnswer]):
 
     async def _first_audio(self) -> str:
         first_s = self._speech.arrived_s[0] - self._speech.begin_s
-        said = f"the first sound came {first_s * 1000:.0f} ms after the first text"
+        evidence = f"the first sound came {first_s * 1000:.0f} ms after the first text"
         if first_s > _FIRST_AUDIO_S and not self._patient:
-            raise CheckFailed(f"{said}, later than {_FIRST_AUDIO_S:g} s", _SLOW_HINT)
-        return said
+            raise CheckFailed(f"{evidence}, later than {_FIRST_AUDIO_S:g} s", _SLOW_HINT)
+        return evidence
 
     async def _playback(self) -> str:
         speech = self._speech
@@ -181,7 +181,7 @@ class TtsChecks(ModuleChecks[TtsAnswer]):
 
     async def _sound(self) -> str:
         found = quality(join(self._speech.pieces))
-        said = f"peak {found.peak:.2f}, RMS {found.rms:.3f}, {found.clipped_share:.1%} clipped"
+        evidence = f"peak {found.peak:.2f}, RMS {found.rms:.3f}, {found.clipped_share:.1%} clipped"
         if round(self._speech.seconds * SAMPLE_RATE_HZ) % FRAME_SAMPLES:
             raise CheckFailed(
                 f"{self._speech.seconds:.3f} s of sound are not whole frames of "
@@ -191,36 +191,37 @@ class TtsChecks(ModuleChecks[TtsAnswer]):
             raise CheckFailed("samples are NaN or infinite", NAN_HINT)
         if found.peak > 1:
             raise CheckFailed(
-                f"{said}: samples lie outside of ±1",
+                f"{evidence}: samples lie outside of ±1",
                 "Players distort them; moshi-server never sends such samples.",
             )
         if found.rms < SILENCE_RMS:
             raise CheckFailed(
-                f"{said}: it is silence",
+                f"{evidence}: it is silence",
                 "Try another voice; listen with `dsmops synthesize --url`.",
             )
         if found.clipped_share > _MAX_CLIPPED:
             raise CheckFailed(
-                f"{said}: it is distorted", "Try another voice, or a smaller cfg_coef."
+                f"{evidence}: it is distorted", "Try another voice, or a smaller cfg_coef."
             )
-        return said
+        return evidence
 
     async def _words(self) -> str:
         wanted, words = TEXT.split(), self._speech.words
         if not words:
             raise DoesNotApply("this server reports no words")
-        said = [word.text for word in words]
-        if said != wanted:
+        reported = [word.text for word in words]
+        if reported != wanted:
             missing = next(
                 (
                     word
-                    for word, other in zip(wanted, [*said, *[""] * len(wanted)], strict=False)
+                    for word, other in zip(wanted, [*reported, *[""] * len(wanted)], strict=False)
                     if word != other
                 ),
                 "",
             )
             raise CheckFailed(
-                f"{len(said)} of {len(wanted)} words were reported; the first missing: {missing!r}"
+                f"{len(reported)} of {len(wanted)} words were reported;"
+                f" the first missing: {missing!r}"
             )
         times = [time_s for word in words for time_s in (word.start_s, word.stop_s)]
         if times != sorted(times):

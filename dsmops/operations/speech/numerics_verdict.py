@@ -270,7 +270,7 @@ def _reasons(
                 f"{what}, computed in {side.dtype}, gives NaN or infinity, "
                 f"{_beginning(run.readings)}",
             )
-    yield from _about_room(target, places)
+    yield from _about_headroom(target, places)
     relative = logits.relative_rms
     if relative is not None and relative > LARGEST_ERROR:
         yield Reason(
@@ -299,18 +299,18 @@ def _beginning(readings: Sequence[Reading]) -> str:
     )
 
 
-def _about_room(target: Side, places: Sequence[Place]) -> Iterator[Reason]:
+def _about_headroom(target: Side, places: Sequence[Place]) -> Iterator[Reason]:
     if target.dtype is not ComputeDType.F16:
         return
     for scores in (True, False):
-        rooms = [
+        headrooms = [
             (place.headroom, place)
             for place in places
             if place.headroom is not None and (place.stage == _SCORES) is scores
         ]
-        if not rooms:
+        if not headrooms:
             continue
-        headroom, least = min(rooms, key=lambda room: room[0])
+        headroom, least = min(headrooms, key=lambda pair: pair[0])
         what = f"values in {least.layer} ({words(least.stage)}) reach {least.largest:,.0f}"
         if scores and headroom < 1:
             yield Reason(

@@ -52,9 +52,9 @@ def measure_steps(
             hint="`dsmops check-gpu` shows the cards, the driver, and whether torch fits them.",
         )
     open_engine = (
-        _speaking(shape, device, dtype, n_q)
+        _tts_steps(shape, device, dtype, n_q)
         if isinstance(shape, TtsShape)
-        else _hearing(shape, device, dtype)
+        else _stt_steps(shape, device, dtype)
     )
     for batch_size in batch_sizes:
         try:
@@ -69,7 +69,7 @@ def measure_steps(
             torch.cuda.empty_cache()
 
 
-def _hearing(shape: LmShape, device: torch.device, dtype: ComputeDType) -> Callable[[int], Step]:
+def _stt_steps(shape: LmShape, device: torch.device, dtype: ComputeDType) -> Callable[[int], Step]:
     model = random_stt(shape, device, dtype)
 
     def open_engine(batch_size: int) -> Step:
@@ -83,7 +83,7 @@ def _hearing(shape: LmShape, device: torch.device, dtype: ComputeDType) -> Calla
     return open_engine
 
 
-def _speaking(
+def _tts_steps(
     shape: TtsShape, device: torch.device, dtype: ComputeDType, n_q: int | None
 ) -> Callable[[int], Step]:
     model = random_tts(shape, device, dtype, n_q=n_q)

@@ -139,10 +139,10 @@ def run_stt_lm(
     with device_errors(device), torch.inference_mode(), ActivationWatch(lm) as watch:
         rows = RowState(1 if reference is None else 2, device)
         ring, mask = lm.init_state(rows), torch.ones(rows.rows, dtype=torch.bool, device=device)
-        heard = torch.cat([torch.full_like(codes[:1], lm.initial_audio), codes[:-1]]).to(device)
+        fed = torch.cat([torch.full_like(codes[:1], lm.initial_audio), codes[:-1]]).to(device)
         text = torch.full((rows.rows,), lm.initial_text, device=device)
         logits, tokens = [], []
-        for step, audio in enumerate(heard):
+        for step, audio in enumerate(fed):
             values, _ = lm(text[:, None], audio.expand(rows.rows, -1)[..., None], ring, mask)
             watch.end_step()
             text = values[:, 0].argmax(-1)

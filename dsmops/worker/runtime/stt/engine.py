@@ -178,8 +178,8 @@ class SttEngine:
         self.codes.copy_(
             self.model.mimi.quantizer.encode(latents, lm.shape.audio_codebooks)[..., 0]
         )
-        heard = self._held_codes if self.alignment is Alignment.SERVER else self.codes
-        audio = torch.where(self._started[:, None], heard, lm.initial_audio)
+        fed = self._held_codes if self.alignment is Alignment.SERVER else self.codes
+        audio = torch.where(self._started[:, None], fed, lm.initial_audio)
         text = torch.where(self._started, self._last_text, lm.initial_text)
         logits, states = lm(text[:, None], audio[..., None], self._ring, mask)
         self.logits.copy_(logits[:, 0])
