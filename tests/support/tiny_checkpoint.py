@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dsmops.checkpoint.header import render_header
 from dsmops.models import MIMI_TENSOR_PROBES, MODELS, LmShape, Shape
+from dsmops.worker.tiny.tables import stt_model_tables
 from tests.support.synthetic import Layout, planned_tensors, write_checkpoint
 
 TINY = LmShape(
@@ -47,37 +48,7 @@ asr_delay_in_tokens = 6
 batch_size = 4
 dtype_override = "f16"
 
-[modules.asr.model]
-audio_vocab_size = {TINY.audio_vocab_size}
-text_in_vocab_size = {TINY.text_in_vocab_size}
-text_out_vocab_size = {TINY.text_out_vocab_size}
-audio_codebooks = {TINY.audio_codebooks}
-
-[modules.asr.model.transformer]
-d_model = {TINY.d_model}
-num_heads = {TINY.num_heads}
-num_layers = {TINY.num_layers}
-dim_feedforward = {TINY.dim_feedforward}
-causal = true
-norm_first = true
-bias_ff = false
-bias_attn = false
-context = {TINY.context}
-max_period = 100000
-use_conv_block = false
-use_conv_bias = true
-gating = "silu"
-norm = "RmsNorm"
-positional_embedding = "Rope"
-conv_layout = false
-conv_kernel_size = 3
-kv_repeat = 1
-max_seq_len = 40960
-
-[modules.asr.model.extra_heads]
-num_heads = 4
-dim = 6
-"""
+{stt_model_tables(TINY, max_period=100_000)}"""
 """The server's config, for the weights in f16. Its relative paths count from its own folder."""
 
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsmops.config.modules import Module
+from dsmops.config.load import read_config
+from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
 from dsmops.errors import ConfigError, InputError, SourceError
 from dsmops.files import open_regular, os_errors
 from dsmops.hub import HubFile, fetch, is_hub_source, parse_source, plan_download
+from dsmops.models import MODELS, PublishedModel, TtsModel
 from dsmops.progress import Progress
 from dsmops.shipped import shipped_models
 
@@ -48,21 +50,29 @@ class Downloads:
 
 
 def find_model_config(
-    source: str, repos: Mapping[str, str], here: Downloads
+    source: str, default: PublishedModel, here: Downloads
 ) -> Path | tuple[str, Path, Locate]:
     """Return the moshi-server TOML that `source` is, or a model's name, its `config.json` and what
     locates the files that this names.
 
-    Of the published models those of `repos`, name to repository, count; a shipped model's name
-    comes before a folder's.
+    Of the published models those for the purpose of `default` count; a shipped model's name comes
+    before a folder's.
 
     Raises:
+        InputError: `source` is a published model for the other purpose.
         SourceError: nothing is there, or it is neither.
         RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
         refused.
     """
-    if source in repos:
-        source = f"hf://{repos[source]}"
+    published = MODELS.get(source)
+    if published is not None:
+        if published.purpose != default.purpose:
+            raise InputError(
+                f"{source} is a {published.purpose} model",
+                hint=f"Use a {default.purpose} model, such as {default.name}.",
+                code="model.not_tts" if isinstance(default, TtsModel) else "model.not_stt",
+            )
+        source = f"hf://{published.hf_repo}"
     if is_hub_source(source):
         return _on_hub(source, here)
     shipped = shipped_models()
@@ -77,7 +87,10 @@ def find_model_config(
         path /= CONFIG_FILE
     if path.suffix == ".json":
         return str(path.parent), path, lambda names: _beside(path, names)
-    known = [*repos, *shipped]
+    known = [
+        *(name for name, model in MODELS.items() if model.purpose == default.purpose),
+        *shipped,
+    ]
     near = difflib.get_close_matches(source, known, n=1)
     raise SourceError(
         f"{source or 'an empty name'} names no model",
@@ -86,6 +99,22 @@ def find_model_config(
             f" {CONFIG_FILE}, hf://org/repo, or one of {', '.join(known)}."
         ),
         code="model.unknown",
+    )
+
+
+def find_module(path: Path, types: Sequence[str]) -> Module:
+    """Return the first module of the moshi-server config in `path` that is of one of `types`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for module in modules(read_config(path)):
+        if module.kind in types:
+            return module
+    raise ConfigError(
+        f"it has no module of type {' or '.join(types)}",
+        path=str(path),
+        hint="`dsmops check-config` shows what a config serves.",
     )
 
 

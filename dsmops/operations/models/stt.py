@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.config.load import read_config
-from dsmops.config.modules import Module, modules
+from dsmops.config.modules import Module
 from dsmops.dtypes import ComputeDType
-from dsmops.errors import ConfigError, InputError
 from dsmops.extras import require_worker
-from dsmops.models import DEFAULT_STT, STT_MODELS, TTS_MODELS
+from dsmops.models import DEFAULT_STT, STT_MODELS
 from dsmops.operations.models.files import (
     Downloads,
     file_names,
     find_model_config,
+    find_module,
     locate,
     read_json,
     unusable,
@@ -80,18 +79,10 @@ def find_stt(
             refused.
     """
     require_worker("transcribing")
-    if source in TTS_MODELS:
-        raise InputError(
-            f"{source} is a text-to-speech model",
-            hint=f"Transcribe with {DEFAULT_STT.name}.",
-            code="model.not_stt",
-        )
     here = Downloads(progress)
-    found = find_model_config(
-        source, {model.name: model.hf_repo for model in STT_MODELS.values()}, here
-    )
+    found = find_model_config(source, DEFAULT_STT, here)
     if isinstance(found, Path):
-        return _from_toml(found, lm, here)
+        return _of_module(found, find_module(found, STT_MODULES), lm, here)
 
     from dsmops.worker.models.stt import SttFiles
     from dsmops.worker.models.stt_config import SttConfig
@@ -124,17 +115,6 @@ def load_stt_source(
         device=device,
         dtype=dtype or source.dtype or best_dtype(device),
     )
-
-
-def _from_toml(path: Path, lm: Path | None, here: Downloads) -> SttSource:
-    found = [module for module in modules(read_config(path)) if module.kind in STT_MODULES]
-    if not found:
-        raise ConfigError(
-            f"it has no module of type {' or '.join(STT_MODULES)}",
-            path=str(path),
-            hint="`dsmops check-config` shows what a config serves.",
-        )
-    return _of_module(path, found[0], lm, here)
 
 
 def find_stt_module(path: Path, module: Module, *, progress: Progress = SILENT) -> SttSource:

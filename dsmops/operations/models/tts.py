@@ -16,13 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsmops.config.load import read_config
-from dsmops.config.modules import Module, modules
+from dsmops.config.modules import Module
 from dsmops.config.values import resolve
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import (
     CheckpointError,
-    ConfigError,
     CredentialsError,
     InputError,
     RemoteError,
@@ -31,12 +29,13 @@ from dsmops.errors import (
 )
 from dsmops.extras import require_worker
 from dsmops.hub import parse_source
-from dsmops.models import DEFAULT_TTS, STT_MODELS, TTS_MODELS
+from dsmops.models import DEFAULT_TTS
 from dsmops.operations.models.files import (
     CONFIG_FILE,
     Downloads,
     file_names,
     find_model_config,
+    find_module,
     locate,
     read_json,
     unusable,
@@ -124,18 +123,10 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
             refused.
     """
     require_worker("synthesizing")
-    if source in STT_MODELS:
-        raise InputError(
-            f"{source} is a speech-to-text model",
-            hint=f"Synthesize with {DEFAULT_TTS.name}.",
-            code="model.not_tts",
-        )
     here = Downloads(progress)
-    found = find_model_config(
-        source, {model.name: model.hf_repo for model in TTS_MODELS.values()}, here
-    )
+    found = find_model_config(source, DEFAULT_TTS, here)
     if isinstance(found, Path):
-        return _from_toml(found, here)
+        return _of_module(found, find_module(found, [TTS_MODULE]), here)
 
     from dsmops.worker.models.tts import TtsFiles
     from dsmops.worker.models.tts_config import TtsConfig
@@ -231,17 +222,6 @@ def served_voices(
 
     read(defaults.default_voice)
     return find
-
-
-def _from_toml(path: Path, here: Downloads) -> TtsSource:
-    found = [module for module in modules(read_config(path)) if module.kind == TTS_MODULE]
-    if not found:
-        raise ConfigError(
-            f"it has no module of type {TTS_MODULE}",
-            path=str(path),
-            hint="`dsmops check-config` shows what a config serves.",
-        )
-    return _of_module(path, found[0], here)
 
 
 def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:

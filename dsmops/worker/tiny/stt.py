@@ -51,6 +51,7 @@ from dsmops.worker.tiny.codec import (
     train_tokenizer,
     uniform,
 )
+from dsmops.worker.tiny.tables import stt_model_tables
 
 _MAX_PERIOD = 100_000
 _DELAY_STEPS = 6
@@ -237,34 +238,4 @@ asr_delay_in_tokens = {_DELAY_STEPS}
 batch_size = 4
 temperature = 0.0
 
-[modules.asr.model]
-audio_vocab_size = {LM.audio_vocab_size}
-text_in_vocab_size = {LM.text_in_vocab_size}
-text_out_vocab_size = {LM.text_out_vocab_size}
-audio_codebooks = {LM.audio_codebooks}
-
-[modules.asr.model.transformer]
-d_model = {LM.d_model}
-num_heads = {LM.num_heads}
-num_layers = {LM.num_layers}
-dim_feedforward = {LM.dim_feedforward}
-causal = true
-norm_first = true
-bias_ff = false
-bias_attn = false
-context = {LM.context}
-max_period = {_MAX_PERIOD}
-use_conv_block = false
-use_conv_bias = true
-gating = "silu"
-norm = "RmsNorm"
-positional_embedding = "Rope"
-conv_layout = false
-conv_kernel_size = 3
-kv_repeat = 1
-max_seq_len = 40960
-
-[modules.asr.model.extra_heads]
-num_heads = 4
-dim = 6
-"""
+{stt_model_tables(LM, max_period=_MAX_PERIOD)}"""
