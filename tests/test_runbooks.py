@@ -5,9 +5,9 @@ somewhere.
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dsmops.models import MODELS
 from dsmops.operations.doctor import RUNBOOKS
 from dsmops.operations.smoke import CHECKS
 from tests.support.hub_server import Content, HubServer
+from tests.support.processes import python
 from tests.support.tiny_checkpoint import PUBLISHED_TTS_CONFIG, write_published_header
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,7 +123,7 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / "tests" / "data" / "logs", tmp_path / "tests" / "data" / "logs")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "dsmops"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dsmops "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(python())} -m dsmops "$@"\n')
     command.chmod(0o755)
     return tmp_path
 

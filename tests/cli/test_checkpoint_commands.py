@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 from dsmops.cli.app import app
 from tests.support.checkpoints import Stored, bf16, patterns, read_file, write_file, write_sharded
 from tests.support.cli import dsmops
+from tests.support.processes import python
 from tests.support.synthetic import write_checkpoint
 
 MODEL: dict[str, Stored] = {
@@ -333,7 +333,7 @@ def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     )
     terminal, inside = pty.openpty()
     command = [
-        sys.executable,
+        *python(),
         "-c",
         code,
         "convert",

@@ -16,6 +16,7 @@ import pytest
 from tests.logs.server_logs import START, Event, ansi, plain, server_log
 from tests.logs.wrapping import docker_json
 from tests.support.cli import dsmops
+from tests.support.processes import python
 
 LINE = "[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message"
 EVENT = Event(START, "INFO", "moshi_server", "src/main.rs", 475, "message")
@@ -216,7 +217,7 @@ def test_collectors_are_seen_through_by_every_option(log: Path, tmp_path: Path) 
 def test_standard_input_goes_to_standard_output(log: Path) -> None:
     """`format-log -` is a filter, also for compressed input, and reads what comes as it comes."""
     for data in (log.read_bytes(), gzip.compress(log.read_bytes())):
-        command = [sys.executable, "-m", "dsmops", "format-log", "-", "--tz", "UTC"]
+        command = [*python(), "-m", "dsmops", "format-log", "-", "--tz", "UTC"]
         done = subprocess.run(command, input=data, capture_output=True, check=True)
         assert done.stdout.decode().splitlines()[0] == LINE
 
@@ -263,7 +264,7 @@ def test_an_output_that_is_the_input_by_redirection_is_refused(log: Path) -> Non
     """`format-log - < log >> log` would feed itself; it is an error, and the log is as it was."""
     before = log.read_bytes()
     with log.open("rb") as source, log.open("ab") as target:
-        command = [sys.executable, "-m", "dsmops", "format-log", "-"]
+        command = [*python(), "-m", "dsmops", "format-log", "-"]
         done = subprocess.run(
             command,
             stdin=source,
@@ -295,7 +296,7 @@ class Following:
 
     def __init__(self, *arguments: str | Path) -> None:
         command = [
-            sys.executable,
+            *python(),
             "-m",
             "dsmops",
             "format-log",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import dsmops
+from tests.support.processes import python
 
 # A command of our own, run through the real `main`: what it raises stands for what any command may
 # meet.
@@ -32,7 +33,7 @@ sys.exit(main())
 
 def fail_with(body: str, *args: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", RAISING.format(body=body), *args],
+        [*python(), "-c", RAISING.format(body=body), *args],
         capture_output=True,
         text=True,
         check=False,
@@ -153,7 +154,7 @@ def test_streams_that_fail_are_no_bug(redirect: str, code: int) -> None:
 def test_any_text_can_be_printed_anywhere(arguments: list[str]) -> None:
     """Neither an ASCII terminal nor a file name that is no UTF-8 ends in a bug."""
     for encoding in ("ascii", "utf-8"):
-        run = dsmops(*arguments, env={"PYTHONIOENCODING": encoding})
+        run = dsmops(*arguments, env={"PYTHONIOENCODING": encoding}, new_interpreter=True)
         assert run.code in (0, 3), run.stderr
 
 
@@ -167,5 +168,5 @@ def test_a_key_that_no_client_can_send_is_refused(key: str) -> None:
 
 def test_version_and_help_answer() -> None:
     """The two first things a newcomer types."""
-    assert dsmops("--version").stdout.startswith("dsmops ")
-    assert "prep-sm75" in dsmops("--help").stdout
+    assert dsmops("--version", new_interpreter=True).stdout.startswith("dsmops ")
+    assert "prep-sm75" in dsmops("--help", new_interpreter=True).stdout

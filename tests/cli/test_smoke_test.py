@@ -20,6 +20,7 @@ from dsmops.operations.smoke import CHECKS
 from dsmops.operations.smoke.process import free_port
 from dsmops.worker.tiny.stt import API_KEY, TinyStt, write_tiny_stt
 from tests.support.cli import Run, dsmops
+from tests.support.processes import python
 from tests.support.workers import WorkerProcess
 
 
@@ -200,7 +201,7 @@ def test_without_the_worker_extra_it_says_what_to_install(
     """Exit 4 and the command, as a document where one was asked for."""
     hidden = f"import sys; sys.modules[{package!r}] = None; "
     code = f"{hidden}from dsmops.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "smoke-test", *way, "--json"]
+    command = [*python(), "-c", code, "smoke-test", *way, "--json"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
@@ -234,7 +235,7 @@ def test_the_server_dies_with_its_test(tmp_path: Path, number: signal.Signals) -
     (tmp_path / "smoke.xml").write_text("an older verdict")
     test = subprocess.Popen(
         [
-            sys.executable,
+            *python(),
             "-m",
             "dsmops",
             "smoke-test",

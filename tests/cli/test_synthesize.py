@@ -7,7 +7,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from dsmops.audio import read
 from dsmops.cli.app import app
 from dsmops.worker.tiny.tts import API_KEY, TinyTts, write_tiny_tts
 from tests.support.cli import Run, dsmops
+from tests.support.processes import python
 from tests.support.workers import WorkerProcess
 
 TEXT = "She read the letter twice, put it back in the drawer and said nothing."
@@ -142,7 +142,7 @@ def test_a_wav_on_standard_output_has_its_length_where_that_is_a_file(
     tiny: TinyTts, tmp_path: Path
 ) -> None:
     """`> a.wav` is mended at the end; what is appended to, and a pipe, cannot be."""
-    command = [sys.executable, "-m", "dsmops", "synthesize", "--cpu", "Hello you.", "-", "--config"]
+    command = [*python(), "-m", "dsmops", "synthesize", "--cpu", "Hello you.", "-", "--config"]
     path = tmp_path / "a.wav"
     for mode in ("wb", "ab"):
         with path.open(mode) as file:
@@ -175,7 +175,7 @@ def test_a_file_of_that_name_is_the_text(tiny: TinyTts, tmp_path: Path) -> None:
 
 def piped(tiny: TinyTts, text: bytes, *args: str) -> subprocess.CompletedProcess[bytes]:
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "dsmops",
         "synthesize",
@@ -208,7 +208,7 @@ def test_standard_output_gets_a_wav_or_bare_samples(tiny: TinyTts, tmp_path: Pat
 def test_who_has_heard_enough_may_leave(tiny: TinyTts) -> None:
     """`| head -c 1000` is no failure."""
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "dsmops",
         "synthesize",
@@ -308,7 +308,7 @@ def test_an_old_file_stays_until_the_new_one_is_whole(tiny: TinyTts, tmp_path: P
     target = tmp_path / "a.wav"
     target.write_bytes(b"old")
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "dsmops",
         "synthesize",
@@ -356,7 +356,7 @@ def test_a_server_says_100_kb_of_text(worker: WorkerProcess, tmp_path: Path) -> 
     script = tmp_path / "long.txt"
     script.write_text(f"{TEXT}\n" * 1400)
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "dsmops",
         "synthesize",

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from dsmops.errors import DsmopsError
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.tiny.stt import write_tiny_stt
 from tests.support.cli import dsmops
+from tests.support.processes import python
 from tests.support.sound import encoded, piped_wav, sweep
 
 RATE_HZ = 24_000
@@ -132,7 +132,7 @@ def test_standard_input(folder: Path, said: str) -> None:
     """A file or a pipe on stdin is heard as the file is, also with the header that ffmpeg writes
     into pipes.
     """
-    command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL, "--quiet", "--json"]
+    command = [*python(), "-m", "dsmops", "transcribe", "-", *MODEL, "--quiet", "--json"]
     for given in ((folder / "speech.wav").read_bytes(), piped_wav(speech(3.02))):
         done = subprocess.run(
             command, input=given, cwd=folder, capture_output=True, check=False, timeout=60
@@ -261,7 +261,7 @@ def test_words_come_while_a_pipe_runs_and_ctrl_c_keeps_them(folder: Path) -> Non
     """The pipe stays open: words are on stdout, then Ctrl-C ends the recording and the rest of them
     comes.
     """
-    command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL]
+    command = [*python(), "-m", "dsmops", "transcribe", "-", *MODEL]
     with subprocess.Popen(
         command,
         cwd=folder,
@@ -422,7 +422,7 @@ def test_what_is_mistaken_for_a_file_is_told(
 def test_the_recording_on_stdin_is_not_replaced(folder: Path) -> None:
     """`transcribe - -o talk.wav < talk.wav` would lose it."""
     with (folder / "speech.wav").open("rb") as stdin:
-        command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL, "-o", "speech.wav"]
+        command = [*python(), "-m", "dsmops", "transcribe", "-", *MODEL, "-o", "speech.wav"]
         done = subprocess.run(
             command,
             stdin=stdin,
@@ -455,7 +455,7 @@ def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package:
         f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main;"
         " sys.exit(main())"
     )
-    command = [sys.executable, "-c", code, "transcribe", "speech.wav", *MODEL]
+    command = [*python(), "-c", code, "transcribe", "speech.wav", *MODEL]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=60
     )
@@ -473,7 +473,7 @@ def test_without_what_talks_to_servers_it_says_what_to_install(folder: Path, pac
         " sys.exit(main())"
     )
     command = [
-        sys.executable,
+        *python(),
         "-c",
         code,
         "transcribe",
@@ -510,7 +510,7 @@ def test_ctrl_c_while_it_listens(
 
 def test_ctrl_c_while_it_reads(folder: Path) -> None:
     """A pipe that nobody ends can be left."""
-    command = [sys.executable, "-m", "dsmops", "transcribe", "-", *MODEL]
+    command = [*python(), "-m", "dsmops", "transcribe", "-", *MODEL]
     with subprocess.Popen(
         command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
@@ -528,7 +528,7 @@ def test_ctrl_c_while_it_reads(folder: Path) -> None:
 def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
     """`| head -0` ends it quietly, with exit 0."""
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "dsmops",
         "transcribe",
@@ -558,7 +558,7 @@ def test_memory_does_not_grow_with_the_recording(folder: Path) -> None:
     peaks_kib = []
     for minutes in (1, 10):
         write(folder / "long.wav", [minute] * minutes)
-        command = [sys.executable, "-c", code, "transcribe", "long.wav", *MODEL, "--quiet"]
+        command = [*python(), "-c", code, "transcribe", "long.wav", *MODEL, "--quiet"]
         done = subprocess.run(
             command,
             cwd=folder,

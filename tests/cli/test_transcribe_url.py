@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +21,7 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from dsmops.worker.tiny.stt import API_KEY, write_tiny_stt
 from tests.support.cli import dsmops
+from tests.support.processes import python
 from tests.support.sound import encoded
 from tests.support.workers import WorkerProcess
 
@@ -88,7 +88,7 @@ def test_mistakes_are_told_in_words(
 
 def test_words_come_while_a_pipe_runs(worker: WorkerProcess, clip: Path) -> None:
     """The pipe stays open until words are there; Ctrl-C ends the recording."""
-    command = [sys.executable, "-m", "dsmops", "transcribe", "--url", worker.url, "--rtf", "0", "-"]
+    command = [*python(), "-m", "dsmops", "transcribe", "--url", worker.url, "--rtf", "0", "-"]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -162,7 +162,7 @@ def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path
     is free again.
     """
     line = [
-        sys.executable,
+        *python(),
         "-m",
         "dsmops",
         "transcribe",

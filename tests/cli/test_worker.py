@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from dsmops.worker.tiny.stt import API_KEY, TinyStt, write_tiny_stt
 from tests.support.cli import dsmops
+from tests.support.processes import python
 from tests.support.stt_client import FRAME, SttClient
 from tests.support.workers import WorkerProcess
 
@@ -72,7 +72,7 @@ def started(tiny: TinyStt, config: Path) -> subprocess.Popen[str]:
     """Start a worker, and do not wait for it."""
     words = ["worker", "--config", str(config), "--cpu", "--port", "0", "--json"]
     return subprocess.Popen(
-        [sys.executable, "-m", "dsmops", *words],
+        [*python(), "-m", "dsmops", *words],
         cwd=tiny.server_config.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Run the command line as a user does, in a process of its own, and look at what came out."""
+"""Run the command line in a process of its own, as a user does, and return what it printed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.processes import python
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,15 @@ def dsmops(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     timeout_s: float = 60,
+    new_interpreter: bool = False,
 ) -> Run:
-    """Run `dsmops` with `args`. `env` is added to this process's environment."""
+    """Run `dsmops` with `args` in a process. `env` is added to this process's environment.
+
+    `new_interpreter` is for tests of what Python itself does at its start.
+    """
+    start = [sys.executable] if new_interpreter else python()
     done = subprocess.run(
-        [sys.executable, "-m", "dsmops", *map(str, args)],
+        [*start, "-m", "dsmops", *map(str, args)],
         capture_output=True,
         text=True,
         env={**os.environ, **(env or {})},

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from dsmops.worker.serving.logs import Level, ServerLog
 from dsmops.worker.serving.server import Ended, Listening, ModuleSettings, Server, WorkerSettings
 from dsmops.worker.serving.stt import SttSettings
 from tests.support.engines import EchoEngine
+from tests.support.processes import python
 
 KEY = "a key of the tests"
 PATH = "/api/asr-streaming"
@@ -69,7 +69,7 @@ class WorkerProcess:
 
     def __init__(self, folder: Path, config: Path, *args: str) -> None:
         command = [
-            sys.executable,
+            *python(),
             "-m",
             "dsmops",
             "worker",
