@@ -14,6 +14,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.command_line import keep_command_line
+
+keep_command_line()
+
 LONG = os.environ.get("DSMOPS_TEST_LONG", "") not in ("", "0")
 settings.register_profile("short", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile(

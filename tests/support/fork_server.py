@@ -36,6 +36,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import dsmops
+from tests.support.command_line import keep_command_line
 
 PRELOADED = ("rich.console", "rich.progress", "rich.table", "soundfile", "soxr", "sphn")
 """Third-party modules that `dsmops` imports inside functions."""
@@ -185,6 +186,7 @@ def preload() -> None:
             # Without the extra `worker` there is no torch, and less to import.
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+    keep_command_line()
 
 
 def serve(path: str) -> Job | None:
