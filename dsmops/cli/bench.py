@@ -147,7 +147,7 @@ def bench(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Load-test a server: how many streams does it carry?
+    """Find how many streams a server carries.
 
     Opens paced streams to any moshi-server, more and more of them, until a limit fails. A frame is
     sent every 80 ms by the clock, whatever happened before. The client measures how late it is
