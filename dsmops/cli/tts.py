@@ -119,7 +119,8 @@ def synthesize(
     Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best,
     f32 on a CPU. A file of the name TEXT is read, if there is one. OUT appears whole or not at all,
     and replaces a file that is there. Write pauses as <break time="0.5s"/>. Characters that the
-    model does not know are skipped and reported. --play needs pip install 'dsmops[mic]'.
+    model does not know are skipped and reported. Ctrl-C keeps what was made so far. --play needs
+    pip install 'dsmops[mic]'.
 
     \b
     Examples:
@@ -148,15 +149,20 @@ def synthesize(
             result = embedded.synthesize(content, sink, names, target, out)
         else:
             result = _synthesize_remotely(content, sink, url, api_key, names, target, out)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as exc:
         out.note(f"stopped; {target} is as it was" if target is not None else "stopped")
-        raise typer.Exit(130) from None
+        code = exc.code if isinstance(exc, SystemExit) else 130
+        raise typer.Exit(int(code or 0)) from None
     for note in synthesis_notes(result):
         out.note(note)
     if output is None or target is not None:
         out.result(result, show_synthesis(result, timestamps=timestamps))
     if result.incomplete is not None:
-        out.error(result.incomplete.error())
+        if result.incomplete.code == "interrupted":
+            kept = f"; {target} holds the first {result.audio_s:.1f} s"
+            out.note("stopped" if target is None else f"stopped{kept}")
+        else:
+            out.error(result.incomplete.error())
         raise typer.Exit(result.incomplete.exit_code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import struct
@@ -303,8 +304,13 @@ def test_what_cannot_be_meant_is_a_usage_error(
     assert said in " ".join(result.output.split())
 
 
-def test_an_old_file_stays_until_the_new_one_is_whole(tiny: TinyTts, tmp_path: Path) -> None:
-    """Ctrl-C in the middle leaves it as it was, and nothing else; a run to the end replaces it."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_keeps_what_was_made(
+    tiny: TinyTts, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The file holds the sound until then, the JSON says that it is incomplete, and the exit code
+    is the signal's; no partial file is left.
+    """
     target = tmp_path / "a.wav"
     target.write_bytes(b"old")
     command = [
@@ -315,25 +321,50 @@ def test_an_old_file_stays_until_the_new_one_is_whole(tiny: TinyTts, tmp_path: P
         "--config",
         str(tiny.server_config),
         "--cpu",
+        "--json",
         f"{TEXT} " * 1100,
         str(target),
     ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny.server_config.parent
     ) as process:
-        partial = tmp_path / ".a.wav.dsmops-partial"
-        until_s = time.monotonic() + 30
-        while not (partial.exists() and partial.stat().st_size > 10_000):
-            assert time.monotonic() < until_s
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-        assert process.stderr is not None
-        assert process.stderr.read().decode() == f"stopped; {target} is as it was\n"
+        try:
+            partial = tmp_path / ".a.wav.dsmops-partial"
+            until_s = time.monotonic() + 60
+            while not (partial.exists() and partial.stat().st_size > 10_000):
+                assert time.monotonic() < until_s
+                assert process.poll() is None
+                time.sleep(0.01)
+            assert target.read_bytes() == b"old"
+            process.send_signal(number)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, bool(output)) == (128 + number, True), errors
+    document = json.loads(output)
+    assert document["incomplete"]["code"] == "interrupted"
+    assert document["audio_s"] == len(read(target)) / 24_000 > 0
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_signal_before_the_first_sound_leaves_an_old_file(
+    tiny: TinyTts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was made, so nothing replaces what is there."""
+    target = tmp_path / "a.wav"
+    target.write_bytes(b"old")
+
+    def stopped(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("dsmops.operations.speech.synthesis.load_tts_source", stopped)
+    monkeypatch.chdir(tiny.server_config.parent)
+    args = ["synthesize", "--config", str(tiny.server_config), "--cpu", "hello", str(target)]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 130
+    assert f"stopped; {target} is as it was" in result.stderr
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
-    assert speak(tiny, "hello there", target).code == 0
-    assert target.read_bytes().startswith(b"RIFF")
 
 
 def test_a_server_says_it_too(worker: WorkerProcess, tmp_path: Path) -> None:

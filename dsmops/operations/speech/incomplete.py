@@ -21,6 +21,11 @@ class Incomplete:
         """Return `error` as a value."""
         return cls(error.code, error.message, error.hint, error.exit_code)
 
+    @classmethod
+    def interrupted(cls, exit_code: int) -> Incomplete:
+        """Return that a signal ended the stream."""
+        return cls("interrupted", "stopped before the end", "", exit_code)
+
     def error(self) -> DsmopsError:
         """Return an error to show, once the result is written."""
         return RemoteError(self.message, hint=self.hint, code=self.code)

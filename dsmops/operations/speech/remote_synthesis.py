@@ -80,10 +80,10 @@ def synthesize_remotely(
     return replace(
         result,
         output=target,
-        skipped="" if failures else _skipped(text, result),
+        skipped="" if failures or result.incomplete else _skipped(text, result),
         model=address,
         voices=(voice,) if voice is not None else (),
-        incomplete=Incomplete.because(failures[0]) if failures else None,
+        incomplete=Incomplete.because(failures[0]) if failures else result.incomplete,
     )
 
 

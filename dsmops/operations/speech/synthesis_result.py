@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples
 from dsmops.operations.speech.incomplete import Incomplete
+from dsmops.operations.speech.interruption import ALL_SIGNALS, Interruption
 from dsmops.progress import Progress
 
 Sink = Callable[[Iterator[Samples]], object]
@@ -36,8 +37,8 @@ class Synthesis:
     without waiting for the sink; `speedup` is seconds of audio per second of it. Through a server,
     `model` is its address, the times are those until its answers came, and settings that only the
     server knows are None. `output` is None where the sound did not go to a file. `incomplete`: the
-    stream failed, and this is what came before. `skipped`: each character of the text once that the
-    model's tokenizer does not know, as far as that is known.
+    stream failed or was stopped, and this is what came before. `skipped`: each character of the
+    text once that the model's tokenizer does not know, as far as that is known.
     """
 
     output: Path | None
@@ -70,6 +71,7 @@ class SynthesisMeter:
         self._samples = 0
         self._spent_s = 0.0
         self._first_s: float | None = None
+        self._interruption = Interruption(ALL_SIGNALS)
 
     def begin(self, words: int) -> None:
         """Start the clock: all is ready, and the text begins. Time before this does not count."""
@@ -77,9 +79,17 @@ class SynthesisMeter:
         self._spent_s = -time.perf_counter()
 
     def pour(self, events: Generator[SynthesisEvent], sink: Sink) -> None:
-        """Hand the sound of `events` to `sink`, which may stop before the end."""
+        """Hand the sound of `events` to `sink`, which may stop before the end.
+
+        A first Ctrl-C, SIGTERM or SIGHUP ends the events: the sink gets the sound until then, and
+        the synthesis is `incomplete`. Without any sound the process ends, and the sink gets none.
+        """
         try:
-            with closing(events), closing(self._blocks(events)) as blocks:
+            with (
+                closing(events),
+                self._interruption,
+                closing(self._blocks(self._interruption.until(events))) as blocks,
+            ):
                 sink(blocks)
         finally:
             self._progress.finish()
@@ -96,10 +106,13 @@ class SynthesisMeter:
                 yield event
                 self._spent_s -= time.perf_counter()
         self._spent_s += time.perf_counter()
+        if self._interruption.exit_code is not None and not self._samples:
+            raise SystemExit(self._interruption.exit_code)
 
     def synthesis(self) -> Synthesis:
         """Return the words and figures so far. The caller fills in model, voices and settings."""
         audio_s = self._samples / SAMPLE_RATE_HZ
+        exit_code = self._interruption.exit_code
         return Synthesis(
             output=None,
             model="",
@@ -114,4 +127,5 @@ class SynthesisMeter:
             first_audio_ms=None if self._first_s is None else 1000 * self._first_s,
             compute_s=self._spent_s,
             speedup=audio_s / self._spent_s if self._spent_s else None,
+            incomplete=None if exit_code is None else Incomplete.interrupted(exit_code),
         )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsmops.audio import (
     FRAME_SAMPLES,
@@ -24,6 +22,7 @@ from dsmops.errors import CheckpointError, DsmopsError
 from dsmops.files import require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
+from dsmops.operations.speech.interruption import Interruption
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -165,50 +164,6 @@ def transcribe(
         incomplete=incomplete,
         warnings=tuple(audio.warnings),
     )
-
-
-class Interruption:
-    """Lets the first Ctrl-C end a recording instead of the process. The second one ends it."""
-
-    def __init__(self) -> None:
-        self.has_come = False
-        self._is_reading = False
-        self._is_second = True
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_first)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
-
-    def until(self, frames: Iterator[Samples]) -> Iterator[Samples]:
-        """Yield frames until Ctrl-C, which also ends the wait for a pipe that gives nothing."""
-        while True:
-            if self.has_come:
-                return
-            self._is_reading = True
-            try:
-                frame = next(frames, None)
-            except KeyboardInterrupt:
-                if self._is_second:
-                    raise
-                return
-            finally:
-                self._is_reading = False
-            if frame is None:
-                return
-            yield frame
-
-    def _on_first(self, *_: object) -> None:
-        self.has_come, self._is_second = True, False
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-        if self._is_reading:
-            raise KeyboardInterrupt
 
 
 def require_finite(non_finite_steps: int, steps: int, model: LoadedStt) -> None:
