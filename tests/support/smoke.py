@@ -72,3 +72,16 @@ def blocked(report: SmokeReport, module: str | None = None) -> set[str]:
         if check.status is CheckStatus.BLOCKED
         and (module is None or check.module in (None, module))
     }
+
+
+def waiting_for(name: str) -> set[str]:
+    """The checks of a speech-to-text module, and of the whole server, that cannot run after `name`
+    failed, by what each needs.
+    """
+    of_tts = {"speech", *(check.name for check in CHECKS.values() if check.needs == ("speech",))}
+    waiting = {name}
+    # Needs come first in the table, so one pass finds all.
+    for check in CHECKS.values():
+        if check.name not in of_tts and waiting & set(check.needs):
+            waiting.add(check.name)
+    return waiting - {name}

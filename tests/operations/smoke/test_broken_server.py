@@ -7,30 +7,10 @@ from pathlib import Path
 import pytest
 
 from dsmops.operations.smoke import CheckStatus
-from tests.support.smoke import blocked, broken_worker, evidence, simulate
+from tests.support.smoke import blocked, broken_worker, evidence, simulate, waiting_for
 
-AFTER_STEP = {
-    "marker",
-    "closing",
-    "clip",
-    "slots-full",
-    "slot-return",
-    "round-trip",
-    "memory",
-}
-CONVERSATION = {
-    "round-trip",
-    "ready",
-    "step",
-    "marker",
-    "closing",
-    "clip",
-    "step-time",
-    "finite-numbers",
-    "slots-full",
-    "slot-return",
-    "memory",
-}
+AFTER_STEP = waiting_for("step")
+CONVERSATION = {"ready", *waiting_for("ready")}
 
 
 QUICK = {"dead-loop", "leaked-slot", "ends-at-once", "mute"}
@@ -63,7 +43,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "no-marker",
             {"marker"},
             "the marker did not return in 3 s",
-            {"closing", "clip", "round-trip"},
+            waiting_for("marker"),
         ),
         marked(
             "leaked-slot",
