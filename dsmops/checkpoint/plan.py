@@ -165,7 +165,7 @@ def plan_conversion(
         checkpoint, identity, target, dtype, on_overflow, tuple(keep_f32), (), (), None
     )
     plan = lay_out(replace(plan, target=_target_path(checkpoint, target)), kept)
-    _refuse_overwriting_source(plan)
+    refuse_overwriting_source(plan)
     return plan
 
 
@@ -194,6 +194,24 @@ def require_apart(report: Path, plan: _Writing) -> None:
             raise InputError(
                 f"the report would overwrite {path}",
                 hint="Name another file for the report.",
+                code="checkpoint.same",
+            )
+
+
+def refuse_overwriting_source(plan: _Writing) -> None:
+    """Check that no file that `plan` writes is one that it reads, under any name.
+
+    Raises:
+        InputError: one is.
+    """
+    sources = {(shard.stamp.device, shard.stamp.inode) for shard in plan.checkpoint.shards}
+    for path in plan.written_paths():
+        with os_errors(path):
+            status = path.stat() if path.exists() else None
+        if status is not None and (status.st_dev, status.st_ino) in sources:
+            raise InputError(
+                f"{path} is the source itself",
+                hint="Name another target: the source is never changed.",
                 code="checkpoint.same",
             )
 
@@ -341,16 +359,3 @@ def _target_path(checkpoint: Checkpoint, target: Path) -> Path:
         hint="End it in .safetensors, or name an existing folder.",
         code="checkpoint.target",
     )
-
-
-def _refuse_overwriting_source(plan: ConversionPlan) -> None:
-    sources = {(shard.stamp.device, shard.stamp.inode) for shard in plan.checkpoint.shards}
-    for path in plan.written_paths():
-        with os_errors(path):
-            status = path.stat() if path.exists() else None
-        if status is not None and (status.st_dev, status.st_ino) in sources:
-            raise InputError(
-                f"{path} is the source itself",
-                hint="Name another target: the source is never changed.",
-                code="checkpoint.same",
-            )

@@ -171,7 +171,6 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
         (disk_dtype(was), disk_dtype(became)) if cast else (np.dtype("u1"), np.dtype("u1"))
     )
     clamped = target.shard.header.metadata.get("dsmops.on_overflow") == "clamp"
-    table = patterns_of(became, clamp=clamped) if cast else None
     count = source.tensor.elements if cast else source.tensor.nbytes
     here, there = (
         np.empty(min(count, BLOCK_ELEMENTS), item),
@@ -182,7 +181,7 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
         before, after = here[: count - start], there[: count - start]
         source.read_into(before, start)
         target.read_into(after, start)
-        wanted = before if table is None else table.take(before, mode="clip")
+        wanted = before if not cast else _expected(before, became, clamped=clamped)
         wrong = wanted != after
         if cast and wrong.any():
             wrong &= ~(_is_nan(wanted, became) & _is_nan(after, became))
@@ -203,6 +202,16 @@ def _compare_data(source: _Located, target: _Located, progress: Progress) -> Dif
         f"{different} of {count} {unit}s differ ({what}), first {unit} {first}",
         different,
     )
+
+
+def _expected(patterns: Patterns, dtype: StorageDType, *, clamped: bool) -> Patterns:
+    """Return what casting a block of BF16 patterns to `dtype` must give."""
+    target = CONVERSION_TARGETS[dtype]
+    if target.overflows:
+        return patterns_of(dtype, clamp=clamped).take(patterns, mode="clip")
+    # Nothing to round: 0.07 ms a block of 2**18, and 5 ms by the table.
+    expected: Patterns = target.encode((patterns.astype("<u4") << np.uint32(16)).view("<f4"))
+    return expected
 
 
 def _is_nan(patterns: Patterns, dtype: StorageDType) -> NDArray[np.bool_]:

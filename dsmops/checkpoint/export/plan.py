@@ -23,7 +23,7 @@ from dsmops.checkpoint.export.encodings import (
 from dsmops.checkpoint.gguf import ALIGNMENT, render_gguf
 from dsmops.checkpoint.header import TensorInfo, render_header
 from dsmops.checkpoint.identity import ModelIdentity, identify
-from dsmops.checkpoint.plan import KYUTAI_LICENCE
+from dsmops.checkpoint.plan import KYUTAI_LICENCE, refuse_overwriting_source
 from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint
 from dsmops.errors import InputError
 from dsmops.files import os_errors, partial_path
@@ -156,7 +156,7 @@ def plan_export(source: Path, target: Path, runtime: Runtime, quant: str | None)
     else:
         head = render_header(pieces, metadata)
     plan = ExportPlan(checkpoint, identity, target, runtime, quant, head, tensors, data_bytes)
-    _refuse_overwriting_source(plan)
+    refuse_overwriting_source(plan)
     return plan
 
 
@@ -371,16 +371,3 @@ def _require_target(target: Path, runtime: Runtime, quant: str) -> Path:
                 f"Name it {wanted}{suffix}.",
             )
     return target
-
-
-def _refuse_overwriting_source(plan: ExportPlan) -> None:
-    sources = {(shard.stamp.device, shard.stamp.inode) for shard in plan.checkpoint.shards}
-    for path in plan.written_paths():
-        with os_errors(path):
-            status = path.stat() if path.exists() else None
-        if status is not None and (status.st_dev, status.st_ino) in sources:
-            raise InputError(
-                f"{path} is the source itself",
-                hint="Name another target: the source is never changed.",
-                code="checkpoint.same",
-            )
