@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dsmops.operations.bench import Levels, Limits, LoadTest
 
 
+_FORMS = (".json", ".html", ".svg", ".png")
+"""Endings of the files that a result can be written to."""
+
+
 def bench(
     url: Annotated[str, typer.Argument(metavar="URL", help="Server, like ws://127.0.0.1:8080.")],
     streams: Annotated[
@@ -140,7 +144,7 @@ def bench(
             "-o",
             metavar="FILE",
             readable=False,
-            help="Write a .json file. Repeatable.",
+            help="Write a .json, .html, .svg or .png file. Repeatable.",
         ),
     ] = None,
     json: JsonOpt = False,
@@ -160,7 +164,7 @@ def bench(
     Examples:
       dsmops bench ws://127.0.0.1:8080 --streams 1..400
       dsmops bench ws://10.0.0.5:8080 --api-key KEY --streams 64 --seconds 60 --max-lag 100
-      dsmops bench ws://127.0.0.1:8080 --streams 1,8,64 -o new.json --against old.json
+      dsmops bench ws://127.0.0.1:8080 --streams 1,8,64 -o new.json -o new.html --against old.json
       dsmops bench ws://127.0.0.1:8080 --tts --streams 1,32,64 --seconds 0
     """
     levels = _levels(streams)
@@ -175,14 +179,18 @@ def bench(
     given = (*stt_limits.values(), *tts_limits.values(), max_errors)
     has_limit = any(value is not None for value in given)
     for file in output or ():
-        if file.suffix.lower() != ".json":
-            raise typer.BadParameter(f"{file} must end in .json", param_hint="--output")
+        if file.suffix.lower() not in _FORMS:
+            raise typer.BadParameter(
+                f"{file} must end in {', '.join(_FORMS[:-1])} or {_FORMS[-1]}",
+                param_hint="--output",
+            )
         require_other_file("--output", file, {"older result": against})
     out = Reporter.open("bench", json=json, quiet=quiet, debug=debug)
     from dsmops.cli.views.bench import level_line, show_bench
     from dsmops.files import replace_atomically
     from dsmops.operations.bench import compare, read_old, read_recordings, read_texts
     from dsmops.operations.bench.running import LoadRequest, run_load_test
+    from dsmops.report.charts import require_charts
 
     request = LoadRequest(
         url,
@@ -195,6 +203,8 @@ def bench(
         warm_up,
         processes,
     )
+    if any(file.suffix.lower() != ".json" for file in output or ()):
+        require_charts()
     old = None if against is None else read_old(against, "tts" if tts else "stt")
     with ExitStack() as stack:
         # Opened before the work, so that a target that cannot be written is reported at once.
@@ -205,9 +215,15 @@ def bench(
             on_level=lambda level: out.note(level_line(level)),
         )
         comparison = None if old is None else compare(test, old, str(against))
-        document = out.document({**_as_mapping(test), "comparison": comparison})
-        for opened in files:
-            opened.write(f"{document}\n".encode())
+        for file, opened in zip(output or (), files, strict=True):
+            form = file.suffix.lower()
+            if form == ".json":
+                document = out.document({**_as_mapping(test), "comparison": comparison})
+                opened.write(f"{document}\n".encode())
+            else:
+                from dsmops.cli.views.bench_report import render
+
+                opened.write(render(test, comparison, form))
     out.result({**_as_mapping(test), "comparison": comparison}, show_bench(test, comparison))
     _end(test, out, signal_code, has_limit=has_limit)
 

@@ -35,16 +35,23 @@ def show_bench(test: LoadTest, comparison: Comparison | None = None) -> Iterator
     yield " · ".join(facts(test))
     if test.levels:
         yield Table(*table(test))
-    for level in test.levels:
-        for failure in level.failures:
-            blame = " (the client was late itself)" if failure.by_client else ""
-            yield f"{counted(level.streams, 'stream')}: {failure.text}{blame}"
+    yield from failures(test)
     yield conclusion(test)
     if comparison is not None:
         yield from show_comparison(comparison, test)
     for note in test.notes:
         yield f"note: {note}"
     yield MEANING[test.kind]
+
+
+def failures(test: LoadTest) -> list[str]:
+    """Return each limit that was not held, in words."""
+    return [
+        f"{counted(level.streams, 'stream')}: {failure.text}"
+        + (" (the client was late itself)" if failure.by_client else "")
+        for level in test.levels
+        for failure in level.failures
+    ]
 
 
 def facts(test: LoadTest) -> list[str]:
@@ -157,6 +164,18 @@ def level_line(level: Level) -> str:
 
 def show_comparison(comparison: Comparison, test: LoadTest) -> Iterator[Block]:
     """Yield the differences to an older run."""
+    if comparison.changes:
+        yield Table(*comparison_table(comparison))
+    else:
+        yield "No number of streams was measured in both runs."
+    if comparison.old_knee != test.knee:
+        yield f"Knee: {comparison.old_knee or 'none'} before, {test.knee or 'none'} now."
+    for unlike in comparison.unlike:
+        yield f"note: the runs differ in {unlike}"
+
+
+def comparison_table(comparison: Comparison) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows of the differences to an older run."""
     rows = []
     for change in comparison.changes:
         difference = change.difference
@@ -174,11 +193,4 @@ def show_comparison(comparison: Comparison, test: LoadTest) -> Iterator[Block]:
                 says,
             ]
         )
-    if rows:
-        yield Table(("streams>", "figure", "old>", "new>", "change>", ""), rows)
-    else:
-        yield "No number of streams was measured in both runs."
-    if comparison.old_knee != test.knee:
-        yield f"Knee: {comparison.old_knee or 'none'} before, {test.knee or 'none'} now."
-    for unlike in comparison.unlike:
-        yield f"note: the runs differ in {unlike}"
+    return ("streams>", "figure", "old>", "new>", "change>", "verdict"), rows
