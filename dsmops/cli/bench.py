@@ -11,11 +11,13 @@ import typer
 
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
-from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, check_api_key
+from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, check_api_key, dtype_parser
+from dsmops.dtypes import ComputeDType
+from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
-    from dsmops.operations.bench import Levels, Limits, LoadTest
+    from dsmops.operations.bench import EngineRequest, Levels, Limits, LoadTest
 
 
 _FORMS = (".json", ".html", ".svg", ".png")
@@ -23,7 +25,10 @@ _FORMS = (".json", ".html", ".svg", ".png")
 
 
 def bench(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Server, like ws://127.0.0.1:8080.")],
+    url: Annotated[
+        str | None,
+        typer.Argument(metavar="[URL]", help="Server, like ws://127.0.0.1:8080."),
+    ] = None,
     streams: Annotated[
         str,
         typer.Option(
@@ -131,6 +136,46 @@ def bench(
             help="How late the client itself may be (p99).",
         ),
     ] = 10.0,
+    engine: Annotated[
+        bool,
+        typer.Option("--engine", help="Time the embedded engine's step here; without URL."),
+    ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="With --engine: model. Repeatable. Default: stt-1b-en_fr.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        list[ComputeDType] | None,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            parser=dtype_parser(ComputeDType.parse),
+            help="With --engine: bf16, f16, f32. Repeatable. Default: best.",
+        ),
+    ] = None,
+    n_q: Annotated[
+        int | None,
+        typer.Option("--n-q", metavar="N", min=1, help="With --engine: codebooks of a TTS model."),
+    ] = None,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="With --engine: on the CPU, also with a GPU.")
+    ] = False,
+    device: Annotated[
+        int, typer.Option("--device", metavar="N", min=0, help="With --engine: CUDA ordinal.")
+    ] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile",
+            metavar="FILE",
+            readable=False,
+            help="With --engine: write the profile for plan --profile.",
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -166,8 +211,48 @@ def bench(
       dsmops bench ws://10.0.0.5:8080 --api-key KEY --streams 64 --seconds 60 --max-lag 100
       dsmops bench ws://127.0.0.1:8080 --streams 1,8,64 -o new.json -o new.html --against old.json
       dsmops bench ws://127.0.0.1:8080 --tts --streams 1,32,64 --seconds 0
+      dsmops bench --engine --model stt-1b-en_fr --dtype f16 --streams 1,64,400
     """
     levels = _levels(streams)
+    on_engine = {
+        "--model": model,
+        "--dtype": dtype,
+        "--n-q": n_q,
+        "--cpu": cpu,
+        "--device": device,
+        "--profile": profile,
+    }
+    if engine:
+        _check_engine_usage(
+            {
+                "URL": url,
+                "--tts": tts,
+                "--audio": audio,
+                "--text": text,
+                "--voice": voice,
+                "--against": against,
+            },
+            output,
+        )
+        from dsmops.operations.bench import EngineRequest
+
+        engine_request = EngineRequest(
+            tuple(dict.fromkeys(model or [DEFAULT_STT.name])),
+            tuple(dict.fromkeys(dtype or ())),
+            levels,
+            cpu,
+            device,
+            n_q,
+            profile=profile,
+        )
+        out = Reporter.open("bench", json=json, quiet=quiet, debug=debug)
+        _bench_engine(engine_request, output or [], out)
+        return
+    for name, chosen in on_engine.items():
+        if chosen:
+            raise typer.BadParameter("it needs --engine", param_hint=name)
+    if url is None:
+        raise typer.BadParameter("name the server, or give --engine", param_hint="URL")
     _check_usage(tts=tts, audio=audio, text=text, voice=voice, seconds=seconds, warm_up=warm_up)
     stt_limits = {"--max-lag": max_lag, "--min-kept": min_kept}
     tts_limits = {"--max-first-audio": max_first_audio, "--max-underruns": max_underruns}
@@ -226,6 +311,36 @@ def bench(
                 opened.write(render(test, comparison, form))
     out.result({**_as_mapping(test), "comparison": comparison}, show_bench(test, comparison))
     _end(test, out, signal_code, has_limit=has_limit)
+
+
+def _check_engine_usage(others: dict[str, object], output: list[Path] | None) -> None:
+    """Usage errors for options that a server needs."""
+    for name, value in others.items():
+        if value:
+            raise typer.BadParameter("--engine measures this machine", param_hint=name)
+    for file in output or ():
+        if file.suffix.lower() != ".json":
+            raise typer.BadParameter(
+                f"with --engine {file} must end in .json", param_hint="--output"
+            )
+
+
+def _bench_engine(request: EngineRequest, output: list[Path], out: Reporter) -> None:
+    """Measure the embedded engine, and show and write the result."""
+    from dsmops.cli.views.bench import engine_line, show_engine
+    from dsmops.files import replace_atomically
+    from dsmops.operations.bench import run_engine_test
+
+    with ExitStack() as stack:
+        files = [stack.enter_context(replace_atomically(file)) for file in output]
+        test = run_engine_test(
+            request, progress=out.progress(), on_row=lambda row: out.note(engine_line(row))
+        )
+        for file in files:
+            file.write(f"{out.document(test)}\n".encode())
+    out.result(test, show_engine(test))
+    if test.interrupted:
+        raise typer.Exit(130)
 
 
 def _end(test: LoadTest, out: Reporter, signal_code: int | None, *, has_limit: bool) -> None:

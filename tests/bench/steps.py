@@ -101,7 +101,7 @@ def main(words: list[str] | None = None) -> int:
 def _words(figures: dict[str, Any]) -> str:
     return (
         f"step p50 {figures['step_p50_ms']} p99 {figures['step_p99_ms']} ms, {figures['speedup']} ×"
-        f" real time a stream, Mimi alone {figures['mimi_p50_ms']} ms,"
+        f" real time a stream, Mimi alone {figures.get('mimi_p50_ms', '?')} ms,"
         f" {figures['peak_device_bytes'] / 2**20:,.0f} MiB on the device"
     )
 
@@ -142,7 +142,11 @@ def _measure(
         "step_p50_ms": round(statistics.median(times), 3),
         "step_p99_ms": round(sorted(times)[int(len(times) * 0.99) - 1], 3),
         "speedup": round(FRAME_MS / statistics.median(times), 1),
-        "mimi_p50_ms": round(statistics.median(_times_ms(mimi_step)), 3),
+        **(
+            {}
+            if mimi_step is None
+            else {"mimi_p50_ms": round(statistics.median(_times_ms(mimi_step)), 3)}
+        ),
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
         "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
         "peak_device_bytes": total - free,
@@ -170,47 +174,17 @@ def _times_ms(step: Callable[[], object]) -> list[float]:
 
 def _ours(
     model: str, batch: int, dtype: ComputeDType
-) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
-    import torch
+) -> tuple[Callable[[], object], Callable[[], object] | None, dict[str, Any]]:
+    """Return the step that `dsmops bench --engine` measures."""
+    from dsmops.worker.runtime.measure import random_engine
 
-    from dsmops.worker.models.random import random_stt
-    from dsmops.worker.models.state import RowState
-    from dsmops.worker.runtime.stt.engine import SttEngine
-
-    device = torch.device("cuda:0")
-    shape = STT_MODELS[model].shape
-    stt = random_stt(shape, device, dtype)
-    weights_bytes = torch.cuda.memory_allocated()
-    engine = SttEngine(stt, batch)
-    pcm = torch.rand(batch, 1, stt.frame_samples).pin_memory()
-    mask = torch.ones(batch, dtype=torch.bool)
-
-    # Mimi alone, in a graph of its own.
-    with torch.inference_mode():
-        rows = RowState(batch, device)
-        state, heard, everyone = stt.mimi.init_state(rows), pcm.to(device), mask.to(device)
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                stt.mimi.encode(heard, shape.audio_codebooks, state, everyone)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        before = torch.cuda.memory_allocated()
-        with torch.cuda.graph(graph):
-            stt.mimi.encode(heard, shape.audio_codebooks, state, everyone)
-    details = {
-        "weights_bytes": weights_bytes,
-        "state_bytes": engine.state_bytes,
-        "mimi_graph_bytes": torch.cuda.memory_allocated() - before,
-    }
-    frames, exec_mask = engine.new_frames(), mask.numpy()
-    frames[:] = pcm[:, 0].numpy()
-    return lambda: engine.step(frames, exec_mask), graph.replay, details
+    engine = random_engine(STT_MODELS[model].shape, dtype, device_name="cuda:0")(batch)
+    return engine.step, None, {"state_bytes": engine.state_bytes}
 
 
 def _moshi(
     model: str, batch: int, dtype: ComputeDType
-) -> tuple[Callable[[], object], Callable[[], object], dict[str, Any]]:
+) -> tuple[Callable[[], object], Callable[[], object] | None, dict[str, Any]]:
     import torch
     from moshi.models import LMGen, loaders  # type: ignore[import-not-found]
 

@@ -144,8 +144,7 @@ def _measure(
     for _ in range(_shape().lm.context + 10):
         step()
     if profile:
-        for run in parts.values():
-            _show_kernels(run)
+        _show_kernels(step)
     times = _times_ms(step)
     free, total = torch.cuda.mem_get_info()
     return {
@@ -185,73 +184,12 @@ def _times_ms(step: Callable[[], object]) -> list[float]:
 def _ours(
     batch: int, dtype: ComputeDType, n_q: int
 ) -> tuple[Callable[[], object], dict[str, Callable[[], object]], dict[str, Any]]:
-    import numpy as np
-    import torch
+    """Return the step that `dsmops bench --engine` measures."""
+    from dsmops.worker.runtime.measure import random_engine
 
-    from dsmops.worker.models.random import random_tts
-    from dsmops.worker.models.state import RowState
-    from dsmops.worker.runtime.tts.engine import TtsEngine
-    from dsmops.worker.runtime.tts.interface import TtsOutput, TtsRequest
-
-    device = torch.device("cuda:0")
-    model = random_tts(_shape(), device, dtype, n_q=n_q)
-    weights_bytes = torch.cuda.memory_allocated()
-    engine = TtsEngine(model, batch)
-    rng = np.random.default_rng(0)
-    voice = rng.standard_normal(model.config.voice_shape).astype(np.float32)
-    everyone, padding = np.ones(batch, np.bool_), np.full(batch, 3)
-
-    def begin() -> None:
-        for slot in range(batch):
-            engine.reset([slot], [TtsRequest((voice,), seed=slot)])
-
-    def step(*, text_only: bool = False) -> TtsOutput:
-        return engine.step(everyone, lambda _: padding, text_only=text_only)
-
-    def first_audio() -> None:
-        while not step(
-            text_only=bool((engine.offsets < model.config.delay_steps).all())
-        ).valid.all():
-            pass
-
-    begin()
-    first_audio()
-    begin_s = time.perf_counter()
-    begin()
-    torch.cuda.synchronize()
-    reset_ms = (time.perf_counter() - begin_s) * 1000
-    begin_s = time.perf_counter()
-    first_audio()
-    first_audio_ms = (time.perf_counter() - begin_s) * 1000
-
-    # Mimi alone, in a graph of its own.
-    with torch.inference_mode():
-        rows = RowState(batch, device)
-        state, codes = (
-            model.mimi.init_state(rows),
-            torch.zeros(batch, n_q, 1, dtype=torch.int64, device=device),
-        )
-        mask = torch.ones(batch, dtype=torch.bool, device=device)
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                model.mimi.decode(codes, state, mask)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            model.mimi.decode(codes, state, mask)
-    parts: dict[str, Callable[[], object]] = {
-        "text": engine._run_text,
-        "depformer_and_mimi": engine._run_audio,
-        "mimi": graph.replay,
-    }
-    details = {
-        "weights_bytes": weights_bytes,
-        "state_bytes": engine.state_bytes,
-        "reset_ms_a_slot": round(reset_ms / batch, 3),
-        "first_audio_ms": round(first_audio_ms, 1),
-    }
-    return step, parts, details
+    engine = random_engine(_shape(), dtype, device_name="cuda:0", n_q=n_q)(batch)
+    first_audio_ms = round(engine.first_audio_ms or 0.0, 1)
+    return engine.step, {}, {"state_bytes": engine.state_bytes, "first_audio_ms": first_audio_ms}
 
 
 def _moshi(

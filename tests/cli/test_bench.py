@@ -108,7 +108,7 @@ URL = "ws://127.0.0.1:9"
         ([URL, "--seconds", "nan"], "not a number of seconds"),
         ([URL, "-o", "out.txt"], "must end in"),
         ([URL, "--api-key", "a b"], "without spaces"),
-        ([], "Missing argument"),
+        ([], "or give --engine"),
     ],
 )
 def test_usage_errors(words: list[str], said: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from dsmops.operations.bench import (
     Comparison,
+    EngineRow,
+    EngineTest,
     Level,
     LoadTest,
     Spread,
@@ -14,7 +16,7 @@ from dsmops.operations.bench import (
     Verdict,
 )
 from dsmops.report import Block, Table
-from dsmops.units import counted
+from dsmops.units import counted, size
 
 MEANING = {
     "stt": (
@@ -194,3 +196,49 @@ def comparison_table(comparison: Comparison) -> tuple[Sequence[str], list[list[s
             ]
         )
     return ("streams>", "figure", "old>", "new>", "change>", "verdict"), rows
+
+
+def show_engine(test: EngineTest) -> Iterator[Block]:
+    """Yield the whole step by model, dtype and streams, the answer, and where the profile is."""
+    yield test.device
+    if test.rows:
+        yield Table(
+            (
+                *("model", "dtype", "streams>", "step p50>", "p95>", "p99>", "max ms>"),
+                *("× real time>", "first audio ms>", "state>", "device>"),
+            ),
+            [_engine_row(row) for row in test.rows],
+        )
+    for model, dtype in dict.fromkeys((row.model, row.dtype) for row in test.rows):
+        rows = [row for row in test.rows if (row.model, row.dtype) == (model, dtype)]
+        most = max((row.streams for row in rows if row.keeps_up), default=None)
+        says = "no number of streams" if most is None else counted(most, "stream")
+        yield f"{model} in {dtype}: {says} measured with p99 within 64 of 80 ms."
+    for profile in test.profiles:
+        yield f"Step profile for `dsmops plan --runtime embedded --profile`: {profile}"
+    if test.interrupted:
+        yield "The run was stopped; this is what was measured."
+
+
+def engine_line(row: EngineRow) -> str:
+    """Return a row in one line, for a run that goes on."""
+    return (
+        f"{row.model} {row.dtype}, {counted(row.streams, 'stream')}: "
+        f"step p50 {row.step_p50_ms:.2f} ms, p99 {row.step_p99_ms:.2f} ms"
+    )
+
+
+def _engine_row(row: EngineRow) -> list[str]:
+    return [
+        row.model,
+        row.dtype,
+        str(row.streams),
+        *(
+            f"{value:.2f}"
+            for value in (row.step_p50_ms, row.step_p95_ms, row.step_p99_ms, row.step_max_ms)
+        ),
+        f"{row.speedup:.1f}",
+        _ms(row.first_audio_ms),
+        size(row.state_bytes),
+        "–" if row.device_bytes is None else size(row.device_bytes),
+    ]

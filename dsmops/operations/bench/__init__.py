@@ -1,6 +1,7 @@
 """`bench`: how many streams a server carries, and how long a step of an engine takes."""
 
 from dsmops.operations.bench.comparison import Change, Comparison, compare, read_old
+from dsmops.operations.bench.engine import EngineRequest, EngineRow, EngineTest, run_engine_test
 from dsmops.operations.bench.levels import Levels, parse_levels
 from dsmops.operations.bench.limits import Limits
 from dsmops.operations.bench.material import Recordings, Texts, read_recordings, read_texts
@@ -18,6 +19,9 @@ from dsmops.operations.bench.statistics import Spread
 __all__ = [
     "Change",
     "Comparison",
+    "EngineRequest",
+    "EngineRow",
+    "EngineTest",
     "Failure",
     "Level",
     "Levels",
@@ -35,4 +39,5 @@ __all__ = [
     "read_old",
     "read_recordings",
     "read_texts",
+    "run_engine_test",
 ]

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from dsmops.config.memory import largest_batch
 from dsmops.config.plan import ServingPlan
-from dsmops.config.timing import PROFILE_SCHEMA
+from dsmops.config.timing import PROFILE_SCHEMA, Measured
 from dsmops.errors import InputError
 from dsmops.extras import require_worker
 from dsmops.files import write_text_atomically
@@ -61,24 +62,38 @@ def measure_profile(
         for batch_size, step_p99_ms in measure_steps(
             model.shape, plan.dtype, sizes, device_name=device_name, n_q=plan.n_q
         ):
-            points.append({"batch_size": batch_size, "step_p99_ms": round(step_p99_ms, 3)})
+            points.append((batch_size, step_p99_ms))
             progress.advance(1)
     finally:
         progress.finish()
+    measured = (plan.device.name, plan.model, plan.dtype, plan.runtime, plan.n_q)
+    return write_profile(measured, points)
+
+
+def write_profile(
+    measured: Measured, points: Sequence[tuple[int, float]], path: Path | None = None
+) -> Path:
+    """Write a step profile, by default into this machine's state folder, and return its file.
+
+    `points` are numbers of streams with the 99th percentile of the step in ms.
+    """
+    device_name, model, dtype, runtime, n_q = measured
     body = {
         "schema": PROFILE_SCHEMA,
-        "device_name": plan.device.name,
-        "model": plan.model,
-        "dtype": plan.dtype,
-        "runtime": plan.runtime,
-        **({"n_q": plan.n_q} if plan.n_q else {}),
-        "points": points,
+        "device_name": device_name,
+        "model": model,
+        "dtype": dtype,
+        "runtime": runtime,
+        **({"n_q": n_q} if n_q else {}),
+        "points": [
+            {"batch_size": batch_size, "step_p99_ms": round(step_p99_ms, 3)}
+            for batch_size, step_p99_ms in points
+        ],
     }
-    codebooks = (f"{plan.n_q}-codebooks",) if plan.n_q else ()
-    name = "-".join(
-        (plan.device.name, plan.model, plan.dtype.candle_name, plan.runtime, *codebooks)
-    )
-    path = profile_folder() / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.json"
+    codebooks = (f"{n_q}-codebooks",) if n_q else ()
+    name = "-".join((device_name, model, dtype.candle_name, runtime, *codebooks))
+    if path is None:
+        path = profile_folder() / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(body, indent=2) + "\n")
     return path

@@ -1,5 +1,6 @@
-"""How long a step takes on a device, by batch size, with random weights: a step's time does not
-depend on their values.
+"""How long a step takes on a device, by batch size.
+
+With random weights: a step's time does not depend on their values. Or with a model that is loaded.
 """
 
 from __future__ import annotations
@@ -7,23 +8,62 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError, GpuMemoryError
-from dsmops.models import FRAME_MS, LmShape, Shape, TtsShape
+from dsmops.models import FRAME_MS, Shape, TtsShape
 from dsmops.worker.models.random import random_stt, random_tts
+from dsmops.worker.models.stt import LoadedStt
+from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts.interface import TtsOutput, TtsRequest
 
 _WARM_UP_STEPS = 10
 _TIMED_STEPS = 200
 """Enough for a 99th percentile with two steps above it."""
+_FEWEST_STEPS = 20
+_LONGEST_MS = 15_000.0
+"""On a CPU a large model needs seconds for a step."""
 
 
 Step = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class StepMeasurement:
+    """Whole steps of an engine with `batch_size` slots, all of them in use, in milliseconds.
+
+    `first_audio_ms` is from a reset of all slots to the sound of all, for text-to-speech.
+    `state_bytes` is what the slots take, `device_bytes` what the device lost to everything; None
+    where it does not say.
+    """
+
+    batch_size: int
+    steps: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    first_audio_ms: float | None
+    state_bytes: int
+    device_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine that is open: one step, how long the first sound took, its state."""
+
+    step: Step
+    first_audio_ms: float | None
+    state_bytes: int
+
+
+OpenEngine = Callable[[int], Engine]
 
 
 def measure_steps(
@@ -34,13 +74,21 @@ def measure_steps(
     device_name: str,
     n_q: int | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """Yield (batch size, 99th percentile of the whole step in ms) for rising `batch_sizes` on
-    `device_name`, as torch names it (`cuda:0`).
+    """Yield (batch size, 99th percentile of the whole step in ms), as `measure_engine` finds it."""
+    for found in measure_engine(
+        random_engine(shape, dtype, device_name=device_name, n_q=n_q),
+        batch_sizes,
+        device_name=device_name,
+    ):
+        yield found.batch_size, found.p99_ms
+
+
+def random_engine(
+    shape: Shape, dtype: ComputeDType, *, device_name: str, n_q: int | None = None
+) -> OpenEngine:
+    """Return what opens engines of a model with random weights on `device_name`, as torch names it.
 
     `n_q` is how many codebooks a text-to-speech model generates; None: all.
-
-    Ends early, without an error, where the next size does not fit, or once a step takes longer than
-    a frame: no larger one can keep up.
 
     Raises:
         DriverMissingError: torch sees no such device.
@@ -51,56 +99,110 @@ def measure_steps(
             f"torch sees {torch.cuda.device_count()} CUDA devices here, and not {device_name}",
             hint="`dsmops check-gpu` shows the cards, the driver, and whether torch fits them.",
         )
-    open_engine = (
-        _tts_steps(shape, device, dtype, n_q)
-        if isinstance(shape, TtsShape)
-        else _stt_steps(shape, device, dtype)
-    )
+    if isinstance(shape, TtsShape):
+        return _tts_engine(random_tts(shape, device, dtype, n_q=n_q))
+    return stt_engine(random_stt(shape, device, dtype))
+
+
+def measure_engine(
+    open_engine: OpenEngine,
+    batch_sizes: Sequence[int],
+    *,
+    device_name: str,
+    warm_up_steps: int | None = None,
+    timed_steps: int | None = None,
+) -> Iterator[StepMeasurement]:
+    """Yield the whole step at rising `batch_sizes`.
+
+    Ends early, without an error, where the next size does not fit, or once a step takes longer than
+    a frame: no larger one can keep up.
+    """
+    device = torch.device(device_name)
+    warm_up = _WARM_UP_STEPS if warm_up_steps is None else warm_up_steps
+    timed = timed_steps or _TIMED_STEPS
     for batch_size in batch_sizes:
         try:
-            step_p99_ms = _time_steps(open_engine(batch_size))
+            found = _measure(open_engine(batch_size), batch_size, warm_up, timed)
         except GpuMemoryError:
             return
-        yield batch_size, step_p99_ms
-        if step_p99_ms > FRAME_MS:
+        if device.type == "cuda":
+            free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+            found = replace(found, device_bytes=total_bytes - free_bytes)
+        yield found
+        if found.p99_ms > FRAME_MS:
             return
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _stt_steps(shape: LmShape, device: torch.device, dtype: ComputeDType) -> Callable[[int], Step]:
-    model = random_stt(shape, device, dtype)
+def stt_engine(model: LoadedStt) -> OpenEngine:
+    """Return what opens engines of a speech-to-text model."""
 
-    def open_engine(batch_size: int) -> Step:
+    def open_engine(batch_size: int) -> Engine:
         engine = SttEngine(model, batch_size)
-        pcm, everyone = (
-            engine.new_frames(),
-            np.ones(batch_size, np.bool_),
-        )
-        return lambda: engine.step(pcm, everyone)
+        pcm, everyone = engine.new_frames(), np.ones(batch_size, np.bool_)
+        return Engine(lambda: engine.step(pcm, everyone), None, engine.state_bytes)
 
     return open_engine
 
 
-def _tts_steps(
-    shape: TtsShape, device: torch.device, dtype: ComputeDType, n_q: int | None
-) -> Callable[[int], Step]:
-    model = random_tts(shape, device, dtype, n_q=n_q)
-
-    def open_engine(batch_size: int) -> Step:
+def _tts_engine(model: LoadedTts) -> OpenEngine:
+    def open_engine(batch_size: int) -> Engine:
         engine = TtsEngine(model, batch_size)
         everyone = np.ones(batch_size, dtype=np.bool_)
-        return lambda: engine.step(everyone, lambda predicted: predicted)
+        voice = np.random.default_rng(0).standard_normal(model.config.voice_shape)
+        request = TtsRequest((voice.astype(np.float32),))
+        delay_steps = model.config.delay_steps
+
+        def step(*, text_only: bool = False) -> TtsOutput:
+            return engine.step(everyone, lambda predicted: predicted, text_only=text_only)
+
+        def first_audio_ms() -> float:
+            for slot in range(batch_size):
+                engine.reset([slot], [request])
+            begin_s = time.perf_counter()
+            while not step(text_only=bool((engine.offsets < delay_steps).all())).valid.all():
+                pass
+            return (time.perf_counter() - begin_s) * 1000
+
+        first_audio_ms()  # what is made at the first step
+        return Engine(step, first_audio_ms(), engine.state_bytes)
 
     return open_engine
 
 
-def _time_steps(step: Step) -> float:
-    times_ms = []
-    for number in range(_WARM_UP_STEPS + _TIMED_STEPS):
+def _measure(
+    engine: Engine, batch_size: int, warm_up_steps: int, timed_steps: int
+) -> StepMeasurement:
+    for _ in range(warm_up_steps):
+        engine.step()
+    times_ms = _times_ms(engine.step, timed_steps)
+
+    def rank(percent: int) -> float:
+        # The same rank as that of a load test: the smallest value that so many do not exceed.
+        return round(times_ms[max(0, -(-percent * len(times_ms) // 100) - 1)], 3)
+
+    return StepMeasurement(
+        batch_size,
+        len(times_ms),
+        rank(50),
+        rank(95),
+        rank(99),
+        round(times_ms[-1], 3),
+        None if engine.first_audio_ms is None else round(engine.first_audio_ms, 1),
+        engine.state_bytes,
+        None,
+    )
+
+
+def _times_ms(step: Step, count: int) -> list[float]:
+    """Return the times of `count` steps, rising; fewer where they take long."""
+    times_ms: list[float] = []
+    while len(times_ms) < count:
         begin_s = time.perf_counter()
         step()
-        if number >= _WARM_UP_STEPS:
-            times_ms.append((time.perf_counter() - begin_s) * 1000)
-    return sorted(times_ms)[int(_TIMED_STEPS * 0.99) - 1]
+        times_ms.append((time.perf_counter() - begin_s) * 1000)
+        if len(times_ms) >= _FEWEST_STEPS and sum(times_ms) > _LONGEST_MS:
+            break
+    return sorted(times_ms)
