@@ -14,7 +14,13 @@ from dsmops.checkpoint.identity import ModelIdentity, identify
 from dsmops.checkpoint.losses import LossCounts, LossReport, TensorLoss
 from dsmops.checkpoint.plan import ConversionPlan, OverflowPolicy, plan_conversion
 from dsmops.checkpoint.record import ConversionReport, is_current, made_by_conversion
-from dsmops.checkpoint.shards import Checkpoint, Shard, open_checkpoint, read_header
+from dsmops.checkpoint.shards import (
+    Checkpoint,
+    Shard,
+    open_checkpoint,
+    read_header,
+    require_unchanged,
+)
 
 if TYPE_CHECKING:
     from dsmops.checkpoint.conversion import convert, scan
@@ -41,6 +47,7 @@ __all__ = [
     "parse_header",
     "plan_conversion",
     "read_header",
+    "require_unchanged",
     "scan",
     "verify",
 ]

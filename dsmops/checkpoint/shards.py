@@ -274,20 +274,36 @@ def compute_sha256(shard: Shard, *, progress: Progress = SILENT) -> str:
         CheckpointError: a blob does not have the digest that is its name.
         SourceError, FileAccessError: the file is gone, or cannot be read.
     """
-    with os_errors(shard.path):
-        status = shard.path.stat()
-    digest = sha256(shard.path, progress=progress)
-    promised = _promised_sha256(shard.path)
+    return _compare_with_name(shard.path, progress=progress)
+
+
+def _compare_with_name(path: Path, *, progress: Progress = SILENT) -> str:
+    with os_errors(path):
+        status = path.stat()
+    digest = sha256(path, progress=progress)
+    promised = _promised_sha256(path)
     if promised is not None and digest != promised:
         raise CheckpointError(
-            f"{shard.path} changed since it was downloaded: its SHA-256 is {digest}, and its name "
+            f"{path} changed since it was downloaded: its SHA-256 is {digest}, and its name "
             f"in the cache promises {promised}",
-            hint=f"Delete {shard.path.resolve()} and run the command again: it is downloaded anew.",
+            hint=f"Delete {path.resolve()} and run the command again: it is downloaded anew.",
             code="checkpoint.blob_changed",
         )
     if promised is not None:
-        remember_sha256(shard.path, digest, status)
+        remember_sha256(path, digest, status)
     return digest
+
+
+def require_unchanged(path: Path) -> None:
+    """Check that a blob of a Hugging Face cache still has the bytes that its name promises; other
+    files pass. A blob is read once, and again only when size, time or inode changed.
+
+    Raises:
+        CheckpointError: its digest is not its name.
+        SourceError, FileAccessError: the file is gone, or cannot be read.
+    """
+    if _promised_sha256(path) is not None and _known_sha256(path) is None:
+        _compare_with_name(path)
 
 
 def read_index(path: Path) -> IndexFile:

@@ -75,6 +75,7 @@ class AskedBatch:
     fits: bool | None
     memory: MemorySplit
     step_ms: float | None
+    slow_host_step_ms: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,9 @@ class ServingPlan:
     `batch_size` is the largest safe number of slots, 0 when not even one fits. `memory` is the
     split at that size (at one slot when nothing fits). `memory_batch_size` and `time_batch_size`
     are the two bounds, None where unknown. `step_ms` is the 99th percentile of a measured profile,
-    or an estimate, at `batch_size`. `n_q` is how many codebooks a text-to-speech model generates,
-    None for others, and `codebook_choices` what other numbers would change.
+    or an estimate, at `batch_size`; `slow_host_step_ms` the estimate for the slowest host that is
+    published, None for a measured profile. `n_q` is how many codebooks a text-to-speech model
+    generates, None for others, and `codebook_choices` what other numbers would change.
     """
 
     model: str
@@ -108,6 +110,7 @@ class ServingPlan:
     codebook_choices: tuple[CodebookChoice, ...]
     notes: tuple[str, ...]
     asked: AskedBatch | None = None
+    slow_host_step_ms: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -159,19 +162,25 @@ def plan_serving(
     batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
     slots = max(1, batch_size)
 
-    def step_ms_of(size: int) -> float | None:
-        return (
-            profile.step_p99_ms(size)
-            if profile is not None
-            else estimate_step_ms(
-                shape, chosen, size, device, context=window, runtime=runtime, n_q=codebooks
-            )
+    def step_ms_of(size: int, *, slow_host: bool = False) -> float | None:
+        if profile is not None:
+            return None if slow_host else profile.step_p99_ms(size)
+        return estimate_step_ms(
+            shape,
+            chosen,
+            size,
+            device,
+            context=window,
+            runtime=runtime,
+            n_q=codebooks,
+            slow_host=slow_host,
         )
 
     def memory_of(size: int) -> MemorySplit:
         return serving_memory(shape, chosen, size, context=window, runtime=runtime, n_q=codebooks)
 
     step_ms = step_ms_of(slots)
+    slow_host_step_ms = step_ms_of(slots, slow_host=True)
     asked = None
     if asked_batch_size is not None:
         fits = (
@@ -180,7 +189,11 @@ def plan_serving(
             else asked_batch_size <= batch_size
         )
         asked = AskedBatch(
-            asked_batch_size, fits, memory_of(asked_batch_size), step_ms_of(asked_batch_size)
+            asked_batch_size,
+            fits,
+            memory_of(asked_batch_size),
+            step_ms_of(asked_batch_size),
+            step_ms_of(asked_batch_size, slow_host=True),
         )
     return ServingPlan(
         model=model.name,
@@ -200,13 +213,17 @@ def plan_serving(
         step_budget_ms=BUDGET_MS,
         memory=memory_of(slots),
         asked=asked,
+        slow_host_step_ms=slow_host_step_ms,
         alternatives=(
             ()
             if batch_size or usable is None
             else _alternatives(device, model, chosen, codebooks, usable, runtime)
         ),
         codebook_choices=tuple(_codebook_choices(shape, chosen, slots, device, runtime)),
-        notes=tuple(_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime)),
+        notes=(
+            *_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime),
+            *_slow_host_note(step_ms, slow_host_step_ms),
+        ),
     )
 
 
@@ -439,6 +456,18 @@ def _notes(
         )
     if limited_by is LimitedBy.NOTHING_FITS and not is_tts:
         yield "For a card this small, moshi.cpp with quantised weights serves a single stream."
+
+
+def _slow_host_note(step_ms: float | None, slow_host_step_ms: float | None) -> Iterator[str]:
+    if step_ms is None or slow_host_step_ms is None or slow_host_step_ms <= step_ms:
+        return
+    beyond = (
+        f", more than the {BUDGET_MS:.0f} ms planned for" if slow_host_step_ms > BUDGET_MS else ""
+    )
+    yield (
+        f"A small batch waits for the host's processor to launch kernels: {step_ms:.0f} ms a step"
+        f" with an H200's host, up to {slow_host_step_ms:.0f} ms with a slow one{beyond}."
+    )
 
 
 def visible_to_server(device: Device) -> str:

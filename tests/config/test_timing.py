@@ -124,6 +124,27 @@ def test_published_steps_of_other_cards_are_this_far_off(
     assert estimated == pytest.approx(published_ms, rel=off)
 
 
+def test_a_slow_host_is_bounded_by_what_is_published() -> None:
+    """The published RTX 2070 (28.8 ms at batch 2) lies between both estimates, at the upper one;
+    where the card decides, both are the same.
+    """
+    card = replace(
+        H200,
+        compute_capability=ComputeCapability(7, 5),
+        memory_bandwidth_bytes_per_s=448_000_000_000,
+    )
+    low, high = (
+        estimate_step_ms(LM, ComputeDType.F16, 2, card, slow_host=slow) for slow in (False, True)
+    )
+    assert low is not None
+    assert high is not None
+    assert low < 28.8 <= high * 1.01
+    assert high == pytest.approx(28.8, rel=0.03)
+    assert estimate_step_ms(LM, ComputeDType.F16, 560, H200, slow_host=True) == estimate_step_ms(
+        LM, ComputeDType.F16, 560, H200
+    )
+
+
 @pytest.mark.parametrize(("texts", "measured_ms"), [(1, 21.1), (32, 28.8), (64, 32.8)])
 def test_the_python_modules_measured_steps_are_met(texts: int, measured_ms: float) -> None:
     """moshi-server's Py module on an H200 with 24 codebooks, within a tenth."""

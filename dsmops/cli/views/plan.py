@@ -123,6 +123,8 @@ def _asked_line(plan: ServingPlan, asked: AskedBatch) -> str:
     answer = {True: "Yes", False: "No", None: "Unknown"}[asked.fits]
     usable = "" if plan.usable_bytes is None else f" of {size(plan.usable_bytes)} usable"
     step = "unknown" if asked.step_ms is None else f"{asked.step_ms:.0f}"
+    if asked.step_ms and asked.slow_host_step_ms and asked.slow_host_step_ms > asked.step_ms:
+        step += f" (with a slow host {asked.slow_host_step_ms:.0f})"
     streams = counted(asked.batch_size, "stream")
     return (
         f"{answer}, {streams}: {size(asked.memory.total_bytes)}{usable};"

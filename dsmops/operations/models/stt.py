@@ -7,10 +7,11 @@ in one `SttSource`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsmops.checkpoint import require_unchanged
 from dsmops.config.modules import Module
 from dsmops.dtypes import ComputeDType
 from dsmops.extras import require_worker
@@ -102,12 +103,15 @@ def load_stt_source(
     which is f32 on a CPU.
 
     Raises:
-        CheckpointError, InputError: a file is not what the config describes.
+        CheckpointError, InputError: a file is not what the config describes, or a blob of the
+            Hugging Face cache changed since its download.
         GpuMemoryError, DeviceLostError: the device has no room, or failed.
     """
     from dsmops.worker.models.device import best_device, best_dtype
     from dsmops.worker.models.stt import load_stt
 
+    for path in astuple(source.files):
+        require_unchanged(path)
     device = best_device(cpu=cpu)
     return load_stt(
         source.files,

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsmops.checkpoint import require_unchanged
 from dsmops.config.modules import Module
 from dsmops.config.values import resolve
 from dsmops.dtypes import ComputeDType
@@ -156,12 +157,15 @@ def load_tts_source(
     """Load a model in `dtype`; by default in the one its device serves best, which is f32 on a CPU.
 
     Raises:
-        CheckpointError, InputError: a file is not what the config describes.
+        CheckpointError, InputError: a file is not what the config describes, or a blob of the
+            Hugging Face cache changed since its download.
         GpuMemoryError, DeviceLostError: the device has no room, or failed.
     """
     from dsmops.worker.models.device import best_device, best_dtype
     from dsmops.worker.models.tts import load_tts
 
+    for path in astuple(source.files):
+        require_unchanged(path)
     device = best_device(cpu=cpu or source.defaults.cpu)
     return load_tts(
         source.files,

@@ -95,6 +95,24 @@ def test_kernels_are_compared_with_the_card(
     assert names == {name: level}
 
 
+@pytest.mark.parametrize(("host", "target"), [("t4_cloud", b"sm_90"), ("two_l4", b"sm_75")])
+def test_kernels_of_an_earlier_build_are_suspected(
+    host: str, target: bytes, scope: Scope, play: Play
+) -> None:
+    """A binary with the kernels of another architecture may be one that was rebuilt: candle's build
+    keeps them when only CUDA_COMPUTE_CAP changed, and the finding names the cure.
+    """
+    contents = (UPSTREAM, b"dtype_override", b".target " + target)
+    binary = write_machine_code(scope.folder / "moshi-server", *contents)
+    seen = found(diagnose(replace(scope, moshi_bin=str(binary)), play(host)))
+    name = "server-built-for-newer" if host == "t4_cloud" else "server-built-for-older"
+    assert any(
+        "kept the old kernels" in each and "cargo clean -p candle-kernels" in each
+        for each in seen[name].evidence
+    )
+    assert "CUDA_COMPUTE_CAP=" in seen[name].hint
+
+
 def test_a_server_that_was_only_found_is_no_error(scope: Scope, bare: GpuReport) -> None:
     """It may not be the one that serves; one that cargo built is named instead."""
     cargo = Path.home() / ".cargo" / "bin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -384,3 +385,18 @@ def test_a_hub_name_that_leads_nowhere_is_told(hub: HubServer, source: str, mess
         find_stt(source)
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def test_a_blob_that_changed_in_the_cache_is_not_loaded(tiny: Path, tmp_path: Path) -> None:
+    """A file of the Hugging Face cache is compared with its name, again when it changed."""
+    stored = tmp_path / "blobs"
+    stored.mkdir()
+    lm = find_stt(".").files.lm
+    blob = lm.rename(stored / hashlib.sha256(lm.read_bytes()).hexdigest())
+    lm.symlink_to(blob)
+    assert tokens_of(".")[1] > 0
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    with pytest.raises(CheckpointError, match="changed since it was downloaded"):
+        tokens_of(".")
