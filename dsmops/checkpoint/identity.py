@@ -36,7 +36,8 @@ def identify(tensors: Mapping[str, TensorInfo]) -> ModelIdentity:
     if _share(shapes, MIMI_TENSOR_PROBES) == 1:
         return ModelIdentity("mimi", "Mimi audio codec")
     candidates = {name: model.shape.tensors() for name, model in MODELS.items()}
-    for name, wanted in candidates.items():
+    # A deeper model has all tensors of a shallower one: the largest that is complete is meant.
+    for name, wanted in sorted(candidates.items(), key=lambda candidate: -len(candidate[1])):
         if _share(shapes, wanted) == 1:
             purpose = MODELS[name].purpose
             return ModelIdentity(name, f"Kyutai {name}, {purpose} language model")

@@ -24,6 +24,21 @@ def test_the_published_layouts_are_recognised(name: str) -> None:
     assert identify(as_tensors({**shape.tensors(), "extra": (1,)})).name == name
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_deeper_model_of_the_same_architecture_is_told_from_the_other(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with more layers has every tensor of the one with fewer, and is not taken for it."""
+    model = MODELS[name]
+    lm = model.shape if isinstance(model.shape, LmShape) else model.shape.lm
+    deeper = dataclasses.replace(lm, num_layers=lm.num_layers + 4)
+    shape = deeper if lm is model.shape else dataclasses.replace(model.shape, lm=deeper)
+    other = dataclasses.replace(model, name="deeper", shape=shape)
+    monkeypatch.setitem(MODELS, "deeper", other)
+    assert identify(as_tensors(other.shape.tensors())).name == "deeper"
+    assert identify(as_tensors(model.shape.tensors())).name == name
+
+
 def test_mimi_is_known_by_a_few_tensors() -> None:
     """The codec is recognised by its quantiser and its ends."""
     assert identify(as_tensors(MIMI_TENSOR_PROBES)).name == "mimi"
