@@ -14,6 +14,7 @@ from dsmops.cli import (
     doctor,
     export,
     gpu,
+    log_report,
     logs,
     plan,
     prepare,
@@ -75,6 +76,7 @@ for group in (
     bench,
     doctor,
     logs,
+    log_report,
     publish,
 ):
     group.register(app)

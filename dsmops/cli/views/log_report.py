@@ -1,0 +1,138 @@
+"""A report on logs as people read it on a terminal: the answer first, one screen in all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from dsmops.operations.log_report import LogReport, Moment, Times
+from dsmops.report import Block, Table, one_line
+from dsmops.units import counted, duration
+
+_MOST_ROWS = 8
+_BARS = " ▁▂▃▄▅▆▇█"
+_BAR_COLUMNS = 60
+
+
+def show_log_report(report: LogReport) -> Iterator[Block]:
+    """Yield the answer, runs, steps, streams, stretches behind, failures, and what is unknown."""
+    yield from report.capacity
+    yield ""
+    headings, rows = runs(report)
+    if rows:
+        yield Table(headings, rows[-_MOST_ROWS:])
+    if report.steps is not None:
+        yield Table(*steps(report))
+        if len(report.over_time) > 1:
+            yield f"steps over time, median: {bars(report.over_time)}"
+    yield from streams(report)
+    if report.behind:
+        headings, rows = behind(report)
+        yield Table(headings, rows[:_MOST_ROWS])
+    if report.failures:
+        yield Table(*failures(report))
+        for failure in report.failures:
+            yield f"{failure.name}: {failure.fix} See runbooks/{failure.runbook}."
+    for unknown in report.unknown:
+        yield f"unknown: {unknown}"
+
+
+def runs(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows of the starts of servers."""
+    return ("log", "started", "model ready after>", "batch>", "last line", "end"), [
+        [
+            run.source,
+            moment(run.started),
+            "–" if run.start_s is None else duration(run.start_s),
+            "–" if run.batch_size is None else str(run.batch_size),
+            moment(run.last_line),
+            f"died: {run.died_of}" if run.died_of else "",
+        ]
+        for run in report.runs
+    ]
+
+
+def steps(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows of step times, by streams with data; of many, those in between."""
+    rows = []
+    if report.steps is not None:
+        rows.append(["all", *_times(report.steps)])
+    found = report.steps_by_streams
+    stride = -(-len(found) // _MOST_ROWS) or 1
+    for place, each in enumerate(found):
+        if place % stride == 0 or place == len(found) - 1:
+            rows.append([str(each.streams), *_times(each.times)])
+    return ("streams with data>", "steps>", "p50>", "p95>", "p99>", "max ms>", "over 80 ms>"), rows
+
+
+def _times(times: Times) -> list[str]:
+    return [
+        f"{times.count:,}",
+        *(f"{ms:.1f}" for ms in (times.p50_ms, times.p95_ms, times.p99_ms, times.max_ms)),
+        f"{times.over_share:.1%}",
+    ]
+
+
+def streams(report: LogReport) -> Iterator[str]:
+    """Yield what streams there were, in words."""
+    found, tts = report.streams, report.tts
+    if found.asked or found.posts:
+        yield (
+            f"speech-to-text: {counted(found.asked, 'stream')} asked for, {found.opened} slots"
+            f" given, {found.refused} refused as full, {found.dropped_silent} dropped for silence,"
+            f" {counted(found.posts, 'post')}; at most {found.most_with_data} with data at once"
+        )
+    if tts.asked:
+        took = "" if tts.texts_ms is None else f", {tts.texts_ms.p50_ms / 1000:.1f} s each (median)"
+        yield (
+            f"text-to-speech: {counted(tts.asked, 'stream')} asked for, {tts.opened} slots given,"
+            f" {tts.refused} refused as full, {tts.finished} finished{took}"
+        )
+    if not (found.asked or found.posts or tts.asked):
+        yield "no streams"
+
+
+def behind(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows of the stretches in which steps took longer than their frames."""
+    return ("behind since", "until", "steps>", "audio behind>", "streams>"), [
+        [
+            moment(each.since),
+            moment(each.until),
+            str(each.steps),
+            duration(each.audio_s),
+            str(each.most_streams),
+        ]
+        for each in report.behind
+    ]
+
+
+def failures(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows of the known failures."""
+    return ("failure", "severity", "count>", "first", "last", "meaning"), [
+        [
+            each.name,
+            each.severity.value,
+            str(each.count),
+            moment(each.first),
+            moment(each.last),
+            each.meaning,
+        ]
+        for each in report.failures
+    ]
+
+
+def bars(moments: Sequence[Moment]) -> str:
+    """Return the median step over time as small bars, scaled to the largest, with its value."""
+    size = -(-len(moments) // _BAR_COLUMNS)
+    values = [
+        max(each.p50_ms for each in moments[start : start + size])
+        for start in range(0, len(moments), size)
+    ]
+    most = max(values) or 1.0
+    drawn = "".join(_BARS[max(1, round(value / most * (len(_BARS) - 1)))] for value in values)
+    return f"{drawn} (largest {most:.0f} ms)"
+
+
+def moment(at: datetime | None) -> str:
+    """Return a time in UTC, to the second."""
+    return "–" if at is None else one_line(at.strftime("%Y-%m-%d %H:%M:%SZ"))
