@@ -22,7 +22,7 @@ from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
 from dsmops.dtypes import ComputeDType
 from dsmops.models import DEFAULT_STT
-from dsmops.report import Reporter
+from dsmops.report import Document, Reporter
 
 if TYPE_CHECKING:
     from dsmops.operations.speech.transcription import Transcription
@@ -173,7 +173,7 @@ def transcribe(
             file.write(text.encode())
     for note in transcription_notes(result, vad=vad):
         out.note(note)
-    shown = text.removesuffix("\n") if output is None else written(result, output)
+    shown = Document(text.removesuffix("\n")) if output is None else written(result, output)
     out.result(result, [] if out.has_streamed else [shown])
     if result.incomplete is not None:
         out.error(result.incomplete.error())

@@ -64,6 +64,11 @@ class Bulk:
             end -= 1
         return end - 1
 
+    def cut(self, line: int) -> None:
+        """Forget a line and those after it."""
+        self.labels[line:] = -1
+        self.kept[line:] = False
+
     def counts(self) -> list[int]:
         """Return how many lines are of each kind."""
         return [*map(int, np.bincount(self.labels[self.labels >= 0], minlength=len(self.kinds)))]

@@ -120,13 +120,24 @@ class Formatter:
 
     def _feed(self, block: bytes) -> bytes:
         out: list[bytes] = []
-        if len(block) >= _BULK_BYTES and self._is_big():
-            _BulkRun(self, block, self._bulk_of(block), out).run()
-            self._templates.sort()
-        else:
-            for raw in _split(block):
-                self._line(raw, out)
+        while block:
+            # What is left begins with the first line of a wrapper.
+            rest = self._feed_bare(block, out)
+            block = self._unwrapper.feed(block[-rest:]) if rest else b""
         return b"".join(out)
+
+    def _feed_bare(self, block: bytes, out: list[bytes]) -> int:
+        """Format lines up to the first that is wrapped, and return how many bytes are left."""
+        if len(block) >= _BULK_BYTES and self._is_big():
+            rest = _BulkRun(self, block, self._bulk_of(block), out).run()
+            self._templates.sort()
+            return rest
+        place = 0
+        for raw in _split(block):
+            if not self._line(raw, out):
+                return len(block) - place
+            place += len(raw) + 1
+        return 0
 
     def _is_big(self) -> bool:
         """Return whether this log is worth the start of the bulk way."""
@@ -169,23 +180,33 @@ class Formatter:
         self._style.clock.last = part.clock_last or self._style.clock.last
 
     def _leaves_open(self) -> bool:
-        return self._reader.knows_services or (
-            self._redactor is not None and self._redactor.inside_block
+        return (
+            self._reader.knows_services
+            or self._unwrapper.is_open
+            or (self._redactor is not None and self._redactor.inside_block)
         )
 
     # --- line by line -----------------------------------------------------------------------------
 
-    def _line(self, raw: bytes, out: list[bytes]) -> None:
-        """Put what becomes of one line into `out`."""
-        if not self._style.jsonl:
+    def _line(self, raw: bytes, out: list[bytes]) -> bool:
+        """Put what becomes of one line into `out`. Return False where a wrapper begins at it, and
+        nothing was done.
+        """
+        if len(raw) > _LONG_BYTES:
+            if self._again(raw, out):
+                return True
+        elif not self._style.jsonl:
             shown = self._seen_before(raw, shape_of(raw))
             if shown is not None:
                 out.append(shown)
-                return
+                return True
+        if self._unwrapper.begins_at(raw):
+            return False
         if len(raw) > _LONG_BYTES:
             self._long_line(raw, out)
         else:
             self._learn(raw, self._slow_line(raw, out), out)
+        return True
 
     def _slow_line(self, raw: bytes, out: list[bytes]) -> Line:
         line = self._reader.line(raw)
@@ -220,8 +241,6 @@ class Formatter:
         """Put a long line into `out`. Of what repeats for gigabytes, as in a bomb, each line is
         looked at once.
         """
-        if self._again(raw, out):
-            return
         plain, hits = not self._inside_anything(), self.redactions.copy()
         line = self._slow_line(raw, out)
         self._long = None
@@ -391,15 +410,25 @@ class _BulkRun:
         """Rows by their kind that were looked at line by line all the same, or wait."""
         self._kept_back: Counter[int] = Counter()
 
-    def run(self) -> None:
-        """Put the text of the block into `out`."""
-        at = 0
+    def run(self) -> int:
+        """Put the text of the block into `out`, up to the first line that is wrapped, and return
+        how many bytes are left.
+        """
+        at, rest = 0, 0
         for line in (*self._bulk.others, len(self._bulk.labels)):
             if line > at:
                 self._rows(at, line)
-            if line < len(self._bulk.labels):
-                self._formatter._line(self._raw(line), self._out)
+            if line < len(self._bulk.labels) and not self._formatter._line(
+                self._raw(line), self._out
+            ):
+                rest = len(self._block) - int(self._bulk.starts[line])
+                self._bulk.cut(line)
+                break
             at = line + 1
+        self._count()
+        return rest
+
+    def _count(self) -> None:
         counts, kept = self._bulk.counts(), self._bulk.kept_counts()
         formatter = self._formatter
         for label, kind in enumerate(self._templates):

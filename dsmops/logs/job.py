@@ -22,7 +22,7 @@ from dsmops.logs.render import Style
 from dsmops.logs.sections import Section, SectionAtWork, at_work, plan_sections
 from dsmops.logs.sinks import STDOUT, Write, open_sink, plan_output, refuse_same_file
 from dsmops.logs.sources import STDIN, head_of, local_path, open_source
-from dsmops.logs.wrappers import AUTO, NONE, is_wrapped
+from dsmops.logs.wrappers import AUTO, LATER, NONE, is_wrapped
 from dsmops.progress import SILENT, Progress
 
 _LINES_AT_ONCE = 1000
@@ -79,8 +79,8 @@ def format_log(
     sections = [] if target is None or following else plan_sections(source)
     if len(sections) > 1:
         if wrapper == AUTO and not is_wrapped(head_of(source)):
-            wrapper = NONE
-        sections = sections if wrapper == NONE else []
+            wrapper = LATER
+        sections = sections if wrapper in (NONE, LATER) else []
     formatter = Formatter(
         style,
         redactor=Redactor(key) if key is not None else None,

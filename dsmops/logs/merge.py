@@ -94,7 +94,7 @@ class Merger:
         for block in cut_blocks(chunks):
             self.read_bytes += len(block)
             if block:
-                yield from lines(unwrapper.feed(block))
+                yield from lines(unwrapper.feed_all(block))
         if rest := unwrapper.flush():
             yield from lines(rest)
         yield from dated(records_of(grouping.finish()))

@@ -22,9 +22,10 @@ from typing import Any
 from dsmops.logs.blocks import MAX_LINE_BYTES
 from dsmops.logs.records import LEVELS
 
-AUTO, NONE = "auto", "none"
+AUTO, NONE, LATER = "auto", "none", "later"
+"""`LATER` is the part of a log that was bare up to here: what `AUTO` is after its first lines."""
 _LINES_TO_DETECT = 200
-"""A log of which so many first lines are in no wrapper is in none. The fast path stays fast."""
+"""After so many bare lines only a line that is surely wrapped is unwrapped, and those after it."""
 
 _ISO = rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d)"
 _COLOUR = rb"(?:\x1b\[[0-9;]*m)*"
@@ -218,6 +219,9 @@ WRAPPERS: dict[str, Open] = {
 """By the name for `--wrapper`. The first that fits opens a line. Sources are in the docstrings."""
 
 
+_UNMISTAKABLE = ("docker-json", "containerd", "journald-json")
+
+
 class Unwrapper:
     """Takes the wrapper off the lines of one log, in order.
 
@@ -226,6 +230,7 @@ class Unwrapper:
 
     def __init__(self, wrapper: str = AUTO) -> None:
         self._open: Open | None = WRAPPERS.get(wrapper)
+        self._may_change = wrapper in (AUTO, LATER)
         self._lines_left = _LINES_TO_DETECT if wrapper == AUTO else 0
         self._parts: dict[str, bytes] = {}
         self._times: dict[str, datetime | None] = {}
@@ -234,8 +239,33 @@ class Unwrapper:
 
     @property
     def active(self) -> bool:
-        """Whether lines of this log are, or may turn out to be, in a wrapper."""
+        """Whether lines of this log are, or among its first lines may turn out to be, wrapped."""
         return self._open is not None or self._lines_left > 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a wrapper was found, so that what follows depends on it."""
+        return self._open is not None
+
+    def begins_at(self, raw: bytes) -> bool:
+        """Return whether a wrapper begins at a line of a log that was bare so far.
+
+        The line and those after it are then to be fed here.
+        """
+        if not self._may_change or self.active:
+            return False
+        self._open = self._other_wrapper(raw.removesuffix(b"\r"))
+        return self._open is not None
+
+    def _other_wrapper(self, raw: bytes) -> Open | None:
+        """Return the wrapper that a line is surely in: of a kind that no server writes by itself,
+        or around a line of a server.
+        """
+        for wrapper, opener in WRAPPERS.items():
+            found = opener(raw) if opener is not self._open else None
+            if found and (wrapper in _UNMISTAKABLE or _RECORD.match(found.text)):
+                return opener
+        return None
 
     def feed(self, block: bytes) -> bytes:
         """Return the lines of a block out of their wrapper."""
@@ -247,6 +277,18 @@ class Unwrapper:
             if self._open is None and self._lines_left == 0:
                 return b"".join((*out, b"\n".join(lines[number:])))
             out += self._line(raw)
+        return b"".join(out)
+
+    def feed_all(self, block: bytes) -> bytes:
+        """Return the lines of a block out of their wrapper, also where it begins in the middle."""
+        out: list[bytes] = []
+        lines = block.split(b"\n")
+        ended = block.endswith(b"\n")
+        for number, raw in enumerate(lines[:-1] if ended else lines):
+            if self.active or self.begins_at(raw):
+                out += self._line(raw)
+            else:
+                out.append(raw + b"\n" if ended or number < len(lines) - 1 else raw)
         return b"".join(out)
 
     def flush(self) -> bytes:
@@ -274,7 +316,15 @@ class Unwrapper:
 
     def _opened(self, raw: bytes) -> Wrapped | None:
         if self._open is not None:
-            return self._open(raw.removesuffix(b"\r"))
+            line = raw.removesuffix(b"\r")
+            found = self._open(line)
+            # A time before a line may be the beginning of another wrapper.
+            unsure = found is None or (self._open is _timestamps and not _RECORD.match(found.text))
+            if unsure and self._may_change and (other := self._other_wrapper(line)):
+                # Logs of two collectors, one after the other.
+                self._open = other
+                found = other(line)
+            return found
         self._lines_left -= 1
         for wrapper, opener in WRAPPERS.items():
             found = opener(raw.removesuffix(b"\r"))
@@ -305,7 +355,7 @@ class Unwrapper:
 def unwrapped(data: bytes, wrapper: str = AUTO) -> bytes:
     """Return the lines of a whole log out of their wrapper, without the collector's times."""
     unwrapper = Unwrapper(wrapper)
-    found = unwrapper.feed(data) + unwrapper.flush()
+    found = unwrapper.feed_all(data) + unwrapper.flush()
     return _TIME.sub(b"", found) if b"\x1e" in found else found
 
 

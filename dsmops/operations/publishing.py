@@ -15,7 +15,7 @@ from dsmops.progress import SILENT, Progress
 from dsmops.publish.folder import FolderStore
 from dsmops.publish.manifest import Catalogue, Entry, read_catalogue, union, unnamed_bodies
 from dsmops.publish.names import NOT_VOUCHED
-from dsmops.publish.plan import Scan, UploadPlan, inspect, needs_inspection, plan_upload
+from dsmops.publish.plan import Scan, ScanName, UploadPlan, inspect, needs_inspection, plan_upload
 from dsmops.publish.pull import PublishedLog, plan_pull, published_logs, pull
 from dsmops.publish.source import Failure, Selection, find_logs, take_snapshots
 from dsmops.publish.store import ObjectStore, StoreOptions, Usage
@@ -151,12 +151,13 @@ class PullReport:
 
 @dataclass(frozen=True, slots=True)
 class RedactionCheck:
-    """How content is searched for what redaction should have removed, and the version of the
-    rules.
+    """How content and names are searched for what redaction should have removed, and the version
+    of the rules.
     """
 
     version: int
     scan: Scan
+    scan_name: ScanName = lambda _: {}
 
 
 _NO_TEXT = bytes((*range(0x07), *range(0x0E, 0x1A)))
@@ -170,9 +171,7 @@ _MOST_HEADER_BYTES = 64 << 10
 
 
 def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
-    """Return how often each rule hits in a content, in its name and in headers of compressed
-    data.
-    """
+    """Return how often each rule hits in a content and in headers of compressed data."""
     from dsmops.logs import decompressed, scan
 
     no_text = 0
@@ -191,14 +190,23 @@ def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
         del headers[_MOST_HEADERS:]
 
     found = {**scan(chunks()), "no-text": no_text}
-    # A folder or a file may be named after a caller, a host or a token.
-    for place, texts in (("file-name", [os.fsencode(name)]), ("header", headers)):
-        found[place] = sum(sum(scan(text.replace(b"\0", b"\n")).values()) for text in texts)
+    found["header"] = sum(sum(scan(text.replace(b"\0", b"\n")).values()) for text in headers)
     return found
 
 
-LOG_RULES = RedactionCheck(RULE_SET_VERSION, _find_secrets)
-"""The log room's rules, on what is inside gzip and zstd too; and no content that they cannot read.
+def _find_secrets_in_name(name: str) -> dict[str, int]:
+    """Return hits in a path: a folder or a file may be named after a caller, a host or a token."""
+    from dsmops.logs import scan
+
+    # Each part by itself too: a rule that ends at a slash, or begins after one, sees it then.
+    texts = {name, *name.split("/")}
+    hits = max(sum(scan(os.fsencode(text)).values()) for text in texts)
+    return {"file-name": hits} if hits else {}
+
+
+LOG_RULES = RedactionCheck(RULE_SET_VERSION, _find_secrets, _find_secrets_in_name)
+"""The rules of `format-log`, on what is inside gzip and zstd and on names; and no content that they
+cannot read.
 """
 
 
@@ -318,6 +326,7 @@ def _plan(
         [*failed, *not_inspected],
         rules=check.version,
         now=now,
+        scan_name=check.scan_name,
         allow_unredacted=request.allow_unredacted,
         force=request.force,
     )

@@ -25,6 +25,9 @@ Scan = Callable[[str, RawIOBase], Mapping[str, int]]
 
 It may raise an `InputError`."""
 
+ScanName = Callable[[str], Mapping[str, int]]
+"""Searches a name for the same, see `Scan`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -125,12 +128,14 @@ def plan_upload(
     *,
     rules: int,
     now: datetime,
+    scan_name: ScanName = lambda _: {},
     allow_unredacted: bool = False,
     force: bool = False,
 ) -> UploadPlan:
     """Decide about each snapshot.
 
-    The store vouches for one without an inspection; `force` sends it all the same.
+    The store vouches for a content without an inspection; `force` sends it all the same. A name
+    that the store does not have for this content is looked at whatever the content.
     """
     failed = tuple(failed)
     now_ms = int(now.timestamp() * 1000)
@@ -150,12 +155,11 @@ def plan_upload(
             unchanged.append(snapshot.name)
             continue
         inspection = inspections.get(sha256) or Inspection({}, "")
-        if inspection.hits and not allow_unredacted:
-            refused.append(Refusal(snapshot.name, inspection.hits, in_store=sha256 in bodies))
+        hits = {**inspection.hits, **scan_name(snapshot.name)}
+        if hits and not allow_unredacted:
+            refused.append(Refusal(snapshot.name, hits, in_store=sha256 in bodies))
             continue
-        passed = (
-            NOT_VOUCHED if inspection.hits else rules if sha256 in inspections else vouched[sha256]
-        )
+        passed = NOT_VOUCHED if hits else rules if sha256 in inspections else vouched[sha256]
         key = (
             uploads[sha256].key
             if sha256 in uploads

@@ -1,6 +1,6 @@
 """How results are shown: text for people, one JSON document for programs, bars and logging."""
 
 from dsmops.report.reporter import Reporter
-from dsmops.report.terminal import Block, Table, one_line
+from dsmops.report.terminal import Block, Document, Table, one_line
 
-__all__ = ["Block", "Reporter", "Table", "one_line"]
+__all__ = ["Block", "Document", "Reporter", "Table", "one_line"]

@@ -14,7 +14,7 @@ from dsmops.errors import DsmopsError
 from dsmops.progress import SILENT, Progress, SilentProgress
 from dsmops.report.document import document as render_document
 from dsmops.report.document import to_json
-from dsmops.report.terminal import Block, draw, one_line, printable
+from dsmops.report.terminal import Block, draw, one_line, printable, shown
 
 
 class Reporter:
@@ -73,10 +73,10 @@ class Reporter:
         """
         self._end_live()
         is_terminal = sys.stdout.isatty()
-        shown = printable(text.replace("\r\n", "\n")) if is_terminal else text
+        seen = printable(text.replace("\r\n", "\n")) if is_terminal else text
         try:
             sys.stdout.flush()
-            sys.stdout.buffer.write(shown.encode(errors="surrogateescape"))
+            sys.stdout.buffer.write(seen.encode(errors="surrogateescape"))
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,10 +86,10 @@ class Reporter:
         return render_document(self.command, document)
 
     def note(self, text: str) -> None:
-        """Tell people something on the side, on stderr."""
+        """Tell people something on the side, on stderr, in one line."""
         self._end_live()
         if not (self.json or self.quiet):
-            sys.stderr.write(f"{printable(text)}\n")
+            sys.stderr.write(f"{shown(text)}\n")
 
     def live(self, text: str) -> None:
         """Show a piece of what is being found while the command still runs, on stderr and only on a

@@ -1,8 +1,8 @@
 """Text and tables on a terminal, with every control character spelled out.
 
-Names of files and words of servers come from outside. In a table, an error, a hint or a log record
-a line break in them is spelled out too, so that they cannot forge a line of ours. A view that puts
-a name into a line of text calls `one_line` on it. Only whole documents keep their line breaks.
+Names of files and words of servers come from outside. A line break in them is spelled out too,
+wherever they are printed, so that they cannot forge a line of ours: each text that a view yields is
+one line. Only a `Document` keeps its line breaks.
 """
 
 from __future__ import annotations
@@ -25,8 +25,19 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
+class Document(str):
+    """A text that is the result itself, such as a transcript: its line breaks are meant."""
+
+    __slots__ = ()
+
+
 Block = str | Table
-"""A line or a paragraph of text, or a table. Views yield blocks; the reporter draws them."""
+"""A line of text, a document, or a table. Views yield blocks; the reporter draws them."""
+
+
+def shown(text: str) -> str:
+    """Return a line, or a document with its line breaks, as it may stand on a terminal."""
+    return printable(text) if isinstance(text, Document) else one_line(text)
 
 
 def printable(text: str) -> str:
@@ -53,7 +64,7 @@ def _spelled(char: str) -> str:
 
 def draw(block: Block) -> None:
     if isinstance(block, str):
-        sys.stdout.write(printable(block) + "\n")
+        sys.stdout.write(shown(block) + "\n")
         return
     from rich import box
     from rich.console import Console

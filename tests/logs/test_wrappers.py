@@ -25,12 +25,14 @@ def formatted(
     wrapper: str = "auto",
     jsonl: bool = False,
     level: str = "",
+    bulk_from_bytes: int = 1 << 60,
 ) -> str:
     formatter = Formatter(
         Style(Clock(UTC), jsonl=jsonl),
         redactor=Redactor(KEY),
         wanted=Filter(level or None),
         wrapper=wrapper,
+        bulk_from_bytes=bulk_from_bytes,
     )
     data = "".join(line + "\n" for line in lines).encode()
     chunks = [data[at : at + size] for at in range(0, len(data), size)]
@@ -65,6 +67,21 @@ def test_what_comes_out_is_what_went_in(name: str, dialect: str) -> None:
         expected = formatted(lines, jsonl=jsonl, wrapper="none")
         assert formatted(wrapped, jsonl=jsonl) == expected
         assert formatted(wrapped, jsonl=jsonl, size=1000) == expected
+
+
+@pytest.mark.parametrize("bulk_from_bytes", [0, 1 << 60])
+@pytest.mark.parametrize("name", WRAPS)
+def test_a_wrapper_may_begin_and_end_anywhere(name: str, bulk_from_bytes: int) -> None:
+    """Joined logs: bare for long, then wrapped, then in another wrapper, then bare again."""
+    bare, lines = log_lines("ansi", 1) * 12, log_lines("ansi", 2)
+    joined = [*bare, *WRAPS[name](lines), *WRAPS["containerd"](lines), *bare]
+    for jsonl in (False, True):
+        expected = formatted([*bare, *lines, *lines, *bare], jsonl=jsonl, wrapper="none")
+        for size in (1 << 20, 1000):
+            found = formatted(joined, jsonl=jsonl, size=size, bulk_from_bytes=bulk_from_bytes)
+            assert found == expected
+    text = "".join(line + "\n" for line in joined).encode()
+    assert b"stderr F" not in unwrapped(text)
 
 
 @pytest.mark.parametrize("name", NAMED_WRAPS)

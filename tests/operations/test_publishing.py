@@ -212,16 +212,35 @@ def test_names_and_headers_are_looked_at_too() -> None:
     header = gzip.compress(clean)
     header = header[:3] + b"\x08" + header[4:10] + token.encode() + b"\0" + header[10:]
     skipped = b"\x50\x2a\x4d\x18" + len(token).to_bytes(4, "little") + token.encode()
-    for name, content, place in (
-        (f"logs/{token}/log.1", clean, "file-name"),
-        ("log.bob@example.org.1", clean, "file-name"),
-        ("log.1.gz", header, "header"),
-        ("log.1.zst", zstandard.compress(clean) + skipped, "header"),
+    for name, content in (
+        ("log.1.gz", header),
+        ("log.1.zst", zstandard.compress(clean) + skipped),
     ):
         found = LOG_RULES.scan(name, cast(RawIOBase, BytesIO(content)))
-        assert {rule for rule, count in found.items() if count} == {place}
-    found = LOG_RULES.scan("log.stt.2025-11-15", cast(RawIOBase, BytesIO(clean)))
-    assert not any(found.values())
+        assert {rule for rule, count in found.items() if count} == {"header"}
+    assert not any(LOG_RULES.scan("log.1", cast(RawIOBase, BytesIO(clean))).values())
+    for name in (f"logs/{token}/log.1", "log.bob@example.org.1", "log.203.0.113.9.1"):
+        assert LOG_RULES.scan_name(name) == {"file-name": 1}
+    assert LOG_RULES.scan_name("host-1/log.stt.2025-11-15") == {}
+
+
+def test_known_content_under_a_secret_name_stays_here(world: World) -> None:
+    """A name is looked at where the store does not have it yet, though the content is known: after
+    a rename, and where two files are equal.
+    """
+    world.write(log_x_1="content")
+    assert world.publish(check=LOG_RULES).counts["sent"] == 1
+    (world.logs / "log.x.1").rename(world.logs / "log.bob@example.org.1")
+    report = world.publish(check=LOG_RULES)
+    assert (report.counts["refused"], report.counts["renamed"]) == (1, 0)
+    assert report.files[0].hits == {"file-name": 1}
+    world.write(log_a="the same")
+    (world.logs / "log.bob@example.org.2").write_text("the same")
+    report = world.publish(check=LOG_RULES)
+    assert (report.counts["refused"], report.counts["sent"]) == (2, 1)
+    assert "bob@" not in "".join(world.stored())
+    again = world.publish(check=LOG_RULES)
+    assert (again.counts["refused"], again.counts["unchanged"]) == (2, 1)
 
 
 def test_unredacted_content_goes_only_when_told_and_apart(world: World) -> None:

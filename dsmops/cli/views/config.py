@@ -9,7 +9,7 @@ from dsmops.config.lint import ConfigFinding
 from dsmops.findings import Counts
 from dsmops.operations.configs.checking import ConfigCheck
 from dsmops.operations.configs.writing import MadeConfig, WriteOutcome
-from dsmops.report import Block, one_line
+from dsmops.report import Block, Document, one_line
 from dsmops.units import counted
 
 
@@ -24,9 +24,9 @@ def show_config_check(check: ConfigCheck) -> Iterator[Block]:
 def show_made_config(made: MadeConfig, target: Path, outcome: WriteOutcome) -> Iterator[Block]:
     """Yield what changed, the findings, and what became of the file."""
     if outcome is WriteOutcome.REFUSED:
-        yield made.text
+        yield Document(made.text)
     if made.change:
-        yield made.change
+        yield from made.change.splitlines()
     yield from view_findings(str(target), made.lint.findings)
     if made.plan is not None:
         yield (

@@ -49,9 +49,9 @@ def show_preparation(report: PrepareReport) -> Iterator[Block]:
         f" {report.serving.limited_by.value})"
     )
     if report.conversion is not None:
-        yield loss_line(report.conversion)
+        yield from loss_lines(report.conversion)
     if report.config_diff:
-        yield report.config_diff
+        yield from report.config_diff.splitlines()
     if report.lint is not None:
         yield from _lint_lines(report.lint, report.config_path)
     for note in report.notes:
@@ -74,17 +74,15 @@ def _lint_lines(lint: LintReport, path: Path) -> Iterator[Block]:
     )
 
 
-def loss_line(conversion: ConversionReport) -> str:
-    """Return how long the conversion took and what it did to the values."""
+def loss_lines(conversion: ConversionReport) -> Iterator[str]:
+    """Yield how long the conversion took and what it did to the values."""
     totals = conversion.losses.totals
-    return (
+    yield (
         f"converted in {duration(conversion.elapsed_s)}: of {totals.elements:,} values"
         f" {totals.overflowed:,} are beyond the range, {totals.underflowed:,} became zero,"
         f" {totals.rounded:,} were rounded; the rest is exact"
-        + (
-            f"\nwarning: the source holds {totals.nan:,} NaN and {totals.infinite:,} infinite"
-            " values"
-            if totals.nan or totals.infinite
-            else ""
-        )
     )
+    if totals.nan or totals.infinite:
+        yield (
+            f"warning: the source holds {totals.nan:,} NaN and {totals.infinite:,} infinite values"
+        )
