@@ -1,4 +1,5 @@
-"""The published DSM models: their shapes, files and names, as one table.
+"""The DSM models that this program knows: their shapes, files and names, as one table. Most are
+published; those of `SHIPPED` travel with the package.
 
 Foundation, because three packages need it: `checkpoint` recognises one by its tensors,
 `config` writes one into a TOML, `hub` knows where one is kept. Source of every figure: the
@@ -248,6 +249,17 @@ class TtsShape:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class MimiSize:
+    """What a Mimi of other dimensions than the published one takes in the embedded worker, in
+    bytes: the half that its model needs, and the state and the step's activations of one stream.
+    """
+
+    weight_bytes: int
+    state_bytes_per_stream: int
+    workspace_bytes_per_stream: int
+
+
 Shape = LmShape | TtsShape
 """Dimensions of a model: of an STT model's language model, or of a TTS model."""
 
@@ -258,7 +270,10 @@ class _Published:
 
     `hf_repo` is the repository that moshi-server's shipped config loads it from, `batch_size` what
     that config says. A model that only a config or a checkpoint describes has neither `hf_repo` nor
-    `preset`.
+    `preset`. One that travels with the package has no `hf_repo`; its files are in a folder of its
+    name. `mimi` None means the published codec, the only one that moshi-server reads.
+    `recordings` is a folder of recordings with known words, beside the folders of shipped models;
+    a smoke test judges the model by them.
     """
 
     name: str
@@ -268,6 +283,8 @@ class _Published:
     mimi_file: str
     preset: str
     batch_size: int
+    mimi: MimiSize | None = None
+    recordings: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,6 +466,29 @@ MIMI_TENSOR_PROBES: dict[str, tuple[int, ...]] = {
 """A few tensors, with their shapes, by which a Mimi file is recognised."""
 
 
+SHIPPED: dict[str, PublishedModel] = {
+    model.name: model
+    for model in (
+        SttModel(
+            name="tiny",
+            hf_repo="",
+            model_file="model.safetensors",
+            tokenizer_file="tokenizer_tiny_en_1200.model",
+            mimi_file="mimi-tiny@1.safetensors",
+            preset="config-stt-tiny.toml",
+            shape=LmShape(256, 4, 4, 864, 250, 1201, 1200, 513, 8, (4, 6)),
+            batch_size=4,
+            # Its activations are estimated: 16 of the published codec's 64 filters.
+            mimi=MimiSize(7_776_544, 437_600, 900_000),
+            recordings="recordings",
+        ),
+    )
+}
+"""The trained models that travel with the package: small, for machines without a card or network.
+"""
+KNOWN = {**MODELS, **SHIPPED}
+"""Every model that a name, a shape or a checkpoint's tensors can mean."""
+
 STT_MODELS = {name: model for name, model in MODELS.items() if isinstance(model, SttModel)}
 TTS_MODELS = {name: model for name, model in MODELS.items() if isinstance(model, TtsModel)}
 
@@ -467,8 +507,8 @@ def model_of_repo(hf_repo: str) -> PublishedModel | None:
 
 
 def model_of_shape(shape: Shape) -> PublishedModel | None:
-    """Return the published model with these dimensions. An STT model's context may be shorter."""
-    return next((model for model in MODELS.values() if same_dimensions(shape, model.shape)), None)
+    """Return the known model with these dimensions. An STT model's context may be shorter."""
+    return next((model for model in KNOWN.values() if same_dimensions(shape, model.shape)), None)
 
 
 def same_dimensions(shape: Shape | None, other: Shape) -> bool:

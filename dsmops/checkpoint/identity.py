@@ -1,4 +1,4 @@
-"""Which published model a checkpoint is, judged by tensor names and shapes alone."""
+"""Which known model a checkpoint is, judged by tensor names and shapes alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dsmops.checkpoint.header import TensorInfo
-from dsmops.models import MIMI_TENSOR_PROBES, MODELS
+from dsmops.models import KNOWN, MIMI_TENSOR_PROBES
 
 Shape = tuple[int, ...]
 
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 class ModelIdentity:
     """What a checkpoint is.
 
-    `name` is a key of `models.MODELS`, `"mimi"`, or None for an unknown model. `nearest` is then
+    `name` is a key of `models.KNOWN`, `"mimi"`, or None for an unknown model. `nearest` is then
     the model that it resembles, if any, and `differences` says in words where it departs from it.
     """
 
@@ -26,7 +26,7 @@ class ModelIdentity:
 
 
 def identify(tensors: Mapping[str, TensorInfo]) -> ModelIdentity:
-    """Return which published model has tensors of these names and shapes.
+    """Return which known model has tensors of these names and shapes.
 
     A language model is recognised when every tensor that is loaded of it is there in its shape;
     tensors beyond those are ignored, as moshi-server ignores them. The Mimi codec is recognised by
@@ -35,12 +35,13 @@ def identify(tensors: Mapping[str, TensorInfo]) -> ModelIdentity:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if _share(shapes, MIMI_TENSOR_PROBES) == 1:
         return ModelIdentity("mimi", "Mimi audio codec")
-    candidates = {name: model.shape.tensors() for name, model in MODELS.items()}
+    candidates = {name: model.shape.tensors() for name, model in KNOWN.items()}
     # A deeper model has all tensors of a shallower one: the largest that is complete is meant.
     for name, wanted in sorted(candidates.items(), key=lambda candidate: -len(candidate[1])):
         if _share(shapes, wanted) == 1:
-            purpose = MODELS[name].purpose
-            return ModelIdentity(name, f"Kyutai {name}, {purpose} language model")
+            model = KNOWN[name]
+            whose = "Kyutai" if model.hf_repo else "dsmops"
+            return ModelIdentity(name, f"{whose} {name}, {model.purpose} language model")
     # By what is missing and what is too much: a TTS model has all tensors of an STT model and
     # more.
     nearest = max(candidates, key=lambda name: _likeness(shapes, candidates[name]))

@@ -252,6 +252,15 @@ def verify(
             ),
         ),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE",
+            readable=False,
+            help="With --numerics, what is spoken: shows word error rates.",
+        ),
+    ] = None,
     cpu: Annotated[
         bool,
         typer.Option(
@@ -271,13 +280,15 @@ def verify(
 
     --numerics (pip install 'dsmops[worker]') computes the source in f32 and the target in its own
     dtype: error of the logits, agreement of the tokens, the range of the activations in each layer,
-    and where NaN or infinity begin. Exits 1 when the answer is no.
+    and where NaN or infinity begin. With --reference also the word error rate before and after.
+    Exits 1 when the answer is no.
 
     \b
     Examples:
       dsmops verify model.safetensors model.fp16.safetensors
       dsmops verify --json sharded-model/ sharded-model-fp16/
       dsmops verify --numerics speech.mp3 --model stt-1b-en_fr a.safetensors b.safetensors
+      dsmops verify --numerics speech.mp3 --reference speech.txt a.safetensors b.safetensors
     """
     without_blas_threads()
     from dsmops.checkpoint import verify as compare
@@ -285,9 +296,9 @@ def verify(
     from dsmops.cli.views.checkpoint import show_verification
     from dsmops.report.document import to_json
 
-    if numerics is None and (model is not None or cpu):
+    if numerics is None and (model is not None or reference is not None or cpu):
         raise typer.BadParameter(
-            "--model and --cpu say how --numerics AUDIO is run; name a recording"
+            "--model, --reference and --cpu say how --numerics AUDIO is run; name a recording"
         )
     out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
     path = at_hand(source, out)
@@ -295,7 +306,9 @@ def verify(
     if exported and numerics is not None:
         raise typer.BadParameter("--numerics runs converted checkpoints, and this is an export")
     plan = (
-        None if numerics is None else _numerics_plan(source, (path, target), numerics, model, out)
+        None
+        if numerics is None
+        else _numerics_plan(source, (path, target), numerics, model, reference, out)
     )
     found = (verify_export if exported else compare)(path, target, progress=out.progress())
     report, lines = (None, ()) if plan is None else _run_numerics(plan, out, cpu=cpu)
@@ -305,7 +318,12 @@ def verify(
 
 
 def _numerics_plan(
-    source: str, files: tuple[Path, Path], audio: str, model: str | None, out: Reporter
+    source: str,
+    files: tuple[Path, Path],
+    audio: str,
+    model: str | None,
+    reference: Path | None,
+    out: Reporter,
 ) -> NumericsPlan:
     from dsmops.operations.speech.numerics import plan_numerics
 
@@ -314,6 +332,7 @@ def _numerics_plan(
         files,
         "-" if audio == "-" else Path(audio).expanduser(),
         model=model,
+        reference=reference,
         progress=out.progress(),
     )
 

@@ -11,20 +11,30 @@ from typing import Annotated
 import typer
 
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
+from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
 
 
 def worker(
+    ctx: typer.Context,
     config: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--config",
             metavar="FILE",
             readable=False,
             help="moshi-server TOML with BatchedAsr, Asr or Py modules.",
         ),
-    ],
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Serve this model with a config made for it: tiny, or a published one.",
+        ),
+    ] = None,
+    api_key: ApiKeyOpt = None,
     addr: Annotated[
         str,
         typer.Option(
@@ -57,20 +67,36 @@ def worker(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Serve a moshi-server config with the embedded engine.
+    """Serve a moshi-server config, or a model by name, with the embedded engine.
 
     Takes the flags and the TOML of `moshi-server worker`; messages, metrics and log lines are the
     same. It listens once every model is loaded and has made its first steps. SIGTERM and SIGHUP let
     conversations end, then it exits with 0. With --json one document on stdout says where it
     listens, and the log goes to stderr.
 
+    --model writes a config for this machine into your state folder and says where. Its key stays
+    the same; --api-key sets another. The tiny model travels with the package and runs on any CPU.
+    moshi-server cannot serve it: that server reads only the published Mimi.
+
     \b
     Examples:
+      dsmops worker --model tiny
       dsmops worker --config configs/config-stt-en_fr-hf.toml
       dsmops worker --config configs/config-tts.toml --port 8089
       dsmops worker --config my.toml --addr 0.0.0.0 --port 8998 --silent
       dsmops worker --config my.toml --cpu --port 0 --json
     """
+    if (config is None) is (model is None):
+        raise typer.BadParameter(
+            "name what to serve: --config FILE or --model NAME",
+            param_hint="--config" if config is None else "--model",
+        )
+    # A key from the environment is for --model; with --config it is not used.
+    source = ctx.get_parameter_source("api_key")
+    if source is not None and source.name == "COMMANDLINE" and config is not None:
+        raise typer.BadParameter(
+            "the keys are the config's authorized_ids; omit --api-key", param_hint="--api-key"
+        )
     from dsmops.cli.views.config import view_findings
     from dsmops.operations.speech.serving import Options, check_options, open_service, serve
 
@@ -87,6 +113,7 @@ def worker(
         # What the caller wants ignored (nohup) stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: sys.exit(0))
+    config = config or _config_of(model or "", api_key, out, cpu=cpu)
     service = open_service(config, options)
     for line in view_findings(str(config), service.findings):
         out.note(str(line))
@@ -103,6 +130,15 @@ def worker(
         sys.stderr.flush()
         os._exit(code)
     raise typer.Exit(code)
+
+
+def _config_of(model: str, api_key: str | None, out: Reporter, *, cpu: bool) -> Path:
+    """Return the config that was made for a model, and say where it is."""
+    from dsmops.operations.configs.writing import write_model_config
+
+    path = write_model_config(model, cpu=cpu, api_key=api_key)
+    out.note(f"config: {path}; clients send the key in its authorized_ids")
+    return path
 
 
 def register(app: typer.Typer) -> None:

@@ -4,17 +4,17 @@ moshi-server's BatchedAsr is derived from its and candle's sources, its Python m
 text-to-speech from the `moshi` package's; neither was measured on a device. The embedded worker is
 our own, and held to measurement (`tests/bench/memory.py`). All take everything at
 load: weights once, and the caches of all `batch_size` streams, so the figure does not grow while
-    they serve. What this module does not
-know: what other processes hold, which is the device's free memory and the planner's concern.
+they serve. What this module does not know: what other processes hold, which is the device's free
+memory and the planner's concern.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from dsmops.devices import Runtime
 from dsmops.dtypes import ComputeDType
-from dsmops.models import Shape, TtsShape
+from dsmops.models import Shape, TtsShape, model_of_shape
 
 MIB = 2**20
 
@@ -155,7 +155,7 @@ def serving_memory(
     """
     if isinstance(shape, TtsShape):
         return _tts_memory(shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks)
-    costs = _STT_COSTS[runtime]
+    costs = _costs(_STT_COSTS[runtime], shape)
     return MemorySplit(
         weights_bytes=shape.parameters * dtype.itemsize,
         kv_bytes=batch_size
@@ -170,7 +170,7 @@ def serving_memory(
 def _tts_memory(
     shape: TtsShape, dtype: ComputeDType, batch_size: int, runtime: Runtime, n_q: int
 ) -> MemorySplit:
-    costs, item = _TTS_COSTS[runtime], dtype.itemsize
+    costs, item = _costs(_TTS_COSTS[runtime], shape), dtype.itemsize
     rows = batch_size if shape.distilled else 2 * batch_size
     voice_bytes = shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS)
     # The package loads all weight sets and runs as many passes as n_q says; the embedded worker
@@ -200,6 +200,20 @@ def _tts_memory(
         * shape.depformer.d_model
         * item,
         new_voice_bytes=voice_bytes,
+    )
+
+
+def _costs(published: _Costs, shape: Shape) -> _Costs:
+    """Return the costs with the Mimi of the model that has this shape."""
+    model = model_of_shape(shape)
+    mimi = model.mimi if model else None
+    if mimi is None:
+        return published
+    return replace(
+        published,
+        mimi_weight_bytes=mimi.weight_bytes,
+        mimi_state_bytes_per_stream=mimi.state_bytes_per_stream,
+        workspace_bytes_per_stream=mimi.workspace_bytes_per_stream,
     )
 
 

@@ -237,6 +237,13 @@ def planned_dtype(
         InputError: the device or the runtime cannot compute the one asked for, or its capability
             is unknown.
     """
+    if model.mimi is not None and runtime is Runtime.MOSHI_SERVER:
+        raise InputError(
+            f"moshi-server cannot serve {model.name}: it reads only the published Mimi, and"
+            f" {model.name} has a smaller one",
+            hint="`dsmops worker` serves it: --runtime embedded.",
+            code="plan.other_mimi",
+        )
     fixed = model.server_dtype
     if fixed is None or runtime is Runtime.EMBEDDED:
         return serving_dtype(device, asked)
@@ -261,8 +268,11 @@ def config_runtime(
     """Return the runtime that a config of `model` is made for: moshi-server, or the embedded worker
     where that alone can serve it.
 
-    That is a text-to-speech model in another dtype than bf16, or on a card without bf16 arithmetic.
+    That is a model with a Mimi of its own, and a text-to-speech model in another dtype than bf16 or
+    on a card without bf16 arithmetic.
     """
+    if model.mimi is not None:
+        return Runtime.EMBEDDED
     capability = device.compute_capability
     in_bf16 = asked in {None, ComputeDType.BF16} and (capability is None or capability.native_bf16)
     return Runtime.EMBEDDED if model.server_dtype and not in_bf16 else Runtime.MOSHI_SERVER

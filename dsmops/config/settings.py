@@ -64,6 +64,10 @@ def planned_title(
     served = f" in {dtype.candle_name}" if dtype else ""
     where = f" for {device_label}" if device_label else ""
     title = f"{model.name}{served}{where}, as `dsmops {command}` planned it."
+    if model.mimi is not None:
+        return (
+            f"{title}\nServe it with `dsmops worker`: moshi-server reads only the published Mimi."
+        )
     if model.server_dtype is None or dtype in (None, model.server_dtype):
         return title
     return (

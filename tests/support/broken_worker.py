@@ -14,14 +14,18 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import torch
 from aiohttp import web
 
 from dsmops.cli.main import main
 from dsmops.protocol import SttAnswer
+from dsmops.worker.models import stt as stt_models
+from dsmops.worker.models.backbone import Layer
+from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.runtime.loop import Started
-from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
 from dsmops.worker.runtime.stt.loop import SttLoop
 from dsmops.worker.runtime.stt.stream import SttEvent, SttMarkerReached, SttStepped
 from dsmops.worker.runtime.tts.engine import TtsEngine
@@ -191,6 +195,50 @@ def speech_becomes(change: Callable[[Any], Any], pause_s: float = 0.0) -> Callab
     return changed
 
 
+def loads_wrongly(change: Callable[[SttLm], None]) -> Callable[[], None]:
+    """The weights in memory are not those of the file, as after a wrong conversion."""
+
+    def changed() -> None:
+        whole = stt_models.load_lm
+
+        def load_lm(*args: Any, **more: Any) -> SttLm:
+            lm = whole(*args, **more)
+            with torch.no_grad():
+                change(lm)
+            return lm
+
+        patch(stt_models, "load_lm", load_lm)
+
+    return changed
+
+
+def swap_heads(lm: SttLm) -> None:
+    """Exchange the queries of two heads in every layer, as a wrong order of packed matrices
+    does.
+    """
+    width = lm.shape.d_model // lm.shape.num_heads
+    for layer in cast("list[Layer]", list(lm.layers)):
+        packed = layer.self_attn.in_proj_weight
+        packed[: 2 * width] = packed[: 2 * width].roll(width, 0).clone()
+
+
+def leave_out_a_layer(lm: SttLm) -> None:
+    """Let the third layer add nothing."""
+    third = cast("list[Layer]", list(lm.layers))[2]
+    third.self_attn.out_proj.weight.zero_()
+    third.gating.linear_out.weight.zero_()
+
+
+def takes_frames_early() -> None:
+    """Each step takes the frame of the next one."""
+    whole = SttEngine.__init__
+
+    def early(self: SttEngine, *args: Any, **more: Any) -> None:
+        whole(self, *args, **more, alignment=Alignment.LMGEN)
+
+    patch(SttEngine, "__init__", early)
+
+
 def swallows_words() -> None:
     """The first word of a text is never told."""
     whole = TtsWire.word
@@ -231,6 +279,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "speaks-slowly": speech_becomes(lambda pcm: pcm, pause_s=0.1),
     "swallows-words": swallows_words,
     "never-ends": never_ends,
+    "swaps-heads": loads_wrongly(swap_heads),
+    "leaves-out-a-layer": loads_wrongly(leave_out_a_layer),
+    "takes-frames-early": takes_frames_early,
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,24 +17,46 @@ from dsmops.operations.smoke import (
     simulate_success,
 )
 from dsmops.operations.smoke.checks import Limits
+from dsmops.operations.smoke.simulate import TinyModel, random_tts
 
 BROKEN_WORKER = Path(__file__).with_name("broken_worker.py")
 HASTY = Limits(ready_s=2.0, step_s=2.0, marker_s=3.0, close_s=2.0, return_s=1.0, grace_s=8.0)
 """For a tiny model, whose steps take milliseconds."""
 
 
-def broken_worker(fault: str) -> Parts:
+def random_models(folder: Path) -> tuple[TinyModel, ...]:
+    """Two models with random weights: quicker than the trained one, for faults that need no
+    words.
+    """
+    from dsmops.worker.tiny.stt import write_tiny_stt
+
+    stt = write_tiny_stt(folder / "stt")
+    return TinyModel(stt.files.lm, stt.server_config), random_tts(folder)
+
+
+RANDOM = Parts(generate=random_models)
+
+
+def broken_worker(fault: str, *, parts: Parts = RANDOM) -> Parts:
     """The simulation with a worker of which one part does not work."""
-    return Parts(command=(sys.executable, str(BROKEN_WORKER), fault))
+    return replace(parts, command=(sys.executable, str(BROKEN_WORKER), fault))
 
 
 def simulate(
-    folder: Path, parts: Parts | None = None, *, port: int | None = None, timeout_s: float = 60.0
+    folder: Path,
+    parts: Parts = RANDOM,
+    *,
+    port: int | None = None,
+    timeout_s: float = 60.0,
+    limits: Limits = HASTY,
 ) -> SmokeReport:
-    """Run a short simulation; check that its report is complete and that the server has ended."""
+    """Run a short simulation, of random models unless `parts` says otherwise.
+
+    Checks that its report is complete and that the server has ended.
+    """
     report = simulate_success(
         folder,
-        SmokeRequest(timeout_s=timeout_s, port=port, recording_s=0.6, limits=HASTY),
+        SmokeRequest(timeout_s=timeout_s, port=port, recording_s=0.6, limits=limits),
         parts=parts,
     )
     assert {check.name for check in report.checks} == set(CHECKS) - {"server-binary"}

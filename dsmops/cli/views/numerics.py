@@ -33,6 +33,12 @@ def show_numerics(report: NumericsReport) -> Iterator[Block]:
         f" {counted(report.steps, 'step')}: {source.dtype} took {duration(source.compute_s)},"
         f" {target.dtype} {duration(target.compute_s)}."
     )
+    if (rates := report.words) is not None:
+        yield (
+            f"Word error rate: {rates.source_wer:.1%} before, {rates.target_wer:.1%} after"
+            f" ({rates.source_errors} and {rates.target_errors} of"
+            f" {counted(rates.words, 'word')} wrong)."
+        )
     yield from _texts(source, target, same=report.agreement.same_text)
     agreement, logits = report.agreement, report.logits
     apart = ""
@@ -77,6 +83,11 @@ def show_numerics(report: NumericsReport) -> Iterator[Block]:
         f" {limits.least_headroom:g} × in f16, or logits more than {limits.large_relative_rms:g}"
         " apart."
     )
+    if rates is not None:
+        yield (
+            f"A word error rate that rises by more than {limits.largest_wer_rise:.0%} is a no, by"
+            f" more than {limits.large_wer_rise:.0%} a warning."
+        )
     yield from report.notes
 
 

@@ -13,7 +13,7 @@ from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.files import state_folder
 from dsmops.gpu import choose, probe, simulate
-from dsmops.models import MODELS, PublishedModel, model_of_repo
+from dsmops.models import KNOWN, PublishedModel, model_of_repo
 
 
 def find_device(simulated: Sequence[str] | None, ordinal: int | None) -> Device:
@@ -31,18 +31,18 @@ def find_device(simulated: Sequence[str] | None, ordinal: int | None) -> Device:
 
 
 def find_model(name: str) -> PublishedModel:
-    """Return a published model by its name, or by its repository's.
+    """Return a known model by its name, or by its repository's.
 
     Raises:
         InputError: no model has that name; the hint has the closest names.
     """
-    found = MODELS.get(name) or model_of_repo(name)
+    found = KNOWN.get(name) or model_of_repo(name)
     if found is not None:
         return found
-    near = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.3) or list(MODELS)
+    near = difflib.get_close_matches(name, KNOWN, n=2, cutoff=0.3) or list(KNOWN)
     raise InputError(
         f"no model is called {name!r}",
-        hint=f"Did you mean {' or '.join(near)}? Known: {', '.join(MODELS)}.",
+        hint=f"Did you mean {' or '.join(near)}? Known: {', '.join(KNOWN)}.",
         code="model.unknown",
     )
 

@@ -11,18 +11,21 @@ from pathlib import Path
 from dsmops.config.lint import LintReport
 from dsmops.config.lint.tts import codebooks_of
 from dsmops.config.load import Config, parse_config, read_config
-from dsmops.config.plan import ServingPlan, config_runtime
+from dsmops.config.plan import CAUTIOUS_BATCH_SIZE, ServingPlan, config_runtime
 from dsmops.config.presets import described_model, find_template, is_shipped, tts_module
-from dsmops.config.render import masked_diff, render, retitle
+from dsmops.config.render import ConfigSettings, masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
 from dsmops.devices import Device
 from dsmops.dtypes import ComputeDType
-from dsmops.errors import InputError
-from dsmops.files import write_text_atomically
+from dsmops.errors import ConfigError, InputError
+from dsmops.files import os_errors, state_folder, write_text_atomically
+from dsmops.findings import Severity
+from dsmops.gpu import probe
 from dsmops.models import DEFAULT_STT, PublishedModel
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.configs.planning import find_model, plan_model
+from dsmops.shipped import shipped_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +106,13 @@ def make_config(
         api_key=request.api_key,
         kept_keys=keys_to_keep(before),
     )
-    text = render(
-        template.text,
-        replace(settings, lm_model_file=request.lm_model_file, context=request.context),
+    settings = replace(
+        _with_shipped_files(settings, model),
+        context=request.context,
     )
+    if request.lm_model_file is not None:
+        settings = replace(settings, lm_model_file=request.lm_model_file)
+    text = render(template.text, settings)
     if is_shipped(template):
         title = planned_title(
             model,
@@ -127,6 +133,22 @@ def make_config(
     )
 
 
+def _with_shipped_files(settings: ConfigSettings, model: PublishedModel) -> ConfigSettings:
+    """Return the settings with the files of a model that travels with the package, by absolute
+    names: its server may start in any folder.
+    """
+    folder = shipped_models().get(model.name)
+    if folder is None:
+        return settings
+    return replace(
+        settings,
+        lm_model_file=str(folder / model.model_file),
+        text_tokenizer_file=str(folder / model.tokenizer_file),
+        audio_tokenizer_file=str(folder / model.mimi_file),
+        model_config_file=str(folder / model.config_file) if model.config_file else None,
+    )
+
+
 def _plan(
     template: Config, model: PublishedModel, device: Device, request: ConfigRequest
 ) -> ServingPlan:
@@ -139,6 +161,45 @@ def _plan(
         context=request.context,
         n_q=codebooks_of(module) if module else None,
     )
+
+
+def write_model_config(name: str, *, cpu: bool = False, api_key: str | None = None) -> Path:
+    """Write the config with which the embedded worker serves the model of this name, and return
+    where it is.
+
+    It is made for the first card here; with `cpu`, or without a card, for the processor. It is in
+    the user's state folder under the model's name, and keeps its key when it is made again.
+
+    Raises:
+        InputError: no model has that name, or the card cannot serve it.
+        ConfigError: the config has errors, so it was not written.
+        FileAccessError, ResourceError: it cannot be written.
+    """
+    model = find_model(name)
+    device = None if cpu else _first_card()
+    target = state_folder() / "configs" / f"{model.name}.toml"
+    with os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    request = ConfigRequest(
+        model=model.name,
+        batch_size=min(model.batch_size, CAUTIOUS_BATCH_SIZE) if device is None else None,
+        api_key=api_key,
+    )
+    made = make_config(request, device, target=target)
+    outcome = place_config(made, target, strict=False, dry_run=False, force=True)
+    if outcome is WriteOutcome.REFUSED:
+        error = next(one for one in made.lint.findings if one.severity is Severity.ERROR)
+        raise ConfigError(
+            f"the config made for {name} has an error: {error.where}: {error.message}",
+            path=str(target),
+            hint=f"`dsmops make-config --model {name}` shows it whole.",
+        )
+    return target
+
+
+def _first_card() -> Device | None:
+    visible = probe().visible
+    return visible[0].device if visible else None
 
 
 def place_config(

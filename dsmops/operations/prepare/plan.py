@@ -18,7 +18,7 @@ from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
 from dsmops.devices import Device
 from dsmops.dtypes import ComputeDType, StorageDType
 from dsmops.errors import CheckpointError, InputError
-from dsmops.models import MODELS, PublishedModel, TtsModel, model_of_repo
+from dsmops.models import KNOWN, MODELS, PublishedModel, TtsModel, model_of_repo
 from dsmops.operations.configs.planning import find_device, plan_model
 from dsmops.operations.models.sources import locate
 from dsmops.operations.models.staging import Origin, Staging, plan_staging, read_tensors
@@ -190,7 +190,7 @@ def _model_and_template(
     if template is not None:
         return described_model(template), template
     identity = identify(tensors)
-    known = MODELS.get(identity.name or "")
+    known = KNOWN.get(identity.name or "")
     if known is None:
         differences = "".join(f"; {difference}" for difference in identity.differences)
         raise CheckpointError(
@@ -247,11 +247,16 @@ def _own_notes(
     output: Path | None,
     tensors: Mapping[str, TensorInfo],
 ) -> Iterator[str]:
-    if output is not None:
+    if output is not None and model.mimi is None:
         yield "Converted weights keep their licence (CC-BY 4.0)."
-    elif request.output is not None:
+    if output is None and request.output is not None:
         yield "--output is not used: nothing is converted."
     wide = sum(tensor.dtype is StorageDType.F32 for tensor in tensors.values())
+    if model.mimi is not None:
+        yield (
+            f"moshi-server cannot serve {model.name}: it reads only the published Mimi. `dsmops"
+            " worker` serves it."
+        )
     if model.server_dtype not in {None, dtype}:
         yield (
             "moshi-server cannot run it so: its Python module (type Py) computes in bf16 whatever"

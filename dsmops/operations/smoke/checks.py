@@ -52,7 +52,7 @@ class Check:
 CHECKS = {
     check.name: check
     for check in (
-        Check("tiny-checkpoint", "can a tiny bf16 model be written for the test?"),
+        Check("tiny-checkpoint", "can small bf16 models be written for the test?"),
         Check(
             "preparation",
             "does prep-sm75 convert, configure and lint for the simulated card?",
@@ -78,6 +78,11 @@ CHECKS = {
         Check("speech", "does text return as sound, to its end?", ("ready",)),
         Check("closing", "does a conversation end as the protocol says?", ("marker", "speech")),
         Check("clip", "is a recording, sent in real time, transcribed in real time?", ("marker",)),
+        Check(
+            "words",
+            "are the words that are spoken the words that are transcribed, at their times?",
+            ("marker",),
+        ),
         Check("first-audio", "does the first sound come within 2 s?", ("speech",)),
         Check("playback", "does sound come faster than it is played?", ("speech",)),
         Check("sound", "is the sound within range, not silent and not clipped?", ("speech",)),

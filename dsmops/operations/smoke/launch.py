@@ -30,6 +30,7 @@ from dsmops.operations.smoke.modules import CHECKED_TYPES, CheckOptions, check_m
 from dsmops.operations.smoke.process import Child, accepts, free_port, require_free
 from dsmops.operations.smoke.report import Backend, SmokeReport, make_report
 from dsmops.operations.smoke.request import SmokeRequest
+from dsmops.operations.smoke.words import recordings_for
 from dsmops.units import counted
 
 LOG_FOLDER = Path("logs", "moshi-logs", "raw")
@@ -116,7 +117,9 @@ class _Launch:
                 ],
                 CheckOptions(
                     self._recording,
+                    is_given=request.audio is not None,
                     wants_words=request.audio is not None or simulated,
+                    speech_is_random=simulated,
                     intrusive=True,
                     patient=simulated,
                 ),
@@ -168,6 +171,7 @@ class _Launch:
             has_steps=True if python else module.subtable("model", "extra_heads") is not None,
             slots=None if module.kind == "Asr" else module.whole("batch_size"),
             alone=True,
+            spoken=recordings_for(module),
             limits=self._request.limits,
             steps_ms=lambda: self._child.output.steps_ms if self._child else (),
             died=lambda: self._child.output.dead_loop if self._child else None,

@@ -19,6 +19,7 @@ from dsmops.client.probe import AnswerT, Probe, get
 from dsmops.errors import TransferError
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger, Limits
 from dsmops.operations.smoke.step_times import Histogram, StepTimes, from_log
+from dsmops.operations.smoke.words import SpokenRecording
 from dsmops.protocol import NO_FREE_CHANNELS, Error, Ready
 
 POLL_S = 0.05
@@ -42,7 +43,8 @@ class Subject:
     """What is known of the module under test in advance. None is unknown.
 
     `sends_ready` is False for modules of type `Asr`; `has_steps` says whether the model has the
-    heads without which no `Step` is sent. `alone`: the server has no other clients. `steps_ms`
+    heads without which no `Step` is sent. `alone`: the server has no other clients. `spoken` are
+    recordings whose words the model must find. `steps_ms`
     returns the times of the model's steps so far where its log can be read, `died` the line that
     says that the model loop is dead.
     """
@@ -56,6 +58,7 @@ class Subject:
     has_steps: bool | None = None
     slots: int | None = None
     alone: bool = False
+    spoken: tuple[SpokenRecording, ...] = ()
     limits: Limits = field(default_factory=Limits)
     steps_ms: Callable[[], Sequence[float]] = tuple
     died: Callable[[], str | None] = lambda: None
@@ -71,6 +74,8 @@ class Observations:
     not_finite: str = ""
     """The server's message about numbers that are not finite."""
     step_times: StepTimes | None = None
+    wer: float | None = None
+    """Of recordings whose words are known, from 0 on."""
 
 
 class ModuleChecks(ABC, Generic[AnswerT]):

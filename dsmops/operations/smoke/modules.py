@@ -20,12 +20,16 @@ CHECKED_TYPES = (*STT_TYPES, *TTS_TYPES)
 class CheckOptions:
     """How to check modules. `recording` is the audio to send; `wants_words`: it must bring words.
 
-    `intrusive` allows checks that other clients notice. With `patient`, half of all steps must be
-    in time: for machines with other work.
+    `is_given`: the user named the recording; otherwise a model with recordings of its own gets one
+    of those. `speech_is_random`: the text-to-speech model says no words. `intrusive` allows checks
+    that other clients notice. With `patient`, half of all steps must be in time: for machines with
+    other work.
     """
 
     recording: Samples
+    is_given: bool
     wants_words: bool
+    speech_is_random: bool
     intrusive: bool
     patient: bool
 
@@ -47,17 +51,18 @@ async def check_modules(
             )
             seen[subject.module] = await tts.run()
         else:
+            has_own = bool(subject.spoken) and not options.is_given
             stt = SttChecks(
                 ledger,
                 subject,
-                options.recording,
-                wants_words=options.wants_words,
+                subject.spoken[0].samples if has_own else options.recording,
+                wants_words=options.wants_words or has_own,
                 intrusive=options.intrusive,
                 patient=options.patient,
             )
             seen[subject.module] = await stt.run()
     if stt is not None and tts is not None:
-        await tts.check_round_trip(stt, wants_words=True)
+        await tts.check_round_trip(stt, wants_words=not options.speech_is_random)
     return seen
 
 

@@ -25,11 +25,15 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModuleReport:
-    """One module: the words that it transcribed or synthesized, and its step times if shown."""
+    """One module: the words that it transcribed or synthesized, and its step times if shown.
+
+    `wer` is its word error rate on recordings whose words are known, None where none were sent.
+    """
 
     module: str | None
     words: tuple[str, ...]
     step_times: StepTimes | None
+    wer: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def make_report(
         raw_log=raw_log,
         checks=tuple(checks),
         modules=tuple(
-            ModuleReport(module, tuple(found.words), found.step_times)
+            ModuleReport(module, tuple(found.words), found.step_times, found.wer)
             for module, found in seen.items()
         ),
     )

@@ -59,7 +59,9 @@ async def check_running(ledger: Ledger, request: SmokeRequest, recording: Sample
         ],
         CheckOptions(
             recording,
+            is_given=request.audio is not None,
             wants_words=request.audio is not None,
+            speech_is_random=False,
             intrusive=request.intrusive,
             patient=False,
         ),

@@ -1,13 +1,15 @@
 """`smoke-test --simulate-success`: the whole path without a GPU and without a network.
 
-Two tiny bf16 models, one for each direction, are generated, prepared for a T4 by `prep-sm75`, and
-served in f16 by the embedded worker on the CPU. Then that is tested like any server. Only the card
-is simulated.
+Two small bf16 models, one for each direction, are prepared for a T4 by `prep-sm75` and served in
+f16 by the embedded worker on the CPU. Then that is tested like any server. Only the card is
+simulated. The speech-to-text model is the trained one that travels with the package, so its words
+are judged; the text-to-speech model is random.
 """
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,15 +18,18 @@ from dsmops.audio import Samples
 from dsmops.checkpoint import read_header, verify
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import modules
+from dsmops.config.presets import find_template
 from dsmops.errors import InputError
 from dsmops.extras import SERVER, require_worker
 from dsmops.files import os_errors, write_text_atomically
+from dsmops.models import SHIPPED
 from dsmops.operations.prepare import PrepareReport, PrepareRequest, plan_preparation, prepare
 from dsmops.operations.smoke.checks import CheckFailed, Ledger
 from dsmops.operations.smoke.launch import check_config, require_log_folder
 from dsmops.operations.smoke.report import Backend, SmokeReport, make_report
 from dsmops.operations.smoke.request import OnStart, SmokeRequest, read_recording
 from dsmops.operations.smoke.run import run_ledger
+from dsmops.shipped import shipped_models
 from dsmops.units import counted, size
 
 CARD = "t4"
@@ -35,17 +40,32 @@ _SLOTS = 4
 
 @dataclass(frozen=True, slots=True)
 class TinyModel:
-    """A tiny model with random weights, and a config that serves it."""
+    """A small bf16 model, and the config to start from."""
 
     weights: Path
     template: Path
 
 
 def _generate(folder: Path) -> tuple[TinyModel, ...]:
-    from dsmops.worker.tiny.stt import write_tiny_stt
+    return copy_shipped("tiny", folder), random_tts(folder)
+
+
+def copy_shipped(name: str, folder: Path) -> TinyModel:
+    """Copy a model that travels with the package into `folder`, and return it.
+
+    Raises:
+        FileAccessError, DiskFullError: it cannot be written there.
+    """
+    with os_errors(folder):
+        copy = shutil.copytree(shipped_models()[name], folder / name)
+    model = SHIPPED[name]
+    return TinyModel(copy / model.model_file, find_template(model.preset))
+
+
+def random_tts(folder: Path) -> TinyModel:
+    """Write a text-to-speech model with random weights into `folder`, and return it."""
     from dsmops.worker.tiny.tts import write_tiny_tts
 
-    stt = write_tiny_stt(folder / "stt")
     tts = write_tiny_tts(folder / "tts")
     # Voices are searched relative to the folder where the server runs.
     voices = f'voice_folder = "{tts.voice_folder.absolute()}"'
@@ -53,10 +73,7 @@ def _generate(folder: Path) -> tuple[TinyModel, ...]:
         'voice_folder = "voices"', voices
     )
     tts.server_config.write_text(template, encoding="utf-8")
-    return (
-        TinyModel(stt.files.lm, stt.server_config),
-        TinyModel(tts.files.lm, tts.server_config),
-    )
+    return TinyModel(tts.files.lm, tts.server_config)
 
 
 def _prepare(model: TinyModel, output: Path) -> PrepareReport:
@@ -136,8 +153,11 @@ async def _simulate(
         tensors = sum(len(read_header(model.weights).tensors) for model in models)
         made.models = models
         total_bytes = sum(model.weights.stat().st_size for model in models)
-        made_up = f"{counted(len(models), 'model')} with {tensors} tensors"
-        return f"{made_up}, {size(total_bytes)} of random bf16 weights"
+        names = ", ".join(model.weights.parent.name for model in models)
+        return (
+            f"{counted(len(models), 'model')} ({names}) with {tensors} tensors,"
+            f" {size(total_bytes)} of bf16 weights"
+        )
 
     async def preparation() -> str:
         said = []

@@ -22,6 +22,7 @@ from dsmops.operations.smoke.module_checks import (
     now_s,
 )
 from dsmops.operations.smoke.step_times import FRAME_S, Pace, StepTimes
+from dsmops.operations.smoke.words import WordsFailed, judge_words
 from dsmops.protocol import Audio, Marker, Step, SttAnswer, Word, decode_stt_answer
 from dsmops.units import counted
 
@@ -67,6 +68,7 @@ class SttChecks(ModuleChecks[SttAnswer]):
         finally:
             await self._let_go()
         await self._check("clip", self._transcription)
+        await self._check("words", self._words)
         # Also when the time for the whole test is over: this only reads what was measured.
         await self._check("step-time", self._step_time, always=True)
         await self._check("finite-numbers", self._finite_numbers)
@@ -210,6 +212,26 @@ class SttChecks(ModuleChecks[SttAnswer]):
         took_s = (pace.end_s or now_s()) - pace.begin_s
         words = counted(len(self.seen.words), "word")
         return f"{seconds:.1f} s of audio transcribed in {took_s:.1f} s{latency}, {words}"
+
+    async def _words(self) -> str:
+        spoken = self._subject.spoken
+        if not spoken:
+            raise DoesNotApply("no recordings with known words belong to this model")
+        together = self._subject.slots or 1
+        transcripts: list[list[Word]] = []
+        for first in range(0, len(spoken), together):
+            # One stream for each slot: a step computes all of them anyway.
+            answers = await asyncio.gather(
+                *(self.transcribe(one.samples) for one in spoken[first : first + together])
+            )
+            transcripts += [[one for one in each if isinstance(one, Word)] for each in answers]
+        try:
+            found, evidence = judge_words(spoken, transcripts)
+        except WordsFailed as exc:
+            self.seen.wer = exc.found.wer
+            raise
+        self.seen.wer = found.wer
+        return evidence
 
     def _explained(self, failure: str) -> str:
         """Return a failure with how late answers were until then."""

@@ -22,6 +22,7 @@ from dsmops.extras import require_worker
 from dsmops.hub import is_hub_source, parse_source
 from dsmops.operations.models.stt import SttSource, find_stt
 from dsmops.operations.speech.numerics_verdict import NumericsReport, Setting, judge
+from dsmops.operations.speech.numerics_words import read_reference
 from dsmops.progress import SILENT, Progress
 from dsmops.units import counted
 from dsmops.worker.models.conventions import FRAMES_PER_S
@@ -45,7 +46,7 @@ class NumericsPlan:
     `target` is computed in `dtype`; `kept_f32` of its tensors are stored in F32 nevertheless.
 
     `same_layout`: both hold tensors of the same names and shapes. Where they do not, there is
-    nothing to compare.
+    nothing to compare. `reference` is what is spoken in the recording, normalised, if it is known.
     """
 
     audio: Audio
@@ -55,6 +56,7 @@ class NumericsPlan:
     kept_f32: int
     same_layout: bool
     stt: SttSource
+    reference: str | None = None
 
 
 def plan_numerics(
@@ -63,13 +65,14 @@ def plan_numerics(
     audio: Audio,
     *,
     model: str | None = None,
+    reference: Path | None = None,
     progress: Progress = SILENT,
 ) -> NumericsPlan:
     """Find all that comparing `files`, original and converted, needs, so that what is missing or
-    wrong is said before the work.
+    wrong is reported before the work.
 
     `source` is the original as the user named it: without `model` (see `find_stt`), the config,
-    tokenizer and Mimi beside it are taken.
+    tokenizer and Mimi beside it are taken. `reference` is a file with what is spoken.
 
     Raises:
         ExtraMissingError: the worker's libraries are not installed.
@@ -81,6 +84,7 @@ def plan_numerics(
     if audio != "-":
         with open_audio(audio):
             pass
+    text = None if reference is None else read_reference(reference)
     before, after = (open_checkpoint(path) for path in files)
     original, converted = _only_file(before), _only_file(after)
     dtype = _main_dtype(after)
@@ -94,6 +98,7 @@ def plan_numerics(
         else sum(tensor.dtype is StorageDType.F32 for tensor in after.tensors.values()),
         same_layout=_shapes(before) == _shapes(after),
         stt=_find_model(source, model, original, progress),
+        reference=text,
     )
 
 
@@ -148,6 +153,7 @@ def compare_numerics(
         (original, converted),
         compare_logits(original, converted),
         tokenizer,
+        reference=plan.reference,
         notes=tuple(_notes(plan, audio_s, on_cpu=device.type == "cpu")),
     )
 

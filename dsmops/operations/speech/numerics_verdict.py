@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dsmops.dtypes import ComputeDType
+from dsmops.operations.speech.numerics_words import WordRates, word_rates
 from dsmops.worker.models.conventions import FRAMES_PER_S, LAST_SPECIAL
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ LARGE_ERROR = 0.02
 which the models were released. In float16 it is 0.0024."""
 LARGEST_ERROR = 0.1
 """Relative rms error of logits that rounding cannot explain."""
+
+LARGE_WER_RISE = 0.02
+"""How much the word error rate may rise without a warning: of 62 words one more is wrong."""
+LARGEST_WER_RISE = 0.05
+"""A rise that is not chance in a recording of a minute or more."""
 
 _SCORES = "attention_scores"
 _SHOWN_TENSORS = 4
@@ -60,6 +66,8 @@ class Thresholds:
     least_headroom: float = LEAST_HEADROOM
     large_relative_rms: float = LARGE_ERROR
     largest_relative_rms: float = LARGEST_ERROR
+    large_wer_rise: float = LARGE_WER_RISE
+    largest_wer_rise: float = LARGEST_WER_RISE
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,8 @@ class Place:
 class NumericsReport:
     """What two models made of one recording.
 
-    `audio_s` is how much of it was used, without the silence fed before and after it.
+    `audio_s` is how much of it was used, without the silence fed before and after it. `words` are
+    the word error rates, None where no reference was given.
     """
 
     verdict: NumericsVerdict
@@ -136,6 +145,7 @@ class NumericsReport:
     logits: LogitsError
     agreement: Agreement
     places: tuple[Place, ...]
+    words: WordRates | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +174,11 @@ def judge(
     logits: LogitsError,
     tokenizer: _Decoder,
     *,
+    reference: str | None = None,
     notes: Sequence[str] = (),
 ) -> NumericsReport:
     """Return the report on two runs, the original's in float32 and the converted one's in
-    `dtype`.
+    `dtype`. `reference` is what is spoken, normalised.
     """
     original, converted = runs
     places = tuple(
@@ -185,7 +196,11 @@ def judge(
         )
         for file, computed_in, run in zip(files, (ComputeDType.F32, dtype), runs, strict=True)
     )
-    findings = tuple(_reasons(source, target, runs, places, logits))
+    rates = None if reference is None else word_rates(reference, source.text, target.text)
+    findings = (
+        *_reasons(source, target, runs, places, logits),
+        *(() if rates is None else _about_words(rates)),
+    )
     return NumericsReport(
         verdict=max(
             (finding.verdict for finding in findings),
@@ -205,7 +220,19 @@ def judge(
         logits=logits,
         agreement=_agreement(source, target, setting.prefix_frames),
         places=places,
+        words=rates,
     )
+
+
+def _about_words(rates: WordRates) -> Iterator[Reason]:
+    if rates.rise > LARGE_WER_RISE:
+        largest = rates.rise > LARGEST_WER_RISE
+        limit = LARGEST_WER_RISE if largest else LARGE_WER_RISE
+        yield Reason(
+            NumericsVerdict.NO if largest else NumericsVerdict.WARNING,
+            f"the word error rate rises from {rates.source_wer:.1%} to {rates.target_wer:.1%}, by"
+            f" more than {limit:.0%}",
+        )
 
 
 def _place(source: Reading, target: Reading) -> Place:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _EXPOSURE = ("public-token-exposed",)
 """Errors of the lint with which the server does work: it is the operator's decision."""
+_OTHER_SERVER = ("other-mimi",)
+"""Warnings of the lint about what only moshi-server cannot do."""
 _SHOWN = 3
 
 
@@ -124,7 +126,9 @@ def open_service(path: Path, options: Options) -> Service:
                 code="config.unusable",
             )
     findings = tuple(
-        finding for finding in report.findings if finding.severity is not Severity.NOTE
+        finding
+        for finding in report.findings
+        if finding.severity is not Severity.NOTE and finding.code not in _OTHER_SERVER
     )
     return Service(path, config, found, findings)
 

@@ -128,8 +128,8 @@ def run_stt_lm(
 
     Step t takes frame t - 1, as in serving.
 
-    With `told`, the logits are those of a row that is fed the tokens of `told`, and a second row is
-    fed its own. Prompts and temperatures play no part: this compares arithmetic.
+    With `reference`, the logits are those of a row that is fed the tokens of `reference`, and a
+    second row is fed its own. Prompts and temperatures play no part: this compares arithmetic.
 
     Raises:
         GpuMemoryError, DeviceLostError: the device has no room, or failed.

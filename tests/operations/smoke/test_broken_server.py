@@ -91,7 +91,7 @@ def test_the_broken_part_is_named(
 @pytest.mark.parametrize(
     ("fault", "failed", "words"),
     [
-        marked("mute", {"sound", "round-trip"}, "it is silence"),
+        marked("mute", {"sound"}, "it is silence"),
         marked("shouting", {"sound"}, "it is distorted"),
         marked(
             "swallows-words",

@@ -13,6 +13,7 @@ from dsmops.gpu import simulate
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply
 from dsmops.operations.smoke.memory import MemoryWatch, judge_memory
 from dsmops.operations.smoke.simulate import Parts
+from tests.support.smoke import random_models
 
 CARD = simulate(["t4"]).visible[0].device
 
@@ -21,7 +22,7 @@ CARD = simulate(["t4"]).visible[0].device
 def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, ...]:
     """A speech-to-text and a text-to-speech config, as prepared for a T4."""
     folder = tmp_path_factory.mktemp("prepared")
-    models = Parts().generate(folder / "source")
+    models = random_models(folder / "source")
     reports = [
         Parts().prepare(model, folder / f"{number}.fp16.safetensors")
         for number, model in enumerate(models)

@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from dsmops.files import write_text_atomically
 from dsmops.operations.prepare import PrepareReport
 from dsmops.operations.smoke import CHECKS, CheckStatus, Parts, SmokeReport
+from dsmops.operations.smoke.checks import Limits
 from dsmops.operations.smoke.simulate import TinyModel
-from tests.support.smoke import blocked, evidence, simulate
+from dsmops.operations.smoke.words import MOST_WER
+from tests.support.smoke import RANDOM, blocked, evidence, simulate
 
 AFTER_CONVERSION = set(list(CHECKS)[list(CHECKS).index("conversion") + 1 :]) - {"server-binary"}
-WHOLE = Parts()
+WHOLE = RANDOM
 
 
 @pytest.fixture(autouse=True)
@@ -30,24 +32,38 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> SmokeReport:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("sound"))
         return replace(
-            report := simulate(Path.cwd()), raw_log=report.raw_log and report.raw_log.absolute()
+            report := simulate(Path.cwd()),
+            raw_log=report.raw_log and report.raw_log.absolute(),
         )
 
 
 def test_the_whole_path_passes(sound: SmokeReport) -> None:
-    """Every check ran; only the GPU's memory does not apply."""
+    """Every check ran; only the GPU's memory and the words of a random model do not apply."""
     assert sound.passed, sound.verdict
-    assert {check.name for check in sound.checks if check.status is CheckStatus.SKIPPED} == {
-        "memory"
-    }
+    skipped = {check.name for check in sound.checks if check.status is CheckStatus.SKIPPED}
+    assert skipped == {"memory", "words"}
     assert sound.modules[0].words
     assert "simulated" in sound.verdict
 
 
 @pytest.mark.slow
+def test_the_words_are_those_that_are_spoken() -> None:
+    """Of the trained model, through conversion, config, worker and WebSocket."""
+    report = simulate(Path.cwd(), Parts(), limits=Limits(), timeout_s=150)
+    assert report.passed, report.verdict
+    assert {check.name for check in report.checks if check.status is CheckStatus.SKIPPED} == {
+        "memory"
+    }
+    assert report.modules[0].wer is not None
+    assert report.modules[0].wer <= MOST_WER
+    assert "WER" in evidence(report, "words")
+
+
+@pytest.mark.slow
 def test_the_order_of_the_modules_does_not_matter() -> None:
     """Speech to text may come last: its slots are free again when the round trip needs them."""
-    report = simulate(Path.cwd(), Parts(generate=lambda folder: WHOLE.generate(folder)[::-1]))
+    turned = replace(WHOLE, generate=lambda folder: WHOLE.generate(folder)[::-1])
+    report = simulate(Path.cwd(), turned)
     assert report.passed, report.verdict
     assert evidence(report, "round-trip").startswith("synthesized ")
 
@@ -119,7 +135,7 @@ def test_a_preparation_that_went_wrong_is_named(
     tmp_path: Path, prepare: Callable[[TinyModel, Path], PrepareReport], failed: str, words: str
 ) -> None:
     """No server is started then, and every later check says why it could not run."""
-    report = simulate(tmp_path, Parts(prepare=prepare))
+    report = simulate(tmp_path, replace(WHOLE, prepare=prepare))
     assert report.failed == (failed,)
     assert words in evidence(report, failed)
     assert blocked(report) == AFTER_CONVERSION - {failed}
@@ -151,7 +167,7 @@ def with_a_nan(number: int) -> Callable[[Path], tuple[TinyModel, ...]]:
 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
     """Before anything is made of it."""
-    report = simulate(tmp_path, Parts(generate=cut))
+    report = simulate(tmp_path, replace(WHOLE, generate=cut))
     assert report.failed == ("tiny-checkpoint",)
     assert blocked(report) == {"preparation", "conversion"} | AFTER_CONVERSION
 
@@ -164,7 +180,7 @@ def test_a_nan_in_the_weights_is_named(
     tmp_path: Path, number: int, module: str, asked: str
 ) -> None:
     """It is converted, loads and warms up; the numbers of its module are not finite."""
-    report = simulate(tmp_path, Parts(generate=with_a_nan(number)))
+    report = simulate(tmp_path, replace(WHOLE, generate=with_a_nan(number)))
     assert set(report.failed) == {asked, "finite-numbers", "known-failures"}
     assert "numbers that are not finite" in evidence(report, "finite-numbers", module)
     assert all(

@@ -1,0 +1,78 @@
+"""Write the recordings by which the smoke test judges words: `python -m
+tools.tiny_models.recordings TESTS OUT`.
+
+TESTS is the folder that `python -m tools.tiny_models.data TESTS --test 100` wrote. Each recording
+is two of its sentences by one voice. The manifest says where each word begins, as the synthesiser
+knows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dsmops.audio import SAMPLE_RATE_HZ, write
+from dsmops.operations.smoke.words import MANIFEST
+from tools.tiny_models.batches import read_shards
+from tools.tiny_models.data import VOICES
+
+LEVEL = 0.06
+"""RMS of each sentence."""
+_LEAD_S, _PAUSE_S = 0.2, 0.5
+
+CHOSEN = {
+    "hibari": (
+        "when does every doctor sing and our actor is kind",
+        "she will travel to the factory along your office",
+    ),
+    "slt": ("on monday the eleventh of november", "on wednesday the ninth of january"),
+    "awb": ("they drifted to the bridge in august", "set a timer for fifteen minutes"),
+    "kal16": (
+        "remind me to break the river on saturday",
+        "my lawyer listened between our restaurant at half past six",
+    ),
+}
+"""Sentences never trained on, of those that a damaged model gets wrong and the whole one right."""
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("tests", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    index, audio, _ = read_shards([arguments.tests / "test-known.npz"])
+    rows = {
+        (VOICES[index.voice[row]], " ".join(index.words[row])): row
+        for row in range(len(index.voice))
+    }
+    lines = []
+    for number, (voice, sentences) in enumerate(CHOSEN.items(), start=1):
+        pieces = [np.zeros(round(_LEAD_S * SAMPLE_RATE_HZ), np.float32)]
+        starts: list[float] = []
+        for sentence in sentences:
+            row = rows[voice, sentence]
+            begin_s = sum(map(len, pieces)) / SAMPLE_RATE_HZ
+            samples = audio[index.first[row] : index.first[row + 1]].astype(np.float32) / 32768
+            pieces += [
+                samples * (LEVEL / np.sqrt(np.mean(samples**2))),
+                np.zeros(round(_PAUSE_S * SAMPLE_RATE_HZ), np.float32),
+            ]
+            starts += [round(begin_s + float(start), 3) for start in index.starts[row]]
+        name = f"{number}-{voice}.flac"
+        write(arguments.out / name, [np.concatenate(pieces)])
+        row_of_manifest = {
+            "audio": name,
+            "text": " ".join(sentences),
+            "word_starts_s": starts,
+        }
+        lines.append(json.dumps(row_of_manifest))
+    (arguments.out / MANIFEST).write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
