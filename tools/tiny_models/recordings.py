@@ -23,19 +23,22 @@ LEVEL = 0.06
 """RMS of each sentence."""
 _LEAD_S, _PAUSE_S = 0.2, 0.5
 
-CHOSEN = {
-    "hibari": (
-        "when does every doctor sing and our actor is kind",
-        "she will travel to the factory along your office",
+CHOSEN = (
+    (
+        "rms",
+        "it is bringing leo with our store then",
+        "when do you hurry to the road in january",
     ),
-    "slt": ("on monday the eleventh of november", "on wednesday the ninth of january"),
-    "awb": ("they drifted to the bridge in august", "set a timer for fifteen minutes"),
-    "kal16": (
-        "remind me to break the river on saturday",
-        "my lawyer listened between our restaurant at half past six",
-    ),
-}
-"""Sentences never trained on, of those that a damaged model gets wrong and the whole one right."""
+    ("rms", "her soldier is in the station", "the train arrives at quarter past five"),
+    ("rms", "your baker may drive their men", "he flew to the city yesterday"),
+    ("joe", "when do they grow those good lemons in may", "she must not cut this yellow company"),
+)
+"""Voice and sentences of each recording, none of them trained on.
+
+They are the two voices that the model finds hardest, and sentences that it gets right: it is close
+to an error there, so a damaged model makes one. Easy speech forgives too much. Choose again when
+another model gets more than one word of them wrong.
+"""
 
 
 def main() -> None:
@@ -45,13 +48,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    index, audio, _ = read_shards([arguments.tests / "test-known.npz"])
+    index, audio, _ = read_shards(
+        [arguments.tests / f"test-{name}.npz" for name in ("known", "unheard")]
+    )
     rows = {
         (VOICES[index.voice[row]], " ".join(index.words[row])): row
         for row in range(len(index.voice))
     }
     lines = []
-    for number, (voice, sentences) in enumerate(CHOSEN.items(), start=1):
+    for number, (voice, *sentences) in enumerate(CHOSEN, start=1):
         pieces = [np.zeros(round(_LEAD_S * SAMPLE_RATE_HZ), np.float32)]
         starts: list[float] = []
         for sentence in sentences:
