@@ -28,6 +28,8 @@ from dsmops.protocol import Word
 from tests.support.smoke import broken_worker, evidence
 
 HEAD_WIDTH = 64
+OF_SPEED = ("clip", "step-time")
+"""Checks that fail on a machine that is busy with other work."""
 
 
 def stt_alone(folder: Path) -> tuple[TinyModel, ...]:
@@ -132,8 +134,10 @@ def one_step_less(model: TinyModel, output: Path) -> PrepareReport:
 def test_a_wrong_model_is_told_by_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: Parts, words: str
 ) -> None:
-    """Every other check passes: it answers in time, with finite numbers."""
+    """No other check fails, but for those of speed on a busy machine: it answers, with finite
+    numbers.
+    """
     monkeypatch.chdir(tmp_path)
     report = simulate_success(tmp_path / "files", SmokeRequest(timeout_s=150), parts=parts)
-    assert report.failed == ("words",), report.verdict
+    assert {"words"} <= set(report.failed) <= {"words", *OF_SPEED}, report.verdict
     assert words in evidence(report, "words")
