@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 def plan(
     model: Annotated[
         str,
-        typer.Option(
-            "--model", metavar="NAME", help="Published model to serve, or its repository."
-        ),
+        typer.Option("--model", metavar="NAME", help="Published model, its repository, or tiny."),
     ] = DEFAULT_STT.name,
     runtime: Annotated[
         Literal["moshi-server", "embedded"],
@@ -98,7 +96,8 @@ def plan(
     not fit, what would. Step times are measured ones where this machine has them (--measure), else
     an estimate. Exit code 1 means that it does not fit; with --batch-size, that so many do not fit,
     or that the card's memory is unknown. --explain also says what fewer codebooks
-    would change of a text-to-speech model.
+    would change of a text-to-speech model. The model tiny needs --runtime embedded: moshi-server
+    reads only the published Mimi.
 
     \b
     Examples:

@@ -79,7 +79,7 @@ def find_model_config(
     if source in shipped:
         path = shipped[source] / CONFIG_FILE
         return source, path, lambda names: _beside(path, names)
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where no user has that name
     if path.suffix == ".toml":
         return path
     # An empty name, of a variable that is not set, say, would be this folder.
@@ -144,7 +144,7 @@ def file_names(name: str, body: Mapping[str, Any]) -> list[str]:
     call `name`, gives them.
 
     Raises:
-        InputError: one of them is no file name.
+        InputError: one of them is not a file name.
     """
     names = [body.get(key, default) for key, default in _FILE_KEYS.items()]
     for file in names:
@@ -155,7 +155,7 @@ def file_names(name: str, body: Mapping[str, Any]) -> list[str]:
             or ".." in Path(file).parts
         ):
             raise InputError(
-                f"{name}: {file!r} is no file name",
+                f"{name}: {file!r} is not a file name",
                 hint=f"Correct {' and '.join(_FILE_KEYS)} in its {CONFIG_FILE}.",
             )
     return names
@@ -224,11 +224,11 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def parse_json(data: bytes, name: str) -> Mapping[str, Any]:
-    """Return what the bytes of a model's own config say, which messages call `name`; more than
-    `MAX_JSON_BYTES` are none.
+    """Return what the bytes of a model's own config say, which messages call `name`.
+    More than `MAX_JSON_BYTES` are an error.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is not a JSON object.
     """
     try:
         body = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
@@ -239,7 +239,7 @@ def parse_json(data: bytes, name: str) -> Mapping[str, Any]:
         ) from exc
     if not isinstance(body, dict):
         raise InputError(
-            f"{name} is no model config",
+            f"{name} is not a model config",
             hint="Its top level is an object with keys such as model_type and dim.",
         )
     return body

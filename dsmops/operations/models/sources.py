@@ -32,7 +32,7 @@ def local_checkpoint(
     without a request. Without `download`, as in a dry run, what is not in the cache is an error.
 
     Raises:
-        SourceError: nothing is there, it is no checkpoint by its name, or it would have to be
+        SourceError: nothing is there, its name is not that of a checkpoint, or it would have to be
             downloaded.
         CheckpointError: an index that names no shards, or some outside its folder.
         RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
@@ -46,7 +46,7 @@ def local_checkpoint(
         plan = plan_download([file, *_shards(file, fetch(plan)[file]).values()])
     if plan.fetch_bytes and not download:
         raise SourceError(
-            f"{source} is not in the cache: {plan.fetch_bytes:,} bytes are to be downloaded first,"
+            f"{source} is not in the cache: {plan.fetch_bytes:,} bytes must be downloaded first,"
             " and a dry run downloads nothing",
             hint=f"See what it holds with `dsmops inspect {source}`, or leave out --dry-run.",
             code="source.not_here",
@@ -61,11 +61,11 @@ def locate(source: str) -> Path | HubFile:
     which need not exist.
 
     Raises:
-        SourceError: there is no such path, or the name is none of a checkpoint on the hub.
+        SourceError: there is no such path, or the name is not that of a checkpoint on the hub.
     """
     if "://" in source:
         return _parse_checkpoint(source)
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where nobody has that name
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where no user has that name
     # An empty name, of a variable that is not set, say, would be this folder.
     if not source or not path.exists():
         raise SourceError(
@@ -112,7 +112,7 @@ def _parse_checkpoint(source: str) -> HubFile:
     file = parse_source(source)
     if not file.filename.endswith((".safetensors", INDEX_SUFFIX)):
         raise SourceError(
-            f"{source} is no checkpoint: its name ends neither in .safetensors nor in"
+            f"{source} is not a checkpoint: its name ends neither in .safetensors nor in"
             f" {INDEX_SUFFIX}",
             hint="Name a checkpoint, as in hf://org/repo/model.safetensors.",
         )

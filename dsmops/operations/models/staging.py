@@ -1,4 +1,4 @@
-"""The files of a model that a server needs at hand: weights, tokenizer, Mimi.
+"""The files of a model that a server needs: weights, tokenizer, Mimi.
 
 Where each is, and what has to be downloaded first.
 """
@@ -48,7 +48,7 @@ def read_tensors(origin: Origin, *, refresh: bool = False) -> Mapping[str, Tenso
     `refresh` asks the hub whether a branch has moved, also where the cache has the file.
 
     Raises:
-        HeaderError, CheckpointError: it is no usable checkpoint.
+        HeaderError, CheckpointError: it is not a usable checkpoint.
         RemoteError, CredentialsError: the hub failed or refused.
     """
     if isinstance(origin, Path):

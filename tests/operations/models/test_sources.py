@@ -127,7 +127,7 @@ def test_an_index_without_shards_is_refused(text: bytes, hub: HubServer) -> None
         ("hf:/org/repo/model.safetensors", "does not exist"),
         ("s3://bucket/model.safetensors", "does not begin with hf://"),
         ("https://huggingface.co/org/repo/blob/main/model.safetensors", "web page"),
-        ("hf://org/repo/pytorch_model.bin", "is no checkpoint"),
+        ("hf://org/repo/pytorch_model.bin", "is not a checkpoint"),
         ("hf://org/repo", "not a file"),
     ],
 )

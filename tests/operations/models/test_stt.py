@@ -242,8 +242,8 @@ def test_a_text_to_speech_model_is_told() -> None:
         (b"", "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[]", "is no model config"),
-        (b'"' + b"x" * (1 << 20) + b'"', "is no model config"),
+        (b"[]", "is not a model config"),
+        (b'"' + b"x" * (1 << 20) + b'"', "is not a model config"),
         (b"{}", "does not say norm"),
     ],
 )
@@ -264,7 +264,7 @@ def test_names_that_lead_out_of_a_repository_are_refused(
 ) -> None:
     """A config.json from anywhere cannot have a file of the machine read as weights."""
     edit_json(tiny, **{key: name})
-    with pytest.raises(InputError, match="is no file name"):
+    with pytest.raises(InputError, match="is not a file name"):
         find_stt(".")
 
 
