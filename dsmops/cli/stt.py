@@ -128,9 +128,12 @@ def transcribe(
     """Transcribe a recording, on this machine or through a server.
 
     Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best,
-    f32 on a CPU. Channels are mixed. From a pipe, words come while it runs. Ctrl-C ends the
-    recording there: what was read until then is transcribed. A second Ctrl-C ends the command.
-    The microphone needs pip install 'dsmops[mic]'.
+    f32 on a CPU. Channels are mixed. Ctrl-C ends the recording there: what was read until then is
+    transcribed. A second Ctrl-C ends the command. The microphone needs pip install 'dsmops[mic]'.
+
+    From a pipe, words of WAV and AU come while it runs. Other formats wait for its end: their
+    decoders seek in the whole file. Let ffmpeg make a WAV of them: ffmpeg -i INPUT -f wav - |
+    dsmops transcribe -
 
     \b
     Examples:
