@@ -8,7 +8,7 @@ from dsmops.errors import ExtraMissingError
 
 NETWORKS = ("torch", "safetensors", "sentencepiece")
 CLIENT = ("aiohttp", "msgspec")
-SERVER = (*NETWORKS, *CLIENT, "prometheus_client", "soundfile", "soxr", "sphn")
+SERVER = (*NETWORKS, *CLIENT, "soundfile", "soxr", "sphn")
 
 
 def require_worker(purpose: str, packages: tuple[str, ...] = NETWORKS) -> None:

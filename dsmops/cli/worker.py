@@ -60,6 +60,22 @@ def worker(
         bool,
         typer.Option("--cpu", help="Compute on the CPU instead of CUDA device 0."),
     ] = False,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices", metavar="LIST", help="Serve on these devices, as in 0,1 or all; or cpu."
+        ),
+    ] = None,
+    fronts: Annotated[
+        int | None,
+        typer.Option(
+            "--fronts",
+            metavar="N",
+            min=0,
+            max=64,
+            help="Use N processes for sockets; 0 is one process for all.",
+        ),
+    ] = None,
     silent: Annotated[
         bool, typer.Option("--silent", help="Write the log to its file only.")
     ] = False,
@@ -85,6 +101,7 @@ def worker(
       dsmops worker --config configs/config-tts.toml --port 8089
       dsmops worker --config my.toml --addr 0.0.0.0 --port 8998 --silent
       dsmops worker --config my.toml --cpu --port 0 --json
+      dsmops worker --config my.toml --devices all --fronts 8
     """
     if (config is None) is (model is None):
         raise typer.BadParameter(
@@ -102,8 +119,17 @@ def worker(
 
     out = Reporter.open("worker", json=json, quiet=quiet, debug=debug)
     options = Options(
-        addr=addr, port=port, log_level=log, cpu=cpu, silent=silent or quiet, log_to_stderr=json
+        addr=addr,
+        port=port,
+        log_level=log,
+        cpu=cpu,
+        silent=silent or quiet,
+        log_to_stderr=json,
+        fronts=fronts,
+        devices=devices,
     )
+    if cpu and devices is not None:
+        raise typer.BadParameter("it excludes --cpu", param_hint="--devices")
     try:
         check_options(options)
     except ValueError as exc:

@@ -32,6 +32,7 @@ from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.loop import TtsEnded
 from dsmops.worker.serving import module, stt_connection
 from dsmops.worker.serving.access import Access
+from dsmops.worker.serving.desk import Desk, LocalLender, Turn
 from dsmops.worker.serving.server import Server
 from dsmops.worker.serving.tts_connection import TtsConnection, TtsWire
 
@@ -89,12 +90,13 @@ def swallow(kind: type[SttEvent]) -> Callable[[], None]:
 def leaked_slot() -> None:
     """Slots of clients that leave are never free again."""
     patch(SttLoop, "close", lambda self, stream: None)
+    patch(LocalLender, "give_back", lambda self, place: None)
 
 
 def lies_about_slots() -> None:
     """They are lost, and /api/modules_info says that all are free."""
     leaked_slot()
-    patch(SttLoop, "used_slots", property(lambda self: 0))
+    patch(module.LoopModule, "used_slots", property(lambda self: 0))
 
 
 def ignores_sigterm() -> None:
@@ -142,14 +144,14 @@ def no_goodbye() -> None:
 
 def too_generous() -> None:
     """A client too many is taken in, and told nothing."""
-    whole = SttLoop.open
+    whole = Desk.lend
 
-    def open_(self: SttLoop, slot: int | None = None) -> Any:
-        while (stream := whole(self, slot)) is None and len(self._streams) >= self.slots:
-            self._streams.popitem()
-        return stream
+    def lend(self: Desk, turn: Turn) -> Any:
+        while (place := whole(self, turn)) is None and self._held:
+            self._held.popitem()
+        return place
 
-    patch(SttLoop, "open", open_)
+    patch(Desk, "lend", lend)
 
 
 def leaves_a_child() -> None:
@@ -287,4 +289,6 @@ FAULTS: dict[str, Callable[[], None]] = {
 if __name__ == "__main__":
     FAULTS[sys.argv[1]]()
     sys.argv[1] = "worker"
+    # One process, so that each fault is in the one that is patched.
+    sys.argv += ["--fronts", "0"]
     main()

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 
 from dsmops.errors import DsmopsError
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol
+from dsmops.worker.serving.addresses import Listening
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import Level, ServerLog
-from dsmops.worker.serving.server import Ended, Listening, ModuleSettings, Server, WorkerSettings
+from dsmops.worker.serving.server import Ended, Server
+from dsmops.worker.serving.site import ModuleSettings, WorkerSettings
 from dsmops.worker.serving.stt import SttSettings
 from tests.support.engines import EchoEngine
 from tests.support.processes import python

@@ -14,7 +14,7 @@ from dsmops.config.lint import ConfigFinding
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
-from dsmops.errors import ConfigError
+from dsmops.errors import ConfigError, DriverMissingError, InputError
 from dsmops.extras import SERVER, require_worker
 from dsmops.findings import Severity
 from dsmops.operations.configs.checking import lint_config
@@ -29,9 +29,13 @@ from dsmops.operations.models.tts import (
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from dsmops.worker.models.tokenizer import TextTokenizer
     from dsmops.worker.runtime.stt.engine import SttEngine
     from dsmops.worker.runtime.tts.engine import TtsEngine
-    from dsmops.worker.serving.server import Ended, Listening, ModuleSettings
+    from dsmops.worker.serving.addresses import Listening
+    from dsmops.worker.serving.processes import Device
+    from dsmops.worker.serving.server import Ended
+    from dsmops.worker.serving.site import ModuleSettings
     from dsmops.worker.serving.tts import TtsSettings
 
 _EXPOSURE = ("public-token-exposed",)
@@ -39,6 +43,7 @@ _EXPOSURE = ("public-token-exposed",)
 _OTHER_SERVER = ("other-mimi",)
 """Warnings of the lint about what only moshi-server cannot do."""
 _SHOWN = 3
+_MOST_FRONTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,10 @@ class Options:
     cpu: bool = False
     silent: bool = False
     log_to_stderr: bool = False
+    fronts: int | None = None
+    """Processes for sockets; 0 serves in one process, None decides by the cores."""
+    devices: str | None = None
+    """Where models run, as `parse_devices` takes it; None for the one that torch prefers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +75,103 @@ class Service:
 
 
 def check_options(options: Options) -> None:
-    """Raise ValueError unless `log_level` is one."""
+    """Raise ValueError unless `log_level` is one, and `fronts` can be had."""
     require_worker("serving models", SERVER)
     from dsmops.worker.serving.logs import Level
 
     Level.parse(options.log_level)
+
+
+def default_fronts() -> int:
+    """Return how many processes serve sockets on this machine: one for four cores, at most
+    `_MOST_FRONTS`; none where there is one core, or where forks are unsafe.
+    """
+    if sys.platform != "linux":
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    return 0 if cores < 2 else max(1, min(_MOST_FRONTS, cores // 4))
+
+
+def plan_processes(options: Options) -> tuple[list[Device], int]:
+    """Return the devices of the model processes, and the number of fronts. Without fronts there is
+    one process, whose device torch chooses.
+
+    Raises:
+        InputError, DriverMissingError: as `parse_devices`, or several devices without fronts.
+    """
+    from dsmops.worker.serving.processes import Device
+
+    fronts = default_fronts() if options.fronts is None else options.fronts
+    if fronts and sys.platform != "linux":
+        raise InputError(
+            "front processes need Linux", hint="Omit --fronts, or use --fronts 0.", code="fronts"
+        )
+    if options.devices is None:
+        mask = {"CUDA_VISIBLE_DEVICES": ""} if options.cpu else {}
+        return [Device("cpu" if options.cpu else "the default device", mask)], fronts
+    devices = parse_devices(options.devices)
+    if not fronts:
+        if options.fronts == 0 or sys.platform != "linux":
+            raise InputError(
+                "--devices needs front processes", hint="Omit --fronts 0.", code="fronts"
+            )
+        fronts = 1
+    return devices, fronts
+
+
+def parse_devices(text: str) -> list[Device]:
+    """Return the devices that `--devices` names: numbers of visible CUDA devices, `cpu`, or `all`.
+
+    Raises:
+        InputError: a word is neither, or a device is named twice.
+        DriverMissingError: there is no such CUDA device.
+    """
+    from dsmops.worker.serving.processes import Device
+
+    words = [word.strip().removeprefix("cuda:") for word in text.split(",")]
+    cards = [] if set(words) == {"cpu"} else _visible_cards()
+    if words == ["all"]:
+        words = [str(number) for number in range(len(cards))]
+        if not words:
+            raise DriverMissingError(
+                "no CUDA device is visible", hint="`dsmops check-gpu` says why; or use --cpu."
+            )
+    devices: list[Device] = []
+    for place, word in enumerate(words):
+        if word == "cpu":
+            # Two on one processor are the rehearsal of two cards; each needs a name of its own.
+            name = "cpu" if len(words) == 1 else f"cpu:{place}"
+            devices.append(Device(name, {"CUDA_VISIBLE_DEVICES": ""}))
+        elif not word.isdigit():
+            raise InputError(
+                f"{word!r} is not a device",
+                hint="Use `all`, numbers of CUDA devices as in `0,1`, or `cpu`.",
+                code="device.unknown",
+            )
+        elif words.count(word) > 1:
+            raise InputError(
+                f"device {word} is named twice", hint="Name each once.", code="device.twice"
+            )
+        elif int(word) >= len(cards):
+            raise DriverMissingError(
+                f"there is no CUDA device {word}: {len(cards)} are visible",
+                hint="`dsmops check-gpu` lists them.",
+            )
+        else:
+            # The driver library counts in this order; CUDA would put the fastest first.
+            env = {"CUDA_VISIBLE_DEVICES": cards[int(word)], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+            devices.append(Device(f"cuda:{word}", env))
+    return devices
+
+
+def _visible_cards() -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES may say of each device that it leaves visible."""
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if mask is not None:
+        return [word.strip() for word in mask.split(",") if word.strip()]
+    from dsmops.gpu import probe
+
+    return [str(number) for number in range(len(probe().devices))]
 
 
 def open_service(path: Path, options: Options) -> Service:
@@ -81,7 +182,7 @@ def open_service(path: Path, options: Options) -> Service:
         ExtraMissingError: the worker's libraries are not installed.
     """
     require_worker("serving models", SERVER)
-    from dsmops.worker.serving.server import address_family
+    from dsmops.worker.serving.addresses import address_family
 
     # Before the lint, which says what moshi-server makes of one.
     address_family(options.addr)
@@ -145,10 +246,11 @@ def serve(
     Errors as for `find_stt` and `worker.server.serve`.
     """
     from dsmops.worker.serving.logs import DailyFile, Level, ServerLog
-    from dsmops.worker.serving.server import WorkerSettings
     from dsmops.worker.serving.server import serve as serve_settings
+    from dsmops.worker.serving.site import WorkerSettings
 
     served = [_settings(service.path, module, options, progress) for module in service.modules]
+    devices, fronts = plan_processes(options)
     values = service.config.values
     settings = WorkerSettings(
         addr=options.addr,
@@ -163,7 +265,11 @@ def serve(
         Level.parse(options.log_level), file, console, no_color=bool(os.environ.get("NO_COLOR"))
     )
     try:
-        return serve_settings(settings, log, on_ready)
+        if not fronts:
+            return serve_settings(settings, log, on_ready)
+        from dsmops.worker.serving.supervisor import serve_split
+
+        return serve_split(settings, log, on_ready, devices=devices, fronts=fronts)
     finally:
         log.close()
 
@@ -184,6 +290,7 @@ def _settings(path: Path, module: Module, options: Options, progress: Progress) 
         lm_file=str(source.files.lm),
         audio_tokenizer_file=str(source.files.mimi),
         open_engine=partial(_open_stt_engine, source, slots or 0, cpu=options.cpu),
+        open_tokenizer=partial(_open_tokenizer, source.files.tokenizer),
     )
 
 
@@ -201,6 +308,8 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
         request=source.defaults.request(),
         pacing=source.defaults.pacing(),
         interleaved_text_only=source.defaults.interleaved_text_only,
+        slots=module.whole("batch_size") or 0,
+        open_tokenizer=partial(_open_tokenizer, source.files.tokenizer),
     )
 
 
@@ -218,6 +327,12 @@ def _open_tts_engine(source: TtsSource, slots: int, *, cpu: bool) -> TtsEngine:
         slots,
         guidance=not source.config.distilled and source.defaults.cfg != 1,
     )
+
+
+def _open_tokenizer(path: Path) -> TextTokenizer:
+    from dsmops.worker.models.tokenizer import TextTokenizer
+
+    return TextTokenizer(path)
 
 
 def _expanded(value: str) -> str:

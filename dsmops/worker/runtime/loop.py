@@ -110,6 +110,8 @@ class ModelLoop(ABC, Generic[StreamT]):
         self.board = LoopBoard()
         self.failure: DsmopsError | None = None
         self.slots = 0
+        self.device = ""
+        """What messages call its device; nothing where there is one."""
         self.collector = Collector()
         self.rests = False
         """Whether the loop has nothing to do: no frame waits for its step."""

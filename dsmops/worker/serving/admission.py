@@ -8,7 +8,9 @@ cut for the new one. So an honest client, which sends its request at once, gets 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -17,6 +19,14 @@ from aiohttp import web
 RESERVED_DESCRIPTORS = 128
 """For the log, the models, the card, and what libraries open."""
 _MOST_DESCRIPTORS = 65_536
+ACCEPTED_AT_ONCE = 400
+"""New connections that a process takes without a pause."""
+ACCEPTED_PER_S = 300.0
+"""New connections that it takes in the long run."""
+_ACCEPTED_PER_TURN = 4
+"""Each costs about 0.1 ms of the event loop."""
+_EXHAUSTED_S = 0.2
+_BACKLOG = 1024
 KEEP_ALIVE_S = 75.0
 """For which a connection may wait for its next request."""
 
@@ -89,6 +99,66 @@ class Admission:
     def _expire(self, connection: GuardedConnection) -> None:
         self._on_dropped()
         self.drop(connection)
+
+
+class Acceptor:
+    """Takes connections from a port, a few at a time, so that a storm of them does not hold up the
+    conversations that are open. What it does not take yet waits with the system.
+    """
+
+    def __init__(self, listener: socket.socket, admission: Admission) -> None:
+        """Listen on a bound socket."""
+        self._listener, self._admission = listener, admission
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._rest: asyncio.TimerHandle | None = None
+        self._tokens, self._filled_s = float(ACCEPTED_AT_ONCE), self._loop.time()
+        listener.setblocking(False)
+        listener.listen(_BACKLOG)
+        self._loop.add_reader(listener, self._accept)
+
+    def close(self) -> None:
+        """Close the port."""
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+        if self._rest is not None:
+            self._rest.cancel()
+
+    def _accept(self) -> None:
+        now_s = self._loop.time()
+        self._tokens = min(
+            self._tokens + (now_s - self._filled_s) * ACCEPTED_PER_S, float(ACCEPTED_AT_ONCE)
+        )
+        self._filled_s = now_s
+        for _ in range(_ACCEPTED_PER_TURN):
+            if self._tokens < 1:
+                self._pause(_ACCEPTED_PER_TURN / ACCEPTED_PER_S)
+                return
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:
+                # No descriptor is free.
+                self._pause(_EXHAUSTED_S)
+                return
+            self._tokens -= 1
+            sock.setblocking(False)
+            with contextlib.suppress(OSError):
+                # As asyncio does for servers of its own: small messages go out at once.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._admission, sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._rest = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._rest = None
+        self._loop.add_reader(self._listener, self._accept)
 
 
 class GuardedConnection(web.RequestHandler):

@@ -23,6 +23,7 @@ import queue
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -211,8 +212,38 @@ class DailyFile:
             return path, path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-class ServerLog:
-    """Takes records from any thread. `close` writes what waits.
+class Log(ABC):
+    """Takes records from any thread."""
+
+    def info(self, origin: Origin, message: str, **fields: Field) -> None:
+        self.write(Level.INFO, origin, message, fields)
+
+    def warn(self, origin: Origin, message: str, **fields: Field) -> None:
+        self.write(Level.WARN, origin, message, fields)
+
+    def error(
+        self, origin: Origin, message: str, continuation: Sequence[str] = (), **fields: Field
+    ) -> None:
+        self.write(Level.ERROR, origin, message, fields, continuation)
+
+    def write(
+        self,
+        level: Level,
+        origin: Origin,
+        message: str,
+        fields: dict[str, Field],
+        continuation: Sequence[str] = (),
+    ) -> None:
+        """Write a record, later."""
+        self.put(Record(time.time_ns(), level, origin, message, fields, continuation))
+
+    @abstractmethod
+    def put(self, record: Record) -> None:
+        """Write a record, later; drop it when too many wait."""
+
+
+class ServerLog(Log):
+    """Writes to a file and the console. `close` writes what waits.
 
     A file that cannot be written is tried again every `retry_s`, and one whose folder was removed
     is made again. Serving goes on meanwhile.
@@ -243,32 +274,16 @@ class ServerLog:
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
-    def info(self, origin: Origin, message: str, **fields: Field) -> None:
-        self.write(Level.INFO, origin, message, fields)
+    @property
+    def level(self) -> Level:
+        """The level up to which records are written."""
+        return self._level
 
-    def warn(self, origin: Origin, message: str, **fields: Field) -> None:
-        self.write(Level.WARN, origin, message, fields)
-
-    def error(
-        self, origin: Origin, message: str, continuation: Sequence[str] = (), **fields: Field
-    ) -> None:
-        self.write(Level.ERROR, origin, message, fields, continuation)
-
-    def write(
-        self,
-        level: Level,
-        origin: Origin,
-        message: str,
-        fields: dict[str, Field],
-        continuation: Sequence[str] = (),
-    ) -> None:
-        """Write a record, later; drop it when too many wait."""
-        if level > self._level:
+    def put(self, record: Record) -> None:
+        if record.level > self._level:
             return
         try:
-            self._waiting.put_nowait(
-                Record(time.time_ns(), level, origin, message, fields, continuation)
-            )
+            self._waiting.put_nowait(record)
         except queue.Full:
             self._dropped += 1
 

@@ -1,166 +1,232 @@
 """The worker's figures for Prometheus, under moshi-server's names.
 
 A family appears with its first use, counters do not end in `_total`, and nothing is said about the
-process, all as there. The exposition is written here because prometheus-client's own would add that
-ending.
+process, all as there. Each process of the worker counts in a row of its own, in memory that all
+share; whichever process is asked adds the rows up. So a process that ends takes no counts along.
 
 Source: moshi-server `metrics.rs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram, Metric
-from prometheus_client.utils import floatToGoString
+import numpy as np
+from numpy.typing import NDArray
+
+from dsmops.worker.runtime.shared import shared_arrays
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 _STEP_BUCKETS_S = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08)
 _STEPS_BUCKETS = (2, 25, 125, 250, 500, 750, 1125, 1500, 2250, 3000, 4500)
 _PY_STEP_BUCKETS_S = (0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.08)
 _PY_STEPS_BUCKETS = (2, 25, 62.5, 125, 250, 500, 750)
-_LABELS = {"handler": "all"}
+_LABELS = '{handler="all"}'
 
 
-_Family = Counter | Gauge | Histogram
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. `buckets` are a histogram's upper bounds; it has no labels, the others one."""
+
+    name: str
+    kind: str
+    says: str
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers that it takes: a histogram's buckets, the last without a bound, and its sum."""
+        return len(self.buckets) + 2 if self.kind == "histogram" else 1
+
+    def lines(self, values: Sequence[float]) -> list[str]:
+        """Return its part of the exposition."""
+        head = [f"# HELP {self.name} {self.says}", f"# TYPE {self.name} {self.kind}"]
+        if self.kind != "histogram":
+            return [*head, f"{self.name}{_LABELS} {values[0]}"]
+        bounds = [*map(str, map(float, self.buckets)), "+Inf"]
+        counts = np.cumsum(values[:-1]).tolist()
+        return [
+            *head,
+            *(
+                f'{self.name}_bucket{{le="{bound}"}} {count}'
+                for bound, count in zip(bounds, counts, strict=True)
+            ),
+            f"{self.name}_count {counts[-1]}",
+            f"{self.name}_sum {values[-1]}",
+        ]
 
 
-class Metrics:
-    """What one server counts. May be used from any thread."""
+FAMILIES = (
+    Family("asr_connect", "counter", "Number of connections to the asr."),
+    Family(
+        "asr_connection_num_steps",
+        "histogram",
+        "ASR model, distribution of steps by connection.",
+        _STEPS_BUCKETS,
+    ),
+    Family("asr_model_step_duration", "histogram", "ASR model step duration.", _STEP_BUCKETS_S),
+    Family("asr_open_channels", "gauge", "Number of open channels."),
+    Family("http_throttled", "counter", "Number of requests that had to wait: too many came."),
+    Family("http_unauthorized", "counter", "Number of requests without a known key."),
+    Family("py_active_steps", "counter", "Number of steps in which a stream went on."),
+    Family("py_connect", "counter", "Number of connections to the py module."),
+    Family(
+        "py_could_have_run_steps",
+        "counter",
+        "Number of times that a stream had its words in a step.",
+    ),
+    Family(
+        "py_missing_words_steps",
+        "counter",
+        "Number of times that a stream waited for words in a step.",
+    ),
+    Family(
+        "py_model_connection_num_steps",
+        "histogram",
+        "Py model, distribution of steps by connection.",
+        _PY_STEPS_BUCKETS,
+    ),
+    Family("py_model_step_duration", "histogram", "Py model step duration.", _PY_STEP_BUCKETS_S),
+    Family("py_open_channels", "gauge", "Number of open channels."),
+    Family(
+        "py_total_steps",
+        "counter",
+        "Number of steps, those without any stream that could go on included.",
+    ),
+    Family("worker_devices_lost", "gauge", "Number of devices whose model process has died."),
+    Family("worker_front_restarts", "counter", "Number of front processes that were replaced."),
+)
+_PLACES = {
+    family.name: sum(before.width for before in FAMILIES[:number])
+    for number, family in enumerate(FAMILIES)
+}
+_FAMILY = {family.name: family for family in FAMILIES}
 
-    def __init__(self) -> None:
-        self._used: set[_Family] = set()
-        self.asr = AsrMetrics(self._used.add)
-        self.py = PyMetrics(self._used.add)
-        self._unauthorized = _counter(
-            "http_unauthorized", "Number of requests without a known key."
+
+class MetricsBoard:
+    """The rows of all processes of one worker."""
+
+    def __init__(self, rows: int = 1) -> None:
+        width = sum(family.width for family in FAMILIES)
+        arrays = shared_arrays(
+            {"values": (np.float64, (rows, width)), "used": (np.bool_, (rows, len(FAMILIES)))}
         )
-
-    def unauthorized(self) -> None:
-        """Count a request that got 401. moshi-server has no such counter."""
-        self._used.add(self._unauthorized)
-        self._unauthorized.labels(**_LABELS).inc()
+        self.values: NDArray[Any] = arrays["values"]
+        self.used: NDArray[Any] = arrays["used"]
 
     def exposition(self) -> str:
         """Return all that was used so far, in the text format 0.0.4."""
-        families = [family for metric in self._used.copy() for family in metric.collect()]
-        return "".join(
-            _lines(family) for family in sorted(families, key=lambda family: family.name)
-        )
+        used: Any = self.used.any(axis=0).tolist()
+        values: Any = self.values.sum(axis=0).tolist()
+        lines = [
+            line
+            for family, is_used in zip(FAMILIES, used, strict=True)
+            if is_used
+            for line in family.lines(
+                values[_PLACES[family.name] : _PLACES[family.name] + family.width]
+            )
+        ]
+        return "".join(f"{line}\n" for line in lines)
+
+
+class Metrics:
+    """What one process counts. Any thread may use it."""
+
+    def __init__(self, board: MetricsBoard | None = None, row: int = 0) -> None:
+        self._board = board or MetricsBoard()
+        self._values, self._used = self._board.values[row], self._board.used[row]
+        self._lock = threading.Lock()
+        self.asr = AsrMetrics(self)
+        self.py = PyMetrics(self)
+
+    def unauthorized(self) -> None:
+        """Count a request that got 401. moshi-server has no such counter."""
+        self.add("http_unauthorized")
+
+    def throttled(self) -> None:
+        """Count a request that had to wait."""
+        self.add("http_throttled")
+
+    def exposition(self) -> str:
+        """Return what all processes counted, in the text format 0.0.4."""
+        return self._board.exposition()
+
+    def add(self, name: str, by: float = 1) -> None:
+        """Count a counter or a gauge up, or a gauge down."""
+        with self._lock:
+            self._use(name)
+            self._values[_PLACES[name]] += by
+
+    def observe(self, name: str, value: float) -> None:
+        """Add a value to a histogram."""
+        family, place = _FAMILY[name], _PLACES[name]
+        with self._lock:
+            self._use(name)
+            self._values[place + bisect_left(family.buckets, value)] += 1
+            self._values[place + family.width - 1] += value
+
+    def drop_gauges(self) -> None:
+        """Set the gauges of this row to 0: their process has ended."""
+        for family in FAMILIES:
+            if family.kind == "gauge":
+                self._values[_PLACES[family.name]] = 0
+
+    def _use(self, name: str) -> None:
+        self._used[FAMILIES.index(_FAMILY[name])] = True
 
 
 class AsrMetrics:
     """Counters of all `BatchedAsr` modules together."""
 
-    def __init__(self, use: Callable[[_Family], None]) -> None:
-        self._use = use
-        self._connect = _counter("asr_connect", "Number of connections to the asr.")
-        self._open_channels = _gauge("asr_open_channels", "Number of open channels.")
-        self._step_duration = _histogram(
-            "asr_model_step_duration", "ASR model step duration.", _STEP_BUCKETS_S
-        )
-        self._connection_num_steps = _histogram(
-            "asr_connection_num_steps",
-            "ASR model, distribution of steps by connection.",
-            _STEPS_BUCKETS,
-        )
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def connected(self) -> None:
         """A WebSocket asked for a slot."""
-        self._use(self._connect)
-        self._connect.labels(**_LABELS).inc()
+        self._metrics.add("asr_connect")
 
     def slot_taken(self) -> None:
-        self._use(self._open_channels)
-        self._open_channels.labels(**_LABELS).inc()
+        self._metrics.add("asr_open_channels")
 
     def slot_released(self, steps: int) -> None:
         """`steps` is what the stream had."""
-        self._use(self._connection_num_steps)
-        self._open_channels.labels(**_LABELS).dec()
-        self._connection_num_steps.observe(steps)
+        self._metrics.add("asr_open_channels", -1)
+        self._metrics.observe("asr_connection_num_steps", steps)
 
     def stepped(self, seconds: float) -> None:
-        self._use(self._step_duration)
-        self._step_duration.observe(seconds)
+        self._metrics.observe("asr_model_step_duration", seconds)
 
 
 class PyMetrics:
     """Counters of all `Py` modules together, which are text-to-speech."""
 
-    def __init__(self, use: Callable[[_Family], None]) -> None:
-        self._use = use
-        self._connect = _counter("py_connect", "Number of connections to the py module.")
-        self._open_channels = _gauge("py_open_channels", "Number of open channels.")
-        self._step_duration = _histogram(
-            "py_model_step_duration", "Py model step duration.", _PY_STEP_BUCKETS_S
-        )
-        self._connection_num_steps = _histogram(
-            "py_model_connection_num_steps",
-            "Py model, distribution of steps by connection.",
-            _PY_STEPS_BUCKETS,
-        )
-        self._total_steps = _counter(
-            "py_total_steps", "Number of steps, those without any stream that could go on included."
-        )
-        self._active_steps = _counter(
-            "py_active_steps", "Number of steps in which a stream went on."
-        )
-        self._missing_words_steps = _counter(
-            "py_missing_words_steps", "Number of times that a stream waited for words in a step."
-        )
-        self._could_have_run_steps = _counter(
-            "py_could_have_run_steps", "Number of times that a stream had its words in a step."
-        )
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def connected(self) -> None:
         """A WebSocket or a post asked for a slot."""
-        self._count(self._connect, 1)
+        self._metrics.add("py_connect")
 
     def slot_taken(self) -> None:
-        self._use(self._open_channels)
-        self._open_channels.labels(**_LABELS).inc()
+        self._metrics.add("py_open_channels")
 
     def slot_released(self, steps: int) -> None:
         """`steps` is what the stream had."""
-        self._use(self._connection_num_steps)
-        self._open_channels.labels(**_LABELS).dec()
-        self._connection_num_steps.observe(steps)
+        self._metrics.add("py_open_channels", -1)
+        self._metrics.observe("py_model_connection_num_steps", steps)
 
     def stepped(self, seconds: float, *, missing_words: int, could_run: int) -> None:
         """`missing_words` streams waited for text meanwhile, `could_run` had theirs."""
-        self._use(self._step_duration)
-        self._step_duration.observe(seconds)
-        self._count(self._total_steps, 1)
-        self._count(self._active_steps, 1)
-        self._count(self._missing_words_steps, missing_words)
-        self._count(self._could_have_run_steps, could_run)
-
-    def _count(self, counter: Counter, by: int) -> None:
-        if by:
-            self._use(counter)
-            counter.labels(**_LABELS).inc(by)
-
-
-def _counter(name: str, says: str) -> Counter:
-    return Counter(name, says, tuple(_LABELS), registry=None)
-
-
-def _gauge(name: str, says: str) -> Gauge:
-    return Gauge(name, says, tuple(_LABELS), registry=None)
-
-
-def _histogram(name: str, says: str, buckets: tuple[float, ...]) -> Histogram:
-    return Histogram(name, says, buckets=buckets, registry=None)
-
-
-def _lines(family: Metric) -> str:
-    lines = [f"# HELP {family.name} {family.documentation}", f"# TYPE {family.name} {family.type}"]
-    for sample in family.samples:
-        if not sample.name.endswith("_created"):
-            labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
-            shown = f"{{{labels}}}" if labels else ""
-            lines.append(
-                f"{sample.name.removesuffix('_total')}{shown} {floatToGoString(sample.value)}"
-            )
-    return "\n".join(lines) + "\n"
+        self._metrics.observe("py_model_step_duration", seconds)
+        self._metrics.add("py_total_steps")
+        self._metrics.add("py_active_steps")
+        for name, count in (
+            ("py_missing_words_steps", missing_words),
+            ("py_could_have_run_steps", could_run),
+        ):
+            if count:
+                self._metrics.add(name, count)

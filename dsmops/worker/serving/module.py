@@ -7,14 +7,15 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
 
 from dsmops import protocol
 from dsmops.errors import DsmopsError
+from dsmops.worker.runtime.board import LoopBoard
 from dsmops.worker.runtime.collector import Collector
 from dsmops.worker.runtime.loop import ModelLoop, Stream
 from dsmops.worker.serving.access import Access
@@ -25,7 +26,8 @@ from dsmops.worker.serving.connection import (
     close_socket,
     forget_errors,
 )
-from dsmops.worker.serving.logs import UTILS, Origin, ServerLog, Shown, causes
+from dsmops.worker.serving.desk import Desk, Lender, LocalLender, Place
+from dsmops.worker.serving.logs import UTILS, Log, Origin, Shown, causes
 from dsmops.worker.serving.metrics import Metrics
 
 POST_PAUSE_S = 0.1
@@ -41,30 +43,59 @@ _READY_PAUSE_S = 0.02
 StreamT = TypeVar("StreamT", bound=Stream[Any])
 
 
+class Line(Protocol):
+    """A model loop as a module sees it, in this process or in another."""
+
+    board: LoopBoard
+    failure: DsmopsError | None
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def used_slots(self) -> int: ...
+    def probe(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The model loops of one module in other processes, one for each device."""
+
+    lines: Sequence[Any]
+    lender: Lender
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleContext:
-    """What the modules of one server share."""
+    """What the modules of one server share.
+
+    `remote` has, by the module's name, the loops that run elsewhere; a module that is not in it
+    runs its own.
+    """
 
     access: Access
-    log: ServerLog
+    log: Log
     metrics: Metrics
     limits: Limits
     collector: Collector = field(default_factory=Collector)
+    remote: dict[str, Remote] = field(default_factory=dict)
 
 
 class LoopModule(ABC, Generic[StreamT]):
-    """Serves one model loop.
+    """Serves the model loops of one module.
 
-    All methods belong to the event loop but for what the loop's thread calls.
+    All methods belong to the event loop but for what a loop's thread calls.
     """
 
-    loop: ModelLoop[StreamT]
+    loop: ModelLoop[Any] | None
+    """The loop in this process, None where the loops run elsewhere."""
+    lines: Sequence[Any]
+    """The loops, one for each device, as `Line` with what the subclass needs besides."""
 
     def __init__(self, name: str, path: str, origin: Origin, context: ModuleContext) -> None:
         self.name, self.path = name, path
         self._collector = context.collector
-        self._queue: dict[asyncio.Future[StreamT], Callable[[], StreamT | None]] = {}
-        """Posts that wait for a slot, in order of arrival."""
         self._origin, self._log, self._access, self._limits = (
             origin,
             context.log,
@@ -76,13 +107,18 @@ class LoopModule(ABC, Generic[StreamT]):
         self.died: asyncio.Future[DsmopsError] = self._event_loop.create_future()
         self.connections: set[Connection[Any]] = set()
         self.posts = 0
+        remote = context.remote.get(name)
+        self.desk = Desk()
+        self._lender: Lender = LocalLender(self.desk) if remote is None else remote.lender
 
     async def start(self) -> None:
-        """Load and warm up.
+        """Load and warm up the loop of this process.
 
         Raises:
             DsmopsError: that failed.
         """
+        if self.loop is None:
+            return
         self.loop.collector = self._collector
         self._collector.loops.append(self.loop)
         self.loop.start()
@@ -90,26 +126,34 @@ class LoopModule(ABC, Generic[StreamT]):
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.died.done():
             raise self.died.result()
+        self.desk.add_device(0, self.loop.slots)
 
     async def check_ready(self) -> str | None:
-        """Return why the module cannot serve, None where it has made a step lately.
+        """Return why the module cannot serve, None where a device of it has made a step lately.
 
         A loop without streams makes no steps; it is asked for one.
         """
-        loop, begin_s = self.loop, time.monotonic()
-        if loop.failure is None and begin_s - loop.board.last_step_s > READY_STEP_S:
-            loop.probe()
-            while loop.failure is None and loop.board.last_step_s < begin_s:
-                if time.monotonic() - begin_s > READY_PATIENCE_S:
-                    return (
-                        f"the model has made no step for {begin_s - loop.board.last_step_s:.1f} s"
-                    )
-                await asyncio.sleep(_READY_PAUSE_S)
-        return None if loop.failure is None else loop.failure.message
+        reasons = (await self.check_devices()).values()
+        return None if None in reasons else next(iter(reasons), "it has no device")
+
+    async def check_devices(self) -> dict[str, str | None]:
+        """Return for each device why it cannot serve, None where it can."""
+        reasons = await asyncio.gather(*map(_check_line, self.lines))
+        return {line.device: reason for line, reason in zip(self.lines, reasons, strict=True)}
 
     def stop(self) -> bool:
-        """End the model loop, and return whether it ended."""
-        return self.loop.stop()
+        """End the model loop of this process, and return whether it ended."""
+        return self.loop is None or self.loop.stop()
+
+    @property
+    def slots(self) -> int:
+        """Slots of all devices that work."""
+        return sum(line.slots for line in self.lines if line.failure is None)
+
+    @property
+    def used_slots(self) -> int:
+        """Slots that a stream holds."""
+        return sum(line.used_slots for line in self.lines if line.failure is None)
 
     @property
     def is_idle(self) -> bool:
@@ -122,8 +166,8 @@ class LoopModule(ABC, Generic[StreamT]):
             connection.end(ending)
 
     @abstractmethod
-    def _release(self, stream: StreamT) -> None:
-        """Give a stream's slot back."""
+    def _release(self, stream: StreamT, place: Place) -> None:
+        """End a stream."""
 
     @abstractmethod
     def _log_timeout(self, ending: Ending, stream: StreamT) -> None: ...
@@ -147,6 +191,7 @@ class LoopModule(ABC, Generic[StreamT]):
         request: web.Request,
         ws: web.WebSocketResponse,
         stream: StreamT,
+        place: Place,
         connection: Connection[Any],
     ) -> None:
         """Serve a stream that has its slot until it ends, then close the socket."""
@@ -155,7 +200,7 @@ class LoopModule(ABC, Generic[StreamT]):
             try:
                 ending = await connection.converse()
             finally:
-                self._give_back(stream)
+                self._give_back(stream, place)
             self._log_ending(ending, stream)
             await close_socket(
                 ws, request.transport, ending, self._limits, connection.error_message(ending)
@@ -174,63 +219,35 @@ class LoopModule(ABC, Generic[StreamT]):
         """Close the socket of a client that gets no stream."""
         await close_socket(ws, request.transport, ending, self._limits, error_message)
 
-    async def _wait_for_slot(
-        self, request: web.Request, lend: Callable[[], StreamT | None]
-    ) -> StreamT | None:
-        """Return what `lend` gives once a slot is free; posts get slots in order of arrival.
-
-        None when that takes too long.
+    async def _borrow(self, request: web.Request, *, post: bool) -> Place | None:
+        """Return a slot. A post waits for one, in order of arrival; None when that takes too long.
 
         Raises:
-            ConnectionResetError: the client has hung up.
-            HTTPServiceUnavailable: too many posts wait already.
-            DsmopsError: what `lend` raises.
+            ConnectionResetError: the client of a post has hung up.
         """
-        if not self._queue and (stream := lend()) is not None:
-            return stream
-        turn: asyncio.Future[StreamT] = self._event_loop.create_future()
-        self._queue[turn] = lend
+        asked = self._lender.ask(post=post)
         until_s = self._event_loop.time() + POST_PATIENCE_S
         try:
-            while self._event_loop.time() < until_s:
-                await asyncio.wait([turn], timeout=POST_PAUSE_S)
-                if turn.done():
-                    return turn.result()
-                require_sender(request)
-                self._serve_queue()
-        except BaseException:
-            # The slot came in the moment in which the client left.
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back(turn.result())
-            raise
+            while not asked.done() and self._event_loop.time() < until_s:
+                await asyncio.wait([asked], timeout=POST_PAUSE_S)
+                if post and not asked.done():
+                    require_sender(request)
         finally:
-            self._queue.pop(turn, None)
-        return None
+            if not asked.done():
+                asked.cancel()
+        return None if asked.cancelled() else asked.result()
 
-    def _require_room(self) -> None:
+    def _require_place(self) -> None:
         """Raise HTTPServiceUnavailable where too many posts wait for a slot."""
-        if self.posts >= self.loop.slots + self._limits.waiting_posts:
+        if self.posts >= self.slots + self._limits.waiting_posts:
             raise web.HTTPServiceUnavailable(
                 text="too many posts wait for a slot\n", headers={"Retry-After": "10"}
             )
 
-    def _give_back(self, stream: StreamT) -> None:
-        """Give a stream's slot back, to the post that has waited longest where one waits."""
-        self._release(stream)
-        self._serve_queue()
-
-    def _serve_queue(self) -> None:
-        while self._queue:
-            turn, lend = next(iter(self._queue.items()))
-            try:
-                stream = lend()
-            except DsmopsError as exc:
-                turn.set_exception(exc)
-            else:
-                if stream is None:
-                    return
-                turn.set_result(stream)
-            del self._queue[turn]
+    def _give_back(self, stream: StreamT, place: Place) -> None:
+        """Give a stream's slot back."""
+        self._release(stream, place)
+        self._lender.give_back(place)
 
     async def _read_body(self, request: web.Request) -> bytes:
         """Return what was posted.
@@ -266,7 +283,7 @@ class LoopModule(ABC, Generic[StreamT]):
     def _on_started(self) -> None:
         self._on_event_loop(lambda: self._started.set_result(None))
 
-    def _on_news(self, streams: Iterable[StreamT]) -> None:
+    def _on_news(self, streams: Iterable[Stream[Any]]) -> None:
         listeners = [stream.on_news for stream in streams]
 
         def tell() -> None:
@@ -285,6 +302,17 @@ class LoopModule(ABC, Generic[StreamT]):
         # It is closed when a step that hung comes back after all.
         if not self._event_loop.is_closed():
             self._event_loop.call_soon_threadsafe(call)
+
+
+async def _check_line(line: Line) -> str | None:
+    board, begin_s = line.board, time.monotonic()
+    if line.failure is None and begin_s - board.last_step_s > READY_STEP_S:
+        line.probe()
+        while line.failure is None and board.last_step_s < begin_s:
+            if time.monotonic() - begin_s > READY_PATIENCE_S:
+                return f"the model has made no step for {begin_s - board.last_step_s:.1f} s"
+            await asyncio.sleep(_READY_PAUSE_S)
+    return None if line.failure is None else line.failure.message
 
 
 def addr_field(request: web.Request) -> dict[str, str]:

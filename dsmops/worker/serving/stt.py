@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from aiohttp import web
@@ -16,14 +17,17 @@ from dsmops.audio import SAMPLE_RATE_HZ, Samples, open_audio
 from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import NO_FREE_CHANNELS, CloseCode
 from dsmops.worker.runtime.loop import StreamFailed
-from dsmops.worker.runtime.stt.interface import SttEngineProtocol
+from dsmops.worker.runtime.stt.interface import SttEngineProtocol, SttTokenizer
 from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
 from dsmops.worker.runtime.stt.stream import SttMarkerReached, SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from dsmops.worker.serving.connection import Ending
-from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Shown
+from dsmops.worker.serving.desk import Place
+from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Log, Origin, Shown
+from dsmops.worker.serving.metrics import Metrics
 from dsmops.worker.serving.module import (
     POST_PAUSE_S,
+    Line,
     LoopModule,
     ModuleContext,
     addr_field,
@@ -59,16 +63,25 @@ class SttSettings:
     lm_file: str
     audio_tokenizer_file: str
     open_engine: Callable[[], SttEngineProtocol]
+    open_tokenizer: Callable[[], SttTokenizer] | None = None
+    """For fronts, which have no engine. Without it the module is served in one process."""
 
     def open(self, context: ModuleContext) -> SttModule:
         """Return the module, not yet started."""
         return SttModule(self, context)
 
 
+class SttLine(Line, Protocol):
+    """A loop that lends its slots as streams."""
+
+    def open(self, slot: int) -> SttStream | None: ...
+    def close(self, stream: SttStream) -> None: ...
+
+
 class SttModule(LoopModule[SttStream]):
     """Serves one module."""
 
-    loop: SttLoop
+    loop: SttLoop | None
 
     def __init__(self, settings: SttSettings, context: ModuleContext) -> None:
         self._settings = settings
@@ -80,28 +93,22 @@ class SttModule(LoopModule[SttStream]):
         if not self._is_batched:
             self._limits = replace(self._limits, session_s=self._limits.session_s or _ASR_SESSION_S)
         self._metrics = context.metrics.asr
-        self.loop = SttLoop(settings.name, settings.open_engine, self._observer())
-
-    def _observer(self) -> SttObserver:
-        def started(slots: int) -> None:
-            self._log.info(self._origin, f"starting asr loop {slots}")
-            self._on_started()
-
-        def stepped(step_ms: float, step_idx: int, with_data: int) -> None:
-            self._log.info(self._origin, f"{step_ms:.2f}ms", step_idx=step_idx, with_data=with_data)
-            if self._is_batched:
-                self._metrics.stepped(step_ms / 1000)
-
-        return SttObserver(
-            warming_up=lambda: self._log.info(self._origin, "warming-up the asr"),
-            started=started,
-            stepped=stepped,
-            marker=lambda slot, marker_id: self._log.info(
-                self._origin, "received marker", bid=slot, id=marker_id
-            ),
-            news=self._on_news,
-            died=self._on_died,
-        )
+        remote = context.remote.get(settings.name)
+        self.loop = None
+        if remote is None:
+            self.loop = SttLoop(
+                settings.name,
+                settings.open_engine,
+                stt_observer(
+                    settings,
+                    context.log,
+                    context.metrics,
+                    started=self._on_started,
+                    news=self._on_news,
+                    died=self._on_died,
+                ),
+            )
+        self.lines: Sequence[SttLine] = [self.loop] if self.loop else remote.lines if remote else []
 
     def info(self) -> dict[str, str] | None:
         """Return what `/api/modules_info` says, None where it says nothing."""
@@ -112,8 +119,8 @@ class SttModule(LoopModule[SttStream]):
             "path": self.path,
             "lm": self._settings.lm_file,
             "audio_tokenizer": self._settings.audio_tokenizer_file,
-            "used_slots": str(self.loop.used_slots),
-            "total_slots": str(self.loop.slots),
+            "used_slots": str(self.used_slots),
+            "total_slots": str(self.slots),
         }
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -140,21 +147,23 @@ class SttModule(LoopModule[SttStream]):
         else:
             self._log.info(MAIN, "handling asr-streaming query", **addr_field(request))
         await ws.prepare(request)
-        stream = self._lend()
-        if stream is None:
+        place = await self._borrow(request, post=False)
+        stream = None if place is None else self._open(place)
+        if place is None or stream is None:
             self._log.error(self._origin, NO_FREE_CHANNELS)
             ending = Ending(CloseCode.FULL, NO_FREE_CHANNELS)
             await self._refuse_socket(request, ws, ending, error_message(ending))
             return ws
         if self._is_batched:
             self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
-        await self._serve(request, ws, stream, SttConnection(ws, stream, self._rules, self._limits))
+        connection = SttConnection(ws, stream, self._rules, self._limits)
+        await self._serve(request, ws, stream, place, connection)
         return ws
 
     async def post(self, request: web.Request) -> web.Response:
         """Transcribe the audio file in the body."""
         self._access.require(request, query=False)
-        self._require_room()
+        self._require_place()
         self.posts += 1
         try:
             return await self._transcribe(request)
@@ -168,8 +177,9 @@ class SttModule(LoopModule[SttStream]):
         self._log.info(BATCHED_ASR, "batched-asr post query")
         try:
             await asyncio.to_thread(_check_length, body, self._limits.post_audio_s)
-            stream = await self._wait_for_slot(request, self._lend)
-            if stream is None:
+            place = await self._borrow(request, post=True)
+            stream = None if place is None else self._open(place)
+            if place is None or stream is None:
                 self._log.error(BATCHED_ASR, "no free channels after 1000 tries")
                 return web.Response(status=500, text=NO_FREE_CHANNELS)
             try:
@@ -178,7 +188,7 @@ class SttModule(LoopModule[SttStream]):
                     stream, body, request, self._limits.post_audio_s, warnings
                 )
             finally:
-                self._give_back(stream)
+                self._give_back(stream, place)
         except _TooLongError as exc:
             self._log.error(UTILS, "returning client error 413", err=Shown(exc.message))
             return web.Response(status=413, text=f"{exc.message}\n{exc.hint}\n")
@@ -193,14 +203,17 @@ class SttModule(LoopModule[SttStream]):
             headers=[("Warning", f'199 - "{warning}"') for warning in warnings],
         )
 
-    def _lend(self) -> SttStream | None:
-        stream = self.loop.open()
-        if stream is not None and self._is_batched:
+    def _open(self, place: Place) -> SttStream | None:
+        """Return a stream in a slot that was lent, None where its loop has died."""
+        stream = self.lines[place.device].open(place.slot)
+        if stream is None:
+            self._lender.give_back(place)
+        elif self._is_batched:
             self._metrics.slot_taken()
         return stream
 
-    def _release(self, stream: SttStream) -> None:
-        self.loop.close(stream)
+    def _release(self, stream: SttStream, place: Place) -> None:
+        self.lines[place.device].close(stream)
         if self._is_batched:
             self._metrics.slot_released(stream.steps)
 
@@ -209,6 +222,43 @@ class SttModule(LoopModule[SttStream]):
             self._log.info(BATCHED_ASR, ending.logged, batch_idx=stream.slot)
         else:
             self._log.error(ASR, ending.logged)
+
+
+def stt_observer(
+    settings: SttSettings,
+    log: Log,
+    metrics: Metrics,
+    *,
+    started: Callable[[], None],
+    news: Callable[[Iterable[SttStream]], None],
+    died: Callable[[DsmopsError], None],
+) -> SttObserver:
+    """Return what logs and counts the work of a loop, and passes the rest on."""
+    is_batched = settings.kind == BATCHED.kind
+    origin = BATCHED_ASR if is_batched else ASR
+
+    def on_started(slots: int) -> None:
+        log.info(origin, f"starting asr loop {slots}")
+        started()
+
+    def stepped(step_ms: float, step_idx: int, with_data: int) -> None:
+        log.info(origin, f"{step_ms:.2f}ms", step_idx=step_idx, with_data=with_data)
+        if is_batched:
+            metrics.asr.stepped(step_ms / 1000)
+
+    return SttObserver(
+        warming_up=lambda: log.info(origin, "warming-up the asr"),
+        started=on_started,
+        stepped=stepped,
+        marker=lambda slot, marker_id: log_marker(log, origin, slot, marker_id),
+        news=news,
+        died=died,
+    )
+
+
+def log_marker(log: Log, origin: Origin, slot: int, marker_id: int) -> None:
+    """Log a marker as it comes."""
+    log.info(origin, "received marker", bid=slot, id=marker_id)
 
 
 async def _transcribe(

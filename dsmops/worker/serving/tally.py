@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dsmops.worker.serving.logs import MAIN, ServerLog
+from dsmops.worker.serving.logs import MAIN, Log
 
 EVERY_S = 10.0
 
@@ -15,7 +15,7 @@ class Tally:
     The first event is written at once, later ones as a number. Event loop only.
     """
 
-    def __init__(self, log: ServerLog, message: str, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, log: Log, message: str, *, every_s: float = EVERY_S) -> None:
         self._log, self._message, self._every_s = log, message, every_s
         self._count = 0
         self._resting: asyncio.TimerHandle | None = None

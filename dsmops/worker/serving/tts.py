@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -19,21 +20,26 @@ from dsmops.audio import Samples, pcm_16, stream_header
 from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import NO_FREE_CHANNELS, CloseCode, TtsFormat
 from dsmops.worker.runtime.loop import StreamFailed
-from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest, TtsTokenizer
 from dsmops.worker.runtime.tts.loop import (
+    TtsConversation,
     TtsEnded,
     TtsEvent,
     TtsLoop,
     TtsObserver,
+    TtsRefused,
     TtsStepped,
     TtsStream,
 )
 from dsmops.worker.runtime.tts.machine import TtsPacing
 from dsmops.worker.runtime.tts.utterance import TtsAudio
 from dsmops.worker.serving.connection import Ending
-from dsmops.worker.serving.logs import MAIN, PY, UTILS, Shown, causes
+from dsmops.worker.serving.desk import Place
+from dsmops.worker.serving.logs import MAIN, PY, UTILS, Log, Shown, causes
+from dsmops.worker.serving.metrics import Metrics
 from dsmops.worker.serving.module import (
     POST_PAUSE_S,
+    Line,
     LoopModule,
     ModuleContext,
     addr_field,
@@ -67,46 +73,44 @@ class TtsSettings:
     request: TtsRequest
     pacing: TtsPacing
     interleaved_text_only: int
+    slots: int = 0
+    """Slots of the engine; fronts must know them before it is loaded."""
+    open_tokenizer: Callable[[], TtsTokenizer] | None = None
+    """For fronts, which have no engine. Without it the module is served in one process."""
 
     def open(self, context: ModuleContext) -> TtsModule:
         """Return the module, not yet started."""
         return TtsModule(self, context)
 
 
-class TtsModule(LoopModule[TtsStream]):
+class TtsLine(Line, Protocol):
+    """A loop that lends its slots as streams."""
+
+    def open(self, request: TtsRequest, slot: int) -> TtsConversation | None: ...
+    def close(self, stream: Any) -> None: ...
+
+
+class TtsModule(LoopModule[TtsConversation]):
     """Serves one module."""
 
-    loop: TtsLoop
+    loop: TtsLoop | None
 
     def __init__(self, settings: TtsSettings, context: ModuleContext) -> None:
         super().__init__(settings.name, settings.path, PY, context)
         self._settings = settings
         self._metrics = context.metrics.py
-        self.loop = TtsLoop(
-            settings.name,
-            settings.open_engine,
-            self._observer(),
-            pacing=settings.pacing,
-            interleaved_text_only=settings.interleaved_text_only,
-        )
-
-    def _observer(self) -> TtsObserver:
-        def started(_slots: int) -> None:
-            self._log.info(PY, "starting-up the py model loop")
-            self._on_started()
-
-        def stepped(step: TtsStepped) -> None:
-            self._metrics.stepped(
-                step.step_ms / 1000, missing_words=step.starving, could_run=step.ready
+        remote = context.remote.get(settings.name)
+        self.loop = None
+        if remote is None:
+            self.loop = open_tts_loop(
+                settings,
+                context.log,
+                context.metrics,
+                started=self._on_started,
+                news=self._on_news,
+                died=self._on_died,
             )
-
-        return TtsObserver(
-            warming_up=lambda: None,
-            started=started,
-            stepped=stepped,
-            news=self._on_news,
-            died=self._on_died,
-        )
+        self.lines: Sequence[TtsLine] = [self.loop] if self.loop else remote.lines if remote else []
 
     def info(self) -> dict[str, str]:
         """Return what `/api/modules_info` says."""
@@ -114,8 +118,8 @@ class TtsModule(LoopModule[TtsStream]):
             "type": "py",
             "path": self.path,
             "script": SCRIPT,
-            "used_slots": str(self.loop.used_slots),
-            "total_slots": str(self.loop.slots),
+            "used_slots": str(self.used_slots),
+            "total_slots": str(self.slots),
         }
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -143,7 +147,8 @@ class TtsModule(LoopModule[TtsStream]):
         wire = TtsWire(form)
         try:
             wanted = await self._request(voice)
-            stream = self._lend(wanted)
+            place = await self._borrow(request, post=False)
+            stream = None if place is None else self._open(place, wanted)
         except DsmopsError as exc:
             ending = refusal(exc)
             self._log.error(
@@ -151,22 +156,21 @@ class TtsModule(LoopModule[TtsStream]):
             )
             await self._refuse_socket(request, ws, ending, wire.error_message(ending))
             return ws
-        if stream is None:
+        if place is None or stream is None:
             self._log.error(PY, NO_FREE_CHANNELS)
             ending = Ending(CloseCode.FULL, NO_FREE_CHANNELS)
             await self._refuse_socket(request, ws, ending, wire.error_message(ending))
             return ws
         self._log.info(PY, "batched-py channel", bidx=stream.slot)
-        await self._serve(
-            request, ws, stream, TtsConnection(ws, stream, wire, wanted, self._limits, self._log)
-        )
+        connection = TtsConnection(ws, stream, wire, wanted, self._limits, self._log)
+        await self._serve(request, ws, stream, place, connection)
         return ws
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Say the text in the body, and stream it as a WAV."""
         self._access.require(request, query=False)
         _require_json(request)
-        self._require_room()
+        self._require_place()
         self.posts += 1
         try:
             return await self._synthesize(request)
@@ -185,15 +189,16 @@ class TtsModule(LoopModule[TtsStream]):
         self._metrics.connected()
         try:
             wanted = await self._request(voice)
-            stream = await self._wait_for_slot(request, lambda: self._lend(wanted))
-            if stream is None:
+            place = await self._borrow(request, post=True)
+            stream = None if place is None else self._open(place, wanted)
+            if place is None or stream is None:
                 self._log.error(PY, "no free channels after 1000 tries")
                 return web.Response(status=500, text=NO_FREE_CHANNELS)
             try:
                 self._log.info(PY, "batched-py channel", batch_idx=stream.slot)
                 return await self._say(request, stream, text)
             finally:
-                self._give_back(stream)
+                self._give_back(stream, place)
         except InputError as exc:
             self._log.error(UTILS, "returning client error 400", err=Shown(refusal(exc).logged))
             return web.Response(status=400, text=f"{exc.message}\n{exc.hint}\n")
@@ -201,7 +206,9 @@ class TtsModule(LoopModule[TtsStream]):
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
 
-    async def _say(self, request: web.Request, stream: TtsStream, text: str) -> web.StreamResponse:
+    async def _say(
+        self, request: web.Request, stream: TtsConversation, text: str
+    ) -> web.StreamResponse:
         """Answer a post with what is said.
 
         Raises:
@@ -224,6 +231,8 @@ class TtsModule(LoopModule[TtsStream]):
                         await response.prepare(request)
                         await self._write(request, response, stream_header())
                     await self._write(request, response, pcm_16(event.pcm).tobytes())
+                case TtsRefused():
+                    raise event.error
                 case StreamFailed() if response.prepared:
                     raise _cut(request, event.reason)
                 case StreamFailed():
@@ -259,18 +268,57 @@ class TtsModule(LoopModule[TtsStream]):
         voices = await asyncio.to_thread(self._settings.find_voice, name)
         return replace(self._settings.request, voices=voices, seed=secrets.randbits(32))
 
-    def _lend(self, wanted: TtsRequest) -> TtsStream | None:
-        stream = self.loop.open(wanted)
+    def _open(self, place: Place, wanted: TtsRequest) -> TtsConversation | None:
+        """Return a stream in a slot that was lent, None where its loop has died.
+
+        Raises:
+            InputError: the engine cannot follow the request.
+        """
+        stream: TtsConversation | None = None
+        try:
+            stream = self.lines[place.device].open(wanted, place.slot)
+        finally:
+            if stream is None:
+                self._lender.give_back(place)
         if stream is not None:
             self._metrics.slot_taken()
         return stream
 
-    def _release(self, stream: TtsStream) -> None:
-        self.loop.close(stream)
+    def _release(self, stream: TtsConversation, place: Place) -> None:
+        self.lines[place.device].close(stream)
         self._metrics.slot_released(stream.steps)
 
-    def _log_timeout(self, ending: Ending, stream: TtsStream) -> None:
+    def _log_timeout(self, ending: Ending, stream: TtsConversation) -> None:
         self._log.info(PY, ending.logged, bidx=stream.slot)
+
+
+def open_tts_loop(
+    settings: TtsSettings,
+    log: Log,
+    metrics: Metrics,
+    *,
+    started: Callable[[], None],
+    news: Callable[[Iterable[TtsStream]], None],
+    died: Callable[[DsmopsError], None],
+) -> TtsLoop:
+    """Return a module's loop, whose work is logged and counted."""
+
+    def on_started(_slots: int) -> None:
+        log.info(PY, "starting-up the py model loop")
+        started()
+
+    def stepped(step: TtsStepped) -> None:
+        metrics.py.stepped(step.step_ms / 1000, missing_words=step.starving, could_run=step.ready)
+
+    return TtsLoop(
+        settings.name,
+        settings.open_engine,
+        TtsObserver(
+            warming_up=lambda: None, started=on_started, stepped=stepped, news=news, died=died
+        ),
+        pacing=settings.pacing,
+        interleaved_text_only=settings.interleaved_text_only,
+    )
 
 
 def _cut_name(name: str) -> str:
@@ -341,7 +389,7 @@ def _parse_query(data: bytes) -> tuple[str, str]:
     return body["text"], body["voice"]
 
 
-async def _events(stream: TtsStream, request: web.Request) -> AsyncIterator[TtsEvent]:
+async def _events(stream: TtsConversation, request: web.Request) -> AsyncIterator[TtsEvent]:
     """Yield the events of a stream, up to its end.
 
     Raises:

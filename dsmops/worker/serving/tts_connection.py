@@ -14,10 +14,10 @@ from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import CloseCode, TtsFormat
 from dsmops.worker.runtime.loop import Started, StreamFailed
 from dsmops.worker.runtime.tts.interface import TtsRequest
-from dsmops.worker.runtime.tts.loop import TtsEnded, TtsEvent, TtsStream
+from dsmops.worker.runtime.tts.loop import TtsConversation, TtsEnded, TtsEvent, TtsRefused
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 from dsmops.worker.serving.connection import Connection, Ending, Limits
-from dsmops.worker.serving.logs import PY, ServerLog
+from dsmops.worker.serving.logs import PY, Log
 
 SKIPPED = "characters that the tokenizer does not know were skipped"
 
@@ -78,11 +78,11 @@ class TtsConnection(Connection[TtsEvent]):
     def __init__(
         self,
         ws: web.WebSocketResponse,
-        stream: TtsStream,
+        stream: TtsConversation,
         wire: TtsWire,
         request: TtsRequest,
         limits: Limits,
-        log: ServerLog,
+        log: Log,
     ) -> None:
         """`request` is what `speech` was opened with."""
         super().__init__(ws, stream, limits, silence_s=limits.tts_silence_s, no_audio_s=None)
@@ -138,6 +138,8 @@ class TtsConnection(Connection[TtsEvent]):
                     )
                 self._log.info(PY, "tts finished", batch_idx=self._tts_stream.slot)
                 raise Ending(CloseCode.NORMAL)
+            case TtsRefused():
+                raise refusal(event.error)
             case StreamFailed():
                 raise Ending(CloseCode.FAILED, event.reason, task="send_loop")
 

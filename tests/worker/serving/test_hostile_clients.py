@@ -171,7 +171,7 @@ def posts(server: ThreadedServer, count: int) -> Iterator[list[tuple[int, Answer
 
 
 def waiting_posts(server: ThreadedServer) -> int:
-    return len(server._server._modules[0]._queue)  # type: ignore[attr-defined]
+    return server._server._modules[0].desk.waiting  # type: ignore[attr-defined]
 
 
 def test_posts_get_slots_in_order_of_arrival() -> None:

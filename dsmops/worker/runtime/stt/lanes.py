@@ -40,10 +40,12 @@ class SttLanes:
     """
 
     def __init__(self, slots: int, heads: int, frame_samples: int) -> None:
-        self.slots, self.heads, self.frame_samples = slots, heads, frame_samples
+        """`heads` is the largest number that the loop may have; `settle` tells the real one."""
+        self.slots, self.frame_samples = slots, frame_samples
         lane, cell = (slots,), (slots, CELLS)
         arrays = shared_arrays(
             {
+                "facts": (np.int64, (2,)),
                 "active": (np.int64, lane),
                 "owner": (np.int64, lane),
                 "opened": (np.int64, lane),
@@ -61,6 +63,7 @@ class SttLanes:
                 "frames": (np.float32, (*cell, frame_samples)),
             }
         )
+        self._facts: NDArray[np.int64] = arrays["facts"]
         self.active: NDArray[np.int64] = arrays["active"]
         self.owner: NDArray[np.int64] = arrays["owner"]
         self.opened: NDArray[np.int64] = arrays["opened"]
@@ -76,6 +79,31 @@ class SttLanes:
         self.finite: NDArray[np.bool_] = arrays["finite"]
         self.pauses: NDArray[np.float32] = arrays["pauses"]
         self.frames: NDArray[np.float32] = arrays["frames"]
+
+    @property
+    def heads(self) -> int:
+        """Pause probabilities of a step."""
+        return int(self._facts[0])
+
+    @property
+    def delay_steps(self) -> int:
+        """Steps by which the model's text lags behind its audio."""
+        return int(self._facts[1])
+
+    def settle(self, *, slots: int, heads: int, frame_samples: int, delay_steps: int) -> None:
+        """Note what the loop's engine has.
+
+        Raises:
+            ValueError: that is not what these lanes were made for.
+        """
+        if (slots, frame_samples) != (self.slots, self.frame_samples) or (
+            heads > self.pauses.shape[2]
+        ):
+            raise ValueError(
+                f"an engine of {slots} slots, {heads} heads and frames of {frame_samples} samples "
+                f"on lanes of {self.pauses.shape[::2]} and {self.frame_samples}"
+            )
+        self._facts[:] = heads, delay_steps
 
     def with_news(self, owner: int) -> list[int]:
         """Return the slots of a front whose results, or whose reset, it has not read yet."""

@@ -94,7 +94,6 @@ class SttLoop(ModelLoop[SttStream]):
             slot,
             _OWNER,
             tokenizer=self._tokenizer,
-            delay_steps=self.delay_steps,
             wake=self.wake,
             on_marker=self.observer.marker,
         )
@@ -110,10 +109,14 @@ class SttLoop(ModelLoop[SttStream]):
         for _ in range(WARM_UP_STEPS):
             output = engine.step(pcm, np.ones(engine.batch_size, np.bool_))
         self.board.note_step()
-        shape = (engine.batch_size, output.pause_probabilities.shape[1], model.frame_samples)
-        self._lanes = self._lanes or SttLanes(*shape)
-        if (self._lanes.slots, self._lanes.heads, self._lanes.frame_samples) != shape:
-            raise ValueError(f"the engine has {shape} slots, heads and samples, its lanes do not")
+        heads = output.pause_probabilities.shape[1]
+        self._lanes = self._lanes or SttLanes(engine.batch_size, heads, model.frame_samples)
+        self._lanes.settle(
+            slots=engine.batch_size,
+            heads=heads,
+            frame_samples=model.frame_samples,
+            delay_steps=self.delay_steps,
+        )
         self.slots = engine.batch_size
         self.observer.started(engine.batch_size)
         self._step_for_ever(engine, pcm, self._lanes)
@@ -171,7 +174,7 @@ class SttLoop(ModelLoop[SttStream]):
         self._broken[slots] = ~finite
         lanes.token[slots, cells] = output.text_tokens[slots]
         lanes.finite[slots, cells] = finite
-        lanes.pauses[slots, cells] = output.pause_probabilities[slots]
+        lanes.pauses[slots, cells, : lanes.heads] = output.pause_probabilities[slots]
         lanes.step_of[slots, cells] = step_idx
         lanes.epoch_of[slots, cells] = lanes.seen[slots]
         fence()

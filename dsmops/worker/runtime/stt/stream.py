@@ -72,7 +72,6 @@ class SttStream(Stream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]):
         owner: int,
         *,
         tokenizer: SttTokenizer,
-        delay_steps: int,
         wake: Callable[[], None],
         on_marker: Callable[[int, int], None],
     ) -> None:
@@ -82,13 +81,13 @@ class SttStream(Stream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]):
         """
         super().__init__(slot, MOST_EVENTS)
         self._lanes, self._wake, self._on_marker = lanes, wake, on_marker
-        self._tokenizer, self._delay_steps = tokenizer, delay_steps
+        self._tokenizer, self._delay_steps = tokenizer, lanes.delay_steps
         self._lock = threading.Lock()
         self._pcm: deque[Samples] = deque()
         self._waiting = 0
         """Samples in `_pcm`."""
         self._markers: deque[tuple[int, int]] = deque()
-        self._machine = SttWordMachine(tokenizer, delay_steps)
+        self._machine = SttWordMachine(tokenizer, self._delay_steps)
         self._head = self._read = int(lanes.head[slot])
         lanes.start[slot] = lanes.read[slot] = self._head
         lanes.owner[slot] = owner
@@ -157,7 +156,7 @@ class SttStream(Stream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]):
 
     def read_news(self) -> None:
         """Take from the lane what the loop did since the last call."""
-        lanes, slot = self._lanes, self.slot
+        lanes, slot, heads = self._lanes, self.slot, self._lanes.heads
         with self._lock:
             # The reset first: all results from before it are in the lane then.
             seen = int(lanes.seen[slot])
@@ -172,7 +171,7 @@ class SttStream(Stream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]):
                     self._take(
                         int(lanes.step_of[slot, cell]),
                         int(lanes.token[slot, cell]),
-                        tuple(lanes.pauses[slot, cell].tolist()),
+                        tuple(lanes.pauses[slot, cell, :heads].tolist()),
                     )
                 else:
                     self._end(StreamFailed(NOT_FINITE))

@@ -10,6 +10,7 @@ Source of the rules: `tts.py` of moshi-server.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,16 @@ class TtsEnded:
     """The whole text has been synthesized. The last event."""
 
 
-TtsEvent = Started | TtsWord | TtsAudio | TtsEnded | StreamFailed
+@dataclass(frozen=True, slots=True)
+class TtsRefused:
+    """The engine cannot follow the stream's request, which a loop in another process finds later.
+    The last event.
+    """
+
+    error: InputError
+
+
+TtsEvent = Started | TtsWord | TtsAudio | TtsEnded | TtsRefused | StreamFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +86,62 @@ class TtsObserver(LoopObserver["TtsStream"]):
     stepped: Callable[[TtsStepped], None]
 
 
-class TtsStream(Stream[TtsWord | TtsAudio | TtsEnded]):
-    """One client's stream, from `TtsLoop.open` to `TtsLoop.close`.
+class TtsConversation(Stream[TtsWord | TtsAudio | TtsEnded | TtsRefused]):
+    """One client's stream, whose loop runs in this process or in another."""
+
+    @property
+    @abstractmethod
+    def skipped(self) -> int:
+        """How many characters of the text the tokenizer does not know. They are skipped."""
+
+    @abstractmethod
+    def change_request(self, request: TtsRequest) -> None:
+        """Speak as `request` says, which only a stream that was given no text yet can.
+
+        Raises:
+            InputError: it was, or the engine cannot follow the request.
+        """
+
+    @abstractmethod
+    def add_text(self, text: str) -> None:
+        """Add words; every piece ends a word, as `TtsTextStream` says.
+
+        Raises:
+            InputError: the text cannot be said, is too long for one piece, or comes after
+                `end_text`.
+        """
+
+    @abstractmethod
+    def end_text(self) -> None:
+        """Say that no more text comes: `TtsEnded` follows the last sound, or comes at once where
+        nothing was said.
+
+        Raises:
+            InputError: what was left of the text cannot be said.
+        """
+
+
+def require_short(text: str) -> None:
+    """Raise InputError where a piece of text is longer than `MOST_TEXT`."""
+    if len(text) > MOST_TEXT:
+        raise InputError(
+            f"a text of {len(text):,} characters is too long",
+            hint=f"Send at most {MOST_TEXT:,} at once.",
+            code="text.long",
+        )
+
+
+def text_after_end() -> InputError:
+    """Return the error of text that comes after the end of the text."""
+    return InputError(
+        "text came after the end of the text",
+        hint="Open another stream for it.",
+        code="speech.order",
+    )
+
+
+class TtsStream(TtsConversation):
+    """A stream of a loop in this process, from `TtsLoop.open` to `TtsLoop.close`.
 
     May be used from any thread, its text be given by one at a time.
     """
@@ -92,24 +156,20 @@ class TtsStream(Stream[TtsWord | TtsAudio | TtsEnded]):
 
     @property
     def is_full(self) -> bool:
-        """Whether it wants no more text for now; `on_news` says when to look again.
+        """Whether it wants no more text for now."""
+        return self.waiting_words >= MOST_WAITING_WORDS
 
-        What is sent all the same is taken.
-        """
+    @property
+    def waiting_words(self) -> int:
+        """Words and pauses that are not said yet."""
         with self._loop.lock:
-            return self._utterance.waiting >= MOST_WAITING_WORDS
+            return self._utterance.waiting
 
     @property
     def skipped(self) -> int:
-        """How many characters of the text the tokenizer does not know. They are skipped."""
         return self._text.skipped.total()
 
     def change_request(self, request: TtsRequest) -> None:
-        """Speak as `request` says, which only a stream that was given no text yet can.
-
-        Raises:
-            InputError: it was, or the engine cannot follow the request.
-        """
         self._loop.check(request)
         with self._loop.lock:
             if (
@@ -127,38 +187,18 @@ class TtsStream(Stream[TtsWord | TtsAudio | TtsEnded]):
             self._loop.wake()
 
     def add_text(self, text: str) -> None:
-        """Add words; every piece ends a word, as `TtsTextStream` says.
-
-        Raises:
-            InputError: the text cannot be said, is too long for one piece, or comes after
-                `end_text`.
-        """
-        if len(text) > MOST_TEXT:
-            raise InputError(
-                f"a text of {len(text):,} characters is too long",
-                hint=f"Send at most {MOST_TEXT:,} at once.",
-                code="text.long",
-            )
-        self._extend(self._text.take(text))
+        require_short(text)
+        self.extend(self._text.take(text))
 
     def end_text(self) -> None:
-        """Say that no more text comes: `TtsEnded` follows the last sound, or comes at once where
-        nothing was said.
-
-        Raises:
-            InputError: what was left of the text cannot be said.
-        """
         if not self._utterance.is_closed:
-            self._extend(self._text.close(), last=True)
+            self.extend(self._text.close(), last=True)
 
-    def _extend(self, entries: Sequence[TtsEntry], *, last: bool = False) -> None:
+    def extend(self, entries: Sequence[TtsEntry], *, last: bool = False) -> None:
+        """Add text that is tokenized already; `last` says that no more comes."""
         with self._loop.lock:
             if self._utterance.is_closed:
-                raise InputError(
-                    "text came after the end of the text",
-                    hint="Open another stream for it.",
-                    code="speech.order",
-                )
+                raise text_after_end()
             self._utterance.extend(entries)
             if last:
                 self._utterance.close()

@@ -1,0 +1,371 @@
+"""Text-to-speech streams across processes: `RemoteTtsStream` is a front's end, `TtsPorter` moves
+messages between the rings and the streams of the loop.
+
+Text is made into tokens by the front. Words cross as JSON, sound and voices as float32.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsmops.errors import InputError
+from dsmops.worker.runtime.bell import Bell
+from dsmops.worker.runtime.loop import Started, StreamFailed
+from dsmops.worker.runtime.tts.interface import TtsRequest, TtsTokenizer
+from dsmops.worker.runtime.tts.loop import (
+    MOST_WAITING_WORDS,
+    TtsConversation,
+    TtsEnded,
+    TtsEvent,
+    TtsLoop,
+    TtsRefused,
+    TtsStream,
+    require_short,
+    text_after_end,
+)
+from dsmops.worker.runtime.tts.machine import TtsEntry
+from dsmops.worker.runtime.tts.rings import TtsRings
+from dsmops.worker.runtime.tts.script import TtsTextStream
+from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
+
+_MOST_EVENTS = 250
+"""Events that a front holds for a client that does not fetch them."""
+_ENTRIES_AT_ONCE = 500
+"""Words in one message; one has a few dozen bytes, and its text at most what `MOST_TEXT` says."""
+
+
+class _Kind(IntEnum):
+    VOICE = 1
+    """A voice of the next request: float32, its shape first."""
+    OPEN = 2
+    CHANGE = 3
+    TEXT = 4
+    LAST_TEXT = 5
+    STARTED = 6
+    WORD = 7
+    AUDIO = 8
+    ENDED = 9
+    FAILED = 10
+    REFUSED = 11
+
+
+class RemoteTtsStream(TtsConversation):
+    """A slot of a loop in another process, from its opening to its closing."""
+
+    def __init__(
+        self,
+        rings: TtsRings,
+        slot: int,
+        owner: int,
+        request: TtsRequest,
+        *,
+        tokenizer: TtsTokenizer,
+        padding_between: int,
+        wake: Callable[[], None],
+    ) -> None:
+        """Take the rings of `slot`, which no other stream holds, for the front `owner`.
+
+        `wake` wakes the porter on the other side.
+        """
+        super().__init__(slot, _MOST_EVENTS)
+        self._rings, self._wake = rings, wake
+        self._text = TtsTextStream(tokenizer, padding_between=padding_between)
+        self._lock = threading.RLock()
+        self._outbox: deque[tuple[int, bytes]] = deque()
+        self._unsent_words = 0
+        self._is_closed = self._has_text = False
+        self._number = int(rings.opened[slot] + 1) & 0xFFFF_FFFF
+        rings.owner[slot] = owner
+        rings.waiting_words[slot] = 0
+        rings.opened[slot] = self._number
+        rings.active[slot] = 1
+        self._send_request(_Kind.OPEN, request)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it wants no more text for now."""
+        return self._unsent_words + int(self._rings.waiting_words[self.slot]) >= MOST_WAITING_WORDS
+
+    @property
+    def skipped(self) -> int:
+        return self._text.skipped.total()
+
+    def change_request(self, request: TtsRequest) -> None:
+        with self._lock:
+            if self._has_text or self._is_closed:
+                raise InputError(
+                    "the voice came after the text had begun",
+                    hint="Send it before the first word.",
+                    code="speech.order",
+                )
+            self._send_request(_Kind.CHANGE, request)
+
+    def add_text(self, text: str) -> None:
+        require_short(text)
+        self._has_text = True
+        self._send_entries(self._text.take(text))
+
+    def end_text(self) -> None:
+        if not self._is_closed:
+            self._send_entries(self._text.close(), last=True)
+
+    def fetch(self) -> list[TtsEvent]:
+        """Return the events that were not fetched yet, in order."""
+        with self._lock:
+            events: list[TtsEvent] = list(self._events)
+            self._events.clear()
+        self.read_news()
+        return events
+
+    def fail(self, reason: str) -> None:
+        with self._lock:
+            self._end(StreamFailed(reason))
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something waits for space on its way to the loop."""
+        return bool(self._outbox)
+
+    def read_news(self) -> None:
+        """Take what the other side sent, as long as events are fetched; send what still waits."""
+        with self._lock:
+            self._flush()
+            took = False
+            while not self._over and len(self._events) < _MOST_EVENTS:
+                message = self._rings.output.take(self.slot, self._number)
+                if message is None:
+                    break
+                took = True
+                self._note(*message)
+        if took:
+            # The other side may have more that had no space.
+            self._wake()
+
+    def _note(self, kind: int, body: bytes) -> None:
+        match kind:
+            case _Kind.STARTED:
+                self._events.append(Started())
+            case _Kind.WORD:
+                self._events.append(TtsWord(*json.loads(body)))
+            case _Kind.AUDIO:
+                self.steps += 1
+                self._events.append(TtsAudio(np.frombuffer(body, np.float32)))
+            case _Kind.ENDED:
+                self.steps = int.from_bytes(body, "little")
+                self._end(TtsEnded())
+            case _Kind.FAILED:
+                self._end(StreamFailed(body.decode()))
+            case _Kind.REFUSED:
+                message, hint, code = json.loads(body)
+                self._end(TtsRefused(InputError(message, hint=hint, code=code)))
+
+    def _send_request(self, kind: _Kind, request: TtsRequest) -> None:
+        with self._lock:
+            for voice in request.voices:
+                shape = json.dumps(voice.shape).encode()
+                head = len(shape).to_bytes(2, "little") + shape
+                self._send(_Kind.VOICE, head + voice.astype(np.float32).tobytes())
+            self._send(
+                kind,
+                json.dumps(
+                    [request.cfg, request.seed, request.temperature, request.padding_bonus]
+                ).encode(),
+            )
+
+    def _send_entries(self, entries: Iterable[TtsEntry], *, last: bool = False) -> None:
+        values = [[entry.tokens, entry.text, entry.padding] for entry in entries]
+        with self._lock:
+            if self._is_closed:
+                raise text_after_end()
+            self._is_closed = last
+            self._unsent_words += len(values)
+            for begin in range(0, len(values), _ENTRIES_AT_ONCE):
+                self._send(
+                    _Kind.TEXT, json.dumps(values[begin : begin + _ENTRIES_AT_ONCE]).encode()
+                )
+            if last:
+                self._send(_Kind.LAST_TEXT, b"")
+
+    def _send(self, kind: _Kind, body: bytes) -> None:
+        self._outbox.append((kind, body))
+        self._flush()
+
+    def _flush(self) -> None:
+        sent = False
+        while self._outbox:
+            kind, body = self._outbox[0]
+            if not self._rings.input.put(self.slot, self._number, kind, body):
+                break
+            self._outbox.popleft()
+            sent = True
+        if sent:
+            self._wake()
+        if not self._outbox:
+            self._unsent_words = 0
+
+
+@dataclass(slots=True)
+class _Served:
+    """A stream of the loop for a front elsewhere."""
+
+    number: int
+    stream: TtsStream | None
+    voices: list[NDArray[np.float32]]
+    outbox: deque[tuple[int, bytes]]
+    waits_for_space: bool = False
+    ended: bool = False
+
+
+class TtsPorter:
+    """Moves messages between the rings and a loop's streams. `news` is the loop's observer's.
+
+    A thread of its own waits for the bell that fronts ring.
+    """
+
+    def __init__(self, rings: TtsRings, bell: Bell, tell: Callable[[set[int]], None]) -> None:
+        """`tell` rings the bells of the fronts with these numbers."""
+        self._rings, self._bell, self._tell = rings, bell, tell
+        self._loop: TtsLoop | None = None
+        self._lock = threading.Lock()
+        self._served: dict[int, _Served] = {}
+        self._by_stream: dict[TtsStream, int] = {}
+
+    def start(self, loop: TtsLoop) -> None:
+        """Serve a loop that has started."""
+        self._loop = loop
+        threading.Thread(target=self._run, name=f"porter-{loop.name}", daemon=True).start()
+
+    def news(self, streams: Iterable[TtsStream]) -> None:
+        """Send what the loop's streams have. Called on the loop's thread."""
+        with self._lock:
+            slots = [
+                slot for stream in streams if (slot := self._by_stream.get(stream)) is not None
+            ]
+            owners = {int(self._rings.owner[slot]) for slot in slots if self._send_events(slot)}
+        if owners:
+            self._tell(owners)
+
+    def _run(self) -> None:
+        while True:
+            self._bell.wait()
+            with self._lock:
+                owners = {
+                    int(self._rings.owner[slot])
+                    for slot in range(self._rings.slots)
+                    if self._attend(slot)
+                }
+            if owners:
+                self._tell(owners)
+            if self._loop is not None and self._loop.board.step_is_wanted:
+                self._loop.wake()
+
+    def _attend(self, slot: int) -> bool:
+        """Do what a slot's messages ask for, and return whether its front has news."""
+        rings = self._rings
+        number, is_active = int(rings.opened[slot]), bool(rings.active[slot])
+        served = self._served.get(slot)
+        if served is not None and (not is_active or served.number != number):
+            self._drop(slot, served)
+            served = None
+        if not is_active:
+            return False
+        if served is None:
+            served = self._served[slot] = _Served(number, None, [], deque())
+        took = False
+        while (message := rings.input.take(slot, number)) is not None:
+            took = True
+            if not served.ended:
+                self._obey(slot, served, *message)
+        # A front whose ring was full may go on.
+        return self._send_events(slot) or took
+
+    def _obey(self, slot: int, served: _Served, kind: int, body: bytes) -> None:
+        loop, stream = self._loop, served.stream
+        if loop is None:
+            return
+        try:
+            match kind:
+                case _Kind.VOICE:
+                    served.voices.append(_voice(body))
+                case _Kind.OPEN:
+                    served.stream = loop.open(_request(served, body), slot)
+                    if served.stream is None:
+                        self._refuse(served, _Kind.FAILED, b"no free channels")
+                    else:
+                        self._by_stream[served.stream] = slot
+                case _Kind.CHANGE if stream is not None:
+                    stream.change_request(_request(served, body))
+                case _Kind.TEXT if stream is not None:
+                    stream.extend(
+                        [
+                            TtsEntry(tuple(tokens), text, pad)
+                            for tokens, text, pad in json.loads(body)
+                        ]
+                    )
+                case _Kind.LAST_TEXT if stream is not None:
+                    stream.extend([], last=True)
+        except InputError as exc:
+            body = json.dumps([exc.message, exc.hint, exc.code]).encode()
+            self._refuse(served, _Kind.REFUSED, body)
+
+    def _refuse(self, served: _Served, kind: _Kind, body: bytes) -> None:
+        served.ended = True
+        served.outbox.append((kind, body))
+
+    def _send_events(self, slot: int) -> bool:
+        served = self._served.get(slot)
+        if served is None:
+            return False
+        # What has no space yet stays with the stream, which is not stepped then.
+        if served.stream is not None and not served.outbox:
+            served.outbox.extend(_message(event, served.stream) for event in served.stream.fetch())
+            self._rings.waiting_words[slot] = served.stream.waiting_words
+        sent = False
+        while served.outbox:
+            kind, body = served.outbox[0]
+            if not self._rings.output.put(slot, served.number, kind, body):
+                break
+            served.outbox.popleft()
+            sent = True
+        return sent
+
+    def _drop(self, slot: int, served: _Served) -> None:
+        del self._served[slot]
+        if served.stream is not None and self._loop is not None:
+            self._by_stream.pop(served.stream, None)
+            self._loop.close(served.stream)
+
+
+def _voice(body: bytes) -> NDArray[np.float32]:
+    end = 2 + int.from_bytes(body[:2], "little")
+    return np.frombuffer(body, np.float32, offset=end).reshape(json.loads(body[2:end]))
+
+
+def _request(served: _Served, body: bytes) -> TtsRequest:
+    cfg, seed, temperature, padding_bonus = json.loads(body)
+    voices, served.voices = tuple(served.voices), []
+    return TtsRequest(voices, cfg, seed, temperature, padding_bonus)
+
+
+def _message(event: Any, stream: TtsStream) -> tuple[int, bytes]:
+    match event:
+        case Started():
+            return _Kind.STARTED, b""
+        case TtsWord():
+            return _Kind.WORD, json.dumps([event.text, event.start_s, event.stop_s]).encode()
+        case TtsAudio():
+            return _Kind.AUDIO, event.pcm.tobytes()
+        case TtsEnded():
+            return _Kind.ENDED, stream.steps.to_bytes(8, "little")
+        case StreamFailed():
+            return _Kind.FAILED, event.reason.encode()[:8000]
+    raise AssertionError(event)

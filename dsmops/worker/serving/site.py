@@ -1,0 +1,275 @@
+"""What clients reach: routes, answers that need no model, connections on their way in.
+
+It serves in one process alone, or in each of several fronts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import platform
+import socket
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from dsmops import __version__
+from dsmops.errors import DsmopsError
+from dsmops.worker.serving.access import Access
+from dsmops.worker.serving.admission import Acceptor, Admission, most_connections, note_request
+from dsmops.worker.serving.connection import Ending, Limits
+from dsmops.worker.serving.logs import UTILS, Log, Shown
+from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
+from dsmops.worker.serving.module import ModuleContext
+from dsmops.worker.serving.tally import Tally
+
+MAX_BODY_BYTES = 2 << 20
+DRAIN_S = 8.0
+"""How long conversations may go on after SIGTERM. Docker kills after 10 s."""
+PARTING_S = 1.5
+"""For the closing handshakes of the remaining clients."""
+_logger = logging.getLogger(__name__)
+
+BUILD_INFO = {
+    **dict.fromkeys(
+        ("build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash"),
+        "unknown",
+    ),
+    "git_describe": f"dsmops {__version__}",
+    "rustc_host_triple": f"{platform.machine()}-unknown-{platform.system().lower()}",
+    "rustc_version": f"none, Python {platform.python_version()}",
+    "cargo_target_triple": f"{platform.machine()}-unknown-{platform.system().lower()}",
+}
+"""The keys of moshi-server's, all strings; `git_describe` says who answers."""
+
+
+class Module(Protocol):
+    """What the server asks of a module, whatever it does."""
+
+    name: str
+    died: asyncio.Future[DsmopsError]
+
+    async def check_ready(self) -> str | None: ...
+    async def check_devices(self) -> dict[str, str | None]: ...
+    async def start(self) -> None: ...
+    def stop(self) -> bool: ...
+    def add_routes(self, router: web.UrlDispatcher) -> None: ...
+    def info(self) -> dict[str, str] | None: ...
+    @property
+    def is_idle(self) -> bool: ...
+    def end(self, ending: Ending) -> None: ...
+
+
+class ModuleSettings(Protocol):
+    """A module of the config."""
+
+    @property
+    def name(self) -> str: ...
+    def open(self, context: ModuleContext) -> Module: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What to serve, and where. `port` 0 lets the system choose."""
+
+    addr: str
+    port: int
+    static_dir: Path
+    authorized_ids: Sequence[str]
+    modules: Sequence[ModuleSettings]
+    limits: Limits = field(default_factory=Limits)
+    drain_s: float = DRAIN_S
+
+
+class Site:
+    """The routes of some modules. Event loop only."""
+
+    def __init__(
+        self, settings: WorkerSettings, modules: Sequence[Module], log: Log, metrics: Metrics
+    ) -> None:
+        self._settings, self._modules, self._log, self._metrics = settings, modules, log, metrics
+        self._parting = False
+        self._acceptor: Acceptor | None = None
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Take connections from a bound socket."""
+        limits = self._settings.limits
+        await self._runner.setup()
+        admission = Admission(
+            cast("web.Server", self._runner.server),
+            most=limits.connections or most_connections(),
+            first_request_s=limits.first_request_s,
+            on_dropped=Tally(self._log, "connections were cut: too many, or too slow").add,
+        )
+        self._acceptor = Acceptor(listener, admission)
+
+    def part(self) -> None:
+        """Take no more connections, and refuse further requests on those that are open."""
+        self._parting = True
+        if self._acceptor is not None:
+            self._acceptor.close()
+
+    async def cleanup(self) -> None:
+        """Close what is still open."""
+        self.part()
+        await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        app = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[self._refuse, _guard(self._log)]
+        )
+        app.router.add_get(
+            "/api/build_info",
+            _without_query(lambda: web.json_response(BUILD_INFO)),
+            allow_head=True,
+        )
+        app.router.add_get("/api/modules_info", _without_query(self._modules_info), allow_head=True)
+        app.router.add_get("/metrics", _without_query(self._exposition), allow_head=True)
+        app.router.add_get("/livez", _livez, allow_head=True)
+        app.router.add_get("/readyz", self._readyz, allow_head=True)
+        for module in self._modules:
+            module.add_routes(app.router)
+        app.router.add_get("/{path:.*}", self._static, allow_head=True)
+        return app
+
+    @web.middleware
+    async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer 503 on connections that were kept open from before the end began."""
+        note_request(request)
+        return (
+            web.Response(status=503, text="the server is shutting down\n")
+            if self._parting
+            else await handler(request)
+        )
+
+    def _modules_info(self) -> web.Response:
+        return web.json_response(
+            [info for module in self._modules if (info := module.info()) is not None]
+        )
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Say which modules have stepped lately; 503 unless all have."""
+        reasons = await asyncio.gather(*(module.check_ready() for module in self._modules))
+        modules = [
+            {"name": module.name, "ready": reason is None, "reason": reason}
+            for module, reason in zip(self._modules, reasons, strict=True)
+        ]
+        ready = not any(reasons)
+        document: dict[str, Any] = {"ready": ready, "modules": modules}
+        devices: dict[str, str | None] = {}
+        for module in self._modules:
+            for name, reason in (await module.check_devices()).items():
+                devices[name] = devices.get(name) or reason
+        if len(devices) > 1:
+            document["devices"] = [
+                {"name": name, "ready": reason is None, "reason": reason}
+                for name, reason in devices.items()
+            ]
+        return web.json_response(document, status=200 if ready else 503)
+
+    def _exposition(self) -> web.Response:
+        return web.Response(
+            body=self._metrics.exposition().encode(), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a file of `static_dir`, a folder's `index.html` for the folder, and nothing
+        from elsewhere.
+        """
+        root = self._settings.static_dir.resolve()
+        try:
+            path = (root / request.match_info["path"]).resolve()
+            if path.is_dir():
+                path /= "index.html"
+            if path.is_relative_to(root) and path.is_file():
+                return web.FileResponse(path)
+        except (OSError, ValueError):  # a name too long, or with a NUL in it
+            pass
+        raise web.HTTPNotFound
+
+
+def _guard(records: Log) -> Middleware:
+    """Return what stands between a handler's bug and everybody else: the traceback goes into the
+    log, the client gets 500.
+    """
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as exc:
+            # As a response of its own: aiohttp would keep the exception beside its own frame, which
+            # its traceback holds, and so the whole connection until a collection.
+            headers = {k: v for k, v in exc.headers.items() if k != "Content-Length"}
+            return web.Response(
+                status=exc.status, reason=exc.reason, body=exc.body, headers=headers
+            )
+        except ConnectionError as exc:
+            # The client left before the answer; it will not see this status.
+            records.error(UTILS, "returning internal server error 500", err=Shown(str(exc)))
+        except Exception as exc:  # noqa: BLE001 the edge of one connection: its bug must not become the server's
+            records.error(
+                UTILS,
+                "returning internal server error 500",
+                traceback.format_exc().splitlines(),
+                err=Shown(repr(exc)),
+            )
+        return web.Response(status=500)
+
+    return guarded
+
+
+async def _livez(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+def _without_query(answer: Callable[[], web.Response]) -> Handler:
+    """Return a handler that refuses every query parameter, as moshi-server does."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.query:
+            raise web.HTTPBadRequest(text="Failed to deserialize query string: expected unit")
+        return answer()
+
+    return handler
+
+
+def silence_libraries() -> None:
+    """Turn off what libraries log: it repeats what clients send, keys among it."""
+    for name in ("aiohttp", "websockets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def log_failures(log: Log) -> None:
+    """Have the running event loop's own errors counted in the log, instead of a traceback each."""
+    tally = Tally(log, "the event loop met errors")
+
+    def handle(_: asyncio.AbstractEventLoop, found: dict[str, Any]) -> None:
+        _logger.debug("%s", found.get("message"), exc_info=found.get("exception"))
+        tally.add()
+
+    asyncio.get_running_loop().set_exception_handler(handle)
+
+
+def access_of(settings: WorkerSettings, log: Log, metrics: Metrics) -> Access:
+    """Return who may use the worker; refusals are counted."""
+    unknown_keys = Tally(log, "requests without a known key were refused")
+
+    def refused() -> None:
+        metrics.unauthorized()
+        unknown_keys.add()
+
+    return Access(settings.authorized_ids, refused)
+
+
+def build_info() -> Shown:
+    """Return what the log says of the build."""
+    build = ", ".join(f"{key}: {json.dumps(value)}" for key, value in BUILD_INFO.items())
+    return Shown(f"BuildInfo {{ {build} }}")

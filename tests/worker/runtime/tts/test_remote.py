@@ -1,0 +1,202 @@
+"""Streams whose loop is on the other side of shared memory, as if it were another process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from dsmops.errors import DsmopsError, InputError
+from dsmops.worker.runtime.bell import Bell
+from dsmops.worker.runtime.loop import Started, StreamFailed
+from dsmops.worker.runtime.tts.interface import TtsRequest
+from dsmops.worker.runtime.tts.loop import (
+    TtsEnded,
+    TtsEvent,
+    TtsLoop,
+    TtsObserver,
+    TtsRefused,
+)
+from dsmops.worker.runtime.tts.machine import TtsPacing
+from dsmops.worker.runtime.tts.remote import RemoteTtsStream, TtsPorter
+from dsmops.worker.runtime.tts.rings import INPUT_BYTES, Rings, TtsRings
+from dsmops.worker.runtime.tts.utterance import TtsAudio
+from tests.support.tts_engines import BROKEN, TalkEngine
+
+TEXT = "hello there my friend how are you today"
+REQUEST = TtsRequest(seed=7)
+
+
+class Sides:
+    """A loop with its porter, and a front's end of it."""
+
+    def __init__(self, slots: int = 2) -> None:
+        self.rings, self.bell, self.news = TtsRings(slots), Bell(), threading.Event()
+        self.tokenizer = TalkEngine(1).model.tokenizer
+        porter = TtsPorter(self.rings, self.bell, lambda owners: self.news.set())
+        ready: queue.Queue[int | DsmopsError] = queue.Queue()
+        self.loop = TtsLoop(
+            "tts",
+            lambda: TalkEngine(slots),
+            TtsObserver(
+                warming_up=lambda: None,
+                started=ready.put,
+                stepped=lambda _: None,
+                news=porter.news,
+                died=ready.put,
+            ),
+        )
+        self.loop.start()
+        assert ready.get(timeout=10) == slots
+        porter.start(self.loop)
+
+    def open(self, slot: int = 0, request: TtsRequest = REQUEST) -> RemoteTtsStream:
+        return RemoteTtsStream(
+            self.rings,
+            slot,
+            0,
+            request,
+            tokenizer=self.tokenizer,
+            padding_between=TtsPacing().padding_between,
+            wake=self.bell.ring,
+        )
+
+    def close(self, slot: int = 0) -> None:
+        self.rings.active[slot] = 0
+        self.bell.ring()
+
+    def whole(self, stream: RemoteTtsStream) -> list[TtsEvent]:
+        """Return all events up to the last."""
+        events: list[TtsEvent] = []
+        while not events or not isinstance(events[-1], TtsEnded | TtsRefused | StreamFailed):
+            self.news.clear()
+            stream.read_news()
+            got = stream.fetch()
+            events += got
+            if not got:
+                self.news.wait(5)
+        return events
+
+
+@pytest.fixture
+def sides() -> Iterator[Sides]:
+    running = Sides()
+    yield running
+    assert running.loop.stop()
+
+
+def near_events(text: str, request: TtsRequest = REQUEST) -> list[TtsEvent]:
+    """Return what a stream in the loop's own process gives."""
+    news: queue.Queue[object] = queue.Queue()
+    ready: queue.Queue[object] = queue.Queue()
+    observer = TtsObserver(
+        warming_up=lambda: None,
+        started=ready.put,
+        stepped=lambda _: None,
+        news=news.put,
+        died=ready.put,
+    )
+    loop = TtsLoop("tts", lambda: TalkEngine(2), observer)
+    loop.start()
+    ready.get(timeout=10)
+    stream = loop.open(request)
+    assert stream is not None
+    stream.add_text(text)
+    stream.end_text()
+    events: list[TtsEvent] = []
+    while not events or not isinstance(events[-1], TtsEnded):
+        news.get(timeout=10)
+        events += stream.fetch()
+    loop.stop()
+    return events
+
+
+def same(one: Sequence[TtsEvent], other: Sequence[TtsEvent]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a.pcm, b.pcm)
+        if isinstance(a, TtsAudio) and isinstance(b, TtsAudio)
+        else a == b
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("repeats", [1, 60], ids=["short", "longer than the rings"])
+def test_a_stream_gives_what_it_gives_nearby(sides: Sides, repeats: int) -> None:
+    """The same events in the same order, sample for sample, also where rings fill up."""
+    text = " ".join([TEXT] * repeats)
+    stream = sides.open()
+    stream.add_text(text)
+    stream.end_text()
+    assert same(sides.whole(stream), near_events(text))
+
+
+def test_voices_cross_whole(sides: Sides) -> None:
+    """Their numbers decide how the stream sounds."""
+    voices = (np.arange(30, dtype=np.float32).reshape(6, 5),) * 2
+    request = TtsRequest(voices, seed=7)
+    stream = sides.open(0, request)
+    stream.add_text(TEXT)
+    stream.end_text()
+    assert same(sides.whole(stream), near_events(TEXT, request))
+
+
+def test_a_slot_that_changes_hands_starts_clean(sides: Sides) -> None:
+    """What was meant for the stream before reaches no client."""
+    first = sides.open()
+    first.add_text(TEXT)
+    first.end_text()
+    sides.close()
+    second = sides.open()
+    second.add_text("another text")
+    second.end_text()
+    assert same(sides.whole(second), near_events("another text"))
+
+
+def test_what_the_engine_refuses_comes_back(sides: Sides) -> None:
+    """As the stream's last event, with the engine's own words."""
+    refused = sides.whole(sides.open(0, TtsRequest(cfg=99.0, seed=7)))
+    assert isinstance(refused[-1], TtsRefused)
+    assert refused[-1].error.hint
+    sides.close()
+    assert sides.loop.used_slots <= 1
+
+
+def test_broken_numbers_end_a_stream(sides: Sides) -> None:
+    """It gets the reason."""
+    stream = sides.open()
+    stream.add_text(f"one {BROKEN}")
+    stream.end_text()
+    events = sides.whole(stream)
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], StreamFailed)
+
+
+def test_text_after_the_end_is_an_error(sides: Sides) -> None:
+    """As for a stream nearby; a voice after text too."""
+    stream = sides.open()
+    stream.add_text("one")
+    with pytest.raises(InputError, match="voice came after"):
+        stream.change_request(REQUEST)
+    stream.end_text()
+    with pytest.raises(InputError, match="after the end"):
+        stream.add_text("two")
+
+
+def test_a_ring_keeps_messages_whole() -> None:
+    """Around its end and up to its size; what is larger than it is an error."""
+    ring = Rings(1, 64)
+    for number in range(50):
+        body = bytes([number]) * (number % 40)
+        assert ring.put(0, 1, 3, body)
+        assert ring.take(0, 1) == (3, body)
+    assert ring.put(0, 1, 3, b"x" * 40)
+    assert not ring.put(0, 1, 3, b"x" * 40)
+    assert ring.take(0, 2) is None  # another stream's: skipped
+    assert ring.put(0, 2, 4, b"y" * 40)
+    assert ring.take(0, 2) == (4, b"y" * 40)
+    with pytest.raises(ValueError, match="does not fit"):
+        Rings(1, 64).put(0, 1, 3, bytes(64))
+    assert INPUT_BYTES > 256_000
