@@ -76,6 +76,14 @@ def worker(
             help="Use N processes for sockets; 0 is one process for all.",
         ),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            metavar="ORIGIN",
+            help="Let pages of this site in, like https://a.org. Repeatable.",
+        ),
+    ] = None,
     silent: Annotated[
         bool, typer.Option("--silent", help="Write the log to its file only.")
     ] = False,
@@ -127,6 +135,7 @@ def worker(
         log_to_stderr=json,
         fronts=fronts,
         devices=devices,
+        allowed_origins=tuple(allow_origin or ()),
     )
     if cpu and devices is not None:
         raise typer.BadParameter("it excludes --cpu", param_hint="--devices")

@@ -249,13 +249,12 @@ def swallows_words() -> None:
 
 def never_ends() -> None:
     """All is said, and the stream stays open."""
-    whole = TtsConnection._send_event
+    whole = TtsConnection._messages_of
 
-    async def send(self: TtsConnection, event: Any) -> None:
-        if not isinstance(event, TtsEnded):
-            await whole(self, event)
+    def messages(self: TtsConnection, event: Any) -> Any:
+        return () if isinstance(event, TtsEnded) else whole(self, event)
 
-    patch(TtsConnection, "_send_event", send)
+    patch(TtsConnection, "_messages_of", messages)
 
 
 FAULTS: dict[str, Callable[[], None]] = {

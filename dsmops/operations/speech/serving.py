@@ -60,6 +60,8 @@ class Options:
     log_to_stderr: bool = False
     fronts: int | None = None
     """Processes for sockets; 0 serves in one process, None decides by the cores."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of pages of other sites that may use the server."""
     devices: str | None = None
     """Where models run, as `parse_devices` takes it; None for the one that torch prefers."""
 
@@ -258,6 +260,7 @@ def serve(
         static_dir=Path(_expanded(values["static_dir"])),
         authorized_ids=tuple(values["authorized_ids"]),
         modules=served,
+        allowed_origins=options.allowed_origins,
     )
     file = DailyFile(Path(_expanded(values["log_dir"])), _expanded(values["instance_name"]))
     console = None if options.silent else sys.stderr if options.log_to_stderr else sys.stdout
@@ -314,14 +317,20 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
 
 
 def _open_stt_engine(source: SttSource, slots: int, *, cpu: bool) -> SttEngine:
+    from dsmops.worker.models.device import wait_without_spinning
     from dsmops.worker.runtime.stt.engine import SttEngine
 
+    if not cpu:
+        wait_without_spinning()
     return SttEngine(load_stt_source(source, cpu=cpu), slots)
 
 
 def _open_tts_engine(source: TtsSource, slots: int, *, cpu: bool) -> TtsEngine:
+    from dsmops.worker.models.device import wait_without_spinning
     from dsmops.worker.runtime.tts.engine import TtsEngine
 
+    if not cpu:
+        wait_without_spinning()
     return TtsEngine(
         load_tts_source(source, cpu=cpu),
         slots,

@@ -37,6 +37,11 @@ class Access:
             self._on_refused()
             raise web.HTTPUnauthorized(text="")
 
+    def is_known(self, request: web.Request) -> bool:
+        """Return whether a request has a known key, wherever it may stand."""
+        key = request.headers.get(HEADER, request.query.get(QUERY))
+        return key is not None and self._is_known(key.encode("utf-8", "surrogateescape"))
+
     def _is_known(self, key: bytes) -> bool:
         """Compare with every key, in a time that tells nothing about any."""
         return sum(hmac.compare_digest(key, known) for known in self._keys) > 0

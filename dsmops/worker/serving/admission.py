@@ -16,6 +16,8 @@ from typing import cast
 
 from aiohttp import web
 
+from dsmops.worker.serving.throttle import Bucket
+
 RESERVED_DESCRIPTORS = 128
 """For the log, the models, the card, and what libraries open."""
 _MOST_DESCRIPTORS = 65_536
@@ -27,6 +29,8 @@ _ACCEPTED_PER_TURN = 4
 """Each costs about 0.1 ms of the event loop."""
 _EXHAUSTED_S = 0.2
 _BACKLOG = 1024
+REQUESTS_PER_S, REQUESTS_AT_ONCE = 20.0, 50.0
+"""Requests on one connection: so many a second in the long run, and without a pause."""
 KEEP_ALIVE_S = 75.0
 """For which a connection may wait for its next request."""
 
@@ -172,6 +176,8 @@ class GuardedConnection(web.RequestHandler):
             keepalive_timeout=KEEP_ALIVE_S,
         )
         self.admission = admission
+        self.requests = Bucket(per_s=REQUESTS_PER_S, at_once=REQUESTS_AT_ONCE)
+        """How often this connection may ask."""
         self.deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,7 +190,12 @@ class GuardedConnection(web.RequestHandler):
         super().connection_lost(exc)
 
 
-def note_request(request: web.Request) -> None:
-    """Tell the connection's `Admission` that the head of a request has come."""
-    if isinstance(request.protocol, GuardedConnection):
-        request.protocol.admission.note_request(request.protocol)
+async def note_request(request: web.Request) -> bool:
+    """Tell the connection's `Admission` that the head of a request has come, and let it wait where
+    its connection asks too often. Return whether it had to.
+    """
+    connection = request.protocol
+    if not isinstance(connection, GuardedConnection):
+        return False
+    connection.admission.note_request(connection)
+    return await connection.requests.take()

@@ -1,22 +1,25 @@
 """One WebSocket of a module, from its slot to its closing handshake.
 
-Two tasks share it: one reads messages as long as the stream takes them, one sends what the model
-loop gives. Whichever ends first ends both. The slot is given back before the closing handshake,
-which may take as long as the client likes.
+Two tasks share it: one reads messages as long as the stream takes them, one sends pings, and waits
+for a client that reads slowly. Whichever ends first ends both. What the model loop gives is sent
+when it comes, all messages of a step in one write. The slot is given back before the closing
+handshake, which may take as long as the client likes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import WSMessage, WSMsgType, web
 
 from dsmops.protocol import CloseCode
+from dsmops.worker.serving.throttle import Bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,14 @@ class Ending(Exception):  # noqa: N818 not every ending is an error
         )
 
 
+_MOST_UNSENT_BYTES = 64 << 10
+"""Of one connection in this process, besides what the system buffers."""
+_LOOK_EVERY_S = 0.02
+_FREE_MESSAGE_BYTES = 1000
+"""Larger messages carry enough to be worth their handling; 10 ms of audio are 1,200 bytes."""
+SMALL_PER_S, SMALL_AT_ONCE = 100.0, 2_000
+"""Smaller messages of one client: so many a second in the long run, and without a pause."""
+
 EventT = TypeVar("EventT")
 _EventT_co = TypeVar("_EventT_co", covariant=True)
 
@@ -110,6 +121,11 @@ class Connection(ABC, Generic[EventT]):
         self._silence_s, self._no_audio_s = silence_s, no_audio_s
         self._output = asyncio.Event()
         self._room = asyncio.Event()
+        self._transport: asyncio.WriteTransport | None = None
+        self._is_waiting_for_reader = False
+        self._small = Bucket(per_s=SMALL_PER_S, at_once=SMALL_AT_ONCE)
+        self._failure: Ending | None = None
+        self._last_sent_s = self._last_received_s = 0.0
         self._ended_by: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.on_news = self._on_news
 
@@ -118,8 +134,8 @@ class Connection(ABC, Generic[EventT]):
         """Do what a text or binary frame asks for; raise `Ending` where it cannot be done."""
 
     @abstractmethod
-    async def _send_event(self, event: EventT) -> None:
-        """Send an event with `_send_bytes`; raise `Ending` where it is the last."""
+    def _messages_of(self, event: EventT) -> Iterable[bytes]:
+        """Return what an event is sent as; raise `Ending` where it is the last."""
 
     @abstractmethod
     def error_message(self, ending: Ending) -> bytes | None:
@@ -132,15 +148,21 @@ class Connection(ABC, Generic[EventT]):
         if not self._ended_by.done():
             self._ended_by.set_result(ending)
 
-    async def converse(self) -> Ending:
-        """Serve the stream until it ends, and return why."""
+    async def converse(self, transport: asyncio.WriteTransport | None) -> Ending:
+        """Serve the stream on the socket's transport until it ends, and return why."""
+        self._transport = transport
         tasks = [asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._send())]
         either: list[asyncio.Future[Any]] = [*tasks, self._ended_by]
+        silence = self._watch_silence()
         try:
             done, _ = await asyncio.wait(
                 either, timeout=self._limits.session_s, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
+            # What comes from here on is not sent.
+            self._transport = None
+            if silence is not None:
+                silence.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -156,23 +178,19 @@ class Connection(ABC, Generic[EventT]):
         return _as_ending(failures[0]) if failures else Ending(CloseCode.NORMAL)
 
     def _on_news(self) -> None:
-        self._output.set()
         self._room.set()
+        if self._is_waiting_for_reader or self._transport is None:
+            self._output.set()
+        else:
+            self._send_ready()
 
     async def _receive(self) -> None:
         """Read until the client closes."""
         clock = asyncio.get_running_loop().time
         last_binary_s = clock()
         while True:
-            try:
-                async with asyncio.timeout(self._silence_s):
-                    message = await self._ws.receive()
-            except TimeoutError:
-                raise Ending(
-                    CloseCode.TIMED_OUT,
-                    f"nothing came for {self._silence_s:g} s",
-                    logged="recv loop short timeout",
-                ) from None
+            message = await self._ws.receive()
+            self._last_received_s = clock()
             if message.type is WSMsgType.CLOSE:
                 return
             if message.type is WSMsgType.PING:
@@ -197,6 +215,9 @@ class Connection(ABC, Generic[EventT]):
                 )
             if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
                 await self._take(message)
+            size = len(message.data) if isinstance(message.data, bytes | str) else 0
+            if size < _FREE_MESSAGE_BYTES:
+                await self._small.take()
 
     async def _wait_for_room(self) -> None:
         while self._stream.is_full:
@@ -204,27 +225,91 @@ class Connection(ABC, Generic[EventT]):
             if self._stream.is_full:
                 await self._room.wait()
 
+    def _watch_silence(self) -> _Watch | None:
+        """End the conversation when the client sends nothing for too long.
+
+        One timer looks now and then, since a timer for each message would cost more than the rest.
+        """
+        if self._silence_s is None:
+            return None
+        loop, silence_s = asyncio.get_running_loop(), self._silence_s
+        self._last_received_s = loop.time()
+        watch = _Watch()
+
+        def look() -> None:
+            left_s = self._last_received_s + silence_s - loop.time()
+            if left_s > 0:
+                watch.timer = loop.call_later(left_s, look)
+                return
+            self.end(
+                Ending(
+                    CloseCode.TIMED_OUT,
+                    f"nothing came for {silence_s:g} s",
+                    logged="recv loop short timeout",
+                )
+            )
+
+        watch.timer = loop.call_later(silence_s, look)
+        return watch
+
+    def _send_ready(self) -> None:
+        """Send what the stream has, in one write; the task `_send` ends it or waits, where that is
+        due.
+        """
+        messages: list[bytes] = []
+        try:
+            for event in self._stream.fetch():
+                messages.extend(self._messages_of(event))
+        except Ending as exc:
+            self._failure = exc
+        except Exception as exc:  # noqa: BLE001 the edge of one conversation
+            self._failure = _as_ending(exc)
+        if self._transport is not None and self._transport.is_closing():
+            self._failure = self._failure or Ending(
+                CloseCode.NORMAL,
+                logged="Trying to work with closed connection",
+                task="send_loop",
+                gone=True,
+            )
+        elif messages and self._transport is not None:
+            self._transport.write(b"".join(map(_frame, messages)))
+            if not self.pings_while_sending:
+                self._last_sent_s = asyncio.get_running_loop().time()
+        if self._failure is not None or self._is_backed_up:
+            self._is_waiting_for_reader = True
+            self._output.set()
+
+    @property
+    def _is_backed_up(self) -> bool:
+        """Whether the client reads more slowly than the stream gives."""
+        return (
+            self._transport is not None
+            and self._transport.get_write_buffer_size() > _MOST_UNSENT_BYTES
+        )
+
     async def _send(self) -> None:
         clock = asyncio.get_running_loop().time
-        last_s = clock()
+        self._last_sent_s = clock()
         while True:
             self._output.clear()
-            events = self._stream.fetch()
+            if self._is_backed_up:
+                await self._deliver(self._until_read())
+            if self._failure is not None:
+                raise self._failure
+            self._is_waiting_for_reader = False
+            self._send_ready()
             self._room.set()
-            for event in events:
-                await self._send_event(event)
-            if events and not self.pings_while_sending:
-                last_s = clock()
-            if clock() - last_s >= self._limits.ping_s:
+            if clock() - self._last_sent_s >= self._limits.ping_s:
                 await self._deliver(self._ws.ping())
-                last_s = clock()
-            if not events:
+                self._last_sent_s = clock()
+            if not self._is_waiting_for_reader:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(last_s + self._limits.ping_s - clock()):
+                    async with asyncio.timeout(self._last_sent_s + self._limits.ping_s - clock()):
                         await self._output.wait()
 
-    async def _send_bytes(self, data: bytes) -> None:
-        await self._deliver(self._ws.send_bytes(data))
+    async def _until_read(self) -> None:
+        while self._is_backed_up:
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _deliver(self, sending: Awaitable[None]) -> None:
         try:
@@ -233,6 +318,25 @@ class Connection(ABC, Generic[EventT]):
         except TimeoutError:
             reason = f"the client read nothing for {self._limits.stalled_s:g} s"
             raise Ending(CloseCode.TIMED_OUT, logged=reason, task="send_loop", gone=True) from None
+
+
+class _Watch:
+    """The timer that is set at present."""
+
+    timer: asyncio.TimerHandle
+
+    def cancel(self) -> None:
+        self.timer.cancel()
+
+
+def _frame(data: bytes) -> bytes:
+    """Return a binary WebSocket message as a server sends it: RFC 6455, section 5.2."""
+    size = len(data)
+    if size < 126:
+        return bytes((0x82, size)) + data
+    if size < 1 << 16:
+        return struct.pack(">BBH", 0x82, 126, size) + data
+    return struct.pack(">BBQ", 0x82, 127, size) + data
 
 
 def _as_ending(exc: BaseException) -> Ending:

@@ -143,6 +143,7 @@ class LocalLender:
             return asked
         self.desk.wait(turn)
         self._asked[turn] = asked
+        asked.add_done_callback(lambda done: self._forget(turn) if done.cancelled() else None)
         # For a desk whose slots come later or never.
         self._serve()
         return asked
@@ -151,11 +152,16 @@ class LocalLender:
         self.desk.give_back(place)
         self._serve()
 
+    def _forget(self, turn: Turn) -> None:
+        self.desk.leave(turn)
+        self._asked.pop(turn, None)
+
     def _serve(self) -> None:
-        for turn in [turn for turn, asked in self._asked.items() if asked.cancelled()]:
-            self.desk.leave(turn)
-            del self._asked[turn]
         while (served := self.desk.next_served()) is not None:
             turn, place = served
-            asked = self._asked.pop(turn)
-            asked.set_result(place)
+            asked = self._asked.pop(turn, None)
+            if asked is None or asked.done():
+                # The client left in this moment.
+                self.desk.give_back(place)
+            else:
+                asked.set_result(place)

@@ -59,6 +59,7 @@ class RemoteLender:
         self._number = number = self._number + 1
         asked: asyncio.Future[Place | None] = asyncio.get_running_loop().create_future()
         self._asked[number] = asked
+        asked.add_done_callback(lambda done: self._forget(number) if done.cancelled() else None)
         self._channel.send({"lend": [self._module, number, post]})
         return asked
 
@@ -74,10 +75,9 @@ class RemoteLender:
             # The client has left meanwhile.
             self.give_back(place)
 
-    def forget(self) -> None:
-        """Tell the supervisor which posts wait no more."""
-        for number in [number for number, asked in self._asked.items() if asked.cancelled()]:
-            del self._asked[number]
+    def _forget(self, number: int) -> None:
+        """Tell the supervisor that a post waits no more."""
+        if self._asked.pop(number, None) is not None:
             self._channel.send({"leave": [self._module, number]})
 
 
@@ -108,8 +108,9 @@ class _Front:
             ]
             for number, module in enumerate(settings.modules)
         ]
+        access = access_of(settings, self._log, self._metrics)
         context = ModuleContext(
-            access_of(settings, self._log, self._metrics),
+            access,
             self._log,
             self._metrics,
             settings.limits,
@@ -121,7 +122,7 @@ class _Front:
             },
         )
         self._modules = [module.open(context) for module in settings.modules]
-        self._site = Site(settings, self._modules, self._log, self._metrics)
+        self._site = Site(settings, self._modules, access, self._log, self._metrics)
         event_loop.add_reader(plan.bells[self._number], self._on_bell)
         event_loop.add_reader(self._channel, self._on_message)
         self._start(self._collect())
@@ -209,11 +210,9 @@ class _Front:
             await asyncio.sleep(_REPORT_EVERY_S)
 
     async def _flush(self) -> None:
-        """Send what the supervisor had no space for, and which posts have left."""
+        """Send what the supervisor had no space for."""
         while True:
             await asyncio.sleep(0.1 if self._channel.flush() else _FLUSH_EVERY_S)
-            for lender in self._lenders:
-                lender.forget()
             if self._channel.dropped:
                 count, self._channel.dropped = self._channel.dropped, 0
                 self._log.warn(MAIN, f"{count} log lines were dropped: too many came")

@@ -198,7 +198,7 @@ class LoopModule(ABC, Generic[StreamT]):
         self.connections.add(connection)
         try:
             try:
-                ending = await connection.converse()
+                ending = await connection.converse(request.transport)
             finally:
                 self._give_back(stream, place)
             self._log_ending(ending, stream)
@@ -232,9 +232,13 @@ class LoopModule(ABC, Generic[StreamT]):
                 await asyncio.wait([asked], timeout=POST_PAUSE_S)
                 if post and not asked.done():
                     require_sender(request)
+        except BaseException:
+            # The slot came in the moment in which the client left.
+            if asked.done() and not asked.cancelled() and (place := asked.result()) is not None:
+                self._lender.give_back(place)
+            raise
         finally:
-            if not asked.done():
-                asked.cancel()
+            asked.cancel()
         return None if asked.cancelled() else asked.result()
 
     def _require_place(self) -> None:

@@ -94,15 +94,16 @@ class Server:
         hangs = False
         with bind(settings.addr, settings.port) as listener:
             collector = Collector()
+            access = access_of(settings, self._log, self._metrics)
             context = ModuleContext(
-                access_of(settings, self._log, self._metrics),
+                access,
                 self._log,
                 self._metrics,
                 settings.limits,
                 collector,
             )
             self._modules = [module.open(context) for module in settings.modules]
-            site = Site(settings, self._modules, self._log, self._metrics)
+            site = Site(settings, self._modules, access, self._log, self._metrics)
             try:
                 if await self._load(stopped):
                     with collector.running():

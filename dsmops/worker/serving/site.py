@@ -28,12 +28,16 @@ from dsmops.worker.serving.logs import UTILS, Log, Shown
 from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
 from dsmops.worker.serving.module import ModuleContext
 from dsmops.worker.serving.tally import Tally
+from dsmops.worker.serving.throttle import Bucket
 
 MAX_BODY_BYTES = 2 << 20
 DRAIN_S = 8.0
 """How long conversations may go on after SIGTERM. Docker kills after 10 s."""
 PARTING_S = 1.5
 """For the closing handshakes of the remaining clients."""
+STRANGERS_PER_S, STRANGERS_AT_ONCE = 100.0, 200.0
+"""Requests without a known key, over all connections; those for health do not count."""
+_HEALTH = ("/livez", "/readyz")
 _logger = logging.getLogger(__name__)
 
 BUILD_INFO = {
@@ -85,17 +89,27 @@ class WorkerSettings:
     modules: Sequence[ModuleSettings]
     limits: Limits = field(default_factory=Limits)
     drain_s: float = DRAIN_S
+    allowed_origins: Sequence[str] = ()
+    """Origins of pages of other sites that may use the server; `*` is every site."""
 
 
 class Site:
     """The routes of some modules. Event loop only."""
 
     def __init__(
-        self, settings: WorkerSettings, modules: Sequence[Module], log: Log, metrics: Metrics
+        self,
+        settings: WorkerSettings,
+        modules: Sequence[Module],
+        access: Access,
+        log: Log,
+        metrics: Metrics,
     ) -> None:
         self._settings, self._modules, self._log, self._metrics = settings, modules, log, metrics
         self._parting = False
+        self._access = access
         self._acceptor: Acceptor | None = None
+        self._strangers = Bucket(per_s=STRANGERS_PER_S, at_once=STRANGERS_AT_ONCE)
+        self._throttled = Tally(log, "requests had to wait: too many came")
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
 
     async def listen(self, listener: socket.socket) -> None:
@@ -141,13 +155,20 @@ class Site:
 
     @web.middleware
     async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer 503 on connections that were kept open from before the end began."""
-        note_request(request)
-        return (
-            web.Response(status=503, text="the server is shutting down\n")
-            if self._parting
-            else await handler(request)
-        )
+        """Let requests wait that come too often, and refuse those of foreign pages, and those that
+        come after the end began on connections that were kept open.
+        """
+        waited = await note_request(request)
+        if request.path not in _HEALTH and not self._access.is_known(request):
+            waited |= await self._strangers.take()
+        if waited:
+            self._metrics.throttled()
+            self._throttled.add()
+        if self._parting:
+            return web.Response(status=503, text="the server is shutting down\n")
+        if not is_own_origin(request, self._settings.allowed_origins):
+            return web.Response(status=403, text="pages of other sites may not use this server\n")
+        return await handler(request)
 
     def _modules_info(self) -> web.Response:
         return web.json_response(
@@ -224,6 +245,22 @@ def _guard(records: Log) -> Middleware:
         return web.Response(status=500)
 
     return guarded
+
+
+def is_own_origin(request: web.Request, allowed: Sequence[str]) -> bool:
+    """Return whether a request comes from no page, from a page of this server, or from one that
+    the operator allows. Browsers say it in `Origin`, other clients say nothing.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None or "*" in allowed or origin in allowed:
+        return True
+    _, _, host = origin.partition("://")
+    return bool(host) and _without_port(host) == _without_port(request.host)
+
+
+def _without_port(host: str) -> str:
+    """Return a host with its port, unless that is a default one. Behind TLS ports differ."""
+    return host.lower().removesuffix(":443").removesuffix(":80")
 
 
 async def _livez(_: web.Request) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiohttp import WSMessage, WSMsgType, web
@@ -76,12 +77,11 @@ class SttConnection(Connection[SttEvent]):
         except InputError as exc:
             raise Ending(CloseCode.BAD_MESSAGE, f"{exc.message}. {exc.hint}") from exc
 
-    async def _send_event(self, event: SttEvent) -> None:
+    def _messages_of(self, event: SttEvent) -> Iterable[bytes]:
         if isinstance(event, StreamFailed):
             raise Ending(CloseCode.FAILED, event.reason, task="send_loop")
         message = stt_answer(event, self._rules)
-        if message is not None:
-            await self._send_bytes(protocol.encode(message))
+        return () if message is None else (protocol.encode(message),)
 
     def error_message(self, ending: Ending) -> bytes | None:
         return error_message(ending)

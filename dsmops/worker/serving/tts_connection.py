@@ -117,17 +117,16 @@ class TtsConnection(Connection[TtsEvent]):
         except InputError as exc:
             raise refusal(exc) from None  # a cause would be logged
 
-    async def _send_event(self, event: TtsEvent) -> None:
+    def _messages_of(self, event: TtsEvent) -> Iterator[bytes]:
         match event:
             case Started():
-                for data in self._wire.beginning():
-                    await self._send_bytes(data)
+                yield from self._wire.beginning()
             case TtsWord():
                 word = self._wire.word(event)
                 if word is not None:
-                    await self._send_bytes(word)
+                    yield word
             case TtsAudio():
-                await self._send_bytes(self._wire.audio(event.pcm))
+                yield self._wire.audio(event.pcm)
             case TtsEnded():
                 if self._tts_stream.skipped:
                     self._log.warn(
