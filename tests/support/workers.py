@@ -157,6 +157,7 @@ class ThreadedServer:
     drain_s: float = 0.0
     static_dir: Path = Path("/nonexistent")
     keys: Sequence[str] = (KEY,)
+    allowed_origins: Sequence[str] = ()
     module: ModuleSettings | None = None
     """Served instead of a speech-to-text module with that engine."""
     failure: DsmopsError | None = None
@@ -207,7 +208,14 @@ class ThreadedServer:
             self.open_engine,
         )
         settings = WorkerSettings(
-            "127.0.0.1", 0, self.static_dir, self.keys, [module], self.limits, self.drain_s
+            "127.0.0.1",
+            0,
+            self.static_dir,
+            self.keys,
+            [module],
+            self.limits,
+            self.drain_s,
+            self.allowed_origins,
         )
         log = ServerLog(Level.INFO, None, self.console, no_color=True)
         try:

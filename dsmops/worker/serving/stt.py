@@ -301,7 +301,7 @@ async def _transcribe(
 
 
 async def _feed(stream: SttStream, body: bytes, most_s: float, warnings: list[str]) -> None:
-    """Hand a file to the stream as it has room; then a marker, then silence."""
+    """Hand a file to the stream as it has space; then a marker, then silence."""
     blocks, samples = _blocks(body, warnings), 0
     while (block := await asyncio.to_thread(next, blocks, None)) is not None:
         while stream.is_full:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dsmops.worker.serving import tally
+from dsmops.worker.serving import admission, tally
 from dsmops.worker.serving.admission import most_connections
 from dsmops.worker.serving.connection import Limits
 from tests.support.engines import EchoEngine
@@ -241,6 +242,48 @@ def test_a_key_in_a_subprotocol_is_not_printed(capfd: pytest.CaptureFixture[str]
             assert raw.recv(100).startswith(b"HTTP/1.1 101")
     printed = capfd.readouterr()
     assert "a-secret-key" not in printed.err + printed.out + server.log
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed", "status"),
+    [
+        ("http://evil.example", (), 403),
+        ("null", (), 403),
+        ("http://evil.example", ("https://evil.example",), 403),
+        ("https://good.example", ("https://good.example",), 200),
+        ("http://any.example", ("*",), 200),
+        ("http://{host}", (), 200),
+        (None, (), 200),
+    ],
+)
+def test_pages_of_other_sites_are_refused(
+    origin: str | None, allowed: tuple[str, ...], status: int
+) -> None:
+    """Browsers say whose page asks; the server's own pages and clients without pages are served."""
+    with ThreadedServer(allowed_origins=allowed) as server:
+        host = server.url.removeprefix("http://")
+        headers = {} if origin is None else {"Origin": origin.format(host=host)}
+        assert request(server.url, "GET", "/metrics", headers=headers).status == status
+
+
+def test_a_flood_on_one_connection_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelined requests are answered at a bounded rate, counted and logged; others go on."""
+    monkeypatch.setattr(admission, "REQUESTS_AT_ONCE", 5.0)
+    monkeypatch.setattr(admission, "REQUESTS_PER_S", 2.0)
+    asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 200
+    with ThreadedServer() as server, SttClient(server.url, KEY) as honest:
+        with connected(server, asked) as raw:
+            honest.audio(frames(5, 5, 5))
+            for _ in range(3):
+                assert honest.receive()["type"] == "Step"
+            raw.settimeout(0.5)
+            received = b""
+            with contextlib.suppress(TimeoutError):
+                while data := raw.recv(1 << 16):
+                    received += data
+            assert 5 <= received.count(b"HTTP/1.1 200") < 60
+        assert "http_throttled" in request(server.url, "GET", "/metrics").text
+    assert "requests had to wait: too many came" in server.log
 
 
 def test_hanging_up_of_a_terminal_drains() -> None:
