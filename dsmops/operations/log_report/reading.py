@@ -48,6 +48,7 @@ _PY_END = re.compile(r"tts finished batch_idx=(\d{1,6})")
 _STT_QUERIES = ("handling batched asr-streaming query", "handling asr-streaming query")
 _MOST_STRETCHES = 20
 _MOST_MOMENTS = 240
+_MOST_PENDING = 20_000
 _GAP_S = 2.0
 """Slow steps closer to each other are one stretch."""
 _STREAM_STEPS = 1000
@@ -91,8 +92,20 @@ def read_logs(
 
 @dataclass(slots=True)
 class _Bucket:
-    sketch: Sketch
+    """Steps of a stretch of time, counted by their tenths of a millisecond."""
+
+    tenths: Counter[int]
+    max_ms: float
     most_streams: int
+
+    @property
+    def p50_ms(self) -> float:
+        left = -(-self.tenths.total() // 2)
+        for tenths, count in sorted(self.tenths.items()):
+            left -= count
+            if left <= 0:
+                return tenths / 10
+        return 0.0
 
 
 @dataclass(slots=True)
@@ -107,9 +120,13 @@ class _Stretch:
 class _Collector:
     def __init__(self, since: datetime | None, until: datetime | None) -> None:
         self._since, self._until = since, until
+        self._is_whole = since is None and until is None
+        self._second, self._at = (b"", b""), datetime.min.replace(tzinfo=UTC)
         self._lines = self._text = 0
         self._runs: list[ServerRun] = []
-        self._all = Sketch()
+        self._last_step: datetime | None = None
+        self._bucket, self._bucket_at = _Bucket(Counter(), 0.0, 0), datetime.min
+        self._pending: Counter[tuple[int, float]] = Counter()
         self._by_streams: dict[int, Sketch] = {}
         self._buckets: dict[int, _Bucket] = {}
         self._bucket_s = 1
@@ -137,11 +154,16 @@ class _Collector:
             if match is None:
                 yield raw
                 continue
-            at = datetime.fromisoformat(
-                f"{match[1].decode()}T{match[2][:15].decode().ljust(15, '0')}+00:00"
-            )
-            if self._holds(at):
-                self._step(at, float(match[3]), int(match[4]))
+            day, clock, ms, streams = match.groups()
+            if (day, clock[:8]) != self._second:
+                self._second = day, clock[:8]
+                self._at = datetime.fromisoformat(f"{day.decode()}T{clock[:8].decode()}+00:00")
+            at, step_ms = self._at, float(ms)
+            if step_ms > FRAME_MS or not self._is_whole:
+                # Elsewhere the second is enough.
+                at += timedelta(microseconds=int(clock[9:15].ljust(6, b"0")))
+            if self._is_whole or self._holds(at):
+                self._step(at, step_ms, int(streams))
 
     def _holds(self, at: datetime | None) -> bool:
         if at is None:
@@ -151,28 +173,50 @@ class _Collector:
         )
 
     def _step(self, at: datetime | None, ms: float, streams: int) -> None:
-        self._all.add(ms)
         self._most_streams = max(self._most_streams, streams)
-        self._by_streams.setdefault(min(streams, _STREAM_STEPS), Sketch()).add(ms)
+        self._pending[min(streams, _STREAM_STEPS), ms] += 1
+        if len(self._pending) > _MOST_PENDING:
+            self._summarise()
         if at is None:
             return
-        self._seen(at)
-        place = int(at.timestamp()) // self._bucket_s
-        bucket = self._buckets.setdefault(place, _Bucket(Sketch(), 0))
-        bucket.sketch.add(ms)
+        self._last_step = at
+        bucket = self._bucket
+        if at is not self._bucket_at:
+            self._bucket_at = at
+            bucket = self._bucket = self._bucket_of(int(at.timestamp()))
+        bucket.tenths[int(10 * ms + 0.5)] += 1
+        bucket.max_ms = max(bucket.max_ms, ms)
         bucket.most_streams = max(bucket.most_streams, streams)
-        while len(self._buckets) > 2 * _MOST_MOMENTS:
-            self._widen()
         if ms > FRAME_MS:
             self._slow_step(at, ms, streams)
+
+    def _bucket_of(self, second: int) -> _Bucket:
+        """Return the stretch of time that holds a second; join others where there are too many."""
+        if second // self._bucket_s not in self._buckets:
+            self._buckets[second // self._bucket_s] = _Bucket(Counter(), 0.0, 0)
+            while len(self._buckets) > 2 * _MOST_MOMENTS:
+                self._widen()
+        return self._buckets[second // self._bucket_s]
+
+    def _note_last_step(self) -> None:
+        """Steps are lines of the run, too."""
+        self._seen(self._last_step)
+        self._last_step = None
+
+    def _summarise(self) -> None:
+        """Put the steps that were only counted into their sketches."""
+        for (streams, ms), count in self._pending.items():
+            self._by_streams.setdefault(streams, Sketch()).add(ms, count)
+        self._pending.clear()
 
     def _widen(self) -> None:
         """Join each two neighbouring buckets."""
         self._bucket_s *= 2
         wider: dict[int, _Bucket] = {}
         for place, bucket in self._buckets.items():
-            joined = wider.setdefault(place // 2, _Bucket(Sketch(), 0))
-            joined.sketch.merge(bucket.sketch)
+            joined = wider.setdefault(place // 2, _Bucket(Counter(), 0.0, 0))
+            joined.tenths.update(bucket.tenths)
+            joined.max_ms = max(joined.max_ms, bucket.max_ms)
             joined.most_streams = max(joined.most_streams, bucket.most_streams)
         self._buckets = wider
 
@@ -198,6 +242,7 @@ class _Collector:
         del self._stretches[_MOST_STRETCHES:]
 
     def _seen(self, at: datetime | None) -> None:
+        """Note that the current run still wrote something."""
         if at is not None and self._runs:
             self._runs[-1] = replace(self._runs[-1], last_line=at)
 
@@ -221,6 +266,7 @@ class _Collector:
             self._look_for_failures(record)
 
     def _run_event(self, message: str, at: datetime | None) -> None:
+        self._note_last_step()
         if message.startswith(("build_info=", "starting worker")):
             # Either may be the first line of a start.
             last = self._runs[-1] if self._runs else None
@@ -291,6 +337,11 @@ class _Collector:
     def report(self, sources: tuple[str, ...]) -> LogReport:
         """Return the report of all that was read."""
         counts = self._counts
+        self._summarise()
+        self._note_last_step()
+        whole = Sketch()
+        for sketch in self._by_streams.values():
+            whole.merge(sketch)
         by_streams = tuple(
             StepsAt(streams, times)
             for streams, sketch in sorted(self._by_streams.items())
@@ -300,9 +351,9 @@ class _Collector:
             Moment(
                 datetime.fromtimestamp(place * self._bucket_s, UTC),
                 self._bucket_s,
-                bucket.sketch.count,
-                bucket.sketch.quantile_ms(0.5),
-                bucket.sketch.max_ms,
+                bucket.tenths.total(),
+                bucket.p50_ms,
+                bucket.max_ms,
                 bucket.most_streams,
             )
             for place, bucket in sorted(self._buckets.items())
@@ -324,7 +375,7 @@ class _Collector:
             self._lines,
             self._text,
             tuple(self._runs),
-            self._all.times(),
+            whole.times(),
             by_streams,
             moments,
             behind,

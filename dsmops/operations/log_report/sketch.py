@@ -20,12 +20,12 @@ class Sketch:
         self.max_ms = 0.0
         self._sketch = LogCollapsingHighestDenseDDSketch(_ACCURACY, _MOST_BINS)
 
-    def add(self, ms: float) -> None:
-        """Take one time."""
-        self.count += 1
-        self.over += ms > FRAME_MS
+    def add(self, ms: float, count: int = 1) -> None:
+        """Take a time, as often as it was seen."""
+        self.count += count
+        self.over += count * (ms > FRAME_MS)
         self.max_ms = max(self.max_ms, ms)
-        self._sketch.add(ms)
+        self._sketch.add(ms, count)
 
     def merge(self, other: Sketch) -> None:
         """Take all times of another."""
