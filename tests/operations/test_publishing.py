@@ -219,7 +219,7 @@ def test_names_and_headers_are_looked_at_too() -> None:
         found = LOG_RULES.scan(name, cast(RawIOBase, BytesIO(content)))
         assert {rule for rule, count in found.items() if count} == {"header"}
     assert not any(LOG_RULES.scan("log.1", cast(RawIOBase, BytesIO(clean))).values())
-    for name in (f"logs/{token}/log.1", "log.bob@example.org.1", "log.203.0.113.9.1"):
+    for name in (f"logs/{token}/log.1", "log.bob@example.org.1", "203.0.113.9/log.1"):
         assert LOG_RULES.scan_name(name) == {"file-name": 1}
     assert LOG_RULES.scan_name("host-1/log.stt.2025-11-15") == {}
 
