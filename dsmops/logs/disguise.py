@@ -36,6 +36,13 @@ ESCAPE_SEQUENCE = (
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, ...
     r"|\x1b[ -/]+[0-~]|\x1b[0-OQ-WYZ\\`-~]"  # character sets, single functions
 )
+_LESS = r"\x1b\[7mESC\x1b\[27m\[[0-9;]*[mK]"
+"""What `less` makes of a colour: the letters ESC, in reverse."""
+_ORPHAN = (
+    r"(?<!\\x1[bB])(?<!u001[bB])(?<!0001[bB])(?<!033)(?<!\\e)(?<!\^\[)(?<!1[bB]\})(?<!%1[bB])"
+    r"(?<!\#27;)(?<!1[bB];)(?<!\u241b)(?<!\x1b)(?:ESC)?\[[0-9;]{1,12}m|ESC\[[0-9;]{0,12}[mK]"
+)
+"""A colour that lost its escape when it was copied, and no spelled escape before it."""
 _STRING_START = r"\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]"
 
 _ENTITIES = {
@@ -58,7 +65,7 @@ _ENCODED = (
 _BYTES = r"(?P<bytes>(?<=\[)(?:\s?\d{1,3}\s?,){7,}\s?\d{1,3}(?=\s?\]))"
 """A message in the JSON of journald that is not valid text, or has colours."""
 TOKEN = re.compile(
-    rf"(?P<gone>(?:{ESCAPE_SEQUENCE}|[^\x08]\x08|[{_CONTROLS}{_INVISIBLE}]"
+    rf"(?P<gone>(?:{_LESS}|{ESCAPE_SEQUENCE}|{_ORPHAN}|[^\x08]\x08|[{_CONTROLS}{_INVISIBLE}]"
     r"|\\x0[0-8bcefBCEF]|\\x1[0-9ac-fAC-F]|\\x7[fF])+)"
     rf"|{_ENCODED}|{_BYTES}"
     rf"|(?P<blank>[{_BLANK}])|(?P<wide>[{_FULL_WIDTH}])"
@@ -74,7 +81,7 @@ _MORE_VIEWS = re.compile(
 DISGUISED = re.compile(
     rf"[{_CONTROLS}{_INVISIBLE}{_BLANK}{_FULL_WIDTH}\u241b]"
     r"|\\(?:[xuU\\/nrte]|[0-3]\d\d)|%[0-9a-fA-F]{2}|\#\d\d\d|\^\[|&\#?\w{1,14};"
-    r"|\[\s?\d{1,3}\s?,\s?\d{1,3}\s?,\s?\d"
+    r"|\[\s?\d{1,3}\s?,\s?\d{1,3}\s?,\s?\d|\[[0-9;]{1,12}m|ESC\["
 )
 """Whether a line has anything to see through. Digits may all read 0."""
 

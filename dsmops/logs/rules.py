@@ -79,9 +79,10 @@ _ANNOTATION = (
 _FOLLOWS = rf"""
     (?: (?(opened) \\*["'] \s{{0,3}} , \s{{0,3}} (?: {_VALUE} | (?(first) (?=b?\\*["']) | (?!) ) ) | (?!) )
       | \( \s? (?=(?:[A-Z]\w{{0,40}}\()?b?\\*["'])
-      | (?:\\*["'`])? [\])}}]{{0,2}} \s{{0,16}}
+      | (?:\\*["'`]|\*{{1,3}})? [\])}}]{{0,2}} \s{{0,16}}
         (?: => | {_ANNOTATION} | (?:\|\||\?\?|[:?+])?=(?!=) | [=!]={{1,2}}(?=\s?\\*["'])
-          | :(?!:) | (?P<encoded>{_ENCODED_EQUALS}) ) \s{{0,16}} )
+          | :(?!:) \*{{0,3}} | (?P<encoded>{_ENCODED_EQUALS}) ) \s{{0,16}}
+        (?: (?: !!?\w{{1,20}} | &\w{{1,40}} ) \s{{1,3}} )?+ )
 """
 _WRAPPED = r"(?: (?:Some|Ok|Secret) \( ){0,3}"
 # A string ends at its own quote. Within a string of a string (`\"`) a backslash at the end of a
@@ -175,6 +176,14 @@ def _key(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     return None if _is_harmless(value) else Edit(begin, end, pseudonym("key", value))
 
 
+def _command(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    """Replace what a command takes as its secret; of `user:password` and cookies all of it."""
+    value, begin, end = _value(match)
+    if _is_harmless(value) or value.startswith(("$", "%", "/")):
+        return None
+    return Edit(begin, end, pseudonym("key", value))
+
+
 def _whole(kind: str) -> Callable[[re.Match[str], Pseudonym], Edit]:
     """Return an edit of everything that a pattern matches."""
 
@@ -199,7 +208,7 @@ _SAID = (
 _MESSAGE = rf"(?<!\w) (?:Text|Binary) \( {_WRAPPED} {_QUOTED}"
 _POST_BODY = r"handling[ ]py[ ]asr[ ]streaming[ ]post[ ]query[ ] (?P<body> .+ )"
 _COOKIE = rf"""
-    {_BEGIN} (?: {_PREFIX_OF_NAME} (?i: cookies? ) ) {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | (?P<rest> [^\s\"'] .* ) )
+    {_BEGIN} (?: {_PREFIX_OF_NAME} (?i: cookies? | sec-websocket-protocol ) ) {_FOLLOWS} (?: {_WRAPPED} {_QUOTED} | (?P<rest> [^\s\"'] .* ) )
 """
 _AUTHORIZATION = rf"""
     {_BEGIN} (?: {_PREFIX_OF_NAME} (?i: authorization ) ) {_FOLLOWS}
@@ -214,7 +223,8 @@ _CREDENTIAL_NAME = rf"""
         auth[-_]?ids? | authorized[-_]?ids? | auth[-_]?key | authorization[-_]?(?:key|token|code) | api[ ]key
       | (?:api|access|secret|private|signing|encryption|redaction|session|account|master|service|subscription|license|admin
           |consumer|app|hmac|deploy|shared)[-_]?(?:access[-_]?)?keys?(?:[-_]?id)?
-      | (?:[a-z0-9]{{0,40}}) (?:secret|passwd|password|passphrase) | pwd | credentials? | session[-_]?id | jwt
+      | (?:[a-z0-9]{{0,40}}) (?:secret|passwd|password|passphrase|passcode|passwort|kennwort) | mot[ ]de[ ]passe
+      | [a-z]{{1,20}}[-_]pass | otp | npm[-_]?auth | pwd | credentials? | session[-_]?id | jwt
       | (?:[a-z0-9]{{0,20}}) (?:access|refresh|auth|session|id|api|hf|bearer|security|client|user|csrf|xsrf|device|bot|login|secret)?
         [-_]? token
       | x-(?:amz|goog)-(?:signature|credential|security-token) | awsaccesskeyid | ossaccesskeyid | sharedaccesssignature
@@ -238,6 +248,50 @@ _USER_OPTION = r"""
 _NETRC = r"\b login \s{1,3} \S{1,100} \s{1,3} password \s{1,3} (?P<bare> \S+ )"
 # `"auth": "dXNlcjpwYXNz"` of Docker's config.json.
 _DOCKER_AUTH = r"""["']auth\\*["'] \s? : \s? \\*["'] (?P<bare> (?=[\w+/]{0,200}?[0-9A-Z=]) [\w+/]{8,}={0,2} )"""
+
+# --- values beside names, without `=` or `:` --------------------------------------------------------
+# `ENV NAME value` and other statements, `<name>value</name>`, table cells of HTML and Markdown,
+# attributes, commands of GitHub Actions, and a line of a name and a value alone (netrc, columns).
+
+_PLACED = rf"""
+    (?: (?P<statement> (?<![\w-]) (?: ENV | setx | setenv | set\s-\w{{1,4}}
+          | (?i:set-item) \s{{1,3}} (?:-\w{{1,9}}\s)? (?i:env:) ) \s{{0,3}} )
+      | (?P<element> < (?:\w{{1,40}}:)? )
+      | (?P<cell> (?: < (?:td|th|dt|b|code|strong|span|label) > | \| ) \s{{0,40}} [*`]{{0,2}} )
+      | (?P<attribute> (?<!\w) (?:name|key|id|property) = ["'] )
+      | (?P<workflow> ::[a-z-]{{1,20}}\sname= )
+      | (?P<line> ^ \s{{0,40}} )
+    ) ["']? {_CREDENTIAL_NAME}
+    (?: (?(statement) ["']? [\s,]{{1,3}} ["']? | (?!) )
+      | (?(element) (?:\s[^<>]{{0,200}})? > \s{{0,40}} | (?!) )
+      | (?(cell) \s{{0,40}} [*`]{{0,2}} \s{{0,40}} (?: (?: </\w{{1,12}}> \s{{0,9}} ){{1,3}} (?: <\w{{1,12}}[^<>]{{0,200}}> \s{{0,9}} ){{1,3}}
+            (?: Bearer\s )? | \| \s{{0,40}} [*`]{{0,2}} (?= [^\s|]{{6,}} \s{{0,40}} \| ) ) | (?!) )
+      | (?(attribute) ["'] [^<>]{{0,200}}? (?<!\w) (?:value|content) = ["'] | (?!) )
+      | (?(workflow) :: | (?!) )
+      | (?(line) \s{{1,40}} (?= \S{{8,200}} \s* $ ) (?= \S{{0,199}}\d ) (?= \S{{0,199}}[A-Za-z] ) | (?!) )
+    ) (?P<bare> [^\s"'<>|`&]+ )
+"""
+# A sentence names the value: `the password is ...`, `Incorrect API key provided: ...`.
+_SENTENCE = r"""
+    (?<![\w-]) (?i: api[ _-]?key | (?:access|secret)[ ]key | token | pass(?:word|phrase|wort) | secret | credential ) s?
+    (?= [\s:="'`(] ) (?: \s (?:is|was|provided|used|given|of) )? \s? [:=]? \s? ["'`(]{0,2}
+    (?P<bare> (?= [\w~+/.-]{0,99}\d ) (?= [\w~+/.-]{0,99}[a-z] ) (?= [\w~+/.-]{0,99}[A-Z] ) (?! \w{1,40}(?:\.|::)[a-z]\w{1,40}(?:\.|::) ) [\w~+/-]{12,} )
+"""
+# What some commands take as a secret, and what GitHub Actions hides from now on.
+_COMMAND = r"""
+    ::add-mask:: (?P<mask> \S+ )
+  | (?i:convertto-securestring) \s{1,3} (?:-\w{1,9}\s)? ["'] (?P<secure> [^"']+ )
+  | (?i: (?<!\w) password | identified \s{1,3} by ) \s{1,3} (?:=\s)? ' (?P<sql> [^'\s]{1,200} ) '
+  | (?<![\w-]) (?: (?:docker|podman|helm|skopeo|nerdctl|az)\s(?:registry\s)?login | sshpass | mysql(?:dump|admin)? | mariadb )
+    (?=\s) [^|;&]{0,200}? \s -p \s? ["']? (?P<option> [^\s"'-][^\s"']* )
+  | (?<!\w) https? \s [^|;&]{0,200}? -a \s? ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} )
+  | (?<![\w-]) (?: redis-cli \s [^|;&]{0,200}? -a | htpasswd \s -\w{0,6}b\w{0,6} \s \S{1,200} \s \S{1,64}
+      | openssl \s [^|;&]{0,200}? (?:-k|-K) ) \s{1,3} ["']? (?P<argument> [^\s"']+ )
+  | (?<![\w-]) pass: (?P<pass> (?=\S*\d) [^\s"']{6,} )
+  | (?<![\w-]) curl \s [^|;&]{0,400}? (?: -b | --cookie ) [\s=] ["']? (?P<cookie> [^\s"'=]{1,80} = [^"']+? ) (?= ["'] | \s-|\shttps?: | $ )
+  | (?<![\w]) _auth \s? = \s? ["']? (?P<npm> [\w+/]{8,}={0,2} )
+  | "value" \s? : \s? " (?P<har> [^"]+ ) " (?= [^{}]{0,300} "httpOnly" )
+"""
 
 # --- shapes ---------------------------------------------------------------------------------------
 
@@ -364,13 +418,23 @@ def _ipv6_edit(begin: int, length: int, shown: str, pseudonym: Pseudonym) -> Edi
 # What of a name and of what follows it shows on a line whose digits read 0, but for two harmless
 # ones that come on every connection: `text_token=17` and `auth_id: None`.
 _FOLLOWS_HINT = (
-    r"""(?:(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+!:]{0,2}(?:[=:,]|%0{1,5}[AaDd])|\(\s?(?:[A-Z]\w{0,40}\()?b?\\*["'])"""
+    r"""(?:(?:\\*["'`]|\*{1,3})?[\])}]{0,2}\s{0,16}[|?+!:]{0,2}(?:[=:,]|%0{1,5}[AaDd])|\(\s?(?:[A-Z]\w{0,40}\()?b?\\*["'])"""
     r"""(?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
 )
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
 _NAMED_HINT = (
-    r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|passwd|password|passphrase|pwd|credentials?|jwt|(?<!\btext_)token|signature|string)"
+    r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string)"
     rf"{_FOLLOWS_HINT}|--\w[\w.-]*\s"
+)
+_NAME_WORD = (
+    "(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth"
+    "|pwd|credentials?|jwt|token|signature|string)"
+)
+_PLACED_HINT = (
+    rf"(?:ENV|setx|setenv|set\s-\w{{1,4}}|(?i:env:))\s{{0,3}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}"
+    rf"|[<>|:]\s{{0,40}}[*`]{{0,2}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}[\"'*`]{{0,3}}[\s>|<]"
+    rf"|=[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}(?:[\"']|::)"
+    rf"|^\s{{0,40}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}\s{{1,40}}\S+\s*$"
 )
 _ANNOUNCED = (
     "(?i:[hdnsy][-_]?ids?|keys?|secret|passwd|password|passphrase|pwd|credentials?|jwt|token)"
@@ -383,11 +447,12 @@ def _words(text: str) -> tuple[str, ...]:
 
 _TEXT_NEEDLES = _words("text prompt transcript")
 _NAMED_NEEDLES = _words(
-    "id key code secret passwd password passphrase pwd credential jwt token signature string --"
+    "id key code secret pass kennwort otp auth pwd credential jwt token signature string --"
 )
 _AWS_NEEDLES = _words("akia asia abia acca agpa aida aipa anpa anva apka aroa a0t")
 OPEN_NEEDLES = _words(
-    "id key secret passwd password passphrase pwd credential jwt token text prompt transcript"
+    "id key code secret pass kennwort otp auth pwd credential jwt token signature string text prompt"
+    " transcript"
 )
 
 RULES: tuple[Rule, ...] = (
@@ -415,7 +480,7 @@ RULES: tuple[Rule, ...] = (
         _compile(_AWS_PRIVATE),
         _aws_secret,
     ),
-    Rule("cookie", ("cookie",), "(?i:cookie)", _compile(_COOKIE), _key),
+    Rule("cookie", ("cookie", "-protocol"), "(?i:cookie|-protocol)", _compile(_COOKIE), _key),
     Rule(
         "authorization",
         ("authorization",),
@@ -441,6 +506,26 @@ RULES: tuple[Rule, ...] = (
     Rule("key", ("://",), r"://[^\s/@]{0,600}@", _compile(_USERINFO), _key),
     Rule("key", ("-u", "user"), r"-u\s?\S{1,65}:|user[\s=]", _compile(_USER_OPTION), _key),
     Rule("key", ("password",), r"password\s", _compile(_NETRC), _key),
+    Rule("key", _NAMED_NEEDLES, _PLACED_HINT, _compile(_PLACED), _secret),
+    Rule(
+        "key",
+        _words("key token pass secret credential"),
+        r"(?i:key|token|pass(?:word|phrase|wort)|secret|credential)s?(?:\s\w{1,9})?\s?[:=]?\s?"
+        r"""["'`(]{0,2}[\w~+/-]{12}""",
+        _compile(_SENTENCE),
+        _key,
+    ),
+    Rule(
+        "key",
+        _words(
+            "::add-mask securestring password identified login sshpass mysql mariadb http redis-cli"
+            " htpasswd openssl pass: curl _auth httponly"
+        ),
+        r"::add-mask|(?i:securestring)|(?i:password|by)\s{1,3}(?:=\s)?'|login\s|sshpass|mysql|mariadb"
+        r"|https?\s|redis-cli\s|htpasswd\s|openssl\s|pass:|curl\s|_auth|httpOnly",
+        _compile(_COMMAND),
+        _command,
+    ),
     Rule("key", ("auth",), r"""auth\\*["']""", _compile(_DOCKER_AUTH), _key),
     Rule("jwt", ("eyj",), "eyJ", _compile(_JWT), _whole("key")),
     Rule(
@@ -552,12 +637,16 @@ _LIST_OPEN = {
     for kind, name in _LIST_KINDS
 }
 _NAME_LINE = re.compile(
-    rf"""(?i: \b(?:name|key|field|header|variable) ) (?:\\*["'])? \s{{0,3}} [:=] \s{{0,3}} (?:\\*["'])?
-    {_CREDENTIAL_NAME} (?:\\*["'])? \s* ,? \s* $""",
+    rf"""(?: (?P<field> (?i: \b(?:name|key|field|header|variable) ) (?:\\*["'])? \s{{0,3}} [:=] \s{{0,3}} (?:\\*["'])? )
+      | (?P<block> (?<!\w)variable \s{{1,3}} " ) | (?P<tag> <key> \s? ) | (?P<option> (?:^|[\s"'\[,]) -- ) | )
+    {_CREDENTIAL_NAME}
+    (?: (?(field) (?:\\*["'])? \s* ,? \s* | (?!) ) | (?(block) " \s* \{{ \s* | (?!) ) | (?(tag) \s? </key> \s* | (?!) )
+      | (?(option) ["']? ,? \s* | (?!) )
+      | \s* [:=] \s* (?P<heredoc> <<[-~]? ["']?\w{{1,40}}["']? ) \s* ) $""",
     re.ASCII | re.VERBOSE,
 )
 OPEN_HINT = (
-    rf"""{_ANNOUNCED}(?:\\*["'])?\s*,?\s*$|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
+    rf"""{_NAME_WORD}(?:\\*["'])?\s*(?:,?\s*$|\{{\s*$|</key>\s*$|[:=]\s*<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
     r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:](?:\s*(?:Some\()*[\w ]*[(\[{|>][+-]?)?\s*(?:[#/].*)?$"""
 )
 """A line on which a list of secrets, or a value of the next line, may begin."""
@@ -567,13 +656,16 @@ def opened_block(text: str) -> str | None:
     """Return what a line begins that goes on in the next ones, or None.
 
     `key` and `text` are lists, or values on lines of their own; `value` is the value of the name
-    that this line holds, as in the environment of a Kubernetes manifest.
+    that this line holds, as in the environment of a Kubernetes manifest; `line` is the next line,
+    as after an option or the start of a here-document.
     """
     found = None
     for kind, pattern in _LIST_OPEN.items():
         if pattern.search(text):
             found = kind
-    return found or ("value" if _NAME_LINE.search(text) else None)
+    if found or not (named := _NAME_LINE.search(text)):
+        return found
+    return "line" if named["option"] or named["heredoc"] else "value"
 
 
 _STRING_ITEM = re.compile(
@@ -584,8 +676,14 @@ _PUNCTUATION = re.compile(r"[\s,;)\]}]*(?:(?:#|//|/\*|--).*)?", re.ASCII)
 _YAML_ITEM = re.compile(r"-\s+(?P<bare>[^\s#]+)\s*(?:#.*)?", re.ASCII)
 _BARE_ITEM = re.compile(r"(?P<bare>[^\s,\[\](){}#:=]{4,})\s*,?\s*(?:#.*)?", re.ASCII)
 _VALUE_LINE = re.compile(
-    rf"""[-+\s]* (?:\\*["'])? [Vv]alue (?:\\*["'])? \s? [:=] \s{{0,3}} (?: {_QUOTED} | (?P<bare> [^\s"']+ ) ) .*""",
+    rf"""[-+\s]* (?: (?:\\*["'])? (?:[Vv]alue|default) (?:\\*["'])? \s? [:=] \s{{0,3}} | <string> )
+    (?: {_QUOTED} | (?P<bare> [^\s"'<]+ ) ) .*""",
     re.ASCII | re.VERBOSE,
+)
+
+
+_WHOLE_LINE = re.compile(
+    rf"""[-+\s]* (?: {_QUOTED} | (?P<bare> [^\s"',-][^\s"',]* ) ) [\s,]*""", re.ASCII | re.VERBOSE
 )
 
 
@@ -595,6 +693,9 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     """
     begin, end = inner_span(text)
     edit = {"text": _text}.get(kind, _key)
+    if kind == "line":
+        found = _WHOLE_LINE.fullmatch(text, begin, end)
+        return [made] if found and (made := edit(found, pseudonym)) else None
     if kind == "value":
         found = _VALUE_LINE.fullmatch(text, begin, end)
         return [made] if found and (made := edit(found, pseudonym)) else None

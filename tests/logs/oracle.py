@@ -362,7 +362,7 @@ class Oracle:
         if self.block_kind and not stamped:
             seen, kind = unveiled(text), self.block_kind
             edits = block_edits(kind, seen[0], self.pseudonym)
-            if edits is None or kind == "value":
+            if edits is None or kind in ("value", "line"):
                 self.block_kind = ""
             name = "text" if kind == "text" else "key"
             if edits:
