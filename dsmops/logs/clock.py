@@ -26,7 +26,7 @@ _MINUTES_KEPT = 4096
 _JITTER = timedelta(minutes=1)
 """Threads write a little out of order.
 
-Only a larger step back in time is none, and so the second pass of that hour.
+A larger step back in time is not jitter: it begins the second pass of that hour.
 """
 
 

@@ -1,10 +1,8 @@
 """What a line says once nothing disguises it, with a map back to the characters of the line.
 
 Terminal escape sequences, invisible characters, and the escapes of JSON, URLs, HTML and syslog
-stand
-inside names and values, and hide them from patterns. A `View` is the line without them. A finding
-in
-a view is replaced in the line itself, so everything around it stays as it was.
+stand inside names and values, and hide them from patterns. A `View` is the line without them. A
+finding in a view is replaced in the line itself, so everything around it stays as it was.
 
 Sources: ECMA-48 5.4 and 8.3 (escape sequences), xterm "Control Sequences" (OSC), Unicode 16 general
 category Cf, RFC 3986 2.1 (percent), HTML 13.5 (named references), rsyslog
@@ -26,7 +24,7 @@ _INVISIBLE = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef"
 )
-"""Format characters (Cf), joiners, fillers and variation selectors: nobody sees them."""
+"""Format characters (Cf), joiners, fillers and variation selectors: all invisible."""
 _BLANK = "\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _FULL_WIDTH = "\uff01-\uff5e"
 _CONTROLS = r"\x00-\x08\x0a-\x1f\x7f-\x9f"

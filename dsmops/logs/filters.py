@@ -106,7 +106,7 @@ def parse_moment(text: str, now: datetime, zone: tzinfo | None) -> datetime:
     the zone is `zone` (None: the machine's own).
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is not one of these.
     """
     words = text.strip()
     if words == "now":

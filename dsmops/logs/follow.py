@@ -42,8 +42,8 @@ def follow(
     empty chunk tells of a pause.
 
     When another file takes the name, the old one is read to its end first. When the file becomes
-    shorter it is read anew. When its name ends in a date and the file of a later date is there,
-    that one comes next, and `on_next` is told. A last line that a rotation leaves without its end
+    shorter it is read again. When its name ends in a date and the file of a later date is there,
+    that one comes next, and `on_next` gets it. A last line that a rotation leaves without its end
     gets one. While no file has the name, one is waited for; only at the start must it be there. A
     file that is truncated and as long as before or longer at the next look is taken for one that
     grew.

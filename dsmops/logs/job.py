@@ -63,7 +63,7 @@ def format_log(
     `plan_output` finds.
 
     `key` redacts under this key; None leaves everything in. With `stop` a log that `can_follow` is
-    followed until it is set; `on_next` is told of each file of a later date in which it goes on.
+    followed until it is set; `on_next` gets each file of a later date in which it goes on.
     `wrapper` is a name of `WRAPPERS`, `auto` or `none`. `on_note` gets warnings.
     The output appears whole or not at all, unless it is followed or a stream.
 

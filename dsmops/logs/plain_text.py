@@ -24,7 +24,7 @@ _CONTROL = re.compile(
 
 
 def decode(line: bytes) -> str:
-    r"""Return a line's bytes as text; bytes that are no UTF-8 appear as `\xff`."""
+    r"""Return a line's bytes as text; bytes that are not UTF-8 appear as `\xff`."""
     text = line.decode("utf-8", "backslashreplace")
     return text if line.isascii() else text.removeprefix("\ufeff")
 

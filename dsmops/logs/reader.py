@@ -1,8 +1,8 @@
 """Lines to records: which line begins an event, and which belong to the event before.
 
 A line continues its event when it is blank or indented, names a cause, or is part of a Python
-traceback. What is left is text of no
-dialect: Python prints, download bars. Nothing here raises on any input, and no line is dropped.
+traceback. What is left is text of no dialect: Python prints, download bars. Nothing here raises on
+any input, and no line is dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COLLECTED = re.compile(rb"\x1e(20[0-9T:.-]{24})Z\x1e")
 """The collector's time before a line that bears none, see `wrappers`."""
 
 MOST_SERVICES = 1000
-"""More names before a bar are no containers but a table somebody printed.
+"""More names before a bar are a printed table, not containers.
 
 What is remembered of each stays bounded.
 """

@@ -192,7 +192,7 @@ class Redactor:
         if not loud and not self.inside_block:
             return block
         lines = block.split(b"\n")
-        if not lines[-1]:  # What stands after the last line end is no line.
+        if not lines[-1]:  # After the last line end there is not another line.
             shapes.pop()
         for index, shape in enumerate(shapes):
             if shape in loud or self.inside_block:
@@ -359,7 +359,7 @@ def redact(data: bytes, key: bytes) -> Redacted:
 
     Only where a rule hits are the colours of that line gone with it.
 
-    Idempotent: pseudonyms are no hits. The same value gives the same pseudonym under the same key,
+    Idempotent: pseudonyms are not hits. The same value gives the same pseudonym under the same key,
     in this text and any other.
     """
     redactor = Redactor(key)

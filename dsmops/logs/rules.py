@@ -309,7 +309,7 @@ _AWS_PRIVATE = r"(?<![\w/+=.-]) [A-Za-z0-9/+]{40} (?![\w/+=])"
 _USERINFO = r"""
     (?<=://) (?P<userinfo> [^\s/@:"'<>]{0,256} : [^\s/@"'<>]{1,256} | [\w.~%-]{20,256} ) (?=@)
 """
-# Names of voices and checkpoints hold `@240.safetensors`; `git@host` is no person.
+# Names of voices and checkpoints hold `@240.safetensors`; `git@host` is not a person.
 _EMAIL = r"""
     (?<![\w.%+-]) (?!git@) [\w.%+-]{1,64} (?:@|%40) (?: [A-Za-z0-9-]{1,63} \. ){1,8}
     (?! (?:safetensors|wav|mp3|flac|ogg|opus|json|bin|gguf|onnx|toml|txt|log|gz|zst) (?!\w) ) [A-Za-z]{2,24} (?![\w-])
@@ -615,7 +615,7 @@ came is given up."""
 def pem_edits(text: str) -> tuple[list[Edit], bool]:
     """Return what stands in place of the key in a line after BEGIN, and whether the key ends there.
 
-    Without an edit the line is no part of the key: another line of the log came between.
+    Without an edit the line is not part of the key: another line of the log came between.
     """
     begin, end = inner_span(text)
     if closing := _PEM_CLOSE.match(text, begin):

@@ -86,7 +86,7 @@ class Section:
 
 
 def plan_sections(source: str) -> list[Section]:
-    """Return the sections of a source: one for each processor, or at most one where it is no big
+    """Return the sections of a source: one for each processor, or at most one where it is not a big
     plain file or has no place to cut.
     """
     path = local_path(source)
@@ -94,7 +94,7 @@ def plan_sections(source: str) -> list[Section]:
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             # Parts are formatted in forked processes. To fork beside other threads could lock a
-            # child for ever.
+            # child forever.
             several = (
                 source != STDIN
                 and stat.S_ISREG(status.st_mode)
@@ -182,7 +182,7 @@ def _work(
     """
     try:
         for block in cut_blocks(section.chunks()):
-            if os.getppid() != parent:  # It was killed, and nobody will come for the results.
+            if os.getppid() != parent:  # It was killed, and will not read the results.
                 return
             output.write(formatter.feed(block))
         output.write(formatter.flush())

@@ -1,13 +1,11 @@
 """Shapes of the access tokens that vendors issue: one table, from which rules and tests are made.
 
 A shape is a fixed start or mark, and characters of an alphabet around it. Lengths are the least
-that
-the source allows, so that a longer token of the next year is still found.
+that the source allows, so that a longer token of the next year is still found.
 
 Sources are the vendors' own pages on token formats where they have one, else the public rules of
 gitleaks 8.x ("gitleaks") or GitHub's "Supported secret scanning patterns" ("GitHub list"). Shapes
-are
-facts; patterns and examples are our own.
+are facts; patterns and examples are our own.
 """
 
 from __future__ import annotations
@@ -257,7 +255,7 @@ def token_hint() -> str:
         if shape.before
         for mark in shape.marks
     }
-    # A mark at a boundary, and enough behind it that it is no word of a message.
+    # A mark at a boundary, and enough behind it that it is not a word of a message.
     return (
         rf"(?<![A-Za-z0])(?:{_trie(ordinary)})[\w.%+/=@~-]{{9}}"
         rf"|\w(?:{'|'.join(sorted(inner))})(?:[\w.=~-]{{26}}|(?<=_mmk)|(?<=-us)0)"

@@ -2,8 +2,7 @@
 
 A log is unwrapped before its dialect is looked at. The collector's own time is kept only for lines
 that bear none: such a line comes out as `\\x1e<time>\\x1e<line>`, which `reader` understands.
-Several
-programs in one log are kept apart by `name | `, as docker compose writes them.
+Several programs in one log are kept apart by `name | `, as docker compose writes them.
 
 Sources: docker `json-file` and 16 KiB splits (moby daemon/logger), CRI logging format (Kubernetes
 design docs), `kubectl logs --help`, systemd.journal-fields(7) and journalctl(1) `-o`, RFC 3164 and

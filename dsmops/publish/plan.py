@@ -166,7 +166,7 @@ def plan_upload(
             else bodies.get(sha256) or body_key(snapshot.name, sha256, passed)
         )
         # Later than any earlier entry of this name, by any clock: a host whose clock was ahead
-        # must not keep a name for ever.
+        # must not keep a name forever.
         named_ms = (
             now_ms
             if holder is None or has_name

@@ -114,7 +114,7 @@ def open_client(
             # checksum that we send goes in a header instead.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # Given in full: otherwise the library assembles it anew for every request, twice.
+            # Given in full: otherwise the library assembles it again for every request, twice.
             user_agent=f"dsmops/{__version__} Botocore/{botocore.__version__}",
             signature_version=signature,
         ),

@@ -155,7 +155,7 @@ class Translator:
             yield
         except (sdk.BotoCoreError, sdk.ClientError) as exc:
             raise self._translate(exc, what) from exc
-        except EOFError as exc:  # the library asked for a one-time code, and nobody could answer
+        except EOFError as exc:  # the library asked for a one-time code, without a terminal
             raise self._renew(f"{what}: {self._name} needs a one-time code") from exc
         except JSONDecodeError as exc:  # the answer of a credential_process
             raise self._renew(f"{what}: {self._name}: not JSON: {exc}") from exc

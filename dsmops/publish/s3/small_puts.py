@@ -74,7 +74,7 @@ class SmallPuts:
         max_bytes: int,
         on_send: Callable[[int], None],
     ) -> None:
-        """`on_send` is told the bytes of every body that is sent, repetitions included."""
+        """`on_send` gets the bytes of every body that is sent, repetitions included."""
         self._keys, self._timeout_s, self._max_bytes = keys, timeout_s, max_bytes
         self._ca_bundle, self._on_send = ca_bundle, on_send
         self._pattern: _Pattern | None = None

@@ -221,7 +221,7 @@ class S3Store:
         part_bytes: int,
         progress: Progress,
     ) -> None:
-        """Send in parts. A refused checksum starts the upload anew, with the next one."""
+        """Send in parts. A refused checksum starts the upload again, with the next one."""
 
         def send(checksum: Checksum) -> None:
             self._upload_parts(source, key, sha256, size_bytes, part_bytes, checksum, progress)
