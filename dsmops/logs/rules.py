@@ -638,7 +638,7 @@ _LIST_OPEN = {
 }
 _NAME_LINE = re.compile(
     rf"""(?: (?P<field> (?i: \b(?:name|key|field|header|variable) ) (?:\\*["'])? \s{{0,3}} [:=] \s{{0,3}} (?:\\*["'])? )
-      | (?P<block> (?<!\w)variable \s{{1,3}} " ) | (?P<tag> <key> \s? ) | (?P<option> (?:^|[\s"'\[,]) -- ) | )
+      | (?P<block> (?<!\w)variable \s{{1,3}} " ) | (?P<tag> <key> \s? ) | (?P<option> (?:^|[\s"'\[,]) -- ) | (?<![\w.-]) )
     {_CREDENTIAL_NAME}
     (?: (?(field) (?:\\*["'])? \s* ,? \s* | (?!) ) | (?(block) " \s* \{{ \s* | (?!) ) | (?(tag) \s? </key> \s* | (?!) )
       | (?(option) ["']? ,? \s* | (?!) )
