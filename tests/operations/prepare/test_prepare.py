@@ -268,7 +268,7 @@ def test_a_published_model_is_recognised_by_its_header(tmp_path: Path) -> None:
 
 def test_an_unknown_checkpoint_is_refused_with_what_differs(source: Path) -> None:
     """Without a template the tiny model cannot be served, and the error says how to describe it."""
-    with pytest.raises(CheckpointError, match="no published model") as caught:
+    with pytest.raises(CheckpointError, match="not a published model") as caught:
         plan_preparation(request(source, template=None))
     assert "--template" in caught.value.hint
 
