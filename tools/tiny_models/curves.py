@@ -1,7 +1,8 @@
 """Draw training curves as SVG: `python -m tools.tiny_models.curves OUT TITLE KEY=LABEL... --
 HISTORY.json...`.
 
-Several histories are joined, one run after the other; the runs are marked.
+Several histories are joined, one run after the other; the runs are marked. A KEY with slashes
+is a path into nested values: `round_trip/cfg 2 temperature 0.3/wer_percent_all`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def draw(title: str, labels: dict[str, str], runs: list[list[dict[str, Any]]]) -
         for row in run
         if row["step"] > 3
     ]
-    top = max(row[key] for _, row in rows for key in labels) * 1.05
+    values = {
+        key: [(second, found) for second, row in rows if (found := _value(row, key)) is not None]
+        for key in labels
+    }
+    top = max(value for points in values.values() for _, value in points) * 1.05
     across = (_WIDTH - _LEFT - 20) / sum(seconds)
     up = (_HEIGHT - _BOTTOM - _TOP) / top
 
@@ -59,7 +64,7 @@ def draw(title: str, labels: dict[str, str], runs: list[list[dict[str, Any]]]) -
             " s</text>"
         )
     for (key, label), colour in zip(labels.items(), _COLOURS, strict=False):
-        points = " ".join(place(second, row[key]) for second, row in rows)
+        points = " ".join(place(*point) for point in values[key])
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
         )
@@ -68,6 +73,13 @@ def draw(title: str, labels: dict[str, str], runs: list[list[dict[str, Any]]]) -
             f'<text x="{_WIDTH - 190}" y="{_TOP + 16 + 16 * shown}" fill="{colour}">{label}</text>'
         )
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _value(row: Any, key: str) -> float | None:
+    """Return the number at a path of keys, None where there is none."""
+    for part in key.split("/"):
+        row = row.get(part) if isinstance(row, dict) else None
+    return row
 
 
 def main() -> None:

@@ -31,10 +31,11 @@ from tools.tiny_models.speech import (
 from tools.tiny_models.text import TextGenerator
 
 LABEL_SAMPLES = 240
-VOICES = ("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed")
+VOICES = ("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed", "hibari-low")
 """`rms` is never trained on.
 
-`hibari-changed` has another pitch and another length of the vocal tract in each sentence.
+`hibari-changed` has another pitch and another length of the vocal tract in each sentence,
+`hibari-low` always those of a man.
 """
 SHARES = {
     "hibari": 0.17,
@@ -45,8 +46,10 @@ SHARES = {
     "kal16": 0.12,
 }
 """Share of the sentences that each voice says in training."""
+TTS_SHARES = {"hibari": 0.55, "hibari-low": 0.45}
+"""The same for the voices that the TTS model learns, each always at its own pace and pitch."""
+LOW_PITCH, LOW_FORMANTS = 0.55, 0.86
 HELD_OUT_VOICE = "rms"
-_SHARD_S = 240.0
 
 
 def is_held_out(words: list[str]) -> bool:
@@ -75,7 +78,7 @@ class Voices:
         """Return the sentence said by a voice of `VOICES`; with `varied`, at a pace and pitch drawn
         from `rng`.
         """
-        engine = name.removesuffix("-changed")
+        engine = name.partition("-")[0]
         if engine not in self._loaded:
             self._loaded[engine] = (
                 HibariVoice()
@@ -99,6 +102,8 @@ class Voices:
             )
         if name == "hibari":
             return voice.say(words, rng, speed=speed)
+        if name == "hibari-low":
+            return voice.say(words, rng, speed=speed, pitch=LOW_PITCH, formants=LOW_FORMANTS)
         pitch = float(np.exp(rng.uniform(-0.85, 0.25)))
         formants = float(np.clip(1 + 0.28 * np.log(pitch) + rng.uniform(-0.08, 0.08), 0.8, 1.15))
         return voice.say(words, rng, speed=speed, pitch=pitch, formants=formants)
@@ -149,19 +154,29 @@ class Shard:
         partial.rename(path)
 
 
-def work(folder: Path, number: int, seed: int, hours: float, deadline: float) -> None:
+def work(
+    folder: Path,
+    number: int,
+    seed: int,
+    hours: float,
+    deadline: float,
+    *,
+    tts: bool = False,
+    shard_s: float = 240.0,
+) -> None:
     """Write shards until there are `hours` of speech from this worker or the time is over."""
     rng = np.random.default_rng([seed, number])
     source = sentences(f"train-{seed}-{number}", held_out=False)
-    names, weights = list(SHARES), np.array(list(SHARES.values()))
+    shares = TTS_SHARES if tts else SHARES
+    names, weights = list(shares), np.array(list(shares.values()))
     voices, shard, total, written = Voices(), Shard(), 0.0, 0
     while total < hours * 3600 and time.time() < deadline:
         name, words = str(rng.choice(names, p=weights / weights.sum())), next(source)
-        spoken = voices.say(name, words, rng, varied=True)
+        spoken = voices.say(name, words, rng, varied=not tts)
         if spoken is None or len(spoken.audio) > 15 * SAMPLE_RATE:
             continue
         shard.add(name, words, spoken)
-        if shard.samples > _SHARD_S * SAMPLE_RATE:
+        if shard.samples > shard_s * SAMPLE_RATE:
             shard.write(folder / f"train-{seed}-{number:02d}-{written:04d}.npz")
             total += shard.samples / SAMPLE_RATE
             shard, written = Shard(), written + 1
@@ -192,12 +207,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--hours", type=float, default=20.0, help="speech to make, in hours")
     parser.add_argument("--limit-s", type=float, default=1e9, help="stop after this time")
+    parser.add_argument("--shard-s", type=float, default=240.0, help="speech in one file")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--test", type=int, default=0, help="write this many evaluation sentences per voice instead"
     )
+    parser.add_argument(
+        "--tts", action="store_true", help="the voices of the TTS model, without variation"
+    )
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.test and arguments.tts:
+        path = arguments.folder / "test-voices.npz"
+        write_test(path, list(TTS_SHARES), arguments.test, "voices")
+        return
     if arguments.test:
         write_test(
             arguments.folder / "test-known.npz",
@@ -220,6 +243,7 @@ def main() -> None:
                 arguments.hours / arguments.workers,
                 deadline,
             ),
+            kwargs={"tts": arguments.tts, "shard_s": arguments.shard_s},
         )
         for number in range(arguments.workers)
     ]

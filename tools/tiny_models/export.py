@@ -11,15 +11,34 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dsmops.models import LmShape
-from dsmops.worker.models.loading import MIMI_CONFIG_KEY, _published_parameter, published_tables
-from dsmops.worker.models.quantizer import ResidualQuantizer
+from dsmops.worker.models.loading import (
+    MIMI_CONFIG_KEY,
+    published_mimi_tables,
+    published_tables,
+    published_tts_tables,
+)
 from dsmops.worker.models.stt_lm import SttLm
+from dsmops.worker.models.tts import TtsFiles
+from dsmops.worker.models.tts_config import VOICE
+from dsmops.worker.models.tts_lm import TtsLm
 from tools.tiny_models.networks import Codec
-from tools.tiny_models.settings import BINS, CODEBOOKS, DELAY_STEPS, MAX_PERIOD, MIMI, STT
+from tools.tiny_models.settings import (
+    BINS,
+    CODEBOOKS,
+    DELAY_STEPS,
+    MAX_PERIOD,
+    MIMI,
+    STT,
+    TTS_BODY,
+    TTS_SIGNATURE,
+)
 
 MIMI_FILE = "mimi-tiny@1.safetensors"
 LM_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer_tiny_en_1200.model"
+TTS_FILE = "tts.safetensors"
+TTS_CONFIG_FILE = "config-tts.json"
+TTS_VOICES = "voices"
 
 
 def round_codec(codec: Codec) -> None:
@@ -37,20 +56,10 @@ def round_codec(codec: Codec) -> None:
 
 def mimi_tensors(codec: Codec) -> dict[str, Tensor]:
     """Return published name → bf16 tensor of a Mimi file."""
-    tensors: dict[str, Tensor] = {}
-    for half in (codec.encoder, codec.decoder):
-        for name, parameter in half.named_parameters():
-            tensors[_published_parameter(half, name)] = parameter
-        for name, module in half.named_modules():
-            if isinstance(module, ResidualQuantizer):
-                for number, codebook in enumerate(module.codebooks):
-                    prefix = f"{name}.vq.layers.{number}._codebook"
-                    tensors[f"{prefix}._initialized"] = torch.ones(1)
-                    tensors[f"{prefix}.cluster_usage"] = torch.ones(len(codebook))
-                    tensors[f"{prefix}.embedding_sum"] = codebook
+    tables = published_mimi_tables(codec.encoder) | published_mimi_tables(codec.decoder)
     return {
-        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
-        for name, tensor in tensors.items()
+        name: tensor.detach().to("cpu", torch.bfloat16).clone().contiguous()
+        for name, tensor in tables.items()
     }
 
 
@@ -89,3 +98,37 @@ def stt_config(shape: LmShape, delay_steps: int) -> dict[str, Any]:
         "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": delay_steps * 0.08},
         "model_type": "stt",
     }  # fmt: skip
+
+
+def tts_files(folder: Path) -> TtsFiles:
+    """Return the files of the TTS model in a folder that the recipe wrote."""
+    return TtsFiles(
+        folder / TTS_FILE, folder / MIMI_FILE, folder / TOKENIZER_FILE, folder / TTS_CONFIG_FILE
+    )
+
+
+def write_tts(lm: TtsLm, folder: Path) -> None:
+    """Write the TTS language model, its conditioners in f32, and its config."""
+    tensors = {
+        name: tensor.detach()
+        .to("cpu", torch.float32 if name.startswith("condition_provider.") else torch.bfloat16)
+        .clone()
+        .contiguous()
+        for name, tensor in published_tts_tables(lm).items()
+    }
+    # Published files hold this table, which nothing reads.
+    inner = lm.depformer.text_emb.out
+    rank = inner.shape[1] // 2
+    unread = torch.zeros(inner.shape[0], rank, dtype=torch.bfloat16)
+    tensors["depformer_text_emb.low_rank.weight"] = unread
+    save_file(tensors, folder / TTS_FILE, {"format": "pt"})
+    (folder / TTS_CONFIG_FILE).write_text(json.dumps(TTS_BODY, indent=2) + "\n")
+
+
+def write_voice(prompt: Tensor, folder: Path, name: str) -> None:
+    """Write a voice file of `prompt`, float32 [width, frames]."""
+    suffix = f".{TTS_SIGNATURE['sig']}@{TTS_SIGNATURE['epoch']}.safetensors"
+    (folder / TTS_VOICES).mkdir(parents=True, exist_ok=True)
+    metadata = {key: str(value) for key, value in TTS_SIGNATURE.items()}
+    stored = {VOICE: prompt[None].float().cpu().contiguous()}
+    save_file(stored, folder / TTS_VOICES / f"{name}{suffix}", metadata)

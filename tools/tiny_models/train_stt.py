@@ -31,7 +31,15 @@ from tools.tiny_models.batches import (
 from tools.tiny_models.export import LM_FILE, MIMI_FILE, round_codec, write_mimi, write_stt
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
 from tools.tiny_models.scores import evaluate
-from tools.tiny_models.settings import BINS, CODEBOOKS, DELAY_STEPS, FRAME_SAMPLES, MAX_PERIOD, STT
+from tools.tiny_models.settings import (
+    BINS,
+    CODEBOOKS,
+    DELAY_STEPS,
+    FRAME_SAMPLES,
+    MAX_PERIOD,
+    STT,
+    TTS_CODEBOOKS,
+)
 from tools.tiny_models.tokenizer import pieces
 from tools.tiny_models.train_codec import Joint, stt_loss
 
@@ -99,6 +107,9 @@ def main() -> None:
         "--reuse", type=int, default=5, help="training steps for each batch that is encoded"
     )
     parser.add_argument("--store", type=int, default=3000)
+    parser.add_argument(
+        "--through-codec", type=float, default=0.15, help="share of streams that the codec decoded"
+    )
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--delay", type=int, default=DELAY_STEPS)
@@ -147,6 +158,11 @@ def main() -> None:
         plan = next(batches)
         pcm, _ = store_audio.assemble(plan, arguments.frames)
         heard, _ = disturb(pcm)
+        again = int(arguments.through_codec * len(heard))
+        if again:
+            # Some speech has been through the codec before, as synthesized speech has.
+            known = codec.quantizer.encode(latents(pcm[:again, None]), TTS_CODEBOOKS)
+            heard[:again] = codec.decoder.decode(known)[:, 0].clamp(-1, 1)
         store.add(
             codec.quantizer.encode(latents(heard[:, None]), CODEBOOKS),
             plan["tokens"],

@@ -86,7 +86,7 @@ class Conditioning(nn.Module):
         for number, voice in enumerate(voices):
             inputs[number * frames : (number + 1) * frames] = voice.t()
         positions = torch.arange(len(inputs), device=inputs.device)
-        return conditioner(inputs, positions < len(voices) * frames) + _position_code(
+        return conditioner(inputs, positions < len(voices) * frames) + position_code(
             positions, self.width
         )
 
@@ -94,7 +94,7 @@ class Conditioning(nn.Module):
         return cast("Conditioner", self.conditioners[name])
 
 
-def _position_code(positions: Tensor, width: int) -> Tensor:
+def position_code(positions: Tensor, width: int) -> Tensor:
     """Return [T, width]: cosines in the first half, sines in the second, of angles t / 10000^(i /
     (width/2 − 1)).
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, cast
@@ -362,7 +362,34 @@ def require_codebooks(path: Path, codec: MimiConfig, shape: LmShape, codebooks: 
 def mimi_tensors(config: MimiConfig) -> dict[str, tuple[int, ...]]:
     """Return name → shape of every tensor that a Mimi file of this config holds."""
     halves = (_on_meta(MimiEncoder, config), _on_meta(MimiDecoder, config))
-    return {name: shape for half in halves for name, shape in _published_shapes(half)}
+    return {
+        name: tuple(tensor.shape)
+        for half in halves
+        for name, tensor in published_mimi_tables(half).items()
+    }
+
+
+def published_mimi_tables(half: MimiEncoder | MimiDecoder) -> dict[str, Tensor]:
+    """Return published name → tensor of everything that a Mimi file holds of this half.
+
+    Parameters are those in memory. A codebook is stored as its centroids with a usage of one each.
+    """
+    tables: dict[str, Tensor] = {
+        _published_parameter(half, name): parameter for name, parameter in half.named_parameters()
+    }
+    for prefix, codebook in _codebooks(half):
+        tables[f"{prefix}._initialized"] = torch.ones(1, device=codebook.device)
+        tables[f"{prefix}.cluster_usage"] = torch.ones(len(codebook), device=codebook.device)
+        tables[f"{prefix}.embedding_sum"] = codebook
+    return tables
+
+
+def _codebooks(half: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield each codebook [bins, D] with the prefix of its published names."""
+    for name, module in half.named_modules():
+        if isinstance(module, ResidualQuantizer):
+            for number, codebook in enumerate(module.codebooks):
+                yield f"{name}.vq.layers.{number}._codebook", codebook
 
 
 def _on_meta(kind: type[_Half], config: MimiConfig) -> _Half:
@@ -397,33 +424,13 @@ def _fill(half: _Half, file: TensorFile, device: torch.device) -> _Half:
     half = half.to_empty(device=device).eval().requires_grad_(False)
     for name, parameter in half.named_parameters():
         parameter.copy_(file.read(_published_parameter(half, name)))
-    for name, module in half.named_modules():
-        if isinstance(module, CausalConv | CausalConvTranspose):
-            module.prepare()
-        if isinstance(module, ResidualQuantizer):
-            for number, codebook in enumerate(module.codebooks):
-                prefix = f"{name}.vq.layers.{number}._codebook"
-                codebook.copy_(
-                    centroids(
-                        file.read(f"{prefix}.embedding_sum").float(),
-                        file.read(f"{prefix}.cluster_usage").float(),
-                    )
-                )
+    for prefix, codebook in _codebooks(half):
+        sums = file.read(f"{prefix}.embedding_sum").float()
+        codebook.copy_(centroids(sums, file.read(f"{prefix}.cluster_usage").float()))
+    for module in half.modules():
+        if isinstance(module, CausalConv | CausalConvTranspose | ResidualQuantizer):
             module.prepare()
     return half
-
-
-def _published_shapes(half: nn.Module) -> Iterable[tuple[str, tuple[int, ...]]]:
-    for name, parameter in half.named_parameters():
-        yield _published_parameter(half, name), tuple(parameter.shape)
-    for name, module in half.named_modules():
-        if isinstance(module, ResidualQuantizer):
-            count, bins, dimension = module.codebooks.shape
-            for number in range(count):
-                prefix = f"{name}.vq.layers.{number}._codebook"
-                yield f"{prefix}._initialized", (1,)
-                yield f"{prefix}.cluster_usage", (bins,)
-                yield f"{prefix}.embedding_sum", (bins, dimension)
 
 
 def _published_parameter(half: nn.Module, name: str) -> str:

@@ -87,6 +87,13 @@ class TtsTextMachine:
             return bool(self._entries)
         return self._word(self._ahead) is not None
 
+    @property
+    def asks(self) -> bool:
+        """Whether the next step depends on the model's prediction; otherwise a word is forced or
+        impossible.
+        """
+        return not self._main and self._must_pad <= 0 and self._may_pad > 0
+
     def step(self, step: int, prediction: int) -> tuple[int, TtsEntry | None]:
         """Return the token to feed in `step`, multiplexed, and the entry that begins with it, if
         one does.
