@@ -20,9 +20,21 @@ def shipped_folder(name: str) -> Path:
 
 def shipped_models() -> dict[str, Path]:
     """Return name → folder of the trained models that travel with this installation: complete,
-    small, usable offline.
+    small, usable offline. A text-to-speech model in the same folder has no name here.
     """
     return {
         config.parent.name: config.parent
         for config in sorted(shipped_folder("models").glob("*/config.json"))
+    }
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return name → `config.json` of the trained models that travel with this installation.
+
+    A folder may hold two models that share codec and tokenizer: `tiny/config.json` is `tiny`, and
+    `tiny/config-tts.json` is `tiny-tts`.
+    """
+    return {
+        config.parent.name + config.stem.removeprefix("config"): config
+        for config in sorted(shipped_folder("models").glob("*/config*.json"))
     }

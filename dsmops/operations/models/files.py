@@ -19,7 +19,7 @@ from dsmops.files import open_regular, os_errors
 from dsmops.hub import HubFile, fetch, is_hub_source, parse_source, plan_download
 from dsmops.models import MODELS, PublishedModel, TtsModel
 from dsmops.progress import Progress
-from dsmops.shipped import shipped_models
+from dsmops.shipped import shipped_configs
 
 CONFIG_FILE = "config.json"
 _FILE_KEYS = {
@@ -75,9 +75,9 @@ def find_model_config(
         source = f"hf://{published.hf_repo}"
     if is_hub_source(source):
         return _on_hub(source, here)
-    shipped = shipped_models()
+    shipped = shipped_configs()
     if source in shipped:
-        path = shipped[source] / CONFIG_FILE
+        path = shipped[source]
         return source, path, lambda names: _beside(path, names)
     path = Path(os.path.expanduser(source))  # noqa: PTH111 the method fails at ~name where no user has that name
     if path.suffix == ".toml":

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from dsmops.operations.models.files import (
 )
 from dsmops.operations.models.voices import DEFAULT_VOICE, PUBLISHED_VOICES, open_voices
 from dsmops.progress import SILENT, Progress
+from dsmops.shipped import shipped_configs
 
 if TYPE_CHECKING:
     from dsmops.audio import Samples
@@ -55,6 +56,8 @@ TTS_MODULE = "Py"
 _SCRIPTS_VOICE, _SCRIPTS_FOLDER = "barack_demo.wav", "~/models/tts-voices"
 _SCRIPTS_CODEBOOKS = 24
 """What the script takes where its table says nothing."""
+_VOICES = "voices"
+"""The folder beside a model's `config.json` that may hold voices of its own."""
 _KEPT_VOICES = 64
 """Voices that a server keeps in memory, 256 kB each."""
 
@@ -112,7 +115,7 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
     """Return the model that `source` names, its files downloaded where they were not here.
 
     `source` is a moshi-server TOML, a folder with a `config.json`, such a file,
-    `hf://org/repo[@revision]`, or a published model's name. `progress` announces each
+    `hf://org/repo[@revision]`, or a published or shipped model's name. `progress` announces each
     download before it begins.
 
     Raises:
@@ -124,6 +127,9 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
             refused.
     """
     require_worker("synthesizing")
+    # One shipped folder holds both models, and its name means the one that can do it.
+    if f"{source}-tts" in shipped_configs():
+        source = f"{source}-tts"
     here = Downloads(progress)
     found = find_model_config(source, DEFAULT_TTS, here)
     if isinstance(found, Path):
@@ -136,7 +142,35 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
     body = read_json(path)
     config = TtsConfig.from_json(body)
     lm, mimi, tokenizer = bring(file_names(name, body))
-    return TtsSource(name, TtsFiles(lm, mimi, tokenizer, path), config)
+    defaults = _own_defaults(path, body, config)
+    return TtsSource(name, TtsFiles(lm, mimi, tokenizer, path), config, defaults)
+
+
+def _own_defaults(path: Path, body: Mapping[str, Any], config: TtsConfig) -> TtsDefaults:
+    """Return how a model without a moshi-server config speaks: at the temperature of its
+    `config.json`, in the first of the voices that lie beside it, if there are any.
+
+    Raises:
+        InputError: the temperature is not a number.
+    """
+    from dsmops.worker.models.config_values import finite_number, section
+
+    defaults = TtsDefaults()
+    try:
+        generation = section(body, "lm_gen_config")
+        temperature = finite_number(generation, "temp", defaults.temperature)
+    except ValueError as exc:
+        raise InputError(
+            f"{path} has no usable lm_gen_config: {exc}", hint="Published models have temp 0.6."
+        ) from exc
+    defaults = replace(defaults, temperature=temperature)
+    folder = path.parent / _VOICES
+    if not folder.is_dir():
+        return defaults
+    names = open_voices(str(folder), config.voice_suffix).names()
+    if not names:
+        return defaults
+    return replace(defaults, voice_folder=str(folder), default_voice=names[0])
 
 
 def find_tts_module(path: Path, module: Module, *, progress: Progress = SILENT) -> TtsSource:

@@ -1,5 +1,5 @@
-"""The trained model that travels with the package: its files, its words, its times, and faults that
-its words show.
+"""The trained models that travel with the package: their files, words, times and voices, and faults
+that the words show.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsmops.audio import FRAME_SAMPLES, frames, open_audio
-from dsmops.errors import SourceError
+from dsmops.audio import FRAME_SAMPLES, frames, open_audio, write
+from dsmops.errors import InputError, SourceError
 from dsmops.operations.models.stt import find_stt, load_stt_source
+from dsmops.operations.models.tts import find_tts
+from dsmops.operations.speech.synthesis import SynthesisSettings, synthesize
 from dsmops.scoring.rates import compare
 from dsmops.shipped import shipped_models
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
@@ -30,6 +33,8 @@ SENTENCES = (TINY / "example.txt").read_text().splitlines()
 FIRST_S, TWO_S = 5.6, 11.2
 """Where the silence after the example's first and second sentence ends."""
 HEADS, HEAD_WIDTH, LAYERS = 4, 64, 4
+SAID = "good morning my friend the train leaves at half past seven"
+VOICES = ("hibari", "hibari-low")
 
 
 def hear(
@@ -63,6 +68,32 @@ def wrong_words(transcript: Transcript) -> int:
     return counts.substitutions + counts.deletions + counts.insertions
 
 
+def hear_file(path: Path) -> Transcript:
+    """Return what the shipped model makes of a recording, with silence behind it."""
+    source = find_stt("tiny")
+    loaded = load_stt_source(source, cpu=True)
+    with open_audio(path) as audio:
+        heard = list(frames(audio.blocks()))
+    heard[-1] = np.pad(heard[-1], (0, FRAME_SAMPLES - len(heard[-1])))
+    heard += [np.zeros(FRAME_SAMPLES, np.float32)] * 12
+    recording = Recording(iter(heard), source.config, loaded.tokenizer, FRAME_SAMPLES)
+    for _ in run_recordings(SttEngine(loaded, 1), [recording]):
+        pass
+    return recording.transcript()
+
+
+def centre_hz(path: Path) -> float:
+    """Return the centre of the spectrum of a recording's loud parts, from 100 to 4000 Hz."""
+    with open_audio(path) as audio:
+        pcm = np.concatenate(list(audio.blocks()))
+    pieces = np.stack([pcm[at : at + 1024] for at in range(0, len(pcm) - 1024, 512)])
+    power = np.square(pieces).sum(1)
+    spectrum = np.abs(np.fft.rfft(pieces[power > np.median(power)] * np.hanning(1024), axis=1))
+    hz = np.fft.rfftfreq(1024, 1 / 24_000)
+    heard = (hz > 100) & (hz < 4000)
+    return float((spectrum[:, heard] * hz[heard]).sum() / spectrum[:, heard].sum())
+
+
 @pytest.fixture(scope="module")
 def clean() -> Transcript:
     return hear("tiny")
@@ -71,7 +102,8 @@ def clean() -> Transcript:
 def test_its_files_are_those_that_were_trained() -> None:
     """The digests agree, nothing else lies there, and all of it stays below 24 MB."""
     sums = dict(line.split("  ")[::-1] for line in (TINY / "SHA256SUMS").read_text().splitlines())
-    files = {path.name: path for path in TINY.iterdir() if path.name != "SHA256SUMS"}
+    found = (path for path in TINY.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+    files = {path.relative_to(TINY).as_posix(): path for path in found}
     assert {
         name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
     } == sums
@@ -132,6 +164,37 @@ def test_its_times_show_an_alignment_that_is_off_by_one(clean: Transcript) -> No
     pairs = zip(early.words, clean.words, strict=False)
     moved = np.median([word.start_s - other.start_s for word, other in pairs])
     assert moved == pytest.approx(-0.08, abs=0.03)
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a recording of `SAID` by each shipped voice."""
+    folder = tmp_path_factory.mktemp("spoken")
+    recordings = {}
+    for voice in VOICES:
+        recordings[voice] = folder / f"{voice}.wav"
+        settings = SynthesisSettings(voices=(voice,), seed=1)
+        synthesize(SAID, partial(write, recordings[voice]), "tiny", settings, cpu=True)
+    return recordings
+
+
+def test_the_words_it_says_are_the_words_it_hears(spoken: dict[str, Path]) -> None:
+    """Two of eleven words may be wrong: other machines round differently and draw other codes."""
+    for recording in spoken.values():
+        assert compare(SAID, hear_file(recording).text).words.errors <= 2
+
+
+def test_its_voices_differ(spoken: dict[str, Path]) -> None:
+    """The second voice has a longer vocal tract, so its spectrum lies lower."""
+    centres = {voice: centre_hz(recording) for voice, recording in spoken.items()}
+    assert centres["hibari-low"] < 0.95 * centres["hibari"]
+
+
+def test_both_names_mean_the_model_that_can_do_it() -> None:
+    assert find_tts("tiny").files == find_tts("tiny-tts").files
+    assert find_tts("tiny").files.mimi == find_stt("tiny").files.mimi
+    with pytest.raises(InputError):
+        find_stt("tiny-tts")
 
 
 def test_a_mistyped_name_lists_it() -> None:
