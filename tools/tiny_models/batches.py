@@ -320,8 +320,8 @@ def shift_formants(pcm: Tensor, low: float = 0.78, high: float = 1.28) -> Tensor
 
 
 def disturb(pcm: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what is heard and what should be reproduced, both [B, N]: other levels, colours and
-    rooms; noise is only heard.
+    """Return the encoder's input and what the decoder should reproduce, both [B, N]: other levels,
+    colours and reverberation; noise is in the input only.
     """
     batch, length = pcm.shape
     device = pcm.device
@@ -348,7 +348,7 @@ def disturb(pcm: Tensor) -> tuple[Tensor, Tensor]:
     floor = torch.where(some(0.25), draw(60, 300), torch.zeros(batch, 1, device=device))
     gain = gain - 60 * ((bins - cut) / 800).clamp(0, 1) - 40 * ((floor - bins) / 100).clamp(0, 1)
     spectrum = spectrum * 10 ** (gain / 20)
-    # A room: the sound itself and a decaying tail of noise.
+    # Reverberation: the sound itself and a decaying tail of noise.
     tail = (
         torch.randn(batch, 8192, device=device)
         * torch.exp(-torch.arange(8192, device=device) / (draw(0.02, 0.09) * SAMPLE_RATE))

@@ -65,7 +65,7 @@ def read_tests(path: Path) -> list[Sentence]:
 
 def changed(tests: list[Sentence]) -> list[Sentence]:
     """Return the sentences of the slt and joe voices with another vocal tract and another pace:
-    voices never heard.
+    voices that were not in training.
     """
     made: list[Sentence] = []
     for number, test in enumerate(tests):

@@ -84,7 +84,7 @@ def evaluate(
                 off += list(np.abs(np.array(begins) - _LEAD_S - index.starts[row]))
             end = _LEAD_S + float(index.ends[row][-1])
             turns += 1
-            # Step t has heard up to frame t - 1, that is (t) · 80 ms.
+            # Step t knows the frames up to t - 1, that is (t) · 80 ms.
             fired = np.flatnonzero(pause[:, 2] > 0.5) * FRAME_S
             fired = fired[fired > _LEAD_S + float(index.starts[row][0]) + 0.3]
             early += bool(len(fired)) and fired[0] < end - 0.3

@@ -71,7 +71,7 @@ def written(words: Sequence[str], letter_a: str = "ay") -> str:
 
 
 def spoken_words(words: Sequence[str]) -> list[str]:
-    """Return the words of a generated sentence that are heard, in lower case."""
+    """Return the spoken words of a generated sentence, in lower case."""
     return [word.lower() for word in words if word != ","]
 
 

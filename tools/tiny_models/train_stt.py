@@ -1,8 +1,8 @@
 """Train the STT language model on the codes of a frozen codec: `python -m
 tools.tiny_models.train_stt SHARDS TOKENIZER START OUT`.
 
-Streams are encoded as training goes, always disturbed anew, and each is used a few times from a
-store of codes.
+Streams are encoded as training goes, each with disturbances of its own, and each is used a few
+times from a store of codes.
 """
 
 from __future__ import annotations
