@@ -43,6 +43,32 @@ def tiny(made: TinyTts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return folder
 
 
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_model_without_voices_beside_it_takes_the_published_ones(tiny: Path) -> None:
+    shutil.rmtree(tiny / "voices")
+    assert find_tts(".").defaults == TtsDefaults()
+    (tiny / "voices").mkdir()
+    assert find_tts(".").defaults == TtsDefaults()
+
+
+def test_the_config_of_a_model_sets_its_temperature(tiny: Path) -> None:
+    edit_config(tiny, lm_gen_config={"temp": 0.25})
+    assert find_tts(".").defaults.temperature == 0.25
+    edit_config(tiny, lm_gen_config=None)
+    assert find_tts(".").defaults.temperature == TtsDefaults().temperature
+
+
+@pytest.mark.parametrize("generation", [{"temp": "warm"}, {"temp": -1}, {"temp": True}, [0.6]])
+def test_a_temperature_that_is_not_a_number_is_an_error(tiny: Path, generation: object) -> None:
+    edit_config(tiny, lm_gen_config=generation)
+    with pytest.raises(InputError, match="lm_gen_config"):
+        find_tts(".")
+
+
 def edit_toml(folder: Path, old: str, new: str) -> None:
     text = (folder / CONFIG).read_text()
     assert old in text
@@ -53,10 +79,12 @@ def edit_toml(folder: Path, old: str, new: str) -> None:
 def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
     """The files are those that config.json names, beside it.
 
-    It speaks as models do by default, with all its codebooks.
+    It speaks as models do by default, with all its codebooks, in the first voice beside it.
     """
     found = find_tts(source)
-    assert found.defaults == TtsDefaults()
+    folder = str(Path(source).parent / "voices") if source.endswith(".json") else f"{source}/voices"
+    own = TtsDefaults(voice_folder=str(Path(folder)), default_voice="tiny/first.wav")
+    assert found.defaults == own
     files = found.files
     assert {
         path.resolve().parent for path in (files.lm, files.mimi, files.tokenizer, files.config)
