@@ -177,7 +177,8 @@ def recorded_children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_a_slow_client_blames_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's process is stopped again and again: the server, which keeps up, is not blamed.
 
-    What it measures looks like a server far behind; its own jitter says why.
+    What it measures looks like a server far behind; its own jitter says why. The stops are so long
+    that a machine which is busy itself does not matter.
     """
     over = threading.Event()
 
@@ -185,7 +186,7 @@ def test_a_slow_client_blames_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         while not over.wait(0.15):
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.8)
+            time.sleep(1.5)
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
 
@@ -202,8 +203,8 @@ def test_a_slow_client_blames_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
         whole = pool.Pool.measure
         monkeypatch.setattr(pool.Pool, "measure", measure)
-        limits = Limits(lag_p99_ms=160, kept_share=0.5, jitter_p99_ms=300)
-        test = run(server.url, "2", seconds=4, limits=limits)
+        limits = Limits(lag_p99_ms=160, kept_share=0.2, jitter_p99_ms=300)
+        test = run(server.url, "2", seconds=5, limits=limits)
     level = test.levels[-1]
     assert level.jitter_ms is not None
     assert level.jitter_ms.p99 > 300
