@@ -148,7 +148,7 @@ def open_regular(path: Path | str, what: str = "file") -> BinaryIO:
 
 def is_same_file(first: Path, second: Path) -> bool:
     """Return whether two names lead to one file. A name that leads nowhere, or that no file can
-    have, is no other's.
+    have, is not the other file's.
     """
     try:
         return first.samefile(second)
@@ -157,7 +157,8 @@ def is_same_file(first: Path, second: Path) -> bool:
 
 
 def require_other_than(target: Path | None, sources: Iterable[Path], what: str) -> None:
-    """Check that `target`, which a command is going to write, is none of `sources`, which it reads.
+    """Check that `target`, which a command is going to write, is not one of `sources`, which it
+    reads.
 
     Raises:
         InputError: it is one, and would be lost; `what` says what it is.
@@ -310,7 +311,7 @@ def remembered_sha256(path: Path) -> str | None:
 def remember_sha256(path: Path, digest: str, status: os.stat_result) -> None:
     """Remember that a file had this SHA-256 when its status was `status`.
 
-    A state folder that cannot be written is no error: the file is then read again next time.
+    A state folder that cannot be written is not an error: the file is then read again next time.
     """
     try:
         known = _read_digests()

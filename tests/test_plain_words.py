@@ -57,6 +57,12 @@ def test_markdown_in_backticks_is_not_checked() -> None:
     assert prose.count("\n") == page.count("\n")
 
 
+def test_a_string_that_is_split_is_data() -> None:
+    """A word list is not prose, whether it is split at once or by its name; a message is."""
+    code = 'A = "nobody whoever".split()\nB = "nobody x"\nC = B.splitlines()\nD = "whoever reads"\n'
+    assert [text for _, text in prose_of_python(code, strings=True)] == ["whoever reads"]
+
+
 def test_python_gives_docstrings_comment_blocks_and_sentences() -> None:
     """Strings without a space are names; in tests, other strings than docstrings are data."""
     code = 'def f():\n    """Doc."""\n    # one\n    # two\n    return "a b", "name"\n'

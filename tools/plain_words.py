@@ -6,7 +6,8 @@
 
 The words are in the second table of runbooks/glossary.md. Checked are docstrings, comments and
 string literals that hold a space (help texts, messages, hints), and Markdown outside of backticks.
-In tests only docstrings and comments are checked: their strings are data.
+In tests only docstrings and comments are checked: their strings are data. So is a string that its
+module splits into words or lines: a word list, or sentences to be spoken.
 """
 
 from __future__ import annotations
@@ -97,8 +98,10 @@ def prose_of_python(text: str, *, strings: bool) -> Iterator[tuple[int, str]]:
     """Yield (first line, text) of docstrings and comment blocks, and of other strings if
     `strings`.
     """
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+    tree = ast.parse(text)
+    data = _split_strings(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or node in data:
             continue
         if " " in node.value and (strings or _is_docstring(text, node)):
             yield node.lineno, next(prose_of_markdown(node.value))[1]
@@ -113,6 +116,23 @@ def prose_of_python(text: str, *, strings: bool) -> Iterator[tuple[int, str]]:
             first, block = token.start[0], token.string.lstrip("# ")
     if block:
         yield first, next(prose_of_markdown(block))[1]
+
+
+def _split_strings(tree: ast.AST) -> set[ast.AST]:
+    """Return the string constants that are split, directly or by the name they are assigned to."""
+    split = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("split", "splitlines", "strip")
+    }
+    names = {node.id for node in split if isinstance(node, ast.Name)}
+    assigned = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id in names for target in node.targets)
+    }
+    return {node for node in split | assigned if isinstance(node, ast.Constant)}
 
 
 def _is_docstring(text: str, node: ast.Constant) -> bool:

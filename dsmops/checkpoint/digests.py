@@ -50,7 +50,7 @@ class SourceDigests:
 
 class _Stop(SilentProgress):
     """A progress that ends the work it observes once it is set: at the next block, by an exception
-    nobody looks at.
+    that is discarded.
     """
 
     def __init__(self) -> None:

@@ -147,7 +147,7 @@ def render_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) ->
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-_CUT_OFF = "The copy or download was cut off, or this is no safetensors file. Fetch it again."
+_CUT_OFF = "The copy or download was cut off, or this is not a safetensors file. Fetch it again."
 _DAMAGED = (
     "The file is damaged or was written by a faulty program. Fetch it again from where it came."
 )
@@ -256,7 +256,7 @@ class _Parser:
         self._at = match.end()
         try:
             text: str = json.loads(match[0].decode())
-            text.encode()  # a lone surrogate escape decodes, but is no text
+            text.encode()  # a lone surrogate escape decodes, but is not text
         except ValueError as exc:
             self._fail(f"byte {match.start()}: {what} is not valid text ({exc})")
         return text

@@ -179,8 +179,7 @@ class _Writing(Protocol):
 
 
 def require_apart(report: Path, plan: _Writing) -> None:
-    """Check that `report`, a file to be written besides, is none of those that `plan` reads or
-    writes.
+    """Check that `report`, a file to be written besides, is not a file that `plan` reads or writes.
 
     Raises:
         InputError: it is.
@@ -217,7 +216,7 @@ def refuse_overwriting_source(plan: _Writing) -> None:
 
 
 def lay_out(plan: ConversionPlan, kept_f32: Collection[str]) -> ConversionPlan:
-    """Return `plan` with its files laid out anew, the tensors named in `kept_f32` as F32."""
+    """Return `plan` with its files laid out again, the tensors named in `kept_f32` as F32."""
     checkpoint = plan.checkpoint
     if checkpoint.index is None or plan.target.suffix == ".safetensors":
         parts: list[tuple[str, Path, Sequence[Shard]]] = [
@@ -355,7 +354,7 @@ def _target_path(checkpoint: Checkpoint, target: Path) -> Path:
     if target.suffix == ".safetensors" or (checkpoint.index is not None and not target.exists()):
         return target
     raise InputError(
-        f"{target} is no name for a checkpoint file",
+        f"{target} is not a name for a checkpoint file",
         hint="End it in .safetensors, or name an existing folder.",
         code="checkpoint.target",
     )

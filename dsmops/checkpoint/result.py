@@ -74,7 +74,7 @@ def carry_out(
     compared value by value.
 
     Raises:
-        InputError: a file of another origin stands where the target shall be.
+        InputError: a file of another origin stands in the place of the target.
         The errors of `convert` and `verify`.
     """
     conversion = verification = None

@@ -245,7 +245,7 @@ def _require_regular(path: Path) -> None:
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
-    # Asked only once the first bytes are no possible header length: the length 640 begins like a
+    # Asked only once the first bytes cannot be a header length: the length 640 begins like a
     # pickle.
     for magic, kind, hint in _MAGIC:
         if head.startswith(magic):
@@ -286,7 +286,7 @@ def _compare_with_name(path: Path, *, progress: Progress = SILENT) -> str:
         raise CheckpointError(
             f"{path} changed since it was downloaded: its SHA-256 is {digest}, and its name "
             f"in the cache promises {promised}",
-            hint=f"Delete {path.resolve()} and run the command again: it is downloaded anew.",
+            hint=f"Delete {path.resolve()} and run the command again. It downloads the file.",
             code="checkpoint.blob_changed",
         )
     if promised is not None:
@@ -310,7 +310,7 @@ def read_index(path: Path) -> IndexFile:
     """Return what an index file says; the shards need not be there.
 
     Raises:
-        CheckpointError: it is no index, or names files that are not below its folder.
+        CheckpointError: it is not an index, or names files that are not below its folder.
     """
 
     def refuse(reason: str) -> NoReturn:

@@ -68,7 +68,7 @@ class Connection:
         upgrade_s: float = UPGRADE_S,
         close_s: float = CLOSE_S,
     ) -> Connection:
-        """Connect to the WebSocket address `url`. `max_message_bytes` 0 is no limit.
+        """Connect to the WebSocket address `url`. `max_message_bytes` 0 means no limit.
 
         Raises:
             TransferError: nothing answered in `upgrade_s`.

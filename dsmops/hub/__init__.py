@@ -1,6 +1,6 @@
 """Where a checkpoint comes from: a path, the Hugging Face cache, `hf://`.
 
-Importing this room is cheap; huggingface_hub is loaded only when a request has to be made.
+Importing this package is cheap; huggingface_hub is loaded only when a request has to be made.
 """
 
 from __future__ import annotations

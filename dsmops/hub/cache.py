@@ -121,7 +121,7 @@ def _safe(name: str, what: str) -> str:
     if _SAFE_NAME.fullmatch(name) is None:
         raise TransferError(
             f"the hub answered {name!r} as {what}",
-            hint="Check HF_ENDPOINT: this is no hub.",
+            hint="Check HF_ENDPOINT: this is not a hub.",
             code="hub.answer",
         )
     return name

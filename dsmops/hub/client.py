@@ -60,7 +60,7 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
             neighbours.
         CredentialsError: the repository is gated, or the hub refused the token.
         TryLaterError: no network, a time-out, an overloaded hub.
-        TransferError: whatever answered is no hub.
+        TransferError: the server that answered is not a hub.
     """
     with _translated(file, settings):
         url = _url(file, commit or file.revision, settings)
@@ -204,7 +204,7 @@ def _translate_status(exc: HfHubHTTPError, file: HubFile, settings: HubSettings)
             " models",
             hint=(
                 "Remove it: `unset HF_TOKEN`, or `hf auth logout`. For a private or gated model log"
-                " in anew: `hf auth login`."
+                " in again: `hf auth login`."
             ),
             code="hub.token_refused",
         )

@@ -3,7 +3,7 @@
 The cache comes first. When all files of a plan are in it, for a pinned commit or for a branch that
 was resolved before, no request is made at all: a second run works offline and at once. The price is
 that a branch which has moved on the hub is not noticed; `refresh` asks again. When anything is
-missing, the revision is resolved anew and all files of it come from that one commit.
+missing, the revision is resolved again and all files of it come from that one commit.
 """
 
 from __future__ import annotations

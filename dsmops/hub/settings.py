@@ -60,7 +60,7 @@ def read_settings() -> HubSettings:
     endpoint = environ.get("HF_ENDPOINT", PUBLIC_ENDPOINT).rstrip("/")
     if not endpoint.startswith(("http://", "https://")):
         raise InputError(
-            f"HF_ENDPOINT is {without_userinfo(endpoint)!r}, which is no web address",
+            f"HF_ENDPOINT is {without_userinfo(endpoint)!r}, which is not a web address",
             hint=f"Unset it for the public hub, or set it to an address such as {PUBLIC_ENDPOINT}.",
             code="hub.endpoint",
         )

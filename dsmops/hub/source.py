@@ -89,7 +89,8 @@ def parse_source(source: str) -> HubFile:
     `hf://models/org/repo/...`, the long form that huggingface_hub writes, is read too.
 
     Raises:
-        SourceError: the text is no such name; the message says which part is wrong, the hint shows
+        SourceError: the text is not such a name; the message says which part is wrong, the hint
+        shows
             a right one.
     """
     page = _WEB_PAGE.fullmatch(source)

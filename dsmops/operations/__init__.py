@@ -1,1 +1,1 @@
-"""Commands that cross rooms, as plain functions with plans and reports; nothing here prints."""
+"""Commands that cross packages, as plain functions with plans and reports; nothing here prints."""

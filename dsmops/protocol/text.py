@@ -27,7 +27,7 @@ _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 
 
 def clean_text(text: str) -> str:
-    """Return the text composed (NFC), without characters that nobody sees.
+    """Return the text composed (NFC), without invisible characters.
 
     Format characters (zero-width spaces, soft hyphens, direction and byte order marks), control
     characters other than white space, and variation selectors are dropped.

@@ -83,7 +83,7 @@ def source_headers(source: str) -> dict[str, Header]:
     index file is downloaded.
 
     Raises:
-        HeaderError, CheckpointError: what is there is no safetensors file, or no index.
+        HeaderError, CheckpointError: the file is neither a safetensors file nor an index.
         SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.
     """
     file = _parse_checkpoint(source)
@@ -98,7 +98,7 @@ def read_hub_header(file: HubFile) -> Header:
     else by range requests.
 
     Raises:
-        HeaderError: what is there is no safetensors file.
+        HeaderError: the file is not a safetensors file.
         SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.
     """
     head, file_bytes = read_head(file, _FIRST_READ_BYTES)

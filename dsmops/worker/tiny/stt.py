@@ -74,7 +74,9 @@ LM_FILE = "model.safetensors"
 MODEL_CONFIG_FILE = "config.json"
 SERVER_CONFIG_FILE = "config-stt-tiny.toml"
 API_KEY = "q7VfJ2mXw9ZrKc4TbN8sYh5LdPa3Ge6UtRx1WzQk0Mo"
-"""The one key of the server's config. It is no secret: for servers that nobody else reaches."""
+"""The one key of the server's config. It is not a secret: it is for servers on this machine
+only.
+"""
 
 _PAUSE_DETECTOR_LENGTH = 3.0
 _ALIGNMENT = 0.6
