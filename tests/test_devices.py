@@ -1,4 +1,4 @@
-"""The values that rooms share: dtypes, capabilities, published models."""
+"""The values that packages share: dtypes, capabilities, published models."""
 
 import math
 

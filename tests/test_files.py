@@ -77,7 +77,7 @@ def test_permissions_of_an_existing_target_are_kept(tmp_path: Path) -> None:
 
 def test_a_read_only_target_is_replaced_by_a_read_only_one(tmp_path: Path) -> None:
     """On the way the file is open to its owner alone: a killed run's leftover can be taken over,
-    and nobody reads ahead.
+    and no process reads ahead.
     """
     target = tmp_path / "file"
     target.write_bytes(b"old")
@@ -211,11 +211,11 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
 
 
 def test_nothing_in_dev_is_replaced(tmp_path: Path) -> None:
-    """`/dev/stdout` is a regular file to whoever redirected it; root would put a file where every
-    program's link is.
+    """`/dev/stdout` is a regular file to the caller who redirected it; root would put a file where
+    every program's link is.
     """
     (tmp_path / "dev").symlink_to("/dev")
-    # A name that nobody has, so that a failure of this test harms no link of the machine.
+    # An unused name, so that a failure of this test harms no link of the machine.
     name = f"dsmops-test-{os.getpid()}"
     for target in (Path("/dev") / name, tmp_path / "dev" / name):
         with pytest.raises(InputError, match="not a regular file"):

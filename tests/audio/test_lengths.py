@@ -84,7 +84,7 @@ def test_a_placeholder_is_no_length(container: str, value: int) -> None:
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("value", WRONG)
 def test_a_wrong_length_loses_nothing(container: str, value: int) -> None:
-    """Too small or too large, every sample is read. A difference that matters is told."""
+    """Too small or too large, every sample is read. A difference that matters is reported."""
     got, warnings = read_all(CONTAINERS[container](value))
     # A sample that the header cuts in two, at the very end, is lost.
     assert len(WHOLE) - 1 <= len(got) <= len(WHOLE)

@@ -73,7 +73,7 @@ def through_pipe(data: bytes) -> tuple[int, list[str]]:
 
 
 def test_what_follows_the_samples_is_treated_as_in_a_file() -> None:
-    """Tags are no audio, samples that the header does not count are, and so is a joined file."""
+    """Tags are not audio. Samples that the header does not count are, and so is a joined file."""
     tone = sweep(24_000, 2.0)
     note = struct.pack("<4sI10s", b"LIST", 10, b"INFOabcdef")
     assert through_pipe(encoded(tone) + note) == (48_000, [])

@@ -54,7 +54,7 @@ def test_the_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_is_not_there_is_known_before_the_first_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So nobody waits for a model in vain."""
+    """So the user does not wait for a model in vain."""
     monkeypatch.setitem(sys.modules, "sounddevice", FakeSounddevice(opens=False))
     blocks = _blocks(1)
     with pytest.raises(EnvironmentMissingError, match="no such device") as caught:

@@ -1,5 +1,5 @@
-"""Reading: every format and rate, the same samples however they are cut, and a clear word for what
-is no audio.
+"""Reading: every format and rate, the same samples however they are cut, and a clear error for what
+is not audio.
 """
 
 import io
@@ -125,7 +125,7 @@ def test_values_beyond_full_scale_are_kept() -> None:
 
 
 def test_less_than_one_sample_is_read_as_none() -> None:
-    """A sample or two of a high rate leave nothing at 24 kHz, and that is no failure."""
+    """A sample or two of a high rate leave nothing at 24 kHz, and that is not a failure."""
     assert len(read(io.BytesIO(encoded(np.zeros(2, np.float32), 768_000)))) == 0
 
 
@@ -140,7 +140,7 @@ def test_blocks_can_be_read_again() -> None:
 
 @pytest.mark.parametrize("claimed", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
 def test_a_wav_of_unknown_length_is_read_to_its_end(claimed: int) -> None:
-    """What ffmpeg, sox and arecord write into a pipe has a size that nobody believes."""
+    """What ffmpeg, sox and arecord write into a pipe states a size that is not used."""
     with open_audio(io.BytesIO(piped_wav(sweep(24_000, 0.3), claimed_bytes=claimed))) as audio:
         assert audio.duration_s == pytest.approx(0.3)
         assert sum(map(len, audio.blocks())) == 7200
@@ -326,7 +326,7 @@ def test_no_samples_is_an_error() -> None:
 
 @pytest.mark.parametrize("rate_hz", [1, 999, 768_001, 0x7FFFFFFF])
 def test_absurd_rates_are_refused(rate_hz: int) -> None:
-    """A header that nobody recorded with is not resampled."""
+    """A rate that no recorder uses is not resampled."""
     data = encoded(sweep(24_000, 0.1)).replace(
         struct.pack("<I", 24_000), struct.pack("<I", rate_hz), 1
     )

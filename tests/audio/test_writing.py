@@ -85,7 +85,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, suffix: str) -> None:
 
 
 def test_no_audio_writes_no_file(tmp_path: Path) -> None:
-    """A file without a sample helps nobody."""
+    """A file without a sample is of no use."""
     with pytest.raises(InputError, match="no audio"):
         write(tmp_path / "none.wav", [])
     assert list(tmp_path.iterdir()) == []

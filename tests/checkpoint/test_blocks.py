@@ -61,7 +61,7 @@ def test_pieces_join_seamlessly(
 
 
 def test_room_is_never_empty(tmp_path: Path) -> None:
-    """After every advance there is room again, so a filling loop always moves."""
+    """After every advance there is free space again, so a filling loop always moves."""
     fd = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
     with BlockWriter(fd, digest=False, direct=False) as writer:
         for _ in range(3):

@@ -432,7 +432,7 @@ def leftover_of_itself(source: Path) -> Path:
 def test_the_source_is_never_the_target(
     tmp_path: Path, make_target: Callable[[Path], Path]
 ) -> None:
-    """By whatever name it is called, and its bytes stay."""
+    """Under any of its names, and its bytes stay."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     target = make_target(source)
     with pytest.raises(InputError, match="is the source itself"):
@@ -491,7 +491,7 @@ def test_a_record_that_cannot_be_written_is_told_before_the_work(
 
 
 def test_what_cannot_be_made_is_refused_with_what_can(tmp_path: Path) -> None:
-    """BF16 is no target; the message lists those that are."""
+    """BF16 is not a target; the message lists those that are."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     with pytest.raises(InputError, match="F16 or F32"):
         plan_conversion(source, tmp_path / "out.safetensors", StorageDType.BF16)
@@ -515,7 +515,7 @@ def test_an_existing_target_is_replaced_whole_and_keeps_its_mode(tmp_path: Path)
 def test_space_is_checked_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk without room gives an error with both numbers, and leaves nothing."""
+    """A disk without space gives an error with both numbers, and leaves nothing."""
     source = write_file(tmp_path / "in.safetensors", MIXED)
     monkeypatch.setattr("dsmops.files.free_bytes", lambda folder: 100)
     with pytest.raises(DiskFullError) as caught:

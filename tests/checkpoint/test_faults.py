@@ -146,7 +146,7 @@ def test_kill_9_never_leaves_an_index_over_shards_of_two_conversions(tmp_path: P
 
 @pytest.mark.parametrize("option", ["--verify", "--no-fsync"])
 def test_a_file_size_limit_is_a_full_disk(large: Path, tmp_path: Path, option: str) -> None:
-    """Running out of room midway is one error with exit code 5; the old target stays and nothing
+    """Running out of space midway is one error with exit code 5; the old target stays and nothing
     else does.
     """
     (tmp_path / "out.safetensors").write_bytes(b"old")

@@ -58,7 +58,7 @@ def test_a_header_is_read_with_shapes_offsets_and_metadata() -> None:
     ],
 )
 def test_odd_but_legal_headers_are_accepted(text: str) -> None:
-    """White space, empty names, escapes, empty tensors and lengths that are no multiple of 8 are
+    """White space, empty names, escapes, empty tensors and lengths that are not a multiple of 8 are
     all within the format.
     """
     parse(framed(text))

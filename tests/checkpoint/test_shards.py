@@ -1,4 +1,4 @@
-"""Opening checkpoints: files, folders, indexes, cache symlinks; what is no checkpoint is refused
+"""Opening checkpoints: files, folders, indexes, cache symlinks; what is not a checkpoint is refused
 with the reason.
 """
 
@@ -88,7 +88,7 @@ def test_the_symlinks_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_entry_outside_its_folder_is_refused(tmp_path: Path, entry: str) -> None:
-    """Absolute and climbing entries, and those that are no .safetensors file, name the tensor at
+    """Absolute and climbing entries, and those that are not .safetensors files, name the tensor at
     fault.
     """
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": entry}}))
@@ -150,7 +150,7 @@ def test_a_tensor_that_no_shard_holds_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_the_index_does_not_name_is_told(tmp_path: Path) -> None:
-    """It is no tensor of the checkpoint, but it is not hidden either."""
+    """It is not a tensor of the checkpoint, but it is not hidden either."""
     write_sharded(tmp_path, {"one.safetensors": A, "two.safetensors": {**B, **A}})
     (tmp_path / INDEX).write_text(
         json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})

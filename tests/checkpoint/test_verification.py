@@ -1,4 +1,4 @@
-"""Verifying a target: the first differing element is named, and what conversions do is no
+"""Verifying a target: the first differing element is named, and what conversions do is not a
 difference.
 """
 
@@ -75,7 +75,7 @@ def read_sizes(target: Path) -> int:
 
 
 def test_the_oracle_of_another_program_verifies(tmp_path: Path) -> None:
-    """No record and no metadata of ours are needed, and NaN payloads do not matter."""
+    """No record and no metadata of dsmops are needed, and NaN payloads do not matter."""
     source, target = pair(tmp_path, {})
     assert verify(source, target).same
 

@@ -200,7 +200,7 @@ def test_no_gpu_is_exit_4_with_a_reason() -> None:
 
 
 def test_an_unknown_card_is_bad_input() -> None:
-    """A card that nobody knows ends with code 3, one error, and its neighbours."""
+    """An unknown card ends with code 3, one error, and its neighbours."""
     wrong = dsmops("check-gpu", "--simulate", "rtx2071")
     assert (wrong.code, wrong.stdout) == (3, "")
     assert "rtx2070" in wrong.stderr

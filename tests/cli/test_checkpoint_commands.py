@@ -68,7 +68,7 @@ def test_inspect_scan_foretells_the_losses(model: Path) -> None:
 
 
 def test_inspect_knows_an_index(tmp_path: Path) -> None:
-    """Files are listed with sizes, and a wrong `total_size` and unlisted tensors are told."""
+    """Files are listed with sizes, and a wrong `total_size` and unlisted tensors are reported."""
     folder = write_sharded(
         tmp_path,
         {"one.safetensors": {"a": bf16(1)}, "sub/two.safetensors": {"b": bf16(2), "c": bf16(3)}},
@@ -192,7 +192,9 @@ def test_verify_says_yes_or_no(model: Path, tmp_path: Path) -> None:
 
 
 def test_verify_after_converting_trusts_digests_only(model: Path, tmp_path: Path) -> None:
-    """`convert --verify` does not believe size and time: a silently damaged target is made anew."""
+    """`convert --verify` does not believe size and time: a silently damaged target is made
+    again.
+    """
     target = tmp_path / "out.safetensors"
     run("convert", model, target)
     wanted, status = target.read_bytes(), target.stat()

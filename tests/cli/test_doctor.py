@@ -31,7 +31,7 @@ FINDING_KEYS = {
 
 @pytest.fixture
 def port() -> str:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])
@@ -65,7 +65,9 @@ def test_a_bare_machine_exits_0(run: Any) -> None:
 
 
 def test_an_error_exits_1_with_cause_evidence_fix_and_page(run: Any, tmp_path: Path) -> None:
-    """A config that a T4 cannot serve is told with its line; the same with --quiet is silent."""
+    """A config that a T4 cannot serve is reported with its line; the same with --quiet is
+    silent.
+    """
     config = write_tiny_server(tmp_path)
     config.write_text(CONFIG.replace('dtype_override = "f16"\n', ""))
     result = run(

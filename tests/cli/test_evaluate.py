@@ -19,7 +19,9 @@ from tests.support.sound import sweep
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, two recordings and one that is none, and a manifest of each kind."""
+    """A tiny model, two recordings, one file that is not a recording, and a manifest of each
+    kind.
+    """
     folder = tmp_path_factory.mktemp("evaluate")
     write_tiny_stt(folder / "model")
     for name, seconds in (("a.wav", 1.0), ("b.wav", 1.6)):

@@ -43,7 +43,9 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_a_log_becomes_the_friendly_one_beside_its_raw_folder(log: Path) -> None:
-    """The line of the design, exactly; what was done is told on stderr, and stdout stays empty."""
+    """The line of the design, exactly; what was done is reported on stderr, and stdout stays
+    empty.
+    """
     run = dsmops("format-log", log, "--tz", "UTC")
     assert (run.code, run.stdout) == (0, "")
     lines = (log.parents[1] / log.name).read_text().splitlines()

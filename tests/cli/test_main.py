@@ -152,7 +152,7 @@ def test_streams_that_fail_are_no_bug(redirect: str, code: int) -> None:
     ],
 )
 def test_any_text_can_be_printed_anywhere(arguments: list[str]) -> None:
-    """Neither an ASCII terminal nor a file name that is no UTF-8 ends in a bug."""
+    """Neither an ASCII terminal nor a file name that is not UTF-8 ends in a bug."""
     for encoding in ("ascii", "utf-8"):
         run = dsmops(*arguments, env={"PYTHONIOENCODING": encoding}, new_interpreter=True)
         assert run.code in (0, 3), run.stderr

@@ -140,8 +140,8 @@ def test_leaks_inside_compressed_logs_are_found(logs: Path, tmp_path: Path) -> N
 
 
 def test_what_no_rule_can_look_into_stays_here(logs: Path, tmp_path: Path) -> None:
-    """Archives that are not unpacked, UTF-16 and other content that is no text is refused, whatever
-    its name.
+    """Archives that are not unpacked, UTF-16 and other content that is not text is refused,
+    whatever its name.
     """
     import bz2
     import gzip

@@ -207,7 +207,7 @@ def test_standard_output_gets_a_wav_or_bare_samples(tiny: TinyTts, tmp_path: Pat
 
 
 def test_who_has_heard_enough_may_leave(tiny: TinyTts) -> None:
-    """`| head -c 1000` is no failure."""
+    """`| head -c 1000` is not a failure."""
     command = [
         *python(),
         "-m",

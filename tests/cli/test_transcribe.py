@@ -79,7 +79,7 @@ def transcribe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
 
 @pytest.fixture(scope="module")
 def said(folder: Path) -> str:
-    """What the tiny model hears in speech.wav."""
+    """What the tiny model transcribes from speech.wav."""
     done = CliRunner().invoke(
         app, ["transcribe", str(folder / "speech.wav"), "--model", str(folder / "model"), "--cpu"]
     )
@@ -129,8 +129,8 @@ def test_formats(
 
 
 def test_standard_input(folder: Path, said: str) -> None:
-    """A file or a pipe on stdin is heard as the file is, also with the header that ffmpeg writes
-    into pipes.
+    """A file or a pipe on stdin is transcribed as the file is, also with the header that ffmpeg
+    writes into pipes.
     """
     command = [*python(), "-m", "dsmops", "transcribe", "-", *MODEL, "--quiet", "--json"]
     for given in ((folder / "speech.wav").read_bytes(), piped_wav(speech(3.02))):
@@ -288,8 +288,8 @@ def test_words_come_while_a_pipe_runs_and_ctrl_c_keeps_them(folder: Path) -> Non
 
 
 def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
-    """A prompt is heard and not written; one that never came to be written is told, since nothing
-    else was either.
+    """A prompt is processed and not written. One that the model never wrote is reported, since
+    nothing else was written either.
     """
     done = transcribe("silence.wav", "--prompt-audio", "prompt.wav")
     assert (done.exit_code, done.stdout) == (0, "\n")
@@ -303,7 +303,7 @@ def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
 
 
 def test_silence_is_told(transcribe: Callable[..., Result]) -> None:
-    """No words is no error, but a muted microphone should be noticed."""
+    """No words is not an error, but a muted microphone should be noticed."""
     done = transcribe("silence.wav")
     assert (done.exit_code, done.stdout) == (0, "\n")
     assert "warning: silence.wav is silent (peak 0.0000 of 1)" in done.stderr
@@ -509,7 +509,7 @@ def test_ctrl_c_while_it_listens(
 
 
 def test_ctrl_c_while_it_reads(folder: Path) -> None:
-    """A pipe that nobody ends can be left."""
+    """A pipe that stays open can be left."""
     command = [*python(), "-m", "dsmops", "transcribe", "-", *MODEL]
     with subprocess.Popen(
         command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

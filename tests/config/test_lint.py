@@ -137,8 +137,8 @@ def test_the_published_configs_are_clean(name: str, shared_data: Path) -> None:
 
 
 def test_a_speaking_module_on_an_old_card_is_sent_to_the_worker() -> None:
-    """The warning is no error, for the same file is served by `dsmops worker`; the hint says so,
-    and in which dtype.
+    """The warning is not an error, for the same file is served by `dsmops worker`; the hint says
+    so, and in which dtype.
     """
     config = read_config(DATA / "invalid" / "python-bf16.toml")
     (finding,) = lint(config, inputs_of(config)).findings

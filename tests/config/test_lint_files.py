@@ -102,7 +102,7 @@ def test_an_absent_converted_file_names_the_command_that_makes_it() -> None:
 
 
 def test_a_file_of_the_hub_that_is_not_cached_is_noted() -> None:
-    """What cannot be looked at without a download is said, and is no mistake."""
+    """What cannot be looked at without a download is said, and is not a mistake."""
     only(findings(turing(), lm=KnownFile(FileState.NOT_CACHED)), "not-checked", "lm_model_file")
 
 
@@ -124,7 +124,7 @@ def test_exchanged_files_are_seen_from_both_sides() -> None:
 
 
 def test_another_file_in_the_place_of_mimi() -> None:
-    """A safetensors file that is neither is told from Mimi by its tensors."""
+    """A safetensors file that is neither is distinguished from Mimi by its tensors."""
     other = KnownFile(FileState.PRESENT, tensors={"weight": ("F32", (1,))})
     only(findings(turing(), mimi=other), "not-mimi", "audio_tokenizer_file")
 

@@ -93,7 +93,7 @@ def test_a_number_that_is_too_large_is_not_repeated() -> None:
 
 
 def test_a_pipe_or_a_device_is_refused_at_once(tmp_path: Path) -> None:
-    """Neither is waited for: nobody may ever write into the pipe, and the device has no end."""
+    """Neither is waited for: no process may ever write into the pipe, and the device has no end."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null")):
         with pytest.raises(InputError, match="pipe or a device") as caught:

@@ -146,7 +146,7 @@ def test_the_embedded_workers_speech_takes_what_a_card_measured(
 
 
 def test_a_speaking_models_weights_and_caches_are_exact() -> None:
-    """Weights are those of the published file but for one tensor that nobody reads; a slot's caches
+    """Weights are those of the published file but for one tensor that is not read; a slot's caches
     are the derived figures.
     """
     one, two = (serving_memory(TTS, ComputeDType.F16, slots) for slots in (1, 2))

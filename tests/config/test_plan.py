@@ -195,7 +195,7 @@ def test_a_speaking_plan_says_what_fewer_codebooks_would_change() -> None:
 
 
 def test_moshi_servers_tts_module_is_planned_as_measured() -> None:
-    """On a card with bf16 its memory is told, and on what card it was measured."""
+    """On a card with bf16 the plan gives its memory, and the card on which it was measured."""
     plan = plan_serving(card("8.6", gib=24), TTS)
     assert plan.dtype is ComputeDType.BF16
     assert plan.fits

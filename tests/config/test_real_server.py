@@ -30,7 +30,7 @@ VERDICTS = Path(__file__).parents[1] / "data" / "real-server" / "config-verdicts
 
 
 def has_errors(text: str) -> bool:
-    """Return whether the text is no config, or the lint finds an error in it."""
+    """Return whether the text is not a config, or the lint finds an error in it."""
     try:
         config = parse_config(text)
     except ConfigError:
@@ -46,7 +46,7 @@ def has_errors(text: str) -> bool:
 
 def test_each_verdict_is_the_servers() -> None:
     """What `validate` refuses, and what makes the worker exit, panic or die, is an error; the rest
-    is none. Three configs that run make no sense, and are errors on purpose.
+    is not. Three configs that run make no sense, and are errors on purpose.
     """
     ran_without_sense, differing = [], []
     with gzip.open(VERDICTS, "rt", encoding="utf-8") as file:

@@ -176,7 +176,7 @@ def test_python_tables_refuse_the_rest(line: str) -> None:
 
 @given(st.integers(0, 2**63 - 1))
 def test_every_usize_is_taken(number: int) -> None:
-    """Whole numbers up to the largest that TOML holds are no type errors."""
+    """Whole numbers up to the largest that TOML holds are not type errors."""
     text = f'[modules.t]\ntype = "PyBatchedAsr"\nasr_delay_in_tokens = {number}\n'
     codes = {
         finding.code

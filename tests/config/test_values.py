@@ -47,7 +47,7 @@ def test_spellings_that_are_not_expanded_are_told() -> None:
 def test_a_file_of_a_repository_is_fetched(value: str) -> None:
     """Three segments or more; an @ in the file name is part of it.
 
-    Local paths are no business of the hub.
+    Local paths do not concern the hub.
     """
     assert source_problem(value) == ""
 

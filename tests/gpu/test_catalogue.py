@@ -156,7 +156,7 @@ def test_names_are_understood_however_written(written: str, name: str) -> None:
     ],
 )
 def test_names_of_other_cards_are_not_taken_for_these(name: str) -> None:
-    """A resembling name is not a match: an RTX 6000 Ada is no Quadro RTX 6000, and a laptop's
+    """A resembling name is not a match: an RTX 6000 Ada is not a Quadro RTX 6000, and a laptop's
     memory bus is another.
     """
     assert find_card(name) is None

@@ -15,8 +15,8 @@ NO_TOOL = Failure(FailureKind.TOOL_MISSING, "nvidia-smi is not on PATH")
 
 
 def test_a_mismatch_names_the_loaded_module() -> None:
-    """The version that the kernel runs is in the message; a container is told to restart, a machine
-    to reboot.
+    """The version that the kernel runs is in the message; the hint says to restart a container and
+    to reboot a machine.
     """
     refused = Failure(FailureKind.VERSION_MISMATCH, "Driver/library version mismatch")
     on_machine = no_driver(refused, None, HostState(driver_module_version="535.161.07"))
@@ -68,7 +68,7 @@ def test_bindings_that_cannot_be_imported_are_a_failure(monkeypatch: pytest.Monk
 
 
 def test_pre_ampere_needs_a_known_capability() -> None:
-    """Yes when one visible device is older, no when none is, and an error when nobody can say."""
+    """Yes when one visible device is older, no when none is, and an error when it is unknown."""
     assert has_pre_ampere(simulate(["l4", "t4"]))
     assert not has_pre_ampere(simulate(["l4", "h100"]))
 
@@ -89,7 +89,7 @@ def test_pre_ampere_of_an_unknown_card_is_an_error(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_error_suggests_to_pretend() -> None:
-    """Whoever needs a GPU and has none learns how to go on without."""
+    """A user who needs a GPU and has none learns how to go on without."""
     report = GpuReport((), (no_driver(NO_LIBRARY, NO_TOOL, HostState()),), source=None)
     with pytest.raises(DriverMissingError) as caught:
         require_visible(report)

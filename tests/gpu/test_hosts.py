@@ -1,4 +1,4 @@
-"""Recorded hosts, played back to the real probe: each is told apart from the others, and nothing
+"""Recorded hosts, played back to the real probe: each is distinguished from the others, and nothing
 that is missing crashes it.
 """
 

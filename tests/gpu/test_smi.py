@@ -48,7 +48,7 @@ def test_a_tool_that_hangs_is_given_up(bin_folder: Path, tmp_path: Path) -> None
 
 
 def test_a_tool_that_cannot_be_run(bin_folder: Path, tmp_path: Path) -> None:
-    """A file that is no program counts as no tool."""
+    """A file that is not a program counts as no tool."""
     (bin_folder / "nvidia-smi").write_bytes(b"\x7fELF nonsense")
     (bin_folder / "nvidia-smi").chmod(0o755)
     found = smi.read(tmp_path)
@@ -100,7 +100,7 @@ def test_the_tool_that_windows_puts_into_wsl_is_found(bin_folder: Path, tmp_path
 def test_what_the_tool_says_when_it_cannot(
     text: str, kind: FailureKind, bin_folder: Path, tmp_path: Path
 ) -> None:
-    """Its known sentences are told apart, on either stream, and kept in the detail."""
+    """Its known sentences are distinguished, on either stream, and kept in the detail."""
     tool(bin_folder, f"import sys; sys.stderr.write({text!r}); sys.exit(9)")
     found = smi.read(tmp_path)
     assert isinstance(found, Failure)
@@ -110,7 +110,7 @@ def test_what_the_tool_says_when_it_cannot(
 
 @pytest.mark.parametrize("output", ["", "\n\n", "a,b,c\n", '"\n', "0, 1\n", "\\x00\\xff\n"])
 def test_odd_output_is_no_crash(output: str, bin_folder: Path, tmp_path: Path) -> None:
-    """Whatever a program of that name prints, the result is no device or a failure."""
+    """Whatever a program of that name prints, the result is an empty list or a failure."""
     tool(
         bin_folder,
         "import sys;"

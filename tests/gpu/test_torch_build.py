@@ -101,7 +101,7 @@ def test_no_torch_and_no_capability() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "version = 3", "__version__ = compute()"])
 def test_a_version_file_that_says_nothing(text: str | None, tmp_path: Path) -> None:
-    """A missing or odd version file is no torch, not a crash."""
+    """A missing or odd version file counts as no torch, without a crash."""
     file = tmp_path / "version.py"
     if text is not None:
         file.write_text(text)

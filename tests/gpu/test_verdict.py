@@ -119,7 +119,7 @@ def test_every_known_card_can_be_built_for_under_a_recent_driver(
 
 
 def test_an_unknown_capability_gives_an_unknown_verdict() -> None:
-    """Nothing is guessed about a card whose capability nobody told."""
+    """Nothing is guessed about a card of unknown capability."""
     verdict = judge(None, (12, 4), None)
     assert verdict.serving_dtype is None
     assert verdict.bf16_fails is None

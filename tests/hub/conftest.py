@@ -1,4 +1,4 @@
-"""What the tests of the hub room share: a hub that this process uses, and no waiting between
+"""What the tests of the hub package share: a hub that this process uses, and no waiting between
 attempts.
 """
 

@@ -147,7 +147,7 @@ def test_a_file_system_without_links_keeps_plain_copies(
 
 @pytest.mark.parametrize("name", ["../../../home/me/.bashrc", "", "..", "a/b", "x" * 200, "a\0b"])
 def test_a_hostile_hub_cannot_choose_paths(name: str, tmp_path: Path) -> None:
-    """An ETag or a commit that is no plain name is refused before anything is written."""
+    """An ETag or a commit that is not a plain name is refused before anything is written."""
     with pytest.raises(TransferError):
         cache.blob_path(tmp_path, WEIGHTS, name)
     with pytest.raises(TransferError):

@@ -106,8 +106,8 @@ def test_refusals(
     start_hub: StartHub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Missing, private, gated and refused are told apart, in planning and in reading a head alike,
-    and no token is shown.
+    """Missing, private, gated and refused are distinguished, in planning and in reading a head
+    alike, and no token is shown.
     """
     start_hub(REPOS)
     if token:
@@ -182,7 +182,7 @@ def test_a_hub_that_recovers_is_asked_again(start_hub: StartHub) -> None:
 def test_waiting_is_not_silent(
     quiet: bool, start_hub: StartHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before each pause people are told why and for how long, unless they asked for quiet."""
+    """Before each pause a message says why and for how long, unless they asked for quiet."""
     hub = start_hub({"org/open": FILES})
     hub.faults.append(Fault("HEAD", status=503))
     setup_logging(debug=False, quiet=quiet)

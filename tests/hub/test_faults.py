@@ -84,7 +84,7 @@ def test_a_slow_connection_is_not_a_hanging_one(start_hub: StartHub) -> None:
 
 
 def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> None:
-    """While a process downloads, a second one is told so; once it is killed, the next run fetches
+    """While a process downloads, a second one reports that; once it is killed, the next run fetches
     only the rest.
     """
     hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
@@ -107,7 +107,7 @@ def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> No
 
 
 def test_a_disk_that_fills_in_the_middle_leaves_nothing(start_hub: StartHub) -> None:
-    """When the file cannot grow further, the error says so and the room is given back."""
+    """When the file cannot grow further, the error says so and the space is given back."""
     start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
 
     def small_files() -> None:

@@ -232,8 +232,8 @@ def test_a_moved_branch_is_noticed_only_when_asked(start_hub: StartHub) -> None:
 
 
 def test_all_files_of_a_revision_come_from_one_commit(start_hub: StartHub) -> None:
-    """When a file is missing and the branch has moved, the cached neighbours are resolved
-    anew too.
+    """When a file is missing and the branch has moved, the cached neighbours are resolved again
+    too.
     """
     hub = start_hub({"org/repo": CONTENT})
     fetch(plan_download([WEIGHTS, CONFIG]))

@@ -1,1 +1,1 @@
-"""Tests of the logs room."""
+"""Tests of the log package."""

@@ -59,7 +59,7 @@ def test_stamps_are_what_strftime_says(time: datetime, zone: str) -> None:
     ],
 )
 def test_local_stamps_through_the_hour_that_occurs_twice(zone: str, start: datetime) -> None:
-    """A log without zones that runs through the change is told apart by the step back, and a little
+    """A log without zones that runs through the change is recognized by the step back, and a little
     disorder does no harm.
     """
     clock = Clock(ZoneInfo(zone))

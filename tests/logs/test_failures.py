@@ -127,7 +127,7 @@ def test_what_a_client_says_is_no_failure() -> None:
 
 def test_evidence_holds_no_secrets() -> None:
     """Keys and home folders are redacted in what is shown, long lines are cut, and bytes that are
-    no text are spelled out.
+    not text are spelled out.
     """
     secret = b'\xff auth_id: Some("0b4c-tell-nobody") /home/alice/x ' + b"y" * 100_000
     (seen,) = find_failures([secret])

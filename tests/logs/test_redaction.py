@@ -67,7 +67,7 @@ def test_clean_lines_are_left_alone(shared_data: Path) -> None:
 
 
 ROOTS_HOME = "/root"
-"""A home that names nobody."""
+"""A home that names no person."""
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ ROOTS_HOME = "/root"
     ],
 )
 def test_what_only_looks_like_a_secret_stays(text: str) -> None:
-    """Versions, module paths, hashes, counters, placeholders and unspecified addresses are
-    nobody's.
+    """Versions, module paths, hashes, counters, placeholders and unspecified addresses identify no
+    person.
     """
     assert redacted(text) == text
     assert scan(text.encode()) == {}
@@ -190,8 +190,8 @@ def test_a_key_block_over_several_lines_goes_whole() -> None:
 
 
 def test_a_key_block_that_never_ends_does_not_swallow_the_log() -> None:
-    """Lines that are no part of a key come through, and after 256 lines that might be the search is
-    given up.
+    """Lines that are not part of a key come through, and after 256 lines that might be the search
+    is given up.
     """
     lines = ["-----BEGIN RSA PRIVATE KEY-----", *["word"] * 300, "a line"]
     out = redacted("\n".join(lines)).split("\n")
@@ -246,7 +246,7 @@ no: item
 
 def test_a_list_over_several_lines_loses_its_items() -> None:
     """What Rust's pretty Debug, JSON and Python spread over lines is replaced item by item, up to
-    the first line that is no item.
+    the first line that is not an item.
     """
     key = redacted("token=public_token").removeprefix("token=")
     assert redacted(PRETTY).split("\n") == [

@@ -189,7 +189,7 @@ def test_a_truncated_file_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_the_file_of_the_next_day_comes_next(tmp_path: Path) -> None:
-    """A dated log is read to its end, then the next day's, day after day, and each is told.
+    """A dated log is read to its end, then the next day's, day after day, and each is reported.
 
     Other names are other logs.
     """
@@ -295,7 +295,7 @@ def test_a_bomb_is_read_in_constant_memory_and_warned_of(
 def test_a_named_pipe_without_a_writer_ends_with_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A FIFO in place of a log holds nobody for ever; with a writer it is read."""
+    """A FIFO in place of a log blocks no command forever; with a writer it is read."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     monkeypatch.setattr("dsmops.logs.sources._FIFO_WAIT_S", 0.1)

@@ -153,7 +153,7 @@ def test_a_wrapper_can_be_forced_and_refused() -> None:
 
 
 def test_damaged_wrappers_lose_nothing() -> None:
-    """A line that is cut, or is no line of the collector, stays as it is.
+    """A line that is cut, or is not a line of the collector, stays as it is.
 
     Parts without an end come out.
     """

@@ -166,8 +166,8 @@ def test_a_growing_log_comes_back_once(world: World) -> None:
 
 
 def test_a_name_that_has_an_earlier_content_again(world: World) -> None:
-    """Rotation leaves an empty log again: the name is said of that content anew, once, and no body
-    is sent.
+    """Rotation leaves an empty log again: the name is recorded for that content again, once, and no
+    body is sent.
     """
     for content in ("", "one\n"):
         world.write(log_x=content)

@@ -111,7 +111,7 @@ def test_a_program_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path
 
 
 def is_gone(pid: int) -> bool:
-    """Return whether a process has ended; a zombie at which nobody has looked yet has."""
+    """Return whether a process has ended; a zombie that was not reaped yet has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -119,7 +119,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_other_programs_are_unknown(tmp_path: Path) -> None:
-    """A program with other help is no server."""
+    """A program with other help is not a server."""
     assert (
         identify_binary(write_script(tmp_path / "git", "echo usage: git")).kind
         is BinaryKind.UNKNOWN

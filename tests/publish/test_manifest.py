@@ -1,4 +1,4 @@
-"""Manifests: a union that only grows, whoever writes, whatever is lost."""
+"""Manifests: a union that only grows, with any writer, whatever is lost."""
 
 import gzip
 import hashlib
@@ -218,7 +218,7 @@ def test_impossible_entries_damage_a_manifest(rows: Any) -> None:
     "data", [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000]
 )
 def test_what_is_no_manifest(data: bytes) -> None:
-    """Bytes that are no manifest at all are an IntegrityError, never another exception."""
+    """Bytes that are not a manifest at all are an IntegrityError, never another exception."""
     with pytest.raises(IntegrityError):
         parse(data, "m")
 
@@ -231,7 +231,7 @@ def test_any_bytes_are_a_manifest_or_an_error(data: bytes) -> None:
 
 
 def test_a_newer_schema_asks_for_an_upgrade(store: ObjectStore) -> None:
-    """A manifest of a later version is not called damaged: the user is told to upgrade, and nothing
+    """A manifest of a later version is not called damaged: the error says to upgrade, and nothing
     is overwritten.
     """
     data = json.dumps({"schema": "dsmops.log-manifest/2", "replaces": [], "entries": []}).encode()

@@ -160,8 +160,8 @@ def test_what_is_no_body_key(key: str) -> None:
     ],
 )
 def test_hostile_names_are_refused(name: str) -> None:
-    """A name that is absolute, climbs out, is hidden, is no file's name or holds control characters
-    is not restored.
+    """A name that is absolute, climbs out, is hidden, cannot be a file's name or holds control
+    characters is not restored.
     """
     with pytest.raises(InputError, match="not safe"):
         require_safe(name)
@@ -172,7 +172,7 @@ def test_hostile_names_are_refused(name: str) -> None:
     ["log.x", "a b/log.ü", "-rf.log", "log..x", os.fsdecode(b"log.\xff"), "x" * MAX_PART_BYTES],
 )
 def test_odd_but_harmless_names_are_restored(name: str) -> None:
-    """Spaces, other scripts, dashes and bytes that are no UTF-8 are somebody's logs."""
+    """Spaces, other scripts, dashes and bytes that are not UTF-8 are valid names of logs."""
     assert str(require_safe(name)) == name
 
 

@@ -100,7 +100,7 @@ def test_what_is_asked_for_is_passed_through(place: Place, relay: Relay, size: i
 def test_an_etag_that_proves_nothing_is_made_good_by_reading_back(
     place: Place, relay: Relay
 ) -> None:
-    """Where the ETag is no MD5 (KMS), the object is read back once, and wrong bytes are still
+    """Where the ETag is not an MD5 (KMS), the object is read back once, and wrong bytes are still
     noticed.
     """
     relay.fault = lambda request: Fault("other_etag") if request.method == "PUT" else None
@@ -168,7 +168,7 @@ def test_no_credentials_at_all(place: Place, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_profile_that_does_not_exist(place: Place) -> None:
-    """A mistyped profile is told before anything is sent."""
+    """A mistyped profile is reported before anything is sent."""
     with pytest.raises(CredentialsError, match="no-such"):
         put(place, profile="no-such")
 

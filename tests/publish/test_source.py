@@ -160,7 +160,7 @@ def test_names_that_could_not_be_restored_are_failures(tmp_path: Path) -> None:
 
 def test_times_that_no_manifest_can_say_are_brought_into_range(tmp_path: Path) -> None:
     """A file from before 1970, or after 2262 where the file system can say that, makes no manifest
-    that nobody can read.
+    that cannot be read.
     """
     make(tmp_path, "log.early", "log.late")
     os.utime(tmp_path / "log.early", (-5, -5))
@@ -213,7 +213,7 @@ def test_earlier_contents_are_recognised_however_it_is_read(
     }
     beginnings[len(data)] = {
         hashlib.sha256(data).hexdigest()
-    }  # the content itself is no beginning of itself
+    }  # the content is not a beginning of itself
     with SnapshotReader(snapshot_of(path), beginnings) as reader:
         while reader.read(draw.draw(st.integers(1, 9))):
             pass

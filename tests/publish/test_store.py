@@ -28,7 +28,7 @@ def test_bucket_and_prefix_make_one_name(bucket: str, prefix: str, url: str) -> 
 
 @pytest.mark.parametrize("bucket", ["/mnt/share", "~/share", "./share", "../share"])
 def test_a_path_is_no_bucket(bucket: str) -> None:
-    """Not even one whose first folder could be a bucket's name: logs must not go to whoever owns
+    """Not even one whose first folder could be a bucket's name: logs must not go to the owner of
     that bucket.
     """
     with pytest.raises(InputError, match="is a path") as caught:
@@ -52,7 +52,7 @@ def test_prefixes_of_a_bucket_url_are_tidied_and_do_not_climb() -> None:
 
 @pytest.mark.parametrize("prefix", ["new\nline", "\udcff", "\x1b[2J"])
 def test_prefixes_can_be_seen(prefix: str) -> None:
-    """Control characters and bytes that are no UTF-8 are refused: servers do not agree on them."""
+    """Control characters and bytes that are not UTF-8 are refused: servers do not agree on them."""
     with pytest.raises(InputError, match="cannot be printed"):
         join_url("logs", prefix)
 

@@ -121,7 +121,7 @@ def test_keys_survive_unchanged(store: ObjectStore, key: str) -> None:
 
 
 def test_delete_is_idempotent(store: ObjectStore) -> None:
-    """Deleting removes the object; deleting again is no error."""
+    """Deleting removes the object; deleting again is not an error."""
     put(store, "a", b"x")
     store.delete("a")
     store.delete("a")

@@ -63,7 +63,7 @@ def test_text_draws_lines_and_aligned_tables(capsys: pytest.CaptureFixture[str])
 def test_a_long_cell_in_a_file_is_whole_and_its_rule_is_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is cut helps nobody; a rule of hundreds of characters neither."""
+    """A cell that is cut is of no use; a rule of hundreds of characters neither."""
     Reporter("x").result({}, [Table(["evidence"], [["word " * 60 + "end"]])])
     heading, rule, row = capsys.readouterr().out.splitlines()
     assert heading == " evidence"

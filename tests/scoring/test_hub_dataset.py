@@ -1,4 +1,4 @@
-"""The door to `datasets`, with a stand-in for the package: what is asked of it, what its rows and
+"""The use of `datasets`, with a stand-in for the package: what is asked of it, what its rows and
 its errors become.
 """
 
@@ -135,7 +135,7 @@ def test_its_errors_are_put_into_ours(
     ],
 )
 def test_names_that_name_nothing(name: str) -> None:
-    """They are told apart before anything is asked for, with the aliases."""
+    """They are distinguished before anything is asked for, with the aliases."""
     with pytest.raises(SourceError) as caught:
         open_dataset(name)
     assert all(alias in caught.value.hint for alias in DATASETS)

@@ -1,4 +1,4 @@
-"""Lists of recordings in every form that is read, and every mistake that is told."""
+"""Lists of recordings in every form that is read, and every mistake that is reported."""
 
 from pathlib import Path
 

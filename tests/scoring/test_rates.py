@@ -68,7 +68,9 @@ def test_a_corpus_is_summed_up_as_jiwer_does(pairs: list[tuple[str, str]]) -> No
 
 
 def test_the_two_word_error_rates_differ() -> None:
-    """One short utterance heard wrong weighs much in the mean and little in the corpus rate."""
+    """One short utterance with a wrong word weighs much in the mean and little in the corpus
+    rate.
+    """
     summary = summarize([compare("no", "yes"), compare("a b c d e f g h i", "a b c d e f g h i")])
     assert (summary.wer, summary.corpus_wer) == (0.5, 0.1)
 

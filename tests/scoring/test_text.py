@@ -56,7 +56,7 @@ def test_references_without_speech_are_left_out(kind: Normalizer) -> None:
 
 def test_normalising_loads_no_other_languages() -> None:
     """The package's dependencies for Indic and other number words stay unloaded, and importing the
-    room loads neither library.
+    package loads neither library.
     """
     code = (
         "import sys, dsmops.scoring as room\nassert not {'jiwer', 'whisper_normalizer', 'datasets'}"

@@ -56,9 +56,7 @@ def write_script(path: Path, body: str, *, interpreter: str = "/bin/sh") -> Path
 
 
 def write_machine_code(path: Path, *contents: bytes) -> Path:
-    """Write an executable file that looks like a program to whoever reads it, and that no system
-    starts.
-    """
+    """Write an executable file that looks like a program to a reader, and that no system starts."""
     path.write_bytes(b"\x7fELF" + b"\0".join((bytes(64), *contents, b"")))
     path.chmod(0o755)
     return path

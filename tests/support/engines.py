@@ -1,4 +1,4 @@
-"""Engines that are no model: for the model loop and the server, where networks would only take
+"""Engines without a model: for the model loop and the server, where networks would only take
 time.
 """
 
@@ -36,8 +36,8 @@ class EchoModel:
 
 
 class EchoEngine:
-    """Hears in each row the token that stands in the frame's first sample, a NaN as a row that has
-    gone wrong.
+    """Return for each row the token that stands in the frame's first sample, a NaN as a row that
+    has gone wrong.
 
     `before_step` is called with the number of each step, and may raise, or wait. `heard` holds per
     slot the frames since its last reset.

@@ -1,6 +1,4 @@
-"""A stand-in for the package `datasets`, which is large and optional: as much of it as its door
-uses.
-"""
+"""A stand-in for the package `datasets`, which is large and optional: as much of it as dsmops uses."""
 
 from __future__ import annotations
 

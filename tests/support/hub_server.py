@@ -376,7 +376,7 @@ class _Handler(BaseHTTPRequestHandler):
         with content.open() as file, suppress(ConnectionError):
             file.seek(start)
             for block in self._blocks(file, stop - start):
-                # Counted first: whoever has the bytes may look at the count at once.
+                # Counted first: a client that has the bytes may look at the count at once.
                 self.seen.body_bytes += len(block)
                 self.wfile.write(block)
 
@@ -409,7 +409,7 @@ def no_hub(home: Path) -> Iterator[dict[str, str]]:
     with socket.socket() as held:
         held.bind(
             ("127.0.0.1", 0)
-        )  # bound and not listening: nobody else gets the port, and nobody answers on it
+        )  # bound and not listening: no other process gets the port, no server answers
         yield {
             "HF_ENDPOINT": f"http://127.0.0.1:{held.getsockname()[1]}",
             "HF_HOME": str(home),

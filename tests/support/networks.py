@@ -391,7 +391,7 @@ class LmRows:
     """Rows of a language model fed with codes: initial tokens at a row's first step, afterwards its
     own last text token.
 
-    The frame given at step t is heard at step t, but for the first, which is not heard: how
+    The frame given at step t is used at step t, except the first, which is not used: how
     upstream's `LMGen` aligns them.
     """
 

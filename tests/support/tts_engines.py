@@ -1,4 +1,4 @@
-"""A speaking engine that is no model: for the model loop and the server, where networks would only
+"""A TTS engine without a model: for the model loop and the server, where networks would only
 take time.
 
 What a row gives depends on its request and on the tokens it was fed, and on nothing else, so that a

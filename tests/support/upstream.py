@@ -28,7 +28,7 @@ os.environ["NO_TORCH_COMPILE"] = os.environ["NO_CUDA_GRAPH"] = "1"
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Per step and row (bool [S, B]): who starts anew before the step, who advances in it."""
+    """Per step and row (bool [S, B]): who starts again before the step, who advances in it."""
 
     resets: Tensor
     masks: Tensor
@@ -42,7 +42,7 @@ class Schedule:
 
     @classmethod
     def out_of_sync(cls, steps: int, rows: int, *, seed: int = 0) -> Schedule:
-        """Return a random schedule: rows advance two times out of three and start anew now and
+        """Return a random schedule: rows advance two times out of three and start again now and
         then; the last one starts late.
         """
         generator = torch.Generator().manual_seed(seed)

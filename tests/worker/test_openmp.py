@@ -45,7 +45,7 @@ def test_libgomp_takes_the_setting(module: str) -> None:
 
 
 def test_the_users_settings_stay() -> None:
-    """Whoever sets one of the two variables gets what was set."""
+    """A user who sets one of the two variables gets what was set."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         environ = {name: "chosen"}
         limit_spinning(environ)

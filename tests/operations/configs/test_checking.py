@@ -59,7 +59,7 @@ def test_a_complete_server_is_clean(config: Path) -> None:
 def test_each_file_is_looked_into(
     config: Path, name: str, content: bytes | None, key: str, code: str
 ) -> None:
-    """Absent, empty, damaged and mistaken files are told apart."""
+    """Absent, empty, damaged and mistaken files are distinguished."""
     path = config.parent / name
     path.unlink()
     if content is not None:
@@ -77,14 +77,14 @@ def test_a_truncated_checkpoint_is_seen(config: Path) -> None:
 
 
 def test_a_folder_in_place_of_a_file(config: Path) -> None:
-    """A folder of shards is no file, and the server takes files only."""
+    """A folder of shards is not a file, and the server takes files only."""
     (config.parent / WEIGHTS_FILE).unlink()
     (config.parent / WEIGHTS_FILE).mkdir()
     assert codes(config) == {"lm_model_file": "not-safetensors"}
 
 
 def test_a_pipe_in_place_of_a_file(config: Path) -> None:
-    """What is no file is not opened, for that could take for ever."""
+    """What is not a file is not opened, for that could take forever."""
     (config.parent / TOKENIZER_FILE).unlink()
     os.mkfifo(config.parent / TOKENIZER_FILE)
     assert codes(config) == {"text_tokenizer_file": "not-a-tokenizer"}
@@ -178,9 +178,7 @@ def test_one_file_for_everything_is_wrong_for_each_in_its_own_way(config: Path) 
 
 
 def test_files_of_a_script_of_the_operators_own_are_not_judged(config: Path) -> None:
-    """The embedded script opens these keys as files; what another one makes of them nobody
-    knows.
-    """
+    """The embedded script opens these keys as files; what another one makes of them is unknown."""
     (config.parent / "mine.py").touch()
     table = PY_MODULE + 'tokenizer = "absent.model"\n'
     config.write_text(CONFIG + table)
@@ -213,7 +211,7 @@ def test_a_name_that_can_be_no_file_is_missing(config: Path, value: str) -> None
 def test_the_environment_is_expanded_as_the_server_does(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """$NAME finds the file; an unset one is told apart from a missing file."""
+    """$NAME finds the file; an unset one is distinguished from a missing file."""
     monkeypatch.setenv("MODELS", str(config.parent))
     config.write_text(CONFIG.replace(WEIGHTS_FILE, f"$MODELS/{WEIGHTS_FILE}"))
     assert codes(config) == {}
@@ -269,7 +267,7 @@ def test_counts_follow_the_severities(config: Path) -> None:
 
 
 def test_one_unreadable_file_stops_the_check(config: Path) -> None:
-    """A file that is no TOML is an error of its own kind, not a finding."""
+    """A file that is not TOML is an error of its own kind, not a finding."""
     bad = config.with_name("bad.toml")
     bad.write_text("a = \n")
     with pytest.raises(ConfigError, match=r"bad\.toml:1:5"):

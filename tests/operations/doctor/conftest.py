@@ -33,7 +33,7 @@ def bare() -> GpuReport:
 
 @pytest.fixture
 def scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scope:
-    """An empty working directory, a free port, and nobody to ask."""
+    """An empty working directory, a free port, and no hub."""
     monkeypatch.chdir(tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

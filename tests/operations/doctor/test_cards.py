@@ -35,7 +35,7 @@ def test_every_recorded_host_is_diagnosed(name: str, scope: Scope, play: Play) -
 
 
 def test_a_turing_card_needs_the_override(scope: Scope, play: Play) -> None:
-    """A T4 in order is told what its configs must say, with the public report of what happens
+    """A T4 in order gets what its configs must say, with the public report of what happens
     otherwise.
     """
     seen = found(diagnose(scope, play("t4_cloud")))["gpu-pre-ampere"]

@@ -1,5 +1,5 @@
-"""The hub is asked, or not, and what the server would do otherwise is told; a real hub on loopback
-answers.
+"""The hub is asked, or not, and the report says what the server would do otherwise; a real hub on
+loopback answers.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def test_the_hub_is_asked_for_what_is_missing(
     bare: GpuReport,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One question for each repository; a token that is refused even for a public model is told
-    with its public report.
+    """One question for each repository; a token that is refused even for a public model is reported
+    with its public issue.
     """
     with HubServer({"kyutai/tiny": repo} if repo else {}) as hub:
         for key, value in hub.env(scope.folder / "hf").items():
@@ -77,7 +77,7 @@ def test_a_hub_that_does_not_answer_matters_when_it_is_needed(
 def test_settings_that_the_server_does_not_read(
     scope: Scope, hub_config: Path, bare: GpuReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache elsewhere, a token elsewhere, no network by decree, and an address that is none."""
+    """A cache elsewhere, a token elsewhere, no network by decree, and an invalid address."""
     monkeypatch.setenv("HF_HUB_CACHE", str(scope.folder / "cache"))
     (scope.folder / "token").write_text("hf_mine")
     monkeypatch.setenv("HF_TOKEN_PATH", str(scope.folder / "token"))

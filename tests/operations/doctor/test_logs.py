@@ -55,8 +55,8 @@ def test_failures_count_since_the_last_start(scope: Scope, bare: GpuReport) -> N
 
 
 def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) -> None:
-    """A text to be spoken that reads like a server's first line is no start; a start in colours is
-    one.
+    """A text to be spoken that reads like a server's first line is not a start; a start in colours
+    is.
     """
     log = scope.folder / "log.stt"
     said = (

@@ -111,8 +111,8 @@ def test_its_files_are_those_that_were_trained() -> None:
 
 
 def test_it_hears_every_word_of_the_example(clean: Transcript) -> None:
-    """The words said are the words heard, and one turn ends after each sentence within half a
-    second of its last word.
+    """The words spoken are the words transcribed, and one turn ends after each sentence within half
+    a second of its last word.
     """
     assert clean.text == " ".join(SENTENCES[:2])
     ends = [4.7, 11.0]  # where the last words of both sentences end
@@ -145,7 +145,7 @@ def leave_out_a_layer(tensors: dict[str, Tensor]) -> None:
 def test_its_words_show_a_broken_conversion(
     tmp_path: Path, fault: Callable[[dict[str, Tensor]], None] | None
 ) -> None:
-    """Three or more words of eleven are wrong in noise, where the model as it is hears all.
+    """Three or more words of eleven are wrong in noise, where the unchanged model gets all right.
 
     Clean speech forgives more.
     """

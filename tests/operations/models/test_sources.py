@@ -114,7 +114,7 @@ def test_an_index_cannot_reach_outside_its_folder(name: str, hub: HubServer) -> 
     ],
 )
 def test_an_index_without_shards_is_refused(text: bytes, hub: HubServer) -> None:
-    """What is no index is called one error, whatever it holds."""
+    """What is not an index is one error, whatever it holds."""
     hub.repos["org/repo"].publish({"m.safetensors.index.json": text})
     with pytest.raises(CheckpointError, match="index"):
         local_checkpoint("hf://org/repo/m.safetensors.index.json")

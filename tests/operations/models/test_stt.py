@@ -61,7 +61,7 @@ def tokens_of(source: str, *, dtype: ComputeDType | None = None) -> tuple[str, i
 
 @pytest.mark.parametrize("source", [".", "config.json", "../model", "../model/config.json"])
 def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
-    """The files are those that config.json names, beside it; nobody has chosen a dtype."""
+    """The files are those that config.json names, beside it; no dtype was chosen."""
     found = find_stt(source)
     assert (found.config.lm.tensors(), found.config.text_delay_steps, found.dtype) == (
         LM.tensors(),
@@ -277,7 +277,7 @@ def test_a_file_that_config_json_names_in_vain_is_told(tiny: Path, name: str) ->
 
 
 def test_an_own_language_model_takes_the_place_of_the_named_one(tiny: Path) -> None:
-    """`lm` is what another command has at hand: the file that is named is then not looked for."""
+    """`lm` is what another command has available: the file that is named is then not looked for."""
     own = tiny / "own.safetensors"
     (tiny / "model.safetensors").rename(own)
     assert find_stt(".", lm=own).files.lm == own

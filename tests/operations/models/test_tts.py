@@ -1,4 +1,4 @@
-"""From a name to a model that speaks: every way of naming one, and every way of getting it
+"""From a name to a TTS model: every way of naming one, and every way of getting it
 wrong.
 """
 
@@ -244,7 +244,7 @@ def test_a_servers_clients_name_voices(tiny: Path) -> None:
 
 
 def test_a_default_voice_that_is_not_there_is_known_at_once(tiny: Path) -> None:
-    """And one that is none."""
+    """And one that is invalid."""
     path = tiny / "voices" / f"tiny/first.wav{SUFFIX}"
     path.write_bytes(b"no voice")
     with pytest.raises(CheckpointError, match="is not a voice"):

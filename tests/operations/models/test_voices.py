@@ -269,7 +269,7 @@ def test_a_voice_may_be_named_in_a_folder_or_on_the_hub(folder: Path, hub: HubSe
 
 
 def test_a_recording_is_no_voice(folder: Path, tmp_path: Path) -> None:
-    """Who names one is told why; a voice of the folder that is called like it is found all the
+    """The error says why; a voice of the folder that is called like it is found all the
     same.
     """
     recording = tmp_path / "me.wav"

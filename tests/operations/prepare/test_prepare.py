@@ -440,7 +440,7 @@ def test_a_hidden_card_is_not_a_missing_one(
 @pytest.mark.parametrize("repo", [REPO, "kyutai/stt-2.6b-en-candle", "kyutai/tts-1.6b-en_fr"])
 def test_a_dry_run_without_a_network_tells_the_published_facts(tmp_path: Path, repo: str) -> None:
     """Offline and with nothing cached, a dry run shows files, dtype and batch size, and says that
-    the hub was not reached; the work itself, and models that nobody published, stay errors.
+    the hub was not reached; the work itself, and models that were never published, stay errors.
     """
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     given = ("prep-sm75", "--simulate", "t4", "--hf-repo", repo)

@@ -167,7 +167,7 @@ def test_from_a_hub_with_nothing_cached_then_without_asking(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All four files are downloaded, by the names in config.json, and the second run asks
-    nobody.
+    no client.
     """
     with HubServer(
         {"org/tiny-tts": {name: model / name for name in (LM, MIMI, TOKENIZER, "config.json")}}
@@ -219,8 +219,8 @@ def test_the_published_model_is_planned_from_its_headers(
 
 
 def test_what_cannot_be_prepared_is_named_before_anything_is_written(model: Path) -> None:
-    """No config.json, one of another checkpoint, no Mimi, a template or a config of a hearing
-    model, a name that leads elsewhere.
+    """No config.json, one of another checkpoint, no Mimi, a template or a config of an STT model, a
+    name that leads elsewhere.
     """
     body = json.loads((model / "config.json").read_text())
     stt = shipped_folder("configs") / "config-stt-en_fr-hf.toml"

@@ -69,7 +69,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def said(folder: Path) -> dict[str, str]:
-    """What the tiny model hears in each recording."""
+    """What the tiny model transcribes from each recording."""
     report = run(
         folder, {f"{number}.wav": "anything" for number in range(len(LENGTHS_S))}, batch_size=1
     )
@@ -130,7 +130,7 @@ def test_how_many_at_a_time_changes_no_word(
     folder: Path, said: dict[str, str], batch_size: int
 ) -> None:
     """Recordings take each other's slots over, or all run at once: the same texts in the same
-    order, and no slot for nobody.
+    order, and no slot without a recording.
     """
     report = run(folder, dict.fromkeys(said, "x"), batch_size=batch_size)
     assert {file.audio: file.hypothesis for file in report.files} == said
@@ -236,7 +236,9 @@ def test_a_normalizer_that_does_not_fit_the_language_is_noticed(tmp_path: Path) 
 def test_a_dataset_is_heard_as_its_files_would_be(
     folder: Path, said: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows hold whole files as bytes; one that is damaged is told by its name, or its number."""
+    """Rows hold whole files as bytes; one that is damaged is reported by its name, or its
+    number.
+    """
     rows = [
         {"audio": {"bytes": (folder / audio).read_bytes(), "path": audio}, "sentence": text}
         for audio, text in said.items()

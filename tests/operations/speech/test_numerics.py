@@ -88,7 +88,7 @@ def said(report: NumericsReport) -> str:
 
 
 def test_a_clean_conversion_says_what_the_original_says(folder: Path) -> None:
-    """Yes, with room to spare, small errors, and nearly the same tokens; every figure is there."""
+    """Yes, with headroom, small errors, and nearly the same tokens; every figure is there."""
     report = judged(folder, converted(folder))
     assert (report.verdict, report.findings) == (NumericsVerdict.YES, ())
     assert (report.source.dtype, report.target.dtype) == (ComputeDType.F32, ComputeDType.F16)
@@ -124,8 +124,8 @@ def test_long_texts_are_shown_where_they_begin_to_differ(folder: Path) -> None:
 
 
 def test_f32_differs_in_nothing(folder: Path) -> None:
-    """The conversion to F32 is exact, so the two say the same, and the room of f16 is told but not
-    judged.
+    """The conversion to F32 is exact, so the two say the same, and the headroom of f16 is reported
+    but not judged.
     """
     change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
     report = judged(folder, converted(folder, dtype=StorageDType.F32))
@@ -174,7 +174,7 @@ def test_activations_that_leave_the_range_name_the_first_layer(folder: Path) -> 
 
 
 def test_little_room_is_a_warning(folder: Path) -> None:
-    """Finite on this recording, but less than twice the room: yes with a warning that says
+    """Finite on this recording, but less than twice the range: yes with a warning that says
     where.
     """
     exact = judged(folder, converted(folder))
@@ -203,7 +203,7 @@ def test_little_room_is_a_warning(folder: Path) -> None:
 
 
 def test_scores_that_only_moshi_server_forms_are_a_no(folder: Path) -> None:
-    """Q·K beyond f16 harms nobody here, because it is scaled first.
+    """Q·K beyond f16 does no harm here, because it is scaled first.
 
     The server forms it in f16, so the answer is no.
     """
@@ -271,8 +271,8 @@ def test_only_so_much_of_a_recording_is_used(folder: Path, monkeypatch: pytest.M
 def test_all_that_can_be_missing_is_found_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A recording that is none, a folder without a config, a model of another shape, an absent
-    extra.
+    """A file that is not a recording, a folder without a config, a model of another shape, an
+    absent extra.
     """
     source, target = folder / LM_FILE, converted(folder)
     with pytest.raises(InputError, match=r"config\.json"):

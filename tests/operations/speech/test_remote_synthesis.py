@@ -1,5 +1,5 @@
 """A text through a server: the sound reaches the sink, the words keep their times, a failure is
-told.
+reported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Heard:
 
 @pytest.fixture
 def server() -> Iterator[ThreadedServer]:
-    """A server with one slot, whose engine is no model."""
+    """A server with one slot, whose engine is not a model."""
 
     def find_voice(name: str) -> tuple[Samples, ...]:
         if name:
@@ -59,7 +59,7 @@ def server() -> Iterator[ThreadedServer]:
 
 
 def test_a_server_says_it_block_by_block(server: ThreadedServer, tmp_path: Path) -> None:
-    """Into any sink; the words are told with their times."""
+    """Into any sink; the words come with their times."""
     synthesis = synthesize_remotely(
         "hello there my friend",
         partial(write, tmp_path / "a.flac"),
@@ -108,7 +108,7 @@ def test_a_server_that_refuses_leaves_no_file(server: ThreadedServer, tmp_path: 
 
 
 def test_a_module_that_hears_cannot_be_made_to_speak(tmp_path: Path) -> None:
-    """What it cannot read is told, with where to look for the path that was meant."""
+    """What it cannot read is reported, with where to look for the path that was meant."""
     with (
         ThreadedServer(EchoEngine) as hearing,
         pytest.raises(InputError, match="not a message of this protocol") as caught,

@@ -73,7 +73,9 @@ def said(
 
 
 def test_sound_comes_in_frames_as_it_is_made(tiny: Path) -> None:
-    """Block by block, finite and within what can be played; whoever takes no more gets no more."""
+    """Block by block, finite and within what can be played; a caller that takes no more gets no
+    more.
+    """
     synthesis, sound = said("The winter was long and the summer was short.")
     assert len(sound) == round(synthesis.audio_s * 24_000)
     assert np.isfinite(sound).all()
@@ -163,7 +165,7 @@ def test_a_target_that_cannot_be_is_known_before_the_model_is_looked_for(
     "own", ["dsm_tts_tiny@1.safetensors", "voices/tiny/first.wav.7e57da7a@1.safetensors"]
 )
 def test_the_models_own_files_are_never_the_target(tiny: Path, own: str) -> None:
-    """By whatever name they are called."""
+    """Under any of their names."""
     os.link(tiny / own, tiny / "out.wav")
     before = (tiny / own).read_bytes()
     with pytest.raises(InputError, match="is a file of the model itself"):

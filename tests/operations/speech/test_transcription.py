@@ -1,5 +1,5 @@
 """A recording through the tiny model: its own length, its own clock, prompts that leave no trace,
-numbers that are no numbers.
+values that are not numbers.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def test_silence_after_a_prompt_has_no_words(folder: Path) -> None:
 
 
 def test_a_text_prompt_is_written_first_and_left_out(folder: Path) -> None:
-    """What of it the model did not come to write is told, and there is then no other text."""
+    """What of it the model did not come to write is reported, and there is then no other text."""
     through = heard(folder, "other.wav", prompting=Prompting("the"))
     assert through.unsaid_prompt == ""
     assert through.words

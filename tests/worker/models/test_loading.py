@@ -329,7 +329,7 @@ def test_mimi_without_metadata(tmp_path: Path) -> None:
     ],
 )
 def test_mimi_config_of_no_use(tmp_path: Path, text: str, words: str) -> None:
-    """A config in the metadata that is no config, or not this file's, is an error that names the
+    """A config in the metadata that is not a config, or not this file's, is an error that names the
     file; nothing large is allocated.
     """
     path = tmp_path / "mimi.safetensors"

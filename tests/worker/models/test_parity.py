@@ -126,7 +126,7 @@ def _within(what: str, one: Tensor, other: Tensor, active: Tensor, limit: float)
 )
 def test_language_model(stt_file: Path, schedule: Schedule) -> None:
     """Greedy streams give upstream's tokens, logits and pauses, the ring wrapped three times, rows
-    idle and starting anew.
+    idle and starting again.
     """
     codes = _codes(STT_BODY, STEPS, ROWS)
     ours, theirs = (follow(stt_file, STT_BODY, codes, schedule) for follow in (our_lm, upstream_lm))
@@ -246,7 +246,7 @@ def _same_codec(
 )
 def test_mimi(mimi_file: Path, schedule: Schedule) -> None:
     """Streams give upstream's latents, codes and PCM, long after their rings are full, rows idle
-    and starting anew.
+    and starting again.
     """
     _same_codec(mimi_file, MIMI_BODY, _pcm(STEPS, ROWS, 96), schedule, 8)
 
@@ -258,7 +258,7 @@ def test_mimi_whole(mimi_file: Path, codebooks: int) -> None:
 
 
 def test_full_size_mimi(full_mimi_file: Path) -> None:
-    """A codec of the released size agrees while rows idle and start anew, all 32 codebooks."""
+    """A codec of the released size agrees while rows idle and start again, all 32 codebooks."""
     _same_codec(full_mimi_file, None, _pcm(10, 2, 1920), Schedule.out_of_sync(10, 2), 32)
 
 
@@ -338,7 +338,7 @@ def _same_speech(ours: TtsTrace, theirs: TtsTrace, active: Tensor, limit: float)
 @pytest.mark.parametrize("n_q", [None, 2, 1])
 def test_speech(tts_file: Path, mimi_file: Path, schedule: Schedule, n_q: int | None) -> None:
     """Greedy streams give upstream's logits and codes, for as many codebooks as asked for, rows
-    idle and starting anew.
+    idle and starting again.
     """
     rows = _rows(tts_config(), STEPS, ROWS)
     ours = our_tts(tts_file, mimi_file, TTS_CONFIG_BODY, rows, schedule, n_q=n_q)

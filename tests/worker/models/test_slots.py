@@ -229,7 +229,7 @@ def test_mimi_decoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
 def test_choices_are_the_same(
     tmp_path: Path, mimi: tuple[MimiEncoder, MimiDecoder], seed: int
 ) -> None:
-    """In float32 a slot among others hears the very codes and says the very words that it does
+    """In float32 a slot among others gets the very codes and gives the very words that it does
     alone, each word fed back to it.
     """
     plan, lm = Plan.random(seed, poison=False), load_lm(write_stt(tmp_path / "lm.safetensors"))

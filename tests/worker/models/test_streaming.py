@@ -99,7 +99,7 @@ def test_language_model_in_pieces(stt_file: Path, lengths: list[int]) -> None:
 
 @pytest.mark.parametrize(("hours", "limit"), [(0.25, 2e-4), (24, 0.02)])
 def test_long_stream(stt_file: Path, hours: float, limit: float) -> None:
-    """A stream that has run for hours hears what it heard at first: only distances between
+    """A stream that has run for hours gives what it gave at first: only distances between
     positions count, but for float32 angles.
     """
     lm = load_lm(stt_file)
@@ -169,7 +169,7 @@ def test_mimi(wide_mimi: tuple[MimiEncoder, MimiDecoder], lengths: list[int]) ->
 
 @torch.no_grad()
 def test_mimi_leaves_the_window(tmp_path: Path) -> None:
-    """With the tiny window of five frames stream and whole agree for five frames and not for ever:
+    """With the tiny window of five frames stream and whole agree for five frames and not longer:
     of a frame's two latents, the first loses one key to the second, as upstream has it.
     """
     encoder, _ = load_mimi(write_mimi(tmp_path / "mimi.safetensors"))

@@ -132,7 +132,7 @@ def test_another_kind_of_model(key: str, value: object) -> None:
 
 @pytest.mark.parametrize("key", ["norm", "gating", "positional_embedding", "dep_q"])
 def test_key_with_another_default(key: str) -> None:
-    """A config that leaves out a key gets upstream's default, which is none of an STT model.
+    """A config that leaves out a key gets upstream's default, which is not that of an STT model.
 
     The error says so.
     """
@@ -186,7 +186,7 @@ def test_value_of_no_use(key: str, value: object) -> None:
 @pytest.mark.parametrize("key", ["audio_delay_seconds", "audio_silence_prefix_seconds"])
 @pytest.mark.parametrize("value", [-0.5, "0.5", None, float("inf"), float("nan"), 1e9])
 def test_delay_of_no_use(key: str, value: object) -> None:
-    """A delay or silence prefix that is no reasonable number of seconds is named."""
+    """A delay or silence prefix that is not a reasonable number of seconds is named."""
     with pytest.raises(InputError, match=key):
         SttConfig.from_json(STT_BODY | {"stt_config": {key: value}})
 
@@ -194,7 +194,7 @@ def test_delay_of_no_use(key: str, value: object) -> None:
 def test_overlay_of_the_exporter() -> None:
     """Upstream's `configs/stt_*.json` hold only what their exporter adds to a model's config.
 
-    Alone they are no config.
+    Alone they are not a config.
     """
     with pytest.raises(InputError, match="does not say norm"):
         SttConfig.from_json(

@@ -52,7 +52,7 @@ def test_published_model() -> None:
 
 
 def test_model_without_guidance() -> None:
-    """Without a conditioner for it, guidance is no input."""
+    """Without a conditioner for it, guidance is not an input."""
     config = TtsConfig.from_json(UNGUIDED_TTS_CONFIG_BODY)
     assert not config.distilled
     assert config.voice_suffix == ".safetensors"
@@ -146,7 +146,7 @@ def test_refused(path: str, value: Any, words: list[str]) -> None:
 
 
 def test_file(tmp_path: Path) -> None:
-    """A config file is read; one that is no JSON object, or not there, is one clear error."""
+    """A config file is read; one that is not a JSON object, or not there, is one clear error."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(TTS_CONFIG_BODY))
     assert read_tts_config(path) == TtsConfig.from_json(TTS_CONFIG_BODY)

@@ -218,8 +218,8 @@ def test_number_of_codebooks(tiny: TinyTts, n_q: int) -> None:
 
 
 def test_files_of_different_models(tiny: TinyTts, tmp_path: Path) -> None:
-    """A language model of speech to text, or a codec or tokenizer of another model, is told
-    apart.
+    """A language model of speech to text, or a codec or tokenizer of another model, is
+    distinguished.
     """
     listener = write_tiny_stt(tmp_path)
     for files, error, words in (

@@ -58,7 +58,7 @@ def test_what_is_no_voice_is_refused(
 def test_a_voice_of_another_model_is_refused(
     tmp_path: Path, name: str, metadata: dict[str, str] | None
 ) -> None:
-    """It would sound like nobody; the error tells both models, from the metadata or the name."""
+    """It would sound like no voice; the error names both models, from the metadata or the name."""
     with pytest.raises(CheckpointError, match="abcd1234@7") as refused:
         read_voice(write(tmp_path / name, metadata=metadata), TALK)
     assert refused.value.code == "voice.other_model"

@@ -223,7 +223,7 @@ def test_overflow_is_seen_where_it_begins(
 def test_what_is_not_finite_is_counted_from_its_first_step(
     tiny_stt: TinyStt, config: SttConfig, codes: Tensor, tmp_path: Path
 ) -> None:
-    """A NaN in the row of one code comes up when that code is heard, a step after its frame."""
+    """A NaN in the row of one code comes up when that code is used, a step after its frame."""
     code = int(codes[4, 0])
     step = codes[:, 0].tolist().index(code) + 1
     lm = spoilt(

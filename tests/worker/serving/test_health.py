@@ -33,7 +33,7 @@ def test_a_ready_server_says_so() -> None:
 def test_an_idle_module_is_asked_for_a_step(
     monkeypatch: pytest.MonkeyPatch, open_server: type[ThreadedServer]
 ) -> None:
-    """Readiness is a step of the model, with nobody in it; streams and counters do not see it."""
+    """Readiness is a step of the model, without a client; streams and counters do not see it."""
     monkeypatch.setattr(module, "READY_STEP_S", 0.0)
     with open_server() as server:
         if isinstance(server.module, TtsSettings):

@@ -84,7 +84,7 @@ def test_silent_connections_make_room_for_honest_ones() -> None:
 
 
 def test_where_all_talk_a_further_one_is_refused() -> None:
-    """Nobody who is being served loses the connection to a newcomer."""
+    """No client that is being served loses the connection to a newcomer."""
     with ThreadedServer(limits=Limits(connections=2)) as server, ExitStack() as stack:
         clients = [stack.enter_context(SttClient(server.url, KEY)) for _ in range(2)]
         with connected(server, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") as raw:
@@ -230,7 +230,7 @@ def test_a_long_voice_name_is_cut() -> None:
 
 
 def test_a_key_in_a_subprotocol_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    """Libraries would warn about a subprotocol that nobody knows, and name it."""
+    """Libraries would warn about an unknown subprotocol, and name it."""
     with ThreadedServer() as server:
         head = (
             f"GET {PATH}?auth_id={KEY.replace(' ', '%20')} HTTP/1.1\r\nHost: x\r\n"

@@ -1,4 +1,4 @@
-"""The worker's log lines: moshi-server's dialect, to the byte, and as every reader of ours
+"""The worker's log lines: moshi-server's dialect, to the byte, and as every reader in dsmops
 understands it.
 """
 
@@ -163,7 +163,7 @@ def test_threads_share_a_log_and_the_level_decides(tmp_path: Path) -> None:
 def test_a_console_that_is_gone_and_a_full_disk_stop_nobody(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Serving goes on; a failing file is told once, elsewhere."""
+    """Serving goes on; a failing file is reported once, elsewhere."""
 
     class Gone(io.StringIO):
         def write(self, _text: str) -> int:

@@ -59,7 +59,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip_words(clip: Path, tiny_stt: TinyStt) -> list[tuple[str, float]]:
-    """What `transcribe` writes about the clip."""
+    """What `transcribe` writes about the recording."""
     heard = transcribe(clip, str(tiny_stt.server_config.parent), cpu=True)
     return [(word.text, word.start_s) for word in heard.words]
 
@@ -179,7 +179,7 @@ def list_until_closed(client: SttClient) -> tuple[list[Message], int | None]:
 def test_bad_messages_end_their_sender_with_a_reason(
     worker: WorkerProcess, sent: bytes, reason: str
 ) -> None:
-    """An Error that says why, a clean close, the slot back; a neighbour hears on."""
+    """An Error that says why, a clean close, the slot back; a neighbour goes on."""
     with SttClient(worker.url, API_KEY) as neighbour, SttClient(worker.url, API_KEY) as client:
         client.send(sent)
         messages, code = list_until_closed(client)
@@ -359,7 +359,7 @@ def test_a_posted_file_is_transcribed_whole_whatever_its_header_says(
 
 
 def test_posts_are_refused_as_the_original_does(worker: WorkerProcess) -> None:
-    """401 without a key in the header, 413 beyond 2 MiB, 500 with the reason for what is no audio.
+    """401 without a key in the header, 413 beyond 2 MiB, 500 with the reason for what is not audio.
 
     Nothing is left behind.
     """
@@ -375,7 +375,7 @@ def test_posts_are_refused_as_the_original_does(worker: WorkerProcess) -> None:
 
 
 def test_a_post_whose_sender_leaves_gives_its_slot_back(worker: WorkerProcess) -> None:
-    """The work stops when nobody waits for it."""
+    """The work stops when no client waits for it."""
     host, port = worker.url.removeprefix("http://").split(":")
     body = encoded(speech(40)[: 2_000_000 // 2])
     with socket.create_connection((host, int(port))) as sock:

@@ -1,5 +1,5 @@
 """What the server does when clients stall, models fail and times run out: the server itself, with
-an engine that is no model.
+an engine without a model.
 """
 
 import http.client
@@ -62,8 +62,8 @@ def raising(exc: Exception, fuse: threading.Event) -> Callable[[int], None]:
     ids=["device", "bug"],
 )
 def test_a_dead_model_loop_ends_the_server_with_its_reason(raised: Exception) -> None:
-    """Every client is told and closed with 1011, the port is closed, and the error of exit code 5
-    comes out.
+    """Every client gets an error and is closed with 1011, the port is closed, and the error of exit
+    code 5 comes out.
     """
     fuse = threading.Event()
     with ThreadedServer(lambda: EchoEngine(before_step=raising(raised, fuse))) as server:
@@ -203,7 +203,7 @@ def test_a_slow_reader_misses_nothing() -> None:
 
 def test_a_client_faster_than_the_model_is_not_read() -> None:
     """It cannot send much more than the stream and the system's buffers hold, and all of it is
-    heard once the model goes on.
+    processed once the model goes on.
     """
     gate, enough = threading.Event(), threading.Event()
     engine = EchoEngine(
@@ -298,7 +298,7 @@ def test_after_sigterm_who_does_not_end_is_told() -> None:
 
 
 def test_a_step_that_hangs_does_not_hold_up_the_end() -> None:
-    """Clients are told, and the caller learns that a thread is left behind."""
+    """Clients get an error, and the caller learns that a thread is left behind."""
     gate, entered = threading.Event(), threading.Event()
 
     def before_step(step: int) -> None:

@@ -1,4 +1,4 @@
-"""The text-to-speech module as its clients see it: the server itself with an engine that is no
+"""The text-to-speech module as its clients see it: the server itself with an engine without a
 model, and a client that shares no code.
 """
 
@@ -281,8 +281,8 @@ def test_bad_messages_end_their_sender_with_a_reason(
 
 
 def test_neighbours_are_not_heard(server: ThreadedServer) -> None:
-    """What a client hears depends on its own text alone, whoever speaks, begins, ends or vanishes
-    beside it.
+    """What a client receives depends on its own text alone, whatever client begins, ends or
+    vanishes beside it.
     """
 
     def words_and_frames() -> tuple[list[str], int]:
@@ -318,7 +318,7 @@ def test_a_full_server_says_so() -> None:
 def test_keys_and_queries_are_checked_before_anything_else(server: ThreadedServer) -> None:
     """401 for keys, in the query too.
 
-    400 for a format that is none and for what is named twice, even without a key.
+    400 for an unknown format and for what is named twice, even without a key.
     """
     with TtsClient(server.url, None, path=TTS_PATH, auth_id=KEY) as client:
         assert client.receive() == {"type": "Ready"}
@@ -381,8 +381,8 @@ def test_a_client_that_vanishes_leaves_no_slot_behind(server: ThreadedServer, re
 
 
 def test_who_reads_nothing_is_not_spoken_to_for_ever() -> None:
-    """The stream stops when its sound piles up, and the slot comes back when nobody has read for
-    long.
+    """The stream stops when its sound piles up, and the slot comes back when the client has not
+    read for long.
     """
     engine = TalkEngine(1)
     with speaking(engine, limits=Limits(stalled_s=0.3, close_s=0.2)) as server:
@@ -410,7 +410,7 @@ def test_numbers_that_are_not_finite_end_their_stream_alone(server: ThreadedServ
 
 
 def test_a_dead_model_loop_ends_the_server_with_its_reason() -> None:
-    """Clients are told with 1011, and the error of exit code 5 comes out."""
+    """Clients are closed with 1011, and the error of exit code 5 comes out."""
     fuse = threading.Event()
 
     def before_step(_step: int) -> None:
@@ -500,7 +500,7 @@ def test_posts_are_refused_with_a_reason(server: ThreadedServer) -> None:
 
 
 def test_a_post_whose_sender_leaves_gives_its_slot_back(server: ThreadedServer) -> None:
-    """The work stops when nobody waits for it."""
+    """The work stops when no client waits for it."""
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps({"text": f"{TEXT} " * 2000, "voice": ""}).encode()
     head = (

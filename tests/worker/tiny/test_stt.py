@@ -37,8 +37,8 @@ REST_S = 2
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What the model made of clips: codes [B, K, T], tokens [B, T + 1], pause probabilities [B, T +
-    1, heads], finite everywhere or not.
+    """What the model made of recordings: codes [B, K, T], tokens [B, T + 1], pause probabilities
+    [B, T + 1, heads], finite everywhere or not.
     """
 
     codes: Tensor
@@ -185,7 +185,7 @@ def test_text_survives_the_tokenizer(tiny: TinyStt) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sounds_become_words_and_silence_ends_them(tmp_path: Path, seed: int) -> None:
-    """Each clip gives several whole words, other clips others, both kinds of pause.
+    """Each recording gives several whole words, other recordings others, both kinds of pause.
 
     Rest gives padding and sure pause detectors.
     """

@@ -128,8 +128,8 @@ def test_same_bytes_everywhere(tiny: TinyTts, tmp_path: Path) -> None:
 
 
 def test_codec_and_tokenizer_are_those_of_the_listener(tiny: TinyTts, tmp_path: Path) -> None:
-    """What it speaks, the tiny speech-to-text model of the same seed hears through the same codec
-    and pieces.
+    """What it speaks, the tiny speech-to-text model of the same seed transcribes through the same
+    codec and pieces.
     """
     listener = write_tiny_stt(tmp_path)
     assert listener.files.mimi.read_bytes() == tiny.files.mimi.read_bytes()
@@ -137,8 +137,8 @@ def test_codec_and_tokenizer_are_those_of_the_listener(tiny: TinyTts, tmp_path: 
 
 
 def test_sound(tiny: TinyTts, model: LoadedTts) -> None:
-    """Every frame is loud enough to hear, no sample clips, and it asks for padding and for the next
-    word, both of them often.
+    """Every frame is loud enough to hear, no sample exceeds the range, and it asks for padding and
+    for the next word, both of them often.
     """
     first, second = (voice(tiny, model, name) for name in VOICES)
     sound, predictions = speak(

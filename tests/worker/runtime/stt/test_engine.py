@@ -62,8 +62,8 @@ def spoken(engine: SttEngine, clip: Tensor, forced: list[int] | None = None) -> 
 def plain_loop(
     model: LoadedStt, clip: Tensor, alignment: Alignment
 ) -> tuple[list[int], Tensor, Tensor]:
-    """Return tokens, logits and pauses of one clip, from the whole signal's codes and a language
-    model without caches.
+    """Return tokens, logits and pauses of one recording, from the whole signal's codes and a
+    language model without caches.
 
     By the server's alignment step t takes frame t - 1 and the codec begins with zeros, by the other
     step t takes frame t and the codec repeats its first value. Step 0 takes the initial tokens.
@@ -110,7 +110,7 @@ def test_it_does_what_a_plain_loop_does(
 def test_a_slot_among_others_is_a_slot_alone(
     model: LoadedStt, clips: Tensor, alignment: Alignment, seed: int
 ) -> None:
-    """Whatever its neighbours do (idle, begin anew, hold garbage while idle), a slot says exactly
+    """Whatever its neighbours do (idle, begin again, hold garbage while idle), a slot says exactly
     what it says alone.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -207,7 +207,7 @@ def test_a_temperature_draws_by_the_softmax(model: LoadedStt) -> None:
     def drawn(seed: int) -> tuple[Tensor, Tensor]:
         engine = SttEngine(warm, slots)
         torch.manual_seed(seed)
-        # The first step hears the initial tokens alone, so the logits of all slots are the same.
+        # The first step takes the initial tokens alone, so the logits of all slots are the same.
         tokens = step_stt(engine, torch.zeros(slots, 1, FRAME), everyone(slots)).text_tokens
         return tokens, (engine.logits[0] / temperature).softmax(-1)
 
@@ -249,8 +249,8 @@ def poisoned(
 
 
 def test_broken_numbers_stay_in_their_slot(poisoned: LoadedStt, clips: Tensor) -> None:
-    """NaN is told for its own slot only, for as long as its stream lasts; neighbours say what they
-    say alone, and a reset heals.
+    """NaN is reported for its own slot only, for as long as its stream lasts; neighbours say what
+    they say alone, and a reset heals.
     """
     clip, sick = clips[:, 0], 1
     alone = spoken(SttEngine(poisoned, 1), clip)

@@ -1,4 +1,4 @@
-"""The model loop, with an engine that hears what the test says."""
+"""The model loop, with an engine that receives what the test says."""
 
 import queue
 import threading
@@ -134,7 +134,7 @@ def test_a_model_without_heads_sends_no_steps() -> None:
 @settings(max_examples=30)
 @given(before=st.integers(0, 5 * FRAME), cut=st.integers(1, 3 * FRAME), busy=st.integers(0, 12))
 def test_a_marker_returns_after_the_streams_own_delay(before: int, cut: int, busy: int) -> None:
-    """With the step that hears the last whole frame before it, plus the text delay.
+    """With the step that takes the last whole frame before it, plus the text delay.
 
     Neighbours that step more do not matter.
     """
@@ -171,7 +171,7 @@ def test_a_marker_waits_for_its_own_audio(bench: Bench) -> None:
 
 
 def test_init_starts_anew_and_keeps_what_waits(bench: Bench) -> None:
-    """State and word times begin again, audio that waits is heard afterwards."""
+    """State and word times begin again, audio that waits is processed afterwards."""
     stream = bench.open()
     stream.push(frames(PADDING, BOUNDARY, 4, PADDING))
     bench.until(stream, lambda events: SttWord("a", 0.0) in events)
@@ -187,7 +187,7 @@ def test_init_starts_anew_and_keeps_what_waits(bench: Bench) -> None:
 def test_slots_are_lent_and_come_back(bench: Bench) -> None:
     """As many streams as slots.
 
-    A closed one makes room at once, and its slot is reset for the next.
+    A closed one frees its slot at once, and its slot is reset for the next.
     """
     first, second = bench.open(), bench.open()
     assert bench.loop.open() is None
@@ -205,7 +205,7 @@ def test_slots_are_lent_and_come_back(bench: Bench) -> None:
 
 
 def test_broken_numbers_end_one_stream_only(bench: Bench) -> None:
-    """The stream is told; its neighbour, stepped with it, hears on."""
+    """The stream gets an error; its neighbour, stepped with it, goes on."""
     broken, whole = bench.open(), bench.open()
     broken.push(frames(PADDING, float("nan"), PADDING))
     events = bench.until(

@@ -1,5 +1,5 @@
-"""Recordings on their way through an engine: what is fed, what its tokens mean, and that nobody's
-slot matters to anybody.
+"""Recordings on their way through an engine: what is fed, what its tokens mean, and that the slot
+makes no difference.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def noise(frames: int, seed: int = 0) -> list[Frame]:
 
 
 def numbered(first: int, count: int) -> list[Frame]:
-    """Return frames that can be told apart, of one sample."""
+    """Return frames that differ, of one sample."""
     return [np.full(1, number, dtype=np.float32) for number in range(first, first + count)]
 
 
@@ -221,8 +221,8 @@ def test_steps_that_are_not_finite_are_counted(model: LoadedStt) -> None:
 
 
 def test_text_prompt(model: LoadedStt) -> None:
-    """A text prompt is written out by the model, in order, and is no part of the transcript; what
-    it did not get to say is told.
+    """A text prompt is written out by the model, in order, and is not part of the transcript; what
+    it did not get to write is reported.
     """
     prompt = model.tokenizer.encode("the lights of the town")
     (transcript,) = transcribed(
@@ -238,8 +238,8 @@ def test_text_prompt(model: LoadedStt) -> None:
 
 
 def test_audio_prompt_is_heard_but_not_transcribed(model: LoadedStt) -> None:
-    """What a prompt's audio makes the model write is left out, and the recording is heard after it,
-    with its own length.
+    """What a prompt's audio makes the model write is left out, and the recording is processed after
+    it, with its own length.
     """
     prompt, clip = noise(20, seed=1), noise(15, seed=2)
     recording = recording_of(model, clip, SttPrompt(frames=prompt))
@@ -287,7 +287,7 @@ TOKENS = st.lists(
 def test_times_count_from_the_recording(
     model: LoadedStt, tokens: list[int], prefix_s: float
 ) -> None:
-    """What is told is what the server's rule says of the tokens, moved back by the silence that was
+    """The times are what the server's rule says of the tokens, moved back by the silence that was
     fed, never before 0.
     """
     recording = Recording([], replace(model.config, silence_prefix_s=prefix_s), Toy(), 1)
@@ -439,7 +439,7 @@ def test_times_after_a_prompt(model: LoadedStt) -> None:
 
 
 def test_turns(model: LoadedStt) -> None:
-    """A turn ends with the first long pause after a word, at the time heard by then, prefix not
+    """A turn ends with the first long pause after a word, at the audio time by then, prefix not
     counted.
     """
     recording = Recording([], replace(model.config, silence_prefix_s=1.0), Toy(), 1)

@@ -346,7 +346,7 @@ def test_16_bits(files: tuple[Path, Path], model: LoadedTts, dtype: torch.dtype)
 def test_what_is_not_finite_is_told(
     tmp_path: Path, files: tuple[Path, Path], name: str, row: int
 ) -> None:
-    """A NaN in a row's logits, of text or of codes, is told for this row alone.
+    """A NaN in a row's logits, of text or of codes, is reported for this row alone.
 
     A reset cures it.
     """
@@ -370,7 +370,7 @@ def test_what_is_not_finite_is_told(
 
 
 def test_sound_that_is_not_finite_is_told(tmp_path: Path, files: tuple[Path, Path]) -> None:
-    """A codec that gives NaN is told as soon as a row sounds, and not before."""
+    """A codec that gives NaN is reported as soon as a row sounds, and not before."""
     model = load_tts_model(*files)
     model.mimi.decoder.model["14"].bias.fill_(float("nan"))
     alone = Alone(model, REQUESTS[0])

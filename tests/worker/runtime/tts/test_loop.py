@@ -231,7 +231,7 @@ def bench_reopen(bench: Bench, speech: TtsStream) -> TtsStream:
 def test_streams_sound_as_if_they_were_alone(
     texts: list[list[str]], drops: list[int], slots: int
 ) -> None:
-    """Whoever begins, ends or is dropped beside them, and however their words arrive: the same
+    """Any stream may begin, end or be dropped beside them, and however their words arrive: the same
     sound and the same words, sample by sample.
 
     A stream whose number of `drops` is odd is closed after so many events; its slot goes to the
@@ -277,7 +277,7 @@ def test_streams_sound_as_if_they_were_alone(
     ],
 )
 def test_new_streams_take_cheap_steps_of_their_own(most: int, kinds: list[bool]) -> None:
-    """All of them where nobody sounds yet.
+    """All of them where no stream sounds yet.
 
     Beside one that sounds, so many in a row at most, in which that one rests.
     """
@@ -311,7 +311,7 @@ def test_new_streams_take_cheap_steps_of_their_own(most: int, kinds: list[bool])
 
 
 def test_the_voice_may_change_before_the_first_word(bench: Bench) -> None:
-    """The slot is set up anew, without a second start.
+    """The slot is set up again, without a second start.
 
     Afterwards it is too late; a request that cannot be followed is refused.
     """
@@ -345,7 +345,7 @@ def test_a_piece_that_is_refused_leaves_the_stream_going(bench: Bench) -> None:
 def test_a_stream_says_when_it_is_full() -> None:
     """A thousand words wait at most before it wants no more.
 
-    What is sent all the same is taken; when they are said it has room.
+    What is sent all the same is taken; when they are spoken it takes more.
     """
     gate = threading.Event()
     with Bench(
@@ -380,7 +380,7 @@ def test_a_stream_that_nobody_listens_to_is_not_stepped(bench: Bench) -> None:
 
 
 def test_broken_numbers_end_one_stream_only(bench: Bench) -> None:
-    """The stream is told; its neighbour, stepped with it, sounds on as if it were alone."""
+    """The stream gets an error; its neighbour, stepped with it, sounds on as if it were alone."""
     broken, whole = bench.open(), bench.open()
     broken.add_text(f"a b {BROKEN} c d")
     events = bench.whole(whole, "ab c d e f")
@@ -399,7 +399,7 @@ def test_broken_numbers_end_one_stream_only(bench: Bench) -> None:
 def test_slots_are_lent_and_come_back(bench: Bench) -> None:
     """As many streams as slots.
 
-    A closed one makes room at once, and its slot is reset for the next.
+    A closed one frees its slot at once, and its slot is reset for the next.
     """
     first, second = bench.open(), bench.open()
     assert bench.loop.open(REQUEST) is None

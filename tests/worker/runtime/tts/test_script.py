@@ -57,7 +57,7 @@ def tokenizer(tiny_stt: TinyStt) -> TextTokenizer:
 
 
 def test_a_script_is_words_with_the_speakers_before_their_turns() -> None:
-    """Only where the speaker changes; a turn without words changes nobody; padding counts the
+    """Only where the speaker changes; a turn without words changes no speaker; padding counts the
     speaker's token.
     """
     entries = script_entries(["ab c", "", "d", "e f", "", "g"], LETTERS)
@@ -104,7 +104,7 @@ def test_nothing_to_say_is_no_entry(text: str) -> None:
 
 def test_a_stream_reads_text_as_moshi_server_does() -> None:
     """Dashes go, a pause is reported as a word, has at least a step and ten seconds at most; one
-    without length is none.
+    without length is not a pause.
     """
     stream = TtsTextStream(LETTERS)
     assert stream.take('a–b:c<break time="0.5s"/>') == [
