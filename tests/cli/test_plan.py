@@ -77,7 +77,7 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
 def test_a_batch_size_that_is_asked_about_gets_an_answer(
     spec: str, asked: int, code: int, fits: bool | None, answer: str
 ) -> None:
-    """Exit code 0 is yes and 1 is no or unknown; the JSON holds memory and step of that size."""
+    """Exit code 0 means yes, 1 means no or unknown; the JSON holds memory and step of that size."""
     run = dsmops("plan", "--simulate", spec, "--batch-size", str(asked))
     assert run.code == code
     assert answer.replace("100000", "100,000") in run.stdout
