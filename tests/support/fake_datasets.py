@@ -1,4 +1,4 @@
-"""A stand-in for the package `datasets`, which is large and optional: as much of it as dsmops uses."""
+"""A stand-in for the large, optional package `datasets`: as much of it as dsmops uses."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def test_turns_need_the_third_head(pauses: tuple[float, ...]) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=30))
 def test_one_end_between_words(steps: list[tuple[float, bool]]) -> None:
-    """Between two words there is one end at most, and there is one whenever there was a long pause."""
+    """Between two words there is at most one end. There is one whenever there was a long pause."""
     ends = turns([((0.0, 0.0, pause), spoken) for pause, spoken in steps])
     words = [number for number, (_, spoken) in enumerate(steps) if spoken]
     expected = []
