@@ -69,8 +69,9 @@ _AU_SAMPLE_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """A size in a header: where it stands, its struct format, and what it counts: units of
-    `unit_bytes` of samples, and `extra` besides.
+    """A size in a header: its position, its struct format and what it counts.
+
+    It counts units of `unit_bytes` of samples, plus `extra`.
     """
 
     offset: int
@@ -81,8 +82,10 @@ class _Size:
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """What the header that begins at `begin` says: the samples begin at `start` and have `declared`
-    bytes, in blocks of `block_bytes`. `sizes` are what to correct in `head`, the bytes before them.
+    """What the header that begins at `begin` says.
+
+    The samples begin at `start` and have `declared` bytes, in blocks of `block_bytes`. `sizes` are
+    what to correct in `head`, the bytes before them.
     """
 
     begin: int
@@ -101,8 +104,10 @@ class _Samples:
 
 
 def segments(content: Content) -> Iterator[Segment] | None:
-    """Return the segments of a file, None for another container, and where only a decoder knows how
-    long the samples are.
+    """Return the segments of a file.
+
+    The result is None for another container, and where only a decoder knows how long the samples
+    are.
     """
     samples = _samples(content, 0)
     return None if samples is None else _segments(content, samples)
@@ -138,8 +143,9 @@ def _segments(content: Content, samples: _Samples | None) -> Iterator[Segment]:
 def _runs(
     content: Content, samples: _Samples, start: int, stop: int, promised: int | None
 ) -> Iterator[Segment]:
-    """Yield the bytes between as segments that a 32-bit size can hold. The first one compares all
-    bytes from the beginning of the samples to `stop` with what was promised.
+    """Yield the bytes between as segments that a 32-bit size can hold.
+
+    The first one compares all bytes from the beginning of the samples to `stop` with the header.
     """
     most = _MOST_SEGMENT_BYTES // samples.block_bytes * samples.block_bytes
     held = stop - samples.start
@@ -219,8 +225,9 @@ def _family(content: Content, begin: int) -> _Family | None:
 
 
 def _samples(content: Content, begin: int) -> _Samples | None:
-    """Return what the file that begins at `begin` says about its samples, None where it has none
-    that can be placed without a decoder.
+    """Return what the file that begins at `begin` says about its samples.
+
+    The result is None if only a decoder can find them.
     """
     family = _family(content, begin)
     if family is None:
@@ -286,8 +293,9 @@ def _announced(
 
 
 def _block_bytes(family: _Family, body: bytes) -> int:
-    """Return the bytes of one sample of all channels (of one block, in WAV's packed codecs), 0
-    where that is not fixed.
+    """Return the bytes of one sample of all channels, 0 where that is not fixed.
+
+    For WAV's packed codecs it is the size of a block.
     """
     if family.format == b"COMM":
         if len(body) < 18:
@@ -319,8 +327,9 @@ def _au_samples(content: Content, begin: int) -> _Samples | None:
 
 
 def _next_file(content: Content, samples: _Samples, start: int) -> int:
-    """Return where the next file of this kind begins in samples that no header bounds, the end of
-    the file where none does. A live stream is not searched.
+    """Return where the next file of this format begins in samples of unknown length.
+
+    That is the end of the file if there is none. A live stream is not searched.
     """
     if content.is_live:
         return content.size

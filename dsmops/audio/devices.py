@@ -134,8 +134,9 @@ def open_stream(library: Any, use: Use, name: str | None, **options: Any) -> tup
 
 
 def _block(use: Use, rate_hz: int) -> int:
-    """Return the samples of a block: a frame of 80 ms from a microphone, PortAudio's choice to a
-    loudspeaker.
+    """Return the samples of a block.
+
+    A microphone gives frames of 80 ms. For a loudspeaker PortAudio chooses.
     """
     return round(0.08 * rate_hz) if use == "input" else 0
 

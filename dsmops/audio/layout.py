@@ -23,8 +23,10 @@ _SKIPPED_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A segment with what its decoder knows about it. `samples`: of one channel, as far as a header
-    can be believed. Each `decode` gives a decoder that begins at the start.
+    """A segment with what its decoder knows about it.
+
+    `samples` counts one channel, as the header states it. Each `decode` gives a decoder that begins
+    at the start.
     """
 
     decode: Callable[[], SndfileDecoder | FfmpegDecoder]
@@ -44,8 +46,9 @@ class Layout:
 
 
 def find_layout(content: Content, name: str) -> Layout:
-    """Return the runs of audio in `content`, which is read to its end unless it is a live stream of
-    a format that can be read as it comes.
+    """Return the runs of audio in `content`.
+
+    It is read to its end, unless it is a live stream of a format that can be decoded as it arrives.
 
     Raises:
         DecodingError: libsndfile cannot read it.

@@ -34,8 +34,9 @@ _SEARCH_BYTES = 4096
 
 @dataclass(slots=True)
 class Layer3Stream:
-    """Layer III frames of one version and sample rate: the first header, where the frames stand,
-    how many there are, and whether a Xing header leads.
+    """Layer III frames of one version and sample rate.
+
+    The first header, the position of the frames, their number, and whether a Xing header leads.
     """
 
     first_header: bytes
@@ -63,8 +64,10 @@ class Layer3Stream:
 
 
 def read_streams(content: Content) -> list[Layer3Stream] | None:
-    """Return the layer III frames of a file that libsndfile takes for MPEG audio, None where they
-    could not be counted. Files that were joined give a stream for each change of the sample rate.
+    """Return the layer III frames of a file that libsndfile takes for MPEG audio.
+
+    The result is None where they could not be counted. Joined files give a stream for each change
+    of the sample rate.
     """
     streams: list[Layer3Stream] = []
     size = content.size

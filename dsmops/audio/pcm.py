@@ -76,8 +76,10 @@ def excerpt(
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """How loud audio is: `peak` and `rms` are magnitudes (1.0 is full scale), `silent_share` is a
-    share of the duration in [0, 1].
+    """How loud audio is.
+
+    `peak` and `rms` are magnitudes (1.0 is full scale). `silent_share` is a share of the duration
+    in [0, 1].
     """
 
     duration_s: float

@@ -16,8 +16,9 @@ round down."""
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Whether all samples are finite; of the finite ones `peak` and `rms` as magnitudes, and the
-    share that is clipped.
+    """Whether all samples are finite, and figures of the finite ones.
+
+    `peak` and `rms` are magnitudes; then the share that is clipped.
     """
 
     is_finite: bool

@@ -67,8 +67,9 @@ class AudioSource:
     warnings: list[str] = field(default_factory=list)
 
     def blocks(self, block_s: float = 1.0) -> Iterator[Samples]:
-        """Yield the whole audio as 24 kHz mono float32 arrays of `block_s` seconds, the last one
-        shorter, none of them empty.
+        """Yield the whole audio as 24 kHz mono float32 arrays of `block_s` seconds.
+
+        The last one may be shorter. None is empty.
 
         Channels are averaged; where they cancel each other, one of them is used. The samples, and
         how many there are, do not depend on `block_s`: n samples become n · 24000 / rate of them,

@@ -1,5 +1,6 @@
-"""The Hugging Face cache on disk, read and written in its documented layout, without
-huggingface_hub and without the network.
+"""The Hugging Face cache on disk.
+
+It is read and written in its documented layout, without huggingface_hub and without the network.
 
     models--org--repo/
         blobs/<etag>                         the contents, named by the SHA-256 of large files

@@ -1,5 +1,6 @@
-"""The only module that talks through huggingface_hub, and the one table from its exceptions to
-ours.
+"""Requests to the hub through huggingface_hub, which only this module imports.
+
+One table translates its exceptions.
 
 Taken from it: addresses, tokens, headers, the HTTP session (proxies, certificates, redirects that
 drop the token) and what a status means. Importing it takes 140 ms, so callers import this module
@@ -52,8 +53,9 @@ class TryLaterError(TransferError):
 
 
 def read_version(file: HubFile, settings: HubSettings, commit: str | None = None) -> FileVersion:
-    """Ask the hub which version of `file` its revision has now, or `commit` has: one request, no
-    content.
+    """Ask the hub which version of `file` its revision, or `commit`, has.
+
+    This is one request and downloads no content.
 
     Raises:
         SourceError: the repository, the revision or the file is not there; for a file with its
@@ -81,8 +83,9 @@ def read_version(file: HubFile, settings: HubSettings, commit: str | None = None
 
 
 def list_files(file: HubFile, settings: HubSettings) -> list[str]:
-    """Return the names of all files that the repository has at the revision of `file`, whose own
-    name does not count. One request.
+    """Return the names of all files of the repository at the revision of `file`, in one request.
+
+    The file's own name is not used.
 
     Raises as `read_version` does.
     """
@@ -140,9 +143,7 @@ def _translated(file: HubFile, settings: HubSettings) -> Iterator[None]:
 
 
 def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsError:
-    """The table: exceptions of huggingface_hub and of its HTTP library, to what a user can do about
-    them.
-    """
+    """Translate exceptions of huggingface_hub and of its HTTP library to errors with a hint."""
     page = f"{settings.shown}/{file.repo}"
     match exc:
         case GatedRepoError():
@@ -241,9 +242,7 @@ def _names(file: HubFile, settings: HubSettings) -> list[str]:
 
 
 def _neighbours(file: HubFile, settings: HubSettings) -> str:
-    """Return a sentence naming the files that could have been meant, or nothing where the hub does
-    not list them.
-    """
+    """Return a sentence that names similar files, or nothing if the hub does not list them."""
     names: list[str] = []
     with suppress(_HTTP_ERROR):
         names = _names(file, settings)

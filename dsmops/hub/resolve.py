@@ -38,9 +38,7 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
-    """What `fetch` would do: the files in the order they were asked for, and which hub and cache
-    they are for.
-    """
+    """What `fetch` would do: the files in the order of the request, the hub and the cache."""
 
     files: tuple[PlannedFile, ...]
     settings: HubSettings
@@ -153,8 +151,9 @@ def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, P
 
 
 def list_files(file: HubFile) -> list[str]:
-    """Return the names of all files of the repository and revision of `file`, sorted: by one
-    request, or, offline, of those in the cache.
+    """Return the sorted names of all files of the repository and revision of `file`.
+
+    It takes one request. Offline it lists the files in the cache.
 
     Raises as `plan_download` does.
     """
@@ -167,8 +166,9 @@ def list_files(file: HubFile) -> list[str]:
 
 
 def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
-    """Return the first `size` bytes of `file` (fewer if it is shorter) and the size of the whole,
-    without downloading it.
+    """Return the first `size` bytes of `file` and its whole size, without downloading the rest.
+
+    A shorter file gives fewer bytes.
 
     From the cache where it has the file, else by one range request. Raises as `plan_download` does.
     """
@@ -192,8 +192,9 @@ def read_head(file: HubFile, size: int) -> tuple[bytes, int]:
 
 
 def ask_once(file: HubFile, *, timeout_s: int) -> FileVersion:
-    """Ask the hub which version of `file` it has, once and with little patience: one request,
-    whatever the cache holds.
+    """Ask the hub once, with a short time-out, which version of `file` it has.
+
+    The cache is not used.
 
     Raises:
         SourceError: the file, revision or repository is not there.
@@ -206,8 +207,9 @@ def ask_once(file: HubFile, *, timeout_s: int) -> FileVersion:
 
 
 def _plan_from_hub(file: HubFile, commit: str | None, settings: HubSettings) -> PlannedFile:
-    """Ask the hub about `file`, at `commit` where another file of the same revision was already
-    found there.
+    """Ask the hub about `file`.
+
+    `commit` is where another file of the same revision was found before.
     """
     from dsmops.hub import transfer
 

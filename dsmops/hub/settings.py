@@ -34,9 +34,7 @@ class HubSettings:
 
     @property
     def shown(self) -> str:
-        """The endpoint as people may see it: without the user name and password that an address of
-        a mirror may hold.
-        """
+        """The endpoint as messages show it, without a user name and password."""
         return without_userinfo(self.endpoint)
 
 
@@ -82,8 +80,10 @@ def read_settings() -> HubSettings:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Where this machine keeps a token: `variable` is the name of the one that is set, `file` the
-    file, whether or not it is there.
+    """Where this machine keeps a token.
+
+    `variable` is the environment variable that is set. `file` is the token file, which need not
+    exist.
     """
 
     variable: str | None
@@ -92,8 +92,9 @@ class Tokens:
 
 
 def find_tokens() -> Tokens:
-    """Return where a token would be taken from; the variable wins. moshi-server reads none of them
-    but `token` beside its cache.
+    """Return where a token would be read from; the variable comes before the file.
+
+    moshi-server reads only `token` beside its cache.
     """
     environ = os.environ
     variable = next(
@@ -107,8 +108,9 @@ def find_tokens() -> Tokens:
 
 
 def server_cache() -> Path:
-    """Return the cache that moshi-server uses in this environment: it knows `HF_HOME`, and none of
-    the other variables.
+    """Return the cache that moshi-server uses in this environment.
+
+    It reads `HF_HOME` and none of the other variables.
 
     Source: hf-hub 0.4.3, `Cache::from_env`.
     """

@@ -136,9 +136,7 @@ def is_repo_name(text: str) -> bool:
 
 
 def _split_repo(rest: str) -> tuple[str, bool, str]:
-    """Split `repo@revision/path` or `repo/path` into the name, whether a revision follows, and what
-    is left.
-    """
+    """Split `repo@revision/path` or `repo/path` into name, whether a revision follows, rest."""
     segment = rest.partition("/")[0]
     name, at, _ = segment.partition("@")
     return name, bool(at), rest[len(name) + 1 :]

@@ -1,5 +1,7 @@
-"""Bring contents from the hub to the disk: resumed where an earlier run stopped, retried, verified,
-whole or not at all.
+"""Download contents from the hub to the disk.
+
+A download resumes where an earlier run stopped, is retried and verified. A file appears only when
+it is complete.
 
 The bytes are written here rather than by `hf_hub_download`, because since huggingface_hub 1.x that
 throws away what an interrupted download had (its issue 4196), does not go on after a reset
@@ -98,8 +100,9 @@ def read_head(file: HubFile, commit: str, size: int, settings: HubSettings) -> b
 def download(
     file: HubFile, version: FileVersion, settings: HubSettings, progress: Progress
 ) -> None:
-    """Store the content of `file` as its blob in the cache; `progress` counts the bytes that come
-    over the network.
+    """Store the content of `file` as its blob in the cache.
+
+    `progress` counts the bytes that come over the network.
 
     When interrupted, what has arrived stays beside the blob and the next call goes on from there.
     Content that differs from the promised size or SHA-256 is removed.
@@ -181,8 +184,9 @@ class _Incoming:
         self._progress.advance(len(block))
 
     def rewind(self, start: int) -> None:
-        """Prepare for bytes from `start` on: where we are, or 0 from a server that knows no
-        ranges.
+        """Prepare for bytes from `start` on.
+
+        That is the present position, or 0 if the server does not support ranges.
         """
         if start != self.size_bytes:
             self._progress.advance(-self.size_bytes)
