@@ -1,7 +1,7 @@
 """Text and tables on a terminal, with every control character spelled out.
 
 Names of files and words of servers come from outside. A line break in them is spelled out too,
-wherever they are printed, so that they cannot forge a line of ours: each text that a view yields is
+wherever they are printed, so that they cannot forge a line of dsmops: each text that a view yields is
 one line. Only a `Document` keeps its line breaks.
 """
 
