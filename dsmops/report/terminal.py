@@ -1,8 +1,8 @@
 """Text and tables on a terminal, with every control character spelled out.
 
 Names of files and words of servers come from outside. A line break in them is spelled out too,
-wherever they are printed, so that they cannot forge a line of dsmops: each text that a view yields is
-one line. Only a `Document` keeps its line breaks.
+wherever they are printed, so that they cannot forge a line of dsmops: each text that a view yields
+is one line. Only a `Document` keeps its line breaks.
 """
 
 from __future__ import annotations
