@@ -126,6 +126,10 @@ def test_voices_that_are_not_there_are_refused(server: SplitServer) -> None:
 
 def test_counts_are_those_of_all_processes(server: SplitServer) -> None:
     """Whichever front is asked."""
+    with SttClient(server.url, KEY) as client:
+        client.audio(frames(3))
+        client.receive()
+    wait_for_slots(server.url, 0)
     for _ in range(6):
         assert request(server.url, "POST", PATH, body=b"").status == 401
     counts = {
