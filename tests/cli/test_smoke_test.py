@@ -201,7 +201,7 @@ def test_without_the_worker_extra_it_says_what_to_install(
     """Exit 4 and the command, as a document where one was asked for."""
     hidden = f"import sys; sys.modules[{package!r}] = None; "
     code = f"{hidden}from dsmops.cli.main import main; sys.exit(main())"
-    command = [*python(), "-c", code, "smoke-test", *way, "--json"]
+    command = [sys.executable, "-c", code, "smoke-test", *way, "--json"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )

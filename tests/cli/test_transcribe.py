@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -455,7 +456,7 @@ def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package:
         f"import sys; sys.modules[{package!r}] = None; from dsmops.cli.main import main;"
         " sys.exit(main())"
     )
-    command = [*python(), "-c", code, "transcribe", "speech.wav", *MODEL]
+    command = [sys.executable, "-c", code, "transcribe", "speech.wav", *MODEL]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=60
     )
@@ -473,7 +474,7 @@ def test_without_what_talks_to_servers_it_says_what_to_install(folder: Path, pac
         " sys.exit(main())"
     )
     command = [
-        *python(),
+        sys.executable,
         "-c",
         code,
         "transcribe",
