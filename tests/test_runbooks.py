@@ -170,6 +170,8 @@ def test_the_readme_has_the_commands_of_its_path() -> None:
     """The path to a transcript is there, and its commands were found by this test's own parser."""
     names = [name for name, *_ in written_commands(README)]
     path = ["check-gpu", "plan", "prep-sm75", "smoke-test", "worker", "transcribe"]
+    # The first try without a card comes before the path.
+    names = names[names.index("plan") - 1 :]
     assert [name for name in dict.fromkeys(names) if name in path] == path
 
 
