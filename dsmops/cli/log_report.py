@@ -36,7 +36,7 @@ def log_report(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Report what server logs say: starts, steps, streams, failures.
+    """Report what logs say: starts, steps, streams, failures.
 
     Reads raw logs of moshi-server and of `dsmops worker`, compressed or in a collector's wrapper,
     in one pass and in constant memory. Says whether the server kept up, how many streams it had,

@@ -91,7 +91,7 @@ def worker(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Serve a moshi-server config, or a model by name, with the embedded engine.
+    """Serve a config, or a model by name, in the embedded engine.
 
     Takes the flags and the TOML of `moshi-server worker`; messages, metrics and log lines are the
     same. It listens once every model is loaded and has made its first steps. SIGTERM and SIGHUP let

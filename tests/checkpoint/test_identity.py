@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from dsmops.checkpoint import TensorInfo, identify
-from dsmops.models import MIMI_TENSOR_PROBES, MODELS, STT_MODELS, LmShape
+from dsmops.models import KNOWN, MIMI_TENSOR_PROBES, MODELS, STT_MODELS, LmShape
 
 STT_1B = STT_MODELS["stt-1b-en_fr"].shape
 
@@ -34,7 +34,7 @@ def test_a_deeper_model_of_the_same_architecture_is_told_from_the_other(
     deeper = dataclasses.replace(lm, num_layers=lm.num_layers + 4)
     shape = deeper if lm is model.shape else dataclasses.replace(model.shape, lm=deeper)
     other = dataclasses.replace(model, name="deeper", shape=shape)
-    monkeypatch.setitem(MODELS, "deeper", other)
+    monkeypatch.setitem(KNOWN, "deeper", other)
     assert identify(as_tensors(other.shape.tensors())).name == "deeper"
     assert identify(as_tensors(model.shape.tensors())).name == name
 

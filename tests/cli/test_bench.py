@@ -50,7 +50,8 @@ def test_the_document(result: Path) -> None:
     assert (document["kind"], document["knee"], document["comparison"]) == ("stt", 2, None)
     level = document["levels"][0]
     assert (level["streams"], level["opened"], level["verdict"]) == (2, 2, "held")
-    assert level["figures"]["frames_due"] == 25 or level["figures"]["frames_due"] == 24
+    # Two seconds; how many frames lie in them depends on the stream's phase.
+    assert level["figures"]["frames_due"] in (24, 25, 26)
     assert level["figures"]["lag_ms"]["count"] == level["figures"]["frames_due"]
     assert level["errors"] == {}
     assert KEY not in text

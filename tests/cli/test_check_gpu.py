@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "data" / "gpu" / "views"
 
 DEVICE_KEYS = {
     "name",
+    "shares_host_memory",
     "compute_capability",
     "memory_total_bytes",
     "memory_free_bytes",

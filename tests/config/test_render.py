@@ -280,7 +280,9 @@ def test_a_rendered_config_lints_clean_on_turing(path: Path) -> None:
         ),
     )
     assert report.counts.errors == 0
-    assert {finding.code for finding in report.findings} == {"ineffective-key"}
+    # The small model needs no key of the hub, so its config has none that has no effect.
+    expected = set() if "tiny" in path.name else {"ineffective-key"}
+    assert {finding.code for finding in report.findings} == expected
 
 
 def test_a_diff_shows_what_changes() -> None:

@@ -89,7 +89,8 @@ def find_model_config(
         return str(path.parent), path, lambda names: _beside(path, names)
     known = [
         *(name for name, model in MODELS.items() if model.purpose == default.purpose),
-        *shipped,
+        # A config beside a model's own is for text-to-speech: `tiny` means either, by command.
+        *(one for one in shipped if isinstance(default, TtsModel) or not one.endswith("-tts")),
     ]
     near = difflib.get_close_matches(source, known, n=1)
     raise SourceError(

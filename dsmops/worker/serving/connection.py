@@ -125,6 +125,7 @@ class Connection(ABC, Generic[EventT]):
         self._is_waiting_for_reader = False
         self._small = Bucket(per_s=SMALL_PER_S, at_once=SMALL_AT_ONCE)
         self._failure: Ending | None = None
+        self._silence_timer: asyncio.TimerHandle | None = None
         self._last_sent_s = self._last_received_s = 0.0
         self._ended_by: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.on_news = self._on_news
@@ -153,7 +154,9 @@ class Connection(ABC, Generic[EventT]):
         self._transport = transport
         tasks = [asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._send())]
         either: list[asyncio.Future[Any]] = [*tasks, self._ended_by]
-        silence = self._watch_silence()
+        self._last_received_s = asyncio.get_running_loop().time()
+        if self._silence_s is not None:
+            self._watch_silence(self._silence_s)
         try:
             done, _ = await asyncio.wait(
                 either, timeout=self._limits.session_s, return_when=asyncio.FIRST_COMPLETED
@@ -161,11 +164,13 @@ class Connection(ABC, Generic[EventT]):
         finally:
             # What comes from here on is not sent.
             self._transport = None
-            if silence is not None:
-                silence.cancel()
+            if self._silence_timer is not None:
+                self._silence_timer.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # A timer and an exception refer back to this object; it must be free of cycles.
+            self._silence_timer = self._failure = None
         if self._ended_by.done():
             return self._ended_by.result()
         if not done:
@@ -216,8 +221,11 @@ class Connection(ABC, Generic[EventT]):
             if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
                 await self._take(message)
             size = len(message.data) if isinstance(message.data, bytes | str) else 0
-            if size < _FREE_MESSAGE_BYTES:
-                await self._small.take()
+            has_waited = size < _FREE_MESSAGE_BYTES and await self._small.take()
+            if has_waited and message.type is WSMsgType.PING:
+                raise Ending(
+                    CloseCode.TIMED_OUT, "too many pings", logged="too many pings", gone=True
+                )
 
     async def _wait_for_room(self) -> None:
         while self._stream.is_full:
@@ -225,32 +233,28 @@ class Connection(ABC, Generic[EventT]):
             if self._stream.is_full:
                 await self._room.wait()
 
-    def _watch_silence(self) -> _Watch | None:
-        """End the conversation when the client sends nothing for too long.
+    def _watch_silence(self, left_s: float) -> None:
+        """Look in `left_s` seconds whether the client has sent nothing for too long.
 
         One timer looks now and then, since a timer for each message would cost more than the rest.
         """
-        if self._silence_s is None:
-            return None
-        loop, silence_s = asyncio.get_running_loop(), self._silence_s
-        self._last_received_s = loop.time()
-        watch = _Watch()
+        loop = asyncio.get_running_loop()
+        self._silence_timer = loop.call_later(left_s, self._look_for_silence)
 
-        def look() -> None:
-            left_s = self._last_received_s + silence_s - loop.time()
-            if left_s > 0:
-                watch.timer = loop.call_later(left_s, look)
-                return
-            self.end(
-                Ending(
-                    CloseCode.TIMED_OUT,
-                    f"nothing came for {silence_s:g} s",
-                    logged="recv loop short timeout",
-                )
+    def _look_for_silence(self) -> None:
+        assert self._silence_s is not None
+        now_s = asyncio.get_running_loop().time()
+        left_s = self._last_received_s + self._silence_s - now_s
+        if left_s > 0:
+            self._watch_silence(left_s)
+            return
+        self.end(
+            Ending(
+                CloseCode.TIMED_OUT,
+                f"nothing came for {self._silence_s:g} s",
+                logged="recv loop short timeout",
             )
-
-        watch.timer = loop.call_later(silence_s, look)
-        return watch
+        )
 
     def _send_ready(self) -> None:
         """Send what the stream has, in one write; the task `_send` ends it or waits, where that is
@@ -318,15 +322,6 @@ class Connection(ABC, Generic[EventT]):
         except TimeoutError:
             reason = f"the client read nothing for {self._limits.stalled_s:g} s"
             raise Ending(CloseCode.TIMED_OUT, logged=reason, task="send_loop", gone=True) from None
-
-
-class _Watch:
-    """The timer that is set at present."""
-
-    timer: asyncio.TimerHandle
-
-    def cancel(self) -> None:
-        self.timer.cancel()
 
 
 def _frame(data: bytes) -> bytes:

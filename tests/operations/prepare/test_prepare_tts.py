@@ -229,7 +229,7 @@ def test_what_cannot_be_prepared_is_named_before_anything_is_written(model: Path
     cases: list[tuple[type[DsmopsError], str, dict[str, object], object]] = [
         (SourceError, "config.json is not there", {}, None),
         (CheckpointError, "another checkpoint", {}, {**body, "num_layers": 3}),
-        (InputError, "no file name", {}, {**body, "mimi_name": "../mimi.safetensors"}),
+        (InputError, "is not a file name", {}, {**body, "mimi_name": "../mimi.safetensors"}),
         (InputError, "model_type", {}, {**body, "model_type": "stt"}),
         (InputError, "not JSON", {}, "{"),
         (SourceError, "not beside", {}, {**body, "mimi_name": "elsewhere.safetensors"}),

@@ -39,7 +39,8 @@ def test_the_original_passes(module: str, heads: int, not_offered: set[str]) -> 
     with OriginalServer(module, heads=heads, step_s=0.002) as server:
         report = judge(server, limits=HASTY if module != "Asr" else PATIENT)
     assert report.passed, report.verdict
-    assert skipped(report) == not_offered
+    # It serves no model whose words are known.
+    assert skipped(report) == not_offered | {"words"}
 
 
 @pytest.mark.parametrize("module", [pytest.param("BatchedAsr", marks=pytest.mark.slow), "Asr"])
