@@ -156,7 +156,7 @@ class Connection(ABC, Generic[EventT]):
         either: list[asyncio.Future[Any]] = [*tasks, self._ended_by]
         self._last_received_s = asyncio.get_running_loop().time()
         if self._silence_s is not None:
-            self._watch_silence(self._silence_s)
+            self._watch_silence(self._silence_s, self._silence_s)
         try:
             done, _ = await asyncio.wait(
                 either, timeout=self._limits.session_s, return_when=asyncio.FIRST_COMPLETED
@@ -233,25 +233,23 @@ class Connection(ABC, Generic[EventT]):
             if self._stream.is_full:
                 await self._room.wait()
 
-    def _watch_silence(self, left_s: float) -> None:
-        """Look in `left_s` seconds whether the client has sent nothing for too long.
+    def _watch_silence(self, left_s: float, silence_s: float) -> None:
+        """Look in `left_s` seconds whether the client has sent nothing for `silence_s`.
 
         One timer looks now and then, since a timer for each message would cost more than the rest.
         """
         loop = asyncio.get_running_loop()
-        self._silence_timer = loop.call_later(left_s, self._look_for_silence)
+        self._silence_timer = loop.call_later(left_s, self._look_for_silence, silence_s)
 
-    def _look_for_silence(self) -> None:
-        assert self._silence_s is not None
-        now_s = asyncio.get_running_loop().time()
-        left_s = self._last_received_s + self._silence_s - now_s
+    def _look_for_silence(self, silence_s: float) -> None:
+        left_s = self._last_received_s + silence_s - asyncio.get_running_loop().time()
         if left_s > 0:
-            self._watch_silence(left_s)
+            self._watch_silence(left_s, silence_s)
             return
         self.end(
             Ending(
                 CloseCode.TIMED_OUT,
-                f"nothing came for {self._silence_s:g} s",
+                f"nothing came for {silence_s:g} s",
                 logged="recv loop short timeout",
             )
         )
