@@ -269,7 +269,7 @@ def test_pages_of_other_sites_are_refused(
 def test_a_flood_on_one_connection_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelined requests are answered at a bounded rate, counted and logged; others go on."""
     monkeypatch.setattr(admission, "REQUESTS_AT_ONCE", 5.0)
-    monkeypatch.setattr(admission, "REQUESTS_PER_S", 2.0)
+    monkeypatch.setattr(admission, "REQUESTS_PER_S", 0.5)
     asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 200
     with ThreadedServer() as server, SttClient(server.url, KEY) as honest:
         with connected(server, asked) as raw:
