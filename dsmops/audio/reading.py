@@ -167,7 +167,7 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
     read through ffmpeg, where that is installed.
 
     Raises:
-        SourceError: there is no such file.
+        SourceError: the file does not exist.
         InputError: it is a folder, empty, not audio, or of an absurd rate or number of channels.
         FileAccessError: it may not be read.
         DiskFullError: no room for the temporary file.

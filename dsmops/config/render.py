@@ -231,7 +231,7 @@ def _set(text: str, where: KeyPath, value: Any) -> str:
 
 def _line_above(config: Config, where: KeyPath) -> int | None:
     """Return the line below which a new key may stand as a line of its own: 0 for the top of the
-    file, None when there is no such place.
+    file, None where no line can be added.
     """
     lines = config.text.split("\n")
     for key in ("batch_size", "type") if where[0] == "modules" else _TOP_KEYS:

@@ -199,8 +199,8 @@ _TABLE = (
             r"huggingface\.co\S*: status code 40[134]|40[134] Client Error|GatedRepoError"
             r"|RepositoryNotFoundError"
         ),
-        "the hub refused a file: the token is wrong or lacks access, or there is no such "
-        "repository",
+        "the hub refused a file: the token is wrong or lacks access, or the repository does not"
+        " exist",
         "kyutai-labs/delayed-streams-modeling#119",
         "See what the hub says to this machine: `dsmops doctor`.",
         "model-files.md#hub-refused",

@@ -85,7 +85,7 @@ class Sieve:
         in_time = self._in_time.get(line.service, not self.limits_time)
         if record.time is not None:
             in_time = bool(self.wanted.in_time(record.time, record.time))
-        # Plain text of which only a collector told the time bears no level.
+        # Plain text has no level when only its collector gives the time.
         before = self._wanted.get(line.service, self.wanted.wants_all)
         wants = before if record.level is None else self.wanted.wants(record)
         self.begin(line.service, in_time=in_time, wants=wants)

@@ -67,7 +67,7 @@ _DEATHS = {
     ),
 }
 _MAY_DIE = re.compile("|".join(pattern.pattern for pattern in _DEATHS.values()))
-"""What kills a server bears no level. Such a line is an event of level ERROR, by its format."""
+"""Lines that report a server's death have no level. Such a line is an event of level ERROR, by its format."""
 
 
 class Line(NamedTuple):

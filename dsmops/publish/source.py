@@ -72,7 +72,7 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
     source, or into `raw`.
 
     Raises:
-        SourceError: there is no such folder.
+        SourceError: the folder does not exist.
         InputError: the source is itself a raw folder, or is inside one.
         FileAccessError: the folder cannot be read. A folder below it that cannot is skipped.
     """

@@ -128,7 +128,7 @@ class ObjectStore(Protocol):
         An interrupted transfer continues where it stopped.
 
         Raises:
-            MissingObjectError: there is no such object.
+            MissingObjectError: the object does not exist.
             IntegrityError: all bytes were handed over and their digest is not `sha256`. The caller
                 discards them.
         """

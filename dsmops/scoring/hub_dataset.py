@@ -56,7 +56,7 @@ def open_dataset(name: str, *, progress: Progress = SILENT) -> Corpus:
 
     Raises:
         ExtraMissingError: datasets is not installed.
-        SourceError, InputError: there is no such dataset, config or split, or it has no audio;
+        SourceError, InputError: the dataset, config or split does not exist or has no audio;
             while reading: a row has no reference.
         EnvironmentMissingError: datasets needs a further package for this dataset.
         TransferError: the network or the hub failed.

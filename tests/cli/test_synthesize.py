@@ -249,7 +249,7 @@ def test_two_voices_are_a_dialogue(tiny: TinyTts, tmp_path: Path) -> None:
     [
         (("你好", "x.wav"), 3, "does not know '你' '好'"),
         (("hello 你好", "x.wav", "--strict"), 3, "does not know '你' '好'"),
-        (("hello.txt", "x.wav"), 3, "hello.txt: there is no such file"),
+        (("hello.txt", "x.wav"), 3, "hello.txt: the file does not exist"),
         (("hello", "x.mp4"), 3, "End the name in .wav"),
         (("hello", "x.wav", "--voice", "tiny/frist.wav"), 3, "Near names: tiny/first.wav"),
         (("hello", "--play"), 4, "dsmops[mic]"),

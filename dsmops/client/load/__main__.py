@@ -23,6 +23,7 @@ import signal
 import ssl
 import sys
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -154,7 +155,7 @@ class _Process:
                 await asyncio.shield(stream.ready)
 
 
-class _Level:
+class _Level(ABC):
     """N streams of this process, opened, measured and closed."""
 
     def __init__(self, job: Job, open_: Callable[..., Any], command: Command) -> None:
@@ -208,27 +209,31 @@ class _Level:
                 break
             await asyncio.wait((told,), timeout=min(left_s, _ENDED_S))
 
+    @abstractmethod
     async def open_all(self) -> int:
-        raise NotImplementedError
+        """Open the streams and return how many are open."""
 
+    @abstractmethod
     def errors(self) -> Counter[str]:
-        raise NotImplementedError
+        """Return why streams ended, and how many for each reason."""
 
+    @abstractmethod
     def is_over(self) -> bool:
-        """Whether no stream is left."""
-        raise NotImplementedError
+        """Return whether no stream is left."""
 
     def is_settled(self) -> bool:
         """Whether no answer is to come."""
         return False
 
+    @abstractmethod
     def report(
         self, now_s: float, until_s: float
     ) -> tuple[dict[str, Any], dict[str, array[float]]]:
-        raise NotImplementedError
+        """Return the results of the window, as plain values and as arrays."""
 
+    @abstractmethod
     async def close(self) -> None:
-        raise NotImplementedError
+        """Close all streams."""
 
 
 class _SttLevel(_Level):

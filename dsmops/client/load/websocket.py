@@ -14,6 +14,7 @@ import hashlib
 import os
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -83,7 +84,7 @@ def client_frame(opcode: int, payload: bytes) -> bytes:
     return head + mask + masked.to_bytes(size, "little")
 
 
-class LeanWebSocket(asyncio.Protocol):
+class LeanWebSocket(asyncio.Protocol, ABC):
     """One connection. A subclass says what a message means.
 
     `ended` is why it is over, empty until then, and `ended_s` is when. `close_code` is the code of
@@ -106,9 +107,9 @@ class LeanWebSocket(asyncio.Protocol):
         """Done when `Ready` came, or the connection is over. A subclass says when."""
         self.over: asyncio.Future[None] = loop.create_future()
 
+    @abstractmethod
     def message(self, payload: bytes, now_s: float) -> None:
         """Take a binary message that came at `now_s`."""
-        raise NotImplementedError
 
     def send(self, frame: bytes) -> None:
         """Send a frame that `client_frame` made. Never waits."""

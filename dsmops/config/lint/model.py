@@ -51,7 +51,7 @@ def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, 
         if type(table.get(key)) is int and table[key] == 0:
             yield (
                 key,
-                f"{key} is 0: there is no such model",
+                f"{key} is 0, and no model has a size of 0",
                 "Copy the [model] tables of the model's own config.",
             )
     width, heads = table.get("d_model"), table.get("num_heads")

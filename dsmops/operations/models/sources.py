@@ -61,7 +61,7 @@ def locate(source: str) -> Path | HubFile:
     which need not exist.
 
     Raises:
-        SourceError: there is no such path, or the name is not that of a checkpoint on the hub.
+        SourceError: the path does not exist, or the name is not a checkpoint on the hub.
     """
     if "://" in source:
         return _parse_checkpoint(source)

@@ -58,7 +58,7 @@ class Voices(Protocol):
         from any thread.
 
         Raises:
-            SourceError: there is no such voice; the hint names near ones, and how many there are.
+            SourceError: the voice is unknown; the hint names the nearest, and how many there are.
             RemoteError, CredentialsError, ResourceError: the hub, the network or the disk failed or
                 refused.
         """
@@ -72,7 +72,7 @@ def open_voices(where: str, suffix: str, *, progress: Progress = SILENT) -> Voic
     is made yet. `progress` announces and shows the downloads of voices that are found there.
 
     Raises:
-        SourceError: there is no such folder, or the repository has no valid name.
+        SourceError: the folder does not exist, or the repository has no valid name.
     """
     for scheme in _HUB_FOLDERS:
         if where.startswith(scheme):

@@ -126,7 +126,7 @@ def parse_devices(text: str) -> list[Device]:
 
     Raises:
         InputError: a word is neither, or a device is named twice.
-        DriverMissingError: there is no such CUDA device.
+        DriverMissingError: the machine does not have this CUDA device.
     """
     from dsmops.worker.serving.processes import Device
 

@@ -53,7 +53,7 @@ def read_text(argument: str) -> str:
             data = file.read(MOST_TEXT_BYTES + 1)
     elif _FILE_NAME.fullmatch(argument):
         raise SourceError(
-            f"{argument}: there is no such file",
+            f"{argument}: the file does not exist",
             hint=(
                 f"Check the path. To synthesize these words: echo {shlex.quote(argument)} | "
                 "dsmops synthesize - OUT"

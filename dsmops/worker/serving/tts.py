@@ -256,7 +256,7 @@ class TtsModule(LoopModule[TtsConversation]):
         """Return how a stream with this voice speaks.
 
         Raises:
-            InputError: there is no such voice.
+            InputError: the voice is unknown.
         """
         name = voice or ""
         if len(name) > _LONGEST_NAME:

@@ -251,7 +251,7 @@ def test_the_hint_for_another_encoding_works_as_typed(tmp_path: Path, encoding: 
 @pytest.mark.parametrize("name", ["hello.txt", "texts/hello.md", "~/a.TXT", "chapter.docx"])
 def test_the_name_of_a_file_that_is_not_there_is_not_synthesized(name: str) -> None:
     """A mistyped name; the hint says how to have these words."""
-    with pytest.raises(SourceError, match="there is no such file") as caught:
+    with pytest.raises(SourceError, match="the file does not exist") as caught:
         read_text(name)
     assert "| dsmops synthesize - OUT" in caught.value.hint
 

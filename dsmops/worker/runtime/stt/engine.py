@@ -113,7 +113,7 @@ class SttEngine:
         """Start new streams in `slots`. Other slots are untouched.
 
         Raises:
-            ValueError: there is no such slot (a bug in the caller).
+            ValueError: a slot number is out of range (a bug in the caller).
         """
         if not all(0 <= slot < self.batch_size for slot in slots):
             raise ValueError(f"slots {list(slots)} are not all among {self.batch_size}")

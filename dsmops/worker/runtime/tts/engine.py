@@ -177,7 +177,7 @@ class TtsEngine:
         Other slots are untouched.
 
         Raises:
-            ValueError: there is no such slot, or not one request for each; a bug in the caller.
+            ValueError: a slot number is out of range, or requests and slots differ; a caller's bug.
             InputError: a request cannot be followed, as `check` says; nothing was changed.
         """
         if not all(0 <= slot < self.batch_size for slot in slots) or len(requests) != len(slots):
