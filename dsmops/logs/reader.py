@@ -67,7 +67,8 @@ _DEATHS = {
     ),
 }
 _MAY_DIE = re.compile("|".join(pattern.pattern for pattern in _DEATHS.values()))
-"""Lines that report a server's death have no level. Such a line is an event of level ERROR, by its format."""
+"""Lines that report a server's death have no level: their format makes them events of level ERROR.
+"""
 
 
 class Line(NamedTuple):

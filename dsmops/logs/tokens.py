@@ -104,7 +104,7 @@ TOKEN_SHAPES: tuple[TokenShape, ...] = (
     _of("Google refresh", "1//0", _URL_SAFE, 30, _LIST),
     _of("Google HMAC", "GOOG1E GOOG", "A-Z0-9", 20, "cloud.google.com: storage, HMAC keys"),
     _of("npm", "npm_", _ALNUM, 30, "docs.npmjs.com: about access tokens"),
-    _of("PyPI", "pypi-", _URL_SAFE, 20, "pypi.org: help, API tokens"),
+    _of("PyPI", "pypi-", _URL_SAFE, 20, "PyPI help: API tokens"),
     _of("RubyGems", "rubygems_", _HEX, 40, _GITLEAKS),
     _of("crates.io", "cio", _ALNUM, 32, "crates.io: API tokens"),
     _of("NuGet", "oy2", "a-z0-9", 43, _LIST),
