@@ -94,6 +94,9 @@ class Connection:
         """
         try:
             await self._ws.send_bytes(data)
+            # Sending does not yield while the system takes the data. Answers must be read meanwhile:
+            # a reset discards those that are still unread.
+            await asyncio.sleep(0)
         except aiohttp.ClientConnectionError as exc:
             raise ConnectionError(str(exc)) from exc
         self._last_frame_s = self._last_binary_s = _now_s()
