@@ -94,7 +94,7 @@ class Connection:
         """
         try:
             await self._ws.send_bytes(data)
-            # Sending does not yield while the system takes the data. Answers must be read meanwhile:
+            # Sending does not yield while the system takes the data. Answers must be read too:
             # a reset discards those that are still unread.
             await asyncio.sleep(0)
         except aiohttp.ClientConnectionError as exc:
