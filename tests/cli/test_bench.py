@@ -50,7 +50,7 @@ def test_the_document(result: Path) -> None:
     assert (document["kind"], document["knee"], document["comparison"]) == ("stt", 2, None)
     level = document["levels"][0]
     assert (level["streams"], level["opened"], level["verdict"]) == (2, 2, "held")
-    # Two seconds; how many frames lie in them depends on the stream's phase.
+    # In one second each of two streams has 12 or 13 frames, by its phase.
     assert level["figures"]["frames_due"] in (24, 25, 26)
     assert level["figures"]["lag_ms"]["count"] == level["figures"]["frames_due"]
     assert level["errors"] == {}

@@ -15,6 +15,7 @@ import zstandard
 
 from dsmops.errors import InputError, SourceError
 from dsmops.logs import can_follow, decompressed, open_source
+from dsmops.logs.blocks import BLOCK_BYTES
 from dsmops.logs.follow import follow
 
 TEXT = b"".join(b"line %d of a log\n" % number for number in range(20_000))
@@ -287,7 +288,7 @@ def test_a_bomb_is_read_in_constant_memory_and_warned_of(
         for chunk in chunks:
             largest, total = max(largest, len(chunk)), total + len(chunk)
     assert total in (32 << 20, 1 << 30)
-    assert largest <= 4 << 20
+    assert largest <= BLOCK_BYTES
     assert len(notes) == 1
     assert "is this a log?" in notes[0]
 

@@ -297,10 +297,15 @@ def test_ogg_opus_is_heard_in_any_pieces(worker: WorkerProcess) -> None:
     with SttClient(worker.url, API_KEY) as client:
         expected = words(client.transcribe(pcm))
     assert expected
-    for size in (10, 100, 3000, len(pages)):
+    # The first 1,500 bytes one by one: more small messages than that have to wait.
+    singles = [pages[at : at + 1] for at in range(1500)]
+    cuts = [
+        [pages[at : at + size] for at in range(0, len(pages), size)] for size in (10, 100, 3000)
+    ]
+    for pieces in ([*singles, pages[1500:]], *cuts, [pages]):
         with SttClient(worker.url, API_KEY) as client:
-            for start in range(0, len(pages), size):
-                client.send({"type": "OggOpus", "data": list(pages[start : start + size])})
+            for piece in pieces:
+                client.send({"type": "OggOpus", "data": list(piece)})
             client.send({"type": "Marker", "id": 1})
             client.audio(np.zeros(20 * FRAME, np.float32))
             assert words(client.until("Marker"))[: len(expected)] == expected
