@@ -1,5 +1,6 @@
-"""Causal self-attention with rotary positions over a window, whole or streaming through a ring of
-keys and values.
+"""Causal self-attention with rotary positions over a window.
+
+It works on a whole sequence, or on a stream through a ring of keys and values.
 
 Streaming semantics are those of `moshi` 0.2.13: a row holds its last `context` positions; the
 positions of one call are written before any of them attends, so with two positions a call the first
@@ -18,14 +19,16 @@ from torch import Tensor, nn
 from dsmops.worker.models.state import RowState
 
 _RING_ALIGNMENT = 8
-"""Rings are this much rounded up: fused attention kernels copy a mask whose rows are not a multiple
-of 8 long."""
+"""Rings are rounded up to a multiple of this: fused attention kernels copy a mask whose rows are
+not a multiple of 8 long."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingState:
-    """Positions done per row (int64 [B]) and, per layer, keys and values in one tensor [B, H, 2,
-    capacity, D], keys rotated.
+    """The positions done per row, and the keys and values of each layer.
+
+    `offset`: int64 [B]. Keys and values of a layer are one tensor [B, H, 2, capacity, D]. The keys
+    are rotated.
     """
 
     offset: Tensor
@@ -34,8 +37,9 @@ class RingState:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """What all layers share in one call of T positions: rotation, mask and, when streaming, where
-    to write.
+    """What all layers share in one call of T positions.
+
+    It is the rotation, the mask and, when streaming, the places to write to.
 
     `rotation`: complex64 [B or 1, 1, T, D/2]. `mask`: additive, in the compute dtype, broadcastable
     to [B, H, T, keys]. `slots`: int64 [B, T], ring entries of the new positions; None for a whole

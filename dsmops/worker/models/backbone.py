@@ -1,8 +1,8 @@
-"""What the language models of speech-to-text and text-to-speech share: a causal transformer over
-frames.
+"""The transformer that the STT and TTS language models share, causal over frames.
 
-RMS norms, rotary positions, gated SiLU feed-forward, no biases. Norms and rotations are computed in
-float32 whatever the weights are.
+It has RMS norms, rotary positions, a gated SiLU feed-forward and no biases. Norms and rotations are
+computed in float32, whatever the dtype of the weights.
+
 Source: `moshi` 0.2.13, `modules/transformer.py`; parity is tested.
 """
 
@@ -29,8 +29,9 @@ _NORM_EPS = 1e-8
 
 
 class RmsNorm(nn.Module):
-    """x · alpha / √(mean(x²) + 1e-8), computed in float32 and rounded once to the dtype of `x` and
-    `alpha` [1, 1, D].
+    """x · alpha / √(mean(x²) + 1e-8), rounded once.
+
+    Computed in float32, then rounded to the dtype of `x` and `alpha` [1, 1, D].
     """
 
     def __init__(self, width: int) -> None:
@@ -135,8 +136,9 @@ class Backbone(nn.Module):
         )
 
     def audio_rows(self, audio: Tensor) -> Tensor:
-        """Return the rows of the audio tables, int64 [B, K, T], that hold the codes `audio`, int64
-        [B, K, T].
+        """Return the rows of the audio tables that hold the codes `audio`.
+
+        Both are int64 [B, K, T].
         """
         first_rows = (
             torch.arange(self.shape.audio_codebooks, device=audio.device)[:, None]
@@ -147,8 +149,9 @@ class Backbone(nn.Module):
     def transform(
         self, x: Tensor, ring: RingState | None, cross: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return text logits [B, T, V] and normed states [B, T, D] of embedded steps `x` [B, T, D],
-        which is overwritten.
+        """Return text logits [B, T, V] and normed states [B, T, D] of `x` [B, T, D].
+
+        `x` holds the embedded steps and is overwritten.
 
         Without `ring` the T steps are a whole stream; with it, each row's next ones, and the caller
         moves `ring.offset` on. `cross`: per layer what it attends to, as `CrossAttention.project`

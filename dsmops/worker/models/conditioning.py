@@ -1,6 +1,7 @@
-"""What conditions a stream besides text: how closely to follow a voice, and the voice.
+"""The conditions of a stream besides its text: the voice, and how closely to follow it.
 
-Computed in float32, once a stream.
+Computed in float32, once for each stream.
+
 
 A conditioner is mask·(W·input) + (1 − mask)·padding, with learnt padding where there is no input.
 Those of lookup tables are summed into one vector that is added to every input of the language
@@ -38,8 +39,9 @@ class Conditioner(nn.Module):
         return cast("nn.Embedding", self.embed).weight[index : index + 1]
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """Return [T, width] of `inputs` [T, own width], padding where `mask` (bool [T]) is
-        False.
+        """Return the conditions [T, width] of `inputs` [T, own width].
+
+        Rows where `mask` (bool [T]) is False are the learnt padding.
         """
         return torch.where(mask[:, None], self.output_proj(inputs), self.learnt_padding[0])
 
@@ -56,7 +58,9 @@ class Conditioning(nn.Module):
         )
 
     def summed(self, cfg: float, *, null: bool = False) -> Tensor:
-        """Return the vector [width] that every step's input gets.
+        """Return the vector [width] that is added to every step's input.
+
+        `null` gives the vector of the unconditioned pass.
 
         With `null` the one for a model told nothing.
 
@@ -75,8 +79,9 @@ class Conditioning(nn.Module):
         return total
 
     def cross(self, voices: Sequence[Tensor]) -> Tensor:
-        """Return the sequence [speakers · frames, width] of voices, float32 [channels, frames]
-        each; learnt padding where there is none.
+        """Return the sequence [speakers · frames, width] that every layer attends to.
+
+        `voices` are float32 [channels, frames] each. Missing speakers get the learnt padding.
         """
         config, conditioner = self.config, self._named(VOICE)
         frames = config.voice_frames
@@ -95,8 +100,9 @@ class Conditioning(nn.Module):
 
 
 def position_code(positions: Tensor, width: int) -> Tensor:
-    """Return [T, width]: cosines in the first half, sines in the second, of angles t / 10000^(i /
-    (width/2 − 1)).
+    """Return the sine and cosine code of `positions`, [T, width].
+
+    The first half are cosines, the second sines, of the angles t / 10000^(i / (width/2 − 1)).
     """
     half = width // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float32) / (half - 1)

@@ -1,7 +1,7 @@
-"""Read single values of a parsed JSON or TOML model config, and refuse those that no model can
-have.
+"""Read and check single values of a parsed JSON or TOML model config.
 
-Shared by the readers of speech-to-text, text-to-speech and Mimi configs.
+Values that no model can have are refused. Shared by the readers of speech-to-text, text-to-speech
+and Mimi configs.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ def section(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raise ValueError unless `heads` attention heads share `width`, each with an even number of
-    channels to rotate in pairs.
+    """Check that `heads` attention heads can share `width`.
+
+    Each needs an even number of channels, which are rotated in pairs.
+
+    Raises ValueError otherwise.
     """
     if width % (2 * heads):
         raise ValueError(
@@ -75,8 +78,7 @@ def check_heads(width: int, heads: int) -> None:
 
 
 def server_feed_forward(width: int, feed_forward: int) -> int:
-    """Return the `dim_feedforward` from which `LmShape` derives the same hidden width as Python
-    does from `feed_forward`.
+    """Return the `dim_feedforward` that gives moshi-server's `LmShape` Python's hidden width.
 
     Python: h = 2·feed_forward/3, but 21·d/8 when feed_forward is 4·d. moshi-server's rule differs
     in that case (11·d/4).

@@ -53,8 +53,9 @@ class CausalConv(nn.Module):
         self.repeat_first = repeat_first
 
     def prepare(self) -> None:
-        """Lay the loaded weights out with channels innermost, as the kernels for tensor cores read
-        them.
+        """Lay the loaded weights out with channels innermost.
+
+        The kernels for tensor cores read them in this order.
         """
         self.weight.data = self.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
@@ -73,8 +74,9 @@ class CausalConv(nn.Module):
     def forward(
         self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Convolve one whole signal, or the next part of each row's stream when `state` and
-        `exec_mask` (bool [B]) are given.
+        """Convolve one whole signal, or the next part of each stream.
+
+        It is the next part when `state` and `exec_mask` (bool [B]) are given.
         """
         if self.left:
             # Joined with channels innermost, the layout that the convolution kernels for tensor
@@ -116,12 +118,11 @@ class CausalConv(nn.Module):
 
 
 class CausalConvTranspose(nn.Module):
-    """Transposed convolution [B, in, T] → [B, out, T · stride], with a kernel twice as long as its
-    stride.
+    """Transposed convolution [B, in, T] → [B, out, T · stride].
 
-    Weight layout (in, out, kernel), or (channels, 1, kernel) when `depthwise`. Streaming adds the
-    tail of the previous call to the start of this one and holds the new tail back, without the
-    bias, which each output gets once.
+    The kernel is twice as long as the stride. Weight layout (in, out, kernel), or (channels, 1,
+    kernel) when `depthwise`. Streaming adds the tail of the previous call to the start of this one
+    and holds the new tail back, without the bias, which each output gets once.
     """
 
     def __init__(
@@ -153,8 +154,9 @@ class CausalConvTranspose(nn.Module):
     def forward(
         self, x: Tensor, state: Tensor | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Expand one whole signal, or the next part of each row's stream when `state` and
-        `exec_mask` (bool [B]) are given.
+        """Expand one whole signal, or the next part of each stream.
+
+        It is the next part when `state` and `exec_mask` (bool [B]) are given.
         """
         inputs, taps = x.transpose(1, 2), self.weight.permute(2, 1, 0)
         # Plain products, channels innermost, as the convolutions around have them: cuDNN would turn

@@ -1,8 +1,9 @@
-"""The depformer: a small causal transformer over the codebooks of one frame, with a set of weights
-for each or for several of them.
+"""The depformer: a small causal transformer over the codebooks of one frame.
 
-It starts afresh at every step. Each codebook sees the state of the language model, the text token,
-and the codes chosen before it.
+Each codebook, or several of them together, has a set of weights. The depformer starts empty at
+every step. Each codebook sees the state of the language model, the text token, and the codes chosen
+before it.
+
 Source: `moshi` 0.2.13, `models/lm.py`, `depformer_step`; parity is tested.
 """
 
@@ -24,10 +25,11 @@ being B or a multiple of it."""
 
 
 class DemuxEmbedding(nn.Module):
-    """Two text streams in one number: u = (r + 1)·R + l, for R rows, stands for O1·W[l] + O2·W[r],
-    the second only where r >= 0.
+    """The embedding of two text streams that share one number.
 
-    u = -1 is the zero vector. `weight` has a row of zeros behind its R rows, `out` holds [O1 | O2].
+    For a table of R rows, u = (r + 1)·R + l stands for O1·W[l] + O2·W[r]; the second term only
+    where r >= 0. u = -1 is the zero vector. `weight` has a row of zeros behind its R rows, `out`
+    holds [O1 | O2].
     """
 
     def __init__(self, rows: int, inner: int, width: int) -> None:
@@ -114,8 +116,9 @@ class Depformer(nn.Module):
         self.tables = torch.bmm(self.emb, self.low_rank.transpose(1, 2))
 
     def forward(self, states: Tensor, text: Tensor, pick: Pick) -> Tensor:
-        """Return the codes int64 [B, K] that `pick` chose for `states` [R, D] and the multiplexed
-        text tokens `text` int64 [B].
+        """Return the codes int64 [B, K] that `pick` chose.
+
+        `states` is [R, D], and `text`, the multiplexed text tokens, int64 [B].
         """
         count, width, times = len(self.schedule), self.heads.shape[-1], len(states) // len(text)
         starts = F.linear(states, self.inputs).unflatten(-1, (-1, width))

@@ -1,5 +1,6 @@
-"""The device that models run on: which one, in which dtype, on how many threads, and what its
-failures mean to the user.
+"""The device that models run on: which one, in which dtype, on how many threads.
+
+Errors of the device become the errors that users see.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ def dtype_of(dtype: torch.dtype) -> ComputeDType:
 
 
 def best_device(*, cpu: bool) -> torch.device:
-    """Return the device that models run on: CUDA ordinal 0, as moshi-server takes, or the CPU where
-    asked or alone.
+    """Return CUDA device 0, or the CPU.
+
+    moshi-server takes device 0 too. The CPU is returned with `cpu`, or without a CUDA device.
     """
     return torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda:0")
 
 
 def best_dtype(device: torch.device) -> ComputeDType:
-    """Return the dtype that `device` serves a language model in best: f32 on a CPU, by its compute
-    capability on a GPU.
+    """Return the best dtype for a language model on `device`.
+
+    It is f32 on a CPU. On a GPU the compute capability decides.
     """
     return (
         ComputeDType.F32
@@ -54,8 +57,9 @@ def best_dtype(device: torch.device) -> ComputeDType:
 
 
 def use_threads_for(parameters: int, device: torch.device) -> None:
-    """Set torch to one thread in this process where a model of so many parameters is to run on a
-    CPU and is small.
+    """Set torch to one thread if a small model runs on a CPU.
+
+    The setting is of the whole process.
     """
     if device.type == "cpu" and parameters < _SINGLE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
@@ -76,8 +80,9 @@ def wait_without_spinning() -> None:
 
 @contextmanager
 def device_errors(device: torch.device) -> Iterator[None]:
-    """Turn torch's errors about memory and devices inside the block into `GpuMemoryError`,
-    `ResourceError` or `DeviceLostError`.
+    """Translate torch's errors about memory and devices in the block.
+
+    They become `GpuMemoryError`, `ResourceError` or `DeviceLostError`.
     """
     try:
         yield

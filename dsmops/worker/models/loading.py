@@ -244,10 +244,10 @@ def published_tables(lm: SttLm) -> dict[str, Tensor]:
 def load_tts_lm(
     path: Path, config: TtsConfig, codebooks: int, *, device: torch.device, dtype: torch.dtype
 ) -> TtsLm:
-    """Return the language model in `path` for the first `codebooks` codebooks, on `device`,
-    all but its conditioners cast to `dtype`.
+    """Return the TTS language model in `path` for the first `codebooks` codebooks.
 
-    The whole file is checked; what only the other codebooks need is not kept.
+    It is on `device`, cast to `dtype`; its conditioners stay float32. The whole file is checked;
+    what only the other codebooks need is not kept.
 
     Raises:
         CheckpointError: the file is not a safetensors file, or its tensors are not those of
@@ -344,8 +344,7 @@ def load_mimi_decoder(path: Path, *, device: torch.device) -> MimiDecoder:
 
 
 def require_codebooks(path: Path, codec: MimiConfig, shape: LmShape, codebooks: int) -> None:
-    """Check that the Mimi codec in `path` has the codes of the first `codebooks` codebooks of a
-    language model.
+    """Check that the Mimi codec in `path` has the first `codebooks` codebooks of a model.
 
     Raises:
         InputError: it has fewer codebooks, or others.
@@ -398,8 +397,9 @@ def _on_meta(kind: type[_Half], config: MimiConfig) -> _Half:
 
 
 def _mimi_config(file: TensorFile) -> MimiConfig:
-    """Return the config in the file's metadata, the released model's where there is none, once the
-    file's tensors are checked.
+    """Return the codec config in the file's metadata, once its tensors are checked.
+
+    Without one, it is the released model's.
     """
     text = file.metadata.get(MIMI_CONFIG_KEY, "{}")
     try:
@@ -434,8 +434,9 @@ def _fill(half: _Half, file: TensorFile, device: torch.device) -> _Half:
 
 
 def _published_parameter(half: nn.Module, name: str) -> str:
-    """Return a parameter's name in published files, which wrap each convolution twice, and the two
-    that resample three times.
+    """Return a parameter's name in published files.
+
+    They wrap each convolution twice, and the two that resample three times.
     """
     owner, _, leaf = name.rpartition(".")
     module = half.get_submodule(owner)

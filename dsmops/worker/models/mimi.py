@@ -262,8 +262,9 @@ class MimiEncoder(nn.Module):
     def latents(
         self, pcm: Tensor, state: EncoderState | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Return latents [B, dimension, n], before quantisation, of `pcm` [B, 1, frame_samples ·
-        n].
+        """Return latents [B, dimension, n], before quantisation.
+
+        `pcm` is [B, 1, frame_samples · n].
         """
         x = self.encoder(pcm, state and state.encoder, exec_mask)
         x = self.encoder_transformer(x, state and state.transformer, exec_mask)
@@ -276,11 +277,10 @@ class MimiEncoder(nn.Module):
         state: EncoderState | None = None,
         exec_mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the first `count` codes, int64 [B, count, n], of `pcm` float32 [B, 1,
-        frame_samples · n].
+        """Return the first `count` codes, int64 [B, count, n], of `pcm`.
 
-        Without `state`, `pcm` is a whole signal; with it, the next frames of each row that
-        `exec_mask` marks.
+        `pcm` is float32 [B, 1, frame_samples · n]. Without `state`, `pcm` is a whole signal; with
+        it, the next frames of each row that `exec_mask` marks.
         """
         return self.quantizer.encode(self.latents(pcm, state, exec_mask), count)
 
@@ -308,8 +308,9 @@ class MimiDecoder(nn.Module):
     def decode(
         self, codes: Tensor, state: DecoderState | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """Return PCM float32 [B, 1, frame_samples · n] of `codes` int64 [B, K, n], each in
-        0..bins-1; K may be less than `n_q`.
+        """Return PCM float32 [B, 1, frame_samples · n] of `codes`.
+
+        `codes` is int64 [B, K, n], each in 0..bins-1. K may be less than `n_q`.
         """
         x = self.upsample(self.quantizer.decode(codes), state and state.upsample, exec_mask)
         x = self.decoder_transformer(x, state and state.transformer, exec_mask)

@@ -16,8 +16,9 @@ _USAGE_FLOOR = 1e-5
 
 
 def centroids(embedding_sum: Tensor, cluster_usage: Tensor) -> Tensor:
-    """Return the centroids [bins, D] of one stored codebook: `embedding_sum` [bins, D] over
-    `cluster_usage` [bins].
+    """Return the centroids [bins, D] of one stored codebook.
+
+    They are `embedding_sum` [bins, D] over `cluster_usage` [bins].
     """
     return embedding_sum / cluster_usage.clamp(min=_USAGE_FLOOR)[:, None]
 

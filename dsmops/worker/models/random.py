@@ -1,5 +1,6 @@
-"""Models with random weights, made in memory on the device: for step times and memory, which do not
-depend on values.
+"""Models with random weights, made in memory on the device.
+
+They measure step time and memory, which do not depend on the values.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def random_tts(
     seed: int = 0,
     mimi: MimiConfig | None = None,
 ) -> LoadedTts:
-    """Return a model of `shape` that generates `n_q` codebooks, with the released model's delays
-    and voices; otherwise as `random_stt`.
+    """Return a TTS model of `shape` that generates `n_q` codebooks.
+
+    It has the released model's delays and voices. Otherwise like `random_stt`.
     """
     generator = torch.Generator(device).manual_seed(seed)
     codebooks = shape.lm.audio_codebooks

@@ -56,8 +56,9 @@ class Residual(nn.Module):
 
 
 class _Seanet(nn.Module):
-    """A chain of layers with an ELU before each but the first and the residual blocks, which bring
-    their own.
+    """A chain of layers with an ELU before each layer but the first.
+
+    Residual blocks have ELUs of their own.
     """
 
     model: nn.ModuleDict

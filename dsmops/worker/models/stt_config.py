@@ -1,5 +1,4 @@
-"""What a model's own `config.json` says about a DSM speech-to-text model, as values that the
-networks take.
+"""The values in the `config.json` of an STT model that its networks need.
 
 A moshi-server TOML says the same under other keys; its reader builds `SttConfig` directly.
 """

@@ -38,8 +38,9 @@ class SttLm(Backbone):
         ring: RingState | None = None,
         exec_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return text logits [B, T, V] and the states [B, T, D] that the extra heads read, both in
-        the model's dtype.
+        """Return text logits [B, T, V] and the states [B, T, D] that the extra heads read.
+
+        Both are in the model's dtype.
 
         Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], `audio` int64 [B, K, T]; ids as
         in the published vocabularies, the initial tokens included. Without `ring` the T steps are a

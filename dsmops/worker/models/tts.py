@@ -1,6 +1,4 @@
-"""A whole text-to-speech model: the language model with its depformer, Mimi's decoder, the
-tokenizer.
-"""
+"""A whole TTS model: language model with depformer, Mimi's decoder, tokenizer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What a model's own `config.json` says about a DSM text-to-speech model, as values that the
-networks take.
-"""
+"""The values in the `config.json` of a TTS model that its networks need."""
 
 from __future__ import annotations
 
@@ -273,8 +271,9 @@ def _read_depformer(body: Mapping[str, Any], codebooks: int, hidden_scale: float
 def _read_conditioners(
     body: Mapping[str, Any],
 ) -> tuple[tuple[ConditionerShape, ...], dict[str, list[str]]]:
-    """Return the conditioners, the values of those that are lookup tables, and check that the fuser
-    puts each where it belongs.
+    """Return the conditioners, and the values of those that are lookup tables.
+
+    Checks that the fuser puts each where it belongs.
     """
     given, fuser = section(body, "conditioners"), section(body, "fuser")
     _refuse_unknown("conditioners", given, {CONTROL, CFG, VOICE})

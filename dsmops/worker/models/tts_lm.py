@@ -1,9 +1,9 @@
-"""The language model of DSM text-to-speech: text so far and codes so far in, the next text
-prediction and the next codes out.
+"""The TTS language model: from text and codes so far to the next text and codes.
 
-The backbone of speech-to-text with cross-attention to the voices in every layer, and a depformer
-behind it. Weights and caches are f16, bf16 or f32, conditioners float32. Source: `moshi` 0.2.13,
-`models/lm.py`; parity is tested.
+It is the backbone of speech-to-text with cross-attention to the voices in every layer, and a
+depformer behind it. Weights and caches are f16, bf16 or f32, conditioners float32.
+
+Source: `moshi` 0.2.13, `models/lm.py`; parity is tested.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class TtsLm(Backbone):
         self.depformer.prepare()
 
     def voice(self, sequence: Tensor) -> list[Tensor]:
-        """Return each layer's keys and values [H, 2, L, D] of a conditioning sequence, float32 [L,
-        width], cast once.
+        """Return each layer's keys and values [H, 2, L, D] of a conditioning sequence.
+
+        `sequence` is float32 [L, width], and is cast once.
         """
         return [
             cast("CrossAttention", layer.cross_attention).project(sequence.to(self.dtype))
@@ -70,8 +71,9 @@ class TtsLm(Backbone):
         cross: Sequence[Tensor],
         ring: RingState | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return text logits [B, T, V] and the states [B, T, D] that the depformer reads, both in
-        the model's dtype.
+        """Return text logits [B, T, V] and the states [B, T, D] that the depformer reads.
+
+        Both are in the model's dtype.
 
         Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], multiplexed; `audio` int64 [B,
         K, T]; -1 adds nothing in both. `summed` [B, D] and, per layer, `cross` [B, H, 2, L, Dh]

@@ -1,8 +1,7 @@
-"""A voice, as the files of `kyutai/tts-voices` hold it: ten seconds of somebody's speech as latents
-of a codec made for one model.
+"""Read a voice file of `kyutai/tts-voices`.
 
-That codec's encoder is not published, so voices cannot be made here, and those of one model say
-nothing to another.
+It holds ten seconds of a speaker as latents of a codec that was made for one model. That codec's
+encoder is not published, so voices cannot be made here. A voice of one model is useless to another.
 """
 
 from __future__ import annotations
@@ -87,8 +86,9 @@ def require_voice(values: NDArray[np.float32], config: TtsConfig, *, name: str) 
 
 
 def _require_same_model(path: Path, metadata: dict[str, str], config: TtsConfig, hint: str) -> None:
-    """Check that the file says the same of its model as `config`, or that one of them says
-    nothing.
+    """Check that the file was made for the model of `config`.
+
+    A file or a config that does not say passes.
     """
     ours = _SIGNED_NAME.search(config.voice_suffix)
     theirs = metadata if {"sig", "epoch"} <= metadata.keys() else _SIGNED_NAME.search(path.name)

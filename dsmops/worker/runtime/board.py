@@ -11,7 +11,7 @@ from dsmops.worker.runtime.shared import shared_arrays
 
 
 class LoopBoard:
-    """One loop's. The loop writes all but the question for a step."""
+    """The state of one loop. The loop writes all of it but the request for a step."""
 
     def __init__(self) -> None:
         arrays = shared_arrays({"last_step_s": (np.float64, (1,)), "probes": (np.int64, (2,))})

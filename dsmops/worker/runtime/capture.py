@@ -1,8 +1,7 @@
-"""CUDA graphs: a part of a step recorded once, then replayed as one launch, without Python or the
-allocator in between.
+"""CUDA graphs: record a part of a step once, then replay it as one launch.
 
-What is captured reads and writes tensors that stay in place, and neither allocates outside of the
-graph's pool nor waits for the device.
+A replay needs neither Python nor the allocator. What is captured reads and writes tensors that stay
+in place, and neither allocates outside of the graph's pool nor waits for the device.
 """
 
 from __future__ import annotations

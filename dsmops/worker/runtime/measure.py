@@ -38,9 +38,9 @@ Step = Callable[[], object]
 class StepMeasurement:
     """Whole steps of an engine with `batch_size` slots, all of them in use, in milliseconds.
 
-    `first_audio_ms` is from a reset of all slots to the sound of all, for text-to-speech.
-    `state_bytes` is what the slots take, `device_bytes` what the device lost to everything; None
-    where it does not say.
+    `first_audio_ms` is the time from a reset of all slots to the first sound of all, for
+    text-to-speech. `state_bytes` is the memory of the slots, `device_bytes` all memory that became
+    used on the device; None where the device does not report it.
     """
 
     batch_size: int

@@ -1,9 +1,10 @@
-"""What a language model computes on given codes, looked at from inside: logits, choices, the range
-of its activations.
+"""Measure what a language model computes on given codes.
 
-Two models that get the same codes can be compared: the second one is fed the first one's text, so
-that each step has the same inputs, while another row of it goes its own way. Works step by step, as
-serving does, but eagerly and with hooks, so it is slower.
+It records logits, choices and the range of the activations.
+
+Two models can be compared on the same codes: the second one is fed the first one's text, so that
+each step has the same inputs. Another row of it takes its own choices. The work goes step by step,
+as in serving, but without a graph and with hooks, so it is slower.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The values of one place over all steps and rows: the largest finite magnitude, and how many
-    were NaN or infinite, from when on.
+    """The range of the values of one place over all steps and rows.
 
-    `layer` is the prefix of its tensors in the checkpoint, as in `transformer.layers.3`. `largest`
-    is None where nothing was finite.
+    It holds the largest finite magnitude, how many values were NaN or infinite, and the first such
+    step. `layer` is the prefix of its tensors in the checkpoint, as in `transformer.layers.3`.
+    `largest` is None where nothing was finite.
     """
 
     layer: str
@@ -105,8 +106,9 @@ class LogitsError:
 def encode_frames(
     mimi: MimiEncoder, frames: Iterable[Frame], codebooks: int, *, device: torch.device
 ) -> Tensor:
-    """Return the codes of `frames` (float32 [1920] each), int64 [T, K] on the CPU, encoded one by
-    one as an engine does.
+    """Return the codes of `frames`, int64 [T, K] on the CPU.
+
+    `frames` are float32 [1920] each, encoded one by one as an engine does.
     """
     with device_errors(device), torch.inference_mode():
         rows = RowState(1, device)
@@ -162,8 +164,9 @@ def run_stt_lm(
 
 
 def compare_logits(reference: SttLmRun, other: SttLmRun) -> LogitsError:
-    """Return how far the logits of `other`, which was fed the reference's tokens, are from the
-    reference's.
+    """Return how far the logits of `other` are from the reference's.
+
+    `other` was fed the reference's tokens.
     """
     count, largest, squares, reference_squares, same = 0, 0.0, 0.0, 0.0, 0
     for expected, got in zip(reference.logits, other.logits, strict=True):
@@ -185,9 +188,9 @@ def compare_logits(reference: SttLmRun, other: SttLmRun) -> LogitsError:
 
 
 class ActivationWatch:
-    """Looks at a language model's activations while it is entered, by hooks.
+    """Watches a language model's activations by hooks, while it is entered.
 
-    The networks themselves know nothing of it.
+    The networks have no code for it.
     """
 
     def __init__(self, lm: SttLm) -> None:
@@ -283,8 +286,9 @@ class ActivationWatch:
         inputs: tuple[Tensor, Positions, RingState, int],
         _: Tensor,
     ) -> None:
-        """Look at Q·K of the step, unscaled, in float32: its keys are those that the layer has just
-        written.
+        """Record the range of Q·K of the step, unscaled, in float32.
+
+        The keys are those that the layer has just written.
         """
         x, at, ring, layer = inputs
         query = (

@@ -1,5 +1,6 @@
-"""What the tiny models that hear and speak share: a Mimi, a tokenizer, and how their numbers are
-drawn.
+"""The codec and the tokenizer that the tiny STT and TTS models share.
+
+Also how their random numbers are drawn.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ MIMI_BODY: dict[str, Any] = {
         "output_dimension": 32,
     },
 }
-"""Mimi's config, with all that `moshi` takes: the released model's rate, frame and hop, little else
-of it."""
+"""Mimi's config, with every key that `moshi` takes. Rate, frame and hop are the released model's;
+the rest is smaller."""
 
 PAUSE_LENGTH = 4.0
 """Length of the output rows of padding and end of padding, others having 1: the best of 150 normal
@@ -95,9 +96,7 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.floa
 
 
 def tiny_mimi(seed: int) -> bytes:
-    """Return a safetensors file of the codec, encoder and decoder, with its config in the
-    metadata.
-    """
+    """Return a safetensors file of the codec: encoder, decoder, config in the metadata."""
     rng = np.random.default_rng([seed, 1])
     config = MimiConfig.from_json(MIMI_BODY)
     # Centroids of many lengths, so that soft and loud sounds both get different codes; the first is

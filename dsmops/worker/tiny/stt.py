@@ -1,24 +1,23 @@
-"""A speech-to-text model small enough for every test and for a machine without a GPU: all files of
-a published repository, made up.
+"""A tiny STT model with random weights: all files of a published repository.
+
+It is small enough for every test and for a machine without a GPU.
 
 Its words are nonsense, but it behaves like a model: silence gives padding and high pause
 probabilities, sounds give short words with pauses between them, other sounds give other words.
 Nothing is trained and nothing is run to make it. What brings this about:
 
-- Mimi's encoder has no biases and the first centroid of each codebook is zero, so silence, or a
-    faint hiss, is code 0 in all of them.
-- The rows of code 0 in the language model's tables all point one way, and so do the output row of
-    the padding token and the rows of
-  each pause detector's first class.
+- Mimi's encoder has no biases, and the first centroid of each codebook is zero. So silence, or a
+  faint hiss, is code 0 in all of them.
+- The rows of code 0 in the language model's tables all point one way. So do the output row of the
+  padding token and the rows of each pause detector's first class.
 - The output rows of the two tokens without text are longer than others, so that one of them wins
-    about half of the time.
-- Two channels tell whether the last token was text. Pieces that begin a word are barred after text,
-    all others after a pause, and a word
-  is likely to end.
+  about half of the time.
+- Two channels mark whether the last token was text. Pieces that begin a word are barred after
+  text, all others after a pause, and a word is likely to end.
 - Audio weighs more than the text fed back, so that a token changed by rounding is soon forgotten.
 
 All values are multiples and roots of uniform random numbers, which every machine computes alike:
-one seed, one set of bytes.
+one seed gives one set of bytes.
 """
 
 from __future__ import annotations
@@ -74,9 +73,7 @@ LM_FILE = "model.safetensors"
 MODEL_CONFIG_FILE = "config.json"
 SERVER_CONFIG_FILE = "config-stt-tiny.toml"
 API_KEY = "q7VfJ2mXw9ZrKc4TbN8sYh5LdPa3Ge6UtRx1WzQk0Mo"
-"""The one key of the server's config. It is not a secret: it is for servers on this machine
-only.
-"""
+"""The one key of the server's config. It is not a secret: it is for servers on this machine."""
 
 _PAUSE_DETECTOR_LENGTH = 3.0
 _ALIGNMENT = 0.6
@@ -88,7 +85,7 @@ _MARKS = slice(0, 2)
 the second text."""
 _MARK = 2.0
 _BAR_WEIGHT = 8.0
-"""Puts a logit that is not to win about 12 lower."""
+"""Puts a logit that must not win about 12 lower."""
 _WORD_END_WEIGHT = 2.0
 """Raises the two tokens without text by about 3 after text: most words have one to three pieces."""
 _NO_TEXT = ("<s>", "</s>", "▁")
@@ -97,11 +94,10 @@ _NO_TEXT = ("<s>", "</s>", "▁")
 
 @dataclass(frozen=True, slots=True)
 class TinyStt:
-    """What `write_tiny_stt` wrote: the model's three files, its own `config.json`, and a
-    moshi-server config that names the files.
+    """The files that `write_tiny_stt` wrote.
 
-    The names in `server_config` are relative: the server, or `check-config`, is to run in the
-    folder.
+    They are the model's three files, its `config.json`, and a moshi-server config that names them.
+    The names in `server_config` are relative: run the server, or `check-config`, in the folder.
     """
 
     files: SttFiles
@@ -110,8 +106,9 @@ class TinyStt:
 
 
 def write_tiny_stt(folder: Path, *, seed: int = 0) -> TinyStt:
-    """Write a complete tiny model into `folder`, named like a published `-candle` repository, and
-    return its files.
+    """Write a complete tiny STT model into `folder` and return its files.
+
+    They are named like those of a published `-candle` repository.
 
     The language model is stored in BF16 with semantic-VAD heads, Mimi in F32 with its config in the
     metadata, encoder and decoder: one megabyte in all. The same seed gives the same bytes; another

@@ -6,8 +6,9 @@ from dsmops.models import LmShape
 
 
 def stt_model_tables(shape: LmShape, *, max_period: int) -> str:
-    """Return the TOML tables that describe a language model of `shape`, which has extra heads, to
-    moshi-server.
+    """Return the TOML tables that describe a language model of `shape` to moshi-server.
+
+    The model has extra heads.
     """
     number, width = shape.extra_heads or (0, 0)
     return f"""\

@@ -1,11 +1,13 @@
-"""A text-to-speech model small enough for every test and for a machine without a GPU: all files of
-a published repository, made up.
+"""A tiny TTS model with random weights: all files of a published repository.
+
+It is small enough for every test and for a machine without a GPU.
 
 It speaks gibberish: murmurs whose sound depends on the words, the voice and the seed, neither
-silent nor clipping. Like a real model it asks for the next word or for padding at each step, each
-about half of the time when it is free to choose, because the output rows of these two tokens are
-longer than all others. Nothing is trained and nothing is run to make it; one seed, one set of
-bytes.
+silent nor clipping. Like a real model, it asks at each step for the next word or for padding. Where
+it is free to choose, each comes about half of the time, because the output rows of these two tokens
+are longer than all others.
+
+Nothing is trained and nothing is run to make it. One seed gives one set of bytes.
 """
 
 from __future__ import annotations
@@ -117,12 +119,11 @@ with small networks."""
 
 @dataclass(frozen=True, slots=True)
 class TinyTts:
-    """What `write_tiny_tts` wrote: the model's four files, a moshi-server config that names them,
-    and a folder of voices.
+    """The files that `write_tiny_tts` wrote.
 
-    The names in `server_config` are relative: the server, or `check-config`, is to run in the
-    folder. `voice_name` is the default voice, as a caller names it; `model_config` is
-    `files.config`.
+    They are the model's four files, a moshi-server config that names them, and a folder of voices.
+    The names in `server_config` are relative: run the server, or `check-config`, in the folder.
+    `voice_name` is the default voice, as a caller names it. `model_config` is `files.config`.
     """
 
     files: TtsFiles
@@ -133,8 +134,9 @@ class TinyTts:
 
 
 def write_tiny_tts(folder: Path, *, seed: int = 0) -> TinyTts:
-    """Write a complete tiny model into `folder`, named like a published repository, and return its
-    files.
+    """Write a complete tiny TTS model into `folder` and return its files.
+
+    They are named like those of a published repository.
 
     The language model is stored in BF16, its conditioners in F32, Mimi in F32; codec and tokenizer
     are those of `write_tiny_stt` with the same seed. Two megabytes in all, a quarter of them the
@@ -170,9 +172,10 @@ def write_tiny_tts(folder: Path, *, seed: int = 0) -> TinyTts:
 
 
 def _voice_file(voice: NDArray[np.float32]) -> bytes:
-    """Return a safetensors file as published ones are.
+    """Return a voice as a safetensors file like the published ones.
 
-    The library writes the two keys of the metadata in an order of its mood.
+    The header is written here, because the library writes the two keys of the metadata in random
+    order.
     """
     metadata = {key: str(value) for key, value in BODY["model_id"].items()}
     tensor = {"dtype": "F32", "shape": voice.shape, "data_offsets": [0, voice.nbytes]}

@@ -196,8 +196,9 @@ class SttEngine:
             self._report[:, 2:] = pauses[:, 0]
 
     def _choose(self) -> Tensor:
-        """Return one token per row, int64 [B]: the most probable, or drawn at the model's
-        temperature (Gumbel trick).
+        """Return one token per row, int64 [B].
+
+        It is the most probable one, or drawn at the model's temperature (Gumbel trick).
         """
         logits = self.logits
         ids = torch.arange(logits.shape[1], device=logits.device)

@@ -1,5 +1,6 @@
-"""Frames on their way to a model loop, and what each step made of them: arrays that the loop and
-its fronts share, in one process or between several.
+"""Shared arrays between a model loop and its fronts: frames in, results out.
+
+They are in one process, or shared between several.
 
 Each slot is a lane: a ring of `CELLS` cells. A front writes a frame into a cell and then counts
 `head` up. The loop steps the frame, writes the result into the same cell and then counts `tail` up.

@@ -150,10 +150,9 @@ class SttLoop(ModelLoop[SttStream]):
             self._engine.step(self._pcm, np.zeros(self.slots, np.bool_))
 
     def _next(self) -> tuple[Slots, Slots, Slots] | None:
-        """Return the slots that must be reset, the numbers of these resets, and the slots with a
-        frame to step.
+        """Return the slots to reset, the numbers of these resets, and the slots to step.
 
-        None where there are neither.
+        None where there is nothing to do.
         """
         lanes = self._lanes
         if lanes is None:

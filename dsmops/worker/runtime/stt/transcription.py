@@ -1,8 +1,7 @@
-"""Whole recordings through the engine: prefix, prompts, audio, closing silence.
+"""Transcribe whole recordings with an engine: prefix, prompts, audio, closing silence.
 
-Words, turns and figures out.
-
-Any number of recordings share an engine's slots: as one ends, the next takes its slot.
+It yields words, turns and figures. Any number of recordings share the engine's slots: when one
+ends, the next takes its slot.
 """
 
 from __future__ import annotations
@@ -39,8 +38,10 @@ Frame = NDArray[np.float32]
 
 
 class WordTiming(StrEnum):
-    """How words get their times: as moshi-server sends them, or as the Python package's script
-    works them out at the end.
+    """How words get their times.
+
+    Either as moshi-server sends them, or as the script of the Python package computes them at the
+    end.
     """
 
     SERVER = "server"
@@ -53,8 +54,9 @@ RecordingEvent = SttWord | SttWordEnd | TurnEnd
 
 @dataclass(frozen=True, slots=True)
 class SttPrompt:
-    """What the model gets before the recording: text as if it had been its own, and audio in whole
-    frames.
+    """What the model gets before the recording.
+
+    It is text, as if the model had written it, and audio in whole frames.
     """
 
     text: str = ""
@@ -79,8 +81,7 @@ _NO_PROMPT = SttPrompt()
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A recording's text, its words in order, the ends of its turns, the raw tokens and what they
-    cost.
+    """The transcript of one recording: text, words, ends of turns, tokens and cost.
 
     `text` is decoded from all its text tokens at once. `unsaid_prompt` is what was left of the
     prompt's text when the recording ended. `tokens` holds one id per step, prefix and prompt
@@ -243,8 +244,9 @@ class RecordingUpdate:
 
 
 def run_recordings(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[RecordingUpdate]:
-    """Feed `recordings` through the engine's slots, as many at once as there are, and yield news of
-    each as it comes.
+    """Feed `recordings` through the engine's slots and yield news of each as it comes.
+
+    As many run at once as there are slots.
 
     Every recording is yielded once with `finished`, in the order in which they end. A recording
     whose frames raise ends the run.

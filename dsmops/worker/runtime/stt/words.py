@@ -1,9 +1,8 @@
-"""From text tokens to words with times, by the two rules that are published, and from pause
-probabilities to ends of turns.
+"""Make words with times from text tokens, and ends of turns from pause probabilities.
 
-The server's rule works step by step and is what clients of moshi-server see. The Python package's
-rule looks at a finished sequence and shares a segment's time among its words. Both count from the
-start of what was fed, silence prefix included, until told otherwise.
+Two rules are published. The server's rule works step by step and is what clients of moshi-server
+see. The Python package's rule needs a finished sequence and divides a segment's time among its
+words. Both count from the start of what was fed, silence prefix included, unless told otherwise.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ class TtsRequest:
     """How a new stream sounds.
 
     `voices`: the main speaker's, then the others', float32 [512, 125] each, as voice files hold
-    them; none at all leaves the model to itself. `cfg`: how closely the voice is followed. `seed`:
-    makes the stream repeatable, whatever its neighbours do. `temperature` 0 takes the most probable
-    tokens. `padding_bonus`: added to the logit of padding; positive speaks slower.
+    them; with none the model chooses. `cfg`: how closely the voice is followed. `seed`: makes the
+    stream repeatable, whatever its neighbours do. `temperature` 0 takes the most probable tokens.
+    `padding_bonus`: added to the logit of padding; positive speaks slower.
     """
 
     voices: tuple[NDArray[np.float32], ...] = ()

@@ -1,9 +1,9 @@
-"""The model loop of text-to-speech: it steps the engine whenever any stream knows enough of its
-text, and hands out sound and words.
+"""The TTS model loop: it steps the engine and hands out sound and words.
 
-A stream that waits for words is not stepped, nor is one whose sound is not fetched. Streams in
-their first phase, in which text leads and nothing sounds yet, take steps of their own that cost
-less, a few in a row, so that new streams begin to sound soon.
+It steps whenever a stream knows enough of its text. A stream that waits for words is not stepped,
+nor is one whose sound is not fetched. Streams in their first phase, in which text leads and nothing
+sounds yet, take steps of their own that cost less, a few in a row, so that new streams begin to
+sound soon.
 
 Source of the rules: `tts.py` of moshi-server.
 """
@@ -53,8 +53,9 @@ class TtsEnded:
 
 @dataclass(frozen=True, slots=True)
 class TtsRefused:
-    """The engine cannot follow the stream's request, which a loop in another process finds later.
-    The last event.
+    """The last event of a stream whose request the engine cannot follow.
+
+    A loop in another process finds this out later.
     """
 
     error: InputError
@@ -96,7 +97,7 @@ class TtsConversation(Stream[TtsWord | TtsAudio | TtsEnded | TtsRefused]):
 
     @abstractmethod
     def change_request(self, request: TtsRequest) -> None:
-        """Speak as `request` says, which only a stream that was given no text yet can.
+        """Follow `request` from the start; only a stream without text yet can.
 
         Raises:
             InputError: it was, or the engine cannot follow the request.
@@ -113,8 +114,9 @@ class TtsConversation(Stream[TtsWord | TtsAudio | TtsEnded | TtsRefused]):
 
     @abstractmethod
     def end_text(self) -> None:
-        """Say that no more text comes: `TtsEnded` follows the last sound, or comes at once where
-        nothing was said.
+        """Mark the text as complete.
+
+        `TtsEnded` follows the last sound. It comes at once where nothing was said.
 
         Raises:
             InputError: what was left of the text cannot be said.
@@ -143,7 +145,7 @@ def text_after_end() -> InputError:
 class TtsStream(TtsConversation):
     """A stream of a loop in this process, from `TtsLoop.open` to `TtsLoop.close`.
 
-    May be used from any thread, its text be given by one at a time.
+    Any thread may use it, but only one at a time may add text.
     """
 
     def __init__(self, loop: TtsLoop, slot: int, request: TtsRequest) -> None:

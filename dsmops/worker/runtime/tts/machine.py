@@ -1,8 +1,7 @@
-"""The state machine between text and the text-to-speech model: each step it turns the model's
-prediction into the next text token.
+"""The state machine that turns the TTS model's prediction into the next text token.
 
-The model is only asked when the next word may begin. Which word that is, how its tokens are fed,
-and which later word is shown ahead in the second text stream, is decided here.
+The model is asked only when the next word may begin. The machine decides which word that is, how
+its tokens are fed, and which later word is shown ahead in the second text stream.
 """
 
 from __future__ import annotations
@@ -77,9 +76,11 @@ class TtsTextMachine:
 
     @property
     def sees_enough(self) -> bool:
-        """Whether what is known decides the next step: no entry can begin in it, or a pause is
-        next, or a word and as many behind it as the second stream needs. moshi-server asks for
-        these words in every step, which gives the same tokens later.
+        """Whether the text so far decides the next step.
+
+        It does when no entry can begin in this step, when a pause is next, or when the next word
+        and as many behind it as the second stream needs are known. moshi-server asks for these
+        words in every step, which gives the same tokens later.
         """
         if self._main or self._must_pad > 0:
             return True
@@ -89,14 +90,16 @@ class TtsTextMachine:
 
     @property
     def asks(self) -> bool:
-        """Whether the next step depends on the model's prediction; otherwise a word is forced or
-        impossible.
+        """Whether the next step depends on the model's prediction.
+
+        Otherwise a word is forced or impossible.
         """
         return not self._main and self._must_pad <= 0 and self._may_pad > 0
 
     def step(self, step: int, prediction: int) -> tuple[int, TtsEntry | None]:
-        """Return the token to feed in `step`, multiplexed, and the entry that begins with it, if
-        one does.
+        """Return the token to feed in `step`, multiplexed, and the entry that begins with it.
+
+        The entry is None where none begins.
 
         `prediction` is the model's text token: 0 asks for the next word, any other for padding.
         """

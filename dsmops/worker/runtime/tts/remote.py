@@ -1,7 +1,7 @@
-"""Text-to-speech streams across processes: `RemoteTtsStream` is a front's end, `TtsPorter` moves
-messages between the rings and the streams of the loop.
+"""TTS streams whose model loop is in another process.
 
-Text is made into tokens by the front. Words cross as JSON, sound and voices as float32.
+`RemoteTtsStream` is a front's end. `TtsPorter` moves messages between the rings and the streams of
+the loop. The front turns text into tokens. Words cross as JSON, sound and voices as float32.
 """
 
 from __future__ import annotations

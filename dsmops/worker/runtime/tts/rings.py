@@ -1,10 +1,11 @@
-"""Messages between text-to-speech streams and a model loop in another process: for each slot two
-rings of bytes in shared memory, one for each direction.
+"""Shared-memory rings between TTS streams and a model loop in another process.
 
-A ring has one writer and one reader. The writer counts up how much it wrote once a whole message
-is there, the reader how much it read, so a process that dies in the middle leaves no half message.
-A message is a header of three numbers (its size, the stream's number, its kind) and bytes. The
-reader of a slot that has another stream by now skips what was meant for the one before.
+Each slot has two rings of bytes, one for each direction.
+
+A ring has one writer and one reader. The writer counts up how much it wrote once a whole message is
+there, the reader how much it read, so a process that dies in the middle leaves no half message. A
+message is a header of three numbers (its size, the stream's number, its kind) and bytes. When a
+slot has got another stream, the reader skips messages that were meant for the one before.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Drawing tokens so that a stream can be repeated: its noise is a function of its seed, its own
-step, the codebook and the token.
+"""Draw tokens so that a stream can be repeated.
 
-Nothing of it depends on the other rows of a batch, on what ran before, or on whether a CUDA graph
-is replayed, as a generator's state would. The functions take and return tensors and can be
-captured.
+A stream's noise is a function of its seed, its own step, the codebook and the token. It does not
+depend on the other rows of a batch, on what ran before, or on whether a CUDA graph is replayed, as
+a generator's state would. The functions take and return tensors and can be captured.
 """
 
 from __future__ import annotations
@@ -45,11 +44,10 @@ def mix(x: _Numbers) -> _Numbers:
 
 
 def noise(keys: Tensor, steps: Tensor, first: int, count: int, tokens: int) -> Tensor:
-    """Return -gumbel noise, float32 [B, count, tokens], of codebooks `first` to `first + count -
-    1`; codebook 0 stands for the text.
+    """Return negative Gumbel noise, float32 [B, count, tokens], for `count` codebooks.
 
-    `keys` int64 [B], from `stream_key`; `steps` int64 [B], each row's own. Values lie between -16.7
-    and 2.9.
+    They are `first` to `first + count - 1`; codebook 0 stands for the text. `keys` int64 [B], from
+    `stream_key`; `steps` int64 [B], each row's own. Values lie between -16.7 and 2.9.
     """
     device = keys.device
     codebooks = torch.arange(first, first + count, device=device)
@@ -66,12 +64,13 @@ def noise(keys: Tensor, steps: Tensor, first: int, count: int, tokens: int) -> T
 
 
 def draw(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: int) -> Tensor:
-    """Return int64 [B]: one token each out of softmax(logits / temperature), among the `top_k` most
-    probable; the best at temperature 0.
+    """Return one token for each row, int64 [B], drawn from its logits.
 
-    `logits` [B, V] of any floating dtype, raised to float32; `noise` float32 [B, V], from `noise`;
-    `temperature` float32 [B]. Tokens that tie with the last of the most probable count among them,
-    so the choice does not depend on the order in which a device sorts.
+    It is drawn from softmax(logits / temperature) among the `top_k` most probable; at temperature 0
+    it is the most probable one. `logits` [B, V] of any floating dtype, raised to float32; `noise`
+    float32 [B, V], from `noise`; `temperature` float32 [B]. Tokens that tie with the last of the
+    most probable count among them, so the choice does not depend on the order in which a device
+    sorts.
     """
     size = logits.shape[-1]
     # Of 16-bit logits as they are: the selection goes through a number's bits, two a pass.

@@ -1,8 +1,7 @@
-"""One stream of speech on its way through an engine: which token is fed next, which words and
-sounds came of it, when it ends.
+"""One utterance in an engine: its next token, its words and sound, its end.
 
-Knows no tensors and no threads. The rules are those of moshi-server's batched service (its `tts.py`
-and `py_module.rs`).
+It knows no tensors and no threads. The rules are those of moshi-server's batched service (its
+`tts.py` and `py_module.rs`).
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ LOUDEST = 0.99
 
 @dataclass(frozen=True, slots=True)
 class TtsWord:
-    """A word, or a stream's pause, with its times in the audio, in seconds: from the step behind
-    the one in which it began to that of the next.
+    """A word, or a pause of the stream, with its times in the audio in seconds.
 
-    The last one stops where a further word would have begun; moshi-server has it stop with all
-    sound, two seconds later.
+    It starts one step after the step in which it began, and stops where the next one starts. The
+    last one stops where a further word would have begun; moshi-server has it stop with all sound,
+    two seconds later.
     """
 
     text: str
