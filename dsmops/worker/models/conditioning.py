@@ -2,10 +2,9 @@
 
 Computed in float32, once for each stream.
 
-
 A conditioner is mask·(W·input) + (1 − mask)·padding, with learnt padding where there is no input.
-Those of lookup tables are summed into one vector that is added to every input of the language
-model; the voices make a sequence that every layer attends to.
+The lookup tables are summed into one vector that is added to every input of the language model. The
+voices make a sequence that every layer attends to.
 """
 
 from __future__ import annotations

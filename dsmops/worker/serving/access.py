@@ -21,11 +21,11 @@ class Access:
     def require(self, request: web.Request, *, query: bool) -> None:
         """Check the key of a request.
 
-        The query's counts only where `query` says so and the header has none.
+        The key in the query counts only with `query`, and only where the header has none.
 
         Raises:
-            HTTPBadRequest: the query names it twice.
-            HTTPUnauthorized: it is missing or wrong. The body is empty.
+            HTTPBadRequest: the query has two keys.
+            HTTPUnauthorized: the key is missing or wrong. The body is empty.
         """
         asked = request.query.getall(QUERY, []) if query else []
         if len(asked) > 1:
@@ -38,10 +38,10 @@ class Access:
             raise web.HTTPUnauthorized(text="")
 
     def is_known(self, request: web.Request) -> bool:
-        """Return whether a request has a known key, wherever it may stand."""
+        """Return whether a request has a known key, in the header or in the query."""
         key = request.headers.get(HEADER, request.query.get(QUERY))
         return key is not None and self._is_known(key.encode("utf-8", "surrogateescape"))
 
     def _is_known(self, key: bytes) -> bool:
-        """Compare with every key, in a time that tells nothing about any."""
+        """Compare with every key, in a time that does not depend on the keys."""
         return sum(hmac.compare_digest(key, known) for known in self._keys) > 0

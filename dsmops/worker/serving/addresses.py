@@ -1,4 +1,4 @@
-"""Where a server listens: addresses, ports, and what the system says about them."""
+"""Addresses and ports to listen on, and the system's errors about them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dsmops.errors import DsmopsError, InputError, PortInUseError, ResourceError
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a server that is ready listens."""
+    """The address of a server that is ready."""
 
     url: str
     addr: str
@@ -39,7 +39,7 @@ def address_family(addr: str) -> socket.AddressFamily:
 
 
 def bind(addr: str, port: int, *, shared: bool = False) -> socket.socket:
-    """Return a socket that has the address, and does not listen yet.
+    """Return a socket that is bound to the address and does not listen yet.
 
     `shared` sockets of one user may have the same port; the system spreads connections over those
     that listen.

@@ -106,8 +106,10 @@ class Admission:
 
 
 class Acceptor:
-    """Takes connections from a port, a few at a time, so that a storm of them does not hold up the
-    conversations that are open. What it does not take yet waits with the system.
+    """Takes connections from a port, a few at a time.
+
+    So a storm of new connections does not hold up the open conversations. The others wait in the
+    system's queue.
     """
 
     def __init__(self, listener: socket.socket, admission: Admission) -> None:
@@ -191,8 +193,9 @@ class GuardedConnection(web.RequestHandler):
 
 
 async def note_request(request: web.Request) -> bool:
-    """Tell the connection's `Admission` that the head of a request has come, and let it wait where
-    its connection asks too often. Return whether it had to.
+    """Note the head of a request, and return whether it had to wait.
+
+    A request waits where its connection asks too often.
     """
     connection = request.protocol
     if not isinstance(connection, GuardedConnection):

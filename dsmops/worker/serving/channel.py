@@ -1,8 +1,7 @@
-"""Messages between the supervisor and its processes: JSON over a socket pair that keeps messages
-apart.
+"""Messages between the supervisor and its processes: JSON over a socket pair.
 
-Nothing that a step waits for passes here. A sender never blocks: what the other side does not take
-is kept for a while, or dropped where that does no harm.
+The socket pair keeps messages apart. Nothing that a step waits for passes here. A sender never
+blocks: what the other side does not take is kept for a while, or dropped where that does no harm.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Message = dict[str, Any]
 
 
 class Channel:
-    """One end. `receive` belongs to one thread, any thread may send."""
+    """One end of a socket pair. One thread may `receive`, any thread may `send`."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)

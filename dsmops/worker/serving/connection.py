@@ -140,8 +140,9 @@ class Connection(ABC, Generic[EventT]):
 
     @abstractmethod
     def error_message(self, ending: Ending) -> bytes | None:
-        """Return the message that tells the client why its conversation ends, None where there is
-        nothing to tell.
+        """Return the message that tells the client why its conversation ends.
+
+        None where there is nothing to tell.
         """
 
     def end(self, ending: Ending) -> None:
@@ -255,8 +256,9 @@ class Connection(ABC, Generic[EventT]):
         )
 
     def _send_ready(self) -> None:
-        """Send what the stream has, in one write; the task `_send` ends it or waits, where that is
-        due.
+        """Send what the stream has, in one write.
+
+        The task `_send` ends the stream, or waits for the client, where that is needed.
         """
         messages: list[bytes] = []
         try:
@@ -358,9 +360,7 @@ async def close_socket(
     limits: Limits,
     error_message: bytes | None,
 ) -> None:
-    """Close the socket for the reason given: `error_message` where there are any, then the closing
-    handshake.
-    """
+    """Close the socket for `ending`: its `error_message`, then the closing handshake."""
     if ending.gone:
         # The client no longer reads; a write would never end.
         if transport is not None:

@@ -1,4 +1,7 @@
-"""Who has which slot: the slots of one module on all its devices, and the posts that wait for one.
+"""The slots of one module on all its devices, and the posts that wait for one.
+
+No I/O here. With front processes the supervisor has the desks, so that slots are counted in one
+place that outlives each front.
 
 No I/O here. With front processes the supervisor has the desks, so that slots are counted in one
 place that outlives each of them.
@@ -117,11 +120,12 @@ class Desk:
 
 
 class Lender(Protocol):
-    """What a module asks for slots: a desk in this process, or the supervisor's."""
+    """The source of a module's slots: a desk in this process, or the supervisor's."""
 
     def ask(self, *, post: bool) -> asyncio.Future[Place | None]:
-        """Ask for a place: at once or not at all, but posts wait. A future that is cancelled
-        asks no more.
+        """Ask for a place.
+
+        A WebSocket gets one at once or not at all; a post waits. Cancel the future to stop asking.
         """
 
     def give_back(self, place: Place) -> None: ...

@@ -218,8 +218,9 @@ class _Front:
                 self._log.warn(MAIN, f"{count} log lines were dropped: too many came")
 
     async def _collect(self) -> None:
-        """Collect garbage, of which nearly none is made: young objects now and then, all of them
-        only while no client is served.
+        """Collect garbage: young objects now and then, all objects only without clients.
+
+        Nearly no garbage is made.
         """
         last_full_s = time.monotonic()
         while True:

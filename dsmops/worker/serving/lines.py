@@ -136,8 +136,9 @@ class RemoteTtsLine(RemoteLine):
         self._tokenizer, self._padding_between = tokenizer, padding_between
 
     def open(self, request: TtsRequest, slot: int) -> RemoteTtsStream | None:
-        """Return a stream in a slot that was lent, None where the loop is dead. A request that its
-        engine cannot follow comes back as the stream's first event.
+        """Return a stream in a slot that was lent, None where the loop is dead.
+
+        A request that its engine cannot follow comes back as the stream's first event.
         """
         if self.failure is not None:
             return None

@@ -1,8 +1,8 @@
-"""The worker's log in moshi-server's own dialect, so that every reader of its logs reads ours: one
-line a record, on stdout and in a file a day.
+"""The worker's log in moshi-server's format, so that the same tools read both.
 
-    2025-11-15T08:39:13.344657Z  INFO moshi_server::batched_asr: src/batched_asr.rs:0: starting asr
-    loop 2
+One record is one line, on stdout and in a file for each day.
+
+    2025-11-15T08:39:13.344657Z  INFO moshi_server: src/main.rs:0: starting server
 
 Targets and source files are those under which moshi-server says the same; the line is 0, since no
 line of those files said it. Colours are its own too: always in the file and on a terminal, unless
@@ -37,7 +37,7 @@ from dsmops.files import os_errors
 _logger = logging.getLogger(__name__)
 _MOST_WAITING = 10_000
 RETRY_S = 10.0
-"""Between two looks whether the file can be written, and is still there."""
+"""Pause between two checks that the file is still there and can be written."""
 
 
 class Level(IntEnum):

@@ -1,4 +1,6 @@
-"""A process in which models compute, and nothing else: one thread steps each model's engine.
+"""A process in which models compute, and nothing else.
+
+One thread steps each model's engine. The main thread waits for the supervisor.
 
 Its main thread waits for the supervisor.
 """
@@ -36,9 +38,7 @@ _FLUSH_EVERY_S = 0.1
 
 
 def run_models(plan: Plan, number: int, channel: Channel, level: Level) -> None:
-    """Load the modules on device `number`, one after the other, and step them until the supervisor
-    says `quit`.
-    """
+    """Load the modules on device `number` and step them until the supervisor says `quit`."""
     os.environ |= plan.devices[number].env
     process = _ModelProcess(plan, number, channel, level)
     loops: list[ModelLoop[Any]] = []

@@ -1,6 +1,4 @@
-"""What the modules of both kinds have in common: a model loop, the WebSockets on it, posts that
-wait for a slot.
-"""
+"""What STT and TTS modules share: a model loop, its WebSockets, posts that wait."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ from dsmops.worker.serving.logs import UTILS, Log, Origin, Shown, causes
 from dsmops.worker.serving.metrics import Metrics
 
 POST_PAUSE_S = 0.1
-"""How often a post looks whether a slot is free, and whether its sender is still there."""
+"""Pause between two checks whether a slot is free and the post's sender is still there."""
 POST_PATIENCE_S = 100.0
 """For which a post waits for a slot, as in moshi-server."""
 READY_STEP_S = 2.0

@@ -1,9 +1,9 @@
-"""What the processes of a split worker are made of: what they share, and how they begin.
+"""The processes of a split worker: what they share, and how they begin.
 
-Children are forks of the supervisor, so that they inherit the shared memory and settings that no
-text could carry (functions that open engines). They obey the supervisor alone: signals for the
-whole process group, as Ctrl-C sends, are the supervisor's to answer. A child whose supervisor is
-gone ends at once.
+Children are forks of the supervisor. So they inherit the shared memory, and settings that cannot be
+sent as text (functions that open engines). Only the supervisor tells them what to do: it also
+answers signals to the whole process group, such as Ctrl-C. A child whose supervisor is gone ends at
+once.
 """
 
 from __future__ import annotations

@@ -41,8 +41,9 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How serving ended: by which signal, and whether a step hangs that would keep the process
-    alive.
+    """How serving ended: the signal, and whether a step hangs.
+
+    A hanging step would keep the process alive.
     """
 
     signal: signal.Signals

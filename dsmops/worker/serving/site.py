@@ -1,4 +1,4 @@
-"""What clients reach: routes, answers that need no model, connections on their way in.
+"""The routes of the server, its answers that need no model, and incoming connections.
 
 It serves in one process alone, or in each of several fronts.
 """
@@ -155,8 +155,10 @@ class Site:
 
     @web.middleware
     async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let requests wait that come too often, and refuse those of foreign pages, and those that
-        come after the end began on connections that were kept open.
+        """Let requests wait that come too often, and refuse those that may not be served.
+
+        Refused are requests of foreign pages, and requests on kept-open connections after the end
+        began.
         """
         waited = await note_request(request)
         if request.path not in _HEALTH and not self._access.is_known(request):
@@ -201,8 +203,9 @@ class Site:
         )
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
-        """Answer with a file of `static_dir`, a folder's `index.html` for the folder, and nothing
-        from elsewhere.
+        """Answer with a file of `static_dir`, and with nothing from elsewhere.
+
+        A folder is answered with its `index.html`.
         """
         root = self._settings.static_dir.resolve()
         try:
@@ -217,8 +220,9 @@ class Site:
 
 
 def _guard(records: Log) -> Middleware:
-    """Return what stands between a handler's bug and everybody else: the traceback goes into the
-    log, the client gets 500.
+    """Return the middleware that answers 500 where a handler raises.
+
+    The traceback goes into the log.
     """
 
     @web.middleware
@@ -248,8 +252,10 @@ def _guard(records: Log) -> Middleware:
 
 
 def is_own_origin(request: web.Request, allowed: Sequence[str]) -> bool:
-    """Return whether a request comes from no page, from a page of this server, or from one that
-    the operator allows. Browsers say it in `Origin`, other clients say nothing.
+    """Return whether the page of a request may use the server.
+
+    It may where the request comes from no page, from a page of this server, or from a page that the
+    operator allows. Browsers send `Origin`; other clients do not.
     """
     origin = request.headers.get("Origin")
     if origin is None or "*" in allowed or origin in allowed:

@@ -1,4 +1,7 @@
-"""Log lines about what any client can cause at any rate: counted, and written every few seconds."""
+"""Log lines about events that any client can cause at any rate.
+
+They are counted, and written every few seconds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits on how often something may be done, by waiting: who asks too often, waits longer."""
+"""Limits on how often something may be done: too frequent requests wait."""
 
 from __future__ import annotations
 

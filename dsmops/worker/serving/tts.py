@@ -167,7 +167,7 @@ class TtsModule(LoopModule[TtsConversation]):
         return ws
 
     async def post(self, request: web.Request) -> web.StreamResponse:
-        """Say the text in the body, and stream it as a WAV."""
+        """Synthesize the text in the body, and stream it as a WAV."""
         self._access.require(request, query=False)
         _require_json(request)
         self._require_place()
@@ -209,13 +209,13 @@ class TtsModule(LoopModule[TtsConversation]):
     async def _say(
         self, request: web.Request, stream: TtsConversation, text: str
     ) -> web.StreamResponse:
-        """Answer a post with what is said.
+        """Answer a post with the sound of `text`.
 
         Raises:
-            InputError: that cannot be said.
+            InputError: the text cannot be synthesized.
             DsmopsError: the stream failed before its first sound.
-            ConnectionResetError: the client has hung up, or the sound ends early; the
-                connection is cut then.
+            ConnectionResetError: the client has hung up, or the sound ends early; then the
+                connection is cut.
         """
         await asyncio.to_thread(stream.add_text, text)
         await asyncio.to_thread(stream.end_text)
@@ -327,8 +327,9 @@ def _cut_name(name: str) -> str:
 
 
 def _cut(request: web.Request, reason: str) -> ConnectionResetError:
-    """Cut the connection of an answer that has begun, which tells the client that this is not all,
-    and return the error to raise.
+    """Cut the connection of an answer that has begun, and return the error to raise.
+
+    The cut tells the client that the answer is incomplete.
     """
     if request.transport is not None:
         request.transport.abort()

@@ -144,10 +144,10 @@ class TtsConnection(Connection[TtsEvent]):
 
 
 def refusal(exc: DsmopsError) -> Ending:
-    """Return the ending of a conversation in which the client asked for what cannot be, or the
-    server failed to get it.
+    """Return the ending of a conversation that failed.
 
-    The text is never logged.
+    Either the client asked for something impossible, or the server could not get what it needs. The
+    text is never logged.
     """
     code = CloseCode.BAD_MESSAGE if isinstance(exc, InputError) else CloseCode.FAILED
     logged = (
@@ -160,8 +160,9 @@ def refusal(exc: DsmopsError) -> Ending:
 
 
 def _latents(voice: protocol.Voice) -> Samples:
-    """Return a voice as the engine takes it, [channels, frames]: a leading dimension of one voice
-    is taken off.
+    """Return a voice as the engine takes it, [channels, frames].
+
+    A leading dimension of one voice is taken off.
     """
     latents = voice.embeddings.reshape(voice.shape)
     return latents[0] if latents.ndim == 3 and len(latents) == 1 else latents
