@@ -1,7 +1,8 @@
 """Read, convert and verify safetensors checkpoints, streaming and without torch.
 
-What reads headers only is imported at once; what touches tensor data, and with it numpy, on first
-use.
+Functions that read only headers are imported at once. Those that read tensor data, and with them
+numpy, are imported on first use. What reads headers only is imported at once; what touches tensor
+data, and with it numpy, on first use.
 """
 
 from __future__ import annotations

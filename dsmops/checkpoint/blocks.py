@@ -1,5 +1,13 @@
-"""A stream of bytes into a file through a few reused blocks: filled here, hashed by one thread,
-written by another.
+"""Write a stream of bytes to a file through a few reused blocks.
+
+The caller fills the blocks, one thread hashes them, and another writes them.
+
+The blocks bound memory whatever the size of the file and of its tensors. hashlib, numpy and the
+write calls release the interpreter lock, so the three kinds of work run side by side.
+
+With `direct` the bytes go to the disk past the page cache. Where they must reach the disk anyway,
+this saves a copy of each page and its write-back later. File systems that cannot do it get ordinary
+writes.
 
 The blocks bound memory whatever the size of file and tensors. hashlib, numpy and the write calls
 release the interpreter lock, so the three kinds of work run side by side. With `direct` the bytes
@@ -20,27 +28,25 @@ from types import TracebackType
 BLOCK_BYTES = 2 << 20
 BLOCKS = 8
 DIRECT_ALIGNMENT = 4096
-"""Offset, length and address of a direct write are multiples of this; it covers every disk sector
-size in use.
-"""
+"""Offset, length and address of a direct write are multiples of this. It covers every disk sector
+size in use."""
 
 CACHED_WRITE_BYTES = 64 << 10
 """Largest write into the page cache.
 
-Larger ones get larger pages, which a virtual machine may have to fetch from its host first: seen up
-to eight times slower; on no machine faster by more than a few percent.
-"""
+Larger ones get larger pages, which a virtual machine may first have to get from its host. This was
+up to eight times slower on one machine, and on no machine faster by more than a few percent."""
 
 _O_DIRECT = getattr(os, "O_DIRECT", 0)  # absent on macOS
 
 
 class BlockWriter:
-    """Appends to `fd`, an empty file opened for writing; use it as a context, and `finish` it
-    before leaving.
+    """A writer that appends to `fd`, an empty file that is open for writing.
 
-    Fill `room()` and tell `advance()` how much of it is filled, or `write()` bytes of any length.
-    An `OSError` of a write comes out of one of the later calls. Leaving the context stops the
-    threads; unless finished, the file is then incomplete.
+    Use it as a context, and call `finish` before the end. Fill `room()` and tell `advance()` how
+    much of it is filled, or `write()` bytes of any length. An `OSError` of a write comes out of one
+    of the later calls. Leaving the context stops the threads; unless finished, the file is then
+    incomplete.
     """
 
     def __init__(self, fd: int, *, digest: bool, direct: bool) -> None:
@@ -90,8 +96,9 @@ class BlockWriter:
             view = view[count:]
 
     def finish(self) -> str | None:
-        """Write what is left, wait for everything, and return the SHA-256 of all bytes (None
-        without `digest`).
+        """Write what is left, and return the SHA-256 of all bytes.
+
+        Waits until all is written. Returns None without `digest`.
         """
         if self._filled:
             self._hand_over()

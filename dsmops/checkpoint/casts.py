@@ -1,10 +1,10 @@
-"""BF16 values to another dtype, bit for bit, in blocks small enough for a processor cache, with
-exact counts of what was lost.
+"""Cast BF16 values to another dtype, bit for bit, and count exactly what was lost.
 
-numpy has no bfloat16, and needs none: all work is integer arithmetic on the 16-bit patterns. Any
-target is a table of what becomes of the 65,536 patterns. Almost every weight of a model lies in the
-range where F16 follows from BF16 by moving bits; the few that do not are found by one comparison
-and looked up. runbooks/decisions/0007-numpy-for-casts.md has the measurements.
+The work is done in blocks that fit a processor cache. numpy has no bfloat16, and needs none: all
+work is integer arithmetic on the 16-bit patterns. Any target is a table of what becomes of the
+65,536 patterns. Almost every weight of a model lies in the range where F16 follows from BF16 by
+moving bits; the few that do not are found by one comparison and looked up.
+runbooks/decisions/0007-numpy-for-casts.md has the measurements.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from dsmops.checkpoint.losses import LossCounts
 from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements per call.
-
-Smaller blocks cost more Python than arithmetic; larger ones leave the cache.
-"""
+"""Elements per call. Smaller ones cost more Python than arithmetic; larger ones leave the cache."""
 
 Bits = NDArray[np.uint16]
 Patterns = NDArray[np.unsignedinteger]
@@ -89,8 +86,9 @@ class Cast:
         self._tally = _Tally(self._outcomes)
 
     def __call__(self, bits: Bits, out: NDArray[Any]) -> None:
-        """Write the target patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`, which must
-        not overlap `bits`.
+        """Write the target patterns of at most `BLOCK_ELEMENTS` BF16 patterns to `out`.
+
+        `out` must not overlap `bits`.
         """
         self._tally.note_magnitudes(np.add(bits, bits, out=self._doubled[: bits.size]))
         self._look_up(bits, out)
@@ -181,8 +179,9 @@ class _Tally:
         self._top = -1
 
     def note_magnitudes(self, doubled: Bits) -> int:
-        """Take in a block of doubled patterns; return the largest of them (0: all elements are
-        zero).
+        """Count a block of doubled patterns, and return the largest of them.
+
+        0 means that all elements are zero.
         """
         if not doubled.size:
             return 0

@@ -159,9 +159,7 @@ def _scan(
 
 
 class _Casts:
-    """The casts of one run, made when first needed, and a block of source patterns for them to
-    read.
-    """
+    """The casts of one run, made when first needed, and the block that they read."""
 
     def __init__(self, *, clamp: bool) -> None:
         self._clamp = clamp

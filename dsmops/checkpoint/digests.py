@@ -49,8 +49,9 @@ class SourceDigests:
 
 
 class _Stop(SilentProgress):
-    """A progress that ends the work it observes once it is set: at the next block, by an exception
-    that is discarded.
+    """A progress that can end the work that it observes.
+
+    Once it is set, the work ends at its next block by an exception, which is discarded.
     """
 
     def __init__(self) -> None:

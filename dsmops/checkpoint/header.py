@@ -59,9 +59,9 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header that passed every check: `tensors` by name, in header order, and `metadata`, the
-    strings of `__metadata__`.
+    """A header that passed every check.
 
+    `tensors` are by name, in header order. `metadata` are the strings of `__metadata__`.
     `data_start` is where the data section begins in the file, `file_bytes` the size of the whole
     file, and `sha256` the digest of everything before the data section.
     """
@@ -78,15 +78,17 @@ class Header:
         return self.file_bytes - self.data_start
 
     def in_data_order(self) -> list[TensorInfo]:
-        """Return the tensors as their data follow each other in the file, which may differ from
-        header order.
+        """Return the tensors in the order of their data in the file.
+
+        It may differ from header order.
         """
         return sorted(self.tensors.values(), key=lambda tensor: (tensor.begin, tensor.end))
 
 
 def parse_data_start(prefix: bytes, file_bytes: int, *, name: str = "the file") -> int:
-    """Return where the data section begins, from the first 8 bytes: the number of bytes that
-    `parse_header` needs.
+    """Return where the data section begins, from the first 8 bytes of the file.
+
+    This is the number of bytes that `parse_header` needs.
 
     Raises:
         HeaderError: the file is too short, or the length it states is impossible.
@@ -132,8 +134,9 @@ def parse_header(head: bytes, file_bytes: int, *, name: str = "the file") -> Hea
 
 
 def render_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes that stand before the data section: length, compact JSON, spaces up to a
-    multiple of 8.
+    """Return the bytes before the data section.
+
+    They are the length, compact JSON, and spaces up to a multiple of 8.
     """
     body: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for tensor in tensors:
@@ -160,7 +163,9 @@ _NULL = re.compile(rb"null")
 
 
 class _Parser:
-    """One pass over `{"__metadata__": {string: string}, name: {"dtype", "shape", "data_offsets"},
+    """A parser of one header.
+
+    The grammar is `{"__metadata__": {string: string}, name: {"dtype", "shape", "data_offsets"},
     ...}`.
     """
 

@@ -1,4 +1,4 @@
-"""Which known model a checkpoint is, judged by tensor names and shapes alone."""
+"""Find out which known model a checkpoint is, by tensor names and shapes alone."""
 
 from __future__ import annotations
 

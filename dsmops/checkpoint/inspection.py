@@ -45,13 +45,11 @@ class TensorLine:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A checkpoint at a glance.
+    """A summary of a checkpoint.
 
-    `parameters` counts elements of all tensors; `forecast` is what a conversion would lose, if
-    asked for.
-
-    `unlisted` are tensors that shards hold but the index does not name. `total_size_bytes` is what
-    the index states, None without one.
+    `parameters` counts the elements of all tensors. `forecast` is what a conversion would lose, if
+    asked for. `unlisted` are tensors that shards hold but the index does not name.
+    `total_size_bytes` is what the index states, None without one.
     """
 
     source: str

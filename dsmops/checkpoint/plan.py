@@ -1,5 +1,6 @@
-"""Deciding a conversion before a byte is written: which tensor becomes what, where it goes, and
-what the headers will say.
+"""Plan a conversion before a byte is written.
+
+The plan says which tensor becomes what, where it goes, and what the headers contain.
 """
 
 from __future__ import annotations
@@ -26,15 +27,13 @@ from dsmops.errors import CheckpointError, InputError
 from dsmops.files import is_same_file, os_errors, partial_path
 
 RECIPE = 1
-"""Raised when the same source and options begin to give other bytes; targets of an older recipe are
-then out of date.
-"""
+"""Increased when the same source and options begin to give other bytes. Targets of an older recipe
+are then out of date."""
 
 KYUTAI_LICENCE = "CC-BY-4.0"
-"""Of every weight file that Kyutai publishes; converting does not change it.
+"""The licence of every checkpoint that Kyutai publishes; converting does not change it.
 
-Goes into the metadata of recognised models.
-"""
+It goes into the metadata of recognised models."""
 
 
 CASTABLE = StorageDType.BF16
@@ -45,8 +44,9 @@ _Placed = tuple[Shard, TensorInfo, StorageDType, int]
 
 
 class OverflowPolicy(StrEnum):
-    """What to do with finite values beyond the target's range: stop, hold them at the largest
-    value, or keep the tensor as F32.
+    """What to do with finite values beyond the target's range.
+
+    Stop, clamp them to the largest value, or keep the tensor as F32.
     """
 
     FAIL = "fail"
@@ -56,8 +56,9 @@ class OverflowPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """One tensor of the target, from `source` in `shard`: copied as it is when the dtype stays,
-    else cast.
+    """One tensor of the target, made from `source` in `shard`.
+
+    It is copied unchanged where the dtype stays, and cast otherwise.
     """
 
     shard: Shard
@@ -71,8 +72,9 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One file of the target: its name there, all bytes before the data, and its tensors in the
-    order of their data.
+    """One file of the target: its name, all bytes before the data, and its tensors.
+
+    The tensors are in the order of their data.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""What a conversion leaves beside its target, so that the next run can tell in milliseconds that
-there is nothing to do.
+"""The record of a conversion, kept beside its target.
 
-An up-to-date target is trusted when size, mtime and header digest of every source and target file
-are those recorded. Where only the mtime moved (a copy, a touch) the full digests decide.
+With it the next run finds within milliseconds that there is nothing to do. An up-to-date target is
+trusted when size, mtime and header digest of every source and target file are those recorded. Where
+only the mtime moved (a copy, a touch) the full digests decide.
 """
 
 from __future__ import annotations
@@ -47,11 +47,10 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """How a target was made from a source, and what was lost; also what the record beside the
-    target holds.
+    """How a target was made from a source, and what was lost.
 
-    `kept_f32` are BF16 tensors stored as F32 because of a pattern or the overflow policy.
-    `elapsed_s` is the time the conversion took.
+    The record beside the target holds this too. `kept_f32` are BF16 tensors stored as F32 because
+    of a pattern or the overflow policy. `elapsed_s` is the time the conversion took.
     """
 
     dtype: str
@@ -97,8 +96,9 @@ def load(path: Path) -> ConversionReport | None:
 
 
 def made_by_conversion(path: Path) -> bool:
-    """Return whether `path` is a file that `convert` wrote, whole or damaged since, by the record
-    beside it or by its own metadata.
+    """Return whether `convert` wrote the file `path`, even if it was damaged since.
+
+    The record beside the file or the file's own metadata shows it.
     """
     if path.with_name(f"{path.name}.dsmops.json").exists():
         return True

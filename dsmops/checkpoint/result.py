@@ -1,5 +1,6 @@
-"""What `dsmops convert` does with a plan: look whether the work is done already, do it when not,
-check it when asked.
+"""Carry out a conversion plan as `dsmops convert` does.
+
+It checks whether the target is up to date, converts if not, and verifies if asked.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dsmops.progress import SILENT, Progress
 
 
 class ConversionStatus(StrEnum):
-    """What came of a plan."""
+    """What was done with a plan."""
 
     CONVERTED = "converted"
     UP_TO_DATE = "up to date"
@@ -39,11 +40,10 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """What was done, or with a dry run would be.
+    """What was done, or what a dry run would do.
 
-    `conversion` is None for a dry run, `verification` where none was asked for.
-
-    `notes` are what the user should know before serving the target.
+    `conversion` is None for a dry run, `verification` where none was asked for. `notes` are what
+    the user should know before serving the target.
     """
 
     status: ConversionStatus

@@ -58,7 +58,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells that a file is still the one that was looked at."""
+    """The values that show whether a file has changed."""
 
     device: int
     inode: int
@@ -102,11 +102,11 @@ class IndexFile:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model's weights, headers read: `shards` (one for a single file), `tensors` by name, in file
-    order, and the shard of each.
+    """A model's weights, with all headers read.
 
-    `unlisted` are tensors that a shard holds but the index does not name; they travel with their
-    shard.
+    `shards` has one entry for a single file. `tensors` are by name, in file order, with the shard
+    of each. `unlisted` are tensors that a shard holds but the index does not name; they travel with
+    their shard.
     """
 
     path: Path
@@ -122,8 +122,9 @@ class Checkpoint:
         return sum(shard.header.file_bytes for shard in self.shards)
 
     def stored(self) -> Iterator[tuple[Shard, TensorInfo]]:
-        """Yield every tensor of every shard, in the order of their data; those of `unlisted` too,
-        so a name may come twice.
+        """Yield every tensor of every shard, in the order of their data.
+
+        Those of `unlisted` are included, so a name may come twice.
         """
         return ((shard, tensor) for shard in self.shards for tensor in shard.header.in_data_order())
 
@@ -295,8 +296,9 @@ def _compare_with_name(path: Path, *, progress: Progress = SILENT) -> str:
 
 
 def require_unchanged(path: Path) -> None:
-    """Check that a blob of a Hugging Face cache still has the bytes that its name promises; other
-    files pass. A blob is read once, and again only when size, time or inode changed.
+    """Check that a blob of a Hugging Face cache still has the bytes that its name promises.
+
+    Other files pass. A blob is read once, and again only when size, time or inode changed.
 
     Raises:
         CheckpointError: its digest is not its name.

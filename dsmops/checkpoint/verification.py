@@ -1,5 +1,6 @@
-"""Checking a target against its source: every tensor, every pattern, by table look-up and not by
-the code that converted it.
+"""Compare a target with its source: every tensor, every pattern.
+
+The comparison uses tables, and not the code that converted.
 """
 
 from __future__ import annotations
@@ -26,12 +27,10 @@ Patterns = NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One way in which the target is not what converting the source gives.
+    """One difference between the target and what converting the source gives.
 
-    `tensor` is None when it concerns the whole checkpoint.
-
-    `elements` counts what differs (bytes, in a copied tensor); None where shapes, dtypes or names
-    already disagree.
+    `tensor` is None when the difference concerns the whole checkpoint. `elements` counts what
+    differs (bytes, in a copied tensor); None where shapes, dtypes or names already disagree.
     """
 
     tensor: str | None

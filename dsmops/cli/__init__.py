@@ -1,3 +1,4 @@
-"""The command line: one file per command group; a command parses, calls one function and shows the
-value.
+"""The command line: one file per command group.
+
+A command parses its options, calls one function and shows the value.
 """

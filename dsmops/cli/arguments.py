@@ -56,8 +56,9 @@ def require_no_address(name: str, param_hint: str) -> None:
 
 
 def require_other_file(option: str, target: Path | None, read: Mapping[str, Path | None]) -> None:
-    """Usage error where the target of `option` is one of the files that are read, which it would
-    replace.
+    """Check that the target of `option` is not one of the files that are read.
+
+    It would replace that file. Raises a usage error.
     """
     from dsmops.files import is_same_file
 

@@ -14,8 +14,9 @@ from dsmops.report import Reporter
 
 
 def main() -> int:
-    """Run the command line of this process and return its exit code (`dsmops.errors` lists
-    them).
+    """Run the command line of this process and return its exit code.
+
+    `dsmops.errors` lists the codes.
     """
     _prepare_streams()
     _prepare_signals()
@@ -57,8 +58,9 @@ def _prepare_streams() -> None:
 
 
 def _prepare_signals() -> None:
-    """Let a plain kill, or a terminal that goes away, end a command like Ctrl-C: partial files of
-    gigabytes are cleared, not left.
+    """Let SIGTERM, or a closed terminal, end a command like Ctrl-C.
+
+    So partial files of gigabytes are removed.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What the caller wants ignored (nohup) stays ignored.
@@ -67,8 +69,9 @@ def _prepare_signals() -> None:
 
 
 def _report(error: DsmopsError) -> int:
-    """Report the error, with --debug below the traceback of the exception being handled, and return
-    its exit code.
+    """Report the error and return its exit code.
+
+    With --debug the traceback of the exception being handled follows.
     """
     reporter = Reporter.current or Reporter()
     if reporter.debug:

@@ -1,4 +1,4 @@
-"""Deciding an export before a byte is written: what each tensor becomes, its name and its place."""
+"""Plan an export before a byte is written: each tensor's encoding, name and place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export leaves beside its target, so that the next run can see that nothing is to do."""
+"""The record of an export, kept beside its target, so that the next run can skip the work."""
 
 from __future__ import annotations
 

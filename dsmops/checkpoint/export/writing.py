@@ -1,4 +1,4 @@
-"""Carrying out an export plan: blocks of values through a few threads, in bounded memory.
+"""Carry out an export plan with a few threads, in bounded memory.
 
 The target is written under a partial name and renamed when it is complete. A journal beside it
 names the tensors that are on the disk, so that a killed run is taken up where it was.

@@ -17,8 +17,9 @@ SHOWN_DIFFERENCES = 20
 
 
 def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
-    """Yield the model, the dtypes, the files when there are several, the tensors, and the forecast
-    when there is one.
+    """Yield the model, dtypes, files, tensors and forecast of a checkpoint.
+
+    Files are shown where there are several, the forecast where there is one.
     """
     yield f"{found.source}: {found.identity.description}"
     yield from _differences(found.identity)
@@ -74,9 +75,7 @@ def show_inspection(found: Inspection, *, all_tensors: bool) -> Iterator[Block]:
 
 
 def show_conversion(result: ConversionResult) -> Iterator[Block]:
-    """Yield what was done or would be, what was lost, the digests, the notes, and what to run
-    next.
-    """
+    """Yield what was or would be done and lost, the digests, the notes and the next command."""
     target_bytes = sum(file.size_bytes for file in result.files)
     if result.status is ConversionStatus.PLANNED:
         yield f"Would convert {result.source} ({result.identity.description}) to {result.dtype}:"

@@ -43,8 +43,9 @@ def show_made_config(made: MadeConfig, target: Path, outcome: WriteOutcome) -> I
 
 
 def view_findings(path: str, findings: Sequence[ConfigFinding]) -> Iterator[Block]:
-    """Yield one line for each finding of a file, as compilers write them, and one for what to do
-    about it.
+    """Yield two lines for each finding of a file: the finding, and what to do about it.
+
+    The first has the form of a compiler's message.
     """
     for finding in findings:
         where = f" {finding.where}:" if finding.where else ""

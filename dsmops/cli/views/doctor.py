@@ -1,5 +1,6 @@
-"""A diagnosis as people read it: area by area, what is in order in one line, what is not with all
-there is to it, then the sum.
+"""Show a diagnosis: area by area, then the summary.
+
+An area without a finding takes one line. A finding is shown with all its details.
 """
 
 from __future__ import annotations

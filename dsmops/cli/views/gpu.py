@@ -1,6 +1,4 @@
-"""A machine's GPUs as people read them: one table, then what each kind of card needs, then what to
-do next.
-"""
+"""Show a machine's GPUs: one table, what each kind of card needs, what to do next."""
 
 from __future__ import annotations
 

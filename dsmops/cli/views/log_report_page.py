@@ -100,8 +100,9 @@ def charts(report: LogReport) -> list[Chart]:
 
 
 def _with_gaps(moments: Sequence[Moment]) -> tuple[list[float], list[Moment | None]]:
-    """Return minutes since the first moment, and the moments; None where no step was for a while,
-    so that no line is drawn through it.
+    """Return minutes since the first moment, and the moments.
+
+    None stands where there was no step for a while, so that no line is drawn through it.
     """
     minutes: list[float] = []
     kept: list[Moment | None] = []

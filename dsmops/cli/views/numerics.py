@@ -19,9 +19,7 @@ _ANSWERS = {
 
 
 def show_numerics(report: NumericsReport) -> Iterator[Block]:
-    """Yield the verdict and its reasons, what both models wrote, how far apart they are, the range
-    of each layer, and the notes.
-    """
+    """Yield the verdict and its reasons, both transcripts, the errors, ranges and notes."""
     source, target, limits = report.source, report.target, report.thresholds
     yield (
         f"Does {target.file} in {target.dtype} say what {source.file} says in {source.dtype}?"
