@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from dsmops.audio.segments import Content, Segment
 
 PLACEHOLDER_BYTES = 0x7FFF0000
-"""Sizes from here on, where the file is shorter, are placeholders: ffmpeg writes 0xFFFFFFFF, sox
-and arecord a little under 2 GiB.
-"""
+"""Larger sizes in a shorter file are placeholders: ffmpeg writes 0xFFFFFFFF, sox and arecord a
+little under 2 GiB."""
 
 _SLACK_BYTES = 64
 """A header may count so many bytes more than the file has: some writers count the header itself.
@@ -157,8 +156,10 @@ def _runs(
 
 
 def _behind(content: Content, samples: _Samples, end: int) -> tuple[_Samples | None, int]:
-    """Return the file that begins behind the samples, if any, and where samples go on that the
-    header does not count: the end of the content where there are none.
+    """Return the file that begins behind the samples, and where uncounted samples go on.
+
+    The file is None where none begins. Uncounted samples are those that the header does not count;
+    where there are none, the position is the end of the content.
     """
     family = _family(content, samples.begin)
     starts = [end]

@@ -8,11 +8,6 @@ write calls release the interpreter lock, so the three kinds of work run side by
 With `direct` the bytes go to the disk past the page cache. Where they must reach the disk anyway,
 this saves a copy of each page and its write-back later. File systems that cannot do it get ordinary
 writes.
-
-The blocks bound memory whatever the size of file and tensors. hashlib, numpy and the write calls
-release the interpreter lock, so the three kinds of work run side by side. With `direct` the bytes
-go to the disk past the page cache: where they must reach the disk anyway, that spares a copy of
-each page and its write-back later. File systems that cannot do it get ordinary writes.
 """
 
 from __future__ import annotations

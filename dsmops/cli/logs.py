@@ -168,12 +168,14 @@ def format_log(
 ) -> None:
     """Make raw server logs readable and remove secrets.
 
-    Reads every dialect of the server (colours, plain, JSON lines, icons, formatted before) and
-    takes
-    off what collectors put around the lines (docker, compose, Kubernetes, journald, syslog). Writes
-    [2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message. Causes
-    and tracebacks stay with their event, and lines of no dialect are kept. A summary goes to
-    stderr.
+    Reads every format of the server (colours, plain, JSON lines, icons, formatted before).
+    Removes what collectors put around the lines (docker, compose, Kubernetes, journald, syslog).
+    Causes and tracebacks stay with their event. Lines of an unknown format are kept. A line
+    becomes:
+
+    [2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: message
+
+    A summary goes to stderr.
 
     \b
     Examples:

@@ -124,8 +124,10 @@ class Connection:
     def keep_alive(
         self, idle_message: bytes | None = None, *, ping_s: float = PING_S, idle_s: float = IDLE_S
     ) -> None:
-        """From now on, ping after `ping_s` without a frame, and send `idle_message` after `idle_s`
-        without a binary one.
+        """Start the pings and the idle messages.
+
+        A ping goes out after `ping_s` without a frame, `idle_message` after `idle_s` without a
+        binary one.
         """
         self._alive = asyncio.create_task(self._keep_alive(idle_message, ping_s, idle_s))
 

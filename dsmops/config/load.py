@@ -27,10 +27,8 @@ KeyPath = tuple[str, ...]
 _MAX_BYTES = 1 << 20
 """A config is a few kilobytes; more is another file named by mistake, a checkpoint most likely."""
 _I64_MIN, _I64_MAX = -(2**63), 2**63 - 1
-"""The integers of TOML 1.0.
-
-The server's parser refuses a whole file for one beyond them; Python's takes any.
-"""
+"""The integers of TOML 1.0. The server's parser refuses a whole file for one beyond them; Python's
+accepts any."""
 _TOO_LARGE = "an integer is too large for 64 bits"
 _BOM = "\ufeff"
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -51,8 +49,9 @@ class Config:
     lines: Mapping[KeyPath, int]
 
     def line(self, where: KeyPath) -> int:
-        """Return the line of a key, or of the nearest table around it that stands in the file; 1
-        when there is none.
+        """Return the line of a key, or of the nearest table around it that is in the file.
+
+        1 when there is none.
         """
         for length in range(len(where), 0, -1):
             if where[:length] in self.lines:
@@ -147,11 +146,10 @@ def _too_large(value: object, where: KeyPath) -> Iterator[KeyPath]:
 def _find_lines(
     body: Iterable[tuple[Key | None, Item]], prefix: KeyPath, line: int, lines: dict[KeyPath, int]
 ) -> int:
-    """Enter the line of every key of a table, of which the first entry stands on `line`; return the
-    line after its end.
+    """Enter the line of every key of a table, and return the line after its end.
 
-    A table that is opened in several places keeps its first line. Keys of inline tables are not
-    entered.
+    The first entry stands on `line`. A table that is opened in several places keeps its first line.
+    Keys of inline tables are not entered.
     """
     for key, item in body:
         if key is None:

@@ -21,9 +21,8 @@ MIB = 2**20
 RUNTIME_BYTES = 700 * MIB
 """moshi-server: CUDA context, cuBLAS workspace, loaded kernels, allocator slack.
 
-Measured on one H200 with moshi-server 0.6.4 and the 1B model in f16: 3,151 MiB at batch 1, of which
-this is the part that nothing else explains.
-"""
+Measured on one H200 with moshi-server 0.6.4 and the 1B model in f16: 3,151 MiB at batch 1. This is
+the part that nothing else explains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +139,13 @@ def serving_memory(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
 ) -> MemorySplit:
-    """Return what `runtime` takes for a model in `dtype`, with `batch_size` slots of `context`
-    positions each.
+    """Return the memory that `runtime` takes for a model with `batch_size` slots.
 
-    `context` None means the model's own, `n_q` None all codebooks of a text-to-speech model. The
-    language model and its caches are in `dtype`; conditioners and Mimi are always F32. A file in
-    another dtype is cast tensor by tensor while loading, so no second copy of the model appears. A
-    text-to-speech model that is not distilled takes two rows of each cache for a slot: guidance
-    runs it twice.
+    The model computes in `dtype`, with `context` positions for each slot. `context` None means the
+    model's own, `n_q` None all codebooks of a text-to-speech model. The language model and its
+    caches are in `dtype`; conditioners and Mimi are always F32. A file in another dtype is cast
+    tensor by tensor while loading, so no second copy of the model appears. A text-to-speech model
+    that is not distilled takes two rows of each cache for a slot: guidance runs it twice.
 
     Source: candle 0.9.1, moshi-core and `moshi` 0.2.13 allocation paths; see
     runbooks/architecture.md, "Memory model". For the embedded worker, measurements over model,
@@ -230,8 +228,9 @@ def largest_batch(
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
 ) -> int:
-    """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`; 0 when not
-    even one slot fits.
+    """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`.
+
+    0 when not even one slot fits.
     """
     fixed, one = (
         serving_memory(shape, dtype, slots, context=context, runtime=runtime, n_q=n_q).total_bytes

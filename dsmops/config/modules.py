@@ -1,5 +1,6 @@
-"""A config's modules as rules and renderers see them: tolerant of every wrong type, which `lint`
-reports elsewhere.
+"""A config's modules, for rules and renderers.
+
+They tolerate every wrong type, which `lint` reports.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class Module:
 
     @property
     def has_lm(self) -> bool:
-        """Whether the server itself loads a language model for it, and so reads
-        `dtype_override`.
+        """Whether the server itself loads a language model for the module.
+
+        Then it reads `dtype_override`.
         """
         return "dtype_override" in MODULES[self.kind].keys
 
@@ -40,8 +42,9 @@ class Module:
 
     @property
     def py_keys(self) -> Mapping[str, Key]:
-        """The keys that the embedded script reads from `py`; none where another script, or none,
-        reads the table.
+        """The keys that the embedded script reads from `py`.
+
+        Empty where no script, or another one, reads the table.
         """
         py = MODULES[self.kind].keys.get("py")
         return (
@@ -70,8 +73,9 @@ class Module:
         return value if isinstance(value, dict) else None
 
     def lm_shape(self) -> LmShape | None:
-        """Return the dimensions that `[model]` gives, None when one is missing, zero or of another
-        type.
+        """Return the dimensions in `[model]`.
+
+        None when one is missing, zero or of another type.
         """
         sizes = [self.whole("model", "transformer", key) for key in _TRANSFORMER_SIZES] + [
             self.whole("model", key) for key in _MODEL_SIZES
@@ -190,8 +194,9 @@ def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileRef
 
 
 def _voices(module: Module, environ: Mapping[str, str]) -> Iterator[FileReference]:
-    """Yield a module's own folder of voices and its default voice in it, none where they come from
-    the hub.
+    """Yield a module's own folder of voices and its default voice.
+
+    Nothing where they come from the hub.
     """
     folder, voice = module.text("py", "voice_folder"), module.text("py", "default_voice")
     if "voice_folder" not in module.py_keys or folder is None or "://" in folder:

@@ -1,8 +1,8 @@
-"""What to serve on a device: dtype, batch size, and the two bounds behind it, as one explained
-value. Pure.
+"""Plan what to serve on a device: dtype, batch size, and the two bounds behind it.
 
-The server allocates for the whole batch at load and pays for the whole batch in every step, so both
-bounds matter: memory says what fits, time says what keeps up.
+The plan is one explained value. Pure. The server allocates for the whole batch at load and pays for
+the whole batch in every step, so both bounds matter: memory says what fits, time says what keeps
+up.
 """
 
 from __future__ import annotations
@@ -230,8 +230,9 @@ def plan_serving(
 def planned_dtype(
     device: Device, model: PublishedModel, runtime: Runtime, asked: ComputeDType | None
 ) -> ComputeDType:
-    """Return the dtype that `runtime` serves `model` in on `device`: the one asked for, or what the
-    device computes best.
+    """Return the dtype that `runtime` serves `model` in on `device`.
+
+    It is the one asked for, or the one that the device computes best.
 
     Raises:
         InputError: the device or the runtime cannot compute the one asked for, or its capability
@@ -265,11 +266,11 @@ def planned_dtype(
 def config_runtime(
     model: PublishedModel, device: Device, asked: ComputeDType | None = None
 ) -> Runtime:
-    """Return the runtime that a config of `model` is made for: moshi-server, or the embedded worker
-    where that alone can serve it.
+    """Return the runtime that a config of `model` is made for.
 
-    That is a model with a Mimi of its own, and a text-to-speech model in another dtype than bf16 or
-    on a card without bf16 arithmetic.
+    It is moshi-server, or the embedded worker where only that can serve the model. That is a model
+    with a Mimi of its own, and a text-to-speech model in another dtype than bf16 or on a card
+    without bf16 arithmetic.
     """
     if model.mimi is not None:
         return Runtime.EMBEDDED
@@ -299,8 +300,9 @@ def serving_dtype(device: Device, asked: ComputeDType | None = None) -> ComputeD
 
 
 def default_reserve_bytes(device: Device) -> int:
-    """Return the memory to leave free: 3 % of the card, at least 256 MiB; 10 % and 2 GiB where the
-    host computes in the same memory.
+    """Return the memory to leave free.
+
+    3 % of the card, at least 256 MiB; 10 % and 2 GiB where the host computes in the same memory.
     """
     total = device.memory_total_bytes or 0
     if device.shares_host_memory:
@@ -340,8 +342,9 @@ def _alternatives(
     usable_bytes: int,
     runtime: Runtime,
 ) -> tuple[Alternative, ...]:
-    """Return what would fit: another dtype, a shorter context or fewer codebooks, a smaller model,
-    each with the size it allows.
+    """Return what would fit, each with the size that it allows.
+
+    Another dtype, a shorter context or fewer codebooks, or a smaller model.
     """
     capability = device.compute_capability
     dtypes = [dtype]
@@ -481,7 +484,5 @@ def _slow_host_note(step_ms: float | None, slow_host_step_ms: float | None) -> I
 
 
 def visible_to_server(device: Device) -> str:
-    """Return the environment variable, as a shell writes it, that makes `device` the one
-    moshi-server takes.
-    """
+    """Return the environment variable that makes moshi-server take `device`, for a shell."""
     return f"CUDA_VISIBLE_DEVICES={device.uuid or device.cuda_ordinal}"

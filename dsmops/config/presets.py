@@ -1,6 +1,4 @@
-"""The ready configs that travel with the package, by name, and which published model a config
-serves.
-"""
+"""The ready configs in the package, by name, and the published model of a config."""
 
 from __future__ import annotations
 
@@ -27,8 +25,9 @@ def preset_names() -> tuple[str, ...]:
 
 
 def find_template(name: str) -> Path:
-    """Return the config that `name` means: a file, or a ready config by its name, with or without
-    `.toml`.
+    """Return the config that `name` means: a file, or a ready config.
+
+    `.toml` may be omitted for a ready config.
 
     Raises:
         InputError: there is neither; the hint names the closest ready configs.
@@ -94,8 +93,9 @@ def described_model(config: Config) -> PublishedModel:
 
 
 def tts_module(config: Config) -> Module | None:
-    """Return a config's one module if moshi-server's TTS script serves it, None for other
-    configs.
+    """Return a config's one module if moshi-server's TTS script serves it.
+
+    None for other configs.
     """
     found = modules(config)
     return found[0] if len(found) == 1 and found[0].kind == "Py" and found[0].py_keys else None

@@ -64,17 +64,16 @@ _TTS_PLACES: dict[str, tuple[KeyPath, ...]] = {
     "model_config_file": (("py", "config_path"),),
     "n_q": (("py", "n_q"),),
 }
-"""Where a setting stands in a module, when it is not at the key of its own name: in any, and in one
-whose script speaks.
-"""
+"""The key of a setting in a module, where it is not its own name: in any module, and in one of the
+TTS script."""
 
 
 def render(template_text: str, settings: ConfigSettings, *, name: str = "the template") -> str:
-    """Return the template with `settings` in it; comments, order and line endings of everything
-    else stay.
+    """Return the template with `settings` in it.
 
-    A value that is there already is replaced in its line, and left alone when it is the wanted one.
-    A new `dtype_override` goes below `batch_size`, under a comment that says what it is for.
+    Comments, order and line endings of everything else stay. A value that is there already is
+    replaced in its line, and left alone when it is the wanted one. A new `dtype_override` goes
+    below `batch_size`, under a comment that says what it is for.
 
     Raises:
         ConfigError: the template is not TOML.
@@ -100,16 +99,15 @@ def render(template_text: str, settings: ConfigSettings, *, name: str = "the tem
 _WITHOUT_EFFECT = re.compile(
     r"^(?:conditioning_learnt_padding|cfg_is_no_text)\s*=.*\n", re.MULTILINE
 )
-"""Keys that upstream's configs carry: one does nothing for models without conditioners, as the
-speech-to-text ones are; nothing reads the other.
-"""
+"""Keys in upstream's configs without effect. One needs a model with conditioners, which the STT
+ones are not; the other is never read."""
 
 
 def retitle(text: str, title: str) -> str:
-    """Return a ready config as the start of a made one: its opening comment says `title`, lines and
-    all; keys without effect are left out.
+    """Return the text of a ready config with `title` as its opening comment.
 
-    The opening comment ends at the first empty comment or other line.
+    Keys without effect are omitted. The opening comment ends at the first empty comment or other
+    line.
     """
     lines = text.splitlines(keepends=True)
     rest = next(
@@ -134,8 +132,9 @@ def diff(old_text: str, new_text: str, *, name: str = "config.toml", context_lin
 
 
 def masked_diff(before: Config, after: Config) -> str:
-    """Return the change from one config to another as a unified diff that shows no API key; empty
-    when there is none.
+    """Return the change from one config to another as a unified diff without API keys.
+
+    Empty when there is none.
     """
     if before.text == after.text:
         return ""
@@ -160,8 +159,9 @@ def generate_api_key() -> str:
 
 
 def own_api_keys(config: Config) -> tuple[str, ...]:
-    """Return the API keys of a config without the public one and empty ones: those to keep when it
-    is rendered again.
+    """Return the API keys to keep when a config is rendered again.
+
+    The public key and empty ones are not among them.
     """
     keys = config.values.get("authorized_ids")
     return (
@@ -172,9 +172,7 @@ def own_api_keys(config: Config) -> tuple[str, ...]:
 
 
 def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
-    """Return key path → plain TOML value of everything that must differ from the
-    template.
-    """
+    """Return key path → plain TOML value of everything that must change in the template."""
     changes: dict[KeyPath, Any] = {(key,): getattr(settings, key) for key in _TOP_KEYS}
     of_module = {
         key: value for key in _MODULE_KEYS if (value := getattr(settings, key)) is not None
@@ -230,8 +228,9 @@ def _set(text: str, where: KeyPath, value: Any) -> str:
 
 
 def _line_above(config: Config, where: KeyPath) -> int | None:
-    """Return the line below which a new key may stand as a line of its own: 0 for the top of the
-    file, None where no line can be added.
+    """Return the line below which a new key may have a line of its own.
+
+    0 is the top of the file. None: no line can be added.
     """
     lines = config.text.split("\n")
     for key in ("batch_size", "type") if where[0] == "modules" else _TOP_KEYS:
@@ -246,8 +245,9 @@ def _line_above(config: Config, where: KeyPath) -> int | None:
 
 
 def _with_lines(text: str, added: list[str], below: int) -> str:
-    """Return the text with lines added below a line, in that line's indentation and with the file's
-    line ending.
+    """Return the text with lines added below a line.
+
+    They get that line's indentation and the file's line ending.
     """
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.split("\n")
@@ -280,8 +280,9 @@ def _get(values: Mapping[str, Any], where: KeyPath) -> Any:
 
 
 def _with_changes(values: Mapping[str, Any], changes: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    """Return a copy of `values` with the changes in it; tables on the way are copied or made, all
-    else is shared.
+    """Return a copy of `values` with the changes in it.
+
+    Tables on the way are copied or made; everything else is shared.
     """
     result = dict(values)
     for where, value in changes.items():

@@ -1,8 +1,8 @@
-"""What moshi-server reads from a TOML, as one table: every key of every level, its type, and what
-it means where that is not plain.
+"""The keys that moshi-server reads from a TOML, as one table.
 
-Upstream 0.6.4 is the contract. A key that only the best known fork reads is marked `fork`, one that
-upstream's own configs carry and nothing reads is marked `ignored`. Nothing is checked here; see
+It has every key of every level, its type, and its meaning where that is not plain. Upstream 0.6.4
+is the contract. A key that only the best known fork reads is marked `fork`, one that upstream's own
+configs carry and nothing reads is marked `ignored`. Nothing is checked here; see
 `dsmops.config.lint`.
 
 Source: moshi-server `main.rs` and `utils.rs`, moshi-core `lm.rs`, `transformer.rs` and
@@ -49,9 +49,8 @@ class ServerVersion(NamedTuple):
 _SINCE_0_6_4 = ServerVersion(0, 6, 4)
 
 PUBLIC_TOKEN = "public_token"  # noqa: S105
-"""The API key in upstream's own configs, which Kyutai's example clients send: known to everybody,
-and so no secret.
-"""
+"""The API key in upstream's own configs, which Kyutai's example clients send. It is public, so it
+is not a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +338,7 @@ _STT = {
 }
 SERVER_DTYPES = ("bf16", "f16", "f32")
 """The words that moshi-server reads in `dtype_override`, in lower case only; another is an error
-when the module starts. They are the server's own: files may store and models compute in more.
-"""
+when the module starts. They are the server's own: files and models use more dtypes."""
 _DTYPE = {"dtype_override": Key(Text(), default="bf16 on a GPU, f32 on a CPU", since=_SINCE_0_6_4)}
 _SCRIPT = {"script": Key(Text(), meaning="a Python file in place of the embedded one")}
 

@@ -1,5 +1,6 @@
-"""What a plan makes of a template: the settings that depend on the card, and which of them an
-existing config keeps.
+"""The settings of a config that depend on the card.
+
+An existing config keeps some of them.
 """
 
 from __future__ import annotations

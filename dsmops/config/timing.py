@@ -1,8 +1,8 @@
-"""How long a step takes, and so how many streams keep up: measured where a profile exists,
-estimated otherwise.
+"""The time of a step, and so how many streams keep up.
 
-Every step runs the whole configured batch, used or not, and must end within 80 ms. This module
-knows nothing of what fits; the planner takes the smaller of both bounds.
+It is measured where a profile exists, and estimated otherwise. Every step runs the whole configured
+batch, used or not, and must end within 80 ms. This module knows nothing of what fits; the planner
+takes the smaller of both bounds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from dsmops.files import os_errors, require_file
 from dsmops.models import FRAME_MS, Shape, TtsShape
 
 BUDGET_SHARE = 0.8
-"""Share of the 80 ms that a planned step may take: what is left absorbs jitter, so that the slowest
-steps still end in time.
-"""
+"""Share of the 80 ms that a planned step may take. The rest absorbs jitter, so that the slowest
+steps end in time."""
 BUDGET_MS = FRAME_MS * BUDGET_SHARE
 
 
@@ -60,9 +59,8 @@ _H200_FP32_PER_S = 67e12
 _FP32_PER_BYTE = ((6, 14), (7, 17), (8, 10), (8.6, 35), (8.9, 76), (9, 14), (10, 9), (12, 55))
 """Peak float32 operations for each byte of peak bandwidth, from a compute capability on.
 
-Of the cards of an architecture the lower end: T4 and RTX 2070 17 to 25, L40S and RTX 4060 Ti 76 to
-106. With the bandwidth it gives a card's arithmetic, which no driver tells.
-"""
+They are the lower end for the cards of an architecture: T4 and RTX 2070 have 17 to 25, L40S and RTX
+4060 Ti 76 to 106. Times the bandwidth, they give a card's arithmetic, which no driver reports."""
 
 # The embedded worker replays one graph and launches nothing: its fixed part is the shortest that
 # its kernels take, on an H200.
@@ -82,11 +80,10 @@ _MIMI_HALF_BYTES = 225_000_000
 _MIMI_ENCODER_TRAFFIC_BYTES = 28_000_000
 """KV (8 MB) and convolution activations (about 20 MB) of one stream, moved once a step."""
 _MIMI_DECODER_TRAFFIC_BYTES = 100_000_000
-"""What takes 0.03 ms there.
+"""Memory traffic that takes 0.03 ms on an H200.
 
-One more stream takes the package's decoder 0.04 ms on an H200, the worker's 0.02, from batch 1 to
-64.
-"""
+One more stream costs the package's decoder 0.04 ms there, and the worker's 0.02, from batch 1 to
+64."""
 
 PROFILE_SCHEMA = "dsmops.step-profile/1"
 
@@ -120,8 +117,9 @@ class StepProfile:
         return self.device_name, self.model, self.dtype, self.runtime, self.n_q
 
     def step_p99_ms(self, batch_size: int) -> float | None:
-        """Return the 99th percentile at `batch_size`, linear between measured points, level below
-        the first, None beyond the last.
+        """Return the 99th percentile of the step time at `batch_size`, in ms.
+
+        It is linear between measured points, constant below the first, and None beyond the last.
         """
         below = self.points[0]
         for point in self.points:
@@ -138,8 +136,9 @@ class StepProfile:
         return None
 
     def largest_batch(self, budget_ms: float = BUDGET_MS) -> int:
-        """Return the largest batch up to which the 99th percentile stays within `budget_ms`, never
-        beyond what was measured; 0: none.
+        """Return the largest batch whose 99th percentile stays within `budget_ms`.
+
+        Never more than was measured. 0: none.
         """
         if self.points[0].step_p99_ms > budget_ms:
             return 0
@@ -213,9 +212,7 @@ def _step_parts(
     runtime: Runtime,
     n_q: int | None,
 ) -> tuple[float, float, float] | None:
-    """Return the floor of a step, the time of an empty step on the card, and of each slot, in
-    ms.
-    """
+    """Return the floor of a step, the time of an empty step, and that of each slot, in ms."""
     if device.memory_bandwidth_bytes_per_s is None:
         return None
     bytes_per_ms = device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE / 1000

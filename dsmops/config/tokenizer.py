@@ -32,8 +32,9 @@ def count_pieces(data: bytes) -> int | None:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return the number at `position` and where it ends; beyond the end of the data, a position
-    past it.
+    """Return the number at `position` and the position after it.
+
+    Beyond the end of the data, this position is past it.
     """
     value = shift = 0
     while position < len(data) and shift < 64:

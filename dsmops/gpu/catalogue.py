@@ -1,11 +1,10 @@
-"""A small catalogue of cards: what `--simulate` pretends, and what fills in a reading that a driver
-did not give.
+"""A small catalogue of cards.
 
-Capabilities are those of NVIDIA's list of CUDA GPUs. Memory and bandwidth are those of NVIDIA's
-data sheets, product briefs (T4: PB-09256) and GeForce product pages. A card sold in two memory
-sizes under one name appears once under that name, as the more common one, and once with its size.
-Laptop variants share a name and a capability, not a memory bus, so only their capability is known
-here.
+`--simulate` uses it, and it fills in readings that a driver did not give. Capabilities are those of
+NVIDIA's list of CUDA GPUs. Memory and bandwidth are those of NVIDIA's data sheets, product briefs
+(T4: PB-09256) and GeForce product pages. A card sold in two memory sizes under one name appears
+once under that name, as the more common one, and once with its size. Laptop variants share a name
+and a capability, not a memory bus, so only their capability is known here.
 """
 
 from __future__ import annotations
@@ -189,15 +188,17 @@ _LAPTOP = re.compile(r"\b(laptop gpu|laptop|mobile|with max-?q( design)?|max-?q)
 
 
 def find_card(name: str) -> Card | None:
-    """Return the card of that name, however it is spelled; None for one that is not in the
-    catalogue, laptop variants included.
+    """Return the card of that name, in any spelling.
+
+    None for one that is not in the catalogue, laptop variants included.
     """
     return _BY_KEY.get(_key(name))
 
 
 def bandwidth_of_shared(name: str, capability: ComputeCapability | None) -> int | None:
-    """Return the bandwidth of the host's memory that a device of this name shares, None where the
-    name is not clear about it.
+    """Return the bandwidth of the host's memory that a device of this name shares.
+
+    None where the name does not determine it.
     """
     words = set(re.findall(r"[a-z0-9]+", name.lower()))
     found = {
@@ -222,7 +223,5 @@ def capability_of(name: str) -> ComputeCapability | None:
 
 
 def nearest_names(name: str, count: int = 3) -> list[str]:
-    """Return the names of the catalogue that resemble `name` most, short and ready for
-    `--simulate`.
-    """
+    """Return the names of the catalogue most like `name`, in the form that `--simulate` takes."""
     return difflib.get_close_matches(_key(name), list(_BY_KEY), n=count, cutoff=0.4)

@@ -1,5 +1,6 @@
-"""Look at this machine: NVML, then nvidia-smi, never torch (which would create a CUDA context just
-to list GPUs).
+"""Detect the GPUs of this machine: by NVML, then nvidia-smi, never torch.
+
+torch would create a CUDA context just to list GPUs.
 """
 
 from __future__ import annotations
@@ -132,8 +133,10 @@ def _share_memory(reading: DeviceReading, host: HostState) -> DeviceReading:
 
 
 def _fill_in(reading: DeviceReading, host: HostState) -> DeviceReading:
-    """Take from the catalogue what is the same for every card of that name, and say so in
-    `from_catalogue`; from the host, the memory that both share.
+    """Fill in missing readings, and note them in `from_catalogue`.
+
+    The catalogue has what is the same for every card of that name. The host has the memory that
+    both share.
     """
     if reading.failure is not None or reading.mig_parent_uuid is not None:
         return reading

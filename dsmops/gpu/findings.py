@@ -1,6 +1,4 @@
-"""Distinct verdicts on a machine: each with a stable code, what is the matter in words, and what to
-do about it.
-"""
+"""Findings on a machine's GPUs: each has a stable code, a message and a hint."""
 
 from __future__ import annotations
 
@@ -50,8 +48,9 @@ class GpuCode(StrEnum):
 
 
 def no_driver(nvml: Failure, smi: Failure | None, host: HostState) -> Finding:
-    """Return the one finding that explains why neither NVML nor nvidia-smi answered (`smi` None: it
-    was not asked).
+    """Return the one finding that explains why neither NVML nor nvidia-smi answered.
+
+    `smi` is None where nvidia-smi was not asked.
     """
     code, message, hint = _explain_failure(nvml, smi, host)
     return Finding(code, Severity.ERROR, message, hint)
@@ -383,9 +382,7 @@ def _notes(
 
 
 def odd_readings(readings: Sequence[DeviceReading], unread: Sequence[str]) -> Iterable[Finding]:
-    """Yield what a driver answered that cannot be true, or that nvidia-smi printed beside its
-    answer.
-    """
+    """Yield findings on impossible readings, and on what nvidia-smi printed besides."""
     for reading in readings:
         if reading.dropped:
             yield Finding(

@@ -1,7 +1,7 @@
-"""What the operating system knows about the machine's GPUs, without any driver: files under /proc,
-/sys, /dev and /etc.
+"""What the operating system knows about the machine's GPUs, without any driver.
 
-Only used to tell apart machines on which the driver does not answer, and to word the fix.
+It reads files under /proc, /sys, /dev and /etc. They only serve to distinguish machines on which
+the driver does not answer, and to word the fix.
 """
 
 from __future__ import annotations

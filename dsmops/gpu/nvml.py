@@ -178,8 +178,9 @@ def _mig_instances(nvml: Any, handle: Any, card: DeviceReading) -> list[DeviceRe
 
 
 def _processes(nvml: Any, handle: Any) -> tuple[Process, ...] | None:
-    """Return compute and graphics processes by falling memory, each pid once, or None where the
-    driver does not list them.
+    """Return compute and graphics processes by falling memory, each pid once.
+
+    None where the driver does not list them.
     """
     found: dict[int, int | None] = {}
     listed = False
@@ -210,7 +211,9 @@ def _processes(nvml: Any, handle: Any) -> tuple[Process, ...] | None:
 def _ask_strictly(
     nvml: Any, newest: Callable[..., Any], older: Callable[..., Any], handle: Any
 ) -> Any:
-    """Drivers before 510 lack the third version of the process queries, which the bindings call by
+    """Return the answer to a process query, also from old drivers.
+
+    Drivers before 510 lack the third version of the process queries, which the bindings call by
     default.
     """
     try:

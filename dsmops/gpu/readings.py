@@ -83,9 +83,7 @@ class DeviceReading:
     processes: tuple[Process, ...] | None = None
     failure: Failure | None = None
     from_catalogue: tuple[str, ...] = ()
-    """Names of the readings that the driver did not give and the catalogue filled in by the card's
-    name.
-    """
+    """Names of the readings that the driver did not give and the catalogue filled in by name."""
     dropped: tuple[str, ...] = ()
     """Readings that no device can have, as `name value`; they count as missing."""
     shares_host_memory: bool = False

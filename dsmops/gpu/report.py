@@ -45,13 +45,13 @@ class DeviceReport:
 
 @dataclass(frozen=True, slots=True)
 class GpuReport:
-    """All devices of a machine in NVML order (simulated ones as given), with what there is to say
-    about the machine.
+    """All devices of a machine, and the findings about the machine.
 
-    `source` is `nvml`, `nvidia-smi`, `device-tree`, `simulated`, or None when nothing answered.
-    `cuda_driver_version` is the newest CUDA that the driver runs. `ordinals_certain` is False where
-    the CUDA ordinals are an estimate. `pci_cards` counts the NVIDIA cards on the PCI bus, whatever
-    the driver says of them; None for simulated ones. The times are NVML's own, apart from dsmops'.
+    Devices are in NVML order, simulated ones as given. `source` is `nvml`, `nvidia-smi`,
+    `device-tree`, `simulated`, or None when nothing answered. `cuda_driver_version` is the newest
+    CUDA that the driver runs. `ordinals_certain` is False where the CUDA ordinals are an estimate.
+    `pci_cards` counts the NVIDIA cards on the PCI bus, whatever the driver says of them; None for
+    simulated ones. The times are NVML's own, apart from dsmops'.
     """
 
     devices: tuple[DeviceReport, ...]

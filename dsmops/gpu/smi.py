@@ -1,5 +1,4 @@
-"""Readings through the `nvidia-smi` program, for machines where NVML cannot be loaded but the tool
-can be run.
+"""Readings by the `nvidia-smi` program, for machines where NVML cannot be loaded.
 
 Fewer readings than NVML gives: no processes, no bus width. Tolerates drivers that do not know a
 field (470 has no `compute_cap`).
@@ -18,9 +17,7 @@ from dsmops.gpu.belief import is_no_value
 from dsmops.gpu.readings import DeviceReading, Failure, FailureKind, HostReading
 
 TIMEOUT_S = 5.0
-"""A healthy nvidia-smi answers in well under a second; one that meets a dead GPU may hang for
-minutes.
-"""
+"""A healthy nvidia-smi answers in well under a second; with a dead GPU it may hang for minutes."""
 
 WSL_TOOL = "usr/lib/wsl/lib/nvidia-smi"
 """Where Windows puts the tool inside WSL; not on PATH in every distribution."""
@@ -113,8 +110,9 @@ def read(root: Path = Path("/"), *, timeout_s: float = TIMEOUT_S) -> HostReading
 
 
 def _understand(stdout: str, stderr: str, fields: list[str]) -> HostReading | Failure:
-    """Keep every line that is a row and forget the tool's exit code: one lost GPU spoils the code,
-    not the rows of the others.
+    """Return every row of the output, whatever the exit code.
+
+    One lost GPU makes the exit code an error, but the rows of the others are right.
     """
     rows, rest = [], []
     for line in stdout.splitlines():
@@ -155,8 +153,9 @@ def _is_index(cell: str) -> bool:
 
 
 def _beginning(cells: list[str], fields: list[str]) -> dict[str, str | None] | None:
-    """Return index, UUID and name of a row whose other cells cannot be separated: in some locales
-    a number has a comma in it.
+    """Return index, UUID and name of a row whose other cells cannot be separated.
+
+    In some locales a number has a comma in it.
     """
     if fields[:3] != ["index", "uuid", "name"] or len(cells) <= len(fields):
         return None
@@ -205,8 +204,9 @@ def _mebibytes(text: str | None) -> int | None:
 
 
 def newest_cuda(driver_version: str | None) -> tuple[int, int] | None:
-    """Return the newest CUDA that a driver version runs, by its branch; None for a branch the table
-    does not know.
+    """Return the newest CUDA that a driver version runs, by its branch.
+
+    None for a branch that the table does not know.
     """
     branch = (driver_version or "").split(".")[0]
     return _CUDA_OF_BRANCH.get(int(branch)) if branch.isdigit() else None

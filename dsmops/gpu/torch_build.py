@@ -1,9 +1,9 @@
-"""Whether the torch installed beside dsmops has kernels for a card, found out without importing it
-(1.4 s and a CUDA context).
+"""Whether the torch installed beside dsmops has kernels for a card.
 
-Its `version.py` names the CUDA it was built with; for the published wheels that decides the
-architectures inside. A torch that was built otherwise (conda, a vendor's container, from source)
-may hold anything: the answer is then "unknown".
+torch is not imported for that, which would take 1.4 s and a CUDA context. Its `version.py` names
+the CUDA it was built with; for the published wheels that decides the architectures inside. A torch
+that was built otherwise (conda, a vendor's container, from source) may hold anything: the answer is
+then "unknown".
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def kernels_for(
     capability: ComputeCapability | None,
     cuda_driver_version: tuple[int, int] | None,
 ) -> TorchKernels:
-    """Return whether `build` can run on a card of that capability under a driver that runs CUDA up
-    to that version.
+    """Return whether `build` can run on a card of that capability under that driver.
 
-    Machine code for x.y runs on x.z with z ≥ y; and a build for CUDA N.x needs a driver of CUDA N.0
-    or newer (minor version compatibility). Source: CUDA compatibility guide.
+    The driver runs CUDA up to the given version. Machine code for x.y runs on x.z with z ≥ y; and a
+    build for CUDA N.x needs a driver of CUDA N.0 or newer (minor version compatibility). Source:
+    CUDA compatibility guide.
     """
     if build is None:
         return TorchKernels.NOT_INSTALLED

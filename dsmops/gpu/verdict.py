@@ -1,8 +1,7 @@
-"""What a card is good for, a pure function of its capability and driver: dtypes, bf16 under
-moshi-server, how to build the server.
+"""What a card can serve: dtypes, bf16 under moshi-server, how to build the server.
 
-Facts about the server are those of moshi-server 0.6.4 as its lock file pins it: candle 0.9.1,
-cudarc 0.16.2.
+It is a pure function of its capability and driver. Facts about the server are those of moshi-server
+0.6.4 as its lock file pins it: candle 0.9.1, cudarc 0.16.2.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from dsmops.dtypes import ComputeDType
 from dsmops.gpu.torch_build import TorchBuild, TorchKernels, kernels_for
 
 CUDA_NOT_FOUND = 'DriverError(CUDA_ERROR_NOT_FOUND, "named symbol not found")'
-"""What the model loop of moshi-server dies of where a kernel was not compiled for the card's
-architecture.
-"""
+"""The error that ends the model loop of moshi-server where a kernel was not compiled for the card's
+architecture."""
 
 CudaVersion = tuple[int, int]
 
@@ -84,11 +82,11 @@ class Conversion(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerBuild:
-    """How to compile moshi-server for a card: the value of `CUDA_COMPUTE_CAP` and the CUDA toolkits
-    that do it.
+    """How to compile moshi-server for a card.
 
-    `problem` is set, and the rest None, where no toolkit does. `note` says what ends the range, and
-    what else is special about it.
+    The value of `CUDA_COMPUTE_CAP`, and the CUDA toolkits that can do it. `problem` is set, and the
+    rest None, where no toolkit does. `note` says what ends the range, and what else is special
+    about it.
     """
 
     cuda_compute_cap: str | None
@@ -126,8 +124,9 @@ def judge(
     cuda_driver_version: CudaVersion | None,
     torch: TorchBuild | None,
 ) -> DeviceVerdict:
-    """Return the verdict on a card of this capability under a driver that runs CUDA up to that
-    version (None: unknown).
+    """Return the verdict on a card of this capability under this driver.
+
+    The driver runs CUDA up to the given version; None: unknown.
     """
     kernels = kernels_for(torch, capability, cuda_driver_version)
     if capability is None:

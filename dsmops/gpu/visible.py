@@ -1,8 +1,8 @@
-"""Which devices a CUDA program sees, under which ordinals: `CUDA_VISIBLE_DEVICES` and
-`CUDA_DEVICE_ORDER` applied to readings.
+"""The devices that a CUDA program sees, and their ordinals.
 
-NVML counts cards in PCI order. CUDA by default counts the fastest first, by a rule that NVIDIA does
-not publish; cards of one model keep PCI order. So the two numberings agree for certain when
+`CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER` are applied to readings. NVML counts cards in PCI
+order. CUDA by default counts the fastest first, by a rule that NVIDIA does not publish; cards of
+one model keep PCI order. So the two numberings agree for certain when
 `CUDA_DEVICE_ORDER=PCI_BUS_ID`, when all cards are of one model, or when the mask names UUIDs. With
 different models the fastest is estimated here and the result is marked as not certain.
 
@@ -25,9 +25,9 @@ ORDER = "CUDA_DEVICE_ORDER"
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
-    """The devices that CUDA enumerates: `ordinals[n]` is the position, in the list of readings, of
-    the device with CUDA ordinal n.
+    """The devices that CUDA enumerates.
 
+    `ordinals[n]` is the position, in the list of readings, of the device with CUDA ordinal n.
     `mask` is the value of `CUDA_VISIBLE_DEVICES`, None when unset. `mask_problem` says why the mask
     hides more than it seems to.
     """
@@ -64,8 +64,10 @@ def visible_devices(readings: Sequence[DeviceReading], environ: Mapping[str, str
 
 
 def _fastest_first(readings: Sequence[DeviceReading], cards: Sequence[int]) -> list[int]:
-    """An estimate: by cores × clock where all cards tell them, else by architecture and memory
-    bandwidth; equals stay in bus order.
+    """Return `cards` in an estimated order of speed, the fastest first.
+
+    By cores × clock where all cards tell them, else by architecture and memory bandwidth. Equal
+    cards stay in bus order.
     """
     comparable = all(readings[at].throughput for at in cards)
 
@@ -118,8 +120,10 @@ def _cut(entry: str, *, empty: bool, at_start: bool) -> str:
 
 
 def _enumerated(readings: Sequence[DeviceReading], chosen: Sequence[int]) -> tuple[int, ...]:
-    """Apply MIG: a card in MIG mode stands for its instances, CUDA takes only the first one, and
-    then no whole card beside it.
+    """Return the devices after MIG.
+
+    A card in MIG mode stands for its instances. CUDA takes only the first one, and then no whole
+    card beside it.
     """
     whole: list[int] = []
     for at in chosen:

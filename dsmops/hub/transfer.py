@@ -32,16 +32,13 @@ from dsmops.hub.source import FileVersion, HubFile
 from dsmops.progress import Progress
 
 ASK_WAITS_S = (1.0, 2.0)
-"""Pauses between attempts to ask the hub something.
-
-Few: without a network people should hear of it at once.
-"""
+"""Pauses between attempts to ask the hub something. Few: without a network people should know at
+once."""
 CONTENT_WAITS_S = (1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts in a row that bring nothing new of a content."""
 LONGEST_WAIT_S = 60
-"""A hub that asks for more patience than this (its rate limits span 5 minutes) is an error to show,
-not a pause to sit out.
-"""
+"""A longer wait that the hub asks for (its rate limits span 5 minutes) is shown as an error
+instead."""
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")

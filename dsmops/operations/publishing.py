@@ -151,9 +151,7 @@ class PullReport:
 
 @dataclass(frozen=True, slots=True)
 class RedactionCheck:
-    """How content and names are searched for what redaction should have removed, and the version
-    of the rules.
-    """
+    """How content and names are searched for secrets, and the version of the rules."""
 
     version: int
     scan: Scan
@@ -161,9 +159,8 @@ class RedactionCheck:
 
 
 _NO_TEXT = bytes((*range(0x07), *range(0x0E, 0x1A)))
-"""Control characters that no text has: archives, UTF-16, audio and captures are full of them, and
-no rule can look into those.
-"""
+"""Control characters that no text has. Archives, UTF-16, audio and captures are full of them, and
+no rule can read those."""
 
 
 _MOST_HEADERS = 1000
@@ -205,9 +202,8 @@ def _find_secrets_in_name(name: str) -> dict[str, int]:
 
 
 LOG_RULES = RedactionCheck(RULE_SET_VERSION, _find_secrets, _find_secrets_in_name)
-"""The rules of `format-log`, on what is inside gzip and zstd and on names; and no content that they
-cannot read.
-"""
+"""The rules of `format-log`, applied to names and to content, also inside gzip and zstd. Unreadable
+content is refused."""
 
 
 def publish_logs(

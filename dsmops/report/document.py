@@ -28,8 +28,10 @@ def document(command: str, value: Any) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Return `value` as JSON knows it: dataclasses become objects, times UTC ISO 8601, non-finite
-    floats null. A field with a `json` in its metadata goes by that name.
+    """Return `value` as JSON knows it.
+
+    Dataclasses become objects, times UTC ISO 8601, non-finite floats null. A field with a `json` in
+    its metadata goes by that name.
 
     Bytes of a file name that are not UTF-8 become U+FFFD, since JSON cannot hold them.
     """

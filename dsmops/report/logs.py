@@ -9,8 +9,9 @@ from dsmops.report.terminal import one_line, printable
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is at the time, so that lines go above a bar that is being
-    drawn.
+    """A handler that writes to the current stderr.
+
+    So lines go above a bar that is being drawn.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -25,10 +26,10 @@ class _Sentence(logging.Formatter):
 
 
 def setup_logging(*, debug: bool, quiet: bool = False) -> None:
-    """Send the `dsmops` logger to stderr: warnings, only errors when `quiet`, everything when
-    `debug`.
+    """Send the `dsmops` logger to stderr.
 
-    Called once a run; the root logger and other libraries are left alone.
+    It shows warnings, only errors when `quiet`, everything when `debug`. Called once a run; the
+    root logger and other libraries are left alone.
     """
     logger = logging.getLogger("dsmops")
     logger.handlers.clear()

@@ -1,6 +1,4 @@
-"""The one object through which every command speaks: results to stdout, everything else to
-stderr.
-"""
+"""The object that prints for every command: results to stdout, the rest to stderr."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ class Reporter:
     """
 
     current: ClassVar[Reporter | None] = None
-    """The reporter of the command that runs, for `main` to speak through when an exception ends it.
-    """
+    """The reporter of the command that runs; `main` uses it when an exception ends the command."""
 
     def __init__(
         self, command: str = "", *, json: bool = False, quiet: bool = False, debug: bool = False
@@ -51,8 +48,9 @@ class Reporter:
         return reporter
 
     def result(self, document: Any, text: Iterable[Block]) -> None:
-        """Show what the command found: `document`, a dataclass or a mapping, as JSON, or `text`
-        block by block.
+        """Show the result of a command.
+
+        It is `document`, a dataclass or a mapping, as JSON, or `text` block by block.
         """
         self._end_live()
         try:
@@ -68,8 +66,10 @@ class Reporter:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def file(self, text: str) -> None:
-        """Print the text of a file: byte for byte in UTF-8, so that `> FILE` holds what was meant;
-        on a terminal with control characters spelled out.
+        """Print the text of a file.
+
+        Byte for byte in UTF-8, so that `> FILE` holds the same bytes; on a terminal with control
+        characters spelled out.
         """
         self._end_live()
         is_terminal = sys.stdout.isatty()
@@ -92,8 +92,9 @@ class Reporter:
             sys.stderr.write(f"{shown(text)}\n")
 
     def live(self, text: str) -> None:
-        """Show a piece of what is being found while the command still runs, on stderr and only on a
-        terminal.
+        """Show an intermediate result while the command runs.
+
+        On stderr, and only on a terminal.
         """
         if not (self.json or self.quiet) and sys.stderr.isatty():
             sys.stderr.write(f"{printable(text)} ")
@@ -122,8 +123,9 @@ class Reporter:
             self._is_live = False
 
     def error(self, error: DsmopsError) -> None:
-        """Report the error that ends the command, on stderr: two lines for people, or one JSON
-        document.
+        """Report the error that ends the command, on stderr.
+
+        Two lines for people, or one JSON document.
         """
         self._end_live()
         if self.json:

@@ -43,8 +43,11 @@ script."""
 
 
 def is_dataset(name: str) -> bool:
-    """Return whether `name` means a dataset and not a file: an alias, or
-    `hf-dataset://org/name[:config[:split]]`.
+    """Return whether `name` means a dataset and not a file.
+
+    A dataset is an alias, or `hf-dataset:
+
+    org/name[:config[:split]]`.
     """
     return name in DATASETS or name.startswith(SCHEME)
 

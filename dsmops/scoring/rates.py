@@ -42,8 +42,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many scores as one: sums of the word counts, the mean of utterances' rates (`wer`, `cer`),
-    and the rate of the sums (`corpus_wer`). None without any score.
+    """The summary of many scores.
+
+    Sums of the word counts, the mean of utterances' rates (`wer`, `cer`), and the rate of the sums
+    (`corpus_wer`). None without any score.
     """
 
     words: Counts

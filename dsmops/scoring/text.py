@@ -11,8 +11,10 @@ from dsmops.errors import ExtraMissingError
 
 
 class Normalizer(StrEnum):
-    """Whisper's rules for English (numbers, contractions, spelling), its basic ones for all
-    languages (case, punctuation), or none.
+    """How texts are normalised before they are compared.
+
+    By Whisper's rules for English (numbers, contractions, spelling), by its basic ones for all
+    languages (case, punctuation), or not at all.
     """
 
     ENGLISH = "english"

@@ -2,6 +2,7 @@
 
 Words are gathered into cues that can be read: one or two lines, some seconds, ending where a
 sentence or a pause does.
+
 Source: W3C WebVTT (cue text, timings); the limits are common in subtitle guidelines (Netflix, BBC).
 """
 

@@ -1,8 +1,8 @@
-"""What is wrong, unwise or worth knowing about a moshi-server TOML: small rules in one tuple, pure
-functions of the text and of `LintInputs`.
+"""Lint a moshi-server TOML: small rules in one tuple, pure functions.
 
-`report.CODES` lists everything a lint can say. The server itself checks little: unknown keys are
-ignored, and most mistakes show only as a process that listens and never answers.
+They get the text and `LintInputs`. `report.CODES` lists everything a lint can say. The server
+itself checks little: unknown keys are ignored, and most mistakes show only as a process that
+listens and never answers.
 """
 
 from __future__ import annotations

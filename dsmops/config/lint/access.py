@@ -1,6 +1,4 @@
-"""Rules about who gets in and what they see: routes, API keys, the listening address, what is
-written to disk and what is served.
-"""
+"""Rules about access: routes, API keys, the listening address, files served and written."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from dsmops.config.schema import PUBLIC_TOKEN
 from dsmops.config.values import resolve
 
 SHORT_API_KEY_CHARS = 16
-"""Below this a key is within reach of guessing: 16 characters of a 64-letter alphabet are 96 bits.
-"""
+"""Shorter keys can be guessed: 16 characters of a 64-letter alphabet are 96 bits."""
 
 _BUILT_IN = {
     ("GET", path): "the server's own"
@@ -84,13 +81,13 @@ _WILDCARD = re.compile(r"\{[^}]*\}")
 
 
 _SEGMENT = re.compile(r"[^{}]*(?P<capture>\{(?P<rest>\*?)[^}*]+\})?")
-"""What may stand between two slashes: text, and one capture `{name}` or `{*name}` at the end of it.
-"""
+"""What may stand between two slashes: text, and one capture `{name}` or `{*name}` at its end."""
 
 
 def _path_problem(path: str) -> str:
-    """Return why the server's router (axum 0.8.4 on matchit 0.8.4) panics at a route, or an empty
-    string.
+    """Return why the server's router panics at a route, or an empty string.
+
+    The router is axum 0.8.4 on matchit 0.8.4.
     """
     if not path.startswith("/"):
         return "does not begin with a slash"

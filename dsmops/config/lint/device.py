@@ -129,8 +129,9 @@ def _device_word(module: Module) -> str | None:
 
 
 def server_version(config: Config, given: LintInputs) -> Findings:
-    """Report keys and module types that are newer than the server; it ignores the former and
-    refuses the latter.
+    """Report keys and module types that are newer than the server.
+
+    It ignores such keys and refuses such types.
     """
     version, capability = (
         given.server_version,
@@ -310,7 +311,8 @@ def _overriding_dtype(module: Module) -> ComputeDType | None:
 
 
 def _slots(module: Module) -> int | None:
-    """Return the streams that memory is taken for: all of a batch at load, at least one where each
-    connection adds its own.
+    """Return the number of streams that memory is taken for.
+
+    It is all of a batch at load, and at least one where each connection adds its own.
     """
     return {"BatchedAsr": module.whole("batch_size"), "Asr": 1}.get(module.kind)

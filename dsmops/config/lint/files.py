@@ -1,6 +1,4 @@
-"""Rules about path-like values and the files behind them: what the server will find there, and
-whether it fits `[model]`.
-"""
+"""Rules about path-like values: what the server finds there, and whether it fits `[model]`."""
 
 from __future__ import annotations
 
@@ -84,8 +82,9 @@ _SECRET_NAME = re.compile(r"key|tokens?$|secret|passw|credential|auth|bearer", r
 
 
 def _looks_secret(where: KeyPath) -> bool:
-    """Whether a value may be an API key, by the names it stands under: findings are shown, logged
-    and shared.
+    """Whether a value may be an API key, by the names of its keys.
+
+    Findings are shown, logged and shared.
     """
     return any(_SECRET_NAME.search(name) for name in where[2:])
 
@@ -128,9 +127,7 @@ def _folder_problem(value: str) -> str:
 
 
 def _may_be_snapshot(module: Module, keys: KeyPath) -> bool:
-    """Whether only a script of the operator's own would miss a folder in a value of a `py`
-    table.
-    """
+    """Whether only the operator's own script would need a folder in a value of `py`."""
     return len(keys) > 1 or keys[0] not in module.py_keys
 
 
@@ -350,13 +347,12 @@ def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Heade
 
 
 def expected_tensors(module: Module, tensors_in_file: int) -> dict[str, tuple[int, ...]]:
-    """Return name → shape of the tensors that `[model]` surely asks for; empty when its sizes are
-    not all there.
+    """Return name → shape of the tensors that `[model]` needs for certain.
 
-    Left out are tensors whose form depends on more than the sizes: LayerNorms, blocks without
-    gating, cross-attention, biases, layer scales, the inside of a depformer. Counts are cut to what
-    a file of `tensors_in_file` can hold and one more, so that an absurd number of layers costs
-    nothing and is still a difference.
+    Empty when not all of its sizes are there. Left out are tensors whose form depends on more than
+    the sizes: LayerNorms, blocks without gating, cross-attention, biases, layer scales, the inside
+    of a depformer. Counts are cut to what a file of `tensors_in_file` can hold and one more, so
+    that an absurd number of layers costs nothing and is still a difference.
     """
     shape = module.lm_shape()
     if shape is None:

@@ -72,8 +72,9 @@ def _section(table: Mapping[str, Any], section: Section, where: KeyPath) -> Iter
 def _dates_handed_on(
     table: Mapping[str, Any], name: str, section: Section, where: KeyPath
 ) -> Iterator[Problem]:
-    """Find dates under a key that nothing reads: in a table for Python the server fails at them all
-    the same.
+    """Find dates under a key that nothing reads.
+
+    In a table for Python the server fails at them all the same.
     """
     if section.lax:
         yield from _dates(table[name], (*where, name))
@@ -303,8 +304,9 @@ def _nearest(name: str, names: tuple[str, ...]) -> str | None:
 
 
 def _levels() -> dict[str, list[str]]:
-    """Return for every key the levels at which the server reads it, in words; the depformer's
-    repeat those of the model.
+    """Return for every key the levels at which the server reads it, in words.
+
+    The depformer's repeat those of the model.
     """
     levels: dict[str, list[str]] = {
         name: ["the top level, above the first table"] for name in TOP.keys

@@ -1,5 +1,6 @@
-"""What pydantic 2 turns into a bool, an integer and a float: the scripts read their `py` tables in
-its lax mode.
+"""The values that pydantic 2 turns into a bool, an integer and a float.
+
+The scripts read their `py` tables in its lax mode.
 
 Source: pydantic's conversion table. Values are those that TOML can hold;
 `tests/config/test_lint_lax.py` asks pydantic itself.

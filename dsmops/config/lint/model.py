@@ -1,5 +1,6 @@
-"""Rules about values that load and then fail or do nothing: what the server's transformer cannot
-compute, and batch sizes.
+"""Rules about values that load and then fail or do nothing.
+
+They are values that the server's transformer cannot compute with, and batch sizes.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def transformer_limits(config: Config, given: LintInputs) -> Findings:  # noqa: 
 
 
 def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yield key, message and hint of each value in a transformer's table that the server cannot
-    compute with.
+    """Yield key, message and hint of each value that the server cannot compute with.
+
+    The values are those in a transformer's table.
     """
     for key, (must, effect) in _TRANSFORMER_MUST.items():
         value = table.get(key)
@@ -64,8 +66,9 @@ def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, 
 
 
 def conditioning(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
-    """Report conditioning keys that contradict the model: required with conditioners, without
-    effect otherwise.
+    """Report conditioning keys that contradict the model.
+
+    They are required with conditioners, and without effect otherwise.
     """
     for module in modules(config):
         if module.kind not in {"Asr", "BatchedAsr"}:

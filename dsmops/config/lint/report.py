@@ -112,12 +112,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "writes-voice": (_W, "the module writes decodable voice tokens into log_dir"),
     "instance-name-dot": (_W, "capture files lose what follows the last dot of instance_name"),
 }
-"""Every code with its severity and what it means.
+"""Every code with its severity and its meaning.
 
-One code has one severity, so that scripts can rely on it.
-
-An error keeps the server from doing its job, a warning is likely not what was meant.
-"""
+One code has one severity, so that scripts can rely on it. An error stops the server from doing its
+work. A warning is likely a mistake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +156,7 @@ Findings = Iterator[ConfigFinding]
 def finding(
     config: Config, code: str, where: KeyPath, message: str, hint: str = ""
 ) -> ConfigFinding:
-    """Return the finding of `code` at a key of `config`, with the severity and line that belong to
-    them.
-    """
+    """Return the finding of `code` at a key of `config`, with severity and line."""
     return ConfigFinding(
         code=code,
         severity=CODES[code][0],

@@ -1,8 +1,7 @@
-"""Rules about Py modules, which speak through the server's embedded Python script: what the script
-takes and then fails at.
+"""Rules about Py modules, which the server's embedded TTS script serves.
 
-The model's own config.json says how many codebooks and which guidance there are. Where it is not
-available, the one released model counts.
+The script takes some values and then fails at them. The model's own config.json says how many
+codebooks and which guidance there are. Where it is not available, the one released model counts.
 """
 
 from __future__ import annotations
@@ -118,8 +117,9 @@ def default_voice(config: Config, given: LintInputs) -> Findings:  # noqa: ARG00
 
 
 def tts_modules(config: Config) -> tuple[Module, ...]:
-    """Return the modules that the embedded script for speech serves, and not one of the operator's
-    own.
+    """Return the modules that the embedded TTS script serves.
+
+    Modules with a script of the operator's own are not included.
     """
     return tuple(module for module in modules(config) if module.kind == "Py" and module.py_keys)
 
@@ -136,8 +136,9 @@ def model_config(module: Module, given: LintInputs) -> Mapping[str, Any] | None:
 
 
 def published_model(module: Module, given: LintInputs) -> TtsModel | None:
-    """Return the published model that a module serves, by its config.json or by the names it
-    uses.
+    """Return the published model that a module serves.
+
+    It is found by its config.json or by the names that the module uses.
     """
     own = model_config(module, given)
     if own is None:
@@ -151,8 +152,9 @@ def published_model(module: Module, given: LintInputs) -> TtsModel | None:
 
 
 def codebooks_of(module: Module, most: int = _CODEBOOKS) -> int | None:
-    """Return how many codebooks a module generates, None for a number that a model with `most` of
-    them has not.
+    """Return how many codebooks a module generates.
+
+    None for a number that a model with `most` of them does not have.
     """
     found = lax_integer(_py(module).get("n_q", module.py_keys["n_q"].default))
     return found if found is not None and 1 <= found <= most else None
@@ -168,8 +170,9 @@ def _most_codebooks(own: Mapping[str, Any] | None) -> int:
 
 
 def _cfg_values(own: Mapping[str, Any] | None) -> tuple[float, ...]:
-    """Return the values of the model's cfg conditioner, none where it has no such conditioner or
-    no server can read them.
+    """Return the values of the model's cfg conditioner.
+
+    Empty where it has no such conditioner or no server can read them.
     """
     if own is None:
         return _CFG_VALUES

@@ -1,5 +1,6 @@
-"""`check-config`: look at what a config names, the hub's cache and the device, then let the lint
-judge. Downloads nothing.
+"""`check-config`: lint configs with the files, the hub's cache and the device they name.
+
+Downloads nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class CheckedConfig:
 
 @dataclass(frozen=True, slots=True)
 class ConfigCheck:
-    """The findings of every file, in the order they were named, and what they were judged for; None
-    was not judged.
+    """The findings of every file, in the order in which the files were named.
+
+    Also what they were judged for; None was not judged.
     """
 
     files: tuple[CheckedConfig, ...]
@@ -151,8 +153,9 @@ def _local_file(name: str, role: FileRole) -> KnownFile:
 
 
 def _is_voice(path: Path) -> bool:
-    """Whether a voice of this name is there: the file itself, or one with a model's suffix behind
-    its name.
+    """Whether a voice of this name is there.
+
+    It is the file itself, or one with a model's suffix behind its name.
     """
     return path.is_file() or (
         path.parent.is_dir() and any(path.parent.glob(f"{glob.escape(path.name)}.*safetensors"))

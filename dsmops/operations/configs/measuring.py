@@ -1,5 +1,6 @@
-"""`plan --measure`: time the embedded worker's step on this machine's card, and keep the profile
-that plans read.
+"""`plan --measure`: time the embedded worker's step on this machine's card.
+
+The profile is kept for later plans.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ _LADDER = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 def measure_profile(
     plan: ServingPlan, model: PublishedModel, *, progress: Progress = SILENT
 ) -> Path:
-    """Measure what `plan` plans, on its device, and return the file in this machine's state folder
-    that holds the step profile.
+    """Measure what `plan` plans on its device, and return the file of the step profile.
 
-    Nothing is downloaded: the weights are random. Takes a minute or two, and of the card's memory
-    what the plan says is usable.
+    The file is in this machine's state folder. Nothing is downloaded: the weights are random. Takes
+    a minute or two, and of the card's memory what the plan says is usable.
 
     Raises:
         DriverMissingError: torch sees no such device here.

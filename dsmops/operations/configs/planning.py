@@ -17,9 +17,9 @@ from dsmops.models import KNOWN, PublishedModel, model_of_repo
 
 
 def find_device(simulated: Sequence[str] | None, ordinal: int | None) -> Device:
-    """Return the device to plan for: among `simulated` cards when given, else among those of this
-    machine.
+    """Return the device to plan for.
 
+    It is one of the `simulated` cards when there are any, and one of this machine otherwise.
     `ordinal` None means 0, the one moshi-server takes.
 
     Raises:
@@ -59,8 +59,9 @@ def plan_model(
     profile_file: Path | None = None,
     asked_batch_size: int | None = None,
 ) -> ServingPlan:
-    """Plan `model` on `device`, with the measured step times of `profile_file` or of this machine's
-    own profiles when there are any.
+    """Plan `model` on `device`.
+
+    The step times are those of `profile_file`, or of this machine's own profiles, if there are any.
 
     Raises:
         InputError: what was asked for makes no sense, or a profile is damaged or of something else.

@@ -1,6 +1,4 @@
-"""`make-config`: a plan for a card rendered into a template, with the lint's opinion of the
-result.
-"""
+"""`make-config`: write a plan for a card into a template, and lint the result."""
 
 from __future__ import annotations
 
@@ -134,8 +132,9 @@ def make_config(
 
 
 def _with_shipped_files(settings: ConfigSettings, model: PublishedModel) -> ConfigSettings:
-    """Return the settings with the files of a model that travels with the package, by absolute
-    names: its server may start in any folder.
+    """Return the settings with absolute names for the files of a shipped model.
+
+    The server may start in any folder.
     """
     folder = shipped_models().get(model.name)
     if folder is None:
@@ -164,8 +163,7 @@ def _plan(
 
 
 def write_model_config(name: str, *, cpu: bool = False, api_key: str | None = None) -> Path:
-    """Write the config with which the embedded worker serves the model of this name, and return
-    where it is.
+    """Write a config for the embedded worker to serve model `name`, and return its path.
 
     It is made for the first card here; with `cpu`, or without a card, for the processor. It is in
     the user's state folder under the model's name, and keeps its key when it is made again.
@@ -205,10 +203,10 @@ def _first_card() -> Device | None:
 def place_config(
     made: MadeConfig, target: Path | None, *, strict: bool, dry_run: bool, force: bool
 ) -> WriteOutcome:
-    """Write a made config where it belongs, a new one readable by its owner only, and return what
-    became of it.
+    """Write a config to its target, and return what was done.
 
-    A file with lint errors (with `strict`, warnings) is never written.
+    A new file is readable by its owner only. A file with lint errors (with `strict`, warnings) is
+    never written.
 
     Raises:
         InputError: another config is there, and `force` was not given.

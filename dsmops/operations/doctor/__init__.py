@@ -1,8 +1,8 @@
-"""`doctor`: everything that can be known of this machine in seconds, as findings with cause,
-evidence and fix.
+"""`doctor`: what can be known of this machine in seconds, as findings.
 
-Nothing is changed, downloaded or loaded: no torch, no CUDA context. Each area is a function from
-`Site` to findings, listed in `AREAS`; one that cannot look says so, and the others go on.
+Each has a cause, evidence and a fix. Nothing is changed, downloaded or loaded: no torch, no CUDA
+context. Each area is a function from `Site` to findings, listed in `AREAS`; one that cannot look
+says so, and the others go on.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Every area with its findings, how many of them are what, and what could not be judged; and
-    what it was that looked.
+    """The findings of every area, their counts, and what could not be judged.
+
+    Also the version that produced them.
     """
 
     dsmops_version: str

@@ -18,11 +18,12 @@ from dsmops.logs.failures import FAILURES
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding(Finding):
-    """One thing about this machine. `evidence` is how it is known. In the JSON document, code,
-    message and hint are `name`, `cause` and `fix`.
+    """One finding about this machine.
 
-    `upstream_issue` is a public report of the same (`kyutai-labs/moshi#355`), `runbook` the page
-    and heading. `unseen` names what could not be judged because of it, None where nothing was lost.
+    `evidence` is how it is known. In the JSON document, code, message and hint are `name`, `cause`
+    and `fix`. `upstream_issue` is a public report of the same (`kyutai-labs/moshi#355`), `runbook`
+    the page and heading. `unseen` names what could not be judged because of it, None where nothing
+    was lost.
     """
 
     code: str = field(metadata={"json": "name"})
@@ -46,8 +47,9 @@ _CAPACITY = "capacity-and-close-codes.md"
 
 
 def name_of(code: str) -> str:
-    """Return the name of a code of `gpu.findings` here: `gpu.driver_missing` is
-    `gpu-driver-missing`.
+    """Return the name that `doctor` gives to a code of `gpu.findings`.
+
+    `gpu.driver_missing` is `gpu-driver-missing`.
     """
     return code.replace(".", "-").replace("_", "-")
 

@@ -1,6 +1,4 @@
-"""The hub: whether it answers this machine, which token it is given, and where moshi-server will
-look for what was downloaded.
-"""
+"""The hub: does it answer, with which token, and where do downloads go."""
 
 from __future__ import annotations
 
@@ -17,10 +15,8 @@ from dsmops.operations.doctor.site import Site
 _TIMEOUT_S = 3
 """For each wait of the network, on a machine that answers at all within a tenth of it."""
 _PATIENCE_S = 8.0
-"""For all questions together.
-
-A resolver that hangs does so for longer than any time limit of a connection.
-"""
+"""For all questions together. A resolver that hangs does so for longer than any time limit of a
+connection."""
 _UNSEEN = "whether the hub gives this machine the files that are missing"
 
 # Error codes of the hub package that say what the hub thinks of a file.
@@ -36,8 +32,9 @@ _NAMES = {
 
 
 def hub(site: Site) -> Iterator[DoctorFinding]:
-    """Report settings and tokens, and ask the hub for one file of each repository from which
-    something is missing.
+    """Report settings and tokens, and ask the hub for the missing files.
+
+    It is asked for one file of each repository from which something is missing.
     """
     try:
         settings = read_settings()
@@ -80,8 +77,9 @@ def _tokens() -> Iterator[DoctorFinding]:
 
 
 def _offline(missing: tuple[HubFile, ...], *, forbidden: bool) -> DoctorFinding:
-    """Return what not asking means. dsmops obeys the environment, and would not fetch; `--offline`
-    says nothing about later.
+    """Return the finding for a hub that was not asked.
+
+    dsmops obeys the environment, and would not fetch; `--offline` is only for this run.
     """
     return finding(
         "hub-offline",

@@ -1,6 +1,4 @@
-"""Recent logs: known failures in them, those since the server's last start before those from
-earlier.
-"""
+"""Recent logs: known failures, first those since the server's last start."""
 
 from __future__ import annotations
 
@@ -31,9 +29,8 @@ _FEWEST_STEPS = 25
 _SLOW_SHARE = 0.05
 """One step in 20, as in the `step-time` check of `smoke-test`."""
 _NAME = re.compile(r"log\.(?!smoke-test\.)[^/]+|[^/]+\.log(?:\.\d+)?")
-"""Without those of smoke tests: they were judged there, and hold failures that the test brought
-about on purpose.
-"""
+"""Logs of smoke tests are excluded: they were judged there, and contain failures that the test
+caused on purpose."""
 _STARTED = re.compile(
     rb'^[^"\n]*main\.rs(?:\x1b\[\d*m|[\d: ])*(?:build_info|starting worker)', re.MULTILINE
 )
@@ -42,9 +39,7 @@ _FOLDERS = (Path("logs"), Path("logs", "moshi-logs", "raw"))
 
 
 def logs(site: Site) -> Iterator[DoctorFinding]:
-    """Report known failures in the logs that were named, or in the newest ones of the usual
-    folders.
-    """
+    """Report known failures in the named logs, or in the newest ones of the usual folders."""
     folders, files = _places(site)
     if not files:
         yield finding(
@@ -68,8 +63,9 @@ def logs(site: Site) -> Iterator[DoctorFinding]:
 
 
 def _places(site: Site) -> tuple[list[Path], list[Path]]:
-    """Return the folders to look into, and the logs to read: every file that was named, and the
-    newest of each folder.
+    """Return the folders to look into, and the logs to read.
+
+    These are all named files, and the newest file of each folder.
     """
     named = site.scope.logs
     folders = [path for path in named if path.is_dir()]
@@ -183,8 +179,9 @@ def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> Do
 
 
 def _end_of(path: Path) -> tuple[bytes, bool]:
-    """Return a log, decompressed, or the whole lines at its end where it is long, and whether it
-    was.
+    """Return a log, decompressed, and whether it was cut.
+
+    Of a long log only the whole lines at its end are returned.
 
     Raises:
         InputError: it is a pipe or a device, or damaged compressed data.

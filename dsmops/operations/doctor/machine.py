@@ -1,6 +1,4 @@
-"""Disks and ports: whether there is room for what comes next, and who listens where the server
-would.
-"""
+"""Disks and ports: is there space for the next steps, and who listens on the port."""
 
 from __future__ import annotations
 
@@ -29,15 +27,14 @@ _TIMEOUT_S = 2.0
 _MIMI_BYTES = 385 << 20
 """The published codec, in F32."""
 _LOG_BYTES = 1 << 30
-"""About one day of a server that is always in use: one line a step, and unsynchronised clients make
-steps of 20 ms.
-"""
+"""About one day of a busy server: a line for each step, and clients that make steps of 20 ms."""
 _MOST_ANSWER_BYTES = 1 << 20
 
 
 def disks(site: Site) -> Iterator[DoctorFinding]:
-    """Report whether there is room for what is still to be downloaded, converted and logged, and
-    whether it may be written.
+    """Report whether disks have space, and can be written.
+
+    The space is for what is still to be downloaded, converted and logged.
     """
     models = site.models or (DEFAULT_STT,)
     missing = {file.filename for file in site.missing_hub_files}
@@ -108,8 +105,9 @@ def _existing(folder: Path) -> Path:
 
 
 def ports(site: Site) -> Iterator[DoctorFinding]:
-    """Report who listens on the port that was named, or on the server's own; one that answers is
-    asked what it serves.
+    """Report who listens on the named port, or on the server's own.
+
+    A server that answers is asked what it serves.
     """
     port = site.scope.port or DEFAULT_PORT
     try:
@@ -126,8 +124,9 @@ def ports(site: Site) -> Iterator[DoctorFinding]:
 
 
 def _unanswered(site: Site, port: int, refused: OSError) -> Iterator[DoctorFinding]:
-    """Judge a port on which nothing answers on loopback: it may be taken elsewhere, or be one that
-    only root may have.
+    """Judge a port on which nothing answers on loopback.
+
+    It may be taken on another address, or be reserved for root.
     """
     try:
         with socket.socket() as probe:

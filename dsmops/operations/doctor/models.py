@@ -1,6 +1,4 @@
-"""Configs and checkpoints: what the server will make of a config here, and whether files are
-whole.
-"""
+"""Configs and checkpoints: is a config right for this machine, and are files whole."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ _CONVERTED = Path("assets") / "fp16"
 
 
 def configs(site: Site) -> Iterator[DoctorFinding]:
-    """Report what is wrong or unwise in every config, judged for this card and this server as far
-    as they are known.
+    """Report errors and warnings in every config.
+
+    They are judged for this card and this server, as far as these are known.
     """
     for error in site.unreadable:
         yield finding("config-unreadable", Severity.ERROR, error.message, fix=error.hint)
@@ -148,8 +147,9 @@ def _usual(site: Site) -> Iterator[Path]:
 
 
 def _of_configs(site: Site) -> Iterator[Path]:
-    """Yield the local weights that configs name and that can be read; what is wrong with the others
-    is said of the config.
+    """Yield the local weights that configs name and that can be read.
+
+    The findings of the config report the others.
     """
     for config in site.configs:
         for reference in file_references(config, os.environ):

@@ -1,6 +1,4 @@
-"""The server's binary: which one it is, whether it starts, and whether its kernels suit the
-card.
-"""
+"""The server's binary: which one, does it start, do its kernels suit the card."""
 
 from __future__ import annotations
 

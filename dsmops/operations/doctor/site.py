@@ -1,6 +1,4 @@
-"""What a diagnosis is about: what was asked, and what several areas need to know of this
-machine.
-"""
+"""The subject of a diagnosis: the options, and facts about this machine that areas share."""
 
 from __future__ import annotations
 
@@ -62,15 +60,18 @@ class Site:
 
     @property
     def lacks_bf16(self) -> bool | None:
-        """Whether the card that serves has no bf16; None without a card, or for one of unknown
-        capability.
+        """Whether the card that serves has no bf16.
+
+        None without a card, or for one of unknown capability.
         """
         return self.gpu.visible[0].verdict.bf16_fails if self.gpu.visible else None
 
     @property
     def hub_files(self) -> tuple[HubFile, ...]:
-        """The files of models that the servers take from the hub, each once: those that configs
-        name, and those that a speaking module takes where it names none. Voices are not among them.
+        """The files of models that the servers take from the hub, each once.
+
+        They are those that configs name, and those that a TTS module takes where it names none.
+        Voices are not included.
         """
         names = (
             reference.value.text
@@ -116,9 +117,7 @@ def look(scope: Scope, gpu: GpuReport | None = None) -> Site:
 
 
 def _unnamed_files(config: Config) -> Iterator[HubFile]:
-    """Yield what the server's script takes from the published repository for keys that are not
-    there.
-    """
+    """Yield the hub files that the server's script takes for keys that are missing."""
     for module in tts_modules(config):
         repo = module.text("py", "hf_repo")
         model = model_of_repo(repo) if repo else DEFAULT_TTS
@@ -138,9 +137,7 @@ def _unnamed_files(config: Config) -> Iterator[HubFile]:
 
 
 def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[Path]]:
-    """Return the configs that are somebody's, those that cannot be read, and the ready ones as they
-    were shipped.
-    """
+    """Return the users' configs, those that cannot be read, and unchanged ready configs."""
     ready = set() if scope.configs else _ready_digests()
     configs: list[Config] = []
     unreadable: list[DsmopsError] = []
@@ -159,8 +156,9 @@ def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[P
 
 
 def _ready_digests() -> set[str]:
-    """Return the digests of the ready configs as they were shipped; in a checkout the files
-    themselves may have been edited.
+    """Return the digests of the ready configs as they were shipped.
+
+    In a checkout the files themselves may have been edited.
     """
     return {
         line.split()[0]

@@ -47,8 +47,9 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A stretch of steps that took longer than their frames. `audio_s`: how far the service fell
-    behind in it.
+    """A stretch of steps that took longer than their frames.
+
+    `audio_s`: how far the service fell behind in it.
     """
 
     since: datetime

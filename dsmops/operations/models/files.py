@@ -1,5 +1,6 @@
-"""Where the files of a model are, whatever it does: beside its `config.json`, named in a
-moshi-server config, on the hub.
+"""Find the files of a model, for both directions.
+
+They are beside its `config.json`, named in a moshi-server config, or on the hub.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Downloads:
 def find_model_config(
     source: str, default: PublishedModel, here: Downloads
 ) -> Path | tuple[str, Path, Locate]:
-    """Return the moshi-server TOML that `source` is, or a model's name, its `config.json` and what
-    locates the files that this names.
+    """Return the moshi-server TOML that `source` is, or the parts of a model without one.
 
+    These parts are its name, its `config.json` and the function that locates the files named there.
     Of the published models those for the purpose of `default` count; a shipped model's name comes
     before a folder's.
 
@@ -141,8 +142,9 @@ def _on_hub(source: str, here: Downloads) -> tuple[str, Path, Locate]:
 
 
 def file_names(name: str, body: Mapping[str, Any]) -> list[str]:
-    """Return the names of language model, Mimi and tokenizer that a `config.json`, which messages
-    call `name`, gives them.
+    """Return the names of the language model, Mimi and tokenizer in a `config.json`.
+
+    `name` is what messages call it.
 
     Raises:
         InputError: one of them is not a file name.
@@ -225,8 +227,9 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def parse_json(data: bytes, name: str) -> Mapping[str, Any]:
-    """Return what the bytes of a model's own config say, which messages call `name`.
-    More than `MAX_JSON_BYTES` are an error.
+    """Return the object in the bytes of a model's `config.json`.
+
+    `name` is what messages call it. More than `MAX_JSON_BYTES` are an error.
 
     Raises:
         InputError: it is not a JSON object.

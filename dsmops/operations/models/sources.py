@@ -1,5 +1,6 @@
-"""Where the commands that take a SOURCE find it: a local path, or
-`hf://org/repo[@revision]/file`.
+"""Find what a SOURCE names: a local path, or `hf:
+
+org/repo[@revision]/file`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ def local_checkpoint(
     download: bool = True,
     progress: Progress = SILENT,
 ) -> Path:
-    """Return the local file or folder that `source` names, downloading it into the Hugging Face
-    cache when it is `hf://`.
+    """Return the local file or folder that `source` names.
 
-    An index file brings the shards that it names. `progress` announces the plan, with its sizes,
-    before a download begins; it is not called when everything is in the cache, which is then used
-    without a request. Without `download`, as in a dry run, what is not in the cache is an error.
+    An `hf:
+
+    ` source is downloaded into the Hugging Face cache. An index file brings the shards that it
+    names. `progress` announces the plan, with its sizes, before a download begins; it is not called
+    when everything is in the cache, which is then used without a request. Without `download`, as in
+    a dry run, what is not in the cache is an error.
 
     Raises:
         SourceError: nothing is there, its name is not that of a checkpoint, or it would have to be
@@ -57,8 +60,9 @@ def local_checkpoint(
 
 
 def locate(source: str) -> Path | HubFile:
-    """Return what a SOURCE names: a file or folder that is here, or a checkpoint file of the hub,
-    which need not exist.
+    """Return what a SOURCE names: a local file or folder, or a file of the hub.
+
+    The file of the hub need not exist.
 
     Raises:
         SourceError: the path does not exist, or the name is not a checkpoint on the hub.
@@ -76,11 +80,12 @@ def locate(source: str) -> Path | HubFile:
 
 
 def source_headers(source: str) -> dict[str, Header]:
-    """Return the headers of the checkpoint that an `hf://` source names, by file name: one, or one
-    of each shard of an index.
+    """Return the headers of the checkpoint that an `hf:
 
-    From the cache where it has the files, else by range requests; of what is not there, only an
-    index file is downloaded.
+    ` source names, by file name.
+
+    There is one, or one of each shard of an index. From the cache where it has the files, else by
+    range requests; of what is not there, only an index file is downloaded.
 
     Raises:
         HeaderError, CheckpointError: the file is neither a safetensors file nor an index.
@@ -94,8 +99,9 @@ def source_headers(source: str) -> dict[str, Header]:
 
 
 def read_hub_header(file: HubFile) -> Header:
-    """Return the header of one checkpoint file of the hub: from the cache where it has the file,
-    else by range requests.
+    """Return the header of one checkpoint file of the hub.
+
+    It comes from the cache if the file is there, and by range requests otherwise.
 
     Raises:
         HeaderError: the file is not a safetensors file.
@@ -120,8 +126,9 @@ def _parse_checkpoint(source: str) -> HubFile:
 
 
 def _shards(index: HubFile, path: Path) -> dict[str, HubFile]:
-    """Return the files that an index names, by the names it gives them: paths from its folder
-    down.
+    """Return the files that an index names, by their names there.
+
+    A name is a path from the index's folder down.
     """
     folder = PurePosixPath(index.filename).parent
     names = dict.fromkeys(read_index(path).weight_map.values())

@@ -42,10 +42,10 @@ class Staging:
 
 
 def read_tensors(origin: Origin, *, refresh: bool = False) -> Mapping[str, TensorInfo]:
-    """Return the tensors that a checkpoint's headers promise, by name, downloading at most a remote
-    header.
+    """Return the tensors in a checkpoint's headers, by name.
 
-    `refresh` asks the hub whether a branch has moved, also where the cache has the file.
+    Downloads at most a remote header. `refresh` asks the hub whether a branch has moved, also where
+    the cache has the file.
 
     Raises:
         HeaderError, CheckpointError: it is not a usable checkpoint.
@@ -65,8 +65,9 @@ def plan_staging(
     *,
     refresh: bool = False,
 ) -> Staging:
-    """Return where the files of a model are: all of one hub repository and revision, or those
-    beside a local checkpoint.
+    """Return where the files of a model are.
+
+    All are in one hub repository and revision, or beside a local checkpoint.
 
     Raises:
         SourceError, RemoteError, CredentialsError: the hub has no such file, failed or refused.

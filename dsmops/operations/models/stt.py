@@ -1,8 +1,7 @@
-"""From the name of a speech-to-text model to a loaded one: a moshi-server config, a repository's
-`config.json`, the hub.
+"""Load an STT model by name: from a moshi-server config, a `config.json`, or the hub.
 
-What the server runs and what the embedded worker runs are described in two languages; both end here
-in one `SttSource`.
+A moshi-server config and a repository's `config.json` describe a model in different terms. Both
+become an `SttSource`.
 """
 
 from __future__ import annotations
@@ -99,8 +98,9 @@ def find_stt(
 def load_stt_source(
     source: SttSource, *, dtype: ComputeDType | None = None, cpu: bool = False
 ) -> LoadedStt:
-    """Load a model in `dtype`; by default in its source's, else in the one its device serves best,
-    which is f32 on a CPU.
+    """Load a model in `dtype`.
+
+    The default is its source's dtype, or else the best one for its device, which is f32 on a CPU.
 
     Raises:
         CheckpointError, InputError: a file is not what the config describes, or a blob of the

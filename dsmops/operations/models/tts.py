@@ -1,9 +1,8 @@
-"""From the name of a text-to-speech model to a loaded one: a moshi-server config, a
-repository's `config.json`, the hub.
+"""Load a TTS model by name: from a moshi-server config, a `config.json`, or the hub.
 
 moshi-server serves such a model with a Python script, which reads the table `py` of the config.
-This worker reads the same table. Its keys `log_folder` and `debug` say nothing to this worker, and
-`tokenizer` is for a script that does its own words.
+This worker reads the same table. It ignores the keys `log_folder` and `debug`; `tokenizer` is only
+for a script that splits words itself.
 """
 
 from __future__ import annotations
@@ -64,10 +63,10 @@ _KEPT_VOICES = 64
 
 @dataclass(frozen=True, slots=True)
 class TtsDefaults:
-    """How a model speaks where a request does not say: the table `py`, with the defaults of the
-    script that reads it.
+    """The values for what a request does not say.
 
-    `n_q` None generates all codebooks. `voice_folder` is as `open_voices` takes it.
+    They are the table `py`, with the defaults of the script that reads it. `n_q` None generates all
+    codebooks. `voice_folder` is as `open_voices` takes it.
     """
 
     n_q: int | None = None
@@ -101,9 +100,7 @@ class TtsDefaults:
 
 @dataclass(frozen=True, slots=True)
 class TtsSource:
-    """A text-to-speech model whose files are on this machine: where they are, what they hold,
-    and how it speaks by default.
-    """
+    """A TTS model whose files are on this machine: the files, their config, the defaults."""
 
     name: str
     files: TtsFiles
@@ -147,8 +144,10 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
 
 
 def _own_defaults(path: Path, body: Mapping[str, Any], config: TtsConfig) -> TtsDefaults:
-    """Return how a model without a moshi-server config speaks: at the temperature of its
-    `config.json`, in the first of the voices that lie beside it, if there are any.
+    """Return the defaults of a model without a moshi-server config.
+
+    The temperature is that of its `config.json`, the voice the first one beside it, if there is
+    one.
 
     Raises:
         InputError: the temperature is not a number.
@@ -212,12 +211,11 @@ def load_tts_source(
 def served_voices(
     source: TtsSource, *, progress: Progress = SILENT
 ) -> Callable[[str], tuple[Samples, ...]]:
-    """Return what finds the voices that a client's name stands for, the default's for an empty one,
-    which is looked up here and now.
+    """Return a function that finds the voices for a client's voice name.
 
-    A voice is read when it is first asked for, and downloaded then, where its folder is a
-    repository. As in moshi-server it speaks for both the main speaker and the other. May be called
-    from any thread.
+    An empty name stands for the default voice, which is looked up here and now. A voice is read
+    when it is first asked for, and downloaded then, where its folder is a repository. As in
+    moshi-server it speaks for both the main speaker and the other. May be called from any thread.
 
     Raises:
         SourceError, CheckpointError: the folder or the default voice is not there, or none of this

@@ -1,5 +1,4 @@
-"""A text-to-speech checkpoint as `prep-sm75` meets it: what its own config.json says of it, before
-anything of it is downloaded.
+"""Describe a TTS checkpoint by its config.json, before it is downloaded.
 
 A moshi-server TOML does not describe such a model; config.json does: dimensions, and the names of
 the other files.
@@ -34,8 +33,9 @@ def is_tts(tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def weights_in(folder: Path) -> Path:
-    """Return the language model in a folder that has the config.json of a text-to-speech model,
-    else the folder itself.
+    """Return the TTS language model in a folder, by its config.json.
+
+    Without such a config.json, return the folder.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -46,10 +46,9 @@ def weights_in(folder: Path) -> Path:
 
 
 def describe_tts_checkpoint(weights: Origin, tensors: Mapping[str, TensorInfo]) -> TtsModel:
-    """Return the text-to-speech model in a checkpoint, with the file names that the config.json
-    beside it has.
+    """Return the TTS model in a checkpoint, with the file names in its config.json.
 
-    Of a hub repository config.json is read, and not kept.
+    The config.json of a hub repository is read and not kept.
 
     Raises:
         SourceError: there is no config.json.

@@ -236,8 +236,10 @@ def _missing(
 
 
 def _near(name: str, names: list[str]) -> list[str]:
-    """Return the few likeliest names: those that contain the name, then those spelt like it, whole
-    or in the last part.
+    """Return the few likeliest names.
+
+    First those that contain the name, then those with a similar spelling, whole or in the last
+    part.
     """
     wanted = name.casefold()
     holding = [each for each in names if wanted and wanted in each.casefold()]

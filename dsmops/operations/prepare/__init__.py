@@ -1,8 +1,9 @@
-"""`prep-sm75`: from a card to a converted checkpoint and a config that fits; planned first, then
-done, and only where needed.
+"""`prep-sm75`: from a card to a converted checkpoint and a config that fits.
 
-A second run finds everything up to date and changes nothing. What an operator edited in a config
-that is already there stays.
+Everything is planned first, then done, and only where needed.
+
+A second run finds everything up to date and changes nothing. An operator's changes to an existing
+config stay.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def prepare(
 
 
 def means_no_card(error: DriverMissingError) -> bool:
-    """Return whether the error says that this machine has no GPU, rather than one that does not
-    work or is hidden.
+    """Return whether the error says that this machine has no GPU.
+
+    False for a GPU that does not work or is hidden.
     """
     return error.code in _NO_CARD
 

@@ -1,6 +1,4 @@
-"""What a preparation refuses before anything is done: to be two things at once, to replace what is
-not its own, to leave a server lost.
-"""
+"""Checks before a preparation: targets are distinct, replaceable and readable."""
 
 from __future__ import annotations
 
@@ -44,8 +42,9 @@ def require_distinct(output: Path | None, config_out: Path | None, template: str
 
 
 def require_companions(model: PublishedModel, staging: Staging) -> None:
-    """Check that a TTS model that is not published has its files beside it: no server knows
-    where to find them.
+    """Check that an unpublished TTS model has its files beside it.
+
+    A server cannot find them elsewhere.
 
     Raises:
         SourceError: one is not there.
@@ -61,8 +60,9 @@ def require_companions(model: PublishedModel, staging: Staging) -> None:
 def require_writable(
     staging: Staging, output: Path | None, config_path: Path, *, afresh: bool
 ) -> None:
-    """Check what will be written before anything is done: nothing of somebody else's is replaced,
-    and the server can read the paths.
+    """Check the targets before anything is done.
+
+    No file of another origin may be replaced, and the server must be able to read the paths.
 
     Raises:
         InputError: a target is a source, or a checkpoint that dsmops did not make, or a path that a

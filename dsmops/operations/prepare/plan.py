@@ -211,8 +211,10 @@ def _codebooks(model: PublishedModel, config: Config) -> int | None:
 def _needs_conversion(
     request: PrepareRequest, dtype: ComputeDType, tensors: Mapping[str, TensorInfo]
 ) -> bool:
-    """Return whether a converted file is wanted: to f16 always, for it proves that the weights fit;
-    to f32, which proves nothing and doubles the file, only when it was asked for.
+    """Return whether a converted file is wanted.
+
+    To f16 always, because it proves that the weights fit. To f32 only when asked for: it proves
+    nothing and doubles the file.
     """
     wanted = dtype is ComputeDType.F16 or (
         dtype is ComputeDType.F32 and request.dtype is ComputeDType.F32
@@ -285,8 +287,9 @@ def _render(
     before: Config | None,
     path: Path,
 ) -> Config:
-    """Return the finished config: made from the template, or the one that is there with its
-    files and dtype brought up to date.
+    """Return the finished config.
+
+    It is made from the template, or it is the existing one with files and dtype brought up to date.
     """
     stays = before is not None and not request.force
     base = before if before is not None and stays else template

@@ -25,8 +25,10 @@ def _model(request: PrepareRequest) -> PublishedModel | None:
 
 
 def preview_published(request: PrepareRequest, error: DsmopsError) -> PrepareReport:
-    """Return what a preparation would do, as far as the published facts tell; the files are named,
-    and the checkpoint's size follows from its dimensions. `error` says why the hub was not asked.
+    """Return what a preparation would do, as far as the published facts tell.
+
+    The files are named, and the checkpoint's size follows from its dimensions. `error` says why the
+    hub was not asked.
 
     Raises:
         InputError, DriverMissingError: as `plan_preparation` does.

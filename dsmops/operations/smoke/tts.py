@@ -32,8 +32,7 @@ _MAX_CLIPPED = 0.01
 """moshi-server sends no clipped samples."""
 _MAX_AHEAD_S = 2.5
 """moshi-server's last word ends a model delay behind the sound: 1.28 s in the 1.6B model, and 25
-steps (2 s) in the preset of its Rust module.
-"""
+steps (2 s) in the preset of its Rust module."""
 _SLOW_HINT = "Serve fewer streams or fewer codebooks (n_q): `dsmops plan`."
 
 

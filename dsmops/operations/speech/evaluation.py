@@ -47,8 +47,10 @@ CPU_BATCH_SIZE = 4
 
 
 class ScoringStatus(StrEnum):
-    """What became of an utterance: transcribed and scored, dropped because its reference has no
-    words, or failed because its audio could not be read.
+    """What was done with an utterance.
+
+    It was transcribed and scored, dropped because its reference has no words, or failed because its
+    audio could not be read.
     """
 
     SCORED = "scored"

@@ -68,11 +68,11 @@ def plan_numerics(
     reference: Path | None = None,
     progress: Progress = SILENT,
 ) -> NumericsPlan:
-    """Find all that comparing `files`, original and converted, needs, so that what is missing or
-    wrong is reported before the work.
+    """Find all that is needed to compare `files`, original and converted.
 
-    `source` is the original as the user named it: without `model` (see `find_stt`), the config,
-    tokenizer and Mimi beside it are taken. `reference` is a file with what is spoken.
+    So anything missing or wrong is reported before the work. `source` is the original as the user
+    named it: without `model` (see `find_stt`), the config, tokenizer and Mimi beside it are taken.
+    `reference` is a file with what is spoken.
 
     Raises:
         ExtraMissingError: the worker's libraries are not installed.
@@ -105,8 +105,9 @@ def plan_numerics(
 def compare_numerics(
     plan: NumericsPlan, *, cpu: bool = False, progress: Progress = SILENT
 ) -> NumericsReport:
-    """Let both models hear the recording and judge what they made of it, on CUDA device 0 where
-    there is one and `cpu` is not set.
+    """Transcribe the recording with both models and compare them.
+
+    They run on CUDA device 0 where there is one and `cpu` is not set.
 
     Raises:
         InputError, CheckpointError: the recording is damaged, or a file is not what the model's

@@ -1,7 +1,7 @@
-"""What two runs of a language model, the original's and the converted one's, say about the
-conversion: figures side by side, thresholds, a verdict with its reasons.
+"""Compare two runs of a language model, of the original and of the converted one.
 
-Pure: no files, no tensors but those that the runs already hold.
+The result has figures side by side, thresholds, and a verdict with its reasons. Pure: no files, no
+tensors but those that the runs already hold.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two models: its file, the dtype that it was computed in, the text that it wrote
-    when left alone, and what was not finite.
+    """One of the two models: its file, dtype, text, and values that were not finite.
 
-    `non_finite` counts activations in all places and steps, `weight_faults` weights.
+    The text is what the model wrote from its own tokens. `non_finite` counts activations in all
+    places and steps, `weight_faults` weights.
     """
 
     file: Path
@@ -177,8 +177,9 @@ def judge(
     reference: str | None = None,
     notes: Sequence[str] = (),
 ) -> NumericsReport:
-    """Return the report on two runs, the original's in float32 and the converted one's in
-    `dtype`. `reference` is what is spoken, normalised.
+    """Return the report on two runs: the original's in float32, the other's in `dtype`.
+
+    `reference` is the spoken text, normalised.
     """
     original, converted = runs
     places = tuple(
@@ -314,8 +315,9 @@ def _reasons(
 
 
 def _beginning(readings: Sequence[Reading]) -> str:
-    """Say where what is not finite came up first: the earliest step, and within it the first place
-    in the order of computing.
+    """Return where a value was not finite first.
+
+    It is the earliest step, and in it the first place in the order of computing.
     """
     bad = [reading for reading in readings if reading.first_non_finite_step is not None]
     first = min(bad, key=lambda reading: reading.first_non_finite_step or 0)

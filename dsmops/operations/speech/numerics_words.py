@@ -1,6 +1,4 @@
-"""Words of two runs of a model against what is spoken: error rates before and after a
-conversion.
-"""
+"""Compare the words of two runs with the spoken text: error rates before and after."""
 
 from __future__ import annotations
 

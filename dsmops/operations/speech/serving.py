@@ -48,9 +48,7 @@ _MOST_FRONTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line: that of `moshi-server worker`, and whether the console's log goes to
-    stderr.
-    """
+    """The options of `moshi-server worker`, and whether the console's log goes to stderr."""
 
     addr: str = "127.0.0.1"
     port: int = 8080
@@ -85,8 +83,10 @@ def check_options(options: Options) -> None:
 
 
 def default_fronts() -> int:
-    """Return how many processes serve sockets on this machine: one for four cores, at most
-    `_MOST_FRONTS`; none where there is one core, or where forks are unsafe.
+    """Return the number of processes that serve sockets on this machine.
+
+    One for four cores, at most `_MOST_FRONTS`. None where there is one core, or where forks are
+    unsafe.
     """
     if sys.platform != "linux":
         return 0
@@ -95,8 +95,9 @@ def default_fronts() -> int:
 
 
 def plan_processes(options: Options) -> tuple[list[Device], int]:
-    """Return the devices of the model processes, and the number of fronts. Without fronts there is
-    one process, whose device torch chooses.
+    """Return the devices of the model processes, and the number of fronts.
+
+    Without fronts there is one process, whose device torch chooses.
 
     Raises:
         InputError, DriverMissingError: as `parse_devices`, or several devices without fronts.

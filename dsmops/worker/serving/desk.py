@@ -2,9 +2,6 @@
 
 No I/O here. With front processes the supervisor has the desks, so that slots are counted in one
 place that outlives each front.
-
-No I/O here. With front processes the supervisor has the desks, so that slots are counted in one
-place that outlives each of them.
 """
 
 from __future__ import annotations

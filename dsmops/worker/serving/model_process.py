@@ -1,8 +1,6 @@
 """A process in which models compute, and nothing else.
 
 One thread steps each model's engine. The main thread waits for the supervisor.
-
-Its main thread waits for the supervisor.
 """
 
 from __future__ import annotations
