@@ -22,8 +22,8 @@ SETTINGS = {
     "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
     "10,000 rounds": {"GOMP_SPINCOUNT": "10000"},
     "3,000 rounds": {"GOMP_SPINCOUNT": "3000"},
+    "1,000 rounds": {"GOMP_SPINCOUNT": "1000"},
     f"dsmops ({SPIN_ROUNDS:,} rounds)": {"GOMP_SPINCOUNT": str(SPIN_ROUNDS)},
-    "300 rounds": {"GOMP_SPINCOUNT": "300"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": str(SPIN_ROUNDS)},
 }
