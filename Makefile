@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-slow test-all fault parity bench demo clean
+.PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-slow test-heavy test-all fault parity bench demo clean
 
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -46,11 +46,14 @@ wheel: setup ## build the wheel, install it elsewhere, use it
 
 check: lint types arch docs-check words wheel ## everything except the tests
 
-test: setup ## the tests that need nothing but this machine
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: setup ## the quick tests: each takes less than a second
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: setup ## the tests marked slow or fault: broken servers, long runs, kills, full disks
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "(slow or fault) and not gpu" --timeout 1200
+test-slow: setup ## the tests over a second: servers, whole models, many cases
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not fault and not bench and not gpu" --timeout 600
+
+test-heavy: setup ## the tests that take minutes: long property runs, full-size files, real words
+	$(BIN)/python -m pytest -m "heavy and not gpu" --timeout 1200
 
 fault: setup ## tests that kill processes, fill disks and cut networks
 	$(BIN)/python -m pytest -m fault

@@ -25,6 +25,7 @@ def public_names() -> dict[str, set[str]]:
 PUBLIC = public_names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_each_name_has_one_path(file: Path) -> None:
     """A name in the `__all__` of a package is imported from the package, never from its modules."""

@@ -17,6 +17,8 @@ from dsmops.audio import open_audio, read
 from dsmops.errors import InputError
 from tests.support.sound import encoded, no_ffmpeg, sweep
 
+pytestmark = pytest.mark.slow
+
 FFMPEG = shutil.which("ffmpeg")
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")
 
@@ -92,6 +94,7 @@ def test_without_ffmpeg_the_hint_says_how_to_get_it(tmp_path: Path) -> None:
     assert f"ffmpeg -i {path} -ac 1 -ar 24000 talk-24k.wav" in caught.value.hint
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @pytest.mark.parametrize(
     "name", ["a.mp4", "a.m4a", "a.aac", "a.webm", "a.mkv", "a.3gp", "wrong.wav"]

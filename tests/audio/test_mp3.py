@@ -42,6 +42,7 @@ def seconds_of(data: bytes) -> float:
     return len(read(io.BytesIO(data))) / 24_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_varying_bit_rate_without_a_xing_header_is_read_whole(

@@ -199,6 +199,7 @@ def test_a_stream_that_does_not_fit_the_disk_is_said(monkeypatch: pytest.MonkeyP
             read(Pipe(encoded(sweep(24_000, 0.5))))
 
 
+@pytest.mark.slow
 def test_ten_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
     """Decoding, mixing and resampling hold a few blocks at a time."""
     path = tmp_path / "long.wav"
@@ -372,6 +373,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("container", "encoding"),
     [

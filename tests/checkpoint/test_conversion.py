@@ -161,6 +161,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1] == outputs[2]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.sampled_from(["BF16", "U8", "F32"]), st.integers(0, 9)), max_size=8),
     st.randoms(),
@@ -184,6 +185,7 @@ def test_any_layout_comes_out_whole(
     }
 
 
+@pytest.mark.slow
 def test_tensors_larger_than_all_blocks_come_out_whole(tmp_path: Path) -> None:
     """Odd headers and odd tensors put element and block boundaries everywhere; the digests are
     those of the files.
@@ -575,7 +577,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_stays_below_128_mib_whatever_the_tensor_size(tmp_path: Path) -> None:
     """One tensor of 600 MB is converted, scanned and verified by processes that never hold more

@@ -42,6 +42,7 @@ def result(server: OriginalServer, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
+@pytest.mark.slow
 def test_the_document(result: Path) -> None:
     """The file holds the schema, the level and its figures; the key is nowhere in it."""
     text = result.read_text()
@@ -57,6 +58,7 @@ def test_the_document(result: Path) -> None:
     assert KEY not in text
 
 
+@pytest.mark.slow
 def test_a_comparison_and_json(server: OriginalServer, result: Path) -> None:
     """`--against` names each figure of both runs; a run of a second is too short to tell."""
     run = dsmops(
@@ -69,6 +71,7 @@ def test_a_comparison_and_json(server: OriginalServer, result: Path) -> None:
     assert {change["difference"]["beyond_noise"] for change in changes} == {None}
 
 
+@pytest.mark.slow
 def test_a_given_limit_that_fails_is_exit_code_1(server: OriginalServer) -> None:
     """Three streams and two slots: with `--max-errors` asked for, the answer is no."""
     args = ("bench", server.url, "--streams", "3", *SHORT, *WIDE, "--api-key", KEY)
@@ -85,6 +88,7 @@ def test_a_key_that_is_refused_is_exit_code_4(server: OriginalServer) -> None:
     assert run.stderr.startswith(f"error: {server.url} refused the key")
 
 
+@pytest.mark.slow
 def test_no_server_is_exit_code_6() -> None:
     """As of the other clients."""
     run = dsmops("bench", "ws://127.0.0.1:9", "--streams", "1")

@@ -107,6 +107,7 @@ class Outline(HTMLParser):
         self.words.append(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", [STT, TTS], ids=["stt", "tts"])
 def test_the_page_asks_for_nothing(test: LoadTest) -> None:
     """No script, no address to load from; text from outside stays text."""
@@ -121,6 +122,7 @@ def test_the_page_asks_for_nothing(test: LoadTest) -> None:
     assert 'ws://<script>alert("1")</script>:8080/' in " ".join(outline.words)
 
 
+@pytest.mark.slow
 def test_the_page_is_read_aloud_on_a_phone_and_in_the_dark() -> None:
     """Language, width and colour scheme; each chart has a title and a text; tables have headers."""
     outline = Outline(html(STT))
@@ -145,6 +147,7 @@ def test_the_page_is_read_aloud_on_a_phone_and_in_the_dark() -> None:
     assert not re.search(r"(fill|stroke): ?#", html(STT))
 
 
+@pytest.mark.slow
 def test_charts_draw_the_values() -> None:
     """The points of the p99 line lie where their values are: higher means further up."""
     root = ElementTree.fromstring(render(STT, None, ".svg"))
@@ -158,6 +161,7 @@ def test_charts_draw_the_values() -> None:
     assert "Lag by number of streams" in (title.text or "")
 
 
+@pytest.mark.slow
 def test_the_png_is_a_picture() -> None:
     """Three charts one below the other, wide enough to read."""
     data = render(STT, None, ".png")

@@ -291,6 +291,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_get_one_clear_error(model: Path, name: str) -> None:
     """An error that names the thing, the right exit code, no traceback, nothing written."""

@@ -85,6 +85,7 @@ def test_quiet_leaves_the_exit_code(config: Path) -> None:
     assert (run.code, run.stdout, run.stderr) == (1, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [

@@ -135,6 +135,7 @@ def test_quiet_leaves_the_exit_code(tmp_path: Path, port: str) -> None:
         assert result.code == code
 
 
+@pytest.mark.slow
 def test_the_password_of_a_mirror_is_not_shown(tmp_path: Path) -> None:
     """Neither by the doctor nor by what fetches."""
     mirror = {

@@ -39,6 +39,7 @@ def evaluate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
     return lambda *args: CliRunner().invoke(app, ["evaluate", *args, "--model", "model", "--cpu"])
 
 
+@pytest.mark.slow
 def test_the_text_has_the_worst_and_the_totals(evaluate: Callable[..., Result]) -> None:
     """Exit 0 whatever the rate: a table with both texts, then sums, means and what was left out;
     speed on stderr.
@@ -116,6 +117,7 @@ def test_one_recording_and_one_transcript(folder: Path, evaluate: Callable[..., 
     assert evaluate("a.wav", "ref.txt", "-o", "ref.txt").exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

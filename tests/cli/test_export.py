@@ -81,6 +81,7 @@ def test_verify_answers_no_for_another_source(model: Path, tmp_path: Path) -> No
     assert "text_emb.weight" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "words", "hint"),
     [

@@ -53,6 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_prints_a_forged_line(name: str, place: Path) -> None:
     """Whatever a command says of such a name stays in its line, without control characters."""

@@ -190,6 +190,7 @@ def test_merged_logs_stand_in_the_order_of_time(tmp_path: Path) -> None:
     assert documents[0]["continuation"] == ["Caused by:"]
 
 
+@pytest.mark.slow
 def test_collectors_are_seen_through_by_every_option(log: Path, tmp_path: Path) -> None:
     """--level, --jsonl, --follow and `doctor --log` work on the log of a container."""
     wrapped = tmp_path / "container.log"
@@ -232,6 +233,7 @@ def test_formatting_twice_changes_nothing(log: Path) -> None:
     assert dsmops("format-log", friendly, "-o", "-", "--tz", "UTC").stdout == once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -281,6 +283,7 @@ def test_an_output_that_is_the_input_by_redirection_is_refused(log: Path) -> Non
     assert log.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     """`format-log LOG -o - | head -1` ends quietly."""
     path = tmp_path / "log"

@@ -34,6 +34,7 @@ def test_inspect_reads_the_head_only(hub: HubServer, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_convert_shows_sizes_first_and_downloads_once(hub: HubServer, tmp_path: Path) -> None:
     """The download is announced with its size and without any bar; the second conversion makes no
     request.
@@ -52,6 +53,7 @@ def test_convert_shows_sizes_first_and_downloads_once(hub: HubServer, tmp_path: 
     assert (second.code, second.stderr, hub.requests) == (0, "", [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "variables", "code", "words"),
     [

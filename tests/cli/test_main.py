@@ -41,6 +41,7 @@ def fail_with(body: str, *args: str, tmp_path: Path) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -119,6 +120,7 @@ def test_ctrl_c_exits_130(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [(["--simulate", "t4"], 0), (["--simulate", "t4", "--fail-on-pre-ampere"], 1)],
@@ -135,6 +137,7 @@ def test_a_reader_that_leaves_does_not_change_the_answer(arguments: list[str], c
     assert (done.returncode, done.stderr) == (code, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("redirect", "code"), [(">&-", 0), ("2>&-", 0), ("> /dev/full", 5)])
 def test_streams_that_fail_are_no_bug(redirect: str, code: int) -> None:
     """A closed stream is silence, a full one the error it is."""
@@ -144,6 +147,7 @@ def test_streams_that_fail_are_no_bug(redirect: str, code: int) -> None:
     assert "should not" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -166,6 +170,7 @@ def test_a_key_that_no_client_can_send_is_refused(key: str) -> None:
     assert not key or key not in run.stderr
 
 
+@pytest.mark.slow
 def test_version_and_help_answer() -> None:
     """The two first things a newcomer types."""
     assert dsmops("--version", new_interpreter=True).stdout.startswith("dsmops ")

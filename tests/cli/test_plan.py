@@ -65,6 +65,7 @@ def test_a_measured_profile_is_used_when_there_is_one(tmp_path: Path) -> None:
     assert found["batch_size"] == named["batch_size"] == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "asked", "code", "fits", "answer"),
     [
@@ -89,6 +90,7 @@ def test_a_batch_size_that_is_asked_about_gets_an_answer(
     assert dsmops("plan", "--simulate", spec, "--json").document["asked"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -174,6 +174,7 @@ def test_a_dry_run_leaves_no_trace(logs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

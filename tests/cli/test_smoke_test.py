@@ -46,6 +46,7 @@ def statuses(run: Run) -> dict[str, str]:
     return {check["name"]: check["status"] for check in run.document["checks"]}
 
 
+@pytest.mark.slow
 def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
     """A document, a JUnit file, the models in their folder, a raw log that can be formatted."""
     run = dsmops(
@@ -80,6 +81,7 @@ def test_the_simulation_tells_the_whole_story(tmp_path: Path) -> None:
     assert "[INFO] [moshi_server] src/main.rs" in friendly.stdout
 
 
+@pytest.mark.slow
 def test_a_running_server_is_left_as_it_was(worker: WorkerProcess, short: Path) -> None:
     """Only harmless checks, unless more is asked for; it still serves afterwards."""
     for more, intrusive in ((), "skipped"), (("--intrusive",), "passed"):
@@ -103,6 +105,7 @@ def test_a_running_server_is_left_as_it_was(worker: WorkerProcess, short: Path) 
     assert worker.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_told(worker: WorkerProcess) -> None:
     """As what it is, not as a dead server."""
     run = dsmops("smoke-test", "--url", worker.url, "--api-key", "nobody")
@@ -119,6 +122,7 @@ def test_nobody_listening_is_a_failed_check() -> None:
     assert set(statuses(run).values()) == {"failed", "blocked"}
 
 
+@pytest.mark.slow
 def test_a_binary_is_identified_and_tested(tiny: TinyStt, short: Path, tmp_path: Path) -> None:
     """Here a script that has moshi-server's command line; its name may be looked up on PATH."""
     binary = tmp_path / "moshi-server"
@@ -143,6 +147,7 @@ def test_a_binary_is_identified_and_tested(tiny: TinyStt, short: Path, tmp_path:
     assert run.document["server"].startswith("dsmops moshi-server")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -193,6 +198,7 @@ def test_logs_that_cannot_be_kept_are_no_fault_of_the_server(
     assert "logs/moshi-logs/raw" in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["aiohttp", "msgspec", "torch"])
 @pytest.mark.parametrize("way", [["--simulate-success"], ["--url", "ws://127.0.0.1:1"]])
 def test_without_the_worker_extra_it_says_what_to_install(
@@ -224,6 +230,7 @@ def test_something_that_is_no_speech_server_is_not_blamed_for_its_keys(tmp_path:
     assert statuses(run)["wrong-key"] == "skipped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGKILL],

@@ -47,6 +47,7 @@ def speak(tiny: TinyTts, *args: str | Path) -> Run:
     )
 
 
+@pytest.mark.slow
 def test_a_text_becomes_a_file_of_the_format_in_its_name(tiny: TinyTts, tmp_path: Path) -> None:
     """The same seed gives the same sound in each, another one another; a line says how much, or
     each word when; another how fast.
@@ -76,6 +77,7 @@ def test_a_text_becomes_a_file_of_the_format_in_its_name(tiny: TinyTts, tmp_path
     assert len(list(tmp_path.iterdir())) == 5
 
 
+@pytest.mark.slow
 def test_the_document_says_how_it_can_be_said_again(tiny: TinyTts, tmp_path: Path) -> None:
     """Words with times in the sound, figures with their units, and voice, seed and guidance, which
     a second run takes.
@@ -113,6 +115,7 @@ def test_the_document_says_how_it_can_be_said_again(tiny: TinyTts, tmp_path: Pat
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
+@pytest.mark.slow
 def test_unknown_characters_are_skipped_here_and_through_a_server(
     tiny: TinyTts, worker: WorkerProcess, tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ def test_unknown_characters_are_skipped_here_and_through_a_server(
     )
 
 
+@pytest.mark.slow
 def test_a_wav_on_standard_output_has_its_length_where_that_is_a_file(
     tiny: TinyTts, tmp_path: Path
 ) -> None:
@@ -162,6 +166,7 @@ def test_a_wav_on_standard_output_has_its_length_where_that_is_a_file(
     assert path.read_bytes()[size + 40 : size + 44] == b"\xff\xff\xff\xff"
 
 
+@pytest.mark.slow
 def test_a_file_of_that_name_is_the_text(tiny: TinyTts, tmp_path: Path) -> None:
     """With its byte order mark; and `-` is standard input."""
     script = tmp_path / "hello.txt"
@@ -195,6 +200,7 @@ def piped(tiny: TinyTts, text: bytes, *args: str) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_standard_output_gets_a_wav_or_bare_samples(tiny: TinyTts, tmp_path: Path) -> None:
     """Nothing else is there, and the samples are those of the file."""
     speak(tiny, TEXT, tmp_path / "a.wav", "--seed", "3")
@@ -206,6 +212,7 @@ def test_standard_output_gets_a_wav_or_bare_samples(tiny: TinyTts, tmp_path: Pat
     assert piped(tiny, b"", TEXT, "-", "--seed", "3", "--format", "raw").stdout == samples
 
 
+@pytest.mark.slow
 def test_who_has_heard_enough_may_leave(tiny: TinyTts) -> None:
     """`| head -c 1000` is not a failure."""
     command = [
@@ -232,6 +239,7 @@ def test_who_has_heard_enough_may_leave(tiny: TinyTts) -> None:
     assert "the rest was not synthesized" in errors
 
 
+@pytest.mark.slow
 def test_two_voices_are_a_dialogue(tiny: TinyTts, tmp_path: Path) -> None:
     """Paragraphs in turn; with one voice they are one text."""
     script = tmp_path / "play.txt"
@@ -244,6 +252,7 @@ def test_two_voices_are_a_dialogue(tiny: TinyTts, tmp_path: Path) -> None:
     assert not np.array_equal(read(tmp_path / "a.wav"), read(tmp_path / "b.wav"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
@@ -304,6 +313,7 @@ def test_what_cannot_be_meant_is_a_usage_error(
     assert said in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_keeps_what_was_made(
     tiny: TinyTts, tmp_path: Path, number: signal.Signals
@@ -367,6 +377,7 @@ def test_a_signal_before_the_first_sound_leaves_an_old_file(
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.slow
 def test_a_server_says_it_too(worker: WorkerProcess, tmp_path: Path) -> None:
     """Words, times and figures; what the server decides is not known."""
     args = ("--url", worker.url, "--json", "--voice", "tiny/second.wav")
@@ -380,6 +391,7 @@ def test_a_server_says_it_too(worker: WorkerProcess, tmp_path: Path) -> None:
     ] * 5
 
 
+@pytest.mark.slow
 def test_a_server_says_100_kb_of_text(worker: WorkerProcess, tmp_path: Path) -> None:
     """All of it, into a pipe that somebody leaves in the middle, and the server has its slot
     back.

@@ -59,7 +59,7 @@ def test_options_that_do_not_go_together(args: tuple[str, ...], words: str) -> N
     assert words in " ".join(run.stderr.split())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_smoke_test_serves_and_judges_it(tmp_path: Path) -> None:
     """From its name to its words, with the error rate in the document."""
     run = dsmops("smoke-test", "--model", "tiny", "--cpu", "--json", cwd=tmp_path, timeout_s=200)
@@ -69,7 +69,7 @@ def test_smoke_test_serves_and_judges_it(tmp_path: Path) -> None:
     assert run.document["modules"][0]["wer"] <= 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_its_recordings_can_be_evaluated(tmp_path: Path) -> None:
     """The recordings of the smoke test are a manifest of `evaluate`."""
     run = dsmops(

@@ -88,6 +88,7 @@ def said(folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_text_is_all_of_stdout(transcribe: Callable[..., Result], said: str) -> None:
     """One paragraph; how long and how fast on stderr, nothing at all with --quiet."""
     done = transcribe("speech.wav")
@@ -99,6 +100,7 @@ def test_the_text_is_all_of_stdout(transcribe: Callable[..., Result], said: str)
     assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("container", "encoding", "rate_hz", "channels"),
     [
@@ -129,6 +131,7 @@ def test_formats(
     assert document["words"]
 
 
+@pytest.mark.slow
 def test_standard_input(folder: Path, said: str) -> None:
     """A file or a pipe on stdin is transcribed as the file is, also with the header that ffmpeg
     writes into pipes.
@@ -146,6 +149,7 @@ def test_standard_input(folder: Path, said: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_document_has_all(transcribe: Callable[..., Result], said: str) -> None:
     """One JSON document: text, words with times, turns, levels, figures; nothing on stderr."""
     done = transcribe("speech.wav", "--json")
@@ -167,6 +171,7 @@ def test_the_document_has_all(transcribe: Callable[..., Result], said: str) -> N
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_timestamps(transcribe: Callable[..., Result], said: str) -> None:
     """A line per word with start and stop; with --vad the ends of turns between them; the other
     rule gives other times.
@@ -190,6 +195,7 @@ def test_turns_are_paragraphs(transcribe: Callable[..., Result], said: str) -> N
     assert done.stdout.replace(" ", "").replace("\n", "") == said.strip().replace(" ", "")
 
 
+@pytest.mark.slow
 def test_vad_without_heads_is_told(transcribe: Callable[..., Result]) -> None:
     """A model without semantic VAD transcribes, and says that it has none."""
     done = transcribe("speech.wav", "--vad", model=("--model", "plain", "--cpu"))
@@ -198,6 +204,7 @@ def test_vad_without_heads_is_told(transcribe: Callable[..., Result]) -> None:
     assert "warning" not in transcribe("speech.wav", model=("--model", "plain", "--cpu")).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "first"), [("--srt", "1\n00:00:0"), ("--vtt", "WEBVTT\n\n00:00:0")]
 )
@@ -212,6 +219,7 @@ def test_captions(folder: Path, transcribe: Callable[..., Result], form: str, fi
     assert (folder / "captions").read_text() == shown
 
 
+@pytest.mark.slow
 def test_a_file_gets_the_text(folder: Path, transcribe: Callable[..., Result], said: str) -> None:
     """-o replaces what was there, in a folder that it makes; the document still goes to stdout."""
     (folder / "old.txt").write_text("old")
@@ -224,6 +232,7 @@ def test_a_file_gets_the_text(folder: Path, transcribe: Callable[..., Result], s
     assert not (folder / "-").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first"),
     [("t.srt", "1\n00:00:0"), ("t.VTT", "WEBVTT\n"), ("t.json", '{\n  "schema": "dsmops.tra')],
@@ -242,6 +251,7 @@ def test_the_ending_of_the_output_names_its_form(
     assert (folder / name).read_text().startswith("WEBVTT\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["part.txt", "part.srt", "part.vtt", "part.json"])
 def test_what_was_transcribed_before_damage_is_written(
     folder: Path, transcribe: Callable[..., Result], name: str
@@ -258,6 +268,7 @@ def test_what_was_transcribed_before_damage_is_written(
     assert len((folder / name).read_text().split()) > 10
 
 
+@pytest.mark.slow
 def test_words_come_while_a_pipe_runs_and_ctrl_c_keeps_them(folder: Path) -> None:
     """The pipe stays open: words are on stdout, then Ctrl-C ends the recording and the rest of them
     comes.
@@ -288,6 +299,7 @@ def test_words_come_while_a_pipe_runs_and_ctrl_c_keeps_them(folder: Path) -> Non
     assert "Traceback" not in notes
 
 
+@pytest.mark.slow
 def test_prompts(transcribe: Callable[..., Result], said: str) -> None:
     """A prompt is processed and not written. One that the model never wrote is reported, since
     nothing else was written either.
@@ -311,6 +323,7 @@ def test_silence_is_told(transcribe: Callable[..., Result]) -> None:
     assert transcribe("silence.wav", "--srt").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "shown"), [("f16", "F16"), ("bfloat16", "BF16"), ("float32", "F32")]
 )
@@ -320,6 +333,7 @@ def test_dtypes(transcribe: Callable[..., Result], dtype: str, shown: str) -> No
     assert json.loads(done.stdout)["dtype"] == shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
@@ -400,6 +414,7 @@ def test_wrong_input_is_told(
     assert {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -437,6 +452,7 @@ def test_the_recording_on_stdin_is_not_replaced(folder: Path) -> None:
     assert "--output is the recording itself" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_ends_it_is_told_in_words_or_json(folder: Path) -> None:
     """A damaged model ends the process with exit 3 and two lines, with --json one document, on
     stderr.
@@ -449,6 +465,7 @@ def test_what_ends_it_is_told_in_words_or_json(folder: Path) -> None:
     assert json.loads(done.stderr)["error"]["code"] == "model.not_finite"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "sentencepiece", "safetensors", "soundfile"])
 def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package: str) -> None:
     """Exit 4 and the command, whichever part is missing."""
@@ -466,6 +483,7 @@ def test_without_the_worker_extra_it_says_what_to_install(folder: Path, package:
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["aiohttp", "msgspec"])
 def test_without_what_talks_to_servers_it_says_what_to_install(folder: Path, package: str) -> None:
     """Exit 4 and the command."""
@@ -526,6 +544,7 @@ def test_ctrl_c_while_it_reads(folder: Path) -> None:
         assert (running.stdout.read(), b"Traceback" in running.stderr.read()) == (b"", False)
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
     """`| head -0` ends it quietly, with exit 0."""
     command = [
@@ -548,7 +567,7 @@ def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
         assert running.wait(30) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_the_recording(folder: Path) -> None:
     """Ten minutes, 58 MB as samples, take as much memory as one: at most 8 MiB more."""
     code = (

@@ -48,6 +48,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_server_writes_down_what_is_said(worker: WorkerProcess, clip: Path) -> None:
     """Text, words in order within the recording, and one document that says which server it was."""
     document = dsmops(
@@ -64,6 +65,7 @@ def test_a_server_writes_down_what_is_said(worker: WorkerProcess, clip: Path) ->
     assert document["text"] == " ".join(word["text"] for word in document["words"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -86,6 +88,7 @@ def test_mistakes_are_told_in_words(
     assert API_KEY not in ran.stderr
 
 
+@pytest.mark.slow
 def test_words_come_while_a_pipe_runs(worker: WorkerProcess, clip: Path) -> None:
     """The pipe stays open until words are there; Ctrl-C ends the recording."""
     command = [*python(), "-m", "dsmops", "transcribe", "--url", worker.url, "--rtf", "0", "-"]
@@ -109,6 +112,7 @@ def test_words_come_while_a_pipe_runs(worker: WorkerProcess, clip: Path) -> None
     assert first.strip()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_a_remote_failure(clip: Path) -> None:
     """Exit 6, after a few tries."""
     ran = dsmops("transcribe", "--url", "ws://127.0.0.1:9", clip)
@@ -116,6 +120,7 @@ def test_a_server_that_is_not_there_is_a_remote_failure(clip: Path) -> None:
     assert "cannot be reached" in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_expects_tls_is_known_at_once(clip: Path, tmp_path: Path) -> None:
     """`ws://` there: one error that has the address to type, without further tries."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -157,6 +162,7 @@ def test_an_address_without_a_port_gets_the_usual_one_as_a_hint(clip: Path) -> N
     assert "--url ws://127.0.0.7:8080" in ran.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path: Path) -> None:
     """The first Ctrl-C ends the recording there: text comes out, the exit code is 130, and the slot
     is free again.

@@ -33,6 +33,7 @@ def edited(tiny: TinyStt, name: str, *changes: tuple[str, str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_log_that_format_log_reads(tiny: TinyStt) -> None:
     """Named by instance and day, every line an event of known level and target.
 
@@ -98,6 +99,7 @@ def test_sigterm_while_a_model_is_downloaded_is_no_failure(
     assert (process.returncode, out) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_a_model_loads_is_no_failure(tiny: TinyStt, number: signal.Signals) -> None:
     """The worker ends with 0 and never listens."""
@@ -172,6 +174,7 @@ def test_a_config_that_cannot_be_served_is_refused(
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_two_modules_are_served_side_by_side(tiny: TinyStt) -> None:
     """Each on its path, batched and not."""
     text = tiny.server_config.read_text()

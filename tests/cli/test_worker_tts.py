@@ -40,6 +40,7 @@ def said(url: str, key: str, text: str = TEXT, **query: str) -> list[str]:
     return [text for text, _, _ in words(messages)]
 
 
+@pytest.mark.slow
 def test_the_shipped_config_is_served(
     tiny: TinyTts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_shipped_config_is_served(
     assert list((tmp_path / "tmp" / "tts-logs").glob("log.tts.*"))
 
 
+@pytest.mark.slow
 def test_a_server_may_hear_and_speak(tmp_path: Path) -> None:
     """Both kinds of modules in one config, at their own paths, with one set of keys."""
     stt, tts = write_tiny_stt(tmp_path), write_tiny_tts(tmp_path)

@@ -68,6 +68,7 @@ def whole_text(frames: int, server: OriginalServer) -> list[str]:
     return [f"w{number}" for number in range(steps // WORD_FRAMES + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [4, 0])
 def test_every_word_of_a_slow_server_arrives(heads: int) -> None:
     """Also when all was sent long before the text is complete.
@@ -91,6 +92,7 @@ def test_a_module_without_ready_and_without_limits_is_served() -> None:
         assert words(answers)[: len(whole_text(100, server))] == whole_text(100, server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patience", "reason"),
     [
@@ -110,6 +112,7 @@ def test_a_client_that_does_not_keep_itself_alive_is_dropped(
     assert server.seen.dropped == [reason]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [4, 0])
 def test_audio_goes_out_in_a_window(heads: int) -> None:
     """The server never holds more than the window and the closing silence; nothing is lost."""
@@ -172,6 +175,7 @@ def test_a_text_that_breaks_off_is_told_from_a_whole_one() -> None:
     assert sum(isinstance(answer, Audio) for answer in answers) == 40 - TTS_DELAY
 
 
+@pytest.mark.slow
 def test_a_client_whose_text_takes_long_keeps_itself_alive() -> None:
     """The server drops it after 30 s without a frame, and it pings only while it sends no sound."""
     lively, mute = Patience(silence_s=2, ping_s=5 * SCALE), Patience(silence_s=2, ping_s=60)

@@ -50,6 +50,7 @@ def test_a_conversation_is_seen_message_by_message(server: ThreadedServer) -> No
     assert closed == Closed(1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_a_refusal_is_a_status(server: ThreadedServer, key: str | None) -> None:
     """And nothing is raised for it."""
@@ -72,6 +73,7 @@ def test_a_server_that_closes_is_seen_with_its_code(server: ThreadedServer) -> N
     assert asyncio.run(talk())[1] == Closed(1007)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [False, True])
 def test_vanishing_frees_the_slot(server: ThreadedServer, reset: bool) -> None:
     """Without a Close frame the server sees a connection that broke."""

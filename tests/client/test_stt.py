@@ -291,6 +291,7 @@ def test_a_server_that_is_not_there() -> None:
     assert failed.value.code == "server.unreachable"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_what_takes_a_connection_and_never_answers_is_waited_for_once(attempts: int) -> None:
     """Any other server's port, or one whose loop hangs: trying again would only wait again."""
@@ -313,6 +314,7 @@ def test_what_takes_a_connection_and_never_answers_is_waited_for_once(attempts: 
     assert failed.value.hint
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_reading_is_given_up() -> None:
     """The system's buffers fill up, and no answer comes."""
 

@@ -147,6 +147,7 @@ def test_no_voice_is_the_servers_own() -> None:
     assert talk(well_behaved)[0].queries == [{"format": "PcmMessagePack"}]
 
 
+@pytest.mark.slow
 def test_long_texts_go_out_in_pieces_that_cut_no_word_and_no_pause() -> None:
     """All of it, a pause's tag in one piece although there is a space in it."""
     words = [f"w{number}" if number % 7 else '<break time="0.5s"/>' for number in range(3000)]
@@ -157,6 +158,7 @@ def test_long_texts_go_out_in_pieces_that_cut_no_word_and_no_pause() -> None:
     assert len([answer for answer in answers if isinstance(answer, Audio)]) == len(played.words)
 
 
+@pytest.mark.slow
 def test_text_waits_for_who_listens() -> None:
     """A server is never more than some minutes ahead of what was taken."""
     ahead: list[int] = []
@@ -170,6 +172,7 @@ def test_text_waits_for_who_listens() -> None:
     assert max(ahead) <= WORDS_AHEAD + 50
 
 
+@pytest.mark.slow
 def test_words_that_a_server_does_not_count_hold_nothing_up() -> None:
     """A server that reports no words gets all the text all the same."""
 
@@ -275,6 +278,7 @@ async def in_opus(played: Played, socket: Socket) -> None:
     await socket.receive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "path", "code", "said"),
     [

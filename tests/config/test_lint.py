@@ -82,6 +82,7 @@ def inputs_of(config: Config) -> LintInputs:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [*INVALID, *VALID], ids=lambda path: path.stem)
 def test_each_file_earns_exactly_what_its_first_line_says(path: Path) -> None:
     """A mistake is reported at its line under its code, and nothing beside it; a right config gets
@@ -358,6 +359,7 @@ TABLES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     top=st.dictionaries(KEYS, TABLES, max_size=6),
     tables=st.dictionaries(

@@ -14,6 +14,7 @@ from dsmops.shipped import shipped_folder
 from tests.support.toml import documents
 
 
+@pytest.mark.slow
 @given(documents())
 def test_every_key_is_found_on_its_line(document: tuple[str, dict[tuple[str, ...], int]]) -> None:
     """The line of a key is where it was written, in any layout: headers, dotted keys, arrays over

@@ -199,6 +199,7 @@ def test_guidance_takes_every_cache_twice() -> None:
     assert twice.mimi_state_bytes == once.mimi_state_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_q", [1, 8, 24, 32])
 def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
     """Weights and streaming state of the embedded worker, tensor by tensor, are what the plan says,
@@ -244,6 +245,7 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [ComputeDType.F16, ComputeDType.F32])
 def test_the_plan_counts_the_state_that_the_engine_takes(dtype: ComputeDType) -> None:
     """All slots' streaming state of the whole engine, but for a few kilobytes of numbers a slot."""

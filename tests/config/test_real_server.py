@@ -5,6 +5,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from dsmops.config.lint import FileState, KnownFile, LintInputs, lint
 from dsmops.config.load import parse_config
 from dsmops.config.modules import FileRole, file_references
@@ -44,6 +46,7 @@ def has_errors(text: str) -> bool:
     return lint(config, LintInputs(files=files)).has_errors
 
 
+@pytest.mark.slow
 def test_each_verdict_is_the_servers() -> None:
     """What `validate` refuses, and what makes the worker exit, panic or die, is an error; the rest
     is not. Three configs that run make no sense, and are errors on purpose.

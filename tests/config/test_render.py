@@ -57,6 +57,7 @@ def test_nothing_to_set_changes_nothing(path: Path) -> None:
     assert render(text_of(path), ConfigSettings()) == text_of(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("path", STT, ids=lambda path: path.stem)
 def test_everything_set_is_there_and_the_rest_stays(path: Path, newline: str) -> None:
@@ -154,6 +155,7 @@ def test_a_key_finds_its_place_in_any_layout(text: str) -> None:
     assert values["modules"]["asr"]["type"] == tomllib.loads(text)["modules"]["asr"]["type"]
 
 
+@pytest.mark.slow
 @given(documents(), st.sampled_from(["top", "module", "both"]), st.booleans())
 def test_lines_that_are_not_meant_stay_in_any_document(
     document: tuple[str, Any], present: str, ends: bool

@@ -66,6 +66,7 @@ def test_dsmops_finds_what_huggingface_hub_fetched(start_hub: StartHub, tmp_path
     assert len(hub.requests) == before
 
 
+@pytest.mark.slow
 def test_the_staging_command_of_the_offline_error_works(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ print(json.dumps([theirs, [ours.endpoint, str(ours.cache), ours.offline, ours.ti
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [

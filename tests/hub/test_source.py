@@ -108,6 +108,7 @@ def test_a_pasted_web_address_is_answered_with_the_name_to_use(verb: str) -> Non
     assert "hf://org/repo@refs/pr/1/sub/mimi@125.safetensors" in refused.value.hint
 
 
+@pytest.mark.slow
 @given(_FILES)
 def test_writing_and_reading_give_the_same_file(file: HubFile) -> None:
     """Every repository, revision and path survives being written as `hf://` and read back."""

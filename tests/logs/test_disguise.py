@@ -20,6 +20,7 @@ def readings(text: str) -> list[str]:
     return [text, *(view.text for view in views(text))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disguise", DISGUISES, ids=lambda disguise: disguise.name)
 def test_no_secret_hides_behind_a_disguise(disguise: Disguise) -> None:
     """Whatever a program made of the line: the value is gone from every reading of it."""

@@ -207,6 +207,7 @@ case('spaced letters'," ".join(f"password={P}"),P)
 # fmt: on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_secret_stays_in_a_dump(name: str) -> None:
     """The secret is gone, redacting again changes nothing, and the gate finds nothing more."""

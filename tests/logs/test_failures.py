@@ -125,6 +125,7 @@ def test_what_a_client_says_is_no_failure() -> None:
     )
 
 
+@pytest.mark.slow
 def test_evidence_holds_no_secrets() -> None:
     """Keys and home folders are redacted in what is shown, long lines are cut, and bytes that are
     not text are spelled out.

@@ -160,6 +160,7 @@ def assert_same(data: bytes, chunk: int, options: Options) -> None:
         assert ours.counts.lines == data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**64))
 def test_any_log_gives_the_bytes_of_the_plain_way(seed: int) -> None:
     """Mixed dialects, clock changes, secrets, filters and damage, cut into chunks of any size: the
@@ -206,6 +207,7 @@ def test_any_bytes_give_the_bytes_of_the_plain_way(
     assert_same(b"".join(pieces), chunk, Options(zone=zone, key=key))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**64))
 def test_json_lines_do_not_depend_on_the_cut(seed: int) -> None:
     """With --jsonl each line of the log is in exactly one document, the same ones wherever the log
@@ -220,6 +222,7 @@ def test_json_lines_do_not_depend_on_the_cut(seed: int) -> None:
     )
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**64))
 def test_json_lines_in_bulk_are_those_of_the_slow_way(seed: int) -> None:
     """Rows that are written in bulk give the bytes and counts that each line by itself gives."""
@@ -233,6 +236,7 @@ def test_json_lines_in_bulk_are_those_of_the_slow_way(seed: int) -> None:
     assert (ours.counts, ours.redactions) == (slow.counts, slow.redactions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jsonl", [False, True])
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_step_lines_of_every_dialect_go_in_bulk(name: str, jsonl: bool) -> None:
@@ -281,6 +285,7 @@ def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
     assert_same(data, 1 << 20, Options(key=KEY))
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_is_a_line_like_others() -> None:
     """A 1 MB message between two step lines is kept whole, and what follows it too."""
     rng = random.Random(1)
@@ -321,7 +326,7 @@ def test_a_printed_table_is_no_fleet_of_containers() -> None:
     assert_same("\n".join(lines).encode(), 1000, Options(key=KEY))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**64))
 def test_long_logs_give_the_bytes_of_the_plain_way(seed: int) -> None:

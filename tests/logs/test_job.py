@@ -228,6 +228,7 @@ LOGS["clocks go back"] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_small_sections")
 @pytest.mark.parametrize("name", LOGS)
 def test_a_file_in_parts_is_the_file_in_one_go(

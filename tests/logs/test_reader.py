@@ -134,6 +134,7 @@ def test_containers_are_kept_apart() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(
     lines=st.lists(
         st.text(st.characters(exclude_characters="\n"), max_size=30)

@@ -30,6 +30,7 @@ def redacted(text: str, key: bytes = KEY) -> str:
     return redact(text.encode(), key).data.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 def test_every_planted_secret_is_caught(dialect: str) -> None:
     """In every dialect and both output styles no part of a planted secret is left, its rule has
@@ -49,6 +50,7 @@ def test_every_planted_secret_is_caught(dialect: str) -> None:
             assert scan(out.encode()) == {}, out
 
 
+@pytest.mark.slow
 def test_clean_lines_are_left_alone(shared_data: Path) -> None:
     """Of the real log's lines without a key and of 8,000 generated ones fewer than one in a
     thousand is touched.
@@ -400,6 +402,7 @@ SOUP = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @given(text=SOUP)
 def test_redacting_again_changes_nothing(text: str) -> None:
     """On any text: the second pass finds nothing, and neither does a scan."""
@@ -425,6 +428,7 @@ def test_hints_miss_nothing(text: str) -> None:
         assert by_hints == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(RULES)))
 @given(data=st.data())
 def test_needles_miss_no_hint(number: int, data: st.DataObject) -> None:
@@ -447,6 +451,7 @@ def test_bytes_outside_the_rules_stay(data: bytes, size: int) -> None:
     assert scan([data[place : place + size] for place in range(0, len(data), size)]) == done.counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [
@@ -537,6 +542,7 @@ def test_a_key_that_others_can_read_or_guess_is_refused(monkeypatch: pytest.Monk
 TOKENS = [(shape.vendor, mark, shape) for shape in TOKEN_SHAPES for mark in shape.marks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vendor", "mark", "shape"), TOKENS, ids=[f"{v}-{m}" for v, m, _ in TOKENS]
 )
@@ -567,6 +573,7 @@ def test_words_that_begin_like_a_token_stay() -> None:
         assert redacted(text) == text
 
 
+@pytest.mark.slow
 def test_first_runs_at_once_agree_on_one_key() -> None:
     """Three processes that all find no key end up with the same."""
     code = "from dsmops.logs import load_or_create_key; print(load_or_create_key().decode())"

@@ -90,6 +90,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         read("s3://bucket/log")
 
 
+@pytest.mark.slow
 def test_standard_input_may_be_compressed() -> None:
     """`-` reads stdin, and looks at its first bytes too."""
     code = (
@@ -269,6 +270,7 @@ def _zstd_bomb(gib: int) -> bytes:
     return b"\x28\xb5\x2f\xfd\x00\x58" + block * (gib << 13) + last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_a_bomb_is_read_in_constant_memory_and_warned_of(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,7 @@ def log_lines(dialect: str, seed: int = 1) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["ansi", "json_lines", "friendly"])
 @pytest.mark.parametrize("name", WRAPS)
 def test_what_comes_out_is_what_went_in(name: str, dialect: str) -> None:
@@ -69,6 +70,7 @@ def test_what_comes_out_is_what_went_in(name: str, dialect: str) -> None:
         assert formatted(wrapped, jsonl=jsonl, size=1000) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bulk_from_bytes", [0, 1 << 60])
 @pytest.mark.parametrize("name", WRAPS)
 def test_a_wrapper_may_begin_and_end_anywhere(name: str, bulk_from_bytes: int) -> None:

@@ -18,7 +18,7 @@ from tests.support.cli import Run, dsmops
 from tests.support.hub_server import HubServer
 from tests.support.synthetic import write_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 MODEL = STT_MODELS["stt-1b-en_fr"]
 PUBLISHED_BYTES = 1_978_522_200

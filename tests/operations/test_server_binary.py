@@ -98,6 +98,7 @@ def test_a_missing_library_is_named(tmp_path: Path) -> None:
     assert "127" in (found.problem or "")
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path) -> None:
     """Neither silence nor endless output holds the caller up, and nothing stays behind."""
     for body in ("sleep 1000 & echo $! > child; wait", "echo $$ > child; exec yes"):

@@ -169,6 +169,7 @@ def test_a_network_cut_after_any_request_leaves_a_whole_state(network: Network) 
     assert network.published() == network.written()
 
 
+@pytest.mark.slow
 def test_wrong_bytes_in_the_store_never_count_as_published(network: Network) -> None:
     """When every body is altered on its way, each upload fails as such, and no manifest names
     it.
@@ -190,6 +191,7 @@ def test_wrong_bytes_in_the_store_never_count_as_published(network: Network) -> 
     assert network.published() == network.written()
 
 
+@pytest.mark.slow
 def test_wrong_bytes_on_the_way_back_never_become_files(network: Network) -> None:
     """When every body is altered on the way down, each is a failure, and the folder stays empty."""
     network.write(**small_files())
@@ -201,6 +203,7 @@ def test_wrong_bytes_on_the_way_back_never_become_files(network: Network) -> Non
     assert (report.counts["failed"], report.exit_code, files) == (6, 6, {})
 
 
+@pytest.mark.slow
 def test_one_failing_file_does_not_stop_the_rest(network: Network) -> None:
     """An object that the server will not take is reported, the others are published, the exit code
     is 6.
@@ -313,6 +316,7 @@ def test_a_stalled_server_is_given_up_and_the_next_run_succeeds(network: Network
     assert network.published() == network.written()
 
 
+@pytest.mark.slow
 def test_refused_credentials_end_the_run_at_once(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def race(place: Place, folder: Path, publishers: int, rounds: int) -> None:
     assert len(read_catalogue(store).read) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
 def test_racing_processes_lose_nothing(place: Place, tmp_path: Path) -> None:
     """Four processes publish at the same time into one folder; every log of every round is there
@@ -75,7 +76,7 @@ def test_racing_processes_lose_nothing(place: Place, tmp_path: Path) -> None:
     race(place, tmp_path, publishers=4, rounds=5)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_racing_processes_lose_nothing_anywhere(place: Place, tmp_path: Path) -> None:
     """The same on every kind of store, with more rounds: a thousand publishing runs each in the
     long run.

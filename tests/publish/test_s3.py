@@ -59,6 +59,7 @@ def put(place: Place, data: bytes = b"content", key: str = "bodies/a", **options
     )
 
 
+@pytest.mark.slow
 def test_uploads_carry_their_digest_and_nothing_uncalled_for(place: Place, relay: Relay) -> None:
     """A put sends its SHA-256 in a header, no trailer and no second checksum, and neither ACL nor
     encryption nor class by itself.
@@ -129,6 +130,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "kind", "hint"), ERRORS, ids=[error[1] for error in ERRORS]
 )
@@ -375,6 +377,7 @@ def test_the_policy_of_the_runbook_has_what_is_used_and_no_more(
     assert {RIGHTS[operation] for operation in used} == granted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, SMALLEST_PART_BYTES + 1], ids=["whole", "in parts"])
 @pytest.mark.parametrize(
     ("mode", "header"),
@@ -448,6 +451,7 @@ def test_a_refusal_that_no_retry_cures_names_the_option(
     assert caught.value.code == "publish.refused"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, SMALLEST_PART_BYTES + 1], ids=["whole", "in parts"])
 def test_the_requester_pays_for_every_request(place: Place, relay: Relay, size: int) -> None:
     """Each request says so, those that list, read and delete too; without the option none does."""
@@ -568,6 +572,7 @@ region = us-east-1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("profile", "fix"),
     [

@@ -28,6 +28,7 @@ def got(store: ObjectStore, key: str, sha256: str | None = None) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data", [b"", b"x", b"a log line\n" * 1000], ids=["empty", "one byte", "11 kB"]
 )
@@ -45,6 +46,7 @@ def test_a_file_is_stored_up_to_the_length_named(store: ObjectStore, tmp_path: P
     assert got(store, "a") == b"first part"
 
 
+@pytest.mark.slow
 def test_put_replaces(store: ObjectStore) -> None:
     """The second put under a key wins."""
     put(store, "a", b"old")
@@ -52,6 +54,7 @@ def test_put_replaces(store: ObjectStore) -> None:
     assert got(store, "a") == b"new"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, SMALLEST_PART_BYTES + 1], ids=["whole", "in parts"])
 def test_a_source_that_changed_is_not_stored(place: Place, tmp_path: Path, size: int) -> None:
     """When the source no longer has the digest, nothing appears, nothing unfinished stays, and an
@@ -74,6 +77,7 @@ def test_a_source_that_went_away_is_an_input_error(store: ObjectStore, tmp_path:
         store.put(tmp_path / "gone", "a", sha256=digest(b""), size_bytes=0)
 
 
+@pytest.mark.slow
 def test_a_missing_object_is_told_from_other_trouble(store: ObjectStore) -> None:
     """Getting what is not there raises MissingObjectError, with the key in the message."""
     put(store, "bodies/here", b"x")
@@ -88,6 +92,7 @@ def test_wrong_bytes_are_noticed(store: ObjectStore) -> None:
         got(store, "a", digest(b"other bytes"))
 
 
+@pytest.mark.slow
 def test_listing_is_by_prefix_and_in_order(store: ObjectStore) -> None:
     """A listing has exactly the keys with the prefix, sorted, with sizes and times."""
     for key in ("manifests/2", "bodies/b/log.x", "bodies/a", "bodies-not/a", "manifests/1"):
@@ -108,6 +113,7 @@ def test_an_empty_store_lists_nothing(store: ObjectStore) -> None:
     assert list(store.list("manifests/")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["bodies/a b", "bodies/50%25.log", "bodies/a+b=c@d,(e)'!$&*;:", "bodies/%C3%BC.log"]
 )
@@ -128,6 +134,7 @@ def test_delete_is_idempotent(store: ObjectStore) -> None:
     assert list(store.list("")) == []
 
 
+@pytest.mark.slow
 def test_large_objects_go_in_parts_and_come_back_whole(place: Place, tmp_path: Path) -> None:
     """An object of several parts has the source's bytes, counts progress once per byte and leaves
     nothing unfinished.
@@ -151,6 +158,7 @@ def test_large_objects_go_in_parts_and_come_back_whole(place: Place, tmp_path: P
     assert store.abort_unfinished(datetime.now(UTC) + timedelta(days=1)) == 0
 
 
+@pytest.mark.slow
 def test_leftovers_of_killed_runs_are_cleared_by_age(place: Place) -> None:
     """What a killed run left half-sent goes when it is older than the time named."""
     store = place.open()
@@ -190,6 +198,7 @@ def test_requests_and_bytes_are_counted(store: ObjectStore) -> None:
 LONG_NAMES = ["日志" * 39, "%" * 239, "a" * 239, "é" * 119, "x" * 230 + "üüüü"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LONG_NAMES, ids=["CJK", "percent", "ASCII", "accents", "mixed"])
 def test_the_longest_names_are_kept(store: ObjectStore, name: str) -> None:
     """A name of as many bytes as a log may have is longer once encoded, and still comes back."""
@@ -200,7 +209,7 @@ def test_the_longest_names_are_kept(store: ObjectStore, name: str) -> None:
     assert parse_body_key(key) == (name, digest(b"x"), 1)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_listings_go_past_the_first_page(store: ObjectStore) -> None:
     """A thousand and one objects are listed whole; S3 pages end at a thousand."""
     keys = [f"bodies/{index:04}" for index in range(1001)]

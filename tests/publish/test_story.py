@@ -83,6 +83,7 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_generated_log_goes_round(
     raw: Path, moto: S3Server, rclone: S3Server, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_generated_log_goes_round(
     tell(raw / "log.stt.2025-11-15", [moto, rclone], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_real_log_goes_round(
     raw: Path, moto: S3Server, rclone: S3Server, tmp_path: Path, shared_data: Path
 ) -> None:

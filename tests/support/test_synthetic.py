@@ -79,6 +79,7 @@ def test_patterns_are_planted_where_they_were_asked_for(tmp_path: Path) -> None:
     assert (loss.nan, loss.overflowed) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_command_makes_small_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With layers cut away it is still the same kind of model, and says how large it is."""
     path = tmp_path / "tiny.safetensors"

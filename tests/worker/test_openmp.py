@@ -28,6 +28,7 @@ def shown_by_libgomp(statement: str, **settings: str) -> str:
     ).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

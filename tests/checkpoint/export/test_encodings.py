@@ -82,6 +82,7 @@ def test_q4_0_is_what_its_description_gives(values: Floats) -> None:
     assert Q40.encode(values).pieces[0].tobytes() == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ALL, ids=lambda one: one.name)
 @given(data=st.data())
 def test_what_encoding_promises_is_what_decoding_gives(

@@ -44,6 +44,7 @@ def run(models: tuple[str, ...], streams: str, **changed: object) -> EngineTest:
     return run_engine_test(request)
 
 
+@pytest.mark.slow
 def test_each_model_and_number_of_streams_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Percentiles rise, × real time is of all streams, and speech has its first audio."""
     monkeypatch.setattr(measure, "FRAME_MS", 10_000)  # a busy machine may be slow
@@ -86,6 +87,7 @@ def test_a_step_longer_than_a_frame_ends_the_model(monkeypatch: pytest.MonkeyPat
     assert [row.batch_size for row in rows] == opened == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_profile_is_what_a_plan_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan for a card of that name takes its step times."""
     path = tmp_path / "profile.json"
@@ -118,6 +120,7 @@ def test_a_profile_is_of_one_model(tmp_path: Path) -> None:
         run((TTS,), "1", n_q=10_000)
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_shipped_model(tmp_path: Path) -> None:
     """Real weights, on the CPU: a table, a document in a file, and usage errors."""
     target = tmp_path / "engine.json"

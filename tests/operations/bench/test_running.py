@@ -32,6 +32,8 @@ from tests.support import workers
 from tests.support.engines import EchoEngine
 from tests.support.original_server import KEY, OriginalServer
 
+pytestmark = pytest.mark.slow
+
 WIDE = Limits(lag_p99_ms=5_000, kept_share=0.5, first_audio_p95_ms=20_000, underruns=10**6)
 """Limits that a busy machine holds."""
 EXACT = replace(WIDE, jitter_p99_ms=3_600_000)

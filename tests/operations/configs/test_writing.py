@@ -25,6 +25,7 @@ def make(*arguments: str | Path, cwd: Path) -> Run:
     return dsmops("make-config", *arguments, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_a_config_on_stdout_is_what_the_card_needs(tmp_path: Path) -> None:
     """stdout is a TOML with the switch, a planned batch size and a new key; the findings go to
     stderr; nothing is written.
@@ -41,6 +42,7 @@ def test_a_config_on_stdout_is_what_the_card_needs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_the_file_up_to_date_and_keeps_its_key(tmp_path: Path) -> None:
     """Written once with mode 0600; made again it is the same; another one is refused unless forced,
     and keeps the key.
@@ -76,6 +78,7 @@ def test_what_would_not_work_is_not_written(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 3], ids=["crlf", "mixed"])
 def test_any_line_ends_arrive_on_stdout_as_toml(tmp_path: Path, every: int) -> None:
     """The bytes on stdout are the bytes of the file that --output writes, in any locale."""
@@ -121,6 +124,7 @@ def test_a_template_of_ones_own_keeps_its_model(tmp_path: Path) -> None:
     assert made["text_tokenizer_file"] == before["text_tokenizer_file"]
 
 
+@pytest.mark.slow
 def test_a_speaking_config_has_no_dtype_and_says_who_serves_it(tmp_path: Path) -> None:
     """On a T4 it is made for the worker and opens with that; on an L4 for either.
 
@@ -213,6 +217,7 @@ def test_a_ready_config_is_a_template_by_name(tmp_path: Path) -> None:
     assert make("--simulate", "t4", "--quiet", cwd=tmp_path).code == 2
 
 
+@pytest.mark.slow
 def test_keys_are_never_shown_whatever_they_look_like(tmp_path: Path) -> None:
     """A key that TOML has to escape, or that is a common word, is not in the diff."""
     for key in ('ab"cdsecret', "batch"):
@@ -225,6 +230,7 @@ def test_keys_are_never_shown_whatever_they_look_like(tmp_path: Path) -> None:
         assert "batch_size = 2" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_the_default_batch_size_keeps_a_step_in_its_budget(

@@ -14,6 +14,7 @@ from tests.gpu.hosts import host_names
 from tests.operations.doctor.conftest import Play, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", host_names())
 def test_every_recorded_host_is_diagnosed(name: str, scope: Scope, play: Play) -> None:
     """What its driver reports comes with a page; a machine without any card has no error for it."""

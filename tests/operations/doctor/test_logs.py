@@ -8,6 +8,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from dsmops.findings import Severity
 from dsmops.gpu import GpuReport
 from dsmops.operations.doctor import DoctorFinding, Scope, diagnose
@@ -91,6 +93,7 @@ def test_a_client_cannot_make_failures_history(scope: Scope, bare: GpuReport) ->
     )
 
 
+@pytest.mark.slow
 def test_a_long_log_is_read_from_its_end(scope: Scope, bare: GpuReport) -> None:
     """Old failures beyond the limit are not looked at; what was named is read whatever it is
     called, compressed too.

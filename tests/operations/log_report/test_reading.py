@@ -257,6 +257,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert dsmops("log-report", log, "-o", tmp_path / "report.txt").code == 2
 
 
+@pytest.mark.slow
 def test_the_page(tmp_path: Path) -> None:
     """Charts with words, tables, no request, and evidence that is redacted and escaped."""
     pytest.importorskip("matplotlib", reason="the extra plots is not installed")

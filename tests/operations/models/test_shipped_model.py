@@ -28,6 +28,8 @@ from dsmops.shipped import shipped_models
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
 from dsmops.worker.runtime.stt.transcription import Recording, Transcript, run_recordings
 
+pytestmark = pytest.mark.slow
+
 TINY = shipped_models()["tiny"]
 SENTENCES = (TINY / "example.txt").read_text().splitlines()
 FIRST_S, TWO_S = 5.6, 11.2
@@ -119,6 +121,7 @@ def test_it_hears_every_word_of_the_example(clean: Transcript) -> None:
     assert [turn.time_s for turn in clean.turns] == pytest.approx(ends, abs=0.5)
 
 
+@pytest.mark.slow
 def test_word_times_are_those_of_the_synthesiser(clean: Transcript) -> None:
     """The first word begins where the synthesiser began it, and words follow each other."""
     starts = [word.start_s for word in clean.words]
@@ -184,6 +187,7 @@ def test_the_words_it_says_are_the_words_it_hears(spoken: dict[str, Path]) -> No
         assert compare(SAID, hear_file(recording).text).words.errors <= 2
 
 
+@pytest.mark.slow
 def test_its_voices_differ(spoken: dict[str, Path]) -> None:
     """The second voice has a longer vocal tract, so its spectrum lies lower."""
     centres = {voice: centre_hz(recording) for voice, recording in spoken.items()}

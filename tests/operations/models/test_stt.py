@@ -59,6 +59,7 @@ def tokens_of(source: str, *, dtype: ComputeDType | None = None) -> tuple[str, i
     return str(model.lm.dtype), model.tokenizer.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [".", "config.json", "../model", "../model/config.json"])
 def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
     """The files are those that config.json names, beside it; no dtype was chosen."""

@@ -75,6 +75,7 @@ def edit_toml(folder: Path, old: str, new: str) -> None:
     (folder / CONFIG).write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [".", "config.json", "../model", "../model/config.json"])
 def test_a_folder_and_its_config_name_a_model(tiny: Path, source: str) -> None:
     """The files are those that config.json names, beside it.

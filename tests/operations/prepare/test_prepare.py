@@ -437,6 +437,7 @@ def test_a_hidden_card_is_not_a_missing_one(
     assert refused.exception.code == "gpu.all_hidden"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repo", [REPO, "kyutai/stt-2.6b-en-candle", "kyutai/tts-1.6b-en_fr"])
 def test_a_dry_run_without_a_network_tells_the_published_facts(tmp_path: Path, repo: str) -> None:
     """Offline and with nothing cached, a dry run shows files, dtype and batch size, and says that

@@ -9,17 +9,15 @@ import pytest
 from dsmops.operations.smoke import CheckStatus
 from tests.support.smoke import blocked, broken_worker, evidence, simulate, waiting_for
 
+pytestmark = pytest.mark.slow
+
 AFTER_STEP = waiting_for("step")
 CONVERSATION = {"ready", *waiting_for("ready")}
 
 
-QUICK = {"dead-loop", "leaked-slot", "ends-at-once", "mute"}
-"""Faults of the everyday run: one of each direction, of the slots and of the start."""
-
-
-def marked(*row: object) -> object:
-    """Mark the faults that only the complete run tries: each starts a worker, for some 8 s."""
-    return pytest.param(*row, marks=() if row[0] in QUICK else pytest.mark.slow, id=str(row[0]))
+def named(*row: object) -> object:
+    """Name a row of faults by its first value."""
+    return pytest.param(*row, id=str(row[0]))
 
 
 @pytest.fixture(autouse=True)
@@ -30,46 +28,46 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("fault", "failed", "words", "not_run"),
     [
-        marked(
+        named(
             "dead-loop",
             {"ready", "known-failures"},
             "the model loop is dead, although the server listens",
             CONVERSATION - {"ready"},
         ),
-        marked("no-ready", {"ready"}, "no Ready in 2 s", CONVERSATION - {"ready"}),
-        marked("no-step", {"step"}, "was not answered in 2 s", AFTER_STEP),
-        marked("loop-dies-later", {"step"}, "was not answered in 2 s", AFTER_STEP),
-        marked(
+        named("no-ready", {"ready"}, "no Ready in 2 s", CONVERSATION - {"ready"}),
+        named("no-step", {"step"}, "was not answered in 2 s", AFTER_STEP),
+        named("loop-dies-later", {"step"}, "was not answered in 2 s", AFTER_STEP),
+        named(
             "no-marker",
             {"marker"},
             "the marker did not return in 3 s",
             waiting_for("marker"),
         ),
-        marked(
+        named(
             "leaked-slot",
             {"slot-return", "slots-full"},
             "4 of 4 slots are taken although all clients have left",
             {"round-trip"},
         ),
-        marked(
+        named(
             "lies-about-slots",
             {"slots-full", "slot-return"},
             "free slots got the error `no free channels`",
             {"round-trip"},
         ),
-        marked("slow", {"step-time"}, "ms of 80, and the server falls behind", set()),
-        marked("open-door", {"wrong-key"}, "a wrong key was accepted", set()),
-        marked("too-generous", {"slots-full"}, "one more client got", set()),
-        marked(
+        named("slow", {"step-time"}, "ms of 80, and the server falls behind", set()),
+        named("open-door", {"wrong-key"}, "a wrong key was accepted", set()),
+        named("too-generous", {"slots-full"}, "one more client got", set()),
+        named(
             "no-goodbye",
             {"closing", "speech", "slots-full", "shutdown"},
             "no answer within 2 s",
             {"memory", "round-trip"},
         ),
-        marked("ignores-sigterm", {"shutdown"}, "ignored SIGTERM for 8 s and was killed", set()),
-        marked("dies-of-sigterm", {"shutdown"}, "conversations were cut off", set()),
-        marked("leaves-a-child", {"orphans"}, "still running after the server's end", set()),
-        marked(
+        named("ignores-sigterm", {"shutdown"}, "ignored SIGTERM for 8 s and was killed", set()),
+        named("dies-of-sigterm", {"shutdown"}, "conversations were cut off", set()),
+        named("leaves-a-child", {"orphans"}, "still running after the server's end", set()),
+        named(
             "ends-at-once",
             {"process-alive", "known-failures"},
             "exit code 1 before it listened: Error: ",
@@ -91,15 +89,15 @@ def test_the_broken_part_is_named(
 @pytest.mark.parametrize(
     ("fault", "failed", "words"),
     [
-        marked("mute", {"sound"}, "it is silence"),
-        marked("shouting", {"sound"}, "it is distorted"),
-        marked(
+        named("mute", {"sound"}, "it is silence"),
+        named("shouting", {"sound"}, "it is distorted"),
+        named(
             "swallows-words",
             {"said-words"},
             "13 of 14 words were reported; the first missing: 'The'",
         ),
-        marked("speaks-slowly", {"playback", "step-time"}, "playback has gaps"),
-        marked("never-ends", {"speech"}, "nothing came for 3 s, and the stream did not end"),
+        named("speaks-slowly", {"playback", "step-time"}, "playback has gaps"),
+        named("never-ends", {"speech"}, "nothing came for 3 s, and the stream did not end"),
     ],
 )
 def test_a_broken_part_of_speech_is_named(
@@ -114,7 +112,6 @@ def test_a_broken_part_of_speech_is_named(
     )
 
 
-@pytest.mark.slow
 def test_a_server_that_crashes_is_told_so(tmp_path: Path) -> None:
     """The checks that talk to it fail, and its exit code is shown."""
     report = simulate(tmp_path, broken_worker("crashes-at-marker"))
@@ -129,7 +126,6 @@ def test_a_server_that_crashes_is_told_so(tmp_path: Path) -> None:
     assert "had ended by itself, with exit code 7" in evidence(report, "shutdown")
 
 
-@pytest.mark.slow
 def test_the_time_limit_holds(tmp_path: Path) -> None:
     """A server that never listens is reported and ended within the limit and the grace period."""
     begin_s = time.monotonic()
@@ -139,7 +135,6 @@ def test_the_time_limit_holds(tmp_path: Path) -> None:
     assert "the server's last line: loading" in evidence(report, "listening")
 
 
-@pytest.mark.slow
 def test_a_child_that_outlives_the_server_is_killed(tmp_path: Path) -> None:
     """It is named with its process id, and gone."""
     report = simulate(tmp_path, broken_worker("leaves-a-child"))

@@ -25,6 +25,7 @@ def skipped(report: SmokeReport) -> set[str]:
     return {check.name for check in report.checks if check.status.value == "skipped"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "heads", "not_offered"),
     [
@@ -43,6 +44,7 @@ def test_the_original_passes(module: str, heads: int, not_offered: set[str]) -> 
     assert skipped(report) == not_offered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [pytest.param("BatchedAsr", marks=pytest.mark.slow), "Asr"])
 def test_a_server_slower_than_real_time_fails_by_its_step_time(module: str) -> None:
     """Whether it shows step times or not; the verdict names them, and not the end of a stream."""
@@ -55,6 +57,7 @@ def test_a_server_slower_than_real_time_fails_by_its_step_time(module: str) -> N
     assert "of 80" in report.verdict
 
 
+@pytest.mark.slow
 def test_a_stream_that_the_server_drops_is_told_by_its_step_time() -> None:
     """The stream breaks off; the steps until then are judged all the same."""
     limits = Limits(ready_s=0.3, step_s=5, marker_s=3, close_s=2, return_s=1)

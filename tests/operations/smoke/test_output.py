@@ -36,6 +36,7 @@ def test_lines_are_seen_however_they_are_cut(output: Output) -> None:
     assert (output.lines, output.last_words) == (5, "last")
 
 
+@pytest.mark.slow
 def test_a_failure_after_many_lines_is_found(output: Output) -> None:
     """Nothing is too late."""
     for _ in range(20):

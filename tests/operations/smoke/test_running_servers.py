@@ -27,6 +27,7 @@ def skipped(report: SmokeReport) -> set[str]:
     return {check.name for check in report.checks if check.status.value == "skipped"}
 
 
+@pytest.mark.slow
 def test_a_model_without_pause_detection_passes() -> None:
     """It sends no Step, as the 2.6B model; its marker returns, and /metrics has step times."""
     with ThreadedServer(lambda: EchoEngine(heads=0)) as server:
@@ -36,6 +37,7 @@ def test_a_model_without_pause_detection_passes() -> None:
     assert "from /metrics" in evidence(report, "step-time")
 
 
+@pytest.mark.slow
 def test_a_module_that_is_not_batched_is_told_apart() -> None:
     """`Asr` sends no Ready, is not listed and has no slots; all other checks run."""
     with ThreadedServer(EchoEngine, kind="Asr") as server:
@@ -44,6 +46,7 @@ def test_a_module_that_is_not_batched_is_told_apart() -> None:
     assert {"ready", "slots-full", "slot-return"} <= skipped(report)
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_told_by_its_histogram() -> None:
     """One whose steps take longer than frames."""
 
@@ -61,6 +64,7 @@ def test_a_slow_server_is_told_by_its_histogram() -> None:
     assert report.failed == ("step-time",)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_no_probabilities_are_found() -> None:
     """A server that goes on with NaN in its pauses, as moshi-server does."""
     import numpy as np
@@ -89,6 +93,7 @@ def fails_at(step: int) -> Callable[[int], None]:
     return before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "failed"), [(2, "step"), (3, "marker"), (60, "clip")])
 def test_a_loop_that_dies_is_told_by_what_it_did_not_do(step: int, failed: str) -> None:
     """At whichever point."""
@@ -99,6 +104,7 @@ def test_a_loop_that_dies_is_told_by_what_it_did_not_do(step: int, failed: str) 
     assert server.failure is not None
 
 
+@pytest.mark.slow
 def test_words_are_wanted_from_a_recording(tmp_path: Path) -> None:
     """A server that finds no words fails with a recording, and passes with the built-in one."""
     from dsmops.audio import write

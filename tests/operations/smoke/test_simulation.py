@@ -17,6 +17,8 @@ from dsmops.operations.smoke.simulate import TinyModel
 from dsmops.operations.smoke.words import MOST_WER
 from tests.support.smoke import RANDOM, blocked, evidence, simulate
 
+pytestmark = pytest.mark.slow
+
 AFTER_CONVERSION = set(list(CHECKS)[list(CHECKS).index("conversion") + 1 :]) - {"server-binary"}
 WHOLE = RANDOM
 
@@ -46,7 +48,6 @@ def test_the_whole_path_passes(sound: SmokeReport) -> None:
     assert "simulated" in sound.verdict
 
 
-@pytest.mark.slow
 def test_the_words_are_those_that_are_spoken() -> None:
     """Of the trained model, through conversion, config, worker and WebSocket."""
     report = simulate(Path.cwd(), Parts(), limits=Limits(), timeout_s=150)
@@ -56,7 +57,6 @@ def test_the_words_are_those_that_are_spoken() -> None:
     assert "WER" in evidence(report, "words")
 
 
-@pytest.mark.slow
 def test_the_order_of_the_modules_does_not_matter() -> None:
     """Speech to text may come last: its slots are free again when the round trip needs them."""
     turned = replace(WHOLE, generate=lambda folder: WHOLE.generate(folder)[::-1])
@@ -65,6 +65,7 @@ def test_the_order_of_the_modules_does_not_matter() -> None:
     assert evidence(report, "round-trip").startswith("synthesized ")
 
 
+@pytest.mark.slow
 def test_what_the_server_said_is_kept(sound: SmokeReport) -> None:
     """As a raw log under logs/moshi-logs/raw that only this user can read."""
     assert sound.raw_log is not None
@@ -171,7 +172,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "module", "asked"),
-    [(0, "asr", "step"), pytest.param(1, "tts_py", "speech", marks=pytest.mark.slow)],
+    [(0, "asr", "step"), (1, "tts_py", "speech")],
 )
 def test_a_nan_in_the_weights_is_named(
     tmp_path: Path, number: int, module: str, asked: str

@@ -120,7 +120,7 @@ def one_step_less(model: TinyModel, output: Path) -> PrepareReport:
     return report
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("parts", "words"),
     [

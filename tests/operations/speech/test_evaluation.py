@@ -76,6 +76,7 @@ def said(folder: Path) -> dict[str, str]:
     return {file.audio: file.hypothesis or "" for file in report.files}
 
 
+@pytest.mark.slow
 def test_its_own_words_are_no_errors(folder: Path, said: dict[str, str]) -> None:
     """References that are the model's own transcripts give 0 everywhere; all audio is counted, to
     the sample.
@@ -96,6 +97,7 @@ def test_its_own_words_are_no_errors(folder: Path, said: dict[str, str]) -> None
     assert progress.seen == [f"Evaluating on {report.manifest}", 5, "recordings", 5, "finished"]
 
 
+@pytest.mark.slow
 def test_words_of_other_recordings_are_the_errors_they_are(
     folder: Path, said: dict[str, str]
 ) -> None:
@@ -125,6 +127,7 @@ def test_words_of_other_recordings_are_the_errors_they_are(
     assert [file.audio for file in report.files] == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 3, 64])
 def test_how_many_at_a_time_changes_no_word(
     folder: Path, said: dict[str, str], batch_size: int
@@ -137,6 +140,7 @@ def test_how_many_at_a_time_changes_no_word(
     assert report.batch_size == min(batch_size, len(said))
 
 
+@pytest.mark.slow
 def test_unreadable_recordings_are_told_and_the_rest_goes_on(
     folder: Path, said: dict[str, str]
 ) -> None:
@@ -168,6 +172,7 @@ def test_a_recording_that_is_cut_short_is_scored_with_a_warning(folder: Path) ->
     assert "cut short" in file.warnings[0]
 
 
+@pytest.mark.slow
 def test_utterances_of_one_file_are_cut_out_of_it(folder: Path, said: dict[str, str]) -> None:
     """NeMo's manifests give an offset and a duration: each utterance is transcribed as a file of
     its own would be.
@@ -295,6 +300,7 @@ def test_silence_for_words_is_all_deletions(folder: Path) -> None:
     assert (file.score.words.deletions, file.score.words.errors) == (2, 2)
 
 
+@pytest.mark.slow
 def test_the_normaliser_decides_what_is_the_same(folder: Path, said: dict[str, str]) -> None:
     """A reference in capitals is wrong only where texts are compared as they are."""
     loud = {audio: text.upper() for audio, text in said.items()}
@@ -302,6 +308,7 @@ def test_the_normaliser_decides_what_is_the_same(folder: Path, said: dict[str, s
     assert (run(folder, loud, normal_form=Normalizer.NONE).totals.wer or 0) > 0.5
 
 
+@pytest.mark.slow
 def test_a_limit_takes_the_first(folder: Path, said: dict[str, str]) -> None:
     """Only so many lines count; more than there are is all of them."""
     assert [file.audio for file in run(folder, said, limit=2).files] == list(said)[:2]

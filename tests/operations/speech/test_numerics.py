@@ -173,6 +173,7 @@ def test_activations_that_leave_the_range_name_the_first_layer(folder: Path) -> 
     assert gate.target_non_finite > 0
 
 
+@pytest.mark.slow
 def test_little_room_is_a_warning(folder: Path) -> None:
     """Finite on this recording, but less than twice the range: yes with a warning that says
     where.
@@ -268,6 +269,7 @@ def test_only_so_much_of_a_recording_is_used(folder: Path, monkeypatch: pytest.M
     assert any("first 0.8 s" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_all_that_can_be_missing_is_found_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +314,7 @@ def run(folder: Path, target: Path, *more: str | Path) -> Run:
     )
 
 
+@pytest.mark.slow
 def test_yes_is_exit_0_with_both_answers_in_one_document(folder: Path) -> None:
     """Values and numerics, with the thresholds that the verdict was measured by."""
     done = run(folder, converted(folder), "--json")
@@ -328,6 +331,7 @@ def test_yes_is_exit_0_with_both_answers_in_one_document(folder: Path) -> None:
     assert len(found["numerics"]["source"]["tokens"]) == found["numerics"]["steps"]
 
 
+@pytest.mark.slow
 def test_no_is_exit_1_although_every_value_agrees(folder: Path) -> None:
     """The table and the reason are on stdout, and nothing is on stderr."""
     change(folder / LM_FILE, GATES, slice(None), 0.0, factor=300.0)
@@ -353,6 +357,7 @@ def test_options_of_numerics_need_it(folder: Path) -> None:
     assert dsmops("verify", folder / LM_FILE, converted(folder), "--cpu").code == 2
 
 
+@pytest.mark.slow
 def test_without_it_no_torch_is_loaded(folder: Path) -> None:
     """Comparing values needs neither the extra nor its time."""
     script = (

@@ -24,6 +24,8 @@ from dsmops.operations.speech.transcription import Transcription, transcribe
 from dsmops.shipped import shipped_folder, shipped_models
 from tests.support.cli import dsmops
 
+pytestmark = pytest.mark.slow
+
 RECORDINGS = shipped_folder("models") / "recordings"
 ROWS = [json.loads(line) for line in (RECORDINGS / "manifest.jsonl").read_text().splitlines()]
 TINY = shipped_models()["tiny"]
@@ -62,6 +64,7 @@ def test_words_begin_where_they_are_spoken(transcribed: Transcription) -> None:
     assert max(map(abs, shifts)) <= 0.24
 
 
+@pytest.mark.slow
 def test_the_end_of_the_last_sentence_is_a_pause(transcribed: Transcription) -> None:
     """One turn ends, after the last word."""
     last_s = SHORTEST["word_starts_s"][-1]

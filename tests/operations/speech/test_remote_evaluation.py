@@ -69,6 +69,7 @@ def test_a_server_that_goes_away_leaves_what_it_answered(manifest: Path) -> None
     assert (found.files[3].error or "").startswith("not sent: ")
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_from_the_start_is_an_error(manifest: Path) -> None:
     """There is nothing to keep."""
     with OriginalServer() as server, pytest.raises(CredentialsError):

@@ -72,6 +72,7 @@ def said(
     return synthesize(text, heard, CONFIG, settings, cpu=True), heard.sound
 
 
+@pytest.mark.slow
 def test_sound_comes_in_frames_as_it_is_made(tiny: Path) -> None:
     """Block by block, finite and within what can be played; a caller that takes no more gets no
     more.
@@ -87,6 +88,7 @@ def test_sound_comes_in_frames_as_it_is_made(tiny: Path) -> None:
     assert part.audio_s == pytest.approx(0.24)
 
 
+@pytest.mark.slow
 def test_a_pause_comes_between_words(tiny: Path) -> None:
     """The word behind it is later by it."""
     synthesis, _ = said('one <break time="2s"/> two')
@@ -95,6 +97,7 @@ def test_a_pause_comes_between_words(tiny: Path) -> None:
     assert two.start_s - one.start_s >= 2
 
 
+@pytest.mark.slow
 def test_what_a_config_says_counts_unless_it_is_asked_otherwise(tiny: Path) -> None:
     """Guidance, temperature and codebooks; a temperature of 0 makes seeds idle."""
     (tiny / CONFIG).write_text(
@@ -175,6 +178,7 @@ def test_the_models_own_files_are_never_the_target(tiny: Path, own: str) -> None
     assert (tiny / own).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_unknown_characters_are_skipped_and_reported(tiny: Path) -> None:
     """What is known of the text is synthesized, as without them."""
     synthesis, sound = said("one 你two🙂 three")

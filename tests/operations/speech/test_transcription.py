@@ -115,6 +115,7 @@ def test_another_rate_keeps_the_length(folder: Path) -> None:
     assert heard(folder, "slow.wav").audio_s == pytest.approx(1.2345, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_text_is_that_of_the_words(folder: Path) -> None:
     """What is written together is what is written word by word; text before the delay is in
     neither.
@@ -126,6 +127,7 @@ def test_the_text_is_that_of_the_words(folder: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_two_timings_agree_on_the_text(folder: Path) -> None:
     """Other rules for times leave tokens and text alone."""
     server, python = heard(folder), heard(folder, timing="python")
@@ -134,12 +136,14 @@ def test_the_two_timings_agree_on_the_text(folder: Path) -> None:
     assert all(word.stop_s is not None for word in python.words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ComputeDType)
 def test_dtypes(folder: Path, dtype: ComputeDType) -> None:
     """The language model runs in the dtype that was asked for, on a CPU too."""
     assert heard(folder, dtype=dtype).dtype == dtype
 
 
+@pytest.mark.slow
 def test_an_audio_prompt_leaves_no_trace(folder: Path) -> None:
     """Its words are not in the transcript, all times are the recording's, and it costs its own
     steps and ten more.
@@ -177,6 +181,7 @@ def test_a_text_prompt_is_written_first_and_left_out(folder: Path) -> None:
     assert (stuck.text, stuck.words) == ("", ())
 
 
+@pytest.mark.slow
 def test_a_model_with_a_prefix_and_without_heads(folder: Path) -> None:
     """Thirteen frames of silence come first and 31 more last, none of which is in any time; there
     are no ends of turns.
@@ -194,6 +199,7 @@ def test_a_model_with_a_prefix_and_without_heads(folder: Path) -> None:
     assert heard(folder, model="late", timing="python").text == report.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["text_linear.weight", "emb.0.weight", "transformer.layers.1.norm1.alpha"]
 )

@@ -68,6 +68,7 @@ def test_language_model_spellings(tmp_path: Path, changes: list[tuple[str, str]]
     assert torch.equal(_logits(plain), _logits(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

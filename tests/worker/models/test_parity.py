@@ -267,7 +267,7 @@ def test_full_size_mimi_whole(full_mimi_file: Path) -> None:
     _same_codec(full_mimi_file, None, _pcm(1, 2, 1920 * 10), None, 32)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_full_size_mimi_beyond_its_window(full_mimi_file: Path) -> None:
     """A codec of the released size agrees after the ten seconds that it remembers."""
     _same_codec(full_mimi_file, None, _pcm(135, 1, 1920), Schedule.steady(135, 1), 32)

@@ -16,6 +16,7 @@ from dsmops.worker.runtime.tts.interface import TtsRequest
 from tests.support.networks import CPU, MIMI_BODY, tts_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_q", [None, 2])
 @pytest.mark.parametrize("dtype", ComputeDType)
 def test_a_random_speaker_speaks(dtype: ComputeDType, n_q: int | None) -> None:

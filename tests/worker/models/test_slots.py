@@ -166,6 +166,7 @@ def mimi(tmp_path_factory: pytest.TempPathFactory) -> tuple[MimiEncoder, MimiDec
     return load_mimi(write_mimi(tmp_path_factory.mktemp("mimi") / "mimi.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(2))
 def test_language_model(stt_file: Path, dtype: torch.dtype, seed: int) -> None:
@@ -187,6 +188,7 @@ def test_language_model(stt_file: Path, dtype: torch.dtype, seed: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_mimi_encoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
     """Latents of a slot among others are those of the slot alone, whatever PCM idle rows hold: NaN,
@@ -209,6 +211,7 @@ def test_mimi_encoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_mimi_decoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
     """PCM of a slot among others is that of the slot alone."""
@@ -225,6 +228,7 @@ def test_mimi_decoder(mimi: tuple[MimiEncoder, MimiDecoder], seed: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_choices_are_the_same(
     tmp_path: Path, mimi: tuple[MimiEncoder, MimiDecoder], seed: int

@@ -52,6 +52,7 @@ def _in_pieces(x: Tensor, lengths: list[int], step: Callable[[Tensor], Tensor]) 
     return torch.cat([step(piece) for piece in x.split(lengths, dim=-1)], dim=-1)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("context", [1, 5, 12, 16])
@@ -75,6 +76,7 @@ def test_language_model(stt_file: Path, context: int, dtype: torch.dtype) -> Non
     torch.testing.assert_close(streamed, lm.pause_probabilities(states), atol=PAUSES[dtype], rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
 def test_language_model_in_pieces(stt_file: Path, lengths: list[int]) -> None:
@@ -97,6 +99,7 @@ def test_language_model_in_pieces(stt_file: Path, lengths: list[int]) -> None:
     torch.testing.assert_close(streamed, lm(text, audio)[0], atol=LOGITS[torch.float32], rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hours", "limit"), [(0.25, 2e-4), (24, 0.02)])
 def test_long_stream(stt_file: Path, hours: float, limit: float) -> None:
     """A stream that has run for hours gives what it gave at first: only distances between
@@ -137,6 +140,7 @@ def test_language_model_in_16_bits(stt_file: Path, dtype: torch.dtype) -> None:
         torch.testing.assert_close(one.logits.float(), other.logits, atol=LOGITS[dtype], rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @settings(max_examples=60)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
@@ -223,6 +227,7 @@ def _randomised(layer: torch.nn.Module, seed: int) -> None:
         parameter.data = torch.randn(parameter.shape, generator=generator) / 4
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @given(_cuts(), st.integers(1, 5), st.integers(0, 9), st.booleans(), st.booleans())
 def test_convolution(
@@ -253,6 +258,7 @@ def test_convolution(
     torch.testing.assert_close(padded, whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @given(_cuts(), st.integers(1, 6), st.booleans(), st.booleans(), st.booleans())
 def test_transposed_convolution(

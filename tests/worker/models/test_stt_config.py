@@ -206,6 +206,7 @@ def test_overlay_of_the_exporter() -> None:
         )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from([*STT_BODY, "stt_config", "lm_gen_config", "text_card_out"]),
@@ -226,6 +227,7 @@ def test_any_config(changes: dict[str, Any]) -> None:
     assert config.lm.d_model % (2 * config.lm.num_heads) == 0
 
 
+@pytest.mark.slow
 @given(JSON.filter(lambda value: isinstance(value, dict)))
 def test_any_object_as_config(body: dict[str, Any]) -> None:
     """A JSON object that has nothing of a model's config is an `InputError`."""
@@ -245,6 +247,7 @@ def test_mimi_as_published() -> None:
     assert (config.frame_samples, config.resample_stride) == (1920, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -320,6 +323,7 @@ MIMI_CHANGE = st.one_of(
 ) | st.tuples(st.none(), st.sampled_from(sorted(MIMI_BODY)), JSON)
 
 
+@pytest.mark.slow
 @given(MIMI_CHANGE)
 def test_any_mimi_config(change: tuple[str | None, str, object]) -> None:
     """Whatever one value of a Mimi config is, its tensors can be named, or it is an

@@ -70,6 +70,7 @@ def test_spellings(tmp_path: Path) -> None:
     assert _same(plain, _load(write_tts(tmp_path / "split.safetensors", split)))
 
 
+@pytest.mark.slow
 def test_every_tensor_is_used(tmp_path: Path) -> None:
     """A change in any tensor but the one that upstream never reads either changes the loaded
     model.

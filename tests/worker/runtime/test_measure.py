@@ -51,6 +51,7 @@ def test_a_card_that_torch_does_not_see() -> None:
         list(measure_steps(LM, ComputeDType.F16, [1], device_name="cuda:99"))
 
 
+@pytest.mark.slow
 def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real steps, timed on the CPU, end in the state folder, where the planner finds them."""
     monkeypatch.setattr(measure, "_LADDER", (1, 2))
@@ -69,6 +70,7 @@ def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.Monk
     assert plan_model(TINY, CARD, dtype=ComputeDType.F16).time_basis is TimeBasis.ESTIMATE
 
 
+@pytest.mark.slow
 def test_a_speaking_models_profile_is_one_of_its_codebooks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps with four codebooks are planned with where four are generated, and not where all
     are.

@@ -184,6 +184,7 @@ def test_errors_of_16_bits_are_within_the_table(
     assert 0 < error.max_abs < LOGITS[torch_dtype] * (original.readings[-1].largest or 0) / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weights", "stage"),
     [

@@ -21,6 +21,8 @@ from tests.support.workers import KEY, PATH, ThreadedServer, request
 from tests.worker.serving.test_server_faults import ending, frames, used_slots
 from tests.worker.serving.test_tts_server import speaking
 
+pytestmark = pytest.mark.slow
+
 CONVERSATIONS = 8
 
 
@@ -110,6 +112,7 @@ def test_conversations_leave_nothing_to_collect(
     assert ours == []
 
 
+@pytest.mark.slow
 def test_no_collection_while_a_frame_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collections take place, and each of them when no stream has a frame."""
     monkeypatch.setattr(collector_module, "YOUNG_OBJECTS", 1)
@@ -159,6 +162,7 @@ def collections(call: Callable[[], None]) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_what_is_collected_when(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it without streams, the young with them, nothing while another loop has a frame."""
     monkeypatch.setattr(collector_module, "YOUNG_OBJECTS", 0)

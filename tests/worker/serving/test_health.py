@@ -16,6 +16,7 @@ from tests.worker.serving.test_server_faults import frames
 from tests.worker.serving.test_tts_server import speaking
 
 
+@pytest.mark.slow
 def test_a_ready_server_says_so() -> None:
     """Without a key, by GET and HEAD."""
     with ThreadedServer() as server:
@@ -29,6 +30,7 @@ def test_a_ready_server_says_so() -> None:
         assert request(server.url, "HEAD", "/readyz").status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("open_server", [ThreadedServer, speaking])
 def test_an_idle_module_is_asked_for_a_step(
     monkeypatch: pytest.MonkeyPatch, open_server: type[ThreadedServer]
@@ -45,6 +47,7 @@ def test_an_idle_module_is_asked_for_a_step(
         assert "step_idx" not in server.log
 
 
+@pytest.mark.slow
 def test_a_module_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process lives, and is not ready."""
     monkeypatch.setattr(module, "READY_STEP_S", 0.0)

@@ -27,6 +27,8 @@ from tests.support.workers import KEY, PATH, Answer, ThreadedServer, request
 from tests.worker.serving.test_server_faults import frames
 from tests.worker.serving.test_tts_server import speaking
 
+pytestmark = pytest.mark.slow
+
 HEADERS = {"kyutai-api-key": KEY}
 
 
@@ -70,6 +72,7 @@ def test_a_connection_without_a_request_is_cut(sent: bytes) -> None:
     assert "connections were cut: too many, or too slow count=1" in server.log
 
 
+@pytest.mark.slow
 def test_silent_connections_make_room_for_honest_ones() -> None:
     """At the cap the oldest connection without a request goes; conversations stay."""
     with ThreadedServer(limits=Limits(connections=6)) as server, ExitStack() as stack:
@@ -83,6 +86,7 @@ def test_silent_connections_make_room_for_honest_ones() -> None:
     assert 1 <= len(lines) <= 2
 
 
+@pytest.mark.slow
 def test_where_all_talk_a_further_one_is_refused() -> None:
     """No client that is being served loses the connection to a newcomer."""
     with ThreadedServer(limits=Limits(connections=2)) as server, ExitStack() as stack:
@@ -142,6 +146,7 @@ def test_an_audio_bomb_is_refused_before_it_takes_a_slot() -> None:
     assert "returning client error 413" in server.log
 
 
+@pytest.mark.slow
 def test_a_bomb_whose_header_lies_is_cut_while_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded seconds count, not what the file says of itself."""
     monkeypatch.setattr("dsmops.worker.serving.stt._check_length", lambda *_: None)
@@ -215,6 +220,7 @@ def test_a_post_that_hangs_up_leaves_the_queue() -> None:
         assert request(server.url, "POST", PATH, body=wav(10), headers=HEADERS).status == 200
 
 
+@pytest.mark.slow
 def test_a_long_voice_name_is_cut() -> None:
     """In the answer and in the log; it is never looked for."""
     name = "x" * 50_000
@@ -229,6 +235,7 @@ def test_a_long_voice_name_is_cut() -> None:
     assert max(map(len, server.log.splitlines())) < 500
 
 
+@pytest.mark.slow
 def test_a_key_in_a_subprotocol_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     """Libraries would warn about an unknown subprotocol, and name it."""
     with ThreadedServer() as server:

@@ -14,6 +14,7 @@ _FRONT = ("server", "stt", "tts")
 _HEAVY = ("torch", "safetensors", "sentencepiece")
 
 
+@pytest.mark.slow
 def test_serving_imports_no_torch() -> None:
     """Importing the server and both modules loads none of the libraries that models need."""
     script = (

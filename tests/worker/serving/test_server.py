@@ -64,6 +64,7 @@ def clip_words(clip: Path, tiny_stt: TinyStt) -> list[tuple[str, float]]:
     return [(word.text, word.start_s) for word in heard.words]
 
 
+@pytest.mark.slow
 def test_a_clip_comes_back_as_transcribe_hears_it(
     worker: WorkerProcess, clip_words: list[tuple[str, float]]
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_clip_comes_back_as_transcribe_hears_it(
     )
 
 
+@pytest.mark.slow
 def test_many_at_once_hear_what_each_hears_alone(worker: WorkerProcess) -> None:
     """Four streams on four slots, starting at different times, in messages of odd lengths, change
     nothing for each other.
@@ -112,6 +114,7 @@ def test_many_at_once_hear_what_each_hears_alone(worker: WorkerProcess) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_key_may_come_in_the_query(worker: WorkerProcess) -> None:
     """When the header is absent; a wrong header wins over a right query."""
     with SttClient(worker.url, None, path=f"{PATH}?auth_id={API_KEY}&format=Pcm") as client:
@@ -162,6 +165,7 @@ def list_until_closed(client: SttClient) -> tuple[list[Message], int | None]:
     return messages, client.ws.close_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
@@ -228,6 +232,7 @@ def test_the_closing_handshake_is_answered(worker: WorkerProcess) -> None:
     wait_for_slots(worker.url, 0, within_s=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.04, 2, 40], ids=["idle", "busy", "with its queue full"])
 def test_a_client_that_vanishes_leaves_no_slot_behind(
     worker: WorkerProcess, seconds: float
@@ -289,6 +294,7 @@ def opus(pcm: NDArray[np.float32]) -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_ogg_opus_is_heard_in_any_pieces(worker: WorkerProcess) -> None:
     """As its decoded audio would be, wherever pages are cut."""
     pages = opus(speech(2))
@@ -311,6 +317,7 @@ def test_ogg_opus_is_heard_in_any_pieces(worker: WorkerProcess) -> None:
             assert words(client.until("Marker"))[: len(expected)] == expected
 
 
+@pytest.mark.slow
 def test_damaged_opus_harms_only_its_sender(worker: WorkerProcess) -> None:
     """Whatever is wrong with it: the neighbour's words stay, and the slot comes back."""
     rng = np.random.default_rng(5)
@@ -329,6 +336,7 @@ def test_damaged_opus_harms_only_its_sender(worker: WorkerProcess) -> None:
         assert words(neighbour.transcribe(speech(1.6))) == expected
 
 
+@pytest.mark.slow
 def test_a_posted_file_comes_back_as_words(
     worker: WorkerProcess, clip: Path, clip_words: list[tuple[str, float]]
 ) -> None:
@@ -344,6 +352,7 @@ def test_a_posted_file_comes_back_as_words(
     assert len(clip_words) - len(heard) <= 3
 
 
+@pytest.mark.slow
 def test_a_posted_file_is_transcribed_whole_whatever_its_header_says(
     worker: WorkerProcess, clip: Path
 ) -> None:
@@ -458,6 +467,7 @@ def test_metrics_have_the_originals_names(worker: WorkerProcess) -> None:
     assert not [name for name in values if "_total" in name or "_created" in name]
 
 
+@pytest.mark.slow
 def test_sigterm_lets_conversations_end(tiny_stt: TinyStt) -> None:
     """New connections are refused, an open one gets its marker, the exit code is 0."""
     with WorkerProcess(tiny_stt.server_config.parent, tiny_stt.server_config) as running:
@@ -470,6 +480,7 @@ def test_sigterm_lets_conversations_end(tiny_stt: TinyStt) -> None:
         assert running.end() == 0
 
 
+@pytest.mark.slow
 def test_sigint_tells_and_ends_at_once(tiny_stt: TinyStt) -> None:
     """Open conversations get an Error and 1001, the exit code is 130."""
     with WorkerProcess(tiny_stt.server_config.parent, tiny_stt.server_config) as running:

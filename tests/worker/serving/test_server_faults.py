@@ -56,6 +56,7 @@ def raising(exc: Exception, fuse: threading.Event) -> Callable[[int], None]:
     return before_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "raised",
     [DeviceLostError("the GPU failed: gone"), ZeroDivisionError("oops")],
@@ -144,6 +145,7 @@ def test_addresses_that_cannot_be_had() -> None:
         assert where(six).url == f"http://[::1]:{six.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_silent_client_is_let_go() -> None:
     """Without any frame for the short time: an Error, 1008, the slot back, and the original's log
     line.
@@ -158,6 +160,7 @@ def test_a_silent_client_is_let_go() -> None:
     assert "shutting down signal=SIGTERM" in server.log
 
 
+@pytest.mark.slow
 def test_a_client_that_only_answers_pings_is_let_go() -> None:
     """Pongs keep a connection for the long time only."""
     with ThreadedServer(EchoEngine, limits=SHORT) as server:
@@ -168,6 +171,7 @@ def test_a_client_that_only_answers_pings_is_let_go() -> None:
     assert "recv loop long timeout batch_idx=0" in server.log
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_is_let_go_and_holds_no_memory() -> None:
     """Its results stop at what buffers hold.
 
@@ -193,6 +197,7 @@ def test_a_client_that_reads_nothing_is_let_go_and_holds_no_memory() -> None:
     assert "the client read nothing for 0.5 s" in server.log
 
 
+@pytest.mark.slow
 def test_a_slow_reader_misses_nothing() -> None:
     """More results than wait for anyone come in order, to a client that begins to read late."""
     with ThreadedServer(EchoEngine) as server, SttClient(server.url, KEY) as client:
@@ -201,6 +206,7 @@ def test_a_slow_reader_misses_nothing() -> None:
         assert steps == list(range(WARM_UP_STEPS, WARM_UP_STEPS + 2 * MOST_EVENTS))
 
 
+@pytest.mark.slow
 def test_a_client_faster_than_the_model_is_not_read() -> None:
     """It cannot send much more than the stream and the system's buffers hold, and all of it is
     processed once the model goes on.
@@ -233,6 +239,7 @@ def test_a_client_faster_than_the_model_is_not_read() -> None:
     assert steps == ["Step"] * 5 * len(sent)
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_request_is_that_requests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """500 for it, the traceback in the log as one event, everybody else served."""
     with ThreadedServer(EchoEngine) as server, SttClient(server.url, KEY) as client:
@@ -248,6 +255,7 @@ def test_a_bug_in_one_request_is_that_requests_alone(monkeypatch: pytest.MonkeyP
     assert "Traceback (most recent call last):" in failed[0].continuation
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_conversation_ends_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """An Error, 1011, the slot back, the cause in the log."""
     with ThreadedServer(EchoEngine) as server, SttClient(server.url, KEY) as neighbour:
@@ -262,6 +270,7 @@ def test_a_bug_in_one_conversation_ends_that_one(monkeypatch: pytest.MonkeyPatch
     assert "KeyError: 'no such key'" in server.log
 
 
+@pytest.mark.slow
 def test_a_session_of_an_unbatched_module_has_an_end() -> None:
     """After its time: an Error and 1008."""
     server = ThreadedServer(EchoEngine, kind="Asr", limits=Limits(session_s=0.2))
@@ -271,6 +280,7 @@ def test_a_session_of_an_unbatched_module_has_an_end() -> None:
     assert "ERROR moshi_server::asr: src/asr.rs:0: reached timeout" in server.log
 
 
+@pytest.mark.slow
 def test_after_sigterm_who_does_not_end_is_told() -> None:
     """When the time is over: an Error and 1001.
 
@@ -297,6 +307,7 @@ def test_after_sigterm_who_does_not_end_is_told() -> None:
         assert not server.ended.hangs
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_does_not_hold_up_the_end() -> None:
     """Clients get an error, and the caller learns that a thread is left behind."""
     gate, entered = threading.Event(), threading.Event()

@@ -24,7 +24,10 @@ from tests.support.workers import KEY, PATH, request
 from tests.worker.serving.test_hostile_clients import wav
 from tests.worker.serving.test_server_faults import ending, frames
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="front processes need Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="front processes need Linux"),
+]
 
 HEADERS = {"kyutai-api-key": KEY}
 
@@ -64,6 +67,7 @@ def test_words_come_through_any_front(server: SplitServer) -> None:
     wait_for_slots(server.url, 0)
 
 
+@pytest.mark.slow
 def test_init_and_many_frames_at_once(server: SplitServer) -> None:
     """More audio than a lane holds is stepped whole, and `Init` starts again."""
     with SttClient(server.url, KEY) as client:
@@ -93,6 +97,7 @@ def test_posts_are_served(server: SplitServer) -> None:
     assert used_slots(server.url) == 0
 
 
+@pytest.mark.slow
 def test_speech_comes_through_any_front(server: SplitServer) -> None:
     """Over WebSocket and POST; tests/worker/runtime/tts/test_remote.py compares every sample."""
     with ExitStack() as stack:
@@ -124,6 +129,7 @@ def test_voices_that_are_not_there_are_refused(server: SplitServer) -> None:
     assert used_slots(server.url, 1) == 0
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_all_processes(server: SplitServer) -> None:
     """Whichever front is asked."""
     with SttClient(server.url, KEY) as client:
@@ -144,6 +150,7 @@ def test_counts_are_those_of_all_processes(server: SplitServer) -> None:
     assert 'asr_open_channels{handler="all"} 0.0' in text
 
 
+@pytest.mark.slow
 def test_health(server: SplitServer) -> None:
     """Ready is a step of the model in its own process."""
     assert request(server.url, "GET", "/livez").status == 200

@@ -111,6 +111,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_set_of_bytes(tiny: TinyStt, tmp_path: Path) -> None:
     """Another process writes the same bytes whatever its hash seed and threads.
 
@@ -183,6 +184,7 @@ def test_text_survives_the_tokenizer(tiny: TinyStt) -> None:
     assert tokenizer.decode(range(LAST_SPECIAL + 1)).strip(" ⁇") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sounds_become_words_and_silence_ends_them(tmp_path: Path, seed: int) -> None:
     """Each recording gives several whole words, other recordings others, both kinds of pause.
@@ -214,6 +216,7 @@ def test_sounds_become_words_and_silence_ends_them(tmp_path: Path, seed: int) ->
     assert not heard.codes[3].any()
 
 
+@pytest.mark.slow
 def test_sixteen_bits_say_almost_the_same(tiny: TinyStt) -> None:
     """In f16 and bf16 every value is finite.
 

@@ -70,6 +70,7 @@ def test_the_recipes_decoding_is_greedy_streaming() -> None:
     assert (logits.argmax(-1) == tokens).all()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_text_to_speech_learns_what_the_engine_computes(config: TtsConfig, tmp_path: Path) -> None:
     torch.manual_seed(3)

@@ -105,6 +105,7 @@ def test_files(tiny: TinyTts) -> None:
     assert module["py"]["default_voice"] == tiny.voice_name
 
 
+@pytest.mark.slow
 def test_same_bytes_everywhere(tiny: TinyTts, tmp_path: Path) -> None:
     """Another process writes the same bytes, another seed other weights."""
     script = (
@@ -136,6 +137,7 @@ def test_codec_and_tokenizer_are_those_of_the_listener(tiny: TinyTts, tmp_path: 
     assert listener.files.tokenizer.read_bytes() == tiny.files.tokenizer.read_bytes()
 
 
+@pytest.mark.slow
 def test_sound(tiny: TinyTts, model: LoadedTts) -> None:
     """Every frame is loud enough to hear, no sample exceeds the range, and it asks for padding and
     for the next word, both of them often.
@@ -155,6 +157,7 @@ def test_sound(tiny: TinyTts, model: LoadedTts) -> None:
         assert 0.05 < (predictions == token).mean() < 0.9
 
 
+@pytest.mark.slow
 def test_everything_is_heard(tiny: TinyTts, model: LoadedTts) -> None:
     """At temperature 0 another voice, other words and another guidance each give another sound; the
     same of all give the same.

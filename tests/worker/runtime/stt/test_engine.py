@@ -84,6 +84,7 @@ def plain_loop(
     return text[1:], logits[0], pauses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", Alignment)
 def test_it_does_what_a_plain_loop_does(
     model: LoadedStt, clips: Tensor, alignment: Alignment
@@ -105,6 +106,7 @@ def test_it_does_what_a_plain_loop_does(
     assert len(set(tokens)) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", Alignment)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_slot_among_others_is_a_slot_alone(
@@ -141,6 +143,7 @@ def test_a_slot_among_others_is_a_slot_alone(
     assert all(len(set(tokens)) > 5 for tokens in said)
 
 
+@pytest.mark.slow
 def test_a_reset_is_a_new_stream(model: LoadedStt, clips: Tensor) -> None:
     """After a reset a slot says what a fresh engine says; without one it goes on where it was."""
     clip = clips[:, 1]
@@ -153,6 +156,7 @@ def test_a_reset_is_a_new_stream(model: LoadedStt, clips: Tensor) -> None:
     assert spoken(engine, clip) != first
 
 
+@pytest.mark.slow
 def test_a_step_of_nobody_changes_nothing(model: LoadedStt, clips: Tensor) -> None:
     """Steps in which no slot advances, before the first frame or in the middle, leave the rest as
     it was.
@@ -166,6 +170,7 @@ def test_a_step_of_nobody_changes_nothing(model: LoadedStt, clips: Tensor) -> No
     assert tokens == wanted
 
 
+@pytest.mark.slow
 def test_a_forced_step_chooses_among_three(model: LoadedStt, clips: Tensor) -> None:
     """Where a token is forced the best of it and the two paddings is taken, and fed back; -1 and
     None leave the choice free.
@@ -185,6 +190,7 @@ def test_a_forced_step_chooses_among_three(model: LoadedStt, clips: Tensor) -> N
     assert chosen <= {END_OF_PADDING, PADDING, wanted} < set(free)
 
 
+@pytest.mark.slow
 def test_a_forced_slot_leaves_its_neighbour_free(model: LoadedStt, clips: Tensor) -> None:
     """Forcing is per slot."""
     free = spoken(SttEngine(model, 1), clips[:30, 1])
@@ -197,6 +203,7 @@ def test_a_forced_slot_leaves_its_neighbour_free(model: LoadedStt, clips: Tensor
     assert {token for token, _ in tokens} <= {END_OF_PADDING, PADDING, 100}
 
 
+@pytest.mark.slow
 def test_a_temperature_draws_by_the_softmax(model: LoadedStt) -> None:
     """Tokens are drawn from softmax(logits / temperature), each slot for itself, the same ones from
     the same seed.
@@ -248,6 +255,7 @@ def poisoned(
     )
 
 
+@pytest.mark.slow
 def test_broken_numbers_stay_in_their_slot(poisoned: LoadedStt, clips: Tensor) -> None:
     """NaN is reported for its own slot only, for as long as its stream lasts; neighbours say what
     they say alone, and a reset heals.
@@ -333,6 +341,7 @@ def test_state_is_what_plan_counts(model: LoadedStt) -> None:
     assert one > LM.kv_bytes_per_stream(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [ComputeDType.F16, ComputeDType.BF16])
 def test_it_runs_in_16_bits_on_a_cpu(
     tiny_stt: TinyStt, config: SttConfig, clips: Tensor, dtype: ComputeDType
@@ -373,6 +382,7 @@ def test_a_model_without_heads_has_no_pauses(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_broken_sound_is_told(model: LoadedStt, clips: Tensor, bad: float) -> None:
     """One sample that is not finite marks its slot, and no other, for as long as its stream
@@ -400,6 +410,7 @@ def allocated() -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
+@pytest.mark.slow
 def test_state_is_all_that_is_allocated(model: LoadedStt, clips: Tensor) -> None:
     """`state_bytes` counts every tensor of an engine but its inputs and outputs, and steps keep
     none besides.

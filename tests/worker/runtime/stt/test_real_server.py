@@ -37,6 +37,8 @@ from tests.support.networks import random_weights
 from tests.support.stt_client import SttClient
 from tests.support.workers import KEY, ThreadedServer
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).resolve().parents[3] / "data" / "real-server"
 FRAME = 1920
 MIMI_SEED, LM_SEED = 11, 12
@@ -161,6 +163,7 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         assert ours == {**theirs, "stop_time": pytest.approx(theirs["stop_time"], abs=1e-6)}
 
 
+@pytest.mark.slow
 def test_lmgen_starts_a_stream_as_pytorch_does(
     golden: dict[str, Any], pcm: NDArray[np.float32], model: LoadedStt
 ) -> None:

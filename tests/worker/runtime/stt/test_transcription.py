@@ -102,6 +102,7 @@ def recording_of(
 # Through an engine.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 3, 9])
 def test_more_or_fewer_recordings_than_slots(model: LoadedStt, slots: int) -> None:
     """Every recording, empty ones included, gives the tokens and words that it gives alone, and is
@@ -127,6 +128,7 @@ def test_no_recordings(model: LoadedStt) -> None:
     assert list(run_recordings(SttEngine(model, 2), [])) == []
 
 
+@pytest.mark.slow
 def test_news_come_as_they_are_heard(model: LoadedStt) -> None:
     """The news of a recording, one after the other, are its words and turns; the last is marked,
     and shorter recordings end first.
@@ -220,6 +222,7 @@ def test_steps_that_are_not_finite_are_counted(model: LoadedStt) -> None:
     assert transcript.figures.non_finite_steps == transcript.figures.steps == 3 + CLOSING
 
 
+@pytest.mark.slow
 def test_text_prompt(model: LoadedStt) -> None:
     """A text prompt is written out by the model, in order, and is not part of the transcript; what
     it did not get to write is reported.
@@ -237,6 +240,7 @@ def test_text_prompt(model: LoadedStt) -> None:
     assert transcript.text == model.tokenizer.decode(written[len(said) :])
 
 
+@pytest.mark.slow
 def test_audio_prompt_is_heard_but_not_transcribed(model: LoadedStt) -> None:
     """What a prompt's audio makes the model write is left out, and the recording is processed after
     it, with its own length.

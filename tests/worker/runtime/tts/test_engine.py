@@ -104,6 +104,7 @@ def test_a_step_of_nobody_changes_nothing(model: LoadedTts) -> None:
     assert one.valid[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [False, True])
 @pytest.mark.parametrize("seed", range(2))
 def test_rows_are_independent(
@@ -258,6 +259,7 @@ def _codes(model: LoadedTts, request: TtsRequest, steps: int = 30) -> list[list[
     ]
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_a_stream(model: LoadedTts) -> None:
     """The same seed gives the same codes, another seed, be it 2**32 further, others."""
     first = _codes(model, REQUESTS[0])
@@ -276,6 +278,7 @@ def test_temperature_0_has_no_seed(model: LoadedTts) -> None:
         assert alone.predicted == alone.engine.text_logits[0].argmax()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_q", [1, 3])
 def test_fewer_codebooks(files: tuple[Path, Path], model: LoadedTts, n_q: int) -> None:
     """With fewer codebooks the first step that differs is the one after codes were left out, and
@@ -298,6 +301,7 @@ def test_fewer_codebooks(files: tuple[Path, Path], model: LoadedTts, n_q: int) -
     assert weights < sum(parameter.numel() for parameter in model.lm.parameters())
 
 
+@pytest.mark.slow
 def test_padding_bonus(model: LoadedTts) -> None:
     """A large bonus makes padding the only prediction, a large malus bars it; the reported logits
     are without either.
@@ -312,6 +316,7 @@ def test_padding_bonus(model: LoadedTts) -> None:
         assert torch.equal(plain.engine.text_logits, always.engine.text_logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bits(files: tuple[Path, Path], model: LoadedTts, dtype: torch.dtype) -> None:
     """Weights and caches in 16 bits give the logits of float32 but for rounding, and finite sound;

@@ -174,6 +174,7 @@ def test_every_step_is_that_of_the_rules(
         assert machine.end_step == rules.end
 
 
+@pytest.mark.slow
 @given(
     entries=ENTRIES,
     predictions=st.lists(st.sampled_from([0, 3]), min_size=400, max_size=400),
@@ -241,6 +242,7 @@ def test_steps_in_which_nothing_can_begin_need_no_text() -> None:
     assert enough == [True, True, True, True, False]
 
 
+@pytest.mark.slow
 @given(entries=ENTRIES, ahead=st.integers(1, 3), pacing=PACINGS)
 def test_a_model_that_never_asks_is_given_its_words_all_the_same(
     entries: list[TtsEntry], ahead: int, pacing: TtsPacing

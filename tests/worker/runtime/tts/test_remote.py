@@ -123,6 +123,7 @@ def same(one: Sequence[TtsEvent], other: Sequence[TtsEvent]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 60], ids=["short", "longer than the rings"])
 def test_a_stream_gives_what_it_gives_nearby(sides: Sides, repeats: int) -> None:
     """The same events in the same order, sample for sample, also where rings fill up."""

@@ -286,6 +286,7 @@ def test_a_pause_for_a_server_is_as_long_as_here(seconds: str) -> None:
         with_server_breaks('<break time="61s"/>')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "count"),
     [
@@ -313,6 +314,7 @@ def test_a_hundred_kilobytes_of_unfinished_pauses_are_refused(
         stream.take(text + "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["<" * 100_000, "< " * 50_000])
 def test_a_hundred_kilobytes_of_brackets_are_skipped(tokenizer: TextTokenizer, text: str) -> None:
     """This tokenizer does not know them."""

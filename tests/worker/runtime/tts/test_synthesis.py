@@ -120,6 +120,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedTts, TtsRequ
     return model, TtsRequest(voices=(voice, voice), seed=5)
 
 
+@pytest.mark.slow
 def test_the_loop_says_the_same_with_the_real_engine(talker: tuple[LoadedTts, TtsRequest]) -> None:
     """A stream whose words come one by one, beside others, sounds as the whole text does alone; so
     do its words' times.
