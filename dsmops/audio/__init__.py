@@ -16,6 +16,7 @@ from dsmops.audio.pcm import (
 )
 from dsmops.audio.playback import play
 from dsmops.audio.reading import AudioSource, open_audio, read
+from dsmops.audio.streaming import StreamEncoder, StreamFormat, open_encoder
 from dsmops.audio.writing import Written, pcm_16, require_writable, stream_header, write
 
 __all__ = [
@@ -27,10 +28,13 @@ __all__ = [
     "OpusDecoder",
     "OpusEncoder",
     "Samples",
+    "StreamEncoder",
+    "StreamFormat",
     "Written",
     "excerpt",
     "frames",
     "open_audio",
+    "open_encoder",
     "pcm_16",
     "play",
     "read",

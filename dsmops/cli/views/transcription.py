@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dsmops.cli.views.captions import srt, webvtt
+from dsmops.captions import srt, webvtt
 from dsmops.operations.speech.transcription import Transcription
 from dsmops.report.document import document
 from dsmops.units import counted

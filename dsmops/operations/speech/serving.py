@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from dsmops.config.lint import ConfigFinding
 from dsmops.config.load import Config, read_config
 from dsmops.config.modules import Module, modules
+from dsmops.config.presets import published_tts
 from dsmops.config.values import resolve
 from dsmops.errors import ConfigError, DriverMissingError, InputError
 from dsmops.extras import SERVER, require_worker
 from dsmops.findings import Severity
+from dsmops.models import model_of_shape
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.models.stt import STT_MODULES, SttSource, find_stt_module, load_stt_source
 from dsmops.operations.models.tts import (
@@ -286,6 +288,8 @@ def _settings(path: Path, module: Module, options: Options, progress: Progress) 
 
     source = find_stt_module(path, module, progress=progress)
     slots = module.whole("batch_size") if module.kind == "BatchedAsr" else STT_SESSIONS
+    shape = module.lm_shape()
+    model = None if shape is None else model_of_shape(shape)
     return SttSettings(
         name=module.name,
         kind=module.kind,
@@ -295,6 +299,7 @@ def _settings(path: Path, module: Module, options: Options, progress: Progress) 
         audio_tokenizer_file=str(source.files.mimi),
         open_engine=partial(_open_stt_engine, source, slots or 0, cpu=options.cpu),
         open_tokenizer=partial(_open_tokenizer, source.files.tokenizer),
+        model_name=model.name if model is not None else "",
     )
 
 
@@ -302,6 +307,7 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
     from dsmops.worker.serving.tts import TtsSettings
 
     source = find_tts_module(path, module, progress=progress)
+    model = published_tts(module)
     return TtsSettings(
         name=module.name,
         path=module.text("path") or "",
@@ -314,6 +320,7 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
         interleaved_text_only=source.defaults.interleaved_text_only,
         slots=module.whole("batch_size") or 0,
         open_tokenizer=partial(_open_tokenizer, source.files.tokenizer),
+        model_name=model.name if model is not None else "",
     )
 
 

@@ -48,6 +48,8 @@ class Limits:
     """Connections at once; None: what the limit of open files leaves."""
     waiting_posts: int = 64
     """Posts that wait for a slot, with at most 2 MiB each; further ones get 503."""
+    upload_bytes: int = 25 << 20
+    """Bytes of a file in a form, as OpenAI allows them; beyond 2 MiB it lies on disk."""
     post_audio_s: float = 7200.0
     """Seconds of audio in one post. 2 MiB of FLAC can hold 162 hours of silence."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
 
 from dsmops import protocol
-from dsmops.errors import DsmopsError
+from dsmops.errors import DsmopsError, ResourceError
 from dsmops.worker.runtime.board import LoopBoard
 from dsmops.worker.runtime.collector import Collector
 from dsmops.worker.runtime.loop import ModelLoop, Stream
@@ -39,6 +40,13 @@ READY_PATIENCE_S = 2.0
 _READY_PAUSE_S = 0.02
 
 StreamT = TypeVar("StreamT", bound=Stream[Any])
+
+
+class NoFreeSlotError(ResourceError):
+    """A post waited in vain for a slot."""
+
+    def __init__(self) -> None:
+        super().__init__(protocol.NO_FREE_CHANNELS, hint="Try again later.", code="slots.full")
 
 
 class Line(Protocol):
@@ -90,6 +98,8 @@ class LoopModule(ABC, Generic[StreamT]):
     """The loop in this process, None where the loops run elsewhere."""
     lines: Sequence[Any]
     """The loops, one for each device, as `Line` with what the subclass needs besides."""
+    model_name: str
+    """The model's own name where it is known, else the module's."""
 
     def __init__(self, name: str, path: str, origin: Origin, context: ModuleContext) -> None:
         self.name, self.path = name, path
@@ -239,35 +249,41 @@ class LoopModule(ABC, Generic[StreamT]):
             asked.cancel()
         return None if asked.cancelled() else asked.result()
 
-    def _require_place(self) -> None:
-        """Raise HTTPServiceUnavailable where too many posts wait for a slot."""
+    @contextlib.contextmanager
+    def posting(self) -> Iterator[None]:
+        """Count a post while it is served.
+
+        Raises:
+            HTTPServiceUnavailable: too many posts wait for a slot.
+        """
         if self.posts >= self.slots + self._limits.waiting_posts:
             raise web.HTTPServiceUnavailable(
                 text="too many posts wait for a slot\n", headers={"Retry-After": "10"}
             )
+        self.posts += 1
+        try:
+            yield
+        finally:
+            self.posts -= 1
 
     def _give_back(self, stream: StreamT, place: Place) -> None:
         """Give a stream's slot back."""
         self._release(stream, place)
         self._lender.give_back(place)
 
-    async def _read_body(self, request: web.Request) -> bytes:
-        """Return what was posted.
+    async def write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        """Send a part of an answer.
 
         Raises:
-            HTTPException: it is larger than 2 MiB (413), cannot be unpacked (400), or does not come
-                (408).
-            ConnectionResetError: the client has hung up.
+            ConnectionResetError: the client has hung up, or reads nothing; it is cut then.
         """
         try:
-            async with asyncio.timeout(self._limits.body_s):
-                return await request.read()
+            async with asyncio.timeout(self._limits.stalled_s):
+                await response.write(data)
         except TimeoutError:
-            raise web.HTTPRequestTimeout(
-                text=f"the body did not come within {self._limits.body_s:g} s\n"
+            raise cut(
+                request, f"the client read nothing for {self._limits.stalled_s:g} s"
             ) from None
-        except web.RequestPayloadError as exc:
-            raise web.HTTPBadRequest(text=f"Failed to read the request body: {exc}\n") from exc
 
     def _log_ending(self, ending: Ending, stream: StreamT) -> None:
         if ending.logged.endswith("timeout"):
@@ -327,3 +343,32 @@ def require_sender(request: web.Request) -> None:
     """Raise ConnectionResetError when the client has hung up."""
     if request.transport is None or request.transport.is_closing():
         raise ConnectionResetError("the client has left")
+
+
+def cut(request: web.Request, reason: str) -> ConnectionResetError:
+    """Cut the connection of an answer that has begun, and return the error to raise.
+
+    The cut tells the client that the answer is incomplete.
+    """
+    if request.transport is not None:
+        request.transport.abort()
+    return ConnectionResetError(reason)
+
+
+async def read_body(request: web.Request, limits: Limits) -> bytes:
+    """Return what was posted.
+
+    Raises:
+        HTTPException: it is larger than 2 MiB (413), cannot be unpacked (400), or does not come
+            (408).
+        ConnectionResetError: the client has hung up.
+    """
+    try:
+        async with asyncio.timeout(limits.body_s):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(
+            text=f"the body did not come within {limits.body_s:g} s\n"
+        ) from None
+    except web.RequestPayloadError as exc:
+        raise web.HTTPBadRequest(text=f"Failed to read the request body: {exc}\n") from exc

@@ -10,6 +10,7 @@ import json
 import logging
 import platform
 import socket
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from dsmops.worker.serving.connection import Ending, Limits
 from dsmops.worker.serving.logs import UTILS, Log, Shown
 from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
 from dsmops.worker.serving.module import ModuleContext
+from dsmops.worker.serving.openai.refusals import restated
+from dsmops.worker.serving.openai.routes import OpenAiRoutes
 from dsmops.worker.serving.tally import Tally
 from dsmops.worker.serving.throttle import Bucket
 
@@ -91,6 +94,8 @@ class WorkerSettings:
     drain_s: float = DRAIN_S
     allowed_origins: Sequence[str] = ()
     """Origins of pages of other sites that may use the server; `*` is every site."""
+    started_s: int = field(default_factory=lambda: int(time.time()))
+    """When the server was started, as a Unix time; the same in all its processes."""
 
 
 class Site:
@@ -150,6 +155,13 @@ class Site:
         app.router.add_get("/readyz", self._readyz, allow_head=True)
         for module in self._modules:
             module.add_routes(app.router)
+        OpenAiRoutes(
+            self._modules,
+            self._access,
+            self._settings.limits,
+            self._log,
+            started_s=self._settings.started_s,
+        ).add_to(app.router)
         app.router.add_get("/{path:.*}", self._static, allow_head=True)
         return app
 
@@ -167,9 +179,12 @@ class Site:
             self._metrics.throttled()
             self._throttled.add()
         if self._parting:
-            return web.Response(status=503, text="the server is shutting down\n")
+            return restated(request, web.Response(status=503, text="the server is shutting down\n"))
         if not is_own_origin(request, self._settings.allowed_origins):
-            return web.Response(status=403, text="pages of other sites may not use this server\n")
+            return restated(
+                request,
+                web.Response(status=403, text="pages of other sites may not use this server\n"),
+            )
         return await handler(request)
 
     def _modules_info(self) -> web.Response:

@@ -5,33 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 from aiohttp import web
 
 from dsmops import protocol
-from dsmops.audio import SAMPLE_RATE_HZ, Samples, open_audio
-from dsmops.errors import DsmopsError, InputError
+from dsmops.errors import DsmopsError
 from dsmops.protocol import NO_FREE_CHANNELS, CloseCode
-from dsmops.worker.runtime.loop import StreamFailed
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol, SttTokenizer
 from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
-from dsmops.worker.runtime.stt.stream import SttMarkerReached, SttStream
+from dsmops.worker.runtime.stt.stream import SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
 from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.desk import Place
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Log, Origin, Shown
 from dsmops.worker.serving.metrics import Metrics
 from dsmops.worker.serving.module import (
-    POST_PAUSE_S,
     Line,
     LoopModule,
     ModuleContext,
+    NoFreeSlotError,
     addr_field,
-    require_sender,
+    read_body,
 )
 from dsmops.worker.serving.stt_connection import (
     BATCHED,
@@ -40,13 +37,12 @@ from dsmops.worker.serving.stt_connection import (
     error_message,
     stt_answer,
 )
+from dsmops.worker.serving.stt_recording import Recording, RecordingTooLongError
 
 STT_SESSIONS = 8
 """Slots of an `Asr` module, whose config names no number. The original makes a new model state for
 each session, without a limit."""
 _ASR_SESSION_S = 360.0
-_POST_SILENCE_S = 10
-"""Fed behind a posted file, so that its marker comes back: more than any model's text delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +61,8 @@ class SttSettings:
     open_engine: Callable[[], SttEngineProtocol]
     open_tokenizer: Callable[[], SttTokenizer] | None = None
     """For fronts, which have no engine. Without it the module is served in one process."""
+    model_name: str = ""
+    """The model's own name, empty where it is not known."""
 
     def open(self, context: ModuleContext) -> SttModule:
         """Return the module, not yet started."""
@@ -85,6 +83,7 @@ class SttModule(LoopModule[SttStream]):
 
     def __init__(self, settings: SttSettings, context: ModuleContext) -> None:
         self._settings = settings
+        self.model_name = settings.model_name or settings.name
         self._is_batched = settings.kind == BATCHED.kind
         super().__init__(
             settings.name, settings.path, BATCHED_ASR if self._is_batched else ASR, context
@@ -163,45 +162,58 @@ class SttModule(LoopModule[SttStream]):
     async def post(self, request: web.Request) -> web.Response:
         """Transcribe the audio file in the body."""
         self._access.require(request, query=False)
-        self._require_place()
-        self.posts += 1
-        try:
+        with self.posting():
             return await self._transcribe(request)
-        finally:
-            self.posts -= 1
 
     async def _transcribe(self, request: web.Request) -> web.Response:
-        body = await self._read_body(request)
-        warnings: list[str] = []
+        body = await read_body(request, self._limits)
         self._log.info(MAIN, "handling asr post query", len=len(body))
         self._log.info(BATCHED_ASR, "batched-asr post query")
+        recording = Recording(io.BytesIO(body), self._limits.post_audio_s)
         try:
-            await asyncio.to_thread(_check_length, body, self._limits.post_audio_s)
-            place = await self._borrow(request, post=True)
-            stream = None if place is None else self._open(place)
-            if place is None or stream is None:
-                self._log.error(BATCHED_ASR, "no free channels after 1000 tries")
-                return web.Response(status=500, text=NO_FREE_CHANNELS)
-            try:
-                self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
-                words = await _transcribe(
-                    stream, body, request, self._limits.post_audio_s, warnings
-                )
-            finally:
-                self._give_back(stream, place)
-        except _TooLongError as exc:
+            async with contextlib.aclosing(self.transcribe(request, recording)) as events:
+                words = [stt_answer(event, BATCHED) async for event in events]
+        except RecordingTooLongError as exc:
             self._log.error(UTILS, "returning client error 413", err=Shown(exc.message))
             return web.Response(status=413, text=f"{exc.message}\n{exc.hint}\n")
+        except NoFreeSlotError:
+            return web.Response(status=500, text=NO_FREE_CHANNELS)
         except DsmopsError as exc:
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
-        for warning in warnings:
-            self._log.warn(BATCHED_ASR, warning)
         return web.Response(
-            body=protocol.encode_json(words),
+            body=protocol.encode_json([word for word in words if word is not None]),
             content_type="application/json",
-            headers=[("Warning", f'199 - "{warning}"') for warning in warnings],
+            headers=[("Warning", f'199 - "{warning}"') for warning in recording.warnings],
         )
+
+    async def transcribe(
+        self, request: web.Request, recording: Recording
+    ) -> AsyncGenerator[SttWord | SttWordEnd, None]:
+        """Yield the words of a recording that a request has brought, in a slot that it waits for.
+
+        Raises:
+            InputError: the recording is not audio, or too long.
+            NoFreeSlotError: no slot became free in time.
+            DsmopsError: the stream failed.
+            ConnectionResetError: the client has hung up.
+        """
+        await asyncio.to_thread(recording.check)
+        place = await self._borrow(request, post=True)
+        stream = None if place is None else self._open(place)
+        if place is None or stream is None:
+            self._log.error(self._origin, "no free channels after 1000 tries")
+            raise NoFreeSlotError
+        try:
+            if self._is_batched:
+                self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
+            async with contextlib.aclosing(recording.words(stream, request)) as words:
+                async for event in words:
+                    yield event
+        finally:
+            self._give_back(stream, place)
+        for warning in recording.warnings:
+            self._log.warn(self._origin, warning)
 
     def _open(self, place: Place) -> SttStream | None:
         """Return a stream in a slot that was lent, None where its loop has died."""
@@ -259,81 +271,3 @@ def stt_observer(
 def log_marker(log: Log, origin: Origin, slot: int, marker_id: int) -> None:
     """Log a marker as it comes."""
     log.info(origin, "received marker", bid=slot, id=marker_id)
-
-
-async def _transcribe(
-    stream: SttStream, body: bytes, request: web.Request, most_s: float, warnings: list[str]
-) -> list[protocol.SttAnswer]:
-    """Return the words of a whole audio file. `warnings` gets what of it is missing or not used.
-
-    Raises:
-        InputError: the body is not audio.
-        DsmopsError: the stream failed.
-        ConnectionResetError: the client has hung up.
-    """
-    news = asyncio.Event()
-    stream.on_news = news.set
-    feeder = asyncio.ensure_future(_feed(stream, body, most_s, warnings))
-    feeder.add_done_callback(lambda _: news.set())
-    words: list[protocol.SttAnswer] = []
-    try:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POST_PAUSE_S):
-                    await news.wait()
-            news.clear()
-            require_sender(request)
-            if feeder.done():
-                feeder.result()
-            for event in stream.fetch():
-                if isinstance(event, StreamFailed):
-                    raise DsmopsError(event.reason)
-                if isinstance(event, SttMarkerReached):
-                    return words
-                message = (
-                    stt_answer(event, BATCHED) if isinstance(event, SttWord | SttWordEnd) else None
-                )
-                if message is not None:
-                    words.append(message)
-    finally:
-        feeder.cancel()
-        await asyncio.gather(feeder, return_exceptions=True)
-
-
-async def _feed(stream: SttStream, body: bytes, most_s: float, warnings: list[str]) -> None:
-    """Hand a file to the stream as it has space; then a marker, then silence."""
-    blocks, samples = _blocks(body, warnings), 0
-    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-        while stream.is_full:
-            await asyncio.sleep(POST_PAUSE_S)
-        samples += len(block)
-        if samples > most_s * SAMPLE_RATE_HZ:
-            raise _too_long(most_s)
-        stream.push(block)
-    stream.mark(0)
-    stream.push(np.zeros(_POST_SILENCE_S * SAMPLE_RATE_HZ, np.float32))
-
-
-class _TooLongError(InputError):
-    """A post holds more audio than a client may send at once."""
-
-
-def _too_long(most_s: float) -> _TooLongError:
-    return _TooLongError(
-        f"the recording is longer than {most_s:,.0f} s",
-        hint="Send it in parts, or stream it.",
-        code="audio.long",
-    )
-
-
-def _check_length(body: bytes, most_s: float) -> None:
-    """Raise `_TooLongError` where the file's own header says that it is too long."""
-    with open_audio(io.BytesIO(body)) as audio:
-        if audio.duration_s is not None and audio.duration_s > most_s:
-            raise _too_long(most_s)
-
-
-def _blocks(body: bytes, warnings: list[str]) -> Iterator[Samples]:
-    with open_audio(io.BytesIO(body)) as audio:
-        yield from audio.blocks()
-        warnings += audio.warnings

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -42,7 +42,10 @@ from dsmops.worker.serving.module import (
     Line,
     LoopModule,
     ModuleContext,
+    NoFreeSlotError,
     addr_field,
+    cut,
+    read_body,
     require_sender,
 )
 from dsmops.worker.serving.tts_connection import SKIPPED, TtsConnection, TtsWire, refusal
@@ -77,6 +80,8 @@ class TtsSettings:
     """Slots of the engine; fronts must know them before it is loaded."""
     open_tokenizer: Callable[[], TtsTokenizer] | None = None
     """For fronts, which have no engine. Without it the module is served in one process."""
+    model_name: str = ""
+    """The model's own name, empty where it is not known."""
 
     def open(self, context: ModuleContext) -> TtsModule:
         """Return the module, not yet started."""
@@ -98,6 +103,7 @@ class TtsModule(LoopModule[TtsConversation]):
     def __init__(self, settings: TtsSettings, context: ModuleContext) -> None:
         super().__init__(settings.name, settings.path, PY, context)
         self._settings = settings
+        self.model_name = settings.model_name or settings.name
         self._metrics = context.metrics.py
         remote = context.remote.get(settings.name)
         self.loop = None
@@ -170,15 +176,11 @@ class TtsModule(LoopModule[TtsConversation]):
         """Synthesize the text in the body, and stream it as a WAV."""
         self._access.require(request, query=False)
         _require_json(request)
-        self._require_place()
-        self.posts += 1
-        try:
+        with self.posting():
             return await self._synthesize(request)
-        finally:
-            self.posts -= 1
 
     async def _synthesize(self, request: web.Request) -> web.StreamResponse:
-        text, voice = _parse_query(await self._read_body(request))
+        text, voice = _parse_query(await read_body(request, self._limits))
         self._log.info(
             MAIN,
             f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: '
@@ -186,19 +188,11 @@ class TtsModule(LoopModule[TtsConversation]):
             **addr_field(request),
         )
         self._log.info(PY, "py handle-query")
-        self._metrics.connected()
         try:
-            wanted = await self._request(voice)
-            place = await self._borrow(request, post=True)
-            stream = None if place is None else self._open(place, wanted)
-            if place is None or stream is None:
-                self._log.error(PY, "no free channels after 1000 tries")
-                return web.Response(status=500, text=NO_FREE_CHANNELS)
-            try:
-                self._log.info(PY, "batched-py channel", batch_idx=stream.slot)
-                return await self._say(request, stream, text)
-            finally:
-                self._give_back(stream, place)
+            async with self.speaking(request, text, voice) as speech:
+                return await self._say(request, speech)
+        except NoFreeSlotError:
+            return web.Response(status=500, text=NO_FREE_CHANNELS)
         except InputError as exc:
             self._log.error(UTILS, "returning client error 400", err=Shown(refusal(exc).logged))
             return web.Response(status=400, text=f"{exc.message}\n{exc.hint}\n")
@@ -206,10 +200,38 @@ class TtsModule(LoopModule[TtsConversation]):
             self._log.error(UTILS, "returning internal server error 500", err=Shown(exc.message))
             return web.Response(status=500, text=f"{exc.message}\n{exc.hint}\n")
 
-    async def _say(
-        self, request: web.Request, stream: TtsConversation, text: str
-    ) -> web.StreamResponse:
-        """Answer a post with the sound of `text`.
+    @contextlib.asynccontextmanager
+    async def speaking(
+        self, request: web.Request, text: str, voice: str | None
+    ) -> AsyncIterator[Speech]:
+        """Synthesize the text of a request, in a slot that it waits for.
+
+        Raises:
+            InputError: the voice is unknown, or the text cannot be synthesized.
+            NoFreeSlotError: no slot became free in time.
+            DsmopsError: the voice cannot be had.
+            ConnectionResetError: the client has hung up.
+        """
+        self._metrics.connected()
+        wanted = await self._request(voice)
+        place = await self._borrow(request, post=True)
+        stream = None if place is None else self._open(place, wanted)
+        if place is None or stream is None:
+            self._log.error(PY, "no free channels after 1000 tries")
+            raise NoFreeSlotError
+        try:
+            self._log.info(PY, "batched-py channel", batch_idx=stream.slot)
+            await asyncio.to_thread(stream.add_text, text)
+            await asyncio.to_thread(stream.end_text)
+            if stream.skipped:
+                self._log.warn(PY, SKIPPED, batch_idx=stream.slot, count=stream.skipped)
+            yield Speech(stream, request)
+            self._log.info(PY, "tts finished", batch_idx=stream.slot)
+        finally:
+            self._give_back(stream, place)
+
+    async def _say(self, request: web.Request, speech: Speech) -> web.StreamResponse:
+        """Answer a post with the sound of its text.
 
         Raises:
             InputError: the text cannot be synthesized.
@@ -217,40 +239,23 @@ class TtsModule(LoopModule[TtsConversation]):
             ConnectionResetError: the client has hung up, or the sound ends early; then the
                 connection is cut.
         """
-        await asyncio.to_thread(stream.add_text, text)
-        await asyncio.to_thread(stream.end_text)
         headers = {"Content-Type": "audio/wav"}
-        if stream.skipped:
-            self._log.warn(PY, SKIPPED, batch_idx=stream.slot, count=stream.skipped)
-            headers["Warning"] = f'199 - "{stream.skipped} {SKIPPED}"'
+        if speech.warning:
+            headers["Warning"] = f'199 - "{speech.warning}"'
         response = web.StreamResponse(headers=headers)
-        async for event in _events(stream, request):
-            match event:
-                case TtsAudio():
+        try:
+            async with contextlib.aclosing(speech.frames()) as frames:
+                async for pcm in frames:
                     if not response.prepared:
                         await response.prepare(request)
-                        await self._write(request, response, stream_header())
-                    await self._write(request, response, pcm_16(event.pcm).tobytes())
-                case TtsRefused():
-                    raise event.error
-                case StreamFailed() if response.prepared:
-                    raise _cut(request, event.reason)
-                case StreamFailed():
-                    raise DsmopsError(event.reason)
-        if not response.prepared:
-            raise InputError("the text has no words", hint="Send some words.", code="text.empty")
-        self._log.info(PY, "tts finished", batch_idx=stream.slot)
+                        await self.write(request, response, stream_header())
+                    await self.write(request, response, pcm_16(pcm).tobytes())
+        except DsmopsError as exc:
+            if response.prepared:
+                raise cut(request, exc.message) from exc
+            raise
         await response.write_eof()
         return response
-
-    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        try:
-            async with asyncio.timeout(self._limits.stalled_s):
-                await response.write(data)
-        except TimeoutError:
-            raise _cut(
-                request, f"the client read nothing for {self._limits.stalled_s:g} s"
-            ) from None
 
     async def _request(self, voice: str | None) -> TtsRequest:
         """Return how a stream with this voice speaks.
@@ -326,16 +331,6 @@ def _cut_name(name: str) -> str:
     return name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
 
 
-def _cut(request: web.Request, reason: str) -> ConnectionResetError:
-    """Cut the connection of an answer that has begun, and return the error to raise.
-
-    The cut tells the client that the answer is incomplete.
-    """
-    if request.transport is not None:
-        request.transport.abort()
-    return ConnectionResetError(reason)
-
-
 def _query(request: web.Request) -> tuple[TtsFormat, str | None]:
     """Return format and voice that a WebSocket's query asks for.
 
@@ -388,6 +383,36 @@ def _parse_query(data: bytes) -> tuple[str, str]:
                 )
             )
     return body["text"], body["voice"]
+
+
+class Speech:
+    """A text that is being synthesized in a slot."""
+
+    def __init__(self, stream: TtsConversation, request: web.Request) -> None:
+        self._stream, self._request = stream, request
+        self.warning = f"{stream.skipped} {SKIPPED}" if stream.skipped else ""
+        """What of the text is skipped."""
+
+    async def frames(self) -> AsyncGenerator[Samples, None]:
+        """Yield the sound as it comes, float32 [1920] at 24 kHz.
+
+        Raises:
+            InputError: the engine cannot follow the request, or the text has no words.
+            DsmopsError: the stream failed.
+            ConnectionResetError: the client has hung up.
+        """
+        is_silent = True
+        async for event in _events(self._stream, self._request):
+            match event:
+                case TtsAudio():
+                    is_silent = False
+                    yield event.pcm
+                case TtsRefused():
+                    raise event.error
+                case StreamFailed():
+                    raise DsmopsError(event.reason)
+        if is_silent:
+            raise InputError("the text has no words", hint="Send some words.", code="text.empty")
 
 
 async def _events(stream: TtsConversation, request: web.Request) -> AsyncIterator[TtsEvent]:

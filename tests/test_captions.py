@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmops.cli.views.captions import (
+from dsmops.captions import (
     CUE_LINES,
     CUE_MS,
     LINE_CHARS,

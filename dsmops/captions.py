@@ -1,5 +1,7 @@
 """Words with times as captions: SubRip (`.srt`) and WebVTT (`.vtt`). Pure functions.
 
+`transcribe` writes them, and the server's OpenAI endpoints answer with them.
+
 Words are gathered into cues that can be read: one or two lines, some seconds, ending where a
 sentence or a pause does.
 
