@@ -198,12 +198,12 @@ def bench(
 ) -> None:
     """Find how many streams a server carries.
 
-    Opens paced streams to any moshi-server, more and more of them, until a limit fails. A frame is
-    sent every 80 ms by the clock, whatever happened before. The client measures how late it is
-    itself, so that a slow client is not blamed on the server. Run it on a host with cores to spare.
+    Opens more and more paced streams to any moshi-server until a limit fails. Each stream sends a
+    frame every 80 ms by the clock. The client measures its own delays, so that a slow client is not
+    blamed on the server. Run it on a host with free cores.
 
-    Exit codes: 0 measured, and every limit that was given held; 1 a given limit failed; 5 the
-    client was too slow to tell; 6 the server failed. Ctrl-C keeps what was measured.
+    Exit codes: 0 measured, and every given limit held; 1 a given limit failed; 5 the client was too
+    slow for a result; 6 the server failed. Ctrl-C keeps what was measured.
 
     \b
     Examples:

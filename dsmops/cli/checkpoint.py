@@ -58,8 +58,8 @@ def inspect(
 ) -> None:
     """Show the tensors, dtypes and model of a checkpoint.
 
-    Reads headers only, and of a file on the hub nothing more is downloaded, unless --scan asks for
-    the values.
+    Reads only the headers, unless --scan is given. Of a file on the hub only the headers are
+    downloaded.
 
     \b
     Examples:
@@ -179,10 +179,10 @@ def convert(
 ) -> None:
     """Convert a bf16 checkpoint to f16 or f32, and report losses.
 
-    Streams: memory stays small whatever the size. The target is absent, old or complete at any
-    moment. Tensors of other dtypes, names, order, shapes and metadata stay as they are. A target
-    that is up to date is left alone, and so is a file that dsmops did not make. Exits 1 when
-    --verify finds a difference.
+    Needs little memory, whatever the size. At any moment the target is absent, the old file, or
+    complete. Names, order, shapes, metadata and tensors of other dtypes stay unchanged. A target
+    that is up to date is not written again. A file that dsmops did not make is not replaced. Exits
+    1 when --verify finds a difference.
 
     \b
     Examples:
@@ -258,7 +258,7 @@ def verify(
             "--reference",
             metavar="FILE",
             readable=False,
-            help="With --numerics, what is spoken: shows word error rates.",
+            help="With --numerics, the spoken text: shows word error rates.",
         ),
     ] = None,
     cpu: Annotated[
@@ -274,14 +274,14 @@ def verify(
 ) -> None:
     """Compare a converted or exported file with its source.
 
-    Works without any record, so files converted by other programs can be checked too. Exits 1 when
-    something differs, and names the first differing element of each tensor. Of an exported file
-    the bytes are compared, or where another program wrote it the errors of its values.
+    Needs no record, so files that other programs converted can be checked too. Exits 1 when
+    something differs, and names the first different element of each tensor. For an exported file
+    the bytes are compared. If another program wrote it, the errors of its values are compared.
 
-    --numerics (pip install 'dsmops[worker]') computes the source in f32 and the target in its own
-    dtype: error of the logits, agreement of the tokens, the range of the activations in each layer,
-    and where NaN or infinity begin. With --reference also the word error rate before and after.
-    Exits 1 when the answer is no.
+    --numerics (pip install 'dsmops[worker]') runs the source in f32 and the target in its own
+    dtype. It shows the error of the logits, the agreement of the tokens, the range of the
+    activations in each layer, and where NaN or infinity begin. With --reference it also shows the
+    word error rate before and after. Exits 1 when the answer is no.
 
     \b
     Examples:

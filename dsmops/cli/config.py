@@ -45,9 +45,9 @@ def check_config(
 ) -> None:
     """Check a moshi-server config for mistakes.
 
-    Knows every key of the server and looks into the files that are on this machine; it downloads
-    nothing. Dtype and memory are judged for a device when one is named with --device or --simulate.
-    Exits 1 on errors, with --strict on warnings too.
+    Knows every key of the server, and reads the files that are on this machine. Downloads nothing.
+    Dtype and memory are judged only for a device that --device or --simulate names. Exits 1 on
+    errors, with --strict also on warnings.
 
     \b
     Examples:
@@ -108,11 +108,13 @@ def make_config(
 ) -> None:
     """Write a moshi-server config for a GPU.
 
-    Takes the template's comments and order, and sets dtype_override, batch_size and an API key as
-    the card and the plan ask for. A config for text-to-speech has no dtype; where moshi-server's
-    Python module cannot compute, it is planned for `dsmops worker`. A card is not needed when
-    --dtype and --batch-size are both given. Exits 1 when the result has lint errors, with --strict
-    on warnings too; it is then printed, but not written to a file.
+    Keeps the template's comments and order. Sets dtype_override, batch_size and an API key for the
+    card. A config for text-to-speech has no dtype. Where moshi-server's Python module cannot
+    compute, the config is planned for `dsmops worker`. With --dtype and --batch-size no card is
+    needed.
+
+    Exits 1 when the result has lint errors, with --strict also on warnings. The result is then
+    printed, but not written to a file.
 
     \b
     Examples:

@@ -70,10 +70,10 @@ def doctor(
 ) -> None:
     """Diagnose this machine: GPU, torch, files, configs, ports.
 
-    GPU and driver, torch, the server's binary, configs, checkpoints, the hub and its token, disk,
-    ports and recent logs; each finding with cause, evidence, public report, fix and runbook page.
-    Takes seconds, needs no GPU, torch or network, changes nothing, and says what it could not see.
-    Exits 1 when there are errors.
+    Checks GPU and driver, torch, the server's binary, configs, checkpoints, the hub and its token,
+    disks, ports and recent logs. Each finding has cause, evidence, public report, fix and runbook
+    page. It takes seconds and needs no GPU, torch or network. It changes nothing, and says what it
+    could not see. Exits 1 when there are errors.
 
     \b
     Examples:

@@ -71,10 +71,10 @@ def export(
 ) -> None:
     """Write a quantised checkpoint for another program.
 
-    Reports the error of every value that was rounded. Streams: memory stays small whatever the
-    size. The target is absent, old or complete at any moment; a killed run is taken up where it
-    was. A target that is up to date is left alone. `dsmops verify SOURCE TARGET` checks the file,
-    also one that another program wrote.
+    Reports the error of every value that was rounded. Needs little memory, whatever the size. At
+    any moment the target is absent, the old file, or complete. After a killed run, the next one
+    continues. A target that is up to date is not written again. `dsmops verify SOURCE TARGET`
+    checks the file, also one that another program wrote.
 
     \b
     Examples:

@@ -26,11 +26,13 @@ def check_gpu(
 ) -> None:
     """Show the GPUs of this machine and what each can serve.
 
-    Capability, memory, driver, MIG and who uses the memory; the dtype to serve in, what
-    moshi-server needs for it, how to build the server for the card, and whether the installed torch
-    has kernels for it. All cards are shown, also those that CUDA_VISIBLE_DEVICES hides;
-    moshi-server takes CUDA ordinal 0. Exit code 4 means that no CUDA program would find a device
-    here: the report is printed all the same, and the error says why and what to do.
+    Shows capability, memory, driver, MIG and the processes that use the memory. Says which dtype to
+    serve in, what moshi-server needs for it, how to build the server for the card, and whether the
+    installed torch has kernels for it.
+
+    Cards that CUDA_VISIBLE_DEVICES hides are shown too. moshi-server takes CUDA ordinal 0. Exit
+    code 4 means that no CUDA program would find a device here. The report is printed all the same,
+    and the error says why and what to do.
 
     \b
     Examples:

@@ -40,8 +40,8 @@ def log_report(
 
     Reads raw logs of moshi-server and of `dsmops worker`, compressed or in a collector's wrapper,
     in one pass and in constant memory. Says whether the server kept up, how many streams it had,
-    who was refused, and when it died. Evidence is redacted. An HTML page needs pip install
-    'dsmops[plots]'.
+    who was refused, and when it died. Secrets are removed from the quoted lines. An HTML page needs
+    pip install 'dsmops[plots]'.
 
     \b
     Examples:

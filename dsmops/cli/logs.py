@@ -116,8 +116,8 @@ def format_log(
         typer.Option(
             "--level",
             metavar="LEVEL",
-            help="Only events of this level and above: trace, debug, info, warn, error. Panics, "
-            "tracebacks and crashes count as error.",
+            help="Keep only events of this level and above: trace, debug, info, warn, error. "
+            "Panics, tracebacks and crashes count as error.",
         ),
     ] = None,
     target: Annotated[
@@ -125,7 +125,7 @@ def format_log(
         typer.Option(
             "--target",
             metavar="MODULE",
-            help="Only events of this module or below: moshi_server::utils. Repeatable.",
+            help="Keep only events of this module or below: moshi_server::utils. Repeatable.",
         ),
     ] = None,
     since: Annotated[

@@ -136,14 +136,14 @@ ServerVersionOpt = Annotated[
     typer.Option(
         "--server-version",
         metavar="V",
-        help="Judge for this moshi-server release, for example 0.6.4.",
+        help="Check for this moshi-server release, for example 0.6.4.",
     ),
 ]
 AddrOpt = Annotated[
     str | None,
-    typer.Option("--addr", metavar="IP", help="Judge exposure for this --addr of the server."),
+    typer.Option("--addr", metavar="IP", help="Check the config for a server with this --addr."),
 ]
-StrictOpt = Annotated[bool, typer.Option("--strict", help="Let warnings fail as well.")]
+StrictOpt = Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")]
 
 
 def dtype_parser(parse: Callable[[str], _DType]) -> Callable[[str], _DType]:

@@ -52,7 +52,7 @@ def plan(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", metavar="N", min=1, help="Say whether N streams fit; exit code 1: no."
+            "--batch-size", metavar="N", min=1, help="Check whether N streams fit; exit code 1: no."
         ),
     ] = None,
     reserve: Annotated[
@@ -92,12 +92,14 @@ def plan(
 ) -> None:
     """Compute memory and step time of a model on a GPU.
 
-    Shows the memory split, the largest safe batch_size, what limits it, and, when the model does
-    not fit, what would. Step times are measured ones where this machine has them (--measure), else
-    an estimate. Exit code 1 means that it does not fit; with --batch-size, that so many do not fit,
-    or that the card's memory is unknown. --explain also says what fewer codebooks
-    would change of a text-to-speech model. The model tiny needs --runtime embedded: moshi-server
-    reads only the published Mimi.
+    Shows the memory split, the largest safe batch_size, and what limits it. If the model does not
+    fit, shows what would. Step times are measured ones where this machine has them (--measure), and
+    an estimate otherwise.
+
+    Exit code 1 means that the model does not fit. With --batch-size it means that N streams do not
+    fit, or that the memory of the card is unknown. --explain also says what fewer codebooks would
+    change for a text-to-speech model. The model tiny needs --runtime embedded: moshi-server reads
+    only the published Mimi.
 
     \b
     Examples:

@@ -101,17 +101,13 @@ def prep_sm75(
 ) -> None:
     """Prepare a model and a config for a GPU in one command.
 
-    Idempotent: what is up to date is left alone, and a config that is already there keeps what you
-    edited. On a card that computes bf16 nothing is converted. Exit code 1 means that the model does
-    not fit or that the config has errors. Where the hub cannot be reached, --dry-run shows what the
-    published facts tell.
+    Run it again at any time: it does only what is missing, and an existing config keeps your edits.
+    On a card that computes bf16 nothing is converted. Without a GPU it stops, unless --simulate
+    names a card. Exit code 1 means that the model does not fit or that the config has errors.
+    --dry-run also works without the hub, from the published facts.
 
-    A text-to-speech model is prepared for `dsmops worker`: moshi-server's Python module computes in
-    bf16 only. Its config.json says what it is, and is taken from beside it, as tokenizer and Mimi
-    are.
-
-    Differs from the script that this replaces: without a GPU it stops, unless --simulate names a
-    card.
+    A text-to-speech model is prepared for `dsmops worker`: moshi-server's Python module computes
+    only in bf16. Its config.json, tokenizer and Mimi are taken from beside its weights.
 
     \b
     Examples:

@@ -50,7 +50,7 @@ EndpointOpt = Annotated[
 ]
 RequesterPaysOpt = Annotated[
     bool,
-    typer.Option("--requester-pays", help="Pay for requests to a bucket whose requester pays."),
+    typer.Option("--requester-pays", help="Pay for requests to a requester-pays bucket."),
 ]
 
 _DURATION_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -99,7 +99,7 @@ def publish_logs(
         bool,
         typer.Option(
             "--allow-unredacted",
-            help="Publish even what still holds keys, addresses or spoken text.",
+            help="Publish files even with keys, addresses or spoken text.",
         ),
     ] = False,
     acl: Annotated[
@@ -154,9 +154,9 @@ def publish_logs(
 ) -> None:
     """Upload formatted logs to S3 or a shared folder.
 
-    Each content is sent once: unchanged and renamed files send nothing. Only files named like logs
-    are published. New content is searched for what redaction removes, and a file with a hit is
-    refused (exit code 1). One file that fails does not stop the rest (exit code 6).
+    Each content is sent once: unchanged and renamed files send nothing. Only files with the name of
+    a log are published. New content is searched for secrets, and a file with a hit is refused (exit
+    code 1). A file that fails does not stop the others (exit code 6).
 
     The output ends with the `pull-logs` command that gets the logs on another machine.
 
@@ -248,7 +248,7 @@ def pull_logs(
 ) -> None:
     """Download or list published logs.
 
-    Every byte is compared with its published digest. Files that are here already are not fetched
+    Every byte is compared with its published digest. Files that are already here are not downloaded
     again. Local files that were never published are kept (exit code 1).
 
     \b

@@ -122,7 +122,7 @@ def smoke_test(
             "--audio",
             metavar="FILE",
             readable=False,
-            help="Send this recording; it must bring words.",
+            help="Send this recording; it must contain words.",
         ),
     ] = None,
     extra_arg: Annotated[
@@ -145,17 +145,16 @@ def smoke_test(
 ) -> None:
     """Test whether a speech server works.
 
-    An open port does not mean that the server works. Checked are the config, the start, Ready,
+    An open port does not mean that the server works. This test checks the config, the start, Ready,
     frames and answers, a recording in real time, step times, keys, slots, memory, shutdown and the
     log. A check that cannot run says why. The exit code is 1 if a check failed. The server's output
     stays in logs/moshi-logs/raw/.
 
-    The tiny model travels with the package, and with it recordings whose words are known: the check
-    `words` compares what is transcribed with what is spoken. moshi-server cannot serve that model,
-    because it reads only the published Mimi.
+    The tiny model is part of the package, with recordings of known words: the check `words`
+    compares the transcript with what is spoken. moshi-server cannot serve that model, because it
+    reads only the published Mimi.
 
-    Different from the script that this replaces: --timeout limits the whole test, and
-    --simulate-success runs a real server.
+    --timeout limits the whole test. --simulate-success runs a real server, too.
 
     \b
     Examples:

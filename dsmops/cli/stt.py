@@ -72,7 +72,7 @@ def transcribe(
             "--prompt-text",
             metavar="TEXT",
             callback=check_text,
-            help="Words that came before, to settle spelling.",
+            help="Words that came before, to fix the spelling.",
         ),
     ] = "",
     prompt_audio: Annotated[
@@ -127,13 +127,13 @@ def transcribe(
 ) -> None:
     """Transcribe a recording, on this machine or through a server.
 
-    Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best,
+    Runs the embedded engine (pip install 'dsmops[worker]') in the best dtype of the card, which is
     f32 on a CPU. Channels are mixed. Ctrl-C ends the recording there: what was read until then is
-    transcribed. A second Ctrl-C ends the command. The microphone needs pip install 'dsmops[mic]'.
+    transcribed. A second Ctrl-C ends the command. --mic needs pip install 'dsmops[mic]'.
 
-    From a pipe, words of WAV and AU come while it runs. Other formats wait for its end: their
-    decoders seek in the whole file. Let ffmpeg make a WAV of them: ffmpeg -i INPUT -f wav - |
-    dsmops transcribe -
+    From a pipe, the words of WAV and AU come while it runs. Other formats are decoded when the pipe
+    has ended, because their decoders seek in the whole file. ffmpeg can make a WAV of them: ffmpeg
+    -i INPUT -f wav - | dsmops transcribe -
 
     \b
     Examples:
@@ -364,11 +364,14 @@ def evaluate(
 ) -> None:
     """Measure the word error rate on recordings with known text.
 
-    Definitions are those of the published figures. A manifest is JSON Lines, CSV or TSV; a dataset
-    is hf-dataset://org/name[:config[:split]] or an alias. With REFERENCE, one recording is
-    transcribed and scored, or a finished transcript (.txt, .srt, .vtt, .json) is scored without a
-    model. Exits 1 if a recording could not be read: it is then in no figure, and named. With --url,
-    audio goes to the server as fast as it answers.
+    Rates are defined as in the published figures. A manifest is JSON Lines, CSV or TSV. A dataset
+    is hf-dataset:
+
+    org/name[:config[:split]] or an alias. With REFERENCE, one recording is transcribed and scored,
+    or a finished transcript (.txt, .srt, .vtt, .json) is scored without a model. With --url, audio
+    goes to the server as fast as it answers.
+
+    Exits 1 if a recording could not be read. Such a recording is named and not counted.
 
     \b
     Examples:

@@ -116,11 +116,11 @@ def synthesize(
 ) -> None:
     """Synthesize speech from a text, here or on a server.
 
-    Runs the embedded engine (pip install 'dsmops[worker]'), in the dtype that the card serves best,
-    f32 on a CPU. A file of the name TEXT is read, if there is one. OUT appears whole or not at all,
-    and replaces a file that is there. Write pauses as <break time="0.5s"/>. Characters that the
-    model does not know are skipped and reported. Ctrl-C keeps what was made so far. --play needs
-    pip install 'dsmops[mic]'.
+    Runs the embedded engine (pip install 'dsmops[worker]') in the best dtype of the card, which is
+    f32 on a CPU. TEXT may also be the name of a file. OUT appears whole or not at all, and replaces
+    an existing file. Write pauses as <break time="0.5s"/>. Characters that the model does not know
+    are skipped and reported. Ctrl-C keeps the sound made so far. --play needs pip install
+    'dsmops[mic]'.
 
     \b
     Examples:

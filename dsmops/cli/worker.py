@@ -93,14 +93,14 @@ def worker(
 ) -> None:
     """Serve a config, or a model by name, in the embedded engine.
 
-    Takes the flags and the TOML of `moshi-server worker`; messages, metrics and log lines are the
-    same. It listens once every model is loaded and has made its first steps. SIGTERM and SIGHUP let
-    conversations end, then it exits with 0. With --json one document on stdout says where it
+    Takes the options and the TOML of `moshi-server worker`. Messages, metrics and log lines are the
+    same. It listens once every model is loaded and has made its first steps. On SIGTERM and SIGHUP
+    it lets conversations end and exits with 0. With --json one document on stdout says where it
     listens, and the log goes to stderr.
 
-    --model writes a config for this machine into your state folder and says where. Its key stays
-    the same; --api-key sets another. The tiny model travels with the package and runs on any CPU.
-    moshi-server cannot serve it: that server reads only the published Mimi.
+    --model writes a config for this machine into your state folder and prints its path. Its key
+    stays the same; --api-key sets another. The tiny model is part of the package and runs on any
+    CPU. moshi-server cannot serve it, because that server reads only the published Mimi.
 
     \b
     Examples:
