@@ -117,7 +117,8 @@ def _verdict(
     first = _cause(checks)
     more = counts[CheckStatus.FAILED] - 1
     others = f" {more} other check{'s' if more > 1 else ''} failed as well." if more > 0 else ""
-    blocked = f" {counts[CheckStatus.BLOCKED] or 'No'} could not run."
+    stopped = counts[CheckStatus.BLOCKED]
+    blocked = f" {stopped} check{'s' if stopped > 1 else ''} could not run." if stopped else ""
     return f"Failed at `{first.name}`: {first.evidence}.{others}{blocked}"
 
 
