@@ -99,13 +99,13 @@ class Q80(Encoding):
     def encode(self, values: Floats) -> Encoded:
         scale = _over_groups(np.maximum, np.abs(values)) / np.float32(127)
         stored_scale = scale.astype("<f2")
-        codes = values * _inverse(scale)
-        _round_half_away(codes)
+        codes = _rounded_half_away(values * _inverse(scale))
         out = np.empty((len(values), 34), np.uint8)
         out[:, :2] = _as_bytes(stored_scale)
-        out[:, 2:].view(np.int8)[:] = codes
-        codes *= stored_scale.astype(np.float32)
-        return Encoded((out,), codes)
+        out[:, 2:] = codes.view(np.uint8)
+        decoded = codes.astype(np.float32)
+        decoded *= stored_scale.astype(np.float32)
+        return Encoded((out,), decoded)
 
     def decode(self, pieces: tuple[Bytes, ...]) -> Floats:
         (block,) = pieces
@@ -309,16 +309,17 @@ def _inverse(values: Floats) -> Floats:
     return inverse
 
 
-def _round_half_away(values: Floats) -> None:
-    """Round in place to whole numbers; halves go away from zero, as C's `roundf` rounds."""
-    even = np.rint(values)
-    rest = values - even  # exact, so a half is seen as a half
-    halves = np.abs(rest) == np.float32(0.5)
-    if halves.any():
-        # Those that went towards zero go one further.
-        rest[~halves | (rest * values < 0)] = 0
-        even += 2 * rest
-    values[:] = even
+_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
+
+
+def _rounded_half_away(values: Floats) -> NDArray[np.int8]:
+    """Return whole numbers; halves go away from zero, as C's `roundf` rounds. Changes `values`.
+
+    What is added before the cut is the number below 0.5: with 0.5 itself, the number below a half
+    would be rounded up by the addition.
+    """
+    values += np.copysign(_BELOW_HALF, values)
+    return values.astype(np.int8)
 
 
 def _over_groups(pick: np.ufunc, values: Floats) -> Floats:

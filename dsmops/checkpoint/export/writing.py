@@ -33,6 +33,7 @@ BLOCK_VALUES = 1 << 17
 """Values per block: large enough that numpy outweighs Python, small enough for a cache."""
 THREADS = min(4, os.cpu_count() or 1)
 """Blocks in work at once; each holds about 4 MiB."""
+_LARGEST_KEPT_BYTES = 16 << 20
 _JOURNAL_BYTES = 256 << 20
 """Target bytes after which finished tensors are forced to the disk and noted in the journal."""
 
@@ -111,6 +112,7 @@ def _fill(
     os.ftruncate(fd, plan.target_bytes)
     _write_at(fd, plan.head, 0)
     found = []
+    _keep_freed_memory()
     pool = ThreadPoolExecutor(THREADS)
     try:
         for tensor in plan.tensors:
@@ -129,6 +131,16 @@ def _fill(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return tuple(found)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc hand a block's arrays to the next block, and not back to the system.
+
+    It maps large arrays page by page and unmaps them when they are freed, until it has seen a
+    larger one freed (`M_MMAP_THRESHOLD` of mallopt(3)). Without this, page faults take as long as
+    the work.
+    """
+    np.empty(_LARGEST_KEPT_BYTES, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

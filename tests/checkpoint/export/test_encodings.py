@@ -74,6 +74,21 @@ def test_q8_0_is_what_its_description_gives(values: Floats) -> None:
     assert Q80.encode(values).pieces[0].tobytes() == wanted
 
 
+def test_q8_0_rounds_halves_away_from_zero_and_nothing_else() -> None:
+    """Nor the neighbours of a half, which adding 0.5 in float32 would round with it."""
+    halves = np.arange(15, dtype=np.float32) + np.float32(0.5)
+    below = np.nextafter(halves, np.float32(0))
+    values = np.zeros((2, 32), np.float32)
+    values[:, 0] = 127  # the scale is 1, so codes are the rounded values
+    values[0, 1:16], values[0, 16:31] = halves, -halves
+    values[1, 1:16], values[1, 16:31] = below, -below
+    assert Q80 is not None
+    codes = Q80.encode(values).pieces[0][:, 2:].view(np.int8)
+    up = np.arange(15)
+    assert codes[0, 1:31].tolist() == [*(up + 1), *(-up - 1)]
+    assert codes[1, 1:31].tolist() == [*up, *-up]
+
+
 @given(hnp.arrays(np.float32, (3, 32), elements=SMALL))
 def test_q4_0_is_what_its_description_gives(values: Floats) -> None:
     """Of two values of the same magnitude the first decides on the sign of the scale."""
