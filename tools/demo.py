@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from dsmops.operations.smoke import Parts
+from dsmops.operations.smoke import Simulation
 from dsmops.operations.smoke.simulate import TinyModel
 from dsmops.report import Reporter, Table
 from dsmops.shipped import shipped_models
@@ -252,7 +252,7 @@ def share_logs(demo: Demo, raw_log: Path) -> Path:
 def main() -> int:
     """Run the loop and say what was proven."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    hears, speaks = Parts().generate(FOLDER / "source")
+    hears, speaks = Simulation().generate(FOLDER / "source")
     weights = hears.weights
     converted = FOLDER / "assets" / "fp16" / "model.fp16.safetensors"
     config = converted.with_suffix(".toml")

@@ -24,7 +24,7 @@ class Module:
     """
 
     name: str
-    kind: str
+    type: str
     table: Mapping[str, Any]
 
     @property
@@ -33,12 +33,12 @@ class Module:
 
         Then it reads `dtype_override`.
         """
-        return "dtype_override" in MODULES[self.kind].keys
+        return "dtype_override" in MODULES[self.type].keys
 
     @property
     def is_python(self) -> bool:
         """Whether a Python script does the work."""
-        return "script" in MODULES[self.kind].keys
+        return "script" in MODULES[self.type].keys
 
     @property
     def py_keys(self) -> Mapping[str, Key]:
@@ -46,7 +46,7 @@ class Module:
 
         Empty where no script, or another one, reads the table.
         """
-        py = MODULES[self.kind].keys.get("py")
+        py = MODULES[self.type].keys.get("py")
         return (
             py.type.keys
             if py and isinstance(py.type, Section) and "script" not in self.table
@@ -167,7 +167,7 @@ def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileRef
     """
     found: list[FileReference] = []
     for module in modules(config):
-        known = MODULES[module.kind].keys
+        known = MODULES[module.type].keys
         named: dict[KeyPath, FileRole] = {
             (key,): role for key, role in _ROLES.items() if key in known
         }
@@ -177,7 +177,7 @@ def file_references(config: Config, environ: Mapping[str, str]) -> tuple[FileRef
             }
         # PyPost encodes voices, with networks of its own.
         named |= {
-            ("py", key): role if module.kind != "PyPost" else FileRole.OTHER
+            ("py", key): role if module.type != "PyPost" else FileRole.OTHER
             for key, role in _PY_ROLES.items()
             if key in module.py_keys
         }

@@ -70,7 +70,7 @@ def described_model(config: Config) -> PublishedModel:
     found = [
         (module, shape)
         for module in modules(config)
-        if module.kind == "BatchedAsr" and (shape := module.lm_shape())
+        if module.type == "BatchedAsr" and (shape := module.lm_shape())
     ]
     if len(found) != 1:
         raise InputError(
@@ -98,7 +98,7 @@ def tts_module(config: Config) -> Module | None:
     None for other configs.
     """
     found = modules(config)
-    return found[0] if len(found) == 1 and found[0].kind == "Py" and found[0].py_keys else None
+    return found[0] if len(found) == 1 and found[0].type == "Py" and found[0].py_keys else None
 
 
 def served_model(config: Config) -> PublishedModel | None:

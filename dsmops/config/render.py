@@ -179,12 +179,12 @@ def _changes(template: Config, settings: ConfigSettings) -> dict[KeyPath, Any]:
     }
     if of_module:
         module = _module(template)
-        places = _TTS_PLACES if module.kind == "Py" and module.py_keys else _PLACES
+        places = _TTS_PLACES if module.type == "Py" and module.py_keys else _PLACES
         for key, value in of_module.items():
             for where in places.get(key, ((key,),)):
-                if where[0] not in MODULES[module.kind].keys:
+                if where[0] not in MODULES[module.type].keys:
                     raise InputError(
-                        f"a module of type {module.kind} has no {where[-1]}",
+                        f"a module of type {module.type} has no {where[-1]}",
                         hint="Use a template with a BatchedAsr module.",
                     )
                 changes[module.where(*where)] = (

@@ -58,8 +58,8 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What formatting a part of a log came to, but for its text."""
+class FormatTotals:
+    """The totals of formatting a part of a log: all results but its text."""
 
     counts: Counts
     redactions: Counter[str]
@@ -148,10 +148,10 @@ class Formatter:
         out = self._feed(rest) if (rest := self._unwrapper.flush()) else b""
         return out + b"".join(map(self._json, self._grouping.finish()))
 
-    def outcome(self) -> Outcome:
+    def totals(self) -> FormatTotals:
         """Return what this log came to, for a formatter that `take`s it as a part of its own."""
         clock = self._style.clock
-        return Outcome(
+        return FormatTotals(
             self.counts,
             self.redactions,
             self.read_bytes,
@@ -160,11 +160,11 @@ class Formatter:
             clock.guessed,
         )
 
-    def can_take(self, part: Outcome) -> bool:
+    def can_take(self, part: FormatTotals) -> bool:
         """Return whether another formatter made of the next part of this log, which begins with a
         record, what this one would have.
 
-        False also where what comes after that part depends on more than an outcome tells.
+        False also where what comes after that part depends on more than the totals show.
         """
         return not (
             self._leaves_open()
@@ -172,7 +172,7 @@ class Formatter:
             or (part.clock_guessed and self._style.clock.last)
         )
 
-    def take(self, part: Outcome) -> None:
+    def take(self, part: FormatTotals) -> None:
         """Take over what another formatter made of the next part of this log."""
         self.counts.add(part.counts)
         self.redactions.update(part.redactions)

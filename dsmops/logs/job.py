@@ -204,10 +204,10 @@ def _take_over(others: list[SectionAtWork], formatter: Formatter, out: _Behind) 
     process could not know enough.
     """
     for other in others:
-        outcome = other.outcome()
-        if outcome and formatter.can_take(outcome):
+        totals = other.totals()
+        if totals and formatter.can_take(totals):
             out.put(formatter.flush())
-            formatter.take(outcome)
+            formatter.take(totals)
             for chunk in read_chunks(other.output):
                 out.put(chunk)
         else:

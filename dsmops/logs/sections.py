@@ -31,7 +31,7 @@ from dsmops.files import os_errors
 from dsmops.logs.blocks import chunk_sizes, cut_blocks
 from dsmops.logs.clock import Clock
 from dsmops.logs.compression import MAGIC_BYTES
-from dsmops.logs.formatter import Formatter, Outcome
+from dsmops.logs.formatter import Formatter, FormatTotals
 from dsmops.logs.reader import Reader
 from dsmops.logs.sources import STDIN, is_compressed, local_path
 from dsmops.progress import SILENT, Progress
@@ -142,7 +142,7 @@ class SectionAtWork:
             _work(section, formatter, self.output, results, parent)
         os.close(results)
 
-    def outcome(self) -> Outcome | None:
+    def totals(self) -> FormatTotals | None:
         """Wait for the process and return what it came to.
 
         None where it failed, and the section has to be formatted here.
@@ -187,6 +187,6 @@ def _work(
             output.write(formatter.feed(block))
         output.write(formatter.flush())
         output.flush()
-        os.write(results, pickle.dumps(formatter.outcome()))
+        os.write(results, pickle.dumps(formatter.totals()))
     finally:
         os._exit(0)

@@ -28,7 +28,7 @@ from dsmops.operations.bench import (
     Verdict,
     compare,
 )
-from dsmops.operations.bench.result import ClientFacts, ServerFacts
+from dsmops.operations.bench.result import ClientDescription, ServerDescription
 from dsmops.report.document import to_json
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -56,8 +56,8 @@ def tts_level(streams: int) -> Level:
 def load_test(*levels: Level, kind: str = "stt") -> LoadTest:
     return LoadTest(
         kind,
-        ServerFacts('ws://<script>alert("1")</script>:8080/', "0.6.4", "batched_asr", 64, 0),
-        ClientFacts(2, 4, True, "0.2"),
+        ServerDescription('ws://<script>alert("1")</script>:8080/', "0.6.4", "batched_asr", 64, 0),
+        ClientDescription(2, 4, True, "0.2"),
         datetime(2026, 1, 2, tzinfo=UTC),
         ("a & b.wav",),
         20,

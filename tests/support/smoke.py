@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from dsmops.operations.smoke import (
     CHECKS,
     CheckStatus,
-    Parts,
+    Simulation,
     SmokeReport,
     SmokeRequest,
     simulate_success,
@@ -34,30 +34,30 @@ def random_models(folder: Path) -> tuple[TinyModel, ...]:
     return TinyModel(stt.files.lm, stt.server_config), random_tts(folder)
 
 
-RANDOM = Parts(generate=random_models)
+RANDOM = Simulation(generate=random_models)
 
 
-def broken_worker(fault: str, *, parts: Parts = RANDOM) -> Parts:
+def broken_worker(fault: str, *, simulation: Simulation = RANDOM) -> Simulation:
     """The simulation with a worker of which one part does not work."""
-    return replace(parts, command=(sys.executable, str(BROKEN_WORKER), fault))
+    return replace(simulation, command=(sys.executable, str(BROKEN_WORKER), fault))
 
 
 def simulate(
     folder: Path,
-    parts: Parts = RANDOM,
+    simulation: Simulation = RANDOM,
     *,
     port: int | None = None,
     timeout_s: float = 60.0,
     limits: Limits = HASTY,
 ) -> SmokeReport:
-    """Run a short simulation, of random models unless `parts` says otherwise.
+    """Run a short simulation, of random models unless `simulation` says otherwise.
 
     Checks that its report is complete and that the server has ended.
     """
     report = simulate_success(
         folder,
         SmokeRequest(timeout_s=timeout_s, port=port, recording_s=0.6, limits=limits),
-        parts=parts,
+        simulation=simulation,
     )
     assert {check.name for check in report.checks} == set(CHECKS) - {"server-binary"}
     for module in {check.module for check in report.checks}:

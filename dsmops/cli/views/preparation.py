@@ -9,39 +9,39 @@ from dsmops.checkpoint import ConversionReport
 from dsmops.cli.views.config import view_findings
 from dsmops.config.lint import LintReport
 from dsmops.findings import Severity
-from dsmops.operations.prepare import PrepareOutcome, PrepareReport, Step
+from dsmops.operations.prepare import Action, PrepareOutcome, PrepareReport
 from dsmops.report import Block, Table
 from dsmops.units import duration, size
 
 _WOULD = {
-    Step.DOWNLOAD: "would download",
-    Step.CONVERT: "would convert",
-    Step.WRITE: "would write",
-    Step.CHANGE: "would change",
+    Action.DOWNLOAD: "would download",
+    Action.CONVERT: "would convert",
+    Action.WRITE: "would write",
+    Action.CHANGE: "would change",
 }
 _DID = {
-    Step.DOWNLOAD: "downloaded",
-    Step.CONVERT: "converted",
-    Step.WRITE: "written",
-    Step.CHANGE: "changed",
+    Action.DOWNLOAD: "downloaded",
+    Action.CONVERT: "converted",
+    Action.WRITE: "written",
+    Action.CHANGE: "changed",
 }
 
 
 def show_preparation(report: PrepareReport) -> Iterator[Block]:
-    """Yield the parts, the batch size and why, the lint, and the next commands."""
+    """Yield the items, the batch size and why, the lint, and the next commands."""
     yield f"{report.model} in {report.dtype.candle_name} for {report.device.label}"
     words = _WOULD if report.outcome is PrepareOutcome.DRY_RUN else _DID
     yield Table(
-        ["part", "", "size>", "where", ""],
+        ["item", "", "size>", "where", ""],
         [
             [
-                part.name,
-                words.get(part.step, part.step.value),
-                size(part.size_bytes) if part.size_bytes else "",
-                part.where,
-                part.reason,
+                item.name,
+                words.get(item.action, item.action.value),
+                size(item.size_bytes) if item.size_bytes else "",
+                item.where,
+                item.reason,
             ]
-            for part in report.parts
+            for item in report.items
         ],
     )
     yield (

@@ -35,10 +35,10 @@ def _routes(module: Module) -> Iterator[tuple[str, str, str]]:
     """Yield method, path and the key that gave it, for every route of a module."""
     for key in ("path", "send_path", "recv_path"):
         path = module.text(key)
-        if path is not None and (key == "path") == (module.kind != "Mimi"):
-            for method in _METHODS.get(module.kind, "GET").split():
+        if path is not None and (key == "path") == (module.type != "Mimi"):
+            for method in _METHODS.get(module.type, "GET").split():
                 yield method, path, key
-            if module.kind == "Tts":
+            if module.type == "Tts":
                 yield "GET", f"{path}_streaming", key
 
 
@@ -122,7 +122,7 @@ def api_keys(config: Config, given: LintInputs) -> Findings:
     if not isinstance(keys, list):
         return
     here: KeyPath = ("authorized_ids",)
-    if not keys and any(module.kind not in _NEEDS_NO_API_KEY for module in modules(config)):
+    if not keys and any(module.type not in _NEEDS_NO_API_KEY for module in modules(config)):
         yield finding(
             config,
             "no-api-keys",
@@ -216,7 +216,7 @@ def exposure(config: Config, given: LintInputs) -> Findings:
     )
     for module in modules(config):
         for method, path, key in _routes(module):
-            if module.kind in _NEEDS_NO_API_KEY or (
+            if module.type in _NEEDS_NO_API_KEY or (
                 key == "recv_path" and module.table.get("auth_recv") is False
             ):
                 message = f"{method} {path} asks for no API key"
@@ -263,9 +263,9 @@ def _is_inside(folder: str, other: str) -> bool:
 def captures(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     """Report what is written into `log_dir` besides logs."""
     for module in modules(config):
-        if module.kind in {"Asr", "Lm", "Tts"}:
+        if module.type in {"Asr", "Lm", "Tts"}:
             message = (
-                f"{module.kind} writes text, decodable voice tokens and the caller's API key into"
+                f"{module.type} writes text, decodable voice tokens and the caller's API key into"
                 " log_dir after every session"
             )
             yield finding(
@@ -275,7 +275,7 @@ def captures(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
                 message,
                 "Protect log_dir, or use BatchedAsr.",
             )
-        elif module.kind == "BatchedAsr" and "log_frequency_s" in module.table:
+        elif module.type == "BatchedAsr" and "log_frequency_s" in module.table:
             message = "log_frequency_s makes the server write decodable voice tokens into log_dir"
             yield finding(
                 config,

@@ -69,7 +69,7 @@ def dtype_on_device(config: Config, given: LintInputs) -> Findings:
             and _device_word(module) != "cpu"
         ):
             message = (
-                f"{module.kind} computes in bf16, written into its script, and {device.label} has"
+                f"{module.type} computes in bf16, written into its script, and {device.label} has"
                 " no bf16 arithmetic: moshi-server fails there, or emulates it too slowly to be"
                 " of use"
             )
@@ -78,7 +78,7 @@ def dtype_on_device(config: Config, given: LintInputs) -> Findings:
                 "Give it a script: a copy of the embedded one (`moshi-server configs`) that passes"
                 f" float{8 * dtype.itemsize}."
             )
-            if module.kind == "Py":
+            if module.type == "Py":
                 hint = (
                     f"`dsmops worker` serves this file in {dtype.candle_name}. Else:"
                     f" {hint[0].lower()}{hint[1:]}"
@@ -125,7 +125,7 @@ def _unsuited(
 
 def _device_word(module: Module) -> str | None:
     # voice.py (PyPost) computes on the CPU unless told otherwise.
-    return module.text("py", "device") or ("cpu" if module.kind == "PyPost" else None)
+    return module.text("py", "device") or ("cpu" if module.type == "PyPost" else None)
 
 
 def server_version(config: Config, given: LintInputs) -> Findings:
@@ -139,10 +139,10 @@ def server_version(config: Config, given: LintInputs) -> Findings:
     )
     needed = capability is not None and not capability.native_bf16
     for module in modules(config):
-        section = MODULES[module.kind]
+        section = MODULES[module.type]
         if section.since and version and version < section.since:
             message = (
-                f"moshi-server {version} does not know the type {module.kind}, and refuses the"
+                f"moshi-server {version} does not know the type {module.type}, and refuses the"
                 " config"
             )
             yield finding(
@@ -261,7 +261,7 @@ def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
 
 
 def _what_fits(served: _Served, usable_bytes: int) -> str:
-    batched = served.module.kind in {"BatchedAsr", "Py"}
+    batched = served.module.type in {"BatchedAsr", "Py"}
     fitting = (
         largest_batch(
             served.shape, served.dtype, usable_bytes, runtime=served.runtime, n_q=served.n_q
@@ -315,4 +315,4 @@ def _slots(module: Module) -> int | None:
 
     It is all of a batch at load, and at least one where each connection adds its own.
     """
-    return {"BatchedAsr": module.whole("batch_size"), "Asr": 1}.get(module.kind)
+    return {"BatchedAsr": module.whole("batch_size"), "Asr": 1}.get(module.type)

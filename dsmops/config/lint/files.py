@@ -60,7 +60,7 @@ def _path_like(config: Config) -> Iterator[tuple[KeyPath, str]]:
         if isinstance(value, str):
             yield (key,), value
     for module in modules(config):
-        for key in MODULES[module.kind].keys:
+        for key in MODULES[module.type].keys:
             if key.endswith("_file") or key in {"voice_dir", "script", "voices", "py"}:
                 yield from _strings(module.table.get(key), module.where(key), nested=key == "py")
 
@@ -262,7 +262,7 @@ def _language_model(
     if _is_mimi(header):
         yield _swapped(config, where, f"{name} is Mimi, and {where[-1]} wants the language model")
         return
-    if module.kind == "Py" and _TTS_PROBE not in header:
+    if module.type == "Py" and _TTS_PROBE not in header:
         message = f"{name} has no {_TTS_PROBE}: it is not a text-to-speech model"
         yield finding(
             config,
@@ -275,7 +275,7 @@ def _language_model(
     if not module.is_python and _TTS_PROBE in header:
         message = (
             f"{name} is a text-to-speech model in the form of the Python package, which no Rust"
-            f" module runs, {module.kind} neither"
+            f" module runs, {module.type} neither"
         )
         yield finding(
             config,

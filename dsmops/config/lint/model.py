@@ -43,7 +43,7 @@ def _limits(module: Module, table: Mapping[str, object]) -> Iterator[tuple[str, 
         if type(value) is type(must) and value != must:
             shown, wanted = (str(item).lower() for item in (value, must))
             yield key, f"{key} = {shown}: the server {effect}", f"Write {key} = {wanted}."
-    if module.kind == "BatchedAsr" and table.get("positional_embedding") == "Sin":
+    if module.type == "BatchedAsr" and table.get("positional_embedding") == "Sin":
         yield (
             "positional_embedding",
             "BatchedAsr cannot compute Sin: it fails at the first step",
@@ -71,7 +71,7 @@ def conditioning(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
     They are required with conditioners, and without effect otherwise.
     """
     for module in modules(config):
-        if module.kind not in {"Asr", "BatchedAsr"}:
+        if module.type not in {"Asr", "BatchedAsr"}:
             continue
         keys = [
             key
@@ -84,7 +84,7 @@ def conditioning(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
                 yield finding(
                     config, "ineffective-key", module.where(key), message, "It may stay or go."
                 )
-        elif module.kind == "BatchedAsr" and len(keys) != 1:
+        elif module.type == "BatchedAsr" and len(keys) != 1:
             message = (
                 "a model with conditioners needs either conditioning_delay or"
                 " conditioning_learnt_padding = true"
@@ -96,7 +96,7 @@ def conditioning(config: Config, given: LintInputs) -> Findings:  # noqa: ARG001
                 message,
                 "Both are given." if keys else "Neither is given.",
             )
-        elif module.kind == "Asr" and "conditioning_delay" not in keys:
+        elif module.type == "Asr" and "conditioning_delay" not in keys:
             message = "a model with conditioners needs conditioning_delay"
             yield finding(
                 config,

@@ -121,7 +121,7 @@ def tts_modules(config: Config) -> tuple[Module, ...]:
 
     Modules with a script of the operator's own are not included.
     """
-    return tuple(module for module in modules(config) if module.kind == "Py" and module.py_keys)
+    return tuple(module for module in modules(config) if module.type == "Py" and module.py_keys)
 
 
 def model_config(module: Module, given: LintInputs) -> Mapping[str, Any] | None:

@@ -113,7 +113,7 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerFacts:
+class ServerDescription:
     """What the server says about itself; None where it does not."""
 
     url: str
@@ -124,7 +124,7 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientFacts:
+class ClientDescription:
     """Where the load came from. `is_same_host`: the server's address is of this machine."""
 
     processes: int
@@ -143,8 +143,8 @@ class LoadTest:
     """
 
     kind: str
-    server: ServerFacts
-    client: ClientFacts
+    server: ServerDescription
+    client: ClientDescription
     begun: datetime
     material: tuple[str, ...]
     seconds: float

@@ -20,12 +20,12 @@ from dsmops.operations.bench.levels import Levels
 from dsmops.operations.bench.limits import GRACE_S, Limits, judge
 from dsmops.operations.bench.material import Recordings, Texts
 from dsmops.operations.bench.result import (
-    ClientFacts,
+    ClientDescription,
     Figures,
     Level,
     LoadTest,
     Second,
-    ServerFacts,
+    ServerDescription,
     SttFigures,
     TtsFigures,
     Verdict,
@@ -108,23 +108,23 @@ class _Run:
         request = self._request
         job = self._job()
         begun = datetime.now(UTC)
-        facts = self._server.facts()
-        if facts.slots is not None and facts.slots < max(request.levels.listed):
-            free = facts.slots - (facts.slots_used_before or 0)
+        server = self._server.describe()
+        if server.slots is not None and server.slots < max(request.levels.listed):
+            free = server.slots - (server.slots_used_before or 0)
             self._notes.append(
-                f"the module has {facts.slots} slots, {free} of them free: more streams are refused"
+                f"the module has {server.slots} slots, {free} of them free: more are refused"
             )
         try:
             with Pool(job, self._processes) as pool:
                 while (streams := request.levels.next(self._held())) is not None:
-                    self._measure(pool, streams, facts)
+                    self._measure(pool, streams, server)
                     if self._exit_code is not None or self._incomplete or self._client_was_slow():
                         break
         except (KeyboardInterrupt, SystemExit) as exc:
             self._note_interrupt(exc)
         finally:
             self._progress.finish()
-        return self._result(begun, facts), self._exit_code
+        return self._result(begun, server), self._exit_code
 
     def _note_interrupt(self, exc: BaseException) -> None:
         code = exc.code if isinstance(exc, SystemExit) else None
@@ -154,7 +154,7 @@ class _Run:
     def _client_was_slow(self) -> bool:
         return bool(self._levels) and self._levels[-1].verdict is Verdict.CLIENT_TOO_SLOW
 
-    def _measure(self, pool: Pool, streams: int, facts: ServerFacts) -> None:
+    def _measure(self, pool: Pool, streams: int, server: ServerDescription) -> None:
         request = self._request
         seconds = _ONE_TEXT_S if self._once else request.seconds
         self._progress.start(
@@ -213,7 +213,7 @@ class _Run:
             )
             self._incomplete = Incomplete.because(error)
             return
-        self._server.await_free(facts.slots_used_before)
+        self._server.await_free(server.slots_used_before)
 
     def _figures(self, report: Report) -> tuple[Figures, tuple[Second, ...]]:
         arrays = report.arrays
@@ -242,14 +242,16 @@ class _Run:
         )
         return figures, _stt_series(due, lag, waiting_due, waiting, with_kept=is_by_step)
 
-    def _result(self, begun: datetime, facts: ServerFacts) -> LoadTest:
+    def _result(self, begun: datetime, server: ServerDescription) -> LoadTest:
         request = self._request
         held = [level.streams for level in self._levels if level.verdict is Verdict.HELD]
         knee = max(held, default=None)
         return LoadTest(
             self._kind,
-            facts,
-            ClientFacts(self._processes, os.cpu_count() or 1, is_this_host(self._url), __version__),
+            server,
+            ClientDescription(
+                self._processes, os.cpu_count() or 1, is_this_host(self._url), __version__
+            ),
             begun,
             request.material.names,
             request.seconds,

@@ -20,7 +20,7 @@ from dsmops.client.probe import get
 from dsmops.client.session import Patience
 from dsmops.client.tts import synthesize
 from dsmops.errors import RemoteError
-from dsmops.operations.bench.result import ServerFacts
+from dsmops.operations.bench.result import ServerDescription
 from dsmops.operations.smoke.step_times import Histogram
 
 _FIRST_FRAMES = 13
@@ -63,9 +63,9 @@ class Server:
 
         asyncio.run(drain())
 
-    def facts(self) -> ServerFacts:
+    def describe(self) -> ServerDescription:
         """Return what the server says about itself."""
-        facts = ServerFacts(self.url, None, None, None, None)
+        found = ServerDescription(self.url, None, None, None, None)
         build = self._json("/api/build_info")
         if isinstance(build, dict):
             words = [
@@ -73,10 +73,10 @@ class Server:
                 for key in ("git_describe", "git_hash", "build_timestamp")
                 if isinstance(build.get(key), str) and "VERGEN" not in build[key]
             ]
-            facts = replace(facts, build=" ".join(words) or None)
+            found = replace(found, build=" ".join(words) or None)
         module = self._module()
         return replace(
-            facts,
+            found,
             module_type=str(module["type"])[:40] if "type" in module else None,
             slots=_number(module.get("total_slots")),
             slots_used_before=_number(module.get("used_slots")),

@@ -111,7 +111,7 @@ def find_module(path: Path, types: Sequence[str]) -> Module:
         ConfigError: there is none.
     """
     for module in modules(read_config(path)):
-        if module.kind in types:
+        if module.type in types:
             return module
     raise ConfigError(
         f"it has no module of type {' or '.join(types)}",

@@ -25,19 +25,19 @@ from dsmops.files import os_errors, require_free_space, write_text_atomically
 from dsmops.gpu.findings import GpuCode
 from dsmops.hub import fetch
 from dsmops.operations.configs.checking import lint_config
+from dsmops.operations.prepare.items import Action, Item
 from dsmops.operations.prepare.plan import PreparePlan, PrepareRequest, plan_preparation
 from dsmops.operations.prepare.published import is_published, preview_published
 from dsmops.operations.prepare.report import PrepareOutcome, PrepareReport
-from dsmops.operations.prepare.steps import Part, Step
 from dsmops.progress import SILENT, Progress
 
 __all__ = [
-    "Part",
+    "Action",
+    "Item",
     "PrepareOutcome",
     "PreparePlan",
     "PrepareReport",
     "PrepareRequest",
-    "Step",
     "is_published",
     "means_no_card",
     "plan_preparation",
@@ -83,7 +83,7 @@ def prepare(
         progress.announce(plan.staging.downloads.lines())
         fetch(plan.staging.downloads, progress=progress)
     conversion = None
-    if plan.output is not None and any(part.step is Step.CONVERT for part in plan.parts):
+    if plan.output is not None and any(item.action is Action.CONVERT for item in plan.items):
         conversion = _convert(plan.staging.weights, plan.output, plan.serving.dtype, progress)
     path = Path(plan.config.path)
     if plan.before is None or plan.before.text != plan.config.text:
@@ -117,9 +117,9 @@ def _require_room(plan: PreparePlan) -> None:
     needs: defaultdict[int, int] = defaultdict(int)
     folders: dict[int, Path] = {}
     wanted = [
-        (plan.output.parent, part.size_bytes or 0)
-        for part in plan.parts
-        if plan.output and part.step is Step.CONVERT
+        (plan.output.parent, item.size_bytes or 0)
+        for item in plan.items
+        if plan.output and item.action is Action.CONVERT
     ]
     if plan.staging.downloads is not None:
         wanted.append((plan.staging.downloads.settings.cache, plan.staging.downloads.fetch_bytes))
@@ -175,11 +175,11 @@ def _report(
             (
                 module.whole("batch_size")
                 for module in modules(plan.config)
-                if module.has_lm or module.kind == "Py"
+                if module.has_lm or module.type == "Py"
             ),
             None,
         ),
-        parts=plan.parts,
+        items=plan.items,
         serving=plan.serving,
         conversion=conversion,
         config_path=Path(plan.config.path),

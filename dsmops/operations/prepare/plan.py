@@ -29,7 +29,13 @@ from dsmops.operations.prepare.guards import (
     require_distinct,
     require_writable,
 )
-from dsmops.operations.prepare.steps import Part, Step, config_part, conversion_part, file_parts
+from dsmops.operations.prepare.items import (
+    Action,
+    Item,
+    config_item,
+    conversion_item,
+    file_items,
+)
 
 LOG_FOLDER = "logs/moshi-logs/raw"
 _FOLDERS = {ComputeDType.F16: "fp16", ComputeDType.F32: "fp32", ComputeDType.BF16: "bf16"}
@@ -77,7 +83,7 @@ class PreparePlan:
     before: Config | None
     afresh: bool
     server_version: ServerVersion | None
-    parts: tuple[Part, ...]
+    items: tuple[Item, ...]
     notes: tuple[str, ...]
 
     @property
@@ -89,8 +95,8 @@ class PreparePlan:
     def changes_something(self) -> bool:
         """Whether acting on it downloads or writes anything."""
         return any(
-            part.step in {Step.DOWNLOAD, Step.CONVERT, Step.WRITE, Step.CHANGE}
-            for part in self.parts
+            item.action in {Action.DOWNLOAD, Action.CONVERT, Action.WRITE, Action.CHANGE}
+            for item in self.items
         )
 
 
@@ -131,10 +137,10 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
     serving = plan_model(model, device, runtime=runtime, dtype=request.dtype, n_q=n_q)
     require_writable(staging, output, config_path, afresh=request.force)
     config = _render(request, model, serving, staging, output, template, before, config_path)
-    parts = [
-        *file_parts(staging, model),
-        conversion_part(staging, output, serving.dtype, tensors, afresh=request.force),
-        config_part(config, before, afresh=request.force),
+    items = [
+        *file_items(staging, model),
+        conversion_item(staging, output, serving.dtype, tensors, afresh=request.force),
+        config_item(config, before, afresh=request.force),
     ]
     return PreparePlan(
         device=device,
@@ -146,7 +152,7 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         before=before,
         afresh=request.force,
         server_version=request.server_version,
-        parts=tuple(parts),
+        items=tuple(items),
         notes=(*serving.notes, *_own_notes(request, model, dtype, output, tensors)),
     )
 

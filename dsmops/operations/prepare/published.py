@@ -8,9 +8,9 @@ from dsmops.errors import DsmopsError
 from dsmops.models import PublishedModel, model_of_repo
 from dsmops.operations.configs.planning import find_device, plan_model
 from dsmops.operations.models.sources import locate
+from dsmops.operations.prepare.items import Action, Item
 from dsmops.operations.prepare.plan import PrepareRequest, converted_path
 from dsmops.operations.prepare.report import PrepareOutcome, PrepareReport
-from dsmops.operations.prepare.steps import Part, Step
 
 
 def is_published(request: PrepareRequest) -> bool:
@@ -42,10 +42,10 @@ def preview_published(request: PrepareRequest, error: DsmopsError) -> PrepareRep
     serving = plan_model(model, device, runtime=runtime, dtype=request.dtype)
     weights_bytes = model.shape.parameters * 2
     names = [model.model_file, model.tokenizer_file, model.mimi_file, model.config_file]
-    parts = [
-        Part(
+    items = [
+        Item(
             name,
-            Step.DOWNLOAD,
+            Action.DOWNLOAD,
             f"hf://{request.hf_repo}/{name}",
             weights_bytes if name == model.model_file else None,
         )
@@ -56,9 +56,9 @@ def preview_published(request: PrepareRequest, error: DsmopsError) -> PrepareRep
     if dtype is ComputeDType.F16 or request.dtype is ComputeDType.F32:
         size_bytes = weights_bytes * dtype.itemsize // 2
         reason = f"bf16 to {dtype.candle_name}"
-        parts.append(Part("conversion", Step.CONVERT, str(output), size_bytes, reason))
+        items.append(Item("conversion", Action.CONVERT, str(output), size_bytes, reason))
     config_path = request.config_out or output.with_suffix(".toml")
-    parts.append(Part("config", Step.WRITE, str(config_path), None))
+    items.append(Item("config", Action.WRITE, str(config_path), None))
     batch_size = request.batch_size or min(serving.batch_size, model.batch_size)
     return PrepareReport(
         outcome=PrepareOutcome.DRY_RUN if serving.fits else PrepareOutcome.DOES_NOT_FIT,
@@ -66,7 +66,7 @@ def preview_published(request: PrepareRequest, error: DsmopsError) -> PrepareRep
         model=model.name,
         dtype=serving.dtype,
         batch_size=batch_size if serving.fits else None,
-        parts=tuple(parts),
+        items=tuple(items),
         serving=serving,
         conversion=None,
         config_path=config_path,

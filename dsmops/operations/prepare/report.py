@@ -1,8 +1,8 @@
-"""How a preparation ended, and what was done with each part."""
+"""How a preparation ended, and what was done with each item."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from dsmops.config.lint import LintReport
 from dsmops.config.plan import ServingPlan
 from dsmops.devices import Device
 from dsmops.dtypes import ComputeDType
-from dsmops.operations.prepare.steps import Part
+from dsmops.operations.prepare.items import Item
 
 
 class PrepareOutcome(StrEnum):
@@ -37,7 +37,7 @@ class PrepareReport:
     model: str
     dtype: ComputeDType
     batch_size: int | None
-    parts: tuple[Part, ...]
+    items: tuple[Item, ...] = field(metadata={"json": "parts"})
     serving: ServingPlan
     conversion: ConversionReport | None
     config_path: Path

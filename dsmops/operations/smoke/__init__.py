@@ -4,7 +4,7 @@ from dsmops.operations.smoke.checks import CHECKS, Check, CheckResult, CheckStat
 from dsmops.operations.smoke.report import Backend, SmokeReport
 from dsmops.operations.smoke.request import SmokeRequest
 from dsmops.operations.smoke.run import smoke_test
-from dsmops.operations.smoke.simulate import Parts, simulate_success
+from dsmops.operations.smoke.simulate import Simulation, simulate_success
 
 __all__ = [
     "CHECKS",
@@ -12,7 +12,7 @@ __all__ = [
     "Check",
     "CheckResult",
     "CheckStatus",
-    "Parts",
+    "Simulation",
     "SmokeReport",
     "SmokeRequest",
     "simulate_success",

@@ -111,9 +111,9 @@ class _Launch:
             self._seen = await check_modules(
                 ledger,
                 [
-                    (module.kind, self._subject(module))
+                    (module.type, self._subject(module))
                     for module in modules(self._config)
-                    if module.kind in CHECKED_TYPES
+                    if module.type in CHECKED_TYPES
                 ],
                 CheckOptions(
                     self._recording,
@@ -160,16 +160,16 @@ class _Launch:
 
     def _subject(self, module: Module) -> Subject:
         path = module.text("path") or "/"
-        python = module.kind == "PyBatchedAsr"
+        python = module.type == "PyBatchedAsr"
         return Subject(
             url=f"ws://{_ADDR}:{self._port}{path}",
             http_url=self._http_url,
             path=path,
             api_key=self._request.api_key or next(iter(self._keys), None),
             module=module.name,
-            sends_ready=module.kind != "Asr",
+            sends_ready=module.type != "Asr",
             has_steps=True if python else module.subtable("model", "extra_heads") is not None,
-            slots=None if module.kind == "Asr" else module.whole("batch_size"),
+            slots=None if module.type == "Asr" else module.whole("batch_size"),
             alone=True,
             spoken=recordings_for(module),
             limits=self._request.limits,
@@ -186,7 +186,7 @@ class _Launch:
                 f"`dsmops check-config {self._config.path}` says more; "
                 "`dsmops prep-sm75` converts files.",
             )
-        if not any(module.kind in CHECKED_TYPES for module in modules(self._config)):
+        if not any(module.type in CHECKED_TYPES for module in modules(self._config)):
             raise CheckFailed(
                 f"the config has no module of type {', '.join(CHECKED_TYPES)}",
                 "Add a module to test.",

@@ -112,7 +112,7 @@ def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | No
     """
     total = shared = 0
     for module in modules(config):
-        is_tts = module.kind == "Py"
+        is_tts = module.type == "Py"
         shape = _tts_shape(module) if is_tts else module.lm_shape()
         batch_size = module.whole("batch_size")
         if (

@@ -89,11 +89,11 @@ def _prepare(model: TinyModel, output: Path) -> PrepareReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of the simulation. Tests replace one, to check that the smoke test notices.
+class Simulation:
+    """What the simulation runs. Tests replace one of these, so that the smoke test must notice.
 
     `generate` writes models into a folder; `prepare` turns one into a converted checkpoint and its
-    config; `command` is the worker's command line, None for our own.
+    config; `command` is the worker's command line, None for this package's worker.
     """
 
     generate: Callable[[Path], tuple[TinyModel, ...]] = _generate
@@ -114,7 +114,7 @@ def simulate_success(
     folder: Path,
     request: SmokeRequest,
     *,
-    parts: Parts | None = None,
+    simulation: Simulation | None = None,
     on_start: OnStart = lambda _: None,
 ) -> SmokeReport:
     """Test the whole path in `folder`, which is created, or empty. Its files stay.
@@ -138,18 +138,18 @@ def simulate_success(
     request = replace(request, api_key=None)  # its servers have keys of their own
     return run_ledger(
         request.timeout_s,
-        lambda ledger: _simulate(ledger, folder, request, recording, parts or Parts()),
+        lambda ledger: _simulate(ledger, folder, request, recording, simulation or Simulation()),
         on_start,
     )
 
 
 async def _simulate(
-    ledger: Ledger, folder: Path, request: SmokeRequest, recording: Samples, parts: Parts
+    ledger: Ledger, folder: Path, request: SmokeRequest, recording: Samples, simulation: Simulation
 ) -> SmokeReport:
     made = _Made()
 
     async def generate() -> str:
-        models = await asyncio.to_thread(parts.generate, folder / "source")
+        models = await asyncio.to_thread(simulation.generate, folder / "source")
         tensors = sum(len(read_header(model.weights).tensors) for model in models)
         made.models = models
         total_bytes = sum(model.weights.stat().st_size for model in models)
@@ -163,7 +163,7 @@ async def _simulate(
         said = []
         for model in made.models:
             output = folder / "assets" / "fp16" / f"{model.weights.parent.name}.fp16.safetensors"
-            report = await asyncio.to_thread(parts.prepare, model, output)
+            report = await asyncio.to_thread(simulation.prepare, model, output)
             if report.lint is None or report.lint.has_errors:
                 raise CheckFailed(
                     "the config that was written has errors",
@@ -196,7 +196,7 @@ async def _simulate(
             simulated=_CARD_NAME,
         )
     served = replace(
-        request, config=Path(made.config.path), cpu=True, folder=folder, command=parts.command
+        request, config=Path(made.config.path), cpu=True, folder=folder, command=simulation.command
     )
     return await check_config(ledger, served, made.config, recording, simulated=_CARD_NAME)
 

@@ -208,10 +208,10 @@ def open_service(path: Path, options: Options) -> Service:
             code="config.unusable",
         )
     found = modules(config)
-    others = [module for module in found if module.kind not in (*STT_MODULES, TTS_MODULE)]
+    others = [module for module in found if module.type not in (*STT_MODULES, TTS_MODULE)]
     if others or not found:
         what = (
-            f"[modules.{others[0].name}] is of type {others[0].kind}"
+            f"[modules.{others[0].name}] is of type {others[0].type}"
             if others
             else "it has no modules"
         )
@@ -281,18 +281,18 @@ def serve(
 
 
 def _settings(path: Path, module: Module, options: Options, progress: Progress) -> ModuleSettings:
-    if module.kind == TTS_MODULE:
+    if module.type == TTS_MODULE:
         return _tts_settings(path, module, options, progress)
 
     from dsmops.worker.serving.stt import STT_SESSIONS, SttSettings
 
     source = find_stt_module(path, module, progress=progress)
-    slots = module.whole("batch_size") if module.kind == "BatchedAsr" else STT_SESSIONS
+    slots = module.whole("batch_size") if module.type == "BatchedAsr" else STT_SESSIONS
     shape = module.lm_shape()
     model = None if shape is None else model_of_shape(shape)
     return SttSettings(
         name=module.name,
-        kind=module.kind,
+        module_type=module.type,
         path=module.text("path") or "",
         slots=slots or 0,
         lm_file=str(source.files.lm),

@@ -141,7 +141,7 @@ class _Front:
             case SttSettings(open_tokenizer=open_stt_tokenizer), SttLanes() as lanes:
                 if open_stt_tokenizer is None:
                     raise ValueError(f"{module.name} has no tokenizer for fronts")
-                origin = BATCHED_ASR if module.kind == BATCHED.kind else ASR
+                origin = BATCHED_ASR if module.module_type == BATCHED.module_type else ASR
                 return RemoteSttLine(
                     device,
                     shared,

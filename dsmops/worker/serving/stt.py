@@ -49,11 +49,11 @@ _ASR_SESSION_S = 360.0
 class SttSettings:
     """One module of the config.
 
-    `kind` is `BatchedAsr` or `Asr`; the file names are for `/api/modules_info`.
+    `module_type` is `BatchedAsr` or `Asr`; the file names are for `/api/modules_info`.
     """
 
     name: str
-    kind: str
+    module_type: str
     path: str
     slots: int
     lm_file: str
@@ -84,7 +84,7 @@ class SttModule(LoopModule[SttStream]):
     def __init__(self, settings: SttSettings, context: ModuleContext) -> None:
         self._settings = settings
         self.model_name = settings.model_name or settings.name
-        self._is_batched = settings.kind == BATCHED.kind
+        self._is_batched = settings.module_type == BATCHED.module_type
         super().__init__(
             settings.name, settings.path, BATCHED_ASR if self._is_batched else ASR, context
         )
@@ -246,7 +246,7 @@ def stt_observer(
     died: Callable[[DsmopsError], None],
 ) -> SttObserver:
     """Return what logs and counts the work of a loop, and passes the rest on."""
-    is_batched = settings.kind == BATCHED.kind
+    is_batched = settings.module_type == BATCHED.module_type
     origin = BATCHED_ASR if is_batched else ASR
 
     def on_started(slots: int) -> None:

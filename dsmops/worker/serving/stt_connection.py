@@ -21,7 +21,7 @@ from dsmops.worker.serving.connection import Connection, Ending, Limits
 class SttRules:
     """How the types of modules differ on the wire."""
 
-    kind: str
+    module_type: str
     has_init: bool
     """Whether `Init` and `Ready` exist."""
     counts_all_steps: bool

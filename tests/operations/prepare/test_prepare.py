@@ -25,10 +25,10 @@ from dsmops.errors import (
 from dsmops.findings import Severity
 from dsmops.models import MODELS
 from dsmops.operations.prepare import (
+    Action,
     PrepareOutcome,
     PrepareReport,
     PrepareRequest,
-    Step,
     plan_preparation,
     prepare,
     preview,
@@ -75,8 +75,8 @@ def run(source: Path, **changes: object) -> PrepareReport:
     return prepare(plan_preparation(request(source, **changes)))
 
 
-def steps(report: PrepareReport) -> dict[str, Step]:
-    return {part.name: part.step for part in report.parts}
+def steps(report: PrepareReport) -> dict[str, Action]:
+    return {item.name: item.action for item in report.items}
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -91,11 +91,11 @@ def test_everything_is_made_and_fits_together(source: Path) -> None:
     """The file is f16, the config names it absolutely, switches to f16 and lints without errors."""
     report = run(source)
     assert steps(report) == {
-        "weights": Step.PRESENT,
-        "tokenizer": Step.PRESENT,
-        "Mimi": Step.PRESENT,
-        "conversion": Step.CONVERT,
-        "config": Step.WRITE,
+        "weights": Action.PRESENT,
+        "tokenizer": Action.PRESENT,
+        "Mimi": Action.PRESENT,
+        "conversion": Action.CONVERT,
+        "config": Action.WRITE,
     }
     output = source.parent / "out" / "tiny.fp16.safetensors"
     assert {tensor.dtype for tensor in open_checkpoint(output).tensors.values()} == {"F16"}
@@ -114,7 +114,7 @@ def test_a_second_run_changes_nothing(source: Path) -> None:
     before = tree(source.parent)
     again = run(source)
     assert again.outcome is PrepareOutcome.UP_TO_DATE
-    assert {steps(again)[name] for name in ("conversion", "config")} == {Step.UP_TO_DATE}
+    assert {steps(again)[name] for name in ("conversion", "config")} == {Action.UP_TO_DATE}
     assert tree(source.parent) == before
 
 
@@ -145,7 +145,7 @@ def test_edits_in_the_config_stay(source: Path) -> None:
         output=source.parent / "out2" / "tiny.fp16.safetensors",
         config_out=report.config_path,
     )
-    assert steps(moved)["config"] is Step.CHANGE
+    assert steps(moved)["config"] is Action.CHANGE
     text = report.config_path.read_text()
     assert "# mine" in text
     assert "out2" in text
@@ -172,14 +172,14 @@ def test_a_changed_source_is_converted_again(source: Path) -> None:
     """Other weights under the same name are noticed."""
     run(source)
     write_tiny_weights(source / "model.safetensors", seed=8)
-    assert steps(run(source))["conversion"] is Step.CONVERT
-    assert steps(run(source))["conversion"] is Step.UP_TO_DATE
+    assert steps(run(source))["conversion"] is Action.CONVERT
+    assert steps(run(source))["conversion"] is Action.UP_TO_DATE
 
 
 def test_a_card_that_computes_bf16_needs_no_conversion(source: Path) -> None:
     """On an L4 the original is served, without dtype_override and without a second file."""
     report = run(source, simulated=("l4",), output=None, config_out=source.parent / "l4.toml")
-    assert steps(report)["conversion"] is Step.NOT_NEEDED
+    assert steps(report)["conversion"] is Action.NOT_NEEDED
     module = tomllib.loads((source.parent / "l4.toml").read_text())["modules"]["asr"]
     assert "dtype_override" not in module
     assert module["lm_model_file"] == str(source / "model.safetensors")
@@ -189,7 +189,7 @@ def test_a_card_without_fast_f16_serves_the_original_in_f32(source: Path) -> Non
     """On a GTX 1060 the switch says f32 and no file is made; --dtype f32 asks for one."""
     config = source.parent / "gtx.toml"
     report = run(source, simulated=("gtx1060",), output=None, config_out=config)
-    assert steps(report)["conversion"] is Step.NOT_NEEDED
+    assert steps(report)["conversion"] is Action.NOT_NEEDED
     module = tomllib.loads(config.read_text())["modules"]["asr"]
     assert (module["dtype_override"], module["lm_model_file"]) == (
         "f32",
@@ -233,8 +233,8 @@ def test_from_a_hub_with_nothing_cached_then_without_a_network(
         }
         monkeypatch.chdir(tmp_path)
         first = run(source, **changes)
-        assert [step for step in steps(first).values() if step is Step.DOWNLOAD] == [
-            Step.DOWNLOAD
+        assert [step for step in steps(first).values() if step is Action.DOWNLOAD] == [
+            Action.DOWNLOAD
         ] * 3
         asked = len(hub.requests)
         assert run(source, **changes).outcome is PrepareOutcome.UP_TO_DATE
@@ -393,7 +393,7 @@ def test_the_command_from_a_terminal(source: Path) -> None:
     document = dsmops(*arguments, "--json", cwd=source.parent).document
     assert document["schema"] == "dsmops.prep-sm75/1"
     assert document["outcome"] == "up to date"
-    assert {part["name"] for part in document["parts"]} >= {"weights", "conversion", "config"}
+    assert {item["name"] for item in document["parts"]} >= {"weights", "conversion", "config"}
     small = dsmops(
         "prep-sm75",
         "--simulate",
@@ -451,7 +451,7 @@ def test_a_dry_run_without_a_network_tells_the_published_facts(tmp_path: Path, r
     assert document["outcome"] == "dry run"
     assert document["notes"][0].startswith("From the published facts; the hub was not reached")
     assert document["batch_size"] >= 1
-    assert [part["step"] for part in document["parts"]][-2:] == ["convert", "write"]
+    assert [item["step"] for item in document["parts"]][-2:] == ["convert", "write"]
     model = next(model for model in MODELS.values() if model.hf_repo == repo)
     assert document["parts"][0]["size_bytes"] == 2 * model.shape.parameters
     assert dsmops(*given, env=offline, cwd=tmp_path).code == 3

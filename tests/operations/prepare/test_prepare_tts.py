@@ -18,10 +18,10 @@ from dsmops.errors import CheckpointError, DsmopsError, InputError, SourceError
 from dsmops.findings import Severity
 from dsmops.models import MODELS
 from dsmops.operations.prepare import (
+    Action,
     PrepareOutcome,
     PrepareReport,
     PrepareRequest,
-    Step,
     plan_preparation,
     prepare,
     preview,
@@ -80,7 +80,11 @@ def test_everything_is_made_and_fits_together(model: Path) -> None:
     lints without errors.
     """
     report = run(model)
-    assert [part.step for part in report.parts] == [*[Step.PRESENT] * 4, Step.CONVERT, Step.WRITE]
+    assert [item.action for item in report.items] == [
+        *[Action.PRESENT] * 4,
+        Action.CONVERT,
+        Action.WRITE,
+    ]
     stored = {
         name: tensor.dtype
         for name, tensor in open_checkpoint(model.parent / "out.fp16.safetensors").tensors.items()
@@ -151,7 +155,9 @@ def test_a_card_with_bf16_serves_it_either_way(model: Path) -> None:
     the worker alone.
     """
     report = run(model, simulated=("l4",), output=None, config_out=model.parent / "l4.toml")
-    assert [part.step for part in report.parts if part.name == "conversion"] == [Step.NOT_NEEDED]
+    assert [item.action for item in report.items if item.name == "conversion"] == [
+        Action.NOT_NEEDED
+    ]
     assert {command.split()[0] for command in report.next_commands} == {"dsmops", "moshi-server"}
     asked = run(
         model, simulated=("l4",), dtype=ComputeDType.F16, config_out=model.parent / "f16.toml"
@@ -177,7 +183,7 @@ def test_from_a_hub_with_nothing_cached_then_without_asking(
         monkeypatch.chdir(tmp_path)
         changes = {"hf_repo": "org/tiny-tts", "model_file": LM, "input_path": None, "output": None}
         first = run(model, **changes)
-        assert [part.step for part in first.parts].count(Step.DOWNLOAD) == 4
+        assert [item.action for item in first.items].count(Action.DOWNLOAD) == 4
         assert first.config_path == Path("assets/fp16/tiny-tts.fp16.toml")
         asked = len(hub.requests)
         assert run(model, **changes).outcome is PrepareOutcome.UP_TO_DATE
@@ -212,10 +218,10 @@ def test_the_published_model_is_planned_from_its_headers(
         8,
     )
     assert shown.serving.n_q == 24
-    parts = {part.name: part for part in shown.parts}
+    parts = {item.name: item for item in shown.items}
     assert parts[TTS.model_file].size_bytes == 3_683_719_712
-    assert parts["conversion"].step is Step.CONVERT
-    assert parts["config.json"].step is Step.DOWNLOAD
+    assert parts["conversion"].step is Action.CONVERT
+    assert parts["config.json"].step is Action.DOWNLOAD
 
 
 def test_what_cannot_be_prepared_is_named_before_anything_is_written(model: Path) -> None:

@@ -12,7 +12,7 @@ from dsmops.devices import Runtime
 from dsmops.gpu import simulate
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply
 from dsmops.operations.smoke.memory import MemoryWatch, judge_memory
-from dsmops.operations.smoke.simulate import Parts
+from dsmops.operations.smoke.simulate import Simulation
 from tests.support.smoke import random_models
 
 CARD = simulate(["t4"]).visible[0].device
@@ -24,7 +24,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, ...]:
     folder = tmp_path_factory.mktemp("prepared")
     models = random_models(folder / "source")
     reports = [
-        Parts().prepare(model, folder / f"{number}.fp16.safetensors")
+        Simulation().prepare(model, folder / f"{number}.fp16.safetensors")
         for number, model in enumerate(models)
     ]
     return tuple(read_config(report.config_path) for report in reports)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dsmops.files import write_text_atomically
 from dsmops.operations.prepare import PrepareReport
-from dsmops.operations.smoke import CHECKS, CheckStatus, Parts, SmokeReport
+from dsmops.operations.smoke import CHECKS, CheckStatus, Simulation, SmokeReport
 from dsmops.operations.smoke.checks import Limits
 from dsmops.operations.smoke.simulate import TinyModel
 from dsmops.operations.smoke.words import MOST_WER
@@ -50,7 +50,7 @@ def test_the_whole_path_passes(sound: SmokeReport) -> None:
 
 def test_the_words_are_those_that_are_spoken() -> None:
     """Of the trained model, through conversion, config, worker and WebSocket."""
-    report = simulate(Path.cwd(), Parts(), limits=Limits(), timeout_s=150)
+    report = simulate(Path.cwd(), Simulation(), limits=Limits(), timeout_s=150)
     assert "words" not in report.failed, report.verdict
     assert report.modules[0].wer is not None
     assert report.modules[0].wer <= MOST_WER
@@ -69,7 +69,7 @@ def test_the_order_of_the_modules_does_not_matter() -> None:
 def test_what_the_server_said_is_kept(sound: SmokeReport) -> None:
     """As a raw log under logs/moshi-logs/raw that only this user can read."""
     assert sound.raw_log is not None
-    assert sound.raw_log.parts[-4:-1] == ("logs", "moshi-logs", "raw")
+    assert sound.raw_log.simulation[-4:-1] == ("logs", "moshi-logs", "raw")
     assert sound.raw_log.stat().st_mode & 0o077 == 0
     assert "starting asr loop 4" in sound.raw_log.read_text()
 
@@ -92,7 +92,7 @@ def with_a_dtype_of_its_own(model: TinyModel, output: Path) -> PrepareReport:
     report = WHOLE.prepare(model, output)
     return (
         edited(report, 'dtype_override = "f16"', 'dtype_override = "float16"')
-        if "stt" in model.weights.parts
+        if "stt" in model.weights.simulation
         else report
     )
 

@@ -14,7 +14,7 @@ from dsmops.config.modules import modules
 from dsmops.config.presets import find_template
 from dsmops.files import write_text_atomically
 from dsmops.operations.prepare import PrepareReport
-from dsmops.operations.smoke import Parts, SmokeRequest, simulate_success
+from dsmops.operations.smoke import Simulation, SmokeRequest, simulate_success
 from dsmops.operations.smoke.checks import CheckFailed
 from dsmops.operations.smoke.simulate import TinyModel, copy_shipped
 from dsmops.operations.smoke.words import (
@@ -37,7 +37,7 @@ def stt_alone(folder: Path) -> tuple[TinyModel, ...]:
     return (copy_shipped("tiny", folder),)
 
 
-TRAINED = Parts(generate=stt_alone)
+TRAINED = Simulation(generate=stt_alone)
 
 
 def words_of(recording: SpokenRecording, *, late_s: float = 0.0) -> list[Word]:
@@ -88,7 +88,7 @@ def test_only_models_with_recordings_have_them() -> None:
         assert len(recordings_for(module)) == expected
 
 
-def in_source(change: Callable[[Path], None]) -> Parts:
+def in_source(change: Callable[[Path], None]) -> Simulation:
     """The simulation with a model that was damaged before it came here, so that its conversion is
     exact.
     """
@@ -98,7 +98,7 @@ def in_source(change: Callable[[Path], None]) -> Parts:
         change(models[0].weights)
         return models
 
-    return Parts(generate=generate)
+    return Simulation(generate=generate)
 
 
 def swap_heads(weights: Path) -> None:
@@ -122,22 +122,26 @@ def one_step_less(model: TinyModel, output: Path) -> PrepareReport:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    ("parts", "words"),
+    ("simulation", "words"),
     [
-        pytest.param(broken_worker("swaps-heads", parts=TRAINED), "transcribed", id="heads"),
+        pytest.param(broken_worker("swaps-heads", simulation=TRAINED), "transcribed", id="heads"),
         pytest.param(in_source(swap_heads), "transcribed", id="heads-in-source"),
-        pytest.param(broken_worker("leaves-out-a-layer", parts=TRAINED), "transcribed", id="layer"),
-        pytest.param(broken_worker("takes-frames-early", parts=TRAINED), "early", id="early"),
+        pytest.param(
+            broken_worker("leaves-out-a-layer", simulation=TRAINED), "transcribed", id="layer"
+        ),
+        pytest.param(broken_worker("takes-frames-early", simulation=TRAINED), "early", id="early"),
         pytest.param(replace(TRAINED, prepare=one_step_less), "late", id="late"),
     ],
 )
 def test_a_wrong_model_is_told_by_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: Parts, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulation: Simulation, words: str
 ) -> None:
     """No other check fails, but for those of speed on a busy machine: it answers, with finite
     numbers.
     """
     monkeypatch.chdir(tmp_path)
-    report = simulate_success(tmp_path / "files", SmokeRequest(timeout_s=150), parts=parts)
+    report = simulate_success(
+        tmp_path / "files", SmokeRequest(timeout_s=150), simulation=simulation
+    )
     assert {"words"} <= set(report.failed) <= {"words", *OF_SPEED}, report.verdict
     assert words in evidence(report, "words")

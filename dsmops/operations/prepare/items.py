@@ -1,4 +1,4 @@
-"""What becomes of each part of a preparation: files, conversion, config.
+"""The items of a preparation (files, conversion, config), and what is done with each.
 
 For people and scripts, and for the steps that follow.
 """
@@ -6,7 +6,7 @@ For people and scripts, and for the steps that follow.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from dsmops.models import PublishedModel
 from dsmops.operations.models.staging import Staging
 
 
-class Step(StrEnum):
-    """What will be done with one part, or was done."""
+class Action(StrEnum):
+    """What will be done with one item, or was done."""
 
     PRESENT = "present"
     UP_TO_DATE = "up to date"
@@ -31,47 +31,48 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a preparation: what is done with it, where it is or will be, and its size (None:
-    nothing of its own, or unknown).
+class Item:
+    """One item of a preparation: what is done with it, and where it is or will be.
+
+    `size_bytes` is None for an item without bytes of its own, or of unknown size.
     """
 
     name: str
-    step: Step
+    action: Action = field(metadata={"json": "step"})
     where: str
     size_bytes: int | None
     reason: str = ""
 
 
-def file_parts(staging: Staging, model: PublishedModel) -> list[Part]:
+def file_items(staging: Staging, model: PublishedModel) -> list[Item]:
     """Return what happens to the model's files before any conversion."""
     if staging.downloads is not None:
         return [
-            Part(planned.file.filename, Step.DOWNLOAD, str(planned.file), planned.fetch_bytes)
+            Item(planned.file.filename, Action.DOWNLOAD, str(planned.file), planned.fetch_bytes)
             if planned.path is None
-            else Part(
+            else Item(
                 planned.file.filename,
-                Step.PRESENT,
+                Action.PRESENT,
                 str(planned.file),
                 planned.version.size_bytes,
                 "in the Hugging Face cache",
             )
             for planned in staging.downloads.files
         ]
-    parts = [Part("weights", Step.PRESENT, str(staging.weights), None, "local")]
+    items = [Item("weights", Action.PRESENT, str(staging.weights), None, "local")]
     for name, file_name, path in (
         ("tokenizer", model.tokenizer_file, staging.tokenizer),
         ("Mimi", model.mimi_file, staging.mimi),
     ):
         if path is not None:
-            parts.append(
-                Part(name, Step.PRESENT, str(path), path.stat().st_size, "beside the weights")
+            items.append(
+                Item(name, Action.PRESENT, str(path), path.stat().st_size, "beside the weights")
             )
         else:
-            parts.append(
-                Part(
+            items.append(
+                Item(
                     name,
-                    Step.LEFT_TO_SERVER,
+                    Action.LEFT_TO_SERVER,
                     file_name,
                     None,
                     "not beside the weights; stays as the template names it",
@@ -79,20 +80,20 @@ def file_parts(staging: Staging, model: PublishedModel) -> list[Part]:
             )
     if staging.model_config is not None:
         path = staging.model_config
-        parts.append(
-            Part(path.name, Step.PRESENT, str(path), path.stat().st_size, "beside the weights")
+        items.append(
+            Item(path.name, Action.PRESENT, str(path), path.stat().st_size, "beside the weights")
         )
-    return parts
+    return items
 
 
-def conversion_part(
+def conversion_item(
     staging: Staging,
     output: Path | None,
     dtype: ComputeDType,
     tensors: Mapping[str, TensorInfo],
     *,
     afresh: bool,
-) -> Part:
+) -> Item:
     """Return what happens to the weights: converted, already converted, or served as they are."""
     if output is None:
         reasons = {
@@ -101,15 +102,15 @@ def conversion_part(
         }
         has_bf16 = any(tensor.dtype is StorageDType.BF16 for tensor in tensors.values())
         reason = reasons.get(dtype, "") if has_bf16 else "the file holds no bf16"
-        return Part("conversion", Step.NOT_NEEDED, str(staging.weights), None, reason)
+        return Item("conversion", Action.NOT_NEEDED, str(staging.weights), None, reason)
     if (
         staging.is_here
         and not afresh
         and is_current(plan_conversion(staging.weights, output, dtype.storage))
     ):
-        return Part(
+        return Item(
             "conversion",
-            Step.UP_TO_DATE,
+            Action.UP_TO_DATE,
             str(output),
             output.stat().st_size,
             "made from this source by this recipe",
@@ -118,19 +119,21 @@ def conversion_part(
         tensor.nbytes * (dtype.itemsize // 2 if tensor.dtype is StorageDType.BF16 else 1)
         for tensor in tensors.values()
     )
-    return Part("conversion", Step.CONVERT, str(output), size_bytes, f"bf16 to {dtype.candle_name}")
+    return Item(
+        "conversion", Action.CONVERT, str(output), size_bytes, f"bf16 to {dtype.candle_name}"
+    )
 
 
-def config_part(config: Config, before: Config | None, *, afresh: bool) -> Part:
+def config_item(config: Config, before: Config | None, *, afresh: bool) -> Item:
     """Return what happens to the config: written, changed, or left as it is."""
     size_bytes = len(config.text.encode())
     if before is None:
-        return Part("config", Step.WRITE, config.path, size_bytes)
+        return Item("config", Action.WRITE, config.path, size_bytes)
     if before.text == config.text:
-        return Part("config", Step.UP_TO_DATE, config.path, size_bytes)
-    return Part(
+        return Item("config", Action.UP_TO_DATE, config.path, size_bytes)
+    return Item(
         "config",
-        Step.CHANGE,
+        Action.CHANGE,
         config.path,
         size_bytes,
         "the old one stays as .bak" if afresh else "what you edited stays",
