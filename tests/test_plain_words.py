@@ -61,6 +61,8 @@ def test_a_string_that_is_split_is_data() -> None:
     """A word list is not prose, whether it is split at once or by its name; a message is."""
     code = 'A = "nobody whoever".split()\nB = "nobody x"\nC = B.splitlines()\nD = "whoever reads"\n'
     assert [text for _, text in prose_of_python(code, strings=True)] == ["whoever reads"]
+    code = 'A = "a message".strip()\n'
+    assert [text for _, text in prose_of_python(code, strings=True)] == ["a message"]
 
 
 def test_python_gives_docstrings_comment_blocks_and_sentences() -> None:

@@ -123,7 +123,7 @@ def _split_strings(tree: ast.AST) -> set[ast.AST]:
     split = {
         node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr in ("split", "splitlines", "strip")
+        if isinstance(node, ast.Attribute) and node.attr in ("split", "splitlines")
     }
     names = {node.id for node in split if isinstance(node, ast.Name)}
     assigned = {

@@ -24,19 +24,17 @@ FRIENDLY_STAMP = (
 _FRIENDLY_TAIL = re.compile(r"(?: (?P<half>[AP]M))? \S+ \((?P<offset>[+-]\d{4})\)")
 _MINUTES_KEPT = 4096
 _JITTER = timedelta(minutes=1)
-"""Threads write a little out of order.
-
-A larger step back in time is not jitter: it begins the second pass of that hour.
-"""
+"""Threads write a little out of order. A larger step back in time begins the second pass of that
+hour."""
 
 
 class Clock:
-    """Reads stamps and writes friendly ones in one zone (None: the machine's own, as the
-    environment says).
+    """Reads stamps and writes friendly ones in one zone.
 
-    Stamps without a zone are taken to be in the same zone. In the hour that occurs twice such a
-    stamp is taken for the first pass, unless that would be a step back in time. So `instant`
-    depends on the stamps before, and wants them in order.
+    The zone None is the machine's own, as the environment says. Stamps without a zone are taken to
+    be in the same zone. In the hour that occurs twice such a stamp is taken for the first pass,
+    unless that would be a step back in time. So `instant` depends on the stamps before, and wants
+    them in order.
     """
 
     def __init__(self, zone: tzinfo | None = None, *, hours24: bool = False) -> None:
@@ -47,9 +45,8 @@ class Clock:
         self.last: datetime | None = None
         """What the last stamp without a zone was taken for, in UTC."""
         self.guessed = False
-        """Whether the first stamp without a zone was ambiguous, so that stamps before it would have
-        mattered.
-        """
+        """Whether the first stamp without a zone was ambiguous. Then the stamps before it would
+        matter."""
 
     def fresh(self) -> Clock:
         """Return a clock of the same zone that has seen nothing."""
@@ -72,8 +69,9 @@ class Clock:
         return time
 
     def minute(self, minute: str, tail: str) -> datetime | tuple[datetime, datetime] | None:
-        """Return the UTC time at which a stamp's minute begins: None where it does not exist, two
-        where it occurs twice (no tail).
+        """Return the UTC time at which a stamp's minute begins.
+
+        None where it does not exist, two times where it occurs twice (no tail).
         """
         key = (minute, tail)
         if key not in self._minutes:
@@ -86,9 +84,7 @@ class Clock:
         return self._minutes[key]
 
     def around(self, minute: datetime) -> tuple[str, str]:
-        """Return what stands before and after the seconds in the friendly stamps of a minute in
-        UTC.
-        """
+        """Return the text before and after the seconds in the friendly stamps of a UTC minute."""
         if minute not in self._around:
             if len(self._around) >= _MINUTES_KEPT:
                 self._around.clear()
@@ -102,8 +98,9 @@ class Clock:
         return self._around[minute]
 
     def stamp(self, time: datetime) -> str:
-        """Return `[2025-11-15 08:39:03.595 AM UTC (+0000)]` of a time in UTC, milliseconds
-        truncated.
+        """Return the friendly stamp of a time in UTC, milliseconds truncated.
+
+        It is `[2025-11-15 08:39:03.595 AM UTC (+0000)]`.
         """
         before, after = self.around(time.replace(second=0, microsecond=0))
         return f"{before}{time.second:02d}.{time.microsecond // 1000:03d}{after}"

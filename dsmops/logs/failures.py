@@ -1,9 +1,8 @@
-"""Known failures of a speech server, as its log and its console show them: a table of signatures,
-and a search for them.
+"""The known failures of a speech server: a table of signatures, and a search for them.
 
-A signature is distinguished from the same words of a client: a line is searched once its
-personal parts are gone, texts to be spoken among them. Only the two that *are* such parts, keys in
-the log, are searched for in the line as it was.
+They appear in its log and on its console. A signature is distinguished from the same words of a
+client: a line is searched once its personal parts are gone, texts to be spoken among them. Only the
+two that *are* such parts, keys in the log, are searched for in the line as it was.
 
 Sources: the messages of moshi-server 0.6.3 and 0.6.4, candle 0.9.1, hf-hub 0.4.3, cudarc and torch;
 issues are public reports.
@@ -47,8 +46,9 @@ class KnownFailure:
 
 @dataclass(frozen=True, slots=True)
 class FailureSeen:
-    """A known failure in a log: how often, on which line first (from 1), and that line, redacted
-    and cut.
+    """A known failure in a log: how often, on which line first (from 1), and that line.
+
+    The line is redacted and cut.
     """
 
     name: str
@@ -337,18 +337,16 @@ FAILURES = {failure.name: failure for failure in _TABLE}
 """Every failure that `find_failures` can find, by name."""
 
 _STEP_FIELD = b"step_idx"
-"""Stands in the line of every step, of which there are millions and in which nothing else does.
-
-To pass them over is 20 times faster.
-"""
+"""A field in the line of every step. There are millions of such lines, without failures; to skip
+them is 20 times faster."""
 _ANY = re.compile("|".join(failure.pattern.pattern for failure in _TABLE))
 
 
 def find_failures(lines: Iterable[bytes]) -> list[FailureSeen]:
-    """Return the known failures in lines without line ends, in the order in which they first
-    appear. Never raises for what lines hold.
+    """Return the known failures in lines without line ends, in order of first appearance.
 
-    Colours do not matter, nor do invalid bytes. Evidence is redacted with a key that is not kept.
+    Never raises for the content of lines. Colours do not matter, nor do invalid bytes. Evidence is
+    redacted with a key that is not kept.
     """
     redactor = Redactor(secrets.token_bytes(16))
     seen: dict[str, FailureSeen] = {}

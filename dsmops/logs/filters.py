@@ -46,8 +46,9 @@ class Filter:
         )
 
     def in_time(self, first: datetime, last: datetime) -> bool | None:
-        """Return whether all instants from `first` to `last` are wanted, or None when only some may
-        be.
+        """Return whether all instants from `first` to `last` are wanted.
+
+        None when only some may be.
         """
         if (self.since and last < self.since) or (self.until and first >= self.until):
             return False
@@ -59,11 +60,10 @@ class Filter:
 
 
 class Sieve:
-    """Applies a filter to the lines of one log, in order: a line that begins no record shares the
-    fate of the record before it.
+    """A filter applied to the lines of one log, in order.
 
-    Before the first record there is none, and such a line is dropped. Containers of docker compose
-    are kept apart.
+    A line that begins no record is treated like the record before it. Before the first record there
+    is none, and such a line is dropped. Containers of docker compose are kept apart.
     """
 
     def __init__(self, wanted: Filter) -> None:

@@ -1,5 +1,7 @@
-"""A log while it is being written: what is there, then what comes, through rotation by rename, by
-truncation and by date.
+"""Follow a log while it is written.
+
+First comes what is there, then what is added, through rotation by rename, by truncation and by
+date.
 """
 
 from __future__ import annotations
@@ -38,15 +40,14 @@ def follow(
     poll_s: float = POLL_S,
     on_next: Callable[[Path], object] = lambda _: None,
 ) -> Iterator[bytes]:
-    r"""Return the bytes of `path` from its beginning and whatever is added, until `stop` is set; an
-    empty chunk tells of a pause.
+    r"""Return the bytes of `path` and whatever is added, until `stop` is set.
 
-    When another file takes the name, the old one is read to its end first. When the file becomes
-    shorter it is read again. When its name ends in a date and the file of a later date is there,
-    that one comes next, and `on_next` gets it. A last line that a rotation leaves without its end
-    gets one. While no file has the name, one is waited for; only at the start must it be there. A
-    file that is truncated and as long as before or longer at the next look is taken for one that
-    grew.
+    An empty chunk means a pause. When another file takes the name, the old one is read to its end
+    first. When the file becomes shorter it is read again. When its name ends in a date and the file
+    of a later date is there, that one comes next, and `on_next` gets it. A last line that a
+    rotation leaves without its end gets one. While no file has the name, one is waited for; only at
+    the start must it be there. A file that is truncated and as long as before or longer at the next
+    look is taken for one that grew.
 
     Raises:
         SourceError, InputError, FileAccessError: the path cannot be followed.
@@ -80,8 +81,9 @@ def _follow(
 def _tail(
     file: FileIO, path: Path, stop: Event, poll_s: float
 ) -> Generator[bytes, None, Path | None]:
-    """Yield what is and comes in an open file, and return the path of its successor once there is
-    one and this file is read to its end.
+    """Yield the bytes of an open file as they come, and return the path of its successor.
+
+    Ends once there is a successor and this file is read to its end.
     """
     ended = True
     successor: Path | None = None
@@ -110,8 +112,9 @@ def _tail(
 
 
 def _successor(path: Path, file: FileIO) -> Path | None:
-    """Return where the log goes on: in another file that has the name now, or in the file of the
-    next date. None while there is neither.
+    """Return the file in which the log goes on, None while there is none.
+
+    It is another file that has the name now, or the file of the next date.
     """
     try:
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):

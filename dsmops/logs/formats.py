@@ -41,10 +41,10 @@ class Format(Protocol):
 
 
 class Tracing:
-    """`2025-11-15T08:39:03.595169Z  INFO [span{..}: ]target: src/main.rs:475: message`, from
-    `validate` without the source.
+    """The format of tracing: `TIME  INFO [span{..}: ]target: src/main.rs:475: message`.
 
-    The fork writes `2025-12-02 01:36:42.113` for the time.
+    A time is `2025-11-15T08:39:03.595169Z`. Lines of `validate` have no source. The fork writes
+    `2025-12-02 01:36:42.113` for the time.
     """
 
     name = "tracing"
@@ -82,8 +82,9 @@ class Friendly:
 
 
 class Icons:
-    """The fork's console: `time ICON LEVEL [target] [span: ..file.rs:475] message`, in the smallest
-    style only time, icon, message.
+    """The fork's console: `time ICON LEVEL [target] [span: ..file.rs:475] message`.
+
+    In the smallest style only time, icon and message.
     """
 
     name = "icons"

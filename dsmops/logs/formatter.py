@@ -25,17 +25,17 @@ BULK_FROM_BYTES = 2 << 20
 _BULK_BYTES = 16 << 10
 """A smaller block, as of a log that is followed, is formatted line by line."""
 _MOST_ROUNDS, _MOST_OTHERS, _MOST_LESSONS_AT_ONCE = 4, 12, 100
-"""While more than a 12th of a block is of no known kind, the first 100 of those lines are learnt
-from, and the block is looked at again.
-"""
+"""While more than a 12th of a block has an unknown form, the first 100 of those lines are learnt
+from, and the block is read again."""
 _LONG_BYTES = 16 << 10
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
 
 
 @dataclass(slots=True)
 class Counts:
-    """What was in a log so far: lines, events, lines of no dialect, and of the events those that
-    were written.
+    """The counts of a log so far.
+
+    Lines, events, lines of an unknown format, and written events.
     """
 
     lines: int = 0
@@ -161,10 +161,10 @@ class Formatter:
         )
 
     def can_take(self, part: FormatTotals) -> bool:
-        """Return whether another formatter made of the next part of this log, which begins with a
-        record, what this one would have.
+        """Return whether another formatter's totals of the next part are right for this log.
 
-        False also where what comes after that part depends on more than the totals show.
+        They are what this formatter would have made. The part begins with a record. False also
+        where what comes after that part depends on more than the totals show.
         """
         return not (
             self._leaves_open()
@@ -189,8 +189,9 @@ class Formatter:
     # --- line by line -----------------------------------------------------------------------------
 
     def _line(self, raw: bytes, out: list[bytes]) -> bool:
-        """Put what becomes of one line into `out`. Return False where a wrapper begins at it, and
-        nothing was done.
+        """Put the text of one line into `out`.
+
+        Return False where a wrapper begins at the line, and nothing was done.
         """
         if len(raw) > _LONG_BYTES:
             if self._again(raw, out):
@@ -238,8 +239,9 @@ class Formatter:
             self._templates.learn_continuation(raw, line.service, out[-1], unredacted)
 
     def _long_line(self, raw: bytes, out: list[bytes]) -> None:
-        """Put a long line into `out`. Of what repeats for gigabytes, as in a bomb, each line is
-        looked at once.
+        """Put a long line into `out`.
+
+        Of lines that repeat for gigabytes, as in a bomb, each is examined once.
         """
         plain, hits = not self._inside_anything(), self.redactions.copy()
         line = self._slow_line(raw, out)
@@ -287,8 +289,9 @@ class Formatter:
     # --- the fast ways ----------------------------------------------------------------------------
 
     def _seen_before(self, raw: bytes, shape: bytes) -> bytes | None:
-        """Return the friendly text of a line like one that came before, or None where it has to be
-        looked at. Of a line that is not wanted nothing is left.
+        """Return the friendly text of a line like an earlier one, or None for a new one.
+
+        The text of a line that is not wanted is empty.
         """
         inside_block = self._redactor is not None and self._redactor.inside_block
         for kind in self._templates.of_shape(shape):
@@ -358,8 +361,9 @@ class Formatter:
         return bulk
 
     def _learn_from(self, lines: list[bytes]) -> bool:
-        """Return whether there was anything to learn from lines of no known kind: when a number
-        grows by a digit, all lines of a block may be of a new kind.
+        """Return whether lines of an unknown form taught a new form.
+
+        When a number grows by a digit, all lines of a block may have a new form.
         """
         known = self._templates.count
         for raw in lines:
@@ -396,8 +400,10 @@ class Formatter:
 
 
 class _BulkRun:
-    """One block formatted in bulk: the text of known rows is copied, and what is between them, or
-    stands where rows are not what they seem, goes line by line.
+    """One block formatted in bulk.
+
+    The text of known rows is copied. Lines between them, and rows that differ from their form, go
+    line by line.
     """
 
     def __init__(self, formatter: Formatter, block: bytes, bulk: Bulk, out: list[bytes]) -> None:
@@ -411,8 +417,9 @@ class _BulkRun:
         self._kept_back: Counter[int] = Counter()
 
     def run(self) -> int:
-        """Put the text of the block into `out`, up to the first line that is wrapped, and return
-        how many bytes are left.
+        """Put the text of the block into `out`, and return how many bytes are left.
+
+        It stops at the first line that is wrapped.
         """
         at, rest = 0, 0
         for line in (*self._bulk.others, len(self._bulk.labels)):

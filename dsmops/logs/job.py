@@ -59,8 +59,9 @@ def format_log(
     on_note: Callable[[str], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> FormatReport:
-    """Format a log and return what was seen. `output` is a path, `-`, or None for the place that
-    `plan_output` finds.
+    """Format a log and return the report.
+
+    `output` is a path, `-`, or None for the place that `plan_output` finds.
 
     `key` redacts under this key; None leaves everything in. With `stop` a log that `can_follow` is
     followed until it is set; `on_next` gets each file of a later date in which it goes on.
@@ -165,8 +166,9 @@ def merge_logs(
 
 
 class _Behind:
-    """Writes in a thread of its own: writing leaves the interpreter free, so it costs next to
-    nothing beside the next block.
+    """A writer in a thread of its own.
+
+    Writing releases the interpreter lock, so it costs next to nothing beside the next block.
     """
 
     def __init__(self, write: Write) -> None:
@@ -200,8 +202,9 @@ def _pump(chunks: Iterable[bytes], formatter: Formatter, out: _Behind) -> None:
 
 
 def _take_over(others: list[SectionAtWork], formatter: Formatter, out: _Behind) -> None:
-    """Put what other processes made of the later sections, or format a section here where its own
-    process could not know enough.
+    """Put the results of other processes for the later sections into `out`.
+
+    A section is formatted here where its process could not know enough.
     """
     for other in others:
         totals = other.totals()

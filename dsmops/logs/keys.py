@@ -15,8 +15,8 @@ KEY_VARIABLE = "DSMOPS_REDACTION_KEY"
 MIN_KEY_BYTES = 16
 MIN_DIFFERENT_BYTES = 6
 """A key of one letter repeated is as good as none."""
-"""Who guesses the key can try out every IPv4 address in seconds. 16 random bytes cannot be guessed.
-"""
+"""An attacker who guesses the key can try every IPv4 address in seconds. 16 random bytes cannot be
+guessed."""
 
 
 def load_or_create_key() -> bytes:

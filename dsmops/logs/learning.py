@@ -18,8 +18,7 @@ _LINE_BYTES = 1000
 _MOST_LESSONS = 1000
 """A lesson costs about as much as ten lines the slow way.
 
-A log of ever new shapes is not worth more of them.
-"""
+A log with ever new forms is not worth more of them."""
 
 
 class Templates:
@@ -36,9 +35,7 @@ class Templates:
         self.count = 0
         """How many kinds are known."""
         self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
-        """Raw lines that come again and do nothing but continue an event, with their service and
-        what is written for them.
-        """
+        """Raw lines that repeat and only continue an event, with their service and their text."""
         self.services: set[str | None] = set()
         """Services of which lines are in `continuations`."""
         self._by_shape: dict[bytes, list[Template]] = {}
@@ -116,9 +113,7 @@ class Templates:
     def learn_continuation(
         self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes
     ) -> None:
-        """Remember a line in which no rule may find anything, and which does nothing but continue
-        an event.
-        """
+        """Remember a line that only continues an event and has no match for any rule."""
         if (
             raw in self.continuations
             or shown != unredacted

@@ -27,9 +27,7 @@ _COLLECTED = re.compile(rb"\x1e(20[0-9T:.-]{24})Z\x1e")
 """The collector's time before a line that bears none, see `wrappers`."""
 
 MOST_SERVICES = 1000
-"""More names before a bar are a printed table, not containers.
-
-What is remembered of each stays bounded.
+"""More names before a bar are a printed table, not containers. It also bounds the memory for names.
 """
 
 _TRACEBACK = "Traceback (most recent call last):"
@@ -171,8 +169,9 @@ class Reader:
 
     @property
     def knows_services(self) -> bool:
-        """Whether there were lines of docker compose, whose containers each have an event that may
-        go on.
+        """Whether there were lines of docker compose.
+
+        Each of its containers has an event that may go on.
         """
         return any(self._events.keys() - {None})
 
@@ -208,12 +207,12 @@ class Reader:
 
 
 def parse(lines: Iterable[bytes], clock: Clock | None = None) -> Iterator[LogRecord]:
-    """Yield the records of a log whose lines come without line ends; default clock: the machine's
-    zone for stamps without one.
+    """Yield the records of a log whose lines come without line ends.
 
-    Lines that belong to an event are in its `continuation`. A line of no dialect is a record of
-    format `text`. Records come in the order in which they are complete, so containers of docker
-    compose may overtake each other, never themselves.
+    The default clock takes the machine's zone for stamps without one. Lines that belong to an event
+    are in its `continuation`. A line of no dialect is a record of format `text`. Records come in
+    the order in which they are complete, so containers of docker compose may overtake each other,
+    never themselves.
     """
     grouping = Grouping()
     reader = Reader(clock or Clock())

@@ -25,10 +25,8 @@ class LogRecord:
     """Module path of the server, like `moshi_server::batched_asr`."""
     file: str | None = None
     line: int | None = None
-    """Source file and line as the server wrote them.
-
-    Builds by `cargo install` write absolute registry paths.
-    """
+    """Source file and line as the server wrote them. Builds by `cargo install` write absolute
+    registry paths."""
     spans: str | None = None
     service: str | None = None
     """Container name that `docker compose` put in front."""

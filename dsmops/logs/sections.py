@@ -86,8 +86,9 @@ class Section:
 
 
 def plan_sections(source: str) -> list[Section]:
-    """Return the sections of a source: one for each processor, or at most one where it is not a big
-    plain file or has no place to cut.
+    """Return the sections of a source: one for each processor.
+
+    At most one where the source is not a big plain file or has no place to cut.
     """
     path = local_path(source)
     try:
@@ -162,8 +163,9 @@ class SectionAtWork:
 
 @contextmanager
 def at_work(sections: list[Section], formatter: Formatter) -> Iterator[list[SectionAtWork]]:
-    """Yield the sections, each being formatted by a process of its own with a copy of `formatter`,
-    which has seen nothing yet.
+    """Yield the sections, each being formatted by a process of its own.
+
+    Each has a copy of `formatter`, which has read nothing yet.
     """
     working: list[SectionAtWork] = []
     try:
@@ -177,8 +179,9 @@ def at_work(sections: list[Section], formatter: Formatter) -> Iterator[list[Sect
 def _work(
     section: Section, formatter: Formatter, output: BinaryIO, results: int, parent: int
 ) -> None:
-    """Format a section in the child, and end the child whatever happens: the parent sees results or
-    none.
+    """Format a section in the child, and end the child in any case.
+
+    The parent sees results or none.
     """
     try:
         for block in cut_blocks(section.chunks()):

@@ -1,5 +1,6 @@
-"""Where friendly logs go: a file that appears whole, compressed if its name says so, or an open
-stream.
+"""The targets of friendly logs: a file that appears whole, or an open stream.
+
+A file is compressed if its name says so.
 """
 
 from __future__ import annotations
@@ -56,8 +57,11 @@ def plan_output(source: str, output: str | None, *, following: bool = False) -> 
 
 
 def refuse_same_file(source: str, target: Path | int) -> None:
-    """Raise an `InputError` where a source and a target, a path or an open file descriptor, are the
-    same regular file.
+    """Check that a source and a target are not the same regular file.
+
+    The target is a path or an open file descriptor.
+
+    Raises an `InputError`.
     """
     try:
         ours = os.fstat(0) if source == STDIN else local_path(source).stat()
@@ -74,11 +78,11 @@ def refuse_same_file(source: str, target: Path | int) -> None:
 
 @contextmanager
 def open_sink(target: Path, *, streaming: bool = False) -> Iterator[Write]:
-    """Return a context whose value writes bytes to `target`, which appears whole when the block
-    ends well, or not at all.
+    """Return a context whose value writes bytes to `target`.
 
-    Names that end in `.gz` or `.zst` are compressed. Devices and pipes are written as they are, and
-    so are files with `streaming`, for output that has no end.
+    The target appears whole when the block ends well, or not at all. Names that end in `.gz` or
+    `.zst` are compressed. Devices and pipes are written as they are, and so are files with
+    `streaming`, for output that has no end.
     """
     new = _COMPRESSORS.get(target.suffix)
     if streaming or is_stream(target):

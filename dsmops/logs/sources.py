@@ -33,8 +33,9 @@ Note = Callable[[str], object]
 def open_source(
     source: str, *, progress: Progress = SILENT, on_note: Note = lambda _: None
 ) -> AbstractContextManager[Iterator[bytes]]:
-    """Return a context whose value yields the bytes of `source`, decompressed, in chunks of any
-    size.
+    """Return a context whose value yields the decompressed bytes of `source`.
+
+    The chunks have any size.
 
     `source` is a path, `-` for standard input, or a URL of a scheme in `SOURCES`. `progress` counts
     bytes read.

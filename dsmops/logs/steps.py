@@ -1,6 +1,4 @@
-"""What the step lines of a server's log say together: how long steps take, and since when they are
-too slow.
-"""
+"""Statistics of the step lines of a log: step times, and since when they are too slow."""
 
 from __future__ import annotations
 

@@ -52,8 +52,9 @@ Render = Callable[[bytes], Rendered | None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How lines like one raw line are made: `head`, the stamp, `first`, then `parts`, each a text
-    or an index into `numbers`.
+    """How lines like one raw line are made.
+
+    The text is `head`, the stamp, `first`, then `parts`, each a text or an index into `numbers`.
     """
 
     stamp: re.Match[bytes]
@@ -229,8 +230,9 @@ class Template:
         return all(raw[place] != ord("0") for place in self._leading)
 
     def format(self, raw: bytes, clock: Clock) -> bytes | None:
-        """Return the text of a line of this shape with its end, or None where the slow way has to
-        tell.
+        """Return the text of a line of this shape with its end.
+
+        None where the slow way has to decide.
         """
         seconds = raw[self.seconds]
         sides = self.sides(raw[self.minute], clock)

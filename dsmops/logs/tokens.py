@@ -21,11 +21,11 @@ _BASE64 = "A-Za-z0-9+/="
 
 @dataclass(frozen=True, slots=True)
 class TokenShape:
-    """How the tokens of one vendor look: `least_before` characters, one of `marks`, `least`
-    characters.
+    """The shape of one vendor's tokens.
 
-    `alphabet` is the inside of a character class. `mixed` says that the start is also an ordinary
-    word, so what follows must hold a digit and stand apart from names.
+    `least_before` characters, one of `marks`, `least` characters. `alphabet` is the inside of a
+    character class. `mixed` says that the start is also an ordinary word, so what follows must hold
+    a digit and stand apart from names.
     """
 
     vendor: str
@@ -275,8 +275,9 @@ def _any_of(marks: list[str] | tuple[str, ...]) -> str:
 
 
 def _trie(words: list[str]) -> str:
-    """Return a pattern of some words by their first letters: 10 times faster than one branch a
-    word.
+    """Return a pattern of some words by their first letters.
+
+    It is 10 times faster than one branch for each word.
     """
     if "" in words:
         return ""

@@ -125,8 +125,9 @@ def _compose(raw: bytes) -> Wrapped | None:
 
 
 def _is_stamped_by_collector(text: bytes) -> bool:
-    """Return whether what follows a time is a line of its own, and not the level of that time's
-    line.
+    """Return whether the text after a time is a line of its own.
+
+    Otherwise it is the level of that time's line.
     """
     return re.match(rb" *(?:" + _LEVEL + rb") ", text) is None
 
@@ -257,8 +258,9 @@ class Unwrapper:
         return self._open is not None
 
     def _other_wrapper(self, raw: bytes) -> Open | None:
-        """Return the wrapper that a line is surely in: of a kind that no server writes by itself,
-        or around a line of a server.
+        """Return the wrapper that a line is in for certain.
+
+        No server writes its form by itself, or it is around a line of a server.
         """
         for wrapper, opener in WRAPPERS.items():
             found = opener(raw) if opener is not self._open else None

@@ -183,7 +183,7 @@ def plural(noun: str) -> str:
 
 def verbs() -> list[tuple[str, str, str, str, str]]:
     """Return base, third person, past, -ing form and kind of each verb."""
-    rows = [tuple(row.split()) for line in VERBS.strip().splitlines() for row in line.split("|")]
+    rows = [tuple(row.split()) for line in VERBS.splitlines() if line for row in line.split("|")]
     assert all(len(row) == 5 for row in rows), [row for row in rows if len(row) != 5]
     return rows  # type: ignore[return-value]
 
