@@ -60,6 +60,10 @@ def worker(
         bool,
         typer.Option("--cpu", help="Compute on the CPU instead of CUDA device 0."),
     ] = False,
+    require_gpu: Annotated[
+        bool,
+        typer.Option("--require-gpu", help="Stop where no GPU is usable; never use the CPU."),
+    ] = False,
     devices: Annotated[
         str | None,
         typer.Option(
@@ -135,10 +139,13 @@ def worker(
         log_to_stderr=json,
         fronts=fronts,
         devices=devices,
+        require_gpu=require_gpu,
         allowed_origins=tuple(allow_origin or ()),
     )
     if cpu and devices is not None:
         raise typer.BadParameter("it excludes --cpu", param_hint="--devices")
+    if require_gpu and "cpu" in ("cpu" if cpu else devices or ""):
+        raise typer.BadParameter("the CPU was asked for", param_hint="--require-gpu")
     try:
         check_options(options)
     except ValueError as exc:

@@ -30,6 +30,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgpack
 import numpy as np
@@ -182,7 +183,10 @@ class OriginalServer:
             await writer.drain()
         elif path != self.path:
             _answer(writer, 404, "")
-        elif headers.get("kyutai-api-key") != KEY or self.seen.connections == self.only_connections:
+        elif (
+            headers.get("kyutai-api-key", *parse_qs(query).get("auth_id", [""])) != KEY
+            or self.seen.connections == self.only_connections
+        ):
             _answer(writer, 401, "")
         else:
             self.seen.connections += 1

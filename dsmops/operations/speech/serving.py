@@ -28,10 +28,12 @@ from dsmops.operations.models.tts import (
     load_tts_source,
     served_voices,
 )
+from dsmops.operations.models.voices import open_voices
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from dsmops.worker.models.tokenizer import TextTokenizer
+    from dsmops.worker.runtime.facts import FactsBoard
     from dsmops.worker.runtime.stt.engine import SttEngine
     from dsmops.worker.runtime.tts.engine import TtsEngine
     from dsmops.worker.serving.addresses import Listening
@@ -64,6 +66,8 @@ class Options:
     """Origins of pages of other sites that may use the server."""
     devices: str | None = None
     """Where models run, as `parse_devices` takes it; None for the one that torch prefers."""
+    require_gpu: bool = False
+    """Whether a model that torch would put on the CPU is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,12 +288,14 @@ def _settings(path: Path, module: Module, options: Options, progress: Progress) 
     if module.type == TTS_MODULE:
         return _tts_settings(path, module, options, progress)
 
+    from dsmops.worker.runtime.facts import FactsBoard
     from dsmops.worker.serving.stt import STT_SESSIONS, SttSettings
 
     source = find_stt_module(path, module, progress=progress)
     slots = module.whole("batch_size") if module.type == "BatchedAsr" else STT_SESSIONS
     shape = module.lm_shape()
     model = None if shape is None else model_of_shape(shape)
+    facts = FactsBoard()
     return SttSettings(
         name=module.name,
         module_type=module.type,
@@ -297,22 +303,25 @@ def _settings(path: Path, module: Module, options: Options, progress: Progress) 
         slots=slots or 0,
         lm_file=str(source.files.lm),
         audio_tokenizer_file=str(source.files.mimi),
-        open_engine=partial(_open_stt_engine, source, slots or 0, cpu=options.cpu),
+        open_engine=partial(_open_stt_engine, source, slots or 0, facts, options),
         open_tokenizer=partial(_open_tokenizer, source.files.tokenizer),
         model_name=model.name if model is not None else "",
+        facts=facts,
     )
 
 
 def _tts_settings(path: Path, module: Module, options: Options, progress: Progress) -> TtsSettings:
+    from dsmops.worker.runtime.facts import FactsBoard
     from dsmops.worker.serving.tts import TtsSettings
 
     source = find_tts_module(path, module, progress=progress)
     model = published_tts(module)
+    facts = FactsBoard()
     return TtsSettings(
         name=module.name,
         path=module.text("path") or "",
         open_engine=partial(
-            _open_tts_engine, source, module.whole("batch_size") or 0, cpu=options.cpu
+            _open_tts_engine, source, module.whole("batch_size") or 0, facts, options
         ),
         find_voice=served_voices(source, progress=progress),
         request=source.defaults.request(),
@@ -321,29 +330,62 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
         slots=module.whole("batch_size") or 0,
         open_tokenizer=partial(_open_tokenizer, source.files.tokenizer),
         model_name=model.name if model is not None else "",
+        facts=facts,
+        list_voices=open_voices(source.defaults.voice_folder, source.config.voice_suffix).names,
+        default_voice=source.defaults.default_voice,
     )
 
 
-def _open_stt_engine(source: SttSource, slots: int, *, cpu: bool) -> SttEngine:
+def _open_stt_engine(
+    source: SttSource, slots: int, facts: FactsBoard, options: Options
+) -> SttEngine:
     from dsmops.worker.models.device import wait_without_spinning
+    from dsmops.worker.runtime.description import describe
     from dsmops.worker.runtime.stt.engine import SttEngine
 
-    if not cpu:
+    if not options.cpu:
         wait_without_spinning()
-    return SttEngine(load_stt_source(source, cpu=cpu), slots)
+    fallback = _fallback(options)
+    model = load_stt_source(source, cpu=options.cpu)
+    engine = SttEngine(model, slots)
+    facts.write(describe(model.device, model.dtype, fallback=fallback))
+    return engine
 
 
-def _open_tts_engine(source: TtsSource, slots: int, *, cpu: bool) -> TtsEngine:
+def _open_tts_engine(
+    source: TtsSource, slots: int, facts: FactsBoard, options: Options
+) -> TtsEngine:
     from dsmops.worker.models.device import wait_without_spinning
+    from dsmops.worker.runtime.description import describe
     from dsmops.worker.runtime.tts.engine import TtsEngine
 
-    if not cpu:
+    if not options.cpu:
         wait_without_spinning()
-    return TtsEngine(
-        load_tts_source(source, cpu=cpu),
-        slots,
-        guidance=not source.config.distilled and source.defaults.cfg != 1,
+    fallback = "" if source.defaults.cpu else _fallback(options)
+    model = load_tts_source(source, cpu=options.cpu)
+    engine = TtsEngine(
+        model, slots, guidance=not source.config.distilled and source.defaults.cfg != 1
     )
+    facts.write(describe(model.device, model.dtype, fallback=fallback))
+    return engine
+
+
+def _fallback(options: Options) -> str:
+    """Return why this process computes on the CPU, empty where it need not or was asked to.
+
+    Raises:
+        DriverMissingError: a GPU is required.
+    """
+    from dsmops.worker.models.device import best_device
+
+    if options.cpu or "cpu" in (options.devices or "") or best_device(cpu=False).type != "cpu":
+        return ""
+    if options.require_gpu:
+        raise DriverMissingError(
+            "torch finds no CUDA device that it can use",
+            hint="`dsmops check-gpu` shows why. Without --require-gpu the CPU is used.",
+        )
+    return "torch finds no CUDA device that it can use"
 
 
 def _open_tokenizer(path: Path) -> TextTokenizer:

@@ -41,6 +41,7 @@ def run_models(plan: Plan, number: int, channel: Channel, level: Level) -> None:
     process = _ModelProcess(plan, number, channel, level)
     loops: list[ModelLoop[Any]] = []
     for module, shared in zip(plan.settings.modules, plan.shared[number], strict=True):
+        module.facts.row = number
         loop = process.load(module, shared)
         if loop is None:
             break

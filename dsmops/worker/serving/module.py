@@ -16,6 +16,7 @@ from dsmops import protocol
 from dsmops.errors import DsmopsError, ResourceError
 from dsmops.worker.runtime.board import LoopBoard
 from dsmops.worker.runtime.collector import Collector
+from dsmops.worker.runtime.facts import FactsBoard
 from dsmops.worker.runtime.loop import ModelLoop, Stream
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.connection import (
@@ -100,6 +101,7 @@ class LoopModule(ABC, Generic[StreamT]):
     """The loops, one for each device, as `Line` with what the subclass needs besides."""
     model_name: str
     """The model's own name where it is known, else the module's."""
+    facts: FactsBoard
 
     def __init__(self, name: str, path: str, origin: Origin, context: ModuleContext) -> None:
         self.name, self.path = name, path
@@ -331,6 +333,31 @@ async def _check_line(line: Line) -> str | None:
                 return f"the model has made no step for {begin_s - board.last_step_s:.1f} s"
             await asyncio.sleep(_READY_PAUSE_S)
     return None if line.failure is None else line.failure.message
+
+
+def log_engine(log: Log, origin: Origin, model_name: str, board: FactsBoard, slots: int) -> None:
+    """Log where the engine of this process computes; loudly where that is not what was wanted."""
+    facts = board.own
+    if facts is None:
+        return
+    memory = {} if facts.memory_bytes is None else {"memory_mib": facts.memory_bytes >> 20}
+    log.info(
+        origin,
+        "engine is loaded",
+        model=Shown(model_name),
+        device=facts.device,
+        name=facts.device_name,
+        dtype=facts.dtype,
+        streams=slots,
+        **memory,
+    )
+    if facts.fallback:
+        log.warn(
+            origin,
+            "computing on the CPU, which is slow: `dsmops check-gpu` shows what is wrong with the"
+            " GPU, --require-gpu refuses to start so, and --cpu says that it is meant",
+            reason=facts.fallback,
+        )
 
 
 def addr_field(request: web.Request) -> dict[str, str]:

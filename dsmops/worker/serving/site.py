@@ -22,6 +22,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 from dsmops import __version__
 from dsmops.errors import DsmopsError
+from dsmops.worker.runtime.facts import FactsBoard
+from dsmops.worker.serving import page
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.admission import Acceptor, Admission, most_connections, note_request
 from dsmops.worker.serving.connection import Ending, Limits
@@ -78,6 +80,8 @@ class ModuleSettings(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def facts(self) -> FactsBoard: ...
     def open(self, context: ModuleContext) -> Module: ...
 
 
@@ -231,7 +235,10 @@ class Site:
                 return web.FileResponse(path)
         except (OSError, ValueError):  # a name too long, or with a NUL in it
             pass
-        raise web.HTTPNotFound
+        found = page.answer(request.match_info["path"])
+        if found is None:
+            raise web.HTTPNotFound
+        return found
 
 
 def _guard(records: Log) -> Middleware:

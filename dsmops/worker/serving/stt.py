@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aiohttp import web
@@ -14,6 +14,7 @@ from aiohttp import web
 from dsmops import protocol
 from dsmops.errors import DsmopsError
 from dsmops.protocol import NO_FREE_CHANNELS, CloseCode
+from dsmops.worker.runtime.facts import FactsBoard
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol, SttTokenizer
 from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
 from dsmops.worker.runtime.stt.stream import SttStream
@@ -28,6 +29,7 @@ from dsmops.worker.serving.module import (
     ModuleContext,
     NoFreeSlotError,
     addr_field,
+    log_engine,
     read_body,
 )
 from dsmops.worker.serving.stt_connection import (
@@ -63,6 +65,8 @@ class SttSettings:
     """For fronts, which have no engine. Without it the module is served in one process."""
     model_name: str = ""
     """The model's own name, empty where it is not known."""
+    facts: FactsBoard = field(default_factory=FactsBoard)
+    """What the engines say of themselves once they are loaded."""
 
     def open(self, context: ModuleContext) -> SttModule:
         """Return the module, not yet started."""
@@ -84,6 +88,7 @@ class SttModule(LoopModule[SttStream]):
     def __init__(self, settings: SttSettings, context: ModuleContext) -> None:
         self._settings = settings
         self.model_name = settings.model_name or settings.name
+        self.facts = settings.facts
         self._is_batched = settings.module_type == BATCHED.module_type
         super().__init__(
             settings.name, settings.path, BATCHED_ASR if self._is_batched else ASR, context
@@ -250,6 +255,7 @@ def stt_observer(
     origin = BATCHED_ASR if is_batched else ASR
 
     def on_started(slots: int) -> None:
+        log_engine(log, origin, settings.model_name or settings.name, settings.facts, slots)
         log.info(origin, f"starting asr loop {slots}")
         started()
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from aiohttp import web
 from dsmops.audio import Samples, pcm_16, stream_header
 from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import NO_FREE_CHANNELS, CloseCode, TtsFormat
+from dsmops.worker.runtime.facts import FactsBoard
 from dsmops.worker.runtime.loop import StreamFailed
 from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest, TtsTokenizer
 from dsmops.worker.runtime.tts.loop import (
@@ -45,6 +46,7 @@ from dsmops.worker.serving.module import (
     NoFreeSlotError,
     addr_field,
     cut,
+    log_engine,
     read_body,
     require_sender,
 )
@@ -82,6 +84,11 @@ class TtsSettings:
     """For fronts, which have no engine. Without it the module is served in one process."""
     model_name: str = ""
     """The model's own name, empty where it is not known."""
+    facts: FactsBoard = field(default_factory=FactsBoard)
+    """What the engines say of themselves once they are loaded."""
+    list_voices: Callable[[], Sequence[str]] = tuple
+    """Names of the voices; it may ask the hub, on any thread."""
+    default_voice: str = ""
 
     def open(self, context: ModuleContext) -> TtsModule:
         """Return the module, not yet started."""
@@ -104,6 +111,7 @@ class TtsModule(LoopModule[TtsConversation]):
         super().__init__(settings.name, settings.path, PY, context)
         self._settings = settings
         self.model_name = settings.model_name or settings.name
+        self.facts = settings.facts
         self._metrics = context.metrics.py
         remote = context.remote.get(settings.name)
         self.loop = None
@@ -127,6 +135,16 @@ class TtsModule(LoopModule[TtsConversation]):
             "used_slots": str(self.used_slots),
             "total_slots": str(self.slots),
         }
+
+    async def voices(self) -> list[dict[str, object]]:
+        """Return the voices that a client may name.
+
+        Raises:
+            DsmopsError: their folder is on the hub, which does not answer.
+        """
+        names = await asyncio.to_thread(self._settings.list_voices)
+        default = self._settings.default_voice
+        return [{"id": name, "object": "voice", "is_default": name == default} for name in names]
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Add what clients may ask for."""
@@ -308,7 +326,8 @@ def open_tts_loop(
 ) -> TtsLoop:
     """Return a module's loop, whose work is logged and counted."""
 
-    def on_started(_slots: int) -> None:
+    def on_started(slots: int) -> None:
+        log_engine(log, PY, settings.model_name or settings.name, settings.facts, slots)
         log.info(PY, "starting-up the py model loop")
         started()
 

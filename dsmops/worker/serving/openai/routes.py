@@ -31,6 +31,7 @@ class OpenAiRoutes:
         """Add the routes."""
         router.add_get(f"{PREFIX}models", self._handler(self._models))
         router.add_get(f"{PREFIX}models/{{id}}", self._handler(self._model))
+        router.add_get(f"{PREFIX}audio/voices", self._handler(self._voices))
         router.add_post(f"{PREFIX}audio/transcriptions", self._handler(self._transcriptions))
         router.add_post(f"{PREFIX}audio/speech", self._handler(self._speech))
         router.add_route("*", f"{PREFIX}{{path:.*}}", self._handler(_unknown))
@@ -46,6 +47,9 @@ class OpenAiRoutes:
         raise Refusal(
             404, f"The model {name[:80]!r} does not exist", param="model", code="model_not_found"
         )
+
+    async def _voices(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"object": "list", "data": await self._served.voices()})
 
     async def _transcriptions(self, request: web.Request) -> web.StreamResponse:
         return await transcriptions(request, self._served, self._limits, self._log)

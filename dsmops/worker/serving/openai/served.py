@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from dsmops.worker.serving.openai.refusals import Refusal
@@ -49,6 +50,15 @@ class Served:
         """
         return _find(name, self._tts, self._stt, _OPENAI_TTS, "speaks")
 
+    async def voices(self) -> list[dict[str, object]]:
+        """Return the voices of the first text-to-speech model, as `/v1/audio/voices` lists them.
+
+        Raises:
+            Refusal: no model here speaks.
+            DsmopsError: the voices are on the hub, which does not answer.
+        """
+        return await self.tts("").voices()
+
     def documents(self) -> list[dict[str, Any]]:
         """Return what `/v1/models` lists."""
         return [
@@ -59,8 +69,10 @@ class Served:
                 "owned_by": "dsmops",
                 "purpose": purpose,
                 "module": module.name,
+                "path": module.path,
                 "slots": module.slots,
                 "used_slots": module.used_slots,
+                "engines": [asdict(facts) for facts in module.facts.read()],
             }
             for purpose, group in (("stt", self._stt), ("tts", self._tts))
             for module in group
