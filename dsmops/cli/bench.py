@@ -11,7 +11,7 @@ import typer
 
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
-from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, check_api_key, dtype_parser
+from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, api_key_option, dtype_parser
 from dsmops.dtypes import ComputeDType
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
@@ -72,16 +72,7 @@ def bench(
     voice: Annotated[
         str | None, typer.Option("--voice", metavar="NAME", help="With --tts: the voice.")
     ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            metavar="KEY",
-            envvar="DSMOPS_API_KEY",
-            callback=check_api_key,
-            help="Key that the server takes.",
-        ),
-    ] = None,
+    api_key: Annotated[str | None, api_key_option("Key that the server takes.")] = None,
     processes: Annotated[
         int | None,
         typer.Option(

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dsmops.cli.help import PREPARE
-from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt, dtype_parser
+from dsmops.cli.options import (
+    DebugOpt,
+    DryRunOpt,
+    JsonOpt,
+    NoDigestOpt,
+    NoFsyncOpt,
+    QuietOpt,
+    ReportOpt,
+    dtype_parser,
+)
 from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
 from dsmops.report import Reporter
 
@@ -144,24 +153,12 @@ def convert(
             help="Store BF16 tensors whose names match as F32. Repeatable.",
         ),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE",
-            readable=False,
-            help="Write the JSON document there as well.",
-        ),
-    ] = None,
+    report: ReportOpt = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read the target back and compare every value.")
     ] = False,
-    no_digest: Annotated[
-        bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")
-    ] = False,
-    no_fsync: Annotated[
-        bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")
-    ] = False,
+    no_digest: NoDigestOpt = False,
+    no_fsync: NoFsyncOpt = False,
     force: Annotated[
         bool,
         typer.Option(

@@ -10,7 +10,15 @@ import typer
 
 from dsmops.cli.checkpoint import SourceArg, at_hand, without_blas_threads
 from dsmops.cli.help import PREPARE
-from dsmops.cli.options import DebugOpt, DryRunOpt, JsonOpt, QuietOpt
+from dsmops.cli.options import (
+    DebugOpt,
+    DryRunOpt,
+    JsonOpt,
+    NoDigestOpt,
+    NoFsyncOpt,
+    QuietOpt,
+    ReportOpt,
+)
 from dsmops.report import Reporter
 
 # The values of checkpoint.export.Runtime, spelled out so that start-up does not load the package.
@@ -45,18 +53,9 @@ def export(
             ),
         ),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report", metavar="FILE", readable=False, help="Write the JSON document there too."
-        ),
-    ] = None,
-    no_digest: Annotated[
-        bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")
-    ] = False,
-    no_fsync: Annotated[
-        bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")
-    ] = False,
+    report: ReportOpt = None,
+    no_digest: NoDigestOpt = False,
+    no_fsync: NoFsyncOpt = False,
     force: Annotated[
         bool,
         typer.Option(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -87,25 +88,40 @@ ContextOpt = Annotated[
         help="Attention window in frames of 80 ms. Default: the model's own.",
     ),
 ]
-ApiKeyOpt = Annotated[
-    str | None,
-    typer.Option(
+
+
+def api_key_option(help_text: str) -> Any:
+    """Return the option `--api-key`, whose meaning depends on the command."""
+    return typer.Option(
         "--api-key",
         metavar="KEY",
         envvar="DSMOPS_API_KEY",
         callback=check_api_key,
-        help="Key that clients send. Default: a new one.",
+        help=help_text,
+    )
+
+
+ApiKeyOpt = Annotated[str | None, api_key_option("Key that clients send. Default: a new one.")]
+UrlOpt = Annotated[
+    str | None,
+    typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
+]
+ServerKeyOpt = Annotated[str | None, api_key_option("Key that the server of --url takes.")]
+CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU, also with a GPU.")]
+TimestampsOpt = Annotated[
+    bool, typer.Option("--timestamps", help="Show each word with its start and stop.")
+]
+ReportOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="FILE", readable=False, help="Write the JSON document there as well."
     ),
 ]
-ServerKeyOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key",
-        metavar="KEY",
-        envvar="DSMOPS_API_KEY",
-        callback=check_api_key,
-        help="Key that the server of --url takes.",
-    ),
+NoDigestOpt = Annotated[
+    bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")
+]
+NoFsyncOpt = Annotated[
+    bool, typer.Option("--no-fsync", help="Do not wait until the target is on the disk.")
 ]
 
 

@@ -12,7 +12,7 @@ import typer
 
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
-from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, check_api_key
+from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, api_key_option
 from dsmops.report import Reporter
 
 _CONFIG = Path("configs", "config-stt-en_fr-lowram-sm75.toml")
@@ -54,14 +54,7 @@ def smoke_test(
         ),
     ] = None,
     api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            metavar="KEY",
-            envvar="DSMOPS_API_KEY",
-            callback=check_api_key,
-            help="Key to send. Default: the first in the config.",
-        ),
+        str | None, api_key_option("Key to send. Default: the first in the config.")
     ] = None,
     model: Annotated[
         str | None,

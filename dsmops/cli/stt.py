@@ -19,7 +19,17 @@ from dsmops.cli.arguments import (
     require_other_file,
 )
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
+from dsmops.cli.options import (
+    CpuOpt,
+    DebugOpt,
+    DTypeOpt,
+    JsonOpt,
+    QuietOpt,
+    ServerKeyOpt,
+    SoundDeviceOpt,
+    TimestampsOpt,
+    UrlOpt,
+)
 from dsmops.dtypes import ComputeDType
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Document, Reporter
@@ -35,7 +45,6 @@ ModelOpt = Annotated[
         help="Published name, tiny, hf://org/repo, folder or .toml.",
     ),
 ]
-CpuOpt = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU, also with a GPU.")]
 Form = Literal["text", "srt", "vtt", "json"]
 _FORMS: dict[str, Form] = {".txt": "text", ".srt": "srt", ".vtt": "vtt", ".json": "json"}
 """What an output file holds by the ending of its name, where no option says it."""
@@ -56,9 +65,7 @@ def transcribe(
     model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
-    timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="Show each word with its start and stop.")
-    ] = False,
+    timestamps: TimestampsOpt = False,
     timing: Annotated[
         Literal["server", "python"],
         typer.Option("--timing", help="Word times as moshi-server or as Kyutai's script."),
@@ -84,10 +91,7 @@ def transcribe(
             help="A recording that came before; not transcribed.",
         ),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
-    ] = None,
+    url: UrlOpt = None,
     api_key: ServerKeyOpt = None,
     times_real_time: Annotated[
         float,
@@ -326,10 +330,7 @@ def evaluate(
     model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
-    ] = None,
+    url: UrlOpt = None,
     api_key: ServerKeyOpt = None,
     batch_size: Annotated[
         int | None,
@@ -365,11 +366,9 @@ def evaluate(
     """Measure the word error rate on recordings with known text.
 
     Rates are defined as in the published figures. A manifest is JSON Lines, CSV or TSV. A dataset
-    is hf-dataset:
-
-    org/name[:config[:split]] or an alias. With REFERENCE, one recording is transcribed and scored,
-    or a finished transcript (.txt, .srt, .vtt, .json) is scored without a model. With --url, audio
-    goes to the server as fast as it answers.
+    is hf-dataset://org/name[:config[:split]] or an alias. With REFERENCE, one recording is
+    transcribed and scored, or a finished transcript (.txt, .srt, .vtt, .json) is scored without a
+    model. With --url, audio goes to the server as fast as it answers.
 
     Exits 1 if a recording could not be read. Such a recording is named and not counted.
 

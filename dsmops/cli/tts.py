@@ -21,8 +21,17 @@ from dsmops.cli.arguments import (
     require_other_file,
 )
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import DebugOpt, DTypeOpt, JsonOpt, QuietOpt, ServerKeyOpt, SoundDeviceOpt
-from dsmops.cli.stt import CpuOpt
+from dsmops.cli.options import (
+    CpuOpt,
+    DebugOpt,
+    DTypeOpt,
+    JsonOpt,
+    QuietOpt,
+    ServerKeyOpt,
+    SoundDeviceOpt,
+    TimestampsOpt,
+    UrlOpt,
+)
 from dsmops.dtypes import ComputeDType
 from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
@@ -94,10 +103,7 @@ def synthesize(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse unknown characters instead of skipping.")
     ] = False,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", metavar="URL", help="Use this server, like ws://127.0.0.1:8080."),
-    ] = None,
+    url: UrlOpt = None,
     api_key: ServerKeyOpt = None,
     play: Annotated[
         bool, typer.Option("--play", help="Play the sound as it comes, without OUT.")
@@ -107,9 +113,7 @@ def synthesize(
         Literal["wav", "raw"],
         typer.Option("--format", help="Write WAV or raw 16-bit samples to OUT -."),
     ] = "wav",
-    timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="Show each word with its start and stop.")
-    ] = False,
+    timestamps: TimestampsOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,

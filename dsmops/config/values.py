@@ -1,9 +1,9 @@
 """Resolve path-like values as the server does.
 
-`$NAME` is replaced, `hf:
+`$NAME` is replaced, `hf://` looked up, everything else taken unchanged. Nothing is read here; the
+environment is an argument.
 
-` looked up, everything else taken unchanged. Source: moshi-server `utils.rs`
-(`resolve_or_download`, `replace_env_vars`). Nothing is read here; the environment is handed in.
+Source: moshi-server `utils.rs` (`resolve_or_download`, `replace_env_vars`).
 """
 
 from __future__ import annotations
@@ -53,11 +53,7 @@ def resolve(value: str, environ: Mapping[str, str]) -> Resolved:
 def source_problem(value: str) -> str:
     """Return why the server cannot use a value as the name of a file, or an empty string.
 
-    The reason is a wrong `hf:
-
-    ` or a misplaced `hf-snapshot:
-
-    `.
+    The reason is a wrong `hf://` or a misplaced `hf-snapshot://`.
     """
     if value.startswith(HUB_SNAPSHOT):
         return "works in voice_folder of a Py module only; here it is a path that does not exist"

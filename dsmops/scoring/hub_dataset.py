@@ -45,9 +45,7 @@ script."""
 def is_dataset(name: str) -> bool:
     """Return whether `name` means a dataset and not a file.
 
-    A dataset is an alias, or `hf-dataset:
-
-    org/name[:config[:split]]`.
+    A dataset is an alias, or `hf-dataset://org/name[:config[:split]]`.
     """
     return name in DATASETS or name.startswith(SCHEME)
 

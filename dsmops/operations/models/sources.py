@@ -1,7 +1,4 @@
-"""Find what a SOURCE names: a local path, or `hf:
-
-org/repo[@revision]/file`.
-"""
+"""Find what a SOURCE names: a local path, or `hf://org/repo[@revision]/file`."""
 
 from __future__ import annotations
 
@@ -27,12 +24,10 @@ def local_checkpoint(
 ) -> Path:
     """Return the local file or folder that `source` names.
 
-    An `hf:
-
-    ` source is downloaded into the Hugging Face cache. An index file brings the shards that it
-    names. `progress` announces the plan, with its sizes, before a download begins; it is not called
-    when everything is in the cache, which is then used without a request. Without `download`, as in
-    a dry run, what is not in the cache is an error.
+    An `hf://` source is downloaded into the Hugging Face cache. An index file brings the shards
+    that it names. `progress` announces the plan, with its sizes, before a download begins. It is
+    not called when everything is in the cache, which is then used without a request. Without
+    `download`, as in a dry run, a file that is not in the cache is an error.
 
     Raises:
         SourceError: nothing is there, its name is not that of a checkpoint, or it would have to be
@@ -80,12 +75,10 @@ def locate(source: str) -> Path | HubFile:
 
 
 def source_headers(source: str) -> dict[str, Header]:
-    """Return the headers of the checkpoint that an `hf:
+    """Return the headers of the checkpoint that an `hf://` source names, by file name.
 
-    ` source names, by file name.
-
-    There is one, or one of each shard of an index. From the cache where it has the files, else by
-    range requests; of what is not there, only an index file is downloaded.
+    There is one, or one of each shard of an index. They come from the cache where it has the files,
+    else by range requests. Of files that are not there, only an index file is downloaded.
 
     Raises:
         HeaderError, CheckpointError: the file is neither a safetensors file nor an index.
