@@ -31,8 +31,8 @@ _stderr_lock = threading.Lock()
 class DecodingError(Exception):
     """The decoder's own reason. `is_end`: it failed because the bytes ended."""
 
-    def __init__(self, reason: str, *, is_end: bool) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, *, is_end: bool, program: str = "libsndfile") -> None:
+        super().__init__(f"{program}: {reason}")
         self.is_end = is_end
 
 

@@ -9,11 +9,14 @@ Source: RFC 9639 §8.2 (STREAMINFO).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dsmops.audio.segments import Content, Segment
 
 _MARKS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
 """The mark of a stream and the head of STREAMINFO, which comes first and has 34 bytes."""
 _HEADER_BYTES = 8 + 34
+_BLOCK_BYTES = 4096
 
 
 def segments(content: Content) -> list[Segment]:
@@ -22,6 +25,43 @@ def segments(content: Content) -> list[Segment]:
     begins.sort()
     stops = [*begins[1:], content.size] if begins else []
     return [_segment(content, *ends) for ends in zip(begins, stops, strict=True)]
+
+
+def live_streams(content: Content) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+    """Yield the streams of a FLAC that still runs: the samples that the header promises, None for
+    unknown, and bytes that come as they arrive.
+    """
+    begins = [0]
+    while begins:
+        promised = _samples(content.at(begins[0], _HEADER_BYTES))
+        yield promised, _live_stream(content, begins)
+
+
+def _live_stream(content: Content, begins: list[int]) -> Iterator[bytes]:
+    """Yield the stream at the position in `begins`, and put that of the next one there, if any."""
+    position = begins.pop()
+    header = content.at(position, _HEADER_BYTES)
+    if len(header) < _HEADER_BYTES:
+        return
+    yield _open_header(header)
+    position += _HEADER_BYTES
+    held = b""
+    while data := content.next_bytes(position, _BLOCK_BYTES):
+        position += len(data)
+        held += data
+        for mark in _MARKS:
+            found = held.find(mark)
+            if found >= 0 and _is_stream_info(
+                content.at(position - len(held) + found, _HEADER_BYTES)[8:]
+            ):
+                begins.append(position - len(held) + found)
+                yield held[:found]
+                return
+        # A mark may lie on both sides of the end.
+        kept = max(0, len(held) - len(_MARKS[0]) + 1)
+        yield held[:kept]
+        held = held[kept:]
+    yield held
 
 
 def _positions(content: Content, mark: bytes) -> list[int]:
@@ -42,9 +82,17 @@ def _is_stream_info(body: bytes) -> bool:
 
 
 def _segment(content: Content, begin: int, stop: int) -> Segment:
-    header = bytearray(content.at(begin, _HEADER_BYTES))
-    samples = int.from_bytes(header[21:26], "big") & (1 << 36) - 1
+    header = content.at(begin, _HEADER_BYTES)
+    pieces = (_open_header(header), range(begin + _HEADER_BYTES, stop))
+    return Segment(pieces, samples=_samples(header))
+
+
+def _samples(header: bytes) -> int | None:
+    """Return the number of samples in a header, None for unknown."""
+    return int.from_bytes(header[21:26], "big") & (1 << 36) - 1 or None
+
+
+def _open_header(header: bytes) -> bytes:
+    """Return a header without its number of samples."""
     # 36 bits, the upper four of which share a byte with the sample size.
-    header[21] &= 0xF0
-    header[22:26] = bytes(4)
-    return Segment((bytes(header), range(begin + _HEADER_BYTES, stop)), samples=samples or None)
+    return b"".join((header[:21], bytes([header[21] & 0xF0]), bytes(4), header[26:]))

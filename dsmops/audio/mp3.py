@@ -12,7 +12,11 @@ Xing header.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 from dsmops.audio.segments import Content
 
@@ -27,6 +31,9 @@ padding, two frames or three."""
 
 _MOST_GAPS = 10_000
 """False beginnings of a frame after which counting ends: a hostile file may have many."""
+
+_HEAD_BYTES = 4 + 32 + 12
+"""The beginning of a frame: its header, the longest side information, and Xing's tag and number."""
 
 _SEARCH_BYTES = 4096
 """How far one look for the next header reaches."""
@@ -63,43 +70,108 @@ class Layer3Stream:
         self.count += 1
 
 
+def is_beginning(data: bytes) -> bool:
+    """Return whether a file that begins so is layer III, perhaps behind a tag."""
+    return data[:3] == b"ID3" or _frame_bytes(data) > 0
+
+
 def read_streams(content: Content) -> list[Layer3Stream] | None:
     """Return the layer III frames of a file that libsndfile takes for MPEG audio.
 
     The result is None where they could not be counted. Joined files give a stream for each change
-    of the sample rate.
+    of the sample rate, for each Xing header, and for the frames that it does not count.
     """
     streams: list[Layer3Stream] = []
     size = content.size
-    position = gaps = skipped = 0
-    while len(header := content.at(position, 10)) >= 4:
+    try:
+        for frame in _frames(content):
+            if frame.number > len(streams):
+                streams.append(Layer3Stream(frame.header[:4], [], has_xing=_has_xing(frame.header)))
+            streams[-1].add(frame.start, min(frame.length, size - frame.start))
+            streams[-1].skipped_bytes += frame.skipped_bytes
+    except _TooManyGapsError:
+        return None
+    return streams or None
+
+
+def live_streams(content: Content) -> Iterator[Iterator[bytes]]:
+    """Yield the streams of an MP3 that still runs, each as its frames, which come as they arrive.
+
+    The frames of a stream that were not read are passed over when the next stream is asked for.
+    """
+    with suppress(_TooManyGapsError):
+        for _, frames in groupby(_frames(content), key=attrgetter("number")):
+            yield (content.at(frame.start, frame.length) for frame in frames)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A frame: the number of its stream from 1 on, its position, its beginning, and how many bytes
+    before it belong to nothing.
+    """
+
+    number: int
+    start: int
+    length: int
+    header: bytes
+    skipped_bytes: int
+
+
+class _TooManyGapsError(Exception):
+    """The bytes look like frames that are not there."""
+
+
+def _frames(content: Content) -> Iterator[_Frame]:
+    """Yield all frames.
+
+    A stream begins where another frame follows; after that, frames are those of its version and
+    sample rate. It ends at the next Xing header, and where its own says: decoders stop there.
+    """
+    number = count = position = gaps = skipped = 0
+    first = b""
+    most: int | None = None
+    while len(header := content.at(position, _HEAD_BYTES)) >= 4:
         length = _frame_bytes(header)
-        goes_on = bool(streams) and _same_kind(header, streams[-1].first_header)
-        # A stream begins where another frame follows; after that, frames are those of its kind.
-        if length and (goes_on or _frame_bytes(content.at(position + length, 4))):
-            if not goes_on:
-                frame = content.at(position, length)
-                has_xing = b"Xing" in frame or b"Info" in frame
-                streams.append(Layer3Stream(header[:4], [], has_xing=has_xing))
-            streams[-1].add(position, min(length, size - position))
-            streams[-1].skipped_bytes += skipped
+        is_alike = bool(first) and _same_kind(header, first) and not _has_xing(header)
+        if length and (is_alike or _frame_bytes(content.at(position + length, 4))):
+            # The frame of the header itself is not counted in it.
+            if not is_alike or (most is not None and count > most):
+                number, count, first, most = number + 1, 0, header, _xing_count(header)
+            count += 1
+            yield _Frame(number, position, length, header, skipped)
             skipped = 0
             position += length
-        elif header[:3] == b"ID3" and len(header) == 10:
+        elif header[:3] == b"ID3" and len(header) >= 10:
             # Its size: four bytes of seven bits, without the ten of its header.
-            a, b, c, d = header[6:]
+            a, b, c, d = header[6:10]
             position += 10 + ((a & 127) << 21 | (b & 127) << 14 | (c & 127) << 7 | d & 127)
         elif header[:3] == b"TAG":
             position += 128
         else:
             gaps += 1
             if gaps == _MOST_GAPS:
-                return None
+                raise _TooManyGapsError
             ahead = content.at(position + 1, _SEARCH_BYTES).find(b"\xff")
             step = 1 + ahead if ahead >= 0 else _SEARCH_BYTES
-            skipped += step if streams else 0
+            skipped += step if first else 0
             position += step
-    return streams or None
+
+
+def _has_xing(header: bytes) -> bool:
+    """Return whether a frame is a Xing header: behind side information that is all zeros."""
+    return _xing(header).startswith((b"Xing", b"Info"))
+
+
+def _xing_count(header: bytes) -> int | None:
+    """Return the number of frames in a Xing header; None if it has none."""
+    tag = _xing(header)
+    is_counted = _has_xing(header) and len(tag) >= 12 and tag[7] & 1
+    return int.from_bytes(tag[8:12], "big") if is_counted else None
+
+
+def _xing(header: bytes) -> bytes:
+    """Return what follows the header, its checksum if any, and zeros."""
+    return header[4 if header[1] & 1 else 6 :].lstrip(b"\0")
 
 
 def xing_frame(stream: Layer3Stream) -> bytes:

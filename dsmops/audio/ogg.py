@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from dsmops.audio.segments import Content, Segment
 
@@ -29,16 +30,33 @@ class _Page:
 def segments(content: Content) -> tuple[list[Segment], bool]:
     """Return the links of an Ogg file, and whether its last page is incomplete."""
     begins: list[int] = []
-    was_begin = False
     is_cut = False
-    for page in _pages(content):
-        if page.begins_stream and not was_begin:
+    for number, page in _numbered_pages(content):
+        if number > len(begins):
             begins.append(page.start)
-        was_begin = page.begins_stream
         is_cut = page.stop > content.size
     stops = [*begins[1:], content.size] if begins else []
     links = [Segment((range(*ends),)) for ends in zip(begins, stops, strict=True)]
     return links, is_cut
+
+
+def live_links(content: Content) -> Iterator[Iterator[bytes]]:
+    """Yield the links of a stream that still runs, each as its pages, which come as they arrive.
+
+    The pages of a link that were not read are passed over when the next link is asked for.
+    """
+    for _, pages in groupby(_numbered_pages(content), key=lambda numbered: numbered[0]):
+        yield (content.at(page.start, page.stop - page.start) for _, page in pages)
+
+
+def _numbered_pages(content: Content) -> Iterator[tuple[int, _Page]]:
+    """Yield all pages with the number of their link, 0 before the first one begins."""
+    number = 0
+    was_begin = False
+    for page in _pages(content):
+        number += page.begins_stream and not was_begin
+        was_begin = page.begins_stream
+        yield number, page
 
 
 def _pages(content: Content) -> Iterator[_Page]:

@@ -19,11 +19,11 @@ import numpy as np
 
 from dsmops.audio import ffmpeg
 from dsmops.audio.decoding import DecodingError
-from dsmops.audio.ffmpeg import FfmpegDecoder, FfmpegError
 from dsmops.audio.layout import Layout, Run, ffmpeg_layout, find_layout
 from dsmops.audio.libraries import unreadable
 from dsmops.audio.mixing import WINDOW_S, Mixer, regrouped
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples, require_audible_numbers
+from dsmops.audio.programs import ProgramDecoder
 from dsmops.audio.resampling import Resampler
 from dsmops.audio.segments import Content
 from dsmops.audio.spool import Spool
@@ -85,6 +85,7 @@ class AudioSource:
     def _resampled(self) -> Iterator[Samples]:
         """Yield 24 kHz mono audio, through one resampler for all runs of the same rate."""
         self.warnings[:] = self._layout.warnings
+        known = len(self.warnings)
         resampler = Resampler(SAMPLE_RATE_HZ)
         read_s = cancelled_s = 0.0
         for run in self._layout.runs():
@@ -100,8 +101,8 @@ class AudioSource:
                     )
                     samples += len(window)
                     yield from resampler.take(window)
-            except (DecodingError, FfmpegError) as exc:
-                if not samples or isinstance(exc, FfmpegError) or not exc.is_end:
+            except DecodingError as exc:
+                if not samples or not exc.is_end:
                     yield from resampler.finish()
                     raise self._damaged(exc, read_s + samples / run.rate_hz) from exc
                 self.warnings.append(f"{self.name} is cut short: it ends inside a block of audio")
@@ -109,6 +110,8 @@ class AudioSource:
             read_s += samples / run.rate_hz
             cancelled_s += mixer.cancelled_s
         yield from resampler.finish()
+        # What is found in a live stream is known now.
+        self.warnings[:0] = self._layout.warnings[known:]
         if not read_s:
             raise _no_samples(self.name)
         if cancelled_s:
@@ -123,16 +126,11 @@ class AudioSource:
         with closing(run.decode()) as decoder:
             while len(piece := decoder.read(count)):
                 yield mixer.mix(piece)
-            if isinstance(decoder, FfmpegDecoder) and (complaint := decoder.complaint()):
-                self.warnings.append(
-                    f"{self.name} may be damaged or incomplete (ffmpeg: {complaint})"
-                )
+            if isinstance(decoder, ProgramDecoder) and (complaint := decoder.complaint()):
+                self.warnings.append(f"{self.name} may be damaged or incomplete ({complaint})")
 
-    def _damaged(self, exc: Exception, at_s: float) -> InputError:
-        program = "ffmpeg" if isinstance(exc, FfmpegError) else "libsndfile"
-        return unreadable(
-            self.name, f"damaged after {at_s:.2f} s ({program}: {exc})", code="audio.damaged"
-        )
+    def _damaged(self, exc: DecodingError, at_s: float) -> InputError:
+        return unreadable(self.name, f"damaged after {at_s:.2f} s ({exc})", code="audio.damaged")
 
     def _compare(self, run: Run, samples: int) -> None:
         """Warn where the header promises something else than was read."""
@@ -144,7 +142,7 @@ class AudioSource:
             if self._content.is_live and piece.stop > self._content.size:
                 own = held = self._content.size - piece.start
             promised_s, held_s = read_s * run.segment.promised / own, read_s * held / own
-        elif run.samples is not None and not self._content.is_live:
+        elif run.samples is not None and not (self._content.is_live and run.segment.pieces):
             promised_s = run.samples / run.rate_hz
         if promised_s > held_s + _LOSS_TOLERANCE_S:
             self.warnings.append(
@@ -162,9 +160,9 @@ class AudioSource:
 def open_audio(source: Source) -> Iterator[AudioSource]:
     """Open audio for reading.
 
-    Standard input and pipes are kept in a temporary file. WAV and the like are read from there
-    while the pipe still runs, other formats when it has ended. What libsndfile does not know is
-    read through ffmpeg, where that is installed.
+    Standard input and pipes are kept in a temporary file, and read from there while the pipe still
+    runs; a format that needs the whole file, like some MP4, when it has ended. What libsndfile does
+    not know is read through ffmpeg, where that is installed.
 
     Raises:
         SourceError: the file does not exist.
@@ -178,7 +176,7 @@ def open_audio(source: Source) -> Iterator[AudioSource]:
         with os_errors(name):
             content = _open_content(source, name, stack)
             try:
-                layout = find_layout(content, name)
+                layout = find_layout(content, name, stack)
             except DecodingError as exc:
                 content.await_end()
                 layout = _through_ffmpeg(source, content, name, exc, stack)
@@ -227,14 +225,13 @@ def _open_content(source: Source, name: str, stack: ExitStack) -> Content:
                 "standard input is closed", hint="Pipe audio into the command, or name a file."
             )
         stream = sys.stdin.buffer
-        if not stream.seekable():
-            # The buffer has a lock. A thread that waits for a pipe would hold it, and the process
-            # could not end.
-            stream = getattr(stream, "raw", stream)
     else:
         stream = source
     is_live = not stream.seekable()
     if is_live:
+        # The buffer has a lock. A thread that waits for a pipe would hold it, and the process could
+        # not end.
+        stream = getattr(stream, "raw", stream)
         spool = stack.enter_context(closing(Spool(stream)))
         content = Content(cast(BinaryIO, spool), is_live=True)
     else:
@@ -254,9 +251,8 @@ def _through_ffmpeg(
     Raises:
         InputError: nothing, or it is not installed.
     """
-    why = f"not readable as audio (libsndfile: {reason})"
     if not ffmpeg.is_installed():
-        raise unreadable(name, why)
+        raise unreadable(name, f"not readable as audio ({reason})")
     stream = content.stream
     if isinstance(source, Path) and not isinstance(stream, Spool):
         path = source
@@ -271,8 +267,8 @@ def _through_ffmpeg(
         path = Path(copy.name)
     try:
         return ffmpeg_layout(path)
-    except FfmpegError as exc:
-        raise unreadable(name, f"{why[:-1]}; ffmpeg: {exc})") from exc
+    except DecodingError as exc:
+        raise unreadable(name, f"not readable as audio ({reason}; {exc})") from exc
 
 
 def _duration_s(layout: Layout) -> float | None:

@@ -64,6 +64,15 @@ class Content:
         self.stream.seek(position)
         return self.stream.read(count)
 
+    def next_bytes(self, position: int, count: int) -> bytes:
+        """Return up to `count` bytes from `position` on; of a live stream what there is, as soon
+        as there is something.
+        """
+        self.stream.seek(position)
+        read = getattr(self.stream, "read1", self.stream.read)
+        data: bytes = read(count)
+        return data
+
     def find(self, pattern: bytes, start: int, stop: int) -> int:
         """Return where `pattern` first stands between `start` and `stop`, -1 where nowhere."""
         block = 1 << 20

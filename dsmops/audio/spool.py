@@ -58,6 +58,14 @@ class Spool(io.RawIOBase):
         self._at += len(data)
         return data
 
+    def read1(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, as soon as there is one; none at the end of the stream."""
+        self._fill(self._at + 1, ahead=size - 1)
+        self._file.seek(self._at)
+        data = self._file.read(size)
+        self._at += len(data)
+        return data
+
     def read_all(self) -> None:
         """Wait for the end of the stream."""
         self._fill(UNBOUNDED)
@@ -67,11 +75,11 @@ class Spool(io.RawIOBase):
         self._file.close()
         super().close()
 
-    def _fill(self, wanted: int) -> None:
+    def _fill(self, wanted: int, ahead: int = 0) -> None:
         # read1 returns what a pipe has, however little, so that live audio is not held back.
         read = getattr(self._stream, "read1", self._stream.read)
         while self._kept < wanted and not self._has_ended:
-            data = read(min(BLOCK_BYTES, wanted - self._kept))
+            data = read(min(BLOCK_BYTES, wanted + ahead - self._kept))
             self._has_ended = not data
             with os_errors(tempfile.gettempdir()):
                 self._file.seek(self._kept)

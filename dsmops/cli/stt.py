@@ -132,12 +132,11 @@ def transcribe(
     """Transcribe a recording, on this machine or through a server.
 
     Runs the embedded engine (pip install 'dsmops[worker]') in the best dtype of the card, which is
-    f32 on a CPU. Channels are mixed. Ctrl-C ends the recording there: what was read until then is
-    transcribed. A second Ctrl-C ends the command. --mic needs pip install 'dsmops[mic]'.
+    f32 on a CPU. Channels are mixed. Ctrl-C or SIGTERM ends the recording there: what was read
+    until then is transcribed. A second one ends the command. --mic needs pip install 'dsmops[mic]'.
 
-    From a pipe, the words of WAV and AU come while it runs. Other formats are decoded when the pipe
-    has ended, because their decoders seek in the whole file. ffmpeg can make a WAV of them: ffmpeg
-    -i INPUT -f wav - | dsmops transcribe -
+    From a pipe, words come while it runs: of WAV, AU, FLAC, Ogg and MP3, and with ffmpeg of WebM,
+    Matroska, AAC and MPEG-TS too. An MP4 is read when the pipe ends, if its index comes last.
 
     \b
     Examples:
@@ -151,6 +150,7 @@ def transcribe(
 
     from dsmops.cli.views.transcription import rendered, transcription_notes, written
     from dsmops.files import replace_atomically
+    from dsmops.operations.speech.interruption import exit_code
 
     output = None if output == Path("-") else output
     _check_usage(audio, output, model, prompt_audio, url, mic=mic, device=device)
@@ -185,8 +185,8 @@ def transcribe(
     if result.incomplete is not None:
         out.error(result.incomplete.error())
         raise typer.Exit(result.incomplete.exit_code)
-    if result.interrupted:
-        raise typer.Exit(130)
+    if result.signal is not None:
+        raise typer.Exit(exit_code(result.signal))
 
 
 @dataclass(frozen=True, slots=True)

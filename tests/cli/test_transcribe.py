@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
@@ -23,6 +24,7 @@ from typer.testing import CliRunner, Result
 from dsmops.audio import write
 from dsmops.cli.app import app
 from dsmops.errors import DsmopsError
+from dsmops.shipped import shipped_folder
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.tiny.stt import write_tiny_stt
 from tests.support.cli import dsmops
@@ -542,6 +544,32 @@ def test_ctrl_c_while_it_reads(folder: Path) -> None:
         assert running.stdout is not None
         assert running.stderr is not None
         assert (running.stdout.read(), b"Traceback" in running.stderr.read()) == (b"", False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_the_words_of_a_pipe_that_still_runs(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Words of an MP3 come while the pipe runs, and are all there when a signal ends the wait."""
+    sentence = min((shipped_folder("models") / "recordings").glob("*.flac"))
+    samples, rate_hz = soundfile.read(sentence, dtype="float32")
+    data = encoded(np.tile(samples, 3), rate_hz, "MP3", "MPEG_LAYER_III")
+    command = [*python(), "-m", "dsmops", "transcribe", "-", "--model", "tiny", "--cpu"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(data)
+        running.stdin.flush()
+        first = running.stdout.read(1)
+        running.send_signal(number)
+        output, errors = running.communicate(timeout=30)
+    assert running.returncode == 128 + number, errors
+    assert len((first + output).split()) >= 1
+    assert b"ended early" in errors
+    assert b"Traceback" not in errors
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -163,9 +164,12 @@ def test_an_address_without_a_port_gets_the_usual_one_as_a_hint(clip: Path) -> N
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path: Path) -> None:
-    """The first Ctrl-C ends the recording there: text comes out, the exit code is 130, and the slot
-    is free again.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_what_was_heard(
+    worker: WorkerProcess, clip: Path, number: signal.Signals
+) -> None:
+    """The first one ends the recording there: text comes out, the exit code is the signal's, and
+    the slot is free again.
     """
     line = [
         *python(),
@@ -188,10 +192,11 @@ def test_ctrl_c_keeps_what_was_heard(worker: WorkerProcess, clip: Path, tmp_path
         # counts a slot.
         while '"used_slots": "0"' in _modules(worker):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert '"interrupted": true' in stdout
+    assert process.returncode == 128 + number
+    document = json.loads(stdout)
+    assert (document["interrupted"], document["signal"]) == (True, number.name)
     assert '"used_slots": "0"' in _modules(worker)
 
 

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
-ALL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def wanted_signals() -> list[signal.Signals]:
+    """Return Ctrl-C, a plain kill and a terminal that goes away, without those that the caller
+    wants ignored (nohup).
+    """
+    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def exit_code(name: str) -> int:
+    """Return the exit code of a command that the signal of this name ended."""
+    return 128 + signal.Signals[name]
 
 
 class Interruption:
     """Lets the first signal end a stream instead of the process. The second one ends the process.
 
-    `exit_code` is that of a command which was ended so, None until a signal comes.
+    `name` is that of the signal, None until one comes; `exit_code` is that of a command which was
+    ended so.
     """
 
-    def __init__(self, numbers: Sequence[signal.Signals] = (signal.SIGINT,)) -> None:
-        self._numbers = numbers
-        self.exit_code: int | None = None
+    def __init__(self) -> None:
+        self.name: str | None = None
         self._is_reading = False
         self._is_second = True
         self._before: dict[signal.Signals, Any] = {}
@@ -27,17 +39,18 @@ class Interruption:
     @property
     def has_come(self) -> bool:
         """Whether a signal has come."""
-        return self.exit_code is not None
+        return self.name is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, None where no signal has come."""
+        return None if self.name is None else exit_code(self.name)
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in self._numbers:
-            before = signal.getsignal(number)
-            # What the caller wants ignored (nohup) stays ignored.
-            if before is not signal.SIG_IGN:
-                self._before[number] = before
-                signal.signal(number, self._on_first)
+        for number in wanted_signals():
+            self._before[number] = signal.signal(number, self._on_first)
 
     def __exit__(self, *_: object) -> None:
         self._restore()
@@ -59,7 +72,7 @@ class Interruption:
             yield item
 
     def _on_first(self, number: int, *_: object) -> None:
-        self.exit_code, self._is_second = 128 + number, False
+        self.name, self._is_second = signal.Signals(number).name, False
         self._restore()
         if self._is_reading:
             raise KeyboardInterrupt

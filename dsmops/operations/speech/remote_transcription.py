@@ -18,6 +18,7 @@ from dsmops.client.stt import LEAD_IN_FRAMES, Answer, transcribe
 from dsmops.client.window import FRAME_S, SEND_AHEAD_S
 from dsmops.errors import DsmopsError
 from dsmops.operations.speech.incomplete import Incomplete
+from dsmops.operations.speech.interruption import wanted_signals
 from dsmops.operations.speech.transcription import Transcription, read_frames
 from dsmops.progress import SILENT, Progress
 from dsmops.protocol import EndWord, Step, Word
@@ -40,9 +41,10 @@ def transcribe_remotely(
     """Transcribe the recording in `source`, standard input when None, through the server at `url`.
 
     `speed` is × real time, 0 for as fast as the server answers; audio goes out at most
-    `send_ahead_s` ahead of the answers. Ctrl-C ends the recording there; what was sent is still
-    transcribed, and `interrupted` says so. A second Ctrl-C ends everything. When the stream fails
-    after its first word, the result holds the words so far and says why it is incomplete.
+    `send_ahead_s` ahead of the answers. Ctrl-C, SIGTERM or SIGHUP ends the recording there; what
+    was sent is still transcribed, and `interrupted` says so. A second signal ends everything. When
+    the stream fails after its first word, the result holds the words so far and says why it is
+    incomplete.
 
     Raises:
         InputError, SourceError: the recording or the address cannot be used.
@@ -107,7 +109,8 @@ def transcribe_microphone(
             yield frame
 
     asyncio.run(_stream(frames, address, api_key, answers))
-    answers.interrupted = False  # Ctrl-C is how it ends.
+    if answers.signal == signal.SIGINT.name:  # the usual end
+        answers.signal = None
     return _transcription("the microphone", address, answers, meter)
 
 
@@ -169,7 +172,8 @@ def _transcription(audio: str, address: str, answers: _Answers, meter: LevelMete
         steps=answers.steps,
         compute_s=elapsed_s,
         speedup=meter.levels.duration_s / elapsed_s if elapsed_s else None,
-        interrupted=answers.interrupted,
+        interrupted=answers.signal is not None,
+        signal=answers.signal,
         incomplete=answers.incomplete,
     )
 
@@ -183,7 +187,7 @@ class _Answers:
         self.turns: list[TurnEnd] = []
         self.steps = 0
         self.elapsed_s = 0.0
-        self.interrupted = False
+        self.signal: str | None = None
         self.incomplete: Incomplete | None = None
         self._detector = TurnDetector()
 
@@ -209,11 +213,11 @@ async def _stream(
     speed: float = 0.0,
     send_ahead_s: float = SEND_AHEAD_S,
 ) -> None:
-    """Stream the frames and collect the answers. `frames` gets the event that Ctrl-C sets."""
+    """Stream the frames and collect the answers. `frames` gets the event that a signal sets."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     begin_s = loop.time()
-    with _first_ctrl_c_sets(stop, loop):
+    with _first_signal_sets(stop, loop, answers):
         try:
             await transcribe(
                 address,
@@ -228,21 +232,33 @@ async def _stream(
             if not answers.words:
                 raise
             answers.incomplete = Incomplete.because(exc)
-    answers.interrupted = stop.is_set()
     answers.elapsed_s = loop.time() - begin_s
 
 
 @contextmanager
-def _first_ctrl_c_sets(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let the first Ctrl-C set `stop`, and the second raise KeyboardInterrupt."""
+def _first_signal_sets(
+    stop: asyncio.Event, loop: asyncio.AbstractEventLoop, answers: _Answers
+) -> Iterator[None]:
+    """Let the first Ctrl-C, SIGTERM or SIGHUP set `stop`, and the second end the process."""
+    before = {number: signal.getsignal(number) for number in wanted_signals()}
 
-    def on_first() -> None:
+    def restore() -> None:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+        before.clear()
+
+    def on_first(name: str) -> None:
+        answers.signal = name
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)
+        restore()
 
-    with suppress(RuntimeError):  # outside the main thread, where no signal arrives anyway
-        loop.add_signal_handler(signal.SIGINT, on_first)
+    try:
+        for number in before:
+            loop.add_signal_handler(number, on_first, number.name)
+    except (RuntimeError, ValueError):  # outside the main thread, where no signal arrives anyway
+        before.clear()
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        restore()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples
 from dsmops.operations.speech.incomplete import Incomplete
-from dsmops.operations.speech.interruption import ALL_SIGNALS, Interruption
+from dsmops.operations.speech.interruption import Interruption
 from dsmops.progress import Progress
 
 Sink = Callable[[Iterator[Samples]], object]
@@ -71,7 +71,7 @@ class SynthesisMeter:
         self._samples = 0
         self._spent_s = 0.0
         self._first_s: float | None = None
-        self._interruption = Interruption(ALL_SIGNALS)
+        self._interruption = Interruption()
 
     def begin(self, words: int) -> None:
         """Start the clock: all is ready, and the text begins. Time before this does not count."""

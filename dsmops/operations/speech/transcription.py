@@ -41,9 +41,10 @@ class Transcription:
 
     `speedup` is seconds of audio per second of computing, without loading; None without audio.
     Through a server, `model` is its address, `device` and `dtype` are None, and `compute_s` is the
-    time until the last answer. `interrupted`: the recording was ended early, and this is its text
-    until then. `incomplete`: the recording or the stream failed, and this is what came before.
-    `warnings`: what of the recording is missing, or was not used.
+    time until the last answer. `interrupted`: the recording was ended early, by the
+    signal of that name, and this is its text until then. `incomplete`: the recording or the stream
+    failed, and this is what came before. `warnings`: what of the recording is missing, or was not
+    used.
     """
 
     audio: str
@@ -61,6 +62,7 @@ class Transcription:
     speedup: float | None
     unsaid_prompt: str = ""
     interrupted: bool = False
+    signal: str | None = None
     incomplete: Incomplete | None = None
     warnings: tuple[str, ...] = ()
 
@@ -89,9 +91,9 @@ def transcribe(
 
     `model` is as for `find_stt`, `timing` one of the names of `WordTiming`. `target` is where the
     caller will write: a file of the model is refused. `on_word` gets each word of a live stream as
-    it comes. Ctrl-C ends the recording there; what was read is still transcribed, and `interrupted`
-    says so. Where the recording or the device fails in the middle, the result holds the words until
-    then and says why it is `incomplete`.
+    it comes. Ctrl-C, SIGTERM or SIGHUP ends the recording there; what was read is transcribed, and
+    `interrupted` says so. Where the recording or the device fails in the middle, the result holds
+    the words until then and says why it is `incomplete`.
 
     Raises:
         InputError, SourceError: the recording, the prompt or the model cannot be used.
@@ -161,6 +163,7 @@ def transcribe(
         compute_s=compute_s,
         speedup=audio_s / compute_s if compute_s else None,
         interrupted=interruption.has_come,
+        signal=interruption.name,
         incomplete=incomplete,
         warnings=tuple(audio.warnings),
     )
