@@ -365,10 +365,11 @@ def evaluate(
 ) -> None:
     """Measure the word error rate on recordings with known text.
 
-    Rates are defined as in the published figures. A manifest is JSON Lines, CSV or TSV. A dataset
-    is hf-dataset://org/name[:config[:split]] or an alias. With REFERENCE, one recording is
-    transcribed and scored, or a finished transcript (.txt, .srt, .vtt, .json) is scored without a
-    model. With --url, audio goes to the server as fast as it answers.
+    Rates are defined as in the published figures. A manifest is JSON Lines, CSV or TSV. With
+    REFERENCE, one recording is transcribed and scored, or a finished transcript (.txt, .srt, .vtt,
+    .json) is scored without a model. With --url, audio goes to the server as fast as it answers.
+
+    hf-dataset://org/name[:config[:split]] names a dataset; some have an alias.
 
     Exits 1 if a recording could not be read. Such a recording is named and not counted.
 
