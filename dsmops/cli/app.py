@@ -23,6 +23,7 @@ from dsmops.cli import (
     smoke,
     stt,
     tts,
+    up,
     worker,
 )
 from dsmops.cli.help import GroupedHelp
@@ -70,6 +71,7 @@ for group in (
     checkpoint,
     export,
     config,
+    up,
     worker,
     page,
     stt,

@@ -1,0 +1,142 @@
+"""The commands `up`, `down` and `status`: a server in the background."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dsmops.cli.help import SERVE
+from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, QuietOpt
+from dsmops.report import Reporter
+
+
+def up(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Serve this model: tiny, or a published one. Repeatable.",
+        ),
+    ] = None,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Compute on the CPU instead of CUDA device 0.")
+    ] = False,
+    addr: Annotated[
+        str,
+        typer.Option(
+            "--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose."
+        ),
+    ] = 8080,
+    api_key: ApiKeyOpt = None,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", metavar="S", min=1, help="Seconds to wait for the first step."),
+    ] = 900.0,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Start a server in the background and say how to use it.
+
+    Detects the card, prepares what is missing as `prep-sm75` does, starts `worker`, and waits until
+    the models have made a step. Without --model it serves speech to text, and text to speech beside
+    it where the card carries both. The tiny models need no card and no network. A second call shows
+    the server that runs. `down` ends it.
+
+    \b
+    Examples:
+      dsmops up --model tiny
+      dsmops up
+      dsmops up --model stt-1b-en_fr --model tts-1.6b-en_fr --port 8998
+      dsmops up --cpu
+    """
+    from dsmops.cli.views.up import show_server
+    from dsmops.errors import TargetBusyError
+    from dsmops.operations.up.control import start
+    from dsmops.operations.up.plan import plan_up
+
+    out = Reporter.open("up", json=json, quiet=quiet, debug=debug)
+    names = tuple(model or ())
+    server = start(
+        lambda: plan_up(names, cpu=cpu),
+        addr=addr,
+        port=port,
+        api_key=api_key,
+        cpu=cpu,
+        wait_s=wait,
+        progress=out.progress(),
+    )
+    served = {one.get("id") for one in server.models}
+    others = [name for name in names if served and name not in served]
+    if others and not server.is_new:
+        raise TargetBusyError(
+            f"the server that runs does not serve {', '.join(others)}",
+            hint="`dsmops down` ends it; then start another.",
+            code="up.running",
+        )
+    out.result(server, show_server(server, has_key=True))
+
+
+def down(
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """End the server that `up` has started.
+
+    Its conversations may end by themselves for 8 s. Where no server runs nothing is done.
+
+    \b
+    Examples:
+      dsmops down
+    """
+    from dsmops.operations.up.control import stop
+
+    out = Reporter.open("down", json=json, quiet=quiet, debug=debug)
+    ended = stop()
+    text = (
+        "no server runs"
+        if ended is None
+        else f"ended the server at {ended.url} (process {ended.pid})"
+    )
+    out.result({"ended": ended is not None, "pid": ended.pid if ended else None}, [text])
+
+
+def status(
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Show the server that `up` has started.
+
+    Exit code 0 means that it is ready, 1 that it is not, or that none runs.
+
+    \b
+    Examples:
+      dsmops status
+      dsmops status --json
+    """
+    from dsmops.cli.views.up import show_server
+    from dsmops.operations.up.control import look
+
+    out = Reporter.open("status", json=json, quiet=quiet, debug=debug)
+    server = look()
+    # The key is for who starts the server; this may be pasted into a report.
+    out.result(server.without_key(), show_server(server, has_key=False))
+    if not server.ready:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands to the application."""
+    app.command("up", rich_help_panel=SERVE)(up)
+    app.command("down", rich_help_panel=SERVE)(down)
+    app.command("status", rich_help_panel=SERVE)(status)

@@ -1,0 +1,282 @@
+"""Starts, asks and ends the server in the background."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dsmops.config.load import Config, read_config
+from dsmops.errors import (
+    DsmopsError,
+    EnvironmentMissingError,
+    InputError,
+    RemoteError,
+    ResourceError,
+)
+from dsmops.extras import SERVER, require_worker
+from dsmops.operations.up import record as records
+from dsmops.operations.up.config import key_of, write_config
+from dsmops.operations.up.plan import UpPlan
+from dsmops.operations.up.record import ServerRecord
+from dsmops.progress import SILENT, Progress
+
+WAIT_S = 900.0
+"""For downloads, loading and the first step."""
+_POLL_S = 0.2
+_ASK_S = 5.0
+_PATIENCE_S = 15.0
+"""Between SIGTERM and SIGKILL: conversations may end by themselves for 8 s of them."""
+_SHOWN_LINES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs, as `up` and `status` show it.
+
+    `models` are what `/v1/models` says of each; `reason` is why it is not ready, else empty.
+    """
+
+    running: bool
+    ready: bool
+    is_new: bool = False
+    pid: int | None = None
+    url: str | None = None
+    page: str | None = None
+    config: str | None = None
+    log: str | None = None
+    started_at: str | None = None
+    reason: str = ""
+    models: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    api_key: str | None = None
+
+    def without_key(self) -> Server:
+        """Return the same without what only its owner needs."""
+        return replace(self, api_key=None, commands=())
+
+
+def start(
+    plan: Callable[[], UpPlan],
+    *,
+    addr: str,
+    port: int,
+    api_key: str | None,
+    cpu: bool,
+    wait_s: float = WAIT_S,
+    progress: Progress = SILENT,
+) -> Server:
+    """Return the server that runs, or start one for the plan and wait until it has made a step.
+
+    Raises:
+        TargetBusyError: another process starts or ends it now.
+        DsmopsError: the server did not start; its last lines are in the message.
+    """
+    require_worker("serving models", SERVER)
+    with records.only_one():
+        running = records.read_record()
+        if running is not None:
+            return _shown(running, is_new=False)
+        chosen = plan()
+        config = write_config(chosen, api_key, progress=progress)
+        running = _launch(chosen, config, addr, port, cpu=cpu, wait_s=wait_s)
+        return _shown(running, is_new=True, notes=chosen.notes)
+
+
+def stop() -> ServerRecord | None:
+    """End the server, and return what it was, None where none ran.
+
+    Raises:
+        TargetBusyError: another process starts or ends it now.
+        ResourceError: it does not end.
+    """
+    with records.only_one():
+        running = records.read_record()
+        if running is not None:
+            _end(running)
+        records.forget()
+        return running
+
+
+def look() -> Server:
+    """Return how the server is."""
+    running = records.read_record()
+    if running is None:
+        return Server(running=False, ready=False, reason="no server of `dsmops up` runs")
+    return _shown(running, is_new=False)
+
+
+def _launch(
+    plan: UpPlan, config: Config, addr: str, port: int, *, cpu: bool, wait_s: float
+) -> ServerRecord:
+    folder = records.folder()
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "dsmops", "worker", "--config", str(config.path)]
+    command += ["--addr", addr, "--port", str(port), "--json", "--silent"]
+    command += ["--cpu"] if cpu or plan.device is None else ["--require-gpu"]
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        url = _await_address(child, log, wait_s)
+        record = ServerRecord(
+            pid=child.pid,
+            started=records.started(child.pid),
+            url=url,
+            config=str(config.path),
+            log=str(log),
+            models=tuple(model.name for model in plan.models),
+            started_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        )
+        records.write_record(record)
+    except BaseException:
+        child.terminate()
+        try:
+            child.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        raise
+    # It outlives this process, which must not be asked about it at its end.
+    child.returncode = 0
+    return record
+
+
+def _await_address(child: subprocess.Popen[bytes], log: Path, wait_s: float) -> str:
+    """Return where the server listens, once it is ready.
+
+    Raises:
+        DsmopsError: it ended, or takes too long.
+    """
+    until_s = time.monotonic() + wait_s
+    url = ""
+    while time.monotonic() < until_s:
+        if child.poll() is not None:
+            raise _failed(log, child.returncode, wait_s)
+        url = url or _address_in(log)
+        if url and _ask(f"{url}/readyz")[0]:
+            return url
+        time.sleep(_POLL_S)
+    raise _failed(log, None, wait_s)
+
+
+def _address_in(log: Path) -> str:
+    """Return the address that the worker prints when it listens, empty before."""
+    return str(_document(log.read_text("utf-8", "replace")).get("url", ""))
+
+
+def _document(text: str) -> dict[str, Any]:
+    """Return the first JSON object in a worker's output, empty where none is complete."""
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text, text.find("{"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _failed(log: Path, exit_code: int | None, wait_s: float) -> DsmopsError:
+    """Return the error of a server that did not start: its own where it told one."""
+    text = log.read_text("utf-8", "replace")
+    told = _document(text).get("error")
+    if exit_code is not None and isinstance(told, dict):
+        kinds = (InputError, EnvironmentMissingError, ResourceError, RemoteError)
+        kind = next((kind for kind in kinds if kind.exit_code == exit_code), ResourceError)
+        return kind(str(told["message"]), hint=str(told["hint"]), code=str(told["code"]))
+    lines = [line for line in text.splitlines() if line.strip()]
+    what = (
+        f"the server made no step within {wait_s:g} s"
+        if exit_code is None
+        else f"the server ended with exit code {exit_code}"
+    )
+    return ResourceError(
+        f"{what}; its last lines are: {' / '.join(lines[-_SHOWN_LINES:]) or 'none'}",
+        hint=f"{log} has the rest; `dsmops doctor` looks for the cause.",
+        code="up.failed",
+    )
+
+
+def _shown(record: ServerRecord, *, is_new: bool, notes: tuple[str, ...] = ()) -> Server:
+    try:
+        key = key_of(read_config(Path(record.config)))
+    except (InputError, ResourceError):
+        key = ""
+    ready, health = _ask(f"{record.url}/readyz")
+    reasons = [
+        f"{module['name']}: {module['reason']}"
+        for module in health.get("modules", [])
+        if not module.get("ready")
+    ]
+    reason = "" if ready else "; ".join(reasons) or "it does not answer"
+    _, listed = _ask(f"{record.url}/v1/models", key)
+    socket = record.url.replace("http", "ws", 1)
+    models = tuple(listed.get("data", []))
+    use = {
+        "stt": f"dsmops transcribe --url {socket} --api-key {key} talk.mp3",
+        "tts": f'dsmops synthesize --url {socket} --api-key {key} "good morning" hello.wav',
+    }
+    return Server(
+        running=True,
+        ready=ready,
+        is_new=is_new,
+        pid=record.pid,
+        url=record.url,
+        page=f"{record.url}/",
+        config=record.config,
+        log=record.log,
+        started_at=record.started_at,
+        reason=reason,
+        models=models,
+        notes=notes,
+        commands=tuple(use[one["purpose"]] for one in models if one.get("purpose") in use),
+        api_key=key or None,
+    )
+
+
+def _ask(url: str, key: str = "") -> tuple[bool, dict[str, Any]]:
+    """Return whether a server answers with 200, and the JSON that it answers with."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=_ASK_S) as answer:  # noqa: S310
+            return True, json.loads(answer.read())
+    except urllib.error.HTTPError as exc:
+        try:
+            return False, json.loads(exc.read())
+        except ValueError:
+            return False, {}
+    except (OSError, ValueError):
+        return False, {}
+
+
+def _end(record: ServerRecord) -> None:
+    for number, patience_s in ((signal.SIGTERM, _PATIENCE_S), (signal.SIGKILL, _ASK_S)):
+        try:
+            os.kill(record.pid, number)
+        except ProcessLookupError:
+            return
+        until_s = time.monotonic() + patience_s
+        while time.monotonic() < until_s:
+            if records.started(record.pid) != record.started:
+                return
+            time.sleep(_POLL_S)
+    raise ResourceError(
+        f"process {record.pid} does not end",
+        hint="It waits for the GPU or a disk; `ps` shows its state.",
+        code="up.stuck",
+    )

@@ -1,0 +1,101 @@
+"""`up`, `status`, `down`: a server in the background, from nothing, and back to nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsmops.operations.up.record import (
+    ServerRecord,
+    folder,
+    only_one,
+    read_record,
+    started,
+    write_record,
+)
+from tests.support.cli import dsmops
+from tests.support.served_tiny import RECORDINGS
+from tests.support.workers import request
+
+
+@pytest.fixture
+def ended() -> Iterator[None]:
+    """End the server of this test's state folder, whatever becomes of the test."""
+    yield
+    dsmops("down")
+
+
+@pytest.mark.slow
+def test_from_nothing_to_words_and_back(ended: None, tmp_path: Path) -> None:
+    """One command gives a server that has made a step, a key, a page and commands that work; a
+    second finds the same server; `down` leaves nothing.
+    """
+    up = dsmops("up", "--model", "tiny", "--port", "0", "--json", timeout_s=120, cwd=tmp_path)
+    assert up.code == 0, up.stderr
+    server = up.document
+    assert server["ready"] is True
+    assert server["is_new"] is True
+    assert [one["id"] for one in server["models"]] == ["tiny", "tts"]
+    assert request(server["url"], "GET", "/").text.startswith("<!doctype html>")
+
+    spoken = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])
+    command = server["commands"][0].replace("talk.mp3", str(RECORDINGS / spoken["audio"])).split()
+    assert dsmops(*command[1:]).stdout.split() == spoken["text"].split()
+
+    again = dsmops("up")
+    assert again.code == 0, again.stderr
+    assert f"process {server['pid']}" in again.stdout
+    assert dsmops("up", "--model", "stt-1b-en_fr").code == 5
+
+    status = dsmops("status", "--json")
+    assert status.code == 0
+    assert status.document["pid"] == server["pid"]
+    assert server["api_key"] not in status.stdout
+
+    assert dsmops("down").code == 0
+    assert started(server["pid"]) == ""
+    assert dsmops("status").code == 1
+    kept = (folder() / "config.toml").read_text("utf-8")
+    assert server["api_key"] in kept  # and the next `up` uses it again
+
+
+def test_nothing_runs() -> None:
+    assert dsmops("status", "--json").document["running"] is False
+    down = dsmops("down")
+    assert (down.code, down.stdout) == (0, "no server runs\n")
+
+
+@pytest.mark.slow
+def test_a_failure_to_start_is_the_servers_own_error() -> None:
+    failed = dsmops("up", "--model", "tiny", "--addr", "203.0.113.1", timeout_s=120)
+    assert failed.code == 3
+    assert "203.0.113.1 is not an address of this machine" in failed.stderr
+    assert read_record() is None
+
+
+def test_another_process_with_the_same_number_is_not_the_server() -> None:
+    """The system uses numbers of processes again: `down` must end nothing that it did not start."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        folder().mkdir(parents=True)
+        write_record(ServerRecord(other.pid, "0", "http://x", "c", "l", (), "2026-01-01T00:00:00Z"))
+        assert read_record() is None
+        assert dsmops("down").stdout == "no server runs\n"
+        assert other.poll() is None
+        write_record(
+            ServerRecord(
+                os.getpid(), started(os.getpid()), "http://x", "c", "l", (), "2026-01-01T00:00:00Z"
+            )
+        )
+        assert read_record() is not None
+        other.kill()
+
+
+def test_two_at_once_are_refused() -> None:
+    with only_one():
+        refused = dsmops("down")
+    assert refused.code == 5
+    assert "at work" in refused.stderr
