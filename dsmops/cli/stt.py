@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -59,8 +59,13 @@ def check_text(text: str) -> str:
 
 def transcribe(
     audio: Annotated[
-        str | None,
-        typer.Argument(metavar="AUDIO", help="A recording of any format; - for standard input."),
+        list[str] | None,
+        typer.Argument(
+            metavar="AUDIO...",
+            help="A recording of any format; - for standard input. With --output-dir many: files, "
+            "folders, @LIST of paths, .jsonl manifests.",
+            show_default=False,
+        ),
     ] = None,
     model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
@@ -125,11 +130,39 @@ def transcribe(
             help="Write to a .txt, .srt, .vtt or .json file.",
         ),
     ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            metavar="DIR",
+            readable=False,
+            help="Transcribe many into this folder; again: continue.",
+        ),
+    ] = None,
+    formats: Annotated[
+        str,
+        typer.Option("--format", metavar="LIST", help="Of --output-dir: txt,srt,vtt,json."),
+    ] = "txt",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            help="Recordings of --output-dir at a time. Default: 32; CPU: 4.",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="I/N", help="Take part I of N of the recordings, from 1 on."
+        ),
+    ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Transcribe a recording, on this machine or through a server.
+    """Transcribe recordings, on this machine or through a server.
 
     Runs the embedded engine (pip install 'dsmops[worker]') in the best dtype of the card, which is
     f32 on a CPU. Channels are mixed. Ctrl-C or SIGTERM ends the recording there: what was read
@@ -145,15 +178,42 @@ def transcribe(
       dsmops transcribe -o talk.srt talk.mkv
       dsmops transcribe --url ws://127.0.0.1:8080 --rtf 0 speech.mp3
       dsmops transcribe --url ws://127.0.0.1:8080 --mic
+      dsmops transcribe calls/ more.mp3 --output-dir transcripts --format txt,srt
     """
+    if output_dir is not None:
+        _refuse_with_many(
+            {
+                "--url": url is not None,
+                "--mic": mic,
+                "--output": output is not None,
+                "--srt": srt,
+                "--vtt": vtt,
+                "--prompt-text": bool(prompt_text),
+                "--prompt-audio": prompt_audio is not None,
+                "standard input": "-" in (audio or []),
+            }
+        )
+        _transcribe_many(
+            audio or [],
+            output_dir,
+            _Embedded(model, dtype, cpu, timing=timing),
+            Reporter.open("transcribe-many", json=json, quiet=quiet, debug=debug),
+            formats=_formats(formats),
+            batch_size=batch_size,
+            shard=_shard(shard),
+            timestamps=timestamps,
+            vad=vad,
+        )
+        return
     from contextlib import ExitStack
 
     from dsmops.cli.views.transcription import rendered, transcription_notes, written
     from dsmops.files import replace_atomically
     from dsmops.operations.speech.interruption import exit_code
 
+    recording = _only(audio or [], shard, batch_size)
     output = None if output == Path("-") else output
-    _check_usage(audio, output, model, prompt_audio, url, mic=mic, device=device)
+    _check_usage(recording, output, model, prompt_audio, url, mic=mic, device=device)
     _check_finite({"--rtf": times_real_time, "--send-ahead": send_ahead})
     form = _form(output, srt=srt, vtt=vtt, json=json)
     embedded = _Embedded(model, dtype, cpu, prompt_text, prompt_audio, timing)
@@ -168,12 +228,12 @@ def transcribe(
         # reported at once.
         file = stack.enter_context(replace_atomically(output)) if output is not None else None
         if url is None:
-            result = embedded.transcribe(_path(audio), output, on_word, out)
+            result = embedded.transcribe(_path(recording), output, on_word, out)
         elif mic:
             result = _transcribe_microphone(url, api_key, device, on_word, out)
         else:
             result = _transcribe_remotely(
-                _path(audio), url, api_key, times_real_time, send_ahead, on_word, out
+                _path(recording), url, api_key, times_real_time, send_ahead, on_word, out
             )
         text = rendered(result, form, timestamps=timestamps, vad=vad)
         if file is not None:
@@ -187,6 +247,92 @@ def transcribe(
         raise typer.Exit(result.incomplete.exit_code)
     if result.signal is not None:
         raise typer.Exit(exit_code(result.signal))
+
+
+def _only(audio: Sequence[str], shard: str | None, batch_size: int | None) -> str | None:
+    """Return the one AUDIO of a command without --output-dir, None where there is none."""
+    if len(audio) > 1:
+        raise typer.BadParameter(
+            f"{len(audio)} recordings need a folder: --output-dir DIR", param_hint="AUDIO"
+        )
+    for option, value in {"--shard": shard, "--batch-size": batch_size}.items():
+        if value is not None:
+            raise typer.BadParameter("it belongs to --output-dir", param_hint=option)
+    return audio[0] if audio else None
+
+
+def _refuse_with_many(given: Mapping[str, bool]) -> None:
+    for option, is_given in given.items():
+        if is_given:
+            raise typer.BadParameter(
+                f"{option} is for one recording; --output-dir is for many",
+                param_hint="--output-dir",
+            )
+
+
+def _formats(names: str) -> tuple[str, ...]:
+    from dsmops.operations.speech.many.transcribing import FORMATS
+
+    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+    if unknown := [name for name in chosen if name not in FORMATS]:
+        raise typer.BadParameter(
+            f"{unknown[0]!r} is not one of {', '.join(FORMATS)}", param_hint="--format"
+        )
+    return chosen
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise typer.BadParameter(f"{text!r} is not like 1/8, part 1 of 8", param_hint="--shard")
+    return int(match[1]), int(match[2])
+
+
+def _transcribe_many(
+    inputs: Sequence[str],
+    folder: Path,
+    embedded: _Embedded,
+    out: Reporter,
+    *,
+    formats: tuple[str, ...],
+    batch_size: int | None,
+    shard: tuple[int, int],
+    timestamps: bool,
+    vad: bool,
+) -> None:
+    from dsmops.cli.views.transcription import rendered
+    from dsmops.cli.views.transcription_run import run_notes, show_run
+    from dsmops.operations.speech.many.transcribing import Shard, transcribe_many
+
+    if not inputs:
+        raise typer.BadParameter("name recordings, folders or lists", param_hint="AUDIO")
+    for name in inputs:
+        require_no_address(name, "AUDIO")
+
+    def render(result: Transcription, ending: str) -> str:
+        form = "text" if ending == "txt" else ending
+        return rendered(result, form, timestamps=timestamps, vad=vad)
+
+    run = transcribe_many(
+        inputs,
+        folder,
+        embedded.model,
+        formats=formats,
+        render=render,
+        dtype=embedded.dtype,
+        cpu=embedded.cpu,
+        timing=embedded.timing,
+        batch_size=batch_size,
+        shard=Shard(*shard),
+        progress=out.progress(),
+    )
+    for note in run_notes(run):
+        out.note(note)
+    out.result(run, show_run(run))
+    if run.failures:
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ datasets are loaded on first use.
 
 from dsmops.scoring.corpus import Corpus, Utterance
 from dsmops.scoring.hub_dataset import DATASETS, is_dataset, open_dataset
-from dsmops.scoring.manifest import read_manifest
+from dsmops.scoring.manifest import AUDIO_COLUMNS, read_manifest
 from dsmops.scoring.rates import Counts, Score, Summary, compare, summarize
 from dsmops.scoring.text import Normalizer, is_scored, normalizer, other_language
 from dsmops.scoring.transcript import is_transcript, read_transcript
 
 __all__ = [
+    "AUDIO_COLUMNS",
     "DATASETS",
     "Corpus",
     "Counts",

@@ -28,6 +28,7 @@ from dsmops.progress import SILENT, Progress
 if TYPE_CHECKING:
     from dsmops.dtypes import ComputeDType
     from dsmops.worker.models.stt import LoadedStt
+    from dsmops.worker.runtime.stt.transcription import Transcript
     from dsmops.worker.runtime.stt.words import TimedWord, TurnEnd
 
 
@@ -146,26 +147,51 @@ def transcribe(
             progress.finish()
     transcript = recording.transcript()
     require_finite(transcript.figures.non_finite_steps, transcript.figures.steps, loaded)
-    compute_s, audio_s = transcript.figures.compute_s, meter.levels.duration_s
+    return transcription_of(
+        audio.name,
+        meter.levels,
+        transcript,
+        loaded,
+        found.name,
+        compute_s=transcript.figures.compute_s,
+        interruption=interruption,
+        incomplete=incomplete,
+        warnings=tuple(audio.warnings),
+    )
+
+
+def transcription_of(
+    audio: str,
+    levels: Levels,
+    transcript: Transcript,
+    loaded: LoadedStt,
+    model: str,
+    *,
+    compute_s: float,
+    interruption: Interruption | None = None,
+    incomplete: Incomplete | None = None,
+    warnings: tuple[str, ...] = (),
+) -> Transcription:
+    """Return the result of a recording that went through the embedded engine."""
     return Transcription(
-        audio=audio.name,
-        audio_s=audio_s,
-        model=found.name,
+        audio=audio,
+        audio_s=levels.duration_s,
+        model=model,
         device=str(loaded.device),
         dtype=loaded.dtype,
         text=transcript.text,
         words=transcript.words,
         turns=transcript.turns,
         has_vad=loaded.config.lm.extra_heads is not None,
-        levels=meter.levels,
+        levels=levels,
         unsaid_prompt=transcript.unsaid_prompt,
         steps=transcript.figures.steps,
         compute_s=compute_s,
-        speedup=audio_s / compute_s if compute_s else None,
-        interrupted=interruption.has_come,
-        signal=interruption.name,
+        speedup=levels.duration_s / compute_s if compute_s else None,
+        interrupted=interruption is not None and interruption.has_come,
+        signal=interruption.name if interruption is not None else None,
         incomplete=incomplete,
-        warnings=tuple(audio.warnings),
+        warnings=warnings,
     )
 
 

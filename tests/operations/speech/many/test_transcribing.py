@@ -1,0 +1,222 @@
+"""Many recordings through the random tiny model: the words of each alone, in every order, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the worker extra is not installed")
+
+from dsmops.audio import write
+from dsmops.cli.views.transcription import rendered
+from dsmops.dtypes import ComputeDType
+from dsmops.errors import SourceError
+from dsmops.operations.speech.many.transcribing import (
+    Shard,
+    TranscriptionRun,
+    transcribe_many,
+)
+from dsmops.operations.speech.transcription import Transcription, transcribe
+from dsmops.worker.tiny.stt import write_tiny_stt
+
+RATE_HZ = 24_000
+COUNT = 7
+LONG = os.environ.get("DSMOPS_TEST_LONG", "") not in ("", "0")
+
+
+def render(result: Transcription, ending: str) -> str:
+    return rendered(result, "text" if ending == "txt" else ending, timestamps=True, vad=True)
+
+
+def run(folder: Path, into: Path, *, batch_size: int = 3, **options: object) -> TranscriptionRun:
+    return transcribe_many(
+        [str(folder / "in")],
+        into,
+        str(folder / "model"),
+        formats=("txt", "json"),
+        render=render,
+        dtype=ComputeDType.F32,
+        cpu=True,
+        batch_size=batch_size,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def noise(folder: Path, count: int, seconds: tuple[float, float]) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(count):
+        samples = rng.normal(0, 0.2, round(RATE_HZ * rng.uniform(*seconds))).astype(np.float32)
+        (folder / f"{number % 3}").mkdir(parents=True, exist_ok=True)
+        write(folder / f"{number % 3}" / f"{number}.wav", [samples])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model and a folder of recordings of different lengths."""
+    folder = tmp_path_factory.mktemp("many")
+    write_tiny_stt(folder / "model")
+    noise(folder / "in", COUNT, (0.3, 1.6))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, str]:
+    """The text of each recording, transcribed by itself."""
+    return {
+        path.relative_to(folder / "in").with_suffix("").as_posix(): render(
+            transcribe(path, str(folder / "model"), dtype=ComputeDType.F32, cpu=True), "txt"
+        )
+        for path in (folder / "in").rglob("*.wav")
+    }
+
+
+def texts(into: Path) -> dict[str, str]:
+    return {
+        path.relative_to(into).with_suffix("").as_posix(): path.read_text()
+        for path in into.rglob("*.txt")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_each_has_the_words_that_it_has_alone(
+    folder: Path, alone: dict[str, str], tmp_path: Path, batch_size: int
+) -> None:
+    """Whatever the number of slots, to the byte; the JSON too, but for the time it took."""
+    done = run(folder, tmp_path / "out", batch_size=batch_size)
+    assert texts(tmp_path / "out") == alone
+    assert (done.transcribed, done.failures, done.batch_size) == (COUNT, (), min(batch_size, COUNT))
+    whole = json.loads((tmp_path / "out" / "1" / "1.json").read_text())
+    single = json.loads(
+        rendered(
+            transcribe(
+                folder / "in" / "1" / "1.wav",
+                str(folder / "model"),
+                dtype=ComputeDType.F32,
+                cpu=True,
+            ),
+            "json",
+            timestamps=True,
+            vad=True,
+        )
+    )
+    timed = {"audio", "compute_s", "speedup"}
+    assert {k: v for k, v in whole.items() if k not in timed} == {
+        k: v for k, v in single.items() if k not in timed
+    }
+
+
+@pytest.mark.slow
+def test_what_is_done_needs_neither_audio_nor_model(folder: Path, tmp_path: Path) -> None:
+    """The model is gone and the audio is rubbish; the second run reads names, sizes and times."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    assert run(tmp_path, tmp_path / "out").transcribed == COUNT
+    shutil.rmtree(tmp_path / "model")
+    for path in (tmp_path / "in").rglob("*.wav"):
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = run(tmp_path, tmp_path / "out")
+    assert (again.transcribed, again.done_before, again.device) == (0, COUNT, None)
+
+
+@pytest.mark.slow
+def test_only_what_changed_is_done_again(
+    folder: Path, alone: dict[str, str], tmp_path: Path
+) -> None:
+    """A recording that is new in its place, an output that was removed, one that failed before."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    good = (tmp_path / "in" / "0" / "0.wav").read_bytes()
+    (tmp_path / "in" / "0" / "0.wav").write_bytes(b"no audio")
+    first = run(tmp_path, tmp_path / "out")
+    assert first.transcribed == COUNT - 1
+    assert "0.wav: not readable as audio" in first.failures[0].error
+    (tmp_path / "in" / "0" / "0.wav").write_bytes(good)
+    (tmp_path / "out" / "1" / "1.txt").unlink()
+    os.utime(tmp_path / "in" / "2" / "2.wav")
+    second = run(tmp_path, tmp_path / "out")
+    assert (second.transcribed, second.done_before, second.failures) == (3, COUNT - 3, ())
+    assert texts(tmp_path / "out") == alone
+
+
+@pytest.mark.slow
+def test_shards_are_all_of_it_and_nothing_twice(
+    folder: Path, alone: dict[str, str], tmp_path: Path
+) -> None:
+    runs = [run(folder, tmp_path / "out", shard=Shard(number, 3)) for number in (1, 2, 3)]
+    assert sum(one.recordings for one in runs) == sum(one.transcribed for one in runs) == COUNT
+    assert texts(tmp_path / "out") == alone
+
+
+@pytest.mark.slow
+def test_a_damaged_recording_keeps_its_words_and_is_told(folder: Path, tmp_path: Path) -> None:
+    """It fails, and what came before the damage is written, marked incomplete."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "in" / "long.flac"
+    rng = np.random.default_rng(1)
+    write(path, [rng.normal(0, 0.2, RATE_HZ * 20).astype(np.float32)])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
+    path.write_bytes(data)
+    done = run(tmp_path, tmp_path / "out")
+    (failure,) = done.failures
+    assert "damaged after" in failure.error
+    assert "[incomplete: " in (tmp_path / "out" / "long.txt").read_text()
+
+
+def test_a_mistyped_folder_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    """And no folder is made for a run of nothing."""
+    with pytest.raises(SourceError, match="in"):
+        run(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.fault
+def test_killed_at_any_moment_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
+    """Two processes at a time, killed again and again: in the end all is there, with the words of
+    a quiet run, and only what was in hand was done again.
+    """
+    count, kills = (10_000, 1_000) if LONG else (120, 12)
+    write_tiny_stt(tmp_path / "model")
+    noise(tmp_path / "in", count, (0.05, 0.2))
+    run(tmp_path, tmp_path / "quiet", batch_size=8)
+    rng = random.Random(3)
+    for _ in range(kills // 2):
+        for child in [_start(tmp_path, slots=4) for _ in range(2)]:
+            time.sleep(rng.uniform(0.05, 0.4))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    run(tmp_path, tmp_path / "out", batch_size=4)
+    assert texts(tmp_path / "out") == texts(tmp_path / "quiet")
+    notes = [
+        json.loads(line)["key"]
+        for file in _notes(tmp_path)
+        for line in file.read_text().splitlines()
+    ]
+    assert len(notes) == len(set(notes)) == count
+    assert len({file.name.split("-")[-2] for file in _notes(tmp_path)}) > 2, "kills hit no work"
+    assert not list((tmp_path / "out").rglob("*.dsmops-partial"))
+
+
+def _notes(folder: Path) -> list[Path]:
+    return list((folder / "out" / ".dsmops-run" / "notes").iterdir())
+
+
+def _start(folder: Path, slots: int) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run(folder, folder / "out", batch_size=slots)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
