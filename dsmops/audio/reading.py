@@ -238,7 +238,7 @@ def _open_content(source: Source, name: str, stack: ExitStack) -> Content:
         content = Content(stream)
     if not content.at(0, 1):
         raise InputError(
-            f"{name} is empty", hint="Look at what should have written it.", code="audio.empty"
+            f"{name} is empty", hint="Check the program that wrote it.", code="audio.empty"
         )
     return content
 

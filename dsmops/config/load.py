@@ -114,7 +114,7 @@ def parse_config(text: str, *, path: str = "<text>") -> Config:
         ) from exc
     except ValueError as exc:  # thousands of digits, which Python does not convert
         raise ConfigError(
-            f"not TOML: {_TOO_LARGE}", path=path, hint="Look for one of thousands of digits."
+            f"not TOML: {_TOO_LARGE}", path=path, hint="Look for a number with thousands of digits."
         ) from exc
     lines: dict[KeyPath, int] = {}
     _find_lines(document.body, (), 1, lines)

@@ -91,7 +91,7 @@ def render(template_text: str, settings: ConfigSettings, *, name: str = "the tem
     if tomllib.loads(text) != wanted:
         raise InputError(
             "the template is laid out in a way that cannot be edited",
-            hint="Write one key = value a line, below a [modules.NAME].",
+            hint="Write one key = value on each line, below a [modules.NAME].",
         )
     return text
 
@@ -206,7 +206,7 @@ def _module(template: Config) -> Module:
         raise InputError(
             f"{template.path} must have one module that loads a language model; it has"
             f" {len(chosen)} ({names})",
-            hint="Use one config a model.",
+            hint="Use one config for each model.",
         )
     return chosen[0]
 

@@ -159,10 +159,7 @@ def _translate(exc: Exception, file: HubFile, settings: HubSettings) -> DsmopsEr
         case RevisionNotFoundError():
             return SourceError(
                 f"{file.repo} has no revision {file.revision!r}",
-                hint=(
-                    f"Leave out @{file.revision} for the main branch, or look at"
-                    f" {page}/commits/main"
-                ),
+                hint=(f"Omit @{file.revision} for the main branch, or look at {page}/commits/main"),
                 code="hub.revision_missing",
             )
         case RemoteEntryNotFoundError():

@@ -49,7 +49,7 @@ def read_manifest(path: Path) -> Corpus:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise InputError(
-            f"{path} is longer than {size(_MAX_BYTES)}: no list of recordings",
+            f"{path} is longer than {size(_MAX_BYTES)}, so it is not a list of recordings",
             hint=_FORMS,
             code="manifest.unreadable",
         )

@@ -174,8 +174,9 @@ def packages(site: Site) -> Iterator[DoctorFinding]:  # noqa: ARG001 every area 
         yield finding(
             "packages-missing",
             Severity.NOTE,
-            "the embedded worker and what talks to servers (`worker`, `transcribe`, `synthesize`,"
-            " `evaluate`, `smoke-test`) lack packages; moshi-server needs none of them",
+            "the embedded worker and the commands that talk to servers (`worker`, `transcribe`,"
+            " `synthesize`, `evaluate`, `smoke-test`) lack packages; moshi-server needs none of"
+            " them",
             f"not installed: {', '.join(missing)}",
             fix="pip install 'dsmops[worker]'",
         )

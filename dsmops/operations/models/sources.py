@@ -46,7 +46,7 @@ def local_checkpoint(
         raise SourceError(
             f"{source} is not in the cache: {plan.fetch_bytes:,} bytes must be downloaded first,"
             " and a dry run downloads nothing",
-            hint=f"See what it holds with `dsmops inspect {source}`, or leave out --dry-run.",
+            hint=f"See what it holds with `dsmops inspect {source}`, or omit --dry-run.",
             code="source.not_here",
         )
     if plan.fetch_bytes:

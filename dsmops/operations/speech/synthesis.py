@@ -190,5 +190,5 @@ def _script(
             code="text.unknown",
         )
     if not has_words:
-        raise InputError("there is no word in the text", hint="Give it some.", code="text.empty")
+        raise InputError("there is no word in the text", hint="Give some words.", code="text.empty")
     return tuple(script), "".join(skipped)
