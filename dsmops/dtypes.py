@@ -153,6 +153,28 @@ class ComputeDType(StrEnum):
         return cls(name)
 
 
+class Quant(StrEnum):
+    """How values are stored: as they are computed, or in int8 with scales."""
+
+    NONE = "none"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """What of a language model the embedded worker keeps in int8.
+
+    weights: the matrices of its layers, with a scale for each row; None: as its file stores them.
+    kv: keys and values of its streams, with a scale for each position and head.
+    """
+
+    weights: Quant | None = None
+    kv: Quant = Quant.NONE
+
+
+PLAIN = Quantised()
+
+
 def _unknown(text: str) -> str:
     return f"{text!r} is not a dtype; use one of {', '.join(sorted(_SPELLINGS))}"
 

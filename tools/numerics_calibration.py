@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from dsmops.audio import FRAME_SAMPLES, frames
 from dsmops.dtypes import ComputeDType
@@ -78,7 +79,8 @@ def swapped_heads(layers: range) -> Fault:
     def plant(lm: SttLm) -> None:
         width = lm.shape.d_model // lm.shape.num_heads
         for number in layers:
-            for part in layers_of(lm)[number].self_attn.in_proj_weight.chunk(3):
+            packed = cast("Tensor", layers_of(lm)[number].self_attn.in_proj_weight)
+            for part in packed.chunk(3):
                 part[: 2 * width] = part[: 2 * width].roll(width, 0).clone()
 
     return plant

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from dsmops.dtypes import ComputeDType, StorageDType
+from dsmops.dtypes import ComputeDType, Quant, StorageDType
 
 if TYPE_CHECKING:
     from dsmops.config.schema import ServerVersion
@@ -183,6 +183,13 @@ DTypeOpt = Annotated[
         help="bf16, f16 or f32 (also float16, fp16, ...). Default: the card's.",
     ),
 ]
+
+
+WeightsOpt = Annotated[
+    Quant | None,
+    typer.Option("--weights", help="Store the layers in int8 or not. Default: as in the file."),
+]
+KvOpt = Annotated[Quant, typer.Option("--kv", help="Store the keys and values of streams in int8.")]
 
 
 def parse_server_version(text: str | None) -> ServerVersion | None:

@@ -12,7 +12,8 @@ import typer
 
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
-from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, api_key_option
+from dsmops.cli.options import DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt, api_key_option
+from dsmops.dtypes import PLAIN, Quant, Quantised
 from dsmops.report import Reporter
 
 _CONFIG = Path("configs", "config-stt-en_fr-lowram-sm75.toml")
@@ -109,6 +110,8 @@ def smoke_test(
         ),
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Start the server with --cpu.")] = False,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     audio: Annotated[
         Path | None,
         typer.Option(
@@ -171,6 +174,8 @@ def smoke_test(
             "--moshi-bin, --backend, --cpu, --port and --extra-arg apply to a server that "
             "this command starts"
         )
+    quantised = Quantised(weights, kv)
+    _require_embedded(quantised, url, backend, moshi_bin)
     if folder and not simulate:
         raise typer.BadParameter(
             "--folder applies to --simulate-success only", param_hint="--folder"
@@ -203,6 +208,7 @@ def smoke_test(
         timeout_s=timeout,
         extra_args=tuple(extra_arg or ()),
         cpu=cpu,
+        quantised=quantised,
         port=port,
         audio=audio,
     )
@@ -245,6 +251,16 @@ def _require_other_server(model: str) -> None:
             f"moshi-server cannot serve {model}: it reads only the published Mimi; "
             "omit --moshi-bin",
             param_hint="--model",
+        )
+
+
+def _require_embedded(
+    quantised: Quantised, url: str | None, backend: str | None, moshi_bin: str | None
+) -> None:
+    """Usage error for --weights and --kv with another server."""
+    if quantised != PLAIN and (url or moshi_bin or backend == "moshi-server"):
+        raise typer.BadParameter(
+            "--weights and --kv apply to the embedded worker; moshi-server knows neither"
         )
 
 

@@ -24,13 +24,15 @@ from dsmops.cli.options import (
     DebugOpt,
     DTypeOpt,
     JsonOpt,
+    KvOpt,
     QuietOpt,
     ServerKeyOpt,
     SoundDeviceOpt,
     TimestampsOpt,
     UrlOpt,
+    WeightsOpt,
 )
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import ComputeDType, Quant, Quantised
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Document, Reporter
 
@@ -70,6 +72,8 @@ def transcribe(
     model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     timestamps: TimestampsOpt = False,
     timing: Annotated[
         Literal["server", "python"],
@@ -196,7 +200,7 @@ def transcribe(
         _transcribe_many(
             audio or [],
             output_dir,
-            _Embedded(model, dtype, cpu, timing=timing),
+            _Embedded(model, dtype, cpu, weights, kv, timing=timing),
             Reporter.open("transcribe-many", json=json, quiet=quiet, debug=debug),
             formats=_formats(formats),
             batch_size=batch_size,
@@ -216,7 +220,7 @@ def transcribe(
     _check_usage(recording, output, model, prompt_audio, url, mic=mic, device=device)
     _check_finite({"--rtf": times_real_time, "--send-ahead": send_ahead})
     form = _form(output, srt=srt, vtt=vtt, json=json)
-    embedded = _Embedded(model, dtype, cpu, prompt_text, prompt_audio, timing)
+    embedded = _Embedded(model, dtype, cpu, weights, kv, prompt_text, prompt_audio, timing)
     if url is not None:
         refuse_with_url(asdict(embedded), asdict(_Embedded()))
     out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
@@ -323,6 +327,7 @@ def _transcribe_many(
         render=render,
         dtype=embedded.dtype,
         cpu=embedded.cpu,
+        quantised=Quantised(embedded.weights, embedded.kv),
         timing=embedded.timing,
         batch_size=batch_size,
         shard=Shard(*shard),
@@ -342,6 +347,8 @@ class _Embedded:
     model: str = DEFAULT_STT.name
     dtype: ComputeDType | None = None
     cpu: bool = False
+    weights: Quant | None = None
+    kv: Quant = Quant.NONE
     prompt_text: str = ""
     prompt_audio: Path | None = None
     timing: str = "server"
@@ -360,6 +367,7 @@ class _Embedded:
             self.model,
             dtype=self.dtype,
             cpu=self.cpu,
+            quantised=Quantised(self.weights, self.kv),
             prompting=Prompting(self.prompt_text, self.prompt_audio),
             timing=self.timing,
             target=output,
@@ -476,6 +484,8 @@ def evaluate(
     model: ModelOpt = DEFAULT_STT.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     url: UrlOpt = None,
     api_key: ServerKeyOpt = None,
     batch_size: Annotated[
@@ -541,8 +551,8 @@ def evaluate(
     require_no_address(source.removeprefix("hf-dataset://"), "MANIFEST")
     if url is not None:
         refuse_with_url(
-            {"model": model, "dtype": dtype, "cpu": cpu},
-            {"model": DEFAULT_STT.name, "dtype": None, "cpu": False},
+            {"model": model, "dtype": dtype, "cpu": cpu, "weights": weights, "kv": kv},
+            {"model": DEFAULT_STT.name, "dtype": None, "cpu": False, "weights": None, "kv": "none"},
         )
     what = "manifest" if reference is None else "recording"
     require_other_file("--output", output, {what: Path(source), "reference": reference})
@@ -576,6 +586,7 @@ def evaluate(
                 reference=reference,
                 dtype=dtype,
                 cpu=cpu,
+                quantised=Quantised(weights, kv),
                 batch_size=batch_size,
                 limit=limit,
                 normal_form=Normalizer(normalizer),

@@ -26,13 +26,15 @@ from dsmops.cli.options import (
     DebugOpt,
     DTypeOpt,
     JsonOpt,
+    KvOpt,
     QuietOpt,
     ServerKeyOpt,
     SoundDeviceOpt,
     TimestampsOpt,
     UrlOpt,
+    WeightsOpt,
 )
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import ComputeDType, Quant, Quantised
 from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
 
@@ -64,6 +66,8 @@ def synthesize(
     ] = DEFAULT_TTS.name,
     dtype: DTypeOpt = None,
     cpu: CpuOpt = False,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     voice: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,7 +143,9 @@ def synthesize(
     names = tuple(voice or ())
     _check_voices(names, url)
     _check_output(text, output, play=play, form=form, shows=json or timestamps, device=device)
-    embedded = _Embedded(model, dtype, cpu, voices, seed, cfg, temperature, n_q, strict)
+    embedded = _Embedded(
+        model, dtype, cpu, weights, kv, voices, seed, cfg, temperature, n_q, strict
+    )
     if url is not None:
         refuse_with_url(asdict(embedded), asdict(_Embedded()))
     out = Reporter.open("synthesize", json=json, quiet=quiet, debug=debug)
@@ -177,6 +183,8 @@ class _Embedded:
     model: str = DEFAULT_TTS.name
     dtype: ComputeDType | None = None
     cpu: bool = False
+    weights: Quant | None = None
+    kv: Quant = Quant.NONE
     voices: str | None = None
     seed: int | None = None
     cfg: float | None = None
@@ -199,6 +207,7 @@ class _Embedded:
             settings,
             dtype=self.dtype,
             cpu=self.cpu,
+            quantised=Quantised(self.weights, self.kv),
             target=target,
             progress=out.progress(),
         )

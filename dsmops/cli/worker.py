@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, QuietOpt
+from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt
+from dsmops.dtypes import Quant, Quantised
 from dsmops.report import Reporter
 
 
@@ -70,6 +71,8 @@ def worker(
             "--devices", metavar="LIST", help="Serve on these devices, as in 0,1 or all; or cpu."
         ),
     ] = None,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     fronts: Annotated[
         int | None,
         typer.Option(
@@ -141,6 +144,7 @@ def worker(
         devices=devices,
         require_gpu=require_gpu,
         allowed_origins=tuple(allow_origin or ()),
+        quantised=Quantised(weights, kv),
     )
     if cpu and devices is not None:
         raise typer.BadParameter("it excludes --cpu", param_hint="--devices")

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from aiohttp import web
+from torch import Tensor
 
 from dsmops.cli.main import main
 from dsmops.protocol import SttAnswer
@@ -220,7 +221,7 @@ def swap_heads(lm: SttLm) -> None:
     """
     width = lm.shape.d_model // lm.shape.num_heads
     for layer in cast("list[Layer]", list(lm.layers)):
-        packed = layer.self_attn.in_proj_weight
+        packed = cast("Tensor", layer.self_attn.in_proj_weight)
         packed[: 2 * width] = packed[: 2 * width].roll(width, 0).clone()
 
 

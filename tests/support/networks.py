@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.models import STT_MODELS, LmShape
 from dsmops.worker.models.loading import (
     MIMI_CONFIG_KEY,
@@ -360,10 +361,13 @@ def load_lm(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
+    quantised: Quantised = PLAIN,
 ) -> SttLm:
     """Load a language model of `body`'s config."""
     config = SttConfig.from_json(body)
-    return load_stt_lm(path, config.lm, config.max_period, device=device, dtype=dtype)
+    return load_stt_lm(
+        path, config.lm, config.max_period, device=device, dtype=dtype, quantised=quantised
+    )
 
 
 def load_mimi(path: Path, *, device: torch.device = CPU) -> tuple[MimiEncoder, MimiDecoder]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dsmops.checkpoint import require_unchanged
 from dsmops.config.modules import Module
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.extras import require_worker
 from dsmops.models import DEFAULT_STT, STT_MODELS
 from dsmops.operations.models.files import (
@@ -96,9 +96,13 @@ def find_stt(
 
 
 def load_stt_source(
-    source: SttSource, *, dtype: ComputeDType | None = None, cpu: bool = False
+    source: SttSource,
+    *,
+    dtype: ComputeDType | None = None,
+    cpu: bool = False,
+    quantised: Quantised = PLAIN,
 ) -> LoadedStt:
-    """Load a model in `dtype`.
+    """Load a model in `dtype`, but for what `quantised` says.
 
     The default is its source's dtype, or else the best one for its device, which is f32 on a CPU.
 
@@ -118,6 +122,7 @@ def load_stt_source(
         source.config,
         device=device,
         dtype=dtype or source.dtype or best_dtype(device),
+        quantised=quantised,
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dsmops.checkpoint import require_unchanged
 from dsmops.config.modules import Module
 from dsmops.config.values import resolve
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import (
     CheckpointError,
     CredentialsError,
@@ -186,8 +186,11 @@ def load_tts_source(
     dtype: ComputeDType | None = None,
     n_q: int | None = None,
     cpu: bool = False,
+    quantised: Quantised = PLAIN,
 ) -> LoadedTts:
     """Load a model in `dtype`; by default in the one its device serves best, which is f32 on a CPU.
+
+    `quantised` says what is in int8 instead.
 
     Raises:
         CheckpointError, InputError: a file is not what the config describes, or a blob of the
@@ -205,6 +208,7 @@ def load_tts_source(
         device=device,
         dtype=dtype or best_dtype(device),
         n_q=n_q or source.defaults.n_q,
+        quantised=quantised,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dsmops.audio import Samples, read
 from dsmops.audio.signals import speech_like
+from dsmops.dtypes import PLAIN, Quant, Quantised
 from dsmops.operations.smoke.checks import Limits
 from dsmops.operations.smoke.report import Backend
 
@@ -35,12 +36,22 @@ class SmokeRequest:
     timeout_s: float = 180.0
     extra_args: tuple[str, ...] = ()
     cpu: bool = False
+    quantised: Quantised = PLAIN
     port: int | None = None
     audio: Path | None = None
     command: tuple[str, ...] | None = None
     folder: Path | None = None
     recording_s: float = RECORDING_S
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def worker_options(self) -> list[str]:
+        """The options of `dsmops worker` that say what is in int8."""
+        weights, kv = self.quantised.weights, self.quantised.kv
+        return [
+            *([] if weights is None else ["--weights", weights]),
+            *([] if kv is Quant.NONE else ["--kv", kv]),
+        ]
 
     @property
     def backend(self) -> Backend:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, excerpt, frames, open_audio
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import FileAccessError, InputError, SourceError
 from dsmops.files import os_errors, require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
@@ -130,6 +131,7 @@ def evaluate(
     reference: Path | None = None,
     dtype: ComputeDType | None = None,
     cpu: bool = False,
+    quantised: Quantised = PLAIN,
     batch_size: int | None = None,
     limit: int | None = None,
     normal_form: Normalizer = Normalizer.ENGLISH,
@@ -157,7 +159,7 @@ def evaluate(
     count = corpus.count if limit is None else min(limit, corpus.count)
     found = find_stt(model, progress=progress)
     require_other_than(target, astuple(found.files), "a file of the model itself")
-    loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
+    loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
 
     from dsmops.worker.runtime.stt.engine import SttEngine
     from dsmops.worker.runtime.stt.transcription import Recording, run_recordings

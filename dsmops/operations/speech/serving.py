@@ -15,6 +15,7 @@ from dsmops.config.load import Config, read_config
 from dsmops.config.modules import Module, modules
 from dsmops.config.presets import published_tts
 from dsmops.config.values import resolve
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import ConfigError, DriverMissingError, InputError
 from dsmops.extras import SERVER, require_worker
 from dsmops.findings import Severity
@@ -68,6 +69,7 @@ class Options:
     """Where models run, as `parse_devices` takes it; None for the one that torch prefers."""
     require_gpu: bool = False
     """Whether a model that torch would put on the CPU is an error."""
+    quantised: Quantised = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +348,7 @@ def _open_stt_engine(
     if not options.cpu:
         wait_without_spinning()
     fallback = _fallback(options)
-    model = load_stt_source(source, cpu=options.cpu)
+    model = load_stt_source(source, cpu=options.cpu, quantised=options.quantised)
     engine = SttEngine(model, slots)
     facts.write(describe(model.device, model.dtype, fallback=fallback))
     return engine
@@ -362,7 +364,7 @@ def _open_tts_engine(
     if not options.cpu:
         wait_without_spinning()
     fallback = "" if source.defaults.cpu else _fallback(options)
-    model = load_tts_source(source, cpu=options.cpu)
+    model = load_tts_source(source, cpu=options.cpu, quantised=options.quantised)
     engine = TtsEngine(
         model, slots, guidance=not source.config.distilled and source.defaults.cfg != 1
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsmops.audio import require_writable
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import InputError
 from dsmops.extras import require_worker
 from dsmops.files import require_other_than
@@ -73,6 +74,7 @@ def synthesize(
     *,
     dtype: ComputeDType | None = None,
     cpu: bool = False,
+    quantised: Quantised = PLAIN,
     target: Path | None = None,
     progress: Progress = SILENT,
 ) -> Synthesis:
@@ -92,7 +94,7 @@ def synthesize(
         require_writable(target)
     plan = _plan(text, settings, model, dtype=dtype, cpu=cpu, target=target, progress=progress)
     meter = SynthesisMeter(progress)
-    meter.pour(_events(plan, meter), sink)
+    meter.pour(_events(plan, meter, quantised), sink)
     return replace(
         meter.synthesis(),
         output=target,
@@ -142,14 +144,16 @@ def _plan(
     return _Plan(source, names, script, skipped, request, str(device), chosen, settings.n_q)
 
 
-def _events(plan: _Plan, meter: SynthesisMeter) -> Generator[SynthesisEvent]:
+def _events(plan: _Plan, meter: SynthesisMeter, quantised: Quantised) -> Generator[SynthesisEvent]:
     """Load the model, and yield sound and words as it makes them."""
     from dsmops.worker.runtime.tts.engine import TtsEngine
     from dsmops.worker.runtime.tts.synthesis import run_script
     from dsmops.worker.runtime.tts.utterance import TtsAudio
 
     source = plan.source
-    loaded = load_tts_source(source, dtype=plan.dtype, n_q=plan.n_q, cpu=plan.device == "cpu")
+    loaded = load_tts_source(
+        source, dtype=plan.dtype, n_q=plan.n_q, cpu=plan.device == "cpu", quantised=quantised
+    )
     guidance = not source.config.distilled and plan.request.cfg != 1
     engine = TtsEngine(loaded, 1, guidance=guidance)
     meter.begin(sum(bool(entry.tokens) for entry in plan.script))

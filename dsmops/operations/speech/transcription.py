@@ -18,6 +18,7 @@ from dsmops.audio import (
     frames,
     open_audio,
 )
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import CheckpointError, DsmopsError
 from dsmops.files import require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
@@ -82,6 +83,7 @@ def transcribe(
     *,
     dtype: ComputeDType | None = None,
     cpu: bool = False,
+    quantised: Quantised = PLAIN,
     prompting: Prompting = Prompting(),
     timing: str = "server",
     target: Path | None = None,
@@ -108,7 +110,7 @@ def transcribe(
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
         found = find_stt(model, progress=progress)
         require_other_than(target, astuple(found.files), "a file of the model itself")
-        loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
+        loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
 
         from dsmops.worker.runtime.stt.engine import SttEngine
         from dsmops.worker.runtime.stt.transcription import (

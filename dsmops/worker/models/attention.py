@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dsmops.dtypes import Quant
+from dsmops.worker.models.matrix import Int8Matrix, Matrix, hold_int8, multiply
 from dsmops.worker.models.state import RowState
 
 _RING_ALIGNMENT = 8
@@ -24,15 +27,84 @@ not a multiple of 8 long."""
 
 
 @dataclass(frozen=True, slots=True)
-class RingState:
-    """The positions done per row, and the keys and values of each layer.
+class KeysValues:
+    """The keys and values of one layer, [B, H, 2, positions, D], as they are or in int8.
 
-    `offset`: int64 [B]. Keys and values of a layer are one tensor [B, H, 2, capacity, D]. The keys
-    are rotated.
+    `scales`: float32 [B, H, 2, positions], for int8: the greatest magnitude of each position and
+    head, value = code · scale / 127. All zeros are zeros in both.
+
+    A kernel that attends to int8 takes the place of `read` and `attend`.
+    """
+
+    stored: Tensor
+    scales: Tensor | None = None
+
+    @classmethod
+    def zeros(
+        cls,
+        rows: RowState,
+        heads: int,
+        positions: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        kv: Quant,
+    ) -> KeysValues:
+        """Return state of `rows` for values of `dtype`."""
+        if kv is Quant.NONE:
+            return cls(rows.zeros(heads, 2, positions, head_dim, dtype=dtype))
+        return cls(
+            rows.zeros(heads, 2, positions, head_dim, dtype=torch.int8),
+            rows.zeros(heads, 2, positions),
+        )
+
+    @property
+    def positions(self) -> int:
+        """Positions that there is room for."""
+        return self.stored.shape[3]
+
+    def write(self, slots: Tensor, new: Tensor) -> None:
+        """Write `new` [B, H, 2, T, D] to the positions `slots`, int64 [B, T]."""
+        at = slots[:, None, None].expand(new.shape[:-1])
+        if self.scales is not None:
+            new, scales = _quantise(new)
+            self.scales.scatter_(3, at, scales)
+        self.stored.scatter_(3, at[..., None].expand_as(new), new)
+
+    def put(self, row: int, new: Tensor) -> None:
+        """Replace all positions of one row by `new` [H, 2, positions, D]."""
+        if self.scales is not None:
+            new, self.scales[row] = _quantise(new)
+        self.stored[row] = new
+
+    def read(self, dtype: torch.dtype, filled: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the first `filled` positions, [B, H, filled, D] each."""
+        held = self.stored[..., :filled, :]
+        if self.scales is not None:
+            held = (held.float() * (self.scales[..., :filled] / 127)[..., None]).to(dtype)
+        return held[:, :, 0], held[:, :, 1]
+
+
+def _quantise(new: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 codes [..., D] and float32 scales [...] of `new` [..., D].
+
+    NaN and infinity stay in the scale, and so in what is read.
+    """
+    new = new.float()
+    scales = new.abs().amax(-1)
+    inverse = 127 / scales.clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (new * inverse[..., None]).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    return codes.round_().to(torch.int8), scales
+
+
+@dataclass(frozen=True, slots=True)
+class RingState:
+    """The positions done per row, int64 [B], and the keys and values of each layer.
+
+    The keys are rotated.
     """
 
     offset: Tensor
-    entries: list[Tensor]
+    entries: list[KeysValues]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +115,30 @@ class Positions:
 
     `rotation`: complex64 [B or 1, 1, T, D/2]. `mask`: additive, in the compute dtype, broadcastable
     to [B, H, T, keys]. `slots`: int64 [B, T], ring entries of the new positions; None for a whole
-    pass.
+    pass. `filled`: how many entries of the ring any row has used, a multiple of 8; only these are
+    read, keys of the mask.
     """
 
     rotation: Tensor
     mask: Tensor
     slots: Tensor | None
+    filled: int = 0
 
 
 def init_ring(
-    rows: RowState, layers: int, heads: int, head_dim: int, context: int, dtype: torch.dtype
+    rows: RowState,
+    layers: int,
+    heads: int,
+    head_dim: int,
+    context: int,
+    dtype: torch.dtype,
+    kv: Quant = Quant.NONE,
 ) -> RingState:
     """Return empty rings of `layers` layers for `rows`."""
     capacity = -(-context // _RING_ALIGNMENT) * _RING_ALIGNMENT
     return RingState(
         rows.zeros(dtype=torch.int64),
-        [rows.zeros(heads, 2, capacity, head_dim, dtype=dtype) for _ in range(layers)],
+        [KeysValues.zeros(rows, heads, capacity, head_dim, dtype, kv) for _ in range(layers)],
     )
 
 
@@ -81,12 +161,17 @@ def plan_positions(
     steps = torch.arange(length, device=device)
     if ring is None:
         queries = steps[None]
-        keys, newest, slots = steps[None, None], queries[..., -1:, None], None
+        keys, newest, slots, filled = steps[None, None], queries[..., -1:, None], None, 0
     else:
         queries = ring.offset[:, None] + steps
-        capacity = ring.entries[0].shape[3]
+        capacity = ring.entries[0].positions
         newest = queries[:, -1:, None]
-        entries = torch.arange(capacity, device=device)
+        filled = capacity
+        if device.type == "cpu":
+            # Elsewhere asking would wait for the device, and a captured graph has one size.
+            used = int(ring.offset.max()) + length
+            filled = min(capacity, -(-used // _RING_ALIGNMENT) * _RING_ALIGNMENT)
+        entries = torch.arange(filled, device=device)
         keys = newest - (newest - entries) % capacity
         slots = queries % capacity
     seen = (keys >= 0) & (keys <= queries[..., None])
@@ -96,7 +181,7 @@ def plan_positions(
     ]
     frequency = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
     angle = queries[:, None, :, None].float() * torch.exp(frequency * -math.log(period))
-    return Positions(torch.polar(torch.ones_like(angle), angle), mask, slots)
+    return Positions(torch.polar(torch.ones_like(angle), angle), mask, slots, filled)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -129,15 +214,24 @@ class _Attention(nn.Module):
     Callers apply `out_proj`.
     """
 
+    in_proj_weight: Matrix | nn.ModuleList
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.out_proj = nn.Linear(width, width, bias=False)
 
+    def hold_int8(self) -> None:
+        """Keep the weights in int8, as `matrix.hold_int8` does."""
+        hold_int8(self, "in_proj_weight")
+        hold_int8(self.out_proj, "weight")
+
 
 class SelfAttention(_Attention):
     """Causal attention among the positions of a stream, their keys and queries rotated."""
+
+    in_proj_weight: Matrix
 
     def forward(
         self, x: Tensor, at: Positions, ring: RingState | None = None, layer: int = 0
@@ -149,42 +243,51 @@ class SelfAttention(_Attention):
         With `ring`, this layer's keys and values are written before they are read.
         """
         packed = (
-            F.linear(x, self.in_proj_weight)
+            multiply(x, self.in_proj_weight)
             .unflatten(-1, (3, self.heads, -1))
             .permute(0, 3, 2, 1, 4)
         )
         turned = rotate(packed[:, :, :2], at.rotation[:, None])
         query, key, value = turned[:, :, 0], turned[:, :, 1], packed[:, :, 2]
         if ring is not None and at.slots is not None:
-            entries = ring.entries[layer]
             # Idle rows write too, where their own next active step will write again.
-            new = torch.stack([key, value], dim=2)
-            entries.scatter_(3, at.slots[:, None, None, :, None].expand_as(new), new)
-            key, value = entries[:, :, 0], entries[:, :, 1]
+            ring.entries[layer].write(at.slots, torch.stack([key, value], dim=2))
+            key, value = ring.entries[layer].read(query.dtype, at.filled)
         return attend(query, key, value, at.mask).transpose(1, 2).flatten(-2)
 
 
 class CrossAttention(_Attention):
-    """Attention, without positions, to a sequence that a stream keeps."""
+    """Attention, without positions, to a sequence that a stream keeps.
+
+    Queries, keys and values have a matrix each where they are int8: a step needs the first alone.
+    """
+
+    def hold_int8(self) -> None:
+        """Keep the weights in int8, as `matrix.hold_int8` does."""
+        packed = cast("Tensor", self.in_proj_weight)
+        self.in_proj_weight = nn.Parameter(packed.unflatten(0, (3, -1)), requires_grad=False)
+        super().hold_int8()
 
     def project(self, sequence: Tensor) -> Tensor:
         """Return keys and values [..., H, 2, L, D] of `sequence` [..., L, width]."""
-        width = sequence.shape[-1]
         return (
-            F.linear(sequence, self.in_proj_weight[width:])
+            torch.cat([multiply(sequence, self._part(part)) for part in (1, 2)], dim=-1)
             .unflatten(-1, (2, self.heads, -1))
             .movedim(-4, -2)
             .transpose(-3, -4)
         )
 
-    def forward(self, x: Tensor, entries: Tensor) -> Tensor:
+    def forward(self, x: Tensor, entries: KeysValues) -> Tensor:
         """Return what attention reads, [B, T, width], before the output projection.
 
-        `entries` [B, H, 2, L, D] as `project` makes them.
+        `entries` as `project` makes them.
         """
-        query = (
-            F.linear(x, self.in_proj_weight[: x.shape[-1]])
-            .unflatten(-1, (self.heads, -1))
-            .transpose(1, 2)
-        )
-        return attend(query, entries[:, :, 0], entries[:, :, 1], None).transpose(1, 2).flatten(-2)
+        query = multiply(x, self._part(0)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return attend(query, *entries.read(query.dtype), None).transpose(1, 2).flatten(-2)
+
+    def _part(self, number: int) -> Matrix:
+        """Return the matrix of queries, keys or values: 0, 1, 2."""
+        packed = self.in_proj_weight
+        if isinstance(packed, Tensor):
+            return packed.chunk(3)[number]
+        return cast("Int8Matrix", cast("nn.ModuleList", packed)[number])

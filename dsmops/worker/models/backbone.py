@@ -9,20 +9,24 @@ Source: `moshi` 0.2.13, `modules/transformer.py`; parity is tested.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dsmops.dtypes import Quant
 from dsmops.models import LmShape
 from dsmops.worker.models.attention import (
     CrossAttention,
+    KeysValues,
     Positions,
     RingState,
     SelfAttention,
     init_ring,
     plan_positions,
 )
+from dsmops.worker.models.matrix import add_product_, hold_int8, multiply
 from dsmops.worker.models.state import RowState
 
 _NORM_EPS = 1e-8
@@ -52,8 +56,13 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what `linear_out` reads."""
-        gate, up = self.linear_in(x).chunk(2, dim=-1)
+        gate, up = multiply(x, self.linear_in.weight).chunk(2, dim=-1)
         return F.silu(gate) * up
+
+    def hold_int8(self) -> None:
+        """Keep the weights in int8, as `matrix.hold_int8` does."""
+        hold_int8(self.linear_in, "weight")
+        hold_int8(self.linear_out, "weight")
 
 
 class Layer(nn.Module):
@@ -74,7 +83,7 @@ class Layer(nn.Module):
         at: Positions,
         ring: RingState | None,
         layer: int,
-        cross: Tensor | None = None,
+        cross: KeysValues | None = None,
     ) -> Tensor:
         """Return the next `x` [B, T, D], written over the one given.
 
@@ -89,8 +98,8 @@ class Layer(nn.Module):
 
 
 def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
-    """Return x + W·y, summed before the one rounding and written over `x` [B, T, D]."""
-    x.flatten(0, 1).addmm_(y.flatten(0, 1), linear.weight.t())
+    """Return x + W·y, written over `x` [B, T, D]."""
+    add_product_(x.flatten(0, 1), y.flatten(0, 1), linear.weight)
     return x
 
 
@@ -108,6 +117,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.shape = shape
         self.max_period = max_period
+        self.kv = Quant.NONE
+        """How streams keep their keys and values."""
         self.head_dim = shape.d_model // shape.num_heads
         self.layers = nn.ModuleList(Layer(shape, cross=cross) for _ in range(shape.num_layers))
         self.out_norm = RmsNorm(shape.d_model)
@@ -115,7 +126,7 @@ class Backbone(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of weights, activations and caches."""
+        """Dtype of activations, and of weights and caches that are not in int8."""
         return self.text_linear.weight.dtype
 
     @property
@@ -128,11 +139,25 @@ class Backbone(nn.Module):
         """The code of every codebook before its first own."""
         return self.shape.audio_vocab_size - 1
 
+    def hold_int8(self) -> None:
+        """Keep the matrices of the layers in int8; embeddings, heads and norms stay."""
+        for layer in cast("list[Layer]", self.layers):
+            layer.self_attn.hold_int8()
+            layer.gating.hold_int8()
+            if layer.cross_attention is not None:
+                layer.cross_attention.hold_int8()
+
     def init_state(self, rows: RowState) -> RingState:
         """Return empty rings of `context` positions for `rows`."""
         shape = self.shape
         return init_ring(
-            rows, shape.num_layers, shape.num_heads, self.head_dim, shape.context, self.dtype
+            rows,
+            shape.num_layers,
+            shape.num_heads,
+            self.head_dim,
+            shape.context,
+            self.dtype,
+            self.kv,
         )
 
     def audio_rows(self, audio: Tensor) -> Tensor:
@@ -147,7 +172,7 @@ class Backbone(nn.Module):
         return audio + first_rows
 
     def transform(
-        self, x: Tensor, ring: RingState | None, cross: Sequence[Tensor] | None = None
+        self, x: Tensor, ring: RingState | None, cross: Sequence[KeysValues] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return text logits [B, T, V] and normed states [B, T, D] of `x` [B, T, D].
 

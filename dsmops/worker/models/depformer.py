@@ -10,6 +10,7 @@ Source: `moshi` 0.2.13, `models/lm.py`, `depformer_step`; parity is tested.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from dsmops.models import DepformerShape, TtsShape
 from dsmops.worker.models.attention import attend
 from dsmops.worker.models.backbone import RmsNorm
+from dsmops.worker.models.matrix import Matrix, add_product_, hold_int8, multiply
 
 Pick = Callable[[int, Tensor], Tensor]
 """Takes a codebook's number and its logits [R, card]; returns one code per stream, int64 [B], R
@@ -52,6 +54,11 @@ class DemuxEmbedding(nn.Module):
 class DepformerLayer(nn.Module):
     """One layer's weights, all sets of them stacked; the norms are shared."""
 
+    in_proj: Tensor | nn.ModuleList
+    out_proj: Tensor | nn.ModuleList
+    linear_in: Tensor | nn.ModuleList
+    linear_out: Tensor | nn.ModuleList
+
     def __init__(self, shape: DepformerShape, sets: int) -> None:
         super().__init__()
         width, hidden = shape.d_model, shape.ffn_hidden
@@ -69,7 +76,11 @@ class DepformerLayer(nn.Module):
         `past` [R, K, 3·width] holds [Q | K | V] of each codebook.
         """
         # The product writes straight into its place, so that keys and values are never copied.
-        torch.mm(self.norm1(x), self.in_proj[weight_set].t(), out=past[:, codebook])
+        in_proj = cast("Matrix", self.in_proj[weight_set])
+        if isinstance(in_proj, Tensor):
+            torch.mm(self.norm1(x), in_proj.t(), out=past[:, codebook])
+        else:
+            past[:, codebook] = in_proj(self.norm1(x))
         query, key, value = past.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = (
             query[:, :, codebook : codebook + 1],
@@ -78,9 +89,15 @@ class DepformerLayer(nn.Module):
         )
         # The first codebook sees itself alone.
         seen = attend(query, key, value, None) if codebook else value
-        x = x.addmm_(seen.flatten(1), self.out_proj[weight_set].t())
-        gate, up = F.linear(self.norm2(x), self.linear_in[weight_set]).chunk(2, dim=-1)
-        return x.addmm_(F.silu(gate).mul_(up), self.linear_out[weight_set].t())
+        x = add_product_(x, seen.flatten(1), cast("Matrix", self.out_proj[weight_set]))
+        linear_in = cast("Matrix", self.linear_in[weight_set])
+        gate, up = multiply(self.norm2(x), linear_in).chunk(2, dim=-1)
+        return add_product_(x, F.silu(gate).mul_(up), cast("Matrix", self.linear_out[weight_set]))
+
+    def hold_int8(self) -> None:
+        """Keep the weights in int8, as `matrix.hold_int8` does."""
+        for name in ("in_proj", "out_proj", "linear_in", "linear_out"):
+            hold_int8(self, name)
 
 
 class Depformer(nn.Module):

@@ -3,8 +3,9 @@
 Or one error names them.
 
 Accepts the spellings that published files and live modules use: attention packed (`in_proj_weight`)
-or split (`in_projs.0.weight`), and the older names of Mimi's codebook buffers. int8 weights with a
-scale for each row (`weight_scb`), as `dsmops export --to moshi` writes, are read as floating point.
+or split (`in_projs.0.weight`), and the older names of Mimi's codebook buffers. int8 weights have a
+scale for each row (`weight_scb`), as `dsmops export --to moshi` writes them. A model keeps those of
+its layers in int8 if told so; the others are read as floating point.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from dsmops.dtypes import PLAIN, Quant, Quantised
 from dsmops.errors import CheckpointError, InputError
 from dsmops.files import os_errors
 from dsmops.models import LmShape
+from dsmops.worker.models.backbone import Backbone
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.depformer import DepformerLayer
+from dsmops.worker.models.matrix import Int8Matrix, quantise, values
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer, centroids
 from dsmops.worker.models.stt_lm import SttLm
@@ -46,6 +50,9 @@ _SPLIT = re.compile(r"\.(in|out)_projs\.(\d{1,9})\.weight$")
 there are no sets."""
 _INT8_SCALE = "_scb"
 """Suffix of the scales of an int8 weight: value = code × scale / 127. Source: bitsandbytes."""
+_LAYERS = ("transformer.layers.", "depformer.layers.")
+_DEPFORMER_MATRIX = re.compile(r"depformer\.(layers\.\d+)\.(\w+)\.(\d+)")
+"""An int8 matrix in memory: layer, part, weight set."""
 _PACKED = {"in": ".in_proj_weight", "out": ".out_proj.weight"}
 _Half = TypeVar("_Half", MimiEncoder, MimiDecoder)
 
@@ -164,12 +171,37 @@ class TensorFile:
         tensors = [self._read_stored(parts[number]) for number in sorted(parts)]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
+    @property
+    def has_int8_layers(self) -> bool:
+        """Whether matrices of layers are int8."""
+        return any(
+            name.startswith(_LAYERS) and self._is_int8(stored)
+            for name, parts in self._stored.items()
+            for stored in parts.values()
+        )
+
+    def read_int8(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return codes and scales of a matrix, as `matrix.quantise` makes them.
+
+        What is stored in int8 is returned as it is.
+        """
+        codes, scales = [], []
+        for _, stored in sorted(self._stored[name].items()):
+            tensor: Tensor = self._file.get_tensor(stored)
+            part = (
+                (tensor, self._file.get_tensor(self._scales[stored]))
+                if self._is_int8(stored)
+                else quantise(tensor)
+            )
+            codes.append(part[0])
+            scales.append(part[1])
+        return torch.cat(codes), torch.cat(scales).float()
+
     def _read_stored(self, stored: str) -> Tensor:
         tensor: Tensor = self._file.get_tensor(stored)
         if not self._is_int8(stored):
             return tensor
-        scales: Tensor = self._file.get_tensor(self._scales[stored])
-        return tensor.float() * (scales.float() / 127).unsqueeze(1)
+        return values(tensor, self._file.get_tensor(self._scales[stored]))
 
     def _is_int8(self, stored: str) -> bool:
         """Return whether a tensor is int8 with one scale for each row."""
@@ -202,9 +234,17 @@ def _of_another_program(path: Path, what: str) -> CheckpointError:
 
 
 def load_stt_lm(
-    path: Path, shape: LmShape, max_period: float, *, device: torch.device, dtype: torch.dtype
+    path: Path,
+    shape: LmShape,
+    max_period: float,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantised: Quantised = PLAIN,
 ) -> SttLm:
     """Return the language model in `path`, weights cast to `dtype`, on `device`.
+
+    `quantised` says what is in int8 instead.
 
     Raises:
         CheckpointError: the file is not a safetensors file, or its tensors are not those of
@@ -216,14 +256,56 @@ def load_stt_lm(
         file.expect(shape.tensors(), "the language model that its config describes")
         with torch.device("meta"):
             lm = SttLm(shape, max_period).to(dtype)
+        _quantise(lm, file, quantised)
         lm = lm.to_empty(device=device).eval().requires_grad_(False)
         for name, target in published_tables(lm).items():
             target.copy_(file.read(name))
+        _fill_int8(lm, file)
     return lm
 
 
+def _quantise(lm: Backbone, file: TensorFile, quantised: Quantised) -> None:
+    """Let `lm`, on the meta device, hold in int8 what `quantised` says."""
+    lm.kv = quantised.kv
+    stored = Quant.INT8 if file.has_int8_layers else Quant.NONE
+    if (quantised.weights or stored) is Quant.INT8:
+        lm.hold_int8()
+
+
+def _fill_int8(lm: Backbone, file: TensorFile) -> None:
+    for name, matrices in int8_tables(lm).items():
+        # Of a stack of weight sets a model may hold only the first ones.
+        codes, scales = file.read_int8(name)
+        at = 0
+        for matrix in matrices:
+            rows = slice(at, at + matrix.rows)
+            matrix.fill(codes[rows], scales[rows])
+            at = rows.stop
+
+
+def int8_tables(lm: Backbone) -> dict[str, list[Int8Matrix]]:
+    """Return published name → the int8 matrices that hold its rows, in order."""
+    tables: dict[str, list[Int8Matrix]] = {}
+    for name, module in lm.named_modules():
+        if isinstance(module, Int8Matrix):
+            tables.setdefault(_published_matrix(name), []).append(module)
+    return tables
+
+
+def _published_matrix(name: str) -> str:
+    """Return the published name of an int8 matrix in memory, or of the stack that it is part of."""
+    depformer = _DEPFORMER_MATRIX.fullmatch(name)
+    if depformer is None:
+        return "transformer." + re.sub(r"(in_proj_weight)\.\d$", r"\1", name)
+    layer, part, weight_set = depformer.groups()
+    if part.startswith("linear"):
+        return f"depformer.{layer}.gating.{weight_set}.{part}.weight"
+    leaf = {"in_proj": "in_proj_weight", "out_proj": "out_proj.weight"}[part]
+    return f"depformer.{layer}.self_attn.{leaf}"
+
+
 def published_tables(lm: SttLm) -> dict[str, Tensor]:
-    """Return published name → the weights in memory that it fills."""
+    """Return published name → the floating-point weights in memory that it fills."""
     shape = lm.shape
     tables = {
         f"emb.{number}.weight": table
@@ -242,12 +324,18 @@ def published_tables(lm: SttLm) -> dict[str, Tensor]:
 
 
 def load_tts_lm(
-    path: Path, config: TtsConfig, codebooks: int, *, device: torch.device, dtype: torch.dtype
+    path: Path,
+    config: TtsConfig,
+    codebooks: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantised: Quantised = PLAIN,
 ) -> TtsLm:
     """Return the TTS language model in `path` for the first `codebooks` codebooks.
 
-    It is on `device`, cast to `dtype`; its conditioners stay float32. The whole file is checked;
-    what only the other codebooks need is not kept.
+    It is on `device`, cast to `dtype` but for what `quantised` says; its conditioners stay float32.
+    The whole file is checked; what only the other codebooks need is not kept.
 
     Raises:
         CheckpointError: the file is not a safetensors file, or its tensors are not those of
@@ -259,15 +347,17 @@ def load_tts_lm(
         with torch.device("meta"):
             lm = TtsLm(config, codebooks).to(dtype)
             lm.conditioning.float()
+        _quantise(lm, file, quantised)
         lm = lm.to_empty(device=device).eval().requires_grad_(False)
         for name, target in published_tts_tables(lm).items():
             target.copy_(file.read(name)[: len(target)])
+        _fill_int8(lm, file)
         lm.prepare()
     return lm
 
 
 def published_tts_tables(lm: TtsLm) -> dict[str, Tensor]:
-    """Return published name → the weights in memory that it fills.
+    """Return published name → the floating-point weights in memory that it fills.
 
     Of a stack of weight sets a model may hold only the first ones.
     """
@@ -296,13 +386,15 @@ def published_tts_tables(lm: TtsLm) -> dict[str, Tensor]:
     tables |= {f"linears.{number}.weight": weight for number, weight in enumerate(inner.heads)}
     for number, module in enumerate(inner.layers):
         layer, prefix = cast("DepformerLayer", module), f"depformer.layers.{number}"
-        tables[f"{prefix}.self_attn.in_proj_weight"] = layer.in_proj.flatten(0, 1)
-        tables[f"{prefix}.self_attn.out_proj.weight"] = layer.out_proj.flatten(0, 1)
-        for part, weights in (("linear_in", layer.linear_in), ("linear_out", layer.linear_out)):
-            tables |= {
-                f"{prefix}.gating.{weight_set}.{part}.weight": weight
-                for weight_set, weight in enumerate(weights)
-            }
+        for leaf, stack in (("in_proj_weight", layer.in_proj), ("out_proj.weight", layer.out_proj)):
+            if isinstance(stack, Tensor):
+                tables[f"{prefix}.self_attn.{leaf}"] = stack.flatten(0, 1)
+        for part, stack in (("linear_in", layer.linear_in), ("linear_out", layer.linear_out)):
+            if isinstance(stack, Tensor):
+                tables |= {
+                    f"{prefix}.gating.{weight_set}.{part}.weight": weight
+                    for weight_set, weight in enumerate(stack)
+                }
         tables |= {
             f"{prefix}.norm1.alpha": layer.norm1.alpha,
             f"{prefix}.norm2.alpha": layer.norm2.alpha,

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
 from dsmops.models import LmShape, TtsShape
+from dsmops.worker.models.backbone import Backbone
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.device import TORCH_DTYPES
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
@@ -43,14 +44,19 @@ def random_stt(
     *,
     seed: int = 0,
     mimi: MimiConfig | None = None,
+    quantised: Quantised = PLAIN,
 ) -> LoadedStt:
-    """Return a model of `shape` with weights of scale 1/√fan_in, norms at 1 and Mimi in float32."""
+    """Return a model of `shape` with weights of scale 1/√fan_in, norms at 1 and Mimi in float32.
+
+    One seed gives the same values whatever is `quantised`, rounded to int8 where it says so.
+    """
     generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         lm = SttLm(shape, 100_000.0).to(TORCH_DTYPES[dtype])
         encoder = MimiEncoder(mimi or MimiConfig(bins=shape.audio_vocab_size - 1))
     for network in (lm, encoder):
         _fill(network, device, generator)
+    _quantise(lm, quantised)
     return LoadedStt(SttConfig(shape, 100_000.0, 6), lm, encoder, NoText(), device)  # type: ignore[arg-type]
 
 
@@ -62,6 +68,7 @@ def random_tts(
     n_q: int | None = None,
     seed: int = 0,
     mimi: MimiConfig | None = None,
+    quantised: Quantised = PLAIN,
 ) -> LoadedTts:
     """Return a TTS model of `shape` that generates `n_q` codebooks.
 
@@ -85,7 +92,14 @@ def random_tts(
     for network in (lm, decoder):
         _fill(network, device, generator)
     lm.prepare()
+    _quantise(lm, quantised)
     return LoadedTts(config, lm, decoder, NoText(), device)  # type: ignore[arg-type]
+
+
+def _quantise(lm: Backbone, quantised: Quantised) -> None:
+    lm.kv = quantised.kv
+    if quantised.weights is Quant.INT8:
+        lm.hold_int8()
 
 
 def _fill(network: nn.Module, device: torch.device, generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
 from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm, require_codebooks
 from dsmops.worker.models.mimi import MimiEncoder
@@ -47,9 +47,16 @@ class LoadedStt:
 
 
 def load_stt(
-    files: SttFiles, config: SttConfig, *, device: torch.device, dtype: ComputeDType
+    files: SttFiles,
+    config: SttConfig,
+    *,
+    device: torch.device,
+    dtype: ComputeDType,
+    quantised: Quantised = PLAIN,
 ) -> LoadedStt:
     """Load a model onto `device`, its language model cast to `dtype`.
+
+    `quantised` says what of it, and of its streams, is in int8.
 
     On a CPU it also sets how many threads torch uses in this process.
 
@@ -60,9 +67,8 @@ def load_stt(
         GpuMemoryError: the device is too small.
     """
     tokenizer, mimi = load_companions(files, config, device=device)
-    return LoadedStt(
-        config, load_lm(files.lm, config, device=device, dtype=dtype), mimi, tokenizer, device
-    )
+    lm = load_lm(files.lm, config, device=device, dtype=dtype, quantised=quantised)
+    return LoadedStt(config, lm, mimi, tokenizer, device)
 
 
 def load_companions(
@@ -77,9 +83,21 @@ def load_companions(
     return tokenizer, mimi
 
 
-def load_lm(path: Path, config: SttConfig, *, device: torch.device, dtype: ComputeDType) -> SttLm:
+def load_lm(
+    path: Path,
+    config: SttConfig,
+    *,
+    device: torch.device,
+    dtype: ComputeDType,
+    quantised: Quantised = PLAIN,
+) -> SttLm:
     """Load the language model alone, cast to `dtype`, as `load_stt` does."""
     with device_errors(device):
         return load_stt_lm(
-            path, config.lm, config.max_period, device=device, dtype=TORCH_DTYPES[dtype]
+            path,
+            config.lm,
+            config.max_period,
+            device=device,
+            dtype=TORCH_DTYPES[dtype],
+            quantised=quantised,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import InputError
 from dsmops.files import os_errors
 from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
@@ -83,9 +83,16 @@ def read_tts_config(path: Path) -> TtsConfig:
 
 
 def load_tts(
-    files: TtsFiles, *, device: torch.device, dtype: ComputeDType, n_q: int | None = None
+    files: TtsFiles,
+    *,
+    device: torch.device,
+    dtype: ComputeDType,
+    n_q: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> LoadedTts:
     """Load a model onto `device`, its language model cast to `dtype`.
+
+    `quantised` says what of it, and of its streams, is in int8.
 
     On a CPU it also sets how many threads torch uses in this process.
 
@@ -112,5 +119,12 @@ def load_tts(
     with device_errors(device):
         mimi = load_mimi_decoder(files.mimi, device=device)
         require_codebooks(files.mimi, mimi.config, shape, codebooks)
-        lm = load_tts_lm(files.lm, config, codebooks, device=device, dtype=TORCH_DTYPES[dtype])
+        lm = load_tts_lm(
+            files.lm,
+            config,
+            codebooks,
+            device=device,
+            dtype=TORCH_DTYPES[dtype],
+            quantised=quantised,
+        )
     return LoadedTts(config, lm, mimi, tokenizer, device)

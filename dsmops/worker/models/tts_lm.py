@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsmops.worker.models.attention import CrossAttention, RingState
+from dsmops.worker.models.attention import CrossAttention, KeysValues, RingState
 from dsmops.worker.models.backbone import Backbone
 from dsmops.worker.models.conditioning import Conditioning
-from dsmops.worker.models.depformer import DemuxEmbedding, Depformer
+from dsmops.worker.models.depformer import DemuxEmbedding, Depformer, DepformerLayer
+from dsmops.worker.models.state import RowState
 from dsmops.worker.models.tts_config import TtsConfig
 
 ZERO = -1
@@ -53,6 +54,18 @@ class TtsLm(Backbone):
         self.text_emb.prepare()
         self.depformer.prepare()
 
+    def hold_int8(self) -> None:
+        super().hold_int8()
+        for layer in cast("list[DepformerLayer]", self.depformer.layers):
+            layer.hold_int8()
+
+    def init_cross(self, rows: RowState, length: int) -> list[KeysValues]:
+        """Return empty keys and values of `length` positions for `rows`, one for each layer."""
+        heads, width = self.shape.num_heads, self.head_dim
+        return [
+            KeysValues.zeros(rows, heads, length, width, self.dtype, self.kv) for _ in self.layers
+        ]
+
     def voice(self, sequence: Tensor) -> list[Tensor]:
         """Return each layer's keys and values [H, 2, L, D] of a conditioning sequence.
 
@@ -68,7 +81,7 @@ class TtsLm(Backbone):
         text: Tensor,
         audio: Tensor,
         summed: Tensor,
-        cross: Sequence[Tensor],
+        cross: Sequence[KeysValues],
         ring: RingState | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return text logits [B, T, V] and the states [B, T, D] that the depformer reads.
@@ -76,9 +89,9 @@ class TtsLm(Backbone):
         Both are in the model's dtype.
 
         Shapes (B rows, K codebooks, T steps): `text` int64 [B, T], multiplexed; `audio` int64 [B,
-        K, T]; -1 adds nothing in both. `summed` [B, D] and, per layer, `cross` [B, H, 2, L, Dh]
-        condition each row. Without `ring` the T steps are a whole stream; with it, each row's next
-        ones, and the caller moves `ring.offset` on where they count.
+        K, T]; -1 adds nothing in both. `summed` [B, D] and, per layer, `cross` of B rows condition
+        each row. Without `ring` the T steps are a whole stream; with it, each row's next ones, and
+        the caller moves `ring.offset` on where they count.
         """
         x = (
             F.embedding(

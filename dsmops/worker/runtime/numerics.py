@@ -18,14 +18,14 @@ from types import TracebackType
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsmops.progress import SILENT, Progress
 from dsmops.worker.models.attention import Positions, RingState, SelfAttention, rotate
 from dsmops.worker.models.backbone import Layer
 from dsmops.worker.models.device import device_errors
-from dsmops.worker.models.loading import published_tables
+from dsmops.worker.models.loading import int8_tables, published_tables
+from dsmops.worker.models.matrix import multiply
 from dsmops.worker.models.mimi import MimiEncoder
 from dsmops.worker.models.state import RowState
 from dsmops.worker.models.stt_lm import SttLm
@@ -292,18 +292,22 @@ class ActivationWatch:
         """
         x, at, ring, layer = inputs
         query = (
-            F.linear(x, attention.in_proj_weight[: x.shape[-1]])
+            multiply(x, attention.in_proj_weight)[..., : x.shape[-1]]
             .unflatten(-1, (attention.heads, -1))
             .transpose(1, 2)
         )
-        keys = ring.entries[layer][:, :, 0]
-        self._look(
-            place, torch.matmul(rotate(query, at.rotation).float(), keys.float().transpose(-1, -2))
-        )
+        keys, _ = ring.entries[layer].read(torch.float32)
+        keys = keys.float()
+        self._look(place, torch.matmul(rotate(query, at.rotation).float(), keys.transpose(-1, -2)))
 
 
 def _weight_faults(lm: SttLm) -> Iterable[WeightFault]:
-    for name, weights in published_tables(lm).items():
+    # An int8 matrix is finite where its scales are.
+    scales = {
+        name: torch.cat([matrix.largest for matrix in matrices])
+        for name, matrices in int8_tables(lm).items()
+    }
+    for name, weights in (published_tables(lm) | scales).items():
         bad = weights.numel() - int(weights.isfinite().sum())
         if bad:
             yield WeightFault(name, bad)

@@ -20,6 +20,7 @@ from dsmops.audio import (
     frames,
     open_audio,
 )
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import DsmopsError, FileAccessError, InputError
 from dsmops.files import replace_atomically
 from dsmops.operations.models.stt import find_stt, load_stt_source
@@ -100,6 +101,7 @@ def transcribe_many(
     render: Callable[[Transcription, str], str],
     dtype: ComputeDType | None = None,
     cpu: bool = False,
+    quantised: Quantised = PLAIN,
     timing: str = "server",
     batch_size: int | None = None,
     shard: Shard = Shard(),
@@ -127,6 +129,8 @@ def transcribe_many(
         "dtype": dtype.value if dtype else "best",
         "timing": timing,
     }
+    if quantised != PLAIN:
+        settings |= {"weights": quantised.weights or "as stored", "kv": quantised.kv}
     with RunFolder(folder, settings) as run:
         run.done()
         again = set(run.missing_outputs(tuple(formats)))
@@ -137,7 +141,7 @@ def transcribe_many(
         engine_slots = None
         if waiting:
             found = find_stt(model, progress=progress)
-            loaded = load_stt_source(found, dtype=dtype, cpu=cpu)
+            loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
             if batch_size is None:
                 batch_size = GPU_BATCH_SIZE if loaded.device.type == "cuda" else CPU_BATCH_SIZE
             engine_slots = min(batch_size, len(waiting))

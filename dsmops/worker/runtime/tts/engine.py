@@ -72,10 +72,7 @@ class TtsEngine:
             self._ring = lm.init_state(self._lm_rows)
             self._summed = self._lm_rows.zeros(shape.d_model, dtype=lm.dtype)
             length = config.max_speakers * config.voice_frames
-            self._cross = [
-                self._lm_rows.zeros(shape.num_heads, 2, length, lm.head_dim, dtype=lm.dtype)
-                for _ in range(shape.num_layers)
-            ]
+            self._cross = lm.init_cross(self._lm_rows, length)
             self._rows = RowState(batch_size, device)
             self._mimi = model.mimi.init_state(self._rows)
             self._last_text = self._rows.zeros(dtype=torch.int64)
@@ -266,7 +263,7 @@ class TtsEngine:
         for entries, projected in zip(
             self._cross, lm.voice(lm.conditioning.cross(voices)), strict=True
         ):
-            entries[row] = projected
+            entries.put(row, projected)
 
     def _predict_text(self) -> None:
         """Run the language model.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsmops.errors import InputError
+from dsmops.worker.models.attention import KeysValues
 from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts.engine import TtsEngine
@@ -185,7 +186,7 @@ def test_streaming_equals_one_pass(model: LoadedTts) -> None:
         audio = torch.where(begun, lm.initial_audio, made.roll(1, dims=1))
         text = torch.tensor([lm.initial_text, *TEXT[: steps - 1, 0].tolist()])
         cross = [
-            entries[None]
+            KeysValues(entries[None])
             for entries in lm.voice(lm.conditioning.cross([torch.from_numpy(_voice(0))]))
         ]
         logits, states = lm(text[None], audio[None], lm.conditioning.summed(2.0)[None], cross)
