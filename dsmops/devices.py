@@ -18,8 +18,9 @@ class Runtime(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class ComputeCapability:
-    """Version pair of a CUDA GPU architecture, (7, 5) for Turing; `sm_75` is its spelling in build
-    targets.
+    """The version pair of a CUDA GPU architecture, such as (7, 5) for Turing.
+
+    `sm_75` is its spelling in build targets.
     """
 
     major: int
@@ -27,8 +28,9 @@ class ComputeCapability:
 
     @classmethod
     def parse(cls, text: str) -> ComputeCapability:
-        """Return the capability written as `7.5`, `75`, `sm75`, `sm_75` or `compute_75`, in any
-        case.
+        """Return the capability in a text such as `7.5`, `75`, `sm75`, `sm_75`, `compute_75`.
+
+        Letters may have any case.
 
         Raises:
             ValueError: the text has another form.
@@ -55,8 +57,9 @@ class ComputeCapability:
 
     @property
     def native_bf16(self) -> bool:
-        """Whether bf16 arithmetic is in the hardware, and so in candle's kernels: from 8.0 (Ampere)
-        on.
+        """Whether the hardware has bf16 arithmetic, and so candle has kernels for it.
+
+        It does from 8.0 (Ampere) on.
         """
         return self >= ComputeCapability(8, 0)
 

@@ -1,5 +1,6 @@
-"""What tensors are stored as, what models compute in, and how `convert` gets from BF16 to another
-storage dtype. No I/O, no third-party imports.
+"""The storage and compute dtypes, and how `convert` gets from BF16 to another one.
+
+No I/O, no third-party imports.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ class StorageDType(StrEnum):
 
 
 class GgufDType(StrEnum):
-    """Every tensor type that a GGUF file may hold: its number there, and the values and bytes of a
-    block.
+    """Every tensor type that a GGUF file may hold.
+
+    Each has its number in the file, and the values and bytes of a block.
 
     Source: `ggml.h` and `GGML_QUANT_SIZES` of the `gguf` package.
     """

@@ -35,11 +35,11 @@ from typing import ClassVar
 
 
 class DsmopsError(Exception):
-    """What the user can act on: a message that names the thing and the value, and a hint on what to
-    do next.
+    """An error that the user can act on: a message with the value, and a hint.
 
-    `code` is short and stable (`"checkpoint.header"`), for scripts. `hint` is a sentence or a
-    command; it may be empty only where the message already says what to do.
+    The message names what failed, the hint says what to do next. `code` is short and stable
+    (`"checkpoint.header"`), for scripts. `hint` is a sentence or a command; it may be empty only
+    where the message already says what to do.
     """
 
     exit_code: ClassVar[int] = 70
@@ -70,8 +70,9 @@ class TensorRangeError(InputError):
 
 
 class ConfigError(InputError):
-    """A config that cannot be read; `line` and `col` count from 1 and are None where no position is
-    known.
+    """A config that cannot be read.
+
+    `line` and `col` count from 1 and are None where no position is known.
     """
 
     default_code = "config.unreadable"

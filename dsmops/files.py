@@ -147,8 +147,9 @@ def open_regular(path: Path | str, what: str = "file") -> BinaryIO:
 
 
 def is_same_file(first: Path, second: Path) -> bool:
-    """Return whether two names lead to one file. A name that leads nowhere, or that no file can
-    have, is not the other file's.
+    """Return whether two names lead to one file.
+
+    False for a name that leads nowhere, or that no file can have.
     """
     try:
         return first.samefile(second)
@@ -157,8 +158,7 @@ def is_same_file(first: Path, second: Path) -> bool:
 
 
 def require_other_than(target: Path | None, sources: Iterable[Path], what: str) -> None:
-    """Check that `target`, which a command is going to write, is not one of `sources`, which it
-    reads.
+    """Check that `target`, which will be written, is not one of `sources`, which are read.
 
     Raises:
         InputError: it is one, and would be lost; `what` says what it is.

@@ -1,5 +1,6 @@
-"""One thing found by a lint, by `doctor` or by `check-gpu`, and how much it matters. No I/O, no
-third-party imports.
+"""A finding of a lint, of `doctor` or of `check-gpu`, and its severity.
+
+No I/O, no third-party imports.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dsmops.units import counted
 
 
 class Severity(StrEnum):
-    """How much a finding matters: an error keeps the purpose from being reached, a warning may, a
-    note is worth knowing; `ok` was looked at and is in order (`doctor` reports that too).
+    """How much a finding matters.
+
+    An error prevents the purpose, a warning may, a note is worth knowing. `ok` was checked and is
+    in order (`doctor` reports that too).
     """
 
     ERROR = "error"

@@ -1,9 +1,11 @@
-"""The DSM models that this program knows: their shapes, files and names, as one table. Most are
-published; those of `SHIPPED` travel with the package.
+"""The DSM models that this program knows: their shapes, files and names, as one table.
 
-Foundation, because three packages need it: `checkpoint` recognises one by its tensors,
-`config` writes one into a TOML, `hub` knows where one is kept. Source of every figure: the
-published configs and files of Kyutai.
+Most are published; those of `SHIPPED` are part of the package.
+
+This is foundation, because three packages need it: `checkpoint` recognises a model by its tensors,
+`config` writes one into a TOML, `hub` knows where one is kept.
+
+Source of every figure: the published configs and files of Kyutai.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ from dsmops.errors import InputError
 FRAME_MS = 80.0
 """One frame of audio, 1920 samples at 24 kHz.
 
-A step must end within this time, or the server falls behind its real-time clients.
-"""
+A step must end within this time, or the server falls behind its real-time clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,16 @@ class LmShape:
 
     @property
     def ffn_hidden(self) -> int:
-        """Rows of each gate half: 11·d/4 when `dim_feedforward` is 4·d, else two thirds of it
-        (integer division).
+        """Rows of each gate half.
+
+        11·d/4 when `dim_feedforward` is 4·d, else two thirds of it (integer division).
         """
         if self.dim_feedforward == 4 * self.d_model:
             return 11 * self.d_model // 4
         return 2 * self.dim_feedforward // 3
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Return name → shape of every tensor that moshi-server loads for this model, in file
-        order.
+        """Return name → shape of every tensor that moshi-server loads, in file order.
 
         RMS-norm gated-SiLU models without biases, conditioners, cross-attention and depformer: the
         STT models. Extra tensors in a file are ignored by the server; a missing one or another
@@ -96,8 +97,9 @@ class LmShape:
         return self.num_layers * per_layer + tables * d + d + heads * d
 
     def kv_bytes_per_stream(self, itemsize: int, context: int | None = None) -> int:
-        """Return the bytes of one stream's key-value cache: 2 · layers · context · d_model ·
-        itemsize.
+        """Return the bytes of one stream's key-value cache.
+
+        2 · layers · context · d_model · itemsize.
         """
         return 2 * self.num_layers * (context or self.context) * self.d_model * itemsize
 
@@ -124,8 +126,10 @@ class DepformerShape:
 
 @dataclass(frozen=True, slots=True)
 class ConditionerShape:
-    """One conditioner: a lookup table of `bins` rows (and one for a missing value), or, where
-    `bins` is None, a tensor; `width` wide.
+    """One conditioner, `width` wide.
+
+    It is a lookup table of `bins` rows (and one for a missing value), or a tensor where `bins` is
+    None.
     """
 
     name: str
@@ -135,8 +139,9 @@ class ConditionerShape:
 
 @dataclass(frozen=True, slots=True)
 class TtsShape:
-    """Dimensions of a DSM text-to-speech model: a backbone with cross-attention in every layer, a
-    depformer, conditioners.
+    """The dimensions of a DSM text-to-speech model.
+
+    It has a backbone with cross-attention in every layer, a depformer and conditioners.
     """
 
     lm: LmShape
@@ -201,7 +206,7 @@ class TtsShape:
     def distilled(self) -> bool:
         """Whether guidance is an input of the model.
 
-        One that is not runs every stream twice, once told nothing.
+        Without it, every stream runs a conditioned and an unconditioned pass.
         """
         return any(conditioner.name == "cfg" for conditioner in self.conditioners)
 
@@ -221,8 +226,9 @@ class TtsShape:
         )
 
     def depformer_parameters(self, codebooks: int) -> int:
-        """Number of weights that generating the first `codebooks` codebooks reads: fewer of them
-        need fewer weight sets and heads.
+        """The number of weights that generating the first `codebooks` codebooks reads.
+
+        Fewer codebooks need fewer weight sets and heads.
         """
         d, inner, hidden, rank = (
             self.lm.d_model,
@@ -251,8 +257,10 @@ class TtsShape:
 
 @dataclass(frozen=True, slots=True)
 class MimiSize:
-    """What a Mimi of other dimensions than the published one takes in the embedded worker, in
-    bytes: the half that its model needs, and the state and the step's activations of one stream.
+    """The memory, in bytes, of a Mimi with other dimensions than the published one.
+
+    It is that of the embedded worker: the half that its model needs, and the state and the step's
+    activations of one stream.
     """
 
     weight_bytes: int
@@ -484,8 +492,7 @@ SHIPPED: dict[str, PublishedModel] = {
         ),
     )
 }
-"""The trained models that travel with the package: small, for machines without a card or network.
-"""
+"""The trained models of the package: small, for machines without a card or a network."""
 KNOWN = {**MODELS, **SHIPPED}
 """Every model that a name, a shape or a checkpoint's tensors can mean."""
 
@@ -512,8 +519,9 @@ def model_of_shape(shape: Shape) -> PublishedModel | None:
 
 
 def same_dimensions(shape: Shape | None, other: Shape) -> bool:
-    """Return whether two shapes are one model's. An STT model's `context` does not count: it may
-    be lowered to save memory.
+    """Return whether two shapes are one model's.
+
+    An STT model's `context` does not count: it may be lowered to save memory.
     """
     if isinstance(shape, LmShape) and isinstance(other, LmShape):
         return replace(shape, context=other.context) == other

@@ -1,5 +1,6 @@
-"""Where the files that travel with the package are: `configs/`, `models/` and `runbooks/`, in a
-wheel and in a checkout alike.
+"""Where the files of the package are, in a wheel and in a checkout alike.
+
+They are `configs/`, `models/` and `runbooks/`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ def shipped_folder(name: str) -> Path:
 
 
 def shipped_models() -> dict[str, Path]:
-    """Return name → folder of the trained models that travel with this installation: complete,
-    small, usable offline. A text-to-speech model in the same folder has no name here.
+    """Return name → folder of the trained models in this installation.
+
+    They are complete, small and usable offline. A text-to-speech model in the same folder has no
+    name here.
     """
     return {
         config.parent.name: config.parent

@@ -1,4 +1,4 @@
-"""Server logs: lines to records to lines, redacted, whatever the dialect.
+"""Server logs: lines to records to lines, redacted, in any format.
 
 format_log      one run: source, file or stream, report
 parse, render   lines to `LogRecord`s, and back to friendly lines or JSON

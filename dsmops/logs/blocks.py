@@ -54,9 +54,8 @@ def cut_blocks(chunks: Iterable[bytes], *, max_line: int = MAX_LINE_BYTES) -> It
     """Yield the same bytes as blocks of whole lines: each but the last ends with a line end.
 
     A line of more than `max_line` bytes is cut there, or at a blank shortly before, so a block may
-    also end inside such a line.
-    Where lines are cut does not depend on the chunks. An empty chunk tells of a pause of the
-    source, and passes as an empty block.
+    also end inside such a line. Where lines are cut does not depend on the chunks. An empty chunk
+    means a pause of the source, and passes as an empty block.
     """
     carry = b""
     for chunk in chunks:

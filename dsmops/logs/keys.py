@@ -22,9 +22,8 @@ guessed."""
 def load_or_create_key() -> bytes:
     """Return `DSMOPS_REDACTION_KEY`, else the key in this user's key file, made on first use.
 
-    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`, mode
-    0600.
-    Two first runs at once agree on one key.
+    The file is `$XDG_STATE_HOME/dsmops/redaction.key`, by default under `~/.local/state`, with mode
+    0600. Two first runs at the same time agree on one key.
 
     Raises:
         InputError: the key is too short, or others can read the file.

@@ -27,8 +27,7 @@ _COLLECTED = re.compile(rb"\x1e(20[0-9T:.-]{24})Z\x1e")
 """The collector's time before a line that bears none, see `wrappers`."""
 
 MOST_SERVICES = 1000
-"""More names before a bar are a printed table, not containers. It also bounds the memory for names.
-"""
+"""More names before a bar are a printed table, not containers. This bounds the memory too."""
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CONTINUES = re.compile(
@@ -65,8 +64,7 @@ _DEATHS = {
     ),
 }
 _MAY_DIE = re.compile("|".join(pattern.pattern for pattern in _DEATHS.values()))
-"""Lines that report a server's death have no level: their format makes them events of level ERROR.
-"""
+"""Lines that report a server's death. They have no level: their format makes them level ERROR."""
 
 
 class Line(NamedTuple):

@@ -1,12 +1,10 @@
-"""A big file in sections, one process each: the same bytes as in one go, or it is done in one go.
+"""Format a big file in sections, one process each, to the same bytes as in one go.
 
-What a line becomes depends on lines before it only here and there: on an open PEM block or list, on
+A line's text depends on earlier lines only in a few cases: on an open PEM block or list, on
 containers of docker compose, and, for stamps without a zone, in the hour that occurs twice. So each
-section begins at a record and is formatted as a log of its own, and its result is taken only where
-the
+section begins at a record and is formatted as a log of its own. Its result is used only where the
 sections before left nothing behind that matters to it. Otherwise that section is formatted once
-more,
-here.
+more, here.
 """
 
 from __future__ import annotations

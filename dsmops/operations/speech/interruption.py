@@ -12,8 +12,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def wanted_signals() -> list[signal.Signals]:
-    """Return Ctrl-C, a plain kill and a terminal that goes away, without those that the caller
-    wants ignored (nohup).
+    """Return the signals of Ctrl-C, a plain kill and a closed terminal.
+
+    Signals that the caller ignores (nohup) are not among them.
     """
     return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
