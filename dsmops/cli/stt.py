@@ -37,6 +37,7 @@ from dsmops.models import DEFAULT_STT
 from dsmops.report import Document, Reporter
 
 if TYPE_CHECKING:
+    from dsmops.operations.speech.many.executors import Executor
     from dsmops.operations.speech.transcription import Transcription
 
 ModelOpt = Annotated[
@@ -156,6 +157,14 @@ def transcribe(
             help="Recordings of --output-dir at a time. Default: 32; CPU: 4.",
         ),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            metavar="LIST",
+            help="A process for each of these, as in 0,1 or all; or cpu.",
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -194,6 +203,7 @@ def transcribe(
                 "--vtt": vtt,
                 "--prompt-text": bool(prompt_text),
                 "--prompt-audio": prompt_audio is not None,
+                "--cpu with --devices": cpu and devices is not None,
                 "standard input": "-" in (audio or []),
             }
         )
@@ -205,6 +215,7 @@ def transcribe(
             formats=_formats(formats),
             batch_size=batch_size,
             shard=_shard(shard),
+            devices=devices,
             timestamps=timestamps,
             vad=vad,
         )
@@ -215,7 +226,9 @@ def transcribe(
     from dsmops.files import replace_atomically
     from dsmops.operations.speech.interruption import exit_code
 
-    recording = _only(audio or [], shard, batch_size)
+    recording = _only(
+        audio or [], {"--shard": shard, "--batch-size": batch_size, "--devices": devices}
+    )
     output = None if output == Path("-") else output
     _check_usage(recording, output, model, prompt_audio, url, mic=mic, device=device)
     _check_finite({"--rtf": times_real_time, "--send-ahead": send_ahead})
@@ -253,13 +266,13 @@ def transcribe(
         raise typer.Exit(exit_code(result.signal))
 
 
-def _only(audio: Sequence[str], shard: str | None, batch_size: int | None) -> str | None:
+def _only(audio: Sequence[str], of_many: Mapping[str, object]) -> str | None:
     """Return the one AUDIO of a command without --output-dir, None where there is none."""
     if len(audio) > 1:
         raise typer.BadParameter(
             f"{len(audio)} recordings need a folder: --output-dir DIR", param_hint="AUDIO"
         )
-    for option, value in {"--shard": shard, "--batch-size": batch_size}.items():
+    for option, value in of_many.items():
         if value is not None:
             raise typer.BadParameter("it belongs to --output-dir", param_hint=option)
     return audio[0] if audio else None
@@ -269,7 +282,7 @@ def _refuse_with_many(given: Mapping[str, bool]) -> None:
     for option, is_given in given.items():
         if is_given:
             raise typer.BadParameter(
-                f"{option} is for one recording; --output-dir is for many",
+                f"{option} does not go with --output-dir",
                 param_hint="--output-dir",
             )
 
@@ -303,41 +316,51 @@ def _transcribe_many(
     formats: tuple[str, ...],
     batch_size: int | None,
     shard: tuple[int, int],
+    devices: str | None,
     timestamps: bool,
     vad: bool,
 ) -> None:
-    from dsmops.cli.views.transcription import rendered
-    from dsmops.cli.views.transcription_run import run_notes, show_run
-    from dsmops.operations.speech.many.transcribing import Shard, transcribe_many
+    from functools import partial
+
+    from dsmops.cli.views.transcription_run import of_ending, run_notes, show_run
+    from dsmops.operations.speech.many.transcribing import Job, Shard
 
     if not inputs:
         raise typer.BadParameter("name recordings, folders or lists", param_hint="AUDIO")
     for name in inputs:
         require_no_address(name, "AUDIO")
 
-    def render(result: Transcription, ending: str) -> str:
-        form = "text" if ending == "txt" else ending
-        return rendered(result, form, timestamps=timestamps, vad=vad)
-
-    run = transcribe_many(
-        inputs,
+    job = Job(
+        tuple(inputs),
         folder,
         embedded.model,
-        formats=formats,
-        render=render,
+        formats,
+        partial(of_ending, timestamps=timestamps, vad=vad),
         dtype=embedded.dtype,
         cpu=embedded.cpu,
         quantised=Quantised(embedded.weights, embedded.kv),
         timing=embedded.timing,
         batch_size=batch_size,
         shard=Shard(*shard),
-        progress=out.progress(),
     )
+    run = _executor(devices).run(job, out.progress())
     for note in run_notes(run):
         out.note(note)
     out.result(run, show_run(run))
     if run.failures:
         raise typer.Exit(1)
+
+
+def _executor(devices: str | None) -> Executor:
+    from dsmops.operations.speech.many.executors import InProcess, LocalProcesses, WorkerDevice
+
+    if devices is None:
+        return InProcess()
+    from dsmops.operations.speech.serving import parse_devices
+
+    return LocalProcesses(
+        [WorkerDevice(device.name, device.env) for device in parse_devices(devices)]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dsmops.cli.views.transcription import rendered
 from dsmops.operations.speech.many.transcribing import TranscriptionRun
+from dsmops.operations.speech.transcription import Transcription
 from dsmops.report import Block
 from dsmops.units import counted, duration
+
+
+def of_ending(result: Transcription, ending: str, *, timestamps: bool, vad: bool) -> str:
+    """Return a transcript as the text of a file with this ending."""
+    form = "text" if ending == "txt" else ending
+    return rendered(result, form, timestamps=timestamps, vad=vad)
 
 
 def show_run(run: TranscriptionRun) -> Iterator[Block]:
@@ -30,5 +38,7 @@ def run_notes(run: TranscriptionRun) -> Iterator[str]:
             f"{run.speedup:.1f} × real time, {counted(run.batch_size, 'recording')} at a time, "
             f"{run.dtype} on {run.device}"
         )
+    if run.step_share is not None:
+        yield f"the engine computed in {run.step_share:.0%} of the time; the rest is decoding"
     if run.failures:
         yield "the same command again tries what failed once more, and nothing else"

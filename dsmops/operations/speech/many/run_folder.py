@@ -62,6 +62,8 @@ class RunFolder:
             own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
             self._own_path = self._notes / own
         self._own: int | None = None
+        self.noted = 0
+        """Notes read and made so far, failed ones too."""
 
     def __enter__(self) -> RunFolder:
         return self
@@ -126,6 +128,7 @@ class RunFolder:
                 note = Note(**json.loads(line))
             except (ValueError, TypeError):
                 continue
+            self.noted += 1
             if note.error is None:
                 self._done[note.key] = note
 
@@ -169,6 +172,7 @@ class RunFolder:
             if os.write(self._own, line) != len(line):
                 # The disk is full. A part of a line is not a note, and the next write says why.
                 os.write(self._own, b"\n")
+        self.noted += 1
         if note.error is None:
             self._done[note.key] = note
 

@@ -23,7 +23,7 @@ from dsmops.audio import (
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import DsmopsError, FileAccessError, InputError
 from dsmops.files import replace_atomically
-from dsmops.operations.models.stt import find_stt, load_stt_source
+from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
 from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.many.ahead import Ahead, DecodingThreads
@@ -71,8 +71,10 @@ class TranscriptionRun:
     `recordings` were listed for this process. Of them `done_before` were finished by an earlier
     run or meanwhile by another process, `in_work_elsewhere` are in work in another process,
     `transcribed` and `failures` are this process's. `audio_s` is the length of those, `elapsed_s`
-    the time they took without loading, `speedup` the ratio, None without audio. `device`, `dtype`
-    and `batch_size` are None where nothing was left to do.
+    the time they took without loading, `speedup` the ratio, None without audio, `step_share` the
+    share of the time in which the engine computed. `device`, `dtype` and `batch_size` are None
+    where nothing was left to do; for several devices `device` names all, and `batch_size` is the
+    sum.
     """
 
     folder: str
@@ -87,31 +89,60 @@ class TranscriptionRun:
     elapsed_s: float
     speedup: float | None
     failures: tuple[FailedRecording, ...]
+    step_share: float | None = None
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None
 
 
-def transcribe_many(
-    inputs: Sequence[str],
-    folder: Path,
-    model: str,
-    *,
-    formats: Sequence[str],
-    render: Callable[[Transcription, str], str],
-    dtype: ComputeDType | None = None,
-    cpu: bool = False,
-    quantised: Quantised = PLAIN,
-    timing: str = "server",
-    batch_size: int | None = None,
-    shard: Shard = Shard(),
-    progress: Progress = SILENT,
-) -> TranscriptionRun:
-    """Transcribe what `inputs` name (see `list_recordings`) into files of `folder`.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run transcribes, into which `folder`, with which `model`. It can be pickled.
 
-    `formats` are of `FORMATS`, `render` gives the text of a transcript in one of them. What an
-    earlier run has finished is left as it is, unless the recording has changed or an output is
-    gone. A recording that cannot be read fails alone; the next run tries it again.
+    `inputs` are as for `list_recordings`, `formats` of `FORMATS`; `render` gives the text of a
+    transcript in one of them.
+    """
+
+    inputs: tuple[str, ...]
+    folder: Path
+    model: str
+    formats: tuple[str, ...]
+    render: Callable[[Transcription, str], str]
+    dtype: ComputeDType | None = None
+    cpu: bool = False
+    quantised: Quantised = PLAIN
+    timing: str = "server"
+    batch_size: int | None = None
+    shard: Shard = Shard()
+
+    def recordings(self) -> list[ListedRecording]:
+        """Return the recordings of this shard, the longest first.
+
+        Raises:
+            SourceError, InputError, FileAccessError: as `list_recordings`, or none is there.
+        """
+        listed = list_recordings(self.inputs)
+        require_any(listed)
+        return [one for one in listed if self.shard.holds(one)]
+
+    def open_folder(self) -> RunFolder:
+        """Open the run folder. Raises as `RunFolder`."""
+        settings = {
+            "model": self.model,
+            "formats": ",".join(sorted(self.formats)),
+            "dtype": self.dtype.value if self.dtype else "best",
+            "weights": self.quantised.weights or "as stored",
+            "kv": self.quantised.kv,
+            "timing": self.timing,
+        }
+        return RunFolder(self.folder, settings)
+
+
+def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRun:
+    """Transcribe the recordings of `job` into files of its folder, in this process.
+
+    What an earlier run has finished is left as it is, unless the recording has changed or an output
+    is gone. A recording that cannot be read fails alone; the next run tries it again.
 
     Raises:
         InputError, SourceError: an input, the folder or the model cannot be used.
@@ -120,60 +151,35 @@ def transcribe_many(
         ResourceError, RemoteError, EnvironmentMissingError: the device, the hub or an installation
             failed.
     """
-    listed = list_recordings(inputs)
-    require_any(listed)
-    recordings = [one for one in listed if shard.holds(one)]
-    settings = {
-        "model": model,
-        "formats": ",".join(sorted(formats)),
-        "dtype": dtype.value if dtype else "best",
-        "timing": timing,
-    }
-    if quantised != PLAIN:
-        settings |= {"weights": quantised.weights or "as stored", "kv": quantised.kv}
-    with RunFolder(folder, settings) as run:
-        run.done()
-        again = set(run.missing_outputs(tuple(formats)))
-        waiting = [one for one in recordings if one.key in again or one.key not in run.done()]
-        work = _Work(run, tuple(formats), render, again, progress)
-        done_before = len(recordings) - len(waiting)
-        loaded = None
-        engine_slots = None
+    recordings = job.recordings()
+    with job.open_folder() as run:
+        done = run.done()
+        again = set(run.missing_outputs(job.formats))
+        waiting = [one for one in recordings if one.key in again or one.key not in done]
+        work = _Work(run, job, again, progress)
         if waiting:
-            found = find_stt(model, progress=progress)
-            loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
-            if batch_size is None:
-                batch_size = GPU_BATCH_SIZE if loaded.device.type == "cuda" else CPU_BATCH_SIZE
-            engine_slots = min(batch_size, len(waiting))
-            outputs = {folder / f"{one.name}.{ending}" for one in waiting for ending in formats}
-            for path in astuple(found.files):
-                if path in outputs:
-                    raise InputError(
-                        f"{path} is a file of the model itself",
-                        hint="Write to another folder.",
-                        code="file.same",
-                    )
-            progress.start(f"Transcribing into {folder}", len(waiting), "recordings")
+            progress.start(f"Transcribing into {job.folder}", len(waiting), "recordings")
             try:
-                work.run(waiting, loaded, found.name, engine_slots, timing)
+                work.run(waiting)
             finally:
                 progress.finish()
     return TranscriptionRun(
-        folder=str(folder),
-        model=model,
-        formats=tuple(formats),
+        folder=str(job.folder),
+        model=job.model,
+        formats=job.formats,
         recordings=len(recordings),
-        done_before=done_before + work.done_meanwhile,
+        done_before=len(recordings) - len(waiting) + work.done_meanwhile,
         in_work_elsewhere=work.in_work_elsewhere,
         transcribed=work.transcribed,
         words=work.words,
         audio_s=work.audio_s,
         elapsed_s=work.elapsed_s,
         speedup=work.audio_s / work.elapsed_s if work.audio_s and work.elapsed_s else None,
+        step_share=work.step_s / work.elapsed_s if work.elapsed_s else None,
         failures=tuple(sorted(work.failures, key=lambda failure: failure.audio)),
-        device=str(loaded.device) if loaded else None,
-        dtype=loaded.dtype if loaded else None,
-        batch_size=engine_slots,
+        device=str(work.loaded.device) if work.loaded else None,
+        dtype=work.loaded.dtype if work.loaded else None,
+        batch_size=work.slots,
     )
 
 
@@ -214,33 +220,27 @@ class _Source:
 class _Work:
     """Takes recordings that no other process works on, and writes what the engine makes of them."""
 
-    def __init__(
-        self,
-        run: RunFolder,
-        formats: tuple[str, ...],
-        render: Callable[[Transcription, str], str],
-        again: set[str],
-        progress: Progress,
-    ) -> None:
+    def __init__(self, run: RunFolder, job: Job, again: set[str], progress: Progress) -> None:
         self._run = run
-        self._formats = formats
-        self._render = render
+        self._job = job
         self._again = again
         self._progress = progress
         self._running: dict[Recording, _Source] = {}
+        self.loaded: LoadedStt | None = None
+        self.slots: int | None = None
         self.done_meanwhile = self.in_work_elsewhere = self.transcribed = self.words = 0
-        self.audio_s = self.elapsed_s = 0.0
+        self.audio_s = self.elapsed_s = self.step_s = 0.0
         self.failures: list[FailedRecording] = []
 
-    def run(
-        self,
-        waiting: Sequence[ListedRecording],
-        loaded: LoadedStt,
-        model: str,
-        slots: int,
-        timing: str,
-    ) -> None:
-        """Transcribe what is waiting, in its order."""
+    def run(self, waiting: Sequence[ListedRecording]) -> None:
+        """Load the model and transcribe what is waiting, in its order."""
+        job = self._job
+        found = find_stt(job.model, progress=self._progress)
+        self._require_no_file_of(found, waiting)
+        self.loaded = loaded = load_stt_source(
+            found, dtype=job.dtype, cpu=job.cpu, quantised=job.quantised
+        )
+
         from dsmops.worker.runtime.stt.engine import SttEngine
         from dsmops.worker.runtime.stt.transcription import (
             Recording,
@@ -248,8 +248,11 @@ class _Work:
             run_recordings,
         )
 
-        _allow_open_files(4 * slots)
-        engine = SttEngine(loaded, batch_size=slots)
+        on_card = loaded.device.type == "cuda"
+        most = job.batch_size or (GPU_BATCH_SIZE if on_card else CPU_BATCH_SIZE)
+        self.slots = min(most, len(waiting))
+        _allow_open_files(4 * self.slots)
+        engine = SttEngine(loaded, batch_size=self.slots)
         start_s = time.monotonic()
         with DecodingThreads(_DECODING_THREADS) as threads:
 
@@ -260,7 +263,7 @@ class _Work:
                         loaded.config,
                         loaded.tokenizer,
                         loaded.frame_samples,
-                        timing=WordTiming(timing),
+                        timing=WordTiming(job.timing),
                     )
                     self._running[recording] = source
                     yield recording
@@ -268,9 +271,22 @@ class _Work:
             try:
                 for news in run_recordings(engine, recordings()):
                     if news.finished:
-                        self._finish(news.recording, loaded, model)
+                        self._finish(news.recording, loaded, found.name)
             finally:
                 self.elapsed_s = time.monotonic() - start_s
+
+    def _require_no_file_of(self, found: SttSource, waiting: Sequence[ListedRecording]) -> None:
+        outputs = {self._output(one, ending) for one in waiting for ending in self._job.formats}
+        for path in astuple(found.files):
+            if path in outputs:
+                raise InputError(
+                    f"{path} is a file of the model itself",
+                    hint="Write to another folder.",
+                    code="file.same",
+                )
+
+    def _output(self, listed: ListedRecording, ending: str) -> Path:
+        return self._run.path / f"{listed.name}.{ending}"
 
     def _opened_ahead(
         self, waiting: Sequence[ListedRecording], threads: DecodingThreads
@@ -315,10 +331,9 @@ class _Work:
             warnings=source.warnings,
         )
         if error is None or transcript.words:
-            for ending in self._formats:
-                path = self._run.path / f"{listed.name}.{ending}"
-                with replace_atomically(path, durable=False) as file:
-                    file.write(self._render(result, ending).encode())
+            for ending in self._job.formats:
+                with replace_atomically(self._output(listed, ending), durable=False) as file:
+                    file.write(self._job.render(result, ending).encode())
         self._run.note(
             Note(
                 listed.key,
@@ -331,6 +346,7 @@ class _Work:
         )
         self._run.give_back(listed.key)
         self.audio_s += result.audio_s
+        self.step_s += figures.share_s
         if error is None:
             self.transcribed += 1
             self.words += len(result.words)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +21,18 @@ import pytest
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from dsmops.audio import write
-from dsmops.cli.views.transcription import rendered
+from dsmops.cli.views.transcription_run import of_ending
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import SourceError
+from dsmops.operations.speech.many.executors import LocalProcesses, WorkerDevice
 from dsmops.operations.speech.many.transcribing import (
+    Job,
     Shard,
     TranscriptionRun,
     transcribe_many,
 )
-from dsmops.operations.speech.transcription import Transcription, transcribe
+from dsmops.operations.speech.transcription import transcribe
+from dsmops.progress import SILENT, SilentProgress
 from dsmops.worker.tiny.stt import write_tiny_stt
 
 RATE_HZ = 24_000
@@ -32,22 +40,36 @@ COUNT = 7
 LONG = os.environ.get("DSMOPS_TEST_LONG", "") not in ("", "0")
 
 
-def render(result: Transcription, ending: str) -> str:
-    return rendered(result, "text" if ending == "txt" else ending, timestamps=True, vad=True)
+class Told(SilentProgress):
+    """Progress that keeps what is announced."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def announce(self, lines: Iterable[str]) -> None:
+        self.lines += lines
 
 
-def run(folder: Path, into: Path, *, batch_size: int = 3, **options: object) -> TranscriptionRun:
-    return transcribe_many(
-        [str(folder / "in")],
+WHOLE = Shard()
+RENDER = partial(of_ending, timestamps=True, vad=True)
+
+
+def job(folder: Path, into: Path, *, batch_size: int = 3, shard: Shard = WHOLE) -> Job:
+    return Job(
+        (str(folder / "in"),),
         into,
         str(folder / "model"),
-        formats=("txt", "json"),
-        render=render,
+        ("txt", "json"),
+        RENDER,
         dtype=ComputeDType.F32,
         cpu=True,
         batch_size=batch_size,
-        **options,  # type: ignore[arg-type]
+        shard=shard,
     )
+
+
+def run(folder: Path, into: Path, *, batch_size: int = 3, **options: Any) -> TranscriptionRun:
+    return transcribe_many(job(folder, into, batch_size=batch_size, **options))
 
 
 def noise(folder: Path, count: int, seconds: tuple[float, float]) -> None:
@@ -71,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(folder: Path) -> dict[str, str]:
     """The text of each recording, transcribed by itself."""
     return {
-        path.relative_to(folder / "in").with_suffix("").as_posix(): render(
+        path.relative_to(folder / "in").with_suffix("").as_posix(): RENDER(
             transcribe(path, str(folder / "model"), dtype=ComputeDType.F32, cpu=True), "txt"
         )
         for path in (folder / "in").rglob("*.wav")
@@ -96,7 +118,7 @@ def test_each_has_the_words_that_it_has_alone(
     assert (done.transcribed, done.failures, done.batch_size) == (COUNT, (), min(batch_size, COUNT))
     whole = json.loads((tmp_path / "out" / "1" / "1.json").read_text())
     single = json.loads(
-        rendered(
+        RENDER(
             transcribe(
                 folder / "in" / "1" / "1.wav",
                 str(folder / "model"),
@@ -104,8 +126,6 @@ def test_each_has_the_words_that_it_has_alone(
                 cpu=True,
             ),
             "json",
-            timestamps=True,
-            vad=True,
         )
     )
     timed = {"audio", "compute_s", "speedup"}
@@ -154,6 +174,40 @@ def test_shards_are_all_of_it_and_nothing_twice(
     runs = [run(folder, tmp_path / "out", shard=Shard(number, 3)) for number in (1, 2, 3)]
     assert sum(one.recordings for one in runs) == sum(one.transcribed for one in runs) == COUNT
     assert texts(tmp_path / "out") == alone
+
+
+CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_processes_share_the_work(folder: Path, alone: dict[str, str], tmp_path: Path) -> None:
+    """One for each device; together they do each recording once."""
+    devices = [WorkerDevice(f"cpu:{number}", CPU) for number in (0, 1)]
+    done = LocalProcesses(devices).run(job(folder, tmp_path / "out", batch_size=2), SILENT)
+    assert (done.transcribed, done.done_before, done.failures) == (COUNT, 0, ())
+    assert texts(tmp_path / "out") == alone
+    assert len(_notes(tmp_path)) <= 2
+
+
+@pytest.mark.slow
+def test_a_lost_device_leaves_its_work_to_the_others(
+    folder: Path, alone: dict[str, str], tmp_path: Path
+) -> None:
+    """Its process is killed, as the kernel kills one that takes too much memory."""
+    devices = [WorkerDevice(f"cuda:{number}", CPU) for number in (0, 1)]
+    told = Told()
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(
+            LocalProcesses(devices).run, job(folder, tmp_path / "out", batch_size=2), told
+        )
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        os.kill(int(children[0].pid or 0), signal.SIGKILL)
+        done = result.result()
+    assert texts(tmp_path / "out") == alone
+    assert done.transcribed == COUNT
+    (line,) = told.lines
+    assert line.endswith("ended with exit code -9")
 
 
 @pytest.mark.slow
