@@ -69,7 +69,8 @@ def _table(report: GpuReport) -> Table:
                 _remark(each, report),
             ]
         )
-    return Table(["CUDA>", "NVML>", "device", "arch", "memory>", "free>", "serve in", ""], rows)
+    head = ["CUDA>", "NVML>", "device", "capability", "memory>", "free>", "serve in", ""]
+    return Table(head, rows)
 
 
 def _remark(each: DeviceReport, report: GpuReport) -> str:

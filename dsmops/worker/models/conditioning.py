@@ -61,8 +61,6 @@ class Conditioning(nn.Module):
 
         `null` gives the vector of the unconditioned pass.
 
-        With `null` the one for a model told nothing.
-
         Raises:
             ValueError: the model is distilled, and `cfg` is not one of its values.
         """
