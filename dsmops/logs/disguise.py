@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from typing import NamedTuple
 
 _ROUNDS = 4
@@ -101,13 +102,26 @@ class _Piece(NamedTuple):
 
 
 class View:
-    """The text of a line without its disguise."""
+    """The text of a line without its disguise.
 
-    def __init__(self, text: str, pieces: list[_Piece], *, in_order: bool = True) -> None:
+    Where its characters came from is worked out when something is found in it: most views hold
+    nothing.
+    """
+
+    def __init__(
+        self, text: str, pieces: Callable[[], list[_Piece]], *, in_order: bool = True
+    ) -> None:
         self.text = text
-        self._pieces = pieces
-        self._ends = [piece.end for piece in pieces]
+        self._make_pieces = pieces
         self._in_order = in_order
+
+    @cached_property
+    def _pieces(self) -> list[_Piece]:
+        return self._make_pieces()
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [piece.end for piece in self._pieces]
 
     def spans(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Return the stretches of the line behind `text[begin:end]`, in the order of the line.
@@ -152,22 +166,19 @@ def views(text: str) -> Iterator[View]:
     if not DISGUISED.search(text):
         return
     seen = {text}
-    plain = _resolved(text, TOKEN)
-    more = has_more_views(text)
-    for view in (
-        plain,
-        _resolved(text, PAYLOAD_TOKEN) if more else plain,
-        _overprint(_resolved(text, TOKEN, keep="\r")) if more else plain,
-    ):
+    for make in _VIEWS if has_more_views(text) else _VIEWS[:1]:
+        view = make(text)
         if view.text not in seen:
             seen.add(view.text)
             yield view
 
 
 def _resolved(text: str, token: re.Pattern[str], *, keep: str = "") -> View:
-    view = View(text, [_Piece(0, len(text), 0, len(text))])
+    view = View(text, lambda: [_Piece(0, len(text), 0, len(text))])
     for _ in range(_ROUNDS):
-        pieces, out, length, done = [], [], 0, 0
+        pieces: list[_Piece] = []
+        out: list[str] = []
+        length = done = 0
         for match in token.finditer(view.text):
             start, stop = match.span()
             kept = match.lastgroup == "gone" and keep and keep in match[0]
@@ -196,7 +207,7 @@ def _resolved(text: str, token: re.Pattern[str], *, keep: str = "") -> View:
             rest = len(view.text) - done
             out.append(view.text[done:])
             pieces.append(_Piece(length, length + rest, done, len(view.text)))
-        view = View("".join(out), _composed(pieces, view))
+        view = View("".join(out), partial(_composed, pieces, view))
     return view
 
 
@@ -260,5 +271,16 @@ def _overprint(view: View) -> View:
         if covered < stop:
             pieces.append(_Piece(len(text), len(text) + stop - covered, covered, stop))
             text += view.text[covered:stop]
-    composed = [part for piece in pieces for part in _composed([piece], view)]
+
+    def composed() -> list[_Piece]:
+        return [part for piece in pieces for part in _composed([piece], view)]
+
     return View(text, composed, in_order=False)
+
+
+_VIEWS: tuple[Callable[[str], View], ...] = (
+    lambda text: _resolved(text, TOKEN),
+    lambda text: _resolved(text, PAYLOAD_TOKEN),
+    lambda text: _overprint(_resolved(text, TOKEN, keep="\r")),
+)
+"""Bare; with what string sequences hold; and as a terminal shows it."""

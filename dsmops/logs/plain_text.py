@@ -18,9 +18,14 @@ _BLANKS = " \t\r"
 HOLE_BYTES = 256
 """So many NUL in a row are a hole in a file, and are counted instead of spelled."""
 _HOLE = re.compile(rf"\0{{{HOLE_BYTES},}}")
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_SPELLED = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (
+        *range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0), 0x200E, 0x200F,
+        *range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000),
+    )
+}  # fmt: skip
+_CONTROL = re.compile(f"[{re.escape(''.join(map(chr, _SPELLED)))}]")
 
 
 def decode(line: bytes) -> str:
@@ -37,7 +42,9 @@ def clean(text: str) -> str:
     text = without_colours(text).rstrip(_BLANKS)
     if "\0" in text:
         text = _HOLE.sub(_hole, text).replace("\0", "\\x00")
-    return text if text.isascii() and text.isprintable() else _CONTROL.sub(_spelled, text)
+    if (text.isascii() and text.isprintable()) or not _CONTROL.search(text):
+        return text
+    return text.translate(_SPELLED)
 
 
 def without_colours(text: str) -> str:
@@ -71,8 +78,3 @@ def _without_nested(text: str) -> str:
 
 def _hole(match: re.Match[str]) -> str:
     return f"\\x00 ({len(match[0])} times)"
-
-
-def _spelled(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
 from secrets import token_bytes
 from typing import NamedTuple, TypeVar
 
@@ -29,13 +28,13 @@ from dsmops.logs.rules import (
     OPEN_HINT,
     OPEN_NEEDLES,
     PEM_LINES,
-    PEM_OPEN,
     RULES,
     Edit,
     Pseudonym,
     Rule,
     block_edits,
     opened_block,
+    opens_pem,
     pem_edits,
 )
 
@@ -57,6 +56,7 @@ _MAY_DISGUISE = tuple("\\%#^&[")
 SECRET_RULES = frozenset({"aws", "cookie", "authorization", "key", "jwt", "token", "pem"})
 """Rules whose findings give access to something. The others find people and what they said."""
 MOST_PASSES = 8
+_FEW_KEYS = 32
 _MOST_KEPT, _LONGEST_KEPT = 4096, 1000
 """Entries of a cache, and the length of a line in one: caches stay small on any log."""
 
@@ -134,6 +134,15 @@ class _Looks(NamedTuple):
         return self.loud_undisguised or self.disguised
 
 
+class _Known(NamedTuple):
+    """What became of a line: its text, the rules that hit, and what it begins for later lines."""
+
+    shown: str
+    hits: tuple[str, ...]
+    opens_pem: bool
+    opens: str | None
+
+
 class Redactor:
     """Redacts line after line of one text; `counts` grows by rule.
 
@@ -146,9 +155,13 @@ class Redactor:
         self.counts: Counter[str] = Counter()
         self._key = key
         self._looks_by_shape: dict[bytes, _Looks] = {}
-        self._known: dict[str, tuple[str, list[str]]] = {}
+        self._last_looks = (b"", _Looks((), may_open=False, disguised=False))
+        """Of the last shape, which may be too long for the others."""
+        self._known: dict[str, _Known] = {}
         self._long: tuple[str, str, Counter[str]] | None = None
         """The last long line outside of blocks, what became of it, and its hits."""
+        self._blocks: deque[tuple[bytes, bytes, Counter[str]]] = deque(maxlen=2)
+        """The last blocks of lines, what became of them, and their hits."""
         self._pem_lines_left = 0
         self._open_block: str | None = None
         """What a list or value that has not ended holds, see `opened_block`."""
@@ -183,6 +196,21 @@ class Redactor:
 
     def block(self, block: bytes) -> bytes:
         """Return whole lines redacted, each shape of line looked at once. Blocks come in order."""
+        if self.inside_block:
+            return self._block(block)
+        # What repeats for gigabytes, as in a bomb, is looked at once.
+        for same, shown, hits in self._blocks:
+            if same == block:
+                self.counts.update(hits)
+                return shown
+        before, self.counts = self.counts, Counter()
+        shown = self._block(block)
+        before, self.counts = self.counts, before + self.counts
+        if not self.inside_block:
+            self._blocks.append((block, shown, before))
+        return shown
+
+    def _block(self, block: bytes) -> bytes:
         shapes = shape_of(
             without_colours(block.decode("latin-1")).encode("latin-1")
             if b"\x1b" in block
@@ -207,6 +235,8 @@ class Redactor:
         """Return what lines of a shape may hold; for most shapes nothing."""
         looks = self._looks_by_shape.get(shape)
         if looks is None:
+            if shape == self._last_looks[0]:
+                return self._last_looks[1]
             looks = _Looks(
                 tuple(
                     rule
@@ -217,6 +247,7 @@ class Redactor:
                 _is_disguised(shape),
             )
             _remember(self._looks_by_shape, shape, looks)
+            self._last_looks = shape, looks
         return looks
 
     def _outside(self, text: str) -> str:
@@ -233,9 +264,23 @@ class Redactor:
         return self._long[1]
 
     def _redacted(self, text: str) -> str:
-        looks = self.looks(_shape(text))
-        if not looks.loud:
-            return text
+        # Callers come back, and with them the same words.
+        known = self._known.get(text)
+        if known is None:
+            looks = self.looks(_shape(text))
+            if not looks.loud:
+                return text
+            known = self._look_at(text, looks)
+            _remember(self._known, text, known)
+        if known.opens_pem:
+            self._pem_lines_left = PEM_LINES
+        if known.opens:
+            self._open_block = known.opens
+        if known.hits:
+            self.counts.update(known.hits)
+        return known.shown
+
+    def _look_at(self, text: str, looks: _Looks) -> _Known:
         plain = unveil(text) if looks.disguised else text
         if (
             looks.disguised
@@ -243,18 +288,15 @@ class Redactor:
             and not self.looks(_shape(plain)).loud_undisguised
             and not has_more_views(text)
         ):
-            return text
-        if looks.may_open or plain is not text:
-            if PEM_OPEN.search(plain):
-                self._pem_lines_left = PEM_LINES
-            self._open_block = opened_block(plain) or self._open_block
-        # Callers come back, and with them the same words.
-        known = self._known.get(text)
-        if known is None:
-            known = self._apply(text, disguised=looks.disguised)
-            _remember(self._known, text, known)
-        self.counts.update(known[1])
-        return known[0]
+            return _Known(text, (), opens_pem=False, opens=None)
+        may_open = looks.may_open or plain is not text
+        shown, hits = self._apply(text, disguised=looks.disguised)
+        return _Known(
+            shown,
+            tuple(hits),
+            opens_pem=may_open and opens_pem(plain),
+            opens=opened_block(plain) if may_open else None,
+        )
 
     def _apply(self, text: str, *, disguised: bool) -> tuple[str, list[str]]:
         """Return a text redacted, and the name of the rule for each hit.
@@ -275,15 +317,16 @@ class Redactor:
         for _ in range(MOST_PASSES):
             before = len(hits)
             # The view without disguise comes first: there a value has its own pseudonym.
-            number = 0
-            while disguised and (view := next(_from(text, number), None)):
+            number, seen = 0, _Views(text) if disguised else None
+            while seen and (view := seen.get(number)):
                 for rule in self.looks(_shape(view.text)).rules:
                     edits = list(_edits(rule, view.text, pseudonym))
                     if not edits:
                         continue
                     text = _edited(text, edits, view)
                     hits += [rule.name] * len(edits)
-                    if (view_now := next(_from(text, number), None)) is None:
+                    seen = _Views(text)
+                    if (view_now := seen.get(number)) is None:
                         break
                     view = view_now
                 number += 1
@@ -293,10 +336,8 @@ class Redactor:
                 hits += [rule.name] * len(edits)
             if len(hits) == before:
                 break
-        for value, shown in keys.items():
-            hits += ["key"] * text.count(value)
-            text = text.replace(value, shown)
-        return text, hits
+        text, count = _with_pseudonyms(text, keys)
+        return text, hits + ["key"] * count
 
     def _inside_pem(self, text: str) -> str:
         self._pem_lines_left -= 1
@@ -325,8 +366,49 @@ class Redactor:
         return f"<{kind}:{digest[:4].hex()}>"
 
 
-def _from(text: str, number: int) -> Iterator[View]:
-    return islice(views(text), number, None)
+class _Views:
+    """The views of one text, each made when it is asked for."""
+
+    def __init__(self, text: str) -> None:
+        self._rest = views(text)
+        self._made: list[View] = []
+
+    def get(self, number: int) -> View | None:
+        """Return a view by its number, from 0 on, or None where there are fewer."""
+        while len(self._made) <= number:
+            if (view := next(self._rest, None)) is None:
+                return None
+            self._made.append(view)
+        return self._made[number]
+
+
+def _with_pseudonyms(text: str, keys: Mapping[str, str]) -> tuple[str, int]:
+    """Return a text with keys replaced wherever they stand, and how many were.
+
+    Of many keys the beginnings are looked up at each place of the text: to search the whole text
+    for each would take a time that grows with the square of a line full of keys.
+    """
+    count = 0
+    if len(keys) <= _FEW_KEYS:
+        for value, shown in keys.items():
+            count += text.count(value)
+            text = text.replace(value, shown)
+        return text, count
+    by_beginning: dict[str, list[str]] = {}
+    for value in sorted(keys, key=len, reverse=True):
+        by_beginning.setdefault(value[:MIN_VALUE_CHARS], []).append(value)
+    out: list[str] = []
+    done = at = 0
+    while at < len(text):
+        for value in by_beginning.get(text[at : at + MIN_VALUE_CHARS], ()):
+            if text.startswith(value, at):
+                out += (text[done:at], keys[value])
+                at = done = at + len(value)
+                count += 1
+                break
+        else:
+            at += 1
+    return "".join((*out, text[done:])), count
 
 
 def _edits(rule: Rule, text: str, pseudonym: Pseudonym) -> Iterator[Edit]:

@@ -287,7 +287,7 @@ _COMMAND = r"""
   | (?<!\w) https? \s [^|;&]{0,200}? -a \s? ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} )
   | (?<![\w-]) (?: redis-cli \s [^|;&]{0,200}? -a | htpasswd \s -\w{0,6}b\w{0,6} \s \S{1,200} \s \S{1,64}
       | openssl \s [^|;&]{0,200}? (?:-k|-K) ) \s{1,3} ["']? (?P<argument> [^\s"']+ )
-  | (?<![\w-]) pass: (?P<pass> (?=\S*\d) [^\s"']{6,} )
+  | (?<![\w-]) pass: (?P<pass> (?=\S{0,199}\d) [^\s"']{6,} )
   | (?<![\w-]) curl \s [^|;&]{0,400}? (?: -b | --cookie ) [\s=] ["']? (?P<cookie> [^\s"'=]{1,80} = [^"']+? ) (?= ["'] | \s-|\shttps?: | $ )
   | (?<![\w]) _auth \s? = \s? ["']? (?P<npm> [\w+/]{8,}={0,2} )
   | "value" \s? : \s? " (?P<har> [^"]+ ) " (?= [^{}]{0,300} "httpOnly" )
@@ -296,8 +296,15 @@ _COMMAND = r"""
 # --- shapes ---------------------------------------------------------------------------------------
 
 _PEM_EDGE = "-{4,5}[ ]?%s[ ][A-Z0-9 ]{1,40}?[ ]?-{4,5}"
+# To the next END, over a few BEGIN that never ended. No further: each BEGIN of a line would look at
+# all that follows it.
+_PEM_BODY_PART = r"""
+    (?: [^\n-]++ | - (?! -{3,4}[ ]? (?: BEGIN[ ] | END[ ][A-Z0-9 ]{1,40}?[ ]?-{4,5} ) ) )*+
+"""
 _PEM = rf"""
-    {_PEM_EDGE % "BEGIN"} (?: (?= .*? {_PEM_EDGE % "END"} ) .*? {_PEM_EDGE % "END"} | [\w+/=\s\\:,.-]* )
+    {_PEM_EDGE % "BEGIN"} (?:
+        (?: {_PEM_BODY_PART} -{{4,5}}[ ]?BEGIN[ ] ){{0,3}}+ {_PEM_BODY_PART} {_PEM_EDGE % "END"}
+      | [\w+/=\s\\:,.-]* )
 """
 _JWT = r"(?<![\w-]) eyJ[\w-]{5,} (?: \.[\w-]{2,} ){1,4} \.?"
 _AWS_ID = (
@@ -601,7 +608,9 @@ def inner_span(text: str) -> tuple[int, int]:
 
 # --- PEM over several lines -----------------------------------------------------------------------
 
-PEM_OPEN = re.compile(rf"{_PEM_EDGE % 'BEGIN'}(?!.*{_PEM_EDGE % 'END'})|\bPrivate-Lines:[ ]\d")
+_PEM_EDGES = re.compile(
+    rf"(?=(?P<begin>{_PEM_EDGE % 'BEGIN'})|(?P<end>{_PEM_EDGE % 'END'})|(?P<putty>\bPrivate-Lines:[ ]\d))"
+)
 _PEM_CLOSE = re.compile(rf".*?{_PEM_EDGE % 'END'}")
 _PEM_BODY = re.compile(r"(?:[A-Za-z0-9+/]+={0,2}|(?:Proc-Type|DEK-Info|Comment): .*)\\?", re.ASCII)
 _PEM_RUN = re.compile(
@@ -610,6 +619,19 @@ _PEM_RUN = re.compile(
 PEM_LINES = 256
 """A 16,384-bit RSA key takes about 200 lines of 64 characters; after this many an END that never
 came is given up."""
+
+
+def opens_pem(text: str) -> bool:
+    """Return whether a key begins on a line that does not end on it."""
+    begun = ended = -1
+    for edge in _PEM_EDGES.finditer(text):
+        if edge.lastgroup == "putty":
+            return True
+        if edge.lastgroup == "begin":
+            begun = edge.end("begin")
+        else:
+            ended = edge.start()
+    return begun > ended
 
 
 def pem_edits(text: str) -> tuple[list[Edit], bool]:

@@ -20,7 +20,6 @@ from dsmops.logs.reader import MOST_SERVICES
 from dsmops.logs.redaction import MIN_VALUE_CHARS, MOST_PASSES
 from dsmops.logs.rules import (
     PEM_LINES,
-    PEM_OPEN,
     RULES,
     Edit,
     Rule,
@@ -40,6 +39,10 @@ DEATHS = [
     r".*device-side assert triggered|CUDA error|(CRITICAL|FATAL|ERROR)[: ]|Exception in thread ",
 ]
 LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"]
+PEM_EDGE = r"-{4,5} ?%s [A-Z0-9 ]{1,40}? ?-{4,5}"
+PEM_OPEN = re.compile(
+    rf"{PEM_EDGE % 'BEGIN'}(?!.*{PEM_EDGE % 'END'})|\bPrivate-Lines: \d", re.ASCII
+)
 TARGET = r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]+)*"
 SOURCE = r"(\S+\.rs):(0|[1-9][0-9]{0,8})"
 STAMP = r"(20\d\d-\d\d-\d\d)[T ](\d\d:\d\d:[0-5]\d(?:\.\d{1,9})?)(Z|[+-]\d\d:\d\d|)"

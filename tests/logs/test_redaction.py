@@ -7,6 +7,8 @@ import random
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -491,6 +493,69 @@ def test_a_long_line_of_anything_takes_linear_time(unit: str) -> None:
     test.
     """
     redact((unit * (200_000 // len(unit))).encode(), KEY)
+
+
+GROWTH = 16
+"""How much longer the second line is. Work grows by 256 where it is quadratic."""
+
+
+def _work_s(line: str) -> float:
+    begun = time.process_time()
+    Redactor(KEY).line(line)
+    return time.process_time() - begun
+
+
+def _keys(count: int) -> str:
+    return " ".join(f"token=abcdefgh{number:08d}" for number in range(count))
+
+
+LINES: dict[str, Callable[[int], str]] = {
+    "escapes": lambda count: "\x1b[" * count,
+    "strings of a terminal": lambda count: "\x1b]" * count,
+    "many keys": lambda count: _keys(count // 8),
+    "BEGIN without END": lambda count: "-----BEGIN A-----;" * count,
+    "BEGIN before one END": lambda count: "-----BEGIN A-----;" * count + "-----END A-----",
+    "pass:": lambda count: "pass:" * count,
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_work_grows_with_the_line_and_not_with_its_square(name: str) -> None:
+    """A line that is 16 times as long takes far less than 16 times 16 times the work."""
+    make = LINES[name]
+    short_s = max(0.001, min(_work_s(make(500)) for _ in range(3)))
+    assert _work_s(make(500 * GROWTH)) < short_s * GROWTH * 5
+
+
+def test_keys_are_replaced_everywhere_however_many() -> None:
+    """Few keys are searched for one by one, many in one pass: both leave none behind."""
+    for count in (3, 300):
+        values = [f"abcdefgh{number:08d}" for number in range(count)]
+        line = _keys(count) + " again " + " ".join(f"({value})" for value in values)
+        done = redact(line.encode(), KEY)
+        assert not any(value.encode() in done.data for value in values)
+        assert done.counts == {"key": 2 * count}
+
+
+def test_keys_before_their_ends_and_after_others_that_never_ended_are_gone() -> None:
+    """A line may hold several keys, cut ones among them."""
+    begin, end = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
+    cut = f'{begin}\\nMIIE","x'
+    for line in (f"{begin} MIIEabc {end} x", f"{cut}{begin} 'MIIEabc' {end} x", f"{cut * 4}{end}"):
+        assert "MIIE" not in redacted(line)
+
+
+def test_blocks_that_come_again_count_each_time() -> None:
+    """A block like one before is not looked at again, and its findings count all the same."""
+    block = b"token=abcdefgh1\n" * 10
+    redactor = Redactor(KEY)
+    shown = {redactor.block(block) for _ in range(3)}
+    assert len(shown) == 1
+    assert redactor.counts == {"key": 30}
+    open_list = b"authorized_ids = [\n"
+    assert redactor.block(open_list) == open_list
+    assert b"s3cret-value-1" not in redactor.block(b"'s3cret-value-1',\n")
+    assert b"s3cret-value-1" not in redactor.block(b"'s3cret-value-1',\n")
 
 
 def test_a_file_of_many_secrets_keeps_its_callers_apart() -> None:
