@@ -35,7 +35,10 @@ def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield small pieces of a stream put together to chunks of the size of a read."""
+    """Yield pieces of a stream put together to chunks of exactly the size of a read.
+
+    So what repeats for gigabytes repeats in its blocks, too, however it was compressed.
+    """
     sizes = chunk_sizes()
     waiting: list[bytes] = []
     have, want = 0, next(sizes)
@@ -43,10 +46,14 @@ def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
         waiting.append(piece)
         have += len(piece)
         if have >= want:
-            yield b"".join(waiting)
-            waiting.clear()
-            have, want = 0, next(sizes)
-    if waiting:
+            data, place = b"".join(waiting), 0
+            while have >= want:
+                yield data[place : place + want]
+                place += want
+                have -= want
+                want = next(sizes)
+            waiting = [data[place:]]
+    if have:
         yield b"".join(waiting)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ _MOST_ROUNDS, _MOST_OTHERS, _MOST_LESSONS_AT_ONCE = 4, 12, 100
 """While more than a 12th of a block has an unknown form, the first 100 of those lines are learnt
 from, and the block is read again."""
 _LONG_BYTES = 16 << 10
+_MOST_LINES = 1 << 18
+"""Of one block that goes in bulk: its columns of numbers take 100 bytes a line."""
+_REPEATING_BYTES = 16 << 10
+"""Smaller blocks are not compared with those before."""
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
 
 
@@ -104,6 +109,8 @@ class Formatter:
         self._bulk_from_bytes = bulk_from_bytes
         self._long: tuple[bytes, Line, bytes, Counter[str]] | None = None
         """The last long line of no dialect, what it is, what was written for it, and its hits."""
+        self._blocks: deque[tuple[bytes, bytes, Counts, Counter[str]]] = deque(maxlen=4)
+        """The last blocks without a record, what was written for them, and what was counted."""
 
     @property
     def redactions(self) -> Counter[str]:
@@ -119,6 +126,42 @@ class Formatter:
         return self._feed(self._unwrapper.feed(block))
 
     def _feed(self, block: bytes) -> bytes:
+        if len(block) < _REPEATING_BYTES:
+            return self._feed_anew(block)
+        return b"".join(map(self._feed_or_repeat, _few_lines(block)))
+
+    def _feed_or_repeat(self, block: bytes) -> bytes:
+        """Return the text of a block. Of what repeats for gigabytes, as in a bomb, each block is
+        looked at once.
+        """
+        if not self._stands_alone():
+            return self._feed_anew(block)
+        for same, shown, counts, hits in self._blocks:
+            if same == block:
+                self.counts.add(counts)
+                self.redactions.update(hits)
+                return shown
+        before, hits = replace(self.counts), self.redactions.copy()
+        shown = self._feed_anew(block)
+        if self._stands_alone() and self.counts.records == before.records:
+            counts = Counts(
+                self.counts.lines - before.lines,
+                unparsed_lines=self.counts.unparsed_lines - before.unparsed_lines,
+            )
+            self._blocks.append((block, shown, counts, self.redactions - hits))
+        return shown
+
+    def _stands_alone(self) -> bool:
+        """Return whether lines that begin no record mean the same here as anywhere else."""
+        return not (
+            self._style.jsonl
+            or self._sieve.active
+            or self._unwrapper.active
+            or self._reader.knows_services
+            or self._inside_anything()
+        )
+
+    def _feed_anew(self, block: bytes) -> bytes:
         out: list[bytes] = []
         while block:
             # What is left begins with the first line of a wrapper.
@@ -230,13 +273,15 @@ class Formatter:
                 is_step = STEP.fullmatch(record.message) is not None
                 self._templates.learn(raw, record.format, is_step=is_step)
         elif (
-            line.continues
+            record is None
             and not self._style.jsonl
             and not self._sieve.active
             and not self._reader.in_traceback(line.service)
         ):
             unredacted = _shown(line, self._style, None)
-            self._templates.learn_continuation(raw, line.service, out[-1], unredacted)
+            self._templates.learn_continuation(
+                raw, line.service, out[-1], unredacted, is_text=line.is_text
+            )
 
     def _long_line(self, raw: bytes, out: list[bytes]) -> None:
         """Put a long line into `out`.
@@ -318,6 +363,7 @@ class Formatter:
         if known is None or self._reader.in_traceback(service) or inside_block:
             return None
         self.counts.lines += 1
+        self.counts.unparsed_lines += raw in self._templates.texts
         return known
 
     def _wants(self, kind: Template) -> bool:
@@ -448,6 +494,8 @@ class _BulkRun:
                 if kind.hits and written:
                     hits = {rule: count * written for rule, count in kind.hits.items()}
                     formatter.redactions.update(hits)
+            elif self._bulk.kinds[label] in formatter._templates.texts:
+                formatter.counts.unparsed_lines += lines
 
     def _raw(self, line: int) -> bytes:
         return self._block[self._bulk.starts[line] : self._bulk.ends[line]]
@@ -534,6 +582,19 @@ class _BulkRun:
                 local = False
             if not left and not local:
                 return
+
+
+def _few_lines(block: bytes) -> Iterator[bytes]:
+    """Yield a block in parts of about `_MOST_LINES` lines at most."""
+    count = block.count(b"\n") // _MOST_LINES + 1
+    begin = 0
+    for number in range(1, count):
+        end = block.find(b"\n", len(block) * number // count) + 1
+        if end > begin:
+            yield block[begin:end]
+            begin = end
+    if begin < len(block):
+        yield block[begin:]
 
 
 def _split(block: bytes) -> list[bytes]:

@@ -35,7 +35,10 @@ class Templates:
         self.count = 0
         """How many kinds are known."""
         self.continuations: dict[bytes, tuple[str | None, bytes]] = {}
-        """Raw lines that repeat and only continue an event, with their service and their text."""
+        """Raw lines that repeat and only continue an event or are text of no dialect, with their
+        service and what is written for them."""
+        self.texts: set[bytes] = set()
+        """Those of them that are text of no dialect."""
         self.services: set[str | None] = set()
         """Services of which lines are in `continuations`."""
         self._by_shape: dict[bytes, list[Template]] = {}
@@ -111,9 +114,11 @@ class Templates:
         return kind if kind.format(raw, self._clock) == f"{alone.text}\n".encode() else None
 
     def learn_continuation(
-        self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes
+        self, raw: bytes, service: str | None, shown: bytes, unredacted: bytes, *, is_text: bool
     ) -> None:
-        """Remember a line that only continues an event and has no match for any rule."""
+        """Remember a line that only continues an event or, with `is_text`, is text of no dialect,
+        and has no match for any rule.
+        """
         if (
             raw in self.continuations
             or shown != unredacted
@@ -123,6 +128,8 @@ class Templates:
             return
         if not has_hints(shown.decode().removesuffix("\n")):
             self.continuations[raw] = (service, shown)
+            if is_text:
+                self.texts.add(raw)
             self.services.add(service)
 
     def _may_learn(self) -> bool:

@@ -240,25 +240,49 @@ class Row:
         return line.record or LogRecord("text", line.text)
 
 
+MOST_EVENT_CHARS = 4 << 20
+"""An event of more text is several: no backtrace is so long, but a bomb of empty lines is."""
+_LINE_CHARS = 64
+"""What a line takes beside its characters."""
+
+
+class _Open:
+    """A record that lines may still belong to."""
+
+    def __init__(self, record: LogRecord) -> None:
+        self.record = record
+        self.lines = list(record.continuation)
+        self.room = MOST_EVENT_CHARS
+
+    def take(self, text: str) -> bool:
+        """Take a line, and return whether there is room for more."""
+        self.lines.append(text)
+        self.room -= len(text) + _LINE_CHARS
+        return self.room > 0
+
+    def whole(self) -> LogRecord:
+        return replace(self.record, continuation=tuple(self.lines)) if self.lines else self.record
+
+
 class Grouping:
     """Gathers lines into whole records. A row that stays alone comes out as it was held."""
 
     def __init__(self) -> None:
-        self._open: dict[str | None, tuple[LogRecord, list[str]] | Row | None] = {}
+        self._open: dict[str | None, _Open | Row | None] = {}
 
     def add(self, line: Line) -> Iterator[LogRecord | Row]:
         """Take a line, and yield the record that it completes."""
         pending = self._open.get(line.service)
         if line.continues and pending:
             if isinstance(pending, Row):
-                record = pending.record()
-                pending = self._open[line.service] = (record, list(record.continuation))
-            pending[1].append(line.text)
+                pending = self._open[line.service] = _Open(pending.record())
+            if not pending.take(line.text):
+                yield from self.complete(line.service)
             return
         if pending:
             yield _whole(pending)
         record = line.record or LogRecord("text", line.text, service=line.service)
-        self._open[line.service] = (record, list(record.continuation))
+        self._open[line.service] = _Open(record)
 
     def complete(self, service: str | None) -> Iterator[LogRecord | Row]:
         """Yield the open record of a service: its next event begins."""
@@ -279,8 +303,5 @@ class Grouping:
         self._open.clear()
 
 
-def _whole(pending: tuple[LogRecord, list[str]] | Row) -> LogRecord | Row:
-    if isinstance(pending, Row):
-        return pending
-    record, continuation = pending
-    return replace(record, continuation=tuple(continuation)) if continuation else record
+def _whole(pending: _Open | Row) -> LogRecord | Row:
+    return pending if isinstance(pending, Row) else pending.whole()

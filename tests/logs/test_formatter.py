@@ -1,5 +1,6 @@
 """The fast ways give the bytes of the plain one, whatever the log and wherever it is cut."""
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -324,6 +325,39 @@ def test_a_printed_table_is_no_fleet_of_containers() -> None:
         DIALECTS["compose_ansi"](step(random.Random(1), START, 1))
     ]
     assert_same("\n".join(lines).encode(), 1000, Options(key=KEY))
+
+
+BOMBS = {
+    "empty lines": b"\n",
+    "text": b"some text of no dialect\n",
+    "text with a secret": b"\x1b[2mtoken\x1b[0m=abcdefgh12345678\n",
+    "tracebacks": b"Traceback (most recent call last):\n  File\nValueError: x\n",
+    "lists": b"authorized_ids = [\n'a-secret-1',\n]\n",
+    "records": ansi(step(random.Random(5), START, 17)).encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_repeats_gives_the_bytes_and_counts_of_the_plain_way(name: str) -> None:
+    """Blocks like those before are not looked at again, and come out and count all the same."""
+    data = BOMBS[name] * (200_000 // len(BOMBS[name]))
+    options = Options(key=KEY)
+    shown, ours = formatted(data, 1 << 16, options, bulk_from_bytes=NEVER)
+    slow = formatter(options, bulk_from_bytes=NEVER)
+    expected = b"".join(map(slow._feed_anew, cut_blocks([data]))) + slow.flush()
+    assert shown == expected
+    assert (ours.counts, ours.redactions) == (slow.counts, slow.redactions)
+    assert bool(ours._blocks) == (name != "records")
+
+
+def test_an_event_of_endless_lines_becomes_several() -> None:
+    """With --jsonl lines that continue an event are gathered, in bounded memory: no line is lost,
+    and no event takes more than 4 MiB.
+    """
+    out, _ = formatted(b"\n" * 200_000, 1 << 20, Options(key=KEY), jsonl=True)
+    lines = [1 + len(json.loads(line)["continuation"]) for line in out.splitlines()]
+    assert sum(lines) == 200_000
+    assert len(lines) > 2
 
 
 @pytest.mark.heavy

@@ -513,8 +513,8 @@ LINES: dict[str, Callable[[int], str]] = {
     "escapes": lambda count: "\x1b[" * count,
     "strings of a terminal": lambda count: "\x1b]" * count,
     "many keys": lambda count: _keys(count // 8),
-    "BEGIN without END": lambda count: "-----BEGIN A-----;" * count,
-    "BEGIN before one END": lambda count: "-----BEGIN A-----;" * count + "-----END A-----",
+    "BEGIN without END": lambda count: "-----BEGIN A-----;" * (count // 4),
+    "BEGIN before one END": lambda count: "-----BEGIN A-----;" * (count // 4) + "-----END A-----",
     "pass:": lambda count: "pass:" * count,
 }
 
