@@ -9,6 +9,7 @@ import pytest
 from dsmops.errors import InputError
 from dsmops.operations.smoke import CHECKS, CheckResult, CheckStatus
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply, Ledger
+from dsmops.operations.smoke.report import Backend, make_report
 
 
 async def fine() -> str:
@@ -80,6 +81,26 @@ def test_a_failure_blocks_what_needs_it_and_that_blocks_what_needs_that() -> Non
         ("two", "passed", "fine"),
         (None, "blocked", "could not run: `step` could not run"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ([], ""),
+        (["step"], " 1 check could not run."),
+        (["step", "marker"], " 2 checks could not run."),
+    ],
+)
+def test_the_verdict_counts_what_could_not_run(after: list[str], words: str) -> None:
+    """It says nothing where every check ran."""
+
+    async def work(made: Ledger) -> None:
+        await made.run("ready", broken)
+        for name in after:
+            await made.run(name, fine)
+
+    report = make_report(ledger(work), {}, backend=Backend.EMBEDDED, seconds=1.0)
+    assert report.verdict == f"Failed at `ready`: it broke.{words}"
 
 
 @pytest.mark.parametrize(
