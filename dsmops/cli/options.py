@@ -52,6 +52,12 @@ DeviceOpt = Annotated[
 ]
 
 
+def is_default(ctx: typer.Context, name: str) -> bool:
+    """Return whether the command line says nothing about an option."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT"
+
+
 def check_api_key(text: str | None) -> str | None:
     """Callback of `--api-key`: what an HTTP header can carry, a usage error for the rest.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,9 @@ import typer
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt, api_key_option
+from dsmops.cli.views.junit import error_xml
 from dsmops.dtypes import PLAIN, Quant, Quantised
+from dsmops.errors import DsmopsError
 from dsmops.report import Reporter
 
 _CONFIG = Path("configs", "config-stt-en_fr-lowram-sm75.toml")
@@ -26,7 +29,7 @@ def smoke_test(
             "--config",
             metavar="FILE",
             readable=False,
-            help=f"Config of the server to start. Default: {_CONFIG}.",
+            help="Config to serve. Default: the newest in assets/, or the low-memory one.",
             show_default=False,
         ),
     ] = None,
@@ -183,64 +186,94 @@ def smoke_test(
     binary = _binary(backend, moshi_bin, simulate=simulate)
     if model and binary:
         _require_other_server(model)
-    if not (url or simulate or config or model or _CONFIG.exists()):
+    default = None if url or simulate or config or model else _default_config()
+    out = Reporter.open("smoke-test", json=json, quiet=quiet, debug=debug)
+    with _errors_in(junit):
+        # Imported here: if a package is missing, the import says so through the reporter.
+        from dsmops.cli.views.smoke import junit_xml, show_smoke
+        from dsmops.files import replace_atomically
+        from dsmops.operations.smoke import SmokeRequest, simulate_success
+        from dsmops.operations.smoke import smoke_test as test
+
+        if model:
+            from dsmops.operations.configs.writing import write_model_config
+
+            config = write_model_config(model, cpu=cpu, api_key=api_key)
+        if default not in (None, _CONFIG):
+            out.note(f"config: {default}, the newest prepared one")
+        request = SmokeRequest(
+            config=None if url or simulate else config or default,
+            url=url,
+            moshi_bin=binary,
+            api_key=api_key,
+            intrusive=intrusive,
+            timeout_s=timeout,
+            extra_args=tuple(extra_arg or ()),
+            cpu=cpu,
+            quantised=quantised,
+            port=port,
+            audio=audio,
+        )
+        with ExitStack() as stack:
+            # Before the work, so that a target that cannot be written fails at once.
+            file = stack.enter_context(replace_atomically(junit)) if junit is not None else None
+            if junit is not None:
+                # If this run is killed, the verdict of an earlier one must not be left there.
+                junit.unlink(missing_ok=True)
+            begun = ["the start"]
+
+            def on_start(name: str) -> None:
+                begun.append(f"`{name}`")
+                out.live(name)
+
+            try:
+                if simulate:
+                    place = folder or Path(
+                        stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-"))
+                    )
+                    report = simulate_success(place, request, on_start=on_start)
+                else:
+                    report = test(request, on_start=on_start)
+            except KeyboardInterrupt:
+                out.note(f"stopped at {begun[-1]}; all processes have ended")
+                raise typer.Exit(130) from None
+            # Before the file: on a full disk the verdict must still be shown.
+            out.result(report, show_smoke(report))
+            if file is not None:
+                file.write(junit_xml(report).encode())
+        if not report.passed:
+            raise typer.Exit(1)
+
+
+def _default_config() -> Path:
+    """Return what is tested where nothing is named: the newest prepared config, else a ready one.
+
+    Raises:
+        BadParameter: there is neither.
+    """
+    from dsmops.operations.configs.prepared import newest_prepared
+
+    found = newest_prepared(("BatchedAsr", "Asr", "Py"))
+    if found is None and not _CONFIG.exists():
         raise typer.BadParameter(
             f"{_CONFIG} does not exist: give a config, --model, --url or --simulate-success",
             param_hint="--config",
         )
-    out = Reporter.open("smoke-test", json=json, quiet=quiet, debug=debug)
-    # Imported here: if a package is missing, the import says so through the reporter.
-    from dsmops.cli.views.smoke import junit_xml, show_smoke
-    from dsmops.files import replace_atomically
-    from dsmops.operations.smoke import SmokeRequest, simulate_success
-    from dsmops.operations.smoke import smoke_test as test
+    return found or _CONFIG
 
-    if model:
-        from dsmops.operations.configs.writing import write_model_config
 
-        config = write_model_config(model, cpu=cpu, api_key=api_key)
-    request = SmokeRequest(
-        config=None if url or simulate else config or _CONFIG,
-        url=url,
-        moshi_bin=binary,
-        api_key=api_key,
-        intrusive=intrusive,
-        timeout_s=timeout,
-        extra_args=tuple(extra_arg or ()),
-        cpu=cpu,
-        quantised=quantised,
-        port=port,
-        audio=audio,
-    )
-    with ExitStack() as stack:
-        # Before the work, so that a target that cannot be written fails at once.
-        file = stack.enter_context(replace_atomically(junit)) if junit is not None else None
+@contextmanager
+def _errors_in(junit: Path | None) -> Iterator[None]:
+    """Write the error of a test that cannot start where its verdict would be."""
+    try:
+        yield
+    except DsmopsError as exc:
         if junit is not None:
-            # If this run is killed, the verdict of an earlier one must not be left there.
-            junit.unlink(missing_ok=True)
-        begun = ["the start"]
+            from dsmops.files import write_text_atomically
 
-        def on_start(name: str) -> None:
-            begun.append(f"`{name}`")
-            out.live(name)
-
-        try:
-            if simulate:
-                place = folder or Path(
-                    stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-"))
-                )
-                report = simulate_success(place, request, on_start=on_start)
-            else:
-                report = test(request, on_start=on_start)
-        except KeyboardInterrupt:
-            out.note(f"stopped at {begun[-1]}; all processes have ended")
-            raise typer.Exit(130) from None
-        # Before the file: on a full disk the verdict must still be shown.
-        out.result(report, show_smoke(report))
-        if file is not None:
-            file.write(junit_xml(report).encode())
-    if not report.passed:
-        raise typer.Exit(1)
+            with suppress(DsmopsError):
+                write_text_atomically(junit, error_xml(exc))
+        raise
 
 
 def _require_other_server(model: str) -> None:

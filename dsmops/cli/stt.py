@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -31,6 +31,7 @@ from dsmops.cli.options import (
     TimestampsOpt,
     UrlOpt,
     WeightsOpt,
+    is_default,
 )
 from dsmops.dtypes import ComputeDType, Quant, Quantised
 from dsmops.models import DEFAULT_STT
@@ -61,6 +62,7 @@ def check_text(text: str) -> str:
 
 
 def transcribe(
+    ctx: typer.Context,
     audio: Annotated[
         list[str] | None,
         typer.Argument(
@@ -207,11 +209,13 @@ def transcribe(
                 "standard input": "-" in (audio or []),
             }
         )
+        out = Reporter.open("transcribe-many", json=json, quiet=quiet, debug=debug)
+        model = _prepared_model(model, out) if is_default(ctx, "model") else model
         _transcribe_many(
             audio or [],
             output_dir,
             _Embedded(model, dtype, cpu, weights, kv, timing=timing),
-            Reporter.open("transcribe-many", json=json, quiet=quiet, debug=debug),
+            out,
             formats=_formats(formats),
             batch_size=batch_size,
             shard=_shard(shard),
@@ -237,6 +241,8 @@ def transcribe(
     if url is not None:
         refuse_with_url(asdict(embedded), asdict(_Embedded()))
     out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
+    if url is None and is_default(ctx, "model"):
+        embedded = replace(embedded, model=_prepared_model(model, out))
     # Words of a live stream go to stdout as they come, where nothing else is printed of them.
     shows_words = form == "text" and output is None and not (timestamps or vad or mic)
     on_word = out.stream if shows_words else out.live
@@ -264,6 +270,17 @@ def transcribe(
         raise typer.Exit(result.incomplete.exit_code)
     if result.signal is not None:
         raise typer.Exit(exit_code(result.signal))
+
+
+def _prepared_model(default: str, out: Reporter) -> str:
+    """Return the newest config in `assets/` that transcribes, and say so; else `default`."""
+    from dsmops.operations.configs.prepared import newest_prepared
+
+    prepared = newest_prepared(("BatchedAsr", "Asr"))
+    if prepared is None:
+        return default
+    out.note(f"model: {prepared}, the newest prepared config")
+    return str(prepared)
 
 
 def _only(audio: Sequence[str], of_many: Mapping[str, object]) -> str | None:

@@ -24,7 +24,7 @@ def worker(
             "--config",
             metavar="FILE",
             readable=False,
-            help="moshi-server TOML with BatchedAsr, Asr or Py modules.",
+            help="Config to serve. Default: the newest in assets/.",
         ),
     ] = None,
     model: Annotated[
@@ -118,7 +118,12 @@ def worker(
       dsmops worker --config my.toml --cpu --port 0 --json
       dsmops worker --config my.toml --devices all --fronts 8
     """
-    if (config is None) is (model is None):
+    from dsmops.operations.configs.prepared import newest_prepared
+
+    prepared = (
+        newest_prepared(("BatchedAsr", "Asr", "Py")) if config is None and model is None else None
+    )
+    if prepared is None and (config is None) is (model is None):
         raise typer.BadParameter(
             "name what to serve: --config FILE or --model NAME",
             param_hint="--config" if config is None else "--model",
@@ -159,7 +164,9 @@ def worker(
         # What the caller wants ignored (nohup) stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: sys.exit(0))
-    config = config or _config_of(model or "", api_key, out, cpu=cpu)
+    if prepared is not None:
+        out.note(f"config: {prepared}, the newest prepared one")
+    config = config or prepared or _config_of(model or "", api_key, out, cpu=cpu)
     service = open_service(config, options)
     for line in view_findings(str(config), service.findings):
         out.note(str(line))

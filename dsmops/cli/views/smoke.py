@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from dsmops.cli.views.junit import xml_text
 from dsmops.operations.smoke import CheckResult, CheckStatus, SmokeReport
 from dsmops.report import Block, Table
 from dsmops.units import duration
@@ -51,25 +52,25 @@ def junit_xml(report: SmokeReport) -> str:
     properties = ElementTree.SubElement(suite, "properties")
     for name in ("backend", "server", "url", "config", "simulated", "verdict", "raw_log"):
         ElementTree.SubElement(
-            properties, "property", name=name, value=_xml(str(getattr(report, name) or ""))
+            properties, "property", name=name, value=xml_text(str(getattr(report, name) or ""))
         )
     for check in report.checks:
         case = ElementTree.SubElement(
             suite,
             "testcase",
-            classname=_xml(check.module or "server"),
+            classname=xml_text(check.module or "server"),
             name=check.name,
             time=f"{check.seconds:.3f}",
         )
         if check.status is CheckStatus.FAILED:
-            failure = ElementTree.SubElement(case, "failure", message=_xml(check.evidence))
-            failure.text = _xml(f"{check.hint}\nSee {check.runbook}.".lstrip())
+            failure = ElementTree.SubElement(case, "failure", message=xml_text(check.evidence))
+            failure.text = xml_text(f"{check.hint}\nSee {check.runbook}.".lstrip())
         elif check.status is CheckStatus.BLOCKED:
-            ElementTree.SubElement(case, "error", message=_xml(check.evidence))
+            ElementTree.SubElement(case, "error", message=xml_text(check.evidence))
         elif check.status is CheckStatus.SKIPPED:
-            ElementTree.SubElement(case, "skipped", message=_xml(check.evidence))
+            ElementTree.SubElement(case, "skipped", message=xml_text(check.evidence))
         else:
-            ElementTree.SubElement(case, "system-out").text = _xml(check.evidence)
+            ElementTree.SubElement(case, "system-out").text = xml_text(check.evidence)
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
@@ -86,13 +87,3 @@ def _row(check: CheckResult) -> tuple[str, str, str, str]:
 
 def _name(check: CheckResult) -> str:
     return f"{check.name} [{check.module}]" if check.module else check.name
-
-
-def _xml(text: str) -> str:
-    """Return `text` without the control characters that XML cannot hold."""
-    return "".join(
-        char
-        if char in "\n\t" or (char.isprintable() and not "\ud800" <= char <= "\udfff")
-        else "\ufffd"
-        for char in text
-    )

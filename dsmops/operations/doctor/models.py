@@ -45,7 +45,8 @@ def configs(site: Site) -> Iterator[DoctorFinding]:
         yield finding(
             "config-none",
             Severity.NOTE,
-            f"no config of your own in {site.scope.folder / 'configs'}",
+            f"no config of your own in {site.scope.folder / 'configs'}"
+            f" or {site.scope.folder / 'assets'}",
             ready,
             fix=(
                 "dsmops prep-sm75"

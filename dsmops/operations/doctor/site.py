@@ -17,6 +17,7 @@ from dsmops.errors import DsmopsError, SourceError
 from dsmops.gpu import GpuReport, probe
 from dsmops.hub import HubFile, in_cache, parse_source
 from dsmops.models import DEFAULT_TTS, PublishedModel, TtsModel, model_of_repo
+from dsmops.operations.configs.prepared import prepared_configs
 from dsmops.operations.models.files import CONFIG_FILE
 from dsmops.operations.server_binary import Binary, find_binary, identify_binary
 from dsmops.shipped import shipped_folder
@@ -142,7 +143,8 @@ def _find_configs(scope: Scope) -> tuple[list[Config], list[DsmopsError], list[P
     configs: list[Config] = []
     unreadable: list[DsmopsError] = []
     templates: list[Path] = []
-    for path in scope.configs or sorted((scope.folder / "configs").glob("*.toml")):
+    own = (*sorted((scope.folder / "configs").glob("*.toml")), *prepared_configs(scope.folder))
+    for path in scope.configs or own:
         try:
             config = read_config(path)
         except DsmopsError as exc:
