@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dsmops.audio.libraries import sounddevice
+from dsmops.audio.libraries import quiet_libraries, sounddevice
 from dsmops.errors import EnvironmentMissingError, InputError
 
 Use = Literal["input", "output"]
@@ -37,7 +37,11 @@ def list_devices() -> list[SoundDevice]:
         ExtraMissingError: sounddevice is not installed, or lacks PortAudio.
         EnvironmentMissingError: there is none.
     """
-    library = sounddevice("finding sound devices")
+    with quiet_libraries():
+        return _list_devices(sounddevice("finding sound devices"))
+
+
+def _list_devices(library: Any) -> list[SoundDevice]:
     try:
         default_input, default_output = library.default.device
         found = [

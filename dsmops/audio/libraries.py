@@ -5,8 +5,12 @@ They are loaded on first use, and their errors are put into our words.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,38 @@ def sphn() -> Any:
     except ImportError as exc:
         raise ExtraMissingError("reading Ogg/Opus streams", "sphn") from exc
     return sphn
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Drop what C libraries print on stderr, in any thread; what Python prints still comes.
+
+    PortAudio, ALSA and JACK report underruns, missing cards and lost devices there.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    ours = sys.stderr
+    try:
+        is_descriptor = ours.fileno() == 2
+    except (OSError, ValueError):
+        is_descriptor = False
+    with os.fdopen(saved, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as kept:
+        ours.flush()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+        if is_descriptor:
+            sys.stderr = kept
+        try:
+            yield
+        finally:
+            kept.flush()
+            os.dup2(saved, 2)
+            if sys.stderr is kept:
+                sys.stderr = ours
 
 
 def sounddevice(purpose: str) -> Any:

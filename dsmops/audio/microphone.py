@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
 from typing import Any
 
 import numpy as np
 
 from dsmops.audio.devices import open_stream
-from dsmops.audio.libraries import sounddevice
+from dsmops.audio.libraries import quiet_libraries, sounddevice
 from dsmops.audio.mixing import Mixer
 from dsmops.audio.pcm import FRAME_SAMPLES, Samples
 from dsmops.audio.resampling import Resampler
@@ -41,7 +41,16 @@ async def microphone(
         InputError: `device` is not one microphone.
         TransferError: the reader of the frames is a minute behind.
     """
-    library = sounddevice("recording from a microphone")
+    with quiet_libraries():
+        library = sounddevice("recording from a microphone")
+        async with aclosing(_record(library, stop, device, on_note)) as frames:
+            async for frame in frames:
+                yield frame
+
+
+async def _record(
+    library: Any, stop: asyncio.Event, device: str | None, on_note: Callable[[str], None]
+) -> AsyncGenerator[Samples]:
     loop = asyncio.get_running_loop()
     waiting: asyncio.Queue[Samples] = asyncio.Queue()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from dsmops.audio.devices import open_stream
-from dsmops.audio.libraries import sounddevice
+from dsmops.audio.libraries import quiet_libraries, sounddevice
 from dsmops.audio.pcm import SAMPLE_RATE_HZ, Samples
 from dsmops.audio.resampling import Resampler
 from dsmops.errors import EnvironmentMissingError
@@ -23,7 +24,11 @@ def play(blocks: Iterable[Samples], *, device: str | None = None) -> int:
         EnvironmentMissingError: the device is missing, cannot be opened, or is lost.
         InputError: `device` is not one loudspeaker.
     """
-    library = sounddevice("playing sound")
+    with quiet_libraries():
+        return _play(sounddevice("playing sound"), blocks, device)
+
+
+def _play(library: Any, blocks: Iterable[Samples], device: str | None) -> int:
     stream, rate_hz, channels = open_stream(library, "output", device)
     resampler = Resampler(SAMPLE_RATE_HZ, rate_hz)
     late = 0

@@ -46,3 +46,18 @@ def test_a_missing_soxr_is_missed_only_where_the_rate_changes(
     assert len(read(io.BytesIO(encoded(sweep(24_000, 0.1))))) == 2400
     with pytest.raises(ExtraMissingError, match="soxr"):
         read(io.BytesIO(encoded(sweep(16_000, 0.1), 16_000)))
+
+
+def test_what_c_libraries_print_is_dropped() -> None:
+    """Lines on descriptor 2 are not shown, those of Python are, in order."""
+    code = """if True:
+        import os, sys
+        from dsmops.audio.libraries import quiet_libraries
+        with quiet_libraries():
+            os.write(2, b"ALSA lib pcm.c:8570:(snd_pcm_recover) underrun occurred")
+            sys.stderr.write("inside, ")
+        os.write(2, b"after, ")
+        sys.stderr.write("at the end")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "inside, after, at the end"
