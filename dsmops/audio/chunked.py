@@ -25,8 +25,9 @@ Bytes behind the samples that are not more than this are not audio."""
 _MOST_HEAD_BYTES = 16 << 20
 """How far into a file the samples may begin: cover art stands before them in some."""
 
-_MOST_SEGMENT_BYTES = 0xFFFF_0000
-"""Bytes of samples that one 32-bit size can hold; longer audio becomes several segments."""
+_MOST_SEGMENT_BYTES = 0x7FFF_0000
+"""Bytes of samples that a 32-bit size can hold, signed as libsndfile reads it in AU; longer audio
+becomes several segments."""
 
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 """Beginnings of tags that other programs append to any file."""

@@ -35,7 +35,8 @@ def open_file(path: Path) -> ProgramDecoder:
     Raises:
         DecodingError: ffmpeg finds no audio.
     """
-    return ProgramDecoder("ffmpeg", _command("file", f"file:{path.absolute()}"))
+    source = f"file:{path.absolute()}"
+    return ProgramDecoder("ffmpeg", _command("file", source), source=source)
 
 
 def open_pieces(pieces: Iterator[bytes]) -> ProgramDecoder:

@@ -30,14 +30,20 @@ class ProgramDecoder:
     """
 
     def __init__(
-        self, program: str, command: list[str], pieces: Iterator[bytes] | None = None
+        self,
+        program: str,
+        command: list[str],
+        pieces: Iterator[bytes] | None = None,
+        *,
+        source: str | None = None,
     ) -> None:
-        """Start `command`, which gets `pieces` on its standard input.
+        """Start `command`, which gets `pieces` on its standard input. `source` is what it calls its
+        input, which may be a temporary file: messages omit it.
 
         Raises:
             DecodingError: the program ended without any audio.
         """
-        self._program = program
+        self._program, self._source = program, source
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 close() closes it
         self._process = subprocess.Popen(
             command,
@@ -131,7 +137,10 @@ class ProgramDecoder:
 
     def _last_line(self) -> str:
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        text = self._log.read().decode(errors="replace")
+        if self._source is not None:
+            text = text.replace(f"{self._source}: ", "").replace(self._source, "the input")
+        lines = text.strip().splitlines()
         return lines[-1].strip()[:_SHOWN_CHARS] if lines else ""
 
 
