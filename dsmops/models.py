@@ -96,6 +96,12 @@ class LmShape:
         heads = self.extra_heads[0] * self.extra_heads[1] if self.extra_heads else 0
         return self.num_layers * per_layer + tables * d + d + heads * d
 
+    @property
+    def layer_matrices(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each matrix of the layers, which `--weights int8` keeps in int8."""
+        d, hidden = self.d_model, self.ffn_hidden
+        return ((3 * d, d), (d, d), (2 * hidden, d), (d, hidden)) * self.num_layers
+
     def kv_bytes_per_stream(self, itemsize: int, context: int | None = None) -> int:
         """Return the bytes of one stream's key-value cache.
 
@@ -209,6 +215,19 @@ class TtsShape:
         Without it, every stream runs a conditioned and an unconditioned pass.
         """
         return any(conditioner.name == "cfg" for conditioner in self.conditioners)
+
+    @property
+    def layer_matrices(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each matrix of the backbone's layers, cross-attention included."""
+        d = self.lm.d_model
+        return self.lm.layer_matrices + ((3 * d, d), (d, d)) * self.lm.num_layers
+
+    def depformer_matrices(self, codebooks: int) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each matrix of the depformer's layers, for so many codebooks."""
+        inner, hidden = self.depformer.d_model, self.depformer.ffn_hidden
+        sets = max(self.depformer.schedule[:codebooks]) + 1
+        one = ((3 * inner, inner), (inner, inner), (2 * hidden, inner), (inner, hidden))
+        return one * sets * self.depformer.num_layers
 
     @property
     def backbone_parameters(self) -> int:

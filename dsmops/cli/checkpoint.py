@@ -16,13 +16,15 @@ from dsmops.cli.options import (
     DebugOpt,
     DryRunOpt,
     JsonOpt,
+    KvOpt,
     NoDigestOpt,
     NoFsyncOpt,
     QuietOpt,
     ReportOpt,
+    WeightsOpt,
     dtype_parser,
 )
-from dsmops.dtypes import CONVERSION_TARGETS, StorageDType
+from dsmops.dtypes import CONVERSION_TARGETS, PLAIN, Quant, Quantised, StorageDType
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
@@ -265,6 +267,8 @@ def verify(
             help="With --numerics, compute on the CPU. Default: CUDA device 0 where there is one.",
         ),
     ] = False,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
@@ -278,7 +282,8 @@ def verify(
     --numerics (pip install 'dsmops[worker]') runs the source in f32 and the target in its own
     dtype. It shows the error of the logits, the agreement of the tokens, the range of the
     activations in each layer, and where NaN or infinity begin. With --reference it also shows the
-    word error rate before and after. Exits 1 when the answer is no.
+    word error rate before and after. Exits 1 when the answer is no. --weights and --kv keep the
+    target in int8 while it runs.
 
     \b
     Examples:
@@ -286,6 +291,7 @@ def verify(
       dsmops verify --json sharded-model/ sharded-model-fp16/
       dsmops verify --numerics speech.mp3 --model stt-1b-en_fr a.safetensors b.safetensors
       dsmops verify --numerics speech.mp3 --reference speech.txt a.safetensors b.safetensors
+      dsmops verify --numerics speech.mp3 --kv int8 a.safetensors b.safetensors
     """
     without_blas_threads()
     from dsmops.checkpoint import verify as compare
@@ -293,9 +299,11 @@ def verify(
     from dsmops.cli.views.checkpoint import show_verification
     from dsmops.report.document import to_json
 
-    if numerics is None and (model is not None or reference is not None or cpu):
+    quantised = Quantised(weights, kv)
+    if numerics is None and (model is not None or reference or cpu or quantised != PLAIN):
         raise typer.BadParameter(
-            "--model, --reference and --cpu say how --numerics AUDIO is run; name a recording"
+            "--model, --reference, --cpu, --weights and --kv say how --numerics AUDIO is run; name"
+            " a recording"
         )
     out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
     path = at_hand(source, out)
@@ -308,7 +316,7 @@ def verify(
         else _numerics_plan(source, (path, target), numerics, model, reference, out)
     )
     found = (verify_export if exported else compare)(path, target, progress=out.progress())
-    report, lines = (None, ()) if plan is None else _run_numerics(plan, out, cpu=cpu)
+    report, lines = (None, ()) if plan is None else _run_numerics(plan, out, quantised, cpu=cpu)
     out.result({**to_json(found), "numerics": report}, chain(show_verification(found), lines))
     if not found.same or (report is not None and report.verdict == "no"):
         raise typer.Exit(1)
@@ -335,14 +343,14 @@ def _numerics_plan(
 
 
 def _run_numerics(
-    plan: NumericsPlan, out: Reporter, *, cpu: bool
+    plan: NumericsPlan, out: Reporter, quantised: Quantised, *, cpu: bool
 ) -> tuple[NumericsReport | None, Iterable[Block]]:
     from dsmops.cli.views.numerics import show_numerics
     from dsmops.operations.speech.numerics import compare_numerics
 
     if not plan.same_layout:
         return None, ["The two were not run: they do not hold the same tensors."]
-    report = compare_numerics(plan, cpu=cpu, progress=out.progress())
+    report = compare_numerics(plan, cpu=cpu, quantised=quantised, progress=out.progress())
     return report, show_numerics(report)
 
 

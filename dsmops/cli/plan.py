@@ -14,10 +14,13 @@ from dsmops.cli.options import (
     DeviceOpt,
     DTypeOpt,
     JsonOpt,
+    KvOpt,
     QuietOpt,
     SimulateOpt,
+    WeightsOpt,
     parse_size,
 )
+from dsmops.dtypes import PLAIN, Quant, Quantised
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
@@ -39,6 +42,8 @@ def plan(
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
     dtype: DTypeOpt = None,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     context: ContextOpt = None,
     n_q: Annotated[
         int | None,
@@ -108,6 +113,7 @@ def plan(
       dsmops plan --simulate t4 --batch-size 100
       dsmops plan --model stt-2.6b-en --simulate rtx2070 --json
       dsmops plan --model tts-1.6b-en_fr --runtime embedded --n-q 24 --simulate t4 --explain
+      dsmops plan --runtime embedded --weights int8 --kv int8 --simulate rtx2070
       dsmops plan --runtime embedded --measure
     """
     from dsmops.cli.views.plan import show_plan
@@ -117,6 +123,11 @@ def plan(
     if measure and (runtime != "embedded" or profile):
         raise typer.BadParameter(
             "--measure is for --runtime embedded, without --profile", param_hint="--measure"
+        )
+    quantised = Quantised(weights, kv)
+    if measure and quantised != PLAIN:
+        raise typer.BadParameter(
+            "it measures the dtype's own weights and caches", param_hint="--measure"
         )
     out = Reporter.open("plan", json=json, quiet=quiet, debug=debug)
     published, card = find_model(model), find_device(simulate, device)
@@ -132,6 +143,7 @@ def plan(
             reserve_bytes=reserve,
             profile_file=profile,
             asked_batch_size=batch_size,
+            quantised=quantised,
         )
 
     found = plan_it()

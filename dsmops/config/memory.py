@@ -13,10 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from dsmops.devices import Runtime
-from dsmops.dtypes import ComputeDType
-from dsmops.models import Shape, TtsShape, model_of_shape
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
+from dsmops.models import LmShape, Shape, TtsShape, model_of_shape
 
 MIB = 2**20
+Matrices = tuple[tuple[int, int], ...]
+"""Rows and columns of matrices."""
 
 RUNTIME_BYTES = 700 * MIB
 """moshi-server: CUDA context, cuBLAS workspace, loaded kernels, allocator slack.
@@ -138,8 +140,11 @@ def serving_memory(
     context: int | None = None,
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> MemorySplit:
     """Return the memory that `runtime` takes for a model with `batch_size` slots.
+
+    `quantised` is what the embedded worker keeps in int8.
 
     The model computes in `dtype`, with `context` positions for each slot. `context` None means the
     model's own, `n_q` None all codebooks of a text-to-speech model. The language model and its
@@ -152,24 +157,68 @@ def serving_memory(
     dtype, batch size and codebooks, in tests/bench/history.jsonl.
     """
     if isinstance(shape, TtsShape):
-        return _tts_memory(shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks)
+        return _tts_memory(
+            shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks, quantised
+        )
     costs = _costs(_STT_COSTS[runtime], shape)
+    window = _ring(context or shape.context, costs)
     return MemorySplit(
-        weights_bytes=shape.parameters * dtype.itemsize,
-        kv_bytes=batch_size
-        * shape.kv_bytes_per_stream(dtype.itemsize, _ring(context or shape.context, costs)),
+        weights_bytes=shape.parameters * dtype.itemsize
+        - _saved_bytes(shape.layer_matrices, dtype, quantised),
+        kv_bytes=batch_size * _kv_bytes(shape, window, dtype, quantised),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
-        workspace_bytes=batch_size * costs.workspace_bytes_per_stream,
+        workspace_bytes=batch_size
+        * (costs.workspace_bytes_per_stream + _read_bytes(shape, window, dtype, quantised))
+        + _written_out_bytes(shape.layer_matrices, dtype, quantised),
         runtime_bytes=costs.runtime_bytes,
     )
 
 
+def _kv_bytes(shape: LmShape, positions: int, dtype: ComputeDType, quantised: Quantised) -> int:
+    """Return the bytes of one stream's keys and values; int8 has a float32 for each head."""
+    if quantised.kv is Quant.NONE:
+        return shape.kv_bytes_per_stream(dtype.itemsize, positions)
+    scales = 2 * shape.num_layers * positions * shape.num_heads * ComputeDType.F32.itemsize
+    return shape.kv_bytes_per_stream(1, positions) + scales
+
+
+def _read_bytes(shape: LmShape, positions: int, dtype: ComputeDType, quantised: Quantised) -> int:
+    """Return what attention takes to read int8: one layer's keys and values in `dtype`."""
+    if quantised.kv is Quant.NONE:
+        return 0
+    return shape.kv_bytes_per_stream(dtype.itemsize, positions) // shape.num_layers
+
+
+def _saved_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quantised) -> int:
+    """Return what int8 saves of these matrices: their items, but for a float32 for each row."""
+    if quantised.weights is not Quant.INT8:
+        return 0
+    return sum(
+        rows * columns * (dtype.itemsize - 1) - rows * ComputeDType.F32.itemsize
+        for rows, columns in matrices
+    )
+
+
+def _written_out_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quantised) -> int:
+    """Return what a product with int8 takes: the largest matrix in float32, and in `dtype`."""
+    if quantised.weights is not Quant.INT8:
+        return 0
+    items = max(rows * columns for rows, columns in matrices)
+    return items * (ComputeDType.F32.itemsize + dtype.itemsize)
+
+
 def _tts_memory(
-    shape: TtsShape, dtype: ComputeDType, batch_size: int, runtime: Runtime, n_q: int
+    shape: TtsShape,
+    dtype: ComputeDType,
+    batch_size: int,
+    runtime: Runtime,
+    n_q: int,
+    quantised: Quantised,
 ) -> MemorySplit:
     costs, item = _costs(_TTS_COSTS[runtime], shape), dtype.itemsize
     rows = batch_size if shape.distilled else 2 * batch_size
+    window = _ring(shape.lm.context, costs)
     voice_bytes = shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS)
     # The package loads all weight sets and runs as many passes as n_q says; the embedded worker
     # leaves out what it does not read.
@@ -183,14 +232,18 @@ def _tts_memory(
     )
     return MemorySplit(
         weights_bytes=shape.backbone_parameters * item
+        - _saved_bytes(shape.layer_matrices, dtype, quantised)
         + shape.conditioner_parameters * ComputeDType.F32.itemsize,
-        kv_bytes=rows * shape.lm.kv_bytes_per_stream(item, _ring(shape.lm.context, costs)),
+        kv_bytes=rows * _kv_bytes(shape.lm, window, dtype, quantised),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
-        workspace_bytes=batch_size * costs.workspace_bytes_per_stream,
+        workspace_bytes=batch_size * costs.workspace_bytes_per_stream
+        + rows * _read_bytes(shape.lm, max(window, VOICE_POSITIONS), dtype, quantised)
+        + _written_out_bytes(shape.layer_matrices, dtype, quantised),
         runtime_bytes=costs.runtime_bytes,
-        depformer_weights_bytes=(shape.depformer_parameters(loaded) + tables) * item,
-        cross_kv_bytes=rows * voice_bytes,
+        depformer_weights_bytes=(shape.depformer_parameters(loaded) + tables) * item
+        - _saved_bytes(shape.depformer_matrices(loaded), dtype, quantised),
+        cross_kv_bytes=rows * _kv_bytes(shape.lm, VOICE_POSITIONS, dtype, quantised),
         depformer_state_bytes=rows
         * 3
         * shape.depformer.num_layers
@@ -227,13 +280,22 @@ def largest_batch(
     context: int | None = None,
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> int:
     """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`.
 
     0 when not even one slot fits.
     """
     fixed, one = (
-        serving_memory(shape, dtype, slots, context=context, runtime=runtime, n_q=n_q).total_bytes
+        serving_memory(
+            shape,
+            dtype,
+            slots,
+            context=context,
+            runtime=runtime,
+            n_q=n_q,
+            quantised=quantised,
+        ).total_bytes
         for slots in (0, 1)
     )
     return max(0, (usable_bytes - fixed) // (one - fixed))

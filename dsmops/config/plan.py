@@ -14,7 +14,7 @@ from enum import StrEnum
 from dsmops.config.memory import MIB, MemorySplit, largest_batch, serving_memory
 from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch, estimate_step_ms
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
 from dsmops.errors import InputError
 from dsmops.models import CODEBOOK_CHOICES, MODELS, PublishedModel, Shape, TtsModel, TtsShape
 
@@ -111,6 +111,7 @@ class ServingPlan:
     notes: tuple[str, ...]
     asked: AskedBatch | None = None
     slow_host_step_ms: float | None = None
+    quantised: Quantised = PLAIN
 
     @property
     def fits(self) -> bool:
@@ -129,8 +130,12 @@ def plan_serving(
     reserve_bytes: int | None = None,
     profile: StepProfile | None = None,
     asked_batch_size: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> ServingPlan:
     """Plan `model` on `device`; what is None follows from the device and the model.
+
+    `quantised` is what the embedded worker keeps in int8; its step times are those without, as an
+    estimate.
 
     `asked_batch_size` is a number of slots about which the plan must say whether it fits.
 
@@ -141,6 +146,12 @@ def plan_serving(
     Raises:
         InputError: `runtime` cannot serve the model there, or a number makes no sense.
     """
+    if quantised != PLAIN and runtime is Runtime.MOSHI_SERVER:
+        raise InputError(
+            "moshi-server keeps nothing in int8",
+            hint="Use --runtime embedded for --weights and --kv.",
+            code="plan.int8",
+        )
     shape = model.shape
     chosen = planned_dtype(device, model, runtime, dtype)
     window, codebooks = model.window(context), model.codebooks(n_q)
@@ -157,7 +168,15 @@ def plan_serving(
     memory_batch = (
         None
         if usable is None
-        else largest_batch(shape, chosen, usable, context=window, runtime=runtime, n_q=codebooks)
+        else largest_batch(
+            shape,
+            chosen,
+            usable,
+            context=window,
+            runtime=runtime,
+            n_q=codebooks,
+            quantised=quantised,
+        )
     )
     batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
     slots = max(1, batch_size)
@@ -177,7 +196,15 @@ def plan_serving(
         )
 
     def memory_of(size: int) -> MemorySplit:
-        return serving_memory(shape, chosen, size, context=window, runtime=runtime, n_q=codebooks)
+        return serving_memory(
+            shape,
+            chosen,
+            size,
+            context=window,
+            runtime=runtime,
+            n_q=codebooks,
+            quantised=quantised,
+        )
 
     step_ms = step_ms_of(slots)
     slow_host_step_ms = step_ms_of(slots, slow_host=True)
@@ -195,6 +222,13 @@ def plan_serving(
             step_ms_of(asked_batch_size),
             step_ms_of(asked_batch_size, slow_host=True),
         )
+    worker_time = (
+        time_batch
+        if runtime is Runtime.EMBEDDED
+        else estimate_largest_batch(
+            shape, chosen, device, context=window, runtime=Runtime.EMBEDDED, n_q=codebooks
+        )
+    )
     return ServingPlan(
         model=model.name,
         runtime=runtime,
@@ -206,6 +240,7 @@ def plan_serving(
         reserve_bytes=reserve,
         batch_size=batch_size,
         limited_by=limited_by,
+        quantised=quantised,
         memory_batch_size=memory_batch,
         time_batch_size=time_batch,
         time_basis=basis,
@@ -223,6 +258,9 @@ def plan_serving(
         notes=(
             *_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime),
             *_slow_host_note(step_ms, slow_host_step_ms),
+            *_int8_notes(
+                shape, chosen, codebooks, usable, (memory_batch, worker_time), runtime, quantised
+            ),
         ),
     )
 
@@ -481,6 +519,41 @@ def _slow_host_note(step_ms: float | None, slow_host_step_ms: float | None) -> I
         f"A small batch waits for the host's processor to launch kernels: {step_ms:.0f} ms a step"
         f" with an H200's host, up to {slow_host_step_ms:.0f} ms with a slow one{beyond}."
     )
+
+
+def _int8_notes(
+    shape: Shape,
+    dtype: ComputeDType,
+    n_q: int | None,
+    usable_bytes: int | None,
+    bounds: tuple[int | None, int | None],
+    runtime: Runtime,
+    quantised: Quantised,
+) -> Iterator[str]:
+    """Say where int8 fits a model or doubles the streams, and what is not known of it.
+
+    `bounds`: streams that memory allows without it, and time in the embedded worker.
+    """
+    if quantised != PLAIN:
+        yield (
+            "On a GPU int8 is computed in PyTorch yet: memory is computed and not measured, and a"
+            " step takes longer than in this estimate."
+        )
+        return
+    memory_batch, time_batch = bounds
+    if usable_bytes is None or memory_batch is None:
+        return
+    both = Quantised(Quant.INT8, Quant.INT8)
+    slots = largest_batch(
+        shape, dtype, usable_bytes, runtime=Runtime.EMBEDDED, n_q=n_q, quantised=both
+    )
+    slots = slots if time_batch is None else min(slots, max(1, time_batch))
+    if slots and slots >= 2 * memory_batch:
+        alone = "" if runtime is Runtime.EMBEDDED else "; moshi-server knows neither"
+        yield (
+            f"`dsmops worker --weights int8 --kv int8` has memory for {slots} instead of"
+            f" {memory_batch}{alone}."
+        )
 
 
 def visible_to_server(device: Device) -> str:

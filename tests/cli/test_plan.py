@@ -194,3 +194,32 @@ def test_a_speaking_model_is_explained_part_by_part() -> None:
     assert sum(document["memory"].values()) <= document["usable_bytes"]
     assert [choice["n_q"] for choice in document["codebook_choices"]] == [8, 16, 24, 32]
     assert "cross KV" not in dsmops("plan", "--simulate", "t4", "--explain").stdout
+
+
+def test_int8_on_a_small_card() -> None:
+    """The plan counts both, proposes them where they double the streams, and only there."""
+    card = ("plan", "--simulate", "rtx2070", "--model", "stt-2.6b-en", "--json")
+    int8 = ("--weights", "int8", "--kv", "int8")
+    plain, small = (
+        json.loads(dsmops(*card, "--runtime", "embedded", *options).stdout)
+        for options in ((), int8)
+    )
+    assert small["memory_batch_size"] > 2 * plain["memory_batch_size"]
+    assert small["quantised"] == {"weights": "int8", "kv": "int8"}
+    assert any("not measured" in note for note in small["notes"])
+    proposed = [note for note in plain["notes"] if "--weights int8 --kv int8" in note]
+    assert proposed == [
+        f"`dsmops worker --weights int8 --kv int8` has memory for {small['memory_batch_size']}"
+        f" instead of {plain['memory_batch_size']}."
+    ]
+    enough = dsmops("plan", "--simulate", "h200", "--runtime", "embedded")
+    assert "--weights" not in enough.stdout
+
+
+def test_moshi_server_has_no_int8() -> None:
+    """Asked for, it is refused; proposed, the note says for which program."""
+    refused = dsmops("plan", "--simulate", "rtx2070", "--kv", "int8")
+    assert refused.code == 3
+    assert "--runtime embedded" in refused.stderr
+    proposed = dsmops("plan", "--simulate", "rtx2070", "--model", "stt-2.6b-en").stdout
+    assert "moshi-server knows neither" in proposed

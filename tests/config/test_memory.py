@@ -6,8 +6,8 @@ import pytest
 
 from dsmops.config.memory import MIB, RUNTIME_BYTES, VOICE_POSITIONS, largest_batch, serving_memory
 from dsmops.devices import Runtime
-from dsmops.dtypes import ComputeDType
-from dsmops.models import STT_MODELS, TTS_MODELS
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
+from dsmops.models import STT_MODELS, TTS_MODELS, SttModel
 
 ONE_B = STT_MODELS["stt-1b-en_fr"].shape
 TWO_B = STT_MODELS["stt-2.6b-en"].shape
@@ -282,3 +282,60 @@ def test_the_python_modules_measured_memory_is_met(slots: int, measured_mib: int
     """The TTS 1.6B in moshi-server's Py module on an H200, 24 codebooks, within 3 %."""
     total = serving_memory(TTS, ComputeDType.BF16, slots, n_q=24).total_bytes
     assert total / MIB == pytest.approx(measured_mib, rel=0.03)
+
+
+INT8 = Quantised(Quant.INT8, Quant.INT8)
+
+
+@pytest.mark.parametrize("model", list(STT_MODELS.values()), ids=list(STT_MODELS))
+def test_int8_weights_and_caches_are_counted_as_the_networks_hold_them(model: SttModel) -> None:
+    """Tensor by tensor: codes, scales, and what stays in the dtype."""
+    torch = pytest.importorskip("torch", reason="the worker extra is not installed")
+    from dsmops.worker.models.state import RowState
+    from dsmops.worker.models.stt_lm import SttLm
+
+    shape = model.shape
+    with torch.device("meta"):
+        lm = SttLm(shape, 1e5).to(torch.float16)
+    lm.kv = Quant.INT8
+    lm.hold_int8()
+    rings = RowState(3, torch.device("meta"))
+    lm.init_state(rings)
+    split = serving_memory(shape, ComputeDType.F16, 3, runtime=Runtime.EMBEDDED, quantised=INT8)
+    assert split.weights_bytes == sum(tensor.nbytes for tensor in (*lm.parameters(), *lm.buffers()))
+    assert split.kv_bytes == rings.nbytes - 3 * 8
+
+
+@pytest.mark.parametrize("n_q", [8, 32])
+def test_int8_of_a_speaking_model_is_counted_as_the_networks_hold_it(n_q: int) -> None:
+    """Backbone, depformer, rings and voices; guidance apart, which doubles the rows of both."""
+    torch = pytest.importorskip("torch", reason="the worker extra is not installed")
+    from dsmops.worker.models.matrix import Int8Matrix
+    from dsmops.worker.models.state import RowState
+    from dsmops.worker.models.tts_config import TtsConfig
+    from dsmops.worker.models.tts_lm import TtsLm
+
+    config = TtsConfig(
+        TTS, 10_000, (0, *[2] * 31), 16, 2, cfg_values=(1.0, 2.0), control_values=("ok",)
+    )
+    with torch.device("meta"):
+        lm = TtsLm(config, n_q).to(torch.float16)
+    lm.kv = Quant.INT8
+    lm.hold_int8()
+    split, plain = (
+        serving_memory(
+            TTS, ComputeDType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q, quantised=quantised
+        )
+        for quantised in (INT8, PLAIN)
+    )
+    matrices = [one for one in lm.modules() if isinstance(one, Int8Matrix)]
+    saved = sum(2 * one.rows * one.columns - one.nbytes for one in matrices)
+    weights, plain_weights = (
+        one.weights_bytes + one.depformer_weights_bytes for one in (split, plain)
+    )
+    assert plain_weights - weights == saved
+    rings, voices = RowState(2, torch.device("meta")), RowState(2, torch.device("meta"))
+    lm.init_state(rings)
+    lm.init_cross(voices, VOICE_POSITIONS)
+    assert split.kv_bytes == rings.nbytes - 2 * 8
+    assert split.cross_kv_bytes == voices.nbytes

@@ -9,7 +9,7 @@ from pathlib import Path
 from dsmops.config.plan import ServingPlan, plan_serving, planned_dtype
 from dsmops.config.timing import StepProfile, find_profile, read_profile
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import InputError
 from dsmops.files import state_folder
 from dsmops.gpu import choose, probe, simulate
@@ -58,6 +58,7 @@ def plan_model(
     reserve_bytes: int | None = None,
     profile_file: Path | None = None,
     asked_batch_size: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> ServingPlan:
     """Plan `model` on `device`.
 
@@ -81,8 +82,10 @@ def plan_model(
                 hint="Omit --profile to plan with an estimate.",
                 code="plan.other_profile",
             )
-    else:
+    elif quantised == PLAIN:
         profile = find_profile(profile_folder(), measured)
+    else:
+        profile = None
     return plan_serving(
         device,
         model,
@@ -93,6 +96,7 @@ def plan_model(
         reserve_bytes=reserve_bytes,
         profile=profile,
         asked_batch_size=asked_batch_size,
+        quantised=quantised,
     )
 
 

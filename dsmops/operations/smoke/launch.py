@@ -281,7 +281,9 @@ class _Launch:
         runtime = (
             Runtime.EMBEDDED if self._request.backend is Backend.EMBEDDED else Runtime.MOSHI_SERVER
         )
-        return judge_memory(self._config, self._watch, runtime, self._living().pid)
+        return judge_memory(
+            self._config, self._watch, runtime, self._living().pid, self._request.quantised
+        )
 
     async def _shut_down(self) -> str:
         child = self._living()

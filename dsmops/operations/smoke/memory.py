@@ -11,7 +11,7 @@ from dsmops.config.memory import MIB, serving_memory
 from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import DsmopsError
 from dsmops.gpu import DeviceReport, probe
 from dsmops.models import TtsShape
@@ -75,7 +75,13 @@ class MemoryWatch:
         return found.memory_used_bytes - self._before_bytes
 
 
-def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int) -> str:
+def judge_memory(
+    config: Config,
+    watch: MemoryWatch,
+    runtime: Runtime,
+    pid: int,
+    quantised: Quantised = PLAIN,
+) -> str:
     """Compare the peak with the plan of all modules in the config, and return that as evidence.
 
     Raises:
@@ -86,7 +92,7 @@ def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int)
     main_memory = "" if resident is None else f"; {size(resident)} of main memory at most"
     if watch.device is None or watch.peak_bytes is None:
         raise DoesNotApply(f"no GPU was used, and the plan is about its memory{main_memory}")
-    planned = _planned_bytes(config, watch.device, runtime)
+    planned = _planned_bytes(config, watch.device, runtime, quantised)
     if planned is None:
         raise DoesNotApply(
             "no plan exists for the config's modules; "
@@ -105,7 +111,9 @@ def judge_memory(config: Config, watch: MemoryWatch, runtime: Runtime, pid: int)
     return compared
 
 
-def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | None:
+def _planned_bytes(
+    config: Config, device: Device, runtime: Runtime, quantised: Quantised
+) -> int | None:
     """Return what all modules use together, None if one has no plan.
 
     The runtime's own part counts once.
@@ -131,7 +139,9 @@ def _planned_bytes(config: Config, device: Device, runtime: Runtime) -> int | No
             if isinstance(shape, TtsShape)
             else None
         )
-        split = serving_memory(shape, dtype, batch_size, runtime=runtime, n_q=n_q)
+        split = serving_memory(
+            shape, dtype, batch_size, runtime=runtime, n_q=n_q, quantised=quantised
+        )
         total += split.total_bytes - split.runtime_bytes
         shared = split.runtime_bytes
     return total + shared

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dsmops.audio import Samples, frames, open_audio
 from dsmops.checkpoint import Checkpoint, open_checkpoint
-from dsmops.dtypes import ComputeDType, StorageDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised, StorageDType
 from dsmops.errors import GpuMemoryError, InputError, SourceError
 from dsmops.extras import require_worker
 from dsmops.hub import is_hub_source, parse_source
@@ -103,9 +103,15 @@ def plan_numerics(
 
 
 def compare_numerics(
-    plan: NumericsPlan, *, cpu: bool = False, progress: Progress = SILENT
+    plan: NumericsPlan,
+    *,
+    cpu: bool = False,
+    quantised: Quantised = PLAIN,
+    progress: Progress = SILENT,
 ) -> NumericsReport:
     """Transcribe the recording with both models and compare them.
+
+    `quantised` says what of the target is in int8.
 
     They run on CUDA device 0 where there is one and `cpu` is not set.
 
@@ -120,8 +126,13 @@ def compare_numerics(
 
     device, config = best_device(cpu=cpu), plan.stt.config
 
-    def follow(file: Path, dtype: ComputeDType, reference: SttLmRun | None = None) -> SttLmRun:
-        lm = load_lm(file, config, device=device, dtype=dtype)
+    def follow(
+        file: Path,
+        dtype: ComputeDType,
+        reference: SttLmRun | None = None,
+        stored: Quantised = PLAIN,
+    ) -> SttLmRun:
+        lm = load_lm(file, config, device=device, dtype=dtype, quantised=stored)
         progress.start(f"Computing {file.name} in {dtype}", len(codes), "steps")
         try:
             return run_stt_lm(lm, codes, reference=reference, progress=progress)
@@ -136,7 +147,7 @@ def compare_numerics(
             codes = encode_frames(mimi, _fed(recording), config.lm.audio_codebooks, device=device)
         del mimi
         original = follow(plan.source, ComputeDType.F32)
-        converted = follow(plan.target, plan.dtype, original)
+        converted = follow(plan.target, plan.dtype, original, quantised)
     except GpuMemoryError as exc:
         hint = "Add --cpu, or free the card: `nvidia-smi` shows what uses it."
         raise GpuMemoryError(exc.message, hint=hint) from exc
@@ -155,7 +166,7 @@ def compare_numerics(
         compare_logits(original, converted),
         tokenizer,
         reference=plan.reference,
-        notes=tuple(_notes(plan, audio_s, on_cpu=device.type == "cpu")),
+        notes=tuple(_notes(plan, audio_s, quantised, on_cpu=device.type == "cpu")),
     )
 
 
@@ -220,7 +231,13 @@ def _find_model(source: str, model: str | None, lm: Path, progress: Progress) ->
         ) from exc
 
 
-def _notes(plan: NumericsPlan, audio_s: float, *, on_cpu: bool) -> Iterator[str]:
+def _notes(
+    plan: NumericsPlan, audio_s: float, quantised: Quantised, *, on_cpu: bool
+) -> Iterator[str]:
+    parts = {"weights": quantised.weights, "keys and values": quantised.kv}
+    for name, quant in parts.items():
+        if quant is Quant.INT8:
+            yield f"The {name} of the target are in int8, those of the source in f32."
     if on_cpu and plan.dtype is not ComputeDType.F32:
         yield (
             f"On a CPU, {plan.dtype} products are summed in float32 and rounded once; a GPU "

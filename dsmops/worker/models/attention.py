@@ -80,7 +80,9 @@ class KeysValues:
         """Return keys and values of the first `filled` positions, [B, H, filled, D] each."""
         held = self.stored[..., :filled, :]
         if self.scales is not None:
-            held = (held.float() * (self.scales[..., :filled] / 127)[..., None]).to(dtype)
+            # In the compute dtype, so that no copy in float32 is made of a whole cache.
+            scales = (self.scales[..., :filled] / 127).to(dtype)
+            held = held.to(dtype).mul_(scales[..., None])
         return held[:, :, 0], held[:, :, 1]
 
 

@@ -6,6 +6,7 @@ The random models of the other tests cannot show a wrong word, a wrong time or a
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import median
 
@@ -101,6 +102,31 @@ def test_numerics_gives_word_error_rates_before_and_after(tmp_path: Path) -> Non
     assert any("the word error rate rises from 0.0%" in one.message for one in report.findings)
     said = [block for block in show_numerics(report) if isinstance(block, str)]
     assert any(block.startswith("Word error rate: 0.0% before") for block in said)
+
+
+def test_numerics_says_what_int8_changes(tmp_path: Path) -> None:
+    """Logits move, and neither a token of the trained model nor a word does."""
+    source = TINY / "model.safetensors"
+    recording = RECORDINGS / SHORTEST["audio"]
+    copy = shutil.copy(source, tmp_path)
+    run = dsmops(
+        "verify",
+        "--numerics",
+        recording,
+        "--kv",
+        "int8",
+        "--json",
+        "--cpu",
+        source,
+        copy,
+        "--model",
+        str(TINY),
+    )
+    report = json.loads(run.stdout)["numerics"]
+    assert run.code == 0, run.stderr
+    assert report["agreement"]["first_difference_step"] is None
+    assert 1e-4 < report["logits"]["relative_rms"] < 0.05
+    assert any("keys and values of the target are in int8" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(
