@@ -1,3 +1,4 @@
-"""Programs for developers that are neither product nor tests: demo, soak, reports, command
-reference.
+"""Programs for developers: demo, soak, reports, command reference.
+
+They are neither product nor tests.
 """

@@ -1,6 +1,4 @@
-"""Build the wheel, install it into an environment of its own far from the checkout, and use it
-there.
-"""
+"""Build the wheel, install it into an environment far from the checkout, and use it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""`make demo`: the whole loop on the small trained model and a simulated T4, without a GPU and
-without a network.
+"""`make demo`: the whole loop, without a GPU and without a network.
 
-Each step is a real command in a process of its own; the demo fails with the first that fails, or
-that does not do what it must.
+It uses the small trained model and a simulated T4. Each step is a real command in a process of its
+own; the demo fails with the first that fails, or that does not do what it must.
 """
 
 from __future__ import annotations
@@ -69,8 +68,9 @@ class Demo:
         code: int = 0,
         check: Callable[[str], bool] = lambda _: True,
     ) -> str:
-        """Run `dsmops` with `command`; `claim` is proven when it exits with `code` and `check`
-        accepts its output.
+        """Run `dsmops` with `command` and return its output.
+
+        `claim` is proven when it exits with `code` and `check` accepts the output.
         """
         words = [str(part) for part in command]
         shown = " ".join(
@@ -119,8 +119,9 @@ class Demo:
 
 
 def run_the_model(demo: Demo, config: Path) -> Path:
-    """Serve the converted model and test the server, then transcribe with the model itself; return
-    the server's raw log.
+    """Serve and test the converted model, transcribe with it, and return the server's log.
+
+    The log is the raw one.
     """
     text = demo.step(
         "the converted model is served, answers in time, and its words are those that are spoken",
@@ -158,8 +159,9 @@ def run_the_model(demo: Demo, config: Path) -> Path:
 
 
 def speak(demo: Demo, model: TinyModel, hearing: Path) -> Path:
-    """Prepare the random TTS model, synthesize a text, read it with the STT model; return the
-    recording.
+    """Prepare the random TTS model, synthesize a text and return the recording.
+
+    The STT model transcribes it.
     """
     config = FOLDER / "assets" / "fp16" / "speaking.toml"
     demo.step(
@@ -200,8 +202,9 @@ def speak(demo: Demo, model: TinyModel, hearing: Path) -> Path:
 
 
 def share_logs(demo: Demo, raw_log: Path) -> Path:
-    """Format the server's log and one of moshi-server's, publish them to an S3 server of our own,
-    also after a rotation, and pull them.
+    """Format two logs, publish them to a local S3 server, also after a rotation, and pull them.
+
+    They are the server's log and one of moshi-server's.
     """
     raw = raw_log.with_name("log.demo.2026-01-02")
     raw.write_text(RAW_LOG, encoding="utf-8")

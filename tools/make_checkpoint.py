@@ -1,8 +1,8 @@
-"""`python -m tools.make_checkpoint OUT`: a checkpoint with the layout of a published model and
-values like a trained one's.
+"""`python -m tools.make_checkpoint OUT`: a checkpoint like a published one.
 
-For benchmarks and for trying commands by hand. `--layers` cuts the model down; `--overflow` and
-`--nan` plant what a check should find.
+It has the layout of a published model, and values like those of a trained one. For benchmarks and
+for trying commands by hand. `--layers` cuts the model down; `--overflow` and `--nan` plant what a
+check should find.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Plant faults of rising size in the trained model, and show what `verify --numerics` sees of them
-beside what they do to the words: `python -m tools.numerics_calibration`.
+"""`python -m tools.numerics_calibration`: what faults do to `verify --numerics` and words.
 
-Its limits follow from this table (runbooks/fp16-numerics.md).
+It plants faults of rising size in the trained model. Its limits follow from this table
+(runbooks/fp16-numerics.md).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""`python -m tools.numerics_report`: what float16 does to language models of the published sizes,
-with random weights.
+"""`python -m tools.numerics_report`: what float16 does to models of the published sizes.
 
-Writes each model as bfloat16, converts it as `convert` does, and compares the two as `verify
---numerics` does, on generated sound through a random Mimi. Needs torch, safetensors, sentencepiece,
-numpy and rich. With `--break`, two weights that fit float16 well are planted in a layer whose gate
-product then does not.
+The models have random weights. Writes each model as bfloat16, converts it as `convert` does, and
+compares the two as `verify --numerics` does, on generated sound through a random Mimi. Needs torch,
+safetensors, sentencepiece, numpy and rich. With `--break`, two weights that fit float16 well are
+planted in a layer whose gate product then does not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""`python -m tools.parity_report`: how far our networks and those of the `moshi` package are apart,
-as one table.
+"""`python -m tools.parity_report`: compare our networks with those of the `moshi` package.
 
-Random weights, written as bfloat16, as published files are; both sides load the same files. Needs
-`moshi` 0.2.13 and `einops` on the import path (`make parity` keeps them in `.peers`). On a CUDA
-card: `--device cuda --dtype f16`. A full-size model on a CPU takes minutes.
+The result is one table. Random weights, written as bfloat16, as published files are; both sides
+load the same files. Needs `moshi` 0.2.13 and `einops` on the import path (`make parity` keeps them
+in `.peers`). On a CUDA card: `--device cuda --dtype f16`. A full-size model on a CPU takes minutes.
 """
 
 from __future__ import annotations
@@ -109,8 +108,9 @@ FULL = Size(
 
 
 def lm_lines(size: Size, folder: Path, dtypes: list[str], device: str) -> Iterator[tuple[str, ...]]:
-    """Compare language models: rows out of sync, each told the same words, so that one rounding
-    does not change all that follows.
+    """Compare language models with rows out of step.
+
+    Each row gets the same words, so that one rounding does not change all that follows.
     """
     weights = random_weights(SttConfig.from_json(size.stt).lm.tensors())
     path = write_stt(folder / f"{size.name}.safetensors", weights, dtype=torch.bfloat16)
@@ -167,8 +167,10 @@ def lm_lines(size: Size, folder: Path, dtypes: list[str], device: str) -> Iterat
 def tts_lines(
     size: Size, folder: Path, dtypes: list[str], device: str
 ) -> Iterator[tuple[str, ...]]:
-    """Compare text-to-speech models that speak greedily, in 16 bits only until codes are fed back:
-    a rounding may change one for good.
+    """Compare text-to-speech models that take the most probable codes.
+
+    In 16 bits they are compared until codes are fed back: then a rounding may change all that
+    follows.
     """
     config, name = tts_config(size.tts), size.tts_name
     path = write_tts(folder / f"{name}.safetensors", body=size.tts, dtype=torch.bfloat16)

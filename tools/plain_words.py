@@ -95,8 +95,9 @@ def prose_of_markdown(text: str) -> Iterator[tuple[int, str]]:
 
 
 def prose_of_python(text: str, *, strings: bool) -> Iterator[tuple[int, str]]:
-    """Yield (first line, text) of docstrings and comment blocks, and of other strings if
-    `strings`.
+    """Yield (first line, text) of docstrings and comment blocks.
+
+    With `strings`, also of other strings.
     """
     tree = ast.parse(text)
     data = _split_strings(tree)

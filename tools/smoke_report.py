@@ -1,9 +1,8 @@
-"""`python -m tools.smoke_report`: the 1B model at its full size, with random weights, through
-`prep-sm75` and `smoke-test`.
+"""`python -m tools.smoke_report`: `prep-sm75` and `smoke-test` with a full-size 1B model.
 
-Twice: as it is, which must pass, and with one NaN among its weights, which must fail. The card is
-simulated for the preparation only, so that f16 is prepared on any machine; serving uses the card
-that is there. Needs 7 GB of disk.
+The weights are random. It runs twice: Twice: as it is, which must pass, and with one NaN among its
+weights, which must fail. The card is simulated for the preparation only, so that f16 is prepared on
+any machine; serving uses the card that is there. Needs 7 GB of disk.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ NAN = {"transformer.layers.7.gating.linear_out.weight": {12_345: 0x7FC0}}
 
 
 def larger_tokenizer(tokenizer: bytes, pieces: int, there: int) -> bytes:
-    """Return a SentencePiece model with made-up pieces added until it has `pieces`; messages of its
-    format may simply be continued.
+    """Return a SentencePiece model with made-up pieces added until it has `pieces`.
+
+    Messages of its format may simply be continued.
     """
     added = b""
     for number in range(there, pieces):

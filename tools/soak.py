@@ -1,10 +1,9 @@
-"""`python -m tools.soak --minutes 30`: random clients against a real worker with the tiny model, on
-loopback.
+"""`python -m tools.soak --minutes 30`: random clients against a real worker, on loopback.
 
-Half of the clients behave, and must get exactly what each gets alone. The others abort, stall,
-send garbage or broken Opus, flood, read nothing, post noise, leave half a handshake, or come in
-storms. At the end every slot must be free, the memory flat, and the exit code 0. Bounded in time
-and in connections.
+The worker has the tiny model. Half of the clients behave, and must get exactly what each gets
+alone. The others abort, stall, send garbage or broken Opus, flood, read nothing, post noise, leave
+half a handshake, or come in storms. At the end every slot must be free, the memory flat, and the
+exit code 0. Bounded in time and in connections.
 """
 
 from __future__ import annotations
@@ -204,8 +203,9 @@ def _used_slots(url: str) -> int:
 
 
 def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str, list[str]]:
-    """Run the soak, printing a line a minute, and return what happened and which promises did not
-    hold.
+    """Run the soak, and return what happened and which promises did not hold.
+
+    Prints a line each minute.
     """
     tally, made = Tally(), clips()
     resident: list[tuple[float, int]] = []

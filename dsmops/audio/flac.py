@@ -28,8 +28,10 @@ def segments(content: Content) -> list[Segment]:
 
 
 def live_streams(content: Content) -> Iterator[tuple[int | None, Iterator[bytes]]]:
-    """Yield the streams of a FLAC that still runs: the samples that the header promises, None for
-    unknown, and bytes that come as they arrive.
+    """Yield the streams of a FLAC that still arrives.
+
+    Each is the number of samples that the header promises, None for unknown, and its bytes as they
+    arrive.
     """
     begins = [0]
     while begins:

@@ -1,5 +1,6 @@
-"""Streams that are decoded while they arrive, other than WAV and the like: FLAC, Ogg, MP3, and what
-ffmpeg reads in one pass.
+"""Streams that are decoded while they arrive.
+
+They are FLAC, Ogg, MP3, and what ffmpeg reads in one pass. WAV and the like are elsewhere.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _PROGRAM = Path(__file__).with_name("sndfile_program.py")
 
 
 def streams(content: Content) -> Iterator[tuple[Callable[[], ProgramDecoder], int | None]]:
-    """Yield each stream in the content, several where files were joined: what opens its decoder,
-    and the samples that its header promises.
+    """Yield each stream in the content, several where files were joined.
+
+    A stream is a function that opens its decoder, and the samples that its header promises.
 
     The caller must finish a decoder before it asks for the next one.
 

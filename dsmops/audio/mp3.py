@@ -106,7 +106,9 @@ def live_streams(content: Content) -> Iterator[Iterator[bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A frame: the number of its stream from 1 on, its position, its beginning, and how many bytes
+    """A frame of an MP3.
+
+    It has the number of its stream from 1 on, its position, its beginning, and how many bytes
     before it belong to nothing.
     """
 

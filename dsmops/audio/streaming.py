@@ -147,8 +147,9 @@ _KBITS_PER_S = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 
 
 def _without_summary(data: bytes) -> bytes:
-    """Return the start of an MP3 without the frame in which LAME says how long the file is, which
-    it does not know yet: players would stop there.
+    """Return the start of an MP3 without the frame in which LAME states the file's length.
+
+    LAME does not know the length yet, and players would stop there.
     """
     if not (data[:2] == b"\xff\xf3" and (b"Info" in data[:64] or b"Xing" in data[:64])):
         return data

@@ -21,8 +21,9 @@ _TITLE = "# Made by `dsmops up`, which replaces it at each start.\n"
 
 
 def write_config(plan: UpPlan, api_key: str | None, *, progress: Progress = SILENT) -> Config:
-    """Prepare what the models of `plan` need, and write their config. A key of an earlier one
-    stays, unless `api_key` sets another.
+    """Prepare what the models of `plan` need, and write their config.
+
+    The key of an earlier config stays, unless `api_key` sets another.
 
     Raises:
         DsmopsError: as `prepare` and `make_config` do.

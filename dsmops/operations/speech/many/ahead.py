@@ -15,8 +15,9 @@ PIECE_FRAMES = 125
 
 
 class DecodingThreads:
-    """Threads that take the next items of many iterators. libsndfile, soxr and ffmpeg free the
-    interpreter lock while they work.
+    """Threads that take the next items of many iterators.
+
+    libsndfile, soxr and ffmpeg free the interpreter lock while they work.
     """
 
     def __init__(self, threads: int) -> None:

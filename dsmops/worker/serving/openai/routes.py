@@ -58,8 +58,9 @@ class OpenAiRoutes:
         return await speech(request, self._served, self._limits, self._log)
 
     def _handler(self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
-        """Return a handler that asks for a key first, and tells errors as OpenAI's clients expect
-        them.
+        """Return a handler that checks the key first.
+
+        Errors have the form that OpenAI's clients expect.
         """
 
         async def handler(request: web.Request) -> web.StreamResponse:

@@ -133,8 +133,9 @@ def _text(words: Iterable[TimedWord]) -> str:
 
 
 def _words(words: Sequence[TimedWord]) -> list[dict[str, object]]:
-    """Return the words with both times. Where the model gave a word no end, it lasts as long as the
-    next one leaves, 0.4 s at most.
+    """Return the words with both times.
+
+    A word without an end lasts until the next one, 0.4 s at most.
     """
     listed = []
     for word, following in zip(words, [*words[1:], None], strict=True):
