@@ -28,7 +28,7 @@ from dsmops.errors import (
     SourceError,
 )
 from dsmops.extras import require_worker
-from dsmops.hub import parse_source
+from dsmops.hub import HubFile, parse_source
 from dsmops.models import DEFAULT_TTS
 from dsmops.operations.models.files import (
     CONFIG_FILE,
@@ -276,14 +276,7 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
             f"script = {script!r} is not supported; this worker serves the default tts.py only",
         )
     tokenizer = locate(path, module, "text_tokenizer_file", here=here)
-    repo = f"hf://{module.text('py', 'hf_repo') or DEFAULT_TTS.hf_repo}"
-    config_file = parse_source(f"{repo}/{CONFIG_FILE}")
-    config = (
-        locate(path, module, "py", "config_path", here=here)
-        if module.text("py", "config_path")
-        else here.fetch([config_file])[0]
-    )
-    body = read_json(config)
+    config_file, config, body = _module_config(path, module, here)
     names = dict(zip(("moshi_weight", "mimi_weight"), file_names(str(config), body), strict=False))
     lm, mimi = (
         locate(path, module, "py", key, here=here)
@@ -299,6 +292,57 @@ def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
         described,
         defaults,
     )
+
+
+def _module_config(
+    path: Path, module: Module, here: Downloads
+) -> tuple[HubFile, Path, Mapping[str, Any]]:
+    """Return a module's `config.json`: on the hub, here, and what it holds."""
+    repo = f"hf://{module.text('py', 'hf_repo') or DEFAULT_TTS.hf_repo}"
+    config_file = parse_source(f"{repo}/{CONFIG_FILE}")
+    config = (
+        locate(path, module, "py", "config_path", here=here)
+        if module.text("py", "config_path")
+        else here.fetch([config_file])[0]
+    )
+    return config_file, config, read_json(config)
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceList:
+    """The voices of a model: where they are, which speaks by default, their names in order."""
+
+    model: str
+    voice_folder: str
+    default_voice: str
+    voices: tuple[str, ...]
+
+
+def list_voices(source: str, text: str = "", *, progress: Progress = SILENT) -> VoiceList:
+    """Return the voices of the model that `source` names, as for `find_tts`, whose names contain
+    `text`. Of the model only its config is downloaded.
+
+    Errors as for `find_tts` and `open_voices`.
+    """
+    require_worker("listing voices", ("numpy",))
+    from dsmops.worker.models.tts_config import TtsConfig
+
+    source = f"{source}-tts" if f"{source}-tts" in shipped_configs() else source
+    here = Downloads(progress)
+    found = find_model_config(source, DEFAULT_TTS, here)
+    if isinstance(found, Path):
+        module = find_module(found, [TTS_MODULE])
+        _, _, body = _module_config(found, module, here)
+        described = TtsConfig.from_json(body)
+        defaults = _read_defaults(found, module, most_codebooks=described.shape.lm.audio_codebooks)
+    else:
+        _, path, _ = found
+        body = read_json(path)
+        described = TtsConfig.from_json(body)
+        defaults = _own_defaults(path, body, described)
+    voices = open_voices(defaults.voice_folder, described.voice_suffix, progress=progress)
+    names = tuple(name for name in voices.names() if text.lower() in name.lower())
+    return VoiceList(source, defaults.voice_folder, defaults.default_voice, names)
 
 
 def _read_defaults(path: Path, module: Module, *, most_codebooks: int) -> TtsDefaults:
