@@ -1,6 +1,6 @@
 """`python -m tools.smoke_report`: `prep-sm75` and `smoke-test` with a full-size 1B model.
 
-The weights are random. It runs twice: Twice: as it is, which must pass, and with one NaN among its
+The weights are random. It runs twice: as it is, which must pass, and with one NaN among its
 weights, which must fail. The card is simulated for the preparation only, so that f16 is prepared on
 any machine; serving uses the card that is there. Needs 7 GB of disk.
 """
