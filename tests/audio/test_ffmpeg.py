@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installe
 _STAND_IN = """#!{python}
 import pathlib, struct, sys
 assert sys.argv[sys.argv.index("-protocol_whitelist") + 1] == "file"
-name = sys.argv[sys.argv.index("-i") + 1].removeprefix("file:")
-data = pathlib.Path(name).read_bytes()
+name = sys.argv[sys.argv.index("-i") + 1]
+data = pathlib.Path(name.removeprefix("file:")).read_bytes()
 if not data.startswith(b"MADE UP"):
     sys.exit(name + ": Invalid data found when processing input")
 sys.stdout.buffer.write(struct.pack(">4s5I", b".snd", 24, 0xFFFFFFFF, 6, 12000, 2))
@@ -75,13 +76,21 @@ def test_what_neither_reads_has_both_reasons(stand_in: Path) -> None:
     path.write_bytes(bytes(1000))
     with pytest.raises(InputError, match="Invalid data found") as caught:
         read(path)
-    assert "libsndfile: Format not recognised" in caught.value.message
+    assert "libsndfile: Format not recognised; ffmpeg: Invalid data" in caught.value.message
     assert f"ffmpeg -f mulaw -ar 8000 -ac 1 -i {path} call-24k.wav" in caught.value.hint
     path = stand_in / "call.xyz"
     path.write_bytes(bytes(1000))
     with pytest.raises(InputError) as caught:
         read(path)
     assert f"ffmpeg -f s16le -ar 16000 -ac 1 -i {path} call-24k.wav" in caught.value.hint
+
+
+def test_a_message_names_no_temporary_file(stand_in: Path) -> None:
+    """What a server got in a POST is kept in one; the answer does not show where."""
+    with pytest.raises(InputError) as caught:
+        read(io.BytesIO(b"something else"))
+    assert "ffmpeg: Invalid data" in caught.value.message
+    assert tempfile.gettempdir() not in caught.value.message
 
 
 def test_without_ffmpeg_the_hint_says_how_to_get_it(tmp_path: Path) -> None:

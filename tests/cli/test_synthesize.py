@@ -314,13 +314,15 @@ def test_what_cannot_be_meant_is_a_usage_error(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("remote", [False, True], ids=["here", "server"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_keeps_what_was_made(
-    tiny: TinyTts, tmp_path: Path, number: signal.Signals
+    tiny: TinyTts, worker: WorkerProcess, tmp_path: Path, number: signal.Signals, remote: bool
 ) -> None:
     """The file holds the sound until then, the JSON says that it is incomplete, and the exit code
-    is the signal's; no partial file is left.
+    is the signal's; no partial file is left. Here and through a running worker.
     """
+    here = ("--config", str(tiny.server_config), "--cpu")
     target = tmp_path / "a.wav"
     target.write_bytes(b"old")
     command = [
@@ -328,15 +330,17 @@ def test_a_signal_in_the_middle_keeps_what_was_made(
         "-m",
         "dsmops",
         "synthesize",
-        "--config",
-        str(tiny.server_config),
-        "--cpu",
+        *(("--url", worker.url) if remote else here),
         "--json",
         f"{TEXT} " * 1100,
         str(target),
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny.server_config.parent
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tiny.server_config.parent,
+        env={**os.environ, **KEY},
     ) as process:
         try:
             partial = tmp_path / ".a.wav.dsmops-partial"
