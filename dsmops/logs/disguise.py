@@ -258,8 +258,9 @@ def meaning(match: re.Match[str]) -> str:
 
 
 def _overprint(view: View) -> View:
-    """Return what a terminal shows in the end: each text after a carriage return covers the one
-    before.
+    """Return the text that a terminal shows in the end.
+
+    Each text after a carriage return covers the one before.
     """
     bounds, begin = [], 0
     for part in view.text.split("\r"):

@@ -1,5 +1,6 @@
-"""Bytes of a line to text that is safe to show: no colours, no control characters, valid UTF-8, and
-nothing lost.
+"""Turn the bytes of a line into text that is safe to show.
+
+The text has no colours and no control characters and is valid UTF-8. Nothing is lost.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def clean(text: str) -> str:
 
 
 def without_colours(text: str) -> str:
-    """Return `text` without colour codes, those included that only the removal of others puts
-    together.
+    """Return `text` without colour codes.
+
+    Codes that only the removal of others puts together are removed too.
     """
     if "\x1b" in text:
         for code in _USUAL_COLOURS:
@@ -60,8 +62,9 @@ def without_colours(text: str) -> str:
 
 
 def _without_nested(text: str) -> str:
-    """Return `text` without colour codes in one pass, however deep: passes until none is left would
-    take hours for a hostile megabyte.
+    """Return `text` without colour codes in one pass, however deep they are nested.
+
+    Repeated passes would take hours for a hostile megabyte.
     """
     kept: list[str] = []
     for char in text:

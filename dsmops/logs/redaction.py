@@ -1,5 +1,6 @@
-"""Redaction: secrets and personal data out, keyed pseudonyms in, so that one caller stays one
-caller.
+"""Redaction: replace secrets and personal data by keyed pseudonyms.
+
+So one caller stays one caller.
 
 Nothing is promised about free text that no rule describes. What a rule finds is gone: a pseudonym
 is an HMAC under a key that stays with the operator, and texts to be spoken are dropped altogether.
@@ -436,8 +437,9 @@ def _remember(cache: dict[K, V], key: K, value: V) -> None:
 
 
 def redact(data: bytes, key: bytes) -> Redacted:
-    """Return `data` redacted under `key`, with line endings, invalid UTF-8 and everything the rules
-    do not name as they were.
+    """Return `data` redacted under `key`.
+
+    Line endings, invalid UTF-8 and everything the rules do not name stay unchanged.
 
     Only where a rule hits are the colours of that line gone with it.
 
@@ -450,8 +452,9 @@ def redact(data: bytes, key: bytes) -> Redacted:
 
 
 def scan(content: bytes | Iterable[bytes]) -> dict[str, int]:
-    """Return how often each rule would hit in `content`; empty means nothing that redaction knows
-    is left in it.
+    """Return how often each rule would hit in `content`.
+
+    Empty means that nothing that redaction knows is left in it.
 
     Chunks of any size are taken in constant memory; `decompressed` makes them of a stream.
     Compressed content is not looked into.

@@ -319,8 +319,9 @@ class VoiceList:
 
 
 def list_voices(source: str, text: str = "", *, progress: Progress = SILENT) -> VoiceList:
-    """Return the voices of the model that `source` names, as for `find_tts`, whose names contain
-    `text`. Of the model only its config is downloaded.
+    """Return the voices of a model whose names contain `text`.
+
+    `source` names the model as for `find_tts`; only its config is downloaded.
 
     Errors as for `find_tts` and `open_voices`.
     """
