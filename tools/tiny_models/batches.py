@@ -284,13 +284,24 @@ class Audio:
         return place, (place < stop) & (time >= start)
 
 
-def shift_formants(pcm: Tensor, low: float = 0.78, high: float = 1.28) -> Tensor:
+def shift_formants(
+    pcm: Tensor,
+    low: float = 0.78,
+    high: float = 1.28,
+    *,
+    uneven: float = 0.0,
+    contrast: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
     """Return `pcm` [B, N] with the spectrum's envelope of each row stretched by its own factor, the
     pitch left alone.
 
     The envelope is the smooth part of the logarithmic spectrum: its first 40 cepstral values.
+    `uneven` is the spread of the factor's logarithm between 0, 1.5, 3, 6 and 12 kHz, so that each
+    formant moves by its own amount; the envelope's peaks are raised or flattened by a factor drawn
+    from `contrast`.
     """
     size, hop = 1024, 256
+    rows = len(pcm)
     window = torch.hann_window(size, device=pcm.device)
     spectrum = torch.stft(pcm, size, hop, window=window, return_complex=True)
     logarithm = (spectrum.abs() + 1e-4).log()
@@ -298,10 +309,14 @@ def shift_formants(pcm: Tensor, low: float = 0.78, high: float = 1.28) -> Tensor
     lifter = torch.zeros(size, device=pcm.device)
     lifter[:40] = lifter[-39:] = 1
     envelope = torch.fft.rfft(cepstrum * lifter[:, None], dim=1).real
-    factor = torch.exp(
-        torch.empty(len(pcm), 1, device=pcm.device).uniform_(math.log(low), math.log(high))
-    )
-    source = (torch.arange(size // 2 + 1, device=pcm.device) / factor).clamp(max=size // 2)
+    stretch = torch.empty(rows, 1, device=pcm.device).uniform_(math.log(low), math.log(high))
+    bins = torch.arange(size // 2 + 1, device=pcm.device)
+    if uneven:
+        anchors = uneven * torch.randn(rows, 5, device=pcm.device)
+        place = (torch.log2((bins / bins[-1]).clamp(min=1 / 16)) + 4).clamp(max=3.999)
+        before = place.long()
+        stretch = stretch + torch.lerp(anchors[:, before], anchors[:, before + 1], place - before)
+    source = (bins / stretch.exp()).clamp(max=size // 2)
     below = source.floor().long()
     above = (below + 1).clamp(max=size // 2)
     share = (source - below)[..., None]
@@ -310,6 +325,10 @@ def shift_formants(pcm: Tensor, low: float = 0.78, high: float = 1.28) -> Tensor
         envelope.gather(1, below[..., None].expand(-1, -1, frames)) * (1 - share)
         + envelope.gather(1, above[..., None].expand(-1, -1, frames)) * share
     )
+    if contrast != (1.0, 1.0):
+        sharper = torch.empty(rows, 1, 1, device=pcm.device).uniform_(*contrast)
+        middle = moved.mean(1, keepdim=True)
+        moved = middle + sharper * (moved - middle)
     return torch.istft(
         spectrum * (moved - envelope).clamp(-4, 4).exp(),
         size,
@@ -332,14 +351,15 @@ def disturb(pcm: Tensor) -> tuple[Tensor, Tensor]:
     def some(probability: float) -> Tensor:
         return torch.rand(batch, 1, device=device) < probability
 
-    part = int(0.65 * batch)
+    part = int(0.7 * batch)
     if part:
-        pcm = torch.cat([shift_formants(pcm[:part]), pcm[part:]])
+        moved = shift_formants(pcm[:part], uneven=0.07, contrast=(0.75, 1.25))
+        pcm = torch.cat([moved, pcm[part:]])
     size = 1 << (length + 8192 - 1).bit_length()
     spectrum = torch.fft.rfft(pcm, size)
     bins = torch.linspace(0, 12_000, size // 2 + 1, device=device)
     # A smooth random gain over the logarithm of the frequency.
-    anchors = torch.randn(batch, 1, 10, device=device) * 4.0
+    anchors = torch.randn(batch, 1, 10, device=device) * 5.0
     octave = (torch.log2(bins.clamp(min=40) / 40) / math.log2(300)).clamp(0, 1) * 9
     low = octave.floor().long().clamp(max=8)
     gain = torch.lerp(anchors[:, 0, low], anchors[:, 0, low + 1], octave - low)

@@ -14,14 +14,18 @@ import argparse
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import Process
 from pathlib import Path
 
 import numpy as np
 
 from tools.tiny_models.speech import (
+    ESPEAK_ACCENTS,
+    ESPEAK_VARIANTS,
     SAMPLE_RATE,
+    EspeakVoice,
+    FestivalVoice,
     FliteVoice,
     HibariVoice,
     PiperVoice,
@@ -31,25 +35,34 @@ from tools.tiny_models.speech import (
 from tools.tiny_models.text import TextGenerator
 
 LABEL_SAMPLES = 240
-VOICES = ("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed", "hibari-low")
+VOICES = (
+    *("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed", "hibari-low"),
+    *("espeak", "ked", "slt-hts"),
+)
 """`rms` is never trained on.
 
 `hibari-changed` has another pitch and another length of the vocal tract in each sentence,
-`hibari-low` always those of a man.
+`hibari-low` always those of a man. `espeak` is another speaker of espeak-ng in each sentence. `ked`
+and `slt-hts` are voices of Festival.
 """
 SHARES = {
-    "hibari": 0.17,
-    "hibari-changed": 0.25,
-    "joe": 0.12,
-    "slt": 0.18,
-    "awb": 0.16,
-    "kal16": 0.12,
+    "hibari": 0.11,
+    "hibari-changed": 0.20,
+    "joe": 0.11,
+    "slt": 0.09,
+    "awb": 0.11,
+    "kal16": 0.10,
+    "espeak": 0.15,
+    "ked": 0.10,
+    "slt-hts": 0.03,
 }
 """Share of the sentences that each voice says in training."""
 TTS_SHARES = {"hibari": 0.55, "hibari-low": 0.45}
 """The same for the voices that the TTS model learns, each always at its own pace and pitch."""
 LOW_PITCH, LOW_FORMANTS = 0.55, 0.86
 HELD_OUT_VOICE = "rms"
+_ACCENT_SHARES = (0.6, 0.1, 0.1, 0.1, 0.1)
+_FESTIVAL = {"ked": "ked_diphone", "slt-hts": "cmu_us_slt_arctic_hts"}
 
 
 def is_held_out(words: list[str]) -> bool:
@@ -66,11 +79,26 @@ def sentences(seed: str, *, held_out: bool) -> Iterator[list[str]]:
             yield words
 
 
+Synthesiser = HibariVoice | PiperVoice | FliteVoice | EspeakVoice | FestivalVoice
+
+
+def _load(engine: str) -> Synthesiser:
+    if engine == "hibari":
+        return HibariVoice()
+    if engine == "joe":
+        return PiperVoice()
+    if engine == "espeak":
+        return EspeakVoice()
+    if engine in _FESTIVAL:
+        return FestivalVoice(_FESTIVAL[engine])
+    return FliteVoice(engine, os.environ.get("FLITE_FOLDER", ""))
+
+
 class Voices:
     """The synthesisers, each loaded when it first speaks."""
 
     def __init__(self) -> None:
-        self._loaded: dict[str, HibariVoice | PiperVoice | FliteVoice] = {}
+        self._loaded: dict[str, Synthesiser] = {}
 
     def say(
         self, name: str, words: list[str], rng: np.random.Generator, *, varied: bool
@@ -78,17 +106,26 @@ class Voices:
         """Return the sentence said by a voice of `VOICES`; with `varied`, at a pace and pitch drawn
         from `rng`.
         """
-        engine = name.partition("-")[0]
+        engine = name if name in _FESTIVAL else name.partition("-")[0]
         if engine not in self._loaded:
-            self._loaded[engine] = (
-                HibariVoice()
-                if engine == "hibari"
-                else PiperVoice()
-                if engine == "joe"
-                else FliteVoice(engine, os.environ.get("FLITE_FOLDER", ""))
-            )
+            self._loaded[engine] = _load(engine)
         voice = self._loaded[engine]
         speed = float(rng.uniform(0.68, 1.3)) if varied else 1.0
+        if isinstance(voice, EspeakVoice):
+            accent = str(rng.choice(ESPEAK_ACCENTS, p=_ACCENT_SHARES))
+            speaker = f"{accent}+{rng.choice(ESPEAK_VARIANTS)}"
+            pitch, spread = int(rng.integers(15, 85)), int(rng.integers(20, 90))
+            return voice.say(
+                words, rng, speed=speed, voice=speaker, pitch=pitch, pitch_range=spread
+            )
+        if isinstance(voice, FestivalVoice):
+            pitched = varied and name == "ked"
+            return voice.say(
+                words,
+                rng,
+                speed=speed,
+                pitch_hz=float(np.exp(rng.uniform(4.3, 5.1))) if pitched else None,
+            )
         if isinstance(voice, PiperVoice):
             return voice.say(
                 words, rng, speed=speed, noise=float(rng.uniform(0.3, 0.8)) if varied else 0.667
@@ -161,13 +198,14 @@ def work(
     hours: float,
     deadline: float,
     *,
+    voices_used: Sequence[str] = tuple(SHARES),
     tts: bool = False,
     shard_s: float = 240.0,
 ) -> None:
     """Write shards until there are `hours` of speech from this worker or the time is over."""
     rng = np.random.default_rng([seed, number])
     source = sentences(f"train-{seed}-{number}", held_out=False)
-    shares = TTS_SHARES if tts else SHARES
+    shares = TTS_SHARES if tts else {name: SHARES[name] for name in voices_used}
     names, weights = list(shares), np.array(list(shares.values()))
     voices, shard, total, written = Voices(), Shard(), 0.0, 0
     while total < hours * 3600 and time.time() < deadline:
@@ -210,6 +248,12 @@ def main() -> None:
     parser.add_argument("--shard-s", type=float, default=240.0, help="speech in one file")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
+        "--voices",
+        type=lambda text: text.split(","),
+        default=list(SHARES),
+        help="the voices to use, separated by commas",
+    )
+    parser.add_argument(
         "--test", type=int, default=0, help="write this many evaluation sentences per voice instead"
     )
     parser.add_argument(
@@ -224,7 +268,7 @@ def main() -> None:
     if arguments.test:
         write_test(
             arguments.folder / "test-known.npz",
-            [voice for voice in SHARES if voice != "hibari-changed"],
+            [voice for voice in arguments.voices if voice not in ("hibari-changed", "espeak")],
             arguments.test,
             "known",
         )
@@ -243,7 +287,11 @@ def main() -> None:
                 arguments.hours / arguments.workers,
                 deadline,
             ),
-            kwargs={"tts": arguments.tts, "shard_s": arguments.shard_s},
+            kwargs={
+                "voices_used": arguments.voices,
+                "tts": arguments.tts,
+                "shard_s": arguments.shard_s,
+            },
         )
         for number in range(arguments.workers)
     ]

@@ -7,7 +7,12 @@ one common alphabet.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+import re
+import subprocess
+import tempfile
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -345,4 +350,195 @@ class FliteVoice:
             return None
         return Spoken(
             soxr.resample(audio, rate, SAMPLE_RATE).astype(np.float32), spans, phones, ids
+        )
+
+
+_ESPEAK_IPA = {
+    "aʊ": "aw", "aɪ": "ay", "eɪ": "ey", "oʊ": "ow", "əʊ": "ow", "ɔɪ": "oy", "tʃ": "ch", "dʒ": "jh",
+    "ɪə": "ih", "eə": "eh", "ʊə": "uh", "ɑːɹ": "aa", "ɔːɹ": "ao", "oːɹ": "ao", "ɛɹ": "eh",
+    "ɪɹ": "ih", "ʊɹ": "uh", "aɪɚ": "ay", "aɪə": "ay", "iə": "iy", "ɬ": "l", "x": "k", "ç": "hh",
+}  # fmt: skip
+ESPEAK_ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en-gb-x-gbclan")
+ESPEAK_VARIANTS = (
+    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 klatt klatt2 klatt3 klatt4 klatt5 klatt6 Alex Andrea"
+    " Andy Annie Denis Gene Lee Mario Michael Mike adam antonio aunty belinda benjamin boris caleb"
+    " david ed edward iven john linda marcelo max michel miguel norbert pablo paul pedro quincy rob"
+    " robert sandro shelby steph travis victor zac"
+).split()
+"""Speakers of espeak-ng: other formants, bandwidths, pitch and voicing. The robots and whisperers
+are left out."""
+
+
+class EspeakVoice:
+    """The formant synthesiser espeak-ng, through its C library, with many speakers and accents.
+
+    The library is that of the package espeakng-loader.
+    """
+
+    _RATE_HZ = 22_050
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        class Event(ctypes.Structure):
+            _fields_ = [
+                ("type", ctypes.c_int),
+                ("identifier", ctypes.c_uint),
+                ("position", ctypes.c_int),
+                ("length", ctypes.c_int),
+                ("audio_ms", ctypes.c_int),
+                ("sample", ctypes.c_int),
+                ("user", ctypes.c_void_p),
+                ("name", ctypes.c_char * 8),
+            ]
+
+        def collect(wave: object, count: int, events: object) -> int:
+            if wave:
+                self._audio.append(np.ctypeslib.as_array(wave, (count,)).copy())
+            number = 0
+            while events[number].type:  # type: ignore[index]
+                event = events[number]  # type: ignore[index]
+                self._events.append((event.type, event.position, event.sample, event.name))
+                number += 1
+            return 0
+
+        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        folder = os.path.dirname(espeakng_loader.get_data_path()).encode()
+        # Output is handed over, with phonemes in IPA among the events.
+        rate = self._library.espeak_Initialize(2, 0, folder, 3)
+        assert rate == self._RATE_HZ, rate
+        kind = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event)
+        )
+        self._collect = kind(collect)
+        self._library.espeak_SetSynthCallback(self._collect)
+        self._audio: list[NDArray[np.int16]] = []
+        self._events: list[tuple[int, int, int, bytes]] = []
+
+    def say(
+        self,
+        words: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        speed: float = 1.0,
+        voice: str = "en-us",
+        pitch: int = 50,
+        pitch_range: int = 50,
+    ) -> Spoken | None:
+        import soxr
+
+        library = self._library
+        if library.espeak_SetVoiceByName(voice.encode()):
+            return None
+        # Parameters 1, 3 and 4: words a minute, pitch and its range.
+        for number, value in ((1, round(165 * speed)), (3, pitch), (4, pitch_range)):
+            library.espeak_SetParameter(number, value, 0)
+        self._audio, self._events = [], []
+        text = written(words, "A")
+        data = text.encode()
+        library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
+        if not self._audio:
+            return None
+        audio = np.concatenate(self._audio).astype(np.float32) / 32768
+        places = {match.start() + 1 for match in re.finditer(r"[^ ]+", text)}
+        begins = [
+            sample / self._RATE_HZ
+            for kind, place, sample, _ in self._events
+            if kind == 1 and place in places
+        ]
+        if len(begins) != len(spoken_words(words)):
+            return None
+        marks = [
+            (sample / self._RATE_HZ, name.decode("utf-8", "ignore"))
+            for kind, _, sample, name in self._events
+            if kind == 7
+        ]
+        phones, ids = [], []
+        length_s = len(audio) / self._RATE_HZ
+        for (start, name), end in zip(marks, [*(at for at, _ in marks[1:]), length_s], strict=True):
+            phone = _espeak_phone(name)
+            if phone and end > start:
+                phones.append((start, end))
+                ids.append(_ID[phone])
+        spans = []
+        for begin, following in zip(begins, [*begins[1:], length_s], strict=True):
+            ends = [end for start, end in phones if begin - 0.005 <= start < following - 0.005]
+            if not ends:
+                return None
+            spans.append((begin, min(max(ends), following)))
+        if any(first[0] >= second[0] for first, second in itertools.pairwise(spans)):
+            return None
+        sound = soxr.resample(audio, self._RATE_HZ, SAMPLE_RATE).astype(np.float32)
+        return Spoken(sound, spans, phones, ids)
+
+
+def _espeak_phone(name: str) -> str | None:
+    bare = name.translate({ord(mark): None for mark in "ˈˌː"})
+    if name in _ESPEAK_IPA or bare in _ESPEAK_IPA:
+        return _ESPEAK_IPA.get(name) or _ESPEAK_IPA[bare]
+    return next((_IPA[mark] for mark in bare if mark in _IPA), None)
+
+
+class FestivalVoice:
+    """A voice of Festival, through one process of it: `ked_diphone` or `cmu_us_slt_arctic_hts`."""
+
+    def __init__(self, name: str) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._process = subprocess.Popen(
+            ["festival", "--pipe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._ask(f"(voice_{name})")
+
+    def _ask(self, command: str) -> list[list[str]]:
+        """Return the lines that a command prints, each in its fields."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(command + '(format t "\\nEND\\n")(fflush nil)\n')
+        process.stdin.flush()
+        lines = []
+        while (line := process.stdout.readline()).strip() != "END":
+            if not line:
+                raise RuntimeError("Festival ended")
+            lines.append(line.split())
+        return lines
+
+    def say(
+        self,
+        words: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        speed: float = 1.0,
+        pitch_hz: float | None = None,
+    ) -> Spoken | None:
+        import soxr
+
+        path = os.path.join(self._folder.name, "said.wav")
+        model = "((target_f0_mean %d) (target_f0_std 14) (model_f0_mean 170) (model_f0_std 34))"
+        pitched = f"(set! int_lr_params '{model % pitch_hz})" if pitch_hz else ""
+        lines = self._ask(
+            f"(Parameter.set 'Duration_Stretch {1 / speed:.3f}){pitched}"
+            f'(set! said (utt.synth (Utterance Text "{written(words, "A")}")))'
+            f'(utt.save.wave said "{path}" \'riff)'
+            '(mapcar (lambda (w) (format t "W %s %f %f\\n" (item.name w)'
+            ' (item.feat w "word_start") (item.feat w "word_end")))'
+            " (utt.relation.items said 'Word))"
+            '(mapcar (lambda (s) (format t "S %s %f %f\\n" (item.name s)'
+            ' (item.feat s "segment_start") (item.feat s "segment_end")))'
+            " (utt.relation.items said 'Segment))"
+        )
+        spans = [
+            (float(line[-2]), float(line[-1])) for line in lines if len(line) > 3 and line[0] == "W"
+        ]
+        if len(spans) != len(spoken_words(words)):
+            return None
+        segments = [line for line in lines if len(line) > 3 and line[0] == "S"]
+        with wave.open(path) as file:
+            rate = file.getframerate()
+            audio = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32)
+        return Spoken(
+            soxr.resample(audio / 32768, rate, SAMPLE_RATE).astype(np.float32),
+            spans,
+            [(float(line[2]), float(line[3])) for line in segments],
+            [_ARPABET[line[1]] for line in segments],
         )

@@ -28,7 +28,14 @@ from tools.tiny_models.batches import (
     read_shards,
     write_json,
 )
-from tools.tiny_models.export import LM_FILE, MIMI_FILE, round_codec, write_mimi, write_stt
+from tools.tiny_models.export import (
+    LM_FILE,
+    MIMI_FILE,
+    keep_bits,
+    round_codec,
+    write_mimi,
+    write_stt,
+)
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
 from tools.tiny_models.scores import evaluate
 from tools.tiny_models.settings import (
@@ -113,6 +120,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--delay", type=int, default=DELAY_STEPS)
+    parser.add_argument("--bits", type=int, default=8, help="significant bits that weights keep")
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument(
@@ -264,20 +272,14 @@ def main() -> None:
     )
     with torch.no_grad():
         for parameter in mean.parameters():
-            parameter.copy_(parameter.bfloat16())
+            parameter.copy_(keep_bits(parameter, arguments.bits))
     write_stt(mean.lm, arguments.out, arguments.delay)
     results = {}
     if arguments.tests:
         mean.eval()
-        for name in ("known", "unheard"):
-            results[name] = evaluate(
-                mean,
-                codec,
-                arguments.tests / f"test-{name}.npz",
-                processor,
-                device,
-                arguments.delay,
-            )
+        for path in sorted(arguments.tests.glob("test-*.npz")):
+            name = path.stem.removeprefix("test-")
+            results[name] = evaluate(mean, codec, path, processor, device, arguments.delay)
             examples = results[name].pop("examples")
             print(name, results[name], flush=True)
             shown = [line for line in examples if line[1] != line[2]]

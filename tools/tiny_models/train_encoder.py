@@ -1,0 +1,247 @@
+"""Teach the encoder of a finished codec more voices: `python -m tools.tiny_models.train_encoder
+SHARDS TOKENIZER START OUT`.
+
+START is a folder that the recipe wrote. Codebooks and decoder stay as they are, so that codes mean
+the same sounds and the TTS model stays valid. The language model trains along: its embedding tables
+are nearly a linear map of the codebooks, and through that map its loss reaches the encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from sentencepiece import SentencePieceProcessor
+from torch import Tensor, nn
+
+from tools.tiny_models.batches import (
+    SPOKEN,
+    Audio,
+    Index,
+    Planner,
+    disturb,
+    loader,
+    read_shards,
+    write_json,
+)
+from tools.tiny_models.export import MIMI_FILE, keep_bits, write_mimi, write_stt
+from tools.tiny_models.losses import MelLoss
+from tools.tiny_models.networks import Codec, SttNet, stt_inputs
+from tools.tiny_models.scores import evaluate
+from tools.tiny_models.settings import BINS, CODEBOOKS, TTS_CODEBOOKS
+from tools.tiny_models.speech import PHONES
+from tools.tiny_models.tokenizer import pieces
+from tools.tiny_models.train_codec import phone_targets, stt_loss
+from tools.tiny_models.train_stt import start
+
+_CROP_FRAMES = 16
+WEIGHTS = {"commit": 0.25, "phone": 0.3, "phone_full": 0.2, "text": 1.0, "pause": 0.1, "mel": 0.5}
+
+
+class Lesson(nn.Module):
+    """Codec and language model with what only this training needs: the linear map from quantised
+    vectors to embeddings, and two namers of phonemes.
+    """
+
+    def __init__(self, codec: Codec, net: SttNet) -> None:
+        super().__init__()
+        self.codec, self.net = codec, net
+        quantizer = codec.quantizer
+        books = torch.cat([quantizer.rvq_first.codebooks, quantizer.rvq_rest.codebooks]).float()
+        tables = net.lm.emb.detach().view(CODEBOOKS, BINS + 1, -1)[:, :BINS]
+        ones = torch.ones(CODEBOOKS, BINS, 1, device=books.device)
+        known = torch.cat([books, ones], -1)
+        fitted = torch.linalg.lstsq(known.cpu(), tables.cpu()).solution
+        self.register_buffer("readers", fitted[:, :-1].to(books.device))
+        width = books.shape[-1]
+        self.phones = nn.Linear(width, 8 * len(PHONES))
+        self.phones_full = nn.Linear(CODEBOOKS * width, 8 * len(PHONES))
+        # Quantised vectors are tens long; the namers read them at about one.
+        self.register_buffer("sizes", books.square().mean((1, 2)).sqrt())
+
+    def encoder_parts(self) -> list[nn.Module]:
+        """Return the parts of the encoder that learn."""
+        encoder = self.codec.encoder
+        return [encoder.encoder, encoder.encoder_transformer, encoder.downsample]
+
+    def read(self, codes: Tensor, steps: Tensor) -> Tensor:
+        """Return embeddings [B, T, D] of codes [B, K, T]: the tables' rows, with the gradient of
+        the linear map of the vectors `steps` [B, K, T, dim].
+        """
+        linear = torch.einsum("bktc,kcd->btd", steps, self.readers)
+        return self.net.audio(codes) + linear - linear.detach()
+
+    def forward(
+        self, heard: Tensor, wanted: Tensor, labels: Tensor, tokens: Tensor, pauses: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the losses, and the decoder's input [B, width, T]."""
+        latents = self.codec.encoder.latents(heard[:, None])
+        codes, steps, decoded, commitment = self.codec.quantize(latents, learn=False)
+        losses = {"commit": commitment / self.sizes.square().mean()}
+        targets = phone_targets(labels).flatten()
+        scaled = steps / self.sizes[:, None, None]
+        first, full = scaled[:, 0], scaled.transpose(1, 2).flatten(2)
+        named = self.phones(first).float().view(-1, len(PHONES))
+        losses["phone"] = F.cross_entropy(named, targets)
+        losses["phone_full"] = F.cross_entropy(
+            self.phones_full(full).float().view(-1, len(PHONES)), targets
+        )
+        audio = self.read(codes, steps)
+        initial = self.net.lm.emb.view(CODEBOOKS, BINS + 1, -1)[:, -1].sum(0)
+        audio = torch.cat([initial.expand(len(audio), 1, -1).to(audio.dtype), audio[:, :-1]], 1)
+        _, text = stt_inputs(codes, tokens, self.net.lm)
+        logits, heads = self.net(audio, text)
+        losses["text"], losses["pause"] = stt_loss(logits, heads, tokens, pauses)
+        with torch.no_grad():
+            spoken = tokens > 3
+            losses["text_right"] = (logits.argmax(-1) == tokens)[spoken].float().mean()
+            losses["phone_right"] = (named.argmax(-1) == targets).float().mean()
+        return losses, decoded
+
+
+@torch.no_grad()
+def decoded_again(codec: Codec, pcm: Tensor) -> Tensor:
+    """Return `pcm` [B, N] as the codec gives it back, with the codebooks that speech has."""
+    known = codec.quantizer.encode(codec.encoder.latents(pcm[:, None]), TTS_CODEBOOKS)
+    return codec.decoder.decode(known)[:, 0].clamp(-1, 1)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("start", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tests", type=Path)
+    parser.add_argument("--seconds", type=float, default=300, help="train for this long")
+    parser.add_argument("--steps", type=int, default=10**9)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--frames", type=int, default=150)
+    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--through-codec", type=float, default=0.12)
+    parser.add_argument("--bits", type=int, default=6, help="significant bits that weights keep")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--reload-s", type=float, nargs="*", default=[])
+    parser.add_argument("--seed", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def read(seed: int) -> tuple[Index, Audio, object]:
+        index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
+        print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
+        words = {word for line in index.words for word in line}
+        planner = Planner(
+            index,
+            pieces(arguments.tokenizer, words),
+            batch=arguments.batch,
+            frames=arguments.frames,
+            pauses=SPOKEN,
+            seed=seed,
+        )
+        return index, Audio(audio, labels, device), loader(planner, arguments.workers)
+
+    _, audio, batches = read(arguments.seed)
+    codec, net = start(arguments.start, device)
+    codec.requires_grad_(False)
+    codec.decoder.eval()
+    net.dropout = arguments.dropout
+    lesson = Lesson(codec, net).to(device)
+    mel = MelLoss().to(device)
+    learning = [part.requires_grad_(True) for part in lesson.encoder_parts()]
+    learning += [lesson.net, lesson.phones, lesson.phones_full]
+    parameters = [value for part in learning for value in part.parameters()]
+    kept = copy.deepcopy(lesson).requires_grad_(False)
+    averaged = [
+        pair
+        for mine, other in zip(
+            [*lesson.encoder_parts(), lesson.net], [*kept.encoder_parts(), kept.net], strict=True
+        )
+        for pair in zip(mine.parameters(), other.parameters(), strict=True)
+    ]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [value for value in parameters if value.dim() > 1], "weight_decay": 0.02},
+            {"params": [value for value in parameters if value.dim() <= 1], "weight_decay": 0.0},
+        ],
+        lr=arguments.rate,
+        betas=(0.9, 0.98),
+        fused=device.type == "cuda",
+    )
+    began, number, history = time.time(), 0, []
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    while True:
+        passed = max((time.time() - began) / arguments.seconds, number / arguments.steps)
+        if passed >= 1:
+            break
+        if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
+            del arguments.reload_s[0]
+            del audio, batches
+            _, audio, batches = read(arguments.seed + 100 + number)
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                arguments.rate
+                * min(1.0, (number + 1) / 200)
+                * (1.0 if passed < 0.4 else max(0.02, 1 - (passed - 0.4) / 0.6))
+            )
+        plan = next(batches)
+        with torch.no_grad():
+            pcm, labels = audio.assemble(plan, arguments.frames)
+            heard, wanted = disturb(pcm)
+            again = int(arguments.through_codec * len(heard))
+            if again:
+                heard[:again] = decoded_again(codec, pcm[:again])
+        tokens, pauses = plan["tokens"].to(device), plan["pauses"].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            losses, decoded = lesson(heard, wanted, labels, tokens, pauses)
+            rows = slice(len(pcm) - max(1, len(pcm) // 3), len(pcm))
+            first = int(torch.randint(4, arguments.frames - _CROP_FRAMES + 1, ()))
+            made = codec.synthesise(decoded[rows], first, _CROP_FRAMES)[:, 0].float()
+        crop = slice(first * 1920, (first + _CROP_FRAMES) * 1920)
+        losses["mel"] = mel(made, wanted[rows, crop])
+        total = torch.stack([WEIGHTS.get(name, 0.0) * loss for name, loss in losses.items()]).sum()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        number += 1
+        with torch.no_grad():
+            decay = min(0.998, number / (number + 10))
+            torch._foreach_lerp_(
+                [other for _, other in averaged], [mine for mine, _ in averaged], 1 - decay
+            )
+        if number % 50 == 0 or number < 4:
+            row = {name: round(value.item(), 4) for name, value in losses.items()} | {
+                "step": number,
+                "s": round(time.time() - began, 1),
+            }
+            history.append(row)
+            print(row, flush=True)
+    with torch.no_grad():
+        for part in kept.encoder_parts():
+            for value in part.parameters():
+                value.copy_(keep_bits(value, arguments.bits))
+    write_mimi(kept.codec, arguments.out / MIMI_FILE)
+    write_stt(kept.net.lm, arguments.out)
+    results = {}
+    if arguments.tests:
+        processor = SentencePieceProcessor(model_file=str(arguments.tokenizer))
+        kept.eval()
+        for path in sorted(arguments.tests.glob("test-*.npz")):
+            results[path.stem] = evaluate(kept.net, kept.codec, path, processor, device)
+            results[path.stem].pop("examples")
+            print(path.stem, results[path.stem], flush=True)
+    write_json(arguments.out / "encoder-history.json", {"training": history, "results": results})
+
+
+if __name__ == "__main__":
+    main()
