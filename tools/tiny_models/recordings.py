@@ -26,12 +26,20 @@ _LEAD_S, _PAUSE_S = 0.2, 0.5
 CHOSEN = (
     (
         "rms",
-        "it is bringing leo with our store then",
-        "when do you hurry to the road in january",
+        "the old aunt also studied some fish tomorrow",
+        "there are zero tickets without the thick kitchen",
     ),
-    ("rms", "her soldier is in the station", "the train arrives at quarter past five"),
-    ("rms", "your baker may drive their men", "he flew to the city yesterday"),
-    ("joe", "when do they grow those good lemons in may", "she must not cut this yellow company"),
+    (
+        "rms",
+        "there are fifteen guests near the restaurant",
+        "we drifted to the castle on friday",
+    ),
+    ("rms", "you run to the street over our building", "he flew to the city yesterday"),
+    (
+        "joe",
+        "helen started the beautiful chimney between the clever hotel",
+        "we climbed every red house always",
+    ),
 )
 """Voice and sentences of each recording, none of them trained on.
 
