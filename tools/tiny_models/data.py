@@ -114,9 +114,13 @@ class Voices:
         if isinstance(voice, EspeakVoice):
             accent = str(rng.choice(ESPEAK_ACCENTS, p=_ACCENT_SHARES))
             speaker = f"{accent}+{rng.choice(ESPEAK_VARIANTS)}"
-            pitch, spread = int(rng.integers(15, 85)), int(rng.integers(20, 90))
             return voice.say(
-                words, rng, speed=speed, voice=speaker, pitch=pitch, pitch_range=spread
+                words,
+                rng,
+                speed=speed,
+                voice=speaker,
+                pitch=int(rng.integers(15, 85)),
+                pitch_range=int(rng.integers(20, 90)),
             )
         if isinstance(voice, FestivalVoice):
             pitched = varied and name == "ked"

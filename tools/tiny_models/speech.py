@@ -396,8 +396,8 @@ class EspeakVoice:
             if wave:
                 self._audio.append(np.ctypeslib.as_array(wave, (count,)).copy())
             number = 0
-            while events[number].type:  # type: ignore[index]
-                event = events[number]  # type: ignore[index]
+            while events[number].type:
+                event = events[number]
                 self._events.append((event.type, event.position, event.sample, event.name))
                 number += 1
             return 0

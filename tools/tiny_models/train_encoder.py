@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 from tools.tiny_models.batches import (
     SPOKEN,
     Audio,
-    Index,
     Planner,
     disturb,
     loader,
@@ -136,7 +136,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def read(seed: int) -> tuple[Index, Audio, object]:
+    def read(seed: int) -> tuple[Audio, Iterator[dict[str, Tensor]]]:
         index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
         print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
         words = {word for line in index.words for word in line}
@@ -148,9 +148,9 @@ def main() -> None:
             pauses=SPOKEN,
             seed=seed,
         )
-        return index, Audio(audio, labels, device), loader(planner, arguments.workers)
+        return Audio(audio, labels, device), loader(planner, arguments.workers)
 
-    _, audio, batches = read(arguments.seed)
+    audio, batches = read(arguments.seed)
     codec, net = start(arguments.start, device)
     codec.requires_grad_(False)
     codec.decoder.eval()
@@ -186,7 +186,7 @@ def main() -> None:
         if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
             del arguments.reload_s[0]
             del audio, batches
-            _, audio, batches = read(arguments.seed + 100 + number)
+            audio, batches = read(arguments.seed + 100 + number)
         for group in optimizer.param_groups:
             group["lr"] = (
                 arguments.rate
