@@ -14,7 +14,6 @@ import typer
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt, api_key_option
-from dsmops.cli.views.junit import error_xml
 from dsmops.dtypes import PLAIN, Quant, Quantised
 from dsmops.errors import DsmopsError
 from dsmops.report import Reporter
@@ -269,6 +268,7 @@ def _errors_in(junit: Path | None) -> Iterator[None]:
         yield
     except DsmopsError as exc:
         if junit is not None:
+            from dsmops.cli.views.junit import error_xml
             from dsmops.files import write_text_atomically
 
             with suppress(DsmopsError):

@@ -84,6 +84,7 @@ def a_wav(seconds: float) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_models_are_listed_by_their_own_names(client: openai.OpenAI) -> None:
     models = client.models.list().data
     assert [(model.id, model.object, model.owned_by) for model in models] == [
@@ -96,6 +97,7 @@ def test_models_are_listed_by_their_own_names(client: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
+@pytest.mark.slow
 def test_words_come_as_json_and_text(answers: dict[str, Any]) -> None:
     assert answers["json"].text == SPOKEN["text"]
     assert answers["json"].usage.type == "duration"
@@ -104,6 +106,7 @@ def test_words_come_as_json_and_text(answers: dict[str, Any]) -> None:
     assert answers["text"] == f"{SPOKEN['text']}\n"
 
 
+@pytest.mark.slow
 def test_words_come_with_times(answers: dict[str, Any]) -> None:
     """Each word once, ends after starts, starts near those of the recording; segments hold the same
     words, and come alone where nothing else is asked for.
@@ -125,6 +128,7 @@ def test_words_come_with_times(answers: dict[str, Any]) -> None:
     assert answers["segments"].segments == answer.segments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "head"), [("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n\n00:00:0")])
 def test_words_come_as_captions(answers: dict[str, Any], form: str, head: str) -> None:
     captions = answers[form]
@@ -133,6 +137,7 @@ def test_words_come_as_captions(answers: dict[str, Any], form: str, head: str) -
     assert " ".join(lines) == SPOKEN["text"]
 
 
+@pytest.mark.slow
 def test_words_come_one_by_one(answers: dict[str, Any]) -> None:
     events = answers["stream"]
     deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
@@ -142,6 +147,7 @@ def test_words_come_one_by_one(answers: dict[str, Any]) -> None:
     assert events[-1].text == SPOKEN["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", list(FORMATS))
 def test_speech_comes_in_every_format(sounds: dict[str, bytes], form: str) -> None:
     with soundfile.SoundFile(io.BytesIO(sounds[form])) as file:
@@ -152,6 +158,7 @@ def test_speech_comes_in_every_format(sounds: dict[str, bytes], form: str) -> No
     assert np.abs(samples).max() > 0.05
 
 
+@pytest.mark.slow
 def test_what_is_said_is_heard(client: openai.OpenAI) -> None:
     """Samples alone, as a WAV sent back: most of the words are the same, and an OpenAI model's name
     and an OpenAI voice's are enough for programs that offer no choice.
@@ -167,6 +174,7 @@ def test_what_is_said_is_heard(client: openai.OpenAI) -> None:
     assert len(set(SAID.split()) & set(text.split())) >= 2
 
 
+@pytest.mark.slow
 def test_speech_is_sent_as_it_is_made(client: openai.OpenAI) -> None:
     """In many pieces, as bytes and as events."""
     with client.audio.speech.with_streaming_response.create(
@@ -188,6 +196,7 @@ def test_speech_is_sent_as_it_is_made(client: openai.OpenAI) -> None:
     assert events[-1] == {"type": "speech.audio.done"}
 
 
+@pytest.mark.slow
 def test_what_is_not_used_is_told(client: openai.OpenAI) -> None:
     with RECORDING.open("rb") as file:
         answer = client.audio.transcriptions.with_raw_response.create(
@@ -200,6 +209,7 @@ def test_what_is_not_used_is_told(client: openai.OpenAI) -> None:
     assert "the default voice speaks" in answer.headers["Warning"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "error", "param", "says"),
     [
