@@ -68,7 +68,9 @@ def log_report(
         require_charts()
     with ExitStack() as stack:
         file = None if output is None else stack.enter_context(replace_atomically(output))
-        report = read_logs(source, since=begin, until=end, progress=out.progress())
+        report = read_logs(
+            source, since=begin, until=end, on_note=out.note, progress=out.progress()
+        )
         if file is not None:
             if is_page:
                 from dsmops.cli.views.log_report_page import html

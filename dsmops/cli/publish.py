@@ -200,7 +200,7 @@ def publish_logs(
         rebuild=rebuild,
         dry_run=dry_run,
     )
-    report = publish_logs(request, progress=out.progress())
+    report = publish_logs(request, on_note=out.note, progress=out.progress())
     out.result(report, show_publish(report))
     raise typer.Exit(report.exit_code)
 

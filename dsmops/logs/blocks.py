@@ -14,6 +14,11 @@ FIRST_BLOCK_BYTES = 1 << 15
 MAX_LINE_BYTES = 1 << 20
 """A longer line is cut, so that a file without line ends needs no memory of its own size."""
 
+_MOST_LINES = 1 << 18
+"""Of one block, where each line costs memory: columns of numbers take 100 bytes a line."""
+
+_ROUND_BYTES = 1 << 16
+
 _SOFT_CUT_BYTES = 4096
 """So far before the limit a blank is looked for, so that no key is cut in two."""
 
@@ -91,3 +96,20 @@ def cut_blocks(chunks: Iterable[bytes], *, max_line: int = MAX_LINE_BYTES) -> It
         carry = data[max(begin, end) :]
     if carry:
         yield carry
+
+
+def few_lines(block: bytes) -> Iterator[bytes]:
+    """Yield a block in parts of about 262,144 lines at most.
+
+    Parts begin at round places, so that what repeats for gigabytes repeats in them, too.
+    """
+    begin, step = 0, len(block) // (block.count(b"\n") // _MOST_LINES + 1)
+    step = max(_ROUND_BYTES, step - step % _ROUND_BYTES)
+    while len(block) - begin > step:
+        end = block.find(b"\n", begin + step - 1) + 1
+        if not end or end == len(block):
+            break
+        yield block[begin:end]
+        begin = end
+    if begin < len(block):
+        yield block[begin:]

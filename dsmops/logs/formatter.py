@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from dsmops.logs.blocks import few_lines
 from dsmops.logs.filters import Filter, Sieve
 from dsmops.logs.formats import DIALECTS
 from dsmops.logs.learning import Templates
@@ -29,8 +29,6 @@ _MOST_ROUNDS, _MOST_OTHERS, _MOST_LESSONS_AT_ONCE = 4, 12, 100
 """While more than a 12th of a block has an unknown form, the first 100 of those lines are learnt
 from, and the block is read again."""
 _LONG_BYTES = 16 << 10
-_MOST_LINES = 1 << 18
-"""Of one block that goes in bulk: its columns of numbers take 100 bytes a line."""
 _REPEATING_BYTES = 16 << 10
 """Smaller blocks are not compared with those before."""
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
@@ -128,7 +126,7 @@ class Formatter:
     def _feed(self, block: bytes) -> bytes:
         if len(block) < _REPEATING_BYTES:
             return self._feed_anew(block)
-        return b"".join(map(self._feed_or_repeat, _few_lines(block)))
+        return b"".join(map(self._feed_or_repeat, few_lines(block)))
 
     def _feed_or_repeat(self, block: bytes) -> bytes:
         """Return the text of a block. Of what repeats for gigabytes, as in a bomb, each block is
@@ -582,19 +580,6 @@ class _BulkRun:
                 local = False
             if not left and not local:
                 return
-
-
-def _few_lines(block: bytes) -> Iterator[bytes]:
-    """Yield a block in parts of about `_MOST_LINES` lines at most."""
-    count = block.count(b"\n") // _MOST_LINES + 1
-    begin = 0
-    for number in range(1, count):
-        end = block.find(b"\n", len(block) * number // count) + 1
-        if end > begin:
-            yield block[begin:end]
-            begin = end
-    if begin < len(block):
-        yield block[begin:]
 
 
 def _split(block: bytes) -> list[bytes]:

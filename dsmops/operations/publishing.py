@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -167,7 +168,9 @@ _MOST_HEADERS = 1000
 _MOST_HEADER_BYTES = 64 << 10
 
 
-def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
+def _find_secrets(
+    name: str, stream: RawIOBase, *, on_note: Callable[[str], object] = lambda _: None
+) -> dict[str, int]:
     """Return how often each rule hits in a content and in headers of compressed data."""
     from dsmops.logs import decompressed, scan
 
@@ -176,7 +179,9 @@ def _find_secrets(name: str, stream: RawIOBase) -> dict[str, int]:
 
     def chunks() -> Iterator[bytes]:
         nonlocal no_text
-        for chunk in decompressed(cast(BinaryIO, stream), name, on_header=on_header):
+        for chunk in decompressed(
+            cast(BinaryIO, stream), name, on_header=on_header, on_note=on_note
+        ):
             no_text += len(chunk) - len(chunk.translate(None, _NO_TEXT))
             if no_text:
                 return  # It stays here whatever else is in it.
@@ -211,6 +216,7 @@ def publish_logs(
     *,
     check: RedactionCheck = LOG_RULES,
     now: datetime | None = None,
+    on_note: Callable[[str], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> PublishReport:
     """Publish the logs of a folder, once per content; with `dry_run` only report what would be.
@@ -223,6 +229,8 @@ def publish_logs(
         cannot be written.
     """
     now = now or datetime.now(UTC)
+    if check is LOG_RULES:
+        check = replace(check, scan=partial(_find_secrets, on_note=on_note))
     selection = find_logs(request.source, include_raw=request.include_raw, also=request.include)
     store = open_store(request.store, request.options)
     if request.link_valid_s is not None:

@@ -13,6 +13,8 @@ NAME = f"log.a\n{FORGED}\r\x1b[31m\u202e\u2066\x9b1m.log"
 LEAK = "token=abcdefgh12345678\n"
 
 COMMANDS: dict[str, Sequence[str]] = {
+    "bench": ("bench", "ws://127.0.0.1:1", "--audio", NAME),
+    "bench --against": ("bench", "ws://127.0.0.1:1", "--against", NAME),
     "check-config": ("check-config", NAME),
     "convert": ("convert", NAME, "out.safetensors"),
     "convert to": ("convert", "missing.safetensors", f"no/{NAME}"),
@@ -20,10 +22,14 @@ COMMANDS: dict[str, Sequence[str]] = {
     "doctor --config": ("doctor", "--config", NAME),
     "doctor --log": ("doctor", "--log", NAME),
     "evaluate": ("evaluate", NAME, "--model", "tiny"),
+    "export": ("export", NAME, "out.gguf", "--to", "gguf"),
+    "export to": ("export", "missing.safetensors", f"no/{NAME}", "--to", "gguf"),
     "format-log": ("format-log", NAME, "--tz", "UTC"),
     "format-log, several": ("format-log", NAME, "logs", "--tz", "UTC"),
     "format-log --merge": ("format-log", "--merge", NAME, "logs", "-o", f"no/{NAME}"),
     "inspect": ("inspect", NAME),
+    "log-report": ("log-report", NAME),
+    "log-report to": ("log-report", NAME, "-o", f"no/{NAME}.json"),
     "make-config": ("make-config", "--target", f"no/{NAME}"),
     "plan": ("plan", "--model", NAME),
     "prep-sm75": ("prep-sm75", "--hf-repo", NAME),

@@ -104,6 +104,7 @@ _TABLE: dict[str, tuple[str, str | None]] = {
     "log-none": (_DOCTOR, None),
     "log-unreadable": (_DOCTOR, None),
     "log-foreign": (_DOCTOR, None),
+    "log-ratio": (_DOCTOR, None),
     "steps-slow": (_CAPACITY, None),
     "area-unseen": (_DOCTOR, None),
 }

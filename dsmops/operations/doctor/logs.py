@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dsmops.config.values import resolve
@@ -23,6 +23,7 @@ from dsmops.units import counted, size
 _MOST_FILES = 5
 _MOST_BYTES = 8 << 20
 """Of a longer log the end is read: hours of one stream, and a tenth of a second of work."""
+_MOST_LINES = 200_000
 _MOST_PARSED_LINES = 10_000
 _FEWEST_STEPS = 25
 """Two seconds; the first steps of a server may be slow."""
@@ -97,7 +98,10 @@ def _logs_in(folder: Path) -> Iterator[Path]:
 
 
 def _log(path: Path, *, named: bool) -> Iterator[DoctorFinding]:
-    data, is_end = _end_of(path)
+    notes: list[str] = []
+    data, is_end = _end_of(path, notes.append)
+    for note in notes:
+        yield finding("log-ratio", Severity.WARNING, note, fix="Find out what made this file.")
     data = unwrapped(data)
     started = max((match.start() for match in _STARTED.finditer(data)), default=0)
     start = data.rfind(b"\n", 0, started) + 1
@@ -178,7 +182,7 @@ def _seen(seen: FailureSeen, where: str, lines_before: int, *, past: bool) -> Do
     )
 
 
-def _end_of(path: Path) -> tuple[bytes, bool]:
+def _end_of(path: Path, on_note: Callable[[str], object]) -> tuple[bytes, bool]:
     """Return a log, decompressed, and whether it was cut.
 
     Of a long log only the whole lines at its end are returned.
@@ -193,10 +197,12 @@ def _end_of(path: Path) -> tuple[bytes, bool]:
         cut = size_bytes > _MOST_BYTES and not is_compressed(file.read(MAGIC_BYTES))
         file.seek(size_bytes - _MOST_BYTES if cut else 0)
         data = b""
-        for chunk in decompressed(file, str(path)):
+        for chunk in decompressed(file, str(path), on_note=on_note):
             data += chunk
             if len(data) > 2 * _MOST_BYTES:
                 data, cut = data[-_MOST_BYTES:], True
     if len(data) > _MOST_BYTES:
         data, cut = data[-_MOST_BYTES:], True
+    while data.count(b"\n") > _MOST_LINES:
+        data, cut = data[len(data) // 2 :], True
     return (data[data.find(b"\n") + 1 :] if cut else data), cut

@@ -7,17 +7,19 @@ writes them. All others go through the reader that `format-log` uses, whatever t
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 from dsmops.errors import InputError
 from dsmops.findings import Severity
-from dsmops.logs import LogRecord, logs_in, open_source, parse
-from dsmops.logs.blocks import cut_blocks
+from dsmops.logs import Clock, LogRecord, logs_in, open_source
+from dsmops.logs.blocks import cut_blocks, few_lines
 from dsmops.logs.failures import FAILURES, find_failures
+from dsmops.logs.reader import Grouping, Reader, records_of
 from dsmops.logs.wrappers import Unwrapper
 from dsmops.models import FRAME_MS
 from dsmops.operations.log_report.capacity import capacity
@@ -60,6 +62,7 @@ def read_logs(
     *,
     since: datetime | None = None,
     until: datetime | None = None,
+    on_note: Callable[[str], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> LogReport:
     """Read files, and the logs of folders, and return what they say together.
@@ -83,7 +86,7 @@ def read_logs(
     collector = _Collector(since, until)
     try:
         for file in files:
-            with open_source(str(file), progress=progress) as chunks:
+            with open_source(str(file), progress=progress, on_note=on_note) as chunks:
                 collector.read(file.name, chunks)
     finally:
         progress.finish()
@@ -123,6 +126,8 @@ class _Collector:
         self._is_whole = since is None and until is None
         self._second, self._at = (b"", b""), datetime.min.replace(tzinfo=UTC)
         self._lines = self._text = 0
+        self._events = 0
+        """Records and steps."""
         self._runs: list[ServerRun] = []
         self._last_step: datetime | None = None
         self._bucket, self._bucket_at = _Bucket(Counter(), 0.0, 0), datetime.min
@@ -142,18 +147,39 @@ class _Collector:
     def read(self, source: str, chunks: Iterable[bytes]) -> None:
         """Take one log. A run goes on in the next file, which rotation has begun."""
         self._source = source
-        for record in parse(self._other_lines(chunks)):
+        unwrapper, reader, grouping = Unwrapper(), Reader(Clock()), Grouping()
+        known: deque[tuple[bytes, int, int]] = deque(maxlen=4)
+        for block in chain.from_iterable(map(few_lines, cut_blocks(chunks))):
+            # What repeats for gigabytes, as in a decompression bomb, is looked at once.
+            if again := next((found for found in known if found[0] == block), None):
+                self._lines += again[1]
+                self._text += again[2]
+                continue
+            before = self._lines, self._text, self._events, self._failures.copy()
+            for raw in self._other_lines(_split(unwrapper.feed(block))):
+                for record in records_of(grouping.add(reader.line(raw))):
+                    self._record(record)
+            stands_alone = not (unwrapper.active or reader.inside_event)
+            if not stands_alone or (self._events, self._failures) != before[2:]:
+                known.clear()
+            else:
+                known.append((block, self._lines - before[0], self._text - before[1]))
+        for raw in self._other_lines(_split(unwrapper.flush())):
+            for record in records_of(grouping.add(reader.line(raw))):
+                self._record(record)
+        for record in records_of(grouping.finish()):
             self._record(record)
         self._end_stretch()
 
-    def _other_lines(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def _other_lines(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the lines that are not steps, and take those that are."""
-        for raw in _lines(chunks):
+        for raw in lines:
             self._lines += 1
             match = _STEP.match(raw) if b"step_idx" in raw else None
             if match is None:
                 yield raw
                 continue
+            self._events += 1
             day, clock, ms, streams = match.groups()
             if (day, clock[:8]) != self._second:
                 self._second = day, clock[:8]
@@ -249,6 +275,8 @@ class _Collector:
     def _record(self, record: LogRecord) -> None:
         if record.format == "text":
             self._text += 1
+        else:
+            self._events += 1
         at = record.time
         if at is not None and not self._holds(at):
             return
@@ -409,10 +437,6 @@ def _ends_service(record: LogRecord, severity: Severity) -> bool:
     return 'name="model_loop"' in record.message or record.format in ("rust", "process", "python")
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines without line ends, out of what a collector put around them."""
-    unwrapper = Unwrapper()
-    for block in cut_blocks(chunks):
-        yield from unwrapper.feed(block).removesuffix(b"\n").split(b"\n")
-    if rest := unwrapper.flush():
-        yield from rest.removesuffix(b"\n").split(b"\n")
+def _split(block: bytes) -> list[bytes]:
+    """Return the lines of a block without line ends."""
+    return block.removesuffix(b"\n").split(b"\n") if block else []

@@ -1,0 +1,75 @@
+"""Content that a few bytes hold and gigabytes come out of: each command that reads logs ends, in
+constant memory, and warns of the proportion.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+CONTENT_BYTES = 6 << 30
+MOST_RSS_BYTES = 400 << 20
+LINE = b"[2025-11-15 08:39:03.595 AM UTC (+0000)] [INFO] [moshi_server] src/main.rs:475: starting\n"
+
+
+def _gzip_bomb(path: Path) -> None:
+    """Write 6 GiB of one line: the deflated block of a piece is repeated, as deflate allows."""
+    piece = LINE * ((8 << 20) // len(LINE))
+    count, crc = CONTENT_BYTES // len(piece), 0
+    deflater = zlib.compressobj(9, wbits=-15)
+    data = deflater.compress(piece) + deflater.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(count):
+        crc = zlib.crc32(piece, crc)
+    size = count * len(piece) % (1 << 32)
+    end = b"\x03\0" + crc.to_bytes(4, "little") + size.to_bytes(4, "little")
+    path.write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + data * count + end)
+
+
+def _zstd_bomb(path: Path) -> None:
+    """Write 6 GiB of empty lines in runs of one byte: 4 bytes for 128 KiB each (RFC 8878)."""
+    run = (128 << 10 << 3 | 1 << 1).to_bytes(3, "little") + b"\n"
+    path.write_bytes(b"\x28\xb5\x2f\xfd\0\x58" + run * (CONTENT_BYTES >> 17) + b"\x01\0\0")
+
+
+COMMANDS: dict[str, Sequence[str]] = {
+    "format-log": ("format-log", "logs/BOMB", "-o", "/dev/null", "--tz", "UTC"),
+    "publish-logs": ("publish-logs", "--source", "logs", "--bucket", "file:store", "--dry-run"),
+    "log-report": ("log-report", "logs/BOMB"),
+    "doctor": ("doctor", "--offline", "--log", "logs/BOMB"),
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_bomb_ends_in_constant_memory_with_a_warning(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    """6 GiB out of a few hundred kB, through each command that reads logs."""
+    if name == "log-report" and kind == "gzip":
+        pytest.skip("60 million events are read one by one: a report of an hour")
+    (tmp_path / "logs").mkdir()
+    bomb = "log.stt.2025-11-15." + ("gz" if kind == "gzip" else "zst")
+    (_gzip_bomb if kind == "gzip" else _zstd_bomb)(tmp_path / "logs" / bomb)
+    words = [word.replace("BOMB", bomb) for word in COMMANDS[name]]
+    run = subprocess.run(
+        [sys.executable, "-m", "dsmops", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DSMOPS_REDACTION_KEY": "0123456789abcdef", "NO_COLOR": "1"},
+        check=False,
+    )
+    said = " ".join((run.stdout + run.stderr).split())
+    assert run.returncode in (0, 1), said
+    assert "is this a log?" in said
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    assert peak < MOST_RSS_BYTES
