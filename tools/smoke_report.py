@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import struct
 import subprocess
 import sys
 import tempfile
@@ -17,38 +16,18 @@ import time
 from pathlib import Path
 
 from dsmops.models import DEFAULT_STT, STT_MODELS
-from dsmops.worker.models.loading import mimi_tensors
-from dsmops.worker.models.mimi import MimiConfig
-from dsmops.worker.tiny.stt import write_tiny_stt
-from tests.support.networks import random_weights, write_mimi
 from tests.support.synthetic import write_checkpoint
+from tools.full_size import write_codec, write_tokenizer
 
 NAME = DEFAULT_STT.name
 NAN = {"transformer.layers.7.gating.linear_out.weight": {12_345: 0x7FC0}}
 
 
-def larger_tokenizer(tokenizer: bytes, pieces: int, there: int) -> bytes:
-    """Return a SentencePiece model with made-up pieces added until it has `pieces`.
-
-    Messages of its format may simply be continued.
-    """
-    added = b""
-    for number in range(there, pieces):
-        text = f"▁w{number}".encode()
-        piece = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", -float(number))
-        added += b"\x0a" + bytes([len(piece)]) + piece
-    return tokenizer + added
-
-
 def write_files(folder: Path) -> None:
     """Write tokenizer and Mimi of the published sizes, under the published names."""
     model = STT_MODELS[NAME]
-    tiny = write_tiny_stt(folder / "tiny").files.tokenizer
-    there = int(tiny.stem.rpartition("_")[2])
-    (folder / model.tokenizer_file).write_bytes(
-        larger_tokenizer(tiny.read_bytes(), model.shape.text_out_vocab_size, there)
-    )
-    write_mimi(folder / model.mimi_file, random_weights(mimi_tensors(MimiConfig())), config=None)
+    write_tokenizer(folder / model.tokenizer_file, model.shape.text_out_vocab_size)
+    write_codec(folder / model.mimi_file)
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,10 @@
 """`python -m tools.soak --minutes 30`: random clients against a real worker, on loopback.
 
-The worker has the tiny model. Half of the clients behave, and must get exactly what each gets
+The worker has the tiny models. Half of the clients behave, and must get exactly what each gets
 alone. The others abort, stall, send garbage or broken Opus, flood, read nothing, post noise, leave
-half a handshake, or come in storms. At the end every slot must be free, the memory flat, and the
-exit code 0. Bounded in time and in connections.
+half a handshake, or come in storms. Beside them one attack of `tests.support.attacks` after another
+runs in a process of its own. At the end every slot must be free, the memory of all the worker's
+processes flat, and the exit code 0. Bounded in time and in connections.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import random
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -26,12 +28,18 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.exceptions import WebSocketException
 
-from dsmops.worker.tiny.stt import API_KEY, write_tiny_stt
+from dsmops.operations.smoke.family import main_memory
+from tests.bench.attacks import both_modules
+from tests.bench.card import KEY
+from tests.support.attacks import ATTACKS
 from tests.support.stt_client import FRAME, Message, SttClient, words
 from tests.support.workers import PATH, WorkerProcess, request
 
-CLIENTS = 6
-"""More than the tiny config's four slots, so that the server is often full."""
+CLIENTS, SLOTS = 6, 4
+"""More clients than slots, so that the server is often full."""
+ATTACK_S = 10.0
+FREE_S = 10.0
+"""Until all slots must be back at the end."""
 SETTLE_S = 60.0
 """Memory is compared from here on: pools and caches have filled by then."""
 GROWTH_BYTES = 48 << 20
@@ -71,7 +79,7 @@ def clips() -> list[Clip]:
 
 def _connect(url: str) -> SttClient | None:
     """Return a client with a slot, None where the server is full."""
-    client = SttClient(url, API_KEY)
+    client = SttClient(url, KEY)
     if client.hello is not None and client.hello["type"] == "Ready":
         return client
     with suppress(WebSocketException, OSError):
@@ -134,7 +142,7 @@ NUISANCES: list[Callable[[SttClient, Clip, random.Random], None]] = [
 def _storm(url: str, dice: random.Random) -> None:
     for _ in range(dice.randrange(5, 20)):
         with suppress(WebSocketException, OSError, TimeoutError):
-            SttClient(url, API_KEY, ready=False).vanish()
+            SttClient(url, KEY, ready=False).vanish()
 
 
 def _half(url: str, dice: random.Random) -> None:
@@ -142,7 +150,7 @@ def _half(url: str, dice: random.Random) -> None:
     upgrade = (
         f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade:"
         " websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key:"
-        f" dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {API_KEY}\r\n\r\n"
+        f" dGhlIHNhbXBsZSBub25jZQ==\r\nkyutai-api-key: {KEY}\r\n\r\n"
     ).encode() + dice.randbytes(dice.randrange(100))
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(upgrade[: dice.randrange(len(upgrade))])
@@ -154,7 +162,7 @@ def _post(url: str, dice: random.Random) -> None:
         "POST",
         PATH,
         body=dice.randbytes(dice.randrange(5000)),
-        headers={"kyutai-api-key": API_KEY},
+        headers={"kyutai-api-key": KEY},
     )
 
 
@@ -193,16 +201,26 @@ def _client(
             tally.count(f"{name}: cut off")
 
 
-def _resident_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-
-
 def _used_slots(url: str) -> int:
-    return int(json.loads(request(url, "GET", "/api/modules_info").body)[0]["used_slots"])
+    modules = json.loads(request(url, "GET", "/api/modules_info").body)
+    return sum(int(module["used_slots"]) for module in modules)
 
 
-def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str, list[str]]:
+def _attack(url: str, until_s: float, dice: random.Random, tally: Tally) -> None:
+    """Run one attack after another, in any order."""
+    while (left_s := until_s - time.monotonic()) > ATTACK_S and not tally.wrong:
+        for name in dice.sample(sorted(ATTACKS), len(ATTACKS)):
+            left_s = until_s - time.monotonic()
+            if left_s < ATTACK_S or tally.wrong:
+                return
+            command = [sys.executable, "-m", "tests.support.attacks", name, url, KEY, str(ATTACK_S)]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+            tally.count(f"attack: {name}")
+
+
+def soak(
+    seconds: float, *, seed: int = 0, clients: int = CLIENTS, attacks: bool = True
+) -> tuple[str, list[str]]:
     """Run the soak, and return what happened and which promises did not hold.
 
     Prints a line each minute.
@@ -210,11 +228,11 @@ def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str,
     tally, made = Tally(), clips()
     resident: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
-        tiny = write_tiny_stt(Path(folder))
-        with WorkerProcess(Path(folder), tiny.server_config, "--silent") as worker:
+        config = both_modules(Path(folder), SLOTS, tiny=True)
+        with WorkerProcess(Path(folder), config, "--silent", is_own=True) as worker:
             alone = []
             for clip in made:
-                with SttClient(worker.url, API_KEY) as client:
+                with SttClient(worker.url, KEY) as client:
                     alone.append(words(client.transcribe(clip)))
             begin_s = time.monotonic()
             until_s = begin_s + seconds
@@ -225,11 +243,18 @@ def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str,
                 )
                 for number in range(clients)
             ]
+            if attacks:
+                dice = random.Random(seed)
+                threads.append(
+                    threading.Thread(target=_attack, args=(worker.url, until_s, dice, tally))
+                )
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 time.sleep(1)
-                resident.append((time.monotonic() - begin_s, _resident_bytes(worker.process.pid)))
+                found = main_memory(worker.process.pid)
+                if found is not None:
+                    resident.append((time.monotonic() - begin_s, found[0]))
                 if len(resident) % 60 == 0:
                     print(
                         f"{resident[-1][0]:6.0f} s  {resident[-1][1] / 2**20:7.1f} MiB "
@@ -238,7 +263,7 @@ def soak(seconds: float, *, seed: int = 0, clients: int = CLIENTS) -> tuple[str,
                     )
             for thread in threads:
                 thread.join()
-            free_by_s = time.monotonic() + 5
+            free_by_s = time.monotonic() + FREE_S
             while (used := _used_slots(worker.url)) and time.monotonic() < free_by_s:
                 time.sleep(0.05)
             if used:

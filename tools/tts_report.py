@@ -27,7 +27,7 @@ from dsmops.worker.models.random import random_tts
 from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts.engine import TtsEngine
-from dsmops.worker.runtime.tts.interface import TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsLaunched, TtsOutput, TtsRequest
 from dsmops.worker.tiny.codec import MIMI_BODY
 from dsmops.worker.tiny.tts import BODY
 from tests.support.upstream import Schedule
@@ -59,9 +59,12 @@ def moved(
     return replace(model, lm=lm.to(device), mimi=deepcopy(model.mimi).to(device), device=device)
 
 
-def speak(model: LoadedTts, schedule: Schedule, *, cuda_graph: bool = True) -> Spoken:
-    """Run rows of different voices and seeds by `schedule`, fed the same random words
-    everywhere.
+def speak(
+    model: LoadedTts, schedule: Schedule, *, cuda_graph: bool = True, ahead: bool = False
+) -> Spoken:
+    """Run rows of different voices and seeds by `schedule`, fed the same random words everywhere.
+
+    `ahead` launches each step before the sound of the last one is taken, as the model loop does.
     """
     engine = TtsEngine(model, ROWS, cuda_graph=cuda_graph)
     config, rng = model.config, np.random.default_rng(0)
@@ -73,7 +76,9 @@ def speak(model: LoadedTts, schedule: Schedule, *, cuda_graph: bool = True) -> S
     requests = [TtsRequest(voices[row], cfg=1.0 + row / 2, seed=row) for row in range(ROWS)]
     words = rng.integers(4, config.shape.lm.text_out_vocab_size, (len(schedule.masks), ROWS))
     engine.reset(range(ROWS), requests)
-    predictions, steps, finite = [], [], True
+    predictions: list[NDArray[np.int64]] = []
+    steps = []
+    flights: list[_Over | TtsLaunched] = []
 
     def choose(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
         predictions.append(predicted)
@@ -84,18 +89,40 @@ def speak(model: LoadedTts, schedule: Schedule, *, cuda_graph: bool = True) -> S
         again = resets.nonzero()[:, 0].tolist()
         engine.reset(again, [requests[row] for row in again])
         text_only = bool(mask.any() and (engine.offsets[mask] < config.delay_steps).all())
-        out = engine.step(mask, choose, text_only=text_only)
-        finite &= bool(out.finite[mask].all())
+        if ahead:
+            fed = np.repeat(words[len(predictions)][:, None], 2, axis=1)
+            launched = engine.launch(mask, fed, text_only=text_only)
+            predictions.append(launched.predicted())
+            flights.append(launched)
+            # The tensors below are the device's: no sound is waited for.
+        else:
+            out = engine.step(mask, choose, text_only=text_only)
+            flights.append(_Over(out))
         steps.append(
             (
                 engine.codes[:, : model.codebooks].cpu().numpy().copy(),
-                out.pcm,
-                out.valid,
                 engine.text_logits.cpu().numpy().copy(),
             )
         )
-    codes, pcm, valid, logits = (np.stack(part) for part in zip(*steps, strict=True))
+        if len(flights) > 1:
+            flights[-2].wait()
+    outs = [flight.wait() for flight in flights]
+    finite = all(
+        bool(out.finite[mask].all()) for out, mask in zip(outs, schedule.masks.numpy(), strict=True)
+    )
+    codes, logits = (np.stack(part) for part in zip(*steps, strict=True))
+    pcm, valid = np.stack([out.pcm for out in outs]), np.stack([out.valid for out in outs])
     return Spoken(np.stack(predictions), codes, pcm, valid, logits, finite)
+
+
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """A step that is over."""
+
+    output: TtsOutput
+
+    def wait(self) -> TtsOutput:
+        return self.output
 
 
 def compare(what: str, one: Spoken, other: Spoken, schedule: Schedule) -> str:
@@ -142,6 +169,8 @@ def lines(name: str, shape: TtsShape, mimi: MimiConfig | None, steps: int) -> It
     yield compare(f"{name}: CPU, card eager", cpu, eager, schedule)
     yield compare(f"{name}: card eager, captured", eager, graph, schedule)
     yield compare(f"{name}: captured, captured again", graph, speak(on_card, schedule), schedule)
+    ahead = speak(on_card, schedule, ahead=True)
+    yield compare(f"{name}: captured, launched ahead", graph, ahead, schedule)
     del on_card
     for dtype in (ComputeDType.F16, ComputeDType.BF16):
         yield compare(

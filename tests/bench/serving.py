@@ -114,7 +114,7 @@ def server(device: str, slots: int, fronts: int) -> Iterator[tuple[str, int, flo
             process.send_signal(signal.SIGINT)
 
 
-def _processes(pid: int) -> dict[str, list[int]]:
+def processes(pid: int) -> dict[str, list[int]]:
     """Return the process ids of the server by name."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     found: dict[str, list[int]] = {"supervisor": [pid]}
@@ -166,14 +166,14 @@ def measure(pool: Pool, pid: int, streams: int, warm_up_s: float, seconds: float
     """Return the figures of so many streams."""
     opened, errors = pool.open(streams)
     time.sleep(warm_up_s)
-    processes = _processes(pid)
-    before = {child: _cpu_s(child) for pids in processes.values() for child in pids}
+    found = processes(pid)
+    before = {child: _cpu_s(child) for pids in found.values() for child in pids}
     begin_s = time.monotonic()
     report = pool.measure(0.0, seconds, GRACE_S)
     took_s = time.monotonic() - begin_s
     cores = {
         name: [round((_cpu_s(child) - before[child]) / took_s, 2) for child in pids]
-        for name, pids in processes.items()
+        for name, pids in found.items()
     }
     pool.close()
     lag, jitter, waiting = (

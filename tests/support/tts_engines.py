@@ -140,3 +140,31 @@ class TalkEngine:
             finite[slot] = token % TEXT_ROWS != ord(BROKEN) - ord("a") + 4
             pcm[slot] = self._states[slot] / 2**31 - 1
         return TtsOutput(pcm, valid, finite, 1.0)
+
+    def launch(
+        self, exec_mask: NDArray[np.bool_], tokens: NDArray[np.int64], *, text_only: bool = False
+    ) -> Launched:
+        predicted = np.zeros(self.batch_size, np.int64)
+
+        def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
+            predicted[:] = predictions
+            chosen: NDArray[np.int64] = np.where(
+                predictions == NEW_WORD, tokens[:, 1], tokens[:, 0]
+            )
+            return chosen
+
+        return Launched(predicted, self.step(exec_mask, choose, text_only=text_only))
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step that is over already."""
+
+    predictions: NDArray[np.int64]
+    output: TtsOutput
+
+    def predicted(self) -> NDArray[np.int64]:
+        return self.predictions
+
+    def wait(self) -> TtsOutput:
+        return self.output

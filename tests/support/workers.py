@@ -8,6 +8,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -67,11 +68,14 @@ def request(
 
 
 class WorkerProcess:
-    """`dsmops worker` on a port that the system chose, in `folder`, ready when this is made."""
+    """`dsmops worker` on a port that the system chose, in `folder`, ready when this is made.
 
-    def __init__(self, folder: Path, config: Path, *args: str) -> None:
+    With `is_own` it is a new Python, whose process and children are those of `process`.
+    """
+
+    def __init__(self, folder: Path, config: Path, *args: str, is_own: bool = False) -> None:
         command = [
-            *python(),
+            *([sys.executable] if is_own else python()),
             "-m",
             "dsmops",
             "worker",

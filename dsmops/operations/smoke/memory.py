@@ -17,7 +17,8 @@ from dsmops.gpu import DeviceReport, probe
 from dsmops.models import TtsShape
 from dsmops.operations.models.files import read_json
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply
-from dsmops.units import size
+from dsmops.operations.smoke.family import family, main_memory
+from dsmops.units import counted, size
 
 _EVERY_S = 0.5
 _TOLERANCE = {Runtime.EMBEDDED: 0.03, Runtime.MOSHI_SERVER: 0.10}
@@ -30,8 +31,8 @@ _SCRIPTS_CODEBOOKS = 24
 class MemoryWatch:
     """Reads the memory of device 0 while a server runs.
 
-    The peak is that of the server's process or, where the driver does not list processes, what the
-    device holds more than before.
+    The peak is that of the server's processes together or, where the driver does not list them,
+    what the device holds more than before.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class MemoryWatch:
             self.device, self._before_bytes = first.device, first.memory_used_bytes
 
     def follow(self, pid: int) -> None:
-        """Read every half second for the process `pid`, until `stop`."""
+        """Read every half second for the process `pid` and those that it starts, until `stop`."""
         if self.device is not None:
             self._task = asyncio.ensure_future(self._look(pid))
 
@@ -67,9 +68,14 @@ class MemoryWatch:
             await asyncio.sleep(_EVERY_S)
 
     def _used_by(self, pid: int, found: DeviceReport) -> int | None:
-        for process in found.processes or ():
-            if process.pid == pid and process.used_bytes is not None:
-                return process.used_bytes
+        own = family(pid)
+        used = [
+            process.used_bytes
+            for process in found.processes or ()
+            if process.pid in own and process.used_bytes is not None
+        ]
+        if used:
+            return sum(used)
         if found.memory_used_bytes is None or self._before_bytes is None:
             return None
         return found.memory_used_bytes - self._before_bytes
@@ -88,20 +94,23 @@ def judge_memory(
         CheckFailed: the server used more than planned.
         DoesNotApply: no GPU was used, or no plan exists for the config.
     """
-    resident = _resident_bytes(pid)
-    main_memory = "" if resident is None else f"; {size(resident)} of main memory at most"
+    found = main_memory(pid)
+    also = (
+        ""
+        if found is None
+        else f"; {size(found[0])} of main memory in {counted(found[1], 'process', 'processes')}"
+    )
     if watch.device is None or watch.peak_bytes is None:
-        raise DoesNotApply(f"no GPU was used, and the plan is about its memory{main_memory}")
+        raise DoesNotApply(f"no GPU was used, and the plan is about its memory{also}")
     planned = _planned_bytes(config, watch.device, runtime, quantised)
     if planned is None:
         raise DoesNotApply(
             "no plan exists for the config's modules; "
-            f"{size(watch.peak_bytes)} of {watch.device.name} at most{main_memory}"
+            f"{size(watch.peak_bytes)} of {watch.device.name} at most{also}"
         )
     allowed = max(_TOLERANCE[runtime] * planned, _LEAST_TOLERANCE_BYTES)
     compared = (
-        f"{size(watch.peak_bytes)} of {watch.device.name} at most, {size(planned)} planned"
-        f"{main_memory}"
+        f"{size(watch.peak_bytes)} of {watch.device.name} at most, {size(planned)} planned{also}"
     )
     if watch.peak_bytes > planned + allowed:
         raise CheckFailed(
@@ -165,13 +174,3 @@ def _tts_shape(module: Module) -> TtsShape | None:
 def _first_device() -> DeviceReport | None:
     visible = probe().visible
     return visible[0] if visible else None
-
-
-def _resident_bytes(pid: int) -> int | None:
-    """Return the peak of a process's main memory, None where the system does not report it."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    kib = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(kib[0]) * 1024 if kib else None

@@ -10,6 +10,7 @@ no longer sees the oldest key (Mimi's transformers).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -48,14 +49,17 @@ class KeysValues:
         head_dim: int,
         dtype: torch.dtype,
         kv: Quant,
+        *,
+        is_cleared: bool = True,
     ) -> KeysValues:
-        """Return state of `rows` for values of `dtype`."""
+        """Return state of `rows` for values of `dtype`, `is_cleared` as in `RowState.zeros`."""
+
+        def new(*shape: int, dtype: torch.dtype) -> Tensor:
+            return rows.zeros(heads, 2, positions, *shape, dtype=dtype, is_cleared=is_cleared)
+
         if kv is Quant.NONE:
-            return cls(rows.zeros(heads, 2, positions, head_dim, dtype=dtype))
-        return cls(
-            rows.zeros(heads, 2, positions, head_dim, dtype=torch.int8),
-            rows.zeros(heads, 2, positions),
-        )
+            return cls(new(head_dim, dtype=dtype))
+        return cls(new(head_dim, dtype=torch.int8), new(dtype=torch.float32))
 
     @property
     def positions(self) -> int:
@@ -75,6 +79,13 @@ class KeysValues:
         if self.scales is not None:
             new, self.scales[row] = _quantise(new)
         self.stored[row] = new
+
+    def copy(self, source: int, rows: Sequence[int]) -> None:
+        """Replace all positions of `rows` by those of the row `source`."""
+        for tensor in (self.stored, self.scales):
+            if tensor is not None:
+                for row in rows:
+                    tensor[row] = tensor[source]
 
     def read(self, dtype: torch.dtype, filled: int | None = None) -> tuple[Tensor, Tensor]:
         """Return keys and values of the first `filled` positions, [B, H, filled, D] each."""

@@ -29,7 +29,12 @@ class Conditioner(nn.Module):
 
     def __init__(self, shape: ConditionerShape, width: int) -> None:
         super().__init__()
-        self.embed = None if shape.bins is None else nn.Embedding(shape.bins + 1, shape.width)
+        # Given its weight, it draws none: that would import a second's worth of torch.
+        self.embed = (
+            None
+            if shape.bins is None
+            else nn.Embedding.from_pretrained(torch.empty(shape.bins + 1, shape.width))
+        )
         self.output_proj = nn.Linear(shape.width, width, bias=False)
         self.learnt_padding = nn.Parameter(torch.empty(1, 1, width))
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from dsmops.devices import ComputeCapability
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import DeviceLostError, GpuMemoryError, ResourceError
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 _SINGLE_THREAD_PARAMETERS = 20_000_000
 """On a CPU, models smaller than this run on one thread: their kernels take microseconds, and waking
@@ -76,6 +80,22 @@ def wait_without_spinning() -> None:
         device = ctypes.c_int()
         if cuda.cuInit(0) == 0 and cuda.cuDeviceGet(ctypes.byref(device), 0) == 0:
             cuda.cuDevicePrimaryCtxSetFlags_v2(device, _SCHEDULE_BLOCKING_SYNC)
+
+
+def materialize(network: _Network, device: torch.device) -> _Network:
+    """Give a network that was built on the meta device memory of its own, not filled, and return
+    it, ready for inference.
+
+    `to_empty` does the same, and imports a second's worth of torch for it.
+    """
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    tensors[name] = nn.Parameter(empty, False) if is_parameter else empty  # type: ignore[assignment]
+    return network.eval()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from dsmops.models import LmShape
 from dsmops.worker.models.backbone import Backbone
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
 from dsmops.worker.models.depformer import DepformerLayer
+from dsmops.worker.models.device import materialize
 from dsmops.worker.models.matrix import Int8Matrix, quantise, values
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer, centroids
@@ -257,7 +258,7 @@ def load_stt_lm(
         with torch.device("meta"):
             lm = SttLm(shape, max_period).to(dtype)
         _quantise(lm, file, quantised)
-        lm = lm.to_empty(device=device).eval().requires_grad_(False)
+        lm = materialize(lm, device)
         for name, target in published_tables(lm).items():
             target.copy_(file.read(name))
         _fill_int8(lm, file)
@@ -348,7 +349,7 @@ def load_tts_lm(
             lm = TtsLm(config, codebooks).to(dtype)
             lm.conditioning.float()
         _quantise(lm, file, quantised)
-        lm = lm.to_empty(device=device).eval().requires_grad_(False)
+        lm = materialize(lm, device)
         for name, target in published_tts_tables(lm).items():
             target.copy_(file.read(name)[: len(target)])
         _fill_int8(lm, file)
@@ -513,7 +514,7 @@ def _mimi_config(file: TensorFile) -> MimiConfig:
 
 
 def _fill(half: _Half, file: TensorFile, device: torch.device) -> _Half:
-    half = half.to_empty(device=device).eval().requires_grad_(False)
+    half = materialize(half, device)
     for name, parameter in half.named_parameters():
         parameter.copy_(file.read(_published_parameter(half, name)))
     for prefix, codebook in _codebooks(half):

@@ -14,7 +14,7 @@ from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
 from dsmops.models import LmShape, TtsShape
 from dsmops.worker.models.backbone import Backbone
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose
-from dsmops.worker.models.device import TORCH_DTYPES
+from dsmops.worker.models.device import TORCH_DTYPES, materialize
 from dsmops.worker.models.mimi import MimiConfig, MimiDecoder, MimiEncoder
 from dsmops.worker.models.quantizer import ResidualQuantizer
 from dsmops.worker.models.stt import LoadedStt
@@ -103,7 +103,7 @@ def _quantise(lm: Backbone, quantised: Quantised) -> None:
 
 
 def _fill(network: nn.Module, device: torch.device, generator: torch.Generator) -> None:
-    network.to_empty(device=device).eval().requires_grad_(False)
+    materialize(network, device)
     for name, parameter in network.named_parameters():
         if parameter.dim() < 2 or name.endswith("alpha"):
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)

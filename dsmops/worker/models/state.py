@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_FEW_ROWS = 2
+
 
 class RowState:
     """The state tensors of a model for a fixed number of slots."""
@@ -18,11 +20,17 @@ class RowState:
         self.rows = rows
         self.device = device
         self._tensors: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
-    def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return a new zeroed state tensor [rows, *shape], reset together with the others."""
+    def zeros(
+        self, *shape: int, dtype: torch.dtype = torch.float32, is_cleared: bool = True
+    ) -> Tensor:
+        """Return a new zeroed state tensor [rows, *shape], reset together with the others.
+
+        Where it is not `is_cleared`, `reset` leaves it: the caller overwrites each row.
+        """
         tensor = torch.zeros(self.rows, *shape, dtype=dtype, device=self.device)
-        self._tensors.append(tensor)
+        (self._tensors if is_cleared else self._kept).append(tensor)
         return tensor
 
     def reset(self, rows: Tensor) -> None:
@@ -31,13 +39,19 @@ class RowState:
         Clears the caches too, not only their positions: a NaN left in a masked entry would come
         back as 0·NaN.
         """
+        if len(rows) <= _FEW_ROWS:
+            # Filling a row that lies in one piece is as fast as memory is.
+            for row in rows.tolist():
+                for tensor in self._tensors:
+                    tensor[row].zero_()
+            return
         for tensor in self._tensors:
             tensor.index_fill_(0, rows, 0)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all state tensors."""
-        return sum(tensor.nbytes for tensor in self._tensors)
+        return sum(tensor.nbytes for tensor in (*self._tensors, *self._kept))
 
 
 def keep(state: Tensor, new: Tensor, exec_mask: Tensor) -> None:

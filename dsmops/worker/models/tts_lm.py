@@ -60,10 +60,14 @@ class TtsLm(Backbone):
             layer.hold_int8()
 
     def init_cross(self, rows: RowState, length: int) -> list[KeysValues]:
-        """Return empty keys and values of `length` positions for `rows`, one for each layer."""
+        """Return empty keys and values of `length` positions for `rows`, one for each layer.
+
+        A reset of rows leaves them: each new stream replaces its own.
+        """
         heads, width = self.shape.num_heads, self.head_dim
         return [
-            KeysValues.zeros(rows, heads, length, width, self.dtype, self.kv) for _ in self.layers
+            KeysValues.zeros(rows, heads, length, width, self.dtype, self.kv, is_cleared=False)
+            for _ in self.layers
         ]
 
     def voice(self, sequence: Tensor) -> list[Tensor]:

@@ -18,24 +18,28 @@ _WARM_UP_RUNS = 3
 in the first ones."""
 
 
-def capture(*parts: Part) -> list[Part]:
+def capture(*parts: Part, stream: torch.cuda.Stream | None = None) -> list[Part]:
     """Return what replays each of `parts` on the current CUDA device, in order.
 
     Each runs a few times for that. The caller marks no row as active, so that every stream stays at
     its start.
+
+    Graphs of one call share their memory, and must run one after the other. Those of another call
+    may run beside them if they were captured on another `stream`: libraries have their workspaces
+    by stream.
     """
     # One pool for all graphs: none leaves anything in it that another reads.
     pool = torch.cuda.graph_pool_handle()
     replays: list[Part] = []
     for part in parts:
-        warm_up = torch.cuda.Stream()
+        warm_up = stream or torch.cuda.Stream()
         warm_up.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(warm_up):
             for _ in range(_WARM_UP_RUNS):
                 part()
         torch.cuda.current_stream().wait_stream(warm_up)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
             part()
         replays.append(graph.replay)
     return replays

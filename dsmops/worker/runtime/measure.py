@@ -16,12 +16,13 @@ import torch
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import DriverMissingError, GpuMemoryError
 from dsmops.models import FRAME_MS, Shape, TtsShape
+from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
 from dsmops.worker.models.random import random_stt, random_tts
 from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.runtime.tts.engine import TtsEngine
-from dsmops.worker.runtime.tts.interface import TtsOutput, TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsLaunched, TtsRequest
 
 _WARM_UP_STEPS = 10
 _TIMED_STEPS = 200
@@ -155,18 +156,28 @@ def _tts_engine(model: LoadedTts) -> OpenEngine:
         request = TtsRequest((voice.astype(np.float32),))
         delay_steps = model.config.delay_steps
 
-        def step(*, text_only: bool = False) -> TtsOutput:
-            return engine.step(everyone, lambda predicted: predicted, text_only=text_only)
+        tokens = np.tile(np.array([PADDING, END_OF_PADDING]), (batch_size, 1))
+        before: TtsLaunched | None = None
+
+        def step(*, text_only: bool = False) -> None:
+            """Launch a step, and wait for the one before, as the model loop does."""
+            nonlocal before
+            launched = engine.launch(everyone, tokens, text_only=text_only)
+            launched.predicted()
+            if before is not None:
+                before.wait()
+            before = launched
 
         def first_audio_ms() -> float:
             for slot in range(batch_size):
                 engine.reset([slot], [request])
             begin_s = time.perf_counter()
-            while not step(text_only=bool((engine.offsets < delay_steps).all())).valid.all():
-                pass
+            while before is None or not before.wait().valid.all():
+                step(text_only=bool((engine.offsets < delay_steps).all()))
             return (time.perf_counter() - begin_s) * 1000
 
         first_audio_ms()  # what is made at the first step
+        before = None
         return Engine(step, first_audio_ms(), engine.state_bytes)
 
     return open_engine

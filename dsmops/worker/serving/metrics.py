@@ -1,8 +1,10 @@
 """The worker's figures for Prometheus, under moshi-server's names.
 
 A family appears with its first use, counters do not end in `_total`, and nothing is said about the
-process, all as there. Each process of the worker counts in a row of its own, in memory that all
-share; whichever process is asked adds the rows up. So a process that ends takes no counts along.
+process, all as there. What moshi-server does not have is exported from the start: Prometheus sees
+no increase in a counter that begins with 1. Each process of the worker counts in a row of its own,
+in memory that all share; whichever process is asked adds the rows up. So a process that ends takes
+no counts along.
 
 Source: moshi-server `metrics.rs`.
 """
@@ -30,12 +32,16 @@ _LABELS = '{handler="all"}'
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. `buckets` are a histogram's upper bounds; it has no labels, the others one."""
+    """One metric. `buckets` are a histogram's upper bounds; it has no labels, the others one.
+
+    With `is_ours` moshi-server does not have it.
+    """
 
     name: str
     kind: str
     says: str
     buckets: tuple[float, ...] = ()
+    is_ours: bool = False
 
     @property
     def width(self) -> int:
@@ -70,8 +76,13 @@ FAMILIES = (
     ),
     Family("asr_model_step_duration", "histogram", "ASR model step duration.", _STEP_BUCKETS_S),
     Family("asr_open_channels", "gauge", "Number of open channels."),
-    Family("http_throttled", "counter", "Number of requests that had to wait: too many came."),
-    Family("http_unauthorized", "counter", "Number of requests without a known key."),
+    Family(
+        "http_throttled",
+        "counter",
+        "Number of requests that had to wait: too many came.",
+        is_ours=True,
+    ),
+    Family("http_unauthorized", "counter", "Number of requests without a known key.", is_ours=True),
     Family("py_active_steps", "counter", "Number of steps in which a stream went on."),
     Family("py_connect", "counter", "Number of connections to the py module."),
     Family(
@@ -97,8 +108,18 @@ FAMILIES = (
         "counter",
         "Number of steps, those without any stream that could go on included.",
     ),
-    Family("worker_devices_lost", "gauge", "Number of devices whose model process has died."),
-    Family("worker_front_restarts", "counter", "Number of front processes that were replaced."),
+    Family(
+        "worker_devices_lost",
+        "gauge",
+        "Number of devices whose model process has died.",
+        is_ours=True,
+    ),
+    Family(
+        "worker_front_restarts",
+        "counter",
+        "Number of front processes that were replaced.",
+        is_ours=True,
+    ),
 )
 _PLACES = {
     family.name: sum(before.width for before in FAMILIES[:number])
@@ -125,7 +146,7 @@ class MetricsBoard:
         lines = [
             line
             for family, is_used in zip(FAMILIES, used, strict=True)
-            if is_used
+            if is_used or family.is_ours
             for line in family.lines(
                 values[_PLACES[family.name] : _PLACES[family.name] + family.width]
             )

@@ -2,6 +2,10 @@
 
 import os
 import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,9 @@ from dsmops.config.load import Config, read_config
 from dsmops.config.memory import MIB
 from dsmops.devices import Runtime
 from dsmops.gpu import simulate
+from dsmops.gpu.readings import Process
 from dsmops.operations.smoke.checks import CheckFailed, DoesNotApply
+from dsmops.operations.smoke.family import family, main_memory
 from dsmops.operations.smoke.memory import MemoryWatch, judge_memory
 from dsmops.operations.smoke.simulate import Simulation
 from tests.support.smoke import random_models
@@ -72,3 +78,27 @@ def test_without_a_card_nothing_is_judged(configs: tuple[Config, ...]) -> None:
         judge_memory(configs[0], MemoryWatch(), Runtime.EMBEDDED, os.getpid())
     with pytest.raises(DoesNotApply, match="no plan exists"):
         judge_memory(configs[1], seen(MIB), Runtime.MOSHI_SERVER, os.getpid())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are read from /proc")
+def test_all_processes_of_a_server_count() -> None:
+    """Those that it started, and those that these started, on the card and in main memory."""
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as parent:
+        until_s = time.monotonic() + 10
+        while len(own := family(parent.pid)) < 2 and time.monotonic() < until_s:
+            time.sleep(0.01)
+        found = main_memory(parent.pid)
+        assert found is not None
+        assert found[1] == 2
+        assert found[0] > 2 * MIB
+        watch = MemoryWatch()
+        processes = tuple(
+            Process(pid, "python", number * MIB)
+            for number, pid in enumerate([os.getpid(), *own], start=1)
+        )
+        report = replace(
+            simulate(["t4"]).visible[0], processes=processes, memory_used_bytes=99 * MIB
+        )
+        assert watch._used_by(parent.pid, report) == (2 + 3) * MIB
+        parent.communicate(b"\n")

@@ -43,7 +43,8 @@ class TtsOutput:
 
     `pcm` float32 [B, 1920], as decoded, not clipped; `valid` bool [B], where it is the stream's
     next sound; `finite` bool [B], False where a logit or a valid sample was NaN or infinite;
-    `step_ms` wall time with the device synchronised, the time in `choose` included.
+    `step_ms` wall time with the device synchronised, the time in `choose` included. Where steps
+    overlap, it counts from the end of the step before.
     """
 
     pcm: NDArray[np.float32]
@@ -55,6 +56,16 @@ class TtsOutput:
 TtsChoose = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Takes each row's predicted text token and returns the multiplexed token that is fed. Rows that do
 not advance hold anything."""
+
+
+class TtsLaunched(Protocol):
+    """A step under way."""
+
+    def predicted(self) -> NDArray[np.int64]:
+        """Wait for the language model, and return each row's predicted text token, int64 [B]."""
+
+    def wait(self) -> TtsOutput:
+        """Wait for the sound, and return it."""
 
 
 class TtsModelProtocol(Protocol):
@@ -78,3 +89,6 @@ class TtsEngineProtocol(Protocol):
     def step(
         self, exec_mask: NDArray[np.bool_], choose: TtsChoose, *, text_only: bool = False
     ) -> TtsOutput: ...
+    def launch(
+        self, exec_mask: NDArray[np.bool_], tokens: NDArray[np.int64], *, text_only: bool = False
+    ) -> TtsLaunched: ...

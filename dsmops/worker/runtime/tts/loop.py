@@ -5,12 +5,16 @@ nor is one whose sound is not fetched. Streams in their first phase, in which te
 sounds yet, take steps of their own that cost less, a few in a row, so that new streams begin to
 sound soon.
 
+The next step is launched before the sound of the last one is handed out, so that the device works
+meanwhile. A stream's text is thus one step ahead of its sound.
+
 Source of the rules: `tts.py` of moshi-server.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,10 +31,10 @@ from dsmops.worker.runtime.loop import (
     Stream,
     StreamFailed,
 )
-from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsOutput, TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsLaunched, TtsRequest
 from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
 from dsmops.worker.runtime.tts.script import TtsTextStream
-from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance
+from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance, sound
 
 WARM_UP_STEPS = 2
 """Steps before the first stream, one of each kind where there are two; they count in
@@ -155,6 +159,8 @@ class TtsStream(TtsConversation):
         self._is_set_up = self._has_started = False
         self._text = loop.new_text()
         self._utterance = loop.new_utterance()
+        self._unheard: deque[list[TtsWord]] = deque()
+        """The words of each step under way."""
 
     @property
     def is_full(self) -> bool:
@@ -237,7 +243,7 @@ class TtsStream(TtsConversation):
 
     def ends(self) -> bool:
         """Whether it ends now."""
-        return self._utterance.has_ended and self._end(TtsEnded())
+        return not self._unheard and self._utterance.has_ended and self._end(TtsEnded())
 
     @property
     def can_step(self) -> bool:
@@ -251,13 +257,21 @@ class TtsStream(TtsConversation):
     def is_text_only(self) -> bool:
         return self._utterance.is_text_only
 
-    def choose(self, prediction: int) -> int:
-        return self._utterance.choose(prediction)
+    def options(self) -> tuple[int, int]:
+        return self._utterance.options()
+
+    def advance(self, prediction: int) -> None:
+        """Go on to the next step; the sound of this one comes with `take`."""
+        self._utterance.choose(prediction)
+        self._unheard.append(self._utterance.advance())
+        self.steps += 1
 
     def take(self, pcm: NDArray[np.float32] | None) -> None:
-        self.steps += 1
-        self._events += self._utterance.take(pcm)
-        self.ends()
+        """Take the sound of the oldest step under way, if it has any."""
+        words = self._unheard.popleft()
+        if not self._over:
+            self._events += [*words, *sound(pcm)]
+            self.ends()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +284,14 @@ class _Turn:
     text_only: bool
     ready: int
     starving: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step under way."""
+
+    turn: _Turn
+    launched: TtsLaunched
 
 
 class TtsLoop(ModelLoop[TtsStream]):
@@ -299,6 +321,7 @@ class TtsLoop(ModelLoop[TtsStream]):
         self._engine: TtsEngineProtocol | None = None
         self._pacing = pacing
         self._most_text_only, self._text_only_steps = interleaved_text_only, 0
+        self._flight: _Flight | None = None
 
     def open(self, request: TtsRequest, slot: int | None = None) -> TtsStream | None:
         """Return a new stream in this slot, or in the first free one.
@@ -346,21 +369,14 @@ class TtsLoop(ModelLoop[TtsStream]):
                 engine.reset(
                     [stream.slot for stream in turn.requests], list(turn.requests.values())
                 )
-            if turn.stepping:
-                output = self._step(engine, turn)
-                self.board.note_step()
-                self.observer.stepped(
-                    TtsStepped(
-                        output.step_ms,
-                        step_idx,
-                        len(turn.stepping),
-                        turn.ready,
-                        turn.starving,
-                        turn.text_only,
-                    )
-                )
+            before = self._flight
+            self._flight = self._launch(engine, turn) if turn.stepping else None
+            landed: Sequence[TtsStream] = ()
+            if before is not None:
+                landed = before.turn.stepping
+                self.observer.stepped(self._land(before, step_idx))
                 step_idx += 1
-            self.observer.news({*turn.requests, *turn.ended, *turn.stepping})
+            self.observer.news({*turn.requests, *turn.ended, *landed})
 
     def _step_without_streams(self) -> None:
         nobody = np.zeros(self.slots, np.bool_)
@@ -373,7 +389,7 @@ class TtsLoop(ModelLoop[TtsStream]):
         }
         ended = [stream for stream in streams if stream.ends()]
         ready = [stream for stream in streams if stream.can_step]
-        if not requests and not ended and not ready:
+        if not requests and not ended and not ready and self._flight is None:
             return None
         beginning = [stream for stream in ready if stream.is_text_only]
         text_only = bool(beginning) and (
@@ -386,21 +402,35 @@ class TtsLoop(ModelLoop[TtsStream]):
             requests, ended, beginning if text_only else ready, text_only, len(ready), starving
         )
 
-    def _step(self, engine: TtsEngineProtocol, turn: _Turn) -> TtsOutput:
-        def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
-            tokens = np.full(engine.batch_size, PADDING, np.int64)
-            with self.lock:
-                for stream in turn.stepping:
-                    tokens[stream.slot] = stream.choose(int(predictions[stream.slot]))
-            return tokens
-
+    def _launch(self, engine: TtsEngineProtocol, turn: _Turn) -> _Flight:
+        """Begin a step, and return it once its text is known."""
+        slots = [stream.slot for stream in turn.stepping]
         exec_mask = np.zeros(engine.batch_size, np.bool_)
-        exec_mask[[stream.slot for stream in turn.stepping]] = True
-        output = engine.step(exec_mask, choose, text_only=turn.text_only)
+        exec_mask[slots] = True
+        tokens = np.full((engine.batch_size, 2), PADDING, np.int64)
+        with self.lock:
+            tokens[slots] = [stream.options() for stream in turn.stepping]
+        launched = engine.launch(exec_mask, tokens, text_only=turn.text_only)
+        predictions = launched.predicted()[slots].tolist()
+        with self.lock:
+            for stream, prediction in zip(turn.stepping, predictions, strict=True):
+                stream.advance(prediction)
+        return _Flight(turn, launched)
+
+    def _land(self, flight: _Flight, step_idx: int) -> TtsStepped:
+        """Hand out the sound of a step."""
+        turn, output = flight.turn, flight.launched.wait()
+        self.board.note_step()
         with self.lock:
             for stream in turn.stepping:
-                if output.finite[stream.slot]:
-                    stream.take(output.pcm[stream.slot] if output.valid[stream.slot] else None)
-                else:
+                if not output.finite[stream.slot]:
                     stream.fail(NOT_FINITE)
-        return output
+                stream.take(output.pcm[stream.slot] if output.valid[stream.slot] else None)
+        return TtsStepped(
+            output.step_ms,
+            step_idx,
+            len(turn.stepping),
+            turn.ready,
+            turn.starving,
+            turn.text_only,
+        )

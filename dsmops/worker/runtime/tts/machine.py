@@ -96,6 +96,14 @@ class TtsTextMachine:
         """
         return not self._main and self._must_pad <= 0 and self._may_pad > 0
 
+    def options(self) -> tuple[int, int]:
+        """Return what `step` feeds next where the model predicts padding, and where it asks for a
+        word.
+        """
+        padding, word = self._is_word(PADDING), self._is_word(NEW_WORD)
+        token = self._token(wants_word=padding)
+        return token, token if word == padding else self._token(wants_word=word)
+
     def step(self, step: int, prediction: int) -> tuple[int, TtsEntry | None]:
         """Return the token to feed in `step`, multiplexed, and the entry that begins with it.
 
@@ -103,11 +111,8 @@ class TtsTextMachine:
 
         `prediction` is the model's text token: 0 asks for the next word, any other for padding.
         """
-        wants_word = prediction == NEW_WORD
-        if self._main or self._must_pad > 0:
-            wants_word = False
-        elif self._may_pad <= 0:
-            wants_word = True
+        wants_word = self._is_word(prediction)
+        token = self._token(wants_word=wants_word)
         begun = None
         if wants_word:
             if self._entries:
@@ -117,16 +122,35 @@ class TtsTextMachine:
                 wants_word = self._ahead > 0 and self.end_step is None
                 self.end_step = step if self.end_step is None else self.end_step
         if wants_word and not self._ahead:
-            return NEW_WORD, begun
+            return token, begun
         if not wants_word:
             self._may_pad -= self._may_pad > 0
             self._must_pad -= self._must_pad > 0
-        main = self._main.popleft() if self._main else PADDING
+            if self._second:
+                self._second.popleft()
+        if self._main:
+            self._main.popleft()
+        return token, begun
+
+    def _is_word(self, prediction: int) -> bool:
+        """Return whether the next word is wanted in the next step."""
+        if self._main or self._must_pad > 0:
+            return False
+        return self._may_pad <= 0 or prediction == NEW_WORD
+
+    def _token(self, *, wants_word: bool) -> int:
+        """Return the token of the next step, multiplexed."""
+        main = self._main[0] if self._main else PADDING
+        if wants_word:
+            tokens = self._entries[0].tokens if self._entries else ()
+            is_end = not self._entries and self._ahead > 0 and self.end_step is None
+            wants_word = bool(tokens) or is_end
+            main = tokens[0] if tokens else PADDING
         if not self._ahead:
-            return main, begun
+            return NEW_WORD if wants_word else main
         # That a word begins stands in the second stream, so that its first token need not wait.
-        second = NEW_WORD if wants_word else self._second.popleft() if self._second else NOTHING
-        return (second + 1) * self._text_rows + main, begun
+        second = NEW_WORD if wants_word else self._second[0] if self._second else NOTHING
+        return (second + 1) * self._text_rows + main
 
     def _begin(self) -> TtsEntry:
         entry = self._entries.popleft()

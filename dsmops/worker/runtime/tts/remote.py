@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dsmops.errors import InputError
 from dsmops.worker.runtime.bell import Bell
 from dsmops.worker.runtime.loop import Started, StreamFailed
+from dsmops.worker.runtime.shared import fence
 from dsmops.worker.runtime.tts.interface import TtsRequest, TtsTokenizer
 from dsmops.worker.runtime.tts.loop import (
     MOST_WAITING_WORDS,
@@ -37,6 +38,7 @@ from dsmops.worker.runtime.tts.rings import TtsRings
 from dsmops.worker.runtime.tts.script import TtsTextStream
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 
+_NOBODY = -1
 _MOST_EVENTS = 250
 """Events that a front holds for a client that does not fetch them."""
 _ENTRIES_AT_ONCE = 500
@@ -139,15 +141,14 @@ class RemoteTtsStream(TtsConversation):
         """Take what the other side sent, as long as events are fetched; send what still waits."""
         with self._lock:
             self._flush()
-            took = False
             while not self._over and len(self._events) < _MOST_EVENTS:
                 message = self._rings.output.take(self.slot, self._number)
                 if message is None:
                     break
-                took = True
                 self._note(*message)
-        if took:
-            # The other side may have more that had no space.
+        # Also what was left of the stream before took space.
+        fence()
+        if self._rings.blocked[self.slot]:
             self._wake()
 
     def _note(self, kind: int, body: bytes) -> None:
@@ -221,7 +222,6 @@ class _Served:
     stream: TtsStream | None
     voices: list[NDArray[np.float32]]
     outbox: deque[tuple[int, bytes]]
-    waits_for_space: bool = False
     ended: bool = False
 
 
@@ -238,6 +238,8 @@ class TtsPorter:
         self._lock = threading.Lock()
         self._served: dict[int, _Served] = {}
         self._by_stream: dict[TtsStream, int] = {}
+        self._numbers = np.full(rings.slots, _NOBODY, np.int64)
+        """The stream that is served in each slot."""
 
     def start(self, loop: TtsLoop) -> None:
         """Serve a loop that has started."""
@@ -260,13 +262,22 @@ class TtsPorter:
             with self._lock:
                 owners = {
                     int(self._rings.owner[slot])
-                    for slot in range(self._rings.slots)
+                    for slot in self._slots_in_want()
                     if self._attend(slot)
                 }
             if owners:
                 self._tell(owners)
             if self._loop is not None and self._loop.board.step_is_wanted:
                 self._loop.wake()
+
+    def _slots_in_want(self) -> list[int]:
+        """Return the slots that were opened or closed, or whose messages wait on either side."""
+        rings = self._rings
+        wanted = np.where(rings.active > 0, rings.opened, _NOBODY)
+        slots: list[int] = np.flatnonzero(
+            (wanted != self._numbers) | rings.input.with_messages() | (rings.blocked > 0)
+        ).tolist()
+        return slots
 
     def _attend(self, slot: int) -> bool:
         """Do what a slot's messages ask for, and return whether its front has news."""
@@ -280,6 +291,7 @@ class TtsPorter:
             return False
         if served is None:
             served = self._served[slot] = _Served(number, None, [], deque())
+            self._numbers[slot] = number
         took = False
         while (message := rings.input.take(slot, number)) is not None:
             took = True
@@ -329,6 +341,17 @@ class TtsPorter:
         if served.stream is not None and not served.outbox:
             served.outbox.extend(_message(event, served.stream) for event in served.stream.fetch())
             self._rings.waiting_words[slot] = served.stream.waiting_words
+        sent = self._put(slot, served)
+        if served.outbox:
+            # The front may have made space before it could see that it is to ring.
+            self._rings.blocked[slot] = 1
+            fence()
+            sent |= self._put(slot, served)
+        if not served.outbox:
+            self._rings.blocked[slot] = 0
+        return sent
+
+    def _put(self, slot: int, served: _Served) -> bool:
         sent = False
         while served.outbox:
             kind, body = served.outbox[0]
@@ -340,6 +363,8 @@ class TtsPorter:
 
     def _drop(self, slot: int, served: _Served) -> None:
         del self._served[slot]
+        self._numbers[slot] = _NOBODY
+        self._rings.blocked[slot] = 0
         if served.stream is not None and self._loop is not None:
             self._by_stream.pop(served.stream, None)
             self._loop.close(served.stream)

@@ -52,9 +52,7 @@ class Rings:
         written = int(self._written[slot])
         if self.size - (written - int(self._read[slot])) < length:
             return False
-        header = _HEADER.pack(len(body), stream, kind)
-        self._copy_in(slot, written, header)
-        self._copy_in(slot, written + len(header), body)
+        self._copy_in(slot, written, _HEADER.pack(len(body), stream, kind) + body)
         fence()
         self._written[slot] = written + length
         return True
@@ -96,18 +94,22 @@ class TtsRings:
 
     Arrays int64 [B slots]. Written by the front that holds the slot: `active`, 1 while a stream has
     it; `owner`, the front's number; `opened`, the number of its stream. Written by the loop's
-    process: `waiting_words` of the stream.
+    process: `waiting_words` of the stream; `blocked`, 1 while something for the front waits for
+    space, so that the front rings once it has made some.
     """
 
     def __init__(self, slots: int) -> None:
         arrays = shared_arrays(
-            dict.fromkeys(("active", "owner", "opened", "waiting_words"), (np.int64, (slots,)))
+            dict.fromkeys(
+                ("active", "owner", "opened", "waiting_words", "blocked"), (np.int64, (slots,))
+            )
         )
         self.slots = slots
         self.active: NDArray[np.int64] = arrays["active"]
         self.owner: NDArray[np.int64] = arrays["owner"]
         self.opened: NDArray[np.int64] = arrays["opened"]
         self.waiting_words: NDArray[np.int64] = arrays["waiting_words"]
+        self.blocked: NDArray[np.int64] = arrays["blocked"]
         self.input = Rings(slots, INPUT_BYTES)
         self.output = Rings(slots, OUTPUT_BYTES)
 

@@ -102,6 +102,12 @@ class Utterance:
         end_step = self._machine.end_step
         return end_step is not None and self.steps >= end_step + self._closing_steps
 
+    def options(self) -> tuple[int, int]:
+        """Return what `choose` returns next where the model predicts padding, and where it asks for
+        a word.
+        """
+        return self._machine.options()
+
     def choose(self, prediction: int) -> int:
         """Return the token to feed in this step, from the model's own."""
         end_step = self._machine.end_step
@@ -115,9 +121,18 @@ class Utterance:
 
     def take(self, pcm: NDArray[np.float32] | None) -> list[TtsWord | TtsAudio]:
         """Take what the step gave, a frame or none, and return what is new."""
+        return [*self.advance(), *sound(pcm)]
+
+    def advance(self) -> list[TtsWord]:
+        """Go on to the next step, and return the words that ended in this one.
+
+        The step's sound may come later.
+        """
         self.steps += 1
-        news: list[TtsWord | TtsAudio] = [*self._spoken]
-        self._spoken.clear()
-        if pcm is not None:
-            news.append(TtsAudio(pcm.clip(-LOUDEST, LOUDEST)))
-        return news
+        spoken, self._spoken = self._spoken, []
+        return spoken
+
+
+def sound(pcm: NDArray[np.float32] | None) -> list[TtsAudio]:
+    """Return a frame as it is handed out, if there is one."""
+    return [] if pcm is None else [TtsAudio(pcm.clip(-LOUDEST, LOUDEST))]

@@ -150,6 +150,86 @@ def test_rows_are_independent(
     assert sounded > STEPS
 
 
+@pytest.mark.parametrize("guidance", [False, True])
+def test_steps_launched_ahead_give_what_steps_give(
+    model: LoadedTts, unguided: LoadedTts, guidance: bool
+) -> None:
+    """The next step is launched before the sound of the last one is taken, rows are reset between
+    them, and every number is that of `step`.
+    """
+    used, chance = unguided if guidance else model, np.random.default_rng(5)
+    # So warm that some rows ask for a word.
+    warm = [replace(request, temperature=50.0) for request in REQUESTS]
+    requests = [replace(request, cfg=1.5) for request in warm] if guidance else warm
+    one, other = (TtsEngine(used, SLOTS, guidance=guidance) for _ in range(2))
+    expected: list[TtsOutput] = []
+    flights, asked = [], 0
+    for step in range(30):
+        mask = chance.random(SLOTS) < 0.8
+        again = [0, 1, 2, 3] if step == 0 else [slot for slot in (1, 3) if chance.random() < 0.1]
+        voices = chance.permutation(SLOTS)
+        for engine in (one, other):
+            engine.reset(again, [requests[voices[slot]] for slot in again])
+        text_only = bool(mask.any() and (one.offsets[mask] < 5).all())
+        tokens = chance.integers(4, 48, (SLOTS, 2))
+        seen: list[NDArray[np.int64]] = []
+
+        def choose(
+            predicted: NDArray[np.int64],
+            tokens: NDArray[np.int64] = tokens,
+            seen: list[NDArray[np.int64]] = seen,
+        ) -> NDArray[np.int64]:
+            seen.append(predicted)
+            chosen: NDArray[np.int64] = np.where(predicted == 0, tokens[:, 1], tokens[:, 0])
+            return chosen
+
+        expected.append(one.step(mask, choose, text_only=text_only))
+        flights.append(other.launch(mask, tokens, text_only=text_only))
+        assert flights[-1].predicted()[mask].tolist() == seen[0][mask].tolist()
+        asked += int((seen[0][mask] == 0).sum())
+        assert one.codes[mask].tolist() == other.codes[mask].tolist()
+        if step:
+            _require_same(flights[step - 1].wait(), expected[step - 1])
+    _require_same(flights[-1].wait(), expected[-1])
+    assert asked or guidance
+    assert sum(output.valid.sum() for output in expected) > 20
+
+
+def _require_same(output: TtsOutput, expected: TtsOutput) -> None:
+    assert output.valid.tolist() == expected.valid.tolist()
+    assert output.finite[output.valid].tolist() == expected.finite[output.valid].tolist()
+    np.testing.assert_array_equal(output.pcm[output.valid], expected.pcm[output.valid])
+
+
+def test_a_voice_is_projected_once(model: LoadedTts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that speak with the voice of another row get a copy, and sound as with their own."""
+    projected = []
+    project = model.lm.voice
+    monkeypatch.setattr(
+        model.lm, "voice", lambda sequence: projected.append(1) or project(sequence)
+    )
+    together = TtsEngine(model, SLOTS)
+    together.reset([0, 1], [REQUESTS[0], replace(REQUESTS[0], seed=9)])
+    together.reset([0], [REQUESTS[3]])
+    together.reset([2, 1], [REQUESTS[0], REQUESTS[0]])
+    together.reset([1], [replace(REQUESTS[0], cfg=4.0)])
+    assert len(projected) == 2
+    alone = {
+        0: Alone(model, REQUESTS[3]),
+        1: Alone(model, replace(REQUESTS[0], cfg=4.0)),
+        2: Alone(model, REQUESTS[0]),
+    }
+    for step in range(12):
+        out = together.step(np.array([True, True, True, False]), feed(TEXT[step]))
+        for slot, row in alone.items():
+            own = row.step(int(TEXT[step, slot]))
+            np.testing.assert_allclose(
+                together.text_logits[slot], row.engine.text_logits[0], atol=1e-5, rtol=0
+            )
+            if own.valid[0]:
+                np.testing.assert_allclose(out.pcm[slot], own.pcm[0], atol=MIMI, rtol=0)
+
+
 def test_text_only_steps_change_nothing(model: LoadedTts) -> None:
     """A stream whose first steps were text-only goes on as one whose steps all ran the
     depformer.

@@ -24,6 +24,26 @@ ENTRIES = st.lists(st.one_of(WORDS, WORDS, PAUSES), max_size=12)
 PREDICTED = st.lists(st.sampled_from([0, 0, 3, 7]), max_size=120)
 
 
+@given(st.integers(0, 3), PACINGS, st.lists(ENTRIES, min_size=1, max_size=3), PREDICTED)
+def test_the_options_are_what_is_fed(
+    ahead: int, pacing: TtsPacing, pieces: list[list[TtsEntry]], predicted: list[int]
+) -> None:
+    """`options` says before each step what the step feeds for either prediction, and changes
+    nothing.
+    """
+    machine = TtsTextMachine(ahead=ahead, text_rows=ROWS, pacing=pacing)
+    rules = Rules(ahead, pacing)
+    for step, prediction in enumerate(predicted):
+        if step % 20 == 0 and pieces:
+            entries = pieces.pop(0)
+            machine.extend(entries)
+            rules.left = rules.left + entries
+        options = machine.options()
+        token, begun = machine.step(step, prediction)
+        assert token == options[prediction == 0]
+        assert (token, begun) == rules(step, prediction)
+
+
 class Rules:
     """The rules as the reference states them, one after the other, with nothing shared.
 
