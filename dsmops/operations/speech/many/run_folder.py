@@ -123,11 +123,7 @@ class RunFolder:
         # A line that is not complete was being written when its process was killed, or still is.
         whole = data[: data.rfind(b"\n") + 1]
         self._read[path] = self._read.get(path, 0) + len(whole)
-        for line in whole.splitlines():
-            try:
-                note = Note(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
+        for note in _notes_of(whole):
             self.noted += 1
             if note.error is None:
                 self._done[note.key] = note
@@ -188,6 +184,22 @@ class RunFolder:
                     there[folder] = set()
             if not all(f"{name}.{ending}" in there[folder] for ending in endings):
                 yield note.key
+
+
+def _notes_of(lines: bytes) -> list[Note]:
+    """Return the notes in whole lines; those that were cut off by a kill are left out."""
+    try:
+        # All at once takes a third of the time.
+        return [Note(**row) for row in json.loads(b"[%s]" % b",".join(lines.splitlines()))]
+    except (ValueError, TypeError):
+        pass
+    notes = []
+    for line in lines.splitlines():
+        try:
+            notes.append(Note(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return notes
 
 
 def _place(key: str) -> int:
