@@ -220,8 +220,8 @@ def test_the_published_model_is_planned_from_its_headers(
     assert shown.serving.n_q == 24
     parts = {item.name: item for item in shown.items}
     assert parts[TTS.model_file].size_bytes == 3_683_719_712
-    assert parts["conversion"].step is Action.CONVERT
-    assert parts["config.json"].step is Action.DOWNLOAD
+    assert parts["conversion"].action is Action.CONVERT
+    assert parts["config.json"].action is Action.DOWNLOAD
 
 
 def test_what_cannot_be_prepared_is_named_before_anything_is_written(model: Path) -> None:

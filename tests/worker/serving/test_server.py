@@ -436,15 +436,20 @@ def test_the_other_routes(worker: WorkerProcess) -> None:
 
 
 def test_metrics_have_the_originals_names(worker: WorkerProcess) -> None:
-    """Families, types, labels and buckets; counters without `_total`; one family of our own."""
+    """Families, types, labels and buckets; counters without `_total`; then those of our own."""
     with SttClient(worker.url, API_KEY) as client:
         client.transcribe(speech(0.8))
         answer = request(worker.url, "GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
     types = [line for line in lines if line.startswith("# TYPE")]
-    # A family of our own, there once a request had no known key.
-    assert [line for line in types if "http_unauthorized" not in line] == [
+    assert [line for line in types if line.split()[2].startswith(("http_", "worker_"))] == [
+        "# TYPE http_throttled counter",
+        "# TYPE http_unauthorized counter",
+        "# TYPE worker_devices_lost gauge",
+        "# TYPE worker_front_restarts counter",
+    ]
+    assert [line for line in types if line.split()[2].startswith("asr_")] == [
         "# TYPE asr_connect counter",
         "# TYPE asr_connection_num_steps histogram",
         "# TYPE asr_model_step_duration histogram",
