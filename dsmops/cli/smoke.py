@@ -64,7 +64,7 @@ def smoke_test(
         typer.Option(
             "--model",
             metavar="NAME",
-            help="Serve and test this model: tiny, or a published one.",
+            help="Serve and test this model: tiny, tiny-tts, or a published one.",
         ),
     ] = None,
     intrusive: Annotated[

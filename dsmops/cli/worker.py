@@ -32,7 +32,7 @@ def worker(
         typer.Option(
             "--model",
             metavar="NAME",
-            help="Serve this model with a config made for it: tiny, or a published one.",
+            help="Serve this model with a config made for it: tiny, tiny-tts, or a published one.",
         ),
     ] = None,
     api_key: ApiKeyOpt = None,

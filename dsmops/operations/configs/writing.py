@@ -23,6 +23,11 @@ from dsmops.gpu import probe
 from dsmops.models import DEFAULT_STT, PublishedModel
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.configs.planning import find_model, plan_model
+from dsmops.operations.configs.shipped_tts import (
+    TITLE,
+    is_shipped_tts,
+    shipped_tts_module,
+)
 from dsmops.shipped import shipped_models
 
 
@@ -173,11 +178,11 @@ def write_model_config(name: str, *, cpu: bool = False, api_key: str | None = No
         ConfigError: the config has errors, so it was not written.
         FileAccessError, ResourceError: it cannot be written.
     """
+    if is_shipped_tts(name):
+        return _write_shipped_tts(name, api_key)
     model = find_model(name)
     device = None if cpu else _first_card()
-    target = state_folder() / "configs" / f"{model.name}.toml"
-    with os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    target = _model_config(model.name)
     request = ConfigRequest(
         model=model.name,
         batch_size=min(model.batch_size, CAUTIOUS_BATCH_SIZE) if device is None else None,
@@ -192,6 +197,23 @@ def write_model_config(name: str, *, cpu: bool = False, api_key: str | None = No
             path=str(target),
             hint=f"`dsmops make-config --model {name}` shows it whole.",
         )
+    return target
+
+
+def _write_shipped_tts(name: str, api_key: str | None) -> Path:
+    target = _model_config(name)
+    # The head of the config, with its key, is that of the speech-to-text model beside it.
+    request = ConfigRequest(model=name.removesuffix("-tts"), api_key=api_key)
+    head, _, _ = make_config(request, None, target=target).text.partition("\n[modules.")
+    text = f"{retitle(head, TITLE)}{shipped_tts_module(name)}"
+    write_text_atomically(target, text, private=True)
+    return target
+
+
+def _model_config(name: str) -> Path:
+    target = state_folder() / "configs" / f"{name}.toml"
+    with os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 

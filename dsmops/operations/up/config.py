@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from pathlib import Path
 
 from dsmops.config.load import Config, parse_config, read_config
 from dsmops.errors import InputError, ResourceError
 from dsmops.files import os_errors, write_text_atomically
+from dsmops.operations.configs.shipped_tts import is_shipped_tts, shipped_tts_module
 from dsmops.operations.configs.writing import ConfigRequest, make_config
 from dsmops.operations.prepare import PrepareRequest, plan_preparation, prepare
 from dsmops.operations.up.plan import PlannedModel, UpPlan
 from dsmops.operations.up.record import folder
 from dsmops.progress import SILENT, Progress
-from dsmops.shipped import shipped_configs
 
 _MODULES = "\n[modules."
 _TITLE = "# Made by `dsmops up`, which replaces it at each start.\n"
@@ -54,8 +53,8 @@ def _kept_key(target: Path) -> str | None:
 
 
 def _config_text(model: PlannedModel, plan: UpPlan, key: str, progress: Progress) -> str:
-    if model.name.endswith("-tts") and model.name in shipped_configs():
-        return _shipped_tts(model)
+    if is_shipped_tts(model.name):
+        return shipped_tts_module(model.name, model.batch_size)
     if plan.device is None:
         request = ConfigRequest(model=model.name, batch_size=model.batch_size, api_key=key)
         return make_config(request, None).text
@@ -63,27 +62,3 @@ def _config_text(model: PlannedModel, plan: UpPlan, key: str, progress: Progress
         PrepareRequest(hf_repo=model.hf_repo, batch_size=model.batch_size, api_key=key)
     )
     return Path(prepare(prepared, progress=progress).config_path).read_text("utf-8")
-
-
-def _shipped_tts(model: PlannedModel) -> str:
-    """Return the module of a text-to-speech model that travels with the package."""
-    config = shipped_configs()[model.name]
-    body = json.loads(config.read_text("utf-8"))
-    parent = config.parent
-    return f"""
-[modules.tts]
-type = "Py"
-path = "/api/tts_streaming"
-text_tokenizer_file = {json.dumps(str(parent / body["tokenizer_name"]))}
-batch_size = {model.batch_size}
-text_bos_token = 1
-
-[modules.tts.py]
-moshi_weight = {json.dumps(str(parent / body["moshi_name"]))}
-mimi_weight = {json.dumps(str(parent / body["mimi_name"]))}
-config_path = {json.dumps(str(config))}
-voice_folder = {json.dumps(str(parent / "voices"))}
-default_voice = "hibari"
-n_q = {body["n_q"]}
-temp = {body["lm_gen_config"]["temp"]}
-"""

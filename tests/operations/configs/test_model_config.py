@@ -54,6 +54,23 @@ def test_its_key_stays_until_another_is_given() -> None:
     assert keys_of(write_model_config("tiny", cpu=True, api_key="mine")) == ["mine"]
 
 
+def test_the_shipped_voice_has_one_too() -> None:
+    """Files with absolute names, a key that stays, and no error."""
+    path = write_model_config("tiny-tts")
+    assert path == state_folder() / "configs" / "tiny-tts.toml"
+    module = module_of(path)
+    assert module.type == "Py"
+    assert Path(module.text("text_tokenizer_file") or "").is_file()
+    assert not [
+        found
+        for found in lint_config(read_config(path)).findings
+        if found.severity is Severity.ERROR
+    ]
+    first = keys_of(path)
+    assert keys_of(write_model_config("tiny-tts")) == first != ["public_token"]
+    assert keys_of(write_model_config("tiny-tts", api_key="mine")) == ["mine"]
+
+
 def test_a_published_model_has_one_too() -> None:
     """With the hub's files, and few slots for a processor."""
     module = module_of(write_model_config("stt-1b-en_fr", cpu=True))
