@@ -29,7 +29,7 @@ from dsmops.worker.runtime.loop import Started
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
 from dsmops.worker.runtime.stt.loop import SttLoop
 from dsmops.worker.runtime.stt.stream import SttEvent, SttMarkerReached, SttStepped
-from dsmops.worker.runtime.tts.engine import TtsEngine
+from dsmops.worker.runtime.tts import engine as tts_engine
 from dsmops.worker.runtime.tts.loop import TtsEnded
 from dsmops.worker.serving import module, stt_connection
 from dsmops.worker.serving.access import Access
@@ -186,14 +186,19 @@ def speech_becomes(change: Callable[[Any], Any], pause_s: float = 0.0) -> Callab
     """Sound is not what the model made."""
 
     def changed() -> None:
-        whole = TtsEngine.step
+        flight = tts_engine._Flight
+        whole = flight.wait
 
-        def step(self: TtsEngine, *args: Any, **more: Any) -> Any:
-            output = whole(self, *args, **more)
-            time.sleep(pause_s)
-            return replace(output, pcm=change(output.pcm), step_ms=output.step_ms + pause_s * 1000)
+        def wait(self: Any) -> Any:
+            if self._output is None:
+                output = whole(self)
+                time.sleep(pause_s)
+                self._output = replace(
+                    output, pcm=change(output.pcm), step_ms=output.step_ms + pause_s * 1000
+                )
+            return self._output
 
-        patch(TtsEngine, "step", step)
+        patch(flight, "wait", wait)
 
     return changed
 

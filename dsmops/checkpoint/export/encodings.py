@@ -208,7 +208,7 @@ def _fit_sub_blocks(sub: Floats) -> tuple[Floats, Floats]:
 
 
 def _six_bits(values: Floats, top: Floats) -> Floats:
-    codes: Floats = np.minimum(np.rint(values * (np.float32(63) * _inverse(top))), 63)
+    codes: Floats = np.minimum(np.rint(values * _inverse(top / np.float32(63))), 63)
     return np.maximum(codes, 0)
 
 

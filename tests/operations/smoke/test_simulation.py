@@ -69,7 +69,7 @@ def test_the_order_of_the_modules_does_not_matter() -> None:
 def test_what_the_server_said_is_kept(sound: SmokeReport) -> None:
     """As a raw log under logs/moshi-logs/raw that only this user can read."""
     assert sound.raw_log is not None
-    assert sound.raw_log.simulation[-4:-1] == ("logs", "moshi-logs", "raw")
+    assert sound.raw_log.parts[-4:-1] == ("logs", "moshi-logs", "raw")
     assert sound.raw_log.stat().st_mode & 0o077 == 0
     assert "starting asr loop 4" in sound.raw_log.read_text()
 
@@ -92,7 +92,7 @@ def with_a_dtype_of_its_own(model: TinyModel, output: Path) -> PrepareReport:
     report = WHOLE.prepare(model, output)
     return (
         edited(report, 'dtype_override = "f16"', 'dtype_override = "float16"')
-        if "stt" in model.weights.simulation
+        if "stt" in model.weights.parts
         else report
     )
 

@@ -149,7 +149,7 @@ def test_an_audio_bomb_is_refused_before_it_takes_a_slot() -> None:
 @pytest.mark.slow
 def test_a_bomb_whose_header_lies_is_cut_while_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded seconds count, not what the file says of itself."""
-    monkeypatch.setattr("dsmops.worker.serving.stt._check_length", lambda *_: None)
+    monkeypatch.setattr("dsmops.worker.serving.stt_recording.Recording.check", lambda _: None)
     with ThreadedServer(limits=Limits(post_audio_s=5)) as server:
         answer = request(server.url, "POST", PATH, body=wav(60), headers=HEADERS)
         assert answer.status == 413
