@@ -324,7 +324,7 @@ def test_a_hostile_name_does_not_drive_the_terminal(tmp_path: Path) -> None:
     assert "\x1b[31m" not in text
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     """Long work shows rate and time left on a terminal, and nothing at all elsewhere."""
     source = tmp_path / "in.safetensors"

@@ -34,11 +34,10 @@ from dsmops.worker.runtime.tts.loop import (
     text_after_end,
 )
 from dsmops.worker.runtime.tts.machine import TtsEntry
-from dsmops.worker.runtime.tts.rings import TtsRings
+from dsmops.worker.runtime.tts.rings import STREAM_NUMBERS, TtsRings
 from dsmops.worker.runtime.tts.script import TtsTextStream
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 
-_NOBODY = -1
 _MOST_EVENTS = 250
 """Events that a front holds for a client that does not fetch them."""
 _ENTRIES_AT_ONCE = 500
@@ -85,7 +84,7 @@ class RemoteTtsStream(TtsConversation):
         self._outbox: deque[tuple[int, bytes]] = deque()
         self._unsent_words = 0
         self._is_closed = self._has_text = False
-        self._number = int(rings.opened[slot] + 1) & 0xFFFF_FFFF
+        self._number = int(rings.opened[slot] + 1) % STREAM_NUMBERS
         rings.owner[slot] = owner
         rings.waiting_words[slot] = 0
         rings.opened[slot] = self._number
@@ -141,14 +140,16 @@ class RemoteTtsStream(TtsConversation):
         """Take what the other side sent, as long as events are fetched; send what still waits."""
         with self._lock:
             self._flush()
+            took = False
             while not self._over and len(self._events) < _MOST_EVENTS:
                 message = self._rings.output.take(self.slot, self._number)
                 if message is None:
                     break
+                took = True
                 self._note(*message)
-        # Also what was left of the stream before took space.
+        # The other side may have more that had no space, which the stream before had taken.
         fence()
-        if self._rings.blocked[self.slot]:
+        if took or self._rings.blocked[self.slot]:
             self._wake()
 
     def _note(self, kind: int, body: bytes) -> None:
@@ -238,8 +239,6 @@ class TtsPorter:
         self._lock = threading.Lock()
         self._served: dict[int, _Served] = {}
         self._by_stream: dict[TtsStream, int] = {}
-        self._numbers = np.full(rings.slots, _NOBODY, np.int64)
-        """The stream that is served in each slot."""
 
     def start(self, loop: TtsLoop) -> None:
         """Serve a loop that has started."""
@@ -262,7 +261,7 @@ class TtsPorter:
             with self._lock:
                 owners = {
                     int(self._rings.owner[slot])
-                    for slot in self._slots_in_want()
+                    for slot in range(self._rings.slots)
                     if self._attend(slot)
                 }
             if owners:
@@ -270,19 +269,11 @@ class TtsPorter:
             if self._loop is not None and self._loop.board.step_is_wanted:
                 self._loop.wake()
 
-    def _slots_in_want(self) -> list[int]:
-        """Return the slots that were opened or closed, or whose messages wait on either side."""
-        rings = self._rings
-        wanted = np.where(rings.active > 0, rings.opened, _NOBODY)
-        slots: list[int] = np.flatnonzero(
-            (wanted != self._numbers) | rings.input.with_messages() | (rings.blocked > 0)
-        ).tolist()
-        return slots
-
     def _attend(self, slot: int) -> bool:
         """Do what a slot's messages ask for, and return whether its front has news."""
         rings = self._rings
-        number, is_active = int(rings.opened[slot]), bool(rings.active[slot])
+        # In this order: what is active has its number already.
+        is_active, number = bool(rings.active[slot]), int(rings.opened[slot])
         served = self._served.get(slot)
         if served is not None and (not is_active or served.number != number):
             self._drop(slot, served)
@@ -291,7 +282,6 @@ class TtsPorter:
             return False
         if served is None:
             served = self._served[slot] = _Served(number, None, [], deque())
-            self._numbers[slot] = number
         took = False
         while (message := rings.input.take(slot, number)) is not None:
             took = True
@@ -363,7 +353,6 @@ class TtsPorter:
 
     def _drop(self, slot: int, served: _Served) -> None:
         del self._served[slot]
-        self._numbers[slot] = _NOBODY
         self._rings.blocked[slot] = 0
         if served.stream is not None and self._loop is not None:
             self._by_stream.pop(served.stream, None)

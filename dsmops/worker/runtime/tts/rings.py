@@ -21,6 +21,8 @@ INPUT_BYTES = 512 << 10
 """Of a slot towards its loop: a voice has 256,000 bytes."""
 OUTPUT_BYTES = 256 << 10
 """Of a slot towards its front: about 2.5 s of sound."""
+STREAM_NUMBERS = 1 << 32
+"""Numbers of streams begin again at 0 from here on."""
 _HEADER = struct.Struct("<IIB")
 
 
@@ -58,10 +60,16 @@ class Rings:
         return True
 
     def take(self, slot: int, stream: int) -> tuple[int, bytes] | None:
-        """Return kind and body of the next message of a stream, None where none waits."""
+        """Return kind and body of the next message of a stream, None where none waits.
+
+        Messages of earlier streams are dropped. One of a later stream stays: the slot changed hands
+        while its messages were read.
+        """
         while (read := int(self._read[slot])) < int(self._written[slot]):
             fence()
             size, of_stream, kind = _HEADER.unpack(self._copy_out(slot, read, _HEADER.size))
+            if 0 < (of_stream - stream) % STREAM_NUMBERS < STREAM_NUMBERS // 2:
+                return None
             body = self._copy_out(slot, read + _HEADER.size, size) if of_stream == stream else b""
             fence()
             self._read[slot] = read + _HEADER.size + size
