@@ -350,7 +350,13 @@ def test_an_unbatched_module_speaks_its_own_dialect() -> None:
                 } == {0}
         assert request(server.url, "GET", "/api/modules_info").body == b"[]"
         assert request(server.url, "POST", PATH, headers={"kyutai-api-key": KEY}).status == 405
-        assert b"asr_" not in request(server.url, "GET", "/metrics").body
+        metrics = request(server.url, "GET", "/metrics").text.splitlines()
+        assert [line.split()[2] for line in metrics if line.startswith("# TYPE")] == [
+            "http_throttled",
+            "http_unauthorized",
+            "worker_devices_lost",
+            "worker_front_restarts",
+        ]
 
 
 def test_static_files_and_nothing_beside_them(tmp_path: Path) -> None:
