@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -122,10 +123,11 @@ class RemoteTtsStream(TtsConversation):
     def fetch(self) -> list[TtsEvent]:
         """Return the events that were not fetched yet, in order."""
         with self._lock:
+            # First, and all of it: no bell rings for what has left the ring, or stays there.
+            self._receive(inf)
             events: list[TtsEvent] = list(self._events)
             self._events.clear()
-        self.read_news()
-        return events
+            return events
 
     def fail(self, reason: str) -> None:
         with self._lock:
@@ -138,10 +140,14 @@ class RemoteTtsStream(TtsConversation):
 
     def read_news(self) -> None:
         """Take what the other side sent, as long as events are fetched; send what still waits."""
+        self._receive(_MOST_EVENTS)
+
+    def _receive(self, most_events: float) -> None:
+        """Take what the other side sent until this many events wait; send what still waits."""
         with self._lock:
             self._flush()
             took = False
-            while not self._over and len(self._events) < _MOST_EVENTS:
+            while not self._over and len(self._events) < most_events:
                 message = self._rings.output.take(self.slot, self._number)
                 if message is None:
                     break

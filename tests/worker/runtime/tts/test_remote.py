@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from dsmops.worker.runtime.tts.loop import (
     TtsLoop,
     TtsObserver,
     TtsRefused,
+    TtsStream,
 )
 from dsmops.worker.runtime.tts.machine import TtsPacing
 from dsmops.worker.runtime.tts.remote import RemoteTtsStream, TtsPorter
@@ -35,9 +36,18 @@ class Sides:
 
     def __init__(self, slots: int = 2) -> None:
         self.rings, self.bell, self.news = TtsRings(slots), Bell(), threading.Event()
+        self.is_over = threading.Event()
+        """A stream of the loop has ended, and what it gave was sent."""
         self.tokenizer = TalkEngine(1).model.tokenizer
         porter = TtsPorter(self.rings, self.bell, lambda owners: self.news.set())
         ready: queue.Queue[int | DsmopsError] = queue.Queue()
+
+        def send(streams: Iterable[TtsStream]) -> None:
+            streams = list(streams)
+            porter.news(streams)
+            if not all(stream.may_step for stream in streams):
+                self.is_over.set()
+
         self.loop = TtsLoop(
             "tts",
             lambda: TalkEngine(slots),
@@ -45,7 +55,7 @@ class Sides:
                 warming_up=lambda: None,
                 started=ready.put,
                 stepped=lambda _: None,
-                news=porter.news,
+                news=send,
                 died=ready.put,
             ),
         )
@@ -69,15 +79,12 @@ class Sides:
         self.bell.ring()
 
     def whole(self, stream: RemoteTtsStream) -> list[TtsEvent]:
-        """Return all events up to the last."""
+        """Return all events up to the last. As a front does, it looks only after the bell rang."""
         events: list[TtsEvent] = []
         while not events or not isinstance(events[-1], TtsEnded | TtsRefused | StreamFailed):
+            assert self.news.wait(5)
             self.news.clear()
-            stream.read_news()
-            got = stream.fetch()
-            events += got
-            if not got:
-                self.news.wait(5)
+            events += stream.fetch()
         return events
 
 
@@ -132,6 +139,15 @@ def test_a_stream_gives_what_it_gives_nearby(sides: Sides, repeats: int) -> None
     stream.add_text(text)
     stream.end_text()
     assert same(sides.whole(stream), near_events(text))
+
+
+def test_what_comes_while_the_front_fetches_is_fetched(sides: Sides) -> None:
+    """The bell has rung for it already, and does not ring again."""
+    stream = sides.open()
+    stream.add_text("hello")
+    stream.end_text()
+    assert sides.is_over.wait(10)
+    assert isinstance(stream.fetch()[-1], TtsEnded)
 
 
 def test_voices_cross_whole(sides: Sides) -> None:
