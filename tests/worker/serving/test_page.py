@@ -98,12 +98,15 @@ def test_a_person_speaks_and_sees_words(watched: Watched, pictures: Path) -> Non
     watched.give_key(KEY)
     stop = page.get_by_role("button", name="Stop listening")
     stop.wait_for()
-    page.locator("#transcript .pause").first.wait_for()
+    # There is one between its two sentences as well; the last word begins at 4.7 s.
+    page.locator("#transcript .pause").filter(
+        has_text=re.compile(r" ([5-9]|\d\d)\.")
+    ).first.wait_for()
     stop.click()
     page.get_by_text(re.compile(r"^\d+ words\.$")).wait_for()
     words = page.locator("#transcript .word")
     shown = [one.partition("\n")[0] for one in words.all_inner_texts()]
-    assert share_of_words(" ".join(shown)) >= 0.6
+    assert share_of_words(" ".join(shown)) >= 0.8
     assert re.fullmatch(
         r"from \d\.\d\d s|\d\.\d\d to \d+\.\d\d s", words.first.get_attribute("title") or ""
     )
