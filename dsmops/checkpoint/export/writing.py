@@ -29,8 +29,9 @@ from dsmops.errors import DsmopsError, TensorRangeError
 from dsmops.files import open_regular, replace_atomically, require_free_space, sha256
 from dsmops.progress import SILENT, Progress
 
-BLOCK_VALUES = 1 << 17
-"""Values per block: large enough that numpy outweighs Python, small enough for a cache."""
+BLOCK_VALUES = 130_048
+"""Values per block: large enough that numpy outweighs Python, small enough for a cache. Not a power
+of two, so that the rows which encodings put above each other do not share a few lines of it."""
 THREADS = min(4, os.cpu_count() or 1)
 """Blocks in work at once; each holds about 4 MiB."""
 _LARGEST_KEPT_BYTES = 16 << 20
