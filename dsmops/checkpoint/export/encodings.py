@@ -271,9 +271,9 @@ class MlxAffine(Encoding):
         np.clip(decoded, 0, top, out=decoded)
         codes = decoded.astype(np.uint8)
         if self._bits == 4:
-            codes = codes[:, ::2] | codes[:, 1::2] << 4
+            codes = np.bitwise_or(codes[:, ::2], codes[:, 1::2] << 4, dtype=np.uint8)
         # A quad of values has so many bytes of codes.
-        packed = np.ascontiguousarray(codes.view(f"<u{self._bits // 2}").T).view(np.uint8)
+        packed = np.ascontiguousarray(codes.view(f"<u{self._bits // 2}").T)
         decoded *= _per_lane(stored_scale.astype(np.float32))
         decoded += _per_lane(stored_bias.astype(np.float32))
         return Encoded((packed, _as_bytes(stored_scale), _as_bytes(stored_bias)), _groups(decoded))
@@ -353,7 +353,7 @@ _groups = _lanes
 
 def _over_lanes(pick: np.ufunc, lanes: Floats) -> Floats:
     """Return `pick` (maximum or minimum) over each group, float32 [n]."""
-    found = pick.reduce(lanes, axis=0)
+    found: Floats = pick.reduce(lanes, axis=0)
     for _ in range(2):
         found = pick(found[::2], found[1::2])
     return found
