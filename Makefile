@@ -32,10 +32,10 @@ types: setup ## mypy, strict
 arch: setup ## imports go one way (the contracts in pyproject.toml)
 	$(BIN)/lint-imports --no-cache
 
-docs: setup ## regenerate the command reference
+docs: setup ## regenerate the command reference and the JSON schemas
 	$(BIN)/python -m tools.command_reference
 
-docs-check: setup ## fail when the command reference is not what --help says
+docs-check: setup ## fail when the command reference or a schema is out of date
 	$(BIN)/python -m tools.command_reference --check
 
 words: setup ## retired words of the glossary: their count may only fall

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.command_line import keep_command_line
+from tests.support.documents import validate_documents, without_validation
 
 keep_command_line()
+validate_documents()
 
 LONG = os.environ.get("DSMOPS_TEST_LONG", "") not in ("", "0")
 settings.register_profile("short", max_examples=60, deadline=None, derandomize=True)
@@ -66,6 +68,12 @@ def _own_world(
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def invented_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test make documents that have no schema."""
+    without_validation(monkeypatch)
 
 
 @pytest.fixture(scope="session")

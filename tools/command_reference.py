@@ -1,4 +1,7 @@
-"""Write runbooks/commands.md from what `--help` says, or with `--check` fail when it differs."""
+"""Write the generated pages and schemas, or with `--check` fail when one is out of date.
+
+That is runbooks/commands.md from what `--help` says, and what `tools.schemas` makes.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +42,20 @@ def reference() -> str:
 
 
 def main() -> int:
-    """Write the page, or compare it."""
+    """Write what is generated, or compare it."""
+    from tools import schemas
+
     page = reference()
     if "--check" not in sys.argv[1:]:
         TARGET.write_text(page, encoding="utf-8")
+        schemas.write()
         return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{TARGET.name} is not what --help says; run `make docs`", file=sys.stderr)
-    return 1
+    wrong = schemas.outdated()
+    if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != page:
+        wrong.append(TARGET)
+    for path in wrong:
+        print(f"{path} is out of date; run `make docs`", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

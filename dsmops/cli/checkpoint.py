@@ -190,14 +190,11 @@ def convert(
       dsmops convert hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
     without_blas_threads()
-    from json import dumps
-
     from dsmops.checkpoint import OverflowPolicy, plan_conversion
     from dsmops.checkpoint.plan import require_apart
     from dsmops.checkpoint.result import carry_out
     from dsmops.cli.views.checkpoint import show_conversion
     from dsmops.files import replace_atomically
-    from dsmops.report.document import to_json
 
     out = Reporter.open("convert", json=json, quiet=quiet, debug=debug)
     path = at_hand(source, out, download=not dry_run)
@@ -217,8 +214,7 @@ def convert(
         }
         result = carry_out(plan, **options, progress=out.progress())
         if file is not None:
-            document = {"schema": "dsmops.convert/1", **to_json(result)}
-            file.write(f"{dumps(document, indent=2, ensure_ascii=False)}\n".encode())
+            file.write(f"{out.document(result)}\n".encode())
     out.result(result, show_conversion(result))
     if result.verification is not None and not result.verification.same:
         raise typer.Exit(1)

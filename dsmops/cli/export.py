@@ -83,14 +83,11 @@ def export(
       dsmops export --to moshi --dry-run model.safetensors model.int8.safetensors
     """
     without_blas_threads()
-    from json import dumps
-
     from dsmops.checkpoint.export import Runtime, plan_export
     from dsmops.checkpoint.export.outcome import carry_out
     from dsmops.checkpoint.plan import require_apart
     from dsmops.cli.views.export import show_export
     from dsmops.files import replace_atomically
-    from dsmops.report.document import to_json
 
     out = Reporter.open("export", json=json, quiet=quiet, debug=debug)
     path = at_hand(source, out, download=not dry_run)
@@ -108,8 +105,7 @@ def export(
             progress=out.progress(),
         )
         if file is not None:
-            document = {"schema": "dsmops.export/1", **to_json(outcome)}
-            file.write(f"{dumps(document, indent=2, ensure_ascii=False)}\n".encode())
+            file.write(f"{out.document(outcome)}\n".encode())
     out.result(outcome, show_export(outcome))
 
 

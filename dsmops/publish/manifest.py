@@ -155,9 +155,10 @@ def encode(entries: Iterable[Entry], replaces: Iterable[str], now: datetime) -> 
         "written": _stamp(now),
         "replaces": sorted(replaces),
         "columns": Entry._fields,
+        "entries": [],
     }
     rows = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in sorted(entries))
-    text = json.dumps(head)[:-1] + f', "entries": [\n{rows}\n]}}\n'
+    text = f"{json.dumps(head)[:-2]}\n{rows}\n]}}\n"
     return gzip.compress(text.encode("ascii"), mtime=0)
 
 

@@ -16,6 +16,8 @@ from dsmops.errors import InputError
 from dsmops.report import Reporter, Table
 from dsmops.report.document import to_json
 
+pytestmark = pytest.mark.usefixtures("invented_documents")
+
 
 @dataclass(frozen=True)
 class Found:

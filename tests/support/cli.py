@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.documents import validate
 from tests.support.processes import python
 
 
@@ -23,9 +24,10 @@ class Run:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The one JSON document on stdout."""
+        """The one JSON document on stdout, which its schema allows."""
         loaded = json.loads(self.stdout)
         assert isinstance(loaded, dict)
+        validate(loaded)
         return loaded
 
 

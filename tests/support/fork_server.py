@@ -37,8 +37,17 @@ from typing import NoReturn
 
 import dsmops
 from tests.support.command_line import keep_command_line
+from tests.support.documents import validate_documents
 
-PRELOADED = ("rich.console", "rich.progress", "rich.table", "soundfile", "soxr", "sphn")
+PRELOADED = (
+    "jsonschema",
+    "rich.console",
+    "rich.progress",
+    "rich.table",
+    "soundfile",
+    "soxr",
+    "sphn",
+)
 """Third-party modules that `dsmops` imports inside functions."""
 
 NOT_PRELOADED = ("dsmops.__main__", "dsmops.hub.client", "dsmops.hub.transfer", "dsmops.publish.s3")
@@ -187,6 +196,7 @@ def preload() -> None:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
     keep_command_line()
+    validate_documents()
 
 
 def serve(path: str) -> Job | None:
