@@ -276,7 +276,9 @@ class MlxAffine(Encoding):
         packed = np.ascontiguousarray(codes.view(f"<u{self._bits // 2}").T)
         decoded *= _per_lane(stored_scale.astype(np.float32))
         decoded += _per_lane(stored_bias.astype(np.float32))
-        return Encoded((packed, _as_bytes(stored_scale), _as_bytes(stored_bias)), _groups(decoded))
+        return Encoded(
+            (_as_bytes(packed), _as_bytes(stored_scale), _as_bytes(stored_bias)), _groups(decoded)
+        )
 
     def decode(self, pieces: tuple[Bytes, ...]) -> Floats:
         packed, scale, bias = pieces
