@@ -8,6 +8,7 @@ from dsmops.errors import ExtraMissingError
 
 NETWORKS = ("torch", "safetensors", "sentencepiece")
 CLIENT = ("aiohttp", "msgspec")
+TOKENS = ("jwt", "cryptography")
 SERVER = (*NETWORKS, *CLIENT, "soundfile", "soxr", "sphn")
 
 

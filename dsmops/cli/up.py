@@ -8,6 +8,14 @@ import typer
 
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, QuietOpt
+from dsmops.cli.token_options import (
+    JwtAudienceOpt,
+    JwtIssuerOpt,
+    JwtKeysOpt,
+    JwtLeewayOpt,
+    JwtSecretOpt,
+    token_options,
+)
 from dsmops.report import Reporter
 
 
@@ -36,6 +44,11 @@ def up(
         ),
     ] = 8080,
     api_key: ApiKeyOpt = None,
+    jwt_keys: JwtKeysOpt = None,
+    jwt_secret: JwtSecretOpt = None,
+    jwt_audience: JwtAudienceOpt = None,
+    jwt_issuer: JwtIssuerOpt = None,
+    jwt_leeway: JwtLeewayOpt = None,
     wait: Annotated[
         float,
         typer.Option("--wait", metavar="S", min=1, help="Seconds to wait for the first step."),
@@ -72,6 +85,7 @@ def up(
         api_key=api_key,
         cpu=cpu,
         wait_s=wait,
+        tokens=token_options(jwt_keys, jwt_secret, jwt_audience, jwt_issuer, jwt_leeway),
         progress=out.progress(),
     )
     served = {one.get("id") for one in server.models}

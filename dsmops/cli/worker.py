@@ -12,6 +12,14 @@ import typer
 
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt
+from dsmops.cli.token_options import (
+    JwtAudienceOpt,
+    JwtIssuerOpt,
+    JwtKeysOpt,
+    JwtLeewayOpt,
+    JwtSecretOpt,
+    token_options,
+)
 from dsmops.dtypes import Quant, Quantised
 from dsmops.report import Reporter
 
@@ -36,6 +44,11 @@ def worker(
         ),
     ] = None,
     api_key: ApiKeyOpt = None,
+    jwt_keys: JwtKeysOpt = None,
+    jwt_secret: JwtSecretOpt = None,
+    jwt_audience: JwtAudienceOpt = None,
+    jwt_issuer: JwtIssuerOpt = None,
+    jwt_leeway: JwtLeewayOpt = None,
     addr: Annotated[
         str,
         typer.Option(
@@ -109,6 +122,10 @@ def worker(
     stays the same; --api-key sets another. The tiny model is part of the package and runs on any
     CPU. moshi-server cannot serve it, because that server reads only the published Mimi.
 
+    --jwt-keys and --jwt-secret let callers in with a token of your auth server, beside the keys;
+    `dsmops runbook access-by-token` shows how. Set the secret as DSMOPS_JWT_SECRET: arguments can
+    be listed.
+
     \b
     Examples:
       dsmops worker --model tiny
@@ -117,6 +134,7 @@ def worker(
       dsmops worker --config my.toml --addr 0.0.0.0 --port 8998 --silent
       dsmops worker --config my.toml --cpu --port 0 --json
       dsmops worker --config my.toml --devices all --fronts 8
+      dsmops worker --config my.toml --jwt-keys https://auth.example.org/api/auth/jwks
     """
     from dsmops.operations.configs.prepared import newest_prepared
 
@@ -150,6 +168,7 @@ def worker(
         require_gpu=require_gpu,
         allowed_origins=tuple(allow_origin or ()),
         quantised=Quantised(weights, kv),
+        tokens=token_options(jwt_keys, jwt_secret, jwt_audience, jwt_issuer, jwt_leeway),
     )
     if cpu and devices is not None:
         raise typer.BadParameter("it excludes --cpu", param_hint="--devices")
@@ -170,6 +189,8 @@ def worker(
     service = open_service(config, options)
     for line in view_findings(str(config), service.findings):
         out.note(str(line))
+    for note in service.notes:
+        out.note(f"warning: {note}")
     ended = serve(
         service,
         options,

@@ -77,6 +77,15 @@ def test_a_failure_to_start_is_the_servers_own_error() -> None:
     assert read_record() is None
 
 
+def test_keys_that_check_no_token_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
+    (tmp_path / "jwks.json").write_text("{}")
+    failed = dsmops("up", "--model", "tiny", "--jwt-keys", "jwks.json", cwd=tmp_path)
+    assert failed.code == 3
+    assert "error: jwks.json cannot check tokens: key 1 is not for RS256" in failed.stderr
+    assert "hint: " in failed.stderr
+    assert read_record() is None
+
+
 def test_another_process_with_the_same_number_is_not_the_server() -> None:
     """The system uses numbers of processes again: `down` must end nothing that it did not start."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:

@@ -137,6 +137,12 @@ def test_a_taken_port_is_known_before_anything_is_loaded(tiny: TinyStt) -> None:
         (["--addr", "somewhere"], 3, "'somewhere' is not an IP address"),
         (["--log", "loud"], 2, "'loud' is not a log level"),
         (["--port", "70000"], 2, "70000"),
+        (["--jwt-secret", "short"], 3, "a secret of 5 bytes can be guessed"),
+        (["--jwt-keys", "no-keys.json"], 3, "no-keys.json"),
+        (["--jwt-keys", "config.json"], 3, "config.json cannot check tokens: key 1 is not for"),
+        (["--jwt-keys", "ftp://a.example/jwks"], 3, "'ftp://a.example/jwks' is not an address"),
+        (["--jwt-audience", "me"], 3, "need keys that check tokens"),
+        (["--jwt-secret", "a" * 16 + "0123456789abcdef", "--jwt-leeway", "301"], 2, "301"),
     ],
 )
 def test_mistyped_options_are_told(tiny: TinyStt, args: list[str], code: int, words: str) -> None:

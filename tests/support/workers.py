@@ -24,6 +24,7 @@ from dsmops.worker.serving.logs import Level, ServerLog
 from dsmops.worker.serving.server import Ended, Server
 from dsmops.worker.serving.site import ModuleSettings, WorkerSettings
 from dsmops.worker.serving.stt import SttSettings
+from dsmops.worker.serving.token_keys import TokenSettings
 from tests.support.engines import EchoEngine
 from tests.support.processes import python
 
@@ -164,6 +165,7 @@ class ThreadedServer:
     allowed_origins: Sequence[str] = ()
     module: ModuleSettings | None = None
     """Served instead of a speech-to-text module with that engine."""
+    tokens: TokenSettings | None = None
     failure: DsmopsError | None = None
     ended: Ended | None = None
 
@@ -220,6 +222,7 @@ class ThreadedServer:
             self.limits,
             self.drain_s,
             self.allowed_origins,
+            self.tokens,
         )
         log = ServerLog(Level.INFO, None, self.console, no_color=True)
         try:

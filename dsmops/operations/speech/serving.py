@@ -30,6 +30,7 @@ from dsmops.operations.models.tts import (
     served_voices,
 )
 from dsmops.operations.models.voices import open_voices
+from dsmops.operations.speech.tokens import NO_TOKENS, TokenOptions
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Options:
     require_gpu: bool = False
     """Whether a model that torch would put on the CPU is an error."""
     quantised: Quantised = PLAIN
+    tokens: TokenOptions = NO_TOKENS
+    """Which tokens let callers in beside the config's keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Service:
     config: Config
     modules: tuple[Module, ...]
     findings: tuple[ConfigFinding, ...]
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of the keys that check tokens."""
 
 
 def check_options(options: Options) -> None:
@@ -197,6 +202,7 @@ def open_service(path: Path, options: Options) -> Service:
 
     # Before the lint, which says what moshi-server makes of one.
     address_family(options.addr)
+    notes = options.tokens.check()
     config = read_config(path)
     report = lint_config(config, addr=options.addr)
     errors = [
@@ -242,7 +248,7 @@ def open_service(path: Path, options: Options) -> Service:
         for finding in report.findings
         if finding.severity is not Severity.NOTE and finding.code not in _OTHER_SERVER
     )
-    return Service(path, config, found, findings)
+    return Service(path, config, found, findings, tuple(notes))
 
 
 def serve(
@@ -270,6 +276,7 @@ def serve(
         authorized_ids=tuple(values["authorized_ids"]),
         modules=served,
         allowed_origins=options.allowed_origins,
+        tokens=options.tokens.settings(),
     )
     file = DailyFile(Path(_expanded(values["log_dir"])), _expanded(values["instance_name"]))
     console = None if options.silent else sys.stderr if options.log_to_stderr else sys.stdout

@@ -25,6 +25,7 @@ from dsmops.errors import (
     ResourceError,
 )
 from dsmops.extras import SERVER, require_worker
+from dsmops.operations.speech.tokens import NO_TOKENS, TokenOptions
 from dsmops.operations.up import record as records
 from dsmops.operations.up.config import key_of, write_config
 from dsmops.operations.up.plan import UpPlan
@@ -75,6 +76,7 @@ def start(
     api_key: str | None,
     cpu: bool,
     wait_s: float = WAIT_S,
+    tokens: TokenOptions = NO_TOKENS,
     progress: Progress = SILENT,
 ) -> Server:
     """Return the server that runs, or start one for the plan and wait until it has made a step.
@@ -88,10 +90,12 @@ def start(
         running = records.read_record()
         if running is not None:
             return _shown(running, is_new=False)
+        warnings = tokens.check()
         chosen = plan()
         config = write_config(chosen, api_key, progress=progress)
-        running = _launch(chosen, config, addr, port, cpu=cpu, wait_s=wait_s)
-        return _shown(running, is_new=True, notes=chosen.notes)
+        environment = tokens.environment()
+        running = _launch(chosen, config, addr, port, environment, cpu=cpu, wait_s=wait_s)
+        return _shown(running, is_new=True, notes=(*chosen.notes, *warnings))
 
 
 def stop() -> ServerRecord | None:
@@ -118,8 +122,16 @@ def look() -> Server:
 
 
 def _launch(
-    plan: UpPlan, config: Config, addr: str, port: int, *, cpu: bool, wait_s: float
+    plan: UpPlan,
+    config: Config,
+    addr: str,
+    port: int,
+    environment: dict[str, str],
+    *,
+    cpu: bool,
+    wait_s: float,
 ) -> ServerRecord:
+    """Start a server, with `environment` beside this process's own."""
     folder = records.folder()
     log = folder / "server.log"
     command = [sys.executable, "-m", "dsmops", "worker", "--config", str(config.path)]
@@ -129,6 +141,7 @@ def _launch(
         child = subprocess.Popen(
             command,
             cwd=folder,
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

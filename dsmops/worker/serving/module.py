@@ -18,7 +18,7 @@ from dsmops.worker.runtime.board import LoopBoard
 from dsmops.worker.runtime.collector import Collector
 from dsmops.worker.runtime.facts import FactsBoard
 from dsmops.worker.runtime.loop import ModelLoop, Stream
-from dsmops.worker.serving.access import Access
+from dsmops.worker.serving.access import Access, caller_of
 from dsmops.worker.serving.connection import (
     Connection,
     Ending,
@@ -360,10 +360,10 @@ def log_engine(log: Log, origin: Origin, model_name: str, board: FactsBoard, slo
         )
 
 
-def addr_field(request: web.Request) -> dict[str, str]:
-    """Return the log field of the client's address, where a proxy tells it."""
-    addr = request.headers.get("X-Real-IP")
-    return {} if addr is None else {"addr": addr}
+def client_fields(request: web.Request) -> dict[str, str]:
+    """Return log fields of a client: its address where a proxy tells it, the caller of a token."""
+    fields = {"addr": request.headers.get("X-Real-IP"), "caller": caller_of(request) or None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def require_sender(request: web.Request) -> None:

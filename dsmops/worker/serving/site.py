@@ -27,13 +27,14 @@ from dsmops.worker.serving import page
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.admission import Acceptor, Admission, most_connections, note_request
 from dsmops.worker.serving.connection import Ending, Limits
-from dsmops.worker.serving.logs import UTILS, Log, Shown
+from dsmops.worker.serving.logs import MAIN, UTILS, Log, Shown
 from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
 from dsmops.worker.serving.module import ModuleContext
 from dsmops.worker.serving.openai.refusals import restated
 from dsmops.worker.serving.openai.routes import OpenAiRoutes
 from dsmops.worker.serving.tally import Tally
 from dsmops.worker.serving.throttle import Bucket
+from dsmops.worker.serving.token_keys import Tokens, TokenSettings
 
 MAX_BODY_BYTES = 2 << 20
 DRAIN_S = 8.0
@@ -98,6 +99,8 @@ class WorkerSettings:
     drain_s: float = DRAIN_S
     allowed_origins: Sequence[str] = ()
     """Origins of pages of other sites that may use the server; `*` is every site."""
+    tokens: TokenSettings | None = None
+    """The tokens that let callers in beside `authorized_ids`."""
     started_s: int = field(default_factory=lambda: int(time.time()))
     """When the server was started, as a Unix time; the same in all its processes."""
 
@@ -124,6 +127,7 @@ class Site:
     async def listen(self, listener: socket.socket) -> None:
         """Take connections from a bound socket."""
         limits = self._settings.limits
+        self._access.start()
         await self._runner.setup()
         admission = Admission(
             cast("web.Server", self._runner.server),
@@ -177,7 +181,7 @@ class Site:
         began.
         """
         waited = await note_request(request)
-        if request.path not in _HEALTH and not self._access.is_known(request):
+        if request.path not in _HEALTH and not await self._access.identify(request):
             waited |= await self._strangers.take()
         if waited:
             self._metrics.throttled()
@@ -325,13 +329,20 @@ def log_failures(log: Log) -> None:
 
 def access_of(settings: WorkerSettings, log: Log, metrics: Metrics) -> Access:
     """Return who may use the worker; refusals are counted."""
-    unknown_keys = Tally(log, "requests without a known key were refused")
+    tallies: dict[str, Tally] = {}
 
-    def refused() -> None:
+    def refused(reason: str) -> None:
         metrics.unauthorized()
-        unknown_keys.add()
+        if reason not in tallies:
+            said = "requests without a known key were refused"
+            tallies[reason] = Tally(log, f"a token was refused: {reason}" if reason else said)
+        tallies[reason].add()
 
-    return Access(settings.authorized_ids, refused)
+    def warn(why: str) -> None:
+        log.warn(MAIN, "the keys that check tokens are not complete", reason=why)
+
+    tokens = None if settings.tokens is None else Tokens(settings.tokens, warn)
+    return Access(settings.authorized_ids, refused, tokens)
 
 
 def build_info() -> Shown:

@@ -28,7 +28,7 @@ from dsmops.worker.serving.module import (
     LoopModule,
     ModuleContext,
     NoFreeSlotError,
-    addr_field,
+    client_fields,
     log_engine,
     read_body,
 )
@@ -140,7 +140,7 @@ class SttModule(LoopModule[SttStream]):
             return ws
         self._access.require(request, query=True)
         if self._is_batched:
-            self._log.info(MAIN, "handling batched asr-streaming query", **addr_field(request))
+            self._log.info(MAIN, "handling batched asr-streaming query", **client_fields(request))
             given = 'Some("<redacted>")' if "auth_id" in request.query else "None"
             self._log.info(
                 BATCHED_ASR,
@@ -149,7 +149,7 @@ class SttModule(LoopModule[SttStream]):
             )
             self._metrics.connected()
         else:
-            self._log.info(MAIN, "handling asr-streaming query", **addr_field(request))
+            self._log.info(MAIN, "handling asr-streaming query", **client_fields(request))
         await ws.prepare(request)
         place = await self._borrow(request, post=False)
         stream = None if place is None else self._open(place)
@@ -172,7 +172,7 @@ class SttModule(LoopModule[SttStream]):
 
     async def _transcribe(self, request: web.Request) -> web.Response:
         body = await read_body(request, self._limits)
-        self._log.info(MAIN, "handling asr post query", len=len(body))
+        self._log.info(MAIN, "handling asr post query", len=len(body), **client_fields(request))
         self._log.info(BATCHED_ASR, "batched-asr post query")
         recording = Recording(io.BytesIO(body), self._limits.post_audio_s)
         try:

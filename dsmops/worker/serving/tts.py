@@ -44,7 +44,7 @@ from dsmops.worker.serving.module import (
     LoopModule,
     ModuleContext,
     NoFreeSlotError,
-    addr_field,
+    client_fields,
     cut,
     log_engine,
     read_body,
@@ -158,7 +158,7 @@ class TtsModule(LoopModule[TtsConversation]):
             return ws
         form, voice = _query(request)
         self._access.require(request, query=True)
-        self._log.info(MAIN, "handling py streaming query", **addr_field(request))
+        self._log.info(MAIN, "handling py streaming query", **client_fields(request))
         given = 'Some("<redacted>")' if "auth_id" in request.query else "None"
         asked = "None" if voice is None else f"Some({json.dumps(_cut_name(voice))})"
         self._log.info(
@@ -203,7 +203,7 @@ class TtsModule(LoopModule[TtsConversation]):
             MAIN,
             f'handling py streaming post query Json(TtsQuery {{ text: "<redacted>", voice: '
             f"{json.dumps(_cut_name(voice))} }})",
-            **addr_field(request),
+            **client_fields(request),
         )
         self._log.info(PY, "py handle-query")
         try:

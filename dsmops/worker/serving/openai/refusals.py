@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from dsmops.errors import DsmopsError, InputError
+from dsmops.worker.serving.access import TokenRefused
 from dsmops.worker.serving.module import NoFreeSlotError
 
 PREFIX = "/v1/"
@@ -69,7 +70,11 @@ def restated(request: web.Request, refusal: web.Response) -> web.Response:
 
 
 def _of_status(exc: web.HTTPException) -> Refusal:
-    kept = {name: exc.headers[name] for name in ("Retry-After", "Allow") if name in exc.headers}
+    names = ("Retry-After", "Allow", "WWW-Authenticate")
+    kept = {name: exc.headers[name] for name in names if name in exc.headers}
+    if isinstance(exc, TokenRefused):
+        message = f"The token is refused: {exc.why}."
+        return Refusal(401, message, code="invalid_api_key", headers=kept)
     if exc.status == 401:
         return Refusal(
             401,

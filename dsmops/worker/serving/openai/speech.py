@@ -14,7 +14,7 @@ from dsmops.errors import DsmopsError, InputError
 from dsmops.worker.runtime.tts.loop import MOST_TEXT
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import MAIN, Log
-from dsmops.worker.serving.module import addr_field, cut, read_body
+from dsmops.worker.serving.module import client_fields, cut, read_body
 from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event
 from dsmops.worker.serving.openai.served import Served
 from dsmops.worker.serving.tts import Speech, TtsModule
@@ -44,7 +44,7 @@ async def speech(
         raise Refusal(415, "the body must be application/json")
     asked = _Asked(_parsed(await read_body(request, limits)))
     module = served.tts(asked.model)
-    log.info(MAIN, "handling openai speech query", len=len(asked.text), **addr_field(request))
+    log.info(MAIN, "handling openai speech query", len=len(asked.text), **client_fields(request))
     try:
         with module.posting():
             async with module.speaking(request, asked.text, asked.voice) as spoken:

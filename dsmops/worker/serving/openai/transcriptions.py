@@ -13,7 +13,7 @@ from dsmops.errors import DsmopsError
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd, TimedWord
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import MAIN, Log
-from dsmops.worker.serving.module import addr_field
+from dsmops.worker.serving.module import client_fields
 from dsmops.worker.serving.openai.forms import FILE, Form, read_form
 from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event
 from dsmops.worker.serving.openai.served import Served
@@ -44,7 +44,10 @@ async def transcriptions(
         is_streamed = form.choice("stream", ("true", "false"), "false") == "true"
         _require_supported(form, shape, is_streamed=is_streamed)
         log.info(
-            MAIN, "handling openai transcription query", len=form.file_bytes, **addr_field(request)
+            MAIN,
+            "handling openai transcription query",
+            len=form.file_bytes,
+            **client_fields(request),
         )
         recording = Recording(form.file, limits.post_audio_s)
         try:
