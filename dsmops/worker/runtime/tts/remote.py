@@ -84,7 +84,7 @@ class RemoteTtsStream(TtsConversation):
         self._lock = threading.RLock()
         self._outbox: deque[tuple[int, bytes]] = deque()
         self._unsent_words = 0
-        self._is_closed = self._has_text = False
+        self._is_closed = self._has_text = self._is_let_go = False
         self._number = int(rings.opened[slot] + 1) % STREAM_NUMBERS
         rings.owner[slot] = owner
         rings.waiting_words[slot] = 0
@@ -133,6 +133,16 @@ class RemoteTtsStream(TtsConversation):
         with self._lock:
             self._end(StreamFailed(reason))
 
+    def let_go(self) -> None:
+        """Leave the rings to the slot's next stream.
+
+        A thread may still be tokenizing text for this one. What it adds is dropped.
+        """
+        super().let_go()
+        with self._lock:
+            self._is_let_go = True
+            self._outbox.clear()
+
     @property
     def has_unsent(self) -> bool:
         """Whether something waits for space on its way to the loop."""
@@ -145,17 +155,17 @@ class RemoteTtsStream(TtsConversation):
     def _receive(self, most_events: float) -> None:
         """Take what the other side sent until this many events wait; send what still waits."""
         with self._lock:
+            if self._is_let_go:
+                return
             self._flush()
-            took = False
             while not self._over and len(self._events) < most_events:
                 message = self._rings.output.take(self.slot, self._number)
                 if message is None:
                     break
-                took = True
                 self._note(*message)
-        # The other side may have more that had no space, which the stream before had taken.
+        # The other side may have more, for which there was no space.
         fence()
-        if took or self._rings.blocked[self.slot]:
+        if self._rings.blocked[self.slot]:
             self._wake()
 
     def _note(self, kind: int, body: bytes) -> None:
@@ -204,21 +214,19 @@ class RemoteTtsStream(TtsConversation):
                 self._send(_Kind.LAST_TEXT, b"")
 
     def _send(self, kind: _Kind, body: bytes) -> None:
-        self._outbox.append((kind, body))
-        self._flush()
+        if not self._is_let_go:
+            self._outbox.append((kind, body))
+            self._flush()
 
     def _flush(self) -> None:
-        sent = False
-        while self._outbox:
-            kind, body = self._outbox[0]
-            if not self._rings.input.put(self.slot, self._number, kind, body):
-                break
+        if not self._outbox:
+            return
+        while self._outbox and self._rings.input.put(self.slot, self._number, *self._outbox[0]):
             self._outbox.popleft()
-            sent = True
-        if sent:
-            self._wake()
         if not self._outbox:
             self._unsent_words = 0
+        # Also where nothing had space: the messages of an earlier stream may fill the ring.
+        self._wake()
 
 
 @dataclass(slots=True)
@@ -244,6 +252,8 @@ class TtsPorter:
         self._loop: TtsLoop | None = None
         self._lock = threading.Lock()
         self._served: dict[int, _Served] = {}
+        self._is_served = np.zeros(rings.slots, np.bool_)
+        """The slots in `_served`."""
         self._by_stream: dict[TtsStream, int] = {}
 
     def start(self, loop: TtsLoop) -> None:
@@ -267,13 +277,23 @@ class TtsPorter:
             with self._lock:
                 owners = {
                     int(self._rings.owner[slot])
-                    for slot in range(self._rings.slots)
+                    for slot in self._waiting_slots()
                     if self._attend(slot)
                 }
             if owners:
                 self._tell(owners)
             if self._loop is not None and self._loop.board.step_is_wanted:
                 self._loop.wake()
+
+    def _waiting_slots(self) -> list[int]:
+        """Return the slots that were opened or closed, or for which something waits."""
+        rings = self._rings
+        slots: list[int] = np.flatnonzero(
+            ((rings.active > 0) != self._is_served)
+            | rings.input.with_messages()
+            | (rings.blocked > 0)
+        ).tolist()
+        return slots
 
     def _attend(self, slot: int) -> bool:
         """Do what a slot's messages ask for, and return whether its front has news."""
@@ -286,15 +306,16 @@ class TtsPorter:
             served = None
         if not is_active:
             return False
+        # A front whose ring was full may go on, also where an earlier stream had filled it.
+        made_space = served is None
         if served is None:
             served = self._served[slot] = _Served(number, None, [], deque())
-        took = False
+            self._is_served[slot] = True
         while (message := rings.input.take(slot, number)) is not None:
-            took = True
+            made_space = True
             if not served.ended:
                 self._obey(slot, served, *message)
-        # A front whose ring was full may go on.
-        return self._send_events(slot) or took
+        return self._send_events(slot) or made_space
 
     def _obey(self, slot: int, served: _Served, kind: int, body: bytes) -> None:
         loop, stream = self._loop, served.stream
@@ -330,35 +351,38 @@ class TtsPorter:
         served.outbox.append((kind, body))
 
     def _send_events(self, slot: int) -> bool:
+        """Send what a slot's stream has, as far as there is space; return whether anything was.
+
+        What has no space stays with the stream, which is not stepped then.
+        """
         served = self._served.get(slot)
         if served is None:
             return False
-        # What has no space yet stays with the stream, which is not stepped then.
-        if served.stream is not None and not served.outbox:
-            served.outbox.extend(_message(event, served.stream) for event in served.stream.fetch())
-            self._rings.waiting_words[slot] = served.stream.waiting_words
-        sent = self._put(slot, served)
-        if served.outbox:
-            # The front may have made space before it could see that it is to ring.
-            self._rings.blocked[slot] = 1
-            fence()
-            sent |= self._put(slot, served)
-        if not served.outbox:
-            self._rings.blocked[slot] = 0
+        blocked, sent = self._rings.blocked, False
+        while served.outbox or self._fetch(slot, served):
+            if self._rings.output.put(slot, served.number, *served.outbox[0]):
+                served.outbox.popleft()
+                sent = True
+            elif blocked[slot]:
+                return sent
+            else:
+                # And once more: the front may have made space before it saw that it must ring.
+                blocked[slot] = 1
+                fence()
+        blocked[slot] = 0
         return sent
 
-    def _put(self, slot: int, served: _Served) -> bool:
-        sent = False
-        while served.outbox:
-            kind, body = served.outbox[0]
-            if not self._rings.output.put(slot, served.number, kind, body):
-                break
-            served.outbox.popleft()
-            sent = True
-        return sent
+    def _fetch(self, slot: int, served: _Served) -> bool:
+        """Move the events of a slot's stream into its outbox; return whether there were any."""
+        if served.stream is None:
+            return False
+        served.outbox.extend(_message(event, served.stream) for event in served.stream.fetch())
+        self._rings.waiting_words[slot] = served.stream.waiting_words
+        return bool(served.outbox)
 
     def _drop(self, slot: int, served: _Served) -> None:
         del self._served[slot]
+        self._is_served[slot] = False
         self._rings.blocked[slot] = 0
         if served.stream is not None and self._loop is not None:
             self._by_stream.pop(served.stream, None)

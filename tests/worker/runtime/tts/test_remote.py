@@ -172,6 +172,42 @@ def test_a_slot_that_changes_hands_starts_clean(sides: Sides) -> None:
     assert same(sides.whole(second), near_events("another text"))
 
 
+def test_a_stream_begins_where_an_earlier_one_filled_its_ring(sides: Sides) -> None:
+    """Both sides must look once more: the new stream's first message had no space."""
+    for size in (1000, 0):
+        while sides.rings.input.put(0, 0, 9, bytes(size)):
+            pass
+    stream = sides.open()
+    stream.add_text(TEXT)
+    stream.end_text()
+    assert same(sides.whole(stream), near_events(TEXT))
+
+
+def test_a_stream_that_was_let_go_leaves_the_rings_alone() -> None:
+    """A thread may still be tokenizing its text while another front has the slot."""
+    rings = TtsRings(1)
+    stream = RemoteTtsStream(
+        rings,
+        0,
+        0,
+        REQUEST,
+        tokenizer=TalkEngine(1).model.tokenizer,
+        padding_between=1,
+        wake=lambda: None,
+    )
+    number = int(rings.opened[0])
+    while rings.input.take(0, number):
+        pass
+    assert rings.output.put(0, number, 4, b"")
+    stream.let_go()
+    stream.add_text(TEXT)
+    stream.end_text()
+    stream.read_news()
+    assert not stream.fetch()
+    assert not rings.input.with_messages()[0]
+    assert rings.output.with_messages()[0]
+
+
 def test_what_the_engine_refuses_comes_back(sides: Sides) -> None:
     """As the stream's last event, with the engine's own words."""
     refused = sides.whole(sides.open(0, TtsRequest(cfg=99.0, seed=7)))
