@@ -37,5 +37,5 @@ class LoopBoard:
         return bool(self._probes[0] > self._probes[1])
 
     def answer(self) -> None:
-        """Note that the step that was asked for is made."""
+        """Note that the step that was asked for begins now."""
         self._probes[1] = self._probes[0]

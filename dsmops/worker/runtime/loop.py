@@ -190,9 +190,10 @@ class ModelLoop(ABC, Generic[StreamT]):
                 self.collector.collect_busy()
                 return work
             if self.board.step_is_wanted:
+                # Answered before the step: who asks during it gets another.
+                self.board.answer()
                 self._step_without_streams()
                 self.board.note_step()
-                self.board.answer()
                 continue
             self.rests = True
             self.collector.collect_idle()
@@ -204,9 +205,12 @@ class ModelLoop(ABC, Generic[StreamT]):
         try:
             self._serve()
         except Exception as exc:  # noqa: BLE001 whatever ends the loop has to reach every stream and end the process
-            self._die(exc)
+            self.die(exc)
 
-    def _die(self, exc: Exception) -> None:
+    def die(self, exc: Exception) -> None:
+        """End the loop for a failure. Every stream gets the reason. Any thread may call it."""
+        self._stopping = True
+        self.wake()
         if not isinstance(exc, DsmopsError):
             cause = exc
             exc = ModelLoopError(
@@ -215,6 +219,8 @@ class ModelLoop(ABC, Generic[StreamT]):
             )
             exc.__cause__ = cause
         with self.lock:
+            if self.failure is not None:
+                return
             self.failure = exc
             streams = list(self._streams.values())
             for stream in streams:

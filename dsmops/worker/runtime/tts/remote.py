@@ -259,7 +259,9 @@ class TtsPorter:
     def start(self, loop: TtsLoop) -> None:
         """Serve a loop that has started."""
         self._loop = loop
-        threading.Thread(target=self._run, name=f"porter-{loop.name}", daemon=True).start()
+        threading.Thread(
+            target=self._run, args=[loop], name=f"porter-{loop.name}", daemon=True
+        ).start()
 
     def news(self, streams: Iterable[TtsStream]) -> None:
         """Send what the loop's streams have. Called on the loop's thread."""
@@ -271,19 +273,23 @@ class TtsPorter:
         if owners:
             self._tell(owners)
 
-    def _run(self) -> None:
-        while True:
-            self._bell.wait()
-            with self._lock:
-                owners = {
-                    int(self._rings.owner[slot])
-                    for slot in self._waiting_slots()
-                    if self._attend(slot)
-                }
-            if owners:
-                self._tell(owners)
-            if self._loop is not None and self._loop.board.step_is_wanted:
-                self._loop.wake()
+    def _run(self, loop: TtsLoop) -> None:
+        try:
+            while True:
+                self._bell.wait()
+                self._attend_all()
+                if loop.board.step_is_wanted:
+                    loop.wake()
+        except Exception as exc:  # noqa: BLE001 without its porter the loop serves no one
+            loop.die(exc)
+
+    def _attend_all(self) -> None:
+        with self._lock:
+            owners = {
+                int(self._rings.owner[slot]) for slot in self._waiting_slots() if self._attend(slot)
+            }
+        if owners:
+            self._tell(owners)
 
     def _waiting_slots(self) -> list[int]:
         """Return the slots that were opened or closed, or for which something waits."""

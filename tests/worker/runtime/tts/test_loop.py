@@ -450,3 +450,22 @@ def test_an_engine_that_cannot_be_opened_says_why() -> None:
 
     with pytest.raises(GpuMemoryError, match="no room"), Bench(TalkEngine(), fail):
         pass
+
+
+def test_a_step_that_is_asked_for_as_another_ends_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the one who asked would report a healthy loop as hanging."""
+    steps: queue.Queue[int] = queue.Queue()
+    engine = TalkEngine(before_step=steps.put)
+    engine.may_step_nobody = True
+    with Bench(engine) as bench:
+        board = bench.loop.board
+        note_step, asked = board.note_step, iter([True])
+
+        def note_and_ask() -> None:
+            note_step()
+            if next(asked, False):
+                bench.loop.probe()
+
+        monkeypatch.setattr(board, "note_step", note_and_ask)
+        bench.loop.probe()
+        assert [steps.get(timeout=5) for _ in range(WARM_UP_STEPS + 2)] == [0, 1, 2, 3]

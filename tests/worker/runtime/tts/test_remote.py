@@ -227,6 +227,15 @@ def test_broken_numbers_end_a_stream(sides: Sides) -> None:
     assert isinstance(events[-1], StreamFailed)
 
 
+def test_a_message_that_cannot_be_read_ends_the_loop(sides: Sides) -> None:
+    """It is a bug; without the porter no client would be served, and nothing would show it."""
+    stream = sides.open()
+    assert sides.rings.input.put(0, int(sides.rings.opened[0]), 1, b"no voice")
+    sides.bell.ring()
+    assert isinstance(sides.whole(stream)[-1], StreamFailed)
+    assert sides.loop.failure is not None
+
+
 def test_text_after_the_end_is_an_error(sides: Sides) -> None:
     """As for a stream nearby; a voice after text too."""
     stream = sides.open()
