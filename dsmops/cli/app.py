@@ -29,6 +29,7 @@ from dsmops.cli import (
     voices,
     worker,
 )
+from dsmops.cli.completion import InstallOpt, ShowOpt
 from dsmops.cli.help import GroupedHelp
 
 app = typer.Typer(
@@ -64,6 +65,8 @@ def root(
             "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
         ),
     ] = False,
+    install_completion: InstallOpt = False,
+    show_completion: ShowOpt = False,
 ) -> None: ...
 
 

@@ -26,7 +26,7 @@ class FileCommand(TyperCommand):
         }
         short = {name[1] for parameter in self.params for name in parameter.opts if len(name) == 2}
         for before, arg in zip(["", *args], args, strict=False):
-            if arg == "--":
+            if arg == "--" or ctx.resilient_parsing:
                 break
             looks_like_file = _DASHED_FILE.fullmatch(arg) and arg[1] not in short
             if before not in takes_value and (looks_like_file or _is_dashed_file(arg)):

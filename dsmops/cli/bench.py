@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, api_key_option, dtype_parser
@@ -136,6 +137,7 @@ def bench(
         typer.Option(
             "--model",
             metavar="NAME",
+            autocompletion=values.models,
             help="With --engine: model. Repeatable. Default: stt-1b-en_fr.",
         ),
     ] = None,
@@ -144,6 +146,7 @@ def bench(
         typer.Option(
             "--dtype",
             metavar="DTYPE",
+            autocompletion=values.compute_dtypes,
             parser=dtype_parser(ComputeDType.parse),
             help="With --engine: bf16, f16, f32. Repeatable. Default: best.",
         ),

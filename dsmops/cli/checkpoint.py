@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import PREPARE
 from dsmops.cli.options import (
     DebugOpt,
@@ -45,6 +46,7 @@ ToDTypeOpt = Annotated[
     typer.Option(
         "--dtype",
         metavar="DTYPE",
+        autocompletion=values.conversion_dtypes,
         parser=dtype_parser(StorageDType.parse),
         help=f"What BF16 tensors become: {' or '.join(to.option for to in CONVERSION_TARGETS)}"
         " (also float16, fp16, ...).",
@@ -241,6 +243,7 @@ def verify(
         typer.Option(
             "--model",
             metavar="SOURCE",
+            autocompletion=values.models,
             help=(
                 "With --numerics, whose config, tokenizer and Mimi to take, named as for"
                 " `transcribe`. Default: what lies beside SOURCE."

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import CHECK, PREPARE
 from dsmops.cli.options import (
-    AddrOpt,
     ApiKeyOpt,
     BatchSizeOpt,
+    CheckedAddrOpt,
     ContextOpt,
     DebugOpt,
     DeviceOpt,
@@ -37,7 +38,7 @@ def check_config(
     server_version: ServerVersionOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
-    addr: AddrOpt = None,
+    addr: CheckedAddrOpt = None,
     strict: StrictOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -77,6 +78,7 @@ def make_config(
         typer.Option(
             "--model",
             metavar="NAME",
+            autocompletion=values.models,
             help=f"Published model. Default: {DEFAULT_STT.name}. Not together with --template.",
         ),
     ] = None,
@@ -94,7 +96,7 @@ def make_config(
     context: ContextOpt = None,
     api_key: ApiKeyOpt = None,
     server_version: ServerVersionOpt = None,
-    addr: AddrOpt = None,
+    addr: CheckedAddrOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
     strict: StrictOpt = False,

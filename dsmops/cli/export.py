@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.checkpoint import SourceArg, at_hand, without_blas_threads
 from dsmops.cli.help import PREPARE
 from dsmops.cli.options import (
@@ -47,6 +48,7 @@ def export(
         typer.Option(
             "--quant",
             metavar="QUANT",
+            autocompletion=values.quants,
             help=(
                 "gguf: q8_0 (default), q4_0, q4_k, none (F16). mlx: q8 (default), q4, none (F16)."
                 " moshi: int8."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import LOGS
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
@@ -88,6 +89,7 @@ def format_log(
         typer.Option(
             "--wrapper",
             metavar="NAME",
+            autocompletion=values.wrappers,
             help="What a collector put around the lines: auto, none, docker-json, containerd, "
             "kubectl, journald-json, syslog, compose, timestamps.",
         ),
@@ -116,6 +118,7 @@ def format_log(
         typer.Option(
             "--level",
             metavar="LEVEL",
+            autocompletion=values.log_levels,
             help="Keep only events of this level and above: trace, debug, info, warn, error. "
             "Panics, tracebacks and crashes count as error.",
         ),

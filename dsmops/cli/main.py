@@ -22,8 +22,10 @@ def main() -> int:
     _prepare_signals()
     try:
         from dsmops.cli.app import app
+        from dsmops.cli.completion import PROGRAM, answer_shells
 
-        app(prog_name="dsmops")
+        answer_shells()
+        app(prog_name=PROGRAM)
     except DsmopsError as exc:
         return _report(exc)
     except OSError as exc:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from dsmops.cli import values
 from dsmops.dtypes import ComputeDType, Quant, StorageDType
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ SimulateOpt = Annotated[
     typer.Option(
         "--simulate",
         metavar="SM",
+        autocompletion=values.cards,
         help=(
             "Pretend this GPU is present instead of looking: a capability (sm75, 7.5), one with a"
             " name (75:Tesla T4), or a card from the catalogue (t4, rtx2070). Repeatable."
@@ -131,9 +133,9 @@ NoFsyncOpt = Annotated[
 ]
 
 
-def list_sound_devices(name: str | None) -> str | None:
+def list_sound_devices(ctx: typer.Context, name: str | None) -> str | None:
     """Callback of `--device`: `list` shows the devices and ends the command."""
-    if name == "list":
+    if name == "list" and not ctx.resilient_parsing:
         from dsmops.audio.devices import list_devices
         from dsmops.cli.views.devices import show_devices
 
@@ -161,7 +163,7 @@ ServerVersionOpt = Annotated[
         help="Check for this moshi-server release, for example 0.6.4.",
     ),
 ]
-AddrOpt = Annotated[
+CheckedAddrOpt = Annotated[
     str | None,
     typer.Option("--addr", metavar="IP", help="Check the config for a server with this --addr."),
 ]
@@ -180,11 +182,29 @@ def dtype_parser(parse: Callable[[str], _DType]) -> Callable[[str], _DType]:
     return parse_dtype
 
 
+ListenAddrOpt = Annotated[
+    str,
+    typer.Option(
+        "--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network."
+    ),
+]
+ListenPortOpt = Annotated[
+    int,
+    typer.Option(
+        "--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose."
+    ),
+]
+ServerCpuOpt = Annotated[
+    bool, typer.Option("--cpu", help="Compute on the CPU instead of CUDA device 0.")
+]
+
+
 DTypeOpt = Annotated[
     ComputeDType | None,
     typer.Option(
         "--dtype",
         metavar="DTYPE",
+        autocompletion=values.compute_dtypes,
         parser=dtype_parser(ComputeDType.parse),
         help="bf16, f16 or f32 (also float16, fp16, ...). Default: the card's.",
     ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import PREPARE
 from dsmops.cli.options import (
     ContextOpt,
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 def plan(
     model: Annotated[
         str,
-        typer.Option("--model", metavar="NAME", help="Published model, its repository, or tiny."),
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            autocompletion=values.models,
+            help="Published model, its repository, or tiny.",
+        ),
     ] = DEFAULT_STT.name,
     runtime: Annotated[
         Literal["moshi-server", "embedded"],

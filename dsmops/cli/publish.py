@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import LOGS
 from dsmops.cli.options import DebugOpt, DryRunOpt, ForceOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter
@@ -124,6 +125,7 @@ def publish_logs(
         typer.Option(
             "--checksum",
             metavar="MODE",
+            autocompletion=values.checksums,
             help="Checksum for the server: auto, sha256, crc32, md5 or none.",
         ),
     ] = "auto",

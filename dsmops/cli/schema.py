@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
 from dsmops.report import Reporter, Table
@@ -14,7 +15,11 @@ from dsmops.report import Reporter, Table
 def schema(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="A document, as in plan. Default: the list."),
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=values.documents,
+            help="A document, as in plan. Default: the list.",
+        ),
     ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,

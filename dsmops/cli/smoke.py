@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt, api_key_option
@@ -37,6 +38,7 @@ def smoke_test(
         typer.Option(
             "--backend",
             metavar="NAME",
+            autocompletion=values.backends,
             help="embedded (default) or moshi-server.",
         ),
     ] = None,
@@ -64,6 +66,7 @@ def smoke_test(
         typer.Option(
             "--model",
             metavar="NAME",
+            autocompletion=values.models,
             help="Serve and test this model: tiny, tiny-tts, or a published one.",
         ),
     ] = None,

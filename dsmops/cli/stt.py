@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli import options as opt
+from dsmops.cli import values
 from dsmops.cli.arguments import (
     FileCommand,
     expanded,
@@ -19,20 +21,6 @@ from dsmops.cli.arguments import (
     require_other_file,
 )
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import (
-    CpuOpt,
-    DebugOpt,
-    DTypeOpt,
-    JsonOpt,
-    KvOpt,
-    QuietOpt,
-    ServerKeyOpt,
-    SoundDeviceOpt,
-    TimestampsOpt,
-    UrlOpt,
-    WeightsOpt,
-    is_default,
-)
 from dsmops.dtypes import ComputeDType, Quant, Quantised
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Document, Reporter
@@ -46,6 +34,7 @@ ModelOpt = Annotated[
     typer.Option(
         "--model",
         metavar="SOURCE",
+        autocompletion=values.models,
         help="Published name, tiny, hf://org/repo, folder or .toml.",
     ),
 ]
@@ -73,11 +62,11 @@ def transcribe(
         ),
     ] = None,
     model: ModelOpt = DEFAULT_STT.name,
-    dtype: DTypeOpt = None,
-    cpu: CpuOpt = False,
-    weights: WeightsOpt = None,
-    kv: KvOpt = Quant.NONE,
-    timestamps: TimestampsOpt = False,
+    dtype: opt.DTypeOpt = None,
+    cpu: opt.CpuOpt = False,
+    weights: opt.WeightsOpt = None,
+    kv: opt.KvOpt = Quant.NONE,
+    timestamps: opt.TimestampsOpt = False,
     timing: Annotated[
         Literal["server", "python"],
         typer.Option("--timing", help="Word times as moshi-server or as Kyutai's script."),
@@ -103,8 +92,8 @@ def transcribe(
             help="A recording that came before; not transcribed.",
         ),
     ] = None,
-    url: UrlOpt = None,
-    api_key: ServerKeyOpt = None,
+    url: opt.UrlOpt = None,
+    api_key: opt.ServerKeyOpt = None,
     times_real_time: Annotated[
         float,
         typer.Option(
@@ -124,7 +113,7 @@ def transcribe(
         bool,
         typer.Option("--mic", help="Send the microphone to --url, until Ctrl-C."),
     ] = False,
-    device: SoundDeviceOpt = None,
+    device: opt.SoundDeviceOpt = None,
     srt: Annotated[bool, typer.Option("--srt", help="Print SubRip captions.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT captions.")] = False,
     output: Annotated[
@@ -173,9 +162,9 @@ def transcribe(
             "--shard", metavar="I/N", help="Take part I of N of the recordings, from 1 on."
         ),
     ] = None,
-    json: JsonOpt = False,
-    quiet: QuietOpt = False,
-    debug: DebugOpt = False,
+    json: opt.JsonOpt = False,
+    quiet: opt.QuietOpt = False,
+    debug: opt.DebugOpt = False,
 ) -> None:
     """Transcribe recordings, on this machine or through a server.
 
@@ -210,7 +199,7 @@ def transcribe(
             }
         )
         out = Reporter.open("transcribe-many", json=json, quiet=quiet, debug=debug)
-        model = _prepared_model(model, out) if is_default(ctx, "model") else model
+        model = _prepared_model(model, out) if opt.is_default(ctx, "model") else model
         _transcribe_many(
             audio or [],
             output_dir,
@@ -241,7 +230,7 @@ def transcribe(
     if url is not None:
         refuse_with_url(asdict(embedded), asdict(_Embedded()))
     out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
-    if url is None and is_default(ctx, "model"):
+    if url is None and opt.is_default(ctx, "model"):
         embedded = replace(embedded, model=_prepared_model(model, out))
     # Words of a live stream go to stdout as they come, where nothing else is printed of them.
     shows_words = form == "text" and output is None and not (timestamps or vad or mic)
@@ -522,12 +511,12 @@ def evaluate(
         ),
     ] = None,
     model: ModelOpt = DEFAULT_STT.name,
-    dtype: DTypeOpt = None,
-    cpu: CpuOpt = False,
-    weights: WeightsOpt = None,
-    kv: KvOpt = Quant.NONE,
-    url: UrlOpt = None,
-    api_key: ServerKeyOpt = None,
+    dtype: opt.DTypeOpt = None,
+    cpu: opt.CpuOpt = False,
+    weights: opt.WeightsOpt = None,
+    kv: opt.KvOpt = Quant.NONE,
+    url: opt.UrlOpt = None,
+    api_key: opt.ServerKeyOpt = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -555,9 +544,9 @@ def evaluate(
             help="Write one JSON line per utterance there.",
         ),
     ] = None,
-    json: JsonOpt = False,
-    quiet: QuietOpt = False,
-    debug: DebugOpt = False,
+    json: opt.JsonOpt = False,
+    quiet: opt.QuietOpt = False,
+    debug: opt.DebugOpt = False,
 ) -> None:
     """Measure the word error rate on recordings with known text.
 

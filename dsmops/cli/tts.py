@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops.cli import options as opt
+from dsmops.cli import values
 from dsmops.cli.arguments import (
     FileCommand,
     expanded,
@@ -21,19 +23,6 @@ from dsmops.cli.arguments import (
     require_other_file,
 )
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import (
-    CpuOpt,
-    DebugOpt,
-    DTypeOpt,
-    JsonOpt,
-    KvOpt,
-    QuietOpt,
-    ServerKeyOpt,
-    SoundDeviceOpt,
-    TimestampsOpt,
-    UrlOpt,
-    WeightsOpt,
-)
 from dsmops.dtypes import ComputeDType, Quant, Quantised
 from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
@@ -61,13 +50,14 @@ def synthesize(
             "--model",
             "--config",
             metavar="SOURCE",
+            autocompletion=values.models,
             help="Name of a published model, hf://org/repo, folder or .toml.",
         ),
     ] = DEFAULT_TTS.name,
-    dtype: DTypeOpt = None,
-    cpu: CpuOpt = False,
-    weights: WeightsOpt = None,
-    kv: KvOpt = Quant.NONE,
+    dtype: opt.DTypeOpt = None,
+    cpu: opt.CpuOpt = False,
+    weights: opt.WeightsOpt = None,
+    kv: opt.KvOpt = Quant.NONE,
     voice: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,20 +97,20 @@ def synthesize(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse unknown characters instead of skipping.")
     ] = False,
-    url: UrlOpt = None,
-    api_key: ServerKeyOpt = None,
+    url: opt.UrlOpt = None,
+    api_key: opt.ServerKeyOpt = None,
     play: Annotated[
         bool, typer.Option("--play", help="Play the sound as it comes, without OUT.")
     ] = False,
-    device: SoundDeviceOpt = None,
+    device: opt.SoundDeviceOpt = None,
     form: Annotated[
         Literal["wav", "raw"],
         typer.Option("--format", help="Write WAV or raw 16-bit samples to OUT -."),
     ] = "wav",
-    timestamps: TimestampsOpt = False,
-    json: JsonOpt = False,
-    quiet: QuietOpt = False,
-    debug: DebugOpt = False,
+    timestamps: opt.TimestampsOpt = False,
+    json: opt.JsonOpt = False,
+    quiet: opt.QuietOpt = False,
+    debug: opt.DebugOpt = False,
 ) -> None:
     """Synthesize speech from a text, here or on a server.
 

@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, QuietOpt
+from dsmops.cli.options import (
+    ApiKeyOpt,
+    DebugOpt,
+    JsonOpt,
+    ListenAddrOpt,
+    ListenPortOpt,
+    QuietOpt,
+    ServerCpuOpt,
+)
 from dsmops.cli.token_options import (
     JwtAudienceOpt,
     JwtIssuerOpt,
@@ -25,24 +34,13 @@ def up(
         typer.Option(
             "--model",
             metavar="NAME",
+            autocompletion=values.models,
             help="Serve this model: tiny, or a published one. Repeatable.",
         ),
     ] = None,
-    cpu: Annotated[
-        bool, typer.Option("--cpu", help="Compute on the CPU instead of CUDA device 0.")
-    ] = False,
-    addr: Annotated[
-        str,
-        typer.Option(
-            "--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network."
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose."
-        ),
-    ] = 8080,
+    cpu: ServerCpuOpt = False,
+    addr: ListenAddrOpt = "127.0.0.1",
+    port: ListenPortOpt = 8080,
     api_key: ApiKeyOpt = None,
     jwt_keys: JwtKeysOpt = None,
     jwt_secret: JwtSecretOpt = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
 from dsmops.models import DEFAULT_TTS
@@ -22,6 +23,7 @@ def voices(
         typer.Option(
             "--model",
             metavar="SOURCE",
+            autocompletion=values.models,
             help="Model of the voices: published name, tiny, hf://org/repo, .toml.",
         ),
     ] = DEFAULT_TTS.name,

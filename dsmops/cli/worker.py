@@ -10,8 +10,19 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli import values
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import ApiKeyOpt, DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt
+from dsmops.cli.options import (
+    ApiKeyOpt,
+    DebugOpt,
+    JsonOpt,
+    KvOpt,
+    ListenAddrOpt,
+    ListenPortOpt,
+    QuietOpt,
+    ServerCpuOpt,
+    WeightsOpt,
+)
 from dsmops.cli.token_options import (
     JwtAudienceOpt,
     JwtIssuerOpt,
@@ -40,6 +51,7 @@ def worker(
         typer.Option(
             "--model",
             metavar="NAME",
+            autocompletion=values.models,
             help="Serve this model with a config made for it: tiny, tiny-tts, or a published one.",
         ),
     ] = None,
@@ -49,31 +61,19 @@ def worker(
     jwt_audience: JwtAudienceOpt = None,
     jwt_issuer: JwtIssuerOpt = None,
     jwt_leeway: JwtLeewayOpt = None,
-    addr: Annotated[
-        str,
-        typer.Option(
-            "--addr", "-a", metavar="IP", help="Address to listen on; 0.0.0.0 is every network."
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", "-p", metavar="N", min=0, max=65535, help="Port; 0 lets the system choose."
-        ),
-    ] = 8080,
+    addr: ListenAddrOpt = "127.0.0.1",
+    port: ListenPortOpt = 8080,
     log: Annotated[
         str,
         typer.Option(
             "--log",
             "-l",
             metavar="LEVEL",
+            autocompletion=values.server_log_levels,
             help="Log level: off, error, warn, info, debug, trace, or 0 to 5.",
         ),
     ] = "info",
-    cpu: Annotated[
-        bool,
-        typer.Option("--cpu", help="Compute on the CPU instead of CUDA device 0."),
-    ] = False,
+    cpu: ServerCpuOpt = False,
     require_gpu: Annotated[
         bool,
         typer.Option("--require-gpu", help="Stop where no GPU is usable; never use the CPU."),

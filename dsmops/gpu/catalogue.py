@@ -187,6 +187,11 @@ _BY_KEY |= {_key(other): _BY_KEY[_key(name)] for other, name in _OTHER_NAMES.ite
 _LAPTOP = re.compile(r"\b(laptop gpu|laptop|mobile|with max-?q( design)?|max-?q)\b", re.IGNORECASE)
 
 
+def short_names() -> list[str]:
+    """Return the shortest name of each card that `find_card` knows, such as `t4`."""
+    return [_key(card.name) for card in CARDS]
+
+
 def find_card(name: str) -> Card | None:
     """Return the card of that name, in any spelling.
 
