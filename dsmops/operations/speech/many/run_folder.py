@@ -14,9 +14,9 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from dsmops.errors import FileAccessError, InputError
 from dsmops.files import open_regular, os_errors, write_text_atomically
@@ -26,8 +26,7 @@ _STATE = ".dsmops-run"
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """What is noted of a finished recording.
 
     `name` is that of its outputs, `audio_s` its length. `error` says why it failed; None: it did
@@ -164,7 +163,7 @@ class RunFolder:
                 self._own = os.open(
                     self._own_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666
                 )
-            line = f"{json.dumps(asdict(note), ensure_ascii=True)}\n".encode()
+            line = f"{json.dumps(note._asdict(), ensure_ascii=True)}\n".encode()
             if os.write(self._own, line) != len(line):
                 # The disk is full. A part of a line is not a note, and the next write says why.
                 os.write(self._own, b"\n")
