@@ -348,7 +348,7 @@ def find_failures(lines: Iterable[bytes]) -> list[FailureSeen]:
     Never raises for the content of lines. Colours do not matter, nor do invalid bytes. Evidence is
     redacted with a key that is not kept.
     """
-    redactor = Redactor(secrets.token_bytes(16))
+    redactor: Redactor | None = None
     seen: dict[str, FailureSeen] = {}
     for number, raw in enumerate(lines, start=1):
         if _STEP_FIELD in raw:
@@ -356,6 +356,7 @@ def find_failures(lines: Iterable[bytes]) -> list[FailureSeen]:
         line = clean(decode(raw[:_MOST_LINE_BYTES]))
         if not _ANY.search(line):
             continue
+        redactor = redactor or Redactor(secrets.token_bytes(16))
         shown = redactor.fresh().line(line)
         known = [
             failure

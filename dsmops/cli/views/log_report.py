@@ -17,6 +17,8 @@ _BAR_COLUMNS = 60
 def show_log_report(report: LogReport) -> Iterator[Block]:
     """Yield the answer, runs, steps, streams, stretches behind, failures, and what is unknown."""
     yield from report.capacity
+    yield f"computed from: {'; '.join(report.based_on)}"
+    yield lines_read(report)
     yield ""
     headings, rows = runs(report)
     if rows:
@@ -26,6 +28,8 @@ def show_log_report(report: LogReport) -> Iterator[Block]:
         if len(report.over_time) > 1:
             yield f"steps over time, median: {bars(report.over_time)}"
     yield from streams(report)
+    if len(report.modules) > 1:
+        yield Table(*modules(report))
     if report.behind:
         headings, rows = behind(report)
         yield Table(headings, rows[:_MOST_ROWS])
@@ -35,6 +39,42 @@ def show_log_report(report: LogReport) -> Iterator[Block]:
             yield f"{failure.name}: {failure.fix} See runbooks/{failure.runbook}."
     for unknown in report.unknown:
         yield f"unknown: {unknown}"
+
+
+def lines_read(report: LogReport) -> str:
+    """Return how much was read, and how much of it was of no known format."""
+    return (
+        f"{counted(report.lines, 'line')} of {counted(len(report.sources), 'log')} read,"
+        f" {report.lines_text:,} of no known format"
+    )
+
+
+def modules(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows of the modules, each with its steps and streams."""
+    headings = (
+        *("module", "batch>", "steps>", "p50>", "p99 ms>", "over 80 ms>"),
+        *("asked for>", "refused>", "silent>", "posts>"),
+    )
+    rows = []
+    for each in report.modules:
+        times = each.steps
+        counts = each.streams or each.tts
+        shown = (
+            ["–"] * 4
+            if times is None
+            else [
+                f"{times.count:,}",
+                f"{times.p50_ms:.1f}",
+                f"{times.p99_ms:.1f}",
+                f"{times.over_share:.1%}",
+            ]
+        )
+        numbers = (
+            (counts.asked, counts.refused, counts.dropped_silent, counts.posts) if counts else ()
+        )
+        batch = "–" if each.batch_size is None else str(each.batch_size)
+        rows.append([each.name, batch, *shown, *(f"{number:,}" for number in numbers)])
+    return headings, rows
 
 
 def runs(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:
@@ -76,20 +116,38 @@ def _times(times: Times) -> list[str]:
 def streams(report: LogReport) -> Iterator[str]:
     """Yield what streams there were, in words."""
     found, tts = report.streams, report.tts
-    if found.asked or found.posts:
+    if found.asked or found.posts or found.opened:
+        at_once = f"at most {found.most_with_data} with data at once"
+        if found.most_open:
+            at_once += f" and {found.most_open} connected"
         yield (
             f"speech-to-text: {counted(found.asked, 'stream')} asked for, {found.opened} slots"
             f" given, {found.refused} refused as full, {found.dropped_silent} dropped for silence,"
-            f" {counted(found.posts, 'post')}; at most {found.most_with_data} with data at once"
+            f" {counted(found.posts, 'post')}; {at_once}{_lengths(found.lengths_ms)}"
         )
-    if tts.asked:
-        took = "" if tts.texts_ms is None else f", {tts.texts_ms.p50_ms / 1000:.1f} s each (median)"
+    if tts.asked or tts.posts or tts.opened:
+        first = "" if tts.first_audio_ms is None else _first_audio(tts.first_audio_ms)
         yield (
             f"text-to-speech: {counted(tts.asked, 'stream')} asked for, {tts.opened} slots given,"
-            f" {tts.refused} refused as full, {tts.finished} finished{took}"
+            f" {tts.refused} refused as full, {tts.dropped_silent} dropped for silence,"
+            f" {counted(tts.posts, 'post')}, {tts.finished} texts finished; at most"
+            f" {tts.most_open} at once{_lengths(tts.texts_ms)}{first}"
         )
-    if not (found.asked or found.posts or tts.asked):
+    if found.wrong_keys or tts.wrong_keys:
+        yield f"wrong keys: {counted(found.wrong_keys + tts.wrong_keys, 'request')} refused"
+    if not (found.asked or found.posts or found.opened or tts.asked or tts.posts or tts.opened):
         yield "no streams"
+
+
+def _lengths(times: Times | None) -> str:
+    if times is None:
+        return ""
+    median, longest = (duration(ms / 1000) for ms in (times.p50_ms, times.max_ms))
+    return f"; {median} each (median), {longest} the longest"
+
+
+def _first_audio(times: Times) -> str:
+    return f"; first sound after {times.p50_ms:.0f} ms (median), {times.p95_ms:.0f} ms (p95)"
 
 
 def behind(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:

@@ -7,7 +7,7 @@ from ddsketch import LogCollapsingHighestDenseDDSketch
 from dsmops.models import FRAME_MS
 from dsmops.operations.log_report.result import Times
 
-_ACCURACY = 0.01
+ACCURACY = 0.01
 """Relative: a percentile of 50 ms is off by half a millisecond at most."""
 _MOST_BINS = 2048
 
@@ -15,15 +15,20 @@ _MOST_BINS = 2048
 class Sketch:
     """Times in milliseconds, summarised."""
 
+    __slots__ = ("_sketch", "count", "max_ms", "over")
+
     def __init__(self) -> None:
         self.count = self.over = 0
         self.max_ms = 0.0
-        self._sketch = LogCollapsingHighestDenseDDSketch(_ACCURACY, _MOST_BINS)
+        self._sketch = LogCollapsingHighestDenseDDSketch(ACCURACY, _MOST_BINS)
 
-    def add(self, ms: float, count: int = 1) -> None:
-        """Take a time, as often as it was seen."""
+    def add(self, ms: float, count: int = 1, *, is_over: bool | None = None) -> None:
+        """Take a time, as often as it was seen.
+
+        `is_over` says whether it was longer than a frame where `ms` is only near it.
+        """
         self.count += count
-        self.over += count * (ms > FRAME_MS)
+        self.over += count * (ms > FRAME_MS if is_over is None else is_over)
         self.max_ms = max(self.max_ms, ms)
         self._sketch.add(ms, count)
 

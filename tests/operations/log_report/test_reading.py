@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from pathlib import Path
@@ -14,7 +15,13 @@ import pytest
 import zstandard
 
 from dsmops.errors import InputError, SourceError
+from dsmops.logs import Clock, Style, format_log
+from dsmops.logs.step_rows import step_rows
 from dsmops.operations.log_report import LogReport, read_logs
+from dsmops.operations.log_report.collector import Collector
+from dsmops.operations.log_report.reading import LogReader
+from dsmops.operations.log_report.steps import StepTally
+from dsmops.operations.log_report.timeline import Timeline
 from tests.support.cli import dsmops
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -58,21 +65,59 @@ def test_steps_of_real_logs(name: str) -> None:
 
 
 def test_a_server_that_is_slower_than_real_time() -> None:
-    """By hand: 21 clients, 18 slots, 1 refused, 1 silent; behind from the first step on."""
-    report = read_logs([real("slower-than-real-time-cpu.log")])
+    """By hand: 21 clients, 2 of them with a wrong key, 18 slots, 1 refused, 1 silent; 4 at once;
+    behind from the first step to the last.
+    """
+    path = real("slower-than-real-time-cpu.log")
+    report = read_logs([path])
     streams = report.streams
     assert (streams.asked, streams.opened, streams.refused) == (21, 18, 1)
+    assert (streams.wrong_keys, streams.most_open) == (2, 4)
     assert (streams.dropped_silent, streams.posts, streams.most_with_data) == (1, 0, 3)
+    assert streams.lengths_ms is not None
+    # From the channel at 02:11:05.237461 to the end of its recv_loop at 02:11:29.285615.
+    assert streams.lengths_ms.max_ms == pytest.approx(24048.154)
     [run] = report.runs
     assert run.batch_size == 4
     assert run.start_s == pytest.approx(2.909, abs=0.001)  # 02:11:00.568 to 02:11:03.478
     [behind] = report.behind
     assert behind.steps == 108
     assert behind.since.strftime("%H:%M:%S") == "02:11:03"
-    # Each step's time above 80 ms, summed up.
-    times = step_times(real("slower-than-real-time-cpu.log"))
-    assert behind.audio_s == pytest.approx(sum(ms - 80 for ms in times) / 1000, abs=0.01)
+    # Every step takes longer than 80 ms, so what is behind only grows.
+    assert behind.audio_s == pytest.approx(sum(ms - 80 for ms in step_times(path)) / 1000, abs=0.01)
     assert "It did not keep up" in " ".join(report.capacity)
+    # The same with grep -c: `client-silent` is a message of level INFO.
+    assert {failure.name: failure.count for failure in report.failures} == {
+        "client-silent": 1,
+        "no-free-channels": 2,
+    }
+
+
+@pytest.mark.parametrize("name", ["hostile-clients-cpu.log", "version-0.6.3-cpu.log"])
+def test_hostile_clients(name: str) -> None:
+    """By hand: 45 sockets and 6 posts; 42 and 4 of them had a key that was known."""
+    report = read_logs([real(name)])
+    streams = report.streams
+    assert (streams.asked, streams.posts, streams.wrong_keys) == (45, 6, 5)
+    assert (streams.opened, streams.refused, streams.most_open) == (45, 1, 4)
+    [module] = report.modules
+    assert (module.name, module.batch_size, module.streams) == ("batched_asr", 4, streams)
+    assert module.steps == report.steps
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(REAL.glob("*.log"))] or ["none"])
+def test_the_fast_and_the_slow_way_agree(name: str, tmp_path: Path) -> None:
+    """What `format-log` made readable goes through its own reader, line by line."""
+    path = real(name)
+    target = tmp_path / "friendly.log"
+    format_log(str(path), str(target), style=Style(Clock(UTC)), key=None)
+    fast, slow = read_logs([path]), read_logs([target])
+    assert slow.steps == fast.steps
+    assert replace(slow.streams, lengths_ms=None) == replace(fast.streams, lengths_ms=None)
+    assert replace(slow.tts, texts_ms=None) == replace(fast.tts, texts_ms=None)
+    assert [run.batch_size for run in slow.runs] == [run.batch_size for run in fast.runs]
+    for found in (slow.streams.lengths_ms, fast.streams.lengths_ms):
+        assert found is None or found.count == (fast.streams.lengths_ms or found).count
 
 
 def test_a_server_that_kept_up() -> None:
@@ -106,6 +151,7 @@ def test_text_to_speech() -> None:
     """By hand: 38 clients, 36 slots, 35 ends, each a text with its time from slot to end."""
     tts = read_logs([real("tts-py-module.log")]).tts
     assert (tts.asked, tts.opened, tts.finished) == (38, 36, 35)
+    assert (tts.wrong_keys, tts.most_open, tts.first_audio_ms) == (2, 32, None)
     assert tts.texts_ms is not None
     assert tts.texts_ms.count == 35
 
@@ -225,6 +271,153 @@ def test_a_stretch_of_time(tmp_path: Path) -> None:
     assert report.steps is not None
     assert report.steps.count == 100
     assert report.runs == ()
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [
+        ("2026-01-02T03:00:00.1Z ERROR moshi_server::a: src/a.rs:1: no free channels\n",
+         "no-free-channels"),
+        ("Error: Address already in use\n", "port-taken"),
+        ("GPU has fallen off the bus\n", "gpu-lost"),
+    ],
+)  # fmt: skip
+def test_failures_in_repeated_blocks_are_counted(last: str, name: str) -> None:
+    """A block of which only the last line counts, forty times: that line is still open while the
+    next block is compared.
+    """
+    block = ("a line of no dialect\n" * 300 + last).encode()
+    collector = Collector()
+    LogReader(collector, None, None).read([block] * 40)
+    report = collector.report(("log.a",))
+    assert {found.name: found.count for found in report.failures} == {name: 40}
+    assert report.lines == 40 * 301
+
+
+def test_how_far_it_was_behind(tmp_path: Path) -> None:
+    """Fast steps catch up: steps of 90 and 60 ms are never behind by a frame. A pause ends it."""
+    alternating = [line(3 + 0.08 * n, f"{(90, 60)[n % 2]}.00ms step_idx={n} with_data=1")
+                   for n in range(200)]  # fmt: skip
+    assert read_logs([write(tmp_path / "log.a", "".join(alternating))]).behind == ()
+    slow = [line(100 + 0.2 * n, f"200.00ms step_idx={n} with_data=2") for n in range(10)]
+    # 1.2 s behind; each step of 30 ms takes 50 ms off: 24 steps.
+    fast = [line(101.83 + 0.03 * n, f"30.00ms step_idx={n} with_data=2") for n in range(30)]
+    [behind] = read_logs([write(tmp_path / "log.b", "".join(slow + fast))]).behind
+    assert (behind.steps, behind.audio_s, behind.most_streams) == (34, 1.2, 2)
+    later = [line(110 + 0.2 * n, f"200.00ms step_idx={n} with_data=1") for n in range(10)]
+    first, second = read_logs([write(tmp_path / "log.c", "".join(slow + later))]).behind
+    assert (first.audio_s, second.audio_s) == (1.2, 1.2)
+    assert (first.steps, second.steps) == (10, 10)
+
+
+def test_the_queue_is_that_of_one_step_after_the_other() -> None:
+    """Any cut into blocks gives the stretches that a loop over the steps gives."""
+    for seed in range(60):
+        dice = random.Random(seed)
+        at_us = 10**15
+        steps = []
+        for _ in range(dice.randrange(1, 120)):
+            took_us = dice.choice([10_000, 60_000, 80_000, 90_000, 150_000, 300_000])
+            at_us += took_us + dice.choice([0, 0, 0, 500, 79_999, 80_000, 200_000])
+            steps.append((at_us, took_us, 1))
+        tally = StepTally("m", Timeline())
+        begin = 0
+        while begin < len(steps):
+            end = begin + dice.randrange(1, 40)
+            tally.take(step_rows("m", steps[begin:end]))
+            begin = end
+        found = [(each.audio_s, each.steps) for each in tally.behind()]
+        assert sorted(found) == sorted(stretches(steps))[-20:]
+
+
+def stretches(steps: list[tuple[int, int, int]]) -> list[tuple[float, int]]:
+    """Return how far behind, and how many steps, of each stretch."""
+    found: list[list[int]] = []
+    behind, last_us, is_open = 0, None, False
+    for at_us, took_us, _ in steps:
+        if last_us is not None and at_us - took_us - last_us >= 80_000:
+            behind, is_open = 0, False
+        behind = max(0, behind + took_us - 80_000)
+        if behind and not is_open:
+            found.append([0, 0])
+            is_open = True
+        if is_open:
+            found[-1][0] = max(found[-1][0], behind)
+            found[-1][1] += 1
+        is_open, last_us = behind > 0, at_us
+    return [(round(most / 1e6, 2), count) for most, count in found if most >= 80_000]
+
+
+def test_steps_of_the_fork(tmp_path: Path) -> None:
+    """The fork's step lines do not say how many streams had data."""
+    text = "".join(line(n, f"20.00ms step_idx={n}") for n in range(30))
+    report = read_logs([write(tmp_path / "log.a", text)])
+    assert report.steps is not None
+    assert (report.steps.count, report.steps_by_streams) == (30, ())
+
+
+def test_two_containers_in_one_log(tmp_path: Path) -> None:
+    """Lines of docker compose: each container is a module of its own."""
+    text = made_up(40)
+    both = "".join(
+        f"{name}  | {each}" for each in text.splitlines(keepends=True) for name in ("a-1", "b-1")
+    )
+    report = read_logs([write(tmp_path / "log.a", both)])
+    assert [(each.name, each.steps and each.steps.count) for each in report.modules] == [
+        ("a-1/batched_asr", 40),
+        ("b-1/batched_asr", 40),
+    ]
+    assert report.steps is not None
+    assert report.steps.count == 80
+    assert sum(moment.steps for moment in report.over_time) == 80
+
+
+def test_streams_over_time(tmp_path: Path) -> None:
+    """Three come, one is refused, one leaves: at most three at once, and who left is known."""
+    events = [
+        line(0, "starting asr loop 3"),
+        *(
+            line(at, message)
+            for at, slot in ((1, 0), (2, 1), (4, 2))
+            for message in (
+                "batched-asr ws query query=AsrStreamingQuery { auth_id: None }",
+                f"batched-asr channel batch_idx={slot}",
+            )
+        ),
+        line(5, "no free channels", "ERROR"),
+        line(7, 'task completed successfully name="recv_loop"', module="utils"),
+        line(8, "batched-asr ws query query=AsrStreamingQuery { auth_id: None }"),
+        line(8, "batched-asr channel batch_idx=1"),
+    ]
+    report = read_logs([write(tmp_path / "log.a", "".join(events))])
+    assert [(each.most_open, each.refused) for each in report.over_time] == [
+        (1, 0), (2, 0), (3, 0), (3, 1), (3, 0), (3, 0),
+    ]  # fmt: skip
+    assert (report.streams.most_open, report.streams.refused) == (3, 1)
+    assert report.streams.lengths_ms is not None
+    assert (report.streams.lengths_ms.count, report.streams.lengths_ms.max_ms) == (1, 5000)
+
+
+def test_what_the_worker_says_more(tmp_path: Path) -> None:
+    """`dsmops worker` logs refused keys, its model, and the time to the first sound."""
+    events = [
+        line(0, "starting worker num_workers=1", module="main"),
+        line(1, "engine is loaded model=stt-1b-en_fr device=\"cuda:0\" name=\"x\" dtype=\"f16\" "
+                "streams=8"),
+        line(2, "starting asr loop 8"),
+        line(3, "refused a request without a known key", module="main"),
+        line(4, "batched-py channel bidx=0", module="py_module"),
+        line(5, "tts finished batch_idx=0 first_audio_ms=183", module="py_module"),
+    ]  # fmt: skip
+    text = "".join(events).replace(".rs:268", ".rs:0")
+    report = read_logs([write(tmp_path / "log.a", text)])
+    assert report.streams.wrong_keys == 1
+    assert report.plan is not None
+    assert (report.plan.model, report.plan.dtype, report.plan.runtime) == (
+        ("stt-1b-en_fr", "f16", "embedded")
+    )
+    assert report.tts.first_audio_ms is not None
+    assert report.tts.first_audio_ms.max_ms == 183
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
