@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
-from types import TracebackType
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
@@ -14,43 +14,31 @@ PIECE_FRAMES = 125
 """Frames of a recording, 10 s, that are decoded at once. One piece waits while one is used."""
 
 
-class DecodingThreads:
-    """Threads that take the next items of many iterators.
+@contextmanager
+def decoding_threads(count: int) -> Iterator[Executor]:
+    """Give threads that decode; at the end they finish the piece in hand, and no other.
 
     libsndfile, soxr and ffmpeg free the interpreter lock while they work.
     """
-
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-
-    def __enter__(self) -> DecodingThreads:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def ahead(self, items: Iterator[_Item]) -> Ahead[_Item]:
-        """Return the same items; the first of them are being taken from now on."""
-        return Ahead(self._pool, items)
+    threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 class Ahead(Generic[_Item]):
-    """An iterator whose next piece is already being decoded."""
+    """An iterator whose next piece is already being decoded, from now on."""
 
-    def __init__(self, pool: ThreadPoolExecutor, items: Iterator[_Item]) -> None:
-        self._pool = pool
+    def __init__(self, threads: Executor, items: Iterator[_Item]) -> None:
+        self._threads = threads
         self._items = items
-        self._next: Future[list[_Item]] = pool.submit(self._piece)
+        self._next: Future[list[_Item]] = threads.submit(self._piece)
 
     def _piece(self) -> list[_Item]:
         return list(islice(self._items, PIECE_FRAMES))
 
     def __iter__(self) -> Iterator[_Item]:
         while piece := self._next.result():
-            self._next = self._pool.submit(self._piece)
+            self._next = self._threads.submit(self._piece)
             yield from piece

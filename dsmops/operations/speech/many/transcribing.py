@@ -7,6 +7,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from dsmops.files import replace_atomically
 from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
 from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
-from dsmops.operations.speech.many.ahead import Ahead, DecodingThreads
+from dsmops.operations.speech.many.ahead import Ahead, decoding_threads
 from dsmops.operations.speech.many.listing import ListedRecording, list_recordings, require_any
 from dsmops.operations.speech.many.run_folder import Note, RunFolder
 from dsmops.operations.speech.transcription import Transcription, require_finite, transcription_of
@@ -254,7 +255,7 @@ class _Work:
         _allow_open_files(4 * self.slots)
         engine = SttEngine(loaded, batch_size=self.slots)
         start_s = time.monotonic()
-        with DecodingThreads(_DECODING_THREADS) as threads:
+        with decoding_threads(_DECODING_THREADS) as threads:
 
             def recordings() -> Iterator[Recording]:
                 for source, ahead in self._opened_ahead(waiting, threads):
@@ -289,14 +290,14 @@ class _Work:
         return self._run.path / f"{listed.name}.{ending}"
 
     def _opened_ahead(
-        self, waiting: Sequence[ListedRecording], threads: DecodingThreads
+        self, waiting: Sequence[ListedRecording], threads: Executor
     ) -> Iterator[tuple[_Source, Ahead[Samples]]]:
         opened: deque[tuple[_Source, Ahead[Samples]]] = deque()
         for listed in waiting:
             if not self._take(listed):
                 continue
             source = _Source(listed)
-            opened.append((source, threads.ahead(source.frames())))
+            opened.append((source, Ahead(threads, source.frames())))
             if len(opened) > _OPEN_AHEAD:
                 yield opened.popleft()
         while opened:
@@ -306,13 +307,19 @@ class _Work:
         """Take the lease of a recording that is still to be done."""
         if not self._run.take(listed.key):
             self.in_work_elsewhere += 1
-        elif listed.key in self._run.done() and listed.key not in self._again:
+        elif listed.key in self._run.done() and self._has_outputs(listed):
             self._run.give_back(listed.key)
             self.done_meanwhile += 1
         else:
             return True
         self._progress.advance(1)
         return False
+
+    def _has_outputs(self, listed: ListedRecording) -> bool:
+        """Whether its outputs are there; another process may just have written them again."""
+        return listed.key not in self._again or all(
+            self._output(listed, ending).exists() for ending in self._job.formats
+        )
 
     def _finish(self, recording: Recording, loaded: LoadedStt, model: str) -> None:
         source = self._running.pop(recording)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from dsmops.worker.serving.connection import Limits
-from dsmops.worker.serving.openai.refusals import Refusal
+from dsmops.worker.serving.openai.refusals import Refusal, require_choice
 
 FILE = "file"
 _IN_MEMORY_BYTES = 2 << 20
@@ -28,46 +28,24 @@ _PIECE_BYTES = 64 << 10
 
 @dataclass(slots=True)
 class Form:
-    """What was posted. Leaving it deletes the file."""
+    """What was posted."""
 
     file: BinaryIO
     fields: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     file_bytes: int = 0
-
-    def __enter__(self) -> Form:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.file.close()
 
     def text(self, name: str, default: str = "") -> str:
         """Return the last value of a field."""
         return self.fields[name][-1] if self.fields.get(name) else default
 
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
-        """Return the value of a field that has few.
-
-        Raises:
-            Refusal: it has another.
-        """
-        value = self.text(name, default)
-        if value not in choices:
-            raise Refusal(
-                400,
-                f"{value!r} is not one of {', '.join(choices)}",
-                param=name,
-                code="unsupported_value",
-            )
-        return value
+        """Return the value of a field that has few. Raises as `require_choice`."""
+        return require_choice(name, self.text(name, default), choices)
 
 
-async def read_form(request: web.Request, limits: Limits) -> Form:
-    """Return the form in the body of a request.
+@contextlib.asynccontextmanager
+async def read_form(request: web.Request, limits: Limits) -> AsyncIterator[Form]:
+    """Give the form in the body of a request. Its file is deleted at the end.
 
     Raises:
         Refusal: it is not a form with a file (400), too large (413), or does not come (408).
@@ -75,14 +53,10 @@ async def read_form(request: web.Request, limits: Limits) -> Form:
     """
     if request.content_type != "multipart/form-data":
         raise Refusal(400, "the body must be multipart/form-data with a file", param=FILE)
-    spooled: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115
-    form = Form(cast("BinaryIO", spooled))
-    try:
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as spooled:
+        form = Form(cast("BinaryIO", spooled))
         await _Reader(request, limits, form).read()
-    except BaseException:
-        form.file.close()
-        raise
-    return form
+        yield form
 
 
 class _Reader:

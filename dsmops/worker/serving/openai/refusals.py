@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
@@ -41,6 +41,22 @@ class Refusal(Exception):  # noqa: N818 the client's error, not ours
     def response(self) -> web.Response:
         """Return the answer."""
         return web.json_response(self.document, status=self.status, headers=self.headers)
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """Return the value of a part of a request that has few.
+
+    Raises:
+        Refusal: it has another.
+    """
+    if value not in choices:
+        raise Refusal(
+            400,
+            f"{value!r} is not one of {', '.join(choices)}",
+            param=name,
+            code="unsupported_value",
+        )
+    return value
 
 
 def as_refusal(exc: Exception, *, param: str | None = None) -> Refusal:

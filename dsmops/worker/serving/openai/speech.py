@@ -15,7 +15,7 @@ from dsmops.worker.runtime.tts.loop import MOST_TEXT
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import MAIN, Log
 from dsmops.worker.serving.module import client_fields, cut, read_body
-from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event
+from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event, require_choice
 from dsmops.worker.serving.openai.served import Served
 from dsmops.worker.serving.tts import Speech, TtsModule
 
@@ -79,9 +79,10 @@ class _Asked:
                 param="input",
                 code="string_above_max_length",
             )
-        form = _choice(body, "response_format", tuple(StreamFormat), _DEFAULT_FORMAT)
-        self.format = StreamFormat(form)
-        self.has_events = _choice(body, "stream_format", _STREAM_FORMATS, "audio") == "sse"
+        form = _string(body, "response_format", _DEFAULT_FORMAT)
+        self.format = StreamFormat(require_choice("response_format", form, tuple(StreamFormat)))
+        form = _string(body, "stream_format", "audio")
+        self.has_events = require_choice("stream_format", form, _STREAM_FORMATS) == "sse"
         if body.get("speed", 1.0) != 1.0:
             raise Refusal(
                 400,
@@ -161,16 +162,4 @@ def _string(body: dict[str, Any], name: str, default: str | None = None) -> str:
     if not isinstance(value, str):
         what = "is missing" if value is None else "is not a string"
         raise Refusal(400, f"{name} {what}", param=name)
-    return value
-
-
-def _choice(body: dict[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:
-    value = _string(body, name, default)
-    if value not in choices:
-        raise Refusal(
-            400,
-            f"{value!r} is not one of {', '.join(choices)}",
-            param=name,
-            code="unsupported_value",
-        )
     return value

@@ -15,7 +15,7 @@ from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import MAIN, Log
 from dsmops.worker.serving.module import client_fields
 from dsmops.worker.serving.openai.forms import FILE, Form, read_form
-from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event
+from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event, require_choice
 from dsmops.worker.serving.openai.served import Served
 from dsmops.worker.serving.stt import SttModule
 from dsmops.worker.serving.stt_recording import Recording, RecordingTooLongError
@@ -38,7 +38,7 @@ async def transcriptions(
         Refusal: it cannot be served.
         ConnectionResetError: the client has hung up.
     """
-    with await read_form(request, limits) as form:
+    async with read_form(request, limits) as form:
         module = served.stt(form.text("model"))
         shape = form.choice("response_format", _FORMS, "json")
         is_streamed = form.choice("stream", ("true", "false"), "false") == "true"
@@ -88,12 +88,7 @@ def _require_supported(form: Form, shape: str, *, is_streamed: bool) -> None:
         if form.fields.get(name):
             raise Refusal(400, f"{name} is not supported", param=name)
     for value in form.fields.get("timestamp_granularities", ()):
-        if value not in _GRANULARITIES:
-            raise Refusal(
-                400,
-                f"{value!r} is not one of {', '.join(_GRANULARITIES)}",
-                param="timestamp_granularities",
-            )
+        require_choice("timestamp_granularities", value, _GRANULARITIES)
     if form.fields.get("timestamp_granularities") and shape != "verbose_json":
         raise Refusal(
             400,

@@ -12,7 +12,14 @@ import pytest
 from dsmops.errors import InputError
 from dsmops.operations.speech.many.run_folder import Note, RunFolder
 
-SETTINGS = {"model": "tiny", "formats": "txt"}
+SETTINGS = {
+    "model": "tiny",
+    "formats": "txt",
+    "dtype": "best",
+    "weights": "as stored",
+    "kv": "as stored",
+    "timing": "server",
+}
 KEY = "0123456789abcdef" * 2
 
 
@@ -90,7 +97,8 @@ def test_a_note_that_was_cut_off_is_none(tmp_path: Path) -> None:
 
 
 def test_other_settings_and_other_folders_are_refused(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "run", SETTINGS).__exit__(None, None, None)
+    with RunFolder(tmp_path / "run", SETTINGS):
+        pass
     with pytest.raises(InputError, match="was begun with formats txt, not srt"):
         RunFolder(tmp_path / "run", {**SETTINGS, "formats": "srt"})
     (tmp_path / "mine").mkdir()

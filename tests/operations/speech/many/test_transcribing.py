@@ -135,6 +135,24 @@ def test_each_has_the_words_that_it_has_alone(
 
 
 @pytest.mark.slow
+def test_an_output_that_another_process_makes_again_is_not_made_twice(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Both saw that it is gone; the second finds it there once the first has finished it."""
+    run(folder, tmp_path / "out")
+    gone = tmp_path / "out" / "1" / "1.txt"
+    text = gone.read_text()
+    gone.unlink()
+
+    class Other(SilentProgress):
+        def start(self, *_: object) -> None:
+            gone.write_text(text)
+
+    done = transcribe_many(job(folder, tmp_path / "out"), progress=Other())
+    assert (done.transcribed, done.done_before) == (0, COUNT)
+
+
+@pytest.mark.slow
 def test_what_is_done_needs_neither_audio_nor_model(folder: Path, tmp_path: Path) -> None:
     """The model is gone and the audio is rubbish; the second run reads names, sizes and times."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
@@ -244,8 +262,10 @@ def test_killed_at_any_moment_nothing_is_lost_or_done_twice(tmp_path: Path) -> N
     run(tmp_path, tmp_path / "quiet", batch_size=8)
     rng = random.Random(3)
     for _ in range(kills // 2):
-        for child in [_start(tmp_path, slots=4) for _ in range(2)]:
-            time.sleep(rng.uniform(0.05, 0.4))
+        children = [_start(tmp_path, slots=4) for _ in range(2)]
+        _await_work(tmp_path, children[0])
+        for child in children:
+            time.sleep(rng.uniform(0.0, 0.3))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
     run(tmp_path, tmp_path / "out", batch_size=4)
@@ -260,8 +280,17 @@ def test_killed_at_any_moment_nothing_is_lost_or_done_twice(tmp_path: Path) -> N
     assert not list((tmp_path / "out").rglob("*.dsmops-partial"))
 
 
+def _await_work(folder: Path, child: int) -> None:
+    """Wait until a process has finished a recording, or has nothing to do."""
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while os.waitid(os.P_PID, child, options) is None:
+        if any(f"-{child}-" in file.name for file in _notes(folder)):
+            return
+        time.sleep(0.01)
+
+
 def _notes(folder: Path) -> list[Path]:
-    return list((folder / "out" / ".dsmops-run" / "notes").iterdir())
+    return list((folder / "out" / ".dsmops-run" / "notes").glob("*"))
 
 
 def _start(folder: Path, slots: int) -> int:
