@@ -4,6 +4,8 @@ Importing this package is cheap. soundfile, soxr and sphn, which come with the e
 loaded when audio is opened or written.
 """
 
+from dsmops.audio.g711 import A_LAW, MU_LAW
+from dsmops.audio.g711 import RATE_HZ as G711_RATE_HZ
 from dsmops.audio.opus import OpusDecoder, OpusEncoder
 from dsmops.audio.pcm import (
     FRAME_SAMPLES,
@@ -16,17 +18,22 @@ from dsmops.audio.pcm import (
 )
 from dsmops.audio.playback import play
 from dsmops.audio.reading import AudioSource, open_audio, read
+from dsmops.audio.resampling import Resampler
 from dsmops.audio.streaming import StreamEncoder, StreamFormat, open_encoder
 from dsmops.audio.writing import Written, pcm_16, require_writable, stream_header, write
 
 __all__ = [
+    "A_LAW",
     "FRAME_SAMPLES",
+    "G711_RATE_HZ",
+    "MU_LAW",
     "SAMPLE_RATE_HZ",
     "AudioSource",
     "LevelMeter",
     "Levels",
     "OpusDecoder",
     "OpusEncoder",
+    "Resampler",
     "Samples",
     "StreamEncoder",
     "StreamFormat",

@@ -21,6 +21,8 @@ HEADER = "kyutai-api-key"
 QUERY = "auth_id"
 TOKEN_QUERY = "token"  # noqa: S105 the name of a parameter
 _SCHEME = "bearer "
+_PROTOCOL = "openai-insecure-api-key."
+"""OpenAI's own client sends a key in a browser as a subprotocol with this beginning."""
 # Where `identify` keeps its finding in a request. aiohttp before 3.14 knows names only.
 _IDENTITY: Any = web.RequestKey("identity", object) if hasattr(web, "RequestKey") else "identity"
 
@@ -113,6 +115,10 @@ class Access:
         sent = request.headers.get("Authorization", "")
         if key is None and sent[: len(_SCHEME)].lower() == _SCHEME:
             key = sent[len(_SCHEME) :].strip()
+        if key is None:
+            offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+            keys = [one.strip() for one in offered if one.strip().startswith(_PROTOCOL)]
+            key = keys[0].removeprefix(_PROTOCOL) if keys else None
         if key is not None:
             return key, False
         key = request.query.get(QUERY)

@@ -107,6 +107,8 @@ class Connection(ABC, Generic[EventT]):
     What a message does to the stream, and what an event is sent as, is the subclass's.
     """
 
+    opcode = 0x2
+    """Of the messages that are sent: binary, or 0x1 for text. RFC 6455, section 5.2."""
     pings_while_sending = False
     """Whether a ping goes out every `ping_s`, rather than only where nothing else did."""
 
@@ -128,7 +130,7 @@ class Connection(ABC, Generic[EventT]):
         self._small = Bucket(per_s=SMALL_PER_S, at_once=SMALL_AT_ONCE)
         self._failure: Ending | None = None
         self._silence_timer: asyncio.TimerHandle | None = None
-        self._last_sent_s = self._last_received_s = 0.0
+        self._last_sent_s = self._last_received_s = self._last_audio_s = 0.0
         self._ended_by: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.on_news = self._on_news
 
@@ -141,7 +143,7 @@ class Connection(ABC, Generic[EventT]):
         """Return what an event is sent as; raise `Ending` where it is the last."""
 
     @abstractmethod
-    def error_message(self, ending: Ending) -> bytes | None:
+    def error_message(self, ending: Ending) -> bytes | str | None:
         """Return the message that tells the client why its conversation ends.
 
         None where there is nothing to tell.
@@ -195,7 +197,7 @@ class Connection(ABC, Generic[EventT]):
     async def _receive(self) -> None:
         """Read until the client closes."""
         clock = asyncio.get_running_loop().time
-        last_binary_s = clock()
+        self._last_audio_s = clock()
         while True:
             message = await self._ws.receive()
             self._last_received_s = clock()
@@ -214,8 +216,8 @@ class Connection(ABC, Generic[EventT]):
                     gone=True,
                 )
             if message.type is WSMsgType.BINARY:
-                last_binary_s = clock()
-            elif self._no_audio_s is not None and clock() - last_binary_s > self._no_audio_s:
+                self._last_audio_s = clock()
+            elif self._no_audio_s is not None and clock() - self._last_audio_s > self._no_audio_s:
                 raise Ending(
                     CloseCode.TIMED_OUT,
                     f"no audio came for {self._no_audio_s:g} s",
@@ -229,6 +231,10 @@ class Connection(ABC, Generic[EventT]):
                 raise Ending(
                     CloseCode.TIMED_OUT, "too many pings", logged="too many pings", gone=True
                 )
+
+    def _note_audio(self) -> None:
+        """Note that audio came in something other than a binary message."""
+        self._last_audio_s = asyncio.get_running_loop().time()
 
     async def _wait_for_room(self) -> None:
         while self._stream.is_full:
@@ -277,13 +283,23 @@ class Connection(ABC, Generic[EventT]):
                 task="send_loop",
                 gone=True,
             )
-        elif messages and self._transport is not None:
-            self._transport.write(b"".join(map(_frame, messages)))
-            if not self.pings_while_sending:
-                self._last_sent_s = asyncio.get_running_loop().time()
+        else:
+            self._write(messages)
         if self._failure is not None or self._is_backed_up:
             self._is_waiting_for_reader = True
             self._output.set()
+
+    def _write(self, messages: Sequence[bytes]) -> None:
+        if messages and self._transport is not None:
+            self._transport.write(b"".join(_frame(self.opcode, data) for data in messages))
+            if not self.pings_while_sending:
+                self._last_sent_s = asyncio.get_running_loop().time()
+
+    async def _answer(self, messages: Sequence[bytes]) -> None:
+        """Send messages at once, then wait for a client that reads slowly."""
+        self._write(messages)
+        if self._is_backed_up:
+            await self._deliver(self._until_read())
 
     @property
     def _is_backed_up(self) -> bool:
@@ -326,14 +342,14 @@ class Connection(ABC, Generic[EventT]):
             raise Ending(CloseCode.TIMED_OUT, logged=reason, task="send_loop", gone=True) from None
 
 
-def _frame(data: bytes) -> bytes:
-    """Return a binary WebSocket message as a server sends it: RFC 6455, section 5.2."""
-    size = len(data)
+def _frame(opcode: int, data: bytes) -> bytes:
+    """Return a WebSocket message as a server sends it: RFC 6455, section 5.2."""
+    first, size = 0x80 | opcode, len(data)
     if size < 126:
-        return bytes((0x82, size)) + data
+        return bytes((first, size)) + data
     if size < 1 << 16:
-        return struct.pack(">BBH", 0x82, 126, size) + data
-    return struct.pack(">BBQ", 0x82, 127, size) + data
+        return struct.pack(">BBH", first, 126, size) + data
+    return struct.pack(">BBQ", first, 127, size) + data
 
 
 def _as_ending(exc: BaseException) -> Ending:
@@ -360,7 +376,7 @@ async def close_socket(
     transport: asyncio.Transport | None,
     ending: Ending,
     limits: Limits,
-    error_message: bytes | None,
+    error_message: bytes | str | None,
 ) -> None:
     """Close the socket for `ending`: its `error_message`, then the closing handshake."""
     if ending.gone:
@@ -370,7 +386,9 @@ async def close_socket(
         return
     try:
         async with asyncio.timeout(2 * limits.close_s):
-            if error_message is not None:
+            if isinstance(error_message, str):
+                await ws.send_str(error_message)
+            elif error_message is not None:
                 await ws.send_bytes(error_message)
             await ws.close(
                 code=ending.code,

@@ -182,10 +182,16 @@ class LoopModule(ABC, Generic[StreamT]):
     @abstractmethod
     def _log_timeout(self, ending: Ending, stream: StreamT) -> None: ...
 
-    def _socket(self, request: web.Request) -> web.WebSocketResponse | web.Response:
-        """Return a WebSocket to be prepared, or the refusal of a request that asks for none."""
+    def socket_for(
+        self, request: web.Request, protocols: Sequence[str] = ()
+    ) -> web.WebSocketResponse | web.Response:
+        """Return a WebSocket to be prepared, or the refusal of a request that asks for none.
+
+        `protocols` are the subprotocols of which the client may choose.
+        """
         ws = web.WebSocketResponse(
             timeout=self._limits.close_s,
+            protocols=protocols,
             autoping=False,
             compress=False,
             max_msg_size=protocol.MAX_MESSAGE_BYTES,
@@ -224,7 +230,7 @@ class LoopModule(ABC, Generic[StreamT]):
         request: web.Request,
         ws: web.WebSocketResponse,
         ending: Ending,
-        error_message: bytes | None,
+        error_message: bytes | str | None,
     ) -> None:
         """Close the socket of a client that gets no stream."""
         await close_socket(ws, request.transport, ending, self._limits, error_message)

@@ -17,9 +17,9 @@ from dsmops.protocol import NO_FREE_CHANNELS, CloseCode
 from dsmops.worker.runtime.facts import FactsBoard
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol, SttTokenizer
 from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
-from dsmops.worker.runtime.stt.stream import SttStream
+from dsmops.worker.runtime.stt.stream import SttEvent, SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
-from dsmops.worker.serving.connection import Ending
+from dsmops.worker.serving.connection import Connection, Ending
 from dsmops.worker.serving.desk import Place
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Log, Origin, Shown
 from dsmops.worker.serving.metrics import Metrics
@@ -135,7 +135,7 @@ class SttModule(LoopModule[SttStream]):
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """Serve a WebSocket."""
-        ws = self._socket(request)
+        ws = self.socket_for(request)
         if not isinstance(ws, web.WebSocketResponse):
             return ws
         self._access.require(request, query=True)
@@ -147,22 +147,40 @@ class SttModule(LoopModule[SttStream]):
                 "batched-asr ws query",
                 query=Shown(f"AsrStreamingQuery {{ auth_id: {given} }}"),
             )
-            self._metrics.connected()
         else:
             self._log.info(MAIN, "handling asr-streaming query", **client_fields(request))
+        await self.converse(
+            request,
+            ws,
+            lambda stream: SttConnection(ws, stream, self._rules, self._limits),
+            error_message,
+        )
+        return ws
+
+    async def converse(
+        self,
+        request: web.Request,
+        ws: web.WebSocketResponse,
+        connect: Callable[[SttStream], Connection[SttEvent]],
+        message_of: Callable[[Ending], bytes | str | None],
+    ) -> None:
+        """Serve a WebSocket, whose key is known, with a stream of its own until either ends.
+
+        `connect` puts the stream on the socket; `message_of` says why none was free.
+        """
+        if self._is_batched:
+            self._metrics.connected()
         await ws.prepare(request)
         place = await self._borrow(request, post=False)
         stream = None if place is None else self._open(place)
         if place is None or stream is None:
             self._log.error(self._origin, NO_FREE_CHANNELS)
             ending = Ending(CloseCode.FULL, NO_FREE_CHANNELS)
-            await self._refuse_socket(request, ws, ending, error_message(ending))
-            return ws
+            await self._refuse_socket(request, ws, ending, message_of(ending))
+            return
         if self._is_batched:
             self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
-        connection = SttConnection(ws, stream, self._rules, self._limits)
-        await self._serve(request, ws, stream, place, connection)
-        return ws
+        await self._serve(request, ws, stream, place, connect(stream))
 
     async def post(self, request: web.Request) -> web.Response:
         """Transcribe the audio file in the body."""

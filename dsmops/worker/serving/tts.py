@@ -153,7 +153,7 @@ class TtsModule(LoopModule[TtsConversation]):
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """Serve a WebSocket."""
-        ws = self._socket(request)
+        ws = self.socket_for(request)
         if not isinstance(ws, web.WebSocketResponse):
             return ws
         form, voice = _query(request)

@@ -107,6 +107,16 @@ class SttStream(Stream[SttStepped | SttWord | SttWordEnd | SttMarkerReached]):
             or len(self._events) >= MOST_EVENTS
         )
 
+    @property
+    def heads(self) -> int:
+        """Pause probabilities of each step."""
+        return self._lanes.heads
+
+    @property
+    def delay_steps(self) -> int:
+        """Steps by which the text lags behind its audio."""
+        return self._delay_steps
+
     def push(self, pcm: Samples) -> None:
         """Add audio."""
         if not len(pcm):

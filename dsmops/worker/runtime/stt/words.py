@@ -61,6 +61,8 @@ class TurnEnd:
 class TurnDetector:
     """Kyutai's rule for ends of turns: the head for pauses of 2 s gives more than a half.
 
+    Another `head` stands for another pause.
+
     Announced once, until the next word.
 
     Silence before the first word ends no turn here. Source of the rest: `stt-rs`, file and
@@ -70,7 +72,8 @@ class TurnDetector:
     HEAD = 2
     THRESHOLD = 0.5
 
-    def __init__(self) -> None:
+    def __init__(self, head: int = HEAD) -> None:
+        self._head = head
         self._in_turn = False
 
     def take(self, pauses: Sequence[float], *, spoken: bool) -> bool:
@@ -79,7 +82,7 @@ class TurnDetector:
         Return whether a turn ends with it.
         """
         self._in_turn |= spoken
-        ends = self._in_turn and len(pauses) > self.HEAD and pauses[self.HEAD] > self.THRESHOLD
+        ends = self._in_turn and len(pauses) > self._head and pauses[self._head] > self.THRESHOLD
         self._in_turn &= not ends
         return ends
 

@@ -32,11 +32,15 @@ class Refusal(Exception):  # noqa: N818 the client's error, not ours
         self.headers = dict(headers or {})
 
     @property
+    def error(self) -> dict[str, object]:
+        """The error itself, without what is around it."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
+    @property
     def document(self) -> dict[str, object]:
         """The body of the answer."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        return {"error": self.error}
 
     def response(self) -> web.Response:
         """Return the answer."""

@@ -11,6 +11,7 @@ from dsmops.errors import DsmopsError
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import UTILS, Log, Shown
+from dsmops.worker.serving.openai.realtime import realtime
 from dsmops.worker.serving.openai.refusals import PREFIX, Refusal, as_refusal
 from dsmops.worker.serving.openai.served import Served
 from dsmops.worker.serving.openai.speech import speech
@@ -34,6 +35,8 @@ class OpenAiRoutes:
         router.add_get(f"{PREFIX}audio/voices", self._handler(self._voices))
         router.add_post(f"{PREFIX}audio/transcriptions", self._handler(self._transcriptions))
         router.add_post(f"{PREFIX}audio/speech", self._handler(self._speech))
+        sessions = self._handler(self._realtime, query=True)
+        router.add_get(f"{PREFIX}realtime", sessions, allow_head=False)
         router.add_route("*", f"{PREFIX}{{path:.*}}", self._handler(_unknown))
 
     async def _models(self, _: web.Request) -> web.StreamResponse:
@@ -57,15 +60,23 @@ class OpenAiRoutes:
     async def _speech(self, request: web.Request) -> web.StreamResponse:
         return await speech(request, self._served, self._limits, self._log)
 
-    def _handler(self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
-        """Return a handler that checks the key first.
+    async def _realtime(self, request: web.Request) -> web.StreamResponse:
+        return await realtime(request, self._served, self._limits, self._log)
+
+    def _handler(
+        self,
+        answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        *,
+        query: bool = False,
+    ) -> Handler:
+        """Return a handler that checks the key first, which may be in the query with `query`.
 
         Errors have the form that OpenAI's clients expect.
         """
 
         async def handler(request: web.Request) -> web.StreamResponse:
             try:
-                self._access.require(request, query=False)
+                self._access.require(request, query=query)
                 return await answer(request)
             except (Refusal, web.HTTPException, DsmopsError) as exc:
                 # In a function of its own: a name for it here would keep this frame, and so the

@@ -22,6 +22,9 @@ _OPENAI_STT = frozenset(
         "gpt-4o-mini-transcribe-2025-12-15",
     )
 )
+_OPENAI_REALTIME = frozenset(
+    ("gpt-realtime", "gpt-realtime-mini", "gpt-realtime-whisper", "gpt-4o-realtime-preview")
+)
 _OPENAI_TTS = frozenset(("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15"))
 """OpenAI's own models, for programs that offer no choice: the first model answers."""
 
@@ -41,6 +44,18 @@ class Served:
             Refusal: there is none.
         """
         return _find(name, self._stt, self._tts, _OPENAI_STT, "transcribes")
+
+    def realtime(self, name: str) -> SttModule:
+        """Return the speech-to-text module for a realtime session with a model of this name.
+
+        Raises:
+            Refusal: there is none.
+        """
+        return self.stt("" if name in _OPENAI_REALTIME else name)
+
+    def name_of(self, module: SttModule) -> str:
+        """Return the name of a speech-to-text module's model, as `/v1/models` lists it."""
+        return _id(module, self._stt)
 
     def tts(self, name: str) -> TtsModule:
         """Return the text-to-speech module of this name.
