@@ -47,7 +47,7 @@ from dsmops.operations.runbooks import Page
 from dsmops.operations.schemas import FOLDER, SchemaList
 from dsmops.operations.smoke.report import SmokeReport
 from dsmops.operations.speech.evaluation import Evaluation
-from dsmops.operations.speech.many.run_folder import Note
+from dsmops.operations.speech.many.run_folder import Note, RunSettings
 from dsmops.operations.speech.many.transcribing import TranscriptionRun
 from dsmops.operations.speech.numerics_verdict import NumericsReport
 from dsmops.operations.speech.synthesis_result import Synthesis
@@ -167,17 +167,6 @@ class LogRecordLine(TypedDict):
     continuation: list[str]
     service: str | None
     format: str
-
-
-class RunSettings(TypedDict):
-    """What the results in a run folder depend on."""
-
-    model: str
-    formats: str
-    dtype: str
-    weights: str
-    kv: str
-    timing: str
 
 
 @dataclasses.dataclass(frozen=True)

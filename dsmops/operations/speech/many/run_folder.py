@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from dsmops.errors import FileAccessError, InputError
 from dsmops.files import open_regular, os_errors, write_text_atomically
@@ -41,15 +41,26 @@ class Note(NamedTuple):
     error: str | None = None
 
 
+class RunSettings(TypedDict):
+    """What the results in a run folder depend on."""
+
+    model: str
+    formats: str
+    dtype: str
+    weights: str
+    kv: str
+    timing: str
+
+
 class RunFolder:
-    """An open run folder. `settings` are what results depend on; a rerun must have the same.
+    """An open run folder. A rerun must have the same `settings`.
 
     Raises:
         InputError: the folder holds other files, or a run with other settings.
         FileAccessError, DiskFullError: it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, settings: RunSettings) -> None:
         self.path = path
         self._notes = path / _STATE / "notes"
         self._done: dict[str, Note] = {}
@@ -77,7 +88,7 @@ class RunFolder:
         if self._own is not None:
             os.close(self._own)
 
-    def _require_same_settings(self, settings: Mapping[str, object]) -> None:
+    def _require_same_settings(self, settings: RunSettings) -> None:
         file = self.path / _STATE / "run.json"
         if not file.exists():
             if self.path.is_dir() and any(self.path.iterdir()):
@@ -91,7 +102,7 @@ class RunFolder:
             return
         try:
             before = json.loads(file.read_bytes())
-            changed = [name for name, value in settings.items() if before[name] != value]
+            changed = [(name, value) for name, value in settings.items() if before[name] != value]
         except (ValueError, KeyError, TypeError) as exc:
             raise InputError(
                 f"{file} is damaged or of another version",
@@ -99,9 +110,9 @@ class RunFolder:
                 code="run.damaged",
             ) from exc
         if changed:
-            name = changed[0]
+            name, value = changed[0]
             raise InputError(
-                f"{self.path} was begun with {name} {before[name]}, not {settings[name]}",
+                f"{self.path} was begun with {name} {before[name]}, not {value}",
                 hint="Use the same options to continue it, or transcribe into a new folder.",
                 code="run.other_settings",
             )

@@ -29,7 +29,7 @@ from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.many.ahead import Ahead, decoding_threads
 from dsmops.operations.speech.many.listing import ListedRecording, list_recordings, require_any
-from dsmops.operations.speech.many.run_folder import Note, RunFolder
+from dsmops.operations.speech.many.run_folder import Note, RunFolder, RunSettings
 from dsmops.operations.speech.transcription import Transcription, require_finite, transcription_of
 from dsmops.progress import SILENT, Progress
 
@@ -128,14 +128,14 @@ class Job:
 
     def open_folder(self) -> RunFolder:
         """Open the run folder. Raises as `RunFolder`."""
-        settings = {
-            "model": self.model,
-            "formats": ",".join(sorted(self.formats)),
-            "dtype": self.dtype.value if self.dtype else "best",
-            "weights": self.quantised.weights or "as stored",
-            "kv": self.quantised.kv,
-            "timing": self.timing,
-        }
+        settings = RunSettings(
+            model=self.model,
+            formats=",".join(sorted(self.formats)),
+            dtype=self.dtype.value if self.dtype else "best",
+            weights=self.quantised.weights or "as stored",
+            kv=self.quantised.kv,
+            timing=self.timing,
+        )
         return RunFolder(self.folder, settings)
 
 

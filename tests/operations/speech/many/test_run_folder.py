@@ -10,16 +10,11 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import InputError
-from dsmops.operations.speech.many.run_folder import Note, RunFolder
+from dsmops.operations.speech.many.run_folder import Note, RunFolder, RunSettings
 
-SETTINGS = {
-    "model": "tiny",
-    "formats": "txt",
-    "dtype": "best",
-    "weights": "as stored",
-    "kv": "as stored",
-    "timing": "server",
-}
+SETTINGS = RunSettings(
+    model="tiny", formats="txt", dtype="best", weights="as stored", kv="as stored", timing="server"
+)
 KEY = "0123456789abcdef" * 2
 
 
