@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from dsmops.user_settings import KEYS
 from tests.support.command_line import keep_command_line
 from tests.support.documents import validate_documents, without_validation
 
@@ -46,7 +47,13 @@ def _own_world(
     """Keep the machine out: no GPU but in tests marked `gpu`, no hub but one of the test's own, no
     settings, plain wide output.
     """
-    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "DSMOPS_DEBUG"):
+    for name in (
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+        "DSMOPS_DEBUG",
+        "DSMOPS_CONFIG",
+        *KEYS.values(),
+    ):
         monkeypatch.delenv(name, raising=False)
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -66,6 +73,7 @@ def _own_world(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
 

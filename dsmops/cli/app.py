@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dsmops import __version__
+from dsmops import __version__, user_settings
 from dsmops.cli import (
     bench,
     checkpoint,
@@ -59,15 +59,19 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    ctx: typer.Context,
+    version: Annotated[  # noqa: ARG001 it has acted
         bool,
         typer.Option(
             "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
         ),
     ] = False,
-    install_completion: InstallOpt = False,
-    show_completion: ShowOpt = False,
-) -> None: ...
+    install_completion: InstallOpt = False,  # noqa: ARG001
+    show_completion: ShowOpt = False,  # noqa: ARG001
+) -> None:
+    # These also say what is wrong with the settings, or what they may be.
+    if ctx.invoked_subcommand not in ("doctor", "runbook", "schema"):
+        user_settings.apply()
 
 
 for group in (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from dsmops import user_settings
 from dsmops.cli import values
 from dsmops.dtypes import ComputeDType, Quant, StorageDType
 
@@ -60,6 +61,12 @@ def is_default(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "DEFAULT"
 
 
+def typed(ctx: typer.Context, name: str) -> bool:
+    """Return whether the command line itself names an option, not the environment or a file."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def check_api_key(text: str | None) -> str | None:
     """Callback of `--api-key`: what an HTTP header can carry, a usage error for the rest.
 
@@ -103,7 +110,7 @@ def api_key_option(help_text: str) -> Any:
     return typer.Option(
         "--api-key",
         metavar="KEY",
-        envvar="DSMOPS_API_KEY",
+        envvar=user_settings.API_KEY,
         callback=check_api_key,
         help=help_text,
     )

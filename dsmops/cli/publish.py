@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from dsmops import user_settings
 from dsmops.cli import values
 from dsmops.cli.help import LOGS
 from dsmops.cli.options import DebugOpt, DryRunOpt, ForceOpt, JsonOpt, QuietOpt
@@ -22,30 +23,43 @@ BucketOpt = Annotated[
     typer.Option(
         "--bucket",
         metavar="BUCKET",
+        envvar=user_settings.BUCKET,
         help="Bucket, as NAME or s3://NAME; or a folder, as file:FOLDER.",
     ),
 ]
 PrefixOpt = Annotated[
     str,
     typer.Option(
-        "--prefix", metavar="PREFIX", help="Use only keys below this prefix of the bucket."
+        "--prefix",
+        metavar="PREFIX",
+        envvar=user_settings.PREFIX,
+        help="Use only keys below this prefix of the bucket.",
     ),
 ]
 ProfileOpt = Annotated[
     str | None,
     typer.Option(
-        "--profile", metavar="NAME", help="AWS profile. Default: AWS_PROFILE, else `default`."
+        "--profile",
+        metavar="NAME",
+        envvar=user_settings.PROFILE,
+        help="AWS profile. Default: AWS_PROFILE, else `default`.",
     ),
 ]
 RegionOpt = Annotated[
     str | None,
-    typer.Option("--region", metavar="REGION", help="AWS region. Default: the profile's."),
+    typer.Option(
+        "--region",
+        metavar="REGION",
+        envvar=user_settings.REGION,
+        help="AWS region. Default: the profile's.",
+    ),
 ]
 EndpointOpt = Annotated[
     str | None,
     typer.Option(
         "--endpoint-url",
         metavar="URL",
+        envvar=user_settings.ENDPOINT_URL,
         help="S3 server other than AWS. Default: AWS_ENDPOINT_URL.",
     ),
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops import user_settings
 from dsmops.cli import options as opt
 from dsmops.cli import values
 from dsmops.cli.arguments import (
@@ -34,6 +35,7 @@ ModelOpt = Annotated[
     typer.Option(
         "--model",
         metavar="SOURCE",
+        envvar=user_settings.STT_MODEL,
         autocompletion=values.models,
         help="Published name, tiny, hf://org/repo, folder or .toml.",
     ),
@@ -228,7 +230,9 @@ def transcribe(
     form = _form(output, srt=srt, vtt=vtt, json=json)
     embedded = _Embedded(model, dtype, cpu, weights, kv, prompt_text, prompt_audio, timing)
     if url is not None:
-        refuse_with_url(asdict(embedded), asdict(_Embedded()))
+        refuse_with_url(
+            {**asdict(embedded), "model": _typed_model(ctx, model)}, asdict(_Embedded())
+        )
     out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
     if url is None and opt.is_default(ctx, "model"):
         embedded = replace(embedded, model=_prepared_model(model, out))
@@ -259,6 +263,11 @@ def transcribe(
         raise typer.Exit(result.incomplete.exit_code)
     if result.signal is not None:
         raise typer.Exit(exit_code(result.signal))
+
+
+def _typed_model(ctx: typer.Context, model: str) -> str:
+    """Return the model, or the default where only the user's settings name one."""
+    return model if opt.typed(ctx, "model") else DEFAULT_STT.name
 
 
 def _prepared_model(default: str, out: Reporter) -> str:
@@ -494,6 +503,7 @@ def _form(output: Path | None, *, srt: bool, vtt: bool, json: bool) -> Form:
 
 
 def evaluate(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -580,7 +590,13 @@ def evaluate(
     require_no_address(source.removeprefix("hf-dataset://"), "MANIFEST")
     if url is not None:
         refuse_with_url(
-            {"model": model, "dtype": dtype, "cpu": cpu, "weights": weights, "kv": kv},
+            {
+                "model": _typed_model(ctx, model),
+                "dtype": dtype,
+                "cpu": cpu,
+                "weights": weights,
+                "kv": kv,
+            },
             {"model": DEFAULT_STT.name, "dtype": None, "cpu": False, "weights": None, "kv": "none"},
         )
     what = "manifest" if reference is None else "recording"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dsmops import user_settings
 from dsmops.cli import options as opt
 from dsmops.cli import values
 from dsmops.cli.arguments import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 def synthesize(
+    ctx: typer.Context,
     text: Annotated[
         str,
         typer.Argument(metavar="TEXT|FILE|-", help="A text, a file, or - for standard input."),
@@ -50,6 +52,7 @@ def synthesize(
             "--model",
             "--config",
             metavar="SOURCE",
+            envvar=user_settings.TTS_MODEL,
             autocompletion=values.models,
             help="Name of a published model, hf://org/repo, folder or .toml.",
         ),
@@ -137,7 +140,11 @@ def synthesize(
         model, dtype, cpu, weights, kv, voices, seed, cfg, temperature, n_q, strict
     )
     if url is not None:
-        refuse_with_url(asdict(embedded), asdict(_Embedded()))
+        chosen = asdict(embedded)
+        if not opt.typed(ctx, "model"):
+            # The user's settings may name one; it is for this machine.
+            chosen["model"] = DEFAULT_TTS.name
+        refuse_with_url(chosen, asdict(_Embedded()))
     out = Reporter.open("synthesize", json=json, quiet=quiet, debug=debug)
     content = read_text(text)
     if content == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dsmops import user_settings
 from dsmops.cli import values
 from dsmops.cli.help import SERVE
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
@@ -23,6 +24,7 @@ def voices(
         typer.Option(
             "--model",
             metavar="SOURCE",
+            envvar=user_settings.TTS_MODEL,
             autocompletion=values.models,
             help="Model of the voices: published name, tiny, hf://org/repo, .toml.",
         ),

@@ -22,6 +22,7 @@ from dsmops.cli.options import (
     QuietOpt,
     ServerCpuOpt,
     WeightsOpt,
+    typed,
 )
 from dsmops.cli.token_options import (
     JwtAudienceOpt,
@@ -147,8 +148,7 @@ def worker(
             param_hint="--config" if config is None else "--model",
         )
     # A key from the environment is for --model; with --config it is not used.
-    source = ctx.get_parameter_source("api_key")
-    if source is not None and source.name == "COMMANDLINE" and config is not None:
+    if typed(ctx, "api_key") and config is not None:
         raise typer.BadParameter(
             "the keys are the config's authorized_ids; omit --api-key", param_hint="--api-key"
         )

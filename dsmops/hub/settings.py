@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsmops.errors import InputError
+from dsmops.user_settings import CACHE
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -46,10 +47,10 @@ def without_userinfo(text: str) -> str:
 def read_settings() -> HubSettings:
     """Return the settings of this process.
 
-    The hub is `HF_ENDPOINT`. The cache is `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub`
-    in `HF_HOME`, else `huggingface/hub` in `XDG_CACHE_HOME` or `~/.cache`. `HF_HUB_OFFLINE` or
-    `TRANSFORMERS_OFFLINE` forbids requests. `HF_HUB_DOWNLOAD_TIMEOUT` bounds every wait;
-    `HF_HUB_ETAG_TIMEOUT` is not read.
+    The hub is `HF_ENDPOINT`. The cache is `DSMOPS_CACHE`, else `HF_HUB_CACHE`, else
+    `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, else `huggingface/hub` in `XDG_CACHE_HOME` or
+    `~/.cache`. `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` forbids requests.
+    `HF_HUB_DOWNLOAD_TIMEOUT` bounds every wait; `HF_HUB_ETAG_TIMEOUT` is not read.
 
     Raises:
         InputError: a variable holds what cannot be used.
@@ -129,4 +130,5 @@ def _cache_folder() -> Path:
     default = environ.get(
         "HUGGINGFACE_HUB_CACHE", str(Path(os.path.expandvars(_home())).expanduser() / "hub")
     )
-    return Path(os.path.expandvars(environ.get("HF_HUB_CACHE", default))).expanduser().absolute()
+    named = environ.get(CACHE) or environ.get("HF_HUB_CACHE", default)
+    return Path(os.path.expandvars(named)).expanduser().absolute()

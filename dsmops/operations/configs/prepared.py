@@ -9,14 +9,13 @@ from pathlib import Path
 from dsmops.config.load import read_config
 from dsmops.config.modules import modules
 from dsmops.errors import DsmopsError
-
-ASSETS = Path("assets")
+from dsmops.user_settings import assets_folder
 
 
 def prepared_configs(folder: Path | None = None) -> list[Path]:
     """Return the configs below `assets/` of a folder, by default of this one, newest first."""
     found: list[tuple[float, Path]] = []
-    for path in ((folder or Path()) / ASSETS).rglob("*.toml"):
+    for path in ((folder or Path()) / assets_folder()).rglob("*.toml"):
         with suppress(OSError):
             found.append((path.stat().st_mtime, path))
     return [path for _, path in sorted(found, reverse=True)]

@@ -23,6 +23,7 @@ from dsmops.operations.doctor.logs import logs
 from dsmops.operations.doctor.machine import disks, ports
 from dsmops.operations.doctor.models import checkpoints, configs
 from dsmops.operations.doctor.server import server
+from dsmops.operations.doctor.settings import settings
 from dsmops.operations.doctor.site import Scope, Site, look
 
 __all__ = [
@@ -40,6 +41,7 @@ AREAS: tuple[tuple[str, Callable[[Site], Iterator[DoctorFinding]]], ...] = (
     ("GPU", cards),
     ("torch", torch),
     ("packages", packages),
+    ("settings", settings),
     ("server", server),
     ("configs", configs),
     ("checkpoints", checkpoints),

@@ -106,6 +106,7 @@ _TABLE: dict[str, tuple[str, str | None]] = {
     "log-foreign": (_DOCTOR, None),
     "log-ratio": (_DOCTOR, None),
     "steps-slow": (_CAPACITY, None),
+    "settings-unusable": (_DOCTOR, None),
     "area-unseen": (_DOCTOR, None),
 }
 
@@ -115,6 +116,7 @@ _OK = frozenset(
         "gpu",
         "torch",
         "packages",
+        "settings",
         "server",
         "config",
         "checkpoint",

@@ -20,6 +20,7 @@ from dsmops.models import DEFAULT_STT, PublishedModel
 from dsmops.operations.doctor.findings import DoctorFinding, finding, ok
 from dsmops.operations.doctor.site import Site
 from dsmops.units import size
+from dsmops.user_settings import assets_folder
 
 DEFAULT_PORT = 8080
 """moshi-server's own."""
@@ -45,7 +46,7 @@ def disks(site: Site) -> Iterator[DoctorFinding]:
         )
     }
     if site.lacks_bf16:
-        folder = site.scope.folder / "assets" / "fp16"
+        folder = site.scope.folder / assets_folder() / "fp16"
         needs[folder] = (
             0 if any(folder.glob("*.safetensors")) else sum(map(_weight_bytes, models)),
             "converted checkpoints",

@@ -21,9 +21,12 @@ from dsmops.operations.doctor.site import Site
 from dsmops.operations.models.sources import locate
 from dsmops.operations.server_binary import BinaryKind
 from dsmops.units import counted, size
+from dsmops.user_settings import assets_folder
 
-_CONVERTED = Path("assets") / "fp16"
-"""Where `prep-sm75` puts what it converts."""
+
+def _converted(site: Site) -> Path:
+    """Return the folder where `prep-sm75` puts what it converts to f16."""
+    return site.scope.folder / assets_folder() / "fp16"
 
 
 def configs(site: Site) -> Iterator[DoctorFinding]:
@@ -46,7 +49,7 @@ def configs(site: Site) -> Iterator[DoctorFinding]:
             "config-none",
             Severity.NOTE,
             f"no config of your own in {site.scope.folder / 'configs'}"
-            f" or {site.scope.folder / 'assets'}",
+            f" or {site.scope.folder / assets_folder()}",
             ready,
             fix=(
                 "dsmops prep-sm75"
@@ -108,7 +111,7 @@ def checkpoints(site: Site) -> Iterator[DoctorFinding]:
         yield finding(
             "checkpoint-none",
             Severity.NOTE,
-            f"no checkpoint of Kyutai's in {site.scope.folder / _CONVERTED} or in the hub cache"
+            f"no checkpoint of Kyutai's in {_converted(site)} or in the hub cache"
             f" {read_settings().cache}",
             fix=f"dsmops prep-sm75 --hf-repo {repo}" if site.lacks_bf16 else f"hf download {repo}",
             unseen="whether a checkpoint is whole; name it with --checkpoint",
@@ -135,7 +138,7 @@ def _located(source: str) -> Path | DoctorFinding:
 
 
 def _usual(site: Site) -> Iterator[Path]:
-    yield from sorted((site.scope.folder / _CONVERTED).glob("*.safetensors"))
+    yield from sorted((_converted(site)).glob("*.safetensors"))
     # One file of each name and repository: the newest snapshot that the cache has.
     newest: dict[tuple[str, str], Path] = {}
     for path in read_settings().cache.glob("models--kyutai--*/snapshots/*/*.safetensors"):
@@ -203,7 +206,7 @@ def _whole(site: Site, path: Path, header: Header) -> Iterator[DoctorFinding]:
             dtypes,
             fix=(
                 f"dsmops convert {path}"
-                f" {site.scope.folder / _CONVERTED / path.with_suffix('.fp16.safetensors').name}"
+                f" {_converted(site) / path.with_suffix('.fp16.safetensors').name}"
             ),
         )
     yield ok("checkpoint", f"{path} is whole by its header", identity.description, dtypes)
@@ -212,7 +215,7 @@ def _whole(site: Site, path: Path, header: Header) -> Iterator[DoctorFinding]:
 def _leftovers(site: Site) -> Iterator[DoctorFinding]:
     cache, blobs = read_settings().cache, "models--kyutai--*/blobs"
     for folder, pattern in (
-        (site.scope.folder / _CONVERTED, ".*.dsmops-partial"),
+        (_converted(site), ".*.dsmops-partial"),
         (cache, f"{blobs}/.*.dsmops-partial"),
         (cache, f"{blobs}/*.incomplete"),
     ):

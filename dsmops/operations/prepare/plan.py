@@ -36,6 +36,7 @@ from dsmops.operations.prepare.items import (
     conversion_item,
     file_items,
 )
+from dsmops.user_settings import assets_folder
 
 LOG_FOLDER = "logs/moshi-logs/raw"
 _FOLDERS = {ComputeDType.F16: "fp16", ComputeDType.F32: "fp32", ComputeDType.BF16: "bf16"}
@@ -236,7 +237,7 @@ def converted_path(request: PrepareRequest, weights: Origin, dtype: ComputeDType
     folder = _FOLDERS[dtype]
     name = f"{stem}.{folder}.safetensors"
     if request.output is None:
-        return Path("assets", folder, name)
+        return assets_folder() / folder / name
     if request.output.is_dir():
         return request.output / name
     if request.output.suffix != ".safetensors":
