@@ -54,9 +54,12 @@ def test_a_lease_ends_with_its_process(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        RunFolder(tmp_path, SETTINGS).take(KEY)
-        os.write(writing, b"x")
-        signal.pause()
+        try:
+            RunFolder(tmp_path, SETTINGS).take(KEY)
+            os.write(writing, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)  # never a second run of the tests after this one
     assert os.read(reading, 1) == b"x"
     with RunFolder(tmp_path, SETTINGS) as run:
         assert not run.take(KEY)
