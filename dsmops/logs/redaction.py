@@ -415,7 +415,10 @@ def _with_pseudonyms(text: str, keys: Mapping[str, str]) -> tuple[str, int]:
 def _edits(rule: Rule, text: str, pseudonym: Pseudonym) -> Iterator[Edit]:
     """Yield what a rule replaces in a text, from its beginning on, none over another."""
     for match in rule.pattern.finditer(text):
-        if (edit := rule.edit(match, pseudonym)) is not None:
+        edit = rule.edit(match, pseudonym)
+        if isinstance(edit, list):
+            yield from edit
+        elif edit is not None:
             yield edit
 
 

@@ -41,14 +41,14 @@ class Rule:
 
     `needles` are texts in lower case: where none of them stands in a line whose digits read 0, the
     rule finds nothing (no needles: it may anywhere). To look for a text is 100 times faster than to look for a hint.
-    `edit` returns None for a harmless match.
+    `edit` returns None for a harmless match, and several edits where a match holds several values.
     """
 
     name: str
     needles: tuple[str, ...]
     hint: str
     pattern: re.Pattern[str]
-    edit: Callable[[re.Match[str], Pseudonym], Edit | None]
+    edit: Callable[[re.Match[str], Pseudonym], Edit | list[Edit] | None]
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -77,37 +77,48 @@ _ANNOTATION = (
     r" (?:\s?\|\s?None)? \s{0,3} = (?!=) )"
 )
 _FOLLOWS = rf"""
-    (?: (?(opened) \\*["'] \s{{0,3}} , \s{{0,3}} (?: {_VALUE} | (?(first) (?=b?\\*["']) | (?!) ) ) | (?!) )
+    (?: (?(opened) \\*["'] \s{{0,3}} , \s{{0,3}} (?: {_VALUE} | (?(first) (?=b?\\*["']|\[) | (?!) ) ) | (?!) )
+      | (?(opened) \\*["'] (?: \s{{1,3}} (?=\\*["']) | ;s:\d{{1,9}}: (?=\\*["']) ) | (?!) )
       | \( \s? (?=(?:[A-Z]\w{{0,40}}\()?b?\\*["'])
+      | \s -> \s (?= \\*["'] | [^\s,)]{{0,99}}\d | [^\s,()]{{6,99}}[,)] ) | \s \. \s (?=\\*["'])
       | (?:\\*["'`]|\*{{1,3}})? [\])}}]{{0,2}} \s{{0,16}}
         (?: => | {_ANNOTATION} | (?:\|\||\?\?|[:?+])?=(?!=) | [=!]={{1,2}}(?=\s?\\*["'])
           | :(?!:) \*{{0,3}} | (?P<encoded>{_ENCODED_EQUALS}) ) \s{{0,16}}
         (?: (?: !!?\w{{1,20}} | &\w{{1,40}} ) \s{{1,3}} )?+ )
 """
-_WRAPPED = r"(?: (?:Some|Ok|Secret) \( ){0,3}"
+# What some printers put before a string: its type, its length, its address.
+_WRAPPED = r"""
+    (?: (?:Some|Ok|Secret|Optional|Str) \( | string\(\d{1,9}\)\s | \(string\)\s (?: \(len=\d{1,9}\)\s )?
+      | 0x[0-9a-f]{4,16}\s (?=") | << (?=") ){0,3}
+"""
 # A string ends at its own quote. Within a string of a string (`\"`) a backslash at the end of a
 # value is written as four. `"C:\dir\" token="x"` is written by programs that escape nothing: what
 # looks like one value that ends with `=` goes on to the next quote.
 _QUOTED = r"""
     (?: (?:[A-Z]\w{0,40}\( | & | r\#{1,3} | [bBfFrRuU]{1,2}(?=\\*["']) ){0,4}
       (?: (?P<quote> \"\"\" | \'\'\' | ["'] )
-          (?P<quoted> (?: (?!(?P=quote))[^\\] | \\. )*+
-            (?: (?: (?<=[=:(,]) | (?<=[=:,]\s) ) (?P=quote) (?![\s,;)\]}]|$) (?: (?!(?P=quote))[^\\] | \\. )*+ )? )
+          (?P<quoted> (?: (?!(?P=quote))[^\\] | \\. | (?<=[^=:,(\[{\s"'])(?P=quote)(?P=quote)(?=[^\s,;)\]}]) )*+
+            (?: (?: (?<=[=:(,]) | (?<=[=:,]\s) ) (?P=quote) (?![\s,;)\]}]|$) (?: (?!(?P=quote))[^\\] | \\. )*+ )?
+            (?: (?P=quote) (?=\w) [^"'=:\\\s]{1,64} (?= (?P=quote) (?:[\s,;)\]}<&]|$) ) )? )
           (?: (?P=quote) | \\?$ )
         | (?P<once> \\["'] ) (?P<quoted_once> .*? ) (?: (?<!\\)(?:\\{4}){0,8}(?P=once) | $ )
         | (?P<often> \\{2,}["'] ) (?P<quoted_often> .*? ) (?: (?<!\\)(?P=often) | $ ) ) )
 """
 # A bare value ends before a blank, a quote or `&`; commas and brackets at its end belong to what is
-# around it. An encoded `&` ends only what an encoded `=` began.
-_BARE = r"""
-    (?P<bare> [^\s"'&]+? (?= [,;)\]}]{0,4} (?: [\s"'&] | </ | (?(encoded) %(?:25){0,2}26 | (?!) ) | $ ) ) )
+# around it. A quote between letters is part of it, and so is an `&` that no parameter follows, but
+# not in a query. An encoded `&` ends only what an encoded `=` began.
+_NEXT_PARAMETER = r"& (?= \#?\w{1,8}; | [\w.~%\[\]-]{1,80} (?: = | %3[Dd] ) | [\s\"'] | $ )"
+_BARE = rf"""
+    (?P<bare> (?: [^\s"'&] | (?<=[^\s,;:=({{\[]) ["'] (?=\w) | (?<=\\)[ ] (?=\w) | (?! {_NEXT_PARAMETER} ) & )+?
+      (?= [,;)\]}}]{{0,4}} (?: (?<!\\)\s | \s(?!\w) | \\*["'](?!\w) | {_NEXT_PARAMETER} | </
+          | (?(query) & | (?!) ) | (?(encoded) %(?:25){{0,2}}26 | (?!) ) | $ ) ) )
 """
 # A list, a set, a struct: to its closing bracket, and where brackets are nested deeper than that to
 # the end of the line.
 _STRING = r"""(?: "(?:[^"\\]|\\.)*+"? | '(?:[^'\\]|\\.)*+'? )"""
 _FLAT = rf"""(?: {_STRING} | [^"'()\[\]{{}}] )"""
 _LIST = rf"""
-    (?P<list> (?! (?:Some|Ok|Secret)\( ) (?:[A-Z]\w{{0,40}}[ ]?)? [(\[{{]
+    (?P<list> (?! (?:Some|Ok|Secret|Optional|Str)\( ) (?: [A-Za-z]\w{{0,40}}[ ]? | (?:map)?\[\w{{0,20}}\]\w{{1,20}} )? [(\[{{]
       (?: {_FLAT} | [(\[{{] {_FLAT}*+ [)\]}}] )*+ (?: [)\]}}] | .* ) )
 """
 
@@ -184,6 +195,38 @@ def _command(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     return Edit(begin, end, pseudonym("key", value))
 
 
+def _first_value(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    """Replace a value that stands before its name."""
+    value = unveil(match["first_value"])
+    if _is_harmless(value):
+        return None
+    return Edit(*match.span("first_value"), pseudonym("key", value))
+
+
+_SQL_PART = re.compile(r"'(?P<text>(?:[^'\\]|''|\\.)*+)'|(?P<sign>[(),])|(?P<word>[^'(),\s][^'(),]*)")
+
+
+def _inserted(match: re.Match[str], pseudonym: Pseudonym) -> list[Edit]:
+    """Replace the values of the columns that hold secrets, in each row of a statement."""
+    names = enumerate(match["columns"].split(","))
+    secret = {at for at, name in names if _COLUMN.fullmatch(name.strip())}
+    edits: list[Edit] = []
+    column = depth = 0
+    for part in _SQL_PART.finditer(match.string, *match.span("rows")) if secret else ():
+        sign = part["sign"]
+        if not sign:
+            group = part.lastgroup or ""
+            if depth and column in secret and not _is_harmless(part[group].strip()):
+                edits.append(Edit(*part.span(group), pseudonym("key", part[group])))
+            continue
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        if sign == "," and depth == 1:
+            column += 1
+        elif depth <= 0:
+            column = depth = 0
+    return edits
+
+
 def _whole(kind: str) -> Callable[[re.Match[str], Pseudonym], Edit]:
     """Return an edit of everything that a pattern matches."""
 
@@ -231,13 +274,23 @@ _CREDENTIAL_NAME = rf"""
       | connection[-_]?string
     ))
 """
+_COLUMN = re.compile(rf"""["'`*\[]{{0,2}} {_CREDENTIAL_NAME} ["'`*\]]{{0,2}}""", re.ASCII | re.VERBOSE)
 _NAMED = rf"""
-    {_BEGIN} (?: (?P<option>--) | ) {_CREDENTIAL_NAME}
-    (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?! - | (?:is|was|must|not|or|and)\b ) | (?!) ) )
+    {_BEGIN} (?P<query> (?<=[?&]) )? (?: (?P<option> -- | (?<=\s)-(?=[A-Za-z]) ) | ) {_CREDENTIAL_NAME}
+    (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?! - | (?:is|was|must|not|or|and|to|in|for|of|as|option|flag)\b ) | (?!) ) )
     (?: {_WRAPPED} {_QUOTED} | {_WRAPPED} {_LIST} | {_WRAPPED} {_BARE} )
 """
+_PASSWORD_NAME = rf"""
+    (?P<name> {_PREFIX_OF_NAME} (?i: [a-z0-9]{{0,40}} (?:secret|passwd|password|passphrase|passwort|kennwort) | [a-z]{{1,20}}[-_]pass ) )
+"""
+# A password of several words within brackets: `Config(password=a b c, port=80)`.
+_WORDS = rf"""
+    (?<= [\s,(\[{{] ) {_PASSWORD_NAME} \s? (?: = | : ) \s?
+    (?P<words> [^\s"',;=:(){{}}\[\]|&<]+ (?: [ ] [^\s"',;=:(){{}}\[\]|&]+ ){{1,8}}
+      (?= , [ ] [\w@]{{1,40}} = | [)}}\]] | [ ] [A-Z]\w{{0,40}}:\S ) )
+"""
 _PARAMETER = rf"""
-    (?: (?<=[?&;]) | (?<=%3[Ff]) | (?<=%26) )
+    (?P<query> (?<=[?&;]) | (?<=%3[Ff]) | (?<=%26) )
     (?i: key | sig | signature | code | auth | access | session | sid | policy | key-pair-id | verify ) (?: = | (?P<encoded>%3[Dd]) ) {_BARE}
 """
 # `curl -u user:password`.
@@ -253,23 +306,72 @@ _DOCKER_AUTH = r"""["']auth\\*["'] \s? : \s? \\*["'] (?P<bare> (?=[\w+/]{0,200}?
 # `ENV NAME value` and other statements, `<name>value</name>`, table cells of HTML and Markdown,
 # attributes, commands of GitHub Actions, and a line of a name and a value alone (netrc, columns).
 
+_TYPE_WORD = (
+    "strings?|str|int|integer|number|bool|boolean|bytes|object|array|uuid|file|path|value|required"
+    "|optional|sufficient|requisite|include|default|deprecated|yes|no|none|null|true|false|varchar"
+    "|text"
+)
+_BAR = "|│┃║"
 _PLACED = rf"""
-    (?: (?P<statement> (?<![\w-]) (?: ENV | setx | setenv | set\s-\w{{1,4}}
+    (?: (?P<statement> (?<![\w-]) (?: ENV | setx | setenv | \#define | set\s-\w{{1,4}}
           | (?i:set-item) \s{{1,3}} (?:-\w{{1,9}}\s)? (?i:env:) ) \s{{0,3}} )
       | (?P<element> < (?:\w{{1,40}}:)? )
-      | (?P<cell> (?: < (?:td|th|dt|b|code|strong|span|label) > | \| ) \s{{0,40}} [*`]{{0,2}} )
-      | (?P<attribute> (?<!\w) (?:name|key|id|property) = ["'] )
+      | (?P<cell> (?: < (?:td|th|dt|b|code|strong|span|label) > | [{_BAR}] ) \s{{0,40}} [*`]{{0,2}} )
+      | (?P<attribute> (?<!\w) (?:name|key|id|property) = \\*["'] )
       | (?P<workflow> ::[a-z-]{{1,20}}\sname= )
+      | (?P<tuple> \{{ \s? | (?<![\w:]) : (?=[\w-]{{1,80}}\s["'\[]) )
+      | (?P<jar> ^ [\w.\#-]{{1,253}} \t (?i:TRUE|FALSE) \t \S{{1,200}} \t (?i:TRUE|FALSE) \t \d{{1,20}} \t )
       | (?P<line> ^ \s{{0,40}} )
     ) ["']? {_CREDENTIAL_NAME}
     (?: (?(statement) ["']? [\s,]{{1,3}} ["']? | (?!) )
       | (?(element) (?:\s[^<>]{{0,200}})? > \s{{0,40}} | (?!) )
       | (?(cell) \s{{0,40}} [*`]{{0,2}} \s{{0,40}} (?: (?: </\w{{1,12}}> \s{{0,9}} ){{1,3}} (?: <\w{{1,12}}[^<>]{{0,200}}> \s{{0,9}} ){{1,3}}
-            (?: Bearer\s )? | \| \s{{0,40}} [*`]{{0,2}} (?= [^\s|]{{6,}} \s{{0,40}} \| ) ) | (?!) )
-      | (?(attribute) ["'] [^<>]{{0,200}}? (?<!\w) (?:value|content) = ["'] | (?!) )
+            (?: Bearer\s )? | [{_BAR}] \s{{0,40}} [*`]{{0,2}} (?= [^{_BAR}]{{6,400}} [{_BAR}] ) (?! [^{_BAR}]* [a-z] [ ] [a-z]+ [ ] ) ) | (?!) )
+      | (?(attribute) \\*["'] (?: [^<>]{{0,200}}? (?<!\w) (?:value|content) = ["'] | \s{{1,4}} (?=\S[^<>]{{0,400}}\s--) ) | (?!) )
       | (?(workflow) :: | (?!) )
-      | (?(line) \s{{1,40}} (?= \S{{8,200}} \s* $ ) (?= \S{{0,199}}\d ) (?= \S{{0,199}}[A-Za-z] ) | (?!) )
-    ) (?P<bare> [^\s"'<>|`&]+ )
+      | (?(tuple) (?: \s? , \s? (?: << )? (?=["']) | \s (?=["'\[]) ) | (?!) )
+      | (?(jar) \t | (?!) )
+      | (?(line) (?: \s{{1,40}} | , | \s{{1,40}}\|\s ) (?= \S{{8,200}} \s* $ ) (?= \S{{0,199}}\d ) (?= \S{{0,199}}[A-Za-z] ) | (?!) )
+      | (?(line) (?: \s{{2,40}} | \t | \s{{1,40}}[{_BAR}]\s )
+          (?! (?i: {_TYPE_WORD} ) (?![\w-]) ) (?= [^\s|]{{6,200}} \s* $ ) | (?!) )
+    ) (?: (?(element) (?P<inner> [^<]+? (?= \s* </ ) | [^\s<>]+ ) | (?!) )
+      | (?(cell) (?P<column> [^<>{_BAR}]+? (?= [*`]{{0,2}} \s* (?: [{_BAR}] | </ ) ) | [^\s<>{_BAR}]+ ) | (?!) )
+      | (?(statement) (?P<stated> [^\s"'<>`]+ (?: [ ] (?! \w{{1,80}}= | \\ ) [^\s"'<>`]+ ){{0,20}}+ (?= \s* (?: ["'] | $ ) ) ) | (?!) )
+      | (?(tuple) (?: {_QUOTED} | {_LIST} ) | (?!) )
+      | (?P<bare> (?! [<>{_BAR}] ) [^\s"'<>`&]+ ) )
+"""
+# `"value": "...", "name": "HF_TOKEN"`, and `<input value="..." name="csrf_token">`.
+_VALUE_FIRST = rf"""
+    (?<!\w) (?P<mark> \\*["'] )? [Vv]alue (?(mark) (?P=mark) ) \s? [:=] \s? (?P<edge> \\*["'] )
+    (?P<first_value> (?: (?!(?P=edge)) . ){{1,4096}} ) (?= (?P=edge) [\s,]{{1,3}} (?(mark) (?P=mark) )
+      (?: [Nn]ame | [Kk]ey | id ) (?(mark) (?P=mark) ) \s? [:=] \s? (?P=edge) {_CREDENTIAL_NAME} (?P=edge) )
+"""
+# `"NAME=value of several words"` as an item of a list or an argument.
+_ASSIGNED = rf"""
+    (?<![\w:=]) (?<![:=][ ]) (?P<edge> \\*["'] ) {_CREDENTIAL_NAME} (?: = | :[ ]? )
+    (?P<assigned> (?! ["'\\\[({{] ) (?: [^"'\\] | ["'](?=\w) | \\(?!["']) )*? (?: [ &] | ["'](?=\w) )
+      (?: [^"'\\] | ["'](?=\w) | \\(?!["']) )*? ) (?= (?P=edge)(?!\w) )
+"""
+# Passwords alone hold blanks. One whose name begins the line is all that follows, unless another
+# name or a sentence does.
+_SENTENCE_WORD = (
+    "is|was|must|not|has|should|cannot|can|will|required|expired|invalid|incorrect|mismatch|changed"
+    "|reset|too|for|does|of|and|or"
+)
+_ALONE = rf"""
+    ^ \s{{0,40}} (?: [+>*|\#-]{{1,3}} \s{{0,40}} )? (?: (?:export|declare\s-x|typeset\s-x|environment:|set|header:) \s )? [*`]{{0,2}}
+    {_PASSWORD_NAME} \]? [*`]{{0,2}} \s{{0,16}} (?: :(?:STRING)?= | =>? | : ) \s{{0,16}}
+    (?P<rest> (?! ["'\[({{<] | [|>][+-]?$ | !! | & | \$\( | (?i:{_SENTENCE_WORD})\s )
+      \S+ (?: [ ]{{1,2}} (?! [\w.-]{{1,80}}[=:] | \# | // | -- | -> | \| | \\ ) \S+ ){{1,40}} ) \s* $
+"""
+# The new value of a plan, `"old" -> "new"`, after the old one was replaced.
+_CHANGED = rf"""
+    <key:[0-9a-f]{{8}}> ["']? \s (?:->|→) \s (?: {_QUOTED} | (?P<bare> (?! \( | null ) [^\s"'&]+ ) )
+"""
+# `INSERT INTO users (name, password) VALUES ('bob', '...')`: values stand in the order of columns.
+_INSERT = r"""
+    (?i: (?<!\w) (?:insert|replace) \s (?: \w{1,9} \s ){0,2} into \s ) [^\s(]{1,200} \s{0,3}
+    \( (?P<columns> [^()]{1,4000} ) \) \s{0,3} (?i: values ) \s{0,3} (?P<rows> \( .* )
 """
 # A sentence names the value: `the password is ...`, `Incorrect API key provided: ...`.
 _SENTENCE = r"""
@@ -425,24 +527,33 @@ def _ipv6_edit(begin: int, length: int, shown: str, pseudonym: Pseudonym) -> Edi
 # What of a name and of what follows it shows on a line whose digits read 0, but for two harmless
 # ones that come on every connection: `text_token=17` and `auth_id: None`.
 _FOLLOWS_HINT = (
-    r"""(?:(?:\\*["'`]|\*{1,3})?[\])}]{0,2}\s{0,16}[|?+!:]{0,2}(?:[=:,]|%0{1,5}[AaDd])|\(\s?(?:[A-Z]\w{0,40}\()?b?\\*["'])"""
+    r"""(?:(?:\\*["'`]|\*{1,3})?[\])}]{0,2}\s{0,16}[|?+!:]{0,2}(?:[=:,]|%0{1,5}[AaDd])|\(\s?(?:[A-Z]\w{0,40}\()?b?\\*["']"""
+    r"""|\\*["'](?:;s:|\s{1,3}\\*["'])|\s->\s|\s\.\s\\*["'])"""
     r"""(?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
 )
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
 _NAMED_HINT = (
     r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string)"
-    rf"{_FOLLOWS_HINT}|--\w[\w.-]*\s"
+    rf"{_FOLLOWS_HINT}|(?:--|(?<=\s)-)[A-Za-z0_][\w.-]*\s"
 )
 _NAME_WORD = (
     "(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth"
     "|pwd|credentials?|jwt|token|signature|string)"
 )
+_BARS = "(?:[|]|│|┃|║)"
 _PLACED_HINT = (
-    rf"(?:ENV|setx|setenv|set\s-\w{{1,4}}|(?i:env:))\s{{0,3}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}"
-    rf"|[<>|:]\s{{0,40}}[*`]{{0,2}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}[\"'*`]{{0,3}}[\s>|<]"
-    rf"|=[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}(?:[\"']|::)"
-    rf"|^\s{{0,40}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}\s{{1,40}}\S+\s*$"
+    rf"(?:ENV|setx|setenv|#define|set\s-\w{{1,4}}|(?i:env:))\s{{0,3}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}"
+    rf"|(?:[<>:]|{_BARS})\s{{0,40}}[*`]{{0,2}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}[\"'*`]{{0,3}}(?:[\s><]|{_BARS})"
+    rf"|=\\*[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}\\*(?:[\"']|::)|\{{\s?[\"']?[\w.$-]{{0,120}}?{_NAME_WORD}[\"']?\s?,"
+    rf"|^\s{{0,40}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}(?:\s{{1,40}}|,|\s{{1,40}}{_BARS}\s)\S+\s*$|\t0+\t[\w.$ -]{{0,120}}?{_NAME_WORD}\t"
 )
+_VALUE_FIRST_HINT = r"""[Vv]alue(?:\\*["'])?\s?[:=]\s?\\*["']"""
+_ASSIGNED_HINT = rf"""["'][\w.$ -]{{0,120}}?{_NAME_WORD}[=:]"""
+_PASSWORD_WORD = "(?i:secret|pass(?:wd|word|phrase|wort)?|kennwort)"
+_ALONE_HINT = (
+    rf"^[\s+>*|#`-]{{0,80}}[\w.$`: -]{{0,160}}?{_PASSWORD_WORD}\]?[*`]{{0,2}}\s{{0,16}}[:=]"
+)
+_WORDS_HINT = rf"{_PASSWORD_WORD}\s?[=:]\s?[^\s\"',;=:(){{}}\[\]|&<]+[ ]"
 _ANNOUNCED = (
     "(?i:[hdnsy][-_]?ids?|keys?|secret|passwd|password|passphrase|pwd|credentials?|jwt|token)"
 )
@@ -456,6 +567,7 @@ _TEXT_NEEDLES = _words("text prompt transcript")
 _NAMED_NEEDLES = _words(
     "id key code secret pass kennwort otp auth pwd credential jwt token signature string --"
 )
+_PASSWORD_NEEDLES = _words("secret pass kennwort")
 _AWS_NEEDLES = _words("akia asia abia acca agpa aida aipa anpa anva apka aroa a0t")
 OPEN_NEEDLES = _words(
     "id key code secret pass kennwort otp auth pwd credential jwt token signature string text prompt"
@@ -502,7 +614,13 @@ RULES: tuple[Rule, ...] = (
         _compile(_BEARER),
         _key,
     ),
+    Rule("key", ("value",), _VALUE_FIRST_HINT, _compile(_VALUE_FIRST), _first_value),
+    Rule("key", _NAMED_NEEDLES, _ASSIGNED_HINT, _compile(_ASSIGNED), _secret),
+    Rule("key", _PASSWORD_NEEDLES, _ALONE_HINT, _compile(_ALONE), _secret),
+    Rule("key", _PASSWORD_NEEDLES, _WORDS_HINT, _compile(_WORDS), _secret),
     Rule("key", _NAMED_NEEDLES, _NAMED_HINT, _compile(_NAMED), _secret),
+    Rule("key", ("->", "→"), r"\s(?:->|→)\s", _compile(_CHANGED), _key),
+    Rule("key", (" into ",), r"(?i:insert|replace)\s(?:\w+\s){0,2}(?i:into)\s", _compile(_INSERT), _inserted),
     Rule(
         "key",
         _words("key sig code auth access session sid policy verify"),
