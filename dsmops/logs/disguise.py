@@ -57,7 +57,8 @@ _ENCODED = (
     r"|\\x(?P<hex>[0-9a-fA-F]{2})|\\u(?P<u4>[0-9a-fA-F]{4})|\\u\{(?P<ux>[0-9a-fA-F]{1,6})\}"
     r"|\\U(?P<u8>[0-9a-fA-F]{8})|%(?P<percent>[0-9a-fA-F]{2})"
     r"|(?:\\|\#)(?P<octal>[01][0-7]{2})|(?P<esc>\\e|\^\[|\u241b)|\\(?P<space>[nrt])"
-    r"|\\(?P<same>[\\/])"
+    # A run of backslashes before a quote tells how deep the quote lies: it stays.
+    r"|\\(?P<same>/|\\(?!\\{0,32}[\"']))"
     r"|&(?:\#(?P<dec>\d{1,7})|\#[xX](?P<hexref>[0-9a-fA-F]{1,6})"
     rf"|(?P<entity>{'|'.join(_ENTITIES)}));"
 )

@@ -78,7 +78,7 @@ _ANNOTATION = (
 )
 _FOLLOWS = rf"""
     (?: (?(opened) \\*["'] \s{{0,3}} , \s{{0,3}} (?: {_VALUE} | (?(first) (?=b?\\*["']|\[) | (?!) ) ) | (?!) )
-      | (?(opened) \\*["'] (?: \s{{1,3}} (?=\\*["']) | ;s:\d{{1,9}}: (?=\\*["']) ) | (?!) )
+      | (?(opened) \\*["'] (?: \s{{1,3}} (?=\\*["']) | ; (?: s:\d{{1,9}}: (?=\\*["']) | a:\d{{1,9}}: (?=\{{) ) ) | (?!) )
       | \( \s? (?=(?:[A-Z]\w{{0,40}}\()?b?\\*["'])
       | \s -> \s (?= \\*["'] | [^\s,)]{{0,99}}\d | [^\s,()]{{6,99}}[,)] ) | \s \. \s (?=\\*["'])
       | (?:\\*["'`]|\*{{1,3}})? [\])}}]{{0,2}} \s{{0,16}}
@@ -88,7 +88,7 @@ _FOLLOWS = rf"""
 """
 # What some printers put before a string: its type, its length, its address.
 _WRAPPED = r"""
-    (?: (?:Some|Ok|Secret|Optional|Str) \( | string\(\d{1,9}\)\s | \(string\)\s (?: \(len=\d{1,9}\)\s )?
+    (?: (?:Some|Ok|Secret|Optional|Str) \( | string\(\d{1,9}\)\s | \((?:\[\])?string\)\s (?: \(len=\d{1,9}(?:\scap=\d{1,9})?\)\s )?
       | 0x[0-9a-f]{4,16}\s (?=") | << (?=") ){0,3}
 """
 # A string ends at its own quote. Within a string of a string (`\"`) a backslash at the end of a
@@ -99,6 +99,7 @@ _QUOTED = r"""
       (?: (?P<quote> \"\"\" | \'\'\' | ["'] )
           (?P<quoted> (?: (?!(?P=quote))[^\\] | \\. | (?<=[^=:,(\[{\s"'])(?P=quote)(?P=quote)(?=[^\s,;)\]}]) )*+
             (?: (?: (?<=[=:(,]) | (?<=[=:,]\s) ) (?P=quote) (?![\s,;)\]}]|$) (?: (?!(?P=quote))[^\\] | \\. )*+ )?
+            (?: (?P=quote) (?: \"'\" | '\"' | \\["'] ) (?P=quote) (?: (?!(?P=quote))[^\\] | \\. )*+ ){0,20}+
             (?: (?P=quote) (?=\w) [^"'=:\\\s]{1,64} (?= (?P=quote) (?:[\s,;)\]}<&]|$) ) )? )
           (?: (?P=quote) | \\?$ )
         | (?P<once> \\["'] ) (?P<quoted_once> .*? ) (?: (?<!\\)(?:\\{4}){0,8}(?P=once) | $ )
@@ -203,7 +204,9 @@ def _first_value(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     return Edit(*match.span("first_value"), pseudonym("key", value))
 
 
-_SQL_PART = re.compile(r"'(?P<text>(?:[^'\\]|''|\\.)*+)'|(?P<sign>[(),])|(?P<word>[^'(),\s][^'(),]*)")
+_SQL_PART = re.compile(
+    r"'(?P<text>(?:[^'\\]|''|\\.)*+)'|(?P<sign>[(),])|(?P<word>[^'(),\s][^'(),]*)"
+)
 
 
 def _inserted(match: re.Match[str], pseudonym: Pseudonym) -> list[Edit]:
@@ -274,7 +277,9 @@ _CREDENTIAL_NAME = rf"""
       | connection[-_]?string
     ))
 """
-_COLUMN = re.compile(rf"""["'`*\[]{{0,2}} {_CREDENTIAL_NAME} ["'`*\]]{{0,2}}""", re.ASCII | re.VERBOSE)
+_COLUMN = re.compile(
+    rf"""["'`*\[]{{0,2}} {_CREDENTIAL_NAME} ["'`*\]]{{0,2}}""", re.ASCII | re.VERBOSE
+)
 _NAMED = rf"""
     {_BEGIN} (?P<query> (?<=[?&]) )? (?: (?P<option> -- | (?<=\s)-(?=[A-Za-z]) ) | ) {_CREDENTIAL_NAME}
     (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?! - | (?:is|was|must|not|or|and|to|in|for|of|as|option|flag)\b ) | (?!) ) )
@@ -334,23 +339,26 @@ _PLACED = rf"""
       | (?(line) (?: \s{{1,40}} | , | \s{{1,40}}\|\s ) (?= \S{{8,200}} \s* $ ) (?= \S{{0,199}}\d ) (?= \S{{0,199}}[A-Za-z] ) | (?!) )
       | (?(line) (?: \s{{2,40}} | \t | \s{{1,40}}[{_BAR}]\s )
           (?! (?i: {_TYPE_WORD} ) (?![\w-]) ) (?= [^\s|]{{6,200}} \s* $ ) | (?!) )
-    ) (?: (?(element) (?P<inner> [^<]+? (?= \s* </ ) | [^\s<>]+ ) | (?!) )
-      | (?(cell) (?P<column> [^<>{_BAR}]+? (?= [*`]{{0,2}} \s* (?: [{_BAR}] | </ ) ) | [^\s<>{_BAR}]+ ) | (?!) )
-      | (?(statement) (?P<stated> [^\s"'<>`]+ (?: [ ] (?! \w{{1,80}}= | \\ ) [^\s"'<>`]+ ){{0,20}}+ (?= \s* (?: ["'] | $ ) ) ) | (?!) )
+    ) (?: (?(element) (?P<inner> [^\s<] .{{0,4000}}? (?= \s* </ ) | [^\s<>]+ ) | (?!) )
+      | (?(cell) (?P<column> (?: [^<{_BAR}]+? | [^{_BAR}]+? (?= \s* [{_BAR}] ) ) (?= [*`]{{0,2}} \s* (?: [{_BAR}] | </ ) ) | [^\s<>{_BAR}]+ ) | (?!) )
+      | (?(attribute) (?P<set> [^<>]{{1,4000}}? (?= \\*["'] \s* (?: [\s/>,;)}}\]] | $ ) | \s-- ) ) | (?!) )
+      | (?(statement) (?P<stated> \S+ (?: [ ] (?! \w{{1,80}}= | \\ ) \S+ ){{0,20}}? (?= \s* (?: ["'](?!\w) | $ ) ) ) | (?!) )
+      | (?(line) (?P<word> (?! [<>{_BAR}] ) \S+ ) | (?!) ) | (?(jar) (?P<kept> \S+ ) | (?!) )
       | (?(tuple) (?: {_QUOTED} | {_LIST} ) | (?!) )
       | (?P<bare> (?! [<>{_BAR}] ) [^\s"'<>`&]+ ) )
 """
 # `"value": "...", "name": "HF_TOKEN"`, and `<input value="..." name="csrf_token">`.
 _VALUE_FIRST = rf"""
     (?<!\w) (?P<mark> \\*["'] )? [Vv]alue (?(mark) (?P=mark) ) \s? [:=] \s? (?P<edge> \\*["'] )
-    (?P<first_value> (?: (?!(?P=edge)) . ){{1,4096}} ) (?= (?P=edge) [\s,]{{1,3}} (?(mark) (?P=mark) )
+    (?P<first_value> (?: (?! \\*["']? [\s,]{{1,3}} \\*["']? (?: [NnVv]a[ml]u?e | [Kk]ey | id ) \\*["']? \s? [:=] ) . ){{1,4096}}? )
+    (?= (?P=edge) [\s,]{{1,3}} (?(mark) (?P=mark) )
       (?: [Nn]ame | [Kk]ey | id ) (?(mark) (?P=mark) ) \s? [:=] \s? (?P=edge) {_CREDENTIAL_NAME} (?P=edge) )
 """
 # `"NAME=value of several words"` as an item of a list or an argument.
 _ASSIGNED = rf"""
     (?<![\w:=]) (?<![:=][ ]) (?P<edge> \\*["'] ) {_CREDENTIAL_NAME} (?: = | :[ ]? )
-    (?P<assigned> (?! ["'\\\[({{] ) (?: [^"'\\] | ["'](?=\w) | \\(?!["']) )*? (?: [ &] | ["'](?=\w) )
-      (?: [^"'\\] | ["'](?=\w) | \\(?!["']) )*? ) (?= (?P=edge)(?!\w) )
+    (?P<assigned> (?! ["'\\\[({{] ) (?: [^"'\\ &] | \\(?!["']) )*+ (?: [ &] | ["'](?=\w) | '\"'\"' | '\\'' )
+      (?: [^"'\\] | ["'](?=\w) | '\"'\"' | '\\'' | \\(?!["']) )*? ) (?= (?P=edge)(?!\w) )
 """
 # Passwords alone hold blanks. One whose name begins the line is all that follows, unless another
 # name or a sentence does.
@@ -375,9 +383,10 @@ _INSERT = r"""
 """
 # A sentence names the value: `the password is ...`, `Incorrect API key provided: ...`.
 _SENTENCE = r"""
-    (?<![\w-]) (?i: api[ _-]?key | (?:access|secret)[ ]key | token | pass(?:word|phrase|wort) | secret | credential ) s?
+    (?: (?<![A-Za-z0-9]) | (?<=[a-z])(?=[A-Z]) ) (?i: auth[ _-]?id | (?:api|access|secret|private)[ _-]?key | token | pass(?:word|phrase|wort) | secret | credential ) s?
     (?= [\s:="'`(] ) (?: \s (?:is|was|provided|used|given|of) )? \s? [:=]? \s? ["'`(]{0,2}
-    (?P<bare> (?= [\w~+/.-]{0,99}\d ) (?= [\w~+/.-]{0,99}[a-z] ) (?= [\w~+/.-]{0,99}[A-Z] ) (?! \w{1,40}(?:\.|::)[a-z]\w{1,40}(?:\.|::) ) [\w~+/-]{12,} )
+    (?P<bare> (?= [\w~+/.-]{0,99}\d ) (?: (?= [\w~+/.-]{0,99}[a-z] ) (?= [\w~+/.-]{0,99}[A-Z] ) (?! \w{1,40}(?:\.|::)[a-z]\w{1,40}(?:\.|::) ) [\w~+/-]{12,}
+      | [0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12} (?![\w-]) | (?= [A-Za-z0-9]{0,99}[A-Za-z] ) [A-Za-z0-9]{24,} (?![\w-]) ) )
 """
 # What some commands take as a secret, and what GitHub Actions hides from now on.
 _COMMAND = r"""
@@ -528,7 +537,7 @@ def _ipv6_edit(begin: int, length: int, shown: str, pseudonym: Pseudonym) -> Edi
 # ones that come on every connection: `text_token=17` and `auth_id: None`.
 _FOLLOWS_HINT = (
     r"""(?:(?:\\*["'`]|\*{1,3})?[\])}]{0,2}\s{0,16}[|?+!:]{0,2}(?:[=:,]|%0{1,5}[AaDd])|\(\s?(?:[A-Z]\w{0,40}\()?b?\\*["']"""
-    r"""|\\*["'](?:;s:|\s{1,3}\\*["'])|\s->\s|\s\.\s\\*["'])"""
+    r"""|\\*["'](?:;[as]:|\s{1,3}\\*["'])|\s->\s|\s\.\s\\*["'])"""
     r"""(?! None[,;)}\]]{0,4}(?:[\s"'&]|$))"""
 )
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
@@ -549,11 +558,11 @@ _PLACED_HINT = (
 )
 _VALUE_FIRST_HINT = r"""[Vv]alue(?:\\*["'])?\s?[:=]\s?\\*["']"""
 _ASSIGNED_HINT = rf"""["'][\w.$ -]{{0,120}}?{_NAME_WORD}[=:]"""
-_PASSWORD_WORD = "(?i:secret|pass(?:wd|word|phrase|wort)?|kennwort)"
+_SECRET_WORDS = "(?i:secret|pass(?:wd|word|phrase|wort)?|kennwort)"
 _ALONE_HINT = (
-    rf"^[\s+>*|#`-]{{0,80}}[\w.$`: -]{{0,160}}?{_PASSWORD_WORD}\]?[*`]{{0,2}}\s{{0,16}}[:=]"
+    rf"^[\s+>*|#`-]{{0,80}}[\w.$`: -]{{0,160}}?{_SECRET_WORDS}\]?[*`]{{0,2}}\s{{0,16}}[:=]"
 )
-_WORDS_HINT = rf"{_PASSWORD_WORD}\s?[=:]\s?[^\s\"',;=:(){{}}\[\]|&<]+[ ]"
+_WORDS_HINT = rf"{_SECRET_WORDS}\s?[=:]\s?[^\s\"',;=:(){{}}\[\]|&<]+[ ]"
 _ANNOUNCED = (
     "(?i:[hdnsy][-_]?ids?|keys?|secret|passwd|password|passphrase|pwd|credentials?|jwt|token)"
 )
@@ -571,7 +580,7 @@ _PASSWORD_NEEDLES = _words("secret pass kennwort")
 _AWS_NEEDLES = _words("akia asia abia acca agpa aida aipa anpa anva apka aroa a0t")
 OPEN_NEEDLES = _words(
     "id key code secret pass kennwort otp auth pwd credential jwt token signature string text prompt"
-    " transcript"
+    " transcript login array"
 )
 
 RULES: tuple[Rule, ...] = (
@@ -620,7 +629,13 @@ RULES: tuple[Rule, ...] = (
     Rule("key", _PASSWORD_NEEDLES, _WORDS_HINT, _compile(_WORDS), _secret),
     Rule("key", _NAMED_NEEDLES, _NAMED_HINT, _compile(_NAMED), _secret),
     Rule("key", ("->", "→"), r"\s(?:->|→)\s", _compile(_CHANGED), _key),
-    Rule("key", (" into ",), r"(?i:insert|replace)\s(?:\w+\s){0,2}(?i:into)\s", _compile(_INSERT), _inserted),
+    Rule(
+        "key",
+        (" into ",),
+        r"(?i:insert|replace)\s(?:\w+\s){0,2}(?i:into)\s",
+        _compile(_INSERT),
+        _inserted,
+    ),
     Rule(
         "key",
         _words("key sig code auth access session sid policy verify"),
@@ -770,7 +785,7 @@ def pem_edits(text: str) -> tuple[list[Edit], bool]:
 _LIST_KINDS = (("key", _CREDENTIAL_NAME), ("text", _TEXT_NAME))
 _LIST_OPEN = {
     kind: re.compile(
-        rf"""{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?: (?:[A-Z]\w{{0,40}}[ ]?)? [(\[{{] | [|>][+-]? )?
+        rf"""{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?: (?:[A-Za-z]\w{{0,40}}[ ]?)? [(\[{{] (?: \s* {_STRING} \s* , )*+ | [|>][+-]? | Array )?
         \s* (?: [\#/].* )? $""",
         re.ASCII | re.VERBOSE,
     )
@@ -778,18 +793,30 @@ _LIST_OPEN = {
 }
 _NAME_LINE = re.compile(
     rf"""(?: (?P<field> (?i: \b(?:name|key|field|header|variable) ) (?:\\*["'])? \s{{0,3}} [:=] \s{{0,3}} (?:\\*["'])? )
-      | (?P<block> (?<!\w)variable \s{{1,3}} " ) | (?P<tag> <key> \s? ) | (?P<option> (?:^|[\s"'\[,]) -- ) | (?<![\w.-]) )
+      | (?P<block> (?<!\w)variable \s{{1,3}} " ) | (?P<tag> < (?:key|td|th|dt) > \s? ) | (?P<option> (?:^|[\s"'\[,]) -- )
+      | (?P<part> form-data; \s name= ["']? ) | (?P<number> ^ \s* \d{{1,9}}\) \s " )
+      | (?<![\w.-]) )
     {_CREDENTIAL_NAME}
-    (?: (?(field) (?:\\*["'])? \s* ,? \s* | (?!) ) | (?(block) " \s* \{{ \s* | (?!) ) | (?(tag) \s? </key> \s* | (?!) )
-      | (?(option) ["']? ,? \s* | (?!) )
+    (?: (?(field) (?:\\*["'])? \s* ,? \s* | (?!) ) | (?(block) " \s* \{{ \s* | (?!) ) | (?(tag) \s? </\w{{1,9}}> \s* | (?!) )
+      | (?(option) ["']? ,? \s* | (?!) ) | (?(part) ["']? \s* | (?!) ) | (?(number) " | (?!) )
       | \s* [:=] \s* (?P<heredoc> <<[-~]? ["']?\w{{1,40}}["']? ) \s* ) $""",
     re.ASCII | re.VERBOSE,
 )
+# A key of etcd or Consul, before its value.
+_KEY_PATH = re.compile(rf"/(?:[\w.-]{{1,80}}/){{0,9}} {_CREDENTIAL_NAME}", re.ASCII | re.VERBOSE)
+_LOGIN_LINE = re.compile(
+    r"\s*(?:machine\s{1,9}\S{1,253}\s{1,9})?login\s{1,9}\S{1,100}\s*", re.ASCII
+)
 OPEN_HINT = (
-    rf"""{_NAME_WORD}(?:\\*["'])?\s*(?:,?\s*$|\{{\s*$|</key>\s*$|[:=]\s*<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
-    r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:](?:\s*(?:Some\()*[\w ]*[(\[{|>][+-]?)?\s*(?:[#/].*)?$"""
+    rf"""{_NAME_WORD}(?:\\*["'])?\s*(?:,?\s*$|\{{\s*$|</\w{{1,9}}>\s*$|[:=]\s*<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
+    r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?(?:\s*(?:Some\()*[\w ]*[(\[{|>][+-]?)?\s*(?:[#/].*)?$"""
+    rf"""|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)(?:\\*["'`])?[\])}}]{{0,2}}\s{{0,16}}[|?+:]{{0,2}}[=:]>?\s*[\w ]*[(\[{{].*,\s*$"""
+    rf"""|=>\sArray\s*$|login\s+\S+\s*$|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|(?:[,;\t(]|{_BARS}|\s\s)\s*["'`*]{{0,3}}[\w.$ -]*{_NAME_WORD}["'`*]{{0,3}}\s*$"""
 )
 """A line on which a list of secrets, or a value of the next line, may begin."""
+
+
+_OPENED_BY = (("option", "line"), ("heredoc", "line"), ("number", "line"), ("part", "part"))
 
 
 def opened_block(text: str) -> str | None:
@@ -797,34 +824,124 @@ def opened_block(text: str) -> str | None:
 
     `key` and `text` are lists, or values on lines of their own; `value` is the value of the name
     that this line holds, as in the environment of a Kubernetes manifest; `line` is the next line,
-    as after an option or the start of a here-document.
+    as after an option or the start of a here-document; `part` is the next line that holds anything,
+    as in a form; `columns` and more are those cells of the rows that follow, see `_opened_columns`.
     """
     found = None
     for kind, pattern in _LIST_OPEN.items():
         if pattern.search(text):
             found = kind
-    if found or not (named := _NAME_LINE.search(text)):
+    if found:
         return found
-    return "line" if named["option"] or named["heredoc"] else "value"
+    if named := _NAME_LINE.search(text):
+        for group, kind in _OPENED_BY:
+            if named[group]:
+                return kind
+        return "value"
+    if _KEY_PATH.fullmatch(text):
+        return "line"
+    return "value" if _LOGIN_LINE.fullmatch(text) else _opened_columns(text)
 
 
 _STRING_ITEM = re.compile(
-    rf"""(?: [,\s)\]}}({{\[]*+ (?: (?:\\*["'])?\w{{1,40}}(?:\\*["'])?\s?[:=]\s? )?? {_WRAPPED} {_QUOTED} )""",
+    rf"""(?: [,\s)\]}}({{\[]*+ (?: (?:\\*["'])?\w{{1,40}}(?:\\*["'])?\s? (?: => | [:=] ) \s? )?? {_WRAPPED} {_QUOTED} )""",
     re.ASCII | re.VERBOSE,
 )
-_PUNCTUATION = re.compile(r"[\s,;)\]}]*(?:(?:#|//|/\*|--).*)?", re.ASCII)
-_YAML_ITEM = re.compile(r"-\s+(?P<bare>[^\s#]+)\s*(?:#.*)?", re.ASCII)
-_BARE_ITEM = re.compile(r"(?P<bare>[^\s,\[\](){}#:=]{4,})\s*,?\s*(?:#.*)?", re.ASCII)
+_PUNCTUATION = re.compile(
+    r"[\s,;)\]}]*(?:(?:#|//|/\*|--).*)?|\s*(?:array(?:\s|\(\d{1,9}\)\s))?[({]\s*"
+    r"|\s*\[\d{1,9}\]\s?=>\s*",
+    re.ASCII,
+)
+_YAML_ITEM = re.compile(r"-\s+(?P<bare>[^\s#]\S*)\s*(?:#.*)?", re.ASCII)
+_NUMBERED_ITEM = re.compile(r"\s*\[\d{1,9}\]\s=>\s(?P<bare>.+)", re.ASCII)
+# One word alone on a line, with a digit or long; no name of a value that follows.
+_BARE_ITEM = re.compile(
+    r"(?![A-Za-z_][\w.-]{0,80}=(?!=|,?$)) (?P<bare> (?=\S*\d|\S{12}) [^\s,\[\](){}#:=]\S{2,}[^\s,:;\[(){}\]] ) \s*,?\s*(?:\#.*)?",
+    re.ASCII | re.VERBOSE,
+)
 _VALUE_LINE = re.compile(
-    rf"""[-+\s]* (?: (?:\\*["'])? (?:[Vv]alue|default) (?:\\*["'])? \s? [:=] \s{{0,3}} | <string> )
-    (?: {_QUOTED} | (?P<bare> [^\s"'<]+ ) ) .*""",
+    rf"""[-+\s]* (?: (?:\\*["'])? (?:[Vv]alue|default) (?:\\*["'])? \s? [:=] \s{{0,3}} | (?P<tag> < (?:string|td|dd) > \s? ) | password \s{{1,9}} )
+    (?: {_QUOTED} | (?(tag) (?P<inner> .+? (?= \s* </ ) ) | (?!) ) | (?P<bare> [^\s"'<]\S* (?: [ ] [^\s"'\#]\S* ){{0,40}} ) ) .*""",
     re.ASCII | re.VERBOSE,
 )
 
 
 _WHOLE_LINE = re.compile(
-    rf"""[-+\s]* (?: {_QUOTED} | (?P<bare> [^\s"',-][^\s"',]* ) ) [\s,]*""", re.ASCII | re.VERBOSE
+    rf"""[-+\s]* (?: \d{{1,9}}\) \s )? (?: {_QUOTED} | (?P<bare> [^\s"',/-]\S*? ) ) [\s,]*""",
+    re.ASCII | re.VERBOSE,
 )
+
+_BAR = re.compile(r"\s*[|│┃║]\s*")
+_SEPARATORS = (("bar", _BAR), ("tab", re.compile(r"\t")), ("comma", re.compile(r",")),
+               ("semicolon", re.compile(r";")), ("blanks", re.compile(r"\s{2,}")))  # fmt: skip
+_CELL = re.compile(
+    r"""\s*(?:"((?:[^"\\]|""|\\.)*+)"|'((?:[^'\\]|''|\\.)*+)'|(\S(?:.*\S)?)|)\s*""", re.ASCII
+)
+_TITLE = re.compile(r"""["'`*]{0,2}[A-Za-z_][\w .()/-]{0,60}["'`*]{0,2}""", re.ASCII)
+_COPY = re.compile(
+    r"COPY\s[^\s(]{1,200}\s\((?P<columns>[^()]{1,4000})\)\sFROM\sstdin;?\s*", re.ASCII
+)
+_RULE = re.compile(r"[\s|+:=│┃║├┼┤─━═╪╬-]+")
+MOST_CELLS = 256
+
+
+def _opened_columns(text: str) -> str | None:
+    """Return which cells of the rows after this line hold secrets, or None where it is no header.
+
+    A header is a line of names alone, at least one of them that of a secret.
+    """
+    if copy := _COPY.fullmatch(text):
+        return _columns_kind("tab", [name.strip() for name in copy["columns"].split(",")])
+    begin, end = inner_span(text)
+    for name, separator in _SEPARATORS:
+        if separator.search(text if name == "bar" else text[begin:end]):
+            cells = [text[start:stop] for start, stop in _cells(name, text)]
+            if len(cells) > 1 and all(map(_TITLE.fullmatch, cells)):
+                return _columns_kind(name, cells)
+    return None
+
+
+def _columns_kind(name: str, cells: list[str]) -> str | None:
+    secret = [str(at) for at, cell in enumerate(cells) if _COLUMN.fullmatch(cell)]
+    return f"columns {name} {len(cells)} {','.join(secret)}" if secret else None
+
+
+def _cells(name: str, text: str) -> list[tuple[int, int]]:
+    """Return where the cells of a row stand, without blanks and quotes around them."""
+    begin, end = (0, len(text)) if name == "bar" else inner_span(text)
+    separator = dict(_SEPARATORS)[name]
+    found: list[tuple[int, int]] = []
+    while begin <= end and len(found) < MOST_CELLS:
+        quoted = _QUOTED_CELL.match(text, begin, end) if name != "blanks" else None
+        next_one = separator.search(text, quoted.end() if quoted else begin, end)
+        stop = next_one.start() if next_one else end
+        if cell := _CELL.fullmatch(text, begin, stop):
+            found.append(cell.span(cell.lastindex or 0))
+        begin = next_one.end() if next_one else end + 1
+    if name == "bar":  # Bars around the row make no cells.
+        found = [
+            span for at, span in enumerate(found) if span[0] < span[1] or 0 < at < len(found) - 1
+        ]
+    return found
+
+
+_QUOTED_CELL = re.compile(r"""\s*(?:"(?:[^"\\]|""|\\.)*+"|'(?:[^'\\]|''|\\.)*+')""")
+_NO_SECRET = re.compile(rf"(?:{_TYPE_WORD}|\\N|[-—x✓]|)", re.ASCII | re.IGNORECASE)
+
+
+def _row_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None:
+    _, name, count, secret = kind.split(" ")
+    if _RULE.fullmatch(text):
+        return []
+    cells = _cells(name, text)
+    if len(cells) != int(count):
+        return None
+    edits = []
+    for at in map(int, secret.split(",")):
+        value = text[slice(*cells[at])]
+        if not (_NO_SECRET.fullmatch(value) or _NUMBER.fullmatch(value) or _is_harmless(value)):
+            edits.append(Edit(*cells[at], pseudonym("key", value)))
+    return edits
 
 
 def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None:
@@ -832,7 +949,15 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     ended.
     """
     begin, end = inner_span(text)
+    if kind.startswith("columns "):
+        return _row_edits(kind, text, pseudonym)
     edit = {"text": _text}.get(kind, _key)
+    if kind == "part":
+        if begin == end:
+            return []
+        if text.startswith("--") or _is_harmless(text[begin:end]):
+            return None
+        return [Edit(begin, end, pseudonym("key", text[begin:end]))]
     if kind == "line":
         found = _WHOLE_LINE.fullmatch(text, begin, end)
         return [made] if found and (made := edit(found, pseudonym)) else None
@@ -843,6 +968,8 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
         return None
     if _PUNCTUATION.fullmatch(text, begin, end):
         return []
+    if numbered := _NUMBERED_ITEM.fullmatch(text, begin, end):
+        return [made] if (made := edit(numbered, pseudonym)) else []
     if yaml := _YAML_ITEM.fullmatch(text.lstrip() and text, _dash(text, begin), end):
         return [made] if (made := edit(yaml, pseudonym)) else []
     matches = list(_string_items(text, begin, end))
@@ -850,7 +977,7 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     if matches and _PUNCTUATION.fullmatch(text, place, end):
         return [made for found in matches if (made := edit(found, pseudonym))]
     bare = _BARE_ITEM.fullmatch(text, begin, end)
-    if kind == "key" and bare and re.search(r"\d", bare["bare"]):
+    if kind == "key" and bare:
         return [made] if (made := edit(bare, pseudonym)) else []
     return None
 

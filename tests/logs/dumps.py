@@ -11,6 +11,8 @@ import csv
 import io
 import json
 import pprint
+import random
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, make_dataclass
@@ -27,6 +29,36 @@ OBJECTS: dict[str, Printer] = {}
 """Printers of nested fields."""
 FLAT: dict[str, Printer] = {}
 """Printers of environments, headers, options, rows: text fields only."""
+NO_LISTS = {
+    "Java quoted", "Scala case class", "C++ / gdb", "Spring XML", "plist", "Erlang proplist", "XML",
+    "terraform plan, replaced", "XML, lines", "XML attributes", "Ruby object", "Go spew",
+}  # fmt: skip
+UNCLEAR = {
+    # The value stands a line before its name.
+    "ECS, value first",
+    # Nothing but a word of prose tells that a value follows.
+    "chat",
+    # A row of two words without a digit.
+    "CSV, pairs",
+}
+"""Printers of which only values that look like a key are found, or none: the known limits."""
+NAMES = (
+    "api_key", "password", "HF_TOKEN", "client_secret", "auth_id", "kyutai-api-key", "DB_PASSWORD",
+    "accessToken", "AWS_SECRET_ACCESS_KEY", "session_token",
+)  # fmt: skip
+EVERYDAY = (
+    "Zq7vR2mXk9TbL4wPsN8d", "correcthorsebatterystaple", "9f86d081884c7d659a2feaa0c55ad015",
+    "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "dXNlcjpwYXNzd29yZDEyMw==", "q+Zr/8vK3mW9xL/5tY+2nQ==",
+    "hunter2-Correct9Horse",
+)  # fmt: skip
+AWKWARD = (
+    "p@ss!w0rd#Q9x", "Zq7v,R2mXk9,TbL4", "Zq7vR2;mXk9TbL4", "Zq7vR2:mXk9TbL4", "Zq7v=R2mXk9=TbL4",
+    "Zq7vR2&mXk9TbL4", 'Zq7vR2"mXk9TbL4', "Zq7vR2'mXk9TbL4", "Zq7vR2\\mXk9TbL4\\",
+    "$Zq7vR2$mXk9TbL4",
+    "Zq7vR2(mXk9)TbL4", "{Zq7vR2}mXk9TbL4", "[Zq7vR2]mXk9TbL4", "Zq7väR2mXk9öTbL4",
+    "Zq7v%R2mXk9%TbL4",
+    "Zq7v<R2mXk9>TbL4", "Zq7v#R2mXk9TbL4",
+)  # fmt: skip
 
 
 def objects(name: str) -> Callable[[Printer], Printer]:
@@ -63,6 +95,35 @@ def joined(fields: Fields, form: str, between: str, show: Callable[[Any], str]) 
 
 def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a printer made of fields of which one is a secret, and the parts of it that show."""
+
+    text: str
+    parts: tuple[str, ...]
+
+
+def samples(
+    name: str, printer: Printer, values: tuple[str, ...], count: int, rng: random.Random
+) -> Iterator[Sample]:
+    """Yield what a printer makes of some names, values and places of a secret."""
+    for _ in range(count):
+        field, value = rng.choice(NAMES), rng.choice(values)
+        places: list[Fields] = [
+            {field: value, "host": "db", "port": "80"},
+            {"host": "db", field: value, "port": "80"},
+            {"host": "db", "port": "80", field: value},
+        ]
+        if name in OBJECTS:
+            places.append({"host": "db", "auth": {"kind": "x", field: value, "z": "1"}, "port": 80})
+            if name not in NO_LISTS:
+                places.append({"host": "db", field: ["aa", value, "bb"], "port": 80})
+        text = printer(rng.choice(places))
+        parts = tuple(part for part in re.findall(r"\w{4,}", value) if part in text)
+        if parts:
+            yield Sample(text, parts)
 
 
 # --- objects --------------------------------------------------------------------------------------
@@ -122,8 +183,9 @@ def _pytest_locals(fields: Fields) -> str:
 
 @objects("pytest assertion")
 def _pytest_assertion(fields: Fields) -> str:
-    return f"E       AssertionError: assert {dict(fields)!r} == {{}}\nE         Left contains:\n" + (
-        "\n".join(f"E         {{{name!r}: {value!r}}}" for name, value in fields.items())
+    return (
+        f"E       AssertionError: assert {dict(fields)!r} == {{}}\nE         Left contains:\n"
+        + ("\n".join(f"E         {{{name!r}: {value!r}}}" for name, value in fields.items()))
     )
 
 
@@ -223,7 +285,9 @@ def _spew(fields: Fields) -> str:
     for name, value in fields.items():
         if isinstance(value, str):
             size = len(value.encode())
-            lines.append(f" {camel(name, first_upper=True)}: (string) (len={size}) {json_text(value)},")
+            lines.append(
+                f" {camel(name, first_upper=True)}: (string) (len={size}) {json_text(value)},"
+            )
         elif isinstance(value, Mapping):
             lines.append(f" {camel(name, first_upper=True)}: {_spew(value)},")
         else:
@@ -417,7 +481,9 @@ OBJECTS["Swift dictionary"] = lambda fields: (
     "[" + ", ".join(f'"{n}": {_rust_value(v)}' for n, v in fields.items()) + "]"
 )
 OBJECTS["Swift optional"] = lambda fields: (
-    "Config(" + ", ".join(f"{camel(n)}: Optional({_rust_value(v)})" for n, v in fields.items()) + ")"
+    "Config("
+    + ", ".join(f"{camel(n)}: Optional({_rust_value(v)})" for n, v in fields.items())
+    + ")"
 )
 OBJECTS["Kotlin data class"] = lambda fields: _java(fields, "Config({})")
 OBJECTS["Haskell record"] = lambda fields: (
@@ -452,7 +518,9 @@ def _hcl(fields: Fields) -> str:
 
 @objects("terraform plan")
 def _plan(fields: Fields) -> str:
-    lines = (f"      ~ {n:<12} = {_toml_value(v)} -> (known after apply)" for n, v in fields.items())
+    lines = (
+        f"      ~ {n:<12} = {_toml_value(v)} -> (known after apply)" for n, v in fields.items()
+    )
     return '  # x.y will be updated\n  ~ resource "x" "y" {\n' + "\n".join(lines) + "\n    }"
 
 
@@ -492,9 +560,7 @@ def _xml_attributes(fields: Fields) -> str:
 
 @objects("Spring XML")
 def _spring(fields: Fields) -> str:
-    return "\n".join(
-        f'<property name="{n}" value={quoteattr(str(v))}/>' for n, v in fields.items()
-    )
+    return "\n".join(f'<property name="{n}" value={quoteattr(str(v))}/>' for n, v in fields.items())
 
 
 @objects("plist")
@@ -533,8 +599,11 @@ FLAT["PowerShell assignments"] = lambda fields: joined(
 FLAT["systemd Environment"] = lambda fields: joined(
     fields, 'Environment="{}={}"', "\n", lambda v: v.replace("\\", "\\\\").replace('"', '\\"')
 )
-FLAT["systemctl show"] = lambda fields: "Environment=" + " ".join(
-    f"{n}={v}" if shlex.quote(v) == v else json_text(f"{n}={v}") for n, v in fields.items()
+FLAT["systemctl show"] = lambda fields: (
+    "Environment="
+    + " ".join(
+        f"{n}={v}" if shlex.quote(v) == v else json_text(f"{n}={v}") for n, v in fields.items()
+    )
 )
 FLAT["docker inspect"] = lambda fields: json.dumps(
     [{"Config": {"Env": [f"{n}={v}" for n, v in fields.items()], "Cmd": None}}], indent=4
@@ -551,12 +620,12 @@ FLAT["docker history"] = lambda fields: "\n".join(
 )
 FLAT["Dockerfile"] = lambda fields: joined(fields, "ENV {} {}", "\n", str)
 FLAT["Dockerfile, ="] = lambda fields: "ENV " + joined(fields, "{}={}", " \\\n    ", json_text)
-FLAT["compose"] = lambda fields: "    environment:\n" + "\n".join(
-    f"      - {n}={v}" for n, v in fields.items()
+FLAT["compose"] = lambda fields: (
+    "    environment:\n" + "\n".join(f"      - {n}={v}" for n, v in fields.items())
 )
 FLAT["compose map"] = lambda fields: "    environment:\n" + yaml.safe_dump(dict(fields))
-FLAT["kubectl describe"] = lambda fields: "    Environment:\n" + "\n".join(
-    f"      {n + ':':<22}{v}" for n, v in fields.items()
+FLAT["kubectl describe"] = lambda fields: (
+    "    Environment:\n" + "\n".join(f"      {n + ':':<22}{v}" for n, v in fields.items())
 )
 FLAT["kubectl get -o yaml"] = lambda fields: yaml.safe_dump(
     {"env": [{"name": n, "value": v} for n, v in fields.items()]}
@@ -583,7 +652,7 @@ FLAT["OpenTelemetry console"] = lambda fields: (
 FLAT["Go env list"] = lambda fields: "[" + " ".join(f"{n}={v}" for n, v in fields.items()) + "]"
 FLAT["Python env list"] = lambda fields: repr([f"{n}={v}" for n, v in fields.items()])
 FLAT["Rust Command"] = lambda fields: " ".join(
-    [f'{n}={json_text(v)}' for n, v in fields.items()] + ['"serve"', '"--port"']
+    [f"{n}={json_text(v)}" for n, v in fields.items()] + ['"serve"', '"--port"']
 )
 FLAT["Rust vars"] = lambda fields: (
     "[" + ", ".join(f"({json_text(n)}, {json_text(v)})" for n, v in fields.items()) + "]"
@@ -610,40 +679,47 @@ FLAT["logfmt"] = lambda fields: " ".join(
     f"{n}={v}" if shlex.quote(v) == v else f"{n}={json_text(v)}" for n, v in fields.items()
 )
 FLAT["zap console"] = lambda fields: "INFO\tserver/main.go:12\tstart\t" + json.dumps(dict(fields))
-FLAT["zerolog console"] = lambda fields: "8:39AM INF start " + " ".join(
-    f"\x1b[36m{n}=\x1b[0m{v}" for n, v in fields.items()
+FLAT["zerolog console"] = lambda fields: (
+    "8:39AM INF start " + " ".join(f"\x1b[36m{n}=\x1b[0m{v}" for n, v in fields.items())
 )
-FLAT["structlog"] = lambda fields: "2025-11-15 [info     ] start  " + " ".join(
-    f"\x1b[36m{n}\x1b[0m=\x1b[35m{v}\x1b[0m" for n, v in fields.items()
+FLAT["structlog"] = lambda fields: (
+    "2025-11-15 [info     ] start  "
+    + " ".join(f"\x1b[36m{n}\x1b[0m=\x1b[35m{v}\x1b[0m" for n, v in fields.items())
 )
 FLAT["tracing fields"] = lambda fields: "INFO app: start " + joined(fields, "{}={}", " ", json_text)
-FLAT["tracing fields, coloured"] = lambda fields: "INFO app: start " + " ".join(
-    f"\x1b[3m{n}\x1b[0m\x1b[2m=\x1b[0m{json_text(v)}" for n, v in fields.items()
+FLAT["tracing fields, coloured"] = lambda fields: (
+    "INFO app: start "
+    + " ".join(f"\x1b[3m{n}\x1b[0m\x1b[2m=\x1b[0m{json_text(v)}" for n, v in fields.items())
 )
 FLAT["argparse"] = lambda fields: "Namespace(" + joined(fields, "{}={}", ", ", repr) + ")"
 FLAT["options"] = lambda fields: (
-    "serve " + " ".join(f"--{n.lower().replace('_', '-')} {shlex.quote(v)}" for n, v in fields.items())
+    "serve "
+    + " ".join(f"--{n.lower().replace('_', '-')} {shlex.quote(v)}" for n, v in fields.items())
 )
 FLAT["options, ="] = lambda fields: (
-    "serve " + " ".join(f"--{n.lower().replace('_', '-')}={shlex.quote(v)}" for n, v in fields.items())
+    "serve "
+    + " ".join(f"--{n.lower().replace('_', '-')}={shlex.quote(v)}" for n, v in fields.items())
 )
 FLAT["options, underscores"] = lambda fields: (
     "serve " + " ".join(f"--{n.lower()}={shlex.quote(v)}" for n, v in fields.items())
 )
 FLAT["Go options"] = lambda fields: (
-    "serve " + " ".join(f"-{n.lower().replace('_', '-')}={shlex.quote(v)}" for n, v in fields.items())
+    "serve "
+    + " ".join(f"-{n.lower().replace('_', '-')}={shlex.quote(v)}" for n, v in fields.items())
 )
 FLAT["Go options, apart"] = lambda fields: (
-    "serve " + " ".join(f"-{n.lower().replace('_', '-')} {shlex.quote(v)}" for n, v in fields.items())
+    "serve "
+    + " ".join(f"-{n.lower().replace('_', '-')} {shlex.quote(v)}" for n, v in fields.items())
 )
 FLAT["Windows options"] = lambda fields: (
     "serve.exe " + " ".join(f"/{n}:{v}" for n, v in fields.items())
 )
-FLAT["PowerShell options"] = lambda fields: "Start-Server " + " ".join(
-    f"-{camel(n, first_upper=True)} '{v}'" for n, v in fields.items()
+FLAT["PowerShell options"] = lambda fields: (
+    "Start-Server " + " ".join(f"-{camel(n, first_upper=True)} '{v}'" for n, v in fields.items())
 )
-FLAT["options, each line"] = lambda fields: "serve \\\n" + " \\\n".join(
-    f"  --{n.lower().replace('_', '-')} {shlex.quote(v)}" for n, v in fields.items()
+FLAT["options, each line"] = lambda fields: (
+    "serve \\\n"
+    + " \\\n".join(f"  --{n.lower().replace('_', '-')} {shlex.quote(v)}" for n, v in fields.items())
 )
 FLAT["argv list"] = lambda fields: repr(
     [part for n, v in fields.items() for part in (f"--{n.lower().replace('_', '-')}", v)]
@@ -655,8 +731,8 @@ FLAT["argv JSON, lines"] = lambda fields: json.dumps(
 FLAT["argv YAML"] = lambda fields: yaml.safe_dump(
     {"args": [part for n, v in fields.items() for part in (f"--{n.lower().replace('_', '-')}", v)]}
 )
-FLAT["systemd-cgls"] = lambda fields: "└─77 serve " + " ".join(
-    f"--{n.lower().replace('_', '-')}={v}" for n, v in fields.items()
+FLAT["systemd-cgls"] = lambda fields: (
+    "└─77 serve " + " ".join(f"--{n.lower().replace('_', '-')}={v}" for n, v in fields.items())
 )
 FLAT["helm --set"] = lambda fields: (
     "helm upgrade x y " + " ".join(f"--set {n.lower()}={shlex.quote(v)}" for n, v in fields.items())
@@ -699,8 +775,9 @@ FLAT["curl -H"] = lambda fields: (
 FLAT["Windows curl -H"] = lambda fields: (
     "curl " + " ".join(f'-H "{n}: {v}"' for n, v in fields.items()) + " https://x"
 )
-FLAT["Python http.client debug"] = lambda fields: "send: " + repr(
-    ("GET /x HTTP/1.1\r\n" + joined(fields, "{}: {}", "\r\n", str) + "\r\n\r\n").encode()
+FLAT["Python http.client debug"] = lambda fields: (
+    "send: "
+    + repr(("GET /x HTTP/1.1\r\n" + joined(fields, "{}: {}", "\r\n", str) + "\r\n\r\n").encode())
 )
 FLAT["http.client header"] = lambda fields: joined(fields, "header: {}: {}", "\n", str)
 FLAT["ASGI headers"] = lambda fields: repr(
@@ -733,10 +810,14 @@ FLAT["nginx debug"] = lambda fields: joined(
     fields, '2025/11/15 08:39:03 [debug] 7#7: *1 http header: "{}: {}"', "\n", str
 )
 FLAT["envoy debug"] = lambda fields: joined(fields, "'{}', '{}'", "\n", str)
-FLAT["haproxy capture"] = lambda fields: "{" + "|".join(f"{n}: {v}" for n, v in fields.items()) + "}"
+FLAT["haproxy capture"] = lambda fields: (
+    "{" + "|".join(f"{n}: {v}" for n, v in fields.items()) + "}"
+)
 FLAT["tcpdump -A"] = lambda fields: "E..4..@.@......" + joined(fields, "{}: {}", "\n", str)
 FLAT["h2 debug"] = lambda fields: (
-    "Headers { stream_id: 1, fields: {" + ", ".join(f'"{n}": "{v}"' for n, v in fields.items()) + "}"
+    "Headers { stream_id: 1, fields: {"
+    + ", ".join(f'"{n}": "{v}"' for n, v in fields.items())
+    + "}"
 )
 FLAT["gRPC metadata"] = lambda fields: (
     "Metadata(" + ",".join(f"{n.lower()}={v}" for n, v in fields.items()) + ")"
@@ -753,8 +834,11 @@ FLAT["SQL update"] = lambda fields: (
     + ", ".join(f"{n.lower()} = '{v.replace(chr(39), chr(39) * 2)}'" for n, v in fields.items())
     + " WHERE id = 1"
 )
-FLAT["SQL where"] = lambda fields: "SELECT * FROM users WHERE " + " AND ".join(
-    f"\"users\".\"{n.lower()}\" = '{v.replace(chr(39), chr(39) * 2)}'" for n, v in fields.items()
+FLAT["SQL where"] = lambda fields: (
+    "SELECT * FROM users WHERE "
+    + " AND ".join(
+        f'"users"."{n.lower()}" = \'{v.replace(chr(39), chr(39) * 2)}\'' for n, v in fields.items()
+    )
 )
 FLAT["SQL insert"] = lambda fields: (
     f"INSERT INTO users ({', '.join(n.lower() for n in fields)}) VALUES ("
@@ -765,11 +849,11 @@ FLAT["SQLAlchemy parameters"] = lambda fields: f"[parameters: {dict(fields)!r}]"
 FLAT["ActiveRecord binds"] = lambda fields: (
     "[" + ", ".join(f'["{n.lower()}", "{v}"]' for n, v in fields.items()) + "]"
 )
-FLAT["psql \\x"] = lambda fields: "-[ RECORD 1 ]---\n" + "\n".join(
-    f"{n.lower():<14} | {v}" for n, v in fields.items()
+FLAT["psql \\x"] = lambda fields: (
+    "-[ RECORD 1 ]---\n" + "\n".join(f"{n.lower():<14} | {v}" for n, v in fields.items())
 )
-FLAT["mysql \\G"] = lambda fields: "*** 1. row ***\n" + "\n".join(
-    f"{n.lower():>14}: {v}" for n, v in fields.items()
+FLAT["mysql \\G"] = lambda fields: (
+    "*** 1. row ***\n" + "\n".join(f"{n.lower():>14}: {v}" for n, v in fields.items())
 )
 FLAT["MongoDB"] = lambda fields: (
     "{ _id: ObjectId('65'), " + ", ".join(f"{n.lower()}: '{v}'" for n, v in fields.items()) + " }"
@@ -786,16 +870,14 @@ FLAT["etcdctl get"] = lambda fields: "\n".join(f"/app/{n}\n{v}" for n, v in fiel
 FLAT["consul kv"] = lambda fields: joined(fields, "app/{}:{}", "\n", str)
 FLAT["vault kv get"] = lambda fields: "\n".join(f"{n:<20} {v}" for n, v in fields.items())
 FLAT["az CLI table"] = lambda fields: "\n".join(f"{n}  {v}" for n, v in fields.items())
-FLAT["Markdown table"] = lambda fields: "| Name | Value |\n|---|---|\n" + joined(
-    fields, "| {} | {} |", "\n", str
+FLAT["Markdown table"] = lambda fields: (
+    "| Name | Value |\n|---|---|\n" + joined(fields, "| {} | {} |", "\n", str)
 )
 FLAT["ASCII table"] = lambda fields: "\n".join(f"| {n:<20} | {v:<40} |" for n, v in fields.items())
 FLAT["box table"] = lambda fields: "\n".join(f"│ {n:<20} │ {v:<40} │" for n, v in fields.items())
 FLAT["rich table"] = lambda fields: "\n".join(f"┃ {n:<20} ┃ {v:<40} ┃" for n, v in fields.items())
 FLAT["RST table"] = lambda fields: "===  ===\n" + joined(fields, "{}  {}", "\n", str)
-FLAT["HTML table"] = lambda fields: joined(
-    fields, "<tr><td>{}</td><td>{}</td></tr>", "\n", escape
-)
+FLAT["HTML table"] = lambda fields: joined(fields, "<tr><td>{}</td><td>{}</td></tr>", "\n", escape)
 FLAT["HTML table, lines"] = lambda fields: joined(
     fields, "<tr>\n<td>{}</td>\n<td>{}</td>\n</tr>", "\n", escape
 )
@@ -831,8 +913,8 @@ FLAT["ltrace"] = lambda fields: joined(fields, 'getenv("{}") = {}', "\n", json_t
 FLAT["C define"] = lambda fields: joined(fields, "#define {} {}", "\n", json_text)
 FLAT["PHP define"] = lambda fields: joined(fields, "define('{}', {});", "\n", _var_export)
 FLAT["putenv"] = lambda fields: joined(fields, "putenv('{}={}');", "\n", str)
-FLAT["Ansible debug"] = lambda fields: 'ok: [gpu] => {\n' + joined(
-    fields, '    "{}": {}', ",\n", json_text
+FLAT["Ansible debug"] = lambda fields: (
+    "ok: [gpu] => {\n" + joined(fields, '    "{}": {}', ",\n", json_text)
 )
 FLAT["Ansible, one line"] = lambda fields: "gpu | SUCCESS => " + json.dumps(dict(fields))
 FLAT["Ansible inventory"] = lambda fields: "gpu " + joined(fields, "{}={}", " ", shlex.quote)

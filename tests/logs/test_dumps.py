@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from urllib.parse import quote
 
 import pytest
 
 from dsmops.logs import redact, scan
+from tests.logs.dumps import AWKWARD, EVERYDAY, FLAT, OBJECTS, UNCLEAR, samples
 
 KEY = b"a key for tests only"
 S = "Zq7vR2mXk9TbL4wPsN8d"
@@ -216,6 +218,37 @@ def test_no_secret_stays_in_a_dump(name: str) -> None:
     assert not [secret for secret in secrets if secret.encode() in once]
     assert redact(once, KEY).data == once
     assert scan(once) == {}
+
+
+PRINTERS = {**OBJECTS, **FLAT}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PRINTERS if name not in UNCLEAR])
+def test_no_printer_shows_an_everyday_secret(name: str) -> None:
+    """Whatever the name and place of the secret, in an object, an environment, headers or rows."""
+    for sample in samples(name, PRINTERS[name], EVERYDAY, 12, random.Random(name)):
+        once = redact(sample.text.encode(), KEY).data
+        left = [part for part in sample.parts if part.encode() in once]
+        assert not left, f"{sample.text}\n---\n{once.decode()}"
+        assert redact(once, KEY).data == once
+
+
+@pytest.mark.slow
+def test_passwords_of_signs_are_found_by_nearly_every_printer() -> None:
+    """Quotes, brackets, blanks and separators in a value may end it early: 99 in 100 are whole."""
+    made = [
+        sample
+        for name, printer in PRINTERS.items()
+        if name not in UNCLEAR
+        for sample in samples(name, printer, AWKWARD, 12, random.Random(name))
+    ]
+    leaks = [
+        sample
+        for sample in made
+        if any(part.encode() in redact(sample.text.encode(), KEY).data for part in sample.parts)
+    ]
+    assert len(leaks) * 100 < len(made), [sample.text for sample in leaks]
 
 
 CLEAN = [
