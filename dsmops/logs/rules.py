@@ -558,11 +558,11 @@ _PLACED_HINT = (
 )
 _VALUE_FIRST_HINT = r"""[Vv]alue(?:\\*["'])?\s?[:=]\s?\\*["']"""
 _ASSIGNED_HINT = rf"""["'][\w.$ -]{{0,120}}?{_NAME_WORD}[=:]"""
-_SECRET_WORDS = "(?i:secret|pass(?:wd|word|phrase|wort)?|kennwort)"
+_HIDDEN_WORDS = "(?i:secret|pass(?:wd|word|phrase|wort)?|kennwort)"
 _ALONE_HINT = (
-    rf"^[\s+>*|#`-]{{0,80}}[\w.$`: -]{{0,160}}?{_SECRET_WORDS}\]?[*`]{{0,2}}\s{{0,16}}[:=]"
+    rf"^[\s+>*|#`-]{{0,80}}[\w.$`: -]{{0,160}}?{_HIDDEN_WORDS}\]?[*`]{{0,2}}\s{{0,16}}[:=]"
 )
-_WORDS_HINT = rf"{_SECRET_WORDS}\s?[=:]\s?[^\s\"',;=:(){{}}\[\]|&<]+[ ]"
+_WORDS_HINT = rf"{_HIDDEN_WORDS}\s?[=:]\s?[^\s\"',;=:(){{}}\[\]|&<]+[ ]"
 _ANNOUNCED = (
     "(?i:[hdnsy][-_]?ids?|keys?|secret|passwd|password|passphrase|pwd|credentials?|jwt|token)"
 )
