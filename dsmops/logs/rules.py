@@ -871,9 +871,14 @@ _WHOLE_LINE = re.compile(
     re.ASCII | re.VERBOSE,
 )
 
-_BAR = re.compile(r"\s*[|│┃║]\s*")
-_SEPARATORS = (("bar", _BAR), ("tab", re.compile(r"\t")), ("comma", re.compile(r",")),
-               ("semicolon", re.compile(r";")), ("blanks", re.compile(r"\s{2,}")))  # fmt: skip
+_BAR_SEPARATOR = re.compile(r"\s*[|│┃║]\s*")
+_SEPARATORS = {
+    "bar": _BAR_SEPARATOR,
+    "tab": re.compile(r"\t"),
+    "comma": re.compile(r","),
+    "semicolon": re.compile(r";"),
+    "blanks": re.compile(r"\s{2,}"),
+}
 _CELL = re.compile(
     r"""\s*(?:"((?:[^"\\]|""|\\.)*+)"|'((?:[^'\\]|''|\\.)*+)'|(\S(?:.*\S)?)|)\s*""", re.ASCII
 )
@@ -893,7 +898,7 @@ def _opened_columns(text: str) -> str | None:
     if copy := _COPY.fullmatch(text):
         return _columns_kind("tab", [name.strip() for name in copy["columns"].split(",")])
     begin, end = inner_span(text)
-    for name, separator in _SEPARATORS:
+    for name, separator in _SEPARATORS.items():
         if separator.search(text if name == "bar" else text[begin:end]):
             cells = [text[start:stop] for start, stop in _cells(name, text)]
             if len(cells) > 1 and all(map(_TITLE.fullmatch, cells)):
@@ -909,7 +914,7 @@ def _columns_kind(name: str, cells: list[str]) -> str | None:
 def _cells(name: str, text: str) -> list[tuple[int, int]]:
     """Return where the cells of a row stand, without blanks and quotes around them."""
     begin, end = (0, len(text)) if name == "bar" else inner_span(text)
-    separator = dict(_SEPARATORS)[name]
+    separator = _SEPARATORS[name]
     found: list[tuple[int, int]] = []
     while begin <= end and len(found) < MOST_CELLS:
         quoted = _QUOTED_CELL.match(text, begin, end) if name != "blanks" else None
