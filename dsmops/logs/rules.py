@@ -126,6 +126,8 @@ _LIST = rf"""
 # Nothing, what stands for nothing, or the bracket that opens a value of several lines.
 _HARMLESS = re.compile(
     rf"(?:{PSEUDONYM}|none|null|nil|undefined|true|false|\*+|[<\[(]?(?:redacted|sensitive|hidden|masked)[>\])]?"
+    # What a template, a manual or a package manager writes in its place.
+    r"|\{\{?[ ]?[A-Za-z_.]{1,60}[ ]?\}?\}|%(?:\([a-z_]{1,40}\))?[sdvqr]|\.\.\.|…|x{3,}|all|any|amd64|arm64|i386|array"
     r"|\$\{{?\w+\}?|\$\(|\[\]|\{\}|[|>][+-]?)?\)?|(?-i:[A-Z]\w*)?[ ]?[(\[{]",
     re.IGNORECASE | re.ASCII,
 )
@@ -891,7 +893,7 @@ MOST_CELLS = 256
 
 
 def _opened_columns(text: str) -> str | None:
-    """Return which cells of the rows after this line hold secrets, or None where it is no header.
+    """Return which cells of the rows after this line hold secrets, or None where it is not a header.
 
     A header is a line of names alone, at least one of them that of a secret.
     """

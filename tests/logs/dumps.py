@@ -1,7 +1,7 @@
 """What programs print of an object, an environment, or headers that hold a secret.
 
 A printer takes fields and returns what a language or tool prints of them, written from the
-documentation of each and compared with its output where the tool was at hand. It knows nothing of
+documentation of each and compared with its output where the tool was available. It knows nothing of
 the rules. `samples` combines printers with names, values and places of the secret.
 """
 
