@@ -102,6 +102,10 @@ def publish_logs(
     include_raw: Annotated[
         bool, typer.Option("--include-raw", help="Also publish files in folders named raw.")
     ] = False,
+    include_reports: Annotated[
+        bool,
+        typer.Option("--include-reports", help="Also publish what `log-report` wrote."),
+    ] = False,
     include: Annotated[
         list[str] | None,
         typer.Option(
@@ -181,6 +185,7 @@ def publish_logs(
       dsmops publish-logs --bucket my-logs --prefix stt/host-1 --dry-run
       dsmops publish-logs --bucket my-logs --prefix stt/host-1
       dsmops publish-logs --bucket my-logs --prefix stt/host-1 --presign 12h
+      dsmops publish-logs --bucket my-logs --prefix stt/host-1 --include-reports
       dsmops publish-logs --bucket my-logs --endpoint-url http://127.0.0.1:9000 --json
       dsmops publish-logs --bucket file:/mnt/share/logs
     """
@@ -209,6 +214,7 @@ def publish_logs(
             requester_pays=requester_pays,
         ),
         include_raw=include_raw,
+        include_reports=include_reports,
         include=include or (),
         allow_unredacted=allow_unredacted,
         link_valid_s=link_valid_s,

@@ -33,6 +33,8 @@ class PublishRequest:
     source: Path
     options: StoreOptions = field(default_factory=StoreOptions)
     include_raw: bool = False
+    include_reports: bool = False
+    """Whether pages, documents and series that `log-report` wrote are published, too."""
     include: Sequence[str] = ()
     """Shell patterns of file names to publish besides logs."""
     allow_unredacted: bool = False
@@ -231,7 +233,12 @@ def publish_logs(
     now = now or datetime.now(UTC)
     if check is LOG_RULES:
         check = replace(check, scan=partial(_find_secrets, on_note=on_note))
-    selection = find_logs(request.source, include_raw=request.include_raw, also=request.include)
+    selection = find_logs(
+        request.source,
+        include_raw=request.include_raw,
+        reports=request.include_reports,
+        also=request.include,
+    )
     store = open_store(request.store, request.options)
     if request.link_valid_s is not None:
         store.link("bodies/", valid_s=request.link_valid_s)  # a store without links: say so now

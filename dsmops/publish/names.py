@@ -33,6 +33,21 @@ LOG_BEGINNINGS = ("log.", "friendly-")
 CAPTURES = {".safetensors", ".json", ".npy", ".npz", ".pt", ".bin"}
 """Endings of what the server captures besides logs: decodable voice, queries with their keys."""
 
+REPORT_NAME = "dsmops log-report"
+"""What a page of `log-report` names as its generator."""
+
+REPORT_BEGINNINGS = (
+    re.compile(
+        rb"<!DOCTYPE html>.{0,500}<meta name=\"generator\" content=\"" + REPORT_NAME.encode(),
+        re.DOTALL,
+    ),
+    re.compile(rb"\{\s{0,20}\"schema\": \"dsmops\.log-report/"),
+    re.compile(rb"module,time,seconds,steps,"),
+)
+"""How the page, the document and the series of `log-report` begin, whatever their names are."""
+
+REPORT_ENDINGS = (".html", ".json", ".csv")
+
 AUDIO = {
     ".wav",
     ".mp3",

@@ -19,10 +19,18 @@ from typing import Any
 from dsmops.errors import DsmopsError, InputError, SourceError
 from dsmops.files import BLOCK_BYTES, open_regular, os_errors, translate
 from dsmops.progress import SILENT, Progress
-from dsmops.publish.names import MAX_NUMBER, is_log, matches_any, require_safe
+from dsmops.publish.names import (
+    MAX_NUMBER,
+    REPORT_BEGINNINGS,
+    REPORT_ENDINGS,
+    is_log,
+    matches_any,
+    require_safe,
+)
 
 RAW = "raw"
 """A folder of this name holds logs as the server wrote them, with keys and addresses."""
+_HEAD_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +72,14 @@ class Failure:
     error: DsmopsError
 
 
-def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = ()) -> Selection:
+def find_logs(
+    source: Path, *, include_raw: bool = False, reports: bool = False, also: Sequence[str] = ()
+) -> Selection:
     """Return the logs below `source`, by their names.
 
     Hidden files are skipped, and so are folders named `raw` unless `include_raw` is set. `also` are
-    shell patterns of further names. Symbolic links are not followed: they could lead out of the
+    shell patterns of further names; with `reports`, what `log-report` wrote is found by how it
+    begins. Symbolic links are not followed: they could lead out of the
     source, or into `raw`.
 
     Raises:
@@ -91,7 +102,7 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
     files: list[Candidate] = []
     skipped: Counter[str] = Counter()
     for name, entry in _walk(source, "", skipped, include_raw=include_raw):
-        if is_log(entry.name) or matches_any(name, also):
+        if is_log(entry.name) or matches_any(name, also) or (reports and _is_report(entry)):
             try:
                 files.append(Candidate(name, entry.path, entry.stat(follow_symlinks=False).st_size))
             except FileNotFoundError:
@@ -102,6 +113,18 @@ def find_logs(source: Path, *, include_raw: bool = False, also: Sequence[str] = 
     return Selection(
         tuple(sorted(files, key=lambda file: file.name)), dict(sorted(skipped.items()))
     )
+
+
+def _is_report(entry: os.DirEntry[str]) -> bool:
+    """Return whether a file is a page, a document or a series of `log-report`."""
+    if not entry.name.lower().endswith(REPORT_ENDINGS):
+        return False
+    try:
+        with open_regular(entry.path) as file:
+            head = file.read(_HEAD_BYTES)
+    except (OSError, DsmopsError):
+        return False  # It is counted as no log, as without the option.
+    return any(beginning.match(head) for beginning in REPORT_BEGINNINGS)
 
 
 def _walk(

@@ -28,6 +28,7 @@ th,td{padding:.3rem .6rem;border-bottom:1px solid var(--faint);text-align:left;w
 th.number,td.number{text-align:right}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem 1rem;margin:.5rem 0}
 dt{font-weight:600}
+summary{cursor:pointer;padding:.5rem 0}
 dd{margin:0;overflow-wrap:anywhere}
 """
 )
@@ -35,10 +36,14 @@ dd{margin:0;overflow-wrap:anywhere}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(title: str, sections: Iterable[str]) -> str:
-    """Return the document of some sections, which the functions below make."""
+def page(title: str, sections: Iterable[str], *, generator: str = "dsmops") -> str:
+    """Return the document of some sections, which the functions below make.
+
+    `generator` is the command that made it, by which others recognise it.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="generator" content="{_text(generator)}">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
@@ -96,6 +101,11 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) 
         f'aria-label="{_text(caption)}"><table>\n<caption>{_text(caption)}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )
+
+
+def details(summary: str, content: str) -> str:
+    """Return a part that is closed until the reader opens it."""
+    return f"<details>\n<summary>{_text(summary)}</summary>\n{content}\n</details>"
 
 
 def figures(charts: Sequence[Chart]) -> str:

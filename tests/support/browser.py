@@ -18,7 +18,7 @@ TIMEOUT_MS = 30_000
 
 
 @contextmanager
-def opened_browser(microphone: Path) -> Iterator[BrowserContext]:
+def opened_browser(microphone: Path | None = None) -> Iterator[BrowserContext]:
     """Open the system's Chromium; skip the test where there is none."""
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
@@ -31,7 +31,7 @@ def opened_browser(microphone: Path) -> Iterator[BrowserContext]:
                 "--no-sandbox",  # containers run tests as root
                 "--use-fake-ui-for-media-stream",
                 "--use-fake-device-for-media-stream",
-                f"--use-file-for-fake-audio-capture={microphone}%noloop",
+                *([f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else []),
                 "--autoplay-policy=no-user-gesture-required",
             ],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from dsmops.operations.log_report import LogReport, Moment, Times
+from dsmops.operations.log_report import Comparison, Difference, LogReport, Moment, Times
 from dsmops.report import Block, Table, one_line
 from dsmops.units import counted, duration
 
@@ -25,7 +25,7 @@ def show_log_report(report: LogReport) -> Iterator[Block]:
         yield Table(headings, rows[-_MOST_ROWS:])
     if report.steps is not None:
         yield Table(*steps(report))
-        if len(report.over_time) > 1:
+        if sum(each.steps > 0 for each in report.over_time) > 1:
             yield f"steps over time, median: {bars(report.over_time)}"
     yield from streams(report)
     if len(report.modules) > 1:
@@ -37,6 +37,9 @@ def show_log_report(report: LogReport) -> Iterator[Block]:
         yield Table(*failures(report))
         for failure in report.failures:
             yield f"{failure.name}: {failure.fix} See runbooks/{failure.runbook}."
+    if report.comparison is not None:
+        yield Table(*differences(report.comparison))
+        yield from findings(report.comparison)
     for unknown in report.unknown:
         yield f"unknown: {unknown}"
 
@@ -179,8 +182,53 @@ def failures(report: LogReport) -> tuple[Sequence[str], list[list[str]]]:
     ]
 
 
+def differences(found: Comparison) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows of what was compared."""
+    return ("compared", "old>", "new>", "unit", "p>", "verdict"), [
+        [
+            each.measure,
+            _figure(each.old),
+            _figure(each.new),
+            each.unit,
+            "–" if each.p is None else f"{each.p:.2g}",
+            _difference_verdict(each),
+        ]
+        for each in found.differences
+    ]
+
+
+def _difference_verdict(found: Difference) -> str:
+    if found.p is None:
+        return "not tested"
+    return "differs" if found.is_real else "within noise"
+
+
+def findings(found: Comparison) -> Iterator[str]:
+    """Yield, in words, the differences that are more than noise, and by which test."""
+    real = [each for each in found.differences if each.is_real]
+    for each in real:
+        yield (
+            f"more than noise: {each.measure} was {_figure(each.old)}, is {_figure(each.new)}"
+            f" {each.unit} ({each.test}, p = {each.p:.2g})"
+        )
+    tested = [each for each in found.differences if each.p is not None]
+    if tested and not real:
+        yield f"no difference that was tested is more than noise ({len(tested)} were)"
+    for each in found.differences:
+        if each.p is None and each.measure.startswith("step time") and each.new and each.old:
+            yield (
+                f"too little for a test: {each.measure} was {_figure(each.old)}, is"
+                f" {_figure(each.new)} {each.unit}"
+            )
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}".removesuffix(".0")
+
+
 def bars(moments: Sequence[Moment]) -> str:
     """Return the median step over time as small bars, scaled to the largest, with its value."""
+    moments = [each for each in moments if each.steps]
     size = -(-len(moments) // _BAR_COLUMNS)
     values = [
         max(each.p50_ms for each in moments[start : start + size])

@@ -4,26 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dsmops.cli.views.log_report import behind, failures, moment, runs, steps, streams
+from dsmops.cli.views.log_report import (
+    behind,
+    differences,
+    failures,
+    findings,
+    lines_read,
+    modules,
+    moment,
+    runs,
+    steps,
+    streams,
+)
 from dsmops.operations.log_report import LogReport, Moment
+from dsmops.publish.names import REPORT_NAME
 from dsmops.report.charts import Chart, Line
-from dsmops.report.page import answer, bullets, figures, heading, page, paragraph, table
+from dsmops.report.page import answer, bullets, details, figures, heading, page, paragraph, table
 
 _GAP = 10
 """Times the length of a moment."""
+_MOST_TABLE_ROWS = 60
 
 
 def html(report: LogReport) -> str:
     """Return the page: the answer, charts, and a table for each question."""
-    sections = [answer(" ".join(report.capacity)), paragraph(f"Logs: {', '.join(report.sources)}")]
+    sections = [
+        answer(" ".join(report.capacity)),
+        paragraph(f"Logs: {', '.join(report.sources)}. {lines_read(report)}."),
+        paragraph(f"Computed from: {'; '.join(report.based_on)}."),
+    ]
     drawn = charts(report)
     if drawn:
-        sections.append(figures(drawn))
+        sections += [heading("Over time"), figures(drawn)]
+    if report.comparison is not None:
+        sections += [
+            heading("Compared with older logs"),
+            paragraph(f"Older logs: {', '.join(report.comparison.old.sources)}."),
+            bullets(list(findings(report.comparison))),
+            table("What was compared", *differences(report.comparison)),
+        ]
     sections += [heading("Streams"), bullets(list(streams(report)))]
     tables = (
         ("Up and down", "Starts of the server", runs(report)),
         ("Steps", "Times by streams with data", steps(report)),
-        ("Behind", "Stretches of steps longer than 80 ms, the worst first", behind(report)),
+        ("Modules", "Steps and streams by module", modules(report)),
+        ("Behind", "Stretches in which the service was behind, the worst first", behind(report)),
         ("Failures", "Known failures", failures(report)),
     )
     for title, caption, (headings, rows) in tables:
@@ -38,14 +63,46 @@ def html(report: LogReport) -> str:
                 ]
             )
         )
-    sections += [heading("What these logs cannot say"), bullets(report.unknown)]
-    return page("Server log report", sections)
+    if report.over_time:
+        sections += [
+            heading("Figures of the charts"),
+            details("Steps and streams over time, as a table", table(*_over_time(report))),
+        ]
+    if report.unknown:
+        sections += [heading("What these logs cannot say"), bullets(report.unknown)]
+    return page("Server log report", sections, generator=REPORT_NAME)
+
+
+def _over_time(report: LogReport) -> tuple[str, Sequence[str], list[list[str]]]:
+    """Return caption, headings and rows of what the charts show, for who cannot see them."""
+    found = report.over_time
+    size = -(-len(found) // _MOST_TABLE_ROWS)
+    rows = []
+    for start in range(0, len(found), size):
+        some = found[start : start + size]
+        with_steps = [each for each in some if each.steps]
+        rows.append(
+            [
+                moment(some[0].time),
+                str(sum(each.steps for each in some)),
+                f"{max(each.p50_ms for each in with_steps):.1f}" if with_steps else "–",
+                f"{max(each.max_ms for each in with_steps):.1f}" if with_steps else "–",
+                str(max(each.most_streams for each in some)),
+                str(max(each.most_open for each in some)),
+                str(sum(each.refused for each in some)),
+            ]
+        )
+    headings = (
+        *("from", "steps>", "median ms>", "largest ms>"),
+        *("with data>", "connected>", "refused>"),
+    )
+    return "Steps and streams over time, the worst of each stretch", headings, rows
 
 
 def charts(report: LogReport) -> list[Chart]:
     """Return the charts: step times over time and by streams, and streams over time."""
     found = []
-    over_time = report.over_time
+    over_time = [each for each in report.over_time if each.steps]
     if len(over_time) > 1:
         begun = over_time[0].time
         minutes, kept = _with_gaps(over_time)
@@ -64,17 +121,7 @@ def charts(report: LogReport) -> list[Chart]:
                 ("a frame, 80 ms", 80.0),
             )
         )
-        most = max(each.most_streams for each in over_time)
-        most_streams = [each.most_streams if each else None for each in kept]
-        found.append(
-            Chart(
-                "Streams with data over time",
-                since,
-                "streams",
-                [Line("most at once", minutes, most_streams)],
-                f"At most {most} streams had data in one step.",
-            )
-        )
+    found += _streams_chart(report)
     by_streams = report.steps_by_streams
     if len(by_streams) > 1:
         xs = [float(each.streams) for each in by_streams]
@@ -97,6 +144,32 @@ def charts(report: LogReport) -> list[Chart]:
             )
         )
     return found
+
+
+def _streams_chart(report: LogReport) -> list[Chart]:
+    """Return the chart of streams over time, none where nothing happened over time."""
+    over_time = report.over_time
+    if len(over_time) < 2:
+        return []
+    minutes, kept = _with_gaps(over_time)
+    series = (
+        ("with data", [each.most_streams if each else None for each in kept]),
+        ("connected", [each.most_open if each else None for each in kept]),
+    )
+    lines = [Line(label, minutes, counts) for label, counts in series if any(counts)]
+    batch = max((run.batch_size for run in report.runs if run.batch_size), default=None)
+    most = max(max(each.most_streams, each.most_open) for each in over_time)
+    return [
+        Chart(
+            "Streams over time",
+            f"minutes since {moment(over_time[0].time)}",
+            "streams",
+            lines,
+            f"At most {most} at once"
+            + (f" of {batch} slots." if batch else "; the log does not say how many slots."),
+            None if batch is None else (f"batch size, {batch}", float(batch)),
+        )
+    ]
 
 
 def _with_gaps(moments: Sequence[Moment]) -> tuple[list[float], list[Moment | None]]:

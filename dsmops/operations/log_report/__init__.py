@@ -1,10 +1,16 @@
 """`log-report`: what the logs of a server say about how it did."""
 
+from dsmops.operations.log_report.capacity import Served, served
+from dsmops.operations.log_report.comparison import with_comparison
 from dsmops.operations.log_report.reading import read_logs
 from dsmops.operations.log_report.result import (
     Behind,
+    CapacityPlan,
+    Comparison,
+    Difference,
     FailureCount,
     LogReport,
+    ModuleReport,
     Moment,
     ServerRun,
     StepsAt,
@@ -15,13 +21,20 @@ from dsmops.operations.log_report.result import (
 
 __all__ = [
     "Behind",
+    "CapacityPlan",
+    "Comparison",
+    "Difference",
     "FailureCount",
     "LogReport",
+    "ModuleReport",
     "Moment",
+    "Served",
     "ServerRun",
     "StepsAt",
     "StreamCounts",
     "Times",
     "TtsCounts",
     "read_logs",
+    "served",
+    "with_comparison",
 ]

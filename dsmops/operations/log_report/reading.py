@@ -40,13 +40,13 @@ def read_logs(
     since: datetime | None = None,
     until: datetime | None = None,
     options: StoreOptions | None = None,
-    served: Served = NOTHING,
+    known: Served = NOTHING,
     on_note: Callable[[str], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> LogReport:
     """Read logs and return what they say together. `sources` are those of `logs_of`.
 
-    `options` are for stores. `served` is what is known of the card and the model.
+    `options` are for stores. `known` is what else is known: the card, the model.
 
     Raises:
         SourceError, FileAccessError: one of them is not there, or cannot be read.
@@ -61,7 +61,7 @@ def read_logs(
             collector.source = name
             LogReader(collector, since, until).read(chunks)
     report = replace(collector.report(tuple(names)), since=since, until=until)
-    return with_capacity(report, served, collector.engines, is_worker=collector.is_worker)
+    return with_capacity(report, known, collector.engines, is_worker=collector.is_worker)
 
 
 @dataclass(frozen=True, slots=True)
