@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-slow test-heavy test-all fault parity bench demo clean
+.PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-slow test-heavy test-all fault parity bench sbom demo clean
 
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -72,6 +72,9 @@ test-all: setup ## every test this machine can run, the long property runs inclu
 
 bench: setup ## measure against the peers, append to tests/bench/history.jsonl
 	$(BIN)/python -m tests.bench
+
+sbom: setup ## write dist/dsmops.cdx.json, what an installation with the worker holds (CycloneDX)
+	$(BIN)/python -m tools.sbom
 
 demo: setup ## the whole loop on generated data, without a GPU or a network
 	$(BIN)/python -m tools.demo
