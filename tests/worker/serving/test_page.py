@@ -5,17 +5,21 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from dsmops.audio import read
+from dsmops.worker.runtime.stt.interface import SttOutput
 from tests.support.browser import Watched, opened_browser
+from tests.support.engines import EchoEngine
 from tests.support.served_tiny import KEY, RECORDINGS
+from tests.support.workers import KEY as ECHO_KEY
 from tests.support.workers import ThreadedServer, WorkerProcess, request
 
 if TYPE_CHECKING:
@@ -131,6 +135,46 @@ def test_a_recording_becomes_its_words(watched: Watched) -> None:
     page.get_by_label("Show times").uncheck()
     shown = re.sub("— pause at .*? s —", "", page.locator("#transcript").inner_text())
     assert shown.split() == SPOKEN["text"].split()
+
+
+class LateWords(EchoEngine):
+    """Tells what is said below, whatever it gets: the pause comes before the word it follows."""
+
+    TOKENS: ClassVar = {20: 0, 21: 4, 26: 0, 27: 5, 34: 0, 35: 6}
+    """The token of a step: 0 begins a word, 4 to 6 are a, b and c; all others are padding."""
+    PAUSE_STEP = 28
+
+    def __init__(self) -> None:
+        super().__init__(heads=4)
+
+    def step(self, pcm: NDArray[np.float32], exec_mask: NDArray[np.bool_]) -> SttOutput:
+        out = super().step(pcm, exec_mask)
+        steps = [len(self.heard[slot]) for slot in range(self.batch_size)]
+        tokens = np.array([self.TOKENS.get(step, 3) for step in steps], np.int64)
+        pauses = np.zeros((self.batch_size, 4), np.float32)
+        pauses[:, 2] = np.equal(steps, self.PAUSE_STEP)
+        return SttOutput(tokens, pauses, out.finite, 1.0)
+
+
+@pytest.mark.slow
+def test_a_pause_stands_behind_the_words_before_it(
+    browser: "BrowserContext", tmp_path: Path
+) -> None:
+    """Also where the model tells a word after the pause that followed it."""
+    soundfile.write(tmp_path / "any.wav", np.zeros(72_000), 24_000)
+    with ThreadedServer(LateWords) as server:
+        page = Watched(browser, server.url).page
+        page.evaluate("key => sessionStorage.setItem('dsmops-key', key)", ECHO_KEY)
+        page.reload()
+        page.locator("#stt").wait_for()
+        page.get_by_label("or drop a recording here").set_input_files(tmp_path / "any.wav")
+        page.get_by_text("3 words.").wait_for()
+        page.get_by_label("Show times").uncheck()
+        shown = page.locator("#transcript").inner_text()
+        page.close()
+    # The page sends 13 frames of silence first, and its times do not count them.
+    pause_s = (LateWords.PAUSE_STEP - 13) * 0.08
+    assert re.split("\n+", shown.strip()) == ["a b", f"— pause at {pause_s:.2f} s —", "c"]
 
 
 @pytest.mark.slow

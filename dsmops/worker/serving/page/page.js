@@ -168,6 +168,7 @@ function newTranscript() {
   $("transcript").replaceChildren();
   stt.words = [];
   let paragraph = null, inTurn = false, last = null;
+  let before = null, paused_s = 0; // the paragraph that the last pause ended, and when
   const show = (node) => {
     $("transcript").append(node);
     $("transcript").scrollTop = $("transcript").scrollHeight;
@@ -175,14 +176,18 @@ function newTranscript() {
   return {
     ready: () => say("stt", stt.running?.hint ?? "Transcribing…"),
     word(text, start_s) {
-      if (!paragraph) {
-        paragraph = document.createElement("p");
-        show(paragraph);
-      }
       last = wordNode(text, start_s, null);
-      paragraph.append(last.node, " ");
       stt.words.push(last);
-      inTurn = true;
+      if (before && start_s < paused_s) {
+        before.append(last.node, " "); // said before the pause, and told after it
+      } else {
+        if (!paragraph) {
+          paragraph = document.createElement("p");
+          show(paragraph);
+        }
+        paragraph.append(last.node, " ");
+        inTurn = true;
+      }
       $("copy").disabled = false;
     },
     wordEnd(stop_s) {
@@ -195,6 +200,8 @@ function newTranscript() {
         mark.className = "pause";
         mark.textContent = `— pause at ${seconds(time_s)} s —`;
         show(mark);
+        before = paragraph;
+        paused_s = time_s;
         paragraph = null;
         inTurn = false;
       }
