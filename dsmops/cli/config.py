@@ -112,8 +112,8 @@ def make_config(
 
     Keeps the template's comments and order. Sets dtype_override, batch_size and an API key for the
     card. A config for text-to-speech has no dtype. Where moshi-server's Python module cannot
-    compute, the config is planned for `dsmops worker`. With --dtype and --batch-size no card is
-    needed.
+    compute, the config is planned for `dsmops worker`. With --dtype and --batch-size, and for the
+    models tiny and tiny-tts of the package, no card is needed.
 
     Exits 1 when the result has lint errors, with --strict also on warnings. The result is then
     printed, but not written to a file.
@@ -124,6 +124,7 @@ def make_config(
       dsmops make-config -o my.toml --lm-model-file assets/fp16/stt-1b-en_fr-candle.fp16.safetensors
       dsmops make-config --model stt-2.6b-en --dtype f16 --batch-size 8 -o my.toml
       dsmops make-config --model tts-1.6b-en_fr --simulate t4
+      dsmops make-config --model tiny -o tiny.toml
     """
     from dsmops.cli.views.config import show_made_config, view_findings
     from dsmops.operations.configs import writing as make
@@ -140,7 +141,7 @@ def make_config(
     request = make.ConfigRequest(
         model, template, lm_model_file, dtype, batch_size, context, api_key, version, addr
     )
-    needs_device = simulate or device is not None or dtype is None or batch_size is None
+    needs_device = simulate or device is not None or make.needs_card(request)
     made = make.make_config(
         request, find_device(simulate, device) if needs_device else None, target=target
     )

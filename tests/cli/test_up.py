@@ -39,7 +39,7 @@ def test_from_nothing_to_words_and_back(ended: None, tmp_path: Path) -> None:
     server = up.document
     assert server["ready"] is True
     assert server["is_new"] is True
-    assert [one["id"] for one in server["models"]] == ["tiny", "tts"]
+    assert [one["id"] for one in server["models"]] == ["tiny", "tiny-tts"]
     assert request(server["url"], "GET", "/").text.startswith("<!doctype html>")
 
     spoken = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])

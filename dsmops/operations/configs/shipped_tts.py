@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from dsmops.shipped import shipped_configs
 
@@ -17,6 +18,12 @@ TITLE = (
 def is_shipped_tts(name: str) -> bool:
     """Return whether `name` is such a model, like `tiny-tts`."""
     return name.endswith("-tts") and name in shipped_configs()
+
+
+def shipped_tts_name(config: Path) -> str:
+    """Return the name of the model that this `config.json` belongs to, empty for any other."""
+    names = (name for name, path in shipped_configs().items() if path == config.resolve())
+    return next(names, "")
 
 
 def shipped_tts_module(name: str, batch_size: int = BATCH_SIZE) -> str:

@@ -20,9 +20,10 @@ from dsmops.errors import ConfigError, InputError
 from dsmops.files import os_errors, state_folder, write_text_atomically
 from dsmops.findings import Severity
 from dsmops.gpu import probe
-from dsmops.models import DEFAULT_STT, PublishedModel
+from dsmops.models import DEFAULT_STT, SHIPPED, PublishedModel
 from dsmops.operations.configs.checking import lint_config
 from dsmops.operations.configs.planning import find_model, plan_model
+from dsmops.operations.configs.shipped_tts import BATCH_SIZE as SHIPPED_TTS_BATCH_SIZE
 from dsmops.operations.configs.shipped_tts import (
     TITLE,
     is_shipped_tts,
@@ -83,11 +84,13 @@ def make_config(
 
     A key of a config that is already at `target` is kept, else one is made.
 
-    `device` may be None when the request has both dtype and batch size.
+    `device` may be None where the request `needs_card` not.
 
     Raises:
         InputError: a model, template or value that cannot be used.
     """
+    if request.model is not None and is_shipped_tts(request.model):
+        return _make_shipped_tts(request, target)
     if request.template is not None and request.model is not None:
         raise InputError(
             "--model and --template exclude each other",
@@ -202,12 +205,46 @@ def write_model_config(name: str, *, cpu: bool = False, api_key: str | None = No
 
 def _write_shipped_tts(name: str, api_key: str | None) -> Path:
     target = _model_config(name)
-    # The head of the config, with its key, is that of the speech-to-text model beside it.
-    request = ConfigRequest(model=name.removesuffix("-tts"), api_key=api_key)
-    head, _, _ = make_config(request, None, target=target).text.partition("\n[modules.")
-    text = f"{retitle(head, TITLE)}{shipped_tts_module(name)}"
-    write_text_atomically(target, text, private=True)
+    made = _make_shipped_tts(ConfigRequest(model=name, api_key=api_key), target)
+    write_text_atomically(target, made.text, private=True)
     return target
+
+
+def _make_shipped_tts(request: ConfigRequest, target: Path | None) -> MadeConfig:
+    """Return the config of a text-to-speech model of the package, whose module has no options."""
+    name = request.model or ""
+    others = (request.template, request.lm_model_file, request.dtype, request.context)
+    if any(one is not None for one in others):
+        raise InputError(
+            f"{name} has one checkpoint, one dtype and one context",
+            hint="Omit --template, --lm-model-file, --dtype and --context.",
+            code="config.fixed_model",
+        )
+    # The head of the config, with its key, is that of the speech-to-text model beside it.
+    beside = replace(request, model=name.removesuffix("-tts"), batch_size=None)
+    made = make_config(beside, None, target=target)
+    head, _, _ = made.text.partition("\n[modules.")
+    module = shipped_tts_module(name, request.batch_size or SHIPPED_TTS_BATCH_SIZE)
+    text = f"{retitle(head, TITLE)}{module}"
+    config = parse_config(text, path=str(target or "<stdout>"))
+    return replace(
+        made,
+        text=text,
+        change=masked_diff(made.before, config) if made.before else "",
+        lint=lint_config(config, server_version=request.server_version, addr=request.addr),
+    )
+
+
+def needs_card(request: ConfigRequest) -> bool:
+    """Return whether a config can be made for a certain card only.
+
+    It need not where dtype and batch size are given, or for a model of the package, which any CPU
+    runs.
+    """
+    name = request.model or ""
+    if name in SHIPPED or is_shipped_tts(name):
+        return False
+    return request.dtype is None or request.batch_size is None
 
 
 def _model_config(name: str) -> Path:

@@ -112,6 +112,24 @@ def test_no_card_is_needed_when_everything_is_said(tmp_path: Path) -> None:
     assert make("--dtype", "f16", cwd=tmp_path).code == 4
 
 
+@pytest.mark.slow
+def test_models_of_the_package_need_no_card(tmp_path: Path) -> None:
+    """Their files are named from the root on, and the key of an earlier config stays."""
+    none = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+    for name, purpose in [("tiny", "asr"), ("tiny-tts", "tts")]:
+        target = tmp_path / f"{name}.toml"
+        made = dsmops("make-config", "--model", name, "-o", target, env=none, cwd=tmp_path)
+        assert made.code == 0, made.stderr
+        values = tomllib.loads(target.read_text())
+        assert list(values["modules"]) == [purpose]
+        assert Path(values["modules"][purpose]["text_tokenizer_file"]).is_file()
+        again = dsmops("make-config", "--model", name, "-o", target, env=none, cwd=tmp_path)
+        assert "up to date" in again.stdout
+    refused = dsmops("make-config", "--model", "tiny-tts", "--dtype", "f16", env=none)
+    assert refused.code == 3
+    assert "tiny-tts has one checkpoint, one dtype" in refused.stderr
+
+
 def test_a_template_of_ones_own_keeps_its_model(tmp_path: Path) -> None:
     """Dimensions, file names and comments of the template stay."""
     template = write_tiny_template(tmp_path / "tiny.toml")

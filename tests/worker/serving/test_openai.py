@@ -89,7 +89,7 @@ def test_models_are_listed_by_their_own_names(client: openai.OpenAI) -> None:
     models = client.models.list().data
     assert [(model.id, model.object, model.owned_by) for model in models] == [
         ("tiny", "model", "dsmops"),
-        ("tts", "model", "dsmops"),
+        ("tiny-tts", "model", "dsmops"),
     ]
     assert client.models.retrieve("tiny") == models[0]
     with pytest.raises(openai.NotFoundError) as caught:
