@@ -181,6 +181,25 @@ def test_a_config_that_cannot_be_served_is_refused(
 
 
 @pytest.mark.slow
+def test_falling_back_to_the_cpu_is_warned_of_or_refused(tiny: TinyStt) -> None:
+    """The log says why, and what to do; --require-gpu ends with exit code 4."""
+    folder = tiny.server_config.parent
+    with WorkerProcess(folder, tiny.server_config, cpu=False) as running:
+        running.process.terminate()
+        assert running.end() == 0
+        (warning,) = [line for line in running.errors.splitlines() if " WARN " in line]
+    assert "computing on the CPU, which is slow: `dsmops check-gpu` shows" in warning
+    assert 'reason="torch finds no CUDA device that it can use"' in warning
+
+    command = ("worker", "--config", tiny.server_config, "--require-gpu", "--port", "0")
+    refused = dsmops(*command, cwd=folder, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert refused.code == 4
+    assert "error: torch finds no CUDA device that it can use" in refused.stderr
+    assert "hint: `dsmops check-gpu` shows why" in refused.stderr
+    assert "listening on" not in refused.stdout
+
+
+@pytest.mark.slow
 def test_two_modules_are_served_side_by_side(tiny: TinyStt) -> None:
     """Each on its path, batched and not."""
     text = tiny.server_config.read_text()

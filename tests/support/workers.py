@@ -71,10 +71,14 @@ def request(
 class WorkerProcess:
     """`dsmops worker` on a port that the system chose, in `folder`, ready when this is made.
 
+    Without `cpu` it looks for a GPU, and finds none.
+
     With `is_own` it is a new Python, whose process and children are those of `process`.
     """
 
-    def __init__(self, folder: Path, config: Path, *args: str, is_own: bool = False) -> None:
+    def __init__(
+        self, folder: Path, config: Path, *args: str, is_own: bool = False, cpu: bool = True
+    ) -> None:
         command = [
             *([sys.executable] if is_own else python()),
             "-m",
@@ -82,7 +86,7 @@ class WorkerProcess:
             "worker",
             "--config",
             str(config),
-            "--cpu",
+            *(["--cpu"] if cpu else []),
             "--port",
             "0",
             "--json",

@@ -21,6 +21,7 @@ from dsmops.extras import SERVER, require_worker
 from dsmops.findings import Severity
 from dsmops.models import model_of_shape
 from dsmops.operations.configs.checking import lint_config
+from dsmops.operations.configs.shipped_tts import shipped_tts_name
 from dsmops.operations.models.stt import STT_MODULES, SttSource, find_stt_module, load_stt_source
 from dsmops.operations.models.tts import (
     TTS_MODULE,
@@ -266,7 +267,9 @@ def serve(
     from dsmops.worker.serving.server import serve as serve_settings
     from dsmops.worker.serving.site import WorkerSettings
 
-    served = [_settings(service.path, module, options, progress) for module in service.modules]
+    served = [
+        module_settings(service.path, module, options, progress) for module in service.modules
+    ]
     devices, fronts = plan_processes(options)
     values = service.config.values
     settings = WorkerSettings(
@@ -293,7 +296,13 @@ def serve(
         log.close()
 
 
-def _settings(path: Path, module: Module, options: Options, progress: Progress) -> ModuleSettings:
+def module_settings(
+    path: Path, module: Module, options: Options, progress: Progress
+) -> ModuleSettings:
+    """Return what a server is given for a module of the config at `path`.
+
+    Its files are downloaded where they are missing. Errors as for `find_stt_module`.
+    """
     if module.type == TTS_MODULE:
         return _tts_settings(path, module, options, progress)
 
@@ -338,7 +347,7 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
         interleaved_text_only=source.defaults.interleaved_text_only,
         slots=module.whole("batch_size") or 0,
         open_tokenizer=partial(_open_tokenizer, source.files.tokenizer),
-        model_name=model.name if model is not None else "",
+        model_name=model.name if model is not None else shipped_tts_name(source.files.config),
         facts=facts,
         list_voices=open_voices(source.defaults.voice_folder, source.config.voice_suffix).names,
         default_voice=source.defaults.default_voice,
@@ -385,16 +394,14 @@ def _fallback(options: Options) -> str:
     Raises:
         DriverMissingError: a GPU is required.
     """
-    from dsmops.worker.models.device import best_device
+    from dsmops.worker.models.device import why_not_cuda
 
-    if options.cpu or "cpu" in (options.devices or "") or best_device(cpu=False).type != "cpu":
-        return ""
-    if options.require_gpu:
+    reason = "" if options.cpu or "cpu" in (options.devices or "") else why_not_cuda()
+    if reason and options.require_gpu:
         raise DriverMissingError(
-            "torch finds no CUDA device that it can use",
-            hint="`dsmops check-gpu` shows why. Without --require-gpu the CPU is used.",
+            reason, hint="`dsmops check-gpu` shows why. Without --require-gpu the CPU is used."
         )
-    return "torch finds no CUDA device that it can use"
+    return reason
 
 
 def _open_tokenizer(path: Path) -> TextTokenizer:

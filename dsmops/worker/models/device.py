@@ -6,7 +6,7 @@ Errors of the device become the errors that users see.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -43,9 +43,37 @@ def dtype_of(dtype: torch.dtype) -> ComputeDType:
 def best_device(*, cpu: bool) -> torch.device:
     """Return CUDA device 0, or the CPU.
 
-    moshi-server takes device 0 too. The CPU is returned with `cpu`, or without a CUDA device.
+    moshi-server takes device 0 too. The CPU is returned with `cpu`, or where torch cannot use the
+    device.
     """
-    return torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda:0")
+    return torch.device("cpu" if cpu or why_not_cuda() else "cuda:0")
+
+
+def why_not_cuda() -> str:
+    """Return why torch cannot use CUDA device 0, empty where it can."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device that it can use"
+    capability = ComputeCapability(*torch.cuda.get_device_capability(0))
+    if has_kernels(capability, torch.cuda.get_arch_list()):
+        return ""
+    name = torch.cuda.get_device_name(0)
+    return f"torch {torch.__version__} has no kernels for {name} ({capability.sm})"
+
+
+def has_kernels(capability: ComputeCapability, built_for: Sequence[str]) -> bool:
+    """Return whether code for `built_for`, as in `sm_75` or `compute_90`, runs on a card.
+
+    Machine code (`sm_`) runs on its major version from its minor one on; `compute_` is translated
+    by the driver for any later card. Nothing is known where the list is empty.
+
+    Source: CUDA programming guide, binary and PTX compatibility.
+    """
+    for name in built_for:
+        code = ComputeCapability.parse(name)
+        same = code.major == capability.major and code.minor <= capability.minor
+        if same if name.startswith("sm_") else code <= capability:
+            return True
+    return not built_for
 
 
 def best_dtype(device: torch.device) -> ComputeDType:
