@@ -16,20 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.tiny_models.batches import (
-    CLOSE,
-    Audio,
-    Planner,
-    disturb,
-    loader,
-    read_shards,
-    write_json,
-)
+from tools.tiny_models.batches import CLOSE, Audio, disturb, write_json
 from tools.tiny_models.losses import MelLoss
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
 from tools.tiny_models.settings import BINS, CODEBOOKS, STT
 from tools.tiny_models.speech import PHONES
-from tools.tiny_models.tokenizer import pieces
+from tools.tiny_models.training import (
+    Examples,
+    adamw,
+    is_matrix,
+    rate_at,
+    read_examples,
+    set_rate,
+    set_up,
+    training_shards,
+)
 
 _CROP_FRAMES = 16
 
@@ -164,24 +165,20 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index, audio, labels = read_shards(
-        sorted(arguments.shards.glob("train-*[0-9].npz"))[: arguments.shards_at_most]
-    )
-    print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
-    words = {word for line in index.words for word in line}
-    planner = Planner(
-        index,
-        pieces(arguments.tokenizer, words),
-        batch=arguments.batch,
-        frames=arguments.frames,
-        pauses=CLOSE,
-        seed=arguments.seed,
-    )
+    device = set_up(arguments.seed)
+
+    def read(seed: int, most: int) -> Examples:
+        return read_examples(
+            training_shards(arguments.shards)[:most],
+            arguments.tokenizer,
+            device,
+            batch=arguments.batch,
+            frames=arguments.frames,
+            pauses=CLOSE,
+            seed=seed,
+            workers=arguments.workers,
+        )
+
     joint = Joint().to(device)
     if arguments.resume:
         joint.load_state_dict(torch.load(arguments.resume, map_location=device), strict=False)
@@ -190,28 +187,16 @@ def main() -> None:
             half.usage.fill_(arguments.batch * arguments.frames / BINS)
             half.sums.copy_(half.codebooks * half.usage[..., None])
         joint.bake()
-    step = Step(joint, Audio(audio, labels, device), arguments.frames, compiled=arguments.compile)
-    decayed = [parameter for parameter in joint.parameters() if parameter.dim() > 1]
-    plain = [parameter for parameter in joint.parameters() if parameter.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-        lr=arguments.rate,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
-    batches = loader(planner, arguments.workers)
+    examples = read(arguments.seed, arguments.shards_at_most)
+    step = Step(joint, examples.audio, arguments.frames, compiled=arguments.compile)
+    optimizer = adamw(joint.parameters(), arguments.rate, weight_decay=0.01, decays=is_matrix)
     began, number, history = time.time(), 0, []
     arguments.out.mkdir(parents=True, exist_ok=True)
     while True:
         passed = max((time.time() - began) / arguments.seconds, number / arguments.steps)
         if passed >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                arguments.rate
-                * min(1.0, (number + 1) / 200)
-                * (1.0 if passed < 0.4 else max(0.02, 1 - (passed - 0.4) / 0.6))
-            )
+        set_rate(optimizer, rate_at(arguments.rate, number, passed))
         if arguments.profile and number == 12:
             torch.cuda.synchronize()
             profiler = torch.profiler.profile(
@@ -223,24 +208,9 @@ def main() -> None:
             profiler.start()
         if time.time() - began > arguments.reload_s:
             arguments.reload_s = 1e9
-            index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
-            print(
-                f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True
-            )
-            words |= {word for line in index.words for word in line}
-            batches = loader(
-                Planner(
-                    index,
-                    pieces(arguments.tokenizer, words),
-                    batch=arguments.batch,
-                    frames=arguments.frames,
-                    pauses=CLOSE,
-                    seed=arguments.seed + 1,
-                ),
-                arguments.workers,
-            )
-            step.audio = Audio(audio, labels, device)
-        losses = step(next(batches), WEIGHTS)
+            examples = read(arguments.seed + 1, 10**9)
+            step.audio = examples.audio
+        losses = step(next(examples.batches), WEIGHTS)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         nn.utils.clip_grad_norm_(joint.parameters(), 1.0)

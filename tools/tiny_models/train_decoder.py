@@ -11,6 +11,7 @@ import argparse
 import copy
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.worker.models.loading import load_mimi_decoder, load_mimi_encoder
 from dsmops.worker.runtime.stt.engine import SttEngine
-from tools.tiny_models.batches import CLOSE, Audio, Planner, loader, read_shards, write_json
+from tools.tiny_models.batches import CLOSE, Audio, write_json
 from tools.tiny_models.discriminator import Discriminators, discriminator_loss, generator_losses
 from tools.tiny_models.evaluate import read_tests
 from tools.tiny_models.evaluate_tts import round_trip
@@ -29,6 +30,14 @@ from tools.tiny_models.export import MIMI_FILE, TOKENIZER_FILE, round_codec, wri
 from tools.tiny_models.losses import MelLoss
 from tools.tiny_models.networks import Codec
 from tools.tiny_models.settings import CODEBOOKS, TTS_CODEBOOKS
+from tools.tiny_models.training import (
+    average,
+    rate_at,
+    read_examples,
+    set_rate,
+    set_up,
+    training_shards,
+)
 
 _CROP_FRAMES = 16
 _WARM_FRAMES = 4
@@ -89,11 +98,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = set_up(arguments.seed)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     # The next step of the recipe finds all that it needs in one folder.
@@ -125,21 +130,19 @@ def main() -> None:
         number, spent, history = saved["number"], saved["spent"], saved["history"]
         print(f"going on after {spent:.0f} s", flush=True)
 
-    def read() -> tuple[Crops, object]:
-        index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
-        print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} h", flush=True)
-        words: dict[str, list[int]] = {word: [4] for line in index.words for word in line}
-        planner = Planner(
-            index,
-            words,
+    def read() -> tuple[Crops, Iterator[dict[str, Tensor]]]:
+        examples = read_examples(
+            training_shards(arguments.shards),
+            None,
+            device,
             batch=arguments.batch,
             frames=arguments.frames,
             pauses=CLOSE,
             seed=arguments.seed + number,
+            workers=arguments.workers,
             vary=False,
         )
-        store = Crops(codec, Audio(audio, labels, device), arguments.frames)
-        return store, loader(planner, arguments.workers)
+        return Crops(codec, examples.audio, arguments.frames), examples.batches
 
     def judge() -> None:
         tests = read_tests(arguments.tests / "test-voices.npz")
@@ -193,12 +196,10 @@ def main() -> None:
             del arguments.reload_s[0]
             crops, batches = read()
         if number % arguments.reuse == 0 or not len(pcm):
-            pcm, codes = crops.encode(next(batches))  # type: ignore[call-overload]
-        rate = arguments.rate * min(1.0, (number + 1) / 100)
-        rate *= 1.0 if passed < 0.5 else max(0.05, 1 - (passed - 0.5) / 0.5)
+            pcm, codes = crops.encode(next(batches))
+        rate = rate_at(arguments.rate, number, passed, flat=0.5, least=0.05, warm_steps=100)
         for one in (optimizer, critic):
-            for group in one.param_groups:
-                group["lr"] = rate
+            set_rate(one, rate)
         # Mostly as many codebooks as the TTS model generates, sometimes more or fewer.
         draw = torch.rand(()).item()
         count = TTS_CODEBOOKS if draw < 0.85 else CODEBOOKS if draw < 0.95 else TTS_CODEBOOKS - 2
@@ -229,9 +230,7 @@ def main() -> None:
         nn.utils.clip_grad_norm_(learnt, 5.0)
         optimizer.step()
         number += 1
-        with torch.no_grad():
-            decay = min(0.998, number / (number + 10))
-            torch._foreach_lerp_(mean_learnt, learnt, 1 - decay)
+        average(mean_learnt, learnt, number, most=0.998)
         if number % 50 == 0 or number < 3:
             row = {
                 "step": number,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,24 +18,27 @@ import torch.nn.functional as F
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
-from tools.tiny_models.batches import (
-    SPOKEN,
-    Audio,
-    Planner,
-    disturb,
-    loader,
-    read_shards,
-    write_json,
-)
+from tools.tiny_models.batches import SPOKEN, disturb, write_json
 from tools.tiny_models.export import MIMI_FILE, keep_bits, write_mimi, write_stt
 from tools.tiny_models.losses import MelLoss
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
 from tools.tiny_models.scores import evaluate
-from tools.tiny_models.settings import BINS, CODEBOOKS, TTS_CODEBOOKS
+from tools.tiny_models.settings import BINS, CODEBOOKS
 from tools.tiny_models.speech import PHONES
-from tools.tiny_models.tokenizer import pieces
 from tools.tiny_models.train_codec import phone_targets, stt_loss
 from tools.tiny_models.train_stt import start
+from tools.tiny_models.training import (
+    Examples,
+    adamw,
+    average,
+    decoded_again,
+    is_matrix,
+    rate_at,
+    read_examples,
+    set_rate,
+    set_up,
+    training_shards,
+)
 
 _CROP_FRAMES = 16
 WEIGHTS = {"commit": 0.25, "phone": 0.3, "phone_full": 0.2, "text": 1.0, "pause": 0.1, "mel": 0.5}
@@ -103,13 +105,6 @@ class Lesson(nn.Module):
         return losses, decoded
 
 
-@torch.no_grad()
-def decoded_again(codec: Codec, pcm: Tensor) -> Tensor:
-    """Return `pcm` [B, N] as the codec gives it back, with the codebooks that speech has."""
-    known = codec.quantizer.encode(codec.encoder.latents(pcm[:, None]), TTS_CODEBOOKS)
-    return codec.decoder.decode(known)[:, 0].clamp(-1, 1)
-
-
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,27 +125,21 @@ def main() -> None:
     parser.add_argument("--reload-s", type=float, nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = set_up(arguments.seed)
 
-    def read(seed: int) -> tuple[Audio, Iterator[dict[str, Tensor]]]:
-        index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
-        print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
-        words = {word for line in index.words for word in line}
-        planner = Planner(
-            index,
-            pieces(arguments.tokenizer, words),
+    def read(seed: int) -> Examples:
+        return read_examples(
+            training_shards(arguments.shards),
+            arguments.tokenizer,
+            device,
             batch=arguments.batch,
             frames=arguments.frames,
             pauses=SPOKEN,
             seed=seed,
+            workers=arguments.workers,
         )
-        return Audio(audio, labels, device), loader(planner, arguments.workers)
 
-    audio, batches = read(arguments.seed)
+    examples = read(arguments.seed)
     codec, net = start(arguments.start, device)
     codec.requires_grad_(False)
     codec.decoder.eval()
@@ -168,15 +157,7 @@ def main() -> None:
         )
         for pair in zip(mine.parameters(), other.parameters(), strict=True)
     ]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [value for value in parameters if value.dim() > 1], "weight_decay": 0.02},
-            {"params": [value for value in parameters if value.dim() <= 1], "weight_decay": 0.0},
-        ],
-        lr=arguments.rate,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
+    optimizer = adamw(parameters, arguments.rate, weight_decay=0.02, decays=is_matrix)
     began, number, history = time.time(), 0, []
     arguments.out.mkdir(parents=True, exist_ok=True)
     while True:
@@ -185,21 +166,17 @@ def main() -> None:
             break
         if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
             del arguments.reload_s[0]
-            del audio, batches
-            audio, batches = read(arguments.seed + 100 + number)
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                arguments.rate
-                * min(1.0, (number + 1) / 200)
-                * (1.0 if passed < 0.4 else max(0.02, 1 - (passed - 0.4) / 0.6))
-            )
-        plan = next(batches)
+            # What is on the device makes room first.
+            del examples
+            examples = read(arguments.seed + 100 + number)
+        set_rate(optimizer, rate_at(arguments.rate, number, passed))
+        plan = next(examples.batches)
         with torch.no_grad():
-            pcm, labels = audio.assemble(plan, arguments.frames)
+            pcm, labels = examples.audio.assemble(plan, arguments.frames)
             heard, wanted = disturb(pcm)
             again = int(arguments.through_codec * len(heard))
             if again:
-                heard[:again] = decoded_again(codec, pcm[:again])
+                heard[:again] = decoded_again(codec, codec.encoder.latents, pcm[:again])
         tokens, pauses = plan["tokens"].to(device), plan["pauses"].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             losses, decoded = lesson(heard, wanted, labels, tokens, pauses)
@@ -214,11 +191,9 @@ def main() -> None:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         number += 1
-        with torch.no_grad():
-            decay = min(0.998, number / (number + 10))
-            torch._foreach_lerp_(
-                [other for _, other in averaged], [mine for mine, _ in averaged], 1 - decay
-            )
+        average(
+            [other for _, other in averaged], [mine for mine, _ in averaged], number, most=0.998
+        )
         if number % 50 == 0 or number < 4:
             row = {name: round(value.item(), 4) for name, value in losses.items()} | {
                 "step": number,

@@ -18,16 +18,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from dsmops.worker.models.loading import load_mimi_decoder, load_mimi_encoder, load_stt_lm
-from tools.tiny_models.batches import (
-    SPOKEN,
-    Audio,
-    Index,
-    Planner,
-    disturb,
-    loader,
-    read_shards,
-    write_json,
-)
+from tools.tiny_models.batches import SPOKEN, Audio, Index, disturb, write_json
 from tools.tiny_models.export import (
     LM_FILE,
     MIMI_FILE,
@@ -45,10 +36,20 @@ from tools.tiny_models.settings import (
     FRAME_SAMPLES,
     MAX_PERIOD,
     STT,
-    TTS_CODEBOOKS,
 )
-from tools.tiny_models.tokenizer import pieces
 from tools.tiny_models.train_codec import Joint, stt_loss
+from tools.tiny_models.training import (
+    Examples,
+    adamw,
+    average,
+    decoded_again,
+    is_tall_matrix,
+    rate_at,
+    read_examples,
+    set_rate,
+    set_up,
+    training_shards,
+)
 
 
 class Store:
@@ -133,44 +134,41 @@ def main() -> None:
     parser.add_argument("--dump", type=Path, help="write the codes of all sentences here")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
-    print(f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True)
+    device = set_up(arguments.seed)
     processor = SentencePieceProcessor(model_file=str(arguments.tokenizer))
-    words = {word for line in index.words for word in line}
-    planner = Planner(
-        index,
-        pieces(arguments.tokenizer, words),
-        batch=arguments.batch,
-        frames=arguments.frames,
-        pauses=SPOKEN,
-        seed=arguments.seed,
-        delay=arguments.delay,
-    )
+
+    def read(seed: int) -> Examples:
+        return read_examples(
+            training_shards(arguments.shards),
+            arguments.tokenizer,
+            device,
+            batch=arguments.batch,
+            frames=arguments.frames,
+            pauses=SPOKEN,
+            seed=seed,
+            workers=arguments.workers,
+            delay=arguments.delay,
+        )
+
     codec, net = start(arguments.start, device)
     net.dropout = arguments.dropout
     mean = copy.deepcopy(net).requires_grad_(False)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write_mimi(codec, arguments.out / "mimi-tiny@1.safetensors")
-    store_audio = Audio(audio, labels, device)
+    write_mimi(codec, arguments.out / MIMI_FILE)
     store = Store(arguments.store, arguments.frames, device)
-    batches = loader(planner, arguments.workers)
+    examples = read(arguments.seed)
     latents = torch.compile(codec.encoder.latents) if arguments.compile else codec.encoder.latents
     forward = torch.compile(net) if arguments.compile else net
 
     @torch.no_grad()
     def fill() -> None:
-        plan = next(batches)
-        pcm, _ = store_audio.assemble(plan, arguments.frames)
+        plan = next(examples.batches)
+        pcm, _ = examples.audio.assemble(plan, arguments.frames)
         heard, _ = disturb(pcm)
         again = int(arguments.through_codec * len(heard))
         if again:
             # Some speech has been through the codec before, as synthesized speech has.
-            known = codec.quantizer.encode(latents(pcm[:again, None]), TTS_CODEBOOKS)
-            heard[:again] = codec.decoder.decode(known)[:, 0].clamp(-1, 1)
+            heard[:again] = decoded_again(codec, latents, pcm[:again])
         store.add(
             codec.quantizer.encode(latents(heard[:, None]), CODEBOOKS),
             plan["tokens"],
@@ -181,22 +179,7 @@ def main() -> None:
     while store.filled < min(len(store.codes) // 3, 6 * arguments.batch):
         fill()
     print(f"filled {store.filled} streams in {time.time() - began:.1f} s", flush=True)
-    decayed = [
-        parameter
-        for parameter in net.parameters()
-        if parameter.dim() > 1 and parameter.shape[0] > 1
-    ]
-    plain = [
-        parameter
-        for parameter in net.parameters()
-        if not (parameter.dim() > 1 and parameter.shape[0] > 1)
-    ]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=arguments.rate,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
+    optimizer = adamw(net.parameters(), arguments.rate, weight_decay=0.05, decays=is_tall_matrix)
     began, number, history = time.time(), 0, []
     while True:
         passed = max((time.time() - began) / arguments.seconds, number / arguments.steps)
@@ -204,30 +187,11 @@ def main() -> None:
             break
         if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
             del arguments.reload_s[0]
-            index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
-            print(
-                f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours", flush=True
-            )
-            words |= {word for line in index.words for word in line}
             arguments.seed += 100
-            planner = Planner(
-                index,
-                pieces(arguments.tokenizer, words),
-                batch=arguments.batch,
-                frames=arguments.frames,
-                pauses=SPOKEN,
-                seed=arguments.seed,
-                delay=arguments.delay,
-            )
-            batches, store_audio = loader(planner, arguments.workers), Audio(audio, labels, device)
+            examples = read(arguments.seed)
         if number % arguments.reuse == 0:
             fill()
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                arguments.rate
-                * min(1.0, (number + 1) / 200)
-                * (1.0 if passed < 0.3 else max(0.01, 1 - (passed - 0.3) / 0.7))
-            )
+        set_rate(optimizer, rate_at(arguments.rate, number, passed, flat=0.3, least=0.01))
         codes, tokens, pauses = store.draw(arguments.batch)
         audio_in, text_in = stt_inputs(codes, tokens, net.lm)
         # Some codes are lost and some words misheard, so that one mistake does not bring the next.
@@ -251,9 +215,7 @@ def main() -> None:
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         number += 1
-        with torch.no_grad():
-            decay = min(0.999, number / (number + 10))
-            torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - decay)
+        average(mean.parameters(), net.parameters(), number, most=0.999)
         if number % 200 == 0 or number < 3:
             spoken = tokens > 3
             right = (logits.argmax(-1) == tokens)[spoken].float().mean()
@@ -292,7 +254,7 @@ def main() -> None:
             )
     write_json(arguments.out / "stt-history.json", {"training": history, "results": results})
     if arguments.dump:
-        dump_codes(codec, index, store_audio, arguments.dump)
+        dump_codes(codec, examples.index, examples.audio, arguments.dump)
 
 
 @torch.no_grad()

@@ -44,6 +44,15 @@ from tools.tiny_models.export import (
 )
 from tools.tiny_models.networks import Codec
 from tools.tiny_models.settings import BINS, TTS_BODY
+from tools.tiny_models.training import (
+    adamw,
+    average,
+    is_tall_matrix,
+    set_rate,
+    set_up,
+    told_size,
+    training_shards,
+)
 from tools.tiny_models.tts_network import TtsNet
 from tools.tiny_models.tts_streams import (
     IGNORED,
@@ -141,13 +150,8 @@ class Trainer:
             depformer_share=arguments.depformer_share,
         ).to(device)
         self.on_cuda = device.type == "cuda"
-        decayed = [one for one in net.parameters() if one.dim() > 1 and one.shape[0] > 1]
-        plain = [one for one in net.parameters() if not (one.dim() > 1 and one.shape[0] > 1)]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.03}, {"params": plain, "weight_decay": 0.0}],
-            lr=arguments.rate,
-            betas=(0.9, 0.98),
-            fused=self.on_cuda,
+        self.optimizer = adamw(
+            net.parameters(), arguments.rate, weight_decay=0.03, decays=is_tall_matrix
         )
         self.shown: dict[str, Tensor] = {}
         self.streams: Streams | None = None
@@ -159,8 +163,7 @@ class Trainer:
 
     def step(self, rate: float, number: int) -> None:
         """Do one update at this learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         assert self.streams is not None
         assert self.prompts is not None
@@ -178,8 +181,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimizer.step()
         self.net.zero_rows()
-        decay = min(0.9995, number / (number + 20))
-        torch._foreach_lerp_(list(self.mean.parameters()), list(self.net.parameters()), 1 - decay)
+        average(self.mean.parameters(), self.net.parameters(), number, most=0.9995, warm_steps=20)
         self.shown = {name: value.detach() for name, value in found.items()}
 
 
@@ -197,10 +199,7 @@ def load_start(path: Path, config: TtsConfig, device: torch.device) -> TtsNet:
 def main() -> None:
     """Run the command."""
     arguments = _arguments()
-    torch.manual_seed(arguments.seed)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = set_up(arguments.seed)
     config = TtsConfig.from_json(TTS_BODY)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +231,7 @@ def main() -> None:
     print(f"{parameters} weights on {device}", flush=True)
 
     def prepare(seed: int, count: int) -> Prepared:
-        index, audio, labels = read_shards(sorted(arguments.shards.glob("train-*[0-9].npz")))
+        index, audio, labels = read_shards(training_shards(arguments.shards))
         plans = plan_streams(
             index,
             arguments.model / TOKENIZER_FILE,
@@ -243,8 +242,7 @@ def main() -> None:
             seed=seed,
             workers=arguments.workers,
         )
-        hours = len(audio) / 24_000 / 3600
-        return Prepared(index, audio, labels, plans, f"{len(index.voice)} sentences, {hours:.2f} h")
+        return Prepared(index, audio, labels, plans, told_size(index, audio))
 
     def take(made: Prepared, seed: int) -> None:
         began = time.time()
