@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,11 @@ SENTENCES = (TINY / "example.txt").read_text().splitlines()
 FIRST_S, TWO_S = 5.6, 11.2
 """Where the silence after the example's first and second sentence ends."""
 HEADS, HEAD_WIDTH, LAYERS = 4, 64, 4
-SAID = "good morning my friend the train leaves at half past seven"
+SAID = (
+    "there are fifteen guests near the restaurant",
+    "we drifted to the castle on friday",
+    "you run to the street over our building",
+)
 VOICES = ("hibari", "hibari-low")
 
 
@@ -70,18 +74,20 @@ def wrong_words(transcript: Transcript) -> int:
     return counts.substitutions + counts.deletions + counts.insertions
 
 
-def hear_file(path: Path) -> Transcript:
-    """Return what the shipped model makes of a recording, with silence behind it."""
+def texts_of(paths: Sequence[Path]) -> list[str]:
+    """Return what the shipped model makes of recordings, with silence behind each."""
     source = find_stt("tiny")
     loaded = load_stt_source(source, cpu=True)
-    with open_audio(path) as audio:
-        heard = list(frames(audio.blocks()))
-    heard[-1] = np.pad(heard[-1], (0, FRAME_SAMPLES - len(heard[-1])))
-    heard += [np.zeros(FRAME_SAMPLES, np.float32)] * 12
-    recording = Recording(iter(heard), source.config, loaded.tokenizer, FRAME_SAMPLES)
-    for _ in run_recordings(SttEngine(loaded, 1), [recording]):
+    recordings = []
+    for path in paths:
+        with open_audio(path) as audio:
+            heard = list(frames(audio.blocks()))
+        heard[-1] = np.pad(heard[-1], (0, FRAME_SAMPLES - len(heard[-1])))
+        heard += [np.zeros(FRAME_SAMPLES, np.float32)] * 12
+        recordings.append(Recording(iter(heard), source.config, loaded.tokenizer, FRAME_SAMPLES))
+    for _ in run_recordings(SttEngine(loaded, len(recordings)), recordings):
         pass
-    return recording.transcript()
+    return [recording.transcript().text for recording in recordings]
 
 
 def centre_hz(path: Path) -> float:
@@ -170,28 +176,38 @@ def test_its_times_show_an_alignment_that_is_off_by_one(clean: Transcript) -> No
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return a recording of `SAID` by each shipped voice."""
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Return a recording of each sentence of `SAID` by each shipped voice."""
     folder = tmp_path_factory.mktemp("spoken")
-    recordings = {}
+    recordings: dict[str, list[Path]] = {voice: [] for voice in VOICES}
     for voice in VOICES:
-        recordings[voice] = folder / f"{voice}.wav"
-        settings = SynthesisSettings(voices=(voice,), seed=1)
-        synthesize(SAID, partial(write, recordings[voice]), "tiny", settings, cpu=True)
+        for number, text in enumerate(SAID):
+            path = folder / f"{voice}-{number}.wav"
+            settings = SynthesisSettings(voices=(voice,), seed=1)
+            synthesize(text, partial(write, path), "tiny", settings, cpu=True)
+            recordings[voice].append(path)
     return recordings
 
 
-def test_the_words_it_says_are_the_words_it_hears(spoken: dict[str, Path]) -> None:
-    """Of twice eleven words 4 are wrong; other machines round differently and draw other codes."""
-    errors = [compare(SAID, hear_file(path).text).words.errors for path in spoken.values()]
-    assert sum(errors) <= 6
+@pytest.mark.parametrize("voice", VOICES)
+def test_the_words_it_says_are_the_words_it_hears(
+    spoken: dict[str, list[Path]], voice: str
+) -> None:
+    """At most 3 of a voice's 22 words are wrong.
+
+    With seeds 1 to 5 they were 0, 0, 2, 1, 1 of hibari's and 0, 1, 0, 1, 1 of hibari-low's. Other
+    machines round differently, draw other codes, and so speak as with another seed.
+    """
+    heard = texts_of(spoken[voice])
+    pairs = zip(SAID, heard, strict=True)
+    assert sum(compare(said, text).words.errors for said, text in pairs) <= 3
 
 
 @pytest.mark.slow
-def test_its_voices_differ(spoken: dict[str, Path]) -> None:
+def test_its_voices_differ(spoken: dict[str, list[Path]]) -> None:
     """The second voice has a longer vocal tract, so its spectrum lies lower."""
-    centres = {voice: centre_hz(recording) for voice, recording in spoken.items()}
-    assert centres["hibari-low"] < 0.95 * centres["hibari"]
+    low, high = ([centre_hz(path) for path in spoken[voice]] for voice in ("hibari-low", "hibari"))
+    assert all(one < 0.95 * other for one, other in zip(low, high, strict=True))
 
 
 def test_both_names_mean_the_model_that_can_do_it() -> None:
