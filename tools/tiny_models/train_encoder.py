@@ -166,7 +166,7 @@ def main() -> None:
             break
         if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
             del arguments.reload_s[0]
-            # What is on the device makes room first.
+            # Before the next is read: the device may not hold both.
             del examples
             examples = read(arguments.seed + 100 + number)
         set_rate(optimizer, rate_at(arguments.rate, number, passed))
