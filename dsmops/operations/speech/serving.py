@@ -89,7 +89,12 @@ class Service:
 
 
 def check_options(options: Options) -> None:
-    """Raise ValueError unless `log_level` is one, and `fronts` can be had."""
+    """Check what can be checked without a config.
+
+    Raises:
+        ValueError: `log_level` is unknown.
+        ExtraMissingError: the worker's libraries are not installed.
+    """
     require_worker("serving models", SERVER)
     from dsmops.worker.serving.logs import Level
 
@@ -99,8 +104,8 @@ def check_options(options: Options) -> None:
 def default_fronts() -> int:
     """Return the number of processes that serve sockets on this machine.
 
-    One for four cores, at most `_MOST_FRONTS`. None where there is one core, or where forks are
-    unsafe.
+    One for four cores, at most `_MOST_FRONTS`. 0, which is one process for all, where there is one
+    core, or where forks are unsafe.
     """
     if sys.platform != "linux":
         return 0

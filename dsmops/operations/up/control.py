@@ -32,8 +32,6 @@ from dsmops.operations.up.plan import UpPlan
 from dsmops.operations.up.record import ServerRecord
 from dsmops.progress import SILENT, Progress
 
-WAIT_S = 900.0
-"""For downloads, loading and the first step."""
 _POLL_S = 0.2
 _ASK_S = 5.0
 _PATIENCE_S = 15.0
@@ -75,11 +73,13 @@ def start(
     port: int,
     api_key: str | None,
     cpu: bool,
-    wait_s: float = WAIT_S,
+    wait_s: float,
     tokens: TokenOptions = NO_TOKENS,
     progress: Progress = SILENT,
 ) -> Server:
     """Return the server that runs, or start one for the plan and wait until it has made a step.
+
+    `wait_s` is for loading and the first step. What the plan needs is downloaded before.
 
     Raises:
         TargetBusyError: another process starts or ends it now.
