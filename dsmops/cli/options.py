@@ -15,6 +15,7 @@ from dsmops.dtypes import ComputeDType, Quant, StorageDType
 
 if TYPE_CHECKING:
     from dsmops.config.schema import ServerVersion
+    from dsmops.report import Reporter
 
 _DType = TypeVar("_DType", StorageDType, ComputeDType)
 
@@ -59,6 +60,22 @@ def is_default(ctx: typer.Context, name: str) -> bool:
     """Return whether the command line says nothing about an option."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "DEFAULT"
+
+
+def prepared_model(ctx: typer.Context, model: str, types: tuple[str, ...], out: Reporter) -> str:
+    """Return the newest config in `assets/` with a module of `types`, and say so.
+
+    It is `model` where that was named, or where there is no such config.
+    """
+    if not is_default(ctx, "model"):
+        return model
+    from dsmops.operations.configs.prepared import newest_prepared
+
+    found = newest_prepared(types)
+    if found is None:
+        return model
+    out.note(f"model: {found}, the newest prepared config")
+    return str(found)
 
 
 def typed(ctx: typer.Context, name: str) -> bool:

@@ -40,6 +40,8 @@ ModelOpt = Annotated[
         help="Published name, tiny, hf://org/repo, folder or .toml.",
     ),
 ]
+_TYPES = ("BatchedAsr", "Asr")
+"""Modules that transcribe."""
 Form = Literal["text", "srt", "vtt", "json"]
 _FORMS: dict[str, Form] = {".txt": "text", ".srt": "srt", ".vtt": "vtt", ".json": "json"}
 """What an output file holds by the ending of its name, where no option says it."""
@@ -201,7 +203,7 @@ def transcribe(
             }
         )
         out = Reporter.open("transcribe-many", json=json, quiet=quiet, debug=debug)
-        model = _prepared_model(model, out) if opt.is_default(ctx, "model") else model
+        model = opt.prepared_model(ctx, model, _TYPES, out)
         _transcribe_many(
             audio or [],
             output_dir,
@@ -234,8 +236,8 @@ def transcribe(
             {**asdict(embedded), "model": _typed_model(ctx, model)}, asdict(_Embedded())
         )
     out = Reporter.open("transcribe", json=json, quiet=quiet, debug=debug)
-    if url is None and opt.is_default(ctx, "model"):
-        embedded = replace(embedded, model=_prepared_model(model, out))
+    if url is None:
+        embedded = replace(embedded, model=opt.prepared_model(ctx, model, _TYPES, out))
     # Words of a live stream go to stdout as they come, where nothing else is printed of them.
     shows_words = form == "text" and output is None and not (timestamps or vad or mic)
     on_word = out.stream if shows_words else out.live
@@ -268,17 +270,6 @@ def transcribe(
 def _typed_model(ctx: typer.Context, model: str) -> str:
     """Return the model, or the default where only the user's settings name one."""
     return model if opt.typed(ctx, "model") else DEFAULT_STT.name
-
-
-def _prepared_model(default: str, out: Reporter) -> str:
-    """Return the newest config in `assets/` that transcribes, and say so; else `default`."""
-    from dsmops.operations.configs.prepared import newest_prepared
-
-    prepared = newest_prepared(("BatchedAsr", "Asr"))
-    if prepared is None:
-        return default
-    out.note(f"model: {prepared}, the newest prepared config")
-    return str(prepared)
 
 
 def _only(audio: Sequence[str], of_many: Mapping[str, object]) -> str | None:
@@ -627,7 +618,7 @@ def evaluate(
         else:
             report = run_evaluation(
                 source,
-                model,
+                opt.prepared_model(ctx, model, _TYPES, out),
                 reference=reference,
                 dtype=dtype,
                 cpu=cpu,

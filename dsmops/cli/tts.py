@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -150,6 +150,8 @@ def synthesize(
     if content == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):
         out.note(f"note: there is no file {text}: these words are synthesized")
     target = None if output == Path("-") else output
+    if url is None:
+        embedded = replace(embedded, model=opt.prepared_model(ctx, model, ("Py",), out))
     sink = _sink(output, form, device, out)
     try:
         if url is None:

@@ -9,12 +9,13 @@ import typer
 from dsmops import user_settings
 from dsmops.cli import values
 from dsmops.cli.help import SERVE
-from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt
+from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, prepared_model
 from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
 
 
 def voices(
+    ctx: typer.Context,
     pattern: Annotated[
         str,
         typer.Argument(metavar="TEXT", help="List names that contain this text only."),
@@ -47,6 +48,7 @@ def voices(
     from dsmops.operations.models.tts import list_voices
 
     out = Reporter.open("voices", json=json, quiet=quiet, debug=debug)
+    model = prepared_model(ctx, model, ("Py",), out)
     listed = list_voices(model, pattern, progress=out.progress())
     lines = [
         f"{name} (default)" if name == listed.default_voice else name for name in listed.voices

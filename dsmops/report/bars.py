@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left, on stderr, only once the work has lasted two seconds."""
+"""A progress bar with rate and time left, on stderr, once the work has lasted half a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dsmops.report.terminal import one_line, printable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-SHOW_AFTER_S = 2.0
+SHOW_AFTER_S = 0.5
+"""A second of silence, less what Python and the imports of a command take before."""
 
 
 class BarProgress:
@@ -30,6 +31,7 @@ class BarProgress:
         self._unit = "bytes"
         self._done = 0
         self._started_s = 0.0
+        self._timer: threading.Timer | None = None
 
     def announce(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -40,6 +42,15 @@ class BarProgress:
         with self._lock:
             self._label, self._total, self._unit, self._done = label, total, unit, 0
             self._started_s = time.monotonic()
+            # Work that makes no step in its first second must not look as if nothing happened.
+            self._timer = threading.Timer(self._show_after_s, self._show)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._drawn is None and self._timer is threading.current_thread():
+                self._drawn = self._open()
 
     def advance(self, amount: int) -> None:
         with self._lock:
@@ -52,6 +63,9 @@ class BarProgress:
 
     def finish(self) -> None:
         with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             if self._drawn is not None:
                 self._drawn[0].stop()
             self._drawn = None
@@ -64,16 +78,27 @@ class BarProgress:
             MofNCompleteColumn,
             Progress,
             ProgressColumn,
+            Task,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
+        from rich.text import Text
+
+        unit = self._unit
+
+        class RateColumn(ProgressColumn):
+            """Units a second."""
+
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{unit}, {speed:.3g}/s" if speed else unit)
 
         amounts: list[ProgressColumn]
         amounts = (
             [DownloadColumn(), TransferSpeedColumn()]
             if self._unit == "bytes"
-            else [MofNCompleteColumn()]
+            else [MofNCompleteColumn(), RateColumn()]
         )
         bar = Progress(
             TextColumn("{task.description}", markup=False),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from dsmops.errors import DsmopsError
 from dsmops.progress import SILENT, Progress, SilentProgress
+from dsmops.report.colours import coloured
 from dsmops.report.document import document as render_document
 from dsmops.report.document import to_json
 from dsmops.report.terminal import Block, draw, one_line, printable, shown
@@ -89,7 +90,7 @@ class Reporter:
         """Tell people something on the side, on stderr, in one line."""
         self._end_live()
         if not (self.json or self.quiet):
-            sys.stderr.write(f"{shown(text)}\n")
+            sys.stderr.write(f"{coloured(shown(text), sys.stderr)}\n")
 
     def live(self, text: str) -> None:
         """Show an intermediate result while the command runs.
@@ -134,9 +135,9 @@ class Reporter:
             )
             sys.stderr.write(jsonlib.dumps(body, ensure_ascii=False) + "\n")
             return
-        sys.stderr.write(f"error: {one_line(error.message)}\n")
+        sys.stderr.write(f"{coloured(f'error: {one_line(error.message)}', sys.stderr)}\n")
         if error.hint:
-            sys.stderr.write(f"hint: {one_line(error.hint)}\n")
+            sys.stderr.write(f"{coloured(f'hint: {one_line(error.hint)}', sys.stderr)}\n")
 
     def progress(self) -> Progress:
         """Return bars and announcements on a terminal, announcements elsewhere.

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dsmops.report.colours import coloured, style_of
+
 _MOST_RULE_CHARS = 120
 
 
@@ -64,7 +66,9 @@ def _spelled(char: str) -> str:
 
 def draw(block: Block) -> None:
     if isinstance(block, str):
-        sys.stdout.write(shown(block) + "\n")
+        line = shown(block)
+        plain = isinstance(block, Document)
+        sys.stdout.write((line if plain else coloured(line, sys.stdout)) + "\n")
         return
     from rich import box
     from rich.console import Console
@@ -83,7 +87,7 @@ def draw(block: Block) -> None:
             Text(heading.removesuffix(">")), justify="right" if right else "left", overflow="fold"
         )
     for row in block.rows:
-        table.add_row(*(Text(one_line(cell)) for cell in row))
+        table.add_row(*(Text(one_line(cell), style=style_of(cell)) for cell in row))
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().split("\n")]

@@ -54,6 +54,23 @@ def test_a_bare_transcribe_uses_it(prepared: Path, tmp_path: Path) -> None:
     assert run.stdout.split()[:3] == ["you", "run", "to"]
 
 
+def test_bare_commands_of_speech_use_it(prepared: Path, tmp_path: Path) -> None:
+    """`voices`, `synthesize` and `evaluate`; a model that is named comes first."""
+    said = f"model: {prepared.relative_to(tmp_path)}, the newest prepared config"
+    voices = dsmops("voices", cwd=tmp_path)
+    assert (voices.code, said in voices.stderr) == (0, True)
+    assert voices.stdout.startswith("hibari")
+    for words in (("synthesize", "hello", "x.nowhere"), ("evaluate", "no-such-manifest.csv")):
+        assert said not in dsmops(*words, "--model", "tyni", cwd=tmp_path).stderr
+    assert said in dsmops("evaluate", "no-such-manifest.csv", cwd=tmp_path).stderr
+    assert (
+        said
+        in dsmops(
+            "synthesize", "hello", "x.wav", "--dtype", "bf16", "--n-q", "900", cwd=tmp_path
+        ).stderr
+    )
+
+
 def test_bare_commands_say_which_config_they_take(prepared: Path, tmp_path: Path) -> None:
     """The address and the recording end them early."""
     worker = dsmops("worker", "--addr", "nowhere", cwd=tmp_path)

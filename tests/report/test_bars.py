@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -46,7 +47,7 @@ def last_drawn(screen: Terminal) -> str:
 
 
 def test_short_work_shows_nothing(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work that ends before two seconds have passed leaves the terminal alone."""
+    """Work that ends before half a second has passed leaves the terminal alone."""
     terminal = on_terminal(monkeypatch)
     bar = BarProgress()
     bar.start("Converting", 10)
@@ -59,7 +60,7 @@ def test_short_work_shows_nothing(clock: SimpleNamespace, monkeypatch: pytest.Mo
 def test_long_work_shows_what_is_done(
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After two seconds the bar appears with everything done so far, and the label as it is,
+    """After half a second the bar appears with everything done so far, and the label as it is,
     brackets and all.
     """
     terminal = on_terminal(monkeypatch)
@@ -126,3 +127,27 @@ def test_only_people_at_a_terminal_get_a_bar(
     progress.announce(["Downloading 1 file, 3 B", "  hf://org/repo/file  3 B"])
     expected = "Downloading 1 file, 3 B\n  hf://org/repo/file  3 B\n" if draws else ""
     assert sys.stderr.getvalue() == expected
+
+
+def test_work_without_a_step_is_shown_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that loads says so after the time, not only with its first step."""
+    terminal = on_terminal(monkeypatch)
+    shown = threading.Event()
+    bar = BarProgress(show_after_s=0.01)
+    drawn = bar._open
+    monkeypatch.setattr(bar, "_open", lambda: (drawn(), shown.set())[0])
+    bar.start("Loading", None, "models")
+    assert shown.wait(10)
+    bar.finish()
+    assert "Loading" in terminal.getvalue()
+
+
+def test_the_rate_has_its_unit(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words for what is counted, and how many a second."""
+    terminal = on_terminal(monkeypatch)
+    bar = BarProgress(show_after_s=0)
+    bar.start("Transcribing", 8, "recordings")
+    for _ in range(4):
+        bar.advance(1)
+    bar.finish()
+    assert re.search(r"4/8 recordings", last_drawn(terminal))
