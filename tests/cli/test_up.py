@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 
 from dsmops.operations.up.record import (
@@ -34,7 +38,9 @@ def test_from_nothing_to_words_and_back(ended: None, tmp_path: Path) -> None:
     """One command gives a server that has made a step, a key, a page and commands that work; a
     second finds the same server; `down` leaves nothing.
     """
-    up = dsmops("up", "--model", "tiny", "--port", "0", "--json", timeout_s=120, cwd=tmp_path)
+    secret = "a secret of the auth server and this one"
+    command = ("up", "--model", "tiny", "--port", "0", "--jwt-secret", secret, "--json")
+    up = dsmops(*command, timeout_s=120, cwd=tmp_path)
     assert up.code == 0, up.stderr
     server = up.document
     assert server["ready"] is True
@@ -43,8 +49,17 @@ def test_from_nothing_to_words_and_back(ended: None, tmp_path: Path) -> None:
     assert request(server["url"], "GET", "/").text.startswith("<!doctype html>")
 
     spoken = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])
-    command = server["commands"][0].replace("talk.mp3", str(RECORDINGS / spoken["audio"])).split()
-    assert dsmops(*command[1:]).stdout.split() == spoken["text"].split()
+    transcribe = server["commands"][0].replace("talk.mp3", str(RECORDINGS / spoken["audio"]))
+    assert dsmops(*transcribe.split()[1:]).stdout.split() == spoken["text"].split()
+
+    # A token does what the key does, and its caller is in the log; the secret is in no argument.
+    token = jwt.encode({"sub": "ada", "exp": time.time() + 600}, secret, "HS256")
+    with_token = transcribe.replace(server["api_key"], token).split()[1:]
+    assert dsmops(*with_token).stdout.split() == spoken["text"].split()
+    config = tomllib.loads(Path(server["config"]).read_text("utf-8"))
+    logs = list((Path(server["config"]).parent / config["log_dir"]).glob("log.*"))
+    assert 'caller="ada"' in re.sub(r"\x1b\[\d+m", "", logs[0].read_text("utf-8"))
+    assert secret not in Path(f"/proc/{server['pid']}/cmdline").read_text()
 
     again = dsmops("up")
     assert again.code == 0, again.stderr

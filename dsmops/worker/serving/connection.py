@@ -233,8 +233,8 @@ class Connection(ABC, Generic[EventT]):
                 )
 
     def _note_audio(self) -> None:
-        """Note that audio came in something other than a binary message."""
-        self._last_audio_s = asyncio.get_running_loop().time()
+        """Note that audio was taken which did not come as a binary message."""
+        self._last_audio_s = self._last_received_s = asyncio.get_running_loop().time()
 
     async def _wait_for_room(self) -> None:
         while self._stream.is_full:

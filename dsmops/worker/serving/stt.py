@@ -19,7 +19,7 @@ from dsmops.worker.runtime.stt.interface import SttEngineProtocol, SttTokenizer
 from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
 from dsmops.worker.runtime.stt.stream import SttEvent, SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
-from dsmops.worker.serving.connection import Connection, Ending
+from dsmops.worker.serving.connection import Connection, Ending, Limits
 from dsmops.worker.serving.desk import Place
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Log, Origin, Shown
 from dsmops.worker.serving.metrics import Metrics
@@ -152,7 +152,7 @@ class SttModule(LoopModule[SttStream]):
         await self.converse(
             request,
             ws,
-            lambda stream: SttConnection(ws, stream, self._rules, self._limits),
+            lambda stream, limits: SttConnection(ws, stream, self._rules, limits),
             error_message,
         )
         return ws
@@ -161,12 +161,13 @@ class SttModule(LoopModule[SttStream]):
         self,
         request: web.Request,
         ws: web.WebSocketResponse,
-        connect: Callable[[SttStream], Connection[SttEvent]],
+        connect: Callable[[SttStream, Limits], Connection[SttEvent]],
         message_of: Callable[[Ending], bytes | str | None],
     ) -> None:
         """Serve a WebSocket, whose key is known, with a stream of its own until either ends.
 
-        `connect` puts the stream on the socket; `message_of` says why none was free.
+        `connect` puts the stream on the socket, under the module's limits. `message_of` says why
+        none was free.
         """
         if self._is_batched:
             self._metrics.connected()
@@ -180,7 +181,7 @@ class SttModule(LoopModule[SttStream]):
             return
         if self._is_batched:
             self._log.info(BATCHED_ASR, "batched-asr channel", batch_idx=stream.slot)
-        await self._serve(request, ws, stream, place, connect(stream))
+        await self._serve(request, ws, stream, place, connect(stream, self._limits))
 
     async def post(self, request: web.Request) -> web.Response:
         """Transcribe the audio file in the body."""

@@ -38,9 +38,7 @@ _PIECE_BYTES = 48_000
 _OLD = "transcription_session"
 
 
-async def realtime(
-    request: web.Request, served: Served, limits: Limits, log: Log
-) -> web.StreamResponse:
+async def realtime(request: web.Request, served: Served, log: Log) -> web.StreamResponse:
     """Serve one session, whose key is known.
 
     Raises:
@@ -54,7 +52,7 @@ async def realtime(
     log.info(MAIN, "handling openai realtime query", **client_fields(request))
     is_old = "realtime=v1" in request.headers.get("OpenAI-Beta", "")
 
-    def connect(stream: SttStream) -> RealtimeConnection:
+    def connect(stream: SttStream, limits: Limits) -> RealtimeConnection:
         return RealtimeConnection(ws, stream, limits, served, served.name_of(module), is_old=is_old)
 
     await module.converse(request, ws, connect, ending_message)
@@ -139,12 +137,12 @@ class RealtimeConnection(Connection[SttEvent]):
             raise Refusal(
                 400, f"audio is not base64: {exc}", param="audio", code="invalid_value"
             ) from exc
-        if data:
-            self._note_audio()
         for begin in range(0, len(data), _PIECE_BYTES):
             for pcm in self._sound.take(data[begin : begin + _PIECE_BYTES]):
                 self._turns.append(pcm)
             await self._wait_for_room()
+            # A long message may take a slow model longer than a client may be silent.
+            self._note_audio()
 
     def _finish_sound(self) -> None:
         for pcm in self._sound.finish():

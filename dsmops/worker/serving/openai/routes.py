@@ -61,7 +61,7 @@ class OpenAiRoutes:
         return await speech(request, self._served, self._limits, self._log)
 
     async def _realtime(self, request: web.Request) -> web.StreamResponse:
-        return await realtime(request, self._served, self._limits, self._log)
+        return await realtime(request, self._served, self._log)
 
     def _handler(
         self,
