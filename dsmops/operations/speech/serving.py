@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _EXPOSURE = ("public-token-exposed",)
 """Errors of the lint with which the server does work: it is the operator's decision."""
+_NO_KEYS = ("no-api-keys",)
+"""An error of the lint, unless tokens let clients in."""
 _OTHER_SERVER = ("other-mimi",)
 """Warnings of the lint about what only moshi-server cannot do."""
 _SHOWN = 3
@@ -211,10 +213,11 @@ def open_service(path: Path, options: Options) -> Service:
     notes = options.tokens.check()
     config = read_config(path)
     report = lint_config(config, addr=options.addr)
+    passed = (*_EXPOSURE, *(_NO_KEYS if options.tokens.are_taken else ()))
     errors = [
         finding
         for finding in report.findings
-        if finding.severity is Severity.ERROR and finding.code not in _EXPOSURE
+        if finding.severity is Severity.ERROR and finding.code not in passed
     ]
     if errors:
         shown = "; ".join(f"{finding.where}: {finding.message}" for finding in errors[:_SHOWN])
@@ -252,7 +255,8 @@ def open_service(path: Path, options: Options) -> Service:
     findings = tuple(
         finding
         for finding in report.findings
-        if finding.severity is not Severity.NOTE and finding.code not in _OTHER_SERVER
+        if finding.severity is not Severity.NOTE
+        and finding.code not in (*_OTHER_SERVER, *(_NO_KEYS if options.tokens.are_taken else ()))
     )
     return Service(path, config, found, findings, tuple(notes))
 

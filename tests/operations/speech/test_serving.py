@@ -1,5 +1,6 @@
 """Where a worker computes, and what it says where that is not the GPU."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 from dsmops.config.load import read_config
 from dsmops.config.modules import modules
-from dsmops.errors import DriverMissingError
-from dsmops.operations.speech.serving import Options, module_settings
+from dsmops.errors import ConfigError, DriverMissingError
+from dsmops.operations.speech.serving import Options, module_settings, open_service
+from dsmops.operations.speech.tokens import TokenOptions
 from dsmops.progress import SILENT
 from dsmops.worker.models.device import best_device
 from dsmops.worker.tiny.stt import write_tiny_stt
@@ -67,3 +69,17 @@ def test_a_card_with_kernels_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best_device(cpu=False).type == "cpu"
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_61"])
     assert best_device(cpu=False) == torch.device("cuda:0")
+
+
+def test_a_config_without_keys_is_served_to_tokens_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_tiny_stt(tmp_path).server_config
+    monkeypatch.chdir(tmp_path)
+    keys = re.compile(r"^authorized_ids = .*$", re.MULTILINE)
+    config.write_text(keys.sub("authorized_ids = []", config.read_text()))
+    with pytest.raises(ConfigError, match="authorized_ids is empty"):
+        open_service(config, Options(cpu=True))
+    secret = "a secret of the auth server and this one"
+    service = open_service(config, Options(cpu=True, tokens=TokenOptions(secret=secret)))
+    assert "no-api-keys" not in [finding.code for finding in service.findings]
