@@ -32,7 +32,9 @@ _CONTROLS = r"\x00-\x08\x0a-\x1f\x7f-\x9f"
 
 ESCAPE_SEQUENCE = (
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI, whatever its final byte
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, ...
+    # OSC, DCS, ...: a string ends at the latest where another begins, else each start of a line
+    # full of them would look at all that follows.
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]+[0-~]|\x1b[0-OQ-WYZ\\`-~]"  # character sets, single functions
 )
 _LESS = r"\x1b\[7mESC\x1b\[27m\[[0-9;]*[mK]"

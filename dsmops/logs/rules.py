@@ -545,7 +545,7 @@ _FOLLOWS_HINT = (
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
 _NAMED_HINT = (
     r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string)"
-    rf"{_FOLLOWS_HINT}|(?:--|(?<=\s)-)[A-Za-z0_][\w.-]*\s"
+    rf"{_FOLLOWS_HINT}|(?:--|(?<=\s)-)[A-Za-z0_][\w.$-]{{0,200}}\s"
 )
 _NAME_WORD = (
     "(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth"
@@ -729,16 +729,23 @@ PREFIX = re.compile(
     re.ASCII | re.VERBOSE,
 )
 """What collectors, mail, diffs, comments and servers put before a line of something longer."""
-_TAIL = re.compile(r'(?P<inner>.*?)(?:\\r)?(?:\\n)*"\s*(?:,\s*".*)?\}\s*', re.ASCII)
+_END_OF_STRING = re.compile(r'"\s*+(?:,\s*+"|\}\s*+$)', re.ASCII)
 
 
 def inner_span(text: str) -> tuple[int, int]:
     """Return where in a line that is part of a block its own content begins and ends."""
     found = PREFIX.match(text)
     begin = found.end() if found else 0
-    if text.lstrip().startswith("{") and (tail := _TAIL.fullmatch(text, begin)):
-        return begin, begin + len(tail["inner"].rstrip())
-    return begin, len(text.rstrip())
+    end = len(text.rstrip())
+    if text.lstrip().startswith("{") and text.endswith("}", begin, end):
+        if found := _END_OF_STRING.search(text, begin):
+            end = found.start()
+            while text.endswith("\\n", begin, end):
+                end -= len("\\n")
+            if text.endswith("\\r", begin, end):
+                end -= len("\\r")
+            end = begin + len(text[begin:end].rstrip())
+    return begin, end
 
 
 # --- PEM over several lines -----------------------------------------------------------------------
@@ -788,7 +795,7 @@ _LIST_KINDS = (("key", _CREDENTIAL_NAME), ("text", _TEXT_NAME))
 _LIST_OPEN = {
     kind: re.compile(
         rf"""{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?: (?:[A-Za-z]\w{{0,40}}[ ]?)? [(\[{{] (?: \s* {_STRING} \s* , )*+ | [|>][+-]? | Array )?
-        \s* (?: [\#/].* )? $""",
+        \s*+ (?: [\#/].* )? $""",
         re.ASCII | re.VERBOSE,
     )
     for kind, name in _LIST_KINDS
@@ -799,9 +806,9 @@ _NAME_LINE = re.compile(
       | (?P<part> form-data; \s name= ["']? ) | (?P<number> ^ \s* \d{{1,9}}\) \s " )
       | (?<![\w.-]) )
     {_CREDENTIAL_NAME}
-    (?: (?(field) (?:\\*["'])? \s* ,? \s* | (?!) ) | (?(block) " \s* \{{ \s* | (?!) ) | (?(tag) \s? </\w{{1,9}}> \s* | (?!) )
-      | (?(option) ["']? ,? \s* | (?!) ) | (?(part) ["']? \s* | (?!) ) | (?(number) " | (?!) )
-      | \s* [:=] \s* (?P<heredoc> <<[-~]? ["']?\w{{1,40}}["']? ) \s* ) $""",
+    (?: (?(field) (?:\\*["'])? \s*+ ,? \s*+ | (?!) ) | (?(block) " \s*+ \{{ \s*+ | (?!) ) | (?(tag) \s? </\w{{1,9}}> \s*+ | (?!) )
+      | (?(option) ["']? ,? \s*+ | (?!) ) | (?(part) ["']? \s*+ | (?!) ) | (?(number) " | (?!) )
+      | \s*+ [:=] \s*+ (?P<heredoc> <<[-~]? ["']?\w{{1,40}}["']? ) \s*+ ) $""",
     re.ASCII | re.VERBOSE,
 )
 # A key of etcd or Consul, before its value.
@@ -810,10 +817,10 @@ _LOGIN_LINE = re.compile(
     r"\s*(?:machine\s{1,9}\S{1,253}\s{1,9})?login\s{1,9}\S{1,100}\s*", re.ASCII
 )
 OPEN_HINT = (
-    rf"""{_NAME_WORD}(?:\\*["'])?\s*(?:,?\s*$|\{{\s*$|</\w{{1,9}}>\s*$|[:=]\s*<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
-    r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?(?:\s*(?:Some\()*[\w ]*[(\[{|>][+-]?)?\s*(?:[#/].*)?$"""
-    rf"""|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)(?:\\*["'`])?[\])}}]{{0,2}}\s{{0,16}}[|?+:]{{0,2}}[=:]>?\s*[\w ]*[(\[{{].*,\s*$"""
-    rf"""|=>\sArray\s*$|login\s+\S+\s*$|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|(?:[,;\t(]|{_BARS}|\s\s)\s*["'`*]{{0,3}}[\w.$ -]*{_NAME_WORD}["'`*]{{0,3}}\s*$"""
+    rf"""{_NAME_WORD}(?:\\*["'])?\s*+(?:,?\s*+$|\{{\s*+$|</\w{{1,9}}>\s*+$|[:=]\s*+<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
+    r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?(?:\s*+(?:Some\()*[\w ]*+[(\[{|>][+-]?)?\s*+(?:[#/].*)?$"""
+    rf"""|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)(?:\\*["'`])?[\])}}]{{0,2}}\s{{0,16}}[|?+:]{{0,2}}[=:]>?\s*+[\w ]*+[(\[{{]"""
+    rf"""|=>\sArray\s*$|login\s+\S+\s*$|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|{_NAME_WORD}["'`*]{{0,3}}\s*+$"""
 )
 """A line on which a list of secrets, or a value of the next line, may begin."""
 
@@ -854,11 +861,11 @@ _PUNCTUATION = re.compile(
     r"|\s*\[\d{1,9}\]\s?=>\s*",
     re.ASCII,
 )
-_YAML_ITEM = re.compile(r"-\s+(?P<bare>[^\s#]\S*)\s*(?:#.*)?", re.ASCII)
+_YAML_ITEM = re.compile(r"-\s+(?P<bare>[^\s#]\S*)\s*+(?:#.*)?", re.ASCII)
 _NUMBERED_ITEM = re.compile(r"\s*\[\d{1,9}\]\s=>\s(?P<bare>.+)", re.ASCII)
 # One word alone on a line, with a digit or long; no name of a value that follows.
 _BARE_ITEM = re.compile(
-    r"(?![A-Za-z_][\w.-]{0,80}=(?!=|,?$)) (?P<bare> (?=\S*\d|\S{12}) [^\s,\[\](){}#:=]\S{2,}[^\s,:;\[(){}\]] ) \s*,?\s*(?:\#.*)?",
+    r"(?![A-Za-z_][\w.-]{0,80}=(?!=|,?$)) (?P<bare> (?=\S*\d|\S{12}) [^\s,\[\](){}#:=]\S{2,}[^\s,:;\[(){}\]] ) \s*+,?\s*+(?:\#.*)?",
     re.ASCII | re.VERBOSE,
 )
 _VALUE_LINE = re.compile(
