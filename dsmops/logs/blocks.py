@@ -19,6 +19,10 @@ _MOST_LINES = 1 << 18
 
 _ROUND_BYTES = 1 << 16
 
+_REPEATING_BYTES = 1 << 16
+_PROBE_BYTES = 512
+"""Lines of a server bear times, so so much of a log never comes twice in one block."""
+
 _SOFT_CUT_BYTES = 4096
 """So far before the limit a blank is looked for, so that no key is cut in two."""
 
@@ -101,10 +105,15 @@ def cut_blocks(chunks: Iterable[bytes], *, max_line: int = MAX_LINE_BYTES) -> It
 def few_lines(block: bytes) -> Iterator[bytes]:
     """Yield a block in parts of about 262,144 lines at most.
 
-    Parts begin at round places, so that what repeats for gigabytes repeats in them, too.
+    Where lines repeat, as in a bomb, the parts are equal and about 64 KiB long, so that a
+    caller that remembers parts looks at few. Else parts begin at round places.
     """
-    begin, step = 0, len(block) // (block.count(b"\n") // _MOST_LINES + 1)
-    step = max(_ROUND_BYTES, step - step % _ROUND_BYTES)
+    begin = 0
+    if period := _period(block):
+        step = period * max(1, _REPEATING_BYTES // period)
+    else:
+        step = len(block) // (block.count(b"\n") // _MOST_LINES + 1)
+        step = max(_ROUND_BYTES, step - step % _ROUND_BYTES)
     while len(block) - begin > step:
         end = block.find(b"\n", begin + step - 1) + 1
         if not end or end == len(block):
@@ -113,3 +122,11 @@ def few_lines(block: bytes) -> Iterator[bytes]:
         begin = end
     if begin < len(block):
         yield block[begin:]
+
+
+def _period(block: bytes) -> int:
+    """Return after how many bytes the beginning of a block repeats, or 0 where it does not."""
+    period = block.find(block[:_PROBE_BYTES], 1, _ROUND_BYTES)
+    if period < 1 or not block.startswith(block[period : period + _REPEATING_BYTES]):
+        return 0
+    return period

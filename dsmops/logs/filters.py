@@ -59,6 +59,9 @@ class Filter:
         )
 
 
+SieveState = tuple[dict[str | None, bool], ...]
+
+
 class Sieve:
     """A filter applied to the lines of one log, in order.
 
@@ -90,6 +93,14 @@ class Sieve:
         wants = before if record.level is None else self.wanted.wants(record)
         self.begin(line.service, in_time=in_time, wants=wants)
         return in_time and wants
+
+    def state(self) -> SieveState:
+        """Return a copy of what earlier lines left behind, for `return_to`."""
+        return self._kept.copy(), self._wanted.copy(), self._in_time.copy()
+
+    def return_to(self, state: SieveState) -> None:
+        """Stand where `state` was taken."""
+        self._kept, self._wanted, self._in_time = (part.copy() for part in state)
 
     def begin(self, service: str | None, *, in_time: bool, wants: bool) -> None:
         """Take note of the fate of a record, for the lines after it."""

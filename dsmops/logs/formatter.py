@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dsmops.logs.blocks import few_lines
-from dsmops.logs.filters import Filter, Sieve
+from dsmops.logs.filters import Filter, Sieve, SieveState
 from dsmops.logs.formats import DIALECTS
 from dsmops.logs.learning import Templates
-from dsmops.logs.reader import Grouping, Line, Reader, Row
+from dsmops.logs.reader import Grouping, GroupingState, Line, Reader, ReaderState, Row
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redactor, shape_of
 from dsmops.logs.render import Style, render, render_line, render_text
@@ -31,6 +31,9 @@ from, and the block is read again."""
 _LONG_BYTES = 16 << 10
 _REPEATING_BYTES = 16 << 10
 """Smaller blocks are not compared with those before."""
+_MOST_SKETCHES, _MOST_BLOCKS, _MOST_SHOWN_BYTES = 16, 4, 32 << 20
+"""What is kept of blocks that come again. What repeats begins at other places in other blocks."""
+_SKETCH_BYTES = 256
 _REST_OF_MINUTE = timedelta(seconds=59, microseconds=999_999)
 
 
@@ -53,6 +56,15 @@ class Counts:
         self.unparsed_lines += other.unparsed_lines
         self.records_written += other.records_written
 
+    def since(self, before: Counts) -> Counts:
+        """Return what was counted after `before`."""
+        return Counts(
+            self.lines - before.lines,
+            self.records - before.records,
+            self.unparsed_lines - before.unparsed_lines,
+            self.records_written - before.records_written,
+        )
+
     def add_records(self, count: int, *, written: bool) -> None:
         """Count records of one line each."""
         self.lines += count
@@ -71,6 +83,34 @@ class FormatTotals:
     """A PEM block or a list has not ended, or events of containers may go on."""
     clock_last: datetime | None
     clock_guessed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All that the text of a block depends on beside the block itself."""
+
+    clock_last: datetime | None
+    clock_guessed: bool
+    reader: ReaderState
+    grouping: GroupingState
+    sieve: SieveState
+
+
+class _Block(NamedTuple):
+    """A block that came before: what was written for it, and what changed."""
+
+    block: bytes
+    before: _State
+    shown: bytes
+    counts: Counts
+    hits: Counter[str]
+    after: _State
+
+
+def _sketch(block: bytes) -> tuple[bytes, ...]:
+    """Return a few pieces of a block. Only equal blocks are likely to have equal ones."""
+    places = range(0, len(block), max(1, len(block) // 4))
+    return (b"%d" % len(block), *(block[place : place + _SKETCH_BYTES] for place in places))
 
 
 class Formatter:
@@ -107,8 +147,10 @@ class Formatter:
         self._bulk_from_bytes = bulk_from_bytes
         self._long: tuple[bytes, Line, bytes, Counter[str]] | None = None
         """The last long line of no dialect, what it is, what was written for it, and its hits."""
-        self._blocks: deque[tuple[bytes, bytes, Counts, Counter[str]]] = deque(maxlen=4)
-        """The last blocks without a record, what was written for them, and what was counted."""
+        self._sketches: deque[tuple[bytes, ...]] = deque(maxlen=_MOST_SKETCHES)
+        """Of the last blocks, to see which come again without keeping all of them."""
+        self._blocks: deque[_Block] = deque(maxlen=_MOST_BLOCKS)
+        """The last blocks that came again."""
 
     @property
     def redactions(self) -> Counter[str]:
@@ -130,34 +172,51 @@ class Formatter:
 
     def _feed_or_repeat(self, block: bytes) -> bytes:
         """Return the text of a block. Of what repeats for gigabytes, as in a bomb, each block is
-        looked at once.
+        looked at twice.
         """
-        if not self._stands_alone():
+        before = self._state()
+        if before is None:
             return self._feed_anew(block)
-        for same, shown, counts, hits in self._blocks:
-            if same == block:
-                self.counts.add(counts)
-                self.redactions.update(hits)
-                return shown
-        before, hits = replace(self.counts), self.redactions.copy()
+        for same in self._blocks:
+            if same.before == before and same.block == block:
+                self.counts.add(same.counts)
+                self.redactions.update(same.hits)
+                self._return_to(same.after)
+                return same.shown
+        counts, hits = replace(self.counts), self.redactions.copy()
         shown = self._feed_anew(block)
-        if self._stands_alone() and self.counts.records == before.records:
-            counts = Counts(
-                self.counts.lines - before.lines,
-                unparsed_lines=self.counts.unparsed_lines - before.unparsed_lines,
+        sketch = _sketch(block)
+        if sketch not in self._sketches:
+            self._sketches.append(sketch)
+        elif (after := self._state()) and len(shown) <= _MOST_SHOWN_BYTES:
+            self._blocks.append(
+                _Block(
+                    block, before, shown, self.counts.since(counts), self.redactions - hits, after
+                )
             )
-            self._blocks.append((block, shown, counts, self.redactions - hits))
         return shown
 
-    def _stands_alone(self) -> bool:
-        """Return whether lines that begin no record mean the same here as anywhere else."""
-        return not (
-            self._style.jsonl
-            or self._sieve.active
-            or self._unwrapper.active
-            or self._reader.knows_services
-            or self._inside_anything()
+    def _state(self) -> _State | None:
+        """Return all that the text of the next block depends on beside the block.
+
+        None where that is too much to compare.
+        """
+        clock = self._style.clock
+        if self._unwrapper.active or (self._redactor and self._redactor.inside_block):
+            return None
+        reader, grouping, sieve = (
+            part.state() for part in (self._reader, self._grouping, self._sieve)
         )
+        if reader is None or grouping is None:
+            return None
+        return _State(clock.last, clock.guessed, reader, grouping, sieve)
+
+    def _return_to(self, state: _State) -> None:
+        clock = self._style.clock
+        clock.last, clock.guessed = state.clock_last, state.clock_guessed
+        self._reader.return_to(state.reader)
+        self._grouping.return_to(state.grouping)
+        self._sieve.return_to(state.sieve)
 
     def _feed_anew(self, block: bytes) -> bytes:
         out: list[bytes] = []

@@ -101,6 +101,11 @@ class _Event:
     """Whether the next line is the message of a panic."""
 
 
+_MOST_SERVICES_TO_COMPARE, _MOST_LINES_TO_COMPARE = 32, 1000
+ReaderState = dict[str | None, _Event]
+GroupingState = dict[str | None, "tuple[LogRecord, tuple[str, ...], int] | Row | None"]
+
+
 class Reader:
     """Understands the lines of one log, in order. Containers of docker compose are kept apart."""
 
@@ -151,6 +156,16 @@ class Reader:
         if collected and not continues:
             record = LogRecord("text", text, collected, service=service)
         return Line(text, prefix, service, record, continues)
+
+    def state(self) -> ReaderState | None:
+        """Return a copy of what earlier lines left behind, for `return_to`; None if it is much."""
+        if len(self._events) > _MOST_SERVICES_TO_COMPARE:
+            return None
+        return {service: replace(event) for service, event in self._events.items()}
+
+    def return_to(self, state: ReaderState) -> None:
+        """Stand where `state` was taken."""
+        self._events = {service: replace(event) for service, event in state.items()}
 
     @staticmethod
     def _death(text: str, event: _Event) -> str:
@@ -249,10 +264,12 @@ _LINE_CHARS = 64
 class _Open:
     """A record that lines may still belong to."""
 
-    def __init__(self, record: LogRecord) -> None:
+    def __init__(
+        self, record: LogRecord, lines: Iterable[str] = (), room: int = MOST_EVENT_CHARS
+    ) -> None:
         self.record = record
-        self.lines = list(record.continuation)
-        self.room = MOST_EVENT_CHARS
+        self.lines = [*(lines or record.continuation)]
+        self.room = room
 
     def take(self, text: str) -> bool:
         """Take a line, and return whether there is room for more."""
@@ -269,6 +286,25 @@ class Grouping:
 
     def __init__(self) -> None:
         self._open: dict[str | None, _Open | Row | None] = {}
+
+    def state(self) -> GroupingState | None:
+        """Return a copy of what is open, for `return_to`; None if it is much."""
+        found: GroupingState = {}
+        for service, pending in self._open.items():
+            if isinstance(pending, _Open):
+                if len(pending.lines) > _MOST_LINES_TO_COMPARE:
+                    return None
+                found[service] = (pending.record, tuple(pending.lines), pending.room)
+            else:
+                found[service] = pending
+        return found if len(found) <= _MOST_SERVICES_TO_COMPARE else None
+
+    def return_to(self, state: GroupingState) -> None:
+        """Stand where `state` was taken."""
+        self._open = {
+            service: _Open(*pending) if isinstance(pending, tuple) else pending
+            for service, pending in state.items()
+        }
 
     def add(self, line: Line) -> Iterator[LogRecord | Row]:
         """Take a line, and yield the record that it completes."""

@@ -22,7 +22,7 @@ from io import BytesIO
 from secrets import token_bytes
 from typing import NamedTuple, TypeVar
 
-from dsmops.logs.blocks import cut_blocks, read_chunks
+from dsmops.logs.blocks import cut_blocks, few_lines, read_chunks
 from dsmops.logs.disguise import DISGUISED, View, has_more_views, unveil, views
 from dsmops.logs.plain_text import without_colours
 from dsmops.logs.rules import (
@@ -197,6 +197,9 @@ class Redactor:
 
     def block(self, block: bytes) -> bytes:
         """Return whole lines redacted, each shape of line looked at once. Blocks come in order."""
+        return b"".join(map(self._block_or_repeat, few_lines(block)))
+
+    def _block_or_repeat(self, block: bytes) -> bytes:
         if self.inside_block:
             return self._block(block)
         # What repeats for gigabytes, as in a bomb, is looked at once.

@@ -737,15 +737,15 @@ def inner_span(text: str) -> tuple[int, int]:
     found = PREFIX.match(text)
     begin = found.end() if found else 0
     end = len(text.rstrip())
-    if text.lstrip().startswith("{") and text.endswith("}", begin, end):
-        if found := _END_OF_STRING.search(text, begin):
-            end = found.start()
-            while text.endswith("\\n", begin, end):
-                end -= len("\\n")
-            if text.endswith("\\r", begin, end):
-                end -= len("\\r")
-            end = begin + len(text[begin:end].rstrip())
-    return begin, end
+    is_object = text.lstrip().startswith("{") and text.endswith("}", begin, end)
+    if not is_object or not (found := _END_OF_STRING.search(text, begin)):
+        return begin, end
+    end = found.start()
+    while text.endswith("\\n", begin, end):
+        end -= len("\\n")
+    if text.endswith("\\r", begin, end):
+        end -= len("\\r")
+    return begin, begin + len(text[begin:end].rstrip())
 
 
 # --- PEM over several lines -----------------------------------------------------------------------

@@ -334,20 +334,53 @@ BOMBS = {
     "tracebacks": b"Traceback (most recent call last):\n  File\nValueError: x\n",
     "lists": b"authorized_ids = [\n'a-secret-1',\n]\n",
     "records": ansi(step(random.Random(5), START, 17)).encode() + b"\n",
+    "local times": b"2025-12-02 01:36:42.113  INFO moshi_server: src/main.rs:9: starting\n",
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_what_repeats_gives_the_bytes_and_counts_of_the_plain_way(name: str) -> None:
+WAYS: dict[str, tuple[Options, bool]] = {
+    "friendly": (Options(key=KEY), False),
+    "jsonl": (Options(key=KEY), True),
+    "filtered": (Options(key=KEY, level="INFO"), False),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(name, "friendly") for name in BOMBS]
+    + [(name, way) for name in ("text with a secret", "records", "local times")
+       for way in ("jsonl", "filtered")],
+)  # fmt: skip
+def test_what_repeats_gives_the_bytes_and_counts_of_the_plain_way(name: str, way: str) -> None:
     """Blocks like those before are not looked at again, and come out and count all the same."""
-    data = BOMBS[name] * (200_000 // len(BOMBS[name]))
-    options = Options(key=KEY)
-    shown, ours = formatted(data, 1 << 16, options, bulk_from_bytes=NEVER)
-    slow = formatter(options, bulk_from_bytes=NEVER)
+    block = BOMBS[name] * (17_000 // len(BOMBS[name]))
+    data = block * 5
+    options, jsonl = WAYS[way]
+    shown, ours = formatted(data, len(block), options, jsonl=jsonl, bulk_from_bytes=NEVER)
+    slow = formatter(options, jsonl=jsonl, bulk_from_bytes=NEVER)
     expected = b"".join(map(slow._feed_anew, cut_blocks([data]))) + slow.flush()
     assert shown == expected
     assert (ours.counts, ours.redactions) == (slow.counts, slow.redactions)
-    assert bool(ours._blocks) == (name != "records")
+    assert ours._blocks
+
+
+@pytest.mark.parametrize("jsonl", [False, True])
+@pytest.mark.parametrize("line", ["\x1b[2mfoo\x1b[0m bar key=value", "\x1b]\x1b[", 'token=\\\\"'])
+def test_of_lines_that_repeat_for_megabytes_few_are_looked_at(
+    line: str, jsonl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work that a bomb takes does not grow with its size."""
+    looked_at: list[int] = []
+    plain = Formatter._feed_anew
+
+    def counted(self: Formatter, block: bytes) -> bytes:
+        looked_at.append(len(block))
+        return plain(self, block) if len(looked_at) < 3 else b""
+
+    monkeypatch.setattr(Formatter, "_feed_anew", counted)
+    data = f"{line}\n".encode() * ((16 << 20) // (len(line) + 1))
+    formatted(data, 4 << 20, Options(key=KEY), jsonl=jsonl)
+    assert sum(looked_at) < 1 << 20
 
 
 def test_an_event_of_endless_lines_becomes_several() -> None:

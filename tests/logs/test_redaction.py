@@ -500,8 +500,9 @@ GROWTH = 16
 
 
 def _work_s(line: str) -> float:
-    begun = time.process_time()
-    Redactor(KEY).line(line)
+    redactor, begun = Redactor(KEY), time.process_time()
+    for text in line.split("\n"):
+        redactor.line(text)
     return time.process_time() - begun
 
 
@@ -516,6 +517,12 @@ LINES: dict[str, Callable[[int], str]] = {
     "BEGIN without END": lambda count: "-----BEGIN A-----;" * (count // 4),
     "BEGIN before one END": lambda count: "-----BEGIN A-----;" * (count // 4) + "-----END A-----",
     "pass:": lambda count: "pass:" * count,
+    "8-bit strings of a terminal": lambda count: "\x90" * count,
+    "options": lambda count: "-----BEGIN" * (count // 4),
+    "blanks after a name": lambda count: "key" + " " * count + "x",
+    "line ends after a name": lambda count: 'variable "key"' + "\\n" * count + "]",
+    "blanks in a list": lambda count: "token = [\nBearer" + " " * count + "@",
+    "strings in a list": lambda count: 'token = [\n{"MESSAGE":"' + '"a",' * count + "]",
 }
 
 
