@@ -876,11 +876,12 @@ _VALUE_LINE = re.compile(
 
 
 _WHOLE_LINE = re.compile(
-    rf"""[-+\s]* (?: \d{{1,9}}\) \s )? (?: {_QUOTED} | (?P<bare> [^\s"',/-]\S*? ) ) [\s,]*""",
+    rf"""[-+\s]* (?: \d{{1,9}}\) \s )? (?: {_QUOTED} | (?P<bare> [^\s"',/-] (?: ,*+ [^\s,] )*+ ) ) [\s,]*""",
     re.ASCII | re.VERBOSE,
 )
 
-_BAR_SEPARATOR = re.compile(r"\s*[|│┃║]\s*")
+# Blanks before a bar are counted from the first of them on, once.
+_BAR_SEPARATOR = re.compile(r"(?:(?<!\s)\s+)?+[|│┃║]\s*+")
 _SEPARATORS = {
     "bar": _BAR_SEPARATOR,
     "tab": re.compile(r"\t"),
