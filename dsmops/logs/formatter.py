@@ -204,12 +204,10 @@ class Formatter:
         clock = self._style.clock
         if self._unwrapper.active or (self._redactor and self._redactor.inside_block):
             return None
-        reader, grouping, sieve = (
-            part.state() for part in (self._reader, self._grouping, self._sieve)
-        )
+        reader, grouping = self._reader.state(), self._grouping.state()
         if reader is None or grouping is None:
             return None
-        return _State(clock.last, clock.guessed, reader, grouping, sieve)
+        return _State(clock.last, clock.guessed, reader, grouping, self._sieve.state())
 
     def _return_to(self, state: _State) -> None:
         clock = self._style.clock
