@@ -26,6 +26,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem
 caption{text-align:left;padding:.25rem 0}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--faint);text-align:left;white-space:nowrap}
 th.number,td.number{text-align:right}
+td:last-child:not(.number){white-space:normal;min-width:10rem}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem 1rem;margin:.5rem 0}
 dt{font-weight:600}
 summary{cursor:pointer;padding:.5rem 0}

@@ -22,7 +22,7 @@ from dsmops.dtypes import ComputeDType
 from dsmops.models import DEFAULT_STT, DEFAULT_TTS, FRAME_MS, KNOWN, PublishedModel
 from dsmops.operations.configs.planning import find_device, find_model, plan_model
 from dsmops.operations.log_report.result import CapacityPlan, LogReport
-from dsmops.units import size
+from dsmops.units import counted, size
 
 _FEW_STEPS = 100
 _BASIS = {
@@ -144,7 +144,8 @@ def with_capacity(
 
 def _log_basis(report: LogReport) -> str:
     steps = 0 if report.steps is None else report.steps.count
-    return f"the log: {steps:,} steps, {len(report.runs)} starts, the streams that it names"
+    starts = counted(len(report.runs), "start")
+    return f"the log: {counted(steps, 'step')}, {starts}, the streams that it names"
 
 
 def _batch(report: LogReport) -> int | None:
@@ -189,7 +190,7 @@ def _kept_up(report: LogReport) -> tuple[list[str], list[str]]:
         idle = max(0, batch - _used(report))
         if streams.refused:
             answer.append(
-                f"{streams.refused} clients were refused: all slots were taken. A larger"
+                f"{counted(streams.refused, 'refusal')}: all slots were taken. A larger"
                 " batch_size makes each step longer; `dsmops bench` measures by how much."
             )
         elif idle:

@@ -197,8 +197,8 @@ class Collector:
             if message.startswith(begin):
                 self._module(service, module, STT).streams.accept(kind)
                 return
-        if message.startswith(REFUSED_KEY):
-            self._wrong_keys += 1
+        if found := REFUSED_KEY.match(message):
+            self._wrong_keys += int(found[1])
         elif (ANY_ENDS if event.line == 0 else RECV_ENDS).match(message):
             self._connection_ended(service, event.at)
         else:

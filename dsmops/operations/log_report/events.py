@@ -50,7 +50,10 @@ FINISHED = re.compile(r"tts finished batch_idx=(\d{1,6})(?: first_audio_ms=(\d{1
 LOOP = re.compile(r"starting asr loop (\d{1,6})")
 ENGINE = re.compile(r"engine is loaded model=(\S{1,100}).*? dtype=\"?(\w+)\"? streams=(\d{1,6})")
 SILENT = re.compile(r"recv loop (?:short|long) timeout(?: (?:bidx|batch_idx)=(\d{1,6}))?")
-REFUSED_KEY = "refused a request without a known key"
+REFUSED_KEY = re.compile(
+    r"(?:requests without a known key were refused|a token was refused: .{0,300}?) count=(\d{1,9})"
+)
+"""Of `dsmops worker`, which counts them for a while."""
 RECV_ENDS = re.compile(
     r"task (?:completed successfully|failed) name=\"?recv_loop\"?|recv loop (?:exited|err)\b"
 )
@@ -67,7 +70,7 @@ _QUICK = re.compile(
     rb"|py query query=PyStreamingQuery \{ auth_id: None, format: \w{1,30}, voice: None \}"
     rb"|batched-(?:asr|py|py-asr) channel (?:bidx|batch_idx)=\d{1,6}"
     rb"|received marker bid=\d{1,6} id=-?\d{1,19}|received end of stream bidx=\d{1,6}"
-    rb"|tts finished batch_idx=\d{1,6}|(?:recv|send) loop exited"
+    rb"|tts finished batch_idx=\d{1,6}(?: first_audio_ms=\d{1,9})?|(?:recv|send) loop exited"
     rb"|warming-up the asr|starting asr loop \d{1,6}"
     rb")[ \t\r]*"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -87,6 +88,9 @@ class TtsConnection(Connection[TtsEvent]):
         """`request` is what `speech` was opened with."""
         super().__init__(ws, stream, limits, silence_s=limits.tts_silence_s, no_audio_s=None)
         self._tts_stream, self._wire, self._request, self._log = stream, wire, request, log
+        self._asked_s: float | None = None
+        self._first_audio: dict[str, int] = {}
+        """The field of the log that says when the first sound came, once it has."""
 
     def error_message(self, ending: Ending) -> bytes | None:
         return self._wire.error_message(ending)
@@ -100,6 +104,7 @@ class TtsConnection(Connection[TtsEvent]):
             )
             match asked:
                 case protocol.Text(text=text):
+                    self._asked_s = self._asked_s or time.monotonic()
                     # The next message is read already: a client that leaves is noticed while its
                     # text waits.
                     await self._wait_for_room()
@@ -126,6 +131,9 @@ class TtsConnection(Connection[TtsEvent]):
                 if word is not None:
                     yield word
             case TtsAudio():
+                if self._asked_s is not None and not self._first_audio:
+                    waited_ms = round(1000 * (time.monotonic() - self._asked_s))
+                    self._first_audio = {"first_audio_ms": waited_ms}
                 yield self._wire.audio(event.pcm)
             case TtsEnded():
                 if self._tts_stream.skipped:
@@ -135,7 +143,9 @@ class TtsConnection(Connection[TtsEvent]):
                         batch_idx=self._tts_stream.slot,
                         count=self._tts_stream.skipped,
                     )
-                self._log.info(PY, "tts finished", batch_idx=self._tts_stream.slot)
+                self._log.info(
+                    PY, "tts finished", batch_idx=self._tts_stream.slot, **self._first_audio
+                )
                 raise Ending(CloseCode.NORMAL)
             case TtsRefused():
                 raise refusal(event.error)

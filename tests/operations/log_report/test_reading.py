@@ -405,13 +405,14 @@ def test_what_the_worker_says_more(tmp_path: Path) -> None:
         line(1, "engine is loaded model=stt-1b-en_fr device=\"cuda:0\" name=\"x\" dtype=\"f16\" "
                 "streams=8"),
         line(2, "starting asr loop 8"),
-        line(3, "refused a request without a known key", module="main"),
+        line(3, "requests without a known key were refused count=1", " WARN", module="main"),
+        line(4, "a token was refused: it has expired count=41", " WARN", module="main"),
         line(4, "batched-py channel bidx=0", module="py_module"),
         line(5, "tts finished batch_idx=0 first_audio_ms=183", module="py_module"),
     ]  # fmt: skip
     text = "".join(events).replace(".rs:268", ".rs:0")
     report = read_logs([write(tmp_path / "log.a", text)])
-    assert report.streams.wrong_keys == 1
+    assert report.streams.wrong_keys == 42
     assert report.plan is not None
     assert (report.plan.model, report.plan.dtype, report.plan.runtime) == (
         ("stt-1b-en_fr", "f16", "embedded")

@@ -656,7 +656,7 @@ def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> No
         "PcmMessagePack, voice: None }",
         "batched-py channel bidx=0",
         "received end of stream bidx=0",
-        "tts finished batch_idx=0",
+        "tts finished batch_idx=0 first_audio_ms=",
         'task completed successfully name="recv_loop"',
         'handling py streaming post query Json(TtsQuery { text: "<redacted>", voice: "" })',
         "py handle-query",
