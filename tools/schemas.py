@@ -186,7 +186,10 @@ def _row(source: str, *classes: Any, stamped: bool = True, **more: Any) -> Row:
 
 DOCUMENTS: dict[str, Row] = {
     "bench": _row(
-        "`bench`, also `-o FILE.json`", LoadTest, EngineTest, comparison=Comparison | None
+        "`bench`, also `-o FILE.json`",
+        LoadTest,
+        EngineTest,
+        comparison=NotRequired[Comparison | None],
     ),
     "check-config": _row("`check-config`", ConfigCheck),
     "check-gpu": _row("`check-gpu`", GpuReport),
@@ -288,14 +291,13 @@ class _Schemas:
         """Return the schema of a dataclass or a TypedDict, with further keys."""
         hints = {**_hints(kind), **more}
         names = {name: name for name in hints}
-        required = set(hints)
+        required = {
+            name for name, hint in hints.items() if typing.get_origin(hint) is not NotRequired
+        }
         if dataclasses.is_dataclass(kind):
             fields = dataclasses.fields(kind)
             names = {field.name: field.metadata.get("json", field.name) for field in fields}
             names |= {name: name for name in more}
-        else:
-            optional = {name for name in hints if typing.get_origin(hints[name]) is NotRequired}
-            required -= optional
         return {
             "type": "object",
             "description": _summary(kind),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,7 +15,7 @@ from dsmops.cli import values
 from dsmops.cli.arguments import require_other_file
 from dsmops.cli.help import CHECK
 from dsmops.cli.options import DebugOpt, JsonOpt, QuietOpt, api_key_option, dtype_parser
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import ComputeDType, Quant, Quantised
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
@@ -151,6 +153,30 @@ def bench(
             help="With --engine: bf16, f16, f32. Repeatable. Default: best.",
         ),
     ] = None,
+    weights: Annotated[
+        list[Quant] | None,
+        typer.Option(
+            "--weights",
+            help="With --engine: layers in int8 or not. Repeatable. Default: as in the file.",
+        ),
+    ] = None,
+    kv: Annotated[
+        list[Quant] | None,
+        typer.Option(
+            "--kv", help="With --engine: keys and values in int8 or not. Repeatable. Default: none."
+        ),
+    ] = None,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="With --engine: compare logits with f32, and the words of a loaded model.",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="With --engine: keep the rows that -o FILE.json holds."),
+    ] = False,
     n_q: Annotated[
         int | None,
         typer.Option("--n-q", metavar="N", min=1, help="With --engine: codebooks of a TTS model."),
@@ -206,11 +232,16 @@ def bench(
       dsmops bench ws://127.0.0.1:8080 --streams 1,8,64 -o new.json -o new.html --against old.json
       dsmops bench ws://127.0.0.1:8080 --tts --streams 1,32,64 --seconds 0
       dsmops bench --engine --model stt-1b-en_fr --dtype f16 --streams 1,64,400
+      dsmops bench --engine --model tiny --weights none --weights int8 --quality -o grid.json
     """
     levels = _levels(streams)
     on_engine = {
         "--model": model,
         "--dtype": dtype,
+        "--weights": weights,
+        "--kv": kv,
+        "--quality": quality,
+        "--resume": resume,
         "--n-q": n_q,
         "--cpu": cpu,
         "--device": device,
@@ -226,7 +257,8 @@ def bench(
                 "--voice": voice,
                 "--against": against,
             },
-            output,
+            output or [],
+            resume=resume,
         )
         from dsmops.operations.bench import EngineRequest
 
@@ -238,9 +270,17 @@ def bench(
             device,
             n_q,
             profile=profile,
+            quantised=tuple(
+                dict.fromkeys(
+                    Quantised(stored, keys)
+                    for stored in cast("list[Quant | None]", weights) or [None]
+                    for keys in kv or [Quant.NONE]
+                )
+            ),
+            quality=quality,
         )
         out = Reporter.open("bench", json=json, quiet=quiet, debug=debug)
-        _bench_engine(engine_request, output or [], out)
+        _bench_engine(engine_request, output or [], out, resume=resume)
         return
     for name, chosen in on_engine.items():
         if chosen:
@@ -257,12 +297,8 @@ def bench(
             )
     given = (*stt_limits.values(), *tts_limits.values(), max_errors)
     has_limit = any(value is not None for value in given)
+    _check_forms(output or ())
     for file in output or ():
-        if file.suffix.lower() not in _FORMS:
-            raise typer.BadParameter(
-                f"{file} must end in {', '.join(_FORMS[:-1])} or {_FORMS[-1]}",
-                param_hint="--output",
-            )
         require_other_file("--output", file, {"older result": against})
     out = Reporter.open("bench", json=json, quiet=quiet, debug=debug)
     from dsmops.cli.views.bench import level_line, show_bench
@@ -307,31 +343,56 @@ def bench(
     _end(test, out, signal_code, has_limit=has_limit)
 
 
-def _check_engine_usage(others: dict[str, object], output: list[Path] | None) -> None:
-    """Usage errors for options that a server needs."""
-    for name, value in others.items():
-        if value:
-            raise typer.BadParameter("--engine measures this machine", param_hint=name)
-    for file in output or ():
-        if file.suffix.lower() != ".json":
+def _check_forms(output: Sequence[Path]) -> None:
+    for file in output:
+        if file.suffix.lower() not in _FORMS:
             raise typer.BadParameter(
-                f"with --engine {file} must end in .json", param_hint="--output"
+                f"{file} must end in {', '.join(_FORMS[:-1])} or {_FORMS[-1]}",
+                param_hint="--output",
             )
 
 
-def _bench_engine(request: EngineRequest, output: list[Path], out: Reporter) -> None:
-    """Measure the embedded engine, and show and write the result."""
+def _check_engine_usage(others: dict[str, object], output: Sequence[Path], *, resume: bool) -> None:
+    """Usage errors for options that a server needs, and for files."""
+    for name, value in others.items():
+        if value:
+            raise typer.BadParameter("--engine measures this machine", param_hint=name)
+    _check_forms(output)
+    if resume and len([file for file in output if file.suffix.lower() == ".json"]) != 1:
+        raise typer.BadParameter("it needs one -o FILE.json to go on with", param_hint="--resume")
+
+
+def _bench_engine(
+    request: EngineRequest, output: Sequence[Path], out: Reporter, *, resume: bool
+) -> None:
+    """Measure the embedded engine, and show and write the result: a .json file after each row."""
     from dsmops.cli.views.bench import engine_line, show_engine
-    from dsmops.files import replace_atomically
-    from dsmops.operations.bench import run_engine_test
+    from dsmops.cli.views.bench_report import render_engine
+    from dsmops.files import replace_atomically, write_text_atomically
+    from dsmops.operations.bench import EngineTest, read_rows, run_engine_test
+    from dsmops.report.charts import require_charts
+
+    documents = [file for file in output if file.suffix.lower() == ".json"]
+    drawn = [file for file in output if file not in documents]
+    if drawn:
+        require_charts()
+    if resume:
+        request = replace(request, kept=read_rows(documents[0], request))
+
+    def save(test: EngineTest) -> None:
+        for file in documents:
+            write_text_atomically(file, f"{out.document(test)}\n")
+
+    def on_row(test: EngineTest) -> None:
+        out.note(engine_line(test.rows[-1]))
+        save(test)
 
     with ExitStack() as stack:
-        files = [stack.enter_context(replace_atomically(file)) for file in output]
-        test = run_engine_test(
-            request, progress=out.progress(), on_row=lambda row: out.note(engine_line(row))
-        )
-        for file in files:
-            file.write(f"{out.document(test)}\n".encode())
+        files = [stack.enter_context(replace_atomically(file)) for file in drawn]
+        test = run_engine_test(request, progress=out.progress(), on_row=on_row)
+        save(test)
+        for path, opened in zip(drawn, files, strict=True):
+            opened.write(render_engine(test, path.suffix.lower()))
     out.result(test, show_engine(test))
     if test.interrupted:
         raise typer.Exit(130)

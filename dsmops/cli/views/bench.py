@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dsmops.dtypes import Quant
 from dsmops.operations.bench import (
     Comparison,
     EngineRow,
@@ -14,6 +15,7 @@ from dsmops.operations.bench import (
     SttFigures,
     TtsFigures,
     Verdict,
+    describe_stored,
 )
 from dsmops.report import Block, Table
 from dsmops.units import counted, size
@@ -199,46 +201,78 @@ def comparison_table(comparison: Comparison) -> tuple[Sequence[str], list[list[s
 
 
 def show_engine(test: EngineTest) -> Iterator[Block]:
-    """Yield the whole step by model, dtype and streams, the answer, and where the profile is."""
+    """Yield the whole step by variation and streams, the answers, and where the profiles are."""
     yield test.device
     if test.rows:
-        yield Table(
-            (
-                *("model", "dtype", "streams>", "step p50>", "p95>", "p99>", "max ms>"),
-                *("× real time>", "first audio ms>", "state>", "device>"),
-            ),
-            [_engine_row(row) for row in test.rows],
-        )
-    for model, dtype in dict.fromkeys((row.model, row.dtype) for row in test.rows):
-        rows = [row for row in test.rows if (row.model, row.dtype) == (model, dtype)]
-        most = max((row.streams for row in rows if row.keeps_up), default=None)
-        says = "no number of streams" if most is None else counted(most, "stream")
-        yield f"{model} in {dtype}: {says} measured with p99 within 64 of 80 ms."
+        yield Table(*engine_table(test))
+    yield from engine_answers(test)
     for profile in test.profiles:
         yield f"Step profile for `dsmops plan --runtime embedded --profile`: {profile}"
     if test.interrupted:
         yield "The run was stopped; this is what was measured."
 
 
+def engine_answers(test: EngineTest) -> Iterator[str]:
+    """Yield a sentence for each model in one dtype and way of storing."""
+    for rows in variations(test):
+        most = max((row.streams for row in rows if row.keeps_up), default=None)
+        says = "no number of streams" if most is None else counted(most, "stream")
+        yield f"{variation(rows[0])}: {says} measured with p99 within 64 of 80 ms."
+
+
+def variations(test: EngineTest) -> list[list[EngineRow]]:
+    """Return the rows of a test by model, dtype and way of storing."""
+    found: dict[object, list[EngineRow]] = {}
+    for row in test.rows:
+        found.setdefault(row.variation, []).append(row)
+    return list(found.values())
+
+
+def variation(row: EngineRow) -> str:
+    """Return what a row measures, without its streams."""
+    return f"{row.model} in {row.dtype}{describe_stored(row.weights, row.kv)}"
+
+
 def engine_line(row: EngineRow) -> str:
     """Return a row in one line, for a run that goes on."""
     return (
-        f"{row.model} {row.dtype}, {counted(row.streams, 'stream')}: "
+        f"{variation(row)}, {counted(row.streams, 'stream')}: "
         f"step p50 {row.step_p50_ms:.2f} ms, p99 {row.step_p99_ms:.2f} ms"
     )
+
+
+def engine_table(test: EngineTest) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headings and rows; the columns of quality only where it was measured."""
+    has_quality = any(row.quality is not None for row in test.rows)
+    headings = (
+        *("model", "dtype", "weights", "KV", "streams>", "step p50>", "p99 ms>"),
+        *("× real time>", "first audio ms>", "state>", "device>"),
+        *(("logits off>", "same choice>", "WER>") if has_quality else ()),
+    )
+    rows = [[*_engine_row(row), *(_quality_cells(row) if has_quality else ())] for row in test.rows]
+    return headings, rows
 
 
 def _engine_row(row: EngineRow) -> list[str]:
     return [
         row.model,
         row.dtype,
+        row.weights or "as stored",
+        row.dtype if row.kv == Quant.NONE else row.kv,
         str(row.streams),
-        *(
-            f"{value:.2f}"
-            for value in (row.step_p50_ms, row.step_p95_ms, row.step_p99_ms, row.step_max_ms)
-        ),
+        *(f"{value:.2f}" for value in (row.step_p50_ms, row.step_p99_ms)),
         f"{row.speedup:.1f}",
         _ms(row.first_audio_ms),
         size(row.state_bytes),
         "–" if row.device_bytes is None else size(row.device_bytes),
     ]
+
+
+def _quality_cells(row: EngineRow) -> list[str]:
+    found = row.quality
+    figures = (
+        (None, None, None)
+        if found is None
+        else (found.logits_error, found.same_choice_share, found.wer)
+    )
+    return ["–" if figure is None else f"{figure:.2%}" for figure in figures]

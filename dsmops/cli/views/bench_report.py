@@ -8,11 +8,25 @@ from dsmops.cli.views.bench import (
     MEANING,
     comparison_table,
     conclusion,
+    engine_answers,
+    engine_table,
     facts,
     failures,
     table,
+    variation,
+    variations,
 )
-from dsmops.operations.bench import Comparison, Level, LoadTest, Second, SttFigures, TtsFigures
+from dsmops.models import FRAME_MS
+from dsmops.operations.bench import (
+    Comparison,
+    EngineRow,
+    EngineTest,
+    Level,
+    LoadTest,
+    Second,
+    SttFigures,
+    TtsFigures,
+)
 from dsmops.report.charts import Chart, Line, png_file, svg_file
 from dsmops.report.page import answer, bullets, figures, heading, page, pairs, paragraph
 from dsmops.report.page import table as page_table
@@ -66,6 +80,78 @@ def html(test: LoadTest, comparison: Comparison | None = None) -> str:
     if test.notes:
         sections.append(bullets(test.notes))
     return page(f"{speech} load test", sections)
+
+
+def render_engine(test: EngineTest, form: str) -> bytes:
+    """Return a file of `form` for a test of an engine: `.html`, `.svg` or `.png`."""
+    drawn = engine_charts(test)
+    if form == ".svg":
+        return svg_file(drawn)
+    if form == ".png":
+        return png_file(drawn)
+    headings, rows = engine_table(test)
+    sections = [
+        bullets(list(engine_answers(test))) if test.rows else answer("Nothing was measured."),
+        figures(drawn),
+        heading("Figures"),
+        page_table("A row for each way of storing and number of streams", headings, rows),
+        heading("What was measured"),
+        pairs(
+            [
+                ("Device", test.device),
+                ("Begun", test.begun.isoformat(timespec="seconds")),
+                ("dsmops", test.dsmops),
+            ]
+        ),
+        heading("Commands"),
+        page_table(
+            "What measures a row again",
+            ("row", "seed", "command"),
+            [
+                [
+                    f"{variation(row)}, {row.streams}",
+                    "–" if row.seed is None else str(row.seed),
+                    row.command,
+                ]
+                for row in test.rows
+            ],
+        ),
+    ]
+    return page("Steps of an engine", sections).encode()
+
+
+def engine_charts(test: EngineTest) -> list[Chart]:
+    """Return step time and memory of slots by streams, a line for each way of storing."""
+    by_variation = [sorted(rows, key=lambda row: row.streams) for rows in variations(test)]
+
+    def lines(value: Callable[[EngineRow], float | None]) -> list[Line]:
+        return [
+            Line(variation(rows[0]), [row.streams for row in rows], [value(row) for row in rows])
+            for rows in by_variation
+        ]
+
+    drawn = [
+        _chart(
+            "Step by number of streams, p99",
+            _BY_STREAMS,
+            "ms",
+            lines(lambda row: row.step_p99_ms),
+            (f"a frame, {FRAME_MS:g} ms", FRAME_MS),
+        ),
+        _chart(
+            "Memory of all streams", _BY_STREAMS, "MiB", lines(lambda row: row.state_bytes / 2**20)
+        ),
+    ]
+    if any(row.first_audio_ms is not None for row in test.rows):
+        drawn.append(
+            _chart(
+                "First audio of all streams",
+                _BY_STREAMS,
+                "ms",
+                lines(lambda row: row.first_audio_ms),
+            )
+        )
+    return drawn
 
 
 def limits(test: LoadTest) -> str:

@@ -1,7 +1,14 @@
 """`bench`: how many streams a server carries, and how long a step of an engine takes."""
 
 from dsmops.operations.bench.comparison import Change, Comparison, compare, read_old
-from dsmops.operations.bench.engine import EngineRequest, EngineRow, EngineTest, run_engine_test
+from dsmops.operations.bench.engine import (
+    EngineRequest,
+    EngineRow,
+    EngineTest,
+    describe_stored,
+    read_rows,
+    run_engine_test,
+)
 from dsmops.operations.bench.levels import Levels, parse_levels
 from dsmops.operations.bench.limits import Limits
 from dsmops.operations.bench.material import Recordings, Texts, read_recordings, read_texts
@@ -35,9 +42,11 @@ __all__ = [
     "TtsFigures",
     "Verdict",
     "compare",
+    "describe_stored",
     "parse_levels",
     "read_old",
     "read_recordings",
+    "read_rows",
     "read_texts",
     "run_engine_test",
 ]

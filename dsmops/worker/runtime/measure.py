@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import DriverMissingError, GpuMemoryError
 from dsmops.models import FRAME_MS, Shape, TtsShape
 from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
@@ -85,7 +85,12 @@ def measure_steps(
 
 
 def random_engine(
-    shape: Shape, dtype: ComputeDType, *, device_name: str, n_q: int | None = None
+    shape: Shape,
+    dtype: ComputeDType,
+    *,
+    device_name: str,
+    n_q: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> OpenEngine:
     """Return what opens engines of a model with random weights on `device_name`, as torch names it.
 
@@ -101,8 +106,8 @@ def random_engine(
             hint="`dsmops check-gpu` shows the cards, the driver, and whether torch fits them.",
         )
     if isinstance(shape, TtsShape):
-        return _tts_engine(random_tts(shape, device, dtype, n_q=n_q))
-    return stt_engine(random_stt(shape, device, dtype))
+        return _tts_engine(random_tts(shape, device, dtype, n_q=n_q, quantised=quantised))
+    return stt_engine(random_stt(shape, device, dtype, quantised=quantised))
 
 
 def measure_engine(

@@ -10,16 +10,18 @@ as in serving, but without a graph and with hooks, so it is slower.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from dsmops.dtypes import ComputeDType, Quantised
+from dsmops.models import LmShape
 from dsmops.progress import SILENT, Progress
 from dsmops.worker.models.attention import Positions, RingState, SelfAttention, rotate
 from dsmops.worker.models.backbone import Layer
@@ -27,9 +29,13 @@ from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.loading import int8_tables, published_tables
 from dsmops.worker.models.matrix import multiply
 from dsmops.worker.models.mimi import MimiEncoder
+from dsmops.worker.models.random import random_stt
 from dsmops.worker.models.state import RowState
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.runtime.stt.transcription import Frame
+
+_RANDOM_STEPS = 200
+"""16 s of audio."""
 
 
 class Stage(StrEnum):
@@ -185,6 +191,31 @@ def compare_logits(reference: SttLmRun, other: SttLmRun) -> LogitsError:
     return LogitsError(
         largest, rms, reference_rms, rms / reference_rms if reference_rms else None, share
     )
+
+
+def random_comparison(
+    shape: LmShape, device_name: str, *, seed: int
+) -> Callable[[ComputeDType, Quantised], LogitsError]:
+    """Return what compares a model of random weights, stored in some way, with itself in float32.
+
+    Both get the same random codes, and the text of the one in float32, which is computed once.
+    """
+    device = torch.device(device_name)
+    # The last row of a codebook's table stands for "no audio yet".
+    size = (_RANDOM_STEPS, shape.audio_codebooks)
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(shape.audio_vocab_size - 1, size, generator=generator)
+
+    @cache
+    def exact() -> SttLmRun:
+        return run_stt_lm(random_stt(shape, device, ComputeDType.F32, seed=seed).lm, codes)
+
+    def compare(dtype: ComputeDType, quantised: Quantised) -> LogitsError:
+        reference = exact()
+        model = random_stt(shape, device, dtype, seed=seed, quantised=quantised)
+        return compare_logits(reference, run_stt_lm(model.lm, codes, reference=reference))
+
+    return compare
 
 
 class ActivationWatch:

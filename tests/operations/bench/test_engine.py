@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,18 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from dsmops.config.timing import read_profile
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
 from dsmops.errors import InputError
 from dsmops.models import MODELS, STT_MODELS, TTS_MODELS
-from dsmops.operations.bench import EngineRequest, EngineTest, parse_levels, run_engine_test
+from dsmops.operations.bench import (
+    EngineRequest,
+    EngineTest,
+    engine,
+    parse_levels,
+    read_rows,
+    run_engine_test,
+)
+from dsmops.operations.bench.quality import Quality
 from dsmops.operations.configs.planning import plan_model
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime import measure
@@ -87,6 +96,63 @@ def test_a_step_longer_than_a_frame_ends_the_model(monkeypatch: pytest.MonkeyPat
     assert [row.batch_size for row in rows] == opened == [1, 2]
 
 
+INT8 = (PLAIN, Quantised(Quant.INT8), Quantised(Quant.INT8, Quant.INT8))
+
+
+@pytest.mark.slow
+def test_ways_of_storing_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its rows. What is less exact is further off; less memory shows as such."""
+    monkeypatch.setattr(measure, "FRAME_MS", 10_000)
+    test = run((STT,), "1,2", quantised=INT8, quality=True)
+    assert [(row.weights, row.kv, row.streams) for row in test.rows] == [
+        (weights, kv, streams)
+        for weights, kv in ((None, "none"), ("int8", "none"), ("int8", "int8"))
+        for streams in (1, 2)
+    ]
+    by_storing = test.rows[::2]
+    errors = [row.quality.logits_error or 0 for row in by_storing if row.quality is not None]
+    assert errors[0] < 1e-6 < min(errors[1:]) < max(errors) < 0.1
+    assert by_storing[2].state_bytes < by_storing[1].state_bytes == by_storing[0].state_bytes
+    assert {row.seed for row in test.rows} == {0}
+    assert test.rows[5].command == (
+        f"dsmops bench --engine --model {STT} --dtype f32 --weights int8 --kv int8 --streams 2 "
+        "--quality --cpu"
+    )
+    (spoken,) = run((TTS,), "1", quantised=INT8[2:], quality=True).rows
+    assert (spoken.weights, spoken.kv, spoken.quality) == ("int8", "int8", Quality())
+
+
+def test_a_run_goes_on_where_another_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that a file holds are not measured again; those of another device are refused."""
+    for module in (measure, engine):
+        monkeypatch.setattr(module, "FRAME_MS", 10_000)
+    first = run((STT,), "2")
+    file = tmp_path / "grid.json"
+    file.write_text(json.dumps(asdict(first), default=str))
+    request = EngineRequest((STT,), (), parse_levels("1"), cpu=True)
+    kept = read_rows(file, request)
+    assert kept == first.rows
+    seen: list[EngineTest] = []
+    whole = EngineRequest(
+        (STT,), (ComputeDType.F32,), parse_levels("1,2"), cpu=True, steps=4, warm_up_steps=0,
+        kept=kept,
+    )  # fmt: skip
+    test = run_engine_test(whole, on_row=seen.append)
+    assert [row.streams for row in test.rows] == [2, 1]
+    assert test.rows[0] == first.rows[0]
+    assert [len(so_far.rows) for so_far in seen] == [1, 2]
+    assert all(so_far.interrupted for so_far in seen)
+    assert not test.interrupted
+    assert read_rows(tmp_path / "none.json", request) == ()
+    for text, said in (
+        (file.read_text().replace(first.device, "another"), "was measured on another by"),
+        ("{}", "is not a result"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_rows(file, request)
+
+
 @pytest.mark.slow
 def test_the_profile_is_what_a_plan_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan for a card of that name takes its step times."""
@@ -130,20 +196,39 @@ def test_the_command_measures_the_shipped_model(tmp_path: Path) -> None:
         "--cpu",
         "--model",
         "tiny",
+        "--kv",
+        "int8",
         "--streams",
         "1",
+        "--quality",
         "-o",
         target,
+        "-o",
+        tmp_path / "engine.html",
         timeout_s=110,
     )
     assert run.code == 0, run.stderr
-    assert "tiny in f32: 1 stream measured" in run.stdout or "no number of streams" in run.stdout
+    assert "tiny in f32 with keys and values in int8: " in run.stdout
     document = json.loads(target.read_text())
     assert (document["schema"], document["kind"]) == ("dsmops.bench/1", "engine")
-    assert 20 <= document["rows"][0]["steps"] <= 200
+    (row,) = document["rows"]
+    assert 20 <= row["steps"] <= 200
+    assert row["seed"] is None
+    assert 0 < row["quality"]["logits_error"] < 0.02
+    assert row["quality"]["wer"] < 0.1
+    assert row["command"] in html.unescape((tmp_path / "engine.html").read_text())
+    again = dsmops(
+        *("bench", "--engine", "--cpu", "--model", "tiny", "--kv", "int8", "--streams", "1"),
+        *("--resume", "-o", target),
+    )
+    assert again.code == 0, again.stderr
+    assert json.loads(target.read_text())["rows"] == document["rows"]
     for wrong, said in (
         (["--engine", "ws://127.0.0.1:9"], "measures this machine"),
         (["ws://127.0.0.1:9", "--cpu"], "needs --engine"),
+        (["ws://127.0.0.1:9", "--kv", "int8"], "needs --engine"),
+        (["--engine", "--resume"], "needs one -o FILE.json"),
+        (["--engine", "-o", "grid.txt"], "must end in"),
         ([], "or give --engine"),
     ):
         failed = dsmops("bench", *wrong)
