@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -16,7 +17,10 @@ class Progress(Protocol):
         """Show what is about to happen, before it begins."""
 
     def start(self, label: str, total: int | None, unit: str = "bytes") -> None:
-        """Begin a task of `total` units (None: unknown). `unit` is `"bytes"` or a plural noun."""
+        """Begin a task of `total` units (None: unknown).
+
+        `unit` is `"bytes"`, a plural noun, or empty for work that counts nothing.
+        """
 
     def advance(self, amount: int) -> None:
         """Move by `amount` units since the last call.
@@ -41,3 +45,13 @@ class SilentProgress:
 
 
 SILENT: Progress = SilentProgress()
+
+
+@contextmanager
+def waiting(progress: Progress, label: str) -> Iterator[None]:
+    """Show that something takes its time and counts nothing, such as a model that loads."""
+    progress.start(label, None, "")
+    try:
+        yield
+    finally:
+        progress.finish()

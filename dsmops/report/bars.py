@@ -80,6 +80,7 @@ class BarProgress:
             ProgressColumn,
             Task,
             TextColumn,
+            TimeElapsedColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
@@ -94,17 +95,15 @@ class BarProgress:
                 speed = task.finished_speed or task.speed
                 return Text(f"{unit}, {speed:.3g}/s" if speed else unit)
 
-        amounts: list[ProgressColumn]
-        amounts = (
-            [DownloadColumn(), TransferSpeedColumn()]
-            if self._unit == "bytes"
-            else [MofNCompleteColumn(), RateColumn()]
-        )
+        amounts: list[ProgressColumn] = [TimeElapsedColumn()]
+        if self._unit == "bytes":
+            amounts = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+        elif self._unit:
+            amounts = [MofNCompleteColumn(), RateColumn(), TimeRemainingColumn()]
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             *amounts,
-            TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )

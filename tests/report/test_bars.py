@@ -136,7 +136,7 @@ def test_work_without_a_step_is_shown_too(monkeypatch: pytest.MonkeyPatch) -> No
     bar = BarProgress(show_after_s=0.01)
     drawn = bar._open
     monkeypatch.setattr(bar, "_open", lambda: (drawn(), shown.set())[0])
-    bar.start("Loading", None, "models")
+    bar.start("Loading", None, "")
     assert shown.wait(10)
     bar.finish()
     assert "Loading" in terminal.getvalue()

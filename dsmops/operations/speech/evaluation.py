@@ -19,7 +19,7 @@ from dsmops.files import os_errors, require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.transcription import require_finite
-from dsmops.progress import SILENT, Progress
+from dsmops.progress import SILENT, Progress, waiting
 from dsmops.scoring import (
     DATASETS,
     Corpus,
@@ -159,7 +159,8 @@ def evaluate(
     count = corpus.count if limit is None else min(limit, corpus.count)
     found = find_stt(model, progress=progress)
     require_other_than(target, astuple(found.files), "a file of the model itself")
-    loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
+    with waiting(progress, f"Loading {model}"):
+        loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
 
     from dsmops.worker.runtime.stt.engine import SttEngine
     from dsmops.worker.runtime.stt.transcription import Recording, run_recordings

@@ -24,7 +24,7 @@ from dsmops.operations.speech.synthesis_result import (
     SynthesisMeter,
     SynthesizedWord,
 )
-from dsmops.progress import SILENT, Progress
+from dsmops.progress import SILENT, Progress, waiting
 
 if TYPE_CHECKING:
     from dsmops.dtypes import ComputeDType
@@ -94,7 +94,7 @@ def synthesize(
         require_writable(target)
     plan = _plan(text, settings, model, dtype=dtype, cpu=cpu, target=target, progress=progress)
     meter = SynthesisMeter(progress)
-    meter.pour(_events(plan, meter, quantised), sink)
+    meter.pour(_events(plan, meter, quantised, progress), sink)
     return replace(
         meter.synthesis(),
         output=target,
@@ -144,18 +144,21 @@ def _plan(
     return _Plan(source, names, script, skipped, request, str(device), chosen, settings.n_q)
 
 
-def _events(plan: _Plan, meter: SynthesisMeter, quantised: Quantised) -> Generator[SynthesisEvent]:
+def _events(
+    plan: _Plan, meter: SynthesisMeter, quantised: Quantised, progress: Progress
+) -> Generator[SynthesisEvent]:
     """Load the model, and yield sound and words as it makes them."""
     from dsmops.worker.runtime.tts.engine import TtsEngine
     from dsmops.worker.runtime.tts.synthesis import run_script
     from dsmops.worker.runtime.tts.utterance import TtsAudio
 
     source = plan.source
-    loaded = load_tts_source(
-        source, dtype=plan.dtype, n_q=plan.n_q, cpu=plan.device == "cpu", quantised=quantised
-    )
     guidance = not source.config.distilled and plan.request.cfg != 1
-    engine = TtsEngine(loaded, 1, guidance=guidance)
+    with waiting(progress, "Loading the model"):
+        loaded = load_tts_source(
+            source, dtype=plan.dtype, n_q=plan.n_q, cpu=plan.device == "cpu", quantised=quantised
+        )
+        engine = TtsEngine(loaded, 1, guidance=guidance)
     meter.begin(sum(bool(entry.tokens) for entry in plan.script))
     for event in run_script(engine, plan.script, plan.request, pacing=source.defaults.pacing()):
         if isinstance(event, TtsAudio):

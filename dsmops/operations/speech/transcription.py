@@ -24,7 +24,7 @@ from dsmops.files import require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.interruption import Interruption
-from dsmops.progress import SILENT, Progress
+from dsmops.progress import SILENT, Progress, waiting
 
 if TYPE_CHECKING:
     from dsmops.dtypes import ComputeDType
@@ -110,7 +110,8 @@ def transcribe(
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
         found = find_stt(model, progress=progress)
         require_other_than(target, astuple(found.files), "a file of the model itself")
-        loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
+        with waiting(progress, f"Loading {model}"):
+            loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
 
         from dsmops.worker.runtime.stt.engine import SttEngine
         from dsmops.worker.runtime.stt.transcription import (

@@ -30,7 +30,7 @@ from dsmops.operations.up import record as records
 from dsmops.operations.up.config import key_of, write_config
 from dsmops.operations.up.plan import UpPlan
 from dsmops.operations.up.record import ServerRecord
-from dsmops.progress import SILENT, Progress
+from dsmops.progress import SILENT, Progress, waiting
 
 _POLL_S = 0.2
 _ASK_S = 5.0
@@ -94,7 +94,8 @@ def start(
         chosen = plan()
         config = write_config(chosen, api_key, progress=progress)
         environment = tokens.environment()
-        running = _launch(chosen, config, addr, port, environment, cpu=cpu, wait_s=wait_s)
+        with waiting(progress, "Starting the server"):
+            running = _launch(chosen, config, addr, port, environment, cpu=cpu, wait_s=wait_s)
         return _shown(running, is_new=True, notes=(*chosen.notes, *warnings))
 
 
