@@ -163,6 +163,8 @@ def _secret(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
         return None
     if name.lower().endswith("pwd") and value.startswith("/"):
         return None
+    if len(value) == 1 or (value.isalpha() and match.string.startswith("): ", match.end("name"))):
+        return None  # `accesskey="u"` of HTML; a function of a ChangeLog, `(write_token): Fix`.
     return Edit(begin, end, pseudonym("key", value))
 
 
@@ -263,7 +265,7 @@ _AUTHORIZATION = rf"""
     (?: {_WRAPPED} {_QUOTED} | (?P<simple> (?i:Bearer|Basic|Token|ApiKey)\s{{1,3}}[^\s"',;<)}}\]]+ ) | (?P<rest> [^\s"'] .* ) )
 """
 _BEARER = r"""
-    (?<!\w) (?: (?:Bearer|BEARER|bearer|Basic) (?: \s{1,3} | %20 | \+ ) (?P<bare> (?=[^\s"']{0,200}?(?:\d|[a-z][A-Z]|=)) [\w.~+/=-]{8,} )
+    (?<!\w) (?: (?:Bearer|BEARER|bearer|Basic) (?: \s{1,3} | %20 | \+ ) (?P<bare> (?=[\w.~+/=-]{0,200}?(?:\d|[a-z][A-Z]|=)) [\w.~+/=-]{8,} )
       | Bearer \s{1,3} (?P<word> [\w.~+/=-]{16,} ) )
 """
 _CREDENTIAL_NAME = rf"""
@@ -284,7 +286,7 @@ _COLUMN = re.compile(
 )
 _NAMED = rf"""
     {_BEGIN} (?P<query> (?<=[?&]) )? (?: (?P<option> -- | (?<=\s)-(?=[A-Za-z]) ) | ) {_CREDENTIAL_NAME}
-    (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?! - | (?:is|was|must|not|or|and|to|in|for|of|as|option|flag)\b ) | (?!) ) )
+    (?: {_FOLLOWS} | (?(option) \s{{1,3}} (?! - | (?:is|was|are|has|must|not|or|and|but|to|in|for|of|on|by|with|from|as|if|when|which|that|option|flag)\b ) | (?!) ) )
     (?: {_WRAPPED} {_QUOTED} | {_WRAPPED} {_LIST} | {_WRAPPED} {_BARE} )
 """
 _PASSWORD_NAME = rf"""
