@@ -66,10 +66,14 @@ _ENCODED = (
 )
 _BYTES = r"(?P<bytes>(?<=\[)(?:\s?\d{1,3}\s?,){7,}\s?\d{1,3}(?=\s?\]))"
 """A message in the JSON of journald that is not valid text, or has colours."""
+_DOUBLED = (
+    r"(?P<doubled>(?<=[\[{,:(=\s])\"\"(?=[^\s\",:}\])=])|(?<=[^\s\",:{\[(=])\"\"(?=\s?[:,}\])=]))"
+)
+"""A quote of JSON within CSV. An empty string has other neighbours."""
 TOKEN = re.compile(
     rf"(?P<gone>(?:{_LESS}|{ESCAPE_SEQUENCE}|{_ORPHAN}|[^\x08]\x08|[{_CONTROLS}{_INVISIBLE}]"
     r"|\\x0[0-8bcefBCEF]|\\x1[0-9ac-fAC-F]|\\x7[fF])+)"
-    rf"|{_ENCODED}|{_BYTES}"
+    rf"|{_ENCODED}|{_BYTES}|{_DOUBLED}"
     rf"|(?P<blank>[{_BLANK}])|(?P<wide>[{_FULL_WIDTH}])"
 )
 PAYLOAD_TOKEN = re.compile(rf"(?P<edge>{_STRING_START}|\x07|\x1b\\|\x9c)|{TOKEN.pattern}")
@@ -82,7 +86,7 @@ _MORE_VIEWS = re.compile(
 
 DISGUISED = re.compile(
     rf"[{_CONTROLS}{_INVISIBLE}{_BLANK}{_FULL_WIDTH}\u241b]"
-    r"|\\(?:[xuU\\/nrte]|[0-3]\d\d)|%[0-9a-fA-F]{2}|\#\d\d\d|\^\[|&\#?\w{1,14};"
+    r"|\"\"|\\(?:[xuU\\/nrte]|[0-3]\d\d)|%[0-9a-fA-F]{2}|\#\d\d\d|\^\[|&\#?\w{1,14};"
     r"|\[\s?\d{1,3}\s?,\s?\d{1,3}\s?,\s?\d|\[[0-9;]{1,12}m|ESC\["
 )
 """Whether a line has anything to see through. Digits may all read 0."""
@@ -248,6 +252,8 @@ def meaning(match: re.Match[str]) -> str:
     if kind == "high":
         data = bytes.fromhex(found.replace("\\x", "").replace("%", ""))
         return data.decode("utf-8", "ignore")
+    if kind == "doubled":
+        return '"'
     if kind == "esc":
         return "\x1b"
     if kind == "same":

@@ -52,7 +52,7 @@ _NEEDLES = [
     (rule, tuple(needle.encode() for needle in rule.needles), _HINTS[rule]) for rule in RULES
 ]
 _OPEN_NEEDLES = [needle.encode() for needle in OPEN_NEEDLES]
-_MAY_DISGUISE = tuple("\\%#^&[")
+_MAY_DISGUISE = (*"\\%#^&[", '""')
 """What a disguise of printable ASCII characters has in it."""
 SECRET_RULES = frozenset({"aws", "cookie", "authorization", "key", "jwt", "token", "pem"})
 """Rules whose findings give access to something. The others find people and what they said."""

@@ -26,7 +26,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def run(*args: str, cwd: Path, code: int) -> Run:
-    """Run a command within 30 s: each of these once waited for ever."""
+    """Run a command within 30 s: each of these could wait forever."""
     done = dsmops(*args, cwd=cwd, timeout_s=30)
     assert done.code == code, done.stderr or done.stdout
     assert "Traceback" not in done.stderr
