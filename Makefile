@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .peers
+WAITING = $(shell $(BIN)/python -c "import os; print(1 + (os.cpu_count() or 1))")# processes for tests that mostly wait for servers
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fmt lint types arch docs docs-check words wheel check test test-slow test-heavy test-all fault parity bench sbom demo clean
@@ -50,7 +51,7 @@ test: setup ## the quick tests: each takes less than a second
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: setup ## the tests over a second: servers, whole models, many cases
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not fault and not bench and not gpu" --timeout 600
+	$(BIN)/python -m pytest -n $(WAITING) --dist worksteal -m "slow and not fault and not bench and not gpu" --timeout 600
 
 test-heavy: setup ## the tests that take minutes: long property runs, full-size files, real words
 	$(BIN)/python -m pytest -m "heavy and not gpu" --timeout 1200
