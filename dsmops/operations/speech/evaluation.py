@@ -157,7 +157,8 @@ def evaluate(
     normalize = normalizer(normal_form)
     corpus = open_corpus(source, reference, progress)
     count = corpus.count if limit is None else min(limit, corpus.count)
-    found = find_stt(model, progress=progress)
+    with waiting(progress, f"Opening {model}"):
+        found = find_stt(model, progress=progress)
     require_other_than(target, astuple(found.files), "a file of the model itself")
     with waiting(progress, f"Loading {model}"):
         loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)

@@ -123,7 +123,8 @@ def _plan(
     from dsmops.worker.models.device import best_device, best_dtype
     from dsmops.worker.models.voice import read_voice
 
-    source = find_tts(model, progress=progress)
+    with waiting(progress, f"Opening {model}"):
+        source = find_tts(model, progress=progress)
     defaults = source.defaults
     script, skipped = _script(text, settings, source)
     names = settings.voices or (defaults.default_voice,)

@@ -108,7 +108,9 @@ def transcribe(
     # Before the model, which takes long to load.
     with open_audio(source or "-") as audio:
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
-        found = find_stt(model, progress=progress)
+        # torch is imported here, which takes a second or more.
+        with waiting(progress, f"Opening {model}"):
+            found = find_stt(model, progress=progress)
         require_other_than(target, astuple(found.files), "a file of the model itself")
         with waiting(progress, f"Loading {model}"):
             loaded = load_stt_source(found, dtype=dtype, cpu=cpu, quantised=quantised)
