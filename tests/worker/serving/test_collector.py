@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import threading
@@ -10,10 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jwt
 import pytest
+from websockets.sync.client import connect
 
 from dsmops.worker.runtime import collector as collector_module
 from dsmops.worker.runtime.collector import Collector
+from dsmops.worker.serving.token_keys import TokenSettings
 from tests.support.engines import EchoEngine
 from tests.support.stt_client import SttClient
 from tests.support.tts_client import TTS_PATH, TtsClient
@@ -24,6 +28,7 @@ from tests.worker.serving.test_tts_server import speaking
 pytestmark = pytest.mark.slow
 
 CONVERSATIONS = 8
+SECRET = "a secret of the auth server and this one"
 
 
 def transcribe(server: ThreadedServer) -> None:
@@ -69,6 +74,30 @@ def ask_for_an_unknown_voice(server: ThreadedServer) -> None:
         client.rest()
 
 
+def talk_in_realtime(server: ThreadedServer) -> None:
+    url = f"{server.url.replace('http', 'ws', 1)}/v1/realtime"
+    with connect(url, additional_headers={"Authorization": f"Bearer {KEY}"}) as ws:
+        ws.send('{"type": "nonsense"}')
+        audio = base64.b64encode(bytes(9600)).decode()
+        ws.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        ws.send('{"type": "input_audio_buffer.commit"}')
+        while "completed" not in str(ws.recv()):
+            pass
+
+
+def send_tokens(server: ThreadedServer) -> None:
+    for token in ("a.b.c", jwt.encode({"sub": "ada"}, SECRET, "HS256")):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert request(server.url, "GET", "/v1/models", headers=headers).status == 401
+    token = jwt.encode({"sub": "ada", "exp": time.time() + 60}, SECRET, "HS256")
+    headers = {"Authorization": f"Bearer {token}"}
+    assert request(server.url, "GET", "/v1/models", headers=headers).status == 200
+
+
+def taking_tokens() -> ThreadedServer:
+    return ThreadedServer(tokens=TokenSettings(secret=SECRET))
+
+
 @contextmanager
 def saved_garbage() -> Iterator[list[Any]]:
     """Yield a list that holds, after the block, what only a collection could free."""
@@ -92,6 +121,8 @@ def saved_garbage() -> Iterator[list[Any]]:
         (ThreadedServer, send_nonsense),
         (ThreadedServer, hang_up),
         (ThreadedServer, get_a_401),
+        (ThreadedServer, talk_in_realtime),
+        (taking_tokens, send_tokens),
         (speaking, synthesize),
         (speaking, post_text),
         (speaking, ask_for_an_unknown_voice),
