@@ -267,6 +267,12 @@ CLEAN = [
     "loading key model.layers.0.self_attn.q_proj.weight",
     "password   required",
     "invalid token (expected a string)",
+    "2025-05-09 07:29:24 status installed python3-jwt:all 2.6.0-1",
+    "* agent/findkey.c (write_private_key): Fix condition.",
+    '<a href="#Top" accesskey="u" rel="up">Top</a>, see <h2>2 Basic Elements</h2>',
+    "f'kyutai-api-key: {api_key}', password=%s, secret: ...",
+    "gpg: Fix key listing --with-secret if a pattern is given",
+    '{"a": "", "b": "x", "c": ""}',
 ]
 
 
