@@ -215,7 +215,7 @@ def test_what_is_not_used_is_told(client: openai.OpenAI) -> None:
     [
         ({"voice": "hibary"}, openai.BadRequestError, "voice", "hibari"),
         ({"model": "tiny"}, openai.NotFoundError, "model", "never speaks"),
-        ({"model": "ttts"}, openai.NotFoundError, "model", "Use tts"),
+        ({"model": "ttts"}, openai.NotFoundError, "model", "Use tiny-tts"),
         ({"response_format": "aac"}, openai.BadRequestError, "response_format", "mp3, opus"),
         ({"speed": 1.5}, openai.BadRequestError, "speed", "1.0"),
         ({"input": " "}, openai.BadRequestError, "input", "empty"),
