@@ -95,7 +95,11 @@ def test_what_is_reported_is_the_recordings_own(folder: Path) -> None:
     report = heard(folder, progress=progress)
     assert report.audio_s == report.levels.duration_s == 72_408 / RATE_HZ
     assert report.steps == 38 + 6 + 13
-    assert progress.seen == [f"Transcribing {folder / 'speech.wav'}", 4, "s of audio", "finished"]
+    assert progress.seen == [
+        *(f"Opening {folder / 'model'}", None, "", "finished"),
+        *(f"Loading {folder / 'model'}", None, "", "finished"),
+        *(f"Transcribing {folder / 'speech.wav'}", 4, "s of audio", "finished"),
+    ]
     assert progress.done == 3
     assert report.speedup == pytest.approx(report.audio_s / report.compute_s)
     assert (report.device, report.dtype, report.has_vad, report.interrupted) == (
