@@ -21,31 +21,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from dsmops.checkpoint import ConversionReport, VerifyReport
+from dsmops.checkpoint.export import ExportReport
 from dsmops.checkpoint.export.outcome import ExportOutcome
-from dsmops.checkpoint.export.record import ExportReport
 from dsmops.checkpoint.inspection import Inspection
-from dsmops.checkpoint.record import ConversionReport
 from dsmops.checkpoint.result import ConversionResult
-from dsmops.checkpoint.verification import VerifyReport
 from dsmops.config.lint import LintReport
 from dsmops.config.plan import ServingPlan
 from dsmops.devices import ComputeCapability
-from dsmops.gpu.report import GpuReport
-from dsmops.logs.job import FormatReport, FormatReports
-from dsmops.operations.bench.comparison import Comparison
-from dsmops.operations.bench.engine import EngineTest
-from dsmops.operations.bench.result import LoadTest
+from dsmops.gpu import GpuReport
+from dsmops.logs import FormatReport, FormatReports
+from dsmops.operations.bench import Comparison, EngineTest, LoadTest
 from dsmops.operations.configs.checking import ConfigCheck
 from dsmops.operations.configs.writing import WriteOutcome
 from dsmops.operations.doctor import Diagnosis
-from dsmops.operations.log_report.result import LogReport
+from dsmops.operations.log_report import LogReport
 from dsmops.operations.models.tts import VoiceList
 from dsmops.operations.page import ShownPage
-from dsmops.operations.prepare.report import PrepareReport
+from dsmops.operations.prepare import PrepareReport
 from dsmops.operations.publishing import PublishReport, PullReport
 from dsmops.operations.runbooks import Page
 from dsmops.operations.schemas import FOLDER, SchemaList
-from dsmops.operations.smoke.report import SmokeReport
+from dsmops.operations.smoke import SmokeReport
 from dsmops.operations.speech.evaluation import Evaluation
 from dsmops.operations.speech.many.run_folder import Note, RunSettings
 from dsmops.operations.speech.many.transcribing import TranscriptionRun

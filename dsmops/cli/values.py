@@ -70,7 +70,7 @@ def backends() -> list[str]:
 
 def quants() -> list[str]:
     """Return the quantisations of `export`, of all runtimes."""
-    from dsmops.checkpoint.export.plan import QUANTS
+    from dsmops.checkpoint.export import QUANTS
 
     return list(dict.fromkeys(quant for quants in QUANTS.values() for quant in quants))
 

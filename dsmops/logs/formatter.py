@@ -163,12 +163,12 @@ class Formatter:
         A last line without its end is taken as whole.
         """
         self.read_bytes += len(block)
-        return self._feed(self._unwrapper.feed(block))
-
-    def _feed(self, block: bytes) -> bytes:
         if len(block) < _REPEATING_BYTES:
-            return self._feed_anew(block)
-        return b"".join(map(self._feed_or_repeat, few_lines(block)))
+            return self._feed_anew(self._unwrapper.feed(block))
+        # Each part for itself: a wrapper may begin in one of them.
+        return b"".join(
+            self._feed_or_repeat(self._unwrapper.feed(part)) for part in few_lines(block)
+        )
 
     def _feed_or_repeat(self, block: bytes) -> bytes:
         """Return the text of a block. Of what repeats for gigabytes, as in a bomb, each block is
@@ -243,7 +243,7 @@ class Formatter:
 
     def flush(self) -> bytes:
         """Return what was held back to see whether more belongs to it, at the end or in a pause."""
-        out = self._feed(rest) if (rest := self._unwrapper.flush()) else b""
+        out = self._feed_anew(rest) if (rest := self._unwrapper.flush()) else b""
         return out + b"".join(map(self._json, self._grouping.finish()))
 
     def totals(self) -> FormatTotals:
