@@ -33,6 +33,7 @@ def run(*args: str, cwd: Path, code: int) -> Run:
     return done
 
 
+@pytest.mark.slow
 def test_a_pipe_in_place_of_a_log(tmp_path: Path) -> None:
     """Named to `format-log` it is an error with a hint; in a folder of logs it is left out."""
     (tmp_path / "logs").mkdir()

@@ -51,6 +51,7 @@ def test_two_periods_of_one_log(tmp_path: Path) -> None:
     assert "compared" in shown.stdout
 
 
+@pytest.mark.slow
 def test_what_is_mistyped(tmp_path: Path) -> None:
     """Usage errors are exit code 2, wrong values 3; nothing is written, nothing is overwritten."""
     log = write(tmp_path / "log.a", made_up(20))
@@ -72,6 +73,7 @@ def test_what_is_mistyped(tmp_path: Path) -> None:
     assert log.read_text() == made_up(20)
 
 
+@pytest.mark.slow
 def test_published_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `publish-logs` put into a folder or a bucket says what the files say; so do objects that
     were put there in another way.

@@ -70,6 +70,7 @@ def served(path: Path, seed: int, *, slow: float = 1.0, refused: int = 2) -> Pat
     return write(path, "".join(lines))
 
 
+@pytest.mark.slow
 def test_noise_is_not_a_difference(tmp_path: Path) -> None:
     """The same server twice, in 20 pairs: no difference is called real."""
     for seed in range(20):

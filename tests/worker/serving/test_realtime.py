@@ -349,6 +349,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from(["type", "audio", "include", "turn_detection"]), JSON))
 def test_any_update_is_taken_or_refused(session: dict[str, Any]) -> None:

@@ -529,6 +529,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.Monkey
     asyncio.run(ask())
 
 
+@pytest.mark.slow
 def test_a_slow_auth_server_holds_up_no_other_client() -> None:
     """Its connections are accepted and never answered; a client with a key is served meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
