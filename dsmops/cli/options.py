@@ -65,7 +65,7 @@ def is_default(ctx: typer.Context, name: str) -> bool:
 def prepared_model(ctx: typer.Context, model: str, types: tuple[str, ...], out: Reporter) -> str:
     """Return the newest config in `assets/` with a module of `types`, and say so.
 
-    It is `model` where that was named, or where there is no such config.
+    It is `model` if one was given, or if there is no such config.
     """
     if not is_default(ctx, "model"):
         return model

@@ -157,7 +157,7 @@ class LateWords(EchoEngine):
 
 
 @pytest.mark.slow
-def test_a_pause_stands_behind_the_words_before_it(
+def test_a_pause_follows_the_words_before_it(
     browser: "BrowserContext", tmp_path: Path
 ) -> None:
     """Also where the model tells a word after the pause that followed it."""
