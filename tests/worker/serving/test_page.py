@@ -157,9 +157,7 @@ class LateWords(EchoEngine):
 
 
 @pytest.mark.slow
-def test_a_pause_follows_the_words_before_it(
-    browser: "BrowserContext", tmp_path: Path
-) -> None:
+def test_a_pause_follows_the_words_before_it(browser: "BrowserContext", tmp_path: Path) -> None:
     """Also where the model tells a word after the pause that followed it."""
     soundfile.write(tmp_path / "any.wav", np.zeros(72_000), 24_000)
     with ThreadedServer(LateWords) as server:
