@@ -22,8 +22,10 @@ from dsmops.cli.options import (
     NoFsyncOpt,
     QuietOpt,
     ReportOpt,
+    VerifyOpt,
     WeightsOpt,
     dtype_parser,
+    typed,
 )
 from dsmops.dtypes import CONVERSION_TARGETS, PLAIN, Quant, Quantised, StorageDType
 from dsmops.report import Reporter
@@ -129,6 +131,7 @@ def _forecast(checkpoint: Checkpoint, out: Reporter) -> LossReport:
 
 
 def convert(
+    ctx: typer.Context,
     source: SourceArg,
     target: Annotated[
         Path,
@@ -139,6 +142,12 @@ def convert(
         ),
     ],
     dtype: ToDTypeOpt = StorageDType.F16,
+    weights: Annotated[
+        Quant,
+        typer.Option(
+            "--weights", help="int8: write linear layers in int8, as `export --to moshi` does."
+        ),
+    ] = Quant.NONE,
     on_overflow: Annotated[
         Policy,
         typer.Option(
@@ -158,9 +167,7 @@ def convert(
         ),
     ] = None,
     report: ReportOpt = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read the target back and compare every value.")
-    ] = False,
+    verify: VerifyOpt = False,
     no_digest: NoDigestOpt = False,
     no_fsync: NoFsyncOpt = False,
     force: Annotated[
@@ -185,13 +192,41 @@ def convert(
     that is up to date is not written again. A file that dsmops did not make is not replaced. Exits
     1 when --verify finds a difference.
 
+    --weights int8 is `dsmops export --to moshi`, with its report (dsmops.export/1): the embedded
+    worker and the package `moshi` load the file, moshi-server does not. --dtype, --on-overflow and
+    --keep-f32 do not apply to it.
+
     \b
     Examples:
       dsmops convert model.safetensors model.fp16.safetensors
+      dsmops convert --weights int8 model.safetensors model.int8.safetensors
       dsmops convert --dry-run --dtype f32 model.safetensors model.fp32.safetensors
       dsmops convert hf://kyutai/stt-2.6b-en-candle/model.safetensors stt.safetensors
     """
     without_blas_threads()
+    if weights is Quant.INT8:
+        others = {"dtype": "--dtype", "on_overflow": "--on-overflow", "keep_f32": "--keep-f32"}
+        named = [option for name, option in others.items() if typed(ctx, name)]
+        if named:
+            raise typer.BadParameter(
+                f"{' and '.join(named)} cannot be combined with int8, which stores the other"
+                " tensors as F16",
+                param_hint="--weights",
+            )
+        write_export(
+            source,
+            target,
+            "moshi",
+            "int8",
+            Reporter.open("export", json=json, quiet=quiet, debug=debug),
+            report=report,
+            force=force,
+            dry_run=dry_run,
+            check=verify,
+            digest=not no_digest,
+            fsync=not no_fsync,
+        )
+        return
     from dsmops.checkpoint import OverflowPolicy, plan_conversion
     from dsmops.checkpoint.plan import require_apart
     from dsmops.checkpoint.result import carry_out
@@ -219,6 +254,52 @@ def convert(
             file.write(f"{out.document(result)}\n".encode())
     out.result(result, show_conversion(result))
     if result.verification is not None and not result.verification.same:
+        raise typer.Exit(1)
+
+
+def write_export(
+    source: str,
+    target: Path,
+    to: str,
+    quant: str | None,
+    out: Reporter,
+    *,
+    report: Path | None,
+    force: bool,
+    dry_run: bool,
+    check: bool,
+    digest: bool,
+    fsync: bool,
+) -> None:
+    """Export for the program `to`, show what was done, and write it to `report` as well.
+
+    With `check` the target is verified. Ends the command with exit code 1 where it differs.
+    """
+    from dsmops.checkpoint.export import Runtime, plan_export
+    from dsmops.checkpoint.export.outcome import carry_out
+    from dsmops.checkpoint.plan import require_apart
+    from dsmops.cli.views.export import show_export
+    from dsmops.files import replace_atomically
+
+    path = at_hand(source, out, download=not dry_run)
+    plan = plan_export(path, target, Runtime(to), quant)
+    if report is not None:
+        require_apart(report, plan)
+    # Opened first: a report that cannot be written is an error before the work.
+    with nullcontext() if report is None else replace_atomically(report) as file:
+        outcome = carry_out(
+            plan,
+            force=force,
+            dry_run=dry_run,
+            check=check,
+            digest=digest,
+            fsync=fsync,
+            progress=out.progress(),
+        )
+        if file is not None:
+            file.write(f"{out.document(outcome)}\n".encode())
+    out.result(outcome, show_export(outcome))
+    if outcome.verification is not None and not outcome.verification.same:
         raise typer.Exit(1)
 
 
@@ -294,7 +375,7 @@ def verify(
     """
     without_blas_threads()
     from dsmops.checkpoint import verify as compare
-    from dsmops.checkpoint.export.verification import is_export, verify_export
+    from dsmops.checkpoint.export.verification import is_export, is_loadable_export, verify_export
     from dsmops.cli.views.checkpoint import show_verification
     from dsmops.report.document import to_json
 
@@ -307,8 +388,10 @@ def verify(
     out = Reporter.open("verify", json=json, quiet=quiet, debug=debug)
     path = at_hand(source, out)
     exported = is_export(target)
-    if exported and numerics is not None:
-        raise typer.BadParameter("--numerics runs converted checkpoints, and this is an export")
+    if numerics is not None and exported and not is_loadable_export(target):
+        raise typer.BadParameter(
+            "--numerics runs what the worker loads, and this is a file for another program"
+        )
     plan = (
         None
         if numerics is None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from dsmops.cli import values
-from dsmops.cli.checkpoint import SourceArg, at_hand, without_blas_threads
+from dsmops.cli.checkpoint import SourceArg, without_blas_threads, write_export
 from dsmops.cli.help import PREPARE
 from dsmops.cli.options import (
     DebugOpt,
@@ -19,6 +18,7 @@ from dsmops.cli.options import (
     NoFsyncOpt,
     QuietOpt,
     ReportOpt,
+    VerifyOpt,
 )
 from dsmops.report import Reporter
 
@@ -56,6 +56,7 @@ def export(
         ),
     ] = None,
     report: ReportOpt = None,
+    verify: VerifyOpt = False,
     no_digest: NoDigestOpt = False,
     no_fsync: NoFsyncOpt = False,
     force: Annotated[
@@ -75,7 +76,7 @@ def export(
     Reports the error of every value that was rounded. Needs little memory, whatever the size. At
     any moment the target is absent, the old file, or complete. After a killed run, the next one
     continues. A target that is up to date is not written again. `dsmops verify SOURCE TARGET`
-    checks the file, also one that another program wrote.
+    checks the file, also one that another program wrote. Exits 1 when --verify finds a difference.
 
     \b
     Examples:
@@ -85,30 +86,19 @@ def export(
       dsmops export --to moshi --dry-run model.safetensors model.int8.safetensors
     """
     without_blas_threads()
-    from dsmops.checkpoint.export import Runtime, plan_export
-    from dsmops.checkpoint.export.outcome import carry_out
-    from dsmops.checkpoint.plan import require_apart
-    from dsmops.cli.views.export import show_export
-    from dsmops.files import replace_atomically
-
-    out = Reporter.open("export", json=json, quiet=quiet, debug=debug)
-    path = at_hand(source, out, download=not dry_run)
-    plan = plan_export(path, target, Runtime(to), quant)
-    if report is not None:
-        require_apart(report, plan)
-    # Opened first: a report that cannot be written is an error before the work.
-    with nullcontext() if report is None else replace_atomically(report) as file:
-        outcome = carry_out(
-            plan,
-            force=force,
-            dry_run=dry_run,
-            digest=not no_digest,
-            fsync=not no_fsync,
-            progress=out.progress(),
-        )
-        if file is not None:
-            file.write(f"{out.document(outcome)}\n".encode())
-    out.result(outcome, show_export(outcome))
+    write_export(
+        source,
+        target,
+        to,
+        quant,
+        Reporter.open("export", json=json, quiet=quiet, debug=debug),
+        report=report,
+        force=force,
+        dry_run=dry_run,
+        check=verify,
+        digest=not no_digest,
+        fsync=not no_fsync,
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -149,6 +149,9 @@ ReportOpt = Annotated[
         "--report", metavar="FILE", readable=False, help="Write the JSON document there as well."
     ),
 ]
+VerifyOpt = Annotated[
+    bool, typer.Option("--verify", help="Read the target back and compare every value.")
+]
 NoDigestOpt = Annotated[
     bool, typer.Option("--no-digest", help="Skip the SHA-256 of source and target.")
 ]

@@ -71,6 +71,33 @@ def test_the_document_has_every_tensor(model: Path, tmp_path: Path) -> None:
     assert body["totals"]["max_error"] > 0
 
 
+def test_convert_to_int8_is_the_export_for_moshi(model: Path, tmp_path: Path) -> None:
+    """The same bytes and document; --verify reads them back, and a second run trusts digests."""
+    by_convert, by_export = tmp_path / "c.int8.safetensors", tmp_path / "e.int8.safetensors"
+    to_int8 = ("convert", "--weights", "int8", "--verify", "--json")
+    code, shown = run(*to_int8, model, by_convert)
+    body = json.loads(shown)
+    assert code == 0
+    assert (body["schema"], body["status"]) == ("dsmops.export/1", "exported")
+    assert body["verification"]["differences"] == []
+    assert run("export", "--to", "moshi", model, by_export)[0] == 0
+    assert by_convert.read_bytes() == by_export.read_bytes()
+    assert json.loads(run(*to_int8, model, by_convert)[1])["status"] == "up to date"
+    by_convert.write_bytes(by_convert.read_bytes()[:-1] + b"\xff")
+    assert json.loads(run(*to_int8, model, by_convert)[1])["status"] == "exported"
+    assert by_convert.read_bytes() == by_export.read_bytes()
+
+
+def test_options_that_int8_cannot_follow_are_refused(model: Path, tmp_path: Path) -> None:
+    """What is not int8 is F16 in that file."""
+    target = tmp_path / "x.safetensors"
+    args = ["convert", "--weights", "int8", "--dtype", "f32", str(model), str(target)]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 2
+    assert "--dtype" in done.stderr
+    assert not target.exists()
+
+
 def test_verify_answers_no_for_another_source(model: Path, tmp_path: Path) -> None:
     """Exit code 1, and the tensors that differ."""
     other, target = tmp_path / "other.safetensors", tmp_path / "m.gguf"

@@ -8,12 +8,14 @@ from pathlib import Path
 from dsmops.checkpoint.export import record
 from dsmops.checkpoint.export.accuracy import ErrorSummary
 from dsmops.checkpoint.export.plan import ExportPlan, Runtime
+from dsmops.checkpoint.export.verification import verify_export
 from dsmops.checkpoint.export.writing import export
 from dsmops.checkpoint.gguf import is_gguf, read_gguf_header
 from dsmops.checkpoint.identity import ModelIdentity
 from dsmops.checkpoint.plan import KYUTAI_LICENCE
 from dsmops.checkpoint.record import FileRecord
 from dsmops.checkpoint.shards import read_header
+from dsmops.checkpoint.verification import VerifyReport
 from dsmops.errors import DsmopsError, InputError
 from dsmops.progress import SILENT, Progress
 
@@ -32,7 +34,8 @@ class ExportOutcome:
     """What was done, or with a dry run would be.
 
     status: "exported", "up to date" or "planned". `totals` and the digests are None when planned.
-    resumed_tensors: tensors that an earlier, killed run had written already.
+    resumed_tensors: tensors that an earlier, killed run had written already. `verification` is
+    None where none was asked for, or nothing was written.
     """
 
     status: str
@@ -50,6 +53,7 @@ class ExportOutcome:
     resumed_tensors: int
     elapsed_s: float | None
     licence: str
+    verification: VerifyReport | None = None
 
 
 def carry_out(
@@ -57,18 +61,22 @@ def carry_out(
     *,
     force: bool = False,
     dry_run: bool = False,
+    check: bool = False,
     digest: bool = True,
     fsync: bool = True,
     progress: Progress = SILENT,
 ) -> ExportOutcome:
     """Export unless the target is up to date, or `force` says so regardless.
 
+    With `check` the trust in an existing target rests on full digests instead of sizes and times,
+    and a new one is read back and compared.
+
     Raises:
         InputError: a file that dsmops did not make is where the target would be.
-        The errors of `export`.
+        The errors of `export` and `verify_export`.
     """
-    report = None
-    if not force and record.is_current(plan, progress=progress):
+    report = verification = None
+    if not force and record.is_current(plan, full=check, progress=progress):
         status, report = "up to date", record.load(plan.record_path)
     elif not force and plan.target.exists() and not _is_ours(plan):
         raise InputError(
@@ -80,6 +88,8 @@ def carry_out(
         status = "planned"
     else:
         status, report = "exported", export(plan, progress=progress, digest=digest, fsync=fsync)
+        if check:
+            verification = verify_export(plan.checkpoint.path, plan.target, progress=progress)
     tensors = (
         tuple(TensorSummary(one.name, one.encoding.name, None) for one in plan.tensors)
         if report is None
@@ -104,6 +114,7 @@ def carry_out(
         resumed_tensors=report.resumed_tensors if report else 0,
         elapsed_s=report.elapsed_s if report else None,
         licence=KYUTAI_LICENCE if known else "that of the source",
+        verification=verification,
     )
 
 

@@ -36,6 +36,11 @@ def is_export(path: Path) -> bool:
     return is_gguf(path) or "dsmops.export" in open_shard(path, path.name).header.metadata
 
 
+def is_loadable_export(path: Path) -> bool:
+    """Return whether the embedded worker loads this export: the int8 file of `moshi`."""
+    return _runtime_of(_open_target(path)) is Runtime.MOSHI
+
+
 def verify_export(source: Path, target: Path, *, progress: Progress = SILENT) -> VerifyReport:
     """Compare every tensor of an exported file with its source.
 
@@ -48,7 +53,7 @@ def verify_export(source: Path, target: Path, *, progress: Progress = SILENT) ->
     """
     checkpoint = open_checkpoint(source)
     shard = _open_target(target)
-    runtime = Runtime.GGUF if is_gguf(target) else Runtime(shard.header.metadata["dsmops.export"])
+    runtime = _runtime_of(shard)
     quant = shard.header.metadata.get("dsmops.quant", "none")
     planned, _ = lay_out(checkpoint, runtime, quant)
     differences: list[Difference] = []
@@ -88,6 +93,11 @@ def _open_target(path: Path) -> Shard:
     if not is_gguf(path):
         return open_shard(path, path.name)
     return Shard(path.name, path, read_gguf_header(path), stamp_of(path), None)
+
+
+def _runtime_of(target: Shard) -> Runtime:
+    """Return the program that an export was written for."""
+    return Runtime(target.header.metadata.get("dsmops.export", Runtime.GGUF))
 
 
 def _located(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from dsmops.checkpoint.export.accuracy import ErrorSummary
 from dsmops.checkpoint.export.outcome import ExportOutcome, TensorSummary
+from dsmops.cli.views.checkpoint import show_verification
 from dsmops.report import Block, Table
 from dsmops.units import counted, duration, size
 
@@ -48,6 +49,9 @@ def show_export(outcome: ExportOutcome) -> Iterator[Block]:
                 yield f"sha256 of {role} {file.name}: {file.sha256}"
     if outcome.status == "exported":
         yield f"Licence: {outcome.licence}."
+    if outcome.verification is not None:
+        yield from show_verification(outcome.verification)
+    elif outcome.status == "exported":
         command = ["dsmops", "verify", str(outcome.source), str(outcome.target)]
         yield f"Next: {shlex.join(command)}"
 

@@ -7,7 +7,7 @@ other, so that only one is in memory, and on the same codes of the same recordin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dsmops.audio import Samples, frames, open_audio
-from dsmops.checkpoint import Checkpoint, open_checkpoint
+from dsmops.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised, StorageDType
 from dsmops.errors import GpuMemoryError, InputError, SourceError
 from dsmops.extras import require_worker
@@ -46,7 +46,8 @@ class NumericsPlan:
     `target` is computed in `dtype`; `kept_f32` of its tensors are stored in F32 nevertheless.
 
     `same_layout`: both hold tensors of the same names and shapes. Where they do not, there is
-    nothing to compare. `reference` is what is spoken in the recording, normalised, if it is known.
+    nothing to compare. `has_int8`: layers of the target are in int8 in the file itself. `reference`
+    is what is spoken in the recording, normalised, if it is known.
     """
 
     audio: Audio
@@ -57,6 +58,7 @@ class NumericsPlan:
     same_layout: bool
     stt: SttSource
     reference: str | None = None
+    has_int8: bool = False
 
 
 def plan_numerics(
@@ -87,7 +89,8 @@ def plan_numerics(
     text = None if reference is None else read_reference(reference)
     before, after = (open_checkpoint(path) for path in files)
     original, converted = _only_file(before), _only_file(after)
-    dtype = _main_dtype(after)
+    weights = _weights(after)
+    dtype = _main_dtype(converted, weights)
     return NumericsPlan(
         audio=audio,
         source=original,
@@ -95,8 +98,9 @@ def plan_numerics(
         dtype=dtype,
         kept_f32=0
         if dtype is ComputeDType.F32
-        else sum(tensor.dtype is StorageDType.F32 for tensor in after.tensors.values()),
-        same_layout=_shapes(before) == _shapes(after),
+        else sum(tensor.dtype is StorageDType.F32 for tensor in weights.values()),
+        same_layout=_shapes(_weights(before)) == _shapes(weights),
+        has_int8=any(tensor.dtype == "I8" for tensor in weights.values()),
         stt=_find_model(source, model, original, progress),
         reference=text,
     )
@@ -175,8 +179,15 @@ def _fed(recording: Recording) -> Iterator[Samples]:
         yield frame
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+def _weights(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
+    """Return the tensors of a checkpoint, without the scales of its int8 matrices."""
+    tensors = checkpoint.tensors
+    scales = {f"{name}_scb" for name, tensor in tensors.items() if tensor.dtype == "I8"}
+    return {name: tensor for name, tensor in tensors.items() if name not in scales}
+
+
+def _shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _only_file(checkpoint: Checkpoint) -> Path:
@@ -190,16 +201,17 @@ def _only_file(checkpoint: Checkpoint) -> Path:
     return checkpoint.shards[0].path
 
 
-def _main_dtype(checkpoint: Checkpoint) -> ComputeDType:
-    """Return the dtype of most weights: all are cast to it when they are served."""
+def _main_dtype(path: Path, weights: Mapping[str, TensorInfo]) -> ComputeDType:
+    """Return the dtype of most weights that are not in int8: all are cast to it when served."""
     elements: Counter[StorageDType] = Counter()
-    for tensor in checkpoint.tensors.values():
-        elements[tensor.storage_dtype] += tensor.elements
+    for tensor in weights.values():
+        if tensor.dtype != "I8":
+            elements[tensor.storage_dtype] += tensor.elements
     stored = max(elements, key=elements.__getitem__, default=None)
     if stored is None or stored not in {dtype.storage for dtype in ComputeDType}:
         raise InputError(
-            f"{checkpoint.path} holds no weights in f16, bf16 or f32",
-            hint=f"`dsmops inspect {checkpoint.path}` shows what it holds.",
+            f"{path} holds no weights in f16, bf16 or f32",
+            hint=f"`dsmops inspect {path}` shows what it holds.",
         )
     return ComputeDType(stored.value)
 
@@ -234,7 +246,8 @@ def _find_model(source: str, model: str | None, lm: Path, progress: Progress) ->
 def _notes(
     plan: NumericsPlan, audio_s: float, quantised: Quantised, *, on_cpu: bool
 ) -> Iterator[str]:
-    parts = {"weights": quantised.weights, "keys and values": quantised.kv}
+    in_file = Quant.INT8 if plan.has_int8 and quantised.weights is None else None
+    parts = {"weights": quantised.weights or in_file, "keys and values": quantised.kv}
     for name, quant in parts.items():
         if quant is Quant.INT8:
             yield f"The {name} of the target are in int8, those of the source in f32."

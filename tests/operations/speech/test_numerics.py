@@ -135,6 +135,24 @@ def test_f32_differs_in_nothing(folder: Path) -> None:
     assert min(place.headroom or 1e9 for place in report.places) < LEAST_HEADROOM
 
 
+@pytest.mark.slow
+def test_an_int8_file_is_compared_as_the_worker_loads_it(folder: Path) -> None:
+    """Its scales are not tensors of the model; a file for another program is refused."""
+    target = folder / "model.int8.safetensors"
+    assert dsmops("convert", "--weights", "int8", folder / LM_FILE, target).code == 0
+    report = judged(folder, target)
+    assert report.target.dtype is ComputeDType.F16
+    assert report.verdict is NumericsVerdict.YES
+    assert report.logits.relative_rms is not None
+    assert 0 < report.logits.relative_rms < 0.05
+    assert any("weights of the target are in int8" in note for note in report.notes)
+    gguf = folder / "model.gguf"
+    assert dsmops("export", "--to", "gguf", folder / LM_FILE, gguf).code == 0
+    refused = run(folder, gguf)
+    assert refused.code == 2
+    assert "another program" in refused.stderr
+
+
 def test_damaged_weights_are_named_in_both(folder: Path) -> None:
     """A NaN of the original is in the converted file too: the values agree, the model is dead, and
     the tensor and layer are named.
