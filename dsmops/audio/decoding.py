@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsmops.audio.interrupts import deferred
 from dsmops.audio.libraries import soundfile
 from dsmops.audio.segments import Content, Segment, SegmentReader
 
@@ -94,7 +95,7 @@ class SndfileDecoder:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            with self._around:
+            with self._around, deferred():
                 yield
         except soundfile().LibsndfileError as exc:
             self._reader.raise_failure(self._name)

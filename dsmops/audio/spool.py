@@ -6,6 +6,7 @@ import io
 import tempfile
 from typing import BinaryIO
 
+from dsmops.audio.interrupts import wait
 from dsmops.audio.segments import UNBOUNDED
 from dsmops.files import BLOCK_BYTES, os_errors
 
@@ -79,7 +80,8 @@ class Spool(io.RawIOBase):
         # read1 returns what a pipe has, however little, so that live audio is not held back.
         read = getattr(self._stream, "read1", self._stream.read)
         while self._kept < wanted and not self._has_ended:
-            data = read(min(BLOCK_BYTES, wanted + ahead - self._kept))
+            with wait():
+                data = read(min(BLOCK_BYTES, wanted + ahead - self._kept))
             self._has_ended = not data
             with os_errors(tempfile.gettempdir()):
                 self._file.seek(self._kept)
