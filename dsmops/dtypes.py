@@ -173,8 +173,22 @@ class Quantised:
     weights: Quant | None = None
     kv: Quant = Quant.NONE
 
+    @property
+    def has_int8(self) -> bool:
+        """Whether anything is asked to be in int8."""
+        return Quant.INT8 in (self.weights, self.kv)
+
+    @property
+    def worker_options(self) -> list[str]:
+        """The options of `dsmops worker` that say so."""
+        return [
+            *([] if self.weights is None else ["--weights", self.weights.value]),
+            *([] if self.kv is Quant.NONE else ["--kv", self.kv.value]),
+        ]
+
 
 PLAIN = Quantised()
+ALL_INT8 = Quantised(Quant.INT8, Quant.INT8)
 
 
 def _unknown(text: str) -> str:

@@ -19,13 +19,16 @@ from dsmops.cli.options import (
     DryRunOpt,
     DTypeOpt,
     JsonOpt,
+    KvOpt,
     QuietOpt,
     ServerVersionOpt,
     SimulateOpt,
     StrictOpt,
     TemplateOpt,
+    WeightsOpt,
     parse_server_version,
 )
+from dsmops.dtypes import Quant, Quantised
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
@@ -38,6 +41,8 @@ def check_config(
     server_version: ServerVersionOpt = None,
     device: DeviceOpt = None,
     simulate: SimulateOpt = None,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     addr: CheckedAddrOpt = None,
     strict: StrictOpt = False,
     json: JsonOpt = False,
@@ -47,13 +52,15 @@ def check_config(
     """Check a moshi-server config for mistakes.
 
     Knows every key of the server, and reads the files that are on this machine. Downloads nothing.
-    Dtype and memory are judged only for a device that --device or --simulate names. Exits 1 on
-    errors, with --strict also on warnings.
+    Dtype and memory are judged only for a device that --device or --simulate names. With --weights
+    int8 or --kv int8 they are judged for `dsmops worker` with the same options: moshi-server knows
+    neither. Exits 1 on errors, with --strict also on warnings.
 
     \b
     Examples:
       dsmops check-config configs/config-stt-en_fr-hf.toml
       dsmops check-config --simulate t4 --server-version 0.6.4 my.toml
+      dsmops check-config --simulate rtx2070 --weights int8 --kv int8 my.toml
       dsmops check-config --addr 0.0.0.0 --strict *.toml
     """
     from dsmops.cli.views.config import show_config_check
@@ -63,7 +70,13 @@ def check_config(
     out = Reporter.open("check-config", json=json, quiet=quiet, debug=debug)
     version = parse_server_version(server_version)
     judged_for = find_device(simulate, device) if simulate or device is not None else None
-    check = check_files(files, device=judged_for, server_version=version, addr=addr)
+    check = check_files(
+        files,
+        device=judged_for,
+        server_version=version,
+        addr=addr,
+        quantised=Quantised(weights, kv),
+    )
     out.result(check, show_config_check(check))
     if not check.is_clean(strict=strict):
         raise typer.Exit(1)
@@ -92,6 +105,8 @@ def make_config(
         ),
     ] = None,
     dtype: DTypeOpt = None,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     batch_size: BatchSizeOpt = None,
     context: ContextOpt = None,
     api_key: ApiKeyOpt = None,
@@ -115,6 +130,9 @@ def make_config(
     compute, the config is planned for `dsmops worker`. With --dtype and --batch-size, and for the
     models tiny and tiny-tts of the package, no card is needed.
 
+    --weights int8 and --kv int8 plan it for `dsmops worker` with the same options: moshi-server
+    knows neither.
+
     Exits 1 when the result has lint errors, with --strict also on warnings. The result is then
     printed, but not written to a file.
 
@@ -124,6 +142,7 @@ def make_config(
       dsmops make-config -o my.toml --lm-model-file assets/fp16/stt-1b-en_fr-candle.fp16.safetensors
       dsmops make-config --model stt-2.6b-en --dtype f16 --batch-size 8 -o my.toml
       dsmops make-config --model tts-1.6b-en_fr --simulate t4
+      dsmops make-config --model stt-2.6b-en --simulate rtx2070 --weights int8 --kv int8
       dsmops make-config --model tiny -o tiny.toml
     """
     from dsmops.cli.views.config import show_made_config, view_findings
@@ -139,7 +158,16 @@ def make_config(
     out = Reporter.open("make-config", json=json, quiet=quiet, debug=debug)
     version = parse_server_version(server_version)
     request = make.ConfigRequest(
-        model, template, lm_model_file, dtype, batch_size, context, api_key, version, addr
+        model,
+        template,
+        lm_model_file,
+        dtype,
+        batch_size,
+        context,
+        api_key,
+        version,
+        addr,
+        Quantised(weights, kv),
     )
     needs_device = simulate or device is not None or make.needs_card(request)
     made = make.make_config(

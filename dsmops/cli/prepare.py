@@ -16,12 +16,15 @@ from dsmops.cli.options import (
     DryRunOpt,
     DTypeOpt,
     JsonOpt,
+    KvOpt,
     QuietOpt,
     ServerVersionOpt,
     SimulateOpt,
     TemplateOpt,
+    WeightsOpt,
     parse_server_version,
 )
+from dsmops.dtypes import Quant, Quantised
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
@@ -69,6 +72,8 @@ def prep_sm75(
     ] = None,
     template: TemplateOpt = None,
     dtype: DTypeOpt = None,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     batch_size: BatchSizeOpt = None,
     api_key: ApiKeyOpt = None,
     server_version: ServerVersionOpt = None,
@@ -106,6 +111,10 @@ def prep_sm75(
     names a card. Exit code 1 means that the model does not fit or that the config has errors.
     --dry-run also works without the hub, from the published facts.
 
+    --weights int8 and --kv int8 plan the config for `dsmops worker`, which then takes the same
+    options: moshi-server knows neither. They are proposed where they let a model fit or double the
+    streams.
+
     A text-to-speech model is prepared for `dsmops worker`: moshi-server's Python module computes
     only in bf16. Its config.json, tokenizer and Mimi are taken from beside its weights.
 
@@ -114,6 +123,7 @@ def prep_sm75(
       dsmops prep-sm75 --dry-run
       dsmops prep-sm75
       dsmops prep-sm75 --hf-repo kyutai/tts-1.6b-en_fr
+      dsmops prep-sm75 --hf-repo kyutai/stt-2.6b-en --weights int8 --kv int8
       dsmops prep-sm75 --simulate t4 --input-path model.safetensors --output out.fp16.safetensors
     """
     from dsmops.cli.views.plan import show_plan
@@ -145,6 +155,7 @@ def prep_sm75(
         ordinal=device,
         server_version=parse_server_version(server_version),
         force=force,
+        quantised=Quantised(weights, kv),
     )
     try:
         plan = plan_preparation(request)

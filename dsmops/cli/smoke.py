@@ -200,7 +200,7 @@ def smoke_test(
         if model:
             from dsmops.operations.configs.writing import write_model_config
 
-            config = write_model_config(model, cpu=cpu, api_key=api_key)
+            config = write_model_config(model, cpu=cpu, api_key=api_key, quantised=quantised)
         if default not in (None, _CONFIG):
             out.note(f"config: {default}, the newest prepared one")
         request = SmokeRequest(

@@ -12,10 +12,12 @@ from dsmops.cli.options import (
     ApiKeyOpt,
     DebugOpt,
     JsonOpt,
+    KvOpt,
     ListenAddrOpt,
     ListenPortOpt,
     QuietOpt,
     ServerCpuOpt,
+    WeightsOpt,
 )
 from dsmops.cli.token_options import (
     JwtAudienceOpt,
@@ -25,6 +27,7 @@ from dsmops.cli.token_options import (
     JwtSecretOpt,
     token_options,
 )
+from dsmops.dtypes import Quant, Quantised
 from dsmops.report import Reporter
 
 
@@ -39,6 +42,8 @@ def up(
         ),
     ] = None,
     cpu: ServerCpuOpt = False,
+    weights: WeightsOpt = None,
+    kv: KvOpt = Quant.NONE,
     addr: ListenAddrOpt = "127.0.0.1",
     port: ListenPortOpt = 8080,
     api_key: ApiKeyOpt = None,
@@ -62,11 +67,14 @@ def up(
     it where the card carries both. The tiny models need no card and no network. A second call shows
     the server that runs. `down` ends it.
 
+    Where --weights int8 and --kv int8 let another model fit, or double the streams, it says so.
+
     \b
     Examples:
       dsmops up --model tiny
       dsmops up
       dsmops up --model stt-1b-en_fr --model tts-1.6b-en_fr --port 8998
+      dsmops up --model stt-2.6b-en --weights int8 --kv int8
       dsmops up --cpu
     """
     from dsmops.cli.views.up import show_server
@@ -77,7 +85,7 @@ def up(
     out = Reporter.open("up", json=json, quiet=quiet, debug=debug)
     names = tuple(model or ())
     server = start(
-        lambda: plan_up(names, cpu=cpu),
+        lambda: plan_up(names, cpu=cpu, quantised=Quantised(weights, kv)),
         addr=addr,
         port=port,
         api_key=api_key,

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,6 +34,9 @@ from dsmops.cli.token_options import (
 )
 from dsmops.dtypes import Quant, Quantised
 from dsmops.report import Reporter
+
+if TYPE_CHECKING:
+    from dsmops.operations.speech.serving import Options
 
 
 def worker(
@@ -185,7 +188,7 @@ def worker(
             signal.signal(number, lambda *_: sys.exit(0))
     if prepared is not None:
         out.note(f"config: {prepared}, the newest prepared one")
-    config = config or prepared or _config_of(model or "", api_key, out, cpu=cpu)
+    config = config or prepared or _config_of(model or "", options, api_key, out)
     service = open_service(config, options)
     for line in view_findings(str(config), service.findings):
         out.note(str(line))
@@ -206,11 +209,11 @@ def worker(
     raise typer.Exit(code)
 
 
-def _config_of(model: str, api_key: str | None, out: Reporter, *, cpu: bool) -> Path:
+def _config_of(model: str, options: Options, api_key: str | None, out: Reporter) -> Path:
     """Return the config that was made for a model, and say where it is."""
     from dsmops.operations.configs.writing import write_model_config
 
-    path = write_model_config(model, cpu=cpu, api_key=api_key)
+    path = write_model_config(model, cpu=options.cpu, api_key=api_key, quantised=options.quantised)
     out.note(f"config: {path}; clients send the key in its authorized_ids")
     return path
 

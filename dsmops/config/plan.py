@@ -14,7 +14,7 @@ from enum import StrEnum
 from dsmops.config.memory import MIB, MemorySplit, largest_batch, serving_memory
 from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch, estimate_step_ms
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
+from dsmops.dtypes import ALL_INT8, PLAIN, ComputeDType, Quantised
 from dsmops.errors import InputError
 from dsmops.models import CODEBOOK_CHOICES, MODELS, PublishedModel, Shape, TtsModel, TtsShape
 
@@ -146,7 +146,7 @@ def plan_serving(
     Raises:
         InputError: `runtime` cannot serve the model there, or a number makes no sense.
     """
-    if quantised != PLAIN and runtime is Runtime.MOSHI_SERVER:
+    if quantised.has_int8 and runtime is Runtime.MOSHI_SERVER:
         raise InputError(
             "moshi-server keeps nothing in int8",
             hint="Use --runtime embedded for --weights and --kv.",
@@ -259,7 +259,13 @@ def plan_serving(
             *_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime),
             *_slow_host_note(step_ms, slow_host_step_ms),
             *_int8_notes(
-                shape, chosen, codebooks, usable, (memory_batch, worker_time), runtime, quantised
+                shape,
+                chosen,
+                (window, codebooks),
+                usable,
+                (memory_batch, worker_time),
+                runtime,
+                quantised,
             ),
         ),
     )
@@ -302,15 +308,18 @@ def planned_dtype(
 
 
 def config_runtime(
-    model: PublishedModel, device: Device, asked: ComputeDType | None = None
+    model: PublishedModel,
+    device: Device,
+    asked: ComputeDType | None = None,
+    quantised: Quantised = PLAIN,
 ) -> Runtime:
     """Return the runtime that a config of `model` is made for.
 
     It is moshi-server, or the embedded worker where only that can serve the model. That is a model
-    with a Mimi of its own, and a text-to-speech model in another dtype than bf16 or on a card
-    without bf16 arithmetic.
+    with a Mimi of its own, anything in int8, and a text-to-speech model in another dtype than bf16
+    or on a card without bf16 arithmetic.
     """
-    if model.mimi is not None:
+    if model.mimi is not None or quantised.has_int8:
         return Runtime.EMBEDDED
     capability = device.compute_capability
     in_bf16 = asked in {None, ComputeDType.BF16} and (capability is None or capability.native_bf16)
@@ -524,7 +533,7 @@ def _slow_host_note(step_ms: float | None, slow_host_step_ms: float | None) -> I
 def _int8_notes(
     shape: Shape,
     dtype: ComputeDType,
-    n_q: int | None,
+    sizes: tuple[int, int | None],
     usable_bytes: int | None,
     bounds: tuple[int | None, int | None],
     runtime: Runtime,
@@ -532,9 +541,10 @@ def _int8_notes(
 ) -> Iterator[str]:
     """Say where int8 fits a model or doubles the streams, and what is not known of it.
 
-    `bounds`: streams that memory allows without it, and time in the embedded worker.
+    `sizes`: the window and the number of codebooks. `bounds`: streams that memory allows without
+    int8, and time in the embedded worker.
     """
-    if quantised != PLAIN:
+    if quantised.has_int8:
         yield (
             "On a GPU int8 is computed in PyTorch yet: memory is computed and not measured, and a"
             " step takes longer than in this estimate."
@@ -543,16 +553,23 @@ def _int8_notes(
     memory_batch, time_batch = bounds
     if usable_bytes is None or memory_batch is None:
         return
-    both = Quantised(Quant.INT8, Quant.INT8)
+    window, n_q = sizes
     slots = largest_batch(
-        shape, dtype, usable_bytes, runtime=Runtime.EMBEDDED, n_q=n_q, quantised=both
+        shape,
+        dtype,
+        usable_bytes,
+        context=window,
+        runtime=Runtime.EMBEDDED,
+        n_q=n_q,
+        quantised=ALL_INT8,
     )
     slots = slots if time_batch is None else min(slots, max(1, time_batch))
     if slots and slots >= 2 * memory_batch:
         alone = "" if runtime is Runtime.EMBEDDED else "; moshi-server knows neither"
         yield (
             f"`dsmops worker --weights int8 --kv int8` has memory for {slots} instead of"
-            f" {memory_batch}{alone}."
+            f" {memory_batch}{alone}. `plan --runtime embedded`, `prep-sm75` and `make-config` take"
+            " both."
         )
 
 

@@ -9,7 +9,7 @@ from dsmops.config.load import Config
 from dsmops.config.modules import modules
 from dsmops.config.plan import ServingPlan
 from dsmops.config.render import ConfigSettings, generate_api_key, own_api_keys
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.models import PublishedModel
 
 
@@ -59,12 +59,19 @@ def keys_to_keep(before: Config | None) -> tuple[str, ...]:
 
 
 def planned_title(
-    model: PublishedModel, dtype: ComputeDType | None, device_label: str | None, command: str
+    model: PublishedModel,
+    dtype: ComputeDType | None,
+    device_label: str | None,
+    command: str,
+    quantised: Quantised = PLAIN,
 ) -> str:
     """Return the opening comment of a config made from a ready one."""
     served = f" in {dtype.candle_name}" if dtype else ""
     where = f" for {device_label}" if device_label else ""
     title = f"{model.name}{served}{where}, as `dsmops {command}` planned it."
+    if quantised.has_int8:
+        options = " ".join(quantised.worker_options)
+        return f"{title}\nServe it with `dsmops worker {options}`: moshi-server has no int8."
     if model.mimi is not None:
         return (
             f"{title}\nServe it with `dsmops worker`: moshi-server reads only the published Mimi."

@@ -15,7 +15,7 @@ from dsmops.config.plan import default_reserve_bytes
 from dsmops.config.schema import MODULES, SERVER_DTYPES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.models import FRAME_MS, Shape
 from dsmops.units import size
 
@@ -237,18 +237,26 @@ class _Served:
     slots: int
     runtime: Runtime = Runtime.MOSHI_SERVER
     n_q: int | None = None
+    quantised: Quantised = PLAIN
 
     def memory(self) -> MemorySplit:
         return serving_memory(
-            self.shape, self.dtype, self.slots, runtime=self.runtime, n_q=self.n_q
+            self.shape,
+            self.dtype,
+            self.slots,
+            runtime=self.runtime,
+            n_q=self.n_q,
+            quantised=self.quantised,
         )
 
 
 def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
+    stored = given.quantised
+    server = Runtime.EMBEDDED if stored.has_int8 else Runtime.MOSHI_SERVER
     for module in _with_lm(config):
         shape, dtype, slots = module.lm_shape(), _served_dtype(module), _slots(module)
         if shape is not None and dtype is not None and slots is not None:
-            yield _Served(module, shape, dtype, slots)
+            yield _Served(module, shape, dtype, slots, server, quantised=stored)
     for module in tts.tts_modules(config):
         slots, n_q = module.whole("batch_size"), tts.codebooks_of(module)
         model = tts.published_model(module, given)
@@ -256,15 +264,20 @@ def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
             capability = given.device.compute_capability if given.device else None
             dtype = capability.serving_dtype if capability else ComputeDType.BF16
             # Where moshi-server's script cannot, the embedded worker serves the same file.
-            runtime = Runtime.MOSHI_SERVER if dtype is ComputeDType.BF16 else Runtime.EMBEDDED
-            yield _Served(module, model.shape, dtype, slots, runtime, n_q)
+            runtime = server if dtype is ComputeDType.BF16 else Runtime.EMBEDDED
+            yield _Served(module, model.shape, dtype, slots, runtime, n_q, stored)
 
 
 def _what_fits(served: _Served, usable_bytes: int) -> str:
     batched = served.module.type in {"BatchedAsr", "Py"}
     fitting = (
         largest_batch(
-            served.shape, served.dtype, usable_bytes, runtime=served.runtime, n_q=served.n_q
+            served.shape,
+            served.dtype,
+            usable_bytes,
+            runtime=served.runtime,
+            n_q=served.n_q,
+            quantised=served.quantised,
         )
         if batched
         else 0

@@ -312,6 +312,15 @@ def _language_model(
 
 def _stored_dtypes(config: Config, module: Module, where: KeyPath, header: Header) -> Findings:
     stored = {dtype for dtype, _ in header.values()}
+    if StorageDType.I8 in stored:
+        yield finding(
+            config,
+            "int8-file",
+            where,
+            "its matrices are in int8, which moshi-server does not read",
+            "Fine for `dsmops worker`. For moshi-server name the file that it was made from.",
+        )
+        return
     override = module.text("dtype_override")
     f32 = sum(dtype == StorageDType.F32 for dtype, _ in header.values())
     if override == "f16" and f32 and StorageDType.F16 in stored:

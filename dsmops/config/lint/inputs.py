@@ -13,6 +13,7 @@ from typing import Any
 from dsmops.config.modules import FileRole
 from dsmops.config.schema import ServerVersion
 from dsmops.devices import Device
+from dsmops.dtypes import PLAIN, Quantised
 
 
 class FileState(StrEnum):
@@ -46,7 +47,8 @@ class LintInputs:
 
     `files` is keyed by the value as the server sees it, relative paths as written, and by what the
     server opens it as. `addr` is what the server's `--addr` will be, `environ` the environment that
-    it will have.
+    it will have. `quantised` is what the embedded worker keeps in int8: with anything in int8, the
+    config is judged for that worker.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -54,3 +56,4 @@ class LintInputs:
     device: Device | None = None
     server_version: ServerVersion | None = None
     addr: str | None = None
+    quantised: Quantised = PLAIN

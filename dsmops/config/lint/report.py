@@ -52,6 +52,7 @@ CODES: dict[str, tuple[Severity, str]] = {
         _W,
         "Mimi has other dimensions than the released codec, which only `dsmops worker` can read",
     ),
+    "int8-file": (_W, "the checkpoint is in int8, which only `dsmops worker` can read"),
     "tensor-mismatch": (_E, "tensors of the file do not match the [model] tables"),
     "not-tts": (_E, "the checkpoint of a Py module is not a text-to-speech model"),
     "bad-model-config": (_E, "config_path is not the config.json of a text-to-speech model"),

@@ -19,6 +19,7 @@ from dsmops.config.modules import FileRole, file_references
 from dsmops.config.schema import ServerVersion
 from dsmops.config.tokenizer import count_pieces
 from dsmops.devices import Device
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import DsmopsError, SourceError
 from dsmops.files import os_errors
 from dsmops.findings import Counts
@@ -63,15 +64,20 @@ def check_files(
     device: Device | None = None,
     server_version: ServerVersion | None = None,
     addr: str | None = None,
+    quantised: Quantised = PLAIN,
 ) -> ConfigCheck:
     """Lint every file for what is known of its server.
+
+    `quantised` is what the embedded worker, which then is meant, keeps in int8.
 
     Raises:
         ConfigError, InputError: a file is not readable TOML, or not a file; none is judged then.
     """
     configs = [read_config(path) for path in paths]
     reports = [
-        lint_config(config, device=device, server_version=server_version, addr=addr)
+        lint_config(
+            config, device=device, server_version=server_version, addr=addr, quantised=quantised
+        )
         for config in configs
     ]
     counts = Counts.of(chain.from_iterable(report.findings for report in reports))
@@ -95,6 +101,7 @@ def lint_config(
     device: Device | None = None,
     server_version: ServerVersion | None = None,
     addr: str | None = None,
+    quantised: Quantised = PLAIN,
 ) -> LintReport:
     """Lint one config, with the files it names as this machine and this environment have them."""
     found: dict[tuple[str, FileRole], KnownFile] = {}
@@ -107,7 +114,12 @@ def lint_config(
     return lint(
         config,
         LintInputs(
-            environ=os.environ, files=found, device=device, server_version=server_version, addr=addr
+            environ=os.environ,
+            files=found,
+            device=device,
+            server_version=server_version,
+            addr=addr,
+            quantised=quantised,
         ),
     )
 

@@ -15,7 +15,7 @@ from dsmops.config.render import ConfigSettings, masked_diff, render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
 from dsmops.devices import Device
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import ConfigError, InputError
 from dsmops.files import os_errors, state_folder, write_text_atomically
 from dsmops.findings import Severity
@@ -37,7 +37,7 @@ class ConfigRequest:
     """What was asked for; None means: as follows from the card, the model or the template.
 
     `template` is a file or the name of a ready config; `model` chooses the ready one where no
-    template is named.
+    template is named. `quantised` is what the embedded worker will keep in int8.
     """
 
     model: str | None = None
@@ -49,6 +49,7 @@ class ConfigRequest:
     api_key: str | None = None
     server_version: ServerVersion | None = None
     addr: str | None = None
+    quantised: Quantised = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ def make_config(
             plan.dtype if plan else request.dtype,
             plan.device.label if plan else None,
             "make-config",
+            request.quantised,
         )
         text = retitle(text, title)
     config = parse_config(text, path=str(target or "<stdout>"))
@@ -134,7 +136,11 @@ def make_config(
         change=masked_diff(before, config) if before else "",
         plan=plan,
         lint=lint_config(
-            config, device=device, server_version=request.server_version, addr=request.addr
+            config,
+            device=device,
+            server_version=request.server_version,
+            addr=request.addr,
+            quantised=request.quantised,
         ),
     )
 
@@ -163,18 +169,22 @@ def _plan(
     return plan_model(
         model,
         device,
-        runtime=config_runtime(model, device, request.dtype),
+        runtime=config_runtime(model, device, request.dtype, request.quantised),
         dtype=request.dtype,
         context=request.context,
         n_q=codebooks_of(module) if module else None,
+        quantised=request.quantised,
     )
 
 
-def write_model_config(name: str, *, cpu: bool = False, api_key: str | None = None) -> Path:
+def write_model_config(
+    name: str, *, cpu: bool = False, api_key: str | None = None, quantised: Quantised = PLAIN
+) -> Path:
     """Write a config for the embedded worker to serve model `name`, and return its path.
 
-    It is made for the first card here; with `cpu`, or without a card, for the processor. It is in
-    the user's state folder under the model's name, and keeps its key when it is made again.
+    It is made for the first card here; with `cpu`, or without a card, for the processor, and for a
+    worker that keeps `quantised` in int8. It is in the user's state folder under the model's name,
+    and keeps its key when it is made again.
 
     Raises:
         InputError: no model has that name, or the card cannot serve it.
@@ -190,6 +200,7 @@ def write_model_config(name: str, *, cpu: bool = False, api_key: str | None = No
         model=model.name,
         batch_size=min(model.batch_size, CAUTIOUS_BATCH_SIZE) if device is None else None,
         api_key=api_key,
+        quantised=quantised,
     )
     made = make_config(request, device, target=target)
     outcome = place_config(made, target, strict=False, dry_run=False, force=True)

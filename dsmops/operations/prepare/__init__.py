@@ -91,7 +91,12 @@ def prepare(
             with os_errors(path):
                 shutil.copy2(path, path.with_name(f"{path.name}.bak"))
         write_text_atomically(path, plan.config.text, private=not path.exists())
-    lint = lint_config(plan.config, device=plan.device, server_version=plan.server_version)
+    lint = lint_config(
+        plan.config,
+        device=plan.device,
+        server_version=plan.server_version,
+        quantised=plan.serving.quantised,
+    )
     return _report(
         plan,
         PrepareOutcome.DONE if plan.changes_something else PrepareOutcome.UP_TO_DATE,
@@ -158,10 +163,14 @@ def _report(
 ) -> PrepareReport:
     name = quote(plan.config.path)
     visible = f"{visible_to_server(plan.device)} " if plan.device.cuda_ordinal else ""
-    commands = [f"dsmops check-config {name}", f"{visible}dsmops smoke-test --config {name}"]
+    in_int8 = "".join(f" {word}" for word in plan.serving.quantised.worker_options)
+    commands = [
+        f"dsmops check-config {name}{in_int8}",
+        f"{visible}dsmops smoke-test --config {name}{in_int8}",
+    ]
     if plan.serving.runtime is Runtime.MOSHI_SERVER:
         commands.append(f"{visible}moshi-server worker --config {name} --addr 127.0.0.1")
-    commands.append(f"{visible}dsmops worker --config {name} --addr 127.0.0.1")
+    commands.append(f"{visible}dsmops worker --config {name} --addr 127.0.0.1{in_int8}")
     if plan.output is not None:
         commands.insert(
             0, f"dsmops verify {quote(str(plan.staging.weights))} {quote(str(plan.output))}"

@@ -16,7 +16,7 @@ from dsmops.config.render import render, retitle
 from dsmops.config.schema import ServerVersion
 from dsmops.config.settings import keys_to_keep, planned_title, serving_settings
 from dsmops.devices import Device
-from dsmops.dtypes import ComputeDType, StorageDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised, StorageDType
 from dsmops.errors import CheckpointError, InputError
 from dsmops.models import KNOWN, MODELS, PublishedModel, TtsModel, model_of_repo
 from dsmops.operations.configs.planning import find_device, plan_model
@@ -47,7 +47,8 @@ class PrepareRequest:
     """What was asked for; None means: as follows from the card and the model.
 
     `input_path` is a local path or an `hf://` file, and goes before `hf_repo`
-    (org/repo[@revision]). `template` is a file or the name of a ready config.
+    (org/repo[@revision]). `template` is a file or the name of a ready config. `quantised` is what
+    the embedded worker will keep in int8.
     """
 
     hf_repo: str
@@ -63,6 +64,7 @@ class PrepareRequest:
     ordinal: int | None = None
     server_version: ServerVersion | None = None
     force: bool = False
+    quantised: Quantised = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         weights = weights_in(weights)
     tensors = read_tensors(weights, refresh=request.force)
     model, template = _model_and_template(request, weights, tensors)
-    runtime = config_runtime(model, device, request.dtype)
+    quantised = _as_stored(request.quantised, tensors)
+    runtime = config_runtime(model, device, request.dtype, quantised)
     dtype = planned_dtype(device, model, runtime, request.dtype)
     staging = plan_staging(
         weights,
@@ -135,7 +138,9 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
     config_path = request.config_out or default_output.with_suffix(".toml")
     before = existing_config(config_path, model, afresh=request.force)
     n_q = _codebooks(model, template if before is None or request.force else before)
-    serving = plan_model(model, device, runtime=runtime, dtype=request.dtype, n_q=n_q)
+    serving = plan_model(
+        model, device, runtime=runtime, dtype=request.dtype, n_q=n_q, quantised=quantised
+    )
     require_writable(staging, output, config_path, afresh=request.force)
     config = _render(request, model, serving, staging, output, template, before, config_path)
     items = [
@@ -156,6 +161,12 @@ def plan_preparation(request: PrepareRequest) -> PreparePlan:
         items=tuple(items),
         notes=(*serving.notes, *_own_notes(request, model, dtype, output, tensors)),
     )
+
+
+def _as_stored(asked: Quantised, tensors: Mapping[str, TensorInfo]) -> Quantised:
+    """Return what will be in int8: what was asked for, and the weights of an int8 file."""
+    in_file = any(tensor.dtype is StorageDType.I8 for tensor in tensors.values())
+    return replace(asked, weights=Quant.INT8) if in_file and asked.weights is None else asked
 
 
 def _published_file(request: PrepareRequest) -> str:
@@ -321,5 +332,8 @@ def _render(
         settings = replace(settings, log_dir=LOG_FOLDER, instance_name=name)
     text = render(base.text, settings, name=base.path)
     if is_shipped(base):
-        text = retitle(text, planned_title(model, serving.dtype, serving.device.label, "prep-sm75"))
+        title = planned_title(
+            model, serving.dtype, serving.device.label, "prep-sm75", serving.quantised
+        )
+        text = retitle(text, title)
     return parse_config(text, path=str(path))

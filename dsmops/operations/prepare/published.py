@@ -37,9 +37,11 @@ def preview_published(request: PrepareRequest, error: DsmopsError) -> PrepareRep
     if model is None:
         raise error
     device = find_device(request.simulated, request.ordinal)
-    runtime = config_runtime(model, device, request.dtype)
+    runtime = config_runtime(model, device, request.dtype, request.quantised)
     dtype = planned_dtype(device, model, runtime, request.dtype)
-    serving = plan_model(model, device, runtime=runtime, dtype=request.dtype)
+    serving = plan_model(
+        model, device, runtime=runtime, dtype=request.dtype, quantised=request.quantised
+    )
     weights_bytes = model.shape.parameters * 2
     names = [model.model_file, model.tokenizer_file, model.mimi_file, model.config_file]
     items = [

@@ -238,7 +238,7 @@ class _Launch:
             "--port",
             str(self._port),
             *(["--cpu"] if request.cpu else []),
-            *request.worker_options,
+            *request.quantised.worker_options,
         ]
         return [*head, *options, *request.extra_args]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dsmops.audio import Samples, read
 from dsmops.audio.signals import speech_like
-from dsmops.dtypes import PLAIN, Quant, Quantised
+from dsmops.dtypes import PLAIN, Quantised
 from dsmops.operations.smoke.checks import Limits
 from dsmops.operations.smoke.report import Backend
 
@@ -43,15 +43,6 @@ class SmokeRequest:
     folder: Path | None = None
     recording_s: float = RECORDING_S
     limits: Limits = field(default_factory=Limits)
-
-    @property
-    def worker_options(self) -> list[str]:
-        """The options of `dsmops worker` that say what is in int8."""
-        weights, kv = self.quantised.weights, self.quantised.kv
-        return [
-            *([] if weights is None else ["--weights", weights]),
-            *([] if kv is Quant.NONE else ["--kv", kv]),
-        ]
 
     @property
     def backend(self) -> Backend:

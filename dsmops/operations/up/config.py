@@ -59,6 +59,11 @@ def _config_text(model: PlannedModel, plan: UpPlan, key: str, progress: Progress
         request = ConfigRequest(model=model.name, batch_size=model.batch_size, api_key=key)
         return make_config(request, None).text
     prepared = plan_preparation(
-        PrepareRequest(hf_repo=model.hf_repo, batch_size=model.batch_size, api_key=key)
+        PrepareRequest(
+            hf_repo=model.hf_repo,
+            batch_size=model.batch_size,
+            api_key=key,
+            quantised=plan.quantised,
+        )
     )
     return Path(prepare(prepared, progress=progress).config_path).read_text("utf-8")

@@ -137,6 +137,7 @@ def _launch(
     log = folder / "server.log"
     command = [sys.executable, "-m", "dsmops", "worker", "--config", str(config.path)]
     command += ["--addr", addr, "--port", str(port), "--json", "--silent"]
+    command += plan.quantised.worker_options
     command += ["--cpu"] if cpu or plan.device is None else ["--require-gpu"]
     with log.open("wb") as output:
         child = subprocess.Popen(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dsmops.checkpoint.export import Runtime as ExportRuntime
+from dsmops.checkpoint.export import export, plan_export
 from dsmops.config.load import parse_config, read_config
 from dsmops.config.schema import ServerVersion
 from dsmops.errors import ConfigError, InputError
@@ -65,6 +67,15 @@ def test_each_file_is_looked_into(
     if content is not None:
         path.write_bytes(content)
     assert codes(config) == {key: code}
+
+
+def test_an_int8_file_is_for_the_embedded_worker_only(config: Path) -> None:
+    """A warning, because moshi-server and the worker take the same configs."""
+    weights = config.with_name(WEIGHTS_FILE)
+    plain = config.with_name("plain.safetensors")
+    weights.rename(plain)
+    export(plan_export(plain, weights, ExportRuntime.MOSHI, "int8"), digest=False, fsync=False)
+    assert codes(config) == {"lm_model_file": "int8-file"}
 
 
 def test_a_truncated_checkpoint_is_seen(config: Path) -> None:

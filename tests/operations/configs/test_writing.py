@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.config.load import read_config
+from dsmops.config.load import parse_config, read_config
 from dsmops.config.plan import config_runtime, plan_serving
 from dsmops.config.presets import find_template
 from dsmops.config.settings import serving_settings
 from dsmops.config.timing import BUDGET_MS, estimate_step_ms
+from dsmops.devices import Runtime
+from dsmops.dtypes import ALL_INT8, PLAIN
 from dsmops.gpu import choose, simulate
 from dsmops.gpu.catalogue import CARDS, Card
 from dsmops.models import MODELS, PublishedModel
+from dsmops.operations.configs.checking import lint_config
+from dsmops.operations.configs.planning import find_device
+from dsmops.operations.configs.writing import ConfigRequest, make_config
 from dsmops.shipped import shipped_folder
 from tests.support.cli import Run, dsmops
 from tests.support.tiny_checkpoint import write_tiny_template
@@ -40,6 +45,23 @@ def test_a_config_on_stdout_is_what_the_card_needs(tmp_path: Path) -> None:
     assert "# " in run.stdout
     assert "note[" in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_for_int8_is_planned_and_judged_for_the_embedded_worker() -> None:
+    """More streams than moshi-server has room for; the first lines say who serves it."""
+    card = find_device(["rtx2070"], None)
+    plain, in_int8 = (
+        make_config(ConfigRequest(model="stt-2.6b-en", quantised=quantised), card)
+        for quantised in (PLAIN, ALL_INT8)
+    )
+    assert in_int8.plan is not None
+    assert plain.plan is not None
+    assert in_int8.plan.runtime is Runtime.EMBEDDED
+    assert in_int8.plan.batch_size > 2 * plain.plan.batch_size
+    assert "`dsmops worker --weights int8 --kv int8`" in in_int8.text.splitlines()[1]
+    assert "memory-too-small" not in {finding.code for finding in in_int8.lint.findings}
+    without = lint_config(parse_config(in_int8.text, path="made.toml"), device=card)
+    assert "memory-too-small" in {finding.code for finding in without.findings}
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from dsmops.checkpoint import open_checkpoint
 from dsmops.cli.app import app
-from dsmops.dtypes import ComputeDType
+from dsmops.devices import Runtime
+from dsmops.dtypes import ALL_INT8, ComputeDType
 from dsmops.errors import (
     CheckpointError,
     ConfigError,
@@ -106,6 +107,17 @@ def test_everything_is_made_and_fits_together(source: Path) -> None:
     assert module["batch_size"] == report.batch_size <= report.serving.batch_size
     assert report.lint is not None
     assert [finding for finding in report.lint.findings if finding.severity is Severity.ERROR] == []
+
+
+def test_int8_is_planned_for_the_embedded_worker(source: Path) -> None:
+    """The next commands take the same options, and none starts moshi-server."""
+    report = run(source, quantised=ALL_INT8)
+    assert report.serving.runtime is Runtime.EMBEDDED
+    assert report.serving.quantised == ALL_INT8
+    assert report.serving.batch_size > run(source, force=True).serving.batch_size
+    in_int8 = [line for line in report.next_commands if "--weights int8 --kv int8" in line]
+    assert [line.split()[1] for line in in_int8] == ["check-config", "smoke-test", "worker"]
+    assert not any("moshi-server worker" in line for line in report.next_commands)
 
 
 def test_a_second_run_changes_nothing(source: Path) -> None:
