@@ -23,6 +23,7 @@ from dsmops.devices import ComputeCapability, Device, Runtime
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError, SourceError
 from dsmops.models import MODELS, STT_MODELS, TTS_MODELS
+from dsmops.operations.configs.planning import find_device
 
 LM = STT_MODELS["stt-1b-en_fr"].shape
 GOOD = {
@@ -143,6 +144,34 @@ def test_a_slow_host_is_bounded_by_what_is_published() -> None:
     assert estimate_step_ms(LM, ComputeDType.F16, 560, H200, slow_host=True) == estimate_step_ms(
         LM, ComputeDType.F16, 560, H200
     )
+
+
+@pytest.mark.parametrize(
+    ("card", "model", "published_fps", "share"),
+    [
+        ("rtx2070", "stt-1b-en_fr", 93.27, 0.90),
+        ("rtx4060", "stt-1b-en_fr", 76.63, 1.11),
+        ("rtx3060", "stt-1b-en_fr", 78.02, 0.90),
+        ("rtx2070", "tts-1.6b-en_fr", 20.64, 0.55),
+        ("rtx4060", "tts-1.6b-en_fr", 19.41, 0.75),
+        ("rtx3060", "tts-1.6b-en_fr", 17.98, 0.56),
+    ],
+)
+def test_the_workers_estimates_are_this_far_from_moshi_cpp(
+    card: str, model: str, published_fps: float, share: float
+) -> None:
+    """Its README: frames a second of one stream on CUDA and Linux. `share` is what the estimate
+    takes of that time.
+    """
+    estimated = estimate_step_ms(
+        MODELS[model].shape,
+        ComputeDType.F16,
+        1,
+        find_device([card], None),
+        runtime=Runtime.EMBEDDED,
+    )
+    assert estimated is not None
+    assert estimated * published_fps / 1000 == pytest.approx(share, abs=0.01)
 
 
 @pytest.mark.parametrize(("texts", "measured_ms"), [(1, 21.1), (32, 28.8), (64, 32.8)])
