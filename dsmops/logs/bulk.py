@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsmops.logs.clock import Clock
+from dsmops.logs.columns import Bytes, Numbers, line_bounds, row, table_of
 from dsmops.logs.learning import Templates
 from dsmops.logs.templates import Template
 
@@ -27,8 +28,6 @@ LEAST_ROWS = 16
 _MOST_KINDS = 12
 """So many kinds of one length are tried."""
 
-Bytes = NDArray[np.uint8]
-Numbers = NDArray[np.int64]
 Fate = Callable[[Template, datetime], bool | None]
 """Says whether the lines of a minute are wanted; None where each has to be looked at."""
 
@@ -92,12 +91,7 @@ def find_rows(
     `services` says of which services lines are looked for (None: all), and `continuations`
     whether remembered lines that continue an event are too.
     """
-    data = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    if not block.endswith(b"\n"):
-        ends = np.append(ends, len(block))
-    starts = np.empty_like(ends)
-    starts[0], starts[1:] = 0, ends[:-1] + 1
+    starts, ends = line_bounds(block)
     lengths = ends - starts
     finder = _Finder(block, starts, clock, fate)
     same = _lines_by_content(templates) if continuations else {}
@@ -146,20 +140,19 @@ class _Finder:
         """Label the lines in `group`, all `length` bytes long, of a kind or among `lines`."""
         if length == 0:
             for raw, shown in lines:
-                self._add(group, raw, np.broadcast_to(_row(shown), (len(group), len(shown))))
+                self._add(group, raw, np.broadcast_to(row(shown), (len(group), len(shown))))
             return
-        rows = _windows(self._block, length)[self._starts[group]]
-        table: Bytes = rows.view(np.uint8).reshape(len(group), length)
+        table = table_of(self._block, self._starts[group], length)
         for kind in kinds:
-            fits = (table - _row(kind.low)) <= _row(kind.spread)
+            fits = (table - row(kind.low)) <= row(kind.spread)
             group, table = self._take(group, table, fits, partial(self._rows, kind))
             if not len(group):
                 return
         for raw, shown in lines:
-            fits = table == _row(raw)
+            fits = table == row(raw)
 
             def add(found: Numbers, _: Bytes, raw: bytes = raw, shown: bytes = shown) -> None:
-                self._add(found, raw, np.broadcast_to(_row(shown), (len(found), len(shown))))
+                self._add(found, raw, np.broadcast_to(row(shown), (len(found), len(shown))))
 
             group, table = self._take(group, table, fits, add)
             if not len(group):
@@ -202,7 +195,7 @@ class _Finder:
             else:
                 runs[key] = [(begin, end, sides.line)]
         for (before, after), found in runs.items():
-            lines = _row(b"".join(line for _, _, line in found)).reshape(len(found), -1)
+            lines = row(b"".join(line for _, _, line in found)).reshape(len(found), -1)
             counts = [end - begin for begin, end, _ in found]
             out = lines.take(np.repeat(np.arange(len(found)), counts), axis=0)
             rows_of, raw = group, table
@@ -251,12 +244,3 @@ class _Finder:
             self._kept,
             offsets,
         )
-
-
-def _row(data: bytes) -> Bytes:
-    return np.frombuffer(data, np.uint8)
-
-
-def _windows(block: bytes, length: int) -> Any:
-    """Return all stretches of a block that are `length` bytes long, without copying them."""
-    return np.ndarray(len(block) - length + 1, f"V{length}", buffer=block, strides=(1,))

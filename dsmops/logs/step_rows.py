@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsmops.logs.columns import Bytes, Numbers, line_bounds, row, table_of
+
 _COLOUR = rb"(?:\x1b\[\d{1,2}m)*"
 _STEP = re.compile(
     rb"^" + _COLOUR + rb"(?P<day>20\d\d-\d\d-\d\d)T(?P<clock>\d\d:\d\d:\d\d)"
@@ -31,8 +33,6 @@ _MOST_LAYOUTS = 12
 """Of one length: numbers of other widths, of other modules."""
 _MOST_LENGTHS = 200
 _LINE_BYTES = 1000
-
-Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,9 @@ class _Layout:
         for places in (self.day, self.clock, self.fraction, self.ms, self.streams, index):
             for place in places:
                 low[place], spread[place] = ord("0"), 9
-        self.low, self.spread = (np.frombuffer(bytes(part), np.uint8) for part in (low, spread))
+        self.low, self.spread = row(bytes(low)), row(bytes(spread))
 
-    def read(self, table: NDArray[np.uint8], lines: Numbers) -> tuple[StepRows, NDArray[np.bool_]]:
+    def read(self, table: Bytes, lines: Numbers) -> tuple[StepRows, NDArray[np.bool_]]:
         """Return the rows of a table that are such lines, and which ones those are."""
         fits: Any = ((table - self.low) <= self.spread).all(axis=1)
         days, places = np.unique(_number(table[fits], self.day), return_inverse=True)
@@ -132,12 +132,7 @@ class StepScanner:
 
     def scan(self, block: bytes) -> Scanned:
         """Return the steps of a block of whole lines, and its other lines."""
-        data = np.frombuffer(block, np.uint8)
-        ends = np.flatnonzero(data == ord("\n"))
-        if not block.endswith(b"\n"):
-            ends = np.append(ends, len(block))
-        starts = np.empty_like(ends)
-        starts[0], starts[1:] = 0, ends[:-1] + 1
+        starts, ends = line_bounds(block)
         lengths = ends - starts
         left = np.ones(len(ends), np.bool_)
         found: list[StepRows] = []
@@ -146,9 +141,7 @@ class StepScanner:
             group = np.flatnonzero((lengths == length) & left)
             if not len(group):
                 return
-            windows = np.ndarray(len(block) - length + 1, f"V{length}", buffer=block, strides=(1,))
-            rows: Any = windows[starts[group]]
-            table = rows.view(np.uint8).reshape(len(group), length)
+            table = table_of(block, starts[group], length)
             for layout in layouts:
                 steps, fits = layout.read(table, group)
                 if len(steps.lines):
@@ -198,7 +191,7 @@ def _by_module(found: list[StepRows]) -> list[StepRows]:
     return joined
 
 
-def _number(table: NDArray[np.uint8], places: list[int]) -> Numbers:
+def _number(table: Bytes, places: list[int]) -> Numbers:
     """Return the numbers whose digits stand in some columns of a table."""
     total = np.zeros(len(table), np.int64)
     for place in places:
