@@ -46,11 +46,13 @@ MIN_VALUE_CHARS = 8
 """A shorter key in a log may be a word, and stand elsewhere as such."""
 
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
-_HINTS = {rule: re.compile(rule.hint.encode()) for rule in RULES}
 _OPEN_HINT = re.compile(OPEN_HINT.encode())
-_NEEDLES = [
-    (rule, tuple(needle.encode() for needle in rule.needles), _HINTS[rule]) for rule in RULES
-]
+_RULES_BY_NEEDLE = {
+    needle.encode(): sum(1 << place for place, rule in enumerate(RULES) if needle in rule.needles)
+    for needle in dict.fromkeys(needle for rule in RULES for needle in rule.needles)
+}
+"""Each needle once, with the rules that it belongs to, one bit for each."""
+_RULES_WITHOUT_NEEDLE = sum(1 << place for place, rule in enumerate(RULES) if not rule.needles)
 _OPEN_NEEDLES = [needle.encode() for needle in OPEN_NEEDLES]
 _MAY_DISGUISE = (*"\\%#^&[", '""')
 """What a disguise of printable ASCII characters has in it."""
@@ -91,14 +93,12 @@ def _is_disguised(shape: bytes) -> bool:
 def _rules_of(shape: bytes) -> Iterator[Rule]:
     """Yield the rules that may find something in lines of a shape."""
     lower = shape.lower()
-    for rule, needles, hint in _NEEDLES:
-        if needles:
-            for needle in needles:
-                if needle in lower:
-                    break
-            else:
-                continue
-        if hint.search(shape):
+    likely = _RULES_WITHOUT_NEEDLE
+    for needle, rules in _RULES_BY_NEEDLE.items():
+        if needle in lower:
+            likely |= rules
+    for place, rule in enumerate(RULES):
+        if likely >> place & 1 and rule.hint_pattern.search(shape):
             yield rule
 
 

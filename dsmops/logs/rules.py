@@ -16,6 +16,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from dsmops.logs.disguise import unveil
@@ -35,9 +36,12 @@ class Edit(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """One thing to find. `name` appears in counts; several rules may share one.
+
+    `source` is its pattern, compiled on first use: all of them take a quarter of a second, and few
+    logs need more than ten.
 
     `needles` are texts in lower case: where none of them stands in a line whose digits read 0, the
     rule finds nothing (no needles: it may anywhere). To look for a text is 100 times faster than to look for a hint.
@@ -47,12 +51,17 @@ class Rule:
     name: str
     needles: tuple[str, ...]
     hint: str
-    pattern: re.Pattern[str]
+    source: str
     edit: Callable[[re.Match[str], Pseudonym], Edit | list[Edit] | None]
 
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(self.source, re.ASCII | re.VERBOSE)
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.ASCII | re.VERBOSE)
+    @cached_property
+    def hint_pattern(self) -> re.Pattern[bytes]:
+        """The hint, to be looked for in a shape."""
+        return re.compile(self.hint.encode())
 
 
 # --- what stands before a line ---------------------------------------------------------------------
@@ -610,75 +619,75 @@ OPEN_NEEDLES = _words(
 )
 
 RULES: tuple[Rule, ...] = (
-    Rule("text", _TEXT_NEEDLES, _TEXT_HINT, _compile(_TEXT), _text),
-    Rule("text", _TEXT_NEEDLES, r"(?i:text|prompt|transcript):\s", _compile(_SAID), _text),
-    Rule("text", ("text(", "binary("), r"(?:Text|Binary)\(", _compile(_MESSAGE), _text),
+    Rule("text", _TEXT_NEEDLES, _TEXT_HINT, _TEXT, _text),
+    Rule("text", _TEXT_NEEDLES, r"(?i:text|prompt|transcript):\s", _SAID, _text),
+    Rule("text", ("text(", "binary("), r"(?:Text|Binary)\(", _MESSAGE, _text),
     Rule(
         "text",
         ("py asr streaming post query",),
         "py asr streaming post query",
-        _compile(_POST_BODY),
+        _POST_BODY,
         _text,
     ),
     Rule(
         "pem",
         ("----",),
         "----[ ]?BEGIN ",
-        _compile(_PEM),
+        _PEM,
         lambda match, _: Edit(*match.span(), "<pem>"),
     ),
     Rule(
         "aws",
         _words("aws secret amazon s0 akia asia"),
         "[A-Za-z0/+]{40}",
-        _compile(_AWS_PRIVATE),
+        _AWS_PRIVATE,
         _aws_secret,
     ),
-    Rule("cookie", ("cookie", "-protocol"), "(?i:cookie|-protocol)", _compile(_COOKIE), _key),
+    Rule("cookie", ("cookie", "-protocol"), "(?i:cookie|-protocol)", _COOKIE, _key),
     Rule(
         "authorization",
         ("authorization",),
         "(?i:authorization)",
-        _compile(_AUTHORIZATION),
+        _AUTHORIZATION,
         _credential,
     ),
     Rule(
         "authorization",
         ("bearer", "basic"),
         r"(?:[Bb]earer|BEARER|Basic)(?:\s|%00|\+)",
-        _compile(_BEARER),
+        _BEARER,
         _key,
     ),
-    Rule("key", ("value",), _VALUE_FIRST_HINT, _compile(_VALUE_FIRST), _first_value),
-    Rule("key", _NAMED_NEEDLES, _ASSIGNED_HINT, _compile(_ASSIGNED), _secret),
-    Rule("key", _PASSWORD_NEEDLES, _ALONE_HINT, _compile(_ALONE), _secret),
-    Rule("key", _PASSWORD_NEEDLES, _WORDS_HINT, _compile(_WORDS), _secret),
-    Rule("key", _NAMED_NEEDLES, _NAMED_HINT, _compile(_NAMED), _secret),
-    Rule("key", ("->", "→"), r"\s(?:->|→)\s", _compile(_CHANGED), _key),
+    Rule("key", ("value",), _VALUE_FIRST_HINT, _VALUE_FIRST, _first_value),
+    Rule("key", _NAMED_NEEDLES, _ASSIGNED_HINT, _ASSIGNED, _secret),
+    Rule("key", _PASSWORD_NEEDLES, _ALONE_HINT, _ALONE, _secret),
+    Rule("key", _PASSWORD_NEEDLES, _WORDS_HINT, _WORDS, _secret),
+    Rule("key", _NAMED_NEEDLES, _NAMED_HINT, _NAMED, _secret),
+    Rule("key", ("->", "→"), r"\s(?:->|→)\s", _CHANGED, _key),
     Rule(
         "key",
         (" into ",),
         r"(?i:insert|replace)\s(?:\w+\s){0,2}(?i:into)\s",
-        _compile(_INSERT),
+        _INSERT,
         _inserted,
     ),
     Rule(
         "key",
         _words("key sig code auth access session sid policy verify"),
         "(?:[?&;]|%0[Ff]|%00)(?i:key|sig|code|auth|access|session|sid|policy|verify)",
-        _compile(_PARAMETER),
+        _PARAMETER,
         _key,
     ),
-    Rule("key", ("://",), r"://[^\s/@]{0,600}@", _compile(_USERINFO), _key),
-    Rule("key", ("-u", "user"), r"-u\s?\S{1,65}:|user[\s=]", _compile(_USER_OPTION), _key),
-    Rule("key", ("password",), r"password\s", _compile(_NETRC), _key),
-    Rule("key", _NAMED_NEEDLES, _PLACED_HINT, _compile(_PLACED), _secret),
+    Rule("key", ("://",), r"://[^\s/@]{0,600}@", _USERINFO, _key),
+    Rule("key", ("-u", "user"), r"-u\s?\S{1,65}:|user[\s=]", _USER_OPTION, _key),
+    Rule("key", ("password",), r"password\s", _NETRC, _key),
+    Rule("key", _NAMED_NEEDLES, _PLACED_HINT, _PLACED, _secret),
     Rule(
         "key",
         _words("key token pass secret credential"),
         r"(?i:key|token|pass(?:word|phrase|wort)|secret|credential)s?(?:\s\w{1,9})?\s?[:=]?\s?"
         r"""["'`(]{0,2}[\w~+/-]{12}""",
-        _compile(_SENTENCE),
+        _SENTENCE,
         _key,
     ),
     Rule(
@@ -689,50 +698,50 @@ RULES: tuple[Rule, ...] = (
         ),
         r"::add-mask|(?i:securestring)|(?i:password|by)\s{1,3}(?:=\s)?'|login\s|sshpass|mysql|mariadb"
         r"|https?\s|redis-cli\s|htpasswd\s|openssl\s|pass:|curl\s|_auth|httpOnly",
-        _compile(_COMMAND),
+        _COMMAND,
         _command,
     ),
-    Rule("key", ("auth",), r"""auth\\*["']""", _compile(_DOCKER_AUTH), _key),
-    Rule("jwt", ("eyj",), "eyJ", _compile(_JWT), _whole("key")),
+    Rule("key", ("auth",), r"""auth\\*["']""", _DOCKER_AUTH, _key),
+    Rule("jwt", ("eyj",), "eyJ", _JWT, _whole("key")),
     Rule(
         "aws",
         _AWS_NEEDLES,
         "A(?:KI|SI|BI|CC|GP|ID|IP|NP|NV|PK|RO)A|A0T",
-        _compile(_AWS_ID),
+        _AWS_ID,
         _whole("key"),
     ),
-    Rule("token", (), token_hint(), _compile(token_pattern()), _whole("key")),
+    Rule("token", (), token_hint(), token_pattern(), _whole("key")),
     Rule(
         "email",
         ("@", "%00"),
         r"@(?!0{1,6}\.safetensors(?![\w.-]))|%00",
-        _compile(_EMAIL),
+        _EMAIL,
         lambda m, p: Edit(*m.span(), p("email", m[0].replace("%40", "@").lower())),
     ),
     Rule(
         "home",
         ("home", "users"),
         r"home[/%]|(?i:users)[/\\%]",
-        _compile(_HOME),
+        _HOME,
         lambda m, p: Edit(*m.span("user"), p("user", unveil(m["user"]))),
     ),
-    Rule("ip", ("ip0.arpa",), r"(?i:ip0\.arpa)", _compile(_IPV6_REVERSED), _ipv6_reversed),
-    Rule("ip", ("0.0",), r"0\.0{1,3}\.0{1,3}\.0", _compile(_IPV4), _ipv4),
+    Rule("ip", ("ip0.arpa",), r"(?i:ip0\.arpa)", _IPV6_REVERSED, _ipv6_reversed),
+    Rule("ip", ("0.0",), r"0\.0{1,3}\.0{1,3}\.0", _IPV4, _ipv4),
     Rule(
         "ip",
         ("0.0", "0-0"),
         r"0[-.]0{1,3}[-.]0{1,3}[-.]0",
-        _compile(_IPV4_IN_HOST),
+        _IPV4_IN_HOST,
         _ipv4_in_host,
     ),
     Rule(
         "ip",
         (":",),
         r"(?:(?<![\w:.])(?:[0Ff][0A-Fa-f]{3}|00:ff0b)|::[Ff]{4}):",
-        _compile(_IPV6),
+        _IPV6,
         _ipv6,
     ),
-    Rule("ip", (".dip",), r"p[0a-fA-F]{8}\.dip", _compile(_HEX_IN_HOST), _hex_in_host),
+    Rule("ip", (".dip",), r"p[0a-fA-F]{8}\.dip", _HEX_IN_HOST, _hex_in_host),
 )
 
 # --- what stands around the lines of a block ------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from dsmops.logs import redact, redaction, scan
 from dsmops.logs.redaction import opened_block
-from dsmops.logs.rules import RULES
+from dsmops.logs.rules import RULES, Rule
 from tests.logs.test_redaction import KEY
 
 S = "Zq7vR2mXk9TbL4wPsN8d"
@@ -65,8 +65,12 @@ def test_without_a_rule_its_witness_shows(number: int, monkeypatch: pytest.Monke
     line, secret = WITNESSES[number]
     assert scan(line.encode())
     assert secret.encode() not in redact(line.encode(), KEY).data
-    others = [looked for looked in redaction._NEEDLES if looked[0] is not RULES[number]]
-    monkeypatch.setattr(redaction, "_NEEDLES", others)
+    every = redaction._rules_of
+
+    def others(shape: bytes) -> list[Rule]:
+        return [rule for rule in every(shape) if rule is not RULES[number]]
+
+    monkeypatch.setattr(redaction, "_rules_of", others)
     assert secret.encode() in redact(line.encode(), KEY).data
 
 
