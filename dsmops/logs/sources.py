@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from itertools import repeat
 from pathlib import Path
@@ -26,6 +28,9 @@ _COMPRESSED_CHUNK_BYTES = 64 << 10
 _HEAD_BYTES = 256 << 10
 _FIFO_WAIT_S = 5.0
 _FIFO_POLL_S = 0.05
+_PIPE_BYTES = 1 << 20
+_LONGEST_READ_S, _PAUSE_S = 0.05, 0.002
+"""How long a read gathers what a pipe gives, and what counts as a pause of its writer."""
 
 Note = Callable[[str], object]
 
@@ -138,6 +143,8 @@ def _open_stdin(progress: Progress, on_note: Note) -> Iterator[Iterator[bytes]]:
     # The raw stream gives what is there; a buffered one would wait for a full block of a log that
     # is still being written.
     stream = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    if isinstance(stream, FileIO) and stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+        stream = _Pipe(stream.fileno(), closefd=False)
     yield decompressed(stream, "standard input", progress, on_note=on_note)
 
 
@@ -170,18 +177,35 @@ def _open_fifo(path: Path) -> FileIO:
 
 
 class _Pipe(FileIO):
-    """An open pipe of which some bytes were read already."""
+    """An open pipe, of which some bytes may have been read already.
 
-    def __init__(self, fd: int, head: bytes) -> None:
-        super().__init__(fd, "rb")
+    A pipe gives 64 KiB at most. To format so small a block costs twice as much for each byte as a
+    large one, so a read goes on while the writer does, for a moment.
+    """
+
+    def __init__(self, fd: int, head: bytes = b"", *, closefd: bool = True) -> None:
+        super().__init__(fd, "rb", closefd=closefd)
         self._head = head
+        with suppress(AttributeError, OSError):  # Linux only; and there is a limit for each user.
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return what is there, the bytes that were read already first."""
+        """Return what is there, and what follows without a pause."""
+        size = -1 if size is None else size
         if self._head:
             head, self._head = self._head, b""
             return head
-        return super().read(-1 if size is None else size)
+        found = [super().read(size)]
+        have, until = len(found[0]), time.monotonic() + _LONGEST_READ_S
+        while 0 < have < size and time.monotonic() < until:
+            if not select.select([self], [], [], _PAUSE_S)[0]:
+                break
+            more = super().read(size - have)
+            if not more:
+                break
+            found.append(more)
+            have += len(more)
+        return b"".join(found)
 
 
 SOURCES: dict[str, Callable[[str, Progress, Note], AbstractContextManager[Iterator[bytes]]]] = {

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from dsmops.errors import InputError, SourceError
-from dsmops.logs import can_follow, decompressed, open_source
+from dsmops.logs import can_follow, decompressed, open_source, sources
 from dsmops.logs.blocks import BLOCK_BYTES
 from dsmops.logs.follow import follow
 
@@ -293,6 +293,26 @@ def test_a_bomb_is_read_in_constant_memory_and_warned_of(
     assert largest <= BLOCK_BYTES
     assert len(notes) == 1
     assert "is this a log?" in notes[0]
+
+
+def test_a_pause_of_its_writer_ends_a_read_of_a_pipe() -> None:
+    """What comes without a pause is gathered. A line of a log that is still being written comes
+    out at once, though a block has room for more.
+    """
+    out, into = os.pipe()
+    pipe = sources._Pipe(out, b"li")
+    try:
+        assert pipe.read(BLOCK_BYTES) == b"li"
+        os.write(into, b"ne\n")
+        assert pipe.read(BLOCK_BYTES) == b"ne\n"
+        writer = Thread(target=lambda: (os.write(into, TEXT), os.close(into)))
+        writer.start()
+        pieces = list(iter(lambda: pipe.read(BLOCK_BYTES), b""))
+        writer.join()
+        assert b"".join(pieces) == TEXT
+        assert pipe.read(4) == b""
+    finally:
+        pipe.close()
 
 
 def test_a_named_pipe_without_a_writer_ends_with_an_error(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from dsmops.findings import Severity
 from dsmops.logs import LogRecord
-from dsmops.logs.failures import FAILURES, find_failures
+from dsmops.logs.failures import FAILURES, FailureSeen, find_failures
 from dsmops.logs.step_rows import StepRows
 from dsmops.operations.log_report.events import (
     ACCEPTED,
@@ -40,7 +40,7 @@ from dsmops.operations.log_report.timeline import Timeline
 _MOST_MODULES = 100
 """More names before a bar are not containers of one log."""
 _MOST_RUNS = 1000
-_MOST_HARMLESS, _HARMLESS_CHARS = 4096, 400
+_MOST_KNOWN, _KNOWN_CHARS = 4096, 400
 _TOGETHER_S = 0.1
 """A dropped client's connection ends right after its timeout is logged."""
 
@@ -73,8 +73,8 @@ class Collector:
         self._started: datetime | None = None
         self._last_line: datetime | None = None
         """Of the current run."""
-        self._harmless: set[str] = set()
-        """Lines in which there was no failure. Causes and traces repeat."""
+        self._known: dict[str, tuple[FailureSeen, ...]] = {}
+        """What failures there were in lines."""
         self._failures: dict[str, FailureCount] = {}
         self._wrong_keys = 0
         self._tts_due = 0
@@ -110,32 +110,39 @@ class Collector:
         else:
             event = Event(record.time, record.target or "", record.line, record.message)
             self.event(record.service, event)
-        lines = [
-            line for line in (record.message, *record.continuation) if line not in self._harmless
-        ]
-        found = find_failures(line.encode("utf-8", "surrogatepass") for line in lines)
-        if not found:
-            if len(self._harmless) > _MOST_HARMLESS:
-                self._harmless.clear()
-            self._harmless.update(line for line in lines if len(line) <= _HARMLESS_CHARS)
-        for seen in found:
-            self.changes += 1
-            known = FAILURES[seen.name]
-            before = self._failures.get(seen.name)
-            self._failures[seen.name] = FailureCount(
-                seen.name,
-                known.severity,
-                (before.count if before else 0) + seen.count,
-                before.first if before and before.first else record.time,
-                record.time or (before.last if before else None),
-                before.evidence if before else seen.evidence,
-                known.meaning,
-                known.fix,
-                known.runbook,
-            )
-            if self._runs and _ends_service(record, known.severity):
-                run = self._runs[-1]
-                self._runs[-1] = replace(run, died_of=run.died_of or seen.name)
+        for line in (record.message, *record.continuation):
+            for seen in self.failures_in(line):
+                self._failure(record, seen)
+
+    def failures_in(self, line: str) -> tuple[FailureSeen, ...]:
+        """Return the known failures that a line tells of. Causes and traces repeat."""
+        known = self._known.get(line)
+        if known is None:
+            known = tuple(find_failures([line.encode("utf-8", "surrogatepass")]))
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            if len(line) <= _KNOWN_CHARS:
+                self._known[line] = known
+        return known
+
+    def _failure(self, record: LogRecord, seen: FailureSeen) -> None:
+        self.changes += 1
+        known = FAILURES[seen.name]
+        before = self._failures.get(seen.name)
+        self._failures[seen.name] = FailureCount(
+            seen.name,
+            known.severity,
+            (before.count if before else 0) + seen.count,
+            before.first if before and before.first else record.time,
+            record.time or (before.last if before else None),
+            before.evidence if before else seen.evidence,
+            known.meaning,
+            known.fix,
+            known.runbook,
+        )
+        if self._runs and _ends_service(record, known.severity):
+            run = self._runs[-1]
+            self._runs[-1] = replace(run, died_of=run.died_of or seen.name)
 
     def _module(self, service: str | None, name: str, kind: str) -> Module:
         key = f"{service}/{name}" if service else name

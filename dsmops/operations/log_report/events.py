@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 
 STT, TTS = "stt", "tts"
 KINDS = {
@@ -60,24 +59,6 @@ RECV_ENDS = re.compile(
 ANY_ENDS = re.compile(r"task (?:completed successfully name=\"?recv|failed name=\"?\w+)_loop\"?")
 """Of `dsmops worker`, which logs a failure once, under whichever of the two it was."""
 
-_QUICK = re.compile(
-    rb"(20\d\d-\d\d-\d\dT\d\d:\d\d:[0-5]\d)\.(\d{6})Z  INFO (moshi_server(?:::\w+)?): "
-    rb"[!-~]{1,200}\.rs:(\d{1,9}): ("
-    rb"task completed successfully name=\"(?:recv|send)_loop\""
-    rb"|handling (?:batched asr-streaming|asr-streaming|py streaming|py asr streaming) query"
-    rb"|handling asr post query len=\d{1,9}|batched-asr post query|py handle-query"
-    rb"|batched-asr ws query query=AsrStreamingQuery \{ auth_id: None \}"
-    rb"|py query query=PyStreamingQuery \{ auth_id: None, format: \w{1,30}, voice: None \}"
-    rb"|batched-(?:asr|py|py-asr) channel (?:bidx|batch_idx)=\d{1,6}"
-    rb"|received marker bid=\d{1,6} id=-?\d{1,19}|received end of stream bidx=\d{1,6}"
-    rb"|tts finished batch_idx=\d{1,6}(?: first_audio_ms=\d{1,9})?|(?:recv|send) loop exited"
-    rb"|warming-up the asr|starting asr loop \d{1,6}"
-    rb")[ \t\r]*"
-)
-"""The frequent events of a server, of which none holds anything that a failure or a client says."""
-_COLOUR = re.compile(rb"\x1b\[\d{1,2}m")
-_MOST_BYTES = 600
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -92,25 +73,3 @@ class Event:
 def begins_run(message: str) -> bool:
     """Return whether a server says this first."""
     return message.startswith(("build_info=", "starting worker"))
-
-
-def quick_event(raw: bytes) -> Event | None:
-    """Return the event of a line in moshi-server's own format, if it is a frequent one."""
-    if len(raw) > _MOST_BYTES:
-        return None
-    match = _QUICK.fullmatch(_COLOUR.sub(b"", raw) if b"\x1b" in raw else raw)
-    if match is None:
-        return None
-    second, micros, target, line, message = match.groups()
-    at = _second(second)
-    if at is None:
-        return None
-    return Event(at.replace(microsecond=int(micros)), target.decode(), int(line), message.decode())
-
-
-@lru_cache(maxsize=64)
-def _second(text: bytes) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text.decode()).replace(tzinfo=UTC)
-    except ValueError:
-        return None

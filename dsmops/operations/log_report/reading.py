@@ -1,8 +1,8 @@
 """Logs to a report, in one pass and in constant memory.
 
-Lines of steps, of which there are millions, are read by their columns. Frequent events in the
-server's own format are read by one pattern. All others go through the reader that `format-log`
-uses, whatever their dialect.
+Lines of steps, of which there are millions, are read by their columns. All others go through the
+reader that `format-log` uses, whatever their dialect; those that differ in their time only go
+through it once, see `LineMemory`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from itertools import chain
 from pathlib import Path
 
 from dsmops.logs import Clock, LogRecord
-from dsmops.logs.blocks import cut_blocks, few_lines
+from dsmops.logs.blocks import cut_blocks, few_lines, gathered
 from dsmops.logs.reader import Grouping, Reader, Row
 from dsmops.logs.step_rows import StepRows, StepScanner, step_rows
 from dsmops.logs.wrappers import Unwrapper
 from dsmops.operations.log_report.capacity import NOTHING, Served, with_capacity
 from dsmops.operations.log_report.collector import Collector
-from dsmops.operations.log_report.events import Event, begins_run, quick_event
+from dsmops.operations.log_report.events import Event, begins_run
+from dsmops.operations.log_report.line_memory import KnownLine, LineMemory
 from dsmops.operations.log_report.result import LogReport
 from dsmops.operations.log_report.sources import logs_of
 from dsmops.progress import SILENT, Progress
@@ -65,20 +66,21 @@ def read_logs(
 
 
 @dataclass(frozen=True, slots=True)
-class _Quick(Row):
-    """A frequent event, until it is complete. A row that stays alone comes out as it was held."""
+class _Held(Row):
+    """A known line, until its event is complete. A row that stays alone comes out as it was held.
 
-    event: Event | None = None
-    """None for steps, which are counted already."""
+    Of the steps it is None: they are counted already.
+    """
+
+    known: KnownLine | None = None
+    at: datetime | None = None
 
     def record(self) -> LogRecord:
         """Return the record, to which lines belong after all."""
-        if self.event is None:
-            return LogRecord("steps", "")
-        return Row.record(self)
+        return LogRecord("steps", "") if self.known is None else self.known.record(self.at)
 
 
-_STEPS = _Quick(b"", {}, b"", _CLOCK)
+_STEPS = _Held(b"", {}, b"", _CLOCK)
 
 
 class LogReader:
@@ -91,6 +93,7 @@ class LogReader:
         self._since, self._until = since, until
         self._reader, self._grouping = Reader(Clock()), Grouping()
         self._scanner = StepScanner()
+        self._memory = LineMemory(lambda line: not collector.failures_in(line))
         self._late: dict[tuple[str | None, str], list[tuple[int, int, int]]] = {}
         """Steps of other dialects: time and duration in microseconds, streams."""
         self._steps_here: list[StepRows] = []
@@ -99,7 +102,7 @@ class LogReader:
         """Read a whole log."""
         collector, unwrapper = self._collector, Unwrapper()
         known: deque[tuple[bytes, int, int]] = deque(maxlen=4)
-        for block in chain.from_iterable(map(few_lines, cut_blocks(chunks))):
+        for block in chain.from_iterable(map(few_lines, cut_blocks(gathered(chunks)))):
             # What repeats for gigabytes, as in a decompression bomb, is looked at once: blocks of
             # text in which nothing counts but its lines.
             if again := next((found for found in known if found[0] == block), None):
@@ -134,13 +137,13 @@ class LogReader:
                 grouping.hold(None, _STEPS)
                 reader.begin(None, "INFO")
             expected = number + 1
-            event = quick_event(raw)
-            if event is None:
-                self._complete(grouping.add(reader.line(raw)))
-                continue
-            self._complete(grouping.complete(None))
-            reader.begin(None, "INFO")
-            grouping.hold(None, _Quick(b"", {}, raw, _CLOCK, event))
+            if found := self._memory.event(raw):
+                known, at = found
+                self._complete(grouping.complete(None))
+                reader.begin(None, known.level)
+                grouping.hold(None, _Held(b"", {}, b"", _CLOCK, known, at))
+            else:
+                self._complete(grouping.add(self._memory.other(raw, reader)))
         for steps in scanned.steps:
             self._steps(None, steps)
         self._take_late()
@@ -157,10 +160,15 @@ class LogReader:
 
     def _complete(self, items: Iterable[LogRecord | Row]) -> None:
         for item in items:
-            if not isinstance(item, _Quick):
+            if not isinstance(item, _Held):
                 self._record(item.record() if isinstance(item, Row) else item)
-            elif item.event is not None and self._holds(item.event.at):
-                self._collector.event(None, item.event)
+            elif item.known is None:
+                continue
+            elif not item.known.is_only_event:
+                self._record(item.record())
+            elif self._holds(item.at):
+                known = item.known
+                self._collector.event(None, Event(item.at, known.target, known.line, known.message))
 
     def _record(self, record: LogRecord) -> None:
         if record.format == "steps":

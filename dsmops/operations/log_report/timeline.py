@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from dsmops.operations.log_report.histograms import Histograms
-from dsmops.operations.log_report.result import Moment
-from dsmops.operations.log_report.sketch import Sketch
+from dsmops.operations.log_report.histograms import Histograms, distinct
+from dsmops.operations.log_report.result import Moment, Times
 
 _MOST_MOMENTS = 480
+_NO_TIMES = Times(0, 0.0, 0.0, 0.0, 0.0, 0)
 
 Numbers = NDArray[np.int64]
 
@@ -63,7 +63,7 @@ class Timeline:
         self._reach(int(seconds.min()), int(seconds.max()))
         places = seconds // self.width_s
         self._steps.setdefault(module, Histograms()).add(places, bins, took_us)
-        here, which = np.unique(places, return_inverse=True)
+        here, which = distinct(places)
         most = np.zeros(len(here), np.int64)
         np.maximum.at(most, which, streams)
         for place, count in zip(here.tolist(), most.tolist(), strict=True):
@@ -102,49 +102,42 @@ class Timeline:
 
     def moments(self, module: str) -> tuple[Moment, ...]:
         """Return what a module did over time; stretches without anything are omitted."""
-        return tuple(self._moments(self._buckets.get(module, {}), self._sketches(module)))
+        steps = self._steps.get(module, Histograms())
+        return tuple(self._moments(self._buckets.get(module, {}), dict(steps.times())))
 
     def together(self, by_module: Sequence[tuple[Moment, ...]]) -> tuple[Moment, ...]:
         """Return what all modules did over time; `by_module` is what each did by itself."""
         if len(by_module) == 1:
             return by_module[0]
         joined: dict[int, Bucket] = {}
-        sketches: dict[int, Sketch] = {}
-        for module, buckets in self._buckets.items():
+        for buckets in self._buckets.values():
             for place, bucket in buckets.items():
                 joined.setdefault(place, Bucket()).take(bucket)
-            for place, sketch in self._sketches(module).items():
-                sketches.setdefault(place, Sketch()).merge(sketch)
+        steps = Histograms.joined(self._steps.values())
         opens = Counter[datetime]()
         for moments in by_module:
             opens.update({moment.time: moment.most_open for moment in moments})
         return tuple(
             replace(moment, most_open=opens[moment.time])
-            for moment in self._moments(joined, sketches)
+            for moment in self._moments(joined, dict(steps.times()))
         )
 
-    def _sketches(self, module: str) -> dict[int, Sketch]:
-        return dict(self._steps[module].sketches()) if module in self._steps else {}
-
     def _moments(
-        self, buckets: Mapping[int, Bucket], sketches: Mapping[int, Sketch]
+        self, buckets: Mapping[int, Bucket], steps: Mapping[int, Times]
     ) -> Iterator[Moment]:
         still_open = 0
         for place, bucket in sorted(buckets.items()):
-            steps = sketches.get(place, Sketch())
-            p50, p95, p99 = (
-                steps.quantile_ms(share) if steps.count else 0.0 for share in (0.5, 0.95, 0.99)
-            )
+            times = steps.get(place, _NO_TIMES)
             yield Moment(
                 datetime.fromtimestamp(place * self.width_s, UTC),
                 self.width_s,
-                steps.count,
-                p50,
-                steps.max_ms,
+                times.count,
+                times.p50_ms,
+                times.max_ms,
                 bucket.most_streams,
-                p95,
-                p99,
-                steps.over,
+                times.p95_ms,
+                times.p99_ms,
+                times.over_80_ms,
                 max(bucket.most_open, still_open),
                 bucket.opened,
                 bucket.refused,

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zstandard
 
@@ -19,9 +20,13 @@ from dsmops.logs import Clock, Style, format_log
 from dsmops.logs.step_rows import step_rows
 from dsmops.operations.log_report import LogReport, read_logs
 from dsmops.operations.log_report.collector import Collector
+from dsmops.operations.log_report.histograms import Histograms, bins_of, distinct
+from dsmops.operations.log_report.line_memory import LineMemory
 from dsmops.operations.log_report.reading import LogReader
+from dsmops.operations.log_report.sketch import Sketch
 from dsmops.operations.log_report.steps import StepTally
 from dsmops.operations.log_report.timeline import Timeline
+from tests.logs.server_logs import server_log
 from tests.support.cli import dsmops
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -118,6 +123,75 @@ def test_the_fast_and_the_slow_way_agree(name: str, tmp_path: Path) -> None:
     assert [run.batch_size for run in slow.runs] == [run.batch_size for run in fast.runs]
     for found in (slow.streams.lengths_ms, fast.streams.lengths_ms):
         assert found is None or found.count == (fast.streams.lengths_ms or found).count
+
+
+def read_in_pieces(data: bytes, seed: int) -> LogReport:
+    """Read a log whose chunks have any length."""
+    dice, chunks, place = random.Random(seed), [], 0
+    while place < len(data):
+        chunks.append(data[place : place + dice.randrange(1, 20_000)])
+        place += len(chunks[-1])
+    collector = Collector()
+    LogReader(collector, None, None).read(chunks)
+    return collector.report(("log.a",))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_remembered_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of all dialects, with causes, tracebacks, panics, and text between, read line by line
+    by the reader of `format-log`, give the same report in every part.
+    """
+    dice = random.Random(seed)
+    dialects = None if seed % 2 else iter(["ansi"] * 10_000)
+    lines = list(server_log(dice, 600, steps=0.5, dialects=dialects))
+    extra = [
+        *("thread 'main' panicked at src/main.rs:1:", "no free channels", "Error: AddrInUse", ""),
+        *("Traceback (most recent call last):", "ValueError: CUDA out of memory", "stt | hello"),
+        *(line(at, message, level)[:-1] for at in (1, 2) for message, level in (
+            ("recv loop short timeout bidx=1", " INFO"), ("no free channels", "ERROR"),
+            ("batched-asr channel batch_idx=3", " INFO"), ("build_info=BuildInfo {}", " INFO"),
+            ('task failed name="model_loop" err=CUDA_ERROR_NOT_FOUND', "ERROR"),
+        )),
+        "2026-02-30T03:00:00.000000Z  INFO moshi_server: src/main.rs:1: no such day",
+    ]  # fmt: skip
+    for _ in range(150):
+        lines.insert(dice.randrange(len(lines)), dice.choice(extra))
+    data = ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+    remembered = read_in_pieces(data, seed)
+    monkeypatch.setattr(LineMemory, "event", lambda *_: None)
+    monkeypatch.setattr(LineMemory, "other", lambda _, raw, reader: reader.line(raw))
+    slow = read_in_pieces(data, seed)
+    # The quoted lines bear pseudonyms of a key that is not kept.
+    for one, other in zip(slow.failures, remembered.failures, strict=True):
+        assert one == replace(other, evidence=one.evidence)
+    assert replace(slow, failures=()) == replace(remembered, failures=())
+    assert len(remembered.failures) > 3
+
+
+def test_spreads_are_those_of_the_sketches() -> None:
+    """Counted by bins or added one by one to the library's sketch, times have one spread."""
+    dice = np.random.default_rng(3)
+    for size in (1, 2, 7, 300, 5000):
+        took_us = dice.integers(1, 200_000, size)
+        places = dice.integers(0, 3, size)
+        histograms = Histograms()
+        histograms.add(places, bins_of(took_us), took_us)
+        for place, times in histograms.times():
+            sketch = Sketch()
+            for us in took_us[places == place].tolist():
+                sketch.add(us / 1000)
+            assert times == sketch.times()
+
+
+def test_different_values_near_each_other_and_far_apart() -> None:
+    """With and without a table, as numpy says."""
+    dice = np.random.default_rng(4)
+    for high in (1, 5, 3000, 10**15):
+        values = dice.integers(-high, high, 500)
+        for ours, theirs in zip(
+            distinct(values), np.unique(values, return_inverse=True), strict=True
+        ):
+            assert (ours == theirs).all()
 
 
 def test_a_server_that_kept_up() -> None:
