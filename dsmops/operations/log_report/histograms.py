@@ -116,7 +116,7 @@ def _middle_ms(position: int) -> float:
 def distinct(places: Numbers) -> tuple[Numbers, Numbers]:
     """Return the different values of an array, in order, and for each of its items which it is.
 
-    Values near each other are told apart without sorting them.
+    Values near each other are found without sorting them.
     """
     low = int(places.min())
     width = int(places.max()) - low + 1

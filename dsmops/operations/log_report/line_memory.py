@@ -28,7 +28,7 @@ class KnownLine:
     __slots__ = ("_record", "is_only_event", "level", "line", "message", "target")
 
     def __init__(self, record: LogRecord, *, is_only_event: bool) -> None:
-        """`is_only_event`: it begins no run, is no step, and tells of no failure."""
+        """`is_only_event`: it begins no run, names no step, and tells of no failure."""
         self._record, self.is_only_event = record, is_only_event
         self.level, self.target = record.level, record.target or ""
         self.line, self.message = record.line, record.message
