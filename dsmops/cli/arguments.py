@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+_OTHER_STORES = ("gs", "gcs", "az", "abfs", "abfss", "wasb", "hdfs")
 _DASHED_FILE = re.compile(r"-[^-].*\.\w{1,5}")
 
 
@@ -50,9 +51,21 @@ def require_no_address(name: str, param_hint: str) -> None:
     scheme, separator, _ = name.partition("://")
     if not separator or not scheme.isalpha() or Path(name).exists():
         return
-    is_server = scheme.lower() in ("ws", "wss")
-    advice = f"a server goes behind --url: --url {name}" if is_server else f"curl -LO {name}"
+    if scheme.lower() in ("ws", "wss"):
+        advice = f"a server goes behind --url: --url {name}"
+    elif scheme.lower() == "s3":
+        advice = "--output-dir DIR takes objects of a bucket"
+    elif scheme.lower() in _OTHER_STORES:
+        advice = "of object stores only s3:// is read; copy the files here, or mount the bucket"
+    else:
+        advice = f"curl -LO {name}"
     raise typer.BadParameter(f"{name} is an address, not a file: {advice}", param_hint=param_hint)
+
+
+def require_file_or_object(name: str, param_hint: str) -> None:
+    """Usage error where an address stands for a file, other than that of an object in a bucket."""
+    if not name.startswith("s3://"):
+        require_no_address(name, param_hint)
 
 
 def require_other_file(option: str, target: Path | None, read: Mapping[str, Path | None]) -> None:

@@ -18,6 +18,7 @@ from dsmops.cli.arguments import (
     FileCommand,
     expanded,
     refuse_with_url,
+    require_file_or_object,
     require_no_address,
     require_other_file,
 )
@@ -61,7 +62,7 @@ def transcribe(
         typer.Argument(
             metavar="AUDIO...",
             help="A recording of any format; - for standard input. With --output-dir many: files, "
-            "folders, @LIST of paths, .jsonl manifests.",
+            "folders, s3://BUCKET/PREFIX, @LIST of these, .jsonl manifests.",
             show_default=False,
         ),
     ] = None,
@@ -334,7 +335,7 @@ def _transcribe_many(
     if not inputs:
         raise typer.BadParameter("name recordings, folders or lists", param_hint="AUDIO")
     for name in inputs:
-        require_no_address(name, "AUDIO")
+        require_file_or_object(name, "AUDIO")
 
     job = Job(
         tuple(inputs),

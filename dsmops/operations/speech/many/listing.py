@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dsmops.errors import InputError, SourceError
 from dsmops.files import os_errors
+from dsmops.operations.speech.many.inputs import (
+    BUCKET,
+    InputFile,
+    absolute,
+    bad_row,
+    ending,
+    file_at,
+    files_at,
+    files_in,
+    is_folder,
+    lines_of,
+    output_id,
+    refuse_other_kinds,
+    require_any_there,
+    require_one_each,
+    rows_of,
+)
+from dsmops.operations.speech.many.run_folder import without_collector
 from dsmops.scoring import AUDIO_COLUMNS
 
 _LOSSY = frozenset(
@@ -41,13 +58,18 @@ _LOSSY_FACTOR = 8
 """How much more audio a byte of a lossy format holds, to begin with the longest recordings."""
 
 
-# Tuples and strings from here on: with data classes and Path a folder of 100,000 recordings takes
-# many times as long.
+_FORM = (
+    'A line is like {"audio": "a.wav"}; "offset" and "duration" in seconds are for a part, "id" '
+    "names the outputs."
+)
+
+
 class ListedRecording(NamedTuple):
     """A recording, or `duration_s` of one from `offset_s` on, for a run to transcribe.
 
-    `key` tells it from others, and from itself before it was changed. `name` is that of its
-    outputs, relative and without their ending. `size_bytes` is None for a file that is not there.
+    `key` tells it from others, and from itself before it was changed. `file` is a path or the
+    address of an object. `name` is that of its outputs, relative and without their ending.
+    `size_bytes` is None for a file that is not there.
     """
 
     key: str
@@ -59,7 +81,7 @@ class ListedRecording(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Where it is, on this machine."""
         return Path(self.file)
 
     @property
@@ -68,18 +90,17 @@ class ListedRecording(NamedTuple):
         if self.duration_s is not None:
             # As 16-bit audio at 16 kHz would weigh.
             return self.duration_s * 32_000
-        is_lossy = _ending(self.file) in _LOSSY
+        is_lossy = ending(self.file) in _LOSSY
         return (self.size_bytes or 0) * (_LOSSY_FACTOR if is_lossy else 1)
 
 
 class _Found(NamedTuple):
-    """A file, by a normal path. `relative`: from the folder that was named, None for a file."""
+    """A recording as it was named. `id` is the name that a manifest gives its outputs."""
 
-    file: str
-    relative: str | None
-    status: os.stat_result | None
+    file: InputFile
     offset_s: float = 0.0
     duration_s: float | None = None
+    id: str | None = None
 
     @property
     def span(self) -> str:
@@ -89,168 +110,158 @@ class _Found(NamedTuple):
         return f"-{self.offset_s:g}-{self.offset_s + self.duration_s:g}"
 
 
-def list_recordings(inputs: Sequence[str]) -> list[ListedRecording]:
-    """Return what `inputs` name, the longest first, each once.
+def _key(one: _Found, here: str) -> str:
+    """Return what tells a recording from others, and from itself before it was changed."""
+    (file, _, size_bytes, version), offset_s, duration_s, name = one
+    identity = f"{absolute(file, here)}|{size_bytes}|{version}|{offset_s}|{duration_s}"
+    if name is not None:
+        identity += f"|{name}"
+    return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]
 
-    An input is a recording, a folder (its recordings, those of its subfolders too), `@` and a file
-    with a path a line, or a .jsonl manifest. Outputs are named by the path from the folder, else
-    from the deepest folder that holds all files. Paths of a list count from the working folder,
-    those of a manifest from its own.
+
+def list_recordings(inputs: Sequence[str]) -> list[ListedRecording]:
+    """Return what `inputs` name, each once, in no special order.
+
+    An input is a recording, a folder (its recordings, those of its subfolders too), the same in a
+    bucket as `s3://BUCKET/PREFIX`, `@` and a file with one of these a line, or a .jsonl manifest.
+    Outputs are named by the path from the folder, else from the deepest folder that holds all
+    files, or by the `id` of a manifest. Paths of a list count from the working folder, those of a
+    manifest from its own.
 
     Raises:
         SourceError, InputError, FileAccessError: an input is missing, cannot be read or holds no
             recording, or two recordings would have outputs of one name.
+        CredentialsError, RemoteError: a bucket cannot be read.
     """
-    here = os.getcwd()  # noqa: PTH109
-    found = {_key(one, here): one for name in inputs for one in _found(name)}
-    loose = [_absolute(one, here) for one in found.values() if one.relative is None]
-    parent = os.path.commonpath([Path(file).parent for file in loose]) if loose else here
-    names = _names(
-        [
-            (one.relative or os.path.relpath(_absolute(one, here), parent), one)
-            for one in found.values()
-        ]
-    )
-    listed = [
-        ListedRecording(
-            key,
-            one.file,
-            name,
-            one.status.st_size if one.status else None,
-            one.offset_s,
-            one.duration_s,
-        )
-        for (key, one), name in zip(found.items(), names, strict=True)
+    here = os.getcwd()  # noqa: PTH109 fast
+    listed: dict[str, ListedRecording] = {}
+    loose: list[tuple[str, _Found]] = []
+    with without_collector():
+        for name in inputs:
+            for one in _found(name):
+                key = _key(one, here)
+                if key in listed:
+                    continue
+                file, offset_s, duration_s, name_given = one
+                relative = file.relative
+                if name_given is not None:
+                    output = name_given
+                elif relative is not None:
+                    output = relative[: relative.rfind(".")]
+                else:
+                    output = ""
+                    loose.append((key, one))
+                listed[key] = ListedRecording(
+                    key, file.file, output, file.size_bytes, offset_s, duration_s
+                )
+        _name_loose(loose, listed, here)
+        recordings = list(listed.values())
+        return recordings if _differ(recordings) else _with_endings(recordings)
+
+
+def longest_first(recordings: Sequence[ListedRecording]) -> list[ListedRecording]:
+    """Return them in the order in which the slots of an engine end at about the same time."""
+    by_name = sorted(recordings, key=attrgetter("name"))
+    return sorted(by_name, key=attrgetter("weight"), reverse=True)
+
+
+def require_any(recordings: Sequence[ListedRecording]) -> None:
+    """Check that at least one of the recordings is there. Raises SourceError."""
+    require_any_there(((one.file, one.size_bytes) for one in recordings), "recording")
+
+
+def _name_loose(
+    loose: Sequence[tuple[str, _Found]], listed: dict[str, ListedRecording], here: str
+) -> None:
+    """Name recordings by their paths from the deepest folder that holds all of them."""
+    paths = [absolute(one.file.file, here).replace(BUCKET, "/", 1) for _, one in loose]
+    parent = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else here  # noqa: PTH120
+    for (key, one), path in zip(loose, paths, strict=True):
+        name = os.path.splitext(os.path.relpath(path, parent))[0] + one.span  # noqa: PTH122
+        listed[key] = listed[key]._replace(name=name)
+
+
+def _differ(recordings: Sequence[ListedRecording]) -> bool:
+    return len({one.name for one in recordings}) == len(recordings)
+
+
+def _with_endings(recordings: Sequence[ListedRecording]) -> list[ListedRecording]:
+    """Return the recordings, named by their files' endings too where names are the same.
+
+    Raises:
+        InputError: they are the same nevertheless.
+    """
+    counts = Counter(one.name for one in recordings)
+    named = [
+        one
+        if counts[one.name] == 1
+        else one._replace(name=one.name + os.path.splitext(one.file)[1])  # noqa: PTH122
+        for one in recordings
     ]
-    return sorted(listed, key=lambda one: (-one.weight, one.name))
-
-
-def _ending(file: str) -> str:
-    """Return the ending of a file's name, such as ".wav"; of one without, anything else."""
-    return file[file.rfind(".") :].lower()
-
-
-def _absolute(one: _Found, here: str) -> str:
-    return one.file if one.file.startswith("/") else f"{here}/{one.file}"
-
-
-def _key(one: _Found, here: str) -> str:
-    status = one.status
-    size, changed = (status.st_size, status.st_mtime_ns) if status else (None, None)
-    identity = f"{_absolute(one, here)}|{size}|{changed}|{one.offset_s}|{one.duration_s}"
-    return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]
-
-
-def _names(recordings: Sequence[tuple[str, _Found]]) -> list[str]:
-    """Return names of outputs: without endings where that leaves them different."""
-    short = [os.path.splitext(name)[0] + one.span for name, one in recordings]  # noqa: PTH122
-    counts = Counter(short)
-    names = [
-        without if counts[without] == 1 else name + one.span
-        for without, (name, one) in zip(short, recordings, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        name, _ = Counter(names).most_common(1)[0]
-        pairs = zip(names, recordings, strict=True)
-        paths = [one.file for other, (_, one) in pairs if other == name]
-        raise InputError(
-            f"{paths[0]} and {paths[1]} would both be written as {name}",
-            hint="Name the folder that holds both, or transcribe them into two folders.",
-            code="recordings.same_name",
-        )
-    return names
+    require_one_each([one.name for one in named], (one.file for one in named))
+    return named
 
 
 def _found(name: str) -> Iterator[_Found]:
     if name.startswith("@") and not Path(name).exists():
         yield from _of_list(Path(name[1:]).expanduser())
-        return
-    path = Path(name).expanduser()
-    if path.is_dir():
-        empty = True
-        for one in _of_folder(os.path.normpath(path), ""):
-            empty = False
-            yield one
-        if empty:
-            raise InputError(
-                f"{path} holds no recording",
-                hint=f"Files are taken by their endings: {' '.join(sorted(RECORDING_ENDINGS))}.",
-                code="recordings.none",
-            )
-    elif path.suffix.lower() == ".jsonl":
-        yield from _of_manifest(path)
+    elif name.lower().endswith(".jsonl") and not name.startswith(BUCKET):
+        yield from _of_manifest(Path(name).expanduser())
     else:
+        yield from _of_name(name, None)
+
+
+def _of_name(name: str, known: InputFile | None) -> Iterator[_Found]:
+    """Yield the recordings of a file, a folder or a prefix. `known`: a file that was looked up."""
+    path = name if name.startswith(BUCKET) else os.path.expanduser(name)  # noqa: PTH111
+    if _holds_many(path):
+        for file in files_in(path, RECORDING_ENDINGS, "recording"):
+            yield _Found(file)
+        return
+    refuse_other_kinds(path, "recording")
+    if known is None and not path.startswith(BUCKET):
         with os_errors(path):
-            yield _Found(os.path.normpath(path), None, path.stat())
+            os.stat(path)  # noqa: PTH116 fast
+    yield _Found(known or file_at(path))
 
 
-def _of_folder(folder: str, relative: str) -> Iterator[_Found]:
-    with os_errors(folder), os.scandir(folder) as entries:
-        within = list(entries)
-    for entry in within:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _of_folder(entry.path, f"{relative}{entry.name}/")
-        elif _ending(entry.name) in RECORDING_ENDINGS:
-            yield _Found(entry.path, relative + entry.name, _status(entry))
+def _holds_many(path: str) -> bool:
+    if path.startswith(BUCKET):
+        return ending(path) not in RECORDING_ENDINGS
+    return is_folder(path)
 
 
 def _of_list(path: Path) -> Iterator[_Found]:
-    lines = [line for _, line in _lines(path)]
-    if not lines:
-        raise InputError(
-            f"{path} is empty", hint="A list has one path a line.", code="recordings.none"
-        )
-    for line in lines:
-        listed = Path(line).expanduser()
-        yield _Found(os.path.normpath(listed), None, _status(listed))
+    names = [
+        line if line.startswith(BUCKET) else os.path.expanduser(line)  # noqa: PTH111
+        for _, line in lines_of(path, "the path of a recording")
+    ]
+    for name, known in zip(names, files_at(names), strict=True):
+        if _holds_many(name):
+            yield from _of_name(name, None)
+        else:
+            yield _Found(known)
 
 
 def _of_manifest(path: Path) -> Iterator[_Found]:
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-            name = next(row[column] for column in AUDIO_COLUMNS if column in row)
-            recording = path.parent / name
-            offset_s, duration_s = float(row.get("offset") or 0.0), row.get("duration")
-            # A duration alone says how long the file is, nothing is cut then.
-            cut_s = float(duration_s) if duration_s is not None and "offset" in row else None
-        except (ValueError, TypeError, AttributeError, StopIteration, RecursionError) as exc:
-            raise InputError(
-                f"{path}, line {number}: no path of a recording in it",
-                hint='A line is like {"audio": "a.wav"}, with "offset" and "duration" in seconds '
-                "for a part.",
-                code="manifest.bad_line",
-            ) from exc
-        yield _Found(os.path.normpath(recording), None, _status(recording), offset_s, cut_s)
+    parts, names = [], []
+    for number, row in rows_of(path, _FORM):
+        name = next((row[column] for column in AUDIO_COLUMNS if column in row), None)
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise bad_row(path, number, "no path of a recording in it", _FORM)
+        names.append(name if name.startswith(BUCKET) else str(path.parent / name))
+        parts.append((*_part(row, path, number), output_id(row, path, number, _FORM)))
+    for known, (offset_s, duration_s, name) in zip(files_at(names), parts, strict=True):
+        yield _Found(known, offset_s, duration_s, name)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with os_errors(path):
-        text = path.read_bytes().decode(errors="surrogateescape").removeprefix("\ufeff")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
-
-
-def _status(path: Path | os.DirEntry[str]) -> os.stat_result | None:
-    """Return what is there, None for nothing: the run then lists it as failed."""
+def _part(row: Mapping[str, Any], path: Path, number: int) -> tuple[float, float | None]:
     try:
-        return path.stat()
-    except (OSError, ValueError):
-        return None
-
-
-def require_any(recordings: Sequence[ListedRecording]) -> None:
-    """Check that at least one of the recordings is there.
-
-    Raises:
-        SourceError: none is; the folder is wrong, say.
-    """
-    if all(one.size_bytes is None for one in recordings):
-        raise SourceError(
-            f"none of the recordings is there, the first being {recordings[0].path}",
-            hint="Paths of a list count from the working folder, those of a manifest from its own.",
-            code="recordings.missing",
-        )
+        offset_s, duration_s = float(row.get("offset") or 0.0), row.get("duration")
+        # A duration alone says how long the file is, nothing is cut then.
+        cut_s = float(duration_s) if duration_s is not None and "offset" in row else None
+    except (ValueError, TypeError) as exc:
+        raise bad_row(path, number, "its offset and duration are not seconds", _FORM) from exc
+    if not 0 <= offset_s < float("inf") or not (cut_s is None or 0 < cut_s < float("inf")):
+        raise bad_row(path, number, "its offset and duration are not seconds", _FORM)
+    return offset_s, cut_s

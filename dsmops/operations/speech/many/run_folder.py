@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
-from dsmops.errors import FileAccessError, InputError
-from dsmops.files import open_regular, os_errors, write_text_atomically
+from dsmops.errors import DsmopsError, FileAccessError, InputError
+from dsmops.files import open_regular, os_errors, replace_atomically, write_text_atomically
 
 SCHEMA = "dsmops.transcription-run/1"
 _STATE = ".dsmops-run"
+_INDEX = "index.json"
+_INDEX_VERSION = 1
+_WORTH_AN_INDEX = 1000
+"""Notes that the index does not have yet, from which on it is written again: 4 ms to read them."""
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
@@ -53,18 +59,25 @@ class RunSettings(TypedDict):
 
 
 class RunFolder:
-    """An open run folder. A rerun must have the same `settings`.
+    """An open run folder. A rerun must have the same `settings`, and be of the same kind, `schema`.
+
+    The notes are what counts. The index repeats in one small file which names are done, because it
+    is read in a tenth of the time; where it does not fit the notes it is not used.
 
     Raises:
         InputError: the folder holds other files, or a run with other settings.
         FileAccessError, DiskFullError: it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: RunSettings) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], schema: str = SCHEMA) -> None:
         self.path = path
+        self._schema = schema
         self._notes = path / _STATE / "notes"
-        self._done: dict[str, Note] = {}
-        self._read: dict[Path, int] = {}
+        self._index = path / _STATE / _INDEX
+        self._done: dict[str, str] = {}
+        self._read: dict[str, int] | None = None
+        """Bytes of each file of notes that were read. None: not even the index was."""
+        self._not_in_index = 0
         with os_errors(path):
             self._require_same_settings(settings)
             self._notes.mkdir(parents=True, exist_ok=True)
@@ -74,6 +87,8 @@ class RunFolder:
         self._own: int | None = None
         self.noted = 0
         """Notes read and made so far, failed ones too."""
+        self.noted_audio_s = 0.0
+        """Seconds of audio in the notes that were read and made since the first call of `done`."""
 
     def __enter__(self) -> RunFolder:
         return self
@@ -85,10 +100,44 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._leases)  # ends all leases
+        # Without it the next run takes longer, and that is all.
+        with suppress(DsmopsError, OSError):
+            if self._not_in_index >= _WORTH_AN_INDEX:
+                self._write_index()
         if self._own is not None:
             os.close(self._own)
 
-    def _require_same_settings(self, settings: RunSettings) -> None:
+    def _write_index(self) -> None:
+        read = dict(self._read or {})
+        if self._own is not None:
+            read[self._own_path.name] = os.fstat(self._own).st_size
+        index = {
+            "version": _INDEX_VERSION,
+            "read": read,
+            "keys": list(self._done),
+            "names": list(self._done.values()),
+        }
+        with replace_atomically(self._index, durable=False) as file:
+            file.write(json.dumps(index).encode())
+
+    def _read_index(self) -> dict[str, int]:
+        """Take what the index says, and return how far it had read each file of notes."""
+        try:
+            index = json.loads(self._index.read_bytes())
+            read: dict[str, int] = index["read"]
+            is_of_these = index["version"] == _INDEX_VERSION and all(
+                (self._notes / name).stat().st_size >= size for name, size in read.items()
+            )
+            done = dict(zip(index["keys"], index["names"], strict=True))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+        if not is_of_these:
+            return {}
+        self._done = done | self._done
+        self.noted += len(done)
+        return read
+
+    def _require_same_settings(self, settings: Mapping[str, Any]) -> None:
         file = self.path / _STATE / "run.json"
         if not file.exists():
             if self.path.is_dir() and any(self.path.iterdir()):
@@ -97,46 +146,63 @@ class RunFolder:
                     hint="Name a new or an empty folder.",
                     code="run.foreign_folder",
                 )
-            text = json.dumps({"schema": SCHEMA, **settings}, indent=2)
+            text = json.dumps({"schema": self._schema, **settings}, indent=2)
             write_text_atomically(file, f"{text}\n")
             return
         try:
-            before = json.loads(file.read_bytes())
+            before = {"schema": SCHEMA, **json.loads(file.read_bytes())}
+            if before["schema"] != self._schema:
+                raise InputError(
+                    f"{self.path} is the folder of another kind of run ({before['schema']})",
+                    hint="Name a new or an empty folder.",
+                    code="run.foreign_folder",
+                )
             changed = [(name, value) for name, value in settings.items() if before[name] != value]
         except (ValueError, KeyError, TypeError) as exc:
             raise InputError(
                 f"{file} is damaged or of another version",
-                hint="Transcribe into a new folder.",
+                hint="Name a new folder.",
                 code="run.damaged",
             ) from exc
         if changed:
             name, value = changed[0]
             raise InputError(
                 f"{self.path} was begun with {name} {before[name]}, not {value}",
-                hint="Use the same options to continue it, or transcribe into a new folder.",
+                hint="Use the same options to continue it, or name a new folder.",
                 code="run.other_settings",
             )
 
-    def done(self) -> Mapping[str, Note]:
-        """Return by key what is done by now, by any process; what failed is not done."""
-        with os_errors(self._notes):
+    def done(self) -> Mapping[str, str]:
+        """Return by key the name of what any process has done by now; what failed is not done."""
+        with os_errors(self._notes), without_collector():
+            is_first = self._read is None
+            if self._read is None:
+                self._read = self._read_index()
             for entry in os.scandir(self._notes):
-                path = Path(entry.path)
-                if path != self._own_path and entry.stat().st_size > self._read.get(path, 0):
-                    self._read_notes(path)
+                name = entry.name
+                if name != self._own_path.name and entry.stat().st_size > self._read.get(name, 0):
+                    self._read[name] = self._read_notes(entry.path, self._read.get(name, 0))
+            if is_first:
+                self.noted_audio_s = 0.0
         return self._done
 
-    def _read_notes(self, path: Path) -> None:
+    def _read_notes(self, path: str, begin: int) -> int:
+        """Take the notes of a file from a byte on, and return where the last whole one ends."""
         with open_regular(path) as file:
-            file.seek(self._read.get(path, 0))
+            file.seek(begin)
             data = file.read()
         # A line that is not complete was being written when its process was killed, or still is.
         whole = data[: data.rfind(b"\n") + 1]
-        self._read[path] = self._read.get(path, 0) + len(whole)
         for note in _notes_of(whole):
-            self.noted += 1
-            if note.error is None:
-                self._done[note.key] = note
+            self._take_note(note)
+        return begin + len(whole)
+
+    def _take_note(self, note: Note) -> None:
+        self.noted += 1
+        self._not_in_index += 1
+        self.noted_audio_s += note.audio_s
+        if note.error is None:
+            self._done[note.key] = note.name
 
     def take(self, key: str) -> bool:
         """Take the lease of a recording; return False where another process works on it.
@@ -178,22 +244,38 @@ class RunFolder:
             if os.write(self._own, line) != len(line):
                 # The disk is full. A part of a line is not a note, and the next write says why.
                 os.write(self._own, b"\n")
-        self.noted += 1
-        if note.error is None:
-            self._done[note.key] = note
+        self._take_note(note)
 
-    def missing_outputs(self, endings: tuple[str, ...]) -> Iterator[str]:
-        """Yield the keys of done recordings of which an output is no longer there."""
-        there: dict[str, set[str]] = {}
-        for note in self._done.values():
-            folder, _, name = note.name.rpartition("/")
-            if folder not in there:
-                try:
-                    there[folder] = set(os.listdir(self.path / folder))  # noqa: PTH208 fast
-                except OSError:
-                    there[folder] = set()
-            if not all(f"{name}.{ending}" in there[folder] for ending in endings):
-                yield note.key
+    def missing_outputs(self, endings: Sequence[str]) -> list[str]:
+        """Return the keys of what is done and has lost an output.
+
+        An output is a name and an ending of `endings`, such as ".txt".
+        """
+        there: set[str] = set()
+        with without_collector():
+            for folder in {name.rpartition("/")[0] for name in self._done.values()}:
+                prefix = folder and f"{folder}/"
+                with suppress(OSError):
+                    there.update([prefix + file for file in os.listdir(self.path / folder)])  # noqa: PTH208 fast
+            first, *others = endings
+            return [
+                key
+                for key, name in self._done.items()
+                if name + first not in there or any(name + other not in there for other in others)
+            ]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep Python's collector from looking through 100,000 new objects again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _notes_of(lines: bytes) -> list[Note]:

@@ -22,13 +22,19 @@ from dsmops.audio import (
     open_audio,
 )
 from dsmops.dtypes import PLAIN, Quantised
-from dsmops.errors import DsmopsError, FileAccessError, InputError
+from dsmops.errors import DsmopsError, FileAccessError, InputError, RemoteError
 from dsmops.files import replace_atomically
 from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
 from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.many.ahead import Ahead, decoding_threads
-from dsmops.operations.speech.many.listing import ListedRecording, list_recordings, require_any
+from dsmops.operations.speech.many.inputs import opened
+from dsmops.operations.speech.many.listing import (
+    ListedRecording,
+    list_recordings,
+    longest_first,
+    require_any,
+)
 from dsmops.operations.speech.many.run_folder import Note, RunFolder, RunSettings
 from dsmops.operations.speech.transcription import Transcription, require_finite, transcription_of
 from dsmops.progress import SILENT, Progress
@@ -117,13 +123,16 @@ class Job:
     shard: Shard = Shard()
 
     def recordings(self) -> list[ListedRecording]:
-        """Return the recordings of this shard, the longest first.
+        """Return the recordings of this shard, in no special order.
 
         Raises:
-            SourceError, InputError, FileAccessError: as `list_recordings`, or none is there.
+            SourceError, InputError, FileAccessError, CredentialsError, RemoteError: as
+                `list_recordings`, or none is there.
         """
         listed = list_recordings(self.inputs)
         require_any(listed)
+        if self.shard.count == 1:
+            return listed
         return [one for one in listed if self.shard.holds(one)]
 
     def open_folder(self) -> RunFolder:
@@ -155,8 +164,10 @@ def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRu
     recordings = job.recordings()
     with job.open_folder() as run:
         done = run.done()
-        again = set(run.missing_outputs(job.formats))
-        waiting = [one for one in recordings if one.key in again or one.key not in done]
+        again = set(run.missing_outputs([f".{ending}" for ending in job.formats]))
+        waiting = longest_first(
+            [one for one in recordings if one.key in again or one.key not in done]
+        )
         work = _Work(run, job, again, progress)
         if waiting:
             progress.start(f"Transcribing into {job.folder}", len(waiting), "recordings")
@@ -197,7 +208,7 @@ class _Source:
         """Yield its frames. Where it cannot be read to its end, stop and remember why."""
         listed = self.listed
         try:
-            with open_audio(listed.path) as audio:
+            with opened(listed.file) as source, open_audio(source) as audio:
                 # In pieces of a frame's length, by which silence is judged.
                 pieces = audio.blocks(FRAME_SAMPLES / SAMPLE_RATE_HZ)
                 blocks = excerpt(pieces, listed.offset_s, listed.duration_s)
@@ -205,11 +216,11 @@ class _Source:
                 self.warnings = tuple(audio.warnings)
             if not self.meter.levels.duration_s:
                 self.error = InputError(
-                    f"{listed.path} ends before {listed.offset_s:.2f} s, where its part begins",
+                    f"{listed.file} ends before {listed.offset_s:.2f} s, where its part begins",
                     hint="Check the offset in the manifest.",
                     code="manifest.offset",
                 )
-        except (InputError, FileAccessError) as exc:
+        except (InputError, FileAccessError, RemoteError) as exc:
             self.error = exc
 
     def _measured(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
@@ -328,7 +339,7 @@ class _Work:
         require_finite(figures.non_finite_steps, figures.steps, loaded)
         error, listed = source.error, source.listed
         result = transcription_of(
-            str(listed.path),
+            listed.file,
             source.meter.levels,
             transcript,
             loaded,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import InputError, SourceError
-from dsmops.operations.speech.many.listing import list_recordings, require_any
+from dsmops.operations.speech.many.listing import list_recordings, longest_first, require_any
 
 
 def make(*names: str) -> None:
@@ -68,12 +68,27 @@ def test_lists_count_from_here_and_manifests_from_their_folder() -> None:
     assert listed["a"].duration_s is None
 
 
+def test_a_manifest_names_the_outputs_by_its_ids() -> None:
+    """The same recording under two ids is two outputs."""
+    make("in/a.wav")
+    rows = [{"id": "calls/7", "audio": "a.wav"}, {"id": 8, "audio": "a.wav"}, {"audio": "a.wav"}]
+    Path("in/m.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert names("in/m.jsonl") == {"calls/7", "8", "a"}
+
+
+def test_a_list_may_name_folders() -> None:
+    make("in/a.wav", "b.wav")
+    Path("list").write_text("in\nb.wav\n")
+    assert names("@list") == {"a", "b"}
+
+
 def test_the_longest_come_first() -> None:
     """A byte of MP3 holds more audio than one of WAV."""
     Path("a.wav").write_bytes(bytes(3000))
     Path("b.wav").write_bytes(bytes(2000))
     Path("c.mp3").write_bytes(bytes(1000))
-    assert [one.name for one in list_recordings(["a.wav", "b.wav", "c.mp3"])] == ["c", "a", "b"]
+    listed = longest_first(list_recordings(["a.wav", "b.wav", "c.mp3"]))
+    assert [one.name for one in listed] == ["c", "a", "b"]
 
 
 def test_a_changed_recording_is_another_one() -> None:
@@ -92,7 +107,13 @@ def test_a_changed_recording_is_another_one() -> None:
         (["empty"], "empty holds no recording"),
         (["@blank"], "blank is empty"),
         (["bad.jsonl"], "bad.jsonl, line 2"),
-        (["list.jsonl"], "list.jsonl, line 1"),
+        (["list.jsonl"], "list.jsonl, line 1: it is not a JSON object"),
+        (["part.jsonl"], "part.jsonl, line 1: its offset and duration are not seconds"),
+        (["up.jsonl"], "up.jsonl, line 1: its id '../a' cannot be the name of a file"),
+        (["@a.wav"], "a.wav is not a list: it is not text"),
+        (["names.txt"], "names.txt is a text, not a recording"),
+        (["rows.csv"], "rows.csv is not a recording; .csv lists are not read"),
+        (["s3://x/calls"], "'x' cannot be the name of a bucket"),
         (["one", "two"], "would both be written as a"),
     ],
 )
@@ -102,6 +123,10 @@ def test_what_cannot_be_listed_is_named(inputs: list[str], what: str) -> None:
     make("a.wav", "one/a.wav", "two/a.wav")
     Path("bad.jsonl").write_text('{"audio": "a.wav"}\n{"text": "no path"}\n')
     Path("list.jsonl").write_text("[1]\n")
+    Path("part.jsonl").write_text('{"audio": "a.wav", "offset": -1}\n')
+    Path("up.jsonl").write_text('{"audio": "a.wav", "id": "../a"}\n')
+    Path("a.wav").write_bytes(bytes(9))
+    make("names.txt", "rows.csv")
     with pytest.raises(InputError) as caught:
         list_recordings(inputs)
     assert what in caught.value.message

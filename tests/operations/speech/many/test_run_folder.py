@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.errors import InputError
+from dsmops.operations.speech.many import run_folder
 from dsmops.operations.speech.many.run_folder import Note, RunFolder, RunSettings
 
 SETTINGS = RunSettings(
@@ -79,7 +80,7 @@ def test_notes_of_all_processes_are_seen_as_they_come(tmp_path: Path) -> None:
         other.note(note("c"))
         assert set(run.done()) == {"a", "b", "c"}
     with RunFolder(tmp_path, SETTINGS) as later:
-        assert later.done()["b"] == note("b")
+        assert later.done() == {key: f"name-{key}" for key in "abc"}
 
 
 def test_a_note_that_was_cut_off_is_none(tmp_path: Path) -> None:
@@ -115,7 +116,36 @@ def test_outputs_that_are_gone_are_told(tmp_path: Path) -> None:
         (tmp_path / "deep").mkdir()
         (tmp_path / "deep" / "a.txt").touch()
         (tmp_path / "deep" / "b.txt").touch()
-        assert list(run.missing_outputs(("txt",))) == []
+        assert run.missing_outputs([".txt"]) == []
         (tmp_path / "deep" / "b.txt").unlink()
-        assert list(run.missing_outputs(("txt",))) == ["b"]
-        assert set(run.missing_outputs(("txt", "srt"))) == {"a", "b"}
+        assert run.missing_outputs([".txt"]) == ["b"]
+        assert set(run.missing_outputs([".txt", ".srt"])) == {"a", "b"}
+
+
+def test_the_index_says_what_the_notes_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with notes that came after it, without it, and where the notes are others."""
+    monkeypatch.setattr(run_folder, "_WORTH_AN_INDEX", 3)
+    with RunFolder(tmp_path, SETTINGS) as run:
+        for key in "abc":
+            run.note(note(key))
+        run.note(note("d", error="unreadable"))
+    index = tmp_path / ".dsmops-run" / "index.json"
+    assert index.exists()
+    (first,) = (tmp_path / ".dsmops-run" / "notes").iterdir()
+    # Of the same length, so that only a reader of the notes sees it.
+    first.write_bytes(first.read_bytes().replace(b'"key": "a"', b'"key": "z"'))
+    with RunFolder(tmp_path, SETTINGS) as run:
+        assert set(run.done()) == set("abc")
+        run.note(note("e"))
+    with RunFolder(tmp_path, SETTINGS) as run:
+        assert run.done() == {key: f"name-{key}" for key in "abce"}
+    whole = index.read_bytes()
+    other_version = whole.replace(b'"version": 1', b'"version": 0')
+    for damaged in (b"", b"[]", b"{}", whole[:-9], other_version):
+        index.write_bytes(damaged)
+        with RunFolder(tmp_path, SETTINGS) as run:
+            assert set(run.done()) == set("zbce")
+    index.write_bytes(whole)
+    first.unlink()
+    with RunFolder(tmp_path, SETTINGS) as run:
+        assert set(run.done()) == {"e"}
