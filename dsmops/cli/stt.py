@@ -330,7 +330,8 @@ def _transcribe_many(
     from functools import partial
 
     from dsmops.cli.views.transcription_run import of_ending, run_notes, show_run
-    from dsmops.operations.speech.many.transcribing import Job, Shard
+    from dsmops.operations.speech.many.transcribing import Job
+    from dsmops.operations.speech.many.work import Shard
 
     if not inputs:
         raise typer.BadParameter("name recordings, folders or lists", param_hint="AUDIO")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +20,7 @@ from dsmops.audio import (
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import DsmopsError, FileAccessError, InputError, RemoteError
 from dsmops.files import replace_atomically
-from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
+from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.many.ahead import Ahead, decoding_threads
@@ -35,7 +31,14 @@ from dsmops.operations.speech.many.listing import (
     longest_first,
     require_any,
 )
-from dsmops.operations.speech.many.run_folder import Note, RunFolder, RunSettings
+from dsmops.operations.speech.many.run_folder import RunFolder, RunSettings
+from dsmops.operations.speech.many.work import (
+    WHOLE,
+    WORKING_THREADS,
+    Shard,
+    Work,
+    allow_open_files,
+)
 from dsmops.operations.speech.transcription import Transcription, require_finite, transcription_of
 from dsmops.progress import SILENT, Progress
 
@@ -46,21 +49,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("txt", "srt", "vtt", "json")
 """What a transcript can be written as, which is also the ending of its file."""
-_DECODING_THREADS = max(2, os.cpu_count() or 1)
-_OPEN_AHEAD = 2
-"""Recordings that are opened before a slot is free for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Part `number` of `count` of all recordings, counted from 1. A recording's name decides."""
-
-    number: int = 1
-    count: int = 1
-
-    def holds(self, recording: ListedRecording) -> bool:
-        """Whether a recording is of this part."""
-        return int(recording.key, 16) % self.count == self.number - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +108,7 @@ class Job:
     quantised: Quantised = PLAIN
     timing: str = "server"
     batch_size: int | None = None
-    shard: Shard = Shard()
+    shard: Shard = WHOLE
 
     def recordings(self) -> list[ListedRecording]:
         """Return the recordings of this shard, in no special order.
@@ -131,9 +119,7 @@ class Job:
         """
         listed = list_recordings(self.inputs)
         require_any(listed)
-        if self.shard.count == 1:
-            return listed
-        return [one for one in listed if self.shard.holds(one)]
+        return self.shard.of(listed)
 
     def open_folder(self) -> RunFolder:
         """Open the run folder. Raises as `RunFolder`."""
@@ -163,35 +149,32 @@ def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRu
     """
     recordings = job.recordings()
     with job.open_folder() as run:
-        done = run.done()
-        again = set(run.missing_outputs([f".{ending}" for ending in job.formats]))
-        waiting = longest_first(
-            [one for one in recordings if one.key in again or one.key not in done]
-        )
-        work = _Work(run, job, again, progress)
-        if waiting:
-            progress.start(f"Transcribing into {job.folder}", len(waiting), "recordings")
+        work = Work(run, recordings, [f".{ending}" for ending in job.formats], progress)
+        engine = _Engine(job, work, progress)
+        if work.waiting:
+            progress.start(f"Transcribing into {job.folder}", len(work.waiting), "recordings")
             try:
-                work.run(waiting)
+                engine.run(longest_first(work.waiting))
             finally:
                 progress.finish()
+    loaded, elapsed_s = engine.loaded, engine.elapsed_s
     return TranscriptionRun(
         folder=str(job.folder),
         model=job.model,
         formats=job.formats,
         recordings=len(recordings),
-        done_before=len(recordings) - len(waiting) + work.done_meanwhile,
+        done_before=work.done_before,
         in_work_elsewhere=work.in_work_elsewhere,
-        transcribed=work.transcribed,
+        transcribed=work.finished,
         words=work.words,
         audio_s=work.audio_s,
-        elapsed_s=work.elapsed_s,
-        speedup=work.audio_s / work.elapsed_s if work.audio_s and work.elapsed_s else None,
-        step_share=work.step_s / work.elapsed_s if work.elapsed_s else None,
-        failures=tuple(sorted(work.failures, key=lambda failure: failure.audio)),
-        device=str(work.loaded.device) if work.loaded else None,
-        dtype=work.loaded.dtype if work.loaded else None,
-        batch_size=work.slots,
+        elapsed_s=elapsed_s,
+        speedup=work.audio_s / elapsed_s if work.audio_s and elapsed_s else None,
+        step_share=engine.step_s / elapsed_s if elapsed_s else None,
+        failures=tuple(FailedRecording(one.file, one.error) for one in work.failures),
+        device=str(loaded.device) if loaded else None,
+        dtype=loaded.dtype if loaded else None,
+        batch_size=engine.slots,
     )
 
 
@@ -229,26 +212,23 @@ class _Source:
             yield block
 
 
-class _Work:
-    """Takes recordings that no other process works on, and writes what the engine makes of them."""
+class _Engine:
+    """Loads the model, and writes what it makes of the recordings."""
 
-    def __init__(self, run: RunFolder, job: Job, again: set[str], progress: Progress) -> None:
-        self._run = run
+    def __init__(self, job: Job, work: Work[ListedRecording], progress: Progress) -> None:
         self._job = job
-        self._again = again
+        self._work = work
         self._progress = progress
         self._running: dict[Recording, _Source] = {}
         self.loaded: LoadedStt | None = None
         self.slots: int | None = None
-        self.done_meanwhile = self.in_work_elsewhere = self.transcribed = self.words = 0
-        self.audio_s = self.elapsed_s = self.step_s = 0.0
-        self.failures: list[FailedRecording] = []
+        self.elapsed_s = self.step_s = 0.0
 
     def run(self, waiting: Sequence[ListedRecording]) -> None:
         """Load the model and transcribe what is waiting, in its order."""
         job = self._job
         found = find_stt(job.model, progress=self._progress)
-        self._require_no_file_of(found, waiting)
+        self._work.require_no_output_of(astuple(found.files))
         self.loaded = loaded = load_stt_source(
             found, dtype=job.dtype, cpu=job.cpu, quantised=job.quantised
         )
@@ -263,13 +243,17 @@ class _Work:
         on_card = loaded.device.type == "cuda"
         most = job.batch_size or (GPU_BATCH_SIZE if on_card else CPU_BATCH_SIZE)
         self.slots = min(most, len(waiting))
-        _allow_open_files(4 * self.slots)
+        allow_open_files(4 * self.slots)
         engine = SttEngine(loaded, batch_size=self.slots)
         start_s = time.monotonic()
-        with decoding_threads(_DECODING_THREADS) as threads:
+        with decoding_threads(WORKING_THREADS) as threads:
+
+            def opened_source(listed: ListedRecording) -> tuple[_Source, Ahead[Samples]]:
+                source = _Source(listed)
+                return source, Ahead(threads, source.frames())
 
             def recordings() -> Iterator[Recording]:
-                for source, ahead in self._opened_ahead(waiting, threads):
+                for source, ahead in self._work.opened_ahead(waiting, opened_source):
                     recording = Recording(
                         ahead,
                         loaded.config,
@@ -286,51 +270,6 @@ class _Work:
                         self._finish(news.recording, loaded, found.name)
             finally:
                 self.elapsed_s = time.monotonic() - start_s
-
-    def _require_no_file_of(self, found: SttSource, waiting: Sequence[ListedRecording]) -> None:
-        outputs = {self._output(one, ending) for one in waiting for ending in self._job.formats}
-        for path in astuple(found.files):
-            if path in outputs:
-                raise InputError(
-                    f"{path} is a file of the model itself",
-                    hint="Write to another folder.",
-                    code="file.same",
-                )
-
-    def _output(self, listed: ListedRecording, ending: str) -> Path:
-        return self._run.path / f"{listed.name}.{ending}"
-
-    def _opened_ahead(
-        self, waiting: Sequence[ListedRecording], threads: Executor
-    ) -> Iterator[tuple[_Source, Ahead[Samples]]]:
-        opened: deque[tuple[_Source, Ahead[Samples]]] = deque()
-        for listed in waiting:
-            if not self._take(listed):
-                continue
-            source = _Source(listed)
-            opened.append((source, Ahead(threads, source.frames())))
-            if len(opened) > _OPEN_AHEAD:
-                yield opened.popleft()
-        while opened:
-            yield opened.popleft()
-
-    def _take(self, listed: ListedRecording) -> bool:
-        """Take the lease of a recording that is still to be done."""
-        if not self._run.take(listed.key):
-            self.in_work_elsewhere += 1
-        elif listed.key in self._run.done() and self._has_outputs(listed):
-            self._run.give_back(listed.key)
-            self.done_meanwhile += 1
-        else:
-            return True
-        self._progress.advance(1)
-        return False
-
-    def _has_outputs(self, listed: ListedRecording) -> bool:
-        """Whether its outputs are there; another process may just have written them again."""
-        return listed.key not in self._again or all(
-            self._output(listed, ending).exists() for ending in self._job.formats
-        )
 
     def _finish(self, recording: Recording, loaded: LoadedStt, model: str) -> None:
         source = self._running.pop(recording)
@@ -350,33 +289,13 @@ class _Work:
         )
         if error is None or transcript.words:
             for ending in self._job.formats:
-                with replace_atomically(self._output(listed, ending), durable=False) as file:
+                path = self._work.output(listed, f".{ending}")
+                with replace_atomically(path, durable=False) as file:
                     file.write(self._job.render(result, ending).encode())
-        self._run.note(
-            Note(
-                listed.key,
-                listed.name,
-                result.audio,
-                result.audio_s,
-                len(result.words),
-                error.message if error is not None else None,
-            )
-        )
-        self._run.give_back(listed.key)
-        self.audio_s += result.audio_s
         self.step_s += figures.share_s
-        if error is None:
-            self.transcribed += 1
-            self.words += len(result.words)
-        else:
-            self.failures.append(FailedRecording(result.audio, error.message))
-        self._progress.advance(1)
-
-
-def _allow_open_files(count: int) -> None:
-    """Raise the limit of open files, as far as the system lets us; each slot has one or two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 256
-    if soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        self._work.finish(
+            listed,
+            audio_s=result.audio_s,
+            words=len(result.words),
+            error=error.message if error is not None else None,
+        )

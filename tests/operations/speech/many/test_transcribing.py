@@ -27,10 +27,10 @@ from dsmops.errors import SourceError
 from dsmops.operations.speech.many.executors import LocalProcesses, WorkerDevice
 from dsmops.operations.speech.many.transcribing import (
     Job,
-    Shard,
     TranscriptionRun,
     transcribe_many,
 )
+from dsmops.operations.speech.many.work import WHOLE, Shard
 from dsmops.operations.speech.transcription import transcribe
 from dsmops.progress import SILENT, SilentProgress
 from dsmops.worker.tiny.stt import write_tiny_stt
@@ -50,7 +50,6 @@ class Told(SilentProgress):
         self.lines += lines
 
 
-WHOLE = Shard()
 RENDER = partial(of_ending, timestamps=True, vad=True)
 
 

@@ -1,0 +1,168 @@
+"""What is left of a run for this process: it takes one thing after another, and notes the ends."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from dsmops.errors import InputError
+from dsmops.operations.speech.many.run_folder import Note, RunFolder
+from dsmops.progress import Progress
+
+OPEN_AHEAD = 2
+"""Things that are opened before a slot is free for them."""
+
+
+class Listed(Protocol):
+    """A recording or a text of a run.
+
+    `key` tells it from others, `file` is what people call it, `name` that of its outputs.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+_Listed = TypeVar("_Listed", bound=Listed)
+_Opened = TypeVar("_Opened")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `number` of `count` of all there is, counted from 1. The key of a thing decides."""
+
+    number: int = 1
+    count: int = 1
+
+    def of(self, listed: Sequence[_Listed]) -> list[_Listed]:
+        """Return those that are of this part."""
+        if self.count == 1:
+            return list(listed)
+        return [one for one in listed if int(one.key, 16) % self.count == self.number - 1]
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What could not be done, or only in part, and why."""
+
+    file: str
+    error: str
+
+
+class Work(Generic[_Listed]):
+    """What of `listed` is still to be done, and what became of it.
+
+    A thing is done where it is noted and all its outputs are there: its name with each of
+    `endings`.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        listed: Sequence[_Listed],
+        endings: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        self._run = run
+        self._endings = endings
+        self._progress = progress
+        done = run.done()
+        self._again = set(run.missing_outputs(endings))
+        self.waiting = [one for one in listed if one.key in self._again or one.key not in done]
+        self.done_before = len(listed) - len(self.waiting)
+        self.in_work_elsewhere = self.finished = self.words = 0
+        self.audio_s = 0.0
+        self._failures: list[Failed] = []
+
+    @property
+    def failures(self) -> list[Failed]:
+        """What failed, by its file's name."""
+        return sorted(self._failures, key=lambda failure: failure.file)
+
+    def output(self, one: _Listed, ending: str) -> Path:
+        """Return where an output is."""
+        return self._run.path / f"{one.name}{ending}"
+
+    def require_no_output_of(self, model: Iterable[Path]) -> None:
+        """Check that no file of the model would be written over.
+
+        Raises:
+            InputError: one would.
+        """
+        outputs = {self.output(one, ending) for one in self.waiting for ending in self._endings}
+        for path in model:
+            if path in outputs:
+                raise InputError(
+                    f"{path} is a file of the model itself",
+                    hint="Write to another folder.",
+                    code="file.same",
+                )
+
+    def opened_ahead(
+        self, listed: Iterable[_Listed], open_one: Callable[[_Listed], _Opened]
+    ) -> Iterator[_Opened]:
+        """Take each thing that is still to be done and yield it opened, some ahead of time."""
+        opened: deque[_Opened] = deque()
+        for one in listed:
+            if not self._take(one):
+                continue
+            opened.append(open_one(one))
+            if len(opened) > OPEN_AHEAD:
+                yield opened.popleft()
+        while opened:
+            yield opened.popleft()
+
+    def _take(self, one: _Listed) -> bool:
+        """Take the lease of what is still to be done."""
+        if not self._run.take(one.key):
+            self.in_work_elsewhere += 1
+        elif one.key in self._run.done() and self._has_outputs(one):
+            self._run.give_back(one.key)
+            self.done_before += 1
+        else:
+            return True
+        self._progress.advance(1)
+        return False
+
+    def _has_outputs(self, one: _Listed) -> bool:
+        """Whether its outputs are there; another process may just have written them again."""
+        return one.key not in self._again or all(
+            self.output(one, ending).exists() for ending in self._endings
+        )
+
+    def finish(self, one: _Listed, *, audio_s: float, words: int, error: str | None) -> None:
+        """Note how a thing ended, its outputs being there, and give back its lease."""
+        self._run.note(Note(one.key, one.name, one.file, audio_s, words, error))
+        self._run.give_back(one.key)
+        self.audio_s += audio_s
+        if error is None:
+            self.finished += 1
+            self.words += words
+        else:
+            self._failures.append(Failed(one.file, error))
+        self._progress.advance(1)
+
+
+def allow_open_files(count: int) -> None:
+    """Raise the limit of open files, as far as the system lets us; each slot has one or two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 256
+    if soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+WORKING_THREADS = max(2, os.cpu_count() or 1)
+"""Threads that decode recordings, or encode sound, beside the engine."""
