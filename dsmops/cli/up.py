@@ -110,7 +110,7 @@ def down(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """End the server that `up` has started.
+    """End the server that `up` has started, also one that still starts.
 
     Its conversations may end by themselves for 8 s. Where no server runs nothing is done.
 
@@ -126,6 +126,8 @@ def down(
         "no server runs"
         if ended is None
         else f"ended the server at {ended.url} (process {ended.pid})"
+        if ended.url
+        else f"ended the server that was starting (process {ended.pid})"
     )
     out.result({"ended": ended is not None, "pid": ended.pid if ended else None}, [text])
 

@@ -92,6 +92,39 @@ def test_a_failure_to_start_is_the_servers_own_error() -> None:
     assert read_record() is None
 
 
+def killed_while_loading() -> ServerRecord:
+    """Return the server of an `up` that was killed before its server was ready."""
+    command = [sys.executable, "-m", "dsmops", "up", "--model", "tiny", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as up:
+        until_s = time.monotonic() + 60
+        while (record := read_record()) is None:
+            assert up.poll() is None, up.stderr and up.stderr.read().decode()
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        up.kill()
+    assert record.url == ""
+    return record
+
+
+@pytest.mark.slow
+def test_an_up_that_is_killed_while_loading_leaves_a_known_server(ended: None) -> None:
+    """`status` shows it, `down` ends it, and another `up` waits for it."""
+    record = killed_while_loading()
+    status = dsmops("status", "--json")
+    assert status.code == 1
+    assert (status.document["running"], status.document["pid"]) == (True, record.pid)
+    down = dsmops("down")
+    assert (down.code, started(record.pid)) == (0, "")
+    assert f"process {record.pid}" in down.stdout
+
+    record = killed_while_loading()
+    again = dsmops("up", "--json", timeout_s=120)
+    assert again.code == 0, again.stderr
+    assert again.document["ready"] is True
+    assert (again.document["is_new"], again.document["pid"]) == (False, record.pid)
+    assert dsmops("status").code == 0
+
+
 def test_keys_that_check_no_token_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
     (tmp_path / "jwks.json").write_text("{}")
     failed = dsmops("up", "--model", "tiny", "--jwt-keys", "jwks.json", cwd=tmp_path)

@@ -16,10 +16,11 @@ def show_server(server: Server, *, has_key: bool) -> Iterator[str]:
         yield "Start one: dsmops up"
         return
     state = "started" if server.is_new else f"runs since {server.started_at}"
-    yield f"server   {server.url} ({state}, process {server.pid})"
+    yield f"server   {server.url or 'no address yet'} ({state}, process {server.pid})"
     if not server.ready:
         yield f"         not ready: {server.reason}"
-    yield f"page     {server.page}"
+    if server.page:
+        yield f"page     {server.page}"
     if has_key:
         yield f"key      {server.api_key}"
     yield f"config   {server.config}"

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ def start(
     with records.only_one():
         running = records.read_record()
         if running is not None:
+            if not running.url:
+                # An `up` that was killed has left it to start alone.
+                with waiting(progress, "Waiting for the server"):
+                    running = _await_ready(running, partial(_exit_code, running), wait_s)
             return _shown(running, is_new=False)
         warnings = tokens.check()
         chosen = plan()
@@ -149,18 +154,19 @@ def _launch(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    record = ServerRecord(
+        pid=child.pid,
+        started=records.started(child.pid),
+        url="",
+        config=str(config.path),
+        log=str(log),
+        models=tuple(model.name for model in plan.models),
+        started_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    )
     try:
-        url = _await_address(child, log, wait_s)
-        record = ServerRecord(
-            pid=child.pid,
-            started=records.started(child.pid),
-            url=url,
-            config=str(config.path),
-            log=str(log),
-            models=tuple(model.name for model in plan.models),
-            started_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        )
+        # Before it is ready: `down` must find it if this process is killed while it waits.
         records.write_record(record)
+        record = _await_ready(record, child.poll, wait_s)
     except BaseException:
         child.terminate()
         try:
@@ -168,33 +174,49 @@ def _launch(
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        records.forget()
         raise
     # It outlives this process, which must not be asked about it at its end.
     child.returncode = 0
     return record
 
 
-def _await_address(child: subprocess.Popen[bytes], log: Path, wait_s: float) -> str:
-    """Return where the server listens, once it is ready.
+def _await_ready(
+    record: ServerRecord, exit_code: Callable[[], int | None], wait_s: float
+) -> ServerRecord:
+    """Return the record of a server with its address, once it is ready.
+
+    `exit_code` is None while its process runs.
 
     Raises:
         DsmopsError: it ended, or takes too long.
     """
     until_s = time.monotonic() + wait_s
-    url = ""
+    log, url = Path(record.log), record.url
     while time.monotonic() < until_s:
-        if child.poll() is not None:
-            raise _failed(log, child.returncode, wait_s)
+        if (code := exit_code()) is not None:
+            raise _failed(log, code, wait_s)
         url = url or _address_in(log)
         if url and _ask(f"{url}/readyz")[0]:
-            return url
+            found = replace(record, url=url)
+            records.write_record(found)
+            return found
         time.sleep(_POLL_S)
     raise _failed(log, None, wait_s)
 
 
+def _exit_code(record: ServerRecord) -> int | None:
+    """Return None while another's process runs, and then a failure: its own is not known."""
+    return None if records.started(record.pid) == record.started else 1
+
+
 def _address_in(log: Path) -> str:
     """Return the address that the worker prints when it listens, empty before."""
-    return str(_document(log.read_text("utf-8", "replace")).get("url", ""))
+    try:
+        text = log.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    return str(_document(text).get("url", ""))
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -232,15 +254,26 @@ def _shown(record: ServerRecord, *, is_new: bool, notes: tuple[str, ...] = ()) -
         key = key_of(read_config(Path(record.config)))
     except (InputError, ResourceError):
         key = ""
-    ready, health = _ask(f"{record.url}/readyz")
+    url = record.url or _address_in(Path(record.log))
+    if not url:
+        return Server(
+            running=True,
+            ready=False,
+            pid=record.pid,
+            config=record.config,
+            log=record.log,
+            started_at=record.started_at,
+            reason="it is starting",
+        )
+    ready, health = _ask(f"{url}/readyz")
     reasons = [
         f"{module['name']}: {module['reason']}"
         for module in health.get("modules", [])
         if not module.get("ready")
     ]
     reason = "" if ready else "; ".join(reasons) or "it does not answer"
-    _, listed = _ask(f"{record.url}/v1/models", key)
-    socket = record.url.replace("http", "ws", 1)
+    _, listed = _ask(f"{url}/v1/models", key)
+    socket = url.replace("http", "ws", 1)
     models = tuple(listed.get("data", []))
     use = {
         "stt": f"dsmops transcribe --url {socket} --api-key {key} talk.mp3",
@@ -251,8 +284,8 @@ def _shown(record: ServerRecord, *, is_new: bool, notes: tuple[str, ...] = ()) -
         ready=ready,
         is_new=is_new,
         pid=record.pid,
-        url=record.url,
-        page=f"{record.url}/",
+        url=url,
+        page=f"{url}/",
         config=record.config,
         log=record.log,
         started_at=record.started_at,

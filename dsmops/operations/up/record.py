@@ -17,8 +17,8 @@ from dsmops.files import os_errors, state_folder, write_text_atomically
 class ServerRecord:
     """A server in the background.
 
-    `started` identifies the process beside its number, which the system uses again. `config` has
-    the key; it is not repeated here.
+    `started` identifies the process beside its number, which the system uses again. `url` is empty
+    while it starts. `config` has the key; it is not repeated here.
     """
 
     pid: int
