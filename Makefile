@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .peers
+# Compiled files are kept, also where the machine's settings say otherwise: tests start many processes.
+export PYTHONDONTWRITEBYTECODE :=
 WAITING = $(shell $(BIN)/python -c "import os; print(1 + (os.cpu_count() or 1))")# processes for tests that mostly wait for servers
 
 .DEFAULT_GOAL := help
@@ -75,6 +77,7 @@ bench: setup ## measure against the peers, append to tests/bench/history.jsonl
 	$(BIN)/python -m tests.bench
 
 sbom: setup ## write dist/dsmops.cdx.json, what an installation with the worker holds (CycloneDX)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt cyclonedx-bom
 	$(BIN)/python -m tools.sbom
 
 demo: setup ## the whole loop on generated data, without a GPU or a network

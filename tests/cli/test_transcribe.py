@@ -190,6 +190,7 @@ def test_timestamps(transcribe: Callable[..., Result], said: str) -> None:
     assert all(float(line[:8]) <= float(line[9:17]) for line in python)
 
 
+@pytest.mark.slow
 def test_turns_are_paragraphs(transcribe: Callable[..., Result], said: str) -> None:
     """--vad breaks the text where a turn ends, and keeps all of its words."""
     done = transcribe("speech.wav", "--vad")

@@ -33,6 +33,7 @@ def used_slots(server: ThreadedServer) -> int:
     return sum(module.loop.used_slots for module in server._server._modules)
 
 
+@pytest.mark.slow
 def test_a_conversation_is_seen_message_by_message(server: ThreadedServer) -> None:
     """Ready, a Step for a frame, the Close frame's answer with its code."""
 

@@ -99,6 +99,7 @@ def test_a_link_without_its_blob_is_not_in_the_cache(start_hub: StartHub) -> Non
     assert fetch(plan_download([WEIGHTS]))[WEIGHTS].read_bytes() == CONTENT[WEIGHTS.filename]
 
 
+@pytest.mark.slow
 def test_a_link_is_there_at_every_moment_while_others_make_it_too(tmp_path: Path) -> None:
     """Two linkers of one file never fail, never leave litter, and a reader never finds the file
     gone.

@@ -317,6 +317,7 @@ def test_a_line_without_end_is_cut_and_nothing_of_it_is_lost() -> None:
         assert lines == [b"a" * 10, b"a" * 10, b"a" * 5, b"b" * 10, b"c" * 7]
 
 
+@pytest.mark.slow
 def test_a_printed_table_is_no_fleet_of_containers() -> None:
     """Thousands of names before a bar are kept as they are, in memory that does not grow with
     them.
@@ -345,6 +346,7 @@ WAYS: dict[str, tuple[Options, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "way"),
     [(name, "friendly") for name in BOMBS]
@@ -385,6 +387,7 @@ def test_of_lines_that_repeat_for_megabytes_few_are_looked_at(
     assert sum(looked_at) < 1 << 20
 
 
+@pytest.mark.slow
 def test_an_event_of_endless_lines_becomes_several() -> None:
     """With --jsonl lines that continue an event are gathered, in bounded memory: no line is lost,
     and no event takes more than 4 MiB.

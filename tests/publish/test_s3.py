@@ -309,6 +309,7 @@ def test_an_endpoint_where_nobody_listens(place: Place) -> None:
         put(place, endpoint_url="http://127.0.0.1:9", attempts=1)
 
 
+@pytest.mark.slow
 def test_a_region_is_not_needed_for_a_custom_endpoint(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

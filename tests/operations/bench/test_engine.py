@@ -122,6 +122,7 @@ def test_ways_of_storing_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> 
     assert (spoken.weights, spoken.kv, spoken.quality) == ("int8", "int8", Quality())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_another_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that a file holds are not measured again; those of another device are refused."""
     for module in (measure, engine):

@@ -192,6 +192,7 @@ def test_utterances_of_one_file_are_cut_out_of_it(folder: Path, said: dict[str, 
     assert "ends before 99.00 s" in (report.files[3].error or "")
 
 
+@pytest.mark.slow
 def test_one_recording_with_its_reference(folder: Path, said: dict[str, str]) -> None:
     """No manifest is needed; a reference that is not there is an error."""
     (folder / "1.txt").write_text(said["1.wav"], encoding="utf-8")
@@ -238,6 +239,7 @@ def test_a_normalizer_that_does_not_fit_the_language_is_noticed(tmp_path: Path) 
     assert evaluate_transcript(*pair, normal_form=Normalizer.BASIC).language is None
 
 
+@pytest.mark.slow
 def test_a_dataset_is_heard_as_its_files_would_be(
     folder: Path, said: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

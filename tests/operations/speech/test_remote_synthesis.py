@@ -58,6 +58,7 @@ def server() -> Iterator[ThreadedServer]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_server_says_it_block_by_block(server: ThreadedServer, tmp_path: Path) -> None:
     """Into any sink; the words come with their times."""
     synthesis = synthesize_remotely(

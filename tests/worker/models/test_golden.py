@@ -93,6 +93,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[LmStep]:
     return [rows.step(frame) for frame in codes]
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_recording() -> None:
     """The formula gives the recorded first values of an embedding and of a norm, which is tensor 8
     of the sorted names.

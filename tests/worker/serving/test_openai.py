@@ -332,6 +332,7 @@ def test_a_form_that_comes_slowly_is_given_up() -> None:
     assert answer.status == 408
 
 
+@pytest.mark.slow
 def test_a_full_server_says_so() -> None:
     """With more posts than slots and places in the line, one gets 503 and when to come again.
     Here the line is so short that not even the two slots may be asked for.

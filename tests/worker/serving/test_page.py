@@ -31,6 +31,7 @@ PICTURES = Path(__file__).parents[3] / "runbooks" / "pictures"
 FILES = ("", "page/page.css", "page/page.js", "page/messagepack.js", "page/worklet.js")
 
 
+@pytest.mark.slow
 def test_it_is_small_and_asks_no_other_server() -> None:
     with ThreadedServer() as server:
         answers = [request(server.url, "GET", f"/{name}") for name in FILES]
@@ -48,6 +49,7 @@ def test_it_is_small_and_asks_no_other_server() -> None:
     assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=|<style", page)
 
 
+@pytest.mark.slow
 def test_a_static_folder_comes_first(tmp_path: Path) -> None:
     """As in moshi-server: its `index.html` is the page then."""
     (tmp_path / "index.html").write_text("mine")

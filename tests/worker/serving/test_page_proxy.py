@@ -76,6 +76,7 @@ def test_streams_pass_as_they_are() -> None:
         assert [text for text, _, _ in words(client.rest())] == ["one", "two", "three"]
 
 
+@pytest.mark.slow
 def test_posts_and_refusals_pass(tmp_path: Path) -> None:
     sound = tmp_path / "sound.wav"
     soundfile.write(sound, np.zeros(24_000), 24_000)

@@ -118,6 +118,7 @@ def short(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].rpartition(".")[2] for event in events]
 
 
+@pytest.mark.slow
 def test_a_committed_turn_is_completed_without_more_sound(session: Session) -> None:
     """Its last word too; the next turn has words of its own."""
     session.append(sound(PAD, PAD, WORD, A, B, PAD, WORD, C))
@@ -305,6 +306,7 @@ def test_a_browser_sends_its_key_as_a_subprotocol(server: ThreadedServer) -> Non
             connect(url, subprotocols=[*protocols[:1], *["openai-insecure-api-key.x"]])
 
 
+@pytest.mark.slow
 def test_a_session_without_sound_ends() -> None:
     """Although its client answers pings; events that bring no sound do not count."""
     limits = Limits(ping_s=0.05, no_audio_s=0.3)

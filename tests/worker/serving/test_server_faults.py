@@ -110,6 +110,7 @@ def test_a_model_that_cannot_start_never_listens() -> None:
     assert "listening" not in server.log
 
 
+@pytest.mark.slow
 def test_broken_numbers_are_told_to_the_one_they_hit() -> None:
     """An Error, 1011, the slot back; the neighbour goes on."""
 
@@ -332,6 +333,7 @@ def test_a_step_that_hangs_does_not_hold_up_the_end() -> None:
         assert hung
 
 
+@pytest.mark.slow
 def test_an_unbatched_module_speaks_its_own_dialect() -> None:
     """No Ready, no answer to Init, steps counted per session, nothing buffered told, no POST, not
     in modules_info.
@@ -359,6 +361,7 @@ def test_an_unbatched_module_speaks_its_own_dialect() -> None:
         ]
 
 
+@pytest.mark.slow
 def test_static_files_and_nothing_beside_them(tmp_path: Path) -> None:
     """Files and folder indexes; no way out, by name or by link."""
     root = tmp_path / "static"
@@ -383,6 +386,7 @@ def test_static_files_and_nothing_beside_them(tmp_path: Path) -> None:
             assert request(server.url, "GET", path).status == 404, path
 
 
+@pytest.mark.slow
 def test_no_key_and_no_word_gets_into_the_log() -> None:
     """Neither from headers nor from queries, right or wrong."""
     with ThreadedServer(EchoEngine) as server:

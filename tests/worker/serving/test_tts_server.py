@@ -34,6 +34,8 @@ from tests.support.tts_engines import BROKEN, TalkEngine
 from tests.support.workers import KEY, Answer, ThreadedServer, request
 from tests.worker.serving.test_server import wait_for_slots
 
+pytestmark = pytest.mark.slow
+
 TEXT = "hello there my friend how are you"
 VOICES = {
     name: (np.full((6, 5), number, np.float32),) * 2
@@ -112,7 +114,6 @@ def test_words_go_in_and_sound_and_times_come_out(server: ThreadedServer) -> Non
     assert spoken[-1][2] <= len(audio(messages)) / 24_000
 
 
-@pytest.mark.slow
 def test_text_may_come_in_any_way(server: ThreadedServer) -> None:
     """As messages, text frames or both, in one piece or many, ended by a message or a byte: the
     same words.
@@ -141,7 +142,6 @@ def test_nothing_sounds_before_enough_text_is_there(server: ThreadedServer) -> N
         client.rest()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["Pcm", "OggOpus", "OggOpusMessagePack", None])
 def test_every_format_carries_the_same_sound(
     server: ThreadedServer, form: str | None, monkeypatch: pytest.MonkeyPatch
@@ -172,7 +172,6 @@ def unpacked(frames: list[bytes]) -> list[dict[str, Any]]:
     return [msgpack.unpackb(frame) for frame in frames]
 
 
-@pytest.mark.slow
 def test_a_frame_of_opus_is_complete_with_the_frame(server: ThreadedServer) -> None:
     """A player has every sample that was sent so far: no page waits for the next frame."""
     with TtsClient(server.url, KEY, form="OggOpus") as client:
@@ -218,7 +217,6 @@ def engine_voice(server: ThreadedServer) -> Callable[[str | None], float]:
     return voice
 
 
-@pytest.mark.slow
 def test_a_client_may_bring_its_own_voice(server: ThreadedServer) -> None:
     """As latents, before the first text.
 
@@ -255,7 +253,6 @@ def test_the_end_before_any_text_is_the_end(server: ThreadedServer) -> None:
     wait_for_slots(server.url, 0, within_s=1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
@@ -285,7 +282,6 @@ def test_bad_messages_end_their_sender_with_a_reason(
         assert [text for text, _, _ in words(neighbour.rest())] == TEXT.split()
 
 
-@pytest.mark.slow
 def test_neighbours_are_not_heard(server: ThreadedServer) -> None:
     """What a client receives depends on its own text alone, whatever client begins, ends or
     vanishes beside it.
@@ -302,7 +298,6 @@ def test_neighbours_are_not_heard(server: ThreadedServer) -> None:
     assert words_and_frames() == alone
 
 
-@pytest.mark.slow
 def test_a_full_server_says_so() -> None:
     """An Error where the format has messages, and 1013 everywhere.
 
@@ -341,7 +336,6 @@ def test_keys_and_queries_are_checked_before_anything_else(server: ThreadedServe
     assert answer.status == 400
 
 
-@pytest.mark.slow
 def test_a_client_that_only_listens_is_kept_and_one_that_is_gone_is_not() -> None:
     """Pings go out while sound does, and who answers them is there.
 
@@ -372,7 +366,6 @@ def test_a_client_that_only_listens_is_kept_and_one_that_is_gone_is_not() -> Non
     assert "recv loop short timeout bidx=0" in server.log
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reset", [True, False])
 def test_a_client_that_vanishes_leaves_no_slot_behind(server: ThreadedServer, reset: bool) -> None:
     """Also in the middle of a long text, within a second; its neighbour speaks to the end."""
@@ -389,7 +382,6 @@ def test_a_client_that_vanishes_leaves_no_slot_behind(server: ThreadedServer, re
         assert [text for text, _, _ in words(neighbour.rest())] == TEXT.split()
 
 
-@pytest.mark.slow
 def test_who_reads_nothing_is_not_spoken_to_for_ever() -> None:
     """The stream stops when its sound piles up, and the slot comes back when the client has not
     read for long.
@@ -407,7 +399,6 @@ def test_who_reads_nothing_is_not_spoken_to_for_ever() -> None:
     assert "the client read nothing for 0.3 s" in server.log
 
 
-@pytest.mark.slow
 def test_numbers_that_are_not_finite_end_their_stream_alone(server: ThreadedServer) -> None:
     """An Error and 1011; the neighbour speaks on."""
     with TtsClient(server.url, KEY) as neighbour, TtsClient(server.url, KEY) as client:
@@ -420,7 +411,6 @@ def test_numbers_that_are_not_finite_end_their_stream_alone(server: ThreadedServ
         assert [text for text, _, _ in words(neighbour.rest())] == TEXT.split()
 
 
-@pytest.mark.slow
 def test_a_dead_model_loop_ends_the_server_with_its_reason() -> None:
     """Clients are closed with 1011, and the error of exit code 5 comes out."""
     fuse = threading.Event()
@@ -454,7 +444,6 @@ def post(
     return request(server.url, "POST", path, body=data, headers=headers)
 
 
-@pytest.mark.slow
 def test_a_posted_text_comes_back_as_a_wav(server: ThreadedServer) -> None:
     """16 bits, mono, 24 kHz, of a length that its header leaves open, sent as it comes."""
     answer = post(server, {"text": TEXT, "voice": "first.wav"})
@@ -486,7 +475,6 @@ def test_a_posted_text_comes_back_as_a_wav(server: ThreadedServer) -> None:
     wait_for_slots(server.url, 0, within_s=1)
 
 
-@pytest.mark.slow
 def test_posts_are_refused_with_a_reason(server: ThreadedServer) -> None:
     """401, 413, 415, 422 as the original.
 
@@ -513,7 +501,6 @@ def test_posts_are_refused_with_a_reason(server: ThreadedServer) -> None:
     wait_for_slots(server.url, 0, within_s=1)
 
 
-@pytest.mark.slow
 def test_a_post_whose_sender_leaves_gives_its_slot_back(server: ThreadedServer) -> None:
     """The work stops when no client waits for it."""
     host, port = server.url.removeprefix("http://").split(":")
@@ -529,7 +516,6 @@ def test_a_post_whose_sender_leaves_gives_its_slot_back(server: ThreadedServer) 
     wait_for_slots(server.url, 0, within_s=2)
 
 
-@pytest.mark.slow
 def test_a_post_that_nobody_reads_is_cut() -> None:
     """Its slot is free again, and the log says why."""
     with speaking(slots=1, limits=Limits(stalled_s=0.3, close_s=0.2)) as server:
@@ -548,7 +534,6 @@ def test_a_post_that_nobody_reads_is_cut() -> None:
     assert "the client read nothing for 0.3 s" in server.log
 
 
-@pytest.mark.slow
 def test_a_body_that_stops_or_cannot_be_unpacked_is_refused() -> None:
     """408 and 400, and no traceback in the log."""
     with speaking(limits=Limits(body_s=0.2)) as server:
@@ -567,7 +552,6 @@ def test_a_body_that_stops_or_cannot_be_unpacked_is_refused() -> None:
     assert "Traceback" not in server.log
 
 
-@pytest.mark.slow
 def test_pings_whose_answers_nobody_reads_hold_no_slot() -> None:
     """Who floods the server with pings and never reads is dropped."""
     with speaking(slots=1, limits=Limits(stalled_s=0.3, close_s=0.2)) as server:
@@ -604,7 +588,6 @@ def used(server: ThreadedServer) -> str:
     return slots
 
 
-@pytest.mark.slow
 def test_unknown_characters_are_skipped_and_counted(server: ThreadedServer) -> None:
     """The words around them are synthesized; a POST says how many in its header, the log too."""
     answer = post(server, {"text": "one TWO three", "voice": ""})
@@ -669,7 +652,6 @@ def test_metrics_and_log_are_those_of_the_original(server: ThreadedServer) -> No
     assert KEY not in server.log
 
 
-@pytest.mark.slow
 def test_draining_lets_speech_end() -> None:
     """After SIGTERM the text that came is said to its end; who would begin is refused."""
     with speaking() as server, TtsClient(server.url, KEY) as client:

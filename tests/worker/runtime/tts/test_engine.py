@@ -150,6 +150,7 @@ def test_rows_are_independent(
     assert sounded > STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [False, True])
 def test_steps_launched_ahead_give_what_steps_give(
     model: LoadedTts, unguided: LoadedTts, guidance: bool

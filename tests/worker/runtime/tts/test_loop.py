@@ -214,6 +214,7 @@ def bench_reopen(bench: Bench, speech: TtsStream) -> TtsStream:
     return bench.open()
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     texts=st.lists(
@@ -362,6 +363,7 @@ def test_a_stream_says_when_it_is_full() -> None:
         bench.until(speech, lambda _: not speech.is_full)
 
 
+@pytest.mark.slow
 def test_a_stream_that_nobody_listens_to_is_not_stepped(bench: Bench) -> None:
     """Its sound does not pile up; when it is fetched, it goes on where it was."""
     text = "a b c d " * 100
