@@ -45,6 +45,7 @@ from dsmops.operations.schemas import FOLDER, SchemaList
 from dsmops.operations.smoke import SmokeReport
 from dsmops.operations.speech.evaluation import Evaluation
 from dsmops.operations.speech.many.run_folder import Note, RunSettings
+from dsmops.operations.speech.many.synthesizing import SynthesisRun, SynthesisRunSettings
 from dsmops.operations.speech.many.transcribing import TranscriptionRun
 from dsmops.operations.speech.numerics_verdict import NumericsReport
 from dsmops.operations.speech.synthesis_result import Synthesis
@@ -215,10 +216,16 @@ DOCUMENTS: dict[str, Row] = {
     "status": _row("`status`", Server),
     "step-profile": _row("`plan --measure`, read by `plan --profile`", StepProfile),
     "synthesize": _row("`synthesize`", Synthesis),
+    "synthesize-many": _row("`synthesize --output-dir`", SynthesisRun),
+    "synthesis-run": _row(
+        "`synthesize --output-dir`, `.dsmops-run/run.json`", SynthesisRunSettings
+    ),
     "transcribe": _row("`transcribe`, also `-o FILE.json`", Transcription),
     "transcribe-many": _row("`transcribe --output-dir`", TranscriptionRun),
     "transcription-note": _row(
-        "`transcribe --output-dir`, one a line of `.dsmops-run/notes/`", Note, stamped=False
+        "`transcribe` and `synthesize --output-dir`, one a line of `.dsmops-run/notes/`",
+        Note,
+        stamped=False,
     ),
     "transcription-run": _row("`transcribe --output-dir`, `.dsmops-run/run.json`", RunSettings),
     "up": _row("`up`", Server),

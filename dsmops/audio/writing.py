@@ -53,14 +53,19 @@ class Written:
 
 
 def write(
-    target: Path | BinaryIO | Literal["-"], blocks: Iterable[Samples], *, raw: bool = False
+    target: Path | BinaryIO | Literal["-"],
+    blocks: Iterable[Samples],
+    *,
+    raw: bool = False,
+    durable: bool = True,
 ) -> Written:
     """Write audio and return what was written.
 
     A path is replaced atomically, in the format of its ending: `.wav`, `.flac`, `.ogg` (Vorbis),
     `.opus` or `.mp3`. A stream, or `-` for standard output, gets a WAV, or with `raw` its samples
     alone, each block as soon as it is there. The WAV's header leaves the length open, until the end
-    where the stream can seek. Sample k of a 16-bit file is k / 32768 in
+    where the stream can seek. A file that is not `durable` may be lost with the machine's power.
+    Sample k of a 16-bit file is k / 32768 in
     `blocks`, so 16-bit audio that was read at 24 kHz is written back bit for bit.
 
     Raises:
@@ -79,11 +84,11 @@ def write(
             with _mended_header(stream, quantizer):
                 _stream(stream, quantizer, stream_header())
     elif target.suffix.lower() == ".wav":
-        with replace_atomically(target) as partial:
+        with replace_atomically(target, durable=durable) as partial:
             _write_wav(partial, quantizer)
     elif target.suffix.lower() in _ENCODERS:
         soundfile()
-        with replace_atomically(target) as partial:
+        with replace_atomically(target, durable=durable) as partial:
             _encode(partial, *_ENCODERS[target.suffix.lower()], target, quantizer)
     else:
         raise _unknown_format(target)

@@ -91,3 +91,23 @@ def refuse_with_url(chosen: dict[str, Any], defaults: dict[str, Any]) -> None:
     ]
     if named:
         raise typer.BadParameter(f"with --url the server decides; omit {' and '.join(named)}")
+
+
+def refuse_with_many(given: Mapping[str, bool]) -> None:
+    """Usage error for what does not go with a folder of many results."""
+    for option, is_given in given.items():
+        if is_given:
+            raise typer.BadParameter(
+                f"{option} does not go with --output-dir",
+                param_hint="--output-dir",
+            )
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Return the part and the number of parts in `2/8`; a usage error for anything else."""
+    if text is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise typer.BadParameter(f"{text!r} is not like 1/8, part 1 of 8", param_hint="--shard")
+    return int(match[1]), int(match[2])

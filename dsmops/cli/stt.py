@@ -17,6 +17,8 @@ from dsmops.cli import values
 from dsmops.cli.arguments import (
     FileCommand,
     expanded,
+    parse_shard,
+    refuse_with_many,
     refuse_with_url,
     require_file_or_object,
     require_no_address,
@@ -190,7 +192,7 @@ def transcribe(
       dsmops transcribe calls/ more.mp3 --output-dir transcripts --format txt,srt
     """
     if output_dir is not None:
-        _refuse_with_many(
+        refuse_with_many(
             {
                 "--url": url is not None,
                 "--mic": mic,
@@ -212,7 +214,7 @@ def transcribe(
             out,
             formats=_formats(formats),
             batch_size=batch_size,
-            shard=_shard(shard),
+            shard=parse_shard(shard),
             devices=devices,
             timestamps=timestamps,
             vad=vad,
@@ -285,15 +287,6 @@ def _only(audio: Sequence[str], of_many: Mapping[str, object]) -> str | None:
     return audio[0] if audio else None
 
 
-def _refuse_with_many(given: Mapping[str, bool]) -> None:
-    for option, is_given in given.items():
-        if is_given:
-            raise typer.BadParameter(
-                f"{option} does not go with --output-dir",
-                param_hint="--output-dir",
-            )
-
-
 def _formats(names: str) -> tuple[str, ...]:
     from dsmops.operations.speech.many.transcribing import FORMATS
 
@@ -303,15 +296,6 @@ def _formats(names: str) -> tuple[str, ...]:
             f"{unknown[0]!r} is not one of {', '.join(FORMATS)}", param_hint="--format"
         )
     return chosen
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    if text is None:
-        return 1, 1
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise typer.BadParameter(f"{text!r} is not like 1/8, part 1 of 8", param_hint="--shard")
-    return int(match[1]), int(match[2])
 
 
 def _transcribe_many(

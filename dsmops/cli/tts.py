@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,10 @@ from dsmops.cli import values
 from dsmops.cli.arguments import (
     FileCommand,
     expanded,
+    parse_shard,
+    refuse_with_many,
     refuse_with_url,
+    require_file_or_object,
     require_no_address,
     require_other_file,
 )
@@ -29,23 +32,21 @@ from dsmops.models import DEFAULT_TTS
 from dsmops.report import Reporter
 
 if TYPE_CHECKING:
+    from dsmops.operations.speech.synthesis import SynthesisSettings
     from dsmops.operations.speech.synthesis_result import Sink, Synthesis
 
 
 def synthesize(
     ctx: typer.Context,
-    text: Annotated[
-        str,
-        typer.Argument(metavar="TEXT|FILE|-", help="A text, a file, or - for standard input."),
-    ],
-    output: Annotated[
-        Path | None,
+    words: Annotated[
+        list[str],
         typer.Argument(
-            metavar="OUT",
-            readable=False,
-            help="A .wav, .flac, .ogg, .opus or .mp3 file; - for stdout.",
+            metavar="TEXT|FILE|- [OUT]",
+            help="A text, a file, or - for standard input; and a .wav, .flac, .ogg, .opus or .mp3 "
+            "file, or - for stdout. With --output-dir many: files, folders, s3://BUCKET/PREFIX, "
+            "@LIST with a text a line, .jsonl manifests.",
         ),
-    ] = None,
+    ],
     model: Annotated[
         str,
         typer.Option(
@@ -106,10 +107,32 @@ def synthesize(
         bool, typer.Option("--play", help="Play the sound as it comes, without OUT.")
     ] = False,
     device: opt.SoundDeviceOpt = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            metavar="DIR",
+            readable=False,
+            help="Synthesize many into this folder; again: continue.",
+        ),
+    ] = None,
     form: Annotated[
-        Literal["wav", "raw"],
-        typer.Option("--format", help="Write WAV or raw 16-bit samples to OUT -."),
+        Literal["wav", "raw", "flac", "ogg", "opus", "mp3"],
+        typer.Option("--format", help="Of OUT -: wav or raw; of --output-dir: all but raw."),
     ] = "wav",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            help="Texts of --output-dir at a time. Default: 32; CPU: 1.",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Take part I of N of the texts, from 1 on."),
+    ] = None,
     timestamps: opt.TimestampsOpt = False,
     json: opt.JsonOpt = False,
     quiet: opt.QuietOpt = False,
@@ -129,16 +152,40 @@ def synthesize(
       dsmops synthesize chapter.txt chapter.mp3 --voice unmute-prod-website/default_voice.wav
       echo "Good morning." | dsmops synthesize - - --format raw | aplay -f S16_LE -r 24000
       dsmops synthesize --url ws://127.0.0.1:8080 --play "Hello, how are you?"
+      dsmops synthesize @sentences.txt --output-dir sounds --format flac
     """
     from dsmops.cli.views.synthesis import show_synthesis, synthesis_notes
-    from dsmops.operations.speech.texts import read_text
 
     names = tuple(voice or ())
     _check_voices(names, url)
-    _check_output(text, output, play=play, form=form, shows=json or timestamps, device=device)
     embedded = _Embedded(
         model, dtype, cpu, weights, kv, voices, seed, cfg, temperature, n_q, strict
     )
+    if output_dir is not None:
+        refuse_with_many(
+            {
+                "--url": url is not None,
+                "--play": play,
+                "--device": device is not None,
+                "--timestamps": timestamps,
+                "--format raw": form == "raw",
+                "standard input": "-" in words,
+            }
+        )
+        out = Reporter.open("synthesize-many", json=json, quiet=quiet, debug=debug)
+        _synthesize_many(
+            words,
+            output_dir,
+            replace(embedded, model=opt.prepared_model(ctx, model, ("Py",), out)),
+            out,
+            names=names,
+            form=form,
+            batch_size=batch_size,
+            shard=parse_shard(shard),
+        )
+        return
+    text, output = _text_and_output(words, {"--shard": shard, "--batch-size": batch_size})
+    _check_output(text, output, play=play, form=form, shows=json or timestamps, device=device)
     if url is not None:
         chosen = asdict(embedded)
         if not opt.typed(ctx, "model"):
@@ -146,9 +193,7 @@ def synthesize(
             chosen["model"] = DEFAULT_TTS.name
         refuse_with_url(chosen, asdict(_Embedded()))
     out = Reporter.open("synthesize", json=json, quiet=quiet, debug=debug)
-    content = read_text(text)
-    if content == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):
-        out.note(f"note: there is no file {text}: these words are synthesized")
+    content = _content(text, out)
     target = None if output == Path("-") else output
     if url is None:
         embedded = replace(embedded, model=opt.prepared_model(ctx, model, ("Py",), out))
@@ -175,6 +220,69 @@ def synthesize(
         raise typer.Exit(result.incomplete.exit_code)
 
 
+def _content(text: str, out: Reporter) -> str:
+    """Return the text; say so where it looks like the name of a file and there is none."""
+    from dsmops.operations.speech.texts import read_text
+
+    content = read_text(text)
+    if content == text and re.fullmatch(r"\S+\.\w+|[^\s/]*/\S*", text):
+        out.note(f"note: there is no file {text}: these words are synthesized")
+    return content
+
+
+def _text_and_output(
+    words: Sequence[str], of_many: Mapping[str, object]
+) -> tuple[str, Path | None]:
+    """Return TEXT and OUT of a command without --output-dir."""
+    if len(words) > 2:
+        raise typer.BadParameter(
+            f"a text and one OUT are taken, and {len(words)} are named; many texts need a folder: "
+            "--output-dir DIR",
+            param_hint="OUT",
+        )
+    for option, value in of_many.items():
+        if value is not None:
+            raise typer.BadParameter("it belongs to --output-dir", param_hint=option)
+    return words[0], Path(words[1]) if len(words) == 2 else None
+
+
+def _synthesize_many(
+    inputs: Sequence[str],
+    folder: Path,
+    embedded: _Embedded,
+    out: Reporter,
+    *,
+    names: tuple[str, ...],
+    form: str,
+    batch_size: int | None,
+    shard: tuple[int, int],
+) -> None:
+    from dsmops.cli.views.synthesis_run import show_synthesis_run, synthesis_run_notes
+    from dsmops.operations.speech.many.synthesizing import SynthesisJob, synthesize_many
+    from dsmops.operations.speech.many.work import Shard
+
+    for name in inputs:
+        require_file_or_object(name, "TEXT")
+    job = SynthesisJob(
+        tuple(inputs),
+        folder,
+        embedded.model,
+        form,
+        embedded.settings(names),
+        dtype=embedded.dtype,
+        cpu=embedded.cpu,
+        quantised=Quantised(embedded.weights, embedded.kv),
+        batch_size=batch_size,
+        shard=Shard(*shard),
+    )
+    run = synthesize_many(job, progress=out.progress())
+    for note in synthesis_run_notes(run):
+        out.note(note)
+    out.result(run, show_synthesis_run(run))
+    if run.failures:
+        raise typer.Exit(1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Embedded:
     """Options of the embedded engine, which a server decides by itself."""
@@ -191,19 +299,24 @@ class _Embedded:
     n_q: int | None = None
     strict: bool = False
 
+    def settings(self, names: tuple[str, ...]) -> SynthesisSettings:
+        """Return how texts are synthesized in these voices."""
+        from dsmops.operations.speech.synthesis import SynthesisSettings
+
+        return SynthesisSettings(
+            names, self.voices, self.seed, self.cfg, self.temperature, self.n_q, self.strict
+        )
+
     def synthesize(
         self, text: str, sink: Sink, names: tuple[str, ...], target: Path | None, out: Reporter
     ) -> Synthesis:
-        from dsmops.operations.speech.synthesis import SynthesisSettings, synthesize
+        from dsmops.operations.speech.synthesis import synthesize
 
-        settings = SynthesisSettings(
-            names, self.voices, self.seed, self.cfg, self.temperature, self.n_q, self.strict
-        )
         return synthesize(
             text,
             sink,
             self.model,
-            settings,
+            self.settings(names),
             dtype=self.dtype,
             cpu=self.cpu,
             quantised=Quantised(self.weights, self.kv),
@@ -251,6 +364,10 @@ def _check_output(
     if to_stdout and sys.stdout.isatty():
         raise typer.BadParameter(
             "standard output is a terminal; send it into a file or a program", param_hint="OUT"
+        )
+    if form not in ("wav", "raw"):
+        raise typer.BadParameter(
+            "it applies to --output-dir only; a file's name says its format", param_hint="--format"
         )
     if form != "wav" and not to_stdout:
         raise typer.BadParameter(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dsmops.cli.views.run_totals import skipped_notes
 from dsmops.operations.speech.synthesis_result import Synthesis
 from dsmops.units import counted
-
-_SHOWN = 10
 
 
 def show_synthesis(result: Synthesis, *, timestamps: bool) -> Iterator[str]:
@@ -23,11 +22,7 @@ def show_synthesis(result: Synthesis, *, timestamps: bool) -> Iterator[str]:
 
 def synthesis_notes(result: Synthesis) -> Iterator[str]:
     """Yield what was skipped, how fast it went, and what repeats it."""
-    if result.skipped:
-        shown = " ".join(map(repr, result.skipped[:_SHOWN]))
-        rest = len(result.skipped) - _SHOWN
-        more = f" and {rest} more" if rest > 0 else ""
-        yield f"warning: skipped characters that the model does not know: {shown}{more}"
+    yield from skipped_notes(result.skipped)
     speed = f", {result.speedup:.1f} × real time" if result.speedup is not None else ""
     first = (
         f", first sound after {result.first_audio_ms:.0f} ms"

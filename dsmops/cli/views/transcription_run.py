@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dsmops.cli.views.run_totals import RunTotals, show_totals, totals_notes
 from dsmops.cli.views.transcription import rendered
 from dsmops.operations.speech.many.transcribing import TranscriptionRun
 from dsmops.operations.speech.transcription import Transcription
 from dsmops.report import Block
-from dsmops.units import counted, duration
 
 
 def of_ending(result: Transcription, ending: str, *, timestamps: bool, vad: bool) -> str:
@@ -19,26 +19,30 @@ def of_ending(result: Transcription, ending: str, *, timestamps: bool, vad: bool
 
 def show_run(run: TranscriptionRun) -> Iterator[Block]:
     """Yield what failed, with reasons, and the totals."""
-    yield from (f"failed: {failure.error}" for failure in run.failures)
-    parts = [f"{run.transcribed:,} transcribed"]
-    if run.done_before:
-        parts.append(f"{run.done_before:,} were done before")
-    if run.in_work_elsewhere:
-        parts.append(f"{run.in_work_elsewhere:,} in work in another process")
-    if run.failures:
-        parts.append(f"{len(run.failures):,} failed")
-    yield f"{run.folder}: {counted(run.recordings, 'recording')}: {', '.join(parts)}"
+    return show_totals(_totals(run))
 
 
 def run_notes(run: TranscriptionRun) -> Iterator[str]:
     """Yield how fast it went, and what to do where something is left."""
-    if run.speedup is not None and run.batch_size is not None:
-        yield (
-            f"{duration(run.audio_s)} of audio in {duration(run.elapsed_s)}, "
-            f"{run.speedup:.1f} × real time, {counted(run.batch_size, 'recording')} at a time, "
-            f"{run.dtype} on {run.device}"
-        )
-    if run.step_share is not None:
-        yield f"the engine computed in {run.step_share:.0%} of the time; the rest is decoding"
-    if run.failures:
-        yield "the same command again tries what failed once more, and nothing else"
+    return totals_notes(_totals(run), "decoding")
+
+
+def _totals(run: TranscriptionRun) -> RunTotals:
+    return RunTotals(
+        folder=run.folder,
+        thing="recording",
+        verb="transcribed",
+        listed=run.recordings,
+        done_before=run.done_before,
+        in_work_elsewhere=run.in_work_elsewhere,
+        finished=run.transcribed,
+        errors=tuple(failure.error for failure in run.failures),
+        words=run.words,
+        audio_s=run.audio_s,
+        elapsed_s=run.elapsed_s,
+        speedup=run.speedup,
+        step_share=run.step_share,
+        device=run.device,
+        dtype=run.dtype,
+        batch_size=run.batch_size,
+    )

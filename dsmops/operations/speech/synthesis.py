@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.audio import require_writable
+from dsmops.audio import Samples, require_writable
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import InputError
 from dsmops.extras import require_worker
@@ -28,7 +28,7 @@ from dsmops.progress import SILENT, Progress, waiting
 
 if TYPE_CHECKING:
     from dsmops.dtypes import ComputeDType
-    from dsmops.worker.runtime.tts.interface import TtsRequest
+    from dsmops.worker.runtime.tts.interface import TtsRequest, TtsTokenizer
     from dsmops.worker.runtime.tts.machine import TtsEntry
 
 _PARAGRAPHS = re.compile(r"\n[ \t\r]*\n\s*")
@@ -121,28 +121,28 @@ def _plan(
 ) -> _Plan:
     """Find and read all that the synthesis needs but the weights."""
     from dsmops.worker.models.device import best_device, best_dtype
-    from dsmops.worker.models.voice import read_voice
+    from dsmops.worker.models.tokenizer import TextTokenizer
 
     with waiting(progress, f"Opening {model}"):
         source = find_tts(model, progress=progress)
-    defaults = source.defaults
-    script, skipped = _script(text, settings, source)
-    names = settings.voices or (defaults.default_voice,)
-    folder = settings.voice_folder or defaults.voice_folder
-    suffix = source.config.voice_suffix
-    voices = [find_voice(name, folder, suffix=suffix, progress=progress) for name in names]
-    require_other_than(target, (*astuple(source.files), *voices), "a file of the model itself")
-    temperature = settings.temperature
-    request = replace(
-        defaults.request(),
-        voices=tuple(read_voice(voice, source.config) for voice in voices),
-        seed=secrets.randbits(31) if settings.seed is None else settings.seed,
-        cfg=defaults.cfg if settings.cfg is None else settings.cfg,
-        temperature=defaults.temperature if temperature is None else temperature,
+    # Only the tokenizer is read: a text that cannot be used is known before the model is loaded.
+    script, skipped = script_of(
+        text,
+        TextTokenizer(source.files.tokenizer),
+        voices=len(settings.voices),
+        padding_between=source.defaults.padding_between,
+        strict=settings.strict,
     )
-    device = best_device(cpu=cpu or defaults.cpu)
+    requests = Requests(source, settings, progress)
+    request = requests.make((), secrets.randbits(31) if settings.seed is None else settings.seed)
+    require_other_than(
+        target, (*astuple(source.files), *requests.files), "a file of the model itself"
+    )
+    device = best_device(cpu=cpu or source.defaults.cpu)
     chosen = dtype or best_dtype(device)
-    return _Plan(source, names, script, skipped, request, str(device), chosen, settings.n_q)
+    return _Plan(
+        source, requests.names(), script, skipped, request, str(device), chosen, settings.n_q
+    )
 
 
 def _events(
@@ -168,29 +168,26 @@ def _events(
             yield SynthesizedWord(event.text, event.start_s, event.stop_s)
 
 
-def _script(
-    text: str, settings: SynthesisSettings, source: TtsSource
+def script_of(
+    text: str,
+    tokenizer: TtsTokenizer,
+    *,
+    voices: int,
+    padding_between: int,
+    strict: bool,
 ) -> tuple[tuple[TtsEntry, ...], str]:
-    """Return what the model gets, and the characters that were skipped.
-
-    Only the tokenizer is read: a text that cannot be used is known before the model is loaded.
+    """Return what the model gets of a text in so many voices, and the characters it skips.
 
     Raises:
         InputError: it has no word that the tokenizer knows; with `strict`, an unknown character.
     """
-    from dsmops.worker.models.tokenizer import TextTokenizer
     from dsmops.worker.runtime.tts.script import script_entries, shown_characters
 
-    turns = _PARAGRAPHS.split(text.strip()) if len(settings.voices) > 1 else [text]
+    turns = _PARAGRAPHS.split(text.strip()) if voices > 1 else [text]
     skipped: Counter[str] = Counter()
-    script = script_entries(
-        turns,
-        TextTokenizer(source.files.tokenizer),
-        padding_between=source.defaults.padding_between,
-        skipped=skipped,
-    )
+    script = script_entries(turns, tokenizer, padding_between=padding_between, skipped=skipped)
     has_words = any(entry.tokens for entry in script)
-    if skipped and (settings.strict or not has_words):
+    if skipped and (strict or not has_words):
         raise InputError(
             f"the model's tokenizer does not know {shown_characters(skipped)}",
             hint="Write the text out in a language and an alphabet that the model knows"
@@ -200,3 +197,47 @@ def _script(
     if not has_words:
         raise InputError("there is no word in the text", hint="Give some words.", code="text.empty")
     return tuple(script), "".join(skipped)
+
+
+class Requests:
+    """Makes the requests of texts from settings and the model's defaults; reads each voice once."""
+
+    def __init__(
+        self, source: TtsSource, settings: SynthesisSettings, progress: Progress = SILENT
+    ) -> None:
+        self._source, self._settings, self._progress = source, settings, progress
+        self._voices: dict[str, Samples] = {}
+        self.files: list[Path] = []
+        """The files of the voices that were read."""
+
+    def names(self, voices: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Return these voices, or those of the settings, or the model's own."""
+        return voices or self._settings.voices or (self._source.defaults.default_voice,)
+
+    def make(self, voices: tuple[str, ...], seed: int) -> TtsRequest:
+        """Return the request for these voices; as for `names`.
+
+        Raises:
+            SourceError, InputError: a voice is unknown, or not one of this model.
+            RemoteError, CredentialsError, ResourceError: it could not be downloaded.
+        """
+        defaults, settings = self._source.defaults, self._settings
+        temperature = settings.temperature
+        return replace(
+            defaults.request(),
+            voices=tuple(self._voice(name) for name in self.names(voices)),
+            seed=seed,
+            cfg=defaults.cfg if settings.cfg is None else settings.cfg,
+            temperature=defaults.temperature if temperature is None else temperature,
+        )
+
+    def _voice(self, name: str) -> Samples:
+        from dsmops.worker.models.voice import read_voice
+
+        if name not in self._voices:
+            config = self._source.config
+            folder = self._settings.voice_folder or self._source.defaults.voice_folder
+            path = find_voice(name, folder, suffix=config.voice_suffix, progress=self._progress)
+            self._voices[name] = read_voice(path, config)
+            self.files.append(path)
+        return self._voices[name]

@@ -62,6 +62,21 @@ def read_text(argument: str) -> str:
         )
     else:
         name, data = "the text", argument.encode(errors="surrogateescape")
+    return decoded_text(data, name)
+
+
+def is_text_file_name(word: str) -> bool:
+    """Whether this can only be the name of a file of text, not a word to say."""
+    return _FILE_NAME.fullmatch(word) is not None
+
+
+def decoded_text(data: bytes, name: str) -> str:
+    """Return the text in bytes that `name` calls, of which a megabyte and a byte are enough.
+
+    Raises:
+        InputError: it is a document that is not text, of an unknown encoding, longer than a
+            megabyte, or empty.
+    """
     if len(data) > MOST_TEXT_BYTES:
         raise InputError(
             f"{name} is longer than {MOST_TEXT_BYTES // 2**20} MiB",

@@ -247,6 +247,13 @@ _LONGEST_NAME_BYTES = 200
 """With its ending, and what a file that is being written is called, less than 255."""
 
 
+def loose_names(files: Sequence[str], here: str) -> list[str]:
+    """Return the paths of files from the deepest folder that holds all of them."""
+    paths = [absolute(file, here).replace(BUCKET, "/", 1) for file in files]
+    parent = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else here  # noqa: PTH120
+    return [os.path.relpath(path, parent) for path in paths]
+
+
 def require_one_each(names: Sequence[str], files: Iterable[str]) -> None:
     """Check that no two outputs have the same name. `files` are the inputs, in the same order.
 

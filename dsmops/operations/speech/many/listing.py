@@ -22,6 +22,7 @@ from dsmops.operations.speech.many.inputs import (
     files_in,
     is_folder,
     lines_of,
+    loose_names,
     output_id,
     refuse_other_kinds,
     require_any_there,
@@ -174,10 +175,9 @@ def _name_loose(
     loose: Sequence[tuple[str, _Found]], listed: dict[str, ListedRecording], here: str
 ) -> None:
     """Name recordings by their paths from the deepest folder that holds all of them."""
-    paths = [absolute(one.file.file, here).replace(BUCKET, "/", 1) for _, one in loose]
-    parent = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else here  # noqa: PTH120
+    paths = loose_names([one.file.file for _, one in loose], here)
     for (key, one), path in zip(loose, paths, strict=True):
-        name = os.path.splitext(os.path.relpath(path, parent))[0] + one.span  # noqa: PTH122
+        name = os.path.splitext(path)[0] + one.span  # noqa: PTH122
         listed[key] = listed[key]._replace(name=name)
 
 

@@ -33,10 +33,10 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
 class Note(NamedTuple):
-    """What is noted of a finished recording.
+    """What is noted of a finished recording or text.
 
-    `name` is that of its outputs, `audio_s` its length. `error` says why it failed; None: it did
-    not.
+    `name` is that of its outputs, `audio` the recording or the text, `audio_s` its length. `error`
+    says why it failed; None: it did not.
     """
 
     key: str

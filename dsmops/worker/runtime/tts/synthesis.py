@@ -1,8 +1,12 @@
-"""Synthesize a whole script with an engine of its own: sound and words as they come."""
+"""Synthesize whole scripts with an engine of its own: sound and words as they come.
+
+Any number of scripts share the engine's slots: when one ends, the next takes its slot.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +16,108 @@ from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest
 from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance
 
-_SLOT = 0
+
+@dataclass(eq=False, slots=True)
+class Script:
+    """A text on its way through an engine.
+
+    `entries` are read a few words ahead of what is said, so they may still be coming in. `share_s`
+    of each step's time is its part among the slots that ran.
+    """
+
+    entries: Iterable[TtsEntry]
+    request: TtsRequest
+    steps: int = field(default=0, init=False)
+    share_s: float = field(default=0.0, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptUpdate:
+    """News of one script: what a step gave, and whether all is said."""
+
+    script: Script
+    events: list[TtsWord | TtsAudio]
+    finished: bool
+
+
+class _Running:
+    """A script in its slot."""
+
+    def __init__(self, script: Script, utterance: Utterance) -> None:
+        self.script, self.utterance = script, utterance
+        self._coming = iter(script.entries)
+
+    def has_ended(self) -> bool:
+        """Read as much text as the next step needs; return whether all is said."""
+        utterance = self.utterance
+        while not utterance.can_step and not utterance.is_closed:
+            entry = next(self._coming, None)
+            if entry is None:
+                utterance.close()
+            else:
+                utterance.extend([entry])
+        return utterance.has_ended
+
+
+def run_scripts(
+    engine: TtsEngineProtocol,
+    scripts: Iterable[Script],
+    *,
+    pacing: TtsPacing = TtsPacing(),  # noqa: B008 frozen
+) -> Iterator[ScriptUpdate]:
+    """Feed `scripts` through the engine's slots and yield news of each as it comes.
+
+    As many run at once as there are slots. Every script is yielded once with `finished`, in the
+    order in which they end. A word comes at the latest with the frame at which it ends. The same
+    entries and request give the same sound, whatever the neighbours do.
+
+    Raises:
+        InputError: the engine cannot follow a request.
+        CheckpointError: the model gave numbers that are not finite.
+        DeviceLostError: the device failed.
+    """
+    waiting = iter(scripts)
+    running: dict[int, _Running] = {}
+    free = list(reversed(range(engine.batch_size)))
+
+    def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
+        for slot, one in running.items():
+            predictions[slot] = one.utterance.choose(int(predictions[slot]))
+        return predictions
+
+    while True:
+        begun: list[int] = []
+        while free and (script := next(waiting, None)) is not None:
+            begun.append(free.pop())
+            running[begun[-1]] = _Running(script, Utterance(engine.model.config, pacing))
+        if begun:
+            engine.reset(begun, [running[slot].script.request for slot in begun])
+        if not running:
+            return
+        ended = [slot for slot, one in running.items() if one.has_ended()]
+        for slot in ended:
+            free.append(slot)
+            yield ScriptUpdate(running.pop(slot).script, [], finished=True)
+        if not running or ended:
+            continue
+        exec_mask = np.zeros(engine.batch_size, np.bool_)
+        exec_mask[list(running)] = True
+        # A full step does no harm to those that do not sound yet, and costs no more with them.
+        text_only = all(one.utterance.is_text_only for one in running.values())
+        output = engine.step(exec_mask, choose, text_only=text_only)
+        for slot, one in running.items():
+            script = one.script
+            script.steps += 1
+            script.share_s += output.step_ms / 1000 / len(running)
+            if not output.finite[slot]:
+                raise CheckpointError(
+                    f"the model computed NaN or infinity in step {one.utterance.steps}",
+                    hint="Use --dtype bf16 or f32. `dsmops verify` shows whether the file is "
+                    "damaged.",
+                    code="model.not_finite",
+                )
+            if events := one.utterance.take(output.pcm[slot] if output.valid[slot] else None):
+                yield ScriptUpdate(script, events, finished=False)
 
 
 def run_script(
@@ -22,43 +127,14 @@ def run_script(
     *,
     pacing: TtsPacing = TtsPacing(),  # noqa: B008 frozen
 ) -> Iterator[TtsWord | TtsAudio]:
-    """Yield the frames and words of a script, in order, each as soon as the model gave it.
-
-    The first slot of `engine` speaks; the others rest. `entries` are read a few words ahead of what
-    is said, so they may still be coming in. A word comes at the latest with the frame at which it
-    ends. The same entries and `request` give the same sound.
+    """Yield the frames and words of one script, in order, each as soon as the model gave it.
 
     Raises:
         InputError: there is nothing to say, or the engine cannot follow the request.
-        CheckpointError: the model gave numbers that are not finite.
-        DeviceLostError: the device failed.
+        CheckpointError, DeviceLostError: as `run_scripts`.
     """
-    utterance = Utterance(engine.model.config, pacing)
-    coming = iter(entries)
-    exec_mask = np.zeros(engine.batch_size, np.bool_)
-    exec_mask[_SLOT] = True
-
-    def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
-        predictions[_SLOT] = utterance.choose(int(predictions[_SLOT]))
-        return predictions
-
-    engine.reset([_SLOT], [request])
-    while True:
-        while not utterance.can_step and not utterance.is_closed:
-            entry = next(coming, None)
-            if entry is None:
-                utterance.close()
-            else:
-                utterance.extend([entry])
-        if utterance.has_ended:
-            break
-        output = engine.step(exec_mask, choose, text_only=utterance.is_text_only)
-        if not output.finite[_SLOT]:
-            raise CheckpointError(
-                f"the model computed NaN or infinity in step {utterance.steps}",
-                hint="Use --dtype bf16 or f32. `dsmops verify` shows whether the file is damaged.",
-                code="model.not_finite",
-            )
-        yield from utterance.take(output.pcm[_SLOT] if output.valid[_SLOT] else None)
-    if not utterance.steps:
+    script = Script(entries, request)
+    for update in run_scripts(engine, [script], pacing=pacing):
+        yield from update.events
+    if not script.steps:
         raise InputError("the text has no words", hint="Give some text.", code="text.empty")

@@ -1,0 +1,41 @@
+"""Runs over many texts as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsmops.cli.views.run_totals import RunTotals, show_totals, skipped_notes, totals_notes
+from dsmops.operations.speech.many.synthesizing import SynthesisRun
+from dsmops.report import Block
+
+
+def show_synthesis_run(run: SynthesisRun) -> Iterator[Block]:
+    """Yield what failed, with reasons, and the totals."""
+    return show_totals(_totals(run))
+
+
+def synthesis_run_notes(run: SynthesisRun) -> Iterator[str]:
+    """Yield what was skipped, how fast it went, and what to do where something is left."""
+    yield from skipped_notes(run.skipped)
+    yield from totals_notes(_totals(run), "writing files")
+
+
+def _totals(run: SynthesisRun) -> RunTotals:
+    return RunTotals(
+        folder=run.folder,
+        thing="text",
+        verb="synthesized",
+        listed=run.texts,
+        done_before=run.done_before,
+        in_work_elsewhere=run.in_work_elsewhere,
+        finished=run.synthesized,
+        errors=tuple(failure.error for failure in run.failures),
+        words=run.words,
+        audio_s=run.audio_s,
+        elapsed_s=run.elapsed_s,
+        speedup=run.speedup,
+        step_share=run.step_share,
+        device=run.device,
+        dtype=run.dtype,
+        batch_size=run.batch_size,
+    )
