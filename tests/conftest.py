@@ -15,10 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from dsmops.user_settings import KEYS
-from tests.support.command_line import keep_command_line
 from tests.support.documents import validate_documents, without_validation
 
-keep_command_line()
 validate_documents()
 
 LONG = os.environ.get("DSMOPS_TEST_LONG", "") not in ("", "0")

@@ -32,9 +32,17 @@ from dsmops.cli import (
 from dsmops.cli.completion import InstallOpt, ShowOpt
 from dsmops.cli.help import GroupedHelp
 
+commands = typer.Typer()
+"""Holds the commands; `app` builds the one that runs."""
+
+
+class _Root(GroupedHelp):
+    registered = commands.registered_commands
+
+
 app = typer.Typer(
     name="dsmops",
-    cls=GroupedHelp,
+    cls=_Root,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Prepare, serve and check Kyutai speech models on any GPU, also an old one.",
     epilog=(
@@ -96,4 +104,4 @@ for group in (
     log_report,
     publish,
 ):
-    group.register(app)
+    group.register(commands)

@@ -110,9 +110,10 @@ def down(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """End the server that `up` has started, also one that still starts.
+    """End the server that `up` has started.
 
-    Its conversations may end by themselves for 8 s. Where no server runs nothing is done.
+    Also one that is still starting. Its conversations may end by themselves for 8 s. Where no
+    server runs nothing is done.
 
     \b
     Examples:

@@ -1,10 +1,14 @@
 """`dsmops --help`: grouped commands, whole summaries at 80 columns, prose that wraps at words."""
 
 import re
+from typing import Any
 
 import pytest
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
 from typer.testing import CliRunner
 
+from dsmops.cli import help as help_module
 from dsmops.cli.app import app
 from dsmops.cli.help import GROUPS, MOST_SUMMARY_CHARS
 from tools.command_reference import command_names
@@ -33,6 +37,21 @@ def test_each_command_is_in_one_group() -> None:
     groups = {name: rows for name, rows in sections().items() if name != "Options"}
     assert tuple(groups) == GROUPS
     assert [name for rows in groups.values() for name in rows] == command_names()
+
+
+def test_the_list_of_commands_builds_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building all would take longer than the imports. One that runs is built alone."""
+    built: list[str] = []
+
+    def build(info: CommandInfo, **options: Any) -> Any:
+        built.append(str(info.name))
+        return get_command_from_info(info, **options)
+
+    monkeypatch.setattr(help_module, "get_command_from_info", build)
+    help_at_80("--help")
+    assert built == []
+    help_at_80("plan", "--help")
+    assert built == ["plan"]
 
 
 @pytest.mark.parametrize("name", command_names())

@@ -16,12 +16,12 @@ from tests.support.processes import python
 # meet.
 RAISING = """
 import sys, typer
-from dsmops.cli.app import app
+from dsmops.cli.app import commands
 from dsmops.cli.main import main
 from dsmops.report import Reporter
 from dsmops.errors import *
 
-@app.command("fail")
+@commands.command("fail")
 def fail(json: bool = False, debug: bool = False) -> None:
     Reporter.open("fail", json=json, quiet=False, debug=debug)
     {body}

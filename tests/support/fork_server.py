@@ -36,7 +36,6 @@ from types import ModuleType
 from typing import NoReturn
 
 import dsmops
-from tests.support.command_line import keep_command_line
 from tests.support.documents import validate_documents
 
 PRELOADED = (
@@ -195,7 +194,6 @@ def preload() -> None:
             # Without the extra `worker` there is no torch, and less to import.
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
-    keep_command_line()
     validate_documents()
 
 
