@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsmops.logs.clock import Clock
 from dsmops.logs.columns import Bytes, Numbers, line_bounds, row, table_of
 from dsmops.logs.learning import Templates
 from dsmops.logs.templates import Template
@@ -30,6 +29,8 @@ _MOST_KINDS = 12
 
 Fate = Callable[[Template, datetime], bool | None]
 """Says whether the lines of a minute are wanted; None where each has to be looked at."""
+Leaves = Callable[[bytes], bool]
+"""Says whether redaction leaves a message as it is."""
 
 
 @dataclass(slots=True)
@@ -80,20 +81,22 @@ class Bulk:
 def find_rows(
     block: bytes,
     templates: Templates,
-    clock: Clock,
     fate: Fate,
+    leaves: Leaves,
     *,
     services: tuple[str | None, ...] | None,
     continuations: bool,
 ) -> Bulk:
     """Return the lines of a block, those of known kinds formatted.
 
+    Lines whose message redaction changes are left to the caller.
+
     `services` says of which services lines are looked for (None: all), and `continuations`
     whether remembered lines that continue an event are too.
     """
     starts, ends = line_bounds(block)
     lengths = ends - starts
-    finder = _Finder(block, starts, clock, fate)
+    finder = _Finder(block, starts, fate, leaves)
     same = _lines_by_content(templates) if continuations else {}
     order = np.argsort(np.minimum(lengths, 0xFFFF).astype(np.uint16), kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
@@ -121,10 +124,10 @@ def _lines_by_content(templates: Templates) -> dict[int, list[tuple[bytes, bytes
 class _Finder:
     """Labels the lines of one block, and keeps the tables of their text."""
 
-    def __init__(self, block: bytes, starts: Numbers, clock: Clock, fate: Fate) -> None:
+    def __init__(self, block: bytes, starts: Numbers, fate: Fate, leaves: Leaves) -> None:
         self.tables: list[tuple[Numbers, Bytes]] = []
         self._block, self._starts = block, starts
-        self._clock, self._fate = clock, fate
+        self._fate, self._leaves = fate, leaves
         self._kinds: list[Template | bytes] = []
         self._labels = np.full(len(starts), -1, np.int32)
         self._kept = np.zeros(len(starts), np.bool_)
@@ -183,7 +186,7 @@ class _Finder:
         texts = minutes.tobytes()
         runs: dict[tuple[int, int], list[tuple[int, int, bytes]]] = {}
         for begin, end in pairwise(bounds):
-            sides = kind.sides(texts[begin * 16 : begin * 16 + 16], self._clock)
+            sides = kind.sides(texts[begin * 16 : begin * 16 + 16])
             if sides is None or (wanted := self._fate(kind, sides.begin)) is None:
                 continue
             if not wanted:
@@ -210,7 +213,20 @@ class _Finder:
                     place += width
                 else:
                     place += part if isinstance(part, int) else len(part)
+            if kind.message_bytes:
+                rows_of, out = self._undisturbed(kind, rows_of, out)
             self._add(rows_of, kind, out)
+
+    def _undisturbed(self, kind: Template, group: Numbers, out: Bytes) -> tuple[Numbers, Bytes]:
+        """Return the rows whose message redaction leaves as it is."""
+        width = kind.message_bytes
+        texts = out[:, -width - 1 : -1].tobytes()
+        messages = [texts[place : place + width] for place in range(0, len(texts), width)]
+        changed = {message for message in set(messages) if not self._leaves(message)}
+        if not changed:
+            return group, out
+        chosen = np.array([message not in changed for message in messages], np.bool_)
+        return group[chosen], out[chosen]
 
     def _add(self, group: Numbers, kind: Template | bytes, out: Bytes | None) -> None:
         if not self._kinds or self._kinds[-1] is not kind:

@@ -82,7 +82,7 @@ class Sieve:
         if not self.active:
             return True
         if line.record is None:
-            return self._kept.get(line.service, False)
+            return self.keeps_more_of(line.service)
         record = line.record
         # A Python traceback bears no time: it happened when the record before it did.
         in_time = self._in_time.get(line.service, not self.limits_time)
@@ -93,6 +93,10 @@ class Sieve:
         wants = before if record.level is None else self.wanted.wants(record)
         self.begin(line.service, in_time=in_time, wants=wants)
         return in_time and wants
+
+    def keeps_more_of(self, service: str | None) -> bool:
+        """Return whether a line that begins no record is wanted, by the record before it."""
+        return not self.active or self._kept.get(service, False)
 
     def state(self) -> SieveState:
         """Return a copy of what earlier lines left behind, for `return_to`."""

@@ -328,14 +328,12 @@ class Formatter:
                 is_step = STEP.fullmatch(record.message) is not None
                 self._templates.learn(raw, record.format, is_step=is_step)
         elif (
-            record is None
-            and not self._style.jsonl
-            and not self._sieve.active
-            and not self._reader.in_traceback(line.service)
+            record is None and not self._style.jsonl and not self._reader.in_traceback(line.service)
         ):
             unredacted = _shown(line, self._style, None)
+            shown = out[-1] if self._sieve.keeps(line) else unredacted
             self._templates.learn_continuation(
-                raw, line.service, out[-1], unredacted, is_text=line.is_text
+                raw, line.service, shown, unredacted, is_text=line.is_text
             )
 
     def _long_line(self, raw: bytes, out: list[bytes]) -> None:
@@ -419,7 +417,7 @@ class Formatter:
             return None
         self.counts.lines += 1
         self.counts.unparsed_lines += raw in self._templates.texts
-        return known
+        return known if self._sieve.keeps_more_of(service) else b""
 
     def _wants(self, kind: Template) -> bool:
         return not self._sieve.active or self._sieve.wanted.wants(kind.record)
@@ -449,8 +447,8 @@ class Formatter:
             bulk = find_rows(
                 block,
                 self._templates,
-                self._style.clock,
                 fate,
+                self._leaves,
                 services=None if every else (service,),
                 continuations=plain,
             )
@@ -460,6 +458,9 @@ class Formatter:
             ):
                 break
         return bulk
+
+    def _leaves(self, message: bytes) -> bool:
+        return self._redactor is None or self._redactor.leaves(message.decode())
 
     def _learn_from(self, lines: list[bytes]) -> bool:
         """Return whether lines of an unknown form taught a new form.
@@ -623,7 +624,7 @@ class _BulkRun:
                 in_time = True
                 if formatter._sieve.limits_time:
                     raw = self._raw(line)
-                    sides = kind.sides(raw[kind.minute], formatter._style.clock)
+                    sides = kind.sides(raw[kind.minute])
                     last = sides.begin + _REST_OF_MINUTE if sides else None
                     in_time = bool(
                         sides and last and formatter._sieve.wanted.in_time(sides.begin, last)

@@ -58,7 +58,7 @@ class Templates:
         return self._by_length.get(length, [])
 
     def __iter__(self) -> Iterator[Template]:
-        """Yield the kinds that need no redaction."""
+        """Yield all kinds."""
         return (kind for kinds in self._by_length.values() for kind in kinds)
 
     def sort(self) -> None:
@@ -93,8 +93,7 @@ class Templates:
             if kind:
                 kinds.append(kind)
                 self.count += 1
-                if not kind.message_bytes:
-                    self._by_length.setdefault(len(raw), []).append(kind)
+                self._by_length.setdefault(len(raw), []).append(kind)
 
     def _learnt(self, raw: bytes, dialect: str, *, is_step: bool) -> Template | None:
         render, message_bytes = self._render, 0

@@ -26,6 +26,8 @@ _SERVICE = re.compile(
 _COLLECTED = re.compile(rb"\x1e(20[0-9T:.-]{24})Z\x1e")
 """The collector's time before a line that bears none, see `wrappers`."""
 
+_MOST_REPEATING, _REPEATING_BYTES = 1024, 600
+
 MOST_SERVICES = 1000
 """More names before a bar are a printed table, not containers. This bounds the memory too."""
 
@@ -113,9 +115,24 @@ class Reader:
         self._clock = clock
         self._formats = list(FORMATS)
         self._events: dict[str | None, _Event] = {}
+        self._repeating: dict[bytes, Line] = {}
+        """Lines of which each is always the same: causes, what a Python module prints."""
 
     def line(self, raw: bytes) -> Line:
         """Return what a line without its line end is."""
+        is_inside = self.in_traceback(None)
+        if not is_inside and (known := self._repeating.get(raw)):
+            return known
+        line = self._examined(raw)
+        # What continues an event, and text, depends on nothing before and changes nothing.
+        is_plain = line.record is None and line.service is None and len(raw) <= _REPEATING_BYTES
+        if is_plain and not is_inside and not self.in_traceback(None):
+            if len(self._repeating) >= _MOST_REPEATING:
+                self._repeating.clear()
+            self._repeating[raw] = line
+        return line
+
+    def _examined(self, raw: bytes) -> Line:
         collected = None
         if raw.startswith(b"\x1e") and (stamp := _COLLECTED.match(raw)):
             collected = self._collected(stamp[1].decode())

@@ -18,6 +18,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from secrets import token_bytes
 from typing import NamedTuple, TypeVar
@@ -47,13 +48,21 @@ MIN_VALUE_CHARS = 8
 
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _OPEN_HINT = re.compile(OPEN_HINT.encode())
+
+
+def _as_latin(text: str) -> str:
+    """Return the UTF-8 bytes of a text as one character each."""
+    return text.encode().decode("latin-1")
+
+
 _RULES_BY_NEEDLE = {
-    needle.encode(): sum(1 << place for place, rule in enumerate(RULES) if needle in rule.needles)
+    _as_latin(needle): sum(1 << place for place, rule in enumerate(RULES) if needle in rule.needles)
     for needle in dict.fromkeys(needle for rule in RULES for needle in rule.needles)
 }
-"""Each needle once, with the rules that it belongs to, one bit for each."""
+"""Each needle once, with the rules that it belongs to, one bit for each. To look for a text in a
+text is 6 times faster than for bytes in bytes."""
 _RULES_WITHOUT_NEEDLE = sum(1 << place for place, rule in enumerate(RULES) if not rule.needles)
-_OPEN_NEEDLES = [needle.encode() for needle in OPEN_NEEDLES]
+_OPEN_NEEDLES = [*map(_as_latin, OPEN_NEEDLES)]
 _MAY_DISGUISE = (*"\\%#^&[", '""')
 """What a disguise of printable ASCII characters has in it."""
 SECRET_RULES = frozenset({"aws", "cookie", "authorization", "key", "jwt", "token", "pem"})
@@ -92,19 +101,24 @@ def _is_disguised(shape: bytes) -> bool:
 
 def _rules_of(shape: bytes) -> Iterator[Rule]:
     """Yield the rules that may find something in lines of a shape."""
-    lower = shape.lower()
+    lower = shape.lower().decode("latin-1")
     likely = _RULES_WITHOUT_NEEDLE
     for needle, rules in _RULES_BY_NEEDLE.items():
         if needle in lower:
             likely |= rules
-    for place, rule in enumerate(RULES):
-        if likely >> place & 1 and rule.hint_pattern.search(shape):
+    for rule in _rules_by_bits(likely):
+        if rule.hint_pattern.search(shape):
             yield rule
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _rules_by_bits(bits: int) -> tuple[Rule, ...]:
+    return tuple(rule for place, rule in enumerate(RULES) if bits >> place & 1)
 
 
 def _may_open(shape: bytes) -> bool:
     """Return whether a list or a value of several lines may begin on lines of a shape."""
-    lower = shape.lower()
+    lower = shape.lower().decode("latin-1")
     for needle in _OPEN_NEEDLES:
         if needle in lower:
             return _OPEN_HINT.search(shape) is not None
@@ -195,6 +209,11 @@ class Redactor:
         """
         return self._outside(self._inside_pem(text) if self._pem_lines_left else text)
 
+    def leaves(self, text: str) -> bool:
+        """Return whether a message outside of blocks stays as it is, and begins no block."""
+        known = self._known_text(text)
+        return known is None or known == _Known(text, (), opens_pem=False, opens=None)
+
     def block(self, block: bytes) -> bytes:
         """Return whole lines redacted, each shape of line looked at once. Blocks come in order."""
         return b"".join(map(self._block_or_repeat, few_lines(block)))
@@ -268,14 +287,9 @@ class Redactor:
         return self._long[1]
 
     def _redacted(self, text: str) -> str:
-        # Callers come back, and with them the same words.
-        known = self._known.get(text)
+        known = self._known_text(text)
         if known is None:
-            looks = self.looks(_shape(text))
-            if not looks.loud:
-                return text
-            known = self._look_at(text, looks)
-            _remember(self._known, text, known)
+            return text
         if known.opens_pem:
             self._pem_lines_left = PEM_LINES
         if known.opens:
@@ -283,6 +297,18 @@ class Redactor:
         if known.hits:
             self.counts.update(known.hits)
         return known.shown
+
+    def _known_text(self, text: str) -> _Known | None:
+        """Return what becomes of a text outside of blocks, None where no rule looks at it."""
+        # Callers come back, and with them the same words.
+        known = self._known.get(text)
+        if known is None:
+            looks = self.looks(_shape(text))
+            if not looks.loud:
+                return None
+            known = self._look_at(text, looks)
+            _remember(self._known, text, known)
+        return known
 
     def _look_at(self, text: str, looks: _Looks) -> _Known:
         plain = unveil(text) if looks.disguised else text

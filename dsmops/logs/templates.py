@@ -30,7 +30,8 @@ _STAMPS = {
 _NUMBER = re.compile(rb"\x1b\[[0-9;]*m|(?P<number>\d{1,18}(?P<fraction>\.\d{1,18})?)")
 _PROBE_MINUTE, _PROBE_SECONDS = "2031-05-07 11:23", "58.469"
 _MOST_NUMBERS = 100
-_MINUTES_KEPT = 256
+_MINUTES_KEPT, _SIDES_KEPT = 4096, 64
+"""Of all kinds together, and of each."""
 
 Span = tuple[int, int]
 
@@ -73,11 +74,37 @@ class Recipe:
     hits: Mapping[str, int]
 
 
+class Stamp(NamedTuple):
+    """What stands around the seconds in the stamps of a minute, and when it begins, in UTC."""
+
+    before: bytes
+    after: bytes
+    begin: datetime
+
+
 class FriendlyStamps:
     """What stands around the seconds in friendly lines, which show milliseconds."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self._stamps: dict[tuple[bytes, str, int], Stamp | None] = {}
+
+    def stamp(self, minute: bytes, tail: str, digits: int) -> Stamp | None:
+        """Return the stamp of a minute of a raw log, or None where it occurs twice or never.
+
+        All kinds of lines share the minutes of their log.
+        """
+        key = (minute, tail, digits)
+        if key not in self._stamps:
+            if len(self._stamps) >= _MINUTES_KEPT:
+                self._stamps.clear()
+            begin = self.clock.minute(minute.decode(), tail)
+            if minute.startswith(b"20") and isinstance(begin, datetime):
+                before, after = self.around(begin, digits)
+                self._stamps[key] = Stamp(before.encode(), after.encode(), begin)
+            else:
+                self._stamps[key] = None
+        return self._stamps[key]
 
     def digits(self, available: int) -> int:
         """Return how many digits of a fraction of a second are shown."""
@@ -179,6 +206,9 @@ class Sides(NamedTuple):
     """A whole line with blanks where its digits belong."""
 
 
+_UNKNOWN = Sides(b"", b"", datetime.min, b"")
+
+
 class Template:
     """Lines of one shape, with the digits that may differ."""
 
@@ -207,7 +237,14 @@ class Template:
         self.parts: list[slice | bytes] = [
             slice(*recipe.numbers[part]) if isinstance(part, int) else part for part in recipe.parts
         ]
-        self._recipe = recipe
+        self._stamps, self._digits = recipe.stamps, recipe.digits
+        self._head, self._first = recipe.head, recipe.first
+        seconds = b" " * (self.shown_seconds.stop - self.shown_seconds.start)
+        parts = (
+            b" " * (part.stop - part.start) if isinstance(part, slice) else part
+            for part in self.parts
+        )
+        self._seconds, self._rest = seconds, recipe.first + b"".join(parts)
         self._sides: dict[bytes, Sides | None] = {}
         self.low, self.spread = _bounds(raw, dialect, recipe)
         # What the shape does not tell: which digits have to be the same, and which not 0.
@@ -235,7 +272,7 @@ class Template:
         None where the slow way has to decide.
         """
         seconds = raw[self.seconds]
-        sides = self.sides(raw[self.minute], clock)
+        sides = self.sides(raw[self.minute])
         if sides is None or seconds >= b"60" or not self.fits(raw):
             return None
         if not self.tail:
@@ -243,26 +280,23 @@ class Template:
         numbers = [raw[part] if isinstance(part, slice) else part for part in self.parts]
         return b"".join((sides.before, raw[self.shown_seconds], sides.after, *numbers))
 
-    def sides(self, minute: bytes, clock: Clock) -> Sides | None:
+    def sides(self, minute: bytes) -> Sides | None:
         """Return what stands around the seconds, or None where a minute occurs twice or never."""
-        if minute not in self._sides:
-            if len(self._sides) >= _MINUTES_KEPT:
+        found = self._sides.get(minute, _UNKNOWN)
+        if found is _UNKNOWN:
+            if len(self._sides) >= _SIDES_KEPT:
                 self._sides.clear()
-            self._sides[minute] = self._look_up(minute, clock)
-        return self._sides[minute]
+            found = self._sides[minute] = self._look_up(minute)
+        return found
 
-    def _look_up(self, minute: bytes, clock: Clock) -> Sides | None:
-        begin = clock.minute(minute.decode(), self.tail)
-        if not minute.startswith(b"20") or not isinstance(begin, datetime):
+    def _look_up(self, minute: bytes) -> Sides | None:
+        stamp = self._stamps.stamp(minute, self.tail, self._digits)
+        if stamp is None:
             return None
-        before, after = self._recipe.stamps.around(begin, self._recipe.digits)
-        head, rest = self._recipe.head + before.encode(), after.encode() + self._recipe.first
-        parts = (
-            b" " * (part.stop - part.start) if isinstance(part, slice) else part
-            for part in self.parts
-        )
-        seconds = b" " * (self.shown_seconds.stop - self.shown_seconds.start)
-        return Sides(head, rest, begin, b"".join((head, seconds, rest, *parts)))
+        before, after, begin = stamp
+        head = self._head + before
+        line = head + self._seconds + after + self._rest
+        return Sides(head, after + self._first, begin, line)
 
 
 def _bounds(raw: bytes, dialect: str, recipe: Recipe) -> tuple[bytes, bytes]:

@@ -262,6 +262,8 @@ class Unwrapper:
 
         No server writes its form by itself, or it is around a line of a server.
         """
+        if raw.startswith(b"\x1b") and b"|" not in raw:
+            return None  # Of all wrappers only compose writes colours, and then a bar.
         for wrapper, opener in WRAPPERS.items():
             found = opener(raw) if opener is not self._open else None
             if found and (wrapper in _UNMISTAKABLE or _RECORD.match(found.text)):

@@ -16,7 +16,7 @@ from dsmops.logs import Clock, Filter, Formatter, Redactor, Style, bulk
 from dsmops.logs.blocks import cut_blocks
 from tests.logs.oracle import LEVELS, Options, Oracle
 from tests.logs.secret_lines import PLANTS
-from tests.logs.server_logs import DIALECTS, START, Event, ansi, compose, server_log, step
+from tests.logs.server_logs import CAUSES, DIALECTS, START, Event, ansi, compose, server_log, step
 
 KEY = b"a key for tests only"
 ZONES: list[tzinfo] = [
@@ -407,3 +407,27 @@ def test_long_logs_give_the_bytes_of_the_plain_way(seed: int) -> None:
     start = rng.choice(STARTS)
     data = b"".join(some_log(rng, start) for _ in range(20))
     assert_same(data, rng.choice([4096, 1 << 20]), some_options(rng, start))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [None, "WARN"])
+def test_messages_of_one_form_are_redacted_each_for_itself(level: str | None) -> None:
+    """Of lines that differ in their digits only, some name an address of somebody. Causes between
+    them and a list that begins on one of them come out as the plain way writes them.
+    """
+    rng, lines = random.Random(7), []
+    for number in range(300):
+        address = rng.choice(["0.0.0.0", "9.9.0.9", "0.8.7.6"])
+        level_now = rng.choice([" INFO", " WARN", "ERROR"])
+        message = f"listening on http://{address}:80{number % 100:02d}"
+        if number % 97 == 5:
+            message = "authorized_ids = ["
+        lines.append(
+            f"2025-11-15T08:39:{number % 60:02d}.{number:06d}Z {level_now} moshi_server: "
+            f"src/main.rs:576: {message}"
+        )
+        if level_now == "ERROR":
+            lines += CAUSES
+        if message.endswith("["):
+            lines += ['  "hunter2-of-a-caller",', "]"]
+    assert_same("\n".join(lines).encode(), 1 << 20, Options(key=KEY, level=level))

@@ -1,7 +1,7 @@
 """What lines say, worked out once for all lines that differ in their time only.
 
 A server says a few things again and again. What a line in its own format says does not depend on
-its time, and what continues an event does not depend on anything before.
+its time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from dsmops.logs import Clock, LogRecord
-from dsmops.logs.reader import Line, Reader
+from dsmops.logs.reader import Reader
 from dsmops.operations.log_report.events import begins_run
 
 _MOST_LINES = 8192
@@ -48,7 +48,6 @@ class LineMemory:
         self._reader = Reader(Clock(UTC))
         self._events: dict[bytes, KnownLine | None] = {}
         """By what follows the time of a line; None where it has to be read each time."""
-        self._others: dict[bytes, Line] = {}
 
     def event(self, raw: bytes) -> tuple[KnownLine, datetime] | None:
         """Return what a line in the server's own format says, and when it was written.
@@ -79,20 +78,6 @@ class LineMemory:
             and "step_idx" not in message
             and self._is_harmless(message),
         )
-
-    def other(self, raw: bytes, reader: Reader) -> Line:
-        """Return what any line is, as the reader of its log says."""
-        if len(raw) > _MOST_BYTES or reader.in_traceback(None):
-            return reader.line(raw)
-        if raw in self._others:
-            return self._others[raw]
-        line = reader.line(raw)
-        # Such a line leaves nothing behind in the reader.
-        if line.record is None and line.service is None and not reader.in_traceback(None):
-            if len(self._others) >= _MOST_LINES:
-                self._others.clear()
-            self._others[raw] = line
-        return line
 
 
 @lru_cache(maxsize=64)

@@ -143,7 +143,7 @@ class LogReader:
                 reader.begin(None, known.level)
                 grouping.hold(None, _Held(b"", {}, b"", _CLOCK, known, at))
             else:
-                self._complete(grouping.add(self._memory.other(raw, reader)))
+                self._complete(grouping.add(reader.line(raw)))
         for steps in scanned.steps:
             self._steps(None, steps)
         self._take_late()

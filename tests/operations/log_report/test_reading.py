@@ -17,6 +17,7 @@ import zstandard
 
 from dsmops.errors import InputError, SourceError
 from dsmops.logs import Clock, Style, format_log
+from dsmops.logs.reader import Reader
 from dsmops.logs.step_rows import step_rows
 from dsmops.operations.log_report import LogReport, read_logs
 from dsmops.operations.log_report.collector import Collector
@@ -159,7 +160,7 @@ def test_what_is_remembered_changes_nothing(seed: int, monkeypatch: pytest.Monke
     data = ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
     remembered = read_in_pieces(data, seed)
     monkeypatch.setattr(LineMemory, "event", lambda *_: None)
-    monkeypatch.setattr(LineMemory, "other", lambda _, raw, reader: reader.line(raw))
+    monkeypatch.setattr(Reader, "line", Reader._examined)
     slow = read_in_pieces(data, seed)
     # The quoted lines bear pseudonyms of a key that is not kept.
     for one, other in zip(slow.failures, remembered.failures, strict=True):
