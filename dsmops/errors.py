@@ -17,12 +17,14 @@ Packages raise these; only `cli.main` turns them into words and an exit code.
     │   ├── DiskFullError
     │   ├── GpuMemoryError                a model and its streams do not fit on the device
     │   ├── DeviceLostError               the GPU failed while it worked
-    │   ├── ModelLoopError                the loop that steps a served model died of something
-    unforeseen │   ├── PortInUseError                another process listens there │   ├──
-    FileAccessError               permission refused, or the disk failed │   └── TargetBusyError
-    a second writer holds the target └── RemoteError              exit 6   the other side failed
-        ├── TransferError                 retries were used up; `upload_id` names an unfinished
-        upload left behind ├── MissingObjectError            the store has no object of that name
+    │   ├── ModelLoopError                the loop that steps a served model died unexpectedly
+    │   ├── PortInUseError                another process listens there
+    │   ├── FileAccessError               permission refused, or the disk failed
+    │   └── TargetBusyError               a second writer holds the target
+    └── RemoteError              exit 6   the other side failed
+        ├── TransferError                 retries were used up; `upload_id` names an upload left
+        │                                 behind
+        ├── MissingObjectError            the store has no object of that name
         └── IntegrityError                what arrived is not what was promised
 
 A check that ran and said no is not an exception: the command exits 1. Usage errors are Typer's own,
@@ -50,6 +52,16 @@ class DsmopsError(Exception):
         self.message = message
         self.hint = hint
         self.code = code or self.default_code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let any error go to another process, whatever its constructor takes."""
+        return _restored, (type(self), self.message, self.__dict__)
+
+
+def _restored(kind: type[DsmopsError], message: str, state: dict[str, object]) -> DsmopsError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(state)
+    return error
 
 
 class InputError(DsmopsError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,23 @@ class FileCommand(TyperCommand):
                     f"{arg} begins with a dash and is read as options; write ./{arg}"
                 )
         return super().parse_args(ctx, args)
+
+
+class RayCommand(FileCommand):
+    """A `FileCommand` with `--ray [ADDRESS]`: what follows is the address only if it looks so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [*_with_ray_address(args)])
+
+
+def _with_ray_address(args: list[str]) -> Iterator[str]:
+    from dsmops.operations.cluster import ADDRESS, AUTO
+
+    ends = args.index("--") if "--" in args else len(args)
+    for place, arg in enumerate(args):
+        following = args[place + 1] if place + 1 < ends else ""
+        bare = arg == "--ray" and place < ends and not ADDRESS.fullmatch(following)
+        yield f"--ray={AUTO}" if bare else arg
 
 
 def _is_dashed_file(arg: str) -> bool:

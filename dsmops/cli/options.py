@@ -46,6 +46,14 @@ SimulateOpt = Annotated[
         ),
     ),
 ]
+RayOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Use a Ray cluster: HOST:PORT, or the one of this machine.",
+    ),
+]
 DeviceOpt = Annotated[
     int | None,
     typer.Option(

@@ -16,6 +16,7 @@ from dsmops.cli import options as opt
 from dsmops.cli import values
 from dsmops.cli.arguments import (
     FileCommand,
+    RayCommand,
     expanded,
     parse_shard,
     refuse_with_many,
@@ -163,6 +164,13 @@ def transcribe(
             help="A process for each of these, as in 0,1 or all; or cpu.",
         ),
     ] = None,
+    ray: opt.RayOpt = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1, help="Workers of --ray. Default: one for each card."
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -202,6 +210,8 @@ def transcribe(
                 "--prompt-text": bool(prompt_text),
                 "--prompt-audio": prompt_audio is not None,
                 "--cpu with --devices": cpu and devices is not None,
+                "--ray with --devices": ray is not None and devices is not None,
+                "--workers without --ray": workers is not None and ray is None,
                 "standard input": "-" in (audio or []),
             }
         )
@@ -215,7 +225,7 @@ def transcribe(
             formats=_formats(formats),
             batch_size=batch_size,
             shard=parse_shard(shard),
-            devices=devices,
+            executor=_executor(devices, ray, workers),
             timestamps=timestamps,
             vad=vad,
         )
@@ -227,7 +237,14 @@ def transcribe(
     from dsmops.operations.speech.interruption import exit_code
 
     recording = _only(
-        audio or [], {"--shard": shard, "--batch-size": batch_size, "--devices": devices}
+        audio or [],
+        {
+            "--shard": shard,
+            "--batch-size": batch_size,
+            "--devices": devices,
+            "--ray": ray,
+            "--workers": workers,
+        },
     )
     output = None if output == Path("-") else output
     _check_usage(recording, output, model, prompt_audio, url, mic=mic, device=device)
@@ -307,7 +324,7 @@ def _transcribe_many(
     formats: tuple[str, ...],
     batch_size: int | None,
     shard: tuple[int, int],
-    devices: str | None,
+    executor: Executor,
     timestamps: bool,
     vad: bool,
 ) -> None:
@@ -335,7 +352,7 @@ def _transcribe_many(
         batch_size=batch_size,
         shard=Shard(*shard),
     )
-    run = _executor(devices).run(job, out.progress())
+    run = executor.run(job, out.progress())
     for note in run_notes(run):
         out.note(note)
     out.result(run, show_run(run))
@@ -343,9 +360,13 @@ def _transcribe_many(
         raise typer.Exit(1)
 
 
-def _executor(devices: str | None) -> Executor:
+def _executor(devices: str | None, ray: str | None, workers: int | None) -> Executor:
     from dsmops.operations.speech.many.executors import InProcess, LocalProcesses, WorkerDevice
 
+    if ray is not None:
+        from dsmops.operations.speech.many.ray_actors import RayActors
+
+        return RayActors(ray, workers)
     if devices is None:
         return InProcess()
     from dsmops.operations.speech.serving import parse_devices
@@ -633,5 +654,5 @@ def evaluate(
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the application."""
-    app.command("transcribe", cls=FileCommand, rich_help_panel=SERVE)(transcribe)
+    app.command("transcribe", cls=RayCommand, rich_help_panel=SERVE)(transcribe)
     app.command("evaluate", cls=FileCommand, rich_help_panel=SERVE)(evaluate)

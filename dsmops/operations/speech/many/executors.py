@@ -1,4 +1,4 @@
-"""Who works on a run folder: this process, or one process for each device.
+"""Who works on a run folder: this process, one for each device, or (`ray_actors`) a Ray cluster.
 
 The folder is all that workers share, so any number of them may come, go and be killed.
 """
@@ -9,17 +9,22 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol, cast
 
 from dsmops.errors import DeviceLostError, DsmopsError
+from dsmops.operations.speech.many.run_folder import RunFolder
 from dsmops.operations.speech.many.transcribing import Job, TranscriptionRun, transcribe_many
 from dsmops.progress import Progress
 
-_POLL_S = 0.5
+POLL_S = 0.5
+"""How often an executor looks at what is done."""
+
+Outcomes = dict[str, TranscriptionRun | DsmopsError]
+"""By the name of a worker: what it did, or why it ended."""
 
 
 class Executor(Protocol):
@@ -49,7 +54,7 @@ class LocalProcesses:
     """A process for each device. What a lost device had in hand goes to the others."""
 
     def __init__(self, devices: Sequence[WorkerDevice]) -> None:
-        self._devices = devices
+        self._devices = {device.name: device for device in devices}
 
     def run(self, job: Job, progress: Progress) -> TranscriptionRun:
         """Return what all processes did together.
@@ -57,43 +62,74 @@ class LocalProcesses:
         Raises:
             DsmopsError: the error of the first device, where all have failed.
         """
-        devices, runs = list(self._devices), []
-        progress.start(f"Transcribing into {job.folder}", _left(job), "recordings")
-        try:
-            while True:
-                outcomes = _round(job, devices, progress)
-                errors = {
-                    name: one for name, one in outcomes.items() if isinstance(one, DsmopsError)
-                }
-                runs += [one for one in outcomes.values() if isinstance(one, TranscriptionRun)]
-                if len(errors) == len(devices):
-                    raise next(iter(errors.values()))
-                for name, error in errors.items():
-                    progress.announce([f"{name} is lost: {error.message}"])
-                devices = [device for device in devices if device.name not in errors]
-                if not errors or not _left(job):
-                    return _merged(runs)
-        finally:
-            progress.finish()
+
+        def work(names: Sequence[str]) -> Outcomes:
+            return _round(job, [self._devices[name] for name in names], progress)
+
+        return in_rounds(job, list(self._devices), work, progress)
 
 
-def _left(job: Job) -> int:
+def in_rounds(
+    job: Job,
+    workers: Sequence[str],
+    work: Callable[[Sequence[str]], Outcomes],
+    progress: Progress,
+) -> TranscriptionRun:
+    """Let workers work until nothing is left, without those that fail; return what they did.
+
+    `work` lets the workers of these names work until nothing is left for them. What a lost one had
+    in hand is left for the next round.
+
+    Raises:
+        DsmopsError: the error of the first worker, where all have failed.
+    """
+    remaining, runs = list(workers), []
+    progress.start(f"Transcribing into {job.folder}", left(job), "recordings")
+    try:
+        while True:
+            outcomes = work(remaining)
+            errors = {name: one for name, one in outcomes.items() if isinstance(one, DsmopsError)}
+            runs += [one for one in outcomes.values() if isinstance(one, TranscriptionRun)]
+            if len(errors) == len(remaining):
+                raise next(iter(errors.values()))
+            for name, error in errors.items():
+                progress.announce([f"{name} is lost: {error.message}"])
+            remaining = [name for name in remaining if name not in errors]
+            if not errors or not left(job):
+                return _merged(runs)
+    finally:
+        progress.finish()
+
+
+class Watch:
+    """Moves a progress bar by what any worker notes in a run folder. It closes with the folder."""
+
+    def __init__(self, run: RunFolder, progress: Progress) -> None:
+        run.done()
+        self._run, self._progress, self._seen = run, progress, run.noted
+
+    def look(self) -> None:
+        """Read what was noted since the last look."""
+        self._run.done()
+        self._progress.advance(self._run.noted - self._seen)
+        self._seen = self._run.noted
+
+
+def left(job: Job) -> int:
+    """Return how many recordings of a job are not done."""
     recordings = job.recordings()
     with job.open_folder() as run:
         done = run.done()
         return sum(one.key not in done for one in recordings)
 
 
-def _round(
-    job: Job, devices: Sequence[WorkerDevice], progress: Progress
-) -> dict[str, TranscriptionRun | DsmopsError]:
+def _round(job: Job, devices: Sequence[WorkerDevice], progress: Progress) -> Outcomes:
     """Let every device work until nothing is left for it; return what came of each."""
     context = multiprocessing.get_context("spawn")
     working: dict[Connection, tuple[str, BaseProcess, Connection]] = {}
-    outcomes: dict[str, TranscriptionRun | DsmopsError] = {}
+    outcomes: Outcomes = {}
     with job.open_folder() as run:
-        run.done()
-        seen = run.noted
+        watch = Watch(run, progress)
         try:
             for device in devices:
                 reader, writer = context.Pipe(duplex=False)
@@ -106,7 +142,7 @@ def _round(
                 alive.close()
                 working[reader] = device.name, child, kept
             while working:
-                for ready in wait(list(working), _POLL_S):
+                for ready in wait(list(working), POLL_S):
                     reader = cast("Connection", ready)
                     name, child, _ = working.pop(reader)
                     try:
@@ -114,9 +150,7 @@ def _round(
                     except EOFError:
                         outcomes[name] = _ended(name, child)
                     child.join()
-                run.done()
-                progress.advance(run.noted - seen)
-                seen = run.noted
+                watch.look()
         finally:
             for _, child, _ in working.values():
                 child.kill()

@@ -278,6 +278,11 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
+def is_begun(path: Path) -> bool:
+    """Return whether a run has been started in this folder."""
+    return (path / _STATE / "run.json").exists()
+
+
 def _notes_of(lines: bytes) -> list[Note]:
     """Return the notes in whole lines; those that were cut off by a kill are left out."""
     try:

@@ -20,7 +20,7 @@ from dsmops.audio import (
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import DsmopsError, FileAccessError, InputError, RemoteError
 from dsmops.files import replace_atomically
-from dsmops.operations.models.stt import find_stt, load_stt_source
+from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
 from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.many.ahead import Ahead, decoding_threads
@@ -95,7 +95,7 @@ class Job:
     """What a run transcribes, into which `folder`, with which `model`. It can be pickled.
 
     `inputs` are as for `list_recordings`, `formats` of `FORMATS`; `render` gives the text of a
-    transcript in one of them.
+    transcript in one of them. `source` is the model where its files have been found already.
     """
 
     inputs: tuple[str, ...]
@@ -109,6 +109,7 @@ class Job:
     timing: str = "server"
     batch_size: int | None = None
     shard: Shard = WHOLE
+    source: SttSource | None = None
 
     def recordings(self) -> list[ListedRecording]:
         """Return the recordings of this shard, in no special order.
@@ -227,7 +228,7 @@ class _Engine:
     def run(self, waiting: Sequence[ListedRecording]) -> None:
         """Load the model and transcribe what is waiting, in its order."""
         job = self._job
-        found = find_stt(job.model, progress=self._progress)
+        found = job.source or find_stt(job.model, progress=self._progress)
         self._work.require_no_output_of(astuple(found.files))
         self.loaded = loaded = load_stt_source(
             found, dtype=job.dtype, cpu=job.cpu, quantised=job.quantised

@@ -1,0 +1,159 @@
+"""Runs on a real Ray cluster of two nodes: the same bytes, also where a node dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the worker extra is not installed")
+
+from dsmops.audio import write
+from dsmops.errors import (
+    ExtraMissingError,
+    InputError,
+    RemoteError,
+    ResourceError,
+)
+from dsmops.operations import cluster
+from dsmops.operations.cluster import ClusterNode
+from dsmops.operations.speech.many.ray_actors import Share, plan_share
+from dsmops.worker.tiny.stt import write_tiny_stt
+from tests.support.ray_cluster import RayCluster, ray_cluster
+
+COUNT = 24
+LEAVE_S = 200
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RayCluster]:
+    with ray_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ray")
+    write_tiny_stt(folder / "model")
+    (folder / "in").mkdir()
+    rng = np.random.default_rng(7)
+    for number in range(COUNT):
+        write(folder / "in" / f"{number}.wav", [rng.normal(0, 0.2, 48_000).astype(np.float32)])
+    return folder
+
+
+def command(folder: Path, into: str, *options: str) -> list[str]:
+    return [
+        *("-m", "dsmops", "transcribe", "in", "--output-dir", into, "--model", "model", "--cpu"),
+        *("--timestamps", "--batch-size", "1", "--json", *options),
+    ]
+
+
+def texts(into: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in into.glob("*.txt")}
+
+
+def notes(into: Path) -> list[Path]:
+    return list((into / ".dsmops-run" / "notes").glob("*.jsonl"))
+
+
+@pytest.mark.slow
+def test_every_engine_gives_the_same_bytes_and_a_lost_node_nothing_less(
+    ray: RayCluster, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shard 1 of 3 here, the rest on the cluster, whose second node dies in the middle of it."""
+    monkeypatch.chdir(folder)
+    assert ray.python(*command(folder, "alone")).returncode == 0
+    first = ray.python(*command(folder, "out", "--shard", "1/3"))
+    assert first.returncode == 0, first.stderr
+    before = json.loads(first.stdout)["transcribed"]
+    assert 0 < before < COUNT
+
+    process = subprocess.Popen(
+        [sys.executable, *command(folder, "out", "--ray", ray.address)],
+        env=ray.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Both nodes have finished something, and have more to do.
+    deadline = time.monotonic() + LEAVE_S
+    while len(notes(folder / "out")) < 3 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    ray.lose_a_node()
+    output, errors = process.communicate(timeout=LEAVE_S)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["recordings"] == COUNT
+    assert texts(folder / "out") == texts(folder / "alone")
+    lines = [line for path in notes(folder / "out") for line in path.read_text().splitlines()]
+    # What was done is not done again.
+    assert len(lines) == COUNT
+    again = ray.python(*command(folder, "out", "--ray", ray.address, "--workers", "1"))
+    assert json.loads(again.stdout)["done_before"] == COUNT
+
+
+@pytest.mark.slow
+def test_what_the_cluster_does_not_have_is_one_error(
+    ray: RayCluster, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    done = ray.python(*command(folder, "never", "--ray", ray.address, "--workers", "9"))
+    assert done.returncode == ResourceError.exit_code
+    error = json.loads(done.stderr)["error"]
+    assert error["code"] == "ray.too_few"
+    assert "9 workers need a processor each, and the Ray cluster has" in error["message"]
+    assert not (folder / "never").exists()
+
+
+NODES = [ClusterNode("a", "a", 2, 5), ClusterNode("b", "b", 0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpu", "share"),
+    [
+        (None, False, Share(2, 1, 0)),
+        (1, False, Share(1, 1, 0)),
+        (None, True, Share(2, 0, 3)),
+        (3, True, Share(3, 0, 2)),
+        (8, True, Share(8, 0, 1)),
+    ],
+)
+def test_a_worker_has_a_card_or_its_part_of_the_processors(
+    workers: int | None, cpu: bool, share: Share
+) -> None:
+    assert plan_share(NODES, workers, cpu=cpu) == share
+
+
+def test_more_workers_than_cards_are_refused() -> None:
+    with pytest.raises(ResourceError, match="3 workers need a card each"):
+        plan_share(NODES, 3, cpu=False)
+
+
+def test_a_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    with pytest.raises(ExtraMissingError) as caught, cluster.connected(cluster.AUTO):
+        pass
+    assert "dsmops[ray]" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "words"),
+    [
+        ("127.0.0.1:1", RemoteError, "no Ray cluster answers at 127.0.0.1:1"),
+        ("ray://127.0.0.1:10001", InputError, "the Ray Client"),
+        ("nowhere", InputError, "'nowhere' is not an address"),
+    ],
+)
+def test_a_wrong_address_is_named(
+    monkeypatch: pytest.MonkeyPatch, address: str, kind: type[Exception], words: str
+) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _: True)
+    with pytest.raises(kind, match=words), cluster.connected(address):
+        pass
