@@ -1,14 +1,16 @@
 """The batched streaming engine of speech-to-text: one call advances every active slot by one frame.
 
 A step is Mimi's encoder, the language model and the choice of a token, for all slots at once. Slots
-are independent rows. On a CUDA device the whole step is one captured graph; on a CPU the same code
-runs unchanged.
+are independent rows. On a CUDA device the whole step is one captured graph, in which Mimi is a
+branch beside the language model where that reads the frame before; on a CPU the same code runs
+unchanged.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import cast
 
@@ -79,6 +81,12 @@ class SttEngine:
             self._exec_mask = torch.zeros(batch_size, dtype=torch.bool, device=device)
             self._forced = torch.full((batch_size,), -1, dtype=torch.int64, device=device)
             self._report = torch.zeros(batch_size, 2 + heads, device=device)
+            # As in moshi-server, a step's language model does not read the frame of the same step.
+            self._mimi_stream = (
+                torch.cuda.Stream(device)
+                if device.type == "cuda" and alignment is Alignment.SERVER
+                else None
+            )
             self.codes = torch.zeros(
                 batch_size, lm.shape.audio_codebooks, dtype=torch.int64, device=device
             )
@@ -173,27 +181,41 @@ class SttEngine:
 
     def _step(self) -> None:
         lm, mask = self.model.lm, self._exec_mask
-        pcm = torch.where(mask[:, None], self._pcm, 0.0)
-        latents = self.model.mimi.latents(pcm[:, None], self._mimi, mask)
-        self.codes.copy_(
-            self.model.mimi.quantizer.encode(latents, lm.shape.audio_codebooks)[..., 0]
-        )
+        with self._beside_the_language_model():
+            self._encode()
         fed = self._held_codes if self.alignment is Alignment.SERVER else self.codes
         audio = torch.where(self._started[:, None], fed, lm.initial_audio)
         text = torch.where(self._started, self._last_text, lm.initial_text)
         logits, states = lm(text[:, None], audio[..., None], self._ring, mask)
         self.logits.copy_(logits[:, 0])
         token = self._choose()
+        if self._mimi_stream is not None:
+            torch.cuda.current_stream().wait_stream(self._mimi_stream)
         keep(self._last_text, token, mask)
         keep(self._held_codes, self.codes, mask)
         self._started.logical_or_(mask)
         self._report[:, 0] = token
-        # A latent that is NaN still has a nearest centroid: behind the quantiser it would
-        # notice.
-        self._report[:, 1] = latents.isfinite().flatten(1).all(-1) & self.logits.isfinite().all(-1)
+        self._report[:, 1] *= self.logits.isfinite().all(-1)
         pauses = lm.pause_probabilities(states)
         if pauses is not None:
             self._report[:, 2:] = pauses[:, 0]
+
+    def _beside_the_language_model(self) -> AbstractContextManager[object]:
+        """Put the block's work on the stream of Mimi, where it has one: a branch of the graph."""
+        if self._mimi_stream is None:
+            return nullcontext()
+        self._mimi_stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self._mimi_stream)
+
+    def _encode(self) -> None:
+        """Note the codes of the step's frames, and report whether what they come from is finite."""
+        mimi, mask = self.model.mimi, self._exec_mask
+        pcm = torch.where(mask[:, None], self._pcm, 0.0)
+        latents = mimi.latents(pcm[:, None], self._mimi, mask)
+        self.codes.copy_(mimi.quantizer.encode(latents, self.codes.shape[1])[..., 0])
+        # A latent that is NaN still has a nearest centroid: behind the quantiser it would not
+        # be noticed.
+        self._report[:, 1] = latents.isfinite().flatten(1).all(-1)
 
     def _choose(self) -> Tensor:
         """Return one token per row, int64 [B].
