@@ -144,7 +144,7 @@ def serving_memory(
 ) -> MemorySplit:
     """Return the memory that `runtime` takes for a model with `batch_size` slots.
 
-    `quantised` is what the embedded worker keeps in int8.
+    `quantised` is what the embedded worker keeps in int8; it computes with it in its kernels.
 
     The model computes in `dtype`, with `context` positions for each slot. `context` None means the
     model's own, `n_q` None all codebooks of a text-to-speech model. The language model and its
@@ -168,8 +168,7 @@ def serving_memory(
         kv_bytes=batch_size * _kv_bytes(shape, window, dtype, quantised),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
-        workspace_bytes=batch_size
-        * (costs.workspace_bytes_per_stream + _read_bytes(shape, window, dtype, quantised))
+        workspace_bytes=batch_size * costs.workspace_bytes_per_stream
         + _written_out_bytes(shape.layer_matrices, dtype, quantised),
         runtime_bytes=costs.runtime_bytes,
     )
@@ -183,13 +182,6 @@ def _kv_bytes(shape: LmShape, positions: int, dtype: ComputeDType, quantised: Qu
     return shape.kv_bytes_per_stream(1, positions) + scales
 
 
-def _read_bytes(shape: LmShape, positions: int, dtype: ComputeDType, quantised: Quantised) -> int:
-    """Return what attention takes to read int8: one layer's keys and values in `dtype`."""
-    if quantised.kv is Quant.NONE:
-        return 0
-    return shape.kv_bytes_per_stream(dtype.itemsize, positions) // shape.num_layers
-
-
 def _saved_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quantised) -> int:
     """Return what int8 saves of these matrices: their items, but for a float32 for each row."""
     if quantised.weights is not Quant.INT8:
@@ -201,11 +193,10 @@ def _saved_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quantised) 
 
 
 def _written_out_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quantised) -> int:
-    """Return what a product with int8 takes: the largest matrix in float32, and in `dtype`."""
+    """Return what a product with int8 takes for many streams: the largest matrix in `dtype`."""
     if quantised.weights is not Quant.INT8:
         return 0
-    items = max(rows * columns for rows, columns in matrices)
-    return items * (ComputeDType.F32.itemsize + dtype.itemsize)
+    return max(rows * columns for rows, columns in matrices) * dtype.itemsize
 
 
 def _tts_memory(
@@ -238,7 +229,6 @@ def _tts_memory(
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
         workspace_bytes=batch_size * costs.workspace_bytes_per_stream
-        + rows * _read_bytes(shape.lm, max(window, VOICE_POSITIONS), dtype, quantised)
         + _written_out_bytes(shape.layer_matrices, dtype, quantised),
         runtime_bytes=costs.runtime_bytes,
         depformer_weights_bytes=(shape.depformer_parameters(loaded) + tables) * item

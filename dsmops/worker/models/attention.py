@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsmops.dtypes import Quant
+from dsmops.worker.models.kernels.attention import attend_to_all, attend_to_ring, can_attend
 from dsmops.worker.models.matrix import Int8Matrix, Matrix, hold_int8, multiply
 from dsmops.worker.models.state import RowState
 
@@ -34,11 +35,13 @@ class KeysValues:
     `scales`: float32 [B, H, 2, positions], for int8: the greatest magnitude of each position and
     head, value = code · scale / 127. All zeros are zeros in both.
 
-    A kernel that attends to int8 takes the place of `read` and `attend`.
+    `in_kernel`: steps of one position attend to them in a kernel instead of `read` and `attend`,
+    which are the reference.
     """
 
     stored: Tensor
     scales: Tensor | None = None
+    in_kernel: bool = False
 
     @classmethod
     def zeros(
@@ -57,9 +60,10 @@ class KeysValues:
         def new(*shape: int, dtype: torch.dtype) -> Tensor:
             return rows.zeros(heads, 2, positions, *shape, dtype=dtype, is_cleared=is_cleared)
 
+        in_kernel = can_attend(rows.device, dtype, head_dim)
         if kv is Quant.NONE:
-            return cls(new(head_dim, dtype=dtype))
-        return cls(new(head_dim, dtype=torch.int8), new(dtype=torch.float32))
+            return cls(new(head_dim, dtype=dtype), None, in_kernel)
+        return cls(new(head_dim, dtype=torch.int8), new(dtype=torch.float32), in_kernel)
 
     @property
     def positions(self) -> int:
@@ -129,13 +133,14 @@ class Positions:
     `rotation`: complex64 [B or 1, 1, T, D/2]. `mask`: additive, in the compute dtype, broadcastable
     to [B, H, T, keys]. `slots`: int64 [B, T], ring entries of the new positions; None for a whole
     pass. `filled`: how many entries of the ring any row has used, a multiple of 8; only these are
-    read, keys of the mask.
+    read, keys of the mask. A kernel needs the `context` instead: `mask` and `slots` are None.
     """
 
     rotation: Tensor
-    mask: Tensor
+    mask: Tensor | None
     slots: Tensor | None
     filled: int = 0
+    context: int = 0
 
 
 def init_ring(
@@ -172,6 +177,8 @@ def plan_positions(
     are done. A position is exact up to 2**24 (15 days of frames).
     """
     steps = torch.arange(length, device=device)
+    if ring is not None and ring.entries[0].in_kernel and length == 1:
+        return Positions(_rotation(ring.offset[:, None], head_dim, period), None, None, 0, context)
     if ring is None:
         queries = steps[None]
         keys, newest, slots, filled = steps[None, None], queries[..., -1:, None], None, 0
@@ -192,9 +199,16 @@ def plan_positions(
     mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[
         :, None
     ]
-    frequency = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
-    angle = queries[:, None, :, None].float() * torch.exp(frequency * -math.log(period))
-    return Positions(torch.polar(torch.ones_like(angle), angle), mask, slots, filled)
+    return Positions(_rotation(queries, head_dim, period), mask, slots, filled)
+
+
+def _rotation(positions: Tensor, head_dim: int, period: float) -> Tensor:
+    """Return complex64 [B, 1, T, D/2], how `positions` [B, T] turn the pairs of a head."""
+    frequency = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    angle = positions[:, None, :, None].float() * torch.exp(
+        frequency / head_dim * -math.log(period)
+    )
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -255,11 +269,13 @@ class SelfAttention(_Attention):
 
         With `ring`, this layer's keys and values are written before they are read.
         """
-        packed = (
-            multiply(x, self.in_proj_weight)
-            .unflatten(-1, (3, self.heads, -1))
-            .permute(0, 3, 2, 1, 4)
-        )
+        projected = multiply(x, self.in_proj_weight)
+        if ring is not None and at.mask is None:
+            held = ring.entries[layer]
+            return attend_to_ring(
+                projected, at.rotation, ring.offset, held.stored, held.scales, at.context
+            )
+        packed = projected.unflatten(-1, (3, self.heads, -1)).permute(0, 3, 2, 1, 4)
         turned = rotate(packed[:, :, :2], at.rotation[:, None])
         query, key, value = turned[:, :, 0], turned[:, :, 1], packed[:, :, 2]
         if ring is not None and at.slots is not None:
@@ -295,7 +311,10 @@ class CrossAttention(_Attention):
 
         `entries` as `project` makes them.
         """
-        query = multiply(x, self._part(0)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        projected = multiply(x, self._part(0))
+        if entries.in_kernel and x.shape[1] == 1:
+            return attend_to_all(projected, entries.stored, entries.scales)
+        query = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return attend(query, *entries.read(query.dtype), None).transpose(1, 2).flatten(-2)
 
     def _part(self, number: int) -> Matrix:

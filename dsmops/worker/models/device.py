@@ -6,6 +6,7 @@ Errors of the device become the errors that users see.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -26,6 +27,19 @@ on a machine with other work."""
 
 _SCHEDULE_BLOCKING_SYNC = 4
 """CU_CTX_SCHED_BLOCKING_SYNC of the CUDA driver API."""
+
+REHEARSES_TURING = os.environ.get("DSMOPS_REHEARSE") == "sm_75"
+"""Whether a newer card is used as a Turing card can be, for tests.
+
+Turing has neither bf16 nor TF32, and PyTorch no flash attention for it. Kernels are compiled to PTX
+for `compute_75`, which the driver translates."""
+if REHEARSES_TURING:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    # What cuBLAS takes of a Turing card for each stream: 8 MiB, not the 32 of Hopper.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
 
 TORCH_DTYPES = {
     ComputeDType.BF16: torch.bfloat16,
@@ -53,11 +67,18 @@ def why_not_cuda() -> str:
     """Return why torch cannot use CUDA device 0, empty where it can."""
     if not torch.cuda.is_available():
         return "torch finds no CUDA device that it can use"
-    capability = ComputeCapability(*torch.cuda.get_device_capability(0))
+    capability = capability_of(torch.device("cuda:0"))
     if has_kernels(capability, torch.cuda.get_arch_list()):
         return ""
     name = torch.cuda.get_device_name(0)
     return f"torch {torch.__version__} has no kernels for {name} ({capability.sm})"
+
+
+def capability_of(device: torch.device) -> ComputeCapability:
+    """Return the compute capability of a CUDA device, that of Turing in a rehearsal."""
+    if REHEARSES_TURING:
+        return ComputeCapability(7, 5)
+    return ComputeCapability(*torch.cuda.get_device_capability(device))
 
 
 def has_kernels(capability: ComputeCapability, built_for: Sequence[str]) -> bool:
@@ -81,11 +102,7 @@ def best_dtype(device: torch.device) -> ComputeDType:
 
     It is f32 on a CPU. On a GPU the compute capability decides.
     """
-    return (
-        ComputeDType.F32
-        if device.type == "cpu"
-        else ComputeCapability(*torch.cuda.get_device_capability(device)).serving_dtype
-    )
+    return ComputeDType.F32 if device.type == "cpu" else capability_of(device).serving_dtype
 
 
 def use_threads_for(parameters: int, device: torch.device) -> None:

@@ -4,8 +4,9 @@ An int8 matrix is multiplied with activations in the compute dtype (W8A16). The 
 bitsandbytes: value = code · largest / 127, where `largest` is the greatest magnitude of the row.
 
 On a CPU with FBGEMM the products are int8 · int8, summed in int32, and activations are split into
-two parts of 7 bits, so that they keep 14 bits. Everywhere else the matrix is first written out in
-the compute dtype, which is the reference. A kernel for a device takes the place of `forward`.
+two parts of 7 bits, so that they keep 14 bits. On a CUDA device kernels multiply, where there are
+any (`models.kernels`). Everywhere else the matrix is first written out in the compute dtype, which
+is the reference.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dsmops.worker.models.kernels.matrix import can_multiply, product
 
 _LEVELS = 63
 """Codes of one part of an activation, -63 to 63. The AVX2 kernel adds two products in int16, so
@@ -66,10 +69,19 @@ class Int8Matrix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x · Wᵀ, [..., rows] in the dtype of `x` [..., columns]."""
-        if self._packed is None:
+        if self._packed is not None:
+            found = _split_product(x.float().flatten(0, -2), self._packed).to(x.dtype)
+        elif can_multiply(x, self.codes):
+            found = product(x.flatten(0, -2), self.codes, self.largest)
+        else:
             return F.linear(x, self.written_out().to(x.dtype))
-        product = _split_product(x.float().flatten(0, -2), self._packed)
-        return product.to(x.dtype).view(*x.shape[:-1], self.rows)
+        return found.view(*x.shape[:-1], self.rows)
+
+    def add_product_(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add y · Wᵀ to `x`, both of two dimensions, and return `x`."""
+        if self._packed is None and can_multiply(y, self.codes):
+            return product(y, self.codes, self.largest, add_to=x)
+        return x.add_(self(y))
 
 
 Matrix = Tensor | Int8Matrix
@@ -88,7 +100,7 @@ def add_product_(x: Tensor, y: Tensor, matrix: Matrix) -> Tensor:
     """
     if isinstance(matrix, Tensor):
         return x.addmm_(y, matrix.t())
-    return x.add_(matrix(y))
+    return matrix.add_product_(x, y)
 
 
 def quantise(weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,11 @@ from pathlib import Path
 import torch
 
 from dsmops.dtypes import ComputeDType
+from dsmops.worker.models.kernels import why_not
 from dsmops.worker.runtime.facts import EngineFacts
+
+_LONGEST_REASON = 160
+"""Facts must fit into a row of shared memory."""
 
 
 def describe(device: torch.device, dtype: ComputeDType, *, fallback: str = "") -> EngineFacts:
@@ -37,6 +41,7 @@ def describe(device: torch.device, dtype: ComputeDType, *, fallback: str = "") -
         dtype.value.lower(),
         torch.cuda.memory_reserved(device),
         properties.total_memory,
+        no_kernels=why_not(device)[:_LONGEST_REASON],
     )
 
 

@@ -20,7 +20,8 @@ class EngineFacts:
 
     `memory_bytes` is what its process takes of the device's memory once it is loaded, of the
     machine's on a CPU. `memory_total_bytes` is what there is. None is unknown. `fallback` is why
-    it runs on a CPU where a GPU was wanted, else empty.
+    it runs on a CPU where a GPU was wanted, else empty. `no_kernels` is why a GPU computes
+    attention in PyTorch alone, else empty.
     """
 
     device: str
@@ -29,6 +30,7 @@ class EngineFacts:
     memory_bytes: int | None
     memory_total_bytes: int | None
     fallback: str = ""
+    no_kernels: str = ""
 
 
 class FactsBoard:

@@ -16,6 +16,7 @@ import torch
 from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import DriverMissingError, GpuMemoryError
 from dsmops.models import FRAME_MS, Shape, TtsShape
+from dsmops.worker.models.attention import RingState
 from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
 from dsmops.worker.models.random import random_stt, random_tts
 from dsmops.worker.models.stt import LoadedStt
@@ -57,11 +58,15 @@ class StepMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine that is open: one step, how long the first sound took, its state."""
+    """An engine that is open: one step, how long the first sound took, its state.
+
+    `ring` holds the attention windows of the language model.
+    """
 
     step: Step
     first_audio_ms: float | None
     state_bytes: int
+    ring: RingState
 
 
 OpenEngine = Callable[[int], Engine]
@@ -148,7 +153,7 @@ def stt_engine(model: LoadedStt) -> OpenEngine:
     def open_engine(batch_size: int) -> Engine:
         engine = SttEngine(model, batch_size)
         pcm, everyone = engine.new_frames(), np.ones(batch_size, np.bool_)
-        return Engine(lambda: engine.step(pcm, everyone), None, engine.state_bytes)
+        return Engine(lambda: engine.step(pcm, everyone), None, engine.state_bytes, engine._ring)
 
     return open_engine
 
@@ -183,7 +188,7 @@ def _tts_engine(model: LoadedTts) -> OpenEngine:
 
         first_audio_ms()  # what is made at the first step
         before = None
-        return Engine(step, first_audio_ms(), engine.state_bytes)
+        return Engine(step, first_audio_ms(), engine.state_bytes, engine._ring)
 
     return open_engine
 

@@ -356,7 +356,14 @@ def log_engine(log: Log, origin: Origin, model_name: str, board: FactsBoard, slo
         dtype=facts.dtype,
         streams=slots,
         **memory,
+        attention="pytorch" if facts.no_kernels or facts.device == "cpu" else "kernels",
     )
+    if facts.no_kernels:
+        log.warn(
+            origin,
+            "attention is computed in PyTorch, which is slower and takes more memory for int8",
+            reason=facts.no_kernels,
+        )
     if facts.fallback:
         log.warn(
             origin,
