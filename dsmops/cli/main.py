@@ -20,6 +20,7 @@ def main() -> int:
     """
     _prepare_streams()
     _prepare_signals()
+    Reporter.begin_starting()
     try:
         from dsmops.cli.app import app
         from dsmops.cli.completion import PROGRAM, answer_shells
@@ -46,6 +47,8 @@ def main() -> int:
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
     except Exception as exc:  # noqa: BLE001 the one place that may: a bug must end in one line and a saved traceback
         return _report_bug(exc)
+    finally:
+        Reporter.end_starting()
     return 0
 
 

@@ -20,9 +20,14 @@ class BarProgress:
     """A `Progress` drawn by rich. Short work never shows a bar, so quick commands stay quiet."""
 
     def __init__(
-        self, note: Callable[[str], None] = lambda _: None, *, show_after_s: float = SHOW_AFTER_S
+        self,
+        note: Callable[[str], None] = lambda _: None,
+        *,
+        show_after_s: float = SHOW_AFTER_S,
+        before_drawing: Callable[[], None] = lambda: None,
     ) -> None:
         self._note = note
+        self._before_drawing = before_drawing
         self._show_after_s = show_after_s
         self._lock = threading.Lock()
         self._drawn: tuple[Progress, TaskID] | None = None
@@ -109,5 +114,6 @@ class BarProgress:
         )
         # What was done before the bar appeared counts too. A label may hold any file name.
         task = bar.add_task(printable(self._label), total=self._total, completed=self._done)
+        self._before_drawing()
         bar.start()
         return bar, task

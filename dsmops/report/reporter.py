@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dsmops.errors import DsmopsError
 from dsmops.progress import SILENT, Progress, SilentProgress
@@ -14,6 +14,9 @@ from dsmops.report.colours import coloured
 from dsmops.report.document import document as render_document
 from dsmops.report.document import to_json
 from dsmops.report.terminal import Block, draw, one_line, printable, shown
+
+if TYPE_CHECKING:
+    from dsmops.report.starting import StartingLine
 
 
 class Reporter:
@@ -25,6 +28,9 @@ class Reporter:
 
     current: ClassVar[Reporter | None] = None
     """The reporter of the command that runs; `main` uses it when an exception ends the command."""
+
+    starting: ClassVar[StartingLine | None] = None
+    """What a terminal shows until the command shows something."""
 
     def __init__(
         self, command: str = "", *, json: bool = False, quiet: bool = False, debug: bool = False
@@ -46,7 +52,29 @@ class Reporter:
         reporter = cls(command, json=json, quiet=quiet, debug=debug)
         setup_logging(debug=reporter.debug, quiet=quiet)
         Reporter.current = reporter
+        if json or quiet:
+            cls.end_starting()
         return reporter
+
+    @classmethod
+    def begin_starting(cls) -> None:
+        """Show on a terminal that a command starts, should it take longer than a moment."""
+        if sys.stderr.isatty():
+            from dsmops.report.starting import StartingLine
+
+            cls.starting = StartingLine()
+
+    @classmethod
+    def end_starting(cls) -> None:
+        """Show this no more."""
+        if cls.starting is not None:
+            cls.starting.end()
+            cls.starting = None
+
+    @classmethod
+    def _erase_starting(cls) -> None:
+        if cls.starting is not None:
+            cls.starting.erase()
 
     def result(self, document: Any, text: Iterable[Block]) -> None:
         """Show the result of a command.
@@ -98,6 +126,8 @@ class Reporter:
         On stderr, and only on a terminal.
         """
         if not (self.json or self.quiet) and sys.stderr.isatty():
+            # What follows is on the same line, which shows that something happens.
+            self.end_starting()
             sys.stderr.write(f"{printable(text)} ")
             sys.stderr.flush()
             self._is_live = True
@@ -106,6 +136,7 @@ class Reporter:
         """Print a piece of the result on stdout at once, with a space before the next one."""
         if self.json or self.quiet:
             return
+        self.end_starting()
         try:
             sys.stdout.write(f"{' ' if self.has_streamed else ''}{printable(text)}")
             sys.stdout.flush()
@@ -115,6 +146,7 @@ class Reporter:
 
     def _end_live(self) -> None:
         """Begin a new line after what `live` and `stream` showed."""
+        self._erase_starting()
         if self.has_streamed and not self._has_ended_stream:
             self._has_ended_stream = True
             sys.stdout.write("\n")
@@ -150,7 +182,7 @@ class Reporter:
             return _Announcements(self.note)
         from dsmops.report.bars import BarProgress
 
-        return BarProgress(self.note)
+        return BarProgress(self.note, before_drawing=self._erase_starting)
 
 
 class _Announcements(SilentProgress):
