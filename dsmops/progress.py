@@ -28,6 +28,12 @@ class Progress(Protocol):
         Any thread may call it. A negative amount means that work is done again.
         """
 
+    def gauge(self, share: float, figures: str) -> None:
+        """Say how much of the task is done, 0 to 1, where its units take different times.
+
+        `figures` are shown beside it, in place of the units a second.
+        """
+
     def finish(self) -> None:
         """End the task, whether or not it reached its total."""
 
@@ -40,6 +46,8 @@ class SilentProgress:
     def start(self, label: str, total: int | None, unit: str = "bytes") -> None: ...
 
     def advance(self, amount: int) -> None: ...
+
+    def gauge(self, share: float, figures: str) -> None: ...
 
     def finish(self) -> None: ...
 

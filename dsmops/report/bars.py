@@ -35,6 +35,8 @@ class BarProgress:
         self._total: int | None = None
         self._unit = "bytes"
         self._done = 0
+        self._share: float | None = None
+        self._figures = ""
         self._started_s = 0.0
         self._timer: threading.Timer | None = None
 
@@ -46,6 +48,7 @@ class BarProgress:
         self.finish()
         with self._lock:
             self._label, self._total, self._unit, self._done = label, total, unit, 0
+            self._share, self._figures = None, ""
             self._started_s = time.monotonic()
             # Work that makes no step in its first second must not look as if nothing happened.
             self._timer = threading.Timer(self._show_after_s, self._show)
@@ -60,11 +63,26 @@ class BarProgress:
     def advance(self, amount: int) -> None:
         with self._lock:
             self._done += amount
-            if self._drawn is None and time.monotonic() - self._started_s >= self._show_after_s:
-                self._drawn = self._open()
-            if self._drawn is not None:
-                bar, task = self._drawn
-                bar.update(task, completed=self._done)
+            self._update()
+
+    def gauge(self, share: float, figures: str) -> None:
+        with self._lock:
+            self._share, self._figures = share, figures
+            self._update()
+
+    def _update(self) -> None:
+        if self._drawn is None and time.monotonic() - self._started_s >= self._show_after_s:
+            self._drawn = self._open()
+        if self._drawn is not None:
+            bar, task = self._drawn
+            bar.update(task, completed=self._completed, done=self._done, figures=self._figures)
+
+    @property
+    def _completed(self) -> float:
+        """How far the bar is, in units; the time left follows from it."""
+        if self._share is None or self._total is None:
+            return self._done
+        return self._share * self._total
 
     def finish(self) -> None:
         with self._lock:
@@ -80,7 +98,6 @@ class BarProgress:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
-            MofNCompleteColumn,
             Progress,
             ProgressColumn,
             Task,
@@ -97,14 +114,23 @@ class BarProgress:
             """Units a second."""
 
             def render(self, task: Task) -> Text:
+                if task.fields["figures"]:
+                    return Text(f"{unit}, {task.fields['figures']}")
                 speed = task.finished_speed or task.speed
                 return Text(f"{unit}, {speed:.3g}/s" if speed else unit)
+
+        class CountColumn(ProgressColumn):
+            """Units that are done, of all; the bar may go by something else."""
+
+            def render(self, task: Task) -> Text:
+                total = "?" if task.total is None else f"{task.total:.0f}"
+                return Text(f"{task.fields['done']}/{total}")
 
         amounts: list[ProgressColumn] = [TimeElapsedColumn()]
         if self._unit == "bytes":
             amounts = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
         elif self._unit:
-            amounts = [MofNCompleteColumn(), RateColumn(), TimeRemainingColumn()]
+            amounts = [CountColumn(), RateColumn(), TimeRemainingColumn()]
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -113,7 +139,13 @@ class BarProgress:
             transient=True,
         )
         # What was done before the bar appeared counts too. A label may hold any file name.
-        task = bar.add_task(printable(self._label), total=self._total, completed=self._done)
+        task = bar.add_task(
+            printable(self._label),
+            total=self._total,
+            done=self._done,
+            figures=self._figures,
+        )
+        bar.update(task, completed=self._completed)
         self._before_drawing()
         bar.start()
         return bar, task

@@ -151,3 +151,21 @@ def test_the_rate_has_its_unit(clock: SimpleNamespace, monkeypatch: pytest.Monke
         bar.advance(1)
     bar.finish()
     assert re.search(r"4/8 recordings", last_drawn(terminal))
+
+
+def test_a_gauge_moves_the_bar_where_units_take_different_times(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count is that of units, the time left follows the share, and figures are shown."""
+    terminal = on_terminal(monkeypatch)
+    bar = BarProgress()
+    bar.start("Transcribing", 10, "recordings")
+    clock.now_s += 1
+    bar.advance(1)
+    bar.gauge(0.75, "2.0 h of audio, 85 × real time")
+    assert bar._completed == 7.5
+    bar.finish()
+    assert "1/10 recordings, 2.0 h of audio, 85 × real time" in last_drawn(terminal)
+    bar.start("Hashing", 10, "files")
+    assert bar._completed == 0
+    bar.finish()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from dsmops.errors import InputError, SourceError
-from dsmops.files import os_errors
+from dsmops.files import os_errors, require_file
 from dsmops.publish.store import ObjectStore
 from dsmops.publish.stores import open_store
 
@@ -153,10 +153,13 @@ def opened(file: str) -> Iterator[Path | BinaryIO]:
     """Give a file's path; or what an object holds, in a temporary file that has no name.
 
     Raises:
+        SourceError, InputError, FileAccessError: the file is not there, or a pipe or a device.
         MissingObjectError, CredentialsError, TransferError: the object cannot be had.
         DiskFullError: no room for it.
     """
     if not file.startswith(BUCKET):
+        # A pipe would hold up the run until someone writes into it.
+        require_file(Path(file), "file")
         yield Path(file)
         return
     store, key = _place(file)

@@ -140,7 +140,8 @@ class RunFolder:
     def _require_same_settings(self, settings: Mapping[str, Any]) -> None:
         file = self.path / _STATE / "run.json"
         if not file.exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            # A run that was killed before it had written this file leaves an empty folder of state.
+            if self.path.is_dir() and any(one.name != _STATE for one in self.path.iterdir()):
                 raise InputError(
                     f"{self.path} holds files that are not of such a run",
                     hint="Name a new or an empty folder.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from dsmops.audio import Samples, Written, require_writable, write
+from dsmops.audio import SAMPLE_RATE_HZ, Samples, Written, require_writable, write
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import DsmopsError, FileAccessError, InputError, RemoteError
 from dsmops.extras import require_worker
@@ -218,11 +217,17 @@ def synthesize_many(job: SynthesisJob, *, progress: Progress = SILENT) -> Synthe
 class _Output:
     """A file of sound that a thread writes while the engine makes it."""
 
-    def __init__(self, threads: Executor, listed: ListedText, path: Path) -> None:
+    def __init__(self, threads: Executor, listed: ListedText, path: Path, of_words: int) -> None:
         self.listed = listed
         self.words = 0
+        self._of_words = of_words
         self._blocks: queue.SimpleQueue[Samples | _Stopped | None] = queue.SimpleQueue()
         self._written: Future[Written] = threads.submit(write, path, self._coming(), durable=False)
+
+    @property
+    def weight_done(self) -> float:
+        """What of its text's weight is said."""
+        return self.listed.weight * self.words / self._of_words
 
     def _coming(self) -> Iterator[Samples]:
         while (block := self._blocks.get()) is not None:
@@ -269,6 +274,7 @@ class _Engine:
         self._ending: list[_Output] = []
         self.loaded: LoadedTts | None = None
         self.slots: int | None = None
+        self._samples = 0
         self.skipped: dict[str, None] = {}
         """Characters that the tokenizer does not know, each once, in their order."""
         self.elapsed_s = self.step_s = 0.0
@@ -302,17 +308,17 @@ class _Engine:
             engine = TtsEngine(loaded, self.slots, guidance=guidance)
         allow_open_files(4 * self.slots)
         prepared = _Prepared(job, source, requests, TextTokenizer(source.files.tokenizer))
-        progress.start(f"Synthesizing into {job.folder}", len(texts), "texts")
-        start_s = time.monotonic()
+        self._work.begin(f"Synthesizing into {job.folder}", "texts")
         try:
             with self._threads(self.slots) as threads:
                 scripts = self._scripts(texts, prepared, threads)
                 for update in run_scripts(engine, scripts, pacing=source.defaults.pacing()):
                     self._take(update)
                     self._finish(wait=False)
+                    self._work.show(self._audio_s, self._weights_done)
                 self._finish(wait=True)
         finally:
-            self.elapsed_s = time.monotonic() - start_s
+            self.elapsed_s = self._work.elapsed_s
             progress.finish()
 
     @contextmanager
@@ -343,8 +349,19 @@ class _Engine:
                 continue
             self.skipped.update(dict.fromkeys(skipped))
             script = Script(entries, request)
-            self._running[script] = _Output(threads, listed, self._work.output(listed, ""))
+            self._running[script] = _Output(
+                threads,
+                listed,
+                self._work.output(listed, ""),
+                sum(bool(entry.tokens) for entry in entries),
+            )
             yield script
+
+    def _audio_s(self) -> float:
+        return self._samples / SAMPLE_RATE_HZ
+
+    def _weights_done(self) -> Iterator[float]:
+        return (output.weight_done for output in self._running.values())
 
     def _take(self, update: ScriptUpdate) -> None:
         from dsmops.worker.runtime.tts.utterance import TtsAudio
@@ -353,6 +370,7 @@ class _Engine:
         for event in update.events:
             if isinstance(event, TtsAudio):
                 output.add(event.pcm)
+                self._samples += len(event.pcm)
             else:
                 output.words += 1
         if update.finished:

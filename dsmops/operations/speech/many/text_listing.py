@@ -62,6 +62,11 @@ class ListedText(NamedTuple):
     voices: tuple[str, ...] = ()
     seed: int | None = None
 
+    @property
+    def weight(self) -> float:
+        """How long it roughly is, in no unit."""
+        return self.size or 0
+
 
 class _Found(NamedTuple):
     """A text as it was named. `name` is that of its output, empty for a file's own."""
@@ -110,7 +115,7 @@ def require_any_text(texts: Sequence[ListedText]) -> None:
 def longest_texts_first(texts: Sequence[ListedText]) -> list[ListedText]:
     """Return them in the order in which the slots of an engine end at about the same time."""
     by_name = sorted(texts, key=attrgetter("name"))
-    return sorted(by_name, key=lambda one: one.size or 0, reverse=True)
+    return sorted(by_name, key=attrgetter("weight"), reverse=True)
 
 
 def _listed(one: _Found, name: str, here: str) -> ListedText:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,12 +40,14 @@ from dsmops.operations.speech.many.work import (
 )
 from dsmops.operations.speech.transcription import Transcription, require_finite, transcription_of
 from dsmops.progress import SILENT, Progress
+from dsmops.progress import waiting as waiting_for
 
 if TYPE_CHECKING:
     from dsmops.dtypes import ComputeDType
     from dsmops.worker.models.stt import LoadedStt
     from dsmops.worker.runtime.stt.transcription import Recording
 
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 FORMATS = ("txt", "srt", "vtt", "json")
 """What a transcript can be written as, which is also the ending of its file."""
 
@@ -153,7 +154,6 @@ def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRu
         work = Work(run, recordings, [f".{ending}" for ending in job.formats], progress)
         engine = _Engine(job, work, progress)
         if work.waiting:
-            progress.start(f"Transcribing into {job.folder}", len(work.waiting), "recordings")
             try:
                 engine.run(longest_first(work.waiting))
             finally:
@@ -187,14 +187,24 @@ class _Source:
         self.meter = LevelMeter()
         self.error: DsmopsError | None = None
         self.warnings: tuple[str, ...] = ()
+        self.fed_frames = 0
+        self._duration_s = listed.duration_s
+
+    @property
+    def weight_done(self) -> float:
+        """What of its weight went through the engine, 0 where its length is not known."""
+        if not self._duration_s:
+            return 0.0
+        return self.listed.weight * min(self.fed_frames * FRAME_S / self._duration_s, 1.0)
 
     def frames(self) -> Iterator[Samples]:
         """Yield its frames. Where it cannot be read to its end, stop and remember why."""
         listed = self.listed
         try:
             with opened(listed.file) as source, open_audio(source) as audio:
+                self._duration_s = self._duration_s or audio.duration_s
                 # In pieces of a frame's length, by which silence is judged.
-                pieces = audio.blocks(FRAME_SAMPLES / SAMPLE_RATE_HZ)
+                pieces = audio.blocks(FRAME_S)
                 blocks = excerpt(pieces, listed.offset_s, listed.duration_s)
                 yield from frames(self._measured(blocks))
                 self.warnings = tuple(audio.warnings)
@@ -223,16 +233,19 @@ class _Engine:
         self._running: dict[Recording, _Source] = {}
         self.loaded: LoadedStt | None = None
         self.slots: int | None = None
+        self._fed_frames = 0
         self.elapsed_s = self.step_s = 0.0
 
     def run(self, waiting: Sequence[ListedRecording]) -> None:
         """Load the model and transcribe what is waiting, in its order."""
         job = self._job
-        found = job.source or find_stt(job.model, progress=self._progress)
+        with waiting_for(self._progress, f"Opening {job.model}"):
+            found = job.source or find_stt(job.model, progress=self._progress)
         self._work.require_no_output_of(astuple(found.files))
-        self.loaded = loaded = load_stt_source(
-            found, dtype=job.dtype, cpu=job.cpu, quantised=job.quantised
-        )
+        with waiting_for(self._progress, f"Loading {job.model}"):
+            self.loaded = loaded = load_stt_source(
+                found, dtype=job.dtype, cpu=job.cpu, quantised=job.quantised
+            )
 
         from dsmops.worker.runtime.stt.engine import SttEngine
         from dsmops.worker.runtime.stt.transcription import (
@@ -246,7 +259,7 @@ class _Engine:
         self.slots = min(most, len(waiting))
         allow_open_files(4 * self.slots)
         engine = SttEngine(loaded, batch_size=self.slots)
-        start_s = time.monotonic()
+        self._work.begin(f"Transcribing into {job.folder}", "recordings")
         with decoding_threads(WORKING_THREADS) as threads:
 
             def opened_source(listed: ListedRecording) -> tuple[_Source, Ahead[Samples]]:
@@ -256,7 +269,7 @@ class _Engine:
             def recordings() -> Iterator[Recording]:
                 for source, ahead in self._work.opened_ahead(waiting, opened_source):
                     recording = Recording(
-                        ahead,
+                        self._fed(source, ahead),
                         loaded.config,
                         loaded.tokenizer,
                         loaded.frame_samples,
@@ -270,7 +283,21 @@ class _Engine:
                     if news.finished:
                         self._finish(news.recording, loaded, found.name)
             finally:
-                self.elapsed_s = time.monotonic() - start_s
+                self.elapsed_s = self._work.elapsed_s
+
+    def _fed(self, source: _Source, frames: Iterable[Samples]) -> Iterator[Samples]:
+        """Yield the frames of a recording as the engine takes them, and count them."""
+        for frame in frames:
+            source.fed_frames += 1
+            self._fed_frames += 1
+            self._work.show(self._audio_s, self._weights_done)
+            yield frame
+
+    def _audio_s(self) -> float:
+        return self._fed_frames * FRAME_S
+
+    def _weights_done(self) -> Iterator[float]:
+        return (source.weight_done for source in self._running.values())
 
     def _finish(self, recording: Recording, loaded: LoadedStt, model: str) -> None:
         source = self._running.pop(recording)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import Generic, Protocol, TypeVar
 from dsmops.errors import InputError
 from dsmops.operations.speech.many.run_folder import Note, RunFolder
 from dsmops.progress import Progress
+from dsmops.units import duration
 
+_SHOW_EVERY_S = 0.25
 OPEN_AHEAD = 2
 """Things that are opened before a slot is free for them."""
 
@@ -21,7 +24,8 @@ OPEN_AHEAD = 2
 class Listed(Protocol):
     """A recording or a text of a run.
 
-    `key` tells it from others, `file` is what people call it, `name` that of its outputs.
+    `key` tells it from others, `file` is what people call it, `name` that of its outputs, `weight`
+    how long it roughly is, in no unit.
     """
 
     @property
@@ -30,6 +34,8 @@ class Listed(Protocol):
     def file(self) -> str: ...
     @property
     def name(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
 
 
 _Listed = TypeVar("_Listed", bound=Listed)
@@ -85,6 +91,36 @@ class Work(Generic[_Listed]):
         self.in_work_elsewhere = self.finished = self.words = 0
         self.audio_s = 0.0
         self._failures: list[Failed] = []
+        self._weight = sum(one.weight for one in self.waiting)
+        self._weight_passed = 0.0
+        self._begun_s = self._shown_s = 0.0
+
+    def begin(self, label: str, unit: str) -> None:
+        """Start the clock and the progress: the engine is ready. Time before does not count."""
+        self._progress.start(label, len(self.waiting), unit)
+        self._begun_s = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since `begin`, 0 before it."""
+        return time.monotonic() - self._begun_s if self._begun_s else 0.0
+
+    def show(self, audio_s: Callable[[], float], shares: Callable[[], Iterable[float]]) -> None:
+        """Show how far the run is, a few times a second; to be called after every step.
+
+        `audio_s` gives the seconds of audio so far. `shares` gives what of the things in work is
+        done, as parts of their weights.
+        """
+        now_s = time.monotonic()
+        if now_s - self._shown_s < _SHOW_EVERY_S:
+            return
+        self._shown_s = now_s
+        seconds = audio_s()
+        share = (self._weight_passed + sum(shares())) / self._weight if self._weight else 0.0
+        speed = seconds / self.elapsed_s if self.elapsed_s else 0.0
+        self._progress.gauge(
+            min(share, 1.0), f"{duration(seconds)} of audio, {speed:.3g} × real time"
+        )
 
     @property
     def failures(self) -> list[Failed]:
@@ -133,8 +169,12 @@ class Work(Generic[_Listed]):
             self.done_before += 1
         else:
             return True
-        self._progress.advance(1)
+        self._pass(one)
         return False
+
+    def _pass(self, one: _Listed) -> None:
+        self._weight_passed += one.weight
+        self._progress.advance(1)
 
     def _has_outputs(self, one: _Listed) -> bool:
         """Whether its outputs are there; another process may just have written them again."""
@@ -152,7 +192,7 @@ class Work(Generic[_Listed]):
             self.words += words
         else:
             self._failures.append(Failed(one.file, error))
-        self._progress.advance(1)
+        self._pass(one)
 
 
 def allow_open_files(count: int) -> None:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from dsmops.audio import write
 from dsmops.cli.views.transcription_run import of_ending
 from dsmops.dtypes import ComputeDType
-from dsmops.errors import SourceError
+from dsmops.errors import DiskFullError, SourceError
+from dsmops.operations.speech.many import work
 from dsmops.operations.speech.many.executors import LocalProcesses, WorkerDevice
 from dsmops.operations.speech.many.transcribing import (
     Job,
@@ -131,6 +133,36 @@ def test_each_has_the_words_that_it_has_alone(
     assert {k: v for k, v in whole.items() if k not in timed} == {
         k: v for k, v in single.items() if k not in timed
     }
+
+
+@pytest.mark.slow
+def test_progress_tells_how_much_audio_is_through(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within a recording, of which only one is in work; it never goes back."""
+    monkeypatch.setattr(work, "_SHOW_EVERY_S", 0.0)
+    gauged: list[tuple[float, str]] = []
+    finished = 0
+
+    class Gauged(SilentProgress):
+        def gauge(self, share: float, figures: str) -> None:
+            gauged.append((share, figures))
+
+        def advance(self, amount: int) -> None:
+            nonlocal finished
+            finished += amount
+
+    done = transcribe_many(job(folder, tmp_path / "out", batch_size=1), progress=Gauged())
+    shares = [share for share, _ in gauged]
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 3 * COUNT
+    assert 0 < shares[0] < 0.1
+    assert shares[-1] == 1.0
+    assert finished == COUNT
+    seconds, rest = gauged[-1][1].split(" s of audio, ")
+    # The last frame of each is filled up.
+    assert 0 <= float(seconds) + 0.05 - done.audio_s < 0.1 + 0.08 * COUNT
+    assert rest.endswith(" × real time")
 
 
 @pytest.mark.slow
@@ -302,3 +334,54 @@ def _start(folder: Path, slots: int) -> int:
         finally:
             os._exit(code)
     return child
+
+
+@pytest.mark.fault
+def test_a_full_disk_ends_the_run_and_loses_nothing(
+    folder: Path, alone: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the space ends, in a transcript or in a note; with space the run goes on."""
+    real, ends = os.write, 0
+    for most in range(200, 9_000, 1_700):
+        into, written = tmp_path / str(most), 0
+
+        def write_some(fd: int, data: Any, most: int = most) -> int:
+            nonlocal written
+            if written + len(data) > most:
+                # A full disk takes a part first.
+                part = most - written
+                written = most
+                if part > 0:
+                    return real(fd, data[:part])
+                raise OSError(28, "No space left on device")
+            written += len(data)
+            return real(fd, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("os.write", write_some)
+            try:
+                run(folder, into)
+            except DiskFullError:
+                ends += 1
+        assert texts(into).items() <= alone.items()
+        run(folder, into)
+        assert texts(into) == alone
+    assert ends >= 3
+
+
+@pytest.mark.slow
+def test_a_recording_that_may_not_be_read_fails_alone(folder: Path, tmp_path: Path) -> None:
+    """A disk that fails, a link that leads nowhere, a folder or a pipe in its place."""
+    good = folder / "in" / "0" / "0.wav"
+    names = {"good": good, "loop": tmp_path / "loop.wav", "memory": Path("/proc/self/mem")}
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    names["pipe"] = tmp_path / "pipe.wav"
+    rows = [{"id": name, "audio": str(path)} for name, path in names.items()]
+    (tmp_path / "m.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    one = replace(job(folder, tmp_path / "out"), inputs=(str(tmp_path / "m.jsonl"),))
+    done = transcribe_many(one)
+    assert done.transcribed == 1
+    assert {failure.audio for failure in done.failures} == {
+        str(path) for name, path in names.items() if name != "good"
+    }
