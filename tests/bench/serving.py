@@ -68,12 +68,15 @@ def serve(device: str, slots: int, fronts: int) -> None:
 
 
 def _engine(device: str, slots: int) -> Any:
+    from dsmops.worker.models.driver import prepare_device
+
+    if device != "cpu":
+        prepare_device().join()
     import torch
 
     from dsmops.dtypes import ComputeDType
     from dsmops.models import STT_MODELS
     from dsmops.operations.models.stt import find_stt, load_stt_source
-    from dsmops.worker.models.device import wait_without_spinning
     from dsmops.worker.models.random import random_stt
     from dsmops.worker.runtime.stt.engine import SttEngine
     from dsmops.worker.tiny.stt import write_tiny_stt
@@ -83,7 +86,6 @@ def _engine(device: str, slots: int) -> Any:
             tiny = write_tiny_stt(Path(folder))
             model = load_stt_source(find_stt(str(tiny.server_config)), cpu=True)
     else:
-        wait_without_spinning()
         model = random_stt(
             STT_MODELS["stt-1b-en_fr"].shape, torch.device("cuda:0"), ComputeDType.F16
         )

@@ -20,7 +20,8 @@ from sentencepiece import SentencePieceProcessor
 
 from dsmops.dtypes import ComputeDType
 from dsmops.operations.models.stt import find_stt, load_stt_source
-from dsmops.worker.models.tts import LoadedTts, TtsFiles, load_tts
+from dsmops.worker.models.tts import LoadedTts, load_tts
+from dsmops.worker.models.tts_config import TtsFiles
 from dsmops.worker.models.voice import read_voice
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.runtime.tts.engine import TtsEngine

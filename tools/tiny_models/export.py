@@ -18,8 +18,7 @@ from dsmops.worker.models.loading import (
     published_tts_tables,
 )
 from dsmops.worker.models.stt_lm import SttLm
-from dsmops.worker.models.tts import TtsFiles
-from dsmops.worker.models.tts_config import VOICE
+from dsmops.worker.models.tts_config import VOICE, TtsFiles
 from dsmops.worker.models.tts_lm import TtsLm
 from tools.tiny_models.networks import Codec
 from tools.tiny_models.settings import (

@@ -27,8 +27,8 @@ from dsmops.operations.models.files import (
 from dsmops.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from dsmops.worker.models.stt import LoadedStt, SttFiles
-    from dsmops.worker.models.stt_config import SttConfig
+    from dsmops.worker.models.stt import LoadedStt
+    from dsmops.worker.models.stt_config import SttConfig, SttFiles
 
 STT_MODULES = ("BatchedAsr", "Asr")
 # What the networks do; a TOML that says otherwise describes another network.
@@ -84,8 +84,7 @@ def find_stt(
     if isinstance(found, Path):
         return _of_module(found, find_module(found, STT_MODULES), lm, here)
 
-    from dsmops.worker.models.stt import SttFiles
-    from dsmops.worker.models.stt_config import SttConfig
+    from dsmops.worker.models.stt_config import SttConfig, SttFiles
 
     name, path, bring = found
     body = read_json(path)
@@ -135,7 +134,7 @@ def find_stt_module(path: Path, module: Module, *, progress: Progress = SILENT) 
 
 
 def _of_module(path: Path, module: Module, lm: Path | None, here: Downloads) -> SttSource:
-    from dsmops.worker.models.stt import SttFiles
+    from dsmops.worker.models.stt_config import SttFiles
 
     config = _server_config(path, module)
     mimi, tokenizer = (

@@ -46,8 +46,8 @@ from dsmops.shipped import shipped_configs
 
 if TYPE_CHECKING:
     from dsmops.audio import Samples
-    from dsmops.worker.models.tts import LoadedTts, TtsFiles
-    from dsmops.worker.models.tts_config import TtsConfig
+    from dsmops.worker.models.tts import LoadedTts
+    from dsmops.worker.models.tts_config import TtsConfig, TtsFiles
     from dsmops.worker.runtime.tts.interface import TtsRequest
     from dsmops.worker.runtime.tts.machine import TtsPacing
 
@@ -132,8 +132,7 @@ def find_tts(source: str, *, progress: Progress = SILENT) -> TtsSource:
     if isinstance(found, Path):
         return _of_module(found, find_module(found, [TTS_MODULE]), here)
 
-    from dsmops.worker.models.tts import TtsFiles
-    from dsmops.worker.models.tts_config import TtsConfig
+    from dsmops.worker.models.tts_config import TtsConfig, TtsFiles
 
     name, path, bring = found
     body = read_json(path)
@@ -265,8 +264,7 @@ def served_voices(
 
 
 def _of_module(path: Path, module: Module, here: Downloads) -> TtsSource:
-    from dsmops.worker.models.tts import TtsFiles
-    from dsmops.worker.models.tts_config import TtsConfig
+    from dsmops.worker.models.tts_config import TtsConfig, TtsFiles
 
     script = module.table.get("script")
     if script is not None:

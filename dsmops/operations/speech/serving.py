@@ -33,6 +33,7 @@ from dsmops.operations.models.tts import (
 from dsmops.operations.models.voices import open_voices
 from dsmops.operations.speech.tokens import NO_TOKENS, TokenOptions
 from dsmops.progress import SILENT, Progress
+from dsmops.worker.models.driver import prepare_device
 
 if TYPE_CHECKING:
     from dsmops.worker.models.tokenizer import TextTokenizer
@@ -366,12 +367,13 @@ def _tts_settings(path: Path, module: Module, options: Options, progress: Progre
 def _open_stt_engine(
     source: SttSource, slots: int, facts: FactsBoard, options: Options
 ) -> SttEngine:
-    from dsmops.worker.models.device import wait_without_spinning
+    preparing = None if options.cpu else prepare_device()
+    # torch is imported meanwhile.
     from dsmops.worker.runtime.description import describe
     from dsmops.worker.runtime.stt.engine import SttEngine
 
-    if not options.cpu:
-        wait_without_spinning()
+    if preparing is not None:
+        preparing.join()
     fallback = _fallback(options)
     model = load_stt_source(source, cpu=options.cpu, quantised=options.quantised)
     engine = SttEngine(model, slots)
@@ -382,12 +384,13 @@ def _open_stt_engine(
 def _open_tts_engine(
     source: TtsSource, slots: int, facts: FactsBoard, options: Options
 ) -> TtsEngine:
-    from dsmops.worker.models.device import wait_without_spinning
+    preparing = None if options.cpu or source.defaults.cpu else prepare_device()
+    # torch is imported meanwhile.
     from dsmops.worker.runtime.description import describe
     from dsmops.worker.runtime.tts.engine import TtsEngine
 
-    if not options.cpu:
-        wait_without_spinning()
+    if preparing is not None:
+        preparing.join()
     fallback = "" if source.defaults.cpu else _fallback(options)
     model = load_tts_source(source, cpu=options.cpu, quantised=options.quantised)
     engine = TtsEngine(

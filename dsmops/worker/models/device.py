@@ -5,10 +5,9 @@ Errors of the device become the errors that users see.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -24,9 +23,6 @@ _SINGLE_THREAD_PARAMETERS = 20_000_000
 """On a CPU, models smaller than this run on one thread: their kernels take microseconds, and waking
 a second thread for each made a step of the tiny test model 3.2 ms on one thread and 60 ms on two,
 on a machine with other work."""
-
-_SCHEDULE_BLOCKING_SYNC = 4
-"""CU_CTX_SCHED_BLOCKING_SYNC of the CUDA driver API."""
 
 REHEARSES_TURING = os.environ.get("DSMOPS_REHEARSE") == "sm_75"
 """Whether a newer card is used as a Turing card can be, for tests.
@@ -112,19 +108,6 @@ def use_threads_for(parameters: int, device: torch.device) -> None:
     """
     if device.type == "cpu" and parameters < _SINGLE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
-
-
-def wait_without_spinning() -> None:
-    """Let threads that wait for the first CUDA device sleep until it is done.
-
-    By default they ask again and again, and keep one core busy. To be called before the device is
-    used; without a driver nothing happens.
-    """
-    with suppress(OSError):
-        cuda = ctypes.CDLL("libcuda.so.1")
-        device = ctypes.c_int()
-        if cuda.cuInit(0) == 0 and cuda.cuDeviceGet(ctypes.byref(device), 0) == 0:
-            cuda.cuDevicePrimaryCtxSetFlags_v2(device, _SCHEDULE_BLOCKING_SYNC)
 
 
 def materialize(network: _Network, device: torch.device) -> _Network:

@@ -11,18 +11,9 @@ from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, use_threads_for
 from dsmops.worker.models.loading import load_mimi_encoder, load_stt_lm, require_codebooks
 from dsmops.worker.models.mimi import MimiEncoder
-from dsmops.worker.models.stt_config import SttConfig
+from dsmops.worker.models.stt_config import SttConfig, SttFiles
 from dsmops.worker.models.stt_lm import SttLm
 from dsmops.worker.models.tokenizer import TextTokenizer, load_tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class SttFiles:
-    """The three local files of a model."""
-
-    lm: Path
-    mimi: Path
-    tokenizer: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The values in the `config.json` of an STT model that its networks need.
+"""The files of an STT model, and the values in its `config.json` that its networks need.
 
 A moshi-server TOML says the same under other keys; its reader builds `SttConfig` directly.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dsmops.errors import InputError
@@ -41,6 +42,15 @@ _REQUIRED: dict[str, tuple[Any, Any]] = {
 """Key → (value when the key is absent, the only value that STT models have)."""
 
 _MOST_SILENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SttFiles:
+    """The three local files of a model."""
+
+    lm: Path
+    mimi: Path
+    tokenizer: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,18 +15,8 @@ from dsmops.worker.models.device import TORCH_DTYPES, device_errors, dtype_of, u
 from dsmops.worker.models.loading import load_mimi_decoder, load_tts_lm, require_codebooks
 from dsmops.worker.models.mimi import MimiDecoder
 from dsmops.worker.models.tokenizer import TextTokenizer, load_tokenizer
-from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.models.tts_config import TtsConfig, TtsFiles
 from dsmops.worker.models.tts_lm import TtsLm
-
-
-@dataclass(frozen=True, slots=True)
-class TtsFiles:
-    """The four local files of a model; `config` is its own `config.json`."""
-
-    lm: Path
-    mimi: Path
-    tokenizer: Path
-    config: Path
 
 
 @dataclass(frozen=True, slots=True)

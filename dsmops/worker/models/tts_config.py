@@ -1,10 +1,11 @@
-"""The values in the `config.json` of a TTS model that its networks need."""
+"""The files of a TTS model, and the values in its `config.json` that its networks need."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dsmops.errors import InputError
@@ -102,6 +103,16 @@ _FUSER_REQUIRED = {
 
 _HINT = f"Take config.json from the repository of the model, {DEFAULT_TTS.hf_repo}."
 _MOST_DELAY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class TtsFiles:
+    """The four local files of a model; `config` is its own `config.json`."""
+
+    lm: Path
+    mimi: Path
+    tokenizer: Path
+    config: Path
 
 
 @dataclass(frozen=True, slots=True)

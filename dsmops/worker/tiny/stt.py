@@ -38,7 +38,7 @@ from torch import Tensor
 from dsmops.files import replace_atomically
 from dsmops.models import LmShape
 from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
-from dsmops.worker.models.stt import SttFiles
+from dsmops.worker.models.stt_config import SttFiles
 from dsmops.worker.tiny.codec import (
     BINS,
     CODEBOOKS,

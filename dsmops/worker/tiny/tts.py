@@ -26,8 +26,7 @@ from torch import Tensor
 
 from dsmops.files import replace_atomically
 from dsmops.worker.models.conventions import END_OF_PADDING, PADDING
-from dsmops.worker.models.tts import TtsFiles
-from dsmops.worker.models.tts_config import TtsConfig
+from dsmops.worker.models.tts_config import TtsConfig, TtsFiles
 from dsmops.worker.tiny.codec import (
     BINS,
     CODEBOOKS,

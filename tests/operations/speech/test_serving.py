@@ -1,6 +1,8 @@
 """Where a worker computes, and what it says where that is not the GPU."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from dsmops.operations.speech.tokens import TokenOptions
 from dsmops.progress import SILENT
 from dsmops.worker.models.device import best_device
 from dsmops.worker.tiny.stt import write_tiny_stt
+from dsmops.worker.tiny.tts import write_tiny_tts
 from tests.support.workers import ThreadedServer
 
 _REASON = f"torch {torch.__version__} has no kernels for GeForce GTX 1080 (sm_61)"
@@ -83,3 +86,32 @@ def test_a_config_without_keys_is_served_to_tokens_only(
     secret = "a secret of the auth server and this one"
     service = open_service(config, Options(cpu=True, tokens=TokenOptions(secret=secret)))
     assert "no-api-keys" not in [finding.code for finding in service.findings]
+
+
+_IMPORTED = """
+import sys
+from pathlib import Path
+
+import dsmops.worker.serving.supervisor
+from dsmops.operations.speech.serving import Options, module_settings, open_service
+from dsmops.progress import SILENT
+
+for path in map(Path, sys.argv[1:]):
+    service = open_service(path, Options(addr="127.0.0.1"))
+    for module in service.modules:
+        module_settings(path, module, Options(), SILENT)
+sys.exit("torch is imported" if "torch" in sys.modules else 0)
+"""
+
+
+@pytest.mark.slow
+def test_model_processes_begin_before_torch_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each imports it while its device is prepared; the fronts never have it."""
+    monkeypatch.chdir(tmp_path)  # File names in the configs are relative.
+    configs = [write(tmp_path).server_config for write in (write_tiny_stt, write_tiny_tts)]
+    command = [sys.executable, "-c", _IMPORTED, *map(str, configs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0

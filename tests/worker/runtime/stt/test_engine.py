@@ -20,8 +20,8 @@ from dsmops.dtypes import ComputeDType
 from dsmops.errors import ResourceError
 from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDING
 from dsmops.worker.models.device import device_errors
-from dsmops.worker.models.stt import LoadedStt, SttFiles, load_stt
-from dsmops.worker.models.stt_config import SttConfig
+from dsmops.worker.models.stt import LoadedStt, load_stt
+from dsmops.worker.models.stt_config import SttConfig, SttFiles
 from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
 from dsmops.worker.tiny.stt import LM, TinyStt
 from tests.support.steps import step_stt
