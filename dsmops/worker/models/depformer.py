@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from dsmops.models import DepformerShape, TtsShape
 from dsmops.worker.models.attention import attend
 from dsmops.worker.models.backbone import RmsNorm
-from dsmops.worker.models.matrix import Matrix, add_product_, hold_int8, multiply
+from dsmops.worker.models.matrix import (
+    Matrix,
+    add_product_,
+    hold_int8,
+    multiply,
+    multiply_into,
+)
 
 Pick = Callable[[int, Tensor], Tensor]
 """Takes a codebook's number and its logits [R, card]; returns one code per stream, int64 [B], R
@@ -77,10 +83,7 @@ class DepformerLayer(nn.Module):
         """
         # The product writes straight into its place, so that keys and values are never copied.
         in_proj = cast("Matrix", self.in_proj[weight_set])
-        if isinstance(in_proj, Tensor):
-            torch.mm(self.norm1(x), in_proj.t(), out=past[:, codebook])
-        else:
-            past[:, codebook] = in_proj(self.norm1(x))
+        multiply_into(past[:, codebook], self.norm1(x), in_proj)
         query, key, value = past.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = (
             query[:, :, codebook : codebook + 1],
@@ -152,5 +155,5 @@ class Depformer(nn.Module):
             x = starts[:, weight_set] + told
             for layer, past in zip(self.layers, pasts, strict=True):
                 x = layer(x, past, codebook, weight_set)
-            codes.append(pick(codebook, F.linear(x, self.heads[codebook])))
+            codes.append(pick(codebook, multiply(x, self.heads[codebook])))
         return torch.stack(codes, dim=1)

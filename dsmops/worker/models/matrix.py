@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsmops.worker.models.kernels.matrix import can_multiply, product
+from dsmops.worker.models.kernels.matrix import can_multiply, few, is_few, product
 
 _LEVELS = 63
 """Codes of one part of an activation, -63 to 63. The AVX2 kernel adds two products in int16, so
@@ -90,7 +90,21 @@ Matrix = Tensor | Int8Matrix
 
 def multiply(x: Tensor, matrix: Matrix) -> Tensor:
     """Return x · Wᵀ."""
-    return F.linear(x, matrix) if isinstance(matrix, Tensor) else matrix(x)
+    if not isinstance(matrix, Tensor):
+        return matrix(x)
+    if is_few(x, matrix):
+        return few(x.flatten(0, -2), matrix).view(*x.shape[:-1], -1)
+    return F.linear(x, matrix)
+
+
+def multiply_into(out: Tensor, x: Tensor, matrix: Matrix) -> None:
+    """Write x · Wᵀ to `out` [N, rows], for `x` [N, columns]."""
+    if not isinstance(matrix, Tensor):
+        out.copy_(matrix(x))
+    elif out.is_contiguous() and is_few(x, matrix):
+        few(x, matrix, out=out)
+    else:
+        torch.mm(x, matrix.t(), out=out)
 
 
 def add_product_(x: Tensor, y: Tensor, matrix: Matrix) -> Tensor:
@@ -99,6 +113,8 @@ def add_product_(x: Tensor, y: Tensor, matrix: Matrix) -> Tensor:
     With a floating-point matrix the sum is rounded once.
     """
     if isinstance(matrix, Tensor):
+        if is_few(y, matrix):
+            return few(y, matrix, out=x, adds=True)
         return x.addmm_(y, matrix.t())
     return matrix.add_product_(x, y)
 

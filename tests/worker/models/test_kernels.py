@@ -21,7 +21,14 @@ from dsmops.worker.models.attention import (
     rotate,
 )
 from dsmops.worker.models.kernels import attention, compile_for, matrix
-from dsmops.worker.models.matrix import Int8Matrix, quantise, values
+from dsmops.worker.models.matrix import (
+    Int8Matrix,
+    add_product_,
+    multiply,
+    multiply_into,
+    quantise,
+    values,
+)
 from dsmops.worker.models.state import RowState
 
 CUDA = torch.device("cuda:0")
@@ -34,7 +41,7 @@ PERIOD = 10_000.0
     [
         ("attention.cu", "attend<f16, signed char, 128, 4, true>"),
         ("attention.cu", "attend<f16, f16, 64, 16, false>"),
-        ("matrix.cu", "multiply_few<f16, 8>"),
+        ("matrix.cu", "multiply_few<f16, signed char, 8>"),
         ("matrix.cu", "split<f16>"),
         ("matrix.cu", "join<f16>"),
         ("matrix.cu", "write_out<float>"),
@@ -217,6 +224,29 @@ def test_products(
     written_out = matrix.written_out(codes, largest, dtype)
     torch.testing.assert_close(written_out, values(codes, largest).to(dtype), rtol=0.01, atol=0)
     assert error(written_out, values(codes, largest)) < 2 * TOLERANCE[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("rows", "columns"), [(3, 1024), (3072, 1040), (2048, 5632)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_products_with_a_plain_matrix(
+    seeded: torch.Generator, dtype: torch.dtype, rows: int, columns: int, count: int
+) -> None:
+    """Returned, written to a place and added; three rows are for cuBLAS."""
+    weights = (torch.randn(rows, columns, generator=seeded, device=CUDA) * columns**-0.5).to(dtype)
+    x = torch.randn(1, count, columns, generator=seeded, device=CUDA).to(dtype)
+    wanted = x.double() @ weights.double().t()
+    with torch.inference_mode():
+        assert matrix.is_few(x, weights) is (count < 3)
+        assert error(multiply(x, weights), wanted) < 2 * TOLERANCE[dtype]
+        into = torch.full((count, 2, rows), 7.0, device=CUDA, dtype=dtype)
+        multiply_into(into[:, 1], x[0], weights)
+        assert error(into[:, 1], wanted[0]) < 2 * TOLERANCE[dtype]
+        assert bool((into[:, 0] == 7).all())
+        given = into[:, 1].contiguous()
+        add_product_(given, x[0], weights)
+        assert error(given, 2 * wanted[0]) < 2 * TOLERANCE[dtype]
 
 
 @pytest.mark.gpu

@@ -27,7 +27,8 @@ def why_not(device: torch.device) -> str:
     if device.type != "cuda":
         return "it is not a CUDA device"
     try:
-        _kernel(device, "", "nothing")
+        with torch.cuda.device(device):
+            _kernel(device, "", "nothing")
     except ImportError as exc:
         return f"{exc}; `pip install 'dsmops[kernels]'` installs it"
     except Exception as exc:  # noqa: BLE001 - whatever NVRTC or the driver say
@@ -45,7 +46,7 @@ def compile_for(target: str, source: str, name: str) -> Any:
     folder = files(__package__)
     code = "".join((folder / file).read_text("utf-8") for file in (_HEADER, source) if file)
     format_ = "ptx" if target.startswith("compute") else "cubin"
-    program = Program(code or "", "c++", ProgramOptions(arch=target))
+    program = Program(code, "c++", ProgramOptions(arch=target))
     return program.compile(format_, name_expressions=(name,))
 
 
@@ -60,7 +61,7 @@ def _kernel(device: torch.device, source: str, name: str) -> Any:
 
 
 @cache
-def _stream(handle: int) -> Any:
+def _stream(device: torch.device, handle: int) -> Any:  # noqa: ARG001 - each has a stream 0
     from cuda.core import Stream
 
     return Stream.from_handle(handle)
@@ -71,7 +72,10 @@ def launch(
 ) -> None:
     """Launch a kernel on torch's current stream, with tensors as pointers and numbers as `int`.
 
-    The first argument is a tensor; its device must be the current one. Tensors are contiguous.
+    Tensors are contiguous, on one device.
+
+    Raises:
+        ValueError: a tensor is not contiguous (a bug in the caller).
     """
     from cuda.core import LaunchConfig
     from cuda.core import launch as launch_kernel
@@ -84,10 +88,10 @@ def launch(
         argument.data_ptr() if isinstance(argument, Tensor) else ctypes.c_int(argument)
         for argument in arguments
     ]
-    stream = _stream(torch.cuda.current_stream(device).cuda_stream)
-    launch_kernel(
-        stream, LaunchConfig(grid=grid, block=threads), _kernel(device, source, name), *given
-    )
+    with torch.cuda.device(device):
+        stream = _stream(device, torch.cuda.current_stream(device).cuda_stream)
+        config = LaunchConfig(grid=grid, block=threads)
+        launch_kernel(stream, config, _kernel(device, source, name), *given)
 
 
 @cache

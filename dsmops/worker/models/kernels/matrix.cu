@@ -1,4 +1,4 @@
-// Products with an int8 matrix [rows, columns]: value = code * largest[row] / 127.
+// Products with a matrix [rows, columns], most of them in int8: value = code * largest[row] / 127.
 //
 // For a few streams the matrix is read once and multiplied in float. For more, activations are split
 // into two int8 parts, 14 bits in all, a library multiplies them with the tensor cores, exact in
@@ -13,10 +13,11 @@ template <typename T> __device__ inline void read16(const T* x, float* to) {
 }
 
 // out [count, rows] = x [count, columns] * matrix^T for count <= N, added to out with `adds`.
-// A block has ROWS rows; its warps share the columns.
-template <typename T, int N>
+// The matrix is of int8 codes, or of T without `largest`. A block has ROWS rows; its warps share the
+// columns.
+template <typename T, typename S, int N>
 __global__ void multiply_few(
-    const T* x, const signed char* codes, const float* largest, T* out,
+    const T* x, const S* matrix, const float* largest, T* out,
     int count, int rows, int columns, int adds) {
     constexpr int ROWS = 4, MOST_WARPS = 8;
     __shared__ float sums[MOST_WARPS][ROWS * N];
@@ -28,15 +29,12 @@ __global__ void multiply_few(
 #pragma unroll
         for (int n = 0; n < N; n++) sum[r][n] = 0.f;
     for (int column = threadIdx.x * 16; column < columns; column += blockDim.x * 16) {
-        int4 raw[ROWS];
         float weights[ROWS][16];
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const int row = min(first + r, rows - 1);
-            raw[r] = *(const int4*)(codes + (long long)row * columns + column);
+            read16(matrix + (long long)row * columns + column, weights[r]);
         }
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) unpack<signed char>(raw[r], weights[r]);
 #pragma unroll
         for (int n = 0; n < N; n++) {
             float each[16];
@@ -62,7 +60,7 @@ __global__ void multiply_few(
         if (row >= rows || n >= count) continue;
         float all = 0.f;
         for (int w = 0; w < warps; w++) all += sums[w][i];
-        all *= largest[row] / 127.f;
+        if (sizeof(S) == 1) all *= largest[row] / 127.f;
         T* const to = out + (long long)n * rows + row;
         *to = rounded<T>(adds ? value(*to) + all : all);
     }
