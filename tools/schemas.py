@@ -35,6 +35,7 @@ from dsmops.operations.bench import Comparison, EngineTest, LoadTest
 from dsmops.operations.configs.checking import ConfigCheck
 from dsmops.operations.configs.writing import WriteOutcome
 from dsmops.operations.doctor import Diagnosis
+from dsmops.operations.fleet import FleetReport
 from dsmops.operations.log_report import LogReport
 from dsmops.operations.models.tts import VoiceList
 from dsmops.operations.page import ShownPage
@@ -199,6 +200,7 @@ DOCUMENTS: dict[str, Row] = {
     "evaluate": _row("`evaluate`", Evaluation),
     "export": _row("`export`, also `--report FILE`", ExportOutcome),
     "export-record": _row("`FILE.dsmops.json` beside an exported file", ExportReport),
+    "fleet": _row("`fleet`", FleetReport),
     "format-log": _row("`format-log`", FormatReport, FormatReports),
     "inspect": _row("`inspect`", Inspection),
     "log-manifest": _row("`publish-logs`, into the store", LogManifest),

@@ -84,7 +84,7 @@ def in_rounds(
         DsmopsError: the error of the first worker, where all have failed.
     """
     remaining, runs = list(workers), []
-    progress.start(f"Transcribing into {job.folder}", left(job), "recordings")
+    progress.start(f"Transcribing into {job.folder}", _left(job), "recordings")
     try:
         while True:
             outcomes = work(remaining)
@@ -95,7 +95,7 @@ def in_rounds(
             for name, error in errors.items():
                 progress.announce([f"{name} is lost: {error.message}"])
             remaining = [name for name in remaining if name not in errors]
-            if not errors or not left(job):
+            if not errors or not _left(job):
                 return _merged(runs)
     finally:
         progress.finish()
@@ -115,8 +115,7 @@ class Watch:
         self._seen = self._run.noted
 
 
-def left(job: Job) -> int:
-    """Return how many recordings of a job are not done."""
+def _left(job: Job) -> int:
     recordings = job.recordings()
     with job.open_folder() as run:
         done = run.done()

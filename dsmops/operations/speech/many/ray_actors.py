@@ -26,7 +26,7 @@ from dsmops.errors import (
 )
 from dsmops.operations.cluster import Cluster, ClusterNode, connected, own_cluster
 from dsmops.operations.models.stt import find_stt
-from dsmops.operations.speech.many.executors import POLL_S, Outcomes, Watch, in_rounds, left
+from dsmops.operations.speech.many.executors import POLL_S, Outcomes, Watch, in_rounds
 from dsmops.operations.speech.many.model_files import FileServer, ModelFile, describe, staged
 from dsmops.operations.speech.many.run_folder import is_begun
 from dsmops.operations.speech.many.transcribing import Job, TranscriptionRun, transcribe_many
@@ -35,6 +35,8 @@ from dsmops.units import counted
 
 _START_S = 60.0
 """How long to wait for a place in the cluster while no worker works."""
+_LAST_WORDS_S = 3.0
+"""How long to wait for the counts of a worker when all recordings are done."""
 _MOST_STARTS = 3
 
 
@@ -196,11 +198,14 @@ class _Pool:
     def work(self, names: Sequence[str]) -> Outcomes:
         """Let these workers work until nothing is left, and return what came of each.
 
-        One that never got a place has no outcome where the others have done everything.
+        One that has no place yet, or whose node is silent, has no outcome where the others have
+        done everything.
         """
         slots = {name: self._begin() for name in names}
         outcomes: Outcomes = {}
         give_up_s = time.monotonic() + _START_S
+        keys = {one.key for one in self._job.recordings()}
+        all_done_s: float | None = None
         with self._job.open_folder() as run:
             watch = Watch(run, self._progress)
             try:
@@ -214,11 +219,14 @@ class _Pool:
                             # Its place is free for one that waits.
                             self._cluster.kill(slots.pop(name).actor)
                     watch.look()
-                    if any(slot.host for slot in slots.values()):
-                        give_up_s = time.monotonic() + _START_S
-                    elif _has_run(outcomes) and not left(self._job):
+                    now_s = time.monotonic()
+                    if all_done_s is None and _has_run(outcomes) and keys <= run.done().keys():
+                        all_done_s = now_s
+                    if all_done_s is not None and now_s > all_done_s + _LAST_WORDS_S:
                         break
-                    elif time.monotonic() > give_up_s:
+                    if any(slot.host for slot in slots.values()):
+                        give_up_s = now_s + _START_S
+                    elif now_s > give_up_s:
                         return outcomes | dict.fromkeys(slots, self._no_place())
             finally:
                 for slot in slots.values():

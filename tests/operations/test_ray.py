@@ -1,4 +1,4 @@
-"""Runs on a real Ray cluster of two nodes: the same bytes, also where a node dies."""
+"""A real Ray cluster of two nodes: the same bytes, also where a node dies, and their verdicts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,8 @@ from dsmops.operations.speech.many.ray_actors import Share, plan_share
 from dsmops.worker.tiny.stt import write_tiny_stt
 from tests.support.ray_cluster import RayCluster, ray_cluster
 
-COUNT = 24
+COUNT = 18
 LEAVE_S = 200
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[RayCluster]:
-    with ray_cluster() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, into: str, *options: str) -> list[str]:
+def command(into: str, *options: str) -> list[str]:
     return [
         *("-m", "dsmops", "transcribe", "in", "--output-dir", into, "--model", "model", "--cpu"),
         *("--timestamps", "--batch-size", "1", "--json", *options),
@@ -64,52 +57,71 @@ def notes(into: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_every_engine_gives_the_same_bytes_and_a_lost_node_nothing_less(
-    ray: RayCluster, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timeout(600)
+def test_work_and_checks_on_a_cluster_of_two_nodes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shard 1 of 3 here, the rest on the cluster, whose second node dies in the middle of it."""
+    """One cluster for all of it: to start one takes longer than the rest."""
     monkeypatch.chdir(folder)
-    assert ray.python(*command(folder, "alone")).returncode == 0
-    first = ray.python(*command(folder, "out", "--shard", "1/3"))
-    assert first.returncode == 0, first.stderr
-    before = json.loads(first.stdout)["transcribed"]
-    assert 0 < before < COUNT
+    with ray_cluster() as ray:
+        _too_few_processors_are_one_error(ray, folder)
+        _each_node_has_a_verdict(ray)
+        _same_bytes_though_a_node_is_lost(ray, folder)
 
-    process = subprocess.Popen(
-        [sys.executable, *command(folder, "out", "--ray", ray.address)],
+
+def _too_few_processors_are_one_error(ray: RayCluster, folder: Path) -> None:
+    done = ray.python(*command("never", "--ray", ray.address, "--workers", "9"))
+    assert done.returncode == ResourceError.exit_code
+    error = json.loads(done.stderr)["error"]
+    assert error["code"] == "ray.too_few"
+    assert error["message"] == "9 workers need a processor each, and the Ray cluster has 2"
+    assert not (folder / "never").exists()
+
+
+def _each_node_has_a_verdict(ray: RayCluster) -> None:
+    """Also one that does not answer in time, which both are."""
+    fleet = ["-m", "dsmops", "fleet", "check-gpu", "--ray", ray.address, "--json"]
+    done = ray.python(*fleet, "--", "--simulate", "t4")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert report["engine"] == "ray"
+    assert [node["summary"] for node in report["nodes"]] == ["Tesla T4", "Tesla T4"]
+    assert len({node["node"] for node in report["nodes"]}) == 2
+    late = ray.python(*fleet, "--timeout", "0.1")
+    assert [node["status"] for node in json.loads(late.stdout)["nodes"]] == ["timeout", "timeout"]
+    assert late.returncode == RemoteError.exit_code
+
+
+def _same_bytes_though_a_node_is_lost(ray: RayCluster, folder: Path) -> None:
+    """Shard 1 of 3 here, the rest on the cluster, whose second node dies in the middle of it."""
+    assert ray.python(*command("alone")).returncode == 0
+    first = ray.python(*command("out", "--shard", "1/3"))
+    assert first.returncode == 0, first.stderr
+    assert 0 < json.loads(first.stdout)["transcribed"] < COUNT
+
+    with subprocess.Popen(
+        [sys.executable, *command("out", "--ray", ray.address)],
         env=ray.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    # Both nodes have finished something, and have more to do.
-    deadline = time.monotonic() + LEAVE_S
-    while len(notes(folder / "out")) < 3 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    ray.lose_a_node()
-    output, errors = process.communicate(timeout=LEAVE_S)
+    ) as process:
+        try:
+            # Both nodes have finished something, and have more to do.
+            deadline = time.monotonic() + LEAVE_S
+            while len(notes(folder / "out")) < 3 and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            ray.lose_a_node()
+            output, errors = process.communicate(timeout=LEAVE_S)
+        finally:
+            process.kill()
     assert process.returncode == 0, errors
     assert json.loads(output)["recordings"] == COUNT
     assert texts(folder / "out") == texts(folder / "alone")
     lines = [line for path in notes(folder / "out") for line in path.read_text().splitlines()]
     # What was done is not done again.
     assert len(lines) == COUNT
-    again = ray.python(*command(folder, "out", "--ray", ray.address, "--workers", "1"))
-    assert json.loads(again.stdout)["done_before"] == COUNT
-
-
-@pytest.mark.slow
-def test_what_the_cluster_does_not_have_is_one_error(
-    ray: RayCluster, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    done = ray.python(*command(folder, "never", "--ray", ray.address, "--workers", "9"))
-    assert done.returncode == ResourceError.exit_code
-    error = json.loads(done.stderr)["error"]
-    assert error["code"] == "ray.too_few"
-    assert "9 workers need a processor each, and the Ray cluster has" in error["message"]
-    assert not (folder / "never").exists()
 
 
 NODES = [ClusterNode("a", "a", 2, 5), ClusterNode("b", "b", 0, 3)]

@@ -1,0 +1,101 @@
+"""Nodes of a Slurm cluster, by one `srun` for each, so that one that hangs holds up no other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+
+from dsmops.errors import EnvironmentMissingError, RemoteError
+from dsmops.operations.fleet.programs import run_programs
+from dsmops.operations.fleet.verdicts import Answer
+
+_LIST_S = 30.0
+_GONE = ("down", "drain", "fail", "maint", "powered", "power_down", "unknown", "inval")
+"""States of sinfo in which a node starts nothing."""
+
+
+class SlurmNodes:
+    """The nodes of the allocation that this process is in, else all that `sinfo` lists.
+
+    `srun` and `sinfo` take partition, account and the like from their variables, such as
+    SLURM_PARTITION. `program` is dsmops on the nodes.
+    """
+
+    name = "slurm"
+
+    def __init__(self, program: Sequence[str]) -> None:
+        self._program = tuple(program)
+        self._states: dict[str, str] = {}
+
+    def nodes(self) -> Sequence[str]:
+        """Return the names of the nodes.
+
+        Raises:
+            EnvironmentMissingError: Slurm's programs are not installed.
+            RemoteError: Slurm does not answer, or has no nodes.
+        """
+        within = os.environ.get("SLURM_JOB_NODELIST")
+        if within:
+            listed = [
+                f"{name} allocated" for name in _lines("scontrol", "show", "hostnames", within)
+            ]
+        else:
+            listed = _lines("sinfo", "--noheader", "--Node", "--format=%N %T")
+        for line in listed:
+            name, _, state = line.partition(" ")
+            self._states[name] = state.strip()
+        if not self._states:
+            raise RemoteError(
+                "Slurm lists no nodes",
+                hint="`sinfo` shows what it lists; SINFO_PARTITION may name another partition.",
+                code="fleet.no_nodes",
+            )
+        return list(self._states)
+
+    def ask(
+        self, arguments: Sequence[str], timeout_s: float, on_answer: Callable[[Answer], None]
+    ) -> None:
+        """Run dsmops on every node; see `Fleet`."""
+        up = []
+        for node, state in self._states.items():
+            if state.startswith(_GONE) or state.endswith("*"):
+                on_answer(Answer(node, 0.0, lost=f"Slurm says that it is {state}"))
+            else:
+                up.append(node)
+        overlap = ["--overlap"] if "SLURM_JOB_NODELIST" in os.environ else []
+        run_programs(
+            {
+                node: [
+                    *("srun", "--quiet", "--nodes=1", "--ntasks=1", f"--nodelist={node}"),
+                    *(*overlap, *self._program, *arguments),
+                ]
+                for node in up
+            },
+            timeout_s,
+            on_answer,
+        )
+
+
+def _lines(*command: str) -> list[str]:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIST_S, check=False)
+    except FileNotFoundError as exc:
+        raise EnvironmentMissingError(
+            f"{command[0]} is not on this machine's PATH",
+            hint="Run this on a login node of the cluster, or use --hosts.",
+            code="fleet.no_slurm",
+        ) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise RemoteError(
+            f"{command[0]} did not answer within {_LIST_S:.0f} s",
+            hint="`scontrol ping` says whether Slurm's controller is up.",
+            code="fleet.slurm",
+        ) from exc
+    if done.returncode:
+        raise RemoteError(
+            f"{command[0]} failed: {done.stderr.strip() or done.returncode}",
+            hint="`scontrol ping` says whether Slurm's controller is up.",
+            code="fleet.slurm",
+        )
+    return [line for line in done.stdout.splitlines() if line.strip()]
