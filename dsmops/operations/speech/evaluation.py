@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from io import BytesIO
@@ -18,6 +19,12 @@ from dsmops.errors import FileAccessError, InputError, SourceError
 from dsmops.files import os_errors, require_other_than
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
+from dsmops.operations.speech.many.ahead import (
+    WORKING_THREADS,
+    Ahead,
+    decoding_threads,
+    opened_ahead,
+)
 from dsmops.operations.speech.transcription import require_finite
 from dsmops.progress import SILENT, Progress, waiting
 from dsmops.scoring import (
@@ -172,31 +179,39 @@ def evaluate(
     results: dict[int, UtteranceResult] = {}
     running: dict[Recording, tuple[int, UtteranceRun]] = {}
 
-    def recordings() -> Iterator[Recording]:
+    def scored() -> Iterator[tuple[int, UtteranceRun]]:
         for number, utterance in enumerate(islice(corpus.utterances, limit)):
             require_not_a_recording(target, utterance)
             started = UtteranceRun(utterance, normalize)
             if is_scored(started.normalized_reference):
-                recording = Recording(
-                    started.frames(), loaded.config, loaded.tokenizer, loaded.frame_samples
-                )
-                running[recording] = number, started
-                yield recording
+                yield number, started
             else:
                 results[number] = started.dropped()
                 progress.advance(1)
 
+    def recordings(threads: Executor) -> Iterator[Recording]:
+        def opened(
+            one: tuple[int, UtteranceRun],
+        ) -> tuple[Ahead[Samples], tuple[int, UtteranceRun]]:
+            return Ahead(threads, one[1].frames()), one
+
+        for ahead, one in opened_ahead(scored(), opened):
+            recording = Recording(ahead, loaded.config, loaded.tokenizer, loaded.frame_samples)
+            running[recording] = one
+            yield recording
+
     progress.start(f"Evaluating on {corpus.name}", count, "recordings")
     try:
-        for news in run_recordings(engine, recordings()):
-            if news.finished:
-                number, ended = running.pop(news.recording)
-                transcript = news.recording.transcript()
-                require_finite(
-                    transcript.figures.non_finite_steps, transcript.figures.steps, loaded
-                )
-                results[number] = ended.result(transcript.text, transcript.figures.share_s)
-                progress.advance(1)
+        with decoding_threads(WORKING_THREADS) as threads:
+            for news in run_recordings(engine, recordings(threads)):
+                if news.finished:
+                    number, ended = running.pop(news.recording)
+                    transcript = news.recording.transcript()
+                    require_finite(
+                        transcript.figures.non_finite_steps, transcript.figures.steps, loaded
+                    )
+                    results[number] = ended.result(transcript.text, transcript.figures.share_s)
+                    progress.advance(1)
     finally:
         progress.finish()
     evaluation = evaluation_of(corpus, results, normal_form, model=found.name)

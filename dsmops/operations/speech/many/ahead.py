@@ -1,14 +1,22 @@
-"""Decode ahead of the engine, in a few threads, so that a step never waits for a disk."""
+"""Open and decode ahead of the engine, in a few threads, so that a step never waits for a disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
+_Opened = TypeVar("_Opened")
+
+WORKING_THREADS = max(2, os.cpu_count() or 1)
+"""Threads that decode beside the engine."""
+OPEN_AHEAD = 2
+"""Things that are opened before a slot is free for them."""
 
 PIECE_FRAMES = 125
 """Frames of a recording, 10 s, that are decoded at once. One piece waits while one is used."""
@@ -42,3 +50,13 @@ class Ahead(Generic[_Item]):
         while piece := self._next.result():
             self._next = self._threads.submit(self._piece)
             yield from piece
+
+
+def opened_ahead(items: Iterable[_Item], open_one: Callable[[_Item], _Opened]) -> Iterator[_Opened]:
+    """Yield every item opened, `OPEN_AHEAD` of them ahead of time."""
+    opened: deque[_Opened] = deque()
+    for item in items:
+        opened.append(open_one(item))
+        if len(opened) > OPEN_AHEAD:
+            yield opened.popleft()
+    yield from opened

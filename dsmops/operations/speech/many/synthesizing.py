@@ -17,6 +17,7 @@ from dsmops.extras import require_worker
 from dsmops.files import open_regular, os_errors
 from dsmops.operations.models.tts import TtsSource, find_tts, load_tts_source
 from dsmops.operations.speech.evaluation import GPU_BATCH_SIZE
+from dsmops.operations.speech.many.ahead import OPEN_AHEAD
 from dsmops.operations.speech.many.inputs import opened
 from dsmops.operations.speech.many.run_folder import RunFolder
 from dsmops.operations.speech.many.text_listing import (
@@ -26,7 +27,6 @@ from dsmops.operations.speech.many.text_listing import (
     require_any_text,
 )
 from dsmops.operations.speech.many.work import (
-    OPEN_AHEAD,
     WHOLE,
     Shard,
     Work,

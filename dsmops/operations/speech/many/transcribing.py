@@ -22,7 +22,7 @@ from dsmops.files import replace_atomically
 from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
 from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
-from dsmops.operations.speech.many.ahead import Ahead, decoding_threads
+from dsmops.operations.speech.many.ahead import WORKING_THREADS, Ahead, decoding_threads
 from dsmops.operations.speech.many.inputs import opened
 from dsmops.operations.speech.many.listing import (
     ListedRecording,
@@ -33,7 +33,6 @@ from dsmops.operations.speech.many.listing import (
 from dsmops.operations.speech.many.run_folder import RunFolder, RunSettings
 from dsmops.operations.speech.many.work import (
     WHOLE,
-    WORKING_THREADS,
     Shard,
     Work,
     allow_open_files,

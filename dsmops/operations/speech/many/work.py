@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from dsmops.errors import InputError
+from dsmops.operations.speech.many.ahead import opened_ahead
 from dsmops.operations.speech.many.run_folder import Note, RunFolder
 from dsmops.progress import Progress
 from dsmops.units import duration
 
 _SHOW_EVERY_S = 0.25
-OPEN_AHEAD = 2
-"""Things that are opened before a slot is free for them."""
 
 
 class Listed(Protocol):
@@ -150,15 +147,7 @@ class Work(Generic[_Listed]):
         self, listed: Iterable[_Listed], open_one: Callable[[_Listed], _Opened]
     ) -> Iterator[_Opened]:
         """Take each thing that is still to be done and yield it opened, some ahead of time."""
-        opened: deque[_Opened] = deque()
-        for one in listed:
-            if not self._take(one):
-                continue
-            opened.append(open_one(one))
-            if len(opened) > OPEN_AHEAD:
-                yield opened.popleft()
-        while opened:
-            yield opened.popleft()
+        return opened_ahead((one for one in listed if self._take(one)), open_one)
 
     def _take(self, one: _Listed) -> bool:
         """Take the lease of what is still to be done."""
@@ -202,7 +191,3 @@ def allow_open_files(count: int) -> None:
     if soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-WORKING_THREADS = max(2, os.cpu_count() or 1)
-"""Threads that decode recordings, or encode sound, beside the engine."""

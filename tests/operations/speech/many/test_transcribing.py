@@ -40,6 +40,8 @@ from dsmops.worker.tiny.stt import write_tiny_stt
 RATE_HZ = 24_000
 COUNT = 7
 LONG = os.environ.get("DSMOPS_TEST_LONG", "") not in ("", "0")
+KILLS = int(os.environ.get("DSMOPS_TEST_KILLS", "1000" if LONG else "12"))
+"""Processes that are killed, over ten times as many recordings."""
 
 
 class Told(SilentProgress):
@@ -287,7 +289,8 @@ def test_killed_at_any_moment_nothing_is_lost_or_done_twice(tmp_path: Path) -> N
     """Two processes at a time, killed again and again: in the end all is there, with the words of
     a quiet run, and only what was in hand was done again.
     """
-    count, kills = (10_000, 1_000) if LONG else (120, 12)
+    kills = KILLS
+    count = 10 * kills
     write_tiny_stt(tmp_path / "model")
     noise(tmp_path / "in", count, (0.05, 0.2))
     run(tmp_path, tmp_path / "quiet", batch_size=8)
