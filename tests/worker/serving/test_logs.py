@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dsmops.errors import SourceError
 from dsmops.logs import Clock, parse
+from dsmops.worker.runtime.facts import EngineFacts, FactsBoard
 from dsmops.worker.serving.logs import (
     ASR,
     BATCHED_ASR,
@@ -28,6 +29,7 @@ from dsmops.worker.serving.logs import (
     Shown,
     causes,
 )
+from dsmops.worker.serving.module import log_engine
 
 AT_NS = 1_763_195_953_344_657_123
 """2025-11-15T08:39:13.344657123Z"""
@@ -132,6 +134,19 @@ def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path: Path) -> Non
     (tmp_path / "taken").write_text("")
     with pytest.raises(SourceError):
         DailyFile(tmp_path / "taken" / "logs", "stt")
+
+
+@pytest.mark.parametrize("reason", ["", "No module named 'cuda'; `pip install` it"])
+def test_the_log_says_what_computes_attention(reason: str) -> None:
+    """On a GPU kernels, or PyTorch with a warning that says why."""
+    console, board = io.StringIO(), FactsBoard()
+    board.write(EngineFacts("cuda:0", "T4", "f16", None, None, no_kernels=reason))
+    log = ServerLog(Level.INFO, None, console, no_color=True)
+    log_engine(log, BATCHED_ASR, "stt-1b-en_fr", board, 8)
+    log.close()
+    loaded, *warnings = console.getvalue().splitlines()
+    assert f'attention="{"pytorch" if reason else "kernels"}"' in loaded
+    assert [" WARN " in line and reason in line for line in warnings] == [True] * bool(reason)
 
 
 def test_threads_share_a_log_and_the_level_decides(tmp_path: Path) -> None:
