@@ -163,7 +163,11 @@ def test_every_written_command_exists(page: Path) -> None:
     """Also in `shell` blocks, which are not run: its name and its options are those of the help."""
     for name, *words in written_commands(page):
         assert name in OPTIONS, f"{page.name}: dsmops {name}"
-        options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        # `fleet CHECK -- OPTIONS` passes on those of the check.
+        own = words[: words.index("--")] if "--" in words else words
+        passed_on = {word for word in words[len(own) + 1 :] if word.startswith("--")}
+        assert not passed_on or passed_on <= OPTIONS[own[0]], f"{page.name}: {passed_on}"
+        options = {word.partition("=")[0] for word in own if re.match(r"--?[a-z]", word)}
         assert options <= OPTIONS[name], f"{page.name}: {name} has no {options - OPTIONS[name]}"
 
 
