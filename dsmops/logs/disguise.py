@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 _ROUNDS = 4
 """Deepest nesting that is resolved: an escape sequence, spelled in JSON, in a URL, in a URL."""
+_SHORT_CHARS, _MOST_KNOWN = 16, 4096
 
 _INVISIBLE = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
@@ -116,9 +117,15 @@ class View:
     """
 
     def __init__(
-        self, text: str, pieces: Callable[[], list[_Piece]], *, in_order: bool = True
+        self,
+        text: str,
+        pieces: Callable[[], list[_Piece]],
+        *,
+        in_order: bool = True,
+        is_line: bool = False,
     ) -> None:
-        self.text = text
+        """`is_line`: it is the line itself."""
+        self.text, self.is_line = text, is_line
         self._make_pieces = pieces
         self._in_order = in_order
 
@@ -159,7 +166,7 @@ def unveil(text: str) -> str:
     for _ in range(_ROUNDS):
         if not DISGUISED.search(text):
             break
-        text = TOKEN.sub(meaning, text)
+        text = TOKEN.sub(_BARE, text)
     return text
 
 
@@ -180,46 +187,65 @@ def views(text: str) -> Iterator[View]:
             yield view
 
 
-def _resolved(text: str, token: re.Pattern[str], *, keep: str = "") -> View:
-    view = View(text, lambda: [_Piece(0, len(text), 0, len(text))])
+class _Reading:
+    """A way to read tokens: each as its meaning, or as `keep` where it holds that."""
+
+    def __init__(self, token: re.Pattern[str], keep: str = "") -> None:
+        self.token, self._keep = token, keep
+        self._known: dict[str, str] = {}
+        """What stands in place of short tokens: the characters of a line are few."""
+
+    def __call__(self, match: re.Match[str]) -> str:
+        found = match[0]
+        instead = self._known.get(found)
+        if instead is None:
+            is_kept = match.lastgroup == "gone" and self._keep and self._keep in found
+            instead = self._keep if is_kept else meaning(match)
+            if len(found) <= _SHORT_CHARS and len(self._known) < _MOST_KNOWN:
+                self._known[found] = instead
+        return instead
+
+
+def _resolved(text: str, reading: _Reading) -> View:
+    view = View(text, lambda: [_Piece(0, len(text), 0, len(text))], is_line=True)
     for _ in range(_ROUNDS):
-        pieces: list[_Piece] = []
-        out: list[str] = []
-        length = done = 0
-        for match in token.finditer(view.text):
-            start, stop = match.span()
-            kept = match.lastgroup == "gone" and keep and keep in match[0]
-            instead = keep if kept else meaning(match)
-            if instead == match[0]:
-                continue
-            if start > done:
-                out.append(view.text[done:start])
-                pieces.append(_Piece(length, length + start - done, done, start))
-                length += start - done
-            if match.lastgroup == "bytes":
-                for number in re.finditer(r"\d+", match[0]):
-                    char = chr(int(number[0]) % 256)
-                    out.append(char)
-                    begin, end = number.span()
-                    pieces.append(_Piece(length, length + 1, start + begin, start + end))
-                    length += 1
-            elif instead:
-                out.append(instead)
-                pieces.append(_Piece(length, length + len(instead), start, stop))
-                length += len(instead)
-            done = stop
-        if not done:
+        shown = reading.token.sub(reading, view.text)
+        if shown == view.text:
             break
-        if done < len(view.text):
-            rest = len(view.text) - done
-            out.append(view.text[done:])
-            pieces.append(_Piece(length, length + rest, done, len(view.text)))
-        view = View("".join(out), partial(_composed, pieces, view))
+        view = View(shown, partial(_pieces_of, view, reading))
     return view
+
+
+def _pieces_of(before: View, reading: _Reading) -> list[_Piece]:
+    """Return the pieces of the view that `before` is without its tokens."""
+    pieces: list[_Piece] = []
+    length = done = 0
+    for match in reading.token.finditer(before.text):
+        start, stop = match.span()
+        instead = reading(match)
+        if instead == match[0]:
+            continue
+        if start > done:
+            pieces.append(_Piece(length, length + start - done, done, start))
+            length += start - done
+        if match.lastgroup == "bytes":
+            for number in re.finditer(r"\d+", match[0]):
+                begin, end = number.span()
+                pieces.append(_Piece(length, length + 1, start + begin, start + end))
+                length += 1
+        elif instead:
+            pieces.append(_Piece(length, length + len(instead), start, stop))
+            length += len(instead)
+        done = stop
+    if done < len(before.text):
+        pieces.append(_Piece(length, length + len(before.text) - done, done, len(before.text)))
+    return _composed(pieces, before)
 
 
 def _composed(pieces: list[_Piece], before: View) -> list[_Piece]:
     """Return pieces of a view of `before` as pieces of the line that `before` is a view of."""
+    if before.is_line:
+        return pieces
     out: list[_Piece] = []
     below, at = before._pieces, bisect_right(before._ends, pieces[0].source_begin) if pieces else 0
     for piece in pieces:
@@ -288,9 +314,12 @@ def _overprint(view: View) -> View:
     return View(text, composed, in_order=False)
 
 
+_BARE = _Reading(TOKEN)
+_PAYLOAD = _Reading(PAYLOAD_TOKEN)
+_PRINTED = _Reading(TOKEN, keep="\r")
 _VIEWS: tuple[Callable[[str], View], ...] = (
-    lambda text: _resolved(text, TOKEN),
-    lambda text: _resolved(text, PAYLOAD_TOKEN),
-    lambda text: _overprint(_resolved(text, TOKEN, keep="\r")),
+    lambda text: _resolved(text, _BARE),
+    lambda text: _resolved(text, _PAYLOAD),
+    lambda text: _overprint(_resolved(text, _PRINTED)),
 )
 """Bare; with what string sequences hold; and as a terminal shows it."""
