@@ -546,8 +546,8 @@ def _int8_notes(
     """
     if quantised.has_int8:
         yield (
-            "On a GPU int8 is computed in PyTorch yet: memory is computed and not measured, and a"
-            " step takes longer than in this estimate."
+            "The step time is an estimate without int8, not measured. Install dsmops[kernels] on"
+            " the machine with the GPU: without it, int8 takes more time and memory than planned."
         )
         return
     memory_batch, time_batch = bounds
