@@ -285,6 +285,7 @@ def test_a_mistyped_folder_is_told_before_the_model_is_loaded(tmp_path: Path) ->
 
 
 @pytest.mark.fault
+@pytest.mark.timeout(120 + 10 * KILLS)
 def test_killed_at_any_moment_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
     """Two processes at a time, killed again and again: in the end all is there, with the words of
     a quiet run, and only what was in hand was done again.
