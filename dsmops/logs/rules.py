@@ -21,6 +21,32 @@ from typing import NamedTuple
 
 from dsmops.logs.disguise import unveil
 from dsmops.logs.tokens import token_hint, token_pattern
+from dsmops.logs.vendor_keys import (
+    BUILT,
+    BUILT_HINT,
+    BUILT_NEEDLES,
+    COMMAND_KEY,
+    COMMAND_KEY_HINT,
+    COMMAND_KEY_NEEDLES,
+    DRAWN,
+    DRAWN_HINT,
+    DRAWN_NEEDLES,
+    HASHED,
+    HASHED_HINT,
+    HASHED_NEEDLES,
+    SAID,
+    SAID_HINT,
+    SAID_NEEDLES,
+    VENDOR_KEY,
+    VENDOR_KEY_HINT,
+    VENDOR_KEY_NEEDLES,
+    WEBHOOK,
+    WEBHOOK_HINT,
+    WEBHOOK_NEEDLES,
+    is_drawn_token,
+    is_secret_path,
+    is_vendor_key,
+)
 
 Pseudonym = Callable[[str, str], str]
 """Returns `<kind:8 hex digits>` for `(kind, value)`, always the same for the same two."""
@@ -430,6 +456,7 @@ _COMMAND = r"""
     ::add-mask:: (?P<mask> \S+ )
   | (?i:convertto-securestring) \s{1,3} (?:-\w{1,9}\s)? ["'] (?P<secure> [^"']+ )
   | (?i: (?<!\w) password | identified \s{1,3} by ) \s{1,3} (?:=\s)? ' (?P<sql> [^'\s]{1,200} ) '
+  | (?<!\w) password \s{1,3} " (?P<groovy> [^"\s]{1,200} ) "
   | (?<![\w-]) (?: (?:docker|podman|helm|skopeo|nerdctl|az)\s(?:registry\s)?login | sshpass | mysql(?:dump|admin)? | mariadb )
     (?=\s) [^|;&]{0,200}? \s -p \s? ["']? (?P<option> [^\s"'-][^\s"']* )
   | (?<!\w) https? \s [^|;&]{0,200}? -a \s? ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} )
@@ -505,6 +532,18 @@ _OF_SOMEBODY = tuple(
     ipaddress.ip_network(net)
     for net in ("2000::/3", "fc00::/7", "fe80::/10", "ff00::/8", "64:ff9b::/96")
 )
+
+
+def _vendor_key(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    return _key(match, pseudonym) if is_vendor_key(match) else None
+
+
+def _drawn_token(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    return _whole("key")(match, pseudonym) if is_drawn_token(match) else None
+
+
+def _webhook(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    return _key(match, pseudonym) if is_secret_path(_value(match)[0]) else None
 
 
 def _aws_secret(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
@@ -696,11 +735,15 @@ RULES: tuple[Rule, ...] = (
             "::add-mask securestring password identified login sshpass mysql mariadb http redis-cli"
             " htpasswd openssl pass: curl _auth httponly"
         ),
-        r"::add-mask|(?i:securestring)|(?i:password|by)\s{1,3}(?:=\s)?'|login\s|sshpass|mysql|mariadb"
+        r"::add-mask|(?i:securestring)|(?i:password|by)\s{1,3}(?:=\s)?[\"']|login\s|sshpass|mysql|mariadb"
         r"|https?\s|redis-cli\s|htpasswd\s|openssl\s|pass:|curl\s|_auth|httpOnly",
         _COMMAND,
         _command,
     ),
+    Rule("key", SAID_NEEDLES, SAID_HINT, SAID, _key),
+    Rule("key", COMMAND_KEY_NEEDLES, COMMAND_KEY_HINT, COMMAND_KEY, _command),
+    Rule("key", WEBHOOK_NEEDLES, WEBHOOK_HINT, WEBHOOK, _webhook),
+    Rule("key", HASHED_NEEDLES, HASHED_HINT, HASHED, _whole("key")),
     Rule("key", ("auth",), r"""auth\\*["']""", _DOCKER_AUTH, _key),
     Rule("jwt", ("eyj",), "eyJ", _JWT, _whole("key")),
     Rule(
@@ -711,6 +754,10 @@ RULES: tuple[Rule, ...] = (
         _whole("key"),
     ),
     Rule("token", (), token_hint(), token_pattern(), _whole("key")),
+    Rule("token", BUILT_NEEDLES, BUILT_HINT, BUILT, _whole("key")),
+    Rule("token", DRAWN_NEEDLES, DRAWN_HINT, DRAWN, _drawn_token),
+    # After the tokens, of which some have a word like `key-` in them.
+    Rule("key", VENDOR_KEY_NEEDLES, VENDOR_KEY_HINT, VENDOR_KEY, _vendor_key),
     Rule(
         "email",
         ("@", "%00"),
@@ -833,11 +880,15 @@ _KEY_PATH = re.compile(rf"/(?:[\w.-]{{1,80}}/){{0,9}} {_CREDENTIAL_NAME}", re.AS
 _LOGIN_LINE = re.compile(
     r"\s*(?:machine\s{1,9}\S{1,253}\s{1,9})?login\s{1,9}\S{1,100}\s*", re.ASCII
 )
+# What Jenkins prints at its first start.
+_FOLLOWING = re.compile(
+    r"(?i:following)\s(?:\w{1,20}\s){0,2}(?i:password|token|key|secret)\b.{0,60}:\s*", re.ASCII
+)
 OPEN_HINT = (
     rf"""{_NAME_WORD}(?:\\*["'])?\s*+(?:,?\s*+$|\{{\s*+$|</\w{{1,9}}>\s*+$|[:=]\s*+<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
     r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?(?:\s*+(?:Some\()*[\w ]*+[(\[{|>][+-]?)?\s*+(?:[#/].*)?$"""
     rf"""|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)(?:\\*["'`])?[\])}}]{{0,2}}\s{{0,16}}[|?+:]{{0,2}}[=:]>?\s*+[\w ]*+[(\[{{]"""
-    rf"""|=>\sArray\s*$|^\s*+\{{.*{_NAME_WORD}|login\s+\S+\s*$|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|{_NAME_WORD}["'`*]{{0,3}}\s*+$"""
+    rf"""|=>\sArray\s*$|^\s*+\{{.*{_NAME_WORD}|login\s+\S+\s*$|(?i:following)\s.{{0,100}}:\s*$|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|{_NAME_WORD}["'`*]{{0,3}}\s*+$"""
 )
 """A line on which a list of secrets, or a value of the next line, may begin."""
 
@@ -871,6 +922,8 @@ def opened_block(text: str) -> str | None:
         return "value"
     if _KEY_PATH.fullmatch(inner):
         return "line"
+    if (following := _FOLLOWING.search(inner)) and following.end() == len(inner):
+        return "part"
     return "value" if _LOGIN_LINE.fullmatch(text) else _opened_columns(text)
 
 

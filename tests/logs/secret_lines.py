@@ -375,6 +375,149 @@ def vendor_token(rng: random.Random) -> Planted:
     return Planted("token", f"failed to download with {value}: 401", (value,))
 
 
+HEX = "0123456789abcdef"
+
+
+def drawn(rng: random.Random, count: int, alphabet: str = ALNUM) -> str:
+    """Return what a machine draws: letters and digits change often."""
+    return "a7B" + chars(rng, count - 6, alphabet) + "3x9"
+
+
+@plant
+def key_of_a_vendor(rng: random.Random) -> Planted:
+    """No list holds its name; the word after the name and the value tell."""
+    value = rng.choice(
+        [
+            drawn(rng, rng.randint(20, 64)),
+            chars(rng, rng.choice([32, 40, 64]), HEX),
+            "-".join(chars(rng, count, HEX) for count in (8, 4, 4, 4, 12)),
+        ]
+    )
+    name = rng.choice(["acme", "weather-ly", "pdfserver", "ship.wave", "myMailer"])
+    form = rng.choice(
+        [
+            "{}_key={}",
+            "{}_key = '{}'",
+            '"{}Key": "{}"',
+            "{}.key: {}",
+            "{}_PRIVATE: {}",
+            "{} SECRET {}",
+            "{} KEY {}",
+            "{} ACCESS {}",
+            "{}-access-{}",
+            "{}-secret-{}",
+            "{}_pat = {}",
+            "{}.login={}",
+            "{}_api={}",
+            "{}-Crumb: {}",
+        ]
+    )
+    return Planted("key", f"config {form.format(name, value)} end", (value,))
+
+
+@plant
+def password_in_a_sentence(rng: random.Random) -> Planted:
+    value = f"{chars(rng, 5)}7{chars(rng, 2)}"
+    form = rng.choice(
+        [
+            "the password is '{}'",
+            'Password for user bob is "{}".',
+            "the passphrase was {}, change it",
+            "password is: {}.",
+        ]
+    )
+    return Planted("key", form.format(value), (value,))
+
+
+@plant
+def option_of_a_command(rng: random.Random) -> Planted:
+    value = chars(rng, 12)
+    form = rng.choice(
+        [
+            "PsExec.exe /accepteula host -u bob -p {} cmd",
+            "mongodump -u bob -p {} --out x",
+            "mosquitto_pub -h broker -u bob -P {} -t x",
+            "ldapsearch -x -D cn=bob -w {} -b dc=x",
+            "smbclient -U bob%{} //host/share",
+            "rabbitmqctl add_user bob {}",
+            'new NetworkCredential("bob", "{}")',
+            "HTTPBasicAuth('bob', '{}')",
+        ]
+    )
+    return Planted("key", f"+ {form.format(value)}", (value,))
+
+
+@plant
+def shares_of_a_vault(rng: random.Random) -> Planted:
+    value = drawn(rng, 44, ALNUM + "+/")
+    form = rng.choice(["Unseal Key 2: {}", "Recovery Key 1: {}", "vault operator unseal {}"])
+    return Planted("key", form.format(value), (value,))
+
+
+@plant
+def address_that_is_a_secret(rng: random.Random) -> Planted:
+    value = drawn(rng, 24)
+    form = rng.choice(
+        [
+            "https://chat.example.org/hooks/{}",
+            "https://host/workflow/webhook/{}/run",
+            "https://hooks.example.org/x/{}",
+            "https://hooks.zapier.com/hooks/catch/123456/{}/",
+            "https://hc-ping.com/{}",
+            "https://maker.example.org/trigger/x/with/key/{}",
+        ]
+    )
+    return Planted("key", f"POST {form.format(value)}", (value,))
+
+
+@plant
+def password_hash(rng: random.Random) -> Planted:
+    value = drawn(rng, 43, ALNUM + "./")
+    form = rng.choice(
+        [
+            "bob:$1$saltsalt${}:19000:",
+            "$2b$12${}",
+            "$5$rounds=5000$saltsalt${}",
+            "$6$saltsalt${}",
+            "$y$j9T$saltsalt${}",
+            "$8$saltsalt${}",
+            "$argon2id$v=19$m=65536,t=3,p=4$saltsalt${}",
+            "pbkdf2_sha256$260000$saltsalt${}",
+            "{{SSHA}}{}",
+            "$krb5asrep$23$bob@EXAMPLE:{}",
+        ]
+    )
+    return Planted("key", f"row {form.format(value)}", (value,))
+
+
+@plant
+def token_of_parts(rng: random.Random) -> Planted:
+    value = rng.choice(
+        [
+            f"{chars(rng, 36, HEX)}NRAL",
+            f"00D{drawn(rng, 12)}!{drawn(rng, 60)}",
+            f"{drawn(rng, 76)}AZDO{chars(rng, 4)}",
+            f"1000.{chars(rng, 32, HEX)}.{chars(rng, 32, HEX)}",
+            f"1/{chars(rng, 16, string.digits)}:{chars(rng, 32, HEX)}",
+            f"KEY{drawn(rng, 55)}",
+            f"live_{chars(rng, 9, string.digits)}_{drawn(rng, 30)}",
+            f"acme_live_{drawn(rng, 20)}",
+            f"acme-test-{drawn(rng, 20)}",
+            f"acme_pat_{chars(rng, 40, HEX)}",
+            f"acme_{drawn(rng, 36)}",
+            f"BBFF-{drawn(rng, 30)}",
+            f"12-{drawn(rng, 64)}",
+        ]
+    )
+    return Planted("token", f"failed to download with {value} : 401", (value,))
+
+
+@plant
+def pem_in_base64(rng: random.Random) -> Planted:
+    value = "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t" + chars(rng, 80)
+    return Planted("token", f"mounted {value} as a file", (value,))
+
+
 @plant
 def presigned_url(rng: random.Random) -> Planted:
     key, signature, session = aws_id(rng), chars(rng, 64, "0123456789abcdef"), chars(rng, 60)

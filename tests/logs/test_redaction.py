@@ -95,6 +95,16 @@ ROOTS_HOME = "/root"
         "'text', text_pad_token: 3 (see --token)",
         "tls text: 5 Text(5) ::ffff:127.0.0.1 ::ffff:7f00:1 /api/users/list Basic "
         "authentication, risk_live_in, Some(token) {text: []}",
+        "cache_key=9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 primary key "
+        "3f2504e0-4f89-41d3-9a0c-0305e82c3301, sort_key=20251115T083903Z, sha256=" + "ab12" * 16,
+        "gpg: using RSA key 9DC858229FC7DD38854AE2D88D81803C0EBFCD88, no key "
+        "3f2504e0-4f89-41d3-9a0c-0305e82c3301 in the map",
+        "object_key=voices/expresso/ex03/p329_022 layer_key: transformer-layers-12-self_attn-in "
+        "trace_id=4bf92f3577b34da6a3ce929d0e0e4736 request_id=req_011CSHoEeqs5C35K2UUqR7Fy",
+        "the password is too short, password is required, 'password' is not set, hooks: 3",
+        "https://host/webhooks/incoming-and-outgoing https://docs.example.org/hooks/use-effect",
+        "$1 $2a $6 PATH=$HOME/bin:$PATH {SHA} {MD5} unit_test_transcribe_recordings_of_one_hour",
+        "cutlass_80_wmma_tensorop_bf16_s161616gemm_bf16_32x32_128x2 core_panicking_panic_fmt",
         "2025-11-15T08:39:16.338577Z step_idx=123456 143.38ms [2025-11-15 08:39:03.595 AM UTC "
         "(+0000)]",
     ],
@@ -278,6 +288,13 @@ def test_a_list_over_several_lines_loses_its_items() -> None:
             "",
         ),
     ]
+
+
+def test_a_password_below_its_announcement_is_replaced() -> None:
+    """What stands alone some lines below, as Jenkins prints it at its first start."""
+    value = "0a1b2c3d" * 4
+    text = "Please use the following password to proceed:\n\n%s\n\nIt is kept at /x/secrets\n"
+    assert redacted(text % value) == text % redacted(f"token={value}").removeprefix("token=")
 
 
 def test_a_list_in_a_formatted_log_loses_its_items_each_time() -> None:
@@ -519,6 +536,17 @@ LINES: dict[str, Callable[[int], str]] = {
     "pass:": lambda count: "pass:" * count,
     "8-bit strings of a terminal": lambda count: "\x90" * count,
     "options": lambda count: "-----BEGIN" * (count // 4),
+    "keys of vendors": lambda count: "acme_key=" * count,
+    "a long key": lambda count: "acme_key=" + "a7" * count + ".x",
+    "words of keys": lambda count: "key-" * count,
+    "dollars": lambda count: "$6$" * count,
+    "commands": lambda count: "nxc -p" * count,
+    "hooks": lambda count: "://hooks/" * count,
+    "folders of hooks": lambda count: "://h" + "/hook" * count,
+    "secrets that follow": lambda count: "following token " * count,
+    "passwords": lambda count: "password for " * count,
+    "shapes of tokens": lambda count: "a_live_" * count,
+    "a long run": lambda count: "a1" * count + "_",
     "blanks after a name": lambda count: "key" + " " * count + "x",
     "line ends after a name": lambda count: 'variable "key"' + "\\n" * count + "]",
     "blanks in a list": lambda count: "token = [\nBearer" + " " * count + "@",
