@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.audio import (
-    FRAME_SAMPLES,
-    SAMPLE_RATE_HZ,
-    LevelMeter,
-    Samples,
-    excerpt,
-    frames,
-    open_audio,
-)
+from dsmops.audio import Samples
 from dsmops.dtypes import PLAIN, Quantised
-from dsmops.errors import DsmopsError, FileAccessError, InputError, RemoteError
 from dsmops.files import replace_atomically
 from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
 from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
-from dsmops.operations.speech.many.ahead import WORKING_THREADS, Ahead, decoding_threads
-from dsmops.operations.speech.many.inputs import opened
+from dsmops.operations.speech.many.decoding import FRAME_S, Decoders, Source, decoders
 from dsmops.operations.speech.many.listing import (
     ListedRecording,
     list_recordings,
@@ -46,7 +36,6 @@ if TYPE_CHECKING:
     from dsmops.worker.models.stt import LoadedStt
     from dsmops.worker.runtime.stt.transcription import Recording
 
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 FORMATS = ("txt", "srt", "vtt", "json")
 """What a transcript can be written as, which is also the ending of its file."""
 
@@ -178,50 +167,6 @@ def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRu
     )
 
 
-class _Source:
-    """A recording on its way through the engine: its frames, and what was met while reading."""
-
-    def __init__(self, listed: ListedRecording) -> None:
-        self.listed = listed
-        self.meter = LevelMeter()
-        self.error: DsmopsError | None = None
-        self.warnings: tuple[str, ...] = ()
-        self.fed_frames = 0
-        self._duration_s = listed.duration_s
-
-    @property
-    def weight_done(self) -> float:
-        """What of its weight went through the engine, 0 where its length is not known."""
-        if not self._duration_s:
-            return 0.0
-        return self.listed.weight * min(self.fed_frames * FRAME_S / self._duration_s, 1.0)
-
-    def frames(self) -> Iterator[Samples]:
-        """Yield its frames. Where it cannot be read to its end, stop and remember why."""
-        listed = self.listed
-        try:
-            with opened(listed.file) as source, open_audio(source) as audio:
-                self._duration_s = self._duration_s or audio.duration_s
-                # In pieces of a frame's length, by which silence is judged.
-                pieces = audio.blocks(FRAME_S)
-                blocks = excerpt(pieces, listed.offset_s, listed.duration_s)
-                yield from frames(self._measured(blocks))
-                self.warnings = tuple(audio.warnings)
-            if not self.meter.levels.duration_s:
-                self.error = InputError(
-                    f"{listed.file} ends before {listed.offset_s:.2f} s, where its part begins",
-                    hint="Check the offset in the manifest.",
-                    code="manifest.offset",
-                )
-        except (InputError, FileAccessError, RemoteError) as exc:
-            self.error = exc
-
-    def _measured(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
-        for block in blocks:
-            self.meter.add(block)
-            yield block
-
-
 class _Engine:
     """Loads the model, and writes what it makes of the recordings."""
 
@@ -229,7 +174,7 @@ class _Engine:
         self._job = job
         self._work = work
         self._progress = progress
-        self._running: dict[Recording, _Source] = {}
+        self._running: dict[Recording, Source] = {}
         self.loaded: LoadedStt | None = None
         self.slots: int | None = None
         self._fed_frames = 0
@@ -237,6 +182,11 @@ class _Engine:
 
     def run(self, waiting: Sequence[ListedRecording]) -> None:
         """Load the model and transcribe what is waiting, in its order."""
+        # They start while the model is loaded.
+        with decoders() as decoding:
+            self._run(waiting, decoding)
+
+    def _run(self, waiting: Sequence[ListedRecording], decoding: Decoders) -> None:
         job = self._job
         with waiting_for(self._progress, f"Opening {job.model}"):
             found = job.source or find_stt(job.model, progress=self._progress)
@@ -259,35 +209,29 @@ class _Engine:
         allow_open_files(4 * self.slots)
         engine = SttEngine(loaded, batch_size=self.slots)
         self._work.begin(f"Transcribing into {job.folder}", "recordings")
-        with decoding_threads(WORKING_THREADS) as threads:
 
-            def opened_source(listed: ListedRecording) -> tuple[_Source, Ahead[Samples]]:
-                source = _Source(listed)
-                return source, Ahead(threads, source.frames())
+        def recordings() -> Iterator[Recording]:
+            for source in self._work.opened_ahead(waiting, decoding.open):
+                recording = Recording(
+                    self._fed(source),
+                    loaded.config,
+                    loaded.tokenizer,
+                    loaded.frame_samples,
+                    timing=WordTiming(job.timing),
+                )
+                self._running[recording] = source
+                yield recording
 
-            def recordings() -> Iterator[Recording]:
-                for source, ahead in self._work.opened_ahead(waiting, opened_source):
-                    recording = Recording(
-                        self._fed(source, ahead),
-                        loaded.config,
-                        loaded.tokenizer,
-                        loaded.frame_samples,
-                        timing=WordTiming(job.timing),
-                    )
-                    self._running[recording] = source
-                    yield recording
+        try:
+            for news in run_recordings(engine, recordings()):
+                if news.finished:
+                    self._finish(news.recording, loaded, found.name)
+        finally:
+            self.elapsed_s = self._work.elapsed_s
 
-            try:
-                for news in run_recordings(engine, recordings()):
-                    if news.finished:
-                        self._finish(news.recording, loaded, found.name)
-            finally:
-                self.elapsed_s = self._work.elapsed_s
-
-    def _fed(self, source: _Source, frames: Iterable[Samples]) -> Iterator[Samples]:
+    def _fed(self, source: Source) -> Iterator[Samples]:
         """Yield the frames of a recording as the engine takes them, and count them."""
-        for frame in frames:
-            source.fed_frames += 1
+        for frame in source.frames():
             self._fed_frames += 1
             self._work.show(self._audio_s, self._weights_done)
             yield frame
@@ -303,16 +247,17 @@ class _Engine:
         transcript = recording.transcript()
         figures = transcript.figures
         require_finite(figures.non_finite_steps, figures.steps, loaded)
-        error, listed = source.error, source.listed
+        facts, listed = source.facts, source.listed
+        error = facts.error
         result = transcription_of(
             listed.file,
-            source.meter.levels,
+            facts.levels,
             transcript,
             loaded,
             model,
             compute_s=figures.share_s,
             incomplete=Incomplete.because(error) if error is not None else None,
-            warnings=source.warnings,
+            warnings=facts.warnings,
         )
         if error is None or transcript.words:
             for ending in self._job.formats:

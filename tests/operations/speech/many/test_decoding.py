@@ -1,0 +1,77 @@
+"""Recordings read in another process: the frames of reading them here, and a death in between."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsmops.audio import frames, open_audio, write
+from dsmops.errors import InputError, SourceError
+from dsmops.operations.speech.many.decoding import PIECE_FRAMES, decoders
+from dsmops.operations.speech.many.listing import ListedRecording, list_recordings
+
+RATE_HZ = 24_000
+
+
+def recording(folder: Path, seconds: float) -> ListedRecording:
+    """A recording of noise."""
+    folder.mkdir(exist_ok=True)
+    samples = np.random.default_rng(1).normal(0, 0.1, round(seconds * RATE_HZ)).astype(np.float32)
+    path = folder / f"{seconds}.wav"
+    write(path, [samples])
+    (listed,) = list_recordings((str(path),))
+    return listed
+
+
+@pytest.mark.slow
+def test_frames_are_those_of_reading_here(tmp_path: Path) -> None:
+    """Two at once, also where a piece ends with the recording."""
+    whole_pieces = PIECE_FRAMES * 2 * 0.08
+    listed = [recording(tmp_path, seconds) for seconds in (0.05, 3.21, 33.3, whole_pieces)]
+    with decoders() as decoding:
+        sources = [decoding.open(one) for one in listed]
+        heard = [np.stack(list(source.frames())) for source in sources]
+    for one, source, got in zip(listed, sources, heard, strict=True):
+        with open_audio(Path(one.file)) as audio:
+            np.testing.assert_array_equal(got, np.stack(list(frames(audio.blocks()))))
+        assert source.facts.error is None
+        assert source.fed_frames == len(got)
+        assert source.facts.levels.duration_s == source.facts.duration_s == audio.duration_s
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_a_decoder_that_dies_takes_only_what_it_had_in_hand(tmp_path: Path) -> None:
+    """A library that crashes on a recording must not end a run of thousands."""
+    long, short = recording(tmp_path, 40.0), recording(tmp_path, 1.0)
+    with decoders() as decoding:
+        source = decoding.open(long)
+        reading = source.frames()
+        next(reading)
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        read = 1 + sum(1 for _ in reading)
+        assert PIECE_FRAMES <= read < 40.0 / 0.08
+        assert isinstance(source.facts.error, InputError)
+        assert source.facts.error.code == "audio.decoder"
+        assert "40.0.wav" in source.facts.error.message
+        after = decoding.open(short)
+        assert len(list(after.frames())) == 13
+        assert after.facts.error is None
+
+
+@pytest.mark.slow
+def test_why_one_cannot_be_read_comes_with_its_end(tmp_path: Path) -> None:
+    (tmp_path / "none.wav").write_bytes(b"RIFF")
+    (listed,) = list_recordings((str(tmp_path / "none.wav"),))
+    gone = recording(tmp_path, 1.0)
+    Path(gone.file).unlink()
+    with decoders() as decoding:
+        for one, kind in ((listed, InputError), (gone, SourceError)):
+            source = decoding.open(one)
+            assert list(source.frames()) == []
+            assert isinstance(source.facts.error, kind)
