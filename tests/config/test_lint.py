@@ -34,6 +34,7 @@ ABOUT_FILES = {
         "swapped-files",
         "not-mimi",
         "other-mimi",
+        "int8-file",
         "tensor-mismatch",
         "not-a-tokenizer",
         "tokenizer-size",

@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
+import torch
+
 from dsmops.config.timing import read_profile
 from dsmops.devices import ComputeCapability, Device, Runtime
 from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
@@ -26,6 +28,7 @@ from dsmops.operations.bench import (
 )
 from dsmops.operations.bench.quality import Quality
 from dsmops.operations.configs.planning import plan_model
+from dsmops.worker.models.attention import RingState
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime import measure
 from dsmops.worker.tiny.stt import LM
@@ -34,6 +37,7 @@ from tests.support.cli import dsmops
 
 STT, TTS = "stt-1b-en_fr", "tts-1.6b-en_fr"
 FEW = {"cpu": True, "steps": 4, "warm_up_steps": 0}
+NO_RING = RingState(torch.zeros(0, dtype=torch.int64), [])
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +80,7 @@ def test_percentiles_of_four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 1, 2, 3 and 10 ms p50 is 2, p95 and p99 are 10."""
     times = iter([0.0, 0.010, 1.0, 1.001, 2.0, 2.003, 3.0, 3.002])
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(times))
-    engine = measure.Engine(lambda: None, None, 7)
+    engine = measure.Engine(lambda: None, None, 7, NO_RING)
     [found] = measure.measure_engine(
         lambda _: engine, [5], device_name="cpu", warm_up_steps=0, timed_steps=4
     )
@@ -89,7 +93,7 @@ def test_a_step_longer_than_a_frame_ends_the_model(monkeypatch: pytest.MonkeyPat
 
     def open_engine(batch_size: int) -> measure.Engine:
         opened.append(batch_size)
-        return measure.Engine(lambda: None, None, 0)
+        return measure.Engine(lambda: None, None, 0, NO_RING)
 
     monkeypatch.setattr(measure, "_times_ms", lambda *_: [79.0 + opened[-1]] * 4)
     rows = list(measure.measure_engine(open_engine, [1, 2, 4], device_name="cpu", timed_steps=4))
