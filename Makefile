@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .peers
-# Compiled files are kept, also where the machine's settings say otherwise: tests start many processes.
+# Keep compiled files: tests start many processes.
 export PYTHONDONTWRITEBYTECODE :=
 WAITING = $(shell $(BIN)/python -c "import os; print(1 + (os.cpu_count() or 1))")# processes for tests that mostly wait for servers
 

@@ -38,7 +38,7 @@ class FileCommand(TyperCommand):
 
 
 class RayCommand(FileCommand):
-    """A `FileCommand` with `--ray [ADDRESS]`: what follows is the address only if it looks so."""
+    """A `FileCommand` with `--ray [ADDRESS]`: what follows is the address if it has its form."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [*_with_ray_address(args)])

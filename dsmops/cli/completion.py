@@ -10,17 +10,16 @@ from typing import Annotated
 
 import typer
 
+from dsmops.cli.main import COMPLETION
 from dsmops.errors import EnvironmentMissingError
 
 PROGRAM = "dsmops"
-VARIABLE = "_DSMOPS_COMPLETE"
-"""Set by the scripts when a shell asks for completions."""
 _SHELLS = ("bash", "zsh", "fish")
 
 
 def answer_shells() -> None:
     """Make Typer answer the shell that has started this process, if one has."""
-    if os.environ.get(VARIABLE):
+    if os.environ.get(COMPLETION):
         from typer.completion import get_completion_inspect_parameters
 
         # It registers the shells; the parameters that it returns are not needed.
@@ -53,7 +52,7 @@ def _install(value: bool) -> None:
         return
     from typer.completion import install  # type: ignore[attr-defined]
 
-    shell, path = install(_this_shell(), PROGRAM, VARIABLE)
+    shell, path = install(_this_shell(), PROGRAM, COMPLETION)
     if shell == "zsh":
         # The first Tab of a session loads the file and must answer too, not only the second.
         with path.open("a", encoding="utf-8") as file:
@@ -68,7 +67,7 @@ def _show(value: bool) -> None:
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     shell = _this_shell()
-    typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell))
+    typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=COMPLETION, shell=shell))
     raise typer.Exit
 
 

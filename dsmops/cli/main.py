@@ -12,6 +12,9 @@ from pathlib import Path
 from dsmops.errors import DsmopsError
 from dsmops.report import Reporter
 
+COMPLETION = "_DSMOPS_COMPLETE"
+"""Set by the scripts when a shell asks for completions."""
+
 
 def main() -> int:
     """Run the command line of this process and return its exit code.
@@ -20,7 +23,9 @@ def main() -> int:
     """
     _prepare_streams()
     _prepare_signals()
-    Reporter.begin_starting()
+    # A shell that completes a line has the cursor in it.
+    if COMPLETION not in os.environ:
+        Reporter.begin_starting()
     try:
         from dsmops.cli.app import app
         from dsmops.cli.completion import PROGRAM, answer_shells

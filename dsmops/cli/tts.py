@@ -41,7 +41,7 @@ def synthesize(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="TEXT|FILE|- [OUT]",
+            metavar="TEXT [OUT]",
             help="A text, a file, or - for standard input; and a .wav, .flac, .ogg, .opus or .mp3 "
             "file, or - for stdout. With --output-dir many: files, folders, s3://BUCKET/PREFIX, "
             "@LIST with a text a line, .jsonl manifests.",

@@ -67,7 +67,7 @@ def up(
     it where the card carries both. The tiny models need no card and no network. A second call shows
     the server that runs. `down` ends it.
 
-    Where --weights int8 and --kv int8 let another model fit, or double the streams, it says so.
+    A note says where --weights int8 and --kv int8 let another model fit, or double the streams.
 
     \b
     Examples:
@@ -112,7 +112,7 @@ def down(
 ) -> None:
     """End the server that `up` has started.
 
-    Also one that is still starting. Its conversations may end by themselves for 8 s. Where no
+    A server that still starts ends too. Conversations may end by themselves for 8 s. Where no
     server runs nothing is done.
 
     \b

@@ -66,7 +66,7 @@ class Reporter:
 
     @classmethod
     def end_starting(cls) -> None:
-        """Show this no more."""
+        """Remove the line for good."""
         if cls.starting is not None:
             cls.starting.end()
             cls.starting = None

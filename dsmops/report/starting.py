@@ -47,7 +47,7 @@ class StartingLine:
                 self._is_shown = False
 
     def end(self) -> None:
-        """Remove the line, and show none any more."""
+        """Remove the line, and stop showing it."""
         self.erase()
         if self in sys.meta_path:
             sys.meta_path.remove(self)

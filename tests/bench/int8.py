@@ -65,12 +65,13 @@ def main(words: list[str] | None = None) -> int:
         return 0
     from tests.bench.harness import record
 
-    found_rows = []
+    found_rows, failed = [], False
     for row in chosen.rows:
         model, _, streams = row.partition(":")
         for way in chosen.way:
             line = [sys.executable, "-m", "tests.bench.int8", "--dtype", chosen.dtype]
             line += ["--cap-gib", str(chosen.cap_gib)] if chosen.cap_gib else []
+            line += ["--with-context"] if chosen.with_context else []
             done = subprocess.run(
                 [*line, "--one", model, streams, way],
                 stdout=subprocess.PIPE,
@@ -80,6 +81,10 @@ def main(words: list[str] | None = None) -> int:
             for text in done.stdout.splitlines():
                 found_rows.append(json.loads(text))
                 print(_shown(found_rows[-1]), flush=True)
+            failed = failed or done.returncode != 0
+    if not found_rows:
+        print("int8: no rows are given, or none could be measured")
+        return int(failed)
     parameters = {
         "device": torch.cuda.get_device_name(),
         "dtype": chosen.dtype,
@@ -88,7 +93,7 @@ def main(words: list[str] | None = None) -> int:
         "rehearses": os.environ.get("DSMOPS_REHEARSE"),
     }
     record("int8", parameters=parameters, rows=found_rows)
-    return 0
+    return int(failed)
 
 
 def _shown(row: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pty
 import sys
@@ -14,6 +15,7 @@ from unittest.mock import patch
 
 import pytest
 
+from dsmops.cli.main import COMPLETION, main
 from dsmops.report import Reporter
 from dsmops.report.starting import StartingLine
 
@@ -62,7 +64,7 @@ def test_silence_is_broken_and_output_takes_its_place() -> None:
 def test_a_quick_command_shows_nothing_of_it() -> None:
     """Neither does one whose output a program reads."""
     with a_terminal() as terminal:
-        Reporter.begin_starting()
+        Reporter.starting = StartingLine(show_after_s=60)
         reporter().note("here")
         assert terminal.shown("\n") == "here\r\n"
         Reporter.end_starting()
@@ -93,5 +95,15 @@ def test_an_import_of_torch_is_shown_before_it_begins(
 
 
 def test_a_stderr_that_is_no_terminal_gets_nothing() -> None:
-    Reporter.begin_starting()
+    with redirect_stderr(io.StringIO()):
+        Reporter.begin_starting()
     assert Reporter.starting is None
+
+
+def test_a_shell_that_completes_a_line_sees_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor is in the line that the user types."""
+    monkeypatch.setenv(COMPLETION, "complete_bash")
+    monkeypatch.setattr("sys.argv", ["dsmops"])
+    with a_terminal():
+        main()
+        assert Reporter.starting is None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsmops.config.lint import tts
 from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
 from dsmops.config.memory import MemorySplit, largest_batch, serving_memory
-from dsmops.config.modules import Module, modules
+from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
 from dsmops.config.plan import default_reserve_bytes
 from dsmops.config.schema import MODULES, SERVER_DTYPES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import PLAIN, ComputeDType, Quantised
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised, StorageDType
 from dsmops.models import FRAME_MS, Shape
 from dsmops.units import size
 
@@ -251,11 +251,22 @@ class _Served:
 
 
 def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
-    stored = given.quantised
-    server = Runtime.EMBEDDED if stored.has_int8 else Runtime.MOSHI_SERVER
+    int8_files = {
+        reference.where[1]
+        for reference in file_references(config, given.environ)
+        if reference.role is FileRole.LM and _is_int8(given, reference)
+    }
+
+    def quantised(module: Module) -> Quantised:
+        asked = given.quantised
+        is_stored = module.name in int8_files and asked.weights is None
+        return replace(asked, weights=Quant.INT8) if is_stored else asked
+
     for module in _with_lm(config):
         shape, dtype, slots = module.lm_shape(), _served_dtype(module), _slots(module)
         if shape is not None and dtype is not None and slots is not None:
+            stored = quantised(module)
+            server = Runtime.EMBEDDED if stored.has_int8 else Runtime.MOSHI_SERVER
             yield _Served(module, shape, dtype, slots, server, quantised=stored)
     for module in tts.tts_modules(config):
         slots, n_q = module.whole("batch_size"), tts.codebooks_of(module)
@@ -263,9 +274,17 @@ def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
         if slots is not None and n_q is not None and model is not None:
             capability = given.device.compute_capability if given.device else None
             dtype = capability.serving_dtype if capability else ComputeDType.BF16
+            stored = quantised(module)
             # Where moshi-server's script cannot, the embedded worker serves the same file.
-            runtime = server if dtype is ComputeDType.BF16 else Runtime.EMBEDDED
+            by_script = dtype is ComputeDType.BF16 and not stored.has_int8
+            runtime = Runtime.MOSHI_SERVER if by_script else Runtime.EMBEDDED
             yield _Served(module, model.shape, dtype, slots, runtime, n_q, stored)
+
+
+def _is_int8(given: LintInputs, reference: FileReference) -> bool:
+    known = given.files.get((reference.value.text, reference.role))
+    tensors = {} if known is None or known.tensors is None else known.tensors
+    return any(dtype == StorageDType.I8 for dtype, _ in tensors.values())
 
 
 def _what_fits(served: _Served, usable_bytes: int) -> str:

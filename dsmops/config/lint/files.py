@@ -140,7 +140,10 @@ def files(config: Config, given: LintInputs) -> Findings:
     for reference in file_references(config, given.environ):
         known = given.files.get((reference.value.text, reference.role))
         if known is not None:
-            yield from _file(config, by_name[reference.where[1]], reference, known)
+            for found in _file(config, by_name[reference.where[1]], reference, known):
+                # The worker reads such a file.
+                if not (found.code == "int8-file" and given.quantised.has_int8):
+                    yield found
 
 
 def _file(config: Config, module: Module, reference: FileReference, known: KnownFile) -> Findings:

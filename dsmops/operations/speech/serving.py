@@ -50,7 +50,7 @@ _EXPOSURE = ("public-token-exposed",)
 """Errors of the lint with which the server does work: it is the operator's decision."""
 _NO_KEYS = ("no-api-keys",)
 """An error of the lint, unless tokens let clients in."""
-_OTHER_SERVER = ("other-mimi",)
+_OTHER_SERVER = ("other-mimi", "int8-file")
 """Warnings of the lint about what only moshi-server cannot do."""
 _SHOWN = 3
 _MOST_FRONTS = 8

@@ -123,10 +123,9 @@ def _on_card(wanted: list[PublishedModel], card: Device, quantised: Quantised) -
         if batch_sizes is None:
             names = " and ".join(model.name for model in wanted)
             fits_in_int8 = not quantised.has_int8 and _together(wanted, card, ALL_INT8)
-            options = "".join(f" --model {model.name}" for model in wanted)
             raise InputError(
                 f"{names} {'do' if len(wanted) > 1 else 'does'} not fit on {card.label}",
-                hint=f"In int8 it does: `dsmops up{options} {_INT8_OPTIONS}`."
+                hint=f"In int8 it does: `{_in_int8(wanted)}`."
                 if fits_in_int8
                 else "`dsmops plan --runtime embedded --model NAME` shows what does.",
                 code="up.does_not_fit",
@@ -149,7 +148,13 @@ def _proposal(plan: UpPlan, wanted: list[PublishedModel], card: Device) -> Itera
         streams = " and ".join(
             f"{counted(model.batch_size, 'stream')} of {model.name}" for model in in_int8.models
         )
-        yield f"`dsmops up {_INT8_OPTIONS}` would have {streams}"
+        yield f"`{_in_int8(wanted)}` would have {streams}"
+
+
+def _in_int8(wanted: list[PublishedModel]) -> str:
+    """Return the command that serves what was asked for in int8."""
+    options = "".join(f" --model {model.name}" for model in wanted)
+    return f"dsmops up{options} {_INT8_OPTIONS}"
 
 
 def _together(models: list[PublishedModel], card: Device, quantised: Quantised) -> list[int] | None:

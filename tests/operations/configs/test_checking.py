@@ -11,6 +11,7 @@ from dsmops.checkpoint.export import Runtime as ExportRuntime
 from dsmops.checkpoint.export import export, plan_export
 from dsmops.config.load import parse_config, read_config
 from dsmops.config.schema import ServerVersion
+from dsmops.dtypes import ALL_INT8
 from dsmops.errors import ConfigError, InputError
 from dsmops.models import MIMI_TENSOR_PROBES
 from dsmops.operations.configs.checking import check_files, lint_config
@@ -76,6 +77,8 @@ def test_an_int8_file_is_for_the_embedded_worker_only(config: Path) -> None:
     weights.rename(plain)
     export(plan_export(plain, weights, ExportRuntime.MOSHI, "int8"), digest=False, fsync=False)
     assert codes(config) == {"lm_model_file": "int8-file"}
+    (for_worker,) = check_files([config], addr="127.0.0.1", quantised=ALL_INT8).files
+    assert "int8-file" not in {finding.code for finding in for_worker.findings}
 
 
 def test_a_truncated_checkpoint_is_seen(config: Path) -> None:

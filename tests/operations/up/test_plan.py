@@ -77,6 +77,9 @@ def test_int8_is_proposed_where_it_carries_more() -> None:
         assert f"would have {streams['stt-1b-en_fr']} streams of stt-1b-en_fr" in plain.notes[-1]
         assert not any("--weights" in note for note in in_int8.notes)
         assert in_int8.quantised == ALL_INT8
+    # The command is for the models that were asked for.
+    named = plan_up(("stt-1b-en_fr",), cpu=False, device=card("gtx1650"))
+    assert named.notes[-1].startswith("`dsmops up --model stt-1b-en_fr --weights int8 --kv int8`")
     enough = plan_up((), cpu=False, device=card("h200"))
     assert not any("--weights" in note for note in enough.notes)
 

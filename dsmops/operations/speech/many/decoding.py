@@ -2,6 +2,9 @@
 
 Reading a frame of 80 ms takes about as long as everything else that Python does for it. In threads
 both share the interpreter lock: on an H200 with 400 slots the engine computed in 29 % of the time.
+
+A library that crashes on a recording takes with it what its process has in hand; another process
+takes its place.
 """
 
 from __future__ import annotations
@@ -31,12 +34,16 @@ from dsmops.audio import (
     open_audio,
 )
 from dsmops.errors import DsmopsError, FileAccessError, InputError, RemoteError
+from dsmops.operations.speech.many.ahead import PIECE_FRAMES
 from dsmops.operations.speech.many.inputs import opened
 from dsmops.operations.speech.many.listing import ListedRecording
+from dsmops.operations.speech.many.work import allow_open_files
 
+_FILES_OF_EACH = 4
+"""Files and pipes that a recording takes, with ffmpeg."""
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
-PIECE_FRAMES = 125
-"""Frames of a recording, 10 s, that are decoded at once. One piece waits while one is used."""
+_OF_ONE = InputError | FileAccessError | RemoteError
+"""Errors of a recording; with others nothing can be read."""
 _MOST_PROCESSES = 4
 """Enough for 400 slots of an H200: each decodes some 10,000 frames a second."""
 
@@ -98,7 +105,7 @@ class _Reader:
                     hint="Check the offset in the manifest.",
                     code="manifest.offset",
                 )
-        except (InputError, FileAccessError, RemoteError) as exc:
+        except DsmopsError as exc:
             self._error = exc
 
     def _measured(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
@@ -107,9 +114,12 @@ class _Reader:
             yield block
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, open_files: int) -> None:
     """Be a process that decodes: answer each number of a recording with its next piece."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks.
+    # Signals to the group are for the caller, with whose end of the pipe this one ends too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    allow_open_files(open_files)
     readers: dict[int, _Reader] = {}
     # The caller, at the other end, is gone.
     with suppress(EOFError, OSError):
@@ -131,45 +141,59 @@ class _LostError(Exception):
 class _Process:
     """A process that decodes, and the thread that waits for it. Where it dies, another follows."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_files: int) -> None:
+        self._open_files = open_files
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._opened: set[int] = set()
+        """Recordings that the process, which may be a second one, has opened."""
+        self._is_ending = False
         self.in_hand = 0
-        self.generation = 0
         self._start()
 
-    def ask(
-        self, number: int, generation: int, listed: ListedRecording | None = None
-    ) -> Future[_Piece]:
+    def ask(self, number: int, listed: ListedRecording | None = None) -> Future[_Piece]:
         """Ask for the next piece of a recording, the first time with what it is.
 
-        The future raises `_LostError` where the process of that generation is gone.
+        The future raises `_LostError` where the process that read it is gone.
         """
-        return self._thread.submit(self._answer, number, generation, listed)
+        return self._thread.submit(self._answer, number, listed)
 
     def end(self) -> None:
+        """End it, also while it waits for a disk or a bucket."""
+        self._is_ending = True
+        self._process.kill()
         self._thread.shutdown(cancel_futures=True)
-        self._connection.close()
         self._process.join()
+        self._connection.close()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=[theirs], daemon=True)
+        self._process = context.Process(target=_serve, args=[theirs, self._open_files], daemon=True)
         self._process.start()
         theirs.close()
 
-    def _answer(self, number: int, generation: int, listed: ListedRecording | None) -> _Piece:
-        if generation != self.generation:
+    def _restart(self) -> None:
+        self._connection.close()
+        self._process.join()
+        self._opened.clear()
+        self._start()
+
+    def _answer(self, number: int, listed: ListedRecording | None) -> _Piece:
+        if self._is_ending:
+            raise _LostError
+        if listed is not None:
+            if not self._process.is_alive():
+                self._restart()
+            self._opened.add(number)
+        if number not in self._opened:
             raise _LostError
         try:
             self._connection.send((number, listed))
             count, facts = self._connection.recv()
             values = np.frombuffer(self._connection.recv_bytes(), np.float32)
         except (EOFError, OSError) as exc:
-            self._connection.close()
-            self._process.join()
-            self.generation += 1
-            self._start()
+            if not self._is_ending:
+                self._restart()
             raise _LostError from exc
         return _Piece(values.reshape(count, FRAME_SAMPLES), facts)
 
@@ -181,9 +205,9 @@ class Source:
         self.listed = listed
         self.facts = SourceFacts(LevelMeter().levels, listed.duration_s)
         self.fed_frames = 0
-        self._process, self._number, self._generation = process, number, process.generation
+        self._process, self._number = process, number
         process.in_hand += 1
-        self._next = process.ask(number, self._generation, listed)
+        self._next = process.ask(number, listed)
 
     @property
     def weight_done(self) -> float:
@@ -193,15 +217,22 @@ class Source:
         return self.listed.weight * min(self.fed_frames * FRAME_S / self.facts.duration_s, 1.0)
 
     def frames(self) -> Iterator[Samples]:
-        """Yield its frames, float32 [1920]."""
+        """Yield its frames, float32 [1920].
+
+        Raises:
+            DsmopsError: what keeps any recording from being read, such as a full disk.
+        """
         is_last = False
         while not is_last:
             piece = self._piece()
             self.facts, is_last = piece.facts, piece.is_last
+            error = self.facts.error
+            if error is not None and not isinstance(error, _OF_ONE):
+                raise error
             if is_last:
                 self._process.in_hand -= 1
             else:
-                self._next = self._process.ask(self._number, self._generation)
+                self._next = self._process.ask(self._number)
             for frame in piece.frames:
                 self.fed_frames += 1
                 yield frame
@@ -233,11 +264,13 @@ class Decoders:
 
 
 @contextmanager
-def decoders() -> Iterator[Decoders]:
-    """Give processes that decode, and end them."""
+def decoders(most_open: int) -> Iterator[Decoders]:
+    """Give processes that decode, and end them. At most `most_open` recordings are open at once."""
     count = min(_MOST_PROCESSES, max(1, (os.cpu_count() or 1) // 2))
-    processes = [_Process() for _ in range(count)]
+    processes: list[_Process] = []
     try:
+        while len(processes) < count:
+            processes.append(_Process(_FILES_OF_EACH * most_open))
         yield Decoders(processes)
     finally:
         for process in processes:

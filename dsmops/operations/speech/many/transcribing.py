@@ -25,7 +25,6 @@ from dsmops.operations.speech.many.work import (
     WHOLE,
     Shard,
     Work,
-    allow_open_files,
 )
 from dsmops.operations.speech.transcription import Transcription, require_finite, transcription_of
 from dsmops.progress import SILENT, Progress
@@ -183,7 +182,7 @@ class _Engine:
     def run(self, waiting: Sequence[ListedRecording]) -> None:
         """Load the model and transcribe what is waiting, in its order."""
         # They start while the model is loaded.
-        with decoders() as decoding:
+        with decoders(self._job.batch_size or GPU_BATCH_SIZE) as decoding:
             self._run(waiting, decoding)
 
     def _run(self, waiting: Sequence[ListedRecording], decoding: Decoders) -> None:
@@ -206,7 +205,6 @@ class _Engine:
         on_card = loaded.device.type == "cuda"
         most = job.batch_size or (GPU_BATCH_SIZE if on_card else CPU_BATCH_SIZE)
         self.slots = min(most, len(waiting))
-        allow_open_files(4 * self.slots)
         engine = SttEngine(loaded, batch_size=self.slots)
         self._work.begin(f"Transcribing into {job.folder}", "recordings")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dsmops.audio import frames, open_audio, write
-from dsmops.errors import InputError, SourceError
-from dsmops.operations.speech.many.decoding import PIECE_FRAMES, decoders
+from dsmops.errors import CredentialsError, InputError, SourceError
+from dsmops.operations.speech.many.ahead import PIECE_FRAMES
+from dsmops.operations.speech.many.decoding import decoders
 from dsmops.operations.speech.many.listing import ListedRecording, list_recordings
 
 RATE_HZ = 24_000
@@ -31,7 +31,7 @@ def test_frames_are_those_of_reading_here(tmp_path: Path) -> None:
     """Two at once, also where a piece ends with the recording."""
     whole_pieces = PIECE_FRAMES * 2 * 0.08
     listed = [recording(tmp_path, seconds) for seconds in (0.05, 3.21, 33.3, whole_pieces)]
-    with decoders() as decoding:
+    with decoders(8) as decoding:
         sources = [decoding.open(one) for one in listed]
         heard = [np.stack(list(source.frames())) for source in sources]
     for one, source, got in zip(listed, sources, heard, strict=True):
@@ -40,20 +40,20 @@ def test_frames_are_those_of_reading_here(tmp_path: Path) -> None:
         assert source.facts.error is None
         assert source.fed_frames == len(got)
         assert source.facts.levels.duration_s == source.facts.duration_s == audio.duration_s
-    assert multiprocessing.active_children() == []
+    assert not any(process._process.is_alive() for process in decoding._processes)
 
 
 @pytest.mark.slow
 def test_a_decoder_that_dies_takes_only_what_it_had_in_hand(tmp_path: Path) -> None:
     """A library that crashes on a recording must not end a run of thousands."""
     long, short = recording(tmp_path, 40.0), recording(tmp_path, 1.0)
-    with decoders() as decoding:
+    with decoders(8) as decoding:
         source = decoding.open(long)
         reading = source.frames()
         next(reading)
-        for child in multiprocessing.active_children():
-            child.kill()
-            child.join()
+        for process in decoding._processes:
+            process._process.kill()
+            process._process.join()
         read = 1 + sum(1 for _ in reading)
         assert PIECE_FRAMES <= read < 40.0 / 0.08
         assert isinstance(source.facts.error, InputError)
@@ -70,8 +70,32 @@ def test_why_one_cannot_be_read_comes_with_its_end(tmp_path: Path) -> None:
     (listed,) = list_recordings((str(tmp_path / "none.wav"),))
     gone = recording(tmp_path, 1.0)
     Path(gone.file).unlink()
-    with decoders() as decoding:
+    with decoders(8) as decoding:
         for one, kind in ((listed, InputError), (gone, SourceError)):
             source = decoding.open(one)
             assert list(source.frames()) == []
             assert isinstance(source.facts.error, kind)
+
+
+@pytest.mark.slow
+def test_an_idle_decoder_that_died_harms_nothing(tmp_path: Path) -> None:
+    with decoders(8) as decoding:
+        for process in decoding._processes:
+            process._process.kill()
+            process._process.join()
+        source = decoding.open(recording(tmp_path, 20.0))
+        assert len(list(source.frames())) == 250
+        assert source.facts.error is None
+
+
+@pytest.mark.slow
+def test_what_keeps_all_from_being_read_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing credentials are no fault of one recording."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    listed = recording(tmp_path, 1.0)._replace(file="s3://a-bucket/1.wav")
+    with decoders(8) as decoding:
+        source = decoding.open(listed)
+        with pytest.raises(CredentialsError):
+            list(source.frames())
