@@ -92,7 +92,7 @@ def test_an_idle_decoder_that_died_harms_nothing(tmp_path: Path) -> None:
 def test_what_keeps_all_from_being_read_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Missing credentials are no fault of one recording."""
+    """Credentials are missing for all of them."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     listed = recording(tmp_path, 1.0)._replace(file="s3://a-bucket/1.wav")
     with decoders(8) as decoding:
