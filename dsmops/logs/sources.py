@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from dsmops.errors import InputError, SourceError
 from dsmops.files import os_errors
@@ -29,7 +29,7 @@ _HEAD_BYTES = 256 << 10
 _FIFO_WAIT_S = 5.0
 _FIFO_POLL_S = 0.05
 _PIPE_BYTES = 1 << 20
-_LONGEST_READ_S, _PAUSE_S = 0.05, 0.002
+_LONGEST_READ_S, _PAUSE_MS = 0.05, 2
 """How long a read gathers what a pipe gives, and what counts as a pause of its writer."""
 
 Note = Callable[[str], object]
@@ -189,16 +189,21 @@ class _Pipe(FileIO):
         with suppress(AttributeError, OSError):  # Linux only; and there is a limit for each user.
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return what is there, and what follows without a pause."""
+    def read(self, size: int | None = -1, /) -> bytes | Any:
+        """Return what is there, and what follows without a pause.
+
+        None where nothing is there yet, and the pipe does not block; `Any` as in `FileIO`.
+        """
         size = -1 if size is None else size
         if self._head:
             head, self._head = self._head, b""
             return head
-        found = [super().read(size)]
-        have, until = len(found[0]), time.monotonic() + _LONGEST_READ_S
+        if (first := super().read(size)) is None:
+            return None
+        found = [first]
+        have, until = len(first), time.monotonic() + _LONGEST_READ_S
         while 0 < have < size and time.monotonic() < until:
-            if not select.select([self], [], [], _PAUSE_S)[0]:
+            if not _may_read(self, _PAUSE_MS):
                 break
             more = super().read(size - have)
             if not more:
@@ -215,7 +220,18 @@ SOURCES: dict[str, Callable[[str, Progress, Note], AbstractContextManager[Iterat
 
 def _read(stream: BinaryIO, size: int, name: str) -> bytes:
     with os_errors(name):
-        return stream.read(size)
+        # A stream that does not block gives None where nothing is there yet.
+        while (found := cast("bytes | None", stream.read(size))) is None:
+            _may_read(stream)
+        return found
+
+
+def _may_read(stream: BinaryIO | FileIO, timeout_ms: int | None = None) -> bool:
+    """Return whether a stream has something to read, or its end, within a time (None: any)."""
+    # Not `select`, which takes no descriptor above 1,023.
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    return bool(poll.poll(timeout_ms))
 
 
 def _chunks(

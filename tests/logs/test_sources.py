@@ -1,11 +1,15 @@
 """Opening logs, compressed or not, and what goes wrong with them."""
 
+import fcntl
 import gzip
 import io
 import os
+import resource
 import subprocess
 import sys
+import time
 import zlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
@@ -313,6 +317,42 @@ def test_a_pause_of_its_writer_ends_a_read_of_a_pipe() -> None:
         assert pipe.read(4) == b""
     finally:
         pipe.close()
+
+
+def test_standard_input_that_does_not_block_is_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where nothing is there yet, as after another program changed the pipe that both share,
+    and where many files are open.
+    """
+    out, into = os.pipe()
+    os.set_blocking(out, False)
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit, min(most, 2048)), most))
+    try:
+        with suppress(OSError):  # A limit below it holds for the whole machine.
+            high = fcntl.fcntl(out, fcntl.F_DUPFD, 1024)
+            os.close(out)
+            out = high
+        with open(out, encoding="utf-8") as stdin, monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", stdin)
+
+            def write() -> None:
+                time.sleep(0.05)
+                os.write(into, b"one\n")
+                time.sleep(0.05)
+                os.write(into, b"two\n")
+                os.close(into)
+
+            writer = Thread(target=write)
+            writer.start()
+            try:
+                assert read("-") == b"one\ntwo\n"
+            finally:
+                writer.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
 
 
 def test_a_named_pipe_without_a_writer_ends_with_an_error(
