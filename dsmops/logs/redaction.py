@@ -382,7 +382,7 @@ class Redactor:
     def _inside_block(self, text: str, kind: str) -> str:
         view = next(views(text), None)
         edits = block_edits(kind, view.text if view else text, self._pseudonym)
-        if edits is None or kind in ("value", "line") or (kind == "part" and edits):
+        if edits is None or kind in ("value", "line") or (kind in ("part", "word") and edits):
             self._open_block = None
         if not edits:
             return text

@@ -22,30 +22,33 @@ from typing import NamedTuple
 from dsmops.logs.disguise import unveil
 from dsmops.logs.tokens import token_hint, token_pattern
 from dsmops.logs.vendor_keys import (
-    BUILT,
-    BUILT_HINT,
-    BUILT_NEEDLES,
+    BARE_WORD,
     COMMAND_KEY,
     COMMAND_KEY_HINT,
     COMMAND_KEY_NEEDLES,
-    DRAWN,
-    DRAWN_HINT,
-    DRAWN_NEEDLES,
-    HASHED,
-    HASHED_HINT,
-    HASHED_NEEDLES,
-    SAID,
-    SAID_HINT,
-    SAID_NEEDLES,
+    MULTIPART_TOKEN,
+    MULTIPART_TOKEN_HINT,
+    MULTIPART_TOKEN_NEEDLES,
+    PASSWORD_HASH,
+    PASSWORD_HASH_HINT,
+    PASSWORD_HASH_NEEDLES,
+    PASSWORD_IN_SENTENCE,
+    PASSWORD_IN_SENTENCE_HINT,
+    PASSWORD_IN_SENTENCE_NEEDLES,
+    RANDOM_TOKEN,
+    RANDOM_TOKEN_HINT,
+    RANDOM_TOKEN_NEEDLES,
     VENDOR_KEY,
     VENDOR_KEY_HINT,
     VENDOR_KEY_NEEDLES,
     WEBHOOK,
     WEBHOOK_HINT,
     WEBHOOK_NEEDLES,
+    argument,
     is_drawn_token,
     is_secret_path,
     is_vendor_key,
+    words,
 )
 
 Pseudonym = Callable[[str, str], str]
@@ -116,7 +119,8 @@ PREFIX = re.compile(
 
 _BEGIN = r"""
     (?: (?<![\w.-]) | (?<=%[0-9A-Fa-f]{2}) | (?<=%25[0-9A-Fa-f]{2}) )
-    (?P<opened> (?<=["']) (?P<first> (?<![:=]["']) (?<![:=][ ]["']) (?<![:=]\\["']) (?<![:=][ ]\\["']) )? )?
+    (?P<opened> (?<=["']) (?P<first> (?<![:=]["']) (?<![:=][ ]["']) (?<![:=]\\["']) (?<![:=][ ]\\["'])
+        (?<![:=]\\{3}["']) (?<![:=][ ]\\{3}["']) )? )?
 """
 # What a name may begin with: `_`, `--`, `__Host-`, `my.`, `openai`. The word that makes it a secret
 # begins after anything but a letter or digit, or with a capital (`myApiKey`, `HFToken`).
@@ -358,7 +362,10 @@ _PARAMETER = rf"""
 """
 # `curl -u user:password`.
 _USER_OPTION = r"""
-    (?<![\w-]) (?: -u \s? | --(?:proxy-)?user [\s=] ) ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} )
+    (?<![\w-]) (?: -u \s? | --(?:proxy-)?user [\s=] ) (?:
+        \\*" (?P<double> [^\s":]{1,64} : [^"\\\n]{1,256} ) \\*"
+      | \\*' (?P<single> [^\s':]{1,64} : [^'\\\n]{1,256} ) \\*'
+      | ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} ) )
 """
 # `machine host login user password secret` of netrc.
 _NETRC = r"\b login \s{1,3} \S{1,100} \s{1,3} password \s{1,3} (?P<bare> \S+ )"
@@ -452,20 +459,20 @@ _SENTENCE = r"""
       | [0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12} (?![\w-]) | (?= [A-Za-z0-9]{0,99}[A-Za-z] ) [A-Za-z0-9]{24,} (?![\w-]) ) )
 """
 # What some commands take as a secret, and what GitHub Actions hides from now on.
-_COMMAND = r"""
+_COMMAND = rf"""
     ::add-mask:: (?P<mask> \S+ )
-  | (?i:convertto-securestring) \s{1,3} (?:-\w{1,9}\s)? ["'] (?P<secure> [^"']+ )
-  | (?i: (?<!\w) password | identified \s{1,3} by ) \s{1,3} (?:=\s)? ' (?P<sql> [^'\s]{1,200} ) '
-  | (?<!\w) password \s{1,3} " (?P<groovy> [^"\s]{1,200} ) "
+  | (?i:convertto-securestring) \s{{1,3}} (?:-\w{{1,9}}\s)? ["'] (?P<secure> [^"']+ )
+  | (?i: (?<!\w) password | identified \s{{1,3}} by ) \s{{1,3}} (?:=\s)? ' (?P<sql> [^'\s]{{1,200}} ) '
+  | (?<!\w) password \s{{1,3}} " (?P<groovy> [^"\s]{{1,200}} ) "
   | (?<![\w-]) (?: (?:docker|podman|helm|skopeo|nerdctl|az)\s(?:registry\s)?login | sshpass | mysql(?:dump|admin)? | mariadb )
-    (?=\s) [^|;&]{0,200}? \s -p \s? ["']? (?P<option> [^\s"'-][^\s"']* )
-  | (?<!\w) https? \s [^|;&]{0,200}? -a \s? ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} )
-  | (?<![\w-]) (?: redis-cli \s [^|;&]{0,200}? -a | htpasswd \s -\w{0,6}b\w{0,6} \s \S{1,200} \s \S{1,64}
-      | openssl \s [^|;&]{0,200}? (?:-k|-K) ) \s{1,3} ["']? (?P<argument> [^\s"']+ )
-  | (?<![\w-]) pass: (?P<pass> (?=\S{0,199}\d) [^\s"']{6,} )
-  | (?<![\w-]) curl \s [^|;&]{0,400}? (?: -b | --cookie ) [\s=] ["']? (?P<cookie> [^\s"'=]{1,80} = [^"']+? ) (?= ["'] | \s-|\shttps?: | $ )
-  | (?<![\w]) _auth \s? = \s? ["']? (?P<npm> [\w+/]{8,}={0,2} )
-  | "value" \s? : \s? " (?P<har> [^"]+ ) " (?= [^{}]{0,300} "httpOnly" )
+    (?=\s) [^|;&]{{0,200}}? \s -p \s? {argument("option")}
+  | (?<!\w) https? \s [^|;&]{{0,200}}? -a \s? ["']? (?P<user> [^\s"':]{{1,64}} : [^\s"']{{1,256}} )
+  | (?<![\w-]) (?: redis-cli \s [^|;&]{{0,200}}? -a | htpasswd \s -\w{{0,6}}b\w{{0,6}} \s \S{{1,200}} \s \S{{1,64}}
+      | openssl \s [^|;&]{{0,200}}? (?:-k|-K) ) \s{{1,3}} {argument("argument", BARE_WORD)}
+  | (?<![\w-]) pass: (?P<pass> (?=\S{{0,199}}\d) [^\s"']{{6,}} )
+  | (?<![\w-]) curl \s [^|;&]{{0,400}}? (?: -b | --cookie ) [\s=] ["']? (?P<cookie> [^\s"'=]{{1,80}} = [^"']+? ) (?= ["'] | \s-|\shttps?: | $ )
+  | (?<![\w]) _auth \s? = \s? ["']? (?P<npm> [\w+/]{{8,}}={{0,2}} )
+  | "value" \s? : \s? " (?P<har> [^"]+ ) " (?= [^{{}}]{{0,300}} "httpOnly" )
 """
 
 # --- shapes ---------------------------------------------------------------------------------------
@@ -642,17 +649,13 @@ _ANNOUNCED = (
 )
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-_TEXT_NEEDLES = _words("text prompt transcript")
-_NAMED_NEEDLES = _words(
+_TEXT_NEEDLES = words("text prompt transcript")
+_NAMED_NEEDLES = words(
     "id key code secret pass kennwort otp auth pwd credential jwt token signature string --"
 )
-_PASSWORD_NEEDLES = _words("secret pass kennwort")
-_AWS_NEEDLES = _words("akia asia abia acca agpa aida aipa anpa anva apka aroa a0t")
-OPEN_NEEDLES = _words(
+_PASSWORD_NEEDLES = words("secret pass kennwort")
+_AWS_NEEDLES = words("akia asia abia acca agpa aida aipa anpa anva apka aroa a0t")
+OPEN_NEEDLES = words(
     "id key code secret pass kennwort otp auth pwd credential jwt token signature string text prompt"
     " transcript login array"
 )
@@ -677,7 +680,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "aws",
-        _words("aws secret amazon s0 akia asia"),
+        words("aws secret amazon s0 akia asia"),
         "[A-Za-z0/+]{40}",
         _AWS_PRIVATE,
         _aws_secret,
@@ -712,18 +715,18 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "key",
-        _words("key sig code auth access session sid policy verify"),
+        words("key sig code auth access session sid policy verify"),
         "(?:[?&;]|%0[Ff]|%00)(?i:key|sig|code|auth|access|session|sid|policy|verify)",
         _PARAMETER,
         _key,
     ),
-    Rule("key", ("://",), r"://[^\s/@]{0,600}@", _USERINFO, _key),
-    Rule("key", ("-u", "user"), r"-u\s?\S{1,65}:|user[\s=]", _USER_OPTION, _key),
+    Rule("key", ("://",), r"://[^\s/@]*@", _USERINFO, _key),
+    Rule("key", ("-u", "user"), r"-u\s?\S{1,260}:|user[\s=]", _USER_OPTION, _key),
     Rule("key", ("password",), r"password\s", _NETRC, _key),
     Rule("key", _NAMED_NEEDLES, _PLACED_HINT, _PLACED, _secret),
     Rule(
         "key",
-        _words("key token pass secret credential"),
+        words("key token pass secret credential"),
         r"(?i:key|token|pass(?:word|phrase|wort)|secret|credential)s?(?:\s\w{1,9})?\s?[:=]?\s?"
         r"""["'`(]{0,2}[\w~+/-]{12}""",
         _SENTENCE,
@@ -731,7 +734,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "key",
-        _words(
+        words(
             "::add-mask securestring password identified login sshpass mysql mariadb http redis-cli"
             " htpasswd openssl pass: curl _auth httponly"
         ),
@@ -740,10 +743,12 @@ RULES: tuple[Rule, ...] = (
         _COMMAND,
         _command,
     ),
-    Rule("key", SAID_NEEDLES, SAID_HINT, SAID, _key),
+    Rule(
+        "key", PASSWORD_IN_SENTENCE_NEEDLES, PASSWORD_IN_SENTENCE_HINT, PASSWORD_IN_SENTENCE, _key
+    ),
     Rule("key", COMMAND_KEY_NEEDLES, COMMAND_KEY_HINT, COMMAND_KEY, _command),
     Rule("key", WEBHOOK_NEEDLES, WEBHOOK_HINT, WEBHOOK, _webhook),
-    Rule("key", HASHED_NEEDLES, HASHED_HINT, HASHED, _whole("key")),
+    Rule("key", PASSWORD_HASH_NEEDLES, PASSWORD_HASH_HINT, PASSWORD_HASH, _whole("key")),
     Rule("key", ("auth",), r"""auth\\*["']""", _DOCKER_AUTH, _key),
     Rule("jwt", ("eyj",), "eyJ", _JWT, _whole("key")),
     Rule(
@@ -754,8 +759,8 @@ RULES: tuple[Rule, ...] = (
         _whole("key"),
     ),
     Rule("token", (), token_hint(), token_pattern(), _whole("key")),
-    Rule("token", BUILT_NEEDLES, BUILT_HINT, BUILT, _whole("key")),
-    Rule("token", DRAWN_NEEDLES, DRAWN_HINT, DRAWN, _drawn_token),
+    Rule("token", MULTIPART_TOKEN_NEEDLES, MULTIPART_TOKEN_HINT, MULTIPART_TOKEN, _whole("key")),
+    Rule("token", RANDOM_TOKEN_NEEDLES, RANDOM_TOKEN_HINT, RANDOM_TOKEN, _drawn_token),
     # After the tokens, of which some have a word like `key-` in them.
     Rule("key", VENDOR_KEY_NEEDLES, VENDOR_KEY_HINT, VENDOR_KEY, _vendor_key),
     Rule(
@@ -881,14 +886,15 @@ _LOGIN_LINE = re.compile(
     r"\s*(?:machine\s{1,9}\S{1,253}\s{1,9})?login\s{1,9}\S{1,100}\s*", re.ASCII
 )
 # What Jenkins prints at its first start.
-_FOLLOWING = re.compile(
-    r"(?i:following)\s(?:\w{1,20}\s){0,2}(?i:password|token|key|secret)\b.{0,60}:\s*", re.ASCII
-)
+_FOLLOWING_HINT = r"(?i:following)\s(?:\w{1,20}\s){0,2}(?i:password|token|key|secret)\b"
+# Of these the next lines show no secrets.
+_ABOUT_SECRETS = "types?|names?|files?|ids?|kinds?|lengths?|counts?|paths?|sizes?|hash(?:es)?"
+_FOLLOWING = re.compile(rf"{_FOLLOWING_HINT}(?!\s(?i:{_ABOUT_SECRETS})\b).{{0,60}}:\s*", re.ASCII)
 OPEN_HINT = (
     rf"""{_NAME_WORD}(?:\\*["'])?\s*+(?:,?\s*+$|\{{\s*+$|</\w{{1,9}}>\s*+$|[:=]\s*+<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
     r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?(?:\s*+(?:Some\()*[\w ]*+[(\[{|>][+-]?)?\s*+(?:[#/].*)?$"""
     rf"""|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)(?:\\*["'`])?[\])}}]{{0,2}}\s{{0,16}}[|?+:]{{0,2}}[=:]>?\s*+[\w ]*+[(\[{{]"""
-    rf"""|=>\sArray\s*$|^\s*+\{{.*{_NAME_WORD}|login\s+\S+\s*$|(?i:following)\s.{{0,100}}:\s*$|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|{_NAME_WORD}["'`*]{{0,3}}\s*+$"""
+    rf"""|=>\sArray\s*$|^\s*+\{{.*{_NAME_WORD}|login\s+\S+\s*$|{_FOLLOWING_HINT}|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|{_NAME_WORD}["'`*]{{0,3}}\s*+$"""
 )
 """A line on which a list of secrets, or a value of the next line, may begin."""
 
@@ -901,8 +907,9 @@ def opened_block(text: str) -> str | None:
 
     `key` and `text` are lists, or values on lines of their own; `value` is the value of the name
     that this line holds, as in the environment of a Kubernetes manifest; `line` is the next line,
-    as after an option or the start of a here-document; `part` is the next line that holds anything,
-    as in a form; `columns` and more are those cells of the rows that follow, see `_opened_columns`.
+    as after an option or the start of a here-document; `word` is the next line that holds anything,
+    where that is one word; `part` is that line whatever it holds, as in a form; `columns` and more
+    are those cells of the rows that follow, see `_opened_columns`.
     """
     begin, end = inner_span(text)
     inner = text[begin:end]
@@ -923,7 +930,7 @@ def opened_block(text: str) -> str | None:
     if _KEY_PATH.fullmatch(inner):
         return "line"
     if (following := _FOLLOWING.search(inner)) and following.end() == len(inner):
-        return "part"
+        return "word"
     return "value" if _LOGIN_LINE.fullmatch(text) else _opened_columns(text)
 
 
@@ -1042,17 +1049,15 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     if kind.startswith("columns "):
         return _row_edits(kind, text, pseudonym)
     edit = {"text": _text}.get(kind, _key)
+    if kind in ("part", "word") and begin >= end:
+        return []
     if kind == "part":
-        if begin >= end:
-            return []
         if text.startswith("--", begin) or _is_harmless(text[begin:end]):
             return None
         return [Edit(begin, end, pseudonym("key", text[begin:end]))]
-    if kind == "line":
-        found = _WHOLE_LINE.fullmatch(text, begin, end)
-        return [made] if found and (made := edit(found, pseudonym)) else None
-    if kind == "value":
-        found = _VALUE_LINE.fullmatch(text, begin, end)
+    if kind in ("line", "word", "value"):
+        pattern = _VALUE_LINE if kind == "value" else _WHOLE_LINE
+        found = pattern.fullmatch(text, begin, end)
         return [made] if found and (made := edit(found, pseudonym)) else None
     if text[begin : begin + 1] in (")", "]", "}"):
         return None

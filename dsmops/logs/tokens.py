@@ -220,7 +220,6 @@ TOKEN_SHAPES: tuple[TokenShape, ...] = (
     _of("Scrapfly", "scp-live- scp-test-", _ALNUM, 30, "scrapfly.io: docs, API keys"),
     _of("Ionic", "ion_", _ALNUM, 40, "ionic.io: docs, tokens"),
     _of("FullStory", "na1. eu1.", "A-Za-z0-9+/=", 90, "developer.fullstory.com: API keys"),
-    _of("dfuse", "web_ server_", "a-f0-9", 32, "docs.dfuse.io: API keys"),
     TokenShape(
         "GoCardless", ("live_", "sandbox_"), r"\w=-", 40, "developer.gocardless.com: API keys",
         mixed=True,

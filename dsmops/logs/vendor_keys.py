@@ -1,4 +1,4 @@
-"""Keys that only their surroundings or their build tell: pure patterns, for the rules of `rules`.
+"""Patterns for keys without a fixed start.
 
 `tokens` knows tokens by a fixed start. Here are values behind the name of a vendor
 (`statuscake_key=...`), tokens built of several parts, hashes of passwords, and addresses that are
@@ -11,6 +11,12 @@ from __future__ import annotations
 
 import re
 
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text, for long lists of them."""
+    return tuple(text.split())
+
+
 # --- a vendor's name, the word that makes it a secret, a random value ----------------------
 
 _KEY_WORD = "(?i:key|secret|token|private|access|login|crumb|(?<=[_.-])pat|api|(?<=access.)code)"
@@ -20,16 +26,17 @@ VENDOR_KEY_NEEDLES = (
     "key", "secret", "token", "private", "access", "login", "crumb", "pat", "api",
 )  # fmt: skip
 VENDOR_KEY_HINT = rf"{_KEY_WORD}{_BETWEEN}[A-Za-z0][\w+/=~-]{{11}}"
-# A value is taken whole. What ends like a file name is not a key.
+# The end of a value, not of a name: in `door-key-of_the_acme_key=` the second key is the one.
+_NO_NAME = f"(?i:{''.join(f'(?<!{word})' for word in VENDOR_KEY_NEEDLES)})"
+# A value is taken whole. What ends like a file name, a module or a call is not a key. What follows
+# more than 2,000 characters is not looked at: to do so from each word in them would take a time
+# that grows with their square.
 VENDOR_KEY = rf"""
     (?P<word> {_KEY_WORD} ) (?P<between> {_BETWEEN} )
-    (?P<bare> (?! {_KEY_WORD} [^A-Za-z0-9] ) [A-Za-z0-9] [\w+/~-]{{11,2000}}+ ={{0,2}}
-      (?: \.[A-Za-z0-9]{{20,200}} )? ) (?! \.\w | [(:\\] | =\w )
+    (?P<bare> (?! {_KEY_WORD} [^A-Za-z0-9] ) [A-Za-z0-9] [\w+/~-]{{11,2000}}+
+      (?: [\w+/~-]++ ={{0,2}} | (?: {_NO_NAME} ={{1,2}} )? (?: \.[A-Za-z0-9]{{20,}}+ )?
+        (?! \.\w | :: | \( | \\(?!\\*["'`]) | =\w ) ) )
 """
-
-
-def _words(text: str) -> list[str]:
-    return text.split()
 
 
 _OWNER = re.compile(r"(?:[A-Za-z]+|\d+)(?=[^A-Za-z0-9]{0,8}$)")
@@ -37,7 +44,7 @@ _PATH_OF_CODE = re.compile(r"::\w{0,60}$", re.ASCII)
 _HUMP = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 # Stores, tables, maps, languages: their keys are not secrets, and some keys are public.
 _OPEN_OWNERS = frozenset(
-    _words(
+    words(
         "cache caches primary foreign sort sorting partition public pub row hash group grouping"
         " map dict idempotency idempotence idempotent dedup dedupe deduplication lookup index idx"
         " range order routing object s3 file files record entry item lock mutex metric metrics"
@@ -58,7 +65,7 @@ _OPEN_ENDS = (
 )  # fmt: skip
 # What stands before `key` or `access` in a sentence.
 _SENTENCE_WORDS = frozenset(
-    _words(
+    words(
         "a an the this that its his her their my your our no any each every some same other"
         " another one two new old last next first wrong bad good valid invalid unknown missing"
         " unexpected duplicate duplicated unused stale current given following with without for by"
@@ -75,12 +82,13 @@ _SENTENCE_WORDS = frozenset(
 )
 _UUID = re.compile(r"[0-9a-z]{8}-(?:[0-9a-z]{4}-){3}[0-9a-z]{12}", re.ASCII | re.IGNORECASE)
 _HEX = re.compile(r"[0-9a-f]{32,}|[0-9A-F]{32,}", re.ASCII)
+_HEX_ALONE = re.compile(r"[0-9a-f]+|[0-9A-F]+", re.ASCII)
 _GROUPS = re.compile(r"[A-Z0-9]{4,8}(?:-[A-Z0-9]{4,8}){3,7}", re.ASCII)
 _CHANGE = re.compile(r"(?<=[A-Za-z])\d|(?<=\d)[A-Za-z]")
 _PARTS = re.compile(r"[A-Za-z0-9]+")
 _FINGERPRINT_CHARS = 40
-LEAST_RANDOM_SHARE, LEAST_RANDOM_CHARS = 0.6, 12
-LEAST_SURE_CHARS, LEAST_DIFFERENT = 16, 6
+_LEAST_RANDOM_SHARE, _LEAST_RANDOM_CHARS = 0.6, 12
+_LEAST_SURE_CHARS, _LEAST_DIFFERENT = 16, 6
 
 
 def is_vendor_key(match: re.Match[str]) -> bool:
@@ -116,7 +124,7 @@ def is_random(value: str) -> bool:
     A UUID, 32 hexadecimal digits, the groups of a licence, or mostly parts in which letters and
     digits mix. Names, dates, paths and versions are made of words and numbers.
     """
-    if len(set(value)) < LEAST_DIFFERENT:  # What stands for a key in a manual.
+    if len(set(value)) < _LEAST_DIFFERENT:  # What stands for a key in a manual.
         return False
     if _UUID.fullmatch(value) or _HEX.fullmatch(value):
         return True
@@ -125,7 +133,7 @@ def is_random(value: str) -> bool:
     in_path = "/" in value
     parts = _PARTS.findall(value)
     mixed = sum(len(part) for part in parts if _is_mixed(part, in_path=in_path))
-    return mixed >= LEAST_RANDOM_SHARE * sum(map(len, parts)) and mixed >= LEAST_RANDOM_CHARS
+    return mixed >= _LEAST_RANDOM_SHARE * sum(map(len, parts)) and mixed >= _LEAST_RANDOM_CHARS
 
 
 def _is_mixed(part: str, *, in_path: bool) -> bool:
@@ -136,7 +144,7 @@ def _is_mixed(part: str, *, in_path: bool) -> bool:
         return len(part) >= 6 and digits > 0 and cased
     # A word and a number, as in `layer12`, change once. A date, `20251115T083903Z`, has 2 letters.
     changes = len(_CHANGE.findall(part))
-    if len(part) < LEAST_SURE_CHARS:
+    if len(part) < _LEAST_SURE_CHARS:
         return digits > 2 and letters > 2 and changes > 2
     return digits > 1 and letters > 2 and (changes > 1 or len(part) >= 20)
 
@@ -148,10 +156,10 @@ def _is_drawn(part: str) -> bool:
 # --- tokens of several parts ----------------------------------------------------------------------
 
 # Sources: the vendors' pages on their keys. Lengths are the least seen there.
-BUILT = r"""
+MULTIPART_TOKEN = r"""
     (?<![A-Za-z0-9]) (?:
         [a-z0-9]{30,44} (?:FFFF)? NRAL                           # New Relic, licence
-      | 00D [A-Za-z0-9]{9,15} (?:!|%21) [\w.]{40,200}            # Salesforce, session
+      | 00D [A-Za-z0-9]{9,15} (?:!|%21) [\w.]{40,}+              # Salesforce, session
       | [A-Za-z0-9]{60,80} AZDO [A-Za-z0-9]{4}                   # Azure DevOps
       | 1000\.[a-f0-9]{32} (?:\.[a-f0-9]{32})?                   # Zoho
       | [012]/\d{10,20} (?:/\d{10,20})? : [A-Za-z0-9]{32}        # Asana
@@ -160,75 +168,84 @@ BUILT = r"""
       | (?:access|refresh)_token\$(?:production|sandbox)\$[a-z0-9]{12,20}\$[a-f0-9]{32}  # Braintree
     ) (?![A-Za-z0-9])
 """
-BUILT_NEEDLES = ("nral", "00d", "azdo", "0000.", "0/0000000000", "key", "u+", "_token$")
-BUILT_HINT = (
-    r"[a-z0]NRAL|00D[A-Za-z0]{9,15}(?:!|%00)|AZDO[A-Za-z0]{4}|0000\.[a-f0]{32}|0/0{10}|KEY[\w-]{50}"
+MULTIPART_TOKEN_NEEDLES = ("nral", "00d", "azdo", "0000.", "0/0000000000", "key", "u+", "_token$")
+MULTIPART_TOKEN_HINT = (
+    r"[a-zF0]NRAL|00D[A-Za-z0]{9,15}(?:!|%00)|AZDO[A-Za-z0]{4}|0000\.[a-f0]{32}|0/0{10}|KEY[\w-]{50}"
     r"|u\+[\w+-]{18}|_token\$"
 )
 
 # Of any vendor, by what is written before what a machine drew.
-DRAWN = r"""
+RANDOM_TOKEN = r"""
     (?<![A-Za-z0-9]) (?:
-        live_\d{6,12}_[A-Za-z0-9]{24,40}+                         # Twitch, stream
+        live_\d{6,12}_[A-Za-z0-9]{24,}+                          # Twitch, stream
       | pk_\d{5,12}_[A-Z0-9]{32}                                 # ClickUp
-      | re_[A-Za-z0-9]{8}_[A-Za-z0-9]{20,40}+                     # Resend
-      | \d{1,3}-[A-Za-z0-9]{64} (?=["'\s,\]]|$)                  # TrueNAS
-      | (?:BBFF|BBUS)-[A-Za-z0-9]{26,64}+                         # Ubidots
+      | re_[A-Za-z0-9]{8}_[A-Za-z0-9]{20,}+                      # Resend
+      | \d{1,3}-(?P<numbered>[A-Za-z0-9]{64}) (?=["'\s,\]]|$)     # TrueNAS
+      | (?:BBFF|BBUS)-[A-Za-z0-9]{26,}+                           # Ubidots
       # `x_live_`, `x_pat_`: what it is good for.
       | [a-z][a-z0-9]{1,11} (?: [_-] (?:live|test|prod|production|sandbox|sbox|stag(?:e|ing)) [_-]
             (?:[a-z]{2,8}_)?
-          | _ (?:sk|pat|oat|sat|key|secret|token|api|apikey|svc|usr|admin|v\d) _ )
-          (?P<typed> [A-Za-z0-9]{16,200}+ )
+          | _ (?: (?P<secret>sk|pat|key|secret|token|apikey) | oat|sat|api|svc|usr|admin ) _ )
+          (?P<typed> [A-Za-z0-9]{16,}+ )
       # A short start, and capitals, small letters and digits without a break.
       | [a-z][a-z0-9]{1,8} _ (?=[a-z0-9]{0,40}[A-Z]) (?=[A-Z0-9]{0,40}[a-z])
-          (?=[A-Za-z]{0,40}\d) [A-Za-z0-9]{30,200}+
+          (?=[A-Za-z]{0,40}\d) [A-Za-z0-9]{30,}+
     ) (?![A-Za-z0-9])
 """
-DRAWN_NEEDLES = ("_", "-")
-DRAWN_HINT = "[_-][A-Za-z0]{16}"
+RANDOM_TOKEN_NEEDLES = ("_", "-")
+RANDOM_TOKEN_HINT = "[_-][A-Za-z0]{16}"
 
 
 def is_drawn_token(match: re.Match[str]) -> bool:
-    """Return whether a match of `DRAWN` is a token: after a word only what a machine drew."""
-    typed = match["typed"]
-    return not typed or _is_drawn(typed)
+    """Return whether a match of `RANDOM_TOKEN` is a token, and not a name, a digest or a number.
+
+    Hexadecimal digits are a token only after a word for secrets: `img-prod-` and such stand before
+    digests too.
+    """
+    value = match["typed"] or match["numbered"]
+    if value and not match["secret"] and _HEX_ALONE.fullmatch(value):
+        return False
+    return not value or _is_drawn(value)
 
 
 # --- hashes of passwords --------------------------------------------------------------------------
 
-# crypt(5), Cisco, Django, LDAP (RFC 2307), Kerberos as its crackers print it, Windows.
+# crypt(5), phpass, Drupal, Cisco, Django, LDAP (RFC 2307), Kerberos as its crackers print it,
+# Windows.
 _HASH_CHARS = r"[\w./+=,$*:@\\-]"
-HASHED = rf"""
+PASSWORD_HASH = rf"""
     (?<![\w$]) (?:
         \$ (?: 1 | 2[abxy]? | 3 | 5 | 6 | 7 | 8 | 9 | 14 | y | gy | apr1 | md5 | sha1 | scram
-             | argon2(?:i|d|id) | pbkdf2(?:-sha\d{{1,3}})? | scrypt ) \$
-          (?=[^\s]{{0,99}}[A-Za-z]) [\w./+=,$-]{{20,400}}
-      | \$krb5(?:asrep|tgs|pa)\$ {_HASH_CHARS}{{20,8000}}
+             | argon2(?:i|d|id) | pbkdf2(?:-sha\d{{1,3}})? | scrypt | [PHS] ) \$
+          (?=[^\s]{{0,99}}[A-Za-z]) [\w./+=,$-]{{20,}}+
+      | \$krb5(?:asrep|tgs|pa)\$ {_HASH_CHARS}{{20,}}+
       | (?:pbkdf2|bcrypt|scrypt|argon2|md5|sha1)(?:_\w{{1,10}})? \$ [\w./+=,-]{{1,40}} \$
-          [\w./+=,$-]{{20,400}}
-      | (?: scrypt | pbkdf2 ) : [\w:]{{1,40}} \$ \w{{4,40}} \$ [a-f0-9]{{40,200}}
+          [\w./+=,$-]{{20,}}+
+      | (?: scrypt | pbkdf2 ) : [\w:]{{1,40}} \$ \w{{4,40}} \$ [a-f0-9]{{40,}}+
     )
   | \{{ (?:SSHA|SHA|SMD5|MD5|CRYPT|SSHA256|SSHA512|PBKDF2[\w-]{{0,12}}|ARGON2) \}}
-      [\w./+=,$-]{{20,400}}
+      [\w./+=,$-]{{20,}}+
   | (?<![A-Fa-f0-9]) [a-fA-F0-9]{{32}} : [a-fA-F0-9]{{32}} (?=:::)
 """
-HASHED_HINT = (
+PASSWORD_HASH_HINT = (
     r"\$krb0|\$[\w-]{1,16}\$[\w./+=,*$-]{8}|(?:pbkdf0|bcrypt|scrypt|argon0|md0|sha0)\w{0,11}[$:]"
     r"|\{(?:S?SHA|S?MD0|CRYPT|PBKDF0|ARGON0)|:::"
 )
-HASHED_NEEDLES = ("$", "{", ":::")
+PASSWORD_HASH_NEEDLES = ("$", "{", ":::")
 
 # --- addresses that are secrets -------------------------------------------------------------------
 
 # What follows `webhook/` lets anyone post, whatever the service.
 WEBHOOK = r"""
-    (?<=://) [\w.-]{1,253} (?::\d{1,5})? /
+    (?<=://) (?:[^\s/@]{1,600}+@)? [\w.-]{1,253} (?::\d{1,5})? /
     (?: (?<=hooks\.zapier\.com/) hooks/catch/ | (?: [\w.-]{1,60}/ ){0,6}?
         (?: (?:incoming|out)?-?webhooks?(?:b2)? | hooks? | heartbeats? | integration | with/key
           | trigger ) / )
-    (?P<hook> [\w@./%+=~-]{16,400} )
-  | (?<=://) (?: hooks? | webhooks? ) \. [\w.-]{1,253} / (?P<path> [\w@./%+=~-]{16,400} )
-  | (?<=://) (?: hc-ping\.com | webhook\.site | cronitor\.link/p ) / (?P<ping> [\w./-]{16,200} )
+    (?P<hook> [\w@./%+=~-]{16,}+ )
+  | (?<=://) (?:[^\s/@]{1,600}+@)? (?: hooks? | webhooks? ) \. [\w.-]{1,253} /
+      (?P<path> [\w@./%+=~-]{16,}+ )
+  | (?<=://) (?:[^\s/@]{1,600}+@)? (?: hc-ping\.com | webhook\.site | cronitor\.link/p ) /
+      (?P<ping> [\w./-]{16,}+ )
   | /api/v1/ (?P<device> [A-Za-z0-9]{20} ) (?= /(?:telemetry|attributes|rpc) )
 """
 WEBHOOK_HINT = r"hook|heartbeat|integration/|with/key/|trigger/|hc-ping|cronitor\.link|/api/v0/"
@@ -244,39 +261,70 @@ def is_secret_path(path: str) -> bool:
 
 # --- a password in a sentence ---------------------------------------------------------------------
 
-SAID = r"""
+
+def _quoted(name: str) -> str:
+    """Return a verbose pattern of a string that may hold blanks; a group is what its quotes hold.
+
+    Quotes may be escaped, as in JSON within JSON.
+    """
+
+    def string(kind: str, quote: str) -> str:
+        value = rf"(?P<{name}_{kind}> (?: [^{quote}\\\n] | \\++(?!{quote}) ){{1,200}}+ )"
+        return rf"\\*{quote} {value} \\*{quote}"
+
+    return f"(?: {string('double', chr(34))} | {string('single', chr(39))} )"
+
+
+# It ends before an escaped quote too.
+BARE_WORD = r"""(?: [^\s"'\\] | \\++(?!["']) )++"""
+_NO_OPTION = rf"(?!-){BARE_WORD}"
+
+
+def argument(name: str, bare: str = _NO_OPTION) -> str:
+    """Return a verbose pattern of an argument of a command, quoted or not."""
+    return rf"""(?: {_quoted(name)} | (?:\\*["'])? (?P<{name}> {bare} ) )"""
+
+
+_SAID = r"""[^\s"'`,;()<>]"""
+PASSWORD_IN_SENTENCE = rf"""
     (?<![A-Za-z0-9]) (?i: pass(?:word|phrase|code|wort) | passwd )
-    (?: \s for [^.\n]{1,80}? )?? \s (?i:is|was) :? \s
-    (?: (?P<mark> ["'`] ) (?P<said> [^\s"'`]{4,128} ) (?P=mark)
-      | (?P<bare> (?=\S{0,99}\d) (?=\S{0,99}[A-Za-z]) [^\s"'`,;()<>]{6,128}?
-          (?= [.,;)]? (?:\s|$) ) ) )
-  | (?i: unseal | recovery ) \s (?i: key ) \s \d{1,2} : \s (?P<share> [A-Za-z0-9+/]{40,90}={0,2} )
+    (?: \s for [^.\n]{{1,80}}? )?? \s (?i:is|was) :? \s
+    (?: {_quoted("said")} | ` (?P<said_tick> [^`\n]{{1,200}} ) `
+      | (?P<bare> (?={_SAID}{{0,99}}\d) (?={_SAID}{{0,99}}[A-Za-z]) {_SAID}{{6,128}}?
+          (?= [.,;)]? (?: \s | \\*["'] | $ ) ) ) )
+  | (?i: unseal | recovery ) \s (?i: key ) \s \d{{1,2}} : \s
+      (?P<share> [A-Za-z0-9+/]{{40,90}}={{0,2}} )
 """
-SAID_HINT = (
-    r"(?i:pass(?:word|phrase|code|wort)|passwd)\s(?:for\s[^.\n]{1,80}?\s)?(?i:is|was):?\s"
+PASSWORD_IN_SENTENCE_HINT = (
+    r"(?i:pass(?:word|phrase|code|wort)|passwd)\s(?:for\s|(?i:is|was):?\s)"
     r"|(?i:unseal|recovery)\s(?i:key)\s"
 )
-SAID_NEEDLES = ("pass", "key")
+PASSWORD_IN_SENTENCE_NEEDLES = ("pass", "key")
 
 # --- what some commands take ----------------------------------------------------------------------
 
-COMMAND_KEY = r"""
+_STRING_BEFORE = r"""(?: (?: \\*"[^"\n]{0,200}" | \\*'[^'\n]{0,200}' ) \s? , \s? )"""
+COMMAND_KEY = rf"""
     (?<![\w-]) (?: (?i:psexec(?:64)?(?:\.exe)?) | mongo(?:sh|dump|restore|export|import)? | cqlsh
         | evil-winrm | crackmapexec | nxc )
-      (?=\s) [^|;&\n]{0,200}? [ ]-p[ ]{1,3} ["']? (?P<lower> [^\s"'-][^\s"']* )
+      (?=\s) [^|;&\n]{{0,200}}? [ ]-p[ ]{{1,3}} {argument("lower")}
   | (?<![\w-]) (?: sqlcmd | bcp | mosquitto_(?:pub|sub) | ipmitool | unzip )
-      (?=\s) [^|;&\n]{0,200}? [ ]-P[ ]{1,3} ["']? (?P<upper> [^\s"'-][^\s"']* )
+      (?=\s) [^|;&\n]{{0,200}}? [ ]-P[ ]{{1,3}} {argument("upper")}
   | (?<![\w-]) (?: ldap(?:search|modify|add|delete|passwd|whoami) | (?:plink|pscp|psftp)(?:\.exe)? )
-      (?=\s) [^|;&\n]{0,200}? [ ]-(?:w|pw)[ ]{1,3} ["']? (?P<other> [^\s"'-][^\s"']* )
-  | (?<![\w-]) smbclient[ ] [^|;&\n]{0,200}? -U \s? ["']? [^\s"'%]{1,64} % (?P<share> [^\s"']+ )
-  | (?<![\w-]) rabbitmqctl[ ] (?:[^|;&\n]{0,60}?\s)? (?: add_user | change_password ) \s \S{1,64} \s
-      ["']? (?P<added> [^\s"']+ )
-  | (?: Credentials? | BasicAuth | basic_auth | PasswordAuthentication | DirectoryEntry ) \( \s?
-      (?: "[^"\n]{0,200}" \s? , \s? ){1,2}? " (?P<double> [^"\s]{4,200} ) " (?= \s? [,)] )
-  | (?: BasicAuth | basic_auth ) \( \s? '[^'\n]{0,200}' \s? , \s? ' (?P<single> [^'\s]{4,200} ) '
-  | (?<![\w-]) wandb[ ]login[ ] (?:--relogin[ ])? (?P<wandb> [\w-]{40,100} )
-  | (?<![\w-]) mc[ ]alias[ ]set[ ] \S{1,64} \s \S{1,200} \s (?P<alias> \S{1,200} \s \S{1,200} )
-  | (?<![\w-]) operator[ ]unseal[ ]{1,3} (?P<unseal> [\w+/]{32,100}={0,2} )
+      (?=\s) [^|;&\n]{{0,200}}? [ ]-(?:w|pw)[ ]{{1,3}} {argument("other")}
+  | (?<![\w-]) smbclient[ ] [^|;&\n]{{0,200}}? -U \s? (?:
+        \\*" [^\s"%]{{1,64}} % (?P<user_double> [^"\\\n]{{1,200}} ) \\*"
+      | \\*' [^\s'%]{{1,64}} % (?P<user_single> [^'\\\n]{{1,200}} ) \\*'
+      | (?:\\*["'])? [^\s"'%]{{1,64}} % {argument("share", BARE_WORD)} )
+  | (?<![\w-]) rabbitmqctl[ ] (?:[^|;&\n]{{0,60}}?\s)? (?: add_user | change_password )
+      \s \S{{1,64}} \s {argument("added", BARE_WORD)}
+  | (?: (?: Credentials? | BasicAuth | basic_auth | PasswordAuthentication ) \( \s?
+        | DirectoryEntry \( \s? {_STRING_BEFORE} ) {_STRING_BEFORE} {_quoted("passed")}
+      (?= \s? [,).] )
+  | (?<![\w-]) wandb[ ]login[ ] (?:--relogin[ ])? (?P<wandb> [\w-]{{40,100}} )
+  | (?<![\w-]) mc[ ]alias[ ]set[ ] \S{{1,64}} \s \S{{1,200}} \s
+      (?P<alias> \S{{1,200}} \s \S{{1,200}} )
+  | (?<![\w-]) operator[ ]unseal[ ]{{1,3}} (?P<unseal> [\w+/]{{32,100}}={{0,2}} )
 """
 COMMAND_KEY_NEEDLES = (
     " -p",

@@ -424,6 +424,7 @@ def password_in_a_sentence(rng: random.Random) -> Planted:
             'Password for user bob is "{}".',
             "the passphrase was {}, change it",
             "password is: {}.",
+            f"password for {'漢' * 31} is '{{}}'",
         ]
     )
     return Planted("key", form.format(value), (value,))
@@ -436,6 +437,7 @@ def option_of_a_command(rng: random.Random) -> Planted:
         [
             "PsExec.exe /accepteula host -u bob -p {} cmd",
             "mongodump -u bob -p {} --out x",
+            'psexec host -p "{} horse" cmd',
             "mosquitto_pub -h broker -u bob -P {} -t x",
             "ldapsearch -x -D cn=bob -w {} -b dc=x",
             "smbclient -U bob%{} //host/share",
@@ -495,6 +497,7 @@ def token_of_parts(rng: random.Random) -> Planted:
     value = rng.choice(
         [
             f"{chars(rng, 36, HEX)}NRAL",
+            f"{chars(rng, 36, HEX)}FFFFNRAL",
             f"00D{drawn(rng, 12)}!{drawn(rng, 60)}",
             f"{drawn(rng, 76)}AZDO{chars(rng, 4)}",
             f"1000.{chars(rng, 32, HEX)}.{chars(rng, 32, HEX)}",

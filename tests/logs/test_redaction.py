@@ -2,8 +2,10 @@
 are made with care.
 """
 
+import json
 import os
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -18,14 +20,14 @@ from hypothesis import strategies as st
 from dsmops.errors import FileAccessError, InputError
 from dsmops.logs import Clock, Formatter, Redactor, Style, load_or_create_key, redact, scan
 from dsmops.logs.redaction import _edited, _edits, shape_of
-from dsmops.logs.rules import RULES
+from dsmops.logs.rules import RULES, opened_block
 from dsmops.logs.tokens import TOKEN_SHAPES, TokenShape
 from tests.logs.secret_lines import PLANTS, SECRET_NAMES, aws_id, example_token, ipv4, jwt
 from tests.logs.server_logs import DIALECTS, START, Event, server_log
 
 KEY = b"a key for tests only"
 EACH = 4 if os.environ.get("DSMOPS_TEST_LONG", "") in ("", "0") else 100
-"""Variants of each of the 24 kinds of secret, in each of 15 dialects and both styles."""
+"""Variants of each kind of secret, in each dialect and both styles."""
 
 
 def redacted(text: str, key: bytes = KEY) -> str:
@@ -52,6 +54,73 @@ def test_every_planted_secret_is_caught(dialect: str) -> None:
             assert scan(out.encode()) == {}, out
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_every_planted_secret_is_caught_in_json(depth: int) -> None:
+    """Also in a string of JSON, and in JSON within JSON."""
+    rng = random.Random(5)
+    for plant in PLANTS * (EACH // 4):
+        planted = plant(rng)
+        shown, secrets = planted.message, [*planted.secrets]
+        for _ in range(depth):
+            shown = json.dumps({"log": shown}, ensure_ascii=False)
+            secrets = [json.dumps(secret, ensure_ascii=False)[1:-1] for secret in secrets]
+        assert not [secret for secret in secrets if secret in redacted(shown)], shown
+
+
+DRAWN = "Zq7vR2mXk9TbL4wPsN8d"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{{\\"acme_key\\": \\"{}\\"}}', DRAWN),
+        ('{{\\\\\\"acmeKey\\\\\\": \\\\\\"{}\\\\\\"}}', DRAWN),
+        ("rejected acme_key={}: 401", DRAWN),
+        ("acme_key={}:x", DRAWN),
+        ("acme_key={} end", DRAWN * 150),
+        ("door-key-of_the_weatherly_key={} end", DRAWN),
+        ("acme_key={} end", f"{DRAWN}=="),
+        ("sent {} end", "acme_live_" + DRAWN * 150),
+        ("sent {} end", "acme_" + DRAWN * 150),
+        ("sent hash {} end", f"$6$saltsalt${DRAWN * 150}"),
+        ("sent hash {} end", f"$krb5asrep$23$bob:{DRAWN * 500}"),
+        ("POST https://host/hooks/{} end", DRAWN * 150),
+        ("hash {} end", "$P$B12345678" + "aB3./" * 5),
+        ("hash {} end", "$H$912345678" + "aB3./" * 5),
+        ("hash {} end", "$S$D12345678" + "aB3./" * 9),
+        ('psexec host -p "{}" cmd', "correct horse battery"),
+        ("nxc smb host -p '{}' -x", "correct horse battery"),
+        ('\\"mosquitto_pub -P \\"{}\\" -t x\\"', "correct horse"),
+        ("smbclient -U 'bob%{}' //host/share", "correct horse"),
+        ('rabbitmqctl add_user bob "{}"', "correct horse"),
+        ("sshpass -p '{}' ssh host", "correct horse"),
+        ('redis-cli -a "{}" ping', "correct horse"),
+        ('HTTPBasicAuth("bob", "{}")', "a b"),
+        ('DirectoryEntry("LDAP://x", "bob", "{}")', "correct horse"),
+        ('the password is "{}"', "a b"),
+        ("the password is '{}', not another", "correct horse"),
+        (f'password for {"漢" * 31} is "{{}}"', "hunter2x"),
+        ("curl -u {} https://host", f"{'漢' * 60}:hunter2x"),
+        ("curl -u '{}' https://host", "bob:correct horse"),
+        ("https://{}@host/x", f"{'漢' * 220}:{'漢' * 20}"),
+        ("the following password:\n\n  {}\nis new", "hunter2x"),
+        (f"the following password {'漢' * 55}:\n{{}}", "hunter2x"),
+    ],
+)
+def test_a_value_goes_whole_and_nothing_else(text: str, value: str) -> None:
+    """Escaped, before a sign, of any length, with blanks in its quotes, after other letters."""
+    assert re.sub("<key:[0-9a-f]{8}>", "<key>", redacted(text.format(value))) == text.format(
+        "<key>"
+    )
+
+
+def test_an_address_that_is_a_secret_may_hold_a_password() -> None:
+    """Both go."""
+    for host in ("host/hooks", "hooks.example.org", "hc-ping.com"):
+        shown = redacted(f"POST https://bob:hunter2x@{host}/{DRAWN}")
+        assert re.fullmatch(rf"POST https://<key:\w{{8}}>@{host}/<key:\w{{8}}>", shown)
+
+
 @pytest.mark.slow
 def test_clean_lines_are_left_alone(shared_data: Path) -> None:
     """Of the real log's lines without a key and of 8,000 generated ones fewer than one in a
@@ -72,6 +141,7 @@ def test_clean_lines_are_left_alone(shared_data: Path) -> None:
 
 ROOTS_HOME = "/root"
 """A home that names no person."""
+DIGEST = "0a1b2c3d4e5f6071" * 2
 
 
 @pytest.mark.parametrize(
@@ -105,6 +175,11 @@ ROOTS_HOME = "/root"
         "https://host/webhooks/incoming-and-outgoing https://docs.example.org/hooks/use-effect",
         "$1 $2a $6 PATH=$HOME/bin:$PATH {SHA} {MD5} unit_test_transcribe_recordings_of_one_hour",
         "cutlass_80_wmma_tensorop_bf16_s161616gemm_bf16_32x32_128x2 core_panicking_panic_fmt",
+        f"model_v1_{DIGEST} layer_v2_{DIGEST * 2} img-prod-{DIGEST} shard 12-{DIGEST * 2} "
+        f"server_{DIGEST} web-staging-{DIGEST[:20]}",
+        "Loading the following token types:\ntext_and_audio_1",
+        "Please set the following password:\n\nas two words1 or more",
+        "acme_key=a1b2c3d4e5f6a7b8::new acme_key=a1b2c3d4e5f6a7b8(x) acme_key=a1b2c3d4e5f6a7b8.py",
         "2025-11-15T08:39:16.338577Z step_idx=123456 143.38ms [2025-11-15 08:39:03.595 AM UTC "
         "(+0000)]",
     ],
@@ -415,6 +490,21 @@ SOUP = st.lists(
             "a" * 40,
         ]
     )
+    | st.sampled_from(
+        [
+            "acme_key=",
+            "_live_",
+            "a7B3x9Qz2Lm5a7B3x9Qz2Lm5",
+            "FFFFNRAL",
+            "password for ",
+            " is ",
+            "漢" * 31,
+            "following token ",
+            "nxc -p ",
+            "$6$",
+            "://hooks/",
+        ]
+    )
     | st.sampled_from(SECRET_NAMES)
     | st.text(max_size=8),
     max_size=30,
@@ -430,21 +520,38 @@ def test_redacting_again_changes_nothing(text: str) -> None:
     assert scan(once.data) == {}
 
 
-@example(text="AKIAIOSFODNN7EXAMPLE::ffff:cb00:7109")
-@given(text=SOUP)
-def test_hints_miss_nothing(text: str) -> None:
-    """A rule whose hint is absent from a line's shape finds nothing in the line, nor in what
-    earlier rules made of it.
-    """
+def _hints_miss_nothing(text: str) -> None:
     redactor = Redactor(KEY)
     for line in text.split("\n"):
         expected = line
         for rule in RULES:
             expected = _edited(expected, _edits(rule, expected, redactor._pseudonym))
+        looks = redactor.looks(shape_of(line.encode("utf-8", "surrogatepass")))
         by_hints = line
-        for rule in redactor.looks(shape_of(line.encode("utf-8", "surrogatepass"))).rules:
+        for rule in looks.rules:
             by_hints = _edited(by_hints, _edits(rule, by_hints, redactor._pseudonym))
         assert by_hints == expected
+        assert looks.may_open or opened_block(line) is None
+
+
+@example(text="AKIAIOSFODNN7EXAMPLE::ffff:cb00:7109")
+@example(text=f"sent {'0a' * 18}FFFFNRAL")
+@example(text=f'password for {"漢" * 31} is "hunter2x"')
+@example(text=f"following token {'漢' * 55}:")
+@example(text=f"://{'漢' * 220}:{'漢' * 20}@ -u {'漢' * 60}:x")
+@given(text=SOUP)
+def test_hints_miss_nothing(text: str) -> None:
+    """A rule whose hint is absent from a line's shape finds nothing in the line, nor in what
+    earlier rules made of it, and such a line begins no block.
+    """
+    _hints_miss_nothing(text)
+
+
+def test_hints_miss_nothing_planted() -> None:
+    """Nor of what the corpus holds."""
+    rng = random.Random(7)
+    for plant in PLANTS * EACH:
+        _hints_miss_nothing(plant(rng).message)
 
 
 @pytest.mark.slow
@@ -539,6 +646,15 @@ LINES: dict[str, Callable[[int], str]] = {
     "keys of vendors": lambda count: "acme_key=" * count,
     "a long key": lambda count: "acme_key=" + "a7" * count + ".x",
     "words of keys": lambda count: "key-" * count,
+    "keys in a run that ends as a file": lambda count: "key-x" * count + ".x",
+    "keys in a run that ends as a name": lambda count: "key-x" * count + "=x",
+    "keys before a token that ends as a file": lambda count: (
+        "key-x" * count + "." + "a7" * count + ".x"
+    ),
+    "backslashes": lambda count: "nxc -p " + "\\" * count + "password is " + "\\" * count,
+    "users of hooks": lambda count: "://a:" * count + "@hooks/",
+    "users": lambda count: "-u" * count,
+    "strings of a call": lambda count: 'BasicAuth("' * (count // 4),
     "dollars": lambda count: "$6$" * count,
     "commands": lambda count: "nxc -p" * count,
     "hooks": lambda count: "://hooks/" * count,
