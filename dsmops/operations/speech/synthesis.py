@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import astuple, dataclass, replace
@@ -200,13 +201,18 @@ def script_of(
 
 
 class Requests:
-    """Makes the requests of texts from settings and the model's defaults; reads each voice once."""
+    """Makes the requests of texts from settings and the model's defaults; reads each voice once.
+
+    `progress` shows the downloads of voices. Threads may share it.
+    """
 
     def __init__(
         self, source: TtsSource, settings: SynthesisSettings, progress: Progress = SILENT
     ) -> None:
-        self._source, self._settings, self._progress = source, settings, progress
+        self._source, self._settings, self.progress = source, settings, progress
         self._voices: dict[str, Samples] = {}
+        self._reading = threading.Lock()
+        """One reads at a time: two that fetch the same file are in each other's way."""
         self.files: list[Path] = []
         """The files of the voices that were read."""
 
@@ -234,10 +240,11 @@ class Requests:
     def _voice(self, name: str) -> Samples:
         from dsmops.worker.models.voice import read_voice
 
-        if name not in self._voices:
-            config = self._source.config
-            folder = self._settings.voice_folder or self._source.defaults.voice_folder
-            path = find_voice(name, folder, suffix=config.voice_suffix, progress=self._progress)
-            self._voices[name] = read_voice(path, config)
-            self.files.append(path)
-        return self._voices[name]
+        with self._reading:
+            if name not in self._voices:
+                config = self._source.config
+                folder = self._settings.voice_folder or self._source.defaults.voice_folder
+                path = find_voice(name, folder, suffix=config.voice_suffix, progress=self.progress)
+                self._voices[name] = read_voice(path, config)
+                self.files.append(path)
+            return self._voices[name]

@@ -50,9 +50,9 @@ DEFAULT_SEED = 0
 
 
 class SynthesisRunSettings(TypedDict):
-    """What the results in the folder of a run over texts depend on.
+    """The settings on which all results in the folder of a run over texts depend.
 
-    What a manifest says of a text alone is not among it; a text with other settings is another one.
+    What a manifest says of one text is left out: such settings make it another text.
     """
 
     model: str
@@ -288,6 +288,8 @@ class _Engine:
         requests = Requests(source, job.settings, progress)
         # A voice that all texts have is looked for before the model is loaded.
         requests.make((), job.seed)
+        # From then on the bar is the run's.
+        requests.progress = SILENT
 
         from dsmops.worker.models.device import best_device, best_dtype
         from dsmops.worker.models.tokenizer import TextTokenizer

@@ -6,7 +6,9 @@ import json
 import os
 import random
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 from dsmops.audio import read, write
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import DiskFullError, InputError
+from dsmops.operations.models.tts import find_tts
+from dsmops.operations.models.voices import find_voice
+from dsmops.operations.speech import synthesis
 from dsmops.operations.speech.many.synthesizing import (
     SynthesisJob,
     SynthesisRun,
@@ -163,6 +168,29 @@ def test_a_text_that_cannot_be_used_fails_alone(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_threads_look_for_a_voice_one_after_another_and_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that fetched one file at a time would be in each other's way."""
+    searching = threading.Lock()
+    found = []
+
+    def find(name: str, *args: Any, **options: Any) -> Path:
+        assert searching.acquire(blocking=False)
+        time.sleep(0.05)
+        found.append(name)
+        searching.release()
+        return find_voice(name, *args, **options)
+
+    monkeypatch.setattr(synthesis, "find_voice", find)
+    requests = synthesis.Requests(find_tts(str(folder / "model")), SynthesisSettings())
+    with ThreadPoolExecutor(6) as threads:
+        made = list(threads.map(lambda number: requests.make((VOICES[number % 2],), 0), range(6)))
+    assert sorted(found) == sorted(VOICES)
+    assert len({id(one.voices[0]) for one in made}) == 2
+
+
+@pytest.mark.slow
 def test_what_a_run_was_begun_with_stays(folder: Path, tmp_path: Path) -> None:
     """Another seed or voice for all is refused, and so is the folder of transcripts."""
     one = tmp_path / "list"
@@ -211,9 +239,9 @@ def test_killed_at_any_moment_nothing_is_lost_or_done_twice(folder: Path, tmp_pa
     """Killed again and again while it works; in the end all is there, with the sound of a quiet
     run.
     """
-    count = 12
-    lines = "".join(f"{word}.\n" for word in "abcdefghijkl")
-    (tmp_path / "list").write_text(lines)
+    letters = "abcdefghijklmnopqrstuvwx"
+    count = len(letters)
+    (tmp_path / "list").write_text("".join(f"{one} and then more words.\n" for one in letters))
     inputs = (f"@{tmp_path}/list",)
     run(folder, tmp_path / "quiet", inputs=inputs)
     rng = random.Random(3)
@@ -224,7 +252,9 @@ def test_killed_at_any_moment_nothing_is_lost_or_done_twice(folder: Path, tmp_pa
                 run(folder, tmp_path / "out", inputs=inputs)
             finally:
                 os._exit(0)
+        deadline = time.monotonic() + 60
         while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            assert time.monotonic() < deadline
             if any(f"-{child}-" in file.name for file in notes(tmp_path / "out")):
                 break
             time.sleep(0.01)
