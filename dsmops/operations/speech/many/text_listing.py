@@ -48,10 +48,10 @@ _MOST_SEED = 2**63 - 1
 class ListedText(NamedTuple):
     """A text for a run to synthesize.
 
-    `key` tells it from others, and from itself before it was changed. `file` is what people call
-    it, `name` its output's, with the ending. `text` is None where it is in the file. `voices` are
-    empty and `seed` is None where the run's count. `size` is its length, None for a file that is
-    not there.
+    `key` tells it from others, and from itself before it was changed. `file` is its path, its
+    address, or the list and the line that it is in. `name` is that of its output, with the ending.
+    `text` is None where it is in the file. `voices` are empty and `seed` is None where those of the
+    run are used. `size` is its length, None for a file that is not there.
     """
 
     key: str
@@ -64,7 +64,7 @@ class ListedText(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """How long it roughly is, in no unit."""
+        """Roughly its length, only to compare texts."""
         return self.size or 0
 
 
@@ -203,6 +203,7 @@ def _numbered(path: Path, number: int) -> str:
 
 
 def _of_manifest(path: Path, form: str) -> Iterator[_Found]:
+    found, names = [], []
     for number, row in rows_of(path, _FORM):
         _require_known(row, path, number)
         text, file_name = row.get("text"), row.get("path")
@@ -210,19 +211,22 @@ def _of_manifest(path: Path, form: str) -> Iterator[_Found]:
             raise bad_row(path, number, "it needs one of text and path", _FORM)
         if not isinstance(text if file_name is None else file_name, str) or file_name == "":
             raise bad_row(path, number, "its text or path is not a string", _FORM)
-        file = None
         if file_name is not None:
             is_object = file_name.startswith(BUCKET)
-            file = file_at(file_name if is_object else str(path.parent / file_name))
-        yield _Found(
+            names.append(file_name if is_object else str(path.parent / file_name))
+        one = _Found(
             f"{path}, line {number}",
             text,
-            file,
+            None,
             output_id(row, path, number, _FORM) or _numbered(path, number),
             _format(row, path, number, form),
             _voices(row, path, number),
             _seed(row, path, number),
         )
+        found.append(one)
+    files = iter(files_at(names))
+    for one in found:
+        yield one if one.text is not None else one._replace(file=next(files))
 
 
 def _require_known(row: Mapping[str, Any], path: Path, number: int) -> None:
