@@ -80,14 +80,12 @@ class Cluster:
         )
         return options.remote(*arguments)
 
-    def shared_actor(self, kind: type[Any], *arguments: object, name: str, node_id: str) -> Any:
-        """Return the actor of this name on one node, started by the first that asks for it."""
-        options = self._ray.remote(kind).options(
-            num_cpus=0,
-            name=name,
-            get_if_exists=True,
-            scheduling_strategy=_on_node(node_id),
-        )
+    def start_helper(self, kind: type[Any], *arguments: object, node_id: str) -> Any:
+        """Return an actor of the class `kind` on one node, which takes none of what is free there.
+
+        It may be handed to other actors, and ends with this process.
+        """
+        options = self._ray.remote(kind).options(num_cpus=0, scheduling_strategy=_on_node(node_id))
         return options.remote(*arguments)
 
     def start_task(
@@ -152,6 +150,11 @@ class Cluster:
         """End an actor at once, wherever it is."""
         with suppress(Exception):
             self._ray.kill(actor)
+
+    def interrupt(self, future: Any) -> None:
+        """Raise KeyboardInterrupt in the call behind a future, which can then end what it began."""
+        with suppress(Exception):
+            self._ray.cancel(future)
 
     def cancel(self, future: Any) -> None:
         """End the call behind a future at once."""
@@ -265,14 +268,15 @@ def _connect(host: str, port: int) -> None:
 
 
 def _refused(address: str, exc: Exception) -> DsmopsError:
-    if address == AUTO:
+    if address == AUTO and isinstance(exc, ConnectionError):
         return RemoteError(
             "no Ray cluster runs on this machine",
             hint="Start one with `ray start --head`, or name the address of one: --ray HOST:PORT.",
             code="ray.unreachable",
         )
+    at = " of this machine" if address == AUTO else f" at {address}"
     return RemoteError(
-        f"the Ray cluster at {address} cannot be used: {_first_line(str(exc))}",
+        f"the Ray cluster{at} cannot be used: {_first_line(str(exc))}",
         hint="This machine must be a node of it (`ray start --address HOST:PORT`), with the same "
         "versions of Ray and Python.",
         code="ray.refused",

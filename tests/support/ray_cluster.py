@@ -74,8 +74,12 @@ def ray_cluster() -> Iterator[RayCluster]:
         yield RayCluster(address, env, process.stdin)
     finally:
         process.stdin.close()
-        process.wait(60)
-        process.stdout.close()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def _serve() -> None:

@@ -1,6 +1,7 @@
-"""Takes the place of a package that Ray loads, if it is there, in each of its processes.
+"""Takes the place of a package that Ray loads in each of its processes where it is installed.
 
-It compiles a grammar for seconds. Without it jsonschema omits one check, not needed here.
+`make sbom` installs it. It compiles a grammar for seconds. Without it jsonschema omits one check,
+not needed here.
 """
 
 raise ImportError("left out for its time")

@@ -7,7 +7,6 @@ them. A worker whose process or node dies is started again, wherever the cluster
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import time
 from collections.abc import Sequence
@@ -35,8 +34,10 @@ from dsmops.units import counted
 
 _START_S = 60.0
 """How long to wait for a place in the cluster while no worker works."""
-_LAST_WORDS_S = 3.0
+_LAST_WORDS_S = 30.0
 """How long to wait for the counts of a worker when all recordings are done."""
+_NO_WORDS_S = 3.0
+"""How long then to wait for one that has no place yet."""
 _MOST_STARTS = 3
 
 
@@ -150,9 +151,7 @@ class RayWorker:
         cluster = own_cluster()
 
         def ask(method: str, *arguments: object) -> object:
-            paths = [file.path.absolute() for file in home.files]
-            server = cluster.shared_actor(FileServer, paths, name=home.name, node_id=home.node_id)
-            return cluster.result(getattr(server, method).remote(*arguments))
+            return cluster.result(getattr(home.server, method).remote(*arguments))
 
         try:
             assert job.source is not None  # noqa: S101 `RayActors.run` found it
@@ -163,10 +162,9 @@ class RayWorker:
 
 @dataclass(frozen=True, slots=True)
 class _Home:
-    """Where the model's files are: on which node, and the name of the actor that gives them."""
+    """The model's files where the run was started, and the actor there that gives them."""
 
-    node_id: str
-    name: str
+    server: Any
     files: tuple[ModelFile, ...]
 
 
@@ -189,11 +187,11 @@ class _Pool:
         self._share = share
         self._progress = progress
         assert job.source is not None  # noqa: S101 `RayActors.run` found it
-        self._home = _Home(
-            cluster.own_node_id(),
-            f"dsmops-model-{secrets.token_hex(8)}",
-            tuple(describe(job.source)),
-        )
+        files = tuple(describe(job.source))
+        paths = [file.path.absolute() for file in files]
+        # This process starts it and keeps it: an actor ends with the one that has started it.
+        server = cluster.start_helper(FileServer, paths, node_id=cluster.own_node_id())
+        self._home = _Home(server, files)
 
     def work(self, names: Sequence[str]) -> Outcomes:
         """Let these workers work until nothing is left, and return what came of each.
@@ -222,9 +220,11 @@ class _Pool:
                     now_s = time.monotonic()
                     if all_done_s is None and _has_run(outcomes) and keys <= run.done().keys():
                         all_done_s = now_s
-                    if all_done_s is not None and now_s > all_done_s + _LAST_WORDS_S:
+                    working = any(slot.host for slot in slots.values())
+                    last_s = _LAST_WORDS_S if working else _NO_WORDS_S
+                    if all_done_s is not None and now_s > all_done_s + last_s:
                         break
-                    if any(slot.host for slot in slots.values()):
+                    if working:
                         give_up_s = now_s + _START_S
                     elif now_s > give_up_s:
                         return outcomes | dict.fromkeys(slots, self._no_place())
@@ -244,7 +244,7 @@ class _Pool:
         return _Slot(actor, actor.begin.remote(self._job), starts)
 
     def _next(self, name: str, slots: dict[str, _Slot]) -> TranscriptionRun | DsmopsError | None:
-        """Take the result of what a worker did and give it the next thing to do; None if it has."""
+        """Take the result of a worker's call; return it if it is its last, else call it again."""
         slot = slots[name]
         try:
             found = self._cluster.result(slot.future)
