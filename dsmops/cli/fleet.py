@@ -57,9 +57,10 @@ def fleet(
 ) -> None:
     """Run a check on many machines and compare them.
 
-    All nodes are asked at once. A node that hangs, is dead or refuses is named, and the others do
-    not wait for it. The exit code is the highest of the nodes: 6 for one that gave no answer, else
-    that of the check there. --json has the document of every node.
+    By ssh and srun 128 nodes are asked at a time, on a Ray cluster all at once. A node that hangs,
+    is dead or refuses is named, and the others do not wait for it. The exit code is the highest of
+    the nodes: 6 for one that gave no answer, else that of the check there. --json has the document
+    of every node.
 
     ssh uses your own config, keys and agent and never asks for a password. On a Ray cluster a
     smoke test reserves a card.

@@ -1,4 +1,4 @@
-"""Ask all nodes of a fleet at once and gather the verdicts."""
+"""Ask the nodes of a fleet and gather the verdicts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Fleet(Protocol):
     def ask(
         self, arguments: Sequence[str], timeout_s: float, on_answer: Callable[[Answer], None]
     ) -> None:
-        """Run `dsmops ARGUMENTS` on every node at once; give each answer as it comes.
+        """Run `dsmops ARGUMENTS` on every node, many at a time; give each answer as it comes.
 
-        Every node of `nodes` gives exactly one, none later than about `timeout_s`.
+        Every node of `nodes` gives exactly one, at most about `timeout_s` after it was asked.
         """
 
 

@@ -60,7 +60,8 @@ class SlurmNodes:
         up = []
         for node, state in self._states.items():
             if state.startswith(_GONE) or state.endswith("*"):
-                on_answer(Answer(node, 0.0, lost=f"Slurm says that it is {state}"))
+                reason = f"Slurm says that it is {state}"
+                on_answer(Answer(node, 0.0, lost=reason, hint="`sinfo -R` says why."))
             else:
                 up.append(node)
         overlap = ["--overlap"] if "SLURM_JOB_NODELIST" in os.environ else []

@@ -20,6 +20,11 @@ _SSH_FAILED = 255
 _TIMED_OUT = 124
 """Exit code of `timeout`."""
 _CONNECT_S = 10
+_LIMITED = (
+    'limit=$1; shift; command -v timeout >/dev/null && exec timeout -k 5 "$limit" "$@"; exec "$@"'
+)
+"""Runs a program on a host. `timeout` ends it there too where the connection is gone; macOS has
+none."""
 
 
 def read_hosts(path: Path) -> list[str]:
@@ -85,9 +90,9 @@ class SshHosts:
                 hint="Install OpenSSH's client, for example `apt install openssh-client`.",
                 code="fleet.no_ssh",
             )
-        # `timeout` ends it there too, where the connection is gone.
         limit_s = math.ceil(timeout_s)
-        remote = shlex.join(["timeout", str(limit_s), *self._program, *arguments])
+        command = ["sh", "-c", _LIMITED, "sh", str(limit_s), *self._program, *arguments]
+        remote = shlex.join(command)
         options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={min(_CONNECT_S, limit_s)}"]
         run_programs(
             {host: ["ssh", *options, "--", host, remote] for host in self._hosts},
@@ -101,5 +106,10 @@ def _of_ssh(answer: Answer) -> Answer:
         return replace(answer, exit_code=None, timed_out=True)
     if answer.exit_code == _SSH_FAILED:
         lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
-        return replace(answer, exit_code=None, lost=lines[-1] if lines else "ssh failed")
+        return replace(
+            answer,
+            exit_code=None,
+            lost=lines[-1] if lines else "ssh failed",
+            hint=f"`ssh {answer.node} true` must work without a password.",
+        )
     return answer

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dsmops.errors import EnvironmentMissingError, RemoteError
+from dsmops.operations.printed import printed_objects
 
 _NO_COMMAND = (126, 127)
 """Exit codes of a shell that found no such program, or could not run it."""
@@ -34,7 +35,8 @@ class NodeStatus(StrEnum):
 class Answer:
     """What came back from a node: the exit code of the command there and what it printed.
 
-    `lost` says why there is no exit code. `timed_out`: it did not end in time.
+    `lost` says why there is no exit code, `hint` what to do then. `timed_out`: it did not end in
+    time.
     """
 
     node: str
@@ -44,6 +46,7 @@ class Answer:
     stderr: str = ""
     timed_out: bool = False
     lost: str | None = None
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,8 @@ def judge(check: str, answer: Answer, timeout_s: float) -> NodeVerdict:
         hint = "Look at that node: it hangs, or is busy. --timeout gives it more time."
         code = RemoteError.exit_code
     elif answer.lost is not None:
-        status, message, code = NodeStatus.UNREACHABLE, answer.lost, RemoteError.exit_code
+        status, code = NodeStatus.UNREACHABLE, RemoteError.exit_code
+        message, hint = answer.lost, answer.hint
     elif code == 0 and document is not None:
         status = NodeStatus.PASSED
         message = _summary(check, document)
@@ -117,12 +121,8 @@ def judge(check: str, answer: Answer, timeout_s: float) -> NodeVerdict:
 
 
 def _document(stdout: str) -> Mapping[str, object] | None:
-    try:
-        # What a shell's start-up files print comes before it.
-        found = json.loads(stdout[stdout.index("{") :])
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and "schema" in found else None
+    # What a shell's files print as it starts and ends stands around it.
+    return next((found for found in printed_objects(stdout) if "schema" in found), None)
 
 
 def _error(stderr: str) -> tuple[str, str]:

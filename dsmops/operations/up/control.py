@@ -26,6 +26,7 @@ from dsmops.errors import (
     ResourceError,
 )
 from dsmops.extras import SERVER, require_worker
+from dsmops.operations.printed import printed_objects
 from dsmops.operations.speech.tokens import NO_TOKENS, TokenOptions
 from dsmops.operations.up import record as records
 from dsmops.operations.up.config import key_of, write_config
@@ -221,11 +222,7 @@ def _address_in(log: Path) -> str:
 
 def _document(text: str) -> dict[str, Any]:
     """Return the first JSON object in a worker's output, empty where none is complete."""
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text, text.find("{"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return next(printed_objects(text), {})
 
 
 def _failed(log: Path, exit_code: int | None, wait_s: float) -> DsmopsError:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -39,6 +39,13 @@ def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -118,33 +125,40 @@ def test_each_host_has_a_verdict_and_none_waits_for_another(sshd: Path) -> None:
 def test_a_program_that_hangs_or_is_missing_is_named(sshd: Path) -> None:
     hosts = sshd / "hosts"
     hosts.write_text("good\n")
-    hangs = script(sshd / "bin" / "hangs", "echo $$ > $(dirname $0)/pid; exec sleep 600")
+    hangs = script(
+        sshd / "bin" / "hangs",
+        "echo $$ > $(dirname $0)/new; mv $(dirname $0)/new $(dirname $0)/pid; exec sleep 600",
+    )
 
-    def ask(program: str) -> tuple[int, str]:
+    def ask(program: str, timeout_s: int) -> tuple[int, str]:
         done = CliRunner().invoke(
-            app, ["fleet", "doctor", "--hosts", str(hosts), "--program", program, "--timeout", "5"]
-        )
+            app,
+            ["fleet", "doctor", "--hosts", str(hosts), "--program", program,
+             "--timeout", str(timeout_s)],
+        )  # fmt: skip
         return done.exit_code, done.stdout
 
-    code, text = ask(str(hangs))
+    code, text = ask(str(hangs), 5)
     assert code == 6
     assert "no answer within 5 s" in text
-    # `timeout` ends it on the host too.
-    process = int((sshd / "bin" / "pid").read_text())
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{process}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    code, text = ask("/nowhere/dsmops")
+    # It may have begun only when ssh was given up. `timeout` ends it on the host too.
+    pid = sshd / "bin" / "pid"
+    until(pid.exists)
+    process = Path(f"/proc/{pid.read_text().strip()}")
+    until(lambda: not process.exists())
+    code, text = ask("/nowhere/dsmops", 20)
     assert code == 4
     assert "good: Install dsmops there, or say where it is with --program." in text
 
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand-ins: n1 works, n2 hangs, n3 is down, the controller of n4 refuses."""
+    """Stand-ins: n1 works, n2 hangs, n3 is down, the controller of n4 refuses.
+
+    $NODES are those of `sinfo`.
+    """
     programs = tmp_path / "bin"
-    script(programs / "sinfo", 'printf "n1 idle\\nn2 mixed\\nn3 down*\\nn4 idle\\n"')
+    script(programs / "sinfo", 'printf "$NODES"')
     script(
         programs / "srun",
         "for arg; do case $arg in --nodelist=*) node=${arg#*=};; --*) ;; *) break;; esac\n"
@@ -162,16 +176,22 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 def test_nodes_of_slurm_are_asked_one_by_one(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ["fleet", "check-gpu", "--slurm", "--program", HERE, "--json"]
-    done = CliRunner().invoke(app, [*args, "--timeout", "15", "--", "--simulate", "t4"])
-    report = json.loads(done.stdout)
-    found = {node["node"]: (node["status"], node["summary"]) for node in report["nodes"]}
-    assert found == {
+
+    def found(nodes: str, *options: str) -> dict[str, tuple[str, str]]:
+        monkeypatch.setenv("NODES", nodes)
+        done = CliRunner().invoke(app, [*args, *options, "--", "--simulate", "t4"])
+        assert done.exit_code == 6
+        rows = json.loads(done.stdout)["nodes"]
+        return {node["node"]: (node["status"], node["summary"]) for node in rows}
+
+    assert found("n1 idle\\nn3 down*\\nn4 idle\\n") == {
         "n1": ("passed", "Tesla T4"),
-        "n2": ("timeout", "no answer within 15 s"),
         "n3": ("unreachable", "Slurm says that it is down*"),
         "n4": ("error", "srun: error: Unable to allocate resources"),
     }
-    assert done.exit_code == 6
+    late = found("n2 mixed\\nn3 down*\\n", "--timeout", "1")
+    assert late["n2"] == ("timeout", "no answer within 1 s")
+    assert late["n3"][0] == "unreachable"
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1]")
     within = CliRunner().invoke(app, [*args, "--", "--simulate", "t4"])
     assert [node["node"] for node in json.loads(within.stdout)["nodes"]] == ["n1"]

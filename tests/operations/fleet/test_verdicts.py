@@ -26,6 +26,7 @@ ERROR = json.dumps({"error": {"code": "x", "message": "no driver", "hint": "Inst
     ("answer", "status", "code", "summary"),
     [
         (Answer("n", 1, 0, f"motd\n{CARD}"), NodeStatus.PASSED, 0, "T4, L4"),
+        (Answer("n", 1, 0, f"{{hi}} {CARD}\nbye {{}}"), NodeStatus.PASSED, 0, "T4, L4"),
         (Answer("n", 1, 1, CARD), NodeStatus.FAILED, 1, "T4, L4"),
         (Answer("n", 1, 4, CARD, f"warning\n{ERROR}\n"), NodeStatus.ERROR, 4, "no driver"),
         (Answer("n", 1, 127, "", "sh: not found"), NodeStatus.ERROR, 4, "sh: not found"),
@@ -55,7 +56,7 @@ def test_a_table_and_junit_have_a_row_for_each_node() -> None:
         Answer("a", 1, 0, CARD),
         Answer("b", 2, 4, "", ERROR),
         Answer("c", 9, timed_out=True),
-        Answer("d", 1, lost="\x1b[31mno <route>"),
+        Answer("d", 1, lost="\x1b[31mno <route>", hint="Look at its cable."),
     ]
     verdicts = tuple(judge("check-gpu", answer, 9) for answer in answers)
     report = FleetReport("check-gpu", "ssh", False, 6, 9.0, verdicts)
@@ -64,6 +65,7 @@ def test_a_table_and_junit_have_a_row_for_each_node() -> None:
         ("a", "passed"), ("b", "error"), ("c", "timeout"), ("d", "unreachable"),
     ]  # fmt: skip
     assert lines[0] == "b: Install it."
+    assert "d: Look at its cable." in lines
     assert lines[-1] == "check-gpu on 4 nodes: 1 passed, 1 error, 1 timeout, 1 unreachable"
     suite = ElementTree.fromstring(fleet_xml(report))
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "0", "3")
