@@ -35,6 +35,16 @@ CUDA = torch.device("cuda:0")
 PERIOD = 10_000.0
 
 
+@pytest.mark.parametrize(
+    ("version", "extra"), [("12.8", "kernels-cu12"), ("13.0", "kernels"), (None, "kernels")]
+)
+def test_the_extra_goes_with_the_cuda_of_torch(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, extra: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", version)
+    assert kernels.extra() == extra
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "name"),

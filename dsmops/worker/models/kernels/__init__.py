@@ -30,10 +30,15 @@ def why_not(device: torch.device) -> str:
         with torch.cuda.device(device):
             _kernel(device, "", "nothing")
     except ImportError as exc:
-        return f"{exc}; `pip install 'dsmops[kernels]'` installs it"
+        return f"{exc}; `pip install 'dsmops[{extra()}]'` installs it"
     except Exception as exc:  # noqa: BLE001 - whatever NVRTC or the driver say
         return f"{type(exc).__name__}: {exc}"
     return ""
+
+
+def extra() -> str:
+    """Return the name of the extra with what goes with this torch's CUDA."""
+    return "kernels-cu12" if str(torch.version.cuda).startswith("12.") else "kernels"
 
 
 def compile_for(target: str, source: str, name: str) -> Any:
