@@ -41,7 +41,7 @@ class RayCommand(FileCommand):
     """A `FileCommand` with `--ray [ADDRESS]`: what follows is the address if it has its form."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [*_with_ray_address(args)])
+        return super().parse_args(ctx, [*_with_ray_address(args)] if "--ray" in args else args)
 
 
 def _with_ray_address(args: list[str]) -> Iterator[str]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dsmops.report import Block, Table
 from dsmops.units import counted, duration
+
+if TYPE_CHECKING:
+    from dsmops.operations.speech.many.synthesizing import SynthesisRun
+    from dsmops.operations.speech.many.transcribing import TranscriptionRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,30 @@ class RunTotals:
     device: str | None
     dtype: str | None
     batch_size: int | None
+
+
+def totals_of(
+    run: SynthesisRun | TranscriptionRun, thing: str, verb: str, *, listed: int, finished: int
+) -> RunTotals:
+    """Return what a run did; the rest of the arguments are as in `RunTotals`."""
+    return RunTotals(
+        folder=run.folder,
+        thing=thing,
+        verb=verb,
+        listed=listed,
+        done_before=run.done_before,
+        in_work_elsewhere=run.in_work_elsewhere,
+        finished=finished,
+        errors=tuple(failure.error for failure in run.failures),
+        words=run.words,
+        audio_s=run.audio_s,
+        elapsed_s=run.elapsed_s,
+        speedup=run.speedup,
+        step_share=run.step_share,
+        device=run.device,
+        dtype=run.dtype,
+        batch_size=run.batch_size,
+    )
 
 
 def show_totals(run: RunTotals) -> Iterator[Block]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.cli.views.run_totals import RunTotals, show_totals, skipped_notes, totals_notes
+from dsmops.cli.views.run_totals import (
+    RunTotals,
+    show_totals,
+    skipped_notes,
+    totals_notes,
+    totals_of,
+)
 from dsmops.operations.speech.many.synthesizing import SynthesisRun
 from dsmops.report import Block
 
@@ -21,21 +27,4 @@ def synthesis_run_notes(run: SynthesisRun) -> Iterator[str]:
 
 
 def _totals(run: SynthesisRun) -> RunTotals:
-    return RunTotals(
-        folder=run.folder,
-        thing="text",
-        verb="synthesized",
-        listed=run.texts,
-        done_before=run.done_before,
-        in_work_elsewhere=run.in_work_elsewhere,
-        finished=run.synthesized,
-        errors=tuple(failure.error for failure in run.failures),
-        words=run.words,
-        audio_s=run.audio_s,
-        elapsed_s=run.elapsed_s,
-        speedup=run.speedup,
-        step_share=run.step_share,
-        device=run.device,
-        dtype=run.dtype,
-        batch_size=run.batch_size,
-    )
+    return totals_of(run, "text", "synthesized", listed=run.texts, finished=run.synthesized)

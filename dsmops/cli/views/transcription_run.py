@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsmops.cli.views.run_totals import RunTotals, show_totals, totals_notes
+from dsmops.cli.views.run_totals import RunTotals, show_totals, totals_notes, totals_of
 from dsmops.cli.views.transcription import rendered
 from dsmops.operations.speech.many.transcribing import TranscriptionRun
 from dsmops.operations.speech.transcription import Transcription
@@ -28,21 +28,6 @@ def run_notes(run: TranscriptionRun) -> Iterator[str]:
 
 
 def _totals(run: TranscriptionRun) -> RunTotals:
-    return RunTotals(
-        folder=run.folder,
-        thing="recording",
-        verb="transcribed",
-        listed=run.recordings,
-        done_before=run.done_before,
-        in_work_elsewhere=run.in_work_elsewhere,
-        finished=run.transcribed,
-        errors=tuple(failure.error for failure in run.failures),
-        words=run.words,
-        audio_s=run.audio_s,
-        elapsed_s=run.elapsed_s,
-        speedup=run.speedup,
-        step_share=run.step_share,
-        device=run.device,
-        dtype=run.dtype,
-        batch_size=run.batch_size,
+    return totals_of(
+        run, "recording", "transcribed", listed=run.recordings, finished=run.transcribed
     )

@@ -1,4 +1,4 @@
-"""Who works on a run folder: this process, one for each device, or (`ray_actors`) a Ray cluster.
+"""Workers on a run folder: this process, or one for each device. `ray_actors` has those of Ray.
 
 The folder is all that workers share, so any number of them may come, go and be killed.
 """

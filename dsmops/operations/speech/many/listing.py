@@ -87,7 +87,7 @@ class ListedRecording(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """How long it roughly is, in no unit."""
+        """Roughly its length, only to compare recordings."""
         if self.duration_s is not None:
             # As 16-bit audio at 16 kHz would weigh.
             return self.duration_s * 32_000

@@ -285,7 +285,7 @@ def is_begun(path: Path) -> bool:
 
 
 def _notes_of(lines: bytes) -> list[Note]:
-    """Return the notes in whole lines; those that were cut off by a kill are left out."""
+    """Return the notes of all complete lines. A line that a kill cut off is left out."""
     try:
         # All at once takes a third of the time.
         return [Note(**row) for row in json.loads(b"[%s]" % b",".join(lines.splitlines()))]

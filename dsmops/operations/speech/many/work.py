@@ -1,4 +1,4 @@
-"""What is left of a run for this process: it takes one thing after another, and notes the ends."""
+"""What this process does of a run: it takes recordings or texts, and notes what became of each."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _SHOW_EVERY_S = 0.25
 class Listed(Protocol):
     """A recording or a text of a run.
 
-    `key` tells it from others, `file` is what people call it, `name` that of its outputs, `weight`
-    how long it roughly is, in no unit.
+    `key` tells it from others. `file` is its path or address, or the list and line of a text.
+    `name` is that of its outputs. `weight` is roughly its length, only to compare one with another.
     """
 
     @property
@@ -41,7 +41,7 @@ _Opened = TypeVar("_Opened")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `number` of `count` of all there is, counted from 1. The key of a thing decides."""
+    """Part `number` of `count` of all there is, counted from 1. Keys decide what belongs to it."""
 
     number: int = 1
     count: int = 1
@@ -67,8 +67,7 @@ class Failed:
 class Work(Generic[_Listed]):
     """What of `listed` is still to be done, and what became of it.
 
-    A thing is done where it is noted and all its outputs are there: its name with each of
-    `endings`.
+    One is done where it is noted and all its outputs are there: its name with each of `endings`.
     """
 
     def __init__(
@@ -105,8 +104,8 @@ class Work(Generic[_Listed]):
     def show(self, audio_s: Callable[[], float], shares: Callable[[], Iterable[float]]) -> None:
         """Show how far the run is, a few times a second; to be called after every step.
 
-        `audio_s` gives the seconds of audio so far. `shares` gives what of the things in work is
-        done, as parts of their weights.
+        `audio_s` gives the seconds of audio so far. `shares` gives what is done of those in
+        work, as parts of their weights.
         """
         now_s = time.monotonic()
         if now_s - self._shown_s < _SHOW_EVERY_S:
@@ -146,7 +145,7 @@ class Work(Generic[_Listed]):
     def opened_ahead(
         self, listed: Iterable[_Listed], open_one: Callable[[_Listed], _Opened]
     ) -> Iterator[_Opened]:
-        """Take each thing that is still to be done and yield it opened, some ahead of time."""
+        """Take each that is still to be done and yield it opened, some ahead of time."""
         return opened_ahead((one for one in listed if self._take(one)), open_one)
 
     def _take(self, one: _Listed) -> bool:
@@ -172,7 +171,7 @@ class Work(Generic[_Listed]):
         )
 
     def finish(self, one: _Listed, *, audio_s: float, words: int, error: str | None) -> None:
-        """Note how a thing ended, its outputs being there, and give back its lease."""
+        """Note how one ended, its outputs being there, and give back its lease."""
         self._run.note(Note(one.key, one.name, one.file, audio_s, words, error))
         self._run.give_back(one.key)
         self.audio_s += audio_s
