@@ -241,7 +241,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_done_twice(folder: Path, tmp_pa
     """
     letters = "abcdefghijklmnopqrstuvwx"
     count = len(letters)
-    (tmp_path / "list").write_text("".join(f"{one} and then more words.\n" for one in letters))
+    (tmp_path / "list").write_text("".join(f"{one} again.\n" for one in letters))
     inputs = (f"@{tmp_path}/list",)
     run(folder, tmp_path / "quiet", inputs=inputs)
     rng = random.Random(3)
