@@ -60,14 +60,21 @@ def main() -> int:
             rounds=ROUNDS,
         )
         show(f"log-report, {size / 1e6:.0f} MB", figures, baselines=[FORMAT])
-        peaks, speeds = {}, {}
+        peaks, speeds, shares = {}, {}, {}
         for length in STREAM_BYTES:
             pipe = f"{sys.executable} -m tests.bench.log_report {piece} {length}"
-            run = command(
-                *("bash", "-c", f"exec {' '.join(dsmops)} log-report - --quiet < <({pipe})")
-            )()
-            peaks[f"{length / 1e6:.0f} MB"] = run.peak_rss_bytes
-            speeds[f"{length / 1e6:.0f} MB"] = round(length / 1e6 / run.seconds, 1)
+
+            def streamed(words: str, pipe: str = pipe) -> ChildRun:
+                line = f"exec {' '.join(dsmops)} {words} < <({pipe})"
+                return command("bash", "-c", line)()
+
+            size_name = f"{length / 1e6:.0f} MB"
+            formatted = streamed(f"format-log - --quiet -o {target}")
+            run = streamed("log-report - --quiet")
+            peaks[size_name] = run.peak_rss_bytes
+            speeds[size_name] = round(length / 1e6 / run.seconds, 1)
+            shares[size_name] = round(formatted.seconds / run.seconds, 2)
+            print(f"{size_name}: {shares[size_name]} of the speed of format-log", flush=True)
     speed = {name: round(size / 1e6 / figures.median_s(name), 1) for name in figures.rounds_s}
     print("MB/s: " + ", ".join(f"{name} {value}" for name, value in (speed | speeds).items()))
     print("peak RSS, MiB: " + ", ".join(f"{n} {value / 2**20:.0f}" for n, value in peaks.items()))
@@ -78,6 +85,7 @@ def main() -> int:
         mb_per_s=speed,
         speed_share_of_format_log=round(1 / figures.ratio(OURS, FORMAT), 2),
         stream_mb_per_s=speeds,
+        stream_share_of_format_log=shares,
         stream_peak_rss_bytes=peaks,
     )
     return 0
