@@ -53,7 +53,8 @@ test: setup ## the quick tests: each takes less than a second
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: setup ## the tests over a second: servers, whole models, many cases
-	$(BIN)/python -m pytest -n $(WAITING) --dist worksteal -m "slow and not fault and not bench and not gpu" --timeout 600
+	$(BIN)/python -m pytest -n $(WAITING) --dist worksteal -m "slow and not alone and not fault and not bench and not gpu" --timeout 600
+	$(BIN)/python -m pytest -m "alone and not gpu" --timeout 600
 
 test-heavy: setup ## the tests that take minutes: long property runs, full-size files, real words
 	$(BIN)/python -m pytest -m "heavy and not gpu" --timeout 1200

@@ -58,6 +58,7 @@ def notes(into: Path) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_work_and_checks_on_a_cluster_of_two_nodes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
