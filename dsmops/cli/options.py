@@ -73,7 +73,7 @@ def is_default(ctx: typer.Context, name: str) -> bool:
 def prepared_model(ctx: typer.Context, model: str, types: tuple[str, ...], out: Reporter) -> str:
     """Return the newest config in `assets/` with a module of `types`, and say so.
 
-    It is `model` if one was given, or if there is no such config.
+    Returns `model` where the user gave one, and where `assets/` has none.
     """
     if not is_default(ctx, "model"):
         return model

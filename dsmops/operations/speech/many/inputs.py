@@ -86,7 +86,7 @@ def files_in(folder: str, endings: Collection[str], what: str) -> list[InputFile
     Subfolders count too; what begins with a dot does not.
 
     Raises:
-        InputError: there is no such file; `what` says what was looked for.
+        InputError: the folder has none. The message calls the files `what`.
         FileAccessError, CredentialsError, RemoteError: it cannot be read.
     """
     files: list[InputFile] = []

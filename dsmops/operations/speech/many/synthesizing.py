@@ -221,7 +221,7 @@ class _Output:
         self.listed = listed
         self.words = 0
         self._of_words = of_words
-        self._blocks: queue.SimpleQueue[Samples | _Stopped | None] = queue.SimpleQueue()
+        self._blocks: queue.SimpleQueue[Samples | _StoppedError | None] = queue.SimpleQueue()
         self._written: Future[Written] = threads.submit(write, path, self._coming(), durable=False)
 
     @property
@@ -231,7 +231,7 @@ class _Output:
 
     def _coming(self) -> Iterator[Samples]:
         while (block := self._blocks.get()) is not None:
-            if isinstance(block, _Stopped):
+            if isinstance(block, _StoppedError):
                 raise block
             yield block
 
@@ -247,7 +247,7 @@ class _Output:
 
     def abandon(self) -> None:
         """Let the thread end without leaving a file."""
-        self._blocks.put(_Stopped())
+        self._blocks.put(_StoppedError())
 
     @property
     def is_written(self) -> bool:
@@ -259,7 +259,7 @@ class _Output:
         return self._written.result()
 
 
-class _Stopped(Exception):  # noqa: N818 never leaves its thread
+class _StoppedError(Exception):
     """The run has ended before the sound."""
 
 
