@@ -409,7 +409,7 @@ class LmRows:
 
     def reset(self, rows: list[int]) -> None:
         """Start new streams in `rows`."""
-        self.state.reset(torch.tensor(rows, dtype=torch.int64, device=self.device))
+        self.state.reset(rows)
         self._started[rows] = False
         self._text[rows] = self.lm.initial_text
 

@@ -326,7 +326,7 @@ def our_mimi(
     for step, frame in enumerate(pcm.to(device)):
         state: tuple[Any, Any, Any] = (None, None, None)
         if schedule is not None:
-            rows.reset(schedule.resets[step].nonzero()[:, 0].to(device))
+            rows.reset(schedule.resets[step].nonzero()[:, 0].tolist())
             state = (encoding, decoding, schedule.masks[step].to(device))
         latents = encoder.latents(frame, state[0], state[2])
         codes = encoder.quantizer.encode(latents, codebooks)

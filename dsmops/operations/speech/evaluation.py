@@ -203,7 +203,7 @@ def evaluate(
     progress.start(f"Evaluating on {corpus.name}", count, "recordings")
     try:
         with decoding_threads(WORKING_THREADS) as threads:
-            for news in run_recordings(engine, recordings(threads)):
+            for news in run_recordings(engine, recordings(threads), overlapping=True):
                 if news.finished:
                     number, ended = running.pop(news.recording)
                     transcript = news.recording.transcript()

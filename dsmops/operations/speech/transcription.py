@@ -139,7 +139,7 @@ def transcribe(
         incomplete: Incomplete | None = None
         try:
             with interruption:
-                for update in run_recordings(engine, [recording]):
+                for update in run_recordings(engine, [recording], overlapping=not audio.is_live):
                     for event in update.events if audio.is_live else ():
                         if isinstance(event, SttWord):
                             on_word(event.text)

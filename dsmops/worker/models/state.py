@@ -7,6 +7,8 @@ as it began.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,20 +35,24 @@ class RowState:
         (self._tensors if is_cleared else self._kept).append(tensor)
         return tensor
 
-    def reset(self, rows: Tensor) -> None:
-        """Start new streams in `rows` (int64 [n], row numbers). Other rows are untouched.
+    def reset(self, rows: Sequence[int]) -> None:
+        """Start new streams in `rows`, in turn with the device's work. Other rows are untouched.
 
         Clears the caches too, not only their positions: a NaN left in a masked entry would come
         back as 0·NaN.
         """
         if len(rows) <= _FEW_ROWS:
             # Filling a row that lies in one piece is as fast as memory is.
-            for row in rows.tolist():
+            for row in rows:
                 for tensor in self._tensors:
                     tensor[row].zero_()
             return
+        index = torch.tensor(list(rows), dtype=torch.int64)
+        if self.device.type == "cuda":
+            # From memory that is not pinned the copy would wait for the device.
+            index = index.pin_memory().to(self.device, non_blocking=True)
         for tensor in self._tensors:
-            tensor.index_fill_(0, rows, 0)
+            tensor.index_fill_(0, index, 0)
 
     @property
     def nbytes(self) -> int:

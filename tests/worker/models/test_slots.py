@@ -69,7 +69,7 @@ class _Mimi:
         self._streams = half.init_state(self._state)
 
     def reset(self, rows: list[int]) -> None:
-        self._state.reset(torch.tensor(rows))
+        self._state.reset(rows)
 
 
 class Encoded(_Mimi):
@@ -280,7 +280,7 @@ def test_reset_of_no_rows(mimi: tuple[MimiEncoder, MimiDecoder]) -> None:
     rows = RowState(2, CPU)
     tensor = rows.zeros(3)
     tensor.fill_(7)
-    rows.reset(torch.tensor([], dtype=torch.int64))
+    rows.reset([])
     assert (tensor == 7).all()
-    rows.reset(torch.tensor([1]))
+    rows.reset([1])
     assert tensor.tolist() == [[7] * 3, [0] * 3]

@@ -314,7 +314,8 @@ class _Engine:
         try:
             with self._threads(self.slots) as threads:
                 scripts = self._scripts(texts, prepared, threads)
-                for update in run_scripts(engine, scripts, pacing=source.defaults.pacing()):
+                pacing = source.defaults.pacing()
+                for update in run_scripts(engine, scripts, pacing=pacing, overlapping=True):
                     self._take(update)
                     self._finish(wait=False)
                     self._work.show(self._audio_s, self._weights_done)

@@ -221,7 +221,7 @@ class _Engine:
                 yield recording
 
         try:
-            for news in run_recordings(engine, recordings()):
+            for news in run_recordings(engine, recordings(), overlapping=True):
                 if news.finished:
                     self._finish(news.recording, loaded, found.name)
         finally:

@@ -4,6 +4,9 @@ A step is Mimi's encoder, the language model and the choice of a token, for all 
 are independent rows. On a CUDA device the whole step is one captured graph, in which Mimi is a
 branch beside the language model where that reads the frame before; on a CPU the same code runs
 unchanged.
+
+`step` runs one step to its end. `launch` only begins it, so that a CUDA device can be given the
+next one while this one runs: the audio of a step does not depend on the words of the last one.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from typing import cast
 
@@ -25,6 +29,9 @@ from dsmops.worker.models.state import RowState, keep
 from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.runtime.capture import capture
 from dsmops.worker.runtime.stt.interface import SttOutput
+
+MOST_FLIGHTS = 2
+"""Steps that may be under way: the one that the device computes, and the next."""
 
 
 class Alignment(StrEnum):
@@ -81,6 +88,9 @@ class SttEngine:
             self._exec_mask = torch.zeros(batch_size, dtype=torch.bool, device=device)
             self._forced = torch.full((batch_size,), -1, dtype=torch.int64, device=device)
             self._report = torch.zeros(batch_size, 2 + heads, device=device)
+            self._transfers = [
+                _Transfer(self._exec_mask, self._forced, self._report) for _ in range(MOST_FLIGHTS)
+            ]
             # As in moshi-server, a step's language model does not read the frame of the same step.
             self._mimi_stream = (
                 torch.cuda.Stream(device)
@@ -125,9 +135,8 @@ class SttEngine:
         """
         if not all(0 <= slot < self.batch_size for slot in slots):
             raise ValueError(f"slots {list(slots)} are not all among {self.batch_size}")
-        rows = torch.tensor(list(slots), dtype=torch.int64, device=self.model.device)
         with device_errors(self.model.device), torch.inference_mode():
-            self._rows.reset(rows)
+            self._rows.reset(slots)
 
     def step(
         self,
@@ -152,6 +161,25 @@ class SttEngine:
 
         Source: masking and reset follow moshi 0.2.13; differences are in runbooks/decisions.
         """
+        begin_s = time.perf_counter()
+        output = self.launch(pcm, exec_mask, forced).wait()
+        return replace(output, step_ms=(time.perf_counter() - begin_s) * 1000)
+
+    def launch(
+        self,
+        pcm: NDArray[np.float32],
+        exec_mask: NDArray[np.bool_],
+        forced: NDArray[np.int64] | None = None,
+    ) -> SttFlight:
+        """Begin a step as `step` runs it; steps run in the order of their launches.
+
+        On a CUDA device nothing is waited for but the step before the last one, if it still runs.
+        Pinned `pcm` must stay as it is until the step has ended: two arrays of `new_frames` may
+        take turns.
+
+        Raises:
+            ValueError, DeviceLostError: as `step`.
+        """
         for name, given, wanted in (
             ("pcm", pcm, self._pcm),
             ("exec_mask", exec_mask, self._exec_mask),
@@ -161,23 +189,18 @@ class SttEngine:
                 raise ValueError(
                     f"{name} has shape {list(given.shape)}; this engine takes {list(wanted.shape)}"
                 )
-        begin = time.perf_counter()
+        transfer = self._transfers.pop(0)
+        self._transfers.append(transfer)
         with device_errors(self.model.device), torch.inference_mode():
+            if transfer.flight is not None:
+                transfer.flight.wait()
+            transfer.begin()
             self._pcm.copy_(torch.from_numpy(pcm), non_blocking=True)
-            self._exec_mask.copy_(torch.from_numpy(exec_mask), non_blocking=True)
-            if forced is None:
-                self._forced.fill_(-1)
-            else:
-                self._forced.copy_(torch.from_numpy(forced), non_blocking=True)
+            transfer.send(exec_mask, forced)
             self._advance()
-            # A copy on the CPU too: the next step overwrites the report.
-            report = self._report.to("cpu", copy=True).numpy()
-        return SttOutput(
-            report[:, 0].astype(np.int64),
-            report[:, 2:],
-            report[:, 1].astype(np.bool_),
-            (time.perf_counter() - begin) * 1000,
-        )
+            transfer.fetch()
+        transfer.flight = SttFlight(transfer)
+        return transfer.flight
 
     def _step(self) -> None:
         lm, mask = self.model.lm, self._exec_mask
@@ -231,3 +254,82 @@ class SttEngine:
         if temperature > 0:
             logits = logits / temperature - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
+
+
+class _Transfer:
+    """What one step and its device hand each other, all but the audio.
+
+    On a CUDA device it lies in pinned memory, and nothing waits before `output`.
+    """
+
+    def __init__(self, exec_mask: Tensor, forced: Tensor, report: Tensor) -> None:
+        self.flight: SttFlight | None = None
+        """The last step that used it."""
+        self._there = exec_mask, forced
+        self._report = report
+        self.device = report.device
+        is_cuda = self.device.type == "cuda"
+        self._mask_host, self._forced_host, self._report_host = (
+            torch.zeros(tensor.shape, dtype=tensor.dtype, pin_memory=is_cuda)
+            for tensor in (exec_mask, forced, report)
+        )
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if is_cuda else None
+        self._begin_s = self._end_s = 0.0
+
+    def begin(self) -> None:
+        if self._events is None:
+            self._begin_s = time.perf_counter()
+        else:
+            self._events[0].record()
+
+    def send(self, exec_mask: NDArray[np.bool_], forced: NDArray[np.int64] | None) -> None:
+        self._mask_host.copy_(torch.from_numpy(exec_mask))
+        if forced is None:
+            self._forced_host.fill_(-1)
+        else:
+            self._forced_host.copy_(torch.from_numpy(forced))
+        for there, host in zip(self._there, (self._mask_host, self._forced_host), strict=True):
+            there.copy_(host, non_blocking=True)
+
+    def fetch(self) -> None:
+        """Have the report copied once it is there."""
+        self._report_host.copy_(self._report, non_blocking=True)
+        if self._events is None:
+            self._end_s = time.perf_counter()
+        else:
+            self._events[1].record()
+
+    def output(self) -> SttOutput:
+        """Wait for the report, and return what it says."""
+        if self._events is None:
+            step_ms = (self._end_s - self._begin_s) * 1000
+        else:
+            begin, end = self._events
+            end.synchronize()
+            step_ms = begin.elapsed_time(end)
+        report = self._report_host.numpy().copy()
+        return SttOutput(
+            report[:, 0].astype(np.int64), report[:, 2:], report[:, 1].astype(np.bool_), step_ms
+        )
+
+
+class SttFlight:
+    """A step under way."""
+
+    def __init__(self, transfer: _Transfer) -> None:
+        self._transfer = transfer
+        self._output: SttOutput | None = None
+
+    def wait(self) -> SttOutput:
+        """Wait for the step's end, and return its result.
+
+        `step_ms` is the time in which the device computed it, without that before, in which it was
+        at the step before.
+
+        Raises:
+            DeviceLostError: the GPU failed; every slot is lost.
+        """
+        if self._output is None:
+            with device_errors(self._transfer.device):
+                self._output = self._transfer.output()
+        return self._output

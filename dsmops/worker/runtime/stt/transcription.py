@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain, repeat
+from itertools import chain, cycle, repeat
 from math import ceil
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, LAST_SPECIAL, PADDING
 from dsmops.worker.models.stt_config import SttConfig
-from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.runtime.stt.engine import MOST_FLIGHTS, SttEngine, SttFlight
 from dsmops.worker.runtime.stt.interface import SttTokenizer
 from dsmops.worker.runtime.stt.words import (
     SttWord,
@@ -243,55 +243,112 @@ class RecordingUpdate:
     finished: bool
 
 
-def run_recordings(engine: SttEngine, recordings: Iterable[Recording]) -> Iterator[RecordingUpdate]:
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step under way, and by slot the recordings whose frames it took."""
+
+    flight: SttFlight
+    running: dict[int, Recording]
+
+    def land(self) -> Iterator[RecordingUpdate]:
+        """Wait for its end, and yield what it gave."""
+        output = self.flight.wait()
+        tokens, finite, pauses = (
+            output.text_tokens.tolist(),
+            output.finite.tolist(),
+            output.pause_probabilities.tolist(),
+        )
+        step_s = output.step_ms / 1000
+        share_s = step_s / len(self.running)
+        for slot, recording in self.running.items():
+            figures = recording.figures
+            figures.steps += 1
+            figures.compute_s += step_s
+            figures.share_s += share_s
+            figures.non_finite_steps += not finite[slot]
+            events = recording.take(tokens[slot], pauses[slot])
+            if events:
+                yield RecordingUpdate(recording, events, finished=False)
+
+
+def run_recordings(
+    engine: SttEngine, recordings: Iterable[Recording], *, overlapping: bool = False
+) -> Iterator[RecordingUpdate]:
     """Feed `recordings` through the engine's slots and yield news of each as it comes.
 
-    As many run at once as there are slots.
+    As many run at once as there are slots. With `overlapping` a step is launched before the words
+    of the last one are read, so that a CUDA device never waits for Python: news come one step
+    later, and a recording takes its slot while the last words of the one before are still to come.
+    Only where a prompt's text is written every step waits for the words. The words are the same.
 
     Every recording is yielded once with `finished`, in the order in which they end. A recording
     whose frames raise ends the run.
     """
     waiting = iter(recordings)
     running: dict[int, Recording] = {}
-    pcm = engine.new_frames()
-    free = list(range(engine.batch_size))
-    while True:
-        begun = []
-        while free and (recording := next(waiting, None)) is not None:
-            begun.append(free.pop())
-            running[begun[-1]] = recording
-        if begun:
-            engine.reset(begun)
-        if not running:
-            return
-        ended = []
-        exec_mask = np.zeros(engine.batch_size, np.bool_)
-        forced = np.full(engine.batch_size, -1, np.int64)
-        for slot, recording in running.items():
-            frame = recording.next_frame()
-            if frame is None:
-                ended.append(slot)
-                continue
-            pcm[slot] = frame
-            exec_mask[slot] = True
-            forced[slot] = recording.forced
-        for slot in ended:
-            recording = running.pop(slot)
-            free.append(slot)
-            yield RecordingUpdate(recording, recording.close(), finished=True)
-        if not running:
-            continue
-        output = engine.step(pcm, exec_mask, forced)
-        tokens, finite, pauses = (
-            output.text_tokens.tolist(),
-            output.finite.tolist(),
-            output.pause_probabilities.tolist(),
-        )
-        for slot, recording in running.items():
-            recording.figures.steps += 1
-            recording.figures.compute_s += output.step_ms / 1000
-            recording.figures.share_s += output.step_ms / 1000 / len(running)
-            recording.figures.non_finite_steps += not finite[slot]
-            events = recording.take(tokens[slot], pauses[slot])
-            if events:
-                yield RecordingUpdate(recording, events, finished=False)
+    # The device may still read the frames of the step before.
+    feeds = cycle([_Feed(engine) for _ in range(MOST_FLIGHTS)])
+    under_way: _Step | None = None
+    try:
+        while True:
+            if not overlapping or any(recording.forced >= 0 for recording in running.values()):
+                landing, under_way = under_way, None
+                yield from landing.land() if landing else ()
+            feed = next(feeds)
+            feed.clear()
+            ended = [slot for slot, recording in running.items() if not feed.take(slot, recording)]
+            closing = [running.pop(slot) for slot in ended]
+            if under_way is None:
+                yield from map(_closed, closing)
+                closing = []
+            begun = []
+            for slot in range(engine.batch_size):
+                if slot not in running and (recording := next(waiting, None)) is not None:
+                    running[slot] = recording
+                    begun.append(slot)
+                    feed.take(slot, recording)
+            if begun:
+                engine.reset(begun)
+            landing, under_way = under_way, None
+            if running:
+                under_way = _Step(feed.launch(engine), dict(running))
+            yield from landing.land() if landing else ()
+            yield from map(_closed, closing)
+            if under_way is None:
+                return
+    except GeneratorExit:
+        raise
+    except BaseException:
+        for _ in under_way.land() if under_way else ():
+            pass
+        raise
+
+
+def _closed(recording: Recording) -> RecordingUpdate:
+    return RecordingUpdate(recording, recording.close(), finished=True)
+
+
+class _Feed:
+    """What a step is given: a frame of each recording, its slot, and what its prompt forces."""
+
+    def __init__(self, engine: SttEngine) -> None:
+        self._pcm = engine.new_frames()
+        self._exec_mask = np.zeros(engine.batch_size, np.bool_)
+        self._forced = np.full(engine.batch_size, -1, np.int64)
+
+    def clear(self) -> None:
+        self._exec_mask[:] = False
+        self._forced[:] = -1
+
+    def take(self, slot: int, recording: Recording) -> bool:
+        """Take the next frame of a recording; return False where it has none."""
+        frame = recording.next_frame()
+        if frame is None:
+            return False
+        self._pcm[slot] = frame
+        self._exec_mask[slot] = True
+        self._forced[slot] = recording.forced
+        return True
+
+    def launch(self, engine: SttEngine) -> SttFlight:
+        return engine.launch(self._pcm, self._exec_mask, self._forced)

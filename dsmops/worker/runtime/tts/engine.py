@@ -214,9 +214,10 @@ class TtsEngine:
         with device_errors(device), torch.inference_mode():
             # The decoder of the step before may still be at work on these rows.
             self._transfer.await_decoder()
+            self._rows.reset(slots)
+            unconditioned = [slot + self.batch_size for slot in slots] if self._guided else []
+            self._lm_rows.reset([*slots, *unconditioned])
             rows = torch.tensor(list(slots), dtype=torch.int64, device=device)
-            self._rows.reset(rows)
-            self._lm_rows.reset(torch.cat([rows, rows + self.batch_size]) if self._guided else rows)
             self.offsets[list(slots)] = 0
             keys = [stream_key(request.seed) for request in requests]
             self._keys[rows] = torch.tensor(keys, dtype=torch.int64, device=device)
@@ -229,7 +230,7 @@ class TtsEngine:
             self._condition(slots, requests)
             if self._guided:
                 nobody = [replace(request, voices=()) for request in requests]
-                self._condition([slot + self.batch_size for slot in slots], nobody, null=True)
+                self._condition(unconditioned, nobody, null=True)
 
     def step(
         self, exec_mask: NDArray[np.bool_], choose: TtsChoose, *, text_only: bool = False

@@ -5,16 +5,16 @@ Any number of scripts share the engine's slots: when one ends, the next takes it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dsmops.errors import CheckpointError, InputError
-from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest
+from dsmops.worker.models.conventions import PADDING
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsLaunched, TtsRequest
 from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
-from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance
+from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance, sound
 
 
 @dataclass(eq=False, slots=True)
@@ -59,17 +59,69 @@ class _Running:
         return utterance.has_ended
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step under way: the scripts that took it, by their slots, and the words they said in it."""
+
+    launched: TtsLaunched
+    said: Sequence[tuple[int, Script, list[TtsWord]]]
+
+    def land(self) -> Iterator[ScriptUpdate]:
+        """Wait for its sound, and yield what it gave. Raises CheckpointError."""
+        output = self.launched.wait()
+        for slot, script, words in self.said:
+            script.share_s += output.step_ms / 1000 / len(self.said)
+            if not output.finite[slot]:
+                raise CheckpointError(
+                    f"the model computed NaN or infinity in step {script.steps}",
+                    hint="Use --dtype bf16 or f32. `dsmops verify` shows whether the file is "
+                    "damaged.",
+                    code="model.not_finite",
+                )
+            script.steps += 1
+            events: list[TtsWord | TtsAudio] = [
+                *words,
+                *sound(output.pcm[slot] if output.valid[slot] else None),
+            ]
+            if events:
+                yield ScriptUpdate(script, events, finished=False)
+
+
+def _launch(engine: TtsEngineProtocol, running: Mapping[int, _Running]) -> _Step:
+    """Begin a step of these scripts, and return it once its text is known."""
+    slots = list(running)
+    exec_mask = np.zeros(engine.batch_size, np.bool_)
+    exec_mask[slots] = True
+    tokens = np.full((engine.batch_size, 2), PADDING, np.int64)
+    tokens[slots] = [one.utterance.options() for one in running.values()]
+    # A full step does no harm to those that do not sound yet, and costs no more with them.
+    text_only = all(one.utterance.is_text_only for one in running.values())
+    launched = engine.launch(exec_mask, tokens, text_only=text_only)
+    said = []
+    for (slot, one), prediction in zip(
+        running.items(), launched.predicted()[slots].tolist(), strict=True
+    ):
+        one.utterance.choose(prediction)
+        said.append((slot, one.script, one.utterance.advance()))
+    return _Step(launched, said)
+
+
 def run_scripts(
     engine: TtsEngineProtocol,
     scripts: Iterable[Script],
     *,
     pacing: TtsPacing = TtsPacing(),  # noqa: B008 frozen
+    overlapping: bool = False,
 ) -> Iterator[ScriptUpdate]:
     """Feed `scripts` through the engine's slots and yield news of each as it comes.
 
     As many run at once as there are slots. Every script is yielded once with `finished`, in the
     order in which they end. A word comes at the latest with the frame at which it ends. The same
     entries and request give the same sound, whatever the neighbours do.
+
+    With `overlapping` a step is launched before the sound of the last one is taken, so that a CUDA
+    device decodes it beside the next one: sound comes a step later, and where the entries of a
+    script are still coming in, after those that the next step needs. The sound is the same.
 
     Raises:
         InputError: the engine cannot follow a request.
@@ -79,12 +131,8 @@ def run_scripts(
     waiting = iter(scripts)
     running: dict[int, _Running] = {}
     free = list(reversed(range(engine.batch_size)))
-
-    def choose(predictions: NDArray[np.int64]) -> NDArray[np.int64]:
-        for slot, one in running.items():
-            predictions[slot] = one.utterance.choose(int(predictions[slot]))
-        return predictions
-
+    over: list[Script] = []
+    under_way: _Step | None = None
     while True:
         begun: list[int] = []
         while free and (script := next(waiting, None)) is not None:
@@ -92,32 +140,22 @@ def run_scripts(
             running[begun[-1]] = _Running(script, Utterance(engine.model.config, pacing))
         if begun:
             engine.reset(begun, [running[slot].script.request for slot in begun])
-        if not running:
-            return
         ended = [slot for slot, one in running.items() if one.has_ended()]
-        for slot in ended:
-            free.append(slot)
-            yield ScriptUpdate(running.pop(slot).script, [], finished=True)
-        if not running or ended:
+        over += [running.pop(slot).script for slot in ended]
+        free += ended
+        if ended:
+            # What waits takes their slots before the next step.
             continue
-        exec_mask = np.zeros(engine.batch_size, np.bool_)
-        exec_mask[list(running)] = True
-        # A full step does no harm to those that do not sound yet, and costs no more with them.
-        text_only = all(one.utterance.is_text_only for one in running.values())
-        output = engine.step(exec_mask, choose, text_only=text_only)
-        for slot, one in running.items():
-            script = one.script
-            script.steps += 1
-            script.share_s += output.step_ms / 1000 / len(running)
-            if not output.finite[slot]:
-                raise CheckpointError(
-                    f"the model computed NaN or infinity in step {one.utterance.steps}",
-                    hint="Use --dtype bf16 or f32. `dsmops verify` shows whether the file is "
-                    "damaged.",
-                    code="model.not_finite",
-                )
-            if events := one.utterance.take(output.pcm[slot] if output.valid[slot] else None):
-                yield ScriptUpdate(script, events, finished=False)
+        landing, under_way = under_way, _launch(engine, running) if running else None
+        yield from landing.land() if landing else ()
+        for script in over:
+            yield ScriptUpdate(script, [], finished=True)
+        over.clear()
+        if under_way is None:
+            return
+        if not overlapping:
+            yield from under_way.land()
+            under_way = None
 
 
 def run_script(

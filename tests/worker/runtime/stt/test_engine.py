@@ -22,7 +22,7 @@ from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDI
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.stt import LoadedStt, load_stt
 from dsmops.worker.models.stt_config import SttConfig, SttFiles
-from dsmops.worker.runtime.stt.engine import Alignment, SttEngine
+from dsmops.worker.runtime.stt.engine import MOST_FLIGHTS, Alignment, SttEngine, SttFlight
 from dsmops.worker.tiny.stt import LM, TinyStt
 from tests.support.steps import step_stt
 
@@ -104,6 +104,35 @@ def test_it_does_what_a_plain_loop_does(
         assert output.finite.tolist() == [True]
         assert output.step_ms > 0
     assert len(set(tokens)) > 5
+
+
+@pytest.mark.slow
+def test_steps_launched_ahead_give_what_steps_give(model: LoadedStt, clips: Tensor) -> None:
+    """The next step is launched before the last one's words are read, and rows are reset between
+    them.
+    """
+    chance = np.random.default_rng(2)
+    one, other = (SttEngine(model, SLOTS) for _ in range(2))
+    expected, flights = [], list[SttFlight]()
+    for step in range(STEPS):
+        mask = chance.random(SLOTS) < 0.8
+        begun = [slot for slot in range(SLOTS) if chance.random() < 0.1]
+        forced = np.where(chance.random(SLOTS) < 0.2, 9, -1)
+        pcm = clips[step, :, 0].numpy()
+        for engine in (one, other):
+            engine.reset(begun)
+        expected.append((mask, one.step(pcm, mask, forced)))
+        flights.append(other.launch(pcm, mask, forced))
+        if step % 3 == 2:
+            flights[step - 1].wait()
+    for flight, (mask, output) in zip(flights, expected, strict=True):
+        launched = flight.wait()
+        np.testing.assert_array_equal(launched.text_tokens[mask], output.text_tokens[mask])
+        np.testing.assert_array_equal(
+            launched.pause_probabilities[mask], output.pause_probabilities[mask]
+        )
+        assert launched.finite.tolist() == output.finite.tolist()
+        assert launched.step_ms > 0
 
 
 @pytest.mark.slow
@@ -418,12 +447,14 @@ def test_state_is_all_that_is_allocated(model: LoadedStt, clips: Tensor) -> None
     before = allocated()
     engine = SttEngine(model, SLOTS)
     after = allocated()
+    mask_and_forced, report = 1 + 8, (2 + 4) * 4
     inputs, outputs = (
-        FRAME * 4 + 1 + 8,
-        (2 + 4) * 4 + LM.audio_codebooks * 8 + LM.text_out_vocab_size * 4,
+        FRAME * 4 + mask_and_forced,
+        report + LM.audio_codebooks * 8 + LM.text_out_vocab_size * 4,
     )
+    handed_over = MOST_FLIGHTS * (mask_and_forced + report)
     taken = sum(size for address, size in after.items() if address not in before)
-    assert engine.state_bytes == taken - SLOTS * (inputs + outputs)
+    assert engine.state_bytes == taken - SLOTS * (inputs + outputs + handed_over)
     for frame in clips[:3]:
         step_stt(engine, frame, everyone(SLOTS))
     assert allocated().keys() <= after.keys()

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.worker.models.stt import LoadedStt
-from dsmops.worker.runtime.stt.engine import SttEngine
+from dsmops.worker.runtime.stt.engine import SttEngine, SttFlight
+from dsmops.worker.runtime.stt.interface import SttOutput
 from dsmops.worker.runtime.stt.transcription import (
     CLOSING_SILENCE_S,
     PROMPT_GAP_FRAMES,
@@ -83,9 +85,12 @@ def told(
     ] + recording.close()
 
 
-def transcribed(engine: SttEngine, recordings: Sequence[Recording]) -> list[Transcript]:
+def transcribed(
+    engine: SttEngine, recordings: Sequence[Recording], *, overlapping: bool = False
+) -> list[Transcript]:
     """Run `recordings` to their ends and return their transcripts, in the order given."""
-    finished = [news.recording for news in run_recordings(engine, recordings) if news.finished]
+    news = run_recordings(engine, recordings, overlapping=overlapping)
+    finished = [one.recording for one in news if one.finished]
     assert sorted(map(id, finished)) == sorted(map(id, recordings))
     return [recording.transcript() for recording in recordings]
 
@@ -103,14 +108,21 @@ def recording_of(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("overlapping", [False, True])
 @pytest.mark.parametrize("slots", [1, 3, 9])
-def test_more_or_fewer_recordings_than_slots(model: LoadedStt, slots: int) -> None:
+def test_more_or_fewer_recordings_than_slots(
+    model: LoadedStt, slots: int, overlapping: bool
+) -> None:
     """Every recording, empty ones included, gives the tokens and words that it gives alone, and is
-    finished once.
+    finished once, also where steps are launched before words are read.
     """
     lengths = [12, 0, 25, 3, 0, 30, 1]
     clips = [noise(length, seed) for seed, length in enumerate(lengths)]
-    together = transcribed(SttEngine(model, slots), [recording_of(model, clip) for clip in clips])
+    together = transcribed(
+        SttEngine(model, slots),
+        [recording_of(model, clip) for clip in clips],
+        overlapping=overlapping,
+    )
     single = SttEngine(model, 1)
     for clip, transcript in zip(clips, together, strict=True):
         (alone,) = transcribed(single, [recording_of(model, clip)])
@@ -170,9 +182,38 @@ def test_recordings_are_opened_as_slots_come_free(model: LoadedStt) -> None:
     assert finished == 5
 
 
-def test_frames_that_raise_end_the_run(model: LoadedStt) -> None:
-    """What reading a recording raises comes out of the run, and the engine's slots serve the next
-    run as if nothing had been.
+def test_the_next_step_is_launched_before_words_are_read(
+    model: LoadedStt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `overlapping`, and not while a prompt's text is written."""
+    done: list[str] = []
+    launch, wait = SttEngine.launch, SttFlight.wait
+
+    def launched(*given: Any) -> SttFlight:
+        done.append("launch")
+        return launch(*given)
+
+    def waited(flight: SttFlight) -> SttOutput:
+        # The engine also looks whether the step before the last has ended.
+        done.extend(["wait"] if flight._output is None else [])
+        return wait(flight)
+
+    monkeypatch.setattr(SttEngine, "launch", launched)
+    monkeypatch.setattr(SttFlight, "wait", waited)
+    transcribed(SttEngine(model, 2), [recording_of(model, noise(1))], overlapping=True)
+    steps = 1 + CLOSING
+    assert done == ["launch", *["launch", "wait"] * (steps - 1), "wait"]
+    done.clear()
+    prompted = recording_of(model, noise(1), SttPrompt("the lights of the town hall " * 9))
+    (transcript,) = transcribed(SttEngine(model, 1), [prompted], overlapping=True)
+    assert transcript.unsaid_prompt
+    assert done == ["launch", "wait"] * transcript.figures.steps
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_frames_that_raise_end_the_run(model: LoadedStt, overlapping: bool) -> None:
+    """What reading a recording raises comes out of the run, the other recordings have what all
+    steps gave, and the engine's slots serve the next run as if nothing had been.
     """
     clip, engine = noise(10), SttEngine(model, 2)
 
@@ -184,7 +225,9 @@ def test_frames_that_raise_end_the_run(model: LoadedStt) -> None:
     with pytest.raises(EOFError, match="torn"):
         list(
             run_recordings(
-                engine, [Recording(torn(), model.config, model.tokenizer, FRAME), neighbour]
+                engine,
+                [Recording(torn(), model.config, model.tokenizer, FRAME), neighbour],
+                overlapping=overlapping,
             )
         )
     assert neighbour.figures.steps == 5
@@ -223,7 +266,8 @@ def test_steps_that_are_not_finite_are_counted(model: LoadedStt) -> None:
 
 
 @pytest.mark.slow
-def test_text_prompt(model: LoadedStt) -> None:
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_text_prompt(model: LoadedStt, overlapping: bool) -> None:
     """A text prompt is written out by the model, in order, and is not part of the transcript; what
     it did not get to write is reported.
     """
@@ -231,6 +275,7 @@ def test_text_prompt(model: LoadedStt) -> None:
     (transcript,) = transcribed(
         SttEngine(model, 1),
         [recording_of(model, noise(90), SttPrompt(model.tokenizer.decode(prompt)))],
+        overlapping=overlapping,
     )
     written = [token for token in transcript.tokens if token > PADDING]
     said = prompt[: len(written)]

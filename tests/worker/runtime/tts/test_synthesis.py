@@ -2,6 +2,7 @@
 
 import queue
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import TtsEnded, TtsLoop, TtsObserver
 from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
 from dsmops.worker.runtime.tts.script import TtsTextStream, script_entries
-from dsmops.worker.runtime.tts.synthesis import run_script
+from dsmops.worker.runtime.tts.synthesis import Script, run_script, run_scripts
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 from dsmops.worker.tiny.tts import write_tiny_tts
 from tests.support.engines import Letters
@@ -118,6 +119,43 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedTts, TtsRequ
         tiny.voice_folder / f"{tiny.voice_name}{model.config.voice_suffix}", model.config
     )
     return model, TtsRequest(voices=(voice, voice), seed=5)
+
+
+@pytest.mark.slow
+def test_steps_that_overlap_give_the_same_sound(talker: tuple[LoadedTts, TtsRequest]) -> None:
+    """Texts of different lengths, one of them empty, in as many slots and in fewer: the events of
+    each are those of steps one after the other, to the bit, and each is finished once.
+    """
+    model, request = talker
+    texts = [
+        "Hello there, this is a test",
+        "Yes",
+        "",
+        "A longer one that goes on for a while",
+        "No",
+    ]
+
+    def said(slots: int, *, overlapping: bool) -> list[list[TtsWord | bytes]]:
+        scripts = [
+            Script(TtsTextStream(model.tokenizer).take(text), replace(request, seed=seed))
+            for seed, text in enumerate(texts)
+        ]
+        events: dict[int, list[TtsWord | bytes]] = {id(script): [] for script in scripts}
+        finished = []
+        for update in run_scripts(TtsEngine(model, slots), scripts, overlapping=overlapping):
+            assert id(update.script) not in finished
+            events[id(update.script)] += [
+                event.pcm.tobytes() if isinstance(event, TtsAudio) else event
+                for event in update.events
+            ]
+            finished += [id(update.script)] if update.finished else []
+        assert sorted(finished) == sorted(events)
+        return [events[id(script)] for script in scripts]
+
+    for slots in (2, 5):
+        expected = said(slots, overlapping=False)
+        assert said(slots, overlapping=True) == expected
+        assert [bool(events) for events in expected] == [bool(text) for text in texts]
 
 
 @pytest.mark.slow
