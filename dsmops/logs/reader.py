@@ -33,28 +33,39 @@ MOST_SERVICES = 1000
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CONTINUES = re.compile(
-    r"$|[ \t]|Caused by:|[Ss]tack backtrace:|note: run with `RUST_BACKTRACE"
+    r"$|[ \t]|Caused by:|[Ss]tack backtrace:"
+    r"|note: (?:Some details are omitted, )?run with `RUST_BACKTRACE"
     r"|During handling of the above exception|The above exception was the direct cause"
     r"|CUDA kernel errors might be|For debugging consider passing CUDA_"
-    r"|Compile with `TORCH_USE_CUDA"
+    r"|Compile with `TORCH_USE_CUDA|Exception raised from \S+ at |frame #\d{1,4}: "
+    r"|(?:Current t|T)hread 0x[0-9a-f]+ (?:\[.*\] )?\(most recent call first\):"
+    r"|Extension modules: "
 )
 
 _PANIC = r"thread '[^']*' (?:\(\d{1,9}\) )?panicked at .*:$"
 _DEATHS = {
     "rust": re.compile(
         r"thread '[^']*' (?:\(\d{1,9}\) )?panicked at |fatal runtime error: |Error: "
-        r"|thread (?:caused non-unwinding panic|panicked while processing panic)"
+        r"|thread (?:caused non-unwinding panic|panicked while processing panic"
+        r"|'[^']*' (?:\(\d{1,9}\) )?has overflowed its stack)"
     ),
     "process": re.compile(
         r"memory allocation of \d{1,20} bytes failed|(?:free|malloc|realloc|munmap_chunk)\(\): "
         r"|double free or corruption|corrupted (?:size|double-linked|unsorted)"
-        r"|\*\*\* stack smashing"
+        r"|\*\*\* (?:stack smashing|buffer overflow) detected"
         r"|terminate called (?:after|without|recursively)|Out of memory: Killed process"
         r"|\S{1,300}: line \d{1,9}:\s{1,9}\d{1,10} (?:Segmentation fault|Aborted|Bus error"
         r"|Killed)\s"
         r"|(?:Segmentation fault|Aborted|Bus error|Killed"
         r"|Illegal instruction|Floating point exception"
         r"|Trace/breakpoint trap)(?: \(core dumped\).*|$)"
+        # The loader, systemd, docker compose; the kernel; a container's start.
+        r"|[^\s:]{1,300}+(?:: (?:error while loading shared libraries|symbol lookup error): "
+        r"|: (?:Main process exited, code=(?:killed|dumped|exited, status=[1-9])"
+        r"|Failed with result '"
+        r"|A process of this unit has been killed by the OOM killer)| exited with code [1-9])"
+        r"|[^\s\[]{1,100}+\[\d{1,10}\]: segfault at |traps: \S{1,100} |NVRM: Xid "
+        r"|exec \S{1,300} exec format error"
     ),
     "cuda": re.compile(
         r"\S{1,300}:\d{1,9}: .*Assertion .*failed|.*device-side assert triggered|CUDA error"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,13 +49,22 @@ class Wrapped:
     service: str | None = None
     partial: bool = False
     key: str = ""
+    is_padded: bool | None = None
+    """Whether exactly one space is before the text, where the wrapper may put one there."""
+
+    def bears_time(self) -> bool:
+        """Return whether the line bears a time of its own."""
+        return _RECORD.match(self.text, 1 if self.is_padded else 0) is not None
 
 
 Open = Callable[[bytes], Wrapped | None]
 
 
 def _docker_json(raw: bytes) -> Wrapped | None:
-    """`{"log":"...\\n","stream":"stderr","time":"2025-11-15T08:39:03.595169123Z"}`."""
+    """`{"log":"...\\n","stream":"stderr","time":"2025-11-15T08:39:03.595169123Z"}`.
+
+    Fluent Bit writes the same of CRI logs, without the line end and with `"logtag":"F"`.
+    """
     if not raw.startswith((b'{"log":', b'{"stream":', b'{"time":', b'{"attrs":')):
         return None
     found = _object(raw)
@@ -65,7 +74,7 @@ def _docker_json(raw: bytes) -> Wrapped | None:
     return Wrapped(
         text.removesuffix(b"\n"),
         _iso(str(found["time"])),
-        partial=not text.endswith(b"\n"),
+        partial=found.get("logtag") == "P" if "logtag" in found else not text.endswith(b"\n"),
         key=str(found.get("stream")),
     )
 
@@ -108,6 +117,9 @@ _COMPOSE = re.compile(
 )
 
 
+_SERVICE_LOGS = re.compile(rb"(" + _ISO + rb") ([A-Za-z0-9][\w.@/-]{0,120}) +\| (.*)", re.DOTALL)
+
+
 def _timestamps(raw: bytes) -> Wrapped | None:
     """`2025-11-15T08:39:03.595169123Z line` of `docker logs -t` and `kubectl logs --timestamps`."""
     found = _STAMPED.fullmatch(raw)
@@ -117,7 +129,12 @@ def _timestamps(raw: bytes) -> Wrapped | None:
 
 
 def _compose(raw: bytes) -> Wrapped | None:
-    """`stt-1  | 2025-11-15T08:39:03.595169123Z line` of `docker compose logs --timestamps`."""
+    """`stt-1  | 2025-11-15T08:39:03.595169123Z line` of `docker compose logs --timestamps`.
+
+    `docker service logs --timestamps` writes the time first.
+    """
+    if found := _SERVICE_LOGS.fullmatch(raw):
+        return Wrapped(found[3], _iso(found[1].decode()), service=found[2].decode())
     found = _COMPOSE.fullmatch(raw)
     if found is None or not _is_stamped_by_collector(found[3]):
         return None
@@ -132,13 +149,15 @@ def _is_stamped_by_collector(text: bytes) -> bool:
     return re.match(rb" *(?:" + _LEVEL + rb") ", text) is None
 
 
-_TAG = rb"([^\s:\[\]]{1,100})(?:\[\d{1,10}\])?:"
+_NAME = rb"[^\s:\[\]]{1,100}"
+# `journalctl --no-hostname` leaves the program, which a process number then tells from other words.
+_TAG = rb"(?:[^\s:\[\]]{1,255} (" + _NAME + rb")(?:\[\d{1,10}\])?|(" + _NAME + rb")\[\d{1,10}\]):"
 _SYSLOG = re.compile(
     rb"(?:<\d{1,3}>)?(?:([A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,6})?)|("
     + _ISO
     + rb")|[A-Z][a-z]{2} (20\d\d-\d\d-\d\d \d\d:\d\d:\d\d) [A-Z]\w{1,5}"
     + rb"|(\d{10}\.\d{6})|\[ {0,8}\d{1,9}\.\d{6}\])"
-    rb" (?!(?:" + _LEVEL + rb") )(?:[^\s:\[\]]{1,255}) " + _TAG + rb"(?: (.*))?",
+    rb" (?!(?:" + _LEVEL + rb") )" + _TAG + rb"(?: (.*))?",
     re.DOTALL,
 )
 _RFC_5424 = re.compile(
@@ -154,7 +173,13 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 def _syslog(raw: bytes) -> Wrapped | None:
     """`Nov 15 08:39:03 host program[77]: line`, and what journalctl and rsyslog write as time."""
     if found := _RFC_5424.fullmatch(raw):
-        return Wrapped(_unescaped(found[3] or b""), _iso(found[1].decode()), _decoded(found[2]))
+        text = _unescaped(found[3] or b"")
+        return Wrapped(
+            text,
+            _iso(found[1].decode()),
+            _decoded(found[2]),
+            is_padded=re.match(rb" (?! )", text) is not None if text else None,
+        )
     found = _SYSLOG.fullmatch(raw)
     if found is None:
         return None
@@ -166,7 +191,7 @@ def _syslog(raw: bytes) -> Wrapped | None:
         time = _iso(found[3].decode().replace(" ", "T"))
     else:
         time = datetime.fromtimestamp(float(found[4]), UTC) if found[4] else None
-    return Wrapped(_unescaped(found[6] or b""), time, _decoded(found[5]))
+    return Wrapped(_unescaped(found[7] or b""), time, _decoded(found[5] or found[6]))
 
 
 def _unescaped(text: bytes) -> bytes:
@@ -236,6 +261,9 @@ class Unwrapper:
         self._times: dict[str, datetime | None] = {}
         self._program: str | None = None
         """The program whose lines bear a time of their own: the server. Others are named."""
+        self._is_padded: bool | None = None
+        """Whether each text has a space before it: rsyslog's RFC 5424 template keeps the space
+        after the tag of what came in as RFC 3164. The first line tells."""
 
     @property
     def active(self) -> bool:
@@ -254,7 +282,7 @@ class Unwrapper:
         """
         if not self._may_change or self.active:
             return False
-        self._open = self._other_wrapper(raw.removesuffix(b"\r"))
+        self._open, self._is_padded = self._other_wrapper(raw.removesuffix(b"\r")), None
         return self._open is not None
 
     def _other_wrapper(self, raw: bytes) -> Open | None:
@@ -266,7 +294,7 @@ class Unwrapper:
             return None  # Of all wrappers only compose writes colours, and then a bar.
         for wrapper, opener in WRAPPERS.items():
             found = opener(raw) if opener is not self._open else None
-            if found and (wrapper in _UNMISTAKABLE or _RECORD.match(found.text)):
+            if found and (wrapper in _UNMISTAKABLE or found.bears_time()):
                 return opener
         return None
 
@@ -305,16 +333,26 @@ class Unwrapper:
         found = self._opened(raw)
         if found is None:
             return [raw + b"\n"]
+        if found.is_padded is not None:
+            if self._is_padded is None:
+                self._is_padded = found.is_padded
+            if self._is_padded:
+                found = replace(found, text=found.text.removeprefix(b" "))
         if found.partial or found.key in self._parts:
             before = self._parts.pop(found.key, b"")
+            out = []
+            if before and self._open is _docker_json and found.bears_time():
+                # Not a part after all: what collects docker's lines may omit their ends.
+                out = [self._shown(replace(found, text=before, time=self._times.get(found.key)))]
+                before = b""
             if not before:
                 self._times[found.key] = found.time
             text = before + found.text
             if found.partial and len(text) < MAX_LINE_BYTES:
                 self._parts[found.key] = text
-                return []
-            time = self._times.get(found.key)
-            found = Wrapped(text, time, found.program, found.service)
+                return out
+            found = replace(found, text=text, time=self._times.get(found.key))
+            return [*out, self._shown(found)]
         return [self._shown(found)]
 
     def _opened(self, raw: bytes) -> Wrapped | None:
@@ -325,7 +363,7 @@ class Unwrapper:
             unsure = found is None or (self._open is _timestamps and not _RECORD.match(found.text))
             if unsure and self._may_change and (other := self._other_wrapper(line)):
                 # Logs of two collectors, one after the other.
-                self._open = other
+                self._open, self._is_padded = other, None
                 found = other(line)
             return found
         self._lines_left -= 1

@@ -31,7 +31,7 @@ from dsmops.logs.rules import (
 CONTINUES = ["Caused by:", "Stack backtrace:", "stack backtrace:", "note: run with `RUST_BACKTRACE"]
 CONTINUES += ["During handling of the above exception", "CUDA kernel errors might be"]
 CONTINUES += ["The above exception was the direct cause", "For debugging consider passing CUDA_"]
-CONTINUES += ["Compile with `TORCH_USE_CUDA"]
+CONTINUES += ["Compile with `TORCH_USE_CUDA", "note: Some details are omitted, run with `RUST_"]
 DEATHS = [
     r"thread '[^']*' (\(\d{1,9}\) )?panicked at ",
     r"Error: |memory allocation of \d{1,20} bytes failed",

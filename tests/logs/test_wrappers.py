@@ -13,7 +13,13 @@ from dsmops.logs import Clock, Filter, Formatter, Redactor, Style, parse, unwrap
 from dsmops.logs.blocks import cut_blocks
 from dsmops.logs.wrappers import WRAPPERS
 from tests.logs.server_logs import CAUSES, DIALECTS, START, Event, other, server_log, step
-from tests.logs.wrapping import NAMED_WRAPS, WRAPS, docker_json, journal_json
+from tests.logs.wrapping import (
+    NAMED_WRAPS,
+    WRAPS,
+    docker_json,
+    docker_json_without_ends,
+    journal_json,
+)
 
 KEY = b"a key for tests only"
 
@@ -115,6 +121,13 @@ def test_the_collectors_time_is_used_where_a_line_has_none() -> None:
     assert (documents[1]["format"], documents[1]["level"]) == ("text", None)
 
 
+def test_lines_of_docker_without_their_ends_are_not_one_line() -> None:
+    """What collects docker's objects may drop the line end, which marks a line as complete."""
+    lines = [line for line in log_lines("ansi") if "[2m20" in line]
+    wrapped = list(docker_json_without_ends(lines))
+    assert formatted(wrapped) == formatted(lines, wrapper="none")
+
+
 def test_other_programs_of_a_syslog_are_named() -> None:
     """In a journal of several programs the server's lines come bare, those of others with their
     name.
@@ -171,6 +184,8 @@ DEATHS = [
     ["thread 'main' panicked at src/main.rs:12:5:", "called `unwrap()` on an `Err`", "note: run with `RUST_BACKTRACE=1`"],
     ["thread 'tokio-runtime-worker' (4711) panicked at /a/b.rs:1:2:", "boom", "stack backtrace:", "   0: rust_begin_unwind"],
     ["Error: DriverError(CUDA_ERROR_OUT_OF_MEMORY)", "", "Caused by:", "    0: x", "Stack backtrace:", "   0: <unknown>"],
+    ["thread 'main' (7) panicked at /a/b.rs:1:2:", "boom", "stack backtrace:", "   0: rust_begin_unwind", "note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace."],
+    ["thread 'main' has overflowed its stack"],
     ["memory allocation of 1073741824 bytes failed"],
     ["Segmentation fault (core dumped)"],
     ["./run.sh: line 3:  4711 Segmentation fault      (core dumped) moshi-server worker"],
@@ -181,7 +196,15 @@ DEATHS = [
     ["/pytorch/aten/Indexing.cu:1236: f: block: [0,0,0], thread: [1,0,0] Assertion `a < b` failed."],
     ["moshi: cache.c:12: get: Assertion `x' failed."],
     ["CUDA error: device-side assert triggered", "CUDA kernel errors might be asynchronously reported"],
-    ["Fatal Python error: Segmentation fault", "", "  File \"x.py\", line 1 in f"],
+    ["Fatal Python error: Segmentation fault", "", "Current thread 0x00007f2a (most recent call first):", "  File \"x.py\", line 1 in f", "", "Thread 0x00007f2b [moshi] (most recent call first):", "  <no Python frame>", "", "Extension modules: numpy.core (total: 1)"],
+    ["terminate called after throwing an instance of 'c10::Error'", "  what():  CUDA error: unspecified launch failure", "Exception raised from c10_cuda_check_implementation at ../c10/cuda/CUDAException.cpp:43 (most recent call first):", "frame #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x80 (0x7f in libc10.so)"],
+    ["moshi-server: error while loading shared libraries: libpython3.12.so.1.0: cannot open shared object file: No such file or directory"],
+    ["moshi-server[4711]: segfault at 0 ip 0000560d2 sp 00007ffd error 4 in moshi-server[560d2+1000]"],
+    ["NVRM: Xid (PCI:0000:65:00): 79, pid=4711, name=moshi-server, GPU has fallen off the bus."],
+    ["moshi.service: Main process exited, code=killed, status=9/KILL"],
+    ["moshi.service: A process of this unit has been killed by the OOM killer."],
+    ["stt-1 exited with code 137"],
+    ["*** buffer overflow detected ***: terminated"],
     ["Traceback (most recent call last):", '  File "a.py", line 1, in f', "RuntimeError: CUDA error", "Compile with `TORCH_USE_CUDA_DSA`"],
 ]  # fmt: skip
 

@@ -43,6 +43,21 @@ def docker_json_small(lines: Iterable[str]) -> Iterator[str]:
     yield from docker_json(lines, size=11)
 
 
+def docker_json_without_ends(lines: Iterable[str]) -> Iterator[str]:
+    """What Fluentd makes of docker's lines."""
+    for time, line in zip(times(), lines, strict=False):
+        yield json.dumps({"stream": "stderr", "log": line, "time": nano(time)})
+
+
+def fluent_bit(lines: Iterable[str], *, size: int = SPLIT) -> Iterator[str]:
+    """What Fluent Bit makes of CRI lines."""
+    for time, line in zip(times(), lines, strict=False):
+        parts = pieces(line, size)
+        for number, part in enumerate(parts):
+            tag = "F" if number == len(parts) - 1 else "P"
+            yield json.dumps({"time": nano(time), "stream": "stderr", "logtag": tag, "log": part})
+
+
 def containerd(lines: Iterable[str], *, size: int = SPLIT) -> Iterator[str]:
     for time, line in zip(times(), lines, strict=False):
         parts = pieces(line, size)
@@ -125,6 +140,18 @@ def rsyslog_traditional(lines: Iterable[str]) -> Iterator[str]:
         yield line.replace("\x1b", "#033").replace("\t", "#011")
 
 
+def journal_without_host(lines: Iterable[str]) -> Iterator[str]:
+    for time, line in zip(times(), lines, strict=False):
+        yield f"{time:%b %d %H:%M:%S} moshi-server[4711]: {line}"
+
+
+def rsyslog_5424(lines: Iterable[str]) -> Iterator[str]:
+    """What RSYSLOG_SyslogProtocol23Format makes of local messages: two spaces before the text."""
+    for line in rfc_5424(lines):
+        head, _, text = line.partition(" - - ")
+        yield f"{head} - -  {text}".replace("\x1b", "#033").replace("\t", "#011")
+
+
 def rfc_5424(lines: Iterable[str]) -> Iterator[str]:
     for time, line in zip(times(), lines, strict=False):
         yield f"<134>1 {time:%Y-%m-%dT%H:%M:%S.%f}Z gpu-1 moshi-server 4711 - - {line}"
@@ -133,10 +160,11 @@ def rfc_5424(lines: Iterable[str]) -> Iterator[str]:
 WRAPS: dict[str, Wrap] = {
     wrap.__name__: wrap
     for wrap in (
-        docker_json, docker_json_small, containerd, containerd_small, podman, docker_timestamps,
+        docker_json, docker_json_small, fluent_bit, containerd, containerd_small, podman,
+        docker_timestamps,
         journal_short, journal_short_iso, journal_short_iso_precise, journal_short_full,
         journal_short_unix, journal_short_monotonic, journal_json, journal_json_seq, rsyslog,
-        rsyslog_traditional, rfc_5424,
+        rsyslog_traditional, rsyslog_5424, rfc_5424, journal_without_host,
     )
 }  # fmt: skip
 """Collectors that say nothing of where a line came from: what comes out is what went in."""
@@ -162,10 +190,19 @@ def docker_service(lines: Iterable[str]) -> Iterator[str]:
         yield f"stt.1.k3jx0qv7e2wz@gpu-node    | {line}"
 
 
+def docker_service_timestamps(lines: Iterable[str]) -> Iterator[str]:
+    for time, line in zip(times(), lines, strict=False):
+        yield f"{nano(time)} stt.1.k3jx0qv7e2wz@gpu-node    | {line}"
+
+
 NAMED_WRAPS: dict[str, tuple[Wrap, str]] = {
     "kubectl --prefix": (kubectl_prefix, "pod/stt-0/server |"),
     "kubectl --prefix --timestamps": (kubectl_prefix_timestamps, "pod/stt-0/server |"),
     "docker compose logs --timestamps": (compose_timestamps, "stt-1 |"),
+    "docker service logs --timestamps": (
+        docker_service_timestamps,
+        "stt.1.k3jx0qv7e2wz@gpu-node |",
+    ),
     "docker service logs": (docker_service, "stt.1.k3jx0qv7e2wz@gpu-node    |"),
 }
 """Collectors that name the container, and what that name becomes."""
