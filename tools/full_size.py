@@ -1,8 +1,8 @@
 """`python -m tools.full_size FOLDER`: published models at full size with made-up weights, and a
 server config for each.
 
-For speed and memory, which do not depend on values. Speech to text takes 2.4 GB of disk, text to
-speech 4.1 GB.
+For speed and memory, which do not depend on values. Speech to text takes 2.4 GB of disk, the 2.6B
+5.6 GB, text to speech 4.1 GB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from tests.support.networks import FULL_TTS_CONFIG_BODY, random_weights, write_m
 from tests.support.synthetic import write_checkpoint
 
 STT, TTS = DEFAULT_STT.name, "tts-1.6b-en_fr"
+LARGER_STT = "stt-2.6b-en"
 VOICE = "made-up.wav"
+_STT_FILES = {
+    STT: ("stt", "config-stt-en_fr-hf.toml"),
+    LARGER_STT: ("stt-2.6b", "config-stt-en-hf.toml"),
+}
+"""By model: the stem of its files, and the config that it is written into."""
 _TOKENIZER, _MIMI = "tokenizer.model", "mimi.safetensors"
 
 
@@ -53,22 +59,23 @@ def write_codec(path: Path) -> None:
         write_mimi(path, random_weights(mimi_tensors(MimiConfig())), config=None)
 
 
-def write_stt(folder: Path, batch_size: int, *, api_key: str) -> Path:
-    """Write the 1B in f16, files that are there already left alone, and return its config."""
-    shape = STT_MODELS[STT].shape
+def write_stt(folder: Path, batch_size: int, *, api_key: str, model: str = STT) -> Path:
+    """Write a model in f16, files that are there already left alone, and return its config."""
+    shape = STT_MODELS[model].shape
+    stem, template = _STT_FILES[model]
     folder.mkdir(parents=True, exist_ok=True)
-    lm = folder / "stt.safetensors"
+    lm, tokenizer = folder / f"{stem}.safetensors", folder / f"{stem}-{_TOKENIZER}"
     if not lm.exists():
-        write_checkpoint(lm, {name: ("F16", size) for name, size in shape.tensors().items()})
-        write_tokenizer(folder / _TOKENIZER, shape.text_out_vocab_size)
+        write_tokenizer(tokenizer, shape.text_out_vocab_size)
         write_codec(folder / _MIMI)
+        write_checkpoint(lm, {name: ("F16", size) for name, size in shape.tensors().items()})
     return _write_config(
-        folder / f"stt-{batch_size}.toml",
-        "config-stt-en_fr-hf.toml",
+        folder / f"{stem}-{batch_size}.toml",
+        template,
         {
             "authorized_ids": [api_key],
             "lm_model_file": str(lm),
-            "text_tokenizer_file": str(folder / _TOKENIZER),
+            "text_tokenizer_file": str(tokenizer),
             "audio_tokenizer_file": str(folder / _MIMI),
             "batch_size": batch_size,
             "log_dir": str(folder / "logs"),
@@ -141,12 +148,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Write what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tools.full_size", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", choices=[STT, TTS], default=STT)
+    parser.add_argument("--model", choices=[STT, LARGER_STT, TTS], default=STT)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--api-key", default="a made-up key")
     chosen = parser.parse_args(arguments)
-    write = write_stt if chosen.model == STT else write_tts
-    print(write(chosen.folder.absolute(), chosen.batch_size, api_key=chosen.api_key))
+    folder, slots, key = chosen.folder.absolute(), chosen.batch_size, chosen.api_key
+    if chosen.model == TTS:
+        print(write_tts(folder, slots, api_key=key))
+    else:
+        print(write_stt(folder, slots, api_key=key, model=chosen.model))
     return 0
 
 

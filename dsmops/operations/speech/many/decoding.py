@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -44,8 +45,11 @@ _FILES_OF_EACH = 4
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 _OF_ONE = InputError | FileAccessError | RemoteError
 """Errors of a recording; with others nothing can be read."""
-_MOST_PROCESSES = 4
+_MOST_PROCESSES = 8
 """Enough for 400 slots of an H200: each decodes some 10,000 frames a second."""
+_FIRST_PIECES = 5
+"""Recordings that begin together have first pieces of so many lengths, so that the engine need not
+wait for all of them at once, neither at first nor later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +69,14 @@ class _Piece(NamedTuple):
     frames: NDArray[np.float32]
     """[n, 1920]"""
     facts: SourceFacts
-
-    @property
-    def is_last(self) -> bool:
-        return len(self.frames) < PIECE_FRAMES
+    is_last: bool
 
 
 class _Reader:
     """A recording in the process that reads it."""
 
-    def __init__(self, listed: ListedRecording) -> None:
+    def __init__(self, number: int, listed: ListedRecording) -> None:
+        self._next_frames = PIECE_FRAMES * (1 + number % _FIRST_PIECES) // _FIRST_PIECES
         self._listed = listed
         self._meter = LevelMeter()
         self._duration_s = listed.duration_s
@@ -83,10 +85,11 @@ class _Reader:
         self._frames = self._read()
 
     def piece(self) -> _Piece:
-        read = list(islice(self._frames, PIECE_FRAMES))
+        wanted, self._next_frames = self._next_frames, PIECE_FRAMES
+        read = list(islice(self._frames, wanted))
         stacked = np.stack(read) if read else np.empty((0, FRAME_SAMPLES), np.float32)
         facts = SourceFacts(self._meter.levels, self._duration_s, self._error, self._warnings)
-        return _Piece(stacked, facts)
+        return _Piece(stacked, facts, is_last=len(read) < wanted)
 
     def _read(self) -> Iterator[Samples]:
         """Yield its frames. Where it cannot be read to its end, stop and remember why."""
@@ -122,16 +125,35 @@ def _serve(connection: Connection, open_files: int) -> None:
     allow_open_files(open_files)
     readers: dict[int, _Reader] = {}
     # The caller, at the other end, is gone.
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError), _socket_of(connection) as samples:
         while True:
             number, listed = connection.recv()
             if listed is not None:
-                readers[number] = _Reader(listed)
+                readers[number] = _Reader(number, listed)
             piece = readers[number].piece()
             if piece.is_last:
                 del readers[number]
-            connection.send((len(piece.frames), piece.facts))
-            connection.send_bytes(piece.frames.tobytes())
+            connection.send((len(piece.frames), piece.facts, piece.is_last))
+            samples.sendall(piece.frames.data)
+
+
+def _socket_of(connection: Connection) -> socket.socket:
+    """Return the socket that a connection has, which a `Pipe` for both directions is."""
+    return socket.socket(fileno=os.dup(connection.fileno()))
+
+
+def _receive(samples: socket.socket, frames: NDArray[np.float32]) -> None:
+    """Fill `frames`. `Connection.recv_bytes` would ask for the interpreter lock every 200 KB.
+
+    Raises:
+        EOFError: the other end is gone.
+    """
+    left = frames.reshape(-1).view(np.uint8).data
+    while left:
+        count = samples.recv_into(left, flags=socket.MSG_WAITALL)
+        if not count:
+            raise EOFError
+        left = left[count:]
 
 
 class _LostError(Exception):
@@ -163,17 +185,22 @@ class _Process:
         self._process.kill()
         self._thread.shutdown(cancel_futures=True)
         self._process.join()
+        self._close()
+
+    def _close(self) -> None:
         self._connection.close()
+        self._samples.close()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        self._samples = _socket_of(self._connection)
         self._process = context.Process(target=_serve, args=[theirs, self._open_files], daemon=True)
         self._process.start()
         theirs.close()
 
     def _restart(self) -> None:
-        self._connection.close()
+        self._close()
         self._process.join()
         self._opened.clear()
         self._start()
@@ -189,13 +216,14 @@ class _Process:
             raise _LostError
         try:
             self._connection.send((number, listed))
-            count, facts = self._connection.recv()
-            values = np.frombuffer(self._connection.recv_bytes(), np.float32)
+            count, facts, is_last = self._connection.recv()
+            frames = np.empty((count, FRAME_SAMPLES), np.float32)
+            _receive(self._samples, frames)
         except (EOFError, OSError) as exc:
             if not self._is_ending:
                 self._restart()
             raise _LostError from exc
-        return _Piece(values.reshape(count, FRAME_SAMPLES), facts)
+        return _Piece(frames, facts, is_last)
 
 
 class Source:
@@ -247,7 +275,7 @@ class Source:
                 code="audio.decoder",
             )
             facts = replace(self.facts, error=error)
-            return _Piece(np.empty((0, FRAME_SAMPLES), np.float32), facts)
+            return _Piece(np.empty((0, FRAME_SAMPLES), np.float32), facts, is_last=True)
 
 
 class Decoders:

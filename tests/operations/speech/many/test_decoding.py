@@ -28,9 +28,10 @@ def recording(folder: Path, seconds: float) -> ListedRecording:
 
 @pytest.mark.slow
 def test_frames_are_those_of_reading_here(tmp_path: Path) -> None:
-    """Two at once, also where a piece ends with the recording."""
+    """Several at once, also where a piece ends with the recording."""
     whole_pieces = PIECE_FRAMES * 2 * 0.08
-    listed = [recording(tmp_path, seconds) for seconds in (0.05, 3.21, 33.3, whole_pieces)]
+    seconds = (0.05, 3.21, 33.3, whole_pieces * 0.9, whole_pieces)
+    listed = [recording(tmp_path, one) for one in seconds]
     with decoders(8) as decoding:
         sources = [decoding.open(one) for one in listed]
         heard = [np.stack(list(source.frames())) for source in sources]
@@ -55,7 +56,7 @@ def test_a_decoder_that_dies_takes_only_what_it_had_in_hand(tmp_path: Path) -> N
             process._process.kill()
             process._process.join()
         read = 1 + sum(1 for _ in reading)
-        assert PIECE_FRAMES <= read < 40.0 / 0.08
+        assert PIECE_FRAMES // 5 <= read < 40.0 / 0.08
         assert isinstance(source.facts.error, InputError)
         assert source.facts.error.code == "audio.decoder"
         assert "40.0.wav" in source.facts.error.message
