@@ -359,6 +359,19 @@ class Grouping:
         """Open the record of a row, for the lines that may belong to it."""
         self._open[service] = row
 
+    def open(self, record: LogRecord) -> None:
+        """Open the record of a line that was read without `add`. Its service has none open."""
+        self._open[record.service] = _Open(record)
+
+    @property
+    def holds_event(self) -> bool:
+        """Whether something other than a line of text is open."""
+        return any(
+            isinstance(pending, Row) or pending.record.format != "text"
+            for pending in self._open.values()
+            if pending
+        )
+
     def finish(self) -> Iterator[LogRecord | Row]:
         """Yield what is still open; the log ends here."""
         for pending in self._open.values():

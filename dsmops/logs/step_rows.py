@@ -175,7 +175,7 @@ class StepScanner:
 
 
 def _by_module(found: list[StepRows]) -> list[StepRows]:
-    """Return the steps of each module together, in the order of the log."""
+    """Return the steps of each module together, all in the order of the log."""
     joined = []
     for target in dict.fromkeys(steps.target for steps in found):
         parts = [steps for steps in found if steps.target == target]
@@ -188,7 +188,7 @@ def _by_module(found: list[StepRows]) -> list[StepRows]:
         )
         order = np.argsort(lines, kind="stable")
         joined.append(StepRows(target, lines[order], at_us[order], took_us[order], streams[order]))
-    return joined
+    return sorted(joined, key=lambda steps: int(steps.lines[0]))
 
 
 def _number(table: Bytes, places: list[int]) -> Numbers:

@@ -6,7 +6,7 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -23,8 +23,8 @@ from dsmops.logs.step_rows import step_rows
 from dsmops.operations.log_report import LogReport, read_logs
 from dsmops.operations.log_report.collector import Collector
 from dsmops.operations.log_report.histograms import Histograms, bins_of, distinct
-from dsmops.operations.log_report.line_memory import LineMemory
-from dsmops.operations.log_report.reading import LogReader
+from dsmops.operations.log_report.log_reader import LogReader
+from dsmops.operations.log_report.meanings import LineMemory
 from dsmops.operations.log_report.sketch import Sketch
 from dsmops.operations.log_report.steps import StepTally
 from dsmops.operations.log_report.timeline import Timeline
@@ -145,8 +145,14 @@ def read_in_pieces(data: bytes, seed: int) -> LogReport:
     while place < len(data):
         chunks.append(data[place : place + dice.randrange(1, 20_000)])
         place += len(chunks[-1])
+    return collected(chunks)
+
+
+def collected(chunks: Iterable[bytes]) -> LogReport:
+    """The report on one log, without the answer."""
     collector = Collector()
-    LogReader(collector, None, None).read(chunks)
+    for batch in LogReader().read(chunks):
+        collector.take(batch)
     return collector.report(("log.a",))
 
 
@@ -250,6 +256,28 @@ BEGIN = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
 def line(at_s: float, message: str, level: str = " INFO", module: str = "batched_asr") -> str:
     at = (BEGIN + timedelta(seconds=at_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return f"{at} {level} moshi_server::{module}: src/{module}.rs:268: {message}\n"
+
+
+def test_what_belongs_to_a_start_does_not_depend_on_blocks() -> None:
+    """A server starts again after the clock was set back: steps before that line belong to the run
+    before, whatever their time, and a cause after a step belongs to the step.
+    """
+    text = (
+        line(100, "starting worker num_workers=1", module="main")
+        + "".join(line(101 + n, f"20.00ms step_idx={n} with_data=1") for n in range(40))
+        + "  0: a cause\n"
+        + line(1, "starting worker num_workers=1", module="main")
+        + line(2, "20.00ms step_idx=0 with_data=1")
+    ).encode()
+    whole = collected([text])
+    first, second = whole.runs
+    assert (first.last_line, second.last_line) == (
+        BEGIN + timedelta(seconds=140),
+        BEGIN + timedelta(seconds=2),
+    )
+    assert whole.lines_text == 0
+    for size in (7, 150, 1000):
+        assert collected(text[place : place + size] for place in range(0, len(text), size)) == whole
 
 
 def made_up(steps: int = 1000) -> str:
@@ -375,9 +403,7 @@ def test_failures_in_repeated_blocks_are_counted(last: str, name: str) -> None:
     next block is compared.
     """
     block = ("a line of no dialect\n" * 300 + last).encode()
-    collector = Collector()
-    LogReader(collector, None, None).read([block] * 40)
-    report = collector.report(("log.a",))
+    report = collected([block] * 40)
     assert {found.name: found.count for found in report.failures} == {name: 40}
     assert report.lines == 40 * 301
 
