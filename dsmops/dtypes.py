@@ -179,6 +179,12 @@ class Quantised:
         return Quant.INT8 in (self.weights, self.kv)
 
     @property
+    def in_int8(self) -> str:
+        """What is in int8, in words; empty where nothing is."""
+        named = {"weights": self.weights, "keys and values": self.kv}
+        return " and ".join(name for name, quant in named.items() if quant is Quant.INT8)
+
+    @property
     def worker_options(self) -> list[str]:
         """The options of `dsmops worker` that say so."""
         return [

@@ -130,13 +130,18 @@ class StepPoint(TypedDict):
 
 
 class StepProfile(TypedDict):
-    """Measured steps of a model on a device. Only text-to-speech has `n_q`."""
+    """Measured steps of a model on a device.
+
+    Only text-to-speech has `n_q`; `weights` and `kv` are there where they are "int8".
+    """
 
     device_name: str
     model: str
     dtype: str
     runtime: str
     n_q: NotRequired[int]
+    weights: NotRequired[str]
+    kv: NotRequired[str]
     points: list[StepPoint]
 
 

@@ -21,7 +21,7 @@ from dsmops.cli.options import (
     WeightsOpt,
     parse_size,
 )
-from dsmops.dtypes import PLAIN, Quant, Quantised
+from dsmops.dtypes import Quant, Quantised
 from dsmops.models import DEFAULT_STT
 from dsmops.report import Reporter
 
@@ -130,11 +130,6 @@ def plan(
         raise typer.BadParameter(
             "--measure is for --runtime embedded, without --profile", param_hint="--measure"
         )
-    quantised = Quantised(weights, kv)
-    if measure and quantised != PLAIN:
-        raise typer.BadParameter(
-            "it measures the dtype's own weights and caches", param_hint="--measure"
-        )
     out = Reporter.open("plan", json=json, quiet=quiet, debug=debug)
     published, card = find_model(model), find_device(simulate, device)
 
@@ -149,7 +144,7 @@ def plan(
             reserve_bytes=reserve,
             profile_file=profile,
             asked_batch_size=batch_size,
-            quantised=quantised,
+            quantised=Quantised(weights, kv),
         )
 
     found = plan_it()

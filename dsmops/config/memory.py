@@ -164,8 +164,8 @@ def serving_memory(
     window = _ring(context or shape.context, costs)
     return MemorySplit(
         weights_bytes=shape.parameters * dtype.itemsize
-        - _saved_bytes(shape.layer_matrices, dtype, quantised),
-        kv_bytes=batch_size * _kv_bytes(shape, window, dtype, quantised),
+        - saved_bytes(shape.layer_matrices, dtype, quantised),
+        kv_bytes=batch_size * stored_kv_bytes(shape, window, dtype, quantised),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
         workspace_bytes=batch_size * costs.workspace_bytes_per_stream
@@ -174,7 +174,9 @@ def serving_memory(
     )
 
 
-def _kv_bytes(shape: LmShape, positions: int, dtype: ComputeDType, quantised: Quantised) -> int:
+def stored_kv_bytes(
+    shape: LmShape, positions: int, dtype: ComputeDType, quantised: Quantised
+) -> int:
     """Return the bytes of one stream's keys and values; int8 has a float32 for each head."""
     if quantised.kv is Quant.NONE:
         return shape.kv_bytes_per_stream(dtype.itemsize, positions)
@@ -182,7 +184,7 @@ def _kv_bytes(shape: LmShape, positions: int, dtype: ComputeDType, quantised: Qu
     return shape.kv_bytes_per_stream(1, positions) + scales
 
 
-def _saved_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quantised) -> int:
+def saved_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quantised) -> int:
     """Return what int8 saves of these matrices: their items, but for a float32 for each row."""
     if quantised.weights is not Quant.INT8:
         return 0
@@ -223,17 +225,17 @@ def _tts_memory(
     )
     return MemorySplit(
         weights_bytes=shape.backbone_parameters * item
-        - _saved_bytes(shape.layer_matrices, dtype, quantised)
+        - saved_bytes(shape.layer_matrices, dtype, quantised)
         + shape.conditioner_parameters * ComputeDType.F32.itemsize,
-        kv_bytes=rows * _kv_bytes(shape.lm, window, dtype, quantised),
+        kv_bytes=rows * stored_kv_bytes(shape.lm, window, dtype, quantised),
         mimi_weights_bytes=costs.mimi_weight_bytes,
         mimi_state_bytes=batch_size * costs.mimi_state_bytes_per_stream,
         workspace_bytes=batch_size * costs.workspace_bytes_per_stream
         + _written_out_bytes(shape.layer_matrices, dtype, quantised),
         runtime_bytes=costs.runtime_bytes,
         depformer_weights_bytes=(shape.depformer_parameters(loaded) + tables) * item
-        - _saved_bytes(shape.depformer_matrices(loaded), dtype, quantised),
-        cross_kv_bytes=rows * _kv_bytes(shape.lm, VOICE_POSITIONS, dtype, quantised),
+        - saved_bytes(shape.depformer_matrices(loaded), dtype, quantised),
+        cross_kv_bytes=rows * stored_kv_bytes(shape.lm, VOICE_POSITIONS, dtype, quantised),
         depformer_state_bytes=rows
         * 3
         * shape.depformer.num_layers

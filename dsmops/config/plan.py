@@ -134,8 +134,7 @@ def plan_serving(
 ) -> ServingPlan:
     """Plan `model` on `device`; what is None follows from the device and the model.
 
-    `quantised` is what the embedded worker keeps in int8; its step times are those without, as an
-    estimate.
+    `quantised` is what the embedded worker keeps in int8.
 
     `asked_batch_size` is a number of slots about which the plan must say whether it fits.
 
@@ -162,7 +161,13 @@ def plan_serving(
         basis = TimeBasis.MEASURED
     else:
         time_batch = estimate_largest_batch(
-            shape, chosen, device, context=window, runtime=runtime, n_q=codebooks
+            shape,
+            chosen,
+            device,
+            context=window,
+            runtime=runtime,
+            n_q=codebooks,
+            quantised=quantised,
         )
         basis = TimeBasis.UNKNOWN if time_batch is None else TimeBasis.ESTIMATE
     memory_batch = (
@@ -192,6 +197,7 @@ def plan_serving(
             context=window,
             runtime=runtime,
             n_q=codebooks,
+            quantised=quantised,
             slow_host=slow_host,
         )
 
@@ -222,12 +228,14 @@ def plan_serving(
             step_ms_of(asked_batch_size),
             step_ms_of(asked_batch_size, slow_host=True),
         )
-    worker_time = (
-        time_batch
-        if runtime is Runtime.EMBEDDED
-        else estimate_largest_batch(
-            shape, chosen, device, context=window, runtime=Runtime.EMBEDDED, n_q=codebooks
-        )
+    int8_time = estimate_largest_batch(
+        shape,
+        chosen,
+        device,
+        context=window,
+        runtime=Runtime.EMBEDDED,
+        n_q=codebooks,
+        quantised=ALL_INT8,
     )
     return ServingPlan(
         model=model.name,
@@ -254,7 +262,7 @@ def plan_serving(
             if batch_size or usable is None
             else _alternatives(device, model, chosen, codebooks, usable, runtime)
         ),
-        codebook_choices=tuple(_codebook_choices(shape, chosen, slots, device, runtime)),
+        codebook_choices=tuple(_codebook_choices(shape, chosen, slots, device, runtime, quantised)),
         notes=(
             *_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime),
             *_slow_host_note(step_ms, slow_host_step_ms),
@@ -263,7 +271,7 @@ def plan_serving(
                 chosen,
                 (window, codebooks),
                 usable,
-                (memory_batch, worker_time),
+                (memory_batch, int8_time),
                 runtime,
                 quantised,
             ),
@@ -435,18 +443,24 @@ def _alternatives(
 
 
 def _codebook_choices(
-    shape: Shape, dtype: ComputeDType, batch_size: int, device: Device, runtime: Runtime
+    shape: Shape,
+    dtype: ComputeDType,
+    batch_size: int,
+    device: Device,
+    runtime: Runtime,
+    quantised: Quantised,
 ) -> Iterator[CodebookChoice]:
     if not isinstance(shape, TtsShape):
         return
     for n_q in CODEBOOK_CHOICES:
         if n_q <= shape.lm.audio_codebooks:
-            step_ms = estimate_step_ms(shape, dtype, batch_size, device, runtime=runtime, n_q=n_q)
-            yield CodebookChoice(
-                n_q,
-                step_ms,
-                serving_memory(shape, dtype, batch_size, runtime=runtime, n_q=n_q).total_bytes,
+            step_ms = estimate_step_ms(
+                shape, dtype, batch_size, device, runtime=runtime, n_q=n_q, quantised=quantised
             )
+            memory = serving_memory(
+                shape, dtype, batch_size, runtime=runtime, n_q=n_q, quantised=quantised
+            )
+            yield CodebookChoice(n_q, step_ms, memory.total_bytes)
 
 
 def _notes(
@@ -542,12 +556,12 @@ def _int8_notes(
     """Say where int8 fits a model or doubles the streams, and what is not known of it.
 
     `sizes`: the window and the number of codebooks. `bounds`: streams that memory allows without
-    int8, and time in the embedded worker.
+    int8, and that time allows with it.
     """
     if quantised.has_int8:
         yield (
-            "The step time is an estimate without int8, not measured. Install dsmops[kernels] on"
-            " the machine with the GPU: without it, int8 takes more time and memory than planned."
+            "Install dsmops[kernels] on the machine with the GPU: without it, int8 takes more time"
+            " and memory than planned."
         )
         return
     memory_batch, time_batch = bounds

@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dsmops.config.memory import VOICE_POSITIONS
+from dsmops.config.memory import VOICE_POSITIONS, saved_bytes, stored_kv_bytes
 from dsmops.devices import Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
 from dsmops.errors import InputError
 from dsmops.files import os_errors, require_file
 from dsmops.models import FRAME_MS, Shape, TtsShape
@@ -75,6 +75,9 @@ _TTS_LAUNCHES = {
 }
 _BANDWIDTH_SHARE = 0.7
 """Share of the theoretical memory bandwidth that such kernels reach."""
+_INT8_KV_TRAFFIC = 1.35
+"""What keys and values in int8 take of the time that their bytes do: a slot of the 1B on an H200
+costs 0.029 ms with them, and 0.039 without."""
 _MIMI_HALF_BYTES = 225_000_000
 """One half of Mimi in F32, the encoder or the decoder, read once a step."""
 _MIMI_ENCODER_TRAFFIC_BYTES = 28_000_000
@@ -88,8 +91,22 @@ One more stream costs the package's decoder 0.04 ms there, and the worker's 0.02
 PROFILE_SCHEMA = "dsmops.step-profile/1"
 
 
-Measured = tuple[str, str, ComputeDType, str, int | None]
-"""Device name, model, dtype, runtime, and how many codebooks are generated (None: STT)."""
+Measured = tuple[str, str, ComputeDType, str, int | None, str]
+"""Device name, model, dtype, runtime, how many codebooks are generated (None: STT), and what is in
+int8, in words."""
+
+
+def measured_of(
+    device_name: str,
+    model: str,
+    dtype: ComputeDType,
+    runtime: str,
+    n_q: int | None,
+    quantised: Quantised,
+) -> Measured:
+    """Return what a profile of this was measured with."""
+    in_int8 = f"{quantised.in_int8 or 'nothing'} in int8"
+    return device_name, model, dtype, runtime, n_q, in_int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +127,14 @@ class StepProfile:
     runtime: str
     points: tuple[StepPoint, ...]
     n_q: int | None = None
+    quantised: Quantised = PLAIN
 
     @property
     def measured(self) -> Measured:
         """What a plan must share with a profile to use it."""
-        return self.device_name, self.model, self.dtype, self.runtime, self.n_q
+        return measured_of(
+            self.device_name, self.model, self.dtype, self.runtime, self.n_q, self.quantised
+        )
 
     def step_p99_ms(self, batch_size: int) -> float | None:
         """Return the 99th percentile of the step time at `batch_size`, in ms.
@@ -160,6 +180,7 @@ def estimate_step_ms(
     context: int | None = None,
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
+    quantised: Quantised = PLAIN,
     slow_host: bool = False,
 ) -> float | None:
     """Return a rough step time in milliseconds, None where the device's bandwidth is unknown.
@@ -178,7 +199,9 @@ def estimate_step_ms(
     Linux, weights not quantised). 1B: RTX 2070 93.3 frames/s, RTX 3060 78.0: 10 % less time; RTX
     4060 76.6: 11 % more. TTS, 32 codebooks: 20.6, 18.0 and 19.4 frames/s: 45, 44 and 25 % less.
     """
-    parts = _step_parts(shape, dtype, device, context=context, runtime=runtime, n_q=n_q)
+    parts = _step_parts(
+        shape, dtype, device, context=context, runtime=runtime, n_q=n_q, quantised=quantised
+    )
     if parts is None:
         return None
     floor_ms, empty_ms, slot_ms = parts
@@ -195,12 +218,15 @@ def estimate_largest_batch(
     budget_ms: float = BUDGET_MS,
     runtime: Runtime = Runtime.MOSHI_SERVER,
     n_q: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> int | None:
     """Return the largest batch whose estimated step stays within `budget_ms`.
 
     None where there is no estimate, 0 when no batch does.
     """
-    parts = _step_parts(shape, dtype, device, context=context, runtime=runtime, n_q=n_q)
+    parts = _step_parts(
+        shape, dtype, device, context=context, runtime=runtime, n_q=n_q, quantised=quantised
+    )
     if parts is None:
         return None
     floor_ms, empty_ms, slot_ms = parts
@@ -215,6 +241,7 @@ def _step_parts(
     context: int | None,
     runtime: Runtime,
     n_q: int | None,
+    quantised: Quantised,
 ) -> tuple[float, float, float] | None:
     """Return the floor of a step, the time of an empty step, and that of each slot, in ms."""
     if device.memory_bandwidth_bytes_per_s is None:
@@ -226,17 +253,21 @@ def _step_parts(
         rows = 1 if shape.distilled else 2
         parameters = shape.backbone_parameters + codebooks * shape.depformer_parameters_per_codebook
         positions, mimi_bytes = lm.context + VOICE_POSITIONS, _MIMI_DECODER_TRAFFIC_BYTES
+        saved = codebooks * saved_bytes(shape.depformer_matrices(1), dtype, quantised)
     else:
         lm, codebooks, rows, parameters = shape, 0, 1, shape.parameters
         positions, mimi_bytes = context or lm.context, _MIMI_ENCODER_TRAFFIC_BYTES
-        launches = _STT_WORKER
+        launches, saved = _STT_WORKER, 0
         if runtime is Runtime.MOSHI_SERVER:
             floor_ms = _FLOOR_MIMI_MS + lm.num_layers * _FLOOR_LAYER_MS
             floor_ms *= _BF16_FLOOR if dtype is ComputeDType.BF16 else 1
             mimi_slot_ms = _MIMI_SLOT_MS * _H200_FP32_PER_S / _fp32_per_s(device)
             launches = _Launches(_KERNELS_LAYER_MS, _KERNELS_MIMI_MS, slot_ms=mimi_slot_ms)
-    fixed_bytes = parameters * dtype.itemsize + _MIMI_HALF_BYTES
-    slot_bytes = rows * lm.kv_bytes_per_stream(dtype.itemsize, positions) + mimi_bytes
+    saved += saved_bytes(shape.layer_matrices, dtype, quantised)
+    fixed_bytes = parameters * dtype.itemsize - saved + _MIMI_HALF_BYTES
+    kv_bytes = stored_kv_bytes(lm, positions, dtype, quantised)
+    kv_share = _INT8_KV_TRAFFIC if quantised.kv is Quant.INT8 else 1
+    slot_bytes = rows * kv_share * kv_bytes + mimi_bytes
     empty_ms = (
         launches.mimi_ms
         + lm.num_layers * launches.layer_ms
@@ -257,8 +288,8 @@ def read_profile(path: Path) -> StepProfile:
     """Read a measured profile.
 
     The file is a JSON object: `schema` ("dsmops.step-profile/1"), `device_name`, `model`, `dtype`,
-    `runtime`, for a text-to-speech model `n_q`, and `points`, a list of objects with `batch_size`
-    and `step_p99_ms`.
+    `runtime`, for a text-to-speech model `n_q`, `weights` and `kv` where these are "int8", and
+    `points`, a list of objects with `batch_size` and `step_p99_ms`.
 
     Raises:
         SourceError, FileAccessError: the file is not there, or cannot be read.
@@ -302,4 +333,5 @@ def _parse_profile(body: Any) -> StepProfile:
         str(body["runtime"]),
         points,
         n_q,
+        Quantised(*(Quant(body.get(part, Quant.NONE)) for part in ("weights", "kv"))),
     )

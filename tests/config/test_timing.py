@@ -17,10 +17,11 @@ from dsmops.config.timing import (
     estimate_largest_batch,
     estimate_step_ms,
     find_profile,
+    measured_of,
     read_profile,
 )
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import ALL_INT8, PLAIN, ComputeDType, Quant, Quantised
 from dsmops.errors import InputError, SourceError
 from dsmops.models import MODELS, STT_MODELS, TTS_MODELS
 from dsmops.operations.configs.planning import find_device
@@ -239,17 +240,81 @@ def test_without_bandwidth_there_is_no_estimate() -> None:
     assert estimate_largest_batch(LM, ComputeDType.F16, device(None)) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "streams", "kv_ms", "within"),
+    [
+        ("stt-1b-en_fr", 64, 4.06, 0.2),
+        ("stt-1b-en_fr", 400, 14.0, 0.05),
+        ("stt-1b-en_fr", 1000, 31.4, 0.05),
+        ("stt-2.6b-en", 400, 19.5, 0.2),
+        ("tts-1.6b-en_fr", 64, 11.2, 0.2),
+        ("tts-1.6b-en_fr", 128, 14.2, 0.2),
+    ],
+)
+def test_steps_with_int8_keys_and_values_as_measured(
+    name: str, streams: int, kv_ms: float, within: float
+) -> None:
+    """Full windows on an H200 in f16, as in runbooks/quantising.md."""
+    estimated = estimate_step_ms(
+        MODELS[name].shape,
+        ComputeDType.F16,
+        streams,
+        H200,
+        runtime=Runtime.EMBEDDED,
+        quantised=Quantised(kv=Quant.INT8),
+    )
+    assert estimated == pytest.approx(kv_ms, rel=within)
+
+
+def test_int8_needs_less_time_for_the_bytes_that_it_saves() -> None:
+    """Weights save time at any batch size, keys and values with each slot."""
+    shape = MODELS["stt-1b-en_fr"].shape
+
+    def step_ms(streams: int, quantised: Quantised = PLAIN) -> float:
+        found = estimate_step_ms(
+            shape,
+            ComputeDType.F16,
+            streams,
+            H200,
+            runtime=Runtime.EMBEDDED,
+            quantised=quantised,
+        )
+        assert found is not None
+        return found
+
+    weights, kv = Quantised(Quant.INT8), Quantised(kv=Quant.INT8)
+    saved_ms = [step_ms(streams) - step_ms(streams, weights) for streams in (1, 100)]
+    assert saved_ms[0] == pytest.approx(saved_ms[1])
+    assert saved_ms[0] > 0.2
+    saved_ms = [step_ms(streams) - step_ms(streams, kv) for streams in (1, 100)]
+    assert saved_ms[1] == pytest.approx(100 * saved_ms[0])
+
+
 def test_a_profile_file_is_found_by_what_it_measured(tmp_path: Path) -> None:
-    """Only the file for the same device, model, dtype, runtime and number of codebooks is taken."""
+    """Only the file for the same device, model, dtype, runtime, number of codebooks and int8 is
+    taken.
+    """
     (tmp_path / "a.json").write_text(json.dumps({**GOOD, "device_name": "Tesla V100"}))
     (tmp_path / "b.json").write_text(json.dumps(GOOD))
     (tmp_path / "c.json").write_text(json.dumps({**GOOD, "n_q": 24}))
-    wanted = ("Tesla T4", "stt-1b-en_fr", ComputeDType.F16, "moshi-server", None)
-    assert find_profile(tmp_path, wanted) == read_profile(tmp_path / "b.json")
-    assert find_profile(tmp_path, (*wanted[:4], 24)) == read_profile(tmp_path / "c.json")
-    assert find_profile(tmp_path, (*wanted[:4], 16)) is None
-    assert find_profile(tmp_path, (*wanted[:2], ComputeDType.F32, *wanted[3:])) is None
-    assert find_profile(tmp_path / "none", wanted) is None
+    (tmp_path / "d.json").write_text(json.dumps({**GOOD, "kv": "int8"}))
+
+    def found(
+        n_q: int | None = None,
+        quantised: Quantised = PLAIN,
+        dtype: ComputeDType = ComputeDType.F16,
+        folder: str = ".",
+    ) -> StepProfile | None:
+        measured = measured_of("Tesla T4", "stt-1b-en_fr", dtype, "moshi-server", n_q, quantised)
+        return find_profile(tmp_path / folder, measured)
+
+    assert found() == found(quantised=Quantised(Quant.NONE)) == read_profile(tmp_path / "b.json")
+    assert found(24) == read_profile(tmp_path / "c.json")
+    assert found(quantised=Quantised(kv=Quant.INT8)) == read_profile(tmp_path / "d.json")
+    assert found(16) is None
+    assert found(quantised=ALL_INT8) is None
+    assert found(dtype=ComputeDType.F32) is None
+    assert found(folder="none") is None
 
 
 @pytest.mark.parametrize(
@@ -262,6 +327,7 @@ def test_a_profile_file_is_found_by_what_it_measured(tmp_path: Path) -> None:
         json.dumps({**GOOD, "points": GOOD["points"][::-1]}),
         json.dumps({**GOOD, "points": [{"batch_size": 1}]}),
         json.dumps({**GOOD, "dtype": "int8"}),
+        json.dumps({**GOOD, "kv": "int4"}),
         json.dumps({**GOOD, "points": [{"batch_size": 1, "step_p99_ms": -1}]}),
         json.dumps({**GOOD, "points": 7}),
         "[" * 100_000,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dsmops.config.memory import VOICE_POSITIONS
 from dsmops.config.plan import AskedBatch, LimitedBy, ServingPlan, TimeBasis
 from dsmops.devices import Runtime
-from dsmops.dtypes import Quant
 from dsmops.report import Block, Table
 from dsmops.units import counted, size
 
@@ -79,9 +78,7 @@ def show_plan(plan: ServingPlan, *, explain: bool = False) -> Iterator[Block]:
     what = f"{plan.model} in {plan.dtype.candle_name}" + (
         f" with {plan.n_q} codebooks" if plan.n_q else ""
     )
-    parts = {"weights": plan.quantised.weights, "keys and values": plan.quantised.kv}
-    in_int8 = " and ".join(name for name, quant in parts.items() if quant is Quant.INT8)
-    what += f", {in_int8} in int8" if in_int8 else ""
+    what += f", {in_int8} in int8" if (in_int8 := plan.quantised.in_int8) else ""
     served_by = "the embedded worker" if plan.runtime is Runtime.EMBEDDED else plan.runtime
     yield f"{what} on {where}, served by {served_by}"
     if plan.fits:

@@ -311,7 +311,13 @@ def step_time(config: Config, given: LintInputs) -> Findings:
         if device is None or not served.module.whole("batch_size"):
             continue
         step_ms = estimate_step_ms(
-            served.shape, served.dtype, served.slots, device, runtime=served.runtime, n_q=served.n_q
+            served.shape,
+            served.dtype,
+            served.slots,
+            device,
+            runtime=served.runtime,
+            n_q=served.n_q,
+            quantised=served.quantised,
         )
         if step_ms is not None and step_ms > FRAME_MS:
             message = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsmops import __version__
-from dsmops.config.timing import BUDGET_MS
+from dsmops.config.timing import BUDGET_MS, StepPoint, StepProfile
 from dsmops.devices import Runtime
 from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import InputError
@@ -240,13 +240,18 @@ class _Work:
             self._note_profile(variation, sorted(points))
 
     def _note_profile(self, variation: _Variation, points: Sequence[tuple[int, float]]) -> None:
-        """Write the profile that `plan --profile` reads; of models in int8 it knows none."""
+        """Write the profile that `plan --profile` reads."""
         model = variation.model
-        if variation.quantised != PLAIN:
-            return
-        n_q = MODELS[model].codebooks(variation.n_q) if model in MODELS else None
-        measured = (self._label, model, variation.dtype, Runtime.EMBEDDED.value, n_q)
-        self._profiles.append(write_profile(measured, points, self._request.profile))
+        profile = StepProfile(
+            self._label,
+            model,
+            variation.dtype,
+            Runtime.EMBEDDED.value,
+            tuple(StepPoint(streams, step_p99_ms) for streams, step_p99_ms in points),
+            MODELS[model].codebooks(variation.n_q) if model in MODELS else None,
+            variation.quantised,
+        )
+        self._profiles.append(write_profile(profile, self._request.profile))
 
     def _command(self, variation: _Variation, found: StepMeasurement) -> str:
         device = self._request.device

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from dsmops.config.memory import largest_batch
 from dsmops.config.plan import ServingPlan
-from dsmops.config.timing import PROFILE_SCHEMA, Measured
+from dsmops.config.timing import PROFILE_SCHEMA, StepPoint, StepProfile
+from dsmops.dtypes import Quant
 from dsmops.errors import InputError
 from dsmops.extras import require_worker
 from dsmops.files import write_text_atomically
@@ -52,7 +52,12 @@ def measure_profile(
     from dsmops.worker.runtime.measure import measure_steps
 
     most = plan.memory_batch_size or largest_batch(
-        model.shape, plan.dtype, plan.usable_bytes or 0, runtime=plan.runtime, n_q=plan.n_q
+        model.shape,
+        plan.dtype,
+        plan.usable_bytes or 0,
+        runtime=plan.runtime,
+        n_q=plan.n_q,
+        quantised=plan.quantised,
     )
     sizes = sorted({size for size in _LADDER if size < most} | {min(most, _LADDER[-1])})
     points = []
@@ -60,38 +65,57 @@ def measure_profile(
     try:
         device_name = f"cuda:{plan.device.cuda_ordinal}"
         for batch_size, step_p99_ms in measure_steps(
-            model.shape, plan.dtype, sizes, device_name=device_name, n_q=plan.n_q
+            model.shape,
+            plan.dtype,
+            sizes,
+            device_name=device_name,
+            n_q=plan.n_q,
+            quantised=plan.quantised,
         ):
-            points.append((batch_size, step_p99_ms))
+            points.append(StepPoint(batch_size, step_p99_ms))
             progress.advance(1)
     finally:
         progress.finish()
-    measured = (plan.device.name, plan.model, plan.dtype, plan.runtime, plan.n_q)
-    return write_profile(measured, points)
+    return write_profile(
+        StepProfile(
+            plan.device.name,
+            plan.model,
+            plan.dtype,
+            plan.runtime,
+            tuple(points),
+            plan.n_q,
+            plan.quantised,
+        )
+    )
 
 
-def write_profile(
-    measured: Measured, points: Sequence[tuple[int, float]], path: Path | None = None
-) -> Path:
-    """Write a step profile, by default into this machine's state folder, and return its file.
-
-    `points` are numbers of streams with the 99th percentile of the step in ms.
-    """
-    device_name, model, dtype, runtime, n_q = measured
+def write_profile(profile: StepProfile, path: Path | None = None) -> Path:
+    """Write a step profile, by default into this machine's state folder, and return its file."""
+    stored = {"weights": profile.quantised.weights, "kv": profile.quantised.kv}
+    int8 = [part for part, quant in stored.items() if quant is Quant.INT8]
     body = {
         "schema": PROFILE_SCHEMA,
-        "device_name": device_name,
-        "model": model,
-        "dtype": dtype,
-        "runtime": runtime,
-        **({"n_q": n_q} if n_q else {}),
+        "device_name": profile.device_name,
+        "model": profile.model,
+        "dtype": profile.dtype,
+        "runtime": profile.runtime,
+        **({"n_q": profile.n_q} if profile.n_q else {}),
+        **dict.fromkeys(int8, Quant.INT8),
         "points": [
-            {"batch_size": batch_size, "step_p99_ms": round(step_p99_ms, 3)}
-            for batch_size, step_p99_ms in points
+            {"batch_size": point.batch_size, "step_p99_ms": round(point.step_p99_ms, 3)}
+            for point in profile.points
         ],
     }
-    codebooks = (f"{n_q}-codebooks",) if n_q else ()
-    name = "-".join((device_name, model, dtype.candle_name, runtime, *codebooks))
+    name = "-".join(
+        (
+            profile.device_name,
+            profile.model,
+            profile.dtype.candle_name,
+            profile.runtime,
+            *((f"{profile.n_q}-codebooks",) if profile.n_q else ()),
+            *(f"int8-{part}" for part in int8),
+        )
+    )
     if path is None:
         path = profile_folder() / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsmops.config.plan import ServingPlan, plan_serving, planned_dtype
-from dsmops.config.timing import StepProfile, find_profile, read_profile
+from dsmops.config.timing import StepProfile, find_profile, measured_of, read_profile
 from dsmops.devices import Device, Runtime
 from dsmops.dtypes import PLAIN, ComputeDType, Quantised
 from dsmops.errors import InputError
@@ -68,7 +68,9 @@ def plan_model(
         InputError: what was asked for makes no sense, or a profile is damaged or of something else.
     """
     served = planned_dtype(device, model, runtime, dtype)
-    measured = (device.name, model.name, served, runtime.value, model.codebooks(n_q))
+    measured = measured_of(
+        device.name, model.name, served, runtime.value, model.codebooks(n_q), quantised
+    )
     if profile_file is not None:
         profile: StepProfile | None = read_profile(profile_file)
         if profile is not None and profile.measured != measured:
@@ -82,10 +84,8 @@ def plan_model(
                 hint="Omit --profile to plan with an estimate.",
                 code="plan.other_profile",
             )
-    elif quantised == PLAIN:
-        profile = find_profile(profile_folder(), measured)
     else:
-        profile = None
+        profile = find_profile(profile_folder(), measured)
     return plan_serving(
         device,
         model,

@@ -79,10 +79,11 @@ def measure_steps(
     *,
     device_name: str,
     n_q: int | None = None,
+    quantised: Quantised = PLAIN,
 ) -> Iterator[tuple[int, float]]:
     """Yield (batch size, 99th percentile of the whole step in ms), as `measure_engine` finds it."""
     for found in measure_engine(
-        random_engine(shape, dtype, device_name=device_name, n_q=n_q),
+        random_engine(shape, dtype, device_name=device_name, n_q=n_q, quantised=quantised),
         batch_sizes,
         device_name=device_name,
     ):

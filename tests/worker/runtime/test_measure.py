@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("torch", reason="the worker extra is not installed")
 
-from dsmops.config.plan import TimeBasis
-from dsmops.config.timing import find_profile
+from dsmops.config.plan import ServingPlan, TimeBasis
+from dsmops.config.timing import find_profile, measured_of
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import ComputeDType
+from dsmops.dtypes import ALL_INT8, PLAIN, ComputeDType, Quant, Quantised
 from dsmops.errors import DriverMissingError, InputError
 from dsmops.models import STT_MODELS, TTS_MODELS
 from dsmops.operations.configs import measuring as measure
@@ -41,7 +41,7 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         runtime_measure,
         "measure_steps",
-        lambda *args, device_name, n_q: steps(*args, device_name="cpu", n_q=n_q),
+        lambda *args, device_name, **more: steps(*args, device_name="cpu", **more),
     )
 
 
@@ -52,21 +52,28 @@ def test_a_card_that_torch_does_not_see() -> None:
 
 
 @pytest.mark.slow
-def test_a_measured_profile_is_what_the_next_plan_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quantised", [PLAIN, ALL_INT8])
+def test_a_measured_profile_is_what_the_next_plan_reads(
+    monkeypatch: pytest.MonkeyPatch, quantised: Quantised
+) -> None:
     """Real steps, timed on the CPU, end in the state folder, where the planner finds them."""
     monkeypatch.setattr(measure, "_LADDER", (1, 2))
-    plan = plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=ComputeDType.F16)
-    path = measure.measure_profile(plan, TINY)
+
+    def plan(quantised: Quantised) -> ServingPlan:
+        return plan_model(
+            TINY, CARD, runtime=Runtime.EMBEDDED, dtype=ComputeDType.F16, quantised=quantised
+        )
+
+    path = measure.measure_profile(plan(quantised), TINY)
     assert path.parent == profile_folder()
     profile = find_profile(
-        profile_folder(), ("A card", TINY.name, ComputeDType.F16, "embedded", None)
+        profile_folder(),
+        measured_of("A card", TINY.name, ComputeDType.F16, "embedded", None, quantised),
     )
     assert profile is not None
     assert profile.points[0].batch_size == 1
-    assert (
-        plan_model(TINY, CARD, runtime=Runtime.EMBEDDED, dtype=ComputeDType.F16).time_basis
-        is TimeBasis.MEASURED
-    )
+    assert plan(quantised).time_basis is TimeBasis.MEASURED
+    assert plan(Quantised(kv=Quant.INT8)).time_basis is TimeBasis.ESTIMATE
     assert plan_model(TINY, CARD, dtype=ComputeDType.F16).time_basis is TimeBasis.ESTIMATE
 
 
