@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class Errors:
             largest = float(error.max(initial=0))
         self.elements += error.size
         self.largest = max(self.largest, largest)
-        self.sum += float(error.sum(dtype=np.float32))
+        # As dot products: BLAS reads the block in half the time of `sum`.
+        self.sum += float(np.dot(error, _ones(error.size)))
         self.sum_of_squares += float(np.dot(error, error))
         self.source_squares += float(np.dot(source, source))
         below = 0
@@ -117,6 +119,13 @@ class Errors:
         self.sum_of_squares += other.sum_of_squares
         self.source_squares += other.source_squares
         self.classes = [a + b for a, b in zip(self.classes, other.classes, strict=True)]
+
+
+@cache
+def _ones(count: int) -> NDArray[np.float32]:
+    import numpy as np
+
+    return np.ones(count, np.float32)
 
 
 @dataclass(frozen=True, slots=True)

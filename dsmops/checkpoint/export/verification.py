@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dsmops.checkpoint.export.accuracy import Errors
-from dsmops.checkpoint.export.encodings import GGUF_QUANTS, Bytes, Encoding, Plain
+from dsmops.checkpoint.export.encodings import GGUF_QUANTS, Bytes, Encoding, Plain, as_floats
 from dsmops.checkpoint.export.plan import ExportTensor, Runtime, lay_out
-from dsmops.checkpoint.export.writing import block_ranges, read_values
+from dsmops.checkpoint.export.writing import block_ranges, read_items
 from dsmops.checkpoint.gguf import is_gguf, read_gguf_header
 from dsmops.checkpoint.header import Header
 from dsmops.checkpoint.reading import ShardReader
@@ -143,10 +143,10 @@ def _compare(
 ) -> Difference | None:
     encoding, ours, theirs, different = tensor.encoding, Errors(), Errors(), 0
     for first, count in block_ranges(tensor.source.elements, encoding):
-        values = read_values(tensor, source, first, count)
+        items = read_items(tensor, source, first, count).reshape(-1, encoding.group)
         with np.errstate(all="ignore"):
-            encoded = encoding.encode(values.reshape(-1, encoding.group))
-            ours.note(values, encoded.values)
+            encoded = encoding.encode(encoding.arrange(items))
+            ours.note(encoded.source, encoded.values)
             held = tuple(
                 _read_piece(target, target_shard.offset_of(info) + at * piece.group_bytes, data)
                 for info, piece, data in zip(
@@ -159,7 +159,10 @@ def _compare(
                 for has, wanted in zip(held, encoded.pieces, strict=True)
             )
             different += wrong
-            theirs.note(values, encoding.decode(held) if wrong else encoded.values)
+            if wrong:
+                theirs.note(as_floats(items), encoding.decode(held))
+            else:
+                theirs.note(encoded.source, encoded.values)
         progress.advance(count * tensor.source.nbytes // max(tensor.source.elements, 1))
     limit = ours.summary().relative_rms_error * TOLERANCE
     found = theirs.summary()

@@ -20,7 +20,7 @@ import numpy as np
 
 from dsmops.checkpoint.digests import SourceDigests
 from dsmops.checkpoint.export.accuracy import Errors, TensorErrors, total
-from dsmops.checkpoint.export.encodings import Bytes, Encoding, Floats
+from dsmops.checkpoint.export.encodings import Bytes, Encoding, Items
 from dsmops.checkpoint.export.plan import SOURCE_ITEM_BYTES, ExportPlan, ExportTensor
 from dsmops.checkpoint.export.record import ExportReport, save
 from dsmops.checkpoint.reading import ShardReader
@@ -162,11 +162,11 @@ class _Block:
     def work(self) -> Errors:
         """Read, encode and write the block; return the errors made."""
         encoding = self.tensor.encoding
-        source = read_values(self.tensor, self.reader, self.first, self.values)
+        items = read_items(self.tensor, self.reader, self.first, self.values)
         errors = Errors()
         with np.errstate(all="ignore"):
-            encoded = encoding.encode(source.reshape(-1, encoding.group))
-            errors.note(source, encoded.values)
+            encoded = encoding.encode(encoding.arrange(items.reshape(-1, encoding.group)))
+            errors.note(encoded.source, encoded.values)
         for piece, info, data in zip(
             encoding.pieces, self.tensor.pieces, encoded.pieces, strict=True
         ):
@@ -189,14 +189,12 @@ def block_ranges(elements: int, encoding: Encoding) -> Iterator[tuple[int, int]]
         yield first, min(step, elements - first)
 
 
-def read_values(tensor: ExportTensor, reader: ShardReader, first: int, count: int) -> Floats:
-    """Return `count` values of the source tensor from `first` on, float32."""
+def read_items(tensor: ExportTensor, reader: ShardReader, first: int, count: int) -> Items:
+    """Return `count` items of the source tensor from `first` on."""
     dtype = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}[tensor.source.dtype]
-    items = np.empty(count, dtype)
+    items: Items = np.empty(count, dtype)
     reader.read_into(items.data, tensor.source_offset(first))
-    if tensor.source.dtype == "BF16":
-        return np.left_shift(items, 16, dtype=np.uint32).view(np.float32)
-    return items.astype(np.float32, copy=False)
+    return items
 
 
 def _require_held(tensor: ExportTensor, errors: Errors) -> None:
